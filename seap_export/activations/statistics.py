@@ -63,6 +63,8 @@ class CalibrationRecord:
         held_out_texts: SHA-256 of every held-out text, sorted.
         held_out: The held-out samples themselves, as {"prompt", "completion"}, for parity and evaluation; those of
             conversations have their {"question"} as well.
+        calibration_prompts: SHA-256 of the prompts of the calibration texts, sorted, if the dense model answered them;
+            the texts do not show then which records of the corpus they come from.
     """
 
     task: str
@@ -74,6 +76,7 @@ class CalibrationRecord:
     calibration_texts: tuple[str, ...]
     held_out_texts: tuple[str, ...]
     held_out: tuple[dict[str, str], ...]
+    calibration_prompts: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shared = set(self.calibration_texts) & set(self.held_out_texts)
@@ -138,7 +141,8 @@ def has_sensitivity(folder: Path) -> bool:
 
 def write_record(folder: Path, record: CalibrationRecord) -> None:
     """Writes what the statistics were made from, which makes a calibration of them."""
-    write_json(folder / _RECORD, {"schema": CALIBRATION_SCHEMA, **asdict(record)})
+    values = {name: value for name, value in asdict(record).items() if value or name != "calibration_prompts"}
+    write_json(folder / _RECORD, {"schema": CALIBRATION_SCHEMA, **values})
 
 
 def _layer_file(index: int) -> str:

@@ -56,8 +56,8 @@ def cluster_of(address: str | None, model: str, options: dict[str, Any]) -> tupl
 
 def calibration_settings(options: dict[str, Any]) -> CalibrationSettings:
     """Removes its options from `options`."""
-    names = ("samples", "calibration_tokens", "held_out", "seed", "max_length")
-    return CalibrationSettings(**{name: options.pop(name) for name in names})
+    names = ("samples", "calibration_tokens", "held_out", "seed", "max_length", "answers", "answer_tokens")
+    return CalibrationSettings(**{name: options.pop(name) for name in names if name in options})
 
 
 def plan_settings(options: dict[str, Any], target: Target) -> PlanSettings:

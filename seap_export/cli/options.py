@@ -217,6 +217,22 @@ calibration_options = (
     ),
 )
 
+answers_option = option(
+    "--answers",
+    type=click.Choice(["data", "model"]),
+    default="data",
+    show_default=True,
+    help="Make the variants from the answers of the data, or let MODEL answer the prompts itself.",
+)
+answer_tokens_option = option(
+    "--answer-tokens",
+    type=_AT_LEAST_1,
+    metavar="N",
+    default=256,
+    show_default=True,
+    help="Most tokens of an answer of the model itself.",
+)
+
 compute_options = (
     option(
         "--device",

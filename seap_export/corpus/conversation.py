@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from seap_export.corpus.templates import render
 from seap_export.errors import InputError
-from seap_export.runtime.chat import Message
+from seap_export.runtime.chat import Message, last_user_text
 
 __all__ = ["Chat", "Conversation", "JoinedTurns", "read_record"]
 
@@ -59,7 +59,13 @@ class Conversation:
     @property
     def question(self) -> str:
         """The text of the last user turn; "" if there is none."""
-        return next((turn["content"] for turn in reversed(self.messages) if turn["role"] == "user"), "")
+        return last_user_text(self.messages)
+
+    @property
+    def unanswered(self) -> Conversation:
+        """The turns before the assistant's last one, if that ends the conversation."""
+        is_answered = self.messages[-1]["role"] == "assistant"
+        return replace(self, messages=self.messages[: len(self.messages) - is_answered])
 
     def rendered(self, chat: Chat) -> tuple[str, str]:
         """The text in two parts: up to where the assistant's last turn begins, and that turn.
@@ -70,10 +76,9 @@ class Conversation:
         Raises:
             InputError: The template refuses the conversation.
         """
-        is_answered = self.messages[-1]["role"] == "assistant"
-        before = self.messages[: len(self.messages) - is_answered]
+        before = self.unanswered.messages
         prompt = chat.render(before, add_generation_prompt=True, tools=self.tools) if before else ""
-        if not is_answered:
+        if before == self.messages:
             return prompt, ""
         whole = chat.render(self.messages, tools=self.tools)
         pairs = enumerate(zip(prompt, whole, strict=False))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -192,10 +192,34 @@ class Task:
                 refuses it.
             EnvironmentFailure: The corpus cannot be downloaded.
         """
+
+        def sample(record: Mapping[str, Any]) -> Sample | None:
+            completion = "" if self.completion is None else self.completion.render(record)
+            return self.sample(record, completion, chat)
+
+        return self._each(sample)
+
+    def prompts(self, chat: Chat | None = None) -> Iterator[Sample]:
+        """The prompts of the corpus, for a model to answer; their completions are left out.
+
+        Raises:
+            InputError, EnvironmentFailure: As for `texts`, or a record has no prompt.
+        """
+
+        def prompt(record: Mapping[str, Any]) -> Sample | None:
+            content = self._content({"completion": None, **record}, "")
+            if isinstance(content, Conversation) and content.messages[0]["role"] != "assistant":
+                return _sample(content.unanswered, chat)
+            if isinstance(content, Conversation) or self.prompt is None:
+                raise InputError("it has no prompt that the model could answer; give prompts or conversations")
+            return Sample(content[0], "") if content[0].strip() else None
+
+        return self._each(prompt)
+
+    def _each(self, sample_of: Callable[[Mapping[str, Any]], Sample | None]) -> Iterator[Sample]:
         for number, record in enumerate(self.records(), start=1):
             try:
-                completion = "" if self.completion is None else self.completion.render(record)
-                sample = self.sample(record, completion, chat)
+                sample = sample_of(record)
             except InputError as error:
                 raise InputError(f"task '{self.name}': {self.corpus}, record {number}: {error}") from error
             if sample is not None:
@@ -214,9 +238,7 @@ class Task:
         """
         content = self._content(record, completion)
         if isinstance(content, Conversation):
-            if content.is_blank:
-                return None
-            return Sample(*content.rendered(chat or JoinedTurns()), question=content.question)
+            return _sample(content, chat)
         prompt, completion = content
         return Sample(prompt, completion) if prompt.strip() or completion.strip() else None
 
@@ -234,6 +256,12 @@ class Task:
         if self.completion is not None:
             turns.append(("assistant", completion))
         return Conversation(tuple({"role": role, "content": content} for role, content in turns))
+
+
+def _sample(conversation: Conversation, chat: Chat | None) -> Sample | None:
+    if conversation.is_blank:
+        return None
+    return Sample(*conversation.rendered(chat or JoinedTurns()), question=conversation.question)
 
 
 def _list_field(path: str, record: Mapping[str, Any]) -> list[Any]:

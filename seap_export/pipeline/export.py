@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.gate.report import ValidationReport
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.request.export_request import ExportRequest
+from seap_export.pipeline.steps.answers import AnswersStep, answers_steps
 from seap_export.pipeline.steps.build import ExportSteps, export_steps
 from seap_export.pipeline.steps.calibration import CalibrationStep
 from seap_export.pipeline.steps.description import describe_task, describe_variant, remarks
@@ -34,14 +35,14 @@ from seap_export.pipeline.steps.variant import OfVariant, PlanStep
 from seap_export.pipeline.targets.targets import Targets
 from seap_export.pipeline.texts.chat import chat_of_source
 from seap_export.pipeline.texts.general_text import general_samples
-from seap_export.pipeline.texts.split_tasks import split_tasks, warn_of_texts
+from seap_export.pipeline.texts.split_tasks import cut_to_tokens, split_tasks, warn_of_texts
 from seap_export.pipeline.texts.vocabulary import choose_vocabularies
 from seap_export.plan.solve import check_ratio
 from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 from validation.runtimes.table import require_runtime
 
-__all__ = ["Exported", "PlannedExport", "export", "plan_export"]
+__all__ = ["Exported", "PlannedExport", "export", "plan_answered", "plan_export"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def export(
         ArtifactError: A file in `out` is damaged.
     """
     timed = Timed(progress or Silent())
-    planned = plan_export(source, request, out, force, timed)
+    planned = plan_answered(source, request, out, force, compute, cluster, timed)
     workspace, steps = planned.workspace, planned.steps
     timed.planned = [*(step.name for step in steps.all), *(name for step in steps.joint for name in step.names)]
     warn_of_texts(planned.splits, source.spec, timed, refits=request.refits)
@@ -92,18 +93,21 @@ def export(
         claim_folder(workspace, source, keys, request.variants.keys())
         with recorded(workspace.folder, timed) as performance, shared_dense_folder(source) as dense:
             work = Work(source, workspace.folder, compute, timed)
-            making = (
-                run_steps(steps.all, work, workspace)
-                if cluster is None
-                else run_on_cluster(steps.all, work, workspace, cluster, timed)
-            )
-            with closing(making) as finished:
+            with closing(_making(steps.all, work, workspace, cluster, timed)) as finished:
                 variants = _make(finished, steps, workspace, work, request.targets)
             made = MadeVariants(work, workspace, performance, dense, variants)
             for step in steps.joint:
                 step.make(made)
     assert made.report is not None
     return Exported(made.variants, made.report, timed.steps)
+
+
+def _making(
+    steps: Sequence[Step], work: Work, workspace: Workspace, cluster: Cluster | None, timed: Timed
+) -> Generator[Step, None, None]:
+    if cluster is None:
+        return run_steps(steps, work, workspace)
+    return run_on_cluster(steps, work, workspace, cluster, timed)
 
 
 def _make(
@@ -136,6 +140,7 @@ class PlannedExport:
 
     Attributes:
         workspace: The output folder, not locked yet.
+        answers: The steps that answer prompts and are not made yet, by task; the texts are then the prompts alone.
         splits: The texts of each task.
         vocabularies: The tokens that variants of each task and mixture keep; none: all.
         general: The general text on which quality is measured; empty: it is not measured.
@@ -145,12 +150,38 @@ class PlannedExport:
     """
 
     workspace: Workspace
+    answers: Mapping[str, AnswersStep]
     splits: Mapping[str, Split]
     vocabularies: Mapping[str, Vocabulary]
     general: tuple[Sample, ...]
     steps: ExportSteps
     missing: tuple[Step, ...]
     planned_work: tuple[PlannedWork, ...]
+
+
+def plan_answered(
+    source: Source,
+    request: ExportRequest,
+    out: Path,
+    force: bool,
+    compute: Compute,
+    cluster: Cluster | None,
+    timed: Timed,
+) -> PlannedExport:
+    """As `plan_export`; prompts that the dense model is to answer are answered before, which may take long."""
+    planned = plan_export(source, request, out, force, timed)
+    steps, workspace = tuple(planned.answers.values()), planned.workspace
+    if not steps:
+        return planned
+    timed.planned = [step.name for step in steps]
+    with workspace.locked(), torch_threads(request.parity.threads):
+        claim_folder(workspace, source, {}, request.variants.keys())
+        with recorded(workspace.folder, timed):
+            work = Work(source, workspace.folder, compute, timed)
+            with closing(_making(steps, work, workspace, cluster, timed)) as finished:
+                for _ in finished:
+                    pass
+    return plan_export(source, request, out, force, timed)
 
 
 def plan_export(source: Source, request: ExportRequest, out: Path, force: bool, progress: Progress) -> PlannedExport:
@@ -166,17 +197,23 @@ def plan_export(source: Source, request: ExportRequest, out: Path, force: bool, 
     workspace = Workspace(out, force)
     chat = chat_of_source(source)
     splits = split_tasks(source, request.tasks, request.calibration, request.support, chat)
+    answers = answers_steps(source, request.tasks, splits, request.calibration)
+    answered = {task: step for task, step in answers.items() if workspace.is_done(step.name, step.key)}
+    splits |= cut_to_tokens(source, {task: step.answered(out) for task, step in answered.items()}, request.calibration)
+    unanswered = {task: step for task, step in answers.items() if task not in answered}
+    splits |= {task: replace(splits[task], num_tokens=step.most_tokens) for task, step in unanswered.items()}
     calibrated = {digest for split in splits.values() for digest in split.digests()["calibration"]}
     general = general_samples(request.general_text, calibrated, chat) if request.quality else ()
     with progress.step(f"hashing {source.name}", name="hashing"):
         source.digest  # noqa: B018 - remembered
     mixtures = {mixture.name: tuple(mixture.weights) for mixture in request.all_mixtures}
-    vocabularies = choose_vocabularies(source, request.tasks, mixtures, request.vocabulary, progress, chat)
+    vocabularies = choose_vocabularies(source, request.tasks, mixtures, request.vocabulary, progress, chat, splits)
     steps = export_steps(source, request, splits, vocabularies)
     if request.router_settings is not None:
         refuse_lost_tasks(workspace, [task.name for task in request.tasks])
     missing = tuple(step for step in steps.all if not workspace.is_done(step.name, step.key))
-    planned_work = steps.planned_work(missing, out)
+    planned_work = (*(step.planned_work for step in unanswered.values()), *steps.planned_work(missing, out))
     counts = token_counts(splits, general, request.calibration.max_length, at_most)
+    counts |= {task: step.expected(counts[task]) for task, step in unanswered.items()}
     refuse_full_disk(planned_disk(planned_work, counts, workload(source, request)), out)
-    return PlannedExport(workspace, splits, vocabularies, general, steps, missing, planned_work)
+    return PlannedExport(workspace, unanswered, splits, vocabularies, general, steps, missing, planned_work)

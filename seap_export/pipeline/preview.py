@@ -76,6 +76,7 @@ def preview(
     counts = token_counts(
         planned.splits, planned.general, request.calibration.max_length, partial(_count_tokens, source)
     )
+    counts |= {task: step.expected(counts[task]) for task, step in planned.answers.items()}
     kept = planned.planned_work + (() if request.targets is None else search_disk(source.spec, request))
     return Preview(rows, planned_disk(kept, counts, work), _seconds(parts, counts, work), candidates)
 

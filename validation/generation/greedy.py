@@ -50,11 +50,13 @@ class Continuation:
         text: Without special tokens, as far as the first stop.
         tokens: How many tokens were generated, without one that ends the text.
         is_stopped: Whether it ended by a token or a stop.
+        end: The text of what ended it; "" if it was cut off.
     """
 
     text: str
     tokens: int
     is_stopped: bool
+    end: str = ""
 
 
 def continue_prompts(
@@ -109,14 +111,14 @@ class _Row:
         self.prompt, self.room = prompt, ends.room(prompt)
         self.is_done, self.last = False, 0
         self._ends, self._stream, self._on_done = ends, TextStream(tokenizer, prompt), on_done
-        self._text, self._tokens, self._is_stopped = "", 0, False
+        self._tokenizer, self._text, self._tokens, self._is_stopped, self._end_text = tokenizer, "", 0, False, ""
 
     def add(self, token: int) -> None:
         """Adds the next token, unless the text has ended."""
         if self.is_done:
             return
         if token in self._ends.tokens:
-            self._is_stopped = True
+            self._is_stopped, self._end_text = True, self._tokenizer.id_to_token(token) or ""
             self._end()
             return
         self.last = token
@@ -137,7 +139,10 @@ class _Row:
             self._end()
         text = self._text + self._stream.end()
         before = self._ends.rule.before_stop(text)
-        return Continuation(text if before is None else before, self._tokens, self._is_stopped or before is not None)
+        if before is None:
+            return Continuation(text, self._tokens, self._is_stopped, self._end_text)
+        end = next(stop for stop in self._ends.rule.stop if text.startswith(stop, len(before)))
+        return Continuation(before, self._tokens, is_stopped=True, end=end)
 
 
 def _step(runner: Runner, rows: Sequence[_Row]) -> None:

@@ -109,7 +109,7 @@ _BESIDE_DENSE = ("retained", "lost", "won")
     option(
         "--answers",
         type=PathType(),
-        help="Write all generated answers to this file, as JSON lines; they can be the corpus of a task.",
+        help="Write all generated answers to this file, as JSON lines.",
     ),
     option("--dry-run", is_flag=True, help="Check the inputs, show what would be measured, and measure nothing."),
     force_option,

@@ -13,6 +13,8 @@ from seap_export.cli.console import Console, megabytes, table
 from seap_export.cli.form import formats_option, logits_option, precision_option, rare_form_options
 from seap_export.cli.groups import option, rare, settings, titled
 from seap_export.cli.options import (
+    answer_tokens_option,
+    answers_option,
     calibration_options,
     cluster_option,
     compute_options,
@@ -46,7 +48,14 @@ __all__ = ["export_command"]
 
 @click.command("export", cls=ConfigurableCommand)
 @model_argument
-@titled("Model and tasks", task_option, general_option, *rare(support_option), config_option, *rare(set_option))
+@titled(
+    "Model and tasks",
+    task_option,
+    general_option,
+    *rare(answers_option, support_option),
+    config_option,
+    *rare(set_option),
+)
 @titled(
     "Size",
     ratio_option(multiple=True),
@@ -83,6 +92,7 @@ __all__ = ["export_command"]
 )
 @settings(
     *calibration_options,
+    answer_tokens_option,
     *mixture_options,
     *router_options,
     *rare_form_options,

@@ -19,7 +19,7 @@ from seap_export.pipeline.budget.preview import search_disk
 from seap_export.pipeline.budget.search import SearchResult, search
 from seap_export.pipeline.cost.checks import claim_folder, refuse_full_disk
 from seap_export.pipeline.cost.workload import TokenCounts, workload
-from seap_export.pipeline.export import Exported, PlannedExport, export, plan_export
+from seap_export.pipeline.export import Exported, PlannedExport, export, plan_answered
 from seap_export.pipeline.folder.outputs import remove_unfinished
 from seap_export.pipeline.folder.performance import Timed, recorded
 from seap_export.pipeline.progress import Progress, Silent
@@ -75,7 +75,7 @@ def export_within(
     assert request.targets is not None
     refuse_unreachable(source.spec, request)
     timed = Timed(progress or Silent())
-    planned = plan_export(source, request, out, force, timed)
+    planned = plan_answered(source, request, out, force, compute, None, timed)
     none = dict.fromkeys(planned.splits, TokenCounts(0, 0))
     refuse_full_disk(planned_disk(search_disk(source.spec, request), none, workload(source, request)), out)
     with planned.workspace.locked(), torch_threads(request.parity.threads):

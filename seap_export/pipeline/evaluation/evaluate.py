@@ -165,7 +165,7 @@ def write_evaluation(report: EvaluationReport, path: Path) -> None:
 
 
 def write_answers(report: EvaluationReport, path: Path) -> None:
-    """Writes all generated answers as JSON lines, which can be a corpus."""
+    """Writes all generated answers as JSON lines."""
     lines = (json.dumps(answer, ensure_ascii=False) + "\n" for answer in report.answers())
     path.write_text("".join(lines), "utf-8", newline="\n")
 

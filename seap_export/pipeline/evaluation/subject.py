@@ -123,8 +123,12 @@ class Subject:
         names = [name for name in runtimes if self.variant is not None or name not in RUN_FOLDERS]
         return tuple(map(self.run_by, names))
 
-    def is_disjoint(self, what: str, texts: Iterable[str]) -> bool | None:
+    def is_disjoint(self, what: str, texts: Iterable[tuple[str, str]]) -> bool | None:
         """Checks that no text was used in calibration; returns None if this is unknown.
+
+        Args:
+            what: The texts, for the message.
+            texts: Each with its prompt, which counts if the dense model answered it for calibration.
 
         Raises:
             InputError: Some texts were used.
@@ -132,8 +136,12 @@ class Subject:
         if self.records is None:
             return None
         calibrated = {digest for record in self.records for digest in record.calibration_texts}
+        answered = {digest for record in self.records for digest in record.calibration_prompts}
+        digests = ((text_digest(text), text_digest(prompt)) for text, prompt in texts)
         try:
-            check_disjoint(calibrated, map(text_digest, texts))
+            check_disjoint(
+                calibrated | answered, (of_prompt if of_prompt in answered else own for own, of_prompt in digests)
+            )
         except InputError as error:
             raise InputError(f"{what}: {error}") from error
         return True
@@ -244,9 +252,10 @@ def chosen_texts(subject: Subject, request: EvaluationRequest) -> Texts | None:
     if subject.variant is None or subject.dense is None:
         return None
     if request.texts:
-        by_task = {task.name: _texts_of(task, request.limit, subject.chat(request)) for task in request.texts}
-        disjoint = {subject.is_disjoint(f"task '{name}'", texts) for name, texts in by_task.items()}
-        return Texts("file", tuple(by_task), _distinct(by_task.values()), (), None if None in disjoint else True)
+        samples = {task.name: _texts_of(task, request.limit, subject.chat(request)) for task in request.texts}
+        disjoint = {subject.is_disjoint(f"task '{name}'", of_task.items()) for name, of_task in samples.items()}
+        by_task = [tuple(of_task) for of_task in samples.values()]
+        return Texts("file", tuple(samples), _distinct(by_task), (), None if None in disjoint else True)
     if subject.records is None:
         raise ArtifactError(
             f"{subject.variant.path}: the held-out texts of its export are missing; give texts with --text NAME=FILE"
@@ -263,12 +272,17 @@ def chosen_texts(subject: Subject, request: EvaluationRequest) -> Texts | None:
         tasks=tuple(record.task for record in records),
         texts=texts,
         seeds=tuple(record.seed for record in records),
-        disjoint=subject.is_disjoint("held-out texts", texts),
+        disjoint=subject.is_disjoint("held-out texts", ((text, "") for text in texts)),
     )
 
 
-def _texts_of(task: Task, limit: int | None, chat: ModelChat) -> list[str]:
-    texts = list(itertools.islice(dict.fromkeys(sample.text for sample in task.texts(chat)), limit))
+def _texts_of(task: Task, limit: int | None, chat: ModelChat) -> dict[str, str]:
+    """The distinct texts, with their prompts."""
+    texts: dict[str, str] = {}
+    for sample in task.texts(chat):
+        if len(texts) == limit:
+            break
+        texts[sample.text] = sample.prompt
     if not texts:
         raise InputError(f"task '{task.name}': {task.corpus} contains no text; use another corpus")
     return texts
@@ -288,7 +302,10 @@ def local_questions(
     """
     questions = {task.name: read_questions(task, request.limit, subject.chat(request)) for task in request.zero_shot}
     return {
-        name: (of_task, subject.is_disjoint(f"task '{name}'", (question.text for question in of_task)))
+        name: (
+            of_task,
+            subject.is_disjoint(f"task '{name}'", ((question.text, question.prompt) for question in of_task)),
+        )
         for name, of_task in questions.items()
     }
 
@@ -301,6 +318,11 @@ def open_tasks(subject: Subject, request: EvaluationRequest) -> dict[str, tuple[
     """
     tasks = [open_task(task, request.limit, subject.chat(request)) for task in request.generate]
     return {
-        task.name: (task, subject.is_disjoint(f"task '{task.name}'", (question.text for question in task.questions)))
+        task.name: (
+            task,
+            subject.is_disjoint(
+                f"task '{task.name}'", ((question.text, question.prompt) for question in task.questions)
+            ),
+        )
         for task in tasks
     }

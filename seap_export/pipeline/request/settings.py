@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from seap_export.errors import UsageError
 from seap_export.layers.compute import Compute
@@ -10,8 +11,9 @@ from validation.execution import Execution
 from validation.parity.profiles import Limits
 from validation.parity.run import DECODE_STEPS, LONG_TOKENS
 
-__all__ = ["CALIBRATION_TOKENS", "CalibrationSettings", "ParitySettings", "RouterSettings"]
+__all__ = ["CALIBRATION_TOKENS", "Answers", "CalibrationSettings", "ParitySettings", "RouterSettings"]
 
+Answers = Literal["data", "model"]
 #: The default number of calibration tokens per task, if its texts have as many: docs/measurements.md has their gain.
 CALIBRATION_TOKENS = 65_536
 
@@ -26,6 +28,8 @@ class CalibrationSettings:
         held_out: Texts set aside for parity and evaluation, never calibrated on; None: see `split_samples`.
         seed: Seed of the split.
         max_length: Tokens after which a text is cut.
+        answers: Whose answers follow the prompts: those of the data, or the dense model's.
+        answer_tokens: The most tokens of an answer of the dense model.
     """
 
     samples: int | None = None
@@ -33,9 +37,11 @@ class CalibrationSettings:
     held_out: int | None = None
     seed: int = 0
     max_length: int = 512
+    answers: Answers = "data"
+    answer_tokens: int = 256
 
     def __post_init__(self) -> None:
-        _refuse_below(self, samples=1, calibration_tokens=1, held_out=1, max_length=2)
+        _refuse_below(self, answer_tokens=1, samples=1, calibration_tokens=1, held_out=1, max_length=2)
 
     @property
     def most_tokens(self) -> int | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seap_export.activations.statistics import CALIBRATION_SCHEMA, CalibrationRecord, covariance_bytes, write_record
-from seap_export.corpus import Sample, Split
+from seap_export.corpus import Sample, Split, text_digest
 from seap_export.hashing import sha256_json
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
@@ -100,6 +100,7 @@ class CalibrationStep(Step):
         held_out = [[sample.prompt, sample.completion] for sample in self.split.held_out]
         texts = self.split.digests()["calibration"]
         inputs = [self.model, texts, held_out, self.settings.seed, self.settings.max_length]
+        inputs += ["answers of the model"] if self.settings.answers == "model" else []
         return sha256_json([CALIBRATION_SCHEMA, _VERSION, *inputs])
 
     def make(self, work: Work, path: Path, advance: Advance) -> None:
@@ -131,6 +132,9 @@ class CalibrationStep(Step):
             calibration_texts=tuple(digests["calibration"]),
             held_out_texts=tuple(digests["held_out"]),
             held_out=tuple(map(_recorded, self.split.held_out)),
+            calibration_prompts=tuple(sorted(text_digest(sample.prompt) for sample in self.split.calibration))
+            if self.settings.answers == "model"
+            else (),
         )
 
 

@@ -36,6 +36,7 @@ def describe_task(step: CalibrationStep, calibration: Calibration) -> dict[str, 
         "calibration_texts": len(step.split.calibration),
         "calibration_tokens": calibration.record.num_tokens,
         "held_out_texts": len(step.split.held_out),
+        **({"answers": "model"} if step.settings.answers == "model" else {}),
     }
 
 

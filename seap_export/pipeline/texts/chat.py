@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,6 +20,8 @@ __all__ = ["ModelChat", "chat_of_folder", "chat_of_source"]
 
 #: What templates that ask for the date are told, so that the same inputs give the same texts on every day.
 _DATE = datetime(2024, 7, 26)
+#: Stands for an assistant's turn, to find what follows it.
+_ANSWER = "assistant's answer"
 
 
 class ModelChat:
@@ -50,6 +52,14 @@ class ModelChat:
         return (
             f"{self._name} has no chat template: turns of conversations are joined by blank lines" if is_joined else ""
         )
+
+    @cached_property
+    def answer_end(self) -> str:
+        """What the template writes after an assistant's turn; "" if it writes nothing, or the model has none."""
+        turns = [{"role": "user", "content": "user"}, {"role": "assistant", "content": _ANSWER}]
+        with suppress(InputError):  # a template may refuse any conversation
+            return self.render(turns).rpartition(_ANSWER)[2]
+        return ""
 
     @cached_property
     def _chat(self) -> Chat:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from seap_export.pipeline.texts.tokenizer import load_tokenizer
 from seap_export.sources.source import Source
 from validation.quiet import quiet_transformers
 
-__all__ = ["split_tasks", "tokenize", "warn_of_texts"]
+__all__ = ["cut_to_tokens", "split_tasks", "tokenize", "warn_of_texts"]
 
 #: Texts that are tokenized at a time.
 _TEXTS = 256
@@ -33,6 +33,8 @@ def split_tasks(
 ) -> dict[str, Split]:
     """Each task's calibration and held-out texts, and those of the support, with the calibration tokens counted.
 
+    If the dense model answers the prompts itself, those of tasks are the prompts alone.
+
     Args:
         source: The dense model.
         tasks: Tasks.
@@ -45,9 +47,27 @@ def split_tasks(
         InputError: The tokenizer is damaged.
     """
     chat = chat or chat_of_source(source)
-    splits = {task.name: _split(task, settings, settings.held_out, chat) for task in tasks}
+    splits = {
+        task.name: _split(
+            task,
+            task.texts(chat) if settings.answers == "data" else task.prompts(chat),
+            settings,
+            settings.held_out,
+            chat,
+        )
+        for task in tasks
+    }
     if support is not None:
-        splits[support.task.name] = _split(support.task, settings, 0, chat)
+        splits[support.task.name] = _split(support.task, support.task.texts(chat), settings, 0, chat)
+    return cut_to_tokens(source, splits, settings)
+
+
+def cut_to_tokens(source: Source, splits: Mapping[str, Split], settings: CalibrationSettings) -> dict[str, Split]:
+    """The texts that have no more than the tokens to calibrate on, which are counted; the first one always stays.
+
+    Raises:
+        InputError: The tokenizer is damaged.
+    """
     with quiet_transformers():
         tokenizer = load_tokenizer(source)
         return {
@@ -79,10 +99,12 @@ def warn_of_texts(splits: Mapping[str, Split], spec: ModelSpec, progress: Progre
             )
 
 
-def _split(task: Task, settings: CalibrationSettings, num_held_out: int | None, chat: ModelChat) -> Split:
+def _split(
+    task: Task, samples: Iterator[Sample], settings: CalibrationSettings, num_held_out: int | None, chat: ModelChat
+) -> Split:
     split = split_samples(
         task.name,
-        task.texts(chat),
+        samples,
         num_samples=settings.samples,
         num_held_out=num_held_out,
         seed=settings.seed,

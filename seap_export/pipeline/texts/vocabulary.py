@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from seap_export.corpus import Task
+from seap_export.corpus import Split, Task
 from seap_export.errors import InputError
 from seap_export.json_file import read_json
 from seap_export.pipeline.progress import Progress
@@ -38,6 +39,7 @@ def choose_vocabularies(
     size: VocabularySize,
     progress: Progress,
     chat: ModelChat | None = None,
+    splits: Mapping[str, Split] = MappingProxyType({}),
 ) -> dict[str, Vocabulary]:
     """The vocabulary of each mixture; none if `size` is `all`.
 
@@ -51,6 +53,7 @@ def choose_vocabularies(
         size: How many tokens to keep.
         progress: Reports what happens.
         chat: Renders conversations; None: the model's chat template does.
+        splits: Texts of the tasks that count as well, such as answers of the dense model.
 
     Raises:
         InputError: The vocabulary of such a tokenizer cannot be cut, or a corpus or the tokenizer cannot be read.
@@ -68,7 +71,7 @@ def choose_vocabularies(
         _refuse_tokens_without_rows(source, max(fixed_tokens(content).union(pairs.ids.values())))
         named = named_tokens(source.config, source.generation_config) | _chat_tokens(tokenizer)
         renders = chat or chat_of_source(source)
-        used = {task.name: _used(tokenizer, task, renders, progress) for task in tasks}
+        used = {task.name: _used(tokenizer, task, splits.get(task.name), renders, progress) for task in tasks}
     required = {
         name: required_tokens(content, pairs, named.union(*(used[task] for task in names if task in used)))
         for name, names in mixtures.items()
@@ -85,19 +88,19 @@ def _refuse_tokens_without_rows(source: Source, largest: int) -> None:
         )
 
 
-def _used(tokenizer: Any, task: Task, chat: ModelChat, progress: Progress) -> frozenset[int]:
+def _used(tokenizer: Any, task: Task, split: Split | None, chat: ModelChat, progress: Progress) -> frozenset[int]:
     """The tokens of all texts of a task."""
     used: set[int] = set()
     with progress.step(f"tokens of all texts of {task.name}", name=f"vocabulary/{task.name}"):
-        texts = _texts(task, chat)
+        texts = _texts(task, split, chat)
         while batch := list(islice(texts, _BATCH)):
             for ids in tokenizer(batch)["input_ids"]:
                 used.update(ids)
     return frozenset(used)
 
 
-def _texts(task: Task, chat: ModelChat) -> Iterator[str]:
-    for sample in task.texts(chat):
+def _texts(task: Task, split: Split | None, chat: ModelChat) -> Iterator[str]:
+    for sample in chain(task.texts(chat), (*split.calibration, *split.held_out) if split else ()):
         yield sample.text
         if sample.prompt and sample.completion:
             yield sample.prompt

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.conversations import conversations, write_chat_model, write_records
 from support.corpora import WORDS
-from support.models import greedy_completions, write_micro_model
+from support.models import greedy_completions
 from support.tokenizers import write_byte_level
 
 from seap_export.corpus import text_digest
@@ -18,35 +18,16 @@ from seap_export.pipeline.evaluation.quality import ANSWER_TOKENS
 from seap_export.runtime import Generator, RoutedModel
 
 Run = Callable[..., Any]
-#: The turns begin with words that the tokenizer knows; a system turn is refused.
-TEMPLATE = (
-    "{% for message in messages %}{% if message.role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
-    "{{ {'user': ' one', 'assistant': ' far'}[message.role] }} on{{ message.content }}</s>{% endfor %}"
-    "{% if add_generation_prompt %} far on{% endif %}"
-)
 FEW = ("--set", "samples=8", "--set", "held_out=4", "--out", "out")
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", *FEW, "-q")
 CALIBRATE = ("calibrate", "m", "--task", "a=a.jsonl", "--samples", "8", "--held-out", "4", "--out", "out", "-q")
 
 
-def conversations(number: int, of: Sequence[str] = WORDS) -> list[dict[str, Any]]:
-    chance = random.Random(0)
-    words = [["".join(f" {word}" for word in chance.choices(of, k=5)) for _ in range(2)] for _ in range(number)]
-    return [
-        {"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": answer}]}
-        for user, answer in words
-    ]
-
-
-def write(path: Path, records: list[dict[str, Any]]) -> None:
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
-
-
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with a model that has a chat template, and a corpus of conversations."""
-    write_byte_level(write_micro_model(tmp_path / "m", vocab_size=130, model_type="llama"), chat_template=TEMPLATE)
-    write(tmp_path / "a.jsonl", conversations(30))
+    write_chat_model(tmp_path / "m")
+    write_records(tmp_path / "a.jsonl", conversations(30))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -62,12 +43,13 @@ def test_an_export_is_made_from_rendered_conversations(run: Run, work: Path) -> 
     assert (outcome.code, outcome.err) == (0, "")
     turns = [record["messages"] for record in conversations(30)]
     texts = {
-        text_digest(f" one on{user['content']}</s> far on{own['content']}</s>"): (user, own) for user, own in turns
+        text_digest(f" one on{user['content']}</s> and far on{own['content']}</s> and"): (user, own)
+        for user, own in turns
     }
     record = _record()
     assert set(record["calibration_texts"]) <= texts.keys()
     assert [tuple(sample.values()) for sample in record["held_out"]] == [
-        (f" one on{user['content']}</s> far on", f"{own['content']}</s>", user["content"])
+        (f" one on{user['content']}</s> and far on", f"{own['content']}</s> and", user["content"])
         for user, own in (texts[text_digest(sample["prompt"] + sample["completion"])] for sample in record["held_out"])
     ]
     assert run(*EXPORT).code == 0  # nothing has changed
@@ -80,7 +62,7 @@ def test_variants_answer_in_the_chat_template_and_are_chosen_without_it(
     run: Run, work: Path, options: tuple[str, ...]
 ) -> None:
     for name, words in (("a", WORDS[:8]), ("b", WORDS[8:])):
-        write(work / f"{name}.jsonl", conversations(30, words))
+        write_records(work / f"{name}.jsonl", conversations(30, words))
     assert run(*EXPORT, "--task", "b=b.jsonl", "--quality", *options).code == 0
     for name, words in (("a", WORDS[:8]), ("b", WORDS[8:])):
         questions = [record["messages"][0]["content"] for record in conversations(30, words)]
@@ -104,7 +86,7 @@ def test_questions_are_asked_in_the_chat_template(run: Run, work: Path) -> None:
     outcome = run(*command, "--json", "-q")
     assert outcome.code == 0, outcome.err
     samples = json.loads(outcome.out)["generation"]["dense"]["quiz"]["samples"]
-    prompts = [f" one on{record['messages'][0]['content']}</s> far on" for record in conversations(3)]
+    prompts = [f" one on{record['messages'][0]['content']}</s> and far on" for record in conversations(3)]
     answers = [greedy.text for greedy in greedy_completions(work / "m", prompts, 6)]
     assert [sample["text"] for sample in samples] == answers
     assert len(set(answers)) > 1
@@ -115,7 +97,7 @@ def test_a_model_without_a_chat_template_says_so_once(run: Run, work: Path) -> N
     tasks = ("--task", "a=a.jsonl", "--task", "b=a.jsonl")
     outcome = run("export", "m", *tasks, "--ratio", "0.4", "--set", "router=false", *FEW, "-q")
     assert outcome.code == 0, outcome.err
-    assert outcome.err.count("m has no chat template") == outcome.err.count("\n") == 1
+    assert outcome.err.count("m has no chat template") == 1
     user, answer = _record()["held_out"][0]["prompt"], _record()["held_out"][0]["completion"]
     assert {
         "messages": [{"role": "user", "content": user.removesuffix("\n\n")}, {"role": "assistant", "content": answer}]
@@ -134,7 +116,7 @@ def test_a_model_without_a_chat_template_says_so_once(run: Run, work: Path) -> N
 def test_a_broken_conversation_is_refused_and_nothing_written(
     run: Run, work: Path, command: tuple[str, ...], turns: list[Any], words: list[str]
 ) -> None:
-    write(work / "a.jsonl", [*conversations(30), {"messages": turns}])
+    write_records(work / "a.jsonl", [*conversations(30), {"messages": turns}])
     run(*command).refused(8, "a.jsonl, record 31", *words)
     assert not (work / "out").exists()
 

@@ -31,6 +31,8 @@ layout = "uniform"
 vocabulary = 20000
 calibration_tokens = 4000
 support = "a.jsonl:0.4"
+answers = "model"
+answer_tokens = 100
 out = "made"
 format = ["hf", "onnx"]
 precision = "int4"
@@ -68,14 +70,14 @@ y = "a:1,b:5"
 """
 SAME = (
     "m", "--ratio", "0.3", "--ratio", "0.4", "--general", "--recipe", "mine.toml", "--layout", "uniform",
-    "--calibration-tokens", "4000", "--support", "a.jsonl:0.4", "--vocabulary", "20000",
+    "--calibration-tokens", "4000", "--support", "a.jsonl:0.4", "--answers", "model", "--vocabulary", "20000",
     "--out", "made", "--precision", "int4", "--logits", "last", "--threads", "1",
     "--format", "hf", "--format", "onnx",
     "--device", "cpu", "--memory", "2GiB", "--cluster", "local", "--no-quality", "--no-speed",
     "--task", "a=a.jsonl", "--task", "b=b.jsonl",
     *(word for setting in (
-        "samples=20", "held_out=6", "seed=3", "max_length=64", "batch_tokens=256", "router=false", "activations=fp16",
-        "rounding=nearest",
+        "samples=20", "held_out=6", "seed=3", "max_length=64", "answer_tokens=100", "batch_tokens=256", "router=false",
+        "activations=fp16", "rounding=nearest",
         "block_size=64", "asymmetric=true", "float_embeddings=true", "dialect=fused", "limits=limits.toml",
         "decode_steps=3", "prompts=2", "long_tokens=100", "general_text=a.jsonl", "weight.b=3",
         "mix.x={ a = 2, b = 1 }", "mix.y=a:1,b:5",

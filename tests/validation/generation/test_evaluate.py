@@ -104,7 +104,7 @@ def test_prompts_near_the_end_of_the_context_run_alone(model: Path, form: str) -
     assert [own.text for own in together.answers] == [own.answers[0].text for own in apart]
     assert together.answers[-1].tokens <= 4
     too_long = replace(questions[-1], prompt=f"{long} the cat sat on")
-    with pytest.raises(InputError, match=r"question 1 has 64 tokens.* context is 64; "):
+    with pytest.raises(InputError, match=r"the prompt .* has 64 tokens.* context is 64; "):
         _asked(model / form, OpenTask("t", AnswerRule("(cat)"), (too_long,)), form)
 
 

@@ -13,11 +13,19 @@ import pytest
 
 from seap_export.corpus import parse_task
 from seap_export.errors import InputError
+from seap_export.runtime.chat import ChatTemplate
 from validation.generation import OpenQuestion, OpenTask, open_task
 
 TASK = 'corpus = "a.jsonl"\nprompt = "Question: {q}\\nAnswer:"\ncompletion = " {a}"\nanswer = "last number"\n'
 RECORDS = [{"q": "1+1?", "a": "It is 2."}, {"q": "2+2?", "a": "2+2=4\n#### 4"}]
 EXAMPLES = [{"q": "3+3?", "a": "6 "}, {"q": "4+4?", "a": "8"}, {"q": "1+1?", "a": "2"}]
+TEMPLATE = ChatTemplate(
+    {
+        "default": "{% for turn in messages %}{{ turn.role }}: {{ turn.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    },
+    {},
+)
 SAMPLES = Path(__file__).parents[3] / "samples" / "tasks" / "benchmarks"
 
 
@@ -94,7 +102,9 @@ def test_the_sample_task_in_a_chat_template(tmp_path: Path) -> None:
     sample = shutil.copy(SAMPLES / "gsm8k_chat_test.toml", tmp_path)
     table = pyarrow.Table.from_pylist([{"question": "1+1?", "answer": "It is 2.\n#### 2"}])
     pyarrow.parquet.write_table(table, tmp_path / "gsm8k__test-00000-of-00001.parquet")
-    (question,) = open_task(parse_task(f"gsm8k={sample}")).questions
-    assert question.gold == "2"
-    assert "<|im_start|>user\n1+1?\nPlease reason" in question.prompt
-    assert question.prompt.endswith("within \\boxed{}.<|im_end|>\n<|im_start|>assistant\n")
+    (question,) = open_task(parse_task(f"gsm8k={sample}"), chat=TEMPLATE).questions
+    assert question == OpenQuestion(
+        "user: 1+1?\nPlease reason step by step, and put your final answer within \\boxed{}.\nassistant: ",
+        "It is 2.\n#### 2\n",
+        "2",
+    )

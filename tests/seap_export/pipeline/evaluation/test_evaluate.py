@@ -176,7 +176,7 @@ def test_calibrated_texts_are_refused_by_digest(source: Source) -> None:
 
     record = CalibrationRecord("a", "m", source.digest, 0, 64, 8, (text_digest("the cat sat"),), ("bb",), ())
     subject = Subject("m", None, (record,), source)
-    assert subject.is_disjoint("task 'a'", ["the cat", "sat"]) is True
-    assert replace(subject, records=None).is_disjoint("task 'a'", ["the cat sat"]) is None
+    assert subject.is_disjoint("task 'a'", [("the cat", ""), ("sat", "")]) is True
+    assert replace(subject, records=None).is_disjoint("task 'a'", [("the cat sat", "")]) is None
     with pytest.raises(InputError, match="task 'a': 1 of the 2 evaluated texts"):
-        subject.is_disjoint("task 'a'", ["the cat", "the cat sat"])
+        subject.is_disjoint("task 'a'", [("the cat", ""), ("the cat sat", "")])

@@ -1,0 +1,243 @@
+"""The dense model's answers to a task's prompts, which stand in for the completions of its corpus."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from seap_export.corpus import LAST_NUMBER, AnswerRule, Sample, Split, Task
+from seap_export.errors import ArtifactError
+from seap_export.hashing import sha256_json
+from seap_export.pipeline.cost.cost import Cost, Disk, Rates
+from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
+from seap_export.pipeline.evaluation.quality import MAX_LENGTH
+from seap_export.pipeline.folder.dense_folder import dense_folder
+from seap_export.pipeline.folder.names import answers_step
+from seap_export.pipeline.progress import Advance
+from seap_export.pipeline.request.settings import CalibrationSettings
+from seap_export.pipeline.steps.planned_work import PlannedWork
+from seap_export.pipeline.steps.step import Step, Work
+from seap_export.pipeline.texts.chat import chat_of_source
+from seap_export.sources.source import Source
+from validation.execution import Execution
+from validation.generation.greedy import Continuation
+from validation.generation.writer import Writer, open_writer
+
+__all__ = ["AnswersStep", "answers_steps"]
+
+#: Increased when the same inputs give different bytes than before, so that older answers are not reused.
+_VERSION = 1
+_FILE = "answers.jsonl"
+#: Prompts that run together, after which their answers are on disk.
+_BATCH = 16
+#: The answers of a task that does not say where they end.
+_NO_STOP = AnswerRule(LAST_NUMBER)
+
+
+def _seconds(answers: int, length: int, model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
+    """Each step of a batch reads the weights once."""
+    steps = length * answers / _BATCH
+    operations = (tokens.calibration_tokens + tokens.held_out_tokens) * model.linear + answers * length * model.head
+    return steps * 4 * (model.linear + model.head) / rates.memory_bytes + operations / rates.operations
+
+
+@dataclass(frozen=True)
+class AnswersStep(Step):
+    """Lets the dense model answer the prompts that calibration and checks can use, by greedy decoding.
+
+    Attributes:
+        task: Name of the task.
+        prompts: Its prompts; those to hold out are all answered, the others until there are tokens enough.
+        rule: Before which texts an answer ends.
+        settings: How texts are sampled, and how long an answer is.
+        model: Digest of the dense model.
+    """
+
+    cost = Cost(
+        "answers",
+        partial(_seconds, 0, 0),
+        effort=1.0,
+        always=5.0,
+        count_disk=lambda model, tokens: Disk(temporary=model.dense_folder_bytes),
+        on_device=True,
+    )
+    resumes = True
+    unit = "answers"
+
+    task: str
+    prompts: Split
+    rule: AnswerRule
+    settings: CalibrationSettings
+    model: str
+
+    @property
+    def name(self) -> str:
+        return answers_step(self.task)
+
+    @property
+    def needs(self) -> tuple[Step, ...]:
+        return ()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return (self.task,)
+
+    @property
+    def planned_work(self) -> PlannedWork:
+        seconds = partial(_seconds, self.units, self.settings.answer_tokens)
+        return PlannedWork(replace(self.cost, count_seconds=seconds), self.tasks)
+
+    @property
+    def label(self) -> str:
+        return f"answering prompts of {self.task}"
+
+    @property
+    def reused(self) -> str:
+        return f"answers of {self.task}: reused"
+
+    @property
+    def units(self) -> int:
+        return len(self.prompts.held_out) + self._most_calibration
+
+    @property
+    def most_tokens(self) -> int:
+        """Tokens that the calibration texts have at most."""
+        tokens = (self.prompts.num_tokens or 0) + self._most_calibration * self.settings.answer_tokens
+        return tokens if self.settings.most_tokens is None else min(tokens, self.settings.most_tokens)
+
+    def expected(self, prompts: TokenCounts) -> TokenCounts:
+        """The most tokens of the answered texts, given those of the prompts."""
+        answers = len(self.prompts.held_out) * min(self.settings.answer_tokens, MAX_LENGTH)
+        held_out = prompts.held_out_tokens + answers
+        return replace(prompts, calibration_tokens=self.most_tokens, held_out_tokens=held_out)
+
+    @property
+    def _most_calibration(self) -> int:
+        """Calibration prompts that are answered at most, if answers are as long as they may be."""
+        number, most = len(self.prompts.calibration), self.settings.most_tokens
+        return number if most is None else min(number, 1 + most // self.settings.answer_tokens)
+
+    @property
+    def _samples(self) -> tuple[Sample, ...]:
+        return (*self.prompts.held_out, *self.prompts.calibration)
+
+    def _key(self) -> str:
+        texts = [
+            [sample.prompt for sample in samples] for samples in (self.prompts.held_out, self.prompts.calibration)
+        ]
+        settings = [self.settings.answer_tokens, self.settings.most_tokens, self.settings.max_length]
+        return sha256_json([_VERSION, self.model, texts, list(self.rule.stop), settings])
+
+    def make(self, work: Work, path: Path, advance: Advance) -> None:
+        """Writes a line for each answer, and goes on after those that an interrupted call wrote.
+
+        Raises:
+            InputError: A prompt is too long for the model.
+            ArtifactError: The model's logits are NaN or infinite.
+            EnvironmentFailure: There is not enough memory.
+        """
+        file = path / _FILE
+        lines = _read(file)
+        lines = lines[: len(lines) // _BATCH * _BATCH]
+        for line in lines:
+            advance(line)
+        prompts = [sample.prompt for sample in self._samples]
+        end = chat_of_source(work.source).answer_end if any(map(_is_conversation, self._samples)) else ""
+        execution = Execution(threads=torch.get_num_threads(), compute=work.compute)
+        with (
+            dense_folder(work.source) as folder,
+            open_writer(folder, prompts, self.settings.answer_tokens, _BATCH, execution) as writer,
+        ):
+            while len(lines) < len(prompts) and not self._is_enough(lines, writer):
+                some = self._samples[len(lines) : len(lines) + _BATCH]
+                answers = writer.answers([sample.prompt for sample in some], self.rule, advance)
+                lines += [_line(*pair, end) for pair in zip(some, answers, strict=True)]
+                _write(file, lines)
+            number = len(self.prompts.held_out) + max(1, self._within(lines, writer))
+        lines = lines[:number]
+        _write(file, lines)
+        if cut := sum(not line["finished"] for line in lines):
+            of = f"{cut} of {len(lines)} answers"
+            work.progress.say(f"{self.task}: {of} did not end within {self.settings.answer_tokens} tokens")
+
+    def _is_enough(self, lines: Sequence[Mapping[str, Any]], writer: Writer) -> bool:
+        return self._within(lines, writer) < len(lines) - len(self.prompts.held_out)
+
+    def _within(self, lines: Sequence[Mapping[str, Any]], writer: Writer) -> int:
+        """The number of calibration texts that have no more than the tokens to calibrate on."""
+        texts = [line["prompt"] + line["completion"] for line in lines[len(self.prompts.held_out) :]]
+        total = number = 0
+        for encoding in writer.tokenizer.encode_batch(texts):
+            total += min(len(encoding.ids), self.settings.max_length)
+            if self.settings.most_tokens is not None and total > self.settings.most_tokens:
+                break
+            number += 1
+        return number
+
+    def answered(self, folder: Path) -> Split:
+        """The texts of the task, once the answers are in an output folder.
+
+        Raises:
+            ArtifactError: They are damaged.
+        """
+        file = folder / self.name / _FILE
+        lines, samples, held_out = _read(file), self._samples, len(self.prompts.held_out)
+        if not held_out < len(lines) <= len(samples):
+            raise ArtifactError(f"{file}: {len(lines)} answers do not belong to {len(samples)} prompts; use --force")
+        texts = tuple(
+            replace(sample, completion=line["completion"]) for sample, line in zip(samples, lines, strict=False)
+        )
+        return replace(self.prompts, calibration=texts[held_out:], held_out=texts[:held_out])
+
+
+def answers_steps(
+    source: Source, tasks: Sequence[Task], prompts: Mapping[str, Split], settings: CalibrationSettings
+) -> dict[str, AnswersStep]:
+    """The step of each task; none if the completions of the corpora are used."""
+    if settings.answers == "data":
+        return {}
+    return {
+        task.name: AnswersStep(task.name, prompts[task.name], task.answer or _NO_STOP, settings, source.digest)
+        for task in tasks
+    }
+
+
+def _is_conversation(sample: Sample) -> bool:
+    return sample.question != sample.prompt
+
+
+def _line(sample: Sample, answer: Continuation, template_end: str) -> dict[str, Any]:
+    """An answer with the text that ends it, as in the corpora of conversations, if it has ended."""
+    end = template_end if _is_conversation(sample) and template_end else answer.end
+    completion = answer.text + end if answer.is_stopped else answer.text
+    return {"prompt": sample.prompt, "completion": completion, "finished": answer.is_stopped}
+
+
+def _read(file: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file."""
+    return list(_lines(file)) if file.is_file() else []
+
+
+def _lines(file: Path) -> Iterator[dict[str, Any]]:
+    for text in file.read_text("utf-8").split("\n")[:-1]:
+        try:
+            line = json.loads(text)
+            if not isinstance(line["prompt"], str) or not isinstance(line["completion"], str):
+                raise TypeError("no texts")
+        except (ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(f"{file}: damaged ({error}); use --force") from error
+        yield line
+
+
+def _write(file: Path, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Replaces the file as a whole."""
+    part = file.with_suffix(".part")
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    part.write_text(text, "utf-8", newline="\n")
+    part.replace(file)

@@ -1,0 +1,158 @@
+"""`export --answers model`: variants that are made from what the dense model answers itself."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.conversations import conversations, write_chat_model, write_records
+from support.exports import times_of_writing
+from support.models import greedy_completions
+from tokenizers import Tokenizer
+
+from seap_export.corpus import text_digest
+from seap_export.pipeline.steps import answers
+from validation.generation.writer import Writer
+
+Run = Callable[..., Any]
+STEPS = 24
+OWN = ("--answers", "model", "--set", f"answer_tokens={STEPS}", "--set", "held_out=4", "--out", "out", "-q")
+EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", *OWN)
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a model that has a chat template, and a corpus of 20 conversations."""
+    write_chat_model(tmp_path / "m")
+    write_records(tmp_path / "a.jsonl", conversations(20))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(answers, "_BATCH", 4)
+    return tmp_path
+
+
+def _prompt(record: dict[str, Any]) -> str:
+    return f" one on{record['messages'][0]['content']}</s> and far on"
+
+
+def _lines() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path("out/answers/a/answers.jsonl").read_text("utf-8").splitlines()]
+
+
+def _texts() -> list[str]:
+    return [line["prompt"] + line["completion"] for line in _lines()]
+
+
+def _record() -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(Path("out/calibration/a/calibration.json").read_text())
+    return record
+
+
+def test_variants_are_made_from_the_answers_of_the_model(run: Run, work: Path) -> None:
+    outcome = run(*EXPORT, "--quality")
+    assert (outcome.code, outcome.err) == (0, "")
+    lines, prompts = _lines(), list(map(_prompt, conversations(20)))
+    assert {line["prompt"] for line in lines} == set(prompts)
+    written = dict(zip(prompts, greedy_completions(work / "m", prompts, STEPS), strict=True))
+    for line in lines:
+        own = written[line["prompt"]]
+        assert (line["completion"], line["finished"]) == (own.text + "</s> and" * own.is_ended, own.is_ended)
+    assert {line["finished"] for line in lines} == {True, False}
+    record = _record()
+    assert [sample["prompt"] + sample["completion"] for sample in record["held_out"]] == _texts()[:4]
+    assert record["calibration_texts"] == sorted(map(text_digest, _texts()[4:]))
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    assert manifest["tasks"]["a"]["answers"] == "model"
+    times = times_of_writing(work / "out/answers")
+    assert run(*EXPORT).code == 0
+    assert times_of_writing(work / "out/answers") == times
+    questions = ("--text", "a=a.jsonl", "--dense", "m", "-q")  # the same prompts, with the answers of the data
+    run("evaluate", "out/a-0.4", *questions).refused(8, "16 of the 20 evaluated texts")
+
+
+def test_only_as_many_prompts_are_answered_as_there_are_tokens(run: Run, work: Path) -> None:
+    assert run(*EXPORT, "--calibration-tokens", "60").code == 0
+    tokenizer = Tokenizer.from_file("m/tokenizer.json")
+    lengths = [len(tokenizer.encode(text).ids) for text in _texts()[4:]]
+    assert 60 - max(lengths) < sum(lengths) <= 60
+    assert json.loads(Path("out/manifest.json").read_text())["tasks"]["a"]["calibration_tokens"] == sum(lengths)
+
+
+def test_answers_that_are_written_are_kept_by_an_interruption(
+    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    usual = Writer.answers
+
+    def answering(self: Writer, prompts: Sequence[str], *arguments: Any) -> Any:
+        if len(asked) == 8:
+            raise KeyboardInterrupt
+        asked.extend(prompts)
+        return usual(self, prompts, *arguments)
+
+    assert run(*EXPORT[:-2], "whole", "-q").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(Writer, "answers", answering)
+        assert run(*EXPORT).code == 130
+        assert not (work / "out/answers").exists()
+        first, asked[:] = list(asked), ["another"]
+        assert run(*EXPORT).code == 0
+    assert first == [line["prompt"] for line in _lines()][:8]
+    assert asked[1:] == [line["prompt"] for line in _lines()][8:]
+    for path in ("answers/a/answers.jsonl", "a-0.4/hf/model.safetensors", "manifest.json"):
+        assert (work / "out" / path).read_bytes() == (work / "whole" / path).read_bytes()
+
+
+def test_a_dry_run_counts_the_answers_and_writes_nothing(run: Run, work: Path) -> None:
+    planned = json.loads(run(*EXPORT, "--dry-run", "--json").out)
+    assert planned["seconds_about"]["answers"] > 0
+    assert planned["variants"][0]["calibration_texts"] == 16
+    assert not (work / "out").exists()
+    assert run(*EXPORT).code == 0
+    assert "answers" not in json.loads(run(*EXPORT, "--dry-run", "--json").out)["seconds_about"]
+
+
+def test_other_answers_need_force(run: Run, work: Path) -> None:
+    assert run(*EXPORT).code == 0
+    run(*EXPORT, "--set", "answer_tokens=5").refused(2, "answers/a", "--force")
+    run(*(part for part in EXPORT if part not in OWN[:2])).refused(2, "calibration/a", "--force")
+    assert run(*EXPORT, "--set", "answer_tokens=5", "--force").code == 0
+    path = work / "out/answers/a/answers.jsonl"
+    path.write_text(path.read_text("utf-8").replace("finished", "over"), "utf-8")
+    run(*EXPORT, "--set", "answer_tokens=5").refused(7, "answers.jsonl", "--force")
+
+
+@pytest.mark.parametrize(
+    "record", [{"text": " the cat"}, {"messages": [{"role": "assistant", "content": " the cat"}]}], ids=list
+)
+def test_what_has_no_prompt_is_refused(run: Run, work: Path, record: dict[str, Any]) -> None:
+    write_records(work / "a.jsonl", [*conversations(20), record])
+    run(*EXPORT).refused(8, "a.jsonl, record 21", "prompt")
+    assert not (work / "out").exists()
+
+
+def test_prompts_of_texts_end_where_the_task_says(run: Run, work: Path) -> None:
+    """Also with targets, and a record need not have a completion."""
+    prompts = [record["messages"][0]["content"] for record in conversations(20)]
+    write_records(work / "b.jsonl", [{"prompt": prompt} for prompt in prompts])
+    likely = greedy_completions(work / "m", prompts[:1], STEPS)[0].text
+    stop = likely.split()[1]
+    (work / "a.toml").write_text(f'corpus = "b.jsonl"\nprompt = "{{prompt}}"\nanswer = "(.*)"\nstop = ["{stop}"]\n')
+    command = ("export", "m", "--task", "a=a.toml", "--target-size", "1MB", "--quality", "--speed", *OWN)
+    assert run(*command).code == 0
+    written = {line["prompt"]: line for line in _lines()}
+    assert set(written) == set(prompts)
+    assert written[prompts[0]]["completion"] == likely[: likely.index(stop)] + stop
+    assert written[prompts[0]]["finished"]
+
+
+def test_a_step_can_be_sent_to_a_worker() -> None:
+    from seap_export.corpus import Sample, Split
+    from seap_export.pipeline.request.settings import CalibrationSettings
+
+    split = Split((Sample("a", ""),), (Sample("b", ""),))
+    step = answers.AnswersStep("a", split, answers._NO_STOP, CalibrationSettings(answers="model"), "00")
+    assert pickle.loads(pickle.dumps(step)) == step
