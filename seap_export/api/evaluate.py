@@ -74,7 +74,7 @@ def evaluate(
         max_kl: Largest mean KL divergence from the dense model, in nats per token.
         min_accuracy_retained: Smallest accuracy or exact match of any task, as a fraction of the dense model's.
         out: Write the report to this file as JSON.
-        answers: Write all generated answers to this file, as JSON lines; they can be the corpus of a task.
+        answers: Write all generated answers to this file, as JSON lines.
         batch_size: Questions, or their choices, in a batch; fewer need less memory.
         device: Where torch computes: "auto", "cpu", "cuda" or "cuda:N".
         memory: Memory that it may take, such as "8GiB"; None: most of what is free.

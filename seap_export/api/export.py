@@ -38,6 +38,8 @@ def export(
     weight: Weights = (),
     mix: Mixes = (),
     support: str | None = None,
+    answers: Literal["data", "model"] = "data",
+    answer_tokens: int = 256,
     recipe: NameOrPath = "reconstruct",
     layout: Literal["per-layer", "uniform"] = "per-layer",
     vocabulary: int | str = "all",
@@ -101,6 +103,8 @@ def export(
         weight: The weights of tasks in it, such as {"maths": 2}; 1 by default.
         mix: Further variants for some of the tasks, such as {"both": {"maths": 2, "wiki": 1}}.
         support: General text that every variant is made from as well, as SOURCE or SOURCE:SHARE.
+        answers: Make the variants from the answers of the data, or let the model answer the prompts itself.
+        answer_tokens: The most tokens of an answer of the model itself.
         recipe: How heads and neurons are chosen and compensated: a name or a TOML file.
         layout: "per-layer": each layer has its own shape. "uniform": all have the same.
         vocabulary: Number of tokens to keep, "auto" or "all".

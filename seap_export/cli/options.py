@@ -220,7 +220,7 @@ calibration_options = (
 answers_option = option(
     "--answers",
     type=click.Choice(["data", "model"]),
-    default="data",
+    default=_DEFAULTS["answers"],
     show_default=True,
     help="Make the variants from the answers of the data, or let MODEL answer the prompts itself.",
 )
@@ -228,7 +228,7 @@ answer_tokens_option = option(
     "--answer-tokens",
     type=_AT_LEAST_1,
     metavar="N",
-    default=256,
+    default=_DEFAULTS["answer_tokens"],
     show_default=True,
     help="Most tokens of an answer of the model itself.",
 )
