@@ -10,19 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support.exports import Outcome
+from support.exports import HELD_OUT_OPTION, Outcome
 from support.needs import NAMESPACE, find
 
 __all__ = ["ALL", "COMMON", "EXPORT", "Run", "Tool"]
 
 ROOT = Path(__file__).parents[2]
 COMMON = (
-    "export", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--out", "out", "--set", "prompts=1",
+    "export", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--out", "out", *HELD_OUT_OPTION,
+    "--set", "prompts=1",
     "--set", "decode_steps=2", "--no-quality", "--no-speed", "--quiet",
 )  # fmt: skip
 #: One variant of a model `m` into a folder `new`, without a look at the dense model.
 EXPORT = (
-    "export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "new", "--no-quality", "--no-speed", "--quiet",
+    "export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "new", *HELD_OUT_OPTION,
+    "--no-quality", "--no-speed", "--quiet",
 )  # fmt: skip
 #: Two tasks, two ratios, a router.
 ALL = (*COMMON, "--ratio", "0.2", "--ratio", "0.4")

@@ -17,6 +17,8 @@ FEW_STEPS = {"decode_steps": 2}
 UNMEASURED = {"quality": False, "speed": False}
 #: Of 60 texts a quarter would be held out.
 HELD_OUT = {"held_out": 16}
+#: The same for runs in processes of their own, which must write the same.
+HELD_OUT_OPTION = ("--set", "held_out=16")
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ EXPORT = (
     "--set",
     "prompts=1",
 )
+GENERATE = ("generate", "out/a-0.2", "the cat", "--max-new-tokens", "2")
 BENCH = ("bench", "out/a-0.2", "--dense", "m", "--depth", "4", "--batch", "1", "--runs", "1", "--steps", "1")
 
 
@@ -80,11 +81,13 @@ def test_a_model_with_code_is_pruned_by_ours(
         ("evaluate", "out/a-0.2", "--dense", "m", "--runtime", "torch", "--runtime", "onnxruntime", "--limit", "2"),
         ("convert", "m", "--out", "dense"),
         (*BENCH, "--runtime", "torch"),
-        ("generate", "out/a-0.2", "the cat", "--max-new-tokens", "2"),
+        (*GENERATE, "--raw"),
     ):
         outcome = run(*command, "--quiet")
         assert outcome.code == 0, (command, outcome)
         assert not marker.exists(), command
+    run(*GENERATE, "--quiet").refused(8, "chat template refuses the messages", "unsafe")
+    assert not marker.exists()
     weights = "a-0.2/hf/model.safetensors"
     assert (work / "out" / weights).read_bytes() == (undisturbed / weights).read_bytes()
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-from support.exports import Outcome, run_here
+from support.exports import HELD_OUT_OPTION, Outcome, run_here
 
-EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--threads", "1", "--out", "out")
+EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--threads", "1", "--out", "out", *HELD_OUT_OPTION)
 ARGUMENTS = (*EXPORT, "--set", "decode_steps=2", "--no-quality", "--no-speed")
 #: Runs the command; a worker that reports the second layer of a step does `FATE`, once.
 DISTURBED = """

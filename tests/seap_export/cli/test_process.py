@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.exports import HELD_OUT_OPTION
 
 ROOT = Path(__file__).parents[3]
 MAIN = "from seap_export.cli import main; main()"
@@ -52,7 +53,7 @@ workspace.move_into_place = killed
 """
 ONE = (
     "export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--set", "decode_steps=2", "--out", "out",
-    "--no-quality", "--no-speed",
+    *HELD_OUT_OPTION, "--no-quality", "--no-speed",
 )  # fmt: skip
 #: As an export in the process of the tests, which sees one core.
 ALIKE = (*ONE, "--threads", "1")

@@ -9,11 +9,23 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.exports import run_here
+from support.exports import HELD_OUT_OPTION, run_here
 
 from seap_export.pipeline.folder import outputs
 
-ARGUMENTS = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out", "--no-speed", "--quiet")
+ARGUMENTS = (
+    "export",
+    "m",
+    "--task",
+    "a=a.jsonl",
+    "--ratio",
+    "0.2",
+    "--out",
+    "out",
+    *HELD_OUT_OPTION,
+    "--no-speed",
+    "-q",
+)
 #: Runs the command and kills itself when a step reports its second layer.
 KILLED = """
 import os, signal, sys
