@@ -94,7 +94,7 @@ def warn_of_texts(splits: Mapping[str, Split], spec: ModelSpec, progress: Progre
         if refits and split.num_tokens and split.num_tokens < inputs:
             texts = f"{len(split.calibration)} calibration text{'s' * (len(split.calibration) != 1)}"
             progress.warn(
-                f"task '{task}': {texts} with {split.num_tokens} tokens are too few to refit this model well; "
+                f"task '{task}': {split.num_tokens} tokens in {texts} are too few to refit this model well; "
                 f"calibrate on at least {inputs}, better {CALIBRATION_TOKENS} tokens"
             )
 

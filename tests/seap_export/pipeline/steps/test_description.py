@@ -56,7 +56,7 @@ def test_fewer_tokens_than_channels_are_worth_a_warning(
 ) -> None:
     found = warnings(source, replace(request_few, ratios=(0.2, 0.6)), tmp_path / "out")
     assert len(found) == 1  # whatever the number of variants
-    assert found[0].startswith("task 'a': 3 calibration texts with 37 tokens ")
+    assert found[0].startswith("task 'a': 37 tokens in 3 calibration texts ")
     assert warnings(source, request_few, tmp_path / "out") == found  # a variant that is there is no better
     listening = Listening()
     preview(source, request_few, tmp_path / "out", progress=listening)
@@ -65,7 +65,7 @@ def test_fewer_tokens_than_channels_are_worth_a_warning(
 
 def test_one_shot_is_fitted_to_the_same_tokens(source: Source, request_few: ExportRequest, tmp_path: Path) -> None:
     (found,) = warnings(source, replace(request_few, plan=PlanSettings(compensation="one-shot")), tmp_path / "out")
-    assert found.startswith("task 'a': 3 calibration texts with 37 tokens ")
+    assert found.startswith("task 'a': 37 tokens in 3 calibration texts ")
 
 
 def test_enough_tokens_are_not(source: Source, request_few: ExportRequest, tmp_path: Path) -> None:

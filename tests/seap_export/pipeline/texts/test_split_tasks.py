@@ -61,7 +61,7 @@ def test_both_limits_hold() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "texts"), [(95, "1 calibration text with 95 tokens"), (48, "2 calibration texts with 95 tokens")]
+    ("number", "texts"), [(95, "95 tokens in 1 calibration text"), (48, "95 tokens in 2 calibration texts")]
 )
 def test_fewer_tokens_than_the_refit_has_inputs_are_worth_a_warning(tmp_path: Path, number: int, texts: str) -> None:
     spec = open_source(str(write_micro_model(tmp_path / "m", model_type="llama"))).spec  # 96 inputs of o_proj
