@@ -67,7 +67,7 @@ def parse_task(spec: str) -> Task:
     if not equals and not _is_file(Path(spec)):
         name, source = spec.removeprefix(_SAMPLE).partition(":")[0].rpartition("/")[2], spec
     if not name or not source:
-        file = spec.strip("=") or "maths.jsonl"
+        file = source or (f"{name or 'maths'}.jsonl" if equals or not spec else spec)
         raise UsageError(f"task {spec!r} is malformed; write NAME=FILE, such as {Path(file).stem}={file}")
     path = _sample_file(source) or Path(os.path.expanduser(source))
     if path.suffix.lower() == _TASK_FILE:

@@ -24,7 +24,7 @@ TreeOf = Callable[[Path], Any]
 ROOM_ENOUGH = """
 import shutil
 from types import SimpleNamespace
-shutil.disk_usage = lambda path: SimpleNamespace(free=2**40)
+shutil.disk_usage = lambda path: SimpleNamespace(free=2**40, total=2**40)
 """
 FULL = "disk is full"
 #: Of what an export takes, as a disk grows.

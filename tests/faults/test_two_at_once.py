@@ -13,7 +13,7 @@ import pytest
 from faults.tool import ALL, COMMON, Tool
 
 TreeOf = Callable[[Path], Any]
-CALIBRATE = ("calibrate", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--out", "out", "--quiet")
+CALIBRATE = ("calibrate", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--out", "out", "-q", "--held-out", "16")
 TAKEN = ("another", "out")
 
 

@@ -46,6 +46,7 @@ from seap_export.plan.settings import COMPENSATIONS, Compensation, PlanSettings
 from seap_export.plan.sparsity import Sparsity
 from seap_export.providers import DialectName
 from seap_export.rounding.grid import BlockQuantization
+from seap_export.runtime.chat import ChatTemplate
 from seap_export.runtime.session import open_session
 from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.config import portable_config, read_spec
@@ -78,6 +79,7 @@ __all__ = [
     "CalibrationSettings",
     "CalibrationStep",
     "Candidate",
+    "ChatTemplate",
     "Compensation",
     "Compute",
     "DecoderLayer",

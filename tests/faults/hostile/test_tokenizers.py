@@ -105,6 +105,6 @@ def test_what_a_config_points_to_is_not_read(
 ) -> None:
     path = work / "m" / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | values), "utf-8")
-    assert tool(work, "calibrate", "m", "--task", "a=a.jsonl", "--out", "new", "--quiet").code == 0
+    assert tool(work, "calibrate", "m", "--task", "a=a.jsonl", "--out", "new", "-q", "--held-out", 16).code == 0
     tokens = "calibration/a/tokens.safetensors"
     assert (work / "new" / tokens).read_bytes() == (undisturbed / tokens).read_bytes()

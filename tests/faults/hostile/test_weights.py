@@ -57,7 +57,7 @@ def test_a_pickle_in_a_dense_model_is_never_unpickled(run: RunIt, done: Path, wo
     ]
     (work / "a.toml").write_text('corpus = "a.jsonl"\nprompt = "{text}"\ncompletion = {choices = ["a"], label = "l"}')
     for command in commands:
-        run(*command).refused(8, "m/model.safetensors")
+        run(*command).refused(8, *(("m: ", name) if name == "pytorch_model.bin" else ("m/model.safetensors",)))
         assert not (work / "marker").exists()
         assert not (work / "new").exists()
 

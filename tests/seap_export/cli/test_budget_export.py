@@ -153,9 +153,7 @@ def test_an_interrupted_search_goes_on(run: Run, fitted: Path, work: Path, monke
 def test_where_nothing_fits_nothing_is_made_and_the_next_search_knows_more(
     run: Run, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    message = run(*MODEL, *FITTED, "--max-kl", "0.01").refused(
-        4, "--max-kl", "comes nearest", "at most 0.125 MB", "KL"
-    )
+    message = run(*MODEL, *FITTED, "--max-kl", "0.01").refused(4, "--max-kl", "comes nearest", "at most 125 kB", "KL")
     assert "a-0." in message
     assert not list((work / "out").glob("a-*"))
     assert not (work / "out" / CANDIDATES_FOLDER).exists()

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.product import ChatTemplate
 
 from seap_export.corpus import Sample, parse_task
 from seap_export.errors import InputError
-from seap_export.runtime.chat import ChatTemplate
 
 CHATML = ChatTemplate(
     {

@@ -228,11 +228,22 @@ def test_corpus_is_checked_when_the_task_is_parsed(tmp_path: Path) -> None:
     assert str(caught.value) == f"{tmp_path}/b.jsonl: no such file; give the path of a corpus file"
 
 
-@pytest.mark.parametrize("spec", ["", "a=", "=a.jsonl", "=", "a.jsonl", "task.toml", "=openai/gsm8k"])
-def test_spec_of_a_file_needs_a_name(spec: str) -> None:
+@pytest.mark.parametrize(
+    ("spec", "example"),
+    [
+        ("", "maths=maths.jsonl"),
+        ("=", "maths=maths.jsonl"),
+        ("a=", "a=a.jsonl"),
+        ("=a.jsonl", "a=a.jsonl"),
+        ("a.jsonl", "a=a.jsonl"),
+        ("task.toml", "task=task.toml"),
+        ("=openai/gsm8k", "gsm8k=openai/gsm8k"),
+    ],
+)
+def test_spec_of_a_file_needs_a_name(spec: str, example: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_task(spec)
-    assert str(caught.value) == f"task '{spec}' is malformed; write NAME=FILE, such as maths=maths.jsonl"
+    assert str(caught.value) == f"task '{spec}' is malformed; write NAME=FILE, such as {example}"
 
 
 @pytest.mark.parametrize("name", [".a", "..", "a/b", "a b", "é", "a\n", "", "a" * 65, "a.", "NUL", "con", "Com1.x"])

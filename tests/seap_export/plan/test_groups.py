@@ -78,7 +78,7 @@ def planned(spec: ModelSpec, worst: float, tolerance: float, layout: Layout = "p
     ranking = Ranking(tuple(options_of(spec, scores)), tuple(scores), sensitivity)
     return plan_variant(
         cast(Source, SimpleNamespace(spec=spec, name="m", digest="ab" * 32)),
-        cast(Mixture, SimpleNamespace(name="a", weights={"a": 1.0})),
+        cast(Mixture, SimpleNamespace(name="a", weights={"a": 1.0}, num_tokens=96)),
         ranking,
         PlanSettings(
             score="wifv",

@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 import pytest
+from support.product import ChatTemplate
 
 from seap_export.corpus import parse_task
 from seap_export.errors import InputError
-from seap_export.runtime.chat import ChatTemplate
 from validation.generation import OpenQuestion, OpenTask, open_task
 
 TASK = 'corpus = "a.jsonl"\nprompt = "Question: {q}\\nAnswer:"\ncompletion = " {a}"\nanswer = "last number"\n'

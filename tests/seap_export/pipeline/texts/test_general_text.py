@@ -72,7 +72,7 @@ def text_set(sizes: Bytes) -> TextSet:
 
 
 def cell() -> dict[str, Any]:
-    figures = DivergenceFigures(0.5, 1.0, 0.9, 8.0, 4.0, 7, PerByte(0.1, 1.25, 0.75, 12))
+    figures = DivergenceFigures(0.5, 1.0, 0.9, 8.0, 4.0, 7, 0.1, PerByte(0.1, 1.25, 0.75, 12))
     return ElsewhereFigures(text_set(Bytes(3, 2, 2)), figures).to_json()
 
 
