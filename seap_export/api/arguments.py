@@ -37,11 +37,11 @@ _WORDS: Mapping[type, tuple[str, str]] = {
 
 
 class Mismatch(TypeError):
-    """A value of another type; its text is what the value must be."""
+    """A value has the wrong type; the text says what is expected."""
 
 
 class _Unknown(ValueError):
-    """A value that is none of those that there are, which are its text."""
+    """A value is not one of the choices, which the text lists."""
 
 
 def _path(value: object) -> Path:

@@ -47,11 +47,11 @@ class Figures:
         formats: What was written, by folder: `hf`, `onnx` and others.
         kl: Mean KL divergence from the dense model on held-out texts, in nats per token.
         kl_stderr: Its standard error.
-        top1_agreement: How often both find the same token most likely, as a fraction.
-        perplexity: On the same texts.
-        dense_perplexity: The dense model's.
-        decode_speedup: Of a token after the prompt: its `value`, `low`, `high`, `ideal`, `ms`, `dense_ms` and others.
-        prefill_speedup: Of the time to the first token.
+        top1_agreement: The fraction of tokens for which both models rank the same token first.
+        perplexity: Its perplexity on the same texts.
+        dense_perplexity: The perplexity of the dense model.
+        decode_speedup: The speed-up of a decode step, with `value`, `low`, `high`, `ideal`, `ms`, `dense_ms` and more.
+        prefill_speedup: The speed-up of the time to the first token.
     """
 
     task: str | None

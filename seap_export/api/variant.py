@@ -108,10 +108,10 @@ class Variant:
             prompt: A text, or a list of messages with `role` and `content`. For a chat model, a text becomes a user's
                 turn in its chat template; any other model continues it.
             max_new_tokens: The most tokens of the answer.
-            temperature: At which tokens are sampled; 0 takes the most likely one.
-            top_k: Sample from so many of the most likely tokens; None: all.
-            top_p: Sample from the most likely tokens whose probabilities add up to this; None: all.
-            seed: Of the sampling.
+            temperature: Sampling temperature; 0 picks the most likely token.
+            top_k: Sample from this many of the most likely tokens; None: from all.
+            top_p: Sample from the most likely tokens whose probabilities add up to this; None: from all.
+            seed: Seed for sampling.
             raw: Continue the text as it is, without the chat template.
 
         Raises:

@@ -97,7 +97,7 @@ class CalibrationStep(Step):
         return self.layers
 
     def _key(self) -> str:
-        held_out = [[sample.prompt, sample.completion] for sample in self.split.held_out]
+        held_out = [list(_recorded(sample).values()) for sample in self.split.held_out]
         texts = self.split.digests()["calibration"]
         inputs = [self.model, texts, held_out, self.settings.seed, self.settings.max_length]
         inputs += ["answers of the model"] if self.settings.answers == "model" else []
