@@ -6,6 +6,8 @@ status.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 __all__ = [
     "ArtifactError",
     "EnvironmentFailure",
@@ -15,6 +17,7 @@ __all__ = [
     "SeapError",
     "SpeedFailure",
     "UsageError",
+    "refuse_missing",
 ]
 
 
@@ -64,3 +67,13 @@ class InputError(SeapError):
     """A model or a corpus cannot be used (exit code 8)."""
 
     exit_code = 8
+
+
+def refuse_missing(path: Path) -> None:
+    """Refuses a path at which there is nothing, in the words of every command and function.
+
+    Raises:
+        UsageError: There is nothing at the path.
+    """
+    if not path.exists():
+        raise UsageError(f"{path}: no such file or folder; check the path")

@@ -15,7 +15,7 @@ from seap_export.api.arguments import defaults_of
 from seap_export.api.export import export
 from seap_export.cli.console import Console
 from seap_export.cli.groups import option, rare
-from seap_export.errors import UsageError
+from seap_export.errors import refuse_missing
 from seap_export.providers import WRITTEN_FOR
 
 __all__ = [
@@ -74,8 +74,7 @@ class ExistingPath(PathType):
             UsageError: There is nothing at the path.
         """
         path = super().convert(value, param, ctx)
-        if not path.exists():
-            raise UsageError(f"{path}: no such file or folder; check the path")
+        refuse_missing(path)
         return path
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 
 from seap_export.activations.statistics import CalibrationRecord
 from seap_export.corpus import Task, check_disjoint, text_digest
-from seap_export.errors import ArtifactError, InputError, UsageError
+from seap_export.errors import ArtifactError, InputError, UsageError, refuse_missing
 from seap_export.pipeline.evaluation.request import RUN_FOLDERS, EvaluationRequest
 from seap_export.pipeline.folder.contents import Export, Variant
 from seap_export.pipeline.folder.names import PLAN
@@ -204,8 +204,8 @@ def variant_subject(variant: Variant, dense: Source | None) -> Subject:
 
 
 def _dense_alone(path: str, dense: str | None, request: EvaluationRequest) -> Subject:
-    if dense is not None and not Path(os.path.expanduser(path)).exists():
-        raise UsageError(f"{path}: no such file or folder; check the path")
+    if dense is not None:
+        refuse_missing(Path(os.path.expanduser(path)))
     if dense is not None or request.texts or request.max_kl is not None or request.min_accuracy_retained is not None:
         raise UsageError(
             f"{path} is not a variant, so --dense has no effect; give a variant's folder, such as OUT/TASK-0.2"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.formats import FORMATS
-from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageError
+from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageError, refuse_missing
 from seap_export.layers.compute import Compute
 from seap_export.pipeline.evaluation.bench import BenchRequest, bench, refuse_long_prompts
 from seap_export.pipeline.evaluation.evaluate import evaluate
@@ -198,6 +198,7 @@ class _Validation:
         if self._export.exists:
             variants = sorted(self._export.variants, key=lambda variant: variant.name)
             return [variant for variant in variants if names is None or variant.name in names]
+        refuse_missing(path)
         if not any((path / part).exists() for part in (PLAN, *FORMATS)):
             if (path / "calibration").is_dir() or any(path.glob(f"*/{PLAN}")):
                 raise ArtifactError(f"{path}: {MANIFEST} is missing; export again, or copy the whole folder")

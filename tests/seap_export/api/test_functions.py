@@ -105,6 +105,11 @@ def test_a_variant_is_opened_by_its_path(done: Path) -> None:
     assert sampled != variant.generate("the cat", 5)
 
 
+def test_a_missing_path_is_refused_in_the_words_of_the_command(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="missing: no such file or folder"):
+        validate(tmp_path / "missing")
+
+
 def test_a_path_without_a_variant_is_an_error_only_when_it_is_read(tmp_path: Path, done: Path) -> None:
     variant = Variant(tmp_path / "missing")
     with pytest.raises(ArtifactError, match="no such folder"):
