@@ -62,6 +62,20 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def example_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a model and a corpus under the names that the examples of the docs give them."""
+    from support.corpora import write_corpus
+    from support.models import write_micro_model
+    from support.tokenizers import write_byte_level
+
+    write_micro_model(tmp_path / "MODEL", model_type="llama", vocab_size=130)
+    write_byte_level(tmp_path / "MODEL")
+    write_corpus(tmp_path / "maths.jsonl")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
 @pytest.fixture(scope="session")
 def fake_cuda() -> type[Machine]:
     """Machines with GPUs that there are not, such as `fake_cuda(sm=80).run([...])`; its tests need "fake-cuda"."""

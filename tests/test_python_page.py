@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.corpora import write_corpus
-from support.models import write_micro_model
-from support.tokenizers import write_byte_level
 
 import seap_export
 from seap_export import Variant, convert, evaluate, export, prune, validate
@@ -66,18 +63,8 @@ def test_type_checkers_see_what_is_imported_when_it_is_used() -> None:
         _ = seap_export.exports
 
 
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with a model and a corpus under the names that the examples give them."""
-    write_micro_model(tmp_path / "MODEL", model_type="llama", vocab_size=130)
-    write_byte_level(tmp_path / "MODEL")
-    write_corpus(tmp_path / "maths.jsonl")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.mark.release
-def test_the_examples_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_examples_run(example_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     space: dict[str, Any] = {}
     for block in BLOCKS:
         exec(compile(block, "docs/python.md", "exec"), space)
@@ -85,16 +72,16 @@ def test_the_examples_run(place: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert {variant.name for variant in space["result"].variants.values()} == {"maths-0.2"}
     assert capsys.readouterr().out.count("\n") >= 4
     for written in ("pruned/maths-0.2/onnx", "both/general-0.5/onnx", "report.html", "shrunk", "maths-int4"):
-        assert (place / written).exists(), written
+        assert (example_folder / written).exists(), written
 
 
 @pytest.mark.release
-def test_the_examples_of_the_docstrings_run(place: Path) -> None:
+def test_the_examples_of_the_docstrings_run(example_folder: Path) -> None:
     for documented in DOCUMENTED:
         examples = doctest.DocTestParser().get_examples(documented.__doc__ or "")
         assert 2 <= len(examples) <= 10
         space: dict[str, Any] = {}
         for example in examples:
             exec(compile(example.source, documented.__name__, "exec"), space)
-    assert (place / "pruned" / "maths-0.5" / "onnx").is_dir()
-    assert (place / "maths-int4" / "model.onnx").is_file()
+    assert (example_folder / "pruned" / "maths-0.5" / "onnx").is_dir()
+    assert (example_folder / "maths-int4" / "model.onnx").is_file()

@@ -8,10 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from support.corpora import write_corpus
 from support.exports import FEW_STEPS
-from support.models import write_micro_model
-from support.tokenizers import write_byte_level
 
 from seap_export.cli import main
 
@@ -22,16 +19,6 @@ FITTING = [command for command in COMMANDS if "--target-size" in command]
 WRITING = [command for command in COMMANDS if "--format" in command]
 TARGETS = re.findall(r"`(--(?:target|max)-[\w-]+ [\d.]+)`", README)
 VALIDATING = re.findall(r"`(validate --runtime [\w.]+)`", README)
-
-
-@pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with a model and a corpus under the names that the commands give them."""
-    write_micro_model(tmp_path / "MODEL", model_type="llama", vocab_size=130)
-    write_byte_level(tmp_path / "MODEL")
-    write_corpus(tmp_path / "maths.jsonl")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 def run(command: str, *more: str) -> str:
@@ -49,7 +36,7 @@ def test_every_command_is_run() -> None:
 
 
 @pytest.mark.release
-def test_the_program(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_program(example_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [program] = re.findall(r"^```python\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
     exec(compile(program, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip()
@@ -57,24 +44,24 @@ def test_the_program(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.release
 @pytest.mark.parametrize("command", FITTING)
-def test_a_budget(command: str, place: Path) -> None:
+def test_a_budget(command: str, example_folder: Path) -> None:
     assert "chosen" in run(command)
-    assert (place / "fitted" / "frontier.json").is_file()
+    assert (example_folder / "fitted" / "frontier.json").is_file()
 
 
 @pytest.mark.parametrize("targets", [*TARGETS, " ".join(TARGETS)])
 @pytest.mark.parametrize("command", FITTING)
-def test_other_targets_work_in_the_same_way(command: str, targets: str, place: Path) -> None:
+def test_other_targets_work_in_the_same_way(command: str, targets: str, example_folder: Path) -> None:
     assert run(re.sub(r"--target-size \S+", targets, command), "--dry-run")
 
 
 @pytest.mark.release
 @pytest.mark.needs("llama.cpp", "openvino")
-def test_several_formats(place: Path) -> None:
+def test_several_formats(example_folder: Path) -> None:
     """One command goes on with what another has made."""
     for command in WRITING:
         assert run(command)
-    assert {path.name for path in (place / "pruned" / "maths-0.5").iterdir() if path.is_dir()} == {
+    assert {path.name for path in (example_folder / "pruned" / "maths-0.5").iterdir() if path.is_dir()} == {
         "hf", "gguf", "openvino", "web",
     }  # fmt: skip
     for command in VALIDATING:

@@ -29,6 +29,7 @@ __all__ = [
     "general_option",
     "general_text_option",
     "layout_option",
+    "max_kl_option",
     "mixture_options",
     "model_argument",
     "out_option",
@@ -169,6 +170,12 @@ def provider_option(purpose: str, names: Iterable[str] = WRITTEN_FOR) -> Command
 
 
 threads_option = option("--threads", type=Threads(), metavar="N", help="Number of threads.  [default: all cores]")
+max_kl_option = option(
+    "--max-kl",
+    type=float,
+    metavar="NATS",
+    help="Largest mean KL divergence from the dense model, in nats per token.",
+)
 raw_option = option("--raw", is_flag=True, help="Continue the prompt as it is, without the model's chat template.")
 force_option = option("--force", is_flag=True, help="Replace files that were made from other inputs.")
 

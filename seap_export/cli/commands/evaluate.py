@@ -15,6 +15,7 @@ from seap_export.cli.options import (
     PathType,
     compute_options,
     force_option,
+    max_kl_option,
     output_options,
     provider_option,
     threads_option,
@@ -90,12 +91,7 @@ _BESIDE_DENSE = ("retained", "lost", "won")
 )
 @titled(
     "Quality gate",
-    option(
-        "--max-kl",
-        type=float,
-        metavar="NATS",
-        help="Largest mean KL divergence from the dense model, in nats per token.",
-    ),
+    max_kl_option,
     option(
         "--min-accuracy-retained",
         type=float,
@@ -113,6 +109,7 @@ _BESIDE_DENSE = ("retained", "lost", "won")
     ),
     option("--dry-run", is_flag=True, help="Check the inputs, show what would be measured, and measure nothing."),
     force_option,
+    max_kl_option,
 )
 @titled(
     "Machine",

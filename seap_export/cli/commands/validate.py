@@ -17,6 +17,7 @@ from seap_export.cli.options import (
     PathType,
     compute_options,
     force_option,
+    max_kl_option,
     output_options,
     parity_options,
     provider_option,
@@ -63,12 +64,7 @@ _CHECKS = ("integrity", "parity", "router", "quality", "speed")
 )
 @titled(
     "Quality and speed gates",
-    option(
-        "--max-kl",
-        type=float,
-        metavar="NATS",
-        help="Largest mean KL divergence from the dense model, in nats per token.",
-    ),
+    max_kl_option,
     option(
         "--min-decode-speedup",
         type=float,
@@ -103,6 +99,7 @@ _CHECKS = ("integrity", "parity", "router", "quality", "speed")
     option("--junit", type=PathType(), help="Write it to this file as JUnit XML."),
     option("--html", type=PathType(), help="Write it to this file as an HTML page."),
     force_option,
+    max_kl_option,
 )
 @titled(
     "Machine",
