@@ -109,7 +109,6 @@ _BESIDE_DENSE = ("retained", "lost", "won")
     ),
     option("--dry-run", is_flag=True, help="Check the inputs, show what would be measured, and measure nothing."),
     force_option,
-    max_kl_option,
 )
 @titled(
     "Machine",

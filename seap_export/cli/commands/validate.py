@@ -99,7 +99,6 @@ _CHECKS = ("integrity", "parity", "router", "quality", "speed")
     option("--junit", type=PathType(), help="Write it to this file as JUnit XML."),
     option("--html", type=PathType(), help="Write it to this file as an HTML page."),
     force_option,
-    max_kl_option,
 )
 @titled(
     "Machine",
