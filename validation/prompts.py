@@ -43,6 +43,7 @@ class Case:
         call_tokens: A single row runs in calls of this many tokens, each with the cache of the calls before; None:
             in one call.
         kept: The logits of this many tokens at the prompt's end are compared; None: of all.
+        in_float: Whether a graph that rounds activations runs it with float activations, too.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Case:
     forced: tuple[TokenIds, ...]
     call_tokens: int | None = None
     kept: int | None = None
+    in_float: bool = False
 
     def __post_init__(self) -> None:
         if not self.rows or not all(self.rows):
@@ -147,14 +149,16 @@ def parity_cases(
     batch = _batch_rows([len(prompt) for prompt in prompts])
     return (
         *(_case(f"prompt {index}", [(text, len(prompts[index]))], steps) for index, text in enumerate(texts)),
-        _case(f"batch of {BATCH_ROWS}", [(texts[index], length) for index, length in batch], steps),
+        _case(f"batch of {BATCH_ROWS}", [(texts[index], length) for index, length in batch], steps, in_float=True),
         _case("one token", [(texts[0], 1)], steps),
-        Case("random tokens", (drawn,), (tuple(islice(cycle(texts[0]), steps)),)),
-        _case("long prompt", [(long, long_tokens)], steps, call_tokens=size, kept=min(KEPT_TOKENS, last)),
+        Case("random tokens", (drawn,), (tuple(islice(cycle(texts[0]), steps)),), in_float=True),
+        _case(
+            "long prompt", [(long, long_tokens)], steps, call_tokens=size, kept=min(KEPT_TOKENS, last), in_float=True
+        ),
     )
 
 
-def _case(name: str, rows: Sequence[tuple[Sequence[int], int]], steps: int, **arguments: int) -> Case:
+def _case(name: str, rows: Sequence[tuple[Sequence[int], int]], steps: int, **arguments: Any) -> Case:
     """A case of rows that are the beginnings, of the given lengths, of texts repeated without end."""
     tokens = [tuple(islice(cycle(text), length + steps)) for text, length in rows]
     lengths = [length for _, length in rows]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
+from itertools import islice
 from operator import or_
 
 import numpy as np
@@ -62,7 +63,7 @@ class Compared:
 def compare(
     case: Case, run: Pass, references: Mapping[TokenSequence, Reference], runner: Runner, store: ArrayStore
 ) -> Compared:
-    """Runs a case as parity does, and compares its logits and caches."""
+    """Runs a case as parity does, and compares its logits and caches after as many steps as the pass runs."""
     compared = Compared(case, run)
     truths = [references[sequence] for sequence in sequences_of(case)]
     wanted = [_comparable(store.get(truth.logits), runner.gives) for truth in truths]
@@ -76,13 +77,14 @@ def compare(
         first = len(ids) - count
         following = (*ids[first + 1 :], case.forced[row][0])
         compared.prefill.update(prompt[-count:], computed, row=row, first_position=first, following=following)
-    for step, next_ids in enumerate(zip(*case.forced, strict=True)):
+    for step, next_ids in enumerate(islice(zip(*case.forced, strict=True), run.steps)):
         _compare_step(compared, step, wanted, _comparable(runner.step(next_ids), runner.gives))
-    for row, truth in enumerate(truths):
+    for row, (ids, truth) in enumerate(zip(case.rows, truths, strict=True)):
         cache = runner.cache(row)
         if cache is not None:
             compared.caches = compared.caches or CacheComparison()
-            compared.caches.update(_layers(truth, store), cache, row)
+            tokens = len(ids) + min(steps, run.steps or steps)
+            compared.caches.update(_layers(truth, tokens, store), cache, row)
     return compared
 
 
@@ -128,8 +130,11 @@ def compare_served(
     return compared
 
 
-def _layers(reference: Reference, store: ArrayStore) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    return ((store.get(key), store.get(value)) for key, value in reference.cache)
+def _layers(
+    reference: Reference, tokens: int, store: ArrayStore
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """The keys and values [KV heads, tokens, head_dim] of the first tokens of a sequence."""
+    return ((store.get(key)[:, :tokens], store.get(value)[:, :tokens]) for key, value in reference.cache)
 
 
 def _last_call(case: Case, runner: Runner) -> NDArray[np.floating]:

@@ -84,8 +84,8 @@ class OnnxCandidate(RuntimeCandidate):
         runner = OnnxRunner(session)
         try:
             yield runner
-            # The fused attention would compute such rows wrongly without an error.
-            self._is_unguarded = self._form.dialect == "fused" and runner.takes_left_padding()
+            if self._form.dialect == "fused" and way.steps is None:  # once; calls of the other pass are slow
+                self._is_unguarded = runner.takes_left_padding()  # and computes such rows wrongly without an error
         finally:
             runner.close()
 

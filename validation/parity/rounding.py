@@ -11,17 +11,20 @@ from typing import Any
 
 import torch
 
-from converters.onnx.precision import BlockQuantization, Precision
-from converters.onnx.weights.quantize import QuantizedMatrix, dequantize, quantize
+from converters.onnx.precision import Precision
 from converters.onnx.weights.scaling import Scaling, scaled_epsilon
 from seap_export.families import ModelSpec
 from seap_export.families.family import FUSED
 from seap_export.families.names import PROJECTIONS
 from seap_export.layers.halves import NORMS_AROUND
+from seap_export.rounding.grid import BlockQuantization, best_scales, levels, padded_blocks
 from seap_export.sources.stored import StoredForm
 from validation.checkpoint import Change, Weights
 
 __all__ = ["narrow", "round_activations", "round_weights", "scale_norms", "scale_weights"]
+
+#: Elements that are rounded at a time.
+_ELEMENTS = 1 << 18
 
 
 def round_weights(spec: ModelSpec, precision: Precision) -> Change | None:
@@ -61,9 +64,14 @@ def _projections(spec: ModelSpec) -> Iterator[str]:
 
 
 def _rounded(weight: torch.Tensor, how: BlockQuantization, dtype: torch.dtype) -> torch.Tensor:
-    matrix = quantize(weight, how)
-    scales = matrix.scales.to(dtype).float()  # stored in the activations' dtype
-    return dequantize(QuantizedMatrix(matrix.packed, scales, matrix.zero_points), how, weight.shape[1])
+    rounded, rows = torch.empty_like(weight), max(1, _ELEMENTS // weight.shape[1])
+    for part, into in zip(weight.split(rows), rounded.split(rows), strict=True):
+        blocks = padded_blocks(part, how)
+        scales, zero_points = best_scales(blocks, how)
+        stored = scales.to(dtype).float()  # in the activations' dtype
+        on_levels = levels(blocks, scales, zero_points, how.bits).sub_(zero_points).mul_(stored)
+        into.copy_(on_levels.flatten(1)[:, : weight.shape[1]])
+    return rounded
 
 
 def scale_weights(spec: ModelSpec, scaling: Scaling) -> Change:

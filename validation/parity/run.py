@@ -107,13 +107,15 @@ def run_parity(
         compared: list[Compared] = []
         for way in candidate.passes(limits):
             with candidate.opened(way) as runner:
-                for case in cases:
+                for case in filter(way.takes, cases):
                     say(f"{candidate.format.name}: {case.name}{way.suffix}")
                     compared.append(compare(case, way, references, runner, store))
         compared += candidate.served(cases, way, references, store)
 
         def round_alike(torch_runner: TorchRunner) -> tuple[dict[TokenSequence, Noise], float]:
-            return candidate.rounding_noise(torch_runner, references, store)
+            cases = [comparison.case for comparison in compared if comparison.run.is_rounding]
+            rounded = dict.fromkeys(sequence for case in cases for sequence in sequences_of(case))
+            return candidate.rounding_noise(torch_runner, {own: references[own] for own in rounded}, store)
 
         noise, margin = _noise(compared, references, store, opened, round_alike, say)
     return ParityReport(

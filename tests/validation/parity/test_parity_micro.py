@@ -98,7 +98,10 @@ def test_quantised_weights_are_compared_in_float32_too(
     # torch, rounding activations alike, is as far off
     assert 1e-3 <= report.limits["mean_kl"] <= max(1e-3, 12 * (report.noise_kl or 0.0))
     exact = [stage for stage in report.stages if stage.case.endswith(", in float32")]
-    assert len(exact) == len(report.stages) / 2
+    assert {stage.prompts.name for stage in exact} == {"batch of 3", "random tokens", "long prompt"}
+    assert {stage.figures.tokens // stage.rows for stage in exact if stage.stage == "decode"} == {2}
+    rounded = {stage.case for stage in report.stages if stage not in exact}
+    assert rounded == {*(f"prompt {index}" for index in range(len(PROMPTS))), "batch of 3", "one token"}
     assert all(stage.figures.max_abs < 1e-4 for stage in exact if stage.figures.max_abs is not None)
     tokens = {stage.figures.tokens for stage in report.stages if (stage.case, stage.stage) == ("prompt 0", "prefill")}
     assert tokens == {1} if logits == "last" else tokens.isdisjoint({1})
