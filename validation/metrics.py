@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seap_export.errors import ParityFailure
+from validation.estimate import TokenEstimate
 
 __all__ = ["CLEAR_MARGIN", "Defect", "LogitComparison", "LogitFigures", "LogitPlace"]
 
@@ -65,9 +66,7 @@ class LogitFigures:
         max_abs: Largest |reference - candidate| of any logit.
         mean_abs: Mean of |reference - candidate| over all logits.
         worst: Where `max_abs` is.
-        mean_kl: Mean KL(reference || candidate), nats per token.
-        p999_kl: 99.9th percentile of KL(reference || candidate) over the tokens, nats.
-        max_kl: Largest KL(reference || candidate) of any token, nats.
+        kl: KL(reference || candidate), nats per token; its texts are the batch rows.
         top1_agreement: Share of tokens, 0 to 1, for which both have the same largest logit; a tie agrees
             if either's choice is among the other's largest.
         clear_top1_agreement: The same over tokens whose largest logit in the reference leads by the comparison's
@@ -81,10 +80,8 @@ class LogitFigures:
     max_abs: float | None
     mean_abs: float | None
     worst: LogitPlace | None
-    mean_kl: float | None
-    max_kl: float | None
+    kl: TokenEstimate | None
     top1_agreement: float | None
-    p999_kl: float | None = None
     clear_top1_agreement: float | None = None
     perplexity_ratio: float | None = None
     defects: tuple[Defect, ...] = ()
@@ -95,6 +92,11 @@ class LogitFigures:
         if (self.max_abs is None) != (self.worst is None):
             raise ValueError("max_abs and its place belong together")
 
+    @property
+    def mean_kl(self) -> float | None:
+        """The mean of `kl`."""
+        return None if self.kl is None else self.kl.mean
+
 
 class LogitComparison:
     """Collects figures over many blocks of logits; `figures()` returns them."""
@@ -102,12 +104,10 @@ class LogitComparison:
     def __init__(self) -> None:
         self._tokens = self._finite_tokens = self._elements = self._followed = 0
         self._sum_abs = self._sum_log_ratio = 0.0
-        # one value per finite token
-        self._kl: list[Tokens] = []
+        # one value per finite token, KL by row
+        self._kl: dict[int, list[Tokens]] = {}
         self._lead: list[Tokens] = []
         self._agrees: list[NDArray[np.bool_]] = []
-        # of each row the sum of its tokens' KL and their number
-        self._rows: dict[int, tuple[float, int]] = {}
         self._max_abs: float | None = None
         self._worst: LogitPlace | None = None
         self._defects: dict[tuple[str, str], Defect] = {}
@@ -148,45 +148,31 @@ class LogitComparison:
         if not self._tokens and not self._defects:
             raise ParityFailure("nothing was compared: no logits were given to the parity gate")
         if not self._finite_tokens:
-            return LogitFigures(
-                self._tokens, None, None, None, None, None, None, defects=tuple(self._defects.values())
-            )
-        divergence, agrees = np.concatenate(self._kl), np.concatenate(self._agrees)
+            return LogitFigures(self._tokens, None, None, None, None, None, defects=self.defects)
+        agrees = np.concatenate(self._agrees)
         clear = np.concatenate(self._lead) >= clear_margin
         return LogitFigures(
             tokens=self._tokens,
             max_abs=self._max_abs,
             mean_abs=self._sum_abs / self._elements,
             worst=self._worst,
-            mean_kl=float(divergence.mean()),
-            p999_kl=float(np.quantile(divergence, 0.999)),
-            max_kl=float(divergence.max()),
+            kl=TokenEstimate.of_texts(np.concatenate(row) for row in self._kl.values()),
             top1_agreement=int(agrees.sum()) / self._finite_tokens,
             clear_top1_agreement=int((agrees & clear).sum()) / int(clear.sum()) if clear.any() else None,
             perplexity_ratio=float(np.exp(self._sum_log_ratio / self._followed)) if self._followed else None,
-            defects=tuple(self._defects.values()),
+            defects=self.defects,
         )
+
+    @property
+    def defects(self) -> tuple[Defect, ...]:
+        """NaN, infinities and wrong shapes so far."""
+        return tuple(self._defects.values())
 
     def variation(self) -> float:
         """Standard deviation of the tokens' KL over its mean; 0 if there is no divergence."""
-        divergence = np.concatenate(self._kl) if self._kl else np.zeros(1)
+        divergence = np.concatenate([kl for row in self._kl.values() for kl in row] or [np.zeros(1)])
         mean = float(divergence.mean())
         return float(divergence.std()) / mean if mean > 0 else 0.0
-
-    def mean_kl_stderr(self) -> float | None:
-        """Standard error of the mean KL, nats per token, over the rows, which are independent texts; None: of one row.
-
-        Tokens of a text depend on each other, so the mean is a ratio of sums over texts. With S_i the sum of KL over
-        the n_i tokens of text i, and m = sum S_i / sum n_i, its standard error is, linearised,
-        sqrt(N / (N - 1) * sum (S_i - m n_i)^2) / sum n_i for N texts: the ratio estimator of Cochran, Sampling
-        Techniques, chapter 6.
-        """
-        number = len(self._rows)
-        if number < 2:
-            return None
-        sums, tokens = np.array(list(self._rows.values()), np.float64).T
-        rest = sums - sums.sum() / tokens.sum() * tokens
-        return float(np.sqrt(number / (number - 1) * (rest**2).sum()) / tokens.sum())
 
     def _add(self, reference: Logits, candidate: Logits, row: int, first: int, following: Sequence[int]) -> None:
         self._tokens += len(reference)
@@ -225,9 +211,8 @@ class LogitComparison:
         sum_p, sum_q = np.exp(p, out=p).sum(axis=1), np.exp(q, out=q).sum(axis=1)
         log_sums = np.log(sum_p) - np.log(sum_q)
         divergence = np.einsum("tv,tv->t", p, difference) / sum_p - log_sums
-        self._kl.append(np.maximum(divergence, 0.0))  # rounding leaves about -1e-16 for equal distributions
-        row_kl, row_tokens = self._rows.get(row, (0.0, 0))
-        self._rows[row] = row_kl + float(self._kl[-1].sum()), row_tokens + len(token)
+        # rounding leaves about -1e-16 for equal distributions
+        self._kl.setdefault(row, []).append(np.maximum(divergence, 0.0))
         self._finite_tokens += len(token)
         self._followed += len(following)
         self._sum_log_ratio += float((log_ratio - log_sums[followed]).sum())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from validation.estimate import TokenEstimate
     from validation.reports.speedups import MeasuredSpeedup
 
 __all__ = ["Figures", "FormatFigures", "figures_of"]
@@ -45,8 +46,9 @@ class Figures:
         num_parameters: Its parameters.
         dense_parameters: Those of the dense model.
         formats: What was written, by folder: `hf`, `onnx` and others.
-        kl: Mean KL divergence from the dense model on held-out texts, in nats per token.
-        kl_stderr: Its standard error.
+        kl: KL divergence from the dense model on held-out texts, in nats per token: `mean`, its standard error
+            `stderr` over the texts, and `median`, `p99`, `p999` and `max` over the tokens. `kl.minus(other)` is the
+            difference from another variant on the same texts, with the error of the difference.
         top1_agreement: The fraction of tokens for which both models rank the same token first.
         perplexity: Its perplexity on the same texts.
         dense_perplexity: The perplexity of the dense model.
@@ -60,8 +62,7 @@ class Figures:
     num_parameters: int | None
     dense_parameters: int | None
     formats: Mapping[str, FormatFigures]
-    kl: float | None
-    kl_stderr: float | None
+    kl: TokenEstimate | None
     top1_agreement: float | None
     perplexity: float | None
     dense_perplexity: float | None
@@ -71,6 +72,7 @@ class Figures:
 
 def figures_of(folder: Path, described: Mapping[str, Any]) -> Figures:
     """The figures of a variant in a folder, which a validation report describes."""
+    from validation.estimate import TokenEstimate
     from validation.reports.figures import divergence_of
     from validation.reports.speedups import speedups
 
@@ -83,8 +85,7 @@ def figures_of(folder: Path, described: Mapping[str, Any]) -> Figures:
         num_parameters=described["num_parameters"],
         dense_parameters=described["dense_parameters"],
         formats={name: _format(folder / name, described) for name in described["bytes"]},
-        kl=quality.get("mean_kl_nats"),
-        kl_stderr=quality.get("mean_kl_nats_stderr"),
+        kl=TokenEstimate.read(quality) if "kl_nats_by_text" in quality else None,
         top1_agreement=quality.get("top1_agreement"),
         perplexity=quality.get("perplexity"),
         dense_perplexity=quality.get("dense_perplexity"),

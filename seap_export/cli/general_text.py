@@ -24,13 +24,17 @@ def general_text_table(reports: Mapping[str, Mapping[str, Any] | None]) -> str:
     rows = [["dense model", *(f"({bits:.3f})" for bits in matrix.dense)]]
     rows += [[name, *map(_cell, cells)] for name, cells in matrix.rows.items()]
     words = (
-        "Lost elsewhere: KL (nats per token) and in brackets bits per byte, on up to "
+        "Lost elsewhere: KL (nats per token, +- its standard error) and in brackets bits per byte, on up to "
         f"{matrix.texts} held-out texts of each task and on a general text; * marks a variant's own tasks."
     )
     return f"{words}\n{table(['', *matrix.columns], rows)}"
 
 
 def _cell(cell: Mapping[str, Any] | None) -> str:
+    from validation.reports.figures import Cell
+    from validation.reports.numbers import with_error
+
     if cell is None:
         return "-"
-    return f"{cell['mean_kl_nats']:.3f}{'*' if cell['own'] else ''} ({cell['bits_per_byte']:.3f})"
+    kl = Cell(with_error(cell["mean_kl_nats"], cell.get("mean_kl_nats_stderr"))).line
+    return f"{kl}{'*' if cell['own'] else ''} ({cell['bits_per_byte']:.3f})"

@@ -33,6 +33,7 @@ from seap_export.sources.source import open_source
 from validation.benchmarks.shrinker import Shrinker
 from validation.divergence.measure import DenseAnswers, DenseReference, measure_divergence
 from validation.prompts import tokenize_prompts
+from validation.reports.numbers import with_error
 
 __all__ = ["precision_table"]
 
@@ -44,12 +45,13 @@ class _Row:
     rounding: str
     onnx_bytes: int
     mean_kl_nats: float
+    mean_kl_nats_stderr: float | None
     perplexity: float
     top1_agreement: float
 
     def __str__(self) -> str:
         size, perplexity = f"{self.onnx_bytes / 1e6:.1f} MB", f"{self.perplexity:.1f}"
-        quality = (f"{self.mean_kl_nats:.3f}", perplexity, f"{self.top1_agreement:.1%}")
+        quality = (with_error(self.mean_kl_nats, self.mean_kl_nats_stderr), perplexity, f"{self.top1_agreement:.1%}")
         return f"| {' | '.join((self.model, self.precision, self.rounding, size, *quality))} |"
 
 
@@ -112,7 +114,8 @@ def _row(
         size = sum(path.stat().st_size for path in Path(folder).glob("model.onnx*"))
         found = measure_divergence(reference, Path(folder), "onnxruntime")
     rounding = "" if own.form.precision.quantization is None else "nearest" if how is None else "calibrated"
-    return _Row(hf.name, own.precision, rounding, size, found.mean_kl, found.perplexity, found.top1_agreement)
+    kl = found.kl
+    return _Row(hf.name, own.precision, rounding, size, kl.mean, kl.stderr, found.perplexity, found.top1_agreement)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from seap_export.sources.source import open_source
 from validation.benchmarks.shrinker import Shrinker
 from validation.divergence.measure import DenseAnswers, DenseReference, measure_divergence
 from validation.prompts import tokenize_prompts
+from validation.reports.numbers import with_error
 
 __all__ = ["recipe_table"]
 
@@ -33,13 +34,14 @@ __all__ = ["recipe_table"]
 @dataclass(frozen=True)
 class _Cell:
     mean_kl_nats: float
+    mean_kl_nats_stderr: float | None
     perplexity: float
     dense_perplexity: float
     top1_agreement: float
     achieved_ratio: float
 
     def __str__(self) -> str:
-        return f"{self.mean_kl_nats:.3f} / {self.perplexity:.1f}"
+        return f"{with_error(self.mean_kl_nats, self.mean_kl_nats_stderr)} / {self.perplexity:.1f}"
 
 
 @click.command()
@@ -100,7 +102,9 @@ def _cells(
             achieved = shrinker.write(calibration, open_recipe(text), ratio, Path(folder))
             own = measure_divergence(reference, Path(folder))
         place = f"{calibration.record.task} {ratio:g}"
-        cells[place] = _Cell(own.mean_kl, own.perplexity, own.dense_perplexity, own.top1_agreement, achieved)
+        cells[place] = _Cell(
+            own.kl.mean, own.kl.stderr, own.perplexity, own.dense_perplexity, own.top1_agreement, achieved
+        )
         click.echo(
             f"{place} {text}: {cells[place]} (dense {own.dense_perplexity:.1f}), {achieved:.4f}", file=sys.stderr
         )

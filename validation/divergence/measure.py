@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from seap_export.errors import ArtifactError, InputError
 from validation.array_store import ArrayStore, StoredArray
 from validation.divergence.paired import CutFigures, PairedText, PerByte, cut_figures, lost_mass, per_byte, same_cut
+from validation.estimate import Estimate, TokenEstimate
 from validation.execution import Execution
 from validation.metrics import Defect, LogitComparison
 from validation.runtimes.pytorch.torch_runner import Run, TorchRunner, open_torch_runner
@@ -74,34 +75,36 @@ class DivergenceFigures:
     """How far a variant's predictions are from the dense model's.
 
     Attributes:
-        mean_kl: Mean KL(dense || variant) per token, nats.
-        max_kl: The largest KL(dense || variant) of any token, nats.
+        kl: KL(dense || variant), nats per token.
         top1_agreement: Share of tokens, 0 to 1, after which both models predict the same most likely token.
         perplexity: Perplexity of the variant.
         dense_perplexity: Perplexity of the dense model.
-        tokens: Number of tokens after which the distributions were compared.
-        mean_kl_stderr: Standard error of `mean_kl` over the texts; None: of one text there is none.
+        loss: By how much -log P(next token) of the variant exceeds that of the dense model, nats per token; None: they
+            cut a text into different numbers of tokens.
         per_byte: Figures that do not depend on the tokens; None: the lengths of the texts were not given.
         cut: What a cut vocabulary costs; None: the variant has all tokens.
     """
 
-    mean_kl: float
-    max_kl: float
+    kl: TokenEstimate
     top1_agreement: float
     perplexity: float
     dense_perplexity: float
-    tokens: int
-    mean_kl_stderr: float | None = None
+    loss: Estimate | None = None
     per_byte: PerByte | None = None
     cut: CutFigures | None = None
 
     def __post_init__(self) -> None:
         if self.tokens < 2:
             raise ValueError("a divergence needs at least two tokens")
-        if not min(self.mean_kl, self.max_kl) >= 0.0 or not 0.0 <= self.top1_agreement <= 1.0:
+        if not min(self.kl.mean, self.kl.max) >= 0.0 or not 0.0 <= self.top1_agreement <= 1.0:
             raise ValueError("a divergence must be at least 0, an agreement from 0 to 1")
         if not self.perplexity >= 1.0 or not self.dense_perplexity >= 1.0:
             raise ValueError("a perplexity must be at least 1")
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens after which the distributions were compared."""
+        return self.kl.tokens
 
 
 @dataclass(frozen=True)
@@ -111,12 +114,12 @@ class DenseReference:
     Attributes:
         token_ids: The tokens of each text.
         perplexity: The dense model's perplexity on them.
-        loss: The sum of its -log P(next token), nats.
+        losses: Of each text the sum of its -log P(next token), nats.
     """
 
     token_ids: tuple[TokenIds, ...]
     perplexity: float
-    loss: float
+    losses: tuple[float, ...]
     _store: ArrayStore
     _stored: tuple[StoredArray, ...]
 
@@ -192,9 +195,8 @@ class DenseAnswers:
                     raise InputError(
                         f"the dense model gives NaN or infinite logits for text {index}; use another model or corpus"
                     )
-                loss = _Loss()
-                loss.add(logits, ids)
-                self._texts[ids] = _Answer(self._store.put(logits), loss.sum)
+                loss = _text_loss(logits, ids)
+                self._texts[ids] = _Answer(self._store.put(logits), loss)
                 say(f"dense: text {index + 1} of {len(new_texts)}")
             self._continue(runner, new_prompts, steps, stops)
 
@@ -223,9 +225,9 @@ class DenseAnswers:
         if not all(token_ids) or not predicted:
             raise InputError("the evaluated texts have no token to predict; give longer texts")
         answers = [self._texts[ids] for ids in token_ids]
-        loss = sum(answer.loss for answer in answers)
+        losses = tuple(answer.loss for answer in answers)
         stored = tuple(answer.logits for answer in answers)
-        return DenseReference(token_ids, _perplexity(loss, predicted), loss, self._store, stored)
+        return DenseReference(token_ids, _perplexity(math.fsum(losses), predicted), losses, self._store, stored)
 
     def answer(self, prompts: Alternatives) -> tuple[TokenIds, TokenIds]:
         """The prompt taken of some alternatives that were run, and the tokens with which the model continues it."""
@@ -301,17 +303,17 @@ class _Compared:
 
     def __init__(self, reference: DenseReference, pairs: Sequence[PairedText], kept: NDArray[np.int64] | None) -> None:
         self._reference, self._pairs, self._kept = reference, tuple(pairs), kept
-        self._comparison, self._loss, self._lost = LogitComparison(), _Loss(), 0.0
+        self._comparison, self._lost = LogitComparison(), 0.0
+        self._losses: dict[int, float] = {}
 
     def add(self, ids: TokenIds, logits: NDArray[np.floating]) -> str | None:
         """Adds the variant's logits [T, V] of a text as often as the set has it; what is wrong with them, in words."""
         rows = [row for row, pair in enumerate(self._pairs) if pair.variant == ids]
         for row in rows:
             self._add(row, logits)
-        defects = self._comparison.figures().defects if rows else ()
-        if defects:
+        if defects := self._comparison.defects:
             return _in_words(defects[0])
-        return None if math.isfinite(self._loss.sum) else "NaN or infinite logits"
+        return None if all(math.isfinite(self._losses[row]) for row in rows) else "NaN or infinite logits"
 
     def _add(self, row: int, logits: NDArray[np.floating]) -> None:
         pair, dense, variant = self._pairs[row], self._reference.logits(row), logits
@@ -320,24 +322,32 @@ class _Compared:
             dense = dense[pair.places[:, 0]][:, self._kept]
             variant = logits[pair.places[:, 1]] if len(logits) == len(pair.variant) else logits
         self._comparison.update(dense, variant, row=row)
-        self._loss.add(logits, pair.variant)
+        self._losses[row] = _text_loss(logits, pair.variant)
 
     def figures(self) -> DivergenceFigures:
         """The figures of all texts."""
-        figures, loss, kept = self._comparison.figures(), self._loss, self._kept
-        if figures.mean_kl is None or figures.max_kl is None or figures.top1_agreement is None:
+        figures, kept = self._comparison.figures(), self._kept
+        kl, top1 = figures.kl, figures.top1_agreement
+        if kl is None or top1 is None:
             raise ValueError("no finite token although no defect was found")
+        dense, losses = self._reference.losses, [self._losses[row] for row in range(len(self._pairs))]
+        loss, predicted = math.fsum(losses), sum(len(pair.variant) - 1 for pair in self._pairs)
         return DivergenceFigures(
-            mean_kl=figures.mean_kl,
-            max_kl=figures.max_kl,
-            top1_agreement=figures.top1_agreement,
-            perplexity=_perplexity(loss.sum, loss.tokens),
+            kl=kl,
+            top1_agreement=top1,
+            perplexity=_perplexity(loss, predicted),
             dense_perplexity=self._reference.perplexity,
-            tokens=figures.tokens,
-            mean_kl_stderr=self._comparison.mean_kl_stderr(),
-            per_byte=per_byte(self._pairs, figures.mean_kl * figures.tokens, loss.sum, self._reference.loss),
-            cut=None if kept is None else cut_figures(self._pairs, len(kept), self._lost / figures.tokens),
+            loss=self._more_loss(losses),
+            per_byte=per_byte(self._pairs, kl.mean * kl.tokens, loss, math.fsum(dense)),
+            cut=None if kept is None else cut_figures(self._pairs, len(kept), self._lost / kl.tokens),
         )
+
+    def _more_loss(self, losses: Sequence[float]) -> Estimate | None:
+        """What the variant loses more than the dense model, text by text."""
+        if any(len(pair.variant) != len(pair.dense) for pair in self._pairs):
+            return None
+        more = [one - dense for one, dense in zip(losses, self._reference.losses, strict=True)]
+        return Estimate.of_sums(more, [len(pair.variant) - 1 for pair in self._pairs])
 
 
 def continue_prompt(
@@ -392,22 +402,17 @@ def _in_words(defect: Defect) -> str:
     return defect.detail or f"{'NaN' if defect.kind == 'nan' else 'infinite'} logits"
 
 
-class _Loss:
-    """Accumulates -log P(next token), nats, in float64."""
-
-    def __init__(self) -> None:
-        self.sum, self.tokens = 0.0, 0
-
-    def add(self, logits: NDArray[np.floating], ids: TokenIds) -> None:
-        """Adds a text of T tokens with its logits [T, V]; those after the last token are not used."""
-        step = max(1, _CHUNK_ELEMENTS // logits.shape[1])
-        for start in range(0, len(ids) - 1, step):
-            targets = np.asarray(ids[start + 1 : start + 1 + step])
-            block = np.asarray(logits[start : start + len(targets)], np.float64)
-            largest = block.max(axis=1)
-            log_sum = largest + np.log(np.exp(block - largest[:, None]).sum(axis=1))
-            self.sum += float((log_sum - block[np.arange(len(targets)), targets]).sum())
-            self.tokens += len(targets)
+def _text_loss(logits: NDArray[np.floating], ids: TokenIds) -> float:
+    """The sum of -log P(next token) of a text of T tokens with its logits [T, V], nats, in float64."""
+    step = max(1, _CHUNK_ELEMENTS // logits.shape[1])
+    losses = []
+    for start in range(0, len(ids) - 1, step):
+        targets = np.asarray(ids[start + 1 : start + 1 + step])
+        block = np.asarray(logits[start : start + len(targets)], np.float64)
+        largest = block.max(axis=1)
+        log_sum = largest + np.log(np.exp(block - largest[:, None]).sum(axis=1))
+        losses += (log_sum - block[np.arange(len(targets)), targets]).tolist()
+    return math.fsum(losses)
 
 
 def _perplexity(loss: float, tokens: int) -> float:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+
+from validation.estimate import Estimate
 
 __all__ = ["Answer", "GenerationFigures"]
 
@@ -67,9 +68,8 @@ class GenerationFigures:
 
     @property
     def exact_match_stderr(self) -> float | None:
-        """Its standard error, sample standard deviation / sqrt(questions); None for one question."""
-        share = self.exact_match
-        return math.sqrt(share * (1 - share) / (self.questions - 1)) if self.questions > 1 else None
+        """Its standard error over questions; None for one question."""
+        return Estimate.of_sums(self.right, [1] * self.questions).stderr
 
     @property
     def mean_tokens(self) -> float:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from converters.onnx.precision import PrecisionName
 from seap_export.runtime.session import WORKING_OPERATORS
+from validation.estimate import kl_json
 from validation.metrics import Defect, LogitFigures, LogitPlace
 from validation.parity.caches import CacheFigures
 from validation.parity.profiles import Figure, Limit, Noise, Pass
@@ -267,7 +268,7 @@ class ParityReport:
         """The verdict in one line; for a failed run, a second line gives the worst reason and a limit."""
         tokens = sum(result.figures.tokens for result in self.stages)
         prompts = _counted(len(self.prompt_sha256), "prompt")
-        divergence = max((r.figures.max_kl or 0.0 for r in self.stages), default=0.0)
+        divergence = max((r.figures.kl.max for r in self.stages if r.figures.kl is not None), default=0.0)
         where = f"{self.conditions.provider}{f' ({self.conditions.gpu})' if self.conditions.gpu else ''}"
         line = (
             f"parity {'passed' if self.passed else 'FAILED'}: {', '.join(self._judged())}, max KL "
@@ -356,8 +357,8 @@ def _counted(count: int, noun: str) -> str:
 
 def _stage_json(result: StageResult) -> dict[str, Any]:
     values = asdict(result.figures)
-    for name in ("mean_kl", "p999_kl", "max_kl"):
-        values[f"{name}_nats"] = values.pop(name)
+    del values["kl"]
+    values |= kl_json(result.figures.kl)
     values["top1_agreement_margin"] = values.pop("clear_top1_agreement")
     values["defects"] = list(values.pop("defects"))
     cache = result.cache

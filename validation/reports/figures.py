@@ -9,7 +9,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from validation.reports.numbers import NOTHING, figure, megabytes, milliseconds, percent, times, with_error
+from validation.reports.numbers import (
+    NOTHING,
+    figure,
+    megabytes,
+    milliseconds,
+    percent,
+    signed_with_error,
+    times,
+    with_error,
+)
 from validation.reports.reading import Json
 from validation.reports.speedups import NO_INTERVAL, NO_SPEEDUP, Kind, MeasuredSpeedup, speedups
 from validation.reports.yardstick import kl_in_words
@@ -165,7 +174,14 @@ def _kl(divergence: Json) -> Cell:
 
 def _perplexity(divergence: Json) -> Cell:
     dense = f"dense {figure(divergence['dense_perplexity'])}"
-    return Cell(figure(divergence["perplexity"]), dense, (dense,))
+    more, error = divergence.get("loss_difference_nats"), divergence.get("loss_difference_nats_stderr")
+    paired = () if more is None else (f"{signed_with_error(more, error)} nats per token, on the same texts",)
+    return Cell(figure(divergence["perplexity"]), dense, (dense, *paired))
+
+
+def _kl_over_tokens(title: str, words: str, key: str) -> Figure:
+    """A figure of the distribution of KL over tokens; a dash in reports of versions that did not measure it."""
+    return Figure(title, words, "worse", _quality(lambda of: Cell(figure(of.get(key)))), is_main=False)
 
 
 KL = Figure("KL", "nats of KL per token", "worse", _quality(_kl))
@@ -177,13 +193,10 @@ FIGURES = (
     KL,
     TOP1,
     Figure("perplexity", "perplexity", "worse", _quality(_perplexity)),
-    Figure(
-        "max KL",
-        "nats of KL at most",
-        "worse",
-        _quality(lambda of: Cell(figure(of["max_kl_nats"]))),
-        is_main=False,
-    ),
+    _kl_over_tokens("median KL", "nats of KL for half of the tokens at most", "median_kl_nats"),
+    _kl_over_tokens("99 % KL", "nats of KL for 99 % of the tokens at most", "p99_kl_nats"),
+    _kl_over_tokens("99.9 % KL", "nats of KL for 99.9 % of the tokens at most", "p999_kl_nats"),
+    _kl_over_tokens("max KL", "nats of KL at most", "max_kl_nats"),
     Figure("tokens", "tokens compared", "worse", _quality(lambda of: Cell(f"{of['tokens']:,}")), is_main=False),
 )
 #: What a divergence from the dense model has.

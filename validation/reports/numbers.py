@@ -11,8 +11,10 @@ __all__ = [
     "megabytes",
     "milliseconds",
     "percent",
+    "percent_with_error",
     "ratio",
     "share",
+    "signed_with_error",
     "times",
     "with_error",
 ]
@@ -74,6 +76,19 @@ def count(number: int | None) -> str:
 def times(value: float) -> str:
     """A speed-up, without its sign, with two decimals below 10: 1.20, 12.5."""
     return f"{value:.2f}" if value < 10 else figure(value)
+
+
+def signed_with_error(value: float, error: float | None) -> str:
+    """A difference and its standard error: +0.094 ± 0.006, −0.01."""
+    return f"{'−' if value < 0 else '+'}{with_error(abs(value), error)}"
+
+
+def percent_with_error(value: float | None, error: float | None, *, signed: bool = False) -> str:
+    """A fraction and its standard error as percentages: 88.0% ± 2.3%."""
+    if value is None:
+        return NOTHING
+    sign = ("−" if value < 0 else "+") if signed else ""
+    return f"{sign}{percent(abs(value))}{'' if error is None else f' ± {percent(error)}'}"
 
 
 def with_error(value: float, error: float | None) -> str:

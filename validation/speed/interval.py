@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["COVERAGE", "FEWEST_RUNS", "Interval", "median_interval", "spread"]
+__all__ = ["COVERAGE", "FEWEST_RUNS", "Interval", "median_interval", "speedup_interval", "spread"]
 
 #: The range of five runs contains the true median in 15 of 16 cases; with more runs, inner values suffice.
 COVERAGE = 15 / 16
@@ -54,6 +54,21 @@ def median_interval(runs: Sequence[float]) -> Interval | None:
         if outside > 1 - COVERAGE:
             return Interval(ordered[inner], ordered[count - 1 - inner])
         inner += 1
+
+
+def speedup_interval(measured: float, dense: Sequence[float], variant: Sequence[float]) -> Interval | None:
+    """The interval around a speed-up, from one time per run of both models, which ran in turn.
+
+    Args:
+        measured: Median of the dense model / median of the variant.
+        dense: Times of the dense model.
+        variant: Those of the variant, in the order of the same runs.
+
+    Returns:
+        None if there are too few runs.
+    """
+    interval = median_interval([before / after for before, after in zip(dense, variant, strict=True)])
+    return interval and interval.including(measured)
 
 
 def spread(runs: Sequence[float]) -> float | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from validation.speed.engines import EngineName
 from validation.speed.ideal import ModelWork
-from validation.speed.interval import Interval, median_interval
+from validation.speed.interval import Interval, speedup_interval
 from validation.speed.measure import SpeedCell, Timing
 
 __all__ = ["DENSE", "SCHEMA", "SpeedReport", "Speedup", "SubjectFigures"]
@@ -185,5 +185,4 @@ class SpeedReport:
 
 def _speedup(measured: float, ideal: float, dense: Sequence[float], variant: Sequence[float]) -> Speedup:
     """The speed-up of two models, from one value per run, in the order of the runs."""
-    interval = median_interval([before / after for before, after in zip(dense, variant, strict=True)])
-    return Speedup(measured, ideal, interval and interval.including(measured))
+    return Speedup(measured, ideal, speedup_interval(measured, dense, variant))

@@ -24,13 +24,14 @@ from seap_export.cli.options import (
 if TYPE_CHECKING:
     from seap_export.pipeline.evaluation.report import EvaluationReport
     from validation.divergence.measure import DivergenceFigures
+    from validation.estimate import Estimate
     from validation.zero_shot import ZeroShotFigures
 
 __all__ = ["evaluate_command"]
 
 _DEFAULTS = defaults_of(evaluate)
-#: What is kept of the dense model's accuracy, and how many of its answers became wrong and right.
-_BESIDE_DENSE = ("retained", "lost", "won")
+#: What is kept of the dense model's accuracy, the difference from it, and how many answers became wrong and right.
+_BESIDE_DENSE = ("retained", "difference", "lost", "won")
 
 
 @click.command("evaluate", cls=GroupedCommand)
@@ -161,7 +162,8 @@ def _summary(report: EvaluationReport) -> str:
 def _divergence_table(report: EvaluationReport) -> str:
     if report.texts is None:
         return ""
-    from validation.reports.figures import QUALITY
+    from validation.reports.figures import QUALITY, Cell
+    from validation.reports.numbers import signed_with_error
 
     divergence = report.to_json()["divergence"]
     rows = [
@@ -170,6 +172,11 @@ def _divergence_table(report: EvaluationReport) -> str:
     header = ["divergence", *(figure.title for figure in QUALITY)]
     kind = "held-out texts" if report.texts.origin == "held-out" else "texts"
     below = [f"KL in nats per token, +- its standard error over {len(report.texts.texts)} {kind}"]
+    first = next(iter(report.divergence))
+    below += [
+        f"{form} - {first}, paired on the same texts: KL {Cell(signed_with_error(more.mean, more.stderr)).line}"
+        for form, more in report.kl_difference.items()
+    ]
     below += [line for form, figures in report.divergence.items() for line in _per_byte(form, figures)]
     return "\n".join([table(header, rows), *below])
 
@@ -234,7 +241,20 @@ def _beside_dense(report: EvaluationReport, model: str, task: str) -> list[str]:
     """The cells of `_BESIDE_DENSE`."""
     flips = report.flipped.get(model, {}).get(task)
     counts = ["-", "-"] if flips is None else [str(number) for number in flips.values()]
-    return [_share(report.accuracy_retained.get(model, {}).get(task)), *counts]
+    retained = report.accuracy_retained.get(model, {}).get(task)
+    return [
+        _with_error(retained),
+        _with_error(report.accuracy_difference.get(model, {}).get(task), signed=True),
+        *counts,
+    ]
+
+
+def _with_error(share: Estimate | None, *, signed: bool = False) -> str:
+    """A share and its standard error."""
+    from validation.reports.figures import Cell
+    from validation.reports.numbers import percent_with_error
+
+    return "-" if share is None else Cell(percent_with_error(share.mean, share.stderr, signed=signed)).line
 
 
 def _accuracies(figures: ZeroShotFigures) -> list[str]:

@@ -10,6 +10,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from converters.format import Format
 from seap_export.corpus import Split
 from seap_export.errors import ArtifactError, InputError
@@ -35,8 +37,10 @@ from seap_export.pipeline.targets.candidate import Candidate, Figures, Point, wa
 from seap_export.vocabulary.choice import VocabularySize
 from seap_export.vocabulary.table import Vocabulary
 from validation.divergence.measure import DenseAnswers, claim_texts, measure_divergence
+from validation.estimate import TokenEstimate
 from validation.prompts import tokenize_prompts
 from validation.speed.engines import open_engine
+from validation.speed.interval import Interval, speedup_interval
 from validation.speed.measure import measure_speed
 
 __all__ = ["CANDIDATES_FOLDER", "Candidates", "open_candidates"]
@@ -85,8 +89,8 @@ class Candidates:
         is_exact = not candidate.ratio and arithmetic(candidate.format).quantization is None
         if size is not None and predicted > size and is_exact:
             reference = self._answers.reference(self._tokens[ranking.mixture.name])
-            tokens = sum(map(len, reference.token_ids))
-            return Point(candidate, Figures(predicted, 0.0, 1.0, reference.perplexity, tokens), None, predicted, ideal)
+            exact = TokenEstimate.of_texts(np.zeros(len(ids)) for ids in reference.token_ids)
+            return Point(candidate, Figures(predicted, exact, 1.0, reference.perplexity), None, predicted, ideal)
         if key in self._known:
             self._work.progress.say(f"{name}: its figures are reused")
             return Point(candidate, self._known[key], key, predicted, ideal)
@@ -98,14 +102,14 @@ class Candidates:
             return None
         return Point(candidate, figures, key, predicted, ideal)
 
-    def time(self, ranking: RankingStep, candidate: Candidate) -> float:
-        """The measured speed-up of a decode step over the dense model in the baseline's format."""
+    def time(self, ranking: RankingStep, candidate: Candidate) -> tuple[float, Interval | None]:
+        """The measured speed-up of a decode step over the dense model in the baseline's format, and its interval."""
         folders = {
             name: (self._make(self._steps(ranking, timed), timed), timed.format)
             for name, timed in {"baseline": Candidate(0.0, self._baseline), "candidate": candidate}.items()
         }
         if candidate == Candidate(0.0, self._baseline):
-            return 1.0
+            return 1.0, Interval(1.0, 1.0)
         parity, spec = self._request.parity, self._work.source.spec
         timing = speed_request(spec, Measured("", candidate.format), parity)
         openers = {
@@ -129,7 +133,9 @@ class Candidates:
                 on_progress=advance,
             )
         (cell,) = timing.cells
-        return timings["baseline"][cell].step_s / timings["candidate"][cell].step_s
+        before, after = timings["baseline"][cell], timings["candidate"][cell]
+        speedup = before.step_s / after.step_s
+        return speedup, speedup_interval(speedup, before.run_steps, after.run_steps)
 
     def _fewest_tokens(self, ranking: RankingStep, candidate: Candidate) -> int:
         """The tokens that the candidate and the dense model both have."""
@@ -185,7 +191,7 @@ class Candidates:
             options |= {"texts": pairs, "kept": None if kept is None else kept.rows}
             divergence = measure_divergence(reference, folder, runtime, **options)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        return Figures(size, divergence.mean_kl, divergence.top1_agreement, divergence.perplexity, divergence.tokens)
+        return Figures(size, divergence.kl, divergence.top1_agreement, divergence.perplexity)
 
     def _make(self, steps: VariantSteps, candidate: Candidate) -> Path:
         """The folder of the candidate's format."""

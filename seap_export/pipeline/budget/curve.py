@@ -30,7 +30,7 @@ class KlCurve:
 
     def dense(self, way: Candidate) -> float:
         """The KL of the dense model, written in this way."""
-        return next(point.figures.mean_kl_nats for point in self._points if point.candidate == way.way)
+        return next(point.figures.kl.mean for point in self._points if point.candidate == way.way)
 
     def at(self, candidate: Candidate) -> float:
         """About which KL a candidate has."""
@@ -70,4 +70,4 @@ class KlCurve:
     def _costs(self, way: Candidate) -> list[tuple[float, float]]:
         """The ratios of a way's pruned points, and what pruning costs there."""
         points = [point for point in self._points if point.candidate.way == way and point.candidate.ratio]
-        return [(point.candidate.ratio, max(point.figures.mean_kl_nats - self.dense(way), _LEAST)) for point in points]
+        return [(point.candidate.ratio, max(point.figures.kl.mean - self.dense(way), _LEAST)) for point in points]

@@ -1,8 +1,8 @@
-"""What is said where the targets cannot be met, before any work or after the search."""
+"""What is said where the targets cannot be met, before any work or after the search, or are barely met."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from seap_export.errors import QualityFailure, SeapError, SpeedFailure, UsageError
@@ -15,7 +15,10 @@ from seap_export.pipeline.targets.candidate import Candidate, Point, ways
 from seap_export.pipeline.targets.frontier import Frontier
 from seap_export.pipeline.targets.targets import Targets
 
-__all__ = ["nothing_fits", "refuse_unreachable"]
+__all__ = ["close_calls", "nothing_fits", "refuse_unreachable"]
+
+#: What errors are over.
+_TEXTS = "held-out texts"
 
 
 def refuse_unreachable(spec: ModelSpec, request: ExportRequest) -> None:
@@ -81,6 +84,20 @@ def nothing_fits(targets: Targets, tasks: Mapping[str, Frontier]) -> SeapError |
     return kind("; ".join(text for _, text in failures))
 
 
+def close_calls(targets: Targets, tasks: Mapping[str, Frontier]) -> Iterator[str]:
+    """What was chosen although the error of a figure leaves open whether it meets its target."""
+    chosen = [(name, point) for name, own in tasks.items() for point in own.points if point.candidate == own.chosen]
+    for task, point in chosen:
+        name, limit, wanted = _name(task, point.candidate), targets.max_kl, targets.decode_speedup
+        if limit is not None and (close := point.figures.kl.close_words(limit, _TEXTS)):
+            yield f"{name}: KL {point.figures.kl.mean:.4g} is within --max-kl {limit:g}; {close}"
+        if wanted is not None and point.interval is not None and point.interval.low < wanted:
+            yield (
+                f"{name}: decode speed-up {_speed(point)} reaches --target-decode-speedup {wanted:g}; too close to "
+                "tell, since the whole interval does not; time it again with 'seap-export bench'"
+            )
+
+
 def _failure(targets: Targets, task: str, points: Sequence[Point]) -> tuple[type[SeapError], str]:
     if not points:
         return QualityFailure, f"{task}: no candidate could be made and run; see the warnings"
@@ -92,8 +109,16 @@ def _failure(targets: Targets, task: str, points: Sequence[Point]) -> tuple[type
     if not fast:
         nearest = max(small, key=_speedup)
         return SpeedFailure, _line(targets, task, nearest, "is fast enough", "--target-decode-speedup")
-    nearest = min(fast, key=lambda point: point.figures.mean_kl_nats)
-    return QualityFailure, _line(targets, task, nearest, "is near enough to the dense model", "--max-kl")
+    nearest = min(fast, key=lambda point: point.figures.kl.mean)
+    line = _line(targets, task, nearest, "is near enough to the dense model", "--max-kl")
+    close = "" if targets.max_kl is None else nearest.figures.kl.close_words(targets.max_kl, _TEXTS)
+    return QualityFailure, f"{line}; {close}" if close else line
+
+
+def _speed(point: Point) -> str:
+    """The measured speed-up and its interval."""
+    interval = "" if point.interval is None else f" ({point.interval.low:.2f} to {point.interval.high:.2f})"
+    return f"{point.speedup:.2f}{interval}"
 
 
 def _speedup(point: Point) -> float:
@@ -109,10 +134,11 @@ def _line(targets: Targets, task: str, nearest: Point, what: str, option: str) -
     if targets.max_kl is not None:
         limits.append(f"KL at most {targets.max_kl:g}")
     figures = nearest.figures
-    speed = "" if nearest.speedup is None else f", decode speed-up {nearest.speedup:.2f}"
+    speed = "" if nearest.speedup is None else f", decode speed-up {_speed(nearest)}"
+    error = "" if figures.kl.stderr is None else f" +- {figures.kl.stderr:.2g}"
     return (
         f"{task}: nothing {what} ({', '.join(limits)}); {_name(task, nearest.candidate)} comes nearest: "
-        f"{_size(figures.bytes)}, KL {figures.mean_kl_nats:.3f}{speed}; change {option} or another target"
+        f"{_size(figures.bytes)}, KL {figures.kl.mean:.3f}{error}{speed}; change {option} or another target"
     )
 
 

@@ -13,7 +13,7 @@ from seap_export.families import ModelSpec
 from seap_export.layers.compute import Compute, torch_threads
 from seap_export.pipeline.budget.baseline import baseline_format, timed_depth
 from seap_export.pipeline.budget.candidates import Candidates, open_candidates
-from seap_export.pipeline.budget.failure import nothing_fits, refuse_unreachable
+from seap_export.pipeline.budget.failure import close_calls, nothing_fits, refuse_unreachable
 from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.budget.preview import search_disk
 from seap_export.pipeline.budget.search import SearchResult, search
@@ -117,6 +117,8 @@ def _choose(
         choices = {task: frontier.chosen for task, frontier in tasks.items() if frontier.chosen is not None}
         for task, chosen in choices.items() if failure is None else ():
             candidates.hand_over(steps.rankings[task], chosen, planned.workspace)
+    for line in close_calls(targets, tasks) if failure is None else ():
+        work.progress.warn(line)
     if failure is not None:
         remove_unfinished(work.folder)
         raise failure

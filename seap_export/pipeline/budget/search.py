@@ -9,6 +9,7 @@ from seap_export.pipeline.budget.curve import KlCurve
 from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.targets.candidate import RATIO_DIGITS, Candidate, Point
 from seap_export.pipeline.targets.targets import Targets
+from validation.speed.interval import Interval
 
 __all__ = ["MOST_EVALUATIONS", "SearchResult", "search"]
 
@@ -24,8 +25,8 @@ _WORTH = 0.015
 
 #: Makes a candidate and measures it; None: it cannot be made or run.
 Evaluate = Callable[[Candidate], Point | None]
-#: Measures the speed-up of a decode step.
-Time = Callable[[Candidate], float]
+#: Measures the speed-up of a decode step, and the interval around it.
+Time = Callable[[Candidate], tuple[float, Interval | None]]
 
 
 @dataclass(frozen=True)
@@ -102,16 +103,16 @@ class _Search:
         wants_speed = self._targets.decode_speedup is not None
         # What the dense model reaches says how far the ideal speed-up is to be trusted.
         if wants_speed and (not candidate.ratio or self._improves(point)):
-            point = replace(point, speedup=self._time(candidate))
-            assert point.speedup is not None
-            self._predictor.learn_speedup(candidate, point.speedup)
+            speedup, interval = self._time(candidate)
+            point = replace(point, speedup=speedup, interval=interval)
+            self._predictor.learn_speedup(candidate, speedup)
         self.points[candidate] = point
         if self._improves(point) and self._is_fast(point):
             self.best = point
             self._keep(point)
 
     def _improves(self, point: Point) -> bool:
-        meets = self._targets.allow(point.figures.bytes, point.figures.mean_kl_nats)
+        meets = self._targets.allow(point.figures.bytes, point.figures.kl.mean)
         return meets and (self.best is None or self._rank(point) < self._rank(self.best))
 
     def _is_fast(self, point: Point) -> bool:
@@ -120,7 +121,7 @@ class _Search:
 
     def _rank(self, point: Point) -> tuple[float, float, str]:
         """By size if KL has a limit, else by KL; the lower the better."""
-        size, kl = point.figures.bytes, point.figures.mean_kl_nats
+        size, kl = point.figures.bytes, point.figures.kl.mean
         return (*((size, kl) if self._targets.max_kl is not None else (kl, size)), point.candidate.label)
 
     @property
@@ -156,8 +157,8 @@ class _Search:
     def _largest(self, way: Candidate, least: float, limit: float, curve: KlCurve) -> float | None:
         """The largest ratio from `least` on whose KL is predicted to stay below the limit; None: all were tried."""
         points = [point for point in self.points.values() if point.candidate.way == way]
-        good = max((point.candidate.ratio for point in points if point.figures.mean_kl_nats <= limit), default=0.0)
-        bad = min((point.candidate.ratio for point in points if point.figures.mean_kl_nats > limit), default=1.0)
+        good = max((point.candidate.ratio for point in points if point.figures.kl.mean <= limit), default=0.0)
+        bad = min((point.candidate.ratio for point in points if point.figures.kl.mean > limit), default=1.0)
         if bad <= least:
             return None
         step = 10**-RATIO_DIGITS
@@ -174,7 +175,7 @@ class _Search:
             return True
         if self._targets.max_kl is not None:
             return self._predictor.bytes(candidate) < self.best.figures.bytes * (1.0 - _WORTH)
-        best_kl, best_candidate = self.best.figures.mean_kl_nats, self.best.candidate
+        best_kl, best_candidate = self.best.figures.kl.mean, self.best.candidate
         if candidate.way == best_candidate.way and candidate.ratio < best_candidate.ratio:
             return curve.at(candidate) < best_kl * (1.0 - _WORTH)
         return curve.dense(candidate) < best_kl and curve.at(candidate) < _HOPELESS * best_kl

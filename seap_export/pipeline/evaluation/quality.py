@@ -32,6 +32,7 @@ from seap_export.sources.config import end_tokens
 from seap_export.sources.source import Source
 from validation.divergence.measure import DenseAnswers, continue_prompt
 from validation.divergence.paired import PairedText
+from validation.estimate import TokenEstimate
 from validation.reports.figures import QUALITY as QUALITY_FIGURES
 
 __all__ = [
@@ -51,7 +52,7 @@ __all__ = [
 #: Tokens after which a text is cut.
 MAX_LENGTH = 256
 #: Increased when the same inputs give different bytes than before, so that older reports are not reused.
-_VERSION = 6
+_VERSION = 7
 #: The sample answer: tokens of the prompt at most, and tokens that follow it.
 _PROMPT_TOKENS, ANSWER_TOKENS = 256, 64
 #: Held-out prompts of which the first is taken that the dense model answers.
@@ -183,6 +184,8 @@ def quality_figures(report: Mapping[str, Any]) -> dict[str, Any]:
             refuse_damaged_cell(cell)
         for figure in QUALITY_FIGURES:
             figure.cell({"quality": figures})
+        if "kl_nats_by_text" in figures:
+            TokenEstimate.read(figures)
         return {**figures, **more}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ArtifactError(f"{QUALITY}: damaged ({error} is missing); export again with --force") from error

@@ -10,9 +10,11 @@ from typing import Any, Literal, TypeVar
 from seap_export.hashing import sha256_json
 from seap_export.pipeline.evaluation.request import EvaluationRequest
 from seap_export.pipeline.evaluation.subject import Subject, Texts
+from seap_export.pipeline.evaluation.verdicts import QualityVerdict
 from seap_export.pipeline.texts.general_text import ElsewhereFigures
 from validation.divergence.measure import DivergenceFigures
 from validation.divergence.paired import PerByte
+from validation.estimate import Estimate
 from validation.generation import GenerationFigures
 from validation.zero_shot import ZeroShotFigures
 
@@ -104,26 +106,23 @@ class EvaluationReport:
     @property
     def reasons(self) -> tuple[str, ...]:
         """Why the quality gate failed; empty if it passed or there is no limit."""
-        return (*self._divergence_reasons(), *self._accuracy_reasons())
+        return tuple(verdict.result for verdict in self.verdicts if not verdict.passed)
 
-    def _divergence_reasons(self) -> list[str]:
-        limit = self.request.max_kl
-        return [
-            f"{form}: mean KL {figures.mean_kl:.4g} nats is above {limit:g}"
-            for form, figures in self.divergence.items()
-            if limit is not None and figures.mean_kl > limit
-        ]
-
-    def _accuracy_reasons(self) -> list[str]:
-        limit = self.request.min_accuracy_retained
-        return [
-            f"{form}: {name} retains "
-            + ("nothing" if share is None else f"{share:.2%}")
-            + f" of {'exact match' if name in self._generated else 'acc'}, below {limit:.2%}"
-            for form, by_task in self.accuracy_retained.items()
-            for name, share in by_task.items()
-            if limit is not None and (share is None or share < limit)
-        ]
+    @property
+    def verdicts(self) -> tuple[QualityVerdict, ...]:
+        """Every limited figure with its limit; empty if there is no limit."""
+        most, least = self.request.max_kl, self.request.min_accuracy_retained
+        divergence = () if most is None else self.divergence.items()
+        accuracy = () if least is None else self.accuracy_retained.items()
+        return (
+            *(QualityVerdict(form, None, "", figures.kl, most) for form, figures in divergence if most is not None),
+            *(
+                QualityVerdict(form, name, "exact match" if name in self._generated else "acc", share, least)
+                for form, by_task in accuracy
+                for name, share in by_task.items()
+                if least is not None
+            ),
+        )
 
     @property
     def _generated(self) -> frozenset[str]:
@@ -131,12 +130,34 @@ class EvaluationReport:
         return frozenset(name for by_task in self.generation.values() for name in by_task)
 
     @property
-    def accuracy_retained(self) -> dict[str, dict[str, float | None]]:
+    def accuracy_retained(self) -> dict[str, dict[str, Estimate | None]]:
         """Accuracy of the variant / accuracy of the dense model, by form and task; None if the latter is 0.
 
-        The accuracy is acc, or the exact match of generated answers.
+        The accuracy is acc, or the exact match of generated answers. Errors are those of pairs of answers to the same
+        question.
         """
-        return self._beside_dense(lambda dense, variant: variant.accuracy / dense.accuracy if dense.accuracy else None)
+        return self._beside_dense(
+            lambda dense, variant: Estimate.of_sums(variant.right, dense.right) if any(dense.right) else None
+        )
+
+    @property
+    def accuracy_difference(self) -> dict[str, dict[str, Estimate]]:
+        """Accuracy of the variant - accuracy of the dense model, by form and task, with the error of such pairs."""
+        return self._beside_dense(
+            lambda dense, variant: Estimate.of_sums(
+                [int(own) - int(other) for own, other in zip(variant.right, dense.right, strict=True)],
+                [1] * len(dense.right),
+            )
+        )
+
+    @property
+    def kl_difference(self) -> dict[str, Estimate]:
+        """By how much the mean KL of each further form exceeds that of the first one, paired on the same texts."""
+        if not self.divergence:
+            return {}
+        first, *others = self.divergence
+        found = {form: self.divergence[form].kl.minus(self.divergence[first].kl) for form in others}
+        return {form: difference for form, difference in found.items() if difference is not None}
 
     @property
     def flipped(self) -> dict[str, dict[str, dict[str, int]]]:
@@ -166,7 +187,7 @@ class EvaluationReport:
         hub = [f"{name} ({task.split} split)" for name, task in self.tasks.items() if task.origin == "hub"]
         if self.texts is not None and self.texts.disjoint is None:
             unchecked.append("the texts")
-        notes = []
+        notes = [verdict.result for verdict in self.verdicts if verdict.passed and verdict.close]
         if hub and self.subject.variant is not None:
             notes.append(f"overlap with the calibration texts cannot be checked for hub data: {', '.join(hub)}")
         if unchecked and self.subject.variant is not None:
@@ -201,11 +222,13 @@ class EvaluationReport:
             else {"name": self.subject.dense.name, "sha256": self.subject.dense.digest},
             "verdict": ("passed" if self.passed else "failed") if gated else None,
             "reasons": list(self.reasons),
+            "verdicts": [verdict.to_json() for verdict in self.verdicts],
             "limits": {
                 "max_kl_nats": self.request.max_kl,
                 "min_accuracy_retained": self.request.min_accuracy_retained,
             },
             "divergence": {form: _divergence_json(figures) for form, figures in self.divergence.items()},
+            "kl_difference": {form: _estimate_json(difference) for form, difference in self.kl_difference.items()},
             **self._elsewhere_json(),
             "zero_shot": {
                 form: {name: _zero_shot_json(figures) for name, figures in by_task.items()}
@@ -215,7 +238,18 @@ class EvaluationReport:
                 form: {name: _generation_json(figures) for name, figures in by_task.items()}
                 for form, by_task in self.generation.items()
             },
-            "accuracy_retained": self.accuracy_retained,
+            "accuracy_retained": {
+                form: {name: None if share is None else share.mean for name, share in by_task.items()}
+                for form, by_task in self.accuracy_retained.items()
+            },
+            "accuracy_retained_stderr": {
+                form: {name: None if share is None else share.stderr for name, share in by_task.items()}
+                for form, by_task in self.accuracy_retained.items()
+            },
+            "accuracy_difference": {
+                form: {name: _estimate_json(difference) for name, difference in by_task.items()}
+                for form, by_task in self.accuracy_difference.items()
+            },
             "flipped": self.flipped,
             "texts": None if self.texts is None else _texts_json(self.texts, self.request.max_length),
             "tasks": {
@@ -261,16 +295,20 @@ def _plan_json(subject: Subject) -> dict[str, Any]:
 
 def _divergence_json(figures: DivergenceFigures) -> dict[str, Any]:
     return {
-        "mean_kl_nats": figures.mean_kl,
-        "mean_kl_nats_stderr": figures.mean_kl_stderr,
-        "max_kl_nats": figures.max_kl,
+        **figures.kl.to_json(),
         "top1_agreement": figures.top1_agreement,
         "perplexity": figures.perplexity,
         "dense_perplexity": figures.dense_perplexity,
+        "loss_difference_nats": None if figures.loss is None else figures.loss.mean,
+        "loss_difference_nats_stderr": None if figures.loss is None else figures.loss.stderr,
         "tokens": figures.tokens,
         **_per_byte_json(figures.per_byte),
         **({} if figures.cut is None else {"vocabulary": asdict(figures.cut)}),
     }
+
+
+def _estimate_json(estimate: Estimate) -> dict[str, float | None]:
+    return {"mean": estimate.mean, "stderr": estimate.stderr}
 
 
 def _per_byte_json(figures: PerByte | None) -> dict[str, Any]:

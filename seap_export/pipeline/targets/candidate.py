@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from converters.format import Format
 from seap_export.vocabulary.choice import VocabularySize
+from validation.estimate import TokenEstimate
+from validation.speed.interval import Interval
 
 __all__ = ["RATIO_DIGITS", "Candidate", "Figures", "Point", "ways"]
 
@@ -63,25 +65,34 @@ class Figures:
 
     Attributes:
         bytes: Of the folder of the format: weights, graph, tokenizer and settings.
-        mean_kl_nats: Mean KL divergence from the dense model on the held-out texts, nats per token.
+        kl: KL divergence from the dense model on the held-out texts, nats per token.
         top1_agreement: Share of tokens, 0 to 1, after which both models predict the same most likely token.
         perplexity: Of the variant.
-        tokens: Number of tokens that were compared.
     """
 
     bytes: int
-    mean_kl_nats: float
+    kl: TokenEstimate
     top1_agreement: float
     perplexity: float
-    tokens: int
 
     @classmethod
     def read(cls, values: Any) -> Figures:
-        """Raises `KeyError` or `TypeError` if a figure is missing or no number."""
-        figures = {field.name: values[field.name] for field in fields(cls)}
-        if not all(isinstance(value, int | float) for value in figures.values()):
+        """Raises `KeyError`, `TypeError` or `ValueError` if a figure is missing or no number."""
+        figures = [values[name] for name in ("bytes", "top1_agreement", "perplexity")]
+        if not all(isinstance(value, int | float) for value in figures):
             raise TypeError("a figure is not a number")
-        return cls(**figures)
+        size, top1, perplexity = figures
+        return cls(size, TokenEstimate.read(values), top1, perplexity)
+
+    def to_json(self) -> dict[str, Any]:
+        """As frontier.json lists them."""
+        return {
+            "bytes": self.bytes,
+            **self.kl.to_json(),
+            "top1_agreement": self.top1_agreement,
+            "perplexity": self.perplexity,
+            "tokens": self.kl.tokens,
+        }
 
 
 @dataclass(frozen=True)
@@ -95,6 +106,7 @@ class Point:
         predicted_bytes: The size that was predicted.
         ideal_speedup: The speed-up of a decode step if time were proportional to the bytes that it reads.
         speedup: The measured one; None: it was not measured.
+        interval: That of the measured one; None: there were too few runs.
     """
 
     candidate: Candidate
@@ -103,10 +115,11 @@ class Point:
     predicted_bytes: int
     ideal_speedup: float
     speedup: float | None = None
+    interval: Interval | None = None
 
     def beats(self, other: Point) -> bool:
         """Whether it is at least as small and as near to the dense model, and better in one of the two."""
-        (size, kl), (other_size, other_kl) = ((at.figures.bytes, at.figures.mean_kl_nats) for at in (self, other))
+        (size, kl), (other_size, other_kl) = ((at.figures.bytes, at.figures.kl.mean) for at in (self, other))
         return (size, kl) != (other_size, other_kl) and size <= other_size and kl <= other_kl
 
     def to_json(self) -> dict[str, Any]:
@@ -116,9 +129,11 @@ class Point:
             "format": self.candidate.format.name,
             "precision": self.candidate.format.precision,
             "vocabulary": self.candidate.vocabulary,
-            **asdict(self.figures),
+            **self.figures.to_json(),
             "predicted_bytes": self.predicted_bytes,
             "decode_ideal_speedup": self.ideal_speedup,
             "decode_speedup": self.speedup,
+            "decode_speedup_low": None if self.interval is None else self.interval.low,
+            "decode_speedup_high": None if self.interval is None else self.interval.high,
             "key": self.key,
         }

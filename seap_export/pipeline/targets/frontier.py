@@ -54,12 +54,17 @@ class Frontier:
 
     def to_json(self, task: str) -> dict[str, Any]:
         """The points by size, each with its variant's name."""
-        rows = []
+        rows, best = [], next((point for point in self.points if point.candidate == self.chosen), None)
         for point in sorted(self.points, key=lambda point: (point.figures.bytes, point.candidate.label)):
             beaten = any(other.beats(point) for other in self.points)
             chosen = point.candidate == self.chosen
             name = variant_name(task, point.candidate.ratio)
-            rows.append({"variant": name, **point.to_json(), "beaten": beaten, "chosen": chosen})
+            more = None if best is None or chosen else point.figures.kl.minus(best.figures.kl)
+            paired = {
+                "kl_difference": None if more is None else more.mean,
+                "kl_difference_stderr": None if more is None else more.stderr,
+            }
+            rows.append({"variant": name, **point.to_json(), **paired, "beaten": beaten, "chosen": chosen})
         return {"points": rows}
 
 
@@ -106,7 +111,7 @@ def known_figures(folder: Path) -> dict[str, Figures]:
     figures = {}
     for task in (read_frontier(folder) or {"tasks": {}})["tasks"].values():
         for row in task["points"]:
-            with suppress(KeyError, TypeError):
+            with suppress(KeyError, TypeError, ValueError):
                 if row["key"] is not None:
                     figures[row["key"]] = Figures.read(row)
     return figures

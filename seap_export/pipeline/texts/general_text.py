@@ -14,6 +14,7 @@ from seap_export.errors import InputError
 from seap_export.hashing import sha256_json
 from validation.divergence.measure import DivergenceFigures
 from validation.divergence.paired import PairedText
+from validation.estimate import kl_json
 
 __all__ = [
     "GENERAL_TEXT",
@@ -75,7 +76,7 @@ class ElsewhereFigures:
             raise ValueError("what was lost elsewhere is given per byte")
         return {
             "own": text_set.is_own,
-            "mean_kl_nats": divergence.mean_kl,
+            **kl_json(divergence.kl),
             "bits_per_byte": per_byte.bits,
             "dense_bits_per_byte": per_byte.dense_bits,
             "texts": len(text_set.texts),

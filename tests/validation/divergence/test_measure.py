@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.estimates import kl_estimate
 from support.execution import ONE_THREAD, RUN_BY
 from support.models import write_micro_model
 from support.product import OnnxForm
@@ -27,6 +28,7 @@ from validation.divergence.measure import (
     measure_divergences,
 )
 from validation.divergence.paired import Bytes, PairedText, same_cut
+from validation.estimate import TokenEstimate
 
 TEXTS = ((4, 5, 6, 7, 8, 9), (10, 4, 11), (12,), (5, 4, 4, 20, 19, 18, 17))
 
@@ -89,11 +91,13 @@ def test_the_figures_are_those_of_a_plain_loop(models: Path, form: str, monkeypa
             reference, models / {"hf": "other", "onnx": "onnx"}[form], RUN_BY[form], execution=ONE_THREAD
         )
     assert figures.tokens == len(kl) == 17
-    assert figures.mean_kl == pytest.approx(kl.mean(), rel=1e-4)
-    assert figures.max_kl == pytest.approx(kl.max(), rel=1e-4)
+    assert figures.kl.mean == pytest.approx(kl.mean(), rel=1e-4)
+    assert figures.kl.max == pytest.approx(kl.max(), rel=1e-4)
     assert figures.perplexity == pytest.approx(perplexity, rel=1e-4)
     assert figures.dense_perplexity == pytest.approx(dense, rel=1e-4)
     assert figures.top1_agreement == pytest.approx(agreement)
+    assert figures.loss is not None
+    assert figures.loss.mean == pytest.approx(math.log(perplexity / dense), abs=1e-4)
     assert 0 < agreement < 1
 
 
@@ -102,10 +106,10 @@ def test_a_model_does_not_diverge_from_itself_and_one_reference_serves_many(mode
     with dense_reference(models / "dense", on_progress=lines.append) as reference:
         itself = measure_divergence(reference, models / "dense", execution=ONE_THREAD, on_progress=lines.append)
         first, second = (measure_divergence(reference, models / "other", execution=ONE_THREAD) for _ in range(2))
-    assert (itself.mean_kl, itself.max_kl, itself.top1_agreement) == (0.0, 0.0, 1.0)
+    assert (itself.kl.mean, itself.kl.max, itself.top1_agreement) == (0.0, 0.0, 1.0)
     assert itself.perplexity == itself.dense_perplexity
     assert first == second
-    assert first.mean_kl > 0.01
+    assert first.kl.mean > 0.01
     assert lines[3:5] == ["dense: text 4 of 4", "torch: text 1 of 4"]
 
 
@@ -126,9 +130,10 @@ def test_several_sets_are_measured_in_one_pass(models: Path) -> None:
     assert len(lines) == len(TEXTS)
     for own, other in zip(found, alone, strict=True):
         assert (own.per_byte, own.cut) == (other.per_byte, other.cut) == (None, None)
-        assert astuple(own)[:6] == pytest.approx(astuple(other)[:6], rel=1e-6)
+        assert (own.kl.mean, own.kl.stderr or 0.0) == pytest.approx((other.kl.mean, other.kl.stderr or 0.0), rel=1e-6)
+        assert astuple(own)[1:4] == pytest.approx(astuple(other)[1:4], rel=1e-6)
     assert [figures.tokens for figures in found] == [9, 17, 3, 13]
-    assert len({figures.mean_kl for figures in found}) == len(sets)
+    assert len({figures.kl.mean for figures in found}) == len(sets)
 
 
 def test_nan_is_refused_and_named(models: Path, tmp_path: Path) -> None:
@@ -205,14 +210,20 @@ def test_a_file_that_returns_the_last_logits_only_is_measured_at_every_position(
             write_onnx(models / "other", folder, OnnxForm(dialect=dialect, logits="last"))
             last = measure_divergence(reference, folder, "onnxruntime", execution=ONE_THREAD)
             assert last.tokens == whole.tokens
-            assert last.mean_kl == pytest.approx(whole.mean_kl, rel=1e-4)
+            assert last.kl.mean == pytest.approx(whole.kl.mean, rel=1e-4)
 
 
 @pytest.mark.parametrize(
-    "change", [{"tokens": 1}, {"mean_kl": -1.0}, {"mean_kl": math.nan}, {"top1_agreement": 1.1}, {"perplexity": 0.5}]
+    "change",
+    [
+        {"kl": TokenEstimate.of_texts([np.array([0.1])])},
+        {"kl": kl_estimate(-1.0)},
+        {"top1_agreement": 1.1},
+        {"perplexity": 0.5},
+    ],
 )
-def test_impossible_figures_cannot_be_made(change: dict[str, float]) -> None:
-    figures = DivergenceFigures(0.1, 0.2, 0.9, 12.0, 10.0, 17)
+def test_impossible_figures_cannot_be_made(change: dict[str, Any]) -> None:
+    figures = DivergenceFigures(kl_estimate(0.1), 0.9, 12.0, 10.0)
     replaced: Callable[..., DivergenceFigures] = replace
     with pytest.raises(ValueError, match=r"divergence|perplexity"):
         replaced(figures, **change)
@@ -249,7 +260,7 @@ def test_with_fewer_tokens_both_distributions_are_those_of_the_kept_ones(models:
         p, q = p[places][:, kept].log_softmax(-1), q[own_places].log_softmax(-1)
         kl += (p.exp() * (p - q)).sum(-1).tolist()
     assert figures.tokens == len(kl) == 7
-    assert (figures.mean_kl, figures.max_kl) == pytest.approx((np.mean(kl), np.max(kl)), rel=1e-4)
+    assert (figures.kl.mean, figures.kl.max) == pytest.approx((np.mean(kl), np.max(kl)), rel=1e-4)
     assert figures.per_byte is not None
     bits = losses["own"] / 11 / math.log(2), losses["dense"] / 13 / math.log(2)
     assert (figures.per_byte.bits, figures.per_byte.dense_bits) == pytest.approx(bits, rel=1e-5)

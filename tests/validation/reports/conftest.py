@@ -71,7 +71,12 @@ def _divergence(mean_kl: float) -> dict[str, Any]:
     return {
         "mean_kl_nats": mean_kl,
         "mean_kl_nats_stderr": mean_kl / 6,
+        "median_kl_nats": mean_kl / 5,
+        "p99_kl_nats": 8 * mean_kl,
+        "p999_kl_nats": 20 * mean_kl,
         "max_kl_nats": 41 * mean_kl,
+        "loss_difference_nats": mean_kl / 2,
+        "loss_difference_nats_stderr": mean_kl / 16,
         "top1_agreement": 1 - mean_kl,
         "perplexity": 14.21 * math.exp(mean_kl),
         "dense_perplexity": 14.21,
@@ -89,6 +94,7 @@ def elsewhere(own: str, kls: dict[str, float]) -> dict[str, Any]:
             name: {
                 "own": name == own,
                 "mean_kl_nats": mean_kl,
+                "mean_kl_nats_stderr": mean_kl / 8,
                 "bits_per_byte": 0.9 + mean_kl / 4,
                 "dense_bits_per_byte": 0.9,
                 "texts": 8,
@@ -232,7 +238,11 @@ def _passing() -> dict[str, Any]:
             "gsm8k": {"right_to_wrong": 17, "wrong_to_right": 8},
         }
     }
+    differences = {
+        "onnx": {"piqa": {"mean": 0.004, "stderr": 0.018}, "gsm8k": {"mean": -0.045, "stderr": 0.025}},
+    }
     answered = {"zero_shot": zero_shot, "generation": generation, "flipped": flipped}
+    answered["accuracy_difference"] = differences
     # float32 and rounded activations: the second pass is judged by its divergence, not by single logits
     limits = {"max_abs": 0.01, "cache_error": 1e-3, "mean_kl": 0.02}
     looser = ["int4 max_abs 0.01 is looser than the default 0.001"]

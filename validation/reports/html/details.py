@@ -6,14 +6,14 @@ from validation.reports.figures import QUALITY
 from validation.reports.html.charts import ErrorPoint, columns, errors
 from validation.reports.html.markup import Markup, join, pill, table, tag
 from validation.reports.html.speed import speed_section
-from validation.reports.numbers import figure, percent, ratio
+from validation.reports.numbers import figure, percent, percent_with_error, ratio
 from validation.reports.reading import Json, case_failures, diverges_first, limits_in_words
 from validation.reports.variants import verdict_of
 
 __all__ = ["variant_section"]
 
-_SCORES = ("Task", "Form", "acc", "acc_norm", "Chance", "Questions", "Lost / won")
-_EXACT = ("Task", "Form", "Exact match", "Questions", "Lost / won", "Tokens", "Never stopped")
+_SCORES = ("Task", "Form", "acc", "acc_norm", "Chance", "Questions", "Difference", "Lost / won")
+_EXACT = ("Task", "Form", "Exact match", "Questions", "Difference", "Lost / won", "Tokens", "Never stopped")
 _OVERFLOW_WORDS = {"nan": "NaN", "inf": "Inf", "near": "near the largest number of its type"}
 _NAME_LETTERS = 20  # fit next to the pointer on a phone
 
@@ -136,10 +136,11 @@ def _scores(quality: Json) -> Markup:
         (
             task,
             form,
-            percent(figures["acc"]),
-            percent(figures["acc_norm"]),
+            percent_with_error(figures["acc"], figures.get("acc_stderr")),
+            percent_with_error(figures["acc_norm"], figures.get("acc_norm_stderr")),
             percent(figures["chance"]),
             f"{figures['questions']:,}",
+            _difference(quality, form, task),
             _flips(quality, form, task),
         )
         for form, by_task in (quality.get("zero_shot") or {}).items()
@@ -153,8 +154,9 @@ def _exact_matches(quality: Json) -> Markup:
         (
             task,
             form,
-            percent(figures["exact_match"]),
+            percent_with_error(figures["exact_match"], figures.get("exact_match_stderr")),
             f"{figures['questions']:,}",
+            _difference(quality, form, task),
             _flips(quality, form, task),
             f"{figures['mean_tokens']:.0f}",
             percent(figures["never_stopped"]),
@@ -163,6 +165,12 @@ def _exact_matches(quality: Json) -> Markup:
         for task, figures in by_task.items()
     ]
     return table("Generated answers", _EXACT, sorted(rows, key=lambda row: row[0])) if rows else Markup()
+
+
+def _difference(quality: Json, form: str, task: str) -> str:
+    """The accuracy less that of the dense model, paired by question."""
+    more = (quality.get("accuracy_difference") or {}).get(form, {}).get(task)
+    return "" if more is None else percent_with_error(more["mean"], more["stderr"], signed=True)
 
 
 def _flips(quality: Json, form: str, task: str) -> str:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from validation.reports.figures import KL, TOP1
+from validation.reports.frontier import FRONTIER_HEAD, frontier_cells, state, written
 from validation.reports.html.axes import across, chart, floor_ticks, line, text, x_axis, y_axis
-from validation.reports.html.markup import Markup, pill, table, tag
+from validation.reports.html.markup import Markup, join, pill, table, tag
 from validation.reports.numbers import NOTHING, figure, megabytes
 from validation.reports.reading import Json
 
@@ -16,7 +16,7 @@ __all__ = ["frontier_chart", "frontier_section"]
 
 _ABOVE, _HEIGHT, _BELOW = 20, 220, 38  # pixels: the label of the vertical axis, the plot, the horizontal axis
 _MOST_TICKS = 6
-_COLUMNS = ("Candidate", "Written as", "Result", "Size", "KL to dense", "Top-1", "Decode, ideal", "Measured")
+_COLUMNS = ("Candidate", "Written as", "Result", "Size", *FRONTIER_HEAD)
 
 
 def frontier_section(frontier: Json | None) -> Markup:
@@ -27,8 +27,10 @@ def frontier_section(frontier: Json | None) -> Markup:
     parts.append(
         tag(
             "p",
-            "KL (nats per token) and top-1 agreement with the dense model on the held-out texts, which the choice was "
-            f"made on. Decoding: speed-up over the dense model in {frontier['speedups_over']}.",
+            "KL (nats per token, ± its standard error) and top-1 agreement with the dense model on the held-out "
+            "texts, which the choice was made on. KL - chosen: the difference from the chosen one, paired on the same "
+            f"texts. Decoding: speed-up over the dense model in {frontier['speedups_over']}; there is none if its "
+            "interval contains 1.",
         )
     )
     for task, of_task in frontier["tasks"].items():
@@ -41,27 +43,18 @@ def frontier_section(frontier: Json | None) -> Markup:
 
 
 def _row(point: Json) -> tuple[str | Markup, ...]:
-    timed = point["decode_speedup"]
     return (
         point["variant"],
-        _written(point),
+        written(point),
         _state(point),
         megabytes(point["bytes"]),
-        *(row.cell({"quality": point}).main for row in (KL, TOP1)),
-        f"{figure(point['decode_ideal_speedup'])}×",
-        NOTHING if timed is None else f"{figure(timed)}×",
+        *(join([cell.main, tag("small", cell.brief)]) for cell in frontier_cells(point)),
     )
 
 
-def _written(point: Json) -> str:
-    written = f"{point['format']} {point['precision']}"
-    return written if point["vocabulary"] == "all" else f"{written}, vocabulary {point['vocabulary']}"
-
-
 def _state(point: Json) -> str:
-    if point["key"] is None:
-        return "not made"
-    return pill("chosen") if point["chosen"] else "beaten" if point["beaten"] else NOTHING
+    words = state(point)
+    return pill(words) if words == "chosen" else words or NOTHING
 
 
 def frontier_chart(task: str, points: Sequence[Json], targets: Json) -> Markup:
@@ -87,7 +80,7 @@ def frontier_chart(task: str, points: Sequence[Json], targets: Json) -> Markup:
         ends = [(across(x_of(point["bytes"])), height(point["mean_kl_nats"])) for point in (left, right)]
         marks.append(line(*ends[0], *ends[1], "path"))
     for point in points:
-        words = f"{point['variant']}, {_written(point)}"
+        words = f"{point['variant']}, {written(point)}"
         said = f"{words}: {megabytes(point['bytes'])}, KL {figure(point['mean_kl_nats'])}"
         kind = "beaten" if point["beaten"] else "a" if point["ratio"] else "b"
         x, y = x_of(point["bytes"]), height(point["mean_kl_nats"])
@@ -98,7 +91,7 @@ def frontier_chart(task: str, points: Sequence[Json], targets: Json) -> Markup:
         marks.append(tag("circle", tag("title", said), cx=across(x), cy=y, r=5, class_=kind))
     marks.append(x_axis([(x_of(size), megabytes(size)) for size in _sizes(low, high)], bottom, "size (log)"))
     told = "; ".join(
-        f"{point['variant']} in {_written(point)} {megabytes(point['bytes'])}, "
+        f"{point['variant']} in {written(point)} {megabytes(point['bytes'])}, "
         f"KL {figure(point['mean_kl_nats'])}{', chosen' if point['chosen'] else ', beaten' if point['beaten'] else ''}"
         for point in points
     )

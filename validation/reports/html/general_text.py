@@ -7,13 +7,14 @@ from typing import Any
 
 from validation.reports.html.markup import Markup, join, table, tag
 from validation.reports.html.matrix import STEPS, loss_matrix, step_of
-from validation.reports.numbers import NOTHING, figure
+from validation.reports.numbers import NOTHING, figure, with_error
 from validation.reports.reading import Json
 
 __all__ = ["elsewhere_section"]
 
 _WORDS = (
-    "In colour: mean KL divergence from the dense model, nats per token. Below it: bits per byte of text. "
+    "In colour: mean KL divergence from the dense model, nats per token, ± its standard error. Below it: bits per "
+    "byte of text. "
     "A frame marks a task that the variant was made for."
 )
 
@@ -39,8 +40,9 @@ def elsewhere_section(report: Json) -> Markup:
 def _cell(cell: Mapping[str, Any] | None) -> Markup | str:
     if cell is None:
         return NOTHING
+    kl = with_error(cell["mean_kl_nats"], cell.get("mean_kl_nats_stderr"))
     kind = f"heat h{step_of(cell['mean_kl_nats'])}{' own' if cell['own'] else ''}"
-    return tag("span", _stacked(figure(cell["mean_kl_nats"]), cell["bits_per_byte"]), class_=kind)
+    return tag("span", _stacked(kl, cell["bits_per_byte"]), class_=kind)
 
 
 def _stacked(main: str, bits: float) -> Markup:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from support.estimates import kl_estimate
 from support.product import Candidate, OnnxFormat, Targets, ways
 
 from seap_export.errors import QualityFailure, SpeedFailure, UsageError
@@ -56,12 +57,12 @@ class World:
         if own.format.precision in self.broken:
             return None
         size = round(self.size(own) * (1 + (self.error if own.ratio else 0.0)))
-        figures = Figures(size, self.kl(own), 1 - self.kl(own) / 4, 7.0, 100)
+        figures = Figures(size, kl_estimate(self.kl(own)), 1 - self.kl(own) / 4, 7.0)
         return Point(own, figures, f"{own.label} {own.ratio}", self.size(own), self.ideal(own))
 
     def search(self, **targets: Any) -> SearchResult:
         found = search(
-            WAYS, Targets(**targets), Predicted(self), self.evaluate, self.speed,  # type: ignore[arg-type]
+            WAYS, Targets(**targets), Predicted(self), self.evaluate, lambda own: (self.speed(own), None),  # type: ignore[arg-type]
             lambda point: self.kept.append(point.candidate),
         )  # fmt: skip
         most = MOST_EVALUATIONS + (0 if found.chosen else 3)
@@ -169,7 +170,7 @@ def test_all_targets_hold_together() -> None:
     found = world.search(size=110_000_000, max_kl=0.4, decode_speedup=4.0)
     assert found.chosen is not None
     assert found.chosen.figures.bytes <= 110_000_000
-    assert found.chosen.figures.mean_kl_nats <= 0.4
+    assert found.chosen.figures.kl.mean <= 0.4
     assert found.chosen.speedup is not None
     assert found.chosen.speedup >= 4.0
 

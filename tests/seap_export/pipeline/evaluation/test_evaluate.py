@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.estimates import kl_estimate
 from support.models import write_micro_model
 from support.product import DivergenceFigures, Source, dense_folder, open_source
 
@@ -20,7 +22,7 @@ from validation.generation import GenerationFigures
 from validation.generation.figures import Answer
 from validation.zero_shot import ZeroShotFigures
 
-DIVERGENCE = DivergenceFigures(0.1, 0.7, 0.9, 12.0, 10.0, 17)
+DIVERGENCE = DivergenceFigures(kl_estimate(0.125, 0.015625), 0.9, 12.0, 10.0)
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +61,63 @@ def _limit(**limits: Any) -> dict[str, Any]:
     ("limits", "reasons"),
     [
         ({}, ()),
-        ({"max_kl": 0.1}, ()),
-        ({"max_kl": 0.09}, ("hf: mean KL 0.1 nats is above 0.09",)),
-        ({"min_accuracy_retained": 0.75}, ()),
-        ({"min_accuracy_retained": 0.76}, ("hf: piqa retains 75.00% of acc, below 76.00%",)),
+        ({"max_kl": 0.16}, ()),
+        ({"max_kl": 0.09}, ("hf: mean KL 0.125 nats is above 0.09",)),
+        ({"min_accuracy_retained": 0.5}, ()),
+        ({"min_accuracy_retained": 0.98}, ("hf: piqa retains 75.00% of acc, below 98.00%",)),
     ],
 )
 def test_the_gate(source: Source, limits: dict[str, float], reasons: tuple[str, ...]) -> None:
-    report = _report(source, variant=0.6000000000000001, **_limit(**limits))
+    report = _report(source, **_limit(**limits))
     assert report.reasons == reasons
+    assert report.notes == ()
+    assert not any(verdict["too_close_to_tell"] for verdict in report.to_json()["verdicts"])
     assert report.passed == (not reasons)
     verdict = None if not limits else "failed" if reasons else "passed"
     assert report.to_json()["verdict"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("limits", "passed", "words"),
+    [
+        (
+            {"max_kl": 0.125},
+            True,
+            "hf: mean KL 0.125 nats is within 0.125; too close to tell: the standard error is 0.016; "
+            "over 100,000 more texts would tell",
+        ),
+        (
+            {"max_kl": 0.109375},
+            False,
+            "hf: mean KL 0.125 nats is above 0.109375; too close to tell: the standard error is 0.016; "
+            "about 6 more texts would tell",
+        ),
+        (
+            {"min_accuracy_retained": 0.7},
+            True,
+            "hf: piqa retains 75.00% of acc, at least 70.00%; too close to tell: the standard error is 0.11; "
+            "about 380 more questions would tell",
+        ),
+        (
+            {"min_accuracy_retained": 0.8},
+            False,
+            "hf: piqa retains 75.00% of acc, below 80.00%; too close to tell: the standard error is 0.11; "
+            "about 380 more questions would tell",
+        ),
+    ],
+)
+def test_near_a_limit_the_figure_decides_and_the_gate_says_that_it_is_close(
+    source: Source, limits: dict[str, float], passed: bool, words: str
+) -> None:
+    report = _report(source, **_limit(**limits))
+    assert report.passed is passed
+    assert (report.notes if passed else report.reasons) == (words,)
+    (verdict,) = report.to_json()["verdicts"]
+    assert (verdict["verdict"], verdict["too_close_to_tell"]) == ("passed" if passed else "failed", True)
+    (found,) = [*report.divergence.values()] if "max_kl" in limits else [report.accuracy_retained["hf"]["piqa"]]
+    expected = found.kl if isinstance(found, DivergenceFigures) else found
+    assert expected is not None
+    assert (verdict["found"], verdict["stderr"]) == (expected.mean, expected.stderr)
 
 
 def test_a_dense_model_without_a_right_answer_proves_nothing(source: Source) -> None:
@@ -100,14 +147,16 @@ def test_flips_are_counted_beside_an_accuracy_that_stayed(source: Source) -> Non
             "hf": {"sums": _generated(False, False, True, True, False)},
         },
     )
-    assert report.accuracy_retained["hf"] == {"piqa": pytest.approx(0.75), "sums": 1.0}
+    found = report.to_json()
+    assert found["accuracy_retained"]["hf"] == {"piqa": pytest.approx(0.75), "sums": 1.0}
+    # differences -1, -1, 1, 1 and 0, whose sample variance is 1
+    assert found["accuracy_difference"]["hf"]["sums"] == {"mean": 0.0, "stderr": pytest.approx(math.sqrt(1 / 5))}
     assert report.flipped == {
         "hf": {
             "piqa": {"right_to_wrong": 4, "wrong_to_right": 0},
             "sums": {"right_to_wrong": 2, "wrong_to_right": 2},
         }
     }
-    found = report.to_json()
     assert found["generation"]["hf"]["sums"]["exact_match"] == 0.4
     assert "right" not in found["generation"]["hf"]["sums"]
     assert (found["tasks"]["sums"]["num_fewshot"], found["tasks"]["sums"]["sha256"]) == (4, "bb")
@@ -120,7 +169,17 @@ def test_exact_match_is_gated(source: Source) -> None:
         zero_shot={},
         generation={"dense": {"sums": _generated(True, True)}, "hf": {"sums": _generated(True, False)}},
     )
-    assert report.reasons == ("hf: sums retains 50.00% of exact match, below 60.00%",)
+    (reason,) = report.reasons
+    assert reason.startswith("hf: sums retains 50.00% of exact match, below 60.00%; too close to tell")
+
+
+def test_forms_are_compared_on_the_same_texts(source: Source) -> None:
+    """Both texts diverge by as much more, so that the difference is surer than either divergence."""
+    onnx = replace(DIVERGENCE, kl=kl_estimate(0.25, 0.015625))
+    report = replace(_report(source), divergence={"hf": DIVERGENCE, "onnx": onnx})
+    assert report.to_json()["kl_difference"] == {"onnx": {"mean": 0.125, "stderr": 0.0}}
+    other = replace(DIVERGENCE, kl=kl_estimate(0.25, 0.015625, tokens=3))
+    assert replace(report, divergence={"hf": DIVERGENCE, "onnx": other}).kl_difference == {}
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from support.estimates import kl_estimate
 from support.product import OnnxFormat
 
 from seap_export.errors import UsageError
@@ -23,7 +24,7 @@ from validation.reports import schema
 
 
 def point(precision: str, ratio: float, size: int, kl: float, key: str | None = "k") -> Point:
-    figures = Figures(size, kl, 0.9, 7.5, 40)
+    figures = Figures(size, kl_estimate(kl), 0.9, 7.5)
     return Point(Candidate(ratio, OnnxFormat(precision)), figures, key, size + 1, 2.0)
 
 

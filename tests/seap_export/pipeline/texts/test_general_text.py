@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.estimates import kl_estimate
 from support.product import CalibrationRecord, DivergenceFigures
 
 from seap_export.corpus import text_digest
@@ -21,6 +22,7 @@ from seap_export.pipeline.texts.general_text import (
     refuse_damaged_cell,
 )
 from validation.divergence.paired import Bytes, PerByte, same_cut
+from validation.estimate import kl_json
 
 
 def record(task: str, held_out: list[str], calibrated: tuple[str, ...] = ()) -> CalibrationRecord:
@@ -72,7 +74,7 @@ def text_set(sizes: Bytes) -> TextSet:
 
 
 def cell() -> dict[str, Any]:
-    figures = DivergenceFigures(0.5, 1.0, 0.9, 8.0, 4.0, 7, 0.1, PerByte(0.1, 1.25, 0.75, 12))
+    figures = DivergenceFigures(kl_estimate(0.5), 0.9, 8.0, 4.0, per_byte=PerByte(0.1, 1.25, 0.75, 12))
     return ElsewhereFigures(text_set(Bytes(3, 2, 2)), figures).to_json()
 
 
@@ -80,8 +82,8 @@ def test_the_figures_of_a_set() -> None:
     found = cell()
     assert found.pop("sha256") == sha256_json(["abc"])
     assert found == {
-        "own": True, "mean_kl_nats": 0.5, "bits_per_byte": 1.25, "dense_bits_per_byte": 0.75, "texts": 1, "tokens": 7,
-        "bytes": 12,
+        "own": True, **kl_json(kl_estimate(0.5)), "bits_per_byte": 1.25, "dense_bits_per_byte": 0.75, "texts": 1,
+        "tokens": 40, "bytes": 12,
     }  # fmt: skip
     refuse_damaged_cell(cell())
 

@@ -1,0 +1,73 @@
+"""The quality gate: figures against their limits, and whether the error of a figure leaves that open.
+
+The figure itself decides, never its error: equal texts give equal figures, so that running a gate again never changes
+its verdict, and only more texts would tell what a figure near its limit is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from validation.estimate import Estimate
+
+__all__ = ["QualityVerdict"]
+
+
+@dataclass(frozen=True)
+class QualityVerdict:
+    """A figure of a variant beside its limit.
+
+    Attributes:
+        form: What was run: `hf`, `onnx` or another form.
+        task: The task whose accuracy is judged; None: the divergence is.
+        accuracy: What the accuracy is called; "" for the divergence.
+        found: The mean KL in nats per token, which is limited from above, or the share of the dense model's accuracy
+            that is retained, from below; None: the dense model answers nothing rightly.
+        limit: The limit.
+    """
+
+    form: str
+    task: str | None
+    accuracy: str
+    found: Estimate | None
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figure is within its limit."""
+        if self.found is None:
+            return False
+        return self.found.mean <= self.limit if self.task is None else self.found.mean >= self.limit
+
+    @property
+    def close(self) -> str:
+        """That the true figure may be on the other side of the limit, and what would tell; "" if it surely is not."""
+        noun = "texts" if self.task is None else "questions"
+        return "" if self.found is None else self.found.close_words(self.limit, noun)
+
+    @property
+    def result(self) -> str:
+        """The figure beside its limit, in words."""
+        if self.task is None:
+            assert self.found is not None
+            side = "within" if self.passed else "above"
+            words = f"{self.form}: mean KL {self.found.mean:.4g} nats is {side} {self.limit:g}"
+        else:
+            share = "nothing" if self.found is None else f"{self.found.mean:.2%}"
+            side = "at least" if self.passed else "below"
+            words = f"{self.form}: {self.task} retains {share} of {self.accuracy}, {side} {self.limit:.2%}"
+        return f"{words}; {self.close}" if self.close else words
+
+    def to_json(self) -> dict[str, Any]:
+        """The verdict as JSON values."""
+        return {
+            "form": self.form,
+            "task": self.task,
+            "figure": "mean_kl_nats" if self.task is None else "accuracy_retained",
+            "limit": self.limit,
+            "found": None if self.found is None else self.found.mean,
+            "stderr": None if self.found is None else self.found.stderr,
+            "verdict": "passed" if self.passed else "failed",
+            "too_close_to_tell": bool(self.close),
+        }

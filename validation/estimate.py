@@ -1,0 +1,166 @@
+"""A measured mean and how sure it is: its standard error over independent texts or questions, and quantiles.
+
+Tokens of one text depend on each other, so errors are those of sums over texts. All sums are exact (`math.fsum`), so
+that nothing depends on the order of texts or on batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["ERRORS", "Estimate", "TokenEstimate", "kl_json"]
+
+#: A mean is too close to a limit to tell on which side it is within this many standard errors.
+ERRORS = 2.0
+#: More texts than this are not named as a remedy.
+_MOST_GROUPS = 100_000
+_QUANTILES = {"median": 0.5, "p99": 0.99, "p999": 0.999}
+_KEYS = tuple(f"{name}_kl_nats" for name in ("mean", *_QUANTILES, "max"))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over independent groups, such as texts or questions.
+
+    Attributes:
+        mean: The sum over all groups / the size of all groups.
+        stderr: Its standard error; None: of one group there is none.
+        groups: Number of groups.
+    """
+
+    mean: float
+    stderr: float | None
+    groups: int
+
+    def __post_init__(self) -> None:
+        if self.groups < 1 or (self.stderr is None) != (self.groups == 1):
+            raise ValueError("an estimate needs a group, and a standard error if there are more")
+        if not math.isfinite(self.mean) or not 0.0 <= (self.stderr or 0.0) < math.inf:
+            raise ValueError("an estimate is finite, and its standard error at least 0")
+
+    @classmethod
+    def of_sums(cls, sums: Sequence[float], sizes: Sequence[float]) -> Estimate:
+        """The ratio of two sums over groups: tokens, questions, or what a dense model answers rightly.
+
+        With the sum S_i and the size n_i of group i, and m = sum S_i / sum n_i, the standard error of m is,
+        linearised, sqrt(N / (N - 1) * sum (S_i - m n_i)^2) / sum n_i for N groups: the ratio estimator of Cochran,
+        Sampling Techniques, chapter 6.
+
+        Raises:
+            ZeroDivisionError: All sizes are 0.
+        """
+        number, size = len(sums), math.fsum(sizes)
+        mean = math.fsum(sums) / size
+        if number < 2:
+            return Estimate(mean, None, number)
+        rest = math.fsum((part - mean * count) ** 2 for part, count in zip(sums, sizes, strict=True))
+        return Estimate(mean, math.sqrt(number / (number - 1) * rest) / size, number)
+
+    def is_close_to(self, limit: float) -> bool:
+        """Whether the true mean may well be on the other side of a limit, or there is no error to tell."""
+        return self.stderr is None or abs(self.mean - limit) < ERRORS * self.stderr
+
+    def close_words(self, limit: float, noun: str) -> str:
+        """That the mean is too close to a limit to tell, and how many more groups would tell; "" if it is not.
+
+        The standard error falls with the root of the number of groups.
+
+        Args:
+            limit: The limit.
+            noun: What the groups are: "texts" or "questions".
+        """
+        if not self.is_close_to(limit):
+            return ""
+        if self.stderr is None:
+            return f"too close to tell: {self.groups} of the {noun} gives no standard error; give more {noun}"
+        gap = abs(self.mean - limit)
+        wanted = self.groups * (ERRORS * self.stderr / gap) ** 2 if gap else math.inf
+        more = f"about {_two_digits(wanted - self.groups):,}" if wanted < _MOST_GROUPS else f"over {_MOST_GROUPS:,}"
+        return f"too close to tell: the standard error is {self.stderr:.2g}; {more} more {noun} would tell"
+
+
+@dataclass(frozen=True)
+class TokenEstimate(Estimate):
+    """A mean over tokens, whose standard error is that over texts, and its distribution over tokens.
+
+    Attributes:
+        median: Half of the tokens have at most this value.
+        p99: The 99th percentile over all tokens, interpolated linearly, as llama.cpp's `--kl-divergence` does.
+        p999: The 99.9th percentile.
+        max: The largest value.
+        texts: Of each text the sum over its tokens, and their number.
+    """
+
+    median: float
+    p99: float
+    p999: float
+    max: float
+    texts: tuple[tuple[float, int], ...]
+
+    @classmethod
+    def of_texts(cls, texts: Iterable[NDArray[np.floating]]) -> TokenEstimate:
+        """The estimate from one value per token of each text.
+
+        Args:
+            texts: Of each text an array [T] with T > 0.
+        """
+        values = [np.asarray(text, np.float64) for text in texts]
+        sums = tuple((math.fsum(text), len(text)) for text in values)
+        whole, merged = Estimate.of_sums(*_columns(sums)), np.concatenate(values)
+        quantiles = (float(np.quantile(merged, share)) for share in _QUANTILES.values())
+        spread = dict(zip(_QUANTILES, quantiles, strict=True))
+        return cls(whole.mean, whole.stderr, whole.groups, **spread, max=float(merged.max()), texts=sums)
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens."""
+        return sum(count for _, count in self.texts)
+
+    def minus(self, other: TokenEstimate) -> Estimate | None:
+        """The difference of two means over the same tokens, paired by text; None: the tokens are not the same."""
+        (sums, sizes), (other_sums, other_sizes) = _columns(self.texts), _columns(other.texts)
+        if sizes != other_sizes:
+            return None
+        return Estimate.of_sums([one - two for one, two in zip(sums, other_sums, strict=True)], sizes)
+
+    def to_json(self) -> dict[str, Any]:
+        """A KL divergence as the keys of a report, with what pairs it with another one."""
+        return {**kl_json(self), "kl_nats_by_text": [list(text) for text in self.texts]}
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> TokenEstimate:
+        """Reads what `to_json` wrote.
+
+        Raises:
+            KeyError, TypeError, ValueError: A key is missing, or a value is none that `to_json` writes.
+        """
+        texts = tuple((float(total), int(count)) for total, count in values["kl_nats_by_text"])
+        mean, median, p99, p999, largest = (float(values[key]) for key in _KEYS)
+        stderr = values[f"{_KEYS[0]}_stderr"]
+        error = None if stderr is None else float(stderr)
+        return cls(mean, error, len(texts), median, p99, p999, largest, texts)
+
+
+def kl_json(kl: TokenEstimate | None) -> dict[str, float | None]:
+    """A KL divergence as the keys of a report, in nats per token; None: nothing was compared."""
+    names = ("mean", *_QUANTILES, "max")
+    values = {key: getattr(kl, name, None) for key, name in zip(_KEYS, names, strict=True)}
+    return {**values, f"{_KEYS[0]}_stderr": getattr(kl, "stderr", None)}
+
+
+def _columns(texts: Iterable[tuple[float, int]]) -> tuple[list[float], list[int]]:
+    """Sums and sizes."""
+    pairs = list(texts)
+    return [total for total, _ in pairs], [count for _, count in pairs]
+
+
+def _two_digits(number: float) -> int:
+    """At least 1, rounded up to two digits."""
+    step = 10 ** max(0, math.floor(math.log10(max(number, 1.0))) - 1)
+    return max(1, math.ceil(number / step) * step)
