@@ -64,7 +64,16 @@ def test_divergence_and_accuracy_of_both_forms(run: Run, done: Path, quiz: Path)
     assert {*hf, "vocabulary"} == set(described)
     assert hf["mean_kl_nats"] > 1e-3
     assert hf["kl_nats_per_byte"] * hf["bytes"] == pytest.approx(hf["mean_kl_nats"] * hf["tokens"])
-    assert onnx == pytest.approx(hf, rel=1e-3)
+    (more,) = report["kl_difference"].values()
+    assert more["mean"] == pytest.approx(onnx["mean_kl_nats"] - hf["mean_kl_nats"], abs=1e-12)
+    assert 0 <= more["stderr"] < hf["mean_kl_nats_stderr"] / 100
+    texts, onnx_texts = hf.pop("kl_nats_by_text"), onnx.pop("kl_nats_by_text")
+    assert len(texts) == report["texts"]["count"]
+    assert sum(tokens for _, tokens in texts) == hf["tokens"]
+    assert [tokens for _, tokens in onnx_texts] == [tokens for _, tokens in texts]
+    median, p99, p999 = (hf[f"{name}_kl_nats"] for name in ("median", "p99", "p999"))
+    assert 0 < median < p99 < p999 <= hf["max_kl_nats"]
+    assert onnx == pytest.approx(hf, rel=1e-2)
     answers = report["zero_shot"]
     assert list(answers) == ["dense", "hf", "onnx"]
     assert set(answers["hf"]["quiz"]) == {
@@ -79,6 +88,7 @@ def test_divergence_and_accuracy_of_both_forms(run: Run, done: Path, quiz: Path)
         "num_fewshot": 0,
     }  # fmt: skip
     assert (report["verdict"], report["reasons"], report["notes"]) == (None, [], [])
+    assert report["accuracy_difference"].keys() == {"hf", "onnx"}
     assert list(report["versions"]) == ["lm_eval", "onnxruntime", "torch", "transformers"]
 
 

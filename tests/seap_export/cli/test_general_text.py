@@ -13,7 +13,7 @@ from support.corpora import micro_texts
 from support.exports import run_here
 from support.product import GENERAL_TEXT, MOST_TEXTS
 
-from validation.reports.numbers import figure
+from validation.reports.numbers import figure, with_error
 
 Run = Callable[..., Any]
 TASKS = ("--task", "a=a.jsonl", "--task", "b=b.jsonl")
@@ -77,13 +77,17 @@ def test_the_figures_are_those_of_evaluate(run: Run, out: Path, work: Path) -> N
         assert cell[key] == pytest.approx(found[key], rel=1e-6)
 
 
+def _kl(cell: dict[str, Any]) -> str:
+    return with_error(cell["mean_kl_nats"], cell["mean_kl_nats_stderr"])
+
+
 def test_it_is_shown(run: Run, once: tuple[Path, str], out: Path) -> None:
     lines = once[1].partition("Lost elsewhere")[2].splitlines()
     assert lines[1].split() == ["a", "b", "general", "text"]
     assert lines[2].split()[:2] == ["dense", "model"]
     cells = _cells(out, "b-0.4")
     row = [
-        f"{cell['mean_kl_nats']:.3f}{'*' if cell['own'] else ''} ({cell['bits_per_byte']:.3f})"
+        f"{_kl(cell).replace('±', '+-')}{'*' if cell['own'] else ''} ({cell['bits_per_byte']:.3f})"
         for cell in cells.values()
     ]
     assert lines[4].split() == ["b-0.4", *" ".join(row).split()]
@@ -103,7 +107,7 @@ def test_it_is_drawn(out: Path) -> None:
     for name in ("a-0.4", "b-0.4"):
         assert f">{name}<" in section
         for cell in _cells(out, name).values():
-            assert f">{figure(cell['mean_kl_nats'])}<small>{figure(cell['bits_per_byte'])}</small>" in section
+            assert f">{_kl(cell)}<small>{figure(cell['bits_per_byte'])}</small>" in section
 
 
 def test_a_damaged_figure_is_refused(run: Run, out: Path) -> None:

@@ -10,10 +10,11 @@ from support.estimates import kl_estimate
 from support.product import Candidate, OnnxFormat, Targets, ways
 
 from seap_export.errors import QualityFailure, SpeedFailure, UsageError
-from seap_export.pipeline.budget.failure import nothing_fits
+from seap_export.pipeline.budget.failure import close_calls, nothing_fits
 from seap_export.pipeline.budget.search import MOST_EVALUATIONS, SearchResult, search
 from seap_export.pipeline.targets.candidate import Figures, Point
 from seap_export.pipeline.targets.frontier import Frontier
+from validation.speed.interval import Interval
 
 BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.06, "int4": 0.56}
 ROUNDING = {"fp32": 0.0, "fp16": 1e-6, "int8": 0.004, "int4": 0.39}
@@ -216,6 +217,40 @@ def test_where_nothing_fits_the_nearest_is_named(
     assert type(failure) is error
     assert [word for word in words if word not in str(failure)] == []
     assert "\n" not in str(failure)
+
+
+def _point(kl: float, speedup: float) -> Point:
+    """With a standard error of 1/64 of a nat, and an interval from 0.1 below to 0.1 above the speed-up."""
+    figures, interval = Figures(50, kl_estimate(kl, 2**-6), 0.9, 7.0), Interval(speedup - 0.1, speedup + 0.1)
+    return Point(WAYS[3], figures, "key", 50, speedup, speedup, interval)
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        ({"max_kl": 0.2}, []),
+        ({"max_kl": 0.140625}, [("KL 0.125 is within --max-kl 0.140625", "about 6 more held-out texts would tell")]),
+        ({"decode_speedup": 1.5}, []),
+        (
+            {"decode_speedup": 1.75},
+            [("decode speed-up 1.80 (1.70 to 1.90)", "too close to tell", "seap-export bench")],
+        ),
+    ],
+)
+def test_what_barely_meets_a_target_is_said(targets: dict[str, float], words: list[tuple[str, ...]]) -> None:
+    point = _point(0.125, 1.8)
+    lines = list(close_calls(Targets(**targets), {"t": Frontier((point,), point.candidate)}))
+    assert len(lines) == len(words)
+    assert all(word in line for line, expected in zip(lines, words, strict=True) for word in ("t-0 in", *expected))
+    assert list(close_calls(Targets(**targets), {"t": Frontier((point,), None)})) == []
+
+
+def test_what_barely_misses_a_limit_of_kl_is_said() -> None:
+    failure = nothing_fits(Targets(max_kl=0.109375), {"t": Frontier((_point(0.125, 1.8),), None)})
+    assert "KL 0.125 +- 0.016" in str(failure)
+    assert str(failure).endswith("about 6 more held-out texts would tell")
+    far = nothing_fits(Targets(max_kl=0.05), {"t": Frontier((_point(0.125, 1.8),), None)})
+    assert "too close" not in str(far)
 
 
 def test_the_nearest_is_small_enough_even_if_sizes_are_predicted_too_low() -> None:

@@ -123,8 +123,8 @@ def test_a_heat_map_shows_what_was_lost_elsewhere(passing: Report) -> None:
     assert [re.sub("<[^>]*>", " ", row).split() for row in rows] == [
         ["Variant", "arithmetic", "everyday", "general", "text"],
         ["dense", "model", "–", "0.9", "–", "0.9", "–", "0.9"],
-        ["arithmetic-0.2", "0.024", "0.906", "3.2", "1.7", "1.7", "1.32"],
-        ["everyday-0.35", "0.44", "1.01", "0.061", "0.915", "0.12", "0.93"],
+        ["arithmetic-0.2", "0.024", "±", "0.003", "0.906", "3.2", "±", "0.4", "1.7", "1.7", "±", "0.2", "1.32"],
+        ["everyday-0.35", "0.44", "±", "0.06", "1.01", "0.061", "±", "0.008", "0.915", "0.120", "±", "0.015", "0.93"],
     ]
     kinds = [re.findall(r'class="heat ([^"]*)"', row) for row in rows[2:]]
     assert kinds == [["h0 own", "h5", "h4"], ["h3", "h1 own", "h2"]]
@@ -139,7 +139,7 @@ def test_a_variant_measured_on_other_texts_has_columns_of_its_own(passing: Repor
     cell |= {"sha256": "f" * 64, "dense_bits_per_byte": 1.25}
     text = Page(html_page(passing)).text
     assert "Variant arithmetic arithmetic everyday general text dense model – 0.9 – 1.25 – 0.9 – 0.9" in text
-    assert "arithmetic-0.2 0.024 0.906 – 3.2 1.7 1.7 1.32 everyday-0.35 – 0.44 1.01 0.061" in text
+    assert "arithmetic-0.2 0.024 ± 0.003 0.906 – 3.2 ± 0.4 1.7 1.7 ± 0.2 1.32 everyday-0.35 – 0.44 ± 0.06" in text
 
 
 def test_sections_hold_the_figures(passing: Report) -> None:

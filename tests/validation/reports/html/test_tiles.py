@@ -62,7 +62,7 @@ def test_numbers_are_those_of_the_report(passing: Report, name: str) -> None:
     prefill = [line for line in tiles["Faster"] if "(prefill)" in line]
     assert _numbers(prefill) == pytest.approx([dense_cell["prefill_ms"] / cell["prefill_ms"]], rel=5e-3)
     divergence = variant["quality"]["divergence"]["onnx"]
-    kl, top1, perplexity, dense_perplexity = tiles["Worse"][0], *tiles["Worse"][3:]
+    kl, top1, perplexity, dense_perplexity, loss = tiles["Worse"][0], *tiles["Worse"][3:]
     digits = 10 ** -len(kl.split()[0].partition(".")[2])
     assert _numbers([kl]) == pytest.approx(
         [divergence["mean_kl_nats"], divergence["mean_kl_nats_stderr"]], abs=digits / 2 + 1e-12
@@ -71,6 +71,8 @@ def test_numbers_are_those_of_the_report(passing: Report, name: str) -> None:
     assert _numbers([perplexity, dense_perplexity]) == pytest.approx(
         [divergence["perplexity"], divergence["dense_perplexity"]], abs=0.05
     )
+    sign, words = ("−" if divergence["loss_difference_nats"] < 0 else "+"), "nats per token, on the same texts"
+    assert re.fullmatch(rf"\{sign}0\.0\d+ ± 0\.0\d+ {words}", loss)
 
 
 def test_the_interval_of_a_speedup_is_shown(passing: Report) -> None:
