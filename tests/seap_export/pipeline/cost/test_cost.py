@@ -83,10 +83,18 @@ def test_each_plan_that_is_tried_takes_as_long() -> None:
     assert seconds_of(PlanStep, few, 0.2, replace(WORK, trials=3), RATES) < seconds[3]
 
 
-@pytest.mark.parametrize("step", [FormatStep, ParityStep])
-def test_quantised_weights_take_longer(step: Any) -> None:
-    plain, coarse = (replace(WORK, format=OnnxFormat(precision)) for precision in ("fp32", "int4"))
+@pytest.mark.parametrize(
+    ("step", "formats"),
+    [(FormatStep, (OnnxFormat("fp32"), OnnxFormat("int4"))), (ParityStep, (MlxFormat("fp32"), MlxFormat("4bit")))],
+)
+def test_quantised_weights_take_longer(step: Any, formats: tuple[Any, Any]) -> None:
+    plain, coarse = (replace(WORK, format=format) for format in formats)
     assert seconds_of(step, TOKENS, 0.2, plain, RATES) < seconds_of(step, TOKENS, 0.2, coarse, RATES)
+
+
+def test_parity_of_int8_takes_no_longer_in_onnx_runtime() -> None:
+    plain, coarse = (replace(WORK, format=OnnxFormat(precision)) for precision in ("fp32", "int8"))
+    assert seconds_of(ParityStep, TOKENS, 0.2, plain, RATES) >= seconds_of(ParityStep, TOKENS, 0.2, coarse, RATES)
 
 
 def test_parity_takes_longer_in_slower_runtimes() -> None:
