@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -22,6 +23,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell ignores it for 
 from fake_cuda.machine import Machine  # noqa: E402
 from support import needs  # noqa: E402
 from support.needs import pytest_collection_modifyitems, pytest_configure, pytest_runtest_setup  # noqa: E402, F401
+
+if TYPE_CHECKING:
+    from support.processes import Tool
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -74,6 +78,16 @@ def example_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_corpus(tmp_path / "maths.jsonl")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def tool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tool]:
+    """`tool(folder, "export", ...)`: the command in a process of its own, which starts at once."""
+    from support.processes import Tool
+
+    server = Tool(tmp_path_factory.mktemp("tool"))
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

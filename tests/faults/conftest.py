@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults.tool import ALL, Tool
+from faults.commands import ALL
 from support.exports import Outcome, run_here
+from support.processes import Tool
 from support.product import read_manifest
 
 Tree = dict[str, bytes | None]
-
-
-@pytest.fixture(scope="session")
-def tool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tool]:
-    server = Tool(tmp_path_factory.mktemp("tool"))
-    yield server
-    server.close()
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
-from faults.tool import ALL, COMMON, Tool
+from faults.commands import ALL, COMMON
+from support.processes import Tool
 from support.product import read_manifest
 
 KILLS = 30

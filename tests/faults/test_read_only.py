@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.tool import ALL, Tool
+from faults.commands import ALL
 from support.exports import Outcome
+from support.processes import Tool
 
 TreeOf = Callable[[Path], Any]
 READ_ONLY = "read-only"

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.tool import ALL, COMMON, Tool
+from faults.commands import ALL, COMMON
+from support.processes import Tool
 
 TreeOf = Callable[[Path], Any]
 CALIBRATE = ("calibrate", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--out", "out", "-q", "--held-out", "16")

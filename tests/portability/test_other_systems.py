@@ -9,12 +9,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.corpora import write_task_corpora
 from support.models import write_micro_model
+from support.processes import Tool
 
 ROOT = Path(__file__).parents[2]
 #: Characters that no file name may hold on Windows.
@@ -34,18 +35,35 @@ for top in ("seap_export", "converters", "validation"):
 print(count)
 """
 
+#: Runs commands of the command line in turn; prints what each printed, and the peak of memory.
+COMMANDS = """
+import contextlib, io, json, sys
+from seap_export.cli import main
+from seap_export.memory import peak_memory
+said = []
+for arguments in json.loads(sys.argv[1]):
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        try:
+            main(arguments)
+        except SystemExit as status:
+            assert not status.code, arguments
+    said.append(out.getvalue())
+print(json.dumps([peak_memory(), *said]))
+"""
+
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Runs Python with what Windows has, or, with `whole`, with all that this system has."""
+    """Runs Python with what Windows has."""
     folder = tmp_path_factory.mktemp("other")
     shutil.copyfile(Path(__file__).with_name("other_system.py"), folder / "sitecustomize.py")
 
-    def run(*arguments: str, whole: bool = False) -> subprocess.CompletedProcess[str]:
-        path = [str(ROOT)] if whole else [str(folder), str(ROOT)]
-        environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join([str(folder), str(ROOT)])
+        environment = {"OMP_NUM_THREADS": "1", **os.environ, "PYTHONPATH": path}
         command = [sys.executable, *arguments]
         return subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=False)
 
@@ -60,16 +78,12 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _cli(*arguments: str) -> Sequence[str]:
-    return ("-c", "from seap_export.cli import main; main()", *arguments)
-
-
-def _export(inputs: Path, out: Path, tasks: str) -> Sequence[str]:
+def _export(inputs: Path, out: Path, tasks: str) -> list[str]:
     given = [word for task in tasks for word in ("--task", f"{task}={inputs / task}.jsonl")]
     settings = ("prompts=1", "decode_steps=2", "held_out=4", "long_tokens=32")
     small = ["--ratio", "0.3", "--threads", "1", "--no-quality", "--no-speed"]
     small += [word for setting in settings for word in ("--set", setting)]
-    return _cli("export", str(inputs / "m"), *given, *small, "--out", str(out))
+    return ["export", str(inputs / "m"), *given, *small, "--out", str(out)]
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -115,43 +129,40 @@ except ImportError:
     assert done.stdout == "refused\n", done.stderr
 
 
-def test_help_and_doctor(run: Run) -> None:
-    assert "export" in run(*_cli("--help")).stdout
-    done = run(*_cli("doctor", "--json"))
+def test_an_export_is_the_same_bytes_and_can_be_replaced(run: Run, tool: Tool, inputs: Path, tmp_path: Path) -> None:
+    """--force moves what is there away, which Windows refuses while it is mapped."""
+    windows, linux = tmp_path / "windows", tmp_path / "linux"
+    other_seed = ["--force", "--set", "seed=1"]
+    commands = [
+        ["--help"],
+        ["doctor", "--json"],
+        _export(inputs, windows, "a"),
+        [*_export(inputs, windows, "ab"), *other_seed],
+        ["validate", str(windows), "--json"],
+    ]
+    done = run("-c", COMMANDS, json.dumps(commands))
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)
+    peak, usage, diagnosis, *_, verdict = json.loads(done.stdout)
+    assert (peak, "export" in usage) == (None, True)  # the peak of memory is not known there
+    assert json.loads(diagnosis)
+    assert json.loads(verdict)["verdict"] == "passed"
+    whole = tool(tmp_path, json.dumps([[*_export(inputs, linux, "ab"), *other_seed]]), program=COMMANDS)
+    assert whole.code == 0, whole.err
+    assert json.loads(whole.out)[0] > 1e6
+    _compare(windows, linux)
 
 
-def test_an_export_is_the_same_bytes(run: Run, inputs: Path, tmp_path: Path) -> None:
-    for name in ("windows", "linux"):
-        done = run(*_export(inputs, tmp_path / name / "out", "ab"), whole=name == "linux")
-        assert done.returncode == 0, done.stderr
-    digests = _digests(tmp_path / "windows")
-    assert "out/router/router.onnx" in digests
-    expected = _digests(tmp_path / "linux")
-    for name in ("out/validation.json", "out/validation.html"):  # they name the processor, which Linux has from /proc
-        del digests[name], expected[name]
-    assert digests == expected
-    reports = [json.loads((tmp_path / name / "out/validation.json").read_bytes()) for name in ("windows", "linux")]
+def _compare(windows: Path, linux: Path) -> None:
+    found, expected = _digests(windows), _digests(linux)
+    assert "router/router.onnx" in found
+    for name in ("validation.json", "validation.html"):  # they name the processor, which Linux has from /proc
+        del found[name], expected[name]
+    assert found == expected
+    reports = [json.loads((out / "validation.json").read_bytes()) for out in (windows, linux)]
     assert len({report["machine"].pop("processor") for report in reports}) == 2
     assert reports[0] == reports[1]
     for suffix in ("json", "html"):
-        assert b"\r" not in (tmp_path / f"windows/out/validation.{suffix}").read_bytes()
-    parts = {part for name in digests for part in name.split("/")}
+        assert b"\r" not in (windows / f"validation.{suffix}").read_bytes()
+    parts = {part for name in found for part in name.split("/")}
     assert not [part for part in parts if FORBIDDEN.search(part)]
     assert not [part for part in parts if part.startswith(".seap-export-tmp")]
-
-
-def test_an_export_is_replaced_and_validated(run: Run, inputs: Path, tmp_path: Path) -> None:
-    """--force moves what is there away, which Windows refuses while it is mapped."""
-    out = tmp_path / "out"
-    for more in ([], ["--force", "--set", "seed=1"]):
-        done = run(*_export(inputs, out, "a"), *more)
-        assert done.returncode == 0, done.stderr
-    assert run(*_cli("validate", str(out), "--json")).returncode == 0
-
-
-def test_peak_memory_is_not_measured_where_it_is_not_known(run: Run) -> None:
-    code = "from seap_export.memory import peak_memory; print(peak_memory())"
-    assert run("-c", code).stdout == "None\n"
-    assert int(run("-c", code, whole=True).stdout) > 1e6

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from faults.tool import EXPORT, Tool
+from faults.commands import EXPORT
 from support.exports import Outcome
 from support.models import write_micro_model
+from support.processes import Tool
 
 RunIt = Callable[..., Outcome]
 HUGE = 10**18

@@ -9,8 +9,8 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from faults.tool import Tool
 from support.exports import Outcome
+from support.processes import Tool
 
 from seap_export.corpus import read_records
 from seap_export.errors import InputError

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.tool import ALL
+from faults.commands import ALL
 from safetensors.torch import load_file, save_file
 from support.exports import Outcome
 

@@ -12,7 +12,7 @@ from typing import Any
 import huggingface_hub
 import onnx
 import pytest
-from faults.tool import ALL
+from faults.commands import ALL
 from support.exports import Outcome
 from support.product import open_source
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.tool import EXPORT, Tool
+from faults.commands import EXPORT
+from support.processes import Tool
 
 SEQUENCE = {"Sequence": {"id": "A", "type_id": 0}}
 SPECIAL = {"SpecialToken": {"id": "[X]", "type_id": 0}}

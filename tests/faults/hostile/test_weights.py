@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from faults.tool import EXPORT, Tool
+from faults.commands import EXPORT
 from support.exports import Outcome
+from support.processes import Tool
 
 RunIt = Callable[..., Outcome]
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,6 +10,7 @@ from typing import Any
 import pytest
 from support.calibration import TOKEN_IDS, Killed, compute_in_memory, compute_on_disk, die_at, file_contents
 from support.models import micro_source
+from support.processes import Tool
 from support.product import Compute, DecoderLayer, Source
 
 from seap_export.activations import calibrate, sensitivity
@@ -113,7 +111,7 @@ def test_streams_on_disk_give_the_same_bytes(source: Source, expected: dict[str,
     assert file_contents(tmp_path) == expected
 
 
-def test_a_process_that_is_killed(source: Source, expected: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_process_that_is_killed(tool: Tool, source: Source, expected: dict[str, bytes], tmp_path: Path) -> None:
     script = """
 import os, signal, sys
 from pathlib import Path
@@ -123,11 +121,8 @@ from seap_export.sources.source import open_source
 kill = lambda layer: layer == 1 and os.kill(os.getpid(), signal.SIGKILL)
 collect_statistics(open_source(sys.argv[1]), TOKEN_IDS, Path(sys.argv[2]), compute_in_memory(), on_layer=kill)
 """
-    model = source.files[0].parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-c", script, str(model), str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    done = tool(tmp_path, source.files[0].parent, tmp_path, program=script)
+    assert done.code == -signal.SIGKILL, done.err
     assert (tmp_path / "unfinished").is_dir()
     run(source, tmp_path, compute_in_memory())
     assert file_contents(tmp_path) == expected

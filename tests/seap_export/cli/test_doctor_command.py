@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from support.doctor import ONE_GPU, WORKS, diagnosis, failing, libraries, packages
+from support.processes import Tool
 
 from seap_export.runtime.doctor import Diagnosis, ProviderState
 
@@ -155,11 +156,11 @@ def test_a_runtime_that_cannot_be_imported(tmp_path: Path, name: str) -> None:
     assert ("pip uninstall -y onnxruntime onnxruntime-gpu" in done.stderr) == (name == "onnxruntime")
 
 
-def test_the_page_shows_a_program_that_runs() -> None:
+def test_the_page_shows_a_program_that_runs(tool: Tool, tmp_path: Path) -> None:
     (program,) = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("True ")
+    outcome = tool(tmp_path, program=program)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.out.startswith("True ")
 
 
 def test_runtimes_and_extras_are_listed(run: Run, found: Callable[[Diagnosis], None]) -> None:

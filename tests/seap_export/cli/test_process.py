@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from support.exports import HELD_OUT_OPTION
+from support.processes import MAIN, Tool
 
 ROOT = Path(__file__).parents[3]
-MAIN = "from seap_export.cli import main; main()"
 #: Stops the process at the n-th layer that is calibrated, or the n-th step that is moved into place.
 SIGNAL_WHILE_CALIBRATING = """
 import os, signal
@@ -59,13 +59,14 @@ ONE = (
 ALIKE = (*ONE, "--threads", "1")
 
 
-def start(work: Path, *arguments: str, before: str = "", **options: int) -> subprocess.Popen[str]:
+def start(work: Path, *arguments: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    """A process that begins with nothing."""
     return subprocess.Popen(
-        [sys.executable, "-c", before + MAIN, *arguments],
+        [sys.executable, "-c", MAIN, *arguments],
         cwd=work,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         text=True,
-        stdout=options.get("stdout", subprocess.PIPE),
+        stdout=stdout,
         stderr=subprocess.PIPE,
     )
 
@@ -91,10 +92,9 @@ def test_libraries_print_nothing(work: Path, pristine: Path) -> None:
         (signal.SIGTERM, 143, ""),
     ],
 )
-def test_a_signal_leaves_nothing_partial(work: Path, number: int, code: int, message: str) -> None:
-    process = start(work, *ONE, "--quiet", before=SIGNAL_WHILE_CALIBRATING.format(number=int(number)))
-    _, err = process.communicate()
-    assert (process.returncode, err) == (code, message)
+def test_a_signal_leaves_nothing_partial(tool: Tool, work: Path, number: int, code: int, message: str) -> None:
+    outcome = tool(work, *ONE, "--quiet", before=SIGNAL_WHILE_CALIBRATING.format(number=int(number)))
+    assert (outcome.code, outcome.err) == (code, message)
     hidden = [path.name for path in (work / "out").iterdir()]
     assert all(name.startswith(".seap-export-unfinished-") for name in hidden)  # for the next run to go on with
     assert hidden
@@ -104,25 +104,23 @@ def test_a_signal_leaves_nothing_partial(work: Path, number: int, code: int, mes
     ("number", "code", "again"),
     [(signal.SIGINT, 130, False), (signal.SIGTERM, 143, False), (signal.SIGTERM, 143, True)],
 )
-def test_a_stopped_run_records_what_its_steps_cost(done: Path, number: int, code: int, again: bool) -> None:
+def test_a_stopped_run_records_what_its_steps_cost(
+    tool: Tool, done: Path, number: int, code: int, again: bool
+) -> None:
     (done / "performance.json").unlink()
     code_before = SIGNAL_WHILE_VALIDATING.format(number=int(number), again=again)
-    process = start(done.parent, *ONE, "--quiet", before=code_before)
-    _, err = process.communicate()
-    assert process.returncode == code, err
+    outcome = tool(done.parent, *ONE, "--quiet", before=code_before)
+    assert outcome.code == code, outcome.err
     assert json.loads((done / "performance.json").read_text("utf-8"))["steps"].keys() == {"hashing"}
 
 
 @pytest.mark.parametrize("number", [1, 3])
-def test_a_kill_between_record_and_move_is_made_good(work: Path, pristine: Path, number: int) -> None:
-    process = start(work, *ALIKE, "--quiet", before=KILL_AT_MOVE.format(number=number))
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+def test_a_kill_between_record_and_move_is_made_good(tool: Tool, work: Path, pristine: Path, number: int) -> None:
+    assert tool(work, *ALIKE, "--quiet", before=KILL_AT_MOVE.format(number=number)).code == -signal.SIGKILL
     assert list((work / "out").glob(".seap-export-[tu]*"))
 
-    process = start(work, *ALIKE, "--quiet")
-    _, err = process.communicate()
-    assert process.returncode == 0, err
+    outcome = tool(work, *ALIKE, "--quiet")
+    assert outcome.code == 0, outcome.err
     assert tree(work / "out" / "a-0.2") == tree(pristine / "a-0.2")
     assert sorted(path.name for path in (work / "out").iterdir()) == [
         ".seap-export.lock", "a-0.2", "calibration", "manifest.json", "performance.json", "ranking",

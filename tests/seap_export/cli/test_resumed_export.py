@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from support.exports import HELD_OUT_OPTION, run_here
+from support.processes import Tool
 
 from seap_export.pipeline.folder import outputs
 
@@ -57,17 +56,15 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_a_killed_export_goes_on_in_the_middle_of_each_step(work: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+def test_a_killed_export_goes_on_in_the_middle_of_each_step(tool: Tool, work: Path) -> None:
     (work / "tried.toml").write_text("trials = 4\nmin_tokens = 0\n", "utf-8")  # so that it is distilled, too
     arguments = (*ARGUMENTS, "--recipe", "tried.toml")
     assert run_here(*arguments).code == 0
     expected = tree(work / "out")
     (work / "out").rename(work / "whole")
     for step in ("calibration/a", "ranking/a", "a-0.2/plan.json", "a-0.2/hf"):
-        command = [sys.executable, "-c", KILLED, step, *arguments]
-        killed = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
-        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        killed = tool(work, step, *arguments, program=KILLED)
+        assert killed.code == -signal.SIGKILL, killed.err
         assert not (work / "out" / step).exists()
         (left,) = (work / "out").glob(".seap-export-unfinished-*")
         assert [path for path in left.rglob("*") if path.is_file()]
@@ -76,9 +73,10 @@ def test_a_killed_export_goes_on_in_the_middle_of_each_step(work: Path, tmp_path
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-def test_it_does_not_go_on_while_a_worker_still_writes(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    command = [sys.executable, "-c", KILLED, "a-0.2/hf", *ARGUMENTS]
-    assert subprocess.run(command, cwd=work, capture_output=True, check=False).returncode == -signal.SIGKILL
+def test_it_does_not_go_on_while_a_worker_still_writes(
+    tool: Tool, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert tool(work, "a-0.2/hf", *ARGUMENTS, program=KILLED).code == -signal.SIGKILL
     (left,) = (work / "out").glob(".seap-export-unfinished-*")
     before = tree(left)
     monkeypatch.setattr(outputs, "_PATIENCE", 0.1)

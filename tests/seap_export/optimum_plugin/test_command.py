@@ -13,11 +13,14 @@ import pytest
 from click.testing import CliRunner
 from support.corpora import write_corpus
 from support.models import write_micro_model
+from support.processes import Tool
 
 from seap_export.cli import main
 
 ROOT = Path(__file__).parents[3]
 OPTIMUM = ("-m", "optimum.commands.optimum_cli", "export")
+#: What `optimum-cli` runs.
+PROGRAM = "from optimum.commands.optimum_cli import main; main()"
 GOOD = ("m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out", "--json")
 
 
@@ -30,7 +33,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def call(folder: Path, *arguments: str) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr."""
+    """Exit code, stdout and stderr of a process that begins with nothing."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -54,31 +57,31 @@ def call(folder: Path, *arguments: str) -> tuple[int, str, str]:
     ids=str,
 )
 def test_every_argument_reaches_our_command(
-    work: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int
+    tool: Tool, work: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], code: int
 ) -> None:
     monkeypatch.chdir(work)
     ours = CliRunner().invoke(main, ["export", *arguments], prog_name="seap-export")
-    found, out, err = call(work, *OPTIMUM, "seap", *arguments)
-    assert (found, err) == (ours.exit_code, ours.stderr)
+    theirs = tool(work, "export", "seap", *arguments, program=PROGRAM)
+    assert (theirs.code, theirs.err) == (ours.exit_code, ours.stderr)
     # click's runner wraps help at another width, and estimated times are measured anew
-    assert re.sub(r"\d[\d.e-]*", "#", out).split() == re.sub(r"\d[\d.e-]*", "#", ours.stdout).split()
-    assert found == code
+    assert re.sub(r"\d[\d.e-]*", "#", theirs.out).split() == re.sub(r"\d[\d.e-]*", "#", ours.stdout).split()
+    assert theirs.code == code
 
 
-def test_it_exports(work: Path) -> None:
-    code, out, err = call(work, *OPTIMUM, "seap", *GOOD)
-    assert code == 0, err
-    assert json.loads(out)["a-0.2"]["parity"]["onnx"]["verdict"] == "passed"
+def test_it_exports(tool: Tool, work: Path) -> None:
+    outcome = tool(work, "export", "seap", *GOOD, program=PROGRAM)
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["a-0.2"]["parity"]["onnx"]["verdict"] == "passed"
     assert (work / "out" / "a-0.2" / "onnx" / "model.onnx").is_file()
 
 
-def test_optimum_lists_it_and_keeps_its_own_commands(work: Path) -> None:
+def test_optimum_lists_it_and_keeps_its_own_commands(tool: Tool, work: Path) -> None:
     _, out, _ = call(work, *OPTIMUM, "--help")
     assert "seap" in out
     assert "Prune a decoder model per task" in out
-    code, out, _ = call(work, "-m", "optimum.commands.optimum_cli", "env")
-    assert code == 0
-    assert "`optimum` version" in out
+    outcome = tool(work, "env", program=PROGRAM)
+    assert outcome.code == 0
+    assert "`optimum` version" in outcome.out
 
 
 def test_optimum_cli_loads_nothing_heavy_for_it(work: Path) -> None:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +21,7 @@ from support.calibration import (
 )
 from support.models import micro_source
 from support.plans import micro_plan
+from support.processes import Tool
 from support.product import COMPENSATIONS, Compensation, Compute, Mixture, SafetensorsWriter, Source
 
 from seap_export.layers import streams
@@ -124,12 +122,13 @@ def test_streams_on_disk_and_inputs_computed_twice_give_the_same_bytes(case: Cas
     assert file_contents(tmp_path) == case.expected["sequential"]
 
 
-def test_a_process_that_is_killed(case: Case, tmp_path: Path) -> None:
+def test_a_process_that_is_killed(tool: Tool, case: Case, tmp_path: Path) -> None:
     script = """
 import os, signal, sys
 from pathlib import Path
 from support.calibration import compute_in_memory, single_mixture
 from support.plans import micro_plan
+from support.processes import Tool
 from seap_export.activations.statistics import Calibration
 from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.source import open_source
@@ -139,10 +138,8 @@ statistics, plan = single_mixture(Calibration(Path(sys.argv[2]))), micro_plan(so
 write_shrunk_model(source, plan, statistics, Path(sys.argv[3]), kill, compute=compute_in_memory())
 """
     model = case.source.files[0].parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-c", script, str(model), str(model.parent / "statistics" / "boolq"), str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    done = tool(tmp_path, model, model.parent / "statistics" / "boolq", tmp_path, program=script)
+    assert done.code == -signal.SIGKILL, done.err
     assert (tmp_path / "unfinished").is_dir()
     run(case, tmp_path, "sequential", compute_in_memory())
     assert file_contents(tmp_path) == case.expected["sequential"]

@@ -1,4 +1,4 @@
-"""A process that has imported everything once and runs the command line in forks of itself, one request a line.
+"""A process that has imported everything once and runs programs in forks of itself, one request a line.
 
 A start of Python with torch takes seconds, so that thirty killed runs, or fifty runs with limited memory, need this.
 Requests and answers are JSON. What a run prints goes to the files `out` and `err`.
@@ -31,28 +31,30 @@ CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 
 
 def start(
+    program: str,
     arguments: list[str],
     cwd: str,
     out: str,
     err: str,
+    environment: dict[str, str],
     memory: int | None = None,
-    environment: dict[str, str] | None = None,
     before: str = "",
     events: str | None = None,
     records: int = 0,
     kill_at: int | None = None,
     kill_after: float = 0.0,
 ) -> int:
-    """Runs `seap-export ARGUMENTS` in a fork; its process id.
+    """Runs `python -c PROGRAM ARGUMENTS` in a fork; its process id.
 
     Args:
-        arguments: Of the command line.
+        program: Python code.
+        arguments: What it finds in `sys.argv`.
         cwd: Its current folder.
         out: File for stdout.
         err: File for stderr.
+        environment: All its variables.
         memory: Bytes of address space that it may use beyond what is there.
-        environment: Variables of its own.
-        before: Python that runs first.
+        before: Python that runs first, and is not watched.
         events: A pipe that gets a line for every change of the file system under `cwd`/out, before it is made.
         records: The number of times that manifest.json is replaced before `kill_at` begins to count.
         kill_at: The number of the change, from 1, before which it kills itself.
@@ -61,35 +63,33 @@ def start(
     process = os.fork()
     if process:
         return process
-    code = 99
+    code = 1
     try:
         os.chdir(cwd)
         for number, path in ((1, out), (2, err)):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644), number)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        os.environ.update(environment or {})
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.argv = ["-c", *arguments]
         tempfile.tempdir = None  # TMPDIR may be another
         if memory is not None:
             pages = int(Path("/proc/self/statm").read_text().split()[0])
             most = pages * resource.getpagesize() + memory
             resource.setrlimit(resource.RLIMIT_AS, (most, most))
-        exec(before, {})
+        names = {"__name__": "__main__"}
+        exec(before, names)
         watch(None if events is None else os.open(events, os.O_WRONLY), records, kill_at, kill_after)
-        run_command(arguments)
+        exec(program, names)
+        code = 0
     except SystemExit as status:
-        code = status.code if isinstance(status.code, int) else 0
+        code = status.code if isinstance(status.code, int) else int(status.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def run_command(arguments: list[str]) -> None:
-    from seap_export.cli import main
-
-    main(arguments)
 
 
 def watch(pipe: int | None, records: int, kill_at: int | None, kill_after: float) -> None:
@@ -147,6 +147,7 @@ def serve() -> None:
         request = json.loads(line)
         operation = {"start": start, "wait": wait, "shell": shell}[request.pop("operation")]
         print(json.dumps(operation(**request)), flush=True)
+    os._exit(0)  # unloading everything takes seconds
 
 
 if __name__ == "__main__":

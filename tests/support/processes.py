@@ -1,4 +1,8 @@
-"""`seap-export` as processes of their own, which start at once, may be limited and may be killed."""
+"""`seap-export`, and other programs, as processes of their own that start at once, may be limited and may be killed.
+
+They are forks of one that has imported everything. What is said before or while that is imported, and what is not to
+be imported at all, needs a process that begins with nothing.
+"""
 
 from __future__ import annotations
 
@@ -6,28 +10,19 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support.exports import HELD_OUT_OPTION, Outcome
+from support.exports import Outcome
 from support.needs import NAMESPACE, find
 
-__all__ = ["ALL", "COMMON", "EXPORT", "Run", "Tool"]
+__all__ = ["MAIN", "Run", "Tool"]
 
 ROOT = Path(__file__).parents[2]
-COMMON = (
-    "export", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--out", "out", *HELD_OUT_OPTION,
-    "--set", "prompts=1",
-    "--set", "decode_steps=2", "--no-quality", "--no-speed", "--quiet",
-)  # fmt: skip
-#: One variant of a model `m` into a folder `new`, without a look at the dense model.
-EXPORT = (
-    "export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "new", *HELD_OUT_OPTION,
-    "--no-quality", "--no-speed", "--quiet",
-)  # fmt: skip
-#: Two tasks, two ratios, a router.
-ALL = (*COMMON, "--ratio", "0.2", "--ratio", "0.4")
+#: The command line.
+MAIN = "from seap_export.cli import main; main()"
 
 
 @dataclass(frozen=True)
@@ -48,19 +43,20 @@ class Run:
 
 
 class Tool:
-    """A server that forks a process for every run (`warm_server.py`).
+    """A server that forks a process for every run (`warm_server.py`), which ends as one of its own would.
 
-    Where the machine allows it (`needs("mount")`), `shell` can mount file systems that the runs see.
+    A run has the variables that the test has, sees one core and reads nothing. Where the machine allows it
+    (`needs("mount")`), `shell` can mount file systems that the runs see.
     """
 
     def __init__(self, folder: Path) -> None:
         """Starts it; `folder` receives what the runs print."""
         self._folder = folder
         self._runs = 0
-        variables = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        command = [sys.executable, "-P", str(Path(__file__).with_name("warm_server.py"))]
         self._server = subprocess.Popen(
-            [*(NAMESPACE if find("mount") else ()), sys.executable, str(Path(__file__).with_name("warm_server.py"))],
-            env={**os.environ, **variables},
+            [*(NAMESPACE if find("mount") else ()), *command],
+            env=self._variables(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -71,12 +67,20 @@ class Tool:
         """Ends it."""
         self._server.communicate()
 
-    def start(self, cwd: Path, *arguments: object, **options: Any) -> Run:
-        """Starts a run; the options are those of `warm_server.start`."""
+    def start(
+        self,
+        cwd: Path,
+        *arguments: object,
+        program: str = MAIN,
+        environment: Mapping[str, str] | None = None,
+        **options: Any,
+    ) -> Run:
+        """Starts a run, with more variables; the options are those of `warm_server.start`."""
         self._runs += 1
         out, err = (self._folder / f"{self._runs}.{name}" for name in ("out", "err"))
-        given = [str(argument) for argument in arguments]
-        process = self.ask("start", arguments=given, cwd=str(cwd), out=str(out), err=str(err), **options)
+        files = {"cwd": str(cwd), "out": str(out), "err": str(err)}
+        given, variables = [str(argument) for argument in arguments], {**self._variables(), **(environment or {})}
+        process = self.ask("start", program=program, arguments=given, environment=variables, **files, **options)
         return Run(self, process, out, err)
 
     def __call__(self, cwd: Path, *arguments: object, timeout: float = 60, **options: Any) -> Outcome:
@@ -94,6 +98,10 @@ class Tool:
         self._server.stdin.write(json.dumps({"operation": operation, **request}) + "\n")
         self._server.stdin.flush()
         return self._answer()
+
+    def _variables(self) -> dict[str, str]:
+        paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+        return {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
     def _answer(self) -> Any:
         assert self._server.stdout is not None
