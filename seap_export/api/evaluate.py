@@ -56,7 +56,7 @@ def evaluate(
         >>> from seap_export import evaluate
         >>> report = evaluate("pruned/maths-0.2", dense="MODEL", runtime=["torch", "onnxruntime"], max_kl=0.2)
         >>> for folder, figures in report.divergence.items():
-        ...     print(folder, figures.mean_kl, figures.perplexity, figures.dense_perplexity)
+        ...     print(folder, figures.kl.mean, figures.kl.stderr, figures.perplexity, figures.dense_perplexity)
         >>> report.passed, report.reasons
 
     Args:
@@ -71,7 +71,8 @@ def evaluate(
         max_new_tokens: The most tokens of a generated answer.
         limit: Use only so many texts and questions of each task; None: all.
         max_length: Tokens after which a text is cut.
-        max_kl: Largest mean KL divergence from the dense model, in nats per token.
+        max_kl: Largest mean KL divergence from the dense model, in nats per token. The mean decides; reasons and
+            warnings say if its error leaves that open.
         min_accuracy_retained: Smallest accuracy or exact match of any task, as a fraction of the dense model's.
         out: Write the report to this file as JSON.
         answers: Write all generated answers to this file, as JSON lines.

@@ -25,7 +25,7 @@ class Variant:
         >>> from seap_export import Variant
         >>> variant = Variant("pruned/maths-0.2")
         >>> answer = variant.generate("What is 12 + 30?")
-        >>> variant.figures.kl, variant.figures.formats["onnx"].bytes
+        >>> variant.figures.kl.mean, variant.figures.formats["onnx"].bytes
 
     Attributes:
         path: Its folder.

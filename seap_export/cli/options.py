@@ -174,7 +174,8 @@ max_kl_option = option(
     "--max-kl",
     type=float,
     metavar="NATS",
-    help="Largest mean KL divergence from the dense model, in nats per token.",
+    help="Largest mean KL divergence from the dense model, in nats per token; a message says if it is too close to "
+    "tell.",
 )
 raw_option = option("--raw", is_flag=True, help="Continue the prompt as it is, without the model's chat template.")
 force_option = option("--force", is_flag=True, help="Replace files that were made from other inputs.")

@@ -97,7 +97,8 @@ _BESIDE_DENSE = ("retained", "difference", "lost", "won")
         "--min-accuracy-retained",
         type=float,
         metavar="F",
-        help="Smallest accuracy or exact match of any task, as a fraction of the dense model's.",
+        help="Smallest accuracy or exact match of any task, as a fraction of the dense model's; a message says if it "
+        "is too close to tell.",
     ),
 )
 @titled(
