@@ -174,6 +174,8 @@ def folder_quality_key(folder: str, max_length: int) -> str:
 def quality_figures(report: Mapping[str, Any]) -> dict[str, Any]:
     """What the manifest repeats of a quality report: the divergence, what it belongs to, and what was lost elsewhere.
 
+    The divergence of each text is left out.
+
     Raises:
         ArtifactError: The report lacks one of them.
     """
@@ -186,7 +188,7 @@ def quality_figures(report: Mapping[str, Any]) -> dict[str, Any]:
             figure.cell({"quality": figures})
         if "kl_nats_by_text" in figures:
             TokenEstimate.read(figures)
-        return {**figures, **more}
+        return {key: value for key, value in {**figures, **more}.items() if key != "kl_nats_by_text"}
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ArtifactError(f"{QUALITY}: damaged ({error} is missing); export again with --force") from error
 
