@@ -12,7 +12,7 @@ from support.variations import VARIATIONS
 from fake_cuda.log import Counts
 from fake_cuda.machine import Machine
 
-pytestmark = [pytest.mark.needs("fake-cuda"), pytest.mark.release]
+pytestmark = pytest.mark.needs("fake-cuda")
 
 PYTHON = Path(__file__).parents[2] / ".venv-genai-cuda" / "bin" / "python"
 TOKENS, LAYERS = 8, 3
@@ -39,7 +39,13 @@ print(model.device_type)
 """
 
 
-@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "int4"])
+@pytest.mark.parametrize(
+    "precision",
+    [
+        *(pytest.param(name, marks=pytest.mark.release) for name in ("fp16", "int4")),
+        *(pytest.param(name, marks=pytest.mark.full) for name in ("bf16", "int8")),
+    ],
+)
 def test_it_runs_batches_and_captures_single_prompts(
     precision: PrecisionName, tmp_path: Path, fake_cuda: type[Machine]
 ) -> None:

@@ -73,9 +73,9 @@ def cut(pristine_cut: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("llama-gqa", "per-layer"),
         ("qwen2", "uniform"),
         ("gemma3-all", "per-layer"),
-        pytest.param("phi3-all", "uniform", marks=pytest.mark.release),
-        pytest.param("llama-biases", "per-layer", marks=pytest.mark.release),
-        pytest.param("qwen2", "per-layer", marks=pytest.mark.release),
+        pytest.param("phi3-all", "uniform", marks=pytest.mark.full),
+        pytest.param("llama-biases", "per-layer", marks=pytest.mark.full),
+        pytest.param("qwen2", "per-layer", marks=pytest.mark.full),
     ],
 )
 def test_texts_of_the_task_get_the_same_tokens_and_at_ratio_0_the_same_logits(
@@ -285,7 +285,7 @@ def test_the_text_of_a_support_does_not_count(run: Run, cut: Path) -> None:
 
 
 @pytest.mark.release
-@pytest.mark.parametrize("variation", ["llama-gqa", "llama-biases"])
+@pytest.mark.parametrize("variation", ["llama-gqa", pytest.param("llama-biases", marks=pytest.mark.full)])
 @pytest.mark.parametrize(
     "name",
     [

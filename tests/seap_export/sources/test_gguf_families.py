@@ -45,7 +45,7 @@ def test_a_file_is_the_model_of_its_folder(tmp_path: Path, name: str, fuse_qkv: 
         assert torch.allclose(logits(again), logits(path.parent), atol=1e-5)
 
 
-@pytest.mark.release
+@pytest.mark.full
 @pytest.mark.parametrize("name", GGUF_VARIATIONS)
 def test_a_pruned_file_passes_parity(tmp_path: Path, name: str) -> None:
     values = dict(GGUF_VARIATIONS[name])

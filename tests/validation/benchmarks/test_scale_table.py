@@ -13,7 +13,7 @@ from support.corpora import micro_texts
 from validation.benchmarks.scale_table import scale_table
 
 
-@pytest.mark.release
+@pytest.mark.full
 def test_two_interpreters_and_the_first_of_two_tasks(dense: Path, tmp_path: Path) -> None:
     words = ["--model", str(dense), "--python", f"a={sys.executable}", "--python", f"b={sys.executable}"]
     words += ["--tasks", "1", "--out", str(tmp_path / "out"), "--"]

@@ -14,7 +14,7 @@ from validation.readiness.run import run_steps
 from validation.readiness.steps import plan_steps
 from validation.shapes import Shape
 
-pytestmark = pytest.mark.release
+pytestmark = pytest.mark.full
 ROOT = Path(__file__).parents[3]
 SHAPE = Shape(layers=4, hidden=128, heads=4, kv_heads=4, neurons=352, vocabulary=512, positions=512)
 #: One of each kind but the export, which other tests run; those of the other precisions differ in a word.

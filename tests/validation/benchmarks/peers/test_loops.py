@@ -69,8 +69,7 @@ def test_the_runner_gives_the_passages_tokens(folder: Path, passage: Passage, tm
     assert len(result.timing.steps) == 3 * len(result.timing.prefills) > 0
 
 
-@pytest.mark.real
-@pytest.mark.release
+@pytest.mark.full
 def test_genai_gives_the_passages_tokens(folder: Path, passage: Passage, tmp_path: Path) -> None:
     runner, genai = _loops(folder)
     assert (runner.command[0], genai.command[0]) == (sys.executable, str(GENAI))

@@ -15,7 +15,7 @@ from seap_export.families import model_spec
 from validation.benchmarks.runtimes.small_models import Kind, write_small_model
 
 
-@pytest.mark.parametrize("kind", ["pruned", pytest.param("dense", marks=pytest.mark.release)])
+@pytest.mark.parametrize("kind", ["pruned", pytest.param("dense", marks=pytest.mark.full)])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_runs(family: str, kind: Kind, tmp_path: Path) -> None:
     write_small_model(tmp_path, family, kind)

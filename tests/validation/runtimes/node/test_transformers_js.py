@@ -30,8 +30,6 @@ LENGTHS, STEPS = (20, 7), 4
 #: The second row is padded.
 PROMPTS = np.random.default_rng(0).integers(3, 96, (2, 20))
 NEXT = np.random.default_rng(1).integers(3, 96, (2, STEPS))
-#: The others are for a release.
-QUICK = ("llama-biases", "gemma3-all")
 #: Of the largest logit; 16 bits carry three digits, and sums of them less.
 NARROW = 0.05
 Caches = list[list[tuple[NDArray[np.float32], NDArray[np.float32]]]]
@@ -110,10 +108,8 @@ def largest(
     return float(max(np.abs(own - other).max() for own, other in pairs) / scale)
 
 
-@pytest.mark.parametrize(
-    "variation", [name if name in QUICK else pytest.param(name, marks=pytest.mark.release) for name in RICHEST]
-)
-@pytest.mark.parametrize("pruned", [False, True], ids=["dense", "pruned"])
+@pytest.mark.parametrize("variation", RICHEST)
+@pytest.mark.parametrize("pruned", [pytest.param(False, marks=pytest.mark.full), True], ids=["dense", "pruned"])
 def test_family(subject: Callable[..., Subject], opened: Any, variation: str, pruned: bool) -> None:
     own = subject(variation, pruned=pruned)
     assert largest(computed(opened(own.folder)), own.truth()) < 3e-5
