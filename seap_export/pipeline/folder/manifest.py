@@ -13,12 +13,12 @@ from typing import Any
 
 import seap_export
 from seap_export.errors import ArtifactError
-from seap_export.hashing import sha256_files
+from seap_export.hashing import sha256_files, sha256_json
 from seap_export.json_file import json_text, read_artifact
-from seap_export.pipeline.folder.names import HF
+from seap_export.pipeline.folder.names import CARD, HF
 from seap_export.pipeline.folder.outputs import write_whole
 
-__all__ = ["MANIFEST", "MANIFEST_SCHEMA", "Manifest", "package_versions", "read_manifest"]
+__all__ = ["MANIFEST", "MANIFEST_SCHEMA", "Manifest", "card_key", "package_versions", "read_manifest"]
 
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = "seap-export/manifest/3"
@@ -76,7 +76,7 @@ class Manifest:
 
     def record(self, step: str, key: str, made: Path) -> None:
         """Records a step and its files, which are at `made`; its variant no longer counts as finished."""
-        for name in self._files_of(step):
+        for name in self.files_of(step):
             del self.files[name]
         paths = sorted(path for path in made.rglob("*") if path.is_file()) if made.is_dir() else [made]
         for path, digest in zip(paths, sha256_files(paths), strict=True):
@@ -89,13 +89,13 @@ class Manifest:
 
     def forget(self, step: str) -> None:
         """Drops a step and its files, if there are any."""
-        for name in self._files_of(step):
+        for name in self.files_of(step):
             del self.files[name]
         self.steps.pop(step, None)
 
     def damages(self, folder: Path, step: str) -> list[str]:
         """The files of a step that are missing or have changed, in words."""
-        expected = {folder / name: self.files[name] for name in self._files_of(step)}
+        expected = {folder / name: self.files[name] for name in self.files_of(step)}
         to_hash = [p for p, entry in expected.items() if p.is_file() and p.stat().st_size == entry["bytes"]]
         hashes = dict(zip(to_hash, sha256_files(to_hash), strict=True))
         return [
@@ -104,8 +104,20 @@ class Manifest:
             if hashes.get(path) != entry["sha256"]
         ]
 
-    def _files_of(self, step: str) -> list[str]:
-        return [name for name in self.files if name == step or name.startswith(step + "/")]
+    def files_of(self, step: str) -> list[str]:
+        """The files of a step, without those in its folder that are steps themselves, such as a model card."""
+        inside = [name for name in self.files if name.startswith(f"{step}/") and name not in self.steps]
+        return [step, *inside] if step in self.files else inside
+
+    def has_outdated_card(self, variant: str) -> bool:
+        """Whether a variant's model card describes it as it was before; exports of earlier releases have no card."""
+        key = self.steps.get(f"{variant}/{HF}/{CARD}")
+        return key is not None and not key.startswith(card_key(self.variants[variant], ""))
+
+
+def card_key(entry: Mapping[str, Any], content: str) -> str:
+    """The key of a model card: the hash of the variant's entry in the manifest, and that of the content."""
+    return f"{sha256_json(entry)}-{content}"
 
 
 def package_versions() -> dict[str, str]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["HF", "ONNX", "PLAN", "QUALITY", "answers_step", "calibration_step", "parity_file", "variant_name"]
+__all__ = ["CARD", "HF", "ONNX", "PLAN", "QUALITY", "answers_step", "calibration_step", "parity_file", "variant_name"]
 
 # What lies in a variant's folder: its plan, its model folder, its ONNX files and its quality report.
 PLAN: Final = "plan.json"
 HF: Final = "hf"
 ONNX: Final = "onnx"
 QUALITY: Final = "quality.json"
+#: The model card, in the model folder.
+CARD: Final = "README.md"
 
 
 def answers_step(task: str) -> str:

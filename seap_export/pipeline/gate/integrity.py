@@ -14,7 +14,7 @@ from seap_export.json_file import read_artifact
 from seap_export.pipeline.evaluation.quality import quality_figures, recorded_quality
 from seap_export.pipeline.folder.contents import Export, Variant
 from seap_export.pipeline.folder.manifest import MANIFEST
-from seap_export.pipeline.folder.names import HF, ONNX, PLAN, QUALITY, parity_file, variant_name
+from seap_export.pipeline.folder.names import CARD, HF, ONNX, PLAN, parity_file, variant_name
 from seap_export.plan.plan import Plan
 
 __all__ = ["folder_damages", "variant_damages"]
@@ -79,11 +79,11 @@ def _least(variant: Variant) -> list[str]:
 
 def _against_manifest(variant: Variant) -> Iterator[str]:
     manifest, out, folders = variant.export.manifest, variant.path.parent, _recorded(variant)
-    for step in (f"{variant.name}/{part}" for part in (PLAN, HF, *folders, *map(parity_file, folders))):
-        if step not in manifest.steps:
-            yield f"{MANIFEST} does not list {step}"
+    expected = [f"{variant.name}/{part}" for part in (PLAN, HF, *folders, *map(parity_file, folders))]
+    yield from (f"{MANIFEST} does not list {step}" for step in expected if step not in manifest.steps)
+    made = [step for step in manifest.steps if step.startswith(f"{variant.name}/")]
+    for step in dict.fromkeys([*expected, *made]):
         yield from manifest.damages(out, step)
-    yield from manifest.damages(out, f"{variant.name}/{QUALITY}")
     for part in (HF, *folders):
         for path in sorted((variant.path / part).rglob("*")):
             name = path.relative_to(out).as_posix()
@@ -137,6 +137,8 @@ def _entry(variant: Variant) -> Iterator[str]:
             yield f"{MANIFEST} and the files of {variant.name} disagree on {key}"
     if manifest.source.get("sha256") != plan.source_sha256:
         yield f"{folder}: plan.json and {MANIFEST} name different dense models"
+    if manifest.has_outdated_card(variant.name):
+        yield f"{variant.hf / CARD} shows other figures than {MANIFEST}; run the same export again"
     if variant.name != variant_name(plan.task, plan.requested_ratio):
         yield f"{folder}: plan.json is for {plan.task} at ratio {plan.requested_ratio:g}"
 

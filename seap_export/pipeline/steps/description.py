@@ -42,7 +42,7 @@ def describe_task(step: CalibrationStep, calibration: Calibration) -> dict[str, 
 
 def describe_variant(steps: VariantSteps, work: Work, workspace: Workspace) -> dict[str, Any]:
     """The manifest's entry of a variant whose steps are all made."""
-    name, files = steps.plan.variant, workspace.manifest.files
+    name, manifest = steps.plan.variant, workspace.manifest
     plan = read_plan(work.folder / steps.plan.name)
     earlier = dict(_earlier(steps, work))
     if workspace.force:
@@ -58,7 +58,7 @@ def describe_variant(steps: VariantSteps, work: Work, workspace: Workspace) -> d
         "num_parameters": plan.shrunk_spec(work.source.spec).num_parameters(),
         "precision": {folder: step.format.precision for folder, step in formats.items()},
         "bytes": {
-            part: sum(entry["bytes"] for path, entry in files.items() if path.startswith(f"{name}/{part}/"))
+            part: sum(manifest.files[path]["bytes"] for path in manifest.files_of(f"{name}/{part}"))
             for part in (HF, *formats)
         },
         "parity": {folder: {key: report[key] for key in _PARITY} for folder, report in reports.items()},
