@@ -30,7 +30,7 @@ from seap_export.sources.wrapper import LanguagePart
 from seap_export.vocabulary.config import named_tokens, renumbered_config
 from seap_export.vocabulary.table import Vocabulary
 
-__all__ = ["Source", "open_gguf", "open_source"]
+__all__ = ["Source", "is_hub_id", "open_gguf", "open_source"]
 
 #: Values that are checked at a time, so that what the check takes is little against a tensor.
 _CHECKED = 2**20
@@ -51,6 +51,7 @@ class Source:
         reader: Reads the weights, in the plain form.
         files: All files that the model consists of.
         write_tokenizer: Writes the tokenizer files into a folder.
+        hub_id: OWNER/NAME, if it was downloaded from the hub.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Source:
     reader: WeightReader
     files: tuple[Path, ...]
     write_tokenizer: Callable[[Path], None]
+    hub_id: str | None = None
 
     def read_layer(self, layer: int) -> dict[str, torch.Tensor]:
         """Every tensor of a layer by its full name, all finite.
@@ -138,15 +140,21 @@ def open_source(model: str) -> Source:
         return source
     if os.path.isdir(path):
         return _folder_source(path, path.resolve().name)
-    if not _HUB_ID.fullmatch(model) or ".." in model or path.suffix == ".gguf":
+    if not is_hub_id(model) or path.suffix == ".gguf":
         raise InputError(f"{model}: no such folder or file; give a model folder, a .gguf file or a hub id")
-    return _folder_source(_download(model), model.replace("/", "--"))
+    return replace(_folder_source(_download(model), model.replace("/", "--")), hub_id=model)
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether this can be OWNER/NAME of a model on the hub."""
+    return _HUB_ID.fullmatch(text) is not None and ".." not in text
 
 
 def _download(model: str) -> Path:
     from huggingface_hub import snapshot_download
 
     patterns = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
+    patterns += ["README.md", "LICEN[CS]E*", "NOTICE*", "COPYING*"]  # the card of a variant passes them on
     copies = ["consolidated*", "*/*"]  # the same weights in the original authors' format
     try:
         return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=copies))

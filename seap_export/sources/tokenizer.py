@@ -15,6 +15,7 @@ __all__ = [
     "MODEL_INPUTS",
     "TOKENIZER_FILES",
     "copy_tokenizer",
+    "is_stray_link",
     "read_tokenizer_config",
     "tokenizer_files",
     "without_code",
@@ -50,22 +51,22 @@ def tokenizer_files(folder: Path) -> tuple[Path, ...]:
             "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
         )
     for file in files:
-        _refuse_stray_link(file)
+        if is_stray_link(file):
+            raise InputError(f"{file}: is a link to a file outside the model folder; replace it with the file itself")
     check_tokenizer(folder / "tokenizer.json")
     check_tokenizer_config(folder / "tokenizer_config.json", read_tokenizer_config(folder))
     return files
 
 
-def _refuse_stray_link(file: Path) -> None:
-    """Rejects a link that would copy some other file of this machine into the artifacts.
+def is_stray_link(file: Path) -> bool:
+    """Whether this is a link that would copy some other file of this machine into the artifacts.
 
     Links within the folder are allowed, as are those of the hub's cache, where snapshots/REVISION/NAME points to
     blobs/HASH. If the folder itself is a link, its target counts as the folder.
     """
     folder, target = file.parent.resolve(), file.resolve()
     homes = [folder, *([folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [])]
-    if not any(target.is_relative_to(home) for home in homes):
-        raise InputError(f"{file}: is a link to a file outside the model folder; replace it with the file itself")
+    return not any(target.is_relative_to(home) for home in homes)
 
 
 def copy_tokenizer(folder: Path, target: Path) -> None:
