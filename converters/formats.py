@@ -23,22 +23,93 @@ class Row:
         class_path: Its class, as MODULE:CLASS.
         title: Its name in texts.
         marker: A file that every folder of this format has, and others have hardly ever.
+        usage: How to generate text with a folder, given FOLDER and PRECISION, as a block of Markdown.
     """
 
     class_path: str
     title: str
     marker: str
+    usage: str
 
 
 #: The bits of a precision: the first number in its name.
 _BITS = re.compile(r"\d+")
 FORMATS: Mapping[str, Row] = {
-    "hf": Row("converters.hf.format:HfFormat", "safetensors", "config.json"),
-    "onnx": Row("converters.onnx.format:OnnxFormat", "ONNX", "genai_config.json"),
-    "gguf": Row("converters.gguf.format:GgufFormat", "GGUF", "model.gguf"),
-    "web": Row("converters.web.format:WebFormat", "transformers.js", "onnx"),
-    "mlx": Row("converters.mlx.format:MlxFormat", "MLX", "modeling_mlx.py"),
-    "openvino": Row("converters.openvino.format:OpenvinoFormat", "OpenVINO", "openvino_model.xml"),
+    "hf": Row(
+        "converters.hf.format:HfFormat",
+        "safetensors",
+        "config.json",
+        """\
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("FOLDER", trust_remote_code=True)
+model = AutoModelForCausalLM.from_pretrained("FOLDER", trust_remote_code=True)
+inputs = tokenizer("The sun is", return_tensors="pt")
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=16)[0]))
+```
+""",
+    ),
+    "onnx": Row(
+        "converters.onnx.format:OnnxFormat",
+        "ONNX",
+        "genai_config.json",
+        """\
+```python
+from pathlib import Path
+from seap_export.runtime import Generator
+
+print(Generator(Path("FOLDER")).generate("The sun is", 16))
+```
+""",
+    ),
+    "gguf": Row(
+        "converters.gguf.format:GgufFormat",
+        "GGUF",
+        "model.gguf",
+        """\
+```sh
+llama-cli -m FOLDER/model.gguf -p "The sun is" -n 16
+```
+""",
+    ),
+    "web": Row(
+        "converters.web.format:WebFormat",
+        "transformers.js",
+        "onnx",
+        """\
+```js
+import { env, pipeline } from "@huggingface/transformers";
+
+env.localModelPath = ".";
+const generator = await pipeline("text-generation", "FOLDER", { dtype: "PRECISION" });
+console.log(await generator("The sun is", { max_new_tokens: 16 }));
+```
+""",
+    ),
+    "mlx": Row(
+        "converters.mlx.format:MlxFormat",
+        "MLX",
+        "modeling_mlx.py",
+        """\
+```sh
+mlx_lm.generate --model FOLDER --trust-remote-code --prompt "The sun is" --max-tokens 16
+```
+""",
+    ),
+    "openvino": Row(
+        "converters.openvino.format:OpenvinoFormat",
+        "OpenVINO",
+        "openvino_model.xml",
+        """\
+```python
+import openvino_genai
+
+pipeline = openvino_genai.LLMPipeline("FOLDER", "CPU", ATTENTION_BACKEND="SDPA")
+print(pipeline.generate("The sun is", max_new_tokens=16))
+```
+""",
+    ),
 }
 
 

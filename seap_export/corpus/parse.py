@@ -15,13 +15,13 @@ from seap_export.corpus.readers import CORPUS_SUFFIXES, check_corpus
 from seap_export.corpus.task import ChoiceCompletion, Completion, Task, TemplateCompletion
 from seap_export.errors import InputError, UsageError
 
-__all__ = ["parse_task", "parse_tasks", "refuse_same_names"]
+__all__ = ["SAMPLE", "parse_task", "parse_tasks", "refuse_same_names"]
 
 #: The longest task file (16 KiB); the parser's memory grows with the square of a long dotted key.
 _MAX_TASK_BYTES = 16 * 2**10
 _TASK_FILE = ".toml"
 #: Tasks that come with the package, to try it with.
-_SAMPLE = "sample:"
+SAMPLE = "sample:"
 _SAMPLES = {"arithmetic": "arithmetic.jsonl", "everyday": "everyday.toml", "reading": "reading.txt"}
 #: Keys of a text, and of a conversation.
 _TEXT_KEYS, _TURN_KEYS = ("prompt", "completion"), ("system", "user", "assistant")
@@ -65,10 +65,14 @@ def parse_task(spec: str) -> Task:
     """
     name, equals, source = spec.partition("=")
     if not equals and not _is_file(Path(spec)):
-        name, source = spec.removeprefix(_SAMPLE).partition(":")[0].rpartition("/")[2], spec
+        name, source = spec.removeprefix(SAMPLE).partition(":")[0].rpartition("/")[2], spec
     if not name or not source:
         file = source or (f"{name or 'maths'}.jsonl" if equals or not spec else spec)
         raise UsageError(f"task {spec!r} is malformed; write NAME=FILE, such as {Path(file).stem}={file}")
+    return replace(_task(name, source), given_as=source)
+
+
+def _task(name: str, source: str) -> Task:
     path = _sample_file(source) or Path(os.path.expanduser(source))
     if path.suffix.lower() == _TASK_FILE:
         return _read_task_file(name, path)
@@ -83,11 +87,11 @@ def parse_task(spec: str) -> Task:
 
 def _sample_file(source: str) -> Path | None:
     """The file of a task that comes with the package; None: the source names none."""
-    if not source.startswith(_SAMPLE):
+    if not source.startswith(SAMPLE):
         return None
-    name = source.removeprefix(_SAMPLE)
+    name = source.removeprefix(SAMPLE)
     if name not in _SAMPLES:
-        raise UsageError(f"there is no sample task {name!r}; there are {', '.join(map(_SAMPLE.__add__, _SAMPLES))}")
+        raise UsageError(f"there is no sample task {name!r}; there are {', '.join(map(SAMPLE.__add__, _SAMPLES))}")
     return Path(__file__).parent / "samples" / _SAMPLES[name]
 
 

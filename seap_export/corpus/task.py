@@ -147,6 +147,7 @@ class Task:
         answer: How the answer is found in a completion and in generated text; None: the task does not say it.
         is_conversation: Whether prompt and completion are the user's and the assistant's turn.
         system: Template of the turn before these; None: there is none.
+        given_as: A path or a name that `parse_task` accepts; empty: its texts were given in memory.
     """
 
     name: str
@@ -156,6 +157,7 @@ class Task:
     answer: AnswerRule | None = None
     is_conversation: bool = False
     system: str | None = None
+    given_as: str = ""
 
     def __post_init__(self) -> None:
         if not is_folder_name(self.name):

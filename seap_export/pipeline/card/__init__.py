@@ -1,0 +1,1 @@
+"""The model card of a variant, and the settings file that makes the variant again."""

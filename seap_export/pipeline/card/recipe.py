@@ -1,0 +1,190 @@
+"""The settings file of an export that makes one variant again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from converters.format import Format
+from converters.onnx.form import OnnxForm
+from converters.onnx.format import OnnxFormat
+from seap_export.corpus import Task
+from seap_export.corpus.hub import HarnessCorpus, HubCorpus
+from seap_export.corpus.parse import SAMPLE
+from seap_export.pipeline.request.export_request import ExportRequest, VariantRequest
+from seap_export.pipeline.request.mixtures import GENERAL
+from seap_export.pipeline.request.settings import CalibrationSettings, ParitySettings
+from seap_export.plan.recipes import open_recipe, shipped_recipes
+from seap_export.plan.settings import PlanSettings
+from seap_export.plan.sparsity import Sparsity
+from seap_export.sources.source import Source
+
+__all__ = ["RECIPE", "given_as", "model_name", "needed_files", "recipe_files"]
+
+#: The file, for `export --config`, and the one with a pruning recipe that does not come with the package.
+RECIPE, _PRUNING = "recipe.toml", "pruning.toml"
+_PARITY = ("provider", "decode_steps", "prompts", "long_tokens", "threads")
+
+
+def recipe_files(
+    model: str, request: ExportRequest, variant: VariantRequest, formats: Iterable[Format]
+) -> dict[str, bytes]:
+    """The settings file, and a recipe beside it if the variant's does not come with the package.
+
+    Paths are names of files beside the settings file, so that the same inputs give the same bytes wherever they lie.
+
+    Args:
+        model: See `model_name`.
+        request: The export.
+        variant: Which of its variants.
+        formats: All that lie beside the model folder, those of earlier exports too.
+    """
+    values = {
+        "model": model,
+        "ratio": variant.ratio,
+        **_changed(request.calibration, CalibrationSettings(), _names(CalibrationSettings)),
+        **_changed(request.parity, ParitySettings(), _PARITY),
+        **_pruning(request.plan),
+        **_formats(tuple(formats)),
+        **({} if variant.vocabulary == "all" else {"vocabulary": variant.vocabulary}),
+        **({} if request.rounding == "calibrated" else {"rounding": request.rounding}),
+        **({} if request.general_text is None else {"general_text": request.general_text.name}),
+        **_mixture(request, variant),
+        "task": {task.name: given_as(task, request) for task in _tasks(request, variant)},
+    }
+    files = {RECIPE: _toml(values)}
+    if values.get("recipe") == _PRUNING:
+        files[_PRUNING] = _toml(_settings(request.plan))
+    return {name: text.encode() for name, text in files.items()}
+
+
+def model_name(source: Source, recorded: str) -> str:
+    """The dense model as `export` takes it: a hub id, or the name of its folder or file.
+
+    Args:
+        source: The model.
+        recorded: Its name when the export began; a folder that was renamed since is the same model.
+    """
+    return source.hub_id or (f"{recorded}.gguf" if source.files[0].suffix == ".gguf" else recorded)
+
+
+def needed_files(request: ExportRequest, variant: VariantRequest) -> list[str]:
+    """The texts that must lie beside the settings file, by name."""
+    tasks = [*_tasks(request, variant), *([] if request.support is None else [request.support.task])]
+    names = [given_as(task, request) for task in tasks if _is_file(task)]
+    names += [] if request.general_text is None else [request.general_text.name]
+    return list(dict.fromkeys(names))
+
+
+def _tasks(request: ExportRequest, variant: VariantRequest) -> list[Task]:
+    return [task for task in request.tasks if task.name in variant.mixture.weights]
+
+
+def given_as(task: Task, request: ExportRequest) -> str:
+    """The source of a task, without the folder of a file; texts in memory are a file named after the task."""
+    if not _is_file(task):
+        return task.given_as
+    name = Path(task.given_as or f"{task.name}.jsonl").name
+    alike = [other for other in request.tasks if Path(other.given_as).name == name]
+    return name if len(alike) < 2 else f"{task.name}-{name}"
+
+
+def _is_file(task: Task) -> bool:
+    if task.given_as.startswith(SAMPLE):
+        return False
+    return Path(task.given_as).suffix.lower() == ".toml" or not isinstance(task.corpus, HubCorpus | HarnessCorpus)
+
+
+def _names(settings: type) -> list[str]:
+    return [field.name for field in fields(settings)]
+
+
+def _changed(settings: object, default: object, names: Iterable[str]) -> dict[str, Any]:
+    """What differs from the defaults."""
+    values = {name: getattr(settings, name) for name in names}
+    return {name: value for name, value in values.items() if value != getattr(default, name)}
+
+
+def _pruning(settings: PlanSettings) -> dict[str, Any]:
+    """The recipe and the layout, if they are not the default."""
+    layout = {} if settings.layout == "per-layer" else {"layout": settings.layout}
+    for index, name in enumerate(shipped_recipes()):
+        if open_recipe(name, layout=settings.layout) == settings:
+            return ({"recipe": name} if index else {}) | layout
+    return {"recipe": _PRUNING} | layout
+
+
+def _settings(settings: PlanSettings) -> dict[str, Any]:
+    """A recipe with these settings; those of a uniform layout are not a recipe's."""
+    default = PlanSettings()
+    names = [name for name in _names(PlanSettings) if name not in ("layout", "sparsity")]
+    values = _changed(settings, default, names)
+    if settings.layout == "uniform":
+        return values
+    sparsity = _changed(settings.sparsity, Sparsity(settings.sparsity.kind), _names(Sparsity))
+    return values | {"sparsity": {"kind": settings.sparsity.kind, **sparsity}}
+
+
+def _formats(formats: tuple[Format, ...]) -> dict[str, Any]:
+    if not formats:
+        return {"format": "hf"}
+    forms = [format.form for format in formats if isinstance(format, OnnxFormat)]
+    graph: dict[str, Any] = {}
+    for form in forms:
+        graph |= _graph(form)
+    return {"format": [f"{format.name}:{format.precision}" for format in formats], **graph}
+
+
+def _graph(form: OnnxForm) -> dict[str, Any]:
+    """What the options of a graph say beside its precision."""
+    values: dict[str, Any] = _changed(form, OnnxForm(), ("dialect", "logits"))
+    how, usual = form.precision.quantization, OnnxFormat(form.precision.name).form.precision
+    if how is None:
+        return values
+    if form.precision.dtype != usual.dtype:
+        values["activations"] = form.precision.dtype
+    if how.block_size != 32:
+        values["block_size"] = how.block_size
+    return values | {
+        name: True
+        for name, differs in (("asymmetric", not how.symmetric), ("float_embeddings", not how.embeddings))
+        if differs
+    }
+
+
+def _mixture(request: ExportRequest, variant: VariantRequest) -> dict[str, Any]:
+    """The tables of a variant for several tasks, and the text that supports all of them."""
+    values: dict[str, Any] = {}
+    if request.support is not None:
+        values["support"] = f"{given_as(request.support.task, request)}:{request.support.share!r}"
+    mixture = next((mixture for mixture in request.mixtures if mixture.name == variant.mixture.name), None)
+    if mixture is None:
+        return values
+    if mixture.name != GENERAL:
+        return values | {"mix": {mixture.name: dict(mixture.weights)}}
+    weights = {task: weight for task, weight in mixture.weights.items() if weight != 1.0}
+    return values | {"general": True, **({"weight": weights} if weights else {})}
+
+
+def _toml(values: Mapping[str, Any]) -> str:
+    """A TOML file: first what is no table, then the tables."""
+    lines = [f"{_key(name)} = {_value(value)}" for name, value in values.items() if not isinstance(value, Mapping)]
+    for name, table in values.items():
+        if isinstance(table, Mapping):
+            lines += ["", f"[{_key(name)}]", *(f"{_key(key)} = {_value(value)}" for key, value in table.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _key(name: str) -> str:
+    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else json.dumps(name)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{_key(key)} = {_value(inner)}" for key, inner in value.items()) + " }"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
+    return json.dumps(value, ensure_ascii=False)  # texts, numbers and truth values are written alike

@@ -1,0 +1,263 @@
+"""The model card of a variant: README.md as the Hugging Face hub shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from converters.formats import FORMATS, format_name
+from seap_export.pipeline.card.recipe import RECIPE
+from seap_export.pipeline.folder.contents import Variant
+from seap_export.pipeline.folder.manifest import Manifest
+from seap_export.pipeline.request.measured import measured_title
+from seap_export.plan.plan import Plan
+from seap_export.sources.metadata import ModelMetadata
+from seap_export.sources.source import Source
+from validation.reports.figures import QUALITY
+from validation.reports.html.matrix import loss_matrix
+from validation.reports.numbers import count, figure, megabytes, percent
+from validation.runtimes.table import runtime_title
+
+__all__ = ["CalibrationText", "CardFacts", "card_text"]
+
+_HUB = "https://huggingface.co"
+_TAGS = ("seap-export", "pruned")
+
+
+@dataclass(frozen=True)
+class CalibrationText:
+    """The texts of a task that a variant was fitted to.
+
+    Attributes:
+        given_as: The name of the file, or of the data set.
+        sha256: The digest of the sorted digests of the texts.
+    """
+
+    given_as: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """What a card is made from; nothing that differs from run to run, such as times.
+
+    Attributes:
+        source: The dense model.
+        model: Its name, as `export` takes it.
+        metadata: What it says of itself.
+        variant: The variant's folder.
+        entry: What the manifest says of it.
+        manifest: The manifest.
+        texts: The calibration texts of its tasks.
+        datasets: The data sets of the hub among them.
+        needed: Texts that must lie beside the settings file to make it again.
+    """
+
+    source: Source
+    model: str
+    metadata: ModelMetadata
+    variant: Variant
+    entry: Mapping[str, Any]
+    manifest: Manifest
+    texts: Mapping[str, CalibrationText]
+    datasets: Sequence[str]
+    needed: Sequence[str]
+
+
+def card_text(facts: CardFacts) -> str:
+    """The card, with the metadata of the hub as YAML before the text."""
+    sections = {
+        "": _introduction,
+        "What was removed": _removed,
+        "Size and parity": _formats,
+        "Quality": _quality,
+        "Lost elsewhere": _elsewhere,
+        "How to run it": _usage,
+        "Calibration data": _calibration,
+        "Made with": _made,
+    }
+    parts = [f"---\n{_front_matter(facts)}\n---"]
+    for title, lines in sections.items():
+        text = "\n".join(lines(facts))
+        if text:
+            parts.append(f"## {title}\n\n{text}" if title else text)
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(facts: CardFacts) -> str:
+    from huggingface_hub import ModelCardData
+
+    said = facts.metadata
+    data = ModelCardData(
+        base_model=_one_or_list(said.base_model),
+        base_model_relation="finetune" if said.base_model else None,
+        datasets=list(facts.datasets) or None,
+        language=_one_or_list(said.languages),
+        library_name="transformers",
+        license=said.license,
+        license_name=said.license_name,
+        license_link=said.license_link,
+        pipeline_tag="text-generation",
+        tags=list(dict.fromkeys((*said.tags, *_TAGS))),
+    )
+    return str(data.to_yaml()).strip()
+
+
+def _one_or_list(values: tuple[str, ...]) -> str | list[str] | None:
+    return list(values) if len(values) > 1 else next(iter(values), None)
+
+
+def _introduction(facts: CardFacts) -> Iterator[str]:
+    entry, dense = facts.entry, facts.manifest.source
+    name, tasks = facts.model, [f"`{task}`" for task in facts.texts]
+    yield f"# {name}, pruned for {entry['task']}"
+    yield ""
+    origin = f"[{name}]({_HUB}/{facts.source.hub_id})" if facts.source.hub_id else name
+    if entry["num_parameters"] == dense.get("num_parameters"):
+        yield f"This is {origin} with all of its {count(entry['num_parameters'])} parameters."
+        return
+    yield (
+        f"This is {origin} without {percent(entry['achieved_ratio'])} of the weights of its attention and MLP "
+        f"projections: {count(entry['num_parameters'])} parameters instead of {count(dense.get('num_parameters'))}. "
+        f"It was fitted to the texts of {' and '.join(tasks)}. Use it for these alone: on others it has lost more."
+    )
+
+
+def _removed(facts: CardFacts) -> Iterator[str]:
+    plan, dense = facts.variant.plan, facts.source.spec
+    yield from _table(
+        ["", "kept", "of", "in a layer"],
+        [
+            _kept("attention heads", plan, [layer.num_attention_heads for layer in dense.layers], 1),
+            _kept("key-value heads", plan, [layer.num_key_value_heads for layer in dense.layers], 0),
+            _kept("MLP neurons", plan, [layer.intermediate_size for layer in dense.layers], 2),
+            *(
+                []
+                if plan.vocabulary is None
+                else [["tokens", f"{len(plan.vocabulary):,}", f"{plan.vocabulary.of:,}", ""]]
+            ),
+        ],
+    )
+    yield ""
+    fitted = {
+        "sequential": "The rest was refitted layer by layer",
+        "one-shot": "The rest was refitted",
+        "bias": "Biases replace the means of what was removed",
+        "none": "The rest is as it was",
+    }[plan.settings.compensation]
+    distilled = " and distilled from the dense model" if plan.settings.distillation else ""
+    yield f"Recipe: `{plan.method}`, layout `{plan.settings.layout}`. {fitted}{distilled}."
+
+
+def _kept(title: str, plan: Plan, dense: Sequence[int], part: int) -> list[str]:
+    kept = [layer.shape[part] for layer in plan.layers]
+    least, most = min(kept), max(kept)
+    return [title, f"{sum(kept):,}", f"{sum(dense):,}", f"{least:,}" if least == most else f"{least:,} to {most:,}"]
+
+
+def _formats(facts: CardFacts) -> Iterator[str]:
+    rows = []
+    for name, size in facts.entry["bytes"].items():
+        format = facts.variant.folders[name].format
+        dense = megabytes(format.size(facts.source.spec))
+        parity = facts.entry["parity"].get(name)
+        compared = "" if parity is None else _parity(parity)
+        rows.append(
+            [f"`{name}`", f"{FORMATS[format.name].title}, {format.precision}", megabytes(size), dense, compared]
+        )
+    yield from _table(["folder", "format", "size", "dense model", "compared with torch"], rows)
+    if facts.entry["parity"]:
+        yield ""
+        yield "Each format was run in its own runtime; its logits were compared with those of `hf` in torch."
+
+
+def _parity(parity: Mapping[str, Any]) -> str:
+    words = f"{parity['verdict']} in {runtime_title(parity['runtime'])}"
+    if parity["max_abs"] is None:
+        return words
+    return f"{words}: logits differ by at most {figure(parity['max_abs'])}"
+
+
+def _quality(facts: CardFacts) -> Iterator[str]:
+    quality = facts.entry["quality"]
+    if quality is None:
+        yield "Not measured."
+        return
+    yield f"{_capital(measured_title(quality))} against the dense model, on held-out texts of its tasks:"
+    yield ""
+    cells = {row.head: row.cell({"quality": quality}) for row in QUALITY}
+    yield from _table(
+        ["", "", ""], [[title, cell.main, " ".join(cell.details) or cell.brief] for title, cell in cells.items()]
+    )
+
+
+def _elsewhere(facts: CardFacts) -> Iterator[str]:
+    matrix = loss_matrix({"": facts.entry["quality"]})
+    if matrix is None:
+        return
+    yield (
+        f"The same on up to {matrix.texts} texts of each task of the export, and on a general text: KL divergence in "
+        "nats per token, and bits per byte."
+    )
+    yield ""
+    (cells,) = matrix.rows.values()
+    yield from _table(
+        ["texts", "KL", "bits per byte", "dense model"],
+        [
+            [
+                f"{name} (its own)" if cell["own"] else name,
+                *map(figure, (cell["mean_kl_nats"], cell["bits_per_byte"], dense)),
+            ]
+            for name, dense, cell in zip(matrix.columns, matrix.dense, cells, strict=True)
+            if cell is not None
+        ],
+    )
+
+
+def _usage(facts: CardFacts) -> Iterator[str]:
+    yield (
+        "Paths are those in the folder of the export. Where this folder alone was published, the name of the "
+        "repository takes the place of `hf`."
+    )
+    for name in facts.entry["bytes"]:
+        row, precision = FORMATS[format_name(name)], facts.variant.folders[name].format.precision
+        yield f"\n`{name}`, {row.title}:\n"
+        yield row.usage.replace("FOLDER", name).replace("PRECISION", precision).rstrip()
+
+
+def _calibration(facts: CardFacts) -> Iterator[str]:
+    rows = []
+    for task, text in facts.texts.items():
+        known, weight = facts.manifest.tasks[task], facts.entry["weights"][task]
+        answers = ", answered by the dense model" if "answers" in known else ""
+        numbers = [f"{known[key]:,}" for key in ("calibration_texts", "calibration_tokens")]
+        rows.append([f"`{task}`", f"{weight:g}", f"`{text.given_as}`{answers}", *numbers, f"`{text.sha256}`"])
+    yield from _table(["task", "weight", "from", "texts", "tokens", "SHA-256 of the texts' SHA-256"], rows)
+
+
+def _made(facts: CardFacts) -> Iterator[str]:
+    yield ", ".join(f"{package} {version}" for package, version in facts.manifest.versions.items()) + "."
+    beside = [RECIPE, *([] if facts.source.hub_id else [facts.model]), *facts.needed]
+    yield f"In a folder with {', '.join(f'`{name}`' for name in beside)}, this makes the same variant again:"
+    yield ""
+    yield f"```sh\nseap-export export --config {RECIPE} --out pruned\n```"
+    yield ""
+    yield f"The SHA-256 of the dense model is `{facts.source.digest}`."
+    if facts.metadata.licence_files:
+        names = ", ".join(f"[{name}]({name})" for name in facts.metadata.licence_files)
+        yield f"\nIts licence holds for this variant, too: {names}."
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield _row(heads)
+    yield _row(["---"] * len(heads))
+    yield from map(_row, rows)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
