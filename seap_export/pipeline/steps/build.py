@@ -11,6 +11,7 @@ from seap_export.corpus import Split
 from seap_export.pipeline.cost.cost import Cost
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.calibration import CalibrationStep, calibration_steps
+from seap_export.pipeline.steps.card import CardStep
 from seap_export.pipeline.steps.joint import JointStep
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.quality import QualityStep
@@ -38,6 +39,7 @@ class ExportSteps:
         router: None: none is made.
         quality: None: it is not measured.
         speed: None: it is not measured.
+        cards: What is said of each variant in its model folder.
         validation: The last one.
     """
 
@@ -47,6 +49,7 @@ class ExportSteps:
     router: RouterStep | None
     quality: QualityStep | None
     speed: SpeedStep | None
+    cards: CardStep
     validation: ValidationStep
 
     @property
@@ -61,7 +64,7 @@ class ExportSteps:
     @property
     def joint(self) -> tuple[JointStep, ...]:
         """Those over all variants, in order."""
-        steps = self.router, self.quality, self.speed, self.validation
+        steps = self.router, self.quality, self.speed, self.cards, self.validation
         return tuple(step for step in steps if step is not None)
 
     def planned_work(self, missing: Sequence[Step], folder: Path) -> tuple[PlannedWork, ...]:
@@ -125,5 +128,6 @@ def export_steps(
         router_step(request, splits),
         QualityStep(variants, tasks, parity, request.general_text) if request.quality else None,
         SpeedStep(variants, parity) if request.speed else None,
+        CardStep(variants, request),
         ValidationStep(variants, parity),
     )

@@ -1,0 +1,78 @@
+"""The model cards: README.md in every model folder, what makes the variant again, and the licence."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from seap_export.corpus.hub import HubCorpus
+from seap_export.hashing import sha256_json
+from seap_export.pipeline.card.recipe import given_as, model_name, needed_files, recipe_files
+from seap_export.pipeline.card.text import CalibrationText, CardFacts, card_text
+from seap_export.pipeline.folder.contents import Export
+from seap_export.pipeline.folder.manifest import card_key
+from seap_export.pipeline.folder.names import CARD, HF
+from seap_export.pipeline.request.export_request import ExportRequest
+from seap_export.pipeline.steps.joint import JointStep, MadeVariants
+from seap_export.pipeline.steps.variant_steps import VariantSteps
+from seap_export.sources.metadata import model_metadata
+
+__all__ = ["CardStep"]
+
+
+@dataclass(frozen=True)
+class CardStep(JointStep):
+    """Writes what is said of each variant into its model folder, once its figures are known.
+
+    Attributes:
+        variants: The variants' own steps, by name.
+        request: The export.
+    """
+
+    variants: Mapping[str, VariantSteps]
+    request: ExportRequest
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ()
+
+    def make(self, made: MadeVariants) -> None:
+        """Writes the files that are missing or that show other figures.
+
+        Raises:
+            ArtifactError: One was changed since, and there is no --force.
+            UsageError: There is a file of that name that no export wrote, and there is no --force.
+        """
+        workspace = made.workspace
+        for name, entry in made.variants.items():
+            for file, content in self._files(made, name).items():
+                step, digest = f"{name}/{HF}/{file}", hashlib.sha256(content).hexdigest()
+                key = card_key(entry, digest) if file == CARD else digest
+                if workspace.manifest.steps.get(step, key) != key:
+                    workspace.manifest.forget(step)
+                    (workspace.folder / step).unlink(missing_ok=True)
+                if not workspace.is_done(step, key):
+                    with workspace.writing(step, key, folder=False) as path:
+                        path.write_bytes(content)
+            workspace.manifest.variants[name] = entry  # which a new file has taken off the list
+
+    def _files(self, made: MadeVariants, name: str) -> dict[str, bytes]:
+        source, request, manifest = made.work.source, self.request, made.workspace.manifest
+        variant, entry, metadata = Export(made.work.folder).variant(name), made.variants[name], model_metadata(source)
+        asked, formats = request.variants[name], [variant.folders[folder].format for folder in entry["precision"]]
+        tasks = {task.name: task for task in (*request.tasks, *([request.support.task] if request.support else []))}
+        splits = {step.task: step.split for step in self.variants[name].plan.ranking.calibrations}
+        texts = {
+            task: CalibrationText(given_as(tasks[task], request), sha256_json(split.digests()["calibration"]))
+            for task, split in splits.items()
+        }
+        corpora = [tasks[task].corpus for task in splits]
+        datasets = [corpus.dataset for corpus in corpora if isinstance(corpus, HubCorpus)]
+        model, needed = model_name(source, manifest.source["name"]), needed_files(request, asked)
+        facts = CardFacts(source, model, metadata, variant, entry, manifest, texts, datasets, needed)
+        return {
+            CARD: card_text(facts).encode(),
+            **recipe_files(model, request, asked, formats),
+            **metadata.licence_files,
+        }
