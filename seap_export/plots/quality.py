@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from seap_export.errors import ArtifactError, UsageError
@@ -32,6 +32,7 @@ class QualityPoint:
         accuracy: Accuracy of the variant in each benchmark, 0 to 1.
         dense_accuracy: Accuracy of the dense model in each benchmark that it was run on.
         digests: SHA-256 of the texts and of each benchmark's questions, if the report has them.
+        stderr: Standard errors, as far as the report has them: `mean_kl_nats`, and the accuracy in each benchmark.
     """
 
     variant: str
@@ -45,6 +46,7 @@ class QualityPoint:
     accuracy: Mapping[str, float]
     dense_accuracy: Mapping[str, float]
     digests: Mapping[str, str]
+    stderr: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.achieved_ratio < 1.0:
@@ -105,7 +107,17 @@ def _parse(report: Mapping[str, Any]) -> QualityPoint:
         accuracy=_accuracies(zero_shot.get(form) or {}, generation.get(form) or {}),
         dense_accuracy=_accuracies(zero_shot.get("dense") or {}, generation.get("dense") or {}),
         digests=_digests(report),
+        stderr=_errors(figures, zero_shot.get(form) or {}, generation.get(form) or {}),
     )
+
+
+def _errors(figures: Mapping[str, Any], *by_kind: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The standard errors that a report has."""
+    errors = {"mean_kl_nats": figures.get("mean_kl_nats_stderr")}
+    for results in by_kind:
+        for benchmark, result in results.items():
+            errors[benchmark] = result.get("acc_stderr", result.get("exact_match_stderr"))
+    return {name: _number(error) for name, error in errors.items() if error is not None}
 
 
 def _digests(report: Mapping[str, Any]) -> dict[str, str]:

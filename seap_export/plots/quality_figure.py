@@ -20,11 +20,12 @@ _LEGEND_LINE = 0.7  # inches for the line next to a name and the gap after it
 
 @dataclass(frozen=True)
 class _Measure:
-    """A row of panels: its axis label, and how to read a point's value and the dense model's."""
+    """A row of panels: its axis label, how to read a point's value and the dense model's, and the error's name."""
 
     label: str
     value: Callable[[QualityPoint], float | None]
     dense: Callable[[QualityPoint], float | None]
+    error: str = ""
     logarithmic: bool = False
     percent: bool = False
 
@@ -32,7 +33,7 @@ class _Measure:
 def quality_figure(points: Sequence[QualityPoint]) -> Figure:
     """One column per task; rows for mean KL divergence, perplexity (log) and each benchmark; one line per series.
 
-    Rows without any value are left out. A dashed line shows the dense model.
+    Rows without any value are left out. A dashed line shows the dense model, bars are standard errors.
     """
     names = series_names(points)
     series = sorted(set(names))
@@ -70,11 +71,17 @@ def _measures(points: Sequence[QualityPoint]) -> list[_Measure]:
             f"accuracy, {benchmark}",
             lambda point: point.accuracy.get(benchmark),
             lambda point: point.dense_accuracy.get(benchmark),
+            error=benchmark,
             percent=True,
         )
 
     return [
-        _Measure("mean KL divergence\n(nats per token)", lambda point: point.mean_kl_nats, lambda point: 0.0),
+        _Measure(
+            "mean KL divergence\n(nats per token)",
+            lambda point: point.mean_kl_nats,
+            lambda point: 0.0,
+            error="mean_kl_nats",
+        ),
         _Measure("perplexity (log)", lambda p: p.perplexity, lambda p: p.dense_perplexity, logarithmic=True),
         *map(accuracy, sorted({benchmark for point in points for benchmark in point.accuracy})),
     ]
@@ -86,10 +93,16 @@ def _panel(panel: Axes, measure: _Measure, points: Sequence[tuple[QualityPoint, 
     if not drawn:
         panel.text(0.5, 0.5, "not evaluated", ha="center", va="center", color=GREY, transform=panel.transAxes)
     for index, label in enumerate(series):
-        line = sorted((p.achieved_ratio, value) for p, name, value in shown if name == label and value is not None)
+        line = sorted(
+            (p.achieved_ratio, value, p.stderr.get(measure.error, 0.0))
+            for p, name, value in shown
+            if name == label and value is not None
+        )
         if line:
-            x, y = zip(*line, strict=True)
+            x, y, errors = zip(*line, strict=True)
             panel.plot(x, y, label=label, **line_style(index))
+            if any(errors):
+                panel.errorbar(x, y, errors, fmt="none", ecolor=line_style(index)["color"])
     level = next((dense for point, _ in points if (dense := measure.dense(point)) is not None), None)
     if level is not None and drawn:
         panel.axhline(level, color=GREY, linestyle=(0, (4, 3)), linewidth=1.0, zorder=1.0, label=_DENSE)

@@ -96,6 +96,8 @@ def refuse_damaged_cell(cell: Mapping[str, Any]) -> None:
     for key, kind in _KINDS.items():
         if not isinstance(cell[key], kind):
             raise TypeError(f"a valid {key}")
+    if not isinstance(cell.get("mean_kl_nats_stderr"), int | float | None):  # which older reports lack
+        raise TypeError("a valid mean_kl_nats_stderr")
 
 
 def elsewhere_texts(

@@ -99,7 +99,9 @@ def test_overlap_is_annotated_with_its_numbers(make_variant: Make, tmp_path: Pat
 def test_quality_lines_by_method_and_the_dense_level(tmp_path: Path) -> None:
     points = [
         point("a", "SEAP", 0.5, 2.0),
-        point("a", "SEAP", 0.2, 0.5, accuracy={"piqa": 0.6}, dense_accuracy={"piqa": 0.7}),
+        point(
+            "a", "SEAP", 0.2, 0.5, accuracy={"piqa": 0.6}, dense_accuracy={"piqa": 0.7}, stderr={"mean_kl_nats": 0.25}
+        ),
         point("a", "wanda-sp", 0.2, 1.0),
         point("b", "SEAP", 0.2, 0.25),
     ]
@@ -110,6 +112,12 @@ def test_quality_lines_by_method_and_the_dense_level(tmp_path: Path) -> None:
     assert list(lines["SEAP"].get_ydata()) == [0.5, 2.0]
     assert list(lines["wanda-sp"].get_ydata()) == [1.0]
     assert list(lines["dense model"].get_ydata()) == [0.0, 0.0]
+    (bars,) = kl_a.collections
+    assert [segment.tolist() for segment in bars.get_segments()] == [
+        [[0.2, 0.25], [0.2, 0.75]],
+        [[0.5, 2.0], [0.5, 2.0]],
+    ]
+    assert not any(axes.collections for axes in (kl_b, perplexity_a, accuracy_a))
     assert {str(line.get_label()) for line in kl_b.lines} == {"SEAP", "dense model"}
     assert perplexity_a.get_yscale() == "log"
     assert {str(line.get_label()): list(line.get_ydata()) for line in perplexity_a.lines}["dense model"] == [10, 10]

@@ -42,6 +42,7 @@ def test_a_point_is_that_of_the_safetensors_form() -> None:
     assert (point.variant, point.task, point.form, point.achieved_ratio) == ("a-0.2", "a", "hf", 0.19)
     assert (point.mean_kl_nats, point.perplexity, point.dense_perplexity) == (0.25, 12.0, 10.0)
     assert (point.accuracy, point.dense_accuracy) == ({"piqa": 0.6}, {"piqa": 0.65})
+    assert point.stderr == {}
     assert point.settings == ("SEAP", "wifv", "logistic", "bias")
 
 
@@ -49,6 +50,13 @@ def test_onnx_alone_and_divergence_alone() -> None:
     divergence = {"onnx": REPORT["divergence"]["onnx"]}
     point = parse_evaluation(report(divergence=divergence, zero_shot=None), "r.json")
     assert (point.form, point.mean_kl_nats, point.accuracy, point.dense_accuracy) == ("onnx", 0.5, {}, {})
+
+
+def test_errors_are_read_where_a_report_has_them() -> None:
+    values = report("divergence", "hf", "mean_kl_nats_stderr", value=0.02)
+    values["zero_shot"]["hf"]["piqa"]["acc_stderr"] = 0.015
+    values["generation"] = {"hf": {"gsm8k": {"exact_match": 0.25, "exact_match_stderr": None}}}
+    assert parse_evaluation(values, "r.json").stderr == {"mean_kl_nats": 0.02, "piqa": 0.015}
 
 
 def test_exact_match_stands_beside_accuracy() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from validation.reports.html.axes import across, chart, floor_ticks, line, round_ticks, steps, text, x_axis, y_axis
 from validation.reports.html.markup import Markup, tag
-from validation.reports.numbers import figure
+from validation.reports.numbers import figure, with_error
 
 __all__ = ["Bar", "ErrorPoint", "JudgedFigure", "bars", "columns", "errors", "intervals"]
 
@@ -24,12 +24,18 @@ _MOST_DECADES = 5
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar: its label, its length (not negative), and the class that sets its colour."""
+    """A bar: its label, its length (not negative) and standard error, and the class that sets its colour."""
 
     label: str
     value: float
     kind: str
     limit: float | None = None
+    error: float | None = None
+
+    @property
+    def words(self) -> str:
+        """The value and its error."""
+        return with_error(self.value, self.error)
 
 
 @dataclass(frozen=True)
@@ -61,13 +67,13 @@ def bars(title: str, unit: str, rows: Sequence[Bar], legend: Sequence[tuple[str,
     marks = []
     for index, row in enumerate(rows):
         top = index * _ROW
-        marks.append(text(f"{row.label}: {figure(row.value)} {unit}", "0%", top + 12))
+        marks.append(text(f"{row.label}: {row.words} {unit}", "0%", top + 12))
         marks.append(_rect(0.0, top + 19, row.value / ticks[-1], 12, row.kind))
         if row.limit is not None and row.limit <= ticks[-1]:
             marks.append(_limit(row.limit / ticks[-1], top))
     bottom = len(rows) * _ROW
     marks.append(x_axis([(tick / ticks[-1], figure(tick)) for tick in ticks], bottom, unit))
-    words = "; ".join(f"{row.label} {figure(row.value)}" for row in rows)
+    words = "; ".join(f"{row.label} {row.words}" for row in rows)
     return chart(title, f"Bars in {unit}: {words}.", bottom + _BELOW, marks, legend)
 
 

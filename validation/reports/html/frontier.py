@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+from validation.reports.figures import KL
 from validation.reports.frontier import FRONTIER_HEAD, frontier_cells, state, written
 from validation.reports.html.axes import across, chart, floor_ticks, line, text, x_axis, y_axis
 from validation.reports.html.markup import Markup, join, pill, table, tag
@@ -81,7 +82,7 @@ def frontier_chart(task: str, points: Sequence[Json], targets: Json) -> Markup:
         marks.append(line(*ends[0], *ends[1], "path"))
     for point in points:
         words = f"{point['variant']}, {written(point)}"
-        said = f"{words}: {megabytes(point['bytes'])}, KL {figure(point['mean_kl_nats'])}"
+        said = f"{words}: {megabytes(point['bytes'])}, KL {KL.cell({'quality': point}).main}"
         kind = "beaten" if point["beaten"] else "a" if point["ratio"] else "b"
         x, y = x_of(point["bytes"]), height(point["mean_kl_nats"])
         if point["chosen"]:
@@ -92,7 +93,8 @@ def frontier_chart(task: str, points: Sequence[Json], targets: Json) -> Markup:
     marks.append(x_axis([(x_of(size), megabytes(size)) for size in _sizes(low, high)], bottom, "size (log)"))
     told = "; ".join(
         f"{point['variant']} in {written(point)} {megabytes(point['bytes'])}, "
-        f"KL {figure(point['mean_kl_nats'])}{', chosen' if point['chosen'] else ', beaten' if point['beaten'] else ''}"
+        f"KL {KL.cell({'quality': point}).main}"
+        f"{', chosen' if point['chosen'] else ', beaten' if point['beaten'] else ''}"
         for point in points
     )
     legend = [("a", "pruned"), ("b", "dense"), ("beaten", "beaten")]

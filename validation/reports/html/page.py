@@ -128,7 +128,9 @@ def _divergence(report: Json) -> Markup:
             kind, words = _FORMS.get(form, ("b", form))
             forms.setdefault(kind, [])
             forms[kind] += [words] if words not in forms[kind] else []
-            rows.append(Bar(f"{name}{task}, {form}", figures["mean_kl_nats"], kind, limit))
+            rows.append(
+                Bar(f"{name}{task}, {form}", figures["mean_kl_nats"], kind, limit, figures.get("mean_kl_nats_stderr"))
+            )
     if not rows:
         return Markup()
     legend = [(kind, ", ".join(words)) for kind, words in sorted(forms.items())]

@@ -99,6 +99,8 @@ def test_a_changed_cell_is_refused(change: dict[str, Any]) -> None:
     found = cell()
     with pytest.raises(TypeError):
         refuse_damaged_cell({**found, **change})
+    with pytest.raises(TypeError):
+        refuse_damaged_cell({**found, "mean_kl_nats_stderr": "0.1"})
     del found[next(iter(change))]
     with pytest.raises(KeyError):
         refuse_damaged_cell(found)
