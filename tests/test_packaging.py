@@ -57,14 +57,15 @@ def test_wheel_holds_the_three_packages_and_the_file_that_optimum_looks_for(whee
 def test_wheel_works_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> None:
     """The dependencies come from this environment through a path file; the three packages from the wheel alone."""
     environment = tmp_path / "environment"
-    venv.create(environment, with_pip=True)
+    venv.create(environment)
     python = environment / "bin" / "python"
-    subprocess.run([python, "-m", "pip", "install", "--quiet", "--no-deps", wheel], check=True)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel]
+    subprocess.run(install, cwd=empty, check=True)
     packages = next((environment / "lib").glob("python*/site-packages"))
     dependencies = next(path for path in sys.path if path.endswith("site-packages"))
     (packages / "dependencies.pth").write_text(f"import sys; sys.path.append({str(dependencies)!r})\n", "utf-8")
-    empty = tmp_path / "empty"
-    empty.mkdir()
     command = [environment / "bin" / "seap-export", "--version"]
     assert subprocess.run(command, cwd=empty, check=True, capture_output=True, text=True).stdout.startswith("seap-ex")
     code = (

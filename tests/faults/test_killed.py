@@ -11,6 +11,7 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+import pytest
 from faults.commands import ALL, COMMON
 from support.processes import Tool
 from support.product import read_manifest
@@ -28,6 +29,7 @@ def steps_done(out: Path) -> int:
     return sum((out / step).exists() for step in read_manifest(out).steps)
 
 
+@pytest.mark.release
 def test_thirty_kills_change_nothing_in_the_end(
     tool: Tool, work: Path, undisturbed: Path, tree: TreeOf, assert_whole: Callable[[Path], None]
 ) -> None:

@@ -129,6 +129,7 @@ except ImportError:
     assert done.stdout == "refused\n", done.stderr
 
 
+@pytest.mark.release
 def test_an_export_is_the_same_bytes_and_can_be_replaced(run: Run, tool: Tool, inputs: Path, tmp_path: Path) -> None:
     """--force moves what is there away, which Windows refuses while it is mapped."""
     windows, linux = tmp_path / "windows", tmp_path / "linux"

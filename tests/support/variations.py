@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -226,6 +227,21 @@ FAMILIES = tuple(sorted({values["model_type"] for values in VARIATIONS.values()}
 RICHEST = tuple({values["model_type"]: name for name, values in VARIATIONS.items()}.values())
 #: The richest of each family; `make test-all` adds the others.
 VARIED = tuple(name if name in RICHEST else pytest.param(name, marks=pytest.mark.full) for name in VARIATIONS)
+
+
+def in_turn(variations: Iterable[str], values: Sequence[Any]) -> list[Any]:
+    """Pairs of a variation and a value: each variation with one value, the next one with the next value.
+
+    `make test-all` adds all other pairs, and the pairs of variations that are not the richest.
+    """
+    pairs = []
+    for place, name in enumerate(sorted(variations, key=lambda name: name not in RICHEST)):
+        for number, value in enumerate(values):
+            is_next = name in RICHEST and number == place % len(values)
+            pairs.append(pytest.param(name, value, marks=() if is_next else pytest.mark.full))
+    return pairs
+
+
 #: Layers of shapes of their own, with biases from compensation.
 PRUNED_LAYERS: dict[str, Any] = {
     "per_layer_config": {

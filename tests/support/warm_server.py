@@ -6,6 +6,7 @@ Requests and answers are JSON. What a run prints goes to the files `out` and `er
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -142,6 +143,8 @@ def serve() -> None:
     os.sched_getaffinity = lambda process: {0}  # one thread of ONNX Runtime, too
     for name in MODULES:
         importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # or each fork that collects garbage would copy all that was imported
     print(json.dumps("ready"), flush=True)
     for line in sys.stdin:
         request = json.loads(line)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -137,8 +138,9 @@ def quantization_factor(format: Format) -> float:
     return 1.0 if arithmetic_of(format.precision).quantization is None else _QUANTIZED
 
 
+@cache
 def measure_rates() -> Rates:
-    """Takes the best of a few tries of each, since other work only slows the machine down."""
+    """What the machine does, measured once in a process: the best of a few tries, since other work only slows it."""
     single, double = (torch.ones(_SIZE, _SIZE, dtype=dtype) for dtype in (torch.float32, torch.float64))
     numbers = torch.ones(_READ // 4)
     return Rates(

@@ -14,7 +14,7 @@ from support.execution import ONE_THREAD
 from support.formats import write_scaled_graph
 from support.models import write_micro_model
 from support.product import Run, open_torch_runner
-from support.variations import VARIATIONS, VARIED
+from support.variations import VARIATIONS, VARIED, in_turn
 
 from converters.onnx import genai_config, write_onnx
 from converters.onnx.form import OnnxForm
@@ -60,7 +60,7 @@ def largest_difference(folder: Path, expected: list[np.ndarray]) -> float:
 
 
 @pytest.mark.parametrize("dialect", ["fused", "standard"])
-@pytest.mark.parametrize("variation", VARIATIONS)
+@pytest.mark.parametrize("variation", VARIED)
 def test_equals_transformers(
     variation: str, dialect: DialectName, truth: Callable[[str], tuple[Path, list[np.ndarray]]], tmp_path: Path
 ) -> None:
@@ -69,8 +69,7 @@ def test_equals_transformers(
     assert largest_difference(tmp_path, expected) <= 1e-4
 
 
-@pytest.mark.parametrize("dialect", ["fused", "standard"])
-@pytest.mark.parametrize("variation", VARIED)
+@pytest.mark.parametrize(("variation", "dialect"), in_turn(VARIATIONS, ["fused", "standard"]))
 def test_scaled(
     variation: str, dialect: DialectName, truth: Callable[[str], tuple[Path, list[np.ndarray]]], tmp_path: Path
 ) -> None:

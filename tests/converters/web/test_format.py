@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.models import write_source
 from support.product import read_spec, round_weights
-from support.variations import VARIED
+from support.variations import VARIATIONS, in_turn
 
 from converters.web import WebFormat, data_files
 from converters.web.graph import KEPT
@@ -34,8 +34,7 @@ def read_back(own: Any) -> dict[str, torch.Tensor]:
     return {name: weights.read([name])[name] for name in load_file(own.source / "model.safetensors")}
 
 
-@pytest.mark.parametrize("pruned", [False, True], ids=["dense", "pruned"])
-@pytest.mark.parametrize("variation", VARIED)
+@pytest.mark.parametrize(("variation", "pruned"), in_turn(VARIATIONS, [False, True]))
 def test_what_is_read_back_is_the_model(webbed: Callable[..., Any], variation: str, pruned: bool) -> None:
     own = webbed(variation, pruned=pruned)
     assert faults(own) == []

@@ -95,6 +95,7 @@ def expected(work: Path) -> dict[str, bytes]:
     return files
 
 
+@pytest.mark.release
 def test_the_files_are_those_of_one_machine(work: Path, expected: dict[str, bytes]) -> None:
     outcome = on_cluster(work, *ARGUMENTS, "--task", "b=b.jsonl", "--cluster", "local", "--json")
     assert outcome.code == 0, outcome.err

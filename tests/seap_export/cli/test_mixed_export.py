@@ -410,7 +410,8 @@ def test_a_changed_recipe_is_custom_and_proven(run: Run, bare: Path, recipe: str
     assert outcome.code == 0, outcome.err
     variant = json.loads(outcome.out)["a-0.3"]
     assert (variant["method"], variant["parity"]["onnx"]["verdict"]) == ("custom", "passed")
-    assert run("plot", "out", "--out", "pictures", "-q").code == 0  # checks the plan's ratio against its budget
+    if "budget" in recipe:
+        assert run("plot", "out", "--out", "pictures", "-q").code == 0  # checks the plan's ratio against its budget
 
 
 def test_scores_of_several_tasks_are_mixed_as_asked(run: Run, bare: Path) -> None:

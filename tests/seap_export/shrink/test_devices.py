@@ -44,7 +44,7 @@ def test_calibration_and_shrinking_give_the_same_bytes_there(tmp_path: Path, var
         for room in (2**62, 1):  # hidden states on the GPU, and in the host's memory
             assert file_contents(calibrated(source, tmp_path / str(room), there(device, room))) == file_contents(here)
     statistics = single_mixture(calibration_in(here, source, "boolq", TOKEN_IDS))
-    for compensation in COMPENSATIONS:
+    for compensation in COMPENSATIONS if variation == VARIATIONS[0] else ("sequential",):
         plan, folders = micro_plan(source, compensation), [tmp_path / f"{compensation}-{side}" for side in (0, 1)]
         for folder in folders:
             folder.mkdir()

@@ -12,7 +12,7 @@ from support.corpora import random_token_ids
 from support.models import micro_source, projection_inputs, transformers_model
 from support.plans import micro_plan
 from support.product import HALVES, Calibration, Compensation, Mixture, Source
-from support.variations import VARIATIONS
+from support.variations import VARIED
 
 from seap_export.families import names
 from seap_export.shrink.layer import kept_channels, shrink_layer
@@ -91,7 +91,7 @@ def test_the_weights_of_a_mixture_s_tasks_count(
     assert (fitted(1e-9) - fitted(1e-8)).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("variation", VARIATIONS)
+@pytest.mark.parametrize("variation", VARIED)
 def test_a_plan_that_removes_nothing_gives_exactly_the_dense_tensors(
     tmp_path: Path, random_calibration: Callable[[Source], Calibration], variation: str
 ) -> None:

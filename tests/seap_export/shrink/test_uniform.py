@@ -43,7 +43,7 @@ from support.product import (
     open_source,
     portable_config,
 )
-from support.variations import RICHEST, VARIATIONS, VARIED, micro_config
+from support.variations import RICHEST, VARIATIONS, VARIED, in_turn, micro_config
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -104,8 +104,7 @@ def masked_dense_model(shrunk: Shrunk) -> PreTrainedModel:
     return model
 
 
-@pytest.mark.parametrize("compensation", COMPENSATIONS)
-@pytest.mark.parametrize("variation", VARIED)
+@pytest.mark.parametrize(("variation", "compensation"), in_turn(VARIATIONS, COMPENSATIONS))
 def test_the_family_s_own_class_loads_it_and_computes_what_the_masked_dense_model_does(
     shrink: Callable[..., Shrunk], variation: str, compensation: Compensation
 ) -> None:
@@ -143,7 +142,7 @@ def test_the_family_s_class_takes_every_number_of_heads_that_a_plan_may_keep(var
         assert model.model.layers[0].self_attn.o_proj.in_features == heads * spec.head_dim
 
 
-@pytest.mark.parametrize("variation", VARIATIONS)
+@pytest.mark.parametrize("variation", VARIED)
 def test_config_json_is_the_dense_one_but_for_sizes_and_switches(
     shrink: Callable[..., Shrunk], variation: str
 ) -> None:

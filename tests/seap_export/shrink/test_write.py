@@ -32,7 +32,7 @@ from support.models import (
 )
 from support.plans import Shrunk, micro_plan, with_settings
 from support.product import COMPENSATIONS, Calibration, Compensation, Mixture, Source, StoredForm, open_source
-from support.variations import RICHEST, VARIED
+from support.variations import RICHEST, VARIATIONS, in_turn
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -90,8 +90,7 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float 
     torch.testing.assert_close(actual, expected, rtol=0.0, atol=tolerance * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("compensation", COMPENSATIONS)
-@pytest.mark.parametrize("variation", VARIED)
+@pytest.mark.parametrize(("variation", "compensation"), in_turn(VARIATIONS, COMPENSATIONS))
 def test_the_shrunk_model_equals_the_masked_dense_model(
     shrink: Callable[..., Shrunk], variation: str, compensation: Compensation
 ) -> None:
@@ -191,8 +190,7 @@ def test_in_the_sequential_mode_all_that_follow_the_first_cut_have_a_bias(shrink
     assert biases == {layer: {"o_proj_bias", "down_proj_bias"} for layer in ("1", "2")}
 
 
-@pytest.mark.parametrize("cache", ["dynamic", "static"])
-@pytest.mark.parametrize("variation", RICHEST)
+@pytest.mark.parametrize(("variation", "cache"), in_turn(RICHEST, ["dynamic", "static"]))
 def test_generation_with_a_cache_equals_generation_without(
     shrink: Callable[..., Shrunk], variation: str, cache: str
 ) -> None:

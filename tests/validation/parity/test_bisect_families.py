@@ -13,7 +13,7 @@ from support.execution import ONE_THREAD
 from support.formats import write_scaled_graph
 from support.models import write_micro_model
 from support.product import BlockQuantization, DialectName, OnnxForm, Precision
-from support.variations import RICHEST, VARIATIONS
+from support.variations import RICHEST, VARIATIONS, in_turn
 
 from converters.onnx import write_onnx
 from validation.parity.bisect import bisect
@@ -40,8 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return make
 
 
-@pytest.mark.parametrize("dialect", ["fused", "standard"])
-@pytest.mark.parametrize("name", RICHEST)
+@pytest.mark.parametrize(("name", "dialect"), in_turn(RICHEST, ["fused", "standard"]))
 def test_a_sound_graph(name: str, dialect: DialectName, folder: Callable[[str], Path], tmp_path: Path) -> None:
     write_onnx(folder(name), tmp_path, OnnxForm(dialect=dialect))
     for case in CASES:
@@ -50,8 +49,7 @@ def test_a_sound_graph(name: str, dialect: DialectName, folder: Callable[[str], 
         assert all(tap.error is not None and tap.error < 1e-3 for tap in found.taps)
 
 
-@pytest.mark.parametrize("dialect", ["fused", "standard"])
-@pytest.mark.parametrize("name", RICHEST)
+@pytest.mark.parametrize(("name", "dialect"), in_turn(RICHEST, ["standard", "fused"]))
 def test_a_scaled_graph(name: str, dialect: DialectName, folder: Callable[[str], Path], tmp_path: Path) -> None:
     write_scaled_graph(folder(name), tmp_path, OnnxForm(dialect=dialect))
     found = bisect(folder(name), tmp_path, CASES[0], "decode", 3, execution=ONE_THREAD)

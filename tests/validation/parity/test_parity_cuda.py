@@ -46,8 +46,14 @@ def compared(machine: Machine, model: Path, folder: Path, form: OnnxForm) -> Ran
     return ran
 
 
-def test_caches_stay_on_the_gpu_until_they_are_compared(fake_cuda: type[Machine], model: Path, tmp_path: Path) -> None:
-    ran = compared(fake_cuda(), model, tmp_path, OnnxForm(Precision("fp16"), provider="cuda"))
+@pytest.fixture(scope="module")
+def fused(fake_cuda: type[Machine], model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    form = OnnxForm(Precision("fp16"), provider="cuda")
+    return compared(fake_cuda(), model, tmp_path_factory.mktemp("fused"), form)
+
+
+def test_caches_stay_on_the_gpu_until_they_are_compared(fused: Ran) -> None:
+    ran = fused
     assert json.loads(ran.stdout)[0] == "ParityReport"
     for case, rows in (("prompt 0", 1), ("batch of 3", 3)):
         own = ran[f"onnx: {case}"]
@@ -58,17 +64,16 @@ def test_caches_stay_on_the_gpu_until_they_are_compared(fake_cuda: type[Machine]
         assert own.captures == 0
 
 
-@pytest.mark.parametrize(("dialect", "captures"), [("fused", 1), ("standard", 0)])
 def test_steps_are_also_run_as_they_are_served(
-    fake_cuda: type[Machine], model: Path, tmp_path: Path, dialect: str, captures: int
+    fused: Ran, fake_cuda: type[Machine], model: Path, tmp_path: Path
 ) -> None:
-    form = OnnxForm(Precision("fp16"), dialect=dialect, provider="cuda")  # type: ignore[arg-type]
-    ran = compared(fake_cuda(), model, tmp_path, form)
-    assert json.loads(ran.stdout)[0] == "ParityReport"
-    for case in ("prompt 0", "batch of 3"):
-        served = ran[f"onnx: {case}, served"]
-        assert (served.captures, len(served.replays) > 0) == (captures, captures > 0)
-        assert served.lost == 0
+    form = OnnxForm(Precision("fp16"), dialect="standard", provider="cuda")
+    for ran, captures in ((fused, 1), (compared(fake_cuda(), model, tmp_path, form), 0)):
+        assert json.loads(ran.stdout)[0] == "ParityReport"
+        for case in ("prompt 0", "batch of 3"):
+            served = ran[f"onnx: {case}, served"]
+            assert (served.captures, len(served.replays) > 0) == (captures, captures > 0)
+            assert served.lost == 0
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def pretended(tmp_path: Path) -> Callable[..., Request]:
         (tmp_path / "failing.json").write_text(json.dumps(failing or {}), "utf-8")
 
         def program(name: str) -> tuple[str, ...]:
-            return (sys.executable, "-I", str(_PROGRAM), str(tmp_path / "failing.json"), name)
+            return (sys.executable, "-IS", str(_PROGRAM), str(tmp_path / "failing.json"), name)
 
         programs = Programs(*map(program, ("seap-export", "python", "genai", "make", "nvidia-smi")))
         folders = {"out": tmp_path / "report", "work": tmp_path / "work"}

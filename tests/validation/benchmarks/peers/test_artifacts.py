@@ -36,6 +36,7 @@ def test_every_exporter_and_precision(tmp_path: Path) -> None:
         assert artifact.command[0] == expected
 
 
+@pytest.mark.release
 def test_our_writer(dense: Path, graphs: dict[str, Path], tmp_path: Path) -> None:
     artifact = _by_name(dense, tmp_path)["ours-fp32-last"]
     written = write(artifact, dense)

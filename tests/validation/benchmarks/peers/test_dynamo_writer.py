@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from validation.benchmarks.peers.contest import choose_passage, compare
 from validation.benchmarks.peers.dynamo_writer import export_program, past_names, write_dynamo
+
+pytestmark = pytest.mark.release  # torch's exporter takes its time
 
 
 def test_the_trace_reads_any_sizes(dense: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from support.execution import ONE_THREAD
 from support.models import write_micro_model
 from support.product import Compute
-from support.variations import VARIATIONS, VARIED
+from support.variations import VARIATIONS, in_turn
 
 from seap_export.errors import EnvironmentFailure
 from validation.checkpoint import Checkpoint
@@ -74,8 +74,7 @@ def _assert_close(found: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("variation", VARIED)
+@pytest.mark.parametrize(("variation", "attention"), in_turn(VARIATIONS, ["eager", "sdpa"]))
 def test_every_family(variation: str, attention: str, tmp_path: Path) -> None:
     folder = write_micro_model(tmp_path / "m", **VARIATIONS[variation])
     if attention == "sdpa" and VARIATIONS[variation]["model_type"] in ("gemma2", "vaultgemma"):
