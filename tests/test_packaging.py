@@ -54,8 +54,9 @@ def test_wheel_holds_the_three_packages_and_the_file_that_optimum_looks_for(whee
     assert "validation/runtimes/node/transformers_js.mjs" in names
 
 
-def test_wheel_works_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> None:
+def test_wheel_works_in_a_fresh_environment(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The dependencies come from this environment through a path file; the three packages from the wheel alone."""
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     environment = tmp_path / "environment"
     venv.create(environment)
     python = environment / "bin" / "python"
