@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from seap_export.api.evaluate import evaluate
     from seap_export.api.export import export
     from seap_export.api.prune import prune
+    from seap_export.api.push import push
     from seap_export.api.validate import validate
     from seap_export.api.variant import Variant
 
-__all__ = ["Variant", "__version__", "convert", "evaluate", "export", "prune", "validate"]
+__all__ = ["Variant", "__version__", "convert", "evaluate", "export", "prune", "push", "validate"]
 
 __version__ = "0.1.0"
 

@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 import seap_export
-from seap_export import Variant, convert, evaluate, export, prune, validate
+from seap_export import Variant, convert, evaluate, export, prune, push, validate
 from seap_export.api.figures import Figures, FormatFigures
 from validation.reports.speedups import MeasuredSpeedup
 
 PAGE = (Path(__file__).parents[1] / "docs" / "python.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
-DOCUMENTED = [export, prune, convert, validate, evaluate, Variant]
+DOCUMENTED = [export, prune, push, convert, validate, evaluate, Variant]
 
 
 def section(name: str) -> str:
@@ -39,7 +39,7 @@ def named(text: str) -> set[str]:
     return {word for code in re.findall(r"`([^`]+)`", text) for word in re.findall(r"[a-z_0-9]+", code)}
 
 
-@pytest.mark.parametrize("function", [export, prune, convert, validate, evaluate])
+@pytest.mark.parametrize("function", [export, prune, push, convert, validate, evaluate])
 def test_the_reference_names_every_argument(function: Callable[..., Any]) -> None:
     assert arguments(function) - named(section(function.__name__)) == set()
     documented = re.findall(r"^        (\w+): ", (inspect.getdoc(function) and function.__doc__) or "", re.MULTILINE)

@@ -26,6 +26,7 @@ from seap_export.cli.commands.inspect import inspect_command
 from seap_export.cli.commands.plan import plan_command
 from seap_export.cli.commands.plot import plot_command
 from seap_export.cli.commands.prune import prune_command
+from seap_export.cli.commands.push import push_command
 from seap_export.cli.commands.recipes import recipes_command
 from seap_export.cli.commands.route import route_command
 from seap_export.cli.commands.validate import validate_command
@@ -42,7 +43,7 @@ Exit codes:
   3  parity failed
   4  quality gate failed
   5  speed gate failed
-  6  environment: execution provider, library, disk, download or noise
+  6  environment: execution provider, library, disk, hub or noise
   7  an artifact is damaged or incomplete
   8  a model or a corpus cannot be used
 130  interrupted (141: the output pipe was closed, 143: terminated)
@@ -53,6 +54,7 @@ _COMMANDS = {
     "Make variants": (doctor_command, export_command),
     "Run them": (generate_command, route_command),
     "Check them": (inspect_command, validate_command, evaluate_command, bench_command, plot_command),
+    "Publish them": (push_command,),
     "Single steps of an export": (
         recipes_command, calibrate_command, plan_command, prune_command, convert_command
     ),

@@ -14,12 +14,12 @@ from seap_export.pipeline.request.measured import measured_title
 from seap_export.plan.plan import Plan
 from seap_export.sources.metadata import ModelMetadata
 from seap_export.sources.source import Source
-from validation.reports.figures import QUALITY
+from validation.reports.figures import QUALITY, main_figures
 from validation.reports.html.matrix import loss_matrix
 from validation.reports.numbers import count, figure, megabytes, percent
 from validation.runtimes.table import runtime_title
 
-__all__ = ["CalibrationText", "CardFacts", "card_text"]
+__all__ = ["CalibrationText", "CardFacts", "card_text", "with_speed"]
 
 _HUB = "https://huggingface.co"
 _TAGS = ("seap-export", "pruned")
@@ -83,6 +83,20 @@ def card_text(facts: CardFacts) -> str:
         if text:
             parts.append(f"## {title}\n\n{text}" if title else text)
     return "\n\n".join(parts) + "\n"
+
+
+def with_speed(card: str, speed: Mapping[str, Any]) -> str:
+    """A card with the speed-ups, which differ from run to run, before it says how to run the variant.
+
+    Args:
+        card: The text of a card.
+        speed: The figures, as a validation report has them.
+    """
+    cells = {row.head: row.cell({"speed": speed}) for row in main_figures("faster")}
+    rows = [[title, f"{cell.main}×", "; ".join(cell.details)] for title, cell in cells.items()]
+    words = f"Speed-up of {measured_title(speed)} over the dense model's, on the machine of the export:"
+    section = "\n".join(["## Speed", "", words, "", *_table(["", "", ""], rows)])
+    return card.replace("\n## How to run it\n", f"\n{section}\n\n## How to run it\n", 1)
 
 
 def _front_matter(facts: CardFacts) -> str:
@@ -217,8 +231,8 @@ def _elsewhere(facts: CardFacts) -> Iterator[str]:
 
 def _usage(facts: CardFacts) -> Iterator[str]:
     yield (
-        "Paths are those in the folder of the export. Where this folder alone was published, the name of the "
-        "repository takes the place of `hf`."
+        "Paths are those in the folder of the export. On the hub, the repository itself is the folder `hf`, and its "
+        "name takes the place of this path."
     )
     for name in facts.entry["bytes"]:
         row, precision = FORMATS[format_name(name)], facts.variant.folders[name].format.precision

@@ -123,6 +123,11 @@ class ValidationReport:
         more = f"; {others} more {'check' if others == 1 else 'checks'} failed" if others else ""
         return f"{self.failures[0].line}{more}"
 
+    def refuse_failures(self) -> None:
+        """Raises the error that goes with the exit code, if anything failed."""
+        if not self.passed:
+            raise next(kind for kind in SeapError.__subclasses__() if kind.exit_code == self.exit_code)(self.failure)
+
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values; the same run gives the same text, without times."""
         manifest = self.manifest or Manifest()

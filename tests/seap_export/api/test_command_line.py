@@ -11,21 +11,22 @@ import click
 import pytest
 from support.product import CalibrationSettings, ExportRequest, ParitySettings
 
-from seap_export import Variant, convert, evaluate, export, prune, validate
+from seap_export import Variant, convert, evaluate, export, prune, push, validate
 from seap_export.api.arguments import checked, defaults_of
 from seap_export.api.tasks import Tasks
 from seap_export.cli import main
 from seap_export.cli.options import PathType
 from seap_export.pipeline.evaluation.request import EvaluationRequest
 
-FUNCTIONS = [export, prune, convert, validate, evaluate]
+FUNCTIONS = [export, prune, push, convert, validate, evaluate]
 #: What is of the command line alone: where settings are read, how results are printed, what is not done.
-OF_THE_COMMAND = {"config", "set", "as_json", "quiet", "dry_run", "against_golden"}
+OF_THE_COMMAND = {"config", "set", "as_json", "quiet", "against_golden"}
 OF_PYTHON = {"progress"}
 
 
 def params_of(name: str) -> dict[str, click.Parameter]:
-    return {str(param.name): param for param in main.commands[name].params if param.name not in OF_THE_COMMAND}
+    alone = OF_THE_COMMAND | ({"dry_run"} if name != "push" else set())
+    return {str(param.name): param for param in main.commands[name].params if param.name not in alone}
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

@@ -1,0 +1,51 @@
+"""`seap-export push`: uploads variants to the Hugging Face hub."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from seap_export.cli.console import Console, megabytes, table
+from seap_export.cli.groups import GroupedCommand, option, titled
+from seap_export.cli.options import ExistingPath, output_options
+
+__all__ = ["push_command"]
+
+
+@click.command("push", cls=GroupedCommand)
+@click.argument("path", type=ExistingPath(), metavar="DIR")
+@click.argument("repository", metavar="REPO")
+@titled(
+    "Upload",
+    option("--public", is_flag=True, help="Let everybody see it.  [default: private]"),
+    option("--dry-run", is_flag=True, help="Check, show what would be uploaded, and upload nothing."),
+    option("--force", is_flag=True, help="Upload without the checks of `validate`."),
+    output_options,
+)
+def push_command(console: Console, **options: Any) -> None:
+    """Upload a variant, or all variants of an export, to the Hugging Face hub, if they pass the checks of `validate`.
+
+    REPO is OWNER/NAME; several variants go to OWNER/NAME-VARIANT. It is created if it is not there, as a private one.
+    The token is that of `hf auth login`, or HF_TOKEN. If it is interrupted, run the same command again.
+
+    \b
+    Examples:
+      seap-export push pruned/maths-0.2 me/maths-small --dry-run
+      seap-export push pruned/maths-0.2 me/maths-small
+      seap-export push pruned me/maths --public
+    """
+    from seap_export.api.push import push
+
+    pushed = push(**options, progress=console)
+    values = {name: {**vars(variant), "bytes": variant.bytes} for name, variant in pushed.items()}
+    rows = [
+        [f"{variant.repository}/{path}", megabytes(size)]
+        for variant in pushed.values()
+        for path, size in variant.files.items()
+    ]
+    addresses = [
+        f"{name}: {variant.address or f'to {variant.repository} (not uploaded)'}, {megabytes(variant.bytes)}"
+        for name, variant in pushed.items()
+    ]
+    console.result(values, "\n".join([table(["file", "size"], rows), *addresses]))

@@ -1,0 +1,151 @@
+"""`push`, through the real huggingface_hub, to a stand-in of the hub that receives the files."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard, constants
+from support.corpora import write_corpus
+from support.exports import run_here
+from support.hub import Hub, standing_hub
+from support.models import write_micro_model
+
+from seap_export import push
+from seap_export.errors import ArtifactError
+
+
+@pytest.fixture(scope="module")
+def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of two variants with their speed; not to be changed."""
+    folder = tmp_path_factory.mktemp("pushed")
+    write_micro_model(folder / "m", model_type="llama")
+    write_corpus(folder / "a.jsonl")
+    arguments = ("--task", f"a={folder / 'a.jsonl'}", "--ratio", "0.2", "--ratio", "0.4", "--speed")
+    outcome = run_here("export", folder / "m", *arguments, "--out", folder / "out")
+    assert outcome.code == 0, outcome.err
+    return folder / "out"
+
+
+@pytest.fixture
+def work(once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same to be changed, in the current folder."""
+    shutil.copytree(once, tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with standing_hub(monkeypatch) as standing:
+        yield standing
+
+
+def on_disk(variant: Path) -> dict[str, bytes]:
+    """The files that a repository should hold, without the card."""
+    files = {path.relative_to(variant / "hf"): path for path in (variant / "hf").rglob("*")}
+    files |= {path.relative_to(variant): path for path in (variant / "onnx").rglob("*")}
+    return {name.as_posix(): path.read_bytes() for name, path in files.items() if name.name != "README.md"}
+
+
+def test_a_variant_becomes_a_private_repository_with_its_card(work: Path, hub: Hub) -> None:
+    outcome = run_here("push", "out/a-0.4", "me/small", "--json")
+    assert outcome.code == 0, outcome.err
+    repository = hub.repositories["me/small"]
+    assert repository.private
+    card = repository.files.pop("README.md").decode()
+    assert repository.files == on_disk(work / "a-0.4")
+    assert ModelCard(card).data.library_name == "transformers"
+    assert "## Speed" in card
+    assert "## Speed" not in (work / "a-0.4" / "hf" / "README.md").read_text("utf-8")
+    pushed = json.loads(outcome.out)["a-0.4"]
+    assert pushed["address"] == f"{hub.address}/me/small"
+    assert (
+        pushed["bytes"]
+        == sum(pushed["files"].values())
+        == len(card.encode()) + sum(map(len, repository.files.values()))
+    )
+
+
+def test_the_commands_of_the_guide(work: Path, hub: Hub) -> None:
+    guide = (Path(__file__).parents[3] / "docs" / "guide.md").read_text("utf-8")
+    commands = re.findall(r"^ {4}seap-export (push .*)$", guide, flags=re.MULTILINE)
+    for command in commands:
+        here = command.replace("pruned/maths-0.2", "out/a-0.2").replace("pruned", "out")
+        assert run_here(*here.split()).code == 0
+    assert {name: repository.private for name, repository in hub.repositories.items()} == {
+        "me/maths-small": True,
+        "me/maths-a-0.2": False,
+        "me/maths-a-0.4": False,
+    }
+
+
+def test_a_dry_run_asks_nothing_of_the_hub(work: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    outcome = run_here("push", "out/a-0.4", "me/small", "--dry-run")
+    assert outcome.code == 0, outcome.err
+    rows = dict(line.split("  ", 1) for line in outcome.out.splitlines()[1:-1])
+    assert {name.removeprefix("me/small/") for name in rows} == {*on_disk(work / "a-0.4"), "README.md"}
+    assert "not uploaded" in outcome.out.splitlines()[-1]
+    assert hub.repositories == {}
+
+
+def test_an_interrupted_push_goes_on(work: Path, hub: Hub) -> None:
+    hub.most = 1
+    run_here("push", "out/a-0.4", "me/small", "--quiet").refused(6, "me/small", "same command")
+    assert hub.repositories["me/small"].files == {}
+    hub.most = None
+    assert run_here("push", "out/a-0.4", "me/small").code == 0
+    assert len(hub.received) == len(set(hub.received)) == 3  # nothing was sent twice
+    commits = hub.repositories["me/small"].commits
+    assert run_here("push", "out/a-0.4", "me/small").code == 0
+    assert hub.repositories["me/small"].commits == commits == 1
+
+
+def test_what_fails_the_checks_is_not_pushed(work: Path, hub: Hub) -> None:
+    config = work / "a-0.4" / "hf" / "config.json"
+    config.write_text(config.read_text("utf-8") + "\n", "utf-8")
+    run_here("push", "out/a-0.4", "me/small", "--quiet").refused(7, "config.json", "SHA-256")
+    with pytest.raises(ArtifactError, match=r"config\.json"):
+        push("out", "me/small")
+    assert hub.repositories == {}
+    assert run_here("push", "out/a-0.4", "me/small", "--force").code == 0
+    assert hub.repositories["me/small"].files["config.json"].endswith(b"\n\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "words"),
+    [
+        ({"token": None}, 6, ["no token", "HF_TOKEN"]),
+        ({"token": "other"}, 6, ["token", "login"]),
+        ({"endpoint": "http://127.0.0.1:1"}, 6, ["cannot be reached", "same command"]),
+        ({"offline": True}, 6, ["cannot be reached", "offline"]),
+        ({"repository": "you/small"}, 2, ["you/small", "may not write", "OWNER"]),
+        ({"repository": "small"}, 2, ["small", "OWNER/NAME"]),
+        ({"path": "out/a-0.4/onnx"}, 2, ["out/a-0.4/onnx", "neither an export nor a variant"]),
+        ({"path": "nowhere"}, 2, ["nowhere"]),
+    ],
+)
+def test_each_failure_is_one_line(
+    work: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch, change: dict[str, str], code: int, words: list[str]
+) -> None:
+    if "token" in change:
+        monkeypatch.setenv("HF_TOKEN", change["token"] or "")
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", "nowhere")
+        monkeypatch.setattr(constants, "HF_STORED_TOKENS_PATH", "nowhere")
+    if "endpoint" in change:
+        monkeypatch.setattr(constants, "ENDPOINT", change["endpoint"])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", "offline" in change)
+    arguments = (change.get("path", "out/a-0.4"), change.get("repository", "me/small"))
+    run_here("push", *arguments, "--force", "--quiet").refused(code, *words)
+
+
+def test_a_public_repository_needs_the_word(work: Path, hub: Hub) -> None:
+    assert run_here("push", "out/a-0.4", "me/small", "--public").code == 0
+    run_here("push", "out/a-0.4", "me/small", "--quiet").refused(2, "public", "--public")
+    assert hub.repositories["me/small"].commits == 1
