@@ -16,7 +16,7 @@ from seap_export.sources.metadata import ModelMetadata
 from seap_export.sources.source import Source
 from validation.reports.figures import QUALITY, main_figures
 from validation.reports.html.matrix import loss_matrix
-from validation.reports.numbers import count, figure, megabytes, percent
+from validation.reports.numbers import count, figure, megabytes, percent, with_error
 from validation.runtimes.table import runtime_title
 
 __all__ = ["CalibrationText", "CardFacts", "card_text", "with_speed"]
@@ -212,7 +212,7 @@ def _elsewhere(facts: CardFacts) -> Iterator[str]:
         return
     yield (
         f"The same on up to {matrix.texts} texts of each task of the export, and on a general text: KL divergence in "
-        "nats per token, and bits per byte."
+        "nats per token, ± its standard error, and bits per byte."
     )
     yield ""
     (cells,) = matrix.rows.values()
@@ -221,7 +221,8 @@ def _elsewhere(facts: CardFacts) -> Iterator[str]:
         [
             [
                 f"{name} (its own)" if cell["own"] else name,
-                *map(figure, (cell["mean_kl_nats"], cell["bits_per_byte"], dense)),
+                with_error(cell["mean_kl_nats"], cell.get("mean_kl_nats_stderr")),
+                *map(figure, (cell["bits_per_byte"], dense)),
             ]
             for name, dense, cell in zip(matrix.columns, matrix.dense, cells, strict=True)
             if cell is not None
