@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seap_export.errors import ParityFailure
-from validation.estimate import TokenEstimate
+from validation.estimate import Estimate, TokenEstimate
 
 __all__ = ["CLEAR_MARGIN", "Defect", "LogitComparison", "LogitFigures", "LogitPlace"]
 
@@ -69,6 +69,7 @@ class LogitFigures:
         kl: KL(reference || candidate), nats per token; its texts are the batch rows.
         top1_agreement: Share of tokens, 0 to 1, for which both have the same largest logit; a tie agrees
             if either's choice is among the other's largest.
+        top1_stderr: Its standard error over the rows; None: there is one.
         clear_top1_agreement: The same over tokens whose largest logit in the reference leads by the comparison's
             margin or more; None: there are none.
         perplexity_ratio: exp of the candidate's mean negative log-likelihood of the tokens that follow, less the
@@ -82,6 +83,7 @@ class LogitFigures:
     worst: LogitPlace | None
     kl: TokenEstimate | None
     top1_agreement: float | None
+    top1_stderr: float | None = None
     clear_top1_agreement: float | None = None
     perplexity_ratio: float | None = None
     defects: tuple[Defect, ...] = ()
@@ -108,6 +110,8 @@ class LogitComparison:
         self._kl: dict[int, list[Tokens]] = {}
         self._lead: list[Tokens] = []
         self._agrees: list[NDArray[np.bool_]] = []
+        # of each row the tokens that agree, and all
+        self._top1: dict[int, tuple[int, int]] = {}
         self._max_abs: float | None = None
         self._worst: LogitPlace | None = None
         self._defects: dict[tuple[str, str], Defect] = {}
@@ -149,7 +153,7 @@ class LogitComparison:
             raise ParityFailure("nothing was compared: no logits were given to the parity gate")
         if not self._finite_tokens:
             return LogitFigures(self._tokens, None, None, None, None, None, defects=self.defects)
-        agrees = np.concatenate(self._agrees)
+        agrees, top1 = np.concatenate(self._agrees), Estimate.of_sums(*zip(*self._top1.values(), strict=True))
         clear = np.concatenate(self._lead) >= clear_margin
         return LogitFigures(
             tokens=self._tokens,
@@ -157,7 +161,8 @@ class LogitComparison:
             mean_abs=self._sum_abs / self._elements,
             worst=self._worst,
             kl=TokenEstimate.of_texts(np.concatenate(row) for row in self._kl.values()),
-            top1_agreement=int(agrees.sum()) / self._finite_tokens,
+            top1_agreement=top1.mean,
+            top1_stderr=top1.stderr,
             clear_top1_agreement=int((agrees & clear).sum()) / int(clear.sum()) if clear.any() else None,
             perplexity_ratio=float(np.exp(self._sum_log_ratio / self._followed)) if self._followed else None,
             defects=self.defects,
@@ -201,6 +206,8 @@ class LogitComparison:
         p -= p[token, chosen][:, None]
         q -= q[token, chosen_by_candidate][:, None]
         self._agrees.append((p[token, chosen_by_candidate] == 0.0) | (q[token, chosen] == 0.0))
+        agreeing, tokens = self._top1.get(row, (0, 0))
+        self._top1[row] = agreeing + int(self._agrees[-1].sum()), tokens + len(token)
         p[token, chosen] = -np.inf
         self._lead.append(-p.max(axis=1))
         p[token, chosen] = 0.0

@@ -7,6 +7,7 @@ import pytest
 
 from seap_export.errors import ParityFailure
 from validation import metrics
+from validation.estimate import Estimate
 from validation.metrics import Defect, LogitComparison, LogitFigures, LogitPlace
 
 
@@ -157,12 +158,16 @@ def test_figures_of_nothing_cannot_be_made() -> None:
 def test_a_row_is_a_text_that_may_come_in_parts() -> None:
     rng = np.random.default_rng(0)
     whole, parts = LogitComparison(), LogitComparison()
-    for row in range(5):
-        p, q = rng.normal(size=(2, 3 + row, 7))
+    texts = [rng.normal(size=(2, 3 + row, 3)) for row in range(5)]
+    for row, (p, q) in enumerate(texts):
         whole.update(p, q, row=row)
         parts.update(p[:1], q[:1], row=row)
         parts.update(p[1:], q[1:], row=row, first_position=1)
-    found, in_parts = whole.figures().kl, parts.figures().kl
+    agreement = [_compare(*logits) for logits in texts]
+    figures = parts.figures()
+    top1 = Estimate.of_sums([own.top1_agreement * own.tokens for own in agreement], [own.tokens for own in agreement])
+    assert (figures.top1_agreement, figures.top1_stderr) == pytest.approx((top1.mean, top1.stderr))
+    found, in_parts = whole.figures().kl, figures.kl
     assert found is not None
     assert in_parts is not None
     assert [tokens for _, tokens in in_parts.texts] == [3, 4, 5, 6, 7]

@@ -77,6 +77,7 @@ class DivergenceFigures:
     Attributes:
         kl: KL(dense || variant), nats per token.
         top1_agreement: Share of tokens, 0 to 1, after which both models predict the same most likely token.
+        top1_stderr: Its standard error over the texts; None: of one text there is none.
         perplexity: Perplexity of the variant.
         dense_perplexity: Perplexity of the dense model.
         loss: By how much -log P(next token) of the variant exceeds that of the dense model, nats per token; None: they
@@ -90,6 +91,7 @@ class DivergenceFigures:
     perplexity: float
     dense_perplexity: float
     loss: Estimate | None = None
+    top1_stderr: float | None = None
     per_byte: PerByte | None = None
     cut: CutFigures | None = None
 
@@ -335,6 +337,7 @@ class _Compared:
         return DivergenceFigures(
             kl=kl,
             top1_agreement=top1,
+            top1_stderr=figures.top1_stderr,
             perplexity=_perplexity(loss, predicted),
             dense_perplexity=self._reference.perplexity,
             loss=self._more_loss(losses),

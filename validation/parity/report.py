@@ -359,6 +359,7 @@ def _stage_json(result: StageResult) -> dict[str, Any]:
     values = asdict(result.figures)
     del values["kl"]
     values |= kl_json(result.figures.kl)
+    values["top1_agreement_stderr"] = values.pop("top1_stderr")
     values["top1_agreement_margin"] = values.pop("clear_top1_agreement")
     values["defects"] = list(values.pop("defects"))
     cache = result.cache

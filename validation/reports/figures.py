@@ -15,6 +15,7 @@ from validation.reports.numbers import (
     megabytes,
     milliseconds,
     percent,
+    percent_with_error,
     signed_with_error,
     times,
     with_error,
@@ -184,8 +185,12 @@ def _kl_over_tokens(title: str, words: str, key: str) -> Figure:
     return Figure(title, words, "worse", _quality(lambda of: Cell(figure(of.get(key)))), is_main=False)
 
 
+def _top1(divergence: Json) -> Cell:
+    return Cell(percent_with_error(divergence["top1_agreement"], divergence.get("top1_agreement_stderr")))
+
+
 KL = Figure("KL", "nats of KL per token", "worse", _quality(_kl))
-TOP1 = Figure("top-1", "the same next token", "worse", _quality(lambda of: Cell(percent(of["top1_agreement"]))))
+TOP1 = Figure("top-1", "the same next token", "worse", _quality(_top1))
 FIGURES = (
     Figure("size", "on disk", "smaller", _size),
     Figure("decode", "writing tokens (decode)", "faster", _speed("decode")),

@@ -191,7 +191,8 @@ class Candidates:
             options |= {"texts": pairs, "kept": None if kept is None else kept.rows}
             divergence = measure_divergence(reference, folder, runtime, **options)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        return Figures(size, divergence.kl, divergence.top1_agreement, divergence.perplexity)
+        of = divergence
+        return Figures(size, of.kl, of.top1_agreement, of.perplexity, of.top1_stderr)
 
     def _make(self, steps: VariantSteps, candidate: Candidate) -> Path:
         """The folder of the candidate's format."""

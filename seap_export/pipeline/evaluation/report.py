@@ -297,6 +297,7 @@ def _divergence_json(figures: DivergenceFigures) -> dict[str, Any]:
     return {
         **figures.kl.to_json(),
         "top1_agreement": figures.top1_agreement,
+        "top1_agreement_stderr": figures.top1_stderr,
         "perplexity": figures.perplexity,
         "dense_perplexity": figures.dense_perplexity,
         "loss_difference_nats": None if figures.loss is None else figures.loss.mean,

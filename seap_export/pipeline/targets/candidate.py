@@ -68,12 +68,14 @@ class Figures:
         kl: KL divergence from the dense model on the held-out texts, nats per token.
         top1_agreement: Share of tokens, 0 to 1, after which both models predict the same most likely token.
         perplexity: Of the variant.
+        top1_stderr: The standard error of the agreement; None: of one text there is none.
     """
 
     bytes: int
     kl: TokenEstimate
     top1_agreement: float
     perplexity: float
+    top1_stderr: float | None = None
 
     @classmethod
     def read(cls, values: Any) -> Figures:
@@ -82,7 +84,8 @@ class Figures:
         if not all(isinstance(value, int | float) for value in figures):
             raise TypeError("a figure is not a number")
         size, top1, perplexity = figures
-        return cls(size, TokenEstimate.read(values), top1, perplexity)
+        error = values["top1_agreement_stderr"]
+        return cls(size, TokenEstimate.read(values), top1, perplexity, None if error is None else float(error))
 
     def to_json(self) -> dict[str, Any]:
         """As frontier.json lists them."""
@@ -90,6 +93,7 @@ class Figures:
             "bytes": self.bytes,
             **self.kl.to_json(),
             "top1_agreement": self.top1_agreement,
+            "top1_agreement_stderr": self.top1_stderr,
             "perplexity": self.perplexity,
             "tokens": self.kl.tokens,
         }

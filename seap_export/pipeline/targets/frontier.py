@@ -35,6 +35,7 @@ _OF_A_POINT = {
     "kl_difference": int | float | None,
     "kl_difference_stderr": int | float | None,
     "top1_agreement": int | float,
+    "top1_agreement_stderr": int | float | None,
     "decode_ideal_speedup": int | float,
     "decode_speedup": int | float | None,
     "decode_speedup_low": int | float | None,
