@@ -68,6 +68,7 @@ def export_with_router(folder: Path, ratios: tuple[float, ...]) -> Path:
         mixtures=parse_mixtures(list(TASK_WORDS), general=True, weights=(), mixes=()),
         parity=ParitySettings(prompts=1, decode_steps=1),
         threshold=0.6,
+        **UNMEASURED,
     )
     export(source, request, folder / "out")
     return folder / "out"

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,19 @@ def test_a_variant_without_its_dense_model(run: Run, done: Path, quiz: Path) -> 
     assert (report["dense"], report["divergence"], list(report["zero_shot"])) == (None, {}, ["onnx"])
 
 
+@pytest.fixture
+def one_harness_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading all of the harness's tasks takes seconds, and `tests/faults/hostile/test_code.py` does."""
+    from lm_eval.tasks import TaskManager
+
+    folder = tmp_path / "harness"
+    folder.mkdir()
+    (folder / "piqa.yaml").write_text("task: piqa\ndataset_path: piqa\n", "utf-8")
+    few = partial(TaskManager, include_path=str(folder), include_defaults=False)
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", few)
+
+
+@pytest.mark.usefixtures("one_harness_task")
 def test_a_dry_run_measures_and_writes_nothing(run: Run, done: Path, quiz: Path, work: Path) -> None:
     command = (
         "evaluate", "out/a-0.2", "--dense", "m", "--zero-shot", "quiz=quiz.toml", "--harness-task", "piqa",
@@ -212,6 +226,7 @@ def test_a_dry_run_measures_and_writes_nothing(run: Run, done: Path, quiz: Path,
     assert not (work / "report.json").exists()
 
 
+@pytest.mark.usefixtures("one_harness_task")
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -78,8 +78,11 @@ def test_steps_are_also_run_as_they_are_served(
 
 @pytest.mark.parametrize(
     ("machine", "words"),
-    [({"memory": 200_000}, "memory"), ({"gpus": 0}, "CUDA"), ({"without": ("libcublas.so.13",)}, "libcublas")],
-    ids=["no memory", "no GPU", "no cuBLAS"],
+    [
+        pytest.param({"memory": 200_000}, "memory", id="no memory"),
+        pytest.param({"gpus": 0}, "CUDA", id="no GPU", marks=pytest.mark.release),
+        pytest.param({"without": ("libcublas.so.13",)}, "libcublas", id="no cuBLAS", marks=pytest.mark.release),
+    ],
 )
 def test_what_the_machine_lacks_is_said(
     fake_cuda: type[Machine], model: Path, tmp_path: Path, machine: dict[str, object], words: str
