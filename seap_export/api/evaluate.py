@@ -85,7 +85,9 @@ def evaluate(
         progress: Print on stderr what happens, as the command does. Otherwise warnings are those of `warnings`.
 
     Returns:
-        The figures: `divergence` by folder, `zero_shot` and `generation` by folder and task, `accuracy_retained`.
+        The figures: `divergence` by folder, `zero_shot` and `generation` by folder and task, and with `mean` and
+        `stderr` `kl_difference` by folder, `accuracy_retained` and `accuracy_difference` by folder and task;
+        `verdicts` on limits.
 
     Raises:
         TypeError: An argument has the wrong type.

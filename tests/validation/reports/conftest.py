@@ -78,6 +78,7 @@ def _divergence(mean_kl: float) -> dict[str, Any]:
         "loss_difference_nats": mean_kl / 2,
         "loss_difference_nats_stderr": mean_kl / 16,
         "top1_agreement": 1 - mean_kl,
+        "top1_agreement_stderr": 0.012,
         "perplexity": 14.21 * math.exp(mean_kl),
         "dense_perplexity": 14.21,
         "tokens": 3012,

@@ -41,7 +41,7 @@ def test_table_has_a_line_for_each_variant(passing: Report) -> None:
         "Decode": "1.24× (1.20 to 1.29)",
         "Prefill": "1.18× (1.14 to 1.23)",
         "KL": "0.024 ± 0.004",
-        "Top-1": "97.6%",
+        "Top-1": "97.6% ± 1.2%",
         "Perplexity": "14.6 (dense 14.2)",
         "Parity": "✅ passed (max abs 1.1e-4)",
         "Removed": "20.1% (20% asked, 113 M of 135 M parameters)",

@@ -151,7 +151,7 @@ def test_sections_hold_the_figures(passing: Report) -> None:
         "batch of 3 decode ✓ passed 8 1.1e-4 2.2e-11 4.1e-11 4.5e-11 100% – – 2.4e-5 3.2e-5",
         "prompt 3 prefill ✓ passed 120 1.1e-4 2.2e-11 4.1e-11 4.5e-11 100% 100% 1.0000 2.4e-5",
         "everyday-0.35, onnx: 0.062 ± 0.010 nats per token",
-        "onnx 0.062 ± 0.010 93.8% 15.1 dense 14.2 0.0124 0.498 1.24 2.55 3,012",
+        "onnx 0.062 ± 0.010 93.8% ± 1.2% 15.1 dense 14.2 0.0124 0.498 1.24 2.55 3,012",
         "piqa onnx 54.2% ± 2% – 50% 500 +0.4% ± 1.8% 41 / 43",
         "gsm8k dense 33.5% ± 3% 200 96 0%",
         "gsm8k onnx 29% ± 3% 200 −4.5% ± 2.5% 17 / 8 134 12.5%",

@@ -67,7 +67,9 @@ def test_numbers_are_those_of_the_report(passing: Report, name: str) -> None:
     assert _numbers([kl]) == pytest.approx(
         [divergence["mean_kl_nats"], divergence["mean_kl_nats_stderr"]], abs=digits / 2 + 1e-12
     )
-    assert _numbers([top1]) == pytest.approx([100 * divergence["top1_agreement"]], abs=0.05)
+    assert _numbers([top1]) == pytest.approx(
+        [100 * divergence["top1_agreement"], 100 * divergence["top1_agreement_stderr"]], abs=0.05
+    )
     assert _numbers([perplexity, dense_perplexity]) == pytest.approx(
         [divergence["perplexity"], divergence["dense_perplexity"]], abs=0.05
     )
