@@ -38,6 +38,7 @@ class Provider:
         graph_option: The option that captures calls as graphs; None: it cannot, or its results would be wrong.
         computes: The dtypes that it computes in, by dialect; int8 and int4 use the first unless another is asked for.
             Empty: no graphs are written for it, but it runs those for others.
+        precision: In which precision a graph is written for it if none is asked for, by dialect.
         rounds_activations: Whether products with int8 and int4 weights round activations to 8 bits.
         genai_options: Its options in genai_config.json; None: none are needed to choose it.
         product_multiple: What the sizes of an int8 or int4 product must be multiples of for a fast kernel.
@@ -56,6 +57,7 @@ class Provider:
     error_words: tuple[str, ...] = ()
     graph_option: str | None = None
     computes: Mapping[DialectName, tuple[Dtype, ...]] = field(default_factory=dict)
+    precision: Mapping[DialectName, str] = field(default_factory=dict)
     rounds_activations: bool = False
     genai_options: Mapping[str, str] | None = None
     product_multiple: int = 1
@@ -70,6 +72,7 @@ _CPU = Provider(
     device="cpu",
     # It casts fp16 matrices to float32: half the file size, but no faster. It has no bf16 product at all.
     computes={"fused": ("fp32", "fp16"), "standard": ("fp32", "fp16")},
+    precision={"fused": "int8", "standard": "fp32"},  # see docs/measurements.md
     rounds_activations=True,
     align=16,  # measured, see docs/research/measurements.md
 )
@@ -85,6 +88,7 @@ _CUDA = Provider(
     graph_option=CUDA_GRAPH,
     # GroupQueryAttention has no float32; Attention, which the standard dialect uses, does.
     computes={"fused": ("fp16", "bf16"), "standard": ("fp16", "bf16", "fp32")},
+    precision={"fused": "fp16", "standard": "fp16"},
     # Off, because GenAI then gives prompts a mask as wide as the whole text, which attention takes for one row only.
     genai_options={CUDA_GRAPH: "0"},
     # MatMulNBits of onnxruntime-gpu 1.31 has kernels for up to 5 (int8) or 16 (int4) tokens where the outputs are a

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import onnx
 
-from converters.onnx.precision import BlockQuantization, Precision
+from converters.onnx.precision import BlockQuantization, Precision, PrecisionName, choose_precision
 from seap_export.errors import ArtifactError
-from seap_export.providers import WRITTEN_FOR, DialectName
+from seap_export.providers import PROVIDERS, WRITTEN_FOR, DialectName
 
-__all__ = ["FORM_NOTE", "Logits", "OnnxForm", "read_form"]
+__all__ = ["FORM_NOTE", "Logits", "OnnxForm", "default_form", "read_form"]
 
 #: The positions for which a graph returns logits.
 Logits = Literal["all", "last"]
@@ -46,6 +46,12 @@ class OnnxForm:
     def to_json(self) -> dict[str, Any]:
         """The form as JSON values."""
         return asdict(self)
+
+
+def default_form(provider: str = "cpu") -> OnnxForm:
+    """The form in which a graph is written for a provider if nothing else is asked for."""
+    name = cast(PrecisionName, PROVIDERS[provider].precision["fused"])
+    return OnnxForm(choose_precision(name, provider), logits="last", provider=provider)
 
 
 def read_form(model: Path) -> OnnxForm:

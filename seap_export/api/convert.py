@@ -44,13 +44,13 @@ def convert(
         out: Folder for the files of the format.
         format: The format, as NAME or NAME:PRECISION.
         provider: Execution provider that an ONNX graph is made for: "cpu" or "cuda".
-        precision: Precision of the ONNX weights; None: the first that the provider computes in.
+        precision: Precision of the ONNX weights; None: int8 on the CPU, fp16 on CUDA.
         activations: For int8 and int4: dtype of activations and caches; None: the first that the provider computes in.
         block_size: For int8 and int4: number of weights that share a scale; None: 32.
         asymmetric: For int8 and int4: store a zero point for each block.
         float_embeddings: For int8 and int4: do not quantise the embedding and the LM head.
         dialect: "fused": ONNX Runtime's operators. "standard": those of the ONNX standard. None: fused.
-        logits: Logits of all positions, or of each prompt's last token; None: all.
+        logits: Logits of all positions, or of each prompt's last token; None: the last.
         calibration: Statistics of tasks, OUT/calibration/TASK of an export, that 4-bit weights are rounded with; none:
             each to the nearest level.
         weight: The weights of these tasks, such as {"maths": 2}; 1 by default.

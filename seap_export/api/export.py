@@ -110,8 +110,8 @@ def export(
         layout: "per-layer": each layer has its own shape. "uniform": all have the same.
         vocabulary: Number of tokens to keep, "auto" or "all".
         format: What to write beside the model folder, such as "onnx", "gguf:q4_0" or "hf" for nothing; one or several.
-        precision: Precision of the ONNX weights; None: the first that the provider computes in.
-        logits: Logits of all positions, or of each prompt's last token; None: all.
+        precision: Precision of the ONNX weights; None: int8 on the CPU, fp16 on CUDA.
+        logits: Logits of all positions, or of each prompt's last token; None: the last.
         activations: For int8 and int4: dtype of activations and caches; None: the first that the provider computes in.
         block_size: For int8 and int4: number of weights that share a scale; None: 32.
         asymmetric: For int8 and int4: store a zero point for each block.

@@ -8,7 +8,7 @@ from typing import Any
 
 from converters.format import Format
 from converters.formats import alike, parse_format
-from converters.onnx.form import Logits, OnnxForm
+from converters.onnx.form import OnnxForm
 from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import PRECISIONS, choose_precision
 from seap_export.errors import UsageError
@@ -82,29 +82,25 @@ def _graph(precision: str | None, graph: dict[str, Any]) -> Format:
     return OnnxFormat.of(_form_of({**graph, "precision": precision or option}))
 
 
-def form_if_any(options: dict[str, Any], logits: Logits) -> OnnxForm | None:
+def form_if_any(options: dict[str, Any]) -> OnnxForm | None:
     """As `_form_of`; None: the options say nothing about a graph.
 
     Raises:
         UsageError: As `_form_of`.
     """
     graph = _popped(options)
-    return _form_of(graph, logits) if any(graph[name] for name in _OF_GRAPHS) else None
+    return _form_of(graph) if any(graph[name] for name in _OF_GRAPHS) else None
 
 
-def _form_of(options: dict[str, Any], logits: Logits = "all") -> OnnxForm:
+def _form_of(options: dict[str, Any]) -> OnnxForm:
     """The form that the options describe; removes them from `options`, except `provider`.
-
-    Args:
-        options: Those of a graph, and `provider`.
-        logits: Which logits the graph has if the options do not say it.
 
     Raises:
         UsageError: The provider cannot run it, or an option has no effect.
     """
     provider: str = options["provider"]
     dialect: DialectName = options.pop("dialect") or "fused"
-    name: Any = options.pop("precision") or PROVIDERS[provider].computes[dialect][0]
+    name: Any = options.pop("precision") or PROVIDERS[provider].precision[dialect]
     activations, block_size, asymmetric, float_embeddings = (options.pop(key) for key in _OF_BLOCKS)
     settings = {
         "activations": activations,
@@ -124,4 +120,4 @@ def _form_of(options: dict[str, Any], logits: Logits = "all") -> OnnxForm:
         symmetric=not asymmetric,
         embeddings=not float_embeddings,
     )
-    return OnnxForm(precision, dialect, options.pop("logits") or logits, provider)
+    return OnnxForm(precision, dialect, options.pop("logits") or "last", provider)

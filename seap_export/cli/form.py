@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -11,9 +11,6 @@ from seap_export.api.arguments import defaults_of
 from seap_export.api.convert import convert
 from seap_export.api.export import export
 from seap_export.cli.groups import option
-
-if TYPE_CHECKING:
-    from converters.onnx.form import Logits
 
 __all__ = ["format_option", "formats_option", "logits_option", "precision_option", "rare_form_options"]
 
@@ -65,7 +62,7 @@ rare_form_options = (
 )
 
 
-def precision_option(default: str = "fp32 on cpu, fp16 on cuda") -> Callable[..., Any]:
+def precision_option(default: str = "int8 on cpu, fp16 on cuda") -> Callable[..., Any]:
     """--precision, whose default is called this."""
     return option(
         "--precision",
@@ -74,10 +71,8 @@ def precision_option(default: str = "fp32 on cpu, fp16 on cuda") -> Callable[...
     )
 
 
-def logits_option(default: Logits) -> Callable[..., Any]:
-    """--logits, whose default is this one."""
-    return option(
-        "--logits",
-        type=click.Choice(["all", "last"]),
-        help=f"Give the logits of all positions, or only those after a prompt, which is faster.  [default: {default}]",
-    )
+logits_option = option(
+    "--logits",
+    type=click.Choice(["all", "last"]),
+    help="Give the logits of all positions, or only those after a prompt, which is faster.  [default: last]",
+)

@@ -20,6 +20,7 @@ __all__ = ["BASES", "CHAT_TEMPLATE", "SCALED", "Base", "make"]
 
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 _FEW = ("--no-quality", "--no-speed", "--set", "samples=24", "--set", "held_out=6", "--set", "prompts=1")
+_EXACT = ("--precision", "fp32", "--logits", "all")
 _STANDARD = ("--set", "dialect=standard")
 _WINDOW = {"use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1}
 _LLAMA3 = {
@@ -38,7 +39,7 @@ class Base:
     Attributes:
         config: What differs from a micro model's.
         ratios: Of the variants, of which the first is tampered with; 0 leaves all layers alike.
-        options: Of the export.
+        options: Of the export, which otherwise is in fp32 with all logits.
         tasks: One, or two and with them a router.
         factors: What some weights of the model are multiplied by, by a part of their name.
     """
@@ -111,7 +112,7 @@ def make(name: str, folder: Path) -> Artifact:
     write_task_corpora(folder)
     tasks = [part for task in base.tasks for part in ("--task", f"{task}={folder / task}.jsonl")]
     ratios = [part for ratio in base.ratios for part in ("--ratio", ratio)]
-    arguments = ["export", str(model), *tasks, *ratios, *_FEW, *base.options]
+    arguments = ["export", str(model), *tasks, *ratios, *_FEW, *_EXACT, *base.options]
     result = CliRunner().invoke(main, [*arguments, "--threads", "1", "--quiet", "--out", str(folder / "out")])
     assert result.exit_code == 0, result.stderr
     return Artifact(folder / "out", base.variant)

@@ -24,7 +24,20 @@ PROMPT = "def fibonacci(n):"
 def exported(coder_gguf: Path, run: Run, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A variant at ratio 0.2."""
     out = tmp_path_factory.mktemp("coder") / "out"
-    run("export", coder_gguf, "--task", "sample:arithmetic", "--ratio", "0.2", "--set", "samples=40", "--out", out)
+    run(
+        "export",
+        coder_gguf,
+        "--task",
+        "sample:arithmetic",
+        "--ratio",
+        "0.2",
+        "--set",
+        "samples=40",
+        "--precision",
+        "fp32",
+        "--out",
+        out,
+    )
     return out
 
 

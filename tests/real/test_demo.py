@@ -23,8 +23,8 @@ def test_demo_makes_a_proven_variant_of_each_task(demo: Path) -> None:
         assert variant["method"] == "reconstruct"
         assert abs(variant["achieved_ratio"] - 0.2) <= 0.005
         assert variant["parity"]["onnx"]["verdict"] == "passed"
-        assert 0 < variant["parity"]["onnx"]["max_abs"] <= 1e-3
-        assert variant["parity"]["onnx"]["top1_agreement"] == 1.0
+        assert variant["precision"]["onnx"] == "int8"
+        assert 0 < variant["parity"]["onnx"]["mean_kl_nats"] <= 0.05
 
 
 def test_demo_makes_a_router_that_knows_the_tasks(demo: Path, run: Run) -> None:

@@ -31,7 +31,9 @@ def test_the_documented_commands(demo: Path) -> None:
     report = json.loads(Path(f"{demo}-report.json").read_text("utf-8"))
     parity = report["variants"]["reading-0.2"]["parity"]["onnx"]
     assert parity["longest_tokens"] == 2048
-    assert parity["mean_kl_nats"] < 1e-7
+    exact = [stage for stage in parity["cases"] if stage["case"].endswith(", in float32")]
+    assert exact
+    assert all(stage["max_abs"] < 1e-3 for stage in exact)
 
 
 def test_one_wrong_weight_is_stopped_and_followed_to_its_layer(demo: Path, tmp_path: Path) -> None:
@@ -39,12 +41,12 @@ def test_one_wrong_weight_is_stopped_and_followed_to_its_layer(demo: Path, tmp_p
         shutil.copytree(demo / part, tmp_path / part)
     folder = tmp_path / "reading-0.2" / "onnx"
     proto = onnx.load(folder / "model.onnx", load_external_data=False)
-    name = "model.layers.17.self_attn.o_proj.weight.transposed"
+    name = "model.layers.17.self_attn.o_proj.weight.packed"
     place = {e.key: e.value for t in proto.graph.initializer if t.name == name for e in t.external_data}
     with (folder / "model.onnx.data").open("r+b") as file:
         file.seek(int(place["offset"]))
-        values = np.frombuffer(file.read(int(place["length"])), np.float32).copy()
-        values[np.abs(values).argmax()] *= -1
+        values = np.frombuffer(file.read(int(place["length"])), np.uint8).copy()
+        values[values.argmin()] = 255  # from the lowest level to the highest one
         file.seek(int(place["offset"]))
         file.write(values.tobytes())
     done = run(f".venv/bin/seap-export validate {folder.parent} --prompts 2 --bisect --quiet")

@@ -63,8 +63,8 @@ __all__ = ["bench_command", "speedup_cells"]
 @titled(
     "Models",
     provider_option("Execution provider of ONNX Runtime that the ONNX graphs are written for and timed on."),
-    precision_option("that of the variant, or fp32 on cpu, fp16 on cuda"),
-    *rare(*rare_form_options, logits_option("last")),
+    precision_option("that of the variant, or int8 on cpu, fp16 on cuda"),
+    *rare(*rare_form_options, logits_option),
     *rare(
         option(
             "--format",
@@ -111,7 +111,7 @@ def bench_command(
     from seap_export.pipeline.folder.outputs import write_whole
     from validation.runtimes.table import REFERENCE, runtime_row
 
-    form = form_if_any(options, "last")
+    form = form_if_any(options)
     options["formats"] = tuple(
         format(precision or format.precisions[0]) for format, precision in map(parse_format, options["formats"])
     )

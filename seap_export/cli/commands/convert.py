@@ -36,7 +36,7 @@ __all__ = ["convert_command"]
     provider_option("Execution provider of ONNX Runtime that the graph is written for."),
     precision_option(),
     *rare(*rare_form_options),
-    logits_option("all"),
+    logits_option,
 )
 @titled(
     "Rounding to 4 bits",

@@ -67,7 +67,7 @@ __all__ = ["export_command"]
     out_option("Folder for the artifacts; a second run continues where the first one stopped."),
     formats_option,
     precision_option(),
-    *rare(logits_option("all")),
+    *rare(logits_option),
     force_option,
 )
 @titled(

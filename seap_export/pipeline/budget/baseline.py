@@ -18,7 +18,7 @@ __all__ = ["baseline_format", "timed_depth"]
 
 
 def baseline_format(formats: Sequence[Format]) -> Format:
-    """How `--format NAME` without a precision would write the dense model; NAME is the first of some formats."""
+    """How the dense model is timed: in the first precision of the first format, or for ONNX that of the provider."""
     first = formats[0]
     if not isinstance(first, OnnxFormat):
         return type(first)(first.precisions[0])

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from converters.format import Format
 from converters.formats import FORMATS, format_class, row_of
-from converters.onnx.form import OnnxForm
+from converters.onnx.form import OnnxForm, default_form
 from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import Precision
 from seap_export.errors import ArtifactError, UsageError
@@ -24,7 +24,6 @@ from seap_export.pipeline.folder.dense_folder import dense_folder
 from seap_export.pipeline.folder.names import HF
 from seap_export.pipeline.folder.origin import refuse_another_model
 from seap_export.pipeline.progress import Progress, Silent
-from seap_export.providers import PROVIDERS
 from seap_export.runtime.doctor.driver import gpu_name
 from seap_export.runtime.doctor.machine import processor
 from seap_export.runtime.session import check_session_options, probe
@@ -83,8 +82,7 @@ class BenchRequest:
     @property
     def graph(self) -> OnnxForm:
         """The form of the ONNX files if no variant has any."""
-        dtype = PROVIDERS[self.provider].computes["fused"][0]
-        return self.form or OnnxForm(Precision(dtype), logits="last", provider=self.provider)
+        return self.form or default_form(self.provider)
 
     def __post_init__(self) -> None:
         check_session_options(self.provider, self.threads)

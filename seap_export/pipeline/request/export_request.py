@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from converters.format import Format, named_folders
+from converters.onnx.form import default_form
 from converters.onnx.format import OnnxFormat
 from seap_export.corpus import Task
 from seap_export.errors import UsageError
@@ -84,7 +85,7 @@ class ExportRequest:
     support: Support | None = None
     calibration: CalibrationSettings = CalibrationSettings()
     plan: PlanSettings = PlanSettings()
-    formats: tuple[Format, ...] = (OnnxFormat("fp32"),)
+    formats: tuple[Format, ...] = (OnnxFormat.of(default_form()),)
     parity: ParitySettings = ParitySettings()
     rounding: Rounding = "calibrated"
     router: bool = True

@@ -85,7 +85,7 @@ def test_the_result_of_an_export_has_the_figures_of_its_reports(inputs: Path, do
         assert (speedup.low, speedup.high) == ends
     onnx, hf = figures.formats["onnx"], figures.formats["hf"]
     assert onnx.bytes == sum(path.stat().st_size for path in (done / "a-0.2" / "onnx").rglob("*") if path.is_file())
-    assert (onnx.path, onnx.precision, onnx.parity) == (done / "a-0.2" / "onnx", "fp32", "passed")
+    assert (onnx.path, onnx.precision, onnx.parity) == (done / "a-0.2" / "onnx", "int8", "passed")
     assert (onnx.max_abs, onnx.dense_bytes) == (told["parity"]["onnx"]["max_abs"], told["dense_bytes"]["onnx"])
     assert (hf.parity, hf.precision, hf.max_abs) == (None, None, None)
 
@@ -124,7 +124,7 @@ def test_a_path_without_a_variant_is_an_error_only_when_it_is_read(tmp_path: Pat
 
 def test_a_failed_check_is_a_result(inputs: Path, tmp_path: Path) -> None:
     limits = tmp_path / "limits.toml"
-    limits.write_text("[fp32]\nmax_abs = 1e-9\n")
+    limits.write_text("[int8]\nmax_abs = 1e-9\n")
     result = export(inputs / "m", {"a": TEXTS["a"]}, ratio=0.2, out=tmp_path / "out", limits=limits, **FEW)
     told = json.loads((tmp_path / "out" / "validation.json").read_text())
     assert (result.passed, result.failure) == (False, told["failure"])

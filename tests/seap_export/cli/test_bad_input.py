@@ -239,7 +239,7 @@ def test_texts_without_a_token(run: Run, work: Path) -> None:
 
 def test_a_disk_that_is_too_small(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: SimpleNamespace(total=1 << 40, free=1_000_000))
-    says = "out: about 5.1 MB are needed and 1.0 MB are free; free some space, or use another --out"
+    says = "out: about 4.7 MB are needed and 1.0 MB are free; free some space, or use another --out"
     refuse(run, work, code=6, says=says)
 
 

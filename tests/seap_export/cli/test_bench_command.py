@@ -51,11 +51,11 @@ def test_one_variant_in_another_precision(run: Run, done: Path) -> None:
     assert [own["model"] for own in values["subjects"]] == ["dense", "a-0.4"]
     assert values["setting"]["form"]["precision"]["quantization"]["bits"] == 4
     assert values["setting"]["form"]["logits"] == "all"
-    assert values["subjects"][0]["disk_bytes"] < 0.5 * (done / "a-0.4" / "onnx" / "model.onnx.data").stat().st_size
+    assert values["subjects"][0]["disk_bytes"] < (done / "a-0.4" / "onnx" / "model.onnx.data").stat().st_size
 
 
 def test_what_is_in_the_folder_is_timed_unless_options_say_a_form(run: Run, work: Path) -> None:
-    words = ("--task", "a=a.jsonl", "--ratio", 0.4, "--precision", "int8", "--logits", "last", "--out", "out")
+    words = ("--task", "a=a.jsonl", "--ratio", 0.4, "--out", "out")
     assert run("export", "m", *words, "--quiet").code == 0
     written = OnnxForm(choose_precision("int8"), logits="last")
     for options, form in (((), written), (("--precision", "fp32"), OnnxForm(logits="last"))):

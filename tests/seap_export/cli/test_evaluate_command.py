@@ -40,7 +40,9 @@ def _report(run: Run, *arguments: object, code: int = 0) -> dict[str, Any]:
     return report
 
 
-def test_divergence_and_accuracy_of_both_forms(run: Run, done: Path, quiz: Path) -> None:
+def test_divergence_and_accuracy_of_both_forms(run: Run, quiz: Path) -> None:
+    words = ("--task", "a=a.jsonl", "--ratio", "0.2", "--precision", "fp32", "--out", "out", "--quiet")
+    assert run("export", "m", *words).code == 0
     report = _report(
         run,
         "out/a-0.2",

@@ -63,7 +63,7 @@ def test_each_format_gets_its_folder_and_its_parity(whole: Path) -> None:
     files = {"plan.json", "parity.json", "parity-fake.json", "parity-fake-f16.json"}
     assert {path.name for path in variant.iterdir()} == {*FOLDERS, *files}
     entry = manifest_of(whole)["variants"]["a-0.2"]
-    assert entry["precision"] == {"onnx": "fp32", "fake": "f32", "fake-f16": "f16"}
+    assert entry["precision"] == {"onnx": "int8", "fake": "f32", "fake-f16": "f16"}
     assert {name: own["verdict"] for name, own in entry["parity"].items()} == dict.fromkeys(FOLDERS[1:], "passed")
     assert entry["parity"]["fake"]["runtime"] == "faked"
     for name in FOLDERS:

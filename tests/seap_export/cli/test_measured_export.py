@@ -142,7 +142,7 @@ def test_the_result_names_report_answers_and_next_steps(run: Run, measured: Path
 
 
 def test_a_variant_that_fails_parity_is_not_measured(run: Run, work: Path) -> None:
-    (work / "limits.toml").write_text("[fp32]\nmax_abs = 1e-9\n")
+    (work / "limits.toml").write_text("[int8]\nmax_abs = 1e-9\n")
     outcome = run(*EXPORT, "--set", "limits=limits.toml")
     assert outcome.code == 3
     assert not (work / "out" / "a-0.4" / "quality.json").exists()

@@ -80,7 +80,7 @@ def test_the_first_format_is_measured(run: Run, out: Path) -> None:
 def test_the_answer_is_that_of_the_onnx_file(run: Run, out: Path, work: Path) -> None:
     """Both runtimes have the same weights in fp32, so that greedy steps give the same text."""
     answer = _json(out / "a-0.2" / "quality.json")["sample"]
-    assert run(*EXPORT, "--format", "onnx", "--quality").code == 0
+    assert run(*EXPORT, "--format", "onnx:fp32", "--quality").code == 0
     recorded = _json(out / "a-0.2" / "quality.json")
     assert (recorded["folder"], recorded["runtime"], list(recorded["divergence"])) == ("onnx", "onnxruntime", ["onnx"])
     assert recorded["sample"] == answer
@@ -136,7 +136,7 @@ def test_figures_stay_while_what_they_belong_to_does(run: Run, out: Path) -> Non
     assert run(*EXPORT, "--format", "onnx").code == 0
     entry = _json(out / "manifest.json")["variants"]["a-0.2"]
     assert entry["quality"]["folder"] == "fake"
-    assert entry["precision"] == {"onnx": "fp32", "fake": "f32", "fake-f16": "f16"}
+    assert entry["precision"] == {"onnx": "int8", "fake": "f32", "fake-f16": "f16"}
     assert list(entry["bytes"]) == ["hf", *entry["parity"]] == ["hf", "onnx", "fake", "fake-f16"]
     assert run("validate", "out", "-q").code == 0
     formats = ("--format", "fake", "--format", "fake:f16", "--format", "onnx")

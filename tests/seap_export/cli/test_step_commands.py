@@ -249,14 +249,15 @@ def test_inspect_something_else(run: Run, work: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "smaller"),
     [
-        (("--precision", "int8"), 0.5),
-        (("--precision", "int4", "--logits", "last"), 0.4),
-        (("--precision", "int4", "--block-size", "128", "--asymmetric", "--float-embeddings"), 0.6),
-        (("--precision", "fp16"), 0.55),
-        (("--provider", "cuda"), 0.55),
-        (("--provider", "cuda", "--precision", "bf16"), 0.55),
-        (("--provider", "cuda", "--precision", "int4", "--activations", "bf16"), 0.4),
-        (("--provider", "cuda", "--precision", "fp32", "--dialect", "standard"), 1.01),
+        ((), 1.01),
+        (("--precision", "int4", "--logits", "all"), 0.7),
+        (("--precision", "int4", "--block-size", "128", "--asymmetric", "--float-embeddings"), 1.5),
+        (("--precision", "fp16"), 2.0),
+        (("--precision", "fp32"), 4.0),
+        (("--provider", "cuda"), 2.0),
+        (("--provider", "cuda", "--precision", "bf16"), 2.0),
+        (("--provider", "cuda", "--precision", "int4", "--activations", "bf16"), 0.7),
+        (("--provider", "cuda", "--precision", "fp32", "--dialect", "standard"), 4.0),
     ],
 )
 def test_convert_to_another_precision(
@@ -275,9 +276,12 @@ def test_convert_to_another_precision(
         (("--precision", "bf16"), "the cpu provider cannot run bf16; use fp32, fp16, int8 or int4"),
         (("--provider", "cuda", "--precision", "fp32"), "use fp16, bf16, int8 or int4, or the dialect standard"),
         (("--precision", "int4", "--activations", "bf16"), "cannot run int4 with bf16 activations; use fp32 or fp16"),
-        (("--activations", "fp16"), "fp32 weights, which are not quantised: activations"),
+        (("--dialect", "standard", "--activations", "fp16"), "fp32 weights, which are not quantised: activations"),
         (("--precision", "int8", "--dialect", "standard"), "the standard dialect has no quantised weights; use the"),
-        (("--asymmetric", "--block-size", "64"), "fp32 weights, which are not quantised: block size, asymmetric"),
+        (
+            ("--precision", "fp32", "--asymmetric", "--block-size", "64"),
+            "fp32 weights, which are not quantised: block size, asymmetric",
+        ),
         (("--precision", "int4", "--block-size", "64"), "the embedding's rows of 96"),
     ],
 )

@@ -151,9 +151,9 @@ def test_evaluate_and_generate(run: Run, uniform: Path) -> None:
         "evaluate", uniform, "--dense", "m", "--runtime", "torch", "--runtime", "onnxruntime", "--json", "-q"
     )
     assert outcome.code == 0, outcome.err
-    divergence = json.loads(outcome.out)["divergence"]
-    assert divergence["hf"]["mean_kl_nats"] > 1e-3
-    assert without_texts(divergence["onnx"]) == pytest.approx(without_texts(divergence["hf"]), rel=1e-3)
+    hf, onnx = (json.loads(outcome.out)["divergence"][name]["mean_kl_nats"] for name in ("hf", "onnx"))
+    assert hf > 1e-3
+    assert onnx == pytest.approx(hf, rel=0.1)  # int8
     outcome = run("generate", uniform, "the cat sat", "--max-new-tokens", 5)
     assert outcome.code == 0, outcome.err
     assert set(outcome.out.split()) <= {*WORDS, "the", "cat", "sat"}

@@ -153,5 +153,5 @@ def _ours(model: Path, python: Path, precision: str) -> dict[str, tuple[str, ...
     command += ["--precision", precision, "--out", "OUT"]
     forms = {"": ("--logits", "all"), "-last": ("--logits", "last")}
     if precision == "fp32":
-        forms["-standard"] = ("--dialect", "standard")
+        forms["-standard"] = ("--logits", "all", "--dialect", "standard")
     return {f"ours-{precision}{form}": (*command, *options) for form, options in forms.items()}
