@@ -44,6 +44,8 @@ def _report(run: Run, *arguments: object, code: int = 0) -> dict[str, Any]:
 
 
 def test_exact_match_of_dense_and_both_forms(run: Run, done: Path, quiz: list[str]) -> None:
+    fp32 = ("--precision", "fp32", "--out", "out/a-0.4/onnx", "--force", "-q")
+    assert run("convert", "out/a-0.4/hf", *fp32).code == 0
     command = (
         "out/a-0.4",
         "--dense",

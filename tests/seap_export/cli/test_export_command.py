@@ -68,10 +68,10 @@ def test_export_says_what_it_does_and_what_came_of_it(run: Run, work: Path, pris
 
     assert outcome.code == 0
     assert [row[:7] for row in rows(outcome.out)] == [
-        ["a-0.2", "20.2%", "0.1", "M", "0.6", "MB", "85%"],
-        ["a-0.4", "40.4%", "0.1", "M", "0.5", "MB", "67%"],
-        ["b-0.2", "20.2%", "0.1", "M", "0.6", "MB", "85%"],
-        ["b-0.4", "40.4%", "0.1", "M", "0.5", "MB", "67%"],
+        ["a-0.2", "20.2%", "0.1", "M", "0.2", "MB", "98%"],
+        ["a-0.4", "40.4%", "0.1", "M", "0.2", "MB", "83%"],
+        ["b-0.2", "20.2%", "0.1", "M", "0.2", "MB", "98%"],
+        ["b-0.4", "40.4%", "0.1", "M", "0.2", "MB", "83%"],
     ]
     assert all("passed" in row for row in rows(outcome.out))
     assert "onnx int8" in outcome.out.splitlines()[0]
@@ -183,8 +183,8 @@ def test_a_dry_run_writes_nothing(run: Run, work: Path) -> None:
     assert outcome.code == 0
     assert outcome.err == ""
     assert [row[1:6] for row in rows(outcome.out)] == [
-        ["44", "16", "no", "1.2", "MB"], ["44", "16", "no", "0.9", "MB"],
-        ["44", "16", "no", "1.2", "MB"], ["44", "16", "no", "0.9", "MB"],
+        ["44", "16", "no", "0.8", "MB"], ["44", "16", "no", "0.6", "MB"],
+        ["44", "16", "no", "0.8", "MB"], ["44", "16", "no", "0.6", "MB"],
     ]  # fmt: skip
     assert "About " in outcome.out.splitlines()[-1]
     assert not (work / "out").exists()

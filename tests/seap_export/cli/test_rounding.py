@@ -191,5 +191,5 @@ def test_every_format_with_a_grid_proves_its_weights_alone(run: Run, work: Path,
 
 def test_options_without_an_effect_are_refused(out: Path, run: Run) -> None:
     words = ("convert", out / "a-0.3" / "hf", "--out", "elsewhere")
-    run(*words, "--calibration", out / "calibration" / "a").refused(2, "--calibration has no effect", "onnx:fp32")
+    run(*words, "--calibration", out / "calibration" / "a").refused(2, "--calibration has no effect", "onnx:int8")
     run(*words, "--precision", "int4", "--weight", "a=2").refused(2, "--weight has no effect")

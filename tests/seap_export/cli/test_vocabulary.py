@@ -213,7 +213,20 @@ def test_inspect_and_a_dry_run_count_what_is_kept(run: Run, cut: Path) -> None:
     assert variant["vocabulary"] == {"tokens": SIZE, "of": 130}
     assert variant["model"]["vocab_size"] == SIZE
     assert f"{SIZE} of 130 tokens" in run("inspect", "out/a-0.4").out
-    dry = ("export", "m", "--task", "a=a.jsonl", "--ratio", 0.4, "--out", "dry", "--dry-run", "--json")
+    dry = (
+        "export",
+        "m",
+        "--task",
+        "a=a.jsonl",
+        "--ratio",
+        0.4,
+        "--precision",
+        "fp32",
+        "--out",
+        "dry",
+        "--dry-run",
+        "--json",
+    )
     whole, less = (
         json.loads(run(*dry, "--vocabulary", size).out)["variants"][0]["bytes_about"] for size in ("all", SIZE)
     )

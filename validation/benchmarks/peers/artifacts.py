@@ -151,7 +151,7 @@ def _exporters(model: Path, environments: Environments) -> dict[str, tuple[str, 
 def _ours(model: Path, python: Path, precision: str) -> dict[str, tuple[str, ...]]:
     command = [str(python), "-c", "from seap_export.cli import main; main()", "convert", "--quiet", str(model)]
     command += ["--precision", precision, "--out", "OUT"]
-    forms = {"": ("--logits", "all"), "-last": ("--logits", "last")}
+    forms: dict[str, tuple[str, ...]] = {"": ("--logits", "all"), "-last": ("--logits", "last")}
     if precision == "fp32":
         forms["-standard"] = ("--logits", "all", "--dialect", "standard")
     return {f"ours-{precision}{form}": (*command, *options) for form, options in forms.items()}
