@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -19,7 +19,7 @@ from validation.array_store import ArrayStore
 from validation.checkpoint import Change
 from validation.execution import Execution
 from validation.parity.compared import Compared
-from validation.parity.profiles import Limits, Noise, Pass, every_case, passes
+from validation.parity.profiles import Limits, Noise, Pass, single_pass
 from validation.parity.references import Reference, TokenSequence, measure_rounding_noise
 from validation.parity.report import Conditions
 from validation.prompts import Case
@@ -107,7 +107,7 @@ class RuntimeCandidate:
 
     def passes(self, limits: Limits) -> tuple[Pass, ...]:
         """The ways in which the cases are run."""
-        return (replace(passes(self.arithmetic, "cpu", limits)[-1], takes=every_case),)
+        return (single_pass(self.arithmetic, limits),)
 
     @contextmanager
     def opened(self, way: Pass) -> Iterator[Runner]:

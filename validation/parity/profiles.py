@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -22,9 +22,9 @@ __all__ = [
     "Limits",
     "Noise",
     "Pass",
-    "every_case",
     "passes",
     "read_limits",
+    "single_pass",
 ]
 
 #: Largest difference of a logit; largest difference of keys or values relative to the root mean square of their layer;
@@ -49,6 +49,8 @@ DEFAULT_LIMITS: dict[PrecisionName, dict[Figure, float]] = {
     "int8": {**_EXACT, "mean_kl": 1e-3},
     "int4": {**_EXACT, "mean_kl": 1e-3},
 }
+#: The least limit of `mean_kl` for a graph that is exact without the rounding, whose cost is a matter of quality.
+_OF_EXACT = 1e-2
 #: Two implementations of the same rounding differ by a small factor. A token's divergence varies by about its mean, or
 #: more where a model amplifies rounding at a few tokens. So the limit of a mean over n tokens is `_ERRORS` standard
 #: errors higher, each of them the variation / sqrt(n) of it.
@@ -177,11 +179,6 @@ _FEW_STEPS = 2
 IN_FLOAT, SERVED = "in float32", "served"
 
 
-def every_case(case: Case) -> bool:
-    """Takes any case."""
-    return True
-
-
 @dataclass(frozen=True)
 class Pass:
     """One way to run a graph, and its limits.
@@ -200,7 +197,7 @@ class Pass:
     in_float: bool
     limits: tuple[Limit, ...]
     given: frozenset[Figure] = frozenset()
-    takes: Callable[[Case], bool] = every_case
+    takes: Callable[[Case], bool] = lambda case: True
     steps: int | None = None
 
     def limits_for(self, noise: Noise, tokens: int) -> tuple[Limit, ...]:
@@ -243,17 +240,22 @@ def passes(precision: Precision, provider: str, limits: Limits) -> tuple[Pass, .
         provider: Execution provider; only the CPU rounds the activations of int8 and int4 products.
         limits: The limits.
     """
-    values = limits.of(precision.name)
-    exact = tuple(Limit(figure, value) for figure, value in values.items() if figure in _EXACT)
-    rounded = tuple(Limit(figure, value) for figure, value in values.items() if figure not in _EXACT)
-    given = frozenset(figure for figure in values if limits.is_given(precision.name, figure))
     rounds = PROVIDERS[provider].rounds_activations
-    if precision.quantization is None:
-        return (Pass("", in_float=False, limits=exact or rounded, given=given),)
-    if not rounds or precision.dtype != "fp32":
-        # On the CPU this is a file for a GPU, which does not round activations to 8 bits.
-        return (Pass("", in_float=rounds, limits=rounded, given=given),)
+    if precision.quantization is None or not rounds or precision.dtype != "fp32":
+        # On the CPU a quantised file for a GPU, which does not round activations to 8 bits, runs without that.
+        return (single_pass(precision, limits, in_float=rounds and precision.quantization is not None),)
+    once = single_pass(precision, limits)
+    exact = tuple(Limit(figure, limits.of(precision.name)[figure]) for figure in _EXACT)
+    rounded = tuple(own if own.figure in once.given else Limit(own.figure, _OF_EXACT) for own in once.limits)
     return (
-        Pass(IN_FLOAT, True, exact, given, takes=lambda case: case.in_float, steps=_FEW_STEPS),
-        Pass("", False, rounded, given, takes=lambda case: not case.in_float or len(case.rows) > 1),
+        Pass(IN_FLOAT, True, exact, once.given, takes=lambda case: case.in_float, steps=_FEW_STEPS),
+        replace(once, limits=rounded, takes=lambda case: not case.in_float or len(case.rows) > 1),
     )
+
+
+def single_pass(precision: Precision, limits: Limits, *, in_float: bool = False) -> Pass:
+    """The only run of a graph, which takes all cases."""
+    values = limits.of(precision.name)
+    judged = tuple(Limit(own, values[own]) for own in values if precision.name == "fp32" or own not in _EXACT)
+    given = frozenset(own for own in values if limits.is_given(precision.name, own))
+    return Pass("", in_float, judged, given)

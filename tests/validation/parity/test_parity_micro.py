@@ -96,7 +96,7 @@ def test_quantised_weights_are_compared_in_float32_too(
     assert report.limits.keys() == {"max_abs", "cache_error", "mean_kl"}
     assert (report.limits["max_abs"], report.limits["cache_error"]) == (1e-3, 1e-3)
     # torch, rounding activations alike, is as far off
-    assert 1e-3 <= report.limits["mean_kl"] <= max(1e-3, 12 * (report.noise_kl or 0.0))
+    assert 1e-2 <= report.limits["mean_kl"] <= max(1e-2, 12 * (report.noise_kl or 0.0))
     exact = [stage for stage in report.stages if stage.case.endswith(", in float32")]
     assert {stage.prompts.name for stage in exact} == {"batch of 3", "random tokens", "long prompt"}
     assert {stage.figures.tokens // stage.rows for stage in exact if stage.stage == "decode"} == {2}

@@ -9,7 +9,7 @@ import pytest
 from support.product import Precision, choose_precision
 
 from seap_export.errors import UsageError
-from validation.parity.profiles import DEFAULT_LIMITS, Limit, Limits, Noise, passes, read_limits
+from validation.parity.profiles import DEFAULT_LIMITS, Limit, Limits, Noise, passes, read_limits, single_pass
 
 DEFAULT = Limits()
 
@@ -91,6 +91,9 @@ def test_what_rounds_is_held_to_torchs_own_noise() -> None:
     assert limits_for(fp16, Noise(mean_kl=0.01), 9 * 10**8)["mean_kl"] == pytest.approx(0.03, rel=1e-3)
     assert limits_for(fp16, Noise(mean_kl=0.01, kl_variation=4.0), 9)["mean_kl"] == pytest.approx(0.15)
     assert limits_for(choose_precision("int4"), Noise(mean_kl=0.01), 1)["mean_kl"] == pytest.approx(0.12)
+    assert limits_for(choose_precision("int4"), Noise(), 1)["mean_kl"] == 0.01  # it is exact without the rounding
+    (alone,) = single_pass(choose_precision("int4"), DEFAULT).limits
+    assert alone.value == 1e-3
     assert limits_for(fp16, Noise(mean_kl=0.01), 9, Limits((("fp16", "mean_kl", 0.5),)))["mean_kl"] == 0.5
     assert limits_for(fp16, Noise(max_abs=9.0), 9)["clear_top1_agreement"] == 0.99
 
