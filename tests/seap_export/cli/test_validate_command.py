@@ -77,7 +77,7 @@ def test_a_good_export_passes_and_is_left_as_it_was(run: Run, done: Path, work: 
     dense = (work / "m" / "model.safetensors").stat().st_size
     assert variant["dense_bytes"]["hf"] == pytest.approx(dense, rel=0.05)  # a header and metadata
     assert variant["dense_bytes"]["hf"] > variant["bytes"]["onnx"] / 2
-    assert 0 < variant["dense_bytes"]["onnx"] - variant["dense_bytes"]["hf"] < 10_000  # the tables of the rotation
+    assert variant["dense_bytes"]["onnx"] < 0.35 * variant["dense_bytes"]["hf"]  # in int8, too
     assert ElementTree.parse(work / "v.xml").getroot().get("failures") == "0"
     assert (work / "v.html").read_text().startswith("<!doctype html>")
 
