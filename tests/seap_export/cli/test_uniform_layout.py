@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 from support.corpora import WORDS, write_corpus
-from support.estimates import without_texts
 from support.exports import run_here
 from support.models import write_micro_model
 from support.product import read_plan
