@@ -45,8 +45,6 @@ ORDERS = {
         "register_pruned_families()\n" + LOADING
     ),
 }
-#: The second in releases alone: a process that imports all of transformers takes seconds.
-ORDERS_RUN = ["the package first", pytest.param("transformers first", marks=pytest.mark.release)]
 
 
 def python(code: str, *arguments: str) -> str:
@@ -58,7 +56,9 @@ def python(code: str, *arguments: str) -> str:
     return done.stdout
 
 
-@pytest.fixture(scope="module", params=ORDERS_RUN)
+@pytest.fixture(
+    scope="module", params=["the package first", pytest.param("transformers first", marks=pytest.mark.release)]
+)
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("models")
     write_micro_model(folder / "pruned", model_type="seap_llama", per_layer_config=PER_LAYER)
