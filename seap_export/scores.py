@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -9,6 +10,8 @@ import torch
 
 from seap_export.activations.moments import Moments
 from seap_export.activations.statistics import LayerMoments
+from seap_export.families import Attention, Mlp
+from seap_export.families.names import Projection
 
 __all__ = ["CHANNEL_SCORES", "SCORES", "ChannelScore", "LayerScores", "Score", "channel_scores", "layer_scores"]
 
@@ -25,8 +28,8 @@ class LayerScores:
     """Importance scores of one layer.
 
     Attributes:
-        head_channels: Scores of the inputs of o_proj, float64 [num_attention_heads, head_dim].
-        neurons: Scores of the inputs of down_proj, float64 [intermediate_size].
+        head_channels: Scores of the channels of heads, float64 [num_attention_heads, head_dim].
+        neurons: Scores of the neurons, float64 [intermediate_size].
     """
 
     head_channels: torch.Tensor
@@ -61,8 +64,7 @@ def channel_scores(score: ChannelScore, weight: torch.Tensor, moments: Moments) 
 
 def layer_scores(
     score: ChannelScore,
-    o_proj: torch.Tensor,
-    down_proj: torch.Tensor,
+    weights: Mapping[Projection, torch.Tensor],
     moments: LayerMoments,
     head_dim: int,
     *,
@@ -72,15 +74,14 @@ def layer_scores(
 
     Args:
         score: The score to compute.
-        o_proj: Weight, [hidden_size, num_attention_heads * head_dim].
-        down_proj: Weight, [hidden_size, intermediate_size].
-        moments: The moments of the inputs of both projections.
+        weights: The output projections of the sublayers, [hidden_size, channels].
+        moments: The moments of their inputs.
         head_dim: Channels per head.
-        square_heads: Square the channel scores of o_proj before the mean, as FLAP's code does.
+        square_heads: Square the scores of the heads' channels before the mean, as FLAP's code does.
     """
-    channels = channel_scores(score, o_proj, moments.o_proj)
+    channels = channel_scores(score, weights[Attention.output], moments[Attention.output])
     channels = channels.square() if square_heads else channels
     return LayerScores(
         head_channels=channels.view(-1, head_dim),
-        neurons=channel_scores(score, down_proj, moments.down_proj),
+        neurons=channel_scores(score, weights[Mlp.output], moments[Mlp.output]),
     )

@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from seap_export.families import LayerSpec, ModelSpec, RopeSpec
+from seap_export.families import Attention, Mlp, ModelSpec, RopeSpec
 from seap_export.families.names import NORMS, PROJECTIONS, QKV, Norm, Projection
-from seap_export.families.spec import Activation
+from seap_export.families.sublayers import Activation
 
 __all__ = ["ARCHITECTURES", "Architecture", "effective_window", "full_rope", "local_rope", "why_not"]
 
@@ -150,22 +150,22 @@ ARCHITECTURES: tuple[Architecture, ...] = (
 )
 
 
-def effective_window(spec: ModelSpec, layer: LayerSpec) -> int | None:
-    """The window of a layer; None if it reaches all positions of the model."""
+def effective_window(spec: ModelSpec, layer: Attention) -> int | None:
+    """The window of a layer's attention; None if it reaches all positions of the model."""
     window = layer.sliding_window
     return None if window is None or window >= spec.max_position_embeddings else window
 
 
 def full_rope(spec: ModelSpec) -> RopeSpec | None:
     """The rotation of layers without a window, or of all if each has one; None: none rotates."""
-    rotating = [layer for layer in spec.layers if layer.rope is not None]
+    rotating = [layer for layer in spec.all(Attention) if layer.rope is not None]
     whole = [layer for layer in rotating if layer.sliding_window is None]
     return next((layer.rope for layer in whole or rotating), None)
 
 
 def local_rope(spec: ModelSpec) -> RopeSpec | None:
     """The rotation of layers with a window; None: there are none that rotate."""
-    windowed = (layer.rope for layer in spec.layers if layer.sliding_window is not None)
+    windowed = (layer.rope for layer in spec.all(Attention) if layer.sliding_window is not None)
     return next(filter(None, windowed), None)
 
 
@@ -179,10 +179,10 @@ def why_not(architecture: Architecture, spec: ModelSpec) -> str | None:
 
 
 def _shapes(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
-    sizes = {(one.num_attention_heads, one.num_key_value_heads, one.intermediate_size) for one in spec.layers}
+    sizes = {tuple(one.sizes.values()) for one in spec.layers}
     if len(sizes) > 1 and not architecture.varies:
         yield "has layers of one shape only"
-    widths = {layer.num_attention_heads * spec.head_dim for layer in spec.layers}
+    widths = {layer.channels for layer in spec.all(Attention)}
     if architecture.square and widths != {spec.hidden_size}:
         yield f"wants queries as wide as the hidden states, {spec.hidden_size}"
     if architecture.tied and not spec.tie_word_embeddings:
@@ -190,30 +190,30 @@ def _shapes(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
 
 
 def _block(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
-    block = spec.block
-    if architecture.norms != block.norms:
+    block, attention, activation = spec.block, spec.first(Attention), spec.first(Mlp).activation
+    if architecture.norms != spec.norms:
         yield "has its norms elsewhere"
-    if architecture.qk_norm != block.qk_norm:
+    if architecture.qk_norm != attention.qk_norm:
         where = "no" if architecture.qk_norm is None else "other"
-        yield f"has {where} norms of queries and keys" if block.qk_norm else "normalises queries and keys"
-    if architecture.activation != block.activation:
-        yield f"has no {block.activation} gate"
+        yield f"has {where} norms of queries and keys" if attention.qk_norm else "normalises queries and keys"
+    if architecture.activation != activation:
+        yield f"has no {activation} gate"
     biases = frozenset().union(*(layer.biases for layer in spec.layers))
     missing = sorted(biases - architecture.biases)
     if missing:
         yield f"has no biases at {', '.join(missing)}"
-    if block.attention_softcap is not None and not architecture.attention_softcap:
+    if attention.softcap is not None and not architecture.attention_softcap:
         yield "does not cap attention scores"
-    if architecture.always_caps and None in (block.attention_softcap, block.logits_softcap):
+    if architecture.always_caps and None in (attention.softcap, block.logits_softcap):
         yield "caps attention scores and logits"
     if block.logits_softcap is not None and not architecture.logits_softcap:
         yield "does not cap logits"
-    if block.query_scaling is not None and not architecture.query_scaling:
+    if attention.query_scaling is not None and not architecture.query_scaling:
         yield "does not scale queries by position"
 
 
 def _windows(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
-    windows = {effective_window(spec, layer) for layer in spec.layers} - {None}
+    windows = {effective_window(spec, layer) for layer in spec.all(Attention)} - {None}
     if windows and not architecture.windows:
         yield f"has no sliding window, here of {min(filter(None, windows))} positions"
     if len(windows) > 1:
@@ -225,12 +225,12 @@ def _windows(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
 
 def _rotation(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
     full, local = full_rope(spec), local_rope(spec)
-    rotating = [layer.rope is not None for layer in spec.layers]
+    rotating = [layer.rope is not None for layer in spec.all(Attention)]
     expected = {
         "none": [True] * len(rotating),
         "every fourth": [(index + 1) % 4 != 0 for index in range(len(rotating))],
         "all": [full is not None] * len(rotating),
-        "without window": [local is None or effective_window(spec, layer) is not None for layer in spec.layers],
+        "without window": [local is None or effective_window(spec, own) is not None for own in spec.all(Attention)],
     }[architecture.unrotated]
     if rotating != expected:
         yield "rotates other layers"

@@ -7,7 +7,7 @@ import math
 from converters.gguf.architectures import ARCHITECTURES, Architecture, why_not
 from converters.gguf.folding import Folding
 from seap_export.errors import InputError
-from seap_export.families import ModelSpec
+from seap_export.families import Attention, ModelSpec
 from seap_export.families.names import PROJECTIONS
 
 __all__ = ["choose_architecture", "keeps_levels", "refusal"]
@@ -30,7 +30,7 @@ def refusal(spec: ModelSpec) -> str | None:
     candidates = _candidates(spec)
     if any(why_not(candidate, spec) is None for candidate in candidates):
         return None
-    shapes = {(layer.num_attention_heads, layer.num_key_value_heads, layer.intermediate_size) for layer in spec.layers}
+    shapes = {tuple(layer.sizes.values()) for layer in spec.layers}
     if len(shapes) > 1:
         named = _for_any_shapes(spec)
         remedy = "use --layout uniform, or another format"
@@ -56,7 +56,8 @@ def keeps_levels(spec: ModelSpec) -> bool:
 
 def _for_any_shapes(spec: ModelSpec) -> list[Architecture]:
     """The architectures that may compute the model if its layers differ in shape."""
-    return [one for one in _candidates(spec) if one.varies and (one.qk_norm is None) == (spec.block.qk_norm is None)]
+    has_norms = spec.first(Attention).qk_norm is not None
+    return [one for one in _candidates(spec) if one.varies and (one.qk_norm is not None) == has_norms]
 
 
 def _candidates(spec: ModelSpec) -> list[Architecture]:

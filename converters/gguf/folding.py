@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from converters.gguf.architectures import Architecture
-from seap_export.families import ModelSpec
+from seap_export.families import Attention, ModelSpec
 
 __all__ = ["Folding", "attention_scale", "embedding_scale"]
 
@@ -19,7 +19,7 @@ __all__ = ["Folding", "attention_scale", "embedding_scale"]
 def attention_scale(architecture: Architecture, spec: ModelSpec) -> float:
     """The factor on attention scores in llama.cpp, where the metadata do not give it."""
     if architecture.wide_scale and len(spec.layers) == architecture.wide_scale:
-        return float((spec.hidden_size // spec.layers[0].num_attention_heads) ** -0.5)
+        return float((spec.hidden_size // spec.first(Attention).num_attention_heads) ** -0.5)
     return float(spec.head_dim**-0.5)
 
 
@@ -43,15 +43,14 @@ class Folding:
         """What has to be folded for this model to be computed in this architecture."""
         if architecture.scaled_by_keys:
             return cls({})
-        block, factors = spec.block, {}
+        block, attention, factors = spec.block, spec.first(Attention), {}
         embeddings = block.embedding_multiplier / embedding_scale(architecture, spec)
-        scores = block.attention_scale / attention_scale(architecture, spec)
+        scores = attention.scale / attention_scale(architecture, spec)
         factors["embed_tokens"] = embeddings
         factors["norm"] = block.logits_multiplier / (embeddings if spec.tie_word_embeddings else 1.0)
-        factors["q_norm" if block.qk_norm else "q_proj"] = scores
-        after = {"post_self_attn_layernorm": "o_proj", "post_mlp_layernorm": "down_proj"}
-        for norm, projection in after.items():
-            factors[norm if norm in block.norms else projection] = block.residual_multiplier
+        factors["q_norm" if attention.qk_norm else "q_proj"] = scores
+        for sublayer in spec.layers[0].sublayers:
+            factors[sublayer.norm_after or sublayer.output] = block.residual_multiplier
         return cls({name: factor for name, factor in factors.items() if not math.isclose(factor, 1.0, rel_tol=1e-12)})
 
     def factor(self, name: str) -> float:

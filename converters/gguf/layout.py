@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from converters.gguf.architectures import Architecture, full_rope
 from converters.gguf.folding import Folding
-from seap_export.families import ModelSpec, names
+from seap_export.families import Attention, ModelSpec, names
 from seap_export.families.family import FUSED
 from seap_export.families.names import NORMS, PROJECTIONS, Projection
 
@@ -136,7 +136,7 @@ class _Layer:
     def _projections(
         self, stored: str, projections: tuple[Projection, ...], suffix: str, shapes: Mapping[str, tuple[int, ...]]
     ) -> FileTensor:
-        layer = self.spec.layers[self.index]
+        layer = self.spec.layers[self.index][Attention]
         heads = {"q_proj": layer.num_attention_heads, "k_proj": layer.num_key_value_heads}
         parts: list[Part] = []
         shape: tuple[int, ...] = (0,)

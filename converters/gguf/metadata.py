@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from converters.gguf.architectures import Architecture, effective_window, full_rope, local_rope
 from converters.gguf.folding import Folding
 from converters.gguf.types import Preset
-from seap_export.families import LayerSpec, ModelSpec, RopeSpec
+from seap_export.families import Attention, LayerSpec, ModelSpec, RopeSpec
 from seap_export.layers.rotary import attention_factor, inverse_frequencies
 from seap_export.sources.gguf.file import MODEL_TYPE_KEY
 
@@ -68,14 +68,14 @@ def rope_tensors(spec: ModelSpec) -> dict[str, NDArray[np.float32]]:
 
 
 def _sizes(architecture: Architecture, layers: tuple[LayerSpec, ...]) -> Metadata:
-    values = {key: [int(getattr(layer, name)) for layer in layers] for key, name in _SIZES.items()}
+    values = {key: [layer.sizes[name] for layer in layers] for key, name in _SIZES.items()}
     return {key: sizes if architecture.varies else sizes[0] for key, sizes in values.items()}
 
 
 def _windows(architecture: Architecture, spec: ModelSpec) -> Metadata:
     if not architecture.windows:
         return {}
-    windows = [effective_window(spec, layer) for layer in spec.layers]
+    windows = [effective_window(spec, layer) for layer in spec.all(Attention)]
     size = next((window for window in windows if window is not None), None)
     if size is None and not architecture.needs_window:
         return {}
@@ -88,16 +88,16 @@ def _windows(architecture: Architecture, spec: ModelSpec) -> Metadata:
 
 
 def _factors(architecture: Architecture, spec: ModelSpec) -> Metadata:
-    block, metadata = spec.block, Metadata()
-    if block.attention_softcap is not None:
-        metadata["attn_logit_softcapping"] = block.attention_softcap
+    block, attention, metadata = spec.block, spec.first(Attention), Metadata()
+    if attention.softcap is not None:
+        metadata["attn_logit_softcapping"] = attention.softcap
     if block.logits_softcap is not None:
         metadata["final_logit_softcapping"] = block.logits_softcap
-    if block.query_scaling is not None:
-        metadata["attention.temperature_scale"] = block.query_scaling.beta
+    if attention.query_scaling is not None:
+        metadata["attention.temperature_scale"] = attention.query_scaling.beta
     if architecture.scaled_by_keys:
         metadata |= {
-            "attention.scale": block.attention_scale,
+            "attention.scale": attention.scale,
             "embedding_scale": block.embedding_multiplier,
             "residual_scale": block.residual_multiplier,
             "logit_scale": 1.0 / block.logits_multiplier,
@@ -113,8 +113,9 @@ def _rotation(architecture: Architecture, spec: ModelSpec) -> Metadata:
     if architecture.local_theta and local is not None:
         metadata["rope.freq_base_swa"] = float(local.theta)
     scaling = _scaling(architecture, rope)
-    if spec.block.query_scaling is not None:
-        scaling["rope.scaling.original_context_length"] = spec.block.query_scaling.context
+    queries = spec.first(Attention).query_scaling
+    if queries is not None:
+        scaling["rope.scaling.original_context_length"] = queries.context
     return {**metadata, **scaling}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from seap_export.families import LayerSpec, ModelSpec, RopeSpec
+from seap_export.families import Attention, LayerSpec, Mlp, ModelSpec, RopeSpec
 from seap_export.families.names import NORMS, PROJECTIONS
 from seap_export.layers.rotary import attention_factor, inverse_frequencies
 
@@ -16,19 +16,19 @@ __all__ = ["described"]
 
 def described(spec: ModelSpec) -> dict[str, Any]:
     """All that `modeling_mlx.py` needs to know of a model, as JSON."""
-    block, ropes = spec.block, _ropes(spec)
+    block, attention, ropes = spec.block, spec.first(Attention), spec.ropes
     return {
         "vocab_size": spec.vocab_size,
         "hidden_size": spec.hidden_size,
         "head_dim": spec.head_dim,
         "rms_norm_eps": spec.rms_norm_eps,
         "tie_word_embeddings": spec.tie_word_embeddings,
-        "norms": [norm for norm in NORMS if norm in block.norms],
-        "qk_norm": block.qk_norm,
-        "activation": block.activation,
-        "attention_scale": block.attention_scale,
-        "attention_softcap": block.attention_softcap,
-        "query_scaling": None if block.query_scaling is None else asdict(block.query_scaling),
+        "norms": [norm for norm in NORMS if norm in spec.norms],
+        "qk_norm": attention.qk_norm,
+        "activation": spec.first(Mlp).activation,
+        "attention_scale": attention.scale,
+        "attention_softcap": attention.softcap,
+        "query_scaling": None if attention.query_scaling is None else asdict(attention.query_scaling),
         "residual_multiplier": block.residual_multiplier,
         "embedding_multiplier": block.embedding_multiplier,
         "logits_multiplier": block.logits_multiplier,
@@ -36,15 +36,6 @@ def described(spec: ModelSpec) -> dict[str, Any]:
         "ropes": [_rope(rope) for rope in ropes],
         "layers": [_layer(layer, ropes) for layer in spec.layers],
     }
-
-
-def _ropes(spec: ModelSpec) -> list[RopeSpec]:
-    """Each rotation once; `RopeSpec` has no hash."""
-    ropes: list[RopeSpec] = []
-    for layer in spec.layers:
-        if layer.rope is not None and layer.rope not in ropes:
-            ropes.append(layer.rope)
-    return ropes
 
 
 def _rope(rope: RopeSpec) -> dict[str, Any]:
@@ -67,11 +58,12 @@ def _periods(rope: RopeSpec, long: bool) -> list[float]:
 
 
 def _layer(layer: LayerSpec, ropes: list[RopeSpec]) -> dict[str, Any]:
+    attention = layer[Attention]
     return {
-        "heads": layer.num_attention_heads,
-        "kv_heads": layer.num_key_value_heads,
-        "width": layer.intermediate_size,
+        "heads": attention.num_attention_heads,
+        "kv_heads": attention.num_key_value_heads,
+        "width": layer[Mlp].intermediate_size,
         "biases": [projection for projection in PROJECTIONS if projection in layer.biases],
-        "window": layer.sliding_window,
-        "rope": None if layer.rope is None else ropes.index(layer.rope),
+        "window": attention.sliding_window,
+        "rope": None if attention.rope is None else ropes.index(attention.rope),
     }

@@ -8,7 +8,7 @@ from typing import Any
 from converters.onnx.form import OnnxForm
 from converters.onnx.onnx_writer import MODEL_FILE
 from seap_export.errors import InputError
-from seap_export.families import ModelSpec
+from seap_export.families import Attention, ModelSpec
 from seap_export.providers import PROVIDERS
 
 __all__ = ["GENAI_CONFIG", "genai_config"]
@@ -88,9 +88,9 @@ def _decoder(spec: ModelSpec, form: OnnxForm) -> dict[str, Any]:
             "present_key_names": "present.%d.key",
             "present_value_names": "present.%d.value",
         },
-        "num_attention_heads": max(layer.num_attention_heads for layer in spec.layers),
+        "num_attention_heads": max(one.num_attention_heads for one in spec.all(Attention)),
         "num_hidden_layers": len(spec.layers),
-        "num_key_value_heads": max(layer.num_key_value_heads for layer in spec.layers),
+        "num_key_value_heads": max(one.num_key_value_heads for one in spec.all(Attention)),
     }
 
 

@@ -89,7 +89,7 @@ class OpenvinoFormat:
         matrices = [shape for shape in spec.tensors().values() if len(shape) == 2]
         number = sum(shape[0] * self._columns(shape[1]) for shape in matrices)
         vectors = sum(shape[0] for shape in spec.tensors().values() if len(shape) == 1)
-        tables = sum((spec.max_position_embeddings + _short(rope, spec)) * rope.dim for rope in _rotations(spec))
+        tables = sum((spec.max_position_embeddings + _short(rope, spec)) * rope.dim for rope in spec.ropes)
         return round(number * self._bytes) + 4 * (vectors + tables)
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
@@ -161,14 +161,6 @@ class OpenvinoFormat:
 
     def _columns(self, columns: int) -> int:
         return columns if self._storage.rounding is None else padded(columns)
-
-
-def _rotations(spec: ModelSpec) -> list[RopeSpec]:
-    ropes: list[RopeSpec] = []
-    for layer in spec.layers:
-        if layer.rope is not None and layer.rope not in ropes:
-            ropes.append(layer.rope)
-    return ropes
 
 
 def _short(rope: RopeSpec, spec: ModelSpec) -> int:

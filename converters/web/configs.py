@@ -49,17 +49,18 @@ def _config(spec: ModelSpec, config: Mapping[str, Any], precision: str, chunks: 
     Head counts and widths are the largest of any layer, for readers.
     """
     layers = spec.layers
+    sizes = {key: max(layer.sizes[key] for layer in layers) for key in layers[0].sizes}
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         **{key: config[key] for key in _SPECIAL if config.get(key) is not None},
         "head_dim": spec.head_dim,
         "hidden_size": spec.hidden_size,
-        "intermediate_size": max(layer.intermediate_size for layer in layers),
+        "intermediate_size": sizes["intermediate_size"],
         "max_position_embeddings": spec.max_position_embeddings,
-        "num_attention_heads": max(layer.num_attention_heads for layer in layers),
+        "num_attention_heads": sizes["num_attention_heads"],
         "num_hidden_layers": len(layers),
-        "num_key_value_heads": max(layer.num_key_value_heads for layer in layers),
+        "num_key_value_heads": sizes["num_key_value_heads"],
         "vocab_size": spec.vocab_size,
         "transformers.js_config": {
             "dtype": precision,

@@ -12,17 +12,17 @@ from seap_export.activations.covariance import CovarianceAccumulator
 from seap_export.activations.moments import MomentAccumulator
 from seap_export.activations.sensitivity import SENSITIVITY_TOKENS, Backward, sensitivity_texts
 from seap_export.activations.statistics import (
-    HalfStatistics,
+    SublayerStatistics,
     has_sensitivity,
     write_layer,
     write_sensitivity,
     write_tokens,
 )
 from seap_export.activations.walk_check import WalkCheck
+from seap_export.families.names import Projection
 from seap_export.layers.batches import length_buckets
 from seap_export.layers.compute import Compute
-from seap_export.layers.halves import HALVES, Half, half_tensors
-from seap_export.layers.hidden_states import HalfPass, HiddenStates
+from seap_export.layers.hidden_states import HiddenStates, SublayerPass
 from seap_export.layers.kept import UNFINISHED, keep_tensors, kept_tensors, path_of
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.streams import StreamStorage, choose_storage
@@ -45,7 +45,7 @@ def collect_statistics(
     """Writes all statistics of a task's texts but the record, one layer at a time.
 
     It continues what an interrupted call with the same arguments left in the folder; at most one layer is computed
-    again. Memory holds one layer, the covariance of one half, and the hidden states of all tokens if they fit.
+    again. Memory holds one layer, the covariance of one sublayer, and the hidden states of all tokens if they fit.
 
     Args:
         source: The dense model.
@@ -126,20 +126,20 @@ class _Run:
         tensors = self._source.read_layer(index)
         if self._check is not None:
             self._check.layer(index, tensors)
-        write_layer(self._folder, index, {half: self._half(index, half, tensors) for half in HALVES})
+        outputs = self._source.spec.layers[index].outputs
+        write_layer(self._folder, index, {output: self._sublayer(index, output, tensors) for output in outputs})
         self._save(index + 1)
 
-    def _half(self, index: int, half: Half, tensors: dict[str, torch.Tensor]) -> HalfStatistics:
-        half_layer = half_tensors(tensors, index, half)
-        layer = DecoderLayer(self._source.spec, index, half_layer, self._compute.device)
+    def _sublayer(self, index: int, output: Projection, tensors: dict[str, torch.Tensor]) -> SublayerStatistics:
+        layer = DecoderLayer(self._source.spec, index, tensors, self._compute.device, only=output)
         moments, covariance = MomentAccumulator(), CovarianceAccumulator()
 
-        def add(passed: HalfPass) -> None:
+        def add(passed: SublayerPass) -> None:
             moments.update(passed.channels)
             covariance.update(passed.channels)
 
-        self._hidden.advance(layer, half, add)
-        return HalfStatistics(moments.result(), covariance.packed_covariance())
+        self._hidden.advance(layer, output, add)
+        return SublayerStatistics(moments.result(), covariance.packed_covariance())
 
     def _save(self, index: int) -> None:
         """Keeps all that the layer needs which comes next."""

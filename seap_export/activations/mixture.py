@@ -10,7 +10,7 @@ from seap_export.activations.covariance import mirrored
 from seap_export.activations.moments import Moments
 from seap_export.activations.statistics import Calibration, LayerMoments
 from seap_export.errors import InputError
-from seap_export.layers.halves import Half
+from seap_export.families.names import Projection
 
 __all__ = ["Mixture"]
 
@@ -56,23 +56,23 @@ class Mixture:
     def layer(self, index: int) -> LayerMoments:
         """Moments of the mixture: the mean of the means; the mean of the variances, and the variance of the means."""
         moments = {task: calibration.layer(index) for task, calibration in self.calibrations.items()}
-        return LayerMoments(
-            self._mixed([(p, moments[task].o_proj) for task, p in self.probabilities.items()]),
-            self._mixed([(p, moments[task].down_proj) for task, p in self.probabilities.items()]),
-        )
+        return {
+            output: self._mixed([(p, moments[task][output]) for task, p in self.probabilities.items()])
+            for output in next(iter(moments.values()))
+        }
 
-    def covariance(self, index: int, half: Half) -> torch.Tensor:
-        """Covariance of the mixture at the input of a layer's o_proj or down_proj, float64 [channels, channels]."""
-        means = {task: getattr(calibration.layer(index), half).mean for task, calibration in self.calibrations.items()}
+    def covariance(self, index: int, output: Projection) -> torch.Tensor:
+        """Covariance of the mixture at the input of an output projection, float64 [channels, channels]."""
+        means = {task: calibration.layer(index)[output].mean for task, calibration in self.calibrations.items()}
         mean = torch.stack([p * means[task] for task, p in self.probabilities.items()]).sum(0)
         total = torch.zeros(len(mean), len(mean), dtype=torch.float64)
         for task, probability in self.probabilities.items():
-            self.calibrations[task].add_covariance(index, half, total, probability)
+            self.calibrations[task].add_covariance(index, output, total, probability)
             total.addr_(means[task] - mean, means[task] - mean, alpha=probability)
         return mirrored(total)
 
     def sensitivity(self) -> torch.Tensor:
-        """Mean of the tasks' sensitivities, float64 [num_hidden_layers, 2]."""
+        """Mean of the tasks' sensitivities, float64 [layers, sublayers]."""
         parts = [self.calibrations[task].sensitivity() * p for task, p in self.probabilities.items()]
         return torch.stack(parts).sum(0)
 

@@ -3,7 +3,7 @@
 An error e added to the residual stream of a token changes the predictions by KL ~ 1/2 eᵀ F e, F the Fisher information
 of the prediction with respect to the stream there (Kullback 1959, section 2.6). F is estimated by gradients of
 log p(y) with y drawn from the model's own prediction, F = E[g gᵀ], and summarised by its mean diagonal,
-E[|g|²] / hidden_size: one number for each half of each layer.
+E[|g|²] / hidden_size: one number for each sublayer.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from seap_export.families import ModelSpec
+from seap_export.families.names import Projection
 from seap_export.layers.batches import Batch
-from seap_export.layers.halves import HALVES
 from seap_export.layers.hidden_states import logits, output_stream, times_head
 from seap_export.layers.kept import keep_tensors, kept_layers, kept_tensors, path_of
 from seap_export.layers.layer import DecoderLayer
@@ -78,14 +78,15 @@ class Backward:
             outputs: The hidden states after the last layer.
         """
         layers = len(self._source.spec.layers)
-        squares = torch.zeros(layers, len(HALVES), dtype=torch.float64)
+        most = max(len(layer.sublayers) for layer in self._source.spec.layers)
+        squares = torch.zeros(layers, most, dtype=torch.float64)
         gradients = last_gradients(self._source.spec, gain, head, outputs)
         self._keep(_GRADIENT, layers, gradients, {_SQUARES: squares})
 
     def run(self) -> torch.Tensor:
-        """E[d² |g|²] / hidden_size of each half of each layer, float64 [num_hidden_layers, 2].
+        """E[d² |g|²] / hidden_size after each sublayer of each layer, float64 [layers, sublayers].
 
-        d is the factor between the half's gain-weighted product and what it adds to the stream
+        d is the factor between the sublayer's gain-weighted product and what it adds to the stream
         (`DecoderLayer.factor`), 1 in most families.
         """
         spec, behind = self._source.spec, kept_layers(self._folder, _GRADIENT)[0]
@@ -94,11 +95,12 @@ class Backward:
         for index in reversed(range(behind)):
             # known to be finite since the way forward
             layer = DecoderLayer(spec, index, self._source.reader.read(spec.layer_tensors(index)), self._device)
+            outputs = spec.layers[index].outputs
             inputs = kept_tensors(path_of(self._folder, _INPUTS, index))
             for number, batch in enumerate(self._batches):
                 hidden, after = (tensors[str(number)].to(self._device) for tensors in (inputs, gradients))
-                sums, before = _backward(layer, batch, hidden, after)
-                squares[index] += sums.cpu()
+                sums, before = _backward(layer, outputs, batch, hidden, after)
+                squares[index, : len(outputs)] += sums.cpu()
                 gradients[str(number)] = before.cpu()
             del layer  # before the next one is read
             self._keep(
@@ -113,20 +115,23 @@ class Backward:
 
 
 def _backward(
-    layer: DecoderLayer, batch: Batch, hidden: torch.Tensor, gradient: torch.Tensor
+    layer: DecoderLayer, outputs: Sequence[Projection], batch: Batch, hidden: torch.Tensor, gradient: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The sums of d² |g|² after each half, float64 [2], and the gradient before the layer, given the one after it."""
+    """The sums of d² |g|² after each sublayer, float64 [sublayers], and the gradient before the layer.
+
+    `gradient` is the one after it.
+    """
     streams, factors = [hidden.clone()], []
     with torch.enable_grad():
         streams[0].requires_grad_(True)
-        for half in HALVES:
-            product = layer.project(half, layer.channels(half, streams[-1], batch))
-            factors.append(layer.factor(half, product.detach()))
-            streams.append(streams[-1] + layer.update(half, product))
-        at_middle, at_before = torch.autograd.grad(streams[2], (streams[1], streams[0]), gradient)
+        for output in outputs:
+            product = layer.project(output, layer.channels(output, streams[-1], batch))
+            factors.append(layer.factor(output, product.detach()))
+            streams.append(streams[-1] + layer.update(output, product))
+        at_before, *between = torch.autograd.grad(streams[-1], streams[:-1], gradient)
     squares = [
         (gradient_at * factor).double().square().sum()
-        for gradient_at, factor in zip((at_middle, gradient), factors, strict=True)
+        for gradient_at, factor in zip((*between, gradient), factors, strict=True)
     ]
     return torch.stack(squares), at_before
 

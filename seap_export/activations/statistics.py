@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,8 +15,8 @@ from seap_export.activations.covariance import add_packed, mirrored
 from seap_export.activations.moments import Moments
 from seap_export.errors import ArtifactError, InputError
 from seap_export.families import ModelSpec
+from seap_export.families.names import Projection
 from seap_export.json_file import read_json, write_json
-from seap_export.layers.halves import HALVES, Half
 from seap_export.layers.kept import UNFINISHED, keep_tensors
 from seap_export.sources.tensor_writer import SafetensorsWriter
 
@@ -24,8 +24,8 @@ __all__ = [
     "CALIBRATION_SCHEMA",
     "Calibration",
     "CalibrationRecord",
-    "HalfStatistics",
     "LayerMoments",
+    "SublayerStatistics",
     "covariance_bytes",
     "has_sensitivity",
     "write_layer",
@@ -40,12 +40,8 @@ _SENSITIVITY = "sensitivity.safetensors"
 _RECORD = "calibration.json"
 
 
-@dataclass(frozen=True)
-class LayerMoments:
-    """Moments at the inputs of a layer's o_proj (query heads x head_dim channels) and down_proj (neurons)."""
-
-    o_proj: Moments
-    down_proj: Moments
+#: Moments at the inputs of the output projections of a layer's sublayers, [channels] each.
+LayerMoments: TypeAlias = Mapping[Projection, Moments]
 
 
 @dataclass(frozen=True)
@@ -86,14 +82,12 @@ class CalibrationRecord:
 
 def covariance_bytes(spec: ModelSpec) -> int:
     """Bytes of a task's covariances, whose upper triangles are stored."""
-    layers = range(len(spec.layers))
-    channels = [spec.projection_shape(half, index)[1] for index in layers for half in HALVES]
-    return sum(4 * n * (n + 1) // 2 for n in channels)
+    return sum(4 * n * (n + 1) // 2 for n in spec.channels)
 
 
 @dataclass(frozen=True)
-class HalfStatistics:
-    """The input of o_proj or down_proj over all real tokens.
+class SublayerStatistics:
+    """The input of a sublayer's output projection over all real tokens.
 
     Attributes:
         moments: Its moments.
@@ -104,13 +98,13 @@ class HalfStatistics:
     covariance: torch.Tensor
 
 
-def write_layer(folder: Path, index: int, statistics: Mapping[Half, HalfStatistics]) -> None:
+def write_layer(folder: Path, index: int, statistics: Mapping[Projection, SublayerStatistics]) -> None:
     """Writes the file of a layer, which is there as a whole or not at all."""
     tensors: dict[str, torch.Tensor] = {}
-    for half in HALVES:  # what has 8 bytes comes first, so that everything is aligned
-        tensors[f"{half}.mean"] = statistics[half].moments.mean
-        tensors[f"{half}.variance"] = statistics[half].moments.variance
-    tensors |= {f"{half}.covariance": statistics[half].covariance for half in HALVES}
+    for output, own in statistics.items():  # what has 8 bytes comes first, so that everything is aligned
+        tensors[f"{output}.mean"] = own.moments.mean
+        tensors[f"{output}.variance"] = own.moments.variance
+    tensors |= {f"{output}.covariance": own.covariance for output, own in statistics.items()}
     part = folder / UNFINISHED / "layer"
     part.parent.mkdir(exist_ok=True)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -130,7 +124,7 @@ def write_tokens(folder: Path, token_ids: Sequence[Sequence[int]]) -> None:
 
 
 def write_sensitivity(folder: Path, sensitivity: torch.Tensor) -> None:
-    """Writes the sensitivity after each half of each layer, float64 [num_hidden_layers, 2]; nothing follows it."""
+    """Writes the sensitivity after each sublayer of each layer, float64 [layers, sublayers]; nothing follows it."""
     keep_tensors(folder / _SENSITIVITY, {"sensitivity": sensitivity})
 
 
@@ -164,29 +158,30 @@ class Calibration:
 
     def layer(self, index: int) -> LayerMoments:
         """The moments of one layer."""
-        names = [f"{half}.{moment}" for half in HALVES for moment in ("mean", "variance")]
-        tensors = self._read(_layer_file(index), names)
-        return LayerMoments(
-            *(Moments(self.record.num_tokens, tensors[f"{half}.mean"], tensors[f"{half}.variance"]) for half in HALVES)
-        )
+        tensors = self._read(_layer_file(index), [".mean", ".variance"])
+        outputs = cast("list[Projection]", [name.removesuffix(".mean") for name in tensors if name.endswith(".mean")])
+        return {
+            output: Moments(self.record.num_tokens, tensors[f"{output}.mean"], tensors[f"{output}.variance"])
+            for output in outputs
+        }
 
-    def covariance(self, index: int, half: Half) -> torch.Tensor:
-        """Population covariance of the input of a layer's o_proj or down_proj, float64 [channels, channels]."""
-        channels = len(getattr(self.layer(index), half).mean)
+    def covariance(self, index: int, output: Projection) -> torch.Tensor:
+        """Population covariance of the input of an output projection, float64 [channels, channels]."""
+        channels = len(self.layer(index)[output].mean)
         total = torch.zeros(channels, channels, dtype=torch.float64)
-        self.add_covariance(index, half, total, 1.0)
+        self.add_covariance(index, output, total, 1.0)
         return mirrored(total)
 
-    def add_covariance(self, index: int, half: Half, total: torch.Tensor, weight: float) -> None:
+    def add_covariance(self, index: int, output: Projection, total: torch.Tensor, weight: float) -> None:
         """Adds that covariance, times a weight, to the upper triangle of a float64 matrix."""
-        name = f"{half}.covariance"
+        name = f"{output}.covariance"
         packed, channels = self._read(_layer_file(index), [name])[name], len(total)
         if packed.shape != (channels * (channels + 1) // 2,):
-            raise self._unreadable(_layer_file(index), f"{half} does not have {channels} channels")
+            raise self._unreadable(_layer_file(index), f"{output} does not have {channels} channels")
         add_packed(total, packed, weight)
 
     def sensitivity(self) -> torch.Tensor:
-        """Sensitivity after each half of each layer, float64 [num_hidden_layers, 2]."""
+        """Sensitivity after each sublayer of each layer, float64 [layers, sublayers]."""
         return self._read(_SENSITIVITY, ["sensitivity"])["sensitivity"]
 
     def token_ids(self) -> list[list[int]]:
@@ -197,9 +192,13 @@ class Calibration:
         return [ids.tolist() for ids in tensors["token_ids"].split(tensors["lengths"].tolist())]
 
     def _read(self, file: str, names: Sequence[str]) -> Mapping[str, torch.Tensor]:
+        """The tensors of these names; of one that begins with a dot, all that end with it."""
         try:
             with safe_open(self._folder / file, framework="pt") as handle:
-                return {name: handle.get_tensor(name) for name in names}
+                ends = tuple(name for name in names if name.startswith("."))
+                others = [name for name in names if name not in ends]
+                wanted = [*others, *(name for name in handle.keys() if name.endswith(ends))]  # noqa: SIM118
+                return {name: handle.get_tensor(name) for name in wanted}
         except (SafetensorError, OSError) as error:
             raise self._unreadable(file, error) from error
 

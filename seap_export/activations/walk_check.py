@@ -7,7 +7,7 @@ own config and tensors, side by side with the walk, a layer at a time.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -16,10 +16,9 @@ from typing import Any
 import torch
 
 from seap_export.errors import InputError
-from seap_export.families import LayerSpec, ModelSpec, RopeSpec, names
+from seap_export.families import Attention, LayerSpec, ModelSpec, Sublayer, names
 from seap_export.json_file import write_json
 from seap_export.layers.batches import Batch, length_buckets
-from seap_export.layers.halves import HALVES
 from seap_export.layers.hidden_states import HiddenStates, logits, output_stream
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.stock import StockModel
@@ -92,8 +91,8 @@ class WalkCheck:
         """
         tensors = {name: tensor.float() for name, tensor in tensors.items()}  # once for both sides
         layer = DecoderLayer(self._spec, index, tensors)
-        for half in HALVES:
-            self._walk.advance(layer, half)
+        for output in self._spec.layers[index].outputs:
+            self._walk.advance(layer, output)
         stored = self._form.to_stored(tensors)  # float64 where a norm lacks its offset
         self._model.load(index, {name: tensor.float() for name, tensor in stored.items()})
         self._model.advance(index, self._passage)
@@ -141,19 +140,23 @@ def short_context(config: Mapping[str, Any], spec: ModelSpec, length: int) -> tu
 
     The lengths in the config become shorter whether the description knows of them or not.
     """
-    config, layers, block = dict(config), spec.layers, spec.block
+    config = dict(config)
     if config.get("sliding_window"):
         window = config["sliding_window"] = min(config["sliding_window"], length)
-        layers = tuple(
-            layer if layer.sliding_window is None else replace(layer, sliding_window=window) for layer in layers
-        )
-    if block.query_scaling is not None or any(layer.rope and layer.rope.switches_at for layer in layers):
+        spec = _with_attention(spec, lambda one: replace(one, sliding_window=one.sliding_window and window))
+    if any(one.query_scaling or (one.rope and one.rope.switches_at) for one in spec.all(Attention)):
         config = _with_context(config, length)
-        layers = tuple(_layer_with_context(layer, length) for layer in layers)
-        if block.query_scaling is not None:
-            scaling = replace(block.query_scaling, context=min(block.query_scaling.context, length))
-            block = replace(block, query_scaling=scaling)
-    return config, replace(spec, layers=layers, block=block)
+        spec = _with_attention(spec, lambda one: _shorter(one, length))
+    return config, spec
+
+
+def _with_attention(spec: ModelSpec, change: Callable[[Attention], Attention]) -> ModelSpec:
+    """The model with other attention in its layers."""
+
+    def changed(sublayer: Sublayer) -> Sublayer:
+        return change(sublayer) if isinstance(sublayer, Attention) else sublayer
+
+    return spec.with_layers(tuple(LayerSpec(tuple(map(changed, layer.sublayers))) for layer in spec.layers))
 
 
 def _with_context(config: Mapping[str, Any], length: int) -> dict[str, Any]:
@@ -168,10 +171,11 @@ def _with_context(config: Mapping[str, Any], length: int) -> dict[str, Any]:
     return {**config, **shorter}
 
 
-def _layer_with_context(layer: LayerSpec, length: int) -> LayerSpec:
-    rope = layer.rope
-    if rope is None or not rope.parameters.get(_CONTEXT):
-        return layer
-    parameters = {**rope.parameters, _CONTEXT: min(rope.parameters[_CONTEXT], length)}
-    shorter: RopeSpec = replace(rope, parameters=MappingProxyType(parameters))
-    return replace(layer, rope=shorter)
+def _shorter(attention: Attention, length: int) -> Attention:
+    rope, scaling = attention.rope, attention.query_scaling
+    if rope is not None and rope.parameters.get(_CONTEXT):
+        parameters = {**rope.parameters, _CONTEXT: min(rope.parameters[_CONTEXT], length)}
+        rope = replace(rope, parameters=MappingProxyType(parameters))
+    if scaling is not None:
+        scaling = replace(scaling, context=min(scaling.context, length))
+    return replace(attention, rope=rope, query_scaling=scaling)

@@ -13,7 +13,6 @@ from seap_export.distillation.layers import TrainedLayers
 from seap_export.distillation.texts import TrainingStep
 from seap_export.families import ModelSpec
 from seap_export.layers.batches import Batch
-from seap_export.layers.halves import HALVES
 from seap_export.layers.hidden_states import HiddenStates, log_predictions, logits, output_stream, times_head
 from seap_export.layers.kept import keep_tensors, kept_tensors, path_of
 from seap_export.layers.layer import DecoderLayer
@@ -93,8 +92,8 @@ class Student:
             tensors = self._layers[index]
             weights = {name: tensors[name] for name in self._spec.layer_tensors(index)}
             layer = DecoderLayer(self._spec, index, weights, self._device)
-            for half in HALVES:
-                hidden.advance(layer, half)
+            for output in self._spec.layers[index].outputs:
+                hidden.advance(layer, output)
         return list(hidden.streams)
 
     def _at_end(self, stream: torch.Tensor, target: torch.Tensor, weights: torch.Tensor) -> tuple[float, torch.Tensor]:
@@ -135,8 +134,9 @@ class Student:
         for batch_index, (batch, gradient) in enumerate(zip(batches, gradients, strict=True)):
             with torch.enable_grad():
                 leaf = after = before[str(batch_index)].to(self._device).requires_grad_(True)
-                for half in HALVES:
-                    after = after + layer.update(half, layer.project(half, layer.channels(half, after, batch)))
+                for output in self._spec.layers[index].outputs:
+                    channels = layer.channels(output, after, batch)
+                    after = after + layer.update(output, layer.project(output, channels))
                 at_before, *at_weights = torch.autograd.grad(after, (leaf, *trained.values()), gradient)
             for total, part in zip(sums.values(), at_weights, strict=True):
                 total += part

@@ -18,7 +18,6 @@ from seap_export.distillation.texts import STEP_TOKENS, TrainingStep, number_of_
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec
 from seap_export.layers.compute import Compute
-from seap_export.layers.halves import HALVES
 from seap_export.layers.kept import UNFINISHED
 from seap_export.layers.streams import Streams
 from seap_export.layers.working_memory import working_bytes
@@ -142,7 +141,9 @@ def _floats(reader: WeightReader, spec: ModelSpec, index: int) -> dict[str, torc
 def _is_distilled(plan: Plan, dense: ModelSpec) -> bool:
     """Whether anything was removed that the shrunk model could learn to make up for."""
     cut = (
-        layer.is_cut(half, whole) for layer, whole in zip(plan.layers, dense.layers, strict=True) for half in HALVES
+        layer.is_cut(output, whole)
+        for layer, whole in zip(plan.layers, dense.layers, strict=True)
+        for output in whole.outputs
     )
     return plan.settings.distillation > 0 and any(cut)
 

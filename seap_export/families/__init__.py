@@ -12,15 +12,19 @@ from seap_export.families.gguf_form import GgufForm
 from seap_export.families.read import dense_config, language_config, model_spec
 from seap_export.families.rope import QueryScaling, RopeSpec
 from seap_export.families.spec import BlockSpec, LayerSpec, ModelSpec
+from seap_export.families.sublayers import Attention, Mlp, Sublayer
 
 __all__ = [
+    "Attention",
     "BlockSpec",
     "Family",
     "GgufForm",
     "LayerSpec",
+    "Mlp",
     "ModelSpec",
     "QueryScaling",
     "RopeSpec",
+    "Sublayer",
     "dense_config",
     "family_of_gguf",
     "family_of_model_type",

@@ -8,17 +8,18 @@ from typing import Any
 
 from seap_export.errors import InputError
 from seap_export.families.family import PRUNED_FROM, Family, common_keys
+from seap_export.families.names import OUTPUTS, Projection
 from seap_export.families.parts import Requirement
 
 __all__ = ["PROJECTION_PATHS", "ConfigReader"]
 
 _FORMULA = re.compile(r"(\w+)(?: \*\* (-?[0-9.]+))?")
-#: Keys that this package writes: biases of o_proj and down_proj, and where the pruned model's code finds the two;
-#: what vLLM multiplies logits by.
-PROJECTION_PATHS = {"o_proj": "o_proj_path", "down_proj": "down_proj_path"}
+#: Where the code of a pruned model finds the output projections.
+PROJECTION_PATHS: Mapping[Projection, str] = {name: f"{name}_path" for name in OUTPUTS}
+#: Keys that this package writes: these, the biases of output projections, and what vLLM multiplies logits by.
 _OWN_KEYS = frozenset({
-    "model_type", "per_layer_config", PRUNED_FROM, "o_proj_bias", "down_proj_bias", "logit_scale",
-    *PROJECTION_PATHS.values(),
+    "model_type", "per_layer_config", PRUNED_FROM, "logit_scale", *PROJECTION_PATHS.values(),
+    *(f"{name}_bias" for name in OUTPUTS),
 })  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import Literal, get_args
 __all__ = [
     "LAYER",
     "NORMS",
+    "OUTPUTS",
     "PROJECTIONS",
     "QKV",
     "USUAL_NAMES",
@@ -27,6 +28,8 @@ Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_pr
 PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
 #: The projections that attention reads; either all three have a bias or none has.
 QKV: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj")
+#: The output projections of all kinds of sublayers.
+OUTPUTS: tuple[Projection, ...] = ("o_proj", "down_proj")
 #: The norms of the residual stream: before and after attention, before and after the MLP.
 Norm = Literal["input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm"]
 NORMS: tuple[Norm, ...] = get_args(Norm)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from seap_export.errors import InputError
 from seap_export.families.check import check_sizes
 from seap_export.families.config_reader import ConfigReader, positive
 from seap_export.families.family import PRUNED_FROM, family_of_model_type, wrapper_of_model_type
-from seap_export.families.names import NORMS, PROJECTIONS
+from seap_export.families.names import OUTPUTS
 from seap_export.families.rope import RopeSpec, query_scaling, read_ropes
-from seap_export.families.spec import Activation, BlockSpec, LayerSpec, ModelSpec
+from seap_export.families.spec import BlockSpec, LayerSpec, ModelSpec
+from seap_export.families.sublayers import QK_NORMS, Activation, Attention, Mlp, Sublayer
 from seap_export.families.windows import read_windows
 
 __all__ = ["dense_config", "language_config", "model_spec"]
@@ -83,14 +85,13 @@ def _spec(config: ConfigReader) -> ModelSpec:
     ropes = read_ropes(config, head_dim, windows)
     spec = ModelSpec(
         family=family,
-        block=_block(config, head_dim),
+        block=_block(config),
         vocab_size=config.positive("vocab_size"),
         hidden_size=hidden_size,
-        head_dim=head_dim,
         rms_norm_eps=config.number("rms_norm_eps", 1e-6),
         max_position_embeddings=config.positive("max_position_embeddings"),
         tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
-        layers=tuple(_layer(config, index, windows[index], ropes[index]) for index in range(layers)),
+        layers=tuple(_layer(config, index, head_dim, windows[index], ropes[index]) for index in range(layers)),
     )
     config.refuse_unread()
     return spec
@@ -105,18 +106,9 @@ def _refuse_quantised(config: ConfigReader) -> None:
         raise InputError(f"the model is quantised ({method}); give an unquantised folder or a GGUF file")
 
 
-def _block(config: ConfigReader, head_dim: int) -> BlockSpec:
-    family, block = config.family, config.family.block
-    activation = str(config.get("hidden_act", "silu"))
-    if activation not in _ACTIVATIONS:
-        raise InputError(f"activation '{activation}' is not supported; use a model with {' or '.join(_ACTIVATIONS)}")
+def _block(config: ConfigReader) -> BlockSpec:
+    block = config.family.block
     return BlockSpec(
-        norms=frozenset(norm for norm in NORMS if norm in family.names),
-        qk_norm=block.qk_norm if "q_norm" in family.names else None,
-        activation=_ACTIVATIONS[activation],
-        attention_scale=config.formula(block.attention_scale) or head_dim**-0.5,
-        attention_softcap=config.formula(block.attention_softcap),
-        query_scaling=query_scaling(config),
         residual_multiplier=config.formula(block.residual_multiplier) or 1.0,
         embedding_multiplier=config.formula(block.embedding_multiplier) or 1.0,
         logits_multiplier=config.formula(block.logits_multiplier) or 1.0,
@@ -124,27 +116,43 @@ def _block(config: ConfigReader, head_dim: int) -> BlockSpec:
     )
 
 
-def _layer(config: ConfigReader, index: int, window: int | None, rope: RopeSpec | None) -> LayerSpec:
+def _layer(config: ConfigReader, index: int, head_dim: int, window: int | None, rope: RopeSpec | None) -> LayerSpec:
     overrides = _overrides(config, index)
-    family = config.family
+    family, block = config.family, config.family.block
 
     def size(name: str, default: int | None = None) -> int:
         usual = config.get(name, default)
         return positive(config.family.key(name), overrides.get(name, usual))
 
-    heads = size("num_attention_heads")
-    compensated = {
-        name for name in ("o_proj", "down_proj") if overrides.get(f"{name}_bias", config.get(f"{name}_bias", False))
-    }
+    compensated = {name for name in OUTPUTS if overrides.get(f"{name}_bias", config.get(f"{name}_bias", False))}
     switches = {switch: config.get(switch, False) for switch in family.biases.values() if isinstance(switch, str)}
-    return LayerSpec(
+
+    def wired(sublayer: Sublayer) -> Sublayer:
+        before, after = (norm if norm in family.names else None for norm in sublayer.norms_around)
+        biased = (name for name in sublayer.projections if name in compensated or family.has_bias(name, switches))
+        return replace(sublayer, norm_before=before, norm_after=after, biases=frozenset(biased))
+
+    heads = size("num_attention_heads")
+    attention = Attention(
         num_attention_heads=heads,
         num_key_value_heads=size("num_key_value_heads", heads),
-        intermediate_size=size("intermediate_size"),
-        biases=frozenset(name for name in PROJECTIONS if name in compensated or family.has_bias(name, switches)),
+        head_dim=head_dim,
+        scale=config.formula(block.attention_scale) or head_dim**-0.5,
+        softcap=config.formula(block.attention_softcap),
+        qk_norm=block.qk_norm if QK_NORMS[0] in family.names else None,
+        query_scaling=query_scaling(config),
         sliding_window=window,
         rope=rope,
     )
+    mlp = Mlp(intermediate_size=size("intermediate_size"), activation=_activation(config))
+    return LayerSpec((wired(attention), wired(mlp)))
+
+
+def _activation(config: ConfigReader) -> Activation:
+    activation = str(config.get("hidden_act", "silu"))
+    if activation not in _ACTIVATIONS:
+        raise InputError(f"activation '{activation}' is not supported; use a model with {' or '.join(_ACTIVATIONS)}")
+    return _ACTIVATIONS[activation]
 
 
 def _overrides(config: ConfigReader, index: int) -> Mapping[str, Any]:

@@ -3,94 +3,94 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import Any, TypeVar
 
 from seap_export.errors import InputError
 from seap_export.families import names
 from seap_export.families.family import Family
-from seap_export.families.names import NORMS, PROJECTIONS, QKV, Norm, Projection
-from seap_export.families.rope import QueryScaling, RopeSpec
+from seap_export.families.names import Norm, Projection
+from seap_export.families.rope import RopeSpec
+from seap_export.families.sublayers import Attention, Sublayer
 
-__all__ = ["Activation", "BlockSpec", "LayerSpec", "ModelSpec"]
+__all__ = ["BlockSpec", "LayerSpec", "ModelSpec"]
 
-Activation = Literal["silu", "gelu_tanh"]
+Kind = TypeVar("Kind", bound=Sublayer)
 
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """What the layers of a model compute, whatever their shape.
-
-    x += m N2(attention(N1(x))), then x += m N4(mlp(N3(x))), where N are RMS norms or nothing and m the residual
-    multiplier.
+    """Factors that are alike in all layers, or outside of them.
 
     Attributes:
-        norms: The norms there are.
-        qk_norm: Whether each query and key head is normalised before or after it is rotated; None: not at all.
-        activation: Of the gate.
-        attention_scale: Factor on attention scores.
-        attention_softcap: c in c tanh(score / c); None: none.
-        query_scaling: Factor on queries by position.
-        residual_multiplier: Factor on the outputs of attention and MLP.
-        embedding_multiplier: Factor on embeddings.
-        logits_multiplier: Factor on logits.
+        residual_multiplier: On what each sublayer adds to the stream.
+        embedding_multiplier: On embeddings.
+        logits_multiplier: On logits.
         logits_softcap: c in c tanh(logit / c); None: none.
     """
 
-    norms: frozenset[Norm]
-    qk_norm: Literal["before_rotation", "after_rotation"] | None
-    activation: Activation
-    attention_scale: float
-    attention_softcap: float | None = None
-    query_scaling: QueryScaling | None = None
     residual_multiplier: float = 1.0
     embedding_multiplier: float = 1.0
     logits_multiplier: float = 1.0
     logits_softcap: float | None = None
 
-    def __post_init__(self) -> None:
-        if self.activation not in get_args(Activation):
-            raise InputError(f"activation '{self.activation}' is not supported; use a model with silu or gelu_tanh")
-
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """The shape of one decoder layer.
+    """One decoder layer.
 
     Attributes:
-        num_attention_heads: Number of query heads.
-        num_key_value_heads: Number of key/value heads (KV groups).
-        intermediate_size: Number of MLP neurons.
-        biases: The projections that have a bias.
-        sliding_window: Number of positions a query attends to, including its own; None: all earlier ones.
-        rope: How queries and keys are rotated; None: not at all.
+        sublayers: Its parts, in the order of use.
     """
 
-    num_attention_heads: int
-    num_key_value_heads: int
-    intermediate_size: int
-    biases: frozenset[Projection]
-    sliding_window: int | None = None
-    rope: RopeSpec | None = field(default=None, hash=False)
+    sublayers: tuple[Sublayer, ...]
 
     def __post_init__(self) -> None:
-        if min(self.num_attention_heads, self.num_key_value_heads, self.intermediate_size) < 1:
-            raise InputError("a layer needs at least one query head, one key/value head and one neuron")
-        if self.num_attention_heads % self.num_key_value_heads:
-            raise InputError(
-                f"config.json: {self.num_attention_heads} query heads are not a multiple of "
-                f"{self.num_key_value_heads} key/value heads; correct it, or download the model again"
-            )
-        if len(self.biases & set(QKV)) not in (0, len(QKV)):
-            raise InputError(
-                f"config.json: either all of {', '.join(QKV)} must have a bias, or none; "
-                "correct it, or download the model again"
-            )
+        if not self.sublayers or len(set(self.outputs)) != len(self.sublayers):
+            raise InputError("a layer needs sublayers, each with another output projection")
+
+    def __getitem__(self, kind: type[Kind]) -> Kind:
+        """The sublayer of a kind; raises `KeyError` if there is none."""
+        for sublayer in self.sublayers:
+            if isinstance(sublayer, kind):
+                return sublayer
+        raise KeyError(kind.__name__)
 
     @property
-    def heads_per_group(self) -> int:
-        """Number of query heads that share a key/value head."""
-        return self.num_attention_heads // self.num_key_value_heads
+    def outputs(self) -> tuple[Projection, ...]:
+        """The output projections, which name the sublayers."""
+        return tuple(sublayer.output for sublayer in self.sublayers)
+
+    def named(self, output: Projection) -> Sublayer:
+        """The sublayer with this output projection; raises `KeyError` if there is none."""
+        return dict(zip(self.outputs, self.sublayers, strict=True))[output]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes of all sublayers by the usual keys of config.json."""
+        return {key: size for sublayer in self.sublayers for key, size in sublayer.sizes.items()}
+
+    @property
+    def projections(self) -> tuple[Projection, ...]:
+        """All matrices, in the order of use."""
+        return tuple(projection for sublayer in self.sublayers for projection in sublayer.projections)
+
+    @property
+    def biases(self) -> frozenset[Projection]:
+        """The projections that have a bias."""
+        return frozenset[Projection]().union(*(sublayer.biases for sublayer in self.sublayers))
+
+    def changed(self, **values: Any) -> LayerSpec:
+        """The same with other values of some attributes, in each sublayer that has them; `biases` are shared out."""
+        changed = []
+        for sublayer in self.sublayers:
+            given = {field.name: values[field.name] for field in fields(sublayer) if field.name in values}
+            if "biases" in given:
+                given["biases"] = frozenset(given["biases"]) & frozenset(sublayer.projections)
+            changed.append(replace(sublayer, **given))
+        return LayerSpec(tuple(changed))
 
 
 @dataclass(frozen=True)
@@ -101,48 +101,83 @@ class ModelSpec:
     block: BlockSpec
     vocab_size: int
     hidden_size: int
-    head_dim: int
     rms_norm_eps: float
     max_position_embeddings: int
     tie_word_embeddings: bool
     layers: tuple[LayerSpec, ...]
 
+    @cached_property
+    def head_dim(self) -> int:
+        """Size of a head of attention."""
+        return self.first(Attention).head_dim
+
+    @property
+    def sublayers(self) -> Iterator[Sublayer]:
+        """Those of all layers, from the first on."""
+        return (sublayer for layer in self.layers for sublayer in layer.sublayers)
+
+    def all(self, kind: type[Kind]) -> Iterator[Kind]:
+        """The sublayers of a kind, from the first layer on."""
+        return (sublayer for sublayer in self.sublayers if isinstance(sublayer, kind))
+
+    def first(self, kind: type[Kind]) -> Kind:
+        """The first sublayer of a kind."""
+        return next(self.all(kind))
+
+    @cached_property
+    def ropes(self) -> list[RopeSpec]:
+        """The rotations, each once, from the first layer on."""
+        ropes: list[RopeSpec] = []  # they have no hash
+        for attention in self.all(Attention):
+            if attention.rope is not None and attention.rope not in ropes:
+                ropes.append(attention.rope)
+        return ropes
+
+    @cached_property
+    def norms(self) -> frozenset[Norm]:
+        """The norms of the residual stream that layers have."""
+        return frozenset(norm for sublayer in self.sublayers for norm in sublayer.norms)
+
+    @property
+    def channels(self) -> list[int]:
+        """Inputs of the output projection of each sublayer, from the first layer on."""
+        return [sublayer.channels for sublayer in self.sublayers]
+
     def projection_shape(self, projection: Projection, layer: int) -> tuple[int, int]:
         """The (out, in) shape of a projection's weight."""
-        spec = self.layers[layer]
-        queries = spec.num_attention_heads * self.head_dim
-        keys = spec.num_key_value_heads * self.head_dim
-        shapes: dict[Projection, tuple[int, int]] = {
-            "q_proj": (queries, self.hidden_size),
-            "k_proj": (keys, self.hidden_size),
-            "v_proj": (keys, self.hidden_size),
-            "o_proj": (self.hidden_size, queries),
-            "gate_proj": (spec.intermediate_size, self.hidden_size),
-            "up_proj": (spec.intermediate_size, self.hidden_size),
-            "down_proj": (self.hidden_size, spec.intermediate_size),
-        }
-        return shapes[projection]
+        for sublayer in self.layers[layer].sublayers:
+            if projection in sublayer.projections:
+                return sublayer.shapes(self.hidden_size)[projection]
+        raise KeyError(projection)
 
     def layer_tensors(self, layer: int) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor of a layer, in the order of use."""
-        spec = self.layers[layer]
         shapes: dict[str, tuple[int, ...]] = {}
-        before: dict[str, tuple[Norm, ...]] = {
-            "q_proj": NORMS[:1], "gate_proj": NORMS[1:3],
-        }  # fmt: skip
-        for projection in PROJECTIONS:
-            for norm in before.get(projection, ()):
-                if norm in self.block.norms:
-                    shapes[names.tensor(norm, layer)] = (self.hidden_size,)
-            out, into = self.projection_shape(projection, layer)
-            shapes[names.weight(projection, layer)] = (out, into)
-            if projection in spec.biases:
-                shapes[names.bias(projection, layer)] = (out,)
-        if NORMS[3] in self.block.norms:
-            shapes[names.tensor(NORMS[3], layer)] = (self.hidden_size,)
-        if self.block.qk_norm is not None:
-            shapes[names.tensor("q_norm", layer)] = (self.head_dim,)
-            shapes[names.tensor("k_norm", layer)] = (self.head_dim,)
+        for sublayer in self.layers[layer].sublayers:
+            shapes |= self._outer_tensors_of(sublayer, layer)
+        for sublayer in self.layers[layer].sublayers:
+            shapes |= self._inner_tensors_of(sublayer, layer)
+        return shapes
+
+    def sublayer_tensors(self, layer: int, output: Projection) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor that one sublayer computes with."""
+        sublayer = self.layers[layer].named(output)
+        return self._outer_tensors_of(sublayer, layer) | self._inner_tensors_of(sublayer, layer)
+
+    def _inner_tensors_of(self, sublayer: Sublayer, layer: int) -> dict[str, tuple[int, ...]]:
+        return {names.tensor(norm, layer): (width,) for norm, width in sublayer.inner_norms().items()}
+
+    def _outer_tensors_of(self, sublayer: Sublayer, layer: int) -> dict[str, tuple[int, ...]]:
+        """Projections and the norms around them."""
+        shapes: dict[str, tuple[int, ...]] = {}
+        if sublayer.norm_before is not None:
+            shapes[names.tensor(sublayer.norm_before, layer)] = (self.hidden_size,)
+        for projection, shape in sublayer.shapes(self.hidden_size).items():
+            shapes[names.weight(projection, layer)] = shape
+            if projection in sublayer.biases:
+                shapes[names.bias(projection, layer)] = shape[:1]
+        if sublayer.norm_after is not None:
+            shapes[names.tensor(sublayer.norm_after, layer)] = (self.hidden_size,)
         return shapes
 
     @property
@@ -168,8 +203,15 @@ class ModelSpec:
         return sum(math.prod(shape) for shape in self.tensors().values())
 
     def prunable_weights(self, layer: int) -> int:
-        """Number of weights in a layer's attention and MLP projections, without norms and biases."""
-        return sum(math.prod(self.projection_shape(projection, layer)) for projection in PROJECTIONS)
+        """Number of weights in the projections of a layer's sublayers, without norms and biases."""
+        return sum(self.sublayer_weights(layer).values())
+
+    def sublayer_weights(self, layer: int) -> dict[Projection, int]:
+        """The same of each sublayer, by its output projection."""
+        return {
+            sublayer.output: sum(map(math.prod, sublayer.shapes(self.hidden_size).values()))
+            for sublayer in self.layers[layer].sublayers
+        }
 
     def with_layers(self, layers: tuple[LayerSpec, ...]) -> ModelSpec:
         """A copy of this model with other layer shapes."""

@@ -1,1 +1,1 @@
-"""The one walk through a decoder: a layer in two halves, batches of real tokens, and their hidden states."""
+"""The one walk through a decoder: a layer's sublayers, batches of real tokens, and their hidden states."""

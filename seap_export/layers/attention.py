@@ -1,61 +1,54 @@
-"""Causal attention with rotary embedding over a padded batch, without a cache."""
+"""The channels of attention: causal, with rotary embedding, over a padded batch, without a cache."""
 
 from __future__ import annotations
 
 import torch
 from torch.nn import functional
 
-from seap_export.families import BlockSpec, LayerSpec, QueryScaling
+from seap_export.families import Attention, QueryScaling
+from seap_export.families.names import Projection
+from seap_export.families.sublayers import QK_NORMS
+from seap_export.layers.batches import Batch
+from seap_export.layers.norm import rms_norm
+from seap_export.layers.operands import Operands
 from seap_export.layers.rotary import rotary_tables
 
-__all__ = ["attend", "rms_norm"]
+__all__ = ["attention_channels"]
 
 
-def rms_norm(x: torch.Tensor, gain: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """The RMS norm over the last axis, float32."""
-    return gain * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon))
-
-
-def attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    lengths: torch.Tensor,
-    layer: LayerSpec,
-    block: BlockSpec,
-    norms: tuple[torch.Tensor, torch.Tensor] | None,
-    epsilon: float,
-) -> torch.Tensor:
-    """What attention passes to o_proj, [batch, length, heads * head_dim].
+def attention_channels(operands: Operands, attention: Attention, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """What the heads attend to, [tokens, heads * head_dim].
 
     Padding on the right needs no mask: with causal attention no real token ever sees it.
-
-    Args:
-        query: [batch, heads, length, head_dim].
-        key: [batch, KV heads, length, head_dim].
-        value: Like `key`.
-        lengths: Real tokens of each row, int64 [batch].
-        layer: Gives the rotation and the window.
-        block: Gives the order of norm and rotation, the scale and the soft cap.
-        norms: Gains of the norms of query and key heads, each [head_dim].
-        epsilon: Of those norms.
     """
-    if norms is not None and block.qk_norm == "before_rotation":
-        query, key = (rms_norm(part, gain, epsilon) for part, gain in zip((query, key), norms, strict=True))
-    if layer.rope is not None:
-        query, key = _rotated(query, key, lengths, layer)
-    if norms is not None and block.qk_norm == "after_rotation":
-        query, key = (rms_norm(part, gain, epsilon) for part, gain in zip((query, key), norms, strict=True))
-    if block.query_scaling is not None:
-        query = query * _query_factors(block.query_scaling, query.shape[2]).to(query.device)
-    attended = _attention(query, key, value, layer.sliding_window, block)
-    return attended.transpose(1, 2).flatten(2)
+    x = operands.read(attention.output, batch.padded(stream))
+
+    def heads(projection: Projection) -> torch.Tensor:
+        return operands.linear(projection, x).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+
+    query, key, value = heads("q_proj"), heads("k_proj"), heads("v_proj")
+    if attention.qk_norm == "before_rotation":
+        query, key = _normed(operands, query, key)
+    if attention.rope is not None:
+        query, key = _rotated(query, key, batch.lengths, attention)
+    if attention.qk_norm == "after_rotation":
+        query, key = _normed(operands, query, key)
+    if attention.query_scaling is not None:
+        query = query * _query_factors(attention.query_scaling, query.shape[2]).to(query.device)
+    return batch.packed(_attended(query, key, value, attention).transpose(1, 2).flatten(2))
+
+
+def _normed(operands: Operands, query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    gains = [operands.tensor(name) for name in QK_NORMS]
+    assert gains[0] is not None
+    assert gains[1] is not None
+    return rms_norm(query, gains[0], operands.epsilon), rms_norm(key, gains[1], operands.epsilon)
 
 
 def _rotated(
-    query: torch.Tensor, key: torch.Tensor, lengths: torch.Tensor, layer: LayerSpec
+    query: torch.Tensor, key: torch.Tensor, lengths: torch.Tensor, attention: Attention
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    rope = layer.rope
+    rope = attention.rope
     assert rope is not None
     cos, sin = (table.to(query.device) for table in rotary_tables(rope, query.shape[2]))
     if rope.switches_at is not None:
@@ -89,13 +82,11 @@ def _query_factors(scaling: QueryScaling, length: int) -> torch.Tensor:
     return (1 + scaling.beta * torch.log(1 + blocks)).unsqueeze(1)
 
 
-def _attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, window: int | None, block: BlockSpec
-) -> torch.Tensor:
-    length = query.shape[2]
+def _attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention: Attention) -> torch.Tensor:
+    length, window = query.shape[2], attention.sliding_window
     mask = _window_mask(length, window, query.device) if window is not None and window < length else None
-    if block.attention_softcap is not None:
-        return _capped_attention(query, key, value, mask, block.attention_scale, block.attention_softcap)
+    if attention.softcap is not None:
+        return _capped_attention(query, key, value, mask, attention.scale, attention.softcap)
     if mask is not None:  # with a mask, torch has no fast kernel for grouped queries
         key, value = (_repeated(part, query.shape[1]) for part in (key, value))
     return functional.scaled_dot_product_attention(
@@ -103,7 +94,7 @@ def _attention(
         key,
         value,
         attn_mask=mask,
-        scale=block.attention_scale,
+        scale=attention.scale,
         is_causal=mask is None and length > 1,
         enable_gqa=key.shape[1] != query.shape[1],
     )

@@ -1,4 +1,4 @@
-"""The hidden states of a model's texts, advanced half by half: the one walk through a decoder."""
+"""The hidden states of a model's texts, advanced sublayer by sublayer: the one walk through a decoder."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 from torch.nn import functional
 
 from seap_export.families import ModelSpec
-from seap_export.layers.attention import rms_norm
+from seap_export.families.names import Projection
 from seap_export.layers.batches import Batch
-from seap_export.layers.halves import Half
 from seap_export.layers.layer import DecoderLayer
+from seap_export.layers.norm import rms_norm
 from seap_export.layers.streams import MemoryStreams, Streams
 
 __all__ = [
-    "HalfOutput",
-    "HalfPass",
     "HiddenStates",
+    "SublayerOutput",
+    "SublayerPass",
     "Visitor",
     "log_predictions",
     "logits",
@@ -31,12 +31,12 @@ _VOCABULARY_BLOCK = 8192
 
 
 @dataclass(frozen=True)
-class HalfOutput:
-    """What one half of a layer wrote for one batch; all float32 [tokens, hidden_size].
+class SublayerOutput:
+    """What one sublayer wrote for one batch; all float32 [tokens, hidden_size].
 
     Attributes:
         batch_index: Index of the batch.
-        product: The output of o_proj or down_proj.
+        product: The output of its output projection.
         update: What was added to the stream.
         stream: The stream after that.
     """
@@ -48,17 +48,17 @@ class HalfOutput:
 
 
 @dataclass(frozen=True)
-class HalfPass(HalfOutput):
+class SublayerPass(SublayerOutput):
     """The same, and what it was made from.
 
     Attributes:
-        channels: Input of o_proj or down_proj, float32 [tokens, channels].
+        channels: Input of the output projection, float32 [tokens, channels].
     """
 
     channels: torch.Tensor
 
 
-Visitor = Callable[[HalfPass], None]
+Visitor = Callable[[SublayerPass], None]
 
 
 class HiddenStates:
@@ -91,15 +91,15 @@ class HiddenStates:
             hidden.streams[batch_index] = rows if multiplier == 1.0 else rows * multiplier
         return hidden
 
-    def advance(self, layer: DecoderLayer, half: Half, visit: Visitor = lambda passed: None) -> None:
-        """Passes one half of a layer, and shows the visitor each batch."""
+    def advance(self, layer: DecoderLayer, output: Projection, visit: Visitor = lambda passed: None) -> None:
+        """Passes one sublayer, and shows the visitor each batch."""
         for batch_index, batch in enumerate(self.batches):
             before = self.streams[batch_index]
-            channels = layer.channels(half, before, batch)
-            product = layer.project(half, channels)
-            update = layer.update(half, product)
+            channels = layer.channels(output, before, batch)
+            product = layer.project(output, channels)
+            update = layer.update(output, product)
             after = self.streams[batch_index] = before + update
-            visit(HalfPass(batch_index, product, update, after, channels))
+            visit(SublayerPass(batch_index, product, update, after, channels))
 
 
 def output_stream(spec: ModelSpec, gain: torch.Tensor, stream: torch.Tensor) -> torch.Tensor:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from seap_export.families import ModelSpec
+from seap_export.families.names import Projection
 from seap_export.layers.batches import Batch
-from seap_export.layers.halves import HALVES, Half
-from seap_export.layers.hidden_states import HalfOutput, HiddenStates
+from seap_export.layers.hidden_states import HiddenStates, SublayerOutput
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.streams import Streams, StreamStorage
 
@@ -18,11 +18,11 @@ __all__ = ["Recording", "copies"]
 
 def copies(spec: ModelSpec) -> int:
     """Values of hidden_size that a recording keeps for each token."""
-    return 2 * len(spec.layers)
+    return len(spec.channels)
 
 
 class Recording:
-    """What each half of each layer wrote: the products of o_proj and down_proj.
+    """What each sublayer of each layer wrote: the products of output projections.
 
     Args:
         spec: The model.
@@ -32,10 +32,10 @@ class Recording:
 
     def __init__(self, spec: ModelSpec, batches: Sequence[Batch], storage: StreamStorage) -> None:
         self._spec, self._batches = spec, list(batches)
-        self._products: Mapping[tuple[int, Half], Streams] = {
-            (index, half): storage.streams(f"{half}-{index:05}", spec, batches)
-            for index in range(len(spec.layers))
-            for half in HALVES
+        self._products: Mapping[tuple[int, Projection], Streams] = {
+            (index, output): storage.streams(f"{output}-{index:05}", spec, batches)
+            for index, layer in enumerate(spec.layers)
+            for output in layer.outputs
         }
 
     @torch.no_grad()
@@ -49,13 +49,13 @@ class Recording:
         hidden = HiddenStates.embedded(self._spec, table, self._batches)
         for index in range(len(self._spec.layers)):
             layer = DecoderLayer(self._spec, index, layer_of(index), self._batches[0].device)
-            for half in HALVES:
-                products = self._products[index, half]
+            for output in self._spec.layers[index].outputs:
+                products = self._products[index, output]
 
-                def keep(passed: HalfOutput, products: Streams = products) -> None:
+                def keep(passed: SublayerOutput, products: Streams = products) -> None:
                     products[passed.batch_index] = passed.product
 
-                hidden.advance(layer, half, keep)
+                hidden.advance(layer, output, keep)
         return hidden.streams
 
     def play(self, table: torch.Tensor) -> Player:
@@ -68,15 +68,15 @@ class Player:
 
     Args:
         streams: Those before the first layer.
-        products: What each half of each layer wrote.
+        products: What each sublayer of each layer wrote.
     """
 
-    def __init__(self, streams: Streams, products: Mapping[tuple[int, Half], Streams]) -> None:
+    def __init__(self, streams: Streams, products: Mapping[tuple[int, Projection], Streams]) -> None:
         self._streams, self._products = streams, products
 
-    def advance(self, layer: DecoderLayer, half: Half, visit: Callable[[HalfOutput], None]) -> None:
-        """Passes one half of a layer, and shows the visitor each batch; of the layer, only its norms are used."""
-        for batch_index, product in enumerate(self._products[layer.index, half]):
-            update = layer.update(half, product)
+    def advance(self, layer: DecoderLayer, output: Projection, visit: Callable[[SublayerOutput], None]) -> None:
+        """Passes one sublayer, and shows the visitor each batch; of the layer, only its norms are used."""
+        for batch_index, product in enumerate(self._products[layer.index, output]):
+            update = layer.update(output, product)
             after = self._streams[batch_index] = self._streams[batch_index] + update
-            visit(HalfOutput(batch_index, product, update, after))
+            visit(SublayerOutput(batch_index, product, update, after))

@@ -123,12 +123,5 @@ def _shapes(name: str, spec: Any, reader: Any) -> dict[str, Any]:
         "head_dim": spec.head_dim,
         "vocab_size": spec.vocab_size,
         "tie_word_embeddings": spec.tie_word_embeddings,
-        "layers": [
-            {
-                "num_attention_heads": layer.num_attention_heads,
-                "num_key_value_heads": layer.num_key_value_heads,
-                "intermediate_size": layer.intermediate_size,
-            }
-            for layer in spec.layers
-        ],
+        "layers": [layer.sizes for layer in spec.layers],
     }

@@ -121,8 +121,8 @@ def _read_variant(variant: Variant) -> DrawnVariant:
     return DrawnVariant(variant.path.resolve().name, plan, dense)
 
 
-def _shapes(spec: ModelSpec) -> list[tuple[int, int, int]]:
-    return [(layer.num_attention_heads, layer.num_key_value_heads, layer.intermediate_size) for layer in spec.layers]
+def _shapes(spec: ModelSpec) -> list[dict[str, int]]:
+    return [layer.sizes for layer in spec.layers]
 
 
 def _achieves(plan: Plan, dense: ModelSpec) -> bool:

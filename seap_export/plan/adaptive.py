@@ -29,7 +29,7 @@ def spend(
     """What every layer keeps, and its cost: the least sum of losses for costs that sum to the budget at most.
 
     The sum is of each layer's attention loss and MLP loss, each times its sensitivity. At a price for a unit of
-    cost, every half of a layer is chosen independently, and the choice is the best one for its total cost
+    cost, every sublayer is chosen independently, and the choice is the best one for its total cost
     (Everett 1963, "Generalized Lagrange Multiplier Method"). The price is found by bisection; what is left of the
     budget is then spent change by change, each time on the one that saves the most loss for its cost.
 

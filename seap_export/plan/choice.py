@@ -42,10 +42,10 @@ class LayerChoices:
             raise ValueError(f"align must be positive, balance one of {BALANCES}")
         self.options = options
         self.total_weights = options.shape.total_weights
-        layer = options.shape.layer
-        steps = np.arange(align, layer.intermediate_size, align)
+        neurons = options.shape.mlp.intermediate_size
+        steps = np.arange(align, neurons, align)
         #: Numbers of neurons that may be kept, ascending, int64.
-        self.counts: npt.NDArray[np.int64] = np.append(steps, layer.intermediate_size)
+        self.counts: npt.NDArray[np.int64] = np.append(steps, neurons)
         self._align = align
         self._balance = balance
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from seap_export.families import LayerSpec, ModelSpec
+from seap_export.families import Attention, Mlp, ModelSpec
 
 __all__ = ["BUDGETS", "Budget", "CostModel", "LayerShape", "layer_shape"]
 
@@ -18,39 +18,39 @@ class LayerShape:
     """The sizes of a dense layer that determine its costs.
 
     Attributes:
-        layer: Heads, KV groups, neurons and the sliding window.
+        attention: Heads, KV groups and the sliding window.
+        mlp: Neurons.
         hidden_size: Width of the residual stream.
-        head_dim: Channels of a head.
     """
 
-    layer: LayerSpec
+    attention: Attention
+    mlp: Mlp
     hidden_size: int
-    head_dim: int
 
     @property
     def neuron_weights(self) -> int:
-        """Prunable weights of one neuron, in gate_proj, up_proj and down_proj."""
-        return 3 * self.hidden_size
+        """Prunable weights of one neuron, in all projections of the MLP."""
+        return len(self.mlp.projections) * self.hidden_size
 
     @property
     def total_weights(self) -> int:
         """Prunable weights of the whole layer."""
-        layer = self.layer
-        attention = self.attention_weights(layer.num_attention_heads, layer.num_key_value_heads)
-        return attention + layer.intermediate_size * self.neuron_weights
+        own = self.attention
+        attention = self.attention_weights(own.num_attention_heads, own.num_key_value_heads)
+        return attention + self.mlp.intermediate_size * self.neuron_weights
 
     def attention_weights(self, heads: int, kv_groups: int) -> int:
-        """Prunable weights of some query heads (q_proj, o_proj) and KV groups (k_proj, v_proj)."""
-        return 2 * self.hidden_size * self.head_dim * (heads + kv_groups)
+        """Prunable weights of some query heads (queries and output) and KV groups (keys and values)."""
+        return 2 * self.hidden_size * self.attention.head_dim * (heads + kv_groups)
 
     def least_neurons(self, align: int) -> int:
         """The fewest neurons that may be kept: one multiple of `align`, or all of a narrower layer."""
-        return min(align, self.layer.intermediate_size)
+        return min(align, self.mlp.intermediate_size)
 
 
 def layer_shape(spec: ModelSpec, layer: int) -> LayerShape:
     """The shape of one layer of a model."""
-    return LayerShape(spec.layers[layer], spec.hidden_size, spec.head_dim)
+    return LayerShape(spec.layers[layer][Attention], spec.layers[layer][Mlp], spec.hidden_size)
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class CostModel:
 
     def attention(self, shape: LayerShape, heads: int, kv_groups: int) -> int:
         """Cost of some query heads and KV groups of a layer."""
-        channels = {"weights": 0, "macs": heads, "bytes": kv_groups}[self.budget] * shape.head_dim
-        positions = min(self.context, shape.layer.sliding_window or self.context)
+        channels = {"weights": 0, "macs": heads, "bytes": kv_groups}[self.budget] * shape.attention.head_dim
+        positions = min(self.context, shape.attention.sliding_window or self.context)
         return shape.attention_weights(heads, kv_groups) + 2 * channels * positions
 
     def neuron(self, shape: LayerShape) -> int:
@@ -85,12 +85,12 @@ class CostModel:
 
     def dense(self, shape: LayerShape) -> int:
         """Cost of a whole layer."""
-        layer = shape.layer
-        attention = self.attention(shape, layer.num_attention_heads, layer.num_key_value_heads)
-        return attention + layer.intermediate_size * self.neuron(shape)
+        own = shape.attention
+        attention = self.attention(shape, own.num_attention_heads, own.num_key_value_heads)
+        return attention + shape.mlp.intermediate_size * self.neuron(shape)
 
     def least(self, shape: LayerShape, align: int, *, all_heads: bool = False) -> int:
         """Cost of the smallest layer: one query head and KV group, or all, and one multiple of `align` neurons."""
-        layer = shape.layer
-        heads = (layer.num_attention_heads, layer.num_key_value_heads) if all_heads else (1, 1)
+        own = shape.attention
+        heads = (own.num_attention_heads, own.num_key_value_heads) if all_heads else (1, 1)
         return self.attention(shape, *heads) + shape.least_neurons(align) * self.neuron(shape)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from seap_export.errors import UsageError
-from seap_export.families import ModelSpec
+from seap_export.families import Attention, Mlp, ModelSpec
+from seap_export.families.names import Projection
 from seap_export.plan.cost import LayerShape, layer_shape
 from seap_export.plan.options import AttentionOption, LayerOptions, attention_options
 from seap_export.plan.refit import Refit, SetLosses, removal_losses
@@ -30,10 +31,8 @@ _EXACT_SETS = 200
 def options_from_elimination(
     spec: ModelSpec,
     layer: int,
-    o_proj: torch.Tensor,
-    down_proj: torch.Tensor,
-    o_cov: torch.Tensor,
-    down_cov: torch.Tensor,
+    weights: Mapping[Projection, torch.Tensor],
+    covariances: Mapping[Projection, torch.Tensor],
     *,
     ridge: float,
     device: torch.device = torch.device("cpu"),  # noqa: B008 - it is immutable
@@ -47,10 +46,9 @@ def options_from_elimination(
     Args:
         spec: The dense model.
         layer: Which layer.
-        o_proj: Weight, [hidden_size, num_attention_heads * head_dim].
-        down_proj: Weight, [hidden_size, intermediate_size].
-        o_cov: Centred covariance of o_proj's input, float64 [channels, channels], contiguous. It is overwritten.
-        down_cov: The same of down_proj's input.
+        weights: The output projections of the sublayers, [hidden_size, channels].
+        covariances: Centred covariances of their inputs, float64 [channels, channels], contiguous. They are
+            overwritten.
         ridge: Ridge of the refit, as a fraction of the sum of the variances of an input's channels; positive.
         device: Where this is computed.
 
@@ -61,11 +59,14 @@ def options_from_elimination(
     if not 0.0 < ridge < math.inf:
         raise UsageError(f"ridge {ridge} is out of range; give a positive number")
     shape = layer_shape(spec, layer)
-    for weight, covariance in ((o_proj, o_cov), (down_proj, down_cov)):
+    for output, weight in weights.items():
+        covariance = covariances[output]
         if covariance.shape != (weight.shape[1],) * 2 or not bool(covariance.isfinite().all()):
             raise ValueError("a covariance must be finite, and as wide as the weight's input")
-    attention = _eliminate_heads(shape, o_proj.to(device), o_cov.to(device), ridge)
-    return LayerOptions(shape, attention, *eliminate_neurons(down_proj.to(device), down_cov.to(device), ridge))
+    of_attention, of_mlp = (
+        (weights[output].to(device), covariances[output].to(device)) for output in (Attention.output, Mlp.output)
+    )
+    return LayerOptions(shape, _eliminate_heads(shape, *of_attention, ridge), *eliminate_neurons(*of_mlp, ridge))
 
 
 def eliminate_neurons(
@@ -116,7 +117,7 @@ def _eliminate_heads(
     shape: LayerShape, weight: torch.Tensor, covariance: torch.Tensor, ridge: float
 ) -> tuple[AttentionOption, ...]:
     """An option for every (groups, heads per group), smallest first."""
-    layer = shape.layer
+    layer = shape.attention
     if not float(covariance.diagonal().sum()) > 0.0:
         return attention_options(shape, np.zeros(layer.num_attention_heads))
     strength = ridge * float(covariance.trace())
@@ -142,13 +143,13 @@ _Chosen = dict[tuple[int, int], tuple[tuple[int, ...], float]]
 
 
 def _sizes(shape: LayerShape) -> Iterator[tuple[int, int]]:
-    layer = shape.layer
+    layer = shape.attention
     return itertools.product(range(1, layer.num_key_value_heads + 1), range(1, layer.heads_per_group + 1))
 
 
 def _best_sets(shape: LayerShape, weight: torch.Tensor, covariance: torch.Tensor, ridge: float) -> _Chosen:
     """The set with the least loss for every size, by trying them all."""
-    losses = SetLosses(weight, covariance, ridge, shape.head_dim)
+    losses = SetLosses(weight, covariance, ridge, shape.attention.head_dim)
     chosen: _Chosen = {}
     for groups, heads in _sizes(shape):
         tried = [(heads_kept, losses.loss(heads_kept)) for heads_kept in _sets(shape, groups, heads)]
@@ -158,7 +159,7 @@ def _best_sets(shape: LayerShape, weight: torch.Tensor, covariance: torch.Tensor
 
 def _sets(shape: LayerShape, groups: int, heads: int) -> Iterator[tuple[int, ...]]:
     """Every set of this many query heads in this many KV groups."""
-    layer = shape.layer
+    layer = shape.attention
     for kept_groups in itertools.combinations(range(layer.num_key_value_heads), groups):
         members = [itertools.combinations(_group(shape, group), heads) for group in kept_groups]
         for parts in itertools.product(*members):
@@ -167,7 +168,7 @@ def _sets(shape: LayerShape, groups: int, heads: int) -> Iterator[tuple[int, ...
 
 def _greedy_sets(shape: LayerShape, weight: torch.Tensor, covariance: torch.Tensor, ridge: float) -> _Chosen:
     """For every number of heads per group: removes heads one by one down to that number, then whole groups."""
-    layer, refit = shape.layer, Refit(weight, covariance, ridge)
+    layer, refit = shape.attention, Refit(weight, covariance, ridge)
     heads_left, loss = list(range(layer.num_attention_heads)), 0.0
     chosen: _Chosen = {}
     for heads in range(layer.heads_per_group, 0, -1):
@@ -195,15 +196,15 @@ def _without_least(
 
 def _kept_with(shape: LayerShape, heads_left: Sequence[int], head: int) -> list[int]:
     """The kept heads of a head's KV group."""
-    return [other for other in heads_left if other in _group(shape, head // shape.layer.heads_per_group)]
+    return [other for other in heads_left if other in _group(shape, head // shape.attention.heads_per_group)]
 
 
 def _group(shape: LayerShape, group: int) -> range:
-    size = shape.layer.heads_per_group
+    size = shape.attention.heads_per_group
     return range(group * size, (group + 1) * size)
 
 
 def _channels(shape: LayerShape, heads: Sequence[int], device: torch.device) -> torch.Tensor:
-    """The input channels of o_proj that belong to some heads, int64."""
-    first = torch.tensor(heads, device=device)[:, None] * shape.head_dim
-    return (first + torch.arange(shape.head_dim, device=device)).flatten()
+    """The channels that belong to some heads, int64."""
+    first = torch.tensor(heads, device=device)[:, None] * shape.attention.head_dim
+    return (first + torch.arange(shape.attention.head_dim, device=device)).flatten()

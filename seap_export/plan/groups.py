@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from seap_export.families import ModelSpec
+from seap_export.families import Attention, ModelSpec
 from seap_export.plan.options import AttentionOption, LayerOptions
 
 __all__ = ["XQA_HEADS", "preferring_groups"]
@@ -23,7 +23,7 @@ def preferring_groups(spec: ModelSpec, options: Sequence[LayerOptions], toleranc
     1 + `tolerance` times the least sum of the true ones. Groups that keep all their heads are left as they are, and so
     is everything where XQA takes no heads of the model.
     """
-    if tolerance == 0.0 or spec.head_dim not in _HEAD_DIMS or spec.block.attention_softcap is not None:
+    if tolerance == 0.0 or spec.head_dim not in _HEAD_DIMS or spec.first(Attention).softcap is not None:
         return tuple(options)
     return tuple(
         replace(layer, attention=tuple(_weighed(layer, option, tolerance) for option in layer.attention))
@@ -33,6 +33,6 @@ def preferring_groups(spec: ModelSpec, options: Sequence[LayerOptions], toleranc
 
 def _weighed(options: LayerOptions, option: AttentionOption, tolerance: float) -> AttentionOption:
     heads = len(option.heads) // len(option.kv_groups)
-    if heads in XQA_HEADS or heads == options.shape.layer.heads_per_group:
+    if heads in XQA_HEADS or heads == options.shape.attention.heads_per_group:
         return option
     return replace(option, loss=(1.0 + tolerance) * option.loss)

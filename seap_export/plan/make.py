@@ -12,9 +12,8 @@ from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
 from seap_export.errors import InputError
 from seap_export.families import names
-from seap_export.families.names import Norm
+from seap_export.families.names import Projection
 from seap_export.layers.compute import Compute
-from seap_export.layers.halves import HALVES, Half
 from seap_export.layers.kept import UNFINISHED, keep_tensors
 from seap_export.plan.elimination import options_from_elimination
 from seap_export.plan.groups import preferring_groups
@@ -115,31 +114,29 @@ def _scores_by_task(
     return by_task
 
 
-def _output_weights(source: Source, index: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """o_proj and down_proj, their rows times the gains of the norms after them where there are such norms.
+def _output_weights(source: Source, index: int) -> dict[Projection, torch.Tensor]:
+    """A layer's output projections, their rows times the gains of the norms after them where there are such.
 
     To first order, the error that a removed channel makes in the stream goes through that gain, and through a factor
     of each token that the sensitivity contains.
     """
-    norms: dict[Half, Norm] = {"o_proj": "post_self_attn_layernorm", "down_proj": "post_mlp_layernorm"}
-    wanted = [names.weight(half, index) for half in HALVES]
-    gains = {half: names.tensor(norm, index) for half, norm in norms.items() if norm in source.spec.block.norms}
-    tensors = source.reader.read([*wanted, *gains.values()])
-    for half, gain in gains.items():
-        weight = names.weight(half, index)
-        tensors[weight] = tensors[gain].float().unsqueeze(1) * tensors[weight].float()
-    return tensors[wanted[0]], tensors[wanted[1]]
+    weights: dict[Projection, torch.Tensor] = {}
+    for sublayer in source.spec.layers[index].sublayers:
+        name = names.weight(sublayer.output, index)
+        gain = None if sublayer.norm_after is None else names.tensor(sublayer.norm_after, index)
+        tensors = source.reader.read([name] if gain is None else [name, gain])
+        weight = tensors[name]
+        weights[sublayer.output] = weight if gain is None else tensors[gain].float().unsqueeze(1) * weight.float()
+    return weights
 
 
 def _eliminate(source: Source, statistics: Mixture, index: int, ridge: float, compute: Compute) -> LayerOptions:
-    o_proj, down_proj = _output_weights(source, index)
+    weights = _output_weights(source, index)
     return options_from_elimination(
         source.spec,
         index,
-        o_proj,
-        down_proj,
-        statistics.covariance(index, "o_proj"),
-        statistics.covariance(index, "down_proj"),
+        weights,
+        {output: statistics.covariance(index, output) for output in weights},
         ridge=ridge / statistics.effective_tokens,  # as in `shrink.refit`
         device=compute.device,
     )
@@ -148,10 +145,8 @@ def _eliminate(source: Source, statistics: Mixture, index: int, ridge: float, co
 def _scores(
     source: Source, calibration: Calibration, index: int, score: ChannelScore, square_heads: bool
 ) -> LayerScores:
-    o_proj, down_proj = _output_weights(source, index)
-    return layer_scores(
-        score, o_proj, down_proj, calibration.layer(index), source.spec.head_dim, square_heads=square_heads
-    )
+    weights, head_dim = _output_weights(source, index), source.spec.head_dim
+    return layer_scores(score, weights, calibration.layer(index), head_dim, square_heads=square_heads)
 
 
 def _mixed(statistics: Mixture, by_task: dict[str, list[LayerScores]], mix: ScoreMix) -> tuple[LayerScores, ...]:

@@ -58,15 +58,15 @@ class LayerOptions:
     neuron_loss: npt.NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        layer = self.shape.layer
+        layer, neurons = self.shape.attention, self.shape.mlp.intermediate_size
         last = self.attention[-1] if self.attention else None
         if last is None or len(last.heads) != layer.num_attention_heads or last.loss != 0.0:
             raise ValueError("the last attention option must keep all heads, without loss")
         if any(a.weights > b.weights for a, b in zip(self.attention, self.attention[1:], strict=False)):
             raise ValueError("attention options must be sorted by weights")
-        if not np.array_equal(np.sort(self.neuron_order), np.arange(layer.intermediate_size)):
+        if not np.array_equal(np.sort(self.neuron_order), np.arange(neurons)):
             raise ValueError("neuron_order must be an order of all neurons")
-        if self.neuron_loss.shape != (layer.intermediate_size + 1,) or self.neuron_loss[-1] != 0.0:
+        if self.neuron_loss.shape != (neurons + 1,) or self.neuron_loss[-1] != 0.0:
             raise ValueError("neuron_loss must have one value for every number of neurons, 0 for all of them")
         if not np.isfinite(self.neuron_loss).all() or (np.diff(self.neuron_loss) > 0.0).any():
             raise ValueError("neuron_loss must be finite and never rise with the number of neurons")
@@ -74,7 +74,7 @@ class LayerOptions:
     def plan(self, attention: AttentionOption, neurons: int) -> LayerPlan:
         """What the layer keeps with one of the attention options and this many of the most important neurons."""
         return LayerPlan(
-            num_heads_per_group=self.shape.layer.heads_per_group,
+            num_heads_per_group=self.shape.attention.heads_per_group,
             kv_groups=attention.kv_groups,
             heads=attention.heads,
             neurons=tuple(np.sort(self.neuron_order[:neurons]).tolist()),
@@ -85,8 +85,8 @@ def options_from_scores(spec: ModelSpec, layer: int, scores: LayerScores) -> Lay
     """The options of a layer whose channels are scored independently: a loss is the sum of the scores removed.
 
     A KV group is worth the scores of the query heads it would keep, so that for each pair (groups, heads per
-    group) there is one best set. o_proj and down_proj write into the same residual stream, so that a channel's
-    score means the same in both; a head's is the mean of its channels', so it counts head_dim times.
+    group) there is one best set. All sublayers write into the same residual stream, so that a channel's
+    score means the same in each; a head's is the mean of its channels', so it counts head_dim times.
     """
     shape = layer_shape(spec, layer)
     neurons = scores.neurons.numpy()
@@ -94,7 +94,7 @@ def options_from_scores(spec: ModelSpec, layer: int, scores: LayerScores) -> Lay
     removed = np.cumsum(neurons[order][::-1])[::-1]
     return LayerOptions(
         shape=shape,
-        attention=attention_options(shape, scores.heads.numpy() * spec.head_dim),
+        attention=attention_options(shape, scores.heads.numpy() * shape.attention.head_dim),
         neuron_order=order,
         neuron_loss=np.concatenate([removed, [0.0]]),
     )
@@ -107,7 +107,7 @@ def attention_options(shape: LayerShape, worth: npt.NDArray[np.float64]) -> tupl
         shape: The dense layer's sizes.
         worth: Loss when a head is removed, float64 [num_attention_heads]; losses of several heads add up.
     """
-    layer = shape.layer
+    layer = shape.attention
     by_group = worth.reshape(layer.num_key_value_heads, layer.heads_per_group)
     order = np.argsort(-by_group, axis=1, kind="stable")
     options = []

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.errors import ArtifactError, InputError, UsageError
-from seap_export.families import Family, LayerSpec, ModelSpec
+from seap_export.families import Attention, Family, LayerSpec, Mlp, ModelSpec
 from seap_export.families.names import Projection
 from seap_export.json_file import read_json
-from seap_export.layers.halves import HALVES, Half
 from seap_export.plan.settings import PlanSettings
 from seap_export.plan.sparsity import Sparsity
 from seap_export.vocabulary.table import Vocabulary
@@ -62,11 +61,9 @@ class LayerPlan:
         if set(in_group) != set(self.kv_groups) or len(set(in_group.values())) != 1:
             raise ValueError("every kept KV group must keep the same number of query heads, and removed groups none")
 
-    def is_cut(self, half: Half, dense: LayerSpec) -> bool:
-        """Whether the input of o_proj or down_proj loses channels."""
-        if half == "o_proj":
-            return len(self.heads) < dense.num_attention_heads
-        return len(self.neurons) < dense.intermediate_size
+    def is_cut(self, output: Projection, dense: LayerSpec) -> bool:
+        """Whether the input of an output projection loses channels."""
+        return self.spec(dense, frozenset()).named(output).channels < dense.named(output).channels
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -75,13 +72,11 @@ class LayerPlan:
 
     def spec(self, dense: LayerSpec, biases: frozenset[Projection]) -> LayerSpec:
         """The shape of the shrunk layer, whose projections in `biases` have a bias whatever the dense layer has."""
-        return LayerSpec(
+        return dense.changed(
             num_attention_heads=len(self.heads),
             num_key_value_heads=len(self.kv_groups),
             intermediate_size=len(self.neurons),
             biases=dense.biases | biases,
-            sliding_window=dense.sliding_window,
-            rope=dense.rope,
         )
 
 
@@ -143,10 +138,11 @@ class Plan:
                 "make the plan again for this model"
             )
         for index, (layer, dense_layer) in enumerate(zip(self.layers, dense.layers, strict=True)):
+            attention, mlp = dense_layer[Attention], dense_layer[Mlp]
             fits = (
-                layer.num_heads_per_group == dense_layer.heads_per_group
-                and layer.heads[-1] < dense_layer.num_attention_heads
-                and layer.neurons[-1] < dense_layer.intermediate_size
+                layer.num_heads_per_group == attention.heads_per_group
+                and layer.heads[-1] < attention.num_attention_heads
+                and layer.neurons[-1] < mlp.intermediate_size
             )
             if not fits:
                 raise ArtifactError(
@@ -160,42 +156,35 @@ class Plan:
         tokens = dense.vocab_size if self.vocabulary is None else len(self.vocabulary)
         return dense.with_layers(layers).with_tokens(tokens)
 
-    def has_intercept(self, half: Half, family: Family) -> bool:
-        """Whether compensation may give o_proj or down_proj a bias."""
-        return self.settings.layout == "per-layer" or family.can_have_bias(half)
+    def has_intercept(self, output: Projection, family: Family) -> bool:
+        """Whether compensation may give an output projection a bias."""
+        return self.settings.layout == "per-layer" or family.can_have_bias(output)
 
     def _biases(self, dense: ModelSpec) -> tuple[frozenset[Projection], ...]:
         """For each layer the projections to which compensation gives a bias, or a place for one."""
         family, compensated = dense.family, self.compensated(dense)
         if self.settings.layout == "per-layer":
-            return tuple(frozenset[Projection](halves) for halves in compensated)
-        halves = frozenset[Half]().union(*compensated)
-        switched = [family.switched_with(half) for half in halves if self.has_intercept(half, family)]
+            return compensated
+        outputs = frozenset[Projection]().union(*compensated)
+        switched = [family.switched_with(output) for output in outputs if self.has_intercept(output, family)]
         return (frozenset[Projection]().union(*switched),) * len(self.layers)
 
-    def compensated(self, dense: ModelSpec) -> tuple[frozenset[Half], ...]:
-        """For each layer the projections that get new weights or a bias: those whose input is cut.
+    def compensated(self, dense: ModelSpec) -> tuple[frozenset[Projection], ...]:
+        """For each layer the output projections that get new weights or a bias: those whose input is cut.
 
         In the sequential mode this includes all projections after the first of them, since their input has changed.
         With `bias`, only where the layout has a place for one.
         """
-        cut = [
-            (half, layer.is_cut(half, whole))
-            for layer, whole in zip(self.layers, dense.layers, strict=True)
-            for half in HALVES
-        ]
-        if self.settings.compensation == "none":
-            cut = [(half, False) for half, _ in cut]
-        elif self.settings.compensation == "sequential":
-            cut = [
-                (half, any(before for _, before in cut[: half_index + 1])) for half_index, (half, _) in enumerate(cut)
-            ]
-        elif self.settings.compensation == "bias":
-            cut = [(half, changes and self.has_intercept(half, dense.family)) for half, changes in cut]
-        chosen = [
-            frozenset(half for half, changes in cut[half_index : half_index + 2] if changes)
-            for half_index in range(0, len(cut), 2)
-        ]
+        changed, chosen = False, []
+        for layer, whole in zip(self.layers, dense.layers, strict=True):
+            here = []
+            for output in whole.outputs:
+                is_cut = layer.is_cut(output, whole)
+                changed = changed or is_cut
+                has_place = self.has_intercept(output, dense.family)
+                refitted = {"none": False, "sequential": changed, "one-shot": is_cut, "bias": is_cut and has_place}
+                here += [output] if refitted[self.settings.compensation] else []
+            chosen.append(frozenset(here))
         return tuple(chosen)
 
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from seap_export.errors import ArtifactError
-from seap_export.families import ModelSpec
+from seap_export.families import Attention, ModelSpec
 from seap_export.layers.kept import keep_tensors, kept_tensors
 from seap_export.plan.cost import layer_shape
 from seap_export.plan.options import AttentionOption, LayerOptions, options_from_scores
@@ -39,7 +39,7 @@ class Ranking:
     Attributes:
         options: One for each layer.
         scores: Scores of each layer; None where the options come from elimination.
-        sensitivity: Sensitivity after each half of each layer, float64 [num_hidden_layers, 2].
+        sensitivity: Sensitivity after each sublayer of each layer, float64 [layers, sublayers].
     """
 
     options: tuple[LayerOptions, ...]
@@ -104,7 +104,7 @@ def write_sensitivity(folder: Path, sensitivity: torch.Tensor) -> None:
 
 
 def _options(spec: ModelSpec, layer: int, tensors: Mapping[str, torch.Tensor]) -> LayerOptions:
-    shape, size = layer_shape(spec, layer), spec.layers[layer].heads_per_group
+    shape, size = layer_shape(spec, layer), spec.layers[layer][Attention].heads_per_group
     sets = [tuple(kept.tolist()) for kept in tensors["heads"].split(tensors["heads_kept"].tolist())]
     groups = [tuple(sorted({head // size for head in heads})) for heads in sets]
     attention = tuple(

@@ -40,7 +40,7 @@ def rank(
 
     The number removed is the one whose weights come nearest to the budget. The ranking decides how much a layer
     keeps, and its options decide which. Attention keeps the option whose weights are nearest to those of the heads
-    that ranked high enough (q_proj and o_proj of each, k_proj and v_proj of each KV group that has one of them),
+    that ranked high enough (queries and output of each, keys and values of each KV group that has one of them),
     with the least loss among equal ones. The MLP keeps the nearest allowed number of neurons.
 
     Args:
@@ -100,7 +100,7 @@ class _Ranking:
 def _nearest(choice: LayerChoices, heads: npt.NDArray[np.bool_], neurons: int) -> Selection:
     """The allowed selection nearest to heads, given as a mask over all, and a number of neurons."""
     shape = choice.options.shape
-    groups = heads.reshape(shape.layer.num_key_value_heads, -1).any(1)
+    groups = heads.reshape(shape.attention.num_key_value_heads, -1).any(1)
     wanted = shape.attention_weights(int(heads.sum()), int(groups.sum()))
     distance = [(abs(option.weights - wanted), option.loss) for option in choice.options.attention]
     count = choice.counts[np.argmin(np.abs(choice.counts - neurons))]

@@ -46,7 +46,7 @@ class PlanSettings:
         sparsity: How the ratio is spread over the layers.
         align: Neuron counts are multiples of this, where a layer is cut.
         balance: How heads and neurons of a layer are weighed against each other.
-        compensation: What makes up for what is removed: o_proj and down_proj refitted one layer after another
+        compensation: What makes up for what is removed: output projections refitted one layer after another
             (`sequential`) or from the dense statistics (`one-shot`), a `bias`, or `none`.
         ridge: Strength of the refit's ridge.
         distillation: Passes over the calibration texts in which the shrunk model learns the dense one's predictions.

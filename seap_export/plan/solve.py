@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seap_export.errors import UsageError
-from seap_export.families import ModelSpec
+from seap_export.families import Attention, ModelSpec
 from seap_export.plan.adaptive import spend
 from seap_export.plan.choice import Kept, LayerChoices, one_layer_nearer
 from seap_export.plan.cost import layer_shape
@@ -110,7 +110,7 @@ def keeps_heads(spec: ModelSpec) -> bool:
     """Whether transformers loads uniform layers of this model only with all heads."""
     when = spec.family.uniform_keeps_heads
     return when == "always" or (
-        when == "longrope" and any(layer.rope is not None and layer.rope.rope_type == when for layer in spec.layers)
+        when == "longrope" and any(one.rope is not None and one.rope.rope_type == when for one in spec.all(Attention))
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from seap_export.errors import UsageError
-from seap_export.families import ModelSpec
+from seap_export.families import Attention, ModelSpec
 from seap_export.plan.options import AttentionOption, LayerOptions
 from seap_export.plan.plan import LayerPlan
 from seap_export.plan.settings import BALANCES, Balance
@@ -77,8 +77,8 @@ def solve_uniform(
         raise UsageError("the layers of this model differ in shape; leave out --layout uniform")
     check_ratio(spec, ratio, EVEN, align, "uniform")
     by_heads = [{_heads(option): option for option in layer.attention} for layer in options]
-    whole = (first.layer.num_key_value_heads, first.layer.heads_per_group)
-    shape = _Shape(whole, first.layer.intermediate_size, 0.0, 0.0, 0.0)
+    whole = (first.attention.num_key_value_heads, first.attention.heads_per_group)
+    shape = _Shape(whole, first.mlp.intermediate_size, 0.0, 0.0, 0.0)
     if ratio > 0.0:
         shapes = list(_shapes(spec, options, by_heads, ratio, align, sensitivity))
         shape = _chosen(shapes, ratio, balance)
@@ -87,8 +87,8 @@ def solve_uniform(
 
 
 def _sizes(options: LayerOptions) -> tuple[int, int, int]:
-    layer = options.shape.layer
-    return layer.num_attention_heads, layer.num_key_value_heads, layer.intermediate_size
+    shape = options.shape
+    return shape.attention.num_attention_heads, shape.attention.num_key_value_heads, shape.mlp.intermediate_size
 
 
 def _heads(option: AttentionOption) -> _Heads:
@@ -105,8 +105,8 @@ def _shapes(
 ) -> Iterator[_Shape]:
     """For each pair of KV groups and heads that every layer can have, the number of neurons nearest to the ratio."""
     first = options[0].shape
-    all_attention = first.attention_weights(first.layer.num_attention_heads, first.layer.num_key_value_heads)
-    counts = np.append(np.arange(align, first.layer.intermediate_size, align), first.layer.intermediate_size)
+    all_attention = first.attention_weights(first.attention.num_attention_heads, first.attention.num_key_value_heads)
+    counts = np.append(np.arange(align, first.mlp.intermediate_size, align), first.mlp.intermediate_size)
     mlp_losses = sensitivity[:, 1] @ np.stack([layer.neuron_loss[counts] for layer in options])
     for heads in by_heads[0]:
         groups, each = heads
@@ -127,7 +127,7 @@ def _shapes(
 
 def _loads(spec: ModelSpec, heads: int) -> bool:
     """Whether the family's transformers class takes this number of query heads."""
-    if keeps_heads(spec) and heads != spec.layers[0].num_attention_heads:
+    if keeps_heads(spec) and heads != spec.first(Attention).num_attention_heads:
         return False
     return not spec.family.heads_divide_hidden_size or spec.hidden_size % heads == 0
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from seap_export.families import LayerSpec, ModelSpec
-from seap_export.families.family import PROJECTIONS, Projection
+from seap_export.families import Attention, LayerSpec, Mlp, ModelSpec
 from seap_export.plan.plan import LayerPlan, Plan
 
 __all__ = [
-    "ATTENTION",
-    "MLP",
     "PARTS",
     "DrawnVariant",
     "Overlap",
@@ -27,8 +23,6 @@ __all__ = [
 
 Part = Literal["heads", "neurons"]
 PARTS: tuple[Part, ...] = ("heads", "neurons")
-ATTENTION: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP: tuple[Projection, ...] = ("gate_proj", "up_proj", "down_proj")
 Matrix = tuple[tuple[float | None, ...], ...]
 
 
@@ -60,9 +54,9 @@ class Removed:
     """The removed fraction, 0 to 1, of each layer's projection weights; one value per layer.
 
     Attributes:
-        attention: Fraction of q, k, v and o together.
-        mlp: Fraction of gate, up and down together.
-        total: Fraction of all seven.
+        attention: Fraction of all projections of attention together.
+        mlp: Fraction of all of the MLP.
+        total: Fraction of all.
     """
 
     attention: tuple[float, ...]
@@ -116,17 +110,16 @@ def removed_by_layer(variant: DrawnVariant) -> Removed:
     """The fraction of each layer's weights that a variant removes, without norms and biases."""
     shrunk = variant.plan.shrunk_spec(variant.dense)
 
-    def fractions(projections: Sequence[Projection]) -> tuple[float, ...]:
+    def fractions(weights: Callable[[ModelSpec, int], int]) -> tuple[float, ...]:
         return tuple(
-            1.0 - _weights(shrunk, projections, layer) / _weights(variant.dense, projections, layer)
-            for layer in range(len(variant.dense.layers))
+            1.0 - weights(shrunk, layer) / weights(variant.dense, layer) for layer in range(len(variant.dense.layers))
         )
 
-    return Removed(fractions(ATTENTION), fractions(MLP), fractions(PROJECTIONS))
-
-
-def _weights(spec: ModelSpec, projections: Sequence[Projection], layer: int) -> int:
-    return sum(math.prod(spec.projection_shape(projection, layer)) for projection in projections)
+    return Removed(
+        fractions(lambda spec, layer: spec.sublayer_weights(layer)[Attention.output]),
+        fractions(lambda spec, layer: spec.sublayer_weights(layer)[Mlp.output]),
+        fractions(ModelSpec.prunable_weights),
+    )
 
 
 def overlap(variants: Sequence[DrawnVariant], part: Part) -> Overlap:
@@ -173,4 +166,4 @@ def _kept(layer: LayerPlan, part: Part) -> set[int]:
 
 
 def _dense_number(dense: LayerSpec, part: Part) -> int:
-    return dense.num_attention_heads if part == "heads" else dense.intermediate_size
+    return dense[Attention].num_attention_heads if part == "heads" else dense[Mlp].intermediate_size

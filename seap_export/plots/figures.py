@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from seap_export.families import Attention, Mlp
 from seap_export.plots.data import DrawnVariant, Overlap, Removed, short_names
 from seap_export.plots.style import BLUE, GREY, LETTER, ORANGE, PALE, fitted, new_figure
 
@@ -64,8 +65,11 @@ def head_states(variant: DrawnVariant) -> np.ndarray:
     0 fills up layers with fewer heads than the widest.
     """
     layers = variant.dense.layers
-    states = np.full((len(layers), max(layer.num_attention_heads for layer in layers)), _ABSENT, dtype=np.uint8)
-    for row, dense, plan in zip(states, layers, variant.plan.layers, strict=True):
+    states = np.full(
+        (len(layers), max(layer[Attention].num_attention_heads for layer in layers)), _ABSENT, dtype=np.uint8
+    )
+    for row, layer, plan in zip(states, layers, variant.plan.layers, strict=True):
+        dense = layer[Attention]
         row[: dense.num_attention_heads] = _REMOVED
         for group in plan.kv_groups:
             row[group * dense.heads_per_group : (group + 1) * dense.heads_per_group] = _GROUP_STAYS
@@ -76,9 +80,9 @@ def head_states(variant: DrawnVariant) -> np.ndarray:
 def neuron_states(variant: DrawnVariant) -> np.ndarray:
     """The state of each neuron: uint8, layers x neurons; 1 removed, 3 kept, 0 fills up layers with fewer."""
     layers = variant.dense.layers
-    states = np.full((len(layers), max(layer.intermediate_size for layer in layers)), _ABSENT, dtype=np.uint8)
+    states = np.full((len(layers), max(layer[Mlp].intermediate_size for layer in layers)), _ABSENT, dtype=np.uint8)
     for row, dense, plan in zip(states, layers, variant.plan.layers, strict=True):
-        row[: dense.intermediate_size] = _REMOVED
+        row[: dense[Mlp].intermediate_size] = _REMOVED
         row[list(plan.neurons)] = _KEPT
     return states
 
@@ -97,8 +101,9 @@ def kept_figure(variant: DrawnVariant) -> Figure:
     widths = (fitted(0.15 * heads.shape[1], 1.4, 5.5), 6.0, 0.9)
     left, middle, right = figure.subplots(1, 3, sharey=True, width_ratios=widths)
     _raster(left, heads, "heads by KV group")
-    for group in range(1, variant.dense.layers[0].num_key_value_heads):
-        left.axvline(group * variant.dense.layers[0].heads_per_group - 0.5, color="white", linewidth=3.0)
+    first = variant.dense.first(Attention)
+    for group in range(1, first.num_key_value_heads):
+        left.axvline(group * first.heads_per_group - 0.5, color="white", linewidth=3.0)
     for line in range(1, len(heads)):
         left.axhline(line - 0.5, color="white", linewidth=0.6)
     for line in range(1, heads.shape[1]):

@@ -3,8 +3,8 @@
 Two streams of hidden states go through the layers side by side: that of the model in floats, and that of the rounded
 model so far. A projection first gets new weights by least squares, with a ridge towards its own (`shrink.refit`): with
 the rounded model's inputs, its outputs should be those of the model in floats (Li et al. 2025, arXiv 2504.02692), or,
-at the end of a half, bring the stream back to the one in floats (`shrink.target`). These weights are then rounded, and
-a bias, which is not, takes up the mean of what is left.
+at the end of a sublayer, bring the stream back to the one in floats (`shrink.target`). These weights are then rounded,
+and a bias, which is not, takes up the mean of what is left.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from seap_export.families import names
 from seap_export.families.names import Projection
 from seap_export.layers.batches import length_buckets, token_weights
 from seap_export.layers.compute import Compute
-from seap_export.layers.halves import HALVES, READERS, Half, half_tensors
-from seap_export.layers.hidden_states import HalfPass, HiddenStates, output_stream
+from seap_export.layers.hidden_states import HiddenStates, SublayerPass, output_stream
 from seap_export.layers.layer import DecoderLayer
 from seap_export.rounding.columns import round_columns
 from seap_export.rounding.grid import BlockQuantization
@@ -45,7 +44,7 @@ Tensors = Mapping[str, torch.Tensor]
 class RoundedLayers:
     """The hidden states of both models at the real tokens of each batch, advanced layer by layer.
 
-    Memory holds half a layer of each model, two hidden states for each calibration token if they fit, and, if it fits
+    Memory holds a sublayer of each model, two hidden states for each calibration token if they fit, and, if it fits
     besides, the input of one projection for each.
 
     Args:
@@ -137,9 +136,9 @@ class RoundedLayers:
         self._embed(self._floats, 0, self._source.read_outer("embed_tokens"))
         for index in range(len(self._spec.layers)):
             tensors = self._source.read_layer(index)
-            for half in HALVES:
-                layer = DecoderLayer(self._spec, index, half_tensors(tensors, index, half), self._device)
-                self._floats.advance(layer, half)
+            for output in self._spec.layers[index].outputs:
+                layer = DecoderLayer(self._spec, index, tensors, self._device, only=output)
+                self._floats.advance(layer, output)
         gain, sums = self._source.read_outer("norm"), CovarianceAccumulator()
         for stream, weights in zip(self._floats.streams, self._weights, strict=True):
             sums.update(output_stream(self._spec, gain, stream), weights=weights)
@@ -150,23 +149,25 @@ class RoundedLayers:
         """Rounds one layer, and advances both streams through it."""
         tensors = self._source.read_layer(index)
         rounded = dict(tensors)
-        for half in HALVES:
-            exact = DecoderLayer(self._spec, index, half_tensors(tensors, index, half), self._device)
-            rounded |= self._readers(index, half, exact, tensors)
-            layer = DecoderLayer(self._spec, index, half_tensors(rounded, index, half), self._device)
-            rounded |= self._output(index, half, exact, layer, tensors)
-            del exact, layer  # before the next half is converted
+        for output in self._spec.layers[index].outputs:
+            exact = DecoderLayer(self._spec, index, tensors, self._device, only=output)
+            rounded |= self._readers(index, output, exact, tensors)
+            layer = DecoderLayer(self._spec, index, rounded, self._device, only=output)
+            rounded |= self._output(index, output, exact, layer, tensors)
+            del exact, layer  # before the next sublayer is converted
         return rounded
 
-    def _readers(self, index: int, half: Half, exact: DecoderLayer, tensors: Tensors) -> dict[str, torch.Tensor]:
-        """Rounds the projections at the start of a half, which share their input, so that they give the same."""
+    def _readers(
+        self, index: int, output: Projection, exact: DecoderLayer, tensors: Tensors
+    ) -> dict[str, torch.Tensor]:
+        """Rounds the projections at the start of a sublayer, which share their input, so that they give the same."""
         sums = CovarianceAccumulator()
         for floats, rounded, weights in zip(self._floats.streams, self._rounded.streams, self._weights, strict=True):
-            sums.update(exact.read(half, rounded), exact.read(half, floats), weights)
+            sums.update(exact.read(output, rounded), exact.read(output, floats), weights)
         mean, float_mean = sums.mean(), sums.target_mean()
         covariance, cross = sums.covariance(), sums.cross_covariance()
         tensors_rounded: dict[str, torch.Tensor] = {}
-        for projection in READERS[half]:
+        for projection in self._spec.layers[index].named(output).readers:
             weight, bias = self._operands(projection, index, tensors)
             target = weight @ float_mean
             tensors_rounded |= self._rounded_projection(
@@ -181,26 +182,26 @@ class RoundedLayers:
         return tensors_rounded
 
     def _output(
-        self, index: int, half: Half, exact: DecoderLayer, layer: DecoderLayer, tensors: Tensors
+        self, index: int, output: Projection, exact: DecoderLayer, layer: DecoderLayer, tensors: Tensors
     ) -> dict[str, torch.Tensor]:
-        """Rounds the projection at the end of a half, so that it brings the stream back, and advances both streams."""
-        inputs, sums = Inputs(layer, half, self._rounded, self._room), CovarianceAccumulator()
+        """Rounds the projection at the end of a sublayer, to bring the stream back, and advances both streams."""
+        inputs, sums = Inputs(layer, output, self._rounded, self._room), CovarianceAccumulator()
 
-        def add(passed: HalfPass) -> None:
+        def add(passed: SublayerPass) -> None:
             stream = self._rounded.streams[passed.batch_index]
-            targets, weights = refit_target(exact, half, passed, stream)
+            targets, weights = refit_target(exact, output, passed, stream)
             sums.update(inputs.make(passed.batch_index, stream), targets, self._weights[passed.batch_index] * weights)
 
-        self._floats.advance(exact, half, add)
+        self._floats.advance(exact, output, add)
         mean, target_mean = sums.mean(), sums.target_mean()
-        operands = self._operands(half, index, tensors)
+        operands = self._operands(output, index, tensors)
         fitted = self._rounded_projection(
-            half, index, operands, mean, sums.covariance(), target_mean, sums.cross_covariance()
+            output, index, operands, mean, sums.covariance(), target_mean, sums.cross_covariance()
         )
         operands_fitted = [tensor.to(self._device) for tensor in fitted.values()]
         for batch_index in range(len(self._weights)):
             product = functional.linear(inputs.take(batch_index), *operands_fitted)
-            self._rounded.streams[batch_index] = self._rounded.streams[batch_index] + layer.update(half, product)
+            self._rounded.streams[batch_index] = self._rounded.streams[batch_index] + layer.update(output, product)
         return fitted
 
     def _operands(

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from seap_export.families import LayerSpec, ModelSpec, names
+from seap_export.families import Attention, LayerSpec, ModelSpec, names
 from seap_export.families.config_reader import PROJECTION_PATHS
 from seap_export.families.family import PRUNED_FROM, PRUNED_PREFIX, Family
 from seap_export.plan.settings import Layout
 from seap_export.sources.source import Source
 
 __all__ = ["shrunk_config"]
-
-_SIZES = ("num_attention_heads", "num_key_value_heads", "intermediate_size")
 
 
 def shrunk_config(source: Source, spec: ModelSpec, layout: Layout) -> dict[str, Any]:
@@ -64,8 +62,7 @@ def _per_layer(source: Source, spec: ModelSpec) -> dict[str, Any]:
         },
         "model_type": PRUNED_PREFIX + family.model_type,
         **_for_vllm(source, spec),
-        "o_proj_bias": False,  # what a layer has unless per_layer_config says otherwise
-        "down_proj_bias": False,
+        **{f"{name}_bias": False for name in PROJECTION_PATHS},  # unless per_layer_config says otherwise
         "per_layer_config": per_layer,
         **unusual,
     }
@@ -76,11 +73,11 @@ def _for_vllm(source: Source, spec: ModelSpec) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if spec.block.logits_multiplier != 1.0:
         values["logit_scale"] = spec.block.logits_multiplier
-    if spec.block.attention_softcap is None and "attn_logit_softcapping" in source.config:
+    if spec.first(Attention).softcap is None and "attn_logit_softcapping" in source.config:
         values["attn_logit_softcapping"] = None  # Gemma 3 has the key and no cap
     return values
 
 
 def _sizes(family: Family, layer: LayerSpec) -> dict[str, int]:
     """The sizes of a layer by the family's own keys."""
-    return {family.key(name): getattr(layer, name) for name in _SIZES}
+    return {family.key(name): size for name, size in layer.sizes.items()}

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 
 import torch
 
-from seap_export.families import ModelSpec, names
+from seap_export.families import Attention, LayerSpec, ModelSpec, names
 from seap_export.families.names import Projection
-from seap_export.layers.halves import Half
 from seap_export.plan.plan import LayerPlan
 
 __all__ = ["kept_channels", "shrink_layer", "with_all_biases"]
@@ -17,10 +16,10 @@ __all__ = ["kept_channels", "shrink_layer", "with_all_biases"]
 def shrink_layer(
     tensors: Mapping[str, torch.Tensor], dense: ModelSpec, layer: int, plan: LayerPlan
 ) -> dict[str, torch.Tensor]:
-    """The layer's tensors cut down to the kept heads and neurons, under the same names.
+    """The layer's tensors cut down to what is kept, under the same names.
 
-    Query rows and o_proj columns follow the kept heads, key and value rows the kept groups, gate and up rows and
-    down_proj columns the kept neurons; biases follow their rows; norms stay.
+    Columns of output projections follow the kept channels, rows of queries the kept heads, rows of keys and values
+    the kept groups, rows of the MLP the kept neurons; biases follow their rows; norms stay.
 
     Args:
         tensors: All tensors of the dense layer, by full name.
@@ -28,24 +27,17 @@ def shrink_layer(
         layer: Index of the layer.
         plan: What it keeps.
     """
-    queries = kept_channels(plan, dense, "o_proj")
-    keys = _channels(plan.kv_groups, dense.head_dim)
-    neurons = kept_channels(plan, dense, "down_proj")
-    rows: dict[Projection, torch.Tensor] = {
-        "q_proj": queries,
-        "k_proj": keys,
-        "v_proj": keys,
-        "gate_proj": neurons,
-        "up_proj": neurons,
-    }
-    columns: dict[Projection, torch.Tensor] = {"o_proj": queries, "down_proj": neurons}
-    shrunk = dict(tensors)
-    for projection, channels in rows.items():
-        for name in (names.weight(projection, layer), names.bias(projection, layer)):
-            if name in shrunk:
-                shrunk[name] = shrunk[name].index_select(0, channels)
-    for projection, channels in columns.items():
-        weight = names.weight(projection, layer)
+    spec, shrunk = dense.layers[layer], dict(tensors)
+    for sublayer in spec.sublayers:
+        channels = kept_channels(plan, spec, sublayer.output)
+        for projection in sublayer.readers:
+            rows = channels
+            if isinstance(sublayer, Attention) and projection != sublayer.readers[0]:
+                rows = _channels(plan.kv_groups, sublayer.head_dim)
+            for name in (names.weight(projection, layer), names.bias(projection, layer)):
+                if name in shrunk:
+                    shrunk[name] = shrunk[name].index_select(0, rows)
+        weight = names.weight(sublayer.output, layer)
         shrunk[weight] = tensors[weight].index_select(1, channels)
     return shrunk
 
@@ -59,9 +51,12 @@ def with_all_biases(tensors: Mapping[str, torch.Tensor], shrunk: ModelSpec, laye
     return {**zeros, **tensors}
 
 
-def kept_channels(plan: LayerPlan, dense: ModelSpec, half: Half) -> torch.Tensor:
-    """The kept input channels of o_proj or down_proj, as indices into the dense ones, int64."""
-    return _channels(plan.heads, dense.head_dim) if half == "o_proj" else torch.tensor(plan.neurons)
+def kept_channels(plan: LayerPlan, dense: LayerSpec, output: Projection) -> torch.Tensor:
+    """The kept input channels of an output projection, as indices into the dense ones, int64."""
+    sublayer = dense.named(output)
+    if isinstance(sublayer, Attention):
+        return _channels(plan.heads, sublayer.head_dim)
+    return torch.tensor(plan.neurons)
 
 
 def _channels(heads: tuple[int, ...], head_dim: int) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Two streams of hidden states side by side: the dense model's, and that of the shrunk model as it is fitted to it.
 
-At the end of each half of each layer the output projection is fitted so that the shrunk stream returns to the dense
+At the end of each sublayer its output projection is fitted so that the shrunk stream returns to the dense
 one: its target is the difference of the two. So a layer also corrects the errors of the layers before it.
 """
 
@@ -14,8 +14,8 @@ from torch.nn import functional
 
 from seap_export.activations.covariance import CovarianceAccumulator
 from seap_export.families import names
-from seap_export.layers.halves import HALVES, Half, half_tensors
-from seap_export.layers.hidden_states import HalfOutput, HiddenStates
+from seap_export.families.names import Projection
+from seap_export.layers.hidden_states import HiddenStates, SublayerOutput
 from seap_export.layers.layer import DecoderLayer
 from seap_export.plan.plan import Plan
 from seap_export.shrink.layer import shrink_layer, with_all_biases
@@ -29,8 +29,8 @@ __all__ = ["DenseStates", "Inputs", "RefitStreams"]
 class DenseStates(Protocol):
     """The dense model's hidden states, computed or recorded."""
 
-    def advance(self, layer: DecoderLayer, half: Half, visit: Callable[[HalfOutput], None]) -> None:
-        """Passes one half of a layer, and shows the visitor each batch."""
+    def advance(self, layer: DecoderLayer, output: Projection, visit: Callable[[SublayerOutput], None]) -> None:
+        """Passes one sublayer, and shows the visitor each batch."""
         ...
 
 
@@ -70,59 +70,59 @@ class RefitStreams:
         """Shrinks and fits one layer, and advances both streams through it; the tensors are the dense layer's."""
         shrunk = shrink_layer(tensors, self._source.spec, index, self._plan.layers[index])
         shrunk = with_all_biases(shrunk, self._spec, index)
-        for half in HALVES:
-            half_layer = half_tensors(tensors, index, half)
-            if half in self._fitted[index]:
-                shrunk |= self._fit(index, half, half_layer, shrunk)
+        for output in self._spec.layers[index].outputs:
+            if output in self._fitted[index]:
+                shrunk |= self._fit(index, output, tensors, shrunk)
             else:  # nothing is cut so far, so the streams are still the same
-                layer = DecoderLayer(self._source.spec, index, half_layer, self._device)
-                self._dense.advance(layer, half, self._copy_to_shrunk)
+                layer = DecoderLayer(self._source.spec, index, tensors, self._device, only=output)
+                self._dense.advance(layer, output, self._copy_to_shrunk)
         return shrunk
 
-    def _copy_to_shrunk(self, passed: HalfOutput) -> None:
+    def _copy_to_shrunk(self, passed: SublayerOutput) -> None:
         self._shrunk.streams[passed.batch_index] = passed.stream
 
     def _fit(
-        self, index: int, half: Half, dense: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]
+        self, index: int, output: Projection, dense: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]
     ) -> dict[str, torch.Tensor]:
         """Fits one projection, advances both streams past it and returns its new tensors.
 
         Args:
             index: Index of the layer.
-            half: Which projection.
-            dense: The tensors of the dense half.
+            output: Which projection.
+            dense: The tensors of the dense layer.
             tensors: Those of the shrunk layer.
         """
-        layer = DecoderLayer(self._spec, index, half_tensors(tensors, index, half), self._device)
-        inputs = Inputs(layer, half, self._shrunk, self._room)
-        fit = self._fit_to(self._sums(index, half, dense, inputs), half, tensors[names.weight(half, index)])
+        layer = DecoderLayer(self._spec, index, tensors, self._device, only=output)
+        inputs = Inputs(layer, output, self._shrunk, self._room)
+        fit = self._fit_to(self._sums(index, output, dense, inputs), output, tensors[names.weight(output, index)])
         dtype = self._source.reader.dtype  # what is stored is what the later layers correct
-        stored = {names.weight(half, index): fit.weight.to(dtype)}
+        stored = {names.weight(output, index): fit.weight.to(dtype)}
         if fit.bias is not None:
-            stored[names.bias(half, index)] = fit.bias.to(dtype)
+            stored[names.bias(output, index)] = fit.bias.to(dtype)
         del fit
         operands = [tensor.float() for tensor in stored.values()]
         for batch_index in range(len(self._weights)):
             product = functional.linear(inputs.take(batch_index), *operands)
-            self._shrunk.streams[batch_index] = self._shrunk.streams[batch_index] + layer.update(half, product)
+            self._shrunk.streams[batch_index] = self._shrunk.streams[batch_index] + layer.update(output, product)
         return {name: tensor.cpu() for name, tensor in stored.items()}
 
     def _sums(
-        self, index: int, half: Half, tensors: Mapping[str, torch.Tensor], inputs: Inputs
+        self, index: int, output: Projection, tensors: Mapping[str, torch.Tensor], inputs: Inputs
     ) -> CovarianceAccumulator:
         """Advances the dense stream, and sums the shrunk model's inputs and what they are fitted to."""
-        dense, sums = DecoderLayer(self._source.spec, index, tensors, self._device), CovarianceAccumulator()
+        dense = DecoderLayer(self._source.spec, index, tensors, self._device, only=output)
+        sums = CovarianceAccumulator()
 
-        def add(passed: HalfOutput) -> None:
+        def add(passed: SublayerOutput) -> None:
             stream = self._shrunk.streams[passed.batch_index]
-            targets, weights = refit_target(dense, half, passed, stream)
+            targets, weights = refit_target(dense, output, passed, stream)
             token_weights = self._weights[passed.batch_index].to(self._device)
             sums.update(inputs.make(passed.batch_index, stream), targets, token_weights * weights)
 
-        self._dense.advance(dense, half, add)
+        self._dense.advance(dense, output, add)
         return sums
 
-    def _fit_to(self, sums: CovarianceAccumulator, half: Half, weight: torch.Tensor) -> OutputFit:
+    def _fit_to(self, sums: CovarianceAccumulator, output: Projection, weight: torch.Tensor) -> OutputFit:
         mean, target_mean = sums.mean(), sums.target_mean()  # each sum is released as soon as it is used
         return refit(
             weight.to(self._device).double(),
@@ -132,20 +132,20 @@ class RefitStreams:
             sums.cross_covariance(),
             ridge=self._plan.settings.ridge,
             tokens=self._tokens,
-            intercept=self._plan.has_intercept(half, self._spec.family),
+            intercept=self._plan.has_intercept(output, self._spec.family),
         )
 
 
 class Inputs:
     """A projection's inputs in the changed model, before the fit and after it: kept if they fit, or made again."""
 
-    def __init__(self, layer: DecoderLayer, half: Half, hidden: HiddenStates, room: int) -> None:
-        self._layer, self._half, self._hidden, self._room = layer, half, hidden, room
+    def __init__(self, layer: DecoderLayer, output: Projection, hidden: HiddenStates, room: int) -> None:
+        self._layer, self._output, self._hidden, self._room = layer, output, hidden, room
         self._kept: dict[int, torch.Tensor] = {}
 
     def make(self, batch_index: int, stream: torch.Tensor) -> torch.Tensor:
         """The inputs in one batch, [tokens, channels], given its stream."""
-        channels = self._layer.channels(self._half, stream, self._hidden.batches[batch_index])
+        channels = self._layer.channels(self._output, stream, self._hidden.batches[batch_index])
         if channels.nbytes <= self._room:
             self._room -= channels.nbytes
             self._kept[batch_index] = channels
@@ -156,4 +156,4 @@ class Inputs:
         kept = self._kept.pop(batch_index, None)
         if kept is not None:
             return kept
-        return self._layer.channels(self._half, self._hidden.streams[batch_index], self._hidden.batches[batch_index])
+        return self._layer.channels(self._output, self._hidden.streams[batch_index], self._hidden.batches[batch_index])

@@ -25,7 +25,7 @@ DENSE = "dense"
 class SequentialLayers:
     """The hidden states of both models at the real tokens of each batch, advanced layer by layer.
 
-    Memory holds half a layer of each model, two hidden states for each calibration token if they fit, and, if it fits
+    Memory holds a sublayer of each model, two hidden states for each calibration token if they fit, and, if it fits
     besides, the input of one projection for each.
 
     Args:

@@ -8,7 +8,7 @@ import torch
 
 from seap_export.activations.mixture import Mixture
 from seap_export.families import names
-from seap_export.layers.halves import HALVES, Half
+from seap_export.families.names import Projection
 from seap_export.plan.plan import Plan
 from seap_export.shrink.layer import kept_channels, shrink_layer, with_all_biases
 from seap_export.shrink.refit import OutputFit, mean_fit, refit_from_dense
@@ -37,23 +37,28 @@ def single_layers(
 
 
 def _layer(
-    source: Source, plan: Plan, statistics: Mixture, index: int, compensated: frozenset[Half], device: torch.device
+    source: Source,
+    plan: Plan,
+    statistics: Mixture,
+    index: int,
+    compensated: frozenset[Projection],
+    device: torch.device,
 ) -> dict[str, torch.Tensor]:
     tensors = source.read_layer(index)
     shrunk = shrink_layer(tensors, source.spec, index, plan.layers[index])
-    moments = statistics.layer(index)
-    for half in HALVES:
-        if half not in compensated:
+    moments, dense = statistics.layer(index), source.spec.layers[index]
+    for output in dense.outputs:
+        if output not in compensated:
             continue
-        weight, bias = tensors[names.weight(half, index)].to(device), tensors.get(names.bias(half, index))
+        weight, bias = tensors[names.weight(output, index)].to(device), tensors.get(names.bias(output, index))
         bias = None if bias is None else bias.to(device)
-        kept = kept_channels(plan.layers[index], source.spec, half).to(device)
-        mean = getattr(moments, half).mean.to(device)
+        kept = kept_channels(plan.layers[index], dense, output).to(device)
+        mean = moments[output].mean.to(device)
         fit: OutputFit
         if plan.settings.compensation == "bias":
             fit = mean_fit(weight, bias, mean, kept)
         else:
-            covariance = statistics.covariance(index, half).to(device)
+            covariance = statistics.covariance(index, output).to(device)
             fit = refit_from_dense(
                 weight,
                 bias,
@@ -62,9 +67,9 @@ def _layer(
                 kept,
                 ridge=plan.settings.ridge,
                 tokens=statistics.effective_tokens,
-                intercept=plan.has_intercept(half, source.spec.family),
+                intercept=plan.has_intercept(output, source.spec.family),
             )
-        shrunk[names.weight(half, index)] = fit.weight.cpu()
+        shrunk[names.weight(output, index)] = fit.weight.cpu()
         if fit.bias is not None:
-            shrunk[names.bias(half, index)] = fit.bias.cpu()
+            shrunk[names.bias(output, index)] = fit.bias.cpu()
     return shrunk

@@ -1,12 +1,12 @@
-"""What the output projection of a half is fitted to, so that the shrunk stream returns to the dense one.
+"""What the output projection of a sublayer is fitted to, so that the shrunk stream returns to the dense one.
 
-A half adds m N(W x) to the stream, m the residual multiplier. Let h be the shrunk stream before the half, h* the dense
+A sublayer adds m N(W x) to the stream, m the residual multiplier. Let h be the shrunk stream before it, h* the dense
 one after it.
 
-Without a norm after the half, h + m W' x = h* asks for the product (h* - h) / m, of every token alike.
+Without a norm after it, h + m W' x = h* asks for the product (h* - h) / m, of every token alike.
 
 With one, N(z) = g z / s(z), s the root mean square. It depends on the length of z only through s, so the problem is
-not linear; it is linearised at the dense product z*. With e the error of the stream before the half (dense minus
+not linear; it is linearised at the dense product z*. With e the error of the stream before the sublayer (dense minus
 shrunk), N(z) is N(z*) + g (z - z*) / s(z*) to first order, where the change of s is left out: it only takes back what
 lies along z*. The stream's squared error becomes m² / s² |g (z - z* - s e / (m g))|². So each token weighs 1 / s², the
 target is z* + s e / (m g), and the rows of W' are still fitted one by one, with no need to know g² in their ridge.
@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import torch
 
-from seap_export.layers.halves import Half
-from seap_export.layers.hidden_states import HalfOutput
+from seap_export.families.names import Projection
+from seap_export.layers.hidden_states import SublayerOutput
 from seap_export.layers.layer import DecoderLayer
 
 __all__ = ["refit_target"]
@@ -29,25 +29,25 @@ _SMALLEST_GAIN = 0.1
 
 
 def refit_target(
-    dense: DecoderLayer, half: Half, passed: HalfOutput, shrunk: torch.Tensor
+    dense: DecoderLayer, output: Projection, passed: SublayerOutput, shrunk: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | float]:
-    """The product that the shrunk half should give for each token, and the token's weight.
+    """The product that the shrunk sublayer should give for each token, and the token's weight.
 
     Args:
         dense: The dense layer.
-        half: The half.
+        output: Its output projection.
         passed: What the dense model computes in it.
         shrunk: The shrunk stream before it, float32 [tokens, hidden_size].
 
     Returns:
         float32 [tokens, hidden_size], and float32 [tokens], whose scale does not matter, or 1.0.
     """
-    gain, multiplier = dense.gain(half), dense.multiplier
+    gain, multiplier = dense.gain(output), dense.multiplier
     if gain is None:
         distance = passed.stream - shrunk
         return (distance if multiplier == 1.0 else distance / multiplier), 1.0
     error = passed.stream - passed.update - shrunk
-    factor = dense.factor(half, passed.product)
+    factor = dense.factor(output, passed.product)
     smallest = _SMALLEST_GAIN * gain.square().mean().sqrt()
     divisor = torch.where(gain.abs() < smallest, torch.copysign(smallest, gain), gain)
     return passed.product + error / (factor * divisor), factor[:, 0].square()

@@ -13,13 +13,9 @@ import torch
 
 from seap_export.families import ModelSpec, names
 from seap_export.families.family import FUSED
-from seap_export.families.names import PROJECTIONS
 from seap_export.sources.weights import WeightReader
 
 __all__ = ["PlainReader", "StoredForm"]
-
-#: Names of norms, whose stored weights may lack an offset.
-_NORMS = (*names.NORMS, "q_norm", "k_norm")
 
 
 @dataclass(frozen=True)
@@ -49,10 +45,11 @@ class StoredForm:
         stored_as = {part: fused for fused in family.fused for part in FUSED[fused]}
         for layer in range(len(spec.layers)):
             shapes = spec.layer_tensors(layer)
-            for norm in _NORMS:
-                if (plain := names.tensor(norm, layer)) in shapes:
+            for sublayer in spec.layers[layer].sublayers:
+                for norm in (*sublayer.norms, *sublayer.inner_norms()):
+                    plain = names.tensor(norm, layer)
                     self._place(plain, shapes[plain], family.stored(norm, layer), offset)
-            for projection in PROJECTIONS:
+            for projection in spec.layers[layer].projections:
                 stored = family.stored(stored_as.get(projection, projection), layer)
                 for suffix in (".weight", ".bias"):
                     if (plain := names.tensor(projection, layer) + suffix) in shapes:

@@ -12,6 +12,8 @@ from mutations.graph import Edit, Graph
 from mutations.weights import Array, change_weight, heads_of, with_weight
 from support.product import Projection, rotary_tables
 
+from seap_export.families import Attention
+
 __all__ = ["FAULTS"]
 
 _FAR = np.iinfo(np.int64).max
@@ -55,8 +57,8 @@ def _rotated_by(**changed: Any) -> Edit:
 
     def edit(graph: Graph) -> None:
         spec = graph.spec
-        assert spec.layers[0].rope is not None
-        rope = replace(spec.layers[0].rope, **changed)
+        assert spec.first(Attention).rope is not None
+        rope = replace(spec.first(Attention).rope, **changed)
         caches = rotary_tables(rope, spec.max_position_embeddings)
         for name, cache in zip(("cos_cache", "sin_cache"), caches, strict=True):
             graph[name] = cache.numpy().astype(graph[name].dtype)

@@ -13,7 +13,7 @@ from mutations.faults import Fault, numeric
 from mutations.graph import Edit, Graph
 from support.product import attention_factor, rotary_tables
 
-from seap_export.families import RopeSpec
+from seap_export.families import Attention, RopeSpec
 
 __all__ = ["FAULTS"]
 
@@ -21,7 +21,7 @@ _TABLES = ("cos_cache", "sin_cache")
 
 
 def _rope(graph: Graph, layer: int) -> RopeSpec:
-    rope = graph.spec.layers[layer].rope
+    rope = graph.spec.layers[layer][Attention].rope
     assert rope is not None
     return rope
 
@@ -111,7 +111,7 @@ def _rotated(layer: int) -> Edit:
     """The standard dialect: queries and keys of a layer rotate that must not."""
 
     def edit(graph: Graph) -> None:
-        own, attention = graph.spec.layers[layer], graph.node(ATTENTION.format(layer))
+        own, attention = graph.spec.layers[layer][Attention], graph.node(ATTENTION.format(layer))
         for place, heads in enumerate((own.num_attention_heads, own.num_key_value_heads)):
             inputs = [attention.input[place], *_TABLES, "position_ids.output"]
             attention.input[place] = graph.before(attention, "RotaryEmbedding", inputs, num_heads=heads)

@@ -19,8 +19,8 @@ Array = NDArray[Any]
 
 def layer_name(layer: int, projection: str) -> str:
     """The name that a projection's parts begin with."""
-    half = "mlp" if projection in ("gate_proj", "up_proj", "down_proj") else "self_attn"
-    return f"model.layers.{layer}.{half}.{projection}"
+    output = "mlp" if projection in ("gate_proj", "up_proj", "down_proj") else "self_attn"
+    return f"model.layers.{layer}.{output}.{projection}"
 
 
 def columns_of(graph: Graph, layer: int, projection: Projection) -> tuple[str, slice]:

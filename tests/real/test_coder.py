@@ -45,7 +45,7 @@ def test_the_model_is_read_as_it_is(coder_gguf: Path) -> None:
     spec = open_source(str(coder_gguf)).spec
     assert (len(spec.layers), spec.hidden_size, spec.head_dim, spec.vocab_size) == (24, 896, 64, 151_936)
     layer = spec.layers[0]
-    assert (layer.num_attention_heads, layer.num_key_value_heads, layer.intermediate_size) == (14, 2, 4864)
+    assert tuple(layer.sizes.values()) == (14, 2, 4864)
     assert layer.biases == {"q_proj", "k_proj", "v_proj"}
     assert not spec.tie_word_embeddings
 

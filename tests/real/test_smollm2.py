@@ -65,8 +65,8 @@ def test_shrunk_model_equals_the_masked_dense_model(arithmetic: dict[float, Path
     for index, layer in enumerate(plan.layers):
         moments = calibration.layer(index)
         module = dense.model.layers[index]
-        _mask(module.self_attn.o_proj, _head_channels(layer), moments.o_proj.mean)
-        _mask(module.mlp.down_proj, torch.tensor(layer.neurons), moments.down_proj.mean)
+        _mask(module.self_attn.o_proj, _head_channels(layer), moments["o_proj"].mean)
+        _mask(module.mlp.down_proj, torch.tensor(layer.neurons), moments["down_proj"].mean)
     with torch.inference_mode():
         expected, actual = dense(ids).logits, shrunk(ids).logits
     assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()

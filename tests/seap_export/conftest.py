@@ -25,23 +25,23 @@ def random_calibration(tmp_path_factory: pytest.TempPathFactory) -> Callable[...
 
         from seap_export.activations.covariance import pack_symmetric
         from seap_export.activations.moments import Moments
-        from seap_export.activations.statistics import HalfStatistics
-        from seap_export.layers.halves import HALVES
+        from seap_export.activations.statistics import SublayerStatistics
+        from seap_export.families.names import OUTPUTS
 
         generator = torch.Generator().manual_seed(seed)
         spec = source.spec
 
-        def statistics(channels: int) -> HalfStatistics:
+        def statistics(channels: int) -> SublayerStatistics:
             mean = torch.randn(channels, generator=generator, dtype=torch.float64)
             mixing = torch.randn(channels, channels, generator=generator, dtype=torch.float64) / channels**0.5
             samples = mean + torch.randn(40, channels, generator=generator, dtype=torch.float64) @ mixing
             samples *= scale
             centred = samples - samples.mean(0)
             moments = Moments(40, samples.mean(0), centred.square().mean(0))
-            return HalfStatistics(moments, pack_symmetric(centred.T @ centred / 40))
+            return SublayerStatistics(moments, pack_symmetric(centred.T @ centred / 40))
 
         layers = [
-            {half: statistics(spec.projection_shape(half, index)[1]) for half in HALVES}
+            {output: statistics(spec.projection_shape(output, index)[1]) for output in OUTPUTS}
             for index in range(len(spec.layers))
         ]
         sensitivity = 0.1 + torch.rand(len(layers), 2, generator=generator, dtype=torch.float64)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch.nn import functional
 
-from seap_export.families import BlockSpec, LayerSpec, ModelSpec, RopeSpec, names
+from seap_export.families import Attention, Mlp, ModelSpec, RopeSpec, names
 from seap_export.layers.rotary import rotary_tables
 
 
@@ -39,35 +39,38 @@ class Reference:
         spec, block, weights = self._spec, self._spec.block, self._tensors
         stream = weights[names.tensor("embed_tokens")][torch.tensor(ids)] * block.embedding_multiplier
         for index in range(len(spec.layers)):
-            x = self._norm("input_layernorm", index, stream)
-            x = self._linear("o_proj", index, self._attention(index, x))
-            stream = stream + self._norm("post_self_attn_layernorm", index, x) * block.residual_multiplier
-            x = self._norm("post_attention_layernorm", index, stream)
-            gate = self._linear("gate_proj", index, x)
-            gate = functional.silu(gate) if block.activation == "silu" else functional.gelu(gate, approximate="tanh")
-            x = self._linear("down_proj", index, gate * self._linear("up_proj", index, x))
-            stream = stream + self._norm("post_mlp_layernorm", index, x) * block.residual_multiplier
+            for sublayer in spec.layers[index].sublayers:
+                x = self._norm(sublayer.norms_around[0], index, stream)
+                channels = self._attention(index, x) if isinstance(sublayer, Attention) else self._mlp(index, x)
+                x = self._linear(sublayer.output, index, channels)
+                stream = stream + self._norm(sublayer.norms_around[1], index, x) * block.residual_multiplier
         head = weights[names.tensor("embed_tokens" if spec.tie_word_embeddings else "lm_head")]
         logits = self._gained(stream, weights[names.tensor("norm")]) @ head.T * block.logits_multiplier
         return logits if block.logits_softcap is None else _capped(logits, block.logits_softcap)
 
+    def _mlp(self, index: int, x: torch.Tensor) -> torch.Tensor:
+        gate = self._linear("gate_proj", index, x)
+        is_silu = self._spec.layers[index][Mlp].activation == "silu"
+        gate = functional.silu(gate) if is_silu else functional.gelu(gate, approximate="tanh")
+        return gate * self._linear("up_proj", index, x)
+
     def _attention(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        spec, block, layer = self._spec, self._spec.block, self._spec.layers[index]
+        layer = self._spec.layers[index][Attention]
         query, key, value = (
-            self._linear(name, index, x).unflatten(-1, (-1, spec.head_dim)).transpose(0, 1)
+            self._linear(name, index, x).unflatten(-1, (-1, layer.head_dim)).transpose(0, 1)
             for name in ("q_proj", "k_proj", "v_proj")
         )
         start = self.caches[index][0].shape[1] if self.caches[index][0].numel() else 0
-        if block.qk_norm == "before_rotation":
+        if layer.qk_norm == "before_rotation":
             query, key = self._norm("q_norm", index, query), self._norm("k_norm", index, key)
         if layer.rope is not None:
             query, key = (_rotated(part, layer.rope, start) for part in (query, key))
-        if block.qk_norm == "after_rotation":
+        if layer.qk_norm == "after_rotation":
             query, key = self._norm("q_norm", index, query), self._norm("k_norm", index, key)
         if start:
             key, value = (torch.cat(parts, 1) for parts in zip(self.caches[index], (key, value), strict=True))
         self.caches[index] = (key, value)
-        return _attended(query * _factors(block, start, len(x)), key, value, start, layer, block)
+        return _attended(query * _factors(layer, start, len(x)), key, value, start, layer)
 
     def _norm(self, name: str, index: int, x: torch.Tensor) -> torch.Tensor:
         """`x` itself if there is no such norm."""
@@ -98,8 +101,8 @@ def _rotated(x: torch.Tensor, rope: RopeSpec, start: int) -> torch.Tensor:
     return torch.cat((joined, rest), -1)
 
 
-def _factors(block: BlockSpec, start: int, length: int) -> torch.Tensor:
-    scaling = block.query_scaling
+def _factors(layer: Attention, start: int, length: int) -> torch.Tensor:
+    scaling = layer.query_scaling
     if scaling is None:
         return torch.ones(length, 1, dtype=torch.float64)
     numbers = torch.arange(start, start + length, dtype=torch.float64) // scaling.context
@@ -107,13 +110,13 @@ def _factors(block: BlockSpec, start: int, length: int) -> torch.Tensor:
 
 
 def _attended(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, start: int, layer: LayerSpec, block: BlockSpec
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, start: int, layer: Attention
 ) -> torch.Tensor:
     """[tokens, heads * head_dim]."""
     key, value = (part.repeat_interleave(layer.heads_per_group, 0) for part in (key, value))
-    scores = query @ key.transpose(1, 2) * block.attention_scale
-    if block.attention_softcap is not None:
-        scores = _capped(scores, block.attention_softcap)
+    scores = query @ key.transpose(1, 2) * layer.scale
+    if layer.softcap is not None:
+        scores = _capped(scores, layer.softcap)
     distance = torch.arange(start, key.shape[1]).unsqueeze(1) - torch.arange(key.shape[1])
     is_hidden = (distance < 0) | (distance >= (layer.sliding_window or key.shape[1] + 1))
     weights = torch.softmax(scores.masked_fill(is_hidden, -torch.inf), -1)

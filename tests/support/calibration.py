@@ -18,14 +18,14 @@ from seap_export.activations.moments import Moments
 from seap_export.activations.statistics import (
     Calibration,
     CalibrationRecord,
-    HalfStatistics,
+    SublayerStatistics,
     write_layer,
     write_record,
     write_sensitivity,
     write_tokens,
 )
+from seap_export.families.names import OUTPUTS, Projection
 from seap_export.layers.compute import Compute
-from seap_export.layers.halves import HALVES, Half
 from seap_export.layers.kept import UNFINISHED
 from seap_export.layers.working_memory import working_bytes
 from seap_export.sources.source import Source
@@ -35,7 +35,7 @@ from support.models import skip_unless_loaded
 
 @dataclass
 class FullStatistics:
-    """Statistics of one half, its covariance as a matrix."""
+    """Statistics of one output, its covariance as a matrix."""
 
     moments: Moments
     covariance: torch.Tensor
@@ -59,15 +59,17 @@ def calibration_in(folder: Path, source: Source, task: str, texts: Texts) -> Cal
     return Calibration(folder)
 
 
-def full_statistics(source: Source, texts: Texts, max_batch_tokens: int = 1024) -> list[dict[Half, FullStatistics]]:
+def full_statistics(
+    source: Source, texts: Texts, max_batch_tokens: int = 1024
+) -> list[dict[Projection, FullStatistics]]:
     """The statistics of every layer."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = statistics_in(Path(temporary), source, texts, max_batch_tokens)
         calibration = calibration_in(folder, source, "task", texts)
         return [
             {
-                half: FullStatistics(getattr(calibration.layer(index), half), calibration.covariance(index, half))
-                for half in HALVES
+                output: FullStatistics(calibration.layer(index)[output], calibration.covariance(index, output))
+                for output in OUTPUTS
             }
             for index in range(len(source.spec.layers))
         ]
@@ -77,7 +79,7 @@ def write_calibration(
     folder: Path,
     source: Source,
     task: str,
-    layers: Sequence[Mapping[Half, HalfStatistics]],
+    layers: Sequence[Mapping[Projection, SublayerStatistics]],
     sensitivity: torch.Tensor,
     texts: Texts,
 ) -> Calibration:

@@ -18,7 +18,7 @@ from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import open_weights
 from converters.openvino import OpenvinoFormat
 from seap_export.families import ModelSpec, names
-from seap_export.layers.halves import HALVES
+from seap_export.families.names import OUTPUTS
 from seap_export.sources.config import read_spec
 from support.execution import ONE_THREAD
 from support.models import write_source
@@ -72,7 +72,7 @@ def torch_logits(source: Path) -> list[np.ndarray]:
 def every_exponent(spec: ModelSpec) -> Scaling:
     """A scaling of all that can be scaled, by another factor in each layer."""
     layers = range(len(spec.layers))
-    outputs = {names.tensor(half, i): 1 + i + 2 * j for i in layers for j, half in enumerate(HALVES)}
+    outputs = {names.tensor(output, i): 1 + i + 2 * j for i in layers for j, output in enumerate(OUTPUTS)}
     return Scaling(3, outputs, {names.tensor("down_proj", i): 2 + i for i in layers})
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from seap_export.families import Family, family_of_model_type, model_spec
-from seap_export.layers.halves import HALVES, Half
+from seap_export.families.names import OUTPUTS, Projection
 from seap_export.plan.settings import Layout
 from seap_export.rounding.grid import BlockQuantization, best_scales, on_grid, padded_blocks, short_scales
 from seap_export.rounding.note import RoundingNote
@@ -213,10 +213,10 @@ def mean_divergence(dense: Path, variant: Path, texts: Texts) -> float:
     return float(torch.cat(found).double().mean())
 
 
-def projection_paths(model: PreTrainedModel) -> dict[Half, str]:
+def projection_paths(model: PreTrainedModel) -> dict[Projection, str]:
     """Where transformers' decoder layers have o_proj and down_proj."""
     names = family_of_model_type(model.config.model_type).names
-    return {half: names[half] for half in HALVES}
+    return {output: names[output] for output in OUTPUTS}
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from seap_export.layers.halves import HALVES
+from seap_export.families.names import OUTPUTS
 from seap_export.plan.plan import Plan
 from seap_export.shrink.layer import kept_channels
 from seap_export.sources.source import Source
@@ -40,15 +40,15 @@ WITHOUT_BIAS: dict[str, tuple[str, ...]] = {
 
 @torch.no_grad()
 def around_half(
-    model: PreTrainedModel, index: int, half: str, texts: Sequence[Sequence[int]]
+    model: PreTrainedModel, index: int, name: str, texts: Sequence[Sequence[int]]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The stream before a half of a layer, its projection's input, and the stream behind it; float64 [tokens, ...]."""
+    """The stream before a name of a layer, its projection's input, and the stream behind it; float64 [tokens, ...]."""
     layer = model.model.layers[index]
     before: list[torch.Tensor] = []
     inputs: list[torch.Tensor] = []
     outputs: list[torch.Tensor] = []
-    norm = layer.input_layernorm if half == "o_proj" else layer.post_attention_layernorm
-    projection = layer.get_submodule(projection_paths(model)[half])
+    norm = layer.input_layernorm if name == "o_proj" else layer.post_attention_layernorm
+    projection = layer.get_submodule(projection_paths(model)[name])
     hooks = [
         norm.register_forward_pre_hook(lambda _, args: before.append(args[0][0].double())),
         projection.register_forward_pre_hook(lambda _, args: inputs.append(args[0][0].double())),
@@ -97,17 +97,17 @@ def plain_loop(
     )
     cut_before = False
     for index, own in enumerate(plan.layers):
-        for half in HALVES:
-            linear: nn.Linear = model.model.layers[index].get_submodule(projection_paths(model)[half])
-            kept = kept_channels(own, source.spec, half)  # type: ignore[arg-type]
+        for name in OUTPUTS:
+            linear: nn.Linear = model.model.layers[index].get_submodule(projection_paths(model)[name])
+            kept = kept_channels(own, source.spec.layers[0], name)  # type: ignore[arg-type]
             cut_before = cut_before or len(kept) < linear.in_features
             if not cut_before:
                 continue
-            target = around_half(dense, index, half, texts)[2]
-            before, inputs, _ = around_half(model, index, half, texts)
+            target = around_half(dense, index, name, texts)[2]
+            before, inputs, _ = around_half(model, index, name, texts)
             x, y = inputs[:, kept], target - before
             p = (weights / weights.sum()).unsqueeze(1)
-            intercept = plan.settings.layout == "per-layer" or half not in WITHOUT_BIAS[source.spec.family.model_type]
+            intercept = plan.settings.layout == "per-layer" or name not in WITHOUT_BIAS[source.spec.family.model_type]
             spread = float((p * (x - (p * x).sum(0) * intercept).square()).sum())
             original = linear.weight.detach()[:, kept].double()
             strength = plan.settings.ridge * spread * float(p.square().sum())

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from seap_export.activations.mixture import Mixture
-from seap_export.families import LayerSpec, ModelSpec, model_spec
+from seap_export.families import Attention, LayerSpec, Mlp, ModelSpec, model_spec
 from seap_export.plan.options import LayerOptions, options_from_scores
 from seap_export.plan.plan import LayerPlan, Plan
 from seap_export.plan.settings import Compensation, PlanSettings
@@ -34,8 +34,8 @@ _SETTINGS = PlanSettings("wifv", EVEN, align=1, balance="alike", compensation="n
 
 def layer_plan(own: LayerSpec, dropped_group: int | None, dropped_head: int | None, neurons: range) -> LayerPlan:
     """Without one KV group, if there are several, and in each other group without one head, another in each."""
-    size = own.heads_per_group
-    groups = [g for g in range(own.num_key_value_heads) if own.num_key_value_heads == 1 or g != dropped_group]
+    size, number = own[Attention].heads_per_group, own[Attention].num_key_value_heads
+    groups = [g for g in range(number) if number == 1 or g != dropped_group]
     heads = [
         g * size + head
         for g in groups
@@ -47,7 +47,7 @@ def layer_plan(own: LayerSpec, dropped_group: int | None, dropped_head: int | No
 
 def whole_layer(own: LayerSpec) -> LayerPlan:
     """All of a layer."""
-    return layer_plan(own, None, None, range(own.intermediate_size))
+    return layer_plan(own, None, None, range(own[Mlp].intermediate_size))
 
 
 def plan_of(source: Source, layers: Sequence[LayerPlan], compensation: Compensation, **values: Any) -> Plan:
@@ -74,7 +74,7 @@ def with_settings(plan: Plan, **values: Any) -> Plan:
 
 def uniform_plan(source: Source, compensation: Compensation, **values: Any) -> Plan:
     """All layers of one shape, half as wide, but each keeps other groups, heads (if they may go) and neurons."""
-    own = source.spec.layers[0]
+    own = source.spec.first(Attention)
     size, all_groups = own.heads_per_group, own.num_key_value_heads
     left, each = {6: 3, 3: 2, 1: 1}[all_groups], max(size // 2, 1)
     if keeps_heads(source.spec):
@@ -93,7 +93,7 @@ def micro_plan(source: Source, compensation: Compensation, **values: Any) -> Pla
     layers = (
         layer_plan(own, None, None, range(80)),
         layer_plan(own, 0, 0, range(1, 80, 3)),
-        layer_plan(own, None if own.heads_per_group > 1 else 4, 1, range(80)),
+        layer_plan(own, None if own[Attention].heads_per_group > 1 else 4, 1, range(80)),
     )
     return plan_of(source, layers, compensation, **values)
 
@@ -163,8 +163,9 @@ def random_scores(spec: ModelSpec, head_worth: float = 1.0, seed: int = 0) -> li
     generator = torch.Generator().manual_seed(seed)
     return [
         LayerScores(
-            head_worth * torch.rand(own.num_attention_heads, spec.head_dim, generator=generator, dtype=torch.float64),
-            torch.rand(own.intermediate_size, generator=generator, dtype=torch.float64),
+            head_worth
+            * torch.rand(own[Attention].num_attention_heads, spec.head_dim, generator=generator, dtype=torch.float64),
+            torch.rand(own[Mlp].intermediate_size, generator=generator, dtype=torch.float64),
         )
         for own in spec.layers
     ]

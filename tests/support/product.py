@@ -15,11 +15,10 @@ from seap_export.activations.calibrate import collect_statistics
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration, CalibrationRecord
 from seap_export.families.family import families, refused_models
-from seap_export.families.names import PROJECTIONS, Projection
+from seap_export.families.names import OUTPUTS, PROJECTIONS, Projection
 from seap_export.layers.batches import Batch, length_buckets
 from seap_export.layers.compute import Compute
-from seap_export.layers.halves import HALVES, Half
-from seap_export.layers.hidden_states import HalfPass, HiddenStates
+from seap_export.layers.hidden_states import HiddenStates, SublayerPass
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.rotary import attention_factor, rotary_tables
 from seap_export.pipeline.budget.candidates import CANDIDATES_FOLDER
@@ -69,8 +68,8 @@ __all__ = [
     "CANDIDATES_FOLDER",
     "COMPENSATIONS",
     "GENERAL_TEXT",
-    "HALVES",
     "MOST_TEXTS",
+    "OUTPUTS",
     "PROJECTIONS",
     "Batch",
     "BlockQuantization",
@@ -88,8 +87,6 @@ __all__ = [
     "ExportRequest",
     "FormatStep",
     "GgufFormat",
-    "Half",
-    "HalfPass",
     "HiddenStates",
     "LayerPlan",
     "Logits",
@@ -118,6 +115,7 @@ __all__ = [
     "Source",
     "Sparsity",
     "StoredForm",
+    "SublayerPass",
     "Targets",
     "Timing",
     "TorchRunner",

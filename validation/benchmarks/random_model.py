@@ -20,6 +20,7 @@ import click
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from seap_export.families.names import OUTPUTS
 from seap_export.sources.tensor_writer import SafetensorsWriter
 from validation.shapes import SHAPES, Shape
 
@@ -74,7 +75,7 @@ def _random(name: str, size: tuple[int, ...], layers: int, generator: torch.Gene
     if len(size) == 1:
         return torch.ones(size)
     weight = torch.empty(size, dtype=torch.float32).normal_(0.0, _SPREAD, generator=generator)
-    if "o_proj" in name or "down_proj" in name:
+    if any(output in name for output in OUTPUTS):
         weight /= (2 * layers) ** 0.5
     if "v_proj" in name or "up_proj" in name:
         weight *= torch.empty(size[0], 1).log_normal_(0.0, _CHANNEL_SPREAD, generator=generator)

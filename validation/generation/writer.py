@@ -144,7 +144,7 @@ def _text_limits(folder: Path) -> _TextLimits:
         ends, context = model_limits(config)
         return _TextLimits(ends, context, context)
     spec = model_spec(read_artifact(folder / "config.json"))
-    switches = [layer.rope.switches_at for layer in spec.layers if layer.rope and layer.rope.switches_at]
+    switches = [rope.switches_at for rope in spec.ropes if rope.switches_at]
     return _TextLimits(
         end_tokens(folder), spec.max_position_embeddings, min([spec.max_position_embeddings, *switches])
     )

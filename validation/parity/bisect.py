@@ -17,7 +17,7 @@ from converters.onnx.form import read_form
 from converters.onnx.graph.blocks import in_float_activations
 from converters.onnx.precision import Precision
 from converters.onnx.weights.scaling import read_scaling
-from seap_export.families import ModelSpec
+from seap_export.families import Attention, ModelSpec
 from seap_export.runtime.session import open_session, probe
 from seap_export.sources.config import read_spec
 from validation.array_store import ArrayStore, StoredArray
@@ -219,15 +219,15 @@ def _heads_first(runner: TorchRunner) -> frozenset[str]:
     A sequence shows it whose number of tokens is no number of heads.
     """
     spec = runner.spec
-    tokens = max(layer.num_attention_heads for layer in spec.layers) + 1
+    tokens = max(one.num_attention_heads for one in spec.all(Attention)) + 1
     heads_first, handles = set(), []
 
     def note(name: str, module: Any, inputs: Any, output: Any) -> None:
         if output.shape[2] == tokens:
             heads_first.add(name)
 
-    for index in range(len(spec.layers)) if spec.block.qk_norm is not None else ():
-        for norm in ("q_norm", "k_norm"):
+    for index, layer in enumerate(spec.layers):
+        for norm in layer[Attention].inner_norms():
             name = spec.family.module(norm, index)
             handles.append(runner.model.get_submodule(name).register_forward_hook(partial(note, name)))
     if handles:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from converters.onnx.precision import BLOCK_SIZES, Precision, choose_precision
+from seap_export.families import Mlp
 from validation.parity.candidate import ParityInput, RuntimeCandidate
 from validation.runtimes.runner import Runtime
 
@@ -19,7 +20,7 @@ class LlamaCandidate(RuntimeCandidate):
 
     def __init__(self, runtime: str, row: Runtime, parity_input: ParityInput) -> None:
         super().__init__(runtime, row, parity_input)
-        if self.arithmetic.name == "fp32" and parity_input.spec.block.activation != "silu":
+        if self.arithmetic.name == "fp32" and parity_input.spec.first(Mlp).activation != "silu":
             self.arithmetic = Precision("fp16")
         elif "_k" in self.format.precision:
             self.arithmetic = choose_precision(self.arithmetic.name, block_size=max(BLOCK_SIZES))

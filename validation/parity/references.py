@@ -65,7 +65,7 @@ class TokenSequence:
         together. The graph's steps are then compared with a result that needs no cache.
         """
         tokens = (*self.prompt, *self.forced)
-        switches = [layer.rope.switches_at for layer in spec.layers if layer.rope is not None]
+        switches = [rope.switches_at for rope in spec.ropes]
         if any(switch is not None and switch < len(tokens) for switch in switches):
             return self.calls
         return _split(tokens, CALL_TOKENS)

@@ -16,7 +16,6 @@ from converters.onnx.weights.scaling import Scaling, scaled_epsilon
 from seap_export.families import ModelSpec
 from seap_export.families.family import FUSED
 from seap_export.families.names import PROJECTIONS
-from seap_export.layers.halves import NORMS_AROUND
 from seap_export.rounding.grid import BlockQuantization, best_scales, levels, padded_blocks
 from seap_export.sources.stored import StoredForm
 from validation.checkpoint import Change, Weights
@@ -113,10 +112,11 @@ def scale_norms(model: Any, spec: ModelSpec, scaling: Scaling) -> frozenset[str]
     family = spec.family
     norms = {family.module("norm"): scaling.stream}
     for index in range(len(spec.layers)):
-        for half, around in NORMS_AROUND.items():
-            for norm, exponent in zip(around, (scaling.stream, scaling.output(spec, half, index)), strict=True):
-                if norm in spec.block.norms:
-                    norms[family.module(norm, index)] = exponent
+        for sublayer in spec.layers[index].sublayers:
+            if sublayer.norm_before is not None:
+                norms[family.module(sublayer.norm_before, index)] = scaling.stream
+            if sublayer.norm_after is not None:
+                norms[family.module(sublayer.norm_after, index)] = scaling.output(spec, sublayer.output, index)
     for name, exponent in norms.items():
         module = model.get_submodule(name)
         attribute = "eps" if hasattr(module, "eps") else "variance_epsilon"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from converters.onnx.weights.scaling import Scaling
-from seap_export.families import ModelSpec
-from seap_export.families.names import QKV, Norm, Projection
-from seap_export.layers.halves import NORMS_AROUND, READERS, Half
+from seap_export.families import Attention, Mlp, ModelSpec, Sublayer
+from seap_export.families.family import FUSED
+from seap_export.families.names import Norm
 
 __all__ = ["Tap", "decoder_taps", "tapped"]
 
@@ -23,7 +23,7 @@ class Tap:
 
     Attributes:
         layer: Index of the layer; None: before or after all layers.
-        sublayer: What computes it, by its name in the plain form; `residual` is the stream after attention or MLP.
+        sublayer: What computes it, by its name in the plain form; `residual` is the stream after it.
         values: Names that the value may have in a graph; the first one found is used.
         modules: torch modules whose results, concatenated, are this value.
         side: Whether the modules' inputs or outputs are meant.
@@ -49,75 +49,87 @@ class Tap:
 
 def decoder_taps(spec: ModelSpec, scaling: Scaling = _UNSCALED) -> Iterator[Tap]:
     """All places of a model, from the embedding to the last norm."""
-    embedded, reader = ("embed_tokens.multiplied.output", "embed_tokens.output"), _reader(spec, 0, "o_proj")
-    yield Tap(None, "embed_tokens", embedded, (reader,), "input", exponent=scaling.stream)
-    for index in range(len(spec.layers)):
-        yield from _attention_taps(spec, index, scaling)
-        yield from _mlp_taps(spec, index, scaling)
+    places = [(index, sublayer) for index, layer in enumerate(spec.layers) for sublayer in layer.sublayers]
+    embedded = ("embed_tokens.multiplied.output", "embed_tokens.output")
+    yield Tap(None, "embed_tokens", embedded, (_reader(spec, *places[0]),), "input", exponent=scaling.stream)
+    for place, following in zip(places, [*places[1:], None], strict=True):
+        index, sublayer = place
+        yield from _norm_taps(spec, index, sublayer.norm_before)
+        yield from _CHANNELS[type(sublayer)](spec, index, sublayer, scaling)
+        yield from _written_taps(spec, index, sublayer, scaling)
+        yield _residual_tap(spec, index, sublayer, following, scaling)
     yield Tap(None, "norm", ("norm.output",), (spec.family.module("norm"),), exponent=scaling.normed(spec))
 
 
-def _attention_taps(spec: ModelSpec, index: int, scaling: Scaling) -> Iterator[Tap]:
-    family, here = spec.family, f"layers.{index}.self_attn"
-    yield from _norm_taps(spec, index, "input_layernorm")
-    projections = ("qkv_proj",) if "qkv_proj" in family.fused else QKV
+def _attention_taps(spec: ModelSpec, index: int, attention: Attention, scaling: Scaling) -> Iterator[Tap]:
+    family, here = spec.family, f"layers.{index}.{attention.label}"
+    projections = ("qkv_proj",) if "qkv_proj" in family.fused else attention.readers
     modules = tuple(family.module(name, index) for name in projections)
     yield Tap(index, "self_attn.qkv_proj", _node(f"{here}.qkv_proj"), modules)
-    for name in ("q_norm", "k_norm") if spec.block.qk_norm is not None else ():
+    for name in attention.inner_norms():
         yield Tap(index, f"self_attn.{name}", _node(f"{here}.{name}.join"), (family.module(name, index),))
-    output = family.module("o_proj", index)
+    output = family.module(attention.output, index)
     yield Tap(index, "self_attn.attention", _node(f"{here}.attention"), (output,), "input")
-    yield from _written_taps(spec, index, "o_proj", "self_attn", scaling)
-    values = _residual(f"layers.{index}.post_attention_layernorm", here)
-    reader = _reader(spec, index, "down_proj")
-    yield Tap(index, "self_attn.residual", values, (reader,), "input", exponent=scaling.stream)
-    yield from _norm_taps(spec, index, "post_attention_layernorm")
 
 
-def _mlp_taps(spec: ModelSpec, index: int, scaling: Scaling) -> Iterator[Tap]:
-    family, here = spec.family, f"layers.{index}.mlp"
-    exponent = scaling.input("down_proj", index)
-    neurons = spec.layers[index].intermediate_size
-    is_fused = "gate_up_proj" in family.fused
-    parts: tuple[tuple[Projection, int, int], ...] = (("gate_proj", 0, 0), ("up_proj", neurons, exponent))
-    for name, start, exponent in parts:
+def _mlp_taps(spec: ModelSpec, index: int, mlp: Mlp, scaling: Scaling) -> Iterator[Tap]:
+    family, here = spec.family, f"layers.{index}.{mlp.label}"
+    neurons, is_fused = mlp.intermediate_size, "gate_up_proj" in family.fused
+    exponents = {mlp.scalable: scaling.input(mlp.output, index)}
+    for part, name in enumerate(mlp.readers):
         module = family.module("gate_up_proj" if is_fused else name, index)
-        channels = slice(start, start + neurons) if is_fused else None
-        yield Tap(index, f"mlp.{name}", _node(f"{here}.{name}"), (module,), channels=channels, exponent=exponent)
-    module = family.module("down_proj", index)
+        channels = slice(part * neurons, (part + 1) * neurons) if is_fused else None
+        values, exponent = _node(f"{here}.{name}"), exponents.get(name, 0)
+        yield Tap(index, f"mlp.{name}", values, (module,), channels=channels, exponent=exponent)
+    module, exponent = family.module(mlp.output, index), scaling.input(mlp.output, index)
     yield Tap(index, "mlp.gated", _node(f"{here}.gated"), (module,), "input", exponent=exponent)
-    yield from _written_taps(spec, index, "down_proj", "mlp", scaling)
-    is_last = index == len(spec.layers) - 1
-    norm = "norm" if is_last else f"layers.{index + 1}.input_layernorm"
-    reader = family.module("norm") if is_last else _reader(spec, index + 1, "o_proj")
-    yield Tap(index, "mlp.residual", _residual(norm, here), (reader,), "input", exponent=scaling.stream)
 
 
-def _norm_taps(spec: ModelSpec, index: int, norm: Norm) -> Iterator[Tap]:
-    if norm in spec.block.norms:
+#: What each kind computes between what it reads and its output projection.
+_CHANNELS: Mapping[type[Sublayer], Callable[[ModelSpec, int, Any, Scaling], Iterator[Tap]]] = {
+    Attention: _attention_taps,
+    Mlp: _mlp_taps,
+}
+
+
+def _norm_taps(spec: ModelSpec, index: int, norm: Norm | None) -> Iterator[Tap]:
+    if norm is not None:
         yield Tap(index, norm, (f"layers.{index}.{norm}.output",), (spec.family.module(norm, index),))
 
 
-def _written_taps(spec: ModelSpec, index: int, half: Half, name: str, scaling: Scaling) -> Iterator[Tap]:
-    """What becomes of a half's product until it is added to the stream."""
-    here, module = f"layers.{index}.{name}", spec.family.module(half, index)
-    product, exponent = f"{here}.{half}.output", scaling.output(spec, half, index)
-    yield Tap(index, f"{name}.{half}", (product,), (module,), "output without bias", exponent=exponent)
-    norm = NORMS_AROUND[half][1]
-    if norm in spec.block.norms:
+def _written_taps(spec: ModelSpec, index: int, sublayer: Sublayer, scaling: Scaling) -> Iterator[Tap]:
+    """What becomes of a sublayer's product until it is added to the stream."""
+    output, label = sublayer.output, sublayer.label
+    here, module = f"layers.{index}.{label}", spec.family.module(output, index)
+    product, exponent = f"{here}.{output}.output", scaling.output(spec, output, index)
+    yield Tap(index, f"{label}.{output}", (product,), (module,), "output without bias", exponent=exponent)
+    norm = sublayer.norm_after
+    if norm is not None:
         module = spec.family.module(norm, index)
         yield Tap(index, norm, _node(f"layers.{index}.{norm}"), (module,), exponent=scaling.stream)
     factor = spec.block.residual_multiplier
     if factor != 1.0:
         values = _node(f"{here}.multiplied")
-        yield Tap(index, f"{name}.multiplied", values, (module,), factor=factor, exponent=scaling.stream)
+        yield Tap(index, f"{label}.multiplied", values, (module,), factor=factor, exponent=scaling.stream)
 
 
-def _reader(spec: ModelSpec, index: int, half: Half) -> str:
-    """The torch module that reads the stream at the start of a half: its norm, or its first projection."""
-    norm, fused = NORMS_AROUND[half][0], "qkv_proj" if half == "o_proj" else "gate_up_proj"
-    reader = norm if norm in spec.block.norms else fused if fused in spec.family.fused else READERS[half][0]
-    return spec.family.module(reader, index)
+def _residual_tap(
+    spec: ModelSpec, index: int, sublayer: Sublayer, following: tuple[int, Sublayer] | None, scaling: Scaling
+) -> Tap:
+    """The stream after a sublayer, as what follows reads it."""
+    if following is None:
+        norm, reader = "norm", spec.family.module("norm")
+    else:
+        norm, reader = f"layers.{following[0]}.{following[1].norm_before}", _reader(spec, *following)
+    values = _residual(norm, f"layers.{index}.{sublayer.label}")
+    return Tap(index, f"{sublayer.label}.residual", values, (reader,), "input", exponent=scaling.stream)
+
+
+def _reader(spec: ModelSpec, index: int, sublayer: Sublayer) -> str:
+    """The torch module that reads the stream at the start of a sublayer: its norm, or its first projection."""
+    first = sublayer.readers[0]
+    fused = next((name for name in spec.family.fused if first in FUSED[name]), first)
+    return spec.family.module(sublayer.norm_before or fused, index)
 
 
 def _node(name: str) -> tuple[str, ...]:
@@ -126,7 +138,7 @@ def _node(name: str) -> tuple[str, ...]:
 
 
 def _residual(norm: str, before: str) -> tuple[str, ...]:
-    """The stream after a half: an output of the fused norm that follows, or a sum of its own."""
+    """The stream after a sublayer: an output of the fused norm that follows, or a sum of its own."""
     return f"{norm}.residual", f"{norm}.residual.output", f"{before}.residual.output"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from converters.onnx.precision import Precision
-from seap_export.families import ModelSpec
+from seap_export.families import Attention, ModelSpec
 
 __all__ = ["ModelWork", "model_work"]
 
@@ -40,7 +40,7 @@ def model_work(spec: ModelSpec, precision: Precision, batch: int, depth: int, *,
     layers = range(len(spec.layers))
     linear = sum(spec.prunable_weights(layer) for layer in layers)
     head = spec.vocab_size * spec.hidden_size
-    cached = sum(2 * layer.num_key_value_heads * spec.head_dim for layer in spec.layers)
+    cached = sum(2 * one.num_key_value_heads * one.head_dim for one in spec.all(Attention))
     has_float_head = precision.quantization is not None and not precision.quantization.embeddings
     return ModelWork(
         decode_bytes=linear * precision.weight_bytes
@@ -50,11 +50,11 @@ def model_work(spec: ModelSpec, precision: Precision, batch: int, depth: int, *,
         * (
             depth * linear
             + (1 if last_logits else depth) * head
-            + sum(_attention_macs(layer.num_attention_heads, spec.head_dim, depth) for layer in spec.layers)
+            + sum(_attention_macs(one.channels, depth) for one in spec.all(Attention))
         ),
     )
 
 
-def _attention_macs(heads: int, head_dim: int, depth: int) -> int:
+def _attention_macs(channels: int, depth: int) -> int:
     """Scores and weighted sums over the values, each token attending to itself and all earlier ones."""
-    return 2 * heads * head_dim * (depth * (depth + 1) // 2)
+    return 2 * channels * (depth * (depth + 1) // 2)

@@ -10,62 +10,78 @@ import onnx_ir as ir
 
 from converters.onnx.graph import operators as op
 from converters.onnx.graph.dialects import Dialect
-from converters.onnx.graph.graph import GraphBuilder
+from converters.onnx.graph.graph import Dims, GraphBuilder
 from converters.onnx.graph.linear import Linears
 from converters.onnx.weights.weights import LazyWeights
-from seap_export.families import LayerSpec, ModelSpec, QueryScaling, names
+from seap_export.families import Attention, ModelSpec, QueryScaling, names
 from seap_export.families.names import QKV
 
 __all__ = ["AttentionWriter"]
 
 
 class AttentionWriter:
-    """Emits the attention of the layers of one model."""
+    """Emits the attention of the layers of one model; see `KindWriter`."""
 
     def __init__(
         self, g: GraphBuilder, spec: ModelSpec, weights: LazyWeights, linears: Linears, dialect: Dialect
     ) -> None:
         self._g, self._spec, self._weights, self._linears, self._dialect = g, spec, weights, linears, dialect
+        self._dtype = weights.precision.onnx_dtype
         self._factors: ir.Value | None = None
+        self._caches: dict[int, op.KeyValues] = {}
 
-    def write(self, index: int, x: ir.Value, past: op.KeyValues) -> op.Attended:
-        """What layer `index` passes to o_proj, and its new cache.
+    def open(self, index: int) -> None:
+        """Declares a layer's cache: keys and values of earlier tokens."""
+        # Static head counts, because ONNX Runtime GenAI derives each layer's cache size from them.
+        dims = self._cache_dims(index, "past_sequence_length")
+        names = (f"past_key_values.{index}.{part}" for part in ("key", "value"))
+        self._caches[index] = op.KeyValues(*(self._g.input(name, self._dtype, dims) for name in names))
 
-        Args:
-            index: The layer.
-            x: What it reads, [batch_size, sequence_length, hidden_size].
-            past: Its cache.
-        """
-        spec, layer, name = self._spec, self._spec.layers[index], f"layers.{index}.self_attn"
+    def close(self, index: int) -> None:
+        """Declares the cache with the new tokens."""
+        dims, present = self._cache_dims(index, "total_sequence_length"), self._caches[index]
+        self._g.output(present.key, f"present.{index}.key", self._dtype, dims)
+        self._g.output(present.value, f"present.{index}.value", self._dtype, dims)
+
+    def _cache_dims(self, index: int, length: str) -> Dims:
+        attention = self._spec.layers[index][Attention]
+        return ["batch_size", attention.num_key_value_heads, length, attention.head_dim]
+
+    def channels(self, index: int, x: ir.Value) -> ir.Value:
+        """What the heads attend to."""
+        attention, name = self._spec.layers[index][Attention], f"layers.{index}.{Attention.label}"
         qkv: Sequence[ir.Value] = [self._packed(index, x, f"{name}.qkv_proj")]
-        if spec.block.qk_norm or spec.block.query_scaling or self._rotates_apart(layer):
-            sizes = [spec.projection_shape(p, index)[0] for p in QKV]
-            parts = op.split(self._g, qkv[0], sizes, f"{name}.qkv_proj.split", QKV)
-            qkv, layer = self._prepared(index, parts, name)
-        return self._dialect.attention(qkv, past, layer, spec.block, spec.head_dim, f"{name}.attention")
+        if attention.qk_norm or attention.query_scaling or self._rotates_apart(attention):
+            parts = op.split(
+                self._g, qkv[0], list(attention.widths().values()), f"{name}.qkv_proj.split", attention.readers
+            )
+            qkv, attention = self._prepared(index, parts, name)
+        attended = self._dialect.attention(qkv, self._caches[index], attention, f"{name}.attention")
+        self._caches[index] = attended.present
+        return attended.output
 
-    def _rotates_apart(self, layer: LayerSpec) -> bool:
+    def _rotates_apart(self, attention: Attention) -> bool:
         """Whether nodes before the dialect's attention rotate."""
-        if layer.rope is None:
+        if attention.rope is None:
             return False
-        is_normed_later = self._spec.block.qk_norm == "after_rotation"
-        return is_normed_later or not self._dialect.attention_rotates(layer.rope, self._spec.head_dim)
+        is_normed_later = attention.qk_norm == "after_rotation"
+        return is_normed_later or not self._dialect.attention_rotates(attention.rope, attention.head_dim)
 
-    def _prepared(self, index: int, qkv: Sequence[ir.Value], name: str) -> tuple[Sequence[ir.Value], LayerSpec]:
-        """Queries, keys and values for the dialect's attention, and what it has to know of the layer."""
-        block, layer = self._spec.block, self._spec.layers[index]
+    def _prepared(self, index: int, qkv: Sequence[ir.Value], name: str) -> tuple[Sequence[ir.Value], Attention]:
+        """Queries, keys and values for the dialect's attention, and what it has to know."""
+        attention = self._spec.layers[index][Attention]
         query, key, value = qkv
-        if block.qk_norm == "before_rotation":
+        if attention.qk_norm == "before_rotation":
             query, key = self._head_norm("q_norm", index, query, name), self._head_norm("k_norm", index, key, name)
-        if layer.rope is not None and self._rotates_apart(layer):
-            query = self._dialect.rotated(query, layer.rope, layer.num_attention_heads, f"{name}.query")
-            key = self._dialect.rotated(key, layer.rope, layer.num_key_value_heads, f"{name}.key")
-            layer = replace(layer, rope=None)
-        if block.qk_norm == "after_rotation":
+        if attention.rope is not None and self._rotates_apart(attention):
+            query = self._dialect.rotated(query, attention.rope, attention.num_attention_heads, f"{name}.query")
+            key = self._dialect.rotated(key, attention.rope, attention.num_key_value_heads, f"{name}.key")
+            attention = replace(attention, rope=None)
+        if attention.qk_norm == "after_rotation":
             query, key = self._head_norm("q_norm", index, query, name), self._head_norm("k_norm", index, key, name)
-        if block.query_scaling is not None:  # a rotation that follows leaves lengths alone
-            query = op.multiply(self._g, query, self._query_factors(block.query_scaling), f"{name}.query.scaled")
-        return (query, key, value), layer
+        if attention.query_scaling is not None:  # a rotation that follows leaves lengths alone
+            query = op.multiply(self._g, query, self._query_factors(attention.query_scaling), f"{name}.query.scaled")
+        return (query, key, value), attention
 
     def _packed(self, index: int, x: ir.Value, name: str) -> ir.Value:
         """One product [batch_size, sequence_length, (H + 2 G) * head_dim].
@@ -75,12 +91,12 @@ class AttentionWriter:
         weights, biases = ([named(p, index) for p in QKV] for named in (names.weight, names.bias))
         weight_name, bias_name = (parts[0].replace("q_proj", "qkv_proj") for parts in (weights, biases))
         bias = None
-        if "q_proj" in self._spec.layers[index].biases:
+        if QKV[0] in self._spec.layers[index].biases:
             bias = self._g.initializer(self._weights.joined(biases, bias_name))
         return self._linears.product(x, weights, name, stored_as=weight_name, bias=bias)
 
     def _head_norm(self, norm: str, index: int, x: ir.Value, name: str) -> ir.Value:
-        g, head_dim = self._g, self._spec.head_dim
+        g, head_dim = self._g, self._spec.layers[index][Attention].head_dim
         gamma = g.initializer(self._weights.stored(names.tensor(norm, index)))
         heads = op.split_heads(g, x, (0, 0, -1, head_dim), f"{name}.{norm}.split")
         normed = self._dialect.head_norm(heads, gamma, self._spec.rms_norm_eps, f"{name}.{norm}")

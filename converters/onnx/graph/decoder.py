@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -12,14 +13,14 @@ from converters.onnx.form import FORM_NOTE, OnnxForm
 from converters.onnx.graph import operators as op
 from converters.onnx.graph.attention import AttentionWriter
 from converters.onnx.graph.dialects import POISON, open_dialect
-from converters.onnx.graph.graph import Dims, GraphBuilder
+from converters.onnx.graph.graph import GraphBuilder
+from converters.onnx.graph.kind import KindWriter
 from converters.onnx.graph.linear import Linears
+from converters.onnx.graph.mlp import MlpWriter
 from converters.onnx.graph.rotary import RotaryTables
 from converters.onnx.weights.scaling import SCALING_NOTE, Scaling, scaled_epsilon
 from converters.onnx.weights.weights import LazyWeights
-from seap_export.families import LayerSpec, ModelSpec, names
-from seap_export.families.names import Norm, Projection
-from seap_export.layers.halves import NORMS_AROUND, Half
+from seap_export.families import Attention, Mlp, ModelSpec, Sublayer, names
 from seap_export.providers import PROVIDERS
 
 __all__ = ["HEAD_DIM_MULTIPLE", "LAST_TOKEN", "decoder_graph"]
@@ -46,8 +47,8 @@ def decoder_graph(spec: ModelSpec, weights: LazyWeights, form: OnnxForm, scaling
 
 
 @dataclass(frozen=True)
-class _Sublayer:
-    """What attention or MLP adds to the residual stream, and a bias that still has to be added to it."""
+class _Written:
+    """What a sublayer adds to the residual stream, and a bias that still has to be added to it."""
 
     output: ir.Value
     bias: ir.Value | None
@@ -68,7 +69,10 @@ class _Decoder:
         tables = RotaryTables(self._g, spec, weights.precision)
         self._dialect = open_dialect(form.dialect, form.provider, self._g, self._ids, mask, tables)
         self._linears = Linears(self._g, weights, self._dialect)
-        self._attention = AttentionWriter(self._g, spec, weights, self._linears, self._dialect)
+        self._kinds: Mapping[type[Sublayer], KindWriter] = {
+            Attention: AttentionWriter(self._g, spec, weights, self._linears, self._dialect),
+            Mlp: MlpWriter(spec, self._linears, self._dialect),
+        }
 
     def graph(self) -> GraphBuilder:
         """Emits embedding, layers, final norm and LM head."""
@@ -77,39 +81,31 @@ class _Decoder:
         g.note(FORM_NOTE, json.dumps(self._form.to_json()))
         if self._scaling != _UNSCALED:
             g.note(SCALING_NOTE, self._scaling.note())
-        pasts = [self._past(index) for index in range(len(self._spec.layers))]
+        places = [(index, sublayer) for index, layer in enumerate(self._spec.layers) for sublayer in layer.sublayers]
+        for index, sublayer in places:
+            self._kinds[type(sublayer)].open(index)
         stream = self._embedded()
-        normed = self._read(stream, "input_layernorm", 0)
-        presents: list[op.KeyValues] = []
-        for index, past in enumerate(pasts):
-            here = f"layers.{index}"
-            attended = self._attention.write(index, normed, past)
-            presents.append(attended.present)
-            added = self._written("o_proj", index, attended.output, f"{here}.self_attn")
-            normed, stream = self._add_and_read(added, stream, "post_attention_layernorm", index, f"{here}.self_attn")
-            added = self._written("down_proj", index, self._mlp(index, normed), f"{here}.mlp")
-            if index + 1 < len(pasts):
-                normed, stream = self._add_and_read(added, stream, "input_layernorm", index + 1, f"{here}.mlp")
-            else:
-                normed, stream = self._add_and_norm(added, stream, names.tensor("norm"), "norm")
-        self._outputs(self._lm_head(normed), presents)
+        normed = self._read(stream, *self._norm_of(places[0]))
+        for place, following in zip(places, [*places[1:], None], strict=True):
+            index, sublayer = place
+            name = f"layers.{index}.{sublayer.label}"
+            added = self._written(sublayer, index, self._kinds[type(sublayer)].channels(index, normed), name)
+            normed, stream = self._add_and_read(added, stream, *self._norm_of(following), name)
+        self._outputs(self._lm_head(normed), places)
         return g
 
-    def _past(self, index: int) -> op.KeyValues:
-        # Static head counts, because ONNX Runtime GenAI derives each layer's cache size from them.
-        kv_heads = self._layer(index).num_key_value_heads
-        dims: Dims = ["batch_size", kv_heads, "past_sequence_length", self._spec.head_dim]
-        key, value = (self._g.input(f"past_key_values.{index}.{part}", self._dtype, dims) for part in ("key", "value"))
-        return op.KeyValues(key, value)
+    def _norm_of(self, place: tuple[int, Sublayer] | None) -> tuple[str | None, str]:
+        """The gain and the node's name of the norm before a sublayer, if it has one; of the last norm after all."""
+        if place is None:
+            return names.tensor("norm"), "norm"
+        index, norm = place[0], place[1].norm_before
+        return (None, "") if norm is None else (names.tensor(norm, index), f"layers.{index}.{norm}")
 
-    def _outputs(self, logits: ir.Value, presents: list[op.KeyValues]) -> None:
+    def _outputs(self, logits: ir.Value, places: Sequence[tuple[int, Sublayer]]) -> None:
         length: int | str = 1 if self._form.logits == "last" else "sequence_length"
         self._g.output(logits, "logits", self._logits_dtype, ["batch_size", length, self._spec.vocab_size])
-        for index, present in enumerate(presents):
-            kv_heads = self._layer(index).num_key_value_heads
-            dims: Dims = ["batch_size", kv_heads, "total_sequence_length", self._spec.head_dim]
-            self._g.output(present.key, f"present.{index}.key", self._dtype, dims)
-            self._g.output(present.value, f"present.{index}.value", self._dtype, dims)
+        for index, sublayer in places:
+            self._kinds[type(sublayer)].close(index)
 
     def _embedded(self) -> ir.Value:
         embedded = self._linears.embedding(names.tensor("embed_tokens"), self._ids, "embed_tokens")
@@ -118,53 +114,40 @@ class _Decoder:
             factor = math.ldexp(factor, -self._scaling.stream)
         return op.scaled(self._g, embedded, factor, self._dtype, "embed_tokens.multiplied")
 
-    def _mlp(self, index: int, x: ir.Value) -> ir.Value:
-        """What the MLP passes to down_proj."""
-        name, width = f"layers.{index}.mlp", self._layer(index).intermediate_size
-        gate = self._projection("gate_proj", index, x, f"{name}.gate_proj")
-        up = self._projection("up_proj", index, x, f"{name}.up_proj")
-        return self._dialect.gated(self._spec.block.activation, gate, up, width, f"{name}.gated")
-
-    def _written(self, half: Half, index: int, x: ir.Value, name: str) -> _Sublayer:
-        """What o_proj or down_proj makes of its input."""
-        g, block, label = self._g, self._spec.block, f"{name}.{half}"
-        weight = names.weight(half, index)
+    def _written(self, sublayer: Sublayer, index: int, x: ir.Value, name: str) -> _Written:
+        """What an output projection makes of its input."""
+        g, factor, label = self._g, self._spec.block.residual_multiplier, f"{name}.{sublayer.output}"
+        weight, norm = names.weight(sublayer.output, index), sublayer.norm_after
         product = self._linears.product(x, [weight], label, stored_as=weight)
-        bias = self._bias(half, index)
-        norm = NORMS_AROUND[half][1]
-        if norm not in block.norms and block.residual_multiplier == 1.0:
-            return _Sublayer(product, bias)
+        bias = self._linears.bias(sublayer, sublayer.output, index)
+        if norm is None and factor == 1.0:
+            return _Written(product, bias)
         if bias is not None:
             product = op.add(g, product, bias, f"{label}.bias_add")
-        if norm in block.norms:
+        if norm is not None:
             gamma = self._tensor(names.tensor(norm, index))
-            epsilon = scaled_epsilon(self._spec.rms_norm_eps, self._scaling.output(self._spec, half, index))
+            epsilon = scaled_epsilon(self._spec.rms_norm_eps, self._scaling.output(self._spec, sublayer.output, index))
             product = op.rms_norm(g, product, gamma, epsilon, f"layers.{index}.{norm}")
-        factor = block.residual_multiplier
-        return _Sublayer(op.scaled(g, product, factor, self._dtype, f"{name}.multiplied"), None)
+        return _Written(op.scaled(g, product, factor, self._dtype, f"{name}.multiplied"), None)
 
-    def _read(self, stream: ir.Value, norm: Norm, index: int) -> ir.Value:
-        """What a half reads of the stream: its norm if there is one, or the stream as it is."""
-        if norm not in self._spec.block.norms:
+    def _read(self, stream: ir.Value, gamma: str | None, name: str) -> ir.Value:
+        """What a sublayer reads of the stream: its norm if there is one, or the stream as it is."""
+        if gamma is None:
             return stream
-        gamma = self._tensor(names.tensor(norm, index))
-        return op.rms_norm(self._g, stream, gamma, self._stream_epsilon, f"layers.{index}.{norm}")
+        return op.rms_norm(self._g, stream, self._tensor(gamma), self._stream_epsilon, name)
 
     def _add_and_read(
-        self, added: _Sublayer, stream: ir.Value, norm: Norm, index: int, name: str
+        self, added: _Written, stream: ir.Value, gamma: str | None, norm: str, name: str
     ) -> tuple[ir.Value, ir.Value]:
-        """What the next half reads, and the new stream; the sum and its norm are one node where there is one."""
-        if norm in self._spec.block.norms:
-            return self._add_and_norm(added, stream, names.tensor(norm, index), f"layers.{index}.{norm}")
+        """What comes next reads, and the new stream; the sum and its norm are one node where there is one."""
+        if gamma is not None:
+            gain, epsilon = self._tensor(gamma), self._stream_epsilon
+            return self._dialect.add_and_norm(added.output, stream, gain, epsilon, norm, added.bias)
         output = added.output
         if added.bias is not None:
             output = op.add(self._g, output, added.bias, f"{name}.bias_add")
         stream = op.add(self._g, stream, output, f"{name}.residual")
         return stream, stream
-
-    def _add_and_norm(self, added: _Sublayer, stream: ir.Value, gamma: str, name: str) -> tuple[ir.Value, ir.Value]:
-        gain, epsilon = self._tensor(gamma), self._stream_epsilon
-        return self._dialect.add_and_norm(added.output, stream, gain, epsilon, name, added.bias)
 
     def _lm_head(self, x: ir.Value) -> ir.Value:
         g, block = self._g, self._spec.block
@@ -185,17 +168,5 @@ class _Decoder:
         is_narrow = PROVIDERS[self._form.provider].device == "cuda" and self._spec.block.logits_softcap is None
         return self._dtype if is_narrow and self._dtype == ir.DataType.FLOAT16 else ir.DataType.FLOAT
 
-    def _projection(self, projection: Projection, index: int, x: ir.Value, name: str) -> ir.Value:
-        weight = names.weight(projection, index)
-        return self._linears.product(x, [weight], name, stored_as=weight, bias=self._bias(projection, index))
-
-    def _layer(self, index: int) -> LayerSpec:
-        return self._spec.layers[index]
-
     def _tensor(self, name: str) -> ir.Value:
         return self._g.initializer(self._weights.stored(name))
-
-    def _bias(self, projection: Projection, index: int) -> ir.Value | None:
-        if projection not in self._layer(index).biases:
-            return None
-        return self._tensor(names.bias(projection, index))

@@ -11,6 +11,8 @@ from converters.onnx.graph.blocks import QuantizedWeight, embedding_blocks, matm
 from converters.onnx.graph.dialects import Dialect
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.weights.weights import LazyWeights
+from seap_export.families import Sublayer, names
+from seap_export.families.names import Projection
 
 __all__ = ["Linears"]
 
@@ -45,6 +47,15 @@ class Linears:
         weight = self._g.initializer(self._weights.transposed(weights, f"{stored_as}.transposed"))
         return op.matmul(self._g, x, weight, name, bias)
 
+    def projection(self, sublayer: Sublayer, projection: Projection, index: int, x: ir.Value, name: str) -> ir.Value:
+        """The product of one of a sublayer's projections with `x`, and its bias if it has one."""
+        weight = names.weight(projection, index)
+        return self.product(x, [weight], name, stored_as=weight, bias=self.bias(sublayer, projection, index))
+
+    def bias(self, sublayer: Sublayer, projection: Projection, index: int) -> ir.Value | None:
+        """The bias of one of a sublayer's projections; None: it has none."""
+        return self._stored(names.bias(projection, index)) if projection in sublayer.biases else None
+
     def embedding(self, table: str, ids: ir.Value, name: str) -> ir.Value:
         """Rows of the named table [vocab_size, hidden_size]."""
         if self._quantizes_embeddings:
@@ -65,8 +76,8 @@ class Linears:
     def _quantizes_embeddings(self) -> bool:
         return self._quantization is not None and self._quantization.embeddings
 
-    def _stored(self, table: str) -> ir.Value:
-        return self._g.initializer(self._weights.stored(table))
+    def _stored(self, name: str) -> ir.Value:
+        return self._g.initializer(self._weights.stored(name))
 
     def _quantized(self, weights: Sequence[str], name: str) -> QuantizedWeight:
         how = self._quantization

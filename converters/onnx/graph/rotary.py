@@ -35,10 +35,7 @@ class RotaryTables:
     def __init__(self, g: GraphBuilder, spec: ModelSpec, precision: Precision) -> None:
         self._g, self.precision, self._head_dim = g, precision, spec.head_dim
         self.positions = spec.max_position_embeddings
-        self._ropes: list[RopeSpec] = []
-        for layer in spec.layers:
-            if layer.rope is not None and layer.rope not in self._ropes:
-                self._ropes.append(layer.rope)
+        self._ropes = spec.ropes
         self._caches = [(self._table("cos", number), self._table("sin", number)) for number in range(len(self._ropes))]
         self._rows: dict[int, ir.Value] = {}
 

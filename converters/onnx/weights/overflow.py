@@ -12,13 +12,12 @@ import torch
 from converters.onnx.precision import Precision
 from converters.onnx.weights.scaling import Scaling
 from seap_export.errors import InputError
-from seap_export.families import ModelSpec, names
+from seap_export.families import ModelSpec, Sublayer, names
 from seap_export.families.names import Projection
-from seap_export.layers.attention import rms_norm
 from seap_export.layers.batches import length_buckets
-from seap_export.layers.halves import HALVES, NORMS_AROUND, Half, half_tensors
-from seap_export.layers.hidden_states import HalfPass, HiddenStates
+from seap_export.layers.hidden_states import HiddenStates, SublayerPass
 from seap_export.layers.layer import DecoderLayer
+from seap_export.layers.norm import rms_norm
 from seap_export.sources.weights import WeightReader
 
 __all__ = ["find_scaling", "most_exponent"]
@@ -29,8 +28,6 @@ _LARGEST = 65504.0
 _LIMIT = _LARGEST / 8
 #: What cannot be scaled may come closer.
 _FIXED_LIMIT = _LARGEST / 2
-#: The products that cannot be scaled: heads are rotated, compared and cached as they are, and a gate is not linear.
-_FIXED: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj", "gate_proj")
 #: Rows and tokens per row of the trial.
 _TRIAL = (8, 48)
 
@@ -61,15 +58,14 @@ def find_scaling(config: Mapping[str, Any], spec: ModelSpec, reader: WeightReade
     table, norm = names.tensor("embed_tokens"), names.tensor("norm")
     batches = length_buckets(_tokens(config, spec), _TRIAL[0] * _TRIAL[1])
     hidden = HiddenStates.embedded(spec, reader.read([table])[table], batches)
-    trial = _Trial(spec, max(map(_peak, hidden.streams)), most_exponent(precision))
+    trial = _Trial(max(map(_peak, hidden.streams)), most_exponent(precision))
     for index in range(len(spec.layers)):
-        tensors, peaks = reader.read(spec.layer_tensors(index)), dict[Projection, float]()
-        for half in HALVES:
-            layer = _WatchedLayer(spec, index, half_tensors(tensors, index, half))
-            hidden.advance(layer, half, partial(trial.see, index, half))
-            peaks |= layer.peaks
-            del layer  # before the next half is converted
-        trial.see_products(index, peaks)
+        tensors = reader.read(spec.layer_tensors(index))
+        for sublayer in spec.layers[index].sublayers:
+            layer = _WatchedLayer(spec, index, tensors, only=sublayer.output)
+            hidden.advance(layer, sublayer.output, partial(trial.see, index, sublayer))
+            trial.see_products(index, sublayer, layer.peaks)
+            del layer  # before the next sublayer is converted
         del tensors  # before the next layer is read
     scaling = trial.scaling()
     gain = reader.read([norm])[norm].float()
@@ -81,8 +77,8 @@ def find_scaling(config: Mapping[str, Any], spec: ModelSpec, reader: WeightReade
 class _WatchedLayer(DecoderLayer):
     """Notes the largest value of each product."""
 
-    def __init__(self, spec: ModelSpec, index: int, tensors: Mapping[str, torch.Tensor]) -> None:
-        super().__init__(spec, index, tensors)
+    def __init__(self, spec: ModelSpec, index: int, tensors: Mapping[str, torch.Tensor], only: Projection) -> None:
+        super().__init__(spec, index, tensors, only=only)
         self.peaks: dict[Projection, float] = {}
 
     def linear(self, projection: Projection, x: torch.Tensor) -> torch.Tensor:
@@ -92,29 +88,34 @@ class _WatchedLayer(DecoderLayer):
 
 
 class _Trial:
-    """The largest values so far: of the stream, and of the inputs and outputs of o_proj and down_proj by name."""
+    """The largest values so far: of the stream, and of the inputs and outputs of output projections by name."""
 
-    def __init__(self, spec: ModelSpec, stream: float, most: int) -> None:
-        self._spec, self._stream, self._most = spec, stream, most
+    def __init__(self, stream: float, most: int) -> None:
+        self._stream, self._most = stream, most
         self._outputs: dict[str, float] = {}
         self._inputs: dict[str, float] = {}
 
-    def see(self, layer: int, half: Half, passed: HalfPass) -> None:
-        name = names.tensor(half, layer)
+    def see(self, layer: int, sublayer: Sublayer, passed: SublayerPass) -> None:
+        name = names.tensor(sublayer.output, layer)
         self._stream = max(self._stream, _peak(passed.stream), _peak(passed.update))
-        if NORMS_AROUND[half][1] in self._spec.block.norms:
+        if sublayer.norm_after is not None:
             self._outputs[name] = max(self._outputs.get(name, 0.0), _peak(passed.product))
         else:
             self._stream = max(self._stream, _peak(passed.product))
-        if half == "down_proj":
+        if sublayer.scalable is not None:
             self._inputs[name] = max(self._inputs.get(name, 0.0), _peak(passed.channels))
 
-    def see_products(self, layer: int, peaks: Mapping[Projection, float]) -> None:
-        """Refuses what cannot be scaled; up_proj is scaled like its product with the gate."""
-        for projection in _FIXED:
-            _refuse_beyond(_FIXED_LIMIT, peaks[projection], names.tensor(projection, layer))
-        name = names.tensor("down_proj", layer)
-        self._inputs[name] = max(self._inputs[name], peaks["up_proj"])
+    def see_products(self, layer: int, sublayer: Sublayer, peaks: Mapping[Projection, float]) -> None:
+        """Refuses what cannot be scaled: heads are rotated, compared and cached as they are, and a gate is not linear.
+
+        What can is scaled like the channels.
+        """
+        for projection in sublayer.readers:
+            if projection != sublayer.scalable:
+                _refuse_beyond(_FIXED_LIMIT, peaks[projection], names.tensor(projection, layer))
+        if sublayer.scalable is not None:
+            name = names.tensor(sublayer.output, layer)
+            self._inputs[name] = max(self._inputs[name], peaks[sublayer.scalable])
 
     def scaling(self) -> Scaling:
         """The smallest exponents that keep all of it below the limit."""

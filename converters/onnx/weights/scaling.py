@@ -18,7 +18,7 @@ import torch
 
 from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec, names
-from seap_export.layers.halves import HALVES, NORMS_AROUND, READERS, Half
+from seap_export.families.names import Projection
 from seap_export.sources.weights import WeightReader
 
 __all__ = ["SCALING_NOTE", "ScaledReader", "Scaling", "read_scaling", "scaled_epsilon"]
@@ -35,9 +35,9 @@ class Scaling:
 
     Attributes:
         stream: Of the residual stream and what is added to it.
-        outputs: Of the products of o_proj and down_proj that a norm follows, by the projection's name; others are
+        outputs: Of the products of output projections that a norm follows, by the projection's name; others are
             added to the stream and scaled like it.
-        inputs: Of the inputs of down_proj, by the projection's name.
+        inputs: Of the inputs of output projections, by the projection's name.
     """
 
     stream: int = 0
@@ -68,14 +68,14 @@ class Scaling:
         """What the metadata record."""
         return json.dumps(asdict(self))
 
-    def output(self, spec: ModelSpec, half: Half, layer: int) -> int:
-        """The exponent of the product of o_proj or down_proj."""
-        is_normed = NORMS_AROUND[half][1] in spec.block.norms
-        return self.outputs.get(names.tensor(half, layer), 0) if is_normed else self.stream
+    def output(self, spec: ModelSpec, output: Projection, layer: int) -> int:
+        """The exponent of the product of an output projection."""
+        is_normed = spec.layers[layer].named(output).norm_after is not None
+        return self.outputs.get(names.tensor(output, layer), 0) if is_normed else self.stream
 
-    def input(self, half: Half, layer: int) -> int:
-        """The exponent of the input of o_proj or down_proj."""
-        return self.inputs.get(names.tensor(half, layer), 0)
+    def input(self, output: Projection, layer: int) -> int:
+        """The exponent of the input of an output projection."""
+        return self.inputs.get(names.tensor(output, layer), 0)
 
     def normed(self, spec: ModelSpec) -> int:
         """The exponent of what the last norm gives: a tied LM head multiplies it with the scaled embedding."""
@@ -92,20 +92,20 @@ class Scaling:
             exponents[names.tensor("embed_tokens")] = -self.stream
         exponents[names.tensor("norm")] = -self.normed(spec)
         for index, layer in enumerate(spec.layers):
-            for half in HALVES:
-                before, after = NORMS_AROUND[half]
-                into, out = self.input(half, index), self.output(spec, half, index)
-                if before not in spec.block.norms:
-                    exponents.update({names.weight(reader, index): self.stream for reader in READERS[half]})
-                exponents[names.weight(half, index)] += into - out
-                if half in layer.biases:
-                    exponents[names.bias(half, index)] -= out
-                if after in spec.block.norms:
-                    exponents[names.tensor(after, index)] -= self.stream
-            into = self.input("down_proj", index)
-            exponents[names.weight("up_proj", index)] -= into
-            if "up_proj" in layer.biases:
-                exponents[names.bias("up_proj", index)] -= into
+            for sublayer in layer.sublayers:
+                output = sublayer.output
+                into, out = self.input(output, index), self.output(spec, output, index)
+                if sublayer.norm_before is None:
+                    exponents.update({names.weight(reader, index): self.stream for reader in sublayer.readers})
+                exponents[names.weight(output, index)] += into - out
+                if output in sublayer.biases:
+                    exponents[names.bias(output, index)] -= out
+                if sublayer.norm_after is not None:
+                    exponents[names.tensor(sublayer.norm_after, index)] -= self.stream
+                if sublayer.scalable is not None:
+                    exponents[names.weight(sublayer.scalable, index)] -= into
+                    if sublayer.scalable in sublayer.biases:
+                        exponents[names.bias(sublayer.scalable, index)] -= into
         return {name: exponent for name, exponent in exponents.items() if exponent}
 
 

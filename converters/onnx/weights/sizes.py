@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from converters.onnx.precision import Precision
-from seap_export.families import ModelSpec, RopeSpec
+from seap_export.families import ModelSpec
 
 __all__ = ["weight_bytes"]
 
@@ -21,9 +21,5 @@ def weight_bytes(spec: ModelSpec, precision: Precision) -> int:
 
 def _rotary_numbers(spec: ModelSpec) -> int:
     """Cosines and sines of every position for each kind of rotation; longrope has those of short inputs besides."""
-    ropes: list[RopeSpec] = []
-    for layer in spec.layers:
-        if layer.rope is not None and layer.rope not in ropes:
-            ropes.append(layer.rope)
-    switched = sum(rope.dim * min(rope.switches_at or 0, spec.max_position_embeddings) for rope in ropes)
-    return spec.max_position_embeddings * sum(rope.dim for rope in ropes) + switched
+    switched = sum(rope.dim * min(rope.switches_at or 0, spec.max_position_embeddings) for rope in spec.ropes)
+    return spec.max_position_embeddings * sum(rope.dim for rope in spec.ropes) + switched

@@ -7,13 +7,12 @@ from dataclasses import replace
 
 from converters.onnx.form import OnnxForm
 from converters.onnx.precision import BLOCK_SIZES, BlockQuantization
-from seap_export.families import ModelSpec
-from seap_export.families.names import PROJECTIONS, Projection
+from seap_export.families import Mlp, ModelSpec
+from seap_export.families.names import PROJECTIONS
 from seap_export.providers import PROVIDERS
 
 __all__ = ["slow_products", "whole_blocks", "width_warning"]
 
-_MLP: frozenset[Projection] = frozenset({"gate_proj", "up_proj", "down_proj"})
 _HEAD = "lm_head"
 
 
@@ -39,7 +38,12 @@ def slow_products(spec: ModelSpec, form: OnnxForm) -> Mapping[str, Sequence[int]
 
     layers = range(len(spec.layers))
     slow: dict[str, Sequence[int]] = {
-        name: [index for index in layers if is_slow(*spec.projection_shape(name, index))] for name in PROJECTIONS
+        name: [
+            index
+            for index in layers
+            if name in spec.layers[index].projections and is_slow(*spec.projection_shape(name, index))
+        ]
+        for name in PROJECTIONS
     }
     slow = {name: indices for name, indices in slow.items() if indices}
     if how.embeddings and is_slow(spec.vocab_size, spec.hidden_size):
@@ -76,7 +80,7 @@ def _other_form(spec: ModelSpec, form: OnnxForm, how: BlockQuantization, layers:
     for size in sorted(BLOCK_SIZES, reverse=True):
         if size < how.block_size and not _still_slow(spec, form, replace(how, block_size=size)):
             return f"block size {size}"
-    if layers <= _MLP:
+    if layers <= {projection for mlp in spec.all(Mlp) for projection in mlp.projections}:
         return f"a recipe whose align is a multiple of {max(_multiple(form), whole_blocks(form))}"
     return "int4" if not _still_slow(spec, form, replace(how, bits=4)) else "fp16 or bf16"
 

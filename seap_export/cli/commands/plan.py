@@ -171,9 +171,7 @@ def _describe(source: Source, plan: Plan) -> dict[str, Any]:
         },
         "layers": [
             {
-                "num_attention_heads": layer.num_attention_heads,
-                "num_key_value_heads": layer.num_key_value_heads,
-                "intermediate_size": layer.intermediate_size,
+                **layer.sizes,
                 "removed": 1.0 - shrunk.prunable_weights(index) / dense.prunable_weights(index),
             }
             for index, layer in enumerate(shrunk.layers)

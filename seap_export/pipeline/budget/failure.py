@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from seap_export.errors import QualityFailure, SeapError, SpeedFailure, UsageError
-from seap_export.families import ModelSpec
+from seap_export.families import Mlp, ModelSpec
 from seap_export.pipeline.budget.baseline import baseline_format, timed_depth
 from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.folder.names import variant_name
@@ -36,11 +36,10 @@ def refuse_unreachable(spec: ModelSpec, request: ExportRequest) -> None:
     curve = plan.sparsity.curve(len(spec.layers))
     smallest = spec.with_layers(
         tuple(
-            replace(
-                layer,
+            layer.changed(
                 num_attention_heads=1,
                 num_key_value_heads=1,
-                intermediate_size=min(plan.align, layer.intermediate_size),
+                intermediate_size=min(plan.align, layer[Mlp].intermediate_size),
             )
             if share > 0.0
             else layer

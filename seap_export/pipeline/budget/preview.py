@@ -143,9 +143,9 @@ def _thinner(spec: ModelSpec, ratio: float) -> ModelSpec:
     layers = []
     for index, layer in enumerate(spec.layers):
         shape = layer_shape(spec, index)
-        groups = max(1, round((1 - ratio) * layer.num_key_value_heads))
-        heads = groups * layer.heads_per_group
+        groups = max(1, round((1 - ratio) * shape.attention.num_key_value_heads))
+        heads = groups * shape.attention.heads_per_group
         left = (1 - ratio) * shape.total_weights - shape.attention_weights(heads, groups)
-        neurons = min(max(1, round(left / shape.neuron_weights)), layer.intermediate_size)
-        layers.append(replace(layer, num_attention_heads=heads, num_key_value_heads=groups, intermediate_size=neurons))
+        neurons = min(max(1, round(left / shape.neuron_weights)), shape.mlp.intermediate_size)
+        layers.append(layer.changed(num_attention_heads=heads, num_key_value_heads=groups, intermediate_size=neurons))
     return spec.with_layers(tuple(layers))

@@ -14,10 +14,9 @@ from converters.format import Format
 from converters.hf.format import HfFormat, dtype_name
 from converters.onnx.format import OnnxFormat
 from seap_export.corpus import Sample
-from seap_export.families import ModelSpec
+from seap_export.families import Mlp, ModelSpec
 from seap_export.json_file import read_json
 from seap_export.layers.compute import Compute
-from seap_export.layers.halves import HALVES
 from seap_export.layers.working_memory import working_bytes
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.sources.source import Source
@@ -131,25 +130,24 @@ def at_most(texts: Mapping[str, Sequence[Sample]], max_length: int) -> dict[str,
 
 
 class KeptPart:
-    """Sizes of a model of which a fraction of the attention and MLP weights is kept.
+    """Sizes of a model of which a fraction of the prunable weights is kept.
 
     Attributes:
         work: The dense model, and what is done.
         kept: The fraction.
-        linear: Attention and MLP weights that are kept.
+        linear: Prunable weights that are kept.
         dense_linear: The same of the dense model.
         head: Weights of the LM head, and of the embedding.
-        squares: Sum of the squares of the widths of all inputs of o_proj and down_proj.
+        squares: Sum of the squares of the widths of all inputs of output projections.
         cubes: Sum of their cubes.
         outputs: Sum of their products with hidden_size.
         bytes: Size of the weights in the format that a decode step reads.
     """
 
     def __init__(self, work: Workload, kept: float) -> None:
-        spec, layers = work.spec, range(len(work.spec.layers))
-        self._widths = widths = [spec.projection_shape(half, layer)[1] for layer in layers for half in HALVES]
+        spec, widths = work.spec, work.spec.channels
         self.work, self.kept = work, kept
-        self.dense_linear = sum(spec.prunable_weights(layer) for layer in layers)
+        self.dense_linear = sum(spec.prunable_weights(layer) for layer in range(len(spec.layers)))
         self.linear = kept * self.dense_linear
         self.head = spec.vocab_size * spec.hidden_size
         self.squares = sum((kept * width) ** 2 for width in widths)
@@ -166,18 +164,17 @@ class KeptPart:
     @property
     def neurons(self) -> int:
         """Neurons of the dense model."""
-        spec = self.work.spec
-        return sum(spec.projection_shape("down_proj", layer)[1] for layer in range(len(spec.layers)))
+        return sum(mlp.intermediate_size for mlp in self.work.spec.all(Mlp))
 
     @property
     def channels(self) -> int:
-        """Inputs of all o_proj and down_proj of the dense model."""
-        return sum(self._widths)
+        """Inputs of all output projections of the dense model."""
+        return sum(self.work.spec.channels)
 
     @property
     def widest(self) -> int:
         """Inputs of the widest of them."""
-        return max(self._widths)
+        return max(self.work.spec.channels)
 
     @property
     def layer_weights(self) -> int:
@@ -201,7 +198,7 @@ class KeptPart:
         if not removed:
             return whole
         thinner = spec.with_layers(
-            tuple(replace(layer, intermediate_size=max(1, layer.intermediate_size // 2)) for layer in spec.layers)
+            tuple(layer.changed(intermediate_size=max(1, layer[Mlp].intermediate_size // 2)) for layer in spec.layers)
         )
         per_weight = (whole - format.size(thinner)) / max(1, spec.num_parameters() - thinner.num_parameters())
         return round(whole - removed * per_weight)

@@ -107,12 +107,12 @@ def _files(variant: Variant, part: str) -> Iterator[str]:
     return read_format(variant.path / part).damages(variant.hf, variant.path / part)
 
 
-def _planned_shapes(plan: Plan) -> list[tuple[int, int, int]]:
+def _planned_shapes(plan: Plan) -> list[tuple[int, ...]]:
     return [(len(layer.heads), len(layer.kv_groups), len(layer.neurons)) for layer in plan.layers]
 
 
-def _shapes(spec: ModelSpec) -> list[tuple[int, int, int]]:
-    return [(layer.num_attention_heads, layer.num_key_value_heads, layer.intermediate_size) for layer in spec.layers]
+def _shapes(spec: ModelSpec) -> list[tuple[int, ...]]:
+    return [tuple(layer.sizes.values()) for layer in spec.layers]
 
 
 def _entry(variant: Variant) -> Iterator[str]:

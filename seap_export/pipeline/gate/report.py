@@ -195,14 +195,12 @@ def describe_variant(variant: Variant, manifest: Manifest | None, results: Mappi
 
 
 def _layers(spec: ModelSpec, dense_weights: int | None) -> list[dict[str, Any]]:
-    """Shapes, and the kept share of attention and MLP weights, of layers that all had the same shape."""
+    """Shapes, and the kept share of prunable weights, of layers that all had the same shape."""
     weights = [spec.prunable_weights(index) for index in range(len(spec.layers))]
     whole = max(weights) if dense_weights is None else dense_weights / len(weights)
     return [
         {
-            "num_attention_heads": layer.num_attention_heads,
-            "num_key_value_heads": layer.num_key_value_heads,
-            "intermediate_size": layer.intermediate_size,
+            **layer.sizes,
             "kept": min(weight / whole, 1.0),
         }
         for layer, weight in zip(spec.layers, weights, strict=True)

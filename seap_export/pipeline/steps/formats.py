@@ -8,6 +8,7 @@ from pathlib import Path
 
 from converters.format import Format
 from converters.formats import row_of
+from seap_export.families import Attention
 from seap_export.hashing import sha256_json
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates, quantization_factor
 from seap_export.pipeline.cost.workload import GRAPH_BYTES, KeptPart, TokenCounts
@@ -118,7 +119,7 @@ def _parity_disk(model: KeptPart, tokens: TokenCounts) -> Disk:
     rows = work.prompts + max(0, BATCH_ROWS - work.prompts)
     short = rows * MAX_PROMPT_TOKENS + 1 + RANDOM_TOKENS + (rows + 2) * work.decode_steps
     logits = 4 * spec.vocab_size * (short + KEPT_TOKENS + work.decode_steps)
-    cached = model.kept * sum(2 * 4 * layer.num_key_value_heads * spec.head_dim for layer in spec.layers)
+    cached = model.kept * sum(2 * 4 * one.num_key_value_heads * one.head_dim for one in spec.all(Attention))
     return Disk(temporary=logits + round(cached * (short + work.long_tokens)))
 
 

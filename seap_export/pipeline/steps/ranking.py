@@ -7,6 +7,7 @@ from pathlib import Path
 
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
+from seap_export.families import Attention, Mlp
 from seap_export.hashing import sha256_json
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
@@ -31,10 +32,10 @@ def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
         return model.squares / rates.double_operations
     spec = model.work.spec
     neurons = heads = 0.0
-    for index, layer in enumerate(spec.layers):
-        width, channels = layer.intermediate_size, spec.projection_shape("o_proj", index)[1]
-        neurons += 0.85 * width**3 + spec.hidden_size * width**2
-        heads += (_ALL_SETS if layer.num_attention_heads <= _FEW_HEADS else _GREEDY) * channels**3
+    for mlp in spec.all(Mlp):
+        neurons += 0.85 * mlp.channels**3 + spec.hidden_size * mlp.channels**2
+    for attention in spec.all(Attention):
+        heads += (_ALL_SETS if attention.num_attention_heads <= _FEW_HEADS else _GREEDY) * attention.channels**3
     return neurons / rates.operations + heads / rates.double_operations
 
 
@@ -62,7 +63,7 @@ class RankingStep(Step):
         count_disk=lambda model, tokens: Disk(16 * model.neurons),  # their order and losses, in 8 bytes each
         count_memory=_memory,
         on_device=True,
-        reads=0.3,  # o_proj and down_proj, a quarter of a Llama's layers or so
+        reads=0.3,  # output projections, a quarter of a Llama's layers or so
     )
     resumes = True
 

@@ -9,7 +9,6 @@ from typing import Any
 from seap_export.corpus import Sample, Split, Task, split_samples
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec
-from seap_export.layers.halves import HALVES
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.request.mixtures import Support
 from seap_export.pipeline.request.settings import CALIBRATION_TOKENS, CalibrationSettings
@@ -87,7 +86,7 @@ def warn_of_texts(splits: Mapping[str, Split], spec: ModelSpec, progress: Progre
         progress: What the lines go to.
         refits: Whether weights are fitted to the texts; if not, few are enough.
     """
-    inputs = max(spec.projection_shape(half, layer)[1] for half in HALVES for layer in range(len(spec.layers)))
+    inputs = max(spec.channels)
     for notice in dict.fromkeys(notice for split in splits.values() for notice in split.notices):
         progress.warn(notice)
     for task, split in splits.items():

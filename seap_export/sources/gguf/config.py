@@ -154,8 +154,7 @@ def _compensation(file: GgufFile) -> dict[str, Any]:
     }
     return {
         "model_type": PRUNED_PREFIX + file.family.model_type,
-        "o_proj_bias": False,
-        "down_proj_bias": False,
+        **{f"{name}_bias": False for name in PROJECTION_PATHS},
         "per_layer_config": per_layer,
         **unusual,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import json
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from support.variations import VARIATIONS, VARIED, micro_config, uneven_values
 import converters.gguf.writer as writer
 from converters.gguf import GgufFormat
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
-from seap_export.families import model_spec
+from seap_export.families import Attention, model_spec
 from seap_export.sources.source import open_gguf
 
 Write = Callable[..., GgufModel]
@@ -81,7 +80,7 @@ def test_a_dense_file_is_opened_as_the_same_model(write: Write, variation: str) 
     assert source.spec.block == made.spec.block
     for own, expected in zip(source.spec.layers, made.spec.layers, strict=True):
         assert (own.rope is None) == (expected.rope is None)
-        assert own == dataclasses.replace(expected, rope=own.rope)
+        assert own == expected.changed(rope=own[Attention].rope)
     stored = load_file(made.model / "model.safetensors")
     form = StoredForm(made.spec)
     for layer in range(len(made.spec.layers)):

@@ -25,7 +25,17 @@ from converters.onnx.precision import BlockQuantization, Precision
 from converters.onnx.weights.quantize import dequantize, quantize
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import LazyWeights
-from seap_export.families import BlockSpec, LayerSpec, ModelSpec, QueryScaling, RopeSpec, family_of_model_type
+from seap_export.families import (
+    Attention,
+    BlockSpec,
+    LayerSpec,
+    Mlp,
+    ModelSpec,
+    QueryScaling,
+    RopeSpec,
+    Sublayer,
+    family_of_model_type,
+)
 from seap_export.families.names import NORMS
 from seap_export.providers import DialectName
 
@@ -46,48 +56,63 @@ def longrope(dim: int = 32, **extra: Any) -> RopeSpec:
     return RopeSpec(100.0, "longrope", parameters, dim, max_position_embeddings=POSITIONS, **extra)
 
 
-LAYER = LayerSpec(4, 2, 40, frozenset(), None, rope())
-BLOCK = BlockSpec(norms=BEFORE, qk_norm=None, activation="silu", attention_scale=32**-0.5)
+LAYER = LayerSpec((
+    Attention(
+        num_attention_heads=4, num_key_value_heads=2, head_dim=32, scale=32**-0.5, rope=rope(), norm_before=NORMS[0]
+    ),
+    Mlp(intermediate_size=40, norm_before=NORMS[2]),
+))  # fmt: skip
 PLAIN = ModelSpec(
     family=family_of_model_type("llama"),
-    block=BLOCK,
+    block=BlockSpec(),
     vocab_size=64,
     hidden_size=32,
-    head_dim=32,
     rms_norm_eps=1e-5,
     max_position_embeddings=POSITIONS,
     tie_word_embeddings=True,
     layers=(
         LAYER,
-        replace(LAYER, num_key_value_heads=4),
-        replace(LAYER, num_attention_heads=2, num_key_value_heads=1),
+        LAYER.changed(num_key_value_heads=4),
+        LAYER.changed(num_attention_heads=2, num_key_value_heads=1),
     ),
 )
 
 
 def block(**changes: Any) -> ModelSpec:
-    return replace(PLAIN, block=replace(BLOCK, **changes))
+    return replace(PLAIN, block=BlockSpec(**changes))
+
+
+def norms(present: frozenset[str], spec: ModelSpec = PLAIN) -> ModelSpec:
+    """The model with these norms alone."""
+
+    def wired(sublayer: Sublayer) -> Sublayer:
+        before, after = (norm if norm in present else None for norm in sublayer.norms_around)
+        return replace(sublayer, norm_before=before, norm_after=after)
+
+    return spec.with_layers(tuple(LayerSpec(tuple(map(wired, layer.sublayers))) for layer in spec.layers))
 
 
 def layers(*changes: dict[str, Any], spec: ModelSpec = PLAIN) -> ModelSpec:
     """The model with layers changed in turn: by the first dict, the next, and so on, again from the first."""
-    own = (replace(layer, **changes[index % len(changes)]) for index, layer in enumerate(spec.layers))
+    own = (layer.changed(**changes[index % len(changes)]) for index, layer in enumerate(spec.layers))
     return spec.with_layers(tuple(own))
 
 
 def everything(*ropes: RopeSpec | None, **changes: Any) -> ModelSpec:
     spec = block(
-        norms=frozenset(NORMS),
-        activation="gelu_tanh",
-        attention_scale=0.11,
-        attention_softcap=1.5,
-        query_scaling=QueryScaling(0.7, 4),
         residual_multiplier=0.6,
         embedding_multiplier=3.0,
         logits_multiplier=0.4,
         logits_softcap=0.9,
-        **changes,
     )
+    alike = {
+        "activation": "gelu_tanh",
+        "scale": 0.11,
+        "softcap": 1.5,
+        "query_scaling": QueryScaling(0.7, 4),
+        **changes,
+    }
+    spec = norms(frozenset(NORMS), layers(alike, spec=spec))
     windows = (None, 5, 3)
     return layers(
         *(
@@ -100,23 +125,23 @@ def everything(*ropes: RopeSpec | None, **changes: Any) -> ModelSpec:
 
 SPECS: dict[str, ModelSpec] = {
     "plain": PLAIN,
-    "norms before and after": block(norms=BEFORE | AFTER),
-    "norms after": block(norms=AFTER),
-    "norms after, biases": layers({"biases": ALL_BIASES}, spec=block(norms=AFTER)),
-    "no norms around the MLP": layers({"biases": ALL_BIASES}, spec=block(norms=frozenset(NORMS[:2]))),
-    "no norms around attention": layers({"biases": ALL_BIASES}, spec=block(norms=frozenset(NORMS[2:]))),
-    "gelu": block(activation="gelu_tanh"),
-    "attention scale": block(attention_scale=0.7),
-    "attention soft cap": block(attention_softcap=0.8),
-    "attention soft cap, window": layers({"sliding_window": 5}, spec=block(attention_softcap=0.8)),
+    "norms before and after": norms(BEFORE | AFTER),
+    "norms after": norms(AFTER),
+    "norms after, biases": layers({"biases": ALL_BIASES}, spec=norms(AFTER)),
+    "no norms around the MLP": layers({"biases": ALL_BIASES}, spec=norms(frozenset(NORMS[:2]))),
+    "no norms around attention": layers({"biases": ALL_BIASES}, spec=norms(frozenset(NORMS[2:]))),
+    "gelu": layers({"activation": "gelu_tanh"}),
+    "attention scale": layers({"scale": 0.7}),
+    "attention soft cap": layers({"softcap": 0.8}),
+    "attention soft cap, window": layers({"sliding_window": 5, "softcap": 0.8}),
     "logits soft cap": block(logits_softcap=0.7),
     "embedding multiplier": block(embedding_multiplier=5.5),
     "residual multiplier": block(residual_multiplier=0.22),
     "residual multiplier, biases": layers({"biases": ALL_BIASES}, spec=block(residual_multiplier=0.22)),
     "logits multiplier": block(logits_multiplier=0.125),
-    "norm before rotation": block(qk_norm="before_rotation"),
-    "norm after rotation": block(qk_norm="after_rotation"),
-    "query scaling": block(query_scaling=QueryScaling(0.5, 4)),
+    "norm before rotation": layers({"qk_norm": "before_rotation"}),
+    "norm after rotation": layers({"qk_norm": "after_rotation"}),
+    "query scaling": layers({"query_scaling": QueryScaling(0.5, 4)}),
     "some layers do not rotate": layers({"rope": None}, {}),
     "no rotation": layers({"rope": None}),
     "partial": layers({"rope": rope(16)}),
@@ -127,7 +152,7 @@ SPECS: dict[str, ModelSpec] = {
     "local rotation": layers({"rope": rope(theta=10.0), "sliding_window": 5}, {}),
     "longrope": layers({"rope": longrope()}),
     "longrope, partial, window": layers({"rope": longrope(16), "sliding_window": 5}),
-    "heads of 24": layers({"rope": rope(24)}, spec=replace(PLAIN, head_dim=24)),
+    "heads of 24": layers({"rope": rope(24), "head_dim": 24}),
     "everything": everything(rope(16, interleaved=True), rope(theta=10.0), None, qk_norm="before_rotation"),
     "everything, apart": everything(longrope(24, interleaved=True), rope(8), None, qk_norm="after_rotation"),
 }  # fmt: skip
@@ -236,9 +261,8 @@ def test_every_feature_changes_the_logits(name: str) -> None:
     """Otherwise a test could not tell whether a graph has it."""
     spec, ids = SPECS[name], tokens(1, 18)[0].tolist()
     tensors = random_tensors(spec)
-    plain = replace(PLAIN, head_dim=spec.head_dim).with_layers(
-        tuple(replace(own, rope=rope(spec.head_dim), sliding_window=None) for own in spec.layers)
-    )
+    kept = {"head_dim": spec.head_dim, "rope": rope(spec.head_dim)}
+    plain = PLAIN.with_layers(tuple(LAYER.changed(**own.sizes, **kept, biases=own.biases) for own in spec.layers))
     shared = {key: tensors.get(key, torch.ones(shape)) for key, shape in plain.tensors().items()}
     difference = Reference(spec, tensors).call(ids) - Reference(plain, shared).call(ids)
     assert difference.abs().max() > 1000 * TOLERANCE

@@ -11,7 +11,7 @@ import torch
 from support.calibration import FullStatistics, full_statistics, statistics_in
 from support.corpora import random_token_ids
 from support.models import micro_source, projection_inputs, transformers_model
-from support.product import HALVES, Half
+from support.product import OUTPUTS, Projection
 from support.variations import VARIED
 
 
@@ -30,28 +30,28 @@ def assert_statistics_of(own: FullStatistics, values: torch.Tensor, tolerance: f
 
 
 def assert_same(
-    one: Sequence[Mapping[Half, FullStatistics]],
-    other: Sequence[Mapping[Half, FullStatistics]],
+    one: Sequence[Mapping[Projection, FullStatistics]],
+    other: Sequence[Mapping[Projection, FullStatistics]],
     tolerance: float = 1e-5,
 ) -> None:
     for ours, theirs in zip(one, other, strict=True):
-        for half in HALVES:
-            a, b = ours[half].moments, theirs[half].moments
+        for output in OUTPUTS:
+            a, b = ours[output].moments, theirs[output].moments
             assert a.count == b.count
             torch.testing.assert_close(a.variance, b.variance, rtol=2 * tolerance, atol=0.0)
             assert ((a.mean - b.mean).abs() <= tolerance * b.mean_square.sqrt()).all()
             spread = b.variance.sqrt()
-            difference = (ours[half].covariance - theirs[half].covariance).abs()
+            difference = (ours[output].covariance - theirs[output].covariance).abs()
             assert (difference <= tolerance * torch.outer(spread, spread)).all()
 
 
 def assert_all_of(
-    layers: Sequence[Mapping[Half, FullStatistics]], expected: Sequence[Mapping[str, torch.Tensor]]
+    layers: Sequence[Mapping[Projection, FullStatistics]], expected: Sequence[Mapping[str, torch.Tensor]]
 ) -> None:
     assert len(layers) == len(expected) == 3
     for layer, values in zip(layers, expected, strict=True):
-        for half in HALVES:
-            assert_statistics_of(layer[half], values[half])
+        for output in OUTPUTS:
+            assert_statistics_of(layer[output], values[output])
 
 
 @pytest.mark.parametrize("variation", VARIED)

@@ -10,7 +10,7 @@ import torch
 from support.calibration import mixture_of, single_mixture
 from support.corpora import random_token_ids
 from support.models import micro_source, projection_inputs, transformers_model
-from support.product import HALVES, Source
+from support.product import OUTPUTS, Source
 
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
@@ -33,15 +33,15 @@ def test_moments_and_covariances_are_those_of_the_weighted_tokens(tmp_path: Path
     weights = (weights / weights.sum()).unsqueeze(1)
     assert mixture.num_tokens == sum(tokens.values())
     for index in range(3):
-        for half in HALVES:
-            values = torch.cat([seen[task][index][half] for task in TASKS])
+        for output in OUTPUTS:
+            values = torch.cat([seen[task][index][output] for task in TASKS])
             mean = (weights * values).sum(0)
             expected = ((values - mean) * weights).T @ (values - mean)
-            own, spread = getattr(mixture.layer(index), half), expected.diagonal().sqrt()
+            own, spread = getattr(mixture.layer(index), output), expected.diagonal().sqrt()
             assert own.count == mixture.num_tokens
             assert ((own.mean - mean).abs() <= 1e-5 * spread).all()
             torch.testing.assert_close(own.variance, expected.diagonal(), rtol=2e-5, atol=0.0)
-            covariance = mixture.covariance(index, half)
+            covariance = mixture.covariance(index, output)
             assert ((covariance - expected).abs() <= 1e-5 * torch.outer(spread, spread)).all()
 
 
@@ -82,11 +82,11 @@ def test_a_single_task_s_mixture_is_its_calibration(
     assert [ids for ids, _ in mixture.token_ids()] == calibration.token_ids()
     assert {each for _, each in mixture.token_ids()} == {1.0 / 40}
     assert torch.equal(mixture.sensitivity(), calibration.sensitivity())
-    for half in HALVES:
-        own, other = (getattr(statistics.layer(1), half) for statistics in (mixture, calibration))
+    for output in OUTPUTS:
+        own, other = (getattr(statistics.layer(1), output) for statistics in (mixture, calibration))
         assert torch.equal(own.mean, other.mean)
         assert torch.equal(own.variance, other.variance)
-        assert torch.equal(mixture.covariance(1, half), calibration.covariance(1, half))
+        assert torch.equal(mixture.covariance(1, output), calibration.covariance(1, output))
 
 
 def test_tokens_of_small_weight_hardly_count(tmp_path: Path, random_calibration: Callable[..., Calibration]) -> None:

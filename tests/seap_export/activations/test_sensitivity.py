@@ -11,14 +11,14 @@ import torch
 from support.calibration import calibration_in, statistics_in
 from support.corpora import random_token_ids
 from support.models import micro_source, projection_paths, transformers_model
-from support.product import HALVES, Batch, Half, Source, length_buckets
+from support.product import OUTPUTS, Batch, Projection, Source, length_buckets
 from support.variations import VARIED
 from transformers import PreTrainedModel
 
 from seap_export.activations.sensitivity import SENSITIVITY_TOKENS, sensitivity_texts
 from seap_export.layers.working_memory import LOGIT_TOKENS
 
-POST_NORMS: dict[Half, str] = {"o_proj": "post_self_attn_layernorm", "down_proj": "post_mlp_layernorm"}
+POST_NORMS: dict[Projection, str] = {"o_proj": "post_self_attn_layernorm", "down_proj": "post_mlp_layernorm"}
 
 
 def measured(source: Source, texts: Sequence[Sequence[int]], **options: int) -> torch.Tensor:
@@ -41,15 +41,15 @@ def drawn_labels(model: PreTrainedModel, batch: Batch, block: int = 256) -> list
 def residual_gradients(
     source: Source, model: PreTrainedModel, ids: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
-    """The sums over the text of d² |g|² behind each half of each layer; [layers, 2].
+    """The sums over the text of d² |g|² behind each made_by of each layer; [layers, 2].
 
-    g is the gradient of log p(labels), and d what the half multiplies its output by, a norm's gain left out.
+    g is the gradient of log p(labels), and d what the sublayer multiplies its output by, a norm's gain left out.
     """
     family, config = source.spec.family, model.config
-    streams: dict[tuple[int, Half], torch.Tensor] = {}
-    products: dict[tuple[int, Half], torch.Tensor] = {}
+    streams: dict[tuple[int, Projection], torch.Tensor] = {}
+    products: dict[tuple[int, Projection], torch.Tensor] = {}
 
-    def note(place: tuple[int, Half], stream: torch.Tensor) -> None:
+    def note(place: tuple[int, Projection], stream: torch.Tensor) -> None:
         stream.retain_grad()
         streams[place] = stream
 
@@ -65,11 +65,11 @@ def residual_gradients(
                 )
             ),
         ]
-        for half in HALVES:
-            projection = model.model.layers[index].get_submodule(projection_paths(model)[half])
+        for made_by in OUTPUTS:
+            projection = model.model.layers[index].get_submodule(projection_paths(model)[made_by])
             hooks.append(
                 projection.register_forward_hook(
-                    lambda _, args, output, place=(index, half): products.__setitem__(place, output.detach())
+                    lambda _, args, output, place=(index, made_by): products.__setitem__(place, output.detach())
                 )
             )
     log_p = model(ids[None], use_cache=False).logits[0].log_softmax(-1)
@@ -77,7 +77,7 @@ def residual_gradients(
     for hook in hooks:
         hook.remove()
 
-    def square(place: tuple[int, Half]) -> float:
+    def square(place: tuple[int, Projection]) -> float:
         factor = torch.full_like(products[place][..., :1], getattr(config, "residual_multiplier", 1.0))
         if POST_NORMS[place[1]] in family.names:
             factor = factor / (products[place].square().mean(-1, keepdim=True) + config.rms_norm_eps).sqrt()
@@ -86,7 +86,8 @@ def residual_gradients(
         return float((factor * gradient).double().square().sum())
 
     return torch.tensor(
-        [[square((index, half)) for half in HALVES] for index in range(len(model.model.layers))], dtype=torch.float64
+        [[square((index, made_by)) for made_by in OUTPUTS] for index in range(len(model.model.layers))],
+        dtype=torch.float64,
     )
 
 
@@ -154,9 +155,14 @@ def test_drawn_labels_stand_for_the_expectation_over_all_labels(tmp_path: Path) 
 
 @torch.no_grad()
 def divergence_under_noise(
-    source: Source, model: PreTrainedModel, texts: Sequence[Sequence[int]], index: int, half: Half, seed: int
+    source: Source,
+    model: PreTrainedModel,
+    texts: Sequence[Sequence[int]],
+    index: int,
+    made_by: Projection,
+    seed: int,
 ) -> float:
-    """KL(p | p') per token over the squared size of noise in a half's gain-weighted product, small in float64."""
+    """KL(p | p') per token over the squared size of noise in a made_by's gain-weighted product, small in float64."""
     family, scale = source.spec.family, 1e-4
     generator = torch.Generator().manual_seed(seed)
     dense = [model(torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1) for ids in texts]
@@ -165,9 +171,9 @@ def divergence_under_noise(
     def noise(like: torch.Tensor) -> torch.Tensor:
         return scale * torch.randn(like.shape, generator=generator, dtype=torch.float64)
 
-    projection = model.model.layers[index].get_submodule(projection_paths(model)[half])
-    if POST_NORMS[half] in family.names:  # behind the norm, since its change of length is not counted
-        norm = model.get_submodule(family.module(POST_NORMS[half], index))
+    projection = model.model.layers[index].get_submodule(projection_paths(model)[made_by])
+    if POST_NORMS[made_by] in family.names:  # behind the norm, since its change of length is not counted
+        norm = model.get_submodule(family.module(POST_NORMS[made_by], index))
         hooks = [
             projection.register_forward_hook(lambda _, args, output: product.append(output)),
             norm.register_forward_hook(
@@ -198,9 +204,9 @@ def test_it_is_the_kl_that_noise_makes(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation, vocab_size=24)
     texts = random_token_ids(40, vocabulary=24)[: sensitivity_texts(random_token_ids(40, vocabulary=24))]
     model, own = transformers_model(tmp_path / "model", torch.float64), measured(source, texts)
-    for index, half in ((0, "o_proj"), (1, "down_proj"), (2, "o_proj")):
-        found = [divergence_under_noise(source, model, texts, index, half, seed) for seed in range(3)]  # type: ignore[arg-type]
-        expected = 0.5 * float(own[index, HALVES.index(half)]) * source.spec.hidden_size  # type: ignore[arg-type]
+    for index, made_by in ((0, "o_proj"), (1, "down_proj"), (2, "o_proj")):
+        found = [divergence_under_noise(source, model, texts, index, made_by, seed) for seed in range(3)]  # type: ignore[arg-type]
+        expected = 0.5 * float(own[index, OUTPUTS.index(made_by)]) * source.spec.hidden_size  # type: ignore[arg-type]
         assert sum(found) / len(found) == pytest.approx(expected, rel=0.25)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.product import HALVES, Half
+from support.product import OUTPUTS, Projection
 from support.variations import micro_config
 
 from seap_export.activations.covariance import pack_symmetric
@@ -19,7 +19,7 @@ from seap_export.activations.statistics import (
     CALIBRATION_SCHEMA,
     Calibration,
     CalibrationRecord,
-    HalfStatistics,
+    SublayerStatistics,
     covariance_bytes,
     write_layer,
     write_record,
@@ -58,14 +58,14 @@ LAYER_FILES = ("layer-00000.safetensors", "layer-00001.safetensors")
 FILES = ("calibration.json", "sensitivity.safetensors", "tokens.safetensors", *LAYER_FILES)
 
 
-def some_statistics(channels: int, seed: int) -> HalfStatistics:
+def some_statistics(channels: int, seed: int) -> SublayerStatistics:
     generator = torch.Generator().manual_seed(seed)
     mean, variance = torch.rand(2, channels, generator=generator, dtype=torch.float64)
     root = torch.randn(channels, channels, generator=generator, dtype=torch.float64)
-    return HalfStatistics(Moments(RECORD.num_tokens, mean, variance), pack_symmetric(root @ root.T))
+    return SublayerStatistics(Moments(RECORD.num_tokens, mean, variance), pack_symmetric(root @ root.T))
 
 
-LAYERS: list[dict[Half, HalfStatistics]] = [
+LAYERS: list[dict[Projection, SublayerStatistics]] = [
     {"o_proj": some_statistics(6, index), "down_proj": some_statistics(9, 10 + index)} for index in range(2)
 ]
 
@@ -99,8 +99,8 @@ def read_all(folder: Path) -> None:
     calibration = Calibration(folder)
     for index in range(2):
         calibration.layer(index)
-        for half in HALVES:
-            calibration.covariance(index, half)
+        for output in OUTPUTS:
+            calibration.covariance(index, output)
     calibration.sensitivity()
     calibration.token_ids()
 
@@ -112,8 +112,8 @@ def test_the_record_comes_back_as_it_was(folder: Path) -> None:
 def test_moments_come_back_exactly(folder: Path) -> None:
     calibration = Calibration(folder)
     for index, layer in enumerate(LAYERS):
-        for half in HALVES:
-            own, other = getattr(calibration.layer(index), half), layer[half].moments
+        for output in OUTPUTS:
+            own, other = getattr(calibration.layer(index), output), layer[output].moments
             assert own.count == RECORD.num_tokens
             assert own.mean.dtype == own.variance.dtype == torch.float64
             assert torch.equal(own.mean, other.mean)
@@ -123,11 +123,11 @@ def test_moments_come_back_exactly(folder: Path) -> None:
 def test_covariances_come_back_symmetric_in_the_precision_of_float32(folder: Path) -> None:
     calibration = Calibration(folder)
     for index, layer in enumerate(LAYERS):
-        for half in HALVES:
-            own = calibration.covariance(index, half)
+        for output in OUTPUTS:
+            own = calibration.covariance(index, output)
             assert own.dtype == torch.float64
             assert torch.equal(own, own.T)
-            assert torch.equal(pack_symmetric(own), layer[half].covariance)
+            assert torch.equal(pack_symmetric(own), layer[output].covariance)
 
 
 def test_sensitivity_and_token_ids_come_back_exactly(folder: Path) -> None:
@@ -138,7 +138,7 @@ def test_sensitivity_and_token_ids_come_back_exactly(folder: Path) -> None:
 
 
 def test_covariances_take_the_bytes_announced(folder: Path) -> None:
-    tensors = [load_file(folder / file)[f"{half}.covariance"] for file in LAYER_FILES for half in HALVES]
+    tensors = [load_file(folder / file)[f"{output}.covariance"] for file in LAYER_FILES for output in OUTPUTS]
     assert covariance_bytes(SPEC) == sum(tensor.nbytes for tensor in tensors) == 4 * 2 * (21 + 45)
 
 

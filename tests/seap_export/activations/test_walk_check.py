@@ -18,7 +18,7 @@ from support.variations import VARIATIONS
 
 from seap_export.activations.walk_check import WalkCheck, short_context
 from seap_export.errors import EnvironmentFailure, InputError
-from seap_export.families import QueryScaling, family_of_model_type
+from seap_export.families import Attention, QueryScaling, family_of_model_type
 
 #: Where each shows first: in the second of three layers, where only that has a window.
 PLACES = {
@@ -63,13 +63,13 @@ def test_a_window_longer_than_all_texts_is_noticed_too(tmp_path: Path, monkeypat
     describe_gemma3(monkeypatch)
     source = open_source(str(folder))
     full_statistics(source, random_token_ids())
-    layers = tuple(dataclasses.replace(layer, sliding_window=None) for layer in source.spec.layers)
+    layers = tuple(layer.changed(sliding_window=None) for layer in source.spec.layers)
     wrong = dataclasses.replace(source, spec=source.spec.with_layers(layers))
     with pytest.raises(InputError, match="layer 0"):
         full_statistics(wrong, random_token_ids())
     full = {**VARIATIONS["gemma3"], "sliding_window": 100, "layer_types": kinds}
     other = open_source(str(write_micro_model(tmp_path / "full", **full)))
-    layers = tuple(dataclasses.replace(layer, sliding_window=100) for layer in other.spec.layers)
+    layers = tuple(layer.changed(sliding_window=100) for layer in other.spec.layers)
     wrong = dataclasses.replace(other, spec=other.spec.with_layers(layers))
     with pytest.raises(InputError, match="layer 0"):
         full_statistics(wrong, random_token_ids())
@@ -153,12 +153,11 @@ def test_both_sides_are_shortened_alike(tmp_path: Path, variation: str) -> None:
 
 def test_a_wrong_long_table_is_noticed_by_texts_that_never_reach_it(tmp_path: Path) -> None:
     source = _source(tmp_path, "phi3-all")
-    rope = source.spec.layers[0].rope
+    rope = source.spec.first(Attention).rope
     assert rope is not None
     parameters = {**rope.parameters, "long_factor": rope.parameters["short_factor"]}
     layers = tuple(
-        dataclasses.replace(layer, rope=dataclasses.replace(rope, parameters=parameters))
-        for layer in source.spec.layers
+        layer.changed(rope=dataclasses.replace(rope, parameters=parameters)) for layer in source.spec.layers
     )
     with pytest.raises(InputError, match="layer 0"):
         _walk(dataclasses.replace(source, spec=source.spec.with_layers(layers)))
@@ -166,11 +165,12 @@ def test_a_wrong_long_table_is_noticed_by_texts_that_never_reach_it(tmp_path: Pa
 
 def test_a_wrong_scaling_of_queries_is_noticed_by_texts_that_never_reach_it(tmp_path: Path) -> None:
     source = _source(tmp_path, "ministral3-all")
-    scaling = source.spec.block.query_scaling
+    scaling = source.spec.first(Attention).query_scaling
     assert scaling is not None
-    block = dataclasses.replace(source.spec.block, query_scaling=QueryScaling(2 * scaling.beta, scaling.context))
+    wrong = QueryScaling(2 * scaling.beta, scaling.context)
+    layers = tuple(layer.changed(query_scaling=wrong) for layer in source.spec.layers)
     with pytest.raises(InputError, match="layer 0"):
-        _walk(dataclasses.replace(source, spec=dataclasses.replace(source.spec, block=block)))
+        _walk(dataclasses.replace(source, spec=source.spec.with_layers(layers)))
 
 
 def test_a_model_without_such_lengths_stays_as_it_is(tmp_path: Path) -> None:

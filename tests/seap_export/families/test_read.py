@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.errors import InputError
-from seap_export.families import dense_config, family_of_model_type, language_config, model_spec
+from seap_export.families import Attention, Mlp, dense_config, family_of_model_type, language_config, model_spec
 from seap_export.families.names import NORMS
 from seap_export.json_file import read_json
 
@@ -64,15 +63,15 @@ def test_per_layer_config_overrides_only_what_it_names() -> None:
     first, second, third = model_spec(micro_config(model_type="seap_llama", per_layer_config=PER_LAYER)).layers
     dense = model_spec(micro_config(model_type="llama")).layers[0]
     sizes = {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 7}
-    assert first == dataclasses.replace(dense, **sizes, biases=frozenset({"o_proj"}))
+    assert first == dense.changed(**sizes, biases={"o_proj"})
     assert second == dense
-    assert third == dataclasses.replace(dense, intermediate_size=33, biases=frozenset({"down_proj"}))
+    assert third == dense.changed(intermediate_size=33, biases={"down_proj"})
 
 
 def test_per_layer_config_has_the_family_s_own_names_of_sizes() -> None:
     per_layer = {"1": {"shared_intermediate_size": 7}}
     spec = model_spec(micro_config(model_type="seap_granitemoehybrid", per_layer_config=per_layer))
-    assert [layer.intermediate_size for layer in spec.layers] == [80, 7, 80]
+    assert [mlp.intermediate_size for mlp in spec.all(Mlp)] == [80, 7, 80]
 
 
 def test_per_layer_config_may_have_whole_numbers_as_keys() -> None:
@@ -111,7 +110,7 @@ def test_an_absent_head_dim_is_the_hidden_size_over_the_heads() -> None:
 def test_absent_key_value_heads_are_as_many_as_query_heads() -> None:
     config = micro_config(model_type="llama")
     del config["num_key_value_heads"]
-    assert {layer.num_key_value_heads for layer in model_spec(config).layers} == {6}
+    assert {one.num_key_value_heads for one in model_spec(config).all(Attention)} == {6}
 
 
 def test_a_config_gives_other_biases_than_the_compensation_to_no_layer() -> None:
@@ -218,23 +217,23 @@ def test_a_wrapper_of_two_families_holds_what_it_says() -> None:
 
 
 BLOCKS: list[tuple[dict[str, Any], dict[str, Any]]] = [
-    ({"model_type": "llama"}, {"activation": "silu", "attention_scale": 0.25, "qk_norm": None}),
+    ({"model_type": "llama"}, {"activation": "silu", "scale": 0.25, "qk_norm": None}),
     ({"model_type": "qwen3"}, {"qk_norm": "before_rotation"}),
     ({"model_type": "hunyuan_v1_dense"}, {"qk_norm": "after_rotation"}),
     (
         VARIATIONS["gemma2-all"],
         {
             "activation": "gelu_tanh",
-            "attention_scale": 24**-0.5,
+            "scale": 24**-0.5,
             "embedding_multiplier": 96**0.5,
-            "attention_softcap": 2.0,
+            "softcap": 2.0,
             "logits_softcap": 8.0,
         },
     ),
     (
         VARIATIONS["granite-all"],
         {
-            "attention_scale": 0.2,
+            "scale": 0.2,
             "embedding_multiplier": 3.0,
             "residual_multiplier": 0.4,
             "logits_multiplier": 0.5,
@@ -246,8 +245,9 @@ BLOCKS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("values", "block"), BLOCKS)
 def test_a_block_is_what_the_formulas_of_its_family_say(values: dict[str, Any], block: dict[str, Any]) -> None:
-    own = model_spec(micro_config(**values)).block
-    assert {name: getattr(own, name) for name in block} == block
+    spec = model_spec(micro_config(**values))
+    own = vars(spec.block) | vars(spec.first(Attention)) | vars(spec.first(Mlp))
+    assert {name: own[name] for name in block} == block
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_a_block_is_what_the_formulas_of_its_family_say(values: dict[str, Any], 
     ],
 )
 def test_a_block_has_the_norms_that_its_family_names(model_type: str, norms: set[str]) -> None:
-    assert model_spec(micro_config(model_type=model_type)).block.norms == norms
+    assert model_spec(micro_config(model_type=model_type)).norms == norms
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, "much", True, [1.0]])

@@ -13,7 +13,7 @@ from support.models import why_not_loaded
 from support.product import portable_config
 from transformers import AutoConfig
 
-from seap_export.families import ModelSpec, model_spec
+from seap_export.families import Attention, Mlp, ModelSpec, model_spec
 from seap_export.json_file import read_json
 
 CONFIGS = {**COPIED, **REMEMBERED}
@@ -68,32 +68,33 @@ def _period(values: Iterable[Any]) -> list[Any]:
 
 
 def _heads(spec: ModelSpec) -> tuple[int, ...]:
-    first = spec.layers[0]
+    first = spec.first(Attention)
     return len(spec.layers), first.num_attention_heads, first.num_key_value_heads, spec.head_dim
 
 
 def _rotation(spec: ModelSpec) -> tuple[str, int]:
     """Of the layers without a window, if there are any."""
-    full = [own for own in spec.layers if own.sliding_window is None] or spec.layers
+    attention = list(spec.all(Attention))
+    full = [own for own in attention if own.sliding_window is None] or attention
     rope = next(own.rope for own in full if own.rope is not None)
     return rope.rope_type, rope.dim
 
 
 SEEN: dict[str, Callable[[ModelSpec], Any]] = {
     "size": lambda spec: pytest.approx(spec.num_parameters() / 1e9, rel=5e-3),
-    "windows": lambda spec: _period(own.sliding_window for own in spec.layers),
-    "thetas": lambda spec: _period(own.rope and own.rope.theta for own in spec.layers),
+    "windows": lambda spec: _period(own.sliding_window for own in spec.all(Attention)),
+    "thetas": lambda spec: _period(own.rope and own.rope.theta for own in spec.all(Attention)),
     "rotation": _rotation,
     "heads": _heads,
     "tied": lambda spec: spec.tie_word_embeddings,
-    "activation": lambda spec: spec.block.activation,
-    "softcaps": lambda spec: (spec.block.attention_softcap, spec.block.logits_softcap),
-    "scaled": lambda spec: (spec.block.query_scaling.beta, spec.block.query_scaling.context),
+    "activation": lambda spec: spec.first(Mlp).activation,
+    "softcaps": lambda spec: (spec.first(Attention).softcap, spec.block.logits_softcap),
+    "scaled": lambda spec: (spec.first(Attention).query_scaling.beta, spec.first(Attention).query_scaling.context),
     "factors": lambda spec: (
         spec.block.embedding_multiplier,
         spec.block.residual_multiplier,
         spec.block.logits_multiplier,
-        spec.block.attention_scale,
+        spec.first(Attention).scale,
     ),
 }
 

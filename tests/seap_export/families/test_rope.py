@@ -9,11 +9,11 @@ import pytest
 from support.variations import VARIATIONS, micro_config
 
 from seap_export.errors import InputError
-from seap_export.families import QueryScaling, RopeSpec, model_spec
+from seap_export.families import Attention, QueryScaling, RopeSpec, model_spec
 
 
 def ropes_of(**values: Any) -> list[RopeSpec | None]:
-    return [layer.rope for layer in model_spec({**micro_config(**values), **values}).layers]
+    return [one.rope for one in model_spec({**micro_config(**values), **values}).all(Attention)]
 
 
 def rope_of(**values: Any) -> RopeSpec:
@@ -169,8 +169,8 @@ def test_a_fixed_alpha_raises_the_base_and_dynamic_scaling_without_it_is_refused
 
 
 def test_queries_are_scaled_by_position_where_the_family_knows_it() -> None:
-    assert model_spec(micro_config(model_type="ministral3")).block.query_scaling == QueryScaling(0.5, 8)
-    assert model_spec(micro_config(model_type="mistral")).block.query_scaling is None
+    assert model_spec(micro_config(model_type="ministral3")).first(Attention).query_scaling == QueryScaling(0.5, 8)
+    assert model_spec(micro_config(model_type="mistral")).first(Attention).query_scaling is None
     with pytest.raises(InputError, match="llama_4_scaling_beta"):
         rope_of(
             model_type="mistral",

@@ -9,13 +9,13 @@ import pytest
 from support.variations import micro_config
 
 from seap_export.errors import InputError
-from seap_export.families import LayerSpec, model_spec
+from seap_export.families import Attention, model_spec
 
 
 @pytest.mark.parametrize("biases", [{"q_proj"}, {"q_proj", "v_proj", "o_proj"}])
 def test_queries_keys_and_values_have_biases_together(biases: set[Any]) -> None:
     with pytest.raises(InputError, match="must have a bias"):
-        LayerSpec(6, 3, 80, frozenset(biases))
+        Attention(num_attention_heads=6, num_key_value_heads=3, head_dim=16, scale=0.25, biases=frozenset(biases))
 
 
 def test_prunable_weights_are_those_of_the_seven_projections() -> None:

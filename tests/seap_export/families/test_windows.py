@@ -9,16 +9,16 @@ from support.variations import VARIATIONS, micro_config
 from transformers import AutoConfig
 
 from seap_export.errors import InputError
-from seap_export.families import model_spec
+from seap_export.families import Attention, model_spec
 
 
 def windows_of(**values: Any) -> list[int | None]:
-    return [layer.sliding_window for layer in model_spec(micro_config(**values)).layers]
+    return [one.sliding_window for one in model_spec(micro_config(**values)).all(Attention)]
 
 
 def test_an_absent_window_of_mistral_means_what_transformers_takes_it_for() -> None:
     config = micro_config(model_type="mistral", max_position_embeddings=32768)
-    windows = {layer.sliding_window for layer in model_spec(config).layers}
+    windows = {one.sliding_window for one in model_spec(config).all(Attention)}
     assert windows == {AutoConfig.for_model(**config).sliding_window}
 
 

@@ -14,10 +14,10 @@ from support.models import micro_source, transformers_model, write_micro_model
 from support.product import Source, open_source
 from support.variations import VARIATIONS, VARIED
 
+from seap_export.families.names import OUTPUTS
 from seap_export.layers import hidden_states
 from seap_export.layers.batches import length_buckets
-from seap_export.layers.halves import HALVES
-from seap_export.layers.hidden_states import HalfPass, HiddenStates, logits, output_stream, times_head
+from seap_export.layers.hidden_states import HiddenStates, SublayerPass, logits, output_stream, times_head
 from seap_export.layers.layer import DecoderLayer
 
 Texts = Sequence[Sequence[int]]
@@ -63,8 +63,8 @@ def walked(source: Source, texts: Texts, max_batch_tokens: int = 4096) -> _OUTPU
     hidden = HiddenStates.embedded(spec, table, length_buckets(texts, max_batch_tokens))
     for index in range(len(spec.layers)):
         layer = DecoderLayer(spec, index, source.read_layer(index))
-        for half in HALVES:
-            hidden.advance(layer, half)
+        for output in OUTPUTS:
+            hidden.advance(layer, output)
     head = table if spec.tie_word_embeddings else source.read_outer("lm_head")
     found = {}
     for batch, stream in zip(hidden.batches, hidden.streams, strict=True):
@@ -154,7 +154,7 @@ def test_a_visitor_sees_each_batch_as_it_is_after_the_half(tmp_path: Path) -> No
     source = micro_source(tmp_path / "model", "gemma2-all")
     spec = source.spec
     hidden = HiddenStates.embedded(spec, source.read_outer("embed_tokens"), length_buckets(random_token_ids(8), 60))
-    layer, before, seen = DecoderLayer(spec, 0, source.read_layer(0)), list(hidden.streams), list[HalfPass]()
+    layer, before, seen = DecoderLayer(spec, 0, source.read_layer(0)), list(hidden.streams), list[SublayerPass]()
     hidden.advance(layer, "o_proj", seen.append)
     assert [passed.batch_index for passed in seen] == list(range(len(hidden.batches)))
     assert len(seen) > 1

@@ -12,8 +12,8 @@ from support.plans import micro_plan
 from support.variations import VARIATIONS
 
 from seap_export.families import names
+from seap_export.families.names import OUTPUTS, Projection
 from seap_export.layers.batches import length_buckets
-from seap_export.layers.halves import HALVES, Half
 from seap_export.layers.layer import DecoderLayer
 from seap_export.shrink.layer import shrink_layer
 
@@ -30,35 +30,35 @@ def test_layers_of_a_shrunk_model_have_their_own_shapes(tmp_path: Path, variatio
         layer = DecoderLayer(
             spec, index, shrink_layer(source.read_layer(index), source.spec, index, plan.layers[index])
         )
-        for half in HALVES:
-            channels = layer.channels(half, stream, batch)
-            assert channels.shape == (len(stream), spec.projection_shape(half, index)[1])
-            assert layer.project(half, channels).shape == stream.shape
+        for output in OUTPUTS:
+            channels = layer.channels(output, stream, batch)
+            assert channels.shape == (len(stream), spec.projection_shape(output, index)[1])
+            assert layer.project(output, channels).shape == stream.shape
 
 
 @pytest.mark.parametrize(
     ("variation", "has_norm", "multiplier"),
     [("llama-gqa", False, 1.0), ("granite-all", False, 0.4), ("glm4", True, 1.0), ("exaone4", True, 1.0)],
 )
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("output", OUTPUTS)
 def test_what_is_written_is_the_factor_times_the_gain_times_the_product(
-    tmp_path: Path, variation: str, has_norm: bool, multiplier: float, half: Half
+    tmp_path: Path, variation: str, has_norm: bool, multiplier: float, output: Projection
 ) -> None:
     source = micro_source(tmp_path / "model", variation)
     tensors = source.read_layer(1)
     layer = DecoderLayer(source.spec, 1, tensors)
-    norm = {"o_proj": "post_self_attn_layernorm", "down_proj": "post_mlp_layernorm"}[half]
-    gain = layer.gain(half)
+    norm = {"o_proj": "post_self_attn_layernorm", "down_proj": "post_mlp_layernorm"}[output]
+    gain = layer.gain(output)
     assert layer.multiplier == multiplier
     assert (gain is not None) is has_norm
     if gain is not None:
         assert torch.equal(gain, tensors[names.tensor(norm, 1)].float())
     product = torch.randn(7, 96, generator=torch.Generator().manual_seed(0))
-    expected = layer.factor(half, product) * (1.0 if gain is None else gain) * product
-    torch.testing.assert_close(layer.update(half, product), expected)
+    expected = layer.factor(output, product) * (1.0 if gain is None else gain) * product
+    torch.testing.assert_close(layer.update(output, product), expected)
     root = product.square().mean(-1).add(source.spec.rms_norm_eps).sqrt()
     torch.testing.assert_close(
-        layer.factor(half, product)[:, 0], multiplier / root if has_norm else 0 * root + multiplier
+        layer.factor(output, product)[:, 0], multiplier / root if has_norm else 0 * root + multiplier
     )
 
 

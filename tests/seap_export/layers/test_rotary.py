@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from seap_export.families import RopeSpec, model_spec
+from seap_export.families import Attention, RopeSpec, model_spec
 from seap_export.layers.rotary import attention_factor, inverse_frequencies, rotary_tables
 
 LLAMA3 = {"factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
@@ -50,7 +50,7 @@ def config_of(case: str) -> dict[str, Any]:
 
 
 def rope_of(config: dict[str, Any]) -> RopeSpec:
-    rope = model_spec(config).layers[0].rope
+    rope = model_spec(config).first(Attention).rope
     assert rope is not None
     return rope
 

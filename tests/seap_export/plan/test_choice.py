@@ -12,7 +12,7 @@ import pytest
 import torch
 from support.plans import random_scores, scores_of, small_spec
 
-from seap_export.families import ModelSpec
+from seap_export.families import Attention, Mlp, ModelSpec
 from seap_export.plan.choice import LayerChoices, one_layer_nearer
 from seap_export.plan.cost import BUDGETS, CostModel, layer_shape
 from seap_export.plan.options import options_from_scores
@@ -46,7 +46,7 @@ def least_weights(spec: ModelSpec, align: int) -> int:
 
 def attention_sets(spec: ModelSpec) -> Iterator[tuple[tuple[int, ...], int]]:
     """Every set of query heads that leaves each kept group as many as the others, and its number of groups."""
-    own = spec.layers[0]
+    own = spec.first(Attention)
     for groups in range(1, own.num_key_value_heads + 1):
         for kept in itertools.combinations(range(own.num_key_value_heads), groups):
             for heads in range(1, own.heads_per_group + 1):
@@ -125,7 +125,7 @@ def test_every_kept_group_keeps_as_many_of_its_own_heads(attention: str) -> None
     choices = choices_of(spec, some_scores(spec), 1)
     for fraction in FRACTIONS:
         plan, _ = choices.best(fraction * choices.total_weights)
-        in_group = Counter(head // spec.layers[0].heads_per_group for head in plan.heads)
+        in_group = Counter(head // spec.first(Attention).heads_per_group for head in plan.heads)
         assert tuple(sorted(in_group)) == plan.kv_groups
         assert len(set(in_group.values())) == 1
 
@@ -134,12 +134,12 @@ def test_every_kept_group_keeps_as_many_of_its_own_heads(attention: str) -> None
 @pytest.mark.parametrize("attention", ATTENTION)
 def test_the_whole_budget_keeps_everything(attention: str, head_worth: float) -> None:
     spec = layer_spec(attention)
-    own = spec.layers[0]
+    own, mlp = spec.first(Attention), spec.first(Mlp)
     choices = choices_of(spec, some_scores(spec, head_worth), 4)
     plan, weights = choices.best(choices.total_weights)
     assert plan.heads == tuple(range(own.num_attention_heads))
     assert plan.kv_groups == tuple(range(own.num_key_value_heads))
-    assert plan.neurons == tuple(range(own.intermediate_size))
+    assert plan.neurons == tuple(range(mlp.intermediate_size))
     assert weights == spec.prunable_weights(0)
 
 

@@ -12,6 +12,7 @@ from support.plans import covariance_of, random_projection, refitted_loss, small
 
 from seap_export.errors import UsageError
 from seap_export.families import ModelSpec
+from seap_export.families.names import OUTPUTS
 from seap_export.plan import elimination
 from seap_export.plan.elimination import eliminate_neurons, options_from_elimination
 from seap_export.plan.options import AttentionOption, LayerOptions
@@ -40,17 +41,29 @@ def eliminated_by_hand(weight: torch.Tensor, covariance: torch.Tensor, ridge: fl
     return order[::-1], losses[::-1]
 
 
+def eliminated(
+    spec: ModelSpec,
+    heads: tuple[torch.Tensor, torch.Tensor],
+    neurons: tuple[torch.Tensor, torch.Tensor],
+    ridge: float = RIDGE,
+) -> LayerOptions:
+    """Given the weight and the covariance of each output projection."""
+    weights, covariances = zip(heads, neurons, strict=True)
+    named = (dict(zip(OUTPUTS, parts, strict=True)) for parts in (weights, covariances))
+    return options_from_elimination(spec, 0, *named, ridge=ridge)
+
+
 def options_of(spec: ModelSpec, seed: int = 0, tokens: int = 60, ridge: float = RIDGE) -> LayerOptions:
     o_proj, o_cov, down_proj, down_cov = statistics_of(spec, seed, tokens)
-    return options_from_elimination(spec, 0, o_proj, down_proj, o_cov.clone(), down_cov.clone(), ridge=ridge)
+    return eliminated(spec, (o_proj, o_cov.clone()), (down_proj, down_cov.clone()), ridge)
 
 
 def statistics_of(
     spec: ModelSpec, seed: int = 0, tokens: int = 60
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    own = spec.layers[0]
-    heads = random_projection(own.num_attention_heads * spec.head_dim, tokens, spec.hidden_size, seed)
-    neurons = random_projection(own.intermediate_size, tokens, spec.hidden_size, seed + 1)
+    attention, mlp = spec.layers[0].sublayers
+    heads = random_projection(attention.channels, tokens, spec.hidden_size, seed)
+    neurons = random_projection(mlp.channels, tokens, spec.hidden_size, seed + 1)
     return *heads, *neurons
 
 
@@ -164,7 +177,7 @@ def test_channels_that_never_vary_go_first_however_large_their_weights(ridge: fl
 def test_inputs_that_never_vary_keep_their_order_and_lose_nothing() -> None:
     spec = small_spec(6, 3, 20)
     o_proj, o_cov, down_proj, down_cov = statistics_of(spec)
-    options = options_from_elimination(spec, 0, o_proj, down_proj, o_cov * 0, down_cov * 0, ridge=RIDGE)
+    options = eliminated(spec, (o_proj, o_cov * 0), (down_proj, down_cov * 0))
     assert options.neuron_order.tolist() == list(range(20))
     assert not options.neuron_loss.any()
     assert {option.loss for option in options.attention} == {0.0}
@@ -249,7 +262,7 @@ def test_losses_scale_with_the_square_of_the_weights_in_both_halves() -> None:
     spec = small_spec(6, 3, 20)
     o_proj, o_cov, down_proj, down_cov = statistics_of(spec)
     once = options_of(spec)
-    twice = options_from_elimination(spec, 0, 2 * o_proj, 2 * down_proj, o_cov.clone(), down_cov.clone(), ridge=RIDGE)
+    twice = eliminated(spec, (2 * o_proj, o_cov.clone()), (2 * down_proj, down_cov.clone()))
     assert twice.neuron_loss == pytest.approx(4 * once.neuron_loss, rel=1e-9)
     assert [own.loss for own in twice.attention] == pytest.approx([4 * own.loss for own in once.attention], rel=1e-9)
 
@@ -260,7 +273,7 @@ def test_independent_channels_go_in_the_order_of_their_losses() -> None:
     generator = torch.Generator().manual_seed(0)
     down_proj = torch.randn(24, 1920, generator=generator)
     variances = torch.rand(1920, dtype=torch.float64, generator=generator) + 0.1
-    options = options_from_elimination(spec, 0, o_proj, down_proj, o_cov, variances.diag(), ridge=RIDGE)
+    options = eliminated(spec, (o_proj, o_cov), (down_proj, variances.diag()))
     # The loss of each is its own, variance times squared weights.
     scores = (variances * down_proj.double().square().sum(0)).numpy()
     assert options.neuron_loss[0] == pytest.approx(scores.sum(), rel=1e-6)
@@ -280,4 +293,4 @@ def test_covariances_that_do_not_fit_are_refused() -> None:
     broken[0, 0] = math.nan
     for covariance in (down_cov[:19, :19], broken):
         with pytest.raises(ValueError, match="must be finite, and as wide"):
-            options_from_elimination(spec, 0, o_proj, down_proj, o_cov.clone(), covariance.clone(), ridge=RIDGE)
+            eliminated(spec, (o_proj, o_cov.clone()), (down_proj, covariance.clone()))

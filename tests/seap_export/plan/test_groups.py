@@ -11,7 +11,7 @@ import torch
 from support.plans import scored_options, scores_of, small_spec
 from support.product import Mixture, Source
 
-from seap_export.families import ModelSpec
+from seap_export.families import Attention, ModelSpec
 from seap_export.plan.groups import preferring_groups
 from seap_export.plan.make import plan_variant
 from seap_export.plan.options import LayerOptions
@@ -28,7 +28,7 @@ def spec_of(heads: int, kv_groups: int, **values: Any) -> ModelSpec:
 
 def options_of(spec: ModelSpec, scores: Sequence[LayerScores] | None = None) -> list[LayerOptions]:
     own = spec.layers[0]
-    alike = [scores_of([1.0] * own.num_attention_heads, [1.0] * 64, spec.head_dim)] * 2
+    alike = [scores_of([1.0] * own[Attention].num_attention_heads, [1.0] * 64, spec.head_dim)] * 2
     return scored_options(spec, list(scores or alike))
 
 
@@ -65,7 +65,7 @@ def test_which_numbers_of_heads_cost_more(heads: int, kv_groups: int, raised: se
 )
 def test_nothing_costs_more_where_the_kernel_takes_no_heads_at_all(values: dict[str, Any]) -> None:
     spec = spec_of(8, 2, **values)
-    assert spec.head_dim != 64 or spec.block.attention_softcap is not None
+    assert spec.head_dim != 64 or spec.first(Attention).softcap is not None
     dense = options_of(spec)
     for own, one in zip(preferring_groups(spec, dense, 0.5), dense, strict=True):
         assert weighed(own, one) == set()

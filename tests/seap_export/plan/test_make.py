@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from support.calibration import single_mixture
 from support.models import micro_source, write_micro_model
-from support.product import HALVES, Calibration, Compute, Mixture, Source, open_source
+from support.product import OUTPUTS, Calibration, Compute, Mixture, Projection, Source, open_source
 
 from seap_export.errors import InputError
 from seap_export.families import names
@@ -34,10 +34,13 @@ def source(tmp_path: Path) -> Source:
     return micro_source(tmp_path / "model")
 
 
-def output_weights(source: Source, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+def output_weights(source: Source, index: int) -> dict[Projection, torch.Tensor]:
     weights = load_file(next(file for file in source.files if file.suffix == ".safetensors"))
     prefix = f"model.layers.{index}."
-    return weights[prefix + "self_attn.o_proj.weight"], weights[prefix + "mlp.down_proj.weight"]
+    return {
+        "o_proj": weights[prefix + "self_attn.o_proj.weight"],
+        "down_proj": weights[prefix + "mlp.down_proj.weight"],
+    }
 
 
 def ranking_of(source: Source, statistics: Mixture, score: Any, **changes: Any) -> Ranking:
@@ -76,10 +79,10 @@ def test_every_layer_is_scored_by_its_own_weights_and_statistics(
     assert ranking.scores is not None
     assert torch.equal(ranking.sensitivity, calibration.sensitivity())
     for index, (own, options) in enumerate(zip(ranking.scores, ranking.options, strict=True)):
-        moments, (o_proj, down_proj) = calibration.layer(index), output_weights(source, index)
-        heads = channel_scores(score, o_proj, moments.o_proj)
+        moments, weights = calibration.layer(index), output_weights(source, index)
+        heads = channel_scores(score, weights["o_proj"], moments["o_proj"])
         assert torch.equal(own.heads, heads.view(6, 16).mean(1))
-        assert torch.equal(own.neurons, channel_scores(score, down_proj, moments.down_proj))
+        assert torch.equal(own.neurons, channel_scores(score, weights["down_proj"], moments["down_proj"]))
         assert_same_options(options, options_from_scores(source.spec, index, own))
 
 
@@ -94,16 +97,16 @@ def test_rows_count_by_the_gain_of_the_norm_behind_them(
     ranking = ranking_of(source, statistics, score)
     for index, options in enumerate(ranking.options):
         layer = source.read_layer(index)
-        weights = [
-            layer[names.tensor(norm, index)].float().unsqueeze(1) * layer[names.weight(half, index)].float()
-            for half, norm in (("o_proj", "post_self_attn_layernorm"), ("down_proj", "post_mlp_layernorm"))
-        ]
+        weights = {
+            output: layer[names.tensor(norm, index)].float().unsqueeze(1) * layer[names.weight(output, index)].float()
+            for output, norm in (("o_proj", "post_self_attn_layernorm"), ("down_proj", "post_mlp_layernorm"))
+        }
         if score == "elimination":
-            covariances = [statistics.covariance(index, half) for half in HALVES]
+            covariances = {output: statistics.covariance(index, output) for output in OUTPUTS}
             ridge = 1.0 / statistics.effective_tokens
-            expected = options_from_elimination(source.spec, index, *weights, *covariances, ridge=ridge)
+            expected = options_from_elimination(source.spec, index, weights, covariances, ridge=ridge)
         else:
-            scores = layer_scores(score, *weights, statistics.calibrations["boolq"].layer(index), 16)
+            scores = layer_scores(score, weights, statistics.calibrations["boolq"].layer(index), 16)
             expected = options_from_scores(source.spec, index, scores)
         assert_same_options(options, expected)
 
@@ -117,9 +120,7 @@ def test_heads_are_squared_where_asked(source: Source, random_calibration: Calib
     assert plain is not None
     assert squared is not None
     for index, own in enumerate(squared):
-        expected = layer_scores(
-            "wifv", *output_weights(source, index), calibration.layer(index), 16, square_heads=True
-        )
+        expected = layer_scores("wifv", output_weights(source, index), calibration.layer(index), 16, square_heads=True)
         assert torch.equal(own.head_channels, expected.head_channels)
         assert not torch.equal(own.heads, plain[index].heads)
         assert torch.equal(own.neurons, plain[index].neurons)
@@ -138,9 +139,9 @@ def test_elimination_sees_the_covariances_of_the_mixture_and_the_ridge_of_the_re
     assert ranking.scores is None
     assert torch.equal(ranking.sensitivity, mixture.sensitivity())
     for index, options in enumerate(ranking.options):
-        covariances = mixture.covariance(index, "o_proj"), mixture.covariance(index, "down_proj")
+        covariances = {output: mixture.covariance(index, output) for output in OUTPUTS}
         expected = options_from_elimination(
-            source.spec, index, *output_weights(source, index), *covariances, ridge=ridge / mixture.effective_tokens
+            source.spec, index, output_weights(source, index), covariances, ridge=ridge / mixture.effective_tokens
         )
         assert_same_options(options, expected)
 
@@ -206,7 +207,7 @@ def test_the_scores_of_a_single_task_stay_as_they_are(
     for weight, mix in ((1.0, "plain"), (3.0, "scaled")):
         ranking = ranking_of(source, Mixture("boolq", {"boolq": weight}, {"boolq": calibration}), score, mix=mix)
         assert ranking.scores is not None
-        expected = layer_scores(score, *output_weights(source, 1), calibration.layer(1), 16)
+        expected = layer_scores(score, output_weights(source, 1), calibration.layer(1), 16)
         assert torch.equal(ranking.scores[1].neurons, expected.neurons)
 
 

@@ -13,7 +13,7 @@ from support.product import PROJECTIONS, Vocabulary
 from support.variations import micro_config
 
 from seap_export.errors import ArtifactError
-from seap_export.families import LayerSpec, ModelSpec, model_spec
+from seap_export.families import Attention, ModelSpec, model_spec
 from seap_export.plan.plan import PLAN_SCHEMA, LayerPlan, Plan, read_plan, write_plan
 from seap_export.plan.settings import COMPENSATIONS, Compensation, PlanSettings
 from seap_export.plan.sparsity import EVEN, Sparsity
@@ -190,10 +190,10 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_the_shrunk_shapes_are_those_of_the_plan() -> None:
     first, second, third = PLAN.shrunk_spec(dense_spec()).layers
-    rope = dense_spec().layers[0].rope
-    assert first == LayerSpec(4, 2, 80, frozenset({"o_proj"}), rope=rope)
-    assert second == LayerSpec(3, 3, 3, frozenset({"o_proj", "down_proj"}), rope=rope)
-    assert third == LayerSpec(6, 3, 80, frozenset(), rope=rope)
+    dense = dense_spec().layers[0]
+    assert first == dense.changed(num_attention_heads=4, num_key_value_heads=2, biases={"o_proj"})
+    assert second == dense.changed(num_attention_heads=3, intermediate_size=3, biases={"o_proj", "down_proj"})
+    assert third == dense
 
 
 BOTH = frozenset({"o_proj", "down_proj"})
@@ -227,7 +227,7 @@ def test_in_the_sequential_mode_what_comes_before_the_first_cut_stays() -> None:
 
 def test_biases_and_windows_of_the_dense_model_stay() -> None:
     dense = dense_spec(model_type="mistral", sliding_window=5)
-    assert {layer.sliding_window for layer in PLAN.shrunk_spec(dense).layers} == {5}
+    assert {one.sliding_window for one in PLAN.shrunk_spec(dense).all(Attention)} == {5}
     biased = dense_spec(attention_bias=True)
     assert all(layer.biases >= {"q_proj", "k_proj", "v_proj", "o_proj"} for layer in PLAN.shrunk_spec(biased).layers)
 
@@ -248,7 +248,7 @@ def test_a_plan_of_a_model_of_another_shape_is_refused(values: dict[str, Any], m
 
 EVEN_LAYERS = tuple(LayerPlan(2, (0, 2), (0, 5), tuple(range(start, start + 48))) for start in (0, 7, 30))
 UNIFORM = with_settings(PLAN, layers=EVEN_LAYERS, layout="uniform", sparsity=EVEN)
-HALVES = ("o_proj", "down_proj")
+OUTPUTS = ("o_proj", "down_proj")
 
 
 def test_a_uniform_plan_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -267,8 +267,8 @@ def test_layers_that_differ_are_no_uniform_plan(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "fitted", "biases"),
     [
-        ({"model_type": "llama"}, HALVES, PROJECTIONS),
-        ({"model_type": "llama", "attention_bias": True}, HALVES, PROJECTIONS),
+        ({"model_type": "llama"}, OUTPUTS, PROJECTIONS),
+        ({"model_type": "llama", "attention_bias": True}, OUTPUTS, PROJECTIONS),
         ({"model_type": "mistral"}, (), ()),
         ({"model_type": "qwen2"}, (), ("q_proj", "k_proj", "v_proj")),
         ({"model_type": "qwen3"}, ("o_proj",), ("q_proj", "k_proj", "v_proj", "o_proj")),
@@ -281,13 +281,13 @@ def test_biases_of_a_uniform_plan_are_those_of_the_family_s_class(
     dense = dense_spec(**model)
     assert UNIFORM.compensated(dense) == (frozenset(fitted),) * 3
     assert {own.biases for own in UNIFORM.shrunk_spec(dense).layers} == {frozenset(biases)}
-    assert {half for half in HALVES if UNIFORM.has_intercept(half, dense.family)} == set(fitted)  # type: ignore[arg-type]
+    assert {output for output in OUTPUTS if UNIFORM.has_intercept(output, dense.family)} == set(fitted)  # type: ignore[arg-type]
     refitted = with_settings(UNIFORM, compensation="one-shot")
-    assert refitted.compensated(dense) == (frozenset(HALVES),) * 3
+    assert refitted.compensated(dense) == (frozenset(OUTPUTS),) * 3
     assert {own.biases for own in refitted.shrunk_spec(dense).layers} == {frozenset(biases)}
     per_layer = with_settings(UNIFORM, layout="per-layer")
-    assert per_layer.compensated(dense) == (frozenset(HALVES),) * 3
-    assert all(frozenset(HALVES) <= own.biases for own in per_layer.shrunk_spec(dense).layers)
+    assert per_layer.compensated(dense) == (frozenset(OUTPUTS),) * 3
+    assert all(frozenset(OUTPUTS) <= own.biases for own in per_layer.shrunk_spec(dense).layers)
 
 
 def test_only_halves_that_are_compensated_have_their_switch_turned_on() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from support.plans import random_scores, random_sensitivity, scored_options, sma
 from support.variations import VARIATIONS, micro_config
 
 from seap_export.errors import UsageError
-from seap_export.families import ModelSpec, model_spec
+from seap_export.families import Attention, Mlp, ModelSpec, model_spec
 from seap_export.plan.plan import LayerPlan
 from seap_export.plan.solve import RATIO_TOLERANCE, check_ratio
 from seap_export.plan.sparsity import EVEN
@@ -53,18 +52,19 @@ def least_heads_lost(own: LayerScores, groups: int, each: int, size: int, head_d
 
 
 def best_by_hand(spec: ModelSpec, scores: list[LayerScores], ratio: float, align: int, balance: str) -> Shape:
-    sensitivity, dense = random_sensitivity(spec), spec.layers[0]
+    sensitivity, dense = random_sensitivity(spec), spec.first(Attention)
+    mlp = spec.first(Mlp)
     size, wide, dim = dense.heads_per_group, spec.hidden_size, spec.head_dim
     whole_attention = 2 * wide * dim * (dense.num_attention_heads + dense.num_key_value_heads)
-    total = whole_attention + 3 * wide * dense.intermediate_size
+    total = whole_attention + 3 * wide * mlp.intermediate_size
     shapes = []
     for groups, each in itertools.product(range(1, dense.num_key_value_heads + 1), range(1, size + 1)):
         attention = 2 * wide * dim * groups * (each + 1)
-        counts = [*range(align, dense.intermediate_size, align), dense.intermediate_size]
+        counts = [*range(align, mlp.intermediate_size, align), mlp.intermediate_size]
         neurons = min(counts, key=lambda count: abs(attention + 3 * wide * count - (1.0 - ratio) * total))
         lost = [
             attention_share * least_heads_lost(own, groups, each, size, dim)
-            + mlp_share * np.sort(own.neurons.numpy())[: dense.intermediate_size - neurons].sum()
+            + mlp_share * np.sort(own.neurons.numpy())[: mlp.intermediate_size - neurons].sum()
             for own, (attention_share, mlp_share) in zip(scores, sensitivity, strict=True)
         ]
         achieved = 1.0 - (attention + 3 * wide * neurons) / total
@@ -134,10 +134,8 @@ def test_ratio_0_is_the_dense_model(variation: str) -> None:
     spec = model_spec(micro_config(**VARIATIONS[variation]))
     layers, achieved = solve(spec, 0.0)
     assert achieved == 0.0
-    own = spec.layers[0]
-    assert {plan.shape for plan in layers} == {
-        (own.num_key_value_heads, own.num_attention_heads, own.intermediate_size)
-    }
+    heads, groups, neurons = spec.layers[0].sizes.values()
+    assert {plan.shape for plan in layers} == {(groups, heads, neurons)}
 
 
 @pytest.mark.parametrize(
@@ -176,14 +174,14 @@ def test_a_ratio_that_takes_heads_is_refused_where_they_stay() -> None:
 
 def test_a_window_that_only_some_layers_have_is_no_other_shape() -> None:
     spec = model_spec(micro_config(**VARIATIONS["qwen2-window"]))
-    assert len({own.sliding_window for own in spec.layers}) == 2
+    assert len({own.sliding_window for own in spec.all(Attention)}) == 2
     assert len({plan.shape for plan in solve(spec, 0.4)[0]}) == 1
 
 
 @pytest.mark.parametrize("changed", [{"intermediate_size": 64}, {"num_attention_heads": 3}])
 def test_layers_that_differ_already_are_refused(changed: dict[str, int]) -> None:
     spec = small_spec(heads=6, kv_groups=3, neurons=100, layers=2)
-    spec = spec.with_layers((spec.layers[0], dataclasses.replace(spec.layers[1], **changed)))
+    spec = spec.with_layers((spec.layers[0], spec.layers[1].changed(**changed)))
     with pytest.raises(UsageError, match="the layers of this model differ in shape; leave out --layout uniform"):
         solve(spec, 0.2)
 

@@ -9,7 +9,7 @@ import torch
 from support.product import LayerPlan
 from support.variations import micro_config
 
-from seap_export.families import LayerSpec, ModelSpec, model_spec
+from seap_export.families import ModelSpec, model_spec
 from seap_export.shrink.layer import kept_channels, shrink_layer, with_all_biases
 
 LAYER = 1
@@ -96,13 +96,15 @@ def test_a_layer_kept_whole_stays_as_it_is(values: dict[str, Any]) -> None:
 
 def test_kept_channels_are_the_inputs_of_the_projections() -> None:
     spec = biased_spec()
-    assert kept_channels(PLAN, spec, "o_proj").tolist() == QUERIES
-    assert kept_channels(PLAN, spec, "down_proj").tolist() == [0, 3, 79]
+    assert kept_channels(PLAN, spec.layers[0], "o_proj").tolist() == QUERIES
+    assert kept_channels(PLAN, spec.layers[0], "down_proj").tolist() == [0, 3, 79]
 
 
 def test_places_for_biases_are_filled_with_zeros_and_what_is_there_stays() -> None:
-    own = LayerSpec(4, 2, 48, frozenset({"q_proj", "k_proj", "v_proj", "o_proj"}))
-    spec = model_spec(micro_config(model_type="qwen2")).with_layers((own,) * 3)
+    dense = model_spec(micro_config(model_type="qwen2"))
+    sizes = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
+    own = dense.layers[0].changed(**sizes, biases={"q_proj", "k_proj", "v_proj", "o_proj"})
+    spec = dense.with_layers((own,) * 3)
     tensors = {"model.layers.1.self_attn.q_proj.bias": torch.ones(64), "other": torch.ones(1)}
     filled = with_all_biases(tensors, spec, 1)
     assert {name: (tuple(own.shape), float(own.sum())) for name, own in filled.items()} == {

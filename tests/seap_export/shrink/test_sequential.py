@@ -16,12 +16,22 @@ from support.corpora import random_token_ids
 from support.models import micro_source, projection_paths, transformers_model
 from support.plain_loop import WITHOUT_BIAS, plain_loop
 from support.plans import layer_plan, micro_plan, plan_of, uniform_plan, whole_layer
-from support.product import COMPENSATIONS, HALVES, Compensation, Compute, LayerPlan, Mixture, Plan, Source, open_source
+from support.product import (
+    COMPENSATIONS,
+    OUTPUTS,
+    Compensation,
+    Compute,
+    LayerPlan,
+    Mixture,
+    Plan,
+    Source,
+    open_source,
+)
 from support.variations import VARIED
 from transformers import PreTrainedModel
 
 import seap_export  # noqa: F401 - registers the pruned families
-from seap_export.families import names
+from seap_export.families import Attention, names
 from seap_export.shrink.layer import kept_channels
 from seap_export.shrink.refit_streams import RefitStreams
 from seap_export.shrink.sequential import SequentialLayers
@@ -80,10 +90,10 @@ def test_it_is_what_a_plain_loop_gives(tmp_path: Path, variation: str, ridge: fl
     plan = micro_plan(source, "sequential", ridge=ridge)
     expected = plain_loop(tmp_path / "model", source, plan, {"boolq": TEXTS})
     for index, own in enumerate(fitted_layers(source, plan, statistics, 64)):
-        for half in HALVES:
-            linear = expected.model.layers[index].get_submodule(projection_paths(expected)[half])
-            kept = kept_channels(plan.layers[index], source.spec, half)  # type: ignore[arg-type]
-            name = names.tensor(half, index)
+        for output in OUTPUTS:
+            linear = expected.model.layers[index].get_submodule(projection_paths(expected)[output])
+            kept = kept_channels(plan.layers[index], source.spec.layers[0], output)  # type: ignore[arg-type]
+            name = names.tensor(output, index)
             assert_close(own[f"{name}.weight"].float(), linear.weight.detach()[:, kept], 1e-4)
             if linear.bias is not None:
                 assert_close(own[f"{name}.bias"].float(), linear.bias.detach(), 2e-4)
@@ -102,12 +112,12 @@ def test_in_the_uniform_layout_it_is_what_a_plain_loop_gives(tmp_path: Path, var
     expected = plain_loop(tmp_path / "model", source, plan, {"boolq": TEXTS})
     without = WITHOUT_BIAS[source.spec.family.model_type]
     for index, own in enumerate(fitted_layers(source, plan, statistics, 64)):
-        for half in HALVES:
-            linear = expected.model.layers[index].get_submodule(projection_paths(expected)[half])
-            kept = kept_channels(plan.layers[index], source.spec, half)  # type: ignore[arg-type]
-            name = names.tensor(half, index)
+        for output in OUTPUTS:
+            linear = expected.model.layers[index].get_submodule(projection_paths(expected)[output])
+            kept = kept_channels(plan.layers[index], source.spec.layers[0], output)  # type: ignore[arg-type]
+            name = names.tensor(output, index)
             assert_close(own[f"{name}.weight"].float(), linear.weight.detach()[:, kept], 1e-4)
-            assert (f"{name}.bias" in own) is (linear.bias is not None) is (half not in without)
+            assert (f"{name}.bias" in own) is (linear.bias is not None) is (output not in without)
             if linear.bias is not None:
                 assert_close(own[f"{name}.bias"].float(), linear.bias.detach(), 2e-4)
     shrunk = written(tmp_path / "shrunk", source, plan, statistics)
@@ -168,14 +178,14 @@ def test_what_comes_before_the_first_cut_is_exactly_the_dense_model_s(tmp_path: 
         kept = [name for name in dense if "mlp" not in name or index == 0]
         assert all(torch.equal(layers[index][name], dense[name]) for name in kept if name not in untouched)
     last = source.read_layer(2)
-    for half in HALVES:  # whole, but its input has changed
-        assert not torch.equal(layers[2][names.weight(half, 2)].float(), last[names.weight(half, 2)])  # type: ignore[arg-type]
+    for output in OUTPUTS:  # whole, but its input has changed
+        assert not torch.equal(layers[2][names.weight(output, 2)].float(), last[names.weight(output, 2)])  # type: ignore[arg-type]
 
 
 def redundant_source(folder: Path, variation: str) -> tuple[Source, tuple[LayerPlan, ...]]:
     """A model whose removed heads have the attention pattern and values of kept ones, removed neurons multiples."""
     source = micro_source(folder, variation)
-    own = source.spec.layers[0]
+    own = source.spec.first(Attention)
     head_dim, size = source.spec.head_dim, own.heads_per_group
     tensors = load_file(folder / "model.safetensors")
     for index in (1, 2):

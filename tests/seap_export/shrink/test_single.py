@@ -11,7 +11,7 @@ from support.calibration import mixture_of, single_mixture
 from support.corpora import random_token_ids
 from support.models import micro_source, projection_inputs, transformers_model
 from support.plans import micro_plan
-from support.product import HALVES, Calibration, Compensation, Mixture, Source
+from support.product import OUTPUTS, Calibration, Compensation, Mixture, Source
 from support.variations import VARIED
 
 from seap_export.families import names
@@ -36,19 +36,19 @@ def test_the_cut_projections_have_their_fit_and_all_else_is_the_dense_layer_s(
     for index, own in enumerate(single_layers(source, plan, statistics)):
         dense = source.read_layer(index)
         expected = shrink_layer(dense, source.spec, index, plan.layers[index])
-        for half in HALVES:
-            if compensation == "none" or half not in CUT[index]:
+        for output in OUTPUTS:
+            if compensation == "none" or output not in CUT[index]:
                 continue
-            weight, bias = dense[names.weight(half, index)], dense.get(names.bias(half, index))
-            mean = getattr(statistics.layer(index), half).mean
-            kept = kept_channels(plan.layers[index], source.spec, half)
-            covariance = statistics.covariance(index, half)
+            weight, bias = dense[names.weight(output, index)], dense.get(names.bias(output, index))
+            mean = getattr(statistics.layer(index), output).mean
+            kept = kept_channels(plan.layers[index], source.spec.layers[0], output)
+            covariance = statistics.covariance(index, output)
             fit = (
                 mean_fit(weight, bias, mean, kept)
                 if compensation == "bias"
                 else refit_from_dense(weight, bias, mean, covariance, kept, ridge=plan.settings.ridge, tokens=40)
             )
-            expected |= {names.weight(half, index): fit.weight, names.bias(half, index): fit.bias}
+            expected |= {names.weight(output, index): fit.weight, names.bias(output, index): fit.bias}
         assert own.keys() == expected.keys()
         assert all(torch.equal(own[name], expected[name]) for name in expected)
     assert index == 2
@@ -66,10 +66,10 @@ def test_a_compensated_projection_keeps_its_mean_output(
     seen = projection_inputs(transformers_model(tmp_path / "model"), random_token_ids())
     for index, own in enumerate(single_layers(source, plan, statistics)):
         dense = source.read_layer(index)
-        for half in CUT[index]:
-            weight, bias = names.weight(half, index), names.bias(half, index)  # type: ignore[arg-type]
-            mean = seen[index][half].mean(0)
-            kept = kept_channels(plan.layers[index], source.spec, half)  # type: ignore[arg-type]
+        for output in CUT[index]:
+            weight, bias = names.weight(output, index), names.bias(output, index)  # type: ignore[arg-type]
+            mean = seen[index][output].mean(0)
+            kept = kept_channels(plan.layers[index], source.spec.layers[0], output)  # type: ignore[arg-type]
             expected = dense[weight].double() @ mean + dense.get(bias, torch.zeros(96)).double()
             actual = own[weight].double() @ mean[kept] + own[bias].double()
             torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)

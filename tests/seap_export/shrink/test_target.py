@@ -1,4 +1,4 @@
-"""The refit's target, against the stream that the shrunk half really gives."""
+"""The refit's target, against the stream that the shrunk output really gives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from support.calibration import mixture_of
 from support.corpora import random_token_ids
 from support.models import micro_source, transformers_model
 from support.plans import layer_plan, plan_of
-from support.product import HALVES, DecoderLayer, Half, HalfPass, HiddenStates, Source, length_buckets
+from support.product import OUTPUTS, DecoderLayer, HiddenStates, Projection, Source, SublayerPass, length_buckets
 from support.variations import VARIATIONS
 
 from seap_export.activations.covariance import CovarianceAccumulator
@@ -26,11 +26,11 @@ POST_NORMS = ("glm4", "exaone4", "gemma2-all", "gemma3-all")
 
 @dataclasses.dataclass(frozen=True)
 class OneHalf:
-    """One half of a dense layer over some tokens, and a stream that other layers have disturbed."""
+    """One output of a dense layer over some tokens, and a stream that other layers have disturbed."""
 
     layer: DecoderLayer
-    half: Half
-    passed: HalfPass
+    output: Projection
+    passed: SublayerPass
     shrunk: torch.Tensor
     kept: torch.Tensor
 
@@ -40,8 +40,8 @@ class OneHalf:
         return self.passed.channels[:, self.kept].double()
 
     def stream(self, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """The shrunk stream after the half; float64 weights [out, kept]."""
-        return self.shrunk + self.layer.update(self.half, (self.x @ weight.T + bias).float())
+        """The shrunk stream after the output; float64 weights [out, kept]."""
+        return self.shrunk + self.layer.update(self.output, (self.x @ weight.T + bias).float())
 
     def error(self, weight: torch.Tensor, bias: torch.Tensor) -> float:
         """Mean square distance from the dense stream."""
@@ -49,7 +49,7 @@ class OneHalf:
 
     def linearised(self, weight: torch.Tensor, bias: torch.Tensor) -> float:
         """The same with the norm taken as g z / s at the dense product's s."""
-        gain, factor = self.layer.gain(self.half), self.layer.factor(self.half, self.passed.product).double()
+        gain, factor = self.layer.gain(self.output), self.layer.factor(self.output, self.passed.product).double()
         product = self.passed.product.double()
         written = self.passed.update.double() + factor * gain.double() * (self.x @ weight.T + bias - product)  # type: ignore[union-attr]
         return float((self.shrunk.double() + written - self.passed.stream).square().sum(1).mean())
@@ -66,65 +66,69 @@ class OneHalf:
 
 
 @torch.no_grad()
-def half_of(source: Source, half: Half, disturbance: float) -> OneHalf:
+def half_of(source: Source, output: Projection, disturbance: float) -> OneHalf:
     texts = random_token_ids(40)
     hidden = HiddenStates.embedded(source.spec, source.read_outer("embed_tokens"), length_buckets(texts, 4096))
-    layer, seen = DecoderLayer(source.spec, 0, source.read_layer(0)), list[HalfPass]()
-    if half == "down_proj":
+    layer, seen = DecoderLayer(source.spec, 0, source.read_layer(0)), list[SublayerPass]()
+    if output == "down_proj":
         hidden.advance(layer, "o_proj")
     before = hidden.streams[0].clone()
-    hidden.advance(layer, half, seen.append)
+    hidden.advance(layer, output, seen.append)
     (passed,) = seen
     noise = torch.randn(before.shape, generator=torch.Generator().manual_seed(0))
     mixing = passed.channels @ torch.randn(passed.channels.shape[1], 96, generator=torch.Generator().manual_seed(1))
     error = disturbance * (noise + mixing / mixing.square().mean().sqrt())  # in part a function of the input
     channels = passed.channels.shape[1]
-    return OneHalf(layer, half, passed, before + error, torch.arange(channels)[torch.arange(channels) % 3 != 0])
+    return OneHalf(layer, output, passed, before + error, torch.arange(channels)[torch.arange(channels) % 3 != 0])
 
 
-@pytest.mark.parametrize("half", HALVES)
-def test_without_norm_and_multiplier_it_is_the_distance_bit_for_bit(tmp_path: Path, half: Half) -> None:
-    own = half_of(micro_source(tmp_path / "model"), half, 0.1)
-    target, weights = refit_target(own.layer, half, own.passed, own.shrunk)
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_without_norm_and_multiplier_it_is_the_distance_bit_for_bit(tmp_path: Path, output: Projection) -> None:
+    own = half_of(micro_source(tmp_path / "model"), output, 0.1)
+    target, weights = refit_target(own.layer, output, own.passed, own.shrunk)
     assert torch.equal(target, own.passed.stream - own.shrunk)
     assert weights == 1.0
 
 
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("variation", ["granite-all", *POST_NORMS])
-def test_without_an_error_it_is_the_dense_product(tmp_path: Path, variation: str, half: Half) -> None:
-    own = half_of(micro_source(tmp_path / "model", variation), half, 0.0)
-    target, _ = refit_target(own.layer, half, own.passed, own.shrunk)
+def test_without_an_error_it_is_the_dense_product(tmp_path: Path, variation: str, output: Projection) -> None:
+    own = half_of(micro_source(tmp_path / "model", variation), output, 0.0)
+    target, _ = refit_target(own.layer, output, own.passed, own.shrunk)
     torch.testing.assert_close(target, own.passed.product, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("half", HALVES)
-def test_with_a_multiplier_the_target_reaches_the_dense_stream(tmp_path: Path, half: Half) -> None:
-    own = half_of(micro_source(tmp_path / "model", "granite-all"), half, 0.1)
-    target, _ = refit_target(own.layer, half, own.passed, own.shrunk)
-    torch.testing.assert_close(own.shrunk + own.layer.update(half, target), own.passed.stream, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("output", OUTPUTS)
+def test_with_a_multiplier_the_target_reaches_the_dense_stream(tmp_path: Path, output: Projection) -> None:
+    own = half_of(micro_source(tmp_path / "model", "granite-all"), output, 0.1)
+    target, _ = refit_target(own.layer, output, own.passed, own.shrunk)
+    torch.testing.assert_close(own.shrunk + own.layer.update(output, target), own.passed.stream, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("variation", POST_NORMS)
-def test_with_a_norm_the_target_nearly_reaches_the_dense_stream(tmp_path: Path, variation: str, half: Half) -> None:
+def test_with_a_norm_the_target_nearly_reaches_the_dense_stream(
+    tmp_path: Path, variation: str, output: Projection
+) -> None:
     """All of a small error but what lies along the product, one direction of 96."""
-    own = half_of(micro_source(tmp_path / "model", variation), half, 0.003)
-    target, _ = refit_target(own.layer, half, own.passed, own.shrunk)
-    after = own.shrunk + own.layer.update(half, target) - own.passed.stream
+    own = half_of(micro_source(tmp_path / "model", variation), output, 0.003)
+    target, _ = refit_target(own.layer, output, own.passed, own.shrunk)
+    after = own.shrunk + own.layer.update(output, target) - own.passed.stream
     before = own.shrunk + own.passed.update - own.passed.stream
     assert after.square().mean() < 0.05 * before.square().mean()
 
 
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("variation", POST_NORMS)
-def test_the_fit_is_a_stationary_point_of_the_linearised_problem(tmp_path: Path, variation: str, half: Half) -> None:
+def test_the_fit_is_a_stationary_point_of_the_linearised_problem(
+    tmp_path: Path, variation: str, output: Projection
+) -> None:
     """By central differences along random directions, against a fit that counts all tokens alike."""
-    own = half_of(micro_source(tmp_path / "model", variation), half, 0.1)
-    gain = own.layer.gain(half)
+    own = half_of(micro_source(tmp_path / "model", variation), output, 0.1)
+    gain = own.layer.gain(output)
     assert gain is not None
     usable = gain.abs() > 0.1 * gain.square().mean().sqrt()  # the others are held back on purpose
-    target, weights = refit_target(own.layer, half, own.passed, own.shrunk)
+    target, weights = refit_target(own.layer, output, own.passed, own.shrunk)
     assert isinstance(weights, torch.Tensor)
     best, alike = own.fit(target, weights), own.fit(target, 1.0)
     generator = torch.Generator().manual_seed(2)
@@ -138,18 +142,18 @@ def test_the_fit_is_a_stationary_point_of_the_linearised_problem(tmp_path: Path,
             found.append(abs(ends[0] - ends[1]) / (ends[0] + ends[1] - 2 * own.linearised(weight, bias)))
         return found
 
-    assert max(slopes(*best)) < 0.01  # half of it is the distance to the minimum, in steps of a thousandth
+    assert max(slopes(*best)) < 0.01  # output of it is the distance to the minimum, in steps of a thousandth
     assert max(slopes(*alike)) > 1.0
     assert own.linearised(*best) < own.linearised(*alike)
 
 
-@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("variation", [*POST_NORMS, "granite-all"])
 def test_the_stream_is_nearer_than_with_the_dense_product_as_target(
-    tmp_path: Path, variation: str, half: Half
+    tmp_path: Path, variation: str, output: Projection
 ) -> None:
-    own = half_of(micro_source(tmp_path / "model", variation), half, 0.1)
-    fitted = own.fit(*refit_target(own.layer, half, own.passed, own.shrunk))
+    own = half_of(micro_source(tmp_path / "model", variation), output, 0.1)
+    fitted = own.fit(*refit_target(own.layer, output, own.passed, own.shrunk))
     product = own.fit(own.passed.product, 1.0)
     assert own.error(*fitted) < own.error(*product)
 
@@ -183,7 +187,7 @@ def test_a_whole_model_is_nearer_than_with_dense_products_as_targets(
     dense = transformers_model(tmp_path / "model")
     for name in ("stream", "product"):
         if name == "product":
-            monkeypatch.setattr(refit_streams, "refit_target", lambda _, half, passed, shrunk: (passed.product, 1.0))
+            monkeypatch.setattr(refit_streams, "refit_target", lambda _, output, passed, shrunk: (passed.product, 1.0))
         (tmp_path / name).mkdir()
         write_shrunk_model(source, plan_of(source, cut, "sequential", ridge=1.0), statistics, tmp_path / name)
         model = transformers_model(tmp_path / name)

@@ -34,7 +34,7 @@ from support.plans import (
 )
 from support.product import (
     COMPENSATIONS,
-    HALVES,
+    OUTPUTS,
     Calibration,
     Compensation,
     Plan,
@@ -96,7 +96,7 @@ def masked_dense_model(shrunk: Shrunk) -> PreTrainedModel:
     for index, (layer, plan) in enumerate(zip(model.model.layers, shrunk.plan.layers, strict=True)):
         for name, path in projection_paths(model).items():
             linear = layer.get_submodule(path)
-            kept = kept_channels(plan, shrunk.source.spec, name)
+            kept = kept_channels(plan, shrunk.source.spec.layers[0], name)
             linear.weight.data.zero_()
             linear.weight.data[:, kept] = stored[f"model.layers.{index}.{path}.weight"]
             bias = stored.get(f"model.layers.{index}.{path}.bias")
@@ -150,7 +150,7 @@ def test_config_json_is_the_dense_one_but_for_sizes_and_switches(
     config, dense = shrunk.config(), dict(shrunk.source.config)
     groups, heads, neurons = shrunk.plan.layers[0].shape
     family = shrunk.source.spec.family
-    switches = [family.biases.get(half) for half in HALVES[int(keeps_heads(shrunk.source.spec)) :]]
+    switches = [family.biases.get(output) for output in OUTPUTS[int(keeps_heads(shrunk.source.spec)) :]]
     changed = {"num_attention_heads": heads, "num_key_value_heads": groups, family.key("intermediate_size"): neurons}
     changed |= dict.fromkeys(filter(None, switches), True)
     assert config.pop("pruned_from").keys() <= changed.keys()
@@ -174,18 +174,18 @@ def test_a_projection_has_its_fit_and_the_others_behind_a_switch_have_zeros(
     for index, own in enumerate(plan.layers):
         dense = shrunk.source.read_layer(index)
         fitted = set()
-        for half in HALVES:
-            weight, bias = names.weight(half, index), names.bias(half, index)
-            kept = kept_channels(own, shrunk.source.spec, half)
-            mean = getattr(shrunk.statistics.layer(index), half).mean
-            intercept = half not in WITHOUT_BIAS[shrunk.family]
+        for output in OUTPUTS:
+            weight, bias = names.weight(output, index), names.bias(output, index)
+            kept = kept_channels(own, shrunk.source.spec.layers[0], output)
+            mean = getattr(shrunk.statistics.layer(index), output).mean
+            intercept = output not in WITHOUT_BIAS[shrunk.family]
             expected = dense[weight][:, kept].double()
             if compensation == "one-shot":
                 fit = refit_from_dense(
                     dense[weight],
                     dense.get(bias),
                     mean,
-                    shrunk.statistics.covariance(index, half),
+                    shrunk.statistics.covariance(index, output),
                     kept,
                     ridge=plan.settings.ridge,
                     tokens=40,
@@ -242,7 +242,7 @@ def test_where_there_is_no_bias_to_give_a_bias_compensates_nothing(
     shrink: Callable[..., Shrunk], variation: str
 ) -> None:
     shrunk = shrink(variation, "bias")
-    halves = set(HALVES) - set(WITHOUT_BIAS[shrunk.family])
+    halves = set(OUTPUTS) - set(WITHOUT_BIAS[shrunk.family])
     assert shrunk.plan.compensated(shrunk.source.spec) == (frozenset(halves),) * 3
 
 

@@ -70,7 +70,7 @@ def masked_dense_model(shrunk: Shrunk) -> PreTrainedModel:
     for index, (layer, plan) in enumerate(zip(model.model.layers, shrunk.plan.layers, strict=True)):
         for name, path in projection_paths(model).items():
             linear = layer.get_submodule(path)
-            kept = kept_channels(plan, shrunk.source.spec, name)
+            kept = kept_channels(plan, shrunk.source.spec.layers[0], name)
             mask = torch.zeros(linear.in_features)
             mask[kept] = 1.0
             linear.register_forward_pre_hook(lambda _, args, mask=mask: (args[0] * mask,))

@@ -16,7 +16,7 @@ from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from seap_export.errors import InputError
-from seap_export.families import model_spec
+from seap_export.families import Attention, Mlp, model_spec
 from seap_export.json_file import read_json
 from seap_export.layers.rotary import inverse_frequencies
 from seap_export.sources.config import portable_config
@@ -152,7 +152,7 @@ def test_a_factor_of_longrope_has_the_same_effect_in_both(tmp_path: Path, factor
     config = micro_config(model_type="llama", rope_scaling=scaling)
     (tmp_path / "config.json").write_text(json.dumps(portable_config(config)), "utf-8")
     rotary = LlamaRotaryEmbedding(AutoConfig.from_pretrained(tmp_path))
-    rope = model_spec(config).layers[0].rope
+    rope = model_spec(config).first(Attention).rope
     assert rope is not None
     assert rotary.attention_scaling == pytest.approx(attention_factor(rope), rel=1e-12)
     assert rotary.attention_scaling == pytest.approx((1 + math.log(factor or 8.0) / math.log(16)) ** 0.5, rel=1e-12)
@@ -178,7 +178,7 @@ def test_the_first_gemma_s_gelu_is_written_as_what_it_means() -> None:
     older = {**config, "hidden_act": "gelu"}
     assert model_spec(older) == model_spec(config)
     assert portable_config(older) == portable_config(config)
-    assert model_spec(older).block.activation == "gelu_tanh"
+    assert model_spec(older).first(Mlp).activation == "gelu_tanh"
 
 
 @pytest.mark.parametrize("key", ["torch_dtype", "dtype"])

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from support.models import write_micro_model
 
 from seap_export.errors import EnvironmentFailure, InputError
+from seap_export.families import Attention
 from seap_export.sources.source import open_source
 
 
@@ -212,7 +213,7 @@ def test_the_config_is_in_the_portable_spelling(folder: Path) -> None:
     rope = {"rope_theta": 5000.0, "rope_type": "default"}
     change_config(folder, rope_theta=None, rope_parameters=rope, transformers_version="5.0.0")
     source = open_source(str(folder))
-    own = source.spec.layers[0].rope
+    own = source.spec.first(Attention).rope
     assert own is not None
     assert source.config["rope_theta"] == own.theta == 5000.0
     assert not source.config.keys() & {"rope_parameters", "transformers_version"}

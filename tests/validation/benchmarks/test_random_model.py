@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from support.product import HALVES, DecoderLayer, HalfPass, HiddenStates, length_buckets, open_source
+from support.product import OUTPUTS, DecoderLayer, HiddenStates, SublayerPass, length_buckets, open_source
 
 from validation.benchmarks.random_model import random_model, write_random_model
 from validation.shapes import SHAPES, Shape
@@ -44,14 +44,14 @@ def test_hidden_states_stay_small_through_many_layers_and_channels_differ(tmp_pa
     batches = length_buckets([list(range(3, 103))], 128)
     states = HiddenStates.embedded(source.spec, source.read_outer("embed_tokens"), batches)
 
-    def visit(passed: HalfPass) -> None:
+    def visit(passed: SublayerPass) -> None:
         spread = passed.channels.var(0)
         spreads.append(float(spread.max() / spread.median()))
 
     with torch.no_grad():
         for index in range(shape.layers):
             layer = DecoderLayer(source.spec, index, source.read_layer(index))
-            for half in HALVES:
+            for half in OUTPUTS:
                 states.advance(layer, half, visit)
     assert float(states.streams[0].abs().max()) < 100
     assert min(spreads) > 3

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -105,12 +104,11 @@ def _pruned_spec(dense: ModelSpec) -> ModelSpec:
     """The shapes that an export may leave."""
     first, *others = dense.layers
     shrunk = [
-        replace(
-            own,
+        own.changed(
             num_attention_heads=heads,
             num_key_value_heads=kv_heads,
             intermediate_size=neurons,
-            biases=own.biases | {"o_proj", "down_proj"},
+            biases=own.biases | set(own.outputs),
         )
         for own, (heads, kv_heads, neurons) in zip(others, _PRUNED, strict=True)
     ]

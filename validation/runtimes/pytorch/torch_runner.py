@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from converters.format import StoredWeights
 from seap_export.errors import EnvironmentFailure
+from seap_export.families import Attention
 from seap_export.layers.compute import Compute
 from seap_export.layers.stock import BatchPass
 from validation.checkpoint import Change, Checkpoint
@@ -69,7 +70,7 @@ class TorchRunner:
         self.checkpoint = Checkpoint(folder)
         self.spec = self.checkpoint.spec
         # sdpa knows no soft cap, and 4.57 leaves it out without a word
-        self._fastest = None if self.spec.block.attention_softcap is None else "eager"
+        self._fastest = None if self.spec.first(Attention).softcap is None else "eager"
         self._stock = self.checkpoint.stock(attention or self._fastest, compute.device)
         self.model = self._stock.model
         self._number = len(self.spec.layers)

@@ -246,7 +246,7 @@ def vllm_refusal(spec: ModelSpec, config: Mapping[str, Any], length: int) -> str
     multiplier = spec.block.logits_multiplier
     if is_pruned(config) and multiplier != config.get("logit_scale", 1.0):
         return "its config.json was written before vLLM was known, and lacks 'logit_scale'; export again"
-    switches = [layer.rope.switches_at for layer in spec.layers if layer.rope and layer.rope.switches_at]
+    switches = [rope.switches_at for rope in spec.ropes if rope.switches_at]
     if switches and length > min(switches):
         return (
             f"vLLM rotates all sequences of a batch as the longest one beyond {min(switches)} tokens; "

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import Attended, KeyValues, capped, cast, scaled, split_heads
-from seap_export.families import BlockSpec, LayerSpec
+from seap_export.families import Attention
 
 __all__ = ["capped_attention"]
 
@@ -21,9 +21,7 @@ def capped_attention(
     qkv: tuple[ir.Value, ir.Value, ir.Value],
     past: KeyValues,
     visible: ir.Value,
-    layer: LayerSpec,
-    block: BlockSpec,
-    head_dim: int,
+    attention: Attention,
     name: str,
 ) -> Attended:
     """Attention; the R = H / G query heads of each of the G KV heads are so many more queries of that head.
@@ -33,14 +31,13 @@ def capped_attention(
         qkv: Queries, keys and values, [batch_size, sequence_length, heads * head_dim] each.
         past: The cache of the previous tokens.
         visible: Which keys each query sees, bool [batch_size, 1, sequence_length, total_sequence_length].
-        layer: Gives the head counts.
-        block: Gives the scale and the soft cap of the scores.
-        head_dim: Size of a head.
+        attention: Gives the heads, and the scale and the soft cap of the scores.
         name: Name of the node that gives the output.
     """
     query, key, value = qkv
-    heads, groups, dtype = layer.num_attention_heads, layer.num_key_value_heads, past.key.dtype
-    assert block.attention_softcap is not None
+    heads, groups, head_dim = attention.num_attention_heads, attention.num_key_value_heads, attention.head_dim
+    dtype = past.key.dtype
+    assert attention.softcap is not None
     assert dtype is not None
     present = KeyValues(
         *(
@@ -49,12 +46,12 @@ def capped_attention(
         )
     )
     keys = _transposed(g, present.key, (0, 1, 3, 2), f"{name}.keys")
-    query = scaled(g, query, block.attention_scale, dtype, f"{name}.query.scaled")
+    query = scaled(g, query, attention.scale, dtype, f"{name}.query.scaled")
     query = _heads(g, query, heads, head_dim, f"{name}.query")
     query = split_heads(g, query, (0, groups, -1, head_dim), f"{name}.queries")  # [B, G, R * S, head_dim]
     scores = cast(g, g.node("MatMul", [query, keys], f"{name}.products"), ir.DataType.FLOAT, f"{name}.float32")
-    scores = capped(g, scores, block.attention_softcap, f"{name}.capped")
-    mask = g.node("Concat", [visible] * layer.heads_per_group, f"{name}.visible", attributes={"axis": 2})
+    scores = capped(g, scores, attention.softcap, f"{name}.capped")
+    mask = g.node("Concat", [visible] * attention.heads_per_group, f"{name}.visible", attributes={"axis": 2})
     # Finite, as all stored numbers are; every token sees one key at least, so softmax makes 0 of it.
     hidden = g.constant("hidden", np.array(np.finfo(np.float32).min))
     weights = g.node("Softmax", [g.node("Where", [mask, scores, hidden], f"{name}.scores")], f"{name}.weights")

@@ -16,7 +16,7 @@ from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
 from converters.onnx.graph.operators import add, cast, multiply
 from converters.onnx.graph.rotary import RotaryTables
 from seap_export.families import RopeSpec
-from seap_export.families.spec import Activation
+from seap_export.families.sublayers import Activation
 
 __all__ = ["POISON", "CudaDialect"]
 

@@ -13,8 +13,8 @@ from converters.onnx.graph.dialects.standard import StandardDialect
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import Attended, KeyValues
 from converters.onnx.graph.rotary import RotaryTables
-from seap_export.families import BlockSpec, LayerSpec, RopeSpec
-from seap_export.families.spec import Activation
+from seap_export.families import Attention, RopeSpec
+from seap_export.families.sublayers import Activation
 from seap_export.providers import PROVIDERS, DialectName
 
 __all__ = ["Dialect", "open_dialect"]
@@ -53,17 +53,13 @@ class Dialect(Protocol):
     def positions(self) -> ir.Value:
         """The position of each token of this call, int64 [batch_size, sequence_length]."""
 
-    def attention(
-        self, qkv: Sequence[ir.Value], past: KeyValues, layer: LayerSpec, block: BlockSpec, head_dim: int, name: str
-    ) -> Attended:
+    def attention(self, qkv: Sequence[ir.Value], past: KeyValues, attention: Attention, name: str) -> Attended:
         """Causal attention with rotary embedding and KV cache.
 
         Args:
             qkv: Queries, keys and values, [batch_size, sequence_length, ...]; packed into one value, or three values.
             past: The cache of the previous tokens.
-            layer: Gives the head counts, the sliding window and the rotation.
-            block: Gives the scale and the soft cap of the scores.
-            head_dim: Size of a head.
+            attention: Gives heads, sliding window and rotation, and the scale and the soft cap of the scores.
             name: Name of the node.
         """
 

@@ -10,8 +10,8 @@ import onnx_ir as ir
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
 from converters.onnx.graph.operators import Attended, KeyValues, add, cast, multiply, rms_norm
 from converters.onnx.graph.rotary import RotaryTables
-from seap_export.families import BlockSpec, LayerSpec, RopeSpec
-from seap_export.families.spec import Activation
+from seap_export.families import Attention, RopeSpec
+from seap_export.families.sublayers import Activation
 
 __all__ = ["LEFT_PADDING_GUARD", "FusedDialect"]
 
@@ -82,23 +82,21 @@ class FusedDialect:
         """As GroupQueryAttention counts them: a row's tokens end at its last position, or begin at 0 in a prompt."""
         return self._places()[0]
 
-    def attention(
-        self, qkv: Sequence[ir.Value], past: KeyValues, layer: LayerSpec, block: BlockSpec, head_dim: int, name: str
-    ) -> Attended:
+    def attention(self, qkv: Sequence[ir.Value], past: KeyValues, attention: Attention, name: str) -> Attended:
         """ONNX Runtime 1.23 lets a query see one position more than the window; 1.24 and later are exact."""
         query, key, value = qkv if len(qkv) == 3 else (qkv[0], None, None)
         attributes = {
-            "num_heads": layer.num_attention_heads,
-            "kv_num_heads": layer.num_key_value_heads,
-            "do_rotary": int(layer.rope is not None),
-            "rotary_interleaved": int(layer.rope is not None and layer.rope.interleaved),
-            "scale": block.attention_scale,
+            "num_heads": attention.num_attention_heads,
+            "kv_num_heads": attention.num_key_value_heads,
+            "do_rotary": int(attention.rope is not None),
+            "rotary_interleaved": int(attention.rope is not None and attention.rope.interleaved),
+            "scale": attention.scale,
         }
-        if layer.sliding_window is not None:
-            attributes["local_window_size"] = layer.sliding_window
-        if block.attention_softcap is not None:
-            attributes["softcap"] = block.attention_softcap
-        tables = () if layer.rope is None else self._tables.caches(layer.rope)
+        if attention.sliding_window is not None:
+            attributes["local_window_size"] = attention.sliding_window
+        if attention.softcap is not None:
+            attributes["softcap"] = attention.softcap
+        tables = () if attention.rope is None else self._tables.caches(attention.rope)
         output, present_key, present_value = self._g.node_with_outputs(
             "GroupQueryAttention",
             [query, key, value, past.key, past.value, self._last, self._total, *tables],

@@ -11,8 +11,8 @@ from converters.onnx.graph.dialects.capped import capped_attention
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import Attended, KeyValues, add, cast, multiply, rms_norm, split
 from converters.onnx.graph.rotary import RotaryTables
-from seap_export.families import BlockSpec, LayerSpec, RopeSpec
-from seap_export.families.spec import Activation
+from seap_export.families import Attention, RopeSpec
+from seap_export.families.sublayers import Activation
 
 __all__ = ["StandardDialect"]
 
@@ -89,21 +89,19 @@ class StandardDialect:
         """The number of real tokens before each."""
         return self._position_ids
 
-    def attention(
-        self, qkv: Sequence[ir.Value], past: KeyValues, layer: LayerSpec, block: BlockSpec, head_dim: int, name: str
-    ) -> Attended:
+    def attention(self, qkv: Sequence[ir.Value], past: KeyValues, attention: Attention, name: str) -> Attended:
         """Rotates queries and keys before the cache, which holds rotated keys."""
-        heads, kv_heads, window = layer.num_attention_heads, layer.num_key_value_heads, layer.sliding_window
+        heads, kv_heads = attention.num_attention_heads, attention.num_key_value_heads
+        window = attention.sliding_window
         if len(qkv) == 1:
-            sizes = heads * head_dim, kv_heads * head_dim, kv_heads * head_dim
-            qkv = split(self._g, qkv[0], sizes, f"{name}.split", ["query", "key", "value"])
+            qkv = split(self._g, qkv[0], list(attention.widths().values()), f"{name}.split", ["query", "key", "value"])
         query, key, value = qkv
-        if layer.rope is not None:
-            query = self.rotated(query, layer.rope, heads, f"{name}.query")
-            key = self.rotated(key, layer.rope, kv_heads, f"{name}.key")
+        if attention.rope is not None:
+            query = self.rotated(query, attention.rope, heads, f"{name}.query")
+            key = self.rotated(key, attention.rope, kv_heads, f"{name}.key")
         visible = self._visible if window is None else self._within(window)
-        if block.attention_softcap is not None:
-            return capped_attention(self._g, (query, key, value), past, visible, layer, block, head_dim, name)
+        if attention.softcap is not None:
+            return capped_attention(self._g, (query, key, value), past, visible, attention, name)
         output, present_key, present_value = self._g.node_with_outputs(
             "Attention",
             [query, key, value, visible, past.key, past.value],
@@ -112,7 +110,7 @@ class StandardDialect:
             attributes={
                 "q_num_heads": heads,
                 "kv_num_heads": kv_heads,
-                "scale": block.attention_scale,
+                "scale": attention.scale,
                 "softmax_precision": int(ir.DataType.FLOAT),
             },
         )

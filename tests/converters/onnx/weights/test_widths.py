@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ def spec_of(**values: Any) -> ModelSpec:
 def with_neurons(*counts: int) -> ModelSpec:
     layers = spec_of().layers
     return spec_of().with_layers(
-        tuple(replace(own, intermediate_size=count) for own, count in zip(layers, counts, strict=True))
+        tuple(own.changed(intermediate_size=count) for own, count in zip(layers, counts, strict=True))
     )
 
 

@@ -16,7 +16,7 @@ BESIDE = 1000
 
 def shrunk(own: Candidate) -> ModelSpec:
     width = round(1000 * (1 - own.ratio))
-    return SPEC.with_layers(tuple(replace(layer, intermediate_size=width) for layer in SPEC.layers))
+    return SPEC.with_layers(tuple(layer.changed(intermediate_size=width) for layer in SPEC.layers))
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_sizes_follow_from_the_shapes_and_from_what_was_written(predictor: Predi
 
 
 def test_norms_and_biases_are_not_quantised() -> None:
-    biased = SPEC.with_layers(tuple(replace(own, biases=frozenset({"o_proj", "down_proj"})) for own in SPEC.layers))
+    biased = SPEC.with_layers(tuple(own.changed(biases={"o_proj", "down_proj"}) for own in SPEC.layers))
     predictor = Predictor(lambda own: biased if own.ratio else SPEC, 0.9, OnnxFormat("fp32"), 16, BESIDE)
     more = predictor.bytes(replace(INT8, ratio=0.5)) - predictor.bytes(INT8)
     assert more == pytest.approx(4 * 2 * SPEC.hidden_size * len(SPEC.layers), abs=2)

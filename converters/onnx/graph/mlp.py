@@ -1,0 +1,30 @@
+"""The MLP of each layer."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from converters.onnx.graph.dialects import Dialect
+from converters.onnx.graph.linear import Linears
+from seap_export.families import Mlp, ModelSpec
+
+__all__ = ["MlpWriter"]
+
+
+class MlpWriter:
+    """Emits the MLPs of one model; see `KindWriter`."""
+
+    def __init__(self, spec: ModelSpec, linears: Linears, dialect: Dialect) -> None:
+        self._spec, self._linears, self._dialect = spec, linears, dialect
+
+    def open(self, index: int) -> None:
+        """There is no state."""
+
+    def channels(self, index: int, x: ir.Value) -> ir.Value:
+        """The gated neurons."""
+        name, mlp = f"layers.{index}.{Mlp.label}", self._spec.layers[index][Mlp]
+        gate, up = (self._linears.projection(mlp, one, index, x, f"{name}.{one}") for one in mlp.readers)
+        return self._dialect.gated(mlp.activation, gate, up, mlp.channels, f"{name}.gated")
+
+    def close(self, index: int) -> None:
+        """There is no state."""

@@ -1,0 +1,7 @@
+"""What the layers of decoders are made of: one file for each kind of sublayer."""
+
+from seap_export.families.sublayers.attention import QK_NORMS, Attention
+from seap_export.families.sublayers.mlp import Activation, Mlp
+from seap_export.families.sublayers.sublayer import Sublayer
+
+__all__ = ["QK_NORMS", "Activation", "Attention", "Mlp", "Sublayer"]

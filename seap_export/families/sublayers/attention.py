@@ -1,0 +1,87 @@
+"""Attention: query heads, groups of which share a key/value head."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from seap_export.errors import InputError
+from seap_export.families.names import QKV, Norm, Projection
+from seap_export.families.rope import QueryScaling, RopeSpec
+from seap_export.families.sublayers.sublayer import Sublayer
+
+__all__ = ["QK_NORMS", "Attention"]
+
+#: The norms of query and key heads.
+QK_NORMS = ("q_norm", "k_norm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attention(Sublayer):
+    """Causal attention; its channels are those of the query heads, `head_dim` each.
+
+    Attributes:
+        num_attention_heads: Number of query heads.
+        num_key_value_heads: Number of key/value heads (KV groups).
+        head_dim: Size of a head.
+        scale: Factor on scores.
+        softcap: c in c tanh(score / c); None: none.
+        qk_norm: Whether each query and key head is normalised before or after it is rotated; None: not at all.
+        query_scaling: Factor on queries by position.
+        sliding_window: Number of positions a query attends to, including its own; None: all earlier ones.
+        rope: How queries and keys are rotated; None: not at all.
+    """
+
+    output: ClassVar[Projection] = "o_proj"
+    label: ClassVar[str] = "self_attn"
+    size_keys: ClassVar[tuple[str, ...]] = ("num_attention_heads", "num_key_value_heads")
+    norms_around: ClassVar[tuple[Norm, Norm]] = ("input_layernorm", "post_self_attn_layernorm")
+
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    scale: float
+    softcap: float | None = None
+    qk_norm: Literal["before_rotation", "after_rotation"] | None = None
+    query_scaling: QueryScaling | None = None
+    sliding_window: int | None = None
+    rope: RopeSpec | None = field(default=None, hash=False)
+
+    def __post_init__(self) -> None:
+        if min(self.num_attention_heads, self.num_key_value_heads, self.head_dim) < 1:
+            raise InputError("attention needs at least one query head and one key/value head")
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise InputError(
+                f"config.json: {self.num_attention_heads} query heads are not a multiple of "
+                f"{self.num_key_value_heads} key/value heads; correct it, or download the model again"
+            )
+        if len(self.biases & set(QKV)) not in (0, len(QKV)):
+            raise InputError(
+                f"config.json: either all of {', '.join(QKV)} must have a bias, or none; "
+                "correct it, or download the model again"
+            )
+
+    @property
+    def heads_per_group(self) -> int:
+        """Number of query heads that share a key/value head."""
+        return self.num_attention_heads // self.num_key_value_heads
+
+    @property
+    def readers(self) -> tuple[Projection, ...]:
+        """Queries, keys and values."""
+        return QKV
+
+    @property
+    def channels(self) -> int:
+        """Those of all query heads."""
+        return self.num_attention_heads * self.head_dim
+
+    def widths(self) -> Mapping[Projection, int]:
+        """Of queries, keys and values."""
+        keys = self.num_key_value_heads * self.head_dim
+        return {"q_proj": self.channels, "k_proj": keys, "v_proj": keys}
+
+    def inner_norms(self) -> Mapping[str, int]:
+        """Those of query and key heads."""
+        return dict.fromkeys(QK_NORMS, self.head_dim) if self.qk_norm else {}

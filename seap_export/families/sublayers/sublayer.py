@@ -1,0 +1,81 @@
+"""What all kinds of sublayers have in common: how they are connected to the residual stream."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from seap_export.families.names import Norm, Projection
+
+__all__ = ["Sublayer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sublayer(ABC):
+    """A part of a layer: x += m N2(W channels(N1(x))), with norms N1 and N2 or none, and m the residual multiplier.
+
+    The output projection W also names the sublayer: no layer has two of one name.
+
+    Attributes:
+        biases: Its projections that have a bias.
+        norm_before: N1; None: it reads the stream as it is.
+        norm_after: N2.
+    """
+
+    #: The output projection.
+    output: ClassVar[Projection]
+    #: What its nodes and tensors are called by, within a layer.
+    label: ClassVar[str]
+    #: The keys of config.json that give its sizes, which are its attributes too.
+    size_keys: ClassVar[tuple[str, ...]]
+    #: The norms before and after it, where a family has them.
+    norms_around: ClassVar[tuple[Norm, Norm]]
+
+    biases: frozenset[Projection] = frozenset()
+    norm_before: Norm | None = None
+    norm_after: Norm | None = None
+
+    @property
+    @abstractmethod
+    def readers(self) -> tuple[Projection, ...]:
+        """The projections that read the stream."""
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """Inputs of the output projection."""
+
+    @abstractmethod
+    def widths(self) -> Mapping[Projection, int]:
+        """The outputs of each of `readers`."""
+
+    def inner_norms(self) -> Mapping[str, int]:
+        """The norms between its projections, and how wide they are."""
+        return {}
+
+    @property
+    def scalable(self) -> Projection | None:
+        """The one of `readers` that scales the channels when it is scaled, and nothing else; None: there is none."""
+        return None
+
+    @property
+    def projections(self) -> tuple[Projection, ...]:
+        """All its matrices, in the order of use."""
+        return (*self.readers, self.output)
+
+    @property
+    def norms(self) -> tuple[Norm, ...]:
+        """The norms around it that it has."""
+        return tuple(norm for norm in (self.norm_before, self.norm_after) if norm is not None)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Its sizes by the usual keys of config.json."""
+        return {key: int(getattr(self, key)) for key in self.size_keys}
+
+    def shapes(self, hidden_size: int) -> dict[Projection, tuple[int, int]]:
+        """The (out, in) shape of each of `projections`."""
+        readers: dict[Projection, tuple[int, int]] = {name: (out, hidden_size) for name, out in self.widths().items()}
+        return {**readers, self.output: (hidden_size, self.channels)}

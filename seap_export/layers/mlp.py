@@ -1,0 +1,28 @@
+"""The channels of an MLP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch.nn import functional
+
+from seap_export.families import Mlp
+from seap_export.layers.batches import Batch
+from seap_export.layers.operands import Operands
+
+__all__ = ["mlp_channels"]
+
+
+def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
+    return functional.gelu(x, approximate="tanh")
+
+
+_ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {"silu": functional.silu, "gelu_tanh": _gelu_tanh}
+
+
+def mlp_channels(operands: Operands, mlp: Mlp, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """The activations of the neurons, [tokens, neurons]; no token needs to know of others."""
+    x = operands.read(mlp.output, stream)
+    gate = _ACTIVATIONS[mlp.activation](operands.linear("gate_proj", x))
+    return gate * operands.linear("up_proj", x)
