@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from converters.formats import FORMATS, format_name
+from seap_export.families import Attention, Mlp
 from seap_export.pipeline.card.recipe import RECIPE
 from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.manifest import Manifest
@@ -143,9 +144,9 @@ def _removed(facts: CardFacts) -> Iterator[str]:
     yield from _table(
         ["", "kept", "of", "in a layer"],
         [
-            _kept("attention heads", plan, [layer.num_attention_heads for layer in dense.layers], 1),
-            _kept("key-value heads", plan, [layer.num_key_value_heads for layer in dense.layers], 0),
-            _kept("MLP neurons", plan, [layer.intermediate_size for layer in dense.layers], 2),
+            _kept("attention heads", plan, [one.num_attention_heads for one in dense.all(Attention)], 1),
+            _kept("key-value heads", plan, [one.num_key_value_heads for one in dense.all(Attention)], 0),
+            _kept("MLP neurons", plan, [mlp.intermediate_size for mlp in dense.all(Mlp)], 2),
             *(
                 []
                 if plan.vocabulary is None

@@ -51,10 +51,9 @@ def test_uneven_layers_make_a_round_trip_through_the_reader_of_gguf_files(write:
     source = open_gguf(made.file)
     assert source.spec.layers == made.spec.layers
     assert source.spec.family == made.spec.family
-    for layer, expected in enumerate(made.spec.layers):
+    for layer in range(len(made.spec.layers)):
         tensors = source.read_layer(layer)
         assert {name: tuple(own.shape) for name, own in tensors.items()} == made.spec.layer_tensors(layer)
-        assert expected.num_attention_heads
         stored = load_file(made.model / "model.safetensors")
         for name, tensor in tensors.items():
             assert torch.equal(tensor, stored[name]), name
@@ -79,7 +78,7 @@ def test_a_dense_file_is_opened_as_the_same_model(write: Write, variation: str) 
     source = open_source(str(made.file))
     assert source.spec.block == made.spec.block
     for own, expected in zip(source.spec.layers, made.spec.layers, strict=True):
-        assert (own.rope is None) == (expected.rope is None)
+        assert (own[Attention].rope is None) == (expected[Attention].rope is None)
         assert own == expected.changed(rope=own[Attention].rope)
     stored = load_file(made.model / "model.safetensors")
     form = StoredForm(made.spec)

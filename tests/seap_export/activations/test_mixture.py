@@ -37,7 +37,7 @@ def test_moments_and_covariances_are_those_of_the_weighted_tokens(tmp_path: Path
             values = torch.cat([seen[task][index][output] for task in TASKS])
             mean = (weights * values).sum(0)
             expected = ((values - mean) * weights).T @ (values - mean)
-            own, spread = getattr(mixture.layer(index), output), expected.diagonal().sqrt()
+            own, spread = mixture.layer(index)[output], expected.diagonal().sqrt()
             assert own.count == mixture.num_tokens
             assert ((own.mean - mean).abs() <= 1e-5 * spread).all()
             torch.testing.assert_close(own.variance, expected.diagonal(), rtol=2e-5, atol=0.0)
@@ -83,7 +83,7 @@ def test_a_single_task_s_mixture_is_its_calibration(
     assert {each for _, each in mixture.token_ids()} == {1.0 / 40}
     assert torch.equal(mixture.sensitivity(), calibration.sensitivity())
     for output in OUTPUTS:
-        own, other = (getattr(statistics.layer(1), output) for statistics in (mixture, calibration))
+        own, other = (statistics.layer(1)[output] for statistics in (mixture, calibration))
         assert torch.equal(own.mean, other.mean)
         assert torch.equal(own.variance, other.variance)
         assert torch.equal(mixture.covariance(1, output), calibration.covariance(1, output))
@@ -111,7 +111,7 @@ def test_only_the_tasks_with_a_weight_are_in_it(
     calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(TASKS)}
     mixture = Mixture("two", {"two": 1.0}, calibrations)
     assert list(mixture.calibrations) == ["two"]
-    assert torch.equal(mixture.layer(0).o_proj.mean, single_mixture(calibrations["two"]).layer(0).o_proj.mean)
+    assert torch.equal(mixture.layer(0)["o_proj"].mean, single_mixture(calibrations["two"]).layer(0)["o_proj"].mean)
 
 
 def test_statistics_of_different_models_are_refused(

@@ -113,7 +113,7 @@ def test_moments_come_back_exactly(folder: Path) -> None:
     calibration = Calibration(folder)
     for index, layer in enumerate(LAYERS):
         for output in OUTPUTS:
-            own, other = getattr(calibration.layer(index), output), layer[output].moments
+            own, other = calibration.layer(index)[output], layer[output].moments
             assert own.count == RECORD.num_tokens
             assert own.mean.dtype == own.variance.dtype == torch.float64
             assert torch.equal(own.mean, other.mean)

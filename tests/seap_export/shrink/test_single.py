@@ -40,7 +40,7 @@ def test_the_cut_projections_have_their_fit_and_all_else_is_the_dense_layer_s(
             if compensation == "none" or output not in CUT[index]:
                 continue
             weight, bias = dense[names.weight(output, index)], dense.get(names.bias(output, index))
-            mean = getattr(statistics.layer(index), output).mean
+            mean = statistics.layer(index)[output].mean
             kept = kept_channels(plan.layers[index], source.spec.layers[0], output)
             covariance = statistics.covariance(index, output)
             fit = (

@@ -177,7 +177,7 @@ def test_a_projection_has_its_fit_and_the_others_behind_a_switch_have_zeros(
         for output in OUTPUTS:
             weight, bias = names.weight(output, index), names.bias(output, index)
             kept = kept_channels(own, shrunk.source.spec.layers[0], output)
-            mean = getattr(shrunk.statistics.layer(index), output).mean
+            mean = shrunk.statistics.layer(index)[output].mean
             intercept = output not in WITHOUT_BIAS[shrunk.family]
             expected = dense[weight][:, kept].double()
             if compensation == "one-shot":

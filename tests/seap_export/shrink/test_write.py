@@ -75,7 +75,7 @@ def masked_dense_model(shrunk: Shrunk) -> PreTrainedModel:
             mask[kept] = 1.0
             linear.register_forward_pre_hook(lambda _, args, mask=mask: (args[0] * mask,))
             if shrunk.plan.settings.compensation == "bias":
-                mean = getattr(shrunk.statistics.layer(index), name).mean
+                mean = shrunk.statistics.layer(index)[name].mean
                 bias = (linear.weight.detach().double() @ (mean * (1.0 - mask.double()))).float()
                 linear.register_forward_hook(lambda _, args, output, bias=bias: output + bias)
             elif shrunk.plan.settings.compensation != "none":

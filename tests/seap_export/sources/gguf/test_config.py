@@ -10,7 +10,7 @@ import pytest
 from support.gguf import GGUF_VARIATIONS, write_micro_gguf
 
 from seap_export.errors import InputError
-from seap_export.families import model_spec
+from seap_export.families import Attention, model_spec
 from seap_export.sources.gguf.config import gguf_config
 from seap_export.sources.gguf.file import GgufFile
 from seap_export.sources.gguf.reader import GgufReader
@@ -92,8 +92,8 @@ def test_what_llama_cpp_assumes_is_written(tmp_path: Path) -> None:
     absent = dict.fromkeys(("attention.sliding_window", "attn_logit_softcapping", "final_logit_softcapping"))
     gemma2 = config_of(tmp_path / "gemma2", "gemma2", metadata=absent)
     assert gemma2["sliding_window"] == 4096
-    block = model_spec(gemma2).block
-    assert (block.attention_softcap, block.logits_softcap) == (50.0, 30.0)
+    spec = model_spec(gemma2)
+    assert (spec.first(Attention).softcap, spec.block.logits_softcap) == (50.0, 30.0)
     gemma3 = config_of(tmp_path / "gemma3", "gemma3", metadata={**absent, "rope.freq_base_swa": None})
     assert gemma3["sliding_window"] is None
     assert gemma3["rope_local_base_freq"] == 10000.0
