@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from seap_export.families import ModelSpec, model_spec
 from seap_export.hashing import sha256_file
+from seap_export.pipeline.folder.manifest import card_key
 
 __all__ = ["Artifact", "edit_json", "edit_weights", "flip_byte", "re_record", "tree"]
 
@@ -90,7 +91,10 @@ def re_record(artifact: Artifact) -> None:
         }
         for name, variant in manifest["variants"].items():
             for part in variant["bytes"]:
-                sizes = (path.stat().st_size for path in (artifact.out / name / part).rglob("*") if path.is_file())
-                variant["bytes"][part] = sum(sizes)
+                inside = [path for path in manifest["files"] if path.startswith(f"{name}/{part}/")]
+                own = [path for path in inside if path not in manifest["steps"]]
+                variant["bytes"][part] = sum(manifest["files"][path]["bytes"] for path in own)
+            if (card := f"{name}/hf/README.md") in manifest["steps"]:
+                manifest["steps"][card] = card_key(variant, manifest["files"][card]["sha256"])
 
     edit_json(artifact.manifest, change)

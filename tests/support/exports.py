@@ -19,6 +19,8 @@ UNMEASURED = {"quality": False, "speed": False}
 HELD_OUT = {"held_out": 16}
 #: The same for runs in processes of their own, which must write the same.
 HELD_OUT_OPTION = ("--set", "held_out=16")
+#: What only an export writes into a model folder, once the variant's figures are known.
+CARD = {"README.md", "recipe.toml"}
 
 
 @dataclass(frozen=True)

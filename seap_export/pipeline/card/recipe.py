@@ -80,7 +80,8 @@ def needed_files(request: ExportRequest, variant: VariantRequest) -> list[str]:
 
 
 def _tasks(request: ExportRequest, variant: VariantRequest) -> list[Task]:
-    return [task for task in request.tasks if task.name in variant.mixture.weights]
+    """In the order of their names, whatever the order in which they were given."""
+    return sorted((task for task in request.tasks if task.name in variant.mixture.weights), key=lambda task: task.name)
 
 
 def given_as(task: Task, request: ExportRequest) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.exports import CARD
 
 from converters.onnx import format as onnx_format
 from seap_export.pipeline.steps import router
@@ -15,8 +16,6 @@ from seap_export.pipeline.steps import run as steps
 Run = Callable[..., Any]
 ONE = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
 ALL = ("export", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--ratio", "0.2", "--ratio", "0.4", "--out", "out")
-#: What is said of a variant in its model folder.
-CARD = {"README.md", "recipe.toml"}
 STEPS = [
     "calibrating a",
     "calibrating b",

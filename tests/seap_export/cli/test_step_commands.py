@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.exports import CARD
 
 from seap_export.cli import main
 
@@ -30,7 +31,7 @@ parameters 171,168 -> 140,640; weights on disk: safetensors 0.6 MB, ONNX fp32 0.
 
 def tree(folder: Path) -> dict[str, bytes]:
     """The files, without the model cards, which only an export writes."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in ("README.md", "recipe.toml")]
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in CARD]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
