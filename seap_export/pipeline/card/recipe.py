@@ -141,7 +141,7 @@ def _formats(formats: tuple[Format, ...]) -> dict[str, Any]:
 
 def _graph(form: OnnxForm) -> dict[str, Any]:
     """What the options of a graph say beside its precision."""
-    values: dict[str, Any] = _changed(form, OnnxForm(), ("dialect", "logits"))
+    values: dict[str, Any] = {"logits": form.logits, **_changed(form, OnnxForm(), ("dialect",))}
     how, usual = form.precision.quantization, OnnxFormat(form.precision.name).form.precision
     if how is None:
         return values

@@ -115,7 +115,7 @@ def test_its_programs_run(work: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 REPEATED = {
-    "quality": ("--task", "a=a.jsonl", "--quality"),
+    "quality": ("--task", "a=a.jsonl", "--quality", "--precision", "fp32", "--logits", "all"),
     "settings": ("--task", "a=a.jsonl", "--set", "seed=3", "--set", "samples=9", "--recipe", "wanda-sp"),
     "recipe": ("--task", "a=a.jsonl", "--recipe", "mine.toml", "--precision", "fp16"),
     "uniform": ("--task", "a=a.jsonl", "--layout", "uniform", "--format", "hf"),
