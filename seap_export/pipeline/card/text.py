@@ -94,7 +94,7 @@ def with_speed(card: str, speed: Mapping[str, Any]) -> str:
         speed: The figures, as a validation report has them.
     """
     cells = {row.head: row.cell({"speed": speed}) for row in main_figures("faster")}
-    rows = [[title, f"{cell.main}×", "; ".join(cell.details)] for title, cell in cells.items()]
+    rows = [[title, f"{cell.main}×", "<br>".join(cell.details)] for title, cell in cells.items()]
     words = f"Speed-up of {measured_title(speed)} over the dense model's, on the machine of the export:"
     section = "\n".join(["## Speed", "", words, "", *_table(["", "", ""], rows)])
     return card.replace("\n## How to run it\n", f"\n{section}\n\n## How to run it\n", 1)
@@ -203,7 +203,7 @@ def _quality(facts: CardFacts) -> Iterator[str]:
     yield ""
     cells = {row.head: row.cell({"quality": quality}) for row in QUALITY}
     yield from _table(
-        ["", "", ""], [[title, cell.main, " ".join(cell.details) or cell.brief] for title, cell in cells.items()]
+        ["", "", ""], [[title, cell.main, "<br>".join(cell.details) or cell.brief] for title, cell in cells.items()]
     )
 
 
