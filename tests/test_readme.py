@@ -1,18 +1,27 @@
-"""The program of the README and its commands with placeholders, on a micro model; `tests/real/` runs the others."""
+"""The README's program and commands for a model of the user's, on a micro model; `tests/real/` runs the others."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from support.exports import FEW_STEPS
+from support.models import write_micro_model
+from support.tokenizers import write_byte_level
 
 from seap_export.cli import main
 
-README = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+SHOWN = "".join(re.findall(r"^```sh\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)).splitlines()
+#: For a model of the hub, as printed.
+OF_HUB = [command for command in SHOWN if command.startswith("seap-export ")]
 COMMANDS = re.findall(r"^ {4}(seap-export .+)$", README, flags=re.MULTILINE)
 #: What meets a target, and what writes and converts several formats.
 FITTING = [command for command in COMMANDS if "--target-size" in command]
@@ -33,6 +42,33 @@ def run(command: str, *more: str) -> str:
 def test_every_command_is_run() -> None:
     assert len(COMMANDS) == len(FITTING) + len(WRITING)
     assert (len(FITTING), len(WRITING), len(TARGETS), len(VALIDATING)) == (1, 2, 2, 1)
+
+
+def test_it_shows_the_two_commands_of_a_checkout_and_ci_runs_the_second() -> None:
+    assert set(SHOWN) - set(OF_HUB) == {"pip install .", "make demo", "make test"}
+    assert re.search(r"^make test\b", (ROOT / ".ci" / "run").read_text("utf-8"), re.MULTILINE)
+
+
+@pytest.mark.release
+def test_the_commands_for_a_model_of_the_hub(tmp_path: Path) -> None:
+    """In an empty folder; the hub's cache has a micro model under the name of the real one."""
+    cached = tmp_path / "hub" / f"models--{OF_HUB[0].split()[2].replace('/', '--')}"
+    work, snapshot = tmp_path / "empty", cached / "snapshots" / ("0" * 40)
+    for folder in (work, snapshot, cached / "refs"):
+        folder.mkdir(parents=True)
+    (cached / "refs" / "main").write_text(snapshot.name, "utf-8")
+    write_micro_model(snapshot, model_type="llama", vocab_size=130, max_position_embeddings=1024)
+    write_byte_level(snapshot)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    for command in OF_HUB:
+        done = subprocess.run(
+            shlex.split(command), cwd=work, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.strip()
+    assert {path.name for path in work.iterdir()} == {"pruned", "report.html"}
+    assert len(OF_HUB) == 3
 
 
 @pytest.mark.release

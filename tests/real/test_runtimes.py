@@ -17,7 +17,7 @@ from validation.runtimes.table import open_runtime
 from validation.runtimes.vllm.runner import PYTHON
 from validation.speed.engines import pace_of
 
-pytestmark = pytest.mark.release
+pytestmark = pytest.mark.full
 PROMPTS = ("What is 12 + 30?", "Write a short poem about the sea and the wind.", "Name three colours.")
 #: What runs each, as `needs` knows it.
 FORMATS = {
