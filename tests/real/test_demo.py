@@ -27,6 +27,16 @@ def test_demo_makes_a_proven_variant_of_each_task(demo: Path) -> None:
         assert 0 < variant["parity"]["onnx"]["mean_kl_nats"] <= 0.05
 
 
+def test_parity_of_the_demo_is_long_and_exact_where_nothing_is_rounded(demo: Path) -> None:
+    variants = json.loads((demo / "validation.json").read_text("utf-8"))["variants"]
+    for name in ("arithmetic-0.2", "everyday-0.2", "reading-0.2"):
+        parity = variants[name]["parity"]["onnx"]
+        assert parity["longest_tokens"] == 2048
+        exact = [stage["max_abs"] for stage in parity["cases"] if stage["case"].endswith(", in float32")]
+        assert exact
+        assert max(exact) < 1e-3
+
+
 def test_demo_makes_a_router_that_knows_the_tasks(demo: Path, run: Run) -> None:
     router = json.loads((demo / "router" / "router.json").read_text("utf-8"))
     assert router["classes"] == ["arithmetic", "everyday", "reading"]

@@ -37,7 +37,7 @@ FILES = {
 }
 
 
-@pytest.mark.parametrize("pruned", [False, True], ids=["dense", "pruned"])
+@pytest.mark.parametrize("pruned", [pytest.param(False, marks=pytest.mark.full), True], ids=["dense", "pruned"])
 @pytest.mark.parametrize("variation", VARIED)
 def test_every_family(variation: str, pruned: bool, tmp_path: Path) -> None:
     precision = PRECISIONS[list(VARIATIONS).index(variation) % len(PRECISIONS)]

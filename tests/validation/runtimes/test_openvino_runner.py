@@ -28,7 +28,7 @@ def largest_difference(folder: Path, expected: list[np.ndarray]) -> float:
     return max(float(np.abs(own[0] - wanted).max()) for own, wanted in zip(given, expected, strict=True))
 
 
-@pytest.mark.parametrize("pruned", [False, True], ids=["dense", "pruned"])
+@pytest.mark.parametrize("pruned", [pytest.param(False, marks=pytest.mark.full), True], ids=["dense", "pruned"])
 @pytest.mark.parametrize("variation", VARIED)
 def test_equals_torch(variation: str, pruned: bool, tmp_path: Path) -> None:
     made = write_ir_model(tmp_path, variation, "fp32", pruned=pruned)
