@@ -68,7 +68,7 @@ def test_the_examples_run(example_folder: Path, capsys: pytest.CaptureFixture[st
     space: dict[str, Any] = {}
     for block in BLOCKS:
         exec(compile(block, "docs/python.md", "exec"), space)
-    assert len(BLOCKS) == 5
+    assert len(BLOCKS) == 6
     assert {variant.name for variant in space["result"].variants.values()} == {"maths-0.2"}
     assert capsys.readouterr().out.count("\n") >= 4
     for written in ("pruned/maths-0.2/onnx", "both/general-0.5/onnx", "report.html", "shrunk", "maths-int4"):
