@@ -196,6 +196,8 @@ def _block(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
     if architecture.qk_norm != attention.qk_norm:
         where = "no" if architecture.qk_norm is None else "other"
         yield f"has {where} norms of queries and keys" if attention.qk_norm else "normalises queries and keys"
+    if not spec.first(Mlp).is_gated:
+        yield "gates its MLP"
     if architecture.activation != activation:
         yield f"has no {activation} gate"
     biases = frozenset().union(*(layer.biases for layer in spec.layers))

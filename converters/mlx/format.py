@@ -14,7 +14,7 @@ from converters.mlx.quantize import GRID
 from converters.mlx.stored import MlxWeights, folder_damages, weight_differences
 from converters.mlx.writer import model_dtype, write_mlx
 from seap_export.errors import ArtifactError, InputError, UsageError
-from seap_export.families import ModelSpec, model_spec
+from seap_export.families import Mlp, ModelSpec, model_spec
 from seap_export.json_file import read_json
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.sources.config import read_spec
@@ -24,6 +24,8 @@ __all__ = ["MlxFormat"]
 
 #: Increased when the same model gives other bytes than before.
 _VERSION = 2
+#: Of the gates in `modeling_mlx.py`.
+_ACTIVATIONS = ("silu", "gelu_tanh")
 #: How many matrices a remark names.
 _NAMED = 3
 
@@ -67,6 +69,10 @@ class MlxFormat:
 
     def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
         """Why the model cannot be written so; None: it can."""
+        for mlp in spec.all(Mlp):
+            if not mlp.is_gated or mlp.activation not in _ACTIVATIONS:
+                lacking = f"no {mlp.activation} gate" if mlp.is_gated else "no MLP without a gate"
+                return f"mlx cannot run this model: its model file has {lacking}; use another format"
         if PRECISIONS[self.precision].bits is None:
             return None
         layout = Layout(spec, self.precision)

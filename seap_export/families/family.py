@@ -88,12 +88,17 @@ class Family:
     gguf: GgufForm | None = None
 
     def __post_init__(self) -> None:
-        wanted = [name for name in PROJECTIONS if not any(name in FUSED[fused] for fused in self.fused)]
+        wanted = [name for name in self.projections if not any(name in FUSED[fused] for fused in self.fused)]
         missing = [name for name in (*wanted, "embed_tokens", "norm", "lm_head", "layer") if name not in self.names]
         if missing:
             raise ValueError(f"family {self.model_type}: no tensor name for {missing}")
         if len(set(self.names.values())) != len(self.names):
             raise ValueError(f"family {self.model_type}: two tensors have one name")
+
+    @property
+    def projections(self) -> tuple[Projection, ...]:
+        """Those that the layers of its models have."""
+        return tuple(name for name in PROJECTIONS if self.block.is_gated or name != "gate_proj")
 
     @property
     def fused(self) -> tuple[str, ...]:
@@ -154,14 +159,15 @@ def families() -> tuple[Family, ...]:
 
 
 def _parse(table: dict[str, Any]) -> Family:
-    table["names"] = _names(table.get("names", {}))
+    table["names"] = _names(table.get("names", {}), table.get("block", {}).get("is_gated", True))
     parsed = {key: _parsed(key, _frozen(value)) for key, value in table.items()}
     return Family(**parsed)
 
 
-def _names(stored_names: Mapping[str, str]) -> dict[str, str]:
+def _names(stored_names: Mapping[str, str], is_gated: bool) -> dict[str, str]:
     """The given names, and the usual ones of what is stored by itself and has no other name."""
     parts = {part for fused in FUSED if fused in stored_names for part in FUSED[fused]}
+    parts |= set() if is_gated else {"gate_proj"}
     return {**{name: usual for name, usual in USUAL_NAMES.items() if name not in parts}, **stored_names}
 
 

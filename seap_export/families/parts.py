@@ -15,6 +15,7 @@ class Block:
     A formula is `KEY` or `KEY ** EXPONENT`, with a key of config.json.
 
     Attributes:
+        is_gated: Whether the MLP has a gate.
         norm_offset: What is added to a stored norm weight to get its gain.
         qk_norm: Whether queries and keys are normalised before or after they are rotated, where they are.
         embedding_multiplier: Formula of the factor on embeddings.
@@ -25,6 +26,7 @@ class Block:
         logits_softcap: Key of the bound of logits.
     """
 
+    is_gated: bool = True
     norm_offset: float = 0.0
     qk_norm: Literal["before_rotation", "after_rotation"] = "before_rotation"
     embedding_multiplier: str | None = None

@@ -23,6 +23,9 @@ _ACTIVATIONS: Mapping[str, Activation] = {
     "swish": "silu",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
+    "gelu": "gelu",
+    "relu": "relu",
+    "relu2": "relu2",
 }
 #: What a multimodal wrapper may say of its language model.
 _SHARED_KEYS = (
@@ -144,7 +147,7 @@ def _layer(config: ConfigReader, index: int, head_dim: int, window: int | None, 
         sliding_window=window,
         rope=rope,
     )
-    mlp = Mlp(intermediate_size=size("intermediate_size"), activation=_activation(config))
+    mlp = Mlp(intermediate_size=size("intermediate_size"), activation=_activation(config), is_gated=block.is_gated)
     return LayerSpec((wired(attention), wired(mlp)))
 
 

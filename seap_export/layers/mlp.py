@@ -18,11 +18,23 @@ def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
     return functional.gelu(x, approximate="tanh")
 
 
-_ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {"silu": functional.silu, "gelu_tanh": _gelu_tanh}
+def _relu2(x: torch.Tensor) -> torch.Tensor:
+    return functional.relu(x).square()
+
+
+_ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "silu": functional.silu,
+    "gelu_tanh": _gelu_tanh,
+    "gelu": functional.gelu,
+    "relu": functional.relu,
+    "relu2": _relu2,
+}
 
 
 def mlp_channels(operands: Operands, mlp: Mlp, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
     """The activations of the neurons, [tokens, neurons]; no token needs to know of others."""
     x = operands.read(mlp.output, stream)
+    if not mlp.is_gated:
+        return _ACTIVATIONS[mlp.activation](operands.linear("up_proj", x))
     gate = _ACTIVATIONS[mlp.activation](operands.linear("gate_proj", x))
     return gate * operands.linear("up_proj", x)

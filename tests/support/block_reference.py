@@ -49,10 +49,16 @@ class Reference:
         return logits if block.logits_softcap is None else _capped(logits, block.logits_softcap)
 
     def _mlp(self, index: int, x: torch.Tensor) -> torch.Tensor:
-        gate = self._linear("gate_proj", index, x)
-        is_silu = self._spec.layers[index][Mlp].activation == "silu"
-        gate = functional.silu(gate) if is_silu else functional.gelu(gate, approximate="tanh")
-        return gate * self._linear("up_proj", index, x)
+        mlp, up = self._spec.layers[index][Mlp], self._linear("up_proj", index, x)
+        gate = self._linear("gate_proj", index, x) if mlp.is_gated else up
+        activated = {
+            "silu": functional.silu(gate),
+            "gelu_tanh": functional.gelu(gate, approximate="tanh"),
+            "gelu": functional.gelu(gate),
+            "relu": functional.relu(gate),
+            "relu2": functional.relu(gate) ** 2,
+        }[mlp.activation]
+        return activated * up if mlp.is_gated else activated
 
     def _attention(self, index: int, x: torch.Tensor) -> torch.Tensor:
         layer = self._spec.layers[index][Attention]

@@ -26,6 +26,7 @@ _MULTIPLIERS = {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits
 _SCALED_QUERIES = {"original_max_position_embeddings": 8, "llama_4_scaling_beta": 0.5}
 #: What the models of a family have in common.
 _OF_FAMILY: dict[str, dict[str, Any]] = {
+    "arcee": {"hidden_act": "relu2"},
     "cwm": {"layer_types": ["full_attention"] * 3, "rope_parameters": {"rope_theta": 10000.0}},
     "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 3},
     "gemma": {"hidden_act": "gelu_pytorch_tanh"},
@@ -101,6 +102,14 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "sliding_window": 5,
         "layer_types": _LAYER_TYPES,
         "rope_parameters": {"rope_theta": 10000.0, **_LLAMA3},
+        "mlp_bias": True,
+        "tie_word_embeddings": True,
+    },
+    "arcee": {"model_type": "arcee"},
+    "arcee-all": {
+        "model_type": "arcee",
+        "rope_scaling": _YARN,
+        "attention_bias": True,
         "mlp_bias": True,
         "tie_word_embeddings": True,
     },
@@ -242,6 +251,12 @@ def in_turn(variations: Iterable[str], values: Sequence[Any]) -> list[Any]:
     return pairs
 
 
+#: Those of families whose MLP has a gate.
+VARIED_GATED = tuple(
+    own
+    for own in VARIED
+    if family_of_model_type(VARIATIONS[own if isinstance(own, str) else own.values[0]]["model_type"]).block.is_gated
+)
 #: Layers of shapes of their own, with biases from compensation.
 PRUNED_LAYERS: dict[str, Any] = {
     "per_layer_config": {

@@ -82,7 +82,8 @@ def _mlp_taps(spec: ModelSpec, index: int, mlp: Mlp, scaling: Scaling) -> Iterat
         values, exponent = _node(f"{here}.{name}"), exponents.get(name, 0)
         yield Tap(index, f"mlp.{name}", values, (module,), channels=channels, exponent=exponent)
     module, exponent = family.module(mlp.output, index), scaling.input(mlp.output, index)
-    yield Tap(index, "mlp.gated", _node(f"{here}.gated"), (module,), "input", exponent=exponent)
+    activated = "gated" if mlp.is_gated else "activated"
+    yield Tap(index, f"mlp.{activated}", _node(f"{here}.{activated}"), (module,), "input", exponent=exponent)
 
 
 #: What each kind computes between what it reads and its output projection.

@@ -21,9 +21,12 @@ class MlpWriter:
         """There is no state."""
 
     def channels(self, index: int, x: ir.Value) -> ir.Value:
-        """The gated neurons."""
+        """The activations of the neurons."""
         name, mlp = f"layers.{index}.{Mlp.label}", self._spec.layers[index][Mlp]
-        gate, up = (self._linears.projection(mlp, one, index, x, f"{name}.{one}") for one in mlp.readers)
+        *gates, up = (self._linears.projection(mlp, one, index, x, f"{name}.{one}") for one in mlp.readers)
+        if not gates:
+            return self._dialect.activated(mlp.activation, up, f"{name}.activated")
+        (gate,) = gates
         return self._dialect.gated(mlp.activation, gate, up, mlp.channels, f"{name}.gated")
 
     def close(self, index: int) -> None:

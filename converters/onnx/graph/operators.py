@@ -9,10 +9,12 @@ import numpy as np
 import onnx_ir as ir
 
 from converters.onnx.graph.graph import GraphBuilder
+from seap_export.families.sublayers import Activation
 
 __all__ = [
     "Attended",
     "KeyValues",
+    "activation",
     "add",
     "capped",
     "cast",
@@ -62,6 +64,22 @@ def cast(g: GraphBuilder, x: ir.Value, dtype: ir.DataType, name: str) -> ir.Valu
 def add(g: GraphBuilder, a: ir.Value, b: ir.Value, name: str) -> ir.Value:
     """`a + b`."""
     return g.node("Add", [a, b], name)
+
+
+def activation(g: GraphBuilder, kind: Activation, x: ir.Value, name: str) -> ir.Value:
+    """An activation function that the standard has an operator for, or its square."""
+    match kind:
+        case "gelu_tanh":
+            return g.node("Gelu", [x], name, attributes={"approximate": "tanh"})
+        case "gelu":
+            return g.node("Gelu", [x], name)
+        case "relu2":
+            positive = g.node("Relu", [x], f"{name}.relu")
+            return multiply(g, positive, positive, name)
+        case "relu":
+            return g.node("Relu", [x], name)
+        case _:
+            raise ValueError(f"the standard has no operator for {kind}")
 
 
 def multiply(g: GraphBuilder, a: ir.Value, b: ir.Value, name: str) -> ir.Value:

@@ -94,6 +94,7 @@ class _Trial:
         self._stream, self._most = stream, most
         self._outputs: dict[str, float] = {}
         self._inputs: dict[str, float] = {}
+        self._fixed_inputs: dict[str, float] = {}
 
     def see(self, layer: int, sublayer: Sublayer, passed: SublayerPass) -> None:
         name = names.tensor(sublayer.output, layer)
@@ -102,8 +103,8 @@ class _Trial:
             self._outputs[name] = max(self._outputs.get(name, 0.0), _peak(passed.product))
         else:
             self._stream = max(self._stream, _peak(passed.product))
-        if sublayer.scalable is not None:
-            self._inputs[name] = max(self._inputs.get(name, 0.0), _peak(passed.channels))
+        inputs = self._fixed_inputs if sublayer.scalable is None else self._inputs
+        inputs[name] = max(inputs.get(name, 0.0), _peak(passed.channels))
 
     def see_products(self, layer: int, sublayer: Sublayer, peaks: Mapping[Projection, float]) -> None:
         """Refuses what cannot be scaled: heads are rotated, compared and cached as they are, and a gate is not linear.
@@ -113,8 +114,10 @@ class _Trial:
         for projection in sublayer.readers:
             if projection != sublayer.scalable:
                 _refuse_beyond(_FIXED_LIMIT, peaks[projection], names.tensor(projection, layer))
-        if sublayer.scalable is not None:
-            name = names.tensor(sublayer.output, layer)
+        name = names.tensor(sublayer.output, layer)
+        if sublayer.scalable is None:
+            _refuse_beyond(_FIXED_LIMIT, self._fixed_inputs[name], f"the input of {name}")
+        else:
             self._inputs[name] = max(self._inputs[name], peaks[sublayer.scalable])
 
     def scaling(self) -> Scaling:

@@ -12,16 +12,17 @@ from seap_export.families.sublayers.sublayer import Sublayer
 
 __all__ = ["Activation", "Mlp"]
 
-Activation = Literal["silu", "gelu_tanh"]
+Activation = Literal["silu", "gelu_tanh", "gelu", "relu", "relu2"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mlp(Sublayer):
-    """A gated MLP: its channels are act(gate(x)) * up(x).
+    """An MLP, gated or plain: its channels are act(gate(x)) * up(x) or act(up(x)).
 
     Attributes:
         intermediate_size: Number of neurons.
-        activation: Of the gate.
+        activation: Of the gate, or of a plain MLP's neurons; `relu2` is the square of `relu`.
+        is_gated: Whether there is a gate.
     """
 
     output: ClassVar[Projection] = "down_proj"
@@ -31,22 +32,24 @@ class Mlp(Sublayer):
 
     intermediate_size: int
     activation: Activation = "silu"
+    is_gated: bool = True
 
     def __post_init__(self) -> None:
         if self.intermediate_size < 1:
             raise InputError("an MLP needs at least one neuron")
         if self.activation not in get_args(Activation):
-            raise InputError(f"activation '{self.activation}' is not supported; use a model with silu or gelu_tanh")
+            known = ", ".join(get_args(Activation))
+            raise InputError(f"activation '{self.activation}' is not supported; use a model with one of {known}")
 
     @property
     def readers(self) -> tuple[Projection, ...]:
-        """Gate and up."""
-        return ("gate_proj", "up_proj")
+        """Gate, if there is one, and up."""
+        return ("gate_proj", "up_proj") if self.is_gated else ("up_proj",)
 
     @property
     def scalable(self) -> Projection | None:
-        """The gated one."""
-        return "up_proj"
+        """What is gated."""
+        return "up_proj" if self.is_gated else None
 
     @property
     def channels(self) -> int:

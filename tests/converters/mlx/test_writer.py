@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from support.models import rounded_copy, write_micro_model
 from support.plans import write_pruned_micro_model
 from support.product import SafetensorsWriter, read_spec
-from support.variations import VARIATIONS, VARIED
+from support.variations import VARIATIONS, VARIED_GATED
 
 from converters.mlx import MlxFormat
 from converters.mlx.layout import Layout
@@ -29,7 +29,7 @@ def spec_of(folder: Path) -> ModelSpec:
     return read_spec(folder)
 
 
-@pytest.mark.parametrize("variation", VARIED)
+@pytest.mark.parametrize("variation", VARIED_GATED)
 def test_weights_are_read_back_as_the_model_s(tmp_path: Path, variation: str) -> None:
     model = write_pruned_micro_model(tmp_path / "hf", variation)
     for precision in PRECISIONS:
@@ -124,6 +124,20 @@ def test_a_folder_that_does_not_say_it_is_refused(made: Callable[[str], Path], t
     (tmp_path / "config.json").unlink()
     with pytest.raises(ArtifactError, match="no such file"):
         MlxFormat.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"model_type": "arcee"}, "no MLP without a gate"),
+        ({"model_type": "llama", "hidden_act": "relu"}, "no relu gate"),
+    ],
+)
+def test_an_mlp_that_the_model_file_lacks_is_refused(tmp_path: Path, values: dict[str, str], reason: str) -> None:
+    model = write_micro_model(tmp_path / "hf", **values)
+    (tmp_path / "mlx").mkdir()
+    with pytest.raises(InputError, match=reason):
+        MlxFormat("fp16").write(model, tmp_path / "mlx", lambda layer: None)
 
 
 @pytest.mark.parametrize("precision", ["8bit", "4bit"])

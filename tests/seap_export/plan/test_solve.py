@@ -13,7 +13,7 @@ from support.plans import random_scores, random_sensitivity, scored_options, smo
 from support.variations import VARIATIONS, in_turn, micro_config
 
 from seap_export.errors import UsageError
-from seap_export.families import ModelSpec, model_spec
+from seap_export.families import Mlp, ModelSpec, model_spec
 from seap_export.plan.cost import BUDGETS, layer_shape
 from seap_export.plan.plan import LayerPlan
 from seap_export.plan.settings import BALANCES
@@ -168,8 +168,9 @@ def test_coarse_shapes_are_met_as_nearly_as_changing_one_layer_allows(kind: Any,
 def achieved_cost(spec: ModelSpec, layers: tuple[LayerPlan, ...], sparsity: Sparsity) -> float:
     """The fraction of the cost that is removed, part by part."""
     shapes = [layer_shape(spec, layer) for layer in range(len(layers))]
+    neuron = (3 if spec.first(Mlp).is_gated else 2) * spec.hidden_size
     kept = sum(
-        sparsity.cost.attention(shape, len(plan.heads), len(plan.kv_groups)) + len(plan.neurons) * 3 * spec.hidden_size
+        sparsity.cost.attention(shape, len(plan.heads), len(plan.kv_groups)) + len(plan.neurons) * neuron
         for shape, plan in zip(shapes, layers, strict=True)
     )
     return 1.0 - kept / sum(sparsity.cost.dense(shape) for shape in shapes)

@@ -56,18 +56,19 @@ def best_by_hand(spec: ModelSpec, scores: list[LayerScores], ratio: float, align
     mlp = spec.first(Mlp)
     size, wide, dim = dense.heads_per_group, spec.hidden_size, spec.head_dim
     whole_attention = 2 * wide * dim * (dense.num_attention_heads + dense.num_key_value_heads)
-    total = whole_attention + 3 * wide * mlp.intermediate_size
+    each_neuron = (3 if mlp.is_gated else 2) * wide
+    total = whole_attention + each_neuron * mlp.intermediate_size
     shapes = []
     for groups, each in itertools.product(range(1, dense.num_key_value_heads + 1), range(1, size + 1)):
         attention = 2 * wide * dim * groups * (each + 1)
         counts = [*range(align, mlp.intermediate_size, align), mlp.intermediate_size]
-        neurons = min(counts, key=lambda count: abs(attention + 3 * wide * count - (1.0 - ratio) * total))
+        neurons = min(counts, key=lambda count: abs(attention + each_neuron * count - (1.0 - ratio) * total))
         lost = [
             attention_share * least_heads_lost(own, groups, each, size, dim)
             + mlp_share * np.sort(own.neurons.numpy())[: mlp.intermediate_size - neurons].sum()
             for own, (attention_share, mlp_share) in zip(scores, sensitivity, strict=True)
         ]
-        achieved = 1.0 - (attention + 3 * wide * neurons) / total
+        achieved = 1.0 - (attention + each_neuron * neurons) / total
         shapes.append(
             Shape(groups, groups * each, neurons, achieved, 1.0 - attention / whole_attention, float(sum(lost)))
         )

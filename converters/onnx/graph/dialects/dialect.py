@@ -27,8 +27,11 @@ class Dialect(Protocol):
     def cache(self) -> str:
         """How the cache grows: "shared" (in its buffer) or "appended" (as a new, longer tensor)."""
 
+    def activated(self, kind: Activation, x: ir.Value, name: str) -> ir.Value:
+        """An activation function."""
+
     def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
-        """`up` times `gate * sigmoid(gate)`, or times the tanh approximation of GELU; both have `width` channels."""
+        """`up` times the activation of `gate`; both have `width` channels."""
 
     def poisoned(self, x: ir.Value, name: str) -> ir.Value:
         """`x` [batch_size, length, hidden_size], made infinite or NaN in rows that the dialect computes wrongly."""

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
-from converters.onnx.graph.operators import Attended, KeyValues, add, cast, multiply, rms_norm
+from converters.onnx.graph.operators import Attended, KeyValues, activation, add, cast, multiply, rms_norm
 from converters.onnx.graph.rotary import RotaryTables
 from seap_export.families import Attention, RopeSpec
 from seap_export.families.sublayers import Activation
@@ -36,13 +36,18 @@ class FusedDialect:
         self._own_places: tuple[ir.Value, ir.Value] | None = None
 
     def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
-        """Two nodes: QuickGelu is `x * sigmoid(alpha * x)`, FastGelu the tanh approximation of GELU."""
-        label = name.replace("gated", kind)
-        if kind == "silu":
-            active = self._g.node("QuickGelu", [gate], label, domain=MS_DOMAIN, attributes={"alpha": 1.0})
-        else:
-            active = self._g.node("FastGelu", [gate], label, domain=MS_DOMAIN)
-        return multiply(self._g, active, up, name)
+        """Two nodes."""
+        return multiply(self._g, self.activated(kind, gate, name.replace("gated", kind)), up, name)
+
+    def activated(self, kind: Activation, x: ir.Value, name: str) -> ir.Value:
+        """QuickGelu is `x * sigmoid(alpha * x)`, FastGelu the tanh approximation of GELU."""
+        match kind:
+            case "silu":
+                return self._g.node("QuickGelu", [x], name, domain=MS_DOMAIN, attributes={"alpha": 1.0})
+            case "gelu_tanh":
+                return self._g.node("FastGelu", [x], name, domain=MS_DOMAIN)
+            case _:
+                return activation(self._g, kind, x, name)
 
     def tied_head(self, x: ir.Value, table: ir.Value, name: str) -> ir.Value:
         """A product without a transposed copy of the table."""

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from converters.onnx.graph.dialects.capped import capped_attention
 from converters.onnx.graph.graph import GraphBuilder
-from converters.onnx.graph.operators import Attended, KeyValues, add, cast, multiply, rms_norm, split
+from converters.onnx.graph.operators import Attended, KeyValues, activation, add, cast, multiply, rms_norm, split
 from converters.onnx.graph.rotary import RotaryTables
 from seap_export.families import Attention, RopeSpec
 from seap_export.families.sublayers import Activation
@@ -36,13 +36,14 @@ class StandardDialect:
         self._windows: dict[int, ir.Value] = {}
 
     def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
+        """One node more than the activation."""
+        return multiply(self._g, self.activated(kind, gate, name.replace("gated", kind)), up, name)
+
+    def activated(self, kind: Activation, x: ir.Value, name: str) -> ir.Value:
         """SiLU is two nodes, because Swish needs opset 24."""
-        label = name.replace("gated", kind)
         if kind == "silu":
-            active = multiply(self._g, gate, self._g.node("Sigmoid", [gate], f"{label}.sigmoid"), label)
-        else:
-            active = self._g.node("Gelu", [gate], label, attributes={"approximate": "tanh"})
-        return multiply(self._g, active, up, name)
+            return multiply(self._g, x, self._g.node("Sigmoid", [x], f"{name}.sigmoid"), name)
+        return activation(self._g, kind, x, name)
 
     def poisoned(self, x: ir.Value, name: str) -> ir.Value:
         """`x`: padding may be anywhere."""

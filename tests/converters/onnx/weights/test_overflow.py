@@ -107,6 +107,15 @@ def test_a_norm_behind_a_half_scales_the_product_alone(family: str, tmp_path: Pa
     assert scaling == Scaling(outputs={name: scaling.outputs[name]})
 
 
+def test_neurons_that_no_product_scales_are_refused_where_they_overflow(tmp_path: Path) -> None:
+    folder = write_micro_model(tmp_path / "m", model_type="arcee")
+    edit_weights(folder, lambda tensors: tensors["model.layers.1.mlp.up_proj.weight"].mul_(100))
+    config = read_json(folder / "config.json")
+    spec = model_spec(config)
+    with pytest.raises(InputError, match=r"the input of model\.layers\.1\.mlp\.down_proj reaches"):
+        find_scaling(config, spec, PlainReader(SafetensorsReader(folder), spec), FP16)
+
+
 def test_without_it_the_graph_overflows(written: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("converters.onnx.onnx_writer.find_scaling", lambda *_: Scaling())
     made = written("llama", precision=FP16, change=scale(mlp__down_proj=1e5))
