@@ -20,7 +20,7 @@ from seap_export.activations.calibrate import collect_statistics
 PLACES: tuple[tuple[object, str, int], ...] = (
     (calibrate, "write_layer", 3),
     (calibrate._Run, "_save", 3),
-    (calibrate._Run, "_half", 6),
+    (calibrate._Run, "_sublayer", 6),
     (calibrate, "write_sensitivity", 1),
     (calibrate.shutil, "rmtree", 1),
     (sensitivity.Backward, "begin", 1),
@@ -66,9 +66,9 @@ def test_the_bytes_are_those_of_an_undisturbed_run(
     computed: Counter[int] = Counter()
     plain = DecoderLayer.__init__
 
-    def counted(self: DecoderLayer, spec: Any, index: int, *arguments: Any) -> None:
+    def counted(self: DecoderLayer, spec: Any, index: int, *arguments: Any, **options: Any) -> None:
         computed[index] += 1
-        plain(self, spec, index, *arguments)
+        plain(self, spec, index, *arguments, **options)
 
     monkeypatch.setattr(DecoderLayer, "__init__", counted)
     with monkeypatch.context() as patch:
@@ -80,7 +80,7 @@ def test_the_bytes_are_those_of_an_undisturbed_run(
     run(source, tmp_path, compute, check=False, on_layer=reported.append)
     assert reported == [0, 1, 2]
     assert file_contents(tmp_path) == expected
-    again = {index: count for index, count in computed.items() if count > 3}  # two halves, and the way back
+    again = {index: count for index, count in computed.items() if count > 3}  # two sublayers, and the way back
     assert sum(computed.values()) <= 9 + 2, (before, computed)
     assert len(again) <= 1
 
@@ -133,6 +133,6 @@ def test_what_is_finished_is_not_computed_again(
 ) -> None:
     run(source, tmp_path, compute_in_memory())
     with monkeypatch.context() as patch:
-        die_at(patch, calibrate._Run, "_half", 0)
+        die_at(patch, calibrate._Run, "_sublayer", 0)
         run(source, tmp_path, compute_in_memory())
     assert file_contents(tmp_path) == expected
