@@ -61,6 +61,7 @@ from validation.parity.rounding import round_weights
 from validation.reports.numbers import with_error
 from validation.runtimes.pytorch.torch_runner import Run, TorchRunner, open_torch_runner
 from validation.runtimes.timing import Pace
+from validation.speed.interval import Interval
 from validation.speed.measure import Timing
 from validation.speed.memory import PeakMemory
 
@@ -88,6 +89,7 @@ __all__ = [
     "FormatStep",
     "GgufFormat",
     "HiddenStates",
+    "Interval",
     "LayerPlan",
     "Logits",
     "Mixture",

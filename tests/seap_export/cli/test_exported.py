@@ -6,11 +6,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from support.product import Interval
 
 from seap_export.cli.commands.bench import speedup_cells
 from seap_export.cli.exported import measured_cells, measured_heads, no_gains, step_table
 from seap_export.pipeline.folder.performance import StepFigures
-from validation.speed.interval import Interval
 from validation.speed.report import Speedup
 
 

@@ -11,10 +11,9 @@ import pytest
 import torch
 from support.corpora import random_token_ids
 from support.models import micro_source, transformers_model, write_micro_model
-from support.product import Source, open_source
+from support.product import OUTPUTS, Source, open_source
 from support.variations import VARIATIONS, VARIED
 
-from seap_export.families.names import OUTPUTS
 from seap_export.layers import hidden_states
 from seap_export.layers.batches import length_buckets
 from seap_export.layers.hidden_states import HiddenStates, SublayerPass, logits, output_stream, times_head

@@ -9,10 +9,11 @@ import torch
 from support.corpora import random_token_ids
 from support.models import micro_source
 from support.plans import micro_plan
+from support.product import OUTPUTS
 from support.variations import VARIATIONS
 
 from seap_export.families import names
-from seap_export.families.names import OUTPUTS, Projection
+from seap_export.families.names import Projection
 from seap_export.layers.batches import length_buckets
 from seap_export.layers.layer import DecoderLayer
 from seap_export.shrink.layer import shrink_layer

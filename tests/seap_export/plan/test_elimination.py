@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 from support.plans import covariance_of, random_projection, refitted_loss, small_spec
+from support.product import OUTPUTS
 
 from seap_export.errors import UsageError
 from seap_export.families import ModelSpec
-from seap_export.families.names import OUTPUTS
 from seap_export.plan import elimination
 from seap_export.plan.elimination import eliminate_neurons, options_from_elimination
 from seap_export.plan.options import AttentionOption, LayerOptions
