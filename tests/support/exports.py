@@ -53,13 +53,14 @@ def run_here(*arguments: object) -> Outcome:
 
 
 def export_with_router(folder: Path, ratios: tuple[float, ...]) -> Path:
-    """An export of tasks a and b and of both together, with a router."""
+    """An export of tasks a and b and of both together, with a router, in float32 and with all logits."""
     from seap_export.corpus import parse_tasks
     from seap_export.pipeline.export import export
     from seap_export.pipeline.request.export_request import ExportRequest
     from seap_export.pipeline.request.mixtures import parse_mixtures
     from seap_export.pipeline.request.settings import ParitySettings
     from seap_export.sources.source import open_source
+    from support.product import OnnxFormat
 
     write_task_corpora(folder)
     source = open_source(str(write_micro_model(folder / "m", model_type="llama")))
@@ -68,6 +69,7 @@ def export_with_router(folder: Path, ratios: tuple[float, ...]) -> Path:
         tasks,
         ratios,
         mixtures=parse_mixtures(list(TASK_WORDS), general=True, weights=(), mixes=()),
+        formats=(OnnxFormat("fp32"),),
         parity=ParitySettings(prompts=1, decode_steps=1),
         threshold=0.6,
         **UNMEASURED,

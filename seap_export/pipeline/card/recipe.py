@@ -26,7 +26,7 @@ __all__ = ["RECIPE", "given_as", "model_name", "needed_files", "recipe_files"]
 
 #: The file, for `export --config`, and the one with a pruning recipe that does not come with the package.
 RECIPE, _PRUNING = "recipe.toml", "pruning.toml"
-_PARITY = ("provider", "decode_steps", "prompts", "long_tokens", "threads")
+_PARITY = ("provider", "decode_steps", "prompts", "long_tokens")
 
 
 def recipe_files(

@@ -100,7 +100,7 @@ def test_what_is_no_file_is_a_data_set(spec: str, name: str | None, corpus: HubC
     if name is None:
         assert "no such file" in _message(InputError, lambda: parse_task(spec))
     else:
-        assert parse_task(spec) == Task(name, corpus)
+        assert parse_task(spec) == Task(name, corpus, given_as=spec.removeprefix("maths="))
 
 
 def test_a_file_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

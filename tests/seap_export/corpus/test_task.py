@@ -36,7 +36,7 @@ def test_corpus_without_a_task_file_uses_the_field_text(tmp_path: Path) -> None:
     path = tmp_path / "b=c.jsonl"
     path.write_text('{"text": " one\\n"}\n{"text": " \\n"}\n{"text": ""}\n{"text": "two", "more": null}\n')
     task = parse_task(f"a={path}")
-    assert task == Task("a", path)
+    assert task == Task("a", path, given_as=str(path))
     assert list(task.texts()) == [Sample(" one\n", ""), Sample("two", "")]
 
 
@@ -59,7 +59,8 @@ def test_prompt_and_completion_make_the_text(tmp_path: Path) -> None:
         tmp_path, 'prompt = "Q: {q}\\nA:"\ncompletion = " {a}"\n', {"q": "1+1?", "a": 2}, {"q": "x", "a": ""}
     )
     task = parse_task(spec)
-    assert task == Task("a", tmp_path / "a.jsonl", "Q: {q}\nA:", TemplateCompletion(" {a}"))
+    template = TemplateCompletion(" {a}")
+    assert task == Task("a", tmp_path / "a.jsonl", "Q: {q}\nA:", template, given_as=spec.removeprefix("a="))
     samples = list(task.texts())
     assert samples == [Sample("Q: 1+1?\nA:", " 2"), Sample("Q: x\nA:", " ")]
     assert samples[0].text == "Q: 1+1?\nA: 2"

@@ -203,7 +203,7 @@ def redundant_source(folder: Path, variation: str) -> tuple[Source, tuple[LayerP
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     heads = tuple(head for head in range(own.num_attention_heads) if head % size != 1)
     cut = LayerPlan(size, tuple(range(own.num_key_value_heads)), heads, tuple(range(20, 80)))
-    return open_source(str(folder)), (whole_layer(own), cut, cut)
+    return open_source(str(folder)), (whole_layer(source.spec.layers[0]), cut, cut)
 
 
 @pytest.mark.parametrize(
