@@ -158,7 +158,7 @@ def page() -> Iterator[str]:
     for family in sorted(families(), key=lambda own: own.model_type):
         wrapper = f"`{family.wrapper.model_type}`" if family.wrapper else "-"
         gguf = f"`{family.gguf.architecture}`" if family.gguf else "-"
-        biases = [str(family.biases.get(half) or "none") for half in ("o_proj", "down_proj")]
+        biases = [str(family.biases.get(output) or "none") for output in ("o_proj", "down_proj")]
         yield f"| `{family.model_type}` | {wrapper} | {gguf} | {', '.join(biases)} |"
     yield _REFUSED
     yield "| part | families |"

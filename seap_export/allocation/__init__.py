@@ -1,1 +1,1 @@
-"""The split of the budget between the halves of all layers, found by trying plans: refitted, and judged end to end."""
+"""The split of the budget between all sublayers, found by trying plans: refitted, and judged end to end."""

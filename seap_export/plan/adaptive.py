@@ -50,7 +50,7 @@ def spend(
     return [choice.kept(selection, cost) for choice, selection in zip(choices, selections, strict=True)]
 
 
-class _Half(NamedTuple):
+class _Options(NamedTuple):
     """The options of a layer's attention or MLP: their losses times the sensitivity, and their costs."""
 
     loss: npt.NDArray[np.float64]
@@ -58,17 +58,17 @@ class _Half(NamedTuple):
 
 
 class _Change(NamedTuple):
-    """A change of one half of a layer to another of its options: loss saved for a unit of cost, and the cost."""
+    """A change of a sublayer to another of its options: loss saved for a unit of cost, and the cost."""
 
     rate: float
     cost: int
     layer: int
-    half: int
+    sublayer: int
     option: int
 
 
 class _Problem:
-    """The choice of one option for each half of each layer."""
+    """The choice of one option for each sublayer of each layer."""
 
     def __init__(
         self,
@@ -81,10 +81,10 @@ class _Problem:
         self._free = free
         self._sensitivity = [(float(attention), float(mlp)) for attention, mlp in sensitivity]
         self._cost = cost
-        self._halves = [
+        self._options = [
             (
-                _Half(importance[0] * choice.attention_loss, choice.attention_cost(cost)),
-                _Half(importance[1] * choice.neuron_loss, choice.neuron_cost(cost)),
+                _Options(importance[0] * choice.attention_loss, choice.attention_cost(cost)),
+                _Options(importance[1] * choice.neuron_loss, choice.neuron_cost(cost)),
             )
             for choice, importance in zip(choices, self._sensitivity, strict=True)
         ]
@@ -92,7 +92,7 @@ class _Problem:
     def within(self, budget: float) -> list[Selection]:
         """The selections at the lowest price at which they cost no more than the budget."""
         # Costs are whole numbers: at this price no saving of loss is worth a unit of cost.
-        most = 2.0 * max(float(half.loss.max()) for layer in self._halves for half in layer)
+        most = 2.0 * max(float(options.loss.max()) for layer in self._options for options in layer)
         low, high = most * _LOWEST_PRICE, most
         for _ in range(_BISECTIONS if most > 0.0 else 0):
             price = math.exp((math.log(low) + math.log(high)) / 2) if low > 0.0 else high / 2
@@ -104,7 +104,7 @@ class _Problem:
         indices = [[selection.attention, self._step(layer, selection)] for layer, selection in enumerate(selections)]
         left = budget - self._total(selections)
         while change := self._best_change(indices, left):
-            indices[change.layer][change.half] = change.option
+            indices[change.layer][change.sublayer] = change.option
             left -= change.cost
         return [
             Selection(attention, int(choice.counts[step]))
@@ -120,7 +120,7 @@ class _Problem:
     def _total(self, selections: Sequence[Selection]) -> int:
         return sum(
             int(attention.cost[selection.attention] + mlp.cost[self._step(layer, selection)])
-            for layer, (selection, (attention, mlp)) in enumerate(zip(selections, self._halves, strict=True))
+            for layer, (selection, (attention, mlp)) in enumerate(zip(selections, self._options, strict=True))
         )
 
     def _step(self, layer: int, selection: Selection) -> int:
@@ -130,18 +130,18 @@ class _Problem:
         changes = [
             change
             for layer in range(len(indices))
-            for half in (0, 1)
-            if (change := self._change(layer, half, indices[layer][half], left))
+            for sublayer in (0, 1)
+            if (change := self._change(layer, sublayer, indices[layer][sublayer], left))
         ]
         return max(changes, default=None)
 
-    def _change(self, layer: int, half: int, current: int, left: float) -> _Change | None:
-        """The change of one half that saves the most for its cost; the largest of equal ones."""
-        loss, cost = self._halves[layer][half]
+    def _change(self, layer: int, sublayer: int, current: int, left: float) -> _Change | None:
+        """The change of one sublayer that saves the most for its cost; the largest of equal ones."""
+        loss, cost = self._options[layer][sublayer]
         more, saved = cost - cost[current], loss[current] - loss
         fitting = np.flatnonzero((more > 0) & (more <= left) & (saved >= 0.0))
         if not len(fitting):
             return None
         rates = saved[fitting] / more[fitting]
         best = fitting[np.lexsort((more[fitting], rates))[-1]]
-        return _Change(float(saved[best] / more[best]), int(more[best]), layer, half, int(best))
+        return _Change(float(saved[best] / more[best]), int(more[best]), layer, sublayer, int(best))

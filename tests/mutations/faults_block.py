@@ -123,9 +123,9 @@ def _of_weights() -> Iterator[Fault]:
     behind, before, heads = "post_attention_layernorm", "pre_feedforward_layernorm", "self_attn."
     faults: list[tuple[str, str, Callable[[Tensors], None], Layer]] = [
         ("offset of norms twice", "gemma3", offset_twice, 0),
-        ("norms of the wrong halves", "gemma3", _swap(behind, "post_feedforward_layernorm"), 1),
+        ("norms of the wrong sublayers", "gemma3", _swap(behind, "post_feedforward_layernorm"), 1),
         ("norms before and after exchanged", "gemma2 standard", _swap(behind, before), 1),
-        ("norms of the wrong halves, int4", "glm4", _swap("post_self_attn_layernorm", "post_mlp_layernorm"), 1),
+        ("norms of the wrong sublayers, int4", "glm4", _swap("post_self_attn_layernorm", "post_mlp_layernorm"), 1),
         (
             "norms of queries and keys swapped",
             "hunyuan",

@@ -90,7 +90,7 @@ def _behind_each_half() -> Iterator[Fault]:
         yield numeric(f"norm after the MLP off by 1 %, {base}", base, scaled(f"model.{mlp}.weight"), layer=other)
         yield numeric(f"norm after attention left out, {base}", base, left_out(attention), layer=one)
         yield numeric(f"norm after the MLP left out, {base}", base, left_out(mlp), layer=other)
-        yield numeric(f"norms of the wrong halves, {base}", base, _swapped(one, _ATTENTION, _MLP), layer=one)
+        yield numeric(f"norms of the wrong sublayers, {base}", base, _swapped(one, _ATTENTION, _MLP), layer=one)
         if base != "exaone4":
             before = _swapped(other, _ATTENTION, "post_attention_layernorm")
             yield numeric(f"norms before and after exchanged, {base}", base, before, layer=other)

@@ -39,10 +39,10 @@ WITHOUT_BIAS: dict[str, tuple[str, ...]] = {
 
 
 @torch.no_grad()
-def around_half(
+def around_sublayer(
     model: PreTrainedModel, index: int, name: str, texts: Sequence[Sequence[int]]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The stream before a name of a layer, its projection's input, and the stream behind it; float64 [tokens, ...]."""
+    """The stream before a sublayer, its output projection's input, and the stream after; float64 [tokens, ...]."""
     layer = model.model.layers[index]
     before: list[torch.Tensor] = []
     inputs: list[torch.Tensor] = []
@@ -103,8 +103,8 @@ def plain_loop(
             cut_before = cut_before or len(kept) < linear.in_features
             if not cut_before:
                 continue
-            target = around_half(dense, index, name, texts)[2]
-            before, inputs, _ = around_half(model, index, name, texts)
+            target = around_sublayer(dense, index, name, texts)[2]
+            before, inputs, _ = around_sublayer(model, index, name, texts)
             x, y = inputs[:, kept], target - before
             p = (weights / weights.sum()).unsqueeze(1)
             intercept = plan.settings.layout == "per-layer" or name not in WITHOUT_BIAS[source.spec.family.model_type]

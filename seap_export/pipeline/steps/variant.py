@@ -47,7 +47,7 @@ def _plan_seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
 
 
 def _plan_disk(model: KeptPart, tokens: TokenCounts) -> Disk:
-    """While plans are tried, what each half of the dense model wrote for some texts."""
+    """While plans are tried, what each sublayer of the dense model wrote for some texts."""
     kept = round(_NEURON * model.kept * model.neurons)
     if not model.work.trials:
         return Disk(kept)

@@ -17,7 +17,7 @@ from seap_export.allocation.texts import draw_texts
 from seap_export.allocation.trials import Trials
 
 TEXTS = random_token_ids(30)
-#: One without norms after a half, one with; and multipliers, which scale what is written.
+#: One without norms after a sublayer, one with; and multipliers, which scale what is written.
 FAMILIES = ("llama-gqa", "gemma3", "granite")
 
 

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from seap_export.families import family_of_model_type
 
 Run = Callable[..., Any]
-#: Norms around halves and soft caps, multipliers, products that are stored together, and a tokenizer of its own.
+#: Norms around sublayers and soft caps, multipliers, products that are stored together, and a tokenizer of its own.
 QUICK = ("gemma2-all", "granite-all", "phi3-all", "qwen2-window")
 UNIFORM = ("--layout", "uniform")
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", *UNIFORM, "--out", "out")

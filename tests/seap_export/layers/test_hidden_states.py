@@ -50,7 +50,7 @@ FEATURES: dict[str, dict[str, Any]] = {
     "interleaved rotation": {"model_type": "ernie4_5"},
     "interleaved rotation of a part": {"model_type": "glm4", "partial_rotary_factor": 0.25},
     "rotation of a part": {"model_type": "phi3", "partial_rotary_factor": 0.25},
-    "norms after the halves alone": {"model_type": "exaone4"},
+    "norms after the sublayers alone": {"model_type": "exaone4"},
     "norms of heads after the rotation": {"model_type": "hunyuan_v1_dense"},
 }
 
@@ -149,7 +149,7 @@ def test_longrope_switches_its_tables_where_transformers_does(tmp_path: Path, le
 
 
 @torch.no_grad()
-def test_a_visitor_sees_each_batch_as_it_is_after_the_half(tmp_path: Path) -> None:
+def test_a_visitor_sees_each_batch_as_it_is_after_the_sublayer(tmp_path: Path) -> None:
     source = micro_source(tmp_path / "model", "gemma2-all")
     spec = source.spec
     hidden = HiddenStates.embedded(spec, source.read_outer("embed_tokens"), length_buckets(random_token_ids(8), 60))

@@ -1,4 +1,4 @@
-"""A layer's halves have the shapes of a shrunk layer, and write back what its norm and multiplier say."""
+"""A layer's sublayers have the shapes of a shrunk layer, and write back what their norms and the multiplier say."""
 
 from __future__ import annotations
 

@@ -258,7 +258,7 @@ def test_the_greedy_elimination_removes_the_head_that_costs_least_each_time() ->
         assert option.heads == tuple(sorted(kept))
 
 
-def test_losses_scale_with_the_square_of_the_weights_in_both_halves() -> None:
+def test_losses_scale_with_the_square_of_the_weights_in_both_sublayers() -> None:
     spec = small_spec(6, 3, 20)
     o_proj, o_cov, down_proj, down_cov = statistics_of(spec)
     once = options_of(spec)

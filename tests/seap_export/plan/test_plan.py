@@ -290,7 +290,7 @@ def test_biases_of_a_uniform_plan_are_those_of_the_family_s_class(
     assert all(frozenset(OUTPUTS) <= own.biases for own in per_layer.shrunk_spec(dense).layers)
 
 
-def test_only_halves_that_are_compensated_have_their_switch_turned_on() -> None:
+def test_only_sublayers_that_are_compensated_have_their_switch_turned_on() -> None:
     layers = tuple(dataclasses.replace(own, kv_groups=(0, 1, 2), heads=tuple(range(6))) for own in EVEN_LAYERS)
     plan = dataclasses.replace(UNIFORM, layers=layers)
     mlp = frozenset({"gate_proj", "up_proj", "down_proj"})

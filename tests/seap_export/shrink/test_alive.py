@@ -1,4 +1,4 @@
-"""What is alive at once while layers are swept: one layer, the sums of one half, and the streams in their place."""
+"""What is alive at once while layers are swept: a layer, the sums of one sublayer, and the streams in their place."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from support.product import COMPENSATIONS, Compute, Source, collect_statistics
 from seap_export.layers import attention
 from seap_export.shrink.write import write_shrunk_model
 
-#: Between them windows, soft caps, norms after halves, long rotations, scaled queries, biases and multipliers.
+#: Between them windows, soft caps, norms after sublayers, long rotations, scaled queries, biases and multipliers.
 VARIATIONS = ("llama-biases", "gemma2-all", "phi3-all", "granite-all", "ministral3-all", "exaone4-window", "qwen3")
 
 

@@ -25,7 +25,7 @@ POST_NORMS = ("glm4", "exaone4", "gemma2-all", "gemma3-all")
 
 
 @dataclasses.dataclass(frozen=True)
-class OneHalf:
+class OneSublayer:
     """One output of a dense layer over some tokens, and a stream that other layers have disturbed."""
 
     layer: DecoderLayer
@@ -66,7 +66,7 @@ class OneHalf:
 
 
 @torch.no_grad()
-def half_of(source: Source, output: Projection, disturbance: float) -> OneHalf:
+def sublayer_of(source: Source, output: Projection, disturbance: float) -> OneSublayer:
     texts = random_token_ids(40)
     hidden = HiddenStates.embedded(source.spec, source.read_outer("embed_tokens"), length_buckets(texts, 4096))
     layer, seen = DecoderLayer(source.spec, 0, source.read_layer(0)), list[SublayerPass]()
@@ -79,12 +79,12 @@ def half_of(source: Source, output: Projection, disturbance: float) -> OneHalf:
     mixing = passed.channels @ torch.randn(passed.channels.shape[1], 96, generator=torch.Generator().manual_seed(1))
     error = disturbance * (noise + mixing / mixing.square().mean().sqrt())  # in part a function of the input
     channels = passed.channels.shape[1]
-    return OneHalf(layer, output, passed, before + error, torch.arange(channels)[torch.arange(channels) % 3 != 0])
+    return OneSublayer(layer, output, passed, before + error, torch.arange(channels)[torch.arange(channels) % 3 != 0])
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_without_norm_and_multiplier_it_is_the_distance_bit_for_bit(tmp_path: Path, output: Projection) -> None:
-    own = half_of(micro_source(tmp_path / "model"), output, 0.1)
+    own = sublayer_of(micro_source(tmp_path / "model"), output, 0.1)
     target, weights = refit_target(own.layer, output, own.passed, own.shrunk)
     assert torch.equal(target, own.passed.stream - own.shrunk)
     assert weights == 1.0
@@ -93,14 +93,14 @@ def test_without_norm_and_multiplier_it_is_the_distance_bit_for_bit(tmp_path: Pa
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("variation", ["granite-all", *POST_NORMS])
 def test_without_an_error_it_is_the_dense_product(tmp_path: Path, variation: str, output: Projection) -> None:
-    own = half_of(micro_source(tmp_path / "model", variation), output, 0.0)
+    own = sublayer_of(micro_source(tmp_path / "model", variation), output, 0.0)
     target, _ = refit_target(own.layer, output, own.passed, own.shrunk)
     torch.testing.assert_close(target, own.passed.product, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_with_a_multiplier_the_target_reaches_the_dense_stream(tmp_path: Path, output: Projection) -> None:
-    own = half_of(micro_source(tmp_path / "model", "granite-all"), output, 0.1)
+    own = sublayer_of(micro_source(tmp_path / "model", "granite-all"), output, 0.1)
     target, _ = refit_target(own.layer, output, own.passed, own.shrunk)
     torch.testing.assert_close(own.shrunk + own.layer.update(output, target), own.passed.stream, rtol=1e-5, atol=1e-5)
 
@@ -111,7 +111,7 @@ def test_with_a_norm_the_target_nearly_reaches_the_dense_stream(
     tmp_path: Path, variation: str, output: Projection
 ) -> None:
     """All of a small error but what lies along the product, one direction of 96."""
-    own = half_of(micro_source(tmp_path / "model", variation), output, 0.003)
+    own = sublayer_of(micro_source(tmp_path / "model", variation), output, 0.003)
     target, _ = refit_target(own.layer, output, own.passed, own.shrunk)
     after = own.shrunk + own.layer.update(output, target) - own.passed.stream
     before = own.shrunk + own.passed.update - own.passed.stream
@@ -124,7 +124,7 @@ def test_the_fit_is_a_stationary_point_of_the_linearised_problem(
     tmp_path: Path, variation: str, output: Projection
 ) -> None:
     """By central differences along random directions, against a fit that counts all tokens alike."""
-    own = half_of(micro_source(tmp_path / "model", variation), output, 0.1)
+    own = sublayer_of(micro_source(tmp_path / "model", variation), output, 0.1)
     gain = own.layer.gain(output)
     assert gain is not None
     usable = gain.abs() > 0.1 * gain.square().mean().sqrt()  # the others are held back on purpose
@@ -152,7 +152,7 @@ def test_the_fit_is_a_stationary_point_of_the_linearised_problem(
 def test_the_stream_is_nearer_than_with_the_dense_product_as_target(
     tmp_path: Path, variation: str, output: Projection
 ) -> None:
-    own = half_of(micro_source(tmp_path / "model", variation), output, 0.1)
+    own = sublayer_of(micro_source(tmp_path / "model", variation), output, 0.1)
     fitted = own.fit(*refit_target(own.layer, output, own.passed, own.shrunk))
     product = own.fit(own.passed.product, 1.0)
     assert own.error(*fitted) < own.error(*product)
@@ -160,12 +160,12 @@ def test_the_stream_is_nearer_than_with_the_dense_product_as_target(
 
 def test_a_channel_of_nearly_no_gain_is_not_blown_up(tmp_path: Path) -> None:
     source = micro_source(tmp_path / "model", "glm4")
-    own = half_of(source, "o_proj", 0.1)
+    own = sublayer_of(source, "o_proj", 0.1)
     tensors = source.read_layer(0)
     gain = tensors[names.tensor("post_self_attn_layernorm", 0)]
     plain, _ = refit_target(own.layer, "o_proj", own.passed, own.shrunk)
     gain[3:5] = torch.tensor([0.0, -1e-9])
-    own = half_of(source, "o_proj", 0.1)
+    own = sublayer_of(source, "o_proj", 0.1)
     layer = DecoderLayer(source.spec, 0, tensors)
     target, weights = refit_target(layer, "o_proj", own.passed, own.shrunk)
     assert torch.isfinite(target).all()

@@ -225,12 +225,12 @@ def test_where_nothing_is_compensated_no_switch_is_turned_on(
         assert all(torch.equal(stored[name], dense[name]) for name in stored)
 
 
-def test_only_the_switch_of_a_half_that_is_compensated_is_turned_on(shrink: Callable[..., Shrunk]) -> None:
+def test_only_the_switch_of_a_sublayer_that_is_compensated_is_turned_on(shrink: Callable[..., Shrunk]) -> None:
     shrunk = shrink("llama-gqa", "one-shot", neurons_only)
     assert [shrunk.config().get(switch) for switch in SWITCHES] == [None, True]
 
 
-def test_a_half_that_is_not_cut_has_zeros_where_a_later_one_is_fitted(shrink: Callable[..., Shrunk]) -> None:
+def test_a_sublayer_that_is_not_cut_has_zeros_where_a_later_one_is_fitted(shrink: Callable[..., Shrunk]) -> None:
     """Sequential: attention of the first layer comes before anything is cut."""
     stored = shrink("llama-gqa", "sequential", neurons_only).stored()
     fitted = [bool(stored[f"model.layers.{index}.self_attn.o_proj.bias"].any()) for index in range(3)]
@@ -242,8 +242,8 @@ def test_where_there_is_no_bias_to_give_a_bias_compensates_nothing(
     shrink: Callable[..., Shrunk], variation: str
 ) -> None:
     shrunk = shrink(variation, "bias")
-    halves = set(OUTPUTS) - set(WITHOUT_BIAS[shrunk.family])
-    assert shrunk.plan.compensated(shrunk.source.spec) == (frozenset(halves),) * 3
+    with_bias = set(OUTPUTS) - set(WITHOUT_BIAS[shrunk.family])
+    assert shrunk.plan.compensated(shrunk.source.spec) == (frozenset(with_bias),) * 3
 
 
 def test_a_uniform_variant_can_be_pruned_again(

@@ -51,8 +51,8 @@ def test_hidden_states_stay_small_through_many_layers_and_channels_differ(tmp_pa
     with torch.no_grad():
         for index in range(shape.layers):
             layer = DecoderLayer(source.spec, index, source.read_layer(index))
-            for half in OUTPUTS:
-                states.advance(layer, half, visit)
+            for output in OUTPUTS:
+                states.advance(layer, output, visit)
     assert float(states.streams[0].abs().max()) < 100
     assert min(spreads) > 3
 

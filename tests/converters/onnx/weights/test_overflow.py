@@ -97,7 +97,7 @@ def test_pruned_models_of_every_family(family: str, written: Callable[..., Any])
 
 
 @pytest.mark.parametrize("family", ["gemma3_text", "exaone4"])
-def test_a_norm_behind_a_half_scales_the_product_alone(family: str, tmp_path: Path) -> None:
+def test_a_norm_after_a_sublayer_scales_the_product_alone(family: str, tmp_path: Path) -> None:
     folder = write_micro_model(tmp_path / "m", model_type=family)
     name = "model.layers.1.self_attn.o_proj"
     edit_weights(folder, lambda tensors: tensors[f"{name}.weight"].mul_(1e5))

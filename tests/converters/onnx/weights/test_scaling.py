@@ -59,7 +59,7 @@ def test_an_lm_head_of_its_own_and_a_factor_on_embeddings() -> None:
     ]
 
 
-def test_norms_behind_the_halves_and_none_before() -> None:
+def test_norms_after_the_sublayers_and_none_before() -> None:
     spec = model_spec(micro_config(model_type="exaone4"))
     outputs = {f"{LAYER}self_attn.o_proj": 4}
     assert of_layer_1(Scaling(3, outputs).tensors(spec)) == {
