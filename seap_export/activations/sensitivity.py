@@ -125,7 +125,7 @@ def _backward(
     with torch.enable_grad():
         streams[0].requires_grad_(True)
         for output in outputs:
-            product = layer.project(output, layer.channels(output, streams[-1], batch))
+            product = layer.linear(output, layer.channels(output, streams[-1], batch))
             factors.append(layer.factor(output, product.detach()))
             streams.append(streams[-1] + layer.update(output, product))
         at_before, *between = torch.autograd.grad(streams[-1], streams[:-1], gradient)

@@ -15,7 +15,7 @@ from typing import Any
 from seap_export.corpus.harness import load_harness_tasks, quiet_harness, refuse_unknown_harness_tasks
 from seap_export.errors import EnvironmentFailure, InputError
 
-__all__ = ["HarnessCorpus", "HubCorpus", "is_harness_name", "is_hub_id"]
+__all__ = ["HarnessCorpus", "HubCorpus", "is_dataset_id", "is_harness_name"]
 
 _ID_PART = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 _HUB_ID = re.compile(rf"{_ID_PART}/{_ID_PART}(:{_ID_PART})?")
@@ -24,7 +24,7 @@ _VALIDATION = ("validation", "valid", "val", "dev")
 _LOCAL = "give a local file as NAME=FILE"
 
 
-def is_hub_id(text: str) -> bool:
+def is_dataset_id(text: str) -> bool:
     """Whether this is OWNER/NAME or OWNER/NAME:CONFIG."""
     return _HUB_ID.fullmatch(text) is not None and ".." not in text
 

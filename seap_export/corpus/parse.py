@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.corpus.answers import LAST_NUMBER, AnswerRule
-from seap_export.corpus.hub import HarnessCorpus, HubCorpus, is_harness_name, is_hub_id
+from seap_export.corpus.hub import HarnessCorpus, HubCorpus, is_dataset_id, is_harness_name
 from seap_export.corpus.readers import CORPUS_SUFFIXES, check_corpus
 from seap_export.corpus.task import ChoiceCompletion, Completion, Task, TemplateCompletion
 from seap_export.errors import InputError, UsageError
@@ -77,7 +77,7 @@ def _task(name: str, source: str) -> Task:
     if path.suffix.lower() == _TASK_FILE:
         return _read_task_file(name, path)
     if not _is_file(path):
-        if is_hub_id(source):
+        if is_dataset_id(source):
             return Task(name, HubCorpus.of(source))
         if is_harness_name(source):
             return Task(name, HarnessCorpus.of(source), "{prompt}", TemplateCompletion("{completion}"))
@@ -112,7 +112,7 @@ def _read_task_file(name: str, path: Path) -> Task:
         task = Task(name, path.parent / corpus, **_parts(table), answer=_answer(table, path.parent))
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    if is_hub_id(corpus) and not _is_file(path.parent / corpus):
+    if is_dataset_id(corpus) and not _is_file(path.parent / corpus):
         return replace(task, corpus=HubCorpus.of(corpus))
     check_corpus(path.parent / corpus)
     if task.answer is not None and task.answer.examples is not None:

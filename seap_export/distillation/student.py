@@ -136,7 +136,7 @@ class Student:
                 leaf = after = before[str(batch_index)].to(self._device).requires_grad_(True)
                 for output in self._spec.layers[index].outputs:
                     channels = layer.channels(output, after, batch)
-                    after = after + layer.update(output, layer.project(output, channels))
+                    after = after + layer.update(output, layer.linear(output, channels))
                 at_before, *at_weights = torch.autograd.grad(after, (leaf, *trained.values()), gradient)
             for total, part in zip(sums.values(), at_weights, strict=True):
                 total += part

@@ -96,7 +96,7 @@ class HiddenStates:
         for batch_index, batch in enumerate(self.batches):
             before = self.streams[batch_index]
             channels = layer.channels(output, before, batch)
-            product = layer.project(output, channels)
+            product = layer.linear(output, channels)
             update = layer.update(output, product)
             after = self.streams[batch_index] = before + update
             visit(SublayerPass(batch_index, product, update, after, channels))

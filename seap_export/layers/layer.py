@@ -87,12 +87,8 @@ class DecoderLayer:
     def _gain(self, norm: str | None) -> torch.Tensor | None:
         return None if norm is None else self.tensor(norm)
 
-    def project(self, output: Projection, channels: torch.Tensor) -> torch.Tensor:
-        """The product of an output projection with its input, [tokens, hidden_size]."""
-        return self.linear(output, channels)
-
     def linear(self, projection: Projection, x: torch.Tensor) -> torch.Tensor:
-        """The product of any projection with what it reads, and its bias."""
+        """The product of a projection with its input, and its bias; [..., out]."""
         weight = self._tensors[names.weight(projection, self._index)]
         return functional.linear(x, weight, self._tensors.get(names.bias(projection, self._index)))
 

@@ -22,7 +22,7 @@ class Operands(Protocol):
         """What the sublayer of an output projection reads of the stream, through its norm if there is one."""
 
     def linear(self, projection: Projection, x: torch.Tensor) -> torch.Tensor:
-        """The product of a projection with what it reads, and its bias."""
+        """The product of a projection with its input, and its bias; [..., out]."""
 
     def tensor(self, name: str) -> torch.Tensor | None:
         """A tensor by its name in the plain form, such as `q_norm`; None: the layer has none."""

@@ -34,8 +34,8 @@ class AttentionWriter:
         """Declares a layer's cache: keys and values of earlier tokens."""
         # Static head counts, because ONNX Runtime GenAI derives each layer's cache size from them.
         dims = self._cache_dims(index, "past_sequence_length")
-        names = (f"past_key_values.{index}.{part}" for part in ("key", "value"))
-        self._caches[index] = op.KeyValues(*(self._g.input(name, self._dtype, dims) for name in names))
+        inputs = (f"past_key_values.{index}.{part}" for part in ("key", "value"))
+        self._caches[index] = op.KeyValues(*(self._g.input(name, self._dtype, dims) for name in inputs))
 
     def close(self, index: int) -> None:
         """Declares the cache with the new tokens."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from seap_export.corpus import Sample, Task, parse_task, parse_tasks
-from seap_export.corpus.hub import HarnessCorpus, HubCorpus, is_harness_name, is_hub_id
+from seap_export.corpus.hub import HarnessCorpus, HubCorpus, is_dataset_id, is_harness_name
 from seap_export.errors import EnvironmentFailure, InputError, SeapError, UsageError
 
 GENERATE = """output_type: generate_until
@@ -121,8 +121,8 @@ def test_a_task_file_may_name_a_data_set(tmp_path: Path, write_dataset: Callable
 
 
 def test_ids_and_names() -> None:
-    assert all(map(is_hub_id, ("a/b", "HuggingFaceH4/ultrachat_200k", "wikimedia/wikipedia:20231101.en")))
-    assert not any(map(is_hub_id, ("a", "a/b/c", "/a", "../a", "a/..", "a/b:", "~/a", "C:/a", "a b/c", "a\\b")))
+    assert all(map(is_dataset_id, ("a/b", "HuggingFaceH4/ultrachat_200k", "wikimedia/wikipedia:20231101.en")))
+    assert not any(map(is_dataset_id, ("a", "a/b/c", "/a", "../a", "a/..", "a/b:", "~/a", "C:/a", "a b/c", "a\\b")))
     assert is_harness_name("arc_challenge")
     assert not any(map(is_harness_name, ("", "a/b", "a.csv", "a b", "a=b")))
 
