@@ -18,7 +18,7 @@ class PushedVariant:
     Attributes:
         repository: OWNER/NAME on the hub.
         files: The bytes of each file, by its path in the repository.
-        address: Where it is; None: nothing was uploaded.
+        address: Its address; None: nothing was uploaded.
     """
 
     repository: str
@@ -52,7 +52,8 @@ def push(
     Args:
         path: The output folder of an export, or a variant's folder in it.
         repository: OWNER/NAME on the hub; several variants go to OWNER/NAME-VARIANT.
-        public: Let everybody see it; otherwise new repositories are private, and public ones are refused.
+        public: New repositories are public, and public ones are accepted; otherwise new ones are private, and public
+            ones are refused. A repository that is private already stays private.
         dry_run: Check, and upload nothing.
         force: Upload without the checks.
         progress: Print on stderr what happens, as the command does. Otherwise warnings are those of `warnings`.

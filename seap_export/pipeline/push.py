@@ -59,7 +59,7 @@ def plan_uploads(path: Path, repository: str) -> tuple[Upload, ...]:
     """
     refuse_missing(path)
     if not is_hub_id(repository):
-        raise UsageError(f"{repository:.100}: not the name of a repository; write OWNER/NAME")
+        raise UsageError(f"{repository:.100}: not the name of a repository; give OWNER/NAME")
     contents = open_folder(path)
     if contents is None:
         raise UsageError(f"{path}: neither an export nor a variant; give the folder of one")
@@ -120,11 +120,11 @@ def upload(planned: Upload, *, public: bool, progress: Progress) -> str:
     disable_progress_bars()  # ours says what happens
     name = planned.repository
     if get_token() is None:
-        raise EnvironmentFailure("no token of the Hugging Face hub; run 'hf auth login', or set HF_TOKEN")
+        raise EnvironmentFailure("no token for the Hugging Face hub; run 'hf auth login', or set HF_TOKEN")
     api = HfApi(library_name="seap-export")
     _asked(name, lambda: api.create_repo(name, private=not public, exist_ok=True))
     if not public and not _asked(name, lambda: api.model_info(name)).private:
-        raise UsageError(f"{name} is a public repository; give --public, or another name")
+        raise UsageError(f"{name} is a public repository; give --public to upload to it, or another name")
     operations = [CommitOperationAdd(path, file) for path, file in planned.files.items()]
     message = f"Upload {planned.variant} with seap-export"
     with progress.step(f"{planned.variant}: uploading to {name}"):
@@ -144,19 +144,24 @@ def _asked(name: str, ask: Callable[[], Any]) -> Any:
         status = error.response.status_code
         if status == 401:
             raise EnvironmentFailure(
-                f"{name}: the hub does not accept the token; run 'hf auth login' again"
+                f"{name}: the hub does not accept the token; run 'hf auth login' again, or correct HF_TOKEN"
             ) from error
         if status in (403, 404):
             raise UsageError(
-                f"{name}: the hub has no such place, or your token may not write there; check OWNER and the token"
+                f"{name}: your token may not write there, or there is no such owner ({_reason(error)}); check OWNER and "
+                "the token"
             ) from error
-        raise EnvironmentFailure(f"{name}: the hub refused ({_first_line(error)}); try again later") from error
+        raise EnvironmentFailure(
+            f"{name}: the hub refused the upload ({_reason(error)}); correct what it names, or try again later"
+        ) from error
     except Exception as error:  # its errors share no useful base class across releases
         raise EnvironmentFailure(
-            f"{name}: the hub cannot be reached, or the upload broke off ({_first_line(error)}); run the same command "
+            f"{name}: the hub cannot be reached, or the upload broke off ({_reason(error)}); run the same command "
             "again to continue"
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+def _reason(error: Exception) -> str:
+    """What the hub said, or else what went wrong, in one line."""
+    said = getattr(error, "server_message", None) or str(error).strip() or type(error).__name__
+    return said.partition("\n")[0][:200]

@@ -80,6 +80,8 @@ class Hub:
         name = f"{values.get('organization') or OWNER}/{values['name']}"
         if not name.startswith(f"{OWNER}/"):
             return 403, {"error": f"You don't have the rights to create a model under the namespace of {name}"}
+        if name.endswith("/large"):
+            return 422, {"error": "Storage limit reached"}
         if name in self.repositories:
             return 409, {"error": "You already created this model repo", "url": f"{self.address}/{name}"}
         self.repositories[name] = Repository(values.get("private", values.get("visibility") == "private"))

@@ -18,16 +18,16 @@ __all__ = ["push_command"]
 @click.argument("repository", metavar="REPO")
 @titled(
     "Upload",
-    option("--public", is_flag=True, help="Let everybody see it.  [default: private]"),
+    option("--public", is_flag=True, help="Create a public repository, or upload to one.  [default: private]"),
     option("--dry-run", is_flag=True, help="Check, show what would be uploaded, and upload nothing."),
-    option("--force", is_flag=True, help="Upload without the checks of `validate`."),
+    option("--force", is_flag=True, help="Upload without these checks."),
     output_options,
 )
 def push_command(console: Console, **options: Any) -> None:
     """Upload a variant, or all variants of an export, to the Hugging Face hub, if they pass the checks of `validate`.
 
-    REPO is OWNER/NAME; several variants go to OWNER/NAME-VARIANT. It is created if it is not there, as a private one.
-    The token is that of `hf auth login`, or HF_TOKEN. If it is interrupted, run the same command again.
+    REPO is OWNER/NAME; several variants go to OWNER/NAME-VARIANT. If there is no such repository, it is created as a
+    private one. The token is that of `hf auth login`, or HF_TOKEN. After an interruption, run the same command again.
 
     \b
     Examples:

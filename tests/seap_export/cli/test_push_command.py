@@ -126,6 +126,7 @@ def test_what_fails_the_checks_is_not_pushed(work: Path, hub: Hub) -> None:
         ({"endpoint": "http://127.0.0.1:1"}, 6, ["cannot be reached", "same command"]),
         ({"offline": True}, 6, ["cannot be reached", "offline"]),
         ({"repository": "you/small"}, 2, ["you/small", "may not write", "OWNER"]),
+        ({"repository": "me/large"}, 6, ["me/large", "Storage limit reached", "later"]),
         ({"repository": "small"}, 2, ["small", "OWNER/NAME"]),
         ({"path": "out/a-0.4/onnx"}, 2, ["out/a-0.4/onnx", "neither an export nor a variant"]),
         ({"path": "nowhere"}, 2, ["nowhere"]),
