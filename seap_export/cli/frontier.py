@@ -34,7 +34,7 @@ def _legend(frontier: Mapping[str, Any]) -> Iterator[str]:
         "Candidates that were evaluated, by size. KL (nats per token, +- its standard error) and top-1: against the "
         "dense model, on the held-out texts,"
     )
-    yield "which the choice was made on. KL - chosen: the difference from the chosen one, paired on the same texts."
+    yield "on which the choice is based. KL - chosen: the difference from the chosen one, paired on the same texts."
     yield "Beaten: another is no larger, and nearer to the dense model."
     if any(point["key"] is None for task in frontier["tasks"].values() for point in task["points"]):
         yield "Not made: the dense model, unquantised and too large; its KL counts as 0."

@@ -148,8 +148,8 @@ def _asked(name: str, ask: Callable[[], Any]) -> Any:
             ) from error
         if status in (403, 404):
             raise UsageError(
-                f"{name}: your token may not write there, or there is no such owner ({_reason(error)}); check OWNER and "
-                "the token"
+                f"{name}: your token may not write there, or there is no such owner ({_reason(error)}); check OWNER "
+                "and the token"
             ) from error
         raise EnvironmentFailure(
             f"{name}: the hub refused the upload ({_reason(error)}); correct what it names, or try again later"

@@ -18,7 +18,7 @@ __all__ = ["baseline_format", "timed_depth"]
 
 
 def baseline_format(formats: Sequence[Format]) -> Format:
-    """How the dense model is timed: in the first precision of the first format, or for ONNX the provider's first dtype."""
+    """The dense model that is timed: the first format in its first precision, or in its provider's first dtype."""
     first = formats[0]
     if not isinstance(first, OnnxFormat):
         return type(first)(first.precisions[0])

@@ -24,6 +24,7 @@ __all__ = ["CalibrationText", "CardFacts", "card_text", "with_speed"]
 
 _HUB = "https://huggingface.co"
 _TAGS = ("seap-export", "pruned")
+_USAGE = "How to run it"
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class CardFacts:
         manifest: The manifest.
         texts: The calibration texts of its tasks.
         datasets: The data sets of the hub among them.
-        needed: Texts that must lie beside the settings file to make it again.
+        needed: The files that make it again, by name: settings, and what lies beside them.
     """
 
     source: Source
@@ -73,8 +74,8 @@ def card_text(facts: CardFacts) -> str:
         "What was removed": _removed,
         "Size and parity": _formats,
         "Quality": _quality,
-        "Lost elsewhere": _elsewhere,
-        "How to run it": _usage,
+        "Quality on other texts": _elsewhere,
+        _USAGE: _usage,
         "Calibration data": _calibration,
         "Made with": _made,
     }
@@ -87,7 +88,7 @@ def card_text(facts: CardFacts) -> str:
 
 
 def with_speed(card: str, speed: Mapping[str, Any]) -> str:
-    """A card with the speed-ups, which differ from run to run, before it says how to run the variant.
+    """A card with the speed-ups, which differ from run to run, in a section before the one on how to run the variant.
 
     Args:
         card: The text of a card.
@@ -95,9 +96,9 @@ def with_speed(card: str, speed: Mapping[str, Any]) -> str:
     """
     cells = {row.head: row.cell({"speed": speed}) for row in main_figures("faster")}
     rows = [[title, f"{cell.main}×", "<br>".join(cell.details)] for title, cell in cells.items()]
-    words = f"Speed-up of {measured_title(speed)} over the dense model's, on the machine of the export:"
+    words = f"Speed-up of {measured_title(speed)} over that of the dense model, timed on the machine of the export:"
     section = "\n".join(["## Speed", "", words, "", *_table(["", "", ""], rows)])
-    return card.replace("\n## How to run it\n", f"\n{section}\n\n## How to run it\n", 1)
+    return card.replace(f"\n## {_USAGE}\n", f"\n{section}\n\n## {_USAGE}\n", 1)
 
 
 def _front_matter(facts: CardFacts) -> str:
@@ -125,7 +126,7 @@ def _one_or_list(values: tuple[str, ...]) -> str | list[str] | None:
 
 def _introduction(facts: CardFacts) -> Iterator[str]:
     entry, dense = facts.entry, facts.manifest.source
-    name, tasks = facts.model, [f"`{task}`" for task in facts.texts]
+    name, noun = facts.model, "task" if len(facts.texts) == 1 else "tasks"
     yield f"# {name}, pruned for {entry['task']}"
     yield ""
     origin = f"[{name}]({_HUB}/{facts.source.hub_id})" if facts.source.hub_id else name
@@ -133,16 +134,17 @@ def _introduction(facts: CardFacts) -> Iterator[str]:
         yield f"This is {origin} with all of its {count(entry['num_parameters'])} parameters."
         return
     yield (
-        f"This is {origin} without {percent(entry['achieved_ratio'])} of the weights of its attention and MLP "
-        f"projections: {count(entry['num_parameters'])} parameters instead of {count(dense.get('num_parameters'))}. "
-        f"It was fitted to the texts of {' and '.join(tasks)}. Use it for these alone: on others it has lost more."
+        f"This is {origin} with {percent(entry['achieved_ratio'])} of the weights of its attention and MLP "
+        f"projections removed; it has {count(entry['num_parameters'])} parameters instead of "
+        f"{count(dense.get('num_parameters'))}. It was fitted to texts of the {noun} {_list(facts.texts)}. Use it for "
+        "texts like these only, and expect it to be worse on others."
     )
 
 
 def _removed(facts: CardFacts) -> Iterator[str]:
     plan, dense = facts.variant.plan, facts.source.spec
     yield from _table(
-        ["", "kept", "of", "in a layer"],
+        ["", "kept", "of", "per layer"],
         [
             _kept("attention heads", plan, [one.num_attention_heads for one in dense.all(Attention)], 1),
             _kept("key-value heads", plan, [one.num_key_value_heads for one in dense.all(Attention)], 0),
@@ -156,10 +158,10 @@ def _removed(facts: CardFacts) -> Iterator[str]:
     )
     yield ""
     fitted = {
-        "sequential": "The rest was refitted layer by layer",
-        "one-shot": "The rest was refitted",
-        "bias": "Biases replace the means of what was removed",
-        "none": "The rest is as it was",
+        "sequential": "What is left was refitted layer by layer",
+        "one-shot": "What is left was refitted",
+        "bias": "Biases make up for the mean of what was removed",
+        "none": "What is left is unchanged",
     }[plan.settings.compensation]
     distilled = " and distilled from the dense model" if plan.settings.distillation else ""
     yield f"Recipe: `{plan.method}`, layout `{plan.settings.layout}`. {fitted}{distilled}."
@@ -181,10 +183,10 @@ def _formats(facts: CardFacts) -> Iterator[str]:
         rows.append(
             [f"`{name}`", f"{FORMATS[format.name].title}, {format.precision}", megabytes(size), dense, compared]
         )
-    yield from _table(["folder", "format", "size", "dense model", "compared with torch"], rows)
+    yield from _table(["folder", "format", "size", "size of the dense model", "compared with torch"], rows)
     if facts.entry["parity"]:
         yield ""
-        yield "Each format was run in its own runtime; its logits were compared with those of `hf` in torch."
+        yield "Each format was run in its own runtime, and its logits were compared with those of `hf` in torch."
 
 
 def _parity(parity: Mapping[str, Any]) -> str:
@@ -199,7 +201,11 @@ def _quality(facts: CardFacts) -> Iterator[str]:
     if quality is None:
         yield "Not measured."
         return
-    yield f"{_capital(measured_title(quality))} against the dense model, on held-out texts of its tasks:"
+    yield (
+        f"{_capital(measured_title(quality))}, compared with the dense model on texts that were held out from "
+        "calibration. KL is the Kullback-Leibler divergence of the next token's distribution, in nats per token; the "
+        "number after ± is a standard error over the texts."
+    )
     yield ""
     cells = {row.head: row.cell({"quality": quality}) for row in QUALITY}
     yield from _table(
@@ -212,16 +218,16 @@ def _elsewhere(facts: CardFacts) -> Iterator[str]:
     if matrix is None:
         return
     yield (
-        f"The same on up to {matrix.texts} texts of each task of the export, and on a general text: KL divergence in "
-        "nats per token, ± its standard error, and bits per byte."
+        f"The same comparison, on up to {matrix.texts} texts of each task of the export and of a general corpus. Bits "
+        "per byte are what a model needs to predict the texts."
     )
     yield ""
     (cells,) = matrix.rows.values()
     yield from _table(
-        ["texts", "KL", "bits per byte", "dense model"],
+        ["texts", "KL", "bits per byte", "bits per byte, dense model"],
         [
             [
-                f"{name} (its own)" if cell["own"] else name,
+                f"{name} (calibrated on)" if cell["own"] else name,
                 with_error(cell["mean_kl_nats"], cell.get("mean_kl_nats_stderr")),
                 *map(figure, (cell["bits_per_byte"], dense)),
             ]
@@ -233,12 +239,12 @@ def _elsewhere(facts: CardFacts) -> Iterator[str]:
 
 def _usage(facts: CardFacts) -> Iterator[str]:
     yield (
-        "Paths are those in the folder of the export. On the hub, the repository itself is the folder `hf`, and its "
-        "name takes the place of this path."
+        "Run this in the folder that holds `hf`. On the Hugging Face hub, the files of `hf` are at the top of the "
+        "repository: write the repository's name instead of `hf`, and download it to use the other folders."
     )
     for name in facts.entry["bytes"]:
         row, precision = FORMATS[format_name(name)], facts.variant.folders[name].format.precision
-        yield f"\n`{name}`, {row.title}:\n"
+        yield f"\n`{name}` ({row.title}):\n"
         yield row.usage.replace("FOLDER", name).replace("PRECISION", precision).rstrip()
 
 
@@ -249,20 +255,20 @@ def _calibration(facts: CardFacts) -> Iterator[str]:
         answers = ", answered by the dense model" if "answers" in known else ""
         numbers = [f"{known[key]:,}" for key in ("calibration_texts", "calibration_tokens")]
         rows.append([f"`{task}`", f"{weight:g}", f"`{text.given_as}`{answers}", *numbers, f"`{text.sha256}`"])
-    yield from _table(["task", "weight", "from", "texts", "tokens", "SHA-256 of the texts' SHA-256"], rows)
+    yield from _table(["task", "weight", "source", "texts", "tokens", "SHA-256 of their list of SHA-256"], rows)
 
 
 def _made(facts: CardFacts) -> Iterator[str]:
     yield ", ".join(f"{package} {version}" for package, version in facts.manifest.versions.items()) + "."
-    beside = [RECIPE, *([] if facts.source.hub_id else [facts.model]), *facts.needed]
-    yield f"In a folder with {', '.join(f'`{name}`' for name in beside)}, this makes the same variant again:"
+    yield ""
+    yield f"In a folder with {_list(facts.needed)}, this makes the same variant again:"
     yield ""
     yield f"```sh\nseap-export export --config {RECIPE} --out pruned\n```"
     yield ""
     yield f"The SHA-256 of the dense model is `{facts.source.digest}`."
     if facts.metadata.licence_files:
         names = ", ".join(f"[{name}]({name})" for name in facts.metadata.licence_files)
-        yield f"\nIts licence holds for this variant, too: {names}."
+        yield f"\nThe dense model's licence also applies to this variant: {names}."
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -273,6 +279,12 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]
 
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _list(names: Iterable[str]) -> str:
+    """`a`, `b` and `c`."""
+    *others, last = (f"`{name}`" for name in names)
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _capital(text: str) -> str:

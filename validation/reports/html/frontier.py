@@ -29,7 +29,7 @@ def frontier_section(frontier: Json | None) -> Markup:
         tag(
             "p",
             "KL (nats per token, ± its standard error) and top-1 agreement with the dense model on the held-out "
-            "texts, which the choice was made on. KL - chosen: the difference from the chosen one, paired on the same "
+            "texts, on which the choice is based. KL - chosen: the difference from the chosen one, paired on the same "
             f"texts. Decoding: speed-up over the dense model in {frontier['speedups_over']}; there is none if its "
             "interval contains 1.",
         )

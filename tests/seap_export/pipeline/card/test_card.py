@@ -144,7 +144,9 @@ def test_the_settings_file_makes_the_same_variant_again(work: Path, name: str) -
     variant = {"general": "general-0.4", "mix": "both-0.4"}.get(name, "a-0.4")
     again = work / "again"
     again.mkdir()
+    card = (work / "first" / variant / "hf" / "README.md").read_text("utf-8")
     for file in (work / "first" / variant / "hf").glob("*.toml"):
+        assert f"`{file.name}`" in card
         shutil.copy(file, again)
     if name == "general":
         shutil.copy(work / "x" / "t.jsonl", again / "a-t.jsonl")
