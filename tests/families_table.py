@@ -179,7 +179,7 @@ in both layouts and are converted to the other forms. Figures are the worst over
 Runtime on the CPU and transformers in torch: for fp32 (`fused`, `standard` and `uniform`) the largest difference of a
 logit, for fp16, int8 and int4 the mean KL divergence in nats per token. `written`: for CUDA, not run. `stock class`:
 the uniform variant loads in transformers' own class, in release 5 and in 4.57, which lacks the class where it says
-`no`. `GenAI`: ONNX Runtime GenAI generates with it.
+`no`. `GenAI`: ONNX Runtime GenAI generates with it. `-`: not run.
 """
 _SOURCES = """
 ## Where the models come from
