@@ -30,7 +30,7 @@ class Estimate:
 
     Attributes:
         mean: The sum over all groups / the size of all groups.
-        stderr: Its standard error; None: of one group there is none.
+        stderr: Its standard error; None: a single group has none.
         groups: Number of groups.
     """
 
@@ -67,7 +67,7 @@ class Estimate:
         return self.stderr is None or abs(self.mean - limit) < ERRORS * self.stderr
 
     def close_words(self, limit: float, noun: str) -> str:
-        """That the mean is too close to a limit to tell, and how many more groups would tell; "" if it is not.
+        """That the mean is too close to a limit to tell, and how many more groups would settle it; "" if it is not.
 
         The standard error falls with the root of the number of groups.
 
@@ -78,7 +78,7 @@ class Estimate:
         if not self.is_close_to(limit):
             return ""
         if self.stderr is None:
-            return f"too close to tell: {self.groups} of the {noun} gives no standard error; give more {noun}"
+            return f"too close to tell: a standard error needs at least two {noun}; give more"
         gap = abs(self.mean - limit)
         wanted = self.groups * (ERRORS * self.stderr / gap) ** 2 if gap else math.inf
         more = f"about {_two_digits(wanted - self.groups):,}" if wanted < _MOST_GROUPS else f"over {_MOST_GROUPS:,}"

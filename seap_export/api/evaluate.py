@@ -71,8 +71,8 @@ def evaluate(
         max_new_tokens: The most tokens of a generated answer.
         limit: Use only so many texts and questions of each task; None: all.
         max_length: Tokens after which a text is cut.
-        max_kl: Largest mean KL divergence from the dense model, in nats per token. The mean decides; reasons and
-            warnings say if its error leaves that open.
+        max_kl: Largest mean KL divergence from the dense model, in nats per token. The mean decides; a reason
+            or a warning says if it is too close to tell.
         min_accuracy_retained: Smallest accuracy or exact match of any task, as a fraction of the dense model's.
         out: Write the report to this file as JSON.
         answers: Write all generated answers to this file, as JSON lines.

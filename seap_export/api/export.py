@@ -98,8 +98,8 @@ def export(
         ratio: Fraction of all attention and MLP weights to remove; one or several. The next three replace it.
         target_size: Most bytes of the written folder, such as "60MB".
         target_decode_speedup: Least speed-up of a decode step over the dense model.
-        max_kl: Largest mean KL divergence from the dense model, in nats per token. The mean decides; reasons and
-            warnings say if its error leaves that open.
+        max_kl: Largest mean KL divergence from the dense model, in nats per token. The mean decides; a reason
+            or a warning says if it is too close to tell.
         general: Also make a variant for all tasks together.
         weight: The weights of tasks in it, such as {"maths": 2}; 1 by default.
         mix: Further variants for some of the tasks, such as {"both": {"maths": 2, "wiki": 1}}.

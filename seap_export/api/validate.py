@@ -71,8 +71,8 @@ def validate(
         decode_steps: For parity: tokens decoded with the cache.
         prompts: For parity: prompts compared.
         long_tokens: For parity: tokens in the longest prompt.
-        max_kl: Largest mean KL divergence from the dense model, in nats per token. The mean decides; reasons and
-            warnings say if its error leaves that open.
+        max_kl: Largest mean KL divergence from the dense model, in nats per token. The mean decides; a reason
+            or a warning says if it is too close to tell.
         min_decode_speedup: Smallest speed-up of a decode step over the dense model.
         min_prefill_speedup: Smallest speed-up of the time to the first token.
         max_bytes_ratio: Largest size on disk, as a fraction of the dense model's.

@@ -81,7 +81,7 @@ def test_answers_are_questions_that_count_alike() -> None:
         (Estimate(0.125, 2**-6, 32), 0.126, "the standard error is 0.016; about 32,000 more texts would tell"),
         (Estimate(0.125, 2**-6, 32), 0.125, "the standard error is 0.016; over 100,000 more texts would tell"),
         (Estimate(0.125, 0.0, 2), 0.125, ""),
-        (Estimate(0.10, None, 1), 9.0, "1 of the texts gives no standard error; give more texts"),
+        (Estimate(0.10, None, 1), 9.0, "a standard error needs at least two texts; give more"),
     ],
 )
 def test_within_two_errors_of_a_limit_it_is_too_close_to_tell(estimate: Estimate, limit: float, words: str) -> None:

@@ -17,7 +17,7 @@ from seap_export.pipeline.targets.targets import Targets
 
 __all__ = ["close_calls", "nothing_fits", "refuse_unreachable"]
 
-#: What errors are over.
+#: What standard errors are over.
 _TEXTS = "held-out texts"
 
 
@@ -84,7 +84,7 @@ def nothing_fits(targets: Targets, tasks: Mapping[str, Frontier]) -> SeapError |
 
 
 def close_calls(targets: Targets, tasks: Mapping[str, Frontier]) -> Iterator[str]:
-    """What was chosen although the error of a figure leaves open whether it meets its target."""
+    """A line for each figure of a chosen variant that is too close to its target to tell."""
     chosen = [(name, point) for name, own in tasks.items() for point in own.points if point.candidate == own.chosen]
     for task, point in chosen:
         name, limit, wanted = _name(task, point.candidate), targets.max_kl, targets.decode_speedup
@@ -92,8 +92,8 @@ def close_calls(targets: Targets, tasks: Mapping[str, Frontier]) -> Iterator[str
             yield f"{name}: KL {point.figures.kl.mean:.4g} is within --max-kl {limit:g}; {close}"
         if wanted is not None and point.interval is not None and point.interval.low < wanted:
             yield (
-                f"{name}: decode speed-up {_speed(point)} reaches --target-decode-speedup {wanted:g}; too close to "
-                "tell, since the whole interval does not; time it again with 'seap-export bench'"
+                f"{name}: decode speed-up {_speed(point)} reaches --target-decode-speedup {wanted:g}; its interval "
+                "does not, so this is too close to tell; time it again with 'seap-export bench'"
             )
 
 
