@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ERRORS", "Estimate", "TokenEstimate", "kl_json"]
+__all__ = ["Estimate", "TokenEstimate", "is_close", "kl_json"]
 
 #: A mean is too close to a limit to tell on which side it is within this many standard errors.
-ERRORS = 2.0
+_ERRORS = 2.0
 #: More texts than this are not named as a remedy.
 _MOST_GROUPS = 100_000
 _QUANTILES = {"median": 0.5, "p99": 0.99, "p999": 0.999}
@@ -64,7 +64,7 @@ class Estimate:
 
     def is_close_to(self, limit: float) -> bool:
         """Whether the true mean may well be on the other side of a limit, or there is no error to tell."""
-        return self.stderr is None or abs(self.mean - limit) < ERRORS * self.stderr
+        return is_close(self.mean, self.stderr, limit)
 
     def close_words(self, limit: float, noun: str) -> str:
         """That the mean is too close to a limit to tell, and how many more groups would settle it; "" if it is not.
@@ -80,7 +80,7 @@ class Estimate:
         if self.stderr is None:
             return f"too close to tell: a standard error needs at least two {noun}; give more"
         gap = abs(self.mean - limit)
-        wanted = self.groups * (ERRORS * self.stderr / gap) ** 2 if gap else math.inf
+        wanted = self.groups * (_ERRORS * self.stderr / gap) ** 2 if gap else math.inf
         more = f"about {_two_digits(wanted - self.groups):,}" if wanted < _MOST_GROUPS else f"over {_MOST_GROUPS:,}"
         return f"too close to tell: the standard error is {self.stderr:.2g}; {more} more {noun} would tell"
 
@@ -145,6 +145,11 @@ class TokenEstimate(Estimate):
         stderr = values[f"{_KEYS[0]}_stderr"]
         error = None if stderr is None else float(stderr)
         return cls(mean, error, len(texts), median, p99, p999, largest, texts)
+
+
+def is_close(mean: float, stderr: float | None, limit: float) -> bool:
+    """Whether a mean with this standard error is too close to a limit to tell on which side the true mean is."""
+    return stderr is None or abs(mean - limit) < _ERRORS * stderr
 
 
 def kl_json(kl: TokenEstimate | None) -> dict[str, float | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from validation.estimate import ERRORS
+from validation.estimate import is_close
 from validation.reports.figures import KL, TOP1, Cell
 from validation.reports.numbers import NOTHING, signed_with_error, times
 from validation.reports.reading import Json
@@ -31,8 +31,7 @@ def _beside_chosen(point: Json) -> Cell:
     more, error = point.get("kl_difference"), point.get("kl_difference_stderr")
     if more is None:
         return Cell(NOTHING)
-    is_close = error is None or abs(more) < ERRORS * error
-    return Cell(signed_with_error(more, error), "too close to tell" if is_close else "")
+    return Cell(signed_with_error(more, error), "too close to tell" if is_close(more, error, 0.0) else "")
 
 
 def written(point: Json) -> str:
