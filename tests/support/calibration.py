@@ -35,7 +35,7 @@ from support.models import skip_unless_loaded
 
 @dataclass
 class FullStatistics:
-    """Statistics of one output, its covariance as a matrix."""
+    """Statistics of one sublayer, its covariance as a matrix."""
 
     moments: Moments
     covariance: torch.Tensor

@@ -41,7 +41,7 @@ def drawn_labels(model: PreTrainedModel, batch: Batch, block: int = 256) -> list
 def residual_gradients(
     source: Source, model: PreTrainedModel, ids: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
-    """The sums over the text of d² |g|² behind each made_by of each layer; [layers, 2].
+    """The sums over the text of d² |g|² after each sublayer of each layer; [layers, 2].
 
     g is the gradient of log p(labels), and d what the sublayer multiplies its output by, a norm's gain left out.
     """
@@ -65,11 +65,11 @@ def residual_gradients(
                 )
             ),
         ]
-        for made_by in OUTPUTS:
-            projection = model.model.layers[index].get_submodule(projection_paths(model)[made_by])
+        for sublayer in OUTPUTS:
+            projection = model.model.layers[index].get_submodule(projection_paths(model)[sublayer])
             hooks.append(
                 projection.register_forward_hook(
-                    lambda _, args, output, place=(index, made_by): products.__setitem__(place, output.detach())
+                    lambda _, args, output, place=(index, sublayer): products.__setitem__(place, output.detach())
                 )
             )
     log_p = model(ids[None], use_cache=False).logits[0].log_softmax(-1)
@@ -86,7 +86,7 @@ def residual_gradients(
         return float((factor * gradient).double().square().sum())
 
     return torch.tensor(
-        [[square((index, made_by)) for made_by in OUTPUTS] for index in range(len(model.model.layers))],
+        [[square((index, sublayer)) for sublayer in OUTPUTS] for index in range(len(model.model.layers))],
         dtype=torch.float64,
     )
 
@@ -159,10 +159,10 @@ def divergence_under_noise(
     model: PreTrainedModel,
     texts: Sequence[Sequence[int]],
     index: int,
-    made_by: Projection,
+    sublayer: Projection,
     seed: int,
 ) -> float:
-    """KL(p | p') per token over the squared size of noise in a made_by's gain-weighted product, small in float64."""
+    """KL(p | p') per token over the squared size of noise in a sublayer's gain-weighted product, small in float64."""
     family, scale = source.spec.family, 1e-4
     generator = torch.Generator().manual_seed(seed)
     dense = [model(torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1) for ids in texts]
@@ -171,9 +171,9 @@ def divergence_under_noise(
     def noise(like: torch.Tensor) -> torch.Tensor:
         return scale * torch.randn(like.shape, generator=generator, dtype=torch.float64)
 
-    projection = model.model.layers[index].get_submodule(projection_paths(model)[made_by])
-    if POST_NORMS[made_by] in family.names:  # behind the norm, since its change of length is not counted
-        norm = model.get_submodule(family.module(POST_NORMS[made_by], index))
+    projection = model.model.layers[index].get_submodule(projection_paths(model)[sublayer])
+    if POST_NORMS[sublayer] in family.names:  # after the norm, since its change of length is not counted
+        norm = model.get_submodule(family.module(POST_NORMS[sublayer], index))
         hooks = [
             projection.register_forward_hook(lambda _, args, output: product.append(output)),
             norm.register_forward_hook(
@@ -204,9 +204,9 @@ def test_it_is_the_kl_that_noise_makes(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation, vocab_size=24)
     texts = random_token_ids(40, vocabulary=24)[: sensitivity_texts(random_token_ids(40, vocabulary=24))]
     model, own = transformers_model(tmp_path / "model", torch.float64), measured(source, texts)
-    for index, made_by in ((0, "o_proj"), (1, "down_proj"), (2, "o_proj")):
-        found = [divergence_under_noise(source, model, texts, index, made_by, seed) for seed in range(3)]  # type: ignore[arg-type]
-        expected = 0.5 * float(own[index, OUTPUTS.index(made_by)]) * source.spec.hidden_size  # type: ignore[arg-type]
+    for index, sublayer in ((0, "o_proj"), (1, "down_proj"), (2, "o_proj")):
+        found = [divergence_under_noise(source, model, texts, index, sublayer, seed) for seed in range(3)]  # type: ignore[arg-type]
+        expected = 0.5 * float(own[index, OUTPUTS.index(sublayer)]) * source.spec.hidden_size  # type: ignore[arg-type]
         assert sum(found) / len(found) == pytest.approx(expected, rel=0.25)
 
 

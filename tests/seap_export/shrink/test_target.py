@@ -1,4 +1,4 @@
-"""The refit's target, against the stream that the shrunk output really gives."""
+"""The refit's target, against the stream that the shrunk sublayer really gives."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ POST_NORMS = ("glm4", "exaone4", "gemma2-all", "gemma3-all")
 
 @dataclasses.dataclass(frozen=True)
 class OneSublayer:
-    """One output of a dense layer over some tokens, and a stream that other layers have disturbed."""
+    """One sublayer of a dense layer over some tokens, and a stream that other layers have disturbed."""
 
     layer: DecoderLayer
     output: Projection
@@ -40,7 +40,7 @@ class OneSublayer:
         return self.passed.channels[:, self.kept].double()
 
     def stream(self, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """The shrunk stream after the output; float64 weights [out, kept]."""
+        """The shrunk stream after the sublayer; float64 weights [out, kept]."""
         return self.shrunk + self.layer.update(self.output, (self.x @ weight.T + bias).float())
 
     def error(self, weight: torch.Tensor, bias: torch.Tensor) -> float:
@@ -142,7 +142,7 @@ def test_the_fit_is_a_stationary_point_of_the_linearised_problem(
             found.append(abs(ends[0] - ends[1]) / (ends[0] + ends[1] - 2 * own.linearised(weight, bias)))
         return found
 
-    assert max(slopes(*best)) < 0.01  # output of it is the distance to the minimum, in steps of a thousandth
+    assert max(slopes(*best)) < 0.01  # half of it is the distance to the minimum, in steps of a thousandth
     assert max(slopes(*alike)) > 1.0
     assert own.linearised(*best) < own.linearised(*alike)
 
