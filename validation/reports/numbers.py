@@ -84,7 +84,7 @@ def signed_with_error(value: float, error: float | None) -> str:
 
 
 def percent_with_error(value: float | None, error: float | None, *, signed: bool = False) -> str:
-    """A fraction and its standard error as percentages: 88.0% ± 2.3%."""
+    """A fraction and its standard error as percentages: 88.1% ± 2.3%."""
     if value is None:
         return NOTHING
     sign = ("−" if value < 0 else "+") if signed else ""

@@ -14,8 +14,7 @@ __all__ = ["elsewhere_section"]
 
 _WORDS = (
     "In colour: mean KL divergence from the dense model, nats per token, ± its standard error. Below it: bits per "
-    "byte of text. "
-    "A frame marks a task that the variant was made for."
+    "byte of text. A frame marks a task that the variant was made for."
 )
 
 
