@@ -160,7 +160,8 @@ def _legend(variants: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     parities = [parity for variant in variants.values() for parity in variant["parity"].values()]
     if parities:
         where = ", ".join(dict.fromkeys(parity["runtime"] for parity in parities))
-        yield f"Parity: the variant in {where} against torch; in brackets the largest difference of a logit."
+        largest = "the largest difference of a logit, without the rounding of activations in int8 and int4"
+        yield f"Parity: the variant in {where} against torch; in brackets {largest}."
 
 
 def _answer(name: str, variant: Mapping[str, Any]) -> Iterator[str]:

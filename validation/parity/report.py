@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from operator import mul
 from typing import Any, Literal
 
 from converters.onnx.precision import PrecisionName
@@ -220,13 +221,16 @@ class ParityReport:
 
     @property
     def max_abs(self) -> float | None:
-        """The largest difference of any finite logit; None if none is finite."""
-        return max((r.figures.max_abs for r in self.stages if r.figures.max_abs is not None), default=None)
+        """The largest difference of a finite logit in the stages where it is judged, or else in all; None: none is."""
+        found = (result.figures.max_abs for result in self._judging("max_abs"))
+        return max((value for value in found if value is not None), default=None)
 
     @property
     def top1_agreement(self) -> float:
-        """The smallest top-1 agreement of any stage; a stage without a finite token counts as 0."""
-        return min(result.figures.top1_agreement or 0.0 for result in self.stages)
+        """The top-1 agreement over the tokens of all stages; a stage without a finite token counts as 0."""
+        tokens = [result.figures.tokens for result in self.stages]
+        shares = [result.figures.top1_agreement or 0.0 for result in self.stages]
+        return sum(map(mul, tokens, shares)) / sum(tokens)
 
     @property
     def mean_kl(self) -> float | None:
@@ -235,8 +239,17 @@ class ParityReport:
 
     @property
     def cache_error(self) -> float | None:
-        """The largest difference of keys or values relative to their root mean square; None if none was compared."""
-        return max((r.cache.error for r in self.stages if r.cache is not None), default=None)
+        """The largest difference of keys or values relative to their root mean square, in the stages as `max_abs`."""
+        caches = (result.cache for result in self._judging("cache_error"))
+        return max((cache.error for cache in caches if cache is not None), default=None)
+
+    def _judging(self, figure: Figure) -> tuple[StageResult, ...]:
+        """The stages in which a figure is judged; all of them if it is judged in none.
+
+        Where activations are rounded, the largest difference tells nothing.
+        """
+        judged = tuple(stage for stage in self.stages if figure in {limit.figure for limit in stage.limits})
+        return judged or self.stages
 
     @property
     def limits(self) -> dict[Figure, float]:
@@ -288,8 +301,7 @@ class ParityReport:
         """Each judged figure with its worst value and its limit."""
         parts = []
         for figure, limit in self.limits.items():
-            judged = [r for r in self.stages if figure in {judged_limit.figure for judged_limit in r.limits}]
-            finite = [value for value in (r.found(figure) for r in judged) if value is not None]
+            finite = [value for value in (r.found(figure) for r in self._judging(figure)) if value is not None]
             worst = min if Limit(figure, limit).is_least else max
             words = f"{_FIGURE_WORDS[figure]} {worst(finite):.2g}" if finite else f"no finite {_FIGURE_WORDS[figure]}"
             parts.append(f"{words} (limit {limit:g})")
