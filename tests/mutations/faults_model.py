@@ -113,7 +113,7 @@ FAULTS: tuple[Fault, ...] = (
     quiet("config: not tied", "tied", config(tie_word_embeddings=False), codes=(3, 7)),
     quiet("config: layers", "whole", config(num_hidden_layers=2)),
     quiet("config: positions", "whole", config(max_position_embeddings=256)),
-    quiet("config: activation", "routed", config(hidden_act="gelu")),
+    quiet("config: activation", "routed", config(hidden_act="mish")),
     quiet("config: no biases", "routed", config(attention_bias=False)),
     quiet("config: end of sequence", "tied", config(eos_token_id=5, bos_token_id=6)),
     quiet("config: no JSON", "whole", _text("config.json", "{")),
