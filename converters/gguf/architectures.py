@@ -35,7 +35,8 @@ class Architecture:
         name: `general.architecture`.
         norms: The norms of the residual stream.
         qk_norm: Whether queries and keys are normalised, before or after they are rotated.
-        activation: Of the gate.
+        activation: Of the gate, or of an MLP without one.
+        is_gated: Whether the MLP has a gate.
         neighbours: Whether the channels of a rotated pair are neighbours; otherwise half of those rotated lie between.
         partial: Whether less than a whole head can be rotated.
         biases: The projections that can have a bias.
@@ -63,6 +64,7 @@ class Architecture:
     norms: frozenset[Norm] = _USUAL_NORMS
     qk_norm: Literal["before_rotation", "after_rotation"] | None = None
     activation: Activation = "silu"
+    is_gated: bool = True
     neighbours: bool = False
     partial: bool = False
     biases: frozenset[Projection] = frozenset(QKV)
@@ -96,6 +98,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture(
         "openelm", qk_norm="before_rotation", biases=frozenset(), fused=("qkv_proj",), varies=True, tied=True
     ),
+    Architecture("arcee", activation="relu2", is_gated=False, neighbours=True, ropes=_ALL_ROPES),
     Architecture("qwen2", square=True),
     Architecture("qwen3", qk_norm="before_rotation"),
     Architecture("seed_oss", norm_names={"post_attention_layernorm": "post_attention_norm"}),
@@ -190,16 +193,16 @@ def _shapes(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
 
 
 def _block(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
-    block, attention, activation = spec.block, spec.first(Attention), spec.first(Mlp).activation
+    block, attention, mlp = spec.block, spec.first(Attention), spec.first(Mlp)
     if architecture.norms != spec.norms:
         yield "has its norms elsewhere"
     if architecture.qk_norm != attention.qk_norm:
         where = "no" if architecture.qk_norm is None else "other"
         yield f"has {where} norms of queries and keys" if attention.qk_norm else "normalises queries and keys"
-    if not spec.first(Mlp).is_gated:
-        yield "gates its MLP"
-    if architecture.activation != activation:
-        yield f"has no {activation} gate"
+    if architecture.is_gated != mlp.is_gated:
+        yield "has a gate in its MLP" if architecture.is_gated else "has no gate in its MLP"
+    if architecture.activation != mlp.activation:
+        yield f"has no {mlp.activation} gate"
     biases = frozenset().union(*(layer.biases for layer in spec.layers))
     missing = sorted(biases - architecture.biases)
     if missing:

@@ -43,6 +43,7 @@ GGUF_VARIATIONS: dict[str, dict[str, Any]] = {
     "llama-tied": {"model_type": "llama", "tie_word_embeddings": True},
     "llama-llama3": {"model_type": "llama", "rope_scaling": _LLAMA3},
     "llama-yarn": {"model_type": "llama", "rope_scaling": {**_YARN, "attention_factor": 1.0}},
+    "arcee": {"model_type": "arcee", "rope_scaling": _LLAMA3},
     "qwen2": {"model_type": "qwen2"},
     "qwen3": {"model_type": "qwen3", "head_dim": 32},
     "ernie4_5": {"model_type": "ernie4_5", "head_dim": 24},
@@ -111,7 +112,7 @@ _ARCHITECTURES = {
     "ministral3": "mistral3",
 }
 #: Their converters are made from that of Llama.
-_LIKE_LLAMA = ("llama", "granite", "smollm3", "mistral3")
+_LIKE_LLAMA = ("llama", "arcee", "granite", "smollm3", "mistral3")
 _KINDS: dict[type, Callable[[gguf.GGUFWriter], Callable[[str, Any], None]]] = {
     bool: lambda writer: writer.add_bool,
     int: lambda writer: writer.add_uint32,

@@ -135,7 +135,7 @@ def projections_of(file: GgufFile, name: str) -> tuple[Projection, ...]:
     """The projections whose rows a tensor of a file holds, in their order; several if they are stored as one."""
     layer, stem, _ = _split(name)
     if stem == "ffn_up" and f"blk.{layer}.ffn_gate.weight" not in file.tensors:
-        return ("gate_proj", "up_proj")
+        return ("gate_proj", "up_proj") if file.family.block.is_gated else ("up_proj",)
     return _PROJECTIONS.get(stem, ())
 
 

@@ -72,6 +72,7 @@ REFUSED = {
     "mistral-window": "sliding window",
     "qwen2-window": "sliding window",
     "qwen3-biases": "no biases at o_proj",
+    "arcee-all": "no biases at",
     "cwm-all": "sliding window",
     "exaone4-window": "windows in models of 64 layers",
     "gemma": "no LM head apart",
