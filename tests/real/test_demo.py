@@ -24,6 +24,7 @@ def test_demo_makes_a_proven_variant_of_each_task(demo: Path) -> None:
         assert abs(variant["achieved_ratio"] - 0.2) <= 0.005
         assert variant["parity"]["onnx"]["verdict"] == "passed"
         assert variant["precision"]["onnx"] == "int8"
+        assert 0 < variant["parity"]["onnx"]["max_abs"] <= 1e-3
         assert 0 < variant["parity"]["onnx"]["mean_kl_nats"] <= 0.05
 
 
@@ -32,9 +33,10 @@ def test_parity_of_the_demo_is_long_and_exact_where_nothing_is_rounded(demo: Pat
     for name in ("arithmetic-0.2", "everyday-0.2", "reading-0.2"):
         parity = variants[name]["parity"]["onnx"]
         assert parity["longest_tokens"] == 2048
-        exact = [stage["max_abs"] for stage in parity["cases"] if stage["case"].endswith(", in float32")]
-        assert exact
-        assert max(exact) < 1e-3
+        exact = [stage for stage in parity["cases"] if stage["case"].endswith(", in float32")]
+        assert len(exact) >= 6
+        assert max(stage["max_abs"] for stage in exact) == parity["max_abs"] < 1e-3
+        assert all(stage["top1_agreement"] == 1.0 and stage["mean_kl_nats"] < 1e-7 for stage in exact)
 
 
 def test_demo_makes_a_router_that_knows_the_tasks(demo: Path, run: Run) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from support.product import open_session
+from transformers import AutoModelForCausalLM
 
 from seap_export.runtime import Generator
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
@@ -78,4 +80,11 @@ def test_genai_chooses_what_the_runner_would(form: str, demo: Path, run: Run, tm
     if form.startswith("fp32"):
         ours = Generator(folder).generate_ids(tokens, NEW_TOKENS)
         assert ours[: len(generated)] == generated  # GenAI leaves the end token out
+        model = AutoModelForCausalLM.from_pretrained(variant / "hf", dtype=torch.float32).eval()
+        expected = model.generate(torch.tensor([tokens]), max_new_tokens=NEW_TOKENS, do_sample=False)[0].tolist()
+        assert ours == expected[len(tokens) :]
+    if form == "int8-all":
+        assert Generator(folder).generate_ids(tokens, NEW_TOKENS) == Generator(variant / "onnx").generate_ids(
+            tokens, NEW_TOKENS
+        )
     assert max(gaps(folder, tokens, generated)) < (1e-3 if form.startswith("fp32") else 1.0)

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+PARTS = ("key", "value")
 TEXTS = [
     "Question: What weighs more, a kilogram of iron or a kilogram of feathers?\nAnswer:",
     "def fibonacci(n):\n    if n < 2:\n        return n\n    return fibonacci(n - 1) + fibonacci(n - 2)\n",
@@ -141,7 +142,10 @@ def test_onnx_graph_is_checked_and_small(demo: Path) -> None:
     assert len(graph.node) <= 400
     caches = {i.name: i.type.tensor_type.shape.dim for i in graph.input if i.name.startswith("past_key_values")}
     assert len(caches) == 60
-    assert all(1 <= dims[1].dim_value <= 3 and dims[3].dim_value == 64 for dims in caches.values())
+    layers = read_plan(demo / "arithmetic-0.2" / "plan.json").layers
+    heads = {f"past_key_values.{i}.{part}": len(layer.kv_groups) for i, layer in enumerate(layers) for part in PARTS}
+    assert {name: dims[1].dim_value for name, dims in caches.items()} == heads
+    assert {dims[3].dim_value for dims in caches.values()} == {64}
 
 
 def _outside(python: Path, code: str, *arguments: str | Path) -> Any:
