@@ -56,10 +56,9 @@ print(tokenizer.decode(model.generate(**inputs, max_new_tokens=16)[0]))
         "genai_config.json",
         """\
 ```python
-from pathlib import Path
 from seap_export.runtime import Generator
 
-print(Generator(Path("FOLDER")).generate("The sun is", 16))
+print(Generator("FOLDER").generate("The sun is", 16))
 ```
 """,
     ),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seap_export.errors import EnvironmentFailure, SeapError, UsageError, refuse_missing
+from seap_export.errors import EnvironmentFailure, UsageError, refuse_missing
 from seap_export.json_file import read_artifact
 from seap_export.pipeline.card.text import with_speed
 from seap_export.pipeline.evaluation.speed import recorded_speed
@@ -138,7 +138,7 @@ def _asked(name: str, ask: Callable[[], Any]) -> Any:
 
     try:
         return ask()
-    except (MemoryError, SeapError):
+    except MemoryError:
         raise
     except HfHubHTTPError as error:
         status = error.response.status_code

@@ -19,8 +19,8 @@ __all__ = ["push_command"]
 @titled(
     "Upload",
     option("--public", is_flag=True, help="Create a public repository, or upload to one.  [default: private]"),
-    option("--dry-run", is_flag=True, help="Check, show what would be uploaded, and upload nothing."),
-    option("--force", is_flag=True, help="Upload without these checks."),
+    option("--dry-run", is_flag=True, help="Run the checks, show what would be uploaded, and upload nothing."),
+    option("--force", is_flag=True, help="Upload without the checks of `validate`."),
     output_options,
 )
 def push_command(console: Console, **options: Any) -> None:
