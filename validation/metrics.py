@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from seap_export.errors import ParityFailure
 from validation.estimate import Estimate, TokenEstimate
 
-__all__ = ["CLEAR_MARGIN", "Defect", "LogitComparison", "LogitFigures", "LogitPlace"]
+__all__ = ["CLEAR_MARGIN", "Defect", "LogitComparison", "LogitFigures", "LogitIndex"]
 
 Floats = NDArray[np.floating]
 Logits = NDArray[np.float64]
@@ -30,7 +30,7 @@ _CHUNK_ELEMENTS = 2**16
 
 
 @dataclass(frozen=True)
-class LogitPlace:
+class LogitIndex:
     """One logit: batch row, position within the stage and vocabulary index, all counted from 0."""
 
     row: int
@@ -45,14 +45,14 @@ class Defect:
     Attributes:
         kind: NaN, an infinity, or logits whose shape is not the reference's.
         side: Which of the two has it; a wrong shape is always the candidate's.
-        place: The first one found.
+        logit: The first one found.
         tokens: Number of affected tokens.
         detail: For a wrong shape, both shapes.
     """
 
     kind: Literal["nan", "inf", "shape"]
     side: Literal["reference", "candidate"]
-    place: LogitPlace
+    logit: LogitIndex
     tokens: int
     detail: str = ""
 
@@ -80,7 +80,7 @@ class LogitFigures:
     tokens: int
     max_abs: float | None
     mean_abs: float | None
-    worst: LogitPlace | None
+    worst: LogitIndex | None
     kl: TokenEstimate | None
     top1_agreement: float | None
     top1_stderr: float | None = None
@@ -113,7 +113,7 @@ class LogitComparison:
         # of each row the tokens that agree, and all
         self._top1: dict[int, tuple[int, int]] = {}
         self._max_abs: float | None = None
-        self._worst: LogitPlace | None = None
+        self._worst: LogitIndex | None = None
         self._defects: dict[tuple[str, str], Defect] = {}
 
     def update(
@@ -132,7 +132,7 @@ class LogitComparison:
         """
         if reference.ndim != 2 or reference.shape != candidate.shape:
             detail = f"logits of shape {list(candidate.shape)}, expected {list(reference.shape)}"
-            self._note(Defect("shape", "candidate", LogitPlace(row, first_position, 0), len(reference), detail))
+            self._note(Defect("shape", "candidate", LogitIndex(row, first_position, 0), len(reference), detail))
             return
         step = max(1, _CHUNK_ELEMENTS // max(1, reference.shape[1]))
         for start in range(0, len(reference), step):
@@ -228,7 +228,7 @@ class LogitComparison:
         index, token_id = np.unravel_index(int(difference.argmax()), difference.shape)
         if self._max_abs is None or difference[index, token_id] > self._max_abs:
             self._max_abs = float(difference[index, token_id])
-            self._worst = LogitPlace(row, int(positions[index]), int(token_id))
+            self._worst = LogitIndex(row, int(positions[index]), int(token_id))
         self._elements += difference.size
         self._sum_abs += float(difference.sum())
 
@@ -237,18 +237,18 @@ class LogitComparison:
             ("nan", np.isnan(logits)),
             ("inf", np.isinf(logits)),
         )
-        for kind, found in kinds:
-            if found.any():
-                token, token_id = np.argwhere(found)[0]
-                place = LogitPlace(row, first + int(token), int(token_id))
-                self._note(Defect(kind, side, place, int(found.any(axis=1).sum())))
+        for kind, is_wrong in kinds:
+            if is_wrong.any():
+                token, token_id = np.argwhere(is_wrong)[0]
+                logit = LogitIndex(row, first + int(token), int(token_id))
+                self._note(Defect(kind, side, logit, int(is_wrong.any(axis=1).sum())))
 
     def _note(self, defect: Defect) -> None:
         """Keeps the first defect of each kind and side, with the number of tokens that share it."""
         known = self._defects.get((defect.kind, defect.side))
         tokens = defect.tokens + (known.tokens if known else 0)
         first = known or defect
-        self._defects[defect.kind, defect.side] = Defect(first.kind, first.side, first.place, tokens, first.detail)
+        self._defects[defect.kind, defect.side] = Defect(first.kind, first.side, first.logit, tokens, first.detail)
 
 
 def _finite_rows(logits: Logits) -> NDArray[np.bool_]:

@@ -164,8 +164,8 @@ def _case(name: str, rows: Sequence[tuple[Sequence[int], int]], steps: int, **ar
     lengths = [length for _, length in rows]
     return Case(
         name,
-        tuple(own[:length] for own, length in zip(tokens, lengths, strict=True)),
-        tuple(own[length:] for own, length in zip(tokens, lengths, strict=True)),
+        tuple(ids[:length] for ids, length in zip(tokens, lengths, strict=True)),
+        tuple(ids[length:] for ids, length in zip(tokens, lengths, strict=True)),
         **arguments,
     )
 

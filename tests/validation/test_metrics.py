@@ -8,7 +8,7 @@ import pytest
 from seap_export.errors import ParityFailure
 from validation import metrics
 from validation.estimate import Estimate
-from validation.metrics import Defect, LogitComparison, LogitFigures, LogitPlace
+from validation.metrics import Defect, LogitComparison, LogitFigures, LogitIndex
 
 
 def _logits(tokens: int = 5, vocabulary: int = 7) -> np.ndarray:
@@ -42,7 +42,7 @@ def test_the_worst_logit_is_found_by_row_position_and_token() -> None:
     comparison.update(reference, candidate, row=1, first_position=10)
     figures = comparison.figures()
     assert figures.max_abs == pytest.approx(0.5)
-    assert figures.worst == LogitPlace(row=1, position=13, token_id=2)
+    assert figures.worst == LogitIndex(row=1, position=13, token_id=2)
     assert figures.mean_abs == pytest.approx(0.75 / 49)
     assert figures.tokens == 7
 
@@ -79,7 +79,7 @@ def test_blocks_give_the_same_figures_as_the_whole(monkeypatch: pytest.MonkeyPat
     whole = _compare(reference, candidate)
     monkeypatch.setattr(metrics, "_CHUNK_ELEMENTS", 14)
     in_blocks = _compare(reference, candidate)
-    assert in_blocks.worst == whole.worst == LogitPlace(0, 7, 1)
+    assert in_blocks.worst == whole.worst == LogitIndex(0, 7, 1)
     assert in_blocks.mean_kl == pytest.approx(whole.mean_kl)
     assert in_blocks.mean_abs == pytest.approx(whole.mean_abs)
 
@@ -93,7 +93,7 @@ def test_a_value_that_is_not_finite_is_a_defect_with_its_place(value: float, kin
     comparison = LogitComparison()
     comparison.update(logits["reference"], logits["candidate"], row=2, first_position=1)
     figures = comparison.figures()
-    assert figures.defects == (Defect(kind, side, LogitPlace(2, 3, 3), tokens=2),)
+    assert figures.defects == (Defect(kind, side, LogitIndex(2, 3, 3), tokens=2),)
     assert (figures.tokens, figures.max_abs) == (5, 0)
 
 

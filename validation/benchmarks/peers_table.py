@@ -115,21 +115,21 @@ def _sessions(
     artifacts: Sequence[Artifact], reference: Path, passage: Passage, sizes: _Size
 ) -> dict[str, dict[str, Result]]:
     """For each precision, the results of its artifacts."""
-    found = {}
+    results = {}
     for precision in dict.fromkeys(artifact.precision for artifact in artifacts):
-        own = [artifact for artifact in artifacts if artifact.precision == precision]
-        found[precision] = compare(
-            {artifact.name: artifact.graph for artifact in own},
+        of_precision = [artifact for artifact in artifacts if artifact.precision == precision]
+        results[precision] = compare(
+            {artifact.name: artifact.graph for artifact in of_precision},
             reference,
             passage,
             threads=sizes.threads,
             rounds=sizes.rounds,
             is_exact=precision == "fp32",
         )
-        timings = {name: result.timing for name, result in found[precision].items()}
-        ours = [artifact.name for artifact in own if artifact.is_ours]
-        _show(f"Sessions, {precision}", sessions_table(found[precision]), ratios_table(timings, ours))
-    return found
+        timings = {name: result.timing for name, result in results[precision].items()}
+        ours = [artifact.name for artifact in of_precision if artifact.is_ours]
+        _show(f"Sessions, {precision}", sessions_table(results[precision]), ratios_table(timings, ours))
+    return results
 
 
 def _loops(
@@ -143,14 +143,14 @@ def _loops(
     loops = all_loops({artifact.name: artifact.folder for artifact in artifacts}, environments)
     for folder in {loop.folder for loop in loops}:
         prepare(folder, sizes.threads, passage.unlikely)
-    found = {}
+    results = {}
     for precision in dict.fromkeys(loop.precision for loop in loops):
-        own = [loop for loop in loops if loop.precision == precision]
-        found[precision] = run_loops(own, passage, scratch, threads=sizes.threads, rounds=sizes.rounds)
-        timings = {name: result.timing for name, result in found[precision].items()}
-        table = loops_table(found[precision], passage.tokens)
-        _show(f"Generation loops, {precision}", table, ratios_table(timings, [own[0].name]))
-    return found
+        of_precision = [loop for loop in loops if loop.precision == precision]
+        results[precision] = run_loops(of_precision, passage, scratch, threads=sizes.threads, rounds=sizes.rounds)
+        timings = {name: result.timing for name, result in results[precision].items()}
+        table = loops_table(results[precision], passage.tokens)
+        _show(f"Generation loops, {precision}", table, ratios_table(timings, [of_precision[0].name]))
+    return results
 
 
 def _show(title: str, *tables: str) -> None:
@@ -179,13 +179,15 @@ def _report(
         "schema": SCHEMA,
         "setting": dict(setting),
         "tokens": list(passage.tokens),
-        "artifacts": {name: asdict(own) for name, own in written.items()},
+        "artifacts": {name: asdict(cost) for name, cost in written.items()},
         "sessions": {
-            precision: {name: {**asdict(own.agreement), **_times(own.timing)} for name, own in results.items()}
+            precision: {
+                name: {**asdict(result.agreement), **_times(result.timing)} for name, result in results.items()
+            }
             for precision, results in sessions.items()
         },
         "loops": {
-            precision: {name: {"tokens": own.tokens, **_times(own.timing)} for name, own in results.items()}
+            precision: {name: {"tokens": result.tokens, **_times(result.timing)} for name, result in results.items()}
             for precision, results in loops.items()
         },
     }

@@ -92,30 +92,32 @@ def precision_table(
             answers.run(token_ids)
             reference = answers.reference(token_ids)
             for path in sorted(Path(scratch).iterdir()):
-                for own in map(OnnxFormat, precisions):
-                    how = own.grid(read_spec(path))
+                for format in map(OnnxFormat, precisions):
+                    how = format.grid(read_spec(path))
                     for rounding in (None, how) if how else (None,):
-                        rows.append(_row(reference, path, own, statistics, rounding))
+                        rows.append(_row(reference, path, format, statistics, rounding))
                         click.echo(str(rows[-1]), file=sys.stderr)
     click.echo("| model | precision | rounding | ONNX | mean KL | perplexity | top-1 |\n|" + " --- |" * 7)
-    for row in sorted(rows, key=lambda own: -own.onnx_bytes):
+    for row in sorted(rows, key=lambda row: -row.onnx_bytes):
         click.echo(str(row))
     if json_file:
         json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", "utf-8", newline="\n")
 
 
 def _row(
-    reference: DenseReference, hf: Path, own: OnnxFormat, statistics: Mixture, how: BlockQuantization | None
+    reference: DenseReference, hf: Path, format: OnnxFormat, statistics: Mixture, how: BlockQuantization | None
 ) -> _Row:
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as rounded:
         if how is not None:
             write_rounded_model(hf, statistics, how, Path(rounded))
-        write_onnx(hf if how is None else Path(rounded), Path(folder), own.form)
+        write_onnx(hf if how is None else Path(rounded), Path(folder), format.form)
         size = sum(path.stat().st_size for path in Path(folder).glob("model.onnx*"))
-        found = measure_divergence(reference, Path(folder), "onnxruntime")
-    rounding = "" if own.form.precision.quantization is None else "nearest" if how is None else "calibrated"
-    kl = found.kl
-    return _Row(hf.name, own.precision, rounding, size, kl.mean, kl.stderr, found.perplexity, found.top1_agreement)
+        figures = measure_divergence(reference, Path(folder), "onnxruntime")
+    rounding = "" if format.form.precision.quantization is None else "nearest" if how is None else "calibrated"
+    kl = figures.kl
+    return _Row(
+        hf.name, format.precision, rounding, size, kl.mean, kl.stderr, figures.perplexity, figures.top1_agreement
+    )
 
 
 if __name__ == "__main__":

@@ -61,8 +61,8 @@ def _shards(shape: Shape) -> Iterator[tuple[str, Mapping[str, tuple[int, ...]]]]
     everything, spec = dict(shape.spec.tensors()), shape.spec
     number = shape.layers + 1
     for layer in range(shape.layers):
-        own = {name: everything.pop(name) for name in spec.layer_tensors(layer)}
-        yield f"model-{layer + 1:05}-of-{number:05}.safetensors", own
+        tensors = {name: everything.pop(name) for name in spec.layer_tensors(layer)}
+        yield f"model-{layer + 1:05}-of-{number:05}.safetensors", tensors
     yield f"model-{number:05}-of-{number:05}.safetensors", everything
 
 

@@ -82,7 +82,7 @@ def recipe_table(
                     cells[text] |= _cells(shrinker, calibration, text, ratios, reference)
     click.echo(_table(cells))
     if json_file:
-        values = {text: {place: asdict(cell) for place, cell in own.items()} for text, own in cells.items()}
+        values = {text: {column: asdict(cell) for column, cell in row.items()} for text, row in cells.items()}
         json_file.write_text(json.dumps(values, indent=1) + "\n", "utf-8", newline="\n")
 
 
@@ -100,13 +100,18 @@ def _cells(
     for ratio in ratios:
         with tempfile.TemporaryDirectory() as folder:
             achieved = shrinker.write(calibration, open_recipe(text), ratio, Path(folder))
-            own = measure_divergence(reference, Path(folder))
-        place = f"{calibration.record.task} {ratio:g}"
-        cells[place] = _Cell(
-            own.kl.mean, own.kl.stderr, own.perplexity, own.dense_perplexity, own.top1_agreement, achieved
+            figures = measure_divergence(reference, Path(folder))
+        column = f"{calibration.record.task} {ratio:g}"
+        cells[column] = _Cell(
+            figures.kl.mean,
+            figures.kl.stderr,
+            figures.perplexity,
+            figures.dense_perplexity,
+            figures.top1_agreement,
+            achieved,
         )
         click.echo(
-            f"{place} {text}: {cells[place]} (dense {own.dense_perplexity:.1f}), {achieved:.4f}", file=sys.stderr
+            f"{column} {text}: {cells[column]} (dense {figures.dense_perplexity:.1f}), {achieved:.4f}", file=sys.stderr
         )
     return cells
 
@@ -115,10 +120,10 @@ def _table(cells: dict[str, dict[str, _Cell]]) -> str:
     """A row for each recipe; the last column is the mean of its KL as a fraction of the first recipe's."""
     first = next(iter(cells.values()))
     lines = ["| recipe | " + " | ".join(first) + " | mean KL ratio |", "| --- " * (len(first) + 2) + "|"]
-    for text, own in cells.items():
-        fractions = [cell.mean_kl_nats / first[place].mean_kl_nats for place, cell in own.items()]
+    for text, row in cells.items():
+        fractions = [cell.mean_kl_nats / first[column].mean_kl_nats for column, cell in row.items()]
         mean = sum(fractions) / len(fractions)
-        lines.append(f"| {text} | " + " | ".join(map(str, own.values())) + f" | {mean:.2f} |")
+        lines.append(f"| {text} | " + " | ".join(map(str, row.values())) + f" | {mean:.2f} |")
     return "\n".join(lines)
 
 

@@ -76,21 +76,21 @@ def runtime_table() -> None:
 def parity(work: Path, out: Path | None, only: tuple[str, ...], threads: int, families: tuple[str, ...]) -> None:
     """Compare small models of every family with torch."""
     (work / "models").mkdir(parents=True, exist_ok=True)
-    kept, found = Kept(work / "parity"), dict[Cell, Outcome]()
+    kept, outcomes = Kept(work / "parity"), dict[Cell, Outcome]()
     absent = _absent(only)
     for cell in all_cells(only, families):
         names = (cell.runtime, cell.format, cell.precision, cell.family, cell.kind)
         known = kept.get(*names)
         if known is not None:
-            found[cell] = Outcome.from_json(known)
+            outcomes[cell] = Outcome.from_json(known)
         elif cell.runtime in absent:
-            found[cell] = Outcome("missing", reason=absent[cell.runtime])
+            outcomes[cell] = Outcome("missing", reason=absent[cell.runtime])
         else:
-            found[cell] = run_cell(cell, work / "models", threads)
-            click.echo(f"{' '.join(names)}: {found[cell].state} {found[cell].reason}", err=True)
-            if found[cell].state != "missing":
-                kept.put(found[cell].to_json(), *names)
-    _show(out, "parity", parity_tables(found))
+            outcomes[cell] = run_cell(cell, work / "models", threads)
+            click.echo(f"{' '.join(names)}: {outcomes[cell].state} {outcomes[cell].reason}", err=True)
+            if outcomes[cell].state != "missing":
+                kept.put(outcomes[cell].to_json(), *names)
+    _show(out, "parity", parity_tables(outcomes))
 
 
 @runtime_table.command()
@@ -113,37 +113,37 @@ def speed(
     """Time one model, dense and pruned, and measure its divergence from the dense one in torch."""
     chosen = []
     for text in formats:
-        own, precision = parse_format(text)
-        chosen.append((own.name, precision or own.precisions[0]))
+        format, precision = parse_format(text)
+        chosen.append((format.name, precision or format.precisions[0]))
     kept = Kept(work / "speed")
     rows = entries({"dense": dense.absolute(), "pruned": pruned.absolute()}, chosen, only)
     ready = _written(rows, work / "folders", threads, kept)
     vocabulary = read_spec(dense).vocab_size
-    samples = [own.prompt + own.completion for own in islice(Task("texts", texts).texts(), number)]
+    samples = [sample.prompt + sample.completion for sample in islice(Task("texts", texts).texts(), number)]
     token_ids = tokenize_prompts(dense, samples, max_tokens=prompt_tokens, vocab_size=vocabulary)
     _measure_divergence(dense, token_ids, ready, threads, kept)
     prompt = np.random.default_rng(0).integers(0, vocabulary, prompt_tokens).tolist()
     for turn in range(rounds):
         time_round(ready, turn, prompt, steps, threads, kept, _say)
-    found = {entry: figures(entry, kept) for entry in rows}
-    _show(out, "speed", speed_table({entry: own for entry, own in found.items() if own != Figures()}))
+    measured = {entry: figures(entry, kept) for entry in rows}
+    _show(out, "speed", speed_table({entry: row for entry, row in measured.items() if row != Figures()}))
 
 
 def _absent(only: Sequence[str]) -> dict[str, str]:
     """The runtimes that this machine lacks, and why."""
-    found = {}
+    reasons = {}
     for runtime in only or RUNTIMES:
         try:
             require_runtime(runtime)
         except EnvironmentFailure as error:
-            found[runtime] = str(error)
+            reasons[runtime] = str(error)
             _say(f"left out: {error}")
-    return found
+    return reasons
 
 
 def _written(rows: Sequence[Entry], work: Path, threads: int, kept: Kept) -> list[tuple[Entry, Path]]:
     """The entries that can be run, with their folders; of what is refused the reason is kept."""
-    found = []
+    written = []
     for entry in rows:
         try:
             folder = write_entry(entry, work, threads)
@@ -152,8 +152,8 @@ def _written(rows: Sequence[Entry], work: Path, threads: int, kept: Kept) -> lis
         except SeapError as error:
             kept.put({"reason": str(error)}, entry.name)
         else:
-            found.append((entry, folder))
-    return found
+            written.append((entry, folder))
+    return written
 
 
 def _measure_divergence(
@@ -171,10 +171,10 @@ def _measure_divergence(
         reference = answers.reference(token_ids)
         for entry, folder in missing:
             with closing(open_runtime(entry.runtime, folder, Execution(threads=threads), "served")) as runner:
-                own = divergence(runner, reference)
+                mean_kl = divergence(runner, reference)
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-            kept.put({"size": size, "mean_kl": own}, entry.name)
-            _say(f"{entry.name}: {size / 1e6:.1f} MB, KL {own:.4f}")
+            kept.put({"size": size, "mean_kl": mean_kl}, entry.name)
+            _say(f"{entry.name}: {size / 1e6:.1f} MB, KL {mean_kl:.4f}")
 
 
 def _show(out: Path | None, name: str, text: str) -> None:

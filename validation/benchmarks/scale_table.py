@@ -113,9 +113,9 @@ def scale_table(
 
 def _first_tasks(options: Sequence[str], number: int) -> list[str]:
     """The options without the tasks after the first ones."""
-    places = [place for place, word in enumerate(options) if word == "--task"][number:]
-    dropped = {place + offset for place in places for offset in (0, 1)}
-    return [word for place, word in enumerate(options) if place not in dropped]
+    places = [index for index, word in enumerate(options) if word == "--task"][number:]
+    dropped = {index + offset for index in places for offset in (0, 1)}
+    return [word for index, word in enumerate(options) if index not in dropped]
 
 
 def _measure(command: Sequence[str], folder: Path, log: Path, labels: tuple[str, str, int, int]) -> ScaleRow:
@@ -127,10 +127,10 @@ def _measure(command: Sequence[str], folder: Path, log: Path, labels: tuple[str,
     steps = json.loads((folder / "performance.json").read_text("utf-8"))["steps"]
     seconds: dict[str, float] = {}
     peaks: dict[str, int] = {}
-    for name, own in steps.items():
+    for name, step in steps.items():
         kind = _kind(name)
-        seconds[kind] = seconds.get(kind, 0.0) + own["seconds"]
-        peaks[kind] = max(peaks.get(kind, 0), own["peak_bytes"] or 0)
+        seconds[kind] = seconds.get(kind, 0.0) + step["seconds"]
+        peaks[kind] = max(peaks.get(kind, 0), step["peak_bytes"] or 0)
     # The steps start the system's count anew, so that it holds only the last of them.
     peak = None if figures.peak_bytes is None else max(figures.peak_bytes, *peaks.values())
     taken = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -153,10 +153,10 @@ def _steps(rows: Sequence[ScaleRow]) -> list[str]:
     """Seconds and peak memory of each kind of step: a table for each interpreter of what it exported."""
     tables = []
     for name in dict.fromkeys(row.python for row in rows):
-        own = _grouped([row for row in rows if row.python == name])
-        kinds = dict.fromkeys(kind for same in own.values() for row in same for kind in row.seconds)
-        lines = [_line(kind, *(_cell(kind, same) for same in own.values())) for kind in kinds]
-        tables.append("\n".join([*_head(f"step, {name}", *own), *lines]))
+        grouped = _grouped([row for row in rows if row.python == name])
+        kinds = dict.fromkeys(kind for same in grouped.values() for row in same for kind in row.seconds)
+        lines = [_line(kind, *(_cell(kind, same) for same in grouped.values())) for kind in kinds]
+        tables.append("\n".join([*_head(f"step, {name}", *grouped), *lines]))
     return tables
 
 
@@ -181,11 +181,11 @@ def _wholes(rows: Sequence[ScaleRow]) -> str:
 
 
 def _grouped(rows: Sequence[ScaleRow], *, with_python: bool = False) -> dict[str, list[ScaleRow]]:
-    found: dict[str, list[ScaleRow]] = {}
+    groups: dict[str, list[ScaleRow]] = {}
     for row in rows:
         name = f"{row.model}, {row.tasks} task{'s' if row.tasks > 1 else ''}"
-        found.setdefault(f"{name}, {row.python}" if with_python else name, []).append(row)
-    return found
+        groups.setdefault(f"{name}, {row.python}" if with_python else name, []).append(row)
+    return groups
 
 
 def _head(*cells: str) -> list[str]:

@@ -78,8 +78,9 @@ def _groups(text: str, tasks: dict[str, HarnessTask]) -> list[dict[str, HarnessT
 
 def _questions(task: Task, calibrations: Path, limit: int) -> list[Question]:
     """The first questions that no task was calibrated on, since some benchmarks have a question in both splits."""
-    seen = {digest for own in sorted(calibrations.iterdir()) for digest in Calibration(own).record.calibration_texts}
-    fresh = [own for own in read_questions(task) if text_digest(own.text) not in seen]
+    records = [Calibration(folder).record for folder in sorted(calibrations.iterdir())]
+    seen = {digest for record in records for digest in record.calibration_texts}
+    fresh = [question for question in read_questions(task) if text_digest(question.text) not in seen]
     return fresh[:limit]
 
 
@@ -89,17 +90,17 @@ def _measure(
     for name, task in tasks.items():
         if name in figures.setdefault(row, {}):
             continue
-        found = evaluate_zero_shot(folder, [task], batch_size=_BATCH)[name]
-        figures[row][name] = {**vars(found), "achieved_ratio": achieved}
+        measured = evaluate_zero_shot(folder, [task], batch_size=_BATCH)[name]
+        figures[row][name] = {**vars(measured), "achieved_ratio": achieved}
         json_file.write_text(json.dumps(figures, indent=1) + "\n", "utf-8", newline="\n")
-        click.echo(f"{row} {name}: {found.acc:.3f} / {found.acc_norm or 0.0:.3f}", file=sys.stderr)
+        click.echo(f"{row} {name}: {measured.acc:.3f} / {measured.acc_norm or 0.0:.3f}", file=sys.stderr)
 
 
 def _table(figures: Figures, tasks: list[str], rows: list[str]) -> str:
     def cells(row: str) -> str:
-        own = [figures[row][task] for task in tasks]
-        means = (sum(one[metric] for one in own) / len(own) for metric in ("acc", "acc_norm"))
-        parts = [f"{one['acc']:.1%} / {one['acc_norm']:.1%}" for one in own]
+        of_row = [figures[row][task] for task in tasks]
+        means = (sum(one[metric] for one in of_row) / len(of_row) for metric in ("acc", "acc_norm"))
+        parts = [f"{one['acc']:.1%} / {one['acc_norm']:.1%}" for one in of_row]
         return " | ".join([*parts, " / ".join(f"{mean:.1%}" for mean in means)])
 
     lines = ["| recipe, ratio | " + " | ".join([*tasks, "mean"]) + " |", "| --- " * (len(tasks) + 2) + "|"]

@@ -18,7 +18,7 @@ class Answer:
         text: What followed, as far as the first stop.
         tokens: How many tokens were generated, without one that ends the text.
         is_stopped: Whether it ended by itself: by such a token, or by one of the task's stops.
-        found: The answer in it; None: none was found.
+        extracted: The answer in it; None: there is none.
         gold: The right answer.
     """
 
@@ -26,13 +26,13 @@ class Answer:
     text: str
     tokens: int
     is_stopped: bool
-    found: str | None
+    extracted: str | None
     gold: str
 
     @property
     def is_right(self) -> bool:
         """Whether both answers are the same."""
-        return self.found == self.gold
+        return self.extracted == self.gold
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class GenerationFigures:
     @property
     def unanswered(self) -> float:
         """Share of texts in which no answer was found."""
-        return sum(answer.found is None for answer in self.answers) / self.questions
+        return sum(answer.extracted is None for answer in self.answers) / self.questions
 
     @property
     def accuracy(self) -> float:

@@ -149,11 +149,11 @@ def _step(runner: Runner, rows: Sequence[_Row]) -> None:
     """Decodes rows together; where a runner cannot leave out those that are done, they go on unheard until all are."""
     lengths = [len(row.prompt) for row in rows]
     input_ids = np.zeros((len(rows), max(lengths)), np.int64)
-    for own, row in zip(input_ids, rows, strict=True):
-        own[: len(row.prompt)] = row.prompt
-    found = runner.prefill(input_ids, lengths, max(row.room for row in rows))
-    is_last_only = found.shape[1] == 1
-    logits = found[np.arange(len(rows)), [0 if is_last_only else length - 1 for length in lengths]]
+    for ids, row in zip(input_ids, rows, strict=True):
+        ids[: len(row.prompt)] = row.prompt
+    computed = runner.prefill(input_ids, lengths, max(row.room for row in rows))
+    is_last_only = computed.shape[1] == 1
+    logits = computed[np.arange(len(rows)), [0 if is_last_only else length - 1 for length in lengths]]
     while True:
         for row, token in zip(rows, _likeliest(logits, rows), strict=True):
             row.add(token)
@@ -169,7 +169,7 @@ def _step(runner: Runner, rows: Sequence[_Row]) -> None:
 def _likeliest(logits: NDArray[np.float32], rows: Sequence[_Row]) -> list[int]:
     """The most likely token of each row, of logits [rows, vocabulary]."""
     largest = logits.max(axis=1)  # NaN if one is
-    if not all(np.isfinite(own) or row.is_done for own, row in zip(largest, rows, strict=True)):
+    if not all(np.isfinite(logit) or row.is_done for logit, row in zip(largest, rows, strict=True)):
         raise ArtifactError("its logits are NaN or infinite; the model is damaged, export again")
     tokens: list[int] = logits.argmax(axis=1).tolist()
     return tokens

@@ -99,13 +99,13 @@ def open_task(task: Task, limit: int | None = None, chat: Chat | None = None) ->
 def _examples(task: Task, rule: AnswerRule) -> tuple[Sample, ...]:
     if rule.examples is None:
         return ()
-    found = tuple(islice(replace(task, corpus=rule.examples).texts(), rule.shots))
-    if len(found) < rule.shots:
+    examples = tuple(islice(replace(task, corpus=rule.examples).texts(), rule.shots))
+    if len(examples) < rule.shots:
         raise InputError(
-            f"task '{task.name}': {rule.examples} has {len(found)} texts, fewer than shots = {rule.shots}; use a "
+            f"task '{task.name}': {rule.examples} has {len(examples)} texts, fewer than shots = {rule.shots}; use a "
             "larger corpus or fewer shots"
         )
-    return found
+    return examples
 
 
 def _questions(task: Task, rule: AnswerRule, chat: Chat | None) -> Iterator[OpenQuestion]:

@@ -40,7 +40,7 @@ class CacheComparison:
 
     def __init__(self) -> None:
         self._error, self._max_abs = -1.0, 0.0
-        self._place: tuple[int, Part] = (0, "key")
+        self._layer_and_part: tuple[int, Part] = (0, "key")
         self._defect = ""
 
     def update(self, reference: Iterable[Layer], candidate: Iterable[Layer], row: int) -> None:
@@ -55,7 +55,7 @@ class CacheComparison:
 
     def figures(self) -> CacheFigures:
         """The figures so far, of at least one row."""
-        return CacheFigures(max(self._error, 0.0), self._max_abs, *self._place, self._defect)
+        return CacheFigures(max(self._error, 0.0), self._max_abs, *self._layer_and_part, self._defect)
 
     def _add(
         self, wanted: NDArray[np.float32], computed: NDArray[np.float32], row: int, layer: int, part: Part
@@ -71,7 +71,7 @@ class CacheComparison:
         largest = float(np.abs(wanted - computed).max(initial=0.0))
         self._max_abs = max(self._max_abs, largest)
         if largest / scale > self._error:
-            self._error, self._place = largest / scale, (layer, part)
+            self._error, self._layer_and_part = largest / scale, (layer, part)
 
     def _note(self, defect: str) -> None:
         self._defect = self._defect or defect

@@ -50,7 +50,7 @@ class OnnxCandidate(RuntimeCandidate):
         self._model = parity_input.folder / "model.onnx"
         self.arithmetic, self.scaling = self._form.precision, read_scaling(self._model)
         self._mapped = self._is_unguarded = False
-        self._place: Conditions | None = None
+        self._conditions: Conditions | None = None
 
     def _format(self, parity_input: ParityInput) -> Format:
         format = OnnxFormat.read(parity_input.folder)
@@ -80,7 +80,7 @@ class OnnxCandidate(RuntimeCandidate):
         execution = self._input.execution
         graph = in_float_activations(self._model) if way.in_float else None
         session = open_session(self._model, execution.provider, execution.threads, graph=graph, mapped=self._mapped)
-        self._place = _conditions(session)
+        self._conditions = _conditions(session)
         runner = OnnxRunner(session)
         try:
             yield runner
@@ -106,10 +106,10 @@ class OnnxCandidate(RuntimeCandidate):
 
     def conditions(self) -> Conditions:
         """The provider that was obtained, and the nodes that each one ran."""
-        if self._place is None:
+        if self._conditions is None:
             raise ValueError("conditions are asked for before a session was opened")
         complaint = "rows padded on the left are accepted and computed wrongly"
-        return replace(self._place, complaints=(complaint,) if self._is_unguarded else ())
+        return replace(self._conditions, complaints=(complaint,) if self._is_unguarded else ())
 
     def versions(self) -> dict[str, str]:
         """ONNX Runtime's."""

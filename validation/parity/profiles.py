@@ -108,8 +108,8 @@ class Limits:
 
     def of(self, precision: PrecisionName) -> dict[Figure, float]:
         """The limits of a precision."""
-        own = {figure: value for name, figure, value in self.given if name == precision}
-        return {**DEFAULT_LIMITS[precision], **own}
+        given = {figure: value for name, figure, value in self.given if name == precision}
+        return {**DEFAULT_LIMITS[precision], **given}
 
     def is_given(self, precision: PrecisionName, figure: Figure) -> bool:
         """Whether a limit replaces the default."""
@@ -170,7 +170,7 @@ class Noise:
     kl_variation: float = 1.0
 
     def __or__(self, other: Noise) -> Noise:
-        return Noise(*(max(getattr(self, own.name), getattr(other, own.name)) for own in fields(self)))
+        return Noise(*(max(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)))
 
 
 #: Decode steps in float32: the first one reads the prompt's cache, the second one that of the first.
@@ -210,10 +210,10 @@ class Pass:
             "mean_kl": NOISE_FACTOR * (1.0 + _ERRORS * noise.kl_variation / math.sqrt(tokens)) * noise.mean_kl,
         }
         return tuple(
-            Limit(own.figure, max(own.value, passing[own.figure]))
-            if own.figure in passing and own.figure not in self.given
-            else own
-            for own in self.limits
+            Limit(limit.figure, max(limit.value, passing[limit.figure]))
+            if limit.figure in passing and limit.figure not in self.given
+            else limit
+            for limit in self.limits
         )
 
     @property
@@ -246,7 +246,7 @@ def passes(precision: Precision, provider: str, limits: Limits) -> tuple[Pass, .
         return (single_pass(precision, limits, in_float=rounds and precision.quantization is not None),)
     once = single_pass(precision, limits)
     exact = tuple(Limit(figure, limits.of(precision.name)[figure]) for figure in _EXACT)
-    rounded = tuple(own if own.figure in once.given else Limit(own.figure, _OF_EXACT) for own in once.limits)
+    rounded = tuple(limit if limit.figure in once.given else Limit(limit.figure, _OF_EXACT) for limit in once.limits)
     return (
         Pass(IN_FLOAT, True, exact, once.given, takes=lambda case: case.in_float, steps=_FEW_STEPS),
         replace(once, limits=rounded, takes=lambda case: not case.in_float or len(case.rows) > 1),
@@ -256,6 +256,8 @@ def passes(precision: Precision, provider: str, limits: Limits) -> tuple[Pass, .
 def single_pass(precision: Precision, limits: Limits, *, in_float: bool = False) -> Pass:
     """The only run of a graph, which takes all cases."""
     values = limits.of(precision.name)
-    judged = tuple(Limit(own, values[own]) for own in values if precision.name == "fp32" or own not in _EXACT)
-    given = frozenset(own for own in values if limits.is_given(precision.name, own))
+    judged = tuple(
+        Limit(figure, values[figure]) for figure in values if precision.name == "fp32" or figure not in _EXACT
+    )
+    given = frozenset(figure for figure in values if limits.is_given(precision.name, figure))
     return Pass("", in_float, judged, given)

@@ -145,19 +145,19 @@ def _differences(
     known = list(references.values())
     caches, passed = [CacheComparison() for _ in known], [0] * len(known)
 
-    def compare(place: int, keys: NDArray[np.float32], values: NDArray[np.float32]) -> None:
-        wanted = known[place].cache[passed[place]]
-        caches[place].add_layer((store.get(wanted[0]), store.get(wanted[1])), (keys, values), 0, passed[place])
-        passed[place] += 1
+    def compare(index: int, keys: NDArray[np.float32], values: NDArray[np.float32]) -> None:
+        wanted = known[index].cache[passed[index]]
+        caches[index].add_layer((store.get(wanted[0]), store.get(wanted[1])), (keys, values), 0, passed[index])
+        passed[index] += 1
 
-    found = {}
-    runs = runner.run([Run(own.calls, own.logits) for own in references], compare)
+    noise = {}
+    runs = runner.run([Run(sequence.calls, sequence.logits) for sequence in references], compare)
     for index, (sequence, again) in enumerate(zip(references, runs, strict=True)):
         say(f"torch: noise of {source}, sequence {index + 1} of {len(references)}")
         difference = np.abs(store.get(known[index].logits) - again)
         largest = float(difference[np.isfinite(difference)].max(initial=0.0))
-        found[sequence] = Noise(max_abs=largest, cache_error=caches[index].figures().error)
-    return found
+        noise[sequence] = Noise(max_abs=largest, cache_error=caches[index].figures().error)
+    return noise
 
 
 def measure_rounding_noise(
@@ -189,19 +189,19 @@ def measure_rounding_noise(
         return {}, 0.0
     runner.use_other_attention()
     figures, variations = {}, {}
-    runs = runner.run([Run(own.parts(spec), own.logits) for own in references])
+    runs = runner.run([Run(sequence.parts(spec), sequence.logits) for sequence in references])
     for index, (sequence, rounded) in enumerate(zip(references, runs, strict=True)):
         say(f"torch: noise of {precision.name}, sequence {index + 1} of {len(references)}")
         comparison = LogitComparison()
         comparison.update(store.get(references[sequence].logits), rounded)
         figures[sequence], variations[sequence] = comparison.figures(), max(1.0, comparison.variation())
-    finite = [(own.mean_kl, own.tokens) for own in figures.values() if own.mean_kl is not None]
+    finite = [(figure.mean_kl, figure.tokens) for figure in figures.values() if figure.mean_kl is not None]
     overall = sum(kl * tokens for kl, tokens in finite) / sum(tokens for _, tokens in finite) if finite else 0.0
     noise = {
-        sequence: Noise(mean_kl=max(own.mean_kl or 0.0, overall), kl_variation=variations[sequence])
-        for sequence, own in figures.items()
+        sequence: Noise(mean_kl=max(figure.mean_kl or 0.0, overall), kl_variation=variations[sequence])
+        for sequence, figure in figures.items()
     }
-    return noise, max((own.max_abs or 0.0 for own in figures.values()), default=0.0)
+    return noise, max((figure.max_abs or 0.0 for figure in figures.values()), default=0.0)
 
 
 def _split(tokens: TokenIds, size: int) -> list[TokenIds]:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from converters.onnx.precision import PrecisionName
 from seap_export.runtime.session import WORKING_OPERATORS
 from validation.estimate import kl_json
-from validation.metrics import Defect, LogitFigures, LogitPlace
+from validation.metrics import Defect, LogitFigures, LogitIndex
 from validation.parity.caches import CacheFigures
 from validation.parity.profiles import Figure, Limit, Noise, Pass
 from validation.prompts import Case
@@ -67,12 +67,12 @@ class StageResult:
         """How many prompts ran together."""
         return len(self.prompts.rows)
 
-    def at(self, place: LogitPlace) -> str:
-        """The place in words."""
+    def at(self, logit: LogitIndex) -> str:
+        """Where a logit is, in words."""
         position = "position" if self.stage == "prefill" else "decode step"
-        return f"case '{self.case}', row {place.row}, {position} {place.position}, token id {place.token_id}"
+        return f"case '{self.case}', row {logit.row}, {position} {logit.position}, token id {logit.token_id}"
 
-    def found(self, figure: Figure) -> float | None:
+    def value_of(self, figure: Figure) -> float | None:
         """The value of a figure; None if it could not be measured."""
         if figure == "cache_error":
             return None if self.cache is None else self.cache.error
@@ -94,16 +94,16 @@ class StageResult:
 
     def exceeds(self, limit: Limit) -> bool:
         """Whether a figure is beyond its limit."""
-        return limit.is_exceeded(self.found(limit.figure))
+        return limit.is_exceeded(self.value_of(limit.figure))
 
     @property
     def excess(self) -> float:
         """How many times its limit the worst figure is; 0 if nothing is finite."""
-        return max((limit.excess(self.found(limit.figure)) for limit in self.limits), default=0.0)
+        return max((limit.excess(self.value_of(limit.figure)) for limit in self.limits), default=0.0)
 
     def _beyond(self, limit: Limit) -> str:
-        found = round_beyond(self.found(limit.figure) or 0.0, 3, down=limit.is_least)
-        what = f"{_FIGURE_WORDS[limit.figure]} {found:g} {'<' if limit.is_least else '>'} {limit.value:g}"
+        value = round_beyond(self.value_of(limit.figure) or 0.0, 3, down=limit.is_least)
+        what = f"{_FIGURE_WORDS[limit.figure]} {value:g} {'<' if limit.is_least else '>'} {limit.value:g}"
         if limit.figure == "cache_error" and self.cache is not None:
             return f"{what} in the {self.cache.part}s of layer {self.cache.layer}, after case '{self.case}'"
         if self.figures.worst is None:
@@ -113,9 +113,9 @@ class StageResult:
 
     def _defect(self, defect: Defect) -> str:
         if defect.kind == "shape":
-            return f"{defect.detail}, in {self.stage} of case '{self.case}', row {defect.place.row}"
+            return f"{defect.detail}, in {self.stage} of case '{self.case}', row {defect.logit.row}"
         what = f"{_DEFECT_WORDS[defect.kind]} in the {defect.side}'s logits ({_counted(defect.tokens, 'token')})"
-        return f"{what}, first at {self.at(defect.place)}"
+        return f"{what}, first at {self.at(defect.logit)}"
 
 
 @dataclass(frozen=True)
@@ -222,8 +222,8 @@ class ParityReport:
     @property
     def max_abs(self) -> float | None:
         """The largest difference of a finite logit in the stages where it is judged, or else in all; None: none is."""
-        found = (result.figures.max_abs for result in self._judging("max_abs"))
-        return max((value for value in found if value is not None), default=None)
+        largest = (result.figures.max_abs for result in self._judging("max_abs"))
+        return max((value for value in largest if value is not None), default=None)
 
     @property
     def top1_agreement(self) -> float:
@@ -268,7 +268,7 @@ class ParityReport:
         worst: dict[Figure, float] = {}
         for result in self.stages:
             for limit in result.limits:
-                value = result.found(limit.figure)
+                value = result.value_of(limit.figure)
                 if value is not None:
                     looser = min if limit.is_least else max
                     worst[limit.figure] = looser(value, worst.get(limit.figure, value))
@@ -301,7 +301,7 @@ class ParityReport:
         """Each judged figure with its worst value and its limit."""
         parts = []
         for figure, limit in self.limits.items():
-            finite = [value for value in (r.found(figure) for r in self._judging(figure)) if value is not None]
+            finite = [value for value in (r.value_of(figure) for r in self._judging(figure)) if value is not None]
             worst = min if Limit(figure, limit).is_least else max
             words = f"{_FIGURE_WORDS[figure]} {worst(finite):.2g}" if finite else f"no finite {_FIGURE_WORDS[figure]}"
             parts.append(f"{words} (limit {limit:g})")
@@ -319,7 +319,7 @@ class ParityReport:
             limit.figure
             for result in self.stages
             for limit in result.limits
-            if limit.is_exceeded(result.found(limit.figure))
+            if limit.is_exceeded(result.value_of(limit.figure))
         }
         exceeded = [figure for figure in self.limits if figure in failed]
         wanted = ", ".join(f"{figure} = {smallest[figure]:g}" for figure in exceeded)

@@ -88,9 +88,10 @@ def scale_weights(spec: ModelSpec, scaling: Scaling) -> Change:
         held.setdefault(form.holders([plain])[0], []).append(plain)
 
     def scaled(weights: Weights) -> Weights:
-        own = [plain for name in weights for plain in held[name]]
+        plain_names = [plain for name in weights for plain in held[name]]
         changed = {
-            name: tensor * 2.0 ** exponents.get(name, 0) for name, tensor in form.to_plain(own, weights).items()
+            name: tensor * 2.0 ** exponents.get(name, 0)
+            for name, tensor in form.to_plain(plain_names, weights).items()
         }
         return {name: tensor.float() for name, tensor in form.to_stored(changed).items()}
 
@@ -126,7 +127,7 @@ def scale_norms(model: Any, spec: ModelSpec, scaling: Scaling) -> frozenset[str]
 
 def narrow(dtype: torch.dtype, kept: Collection[str] = ()) -> Change:
     """Converts weights to a dtype of 16 bits, which the model then computes in; some may be kept."""
-    return lambda weights: {name: own if name in kept else own.to(dtype) for name, own in weights.items()}
+    return lambda weights: {name: tensor if name in kept else tensor.to(dtype) for name, tensor in weights.items()}
 
 
 def round_activations(model: Any, spec: ModelSpec, how: BlockQuantization) -> None:

@@ -115,7 +115,9 @@ def run_parity(
         def round_alike(torch_runner: TorchRunner) -> tuple[dict[TokenSequence, Noise], float]:
             cases = [comparison.case for comparison in compared if comparison.run.is_rounding]
             rounded = dict.fromkeys(sequence for case in cases for sequence in sequences_of(case))
-            return candidate.rounding_noise(torch_runner, {own: references[own] for own in rounded}, store)
+            return candidate.rounding_noise(
+                torch_runner, {sequence: references[sequence] for sequence in rounded}, store
+            )
 
         noise, margin = _noise(compared, references, store, opened, round_alike, say)
     return ParityReport(

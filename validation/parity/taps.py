@@ -52,8 +52,8 @@ def decoder_taps(spec: ModelSpec, scaling: Scaling = _UNSCALED) -> Iterator[Tap]
     places = [(index, sublayer) for index, layer in enumerate(spec.layers) for sublayer in layer.sublayers]
     embedded = ("embed_tokens.multiplied.output", "embed_tokens.output")
     yield Tap(None, "embed_tokens", embedded, (_reader(spec, *places[0]),), "input", exponent=scaling.stream)
-    for place, following in zip(places, [*places[1:], None], strict=True):
-        index, sublayer = place
+    for position, following in zip(places, [*places[1:], None], strict=True):
+        index, sublayer = position
         yield from _norm_taps(spec, index, sublayer.norm_before)
         yield from _CHANNELS[type(sublayer)](spec, index, sublayer, scaling)
         yield from _written_taps(spec, index, sublayer, scaling)

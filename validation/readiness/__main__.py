@@ -63,7 +63,7 @@ def readiness(only: tuple[str, ...], resume: bool, dry_run: bool, limit_minutes:
         raise click.UsageError(f"there is no step {unknown[0]}; the steps are {names}")
     wanted = [step.name for step in steps if not only or step.name in only]
     if resume:
-        passed = {name for name, own in known_outcomes(steps, request).items() if own.verdict == "passed"}
+        passed = {name for name, outcome in known_outcomes(steps, request).items() if outcome.verdict == "passed"}
         wanted = [name for name in wanted if name not in passed]
     if dry_run:
         for step in steps:
@@ -88,7 +88,7 @@ def readiness(only: tuple[str, ...], resume: bool, dry_run: bool, limit_minutes:
         click.echo(f"interrupted; the report is {request.out / 'report.md'}; --resume continues", err=True)
         sys.exit(128 + signals[0])
     click.echo(f"the report is {request.out / 'report.md'}")
-    if any(own.verdict in ("failed", "blocked") for own in outcomes.values()):
+    if any(outcome.verdict in ("failed", "blocked") for outcome in outcomes.values()):
         sys.exit(_FAILED)
 
 

@@ -37,16 +37,16 @@ def gaps(folder: Path, prompt: list[int], generated: list[int], provider: str) -
         raise ArtifactError(f"{folder}: GenAI generated no token; see the log of the command before")
     _, context_length = model_limits(folder / "genai_config.json")
     decoding = OnnxDecoder(folder / "model.onnx", context_length, provider).start([prompt], len(generated))
-    found = []
+    below_largest = []
     for token in generated:
         logits = decoding.logits[0]
         if not np.isfinite(logits).all():
             raise ArtifactError(f"{folder}: the runner's logits are not finite; check parity first")
         if logits.max() == logits.min():  # every token would be the best one
             raise ArtifactError(f"{folder}: the runner's logits are all the same; check parity first")
-        found.append(float(logits.max() - logits[token]))
+        below_largest.append(float(logits.max() - logits[token]))
         decoding.step([token])
-    return found
+    return below_largest
 
 
 @click.command()
@@ -58,21 +58,23 @@ def genai_gaps(folder: Path, tokens: Path, provider: str, out: Path) -> None:
     """Write the comparison to OUT, and fail if GenAI ran elsewhere or chose an unlikely token."""
     chosen: dict[str, Any] = json.loads(tokens.read_text("utf-8").splitlines()[-1])
     try:
-        found = gaps(folder, chosen["prompt"], chosen["generated"], provider)
+        below_largest = gaps(folder, chosen["prompt"], chosen["generated"], provider)
     except SeapError as error:
         click.echo(f"Error: {error}", err=True)
         raise SystemExit(error.exit_code) from error
     reasons = []
     if provider not in chosen["device"].lower():
         reasons.append(f"GenAI ran on {chosen['device']} instead of {provider}")
-    if max(found) > LARGEST_GAP:
-        reasons.append(f"GenAI chose a token {max(found):.3g} below the runner's best, more than {LARGEST_GAP:g}")
-    result = {**chosen, "largest_gap": max(found), "limit": LARGEST_GAP, "reasons": reasons}
+    if max(below_largest) > LARGEST_GAP:
+        reasons.append(
+            f"GenAI chose a token {max(below_largest):.3g} below the runner's best, more than {LARGEST_GAP:g}"
+        )
+    result = {**chosen, "largest_gap": max(below_largest), "limit": LARGEST_GAP, "reasons": reasons}
     write_json(out, result, ensure_ascii=True)
     if reasons:
         click.echo(f"Error: {'; '.join(reasons)}", err=True)
         raise SystemExit(3)
-    click.echo(f"GenAI {chosen['version']} on {chosen['device']}: largest gap {max(found):.3g}")
+    click.echo(f"GenAI {chosen['version']} on {chosen['device']}: largest gap {max(below_largest):.3g}")
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ def _main(folder: str, prompt: str, new_tokens: int) -> None:
         generator.generate_next_token()
     generated = [int(token) for token in generator.get_sequence(0)][len(tokens) :]
     text = tokenizer.decode(generated)
-    found = {"version": og.__version__, "device": str(model.device_type), "prompt": tokens, "generated": generated}
-    print(json.dumps({**found, "text": text}))
+    answer = {"version": og.__version__, "device": str(model.device_type), "prompt": tokens, "generated": generated}
+    print(json.dumps({**answer, "text": text}))
 
 
 if __name__ == "__main__":

@@ -32,10 +32,10 @@ def summary(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         nodes of the first decode step by provider and operator, and their microseconds on the host. On a GPU, a node's
         time is that of its launch.
     """
-    calls = sorted((own for own in events if own["name"] == "model_run"), key=lambda own: own["ts"])
-    nodes = [own for own in events if own.get("cat") == "Node" and own["name"].endswith("_kernel_time")]
-    ran = [[own for own in nodes if call["ts"] <= own["ts"] < call["ts"] + call["dur"]] for call in calls]
-    step = next((own for own in ran[1:] if own), [])
+    calls = sorted((event for event in events if event["name"] == "model_run"), key=lambda call: call["ts"])
+    nodes = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+    ran = [[node for node in nodes if call["ts"] <= node["ts"] < call["ts"] + call["dur"]] for call in calls]
+    step = next((nodes_of_call for nodes_of_call in ran[1:] if nodes_of_call), [])
     counts: dict[str, Counter[str]] = {}
     times: Counter[str] = Counter()
     for node in step:
@@ -43,8 +43,8 @@ def summary(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         counts.setdefault(node["args"]["provider"], Counter())[operator] += 1
         times[operator] += node["dur"]
     return {
-        "calls": [{"nodes": len(own), "ms": call["dur"] / 1e3} for call, own in zip(calls, ran, strict=True)],
-        "step": {provider: dict(own.most_common()) for provider, own in counts.items()},
+        "calls": [{"nodes": len(ran_in), "ms": call["dur"] / 1e3} for call, ran_in in zip(calls, ran, strict=True)],
+        "step": {provider: dict(operators.most_common()) for provider, operators in counts.items()},
         "microseconds": dict(times.most_common()),
     }
 
@@ -60,12 +60,12 @@ def profile(folder: Path, copy: Path, out: Path) -> None:
         raise click.ClickException(
             f"{folder}: {len(files)} profiles; generate again with SEAP_EXPORT_PROFILE={folder}"
         )
-    found = summary(json.loads(files[0].read_text("utf-8")))
-    if not found["step"]:
+    figures = summary(json.loads(files[0].read_text("utf-8")))
+    if not figures["step"]:
         raise click.ClickException(f"{files[0]}: no decode step in it; generate at least two tokens")
     shutil.copyfile(files[0], copy)
-    write_json(out, found, ensure_ascii=True)
-    for provider, operators in found["step"].items():
+    write_json(out, figures, ensure_ascii=True)
+    for provider, operators in figures["step"].items():
         click.echo(f"{provider}: {sum(operators.values())} nodes a step")
 
 

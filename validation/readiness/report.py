@@ -68,7 +68,7 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _verdict(steps: Sequence[Step], outcomes: Mapping[str, Outcome]) -> str:
-    verdicts = {own.verdict for own in outcomes.values()}
+    verdicts = {outcome.verdict for outcome in outcomes.values()}
     if verdicts & {"failed", "blocked"}:
         return "failed"
     if "interrupted" in verdicts:
@@ -80,10 +80,10 @@ def _verdict(steps: Sequence[Step], outcomes: Mapping[str, Outcome]) -> str:
 
 def _machine(request: Request) -> dict[str, Any]:
     doctor = read_json(request.result("doctor"))
-    found = {name: doctor.get(name) for name in ("machine", "driver", "onnxruntime", "packages", "warnings")}
+    described = {name: doctor.get(name) for name in ("machine", "driver", "onnxruntime", "packages", "warnings")}
     card = request.out / "results" / "nvidia-smi.csv"
     lines = card.read_text("utf-8", "replace").splitlines() if card.is_file() else []
-    return {"seap-export": __version__, **found, "nvidia-smi": lines}
+    return {"seap-export": __version__, **described, "nvidia-smi": lines}
 
 
 def _setting(request: Request) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def _page(
     yield f"# {_title(request)}: {report['verdict']}\n"
     yield from _environment(report["machine"])
     yield "## Steps\n"
-    rows = [(own.name, *_cells(outcomes.get(own.name), request, own.name), own.purpose) for own in steps]
+    rows = [(step.name, *_cells(outcomes.get(step.name), request, step.name), step.purpose) for step in steps]
     yield markdown(("step", "verdict", "time", "why", "log", "what it shows"), rows)
     yield "## Parity with torch\n"
     yield "One pruned model, in every form. The last column counts nodes that ran on another execution provider.\n"
@@ -111,7 +111,7 @@ def _page(
     yield "## Commands\n"
     for step in steps:
         yield f"### {step.name}\n"
-        done = [own.exit_code for own in outcomes[step.name].done] if step.name in outcomes else []
+        done = [command.exit_code for command in outcomes[step.name].done] if step.name in outcomes else []
         for index, command in enumerate(step.commands):
             yield f"    {command.line}"
             yield f"    # {words_of_exit(done[index]) if index < len(done) else 'not run'}"
@@ -126,14 +126,14 @@ def _environment(machine: Mapping[str, Any]) -> Iterator[str]:
     host, driver, runtime = (machine.get(name) or {} for name in ("machine", "driver", "onnxruntime"))
     gpus = [f"{gpu['name']} with {gpu['memory_bytes'] / 1e9:.1f} GB" for gpu in driver.get("gpus") or ()]
     versions = {"seap-export": machine["seap-export"], **(runtime.get("distributions") or {})}
-    versions |= {name: own for name, own in (machine.get("packages") or {}).items() if own}
+    versions |= {name: version for name, version in (machine.get("packages") or {}).items() if version}
     yield f"- GPU: {', '.join(gpus) or driver.get('reason') or 'unknown, since doctor left no report'}"
     needed, given = runtime.get("cuda_version"), driver.get("cuda_version")
     yield f"- CUDA: the driver runs {given}, ONNX Runtime was built for {needed}"
     yield from (f"- nvidia-smi: {line}" for line in machine["nvidia-smi"])
     cores = f"{host.get('processor')}, {host.get('cores')} cores"
     yield f"- host: {cores}, {host.get('system')}, Python {host.get('python')}"
-    yield f"- packages: {', '.join(f'{name} {own}' for name, own in versions.items())}"
+    yield f"- packages: {', '.join(f'{name} {version}' for name, version in versions.items())}"
     yield from (f"- warning: {line}" for line in machine.get("warnings") or ())
     yield ""
 
@@ -143,7 +143,7 @@ def _cells(outcome: Outcome | None, request: Request, name: str) -> tuple[str, .
         return ("not run", "", "", "")
     log = f"logs/{name}.log"
     link = f"[log]({log})" if (request.out / log).is_file() else ""
-    seconds = sum(own.seconds for own in outcome.done)
+    seconds = sum(command.seconds for command in outcome.done)
     return (outcome.verdict, f"{seconds:.0f} s", outcome.reason.replace("|", "\\|"), link)
 
 
@@ -166,22 +166,22 @@ def _table(request: Request, report: Mapping[str, Any]) -> Iterator[str]:
     yield markdown(SPEED_HEADER, map(speed_cells, report["speed"]))
 
 
-def _genai(found: Mapping[str, Any]) -> Iterator[str]:
-    if not found:
+def _genai(gaps: Mapping[str, Any]) -> Iterator[str]:
+    if not gaps:
         yield "GenAI generated nothing that could be compared.\n"
         return
-    yield f"Version {found['version']} on {found['device']}, {len(found['generated'])} tokens: {found['text']!r}\n"
+    yield f"Version {gaps['version']} on {gaps['device']}, {len(gaps['generated'])} tokens: {gaps['text']!r}\n"
     yield (
-        f"In our runner's logits, its tokens lie at most {found['largest_gap']:.3g} below the best one "
-        f"(limit {found['limit']:g}).\n"
+        f"In our runner's logits, its tokens lie at most {gaps['largest_gap']:.3g} below the best one "
+        f"(limit {gaps['limit']:g}).\n"
     )
 
 
-def _profile(request: Request, found: Mapping[str, Any]) -> Iterator[str]:
-    if not found:
+def _profile(request: Request, figures: Mapping[str, Any]) -> Iterator[str]:
+    if not figures:
         yield "No profile was taken.\n"
         return
-    calls = ", ".join(f"{own['nodes']} nodes in {own['ms']:.2f} ms" for own in found["calls"])
+    calls = ", ".join(f"{call['nodes']} nodes in {call['ms']:.2f} ms" for call in figures["calls"])
     yield f"The prompt and each step: {calls}. A call without nodes was replayed as a CUDA graph.\n"
     yield "Nodes of the first decode step. The times are the host's: on a GPU, those of launches.\n"
     yield markdown(PROFILE_HEADER, profile_rows(request))

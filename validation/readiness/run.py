@@ -45,24 +45,24 @@ def run_steps(
     for folder in (request.out / "results", request.out / "logs", request.work):
         folder.mkdir(parents=True, exist_ok=True)
     outcomes = known_outcomes(steps, request)
-    for step in (own for own in steps if own.name in wanted):
+    for step in (step for step in steps if step.name in wanted):
         say(f"{step.name}: {step.purpose}")
         outcomes[step.name] = outcome = _outcome(step, request, limit, stop)
-        in_order = {own.name: outcomes[own.name] for own in steps if own.name in outcomes}
+        in_order = {step.name: outcomes[step.name] for step in steps if step.name in outcomes}
         write_report(steps, in_order, request)
         say(f"{step.name}: {outcome.verdict}{f', {outcome.reason}' if outcome.reason else ''}")
         if outcome.verdict == "interrupted":
             raise KeyboardInterrupt
-    return {own.name: outcomes[own.name] for own in steps if own.name in outcomes}
+    return {step.name: outcomes[step.name] for step in steps if step.name in outcomes}
 
 
 def known_outcomes(steps: Sequence[Step], request: Request) -> dict[str, Outcome]:
     """What an earlier run into the same folder found, for steps whose commands are the same."""
-    found = read_json(request.out / REPORT).get("steps", {})
+    written = read_json(request.out / REPORT).get("steps", {})
     return {
-        step.name: Outcome.of_json(found[step.name])
+        step.name: Outcome.of_json(written[step.name])
         for step in steps
-        if found.get(step.name, {}).get("commands") == [command.line for command in step.commands]
+        if written.get(step.name, {}).get("commands") == [command.line for command in step.commands]
     }
 
 

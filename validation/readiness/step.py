@@ -93,4 +93,4 @@ class Outcome:
     @classmethod
     def of_json(cls, values: Mapping[str, Any]) -> Outcome:
         """The outcome that `to_json` wrote."""
-        return cls(values["verdict"], values["reason"], tuple(Done(**own) for own in values["done"]))
+        return cls(values["verdict"], values["reason"], tuple(Done(**command) for command in values["done"]))

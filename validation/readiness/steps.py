@@ -75,15 +75,18 @@ def _pruned(
 ) -> list[Command]:
     """Commands that make variants at all ratios without a GPU, so that a failure there leaves them."""
     statistics = variants / "statistics"
-    texts, own = ("--task", f"{task}={request.texts}"), ("--calibration", statistics / "calibration" / task)
+    texts, statistics_option = (
+        ("--task", f"{task}={request.texts}"),
+        ("--calibration", statistics / "calibration" / task),
+    )
     commands = [_seap(request, "calibrate", model, *texts, *settings, "--out", statistics, "--force")]
     for ratio in RATIOS:
         variant = variants / f"{task}-{ratio:g}"
         how = ("--recipe", recipe, "--ratio", f"{ratio:g}", "--provider", request.provider)
         plan = variant / "plan.json"
         commands += [
-            _seap(request, "plan", model, *own, *how, "--out", plan, "--force"),
-            _seap(request, "prune", model, "--plan", plan, *own, "--out", variant / "hf", "--force"),
+            _seap(request, "plan", model, *statistics_option, *how, "--out", plan, "--force"),
+            _seap(request, "prune", model, "--plan", plan, *statistics_option, "--out", variant / "hf", "--force"),
         ]
     return [*commands, Command(("rm", "-r", str(statistics)))]
 

@@ -52,9 +52,9 @@ def speed_rows(request: Request) -> list[dict[str, Any]]:
         report = read_json(request.result(name))
         precision = _precision(report.get("setting", {}).get("form", {}))
         for subject in report.get("subjects", ()):
-            own = {"model": model, "variant": subject["model"], "precision": precision, "step": name}
+            measured = {"model": model, "variant": subject["model"], "precision": precision, "step": name}
             size = {"disk_bytes": subject["disk_bytes"], "paper": _paper(subject["model"])}
-            rows += [{**own, **size, **cell} for cell in subject["cells"]]
+            rows += [{**measured, **size, **cell} for cell in subject["cells"]]
     return rows
 
 
@@ -109,11 +109,11 @@ def parity_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 def profile_rows(request: Request) -> list[tuple[str, ...]]:
     """A row for each operator of a decode step."""
-    found = read_json(request.result("profile"))
-    times = found.get("microseconds", {})
+    figures = read_json(request.result("profile"))
+    times = figures.get("microseconds", {})
     return [
         (provider, operator, str(count), f"{times.get(operator, 0)} µs")
-        for provider, operators in found.get("step", {}).items()
+        for provider, operators in figures.get("step", {}).items()
         for operator, count in operators.items()
     ]
 
@@ -125,7 +125,7 @@ def _precision(form: Mapping[str, Any]) -> str:
 
 
 def _paper(variant: str) -> Mapping[str, float] | None:
-    return next((own for ratio, own in PAPER.items() if variant.endswith(f"-{ratio:g}")), None)
+    return next((figures for ratio, figures in PAPER.items() if variant.endswith(f"-{ratio:g}")), None)
 
 
 def _speedup(row: Mapping[str, Any], what: str) -> str:

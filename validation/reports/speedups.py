@@ -57,14 +57,14 @@ def speedups(speed: Json | None, kind: Kind) -> list[MeasuredSpeedup]:
     """The speed-ups of each case that both models ran; none if the speed was not measured."""
     if speed is None:
         return []
-    key, found = _TIMES[kind], []
+    key, measured = _TIMES[kind], []
     dense = {(cell["batch"], cell["depth"]): cell[key] for cell in speed["dense"]}
     for cell in speed["variant"]:
         case = cell["batch"], cell["depth"]
         if case in dense and cell[key]:
             judged = _judged(speed, kind, case)
             low, high = ((cell.get(f"{kind}_speedup_{end}"), judged.get(end)) for end in ("low", "high"))
-            found.append(
+            measured.append(
                 MeasuredSpeedup(
                     *case,
                     dense_ms=dense[case],
@@ -76,7 +76,7 @@ def speedups(speed: Json | None, kind: Kind) -> list[MeasuredSpeedup]:
                     share=cell.get(f"{kind}_share_of_ideal"),
                 )
             )
-    return found
+    return measured
 
 
 def _judged(speed: Json, kind: Kind, case: tuple[int, int]) -> Json:

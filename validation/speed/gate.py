@@ -61,9 +61,9 @@ class SpeedVerdict:
         figure: The judged figure: a speed-up, limited from below, or the ratio of bytes, limited from above.
         cell: The cell of a speed-up; None for the ratio of bytes.
         limit: The limit.
-        found: The measured value.
+        measured: The value.
         low: Lower bound of the true value.
-        high: Upper bound of the true value; with fewer than `FEWEST_RUNS` runs both bounds are `found`.
+        high: Upper bound of the true value; with fewer than `FEWEST_RUNS` runs both bounds are `measured`.
         runs: Runs of each model; 0 for the ratio of bytes, which is known exactly.
         spread: Width of the interval of a model's median as a share of it; the larger of both models.
     """
@@ -72,15 +72,15 @@ class SpeedVerdict:
     figure: Figure
     cell: SpeedCell | None
     limit: float
-    found: float
+    measured: float
     low: float
     high: float
     runs: int = 0
     spread: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.low <= self.found <= self.high:
-            raise ValueError(f"{self.found} is not between {self.low} and {self.high}")
+        if not self.low <= self.measured <= self.high:
+            raise ValueError(f"{self.measured} is not between {self.low} and {self.high}")
         if (self.figure == "bytes_ratio") != (self.cell is None) or (self.cell is None) != (self.runs == 0):
             raise ValueError("a speed-up has a cell and runs, and the ratio of bytes has neither")
 
@@ -88,7 +88,7 @@ class SpeedVerdict:
     def verdict(self) -> Verdict:
         """Passed, failed, or too noisy to decide."""
         if self.cell is None:
-            return "passed" if self.found <= self.limit else "failed"
+            return "passed" if self.measured <= self.limit else "failed"
         if self.runs < FEWEST_RUNS or self.spread > MAX_SPREAD:
             return "too noisy"
         if self.low >= self.limit:
@@ -143,22 +143,22 @@ def _verdicts(report: SpeedReport, variant: SubjectFigures, limits: SpeedLimits)
 def _speed_verdict(
     variant: str, figure: Figure, cell: SpeedCell, limit: float, speedup: Speedup, runs: Sequence[Sequence[float]]
 ) -> SpeedVerdict:
-    found, interval = speedup.measured, speedup.interval
-    low, high = (interval.low, interval.high) if interval else (found, found)
-    widest = max(spread(own) or 0.0 for own in runs)
-    return SpeedVerdict(variant, figure, cell, limit, found, low, high, len(runs[0]), widest)
+    measured, interval = speedup.measured, speedup.interval
+    low, high = (interval.low, interval.high) if interval else (measured, measured)
+    widest = max(spread(run) or 0.0 for run in runs)
+    return SpeedVerdict(variant, figure, cell, limit, measured, low, high, len(runs[0]), widest)
 
 
 def _bytes(verdict: SpeedVerdict) -> str:
     passed = verdict.verdict == "passed"
-    found = _number(verdict.found, verdict.limit)
-    return f"{found} of the dense model's size on disk, {'at most' if passed else 'above'} {verdict.limit:g}"
+    ratio = _number(verdict.measured, verdict.limit)
+    return f"{ratio} of the dense model's size on disk, {'at most' if passed else 'above'} {verdict.limit:g}"
 
 
 def _speed(verdict: SpeedVerdict, cell: SpeedCell) -> str:
     limit = f"{verdict.limit:g}x"
-    found, low, high = (_number(value, verdict.limit) for value in (verdict.found, verdict.low, verdict.high))
-    what = f"{_NOUNS[verdict.figure]} at batch {cell.batch}, depth {cell.depth} is {found}x"
+    measured, low, high = (_number(value, verdict.limit) for value in (verdict.measured, verdict.low, verdict.high))
+    what = f"{_NOUNS[verdict.figure]} at batch {cell.batch}, depth {cell.depth} is {measured}x"
     if verdict.runs < FEWEST_RUNS:
         return (
             f"too noisy to tell: {what} in {verdict.runs} runs, which are too few; give --runs {FEWEST_RUNS} or more"

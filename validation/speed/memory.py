@@ -16,7 +16,7 @@ import click
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, SeapError
 from seap_export.memory import children_peak
-from seap_export.memory import peak_memory as own_peak
+from seap_export.memory import peak_memory as process_peak
 from seap_export.runtime.doctor.driver import free_gpu_memory
 from validation.execution import Execution
 from validation.speed.engines import EngineName, open_engine
@@ -91,7 +91,7 @@ def _main(engine: Any, folder: Path, context_length: int, provider: str, threads
         click.echo(error, err=True)
         sys.exit(error.exit_code)
     taken = None if before is None or after is None else before - after
-    peaks = [peak for peak in (own_peak(), children_peak()) if peak is not None]
+    peaks = [peak for peak in (process_peak(), children_peak()) if peak is not None]
     click.echo(json.dumps(asdict(PeakMemory(max(peaks, default=None), taken))))
 
 

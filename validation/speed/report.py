@@ -93,7 +93,7 @@ class SpeedReport:
 
     def dense(self, engine: EngineName) -> SubjectFigures:
         """The dense model on an engine."""
-        return next(own for own in self.subjects if own.model == DENSE and own.engine == engine)
+        return next(subject for subject in self.subjects if subject.model == DENSE and subject.engine == engine)
 
     def decode(self, subject: SubjectFigures, cell: SpeedCell) -> Speedup:
         """Speed-up of a decode step."""
@@ -118,13 +118,13 @@ class SpeedReport:
     @property
     def complaints(self) -> list[str]:
         """One line for each variant that is surely slower, or no smaller, than the dense model."""
-        found = []
+        lines = []
         for subject in self.subjects:
             if subject.model == DENSE:
                 continue
             name = f"{subject.model} on {subject.engine}"
             if subject.disk_bytes >= self.dense(subject.engine).disk_bytes:
-                found.append(f"{name} is no smaller than the dense model")
+                lines.append(f"{name} is no smaller than the dense model")
             for cell in subject.timings:
                 where = f"batch {cell.batch}, {cell.depth} tokens"
                 for what, speedup in (
@@ -132,21 +132,21 @@ class SpeedReport:
                     ("prefill", self.prefill(subject, cell)),
                 ):
                     if speedup.is_slower:
-                        found.append(
+                        lines.append(
                             f"{name}: {what} is slower than the dense model ({where}: {speedup.measured:.2f}x)"
                         )
-        return found
+        return lines
 
     @property
     def left_out(self) -> list[str]:
         """One line for each engine that does not take all cells."""
-        found = []
-        for engine in dict.fromkeys(own.engine for own in self.subjects):
+        lines = []
+        for engine in dict.fromkeys(subject.engine for subject in self.subjects):
             batches = [cell.batch for cell in self.cells if cell not in self.dense(engine).timings]
             if batches:
                 sizes = ", ".join(map(str, batches))
-                found.append(f"{engine} was timed with one prompt at a time; left out: batches of {sizes}")
-        return found
+                lines.append(f"{engine} was timed with one prompt at a time; left out: batches of {sizes}")
+        return lines
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values; times are in seconds."""

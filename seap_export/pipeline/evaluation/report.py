@@ -205,7 +205,7 @@ class EvaluationReport:
                         "task": task,
                         "prompt": answer.prompt,
                         "completion": answer.text,
-                        "found": answer.found,
+                        "found": answer.extracted,
                         "gold": answer.gold,
                         "right": answer.is_right,
                         "stopped": answer.is_stopped,
@@ -336,7 +336,8 @@ def _generation_json(figures: GenerationFigures) -> dict[str, Any]:
         "never_stopped": figures.never_stopped,
         "unanswered": figures.unanswered,
         "samples": [
-            {"text": answer.text, "found": answer.found, "gold": answer.gold} for answer in figures.answers[:_SAMPLES]
+            {"text": answer.text, "found": answer.extracted, "gold": answer.gold}
+            for answer in figures.answers[:_SAMPLES]
         ],
     }
 

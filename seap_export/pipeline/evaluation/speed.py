@@ -102,7 +102,8 @@ def speed_json(
                 "figure": verdict.figure,
                 "batch": None if verdict.cell is None else verdict.cell.batch,
                 "depth": None if verdict.cell is None else verdict.cell.depth,
-                **{key: getattr(verdict, key) for key in ("limit", "found", "low", "high", "verdict")},
+                "found": verdict.measured,
+                **{key: getattr(verdict, key) for key in ("limit", "low", "high", "verdict")},
             }
             for verdict in verdicts
         ],

@@ -89,11 +89,11 @@ def _tap(tensor: str) -> TapError:
 
 
 def _steps(result: StageResult, most: int) -> int:
-    """The decode steps up to the last place where something is wrong."""
+    """The decode steps up to the last logit that is wrong."""
     if result.stage == "prefill":
         return 0
-    places = [result.figures.worst, *(defect.place for defect in result.figures.defects)]
-    return min(most, max((place.position for place in places if place is not None), default=1) + 1)
+    logits = [result.figures.worst, *(defect.logit for defect in result.figures.defects)]
+    return min(most, max((logit.position for logit in logits if logit is not None), default=1) + 1)
 
 
 def _is_quantized(onnx_folder: Path) -> bool:

@@ -51,7 +51,7 @@ def test_a_speedup_is_judged_where_its_interval_is_on_one_side(limit: float, ver
     own = decode(report(subject("a-0.5", faster(1.6))), limit)
     assert (own.variant, own.figure, own.cell, own.limit, own.runs) == ("a-0.5", "decode_speedup", CELL, limit, 5)
     assert (own.low, own.high) == (pytest.approx(1.6 / 1.02), pytest.approx(1.6 / 0.98))
-    assert own.low < own.found < own.high
+    assert own.low < own.measured < own.high
     assert own.verdict == verdict
 
 
@@ -102,7 +102,7 @@ def test_each_figure_has_its_own_noise() -> None:
 @pytest.mark.parametrize("runs", [1, 4])
 def test_few_runs_judge_nothing(runs: int) -> None:
     own = decode(report(subject("a-0.5", [0.5] * runs), dense=[1.0] * runs), 1.5)
-    assert (own.found, own.low, own.high, own.verdict) == (2.0, 2.0, 2.0, "too noisy")
+    assert (own.measured, own.low, own.high, own.verdict) == (2.0, 2.0, 2.0, "too noisy")
     assert re.search(rf"too noisy .* 2\.00x in {runs} runs.*; give --runs 5", own.result)
 
 
@@ -111,7 +111,7 @@ def test_bytes_have_no_noise() -> None:
     variants = report(noisy, dense=[1.0, 9.0])
     for limit, verdict in ((0.6, "passed"), (0.59, "failed")):
         (own,) = judge_speed(variants, SpeedLimits(max_bytes_ratio=limit))
-        assert (own.figure, own.cell, own.found, own.low, own.high) == ("bytes_ratio", None, 0.6, 0.6, 0.6)
+        assert (own.figure, own.cell, own.measured, own.low, own.high) == ("bytes_ratio", None, 0.6, 0.6, 0.6)
         assert own.verdict == verdict
 
 

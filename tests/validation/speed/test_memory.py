@@ -55,7 +55,7 @@ def test_a_process_that_the_runtime_starts_is_counted(monkeypatch: pytest.Monkey
         yield SimpleNamespace(pace=lambda *_: subprocess.run([sys.executable, "-c", code], check=True))
 
     monkeypatch.setattr(memory, "open_engine", engine)
-    monkeypatch.setattr(memory, "own_peak", lambda: 1_000_000)
+    monkeypatch.setattr(memory, "process_peak", lambda: 1_000_000)
     found = PeakMemory(
         **json.loads(CliRunner().invoke(memory._main, ["x", "folder", "--context-length", "64"]).output)
     )

@@ -86,14 +86,14 @@ class Written:
 
 def all_artifacts(model: Path, work: Path, environments: Environments) -> list[Artifact]:
     """Every artifact, grouped by precision; the first of each precision is the builder's."""
-    found = []
+    artifacts = []
     for precision in ("fp32", "int8", "int4"):
         commands = _builder(model, environments.genai, precision, work / "cache")
         if precision == "fp32":
             commands |= _exporters(model, environments)
         commands |= _ours(model, environments.main, precision)
-        found += [_artifact(name, precision, work, command) for name, command in commands.items()]
-    return found
+        artifacts += [_artifact(name, precision, work, command) for name, command in commands.items()]
+    return artifacts
 
 
 def write(artifact: Artifact, model: Path) -> Written:

@@ -118,11 +118,11 @@ def refuse_disagreement(agreements: Mapping[str, Agreement]) -> None:
     Raises:
         ArtifactError: A graph finds another token most likely, or its logits are not finite.
     """
-    for name, own in agreements.items():
-        if own.same_tokens < 1 or not np.isfinite(own.max_abs):
+    for name, agreement in agreements.items():
+        if agreement.same_tokens < 1 or not np.isfinite(agreement.max_abs):
             raise ArtifactError(
-                f"{name} does not compute what the reference does: {own.same_tokens:.0%} of its tokens are the same, "
-                f"a logit differs by {own.max_abs:.1e}"
+                f"{name} does not compute what the reference does: {agreement.same_tokens:.0%} of its tokens are the "
+                f"same, a logit differs by {agreement.max_abs:.1e}"
             )
 
 

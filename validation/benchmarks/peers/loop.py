@@ -45,16 +45,16 @@ def _genai(folder: Path, threads: int) -> _Loop:
     return tokens
 
 
-def _timed(tokens: Iterator[int]) -> tuple[list[int], list[float]]:
+def _timed(generated: Iterator[int]) -> tuple[list[int], list[float]]:
     """The tokens, and the seconds that each took since the previous one or the start."""
-    found, seconds = [], []
+    tokens, seconds = [], []
     begin = time.perf_counter()
-    for token in tokens:
+    for token in generated:
         end = time.perf_counter()
-        found.append(token)
+        tokens.append(token)
         seconds.append(end - begin)
         begin = end
-    return found, seconds
+    return tokens, seconds
 
 
 def _main(kind: str, folder: Path, asked: dict[str, Any]) -> None:

@@ -117,11 +117,11 @@ def _add(result: LoopResult, loop: Loop, request: Path, passage: Passage) -> Non
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise ArtifactError(f"{loop.name} failed: {reason}")
-    found = json.loads(done.stdout.splitlines()[-1])
-    if len(found["tokens"]) != len(passage.tokens):
-        raise ArtifactError(f"{loop.name} gave {len(found['tokens'])} tokens, not {len(passage.tokens)}")
-    if loop.precision == "fp32" and found["tokens"] != list(passage.tokens):
-        raise ArtifactError(f"{loop.name} gave {found['tokens']}, not {list(passage.tokens)}")
-    result.timing.prefills.extend(found["prefills"])
-    result.timing.steps.extend(found["steps"])
-    result.tokens = found["tokens"]
+    answer = json.loads(done.stdout.splitlines()[-1])
+    if len(answer["tokens"]) != len(passage.tokens):
+        raise ArtifactError(f"{loop.name} gave {len(answer['tokens'])} tokens, not {len(passage.tokens)}")
+    if loop.precision == "fp32" and answer["tokens"] != list(passage.tokens):
+        raise ArtifactError(f"{loop.name} gave {answer['tokens']}, not {list(passage.tokens)}")
+    result.timing.prefills.extend(answer["prefills"])
+    result.timing.steps.extend(answer["steps"])
+    result.tokens = answer["tokens"]

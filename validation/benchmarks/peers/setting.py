@@ -41,5 +41,5 @@ def versions(environments: Environments) -> dict[str, dict[str, str]]:
 
 def _versions(python: Path) -> dict[str, str]:
     command = [str(python), "-I", "-c", _PROGRAM, *_PACKAGES]
-    found: dict[str, str] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    return found
+    versions: dict[str, str] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return versions

@@ -26,12 +26,12 @@ def writers_table(written: Mapping[str, Written]) -> str:
         [
             (
                 name,
-                f"{own.wall_s:.2f} s",
-                megabytes(own.peak_bytes),
-                f"{own.onnx_bytes / 1e6:.1f} MB",
-                "in an earlier run" if own.is_reused else "now",
+                f"{cost.wall_s:.2f} s",
+                megabytes(cost.peak_bytes),
+                f"{cost.onnx_bytes / 1e6:.1f} MB",
+                "in an earlier run" if cost.is_reused else "now",
             )
-            for name, own in written.items()
+            for name, cost in written.items()
         ],
     )
 
@@ -41,8 +41,8 @@ def sessions_table(results: Mapping[str, Result]) -> str:
     return markdown(
         ("artifact", "max abs", "same tokens", "prefill", "p95", "decode step"),
         [
-            (name, f"{own.agreement.max_abs:.1e}", f"{own.agreement.same_tokens:.0%}", *_times(own.timing))
-            for name, own in results.items()
+            (name, f"{result.agreement.max_abs:.1e}", f"{result.agreement.same_tokens:.0%}", *_times(result.timing))
+            for name, result in results.items()
         ],
     )
 
@@ -51,7 +51,7 @@ def loops_table(results: Mapping[str, LoopResult], tokens: Sequence[int]) -> str
     """Times of generation loops, and how many of their tokens are the fp32 reference's."""
     return markdown(
         ("artifact, loop", "same tokens", "first token", "p95", "each later token"),
-        [(name, f"{_same(own.tokens, tokens):.0%}", *_times(own.timing)) for name, own in results.items()],
+        [(name, f"{_same(result.tokens, tokens):.0%}", *_times(result.timing)) for name, result in results.items()],
     )
 
 
@@ -60,13 +60,13 @@ def ratios_table(timings: Mapping[str, Timing], ours: Sequence[str]) -> str:
     rows = []
     for name, peer in timings.items():
         if name not in ours:
-            cells = [_ratio(timings[own], peer) for own in ours]
+            cells = [_ratio(timings[our_name], peer) for our_name in ours]
             rows.append([name, *cells])
     return markdown(("ours / peer: prefill / decode", *ours), rows)
 
 
-def _ratio(own: Timing, peer: Timing) -> str:
-    return f"{own.prefill_s / peer.prefill_s:.2f} / {own.step_s / peer.step_s:.2f}"
+def _ratio(ours: Timing, peer: Timing) -> str:
+    return f"{ours.prefill_s / peer.prefill_s:.2f} / {ours.step_s / peer.step_s:.2f}"
 
 
 def _times(timing: Timing) -> tuple[str, str, str]:

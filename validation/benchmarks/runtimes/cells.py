@@ -93,11 +93,11 @@ def all_cells(only: Collection[str] = (), families: Collection[str] = ()) -> Ite
         families: The families; empty: all.
     """
     for name in FORMATS:
-        own = format_class(name)
-        for runtime in own.runtimes:
+        format = format_class(name)
+        for runtime in format.runtimes:
             if runtime == REFERENCE or (only and runtime not in only):
                 continue
-            precisions = ("fp32",) if name == "hf" else own.precisions  # what the small models are stored in
+            precisions = ("fp32",) if name == "hf" else format.precisions  # what the small models are stored in
             for family in families or supported_families():
                 for kind in KINDS:
                     for precision in precisions:
@@ -129,32 +129,34 @@ def run_cell(cell: Cell, models: Path, threads: int) -> Outcome:
 
 
 def _outcome(cell: Cell, model: Path, scratch: Path, threads: int) -> Outcome:
-    own, folder = format_class(cell.format)(cell.precision), model
+    format, folder = format_class(cell.format)(cell.precision), model
     require_runtime(cell.runtime)
     if cell.provider != "cpu":
         probe(cell.provider)
     if cell.format != "hf":
         folder = scratch
-        reason = _refusal(own, model)
+        reason = _refusal(format, model)
         if reason is not None:
             return Outcome("refused", reason=reason)
-        own.write(model, folder, lambda layer: None)
-    wrong = next((line for found in (own.damages, own.differences) for line in found(model, folder)), None)
+        format.write(model, folder, lambda layer: None)
+    wrong = next(
+        (line for faults_of in (format.damages, format.differences) for line in faults_of(model, folder)), None
+    )
     if wrong is not None:
         return Outcome("failed", reason=wrong)
     report = run_parity(
-        model, folder, _PROMPTS, runtime=cell.runtime, format=own, execution=Execution(cell.provider, threads),
+        model, folder, _PROMPTS, runtime=cell.runtime, format=format, execution=Execution(cell.provider, threads),
         decode_steps=_STEPS,
     )  # fmt: skip
     versions = tuple(sorted(report.versions.items()))
     return Outcome("passed" if report.passed else "failed", report.max_abs, report.mean_kl, report.failure(), versions)
 
 
-def _refusal(own: Format, model: Path) -> str | None:
+def _refusal(format: Format, model: Path) -> str | None:
     config = read_json(model / "config.json")
-    reason = own.refusal(model_spec(config), config)
+    reason = format.refusal(model_spec(config), config)
     if reason is None:
-        require_extra(own.extra, f"the format {own.name}")
+        require_extra(format.extra, f"the format {format.name}")
     return reason
 
 

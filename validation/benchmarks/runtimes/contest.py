@@ -93,15 +93,15 @@ def entries(models: Mapping[str, Path], formats: Sequence[tuple[str, str]], only
         formats: Names and precisions.
         only: The runtimes; empty: all.
     """
-    found = []
+    listed = []
     for name, precision in formats:
         for runtime in format_class(name).runtimes:
             if runtime == REFERENCE or (only and runtime not in only):
                 continue
-            found += [Entry(model, folder, name, precision, runtime) for model, folder in models.items()]
+            listed += [Entry(model, folder, name, precision, runtime) for model, folder in models.items()]
             if (name, precision) == ("gguf", "q4_0"):
-                found.append(Entry("dense", models["dense"], name, precision, runtime, THEIRS))
-    return found
+                listed.append(Entry("dense", models["dense"], name, precision, runtime, THEIRS))
+    return listed
 
 
 def write_entry(entry: Entry, folder: Path, threads: int) -> Path:
@@ -129,11 +129,11 @@ def write_entry(entry: Entry, folder: Path, threads: int) -> Path:
 
 
 def _write(name: str, precision: str, model_folder: Path, out_folder: Path) -> None:
-    own, config = format_class(name)(precision), read_json(model_folder / "config.json")
-    reason = own.refusal(model_spec(config), config)
+    format, config = format_class(name)(precision), read_json(model_folder / "config.json")
+    reason = format.refusal(model_spec(config), config)
     if reason is not None:
         raise InputError(reason)
-    own.write(model_folder, out_folder, lambda layer: None)
+    format.write(model_folder, out_folder, lambda layer: None)
 
 
 def _quantize(entry: Entry, target: Path, scratch: Path, threads: int) -> None:
@@ -154,14 +154,14 @@ def divergence(runner: Runner, reference: DenseReference) -> float:
     for index, ids in enumerate(reference.token_ids):
         logits = runner.prefill(np.asarray([ids], np.int64), [len(ids)])[0]
         comparison.update(reference.logits(index), logits, row=index)
-    found = comparison.figures()
-    if found.defects or found.mean_kl is None:
+    measured = comparison.figures()
+    if measured.defects or measured.mean_kl is None:
         raise ParityFailure("NaN, infinite or missing logits")
-    return found.mean_kl
+    return measured.mean_kl
 
 
 def time_round(
-    own: Sequence[tuple[Entry, Path]],
+    folders: Sequence[tuple[Entry, Path]],
     number: int,
     prompt: TokenIds,
     steps: int,
@@ -170,7 +170,7 @@ def time_round(
     say: Callable[[str], object],
 ) -> None:
     """Times every entry once, one after the other, as far as it has not been done."""
-    for entry, folder in own:
+    for entry, folder in folders:
         if kept.get(entry.name, "round", number) is not None:
             continue
         with closing(open_runtime(entry.runtime, folder, Execution(threads=threads), "served")) as runner:
@@ -184,10 +184,10 @@ def figures(entry: Entry, kept: Kept) -> Figures:
     """What is kept of an entry."""
     known = kept.get(entry.name) or {}
     rounds: list[dict[str, Any]] = []
-    while (found := kept.get(entry.name, "round", len(rounds))) is not None:
-        rounds.append(found)
+    while (timed := kept.get(entry.name, "round", len(rounds))) is not None:
+        rounds.append(timed)
     if not rounds:
         return Figures(**known)
-    first = statistics.median(own["first_s"] for own in rounds)
-    step = statistics.median(statistics.median(own["steps_s"]) for own in rounds)
+    first = statistics.median(timed["first_s"] for timed in rounds)
+    step = statistics.median(statistics.median(timed["steps_s"]) for timed in rounds)
     return Figures(**known, first_s=first, tokens_per_s=1.0 / step, rounds=len(rounds))

@@ -20,7 +20,7 @@ def fill(page: Path, name: str, text: str) -> None:
     try:
         before = page.read_text("utf-8")
         pattern = re.compile(f"({re.escape(begin)}\n).*?({re.escape(end)})", re.DOTALL)
-        after, count = pattern.subn(lambda found: f"{found[1]}\n{text}\n\n{found[2]}", before)
+        after, count = pattern.subn(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", before)
         if count != 1:
             raise UsageError(f"{page}: has not one pair of the lines '{begin}' and '{end}'; add them")
         page.write_text(after, "utf-8", newline="\n")

@@ -25,8 +25,8 @@ class Kept:
     def get(self, *names: object) -> dict[str, Any] | None:
         """The result under some names; None: there is none yet."""
         path = self._path(names)
-        found: dict[str, Any] | None = json.loads(path.read_text("utf-8")) if path.is_file() else None
-        return found
+        values: dict[str, Any] | None = json.loads(path.read_text("utf-8")) if path.is_file() else None
+        return values
 
     def put(self, value: dict[str, Any], *names: object) -> None:
         """Keeps a result, in place of an earlier one."""

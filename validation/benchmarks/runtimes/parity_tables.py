@@ -16,8 +16,8 @@ def parity_tables(outcomes: Mapping[Cell, Outcome]) -> str:
     runtimes = dict.fromkeys((cell.runtime, cell.format) for cell in outcomes)
     parts = []
     for runtime, form in runtimes:
-        own = {cell: one for cell, one in outcomes.items() if (cell.runtime, cell.format) == (runtime, form)}
-        parts.append(_table(runtime, form, own))
+        of_runtime = {cell: one for cell, one in outcomes.items() if (cell.runtime, cell.format) == (runtime, form)}
+        parts.append(_table(runtime, form, of_runtime))
     return "\n\n".join(parts)
 
 

@@ -93,24 +93,24 @@ def _write_model(folder: Path, config: dict[str, Any], seed: int) -> None:
 def _dense_config(model_type: str) -> dict[str, Any]:
     from transformers import AutoConfig
 
-    own = AutoConfig.for_model(model_type, **{**_SIZES, **_OF_FAMILY.get(model_type, {})}).to_dict()
-    own.pop("time_step_limit", None)  # of Mamba's layers, up to infinity, which JSON does not have
-    if own.get("sliding_window"):
-        own["sliding_window"] = _WINDOW
-    return {**own, "architectures": [family_of_model_type(model_type).architecture], "dtype": "float32"}
+    config = AutoConfig.for_model(model_type, **{**_SIZES, **_OF_FAMILY.get(model_type, {})}).to_dict()
+    config.pop("time_step_limit", None)  # of Mamba's layers, up to infinity, which JSON does not have
+    if config.get("sliding_window"):
+        config["sliding_window"] = _WINDOW
+    return {**config, "architectures": [family_of_model_type(model_type).architecture], "dtype": "float32"}
 
 
 def _pruned_spec(dense: ModelSpec) -> ModelSpec:
     """The shapes that an export may leave."""
     first, *others = dense.layers
     shrunk = [
-        own.changed(
+        layer.changed(
             num_attention_heads=heads,
             num_key_value_heads=kv_heads,
             intermediate_size=neurons,
-            biases=own.biases | set(own.outputs),
+            biases=layer.biases | set(layer.outputs),
         )
-        for own, (heads, kv_heads, neurons) in zip(others, _PRUNED, strict=True)
+        for layer, (heads, kv_heads, neurons) in zip(others, _PRUNED, strict=True)
     ]
     return dense.with_layers((first, *shrunk))
 

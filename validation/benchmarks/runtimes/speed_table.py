@@ -11,18 +11,18 @@ __all__ = ["speed_table"]
 _HEAD = ("runtime", "format", "model", "MB", "first token, ms", "tokens a second", "KL to dense, nats")
 
 
-def speed_table(found: Mapping[Entry, Figures]) -> str:
+def speed_table(entries: Mapping[Entry, Figures]) -> str:
     """A row for each entry; those without figures say why."""
     lines = [_row(_HEAD), _row(["---"] * len(_HEAD))]
-    for entry, own in found.items():
+    for entry, figures in entries.items():
         model = entry.model if not entry.maker else f"{entry.model}, {entry.maker}"
         start = (entry.runtime, f"`{entry.format}:{entry.precision}`", model)
-        if own.reason:
-            lines.append(_row([*start, own.reason.replace("|", "\\|"), "", "", ""]))
+        if figures.reason:
+            lines.append(_row([*start, figures.reason.replace("|", "\\|"), "", "", ""]))
             continue
-        size = _text(own.size, 1e-6, ".1f")
-        times = (_text(own.first_s, 1e3, ".1f"), _text(own.tokens_per_s, 1.0, ".1f"))
-        lines.append(_row([*start, size, *times, _text(own.mean_kl, 1.0, ".4f")]))
+        size = _text(figures.size, 1e-6, ".1f")
+        times = (_text(figures.first_s, 1e3, ".1f"), _text(figures.tokens_per_s, 1.0, ".1f"))
+        lines.append(_row([*start, size, *times, _text(figures.mean_kl, 1.0, ".4f")]))
     return "\n".join(lines)
 
 

@@ -50,9 +50,12 @@ def line(x1: str, y1: float, x2: str, y2: float, class_: str) -> Markup:
 def x_axis(ticks: Sequence[tuple[float, str]], y: float, label: str) -> Markup:
     """A horizontal axis at y: ticks at fractions of the width with their labels, and the axis title below."""
     marks = [line("0%", y, "100%", y, "axis")]
-    for place, words in ticks:
-        anchor = "end" if place > 0.97 else "start" if place < 0.01 else "middle"
-        marks += [line(across(place), y, across(place), y + 4, "axis"), text(words, across(place), y + 16, anchor)]
+    for fraction, words in ticks:
+        anchor = "end" if fraction > 0.97 else "start" if fraction < 0.01 else "middle"
+        marks += [
+            line(across(fraction), y, across(fraction), y + 4, "axis"),
+            text(words, across(fraction), y + 16, anchor),
+        ]
     return join([*marks, text(label, "100%", y + 31, "end")])
 
 

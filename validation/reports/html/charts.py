@@ -43,7 +43,7 @@ class JudgedFigure:
     """A figure with its limit and, if there is one, its confidence interval."""
 
     label: str
-    found: float
+    value: float
     low: float | None
     high: float | None
     limit: float
@@ -141,7 +141,7 @@ def errors(title: str, taps: Sequence[ErrorPoint], first: int | None, first_word
 
 def intervals(title: str, unit: str, rows: Sequence[JudgedFigure]) -> Markup:
     """Figures as dots on their intervals, each below its label; a dashed line marks the limit."""
-    ends = [end for row in rows for end in (row.found, row.low, row.high, row.limit) if end is not None]
+    ends = [end for row in rows for end in (row.value, row.low, row.high, row.limit) if end is not None]
     ticks = floor_ticks(min(ends), max(ends))
 
     def x_of(value: float) -> float:
@@ -155,10 +155,10 @@ def intervals(title: str, unit: str, rows: Sequence[JudgedFigure]) -> Markup:
         if row.low is not None and row.high is not None:
             marks.append(line(across(x_of(row.low)), top + 25, across(x_of(row.high)), top + 25, f"range {kind}"))
         marks.append(_limit(x_of(row.limit), top))
-        marks.append(tag("circle", cx=across(x_of(row.found)), cy=top + 25, r=4.5, class_=f"dot {kind}"))
+        marks.append(tag("circle", cx=across(x_of(row.value)), cy=top + 25, r=4.5, class_=f"dot {kind}"))
     bottom = len(rows) * _ROW
     marks.append(x_axis([(x_of(tick), figure(tick)) for tick in ticks], bottom, unit))
-    words = "; ".join(f"{row.label} {figure(row.found)}, limit {figure(row.limit)}" for row in rows)
+    words = "; ".join(f"{row.label} {figure(row.value)}, limit {figure(row.limit)}" for row in rows)
     legend = [("dash", "limit"), ("a", "found, with its interval")]
     return chart(title, f"{words}.", bottom + _BELOW, marks, legend)
 
