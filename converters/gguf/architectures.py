@@ -235,7 +235,9 @@ def _rotation(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
         "none": [True] * len(rotating),
         "every fourth": [(index + 1) % 4 != 0 for index in range(len(rotating))],
         "all": [full is not None] * len(rotating),
-        "without window": [local is None or effective_window(spec, own) is not None for own in spec.all(Attention)],
+        "without window": [
+            local is None or effective_window(spec, attention) is not None for attention in spec.all(Attention)
+        ],
     }[architecture.unrotated]
     if rotating != expected:
         yield "rotates other layers"

@@ -89,12 +89,12 @@ class Attention(nn.Module):
         if cache is not None:
             keys, values = cache.update_and_fetch(keys, values)
         if d.attention_softcap is None:
-            found = scaled_dot_product_attention(
+            attended = scaled_dot_product_attention(
                 queries, keys, values, cache=cache, scale=d.attention_scale, mask=mask
             )
         else:
-            found = self.capped(queries, keys, values, mask)
-        return self.o_proj(found.transpose(0, 2, 1, 3).reshape(rows, tokens, -1))
+            attended = self.capped(queries, keys, values, mask)
+        return self.o_proj(attended.transpose(0, 2, 1, 3).reshape(rows, tokens, -1))
 
     def capped(self, queries: mx.array, keys: mx.array, values: mx.array, mask: Any) -> mx.array:
         """Attention whose scores s become c tanh(s / c), which MLX has no kernel for."""
@@ -160,10 +160,12 @@ class Decoder(nn.Module):
         x = x * self.d.embedding_multiplier
         caches = [None] * len(self.layers) if cache is None else cache
         masks, as_array = {}, self.d.attention_softcap is not None
-        for layer, own in zip(self.layers, caches, strict=True):
+        for layer, layer_cache in zip(self.layers, caches, strict=True):
             if layer.window not in masks:
-                masks[layer.window] = create_attention_mask(x, own, window_size=layer.window, return_array=as_array)
-            x = layer(x, masks[layer.window], own)
+                masks[layer.window] = create_attention_mask(
+                    x, layer_cache, window_size=layer.window, return_array=as_array
+                )
+            x = layer(x, masks[layer.window], layer_cache)
         return self.norm(x)
 
 

@@ -101,10 +101,10 @@ class SublayerStatistics:
 def write_layer(folder: Path, index: int, statistics: Mapping[Projection, SublayerStatistics]) -> None:
     """Writes the file of a layer, which is there as a whole or not at all."""
     tensors: dict[str, torch.Tensor] = {}
-    for output, own in statistics.items():  # what has 8 bytes comes first, so that everything is aligned
-        tensors[f"{output}.mean"] = own.moments.mean
-        tensors[f"{output}.variance"] = own.moments.variance
-    tensors |= {f"{output}.covariance": own.covariance for output, own in statistics.items()}
+    for output, sublayer in statistics.items():  # what has 8 bytes comes first, so that everything is aligned
+        tensors[f"{output}.mean"] = sublayer.moments.mean
+        tensors[f"{output}.variance"] = sublayer.moments.variance
+    tensors |= {f"{output}.covariance": sublayer.covariance for output, sublayer in statistics.items()}
     part = folder / UNFINISHED / "layer"
     part.parent.mkdir(exist_ok=True)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

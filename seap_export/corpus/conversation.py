@@ -82,7 +82,7 @@ class Conversation:
             return prompt, ""
         whole = chat.render(self.messages, tools=self.tools)
         pairs = enumerate(zip(prompt, whole, strict=False))
-        end = next((place for place, (one, other) in pairs if one != other), min(len(prompt), len(whole)))
+        end = next((index for index, (one, other) in pairs if one != other), min(len(prompt), len(whole)))
         return whole[:end], whole[end:]
 
 

@@ -73,14 +73,14 @@ def config_class(stem: str) -> type:
         AttributeError: The installed release of transformers has no such class.
     """
     stock = stock_class(stem).config_class
-    own = {"__module__": __name__, "model_type": f"seap_{stock.model_type}"}
-    made = type(f"Seap{stem}Config", (_PrunedConfig, stock), own)
+    members = {"__module__": __name__, "model_type": f"seap_{stock.model_type}"}
+    made = type(f"Seap{stem}Config", (_PrunedConfig, stock), members)
     # Without `strict`, the checks of the dataclasses that configs are in transformers 5 are not inherited.
     return strict(made) if is_dataclass(made) else made
 
 
 def __getattr__(name: str) -> type:
-    found = re.fullmatch("Seap(.+)Config", name)
-    if found is None:
+    match = re.fullmatch("Seap(.+)Config", name)
+    if match is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return config_class(found[1])
+    return config_class(match[1])

@@ -43,15 +43,15 @@ def _add_bias(layer: nn.Module, path: str) -> None:
 
 
 def _build_layer(layer_class: type[nn.Module], config: PretrainedConfig, layer_idx: int) -> nn.Module:
-    own = layer_config(config, layer_idx)
-    layer = layer_class(_LayerConfig(config, own), layer_idx)
-    if layer.get_submodule(own.o_proj_path).in_features != own.num_attention_heads * own.head_dim:
+    settings = layer_config(config, layer_idx)
+    layer = layer_class(_LayerConfig(config, settings), layer_idx)
+    if layer.get_submodule(settings.o_proj_path).in_features != settings.num_attention_heads * settings.head_dim:
         release = f"transformers {transformers.__version__}"
         raise ValueError(f"{layer_class.__name__} of {release} does not read head_dim; install a newer release")
-    if own.o_proj_bias:
-        _add_bias(layer, own.o_proj_path)
-    if own.down_proj_bias:
-        _add_bias(layer, own.down_proj_path)
+    if settings.o_proj_bias:
+        _add_bias(layer, settings.o_proj_path)
+    if settings.down_proj_bias:
+        _add_bias(layer, settings.down_proj_path)
     return layer
 
 
@@ -96,12 +96,12 @@ def _model_class(stem: str, kind: str) -> type:
     mixin = _PrunedForCausalLM if kind == "ForCausalLM" else _PrunedModel
     if kind == "Model":
         stock = transformers.MODEL_MAPPING[stock.config_class]  # by config, since Gemma 3's is called Gemma3TextModel
-    own = {"__module__": __name__, "config_class": config_class(stem)}
-    return type(f"Seap{stem}{kind}", (mixin, stock), own)
+    members = {"__module__": __name__, "config_class": config_class(stem)}
+    return type(f"Seap{stem}{kind}", (mixin, stock), members)
 
 
 def __getattr__(name: str) -> type:
-    found = re.fullmatch("Seap(.+?)(ForCausalLM|Model)", name)
-    if found is None:
+    match = re.fullmatch("Seap(.+?)(ForCausalLM|Model)", name)
+    if match is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _model_class(*found.groups())
+    return _model_class(*match.groups())

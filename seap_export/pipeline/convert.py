@@ -29,7 +29,7 @@ __all__ = ["convert", "refuse_unwritable"]
 
 def convert(
     model_folder: Path,
-    own: Format,
+    format: Format,
     out: Path,
     progress: Progress,
     *,
@@ -41,7 +41,7 @@ def convert(
 
     Args:
         model_folder: config.json, safetensors files and tokenizer.
-        own: The format.
+        format: The format.
         out: The folder to make.
         progress: Reports what happens.
         force: Replace a folder of the same format.
@@ -57,19 +57,19 @@ def convert(
         InputError: The model cannot be used, or not be written so.
         EnvironmentFailure: A package or disk space is missing.
     """
-    row = row_of(own)
+    row = row_of(format)
     config = _config_of(model_folder)
     spec = model_spec(config)
     generation = read_json_if_present(model_folder / "generation_config.json")
-    refuse_unwritable(own, spec, config, generation)
-    how = None if statistics is None else own.grid(spec)
+    refuse_unwritable(format, spec, config, generation)
+    how = None if statistics is None else format.grid(spec)
     if statistics is not None and how is None:
         raise UsageError(
-            f"--calibration has no effect on {own.name}:{own.precision}; use a 4-bit precision, or leave it out"
+            f"--calibration has no effect on {format.name}:{format.precision}; use a 4-bit precision, or leave it out"
         )
     rounded = 0 if how is None else HfFormat("fp32").size(spec)
-    refuse_full_disk(Disk(kept=own.size(spec), temporary=rounded), out)
-    if (remark := own.remark(spec)) is not None:
+    refuse_full_disk(Disk(kept=format.size(spec), temporary=rounded), out)
+    if (remark := format.remark(spec)) is not None:
         progress.warn(remark)
     with write_whole(out, marker=row.marker, force=force) as target, TemporaryDirectory() as scratch:
         if statistics is not None and how is not None:
@@ -80,7 +80,7 @@ def convert(
                 )
             model_folder = Path(scratch)
         with progress.step(f"writing {row.title}", len(spec.layers)) as advance:
-            write_format(own, model_folder, target, advance)
+            write_format(format, model_folder, target, advance)
     return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
 
 
@@ -95,12 +95,12 @@ def _config_of(folder: Path) -> dict[str, Any]:
 
 
 def refuse_unwritable(
-    own: Format, spec: ModelSpec, config: Mapping[str, Any], generation: Mapping[str, Any] | None
+    format: Format, spec: ModelSpec, config: Mapping[str, Any], generation: Mapping[str, Any] | None
 ) -> None:
     """Fails early if a model cannot be written in a format, or not on this machine.
 
     Args:
-        own: The format.
+        format: The format.
         spec: The model's shapes.
         config: Its config.json.
         generation: Its generation_config.json, if any.
@@ -111,7 +111,7 @@ def refuse_unwritable(
         EnvironmentFailure: A package is missing.
     """
     special = {key: value for key, value in (generation or {}).items() if value is not None}
-    reason = own.refusal(spec, {**config, **special})
+    reason = format.refusal(spec, {**config, **special})
     if reason is not None:
         raise InputError(reason)
-    require_extra(own.extra, f"the format {own.name}")
+    require_extra(format.extra, f"the format {format.name}")

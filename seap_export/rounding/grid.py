@@ -142,10 +142,10 @@ def _exact(
     near = (((few - few.round()).abs() < _NEARLY).all(-2).any(-1, keepdim=True) & (span != 0)).squeeze(-1)
     if not near.any():
         return scales, zero_points
-    near_blocks, own_span, near_scales, points = blocks[near], span[near], scales[near], zero_points[near]
+    near_blocks, near_span, near_scales, points = blocks[near], span[near], scales[near], zero_points[near]
     is_short = torch.zeros_like(near_scales, dtype=torch.bool)
     for count in range(most, 0, -1):
-        step = own_span / count
+        step = near_span / count
         point = points if how.symmetric else (-_span(near_blocks)[0] / step).round_()
         short = short_scales(step) == step
         better = (_error(near_blocks, step, point, how.bits) == 0) & (short | ~is_short)

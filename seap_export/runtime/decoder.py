@@ -178,7 +178,7 @@ class Decoding:
         for row, prompt in zip(input_ids, prompts, strict=True):
             row[: len(prompt)] = prompt
         with model.turn:
-            self._found(self._run_prompts(input_ids, is_real))
+            self._set_logits(self._run_prompts(input_ids, is_real))
         if buffers:
             self._binding.clear_binding_outputs()  # the prompts' logits
 
@@ -199,15 +199,15 @@ class Decoding:
         mask = self._cache.mask(grows[:, None])
         with self._model.turn:
             if self._steps is None:
-                self._steps = self._own_steps()
-            self._found(self._steps.run(self._next, mask))
+                self._steps = self._make_steps()
+            self._set_logits(self._steps.run(self._next, mask))
 
-    def _found(self, logits: NDArray[Any]) -> None:
+    def _set_logits(self, logits: NDArray[Any]) -> None:
         self.logits = float32_of(logits, self._element)
         if self._buffers:
             self._buffers.logits = self.logits
 
-    def _own_steps(self) -> Steps:
+    def _make_steps(self) -> Steps:
         rows, vocabulary = self.logits.shape
         if self._buffers:
             return self._buffers.steps(self._element, vocabulary)

@@ -41,24 +41,24 @@ class StoredForm:
         shapes = spec.outer_tensors()
         for name in spec.outer_names:
             plain = names.tensor(name)
-            self._place(plain, shapes[plain], family.stored(name), offset if name == "norm" else 0.0)
+            self._append(plain, shapes[plain], family.stored(name), offset if name == "norm" else 0.0)
         stored_as = {part: fused for fused in family.fused for part in FUSED[fused]}
         for layer in range(len(spec.layers)):
             shapes = spec.layer_tensors(layer)
             for sublayer in spec.layers[layer].sublayers:
                 for norm in (*sublayer.norms, *sublayer.inner_norms()):
                     plain = names.tensor(norm, layer)
-                    self._place(plain, shapes[plain], family.stored(norm, layer), offset)
+                    self._append(plain, shapes[plain], family.stored(norm, layer), offset)
             for projection in spec.layers[layer].projections:
                 stored = family.stored(stored_as.get(projection, projection), layer)
                 for suffix in (".weight", ".bias"):
                     if (plain := names.tensor(projection, layer) + suffix) in shapes:
-                        self._place(plain, shapes[plain], stored + suffix, 0.0)
+                        self._append(plain, shapes[plain], stored + suffix, 0.0)
         # In the order of use, which is that of the plain form.
         order = dict.fromkeys(self._parts[plain].stored for plain in spec.tensors())
         self.shapes = {stored: self.shapes[stored] for stored in order}
 
-    def _place(self, plain: str, shape: tuple[int, ...], stored: str, offset: float) -> None:
+    def _append(self, plain: str, shape: tuple[int, ...], stored: str, offset: float) -> None:
         """Appends a tensor to the rows of a stored one, which it may be the first of."""
         start = self.shapes.get(stored, (0,))[0]
         self._parts[plain] = _Rows(stored, slice(start, start + shape[0]), offset)

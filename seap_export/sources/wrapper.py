@@ -26,9 +26,11 @@ class LanguagePart:
         for name in reader.shapes():
             if _is_left_out(name, wrapper):
                 continue
-            first = self._names.setdefault(_own(name, wrapper), name)
+            first = self._names.setdefault(_unwrapped(name, wrapper), name)
             if first != name:
-                raise InputError(f"the tensors '{first}' and '{name}' are both '{_own(name, wrapper)}'; remove one")
+                raise InputError(
+                    f"the tensors '{first}' and '{name}' are both '{_unwrapped(name, wrapper)}'; remove one"
+                )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -50,7 +52,7 @@ def _is_left_out(name: str, wrapper: Wrapper) -> bool:
     return name.removeprefix("model.").startswith(wrapper.left_out)
 
 
-def _own(name: str, wrapper: Wrapper) -> str:
+def _unwrapped(name: str, wrapper: Wrapper) -> str:
     for prefix in wrapper.prefixes:
         if name.startswith(prefix):
             return "model." + name.removeprefix(prefix)

@@ -85,7 +85,12 @@ def nothing_fits(targets: Targets, tasks: Mapping[str, Frontier]) -> SeapError |
 
 def close_calls(targets: Targets, tasks: Mapping[str, Frontier]) -> Iterator[str]:
     """A line for each figure of a chosen variant that is too close to its target to tell."""
-    chosen = [(name, point) for name, own in tasks.items() for point in own.points if point.candidate == own.chosen]
+    chosen = [
+        (name, point)
+        for name, frontier in tasks.items()
+        for point in frontier.points
+        if point.candidate == frontier.chosen
+    ]
     for task, point in chosen:
         name, limit, wanted = _name(task, point.candidate), targets.max_kl, targets.decode_speedup
         if limit is not None and (close := point.figures.kl.close_words(limit, _TEXTS)):

@@ -145,7 +145,7 @@ class EvaluationReport:
         """Accuracy of the variant - accuracy of the dense model, by form and task, with the error of such pairs."""
         return self._beside_dense(
             lambda dense, variant: Estimate.of_sums(
-                [int(own) - int(other) for own, other in zip(variant.right, dense.right, strict=True)],
+                [int(ours) - int(other) for ours, other in zip(variant.right, dense.right, strict=True)],
                 [1] * len(dense.right),
             )
         )
@@ -156,8 +156,8 @@ class EvaluationReport:
         if not self.divergence:
             return {}
         first, *others = self.divergence
-        found = {form: self.divergence[form].kl.minus(self.divergence[first].kl) for form in others}
-        return {form: difference for form, difference in found.items() if difference is not None}
+        differences = {form: self.divergence[form].kl.minus(self.divergence[first].kl) for form in others}
+        return {form: difference for form, difference in differences.items() if difference is not None}
 
     @property
     def flipped(self) -> dict[str, dict[str, dict[str, int]]]:

@@ -140,7 +140,8 @@ class Subject:
         digests = ((text_digest(text), text_digest(prompt)) for text, prompt in texts)
         try:
             check_disjoint(
-                calibrated | answered, (of_prompt if of_prompt in answered else own for own, of_prompt in digests)
+                calibrated | answered,
+                (of_prompt if of_prompt in answered else of_text for of_text, of_prompt in digests),
             )
         except InputError as error:
             raise InputError(f"{what}: {error}") from error

@@ -22,7 +22,7 @@ class QualityVerdict:
         form: What was run: `hf`, `onnx` or another form.
         task: The task whose accuracy is judged; None: the divergence is.
         accuracy: What the accuracy is called; "" for the divergence.
-        found: The mean KL in nats per token, which is limited from above, or the share of the dense model's accuracy
+        figure: The mean KL in nats per token, which is limited from above, or the share of the dense model's accuracy
             that is retained, from below; None: the dense model answers nothing rightly.
         limit: The limit.
     """
@@ -30,31 +30,31 @@ class QualityVerdict:
     form: str
     task: str | None
     accuracy: str
-    found: Estimate | None
+    figure: Estimate | None
     limit: float
 
     @property
     def passed(self) -> bool:
         """Whether the figure is within its limit."""
-        if self.found is None:
+        if self.figure is None:
             return False
-        return self.found.mean <= self.limit if self.task is None else self.found.mean >= self.limit
+        return self.figure.mean <= self.limit if self.task is None else self.figure.mean >= self.limit
 
     @property
     def close(self) -> str:
         """That the true figure may be on the other side of the limit, and what would tell; "" if it surely is not."""
         noun = "texts" if self.task is None else "questions"
-        return "" if self.found is None else self.found.close_words(self.limit, noun)
+        return "" if self.figure is None else self.figure.close_words(self.limit, noun)
 
     @property
     def result(self) -> str:
         """The figure beside its limit, in words."""
         if self.task is None:
-            assert self.found is not None
+            assert self.figure is not None
             side = "within" if self.passed else "above"
-            words = f"{self.form}: mean KL {self.found.mean:.4g} nats is {side} {self.limit:g}"
+            words = f"{self.form}: mean KL {self.figure.mean:.4g} nats is {side} {self.limit:g}"
         else:
-            share = "nothing" if self.found is None else f"{self.found.mean:.2%}"
+            share = "nothing" if self.figure is None else f"{self.figure.mean:.2%}"
             side = "at least" if self.passed else "below"
             words = f"{self.form}: {self.task} retains {share} of {self.accuracy}, {side} {self.limit:.2%}"
         return f"{words}; {self.close}" if self.close else words
@@ -66,8 +66,8 @@ class QualityVerdict:
             "task": self.task,
             "figure": "mean_kl_nats" if self.task is None else "accuracy_retained",
             "limit": self.limit,
-            "found": None if self.found is None else self.found.mean,
-            "stderr": None if self.found is None else self.found.stderr,
+            "found": None if self.figure is None else self.figure.mean,
+            "stderr": None if self.figure is None else self.figure.stderr,
             "verdict": "passed" if self.passed else "failed",
             "too_close_to_tell": bool(self.close),
         }

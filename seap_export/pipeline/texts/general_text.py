@@ -47,12 +47,12 @@ class TextSet:
 
     Attributes:
         texts: The texts.
-        is_own: Whether they belong to a task of the variant.
+        is_of_task: Whether they belong to a task of the variant.
         pairs: The texts as the tokens of the dense model and of the variant.
     """
 
     texts: tuple[str, ...]
-    is_own: bool
+    is_of_task: bool
     pairs: tuple[PairedText, ...]
 
     @property
@@ -75,7 +75,7 @@ class ElsewhereFigures:
         if per_byte is None:
             raise ValueError("what was lost elsewhere is given per byte")
         return {
-            "own": text_set.is_own,
+            "own": text_set.is_of_task,
             **kl_json(divergence.kl),
             "bits_per_byte": per_byte.bits,
             "dense_bits_per_byte": per_byte.dense_bits,

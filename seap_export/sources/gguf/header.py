@@ -85,9 +85,9 @@ class _Header:
         if max(tensors, entries) > _MAX_ENTRIES:
             raise ValueError(f"it declares {tensors} tensors and {entries} metadata entries")
         metadata = self._named(entries, lambda: self._value(self._number(4)))
-        places = self._named(tensors, self._place)
+        descriptors = self._named(tensors, self._descriptor)
         start = self._start_of_data(metadata)
-        return metadata, {name: self._tensor(name, start, *entry) for name, entry in places.items()}
+        return metadata, {name: self._tensor(name, start, *entry) for name, entry in descriptors.items()}
 
     def _bytes(self, size: int) -> bytes:
         if size > self._size - self._at:
@@ -130,7 +130,7 @@ class _Header:
         values: list[Any] = np.frombuffer(self._bytes(count * dtype.itemsize), dtype).tolist()
         return values
 
-    def _place(self) -> tuple[tuple[int, ...], int, int]:
+    def _descriptor(self) -> tuple[tuple[int, ...], int, int]:
         """A tensor's shape, encoding and offset from the start of the data."""
         dimensions = self._number(4)
         if not 1 <= dimensions <= _MAX_DIMENSIONS:

@@ -63,7 +63,7 @@ class GgufReader:
             "k_proj": [count * head_dim for count in key_heads],
             "gate_proj": neurons,
         }
-        self._parts = {plain: part for name in file.tensors for plain, part in self._found(name)}
+        self._parts = {plain: part for name in file.tensors for plain, part in self._plain_tensors(name)}
         for part in self._parts.values():
             if part.heads and self._shape(part)[0] % (2 * part.heads):
                 raise InputError(
@@ -102,7 +102,7 @@ class GgufReader:
         rows, *rest = self._file.tensors[part.source].shape
         return (len(range(*part.rows.indices(rows))), *rest)
 
-    def _found(self, name: str) -> Iterator[tuple[str, _GgufRows]]:
+    def _plain_tensors(self, name: str) -> Iterator[tuple[str, _GgufRows]]:
         """The tensors of the plain form in a tensor of the file."""
         whole = _GgufRows(name, slice(0, None))
         if name in ROPE_FACTORS:
