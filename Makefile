@@ -10,7 +10,8 @@ REQUIRE ?=
 DEMO ?=
 # With "=", since pytest would take a path of its own for one of tests.
 PYTEST := python -m pytest "--require=$(REQUIRE)" "--demo=$(DEMO)"
-PARALLEL := --numprocesses 2
+# Two at a time. The real model, which leaves a core half idle, comes first.
+PARALLEL := --numprocesses 2 --no-loadscope-reorder
 # The test files in which a word stands: what a stage need not import, it leaves out.
 with = $(shell grep -rlE $(1) tests --include='test_*.py')
 # Options of test-gpu, such as ARGS=--dry-run.
@@ -27,17 +28,17 @@ RUNTIMES := $(FEWER_RUNTIMES),mlx-lm,vllm
 
 .PHONY: demo environments test test-fast test-release test-all test-runtimes test-gpu lint clean
 
-# The main job on a real model: three tasks, ratio 0.2, CPU.
+# The main job on a real model: three tasks, ratio 0.2, CPU, with as many tokens of each task as the shortest has.
 demo: .venv/installed $(MODEL)
 	.venv/bin/seap-export export $(MODEL) \
 		--task sample:arithmetic \
 		--task sample:everyday \
 		--task sample:reading \
-		--ratio 0.2 --out $(OUT)
+		--ratio 0.2 --set calibration_tokens=5500 --out $(OUT)
 
-# All checks, the tests on micro models, and the demo.
-test: lint test-fast
-	.venv/bin/$(PYTEST) -m "real and not (release or full)" tests/real
+# All checks, the demo and, beside it, the tests on micro models.
+test: lint .venv/installed $(MODEL)
+	.venv/bin/$(PYTEST) $(PARALLEL) --dist loadfile -m "not (release or full)"
 
 # The tests on micro models.
 test-fast: .venv/installed $(MODEL)
@@ -45,8 +46,7 @@ test-fast: .venv/installed $(MODEL)
 
 # What else guards a release; .ci/run runs it after `make test`.
 test-release: environments $(MODEL)
-	.venv/bin/$(PYTEST) $(PARALLEL) --dist loadgroup -m "release and not real" $(call with,mark.release)
-	.venv/bin/$(PYTEST) -m "release and real" --durations 15 tests/real
+	.venv/bin/$(PYTEST) $(PARALLEL) --dist loadgroup -m "release and not full" --durations 15 $(call with,mark.release)
 	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not (real or full)" $(TRANSFORMERS)
 	$(IN_RUNTIMES)$(PYTEST) $(PARALLEL) "--require=$(REQUIRE),$(FEWER_RUNTIMES)" --needing=$(FEWER_RUNTIMES) \
 		-m "not (real or full)" $(call with,'mark.needs.*"(llama.cpp|openvino|transformers.js)"')

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from support.exports import HELD_OUT_OPTION, Outcome, run_here
 
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--threads", "1", "--out", "out", *HELD_OUT_OPTION)
 ARGUMENTS = (*EXPORT, "--set", "decode_steps=2", "--no-quality", "--no-speed")
-#: Runs the command; a worker that reports the second layer of a step does `FATE`, once.
+#: Runs the command; a worker that reports the second layer of one of `STEPS` does `FATE`, once for each of them.
 DISTURBED = """
 import sys
 from seap_export.cli.main import main
@@ -30,15 +30,15 @@ def disturbed(order, events):
     import os, signal, time
     from pathlib import Path
     make, seen = type(order.step).make, []
-    mark = Path(order.folder).with_name("disturbed")
+    mark = Path(order.folder).parent / "disturbed" / order.step.name
     def second(advance, layer):
         advance(layer)
         seen.append(layer)
-        if order.step.name == STEP and len(seen) == 2 and not mark.exists():
-            mark.write_text("")
+        if order.step.name in STEPS and len(seen) == 2 and not mark.exists():
+            mark.mkdir(parents=True)
             FATE
-    def fatal(self, work, place, advance):
-        make(self, work, place, lambda layer: second(advance, layer))
+    def fatal(self, work, path, advance):
+        make(self, work, path, lambda layer: second(advance, layer))
     type(order.step).make = fatal
     try:
         return make_order(order, events)
@@ -82,17 +82,17 @@ def on_cluster(work: Path, *arguments: str) -> Outcome:
         return ended(process)
 
 
-def disturbed(step: str, fate: str) -> str:
-    return DISTURBED.replace("STEP", repr(step)).replace("FATE", fate)
+def disturbed(steps: tuple[str, ...], fate: str) -> str:
+    return DISTURBED.replace("STEPS", repr(steps)).replace("FATE", fate)
 
 
-@pytest.fixture
-def expected(work: Path) -> dict[str, bytes]:
-    """The files of an undisturbed export on one machine; ./out is not there yet."""
-    assert run_here(*ARGUMENTS, "--task", "b=b.jsonl", "--quiet").code == 0
-    files = tree(work / "out")
-    shutil.rmtree(work / "out")
-    return files
+@pytest.fixture(scope="module")
+def expected(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of an undisturbed export on one machine."""
+    folder = Path(shutil.copytree(inputs, tmp_path_factory.mktemp("one_machine") / "work"))
+    with chdir(folder):
+        assert run_here(*ARGUMENTS, "--task", "b=b.jsonl", "--quiet").code == 0
+    return tree(folder / "out")
 
 
 @pytest.mark.release
@@ -111,25 +111,34 @@ def test_the_files_are_those_of_one_machine(work: Path, expected: dict[str, byte
 
 
 @pytest.mark.release
-@pytest.mark.parametrize("step", ["calibration/a", "a-0.2/hf"])
-def test_what_a_lost_worker_began_another_one_finishes(work: Path, expected: dict[str, bytes], step: str) -> None:
-    code = disturbed(step, "os.kill(os.getpid(), signal.SIGKILL)")
+def test_what_a_lost_worker_began_another_one_finishes(work: Path, expected: dict[str, bytes]) -> None:
+    steps = ("calibration/a", "a-0.2/hf")
+    code = disturbed(steps, "os.kill(os.getpid(), signal.SIGKILL)")
     with started(work, "-c", code, *ARGUMENTS, "--task", "b=b.jsonl", "--cluster", "local", "--json") as process:
         outcome = ended(process)
     assert outcome.code == 0, outcome.err
     assert outcome.out.startswith("{")  # Ray would print there that a worker died
-    assert (work / "disturbed").exists()
-    assert "lost the worker on " in outcome.err
+    assert all((work / "disturbed" / step).exists() for step in steps)
+    assert outcome.err.count("lost the worker on ") == len(steps)
     assert tree(work / "out") == expected
 
 
 @pytest.mark.release
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.full),  # as SIGINT; test_process.py has it on one machine
+        (signal.SIGKILL, -9),
+    ],
+)
 def test_an_interrupted_export_goes_on_on_one_machine(
     work: Path, expected: dict[str, bytes], number: signal.Signals, code: int
 ) -> None:
     arguments = (*ARGUMENTS, "--task", "b=b.jsonl", "--quiet")
-    with started(work, "-c", disturbed("calibration/b", "time.sleep(600)"), *arguments, "--cluster", "local") as run:
+    with started(
+        work, "-c", disturbed(("calibration/b",), "time.sleep(600)"), *arguments, "--cluster", "local"
+    ) as run:
         wait_for(lambda: (work / "disturbed").exists() or run.poll() is not None)
         os.kill(run.pid, number)
         outcome = ended(run)
