@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from mutations.artifacts import BASES
-from mutations.catalogue import FAULTS, NUMERIC
+from mutations.catalogue import FAULTS, MISSED, NUMERIC
 from mutations.editing import Artifact, edit_json, edit_weights, tree
-from mutations.faults import Fault, recorded
-from mutations.graph import edited
-from mutations.missed import MISSED
+from mutations.fault import Fault, recorded
+from mutations.graphs.graph import edited
 from support.product import read_manifest
 
 from seap_export.cli import main
@@ -68,7 +67,7 @@ def test_a_fault_is_stopped(good: Copies, copied: Copies, tmp_path: Path, fault:
 
     wrong = list(_wrong(fault, artifact, result, report))
     if fault.id in MISSED:
-        assert wrong, "it is stopped: take it out of missed.py"
+        assert wrong, "it is stopped: take it out of MISSED"
         pytest.xfail(MISSED[fault.id])
     assert wrong == [], result.output
 

@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 
 import numpy as np
-from mutations.edits import attributes, replaced, scaled, swapped_inputs
-from mutations.faults import ANY, Fault, numeric
-from mutations.graph import Edit, Graph
+from mutations.fault import ANY, Fault, numeric
+from mutations.graphs.edits import attributes, replaced, scaled, swapped_inputs
+from mutations.graphs.graph import Edit, Graph
 
 __all__ = ["FAULTS"]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from mutations.edits import ATTENTION, MS_DOMAIN, all_of, attributes, becomes, constant, left_out, scaled
-from mutations.faults import Fault, numeric
-from mutations.graph import Graph
+from mutations.fault import Fault, numeric
+from mutations.graphs.edits import ATTENTION, MS_DOMAIN, all_of, attributes, becomes, constant, left_out, scaled
+from mutations.graphs.graph import Graph
 
 __all__ = ["FAULTS"]
 

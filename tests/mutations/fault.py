@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any, Literal
 
 from mutations.editing import Artifact, re_record
-from mutations.graph import Edit, edited
+from mutations.graphs.graph import Edit, edited
 
 __all__ = ["ANY", "Change", "Fault", "Layer", "damage", "numeric", "quiet", "recorded"]
 

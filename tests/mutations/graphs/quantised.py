@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from mutations.faults import Fault, numeric
-from mutations.graph import Edit, Graph
-from mutations.weights import Array, columns_of, layer_name
+from mutations.fault import Fault, numeric
+from mutations.graphs.graph import Edit, Graph
+from mutations.graphs.weights import Array, columns_of, layer_name
 
 from seap_export.families.family import Projection
 

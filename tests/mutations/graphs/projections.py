@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from mutations.faults import Fault, numeric
-from mutations.graph import Edit, Graph
-from mutations.weights import Array, layer_name, with_bias, with_weight
+from mutations.fault import Fault, numeric
+from mutations.graphs.graph import Edit, Graph
+from mutations.graphs.weights import Array, layer_name, with_bias, with_weight
 from support.product import PROJECTIONS
 
 __all__ = ["FAULTS"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from mutations.editing import Artifact, edit_json, edit_weights, flip_byte
-from mutations.faults import Change, Fault, damage, quiet
+from mutations.fault import Change, Fault, damage, quiet
 
 __all__ = ["FAULTS", "config", "tensors"]
 

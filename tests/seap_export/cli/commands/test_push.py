@@ -72,7 +72,7 @@ def test_a_variant_becomes_a_private_repository_with_its_card(work: Path, hub: H
 
 
 def test_the_commands_of_the_guide(work: Path, hub: Hub) -> None:
-    guide = (Path(__file__).parents[3] / "docs" / "guide.md").read_text("utf-8")
+    guide = (Path(__file__).parents[4] / "docs" / "guide.md").read_text("utf-8")
     commands = re.findall(r"^ {4}seap-export (push .*)$", guide, flags=re.MULTILINE)
     for command in commands:
         here = command.replace("pruned/maths-0.2", "out/a-0.2").replace("pruned", "out")

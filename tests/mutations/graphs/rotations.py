@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from mutations.edits import ATTENTION, all_of, attributes, constant, reads, scaled, swapped_inputs
-from mutations.faults import Fault, numeric
-from mutations.graph import Edit, Graph
+from mutations.fault import Fault, numeric
+from mutations.graphs.edits import ATTENTION, all_of, attributes, constant, reads, scaled, swapped_inputs
+from mutations.graphs.graph import Edit, Graph
 from support.product import attention_factor, rotary_tables
 
 from seap_export.families import Attention, RopeSpec

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mutations.editing import Artifact, edit_json
-from mutations.faults import Change, Fault, damage, quiet
+from mutations.fault import Change, Fault, damage, quiet
 
 __all__ = ["FAULTS"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from mutations.editing import edit_json
-from mutations.faults import ANY, Change, Fault, Layer, quiet
-from mutations.faults_model import config, tensors
+from mutations.fault import ANY, Change, Fault, Layer, quiet
+from mutations.folders.model import config, tensors
 
 __all__ = ["FAULTS", "offset_twice"]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 from mutations.editing import Artifact, edit_json, flip_byte
-from mutations.faults import Change, Fault, damage, quiet
+from mutations.fault import Change, Fault, damage, quiet
 from numpy.typing import NDArray
 from onnx import numpy_helper
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from mutations.edits import ATTENTION, all_of, left_out, reads, replaced, scaled, swapped_inputs
-from mutations.faults import Fault, numeric
-from mutations.graph import Edit, Graph
+from mutations.fault import Fault, numeric
+from mutations.graphs.edits import ATTENTION, all_of, left_out, reads, replaced, scaled, swapped_inputs
+from mutations.graphs.graph import Edit, Graph
 
 __all__ = ["FAULTS"]
 

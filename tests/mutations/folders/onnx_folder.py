@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 from mutations.editing import Artifact, edit_json, flip_byte
-from mutations.faults import Change, Fault, damage, quiet
+from mutations.fault import Change, Fault, damage, quiet
 
 __all__ = ["FAULTS"]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from mutations.graph import Edit, Graph
+from mutations.graphs.graph import Edit, Graph
 
 from converters.onnx.graph.graph import MS_DOMAIN
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from mutations.graph import Edit, Graph
+from mutations.graphs.graph import Edit, Graph
 from numpy.typing import NDArray
 from support.product import Projection
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from mutations.editing import Artifact, edit_weights
-from mutations.faults import Fault, numeric, quiet
-from mutations.graph import Edit, Graph, edited
+from mutations.fault import Fault, numeric, quiet
+from mutations.graphs.graph import Edit, Graph, edited
 
 __all__ = ["FAULTS"]
 

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from mutations.artifacts import SCALED
-from mutations.edits import all_of, attributes, scaled
-from mutations.faults import Change, Fault, numeric, quiet
-from mutations.graph import Edit, Graph, edited
+from mutations.fault import Change, Fault, numeric, quiet
+from mutations.graphs.edits import all_of, attributes, scaled
+from mutations.graphs.graph import Edit, Graph, edited
 
 from converters.onnx.weights.scaling import SCALING_NOTE
 

@@ -18,7 +18,7 @@ from support.processes import Tool
 from seap_export.runtime.doctor import Diagnosis, ProviderState
 
 Run = Callable[..., Any]
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 PAGE = (ROOT / "docs" / "reference.md").read_text("utf-8")
 #: Python runs this at the start of every process, of those that the command starts, too.
 BLOCK = """

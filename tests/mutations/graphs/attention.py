@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from mutations.edits import ATTENTION, all_of, attributes
-from mutations.faults import ANY, Fault, numeric
-from mutations.graph import Edit, Graph
-from mutations.weights import Array, change_weight, heads_of, with_weight
+from mutations.fault import ANY, Fault, numeric
+from mutations.graphs.edits import ATTENTION, all_of, attributes
+from mutations.graphs.graph import Edit, Graph
+from mutations.graphs.weights import Array, change_weight, heads_of, with_weight
 from support.product import Projection, rotary_tables
 
 from seap_export.families import Attention

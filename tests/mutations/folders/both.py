@@ -6,9 +6,9 @@ import shutil
 
 import torch
 from mutations.editing import Artifact
-from mutations.faults import Change, Fault, recorded
-from mutations.faults_block import offset_twice
-from mutations.faults_model import config, tensors
+from mutations.fault import Change, Fault, recorded
+from mutations.folders.block import offset_twice
+from mutations.folders.model import config, tensors
 from support.product import convert_folder
 
 __all__ = ["FAULTS"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mutations.editing import Artifact, edit_json, flip_byte
-from mutations.faults import Change, Fault, damage, quiet
+from mutations.fault import Change, Fault, damage, quiet
 
 __all__ = ["FAULTS"]
 
