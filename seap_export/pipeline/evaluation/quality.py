@@ -36,7 +36,6 @@ from validation.estimate import TokenEstimate
 from validation.reports.figures import QUALITY as QUALITY_FIGURES
 
 __all__ = [
-    "ANSWER_TOKENS",
     "MAX_LENGTH",
     "QualityRequest",
     "QualityWork",
@@ -52,9 +51,9 @@ __all__ = [
 #: Tokens after which a text is cut.
 MAX_LENGTH = 256
 #: Increased when the same inputs give different bytes than before, so that older reports are not reused.
-_VERSION = 7
-#: The sample answer: tokens of the prompt at most, and tokens that follow it.
-_PROMPT_TOKENS, ANSWER_TOKENS = 256, 64
+_VERSION = 8
+#: The sample answer: tokens of the prompt at most, and tokens that follow it, if the model has room for them.
+_PROMPT_TOKENS, _ANSWER_TOKENS = 256, 64
 #: Held-out prompts of which the first is taken that the dense model answers.
 _MOST_PROMPTS = 8
 
@@ -118,6 +117,7 @@ class QualityWork:
         held_out_texts: The held-out texts of its tasks, as the tokens of both.
         elsewhere: Texts of every task, and the general text.
         samples: Prompts of which one is answered.
+        answer_tokens: The most tokens of an answer.
         stops: The variant's tokens that end an answer.
         dense: The dense model's tokenizer.
         tokenizer: The variant's.
@@ -127,6 +127,7 @@ class QualityWork:
     held_out_texts: tuple[PairedText, ...]
     elsewhere: Mapping[str, TextSet]
     samples: tuple[SamplePrompt, ...]
+    answer_tokens: int
     stops: frozenset[int]
     dense: Tokenizer
     tokenizer: Tokenizer
@@ -220,20 +221,23 @@ def quality_work(
     records = [sample for record in subject.records or () for sample in record.held_out]
     with dense_tokenizer(subject, evaluation) as dense_folder:
         dense = tokenizer if dense_folder is None else load_tokenizer(dense_folder)
-    samples = tuple(islice(_sample_prompts(dense, tokenizer, records), _MOST_PROMPTS))
+    context = source.spec.max_position_embeddings
+    answer_tokens = min(_ANSWER_TOKENS, context // 2)
+    most = min(_PROMPT_TOKENS, context - answer_tokens)
+    samples = tuple(islice(_sample_prompts(dense, tokenizer, records, most), _MOST_PROMPTS))
     texts, others = divergence_texts(subject, evaluation), text_sets(subject, evaluation, elsewhere)
-    return QualityWork(subject, texts, others, samples, stops, dense, tokenizer)
+    return QualityWork(subject, texts, others, samples, answer_tokens, stops, dense, tokenizer)
 
 
 def _sample_prompts(
-    dense: Tokenizer, tokenizer: Tokenizer, records: Sequence[Mapping[str, str]]
+    dense: Tokenizer, tokenizer: Tokenizer, records: Sequence[Mapping[str, str]], most: int
 ) -> Iterator[SamplePrompt]:
-    """The prompts of held-out samples that are short enough, or if none is, the beginnings of all."""
+    """The prompts of held-out samples that have at most `most` tokens, or if none has, the beginnings of all."""
     cut = [(_prompt(dense, record), _prompt(tokenizer, record), record.get("question")) for record in records]
-    short = [sample for sample in cut if max(len(sample[0]), len(sample[1])) <= _PROMPT_TOKENS]
+    short = [sample for sample in cut if max(len(sample[0]), len(sample[1])) <= most]
     for of_dense, of_variant, question in short or cut:
-        shown = question or dense.decode(of_dense[:_PROMPT_TOKENS])
-        yield SamplePrompt(tuple(of_dense[:_PROMPT_TOKENS]), tuple(of_variant[:_PROMPT_TOKENS]), shown)
+        shown = question or dense.decode(of_dense[:most])
+        yield SamplePrompt(tuple(of_dense[:most]), tuple(of_variant[:most]), shown)
 
 
 def _prompt(tokenizer: Tokenizer, record: Mapping[str, str]) -> list[int]:
@@ -250,7 +254,7 @@ def quality_report(work: QualityWork, answers: DenseAnswers, request: QualityReq
     prompt, dense = answers.answer(work.prompts)
     asked = work.samples[work.prompts.index(prompt)]
     folder, execution = subject.artifact(measured.folder), request.evaluation.execution(None)
-    variant = continue_prompt(folder, measured.runtime, asked.variant, ANSWER_TOKENS, work.stops, execution=execution)
+    variant = continue_prompt(folder, measured.runtime, asked.variant, work.answer_tokens, work.stops, execution=execution)
     sample = {
         "prompt": asked.text,
         "dense": _decoded(work.dense, prompt, dense),

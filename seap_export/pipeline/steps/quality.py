@@ -14,7 +14,6 @@ from seap_export.json_file import read_artifact, write_json
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.evaluation.quality import (
-    ANSWER_TOKENS,
     MAX_LENGTH,
     QualityRequest,
     folder_quality_key,
@@ -118,7 +117,8 @@ class QualityStep(JointStep):
             label = "running the dense model on held-out texts"
             with progress.step(label, len(texts), "texts", name=DENSE_TEXTS) as done:
                 stops = frozenset().union(*(work.dense_stops for work in works.values()))
-                answers.run(texts, [work.prompts for work in works.values()], ANSWER_TOKENS, stops, done)
+                steps = max(work.answer_tokens for work in works.values())  # the same of all: they share the model
+                answers.run(texts, [work.prompts for work in works.values()], steps, stops, done)
             for name, work in works.items():
                 label = f"{name}: comparing with the dense model"
                 with progress.step(label, work.distinct, "texts", name=_step(name)) as done:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,14 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from support.conversations import write_records
+from support.corpora import WORDS
 from support.estimates import without_texts
 from support.exports import run_here, times_of_writing
+from support.models import write_micro_model
 from support.product import with_error
+from support.variations import VARIATIONS
+from tokenizers import Tokenizer
 
 from validation.reports import schema
 from validation.reports.speedups import interval_in_words
@@ -51,6 +57,20 @@ def test_quality_is_what_evaluate_measures(run: Run, measured: Path) -> None:
     assert figures.pop("elsewhere") == recorded["elsewhere"]
     assert figures.items() <= evaluated.items()
     assert set(recorded["sample"]) == {"prompt", "dense", "variant"}
+
+
+def test_the_answer_fits_the_context_of_the_model(run: Run, work: Path) -> None:
+    """The texts fill it, so that neither half of one nor 64 more tokens would fit."""
+    write_micro_model(work / "short", **VARIATIONS["llama-gqa"] | {"max_position_embeddings": 20})
+    chance = random.Random(0)
+    write_records(work / "long.jsonl", [{"text": " ".join(chance.choices(WORDS, k=90))} for _ in range(24)])
+    command = ("export", "short", "--task", "long=long.jsonl", "--ratio", "0.4", "--out", "out", "--quality")
+    assert run(*command).code == 0
+    sample = _json(work / "out" / "long-0.4" / "quality.json")["sample"]
+    tokenizer = Tokenizer.from_file(str(work / "short" / "tokenizer.json"))
+    prompt, dense, variant = (len(tokenizer.encode(sample[key]).ids) for key in ("prompt", "dense", "variant"))
+    assert prompt == 10
+    assert 1 <= max(dense, variant) <= 10
 
 
 def test_report_manifest_and_inspect_show_the_figures(run: Run, measured: Path) -> None:
