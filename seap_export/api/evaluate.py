@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from seap_export.pipeline.evaluation.request import EvaluationRequest
     from seap_export.pipeline.progress import Progress
 
-__all__ = ["evaluate", "preview_evaluation"]
+__all__ = ["evaluate"]
 
 
 def evaluate(
@@ -37,6 +37,7 @@ def evaluate(
     min_accuracy_retained: float | None = None,
     out: FilePath | None = None,
     answers: FilePath | None = None,
+    dry_run: bool = False,
     batch_size: int = 8,
     device: str = "auto",
     memory: str | None = None,
@@ -76,6 +77,7 @@ def evaluate(
         min_accuracy_retained: Smallest accuracy or exact match of any task, as a fraction of the dense model's.
         out: Write the report to this file as JSON.
         answers: Write all generated answers to this file, as JSON lines.
+        dry_run: Check the inputs, and measure and write nothing; `planned` of the report says what would be measured.
         batch_size: Questions, or their choices, in a batch; fewer need less memory.
         device: Where torch computes: "auto", "cpu", "cuda" or "cuda:N".
         memory: Memory that it may take, such as "8GiB"; None: most of what is free.
@@ -100,9 +102,11 @@ def evaluate(
     job = _open(checked(evaluate, locals()))
 
     from seap_export.pipeline.evaluation.evaluate import evaluate as measure
-    from seap_export.pipeline.evaluation.evaluate import write_answers, write_evaluation
+    from seap_export.pipeline.evaluation.evaluate import preview, write_answers, write_evaluation
     from seap_export.pipeline.folder.outputs import write_whole
 
+    if dry_run:
+        return preview(job.path, job.dense, job.request, job.progress)
     with (
         write_whole(job.out, force=force) if job.out else nullcontext() as target,
         write_whole(job.answers, force=force) if job.answers else nullcontext() as lines,
@@ -115,18 +119,6 @@ def evaluate(
     for note in report.notes:
         job.progress.warn(note)
     return report
-
-
-def preview_evaluation(**options: Any) -> list[dict[str, Any]]:
-    """What `evaluate` would measure with these arguments; nothing is measured or written.
-
-    Raises:
-        TypeError, UsageError, InputError, ArtifactError, EnvironmentFailure: As `evaluate`.
-    """
-    from seap_export.pipeline.evaluation.evaluate import preview
-
-    job = _open(checked(evaluate, options))
-    return preview(job.path, job.dense, job.request, job.progress)
 
 
 @dataclass(frozen=True)
@@ -144,7 +136,7 @@ def _open(options: dict[str, Any]) -> _Job:
     from seap_export.api.settings import compute_of
     from seap_export.pipeline.evaluation.request import EvaluationRequest
 
-    del options["force"]
+    del options["force"], options["dry_run"]
     compute = compute_of(options)
     path, dense, out, answers, progress = (
         options.pop(name) for name in ("path", "dense", "out", "answers", "progress")

@@ -17,12 +17,11 @@ from seap_export.errors import UsageError
 if TYPE_CHECKING:
     from seap_export.layers.compute import Compute
     from seap_export.pipeline.cluster.connection import Cluster
-    from seap_export.pipeline.preview import Preview
     from seap_export.pipeline.progress import Progress
     from seap_export.pipeline.request.export_request import ExportRequest
     from seap_export.sources.source import Source
 
-__all__ = ["export", "preview_export"]
+__all__ = ["export"]
 
 
 def export(
@@ -72,6 +71,7 @@ def export(
     provider: Provider = "cpu",
     threads: int | None = None,
     cluster: str | None = None,
+    dry_run: bool = False,
     force: bool = False,
     progress: ProgressArgument = False,
 ) -> ExportResult:
@@ -138,11 +138,12 @@ def export(
         provider: Execution provider that the variants are made for: "cpu" or "cuda".
         threads: Number of threads; None: all cores.
         cluster: Make the steps on a Ray cluster: "local" or "ray://HOST:PORT".
+        dry_run: Check the inputs, estimate sizes and times, and write nothing.
         force: Replace files that were made from other inputs.
         progress: Print on stderr what happens, as the command does. Otherwise warnings are those of `warnings`.
 
     Returns:
-        The variants with their figures, and the outcome of the checks.
+        The variants with their figures, and the outcome of the checks; of a dry run, what is `planned`.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -152,19 +153,9 @@ def export(
         ArtifactError: A file in `out` is damaged.
         QualityFailure, SpeedFailure: The targets cannot be met.
     """
-    return _export(_open(checked(export, locals())))
-
-
-def preview_export(**options: Any) -> Preview:
-    """What `export` would do with these arguments; nothing is written.
-
-    Raises:
-        TypeError, UsageError, InputError, EnvironmentFailure, ArtifactError: As `export`.
-    """
-    from seap_export.pipeline.preview import preview
-
-    job = _open(checked(export, options))
-    return preview(job.source, job.request, job.out, force=job.force, progress=job.progress)
+    options = checked(export, locals())
+    run = _preview if options.pop("dry_run") else _export
+    return run(_open(options))
 
 
 @dataclass(frozen=True)
@@ -197,6 +188,13 @@ def _open(options: dict[str, Any]) -> _Job:
     if request.targets is not None and cluster is not None:
         raise UsageError("--cluster makes variants of given ratios only; leave it out, or give --ratio")
     return _Job(source, request, out, force, compute, cluster, progress)
+
+
+def _preview(job: _Job) -> ExportResult:
+    from seap_export.pipeline.preview import preview
+
+    planned = preview(job.source, job.request, job.out, force=job.force, progress=job.progress)
+    return ExportResult(job.out, planned=planned)
 
 
 def _export(job: _Job) -> ExportResult:

@@ -35,7 +35,7 @@ _MOST_ANSWERS = 6
 
 def export_json(result: ExportResult) -> dict[str, Any]:
     """The manifest's entries of the variants, each with its speed figures, or null. With targets: and the frontier."""
-    reported = result.report.variants
+    reported = result.described
     variants = {name: {**entry, "speed": reported[name]["speed"]} for name, entry in result.entries.items()}
     return variants if result.frontier is None else {"variants": variants, "frontier": result.frontier}
 
@@ -43,7 +43,7 @@ def export_json(result: ExportResult) -> dict[str, Any]:
 def export_text(result: ExportResult) -> str:
     """The frontier if there are targets, the table of variants, what its columns mean, an answer of each variant, and
     what to do next."""
-    variants = result.report.variants
+    variants = result.described
     folders = list(dict.fromkeys(folder for name in result.variants for folder in _written(variants[name])))
     rows = [_row(name, variants[name], folders) for name in result.variants]
     sizes = [title for folder in folders for title in (_head(folder, result.entries), "of dense")]
@@ -60,7 +60,7 @@ def export_text(result: ExportResult) -> str:
 def no_gains(result: ExportResult) -> Iterator[str]:
     """Variants that are no smaller than the dense model, or surely slower: the interval of the speed-up is below 1."""
     for name in result.variants:
-        variant = result.report.variants[name]
+        variant = result.described[name]
         for folder in _written(variant) if variant["requested_ratio"] else ():
             if variant["bytes"][folder] >= (variant["dense_bytes"][folder] or math.inf):
                 yield f"{name}: {folder}/ is no smaller than the dense model's"

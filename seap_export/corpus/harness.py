@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any
 
 from seap_export.errors import EnvironmentFailure, UsageError
+from seap_export.extras import install_remedy
 
 __all__ = ["load_harness_tasks", "quiet_harness", "refuse_unknown_harness_tasks", "require_harness"]
 
@@ -34,7 +35,7 @@ def require_harness() -> None:
     except ImportError as error:
         reason = " ".join(str(error).split())
         raise EnvironmentFailure(
-            f"tasks of the lm-evaluation-harness need lm-eval ({reason}); install the extra 'evaluate' (see README)"
+            f"tasks of the lm-evaluation-harness need lm-eval ({reason}); {install_remedy('evaluate')}"
         ) from error
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from seap_export.corpus.harness import load_harness_tasks, quiet_harness, refuse_unknown_harness_tasks
 from seap_export.errors import EnvironmentFailure, InputError
+from seap_export.extras import install_remedy
 
 __all__ = ["HarnessCorpus", "HubCorpus", "is_dataset_id", "is_harness_name"]
 
@@ -58,7 +59,7 @@ class HubCorpus:
         except ImportError as error:
             raise EnvironmentFailure(
                 f"{hub_id}: no such file; a data set of the hub needs the datasets library ({error}): "
-                "install the extra 'evaluate' (see README)"
+                f"{install_remedy('evaluate')}"
             ) from error
         dataset, _, config = hub_id.partition(":")
         return cls(dataset, config or None)

@@ -92,7 +92,7 @@ class StockModel:
         if not hasattr(transformers, spec.family.architecture):
             raise EnvironmentFailure(
                 f"transformers {transformers.__version__} has no {spec.family.architecture}, which the model is "
-                "compared with; install a newer release: pip install --upgrade transformers"
+                'compared with; run: pip install --upgrade "transformers<6"'
             )
         config._attn_implementation = None  # a config may name a kernel of the hub
         options = {} if attention is None else {"attn_implementation": attention}

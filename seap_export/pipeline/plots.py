@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
+from seap_export.extras import install_remedy
 from seap_export.families import ModelSpec, dense_config, model_spec
 from seap_export.json_file import read_artifact, read_json, write_json
 from seap_export.pipeline.folder.contents import Export, Variant, open_folder
@@ -46,7 +47,7 @@ def require_matplotlib() -> None:
         import matplotlib.figure  # noqa: F401
     except ImportError as error:
         raise EnvironmentFailure(
-            "matplotlib, which draws the figures, is missing; install the extra 'plots' (see README)"
+            f"matplotlib, which draws the figures, is missing; {install_remedy('plots')}"
         ) from error
 
 

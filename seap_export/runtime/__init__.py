@@ -2,8 +2,21 @@
 
 from seap_export.runtime.chat import Message, Prompt
 from seap_export.runtime.generator import Completion, Generator
+from seap_export.runtime.golden import GoldenComparison, compare_with_golden
 from seap_export.runtime.routed_model import Route, RoutedModel
 from seap_export.runtime.router import Router
 from seap_export.runtime.sampling import GREEDY, Sampling
 
-__all__ = ["GREEDY", "Completion", "Generator", "Message", "Prompt", "Route", "RoutedModel", "Router", "Sampling"]
+__all__ = [
+    "GREEDY",
+    "Completion",
+    "Generator",
+    "GoldenComparison",
+    "Message",
+    "Prompt",
+    "Route",
+    "RoutedModel",
+    "Router",
+    "Sampling",
+    "compare_with_golden",
+]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import shlex
-from importlib.metadata import PackageNotFoundError, requires
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, metadata, requires
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from packaging.requirements import Requirement
 
 from seap_export import extras
 from seap_export.errors import EnvironmentFailure
+from seap_export.runtime.doctor.packages import upgrade_remedy
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ("converters", "docs", "samples", "seap_export", "validation")
@@ -67,6 +69,25 @@ def test_a_remedy_is_what_the_metadata_name(extra: str) -> None:
     end = re.compile(rf"""extra == ['"]{extra}['"]\)?$""")
     named = [Requirement(text.partition(";")[0]) for text in requires("seap-export") or [] if end.search(text)]
     assert [Requirement(word) for word in command[2:]] == named != []
+
+
+COMMANDS = [
+    found[1]
+    for folder in ("converters", "seap_export", "validation")
+    for file in sorted((ROOT / folder).rglob("*.py"))
+    for found in re.finditer(r'run: pip install ((?:(?:[\w-]+|"[^"{]+") ?)+)', file.read_text("utf-8"))
+]
+
+
+@pytest.mark.parametrize("command", [*dict.fromkeys(COMMANDS), upgrade_remedy().partition("install ")[2]])
+def test_a_command_in_a_message_fits_what_is_installed(command: str) -> None:
+    """No release that this package refuses, and no extra that a package does not have."""
+    needed = {own.name: own for own in map(Requirement, requires("seap-export") or []) if own.marker is None}
+    for named in (Requirement(word) for word in shlex.split(command) if word != "--upgrade"):
+        own = needed.get(named.name)
+        assert own is None or not named.specifier.contains("999") or own.specifier.contains("999"), named
+        with suppress(PackageNotFoundError):
+            assert named.extras <= set(metadata(named.name).get_all("Provides-Extra") or []), named
 
 
 def test_no_text_installs_this_package_from_an_index() -> None:

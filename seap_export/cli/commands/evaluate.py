@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from seap_export.api.arguments import defaults_of
-from seap_export.api.evaluate import evaluate, preview_evaluation
+from seap_export.api.evaluate import evaluate
 from seap_export.cli.console import Console, table
 from seap_export.cli.groups import GroupedCommand, option, titled
 from seap_export.cli.options import (
@@ -127,7 +127,7 @@ _BESIDE_DENSE = ("retained", "difference", "lost", "won")
     threads_option,
     output_options,
 )
-def evaluate_command(console: Console, path: str, dry_run: bool, **options: Any) -> None:
+def evaluate_command(console: Console, path: str, **options: Any) -> None:
     """Measure how much of the dense model's quality the variant at PATH keeps.
 
     The divergence on held-out texts needs --dense. Zero-shot accuracy needs task files or the names of harness tasks,
@@ -142,11 +142,10 @@ def evaluate_command(console: Console, path: str, dry_run: bool, **options: Any)
     """
     from seap_export.errors import QualityFailure
 
-    if dry_run:
-        rows = preview_evaluation(path=path, **options, progress=console)
-        console.result(rows, _preview_table(rows))
-        return
     report = evaluate(path, **options, progress=console)
+    if report.planned:
+        console.result(report.planned, _preview_table(report.planned))
+        return
     if not report.passed:
         console.text(_summary(report))
         raise QualityFailure(f"{path}: {'; '.join(report.reasons)}")
@@ -271,7 +270,7 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def _preview_table(rows: list[dict[str, Any]]) -> str:
+def _preview_table(rows: Sequence[Mapping[str, Any]]) -> str:
     cells = [
         [
             f"{row['measurement']} {row['name']}",

@@ -100,11 +100,7 @@ __all__ = ["export_command"]
     *parity_options,
     general_text_option,
 )
-def export_command(
-    console: Console,
-    dry_run: bool,
-    **options: Any,
-) -> None:
+def export_command(console: Console, **options: Any) -> None:
     """Prune MODEL for each task and ratio, write the variants, and check that every written file computes the same.
 
     MODEL is a Hugging Face folder, a .gguf file or a hub id.
@@ -118,17 +114,15 @@ def export_command(
       seap-export export ./SmolLM2-135M --task wiki=wiki.txt --target-size 60MB --out fitted
       seap-export export --config export.toml
     """
-    from seap_export.api.export import export, preview_export
+    from seap_export.api.export import export
     from seap_export.cli.errors import Failure
     from seap_export.cli.exported import export_json, export_text, no_gains, step_table
 
-    if dry_run:
-        planned = preview_export(**options, progress=console)
-        values = {"variants": planned.variants, "disk_about": vars(planned.disk), "seconds_about": planned.seconds}
-        values |= {"candidates": planned.candidates} if planned.candidates else {}
-        console.result(values, _preview_text(planned))
-        return
     result = export(**options, progress=console)
+    if result.report is None:
+        assert result.planned is not None
+        console.result(_preview_json(result.planned), _preview_text(result.planned))
+        return
     _warn_of_coarse_shapes(console, result.entries)
     for line in no_gains(result):
         console.warn(line)
@@ -146,6 +140,11 @@ def _warn_of_coarse_shapes(console: Console, variants: Mapping[str, Any]) -> Non
         achieved = variant["achieved_ratio"]
         if abs(achieved - variant["requested_ratio"]) > RATIO_TOLERANCE:
             console.warn(f"{name}: achieved ratio {achieved:.4f} is the nearest that the model's shapes allow")
+
+
+def _preview_json(planned: Preview) -> dict[str, Any]:
+    values = {"variants": planned.variants, "disk_about": vars(planned.disk), "seconds_about": planned.seconds}
+    return values | ({"candidates": planned.candidates} if planned.candidates else {})
 
 
 def _preview_text(planned: Preview) -> str:

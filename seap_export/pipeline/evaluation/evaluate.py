@@ -121,12 +121,11 @@ def evaluate(
 
 def preview(
     path: str, dense: str | None, request: EvaluationRequest, progress: Progress | None = None
-) -> list[dict[str, Any]]:
+) -> EvaluationReport:
     """Lists what `evaluate` would measure, after all checks that need neither a model in memory nor a download.
 
     Returns:
-        One row per measurement: `measurement`, `name`, `items` (texts or questions; None if only the harness knows
-        their number), `disjoint` and `models`.
+        A report without results, in which these are `planned`.
 
     Raises:
         UsageError: The request does not match the subject.
@@ -151,7 +150,17 @@ def preview(
     for name, (task, disjoint) in open_tasks(subject, request).items():
         rows.append(("generation", name, len(task.questions), disjoint))
     keys = ("measurement", "name", "items", "disjoint")
-    return [{**dict(zip(keys, row, strict=True)), "models": models} for row in rows]
+    return EvaluationReport(
+        subject=subject,
+        request=request,
+        texts=None,
+        divergence={},
+        tasks={},
+        zero_shot={},
+        threads=request.threads or available_threads(),
+        versions={},
+        planned=[{**dict(zip(keys, row, strict=True)), "models": models} for row in rows],
+    )
 
 
 def _run_names(request: EvaluationRequest) -> list[str]:

@@ -254,7 +254,9 @@ def quality_report(work: QualityWork, answers: DenseAnswers, request: QualityReq
     prompt, dense = answers.answer(work.prompts)
     asked = work.samples[work.prompts.index(prompt)]
     folder, execution = subject.artifact(measured.folder), request.evaluation.execution(None)
-    variant = continue_prompt(folder, measured.runtime, asked.variant, work.answer_tokens, work.stops, execution=execution)
+    variant = continue_prompt(
+        folder, measured.runtime, asked.variant, work.answer_tokens, work.stops, execution=execution
+    )
     sample = {
         "prompt": asked.text,
         "dense": _decoded(work.dense, prompt, dense),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from operator import gt, lt
 from typing import Any, Literal, TypeVar
@@ -71,6 +71,8 @@ class EvaluationReport:
         versions: Versions of the libraries used.
         generation: As `zero_shot`, of tasks whose answers are generated.
         elsewhere: The divergence on further sets of texts, by form, then by name of the set; empty if there were none.
+        planned: Of a dry run, which measures nothing: for each measurement its `measurement`, `name`, `items` (texts
+            or questions; None if only the harness knows their number), `disjoint` and `models`.
     """
 
     subject: Subject
@@ -83,11 +85,12 @@ class EvaluationReport:
     versions: Mapping[str, str]
     generation: Mapping[str, Mapping[str, GenerationFigures]] = field(default_factory=dict)
     elsewhere: Mapping[str, Mapping[str, ElsewhereFigures]] = field(default_factory=dict)
+    planned: Sequence[Mapping[str, Any]] = ()
 
     def __post_init__(self) -> None:
         if bool(self.divergence) != (self.texts is not None):
             raise ValueError("a divergence and its texts belong together")
-        if not self.divergence and not self.zero_shot and not self.generation:
+        if not any((self.divergence, self.zero_shot, self.generation, self.planned)):
             raise ValueError("an evaluation must measure something")
         for name in self.tasks:
             if len({figures.sha256 for figures in self._answers(name).values()}) != 1:

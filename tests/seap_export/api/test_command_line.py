@@ -19,14 +19,13 @@ from seap_export.cli.options import PathType
 from seap_export.pipeline.evaluation.request import EvaluationRequest
 
 FUNCTIONS = [export, prune, push, convert, validate, evaluate]
-#: What is of the command line alone: where settings are read, how results are printed, what is not done.
+#: What is of the command line alone: where settings are read, how results are printed, a check without torch.
 OF_THE_COMMAND = {"config", "set", "as_json", "quiet", "against_golden"}
 OF_PYTHON = {"progress"}
 
 
 def params_of(name: str) -> dict[str, click.Parameter]:
-    alone = OF_THE_COMMAND | ({"dry_run"} if name != "push" else set())
-    return {str(param.name): param for param in main.commands[name].params if param.name not in alone}
+    return {str(param.name): param for param in main.commands[name].params if param.name not in OF_THE_COMMAND}
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)

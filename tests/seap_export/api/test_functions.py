@@ -258,6 +258,27 @@ def test_progress_is_printed_if_asked_for(inputs: Path, tmp_path: Path, capsys: 
     assert tree(tmp_path / "quiet") == tree(tmp_path / "said")
 
 
+def test_dry_runs_return_what_the_command_shows_and_write_nothing(inputs: Path, tmp_path: Path, done: Path) -> None:
+    written = times(done)
+    planned = export(inputs / "m", {"a": TEXTS["a"]}, ratio=[0.2, 0.4], out=done, dry_run=True, **FEW)
+    assert (planned.passed, planned.failure, planned.checks, planned.variants) == (True, "", (), {})
+    assert planned.planned is not None
+    command = ("export", inputs / "m", "--task", f"a={inputs / 'a.jsonl'}", "--ratio", "0.2", "--ratio", "0.4")
+    few = ("--set", "held_out=15", "--set", "prompts=1", "--out", done)
+    told = json.loads(run_here(*command, *few, "--dry-run", "--json").out)
+    assert told["variants"] == list(planned.planned.variants)
+    assert [row["exists"] for row in planned.planned.variants] == [True, False]
+    assert told["disk_about"] == vars(planned.planned.disk)
+    assert list(told["seconds_about"]) == list(planned.planned.seconds)
+
+    report = evaluate(done / "a-0.2", dense=inputs / "m", dry_run=True, out=tmp_path / "told.json", max_kl=1e-9)
+    command = ("evaluate", done / "a-0.2", "--dense", inputs / "m", "--dry-run", "--json")
+    assert json.loads(run_here(*command).out) == report.planned
+    assert (len(report.planned), report.passed, report.divergence) == (1, True, {})
+    assert not (tmp_path / "told.json").exists()
+    assert times(done) == written
+
+
 def test_a_target_that_is_missed_raises(inputs: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {**FEW, "quality": True, "format": "onnx:int8"}
     with pytest.raises(QualityFailure):

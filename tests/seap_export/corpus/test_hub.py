@@ -81,7 +81,7 @@ def test_the_library_may_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("datasets", "lm_eval"):
         monkeypatch.setitem(sys.modules, module, None)
     for spec in ("openai/gsm8k", "maths=openai/gsm8k:main", "gsm8k"):
-        assert "the extra 'evaluate'" in _message(EnvironmentFailure, partial(parse_task, spec))
+        assert "run: pip install" in _message(EnvironmentFailure, partial(parse_task, spec))
 
 
 @pytest.mark.parametrize(

@@ -266,7 +266,7 @@ def test_without_matplotlib_the_extra_is_named(run: Run, done: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     outcome = run("plot", "out", "--out", "p")
     assert outcome.code == 6
-    assert "the extra 'plots'" in outcome.err
+    assert "run: pip install" in outcome.err
     assert run("plot", "--help").code == 0
 
 
