@@ -16,10 +16,10 @@ from seap_export.errors import ArtifactError, UsageError
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_row_names_its_class(name: str) -> None:
-    own = format_class(name)
-    assert own.name == name
-    assert own(own.precisions[0]).precision == own.precisions[0]
-    assert own.runtimes
+    format_type = format_class(name)
+    assert format_type.name == name
+    assert format_type(format_type.precisions[0]).precision == format_type.precisions[0]
+    assert format_type.runtimes
 
 
 def test_a_precision_follows_a_colon() -> None:

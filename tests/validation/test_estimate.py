@@ -19,32 +19,32 @@ def test_the_standard_error_is_over_texts_not_tokens() -> None:
     texts = _texts()
     sums, tokens = np.array([text.sum() for text in texts]), np.array([len(text) for text in texts])
     rest = sums - sums.sum() / tokens.sum() * tokens
-    found = TokenEstimate.of_texts(texts)
-    assert found.mean == pytest.approx(np.concatenate(texts).mean(), rel=1e-12)
-    assert found.stderr == pytest.approx(math.sqrt(60 / 59 * (rest**2).sum()) / tokens.sum(), rel=1e-12)
+    estimate = TokenEstimate.of_texts(texts)
+    assert estimate.mean == pytest.approx(np.concatenate(texts).mean(), rel=1e-12)
+    assert estimate.stderr == pytest.approx(math.sqrt(60 / 59 * (rest**2).sum()) / tokens.sum(), rel=1e-12)
     drawn = np.random.default_rng(1).integers(60, size=(20_000, 60))
-    assert found.stderr == pytest.approx((sums[drawn].sum(1) / tokens[drawn].sum(1)).std(), rel=0.05)
+    assert estimate.stderr == pytest.approx((sums[drawn].sum(1) / tokens[drawn].sum(1)).std(), rel=0.05)
     by_token = TokenEstimate.of_texts(np.concatenate(texts)[:, None])
-    assert by_token.mean == pytest.approx(found.mean)
+    assert by_token.mean == pytest.approx(estimate.mean)
     assert by_token.stderr is not None
-    assert by_token.stderr < 0.8 * found.stderr
+    assert by_token.stderr < 0.8 * estimate.stderr
 
 
 def test_percentiles_are_those_that_llama_cpp_prints() -> None:
     """llama.cpp: p = fraction * (n - 1), then linear between the values at floor(p) and the next; over all texts."""
     values = np.arange(2001.0) ** 2
-    found = TokenEstimate.of_texts(np.split(np.random.default_rng(0).permutation(values), [3, 700]))
-    assert (found.median, found.p99, found.max) == (1000.0**2, 1980.0**2, 2000.0**2)
-    assert found.p999 == 1998.0**2
+    estimate = TokenEstimate.of_texts(np.split(np.random.default_rng(0).permutation(values), [3, 700]))
+    assert (estimate.median, estimate.p99, estimate.max) == (1000.0**2, 1980.0**2, 2000.0**2)
+    assert estimate.p999 == 1998.0**2
     between = TokenEstimate.of_texts([np.array([0.0, 1.0]), np.array([3.0, 7.0])])
     assert (between.median, between.p99, between.p999) == pytest.approx((2.0, 3 + 0.97 * 4, 3 + 0.997 * 4))
 
 
 def test_the_order_of_texts_changes_no_bit() -> None:
     texts = _texts()
-    found = TokenEstimate.of_texts(texts)
+    estimate = TokenEstimate.of_texts(texts)
     turned = TokenEstimate.of_texts(texts[::-1])
-    assert kl_json(turned) == kl_json(found)
+    assert kl_json(turned) == kl_json(estimate)
 
 
 def test_two_variants_are_compared_on_the_same_texts() -> None:
@@ -89,11 +89,11 @@ def test_within_two_errors_of_a_limit_it_is_too_close_to_tell(estimate: Estimate
 
 
 def test_an_estimate_is_read_as_it_was_written() -> None:
-    found = TokenEstimate.of_texts(_texts(3))
-    assert TokenEstimate.read(found.to_json()) == found
+    estimate = TokenEstimate.of_texts(_texts(3))
+    assert TokenEstimate.read(estimate.to_json()) == estimate
     one = TokenEstimate.of_texts(_texts(1))
     assert one.stderr is None
     assert TokenEstimate.read(one.to_json()) == one
-    assert set(kl_json(None)) == set(kl_json(found))
+    assert set(kl_json(None)) == set(kl_json(estimate))
     with pytest.raises(ValueError, match="standard error"):
         Estimate(0.1, None, 2)

@@ -165,10 +165,12 @@ def test_a_row_is_a_text_that_may_come_in_parts() -> None:
         parts.update(p[1:], q[1:], row=row, first_position=1)
     agreement = [_compare(*logits) for logits in texts]
     figures = parts.figures()
-    top1 = Estimate.of_sums([own.top1_agreement * own.tokens for own in agreement], [own.tokens for own in agreement])
+    top1 = Estimate.of_sums(
+        [figure.top1_agreement * figure.tokens for figure in agreement], [figure.tokens for figure in agreement]
+    )
     assert (figures.top1_agreement, figures.top1_stderr) == pytest.approx((top1.mean, top1.stderr))
-    found, in_parts = whole.figures().kl, figures.kl
-    assert found is not None
+    kl, in_parts = whole.figures().kl, figures.kl
+    assert kl is not None
     assert in_parts is not None
     assert [tokens for _, tokens in in_parts.texts] == [3, 4, 5, 6, 7]
-    assert (in_parts.mean, in_parts.stderr) == pytest.approx((found.mean, found.stderr), rel=1e-12)
+    assert (in_parts.mean, in_parts.stderr) == pytest.approx((kl.mean, kl.stderr), rel=1e-12)

@@ -60,9 +60,9 @@ def test_a_tied_table_is_copied_and_mapped(model: Path, micro_hf: Callable[..., 
     hf = shutil.copytree(micro_hf("Llama"), tmp_path / "hf")
     config = json.loads((hf / "config.json").read_text())
     (hf / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
-    tied, own = estimate(written(hf, tmp_path / "tied"), ONE), estimate(model, ONE)
-    assert tied.copies == own.copies
-    assert (tied.mapped, own.mapped) == (4 * config["vocab_size"] * config["hidden_size"], 0)
+    tied, memory = estimate(written(hf, tmp_path / "tied"), ONE), estimate(model, ONE)
+    assert tied.copies == memory.copies
+    assert (tied.mapped, memory.mapped) == (4 * config["vocab_size"] * config["hidden_size"], 0)
 
 
 def test_fp16_is_multiplied_in_float32_on_the_cpu(micro_hf: Callable[..., Path], tmp_path: Path) -> None:

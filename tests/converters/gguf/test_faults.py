@@ -26,11 +26,11 @@ def _tensor(file: Path, name: str) -> GgufTensor:
 
 def _edit(file: Path, name: str, change: Callable[[np.ndarray], np.ndarray], dtype: Any = np.float32) -> None:
     """Changes the numbers of a tensor, [rows, columns]."""
-    own = _tensor(file, name)
-    values = np.fromfile(file, dtype, own.size // np.dtype(dtype).itemsize, offset=own.offset)
-    changed = change(values.reshape(own.shape[0], -1)).astype(dtype)
+    tensor = _tensor(file, name)
+    values = np.fromfile(file, dtype, tensor.size // np.dtype(dtype).itemsize, offset=tensor.offset)
+    changed = change(values.reshape(tensor.shape[0], -1)).astype(dtype)
     with file.open("r+b") as stream:
-        stream.seek(own.offset)
+        stream.seek(tensor.offset)
         stream.write(changed.tobytes())
 
 
@@ -43,8 +43,8 @@ def _replace(file: Path, before: bytes, after: bytes, count: int = 1) -> None:
 def _number(file: Path, key: str, value: int | float) -> None:
     """Sets a number among the metadata."""
     data = bytearray(file.read_bytes())
-    place = data.index(key.encode()) + len(key) + 4
-    data[place : place + 4] = struct.pack("<f" if isinstance(value, float) else "<I", value)
+    offset = data.index(key.encode()) + len(key) + 4
+    data[offset : offset + 4] = struct.pack("<f" if isinstance(value, float) else "<I", value)
     file.write_bytes(bytes(data))
 
 
@@ -61,8 +61,8 @@ def _swap(file: Path, first: str, second: str) -> None:
 def _array(file: Path, key: str, index: int, value: int) -> None:
     """Sets an item of an array of whole numbers among the metadata."""
     data = bytearray(file.read_bytes())
-    place = data.index(key.encode()) + len(key) + 4 + 4 + 8 + 4 * index
-    data[place : place + 4] = struct.pack("<i", value)
+    offset = data.index(key.encode()) + len(key) + 4 + 4 + 8 + 4 * index
+    data[offset : offset + 4] = struct.pack("<i", value)
     file.write_bytes(bytes(data))
 
 
@@ -86,9 +86,9 @@ def _unpermuted(rows: np.ndarray) -> np.ndarray:
     return rows.reshape(-1, 8, 2, rows.shape[1]).swapaxes(1, 2).reshape(rows.shape)
 
 
-def _flipped(raw: np.ndarray, place: int) -> np.ndarray:
+def _flipped(raw: np.ndarray, offset: int) -> np.ndarray:
     """A byte of every row with another last bit."""
-    return np.where(np.arange(raw.shape[1]) == place, raw ^ 1, raw)
+    return np.where(np.arange(raw.shape[1]) == offset, raw ^ 1, raw)
 
 
 FAULTS: dict[str, Callable[[GgufModel], None]] = {
@@ -124,9 +124,9 @@ FAULTS: dict[str, Callable[[GgufModel], None]] = {
     "bytes appended": lambda made: made.file.write_bytes(made.file.read_bytes() + bytes(64)),
     "not a GGUF file": lambda made: made.file.write_bytes(b"GGML" + made.file.read_bytes()[4:]),
     "empty": lambda made: made.file.write_bytes(b""),
-    "model with another EOS": _of_model("generation_config.json", lambda own: own.update(eos_token_id=1)),
-    "tokenizer of another model": _of_model("tokenizer.json", lambda own: own["model"]["merges"].pop()),
-    "model with another base": _of_model("config.json", lambda own: own.update(rope_theta=500.0)),
+    "model with another EOS": _of_model("generation_config.json", lambda values: values.update(eos_token_id=1)),
+    "tokenizer of another model": _of_model("tokenizer.json", lambda values: values["model"]["merges"].pop()),
+    "model with another base": _of_model("config.json", lambda values: values.update(rope_theta=500.0)),
 }
 
 

@@ -53,7 +53,7 @@ def test_uneven_layers_make_a_round_trip_through_the_reader_of_gguf_files(write:
     assert source.spec.family == made.spec.family
     for layer in range(len(made.spec.layers)):
         tensors = source.read_layer(layer)
-        assert {name: tuple(own.shape) for name, own in tensors.items()} == made.spec.layer_tensors(layer)
+        assert {name: tuple(stored.shape) for name, stored in tensors.items()} == made.spec.layer_tensors(layer)
         stored = load_file(made.model / "model.safetensors")
         for name, tensor in tensors.items():
             assert torch.equal(tensor, stored[name]), name
@@ -65,7 +65,7 @@ def test_norms_of_queries_and_keys_make_the_round_trip_too(write: Write) -> None
     made = write(**uneven_values("qwen3", biases=False, tie_word_embeddings=True))
     source, stored = open_gguf(made.file), load_file(made.model / "model.safetensors")
     assert source.spec.layers == made.spec.layers
-    assert all(torch.equal(own, stored[name]) for name, own in source.read_layer(1).items())
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in source.read_layer(1).items())
 
 
 #: What the reader knows and llama.cpp does not compute: windows in a small EXAONE, and yarn with limits of its own.
@@ -77,9 +77,9 @@ def test_a_dense_file_is_opened_as_the_same_model(write: Write, variation: str) 
     made = write(**GGUF_VARIATIONS[variation])
     source = open_source(str(made.file))
     assert source.spec.block == made.spec.block
-    for own, expected in zip(source.spec.layers, made.spec.layers, strict=True):
-        assert (own[Attention].rope is None) == (expected[Attention].rope is None)
-        assert own == expected.changed(rope=own[Attention].rope)
+    for layer, expected in zip(source.spec.layers, made.spec.layers, strict=True):
+        assert (layer[Attention].rope is None) == (expected[Attention].rope is None)
+        assert layer == expected.changed(rope=layer[Attention].rope)
     stored = load_file(made.model / "model.safetensors")
     form = StoredForm(made.spec)
     for layer in range(len(made.spec.layers)):

@@ -48,11 +48,11 @@ def test_no_block_is_further_off_than_in_llama_cpp() -> None:
 def test_blocks_of_zeros_and_of_numbers_that_float16_cannot_scale() -> None:
     rows = random_rows()
     rows[0], rows[1, :32], rows[2] = 0.0, 0.0, rows[2] * 1e-9
-    found = decode(encode(rows, Kind.Q4_0), Kind.Q4_0)
-    assert not found[0].any()
-    assert not found[1, :32].any()
-    assert np.abs(found[2]).max() < 2.0**-20
-    assert np.isfinite(found).all()
+    decoded = decode(encode(rows, Kind.Q4_0), Kind.Q4_0)
+    assert not decoded[0].any()
+    assert not decoded[1, :32].any()
+    assert np.abs(decoded[2]).max() < 2.0**-20
+    assert np.isfinite(decoded).all()
 
 
 def test_rows_are_rounded_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -65,24 +65,24 @@ def test_rows_are_rounded_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_file_keeps_the_levels_of_its_model(model: Callable[..., Path], tmp_path: Path, tied: bool) -> None:
     folder = model(**VARIATIONS["llama-biases"], tie_word_embeddings=tied)
-    rounded, own, out = put_on_grid(folder, Q4_0), GgufFormat("q4_0"), tmp_path / "gguf"
+    rounded, format, out = put_on_grid(folder, Q4_0), GgufFormat("q4_0"), tmp_path / "gguf"
     out.mkdir()
-    own.write(folder, out, lambda layer: None)
+    format.write(folder, out, lambda layer: None)
     spec = model_spec(micro_config(**VARIATIONS["llama-biases"], tie_word_embeddings=tied))
-    assert own.grid(spec) == Q4_0
+    assert format.grid(spec) == Q4_0
     assert len(rounded) >= 12
-    found = own.weights(out, spec).read(rounded)
+    read = format.weights(out, spec).read(rounded)
     for name, tensor in rounded.items():
-        assert torch.equal(found[name], tensor), name
-    assert not list(own.differences(folder, out))
+        assert torch.equal(read[name], tensor), name
+    assert not list(format.differences(folder, out))
 
 
 def test_a_single_level_that_is_off_is_found(model: Callable[..., Path], tmp_path: Path) -> None:
     folder = model(**VARIATIONS["llama-biases"])
     put_on_grid(folder, Q4_0)
-    own, out = GgufFormat("q4_0"), tmp_path / "gguf"
+    format, out = GgufFormat("q4_0"), tmp_path / "gguf"
     out.mkdir()
-    own.write(folder, out, lambda layer: None)
+    format.write(folder, out, lambda layer: None)
     file = out / "model.gguf"
     tensor = read_header(file)[1]["blk.1.ffn_up.weight"]
     with file.open("r+b") as stream:
@@ -90,7 +90,7 @@ def test_a_single_level_that_is_off_is_found(model: Callable[..., Path], tmp_pat
         (pair,) = stream.read(1)
         stream.seek(-1, 1)
         stream.write(bytes([pair ^ 1]))
-    (line,) = own.differences(folder, out)
+    (line,) = format.differences(folder, out)
     assert "'blk.1.ffn_up.weight': 1 weights are further off" in line
 
 

@@ -47,16 +47,21 @@ def test_ids_are_the_same_when_read_back(folder: Path, write: Callable[[Path], N
 
 def test_special_tokens_and_the_template(folder: Path) -> None:
     metadata = tokenizer_metadata(folder, SPEC)
-    own = {key.removeprefix("tokenizer.ggml."): value for key, value in metadata.items()}
-    assert (own["eos_token_id"], own["eot_token_id"], own["bos_token_id"], own["padding_token_id"]) == (2, 5, 1, 0)
-    assert (own["add_bos_token"], own["add_eos_token"]) == (False, False)
+    written = {key.removeprefix("tokenizer.ggml."): value for key, value in metadata.items()}
+    assert (
+        written["eos_token_id"],
+        written["eot_token_id"],
+        written["bos_token_id"],
+        written["padding_token_id"],
+    ) == (2, 5, 1, 0)
+    assert (written["add_bos_token"], written["add_eos_token"]) == (False, False)
     assert metadata["tokenizer.chat_template"] == "{{ messages }}"
-    assert own["token_type"][:4] == [3, 3, 3, 1]  # type: ignore[index]
-    assert own["token_type"][-1] == 5  # type: ignore[index]
+    assert written["token_type"][:4] == [3, 3, 3, 1]  # type: ignore[index]
+    assert written["token_type"][-1] == 5  # type: ignore[index]
     write_sentencepiece(folder)
-    own = tokenizer_metadata(folder, SPEC)
-    assert own["tokenizer.ggml.add_bos_token"] is True
-    assert own["tokenizer.ggml.unknown_token_id"] == 0
+    written = tokenizer_metadata(folder, SPEC)
+    assert written["tokenizer.ggml.add_bos_token"] is True
+    assert written["tokenizer.ggml.unknown_token_id"] == 0
 
 
 def test_a_template_in_a_file_of_its_own_counts(folder: Path) -> None:
@@ -69,19 +74,22 @@ def test_every_rule_is_recognised(folder: Path, name: str) -> None:
     given = split_rules()[name]
     parts = {key: given[key] for key in ("pre_tokenizer", "normalizer")}
     ignored = given["model"].get("ignore_merges")
-    _change(folder, lambda own: (own.update(parts), own["model"].update(ignore_merges=ignored)))
-    found = str(tokenizer_metadata(folder, SPEC)["tokenizer.ggml.pre"])
-    assert found == name or split_rules()[found] == given  # two rules may differ in what a file says by itself
+    _change(folder, lambda values: (values.update(parts), values["model"].update(ignore_merges=ignored)))
+    pre = str(tokenizer_metadata(folder, SPEC)["tokenizer.ggml.pre"])
+    assert pre == name or split_rules()[pre] == given  # two rules may differ in what a file says by itself
 
 
 REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "rule": (lambda own: own["pre_tokenizer"].update(add_prefix_space=True), "no name for the rule"),
-    "normalizer": (lambda own: own.update(normalizer={"type": "Lowercase"}), "no name for the rule"),
+    "rule": (lambda values: values["pre_tokenizer"].update(add_prefix_space=True), "no name for the rule"),
+    "normalizer": (lambda values: values.update(normalizer={"type": "Lowercase"}), "no name for the rule"),
     "frame": (
-        lambda own: own.update(post_processor={"type": "BertProcessing", "sep": ["</s>", 2], "cls": ["<s>", 1]}),
+        lambda values: values.update(post_processor={"type": "BertProcessing", "sep": ["</s>", 2], "cls": ["<s>", 1]}),
         "framed by BertProcessing",
     ),
-    "more tokens than embeddings": (lambda own: own["model"]["vocab"].update(more=512), "token 512 has no embedding"),
+    "more tokens than embeddings": (
+        lambda values: values["model"]["vocab"].update(more=512),
+        "token 512 has no embedding",
+    ),
 }
 
 

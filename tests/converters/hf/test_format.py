@@ -28,12 +28,12 @@ def edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> N
 
 
 def test_it_is_sized_and_read_back(model: Path) -> None:
-    own, spec = HfFormat.read(model), read_spec(model)
-    assert own.precision == "fp32"
-    assert own.size(spec) == pytest.approx((model / "model.safetensors").stat().st_size, rel=0.05)
+    format, spec = HfFormat.read(model), read_spec(model)
+    assert format.precision == "fp32"
+    assert format.size(spec) == pytest.approx((model / "model.safetensors").stat().st_size, rel=0.05)
     stored = load_file(model / "model.safetensors")
-    found = own.weights(model, spec).read(stored)
-    assert all(torch.equal(found[name], tensor) for name, tensor in stored.items())
+    read = format.weights(model, spec).read(stored)
+    assert all(torch.equal(read[name], tensor) for name, tensor in stored.items())
 
 
 def test_it_is_not_made_from_itself(model: Path, tmp_path: Path) -> None:

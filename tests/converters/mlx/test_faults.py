@@ -23,13 +23,13 @@ _LAYER = "model.layers.2"
 
 
 def rows_swapped(tensors: Tensors) -> None:
-    own = tensors[f"{_LAYER}.self_attn.q_proj.weight"]
-    own[[0, 1]] = own[[1, 0]]
+    weight = tensors[f"{_LAYER}.self_attn.q_proj.weight"]
+    weight[[0, 1]] = weight[[1, 0]]
 
 
 def heads_in_another_order(tensors: Tensors) -> None:
-    own = tensors[f"{_LAYER}.self_attn.q_proj.weight"]
-    tensors[f"{_LAYER}.self_attn.q_proj.weight"] = own.roll(32, 0)
+    weight = tensors[f"{_LAYER}.self_attn.q_proj.weight"]
+    tensors[f"{_LAYER}.self_attn.q_proj.weight"] = weight.roll(32, 0)
 
 
 def keys_for_values(tensors: Tensors) -> None:

@@ -32,23 +32,26 @@ def test_bits_are_those_of_mlx(dtype: torch.dtype, bits: int, group: int, scale:
     given = matrix(scale, shift, dtype)
     same = mx.array(given.float().numpy()).astype(getattr(mx, str(dtype).removeprefix("torch.")))
     wanted = mx.quantize(same, group_size=group, bits=bits)
-    found = quantize(given, bits, group)
-    assert np.array_equal(np.array(wanted[0]), found.weight.numpy())
-    for own, part in zip((found.scales, found.biases), wanted[1:], strict=True):
-        assert own.dtype == dtype
-        assert np.array_equal(np.array(part.astype(mx.float32)), own.float().numpy())
-    parts = [mx.array(found.weight.numpy()), *(mx.array(own.float().numpy()) for own in (found.scales, found.biases))]
+    quantized = quantize(given, bits, group)
+    assert np.array_equal(np.array(wanted[0]), quantized.weight.numpy())
+    for ours, part in zip((quantized.scales, quantized.biases), wanted[1:], strict=True):
+        assert ours.dtype == dtype
+        assert np.array_equal(np.array(part.astype(mx.float32)), ours.float().numpy())
+    parts = [
+        mx.array(quantized.weight.numpy()),
+        *(mx.array(ours.float().numpy()) for ours in (quantized.scales, quantized.biases)),
+    ]
     whole = np.array(mx.dequantize(*parts, group_size=group, bits=bits))
-    np.testing.assert_allclose(dequantize(found, bits).numpy(), whole, rtol=1e-6, atol=1e-12)
+    np.testing.assert_allclose(dequantize(quantized, bits).numpy(), whole, rtol=1e-6, atol=1e-12)
 
 
 def test_a_word_holds_the_first_number_in_its_lowest_bits() -> None:
     row = torch.cat([torch.arange(-15.0, 1.0), torch.zeros(16)]).unsqueeze(0)  # numbers 0 to 15, then 15
-    found = quantize(row, 4, 32)
-    words = [int(word) for word in found.weight[0].tolist()]
+    quantized = quantize(row, 4, 32)
+    words = [int(word) for word in quantized.weight[0].tolist()]
     assert words == [0x76543210, 0xFEDCBA98, 0xFFFFFFFF, 0xFFFFFFFF]
-    assert (found.scales.item(), found.biases.item()) == (1.0, -15.0)
-    assert torch.equal(dequantize(found, 4), row)
+    assert (quantized.scales.item(), quantized.biases.item()) == (1.0, -15.0)
+    assert torch.equal(dequantize(quantized, 4), row)
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -64,22 +67,22 @@ def test_rows_are_quantised_some_at_a_time(bits: int, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(("bits", "most"), [(4, 1.0), (8, 1.0)])
 def test_no_number_is_further_off_than_a_step(bits: int, most: float) -> None:
     given = matrix(1.0, 0.3, torch.float32)
-    found = quantize(given, bits, 64)
-    steps = found.scales.abs().repeat_interleave(64, 1)
-    assert ((dequantize(found, bits) - given).abs() <= most * steps + 1e-6).all()
+    quantized = quantize(given, bits, 64)
+    steps = quantized.scales.abs().repeat_interleave(64, 1)
+    assert ((dequantize(quantized, bits) - given).abs() <= most * steps + 1e-6).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_a_matrix_on_the_grid_is_kept(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     given = matrix_on_grid(matrix(0.02, 0.1, torch.float32), GRID)
-    found = kept(given, dtype)
-    assert found is not None
-    assert (found.scales.dtype, found.biases.dtype) == (dtype, dtype)
-    assert torch.equal(dequantize(found, 4), given)
+    levels = kept(given, dtype)
+    assert levels is not None
+    assert (levels.scales.dtype, levels.biases.dtype) == (dtype, dtype)
+    assert torch.equal(dequantize(levels, 4), given)
     monkeypatch.setattr(module, "_FEWER", 3 * given.shape[1])
     again = kept(given, dtype)
     assert again is not None
-    assert torch.equal(again.weight.view(torch.int32), found.weight.view(torch.int32))
+    assert torch.equal(again.weight.view(torch.int32), levels.weight.view(torch.int32))
 
 
 @pytest.mark.needs("mlx-lm")
@@ -87,9 +90,9 @@ def test_mlx_reads_the_levels_that_are_kept() -> None:
     import mlx.core as mx
 
     given = matrix_on_grid(matrix(0.02, 0.1, torch.float32), GRID)
-    found = kept(given, torch.float32)
-    assert found is not None
-    parts = [mx.array(part.numpy()) for part in (found.weight, found.scales, found.biases)]
+    levels = kept(given, torch.float32)
+    assert levels is not None
+    parts = [mx.array(part.numpy()) for part in (levels.weight, levels.scales, levels.biases)]
     assert np.array_equal(np.array(mx.dequantize(*parts, group_size=64, bits=4)), given.numpy())
 
 

@@ -45,13 +45,13 @@ def assert_read_back(model: Path, folder: Path, precision: str) -> None:
     assert list(form.damages(model, folder)) == []
     assert (folder / "model.safetensors").stat().st_size == form.size(spec_of(model))
     stored = load_file(model / "model.safetensors")
-    found = form.weights(folder, spec_of(model)).read(stored)
-    assert {name: (own.shape, own.dtype) for name, own in found.items()} == {
-        name: (own.shape, torch.float32) for name, own in stored.items()
+    read = form.weights(folder, spec_of(model)).read(stored)
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in read.items()} == {
+        name: (tensor.shape, torch.float32) for name, tensor in stored.items()
     }
     step = {"fp32": 1e-6, "fp16": 1e-3, "bf16": 8e-3, "8bit": 1e-2, "4bit": 0.15}[precision]
-    for name, own in found.items():
-        assert (own - stored[name]).abs().max() <= step * max(1.0, stored[name].abs().max()), name
+    for name, tensor in read.items():
+        assert (tensor - stored[name]).abs().max() <= step * max(1.0, stored[name].abs().max()), name
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -237,19 +237,19 @@ def test_a_rounded_model_keeps_its_levels_in_the_dtype_of_the_one_that_was_round
     values = {"hidden_size": 192, "head_dim": 32, "intermediate_size": 96}  # down_proj has groups of 32
     model = write_micro_model(tmp_path / "hf", model_type="llama", dtype=dtype, **values)
     note = rounded_copy(model, tmp_path / "rounded", GRID)
-    own, out = MlxFormat("4bit"), tmp_path / "mlx"
+    format, out = MlxFormat("4bit"), tmp_path / "mlx"
     out.mkdir()
-    own.write(tmp_path / "rounded", out, lambda layer: None)
+    format.write(tmp_path / "rounded", out, lambda layer: None)
     assert read_json(out / "config.json")["dtype"] == stored
     assert not any("down_proj" in name for name in note.rounded)
     wanted = load_file(tmp_path / "rounded" / "model.safetensors")
-    found = own.weights(out, spec_of(model)).read(note.rounded)
-    assert all(torch.equal(found[name], wanted[name]) for name in note.rounded)
-    assert not list(own.differences(tmp_path / "rounded", out))
-    assert not list(own.damages(model, out))
+    read = format.weights(out, spec_of(model)).read(note.rounded)
+    assert all(torch.equal(read[name], wanted[name]) for name in note.rounded)
+    assert not list(format.differences(tmp_path / "rounded", out))
+    assert not list(format.damages(model, out))
     changed = load_file(out / "model.safetensors")
     words = changed["model.layers.1.mlp.up_proj.weight"].view(torch.int32)
     words[5, 3] ^= 1  # a single level
     changed["model.layers.1.mlp.up_proj.weight"] = words.view(torch.uint32)
     save_file(changed, out / "model.safetensors", {"format": "mlx"})
-    assert len(list(own.differences(tmp_path / "rounded", out))) == 1
+    assert len(list(format.differences(tmp_path / "rounded", out))) == 1

@@ -94,8 +94,8 @@ def norms(present: frozenset[str], spec: ModelSpec = PLAIN) -> ModelSpec:
 
 def layers(*changes: dict[str, Any], spec: ModelSpec = PLAIN) -> ModelSpec:
     """The model with layers changed in turn: by the first dict, the next, and so on, again from the first."""
-    own = (layer.changed(**changes[index % len(changes)]) for index, layer in enumerate(spec.layers))
-    return spec.with_layers(tuple(own))
+    changed = (layer.changed(**changes[index % len(changes)]) for index, layer in enumerate(spec.layers))
+    return spec.with_layers(tuple(changed))
 
 
 def everything(*ropes: RopeSpec | None, **changes: Any) -> ModelSpec:
@@ -116,8 +116,8 @@ def everything(*ropes: RopeSpec | None, **changes: Any) -> ModelSpec:
     windows = (None, 5, 3)
     return layers(
         *(
-            {"rope": own, "sliding_window": window, "biases": ALL_BIASES}
-            for own, window in zip(ropes, windows, strict=True)
+            {"rope": rope, "sliding_window": window, "biases": ALL_BIASES}
+            for rope, window in zip(ropes, windows, strict=True)
         ),
         spec=spec,
     )
@@ -221,9 +221,9 @@ def tokens(*shape: int) -> np.ndarray:
     return np.random.default_rng(3).integers(0, 64, shape)
 
 
-def assert_equal(found: np.ndarray, expected: np.ndarray) -> None:
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= TOLERANCE * max(1.0, np.abs(expected).max())
+def assert_equal(computed: np.ndarray, expected: np.ndarray) -> None:
+    assert computed.shape == expected.shape
+    assert np.abs(computed - expected).max() <= TOLERANCE * max(1.0, np.abs(expected).max())
 
 
 @pytest.mark.parametrize("dialect", ["fused", "standard"])
@@ -268,7 +268,9 @@ def test_every_feature_changes_the_logits(name: str) -> None:
     spec, ids = SPECS[name], tokens(1, 18)[0].tolist()
     tensors = random_tensors(spec)
     kept = {"head_dim": spec.head_dim, "rope": rope(spec.head_dim)}
-    plain = PLAIN.with_layers(tuple(LAYER.changed(**own.sizes, **kept, biases=own.biases) for own in spec.layers))
+    plain = PLAIN.with_layers(
+        tuple(LAYER.changed(**layer.sizes, **kept, biases=layer.biases) for layer in spec.layers)
+    )
     shared = {key: tensors.get(key, torch.ones(shape)) for key, shape in plain.tensors().items()}
     difference = Reference(spec, tensors).call(ids) - Reference(plain, shared).call(ids)
     assert difference.abs().max() > 1000 * TOLERANCE
@@ -295,12 +297,12 @@ def test_fp16(name: str, dialect: DialectName, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", SPECS)
 def test_scaling_changes_no_bit(name: str, dialect: DialectName, tmp_path: Path) -> None:
     """Powers of two leave the rounding of float32 as it is, so that even it is the same."""
-    ids, found = tokens(2, 15), []
+    ids, computed = tokens(2, 15), []
     for scaling in (Scaling(), every_exponent(SPECS[name])):
         graph = written(tmp_path, SPECS[name], dialect, scaling=scaling)
         logits, *past = graph.run(ids[:, :14], np.ones((2, 14), np.int64))
-        found.append([logits, *past, *graph.run(ids[:, 14:], np.ones((2, 15), np.int64), past)])
-    assert all(np.array_equal(*pair) for pair in zip(*found, strict=True))
+        computed.append([logits, *past, *graph.run(ids[:, 14:], np.ones((2, 15), np.int64), past)])
+    assert all(np.array_equal(*pair) for pair in zip(*computed, strict=True))
 
 
 @pytest.mark.parametrize("dialect", ["fused", "standard"])

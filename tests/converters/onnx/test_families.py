@@ -54,7 +54,9 @@ def largest_difference(folder: Path, expected: list[np.ndarray]) -> float:
     for part, wanted in zip(PARTS, expected, strict=True):
         length += len(part)
         feeds = {"input_ids": part[None], "attention_mask": np.ones((1, length), np.int64)}
-        logits, *past = session.run(None, feeds | {item.name: own for item, own in zip(caches, past, strict=True)})
+        logits, *past = session.run(
+            None, feeds | {item.name: past_pair for item, past_pair in zip(caches, past, strict=True)}
+        )
         largest = max(largest, float(np.abs(logits[0] - wanted).max() / np.sqrt(np.square(wanted).mean())))
     return largest
 

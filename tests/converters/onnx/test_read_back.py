@@ -49,27 +49,27 @@ def wanted(model: Path, form: OnnxForm) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("variation", VARIED)
 def test_every_family(tmp_path: Path, variation: str) -> None:
     model = write_micro_model(tmp_path / "m", **VARIATIONS[variation])
-    found = read_back(model, tmp_path / "onnx", OnnxForm())
+    tensors = read_back(model, tmp_path / "onnx", OnnxForm())
     for name, tensor in load_file(model / "model.safetensors").items():
-        assert torch.equal(found[name], tensor.float()), name
+        assert torch.equal(tensors[name], tensor.float()), name
 
 
 @pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
 @pytest.mark.parametrize("model_type", ["llama", "qwen2"])
 def test_every_form(tmp_path: Path, model_type: str, form: OnnxForm) -> None:
     model = write_micro_model(tmp_path / "m", model_type=model_type, hidden_size=64, **PRUNED_LAYERS)
-    found = read_back(model, tmp_path / "onnx", form)
+    tensors = read_back(model, tmp_path / "onnx", form)
     for name, tensor in wanted(model, form).items():
         allowed = 0.0 if form.precision.dtype == "fp32" else 2e-2 * float(tensor.abs().max())
-        assert float((found[name] - tensor).abs().max()) <= allowed, name
+        assert float((tensors[name] - tensor).abs().max()) <= allowed, name
 
 
 def test_powers_of_two_are_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("converters.onnx.onnx_writer.find_scaling", lambda *_: Scaling(stream=3))
     model = write_micro_model(tmp_path / "m", model_type="gemma2")
-    found = read_back(model, tmp_path / "onnx", OnnxForm(Precision("fp16")))
+    tensors = read_back(model, tmp_path / "onnx", OnnxForm(Precision("fp16")))
     for name, tensor in load_file(model / "model.safetensors").items():
-        assert float((found[name] - tensor).abs().max()) <= 2e-3 * float(tensor.abs().max() + 1), name
+        assert float((tensors[name] - tensor).abs().max()) <= 2e-3 * float(tensor.abs().max() + 1), name
 
 
 def test_a_tensor_that_is_missing_is_named(tmp_path: Path) -> None:
@@ -81,6 +81,6 @@ def test_a_tensor_that_is_missing_is_named(tmp_path: Path) -> None:
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(kept)
     graph.write_bytes(proto.SerializeToString())
-    own = OnnxFormat("fp32").weights(graph.parent, read_spec(model))
+    weights = OnnxFormat("fp32").weights(graph.parent, read_spec(model))
     with pytest.raises(ArtifactError, match=r"model\.norm\.weight"):
-        own.read(["model.norm.weight"])
+        weights.read(["model.norm.weight"])

@@ -32,86 +32,86 @@ def change(written: Any, name: str, edit: Callable[[np.ndarray], Any]) -> None:
     """Edits a tensor in place in the data file."""
     proto = onnx.load(written.folder / "model.onnx", load_external_data=False)
     tensor = next(tensor for tensor in proto.graph.initializer if tensor.name == name)
-    place = {entry.key: entry.value for entry in tensor.external_data}
+    location = {entry.key: entry.value for entry in tensor.external_data}
     dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     with (written.folder / "model.onnx.data").open("r+b") as file:
-        file.seek(int(place["offset"]))
-        values = np.frombuffer(file.read(int(place["length"])), dtype).reshape(tuple(tensor.dims)).copy()
+        file.seek(int(location["offset"]))
+        values = np.frombuffer(file.read(int(location["length"])), dtype).reshape(tuple(tensor.dims)).copy()
         edit(values)
-        file.seek(int(place["offset"]))
+        file.seek(int(location["offset"]))
         file.write(values.tobytes())
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.precision.name}-{form.dialect}")
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 def test_what_was_written_does_not_differ(written: Callable[..., Any], family: str, form: OnnxForm) -> None:
-    own = written(family, precision=form.precision, dialect=form.dialect, logits=form.logits)
-    refuse_bad_data(own.folder)
-    assert differences(own, form) == []
-    assert list(interface_differences(own.source, own.folder, form)) == []
+    graph = written(family, precision=form.precision, dialect=form.dialect, logits=form.logits)
+    refuse_bad_data(graph.folder)
+    assert differences(graph, form) == []
+    assert list(interface_differences(graph.source, graph.folder, form)) == []
 
 
 def test_one_number_that_differs_is_named(written: Callable[..., Any]) -> None:
-    own, name = written("llama"), "model.layers.1.mlp.up_proj.weight.transposed"
-    change(own, name, lambda values: values.__setitem__((3, 5), values[3, 5] + 1e-3))
-    (line,) = differences(own, OnnxForm())
+    graph, name = written("llama"), "model.layers.1.mlp.up_proj.weight.transposed"
+    change(graph, name, lambda values: values.__setitem__((3, 5), values[3, 5] + 1e-3))
+    (line,) = differences(graph, OnnxForm())
     assert line.startswith(f"'{name}' differs from the model's by ")
-    change(own, name, lambda values: values.__setitem__((3, 5), np.nan))
-    assert differences(own, OnnxForm()) == [f"'{name}' holds NaN or infinite values"]
+    change(graph, name, lambda values: values.__setitem__((3, 5), np.nan))
+    assert differences(graph, OnnxForm()) == [f"'{name}' holds NaN or infinite values"]
 
 
 @pytest.mark.parametrize("part", ["packed", "scales", "zero_points"])
 def test_one_row_of_a_quantised_weight_is_named(written: Callable[..., Any], part: str) -> None:
     form = FORMS[-1]
-    own, name = written("llama", precision=form.precision), "model.layers.1.mlp.up_proj.weight"
+    graph, name = written("llama", precision=form.precision), "model.layers.1.mlp.up_proj.weight"
 
     def edit(values: np.ndarray) -> None:
         values[7] = values[7] * 1.1 if part == "scales" else values[7] ^ 1
 
-    change(own, f"{name}.{part}", edit)
-    (line,) = differences(own, form)
+    change(graph, f"{name}.{part}", edit)
+    (line,) = differences(graph, form)
     assert f"'{name}'" in line
     assert line.endswith("row 7")
 
 
 def test_a_node_that_computes_with_another_number_is_named(written: Callable[..., Any]) -> None:
-    own = written("llama")
-    proto = onnx.load(own.folder / "model.onnx", load_external_data=False)
+    graph = written("llama")
+    proto = onnx.load(graph.folder / "model.onnx", load_external_data=False)
     node = next(node for node in proto.graph.node if node.name == "layers.1.input_layernorm")
     next(attribute for attribute in node.attribute if attribute.name == "epsilon").f = 1e-3
-    onnx.save(proto, own.folder / "model.onnx")
-    (line,) = differences(own, OnnxForm())
+    onnx.save(proto, graph.folder / "model.onnx")
+    (line,) = differences(graph, OnnxForm())
     assert line.startswith("node 'layers.1.input_layernorm' ")
     assert "epsilon" in line
 
 
 def test_inputs_of_another_model_are_named(written: Callable[..., Any]) -> None:
-    own = written("llama")
-    proto = onnx.load(own.folder / "model.onnx", load_external_data=False)
+    graph = written("llama")
+    proto = onnx.load(graph.folder / "model.onnx", load_external_data=False)
     item = next(item for item in proto.graph.input if item.name == "past_key_values.1.key")
     item.type.tensor_type.shape.dim[1].dim_value = 4
-    onnx.save(proto, own.folder / "model.onnx")
-    (line,) = interface_differences(own.source, own.folder, OnnxForm())
+    onnx.save(proto, graph.folder / "model.onnx")
+    (line,) = interface_differences(graph.source, graph.folder, OnnxForm())
     assert line.startswith("input 'past_key_values.1.key' is ")
 
 
 @pytest.mark.parametrize("change_size", [-1, 1])
 def test_a_data_file_of_another_size_is_refused(written: Callable[..., Any], change_size: int) -> None:
-    own = written("llama")
-    path = own.folder / "model.onnx.data"
+    graph = written("llama")
+    path = graph.folder / "model.onnx.data"
     data = path.read_bytes()
     path.write_bytes(data[:-1] if change_size < 0 else data + b"\0")
     with pytest.raises(ArtifactError, match=rf"the data file has {len(data) + change_size} bytes"):
-        refuse_bad_data(own.folder)
+        refuse_bad_data(graph.folder)
 
 
 def test_a_data_file_elsewhere_is_refused(written: Callable[..., Any], tmp_path: Path) -> None:
-    own = written("llama")
-    proto = onnx.load(own.folder / "model.onnx", load_external_data=False)
+    graph = written("llama")
+    proto = onnx.load(graph.folder / "model.onnx", load_external_data=False)
     for tensor in proto.graph.initializer:
         for entry in tensor.external_data:
             if entry.key == "location":
                 entry.value = "../elsewhere.data"
-    onnx.save(proto, own.folder / "model.onnx")
+    onnx.save(proto, graph.folder / "model.onnx")
     with pytest.raises(ArtifactError, match=r"its data file '\.\./elsewhere\.data' |cannot be read as ONNX"):
-        refuse_bad_data(own.folder)
+        refuse_bad_data(graph.folder)

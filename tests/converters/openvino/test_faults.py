@@ -31,10 +31,10 @@ def numbers(name: str, edit: Edit) -> Fault:
 
     def plant(made: IrModel) -> None:
         ir = read_ir(made.folder)
-        place = ir.constants[name]
-        dtype = {"f32": np.float32, "f16": np.float16, "i8": np.int8, "i4": np.uint8}[place.element_type]
-        stored = np.memmap(ir.data_file, dtype, "r+", place.offset, (place.size // np.dtype(dtype).itemsize,))
-        edit(stored.reshape(place.shape[0], -1))
+        constant = ir.constants[name]
+        dtype = {"f32": np.float32, "f16": np.float16, "i8": np.int8, "i4": np.uint8}[constant.element_type]
+        stored = np.memmap(ir.data_file, dtype, "r+", constant.offset, (constant.size // np.dtype(dtype).itemsize,))
+        edit(stored.reshape(constant.shape[0], -1))
         stored.flush()
 
     return plant
@@ -60,9 +60,9 @@ def inlined(value: float, other: float) -> Fault:
 
     def plant(made: IrModel) -> None:
         ir = read_ir(made.folder)
-        for place in ir.constants.values():
-            if place.size == 4 and place.element_type == "f32":
-                stored = np.memmap(ir.data_file, np.float32, "r+", place.offset, (1,))
+        for constant in ir.constants.values():
+            if constant.size == 4 and constant.element_type == "f32":
+                stored = np.memmap(ir.data_file, np.float32, "r+", constant.offset, (1,))
                 if stored[0] == np.float32(value):
                     stored[0] = other
                     stored.flush()
@@ -190,7 +190,7 @@ def nibbles(rows: np.ndarray) -> None:
 
 def _alignment(made: IrModel) -> None:
     ir = read_ir(made.folder)
-    used = sorted((place.offset, place.offset + place.size) for place in ir.constants.values())
+    used = sorted((constant.offset, constant.offset + constant.size) for constant in ir.constants.values())
     gap = next(end for (_, end), (start, _) in itertools.pairwise(used) if start > end)
     data = bytearray((made.folder / DATA_FILE).read_bytes())
     data[gap] = 255

@@ -54,9 +54,9 @@ def test_every_family(variation: str, pruned: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_floats_are_read_back_as_they_are(precision: str, tmp_path: Path) -> None:
     made = write_ir_model(tmp_path, "gemma3-all", precision, pruned=True)
-    own = load_file(made.source / "model.safetensors")
-    read = made.format.weights(made.folder, made.spec).read(own)
-    for name, tensor in own.items():
+    file = load_file(made.source / "model.safetensors")
+    read = made.format.weights(made.folder, made.spec).read(file)
+    for name, tensor in file.items():
         narrow = tensor.half().float() if precision == "fp16" and tensor.ndim == 2 else tensor
         torch.testing.assert_close(read[name], narrow, rtol=0, atol=2e-7 if "norm" in name else 0)
 

@@ -11,19 +11,19 @@ from support.web_faults import FAULTS, QUANTISED, Edit
 from seap_export.errors import ArtifactError
 
 
-def said(own: Any, check: str) -> list[str]:
+def said(model: Any, check: str) -> list[str]:
     try:
-        return list(getattr(own.format, check)(own.source, own.folder))
+        return list(getattr(model.format, check)(model.source, model.folder))
     except ArtifactError as error:
         return [str(error)]
 
 
 @pytest.mark.parametrize(("edit", "check", "word"), [fault[1:] for fault in FAULTS], ids=[name for name, *_ in FAULTS])
 def test_fault_is_found(webbed: Callable[..., Any], edit: Edit, check: str, word: str) -> None:
-    own = webbed()
-    assert [*said(own, "damages"), *said(own, "differences")] == []
-    edit(own)
-    lines = said(own, check)
+    model = webbed()
+    assert [*said(model, "damages"), *said(model, "differences")] == []
+    edit(model)
+    lines = said(model, check)
     assert any(word in line for line in lines), lines
     assert all("\n" not in line for line in lines)
 
@@ -35,14 +35,14 @@ def test_fault_is_found(webbed: Callable[..., Any], edit: Edit, check: str, word
 def test_fault_in_blocks_is_found(
     webbed: Callable[..., Any], edit: Edit, check: str, word: str, precision: str
 ) -> None:
-    own = webbed(precision=precision)
-    edit(own)
-    assert any(word in line for line in said(own, check))
+    model = webbed(precision=precision)
+    edit(model)
+    assert any(word in line for line in said(model, check))
 
 
 def test_folder_of_another_precision_is_found(webbed: Callable[..., Any]) -> None:
-    own = webbed(precision="q8")
-    own.graph.rename(own.graph.with_name("model_q4.onnx"))
-    lines = list(type(own.format)("q4").damages(own.source, own.folder))
+    model = webbed(precision="q8")
+    model.graph.rename(model.graph.with_name("model_q4.onnx"))
+    lines = list(type(model.format)("q4").damages(model.source, model.folder))
     assert any("model_quantized.onnx_data" in line for line in lines)
     assert any("transformers.js_config" in line for line in lines)

@@ -25,22 +25,22 @@ from seap_export.families import model_spec
 from seap_export.json_file import read_json
 
 
-def faults(own: Any) -> list[str]:
-    return [*own.format.differences(own.source, own.folder), *own.format.damages(own.source, own.folder)]
+def faults(model: Any) -> list[str]:
+    return [*model.format.differences(model.source, model.folder), *model.format.damages(model.source, model.folder)]
 
 
-def read_back(own: Any) -> dict[str, torch.Tensor]:
-    weights = own.format.weights(own.folder, own.spec)
-    return {name: weights.read([name])[name] for name in load_file(own.source / "model.safetensors")}
+def read_back(model: Any) -> dict[str, torch.Tensor]:
+    weights = model.format.weights(model.folder, model.spec)
+    return {name: weights.read([name])[name] for name in load_file(model.source / "model.safetensors")}
 
 
 @pytest.mark.parametrize(("variation", "pruned"), in_turn(VARIATIONS, [False, True]))
 def test_what_is_read_back_is_the_model(webbed: Callable[..., Any], variation: str, pruned: bool) -> None:
-    own = webbed(variation, pruned=pruned)
-    assert faults(own) == []
-    assert own.layers == (0, 1, 2)
-    stored = {name: tensor.float() for name, tensor in load_file(own.source / "model.safetensors").items()}
-    for name, tensor in read_back(own).items():
+    model = webbed(variation, pruned=pruned)
+    assert faults(model) == []
+    assert model.layers == (0, 1, 2)
+    stored = {name: tensor.float() for name, tensor in load_file(model.source / "model.safetensors").items()}
+    for name, tensor in read_back(model).items():
         assert tensor.dtype == torch.float32
         torch.testing.assert_close(tensor, stored[name], rtol=0, atol=1e-6, msg=name)
 
@@ -48,24 +48,24 @@ def test_what_is_read_back_is_the_model(webbed: Callable[..., Any], variation: s
 @pytest.mark.parametrize("precision", ["q8", "q4", "fp16", "q4f16"])
 @pytest.mark.parametrize("variation", ["llama-biases", "gemma3-all", "phi3-all"])
 def test_what_is_read_back_is_rounded(webbed: Callable[..., Any], variation: str, precision: str) -> None:
-    own = webbed(variation, precision)
-    assert faults(own) == []
-    stored = {name: tensor.float() for name, tensor in load_file(own.source / "model.safetensors").items()}
-    change = round_weights(own.spec, precision_of(precision, own.spec))
+    model = webbed(variation, precision)
+    assert faults(model) == []
+    stored = {name: tensor.float() for name, tensor in load_file(model.source / "model.safetensors").items()}
+    change = round_weights(model.spec, precision_of(precision, model.spec))
     expected = stored if change is None else change(stored)
-    for name, tensor in read_back(own).items():
+    for name, tensor in read_back(model).items():
         torch.testing.assert_close(tensor, expected[name], rtol=2e-3, atol=1e-3, msg=name)
-    matrix = own.spec.family.stored("embed_tokens")
-    assert not torch.equal(read_back(own)[matrix], stored[matrix])
+    matrix = model.spec.family.stored("embed_tokens")
+    assert not torch.equal(read_back(model)[matrix], stored[matrix])
 
 
 @pytest.mark.parametrize("precision", WebFormat.precisions)
 def test_files_are_where_transformers_js_looks(webbed: Callable[..., Any], precision: str) -> None:
-    own = webbed(precision=precision)
+    model = webbed(precision=precision)
     names = {"q8": "_quantized", "q4": "_q4", "q4f16": "_q4f16", "fp16": "_fp16", "fp32": ""}
     graph = f"model{names[precision]}.onnx"
-    found = {path.relative_to(own.folder).as_posix() for path in own.folder.rglob("*") if path.is_file()}
-    assert found == {
+    files = {path.relative_to(model.folder).as_posix() for path in model.folder.rglob("*") if path.is_file()}
+    assert files == {
         "config.json",
         "generation_config.json",
         "tokenizer.json",
@@ -73,18 +73,18 @@ def test_files_are_where_transformers_js_looks(webbed: Callable[..., Any], preci
         f"onnx/{graph}",
         f"onnx/{graph}_data",
     }
-    config = read_json(own.folder / "config.json")
+    config = read_json(model.folder / "config.json")
     assert config["model_type"] == "llama"
     assert config["transformers.js_config"] == {"dtype": precision, "use_external_data_format": {graph: 1}}
-    proto = onnx.load(own.graph, load_external_data=False)
+    proto = onnx.load(model.graph, load_external_data=False)
     places = {e.value for t in proto.graph.initializer for e in t.external_data if e.key == "location"}
     assert places == {f"{graph}_data"}
-    assert own.format.size(own.spec) == pytest.approx(own.data.stat().st_size, rel=0.03)
+    assert model.format.size(model.spec) == pytest.approx(model.data.stat().st_size, rel=0.03)
 
 
 def test_inputs_are_those_that_transformers_js_fills(webbed: Callable[..., Any]) -> None:
-    own = webbed(pruned=True)
-    graph = onnx.load(own.graph, load_external_data=False).graph
+    model = webbed(pruned=True)
+    graph = onnx.load(model.graph, load_external_data=False).graph
     shapes = {
         item.name: [dim.dim_param or dim.dim_value for dim in item.type.tensor_type.shape.dim] for item in graph.input
     }
@@ -97,7 +97,7 @@ def test_inputs_are_those_that_transformers_js_fills(webbed: Callable[..., Any])
         "attention_mask": ["batch_size", "total_sequence_length"],
         KEPT: [],
     }
-    onnx.checker.check_model(str(own.graph))
+    onnx.checker.check_model(str(model.graph))
 
 
 def test_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -116,17 +116,17 @@ def test_data_are_divided_and_read_back(webbed: Callable[..., Any], monkeypatch:
     limit = 75_000
     monkeypatch.setattr(data_files.write_graph, "__defaults__", (limit,))
     monkeypatch.setattr(data_files.data_slots, "__defaults__", (limit,))
-    own = webbed("llama-gqa", pruned=False)
-    sizes = [path.stat().st_size for path in own.graph.parent.glob("*_data*")]
+    model = webbed("llama-gqa", pruned=False)
+    sizes = [path.stat().st_size for path in model.graph.parent.glob("*_data*")]
     assert len(sizes) > 5
     assert max(sizes) <= limit
-    config = read_json(own.folder / "config.json")["transformers.js_config"]
+    config = read_json(model.folder / "config.json")["transformers.js_config"]
     assert config["use_external_data_format"] == {"model.onnx": len(sizes)}
-    assert own.data.with_name(f"model.onnx_data_{len(sizes) - 1}").is_file()
-    assert own.layers == (0, 1, 2)
-    assert faults(own) == []
-    stored = load_file(own.source / "model.safetensors")
-    assert all(torch.equal(tensor, stored[name]) for name, tensor in read_back(own).items())
+    assert model.data.with_name(f"model.onnx_data_{len(sizes) - 1}").is_file()
+    assert model.layers == (0, 1, 2)
+    assert faults(model) == []
+    stored = load_file(model.source / "model.safetensors")
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in read_back(model).items())
 
 
 def test_rows_of_no_whole_blocks_stay_as_they_are(webbed: Callable[..., Any], tmp_path: Path) -> None:
@@ -134,14 +134,14 @@ def test_rows_of_no_whole_blocks_stay_as_they_are(webbed: Callable[..., Any], tm
     spec = read_spec(source)
     folder = tmp_path / "out"
     folder.mkdir()
-    own = WebFormat("q4")
-    own.write(source, folder, lambda _: None)
-    assert [*own.differences(source, folder), *own.damages(source, folder)] == []
+    format = WebFormat("q4")
+    format.write(source, folder, lambda _: None)
+    assert [*format.differences(source, folder), *format.damages(source, folder)] == []
     stored = load_file(source / "model.safetensors")
-    found = own.weights(folder, spec).read(stored)
+    read = format.weights(folder, spec).read(stored)
     table = "model.embed_tokens.weight"
-    assert torch.equal(found[table], stored[table])
-    assert not torch.equal(found["model.layers.0.mlp.up_proj.weight"], stored["model.layers.0.mlp.up_proj.weight"])
+    assert torch.equal(read[table], stored[table])
+    assert not torch.equal(read["model.layers.0.mlp.up_proj.weight"], stored["model.layers.0.mlp.up_proj.weight"])
 
 
 def test_heads_that_no_kernel_takes_are_refused(tmp_path: Path) -> None:
@@ -155,15 +155,15 @@ def test_heads_that_no_kernel_takes_are_refused(tmp_path: Path) -> None:
 
 
 def test_tensors_that_no_browser_holds_are_refused(webbed: Callable[..., Any]) -> None:
-    own = webbed("llama-tied", pruned=False)
-    spec = replace(own.spec, vocab_size=30_000_000)
+    model = webbed("llama-tied", pruned=False)
+    spec = replace(model.spec, vocab_size=30_000_000)
     reason = WebFormat("fp32").refusal(spec, {})
     assert reason is not None
     assert "11.5 GB" in reason
     assert reason.endswith("use web:q4")
     assert WebFormat("q4").refusal(spec, {}) is None
     assert "use another format" in str(WebFormat("fp32").refusal(replace(spec, vocab_size=300_000_000), {}))
-    assert WebFormat("fp32").refusal(own.spec, {}) is None
+    assert WebFormat("fp32").refusal(model.spec, {}) is None
 
 
 def test_unknown_precision_is_an_error() -> None:
@@ -201,17 +201,17 @@ def test_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["q8", "fp16"])
 def test_folder_says_its_precision(webbed: Callable[..., Any], precision: str) -> None:
-    own = webbed(precision=precision)
-    assert WebFormat.read(own.folder) == own.format
-    (own.folder / "config.json").write_text('{"transformers.js_config": {"dtype": "int3"}}', "utf-8")
+    model = webbed(precision=precision)
+    assert WebFormat.read(model.folder) == model.format
+    (model.folder / "config.json").write_text('{"transformers.js_config": {"dtype": "int3"}}', "utf-8")
     with pytest.raises(ArtifactError, match="no known dtype"):
-        WebFormat.read(own.folder)
+        WebFormat.read(model.folder)
 
 
 def test_models_for_graphics_cards_alone_are_remarked_on(webbed: Callable[..., Any]) -> None:
-    own = webbed("llama-tied", pruned=False)
-    assert own.format.remark(own.spec) is None
-    assert "WebGPU" in str(own.format.remark(replace(own.spec, vocab_size=10_000_000)))
+    model = webbed("llama-tied", pruned=False)
+    assert model.format.remark(model.spec) is None
+    assert "WebGPU" in str(model.format.remark(replace(model.spec, vocab_size=10_000_000)))
 
 
 def test_settings_are_json() -> None:

@@ -27,7 +27,9 @@ def work(dense: Path, convert: Callable[..., Path], tmp_path: Path) -> Path:
 
 def test_tables_and_report(dense: Path, work: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        peers_table, "all_loops", lambda *own: [loop for loop in all_loops(*own) if loop.name.endswith("runner")]
+        peers_table,
+        "all_loops",
+        lambda *session: [loop for loop in all_loops(*session) if loop.name.endswith("runner")],
     )
     options = ["--genai-python", sys.executable, "--optimum-python", sys.executable, "--work", str(work)]
     options += ["--prompt-tokens", "12", "--steps", "3", "--rounds", "2", "--threads", "1"]
@@ -51,10 +53,10 @@ def test_tables_and_report(dense: Path, work: Path, tmp_path: Path, monkeypatch:
     assert report["setting"]["versions"]["main"]["torch"]
     assert len(report["artifacts"]) == 15
     assert [len(report["sessions"][form]) for form in forms] == [7, 4, 4]
-    own = report["sessions"]["fp32"]["ours-fp32"]
-    assert own["same_tokens"] == 1
-    assert (len(own["prefills"]), len(own["steps"])) == (2, 6)
-    assert own["step_s"] > 0
+    session = report["sessions"]["fp32"]["ours-fp32"]
+    assert session["same_tokens"] == 1
+    assert (len(session["prefills"]), len(session["steps"])) == (2, 6)
+    assert session["step_s"] > 0
     (loop,) = report["loops"]["fp32"].values()
     assert loop["tokens"] == report["tokens"]
 

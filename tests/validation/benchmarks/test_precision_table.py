@@ -28,10 +28,10 @@ def test_rows_by_size(dense: Path, tmp_path: Path) -> None:
         ("dense", "int4", "nearest"), ("dense", "int4", "calibrated"),
         ("a-0.4", "int4", "nearest"), ("a-0.4", "int4", "calibrated"),
     ]  # fmt: skip
-    found = json.loads((tmp_path / "rows.json").read_text())
-    rows = {(row["model"], row["precision"], row["rounding"]): row for row in found}
+    written = json.loads((tmp_path / "rows.json").read_text())
+    rows = {(row["model"], row["precision"], row["rounding"]): row for row in written}
     kl = {key: row["mean_kl_nats"] for key, row in rows.items()}
     assert kl["dense", "fp32", ""] < 1e-6 < kl["dense", "int4", "calibrated"] < kl["dense", "int4", "nearest"]
     assert kl["a-0.4", "fp32", ""] > 1e-6
-    assert len({row["onnx_bytes"] for row in found if (row["model"], row["precision"]) == ("dense", "int4")}) == 1
+    assert len({row["onnx_bytes"] for row in written if (row["model"], row["precision"]) == ("dense", "int4")}) == 1
     assert rows["dense", "fp32", ""]["perplexity"] > 1.0

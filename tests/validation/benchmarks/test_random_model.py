@@ -29,8 +29,8 @@ def test_it_is_a_sharded_model(tmp_path: Path) -> None:
 def test_the_seed_decides(tmp_path: Path) -> None:
     for folder, seed in (("own", 1), ("same", 1), ("other", 2)):
         write_random_model(tmp_path / folder, SHAPE, seed)
-    own, same, other = (open_source(str(tmp_path / folder)).digest for folder in ("own", "same", "other"))
-    assert own == same != other
+    first, same, other = (open_source(str(tmp_path / folder)).digest for folder in ("own", "same", "other"))
+    assert first == same != other
 
 
 def test_its_sizes_shrink_with_the_ratio() -> None:

@@ -77,7 +77,7 @@ def _by_hand(models: Path) -> tuple[np.ndarray, float, float, float]:
         kl += (p.exp() * (p - q)).sum(-1).tolist()
         agree += (p.argmax(-1) == q.argmax(-1)).tolist()
         for name, log_p in (("dense", p), ("other", q)):
-            losses[name] += [-float(log_p[place, ids[place + 1]]) for place in range(len(ids) - 1)]
+            losses[name] += [-float(log_p[index, ids[index + 1]]) for index in range(len(ids) - 1)]
     perplexity, dense = (math.exp(np.mean(losses[name])) for name in ("other", "dense"))
     return np.array(kl), perplexity, dense, float(np.mean(agree))
 
@@ -119,8 +119,8 @@ def test_several_sets_are_measured_in_one_pass(models: Path) -> None:
     lines: list[str] = []
     with DenseAnswers(models / "dense", ONE_THREAD) as answers:
         answers.run(TEXTS)
-        references = [(answers.reference(own), tuple(map(same_cut, own))) for own in sets]
-        found = measure_divergences(
+        references = [(answers.reference(of_set), tuple(map(same_cut, of_set))) for of_set in sets]
+        measured = measure_divergences(
             references, models / "onnx", "onnxruntime", execution=ONE_THREAD, on_progress=lines.append
         )
         alone = [
@@ -128,12 +128,14 @@ def test_several_sets_are_measured_in_one_pass(models: Path) -> None:
             for reference, _ in references
         ]
     assert len(lines) == len(TEXTS)
-    for own, other in zip(found, alone, strict=True):
-        assert (own.per_byte, own.cut) == (other.per_byte, other.cut) == (None, None)
-        assert (own.kl.mean, own.kl.stderr or 0.0) == pytest.approx((other.kl.mean, other.kl.stderr or 0.0), rel=1e-6)
-        assert astuple(own)[1:4] == pytest.approx(astuple(other)[1:4], rel=1e-6)
-    assert [figures.tokens for figures in found] == [9, 17, 3, 13]
-    assert len({figures.kl.mean for figures in found}) == len(sets)
+    for of_set, other in zip(measured, alone, strict=True):
+        assert (of_set.per_byte, of_set.cut) == (other.per_byte, other.cut) == (None, None)
+        assert (of_set.kl.mean, of_set.kl.stderr or 0.0) == pytest.approx(
+            (other.kl.mean, other.kl.stderr or 0.0), rel=1e-6
+        )
+        assert astuple(of_set)[1:4] == pytest.approx(astuple(other)[1:4], rel=1e-6)
+    assert [figures.tokens for figures in measured] == [9, 17, 3, 13]
+    assert len({figures.kl.mean for figures in measured}) == len(sets)
 
 
 def test_nan_is_refused_and_named(models: Path, tmp_path: Path) -> None:
@@ -244,13 +246,13 @@ def test_with_fewer_tokens_both_distributions_are_those_of_the_kept_ones(models:
         answers.run([text.dense for text in texts])
         reference = answers.reference([text.dense for text in texts])
         figures = measure_divergence(reference, tmp_path / "cut", texts=texts, kept=kept, execution=ONE_THREAD)
-    dense, own = (AutoModelForCausalLM.from_pretrained(folder) for folder in (models / "dense", tmp_path / "cut"))
+    dense, variant = (AutoModelForCausalLM.from_pretrained(folder) for folder in (models / "dense", tmp_path / "cut"))
     kl, lost, losses = [], [], {"dense": 0.0, "own": 0.0}
     for text in texts:
         with torch.no_grad():
             p, q = (
                 model(torch.tensor([ids])).logits[0].double()
-                for model, ids in ((dense, text.dense), (own, text.variant))
+                for model, ids in ((dense, text.dense), (variant, text.variant))
             )
         for name, logits, ids in (("dense", p, text.dense), ("own", q, text.variant)):
             following = logits.log_softmax(-1)[range(len(ids) - 1), ids[1:]]

@@ -53,16 +53,16 @@ def test_lost_mass_is_the_probability_of_dropped_tokens(monkeypatch: pytest.Monk
     assert lost_mass(logits + np.float32(1e4), np.arange(11)) == 0.0
 
 
-def _text(dense: int, own: int, split: float, lengths: Bytes | None) -> PairedText:
-    return PairedText((0,) * dense, (0,) * own, np.zeros((1, 2), np.int64), split, lengths)
+def _text(dense: int, size: int, split: float, lengths: Bytes | None) -> PairedText:
+    return PairedText((0,) * dense, (0,) * size, np.zeros((1, 2), np.int64), split, lengths)
 
 
 def test_figures_per_byte_are_sums_over_sums() -> None:
     texts = [_text(4, 6, 0.5, Bytes(20, 18, 19)), _text(2, 2, 0.0, Bytes(10, 7, 7))]
-    own = per_byte(texts, 3.0, 5.2, 5.0)
-    assert own is not None
-    assert (own.kl, own.bytes) == (3.0 / 30, 30)
-    assert (own.bits, own.dense_bits) == pytest.approx((5.2 / 26 / math.log(2), 5.0 / 25 / math.log(2)))
+    figures = per_byte(texts, 3.0, 5.2, 5.0)
+    assert figures is not None
+    assert (figures.kl, figures.bytes) == (3.0 / 30, 30)
+    assert (figures.bits, figures.dense_bits) == pytest.approx((5.2 / 26 / math.log(2), 5.0 / 25 / math.log(2)))
     cut = cut_figures(texts, 9, 0.25)
     assert (cut.tokens, cut.lost_mass, cut.split_bytes) == (9, 0.25, 10 / 30)
     assert cut.more_tokens == pytest.approx(8 / 6 - 1)

@@ -33,18 +33,18 @@ def prompts() -> list[str]:
 @pytest.fixture(scope="session")
 def written(model: Path, prompts: list[str]) -> list[Completion]:
     """What the model writes after each prompt: some texts end, others do not."""
-    found = greedy_completions(model / "hf", prompts)
-    assert {own.is_ended for own in found} == {True, False}  # or a test could not tell them apart
-    return found
+    completions = greedy_completions(model / "hf", prompts)
+    assert {completion.is_ended for completion in completions} == {True, False}  # or a test could not tell them apart
+    return completions
 
 
 @pytest.fixture(scope="session")
 def task(prompts: list[str], written: list[Completion]) -> OpenTask:
     """The right answers are the model's first words, but for each third question."""
     rule = AnswerRule(r"(\S+)")
-    found = [rule.find(own.text) or "nothing" for own in written]
+    answers = [rule.find(completion.text) or "nothing" for completion in written]
     questions = [
-        OpenQuestion(prompt, f" {gold}", "planted" if place % WRONG_EVERY == 0 else gold)
-        for place, (prompt, gold) in enumerate(zip(prompts, found, strict=True))
+        OpenQuestion(prompt, f" {gold}", "planted" if index % WRONG_EVERY == 0 else gold)
+        for index, (prompt, gold) in enumerate(zip(prompts, answers, strict=True))
     ]
     return OpenTask("t", rule, tuple(questions))

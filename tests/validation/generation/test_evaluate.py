@@ -34,27 +34,27 @@ def test_texts_and_figures_are_those_of_a_plain_loop(
 ) -> None:
     """Every text, whatever it is padded to; and every planted wrong answer is found."""
     figures = _asked(model / form, task, form, batch_size=batch_size)
-    assert [own.text for own in figures.answers] == [own.text for own in written]
-    assert [own.prompt for own in figures.answers] == [question.prompt for question in task.questions]
-    assert [own.tokens for own in figures.answers] == [len(own.tokens) for own in written]
-    assert [own.is_stopped for own in figures.answers] == [own.is_ended for own in written]
-    answered = [task.rule.find(own.text) is not None for own in written]
-    right = [place % WRONG_EVERY != 0 and own for place, own in enumerate(answered)]
+    assert [answer.text for answer in figures.answers] == [answer.text for answer in written]
+    assert [answer.prompt for answer in figures.answers] == [question.prompt for question in task.questions]
+    assert [answer.tokens for answer in figures.answers] == [len(answer.tokens) for answer in written]
+    assert [answer.is_stopped for answer in figures.answers] == [answer.is_ended for answer in written]
+    answered = [task.rule.find(answer.text) is not None for answer in written]
+    right = [index % WRONG_EVERY != 0 and answer for index, answer in enumerate(answered)]
     assert figures.right == tuple(right)
     share = sum(right) / len(right)
     assert 0 < share < 1
     assert figures.exact_match == pytest.approx(share)
     assert figures.exact_match_stderr == pytest.approx(math.sqrt(share * (1 - share) / (len(right) - 1)))
-    assert figures.mean_tokens == pytest.approx(np.mean([len(own.tokens) for own in written]))
-    assert figures.never_stopped == pytest.approx(np.mean([not own.is_ended for own in written]))
+    assert figures.mean_tokens == pytest.approx(np.mean([len(answer.tokens) for answer in written]))
+    assert figures.never_stopped == pytest.approx(np.mean([not answer.is_ended for answer in written]))
     assert figures.unanswered == pytest.approx(1 - np.mean(answered))
 
 
 def test_a_wrong_right_answer_lowers_the_exact_match_by_one(model: Path, task: OpenTask) -> None:
     before = _asked(model / "hf", task)
-    place = before.right.index(True)
+    index = before.right.index(True)
     questions = list(task.questions)
-    questions[place] = replace(questions[place], gold="planted")
+    questions[index] = replace(questions[index], gold="planted")
     after = _asked(model / "hf", replace(task, questions=tuple(questions)))
     assert sum(before.right) - sum(after.right) == 1
     assert after.sha256 != before.sha256
@@ -63,33 +63,37 @@ def test_a_wrong_right_answer_lowers_the_exact_match_by_one(model: Path, task: O
 @pytest.mark.parametrize("form", ["hf", "onnx"])
 def test_a_text_ends_before_a_stop(model: Path, task: OpenTask, written: list[Completion], form: str) -> None:
     """The first word of the third place of some text; its tokens count, what follows is not generated."""
-    place, stop = next((place, own.text.split()[2]) for place, own in enumerate(written) if len(own.text.split()) > 3)
+    index, stop = next(
+        (index, completion.text.split()[2])
+        for index, completion in enumerate(written)
+        if len(completion.text.split()) > 3
+    )
     figures = _asked(model / form, replace(task, rule=replace(task.rule, stop=(f" {stop}",))), form)
-    text = written[place].text
-    assert figures.answers[place].text == text[: text.index(f" {stop}")]
-    assert figures.answers[place].is_stopped
-    assert figures.answers[place].tokens < len(written[place].tokens)
-    for own, found in zip(written, figures.answers, strict=True):
-        assert f" {stop}" not in found.text
-        assert own.text.startswith(found.text)
+    text = written[index].text
+    assert figures.answers[index].text == text[: text.index(f" {stop}")]
+    assert figures.answers[index].is_stopped
+    assert figures.answers[index].tokens < len(written[index].tokens)
+    for completion, answer in zip(written, figures.answers, strict=True):
+        assert f" {stop}" not in answer.text
+        assert completion.text.startswith(answer.text)
 
 
 def test_a_stop_that_is_a_token_ends_a_text(model: Path, task: OpenTask, written: list[Completion]) -> None:
     """As `<|im_end|>` does, which is not seen in the text."""
-    special = next(own.text.split()[1] for own in written if len(own.text.split()) > 2)
+    special = next(completion.text.split()[1] for completion in written if len(completion.text.split()) > 2)
     figures = _asked(model / "hf", replace(task, rule=replace(task.rule, stop=(special,))))
-    assert figures.mean_tokens < np.mean([len(own.tokens) for own in written])
+    assert figures.mean_tokens < np.mean([len(completion.tokens) for completion in written])
 
 
 def test_the_end_of_a_turn_ends_a_text(model: Path, task: OpenTask, written: list[Completion], tmp_path: Path) -> None:
     """The chat template alone says that `home` is one."""
-    place = next(place for place, own in enumerate(written) if " home" in own.text)
+    index = next(index for index, completion in enumerate(written) if " home" in completion.text)
     folder = add_chat_template(Path(shutil.copytree(model / "hf", tmp_path / "hf")))
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.add_special_tokens([AddedToken("home", special=True, normalized=False)])
     tokenizer.save(str(folder / "tokenizer.json"))
-    answer = _asked(folder, task).answers[place]
-    assert answer.text == written[place].text.partition(" home")[0]
+    answer = _asked(folder, task).answers[index]
+    assert answer.text == written[index].text.partition(" home")[0]
     assert answer.is_stopped
 
 
@@ -100,8 +104,8 @@ def test_prompts_near_the_end_of_the_context_run_alone(model: Path, form: str) -
     long = " ".join((" ".join(micro_texts(8, seed=3))).split()[:60])
     questions = tuple(OpenQuestion(text, " cat", "cat") for text in [*texts[:4], long])
     together = _asked(model / form, OpenTask("t", AnswerRule("(cat)"), questions), form)
-    apart = [_asked(model / form, OpenTask("t", AnswerRule("(cat)"), (own,)), form) for own in questions]
-    assert [own.text for own in together.answers] == [own.answers[0].text for own in apart]
+    apart = [_asked(model / form, OpenTask("t", AnswerRule("(cat)"), (answer,)), form) for answer in questions]
+    assert [answer.text for answer in together.answers] == [answer.answers[0].text for answer in apart]
     assert together.answers[-1].tokens <= 4
     too_long = replace(questions[-1], prompt=f"{long} the cat sat on")
     with pytest.raises(InputError, match=r"the prompt .* has 64 tokens.* context is 64; "):

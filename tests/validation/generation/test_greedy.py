@@ -40,7 +40,7 @@ class _Counting:
         return self._logits(next_ids)
 
     def _logits(self, last: Sequence[int]) -> Logits:
-        return np.eye(10, dtype=np.float32)[[min(own + 1, 9) for own in last]]
+        return np.eye(10, dtype=np.float32)[[min(token + 1, 9) for token in last]]
 
 
 class _Keeping(_Counting):
@@ -64,8 +64,8 @@ def test_rows_that_have_ended_are_left_out_where_a_runner_can(
     def done(row: object) -> None:
         steps_before.append(len(runner.steps))
 
-    found = continue_prompts(cast(Any, runner), tokenizer, [[2, 4], [2, 3], [2, 0]], ends, 3, done)
-    assert [own.tokens for own in found] == [1, 2, 5]
+    completions = continue_prompts(cast(Any, runner), tokenizer, [[2, 4], [2, 3], [2, 0]], ends, 3, done)
+    assert [completion.tokens for completion in completions] == [1, 2, 5]
     assert runner.steps == steps
     assert steps_before == [1, 3 if isinstance(runner, _Keeping) else 2, len(steps)]  # each when it ends
 
@@ -77,8 +77,8 @@ def test_what_a_runtime_generates_by_itself_is_cut(model: Path) -> None:
     texts = [[words["cat"], 2, words["cat"]], [words["the"], words["dog"], words["cat"]], [words["cat"]] * 9]
     runner: Any = _Following(texts)
     done: list[object] = []
-    found = continue_prompts(runner, tokenizer, [[0], [1], [2]], ends, 2, done.append)
+    completions = continue_prompts(runner, tokenizer, [[0], [1], [2]], ends, 2, done.append)
     assert len(done) == 3
-    assert [(own.text.strip(), own.tokens, own.is_stopped) for own in found] == [
+    assert [(completion.text.strip(), completion.tokens, completion.is_stopped) for completion in completions] == [
         ("cat", 1, True), ("the", 2, True), ("cat cat cat cat", 4, False),
     ]  # fmt: skip

@@ -30,8 +30,8 @@ SAMPLES = Path(__file__).parents[3] / "samples" / "tasks" / "benchmarks"
 
 
 def _opened(tmp_path: Path, words: str = "", records: list[dict[str, str]] = RECORDS, limit: int | None = None) -> Any:
-    for name, own in {"a": records, "b": EXAMPLES}.items():
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in own))
+    for name, lines in {"a": records, "b": EXAMPLES}.items():
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in lines))
     (tmp_path / "a.toml").write_text(TASK + words)
     return open_task(parse_task(f"a={tmp_path / 'a.toml'}"), limit)
 

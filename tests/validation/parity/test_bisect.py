@@ -28,31 +28,31 @@ def bisected(model: Path, folder: Path, factor: float) -> Bisection:
     """Of an fp16 graph, one norm of which has a weight that is so many times as large."""
     write_onnx(model, folder, OnnxForm(Precision("fp16")))
     proto = onnx.load(folder / "model.onnx", load_external_data=False)
-    place = {e.key: e.value for t in proto.graph.initializer if t.name == GAMMA for e in t.external_data}
+    location = {e.key: e.value for t in proto.graph.initializer if t.name == GAMMA for e in t.external_data}
     with (folder / "model.onnx.data").open("r+b") as file:
-        file.seek(int(place["offset"]))
-        values = np.frombuffer(file.read(int(place["length"])), np.float16)
-        file.seek(int(place["offset"]))
+        file.seek(int(location["offset"]))
+        values = np.frombuffer(file.read(int(location["length"])), np.float16)
+        file.seek(int(location["offset"]))
         file.write((values * np.float16(factor)).tobytes())
     return bisect(model, folder, CASE, "prefill", 2, execution=ONE_THREAD)
 
 
 def test_what_overflows_is_named_with_the_place_where_it_begins(model: Path, tmp_path: Path) -> None:
-    found = bisected(model, tmp_path, 40000.0)
-    assert found.first is not None
-    assert (found.first.name, found.first.layer) == ("layers.1.post_attention_layernorm", 1)
-    kinds = {item.name: item.kind for item in found.overflows}
+    bisection = bisected(model, tmp_path, 40000.0)
+    assert bisection.first is not None
+    assert (bisection.first.name, bisection.first.layer) == ("layers.1.post_attention_layernorm", 1)
+    kinds = {item.name: item.kind for item in bisection.overflows}
     assert kinds["layers.1.post_attention_layernorm"] == "inf"
     assert not any(name.startswith(("embed_tokens", "layers.0.")) for name in kinds)
-    assert all(item.reference_max_abs < 1000 for item in found.overflows)
-    assert next(tap.error for tap in found.taps if tap.name == found.first.name) is None
+    assert all(item.reference_max_abs < 1000 for item in bisection.overflows)
+    assert next(tap.error for tap in bisection.taps if tap.name == bisection.first.name) is None
 
 
 def test_a_graph_that_is_right_diverges_nowhere(model: Path, tmp_path: Path) -> None:
-    found = bisected(model, tmp_path, 1.0)
-    assert (found.first, found.overflows) == (None, ())
-    names = [tap.name for tap in found.taps]
+    bisection = bisected(model, tmp_path, 1.0)
+    assert (bisection.first, bisection.overflows) == (None, ())
+    names = [tap.name for tap in bisection.taps]
     assert names[0] == "embed_tokens"
     assert {"layers.0.self_attn.qkv_proj", "layers.2.mlp.down_proj", "norm", "lm_head"} <= set(names)
     assert {"layers.1.self_attn.key_cache", "layers.1.self_attn.value_cache"} <= set(names)
-    assert all(tap.error is not None and tap.error < 0.3 for tap in found.taps)
+    assert all(tap.error is not None and tap.error < 0.3 for tap in bisection.taps)

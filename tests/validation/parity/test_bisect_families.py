@@ -44,17 +44,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def test_a_sound_graph(name: str, dialect: DialectName, folder: Callable[[str], Path], tmp_path: Path) -> None:
     write_onnx(folder(name), tmp_path, OnnxForm(dialect=dialect))
     for case in CASES:
-        found = bisect(folder(name), tmp_path, case, "decode", 3, execution=ONE_THREAD)
-        assert found.first is None
-        assert all(tap.error is not None and tap.error < 1e-3 for tap in found.taps)
+        bisection = bisect(folder(name), tmp_path, case, "decode", 3, execution=ONE_THREAD)
+        assert bisection.first is None
+        assert all(tap.error is not None and tap.error < 1e-3 for tap in bisection.taps)
 
 
 @pytest.mark.parametrize(("name", "dialect"), in_turn(RICHEST, ["standard", "fused"]))
 def test_a_scaled_graph(name: str, dialect: DialectName, folder: Callable[[str], Path], tmp_path: Path) -> None:
     write_scaled_graph(folder(name), tmp_path, OnnxForm(dialect=dialect))
-    found = bisect(folder(name), tmp_path, CASES[0], "decode", 3, execution=ONE_THREAD)
-    assert found.first is None
-    assert all(tap.error is not None and tap.error < 1e-3 for tap in found.taps)
+    bisection = bisect(folder(name), tmp_path, CASES[0], "decode", 3, execution=ONE_THREAD)
+    assert bisection.first is None
+    assert all(tap.error is not None and tap.error < 1e-3 for tap in bisection.taps)
 
 
 @pytest.mark.parametrize("name", RICHEST)
@@ -70,11 +70,11 @@ def _node(graph: onnx.GraphProto, name: str) -> onnx.NodeProto:
     return next(node for node in graph.node if node.name == name)
 
 
-def _input(name: str, place: int, other: str) -> Edit:
+def _input(name: str, index: int, other: str) -> Edit:
     """A node reads something else."""
 
     def edit(graph: onnx.GraphProto) -> None:
-        _node(graph, name).input[place] = other
+        _node(graph, name).input[index] = other
 
     return edit
 
@@ -94,7 +94,7 @@ def _attribute(name: str, attribute: str, value: float) -> Edit:
 
     def edit(graph: onnx.GraphProto) -> None:
         node = _node(graph, name)
-        kept = [own for own in node.attribute if own.name != attribute]
+        kept = [item for item in node.attribute if item.name != attribute]
         del node.attribute[:]
         node.attribute.extend([*kept, onnx.helper.make_attribute(attribute, value)])
 
@@ -186,12 +186,12 @@ FAULTS: dict[str, tuple[str, Edit, str]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_named(fault: str, folder: Callable[[str], Path], tmp_path: Path) -> None:
-    name, edit, place = FAULTS[fault]
+    name, edit, node = FAULTS[fault]
     write_onnx(folder(name), tmp_path, OnnxForm())
     proto = onnx.load(tmp_path / "model.onnx", load_external_data=False)
     load_external_data_for_model(proto, str(tmp_path))
     edit(proto.graph)
     onnx.save(proto, tmp_path / "model.onnx")
-    found = bisect(folder(name), tmp_path, CASES[0], "decode", 3, execution=ONE_THREAD)
-    assert found.first is not None
-    assert found.first.name == place
+    bisection = bisect(folder(name), tmp_path, CASES[0], "decode", 3, execution=ONE_THREAD)
+    assert bisection.first is not None
+    assert bisection.first.name == node

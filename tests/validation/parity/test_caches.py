@@ -16,8 +16,8 @@ def layers() -> Layers:
 
 def compared(*rows: tuple[Layers, Layers]) -> CacheComparison:
     comparison = CacheComparison()
-    for row, (wanted, found) in enumerate(rows):
-        comparison.update(wanted, found, row)
+    for row, (wanted, layers) in enumerate(rows):
+        comparison.update(wanted, layers, row)
     return comparison
 
 

@@ -56,12 +56,12 @@ def test_caches_stay_on_the_gpu_until_they_are_compared(fused: Ran) -> None:
     ran = fused
     assert json.loads(ran.stdout)[0] == "ParityReport"
     for case, rows in (("prompt 0", 1), ("batch of 3", 3)):
-        own = ran[f"onnx: {case}"]
-        logits = own.to_host[: STEPS + 1]
+        launches = ran[f"onnx: {case}"]
+        logits = launches.to_host[: STEPS + 1]
         assert logits[1:] == [rows * VOCABULARY * FLOAT16] * STEPS
-        assert len(own.to_host) == len(logits) + rows * 2 * LAYERS
-        assert own.between_devices == []
-        assert own.captures == 0
+        assert len(launches.to_host) == len(logits) + rows * 2 * LAYERS
+        assert launches.between_devices == []
+        assert launches.captures == 0
 
 
 def test_steps_are_also_run_as_they_are_served(

@@ -57,17 +57,17 @@ def test_it_passes(written: Written, precision: PrecisionName) -> None:
 
 
 def node(graph: Graph, name: str) -> onnx.NodeProto:
-    return next(own for own in graph.node if own.name == name)
+    return next(each for each in graph.node if each.name == name)
 
 
 def attribute(graph: Graph, name: str, key: str) -> onnx.AttributeProto:
-    return next(own for own in node(graph, name).attribute if own.name == key)
+    return next(item for item in node(graph, name).attribute if item.name == key)
 
 
 def _without_poison(graph: Graph) -> None:
-    own = node(graph, "poison_of_left_padding")
-    own.op_type = "Identity"
-    del own.input[1:]
+    poison = node(graph, "poison_of_left_padding")
+    poison.op_type = "Identity"
+    del poison.input[1:]
 
 
 def _poison_of_the_second_column(graph: Graph) -> None:
@@ -81,8 +81,8 @@ def _norm_instead_of_a_product(graph: Graph) -> None:
 
 
 def _gate_and_up_swapped(graph: Graph) -> None:
-    own = node(graph, "layers.1.mlp.gated")
-    own.input[0], own.input[2] = own.input[2], own.input[0]
+    gated = node(graph, "layers.1.mlp.gated")
+    gated.input[0], gated.input[2] = gated.input[2], gated.input[0]
 
 
 def _sigmoid_alone(graph: Graph) -> None:
@@ -100,13 +100,13 @@ def _tokens_of_the_whole_row(graph: Graph) -> None:
 
 
 def _padding_counted(graph: Graph) -> None:
-    own = node(graph, "mask.count")
+    count = node(graph, "mask.count")
     ones = helper.make_node("Equal", ["attention_mask", "attention_mask"], ["planted.same"], "planted.same")
     cast = helper.make_node("Cast", ["planted.same"], ["planted.ones"], "planted.ones", to=onnx.TensorProto.INT64)
-    own.input[0] = "planted.ones"
-    place = list(graph.node).index(own)
-    graph.node.insert(place, ones)
-    graph.node.insert(place + 1, cast)
+    count.input[0] = "planted.ones"
+    index = list(graph.node).index(count)
+    graph.node.insert(index, ones)
+    graph.node.insert(index + 1, cast)
 
 
 def _epsilon_of_a_head_norm(graph: Graph) -> None:

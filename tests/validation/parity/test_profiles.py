@@ -74,13 +74,13 @@ def test_the_largest_values_pass_and_agreement_is_from_below() -> None:
     ],
 )
 def test_what_each_precision_is_judged_by(precision: Precision, provider: str, figures: list[Any]) -> None:
-    found = passes(precision, provider, Limits())
-    assert [(own.label, own.in_float, {limit.figure for limit in own.limits}) for own in found] == figures
+    runs = passes(precision, provider, Limits())
+    assert [(run.label, run.in_float, {limit.figure for limit in run.limits}) for run in runs] == figures
 
 
 def limits_for(precision: Precision, noise: Noise, tokens: int, limits: Limits = DEFAULT) -> dict[str, float]:
-    own = passes(precision, "cpu", limits)[-1]
-    return {limit.figure: limit.value for limit in own.limits_for(noise, tokens)}
+    last = passes(precision, "cpu", limits)[-1]
+    return {limit.figure: limit.value for limit in last.limits_for(noise, tokens)}
 
 
 def test_what_rounds_is_held_to_torchs_own_noise() -> None:

@@ -34,8 +34,8 @@ def test_scaling_changes_no_result(name: str, tmp_path: Path) -> None:
         expected = _logits(runner)
         runner.change_weights(scale_weights(spec, every_exponent(spec)))
         kept = scale_norms(runner.model, spec, every_exponent(spec))
-        found = _logits(runner)
-        assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+        logits = _logits(runner)
+        assert np.abs(logits - expected).max() <= 1e-5 * np.abs(expected).max()
         runner.change_weights(narrow(torch.float16, kept))
         rounded = _logits(runner)
     assert 1e-5 < np.abs(rounded - expected).max() / np.sqrt(np.square(expected).mean()) < 0.1

@@ -60,13 +60,13 @@ class FakeTorch:
     def change_weights(self, change: Change) -> None: ...
 
     def run(self, runs: Sequence[Run], take_cache: TakeCache) -> Iterator[np.ndarray]:
-        for place, own in enumerate(runs):
-            take_cache(place, *_cache(sum(map(len, own.parts)))[0])
+        for index, each in enumerate(runs):
+            take_cache(index, *_cache(sum(map(len, each.parts)))[0])
         yield from map(self.logits, runs)
 
-    def logits(self, own: Run) -> np.ndarray:
-        tokens = [token for part in own.parts for token in part]
-        return np.stack([_truth(token, position) for position, token in enumerate(tokens)])[-own.kept :]
+    def logits(self, run: Run) -> np.ndarray:
+        tokens = [token for part in run.parts for token in part]
+        return np.stack([_truth(token, position) for position, token in enumerate(tokens)])[-run.kept :]
 
 
 class FakeOnnx:
@@ -85,16 +85,16 @@ class FakeOnnx:
 
     def append(self, input_ids: np.ndarray) -> np.ndarray:
         (start,) = self.lengths
-        logits = [_truth(token, start + place) for place, token in enumerate(input_ids[0])]
-        for place in range(len(logits)):
-            type(self).spoil("prefill 1", 0, start + place, logits[place])
+        logits = [_truth(token, start + index) for index, token in enumerate(input_ids[0])]
+        for index in range(len(logits)):
+            type(self).spoil("prefill 1", 0, start + index, logits[index])
         self.lengths = [start + len(logits)]
         return np.stack(logits)[None]
 
     def cache(self, row: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
-        found = _cache(self.lengths[row] + self.steps)
-        type(self).spoil("cache", row, 0, found[0][1])
-        return found
+        computed = _cache(self.lengths[row] + self.steps)
+        type(self).spoil("cache", row, 0, computed[0][1])
+        return computed
 
     def prefill(self, input_ids: np.ndarray, lengths: Sequence[int], room: int) -> np.ndarray:
         self.lengths, self.steps = list(lengths), 0
@@ -276,12 +276,12 @@ def test_what_torch_itself_cannot_tell_is_let_pass(
     honest = FakeTorch.logits
     attention, dtypes = ["eager"], [torch.float32]
 
-    def noisy(self: FakeTorch, own: Run) -> np.ndarray:
+    def noisy(self: FakeTorch, run: Run) -> np.ndarray:
         is_off = attention[-1] == cause or dtypes[-1] == getattr(torch, cause, None)
-        return honest(self, own) + np.float32(0.0005 if is_off else 0.0)
+        return honest(self, run) + np.float32(0.0005 if is_off else 0.0)
 
-    def change(self: FakeTorch, own: Change) -> None:
-        dtypes.append(own({"a": torch.zeros(1)})["a"].dtype)
+    def change(self: FakeTorch, changed: Change) -> None:
+        dtypes.append(changed({"a": torch.zeros(1)})["a"].dtype)
 
     def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
         logits[7] += 0.0045 if stage != "cache" else 0
@@ -351,7 +351,7 @@ def test_nan_and_inf_fail_at_any_tolerance(run: Callable[..., ParityReport], val
 
 
 def test_logits_of_another_vocabulary_fail(run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FakeTorch, "logits", lambda self, own: np.zeros((own.kept, 9), np.float32))
+    monkeypatch.setattr(FakeTorch, "logits", lambda self, each: np.zeros((each.kept, 9), np.float32))
     report = run()
     assert "logits of shape [5, 11], expected [5, 9], in prefill of case 'prompt 0', row 0" in report.reasons
 

@@ -41,7 +41,7 @@ def _put(path: Path, values: object) -> None:
 
 def _bench(arguments: list[str]) -> dict[str, object]:
     precision = arguments[arguments.index("--precision") + 1]
-    variants = [Path(own).name for own in arguments[1 : arguments.index("--dense")]]
+    variants = [Path(argument).name for argument in arguments[1 : arguments.index("--dense")]]
     subjects = [{"model": name, "disk_bytes": 10**6, "cells": [_CELL]} for name in ("dense", *variants)]
     return {"setting": {"form": {"precision": {"dtype": precision}}}, "subjects": subjects}
 

@@ -46,8 +46,8 @@ def gaps_of(graph: Path, tmp_path: Path, generated: list[int], device: str = "CP
 def test_our_own_tokens_have_no_gap(graph: Path, tmp_path: Path) -> None:
     generated = Generator(graph).generate_ids([5, 6, 7], 6)
     assert gaps_of(graph, tmp_path, generated)[0] == 0
-    found = json.loads((tmp_path / "gaps.json").read_text("utf-8"))
-    assert (found["largest_gap"], found["reasons"]) == (0.0, [])
+    gaps = json.loads((tmp_path / "gaps.json").read_text("utf-8"))
+    assert (gaps["largest_gap"], gaps["reasons"]) == (0.0, [])
 
 
 def test_a_token_that_is_not_likely_fails(graph: Path, tmp_path: Path) -> None:
@@ -83,9 +83,9 @@ def test_the_profile_counts_a_decode_step(graph: Path, tmp_path: Path, monkeypat
     out = tmp_path / "summary.json"
     done = CliRunner().invoke(profile, [str(folder), "--copy", str(tmp_path / "copy.json"), "--out", str(out)])
     assert done.exit_code == 0, done.output
-    found = json.loads(out.read_text("utf-8"))
-    assert len(found["calls"]) == 3
-    assert found["step"]["CPUExecutionProvider"]["GroupQueryAttention"] == SHAPE.layers
+    figures = json.loads(out.read_text("utf-8"))
+    assert len(figures["calls"]) == 3
+    assert figures["step"]["CPUExecutionProvider"]["GroupQueryAttention"] == SHAPE.layers
     assert (tmp_path / "copy.json").is_file()
 
 
@@ -104,7 +104,7 @@ def test_replayed_calls_have_no_nodes() -> None:
         return {"cat": "Node", "name": f"{operator}_kernel_time", "ts": start, "dur": 2, "args": args}
 
     events = [call(0), node(1, "MatMul"), call(20), node(21, "MatMul"), node(24, "Cast"), node(27, "Cast"), call(40)]
-    found = summary(events)
-    assert [own["nodes"] for own in found["calls"]] == [1, 3, 0]
-    assert found["step"] == {"CUDAExecutionProvider": {"Cast": 2, "MatMul": 1}}
-    assert found["microseconds"] == {"Cast": 4, "MatMul": 2}
+    figures = summary(events)
+    assert [replayed["nodes"] for replayed in figures["calls"]] == [1, 3, 0]
+    assert figures["step"] == {"CUDAExecutionProvider": {"Cast": 2, "MatMul": 1}}
+    assert figures["microseconds"] == {"Cast": 4, "MatMul": 2}

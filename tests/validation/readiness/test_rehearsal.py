@@ -46,7 +46,7 @@ def test_every_kind_of_step_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         steps=2,
     )
     outcomes = run_steps(plan_steps(request), request, WANTED, 600.0, print)
-    assert {name: own.reason for name, own in outcomes.items() if own.verdict != "passed"} == {}
+    assert {name: outcome.reason for name, outcome in outcomes.items() if outcome.verdict != "passed"} == {}
     report = json.loads((request.out / "report.json").read_text("utf-8"))
     assert report["verdict"] == "incomplete"
     assert [row["form"] for row in report["parity"]] == ["fp32, fused"]

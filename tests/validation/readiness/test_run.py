@@ -34,14 +34,14 @@ def ran(request: Request, wanted: list[str] | None = None, limit: float = 60.0) 
 
 
 def report_of(request: Request) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((request.out / "report.json").read_text("utf-8"))
-    return found
+    report: dict[str, Any] = json.loads((request.out / "report.json").read_text("utf-8"))
+    return report
 
 
 def test_all_steps_pass(pretended: Pretended) -> None:
     request = pretended()
     outcomes = ran(request)
-    assert {own.verdict for own in outcomes.values()} == {"passed"}, outcomes
+    assert {outcome.verdict for outcome in outcomes.values()} == {"passed"}, outcomes
     assert report_of(request)["verdict"] == "passed"
     assert report_of(request)["not_run"] == []
 
@@ -49,7 +49,7 @@ def test_all_steps_pass(pretended: Pretended) -> None:
 def test_a_failing_step_stops_no_other(pretended: Pretended) -> None:
     request = pretended({"validate": 3})
     outcomes = ran(request)
-    failed = {name for name, own in outcomes.items() if own.verdict == "failed"}
+    failed = {name for name, outcome in outcomes.items() if outcome.verdict == "failed"}
     assert failed == {f"parity-{precision}-{dialect}" for precision, dialect in request.forms}
     assert outcomes["parity-fp16-fused"].reason == "validate was told to fail (exit code 3)"
     assert outcomes["bench-fp16"].verdict == outcomes["large-bench-0.5"].verdict == "passed"
@@ -77,7 +77,7 @@ def test_steps_without_what_they_need_are_blocked(pretended: Pretended) -> None:
 
 def test_an_export_that_fails_leaves_what_the_others_need(pretended: Pretended) -> None:
     outcomes = ran(pretended({"export": 3}))
-    assert [name for name, own in outcomes.items() if own.verdict != "passed"] == ["export"]
+    assert [name for name, outcome in outcomes.items() if outcome.verdict != "passed"] == ["export"]
 
 
 def test_a_machine_without_a_gpu_fails_and_writes_no_large_model(pretended: Pretended) -> None:
@@ -100,11 +100,11 @@ def test_a_full_disk_skips_a_step(pretended: Pretended, monkeypatch: pytest.Monk
 def test_what_a_step_replaces_counts_as_free(tmp_path: Path, pretended: Pretended) -> None:
     request = pretended()
     request.work.mkdir()
-    own = request.work / "own"
-    own.mkdir()
-    (own / "weights").write_bytes(b"x" * 1000)
+    replaced = request.work / "own"
+    replaced.mkdir()
+    (replaced / "weights").write_bytes(b"x" * 1000)
     free = machine.shutil.disk_usage(request.work).free
-    step = Step("own", "", (), replaces=own, disk_bytes=free + 10**12)
+    step = Step("own", "", (), replaces=replaced, disk_bytes=free + 10**12)
     assert machine.shortage(step, request)
     assert machine.shortage(replace(step, disk_bytes=0), request) == ""
 
@@ -122,7 +122,7 @@ def test_a_missing_nvidia_smi_fails_nothing(pretended: Pretended) -> None:
     programs = replace(request.programs, nvidia_smi=("no-such-program",))
     outcomes = ran(replace(request, programs=programs), ["doctor"])
     assert outcomes["doctor"].verdict == "passed"
-    assert [own.exit_code for own in outcomes["doctor"].done] == [0, None, 0]
+    assert [command.exit_code for command in outcomes["doctor"].done] == [0, None, 0]
 
 
 def test_the_reason_is_the_failing_command_s(pretended: Pretended) -> None:
@@ -207,12 +207,12 @@ def test_an_interrupted_run_leaves_a_report_and_no_process(tmp_path: Path, numbe
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
     if not children.exists():
         pytest.skip("this system does not tell the children of a process")
-    while not (found := children.read_text("utf-8").split()):
+    while not (children_ids := children.read_text("utf-8").split()):
         time.sleep(0.01)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == code, errors
     assert "report.md" in errors
-    assert not any(os.path.exists(f"/proc/{pid}") for pid in found)
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in children_ids)
     report = json.loads((out / "report.json").read_text("utf-8"))
     assert (report["verdict"], report["steps"]["doctor"]["verdict"]) == ("interrupted", "interrupted")

@@ -47,18 +47,18 @@ def parses(command: click.Command, arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_every_command_of_ours_exists_and_takes_its_options(provider: Provider) -> None:
-    found = set()
+    modules = set()
     for command in commands(provider):
         program, *arguments = command.words
         if program == SEAP[0]:
             parses(main.commands[arguments[0]], arguments[1:])
-            found.add(arguments[0])
+            modules.add(arguments[0])
         elif program == PYTHON[0]:
             assert arguments[0] == "-m"
             module = importlib.import_module(arguments[1])
             parses(getattr(module, arguments[1].rpartition(".")[2]), arguments[2:])
-            found.add(arguments[1])
-    assert found >= {"doctor", "export", "validate", "bench", "generate", "prune", "validation.readiness.genai_gaps"}
+            modules.add(arguments[1])
+    assert modules >= {"doctor", "export", "validate", "bench", "generate", "prune", "validation.readiness.genai_gaps"}
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -66,7 +66,7 @@ def test_a_step_needs_what_earlier_ones_write(provider: Provider) -> None:
     written: list[Path] = []
     for step in plan_steps(planned(provider)):
         for path in step.after:
-            assert any(path.is_relative_to(own) for own in written), (step.name, path)
+            assert any(path.is_relative_to(file) for file in written), (step.name, path)
         for command in step.commands:
             words = command.words
             written += [Path(words[index + 1]) for index, word in enumerate(words) if word == "--out"]

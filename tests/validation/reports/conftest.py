@@ -88,12 +88,12 @@ def _divergence(mean_kl: float) -> dict[str, Any]:
 GENERAL_TEXT = "general text"
 
 
-def elsewhere(own: str, kls: dict[str, float]) -> dict[str, Any]:
+def elsewhere(task: str, kls: dict[str, float]) -> dict[str, Any]:
     """What an export measures on every task's texts; `kls` by the name of the texts."""
     return {
         "onnx": {
             name: {
-                "own": name == own,
+                "own": name == task,
                 "mean_kl_nats": mean_kl,
                 "mean_kl_nats_stderr": mean_kl / 8,
                 "bits_per_byte": 0.9 + mean_kl / 4,
@@ -129,13 +129,13 @@ def _speed(decode: float, prefill: float, verdict: str = "passed") -> dict[str, 
             "batch": batch,
             "depth": depth,
             "limit": 1.1,
-            "found": found,
-            "low": found - 0.04 * batch,
-            "high": found + 0.05 * batch,
+            "found": measured,
+            "low": measured - 0.04 * batch,
+            "high": measured + 0.05 * batch,
             "verdict": verdict,
         }
         for batch, depth, *_ in cells
-        for figure, found in (("decode_speedup", decode), ("prefill_speedup", prefill))
+        for figure, measured in (("decode_speedup", decode), ("prefill_speedup", prefill))
     ]
     size = {"figure": "bytes_ratio", "batch": None, "depth": None, "limit": 1.0, "found": 0.82}
     return {
@@ -154,18 +154,18 @@ def recorded_speed(decode: float, prefill: float) -> dict[str, Any]:
     known = {"decode": decode, "prefill": prefill}
     figures = {
         f"{what}_{key}": value
-        for what, found in known.items()
+        for what, case in known.items()
         for key, value in (
-            ("speedup", found),
-            ("speedup_low", found - 0.02),
-            ("speedup_high", found + 0.02),
-            ("ideal_speedup", found / 0.96),
+            ("speedup", case),
+            ("speedup_low", case - 0.02),
+            ("speedup_high", case + 0.02),
+            ("ideal_speedup", case / 0.96),
             ("share_of_ideal", 0.96),
         )
     }
     dense = {"batch": 1, "depth": 128, "prefill_ms": 200.0, "decode_ms_per_token": 20.0}
-    own = {**dense, "prefill_ms": 200.0 / prefill, "decode_ms_per_token": 20.0 / decode}
-    return {"limits": {}, "verdicts": [], "dense": [dense], "variant": [{**own, **figures}]}
+    times = {**dense, "prefill_ms": 200.0 / prefill, "decode_ms_per_token": 20.0 / decode}
+    return {"limits": {}, "verdicts": [], "dense": [dense], "variant": [{**times, **figures}]}
 
 
 def _layers(ratio: float) -> list[dict[str, Any]]:

@@ -48,9 +48,9 @@ def _measure(page: str, folder: Path) -> dict[str, Measured]:
     wrapper.write_text(f'<!doctype html><meta charset="utf-8">{script}{frames}<pre id="measured"></pre>', "utf-8")
     command = [str(find("browser")), *OPTIONS, f"--user-data-dir={folder / 'profile'}", "--dump-dom", wrapper.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    found = re.search(r'<pre id="measured">(\{.*\})</pre>', done.stdout, re.DOTALL)
-    assert found is not None, f"the browser measured nothing: {done.stderr[-2000:]}"
-    measured: dict[str, Measured] = json.loads(html.unescape(found[1]))
+    match = re.search(r'<pre id="measured">(\{.*\})</pre>', done.stdout, re.DOTALL)
+    assert match is not None, f"the browser measured nothing: {done.stderr[-2000:]}"
+    measured: dict[str, Measured] = json.loads(html.unescape(match[1]))
     return measured
 
 
@@ -138,12 +138,12 @@ def test_measuring_finds_what_is_wrong(tmp_path: Path) -> None:
         '<rect y="50" width="9" height="9" style="fill:#eee"></rect></svg>'
         '</figure><div class="scroll" style="overflow:auto"><p style="width:600px">too wide</p></div></body>'
     )
-    found = _measure(page, tmp_path)["390-light"]
-    assert found["scrollWidth"] == 500
-    assert any(line.startswith("P wide") for line in found["beyond"])
-    assert found["scrolling"] == ["too wide"]
-    (pale,) = (text for text in found["texts"] if text["words"] == "pale")
+    faults = _measure(page, tmp_path)["390-light"]
+    assert faults["scrollWidth"] == 500
+    assert any(line.startswith("P wide") for line in faults["beyond"])
+    assert faults["scrolling"] == ["too wide"]
+    (pale,) = (text for text in faults["texts"] if text["words"] == "pale")
     assert pale["size"] == 8
     assert pale["contrast"] == pytest.approx(2.32, abs=0.01)
-    assert found["overlaps"] == ["one / two"]
-    assert found["shapes"][0]["contrast"] < SHAPE_CONTRAST
+    assert faults["overlaps"] == ["one / two"]
+    assert faults["shapes"][0]["contrast"] < SHAPE_CONTRAST

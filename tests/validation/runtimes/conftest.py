@@ -35,7 +35,7 @@ def torch_logits() -> Callable[..., list[np.ndarray]]:
             for prompt, start in zip(prompts, first or whole, strict=True)
         ]
         with open_torch_runner(folder, ONE_THREAD) as runner:
-            return list(runner.run([Run(own, length) for own, length in zip(parts, whole, strict=True)]))
+            return list(runner.run([Run(part, length) for part, length in zip(parts, whole, strict=True)]))
 
     return compute
 

@@ -30,7 +30,7 @@ def written(model: Path, folder: Path, precision: str = "fp32") -> Path:
 
 def largest(pairs: object) -> float:
     """The largest difference of logits within pairs of arrays."""
-    return max(float(np.abs(found - wanted).max()) for found, wanted in pairs)  # type: ignore[attr-defined]
+    return max(float(np.abs(ours - wanted).max()) for ours, wanted in pairs)  # type: ignore[attr-defined]
 
 
 @pytest.mark.needs("mlx-lm")
@@ -49,16 +49,16 @@ def test_equals_torch(
     alone = [runner.prefill(np.array([prompt]), [len(prompt)])[0] for prompt in prompts]
     assert largest(zip(alone, wanted, strict=True)) <= 1e-3
     batch = runner.prefill(padded, lengths)
-    assert largest((own[:length], whole) for own, length, whole in zip(batch, lengths, wanted, strict=True)) <= 1e-3
+    assert largest((row[:length], whole) for row, length, whole in zip(batch, lengths, wanted, strict=True)) <= 1e-3
     one, other = prompts[-1], prompts[-2]
     (truth,) = torch_logits(model, [one], [6])
     parts = [runner.prefill(np.array([one[:6]]), [6])[0], *(runner.step([token]) for token in one[6:])]
     assert np.abs(np.concatenate(parts) - truth).max() <= 1e-3
     truths = torch_logits(model, [one, other], [9, 5])
     runner.prefill(np.array([one[:9], [*other[:5], 0, 0, 0, 0]]), [9, 5])
-    for place in range(28):
-        first, second = runner.step([one[9 + place], other[5 + place]])
-        assert largest([(first, truths[0][9 + place]), (second, truths[1][5 + place])]) <= 1e-3
+    for index in range(28):
+        first, second = runner.step([one[9 + index], other[5 + index]])
+        assert largest([(first, truths[0][9 + index]), (second, truths[1][5 + index])]) <= 1e-3
 
 
 @pytest.mark.needs("mlx-lm")
@@ -85,10 +85,10 @@ def test_equals_torch_with_the_weights_that_are_written(
 
 def assert_equals_torch(folder: Path, precision: str, prompts: list[list[int]], wanted: list[np.ndarray]) -> None:
     """To rounding in float32, and to that of activations in the dtype of the folder."""
-    exact, own = MlxRunner(folder, in_float32=True), MlxRunner(folder)
+    exact, runner = MlxRunner(folder, in_float32=True), MlxRunner(folder)
     for prompt, truth in zip(prompts, wanted, strict=True):
         assert np.abs(exact.prefill(np.array([prompt]), [len(prompt)])[0] - truth).max() <= 1e-3
-        error = own.prefill(np.array([prompt]), [len(prompt)])[0] - truth
+        error = runner.prefill(np.array([prompt]), [len(prompt)])[0] - truth
         rounding = {"bf16": 0.2, "8bit": 0.04}.get(precision, 0.03)
         assert np.sqrt(np.square(error).mean()) <= rounding * np.sqrt(np.square(truth).mean())
 
@@ -105,12 +105,12 @@ def test_keys_and_values_are_those_of_torch(tmp_path: Path, prompts: list[list[i
     caches: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {0: [], 1: []}
     with open_torch_runner(model, ONE_THREAD) as reference:
         runs = [Run([prompt], 1) for prompt in (first, second)]
-        list(reference.run(runs, lambda place, keys, values: caches[place].append((keys, values))))
+        list(reference.run(runs, lambda index, keys, values: caches[index].append((keys, values))))
     for row, wanted in caches.items():
-        found = runner.cache(row)
-        assert found is not None
-        for own, truth in zip(found, wanted, strict=True):
-            for part, whole in zip(own, truth, strict=True):
+        cache = runner.cache(row)
+        assert cache is not None
+        for layer, truth in zip(cache, wanted, strict=True):
+            for part, whole in zip(layer, truth, strict=True):
                 assert part.shape == whole.shape
                 assert np.abs(part - whole).max() <= 1e-3
 

@@ -25,7 +25,7 @@ def largest_difference(folder: Path, expected: list[np.ndarray]) -> float:
     prompt, *more = PARTS
     given = [runner.prefill(prompt[None], [len(prompt)]), *(runner.append(part[None]) for part in more)]
     runner.close()
-    return max(float(np.abs(own[0] - wanted).max()) for own, wanted in zip(given, expected, strict=True))
+    return max(float(np.abs(layer[0] - wanted).max()) for layer, wanted in zip(given, expected, strict=True))
 
 
 @pytest.mark.parametrize("pruned", [pytest.param(False, marks=pytest.mark.full), True], ids=["dense", "pruned"])
@@ -60,8 +60,8 @@ def test_rows_of_a_batch_are_those_alone(variation: str, tmp_path: Path) -> None
     for row, length in enumerate(lengths):
         given = np.concatenate([prompt[row, :length], *(logits[row : row + 1] for logits in further)])
         assert np.abs(given - wanted[row]).max() <= 1e-3
-        for own, expected in zip(runner.cache(row), caches[row], strict=True):
-            for one, other in zip(own, expected, strict=True):
+        for cached, expected in zip(runner.cache(row), caches[row], strict=True):
+            for one, other in zip(cached, expected, strict=True):
                 assert one.shape == other.shape
                 assert np.abs(one - other).max() <= 1e-3
 

@@ -34,8 +34,8 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("seap_export.extras.missing_packages", lambda extra: ["some-package"])
     with pytest.raises(EnvironmentFailure, match=r'faked needs some-package; run: pip install "matplotlib'):
         open_runtime("faked", tmp_path)
-    own = Runtime("support.fake_format:FakeRunner", check=f"{__name__}:missing")
-    monkeypatch.setitem(RUNTIMES, "faked", own)  # type: ignore[arg-type]
+    runtime = Runtime("support.fake_format:FakeRunner", check=f"{__name__}:missing")
+    monkeypatch.setitem(RUNTIMES, "faked", runtime)  # type: ignore[arg-type]
     monkeypatch.setattr("validation.runtimes.table.resolve_name", lambda name: missing)
     with pytest.raises(EnvironmentFailure, match=r"Node\.js"):
         require_runtime("faked")

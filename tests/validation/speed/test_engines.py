@@ -93,17 +93,17 @@ def test_other_runtimes_are_opened_as_they_are_served(
     ],
 )
 def test_a_real_runtime_runs_and_its_memory_is_known(tmp_path: Path, format_name: str, takes_batches: bool) -> None:
-    own, model, written = format_class(format_name), tmp_path / "model", tmp_path / "written"
+    format, model, written = format_class(format_name), tmp_path / "model", tmp_path / "written"
     write_small_model(model, "llama", "pruned")
     written.mkdir()
-    own(own.precisions[0]).write(model, written, lambda layer: None)
-    with open_engine(own.runtimes[0], written, 64, ONE_THREAD) as engine:
+    format(format.precisions[0]).write(model, written, lambda layer: None)
+    with open_engine(format.runtimes[0], written, 64, ONE_THREAD) as engine:
         assert engine.takes_batches == takes_batches
         pace = engine.pace(PROMPTS[: 2 if takes_batches else 1], 4)
         assert min(pace.first_s, *pace.steps_s) > 0
         assert len(pace.steps_s) == 4
-    found = peak_memory(own.runtimes[0], written, 64, ONE_THREAD, SpeedCell(1, 8))
-    assert (found.host or 0) > 40e6
+    peak = peak_memory(format.runtimes[0], written, 64, ONE_THREAD, SpeedCell(1, 8))
+    assert (peak.host or 0) > 40e6
 
 
 def test_torch_and_onnx_runtime_append_the_same_tokens(
@@ -113,9 +113,9 @@ def test_torch_and_onnx_runtime_append_the_same_tokens(
     torch_run, onnx_step = _TorchEngine._run, Decoding.step
 
     def run(self: _TorchEngine, input_ids: Any, cache: Any) -> Any:
-        found = torch_run(self, input_ids, cache)
-        appended["torch"].append(found.tolist())
-        return found
+        computed = torch_run(self, input_ids, cache)
+        appended["torch"].append(computed.tolist())
+        return computed
 
     def step(self: Decoding, tokens: Sequence[int]) -> None:
         appended["onnxruntime"].append(list(tokens))

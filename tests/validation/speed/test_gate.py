@@ -26,8 +26,8 @@ def subject(
     cells: Sequence[SpeedCell] = (CELL,),
 ) -> SubjectFigures:
     """A model whose runs have steps around these medians, and prefills ten times as long."""
-    steps = [own * factor for own in runs for factor in (0.98, 1.0, 1.5)]
-    timings = {cell: Timing([10 * own for own in runs], list(steps)) for cell in cells}
+    steps = [run * factor for run in runs for factor in (0.98, 1.0, 1.5)]
+    timings = {cell: Timing([10 * run for run in runs], list(steps)) for cell in cells}
     return SubjectFigures(model, engine, size, 1, timings, dict.fromkeys(cells, ModelWork(1.0, 1.0)))  # type: ignore[arg-type]
 
 
@@ -38,7 +38,7 @@ def report(*variants: SubjectFigures, dense: Sequence[float] = STEADY) -> SpeedR
 
 def faster(factor: float, dense: Sequence[float] = STEADY, noise: float = 0.02) -> list[float]:
     """The runs of a model that is `factor` times as fast, give or take `noise`."""
-    return [own / factor * (1 + noise * sign) for own, sign in zip(dense, (1, -1, 0, 0.5, -0.5), strict=True)]
+    return [time / factor * (1 + noise * sign) for time, sign in zip(dense, (1, -1, 0, 0.5, -0.5), strict=True)]
 
 
 def decode(variants: SpeedReport, limit: float) -> SpeedVerdict:
@@ -48,25 +48,31 @@ def decode(variants: SpeedReport, limit: float) -> SpeedVerdict:
 
 @pytest.mark.parametrize(("limit", "verdict"), [(1.5, "passed"), (1.6, "too noisy"), (1.7, "failed")])
 def test_a_speedup_is_judged_where_its_interval_is_on_one_side(limit: float, verdict: str) -> None:
-    own = decode(report(subject("a-0.5", faster(1.6))), limit)
-    assert (own.variant, own.figure, own.cell, own.limit, own.runs) == ("a-0.5", "decode_speedup", CELL, limit, 5)
-    assert (own.low, own.high) == (pytest.approx(1.6 / 1.02), pytest.approx(1.6 / 0.98))
-    assert own.low < own.measured < own.high
-    assert own.verdict == verdict
+    judged = decode(report(subject("a-0.5", faster(1.6))), limit)
+    assert (judged.variant, judged.figure, judged.cell, judged.limit, judged.runs) == (
+        "a-0.5",
+        "decode_speedup",
+        CELL,
+        limit,
+        5,
+    )
+    assert (judged.low, judged.high) == (pytest.approx(1.6 / 1.02), pytest.approx(1.6 / 0.98))
+    assert judged.low < judged.measured < judged.high
+    assert judged.verdict == verdict
 
 
 def test_a_limit_at_the_end_of_the_interval() -> None:
     variants = report(subject("a-0.5", [0.5] * 5), dense=[1.0, 1.0, 1.0, 1.0, 1.125])
-    own = decode(variants, 2.0)
-    assert (own.low, own.high, own.verdict) == (2.0, 2.25, "passed")
+    verdict = decode(variants, 2.0)
+    assert (verdict.low, verdict.high, verdict.verdict) == (2.0, 2.25, "passed")
     assert decode(variants, 2.25).verdict == "too noisy"
     assert decode(variants, 2.2501).verdict == "failed"
 
 
 def test_runs_are_paired_so_that_what_slows_both_models_cancels() -> None:
     drifting = (1.0, 1.05, 1.1, 1.15, 1.2)
-    own = decode(report(subject("a-0.5", faster(1.5, drifting, 0.0)), dense=drifting), 1.45)
-    assert (own.low, own.high, own.verdict) == (pytest.approx(1.5), pytest.approx(1.5), "passed")
+    verdict = decode(report(subject("a-0.5", faster(1.5, drifting, 0.0)), dense=drifting), 1.45)
+    assert (verdict.low, verdict.high, verdict.verdict) == (pytest.approx(1.5), pytest.approx(1.5), "passed")
     shuffled = decode(report(subject("a-0.5", faster(1.5, drifting[::-1], 0.0)), dense=drifting), 1.45)
     assert shuffled.verdict == "too noisy"
 
@@ -75,11 +81,11 @@ def test_runs_are_paired_so_that_what_slows_both_models_cancels() -> None:
 def test_a_machine_that_is_too_busy_judges_nothing(limit: float) -> None:
     """Although all paired speed-ups are 2."""
     busy = (1.0, 1.3, 1.0, 1.1, 1.0)
-    own = decode(report(subject("a-0.5", faster(2.0, busy, 0.0)), dense=busy), limit)
-    assert (own.low, own.high) == (pytest.approx(2.0), pytest.approx(2.0))
-    assert own.spread == pytest.approx(0.3 / 1.15)
-    assert own.verdict == "too noisy"
-    assert re.search(r"too noisy .* 2\.00x .* 26%, more than 25%; .*--runs", own.result)
+    verdict = decode(report(subject("a-0.5", faster(2.0, busy, 0.0)), dense=busy), limit)
+    assert (verdict.low, verdict.high) == (pytest.approx(2.0), pytest.approx(2.0))
+    assert verdict.spread == pytest.approx(0.3 / 1.15)
+    assert verdict.verdict == "too noisy"
+    assert re.search(r"too noisy .* 2\.00x .* 26%, more than 25%; .*--runs", verdict.result)
 
 
 def test_either_model_can_be_the_noisy_one() -> None:
@@ -93,32 +99,38 @@ def test_each_figure_has_its_own_noise() -> None:
     variants = report(subject("a-0.5", faster(2.0)))
     variants.subjects[1].timings[CELL].prefills[:] = [5.0, 5.0, 7.0, 5.0, 5.0]
     limits = SpeedLimits(min_decode_speedup=1.2, min_prefill_speedup=1.2)
-    assert [own.verdict for own in judge_speed(variants, limits)] == ["passed", "too noisy"]
+    assert [verdict.verdict for verdict in judge_speed(variants, limits)] == ["passed", "too noisy"]
     variants = report(subject("a-0.5", [0.5, 0.5, 0.7, 0.5, 0.5]))
     variants.subjects[1].timings[CELL].prefills[:] = [5.0] * 5
-    assert [own.verdict for own in judge_speed(variants, limits)] == ["too noisy", "passed"]
+    assert [verdict.verdict for verdict in judge_speed(variants, limits)] == ["too noisy", "passed"]
 
 
 @pytest.mark.parametrize("runs", [1, 4])
 def test_few_runs_judge_nothing(runs: int) -> None:
-    own = decode(report(subject("a-0.5", [0.5] * runs), dense=[1.0] * runs), 1.5)
-    assert (own.measured, own.low, own.high, own.verdict) == (2.0, 2.0, 2.0, "too noisy")
-    assert re.search(rf"too noisy .* 2\.00x in {runs} runs.*; give --runs 5", own.result)
+    verdict = decode(report(subject("a-0.5", [0.5] * runs), dense=[1.0] * runs), 1.5)
+    assert (verdict.measured, verdict.low, verdict.high, verdict.verdict) == (2.0, 2.0, 2.0, "too noisy")
+    assert re.search(rf"too noisy .* 2\.00x in {runs} runs.*; give --runs 5", verdict.result)
 
 
 def test_bytes_have_no_noise() -> None:
     noisy = subject("a-0.5", [1.0, 9.0], size=60)
     variants = report(noisy, dense=[1.0, 9.0])
     for limit, verdict in ((0.6, "passed"), (0.59, "failed")):
-        (own,) = judge_speed(variants, SpeedLimits(max_bytes_ratio=limit))
-        assert (own.figure, own.cell, own.measured, own.low, own.high) == ("bytes_ratio", None, 0.6, 0.6, 0.6)
-        assert own.verdict == verdict
+        (judged,) = judge_speed(variants, SpeedLimits(max_bytes_ratio=limit))
+        assert (judged.figure, judged.cell, judged.measured, judged.low, judged.high) == (
+            "bytes_ratio",
+            None,
+            0.6,
+            0.6,
+            0.6,
+        )
+        assert judged.verdict == verdict
 
 
 def test_one_verdict_for_each_variant_limit_and_cell() -> None:
     cells = (CELL, DEEP)
     variants = [subject(name, faster(2.0), cells=cells) for name in ("a-0.5", "b-0.5")]
-    found = judge_speed(report(*variants), SpeedLimits(1.5, 2.5, 0.5))
+    verdicts = judge_speed(report(*variants), SpeedLimits(1.5, 2.5, 0.5))
     each = [
         ("bytes_ratio", None, "failed"),
         ("decode_speedup", CELL, "passed"),
@@ -126,7 +138,7 @@ def test_one_verdict_for_each_variant_limit_and_cell() -> None:
         ("decode_speedup", DEEP, "passed"),
         ("prefill_speedup", DEEP, "failed"),
     ]
-    assert [(own.variant, own.figure, own.cell, own.verdict) for own in found] == [
+    assert [(verdict.variant, verdict.figure, verdict.cell, verdict.verdict) for verdict in verdicts] == [
         (name, *rest) for name in ("a-0.5", "b-0.5") for rest in each
     ]
 
@@ -143,8 +155,8 @@ def test_only_the_engine_that_was_asked_for_is_judged() -> None:
         {},
     )
     limits = SpeedLimits(min_decode_speedup=1.5)
-    assert [own.verdict for own in judge_speed(variants, limits)] == ["passed"]
-    assert [own.verdict for own in judge_speed(variants, limits, "torch")] == ["failed"]
+    assert [verdict.verdict for verdict in judge_speed(variants, limits)] == ["passed"]
+    assert [verdict.verdict for verdict in judge_speed(variants, limits, "torch")] == ["failed"]
 
 
 def test_nothing_to_judge_is_no_pass() -> None:
@@ -168,7 +180,7 @@ def test_no_limit_at_all_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "ends", "limit", "line"),
+    ("measured", "ends", "limit", "line"),
     [
         (1.42, (1.38, 1.45), 1.5, "decode at batch 1, depth 128 is 1.42x (1.38 to 1.45), below 1.5x"),
         (1.62, (1.6, 1.7), 1.5, "decode at batch 1, depth 128 is 1.62x (1.60 to 1.70), at least 1.5x"),
@@ -182,17 +194,17 @@ def test_no_limit_at_all_is_refused() -> None:
         ),
     ],
 )
-def test_reasons(found: float, ends: tuple[float, float], limit: float, line: str) -> None:
-    assert SpeedVerdict("a-0.5", "decode_speedup", CELL, limit, found, *ends, runs=5).result == line
+def test_reasons(measured: float, ends: tuple[float, float], limit: float, line: str) -> None:
+    assert SpeedVerdict("a-0.5", "decode_speedup", CELL, limit, measured, *ends, runs=5).result == line
 
 
 def test_reasons_of_prefill_and_bytes() -> None:
-    own = SpeedVerdict("a-0.5", "prefill_speedup", DEEP, 1.5, 1.6, 1.6, 1.6, runs=5)
-    assert own.result == "prefill at batch 1, depth 512 is 1.60x (1.60 to 1.60), at least 1.5x"
-    own = SpeedVerdict("a-0.5", "bytes_ratio", None, 0.5, 0.5004, 0.5004, 0.5004)
-    assert own.result == "0.5004 of the dense model's size on disk, above 0.5"
-    own = SpeedVerdict("a-0.5", "bytes_ratio", None, 0.5, 0.5, 0.5, 0.5)
-    assert own.result == "0.50 of the dense model's size on disk, at most 0.5"
+    verdict = SpeedVerdict("a-0.5", "prefill_speedup", DEEP, 1.5, 1.6, 1.6, 1.6, runs=5)
+    assert verdict.result == "prefill at batch 1, depth 512 is 1.60x (1.60 to 1.60), at least 1.5x"
+    verdict = SpeedVerdict("a-0.5", "bytes_ratio", None, 0.5, 0.5004, 0.5004, 0.5004)
+    assert verdict.result == "0.5004 of the dense model's size on disk, above 0.5"
+    verdict = SpeedVerdict("a-0.5", "bytes_ratio", None, 0.5, 0.5, 0.5, 0.5)
+    assert verdict.result == "0.50 of the dense model's size on disk, at most 0.5"
 
 
 @pytest.mark.parametrize(

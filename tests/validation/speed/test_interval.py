@@ -29,7 +29,7 @@ def test_it_holds_the_true_median_as_often_as_it_says(count: int) -> None:
     """Of skewed numbers, as times are."""
     draws = np.random.default_rng(1).lognormal(size=(4000, count))  # with a median of 1
     intervals = [median_interval(runs.tolist()) for runs in draws]
-    held = np.mean([own is not None and own.low <= 1 <= own.high for own in intervals])
+    held = np.mean([interval is not None and interval.low <= 1 <= interval.high for interval in intervals])
     assert COVERAGE - 0.012 < held < 1  # three standard errors
 
 
@@ -44,9 +44,9 @@ def test_the_spread_is_a_share_of_the_middle() -> None:
 
 
 def test_an_interval_can_be_widened_but_not_turned() -> None:
-    own = Interval(1.0, 2.0)
-    assert own.including(1.5) == own
-    assert (own.including(0.5), own.including(3.0)) == (Interval(0.5, 2.0), Interval(1.0, 3.0))
+    interval = Interval(1.0, 2.0)
+    assert interval.including(1.5) == interval
+    assert (interval.including(0.5), interval.including(3.0)) == (Interval(0.5, 2.0), Interval(1.0, 3.0))
     for ends in ((2.0, 1.0), (float("nan"), 1.0)):
         with pytest.raises(ValueError, match="must not be above"):
             Interval(*ends)

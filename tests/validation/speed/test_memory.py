@@ -56,11 +56,9 @@ def test_a_process_that_the_runtime_starts_is_counted(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(memory, "open_engine", engine)
     monkeypatch.setattr(memory, "process_peak", lambda: 1_000_000)
-    found = PeakMemory(
-        **json.loads(CliRunner().invoke(memory._main, ["x", "folder", "--context-length", "64"]).output)
-    )
-    assert found.host is not None
-    assert found.host > 400e6
+    peak = PeakMemory(**json.loads(CliRunner().invoke(memory._main, ["x", "folder", "--context-length", "64"]).output))
+    assert peak.host is not None
+    assert peak.host > 400e6
 
 
 @pytest.mark.parametrize(

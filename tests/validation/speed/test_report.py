@@ -44,15 +44,15 @@ def test_speedups(report: SpeedReport) -> None:
 
 
 def test_a_speedup_has_an_interval_of_paired_runs_that_holds_it() -> None:
-    dense, own = subject("dense", "torch", 9, 1.0, 1.0, 1.0), subject("a-0.5", "torch", 9, 1.0, 1.0, 1.0)
+    dense, variant = subject("dense", "torch", 9, 1.0, 1.0, 1.0), subject("a-0.5", "torch", 9, 1.0, 1.0, 1.0)
     # two steps a run: medians of 4, 6, 4, 4, 8 and of 2, 2, 4, 2, 2
     dense.timings[CELL].prefills[:] = [2.0, 2.0, 2.0, 4.0, 2.0]
     dense.timings[CELL].steps[:] = [3.0, 5.0, 6.0, 6.0, 4.0, 4.0, 4.0, 4.0, 8.0, 8.0]
-    own.timings[CELL].prefills[:] = [1.0, 1.0, 1.0, 1.0, 2.0]
-    own.timings[CELL].steps[:] = [2.0, 2.0, 2.0, 2.0, 4.0, 4.0, 2.0, 2.0, 2.0, 2.0]
-    report = SpeedReport([dense, own], [CELL], {})
-    assert report.decode(own, CELL).interval == Interval(1.0, 4.0)
-    assert report.prefill(own, CELL).interval == Interval(1.0, 4.0)
+    variant.timings[CELL].prefills[:] = [1.0, 1.0, 1.0, 1.0, 2.0]
+    variant.timings[CELL].steps[:] = [2.0, 2.0, 2.0, 2.0, 4.0, 4.0, 2.0, 2.0, 2.0, 2.0]
+    report = SpeedReport([dense, variant], [CELL], {})
+    assert report.decode(variant, CELL).interval == Interval(1.0, 4.0)
+    assert report.prefill(variant, CELL).interval == Interval(1.0, 4.0)
     cell = report.to_json()["subjects"][1]["cells"][0]
     assert (cell["decode_speedup_low"], cell["decode_speedup"], cell["decode_speedup_high"]) == (1.0, 2.25, 4.0)
     assert (cell["prefill_speedup_low"], cell["prefill_speedup"], cell["prefill_speedup_high"]) == (1.0, 2.0, 4.0)
@@ -60,11 +60,11 @@ def test_a_speedup_has_an_interval_of_paired_runs_that_holds_it() -> None:
 
 def test_the_interval_reaches_to_the_speedup_of_all_steps_together() -> None:
     """Each run has the same median in both models, but the other steps are faster in one and slower in the other."""
-    dense, own = subject("dense", "torch", 9, 1.0, 1.0, 1.0), subject("a-0.5", "torch", 9, 1.0, 1.0, 1.0)
-    for timing, other in ((dense.timings[CELL], 0.1), (own.timings[CELL], 99.0)):
+    dense, variant = subject("dense", "torch", 9, 1.0, 1.0, 1.0), subject("a-0.5", "torch", 9, 1.0, 1.0, 1.0)
+    for timing, other in ((dense.timings[CELL], 0.1), (variant.timings[CELL], 99.0)):
         timing.prefills[:] = [1.0] * 5
         timing.steps[:] = [step for median in (1.0, 2.0, 3.0, 4.0, 5.0) for step in (median, other, median)]
-    speedup = SpeedReport([dense, own], [CELL], {}).decode(own, CELL)
+    speedup = SpeedReport([dense, variant], [CELL], {}).decode(variant, CELL)
     assert (speedup.measured, speedup.interval) == (0.5, Interval(0.5, 1.0))
 
 
@@ -92,12 +92,12 @@ def test_an_engine_without_some_cells(report: SpeedReport) -> None:
     """It is judged by the others, and what it lacks is said."""
     assert report.left_out == report.to_json()["left_out"] == []
     larger = SpeedCell(4, 8)
-    for own in report.subjects:
-        if own.engine == "torch":
-            own.timings[larger], own.works[larger] = own.timings[CELL], own.works[CELL]  # type: ignore[index]
+    for subject in report.subjects:
+        if subject.engine == "torch":
+            subject.timings[larger], subject.works[larger] = subject.timings[CELL], subject.works[CELL]  # type: ignore[index]
     both = SpeedReport(report.subjects, [CELL, larger], {})
     assert both.left_out == ["onnxruntime was timed with one prompt at a time; left out: batches of 4"]
-    assert [len(own["cells"]) for own in both.to_json()["subjects"]] == [2, 1, 2, 1]
+    assert [len(subject["cells"]) for subject in both.to_json()["subjects"]] == [2, 1, 2, 1]
     assert sum("decode" in line for line in both.complaints) == 2
 
 
@@ -105,13 +105,13 @@ def test_in_json(report: SpeedReport) -> None:
     values = report.to_json()
     assert (values["schema"], values["setting"]) == ("seap-export/bench/2", {"threads": 2})
     assert values["complaints"] == report.complaints
-    own = values["subjects"][3]
-    assert {key: own[key] for key in ("model", "engine", "disk_bytes", "peak_bytes", "gpu_bytes")} == {
+    subject = values["subjects"][3]
+    assert {key: subject[key] for key in ("model", "engine", "disk_bytes", "peak_bytes", "gpu_bytes")} == {
         "model": "a-0.5",
         "engine": "onnxruntime",
         "disk_bytes": 90,
         "peak_bytes": 7,
         "gpu_bytes": 5,
     }
-    (cell,) = own["cells"]
+    (cell,) = subject["cells"]
     assert (cell["batch"], cell["depth"], cell["decode_tokens_per_s"], cell["decode_speedup"]) == (2, 8, 8.0, 2.0)

@@ -32,7 +32,7 @@ def _by_hand(folder: Path, questions: Sequence[Question]) -> tuple[list[int], li
             ids = tokenizer(question.prompt + choice).input_ids
             with torch.no_grad():
                 log_p = model(torch.tensor([ids])).logits[0].double().log_softmax(-1)
-            likelihoods.append(sum(float(log_p[place - 1, ids[place]]) for place in range(start, len(ids))))
+            likelihoods.append(sum(float(log_p[index - 1, ids[index]]) for index in range(start, len(ids))))
         lengths = [len(choice.strip()) for choice in question.choices]
         chosen.append(int(np.argmax(likelihoods)))
         chosen_by_length.append(int(np.argmax(np.array(likelihoods) / lengths)))
@@ -58,7 +58,7 @@ def test_the_figures_are_those_of_a_plain_loop(
     assert figures.acc_norm == pytest.approx(acc_norm)
     assert figures.acc_stderr == pytest.approx(math.sqrt(acc * (1 - acc) / 39))
     assert figures.acc_norm_stderr == pytest.approx(math.sqrt(acc_norm * (1 - acc_norm) / 39))
-    assert figures.right == tuple(own == right for own, right in zip(by_hand[0], gold, strict=True))
+    assert figures.right == tuple(scores == right for scores, right in zip(by_hand[0], gold, strict=True))
     assert figures.chance == pytest.approx(float(np.mean([1 / len(question.choices) for question in questions])))
     assert figures.questions == 40
 

@@ -72,9 +72,9 @@ def test_log_likelihoods_are_those_of_the_harness(
     model: Path, of_the_harness: list[tuple[float, bool]], form: str, batch_size: int, compute: Compute | None
 ) -> None:
     """Trailing spaces, no prompt, special tokens in texts, more tokens than positions, bytes."""
-    expected, found = of_the_harness, _answers(model, form, batch_size, compute)
-    assert [value for value, _ in found] == pytest.approx([value for value, _ in expected], abs=1e-4)
-    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+    expected, answers = of_the_harness, _answers(model, form, batch_size, compute)
+    assert [value for value, _ in answers] == pytest.approx([value for value, _ in expected], abs=1e-4)
+    assert [greedy for _, greedy in answers] == [greedy for _, greedy in expected]
     assert len({value for value, _ in expected}) == len(PAIRS)
 
 
@@ -85,9 +85,9 @@ def test_a_runtime_gives_the_same(
     options: Any = {"batch_size": batch_size, "execution": ONE_THREAD, "on_sequences": lambda done, total: None}
     with quiet_harness(), open_model(written, runtime, tokenizer_folder=model / "hf", **options) as lm:
         assert lm.max_length == 64
-        found = lm.loglikelihood(_requests(), disable_tqdm=True)
-    assert [value for value, _ in found] == pytest.approx([value for value, _ in of_the_harness], abs=1e-4)
-    assert [greedy for _, greedy in found] == [greedy for _, greedy in of_the_harness]
+        answers = lm.loglikelihood(_requests(), disable_tqdm=True)
+    assert [value for value, _ in answers] == pytest.approx([value for value, _ in of_the_harness], abs=1e-4)
+    assert [greedy for _, greedy in answers] == [greedy for _, greedy in of_the_harness]
     assert FakeRunner.opened == 0
 
 
@@ -103,12 +103,12 @@ def test_a_runtime_gives_the_same(
 def test_a_real_runtime_gives_the_same(
     model: Path, tmp_path: Path, of_the_harness: list[tuple[float, bool]], name: str
 ) -> None:
-    own, precision = parse_format(name)
-    own(str(precision)).write(model / "hf", tmp_path, lambda layer: None)
+    format, precision = parse_format(name)
+    format(str(precision)).write(model / "hf", tmp_path, lambda layer: None)
     options: Any = {"batch_size": 4, "execution": ONE_THREAD, "on_sequences": lambda done, total: None}
-    with quiet_harness(), open_model(tmp_path, own.runtimes[0], tokenizer_folder=model / "hf", **options) as lm:
-        found = lm.loglikelihood(_requests(), disable_tqdm=True)
-    assert [value for value, _ in found] == pytest.approx([value for value, _ in of_the_harness], abs=2e-3)
+    with quiet_harness(), open_model(tmp_path, format.runtimes[0], tokenizer_folder=model / "hf", **options) as lm:
+        answers = lm.loglikelihood(_requests(), disable_tqdm=True)
+    assert [value for value, _ in answers] == pytest.approx([value for value, _ in of_the_harness], abs=2e-3)
 
 
 def test_a_graph_that_returns_the_last_logits_scores_whole_choices(
@@ -116,8 +116,8 @@ def test_a_graph_that_returns_the_last_logits_scores_whole_choices(
 ) -> None:
     (tmp_path / "onnx").mkdir()
     OnnxFormat.of(OnnxForm(logits="last")).write(model / "hf", tmp_path / "onnx", lambda layer: None)
-    found = _answers(tmp_path, "onnx", 4, None)
-    assert [value for value, _ in found] == pytest.approx([value for value, _ in of_the_harness], abs=1e-4)
+    answers = _answers(tmp_path, "onnx", 4, None)
+    assert [value for value, _ in answers] == pytest.approx([value for value, _ in of_the_harness], abs=1e-4)
 
 
 def test_the_likeliest_continuation_is_greedy(model: Path) -> None:

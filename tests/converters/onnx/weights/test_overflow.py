@@ -68,7 +68,7 @@ def run(session: onnxruntime.InferenceSession) -> np.ndarray:
     return session.run(["logits"], feeds)[0]
 
 
-def found(made: Any, precision: Precision = FP16) -> Scaling:
+def scaling_of(made: Any, precision: Precision = FP16) -> Scaling:
     config = read_json(made.source / "config.json")
     return find_scaling(config, model_spec(config), SafetensorsReader(made.source), precision)
 
@@ -85,14 +85,14 @@ def test_what_overflows_is_scaled(case: str, dialect: str, written: Callable[...
     factors, expected = OVERFLOWS[case]
     made = written("llama", precision=FP16, dialect=dialect, change=scale(**factors))
     onnx.checker.check_model(made.folder / "model.onnx", full_check=True)
-    assert found(made) == expected
+    assert scaling_of(made) == expected
     assert relative_error(made) < 0.02
 
 
 @pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
 def test_pruned_models_of_every_family(family: str, written: Callable[..., Any]) -> None:
     made = written(family, precision=FP16, change=scale(mlp__down_proj=2e5), **PRUNED)
-    assert found(made).stream > 3
+    assert scaling_of(made).stream > 3
     assert relative_error(made) < 0.02
 
 
@@ -128,13 +128,13 @@ def test_quantised_weights(written: Callable[..., Any]) -> None:
     errors = {}
     for factor in (1.0, 2e4):
         made = written("llama", precision=precision, change=scale(mlp__down_proj=factor), folder=str(factor))
-        assert (found(made, precision) != Scaling()) == (factor != 1.0)
+        assert (scaling_of(made, precision) != Scaling()) == (factor != 1.0)
         errors[factor] = relative_error(made)
     assert errors[2e4] < 1.1 * errors[1.0]
 
 
 @pytest.mark.parametrize(
-    ("factors", "place"),
+    ("factors", "output"),
     [
         ({"self_attn__v_proj": 1e5}, r"model\.layers\.1\.self_attn\.v_proj"),
         ({"mlp__gate_proj": 1e5}, r"model\.layers\.1\.mlp\.gate_proj"),
@@ -143,9 +143,11 @@ def test_quantised_weights(written: Callable[..., Any]) -> None:
     ],
 )
 def test_what_no_scaling_prevents_is_refused(
-    factors: dict[str, float], place: str, written: Callable[..., Any], tmp_path: Path
+    factors: dict[str, float], output: str, written: Callable[..., Any], tmp_path: Path
 ) -> None:
-    expected = rf"^fp16 cannot hold this model: {place} reaches [\d.e+]+; use --precision bf16 on CUDA, or fp32 on the"
+    expected = (
+        rf"^fp16 cannot hold this model: {output} reaches [\d.e+]+; use --precision bf16 on CUDA, or fp32 on the"
+    )
     with pytest.raises(InputError, match=expected):
         written("llama", precision=FP16, change=scale(**factors))
     assert list((tmp_path / "onnx").iterdir()) == []

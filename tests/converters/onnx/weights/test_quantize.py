@@ -40,9 +40,9 @@ def test_the_layout_is_that_of_matmul_nbits(how: BlockQuantization) -> None:
         zero = 1 << (how.bits - 1)
         if made.zero_points is not None:
             zero = list(itertools.chain(*(unpacked(b, how.bits) for b in made.zero_points[row].tolist())))[block]
-        for place, level in enumerate(levels[: 150 - block * how.block_size]):
+        for index, level in enumerate(levels[: 150 - block * how.block_size]):
             value = (level - zero) * made.scales[row, block].item()
-            assert weights_again[row, block * how.block_size + place].item() == pytest.approx(value, rel=1e-6)
+            assert weights_again[row, block * how.block_size + index].item() == pytest.approx(value, rel=1e-6)
 
 
 @pytest.mark.parametrize("how", WAYS, ids=str)

@@ -29,20 +29,20 @@ FORMS = [
 LAYER = "model.layers.1."
 
 
-def of_layer_1(found: dict[str, int]) -> dict[str, int]:
-    return {name.removeprefix(LAYER): exponent for name, exponent in found.items() if name.startswith(LAYER)}
+def of_layer_1(exponents: dict[str, int]) -> dict[str, int]:
+    return {name.removeprefix(LAYER): exponent for name, exponent in exponents.items() if name.startswith(LAYER)}
 
 
 def test_a_stream_that_norms_read() -> None:
     spec = model_spec(micro_config(model_type="llama", attention_bias=True, tie_word_embeddings=True))
-    found = Scaling(3, inputs={f"{LAYER}mlp.down_proj": 5}).tensors(spec)
-    assert of_layer_1(found) == {
+    exponents = Scaling(3, inputs={f"{LAYER}mlp.down_proj": 5}).tensors(spec)
+    assert of_layer_1(exponents) == {
         "self_attn.o_proj.weight": -3,
         "self_attn.o_proj.bias": -3,
         "mlp.up_proj.weight": -5,
         "mlp.down_proj.weight": 2,
     }
-    assert (found["model.embed_tokens.weight"], found["model.norm.weight"]) == (-3, 3)
+    assert (exponents["model.embed_tokens.weight"], exponents["model.norm.weight"]) == (-3, 3)
 
 
 def test_an_lm_head_of_its_own_and_a_factor_on_embeddings() -> None:
@@ -51,8 +51,10 @@ def test_an_lm_head_of_its_own_and_a_factor_on_embeddings() -> None:
         for tied, factor in ((True, 1.0), (False, 1.0), (True, 3.0))
     )
     outer = {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"}
-    found = [{name for name in Scaling(2).tensors(spec) if name in outer} for spec in (tied, untied, multiplied)]
-    assert found == [
+    scaled_names = [
+        {name for name in Scaling(2).tensors(spec) if name in outer} for spec in (tied, untied, multiplied)
+    ]
+    assert scaled_names == [
         {"model.embed_tokens.weight", "model.norm.weight"},
         {"model.embed_tokens.weight"},
         set(),
@@ -80,9 +82,9 @@ def test_factors_are_exact_where_fp16_would_round(tmp_path: Path) -> None:
     """A model of fp16 is multiplied in float32, before it is quantised or cut."""
     reader = SafetensorsReader(write_micro_model(tmp_path / "m", dtype="float16", model_type="llama"))
     name = f"{LAYER}mlp.up_proj.weight"
-    (own,), (scaled,) = (each.read([name]).values() for each in (reader, ScaledReader(reader, {name: -20})))
-    assert torch.equal(scaled * 2**20, own.float())
-    assert not torch.equal((own * 2.0**-20).float() * 2**20, own.float())
+    (exact,), (scaled,) = (each.read([name]).values() for each in (reader, ScaledReader(reader, {name: -20})))
+    assert torch.equal(scaled * 2**20, exact.float())
+    assert not torch.equal((exact * 2.0**-20).float() * 2**20, exact.float())
 
 
 def error_of_weights(precision: Precision, exponent: int) -> float:
@@ -90,12 +92,12 @@ def error_of_weights(precision: Precision, exponent: int) -> float:
     weights = 0.02 * torch.randn(256, 256, generator=torch.Generator().manual_seed(0))
     scaled, how = weights * 2.0**-exponent, precision.quantization
     if how is None:
-        found = scaled.to(precision.torch_dtype).float()
+        restored = scaled.to(precision.torch_dtype).float()
     else:
         matrix = quantize(scaled, how)
         scales = matrix.scales.to(precision.torch_dtype).float()
-        found = dequantize(QuantizedMatrix(matrix.packed, scales, matrix.zero_points), how, 256)
-    difference = found * 2.0**exponent - weights
+        restored = dequantize(QuantizedMatrix(matrix.packed, scales, matrix.zero_points), how, 256)
+    difference = restored * 2.0**exponent - weights
     return float(difference.square().mean().sqrt() / weights.square().mean().sqrt())
 
 

@@ -58,12 +58,12 @@ def bytes_of(tensor: ir.TensorProtocol) -> bytes:
 
 
 def test_pieces_are_small_and_give_the_whole(at_once: int, reader: Reader) -> None:
-    own, parts = LazyWeights(reader, Precision()), reader.tensors
+    weights, parts = LazyWeights(reader, Precision()), reader.tensors
     expected = {
-        "stored": (own.stored("a"), parts["a"]),
-        "joined": (own.joined(["c", "d"], "cd"), torch.cat([parts["c"], parts["d"]])),
-        "transposed": (own.transposed(["a"], "at"), parts["a"].T),
-        "transposed together": (own.transposed(["a", "b"], "ab"), torch.cat([parts["a"], parts["b"]]).T),
+        "stored": (weights.stored("a"), parts["a"]),
+        "joined": (weights.joined(["c", "d"], "cd"), torch.cat([parts["c"], parts["d"]])),
+        "transposed": (weights.transposed(["a"], "at"), parts["a"].T),
+        "transposed together": (weights.transposed(["a", "b"], "ab"), torch.cat([parts["a"], parts["b"]]).T),
     }
     for name, (tensor, whole) in expected.items():
         assert isinstance(tensor, LazyTensor), name
@@ -98,9 +98,12 @@ def test_one_piece_is_alive_at_a_time(at_once: int, reader: Reader, monkeypatch:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 def test_a_bad_number_in_the_last_piece_is_refused(at_once: int, reader: Reader, bad: float) -> None:
     reader.tensors["a"][-1, -1] = bad
-    for own in (LazyWeights(reader, Precision()).stored("a"), LazyWeights(reader, Precision()).transposed(["a"], "t")):
+    for weight in (
+        LazyWeights(reader, Precision()).stored("a"),
+        LazyWeights(reader, Precision()).transposed(["a"], "t"),
+    ):
         with pytest.raises(InputError, match="'a' holds NaN or infinite"):
-            bytes_of(own)
+            bytes_of(weight)
     int4 = LazyWeights(reader, choose_precision("int4")).quantized(["a"], "q")
     with pytest.raises(InputError, match="'a' holds NaN or infinite"):
         bytes_of(int4.packed)
@@ -126,14 +129,14 @@ def test_a_model_is_written_and_compared_in_pieces(
     precision: Any, written: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     form = OnnxForm(choose_precision(precision))
-    own = written("llama", precision=form.precision)
+    graph = written("llama", precision=form.precision)
     monkeypatch.setattr(weights, "_ELEMENTS", 512)
     monkeypatch.setattr(comparison, "_ROWS", 8)
     out = tmp_path / "out"
     out.mkdir()
-    write_onnx(own.source, out, form)
+    write_onnx(graph.source, out, form)
     for name in ("model.onnx", "model.onnx.data"):
-        assert (out / name).read_bytes() == (own.folder / name).read_bytes()
+        assert (out / name).read_bytes() == (graph.folder / name).read_bytes()
     read: list[int] = []
     fromfile = np.fromfile
 
@@ -143,25 +146,25 @@ def test_a_model_is_written_and_compared_in_pieces(
 
     monkeypatch.setattr(np, "fromfile", counted)
     monkeypatch.setattr(ir.ExternalTensor, "numpy", lambda self: pytest.fail(f"{self.name} was mapped"))
-    assert list(weight_differences(own.source, out, form)) == []
+    assert list(weight_differences(graph.source, out, form)) == []
     assert read
     assert precision == "int4" or max(read) <= 768  # a whole rotary table
 
 
 def test_a_tensor_beyond_the_end_of_its_file_is_refused(written: Callable[..., Any]) -> None:
-    own = written("llama")
-    path = own.folder / "model.onnx.data"
+    graph = written("llama")
+    path = graph.folder / "model.onnx.data"
     path.write_bytes(path.read_bytes()[:-4])
     with pytest.raises(ArtifactError, match="ends before the tensor"):
-        list(weight_differences(own.source, own.folder, OnnxForm()))
+        list(weight_differences(graph.source, graph.folder, OnnxForm()))
 
 
 def test_offsets_beyond_four_gigabytes(written: Callable[..., Any]) -> None:
     """As in the files of models in float32 from 1B on; a hole in the file takes no disk."""
-    own, hole = written("llama"), 5 << 30
-    model = own.folder / "model.onnx"
+    graph, hole = written("llama"), 5 << 30
+    model = graph.folder / "model.onnx"
     proto = onnx.load(model, load_external_data=False)
-    data = own.folder / "model.onnx.data"
+    data = graph.folder / "model.onnx.data"
     content = data.read_bytes()
     with data.open("wb") as file:
         file.seek(hole)
@@ -171,10 +174,10 @@ def test_offsets_beyond_four_gigabytes(written: Callable[..., Any]) -> None:
             if entry.key == "offset":
                 entry.value = str(int(entry.value) + hole)
     onnx.save(proto, model)
-    refuse_bad_data(own.folder)
-    assert list(weight_differences(own.source, own.folder, OnnxForm())) == []
+    refuse_bad_data(graph.folder)
+    assert list(weight_differences(graph.source, graph.folder, OnnxForm())) == []
     ids = np.arange(3, 9)[None]
-    logits, _ = own.run(ids, np.ones_like(ids))
+    logits, _ = graph.run(ids, np.ones_like(ids))
     with torch.no_grad():
-        expected = own.model(torch.from_numpy(ids)).logits.numpy()
+        expected = graph.model(torch.from_numpy(ids)).logits.numpy()
     assert np.abs(logits - expected).max() < 1e-4

@@ -22,7 +22,7 @@ def spec_of(**values: Any) -> ModelSpec:
 def with_neurons(*counts: int) -> ModelSpec:
     layers = spec_of().layers
     return spec_of().with_layers(
-        tuple(own.changed(intermediate_size=count) for own, count in zip(layers, counts, strict=True))
+        tuple(layer.changed(intermediate_size=count) for layer, count in zip(layers, counts, strict=True))
     )
 
 

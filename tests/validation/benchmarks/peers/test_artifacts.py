@@ -21,14 +21,14 @@ def _by_name(dense: Path, work: Path) -> dict[str, Artifact]:
 
 
 def test_every_exporter_and_precision(tmp_path: Path) -> None:
-    found = all_artifacts(Path("/model"), tmp_path, PEERS)
-    assert [artifact.name for artifact in found] == [
+    artifacts = all_artifacts(Path("/model"), tmp_path, PEERS)
+    assert [artifact.name for artifact in artifacts] == [
         *("genai-fp32", "genai-fp32-last", "dynamo-fp32", "optimum-fp32"),
         *("ours-fp32", "ours-fp32-last", "ours-fp32-standard"),
         *("genai-int8", "genai-int8-last", "ours-int8", "ours-int8-last"),
         *("genai-int4", "genai-int4-last", "ours-int4", "ours-int4-last"),
     ]
-    for artifact in found:
+    for artifact in artifacts:
         assert str(artifact.folder) in artifact.command
         assert "OUT" not in artifact.command
         assert artifact.is_ours == ("convert" in artifact.command)

@@ -28,8 +28,8 @@ def passage(graphs: dict[str, Path]) -> Passage:
 
 
 def _compare(graphs: dict[str, Path], names: tuple[str, ...], passage: Passage, is_exact: bool) -> Any:
-    own = {name: graphs[name] for name in names}
-    return compare(own, graphs["ours"], passage, threads=1, rounds=2, is_exact=is_exact)
+    chosen = {name: graphs[name] for name in names}
+    return compare(chosen, graphs["ours"], passage, threads=1, rounds=2, is_exact=is_exact)
 
 
 def test_the_passage_is_the_same_at_every_call(graphs: dict[str, Path], passage: Passage) -> None:
@@ -80,7 +80,7 @@ def test_each_graph_is_opened_anew_each_round_and_the_warm_up_is_not_counted() -
     timings = take_times(openers, Passage((4, 5), (6, 7, 8), 0), rounds=2)
     reading = ["prefill (4, 5)", "step 6", "step 7"]
     assert log == [(name, what) for name in ("one", "two", "two", "one") for what in ("opened", *reading, *reading)]
-    assert {name: (len(own.prefills), len(own.steps)) for name, own in timings.items()} == {
+    assert {name: (len(timing.prefills), len(timing.steps)) for name, timing in timings.items()} == {
         "one": (2, 4),
         "two": (2, 4),
     }

@@ -40,8 +40,8 @@ def _loops(folder: Path) -> list[Loop]:
 
 
 def _stub(precision: str, tokens: list[int]) -> Loop:
-    found = json.dumps({"prefills": [1.0], "steps": [2.0], "tokens": tokens})
-    return Loop("stub", precision, Path("/none"), (sys.executable, "-c", f"print('noise'); print('{found}')"))
+    answer = json.dumps({"prefills": [1.0], "steps": [2.0], "tokens": tokens})
+    return Loop("stub", precision, Path("/none"), (sys.executable, "-c", f"print('noise'); print('{answer}')"))
 
 
 def test_four_loops_of_each_precision() -> None:

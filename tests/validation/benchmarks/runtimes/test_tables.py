@@ -51,10 +51,10 @@ def test_what_is_missing_is_empty() -> None:
 
 
 def test_every_runtime_of_every_format_has_cells() -> None:
-    found = {(own.runtime, own.format) for own in all_cells()}
-    assert {("vllm", "hf"), ("llama.cpp", "gguf"), ("transformers.js", "web"), ("onnxruntime", "onnx")} <= found
-    assert {own.runtime for own in all_cells(["mlx"], ["llama"])} == {"mlx"}
-    assert "torch" not in {runtime for runtime, _ in found}
+    pairs = {(cell.runtime, cell.format) for cell in all_cells()}
+    assert {("vllm", "hf"), ("llama.cpp", "gguf"), ("transformers.js", "web"), ("onnxruntime", "onnx")} <= pairs
+    assert {cell.runtime for cell in all_cells(["mlx"], ["llama"])} == {"mlx"}
+    assert "torch" not in {runtime for runtime, _ in pairs}
 
 
 def test_results_are_kept(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_medians_of_rounds(tmp_path: Path) -> None:
 def test_their_own_file_stands_beside_ours(tmp_path: Path) -> None:
     models = {"dense": tmp_path, "pruned": tmp_path}
     rows = entries(models, [("gguf", "q4_0"), ("onnx", "fp32")], ["llama.cpp"])
-    assert [(own.model, bool(own.maker)) for own in rows] == [("dense", False), ("pruned", False), ("dense", True)]
+    assert [(row.model, bool(row.maker)) for row in rows] == [("dense", False), ("pruned", False), ("dense", True)]
     assert "llama.cpp's own" in speed_table({rows[-1]: Figures(reason="no program")})
 
 

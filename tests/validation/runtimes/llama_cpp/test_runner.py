@@ -31,11 +31,11 @@ LENGTHS, NEXT = (20, 13), ((5, 7), (9, 11))
 
 def _open(folder: Path, precision: str = "f32") -> tuple[GgufFormat, LlamaCppRunner]:
     """The file of a model folder in llama.cpp."""
-    own, out = GgufFormat(precision), folder.parent / "gguf"
+    format, out = GgufFormat(precision), folder.parent / "gguf"
     write_byte_level(folder)
     out.mkdir()
-    own.write(folder, out, lambda layer: None)
-    return own, open_llama_cpp(out, Opening(ONE_THREAD))
+    format.write(folder, out, lambda layer: None)
+    return format, open_llama_cpp(out, Opening(ONE_THREAD))
 
 
 def _ours(runner: LlamaCppRunner) -> Iterator[np.ndarray]:
@@ -64,7 +64,7 @@ def _refusal(folder: Path) -> str | None:
 
 def _largest_difference(folder: Path) -> float:
     _, runner = _open(folder)
-    return max(float(np.abs(own - other).max()) for own, other in zip(_ours(runner), _theirs(folder), strict=True))
+    return max(float(np.abs(ours - other).max()) for ours, other in zip(_ours(runner), _theirs(folder), strict=True))
 
 
 #: What no architecture of llama.cpp computes, and why.
@@ -154,13 +154,13 @@ def test_gemma_with_a_tied_head(tmp_path: Path, variation: str) -> None:
 def test_rounded_weights_differ_by_rounded_activations_alone(tmp_path: Path, precision: str, limit: float) -> None:
     values = uneven_values("llama-gqa", hidden_size=128, intermediate_size=96)
     folder = write_micro_model(tmp_path / "hf", **values)
-    own, runner = _open(folder, precision)
-    stored = own.weights(tmp_path / "gguf", model_spec(json.loads((folder / "config.json").read_text("utf-8"))))
+    logits, runner = _open(folder, precision)
+    stored = logits.weights(tmp_path / "gguf", model_spec(json.loads((folder / "config.json").read_text("utf-8"))))
     rounded = _theirs(folder, stored)
-    found = list(_ours(runner))
-    apart = max(float(np.abs(one - two).max()) for one, two in zip(found, rounded, strict=True))
-    assert apart < limit * max(float(np.abs(own).max()) for own in rounded)
-    exact = max(float(np.abs(one - two).max()) for one, two in zip(found, _theirs(folder), strict=True))
+    computed = list(_ours(runner))
+    apart = max(float(np.abs(one - two).max()) for one, two in zip(computed, rounded, strict=True))
+    assert apart < limit * max(float(np.abs(logits).max()) for logits in rounded)
+    exact = max(float(np.abs(one - two).max()) for one, two in zip(computed, _theirs(folder), strict=True))
     assert apart < exact
 
 

@@ -96,23 +96,23 @@ def computed(runner: TransformersJsRunner) -> tuple[list[NDArray[np.float32]], C
 
 
 def largest(
-    found: tuple[list[NDArray[np.float32]], Caches], wanted: tuple[list[NDArray[np.float32]], Caches]
+    computed: tuple[list[NDArray[np.float32]], Caches], wanted: tuple[list[NDArray[np.float32]], Caches]
 ) -> float:
     """The largest difference of a logit or a number of a cache, over the largest logit."""
-    pairs = list(zip(found[0], wanted[0], strict=True))
-    for own, other in zip(found[1], wanted[1], strict=True):
-        for one, two in zip(own, other, strict=True):
+    pairs = list(zip(computed[0], wanted[0], strict=True))
+    for layer, other in zip(computed[1], wanted[1], strict=True):
+        for one, two in zip(layer, other, strict=True):
             pairs += zip(one, two, strict=True)
-    assert all(own.shape == other.shape for own, other in pairs)
+    assert all(layer.shape == other.shape for layer, other in pairs)
     scale = max(np.abs(logits).max() for logits in wanted[0])
-    return float(max(np.abs(own - other).max() for own, other in pairs) / scale)
+    return float(max(np.abs(layer - other).max() for layer, other in pairs) / scale)
 
 
 @pytest.mark.parametrize("variation", RICHEST)
 @pytest.mark.parametrize("pruned", [pytest.param(False, marks=pytest.mark.full), True], ids=["dense", "pruned"])
 def test_family(subject: Callable[..., Subject], opened: Any, variation: str, pruned: bool) -> None:
-    own = subject(variation, pruned=pruned)
-    assert largest(computed(opened(own.folder)), own.truth()) < 3e-5
+    model = subject(variation, pruned=pruned)
+    assert largest(computed(opened(model.folder)), model.truth()) < 3e-5
 
 
 @pytest.mark.parametrize("backend", ["node", "wasm"])
@@ -123,12 +123,12 @@ def test_precision(
     subject: Callable[..., Subject], opened: Any, precision: str, most: float, backend: Backend
 ) -> None:
     """Node's kernels round activations to 8 bits, where a tie may fall to either side; WebAssembly's do not."""
-    own = subject("qwen3-biases", precision)
+    model = subject("qwen3-biases", precision)
     if backend == "node" and precision.startswith("q"):
         most = 2 * NARROW
-    runner = opened(own.folder, backend)
+    runner = opened(model.folder, backend)
     assert ("web" if backend == "wasm" else "node") in runner.versions
-    assert largest(computed(runner), own.truth(rounds=backend == "node")) < most
+    assert largest(computed(runner), model.truth(rounds=backend == "node")) < most
 
 
 @pytest.mark.parametrize("backend", ["node", "wasm"])
@@ -137,9 +137,9 @@ def test_divided_data(
 ) -> None:
     for function in (data_files.write_graph, data_files.data_slots):
         monkeypatch.setattr(function, "__defaults__", (60_000,))
-    own = subject()
-    assert len(list(own.graph.parent.glob("*_data*"))) > 3
-    assert largest(computed(opened(own.folder, backend)), own.truth()) < 3e-5
+    model = subject()
+    assert len(list(model.graph.parent.glob("*_data*"))) > 3
+    assert largest(computed(opened(model.folder, backend)), model.truth()) < 3e-5
 
 
 def test_several_tokens_after_a_cache_are_those_without(subject: Callable[..., Subject], opened: Any) -> None:
@@ -151,15 +151,18 @@ def test_several_tokens_after_a_cache_are_those_without(subject: Callable[..., S
 
 @pytest.mark.parametrize("edit", [edit for _, edit in PARITY], ids=[name for name, _ in PARITY])
 def test_wrong_wiring_shows(subject: Callable[..., Subject], opened: Any, edit: Edit) -> None:
-    own = subject()
-    own_truth = own.truth()
-    edit(own)
-    assert [*own.format.damages(own.source, own.folder), *own.format.differences(own.source, own.folder)] == []
+    model = subject()
+    own_truth = model.truth()
+    edit(model)
+    assert [
+        *model.format.damages(model.source, model.folder),
+        *model.format.differences(model.source, model.folder),
+    ] == []
     try:
-        found = computed(opened(own.folder))
+        result = computed(opened(model.folder))
     except ParityFailure:
         return
-    assert largest(found, own_truth) > 1e-3
+    assert largest(result, own_truth) > 1e-3
 
 
 def _greedy(source: Path, prompt: str, tokens: int, stops: tuple[int, ...]) -> str:
@@ -219,10 +222,10 @@ def test_batch_that_is_padded_on_the_left_is_refused(tmp_path: Path, opened: Any
 
 
 def test_damaged_graph_is_said(subject: Callable[..., Subject]) -> None:
-    own = subject()
-    own.graph.write_bytes(b"nothing")
+    model = subject()
+    model.graph.write_bytes(b"nothing")
     with pytest.raises(ParityFailure, match="does not open"):
-        TransformersJsRunner(own.folder)
+        TransformersJsRunner(model.folder)
 
 
 def test_process_that_ends_is_said(subject: Callable[..., Subject], opened: Any) -> None:

@@ -43,9 +43,9 @@ def test_a_prompt_in_calls_gives_what_it_gives_in_one(
     runner = runner_of(micro_hf("Llama"), tmp_path, form)
     whole = runner.prefill(IDS, [12])
     expected = [np.concatenate(part) for part in runner.cache(0)]
-    found = [runner.prefill(IDS[:, :5], [5], room=7), runner.append(IDS[:, 5:9])]
-    found += [runner.step([token])[:, None] for token in IDS[0, 9:]]
-    np.testing.assert_allclose(np.concatenate(found, axis=1), whole, rtol=0, atol=1e-5)
+    logits = [runner.prefill(IDS[:, :5], [5], room=7), runner.append(IDS[:, 5:9])]
+    logits += [runner.step([token])[:, None] for token in IDS[0, 9:]]
+    np.testing.assert_allclose(np.concatenate(logits, axis=1), whole, rtol=0, atol=1e-5)
     for layer, wanted in zip(runner.cache(0), expected, strict=True):
         np.testing.assert_allclose(np.concatenate(layer), wanted, rtol=0, atol=1e-5)
 
@@ -119,9 +119,9 @@ def test_logits_of_16_bits_become_float32(
         graph.node.append(helper.make_node("Cast", ["wide"], ["logits"], to=dtype))
         graph.output[0].type.tensor_type.elem_type = dtype
 
-    found = edited(tmp_path, narrow).prefill(IDS, [12])
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, wanted, rtol=relative, atol=0)
+    logits = edited(tmp_path, narrow).prefill(IDS, [12])
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, wanted, rtol=relative, atol=0)
 
 
 def edited(folder: Path, change: Callable[[onnx.GraphProto], None]) -> OnnxRunner:
@@ -135,14 +135,14 @@ def _without_sign(graph: onnx.GraphProto) -> None:
     """Reads what guard or poison read instead of what they give."""
     sign = next(node for node in graph.node if node.name in (LEFT_PADDING_GUARD, POISON))
     for node in graph.node:
-        for place, name in enumerate(node.input):
+        for index, name in enumerate(node.input):
             if name == sign.output[0]:
-                node.input[place] = sign.input[0]
+                node.input[index] = sign.input[0]
     graph.node.remove(sign)
 
 
 def _of_the_lowest_row(graph: onnx.GraphProto) -> None:
     """Poisons all rows if one is padded."""
-    place, divisor = next((place, node) for place, node in enumerate(graph.node) if node.name == f"{POISON}.divisor")
-    graph.node.insert(place, helper.make_node("ReduceMin", list(divisor.input), ["lowest"], keepdims=0))
-    graph.node[place + 1].input[0] = "lowest"
+    index, divisor = next((index, node) for index, node in enumerate(graph.node) if node.name == f"{POISON}.divisor")
+    graph.node.insert(index, helper.make_node("ReduceMin", list(divisor.input), ["lowest"], keepdims=0))
+    graph.node[index + 1].input[0] = "lowest"

@@ -32,16 +32,16 @@ def test_prompts_and_steps_of_a_batch(
     kept = [row for row in range(rows) if row % 3]  # others have ended, the longest among them
     with open_torch_runner(model, ONE_THREAD) as runner, runner.head():
         batch = TorchBatch(runner)
-        found = [batch.prefill(padded[:rows], lengths)[:, 0], batch.step([5] * rows)]
+        logits = [batch.prefill(padded[:rows], lengths)[:, 0], batch.step([5] * rows)]
         batch.keep(kept)
-        found.append(batch.step([7] * len(kept)))
+        logits.append(batch.step([7] * len(kept)))
         alone = batch.prefill(padded[1:2, : lengths[1]], lengths[1:2])
         batch.close()
     texts = [[*prompt, 5, 7] for prompt in prompts[:rows]]
-    wanted = np.stack([own[-3:] for own in torch_logits(model, texts, lengths)])
-    assert found[0].shape == (rows, wanted.shape[2])
-    assert np.abs(np.stack(found[:2], 1) - wanted[:, :2]).max() <= 1e-3
-    assert np.abs(found[2] - wanted[kept, 2]).max() <= 1e-3
+    wanted = np.stack([alone[-3:] for alone in torch_logits(model, texts, lengths)])
+    assert logits[0].shape == (rows, wanted.shape[2])
+    assert np.abs(np.stack(logits[:2], 1) - wanted[:, :2]).max() <= 1e-3
+    assert np.abs(logits[2] - wanted[kept, 2]).max() <= 1e-3
     assert np.abs(alone[0, 0] - wanted[1, 0]).max() <= 1e-3
 
 
@@ -51,17 +51,17 @@ def test_what_all_rows_begin_with_runs_once(
 ) -> None:
     model = write_micro_model(tmp_path / "m", **VARIATIONS[name])
     rows, common = (4, 9) if "phi3" in name else (12, 19)
-    texts = [[*prompts[-1][:common], *own] for own in prompts[:rows]]
+    texts = [[*prompts[-1][:common], *tokens] for tokens in prompts[:rows]]
     lengths, steps = [len(text) for text in texts], ([5] * rows, [7] * rows)
     with open_torch_runner(model, ONE_THREAD) as runner, runner.head():
         extend = Mock(wraps=runner.extend)
         monkeypatch.setattr(runner, "extend", extend)
         batch = TorchBatch(runner)
-        found = np.stack([batch.prefill(_padded(texts), lengths)[:, 0], *map(batch.step, steps)], 1)
+        logits = np.stack([batch.prefill(_padded(texts), lengths)[:, 0], *map(batch.step, steps)], 1)
         batch.close()
     assert _shapes(extend) == [(1, common), (rows, max(lengths) - common), (rows, 1), (rows, 1)]
-    wanted = [own[-3:] for own in torch_logits(model, [[*text, 5, 7] for text in texts], lengths)]
-    assert np.abs(found - np.stack(wanted)).max() <= 1e-3
+    wanted = [tokens[-3:] for tokens in torch_logits(model, [[*text, 5, 7] for text in texts], lengths)]
+    assert np.abs(logits - np.stack(wanted)).max() <= 1e-3
 
 
 @pytest.mark.parametrize(
@@ -91,19 +91,19 @@ def test_a_model_that_does_not_fit_is_read_for_every_step(
 ) -> None:
     model = write_micro_model(tmp_path / "m", model_type="llama")
     lengths = [len(prompt) for prompt in prompts]
-    found = []
+    logits = []
     for compute in (Compute(), Compute(memory=1)):
         with open_torch_runner(model, Execution(threads=1, compute=compute)) as runner, runner.head():
             batch = TorchBatch(runner)
-            found.append((batch.prefill(padded, lengths), batch.step([5] * len(lengths))))
-    for roomy, tight in zip(*found, strict=True):
+            logits.append((batch.prefill(padded, lengths), batch.step([5] * len(lengths))))
+    for roomy, tight in zip(*logits, strict=True):
         assert np.array_equal(roomy, tight)
 
 
 def _padded(texts: list[list[int]]) -> np.ndarray:
     ids = np.zeros((len(texts), max(map(len, texts))), np.int64)
-    for own, text in zip(ids, texts, strict=True):
-        own[: len(text)] = text
+    for row, text in zip(ids, texts, strict=True):
+        row[: len(text)] = text
     return ids
 
 

@@ -41,7 +41,7 @@ def _whole(folder: Path, attention: str) -> list[Outcome]:
     with quiet_transformers():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention)
     name = "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
-    found = []
+    whole = []
     for run in RUNS:
         cache, logits = DynamicCache(), []
         cache.has_previous_state = False  # 4.57's Granite 4 asks for it
@@ -50,28 +50,28 @@ def _whole(folder: Path, attention: str) -> list[Outcome]:
             with torch.inference_mode():
                 logits.append(model.eval()(input_ids=torch.tensor([part]), **arguments).logits[0].numpy())
         caches = [(layer.keys[0].numpy(), layer.values[0].numpy()) for layer in cache.layers]
-        found.append((np.concatenate(logits)[-run.kept :], caches))
-    return found
+        whole.append((np.concatenate(logits)[-run.kept :], caches))
+    return whole
 
 
 def _streamed(folder: Path, attention: str, compute: Compute) -> list[Outcome]:
     caches: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in RUNS]
     with open_torch_runner(folder, Execution(threads=1, compute=compute), attention=attention) as runner:
-        logits = list(runner.run(RUNS, lambda place, keys, values: caches[place].append((keys, values))))
+        logits = list(runner.run(RUNS, lambda index, keys, values: caches[index].append((keys, values))))
     return list(zip(logits, caches, strict=True))
 
 
-def _assert_same(found: list[Outcome], expected: list[Outcome]) -> None:
+def _assert_same(outcomes: list[Outcome], expected: list[Outcome]) -> None:
     """To rounding: some processors sum a product in another order if it has fewer rows."""
-    for (logits, caches), (own_logits, own_caches) in zip(found, expected, strict=True):
+    for (logits, caches), (own_logits, own_caches) in zip(outcomes, expected, strict=True):
         _assert_close(logits, own_logits)
         for pair, own_pair in zip(caches, own_caches, strict=True):
             for both in zip(pair, own_pair, strict=True):
                 _assert_close(*both)
 
 
-def _assert_close(found: np.ndarray, expected: np.ndarray) -> None:
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+def _assert_close(computed: np.ndarray, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(computed, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(("variation", "attention"), in_turn(VARIATIONS, ["eager", "sdpa"]))
@@ -99,7 +99,10 @@ def test_prompts_continue_together_as_each_alone(variation: str, tmp_path: Path)
         alone = [runner.continuations([prompt], 7)[0] for prompt in prompts]
         assert runner.continuations(prompts, 7) == alone
         stop = alone[1][2]
-        until = [own[: own.index(stop)] if stop in own else own for own in alone]
+        until = [
+            continuation[: continuation.index(stop)] if stop in continuation else continuation
+            for continuation in alone
+        ]
         assert runner.continuations(prompts, 7, {stop}) == until
     with open_torch_runner(folder, Execution(threads=1, compute=TIGHT)) as runner:
         assert runner.continuations(prompts, 7) == alone
@@ -126,7 +129,7 @@ def test_a_layer_is_read_again_only_where_there_is_no_room_for_it(
 def test_no_weight_is_held_after_a_run(tmp_path: Path) -> None:
     with open_torch_runner(write_micro_model(tmp_path / "m", model_type="llama"), ONE_THREAD) as runner:
         list(runner.run(RUNS))
-        assert {own.device.type for own in runner.model.parameters()} == {"meta"}
+        assert {parameter.device.type for parameter in runner.model.parameters()} == {"meta"}
 
 
 def test_the_whole_model_is_what_transformers_loads(tmp_path: Path) -> None:

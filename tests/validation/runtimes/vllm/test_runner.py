@@ -69,21 +69,21 @@ def test_equals_torch(
     runner = vllm(model)
     wanted, lengths = list(map(log_probabilities, torch_logits(model, prompts))), list(map(len, prompts))
     batch = runner.prefill(padded, lengths)
-    for own, length, whole in zip(batch, lengths, wanted, strict=True):
-        assert np.abs(own[:length] - whole).max() <= 1e-3
+    for row, length, whole in zip(batch, lengths, wanted, strict=True):
+        assert np.abs(row[:length] - whole).max() <= 1e-3
     runner.prefill(np.array([prompts[-1][:20]]), [20])
     assert np.abs(runner.step([prompts[-1][20]])[0] - wanted[-1][20]).max() <= 1e-3
     assert np.abs(runner.append(np.array([prompts[-1][21:25]]))[0] - wanted[-1][21:25]).max() <= 1e-3
-    tokens, found = runner.continuations(prompts, STEPS)
+    tokens, continuations = runner.continuations(prompts, STEPS)
     texts = [[*prompt, *following[:-1]] for prompt, following in zip(prompts, tokens, strict=True)]
-    for own, whole in zip(found, torch_logits(model, texts), strict=True):
-        assert np.abs(own - log_probabilities(whole)).max() <= 1e-3
-        assert np.isfinite(own).all()
+    for row, whole in zip(continuations, torch_logits(model, texts), strict=True):
+        assert np.abs(row - log_probabilities(whole)).max() <= 1e-3
+        assert np.isfinite(row).all()
     assert runner.follow(prompts, STEPS) == tokens
-    for place in (0, 7, 15):
-        (alone,), (rows,) = runner.continuations([prompts[place]], STEPS)
-        assert alone == tokens[place]
-        assert np.abs(rows - found[place]).max() <= 1e-4
+    for index in (0, 7, 15):
+        (alone,), (rows,) = runner.continuations([prompts[index]], STEPS)
+        assert alone == tokens[index]
+        assert np.abs(rows - continuations[index]).max() <= 1e-4
 
 
 _SERVE = """
@@ -126,9 +126,9 @@ def test_a_prompt_may_fill_the_context(tmp_path: Path, vllm: Callable[..., VllmR
     model = write_pruned_micro_model(tmp_path / "hf", "llama-gqa", head_dim=HEAD_DIM)
     positions = read_spec(model).max_position_embeddings
     prompt = np.random.default_rng(0).integers(3, 60, (1, positions))
-    (found,) = vllm(model, max_length=positions).prefill(prompt, [positions])
+    (logits,) = vllm(model, max_length=positions).prefill(prompt, [positions])
     (wanted,) = torch_logits(model, prompt.tolist())
-    assert np.abs(found - log_probabilities(wanted)).max() <= 1e-3
+    assert np.abs(logits - log_probabilities(wanted)).max() <= 1e-3
 
 
 @pytest.mark.needs("vllm")

@@ -36,9 +36,9 @@ class Runner:
         self.pasts = [item for item in self.session.get_inputs() if item.name.startswith("past")]
 
     def run(self, ids: NDArray[np.int64], mask: NDArray[np.int64], caches: Sequence[NDArray[np.float32]] = ()) -> list:
-        found = caches or [np.zeros((len(ids), i.shape[1], 0, i.shape[3]), np.float32) for i in self.pasts]
+        past = caches or [np.zeros((len(ids), i.shape[1], 0, i.shape[3]), np.float32) for i in self.pasts]
         feeds = {"input_ids": ids, "attention_mask": mask}
-        return self.session.run(None, feeds | {i.name: c for i, c in zip(self.pasts, found, strict=True)})
+        return self.session.run(None, feeds | {i.name: c for i, c in zip(self.pasts, past, strict=True)})
 
     def all_calls(self) -> Iterator[NDArray[np.float32]]:
         """Logits of a padded prompt, of a step, and of three more tokens of a single row."""
@@ -68,9 +68,9 @@ def operators(path: Path) -> Counter[str]:
 @pytest.mark.parametrize("logits", ["all", "last"])
 @pytest.mark.parametrize("name", RICHEST)
 def test_they_compute_the_same(name: str, logits: Logits, tmp_path: Path) -> None:
-    own, other = (Runner(written(tmp_path, name, provider, logits)) for provider in ("cuda", "cpu"))
-    for found, wanted in zip(own.all_calls(), other.all_calls(), strict=True):
-        assert np.abs(found - wanted).max() <= 1e-5 * max(1.0, np.abs(wanted).max())
+    ours, other = (Runner(written(tmp_path, name, provider, logits)) for provider in ("cuda", "cpu"))
+    for computed, wanted in zip(ours.all_calls(), other.all_calls(), strict=True):
+        assert np.abs(computed - wanted).max() <= 1e-5 * max(1.0, np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("logits", ["all", "last"])
@@ -80,9 +80,9 @@ def test_a_row_padded_on_the_left_has_no_finite_logit(name: str, logits: Logits,
     whole = np.ones((2, 9), np.int64)
     padded = whole.copy()
     padded[1, :3] = 0
-    wanted, found = (runner.run(IDS[:2], mask)[0] for mask in (whole, padded))
-    assert np.array_equal(found[0], wanted[0])
-    assert not np.isfinite(found[1]).any()
+    wanted, padded_logits = (runner.run(IDS[:2], mask)[0] for mask in (whole, padded))
+    assert np.array_equal(padded_logits[0], wanted[0])
+    assert not np.isfinite(padded_logits[1]).any()
 
 
 def test_tokens_beyond_the_positions_have_no_finite_logit(tmp_path: Path) -> None:
@@ -99,8 +99,8 @@ def test_nothing_branches_on_data(tmp_path: Path) -> None:
     for name in ("llama-gqa", "qwen3", "phi3-all", "ministral3-all"):
         folder = tmp_path / name
         folder.mkdir()
-        found = operators(written(folder, name, "cuda", "last"))
-        assert not found.keys() & {"Range", "ReduceMin", "ReduceMax", "NonZero", "If", "Loop", "Expand"}, name
+        counts = operators(written(folder, name, "cuda", "last"))
+        assert not counts.keys() & {"Range", "ReduceMin", "ReduceMax", "NonZero", "If", "Loop", "Expand"}, name
 
 
 @pytest.mark.parametrize(("width", "kernels"), [(32, {"GatedRMSNorm"}), (1536, {"GatedRMSNorm"}), (41, {"QuickGelu"})])

@@ -92,8 +92,8 @@ def test_logits_of_the_last_token_alone(side: str, written: Callable[..., Any]) 
     logits, _ = made.run(IDS, mask)
     assert logits.shape == (3, 1, 128)
     for row, length in enumerate(lengths):
-        place = length - 1 if side == "right" else 12
-        assert np.abs(logits[row, 0] - expected[row, place]).max() < 1e-5
+        last = length - 1 if side == "right" else 12
+        assert np.abs(logits[row, 0] - expected[row, last]).max() < 1e-5
     mask = np.concatenate([mask, np.ones((3, 1), np.int64)], axis=1)
     expected, _ = whole.run(IDS[:, :1], mask, past)
     logits, _ = made.run(IDS[:, :1], mask, past)
