@@ -34,7 +34,7 @@ demo: .venv/installed $(MODEL)
 		--task sample:arithmetic \
 		--task sample:everyday \
 		--task sample:reading \
-		--ratio 0.2 --set calibration_tokens=5500 --out $(OUT)
+		--ratio 0.2 --calibration-tokens 5500 --out $(OUT)
 
 # All checks, the demo and, beside it, the tests on micro models.
 test: lint .venv/installed $(MODEL)

@@ -86,17 +86,17 @@ class Checked:
 
 def check(model_type: str) -> dict[str, str]:
     """Runs all models of a family; the cells of its row."""
-    found = Checked()
+    checked = Checked()
     for name, values in VARIATIONS.items():
         if values["model_type"] != model_type:
             continue
         print(f"{model_type}: {name}", file=sys.stderr)
         with tempfile.TemporaryDirectory() as folder, one_thread():
-            _check_model(Path(folder), values, found)
-    return found.cells
+            _check_model(Path(folder), values, checked)
+    return checked.cells
 
 
-def _check_model(folder: Path, values: dict[str, object], found: Checked) -> None:
+def _check_model(folder: Path, values: dict[str, object], checked: Checked) -> None:
     model = write_micro_model(folder / "m", **values)
     # "a" is a token by itself, also where transformers rebuilds the tokenizer of a plain qwen2 model.
     corpus = "".join(json.dumps({"text": f"a {text}"}) + "\n" for text in micro_texts(60))
@@ -112,14 +112,14 @@ def _check_model(folder: Path, values: dict[str, object], found: Checked) -> Non
             if layout == "uniform" and column != "fused":
                 continue
             report = _parity(out / VARIANT, folder / f"{layout}-{column}", form)
-            found.add("uniform" if layout == "uniform" else column, report[figure])
+            checked.add("uniform" if layout == "uniform" else column, report[figure])
     (folder / "bf16").mkdir()
     convert_folder(folder / "per-layer" / VARIANT / "hf", folder / "bf16", BF16)
-    found.cells["bf16"] = "written"
-    _run_elsewhere(found, "GenAI", ".venv-genai", _GENAI, folder / "per-layer" / VARIANT / "onnx")
+    checked.cells["bf16"] = "written"
+    _run_elsewhere(checked, "GenAI", ".venv-genai", _GENAI, folder / "per-layer" / VARIANT / "onnx")
     hf = folder / "uniform" / VARIANT / "hf"
-    _run_elsewhere(found, "stock class", ".venv", _STOCK, hf)
-    _run_elsewhere(found, "stock class, 4.57", ".venv-transformers4", _STOCK, hf)
+    _run_elsewhere(checked, "stock class", ".venv", _STOCK, hf)
+    _run_elsewhere(checked, "stock class, 4.57", ".venv-transformers4", _STOCK, hf)
 
 
 def _parity(exported: Path, variant: Path, form: OnnxForm) -> dict[str, float]:
@@ -134,10 +134,10 @@ def _parity(exported: Path, variant: Path, form: OnnxForm) -> dict[str, float]:
     return report
 
 
-def _run_elsewhere(found: Checked, column: str, environment: str, script: str, folder: Path) -> None:
+def _run_elsewhere(checked: Checked, column: str, environment: str, script: str, folder: Path) -> None:
     python = ROOT / environment / "bin" / "python"
     done = subprocess.run([python, "-I", "-c", script, folder], capture_output=True, text=True, check=False, cwd="/")
-    found.note(column, done.returncode == 0)
+    checked.note(column, done.returncode == 0)
 
 
 def page() -> Iterator[str]:

@@ -76,8 +76,12 @@ def test_commands_have_the_options_that_are_shown(page: Path) -> None:
     "page", sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")]), ids=lambda page: page.name
 )
 def test_options_in_sentences_exist(page: Path) -> None:
-    shown = [own for command in main.commands.values() for own in command.get_params(click.Context(command))]
-    known = {option for own in shown for option in (*own.opts, *own.secondary_opts)}
+    shown = [
+        shown_option
+        for command in main.commands.values()
+        for shown_option in command.get_params(click.Context(command))
+    ]
+    known = {option for shown_option in shown for option in (*shown_option.opts, *shown_option.secondary_opts)}
     named = {
         option for code in re.findall(r"`([^`]*)`", _prose(page)) for option in re.findall(r"--[a-z][\w-]*", code)
     }
@@ -115,4 +119,4 @@ def test_the_page_of_the_families_has_a_row_for_each() -> None:
     rows = re.findall(r"^\| `(\w+)` \| `(\w+ForCausalLM)` \|", page, re.MULTILINE)
     assert rows == sorted((family.model_type, family.architecture) for family in families())
     for part, model_types in refused_models().items():
-        assert f"| {part} | {', '.join(f'`{own}`' for own in model_types)} |" in page
+        assert f"| {part} | {', '.join(f'`{model_type}`' for model_type in model_types)} |" in page

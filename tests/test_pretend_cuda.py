@@ -43,6 +43,6 @@ def test_values_are_those_of_the_cpu_there_and_back() -> None:
 def test_a_gradient_stays_there() -> None:
     with pretend_cuda() as device:
         there = here().to(device).requires_grad_(True)
-        (found,) = torch.autograd.grad(there.square().sum(), there)
-        assert found.device == CUDA
-        assert torch.equal(found.cpu(), 2 * here())
+        (gradient,) = torch.autograd.grad(there.square().sum(), there)
+        assert gradient.device == CUDA
+        assert torch.equal(gradient.cpu(), 2 * here())

@@ -25,8 +25,8 @@ DOCUMENTED = [export, prune, push, convert, validate, evaluate, Variant]
 def section(name: str) -> str:
     """What the reference says of a function, without examples."""
     reference = re.sub(r"^```.*?^```", "", PAGE.partition("## Reference")[2], flags=re.MULTILINE | re.DOTALL)
-    (found,) = [part for part in reference.split("\n### ")[1:] if f"`{name}(" in part.splitlines()[0]]
-    return found
+    (parts,) = [part for part in reference.split("\n### ")[1:] if f"`{name}(" in part.splitlines()[0]]
+    return parts
 
 
 def arguments(*functions: Callable[..., Any]) -> set[str]:

@@ -60,11 +60,14 @@ def test_it_runs_batches_and_captures_single_prompts(
         ran = fake_cuda().run(["-c", STEPS, *arguments], python=PYTHON)
         assert ran.returncode == 0, ran.stderr
         assert "CUDA" in ran.stdout.upper()
-        assert sum(own.captures for own in ran.sections.values()) == int(captured)
-        assert not any(own.lost for own in ran.sections.values())
+        assert sum(section.captures for section in ran.sections.values()) == int(captured)
+        assert not any(section.lost for section in ran.sections.values())
         return [ran[f"token {token}"] for token in range(3, TOKENS)]
 
     batches = run(rows=3, captured=False)
-    assert all(not own.replays and own.launches > 10 * LAYERS for own in batches)
+    assert all(not counted_rows.replays and counted_rows.launches > 10 * LAYERS for counted_rows in batches)
     replayed = run(rows=1, captured=True)
-    assert all(len(own.replays) == 1 and own.replays[0][0] > 8 * LAYERS > own.launches for own in replayed)
+    assert all(
+        len(counted_rows.replays) == 1 and counted_rows.replays[0][0] > 8 * LAYERS > counted_rows.launches
+        for counted_rows in replayed
+    )

@@ -124,11 +124,11 @@ def check_fused(machine: Machine, asked: Sequence[tuple[Graph, int]]) -> None:
             assert attention <= (3 if section == "prompt" else 1) * LAYERS, where
 
 
-@pytest.mark.parametrize("place", range(len(RICHEST)), ids=RICHEST)
-def test_every_family(place: int, graphs: Graphs, fake_cuda: type[Machine]) -> None:
+@pytest.mark.parametrize("row", range(len(RICHEST)), ids=RICHEST)
+def test_every_family(row: int, graphs: Graphs, fake_cuda: type[Machine]) -> None:
     """The precisions in turn with one row and with four; the next family has them the other way round."""
-    written = [graphs.write(RICHEST[place], precision) for precision in PRECISIONS]
-    jobs = [(graph, (1, 4)[(place + number) % 2]) for number, graph in enumerate(written)]
+    written = [graphs.write(RICHEST[row], precision) for precision in PRECISIONS]
+    jobs = [(graph, (1, 4)[(row + number) % 2]) for number, graph in enumerate(written)]
     check_fused(fake_cuda(sm=90, without=(CUDNN,)), jobs)
 
 
@@ -205,8 +205,8 @@ def test_cudnn_computes_attention_at_most(sm: int, graphs: Graphs, fake_cuda: ty
     for section in ("prompt", "step 1", "step 2"):
         counts = ran[f"{job.name} {section}"]
         check_call(counts, section)
-        found = {name: count for name, count in counts.calls.items() if name.startswith("cudnn")}
-        assert found == ({"cudnnBackendExecute": LAYERS} if sm >= 90 else {})
+        calls = {name: count for name, count in counts.calls.items() if name.startswith("cudnn")}
+        assert calls == ({"cudnnBackendExecute": LAYERS} if sm >= 90 else {})
 
 
 def test_all_stays_on_the_second_gpu(graphs: Graphs, fake_cuda: type[Machine]) -> None:

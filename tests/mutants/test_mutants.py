@@ -67,8 +67,8 @@ class Mutant:
 def _read(path: Path) -> list[Mutant]:
     rows = tomllib.loads(path.read_text("utf-8"))["mutant"]
     return [
-        Mutant(**{key: tuple(value) if isinstance(value, list) else value for key, value in own.items()})
-        for own in rows
+        Mutant(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
+        for row in rows
     ]
 
 

@@ -71,10 +71,10 @@ def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any])
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
 
 
-def flip_byte(path: Path, place: float) -> None:
+def flip_byte(path: Path, fraction: float) -> None:
     """Flips a bit of the byte that stands at this fraction of a file."""
     content = bytearray(path.read_bytes())
-    content[int(place * (len(content) - 1))] ^= 0x40
+    content[int(fraction * (len(content) - 1))] ^= 0x40
     path.write_bytes(content)
 
 
@@ -92,8 +92,8 @@ def re_record(artifact: Artifact) -> None:
         for name, variant in manifest["variants"].items():
             for part in variant["bytes"]:
                 inside = [path for path in manifest["files"] if path.startswith(f"{name}/{part}/")]
-                own = [path for path in inside if path not in manifest["steps"]]
-                variant["bytes"][part] = sum(manifest["files"][path]["bytes"] for path in own)
+                counted = [path for path in inside if path not in manifest["steps"]]
+                variant["bytes"][part] = sum(manifest["files"][path]["bytes"] for path in counted)
             if (card := f"{name}/hf/README.md") in manifest["steps"]:
                 manifest["steps"][card] = card_key(variant, manifest["files"][card]["sha256"])
 

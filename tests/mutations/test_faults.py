@@ -24,7 +24,9 @@ Copies = Callable[[str], Artifact]
 
 def in_groups(values: Iterable[Any], bases: Iterable[str]) -> list[Any]:
     """Parameters that pytest-xdist, with --dist loadgroup, runs in one process for each base, which is made there."""
-    return [pytest.param(own, marks=pytest.mark.xdist_group(base)) for own, base in zip(values, bases, strict=True)]
+    return [
+        pytest.param(value, marks=pytest.mark.xdist_group(base)) for value, base in zip(values, bases, strict=True)
+    ]
 
 
 def validate(path: Path, *options: str) -> Result:

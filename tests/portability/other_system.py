@@ -74,7 +74,7 @@ def _refuse_files_in_use(real: Callable[..., Any]) -> Callable[..., Any]:
     def replacement(*arguments: Any, **options: Any) -> Any:
         places = [os.path.realpath(os.fsdecode(path)) for path in arguments]
         for path in _files_in_use():
-            if any(path == place or path.startswith(place + os.sep) for place in places):
+            if any(path == position or path.startswith(position + os.sep) for position in places):
                 raise PermissionError(errno.EACCES, "The process cannot access the file", path)
         return real(*arguments, **options)
 

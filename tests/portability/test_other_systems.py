@@ -154,16 +154,16 @@ def test_an_export_is_the_same_bytes_and_can_be_replaced(run: Run, tool: Tool, i
 
 
 def _compare(windows: Path, linux: Path) -> None:
-    found, expected = _digests(windows), _digests(linux)
-    assert "router/router.onnx" in found
+    digests, expected = _digests(windows), _digests(linux)
+    assert "router/router.onnx" in digests
     for name in ("validation.json", "validation.html"):  # they name the processor, which Linux has from /proc
-        del found[name], expected[name]
-    assert found == expected
+        del digests[name], expected[name]
+    assert digests == expected
     reports = [json.loads((out / "validation.json").read_bytes()) for out in (windows, linux)]
     assert len({report["machine"].pop("processor") for report in reports}) == 2
     assert reports[0] == reports[1]
     for suffix in ("json", "html"):
         assert b"\r" not in (windows / f"validation.{suffix}").read_bytes()
-    parts = {part for name in found for part in name.split("/")}
+    parts = {part for name in digests for part in name.split("/")}
     assert not [part for part in parts if FORBIDDEN.search(part)]
     assert not [part for part in parts if part.startswith(".seap-export-tmp")]

@@ -52,11 +52,11 @@ def gaps(folder: Path, prompt: list[int], generated: list[int]) -> list[float]:
     """
     runner = OnnxRunner(open_session(folder / "model.onnx"))
     logits = runner.prefill(np.array([prompt], np.int64), [len(prompt)], len(generated))[:, -1]
-    found = []
+    gaps_of_tokens = []
     for token in generated:
-        found.append(float(logits[0].max() - logits[0, token]))
+        gaps_of_tokens.append(float(logits[0].max() - logits[0, token]))
         logits = runner.step([token])
-    return found
+    return gaps_of_tokens
 
 
 @pytest.mark.parametrize(

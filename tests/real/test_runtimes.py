@@ -51,36 +51,36 @@ def of(*names: str) -> pytest.MarkDecorator:
 def write(name: str, hf: Path, out: Path) -> tuple[Format, Path]:
     """The format, and the folder that it has written; `hf` itself is not written anew."""
     kind, precision = parse_format(name)
-    own = kind(str(precision))
-    if own.name == "hf":
-        return own, hf
-    own.write(hf, out, lambda layer: None)
-    return own, out
+    format = kind(str(precision))
+    if format.name == "hf":
+        return format, hf
+    format.write(hf, out, lambda layer: None)
+    return format, out
 
 
-def runtime(own: Format) -> str:
-    return own.runtimes[-1]
+def runtime(format: Format) -> str:
+    return format.runtimes[-1]
 
 
 @of(*FORMATS)
 def test_parity(name: str, demo: Path, tmp_path: Path) -> None:
     hf = demo / "reading-0.2" / "hf"
-    own, folder = write(name, hf, tmp_path)
-    options = {"runtime": runtime(own), "execution": Execution(threads=2), "decode_steps": 8, "long_tokens": 256}
-    report = run_parity(hf, folder, PROMPTS, format=own, **options)
+    format, folder = write(name, hf, tmp_path)
+    options = {"runtime": runtime(format), "execution": Execution(threads=2), "decode_steps": 8, "long_tokens": 256}
+    report = run_parity(hf, folder, PROMPTS, format=format, **options)
     assert report.passed, report.summary()
 
 
 @of(*EXACT)
 def test_the_text_is_that_of_onnx_runtime(name: str, demo: Path, tmp_path: Path) -> None:
-    own, folder = write(name, demo / "reading-0.2" / "hf", tmp_path)
-    assert greedy(runtime(own), folder) == greedy("onnxruntime", demo / "reading-0.2" / "onnx")
+    format, folder = write(name, demo / "reading-0.2" / "hf", tmp_path)
+    assert greedy(runtime(format), folder) == greedy("onnxruntime", demo / "reading-0.2" / "onnx")
 
 
 @of("gguf:q4_0", "openvino:int4", "web:q4", "mlx:4bit", "hf:fp32")
 def test_it_is_timed_as_it_is_served(name: str, demo: Path, tmp_path: Path) -> None:
-    own, folder = write(name, demo / "reading-0.2" / "hf", tmp_path)
-    with closing(open_runtime(runtime(own), folder, Execution(threads=2), "served")) as runner:
+    format, folder = write(name, demo / "reading-0.2" / "hf", tmp_path)
+    with closing(open_runtime(runtime(format), folder, Execution(threads=2), "served")) as runner:
         pace = pace_of(runner, [range(100, 140)], 5)
     assert pace.first_s > min(pace.steps_s) > 0
     assert len(pace.steps_s) == 5
@@ -88,10 +88,10 @@ def test_it_is_timed_as_it_is_served(name: str, demo: Path, tmp_path: Path) -> N
 
 def greedy(name: str, folder: Path) -> list[int]:
     prompt = PROMPT
-    found: list[int] = []
+    tokens: list[int] = []
     with closing(open_runtime(name, folder, Execution(threads=2))) as runner:
         last = runner.prefill(np.asarray([prompt], np.int64), [len(prompt)], TOKENS)[0, len(prompt) - 1]
         for _ in range(TOKENS):
-            found.append(int(last.argmax()))
-            last = runner.step(found[-1:])[0]
-    return found
+            tokens.append(int(last.argmax()))
+            last = runner.step(tokens[-1:])[0]
+    return tokens

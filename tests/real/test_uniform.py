@@ -22,7 +22,7 @@ def test_a_uniform_variant_is_a_plain_llama(smollm2_gguf: Path, run: Callable[..
     recipe = tmp_path / "scores.toml"
     recipe.write_text('score = "wifv"\n', "utf-8")
     settings = ("held_out=1", "max_length=64", "prompts=1", "decode_steps=2")
-    few = ("--recipe", recipe, "--set", "samples=8", *(word for own in settings for word in ("--set", own)))
+    few = ("--recipe", recipe, "--set", "samples=8", *(word for setting in settings for word in ("--set", setting)))
     done = run(
         "export", smollm2_gguf, "--task", "sample:reading", "--ratio", "0.2", "--layout", "uniform", *few,
         "--precision", "fp32", "--out", tmp_path / "out", "--json",

@@ -22,12 +22,12 @@ def test_one_wrong_weight_is_stopped_and_followed_to_its_layer(
     folder = tmp_path / "reading-0.2" / "onnx"
     proto = onnx.load(folder / "model.onnx", load_external_data=False)
     name = "model.layers.17.self_attn.o_proj.weight.packed"
-    place = {e.key: e.value for t in proto.graph.initializer if t.name == name for e in t.external_data}
+    location = {e.key: e.value for t in proto.graph.initializer if t.name == name for e in t.external_data}
     with (folder / "model.onnx.data").open("r+b") as file:
-        file.seek(int(place["offset"]))
-        values = np.frombuffer(file.read(int(place["length"])), np.uint8).copy()
+        file.seek(int(location["offset"]))
+        values = np.frombuffer(file.read(int(location["length"])), np.uint8).copy()
         values[values.argmin()] = 255  # from the lowest level to the highest one
-        file.seek(int(place["offset"]))
+        file.seek(int(location["offset"]))
         file.write(values.tobytes())
     few = ("--prompts", "2", "--long-tokens", "256")
     done = run("validate", folder.parent, *few, "--bisect", "--quiet", code=3)

@@ -104,14 +104,14 @@ def show(serve: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callabl
         command = [str(find("browser")), *OPTIONS, f"--user-data-dir={profile}", address]
         browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
-            found = seen.get(timeout=240)
+            answer = seen.get(timeout=240)
         finally:
             browser.kill()
             browser.wait()
             running.shutdown()
             running.server_close()
-        assert "error" not in found, found["error"]
-        return found
+        assert "error" not in answer, answer["error"]
+        return answer
 
     return show
 
@@ -183,12 +183,12 @@ def test_errors_are_said_in_words(show: Callable[..., Seen], model: Path, module
         (tmp_path / "cut" / path.name).write_bytes(path.read_bytes())
     for path in (model / "onnx").iterdir():
         (tmp_path / "cut" / "onnx" / path.name).write_bytes(path.read_bytes()[:-4096])
-    for folder, place, said in (
+    for folder, modules_folder, said in (
         (tmp_path / "none", modules, "There is no model"),
         (model, tmp_path / "none", "npm install @huggingface/transformers@4.3"),
         (tmp_path / "cut", modules, "The model does not load."),
     ):
-        page = show(folder, place, _frame("only", 390, "light"))["only"]
+        page = show(folder, modules_folder, _frame("only", 390, "light"))["only"]
         assert page["problem"] is not None
         assert said in page["problem"]
         assert page["status"] == "The model is not loaded."

@@ -44,7 +44,7 @@ class Bash:
         environment = {"PATH": f"{self.folder / 'bin'}:/usr/bin:/bin", "CODE": str(code), "RECORD": str(self.record)}
         environment |= {"GITHUB_OUTPUT": str(self.output)}
         for name, value in step.get("env", {}).items():
-            environment[name] = re.sub(r"\$\{\{ (.+?) \}\}", lambda found: values[found[1]], value)
+            environment[name] = re.sub(r"\$\{\{ (.+?) \}\}", lambda match: values[match[1]], value)
         command = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
         return subprocess.run(command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False)
 

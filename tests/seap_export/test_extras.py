@@ -93,9 +93,9 @@ def test_a_command_in_a_message_fits_what_is_installed(command: str) -> None:
 def test_no_text_installs_this_package_from_an_index() -> None:
     files = [file for folder in SHIPPED for file in sorted((ROOT / folder).rglob("*")) if file.suffix in TEXTS]
     commands = [
-        (file.name, found[0])
+        (file.name, pip[0])
         for file in [*files, *ROOT.glob("*.md")]
-        for found in re.finditer(r"pip install [^;\n`]*", file.read_text("utf-8"))
+        for pip in re.finditer(r"pip install [^;\n`]*", file.read_text("utf-8"))
     ]
     assert len(commands) > 15
     assert [command for command in commands if re.search(r"\bseap-export\b", command[1])] == []

@@ -35,12 +35,12 @@ def _items(index: Any) -> list[Any]:
 
 
 def _read(tensor: torch.Tensor, index: Any) -> torch.Tensor:
-    for place, item in enumerate(_items(index)):
+    for axis, item in enumerate(_items(index)):
         if isinstance(item, slice):
-            start, stop, _ = item.indices(tensor.shape[place])
-            tensor = tensor.narrow(place, start, max(stop - start, 0))
+            start, stop, _ = item.indices(tensor.shape[axis])
+            tensor = tensor.narrow(axis, start, max(stop - start, 0))
         elif item is None:
-            tensor = tensor.unsqueeze(place)
+            tensor = tensor.unsqueeze(axis)
     tensors = [item if isinstance(item, torch.Tensor) else None for item in _items(index)]
     return tensor if all(item is None for item in tensors) else torch.ops.aten.index(tensor, tensors)
 
@@ -62,11 +62,11 @@ class PretendCuda(torch.Tensor):
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor) -> PretendCuda:
-        own = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        wrapped = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls, inner.size(), strides=inner.stride(), dtype=inner.dtype, device="cpu"
         )
-        own.inner = inner
-        return own
+        wrapped.inner = inner
+        return wrapped
 
     @property
     def device(self) -> torch.device:  # type: ignore[override]
@@ -83,9 +83,9 @@ class PretendCuda(torch.Tensor):
                 raise RuntimeError(f"{func}: expected all tensors to be on cuda:0, but found one on {operand.device}")
         result = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
         if func._schema.is_mutable:  # what is changed in place is handed back
-            changed = [own for own in tree_leaves((args, kwargs)) if isinstance(own, cls)]
-            return tree_map(lambda own: next((c for c in changed if c.inner is own), own), result)
-        return tree_map(lambda own: cls(own) if isinstance(own, torch.Tensor) else own, result)
+            changed = [tensor for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, cls)]
+            return tree_map(lambda tensor: next((c for c in changed if c.inner is tensor), tensor), result)
+        return tree_map(lambda tensor: cls(tensor) if isinstance(tensor, torch.Tensor) else tensor, result)
 
 
 def _inner(value: Any) -> Any:

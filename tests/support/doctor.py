@@ -34,7 +34,7 @@ def libraries(missing: tuple[str, ...] = ()) -> tuple[Library, ...]:
     )
 
 
-def diagnosis(driver: Driver = NO_DRIVER, own: Packages | None = None, **states: ProviderState) -> Diagnosis:
+def diagnosis(driver: Driver = NO_DRIVER, installed: Packages | None = None, **states: ProviderState) -> Diagnosis:
     """CPU works; other providers are as given, or not built in."""
     without = ProviderCheck("this onnxruntime was built without it")
     providers = {
@@ -42,7 +42,7 @@ def diagnosis(driver: Driver = NO_DRIVER, own: Packages | None = None, **states:
         **{name: ProviderState(name, False, without, without) for name in ("cuda", "tensorrt")},
         **states,
     }
-    return Diagnosis(MACHINE, own or packages(), driver, tuple(providers.values()))
+    return Diagnosis(MACHINE, installed or packages(), driver, tuple(providers.values()))
 
 
 def failing(name: str, reason: str, missing: tuple[str, ...] = ()) -> ProviderState:

@@ -67,7 +67,7 @@ class FakeFormat:
 
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
         stored = load_file(model_folder / "model.safetensors")
-        tensors = {name: own.flip(0).to(_DTYPES[self.precision]).contiguous() for name, own in stored.items()}
+        tensors = {name: tensor.flip(0).to(_DTYPES[self.precision]).contiguous() for name, tensor in stored.items()}
         save_file(tensors, out_folder / FAKE_FILE)
         config = read_json(model_folder / "config.json")
         shutil.copyfile(model_folder / "config.json", out_folder / "config.json")
@@ -81,8 +81,8 @@ class FakeFormat:
 
     def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
         stored = load_file(model_folder / "model.safetensors")
-        for name, found in _Weights(folder).read(stored).items():
-            if float((found - stored[name]).abs().max()) > 1e-2 * float(stored[name].abs().max()):
+        for name, read in _Weights(folder).read(stored).items():
+            if float((read - stored[name]).abs().max()) > 1e-2 * float(stored[name].abs().max()):
                 yield f"'{name}' differs"
 
     def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
@@ -114,22 +114,22 @@ class FakeRunner:
 
     def __init__(self, folder: Path, opening: Opening) -> None:
         type(self).opened += 1
-        stored = {name: own.flip(0).float() for name, own in load_file(folder / FAKE_FILE).items()}
+        stored = {name: tensor.flip(0).float() for name, tensor in load_file(folder / FAKE_FILE).items()}
         type(self).fault(stored)
-        with tempfile.TemporaryDirectory() as place:
-            shutil.copyfile(folder / "config.json", Path(place) / "config.json")
-            save_file(stored, Path(place) / "model.safetensors", {"format": "pt"})
-            self._model = TorchRunner(Path(place)).whole_model()
+        with tempfile.TemporaryDirectory() as scratch:
+            shutil.copyfile(folder / "config.json", Path(scratch) / "config.json")
+            save_file(stored, Path(scratch) / "model.safetensors", {"format": "pt"})
+            self._model = TorchRunner(Path(scratch)).whole_model()
         new_name = "cache" in inspect.signature(type(self._model).forward).parameters  # since transformers 5.24
         self._cache_argument = "cache" if new_name else "past_key_values"
 
     def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> NDArray[np.float32]:
         self._caches = [DynamicCache() for _ in lengths]
         rows = [self._run(row, ids[:length]) for row, (ids, length) in enumerate(zip(input_ids, lengths, strict=True))]
-        found = np.zeros((*input_ids.shape, rows[0].shape[1]), np.float32)
+        filled = np.zeros((*input_ids.shape, rows[0].shape[1]), np.float32)
         for row, logits in enumerate(rows):
-            found[row, : len(logits)] = logits
-        return found
+            filled[row, : len(logits)] = logits
+        return filled
 
     def append(self, input_ids: NDArray[np.int64]) -> NDArray[np.float32]:
         return self._run(0, input_ids[0])[None]
@@ -138,7 +138,7 @@ class FakeRunner:
         return np.concatenate([self._run(row, np.array([token])) for row, token in enumerate(next_ids)])
 
     def cache(self, row: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]] | None:
-        return ((own.keys[0].numpy(), own.values[0].numpy()) for own in self._caches[row].layers)
+        return ((layer.keys[0].numpy(), layer.values[0].numpy()) for layer in self._caches[row].layers)
 
     def close(self) -> None:
         type(self).opened -= 1

@@ -19,7 +19,7 @@ def _block(**values: Any) -> Callable[[Family], dict[str, Any]]:
 
 
 def _names(swapped: Mapping[str, str]) -> Callable[[Family], dict[str, Any]]:
-    return lambda right: {"names": {**right.names, **{own: right.names[other] for own, other in swapped.items()}}}
+    return lambda right: {"names": {**right.names, **{plain: right.names[other] for plain, other in swapped.items()}}}
 
 
 #: What is left out, and what is said in its place.
@@ -44,7 +44,7 @@ def describe_gemma3(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
     right = family_of_model_type("gemma3_text")
     keys = (*right.harmless, *right.defaults, *micro_config(model_type="gemma3_text"), "final_logit_softcapping")
     wrong = dataclasses.replace(right, **{"harmless": keys, **changes})
-    others = tuple(own for own in module.families() if own is not right)
+    others = tuple(family for family in module.families() if family is not right)
     monkeypatch.setattr(module, "families", lambda: (*others, wrong))
 
 

@@ -148,10 +148,13 @@ def write_micro_gguf(
     stored = load_file(folder / "model.safetensors")
     architecture = _ARCHITECTURES.get(config["model_type"], config["model_type"])
     writer = gguf.GGUFWriter(folder / "model.gguf", architecture)
-    own = {f"{architecture}.{key}": value for key, value in _metadata(architecture, config).items()}
+    written = {f"{architecture}.{key}": value for key, value in _metadata(architecture, config).items()}
     prefixes = ("general.", "split.", "tokenizer.")
-    more = {key if key.startswith(prefixes) else f"{architecture}.{key}": own for key, own in (metadata or {}).items()}
-    for key, value in {**own, **_tokenizer(config["vocab_size"]), **more}.items():
+    more = {
+        key if key.startswith(prefixes) else f"{architecture}.{key}": written
+        for key, written in (metadata or {}).items()
+    }
+    for key, value in {**written, **_tokenizer(config["vocab_size"]), **more}.items():
         if value is not None:
             _KINDS[type(value)](writer)(key, value)
     converted = {**_converted(architecture, config, stored), **_rope_tensors(architecture, config)}
@@ -193,8 +196,8 @@ def _metadata(architecture: str, config: dict[str, Any]) -> dict[str, Any]:
         values["rope.scaling.original_context_length"] = rope["original_max_position_embeddings"]
         for key in ("attention_factor", "beta_fast", "beta_slow"):
             values[f"rope.scaling.yarn_{key.replace('attention', 'attn')}"] = rope.get(key)
-    own = _OWN.get(architecture)
-    return {**values, **(own(config, rope) if own else {})}
+    more_of = _OWN.get(architecture)
+    return {**values, **(more_of(config, rope) if more_of else {})}
 
 
 def _gemma(config: dict[str, Any], rope: dict[str, Any]) -> dict[str, Any]:
@@ -279,8 +282,8 @@ def _fused(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     fused = {}
     for name, data in tensors.items():
         if ".attn_q." in name:
-            own = [tensors[name.replace(".attn_q.", f".attn_{part}.")] for part in "qkv"]
-            fused[name.replace(".attn_q.", ".attn_qkv.")] = np.concatenate(own)
+            parts = [tensors[name.replace(".attn_q.", f".attn_{part}.")] for part in "qkv"]
+            fused[name.replace(".attn_q.", ".attn_qkv.")] = np.concatenate(parts)
         elif ".attn_k." not in name and ".attn_v." not in name:
             fused[name] = data
     return fused
@@ -290,7 +293,7 @@ def _rope_tensors(architecture: str, config: dict[str, Any]) -> dict[str, np.nda
     rope = config.get("rope_scaling") or {}
     if "short_factor" in rope:
         factors = {"long": rope["long_factor"], "short": rope["short_factor"]}
-        return {f"rope_factors_{own}.weight": np.array(values, np.float32) for own, values in factors.items()}
+        return {f"rope_factors_{kind}.weight": np.array(values, np.float32) for kind, values in factors.items()}
     if rope.get("rope_type") != "llama3":
         return {}
     return {"rope_freqs.weight": _llama3_factors(config)}
@@ -302,8 +305,8 @@ def _llama3_factors(config: dict[str, Any]) -> np.ndarray:
     from transformers import LlamaConfig
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-    own = LlamaConfig(**{**config, "model_type": "llama", "rope_scaling": dict(config["rope_scaling"])})
-    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](own, torch.device("cpu"))
+    llama = LlamaConfig(**{**config, "model_type": "llama", "rope_scaling": dict(config["rope_scaling"])})
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](llama, torch.device("cpu"))
     dim = config["head_dim"]
     plain = 1.0 / config["rope_theta"] ** (torch.arange(0, dim, 2) / dim)
     return np.asarray((plain / scaled).to(torch.float32).numpy())
@@ -339,7 +342,7 @@ class GgufModel:
 
     model: Path
     folder: Path
-    own: GgufFormat
+    format: GgufFormat
 
     @property
     def spec(self) -> ModelSpec:
@@ -350,5 +353,5 @@ class GgufModel:
         return self.folder / "model.gguf"
 
     def complaints(self) -> list[str]:
-        found = list(self.own.damages(self.model, self.folder))
-        return found or list(self.own.differences(self.model, self.folder))
+        lines = list(self.format.damages(self.model, self.folder))
+        return lines or list(self.format.differences(self.model, self.folder))

@@ -46,8 +46,8 @@ def _mount() -> str | None:
 
 
 def _packages(*names: str) -> str | None:
-    found = [importlib.util.find_spec(name) for name in names]
-    return next((spec.origin for spec in found if spec), None) if all(found) else None
+    specs = [importlib.util.find_spec(name) for name in names]
+    return next((spec.origin for spec in specs if spec), None) if all(specs) else None
 
 
 def _vllm() -> str | None:

@@ -113,18 +113,18 @@ def random_bpe(seed: int, kind: str, merges: int = 60) -> dict[str, Any]:
     chance = random.Random(seed)
     letters = list(LETTERS)
     pairs = _random_merges(chance, merges)
-    found = list(dict.fromkeys([*letters, *("".join(pair) for pair in pairs)]))
+    pieces = list(dict.fromkeys([*letters, *("".join(pair) for pair in pairs)]))
     for _ in range(len(pairs) // 6):
         one, other = chance.randrange(len(pairs)), chance.randrange(len(pairs))
         pairs[one], pairs[other] = pairs[other], pairs[one]
-    for text in found:
+    for text in pieces:
         for cut in range(1, len(text)):
             pair = text[:cut], text[cut:]
-            if pair not in pairs and {*pair} <= {*found} and chance.random() < 0.2:
+            if pair not in pairs and {*pair} <= {*pieces} and chance.random() < 0.2:
                 pairs.insert(chance.randrange(len(pairs)), pair)
     bytes_ = [f"<0x{value:02X}>" for value in range(256)]
     single = [*bytes_, "\u2581"] if kind == "fallback" else _other_bytes(letters)
-    vocabulary = ["<s>", "<unk>", *single, *found]
+    vocabulary = ["<s>", "<unk>", *single, *pieces]
     falls_back = {"byte_fallback": True, "unk_token": "<unk>", "fuse_unk": True} if kind == "fallback" else {}
     model = {
         "type": "BPE",
@@ -144,8 +144,8 @@ def _random_merges(chance: random.Random, number: int) -> list[tuple[str, str]]:
     pairs: dict[tuple[str, str], None] = {}
     while len(pairs) < number:
         word = chance.choice([word for word in words if len(word) > 1])
-        place = chance.randrange(len(word) - 1)
-        pair = (word[place], word[place + 1])
+        position = chance.randrange(len(word) - 1)
+        pair = (word[position], word[position + 1])
         pairs[pair] = None
         for own in words:
             for at in range(len(own) - 1, 0, -1):

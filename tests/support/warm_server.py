@@ -121,8 +121,8 @@ def wait(process: int, timeout: float) -> int | None:
     """The exit code, negative for a signal; None: it did not end in time and was killed."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
-        found, status = os.waitpid(process, os.WNOHANG)
-        if found:
+        done, status = os.waitpid(process, os.WNOHANG)
+        if done:
             return os.waitstatus_to_exitcode(status)
         time.sleep(0.005)
     os.kill(process, signal.SIGKILL)

@@ -19,26 +19,26 @@ _QKV = f"{_LAYER}.self_attn.qkv_proj"
 def _tensor(name: str, edit: Callable[[NDArray[Any]], Any]) -> Edit:
     """Edits a tensor in the data file, in place."""
 
-    def plant(own: Any) -> None:
-        proto = onnx.load(own.graph, load_external_data=False)
+    def plant(model: Any) -> None:
+        proto = onnx.load(model.graph, load_external_data=False)
         tensor = next(tensor for tensor in proto.graph.initializer if tensor.name == name)
-        place = {entry.key: entry.value for entry in tensor.external_data}
+        location = {entry.key: entry.value for entry in tensor.external_data}
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        with own.data.open("r+b") as file:
-            file.seek(int(place["offset"]))
-            values = np.frombuffer(file.read(int(place["length"])), dtype).reshape(tuple(tensor.dims)).copy()
+        with model.data.open("r+b") as file:
+            file.seek(int(location["offset"]))
+            values = np.frombuffer(file.read(int(location["length"])), dtype).reshape(tuple(tensor.dims)).copy()
             edit(values)
-            file.seek(int(place["offset"]))
+            file.seek(int(location["offset"]))
             file.write(values.tobytes())
 
     return plant
 
 
 def _graph(edit: Callable[[onnx.GraphProto], None]) -> Edit:
-    def plant(own: Any) -> None:
-        proto = onnx.load(own.graph, load_external_data=False)
+    def plant(model: Any) -> None:
+        proto = onnx.load(model.graph, load_external_data=False)
         edit(proto.graph)
-        own.graph.write_bytes(proto.SerializeToString())
+        model.graph.write_bytes(proto.SerializeToString())
 
     return plant
 
@@ -48,15 +48,15 @@ def _attribute(op_type: str, name: str, value: float) -> Edit:
 
     def edit(graph: onnx.GraphProto) -> None:
         node = next(node for node in graph.node if node.op_type == op_type)
-        attribute = next(own for own in node.attribute if own.name == name)
+        attribute = next(item for item in node.attribute if item.name == name)
         attribute.CopyFrom(onnx.helper.make_attribute(name, value))
 
     return _graph(edit)
 
 
 def _json(file: str, edit: Callable[[dict[str, Any]], Any]) -> Edit:
-    def plant(own: Any) -> None:
-        path: Path = own.folder / file
+    def plant(model: Any) -> None:
+        path: Path = model.folder / file
         values = json.loads(path.read_text("utf-8"))
         edit(values)
         path.write_text(json.dumps(values), "utf-8")
@@ -65,8 +65,8 @@ def _json(file: str, edit: Callable[[dict[str, Any]], Any]) -> Edit:
 
 
 def _bytes(data: bool, edit: Callable[[bytes], bytes]) -> Edit:
-    def plant(own: Any) -> None:
-        path: Path = own.data if data else own.graph
+    def plant(model: Any) -> None:
+        path: Path = model.data if data else model.graph
         path.write_bytes(edit(path.read_bytes()))
 
     return plant
@@ -129,9 +129,9 @@ FAULTS: list[tuple[str, Edit, str, str]] = [
     ("interleaved rotation", _attribute("GroupQueryAttention", "rotary_interleaved", 1), "differences", "interleaved"),
     ("data end early", _bytes(True, lambda content: content[:-512]), "damages", "needs"),
     ("data are too long", _bytes(True, lambda content: content + b"more"), "damages", "needs"),
-    ("data are missing", lambda own: own.data.unlink(), "damages", "no such file"),
+    ("data are missing", lambda model: model.data.unlink(), "damages", "no such file"),
     ("graph ends early", _bytes(False, lambda content: content[:-900]), "damages", "onnx"),
-    ("graph is missing", lambda own: own.graph.unlink(), "damages", "cannot be read"),
+    ("graph is missing", lambda model: model.graph.unlink(), "damages", "cannot be read"),
     ("data of another name", _graph(_other_place), "damages", "its data are in"),
     ("no input for kept logits", _graph(_without_kept), "damages", "num_logits_to_keep"),
     ("cache of another shape", _graph(_other_heads), "damages", "past_key_values.0.key"),
@@ -152,8 +152,13 @@ FAULTS: list[tuple[str, Edit, str, str]] = [
         "damages",
         "add_bos_token",
     ),
-    ("no tokenizer", lambda own: (own.folder / "tokenizer.json").unlink(), "damages", "tokenizer.json"),
-    ("config is no JSON", lambda own: (own.folder / "config.json").write_text("{", "utf-8"), "damages", "config.json"),
+    ("no tokenizer", lambda model: (model.folder / "tokenizer.json").unlink(), "damages", "tokenizer.json"),
+    (
+        "config is no JSON",
+        lambda model: (model.folder / "config.json").write_text("{", "utf-8"),
+        "damages",
+        "config.json",
+    ),
 ]
 
 QUANTISED: list[tuple[str, Edit, str, str]] = [
@@ -179,10 +184,10 @@ QUANTISED: list[tuple[str, Edit, str, str]] = [
 ]
 
 
-def _other_input(node: str, place: int, value: str) -> Edit:
+def _other_input(node: str, index: int, value: str) -> Edit:
     def edit(graph: onnx.GraphProto) -> None:
-        found = next(own for own in graph.node if own.name == node)
-        found.input[place] = value
+        target = next(item for item in graph.node if item.name == node)
+        target.input[index] = value
 
     return _graph(edit)
 

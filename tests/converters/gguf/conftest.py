@@ -33,7 +33,7 @@ def write(tmp_path: Path, model: Callable[..., Path]) -> Callable[..., GgufModel
     def make(precision: str = "f32", **values: Any) -> GgufModel:
         made = GgufModel(model(**values), tmp_path / "gguf", GgufFormat(precision))
         made.folder.mkdir()
-        made.own.write(made.model, made.folder, lambda layer: None)
+        made.format.write(made.model, made.folder, lambda layer: None)
         return made
 
     return make

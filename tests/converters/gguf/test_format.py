@@ -27,7 +27,7 @@ UNEVEN = uneven_values("llama-gqa")
 
 def _weights(made: GgufModel) -> dict[str, torch.Tensor]:
     names = load_file(made.model / "model.safetensors")
-    return made.own.weights(made.folder, made.spec).read(names)
+    return made.format.weights(made.folder, made.spec).read(names)
 
 
 @pytest.mark.parametrize("variation", VARIED)
@@ -41,7 +41,7 @@ def test_weights_are_read_back(write: Write, variation: str) -> None:
     assert read.keys() == stored.keys()
     for name, tensor in stored.items():
         torch.testing.assert_close(read[name], tensor, rtol=2e-7, atol=2e-7)
-    assert made.file.stat().st_size == pytest.approx(made.own.size(made.spec), rel=0.03)
+    assert made.file.stat().st_size == pytest.approx(made.format.size(made.spec), rel=0.03)
 
 
 @pytest.mark.parametrize("variation", ["llama-gqa", "llama-biases", "qwen2", "mistral", "seed_oss-biases", "ernie4_5"])
@@ -91,17 +91,17 @@ def test_the_same_model_gives_the_same_bytes(write: Write, tmp_path: Path) -> No
     made, again = write("q8_0", **UNEVEN), tmp_path / "again"
     again.mkdir()
     layers: list[int] = []
-    made.own.write(made.model, again, layers.append)
+    made.format.write(made.model, again, layers.append)
     assert (again / "model.gguf").read_bytes() == made.file.read_bytes()
     assert layers == [0, 1, 2]
-    assert GgufFormat.read(again) == made.own
+    assert GgufFormat.read(again) == made.format
 
 
 def test_an_existing_file_is_kept(write: Write) -> None:
     made = write(**UNEVEN)
     before = made.file.read_bytes()
     with pytest.raises(UsageError, match="already exists"):
-        made.own.write(made.model, made.folder, lambda layer: None)
+        made.format.write(made.model, made.folder, lambda layer: None)
     assert made.file.read_bytes() == before
 
 
@@ -151,7 +151,7 @@ def test_a_missing_file(write: Write, tmp_path: Path) -> None:
         GgufFormat.read(made.folder)
     with pytest.raises(ArtifactError, match=r"model\.gguf"):
         _weights(made)
-    assert any("model.gguf" in line for line in made.own.damages(made.model, made.folder))
+    assert any("model.gguf" in line for line in made.format.damages(made.model, made.folder))
 
 
 def test_a_refused_model_raises_the_reason(model: Callable[..., Path], tmp_path: Path) -> None:

@@ -55,10 +55,15 @@ def test_a_manifest_that_leads_out(
     run: RunIt, done: Path, secret: Path, tree: Callable[[Path], Any], part: str, name: str
 ) -> None:
     """Its hash is right, so that only the name can be what is refused."""
-    place = route(name, secret)
+    outside = route(name, secret)
     entry = {"bytes": 6, "sha256": hashlib.sha256(b"secret").hexdigest()}
     variant = json.loads((done / "manifest.json").read_text("utf-8"))["variants"]["a-0.2"]
-    added = {"files": {place: entry}, "steps": {place: "key"}, "variants": {place: variant}, "tasks": {place: {}}}
+    added = {
+        "files": {outside: entry},
+        "steps": {outside: "key"},
+        "variants": {outside: variant},
+        "tasks": {outside: {}},
+    }
     change(done / "manifest.json", **{part: added[part]})
     before = tree(secret.parent)
     for command in (("inspect", "out"), ALL, (*ALL, "--force"), ("plot", "out", "--out", "plots")):
@@ -111,9 +116,9 @@ def test_a_source_with_other_figures(run: RunIt, done: Path, source: dict[str, A
 @pytest.mark.parametrize("name", [name for name in ROUTES if name != "here"])
 def test_a_router_that_leads_out(run: RunIt, done: Path, secret: Path, name: str) -> None:
     shutil.copytree(done / "a-0.2", secret.parent / "elsewhere")
-    place = route(name, secret).replace("secret", "elsewhere")
+    outside = route(name, secret).replace("secret", "elsewhere")
     values = json.loads((done / "router" / "router.json").read_text("utf-8"))
-    values["variants"]["0.2"] = dict.fromkeys("ab", place)
+    values["variants"]["0.2"] = dict.fromkeys("ab", outside)
     (done / "router" / "router.json").write_text(json.dumps(values))
     command = ("route", "out", "the cat sat", "--ratio", "0.2", "--generate", "1")
     run(*command).refused(7, "out/router/router.json", "'variants'", "0.2")
@@ -123,8 +128,8 @@ def test_a_router_that_leads_out(run: RunIt, done: Path, secret: Path, name: str
 def test_a_graph_whose_weights_lie_elsewhere(run: RunIt, done: Path, secret: Path, name: str) -> None:
     folder = done / "a-0.2" / "onnx"
     outside = secret.parent / "outside.data"
-    for place in (outside, folder.parent / "model.onnx.data"):
-        shutil.copyfile(folder / "model.onnx.data", place)
+    for path in (outside, folder.parent / "model.onnx.data"):
+        shutil.copyfile(folder / "model.onnx.data", path)
     (folder / "model.onnx.data").unlink()
     graph = onnx.load(folder / "model.onnx", load_external_data=False)
     for tensor in graph.graph.initializer:
@@ -142,8 +147,8 @@ def test_a_graph_whose_weights_lie_elsewhere(run: RunIt, done: Path, secret: Pat
 @pytest.mark.parametrize("name", ["../x.safetensors", "ABSOLUTE", "..", ".", "", "a/b.safetensors", "x\0y", "no"])
 def test_a_weight_index_that_leads_out(run: RunIt, work: Path, tmp_path: Path, name: str) -> None:
     shutil.move(work / "m" / "model.safetensors", work / "x.safetensors")
-    place = name.replace("ABSOLUTE", str(work / "x.safetensors"))
-    (work / "m" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": place}}))
+    outside = name.replace("ABSOLUTE", str(work / "x.safetensors"))
+    (work / "m" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": outside}}))
     for command in (("inspect", "m"), ("convert", "m", "--out", "new", "--quiet")):
         message = run(*command).refused(8)
         assert "outside" in message or "missing" in message
@@ -173,10 +178,10 @@ def test_the_links_of_the_hub_s_cache_are_followed(work: Path) -> None:
         file.rename(cache / "blobs" / f"{number}")
         (snapshot / file.name).symlink_to(f"../../blobs/{number}")
     (work / "link").symlink_to(snapshot)
-    for place in (snapshot, work / "link"):
-        target = work / place.name / "copy" if place is work else work / f"copy of {place.name}"
+    for folder in (snapshot, work / "link"):
+        target = work / folder.name / "copy" if folder is work else work / f"copy of {folder.name}"
         target.mkdir()
-        open_source(str(place)).write_tokenizer(target)
+        open_source(str(folder)).write_tokenizer(target)
         assert (target / "tokenizer.json").read_bytes() == (snapshot / "tokenizer.json").read_bytes()
 
 

@@ -21,8 +21,8 @@ def _rope(**values: Any) -> Change:
     """Other parameters of the rotation."""
 
     def change(config: dict[str, Any]) -> None:
-        own = "rope_parameters" if "rope_parameters" in config else "rope_scaling"
-        config[own] = {**config[own], **values}
+        key = "rope_parameters" if "rope_parameters" in config else "rope_scaling"
+        config[key] = {**config[key], **values}
 
     return lambda artifact: edit_json(artifact.hf / "config.json", change)
 

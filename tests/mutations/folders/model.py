@@ -23,8 +23,8 @@ def _layer_config(layer: int, key: str, by: int) -> Change:
     """Another shape of one layer, in the config alone."""
 
     def change(config: dict[str, Any]) -> None:
-        own = config["per_layer_config"].setdefault(str(layer), {})
-        own[key] = own.get(key, config[key]) + by
+        settings = config["per_layer_config"].setdefault(str(layer), {})
+        settings[key] = settings.get(key, config[key]) + by
 
     return lambda artifact: edit_json(artifact.hf / "config.json", change)
 

@@ -39,8 +39,8 @@ def _of(variant: str, *names: str) -> Change:
     return change
 
 
-def _flip(name: str, place: float) -> Change:
-    return lambda artifact: flip_byte(artifact.onnx / name, place)
+def _flip(name: str, fraction: float) -> Change:
+    return lambda artifact: flip_byte(artifact.onnx / name, fraction)
 
 
 def _missing(name: str) -> Change:
@@ -59,12 +59,12 @@ def _proto(change: Callable[[onnx.ModelProto], Any]) -> Change:
     return edit
 
 
-def _located(place: str) -> Callable[[onnx.ModelProto], None]:
+def _located(location: str) -> Callable[[onnx.ModelProto], None]:
     def change(proto: onnx.ModelProto) -> None:
         for tensor in proto.graph.initializer:
             for entry in tensor.external_data:
                 if entry.key == "location":
-                    entry.value = place
+                    entry.value = location
 
     return change
 
@@ -100,12 +100,12 @@ def _note(key: str, value: str | None) -> Change:
     return _proto(change)
 
 
-def _declared(name: str, place: int, value: int) -> Change:
+def _declared(name: str, length: int, value: int) -> Change:
     """A graph input or output that declares another size."""
 
     def change(proto: onnx.ModelProto) -> None:
         values = [*proto.graph.input, *proto.graph.output]
-        next(v for v in values if v.name == name).type.tensor_type.shape.dim[place].dim_value = value
+        next(v for v in values if v.name == name).type.tensor_type.shape.dim[length].dim_value = value
 
     return _proto(change)
 

@@ -38,21 +38,21 @@ def all_of(*edits: Edit) -> Edit:
     return edit
 
 
-def reads(node: str, place: int, value: str) -> Edit:
+def reads(node: str, index: int, value: str) -> Edit:
     """A node's input is another value."""
 
     def edit(graph: Graph) -> None:
-        graph.node(node).input[place] = value
+        graph.node(node).input[index] = value
 
     return edit
 
 
-def constant(node: str, place: int, value: Any) -> Edit:
+def constant(node: str, index: int, value: Any) -> Edit:
     """A node's input is a constant of its own, of the dtype of the one that it was."""
 
     def edit(graph: Graph) -> None:
-        own = graph.node(node)
-        own.input[place] = graph.constant(value, graph[own.input[place]].dtype)
+        target = graph.node(node)
+        target.input[index] = graph.constant(value, graph[target.input[index]].dtype)
 
     return edit
 
@@ -61,18 +61,18 @@ def becomes(node: str, op_type: str, inputs: Sequence[str] = (), domain: str = "
     """A node is of another operator, and reads other values if any are given."""
 
     def edit(graph: Graph) -> None:
-        own = graph.node(node)
-        own.op_type, own.domain = op_type, domain
-        own.input[:] = inputs or list(own.input)
-        del own.attribute[:]
-        graph.set(own, **attributes)
+        target = graph.node(node)
+        target.op_type, target.domain = op_type, domain
+        target.input[:] = inputs or list(target.input)
+        del target.attribute[:]
+        graph.set(target, **attributes)
 
     return edit
 
 
-def left_out(node: str, place: int = 0) -> Edit:
+def left_out(node: str, index: int = 0) -> Edit:
     """A node passes on one of its inputs."""
-    return lambda graph: becomes(node, "Identity", [graph.node(node).input[place]])(graph)
+    return lambda graph: becomes(node, "Identity", [graph.node(node).input[index]])(graph)
 
 
 def attributes(node: str, **values: Any) -> Edit:

@@ -95,14 +95,14 @@ class Graph:
 
     def behind(self, value: str, *operators: tuple[str, Sequence[str], dict[str, Any]]) -> None:
         """Sends a node's output through operators before anyone reads it; "" in their inputs stands for it."""
-        place = next(i for i, node in enumerate(self.proto.graph.node) if value in node.output) + 1
+        behind = next(i for i, node in enumerate(self.proto.graph.node) if value in node.output) + 1
         original = f"{value}.original"
         self.rename_outputs({value: original})
         current = original
         for index, (op_type, inputs, attributes) in enumerate(operators):
             last = index == len(operators) - 1
             output = value if last else f"{value}.planted_{index}"
-            self._insert(place + index, op_type, [name or current for name in inputs], output, attributes)
+            self._insert(behind + index, op_type, [name or current for name in inputs], output, attributes)
             current = output
 
     def move_behind(self, node: onnx.NodeProto, name: str) -> None:
@@ -113,10 +113,10 @@ class Graph:
         self.proto.graph.node.insert(self._place(self.node(name)) + 1, moved)
 
     def _insert(
-        self, place: int, op_type: str, inputs: Sequence[str], output: str, attributes: dict[str, Any]
+        self, index: int, op_type: str, inputs: Sequence[str], output: str, attributes: dict[str, Any]
     ) -> None:
         node = helper.make_node(op_type, list(inputs), [output], name=f"node_of_{output}", **attributes)
-        self.proto.graph.node.insert(place, node)
+        self.proto.graph.node.insert(index, node)
 
     def _place(self, node: onnx.NodeProto) -> int:
         return next(i for i, other in enumerate(self.proto.graph.node) if other.name == node.name)

@@ -49,8 +49,8 @@ def _untied_and_perturbed(graph: Graph) -> None:
     table = graph[_EMBEDDING]
     noise = np.random.default_rng(0).normal(0, 1e-2, table.shape)
     node = graph.node("lm_head")
-    place = list(node.input).index(_EMBEDDING)
-    node.input[place] = graph.constant(table + noise, table.dtype)
+    index = list(node.input).index(_EMBEDDING)
+    node.input[index] = graph.constant(table + noise, table.dtype)
 
 
 def _logits_scaled(graph: Graph) -> None:
@@ -64,8 +64,8 @@ def _logits_backwards(graph: Graph) -> None:
 
 def _ids_backwards(graph: Graph) -> None:
     node = graph.node("embed_tokens")
-    place = list(node.input).index("input_ids")
-    node.input[place] = graph.before(node, "Slice", ["input_ids", *(graph.constant(value) for value in _BACKWARDS)])
+    index = list(node.input).index("input_ids")
+    node.input[index] = graph.before(node, "Slice", ["input_ids", *(graph.constant(value) for value in _BACKWARDS)])
 
 
 def _last_column(graph: Graph) -> None:

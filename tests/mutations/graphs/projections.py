@@ -15,8 +15,8 @@ __all__ = ["FAULTS"]
 
 def _flip_largest(weight: Array) -> None:
     """The other sign for the largest weight."""
-    place = np.unravel_index(np.abs(weight).argmax(), weight.shape)
-    weight[place] = -weight[place]
+    index = np.unravel_index(np.abs(weight).argmax(), weight.shape)
+    weight[index] = -weight[index]
 
 
 def _in_bfloat16(weight: Array) -> Array:

@@ -111,10 +111,10 @@ def _rotated(layer: int) -> Edit:
     """The standard dialect: queries and keys of a layer rotate that must not."""
 
     def edit(graph: Graph) -> None:
-        own, attention = graph.spec.layers[layer][Attention], graph.node(ATTENTION.format(layer))
-        for place, heads in enumerate((own.num_attention_heads, own.num_key_value_heads)):
-            inputs = [attention.input[place], *_TABLES, "position_ids.output"]
-            attention.input[place] = graph.before(attention, "RotaryEmbedding", inputs, num_heads=heads)
+        kind, attention = graph.spec.layers[layer][Attention], graph.node(ATTENTION.format(layer))
+        for index, heads in enumerate((kind.num_attention_heads, kind.num_key_value_heads)):
+            inputs = [attention.input[index], *_TABLES, "position_ids.output"]
+            attention.input[index] = graph.before(attention, "RotaryEmbedding", inputs, num_heads=heads)
 
     return edit
 

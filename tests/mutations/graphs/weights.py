@@ -42,10 +42,10 @@ def change_weight(graph: Graph, layer: int, projection: Projection, change: Call
     stem, columns = columns_of(graph, layer, projection)
     name = f"{stem}.weight.transposed"
     weight = graph[name]
-    own = weight[:, columns].T
-    result = change(own)
+    columns_of_part = weight[:, columns].T
+    result = change(columns_of_part)
     if result is not None:
-        own[...] = result
+        columns_of_part[...] = result
     graph[name] = weight
 
 

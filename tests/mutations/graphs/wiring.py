@@ -53,9 +53,9 @@ def _layers(order: dict[int, int]) -> Edit:
         names = [tensor.name for tensor in graph.proto.graph.initializer]
         moved = {}
         for name in names:
-            found = re.match(r"model\.layers\.(\d+)\.", name)
-            if found and int(found[1]) in order:
-                moved[name] = f"model.layers.{order[int(found[1])]}.{name[found.end() :]}"
+            match = re.match(r"model\.layers\.(\d+)\.", name)
+            if match and int(match[1]) in order:
+                moved[name] = f"model.layers.{order[int(match[1])]}.{name[match.end() :]}"
         graph.rename_inputs(moved)
 
     return edit

@@ -34,7 +34,7 @@ def test_a_pass_shows_every_text_once() -> None:
     texts = random_token_ids(40)
     steps = steps_of([(ids, 1.0) for ids in texts])
     assert sorted(row for step in steps for row in rows_of(step)) == sorted(texts)
-    places = sorted(place for step in steps for place in step.places)
+    places = sorted(position for step in steps for position in step.places)
     assert places == list(range(len(length_buckets(texts, 64))))
 
 
@@ -61,8 +61,8 @@ def test_the_size_of_a_batch_does_not_change_the_steps(batch_tokens: int) -> Non
     texts = [(ids, 1.0) for ids in random_token_ids(40)]
     steps = steps_of(texts, batch_tokens)
     assert list(map(rows_of, steps)) == list(map(rows_of, steps_of(texts)))
-    placed = {place: batch for step in steps for place, batch in zip(step.places, step.batches, strict=True)}
-    inputs = [pair for _, own in sorted(placed.items()) for pair in zip(own.input_ids, own.real, strict=True)]
+    placed = {position: batch for step in steps for position, batch in zip(step.places, step.batches, strict=True)}
+    inputs = [pair for _, rows in sorted(placed.items()) for pair in zip(rows.input_ids, rows.real, strict=True)]
     assert [ids[real].tolist() for ids, real in inputs] == sorted(
         (ids for ids, _ in texts), key=lambda ids: (len(ids), ids)
     )
@@ -78,8 +78,8 @@ def test_tokens_count_by_the_probability_of_their_task_and_sum_to_one() -> None:
     (step,) = steps_of([(one, 0.3), (two, 0.1)])
     weights = torch.cat(step.weights).tolist()
     assert sum(weights) == pytest.approx(1.0)
-    own = dict(zip((row[0] for row in rows_of(step)), (weights[0], weights[3]), strict=True))
-    assert own[1] == pytest.approx(3 * own[2])
+    weight_of_row = dict(zip((row[0] for row in rows_of(step)), (weights[0], weights[3]), strict=True))
+    assert weight_of_row[1] == pytest.approx(3 * weight_of_row[2])
 
 
 @pytest.mark.parametrize(("passes", "steps", "number"), [(1.0, 7, 7), (0.5, 7, 4), (2.0, 7, 14), (0.001, 7, 1)])

@@ -69,10 +69,10 @@ def test_a_model_that_lost_nothing_stays_as_it_is(model: tuple[Source, Mixture],
     source, statistics = model
     whole = replace(
         micro_plan(source, "sequential", distillation=1.0),
-        layers=tuple(whole_layer(own) for own in source.spec.layers),
+        layers=tuple(whole_layer(layer) for layer in source.spec.layers),
     )
-    found = made(tmp_path / "found", source, whole, statistics)
-    assert file_contents(found) == file_contents(
+    written = made(tmp_path / "found", source, whole, statistics)
+    assert file_contents(written) == file_contents(
         made(tmp_path / "plain", source, with_settings(whole, distillation=0.0), statistics)
     )
 
@@ -138,13 +138,13 @@ def test_interrupted_anywhere_it_ends_in_the_same_bytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source, statistics = model
-    own = compute_on_disk(source) if is_on_disk else compute_in_memory()
+    compute = compute_on_disk(source) if is_on_disk else compute_in_memory()
     plan = micro_plan(source, "sequential", distillation=1.0)
     with monkeypatch.context() as patch:
         die_at(patch, where, name, call)
         with pytest.raises(Killed):
-            made(tmp_path / "found", source, plan, statistics, own)
-    assert file_contents(made(tmp_path / "found", source, plan, statistics, own)) == undisturbed
+            made(tmp_path / "found", source, plan, statistics, compute)
+    assert file_contents(made(tmp_path / "found", source, plan, statistics, compute)) == undisturbed
 
 
 def test_with_a_cut_vocabulary_it_learns_the_distribution_of_the_kept_tokens(
@@ -163,8 +163,8 @@ def test_with_a_cut_vocabulary_it_learns_the_distribution_of_the_kept_tokens(
 
     monkeypatch.setattr(write_module, "Student", Seen)
     monkeypatch.setattr(source_module, "cut_tokenizer_files", lambda folder, vocabulary: None)
-    for name, own in (("whole", plan), ("kept", kept)):
-        made(tmp_path / name, source, own, statistics)
+    for name, chosen in (("whole", plan), ("kept", kept)):
+        made(tmp_path / name, source, chosen, statistics)
     whole, cut = outers
     assert torch.equal(cut.head, whole.head[list(kept.vocabulary.kept)])
     assert torch.equal(cut.embedding, whole.embedding)

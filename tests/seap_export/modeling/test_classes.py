@@ -31,8 +31,8 @@ def test_they_are_transformers_own_with_another_name(model_type: str) -> None:
     assert (model_class.__name__, model_class.__module__) == (f"Seap{family.architecture}", modeling_seap.__name__)
     assert (base_class.__name__, base_class.__module__) == (f"Seap{stem}Model", modeling_seap.__name__)
     assert (config_class.__name__, config_class.__module__) == (f"Seap{stem}Config", configuration_seap.__name__)
-    for own in (model_class, base_class, config_class):
-        assert pickle.loads(pickle.dumps(own)) is own
+    for made in (model_class, base_class, config_class):
+        assert pickle.loads(pickle.dumps(made)) is made
 
 
 @pytest.mark.parametrize(

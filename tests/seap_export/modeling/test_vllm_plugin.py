@@ -17,11 +17,11 @@ def test_the_entry_point_registers_every_family(monkeypatch: pytest.MonkeyPatch)
     pretend = ModuleType("vllm")
     pretend.ModelRegistry = type("ModelRegistry", (), {"register_model": registered.__setitem__})  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vllm", pretend)
-    (found,) = (own for own in entry_points(group="vllm.general_plugins") if own.name == "seap_export")
-    found.load()()
+    (entry,) = (point for point in entry_points(group="vllm.general_plugins") if point.name == "seap_export")
+    entry.load()()
     assert registered.keys() == {f"Seap{family.architecture}" for family in families()}
-    (place,) = set(registered.values())
-    assert find_spec(place.partition(":")[0]) is not None
+    (path,) = set(registered.values())
+    assert find_spec(path.partition(":")[0]) is not None
 
 
 def test_a_process_that_is_given_a_config_finds_the_classes() -> None:

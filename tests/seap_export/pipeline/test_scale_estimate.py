@@ -32,8 +32,8 @@ def memory_of(step: Any, tokens: TokenCounts, ratio: float, work: Workload, *, o
 def test_memory_of_a_layer() -> None:
     """The layer twice in float32, two float64 matrices of 11008 channels, a batch of 1,024, and the hidden states."""
     batch = 4 * 1024 * (6 * 11008 + 2 * 32 * 1024)
-    found = memory_of(CalibrationStep, TokenCounts(2048, 0), 0.0, LLAMA).host
-    assert found == pytest.approx(BASE + 8 * LAYER + 16 * 11008**2 + batch + 2048 * 4096 * 4, rel=0.001)
+    bytes_of_layer = memory_of(CalibrationStep, TokenCounts(2048, 0), 0.0, LLAMA).host
+    assert bytes_of_layer == pytest.approx(BASE + 8 * LAYER + 16 * 11008**2 + batch + 2048 * 4096 * 4, rel=0.001)
 
 
 @pytest.mark.parametrize("step", [CalibrationStep, RankingStep, ShrinkStep, RoundingStep, FormatStep])
@@ -52,23 +52,23 @@ def test_on_a_gpu_the_work_is_in_its_memory() -> None:
 
 def test_times_by_hand() -> None:
     """Ranking: 0.85 N³ + H N² in float32, 3.5 A³ in float64; and 0.3 of the checkpoint is read."""
-    place = Machine(Rates(1e12, 5e11, 1e11), disk=1e9)
+    machine = Machine(Rates(1e12, 5e11, 1e11), disk=1e9)
     neurons, checkpoint = 32 * (0.85 * 11008**3 + 4096 * 11008**2), 2 * 6_738_415_616
     heads = 32 * 3.5 * 4096**3
-    found = estimate(LLAMA, 2048, 0.5, place)
-    assert found.seconds["ranking"] == pytest.approx(
+    expected_work = estimate(LLAMA, 2048, 0.5, machine)
+    assert expected_work.seconds["ranking"] == pytest.approx(
         1.8 * (neurons / 1e12 + heads / 5e11) + 32 * 0.25 + 0.3 * checkpoint / 1e9
     )
     squares = 32 * (4096**2 + 11008**2)
     passed = 2048 * (32 * LAYER + squares / 2) + 3 * 512 * (32 * LAYER + 32000 * 4096)
-    assert found.seconds["calibration"] == pytest.approx(
+    assert expected_work.seconds["calibration"] == pytest.approx(
         1.8 * passed / 1e12 + 32 * 0.15 + 5.0 + 2 * checkpoint / 1e9, rel=0.001
     )
 
 
 def test_a_gpu_does_the_matrix_products_only() -> None:
-    own = MACHINES["h100"]
-    slow, fast = (estimate(LLAMA, 2048, 0.5, Machine(own.host, gpu)) for gpu in (None, own.device))
+    large = MACHINES["h100"]
+    slow, fast = (estimate(LLAMA, 2048, 0.5, Machine(large.host, gpu)) for gpu in (None, large.device))
     assert fast.seconds["ranking"] < slow.seconds["ranking"]
     assert fast.seconds["parity"] == slow.seconds["parity"]
 

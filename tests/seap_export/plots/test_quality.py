@@ -30,10 +30,10 @@ def report(*path: str, value: Any = None, **values: Any) -> dict[str, Any]:
     """A copy of `REPORT` with other values: those of keywords, and the one at a path."""
     made = {**deepcopy(REPORT), **values}
     if path:
-        place = made
+        cell = made
         for key in path[:-1]:
-            place = place[key]
-        place[path[-1]] = value
+            cell = cell[key]
+        cell[path[-1]] = value
     return made
 
 

@@ -54,8 +54,8 @@ def test_it_is_the_least_squares_solution_for_the_columns_that_are_left() -> Non
         rest = damped[column + 1 :, column + 1 :]
         moved = -done @ damped[: column + 1, column + 1 :] @ torch.linalg.inv(rest)
         left[:, column + 1 :] = weight[:, column + 1 :] + moved
-    found = round_columns(weight, moment, how).double()
-    assert torch.allclose(found, rounded, rtol=0.0, atol=1e-6)
+    levels = round_columns(weight, moment, how).double()
+    assert torch.allclose(levels, rounded, rtol=0.0, atol=1e-6)
 
 
 def test_channels_that_are_always_zero_do_no_harm() -> None:

@@ -51,7 +51,7 @@ def test_scales_are_those_that_they_have_always_been_for_other_matrices() -> Non
     full = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)) / -8
     tried = torch.stack([full * (1 - 0.04 * step) for step in range(9)])
     errors = torch.stack(
-        [((blocks / own).round().clamp(-8, 7) * own - blocks).square().sum(-1, keepdim=True) for own in tried]
+        [((blocks / scale).round().clamp(-8, 7) * scale - blocks).square().sum(-1, keepdim=True) for scale in tried]
     )
     assert torch.equal(best_scales(blocks, WAYS[0])[0], tried.gather(0, errors.argmin(0)[None])[0])
 
@@ -68,12 +68,12 @@ def test_a_block_of_few_levels_keeps_a_step_that_all_float_types_hold() -> None:
 
 def test_short_scales_are_held_by_all_float_types() -> None:
     given = torch.cat([torch.logspace(-9, 4, 500), -torch.logspace(-9, 4, 500)])
-    found = short_scales(given)
-    assert torch.equal(found.half().float(), found)
-    assert torch.equal(found.bfloat16().float(), found)
-    assert torch.equal(found.sign(), given.sign())
+    scales = short_scales(given)
+    assert torch.equal(scales.half().float(), scales)
+    assert torch.equal(scales.bfloat16().float(), scales)
+    assert torch.equal(scales.sign(), given.sign())
     usual = given.abs() > 2.0**-17
-    assert ((found - given).abs() <= 2.0**-8 * given.abs())[usual].all()
+    assert ((scales - given).abs() <= 2.0**-8 * given.abs())[usual].all()
 
 
 def test_what_a_grid_takes() -> None:
@@ -85,5 +85,5 @@ def test_what_a_grid_takes() -> None:
 def test_names_tell_grids_apart() -> None:
     both = (True, False)
     grids = [BlockQuantization(*values) for values in itertools.product((4, 8), (32, 64), both, both, both[::-1])]
-    assert len({own.name for own in grids}) == len(grids)
+    assert len({grid.name for grid in grids}) == len(grids)
     assert grids[0].name == "int4-32"

@@ -26,9 +26,9 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     micro_source(tmp_path / "hf", "llama-biases")
     shutil.copytree(tmp_path / "hf", tmp_path / "rounded")
     put_on_grid(tmp_path / "rounded", HOW)
-    found = load_file(tmp_path / "rounded" / "model.safetensors")
-    found[BIAS] = found[BIAS] * 1.1
-    save_file(found, tmp_path / "rounded" / "model.safetensors", {"format": "pt"})
+    tensors = load_file(tmp_path / "rounded" / "model.safetensors")
+    tensors[BIAS] = tensors[BIAS] * 1.1
+    save_file(tensors, tmp_path / "rounded" / "model.safetensors", {"format": "pt"})
     RoundingNote.of(tmp_path / "hf", tmp_path / "rounded", HOW).write(tmp_path / "rounded")
     return tmp_path / "hf", tmp_path / "rounded"
 
@@ -68,10 +68,10 @@ def test_what_is_not_the_model_that_was_rounded_is_named(folders: tuple[Path, Pa
     save_file(changed, hf / "model.safetensors", {"format": "pt"})
     config = json.loads((hf / "config.json").read_text("utf-8"))
     (hf / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3, "dtype": "bfloat16"}), "utf-8")
-    found = list(note.origin_differences(hf))
-    assert [line.partition(" ")[0] for line in found[:2]] == [f"'{WEIGHT}'", "'more'"]
-    assert len(found) == 3
-    assert "rms_norm_eps" in found[2]
+    lines = list(note.origin_differences(hf))
+    assert [line.partition(" ")[0] for line in lines[:2]] == [f"'{WEIGHT}'", "'more'"]
+    assert len(lines) == 3
+    assert "rms_norm_eps" in lines[2]
 
 
 def test_weights_are_proven_exactly_and_vectors_in_16_bits_too(folders: tuple[Path, Path]) -> None:

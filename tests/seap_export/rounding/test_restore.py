@@ -23,9 +23,9 @@ def test_it_is_made_again(tmp_path: Path, variation: str) -> None:
     again.mkdir()
     stored = SafetensorsReader(rounded)
     assert restore_rounded_model(hf, stored.read, note, again) == []
-    wanted, found = (load_file(folder / "model.safetensors") for folder in (rounded, again))
-    assert wanted.keys() == found.keys()
-    assert all(found[name].equal(tensor) for name, tensor in wanted.items())
+    wanted, remade = (load_file(folder / "model.safetensors") for folder in (rounded, again))
+    assert wanted.keys() == remade.keys()
+    assert all(remade[name].equal(tensor) for name, tensor in wanted.items())
     for name in ("config.json", "rounding.json"):
         assert (rounded / name).read_bytes() == (again / name).read_bytes()
 
@@ -34,8 +34,10 @@ def test_it_is_made_again(tmp_path: Path, variation: str) -> None:
     other.mkdir()
 
     def read(names: list[str]) -> dict[str, object]:
-        found = stored.read(names)
-        return {own: tensor * 1.0001 if own == name else tensor for own, tensor in found.items()}
+        levels = stored.read(names)
+        return {
+            stored_name: tensor * 1.0001 if stored_name == name else tensor for stored_name, tensor in levels.items()
+        }
 
     assert restore_rounded_model(hf, read, note, other) == [name]
 

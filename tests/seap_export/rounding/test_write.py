@@ -78,8 +78,8 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 def nearest(folder: Path, how: BlockQuantization) -> dict[str, torch.Tensor]:
     return {
-        name: dequantize(quantize(own, how), how, own.shape[1]) if own.dim() == 2 else own
-        for name, own in tensors(folder).items()
+        name: dequantize(quantize(tensor, how), how, tensor.shape[1]) if tensor.dim() == 2 else tensor
+        for name, tensor in tensors(folder).items()
     }
 
 
@@ -90,8 +90,8 @@ def divergence(made: Made, weights: dict[str, torch.Tensor], texts: list[list[in
     other.load_state_dict(weights, strict=False)
     total = 0.0
     for ids in texts:
-        wanted, found = (model(torch.tensor([ids])).logits.double().log_softmax(-1) for model in (exact, other))
-        total += float((wanted.exp() * (wanted - found)).sum())
+        wanted, logits = (model(torch.tensor([ids])).logits.double().log_softmax(-1) for model in (exact, other))
+        total += float((wanted.exp() * (wanted - logits)).sum())
     return total / sum(map(len, texts))
 
 
@@ -110,31 +110,33 @@ def divergence(made: Made, weights: dict[str, torch.Tensor], texts: list[list[in
 def test_it_is_on_the_grid_and_nearer_than_the_nearest_levels(
     made: Callable[[str], Made], tmp_path: Path, variation: str, how: BlockQuantization
 ) -> None:
-    own = made(variation)
-    folder = rounded(own, tmp_path / "rounded", how)
-    found = tensors(folder)
-    for name, tensor in found.items():
+    made_here = made(variation)
+    folder = rounded(made_here, tmp_path / "rounded", how)
+    on_levels = tensors(folder)
+    for name, tensor in on_levels.items():
         is_table = "embed" in name or "lm_head" in name
         if tensor.dim() == 2 and how.takes(tensor.shape[1]) and (how.embeddings or not is_table):
             assert torch.equal(dequantize(quantize(tensor, how), how, tensor.shape[1]), tensor), name
     note = read_note(folder)
     assert note is not None
     assert note.grid == how
-    assert read_note(own[0]) is None
+    assert read_note(made_here[0]) is None
     assert {path.name for path in folder.iterdir()} == {
-        *(path.name for path in own[0].iterdir()),
+        *(path.name for path in made_here[0].iterdir()),
         "rounding.json",
     }
-    assert not list(note.origin_differences(own[0]))
-    exact, plain = tensors(own[0]), nearest(own[0], how)
+    assert not list(note.origin_differences(made_here[0]))
+    exact, plain = tensors(made_here[0]), nearest(made_here[0], how)
     untaken = {name: tensor for name, tensor in exact.items() if tensor.dim() == 2 and not how.takes(tensor.shape[1])}
     assert bool(untaken) is how.whole_blocks
-    assert all(torch.equal(found[name], tensor) for name, tensor in untaken.items())
+    assert all(torch.equal(on_levels[name], tensor) for name, tensor in untaken.items())
     plain |= untaken
     if not how.embeddings:
-        plain |= {name: own for name, own in tensors(own[0]).items() if "embed" in name or "lm_head" in name}
+        plain |= {
+            name: tensor for name, tensor in tensors(made_here[0]).items() if "embed" in name or "lm_head" in name
+        }
     texts = [list(text) for text in TOKEN_IDS]
-    assert divergence(own, found, texts) < 0.8 * divergence(own, plain, texts)
+    assert divergence(made_here, on_levels, texts) < 0.8 * divergence(made_here, plain, texts)
 
 
 @pytest.mark.parametrize(
@@ -144,30 +146,30 @@ def test_it_is_on_the_grid_and_nearer_than_the_nearest_levels(
 def test_the_same_bytes_on_a_gpu_and_with_streams_on_disk(
     made: Callable[[str], Made], tmp_path: Path, variation: str
 ) -> None:
-    own = made(variation)
-    expected = file_contents(rounded(own, tmp_path / "here"))
-    on_disk = rounded(own, tmp_path / "disk", compute=compute_on_disk(folder_source(own[0])))
+    made_here = made(variation)
+    expected = file_contents(rounded(made_here, tmp_path / "here"))
+    on_disk = rounded(made_here, tmp_path / "disk", compute=compute_on_disk(folder_source(made_here[0])))
     assert file_contents(on_disk) == expected
     with pretend_cuda() as device:
         there = Compute(device, device_memory=2**62, batch_tokens=BATCH_TOKENS)
-        assert file_contents(rounded(own, tmp_path / "there", compute=there)) == expected
+        assert file_contents(rounded(made_here, tmp_path / "there", compute=there)) == expected
 
 
 def test_it_goes_on_where_it_was_interrupted(
     made: Callable[[str], Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = made("llama-biases")
-    expected = file_contents(rounded(own, tmp_path / "whole"))
+    made_here = made("llama-biases")
+    expected = file_contents(rounded(made_here, tmp_path / "whole"))
     for call in itertools.count(step=7):
         folder, layers = tmp_path / str(call), list[int]()
         with monkeypatch.context() as patch:
             die_at(patch, SafetensorsWriter, "write", call)
             try:
-                rounded(own, folder)
+                rounded(made_here, folder)
                 break
             except Killed:
                 pass
-        write_rounded_model(own[0], own[1], HOW, folder, layers.append, compute=compute_in_memory())
+        write_rounded_model(made_here[0], made_here[1], HOW, folder, layers.append, compute=compute_in_memory())
         assert layers == [0, 1, 2]
         assert file_contents(folder) == expected
     assert call > 20
@@ -190,17 +192,17 @@ def test_a_cut_vocabulary_is_rounded_with_its_own_ids(tmp_path: Path) -> None:
     write_shrunk_model(source, micro_plan(source, "sequential"), statistics, whole, compute=compute_in_memory())
     shutil.copytree(whole, renumbered)
     kept = Vocabulary(tuple(range(1, 96)), 96)  # without the token 0, which some texts have
-    found = tensors(whole)
+    kept_rounded = tensors(whole)
     for name in ("model.embed_tokens.weight", "lm_head.weight"):
-        found[name] = found[name][1:].contiguous()
-    save_file(found, renumbered / "model.safetensors", {"format": "pt"})
+        kept_rounded[name] = kept_rounded[name][1:].contiguous()
+    save_file(kept_rounded, renumbered / "model.safetensors", {"format": "pt"})
     config = json.loads((whole / "config.json").read_text("utf-8")) | {"vocab_size": 95}
     (renumbered / "config.json").write_text(json.dumps(config), "utf-8")
-    own = [([token - 1 for token in ids if token], weight) for ids, weight in statistics.token_ids()]
+    shifted = [([token - 1 for token in ids if token], weight) for ids, weight in statistics.token_ids()]
     outs = [tmp_path / "by-vocabulary", tmp_path / "by-hand"]
     for out in outs:
         out.mkdir()
     write_rounded_model(renumbered, statistics, HOW, outs[0], compute=compute_in_memory(), vocabulary=kept)
-    statistics.token_ids = lambda: [text for text in own if text[0]]  # type: ignore[method-assign]
+    statistics.token_ids = lambda: [text for text in shifted if text[0]]  # type: ignore[method-assign]
     write_rounded_model(renumbered, statistics, HOW, outs[1], compute=compute_in_memory())
     assert file_contents(outs[0]) == file_contents(outs[1])

@@ -35,10 +35,10 @@ def test_equals_scikit_learn(classes: int) -> None:
     labels = np.repeat(np.arange(classes), [len(features[name]) for name in names])
     regression = LogisticRegression(C=0.1, class_weight="balanced", max_iter=10_000)
     expected = make_pipeline(StandardScaler(), regression).fit(rows, labels).predict_proba(rows)
-    found = fit_classifier(features)
-    assert found.classes == tuple(names)
-    assert found.weight.dtype == np.float64
-    assert np.abs(found.probabilities(rows) - expected).max() < 1e-6
+    classifier = fit_classifier(features)
+    assert classifier.classes == tuple(names)
+    assert classifier.weight.dtype == np.float64
+    assert np.abs(classifier.probabilities(rows) - expected).max() < 1e-6
 
 
 def test_order_does_not_count() -> None:
@@ -52,17 +52,17 @@ def test_order_does_not_count() -> None:
 
 def test_one_text_a_class_and_features_that_never_change_are_enough() -> None:
     features = {"a": np.array([[1.0, 7.0]]), "b": np.array([[2.0, 7.0]])}
-    found = fit_classifier(features)
-    assert np.isfinite(found.weight).all()
-    assert [found.probabilities(features[name])[0].argmax() for name in "ab"] == [0, 1]
+    classifier = fit_classifier(features)
+    assert np.isfinite(classifier.weight).all()
+    assert [classifier.probabilities(features[name])[0].argmax() for name in "ab"] == [0, 1]
 
 
 def test_a_small_class_weighs_as_much_as_a_large_one() -> None:
     generator = np.random.default_rng(0)
     features = {"a": generator.normal(size=(20, 1)) - 0.1, "b": generator.normal(size=(2000, 1)) + 0.1}
-    found = fit_classifier(features)
+    classifier = fit_classifier(features)
     middle = (features["a"].mean() + features["b"].mean()) / 2
-    assert found.probabilities(np.array([[middle]]))[0] == pytest.approx([0.5, 0.5], abs=0.02)
+    assert classifier.probabilities(np.array([[middle]]))[0] == pytest.approx([0.5, 0.5], abs=0.02)
 
 
 def test_probabilities_of_far_features_are_finite() -> None:
@@ -80,10 +80,10 @@ def test_parts_that_do_not_fit_together_are_refused() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_features_are_mean_embeddings_in_float64(dtype: torch.dtype) -> None:
     embedding = torch.randn(9, 5, generator=torch.Generator().manual_seed(0)).to(dtype)
-    found = mean_embeddings(embedding, [[1, 1, 4], [8]])
+    features = mean_embeddings(embedding, [[1, 1, 4], [8]])
     rows = embedding.double().numpy()
-    assert found.dtype == np.float64
-    assert np.abs(found - [(2 * rows[1] + rows[4]) / 3, rows[8]]).max() < 1e-15
+    assert features.dtype == np.float64
+    assert np.abs(features - [(2 * rows[1] + rows[4]) / 3, rows[8]]).max() < 1e-15
     assert mean_embeddings(embedding, []).shape == (0, 5)
 
 

@@ -18,8 +18,8 @@ def split(calibration: list[tuple[str, str]], held_out: list[tuple[str, str]]) -
 
 def test_the_question_without_the_chat_template_the_prompt_or_else_the_completion() -> None:
     samples = (Sample("<user> q <assistant>", "a", question="q"), Sample("p", "a"), Sample("", "a"))
-    found = router_prompts({"a": Split(samples, ()), "b": split([("b", "")], [])}, token_ids)
-    assert found.calibration["a"] == [token_ids(text) for text in "qpa"]
+    prompts = router_prompts({"a": Split(samples, ()), "b": split([("b", "")], [])}, token_ids)
+    assert prompts.calibration["a"] == [token_ids(text) for text in "qpa"]
 
 
 def test_held_out_prompts_that_were_fitted_on_are_left_out_whatever_their_task() -> None:
@@ -27,10 +27,10 @@ def test_held_out_prompts_that_were_fitted_on_are_left_out_whatever_their_task()
         "a": split([("abc", "1"), ("b", "1")], [("abc", "2"), ("z", "1"), ("c", "1")]),
         "b": split([("c", "2")], [("abcd", "1"), ("y", "1")]),  # cut to three tokens, "abcd" is "abc"
     }
-    found = router_prompts(splits, token_ids)
-    assert found.calibration == {"a": [token_ids("abc"), token_ids("b")], "b": [token_ids("c")]}
-    assert found.held_out == {"a": [token_ids("z")], "b": [token_ids("y")]}
-    assert found.num_seen == 3
+    prompts = router_prompts(splits, token_ids)
+    assert prompts.calibration == {"a": [token_ids("abc"), token_ids("b")], "b": [token_ids("c")]}
+    assert prompts.held_out == {"a": [token_ids("z")], "b": [token_ids("y")]}
+    assert prompts.num_seen == 3
 
 
 def test_prompts_without_a_token_are_left_out() -> None:

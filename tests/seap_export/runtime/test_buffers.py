@@ -48,11 +48,11 @@ def capturing(dense: Callable[..., Path]) -> Callable[..., OnnxDecoder]:
 
 
 def decoded(decoding: Decoding) -> list[NDArray[np.float32]]:
-    found = [decoding.logits.copy()]
+    logits = [decoding.logits.copy()]
     for step in TOKENS:
         decoding.step(step[: len(decoding.lengths)])
-        found.append(decoding.logits.copy())
-    return found
+        logits.append(decoding.logits.copy())
+    return logits
 
 
 def graph_of(decoding: Decoding) -> int:
@@ -77,8 +77,8 @@ def test_captured_steps_compute_the_same(
     decoder = capturing(dtype, logits=logits)
     for _ in range(2):
         graphs.clear()
-        for found, wanted in zip(decoded(decoder.start(prompts, 8)), expected, strict=True):
-            np.testing.assert_array_equal(found, wanted)
+        for step_logits, wanted in zip(decoded(decoder.start(prompts, 8)), expected, strict=True):
+            np.testing.assert_array_equal(step_logits, wanted)
         assert graphs == [NO_GRAPH, 1, 1, 1, 1]
 
 
@@ -126,8 +126,8 @@ def test_beyond_the_limit_steps_are_not_captured(
     expected = decoded(decoder.start([[5]], 8))
     kept = decoder.start([[5]], 8)
     graphs.clear()
-    for found, wanted in zip(decoded(decoder.start([[5]], 8)), expected, strict=True):
-        np.testing.assert_array_equal(found, wanted)
+    for logits, wanted in zip(decoded(decoder.start([[5]], 8)), expected, strict=True):
+        np.testing.assert_array_equal(logits, wanted)
     assert set(graphs) == {NO_GRAPH}
     assert not any(decoder._buffer_pool._free.values())
     assert graph_of(kept) == 1
@@ -154,7 +154,7 @@ def test_memory_that_other_sizes_hold_is_given_back(
 ) -> None:
     decoder = capturing()
     decoder.start([[5]], 8).step([6])
-    (held,) = [own for free in decoder._buffer_pool._free.values() for own in free]
+    (held,) = [buffers for free in decoder._buffer_pool._free.values() for buffers in free]
 
     def allocate(model: Any, layouts: Any, rows: int, capacity: int, graphs: Any) -> DecodingBuffers:
         if any(decoder._buffer_pool._free.values()):

@@ -36,11 +36,11 @@ def forced(rows: int) -> list[list[int]]:
 def decoded(decoder: OnnxDecoder, prompts: list[list[int]]) -> list[NDArray[np.float32]]:
     """The logits of the prompts and of each step."""
     decoding = decoder.start(prompts, STEPS)
-    found = [decoding.logits]
+    logits = [decoding.logits]
     for tokens in forced(len(prompts)):
         decoding.step(tokens)
-        found.append(decoding.logits.copy())
-    return found
+        logits.append(decoding.logits.copy())
+    return logits
 
 
 def copied(folder: Path, prompts: list[list[int]]) -> list[NDArray[np.floating]]:
@@ -56,13 +56,13 @@ def copied(folder: Path, prompts: list[list[int]]) -> list[NDArray[np.floating]]
         row[: len(prompt)] = prompt
     mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
     logits, *presents = session.run(outputs, {"input_ids": padded, "attention_mask": mask, **past})
-    found = [logits[np.arange(len(prompts)), lengths - 1]]
+    last_logits = [logits[np.arange(len(prompts)), lengths - 1]]
     for tokens in forced(len(prompts)):
         mask = np.concatenate([mask, np.ones((len(prompts), 1), np.int64)], axis=1)
         feeds = {"input_ids": np.array(tokens)[:, None], "attention_mask": mask}
         logits, *presents = session.run(outputs, feeds | dict(zip(names, presents, strict=True)))
-        found.append(logits[:, 0])
-    return found
+        last_logits.append(logits[:, 0])
+    return last_logits
 
 
 def addresses(decoding: Decoding) -> dict[str, int]:
@@ -79,9 +79,9 @@ def test_in_place_equals_copied(dense: Callable[..., Path], pristine: Path, name
     folder = pristine / "a-0.2" / "onnx" if name == "pruned" else dense(name)
     prompts = prompts_of(lengths)
     decoder = OnnxDecoder(folder / "model.onnx", CONTEXT, threads=1)
-    for found, expected in zip(decoded(decoder, prompts), copied(folder, prompts), strict=True):
-        assert found.dtype == np.float32
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    for logits, expected in zip(decoded(decoder, prompts), copied(folder, prompts), strict=True):
+        assert logits.dtype == np.float32
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5)
 
 
 def test_the_cache_is_written_in_place_and_never_moves(dense: Callable[..., Path]) -> None:
@@ -113,8 +113,8 @@ def test_each_row_writes_behind_its_own_tokens(dense: Callable[..., Path]) -> No
             alone.step([step[row]])
         length = int(alone.lengths[0])
         for name, cache in contents(alone).items():
-            found = contents(together)[name][row, :, :length]
-            np.testing.assert_allclose(found, cache[0, :, :length], rtol=0, atol=1e-5)
+            cached = contents(together)[name][row, :, :length]
+            np.testing.assert_allclose(cached, cache[0, :, :length], rtol=0, atol=1e-5)
 
 
 def test_a_row_that_is_not_active_keeps_its_length(dense: Callable[..., Path]) -> None:
@@ -146,8 +146,8 @@ def test_an_appended_cache_gives_the_same(
     folder, prompts = dense("mistral-window"), prompts_of(lengths)
     appended = OnnxDecoder(marked(folder, "appended") / "model.onnx", CONTEXT, threads=1)
     expected = decoded(OnnxDecoder(folder / "model.onnx", CONTEXT, threads=1), prompts)
-    for found, other in zip(decoded(appended, prompts), expected, strict=True):
-        np.testing.assert_allclose(found, other, rtol=0, atol=1e-5)
+    for logits, other in zip(decoded(appended, prompts), expected, strict=True):
+        np.testing.assert_allclose(logits, other, rtol=0, atol=1e-5)
     decoding = appended.start(prompts, STEPS)
     decoding.step(forced(len(prompts))[0])
     assert {cache.shape[2] for cache in contents(decoding).values()} == {lengths[0] + 1}
@@ -163,8 +163,8 @@ def test_float16_caches(
     prompts = prompts_of(lengths)
     decoder = OnnxDecoder(marked(dense("llama-gqa", dtype="fp16"), cache) / "model.onnx", CONTEXT, threads=1)
     exact = copied(dense("llama-gqa"), prompts)
-    for found, expected in zip(decoded(decoder, prompts), exact, strict=True):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=0.02 * np.abs(expected).max())
+    for logits, expected in zip(decoded(decoder, prompts), exact, strict=True):
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=0.02 * np.abs(expected).max())
     assert {cache.dtype for cache in contents(decoder.start(prompts, 1), "tensor(float16)").values()} == {
         np.dtype(np.float16)
     }
@@ -174,8 +174,8 @@ def test_float16_caches(
 def test_graphs_that_give_the_last_logits_alone(dense: Callable[..., Path], lengths: list[int]) -> None:
     prompts = prompts_of(lengths)
     decoder = OnnxDecoder(dense("llama-gqa", logits="last") / "model.onnx", CONTEXT, threads=1)
-    for found, expected in zip(decoded(decoder, prompts), copied(dense("llama-gqa"), prompts), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    for step_logits, expected in zip(decoded(decoder, prompts), copied(dense("llama-gqa"), prompts), strict=True):
+        np.testing.assert_allclose(step_logits, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("lengths", BATCHES)
@@ -184,8 +184,8 @@ def test_graphs_that_give_the_last_logits_alone(dense: Callable[..., Path], leng
 def test_graphs_of_standard_operators(dense: Callable[..., Path], name: str, logits: str, lengths: list[int]) -> None:
     prompts = prompts_of(lengths)
     decoder = OnnxDecoder(dense(name, dialect="standard", logits=logits) / "model.onnx", CONTEXT, threads=1)
-    for found, expected in zip(decoded(decoder, prompts), copied(dense(name), prompts), strict=True):
-        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-4)
+    for step_logits, expected in zip(decoded(decoder, prompts), copied(dense(name), prompts), strict=True):
+        np.testing.assert_allclose(step_logits, expected, rtol=0, atol=1e-4)
     assert isinstance(decoder.start(prompts, 1)._cache, AppendedCache)
 
 

@@ -62,18 +62,18 @@ def test_a_full_context_ends_each_row_at_its_own_length(folder: Path) -> None:
     set_limits(folder, context_length=24, eos_token_id=96)
     generator = Generator(folder, threads=1)
     prompts = ["cat " * 23, "cat " * 20, "cat"]
-    found = generator.complete(prompts, 22)
-    assert [len(completion.token_ids) for completion in found] == [1, 4, 22]
-    assert [completion.stop for completion in found] == ["context", "context", "length"]
-    assert found == [generator.complete([prompt], 22)[0] for prompt in prompts]
+    completions = generator.complete(prompts, 22)
+    assert [len(completion.token_ids) for completion in completions] == [1, 4, 22]
+    assert [completion.stop for completion in completions] == ["context", "context", "length"]
+    assert completions == [generator.complete([prompt], 22)[0] for prompt in prompts]
     with pytest.raises(InputError, match=r"24 tokens.*context is 24"):
         generator.generate_batch(["cat", "cat " * 24], 1)
 
 
 def test_samples_depend_on_the_seed_and_differ_from_the_likeliest(generator: Generator) -> None:
-    found = {seed: generator.generate(PROMPTS[0], 20, Sampling(1.5, seed=seed)) for seed in range(4)}
-    assert len({*found.values(), generator.generate(PROMPTS[0], 20)}) == 5
-    assert generator.generate(PROMPTS[0], 20, Sampling(1.5, seed=2)) == found[2]
+    samples = {seed: generator.generate(PROMPTS[0], 20, Sampling(1.5, seed=seed)) for seed in range(4)}
+    assert len({*samples.values(), generator.generate(PROMPTS[0], 20)}) == 5
+    assert generator.generate(PROMPTS[0], 20, Sampling(1.5, seed=2)) == samples[2]
     assert generator.generate(PROMPTS[0], 20, Sampling(1.5, top_k=1)) == generator.generate(PROMPTS[0], 20)
 
 
@@ -93,8 +93,8 @@ def test_a_stream_is_the_text(generator: Generator, prompt: str, sampling: Sampl
 def test_streams_run_side_by_side_and_may_be_left(generator: Generator) -> None:
     streams = [generator.stream(prompt, 12) for prompt in PROMPTS[:2]]
     next(generator.stream(PROMPTS[2], 12))
-    found = ["".join(pieces) for pieces in zip(*zip(*streams, strict=False), strict=True)]
-    for text, prompt in zip(found, PROMPTS, strict=False):
+    texts = ["".join(pieces) for pieces in zip(*zip(*streams, strict=False), strict=True)]
+    for text, prompt in zip(texts, PROMPTS, strict=False):
         assert generator.generate(prompt, 12).startswith(text)
         assert text
 

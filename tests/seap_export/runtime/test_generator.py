@@ -25,8 +25,8 @@ def greedy(model_folder: Path, ids: list[int], number: int) -> list[int]:
     """What transformers gives after `ids`."""
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
     with torch.no_grad():
-        found = model.generate(torch.tensor([ids]), max_new_tokens=number, do_sample=False)
-    return found[0, len(ids) :].tolist()
+        generated = model.generate(torch.tensor([ids]), max_new_tokens=number, do_sample=False)
+    return generated[0, len(ids) :].tolist()
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
@@ -68,8 +68,8 @@ def test_an_end_of_sequence_token_ends_it(done: Path) -> None:
 def test_a_full_context_ends_it(pristine: Path) -> None:
     generator = Generator(pristine / "a-0.2" / "onnx")
     ids = generator.token_ids(" ".join(["cat"] * 120))  # of 128
-    found = generator.generate_ids(ids, 50)
-    assert len(found) == 8 or found[-1] == 2
+    generated = generator.generate_ids(ids, 50)
+    assert len(generated) == 8 or generated[-1] == 2
     with pytest.raises(InputError, match=r"128 tokens.*context is 128"):
         generator.generate_ids(ids + ids[:8], 1)
 

@@ -91,10 +91,10 @@ def test_without_capture_steps_launch_kernels(
     ran = decode(fake_cuda(), dense("llama-gqa", dtype="fp16", dialect=dialect, provider="cuda"), enable_cuda_graph=0)
     assert ran.returncode == 0, ran.stderr
     for step in range(3):
-        found = ran[f"step 1.{step}"]
-        assert found.launches > 10
-        assert (found.captures, found.replays) == (0, [])
-        assert BYTES["fp16"] in found.to_host
+        launches = ran[f"step 1.{step}"]
+        assert launches.launches > 10
+        assert (launches.captures, launches.replays) == (0, [])
+        assert BYTES["fp16"] in launches.to_host
 
 
 @pytest.mark.parametrize("captured", [0, 1])
@@ -109,23 +109,23 @@ def test_all_of_it_is_on_the_chosen_gpu(dense: Callable[..., Path], fake_cuda: t
 
 
 def test_a_gpu_that_there_is_not(dense: Callable[..., Path], fake_cuda: type[Machine]) -> None:
-    found = failure(decode(fake_cuda(), dense("llama-gqa", dtype="fp16", provider="cuda"), device_id=3))
-    assert "EnvironmentFailure" in found
-    assert "there is no such GPU" in found
+    failed = failure(decode(fake_cuda(), dense("llama-gqa", dtype="fp16", provider="cuda"), device_id=3))
+    assert "EnvironmentFailure" in failed
+    assert "there is no such GPU" in failed
 
 
 def test_without_any_gpu(dense: Callable[..., Path], fake_cuda: type[Machine]) -> None:
-    found = failure(decode(fake_cuda(gpus=0), dense("llama-gqa", dtype="fp16", provider="cuda")))
-    assert "EnvironmentFailure" in found
-    assert "CUDA" in found
+    failed = failure(decode(fake_cuda(gpus=0), dense("llama-gqa", dtype="fp16", provider="cuda")))
+    assert "EnvironmentFailure" in failed
+    assert "CUDA" in failed
 
 
 @pytest.mark.parametrize("memory", [1 << 16, 3 << 20])
 def test_too_little_memory(dense: Callable[..., Path], fake_cuda: type[Machine], memory: int) -> None:
     """When the session is opened, and when it runs."""
-    found = failure(decode(fake_cuda(memory=memory), dense("llama-gqa", dtype="fp16", provider="cuda"), 64))
-    assert "EnvironmentFailure" in found
-    assert "not enough memory" in found
+    failed = failure(decode(fake_cuda(memory=memory), dense("llama-gqa", dtype="fp16", provider="cuda"), 64))
+    assert "EnvironmentFailure" in failed
+    assert "not enough memory" in failed
 
 
 def test_without_cudnn(dense: Callable[..., Path], fake_cuda: type[Machine]) -> None:
@@ -133,19 +133,19 @@ def test_without_cudnn(dense: Callable[..., Path], fake_cuda: type[Machine]) -> 
     machine = fake_cuda(without=("libcudnn.so.9",))
     ran = decode(machine, dense("llama-gqa", dtype="fp16", provider="cuda"), 2, enable_cuda_graph=1)
     assert ran.returncode == 0, ran.stderr
-    found = failure(decode(machine, dense("llama-gqa", dtype="fp16"), 2))
-    assert "EnvironmentFailure" in found
-    assert "cuDNN cannot be loaded" in found
+    failed = failure(decode(machine, dense("llama-gqa", dtype="fp16"), 2))
+    assert "EnvironmentFailure" in failed
+    assert "cuDNN cannot be loaded" in failed
 
 
 def test_graphs_that_cannot_be_captured(dense: Callable[..., Path], fake_cuda: type[Machine]) -> None:
-    found = failure(decode(fake_cuda(), dense("llama-gqa", dtype="fp16"), enable_cuda_graph=1))
-    assert "cannot be captured as a CUDA graph, because" in found
-    assert "set the provider option enable_cuda_graph to 0" in found
+    failed = failure(decode(fake_cuda(), dense("llama-gqa", dtype="fp16"), enable_cuda_graph=1))
+    assert "cannot be captured as a CUDA graph, because" in failed
+    assert "set the provider option enable_cuda_graph to 0" in failed
     standard = dense("llama-gqa", dtype="fp16", dialect="standard", provider="cuda")
-    found = failure(decode(fake_cuda(), standard, enable_cuda_graph=1))
-    assert "CUDA graph" in found
-    assert "enable_cuda_graph" in found
+    failed = failure(decode(fake_cuda(), standard, enable_cuda_graph=1))
+    assert "CUDA graph" in failed
+    assert "enable_cuda_graph" in failed
 
 
 def test_the_generator_captures_where_the_folder_says_so(dense: Callable[..., Path], fake_cuda: type[Machine]) -> None:

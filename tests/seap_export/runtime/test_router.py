@@ -15,10 +15,10 @@ from seap_export.runtime import Router
 def test_texts_that_were_never_seen_go_to_their_task(pristine: Path) -> None:
     router = Router(pristine / "router")
     for index, task in enumerate("ab"):
-        found = router.probabilities([router.token_ids(text) for text in task_texts(task, 50, seed=9)])
-        assert (found.shape, found.dtype) == ((50, 2), np.float32)
-        assert np.allclose(found.sum(axis=1), 1.0)
-        assert (found.argmax(axis=1) == index).mean() > 0.9
+        probabilities = router.probabilities([router.token_ids(text) for text in task_texts(task, 50, seed=9)])
+        assert (probabilities.shape, probabilities.dtype) == ((50, 2), np.float32)
+        assert np.allclose(probabilities.sum(axis=1), 1.0)
+        assert (probabilities.argmax(axis=1) == index).mean() > 0.9
 
 
 def test_a_prompt_counts_alone_whatever_stands_beside_it(pristine: Path) -> None:

@@ -26,19 +26,19 @@ def test_tables_configs_and_tokenizer_are_those_of_the_kept_tokens(tmp_path: Pat
         (model / other).write_text("{}")
     dense = open_source(str(model))
     kept = Vocabulary((0, 1, 2, *range(4, 40), 63), 130)
-    own = dense.with_tokens(kept)
-    assert own.digest == dense.digest
-    assert own.spec == dense.spec.with_tokens(40)
-    assert own.reader.dtype == dense.reader.dtype
-    assert own.reader.shapes() == own.spec.tensors()
-    for name in own.spec.outer_names:
+    cut = dense.with_tokens(kept)
+    assert cut.digest == dense.digest
+    assert cut.spec == dense.spec.with_tokens(40)
+    assert cut.reader.dtype == dense.reader.dtype
+    assert cut.reader.shapes() == cut.spec.tensors()
+    for name in cut.spec.outer_names:
         table = dense.read_outer(name)
-        assert torch.equal(own.read_outer(name), table if name == "norm" else table[list(kept.kept)])
-    assert all(torch.equal(tensor, dense.read_layer(1)[name]) for name, tensor in own.read_layer(1).items())
-    assert (own.config["vocab_size"], own.config["bos_token_id"], own.config["eos_token_id"]) == (40, 1, 2)
-    assert own.generation_config == {**(dense.generation_config or {}), "eos_token_id": 2, "pad_token_id": 0}
+        assert torch.equal(cut.read_outer(name), table if name == "norm" else table[list(kept.kept)])
+    assert all(torch.equal(tensor, dense.read_layer(1)[name]) for name, tensor in cut.read_layer(1).items())
+    assert (cut.config["vocab_size"], cut.config["bos_token_id"], cut.config["eos_token_id"]) == (40, 1, 2)
+    assert cut.generation_config == {**(dense.generation_config or {}), "eos_token_id": 2, "pad_token_id": 0}
     (tmp_path / "t").mkdir()
-    own.write_tokenizer(tmp_path / "t")
+    cut.write_tokenizer(tmp_path / "t")
     names = {path.name for path in (tmp_path / "t").iterdir()}
     assert names == {"tokenizer.json", "tokenizer_config.json", "added_tokens.json"}
     assert json.loads((tmp_path / "t/added_tokens.json").read_text()) == {"x": 39}
@@ -49,10 +49,10 @@ def test_tables_configs_and_tokenizer_are_those_of_the_kept_tokens(tmp_path: Pat
 def test_what_the_tokenizer_adds_follows(tmp_path: Path) -> None:
     write_sentencepiece(write_micro_model(tmp_path / "m", vocab_size=400, model_type="llama"))
     dense = open_source(str(tmp_path / "m"))
-    own = dense.with_tokens(Vocabulary((0, 1, 2, *range(259, 290)), 400))
+    cut = dense.with_tokens(Vocabulary((0, 1, 2, *range(259, 290)), 400))
     (tmp_path / "t").mkdir()
-    own.write_tokenizer(tmp_path / "t")
-    before, after = (Tokenizer.from_file(str(tmp_path / place / "tokenizer.json")) for place in ("m", "t"))
+    cut.write_tokenizer(tmp_path / "t")
+    before, after = (Tokenizer.from_file(str(tmp_path / folder / "tokenizer.json")) for folder in ("m", "t"))
     assert before.encode("a").tokens[0] == after.encode("a").tokens[0] == "<s>"
     assert after.encode("cat").ids != before.encode("cat").ids
 
@@ -75,6 +75,6 @@ def test_added_tokens_that_the_library_would_number_otherwise_are_refused(tmp_pa
     values["model"]["merges"] = []
     path.write_text(json.dumps(values), "utf-8")
     (tmp_path / "t").mkdir()
-    own = open_source(str(model)).with_tokens(Vocabulary(tuple(range(60)), 130))
+    cut = open_source(str(model)).with_tokens(Vocabulary(tuple(range(60)), 130))
     with pytest.raises(InputError, match="--vocabulary all"):
-        own.write_tokenizer(tmp_path / "t")
+        cut.write_tokenizer(tmp_path / "t")

@@ -39,8 +39,8 @@ def test_a_file_is_the_model_of_its_folder(tmp_path: Path, name: str, fuse_qkv: 
     file, folder = open_source(str(path)), open_source(str(path.parent))
     assert file.spec == folder.spec
     names = list(folder.spec.tensors())
-    expected, found = folder.reader.read(names), file.reader.read(names)
-    assert all(torch.equal(found[own], expected[own].float()) for own in names)
+    expected, tensors = folder.reader.read(names), file.reader.read(names)
+    assert all(torch.equal(tensors[key], expected[key].float()) for key in names)
     with dense_folder(file) as again:
         assert torch.allclose(logits(again), logits(path.parent), atol=1e-5)
 

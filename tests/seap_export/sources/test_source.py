@@ -76,12 +76,14 @@ def test_weights_that_the_family_has_not_disagree(folder: Path) -> None:
 
 def test_a_head_that_differs_from_the_embedding_it_is_tied_to_is_refused(tmp_path: Path) -> None:
     folder = write_micro_model(tmp_path / "tied", model_type="llama", tie_word_embeddings=True)
-    change_weights(folder, lambda own: own.update({"lm_head.weight": own["model.embed_tokens.weight"].clone()}))
+    change_weights(
+        folder, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"].clone()})
+    )
     assert "lm_head.weight" not in open_source(str(folder)).reader.shapes()
-    change_weights(folder, lambda own: own["lm_head.weight"][3, 4].add_(0.01))
+    change_weights(folder, lambda tensors: tensors["lm_head.weight"][3, 4].add_(0.01))
     with pytest.raises(InputError, match=r"'lm_head\.weight'.*tie"):
         open_source(str(folder))
-    change_weights(folder, lambda own: own.update({"lm_head.weight": torch.ones(2, 2)}))
+    change_weights(folder, lambda tensors: tensors.update({"lm_head.weight": torch.ones(2, 2)}))
     with pytest.raises(InputError, match=r"'lm_head\.weight'"):
         open_source(str(folder))
 
@@ -93,7 +95,7 @@ def test_weights_of_a_family_with_names_of_its_own_must_be_all_there_and_no_more
     folder = write_micro_model(tmp_path / "own", model_type=model_type)
     tensors = load_file(folder / "model.safetensors")
     for name, tensor in tensors.items():
-        save_file({own: other for own, other in tensors.items() if own != name}, folder / "model.safetensors")
+        save_file({stored: other for stored, other in tensors.items() if stored != name}, folder / "model.safetensors")
         with pytest.raises(InputError, match=f"'{name}' is missing"):
             open_source(str(folder))
         save_file({**tensors, name: tensor[1:].contiguous()}, folder / "model.safetensors")
@@ -213,7 +215,7 @@ def test_the_config_is_in_the_portable_spelling(folder: Path) -> None:
     rope = {"rope_theta": 5000.0, "rope_type": "default"}
     change_config(folder, rope_theta=None, rope_parameters=rope, transformers_version="5.0.0")
     source = open_source(str(folder))
-    own = source.spec.first(Attention).rope
-    assert own is not None
-    assert source.config["rope_theta"] == own.theta == 5000.0
+    stored_rope = source.spec.first(Attention).rope
+    assert stored_rope is not None
+    assert source.config["rope_theta"] == stored_rope.theta == 5000.0
     assert not source.config.keys() & {"rope_parameters", "transformers_version"}

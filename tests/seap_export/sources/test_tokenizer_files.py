@@ -73,5 +73,5 @@ def test_whether_transformers_5_takes_tokenizer_json_as_it_is_is_known(tmp_path:
     named = read_json(tmp_path / "tokenizer_config.json") | {"tokenizer_class": "GPT2Tokenizer"}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
     (tmp_path / "config.json").write_text(json.dumps(micro_config(model_type=model_type)))
-    found = type(AutoTokenizer.from_pretrained(tmp_path)).__name__
-    assert (found == "TokenizersBackend") is family_of_model_type(model_type).tokenizer_json_as_it_is
+    class_name = type(AutoTokenizer.from_pretrained(tmp_path)).__name__
+    assert (class_name == "TokenizersBackend") is family_of_model_type(model_type).tokenizer_json_as_it_is

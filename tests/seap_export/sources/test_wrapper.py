@@ -22,32 +22,32 @@ from seap_export.sources.source import open_source
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_its_weights_and_config_are_those_of_one_of_its_own(tmp_path: Path, variation: str, spelling: str) -> None:
     """Tied or not, which the wrapper's config does not say."""
-    own = open_source(str(write_micro_model(tmp_path / "text", **VARIATIONS[variation])))
+    source = open_source(str(write_micro_model(tmp_path / "text", **VARIATIONS[variation])))
     wrapped = open_source(str(write_wrapped_model(tmp_path / "wrapped", tmp_path / "text", spelling)))
-    assert wrapped.spec == own.spec
-    assert wrapped.config == own.config
-    assert wrapped.reader.shapes() == own.reader.shapes()
+    assert wrapped.spec == source.spec
+    assert wrapped.config == source.config
+    assert wrapped.reader.shapes() == source.reader.shapes()
     for index in range(3):
-        ours, theirs = wrapped.read_layer(index), own.read_layer(index)
+        ours, theirs = wrapped.read_layer(index), source.read_layer(index)
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    for name in own.spec.outer_names:
-        assert torch.equal(wrapped.read_outer(name), own.read_outer(name))
+    for name in source.spec.outer_names:
+        assert torch.equal(wrapped.read_outer(name), source.read_outer(name))
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
 def test_it_gives_the_same_shrunk_model_byte_for_byte(tmp_path: Path, spelling: str) -> None:
     write_micro_model(tmp_path / "text", **VARIATIONS["gemma3-all"])
     write_wrapped_model(tmp_path / "wrapped", tmp_path / "text", spelling)
-    found = []
+    trees = []
     for name in ("text", "wrapped"):
         source = open_source(str(tmp_path / name))
         statistics = mixture_of(source, tmp_path / f"{name}-statistics", {"boolq": random_token_ids(6)})
         folder = tmp_path / f"{name}-shrunk"
         folder.mkdir()
         write_shrunk_model(source, micro_plan(source, "sequential"), statistics, folder)
-        found.append({path.name: path.read_bytes() for path in folder.iterdir()})
-    assert found[0].keys() == found[1].keys()
-    assert [name for name in found[0] if found[0][name] != found[1][name]] == []
+        trees.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert trees[0].keys() == trees[1].keys()
+    assert [name for name in trees[0] if trees[0][name] != trees[1][name]] == []
 
 
 def test_whether_the_head_is_tied_is_seen_in_the_weights(tmp_path: Path) -> None:

@@ -51,9 +51,9 @@ def test_further_tokens_come_in_the_order_of_the_merges_with_what_makes_them() -
     for more in range(1, 21):
         kept = choose_tokens(pairs, required, len(required) + more, len(texts))
         assert len(kept) == len(required) + more
-        own = set(kept.kept)
-        assert all(pairs.parts(texts[token]) <= own for token in own - required)
-        before = before or own
+        ids = set(kept.kept)
+        assert all(pairs.parts(texts[token]) <= ids for token in ids - required)
+        before = before or ids
     first = next(token for _, token in sorted(pairs.merges.values()) if len(pairs.parts(texts[token]) - required) == 1)
     assert before - required == {first}
 
@@ -73,7 +73,7 @@ def test_auto_rounds_up_what_is_required() -> None:
     content = random_bpe(3, "bytes", merges=0)
     ids = content["model"]["vocab"]
     content["model"]["merges"] = [[one, other] for one in list(ids)[2:22] for other in list(ids)[2:22]]
-    ids |= {"".join(pair): len(ids) + place for place, pair in enumerate(content["model"]["merges"])}
+    ids |= {"".join(pair): len(ids) + index for index, pair in enumerate(content["model"]["merges"])}
     pairs = BytePairs.read(content)
     required = required_tokens(content, pairs, frozenset())
     assert MULTIPLE < len(required) < 2 * MULTIPLE < len(ids)

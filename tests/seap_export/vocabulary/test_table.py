@@ -9,11 +9,11 @@ from seap_export.vocabulary.table import Vocabulary
 
 @pytest.mark.parametrize(("kept", "of"), [((0,), 1), ((0, 2, 8, 15), 16), ((1, 3, 16), 17), (tuple(range(300)), 999)])
 def test_a_vocabulary_is_read_as_it_was_written(kept: tuple[int, ...], of: int) -> None:
-    own = Vocabulary(kept, of)
-    assert Vocabulary.from_json(own.to_json()) == own
-    assert own.to_json()["tokens"] == len(own) == len(kept)
-    assert [own.new_ids[token] for token in kept] == list(range(len(kept)))
-    assert own.rows.tolist() == list(kept)
+    vocabulary = Vocabulary(kept, of)
+    assert Vocabulary.from_json(vocabulary.to_json()) == vocabulary
+    assert vocabulary.to_json()["tokens"] == len(vocabulary) == len(kept)
+    assert [vocabulary.new_ids[token] for token in kept] == list(range(len(kept)))
+    assert vocabulary.rows.tolist() == list(kept)
 
 
 def test_the_bits_are_in_order() -> None:

@@ -85,7 +85,7 @@ def test_cuda_is_required_of_this_machine(run: Run) -> None:
 
 def test_a_machine_without_a_gpu(run: Run, found: Callable[[Diagnosis], None]) -> None:
     own = diagnosis(
-        own=packages(missing=("torch",)), cuda=failing("cuda", "it fails", ("libcublas.so.13", "libcuda.so.1"))
+        installed=packages(missing=("torch",)), cuda=failing("cuda", "it fails", ("libcublas.so.13", "libcuda.so.1"))
     )
     found(own)
     outcome = run("doctor")

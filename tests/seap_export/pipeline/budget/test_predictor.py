@@ -14,8 +14,8 @@ FP32, INT8 = ways([OnnxFormat("fp32"), OnnxFormat("int8")], "all")
 BESIDE = 1000
 
 
-def shrunk(own: Candidate) -> ModelSpec:
-    width = round(1000 * (1 - own.ratio))
+def shrunk(candidate: Candidate) -> ModelSpec:
+    width = round(1000 * (1 - candidate.ratio))
     return SPEC.with_layers(tuple(layer.changed(intermediate_size=width) for layer in SPEC.layers))
 
 
@@ -39,8 +39,8 @@ def test_sizes_follow_from_the_shapes_and_from_what_was_written(predictor: Predi
 
 
 def test_norms_and_biases_are_not_quantised() -> None:
-    biased = SPEC.with_layers(tuple(own.changed(biases={"o_proj", "down_proj"}) for own in SPEC.layers))
-    predictor = Predictor(lambda own: biased if own.ratio else SPEC, 0.9, OnnxFormat("fp32"), 16, BESIDE)
+    biased = SPEC.with_layers(tuple(layer.changed(biases={"o_proj", "down_proj"}) for layer in SPEC.layers))
+    predictor = Predictor(lambda candidate: biased if candidate.ratio else SPEC, 0.9, OnnxFormat("fp32"), 16, BESIDE)
     more = predictor.bytes(replace(INT8, ratio=0.5)) - predictor.bytes(INT8)
     assert more == pytest.approx(4 * 2 * SPEC.hidden_size * len(SPEC.layers), abs=2)
 

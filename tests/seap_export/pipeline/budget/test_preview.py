@@ -37,8 +37,8 @@ def asked(vocabulary: Literal["auto", "all"] | int, targets: Targets) -> ExportR
 def test_a_candidate_counts_with_the_tokens_that_it_keeps(targets: Targets) -> None:
     parts = search_work(SPEC, asked("auto", targets), KEPT, 0)
     for step in (FormatStep, QualityStep):
-        own = {(part.tasks, part.vocabulary) for part in parts if part.cost is step.cost}
-        assert own == {((name,), kept) for name in KEPT for kept in (None, KEPT[name])}, step
+        works = {(part.tasks, part.vocabulary) for part in parts if part.cost is step.cost}
+        assert works == {((name,), kept) for name in KEPT for kept in (None, KEPT[name])}, step
 
 
 @pytest.mark.parametrize(("vocabulary", "expected"), [("auto", {None}), (100, {KEPT["a"], KEPT["b"]})])
@@ -51,9 +51,11 @@ def test_the_choice_counts_with_the_most_that_it_may_keep(
 
 def test_a_cut_vocabulary_that_is_small_enough_needs_no_pruning() -> None:
     """Of task a, not of task b."""
-    cut = {name: OnnxFormat("fp32").size(SPEC.with_tokens(len(own))) for name, own in KEPT.items()}
+    cut = {name: OnnxFormat("fp32").size(SPEC.with_tokens(len(kept))) for name, kept in KEPT.items()}
     request = asked("auto", Targets(size=(cut["a"] + cut["b"]) // 2))
     shrunk = [part for part in search_work(SPEC, request, KEPT, 0) if part.cost is ShrinkStep.cost]
-    tried = [own for own in first_candidates(SPEC, request, KEPT, 0) if own["vocabulary"] == "auto"]
+    tried = [candidate for candidate in first_candidates(SPEC, request, KEPT, 0) if candidate["vocabulary"] == "auto"]
     assert {part.tasks for part in shrunk if part.vocabulary is not None} == {("b",)}
-    assert {own["variant"].partition("-")[0] for own in tried if not own["variant"].endswith("-0")} == {"b"}
+    assert {
+        candidate["variant"].partition("-")[0] for candidate in tried if not candidate["variant"].endswith("-0")
+    } == {"b"}

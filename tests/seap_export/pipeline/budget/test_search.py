@@ -40,45 +40,47 @@ class World:
     evaluated: list[Candidate] = field(default_factory=list)
     kept: list[Candidate] = field(default_factory=list)
 
-    def size(self, own: Candidate) -> int:
-        return round(BYTES[own.format.precision] * ((1 - own.ratio) * WEIGHTS + OUTER))
+    def size(self, candidate: Candidate) -> int:
+        return round(BYTES[candidate.format.precision] * ((1 - candidate.ratio) * WEIGHTS + OUTER))
 
-    def kl(self, own: Candidate) -> float:
-        return ROUNDING[own.format.precision] + 0.95 * own.ratio**self.power
+    def kl(self, candidate: Candidate) -> float:
+        return ROUNDING[candidate.format.precision] + 0.95 * candidate.ratio**self.power
 
-    def ideal(self, own: Candidate) -> float:
-        return self.size(WAYS[0]) / self.size(own)
+    def ideal(self, candidate: Candidate) -> float:
+        return self.size(WAYS[0]) / self.size(candidate)
 
-    def speed(self, own: Candidate) -> float:
-        return self.ideal(own) * (self.slowness if own.ratio else 1.0)
+    def speed(self, candidate: Candidate) -> float:
+        return self.ideal(candidate) * (self.slowness if candidate.ratio else 1.0)
 
-    def evaluate(self, own: Candidate) -> Point | None:
-        self.evaluated.append(own)
-        if own.format.precision in self.broken:
+    def evaluate(self, candidate: Candidate) -> Point | None:
+        self.evaluated.append(candidate)
+        if candidate.format.precision in self.broken:
             return None
-        size = round(self.size(own) * (1 + (self.error if own.ratio else 0.0)))
-        figures = Figures(size, kl_estimate(self.kl(own)), 1 - self.kl(own) / 4, 7.0)
-        return Point(own, figures, f"{own.label} {own.ratio}", self.size(own), self.ideal(own))
+        size = round(self.size(candidate) * (1 + (self.error if candidate.ratio else 0.0)))
+        figures = Figures(size, kl_estimate(self.kl(candidate)), 1 - self.kl(candidate) / 4, 7.0)
+        return Point(
+            candidate, figures, f"{candidate.label} {candidate.ratio}", self.size(candidate), self.ideal(candidate)
+        )
 
     def search(self, **targets: Any) -> SearchResult:
-        found = search(
-            WAYS, Targets(**targets), Predicted(self), self.evaluate, lambda own: (self.speed(own), None),  # type: ignore[arg-type]
+        result = search(
+            WAYS, Targets(**targets), Predicted(self), self.evaluate, lambda candidate: (self.speed(candidate), None),  # type: ignore[arg-type]
             lambda point: self.kept.append(point.candidate),
         )  # fmt: skip
-        most = MOST_EVALUATIONS + (0 if found.chosen else 3)
-        assert len([own for own in self.evaluated if own.ratio]) <= most
+        most = MOST_EVALUATIONS + (0 if result.chosen else 3)
+        assert len([candidate for candidate in self.evaluated if candidate.ratio]) <= most
         assert len(self.evaluated) == len(set(self.evaluated))
-        return found
+        return result
 
     def best(self, targets: Targets, way: Candidate, objective: str) -> list[float]:
         """The least of an objective over all ratios of a way that meet the targets."""
-        found = []
+        objectives = []
         for ratio in RATIOS:
-            own = replace(way, ratio=ratio)
-            fast = targets.decode_speedup is None or self.speed(own) >= targets.decode_speedup
-            if fast and targets.allow(self.size(own), self.kl(own)):
-                found.append(float(getattr(self, objective)(own)))
-        return found
+            candidate = replace(way, ratio=ratio)
+            fast = targets.decode_speedup is None or self.speed(candidate) >= targets.decode_speedup
+            if fast and targets.allow(self.size(candidate), self.kl(candidate)):
+                objectives.append(float(getattr(self, objective)(candidate)))
+        return objectives
 
 
 class Predicted:
@@ -92,34 +94,34 @@ class Predicted:
         self._sizes: dict[Candidate, int] = {}
         self._shares: dict[Candidate, float] = {}
 
-    def bytes(self, own: Candidate) -> int:
-        return self._sizes.get(own, round(self._world.size(own) * self._factors.get(own.way, 1.0)))
+    def bytes(self, candidate: Candidate) -> int:
+        return self._sizes.get(candidate, round(self._world.size(candidate) * self._factors.get(candidate.way, 1.0)))
 
-    def learn_bytes(self, own: Candidate, measured: int) -> None:
-        self._sizes[own] = measured
-        self._factors[own.way] = measured / self._world.size(own)
+    def learn_bytes(self, candidate: Candidate, measured: int) -> None:
+        self._sizes[candidate] = measured
+        self._factors[candidate.way] = measured / self._world.size(candidate)
 
-    def learn_speedup(self, own: Candidate, measured: float) -> None:
-        self._shares[own.way] = measured / self._world.ideal(own)
+    def learn_speedup(self, candidate: Candidate, measured: float) -> None:
+        self._shares[candidate.way] = measured / self._world.ideal(candidate)
 
-    def speedup(self, own: Candidate) -> float:
-        return self._world.ideal(own) * self._shares.get(own.way, 1.0)
+    def speedup(self, candidate: Candidate) -> float:
+        return self._world.ideal(candidate) * self._shares.get(candidate.way, 1.0)
 
     def are_alike(self, one: Candidate, other: Candidate) -> bool:
         return one == other
 
     def least_ratio(self, way: Candidate, targets: Targets) -> float | None:
         for ratio in RATIOS:
-            own = replace(way, ratio=ratio)
-            fast = self.speedup(own) >= (targets.decode_speedup or 0.0)
-            if fast and (targets.size is None or self.bytes(own) <= targets.size):
+            candidate = replace(way, ratio=ratio)
+            fast = self.speedup(candidate) >= (targets.decode_speedup or 0.0)
+            if fast and (targets.size is None or self.bytes(candidate) <= targets.size):
                 return ratio
         return None
 
 
-def chosen_of(found: SearchResult) -> Candidate:
-    assert found.chosen is not None
-    return found.chosen.candidate
+def chosen_of(result: SearchResult) -> Candidate:
+    assert result.chosen is not None
+    return result.chosen.candidate
 
 
 @pytest.mark.parametrize(
@@ -146,50 +148,53 @@ def test_with_a_limit_of_kl_the_choice_is_about_the_smallest(max_kl: float, powe
 def test_the_dense_model_is_chosen_where_it_meets_the_targets() -> None:
     world = World()
     assert chosen_of(world.search(size=160_000_000)) == WAYS[2]
-    assert not [own for own in world.evaluated if own.ratio and own.format.precision == "int4"]
+    assert not [candidate for candidate in world.evaluated if candidate.ratio and candidate.format.precision == "int4"]
     assert chosen_of(World().search(max_kl=0.002)).format.precision == "fp16"
     assert chosen_of(World().search(decode_speedup=1.9)) == WAYS[1]
 
 
 def test_a_size_that_was_predicted_too_low_is_corrected() -> None:
     world = World(error=0.02)
-    found = world.search(size=54_000_000)
-    assert found.chosen is not None
-    assert 0.98 * 54_000_000 < found.chosen.figures.bytes <= 54_000_000
-    assert len([own for own in world.evaluated if own.ratio and own.way == chosen_of(found).way]) == 2
+    result = world.search(size=54_000_000)
+    assert result.chosen is not None
+    assert 0.98 * 54_000_000 < result.chosen.figures.bytes <= 54_000_000
+    assert (
+        len([candidate for candidate in world.evaluated if candidate.ratio and candidate.way == chosen_of(result).way])
+        == 2
+    )
 
 
 def test_a_size_that_was_predicted_a_little_too_high_is_good_enough() -> None:
     world = World(error=-0.002)
     chosen = chosen_of(world.search(size=54_000_000))
-    assert len([own for own in world.evaluated if own.ratio and own.way == chosen.way]) == 1
+    assert len([candidate for candidate in world.evaluated if candidate.ratio and candidate.way == chosen.way]) == 1
 
 
 def test_all_targets_hold_together() -> None:
     world = World()
-    found = world.search(size=110_000_000, max_kl=0.4, decode_speedup=4.0)
-    assert found.chosen is not None
-    assert found.chosen.figures.bytes <= 110_000_000
-    assert found.chosen.figures.kl.mean <= 0.4
-    assert found.chosen.speedup is not None
-    assert found.chosen.speedup >= 4.0
+    result = world.search(size=110_000_000, max_kl=0.4, decode_speedup=4.0)
+    assert result.chosen is not None
+    assert result.chosen.figures.bytes <= 110_000_000
+    assert result.chosen.figures.kl.mean <= 0.4
+    assert result.chosen.speedup is not None
+    assert result.chosen.speedup >= 4.0
 
 
 def test_a_speed_that_falls_short_is_tried_again_with_a_larger_ratio() -> None:
     world = World(slowness=0.85)
-    found = world.search(decode_speedup=4.5)
-    chosen = chosen_of(found)
+    result = world.search(decode_speedup=4.5)
+    chosen = chosen_of(result)
     assert world.speed(chosen) >= 4.5
-    others = [point for point in found.points if point.candidate.format == chosen.format and point.candidate.ratio]
+    others = [point for point in result.points if point.candidate.format == chosen.format and point.candidate.ratio]
     assert min(point.candidate.ratio for point in others) < chosen.ratio
-    assert all(point.speedup is None or point.speedup == world.speed(point.candidate) for point in found.points)
+    assert all(point.speedup is None or point.speedup == world.speed(point.candidate) for point in result.points)
 
 
 def test_what_cannot_be_made_is_left_out() -> None:
     world = World(broken=("int8",))
     chosen = chosen_of(world.search(size=100_000_000))
     assert chosen.format.precision != "int8"
-    assert [own for own in world.evaluated if own.format.precision == "int8"] == [WAYS[2]]
+    assert [candidate for candidate in world.evaluated if candidate.format.precision == "int8"] == [WAYS[2]]
 
 
 def test_each_best_candidate_is_kept_and_the_last_is_chosen() -> None:
@@ -210,9 +215,9 @@ def test_each_best_candidate_is_kept_and_the_last_is_chosen() -> None:
 def test_where_nothing_fits_the_nearest_is_named(
     targets: dict[str, Any], error: type[Exception], words: tuple[str, ...]
 ) -> None:
-    found = World().search(**targets)
-    assert found.chosen is None
-    failure = nothing_fits(Targets(**targets), {"t": Frontier(found.points, None)})
+    result = World().search(**targets)
+    assert result.chosen is None
+    failure = nothing_fits(Targets(**targets), {"t": Frontier(result.points, None)})
     assert type(failure) is error
     assert [word for word in words if word not in str(failure)] == []
     assert "\n" not in str(failure)
@@ -254,10 +259,10 @@ def test_what_barely_misses_a_limit_of_kl_is_said() -> None:
 
 def test_the_nearest_is_small_enough_even_if_sizes_are_predicted_too_low() -> None:
     targets = {"size": 54_000_000, "max_kl": 0.3}
-    found = World(error=0.03).search(**targets)
-    failure = nothing_fits(Targets(**targets), {"t": Frontier(found.points, None)})
+    result = World(error=0.03).search(**targets)
+    failure = nothing_fits(Targets(**targets), {"t": Frontier(result.points, None)})
     assert isinstance(failure, QualityFailure)
-    assert any(point.figures.bytes <= 54_000_000 for point in found.points)
+    assert any(point.figures.bytes <= 54_000_000 for point in result.points)
 
 
 def test_all_tasks_without_a_choice_are_named() -> None:

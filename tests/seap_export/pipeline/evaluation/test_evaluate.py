@@ -31,12 +31,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 def _figures(acc: float, sha256: str = "aa") -> ZeroShotFigures:
-    right = tuple(place < round(20 * acc) for place in range(20))
+    right = tuple(index < round(20 * acc) for index in range(20))
     return ZeroShotFigures(acc, acc, 0.1, 0.1, 20, 0.5, sha256, right)
 
 
 def _generated(*right: bool) -> GenerationFigures:
-    return GenerationFigures(tuple(Answer("1 + 1 =", " 2", 1, True, "2", "2" if own else "3") for own in right), "bb")
+    return GenerationFigures(
+        tuple(Answer("1 + 1 =", " 2", 1, True, "2", "2" if answer else "3") for answer in right), "bb"
+    )
 
 
 def _report(source: Source, dense: float = 0.8, variant: float = 0.6, **limits: Any) -> EvaluationReport:
@@ -114,8 +116,8 @@ def test_near_a_limit_the_figure_decides_and_the_gate_says_that_it_is_close(
     assert (report.notes if passed else report.reasons) == (words,)
     (verdict,) = report.to_json()["verdicts"]
     assert (verdict["verdict"], verdict["too_close_to_tell"]) == ("passed" if passed else "failed", True)
-    (found,) = [*report.divergence.values()] if "max_kl" in limits else [report.accuracy_retained["hf"]["piqa"]]
-    expected = found.kl if isinstance(found, DivergenceFigures) else found
+    (figures,) = [*report.divergence.values()] if "max_kl" in limits else [report.accuracy_retained["hf"]["piqa"]]
+    expected = figures.kl if isinstance(figures, DivergenceFigures) else figures
     assert expected is not None
     assert (verdict["found"], verdict["stderr"]) == (expected.mean, expected.stderr)
 
@@ -147,19 +149,19 @@ def test_flips_are_counted_beside_an_accuracy_that_stayed(source: Source) -> Non
             "hf": {"sums": _generated(False, False, True, True, False)},
         },
     )
-    found = report.to_json()
-    assert found["accuracy_retained"]["hf"] == {"piqa": pytest.approx(0.75), "sums": 1.0}
+    values = report.to_json()
+    assert values["accuracy_retained"]["hf"] == {"piqa": pytest.approx(0.75), "sums": 1.0}
     # differences -1, -1, 1, 1 and 0, whose sample variance is 1
-    assert found["accuracy_difference"]["hf"]["sums"] == {"mean": 0.0, "stderr": pytest.approx(math.sqrt(1 / 5))}
+    assert values["accuracy_difference"]["hf"]["sums"] == {"mean": 0.0, "stderr": pytest.approx(math.sqrt(1 / 5))}
     assert report.flipped == {
         "hf": {
             "piqa": {"right_to_wrong": 4, "wrong_to_right": 0},
             "sums": {"right_to_wrong": 2, "wrong_to_right": 2},
         }
     }
-    assert found["generation"]["hf"]["sums"]["exact_match"] == 0.4
-    assert "right" not in found["generation"]["hf"]["sums"]
-    assert (found["tasks"]["sums"]["num_fewshot"], found["tasks"]["sums"]["sha256"]) == (4, "bb")
+    assert values["generation"]["hf"]["sums"]["exact_match"] == 0.4
+    assert "right" not in values["generation"]["hf"]["sums"]
+    assert (values["tasks"]["sums"]["num_fewshot"], values["tasks"]["sums"]["sha256"]) == (4, "bb")
 
 
 def test_exact_match_is_gated(source: Source) -> None:
@@ -223,8 +225,10 @@ def test_a_model_without_a_folder_gets_one_for_a_while(tmp_path: Path, tied: boo
     with dense_folder(as_gguf) as folder, torch.no_grad():
         assert folder != model
         assert (folder / "tokenizer.json").is_file()
-        written, own = (AutoModelForCausalLM.from_pretrained(place)(ids).logits for place in (folder, model))
-    assert torch.equal(written, own)
+        written, expected_logits = (
+            AutoModelForCausalLM.from_pretrained(read_from)(ids).logits for read_from in (folder, model)
+        )
+    assert torch.equal(written, expected_logits)
     assert not folder.exists()
 
 

@@ -91,9 +91,9 @@ def test_a_run_that_stops_records_what_it_has_finished(tmp_path: Path, error: Ba
     Performance({"first": StepFigures(1.5, None)}).write(tmp_path)
     with pytest.raises(type(error)):
         _stopped(tmp_path, error)
-    found = read_performance(tmp_path)
-    assert found.steps.keys() == {"first", "second"}
-    assert found.speed == {"a-0.2": {"figures": {}}}
+    performance = read_performance(tmp_path)
+    assert performance.steps.keys() == {"first", "second"}
+    assert performance.speed == {"a-0.2": {"figures": {}}}
 
 
 def test_nothing_is_recorded_where_nothing_was_made(tmp_path: Path) -> None:

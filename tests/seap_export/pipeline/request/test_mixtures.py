@@ -15,8 +15,8 @@ def test_without_mixtures_there_are_none() -> None:
 
 
 def test_general_is_of_all_tasks_and_weighs_1_unless_told_otherwise() -> None:
-    (found,) = parse_mixtures(["b", "a"], general=True, weights=["b=2.5"], mixes=())
-    assert found == MixtureSpec("general", {"a": 1.0, "b": 2.5})
+    (mixtures,) = parse_mixtures(["b", "a"], general=True, weights=["b=2.5"], mixes=())
+    assert mixtures == MixtureSpec("general", {"a": 1.0, "b": 2.5})
 
 
 def test_general_needs_several_tasks() -> None:
@@ -25,10 +25,10 @@ def test_general_needs_several_tasks() -> None:
 
 
 def test_mixes_are_of_the_tasks_they_name() -> None:
-    found = parse_mixtures(["a", "b", "c"], general=True, weights=(), mixes=["x=a:3,c", "only-b=b:1e-3"])
-    assert [mixture.name for mixture in found] == ["general", "x", "only-b"]
-    assert found[1].weights == {"a": 3.0, "c": 1.0}
-    assert found[2].weights == {"b": 0.001}
+    mixtures = parse_mixtures(["a", "b", "c"], general=True, weights=(), mixes=["x=a:3,c", "only-b=b:1e-3"])
+    assert [mixture.name for mixture in mixtures] == ["general", "x", "only-b"]
+    assert mixtures[1].weights == {"a": 3.0, "c": 1.0}
+    assert mixtures[2].weights == {"b": 0.001}
 
 
 def test_the_order_in_which_tasks_are_given_does_not_matter() -> None:

@@ -87,8 +87,8 @@ SETTINGS = PlanSettings("wifv", Sparsity("logistic"))
 
 
 def ranking(mixture: MixtureSpec = MIXTURE, settings: PlanSettings = SETTINGS, model: str = "model") -> RankingStep:
-    own = CalibrationSettings()
-    steps = {task: CalibrationStep(task, SPLIT, own, model, 12, checks=False) for task in mixture.weights}
+    calibration = CalibrationSettings()
+    steps = {task: CalibrationStep(task, SPLIT, calibration, model, 12, checks=False) for task in mixture.weights}
     return RankingStep(mixture, settings, tuple(steps.values()))
 
 
@@ -152,7 +152,7 @@ def steps(source: Source, tmp_path: Path) -> ExportSteps:
 def test_each_step_comes_after_those_that_it_needs(steps: ExportSteps) -> None:
     seen: set[str] = set()
     for step in steps.all:
-        assert {own.name for own in step.needs} <= seen
+        assert {need.name for need in step.needs} <= seen
         assert step.name not in seen
         seen.add(step.name)
     assert len(seen) == 2 + 3 + 6 * 4
@@ -179,12 +179,12 @@ def test_formats_with_the_same_grid_share_its_rounding(source: Source, tmp_path:
     formats = (OnnxFormat("int4"), WebFormat("q4"), OpenvinoFormat("int4"), WebFormat("q8"), GgufFormat("q4_0"))
     formats += (GgufFormat("q4_k_m"),)
     request = ExportRequest((task,), (0.2,), formats=formats, quality=False, speed=False)
-    own = export_steps(source, request, {"a": SPLIT}).variants["a-0.2"]
+    variant = export_steps(source, request, {"a": SPLIT}).variants["a-0.2"]
     grids = ["int4-32", "int4-32-float-embeddings-whole-blocks"]
-    assert [step.name for step in own.rounded] == [f"rounding/a-0.2/{grid}" for grid in grids]
-    rounded = {folder for folder, step in own.formats.items() if step.before in own.rounded}
+    assert [step.name for step in variant.rounded] == [f"rounding/a-0.2/{grid}" for grid in grids]
+    rounded = {folder for folder, step in variant.formats.items() if step.before in variant.rounded}
     assert rounded == {"onnx", "web", "openvino", "gguf"}
     plain = export_steps(source, replace(request, rounding="nearest"), {"a": SPLIT}).variants["a-0.2"]
     assert not plain.rounded
-    for folder, step in own.formats.items():
+    for folder, step in variant.formats.items():
         assert (plain.formats[folder].key == step.key) is (folder not in rounded)

@@ -54,18 +54,18 @@ def warnings(source: Source, request: ExportRequest, out: Path) -> list[str]:
 def test_fewer_tokens_than_channels_are_worth_a_warning(
     source: Source, request_few: ExportRequest, tmp_path: Path
 ) -> None:
-    found = warnings(source, replace(request_few, ratios=(0.2, 0.6)), tmp_path / "out")
-    assert len(found) == 1  # whatever the number of variants
-    assert found[0].startswith("task 'a': 37 tokens in 3 calibration texts ")
-    assert warnings(source, request_few, tmp_path / "out") == found  # a variant that is there is no better
+    lines = warnings(source, replace(request_few, ratios=(0.2, 0.6)), tmp_path / "out")
+    assert len(lines) == 1  # whatever the number of variants
+    assert lines[0].startswith("task 'a': 37 tokens in 3 calibration texts ")
+    assert warnings(source, request_few, tmp_path / "out") == lines  # a variant that is there is no better
     listening = Listening()
     preview(source, request_few, tmp_path / "out", progress=listening)
-    assert listening.warnings == found
+    assert listening.warnings == lines
 
 
 def test_one_shot_is_fitted_to_the_same_tokens(source: Source, request_few: ExportRequest, tmp_path: Path) -> None:
-    (found,) = warnings(source, replace(request_few, plan=PlanSettings(compensation="one-shot")), tmp_path / "out")
-    assert found.startswith("task 'a': 37 tokens in 3 calibration texts ")
+    (line,) = warnings(source, replace(request_few, plan=PlanSettings(compensation="one-shot")), tmp_path / "out")
+    assert line.startswith("task 'a': 37 tokens in 3 calibration texts ")
 
 
 def test_enough_tokens_are_not(source: Source, request_few: ExportRequest, tmp_path: Path) -> None:
@@ -89,6 +89,6 @@ def test_sizes_without_a_fast_kernel_are_worth_a_warning(
 ) -> None:
     form = OnnxForm(choose_precision("int8"), provider="cuda")  # what a GPU would compute in cannot run here
     few = replace(request_few, formats=(OnnxFormat.of(form),), plan=open_recipe("seap"), quality=False, speed=False)
-    (found,) = warnings(source, few, tmp_path / "out")
-    assert found.startswith("a-0.2: CUDA has no fast int8 kernel for ")
-    assert "down_proj of layers " in found
+    (line,) = warnings(source, few, tmp_path / "out")
+    assert line.startswith("a-0.2: CUDA has no fast int8 kernel for ")
+    assert "down_proj of layers " in line

@@ -90,8 +90,8 @@ def test_the_graph_equals_scikit_learn_on_mean_embeddings(source: Source, make: 
     router = Router(tmp_path / "out" / "router")
     for task in "ab":
         held_out = SPLITS[task].held_out
-        found = router.probabilities([router.token_ids(sample.prompt) for sample in held_out])
-        assert np.abs(found - expected.predict_proba(features(held_out))).max() < 1e-5
+        probabilities = router.probabilities([router.token_ids(sample.prompt) for sample in held_out])
+        assert np.abs(probabilities - expected.predict_proba(features(held_out))).max() < 1e-5
 
 
 def test_what_it_writes(source: Source, make: Make, tmp_path: Path) -> None:
@@ -126,11 +126,11 @@ def test_what_it_writes(source: Source, make: Make, tmp_path: Path) -> None:
 def test_the_figures_are_those_of_the_graph(make: Make, tmp_path: Path) -> None:
     make(settings=replace(SETTINGS, threshold=0.95))
     router = Router(tmp_path / "out" / "router")
-    found = {t: router.probabilities([router.token_ids(s.prompt) for s in SPLITS[t].held_out]) for t in "ab"}
+    probabilities = {t: router.probabilities([router.token_ids(s.prompt) for s in SPLITS[t].held_out]) for t in "ab"}
     figures = written(tmp_path)["held_out"]
     for index, task in enumerate("ab"):
-        assert figures["classes"][task]["accuracy"] == (found[task].argmax(axis=1) == index).mean()
-        assert figures["classes"][task]["below_threshold"] == (found[task].max(axis=1) < 0.95).mean()
+        assert figures["classes"][task]["accuracy"] == (probabilities[task].argmax(axis=1) == index).mean()
+        assert figures["classes"][task]["below_threshold"] == (probabilities[task].max(axis=1) < 0.95).mean()
     assert 0 < figures["below_threshold"] < 1
 
 
@@ -224,9 +224,9 @@ def test_the_key(source: Source, tmp_path: Path) -> None:
 def test_only_ratios_with_a_variant_of_every_task_are_targets() -> None:
     variants = {**variants_of("ab", 0.2, 0.5), **variants_of("a", 0.3), **variants_of("z", 0.7)}
     variants |= {"general-0.5": {"task": None}, "general-0.3": {"task": None}}
-    found = router_targets(variants, ["b", "a"], "general")
-    assert found.variants == {"0.2": {"a": "a-0.2", "b": "b-0.2"}, "0.5": {"a": "a-0.5", "b": "b-0.5"}}
-    assert found.fallback == {"0.2": None, "0.5": "general-0.5"}
+    targets = router_targets(variants, ["b", "a"], "general")
+    assert targets.variants == {"0.2": {"a": "a-0.2", "b": "b-0.2"}, "0.5": {"a": "a-0.5", "b": "b-0.5"}}
+    assert targets.fallback == {"0.2": None, "0.5": "general-0.5"}
     assert router_targets(variants, ["a", "b"], None).fallback == {"0.2": None, "0.5": None}
     with pytest.raises(ValueError, match=r"no ratio at which all of \['a', 'z'\] have a variant"):
         router_targets(variants, ["a", "z"], None)

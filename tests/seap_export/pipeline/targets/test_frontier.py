@@ -60,7 +60,7 @@ def test_the_file_is_read_as_it_was_written_and_follows_the_schema(tmp_path: Pat
     of_file = {"$ref": "#/$defs/frontier", "$defs": schema()["$defs"]}
     Draft202012Validator(of_file).validate(values())
     known = known_figures(tmp_path)
-    assert known == {own.key: own.figures for own in POINTS if own.key is not None}
+    assert known == {point.key: point.figures for point in POINTS if point.key is not None}
 
 
 @pytest.mark.parametrize(

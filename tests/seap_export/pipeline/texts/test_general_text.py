@@ -38,11 +38,11 @@ def corpus(path: Path, texts: list[str]) -> Path:
 
 def test_the_first_held_out_texts_of_every_task_and_the_general_text() -> None:
     numbered = [f"number {number}" for number in range(MOST_TEXTS + 3)]
-    found = elsewhere_texts([record("b", ["one text", "another"]), record("a", numbered)], None)
-    assert list(found) == ["a", "b", GENERAL_TEXT]
-    assert found["a"] == tuple(numbered[:MOST_TEXTS])
-    assert found["b"] == ("one text", "another")
-    assert len(set(found[GENERAL_TEXT])) == MOST_TEXTS
+    sets = elsewhere_texts([record("b", ["one text", "another"]), record("a", numbered)], None)
+    assert list(sets) == ["a", "b", GENERAL_TEXT]
+    assert sets["a"] == tuple(numbered[:MOST_TEXTS])
+    assert sets["b"] == ("one text", "another")
+    assert len(set(sets[GENERAL_TEXT])) == MOST_TEXTS
 
 
 def test_what_a_task_was_calibrated_on_is_left_out(tmp_path: Path) -> None:
@@ -50,8 +50,8 @@ def test_what_a_task_was_calibrated_on_is_left_out(tmp_path: Path) -> None:
     general = corpus(tmp_path / "g.jsonl", ["one", "two", "two", "three"])
     records = [record("a", ["held out", "shared"], ("two",)), record("b", ["x"], ("shared",)), record("c", ["one"])]
     records += [record("d", ["three"], ("x",))]
-    found = elsewhere_texts(records, general)
-    assert found == {"a": ("held out",), "c": ("one",), "d": ("three",), GENERAL_TEXT: ("one", "three")}
+    sets = elsewhere_texts(records, general)
+    assert sets == {"a": ("held out",), "c": ("one",), "d": ("three",), GENERAL_TEXT: ("one", "three")}
 
 
 def test_a_general_text_that_was_calibrated_on_is_refused(tmp_path: Path) -> None:
@@ -79,9 +79,9 @@ def cell() -> dict[str, Any]:
 
 
 def test_the_figures_of_a_set() -> None:
-    found = cell()
-    assert found.pop("sha256") == sha256_json(["abc"])
-    assert found == {
+    values = cell()
+    assert values.pop("sha256") == sha256_json(["abc"])
+    assert values == {
         "own": True, **kl_json(kl_estimate(0.5)), "bits_per_byte": 1.25, "dense_bits_per_byte": 0.75, "texts": 1,
         "tokens": 40, "bytes": 12,
     }  # fmt: skip
@@ -96,11 +96,11 @@ def test_a_set_of_which_a_model_predicts_nothing_is_too_short() -> None:
 
 @pytest.mark.parametrize("change", [{"own": 1}, {"mean_kl_nats": "0.1"}, {"texts": 1.5}, {"sha256": None}])
 def test_a_changed_cell_is_refused(change: dict[str, Any]) -> None:
-    found = cell()
+    values = cell()
     with pytest.raises(TypeError):
-        refuse_damaged_cell({**found, **change})
+        refuse_damaged_cell({**values, **change})
     with pytest.raises(TypeError):
-        refuse_damaged_cell({**found, "mean_kl_nats_stderr": "0.1"})
-    del found[next(iter(change))]
+        refuse_damaged_cell({**values, "mean_kl_nats_stderr": "0.1"})
+    del values[next(iter(change))]
     with pytest.raises(KeyError):
-        refuse_damaged_cell(found)
+        refuse_damaged_cell(values)

@@ -52,68 +52,70 @@ def faked(
 @pytest.mark.skipif(_has_gpu(), reason="has a GPU")
 def test_this_machine() -> None:
     lines: list[str] = []
-    found = diagnose(on_progress=lines.append)
-    cpu, cuda = found.provider("cpu"), found.provider("cuda")
-    assert (cpu.works, cuda.works, found.driver.gpus, found.warnings) == (True, False, (), [])
+    result = diagnose(on_progress=lines.append)
+    cpu, cuda = result.provider("cpu"), result.provider("cuda")
+    assert (cpu.works, cuda.works, result.driver.gpus, result.warnings) == (True, False, (), [])
     assert 0 < cpu.attention.difference < 0.002  # type: ignore[operator]
-    assert found.driver.reason
+    assert result.driver.reason
     assert lines[:2] == ["asking the NVIDIA driver", "trying cpu"]
     if cuda.built_in:
         assert "libcuda.so.1" in cuda.missing
         with pytest.raises(
             EnvironmentFailure, match=r"no NVIDIA GPU, since .*; if there is a GPU, install the NVIDIA"
         ):
-            found.require("cuda")
-    json.dumps(found.to_json(), allow_nan=False)
+            result.require("cuda")
+    json.dumps(result.to_json(), allow_nan=False)
 
 
 def test_all_is_well_where_nothing_goes_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = faked(tmp_path, monkeypatch, [], "pass")
-    assert [(own.name, own.works, own.missing) for own in found.providers] == [
+    result = faked(tmp_path, monkeypatch, [], "pass")
+    assert [(provider.name, provider.works, provider.missing) for provider in result.providers] == [
         ("cpu", True, []), ("cuda", True, []), ("tensorrt", True, [])
     ]  # fmt: skip
-    assert found.provider("cuda").session == ProviderCheck("", 0.001)
-    assert (found.driver.gpus[0].name, found.driver.cuda_version, found.warnings) == ("NVIDIA T4", "13.0", [])
+    assert result.provider("cuda").session == ProviderCheck("", 0.001)
+    assert (result.driver.gpus[0].name, result.driver.cuda_version, result.warnings) == ("NVIDIA T4", "13.0", [])
 
 
 def test_a_session_that_takes_its_process_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = faked(tmp_path, monkeypatch, ["session", "cuda"], DIES)
-    cuda = found.provider("cuda")
+    result = faked(tmp_path, monkeypatch, ["session", "cuda"], DIES)
+    cuda = result.provider("cuda")
     assert (cuda.session, cuda.attention.works, cuda.works) == (
         ProviderCheck("the process died of SIGSEGV"),
         True,
         False,
     )
-    assert found.provider("cpu").works
-    assert found.failure("cuda").startswith("cuda does not work here: the process died of SIGSEGV; run: pip uninstall")
+    assert result.provider("cpu").works
+    assert result.failure("cuda").startswith(
+        "cuda does not work here: the process died of SIGSEGV; run: pip uninstall"
+    )
 
 
 def test_a_session_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "quick").mkdir()
     monkeypatch.setattr(module, "PROVIDERS", {"cpu": PROVIDERS["cpu"]})
-    found = faked(tmp_path / "quick", monkeypatch, ["attention", "cpu"], HANGS, timeout=1.0)
-    assert found.provider("cpu").attention == ProviderCheck("no answer within 1 seconds")
-    assert not found.provider("cpu").works
+    result = faked(tmp_path / "quick", monkeypatch, ["attention", "cpu"], HANGS, timeout=1.0)
+    assert result.provider("cpu").attention == ProviderCheck("no answer within 1 seconds")
+    assert not result.provider("cpu").works
 
 
 def test_a_library_that_cannot_even_be_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = faked(tmp_path, monkeypatch, ["libraries", "cuda"], DIES).provider("cuda")
-    assert (found.libraries, found.libraries_failure) == ((), "the process died of SIGSEGV")
-    assert found.works  # since sessions do
+    provider = faked(tmp_path, monkeypatch, ["libraries", "cuda"], DIES).provider("cuda")
+    assert (provider.libraries, provider.libraries_failure) == ((), "the process died of SIGSEGV")
+    assert provider.works  # since sessions do
 
 
 def test_a_driver_that_takes_its_process_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = faked(tmp_path, monkeypatch, ["driver"], DIES)
-    assert (found.driver.cuda_version, found.driver.gpus) == (None, ())
-    assert "SIGSEGV" in found.driver.reason
+    result = faked(tmp_path, monkeypatch, ["driver"], DIES)
+    assert (result.driver.cuda_version, result.driver.gpus) == (None, ())
+    assert "SIGSEGV" in result.driver.reason
 
 
 def test_a_provider_that_works_has_no_failure() -> None:
-    own = diagnosis(ONE_GPU, cuda=ProviderState("cuda", True, WORKS, WORKS, libraries(("libcudnn.so.9",))))
-    assert own.failure("cuda") == ""
-    assert own.provider("cuda").missing == []  # it can do without cuDNN
-    own.require("cuda")
-    assert own.warnings == [
+    state = diagnosis(ONE_GPU, cuda=ProviderState("cuda", True, WORKS, WORKS, libraries(("libcudnn.so.9",))))
+    assert state.failure("cuda") == ""
+    assert state.provider("cuda").missing == []  # it can do without cuDNN
+    state.require("cuda")
+    assert state.warnings == [
         "libcudnn.so.9 is missing: variants exported for the CPU or with --dialect standard may not run on cuda; "
         + CUDA_ADVICE
     ]
@@ -121,7 +123,7 @@ def test_a_provider_that_works_has_no_failure() -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "message"),
+    ("state", "message"),
     [
         (
             diagnosis(cuda=failing("cuda", "it fails", ("libcublas.so.13", "libcuda.so.1"))),
@@ -155,15 +157,15 @@ def test_a_provider_that_works_has_no_failure() -> None:
     ],
     ids=["no GPU", "libraries", "not built in", "no driver", "old driver", "old release", "unknown"],
 )
-def test_why_a_provider_does_not_work(own: Diagnosis, message: str) -> None:
+def test_why_a_provider_does_not_work(state: Diagnosis, message: str) -> None:
     with pytest.raises(EnvironmentFailure) as caught:
-        own.require("cuda")
+        state.require("cuda")
     assert str(caught.value) == f"cuda does not work here: {message}"
 
 
 def test_a_driver_of_another_minor_release_is_new_enough() -> None:
-    own = diagnosis(Driver("12.4", ONE_GPU.gpus), packages(cuda_version="12.8"), cuda=failing("cuda", "it fails"))
-    assert "it fails" in own.failure("cuda")
+    state = diagnosis(Driver("12.4", ONE_GPU.gpus), packages(cuda_version="12.8"), cuda=failing("cuda", "it fails"))
+    assert "it fails" in state.failure("cuda")
 
 
 def test_what_is_warned_about() -> None:
@@ -176,13 +178,13 @@ def test_what_is_warned_about() -> None:
     (warning,) = broken.warnings
     assert warning.startswith("cpu does not work here: attention in float16 is wrong by 0.3; run: pip uninstall")
     both = packages(onnxruntime={"onnxruntime": "1.24.4", "onnxruntime-gpu": "1.31.1"})
-    (warning,) = diagnosis(own=both).warnings
+    (warning,) = diagnosis(installed=both).warnings
     assert "overwrite each other's files" in warning
 
 
 def test_in_json() -> None:
-    own = diagnosis(ONE_GPU, packages(missing=("torch",)), cuda=failing("cuda", "it fails", ("libcublas.so.13",)))
-    values = json.loads(json.dumps(own.to_json(), allow_nan=False))
+    state = diagnosis(ONE_GPU, packages(missing=("torch",)), cuda=failing("cuda", "it fails", ("libcublas.so.13",)))
+    values = json.loads(json.dumps(state.to_json(), allow_nan=False))
     assert list(values) == ["schema", "machine", "packages", "onnxruntime", "driver", "providers", "warnings"]
     assert values["schema"] == "seap-export/doctor/1"
     assert (values["machine"]["cores"], values["machine"]["all_cores"]) == (2, 64)
@@ -196,5 +198,5 @@ def test_in_json() -> None:
     cuda = values["providers"]["cuda"]
     assert cuda["session"] == {"works": False, "reason": "it fails", "difference": None}
     assert cuda["libraries"][0] == {"name": "libcublas.so.13", "found": False, "needed": True}
-    assert values["warnings"] == [cuda["failure"]] == [own.failure("cuda")]
+    assert values["warnings"] == [cuda["failure"]] == [state.failure("cuda")]
     assert values["providers"]["cpu"]["failure"] is None

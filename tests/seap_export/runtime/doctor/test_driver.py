@@ -34,11 +34,11 @@ def fake_driver(gpus: dict[str, int], **errors: int) -> SimpleNamespace:
         "cuMemGetInfo_v2": lambda free, total: give(free, gpus[names[0]] // 4 if current == [7] else 0),
     }
 
-    def function(own: str) -> Any:
+    def function(name: str) -> Any:
         def call(*arguments: Any) -> int:
-            if own not in errors:
-                functions[own](*arguments)
-            return errors.get(own, 0)
+            if name not in errors:
+                functions[name](*arguments)
+            return errors.get(name, 0)
 
         return call
 
@@ -47,8 +47,8 @@ def fake_driver(gpus: dict[str, int], **errors: int) -> SimpleNamespace:
 
 def test_gpus_with_their_memory() -> None:
     gpus = {"NVIDIA H100": 80 << 30, "NVIDIA T4": 16 << 30}
-    found = read_driver(lambda _: fake_driver(gpus))
-    assert found == Driver("12.4", (Gpu("NVIDIA H100", 80 << 30), Gpu("NVIDIA T4", 16 << 30)))
+    driver = read_driver(lambda _: fake_driver(gpus))
+    assert driver == Driver("12.4", (Gpu("NVIDIA H100", 80 << 30), Gpu("NVIDIA T4", 16 << 30)))
 
 
 def test_the_library_of_the_driver_is_asked_for() -> None:
@@ -61,9 +61,9 @@ def test_no_driver() -> None:
     def missing(name: str) -> Any:
         return ctypes.CDLL(name.replace("libcuda", "libnodriver"))
 
-    found = read_driver(missing)
-    assert (found.cuda_version, found.gpus) == (None, ())
-    assert found.reason.startswith("there is no NVIDIA driver (libnodriver.so.1: cannot open shared object file")
+    driver = read_driver(missing)
+    assert (driver.cuda_version, driver.gpus) == (None, ())
+    assert driver.reason.startswith("there is no NVIDIA driver (libnodriver.so.1: cannot open shared object file")
 
 
 @pytest.mark.parametrize(
@@ -75,9 +75,9 @@ def test_no_driver() -> None:
     ],
 )
 def test_a_driver_that_gives_an_error(errors: dict[str, int], version: str | None, reason: str) -> None:
-    found = read_driver(lambda _: fake_driver({"NVIDIA T4": 1}, **errors))
-    assert (found.cuda_version, found.gpus) == (version, ())
-    assert reason in found.reason
+    driver = read_driver(lambda _: fake_driver({"NVIDIA T4": 1}, **errors))
+    assert (driver.cuda_version, driver.gpus) == (version, ())
+    assert reason in driver.reason
 
 
 def test_a_driver_without_gpus_or_functions() -> None:

@@ -21,7 +21,7 @@ def built(
 ) -> onnx.ModelProto:
     graph = helper.make_graph([node], "g", inputs, outputs, constants)
     domains = [("", 21), (node.domain, 1)] if node.domain else [("", 21)]
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid(*own) for own in domains], ir_version=10)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid(*domain) for domain in domains], ir_version=10)
 
 
 def product() -> onnx.ModelProto:
@@ -56,7 +56,7 @@ def test_the_bytes_are_those_of_the_model(name: str, model: onnx.ModelProto) -> 
 def test_attention_is_causal_and_each_row_is_a_mean_of_values() -> None:
     """The first token sees itself alone."""
     trial = TRIALS["attention"]
-    value, found = trial.feeds()["v"][0], trial.expected()[0]
-    assert found[0].tolist() == pytest.approx([*value[0], *value[0]])
-    assert (abs(found) <= 1).all()
-    assert abs(found[1:]).max() > 0.1
+    value, means = trial.feeds()["v"][0], trial.expected()[0]
+    assert means[0].tolist() == pytest.approx([*value[0], *value[0]])
+    assert (abs(means) <= 1).all()
+    assert abs(means[1:]).max() > 0.1

@@ -34,34 +34,34 @@ def second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_every_dependency_is_listed() -> None:
     declared = tomllib.loads(PYPROJECT.read_text("utf-8"))["project"]["dependencies"]
-    names = {re.match(r"[\w.-]+", own)[0] for own in declared}  # type: ignore[index]
+    names = {re.match(r"[\w.-]+", requirement)[0] for requirement in declared}  # type: ignore[index]
     assert names - {"onnxruntime", "onnxruntime-gpu"} == {*RUNTIME, *EXPORT}
 
 
 def test_what_is_installed() -> None:
-    found = read_packages()
-    assert found.versions["numpy"] == np.__version__
-    assert (found.missing, found.warnings) == ([], [])
-    (version,) = found.onnxruntime.values()
+    packages = read_packages()
+    assert packages.versions["numpy"] == np.__version__
+    assert (packages.missing, packages.warnings) == ([], [])
+    (version,) = packages.onnxruntime.values()
     assert version == __import__("onnxruntime").__version__
 
 
 def test_two_distributions_are_a_warning(second: str) -> None:
-    found = read_packages()
-    assert set(found.onnxruntime) == {"onnxruntime", "onnxruntime-gpu"}
-    assert found.onnxruntime[second] == "1.20.0"
-    (warning,) = found.warnings
+    packages = read_packages()
+    assert set(packages.onnxruntime) == {"onnxruntime", "onnxruntime-gpu"}
+    assert packages.onnxruntime[second] == "1.20.0"
+    (warning,) = packages.warnings
     assert warning == (
         "onnxruntime and onnxruntime-gpu overwrite each other's files; run: pip uninstall -y onnxruntime "
-        f"onnxruntime-gpu && pip install onnxruntime-gpu=={found.onnxruntime['onnxruntime-gpu']}"
+        f"onnxruntime-gpu && pip install onnxruntime-gpu=={packages.onnxruntime['onnxruntime-gpu']}"
     )
 
 
 def test_only_what_the_runtime_needs_is_missed() -> None:
-    found = packages(missing=("torch", "transformers"))
-    assert (found.missing, found.warnings) == (["torch", "transformers"], [])
-    found = packages(missing=("torch", "tokenizers"))
-    assert found.warnings == ["tokenizers not installed; run: pip install tokenizers"]
+    missing_packages = packages(missing=("torch", "transformers"))
+    assert (missing_packages.missing, missing_packages.warnings) == (["torch", "transformers"], [])
+    missing_packages = packages(missing=("torch", "tokenizers"))
+    assert missing_packages.warnings == ["tokenizers not installed; run: pip install tokenizers"]
 
 
 def test_a_package_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,9 +23,9 @@ def _has_gpu() -> bool:
 
 @pytest.mark.parametrize("what", list(TRIALS))
 def test_the_cpu_computes_what_numpy_does(what: str) -> None:
-    found = answer(what, "cpu")
-    assert found["reason"] == ""
-    assert 0 < found["difference"] < 0.002
+    verdict = answer(what, "cpu")
+    assert verdict["reason"] == ""
+    assert 0 < verdict["difference"] < 0.002
 
 
 @pytest.mark.parametrize("what", list(TRIALS))
@@ -33,26 +33,26 @@ def test_wrong_numbers_are_noticed(what: str) -> None:
     trial = TRIALS[what]
     expected = trial.expected()
     expected[-1, -1] += 2 * TOLERANCE
-    found = try_model(replace(trial, expected=lambda: expected), "cpu")
-    assert found["reason"] == f"{trial.name} is wrong by 0.02"
-    assert found["difference"] == pytest.approx(2 * TOLERANCE, rel=0.1)
+    verdict = try_model(replace(trial, expected=lambda: expected), "cpu")
+    assert verdict["reason"] == f"{trial.name} is wrong by 0.02"
+    assert verdict["difference"] == pytest.approx(2 * TOLERANCE, rel=0.1)
 
 
 def test_numbers_that_are_not_finite_are_noticed() -> None:
     trial = TRIALS["session"]
     feeds = {**trial.feeds(), "a": np.full((4, 8), np.inf, np.float16)}
-    found = try_model(replace(trial, feeds=lambda: feeds), "cpu")
-    assert found["difference"] is None
-    assert "not finite" in found["reason"]
+    verdict = try_model(replace(trial, feeds=lambda: feeds), "cpu")
+    assert verdict["difference"] is None
+    assert "not finite" in verdict["reason"]
 
 
 def test_a_model_that_cannot_be_loaded_or_run() -> None:
     trial = TRIALS["session"]
-    found = try_model(replace(trial, model=b"nothing"), "cpu")
-    assert "cannot load it" in found["reason"]
-    found = try_model(replace(trial, feeds=dict), "cpu")
-    assert found["difference"] is None
-    assert "a" in found["reason"]
+    verdict = try_model(replace(trial, model=b"nothing"), "cpu")
+    assert "cannot load it" in verdict["reason"]
+    verdict = try_model(replace(trial, feeds=dict), "cpu")
+    assert verdict["difference"] is None
+    assert "a" in verdict["reason"]
 
 
 def test_work_that_fell_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,16 +73,16 @@ def test_work_that_fell_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.skipif(_has_gpu(), reason="has a GPU")
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_provider_without_a_gpu(provider: str) -> None:
-    found = answer("session", provider)
-    assert "no NVIDIA GPU" in found["reason"]
-    assert "--provider cpu" not in found["reason"]  # no such option here
+    verdict = answer("session", provider)
+    assert "no NVIDIA GPU" in verdict["reason"]
+    assert "--provider cpu" not in verdict["reason"]  # no such option here
 
 
 def test_the_driver_and_the_libraries_are_asked_for() -> None:
     assert set(answer("driver")) == {"cuda_version", "gpus", "reason"}
     assert answer("libraries", "cpu") == {"libraries": []}
-    for own in answer("libraries", "cuda")["libraries"]:
-        assert set(own) == {"name", "found", "needed"}
+    for library in answer("libraries", "cuda")["libraries"]:
+        assert set(library) == {"name", "found", "needed"}
 
 
 def test_anything_else_is_refused() -> None:

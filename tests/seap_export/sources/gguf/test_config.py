@@ -106,8 +106,8 @@ def test_what_llama_cpp_assumes_is_written(tmp_path: Path) -> None:
 def test_the_largest_gemma_models_scale_attention_by_their_width(
     tmp_path: Path, name: str, layers: int, scalar: int
 ) -> None:
-    own = {"num_hidden_layers": layers, "layer_types": ["full_attention"] * layers, "vocab_size": 80}
-    values = {**GGUF_VARIATIONS[name], **own, "hidden_size": 32, "intermediate_size": 8, "num_attention_heads": 3}
+    config = {"num_hidden_layers": layers, "layer_types": ["full_attention"] * layers, "vocab_size": 80}
+    values = {**GGUF_VARIATIONS[name], **config, "hidden_size": 32, "intermediate_size": 8, "num_attention_heads": 3}
     config = gguf_config(GgufFile.open(write_micro_gguf(tmp_path, **values)))
     assert config["query_pre_attn_scalar"] == scalar
 
