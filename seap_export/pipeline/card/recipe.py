@@ -180,7 +180,7 @@ def _toml(values: Mapping[str, Any]) -> str:
 
 
 def _key(name: str) -> str:
-    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else json.dumps(name)
+    return name if name.replace("_", "").replace("-", "").isalnum() and name.isascii() else _json(name)
 
 
 def _value(value: object) -> str:
@@ -188,4 +188,9 @@ def _value(value: object) -> str:
         return "{ " + ", ".join(f"{_key(key)} = {_value(inner)}" for key, inner in value.items()) + " }"
     if isinstance(value, list):
         return f"[{', '.join(map(_value, value))}]"
-    return json.dumps(value, ensure_ascii=False)  # texts, numbers and truth values are written alike
+    return _json(value)
+
+
+def _json(value: object) -> str:
+    """Texts, numbers and truth values are written alike, but for DEL, which TOML wants escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
