@@ -48,7 +48,7 @@ def export_text(result: ExportResult) -> str:
     rows = [_row(name, variants[name], folders) for name in result.variants]
     sizes = [title for folder in folders for title in (_head(folder, result.entries), "of dense")]
     parts = [] if result.frontier is None else [frontier_text(result.frontier)]
-    parts += [table([*_BEFORE, *sizes, *measured_heads(), "parity"], rows), "\n".join(_legend(variants))]
+    parts += [table([*_BEFORE, *sizes, *measured_heads(), "parity"], rows), "\n".join(_legend(result))]
     parts.append(general_text_table({name: variants[name]["quality"] for name in result.variants}))
     answers = [line for name in list(result.variants)[:_MOST_ANSWERS] for line in _answer(name, variants[name])]
     if answers:
@@ -132,12 +132,14 @@ def _parity(parities: Mapping[str, Mapping[str, Any]]) -> str:
     return parity["verdict"] if parity["max_abs"] is None else f"{parity['verdict']} ({difference(parity['max_abs'])})"
 
 
-def _legend(variants: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+def _legend(result: ExportResult) -> Iterator[str]:
     """What the measured columns mean."""
     from seap_export.pipeline.request.measured import measured_title
     from validation.reports.figures import divergence_of
+    from validation.reports.reading import written_answers
     from validation.reports.yardstick import kl_in_words
 
+    variants = result.described
     timed = [variant["speed"] for variant in variants.values() if variant["speed"]]
     if timed:
         what, cell = measured_title(timed[0]), timed[0]["dense"][0]
@@ -153,6 +155,8 @@ def _legend(variants: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             f"KL (nats per token, +- its standard error), top-1, perplexity: {what} against the dense model, on "
             "held-out texts."
         )
+    if result.report is not None and result.report.manifest is not None:
+        yield from filter(None, [written_answers(result.report.manifest.tasks)])
     for name, quality in list(compared.items())[:_MOST_ANSWERS]:
         divergence = divergence_of(quality)
         if divergence is not None:

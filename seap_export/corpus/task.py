@@ -213,7 +213,9 @@ class Task:
             if isinstance(content, Conversation) and content.messages[0]["role"] != "assistant":
                 return _sample(content.unanswered, chat)
             if isinstance(content, Conversation) or self.prompt is None:
-                raise InputError("it has no prompt that the model could answer; give prompts or conversations")
+                raise InputError(
+                    "it has no prompt for the model to answer; give prompts or conversations, or leave --answers out"
+                )
             return Sample(content[0], "") if content[0].strip() else None
 
         return self._each(prompt)

@@ -154,7 +154,9 @@ def _layer(config: ConfigReader, index: int, head_dim: int, window: int | None, 
 def _activation(config: ConfigReader) -> Activation:
     activation = str(config.get("hidden_act", "silu"))
     if activation not in _ACTIVATIONS:
-        raise InputError(f"activation '{activation}' is not supported; use a model with one of {', '.join(_ACTIVATIONS)}")
+        raise InputError(
+            f"activation '{activation}' is not supported; use a model with one of {', '.join(_ACTIVATIONS)}"
+        )
     return _ACTIVATIONS[activation]
 
 

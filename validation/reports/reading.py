@@ -24,6 +24,7 @@ __all__ = [
     "limits_in_words",
     "remarks",
     "subjects",
+    "written_answers",
 ]
 
 Json = Mapping[str, Any]
@@ -130,6 +131,16 @@ def remarks(report: Json) -> list[tuple[str, str]]:
         for parity in variant["parity"].values():
             lines += [(name, f"parity: {limit}") for limit in parity["looser_limits"]]
     return list(dict.fromkeys(lines))
+
+
+def written_answers(tasks: Mapping[str, Json]) -> str:
+    """Which tasks have answers that the dense model wrote; "" if none has.
+
+    Args:
+        tasks: What a manifest or a report says of each.
+    """
+    names = ", ".join(name for name, task in tasks.items() if task.get("answers") == "model")
+    return f"The answers in the texts of {names} were written by the dense model." if names else ""
 
 
 def limits_in_words(parity: Json) -> str:

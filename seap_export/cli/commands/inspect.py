@@ -36,6 +36,7 @@ def inspect_command(console: Console, path: Path) -> None:
 
 def _export_text(result: dict[str, Any]) -> str:
     from seap_export.pipeline.request.measured import measured_title
+    from validation.reports.reading import written_answers
 
     source = result["source"]
     folders = list(dict.fromkeys(name for variant in result["variants"].values() for name in variant["bytes"]))
@@ -64,6 +65,7 @@ def _export_text(result: dict[str, Any]) -> str:
             f"calibrated: {', '.join(result['calibrations']) or '-'}; {result['files']} files as in the manifest",
             *lines,
             *figures,
+            *filter(None, [written_answers(result["tasks"])]),
             *([general_text] if general_text else []),
         ]
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from validation.reports.figures import Cell, Figure, Tile, main_figures
 from validation.reports.html.markup import Markup, join, pill, table, tag
 from validation.reports.numbers import NOTHING, percent
-from validation.reports.reading import Json
+from validation.reports.reading import Json, written_answers
 from validation.reports.variants import cells, head, parameters_in_words, verdict_of
 
 __all__ = ["variants_section"]
@@ -32,6 +32,7 @@ def variants_section(report: Json, anchors: Mapping[str, str]) -> Markup:
     variants = report["variants"].values()
     notes = _SPEED_NOTE if any(variant["speed"] for variant in variants) else ""
     notes += _QUALITY_NOTE if any(variant["quality"] for variant in variants) else ""
+    notes = f"{notes} {written_answers(report['tasks'])}".strip()
     parts: list[Markup] = [_variant(report, name, anchor) for name, anchor in anchors.items()]
     if notes:
         parts.append(tag("p", notes, class_="quiet note"))

@@ -67,8 +67,12 @@ def test_variants_are_made_from_the_answers_of_the_model(run: Run, work: Path) -
     manifest = json.loads(Path("out/manifest.json").read_text())
     assert manifest["tasks"]["a"]["answers"] == "model"
     times = times_of_writing(work / "out/answers")
-    assert run(*EXPORT).code == 0
+    again = run(*EXPORT[:-1])
     assert times_of_writing(work / "out/answers") == times
+    assert again.code == 0
+    for text in (again.out, run("inspect", "out").out, Path("out/validation.html").read_text("utf-8")):
+        assert "The answers in the texts of a were written by the dense model." in text
+    assert "`a.jsonl`, answered by the dense model" in Path("out/a-0.4/hf/README.md").read_text("utf-8")
     questions = ("--text", "a=a.jsonl", "--dense", "m", "-q")  # the same prompts, with the answers of the data
     run("evaluate", "out/a-0.4", *questions).refused(8, "16 of the 20 evaluated texts")
 
@@ -130,7 +134,7 @@ def test_other_answers_need_force(run: Run, work: Path) -> None:
 )
 def test_what_has_no_prompt_is_refused(run: Run, work: Path, record: dict[str, Any]) -> None:
     write_records(work / "a.jsonl", [*conversations(20), record])
-    run(*EXPORT).refused(8, "a.jsonl, record 21", "prompt")
+    run(*EXPORT).refused(8, "a.jsonl, record 21", "prompt", "--answers")
     assert not (work / "out").exists()
 
 
