@@ -21,7 +21,7 @@ from seap_export.rounding.grid import BlockQuantization
 __all__ = ["GgufFormat"]
 
 #: Grows whenever the same model is written as other bytes.
-_VERSION = 2
+_VERSION = 3
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class GgufFormat:
         return f"gguf:{self.precision}: rows that are not whole blocks take {', '.join(parts)}{remedy}"
 
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
-        """Writes `model.gguf`; see `write_gguf`."""
+        """Writes `model.gguf` and a `Modelfile`; see `write_gguf`."""
         write_gguf(model_folder, out_folder, self.precision, on_layer)
 
     def weights(self, folder: Path, spec: ModelSpec) -> GgufWeights:

@@ -14,6 +14,7 @@ from gguf import GGUFValueType
 from converters.gguf.encoding import encode
 from converters.gguf.file import MODEL_FILE, FilePlan
 from converters.gguf.metadata import Metadata, Value
+from converters.gguf.modelfile import modelfile
 from converters.gguf.rows import rows_of
 from converters.gguf.tokenizer.vocabulary import tokenizer_metadata
 from converters.gguf.types import bytes_of
@@ -37,13 +38,13 @@ _TYPES: dict[type, GGUFValueType] = {
 def write_gguf(
     model_folder: Path, out_folder: Path, precision: str, on_layer: Callable[[int], None] | None = None
 ) -> None:
-    """Writes a dense or pruned model as `model.gguf`, which llama.cpp loads.
+    """Writes a dense or pruned model as `model.gguf`, which llama.cpp loads, and a `Modelfile` for Ollama.
 
     The same input gives the same bytes; with K-quants, by the same release of llama.cpp.
 
     Args:
         model_folder: Contains config.json, safetensors files and a tokenizer.
-        out_folder: An existing, empty folder for the file.
+        out_folder: An existing, empty folder for the files.
         precision: One of `PRESETS`.
         on_layer: Called with a layer's index once all its weights are written.
 
@@ -59,6 +60,7 @@ def write_gguf(
     reader = PlainReader(SafetensorsReader(model_folder), plan.spec)
     # the writer is closed first: what the disk has no room for is written once more then
     with whole_or_nothing(out_folder), closing(gguf.GGUFWriter(None, plan.architecture.name)) as writer:
+        (out_folder / "Modelfile").write_text(modelfile(model_folder, plan.spec, MODEL_FILE), "utf-8", newline="\n")
         _write_header(writer, out_folder / MODEL_FILE, plan, metadata)
         _write_tensors(writer.fout[0], plan, reader, on_layer)
 

@@ -1,0 +1,137 @@
+"""The Modelfile beside a GGUF file, from which `ollama create` makes a model.
+
+Source: https://github.com/ollama/ollama/blob/main/docs/modelfile.mdx, and template.mdx beside it. Ollama knows templates
+of a few families by heart; for every other model it needs this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from seap_export.errors import InputError
+from seap_export.families import ModelSpec
+from seap_export.runtime.chat import ChatTemplate, Message, read_chat_template
+from seap_export.runtime.files import load_tokenizer
+
+__all__ = ["modelfile"]
+
+#: Tokens of the context at most, for Ollama allocates the whole cache; users set more with `num_ctx`.
+_MOST_CONTEXT = 8192
+_CONTENT = "{{ .Content }}"
+#: Contents that stand for those of turns.
+_SYSTEM, _USER, _ANSWER, _LAST = "«system»", "«user»", "«answer»", "«last»"
+
+
+def modelfile(model_folder: Path, spec: ModelSpec, file: str) -> str:
+    """The text of the Modelfile: the file, the template if Ollama can express it, where an answer ends, the context.
+
+    Args:
+        model_folder: With the tokenizer and, perhaps, a chat template.
+        spec: The model.
+        file: Name of the GGUF file beside it.
+
+    Raises:
+        ArtifactError: A file of the tokenizer is damaged.
+    """
+    lines = [f"FROM ./{file}"]
+    tokenizer = load_tokenizer(model_folder)
+    template = read_chat_template(model_folder, tokenizer)
+    if template is not None:
+        turns = _turns(template)
+        lines += [] if turns is None else turns.lines()
+        ends = (tokenizer.id_to_token(token) for token in sorted(template.turn_ends(tokenizer)))
+        lines += [f'PARAMETER stop "{end}"' for end in ends if end and '"' not in end]
+    lines.append(f"PARAMETER num_ctx {min(spec.max_position_embeddings, _MOST_CONTEXT)}")
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class _Turns:
+    """A chat template that puts the same texts around every turn of a role.
+
+    Attributes:
+        system, user, assistant: The texts before and after the content of a turn.
+        answer: What follows the last turn, so that the model answers.
+        start: What begins every conversation.
+        usual: The system prompt of a conversation that has none; None: it gets none.
+    """
+
+    system: tuple[str, str]
+    user: tuple[str, str]
+    assistant: tuple[str, str]
+    answer: str
+    start: str = ""
+    usual: str | None = None
+
+    def text(self, messages: Sequence[Message]) -> str:
+        """A conversation that the model is to answer."""
+        turns: list[Message] = list(messages)
+        if self.usual is not None and turns[0]["role"] != "system":
+            turns.insert(0, {"role": "system", "content": self.usual})
+        around = {role: getattr(self, role) for role in ("system", "user", "assistant")}
+        return self.start + "".join(turn["content"].join(around[turn["role"]]) for turn in turns) + self.answer
+
+    def lines(self) -> list[str]:
+        """The same in Go's template language; none if a text cannot be written in it."""
+        texts = (*self.system, *self.user, *self.assistant, self.answer, self.start, self.usual or "")
+        if any(mark in text for text in texts for mark in ("{{", "}}", '"""')):
+            return []
+        turns = (
+            f'if eq .Role "{role}" }}}}{_CONTENT.join(around)}{{{{ '
+            for role, around in (("system", self.system), ("user", self.user), ("assistant", self.assistant))
+        )
+        template = f"{self.start}{{{{ range .Messages }}}}{{{{ {'else '.join(turns)}end }}}}{{{{ end }}}}{self.answer}"
+        usual = [] if self.usual is None else [f'SYSTEM """{self.usual}"""']
+        return [f'TEMPLATE """{template}"""', *usual]
+
+
+def _turns(template: ChatTemplate) -> _Turns | None:
+    """The template as the texts around turns; None: it says more than that, such as the date."""
+    whole = [_turn("system", _SYSTEM), _turn("user", _USER), _turn("assistant", _ANSWER), _turn("user", _LAST)]
+    asked = [whole[:2], whole, whole[1:2], whole[1:]]
+    try:
+        rendered = [template.render(messages, add_generation_prompt=True) for messages in asked]
+        (_, full, single, _), unasked = rendered, template.render(whole)
+        ended = template.render(whole[:3]).partition(_ANSWER)[2]
+        found = _around(full, full.removeprefix(unasked), ended)
+    except (InputError, ValueError):
+        return None
+    before = single.removesuffix(found.text(whole[1:2]))
+    if before and found.system[0].startswith(before):
+        found = replace(found, start=before, system=(found.system[0].removeprefix(before), found.system[1]))
+    elif before:
+        usual = before.removeprefix(found.system[0]).removesuffix(found.system[1])
+        found = replace(found, usual=usual)
+    is_same = all(found.text(messages) == text for messages, text in zip(asked, rendered, strict=True))
+    return found if is_same and not any("strftime_now" in source for source in template.sources.values()) else None
+
+
+def _around(full: str, answer: str, ended: str) -> _Turns:
+    """The texts around the turns of a rendered conversation.
+
+    Args:
+        full: The conversation with a system prompt and two questions, as far as the next answer.
+        answer: What it ends with, so that the model answers.
+        ended: What follows an assistant's turn.
+
+    Raises:
+        ValueError: A turn is missing, or changed.
+    """
+    texts, rest = [], full
+    for content in (_SYSTEM, _USER, _ANSWER, _LAST):
+        before, rest = rest.split(content)
+        texts.append(before)
+    after_user = rest.removesuffix(answer)
+    before_user = texts[3].removeprefix(ended)
+    return _Turns(
+        (texts[0], texts[1].removesuffix(before_user)),
+        (before_user, after_user),
+        (texts[2].removeprefix(after_user), ended),
+        answer,
+    )
+
+
+def _turn(role: str, content: str) -> Message:
+    return {"role": role, "content": content}

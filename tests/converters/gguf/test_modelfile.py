@@ -1,0 +1,114 @@
+"""The Modelfile beside a GGUF file: what Ollama reads in it, and that its template renders as the model's own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.conversations import TEMPLATE as WITHOUT_SYSTEM
+from support.gguf import GgufModel
+from support.models import write_micro_model
+from support.tokenizers import write_byte_level
+from tokenizers import Tokenizer
+
+from converters.gguf.modelfile import modelfile
+from seap_export.runtime.chat import read_chat_template
+from seap_export.sources.config import read_spec
+
+_CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+_USUAL = "{% if messages[0].role != 'system' %}{{ '<|im_start|>system\nBe brief.<|im_end|>\n' }}{% endif %}" + _CHATML
+_HEADERS = (
+    "{{ bos_token }}{% for message in messages %}{{ '[' + message.role + ']\n\n' + message.content | trim + '</s>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '[assistant]\n\n' }}{% endif %}"
+)
+_DATED = "{{ strftime_now('%Y') }}" + _CHATML
+_MERGED = (
+    "{% set system = messages[0].content if messages[0].role == 'system' else '' %}"
+    "{% for message in messages if message.role != 'system' %}{% if message.role == 'user' %}"
+    "{{ '[INST] ' + (system + '\n\n' if loop.first and system else '') + message.content + '[/INST]' }}"
+    "{% else %}{{ message.content + '</s>' }}{% endif %}{% endfor %}"
+)
+_BRACES = _CHATML.replace("<|im_start|>", "{{'{{'}}")
+_QUESTION = {"role": "user", "content": "Where?\nAnd when?"}
+_CONVERSATIONS: list[list[dict[str, str]]] = [
+    [_QUESTION],
+    [{"role": "system", "content": "Be kind."}, _QUESTION],
+    [_QUESTION, {"role": "assistant", "content": "Here."}, {"role": "user", "content": "Why?"}],
+]
+
+
+def read(text: str) -> dict[str, Any]:
+    """The instructions of a Modelfile, as Ollama splits them; parameters by name."""
+    found: dict[str, Any] = {}
+    instruction = re.compile(r'(FROM|SYSTEM|TEMPLATE|PARAMETER (?:\w+)) ("""(?s:.*?)"""|"[^"\n]*"|[^"\n]+)\n')
+    assert "".join(match[0] for match in instruction.finditer(text)) == text, "nothing else is in it"
+    for match in instruction.finditer(text):
+        name, value = match[1].removeprefix("PARAMETER "), match[2]
+        quotes = '"""' if value.startswith('"""') else '"' if value.startswith('"') else ""
+        found[name] = value.removeprefix(quotes).removesuffix(quotes)
+    return found
+
+
+def go_text(template: str, messages: Sequence[dict[str, str]]) -> str:
+    """What Go's text/template makes of a template that consists of a range and ifs on the role."""
+    start, inside, end = re.fullmatch(r"(?s)(.*?)\{\{ range \.Messages \}\}(.*)\{\{ end \}\}(.*)", template).groups()  # type: ignore[union-attr]
+    by_role = dict(re.findall(r'(?s)\{\{ (?:else )?if eq \.Role "(\w+)" \}\}(.*?)(?=\{\{ (?:else|end))', inside))
+    return start + "".join(by_role[turn["role"]].replace("{{ .Content }}", turn["content"]) for turn in messages) + end
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Callable[[str | None], dict[str, Any]]:
+    """The instructions for a model with a chat template."""
+
+    def make(template: str | None) -> dict[str, Any]:
+        folder = write_micro_model(tmp_path / "m", vocab_size=130, model_type="llama", max_position_embeddings=9000)
+        write_byte_level(folder, **({} if template is None else {"chat_template": template}))
+        return read(modelfile(folder, read_spec(folder), "model.gguf"))
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("template", "usual"),
+    [(_CHATML, None), (_USUAL, "Be brief."), (_HEADERS, None)],
+    ids=["chatml", "usual system", "headers"],
+)
+def test_the_template_renders_as_that_of_the_model(
+    tmp_path: Path, written: Callable[[str], dict[str, Any]], template: str, usual: str | None
+) -> None:
+    found = written(template)
+    assert found["FROM"] == "./model.gguf"
+    assert found.get("SYSTEM") == usual
+    assert found["num_ctx"] == "8192"
+    own = read_chat_template(tmp_path / "m", Tokenizer.from_file(str(tmp_path / "m" / "tokenizer.json")))
+    assert own is not None
+    for messages in _CONVERSATIONS:
+        is_asked = usual is not None and messages[0]["role"] != "system"
+        asked = [{"role": "system", "content": str(usual)}, *messages] if is_asked else messages
+        assert go_text(found["TEMPLATE"], asked) == own.render(messages, add_generation_prompt=True)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [None, _DATED, _MERGED, _BRACES, WITHOUT_SYSTEM, "{{ raise_exception('no') }}", "{{ messages[0].content }}", "a"],
+)
+def test_a_template_that_cannot_be_said_in_go_is_left_to_ollama(
+    written: Callable[[str | None], dict[str, Any]], template: str | None
+) -> None:
+    assert not {"TEMPLATE", "SYSTEM"} & written(template).keys()
+
+
+def test_it_is_written_beside_every_file_with_the_end_of_an_answer(write: Callable[..., GgufModel]) -> None:
+    made = write(vocab_size=130, model_type="llama")
+    assert read((made.folder / "Modelfile").read_text("utf-8"))["FROM"] == "./model.gguf"
+    assert (made.folder / "model.gguf").is_file()
+
+
+def test_an_answer_ends_at_the_token_that_the_template_writes(written: Callable[[str], dict[str, Any]]) -> None:
+    assert written(WITHOUT_SYSTEM)["stop"] == "</s>"
