@@ -1,7 +1,7 @@
 """The Modelfile beside a GGUF file, from which `ollama create` makes a model.
 
-Source: https://github.com/ollama/ollama/blob/main/docs/modelfile.mdx, and template.mdx beside it. Ollama knows templates
-of a few families by heart; for every other model it needs this one.
+Source: https://github.com/ollama/ollama/blob/main/docs/modelfile.mdx, and template.mdx beside it. Ollama knows the
+templates of a few families by heart; for every other model it needs this one.
 """
 
 from __future__ import annotations
