@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["validate_command"]
 
 _DEFAULTS = defaults_of(validate)
+#: What applies to the comparison with a golden, which runs ONNX Runtime alone.
+_OF_GOLDENS = frozenset({"path", "against_golden", "provider", "threads", "as_json", "quiet"})
 _CHECKS = ("integrity", "parity", "router", "quality", "speed")
 
 
@@ -179,9 +181,18 @@ def _name(check: Check) -> str:
 
 
 def _against_golden(console: Console, path: Path, golden: Path, options: dict[str, Any]) -> None:
-    from seap_export.errors import ParityFailure
+    from seap_export.errors import ParityFailure, UsageError
     from seap_export.runtime.golden import compare_with_golden
 
+    context = click.get_current_context()
+    given = [
+        param.opts[0]
+        for param in context.command.params
+        if param.name not in _OF_GOLDENS
+        and context.get_parameter_source(str(param.name)) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise UsageError(f"--against-golden is a check of its own; leave out {', '.join(given)}")
     comparison = compare_with_golden(path, golden, options["provider"], options["threads"])
     if comparison.reasons:
         console.text(comparison.summary)

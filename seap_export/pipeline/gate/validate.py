@@ -236,6 +236,8 @@ class _Validation:
             if self._manifest
             else [f"hashes were not compared, because no {MANIFEST} in the parent folder lists this variant"]
         )
+        signatures = (path.name for path in sorted(variant.path.glob("*.sig")))
+        notes += [f"the signature {name} was not checked; run: model_signing verify" for name in signatures]
         self._add(Check.of(variant.name, "integrity", reasons, ArtifactError.exit_code, notes))
         return not reasons
 

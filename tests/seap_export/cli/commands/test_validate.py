@@ -225,6 +225,11 @@ def test_quality_and_speed_against_the_dense_model(run: Run, done: Path, work: P
             2,
             "another --out",
         ),
+        (
+            ("validate", "out/a-0.2", "--against-golden", "a.npz", "--max-kl", "1", "--html", "a.html"),
+            2,
+            "leave out --max-kl, --html",
+        ),
     ],
 )
 def test_requests_that_cannot_be(run: Run, done: Path, arguments: tuple[str, ...], code: int, message: str) -> None:
@@ -255,6 +260,15 @@ def test_prompts_of_ones_own_need_no_statistics(run: Run, done: Path, work: Path
     report = json.loads(outcome.out)
     assert report["variants"]["alone"]["parity"]["onnx"]["prompts"]["count"] == 2
     assert ["hashes were not compared" in note for note in report["checks"][0]["notes"]] == [True]
+
+
+def test_a_signature_is_reported_as_not_checked(run: Run, done: Path) -> None:
+    (done / "a-0.2" / "model.sig").write_text("{}")
+    outcome = run("validate", "out", "--check", "integrity", "--json", "--quiet")
+    assert outcome.code == 0, outcome.err
+    notes = {check["variant"]: check["notes"] for check in json.loads(outcome.out)["checks"]}
+    assert ["model.sig was not checked" in note for note in notes["a-0.2"]] == [True]
+    assert not notes["a-0.4"]
 
 
 def test_a_golden_is_kept_and_compared(run: Run, done: Path, work: Path) -> None:
