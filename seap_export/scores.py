@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 
 from seap_export.activations.moments import Moments
 from seap_export.activations.statistics import LayerMoments
-from seap_export.families import Attention, Mlp
+from seap_export.families import LayerSpec
 from seap_export.families.names import Projection
 
-__all__ = ["CHANNEL_SCORES", "SCORES", "ChannelScore", "LayerScores", "Score", "channel_scores", "layer_scores"]
+__all__ = [
+    "CHANNEL_SCORES",
+    "SCORES",
+    "ChannelScore",
+    "LayerScores",
+    "Score",
+    "channel_scores",
+    "layer_scores",
+    "unit_scores",
+]
 
 #: Scores computed for each channel independently.
 ChannelScore = Literal["wifv", "wifn"]
@@ -21,28 +29,9 @@ CHANNEL_SCORES: tuple[ChannelScore, ...] = get_args(ChannelScore)
 #: All scores; `elimination` ranks by the loss of whole sets of channels instead (`seap_export.plan.elimination`).
 Score = Literal["wifv", "wifn", "elimination"]
 SCORES: tuple[Score, ...] = get_args(Score)
-
-
-@dataclass(frozen=True)
-class LayerScores:
-    """Importance scores of one layer.
-
-    Attributes:
-        head_channels: Scores of the channels of heads, float64 [num_attention_heads, head_dim].
-        neurons: Scores of the neurons, float64 [intermediate_size].
-    """
-
-    head_channels: torch.Tensor
-    neurons: torch.Tensor
-
-    def __post_init__(self) -> None:
-        if self.head_channels.dim() != 2 or self.neurons.dim() != 1:
-            raise ValueError("head_channels must be [num_attention_heads, head_dim], neurons a vector")
-
-    @property
-    def heads(self) -> torch.Tensor:
-        """The score of each head, the mean over its channels; float64 [num_attention_heads]."""
-        return self.head_channels.mean(1)
+#: Scores of the channels of each sublayer, by its output projection: float64 [units, channels of a unit], or [units]
+#: where each channel is a unit of its own.
+LayerScores = Mapping[Projection, torch.Tensor]
 
 
 def channel_scores(score: ChannelScore, weight: torch.Tensor, moments: Moments) -> torch.Tensor:
@@ -66,22 +55,29 @@ def layer_scores(
     score: ChannelScore,
     weights: Mapping[Projection, torch.Tensor],
     moments: LayerMoments,
-    head_dim: int,
+    layer: LayerSpec,
     *,
     square_heads: bool = False,
 ) -> LayerScores:
-    """Scores of a layer's query heads (mean over their head_dim channels) and neurons.
+    """Scores of the channels of a layer's sublayers.
 
     Args:
         score: The score to compute.
         weights: The output projections of the sublayers, [hidden_size, channels].
         moments: The moments of their inputs.
-        head_dim: Channels per head.
-        square_heads: Square the scores of the heads' channels before the mean, as FLAP's code does.
+        layer: The layer.
+        square_heads: Square the scores of channels that go together, as FLAP's code does before it averages them.
     """
-    channels = channel_scores(score, weights[Attention.output], moments[Attention.output])
-    channels = channels.square() if square_heads else channels
-    return LayerScores(
-        head_channels=channels.view(-1, head_dim),
-        neurons=channel_scores(score, weights[Mlp.output], moments[Mlp.output]),
-    )
+    scores: dict[Projection, torch.Tensor] = {}
+    for sublayer in layer.sublayers:
+        channels = channel_scores(score, weights[sublayer.output], moments[sublayer.output])
+        if sublayer.unit > 1:
+            channels = channels.view(-1, sublayer.unit)
+            channels = channels.square() if square_heads else channels
+        scores[sublayer.output] = channels
+    return scores
+
+
+def unit_scores(scores: torch.Tensor) -> torch.Tensor:
+    """The score of each unit, the mean over its channels; float64 [units]."""
+    return scores.mean(1) if scores.dim() == 2 else scores

@@ -208,10 +208,7 @@ class ModelSpec:
 
     def sublayer_weights(self, layer: int) -> dict[Projection, int]:
         """The same of each sublayer, by its output projection."""
-        return {
-            sublayer.output: sum(map(math.prod, sublayer.shapes(self.hidden_size).values()))
-            for sublayer in self.layers[layer].sublayers
-        }
+        return {sublayer.output: sublayer.weights(self.hidden_size) for sublayer in self.layers[layer].sublayers}
 
     def with_layers(self, layers: tuple[LayerSpec, ...]) -> ModelSpec:
         """A copy of this model with other layer shapes."""

@@ -14,9 +14,18 @@ from seap_export.json_file import read_artifact, read_json, write_json
 from seap_export.pipeline.folder.contents import Export, Variant, open_folder
 from seap_export.pipeline.folder.names import PLAN
 from seap_export.pipeline.folder.outputs import write_whole
-from seap_export.plan.cost import layer_shape
 from seap_export.plan.plan import Plan
-from seap_export.plots.data import PARTS, DrawnVariant, Overlap, Part, Removed, by_ratio, overlap, removed_by_layer
+from seap_export.plan.sublayers import layer_cost
+from seap_export.plots.data import (
+    DrawnVariant,
+    Overlap,
+    Removed,
+    by_ratio,
+    kinds_of,
+    number_kept,
+    overlap,
+    removed_by_layer,
+)
 from seap_export.plots.quality import QualityPoint, parse_evaluation, refuse_incomparable, series_names
 
 if TYPE_CHECKING:
@@ -127,9 +136,10 @@ def _shapes(spec: ModelSpec) -> list[dict[str, int]]:
 
 
 def _achieves(plan: Plan, dense: ModelSpec) -> bool:
-    shrunk, cost = plan.shrunk_spec(dense), plan.settings.sparsity.cost
+    cost = plan.settings.sparsity.cost
     kept, whole = (
-        sum(cost.dense(layer_shape(spec, layer)) for layer in range(len(spec.layers))) for spec in (shrunk, dense)
+        sum(layer_cost(layer, dense.hidden_size, cost) for layer in spec.layers)
+        for spec in (plan.shrunk_spec(dense), dense)
     )
     removed = 1.0 - kept / whole
     return isinstance(plan.achieved_ratio, float | int) and math.isclose(plan.achieved_ratio, removed, abs_tol=1e-6)
@@ -196,7 +206,7 @@ def write_plots(
         for ratio, group in by_ratio(variants).items():
             add(f"sparsity-{ratio:g}", sparsity_figure(group, [removed[variant.name] for variant in group]))
             if ratio in overlaps:
-                add(f"overlap-{ratio:g}", overlap_figure(group, **overlaps[ratio]))
+                add(f"overlap-{ratio:g}", overlap_figure(group, overlaps[ratio]))
         for variant in variants:
             add(f"kept-{variant.name}", kept_figure(variant))
         if points:
@@ -206,14 +216,14 @@ def write_plots(
     return numbers
 
 
-def _overlaps(group: Sequence[DrawnVariant]) -> dict[Part, Overlap]:
-    return {part: overlap(group, part) for part in PARTS}
+def _overlaps(group: Sequence[DrawnVariant]) -> dict[str, Overlap]:
+    return {kind.unit: overlap(group, kind) for kind in kinds_of(group[0])}
 
 
 def _numbers(
     variants: Sequence[DrawnVariant],
     removed: dict[str, Removed],
-    overlaps: dict[float, dict[Part, Overlap]],
+    overlaps: dict[float, dict[str, Overlap]],
     points: Sequence[QualityPoint],
     pictures: Sequence[str],
 ) -> dict[str, Any]:
@@ -225,9 +235,8 @@ def _numbers(
                 "task": variant.plan.task,
                 "requested_ratio": variant.plan.requested_ratio,
                 "achieved_ratio": variant.plan.achieved_ratio,
-                "removed": vars(removed[variant.name]),
-                "heads_kept": [len(layer.heads) for layer in variant.plan.layers],
-                "neurons_kept": [len(layer.neurons) for layer in variant.plan.layers],
+                "removed": {**removed[variant.name].sublayers, "total": removed[variant.name].total},
+                **{f"{kind.unit}_kept": number_kept(variant, kind) for kind in kinds_of(variant)},
             }
             for variant in variants
         },

@@ -9,14 +9,21 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from seap_export.plan.choice import Kept, LayerChoices, Selection
+from seap_export.plan.choice import LayerChoices, Planned, Selection
 from seap_export.plan.cost import CostModel
 
-__all__ = ["spend"]
+__all__ = ["check_sensitivity", "spend"]
 
 #: The lowest price searched, as a fraction of the highest, and the number of halvings: the precision of a float64.
 _LOWEST_PRICE = 1e-40
 _BISECTIONS = 64
+
+
+def check_sensitivity(sensitivity: npt.NDArray[np.float64], sublayers: Sequence[int]) -> None:
+    """Raises `ValueError` unless it is finite, not negative and float64 [layers, most sublayers of a layer]."""
+    shape = len(sublayers), max(sublayers)
+    if sensitivity.shape != shape or not np.isfinite(sensitivity).all() or (sensitivity < 0.0).any():
+        raise ValueError("sensitivity must be finite, not negative, and of shape [layers, sublayers]")
 
 
 def spend(
@@ -25,11 +32,11 @@ def spend(
     budget: float,
     sensitivity: npt.NDArray[np.float64],
     cost: CostModel,
-) -> list[Kept]:
+) -> list[Planned]:
     """What every layer keeps, and its cost: the least sum of losses for costs that sum to the budget at most.
 
-    The sum is of each layer's attention loss and MLP loss, each times its sensitivity. At a price for a unit of
-    cost, every sublayer is chosen independently, and the choice is the best one for its total cost
+    The sum is of the losses of all sublayers, each times its sensitivity. At a price for a unit of cost, every
+    sublayer is chosen independently, and the choice is the best one for its total cost
     (Everett 1963, "Generalized Lagrange Multiplier Method"). The price is found by bisection; what is left of the
     budget is then spent change by change, each time on the one that saves the most loss for its cost.
 
@@ -37,21 +44,21 @@ def spend(
         choices: The options of each layer.
         free: Layers that may be cut; the others stay whole.
         budget: Cost of all layers at most; where even the smallest forms cost more, they are the answer.
-        sensitivity: Importance of a unit of loss in each layer's attention and MLP, float64 [layers, 2].
+        sensitivity: Importance of a unit of loss in each sublayer, float64 [layers, sublayers]; a layer with fewer
+            sublayers than others has the first values of its row.
         cost: How costs are counted.
 
     Raises:
         ValueError: The sensitivity has another shape, or is not finite, or negative.
     """
-    if sensitivity.shape != (len(choices), 2) or not np.isfinite(sensitivity).all() or (sensitivity < 0.0).any():
-        raise ValueError("sensitivity must be finite, not negative, and of shape [layers, 2]")
+    check_sensitivity(sensitivity, [len(choice.options) for choice in choices])
     problem = _Problem(choices, free, sensitivity, cost)
     selections = problem.filled(problem.within(budget), budget)
     return [choice.kept(selection, cost) for choice, selection in zip(choices, selections, strict=True)]
 
 
 class _Options(NamedTuple):
-    """The options of a layer's attention or MLP: their losses times the sensitivity, and their costs."""
+    """The options of a sublayer: their losses times the sensitivity, and their costs."""
 
     loss: npt.NDArray[np.float64]
     cost: npt.NDArray[np.int64]
@@ -79,14 +86,16 @@ class _Problem:
     ) -> None:
         self._choices = choices
         self._free = free
-        self._sensitivity = [(float(attention), float(mlp)) for attention, mlp in sensitivity]
+        self._sensitivity = [
+            row[: len(choice.options)] for choice, row in zip(choices, sensitivity.tolist(), strict=True)
+        ]
         self._cost = cost
         self._options = [
-            (
-                _Options(importance[0] * choice.attention_loss, choice.attention_cost(cost)),
-                _Options(importance[1] * choice.neuron_loss, choice.neuron_cost(cost)),
-            )
-            for choice, importance in zip(choices, self._sensitivity, strict=True)
+            [
+                _Options(weight * losses, costs)
+                for weight, losses, costs in zip(weights, choice.losses, choice.costs(cost), strict=True)
+            ]
+            for choice, weights in zip(choices, self._sensitivity, strict=True)
         ]
 
     def within(self, budget: float) -> list[Selection]:
@@ -99,39 +108,32 @@ class _Problem:
             low, high = (low, price) if self._total(self._at(price)) <= budget else (price, high)
         return self._at(high)
 
-    def filled(self, selections: list[Selection], budget: float) -> list[Selection]:
+    def filled(self, selections: Sequence[Selection], budget: float) -> list[Selection]:
         """Applies changes to the selections, best first, as long as one fits into what is left of the budget."""
-        indices = [[selection.attention, self._step(layer, selection)] for layer, selection in enumerate(selections)]
+        chosen = [list(selection) for selection in selections]
         left = budget - self._total(selections)
-        while change := self._best_change(indices, left):
-            indices[change.layer][change.sublayer] = change.option
+        while change := self._best_change(chosen, left):
+            chosen[change.layer][change.sublayer] = change.option
             left -= change.cost
-        return [
-            Selection(attention, int(choice.counts[step]))
-            for choice, (attention, step) in zip(self._choices, indices, strict=True)
-        ]
+        return [tuple(selection) for selection in chosen]
 
     def _at(self, price: float) -> list[Selection]:
         return [
-            choice.at_price(price, importance, self._cost) if free else choice.whole
-            for choice, importance, free in zip(self._choices, self._sensitivity, self._free, strict=True)
+            choice.at_price(price, weights, self._cost) if free else choice.whole
+            for choice, weights, free in zip(self._choices, self._sensitivity, self._free, strict=True)
         ]
 
     def _total(self, selections: Sequence[Selection]) -> int:
         return sum(
-            int(attention.cost[selection.attention] + mlp.cost[self._step(layer, selection)])
-            for layer, (selection, (attention, mlp)) in enumerate(zip(selections, self._options, strict=True))
+            choice.cost(selection, self._cost) for choice, selection in zip(self._choices, selections, strict=True)
         )
 
-    def _step(self, layer: int, selection: Selection) -> int:
-        return int(np.searchsorted(self._choices[layer].counts, selection.neurons))
-
-    def _best_change(self, indices: Sequence[Sequence[int]], left: float) -> _Change | None:
+    def _best_change(self, chosen: Sequence[Sequence[int]], left: float) -> _Change | None:
         changes = [
             change
-            for layer in range(len(indices))
-            for sublayer in (0, 1)
-            if (change := self._change(layer, sublayer, indices[layer][sublayer], left))
+            for layer, selection in enumerate(chosen)
+            for sublayer, current in enumerate(selection)
+            if (change := self._change(layer, sublayer, current, left))
         ]
         return max(changes, default=None)
 

@@ -15,9 +15,7 @@ from seap_export.families import names
 from seap_export.families.names import Projection
 from seap_export.layers.compute import Compute
 from seap_export.layers.kept import UNFINISHED, keep_tensors
-from seap_export.plan.elimination import options_from_elimination
-from seap_export.plan.groups import preferring_groups
-from seap_export.plan.options import LayerOptions
+from seap_export.plan.options import options_from_elimination
 from seap_export.plan.plan import Plan
 from seap_export.plan.ranked import (
     Ranking,
@@ -32,6 +30,7 @@ from seap_export.plan.ranked import (
 from seap_export.plan.recipes import method_of
 from seap_export.plan.settings import PlanSettings, ScoreMix
 from seap_export.plan.solve import solve_layers
+from seap_export.plan.sublayers import LayerOptions
 from seap_export.plan.uniform import solve_uniform
 from seap_export.scores import ChannelScore, LayerScores, layer_scores
 from seap_export.sources.source import Source
@@ -49,7 +48,7 @@ def rank_layers(
     *,
     compute: Compute,
 ) -> Ranking:
-    """Ranks the heads and neurons of every layer by the settings; the ranking serves plans of any ratio.
+    """Ranks the channels of every sublayer by the settings; the ranking serves plans of any ratio.
 
     Args:
         source: The dense model.
@@ -79,7 +78,7 @@ def rank_layers(
                 source, statistics, folder / UNFINISHED, on_layer, settings.score, settings.square_heads
             )
             for index, scores in enumerate(_mixed(statistics, by_task, settings.mix)):
-                write_scores(folder, index, scores)
+                write_scores(folder, index, source.spec.layers[index], scores)
         write_sensitivity(folder, statistics.sensitivity())
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return read_ranking(source.spec, folder)
@@ -101,15 +100,12 @@ def _scores_by_task(
         if not path.exists():
             tensors: dict[str, torch.Tensor] = {}
             for task, calibration in statistics.calibrations.items():
-                layer_scores = _scores(source, calibration, index, score, square_heads)
-                tensors |= {
-                    f"{task}.head_channels": layer_scores.head_channels,
-                    f"{task}.neurons": layer_scores.neurons,
-                }
+                scores = _scores(source, calibration, index, score, square_heads)
+                tensors |= {f"{task}.{output}": channels for output, channels in scores.items()}
             keep_tensors(path, tensors)
         stored = read_tensors(path)
-        for task, scores in by_task.items():
-            scores.append(LayerScores(stored[f"{task}.head_channels"], stored[f"{task}.neurons"]))
+        for task, layers in by_task.items():
+            layers.append({output: stored[f"{task}.{output}"] for output in source.spec.layers[index].outputs})
         on_layer(index)
     return by_task
 
@@ -145,31 +141,31 @@ def _eliminate(source: Source, statistics: Mixture, index: int, ridge: float, co
 def _scores(
     source: Source, calibration: Calibration, index: int, score: ChannelScore, square_heads: bool
 ) -> LayerScores:
-    weights, head_dim = _output_weights(source, index), source.spec.head_dim
-    return layer_scores(score, weights, calibration.layer(index), head_dim, square_heads=square_heads)
+    layer, weights = source.spec.layers[index], _output_weights(source, index)
+    return layer_scores(score, weights, calibration.layer(index), layer, square_heads=square_heads)
 
 
 def _mixed(statistics: Mixture, by_task: dict[str, list[LayerScores]], mix: ScoreMix) -> tuple[LayerScores, ...]:
     """The weighted sum of the tasks' scores; those of a single task stay as they are."""
     if len(by_task) == 1:
         return tuple(next(iter(by_task.values())))
-    factors = {
-        task: statistics.weights[task] / (_total(scores) if mix == "scaled" else 1.0)
-        for task, scores in by_task.items()
-    }
+    factors = [
+        statistics.weights[task] / (_total(scores) if mix == "scaled" else 1.0) for task, scores in by_task.items()
+    ]
+    layers = zip(*by_task.values(), strict=True)
     return tuple(
-        LayerScores(
-            head_channels=torch.stack(
-                [factors[task] * scores[index].head_channels for task, scores in by_task.items()]
-            ).sum(0),
-            neurons=torch.stack([factors[task] * scores[index].neurons for task, scores in by_task.items()]).sum(0),
-        )
-        for index in range(len(next(iter(by_task.values()))))
+        {
+            output: torch.stack([factor * scores[output] for factor, scores in zip(factors, layer, strict=True)]).sum(
+                0
+            )
+            for output in layer[0]
+        }
+        for layer in layers
     )
 
 
 def _total(scores: list[LayerScores]) -> float:
-    total = sum(float(layer_scores.head_channels.sum() + layer_scores.neurons.sum()) for layer_scores in scores)
+    total = sum(float(sum(channels.sum() for channels in layer.values())) for layer in scores)
     return total or 1.0  # all scores are 0: nothing to scale
 
 
@@ -183,7 +179,7 @@ def plan_variant(
 ) -> Plan:
     """The plan of one variant; `ranking` is `rank_layers` of the same statistics and settings."""
     spec, sensitivity = source.spec, ranking.sensitivity.numpy()
-    options = preferring_groups(spec, ranking.options, settings.group_tolerance)
+    options = [tuple(own.preferring(settings.group_tolerance) for own in layer) for layer in ranking.options]
     if settings.layout == "uniform":
         layers, achieved = solve_uniform(spec, options, ratio, settings.align, settings.balance, sensitivity)
     else:

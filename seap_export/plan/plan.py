@@ -1,22 +1,22 @@
-"""A plan: which query heads, KV groups and neurons of every layer a variant keeps."""
+"""A plan: what a variant keeps of every sublayer of every layer."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from seap_export.errors import ArtifactError, InputError, UsageError
-from seap_export.families import Attention, Family, LayerSpec, Mlp, ModelSpec
+from seap_export.families import Family, LayerSpec, ModelSpec
 from seap_export.families.names import Projection
 from seap_export.json_file import read_json
 from seap_export.plan.settings import PlanSettings
 from seap_export.plan.sparsity import Sparsity
+from seap_export.plan.sublayers import KEPT, Kept
 from seap_export.vocabulary.table import Vocabulary
 
 __all__ = [
@@ -27,6 +27,8 @@ __all__ = [
     "write_plan",
 ]
 
+K = TypeVar("K", bound=Kept)
+
 PLAN_SCHEMA = "seap-export/plan/5"
 #: Task names become folder names: none may lead out of the export folder.
 _NAME = re.compile(r"(?!\.+$)[^/\\\0]+")
@@ -36,48 +38,59 @@ _AFTER_RATIOS = ("layout", "mix", "min_tokens", "group_tolerance", "trials")
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What one layer keeps, as indices into the dense layer, each list sorted.
+    """What one layer keeps.
 
     Attributes:
-        num_heads_per_group: Query heads of a KV group in the dense layer.
-        kv_groups: Kept key/value heads.
-        heads: Kept query heads; every kept group keeps the same number.
-        neurons: Kept MLP neurons.
+        sublayers: What each of its sublayers keeps, in the order of use.
     """
 
-    num_heads_per_group: int
-    kv_groups: tuple[int, ...]
-    heads: tuple[int, ...]
-    neurons: tuple[int, ...]
+    sublayers: tuple[Kept, ...]
 
     def __post_init__(self) -> None:
-        for name in ("kv_groups", "heads", "neurons"):
-            indices = getattr(self, name)
-            if not indices or list(indices) != sorted(set(indices)) or indices[0] < 0:
-                raise ValueError(f"{name} must be a sorted list of distinct indices, not empty")
-        if self.num_heads_per_group < 1:
-            raise ValueError("num_heads_per_group must be positive")
-        in_group = Counter(head // self.num_heads_per_group for head in self.heads)
-        if set(in_group) != set(self.kv_groups) or len(set(in_group.values())) != 1:
-            raise ValueError("every kept KV group must keep the same number of query heads, and removed groups none")
+        if not self.sublayers or len({type(kept) for kept in self.sublayers}) != len(self.sublayers):
+            raise ValueError("a layer keeps something of each of its sublayers, which are of different kinds")
+
+    def __getitem__(self, kind: type[K]) -> K:
+        """What the sublayer of a kind keeps; raises `KeyError` if there is none."""
+        for kept in self.sublayers:
+            if isinstance(kept, kind):
+                return kept
+        raise KeyError(kind.__name__)
+
+    def named(self, output: Projection) -> Kept:
+        """What the sublayer with this output projection keeps; raises `KeyError` if there is none."""
+        return {kept.kind.output: kept for kept in self.sublayers}[output]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The sizes that are left, by the usual keys of config.json."""
+        return {key: size for kept in self.sublayers for key, size in kept.sizes.items()}
+
+    def fits(self, dense: LayerSpec) -> bool:
+        """Whether the dense layer has these sublayers, and what is kept of each."""
+        return tuple(kept.kind.output for kept in self.sublayers) == dense.outputs and all(
+            kept.fits(sublayer) for kept, sublayer in zip(self.sublayers, dense.sublayers, strict=True)
+        )
 
     def is_cut(self, output: Projection, dense: LayerSpec) -> bool:
         """Whether the input of an output projection loses channels."""
         return self.spec(dense, frozenset()).named(output).channels < dense.named(output).channels
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """How many KV groups, query heads and neurons the layer keeps."""
-        return len(self.kv_groups), len(self.heads), len(self.neurons)
-
     def spec(self, dense: LayerSpec, biases: frozenset[Projection]) -> LayerSpec:
         """The shape of the shrunk layer, whose projections in `biases` have a bias whatever the dense layer has."""
-        return dense.changed(
-            num_attention_heads=len(self.heads),
-            num_key_value_heads=len(self.kv_groups),
-            intermediate_size=len(self.neurons),
-            biases=dense.biases | biases,
-        )
+        shrunk = zip(self.sublayers, dense.sublayers, strict=True)
+        layer = LayerSpec(tuple(kept.spec(sublayer) for kept, sublayer in shrunk))
+        return layer.changed(biases=dense.biases | biases)
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys and values of all sublayers."""
+        return {key: value for kept in self.sublayers for key, value in asdict(kept).items()}
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> LayerPlan:
+        """From what `to_json` gave; raises `KeyError`, `TypeError` or `ValueError`."""
+        first = {next(iter(fields(kind))).name: kind for kind in KEPT}
+        return cls(tuple(first[key].from_json(row) for key in row if key in first))
 
 
 @dataclass(frozen=True)
@@ -111,7 +124,7 @@ class Plan:
     def __post_init__(self) -> None:
         if not 0.0 <= self.requested_ratio < 1.0:
             raise ValueError("requested_ratio must be at least 0 and below 1")
-        if self.settings.layout == "uniform" and len({layer.shape for layer in self.layers}) != 1:
+        if self.settings.layout == "uniform" and len({tuple(layer.sizes.items()) for layer in self.layers}) != 1:
             raise ValueError("in a uniform layout all layers must keep the same number of heads and neurons")
         if self.settings.distillation != self.settings.passes:
             raise ValueError("distillation goes with the sequential compensation alone")
@@ -138,13 +151,7 @@ class Plan:
                 "make the plan again for this model"
             )
         for index, (layer, dense_layer) in enumerate(zip(self.layers, dense.layers, strict=True)):
-            attention, mlp = dense_layer[Attention], dense_layer[Mlp]
-            fits = (
-                layer.num_heads_per_group == attention.heads_per_group
-                and layer.heads[-1] < attention.num_attention_heads
-                and layer.neurons[-1] < mlp.intermediate_size
-            )
-            if not fits:
+            if not layer.fits(dense_layer):
                 raise ArtifactError(
                     f"the plan does not fit the model: layer {index} has another shape; "
                     "make the plan again for this model"
@@ -200,7 +207,7 @@ def write_plan(plan: Plan, path: Path) -> None:
     head = {"schema": PLAN_SCHEMA, **values, **settings, **ratios, **after}
     if plan.vocabulary is not None:
         head["vocabulary"] = plan.vocabulary.to_json()
-    rows = [json.dumps(asdict(layer), separators=(",", ":")) for layer in plan.layers]
+    rows = [json.dumps(layer.to_json(), separators=(",", ":")) for layer in plan.layers]
     opening = json.dumps(head, indent=1).removesuffix("\n}")
     path.write_text(f'{opening},\n "layers": [\n  ' + ",\n  ".join(rows) + "\n ]\n}\n", "utf-8", newline="\n")
 
@@ -219,7 +226,7 @@ def read_plan(path: Path) -> Plan:
     if schema != PLAN_SCHEMA:
         raise ArtifactError(f"{path}: plan schema is {schema!r}, expected {PLAN_SCHEMA!r}")
     try:
-        layers = tuple(_parse_layer(row) for row in values.pop("layers"))
+        layers = tuple(LayerPlan.from_json(row) for row in values.pop("layers"))
         if (vocabulary := values.pop("vocabulary", None)) is not None:
             values["vocabulary"] = Vocabulary.from_json(vocabulary)
         names = {field.name for field in fields(PlanSettings)}
@@ -228,8 +235,3 @@ def read_plan(path: Path) -> Plan:
         return Plan(**values, settings=PlanSettings(**settings), layers=layers)
     except (TypeError, ValueError, KeyError, AttributeError, UsageError) as error:
         raise ArtifactError(f"{path}: not a valid plan ({error}); make it again with 'seap-export plan'") from error
-
-
-def _parse_layer(row: dict[str, Any]) -> LayerPlan:
-    lists = {name: tuple(row[name]) for name in ("kv_groups", "heads", "neurons")}
-    return LayerPlan(num_heads_per_group=row["num_heads_per_group"], **lists)

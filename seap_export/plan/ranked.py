@@ -12,10 +12,10 @@ import torch
 from safetensors import SafetensorError
 
 from seap_export.errors import ArtifactError
-from seap_export.families import Attention, ModelSpec
+from seap_export.families import LayerSpec, ModelSpec
 from seap_export.layers.kept import keep_tensors, kept_tensors
-from seap_export.plan.cost import layer_shape
-from seap_export.plan.options import AttentionOption, LayerOptions, options_from_scores
+from seap_export.plan.options import options_from_scores
+from seap_export.plan.sublayers import LayerOptions, options_type
 from seap_export.scores import LayerScores
 
 __all__ = [
@@ -47,7 +47,7 @@ class Ranking:
     sensitivity: torch.Tensor
 
     def weighted(self, multipliers: npt.NDArray[np.float64]) -> Ranking:
-        """The same with other sensitivities: times these multipliers, [num_hidden_layers, 2]."""
+        """The same with other sensitivities: times these multipliers, [layers, sublayers]."""
         return replace(self, sensitivity=self.sensitivity * torch.from_numpy(multipliers))
 
 
@@ -61,10 +61,20 @@ def read_ranking(spec: ModelSpec, folder: Path) -> Ranking:
     layers = range(len(spec.layers))
     sensitivity = read_tensors(folder / f"{_SENSITIVITY}.safetensors")[_SENSITIVITY]
     stored = [read_tensors(layer_file(folder, layer)) for layer in layers]
-    if "neurons" in stored[0]:
-        scores = tuple(LayerScores(tensors["head_channels"], tensors["neurons"]) for tensors in stored)
+    scores = tuple(_scores(layer, tensors) for layer, tensors in zip(spec.layers, stored, strict=True))
+    if scores[0]:
         return Ranking(tuple(options_from_scores(spec, layer, scores[layer]) for layer in layers), scores, sensitivity)
-    return Ranking(tuple(_options(spec, layer, stored[layer]) for layer in layers), None, sensitivity)
+    options = tuple(
+        tuple(options_type(own).from_tensors(own, spec.hidden_size, tensors) for own in layer.sublayers)
+        for layer, tensors in zip(spec.layers, stored, strict=True)
+    )
+    return Ranking(options, None, sensitivity)
+
+
+def _scores(layer: LayerSpec, tensors: Mapping[str, torch.Tensor]) -> LayerScores:
+    """Those of each sublayer; none where the ranking comes from elimination."""
+    names = {own.output: options_type(own).scores_name for own in layer.sublayers}
+    return {output: tensors[name] for output, name in names.items() if name in tensors}
 
 
 def is_finished(folder: Path) -> bool:
@@ -79,39 +89,19 @@ def layer_file(folder: Path, layer: int) -> Path:
 
 def write_options(folder: Path, layer: int, options: LayerOptions) -> None:
     """Writes the options that a layer has by elimination."""
-    heads = [list(option.heads) for option in options.attention]
-    tensors = {
-        "heads": torch.tensor([head for kept_heads in heads for head in kept_heads]),
-        "heads_kept": torch.tensor([len(kept_heads) for kept_heads in heads]),
-        "attention_loss": torch.tensor([option.loss for option in options.attention], dtype=torch.float64),
-        "neuron_order": torch.from_numpy(options.neuron_order.copy()),
-        "neuron_loss": torch.from_numpy(options.neuron_loss.copy()),
-    }
+    tensors = {name: tensor for sublayer in options for name, tensor in sublayer.tensors().items()}
     keep_tensors(layer_file(folder, layer), tensors)
 
 
-def write_scores(folder: Path, layer: int, scores: LayerScores) -> None:
+def write_scores(folder: Path, index: int, layer: LayerSpec, scores: LayerScores) -> None:
     """Writes the scores that a layer's options are made from."""
-    keep_tensors(
-        layer_file(folder, layer),
-        {"head_channels": scores.head_channels, "neurons": scores.neurons},
-    )
+    tensors = {options_type(sublayer).scores_name: scores[sublayer.output] for sublayer in layer.sublayers}
+    keep_tensors(layer_file(folder, index), tensors)
 
 
 def write_sensitivity(folder: Path, sensitivity: torch.Tensor) -> None:
-    """Writes the sensitivity, float64 [num_hidden_layers, 2], which finishes the folder."""
+    """Writes the sensitivity, float64 [layers, sublayers], which finishes the folder."""
     keep_tensors(folder / f"{_SENSITIVITY}.safetensors", {_SENSITIVITY: sensitivity})
-
-
-def _options(spec: ModelSpec, layer: int, tensors: Mapping[str, torch.Tensor]) -> LayerOptions:
-    shape, size = layer_shape(spec, layer), spec.layers[layer][Attention].heads_per_group
-    sets = [tuple(kept.tolist()) for kept in tensors["heads"].split(tensors["heads_kept"].tolist())]
-    groups = [tuple(sorted({head // size for head in heads})) for heads in sets]
-    attention = tuple(
-        AttentionOption(kept, heads, shape.attention_weights(len(heads), len(kept)), loss)
-        for kept, heads, loss in zip(groups, sets, tensors["attention_loss"].tolist(), strict=True)
-    )
-    return LayerOptions(shape, attention, tensors["neuron_order"].numpy(), tensors["neuron_loss"].numpy())
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""One ranking of all heads and neurons of the model (FLAP's adaptive structure search)."""
+"""One ranking of all units of channels of the model (FLAP's adaptive structure search)."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from seap_export.plan.choice import Kept, LayerChoices, Selection
-from seap_export.scores import LayerScores
+from seap_export.plan.choice import LayerChoices, Planned, Selection
+from seap_export.scores import LayerScores, unit_scores
 
 __all__ = ["rank", "standardised"]
 
 
-def standardised(scores: LayerScores) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Scores of a layer's heads and of its neurons that are comparable across layers: (s - mean) / std.
+def standardised(scores: LayerScores) -> list[npt.NDArray[np.float64]]:
+    """Scores of the units of each sublayer that are comparable across layers: (s - mean) / std.
 
     As in FLAP (arXiv 2312.11983, section 3.3, and its code) the channels of the heads are standardised among
     themselves and a head's score is the mean of its channels'. Scores that are all alike become 0.
 
     Returns:
-        Float64 [num_attention_heads] and [intermediate_size].
+        Float64 [units] for each sublayer.
     """
-    return _standardised(scores.head_channels).mean(1).numpy(), _standardised(scores.neurons).numpy()
+    return [unit_scores(_standardised(channels)).numpy() for channels in scores.values()]
 
 
 def _standardised(scores: torch.Tensor) -> torch.Tensor:
@@ -35,11 +35,11 @@ def _standardised(scores: torch.Tensor) -> torch.Tensor:
 
 def rank(
     choices: Sequence[LayerChoices], scores: Sequence[LayerScores], free: Sequence[bool], budget: float
-) -> list[Kept]:
-    """What every layer keeps when the lowest heads and neurons of one ranking are removed, and its weights.
+) -> list[Planned]:
+    """What every layer keeps when the lowest units of one ranking are removed, and its weights.
 
-    The number removed is the one whose weights come nearest to the budget. The ranking decides how much a layer
-    keeps, and its options decide which. Attention keeps the option whose weights are nearest to those of the heads
+    The number removed is the one whose weights come nearest to the budget. The ranking decides how much a sublayer
+    keeps, and its options decide which: attention keeps the option whose weights are nearest to those of the heads
     that ranked high enough (queries and output of each, keys and values of each KV group that has one of them),
     with the least loss among equal ones. The MLP keeps the nearest allowed number of neurons.
 
@@ -59,22 +59,20 @@ def rank(
 
 
 class _Ranking:
-    """Positions of heads and neurons in the ranking, lowest first; equal ones in the order of the layers."""
+    """Positions of units in the ranking, lowest first; equal ones in the order of the layers."""
 
     def __init__(self, choices: Sequence[LayerChoices], scores: Sequence[LayerScores], free: Sequence[bool]) -> None:
         self._choices = choices
-        parts = [
-            part for layer_scores, cut in zip(scores, free, strict=True) if cut for part in standardised(layer_scores)
-        ]
-        order = np.argsort(np.concatenate(parts), kind="stable")
+        parts = [standardised(layer_scores) if cut else [] for layer_scores, cut in zip(scores, free, strict=True)]
+        order = np.argsort(np.concatenate([part for layer in parts for part in layer]), kind="stable")
         places = np.empty_like(order)
         places[order] = np.arange(len(order))
-        pieces = iter(np.split(places, np.cumsum([len(part) for part in parts])[:-1]))
-        #: Positions of the heads and of the neurons of every free layer.
-        self._places = [(next(pieces), next(pieces)) if cut else None for cut in free]
+        pieces = iter(np.split(places, np.cumsum([len(part) for layer in parts for part in layer])[:-1]))
+        #: Positions of the units of each sublayer of every free layer.
+        self._places = [[next(pieces) for _ in layer] for layer in parts]
         self.size = len(order)
 
-    def kept(self, removed: int) -> list[Kept]:
+    def kept(self, removed: int) -> list[Planned]:
         """What is kept when this many of the lowest are removed."""
         return [
             choice.kept(selection) for choice, selection in zip(self._choices, self._selections(removed), strict=True)
@@ -82,26 +80,14 @@ class _Ranking:
 
     def weights(self, removed: int) -> int:
         """The weights of what is kept when this many of the lowest are removed."""
-        total = 0
-        for choice, selection in zip(self._choices, self._selections(removed), strict=True):
-            attention = choice.options.attention[selection.attention].weights
-            total += attention + selection.neurons * choice.options.shape.neuron_weights
-        return total
+        return sum(
+            choice.cost(selection) for choice, selection in zip(self._choices, self._selections(removed), strict=True)
+        )
 
     def _selections(self, removed: int) -> list[Selection]:
         return [
-            choice.whole
-            if places is None
-            else _nearest(choice, places[0] >= removed, int((places[1] >= removed).sum()))
+            tuple(own.of_units(place >= removed) for own, place in zip(choice.options, places, strict=True))
+            if places
+            else choice.whole
             for choice, places in zip(self._choices, self._places, strict=True)
         ]
-
-
-def _nearest(choice: LayerChoices, heads: npt.NDArray[np.bool_], neurons: int) -> Selection:
-    """The allowed selection nearest to heads, given as a mask over all, and a number of neurons."""
-    shape = choice.options.shape
-    groups = heads.reshape(shape.attention.num_key_value_heads, -1).any(1)
-    wanted = shape.attention_weights(int(heads.sum()), int(groups.sum()))
-    distance = [(abs(option.weights - wanted), option.loss) for option in choice.options.attention]
-    count = choice.counts[np.argmin(np.abs(choice.counts - neurons))]
-    return Selection(min(range(len(distance)), key=distance.__getitem__), int(count))

@@ -8,18 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 from seap_export.errors import UsageError
-from seap_export.families import Attention, ModelSpec
+from seap_export.families import ModelSpec
 from seap_export.plan.adaptive import spend
-from seap_export.plan.choice import Kept, LayerChoices, one_layer_nearer
-from seap_export.plan.cost import layer_shape
-from seap_export.plan.options import LayerOptions
+from seap_export.plan.choice import LayerChoices, Planned, one_layer_nearer
 from seap_export.plan.plan import LayerPlan
 from seap_export.plan.ranking import rank
 from seap_export.plan.settings import Balance, Layout
 from seap_export.plan.sparsity import Sparsity
+from seap_export.plan.sublayers import LayerOptions, layer_cost, smallest_layer
 from seap_export.scores import LayerScores
 
-__all__ = ["RATIO_TOLERANCE", "check_ratio", "keeps_heads", "largest_ratio", "solve_layers"]
+__all__ = ["RATIO_TOLERANCE", "check_ratio", "largest_ratio", "solve_layers"]
 
 #: The achieved ratio is this near to the requested one if the model's granularity allows.
 RATIO_TOLERANCE = 0.005
@@ -40,19 +39,18 @@ def solve_layers(
 ) -> tuple[tuple[LayerPlan, ...], float]:
     """The plan of every layer and the achieved ratio, as near to `ratio` as the granularity allows.
 
-    The ratio is a fraction of the cost (`sparsity.budget`) of the attention and MLP projections of *all* layers,
-    protected ones included.
+    The ratio is a fraction of the cost (`sparsity.budget`) of the sublayers of *all* layers, protected ones included.
 
     Args:
         spec: The dense model.
         options: The ways to shrink each layer.
         ratio: Fraction of the cost to remove.
         sparsity: How it is spread over the layers.
-        align: Neuron counts are multiples of this.
-        balance: How heads and neurons of a layer share its budget, on a curve.
+        align: Numbers of single channels, such as neurons, are multiples of this.
+        balance: How the sublayers of a layer share its budget, on a curve.
         scores: Scores of each layer, for `global`.
-        sensitivity: Importance of a unit of loss in each layer's attention and MLP, float64 [layers, 2], for
-            `adaptive`; e.g. the mean square of the gradient where they write into the residual stream.
+        sensitivity: Importance of a unit of loss in each sublayer, float64 [layers, sublayers], for `adaptive`; e.g.
+            the mean square of the gradient where they write into the residual stream.
 
     Raises:
         UsageError: The ratio is out of range or cannot be reached with this protection and alignment, or an input
@@ -61,8 +59,9 @@ def solve_layers(
     check_ratio(spec, ratio, sparsity, align)
     if balance == "alike" and sparsity.kind in ("adaptive", "global"):
         raise UsageError(f"{sparsity.kind} sparsity weighs heads against neurons itself; it needs the balance 'loss'")
-    choices = [LayerChoices(layer_cost, align, balance) for layer_cost in options]
-    cost, total = sparsity.cost, sum(sparsity.cost.dense(layer_cost.shape) for layer_cost in options)
+    choices = [LayerChoices(layer, align, balance) for layer in options]
+    cost = sparsity.cost
+    total = sum(layer_cost(layer, spec.hidden_size, cost) for layer in spec.layers)
     if ratio == 0.0:
         return tuple(choice.kept(choice.whole)[0] for choice in choices), 0.0
     curve, budget = sparsity.curve(len(spec.layers)), (1.0 - ratio) * total
@@ -79,12 +78,12 @@ def solve_layers(
         kept = rank(choices, scores, free, budget)
     else:
         kept = _on_curve(choices, curve, ratio)
-    if abs(sum(layer_cost for _, layer_cost in kept) - budget) > RATIO_TOLERANCE * total:
+    if abs(sum(own for _, own in kept) - budget) > RATIO_TOLERANCE * total:
         kept = one_layer_nearer(choices, free, kept, budget, cost)
-    return tuple(layer for layer, _ in kept), 1.0 - sum(layer_cost for _, layer_cost in kept) / total
+    return tuple(layer for layer, _ in kept), 1.0 - sum(own for _, own in kept) / total
 
 
-def _on_curve(choices: Sequence[LayerChoices], curve: Sequence[float], ratio: float) -> list[Kept]:
+def _on_curve(choices: Sequence[LayerChoices], curve: Sequence[float], ratio: float) -> list[Planned]:
     """What every layer keeps, the nearest to the ratio over all strengths of the curve.
 
     A layer's sparsity is the curve's value times a factor; the factor is found by bisection.
@@ -106,14 +105,6 @@ def _on_curve(choices: Sequence[LayerChoices], curve: Sequence[float], ratio: fl
     return best
 
 
-def keeps_heads(spec: ModelSpec) -> bool:
-    """Whether transformers loads uniform layers of this model only with all heads."""
-    when = spec.family.uniform_keeps_heads
-    return when == "always" or (
-        when == "longrope" and any(one.rope is not None and one.rope.rope_type == when for one in spec.all(Attention))
-    )
-
-
 def check_ratio(spec: ModelSpec, ratio: float, sparsity: Sparsity, align: int, layout: Layout = "per-layer") -> None:
     """Refuses a ratio that cannot be reached.
 
@@ -124,9 +115,11 @@ def check_ratio(spec: ModelSpec, ratio: float, sparsity: Sparsity, align: int, l
         raise UsageError(f"ratio {ratio} is out of range; give at least 0 and less than 1, e.g. --ratio 0.2")
     if align < 1:
         raise UsageError(f"align {align} is out of range; give a positive multiple, such as 16")
-    curve, all_heads = sparsity.curve(len(spec.layers)), layout == "uniform" and keeps_heads(spec)
-    most = largest_ratio(spec, sparsity, align, layout)
-    if ratio > most + RATIO_TOLERANCE and all_heads:
+    curve, most = sparsity.curve(len(spec.layers)), largest_ratio(spec, sparsity, align, layout)
+    first = spec.layers[0]
+    if ratio > most + RATIO_TOLERANCE and smallest_layer(spec, first, align, layout) != smallest_layer(
+        spec, first, align
+    ):
         raise UsageError(
             f"ratio {ratio} cannot be reached: uniform layers of {spec.family.architecture} keep all heads, so with "
             f"multiples of {align} neurons at most {most:.3f} can be removed; lower the ratio, or leave out --layout "
@@ -144,10 +137,9 @@ def check_ratio(spec: ModelSpec, ratio: float, sparsity: Sparsity, align: int, l
 def largest_ratio(spec: ModelSpec, sparsity: Sparsity, align: int, layout: Layout = "per-layer") -> float:
     """The fraction that is removed if every unprotected layer keeps as little as it can."""
     curve, cost = sparsity.curve(len(spec.layers)), sparsity.cost
-    shapes = [layer_shape(spec, layer) for layer in range(len(curve))]
-    all_heads = layout == "uniform" and keeps_heads(spec)
+    smallest = [smallest_layer(spec, layer, align, layout) for layer in spec.layers]
     least = sum(
-        cost.least(shape, align, all_heads=all_heads) if value > 0.0 else cost.dense(shape)
-        for shape, value in zip(shapes, curve, strict=True)
+        layer_cost(small if value > 0.0 else layer, spec.hidden_size, cost)
+        for layer, small, value in zip(spec.layers, smallest, curve, strict=True)
     )
-    return 1.0 - least / sum(cost.dense(shape) for shape in shapes)
+    return 1.0 - least / sum(layer_cost(layer, spec.hidden_size, cost) for layer in spec.layers)

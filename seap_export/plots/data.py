@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from seap_export.families import Attention, LayerSpec, Mlp, ModelSpec
-from seap_export.plan.plan import LayerPlan, Plan
+from seap_export.families import ModelSpec
+from seap_export.families.names import Projection
+from seap_export.plan.plan import Plan
+from seap_export.plan.sublayers import Kept, kinds_in
 
 __all__ = [
-    "PARTS",
     "DrawnVariant",
     "Overlap",
-    "Part",
     "Removed",
     "by_ratio",
+    "kinds_of",
+    "number_kept",
     "overlap",
     "removed_by_layer",
     "short_names",
 ]
 
-Part = Literal["heads", "neurons"]
-PARTS: tuple[Part, ...] = ("heads", "neurons")
+#: One value per layer; None: the layer has no sublayer of this kind.
+ByLayer = tuple[float | None, ...]
 Matrix = tuple[tuple[float | None, ...], ...]
 
 
@@ -54,25 +55,24 @@ class Removed:
     """The removed fraction, 0 to 1, of each layer's projection weights; one value per layer.
 
     Attributes:
-        attention: Fraction of all projections of attention together.
-        mlp: Fraction of all of the MLP.
+        sublayers: By the name of a kind of sublayer, in lower case, the fraction of its projections together.
         total: Fraction of all.
     """
 
-    attention: tuple[float, ...]
-    mlp: tuple[float, ...]
+    sublayers: Mapping[str, ByLayer]
     total: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if len({len(self.attention), len(self.mlp), len(self.total)}) != 1:
-            raise ValueError("attention, mlp and total must each have one value per layer")
-        if not all(0.0 <= value < 1.0 for value in (*self.attention, *self.mlp, *self.total)):
+        parts = (*self.sublayers.values(), self.total)
+        if any(len(part) != len(self.total) for part in parts):
+            raise ValueError("all sublayers and total must each have one value per layer")
+        if not all(value is None or 0.0 <= value < 1.0 for part in parts for value in part):
             raise ValueError("a removed fraction must be at least 0 and below 1")
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """How much of the kept heads or neurons each pair of variants shares; matrices in the order of `names`.
+    """How much of the kept units, such as heads, each pair of variants shares; matrices in the order of `names`.
 
     Attributes:
         names: The variants.
@@ -106,35 +106,43 @@ def short_names(variants: Sequence[DrawnVariant]) -> tuple[str, ...]:
     return tasks if len(set(tasks)) == len(tasks) else tuple(variant.name for variant in variants)
 
 
+def kinds_of(variant: DrawnVariant) -> tuple[type[Kept], ...]:
+    """The kinds of sublayers that a variant has."""
+    return kinds_in(layer.sizes for layer in variant.plan.layers)
+
+
+def number_kept(variant: DrawnVariant, kind: type[Kept]) -> list[int | None]:
+    """How many units of a kind, such as heads, each layer keeps; None: it has no such sublayer."""
+    by_kind = ({type(kept): len(kept.units) for kept in layer.sublayers} for layer in variant.plan.layers)
+    return [numbers.get(kind) for numbers in by_kind]
+
+
 def removed_by_layer(variant: DrawnVariant) -> Removed:
     """The fraction of each layer's weights that a variant removes, without norms and biases."""
-    shrunk = variant.plan.shrunk_spec(variant.dense)
+    shrunk, dense = variant.plan.shrunk_spec(variant.dense), variant.dense
+    layers = range(len(dense.layers))
 
-    def fractions(weights: Callable[[ModelSpec, int], int]) -> tuple[float, ...]:
-        return tuple(
-            1.0 - weights(shrunk, layer) / weights(variant.dense, layer) for layer in range(len(variant.dense.layers))
-        )
+    def of_kind(output: Projection) -> ByLayer:
+        kept, whole = ([spec.sublayer_weights(layer).get(output) for layer in layers] for spec in (shrunk, dense))
+        return tuple(1.0 - one / other if one and other else None for one, other in zip(kept, whole, strict=True))
 
-    return Removed(
-        fractions(lambda spec, layer: spec.sublayer_weights(layer)[Attention.output]),
-        fractions(lambda spec, layer: spec.sublayer_weights(layer)[Mlp.output]),
-        fractions(ModelSpec.prunable_weights),
-    )
+    total = (1.0 - shrunk.prunable_weights(layer) / dense.prunable_weights(layer) for layer in layers)
+    return Removed({kind.name.lower(): of_kind(kind.kind.output) for kind in kinds_of(variant)}, tuple(total))
 
 
-def overlap(variants: Sequence[DrawnVariant], part: Part) -> Overlap:
-    """The Jaccard index of the kept heads or neurons of each pair of variants, over the layers that are cut.
+def overlap(variants: Sequence[DrawnVariant], kind: type[Kept]) -> Overlap:
+    """The Jaccard index of the kept units, such as heads, of each pair of variants, over the layers that are cut.
 
     Let A_l and B_l be what the two keep of layer l, where l runs over the layers in which at least one of them cuts
-    heads (or neurons): J = sum_l |A_l & B_l| / sum_l |A_l | B_l|. Layers left whole by both would only push J towards
+    some: J = sum_l |A_l & B_l| / sum_l |A_l | B_l|. Layers left whole by both would only push J towards
     1. If they keep a_l and b_l of n_l, random choices share a_l b_l / n_l on average. `chance` is the ratio of the
     expected sums, sum_l a_l b_l / n_l over sum_l (a_l + b_l - a_l b_l / n_l).
 
     Args:
         variants: Variants of one model.
-        part: What to compare: heads or neurons.
+        kind: The sublayers to compare.
     """
-    pairs = [[_pair(first, second, part) for second in variants] for first in variants]
+    pairs = [[_pair(first, second, kind) for second in variants] for first in variants]
     return Overlap(
         names=tuple(variant.name for variant in variants),
         jaccard=tuple(tuple(index for index, _ in row) for row in pairs),
@@ -142,11 +150,15 @@ def overlap(variants: Sequence[DrawnVariant], part: Part) -> Overlap:
     )
 
 
-def _pair(first: DrawnVariant, second: DrawnVariant, part: Part) -> tuple[float | None, float | None]:
+def _pair(first: DrawnVariant, second: DrawnVariant, kind: type[Kept]) -> tuple[float | None, float | None]:
     shared = united = 0
     expected_shared = expected_united = 0.0
     for dense, layer, other in zip(first.dense.layers, first.plan.layers, second.plan.layers, strict=True):
-        a, b, number = _kept(layer, part), _kept(other, part), _dense_number(dense, part)
+        if kind.kind.output not in dense.outputs:
+            continue
+        a, b = set(layer[kind].units), set(other[kind].units)
+        whole = dense.named(kind.kind.output)
+        number = whole.channels // whole.unit
         if min(len(a), len(b)) == number:
             continue
         shared += len(a & b)
@@ -159,11 +171,3 @@ def _pair(first: DrawnVariant, second: DrawnVariant, part: Part) -> tuple[float 
     if first is second:
         return 1.0, 1.0  # only one choice is possible
     return shared / united, expected_shared / expected_united
-
-
-def _kept(layer: LayerPlan, part: Part) -> set[int]:
-    return set(layer.heads if part == "heads" else layer.neurons)
-
-
-def _dense_number(dense: LayerSpec, part: Part) -> int:
-    return dense[Attention].num_attention_heads if part == "heads" else dense[Mlp].intermediate_size

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,22 +11,22 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from seap_export.families import Attention, Mlp
-from seap_export.plots.data import DrawnVariant, Overlap, Removed, short_names
-from seap_export.plots.style import BLUE, GREY, LETTER, ORANGE, PALE, fitted, new_figure
+from seap_export.plan.sublayers import Kept
+from seap_export.plots.data import DrawnVariant, Overlap, Removed, kinds_of, short_names
+from seap_export.plots.style import BLUE, GREEN, GREY, LETTER, ORANGE, PALE, PURPLE, fitted, new_figure
 
-__all__ = ["head_states", "kept_figure", "neuron_states", "overlap_figure", "sparsity_figure"]
+__all__ = ["kept_figure", "overlap_figure", "sparsity_figure", "unit_states"]
 
 _COLUMNS = 3
-_COUNTED = {"weights": "attention and MLP weights", "macs": "multiply-adds", "bytes": "bytes of weights and cache"}
+_COUNTED = {"weights": "{} weights", "macs": "multiply-adds", "bytes": "bytes of weights and cache"}
 _LAYER = "layer (0 is next to the embedding)"
-_LINES = (("attention", ORANGE, "s", "-"), ("MLP", BLUE, "o", "-"), ("both", GREY, "", "--"))
+_LINES = ((ORANGE, "s"), (BLUE, "o"), (GREEN, "D"), (PURPLE, "^"))
 _ABSENT, _REMOVED, _GROUP_STAYS, _KEPT = range(4)
 _STATES = ListedColormap(["#ffffff", PALE, ORANGE, BLUE])
 
 
 def sparsity_figure(variants: Sequence[DrawnVariant], removed: Sequence[Removed]) -> Figure:
-    """One panel per variant: the fraction of weights removed in each layer, in attention, in the MLP and in both.
+    """One panel per variant: the fraction of weights removed in each layer, in each kind of sublayer and in all.
 
     Args:
         variants: Variants with the same requested ratio.
@@ -40,84 +40,77 @@ def sparsity_figure(variants: Sequence[DrawnVariant], removed: Sequence[Removed]
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     panels = list(grid.flat)
     for panel, variant, name, fractions in zip(panels, variants, short_names(variants), removed, strict=False):
-        values = {"attention": fractions.attention, "MLP": fractions.mlp, "both": fractions.total}
-        for label, colour, marker, dashes in _LINES:
-            layers = range(len(values[label]))
-            panel.plot(layers, values[label], color=colour, marker=marker, linestyle=dashes, label=label)
+        kinds = kinds_of(variant)
+        for kind, (colour, marker) in zip(kinds, _LINES, strict=False):
+            values = np.array(fractions.sublayers[kind.name.lower()], dtype=float)
+            panel.plot(range(len(values)), values, color=colour, marker=marker, linestyle="-", label=kind.name)
+        label = "both" if len(kinds) == 2 else "all"
+        panel.plot(range(len(fractions.total)), fractions.total, color=GREY, marker="", linestyle="--", label=label)
         panel.set_title(f"{name}: {variant.plan.achieved_ratio:.1%} of all removed")
         panel.set_xlabel(_LAYER)
         panel.tick_params(labelbottom=True)
         panel.grid(True)
     panels[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))  # the axes are shared
     panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
-    panels[0].set_ylim(-0.02, max(0.1, 1.05 * max(max(*fractions.attention, *fractions.mlp) for fractions in removed)))
+    parts = [value for fractions in removed for part in fractions.sublayers.values() for value in part if value]
+    panels[0].set_ylim(-0.02, max(0.1, 1.05 * max(parts, default=0.0)))
     for panel in grid[:, 0]:
         panel.set_ylabel("weights of the layer removed")
     for panel in panels[len(variants) :]:
         panel.set_visible(False)
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(_LINES))
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     return figure
 
 
-def head_states(variant: DrawnVariant) -> np.ndarray:
-    """The state of each query head: uint8, layers x heads; 1 removed, 2 removed from a kept KV group, 3 kept.
+def unit_states(variant: DrawnVariant, kind: type[Kept]) -> np.ndarray:
+    """The state of each unit of a kind, such as a query head: uint8, layers x units.
 
-    0 fills up layers with fewer heads than the widest.
+    1 removed, 2 removed from a group of which others are kept, 3 kept; 0 fills up layers with fewer than the widest.
     """
-    layers = variant.dense.layers
-    states = np.full(
-        (len(layers), max(layer[Attention].num_attention_heads for layer in layers)), _ABSENT, dtype=np.uint8
-    )
-    for row, layer, plan in zip(states, layers, variant.plan.layers, strict=True):
-        dense = layer[Attention]
-        row[: dense.num_attention_heads] = _REMOVED
-        for group in plan.kv_groups:
-            row[group * dense.heads_per_group : (group + 1) * dense.heads_per_group] = _GROUP_STAYS
-        row[list(plan.heads)] = _KEPT
-    return states
-
-
-def neuron_states(variant: DrawnVariant) -> np.ndarray:
-    """The state of each neuron: uint8, layers x neurons; 1 removed, 3 kept, 0 fills up layers with fewer."""
-    layers = variant.dense.layers
-    states = np.full((len(layers), max(layer[Mlp].intermediate_size for layer in layers)), _ABSENT, dtype=np.uint8)
-    for row, dense, plan in zip(states, layers, variant.plan.layers, strict=True):
-        row[: dense[Mlp].intermediate_size] = _REMOVED
-        row[list(plan.neurons)] = _KEPT
+    dense = [{type(one): one.channels // one.unit for one in layer.sublayers} for layer in variant.dense.layers]
+    numbers = [layer.get(kind.kind, 0) for layer in dense]
+    states = np.full((len(numbers), max(numbers)), _ABSENT, dtype=np.uint8)
+    for row, number, layer in zip(states, numbers, variant.plan.layers, strict=True):
+        if number:
+            kept = layer[kind]
+            row[:number] = _REMOVED
+            for group in {unit // kept.group for unit in kept.units}:
+                row[group * kept.group : (group + 1) * kept.group] = _GROUP_STAYS
+            row[list(kept.units)] = _KEPT
     return states
 
 
 def kept_figure(variant: DrawnVariant) -> Figure:
-    """The heads and neurons that a variant keeps: one row per layer, with heads grouped by KV group."""
-    heads, neurons = head_states(variant), neuron_states(variant)
-    plan = variant.plan
+    """The units that a variant keeps: a panel for each kind, with a row for each layer, and heads by KV group."""
+    kinds, plan = kinds_of(variant), variant.plan
+    states = [unit_states(variant, kind) for kind in kinds]
+    groups = [_group(variant, kind) for kind in kinds]
+    counts = [own.shape[1] for own, group in zip(states, groups, strict=True) if group]
     figure = new_figure(
-        fitted(7.0 + 0.15 * heads.shape[1], 8.0, 14.0),
-        fitted(1.6 + 0.15 * len(heads), 3.0, 12.0),
-        f"Heads and neurons kept by {variant.name}",
+        fitted(7.0 + 0.15 * sum(counts), 8.0, 14.0),
+        fitted(1.6 + 0.15 * len(plan.layers), 3.0, 12.0),
+        f"{' and '.join(kind.unit for kind in kinds).capitalize()} kept by {variant.name}",
         f"{plan.source_name}, task {plan.task}, {plan.achieved_ratio:.1%} of the "
-        f"{_COUNTED[plan.settings.sparsity.budget]} removed",
+        f"{_COUNTED[plan.settings.sparsity.budget].format(' and '.join(kind.name for kind in kinds))} removed",
     )
-    widths = (fitted(0.15 * heads.shape[1], 1.4, 5.5), 6.0, 0.9)
-    left, middle, right = figure.subplots(1, 3, sharey=True, width_ratios=widths)
-    _raster(left, heads, "heads by KV group")
-    first = variant.dense.first(Attention)
-    for group in range(1, first.num_key_value_heads):
-        left.axvline(group * first.heads_per_group - 0.5, color="white", linewidth=3.0)
-    for line in range(1, len(heads)):
-        left.axhline(line - 0.5, color="white", linewidth=0.6)
-    for line in range(1, heads.shape[1]):
-        left.axvline(line - 0.5, color="white", linewidth=0.6)
-    left.set_ylabel(_LAYER)
-    left.set_xlabel("query head")
-    _raster(middle, neurons, "MLP neurons")
-    middle.set_xlabel("neuron")
-    share = (neurons == _KEPT).sum(axis=1) / (neurons != _ABSENT).sum(axis=1)
+    widths = [
+        fitted(0.15 * own.shape[1], 1.4, 5.5) if group else 6.0 for own, group in zip(states, groups, strict=True)
+    ]
+    *panels, right = figure.subplots(1, len(kinds) + 1, sharey=True, width_ratios=[*widths, 0.9])
+    for panel, kind, own, group in zip(panels, kinds, states, groups, strict=True):
+        title, axis = kind.panel
+        _raster(panel, own, title)
+        if group:
+            _grid(panel, own, group)
+        panel.set_xlabel(axis)
+    panels[0].set_ylabel(_LAYER)
+    share = (states[-1] == _KEPT).sum(axis=1) / np.maximum((states[-1] != _ABSENT).sum(axis=1), 1)
     right.barh(range(len(share)), share, color=BLUE, height=0.8)
     right.set_xlim(0.0, 1.0)
     right.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     right.set_xticks([0.0, 1.0])
-    right.set_title("neurons kept")
+    right.set_title(f"{kinds[-1].unit} kept")
     right.set_xlabel("share of the layer")
     legend = [
         Patch(color=BLUE, label="kept"),
@@ -126,6 +119,23 @@ def kept_figure(variant: DrawnVariant) -> Figure:
     ]
     figure.legend(handles=legend, loc="outside lower center", ncols=len(legend))
     return figure
+
+
+def _group(variant: DrawnVariant, kind: type[Kept]) -> int | None:
+    """How many units of a kind are in a group; None: a unit is a single channel, of which there are many."""
+    parts = zip(variant.dense.layers, variant.plan.layers, strict=True)
+    dense, layer = next((dense, layer) for dense, layer in parts if kind.kind.output in dense.outputs)
+    return layer[kind].group if dense[kind.kind].unit > 1 else None
+
+
+def _grid(panel: Axes, states: np.ndarray, group: int) -> None:
+    """Lines between units, thick ones between groups."""
+    for line in range(group, states.shape[1], group):
+        panel.axvline(line - 0.5, color="white", linewidth=3.0)
+    for line in range(1, len(states)):
+        panel.axhline(line - 0.5, color="white", linewidth=0.6)
+    for line in range(1, states.shape[1]):
+        panel.axvline(line - 0.5, color="white", linewidth=0.6)
 
 
 def _raster(panel: Axes, states: np.ndarray, title: str) -> None:
@@ -137,28 +147,27 @@ def _raster(panel: Axes, states: np.ndarray, title: str) -> None:
     panel.spines[:].set_visible(False)
 
 
-def overlap_figure(variants: Sequence[DrawnVariant], heads: Overlap, neurons: Overlap) -> Figure:
-    """Two annotated matrices of Jaccard indices, with the expected index of random choices in brackets.
+def overlap_figure(variants: Sequence[DrawnVariant], shared: Mapping[str, Overlap]) -> Figure:
+    """Annotated matrices of Jaccard indices, with the expected index of random choices in brackets.
 
     Args:
         variants: Variants with the same requested ratio, at least two.
-        heads: Overlap of the heads.
-        neurons: Overlap of the neurons.
+        shared: The overlap of each kind, by the name of its units.
     """
     names = short_names(variants)
     side = fitted(0.75 * len(names), 2.0, 8.0)
     plan = variants[0].plan
     figure = new_figure(
-        2.0 * side + 3.4,
+        len(shared) * side + 3.4,
         side + 2.1,
         f"Overlap of what the variants keep at ratio {plan.requested_ratio:g}",
         plan.source_name,
         "over the layers that are cut; in brackets: expected for random choices",
     )
-    panels = figure.subplots(1, 2)
+    panels = figure.subplots(1, len(shared), squeeze=False)[0]
     fits = LETTER * max(map(len, names)) < side / len(names)
-    for panel, title, shared in zip(panels, ("heads", "neurons"), (heads, neurons), strict=True):
-        _matrix(panel, shared, names, title)
+    for panel, (title, own) in zip(panels, shared.items(), strict=True):
+        _matrix(panel, own, names, title)
         panel.set_xticks(range(len(names)), names, rotation=0 if fits else 90)
     figure.colorbar(panels[0].images[0], ax=list(panels), label="Jaccard index", shrink=0.8)
     return figure

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from seap_export.families import Attention, LayerSpec, ModelSpec, names
+from seap_export.families import LayerSpec, ModelSpec, names
 from seap_export.families.names import Projection
 from seap_export.plan.plan import LayerPlan
 
@@ -18,8 +18,8 @@ def shrink_layer(
 ) -> dict[str, torch.Tensor]:
     """The layer's tensors cut down to what is kept, under the same names.
 
-    Columns of output projections follow the kept channels, rows of queries the kept heads, rows of keys and values
-    the kept groups, rows of the MLP the kept neurons; biases follow their rows; norms stay.
+    Columns of output projections follow the kept channels, rows of the other projections what is kept of them, such as
+    heads of queries, groups of keys and values, or neurons; biases follow their rows; norms stay.
 
     Args:
         tensors: All tensors of the dense layer, by full name.
@@ -29,16 +29,14 @@ def shrink_layer(
     """
     spec, shrunk = dense.layers[layer], dict(tensors)
     for sublayer in spec.sublayers:
-        channels = kept_channels(plan, spec, sublayer.output)
+        kept = plan.named(sublayer.output)
         for projection in sublayer.readers:
-            rows = channels
-            if isinstance(sublayer, Attention) and projection != sublayer.readers[0]:
-                rows = _channels(plan.kv_groups, sublayer.head_dim)
+            rows = kept.rows(sublayer, projection)
             for name in (names.weight(projection, layer), names.bias(projection, layer)):
                 if name in shrunk:
                     shrunk[name] = shrunk[name].index_select(0, rows)
         weight = names.weight(sublayer.output, layer)
-        shrunk[weight] = tensors[weight].index_select(1, channels)
+        shrunk[weight] = tensors[weight].index_select(1, kept_channels(plan, spec, sublayer.output))
     return shrunk
 
 
@@ -53,12 +51,4 @@ def with_all_biases(tensors: Mapping[str, torch.Tensor], shrunk: ModelSpec, laye
 
 def kept_channels(plan: LayerPlan, dense: LayerSpec, output: Projection) -> torch.Tensor:
     """The kept input channels of an output projection, as indices into the dense ones, int64."""
-    sublayer = dense.named(output)
-    if isinstance(sublayer, Attention):
-        return _channels(plan.heads, sublayer.head_dim)
-    return torch.tensor(plan.neurons)
-
-
-def _channels(heads: tuple[int, ...], head_dim: int) -> torch.Tensor:
-    """The channels of the given heads, head_dim consecutive ones each."""
-    return (torch.tensor(heads).unsqueeze(1) * head_dim + torch.arange(head_dim)).flatten()
+    return plan.named(output).channels(dense.named(output))

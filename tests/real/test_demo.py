@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from support.product import read_plan
+from support.product import KeptNeurons, read_plan
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -66,7 +66,7 @@ def test_no_answer_is_blank(demo: Path, run: Run) -> None:
 
 def test_tasks_keep_different_heads_and_neurons(demo: Path) -> None:
     plans = [read_plan(demo / name / "plan.json") for name in ("arithmetic-0.2", "everyday-0.2", "reading-0.2")]
-    assert len({tuple(layer.neurons for layer in plan.layers) for plan in plans}) == 3
+    assert len({tuple(layer[KeptNeurons].neurons for layer in plan.layers) for plan in plans}) == 3
 
 
 def test_truncated_gguf_is_refused_in_one_line(smollm2_gguf: Path, tmp_path: Path, run: Run) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from support.product import Calibration, LayerPlan, open_source, read_plan
+from support.product import Calibration, KeptHeads, KeptNeurons, LayerPlan, open_source, read_plan
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -68,14 +68,14 @@ def test_shrunk_model_equals_the_masked_dense_model(arithmetic: dict[float, Path
         moments = calibration.layer(index)
         module = dense.model.layers[index]
         _mask(module.self_attn.o_proj, _head_channels(layer), moments["o_proj"].mean)
-        _mask(module.mlp.down_proj, torch.tensor(layer.neurons), moments["down_proj"].mean)
+        _mask(module.mlp.down_proj, torch.tensor(layer[KeptNeurons].neurons), moments["down_proj"].mean)
     with torch.inference_mode():
         expected, actual = dense(ids).logits, shrunk(ids).logits
     assert (actual - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
 def _head_channels(layer: LayerPlan) -> torch.Tensor:
-    return torch.cat([torch.arange(64 * head, 64 * head + 64) for head in layer.heads])
+    return torch.cat([torch.arange(64 * head, 64 * head + 64) for head in layer[KeptHeads].heads])
 
 
 def _mask(projection: torch.nn.Linear, kept: torch.Tensor, mean: torch.Tensor) -> None:
@@ -143,7 +143,11 @@ def test_onnx_graph_is_checked_and_small(demo: Path) -> None:
     caches = {i.name: i.type.tensor_type.shape.dim for i in graph.input if i.name.startswith("past_key_values")}
     assert len(caches) == 60
     layers = read_plan(demo / "arithmetic-0.2" / "plan.json").layers
-    heads = {f"past_key_values.{i}.{part}": len(layer.kv_groups) for i, layer in enumerate(layers) for part in PARTS}
+    heads = {
+        f"past_key_values.{i}.{part}": len(layer[KeptHeads].kv_groups)
+        for i, layer in enumerate(layers)
+        for part in PARTS
+    }
     assert {name: dims[1].dim_value for name, dims in caches.items()} == heads
     assert {dims[3].dim_value for dims in caches.values()} == {64}
 

@@ -6,11 +6,13 @@ import math
 
 import pytest
 import torch
+from support.plans import small_spec
 
 from seap_export.activations.moments import Moments
-from seap_export.scores import CHANNEL_SCORES, SCORES, LayerScores, channel_scores, layer_scores
+from seap_export.scores import CHANNEL_SCORES, SCORES, channel_scores, layer_scores, unit_scores
 
 OUT, HEADS, HEAD_DIM, NEURONS = 5, 3, 4, 7
+LAYER = small_spec(HEADS, HEADS, NEURONS, head_dim=HEAD_DIM).layers[0]
 
 
 def some_moments(channels: int, seed: int) -> Moments:
@@ -52,12 +54,14 @@ def test_channel_scores_are_those_by_hand(score: str) -> None:
 def test_a_head_s_score_is_the_mean_over_its_channels(score: str) -> None:
     o_proj, down_proj = some_weight(HEADS * HEAD_DIM, 2), some_weight(NEURONS, 3)
     moments = {"o_proj": some_moments(HEADS * HEAD_DIM, 4), "down_proj": some_moments(NEURONS, 5)}
-    scores = layer_scores(score, {"o_proj": o_proj, "down_proj": down_proj}, moments, HEAD_DIM)  # type: ignore[arg-type]
+    scores = layer_scores(score, {"o_proj": o_proj, "down_proj": down_proj}, moments, LAYER)  # type: ignore[arg-type]
     channels = by_hand(score, o_proj, moments["o_proj"])
     heads = [sum(channels[head * HEAD_DIM : (head + 1) * HEAD_DIM]) / HEAD_DIM for head in range(HEADS)]
-    torch.testing.assert_close(scores.heads, torch.tensor(heads, dtype=torch.float64), rtol=1e-12, atol=0.0)
+    torch.testing.assert_close(
+        unit_scores(scores["o_proj"]), torch.tensor(heads, dtype=torch.float64), rtol=1e-12, atol=0.0
+    )
     neurons = torch.tensor(by_hand(score, down_proj, moments["down_proj"]), dtype=torch.float64)
-    torch.testing.assert_close(scores.neurons, neurons, rtol=1e-12, atol=0.0)
+    torch.testing.assert_close(scores["down_proj"], neurons, rtol=1e-12, atol=0.0)
 
 
 @pytest.mark.parametrize("score", CHANNEL_SCORES)
@@ -71,17 +75,13 @@ def test_half_precision_weights_are_scored_in_float64(score: str) -> None:
 def test_squared_heads_are_the_mean_of_squares_and_neurons_stay() -> None:
     o_proj, down_proj = some_weight(HEADS * HEAD_DIM, 2), some_weight(NEURONS, 3)
     moments = {"o_proj": some_moments(HEADS * HEAD_DIM, 4), "down_proj": some_moments(NEURONS, 5)}
-    scores = layer_scores("wifv", {"o_proj": o_proj, "down_proj": down_proj}, moments, HEAD_DIM, square_heads=True)
+    scores = layer_scores("wifv", {"o_proj": o_proj, "down_proj": down_proj}, moments, LAYER, square_heads=True)
     channels = by_hand("wifv", o_proj, moments["o_proj"])
     heads = [
         sum(channel**2 for channel in channels[head * HEAD_DIM : (head + 1) * HEAD_DIM]) / HEAD_DIM
         for head in range(HEADS)
     ]
-    torch.testing.assert_close(scores.heads, torch.tensor(heads, dtype=torch.float64), rtol=1e-12, atol=0.0)
-    assert torch.equal(scores.neurons, channel_scores("wifv", down_proj, moments["down_proj"]))
-
-
-@pytest.mark.parametrize(("heads", "neurons"), [((12,), (7,)), ((3, 4), (7, 1))])
-def test_scores_of_another_shape_are_refused(heads: tuple[int, ...], neurons: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match=r"num_attention_heads, head_dim"):
-        LayerScores(torch.ones(heads), torch.ones(neurons))
+    torch.testing.assert_close(
+        unit_scores(scores["o_proj"]), torch.tensor(heads, dtype=torch.float64), rtol=1e-12, atol=0.0
+    )
+    assert torch.equal(scores["down_proj"], channel_scores("wifv", down_proj, moments["down_proj"]))

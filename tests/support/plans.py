@@ -16,11 +16,13 @@ from safetensors.torch import load_file
 
 from seap_export.activations.mixture import Mixture
 from seap_export.families import Attention, LayerSpec, Mlp, ModelSpec, model_spec
-from seap_export.plan.options import LayerOptions, options_from_scores
+from seap_export.plan.cost import CostModel
+from seap_export.plan.options import options_from_scores
 from seap_export.plan.plan import LayerPlan, Plan
 from seap_export.plan.settings import Compensation, PlanSettings
-from seap_export.plan.solve import keeps_heads
 from seap_export.plan.sparsity import EVEN
+from seap_export.plan.sublayers import HeadOptions, KeptHeads, KeptNeurons, LayerOptions, NeuronOptions
+from seap_export.plan.sublayers.attention import keeps_heads
 from seap_export.scores import LayerScores
 from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.source import Source
@@ -42,7 +44,12 @@ def layer_plan(own: LayerSpec, dropped_group: int | None, dropped_head: int | No
         for head in range(size)
         if size == 1 or dropped_head is None or head != (g + dropped_head) % size
     ]
-    return LayerPlan(size, tuple(groups), tuple(heads), tuple(neurons))
+    return kept_layer(size, groups, heads, neurons)
+
+
+def kept_layer(size: int, kv_groups: Iterable[int], heads: Iterable[int], neurons: Iterable[int]) -> LayerPlan:
+    """What a layer of attention and MLP keeps; `size` is the number of heads in a KV group of the dense layer."""
+    return LayerPlan((KeptHeads(size, tuple(kv_groups), tuple(heads)), KeptNeurons(tuple(neurons))))
 
 
 def whole_layer(own: LayerSpec) -> LayerPlan:
@@ -83,7 +90,7 @@ def uniform_plan(source: Source, compensation: Compensation, **values: Any) -> P
     for index in range(len(source.spec.layers)):
         groups = sorted((index + offset) % all_groups for offset in range(left))
         heads = [group * size + (index + group + offset) % size for group in groups for offset in range(each)]
-        layers.append(LayerPlan(size, tuple(groups), tuple(sorted(heads)), tuple(range(index, index + 48))))
+        layers.append(kept_layer(size, groups, sorted(heads), range(index, index + 48)))
     return plan_of(source, layers, compensation, layout="uniform", **values)
 
 
@@ -155,18 +162,18 @@ def smollm2_spec(**values: Any) -> ModelSpec:
 def scores_of(heads: Any, neurons: Any, head_dim: int = 4) -> LayerScores:
     """Scores of heads whose channels are all alike."""
     channels = torch.as_tensor(heads, dtype=torch.float64)[:, None].expand(-1, head_dim)
-    return LayerScores(channels, torch.as_tensor(neurons, dtype=torch.float64))
+    return {"o_proj": channels, "down_proj": torch.as_tensor(neurons, dtype=torch.float64)}
 
 
 def random_scores(spec: ModelSpec, head_worth: float = 1.0, seed: int = 0) -> list[LayerScores]:
     """Scores between 0 and 1 of every layer; those of heads times `head_worth`."""
     generator = torch.Generator().manual_seed(seed)
     return [
-        LayerScores(
-            head_worth
+        {
+            "o_proj": head_worth
             * torch.rand(own[Attention].num_attention_heads, spec.head_dim, generator=generator, dtype=torch.float64),
-            torch.rand(own[Mlp].intermediate_size, generator=generator, dtype=torch.float64),
-        )
+            "down_proj": torch.rand(own[Mlp].intermediate_size, generator=generator, dtype=torch.float64),
+        }
         for own in spec.layers
     ]
 
@@ -174,6 +181,34 @@ def random_scores(spec: ModelSpec, head_worth: float = 1.0, seed: int = 0) -> li
 def scored_options(spec: ModelSpec, scores: list[LayerScores]) -> list[LayerOptions]:
     """The options of every layer."""
     return [options_from_scores(spec, layer, own) for layer, own in enumerate(scores)]
+
+
+def both(options: LayerOptions) -> tuple[HeadOptions, NeuronOptions]:
+    """The options of attention and of the MLP."""
+    heads, neurons = options
+    assert isinstance(heads, HeadOptions)
+    assert isinstance(neurons, NeuronOptions)
+    return heads, neurons
+
+
+def assert_same_options(one: LayerOptions, other: LayerOptions) -> None:
+    """The same to the last bit."""
+    (heads, neurons), (other_heads, other_neurons) = both(one), both(other)
+    assert heads.sets == other_heads.sets
+    assert (heads.losses == other_heads.losses).all()
+    assert (neurons.order == other_neurons.order).all()
+    assert (neurons.loss_of == other_neurons.loss_of).all()
+
+
+def attention_cost(spec: ModelSpec, cost: CostModel, heads: int, kv_groups: int, layer: int = 0) -> int:
+    """What attention of a layer costs with these numbers of heads."""
+    shrunk = spec.layers[layer].changed(num_attention_heads=heads, num_key_value_heads=kv_groups)[Attention]
+    return HeadOptions.cost_of(shrunk, spec.hidden_size, cost)
+
+
+def kept_sizes(layer: LayerPlan) -> tuple[int, int, int]:
+    """How many KV groups, query heads and neurons a layer keeps."""
+    return len(layer[KeptHeads].kv_groups), len(layer[KeptHeads].heads), len(layer[KeptNeurons].neurons)
 
 
 def random_sensitivity(spec: ModelSpec, seed: int = 0) -> np.ndarray:

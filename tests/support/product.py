@@ -43,6 +43,7 @@ from seap_export.plan.plan import LayerPlan, Plan, read_plan
 from seap_export.plan.recipes import open_recipe
 from seap_export.plan.settings import COMPENSATIONS, Compensation, PlanSettings
 from seap_export.plan.sparsity import Sparsity
+from seap_export.plan.sublayers import KeptHeads, KeptNeurons
 from seap_export.providers import DialectName
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.runtime.chat import ChatTemplate
@@ -90,6 +91,8 @@ __all__ = [
     "GgufFormat",
     "HiddenStates",
     "Interval",
+    "KeptHeads",
+    "KeptNeurons",
     "LayerPlan",
     "Logits",
     "Mixture",

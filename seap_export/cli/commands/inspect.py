@@ -10,6 +10,7 @@ import click
 from seap_export.cli.console import Console, difference, megabytes, table
 from seap_export.cli.exported import measured_cells, measured_heads, parity_verdict
 from seap_export.cli.general_text import general_text_table
+from seap_export.cli.layer_table import layer_columns
 from seap_export.cli.options import ExistingPath, output_options
 
 __all__ = ["inspect_command"]
@@ -72,21 +73,13 @@ def _export_text(result: dict[str, Any]) -> str:
 
 
 def _model_text(result: dict[str, Any]) -> str:
-    rows = [
-        [
-            str(index),
-            str(layer["num_attention_heads"]),
-            str(layer["num_key_value_heads"]),
-            str(layer["intermediate_size"]),
-        ]
-        for index, layer in enumerate(result["layers"])
-    ]
+    headings, rows = layer_columns(result["layers"])
     return "\n".join(
         [
             f"{result['name']}: {result['family']}, {'pruned' if result['pruned'] else 'dense'}, "
             f"{result['num_parameters']:,} parameters, {result['dtype']}",
             f"hidden size {result['hidden_size']}, head size {result['head_dim']}, vocabulary {result['vocab_size']}",
-            table(["layer", "heads", "KV heads", "neurons"], rows),
+            table(headings, rows),
         ]
     )
 

@@ -11,6 +11,7 @@ import click
 
 from seap_export.cli.console import Console, megabytes, table
 from seap_export.cli.groups import GroupedCommand, option, rare, titled
+from seap_export.cli.layer_table import layer_columns, pruned_parts
 from seap_export.cli.options import (
     PathType,
     compute_options,
@@ -180,25 +181,18 @@ def _describe(source: Source, plan: Plan) -> dict[str, Any]:
 
 
 def _text(result: dict[str, Any]) -> str:
-    rows = [
-        [
-            str(index),
-            str(layer["num_attention_heads"]),
-            str(layer["num_key_value_heads"]),
-            str(layer["intermediate_size"]),
-            f"{layer['removed']:.1%}",
-        ]
-        for index, layer in enumerate(result["layers"])
-    ]
+    headings, sizes_by_layer = layer_columns(result["layers"])
+    rows = [[*row, f"{layer['removed']:.1%}"] for row, layer in zip(sizes_by_layer, result["layers"], strict=True)]
     parameters, sizes, tokens = result["num_parameters"], result["bytes"], result["tokens"]
     tokens_text = (
         "" if tokens["dense"] == tokens["shrunk"] else f"tokens {tokens['dense']:,} -> {tokens['shrunk']:,}; "
     )
     return "\n".join(
         [
-            table(["layer", "heads", "KV heads", "neurons", "removed"], rows),
+            table([*headings, "removed"], rows),
             f"{result['task']}, method {result['method']}: ratio requested {result['requested_ratio']:g}, "
-            f"achieved {result['achieved_ratio']:.4f} of the attention and MLP {result['budget']}",
+            f"achieved {result['achieved_ratio']:.4f} of the "
+            f"{pruned_parts(result['layers'])} {result['budget']}",
             f"{tokens_text}parameters {parameters['dense']:,} -> {parameters['shrunk']:,}; weights on disk: "
             f"safetensors {megabytes(sizes['hf'])}, ONNX fp32 {megabytes(sizes['onnx'])}",
         ]

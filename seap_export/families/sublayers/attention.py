@@ -77,6 +77,11 @@ class Attention(Sublayer):
         """Those of all query heads."""
         return self.num_attention_heads * self.head_dim
 
+    @property
+    def unit(self) -> int:
+        """Those of a head."""
+        return self.head_dim
+
     def widths(self) -> Mapping[Projection, int]:
         """Of queries, keys and values."""
         keys = self.num_key_value_heads * self.head_dim

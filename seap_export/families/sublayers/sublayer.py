@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,6 +48,11 @@ class Sublayer(ABC):
     def channels(self) -> int:
         """Inputs of the output projection."""
 
+    @property
+    def unit(self) -> int:
+        """How many consecutive channels go together: a head's, or 1."""
+        return 1
+
     @abstractmethod
     def widths(self) -> Mapping[Projection, int]:
         """The outputs of each of `readers`."""
@@ -79,3 +85,7 @@ class Sublayer(ABC):
         """The (out, in) shape of each of `projections`."""
         readers: dict[Projection, tuple[int, int]] = {name: (out, hidden_size) for name, out in self.widths().items()}
         return {**readers, self.output: (hidden_size, self.channels)}
+
+    def weights(self, hidden_size: int) -> int:
+        """Number of weights in its projections, without norms and biases."""
+        return sum(map(math.prod, self.shapes(hidden_size).values()))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from seap_export.errors import QualityFailure, SeapError, SpeedFailure, UsageError
-from seap_export.families import Mlp, ModelSpec
+from seap_export.families import ModelSpec
 from seap_export.pipeline.budget.baseline import baseline_format, timed_depth
 from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.folder.names import variant_name
@@ -14,6 +14,7 @@ from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.targets.candidate import Candidate, Point, ways
 from seap_export.pipeline.targets.frontier import Frontier
 from seap_export.pipeline.targets.targets import Targets
+from seap_export.plan.sublayers import smallest_layer
 
 __all__ = ["close_calls", "nothing_fits", "refuse_unreachable"]
 
@@ -36,13 +37,7 @@ def refuse_unreachable(spec: ModelSpec, request: ExportRequest) -> None:
     curve = plan.sparsity.curve(len(spec.layers))
     smallest = spec.with_layers(
         tuple(
-            layer.changed(
-                num_attention_heads=1,
-                num_key_value_heads=1,
-                intermediate_size=min(plan.align, layer[Mlp].intermediate_size),
-            )
-            if share > 0.0
-            else layer
+            smallest_layer(spec, layer, plan.align, plan.layout) if share > 0.0 else layer
             for layer, share in zip(spec.layers, curve, strict=True)
         )
     )

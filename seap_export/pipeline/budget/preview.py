@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from seap_export.families import ModelSpec
+from seap_export.families import LayerSpec, ModelSpec
 from seap_export.pipeline.budget.baseline import baseline_format, timed_depth
 from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.budget.search import MOST_EVALUATIONS
@@ -20,8 +20,8 @@ from seap_export.pipeline.steps.speed import SpeedStep
 from seap_export.pipeline.steps.validation import ValidationStep
 from seap_export.pipeline.steps.variant import ShrinkStep
 from seap_export.pipeline.targets.candidate import Candidate, ways
-from seap_export.plan.cost import layer_shape
 from seap_export.plan.solve import largest_ratio
+from seap_export.plan.sublayers import options_type
 from seap_export.vocabulary.table import Vocabulary
 
 __all__ = ["first_candidates", "search_disk", "search_work"]
@@ -139,13 +139,13 @@ def _predictor(spec: ModelSpec, request: ExportRequest, kept: Vocabulary | None,
 
 
 def _thinner(spec: ModelSpec, ratio: float) -> ModelSpec:
-    """The model without about this fraction of each layer's weights."""
+    """The model without about this fraction of each layer's weights; the last sublayer takes what the others leave."""
     layers = []
-    for index, layer in enumerate(spec.layers):
-        shape = layer_shape(spec, index)
-        groups = max(1, round((1 - ratio) * shape.attention.num_key_value_heads))
-        heads = groups * shape.attention.heads_per_group
-        left = (1 - ratio) * shape.total_weights - shape.attention_weights(heads, groups)
-        neurons = min(max(1, round(left / shape.neuron_weights)), shape.mlp.intermediate_size)
-        layers.append(layer.changed(num_attention_heads=heads, num_key_value_heads=groups, intermediate_size=neurons))
+    for layer in spec.layers:
+        *others, last = layer.sublayers
+        thinner = [options_type(sublayer).about(sublayer, 1 - ratio) for sublayer in others]
+        weights = [sublayer.weights(spec.hidden_size) for sublayer in (*layer.sublayers, *thinner)]
+        left = (1 - ratio) * sum(weights[: len(layer.sublayers)]) - sum(weights[len(layer.sublayers) :])
+        fraction = left / last.weights(spec.hidden_size)
+        layers.append(LayerSpec((*thinner, options_type(last).about(last, fraction))))
     return spec.with_layers(tuple(layers))

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from converters.formats import FORMATS, format_name
-from seap_export.families import Attention, Mlp
+from seap_export.families import ModelSpec
 from seap_export.pipeline.card.recipe import RECIPE
 from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.manifest import Manifest
 from seap_export.pipeline.request.measured import measured_title
 from seap_export.plan.plan import Plan
+from seap_export.plan.sublayers import kinds_in
 from seap_export.sources.metadata import ModelMetadata
 from seap_export.sources.source import Source
 from validation.reports.figures import QUALITY, main_figures
@@ -133,8 +134,9 @@ def _introduction(facts: CardFacts) -> Iterator[str]:
     if entry["num_parameters"] == dense.get("num_parameters"):
         yield f"This is {origin} with all of its {count(entry['num_parameters'])} parameters."
         return
+    pruned = " and ".join(kind.name for kind in kinds_in(layer.sizes for layer in facts.variant.plan.layers))
     yield (
-        f"This is {origin} with {percent(entry['achieved_ratio'])} of the weights of its attention and MLP "
+        f"This is {origin} with {percent(entry['achieved_ratio'])} of the weights of its {pruned} "
         f"projections removed; it has {count(entry['num_parameters'])} parameters instead of "
         f"{count(dense.get('num_parameters'))}. It was fitted to texts of the {noun} {_list(facts.texts)}. Use it for "
         "texts like these only, and expect it to be worse on others."
@@ -146,9 +148,11 @@ def _removed(facts: CardFacts) -> Iterator[str]:
     yield from _table(
         ["", "kept", "of", "per layer"],
         [
-            _kept("attention heads", plan, [one.num_attention_heads for one in dense.all(Attention)], 1),
-            _kept("key-value heads", plan, [one.num_key_value_heads for one in dense.all(Attention)], 0),
-            _kept("MLP neurons", plan, [mlp.intermediate_size for mlp in dense.all(Mlp)], 2),
+            *(
+                _kept(words, plan, dense, size)
+                for kind in kinds_in(layer.sizes for layer in plan.layers)
+                for size, (_, words) in kind.size_words.items()
+            ),
             *(
                 []
                 if plan.vocabulary is None
@@ -167,10 +171,11 @@ def _removed(facts: CardFacts) -> Iterator[str]:
     yield f"Recipe: `{plan.method}`, layout `{plan.settings.layout}`. {fitted}{distilled}."
 
 
-def _kept(title: str, plan: Plan, dense: Sequence[int], part: int) -> list[str]:
-    kept = [layer.shape[part] for layer in plan.layers]
+def _kept(title: str, plan: Plan, dense: ModelSpec, size: str) -> list[str]:
+    kept = [layer.sizes[size] for layer in plan.layers if size in layer.sizes]
+    whole = sum(layer.sizes.get(size, 0) for layer in dense.layers)
     least, most = min(kept), max(kept)
-    return [title, f"{sum(kept):,}", f"{sum(dense):,}", f"{least:,}" if least == most else f"{least:,} to {most:,}"]
+    return [title, f"{sum(kept):,}", f"{whole:,}", f"{least:,}" if least == most else f"{least:,} to {most:,}"]
 
 
 def _formats(facts: CardFacts) -> Iterator[str]:

@@ -14,11 +14,12 @@ from converters.format import Format
 from converters.hf.format import HfFormat, dtype_name
 from converters.onnx.format import OnnxFormat
 from seap_export.corpus import Sample
-from seap_export.families import Mlp, ModelSpec
+from seap_export.families import LayerSpec, ModelSpec
 from seap_export.json_file import read_json
 from seap_export.layers.compute import Compute
 from seap_export.layers.working_memory import working_bytes
 from seap_export.pipeline.request.export_request import ExportRequest
+from seap_export.plan.sublayers import options_type
 from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 from validation.parity.run import DECODE_STEPS, LONG_TOKENS
@@ -162,9 +163,9 @@ class KeptPart:
         return self.cubes / 3 + 2 * self.work.spec.hidden_size * self.squares
 
     @property
-    def neurons(self) -> int:
-        """Neurons of the dense model."""
-        return sum(mlp.intermediate_size for mlp in self.work.spec.all(Mlp))
+    def single_channels(self) -> int:
+        """Channels of the dense model that go one by one, such as neurons."""
+        return sum(sublayer.channels for sublayer in self.work.spec.sublayers if sublayer.unit == 1)
 
     @property
     def channels(self) -> int:
@@ -197,9 +198,7 @@ class KeptPart:
         whole = format.size(spec)
         if not removed:
             return whole
-        thinner = spec.with_layers(
-            tuple(layer.changed(intermediate_size=max(1, layer[Mlp].intermediate_size // 2)) for layer in spec.layers)
-        )
+        thinner = spec.with_layers(tuple(_thinner(layer) for layer in spec.layers))
         per_weight = (whole - format.size(thinner)) / max(1, spec.num_parameters() - thinner.num_parameters())
         return round(whole - removed * per_weight)
 
@@ -211,3 +210,9 @@ class KeptPart:
     def dense_folder_bytes(self) -> int:
         """The dense model, if it is written as a folder that transformers loads."""
         return 0 if self.work.is_folder else KeptPart(self.work, 1.0).folder_bytes(self.work.hf)
+
+
+def _thinner(layer: LayerSpec) -> LayerSpec:
+    """With half of the last sublayer."""
+    *others, last = layer.sublayers
+    return LayerSpec((*others, options_type(last).about(last, 0.5)))

@@ -9,13 +9,11 @@ from typing import Any
 
 from converters.formats import FORMATS, format_name, read_format
 from seap_export.errors import ArtifactError, InputError
-from seap_export.families import ModelSpec
 from seap_export.json_file import read_artifact
 from seap_export.pipeline.evaluation.quality import quality_figures, recorded_quality
 from seap_export.pipeline.folder.contents import Export, Variant
 from seap_export.pipeline.folder.manifest import MANIFEST
 from seap_export.pipeline.folder.names import CARD, HF, ONNX, PLAN, parity_file, variant_name
-from seap_export.plan.plan import Plan
 
 __all__ = ["folder_damages", "variant_damages"]
 
@@ -94,7 +92,7 @@ def _against_manifest(variant: Variant) -> Iterator[str]:
 def _plan_and_weights(variant: Variant) -> Iterator[str]:
     folder, spec, plan = variant.path, variant.spec, variant.plan
     yield from _files(variant, HF)
-    planned, stored = _planned_shapes(plan), _shapes(spec)
+    planned, stored = [layer.sizes for layer in plan.layers], [layer.sizes for layer in spec.layers]
     if plan.settings.layout == "per-layer" and planned != stored:
         layer = next((i for i, pair in enumerate(zip(planned, stored, strict=False)) if pair[0] != pair[1]), 0)
         yield f"{folder}: plan.json and hf/config.json disagree from layer {layer} on"
@@ -105,14 +103,6 @@ def _plan_and_weights(variant: Variant) -> Iterator[str]:
 def _files(variant: Variant, part: str) -> Iterator[str]:
     """Damage to the files of one format."""
     return read_format(variant.path / part).damages(variant.hf, variant.path / part)
-
-
-def _planned_shapes(plan: Plan) -> list[tuple[int, ...]]:
-    return [(len(layer.heads), len(layer.kv_groups), len(layer.neurons)) for layer in plan.layers]
-
-
-def _shapes(spec: ModelSpec) -> list[tuple[int, ...]]:
-    return [tuple(layer.sizes.values()) for layer in spec.layers]
 
 
 def _entry(variant: Variant) -> Iterator[str]:

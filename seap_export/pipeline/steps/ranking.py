@@ -7,7 +7,6 @@ from pathlib import Path
 
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
-from seap_export.families import Attention, Mlp
 from seap_export.hashing import sha256_json
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
@@ -27,16 +26,17 @@ _FEW_HEADS, _ALL_SETS, _GREEDY = 12, 17.0, 3.5
 
 
 def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
-    """Neurons are eliminated in float32: an inverse, updates and a factorisation. Heads are chosen in float64."""
+    """Single channels are eliminated in float32: an inverse, updates, a factorisation. Heads are chosen in float64."""
     if not model.work.eliminates:
         return model.squares / rates.double_operations
-    spec = model.work.spec
-    neurons = heads = 0.0
-    for mlp in spec.all(Mlp):
-        neurons += 0.85 * mlp.channels**3 + spec.hidden_size * mlp.channels**2
-    for attention in spec.all(Attention):
-        heads += (_ALL_SETS if attention.num_attention_heads <= _FEW_HEADS else _GREEDY) * attention.channels**3
-    return neurons / rates.operations + heads / rates.double_operations
+    spec, single, heads = model.work.spec, 0.0, 0.0
+    for sublayer in spec.sublayers:
+        channels, unit = sublayer.channels, sublayer.unit
+        if unit == 1:
+            single += 0.85 * channels**3 + spec.hidden_size * channels**2
+        else:
+            heads += (_ALL_SETS if channels // unit <= _FEW_HEADS else _GREEDY) * channels**3
+    return single / rates.operations + heads / rates.double_operations
 
 
 def _memory(model: KeptPart, tokens: TokenCounts) -> float:
@@ -47,7 +47,7 @@ def _memory(model: KeptPart, tokens: TokenCounts) -> float:
 
 @dataclass(frozen=True)
 class RankingStep(Step):
-    """Ranks the heads and neurons of every layer.
+    """Ranks the channels of every sublayer.
 
     Attributes:
         mixture: The tasks, and their weights.
@@ -60,7 +60,7 @@ class RankingStep(Step):
         _seconds,
         effort=1.8,
         per_layer=0.25,
-        count_disk=lambda model, tokens: Disk(16 * model.neurons),  # their order and losses, in 8 bytes each
+        count_disk=lambda model, tokens: Disk(16 * model.single_channels),  # their order and losses, in 8 bytes each
         count_memory=_memory,
         on_device=True,
         reads=0.3,  # output projections, a quarter of a Llama's layers or so

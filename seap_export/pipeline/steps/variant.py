@@ -29,8 +29,8 @@ __all__ = ["OfVariant", "PlanStep", "ShrinkStep"]
 
 #: Increased when the same inputs give different bytes than before.
 _PLAN, _HF = 1, 3
-#: Bytes of plan.json for each neuron that is kept.
-_NEURON = 5
+#: Bytes of plan.json for each single channel that is kept.
+_CHANNEL = 5
 #: Bytes that are read and written of each weight when it is trained.
 _ADAM = 64
 
@@ -48,7 +48,7 @@ def _plan_seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
 
 def _plan_disk(model: KeptPart, tokens: TokenCounts) -> Disk:
     """While plans are tried, what each sublayer of the dense model wrote for some texts."""
-    kept = round(_NEURON * model.kept * model.neurons)
+    kept = round(_CHANNEL * model.kept * model.single_channels)
     if not model.work.trials:
         return Disk(kept)
     tried = TokenCounts(min(tokens.calibration_tokens, FITTED_TOKENS + JUDGED_TOKENS), 0)

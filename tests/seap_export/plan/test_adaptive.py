@@ -8,16 +8,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.plans import random_scores, random_sensitivity, scored_options, small_spec, smollm2_spec
+from support.plans import (
+    attention_cost,
+    both,
+    random_scores,
+    random_sensitivity,
+    scored_options,
+    small_spec,
+    smollm2_spec,
+)
 
 from seap_export.families import ModelSpec
 from seap_export.plan.adaptive import spend
 from seap_export.plan.choice import LayerChoices
 from seap_export.plan.cost import BUDGETS, CostModel
-from seap_export.plan.options import LayerOptions
 from seap_export.plan.plan import LayerPlan
 from seap_export.plan.solve import solve_layers
 from seap_export.plan.sparsity import Sparsity
+from seap_export.plan.sublayers import KeptHeads, KeptNeurons, LayerOptions
 
 FRACTIONS = (0.35, 0.4, 0.5, 0.65, 0.8, 0.95)
 
@@ -33,23 +41,22 @@ def objective(options: Sequence[LayerOptions], layers: Sequence[LayerPlan], sens
     """Sum of the losses of what the plans keep, times the sensitivity."""
     total = 0.0
     for own, plan, (attention, mlp) in zip(options, layers, sensitivity, strict=True):
-        loss = next(option.loss for option in own.attention if option.heads == plan.heads)
-        total += attention * loss + mlp * float(own.neuron_loss[len(plan.neurons)])
-    return total
+        heads, neurons = both(own)
+        loss = heads.losses[heads.sets.index(plan[KeptHeads])]
+        total += attention * loss + mlp * neurons.loss_of[len(plan[KeptNeurons].neurons)]
+    return float(total)
 
 
 def all_ways(choices: Sequence[LayerChoices], sensitivity: np.ndarray, cost: CostModel) -> list[tuple[int, float]]:
     """Cost and objective of every way to shrink both layers."""
     by_layer = []
     for choice, (attention, mlp) in zip(choices, sensitivity, strict=True):
-        shape = choice.options.shape
+        heads, neurons = both(choice.options)
+        costs = heads.costs(cost)
         by_layer.append(
             [
-                (
-                    cost.attention(shape, len(option.heads), len(option.kv_groups)) + count * cost.neuron(shape),
-                    attention * option.loss + mlp * float(choice.options.neuron_loss[count]),
-                )
-                for option in choice.options.attention
+                (int(costs[option]) + count * 3 * 24, attention * heads.losses[option] + mlp * neurons.loss_of[count])
+                for option in range(len(heads.sets))
                 for count in (3, 6, 9, 12)
             ]
         )
@@ -64,12 +71,11 @@ def least(ways: Sequence[tuple[int, float]], budget: float) -> float:
 @pytest.mark.parametrize("seed", range(6))
 def test_the_loss_is_the_least_within_the_granularity(seed: int, budget: Any) -> None:
     """Not better than the best way within the budget, nor worse than the best for one step of attention less."""
-    _, choices, sensitivity = tiny(seed)
+    spec, choices, sensitivity = tiny(seed)
     cost = CostModel(budget, 20)
     ways = all_ways(choices, sensitivity, cost)
     dense = max(own for own, _ in ways)
-    shape = choices[0].options.shape
-    step = cost.attention(shape, 4, 2) - cost.attention(shape, 1, 1)
+    step = attention_cost(spec, cost, 4, 2) - attention_cost(spec, cost, 1, 1)
     for fraction in FRACTIONS:
         kept = spend(choices, [True, True], fraction * dense, sensitivity, cost)
         loss = objective([choice.options for choice in choices], [plan for plan, _ in kept], sensitivity)
@@ -103,9 +109,9 @@ def test_nothing_that_fits_and_saves_loss_is_left_out() -> None:
         for fraction in FRACTIONS:
             kept = spend(choices, [True, True], fraction * dense, sensitivity, cost)
             left = fraction * dense - sum(own for _, own in kept)
-            for choice, (plan, _) in zip(choices, kept, strict=True):
-                if len(plan.neurons) < 12:
-                    assert left < 3 * choice.options.shape.neuron_weights
+            for plan, _ in kept:
+                if len(plan[KeptNeurons].neurons) < 12:
+                    assert left < 3 * 3 * 24
 
 
 @pytest.mark.parametrize("kind", ["uniform", "logistic"])
@@ -126,7 +132,7 @@ def test_what_matters_more_keeps_more() -> None:
     sensitivity = np.ones((4, 2))
     sensitivity[2, 1], sensitivity[1, 0] = 4.0, 0.1
     kept = [plan for plan, _ in spend(choices, [True] * 4, 2.0 * choices[0].total_weights, sensitivity, CostModel())]
-    neurons, heads = [len(plan.neurons) for plan in kept], [len(plan.heads) for plan in kept]
+    neurons, heads = [len(plan[KeptNeurons].neurons) for plan in kept], [len(plan[KeptHeads].heads) for plan in kept]
     assert min(range(4), key=heads.__getitem__) == 1
     assert max(range(4), key=neurons.__getitem__) == 2
 
@@ -142,7 +148,7 @@ def test_layers_that_are_not_free_stay_whole_and_are_paid_for() -> None:
 def test_a_budget_below_the_smallest_forms_gives_these() -> None:
     _, choices, sensitivity = tiny(0)
     kept = spend(choices, [True, True], 1.0, sensitivity, CostModel())
-    assert [(len(plan.heads), len(plan.neurons)) for plan, _ in kept] == [(1, 3), (1, 3)]
+    assert [(len(plan[KeptHeads].heads), len(plan[KeptNeurons].neurons)) for plan, _ in kept] == [(1, 3), (1, 3)]
 
 
 @pytest.mark.parametrize("scale", [1e-250, 1e-12, 1e12, 1e200])

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.plans import random_scores, scores_of, small_spec
+from support.plans import attention_cost, both, kept_layer, kept_sizes, random_scores, scores_of, small_spec
 
 from seap_export.families import Attention, Mlp, ModelSpec
 from seap_export.plan.choice import LayerChoices, one_layer_nearer
-from seap_export.plan.cost import BUDGETS, CostModel, layer_shape
+from seap_export.plan.cost import BUDGETS, CostModel
 from seap_export.plan.options import options_from_scores
-from seap_export.plan.plan import LayerPlan
 from seap_export.plan.settings import Balance
-from seap_export.scores import LayerScores
+from seap_export.plan.sublayers import KeptHeads, KeptNeurons, layer_cost, smallest_layer
+from seap_export.scores import LayerScores, unit_scores
 
 HIDDEN, HEAD_DIM = 24, 4
 #: Query heads and key/value heads.
@@ -41,7 +41,7 @@ def choices_of(spec: ModelSpec, scores: LayerScores, align: int, balance: Balanc
 
 
 def least_weights(spec: ModelSpec, align: int) -> int:
-    return CostModel().least(layer_shape(spec, 0), align)
+    return layer_cost(smallest_layer(spec, spec.layers[0], align), spec.hidden_size, CostModel())
 
 
 def attention_sets(spec: ModelSpec) -> Iterator[tuple[tuple[int, ...], int]]:
@@ -60,7 +60,8 @@ def attention_sets(spec: ModelSpec) -> Iterator[tuple[tuple[int, ...], int]]:
 
 def kept_score(heads: tuple[int, ...], neurons: tuple[int, ...], scores: LayerScores) -> float:
     """The scores of all channels kept; a head's score is the mean of its channels'."""
-    return float(HEAD_DIM * scores.heads[list(heads)].sum() + scores.neurons[list(neurons)].sum())
+    worth = HEAD_DIM * unit_scores(scores["o_proj"])[list(heads)].sum() + scores["down_proj"][list(neurons)].sum()
+    return float(worth)
 
 
 def kept_weights(heads: int, groups: int, neurons: int) -> int:
@@ -70,7 +71,7 @@ def kept_weights(heads: int, groups: int, neurons: int) -> int:
 
 def best_that_fits(spec: ModelSpec, scores: LayerScores, align: int, budget: float) -> float:
     """The highest kept score of any set of at most `budget` weights, by trying them all."""
-    best_neurons = sorted(range(len(scores.neurons)), key=lambda neuron: -float(scores.neurons[neuron]))
+    best_neurons = sorted(range(len(scores["down_proj"])), key=lambda neuron: -float(scores["down_proj"][neuron]))
     return max(
         (
             kept_score(heads, tuple(best_neurons[:count]), scores)
@@ -92,7 +93,7 @@ def test_no_set_that_fits_the_budget_is_worth_more(attention: str, head_worth: f
     for fraction in FRACTIONS:
         budget = fraction * choices.total_weights
         plan, _ = choices.best(budget)
-        kept = kept_score(plan.heads, plan.neurons, scores)
+        kept = kept_score(plan[KeptHeads].heads, plan[KeptNeurons].neurons, scores)
         assert kept >= best_that_fits(spec, scores, align, budget) - 1e-9, fraction
 
 
@@ -114,7 +115,9 @@ def test_the_weights_told_are_those_of_the_plan(attention: str) -> None:
     choices = choices_of(spec, some_scores(spec), 4)
     for fraction in (*FRACTIONS, 1.0):
         plan, weights = choices.best(fraction * choices.total_weights)
-        assert weights == kept_weights(len(plan.heads), len(plan.kv_groups), len(plan.neurons))
+        assert weights == kept_weights(
+            len(plan[KeptHeads].heads), len(plan[KeptHeads].kv_groups), len(plan[KeptNeurons].neurons)
+        )
         shrunk = spec.with_layers((plan.spec(spec.layers[0], frozenset()), *spec.layers[1:]))
         assert weights == shrunk.prunable_weights(0)
 
@@ -125,8 +128,8 @@ def test_every_kept_group_keeps_as_many_of_its_own_heads(attention: str) -> None
     choices = choices_of(spec, some_scores(spec), 1)
     for fraction in FRACTIONS:
         plan, _ = choices.best(fraction * choices.total_weights)
-        in_group = Counter(head // spec.first(Attention).heads_per_group for head in plan.heads)
-        assert tuple(sorted(in_group)) == plan.kv_groups
+        in_group = Counter(head // spec.first(Attention).heads_per_group for head in plan[KeptHeads].heads)
+        assert tuple(sorted(in_group)) == plan[KeptHeads].kv_groups
         assert len(set(in_group.values())) == 1
 
 
@@ -137,9 +140,9 @@ def test_the_whole_budget_keeps_everything(attention: str, head_worth: float) ->
     own, mlp = spec.first(Attention), spec.first(Mlp)
     choices = choices_of(spec, some_scores(spec, head_worth), 4)
     plan, weights = choices.best(choices.total_weights)
-    assert plan.heads == tuple(range(own.num_attention_heads))
-    assert plan.kv_groups == tuple(range(own.num_key_value_heads))
-    assert plan.neurons == tuple(range(mlp.intermediate_size))
+    assert plan[KeptHeads].heads == tuple(range(own.num_attention_heads))
+    assert plan[KeptHeads].kv_groups == tuple(range(own.num_key_value_heads))
+    assert plan[KeptNeurons].neurons == tuple(range(mlp.intermediate_size))
     assert weights == spec.prunable_weights(0)
 
 
@@ -148,7 +151,7 @@ def test_the_whole_budget_keeps_everything(attention: str, head_worth: float) ->
 def test_no_budget_leaves_one_head_and_one_step_of_neurons_never_nothing(attention: str, head_worth: float) -> None:
     spec = layer_spec(attention)
     plan, weights = choices_of(spec, some_scores(spec, head_worth), 4).best(0.0)
-    assert (len(plan.heads), len(plan.kv_groups), len(plan.neurons)) == (1, 1, 4)
+    assert kept_sizes(plan) == (1, 1, 4)
     assert weights == least_weights(spec, 4)
 
 
@@ -157,7 +160,7 @@ def test_the_smallest_form_keeps_the_best_head_and_the_best_neurons() -> None:
     heads = torch.tensor([1, 2, 1, 9, 3, 3], dtype=torch.float64)
     neurons = torch.tensor([0, 5, 0, 7, 0, 6], dtype=torch.float64)
     plan, _ = choices_of(spec, scores_of(heads, neurons), 2).best(0.0)
-    assert plan == LayerPlan(num_heads_per_group=2, kv_groups=(1,), heads=(3,), neurons=(3, 5))
+    assert plan == kept_layer(2, kv_groups=(1,), heads=(3,), neurons=(3, 5))
 
 
 def test_a_group_is_worth_the_heads_it_would_keep_not_all_of_them() -> None:
@@ -165,14 +168,14 @@ def test_a_group_is_worth_the_heads_it_would_keep_not_all_of_them() -> None:
     spec = layer_spec("gqa", neurons=6)
     heads = torch.tensor([6, 0, 4, 4, 1, 1], dtype=torch.float64)
     choices = choices_of(spec, scores_of(heads, torch.zeros(6, dtype=torch.float64)), 1)
-    assert choices.best(kept_weights(1, 1, 1))[0].heads == (0,)
-    assert choices.best(kept_weights(2, 1, 1))[0].heads == (2, 3)
+    assert choices.best(kept_weights(1, 1, 1))[0][KeptHeads].heads == (0,)
+    assert choices.best(kept_weights(2, 1, 1))[0][KeptHeads].heads == (2, 3)
 
 
 def test_neurons_are_a_multiple_of_the_step_where_they_are_cut() -> None:
     spec = layer_spec("gqa", neurons=40)
     choices = choices_of(spec, some_scores(spec), 16)
-    counts = {len(choices.best(f / 50 * choices.total_weights)[0].neurons) for f in range(51)}
+    counts = {len(choices.best(f / 50 * choices.total_weights)[0][KeptNeurons].neurons) for f in range(51)}
     assert counts == {16, 32, 40}
 
 
@@ -182,13 +185,13 @@ def test_the_rest_of_the_budget_is_rounded_to_the_nearest_step(steps: float, cou
     heads = torch.zeros(6, dtype=torch.float64)
     choices = choices_of(spec, scores_of(heads, torch.ones(20, dtype=torch.float64)), 4)
     plan, _ = choices.best(kept_weights(1, 1, 0) + 3 * HIDDEN * 4 * steps)
-    assert (len(plan.heads), len(plan.neurons)) == (1, count)
+    assert (len(plan[KeptHeads].heads), len(plan[KeptNeurons].neurons)) == (1, count)
 
 
 def test_a_step_wider_than_the_layer_keeps_all_neurons() -> None:
     spec = layer_spec("gqa", neurons=6)
     plan, weights = choices_of(spec, some_scores(spec), 16).best(0.0)
-    assert len(plan.neurons) == 6
+    assert len(plan[KeptNeurons].neurons) == 6
     assert weights == least_weights(spec, 16)
 
 
@@ -196,7 +199,7 @@ def test_of_equal_scores_the_first_are_kept() -> None:
     spec = layer_spec("mha", neurons=8)
     scores = scores_of(torch.ones(4, dtype=torch.float64), torch.ones(8, dtype=torch.float64))
     plan, _ = choices_of(spec, scores, 4).best(0.0)
-    assert (plan.heads, plan.neurons) == ((0,), (0, 1, 2, 3))
+    assert (plan[KeptHeads].heads, plan[KeptNeurons].neurons) == ((0,), (0, 1, 2, 3))
 
 
 @pytest.mark.parametrize("attention", ATTENTION)
@@ -207,11 +210,13 @@ def test_alike_takes_the_attention_nearest_to_the_layer_s_own_fraction(attention
     whole = kept_weights(heads, groups, 0)
     for fraction in FRACTIONS:
         plan, weights = choices.best(fraction * choices.total_weights)
-        kept = kept_weights(len(plan.heads), len(plan.kv_groups), 0)
+        kept = kept_weights(len(plan[KeptHeads].heads), len(plan[KeptHeads].kv_groups), 0)
         others = {kept_weights(len(own), number, 0) for own, number in attention_sets(spec)}
         fitting = [own for own in others if own <= fraction * choices.total_weights] or [min(others)]
         assert abs(kept / whole - fraction) == min(abs(own / whole - fraction) for own in fitting), fraction
-        assert weights == kept_weights(len(plan.heads), len(plan.kv_groups), len(plan.neurons))
+        assert weights == kept_weights(
+            len(plan[KeptHeads].heads), len(plan[KeptHeads].kv_groups), len(plan[KeptNeurons].neurons)
+        )
 
 
 def test_alike_takes_the_least_loss_of_attention_of_the_same_weights() -> None:
@@ -220,7 +225,7 @@ def test_alike_takes_the_least_loss_of_attention_of_the_same_weights() -> None:
     scores = scores_of([5, 5, 1, 0, 0.5, 0], torch.ones(40))
     choices = choices_of(spec, scores, 1, "alike")
     fraction = kept_weights(4, 2, 0) / kept_weights(6, 3, 0)
-    assert choices.best(fraction * choices.total_weights)[0].heads == (0, 1, 2, 3)
+    assert choices.best(fraction * choices.total_weights)[0][KeptHeads].heads == (0, 1, 2, 3)
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
@@ -228,33 +233,34 @@ def test_alike_takes_the_least_loss_of_attention_of_the_same_weights() -> None:
 def test_at_a_price_no_other_selection_is_cheaper(price: float, budget: Any) -> None:
     spec = layer_spec("gqa", neurons=30)
     choices, cost = choices_of(spec, some_scores(spec), 4), CostModel(budget, 50)
-    shape, options = choices.options.shape, choices.options
+    heads, neurons = both(choices.options)
 
-    def bill(attention: int, neurons: int) -> float:
-        option = options.attention[attention]
-        own = cost.attention(shape, len(option.heads), len(option.kv_groups)) + neurons * cost.neuron(shape)
-        return 3.0 * option.loss + 0.5 * float(options.neuron_loss[neurons]) + price * own
+    def bill(attention: int, count: int) -> float:
+        kept = heads.sets[attention]
+        own = attention_cost(spec, cost, len(kept.heads), len(kept.kv_groups)) + count * 3 * HIDDEN
+        return 3.0 * float(heads.losses[attention]) + 0.5 * float(neurons.loss_of[count]) + price * own
 
-    selection = choices.at_price(price, (3.0, 0.5), cost)
+    attention, step = choices.at_price(price, (3.0, 0.5), cost)
     counts = (4, 8, 12, 16, 20, 24, 28, 30)
-    assert selection.neurons in counts
-    least = min(bill(attention, count) for attention in range(len(options.attention)) for count in counts)
-    assert bill(*selection) == pytest.approx(least, rel=1e-12)
+    assert tuple(neurons.counts) == counts
+    least = min(bill(other, count) for other in range(len(heads.sets)) for count in counts)
+    assert bill(attention, counts[step]) == pytest.approx(least, rel=1e-12)
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_the_nearest_plan_is_the_nearest_of_all(budget: Any) -> None:
     spec = layer_spec("gqa-wide", neurons=20)
     choices, cost = choices_of(spec, some_scores(spec), 8), CostModel(budget, 100)
-    shape = layer_shape(spec, 0)
     costs = [
-        cost.attention(shape, len(heads), groups) + count * 72
+        attention_cost(spec, cost, len(heads), groups) + count * 72
         for heads, groups in attention_sets(spec)
         for count in (8, 16, 20)
     ]
-    for wanted in np.linspace(0.0, 1.1 * cost.dense(shape), 23):
+    for wanted in np.linspace(0.0, 1.1 * layer_cost(spec.layers[0], HIDDEN, cost), 23):
         plan, own = choices.nearest(float(wanted), cost)
-        assert own == cost.attention(shape, len(plan.heads), len(plan.kv_groups)) + 72 * len(plan.neurons)
+        assert own == attention_cost(
+            spec, cost, len(plan[KeptHeads].heads), len(plan[KeptHeads].kv_groups)
+        ) + 72 * len(plan[KeptNeurons].neurons)
         assert abs(own - wanted) == min(abs(other - wanted) for other in costs)
 
 

@@ -8,15 +8,16 @@ import math
 import numpy as np
 import pytest
 import torch
-from support.plans import covariance_of, random_projection, refitted_loss, small_spec
+from support.plans import both, covariance_of, random_projection, refitted_loss, small_spec
 from support.product import OUTPUTS
 
 from seap_export.errors import UsageError
 from seap_export.families import ModelSpec
-from seap_export.plan import elimination
-from seap_export.plan.elimination import eliminate_neurons, options_from_elimination
-from seap_export.plan.options import AttentionOption, LayerOptions
+from seap_export.plan import elimination, head_sets
+from seap_export.plan.elimination import eliminate_channels
+from seap_export.plan.options import options_from_elimination
 from seap_export.plan.refit import removal_losses
+from seap_export.plan.sublayers import HeadOptions, KeptHeads, NeuronOptions
 
 RIDGE = 0.001
 #: So small that all is computed in float64.
@@ -46,14 +47,16 @@ def eliminated(
     heads: tuple[torch.Tensor, torch.Tensor],
     neurons: tuple[torch.Tensor, torch.Tensor],
     ridge: float = RIDGE,
-) -> LayerOptions:
+) -> tuple[HeadOptions, NeuronOptions]:
     """Given the weight and the covariance of each output projection."""
     weights, covariances = zip(heads, neurons, strict=True)
     named = (dict(zip(OUTPUTS, parts, strict=True)) for parts in (weights, covariances))
-    return options_from_elimination(spec, 0, *named, ridge=ridge)
+    return both(options_from_elimination(spec, 0, *named, ridge=ridge))
 
 
-def options_of(spec: ModelSpec, seed: int = 0, tokens: int = 60, ridge: float = RIDGE) -> LayerOptions:
+def options_of(
+    spec: ModelSpec, seed: int = 0, tokens: int = 60, ridge: float = RIDGE
+) -> tuple[HeadOptions, NeuronOptions]:
     o_proj, o_cov, down_proj, down_cov = statistics_of(spec, seed, tokens)
     return eliminated(spec, (o_proj, o_cov.clone()), (down_proj, down_cov.clone()), ridge)
 
@@ -72,7 +75,7 @@ def statistics_of(
 @pytest.mark.parametrize("ridge", [RIDGE, SMALL_RIDGE])
 def test_one_at_a_time_is_the_greedy_loop_of_refits(ridge: float, tokens: int, seed: int) -> None:
     weight, covariance = random_projection(12, tokens, seed=seed)
-    order, loss = eliminate_neurons(weight, covariance, ridge, 0.0)
+    order, loss = eliminate_channels(weight, covariance, ridge, 0.0)
     expected_order, expected_loss = eliminated_by_hand(weight, covariance, ridge)
     least = RIDGE * expected_loss[0]  # smaller ones are of channels that others make up for, which go in any order
     assert [own for own, kept in zip(order, expected_loss, strict=False) if kept > least] == [
@@ -87,7 +90,7 @@ def test_the_loss_of_every_number_is_that_of_its_set_whatever_is_removed_at_a_ti
     fraction: float, ridge: float
 ) -> None:
     weight, covariance = random_projection(40, 90)
-    order, loss = eliminate_neurons(weight, covariance, ridge, fraction)
+    order, loss = eliminate_channels(weight, covariance, ridge, fraction)
     assert sorted(order.tolist()) == list(range(40))
     highest = 0.0
     for kept in range(40, -1, -1):
@@ -99,8 +102,8 @@ def test_the_loss_of_every_number_is_that_of_its_set_whatever_is_removed_at_a_ti
 @pytest.mark.parametrize("tokens", [400, 60])
 def test_looking_less_often_loses_little_more_than_one_removal_at_a_time(seed: int, tokens: int) -> None:
     weight, covariance = random_projection(128, tokens, 48, seed)
-    order, loss = eliminate_neurons(weight, covariance, RIDGE, elimination._FRACTION)
-    _, least = eliminate_neurons(weight, covariance, RIDGE, 0.0)
+    order, loss = eliminate_channels(weight, covariance, RIDGE, elimination._FRACTION)
+    _, least = eliminate_channels(weight, covariance, RIDGE, 0.0)
     assert sorted(order.tolist()) == list(range(128))
     for removed in (0.5, 0.6, 0.7, 0.8):
         kept = round(128 * (1.0 - removed))
@@ -112,11 +115,11 @@ def test_single_precision_chooses_and_weighs_as_double_precision_does(
     tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weight, covariance = random_projection(600, tokens, 48)
-    order, loss = eliminate_neurons(weight, covariance, 1 / tokens)
+    order, loss = eliminate_channels(weight, covariance, 1 / tokens)
     own = weight.double(), covariance, 1 / tokens * float(covariance.trace()), torch.from_numpy(order.copy())
     exact = np.maximum.accumulate(removal_losses(own[0], own[1].clone(), *own[2:]).numpy()[::-1])[::-1]
     monkeypatch.setattr(elimination, "_SINGLE_PRECISION_RIDGE", 1.0)
-    _, least = eliminate_neurons(weight, covariance, 1 / tokens)
+    _, least = eliminate_channels(weight, covariance, 1 / tokens)
     assert loss[:594] == pytest.approx(exact[:594], rel=2e-5)
     assert loss[:594] == pytest.approx(least[:594], rel=2e-3)
 
@@ -124,16 +127,16 @@ def test_single_precision_chooses_and_weighs_as_double_precision_does(
 def test_the_scale_of_the_statistics_changes_nothing_about_the_choice() -> None:
     """Neither of very small variances nor of very large ones, though the choice is made in float32."""
     weight, covariance = random_projection(40, 90)
-    order, loss = eliminate_neurons(weight, covariance, RIDGE, 0.125)
+    order, loss = eliminate_channels(weight, covariance, RIDGE, 0.125)
     for scale in (2.0**-180, 2.0**180):
-        other, scaled = eliminate_neurons(weight, covariance * scale, RIDGE, 0.125)
+        other, scaled = eliminate_channels(weight, covariance * scale, RIDGE, 0.125)
         assert other.tolist() == order.tolist()
         assert scaled == pytest.approx(loss * scale, rel=1e-12, abs=0.0)
 
 
 def test_a_block_holds_the_channels_that_cost_least_on_their_own() -> None:
     weight, covariance = random_projection(20, 90)
-    order, _ = eliminate_neurons(weight, covariance, RIDGE, 0.3)
+    order, _ = eliminate_channels(weight, covariance, RIDGE, 0.3)
     alone = [refitted_loss(weight, covariance, set(range(20)) - {channel}, RIDGE) for channel in range(20)]
     assert order[::-1][:6].tolist() == sorted(range(20), key=alone.__getitem__)[:6]
 
@@ -144,8 +147,8 @@ def test_blocks_of_one_lose_less_than_one_look_at_dependent_channels() -> None:
     inputs = torch.randn(200, 8, generator=generator, dtype=torch.float64)
     covariance = covariance_of(torch.cat([inputs, inputs], 1))
     weight = torch.randn(5, 16, generator=generator)
-    _, careful = eliminate_neurons(weight, covariance, 1e-9, 0.0)
-    _, careless = eliminate_neurons(weight, covariance, 1e-9, 1.0)
+    _, careful = eliminate_channels(weight, covariance, 1e-9, 0.0)
+    _, careless = eliminate_channels(weight, covariance, 1e-9, 1.0)
     assert careful[8] < 1e-6 * careful[0]
     assert careless[8] > 1e-2 * careless[0]
 
@@ -157,7 +160,7 @@ def test_channels_that_others_make_up_for_go_first_and_at_no_loss() -> None:
     inputs[:, [2, 11]] = inputs[:, [11, 2]]
     weight = torch.randn(20, 14, generator=generator)
     covariance = covariance_of(inputs)
-    _, loss = eliminate_neurons(weight, covariance, 1e-10, 0.0)
+    _, loss = eliminate_channels(weight, covariance, 1e-10, 0.0)
     assert loss[9] < 1e-7 * loss[0]
     assert loss[8] > 1e-3 * loss[0]
 
@@ -169,7 +172,7 @@ def test_channels_that_never_vary_go_first_however_large_their_weights(ridge: fl
     dead = [4, 7, 8]
     covariance[dead], covariance[:, dead] = 0.0, 0.0
     weight[:, dead] *= 100.0
-    order, loss = eliminate_neurons(weight, covariance, ridge, 0.0)
+    order, loss = eliminate_channels(weight, covariance, ridge, 0.0)
     assert sorted(order[-3:].tolist()) == dead
     assert loss[9] < least * loss[0] < loss[8]
 
@@ -177,24 +180,24 @@ def test_channels_that_never_vary_go_first_however_large_their_weights(ridge: fl
 def test_inputs_that_never_vary_keep_their_order_and_lose_nothing() -> None:
     spec = small_spec(6, 3, 20)
     o_proj, o_cov, down_proj, down_cov = statistics_of(spec)
-    options = eliminated(spec, (o_proj, o_cov * 0), (down_proj, down_cov * 0))
-    assert options.neuron_order.tolist() == list(range(20))
-    assert not options.neuron_loss.any()
-    assert {option.loss for option in options.attention} == {0.0}
-    assert options.attention[0].heads == (0,)
-    assert options.attention[-2].heads in {(0, 2, 4), (0, 1, 2, 3)}
+    heads, neurons = eliminated(spec, (o_proj, o_cov * 0), (down_proj, down_cov * 0))
+    assert neurons.order.tolist() == list(range(20))
+    assert not neurons.loss_of.any()
+    assert not heads.losses.any()
+    assert heads.sets[0].heads == (0,)
+    assert heads.sets[-2].heads in {(0, 2, 4), (0, 1, 2, 3)}
 
 
 @pytest.mark.parametrize("ridge", [1e-6, 1e-2, 10.0])
 def test_fewer_tokens_than_channels_give_options_all_the_same(ridge: float) -> None:
-    options = options_of(small_spec(6, 3, 40), tokens=3, ridge=ridge)
-    assert options.neuron_loss[0] > 0.0
-    assert options.neuron_loss[37] < options.neuron_loss[0]
+    _, neurons = options_of(small_spec(6, 3, 40), tokens=3, ridge=ridge)
+    assert neurons.loss_of[0] > 0.0
+    assert neurons.loss_of[37] < neurons.loss_of[0]
 
 
-def pair(option: AttentionOption) -> tuple[int, int]:
+def pair(kept: KeptHeads) -> tuple[int, int]:
     """Kept groups, and heads in each."""
-    return len(option.kv_groups), len(option.heads) // len(option.kv_groups)
+    return len(kept.kv_groups), len(kept.heads) // len(kept.kv_groups)
 
 
 def sets_by_hand(heads: int, groups: int, kept_groups: int, kept_heads: int) -> list[tuple[int, ...]]:
@@ -213,15 +216,15 @@ def sets_by_hand(heads: int, groups: int, kept_groups: int, kept_heads: int) -> 
 def test_attention_keeps_the_best_of_all_sets(heads: int, groups: int, seed: int) -> None:
     spec = small_spec(heads, groups, 20)
     o_proj, o_cov, _, _ = statistics_of(spec, seed)
-    options = options_of(spec, seed)
-    assert len(options.attention) == heads
-    for option in options.attention:
+    options, _ = options_of(spec, seed)
+    assert len(options.sets) == heads
+    for option, loss in zip(options.sets, options.losses, strict=True):
         losses = {
             subset: refitted_loss(o_proj, o_cov, [4 * head + i for head in subset for i in range(4)], RIDGE)
             for subset in sets_by_hand(heads, groups, *pair(option))
         }
         assert option.heads == min(losses, key=losses.__getitem__)
-        assert option.loss == pytest.approx(losses[option.heads], rel=1e-8, abs=1e-12)
+        assert loss == pytest.approx(losses[option.heads], rel=1e-8, abs=1e-12)
 
 
 @pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 3), (6, 2), (8, 2), (4, 1)])
@@ -230,26 +233,27 @@ def test_where_the_sets_are_many_the_elimination_is_greedy_and_its_losses_exact(
 ) -> None:
     spec = small_spec(heads, groups, 20)
     o_proj, o_cov, _, _ = statistics_of(spec)
-    best = {pair(option): option.loss for option in options_of(spec).attention}
-    monkeypatch.setattr(elimination, "_EXACT_SETS", 0)
-    greedy = options_of(spec).attention
-    assert len(greedy) == heads
-    for option in greedy:
+    exact, _ = options_of(spec)
+    best = {pair(option): loss for option, loss in zip(exact.sets, exact.losses, strict=True)}
+    monkeypatch.setattr(head_sets, "_EXACT_SETS", 0)
+    greedy, _ = options_of(spec)
+    assert len(greedy.sets) == heads
+    for option, loss in zip(greedy.sets, greedy.losses, strict=True):
         kept = [4 * head + i for head in option.heads for i in range(4)]
-        assert option.loss == pytest.approx(refitted_loss(o_proj, o_cov, kept, RIDGE), rel=1e-8, abs=1e-12)
+        assert loss == pytest.approx(refitted_loss(o_proj, o_cov, kept, RIDGE), rel=1e-8, abs=1e-12)
         assert option.heads in sets_by_hand(heads, groups, *pair(option))
-        assert option.loss >= best[pair(option)] * (1.0 - 1e-9)
+        assert loss >= best[pair(option)] * (1.0 - 1e-9)
     # One removal from the whole is as good as the best.
-    assert greedy[-2].loss == pytest.approx(best[pair(greedy[-2])], rel=1e-9)
+    assert greedy.losses[-2] == pytest.approx(best[pair(greedy.sets[-2])], rel=1e-9)
 
 
 def test_the_greedy_elimination_removes_the_head_that_costs_least_each_time() -> None:
     """Twelve groups of one head: 4095 sets, so the elimination is greedy."""
     spec = small_spec(12, 12, 20, hidden_size=48)
     o_proj, o_cov, _, _ = statistics_of(spec, tokens=100)
-    options = options_of(spec, tokens=100).attention
+    options, _ = options_of(spec, tokens=100)
     kept = set(range(12))
-    for option in options[-2::-1]:
+    for option in options.sets[-2::-1]:
         losses = {
             head: refitted_loss(o_proj, o_cov, [4 * own + i for own in kept - {head} for i in range(4)], RIDGE)
             for head in kept
@@ -261,10 +265,10 @@ def test_the_greedy_elimination_removes_the_head_that_costs_least_each_time() ->
 def test_losses_scale_with_the_square_of_the_weights_in_both_sublayers() -> None:
     spec = small_spec(6, 3, 20)
     o_proj, o_cov, down_proj, down_cov = statistics_of(spec)
-    once = options_of(spec)
-    twice = eliminated(spec, (2 * o_proj, o_cov.clone()), (2 * down_proj, down_cov.clone()))
-    assert twice.neuron_loss == pytest.approx(4 * once.neuron_loss, rel=1e-9)
-    assert [own.loss for own in twice.attention] == pytest.approx([4 * own.loss for own in once.attention], rel=1e-9)
+    once, once_neurons = options_of(spec)
+    twice, twice_neurons = eliminated(spec, (2 * o_proj, o_cov.clone()), (2 * down_proj, down_cov.clone()))
+    assert twice_neurons.loss_of == pytest.approx(4 * once_neurons.loss_of, rel=1e-9)
+    assert twice.losses == pytest.approx(4 * once.losses, rel=1e-9)
 
 
 def test_independent_channels_go_in_the_order_of_their_losses() -> None:
@@ -273,11 +277,11 @@ def test_independent_channels_go_in_the_order_of_their_losses() -> None:
     generator = torch.Generator().manual_seed(0)
     down_proj = torch.randn(24, 1920, generator=generator)
     variances = torch.rand(1920, dtype=torch.float64, generator=generator) + 0.1
-    options = eliminated(spec, (o_proj, o_cov), (down_proj, variances.diag()))
+    _, neurons = eliminated(spec, (o_proj, o_cov), (down_proj, variances.diag()))
     # The loss of each is its own, variance times squared weights.
     scores = (variances * down_proj.double().square().sum(0)).numpy()
-    assert options.neuron_loss[0] == pytest.approx(scores.sum(), rel=1e-6)
-    assert scores[options.neuron_order] == pytest.approx(sorted(scores, reverse=True), rel=1e-4)
+    assert neurons.loss_of[0] == pytest.approx(scores.sum(), rel=1e-6)
+    assert scores[neurons.order] == pytest.approx(sorted(scores, reverse=True), rel=1e-4)
 
 
 @pytest.mark.parametrize("ridge", [0.0, -1.0, math.nan, math.inf])

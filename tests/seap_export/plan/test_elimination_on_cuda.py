@@ -7,11 +7,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 from support.cuda import fake_tensors
-from support.plans import small_spec
 
 from seap_export.plan import refit, symmetric
-from seap_export.plan.cost import layer_shape
-from seap_export.plan.elimination import _channels, removal_order
+from seap_export.plan.elimination import removal_order
+from seap_export.plan.head_sets import HeadGroups
 from seap_export.plan.refit import Refit, removal_losses
 
 CHANNELS = 1200
@@ -43,7 +42,7 @@ def test_the_losses(cuda: torch.device) -> None:
 
 def test_sets_of_heads(cuda: torch.device) -> None:
     own = Refit(*projection(cuda), 1e-4).copy()
-    heads = _channels(layer_shape(small_spec(300, 1, 4), 0), [2, 5], cuda)
+    heads = HeadGroups(1, 300, 4).channels([2, 5], cuda)
     assert own.increase(heads).device.type == own.remove(heads).device.type == "cuda"
 
 

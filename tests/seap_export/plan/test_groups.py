@@ -8,17 +8,16 @@ from typing import Any, cast
 
 import pytest
 import torch
-from support.plans import scored_options, scores_of, small_spec
+from support.plans import both, scored_options, scores_of, small_spec
 from support.product import Mixture, Source
 
 from seap_export.families import Attention, ModelSpec
-from seap_export.plan.groups import preferring_groups
 from seap_export.plan.make import plan_variant
-from seap_export.plan.options import LayerOptions
 from seap_export.plan.plan import Plan
 from seap_export.plan.ranked import Ranking
 from seap_export.plan.settings import Layout, PlanSettings
 from seap_export.plan.sparsity import EVEN, Sparsity
+from seap_export.plan.sublayers import KeptHeads, LayerOptions
 from seap_export.scores import LayerScores
 
 
@@ -32,14 +31,17 @@ def options_of(spec: ModelSpec, scores: Sequence[LayerScores] | None = None) -> 
     return scored_options(spec, list(scores or alike))
 
 
-def weighed(options: LayerOptions, dense: LayerOptions) -> set[int]:
+def raised_by_half(dense: LayerOptions) -> set[int]:
     """Heads in a group of the options whose loss is raised, by half."""
+    heads, neurons = both(dense)
+    preferring = heads.preferring(0.5)
+    assert preferring.sets == heads.sets
+    assert neurons.preferring(0.5) is neurons
     changed = set()
-    for one, other in zip(options.attention, dense.attention, strict=True):
-        assert (one.heads, one.weights) == (other.heads, other.weights)
-        if one.loss != other.loss:
-            assert one.loss == pytest.approx(1.5 * other.loss)
-            changed.add(len(one.heads) // len(one.kv_groups))
+    for kept, loss, other in zip(heads.sets, preferring.losses, heads.losses, strict=True):
+        if loss != other:
+            assert loss == pytest.approx(1.5 * other)
+            changed.add(len(kept.heads) // len(kept.kv_groups))
     return changed
 
 
@@ -55,9 +57,8 @@ def weighed(options: LayerOptions, dense: LayerOptions) -> set[int]:
 )
 def test_which_numbers_of_heads_cost_more(heads: int, kv_groups: int, raised: set[int]) -> None:
     spec = spec_of(heads, kv_groups)
-    dense = options_of(spec)
-    for own, one in zip(preferring_groups(spec, dense, 0.5), dense, strict=True):
-        assert weighed(own, one) == raised
+    for layer in options_of(spec):
+        assert raised_by_half(layer) == raised
 
 
 @pytest.mark.parametrize(
@@ -66,9 +67,8 @@ def test_which_numbers_of_heads_cost_more(heads: int, kv_groups: int, raised: se
 def test_nothing_costs_more_where_the_kernel_takes_no_heads_at_all(values: dict[str, Any]) -> None:
     spec = spec_of(8, 2, **values)
     assert spec.head_dim != 64 or spec.first(Attention).softcap is not None
-    dense = options_of(spec)
-    for own, one in zip(preferring_groups(spec, dense, 0.5), dense, strict=True):
-        assert weighed(own, one) == set()
+    for layer in options_of(spec):
+        assert raised_by_half(layer) == set()
 
 
 def planned(spec: ModelSpec, worst: float, tolerance: float, layout: Layout = "per-layer") -> Plan:
@@ -94,7 +94,7 @@ def planned(spec: ModelSpec, worst: float, tolerance: float, layout: Layout = "p
 
 
 def heads_a_group(plan: Plan) -> list[int]:
-    return sorted(len(layer.heads) // len(layer.kv_groups) for layer in plan.layers)
+    return sorted(len(layer[KeptHeads].heads) // len(layer[KeptHeads].kv_groups) for layer in plan.layers)
 
 
 @pytest.mark.parametrize(

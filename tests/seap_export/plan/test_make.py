@@ -13,18 +13,26 @@ import torch
 from safetensors.torch import load_file
 from support.calibration import single_mixture
 from support.models import micro_source, write_micro_model
+from support.plans import assert_same_options, both, kept_sizes
 from support.product import OUTPUTS, Calibration, Compute, Mixture, Projection, Source, open_source
 
 from seap_export.errors import InputError
 from seap_export.families import names
-from seap_export.plan.elimination import options_from_elimination
 from seap_export.plan.make import plan_variant, rank_layers
-from seap_export.plan.options import LayerOptions, options_from_scores
+from seap_export.plan.options import options_from_elimination, options_from_scores
 from seap_export.plan.plan import Plan
 from seap_export.plan.ranked import Ranking
 from seap_export.plan.settings import PlanSettings, ScoreMix
 from seap_export.plan.sparsity import Sparsity
-from seap_export.scores import CHANNEL_SCORES, ChannelScore, LayerScores, channel_scores, layer_scores
+from seap_export.plan.sublayers import KeptHeads, KeptNeurons
+from seap_export.scores import (
+    CHANNEL_SCORES,
+    ChannelScore,
+    LayerScores,
+    channel_scores,
+    layer_scores,
+    unit_scores,
+)
 
 Calibrate = Callable[..., Calibration]
 
@@ -62,12 +70,6 @@ def planned(source: Source, statistics: Mixture, ranking: Ranking, **changes: An
     return plan_variant(source, statistics, ranking, PlanSettings(**{**settings, **changes}), 0.3)
 
 
-def assert_same_options(one: LayerOptions, other: LayerOptions) -> None:
-    assert one.attention == other.attention
-    assert (one.neuron_order == other.neuron_order).all()
-    assert (one.neuron_loss == other.neuron_loss).all()
-
-
 @pytest.mark.parametrize("score", CHANNEL_SCORES)
 def test_every_layer_is_scored_by_its_own_weights_and_statistics(
     source: Source, random_calibration: Calibrate, score: ChannelScore
@@ -81,8 +83,8 @@ def test_every_layer_is_scored_by_its_own_weights_and_statistics(
     for index, (own, options) in enumerate(zip(ranking.scores, ranking.options, strict=True)):
         moments, weights = calibration.layer(index), output_weights(source, index)
         heads = channel_scores(score, weights["o_proj"], moments["o_proj"])
-        assert torch.equal(own.heads, heads.view(6, 16).mean(1))
-        assert torch.equal(own.neurons, channel_scores(score, weights["down_proj"], moments["down_proj"]))
+        assert torch.equal(unit_scores(own["o_proj"]), heads.view(6, 16).mean(1))
+        assert torch.equal(own["down_proj"], channel_scores(score, weights["down_proj"], moments["down_proj"]))
         assert_same_options(options, options_from_scores(source.spec, index, own))
 
 
@@ -106,7 +108,9 @@ def test_rows_count_by_the_gain_of_the_norm_behind_them(
             ridge = 1.0 / statistics.effective_tokens
             expected = options_from_elimination(source.spec, index, weights, covariances, ridge=ridge)
         else:
-            scores = layer_scores(score, weights, statistics.calibrations["boolq"].layer(index), 16)
+            scores = layer_scores(
+                score, weights, statistics.calibrations["boolq"].layer(index), source.spec.layers[index]
+            )
             expected = options_from_scores(source.spec, index, scores)
         assert_same_options(options, expected)
 
@@ -120,10 +124,16 @@ def test_heads_are_squared_where_asked(source: Source, random_calibration: Calib
     assert plain is not None
     assert squared is not None
     for index, own in enumerate(squared):
-        expected = layer_scores("wifv", output_weights(source, index), calibration.layer(index), 16, square_heads=True)
-        assert torch.equal(own.head_channels, expected.head_channels)
-        assert not torch.equal(own.heads, plain[index].heads)
-        assert torch.equal(own.neurons, plain[index].neurons)
+        expected = layer_scores(
+            "wifv",
+            output_weights(source, index),
+            calibration.layer(index),
+            source.spec.layers[index],
+            square_heads=True,
+        )
+        assert torch.equal(own["o_proj"], expected["o_proj"])
+        assert not torch.equal(own["o_proj"], plain[index]["o_proj"])
+        assert torch.equal(own["down_proj"], plain[index]["down_proj"])
 
 
 @pytest.mark.parametrize("ridge", [0.5, 20.0])
@@ -152,7 +162,7 @@ def by_task(source: Source, mixture: Mixture, score: ChannelScore) -> dict[str, 
 
 
 def total(scores: tuple[LayerScores, ...]) -> float:
-    return sum(float(own.head_channels.sum() + own.neurons.sum()) for own in scores)
+    return sum(float(own["o_proj"].sum() + own["down_proj"].sum()) for own in scores)
 
 
 @pytest.mark.parametrize("mix", ["scaled", "plain"])
@@ -172,10 +182,10 @@ def test_scores_of_several_tasks_are_added_by_their_weights(
     mixed = ranking_of(source, mixture, score, mix=mix)
     assert mixed.scores is not None
     for index, layer in enumerate(mixed.scores):
-        heads = sum(factors[task] * own[task][index].head_channels for task in own)
-        neurons = sum(factors[task] * own[task][index].neurons for task in own)
-        torch.testing.assert_close(layer.head_channels, heads, rtol=1e-12, atol=0.0)
-        torch.testing.assert_close(layer.neurons, neurons, rtol=1e-12, atol=0.0)
+        heads = sum(factors[task] * own[task][index]["o_proj"] for task in own)
+        neurons = sum(factors[task] * own[task][index]["down_proj"] for task in own)
+        torch.testing.assert_close(layer["o_proj"], heads, rtol=1e-12, atol=0.0)
+        torch.testing.assert_close(layer["down_proj"], neurons, rtol=1e-12, atol=0.0)
         assert_same_options(mixed.options[index], options_from_scores(source.spec, index, layer))
     if mix == "scaled":
         assert total(mixed.scores) == pytest.approx(1.25)
@@ -207,8 +217,8 @@ def test_the_scores_of_a_single_task_stay_as_they_are(
     for weight, mix in ((1.0, "plain"), (3.0, "scaled")):
         ranking = ranking_of(source, Mixture("boolq", {"boolq": weight}, {"boolq": calibration}), score, mix=mix)
         assert ranking.scores is not None
-        expected = layer_scores(score, output_weights(source, 1), calibration.layer(1), 16)
-        assert torch.equal(ranking.scores[1].neurons, expected.neurons)
+        expected = layer_scores(score, output_weights(source, 1), calibration.layer(1), source.spec.layers[1])
+        assert torch.equal(ranking.scores[1]["down_proj"], expected["down_proj"])
 
 
 def test_a_task_whose_scores_are_all_0_is_no_obstacle(source: Source, random_calibration: Calibrate) -> None:
@@ -219,7 +229,7 @@ def test_a_task_whose_scores_are_all_0_is_no_obstacle(source: Source, random_cal
     mixture = Mixture("mix", {"one": 1.0, "two": 1.0}, calibrations)
     mixed, alone = ranking_of(source, mixture, "wifv"), ranking_of(source, single_mixture(calibrations["one"]), "wifv")
     for own, other in zip(mixed.options, alone.options, strict=True):
-        assert (own.neuron_order == other.neuron_order).all()
+        assert (both(own)[1].order == both(other)[1].order).all()
 
 
 @pytest.mark.parametrize("score", ["wifv", "elimination"])
@@ -264,15 +274,16 @@ def test_the_sensitivity_and_the_balance_decide_too(source: Source, random_calib
     other = torch.tensor([[1.0, 1.0], [1.0, 1.0], [1e6, 1e6]], dtype=torch.float64)
     sensitive = planned(source, statistics, dataclasses.replace(ranking, sensitivity=other))
     assert sensitive.layers[2] != plan.layers[2]
-    assert (len(sensitive.layers[2].heads), len(sensitive.layers[2].neurons)) == (6, 80)
-    cheap = [dataclasses.replace(own, neuron_loss=1e-6 * own.neuron_loss) for own in ranking.options]
+    assert kept_sizes(sensitive.layers[2]) == (3, 6, 80)
+    parts = [both(own) for own in ranking.options]
+    cheap = [(heads, dataclasses.replace(neurons, loss_of=1e-6 * neurons.loss_of)) for heads, neurons in parts]
     ranking = dataclasses.replace(ranking, options=tuple(cheap))
     by_loss, alike = (
         planned(source, statistics, ranking, sparsity=Sparsity("uniform"), balance=balance).layers
         for balance in ("loss", "alike")
     )
-    assert all(len(layer.heads) == 6 for layer in by_loss)
-    assert any(len(layer.heads) < 6 for layer in alike)
+    assert all(len(layer[KeptHeads].heads) == 6 for layer in by_loss)
+    assert any(len(layer[KeptHeads].heads) < 6 for layer in alike)
 
 
 def test_global_sparsity_ranks_the_scores(source: Source, random_calibration: Calibrate) -> None:
@@ -281,8 +292,9 @@ def test_global_sparsity_ranks_the_scores(source: Source, random_calibration: Ca
     plan = planned(source, statistics, ranking, sparsity=Sparsity("global"))
     assert ranking.scores is not None
     least_kept = min(
-        float(own.neurons[list(layer.neurons)].min()) for own, layer in zip(ranking.scores, plan.layers, strict=True)
+        float(own["down_proj"][list(layer[KeptNeurons].neurons)].min())
+        for own, layer in zip(ranking.scores, plan.layers, strict=True)
     )
     assert plan.achieved_ratio == pytest.approx(0.3, abs=0.01)
     assert least_kept > 0.0
-    assert len({len(layer.neurons) for layer in plan.layers}) > 1
+    assert len({len(layer[KeptNeurons].neurons) for layer in plan.layers}) > 1

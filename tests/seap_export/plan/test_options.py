@@ -7,72 +7,83 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.plans import random_scores, scores_of, small_spec
+from support.plans import both, random_scores, scores_of, small_spec
 
-from seap_export.plan.options import AttentionOption, LayerOptions, options_from_scores
-from seap_export.plan.plan import LayerPlan
+from seap_export.plan.cost import BUDGETS, CostModel
+from seap_export.plan.options import options_from_scores
+from seap_export.plan.sublayers import KeptHeads, KeptNeurons
 
 SPEC = small_spec(6, 3, 5)
-OPTIONS = options_from_scores(SPEC, 0, random_scores(SPEC)[0])
+HEADS, NEURONS = both(options_from_scores(SPEC, 0, random_scores(SPEC)[0]))
 
 
 def test_an_attention_option_loses_the_scores_of_all_channels_of_the_heads_removed() -> None:
     scores = random_scores(SPEC)[0]
-    for option in OPTIONS.attention:
-        removed = [head for head in range(6) if head not in option.heads]
-        lost = sum(float(scores.head_channels[head, channel]) for head in removed for channel in range(4))
-        assert option.loss == pytest.approx(lost, rel=1e-12, abs=0.0)
-        assert option.weights == 2 * 24 * 4 * (len(option.heads) + len(option.kv_groups))
+    for kept, loss, weights in zip(HEADS.sets, HEADS.losses, HEADS.costs(CostModel()), strict=True):
+        removed = [head for head in range(6) if head not in kept.heads]
+        lost = sum(float(scores["o_proj"][head, channel]) for head in removed for channel in range(4))
+        assert loss == pytest.approx(lost, rel=1e-12, abs=0.0)
+        assert weights == 2 * 24 * 4 * (len(kept.heads) + len(kept.kv_groups))
 
 
 def test_there_is_one_option_for_every_pair_of_groups_and_heads_a_group() -> None:
-    pairs = [(len(option.kv_groups), len(option.heads) // len(option.kv_groups)) for option in OPTIONS.attention]
+    pairs = [(len(kept.kv_groups), len(kept.heads) // len(kept.kv_groups)) for kept in HEADS.sets]
     assert sorted(pairs) == [(groups, heads) for groups in (1, 2, 3) for heads in (1, 2)]
     assert pairs[0] == (1, 1)
     assert pairs[-1] == (3, 2)
 
 
 def test_neurons_are_sorted_by_score_and_lose_the_scores_of_the_rest() -> None:
-    options = options_from_scores(SPEC, 0, scores_of([1] * 6, [2, 5, 0, 5, 1]))
-    assert options.neuron_order.tolist() == [1, 3, 0, 4, 2]
-    assert options.neuron_loss.tolist() == [13, 8, 3, 1, 0, 0]
+    _, neurons = both(options_from_scores(SPEC, 0, scores_of([1] * 6, [2, 5, 0, 5, 1])))
+    assert neurons.order.tolist() == [1, 3, 0, 4, 2]
+    assert neurons.loss_of.tolist() == [13, 8, 3, 1, 0, 0]
 
 
 def test_a_plan_keeps_the_most_important_neurons_sorted() -> None:
-    options = options_from_scores(SPEC, 0, scores_of([1] * 6, [2, 5, 0, 6, 1]))
-    assert options.plan(options.attention[0], 3) == LayerPlan(2, (0,), (0,), (0, 1, 3))
+    heads, neurons = both(options_from_scores(SPEC, 0, scores_of([1] * 6, [2, 5, 0, 6, 1])))
+    assert (heads.kept(0), neurons.kept(2)) == (KeptHeads(2, (0,), (0,)), KeptNeurons((0, 1, 3)))
+
+
+def test_a_head_or_a_channel_costs_what_the_shrunk_sublayer_does() -> None:
+    for options in (HEADS, NEURONS, NEURONS.aligned(2)):
+        for budget in BUDGETS:
+            cost = CostModel(budget, 9)
+            shrunk = [options.shrunk(option) for option in range(len(options.losses))]
+            assert options.costs(cost).tolist() == [options.cost_of(own, 24, cost) for own in shrunk]
+
+
+def test_the_nearest_option_of_each_kind() -> None:
+    assert HEADS.nearest(np.array([0.0, 750.0, 1e9])).tolist() == [0, 2, 5]
+    assert NEURONS.aligned(2).nearest(np.array([-9.0, 72 * 2.9, 72 * 3.1, 72 * 9.0])).tolist() == [0, 0, 1, 2]
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("options", "values", "message"),
     [
-        ({"attention": ()}, "must keep all heads"),
-        ({"attention": OPTIONS.attention[:-1]}, "must keep all heads"),
-        (
-            {"attention": (*OPTIONS.attention[:-1], dataclasses.replace(OPTIONS.attention[-1], loss=1.0))},
-            "without loss",
-        ),
-        ({"attention": (OPTIONS.attention[2], *OPTIONS.attention)}, "sorted by weights"),
-        ({"neuron_order": np.array([0, 1, 2, 3, 3])}, "order of all neurons"),
-        ({"neuron_order": np.arange(4)}, "order of all neurons"),
-        ({"neuron_loss": np.zeros(5)}, "one value for every number"),
-        ({"neuron_loss": np.ones(6)}, "0 for all of them"),
-        ({"neuron_loss": np.array([5.0, 3, 4, 2, 1, 0])}, "never rise"),
-        ({"neuron_loss": np.array([np.inf, 3, 2, 1, 1, 0])}, "finite"),
+        (HEADS, {"sets": (), "loss_of": np.zeros(0)}, "must keep all heads"),
+        (HEADS, {"sets": HEADS.sets[:-1], "loss_of": HEADS.loss_of[:-1]}, "must keep all heads"),
+        (HEADS, {"loss_of": np.append(HEADS.loss_of[:-1], 1.0)}, "without loss"),
+        (HEADS, {"loss_of": HEADS.loss_of[:-1]}, "each option must have a loss"),
+        (HEADS, {"loss_of": -HEADS.loss_of}, "not negative"),
+        (HEADS, {"loss_of": HEADS.loss_of + np.inf}, "finite"),
+        (HEADS, {"sets": (HEADS.sets[2], *HEADS.sets[1:])}, "sorted by weights"),
+        (NEURONS, {"order": np.array([0, 1, 2, 3, 3])}, "order of all channels"),
+        (NEURONS, {"order": np.arange(4)}, "order of all channels"),
+        (NEURONS, {"loss_of": np.zeros(5)}, "one value for every number"),
+        (NEURONS, {"loss_of": np.ones(6)}, "0 for all of them"),
+        (NEURONS, {"loss_of": np.array([5.0, 3, 4, 2, 1, 0])}, "never rise"),
+        (NEURONS, {"loss_of": np.array([np.inf, 3, 2, 1, 1, 0])}, "finite"),
     ],
 )
-def test_options_that_contradict_themselves_are_refused(values: dict[str, Any], message: str) -> None:
+def test_options_that_contradict_themselves_are_refused(options: Any, values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        dataclasses.replace(OPTIONS, **values)
-    assert isinstance(dataclasses.replace(OPTIONS), LayerOptions)
+        dataclasses.replace(options, **values)
+    assert type(dataclasses.replace(options)) is type(options)
 
 
 @pytest.mark.parametrize(
-    ("groups", "heads", "weights", "loss"),
-    [((), (), 1, 0.0), ((0, 1), (0, 1, 2), 1, 0.0), ((0,), (), 1, 0.0), ((0,), (0,), 0, 0.0), ((0,), (0,), 1, -1.0)],
+    ("size", "groups", "heads"), [(2, (), ()), (2, (0, 1), (0, 1, 2)), (2, (0,), ()), (0, (0,), (0,)), (2, (1,), (0,))]
 )
-def test_an_attention_option_without_meaning_is_refused(
-    groups: tuple[int, ...], heads: tuple[int, ...], weights: int, loss: float
-) -> None:
+def test_heads_without_meaning_are_refused(size: int, groups: tuple[int, ...], heads: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="must"):
-        AttentionOption(groups, heads, weights, loss)
+        KeptHeads(size, groups, heads)

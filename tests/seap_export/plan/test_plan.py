@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.plans import with_settings
+from support.plans import kept_layer, with_settings
 from support.product import PROJECTIONS, Vocabulary
 from support.variations import micro_config
 
@@ -17,12 +17,13 @@ from seap_export.families import Attention, ModelSpec, model_spec
 from seap_export.plan.plan import PLAN_SCHEMA, LayerPlan, Plan, read_plan, write_plan
 from seap_export.plan.settings import COMPENSATIONS, Compensation, PlanSettings
 from seap_export.plan.sparsity import EVEN, Sparsity
+from seap_export.plan.sublayers import KeptHeads, KeptNeurons
 
 #: Of layers with 6 query heads, 3 key/value heads and 80 neurons.
 LAYERS = (
-    LayerPlan(2, (0, 2), (0, 1, 4, 5), tuple(range(80))),
-    LayerPlan(2, (0, 1, 2), (1, 2, 4), (0, 7, 79)),
-    LayerPlan(2, (0, 1, 2), tuple(range(6)), tuple(range(80))),
+    kept_layer(2, (0, 2), (0, 1, 4, 5), range(80)),
+    kept_layer(2, (0, 1, 2), (1, 2, 4), (0, 7, 79)),
+    kept_layer(2, (0, 1, 2), range(6), range(80)),
 )
 PLAN = Plan(
     task="general",
@@ -59,7 +60,7 @@ def changed_file(path: Path, **values: Any) -> Path:
 
 
 def changed_layer(**values: Any) -> list[dict[str, Any]]:
-    rows = [dataclasses.asdict(layer) for layer in LAYERS]
+    rows = [layer.to_json() for layer in LAYERS]
     return [rows[0] | values, *rows[1:]]
 
 
@@ -128,6 +129,7 @@ def test_another_schema_is_refused(tmp_path: Path, schema: str | None) -> None:
         {"neurons": None},
         {"num_heads_per_group": 0},
         {"heads": ["a"]},
+        {"neurons": None, "heads": None},
     ],
 )
 def test_a_layer_that_contradicts_itself_is_refused(tmp_path: Path, values: dict[str, Any]) -> None:
@@ -188,6 +190,25 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
         read_plan(tmp_path / "plan.json")
 
 
+def test_a_layer_of_other_sublayers_does_not_fit() -> None:
+    heads, neurons = LAYERS[2].sublayers
+    for sublayers in ((heads,), (neurons,), (neurons, heads)):
+        plan = with_settings(PLAN, layers=(LayerPlan(sublayers), *LAYERS[1:]))
+        with pytest.raises(ArtifactError, match="layer 0 has another shape"):
+            plan.shrunk_spec(dense_spec())
+    for sublayers in ((), (heads, heads)):
+        with pytest.raises(ValueError, match="different kinds"):
+            LayerPlan(sublayers)
+
+
+def test_a_layer_gives_what_a_sublayer_keeps_by_its_kind_or_its_output_projection() -> None:
+    layer = LAYERS[0]
+    assert layer[KeptHeads] == layer.named("o_proj") == KeptHeads(2, (0, 2), (0, 1, 4, 5))
+    assert layer[KeptNeurons] == layer.named("down_proj")
+    with pytest.raises(KeyError):
+        LayerPlan(layer.sublayers[:1])[KeptNeurons]
+
+
 def test_the_shrunk_shapes_are_those_of_the_plan() -> None:
     first, second, third = PLAN.shrunk_spec(dense_spec()).layers
     dense = dense_spec().layers[0]
@@ -218,7 +239,7 @@ def test_what_is_cut_is_compensated_and_in_the_sequential_mode_all_that_follows(
 
 def test_in_the_sequential_mode_what_comes_before_the_first_cut_stays() -> None:
     whole = LAYERS[2]
-    neurons_only = dataclasses.replace(whole, neurons=(0, 1))
+    neurons_only = kept_layer(2, range(3), range(6), (0, 1))
     plan = with_settings(PLAN, compensation="sequential", layers=(whole, neurons_only, whole))
     assert plan.compensated(dense_spec()) == (frozenset(), frozenset({"down_proj"}), BOTH)
     nothing = with_settings(PLAN, compensation="sequential", layers=(whole,) * 3)
@@ -246,7 +267,7 @@ def test_a_plan_of_a_model_of_another_shape_is_refused(values: dict[str, Any], m
         PLAN.shrunk_spec(dense_spec(**values))
 
 
-EVEN_LAYERS = tuple(LayerPlan(2, (0, 2), (0, 5), tuple(range(start, start + 48))) for start in (0, 7, 30))
+EVEN_LAYERS = tuple(kept_layer(2, (0, 2), (0, 5), range(start, start + 48)) for start in (0, 7, 30))
 UNIFORM = with_settings(PLAN, layers=EVEN_LAYERS, layout="uniform", sparsity=EVEN)
 OUTPUTS = ("o_proj", "down_proj")
 
@@ -291,7 +312,7 @@ def test_biases_of_a_uniform_plan_are_those_of_the_family_s_class(
 
 
 def test_only_sublayers_that_are_compensated_have_their_switch_turned_on() -> None:
-    layers = tuple(dataclasses.replace(own, kv_groups=(0, 1, 2), heads=tuple(range(6))) for own in EVEN_LAYERS)
+    layers = tuple(kept_layer(2, range(3), range(6), own[KeptNeurons].neurons) for own in EVEN_LAYERS)
     plan = dataclasses.replace(UNIFORM, layers=layers)
     mlp = frozenset({"gate_proj", "up_proj", "down_proj"})
     assert {own.biases for own in plan.shrunk_spec(dense_spec()).layers} == {mlp}

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from support.models import micro_source
+from support.plans import assert_same_options
 from support.product import Calibration, Compute, Mixture, Source
 
 from seap_export.errors import ArtifactError
@@ -88,9 +89,7 @@ def test_a_finished_folder_is_the_ranking(source: Source, statistics: Mixture, t
     read = read_ranking(source.spec, tmp_path / "ranking")
     assert (read.scores is None) is (recipe == "reconstruct")
     for own, other in zip(ranking.options, read.options, strict=True):
-        assert own.attention == other.attention
-        assert own.neuron_order.tolist() == other.neuron_order.tolist()
-        assert own.neuron_loss.tolist() == other.neuron_loss.tolist()
+        assert_same_options(own, other)
 
 
 def test_half_a_file_counts_as_none_and_a_damaged_one_is_refused(

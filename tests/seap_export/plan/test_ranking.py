@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import replace
 
 import pytest
 import torch
 from support.plans import random_scores, scored_options, scores_of, small_spec, smollm2_spec
 
 from seap_export.families import ModelSpec
-from seap_export.plan.choice import Kept, LayerChoices
+from seap_export.plan.choice import LayerChoices, Planned
 from seap_export.plan.ranking import rank, standardised
+from seap_export.plan.sublayers import KeptHeads, KeptNeurons
 from seap_export.scores import LayerScores
 
 
 def ranked(
     spec: ModelSpec, scores: list[LayerScores], fraction: float, align: int = 1, free: list[bool] | None = None
-) -> list[Kept]:
+) -> list[Planned]:
     choices = [LayerChoices(own, align) for own in scored_options(spec, scores)]
     budget = fraction * sum(choice.total_weights for choice in choices)
     return rank(choices, scores, free or [True] * len(choices), budget)
@@ -25,13 +25,13 @@ def ranked(
 
 def standardised_by_hand(scores: LayerScores) -> tuple[list[float], list[float]]:
     """FLAP standardises the channels of the heads, then takes each head's mean."""
-    channels = [float(value) for value in scores.head_channels.flatten()]
+    channels = [float(value) for value in scores["o_proj"].flatten()]
     mean, spread = statistics.fmean(channels), statistics.pstdev(channels)
     heads = [
-        statistics.fmean((float(value) - mean) / spread for value in scores.head_channels[head])
-        for head in range(len(scores.head_channels))
+        statistics.fmean((float(value) - mean) / spread for value in scores["o_proj"][head])
+        for head in range(len(scores["o_proj"]))
     ]
-    neurons = [float(value) for value in scores.neurons]
+    neurons = [float(value) for value in scores["down_proj"]]
     mean, spread = statistics.fmean(neurons), statistics.pstdev(neurons)
     return heads, [(value - mean) / spread for value in neurons]
 
@@ -84,17 +84,17 @@ def test_with_one_head_a_group_it_is_the_plain_loop(fraction: float, seed: int) 
     spec = small_spec(4, 4, 30, layers=3)
     scores = random_scores(spec, 5.0, seed)
     budget = fraction * 3 * spec.prunable_weights(0)
-    kept = [(plan.heads, plan.neurons) for plan, _ in ranked(spec, scores, fraction)]
+    kept = [(plan[KeptHeads].heads, plan[KeptNeurons].neurons) for plan, _ in ranked(spec, scores, fraction)]
     assert kept == by_hand(spec, scores, budget)
 
 
 def test_layers_compare_by_standardised_scores_not_by_their_size() -> None:
     spec = small_spec(4, 4, 60, layers=2)
-    first, second = random_scores(spec)
-    larger = replace(second, neurons=1000.0 * first.neurons, head_channels=1000.0 * first.head_channels)
+    first, _ = random_scores(spec)
+    larger = {output: 1000.0 * channels for output, channels in first.items()}
     kept = ranked(spec, [first, larger], 0.5)
-    assert abs(len(kept[0][0].neurons) - len(kept[1][0].neurons)) <= 1
-    assert kept[0][0].heads == kept[1][0].heads
+    assert abs(len(kept[0][0][KeptNeurons].neurons) - len(kept[1][0][KeptNeurons].neurons)) <= 1
+    assert kept[0][0][KeptHeads] == kept[1][0][KeptHeads]
 
 
 def test_a_layer_with_outliers_keeps_fewer_than_one_without() -> None:
@@ -103,8 +103,8 @@ def test_a_layer_with_outliers_keeps_fewer_than_one_without() -> None:
     even = scores_of([1, 2, 3, 4], torch.linspace(1.0, 2.0, 100))
     outliers = scores_of([1, 2, 3, 4], torch.cat([torch.full((95,), 1.0), torch.full((5,), 50.0)]))
     kept = ranked(spec, [even, outliers], 0.4)
-    assert len(kept[0][0].neurons) > len(kept[1][0].neurons)
-    assert set(range(95, 100)) <= set(kept[1][0].neurons)
+    assert len(kept[0][0][KeptNeurons].neurons) > len(kept[1][0][KeptNeurons].neurons)
+    assert set(range(95, 100)) <= set(kept[1][0][KeptNeurons].neurons)
 
 
 def test_a_group_goes_when_its_last_head_goes() -> None:
@@ -113,8 +113,8 @@ def test_a_group_goes_when_its_last_head_goes() -> None:
     scores = scores_of([1, 1, 50, 50, 50, 50], [30.0] * 6 + [31.0] * 6)
     whole, group = spec.prunable_weights(0), 24 * 4 * (2 + 2 + 1 + 1)
     plan, weights = ranked(spec, [scores], (whole - group) / whole)[0]
-    assert (plan.kv_groups, plan.heads) == ((1, 2), (2, 3, 4, 5))
-    assert len(plan.neurons) == 12
+    assert (plan[KeptHeads].kv_groups, plan[KeptHeads].heads) == ((1, 2), (2, 3, 4, 5))
+    assert len(plan[KeptNeurons].neurons) == 12
     assert weights == whole - group
 
 
@@ -126,8 +126,8 @@ def test_an_uneven_rest_takes_the_nearest_even_shape() -> None:
     spec = small_spec(6, 3, 40)
     scores = scores_of([1, 50, 50, 50, 50, 50], torch.linspace(40.0, 60.0, 40))
     plan, _ = ranked(spec, [scores], 1.0 - 4 * 72 / spec.prunable_weights(0))[0]
-    assert plan.heads == tuple(range(6))
-    assert plan.neurons == tuple(range(4, 40))
+    assert plan[KeptHeads].heads == tuple(range(6))
+    assert plan[KeptNeurons].neurons == tuple(range(4, 40))
 
 
 def test_of_shapes_of_the_same_weights_the_one_that_loses_least_is_taken() -> None:
@@ -135,7 +135,7 @@ def test_of_shapes_of_the_same_weights_the_one_that_loses_least_is_taken() -> No
     spec = small_spec(6, 3, 12)
     scores = scores_of([10, 8, 10, 8, 10, 0], [0.0] + [1.0] * 11)
     plan, weights = ranked(spec, [scores], (6 * 2 * 24 * 4 + 10 * 72) / spec.prunable_weights(0))[0]
-    assert (plan.heads, len(plan.neurons)) == ((0, 1, 2, 3), 10)
+    assert (plan[KeptHeads].heads, len(plan[KeptNeurons].neurons)) == ((0, 1, 2, 3), 10)
     assert weights == 6 * 2 * 24 * 4 + 10 * 72
 
 
@@ -145,8 +145,10 @@ def test_the_weights_told_are_those_of_the_plans_and_near_the_budget(ratio: floa
     spec = smollm2_spec(num_hidden_layers=12)
     kept = ranked(spec, random_scores(spec), 1.0 - ratio, align)
     for plan, weights in kept:
-        assert weights == 576 * (128 * (len(plan.heads) + len(plan.kv_groups)) + 3 * len(plan.neurons))
-        assert len(plan.neurons) % align == 0
+        assert weights == 576 * (
+            128 * (len(plan[KeptHeads].heads) + len(plan[KeptHeads].kv_groups)) + 3 * len(plan[KeptNeurons].neurons)
+        )
+        assert len(plan[KeptNeurons].neurons) % align == 0
     assert 1.0 - sum(own for _, own in kept) / (12 * spec.prunable_weights(0)) == pytest.approx(ratio, abs=0.01)
 
 

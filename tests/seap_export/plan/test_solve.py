@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from typing import Any
 
 import numpy as np
 import pytest
-from support.plans import random_scores, random_sensitivity, scored_options, smollm2_spec
+from support.plans import (
+    attention_cost,
+    kept_layer,
+    kept_sizes,
+    random_scores,
+    random_sensitivity,
+    scored_options,
+    smollm2_spec,
+)
 from support.variations import VARIATIONS, in_turn, micro_config
 
 from seap_export.errors import UsageError
 from seap_export.families import Mlp, ModelSpec, model_spec
-from seap_export.plan.cost import BUDGETS, layer_shape
+from seap_export.plan.cost import BUDGETS
 from seap_export.plan.plan import LayerPlan
 from seap_export.plan.settings import BALANCES
 from seap_export.plan.solve import RATIO_TOLERANCE, check_ratio, solve_layers
 from seap_export.plan.sparsity import SPARSITY_KINDS, Sparsity
+from seap_export.plan.sublayers import KeptHeads, layer_cost
 
 RATIOS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.6)
 
@@ -96,7 +104,7 @@ def test_ratio_0_keeps_everything(kind: Any) -> None:
     spec = smollm2_spec(num_hidden_layers=5, num_key_value_heads=9, intermediate_size=50)
     layers, achieved = solve(spec, 0.0, Sparsity(kind))
     assert achieved == 0.0
-    whole = LayerPlan(1, tuple(range(9)), tuple(range(9)), tuple(range(50)))
+    whole = kept_layer(1, range(9), range(9), range(50))
     assert layers == (whole,) * 5
 
 
@@ -133,7 +141,7 @@ def test_the_most_that_can_be_removed_is_achieved(head_worth: float, kind: Any) 
     most = 1.0 - (4 * 64 + 3 * 16) / (2 * 9 * 64 + 2 * 3 * 64 + 3 * 1536)
     layers, achieved = solve(spec, most, sparsity, head_worth=head_worth)
     assert achieved == pytest.approx(most, abs=RATIO_TOLERANCE)
-    assert {(len(plan.heads), len(plan.neurons)) for plan in layers} == {(1, 16)}
+    assert {kept_sizes(plan) for plan in layers} == {(1, 1, 16)}
 
 
 @pytest.mark.parametrize("ratio", [-0.1, 1.0, 1.5, math.nan])
@@ -167,13 +175,12 @@ def test_coarse_shapes_are_met_as_nearly_as_changing_one_layer_allows(kind: Any,
 
 def achieved_cost(spec: ModelSpec, layers: tuple[LayerPlan, ...], sparsity: Sparsity) -> float:
     """The fraction of the cost that is removed, part by part."""
-    shapes = [layer_shape(spec, layer) for layer in range(len(layers))]
     neuron = (3 if spec.first(Mlp).is_gated else 2) * spec.hidden_size
-    kept = sum(
-        sparsity.cost.attention(shape, len(plan.heads), len(plan.kv_groups)) + len(plan.neurons) * neuron
-        for shape, plan in zip(shapes, layers, strict=True)
-    )
-    return 1.0 - kept / sum(sparsity.cost.dense(shape) for shape in shapes)
+    kept = 0
+    for index, plan in enumerate(layers):
+        groups, heads, neurons = kept_sizes(plan)
+        kept += attention_cost(spec, sparsity.cost, heads, groups, index) + neurons * neuron
+    return 1.0 - kept / sum(layer_cost(layer, spec.hidden_size, sparsity.cost) for layer in spec.layers)
 
 
 @pytest.mark.parametrize(("variation", "kind"), in_turn(VARIATIONS, SPARSITY_KINDS))
@@ -212,10 +219,7 @@ def test_the_most_that_can_be_removed_depends_on_the_budget() -> None:
 
 def test_scores_that_are_all_alike_still_meet_the_ratio() -> None:
     spec = smollm2_spec(num_hidden_layers=4)
-    scores = [
-        dataclasses.replace(own, neurons=own.neurons * 0, head_channels=own.head_channels * 0 + 1)
-        for own in random_scores(spec)
-    ]
+    scores = [{"o_proj": own["o_proj"] * 0 + 1, "down_proj": own["down_proj"] * 0} for own in random_scores(spec)]
     for kind in SPARSITY_KINDS:
         for value in (0.0, 1.0):
             _, achieved = solve_layers(
@@ -249,7 +253,10 @@ def test_the_balance_reaches_the_layers() -> None:
     spec = smollm2_spec(num_hidden_layers=2)
     options = scored_options(spec, random_scores(spec, 1e4))
     heads = {
-        balance: [len(plan.heads) for plan in solve_layers(spec, options, 0.35, Sparsity("uniform"), 16, balance)[0]]
+        balance: [
+            len(plan[KeptHeads].heads)
+            for plan in solve_layers(spec, options, 0.35, Sparsity("uniform"), 16, balance)[0]
+        ]
         for balance in BALANCES
     }
     assert heads == {"loss": [9, 9], "alike": [6, 6]}

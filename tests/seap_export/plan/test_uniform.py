@@ -7,7 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from support.plans import random_scores, random_sensitivity, scored_options, small_spec, smollm2_spec
+from support.plans import (
+    kept_sizes,
+    random_scores,
+    random_sensitivity,
+    scored_options,
+    small_spec,
+    smollm2_spec,
+)
 from support.variations import VARIATIONS, micro_config
 
 from seap_export.errors import UsageError
@@ -15,8 +22,9 @@ from seap_export.families import Attention, Mlp, ModelSpec, model_spec
 from seap_export.plan.plan import LayerPlan
 from seap_export.plan.solve import RATIO_TOLERANCE, check_ratio
 from seap_export.plan.sparsity import EVEN
+from seap_export.plan.sublayers import KeptHeads, KeptNeurons
 from seap_export.plan.uniform import solve_uniform
-from seap_export.scores import LayerScores
+from seap_export.scores import LayerScores, unit_scores
 
 RATIOS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.6, 0.8)
 
@@ -42,7 +50,7 @@ class Shape(NamedTuple):
 
 def least_heads_lost(own: LayerScores, groups: int, each: int, size: int, head_dim: int) -> float:
     """The least sum of scores of removed heads, over every allowed set."""
-    worth = own.heads.numpy() * head_dim
+    worth = unit_scores(own["o_proj"]).numpy() * head_dim
     all_groups = [range(start, start + size) for start in range(0, len(worth), size)]
     return min(
         worth.sum() - sum(worth[list(heads)].sum() for heads in kept)
@@ -65,7 +73,7 @@ def best_by_hand(spec: ModelSpec, scores: list[LayerScores], ratio: float, align
         neurons = min(counts, key=lambda count: abs(attention + each_neuron * count - (1.0 - ratio) * total))
         lost = [
             attention_share * least_heads_lost(own, groups, each, size, dim)
-            + mlp_share * np.sort(own.neurons.numpy())[: mlp.intermediate_size - neurons].sum()
+            + mlp_share * np.sort(own["down_proj"].numpy())[: mlp.intermediate_size - neurons].sum()
             for own, (attention_share, mlp_share) in zip(scores, sensitivity, strict=True)
         ]
         achieved = 1.0 - (attention + each_neuron * neurons) / total
@@ -88,21 +96,21 @@ def test_it_is_the_best_of_all_shapes(balance: Any, align: int, neurons: int, he
     spec = small_spec(heads=6, kv_groups=3, neurons=neurons, layers=3)
     best = best_by_hand(spec, random_scores(spec, head_worth), ratio, align, balance)
     layers, achieved = solve(spec, ratio, balance, align, head_worth)
-    assert {plan.shape for plan in layers} == {(best.groups, best.heads, best.neurons)}
+    assert {kept_sizes(plan) for plan in layers} == {(best.groups, best.heads, best.neurons)}
     assert achieved == pytest.approx(best.achieved, abs=1e-12)
 
 
 def test_the_test_above_meets_whole_and_cut_attention() -> None:
     spec = small_spec(heads=6, kv_groups=3, neurons=100, layers=3)
-    shapes = {(worth, solve(spec, 0.2, "loss", 1, worth)[0][0].shape[1]) for worth in (0.05, 20.0)}
+    shapes = {(worth, kept_sizes(solve(spec, 0.2, "loss", 1, worth)[0][0])[1]) for worth in (0.05, 20.0)}
     assert {heads == 6 for _, heads in shapes} == {True, False}
 
 
 def test_layers_of_one_shape_keep_what_they_choose_themselves() -> None:
     layers, _ = solve(smollm2_spec(num_hidden_layers=6), 0.4)
-    assert len({plan.shape for plan in layers}) == 1
-    assert len({plan.heads for plan in layers}) > 1
-    assert len({plan.neurons for plan in layers}) == 6
+    assert len({kept_sizes(plan) for plan in layers}) == 1
+    assert len({plan[KeptHeads].heads for plan in layers}) > 1
+    assert len({plan[KeptNeurons].neurons for plan in layers}) == 6
 
 
 @pytest.mark.parametrize("balance", ["loss", "alike"])
@@ -115,14 +123,14 @@ def test_a_real_model_s_ratio_is_achieved(ratio: float, balance: Any) -> None:
     )
     assert achieved == pytest.approx(1.0 - shrunk.prunable_weights(0) / spec.prunable_weights(0), abs=1e-12)
     assert abs(achieved - ratio) <= RATIO_TOLERANCE
-    assert layers[0].shape[2] % 16 == 0
+    assert kept_sizes(layers[0])[2] % 16 == 0
 
 
 def test_the_sensitivity_decides_between_heads_and_neurons() -> None:
     spec = smollm2_spec(num_hidden_layers=2)
     options = scored_options(spec, random_scores(spec, 3.0))
     kept = [
-        solve_uniform(spec, options, 0.3, 16, "loss", np.array([[attention, mlp]] * 2))[0][0].shape
+        kept_sizes(solve_uniform(spec, options, 0.3, 16, "loss", np.array([[attention, mlp]] * 2))[0][0])
         for attention, mlp in ((1e3, 1.0), (1.0, 1e3))
     ]
     assert kept[0][1] == 9
@@ -136,7 +144,7 @@ def test_ratio_0_is_the_dense_model(variation: str) -> None:
     layers, achieved = solve(spec, 0.0)
     assert achieved == 0.0
     heads, groups, neurons = spec.layers[0].sizes.values()
-    assert {plan.shape for plan in layers} == {(groups, heads, neurons)}
+    assert {kept_sizes(plan) for plan in layers} == {(groups, heads, neurons)}
 
 
 @pytest.mark.parametrize(
@@ -146,7 +154,7 @@ def test_numbers_of_heads_that_the_family_s_class_refuses_are_left_out(model_typ
     """transformers 5 takes no llama config whose heads do not divide the hidden size."""
     config = micro_config(model_type=model_type, num_key_value_heads=6, intermediate_size=400)
     spec = model_spec(config)
-    found = {solve(spec, ratio, "alike", 1)[0][0].shape[1] for ratio in np.linspace(0.02, 0.85, 40)}
+    found = {kept_sizes(solve(spec, ratio, "alike", 1)[0][0])[1] for ratio in np.linspace(0.02, 0.85, 40)}
     assert heads <= found
     assert 5 not in found or model_type != "llama"
 
@@ -157,7 +165,7 @@ def test_numbers_of_heads_that_the_family_s_class_refuses_are_left_out(model_typ
 )
 def test_heads_stay_where_the_family_s_class_takes_their_size_from_their_number(variation: str, fixed: bool) -> None:
     spec = model_spec(micro_config(**VARIATIONS[variation]))
-    found = {solve(spec, ratio, "alike", 1)[0][0].shape[1] for ratio in np.linspace(0.02, 0.4, 12)}
+    found = {kept_sizes(solve(spec, ratio, "alike", 1)[0][0])[1] for ratio in np.linspace(0.02, 0.4, 12)}
     assert (found == {6}) is fixed
 
 
@@ -166,7 +174,7 @@ def test_a_ratio_that_takes_heads_is_refused_where_they_stay() -> None:
     most = 3 * 79 / (2 * 16 * (6 + 3) + 3 * 80)
     layers, achieved = solve(spec, most, align=1)
     assert achieved == pytest.approx(most, abs=RATIO_TOLERANCE)
-    assert layers[0].shape == (3, 6, 1)
+    assert kept_sizes(layers[0]) == (3, 6, 1)
     check_ratio(spec, most + 0.01, EVEN, 1)
     for refused in (lambda: solve(spec, most + 0.01, align=1), lambda: check_ratio(spec, 0.9, EVEN, 1, "uniform")):
         with pytest.raises(UsageError, match=f"all heads.* at most {most:.3f} can be removed.* --layout uniform"):
@@ -176,7 +184,7 @@ def test_a_ratio_that_takes_heads_is_refused_where_they_stay() -> None:
 def test_a_window_that_only_some_layers_have_is_no_other_shape() -> None:
     spec = model_spec(micro_config(**VARIATIONS["qwen2-window"]))
     assert len({own.sliding_window for own in spec.all(Attention)}) == 2
-    assert len({plan.shape for plan in solve(spec, 0.4)[0]}) == 1
+    assert len({kept_sizes(plan) for plan in solve(spec, 0.4)[0]}) == 1
 
 
 @pytest.mark.parametrize("changed", [{"intermediate_size": 64}, {"num_attention_heads": 3}])
@@ -192,7 +200,7 @@ def test_a_ratio_out_of_reach_is_refused() -> None:
     most = 1.0 - (4 * 64 + 3 * 16) / (2 * 9 * 64 + 2 * 3 * 64 + 3 * 1536)
     layers, achieved = solve(spec, most)
     assert achieved == pytest.approx(most, abs=RATIO_TOLERANCE)
-    assert layers[0].shape == (1, 1, 16)
+    assert kept_sizes(layers[0]) == (1, 1, 16)
     for refused in (lambda: solve(spec, most + 0.01), lambda: check_ratio(spec, most + 0.01, EVEN, 16)):
         with pytest.raises(UsageError, match=f"at most {most:.3f} can be removed"):
             refused()

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
-from support.product import LayerPlan, Plan, PlanSettings, Sparsity
+from support.plans import kept_layer
+from support.product import Plan, PlanSettings, Sparsity
 from support.variations import micro_config
 
 from seap_export.families import model_spec
@@ -33,7 +34,7 @@ def make_variant() -> Callable[..., DrawnVariant]:
                 "settings": PlanSettings("wifv", Sparsity(), balance="alike", compensation="bias", distillation=0.0),
                 "requested_ratio": 0.2,
                 "achieved_ratio": 0.2,
-                "layers": tuple(LayerPlan(2, tuple(g), tuple(h), tuple(n)) for g, h, n in rows),
+                "layers": tuple(kept_layer(2, *row) for row in rows),
                 **values,
             }
         )

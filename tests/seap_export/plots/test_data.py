@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from support.product import KeptHeads, KeptNeurons
 
 from seap_export.errors import ArtifactError
 from seap_export.plots.data import DrawnVariant, Overlap, Removed, by_ratio, overlap, removed_by_layer, short_names
@@ -19,7 +20,12 @@ def test_removed_weights_against_the_tensors(make_variant: Make) -> None:
     variant = make_variant("a", "a-0.2", A)
     shrunk, dense = variant.plan.shrunk_spec(variant.dense).tensors(), variant.dense.tensors()
     removed = removed_by_layer(variant)
-    for name, parts in (("attention", "qkvo"), ("mlp", ("gate", "up", "down")), ("total", None)):
+    of_sublayers = removed.sublayers
+    for name, values, parts in (
+        ("attention", of_sublayers["attention"], "qkvo"),
+        ("mlp", of_sublayers["mlp"], ("gate", "up", "down")),
+        ("total", removed.total, None),
+    ):
         for layer in range(3):
             left = whole = 0
             for tensor, shape in dense.items():
@@ -27,24 +33,24 @@ def test_removed_weights_against_the_tensors(make_variant: Make) -> None:
                 if f"layers.{layer}." in tensor and "_proj.weight" in tensor and (parts is None or part in parts):
                     whole += shape[0] * shape[1]
                     left += shrunk[tensor][0] * shrunk[tensor][1]
-            assert getattr(removed, name)[layer] == pytest.approx(1 - left / whole, abs=1e-12), (name, layer)
+            assert values[layer] == pytest.approx(1 - left / whole, abs=1e-12), (name, layer)
 
 
 def test_removed_weights_by_hand(make_variant: Make) -> None:
     removed = removed_by_layer(make_variant("a", "a-0.2", A))
     # layer 1: q and o keep 2 of 6 heads, k and v 2 of 3 groups: (2 + 2 + 2 + 2) of (6 + 6 + 3 + 3) blocks
-    assert removed.attention == pytest.approx((0, 1 - 8 / 18, 0))
-    assert removed.mlp == pytest.approx((0, 0.2, 0.4))
+    assert removed.sublayers["attention"] == pytest.approx((0, 1 - 8 / 18, 0))
+    assert removed.sublayers["mlp"] == pytest.approx((0, 0.2, 0.4))
 
 
 def test_overlap_is_the_jaccard_index_over_the_layers_that_are_cut(make_variant: Make) -> None:
     first, second = make_variant("a", "a-0.2", A), make_variant("b", "b-0.2", B)
-    neurons = overlap([first, second], "neurons")
+    neurons = overlap([first, second], KeptNeurons)
     # layer 1: 0-63 and 16-79; layer 2: 0-47 and all 80, cut by the first alone; layer 0 does not count
     assert neurons.jaccard[0][1] == (48 + 48) / (80 + 80)
     shared = 64 * 64 / 80 + 48 * 80 / 80
     assert neurons.chance[0][1] == pytest.approx(shared / (64 + 64 + 48 + 80 - shared))
-    heads = overlap([first, second], "heads")
+    heads = overlap([first, second], KeptHeads)
     assert heads.jaccard[0][1] == 1 / 5  # {0, 4} and {0, 1, 2, 3}
     assert heads.chance[0][1] == pytest.approx((2 * 4 / 6) / (2 + 4 - 2 * 4 / 6))
     for own in (neurons, heads):
@@ -56,10 +62,10 @@ def test_overlap_is_the_jaccard_index_over_the_layers_that_are_cut(make_variant:
 def test_overlap_of_parts_that_nobody_cuts_is_not_defined(make_variant: Make) -> None:
     only_neurons = {0: (range(3), range(6), range(16))}
     variants = [make_variant(task, task, only_neurons) for task in "ab"]
-    assert overlap(variants, "heads").jaccard == ((None, None), (None, None))
-    assert overlap(variants, "heads").chance == ((None, None), (None, None))
-    assert overlap(variants, "neurons").jaccard == ((1.0, 1.0), (1.0, 1.0))
-    assert overlap(variants, "neurons").chance[0][1] == pytest.approx((16 / 5) / (32 - 16 / 5))
+    assert overlap(variants, KeptHeads).jaccard == ((None, None), (None, None))
+    assert overlap(variants, KeptHeads).chance == ((None, None), (None, None))
+    assert overlap(variants, KeptNeurons).jaccard == ((1.0, 1.0), (1.0, 1.0))
+    assert overlap(variants, KeptNeurons).chance[0][1] == pytest.approx((16 / 5) / (32 - 16 / 5))
 
 
 def test_variants_by_ratio(make_variant: Make) -> None:
@@ -84,9 +90,9 @@ def test_illegal_values_are_refused(make_variant: Make) -> None:
     with pytest.raises(ArtifactError, match="layers"):
         DrawnVariant("a", variant.plan, variant.dense.with_layers(variant.dense.layers[:2]))
     with pytest.raises(ValueError, match="one value per layer"):
-        Removed((0.0,), (0.0, 0.1), (0.0,))
+        Removed({"attention": (0.0,), "mlp": (0.0, 0.1)}, (0.0,))
     with pytest.raises(ValueError, match="below 1"):
-        Removed((0.0,), (1.0,), (0.0,))
+        Removed({"attention": (0.0,), "mlp": (1.0,)}, (0.0,))
     with pytest.raises(ValueError, match="one column per variant"):
         Overlap(("a", "b"), ((1.0,),), ((1.0,),))
     with pytest.raises(ValueError, match="from 0 to 1"):

@@ -9,9 +9,10 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from support.product import KeptHeads, KeptNeurons
 
 from seap_export.plots.data import DrawnVariant, overlap, removed_by_layer
-from seap_export.plots.figures import head_states, kept_figure, neuron_states, overlap_figure, sparsity_figure
+from seap_export.plots.figures import kept_figure, overlap_figure, sparsity_figure, unit_states
 from seap_export.plots.quality import QualityPoint
 from seap_export.plots.quality_figure import quality_figure
 from seap_export.plots.style import house_style, line_style, save
@@ -47,7 +48,7 @@ def test_sparsity_lines_are_the_removed_fractions(make_variant: Make, tmp_path: 
     figure = sparsity_figure(variants, removed)
     for panel, own in zip(figure.axes, removed, strict=True):
         drawn = {str(line.get_label()): tuple(line.get_ydata()) for line in panel.lines}
-        assert drawn == {"attention": own.attention, "MLP": own.mlp, "both": own.total}
+        assert drawn == {"attention": own.sublayers["attention"], "MLP": own.sublayers["mlp"], "both": own.total}
         low, high = panel.get_ylim()
         assert low < 0 < max(removed[0].attention) < high
     read = texts(figure, tmp_path)
@@ -63,8 +64,8 @@ def test_a_panel_too_many_is_hidden(make_variant: Make) -> None:
 
 def test_states_of_heads_and_neurons(make_variant: Make) -> None:
     variant = make_variant("a", "a", CUT)
-    assert head_states(variant).tolist() == [[3] * 6, [3, 2, 1, 1, 3, 2], [3] * 6]
-    neurons = neuron_states(variant)
+    assert unit_states(variant, KeptHeads).tolist() == [[3] * 6, [3, 2, 1, 1, 3, 2], [3] * 6]
+    neurons = unit_states(variant, KeptNeurons)
     assert neurons.shape == (3, 80)
     assert neurons[1].tolist() == [3, 1] * 40
     assert (neurons[[0, 2]] == 3).all()
@@ -86,8 +87,8 @@ def test_neurons_are_one_image_in_the_file(make_variant: Make, tmp_path: Path) -
 
 def test_overlap_is_annotated_with_its_numbers(make_variant: Make, tmp_path: Path) -> None:
     variants = [make_variant("a", "a", CUT), make_variant("b", "b", {1: (range(3), range(6), range(64))})]
-    heads, neurons = overlap(variants, "heads"), overlap(variants, "neurons")
-    figure = overlap_figure(variants, heads, neurons)
+    heads, neurons = overlap(variants, KeptHeads), overlap(variants, KeptNeurons)
+    figure = overlap_figure(variants, {"heads": heads, "neurons": neurons})
     read = texts(figure, tmp_path)
     assert (heads.jaccard[0][1], neurons.jaccard[0][1]) == (2 / 6, 32 / 72)
     for number in ("0.33\n(0.33)", "0.44\n(0.44)", "1.00"):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from support.product import LayerPlan
+from support.plans import kept_layer
 from support.variations import micro_config
 
 from seap_export.families import ModelSpec, model_spec
@@ -14,8 +14,8 @@ from seap_export.shrink.layer import kept_channels, shrink_layer, with_all_biase
 
 LAYER = 1
 #: Of 6 query heads in 3 groups of 2: group 1 goes, group 0 keeps its second head, group 2 its first.
-PLAN = LayerPlan(num_heads_per_group=2, kv_groups=(0, 2), heads=(1, 4), neurons=(0, 3, 79))
-WHOLE = LayerPlan(2, (0, 1, 2), tuple(range(6)), tuple(range(80)))
+PLAN = kept_layer(2, kv_groups=(0, 2), heads=(1, 4), neurons=(0, 3, 79))
+WHOLE = kept_layer(2, range(3), range(6), range(80))
 QUERIES = [*range(16, 32), *range(64, 80)]
 KEYS = [*range(16), *range(32, 48)]
 

@@ -15,7 +15,7 @@ from support.calibration import mixture_of
 from support.corpora import random_token_ids
 from support.models import micro_source, projection_paths, transformers_model
 from support.plain_loop import WITHOUT_BIAS, plain_loop
-from support.plans import layer_plan, micro_plan, plan_of, uniform_plan, whole_layer
+from support.plans import kept_layer, layer_plan, micro_plan, plan_of, uniform_plan, whole_layer
 from support.product import (
     COMPENSATIONS,
     OUTPUTS,
@@ -202,7 +202,7 @@ def redundant_source(folder: Path, variation: str) -> tuple[Source, tuple[LayerP
                     rows[:20] = factor * rows[20:40]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     heads = tuple(head for head in range(own.num_attention_heads) if head % size != 1)
-    cut = LayerPlan(size, tuple(range(own.num_key_value_heads)), heads, tuple(range(20, 80)))
+    cut = kept_layer(size, range(own.num_key_value_heads), heads, range(20, 80))
     return open_source(str(folder)), (whole_layer(source.spec.layers[0]), cut, cut)
 
 

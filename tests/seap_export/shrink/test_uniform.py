@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,8 @@ from support.models import (
 from support.plain_loop import WITHOUT_BIAS
 from support.plans import (
     Shrunk,
+    kept_sizes,
+    layer_plan,
     plan_of,
     random_scores,
     random_sensitivity,
@@ -49,7 +50,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from seap_export.families import dense_config, model_spec, names
 from seap_export.plan.settings import LAYOUTS
-from seap_export.plan.solve import keeps_heads
+from seap_export.plan.sublayers.attention import keeps_heads
 from seap_export.plan.uniform import solve_uniform
 from seap_export.shrink.layer import kept_channels
 from seap_export.shrink.refit import mean_fit, refit_from_dense
@@ -86,7 +87,7 @@ def whole_plan(source: Source, compensation: Compensation) -> Plan:
 
 def neurons_only(source: Source, compensation: Compensation) -> Plan:
     """All heads stay."""
-    layers = [replace(whole_layer(own), neurons=tuple(range(40))) for own in source.spec.layers]
+    layers = [layer_plan(own, None, None, range(40)) for own in source.spec.layers]
     return plan_of(source, layers, compensation, layout="uniform")
 
 
@@ -132,7 +133,7 @@ def test_the_family_s_class_takes_every_number_of_heads_that_a_plan_may_keep(var
         pytest.skip(reason)
     options, sensitivity = scored_options(spec, random_scores(spec)), random_sensitivity(spec)
     found = {
-        solve_uniform(spec, options, ratio, 1, "alike", sensitivity)[0][0].shape[:2]
+        kept_sizes(solve_uniform(spec, options, ratio, 1, "alike", sensitivity)[0][0])[:2]
         for ratio in (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35)
     }
     assert (6, 6) in found
@@ -148,7 +149,7 @@ def test_config_json_is_the_dense_one_but_for_sizes_and_switches(
 ) -> None:
     shrunk = shrink(variation)
     config, dense = shrunk.config(), dict(shrunk.source.config)
-    groups, heads, neurons = shrunk.plan.layers[0].shape
+    groups, heads, neurons = kept_sizes(shrunk.plan.layers[0])
     family = shrunk.source.spec.family
     switches = [family.biases.get(output) for output in OUTPUTS[int(keeps_heads(shrunk.source.spec)) :]]
     changed = {"num_attention_heads": heads, "num_key_value_heads": groups, family.key("intermediate_size"): neurons}

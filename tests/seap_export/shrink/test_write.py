@@ -30,8 +30,18 @@ from support.models import (
     why_not_loaded,
     write_micro_model,
 )
-from support.plans import Shrunk, micro_plan, with_settings
-from support.product import COMPENSATIONS, Calibration, Compensation, Mixture, Source, StoredForm, open_source
+from support.plans import Shrunk, kept_sizes, micro_plan, with_settings
+from support.product import (
+    COMPENSATIONS,
+    Calibration,
+    Compensation,
+    KeptHeads,
+    KeptNeurons,
+    Mixture,
+    Source,
+    StoredForm,
+    open_source,
+)
 from support.variations import RICHEST, VARIATIONS, in_turn
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
@@ -106,9 +116,9 @@ def test_the_shrunk_model_equals_the_masked_dense_model(
 
 def test_the_masks_of_this_test_remove_heads_groups_and_neurons(shrink: Callable[..., Shrunk]) -> None:
     first, second, third = shrink("llama-gqa").plan.layers
-    assert (len(first.heads), len(first.kv_groups), len(first.neurons)) == (6, 3, 80)
-    assert (second.heads, second.kv_groups, len(second.neurons)) == ((2, 5), (1, 2), 27)
-    assert (third.heads, third.kv_groups, len(third.neurons)) == ((0, 3, 4), (0, 1, 2), 80)
+    assert kept_sizes(first) == (3, 6, 80)
+    assert (second[KeptHeads], len(second[KeptNeurons].neurons)) == (KeptHeads(2, (1, 2), (2, 5)), 27)
+    assert (third[KeptHeads], len(third[KeptNeurons].neurons)) == (KeptHeads(2, (0, 1, 2), (0, 3, 4)), 80)
 
 
 def test_compensation_matters_to_the_logits(shrink: Callable[..., Shrunk], tmp_path: Path) -> None:
@@ -274,7 +284,7 @@ def test_half_precision_weights_keep_their_dtype_and_values(
     stored, dense = (load_file(folder / "model.safetensors") for folder in (shrunk.folder, shrunk.dense))
     assert {tensor.dtype for tensor in stored.values()} == {getattr(torch, dtype)}
     assert shrunk.config()["dtype"] == dtype
-    neurons = list(shrunk.plan.layers[1].neurons)
+    neurons = list(shrunk.plan.layers[1][KeptNeurons].neurons)
     name = "model.layers.1.mlp.up_proj.weight"
     assert torch.equal(stored[name], dense[name][neurons])
     name = "model.layers.1.mlp.down_proj.weight"

@@ -1,0 +1,185 @@
+"""Layers with one, two or three sublayers, of kinds that differ from layer to layer, are planned alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+import torch
+from support.plans import small_spec
+
+from seap_export.errors import UsageError
+from seap_export.families import Attention, LayerSpec, Mlp, ModelSpec
+from seap_export.plan import sublayers as kinds
+from seap_export.plan.choice import LayerChoices
+from seap_export.plan.cost import CostModel
+from seap_export.plan.options import options_from_elimination, options_from_scores
+from seap_export.plan.plan import LayerPlan
+from seap_export.plan.ranked import read_ranking, write_options, write_scores, write_sensitivity
+from seap_export.plan.settings import BALANCES, Balance
+from seap_export.plan.solve import RATIO_TOLERANCE, check_ratio, solve_layers
+from seap_export.plan.sparsity import SPARSITY_KINDS, Sparsity
+from seap_export.plan.sublayers import Kept
+from seap_export.plan.sublayers.channels import ChannelOptions
+from seap_export.plan.uniform import solve_uniform
+from seap_export.scores import LayerScores
+
+
+class Mixer(Mlp):
+    """A further kind, with single channels."""
+
+    output = "v_proj"
+    size_keys = ("intermediate_size",)
+
+
+@dataclass(frozen=True)
+class KeptMixer(Kept):
+    kind, name, unit, panel = Mixer, "mixer", "mixer channels", ("mixer channels", "channel")
+    size_words: ClassVar[Mapping[str, tuple[str, str]]] = {"intermediate_size": ("mixer", "mixer channels")}
+
+    mixer: tuple[int, ...]
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        return self.mixer
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        return {"intermediate_size": len(self.mixer)}
+
+
+class MixerOptions(ChannelOptions[Mixer]):
+    kept_type, scores_name, size_key = KeptMixer, "mixer", "intermediate_size"
+    tensor_names = ("mixer_order", "mixer_loss")
+
+    def _kept(self, channels: tuple[int, ...]) -> KeptMixer:
+        return KeptMixer(channels)
+
+
+@pytest.fixture(autouse=True)
+def _further_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kinds, "OPTIONS", {**kinds.OPTIONS, Mixer: MixerOptions})
+
+
+def hybrid_spec(alike: bool = False) -> ModelSpec:
+    """All three, attention alone, mixer and MLP, MLP alone; or four times all three."""
+    spec = small_spec(6, 3, 40)
+    attention, mlp, mixer = spec.layers[0][Attention], spec.layers[0][Mlp], Mixer(intermediate_size=24)
+    every = LayerSpec((attention, mixer, mlp))
+    others = [LayerSpec((attention,)), LayerSpec((mixer, mlp)), LayerSpec((mlp,))]
+    return spec.with_layers((every,) * 4 if alike else (every, *others))
+
+
+def scores_of(spec: ModelSpec) -> list[LayerScores]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        {
+            own.output: torch.rand(
+                *((own.channels // own.unit, own.unit) if own.unit > 1 else (own.channels,)),
+                generator=generator,
+                dtype=torch.float64,
+            )
+            for own in layer.sublayers
+        }
+        for layer in spec.layers
+    ]
+
+
+def weights_left(spec: ModelSpec, layers: tuple[LayerPlan, ...]) -> int:
+    shrunk = [plan.spec(layer, frozenset()) for plan, layer in zip(layers, spec.layers, strict=True)]
+    return sum(own.weights(spec.hidden_size) for layer in shrunk for own in layer.sublayers)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.3, 0.6])
+@pytest.mark.parametrize(
+    ("kind", "balance"), [*((kind, "loss") for kind in SPARSITY_KINDS), ("uniform", "alike"), ("logistic", "alike")]
+)
+def test_the_ratio_is_achieved(kind: Any, balance: Balance, ratio: float) -> None:
+    spec = hybrid_spec()
+    scores, sensitivity = scores_of(spec), np.ones((4, 3))
+    options = [options_from_scores(spec, index, own) for index, own in enumerate(scores)]
+    layers, achieved = solve_layers(
+        spec, options, ratio, Sparsity(kind), 1, balance, scores=scores, sensitivity=sensitivity
+    )
+    total = sum(spec.prunable_weights(index) for index in range(4))
+    assert achieved == pytest.approx(1.0 - weights_left(spec, layers) / total)
+    assert achieved == pytest.approx(ratio, abs=3 * RATIO_TOLERANCE)  # attention alone comes in large steps
+    assert all(plan.fits(layer) for plan, layer in zip(layers, spec.layers, strict=True))
+
+
+def test_of_three_sublayers_the_best_selection_is_found() -> None:
+    spec = hybrid_spec(alike=True)
+    options = options_from_scores(spec, 0, scores_of(spec)[0])
+    choices = LayerChoices(options, 4)
+    heads, mixer, mlp = choices.options
+    for fraction in (0.3, 0.5, 0.8):
+        budget = fraction * choices.total_weights
+        _, weights = choices.best(budget)
+        assert abs(weights - budget) <= 4 * 3 * 24 / 2
+        price = 1e-3 * fraction
+        chosen = choices.at_price(price, (1.0, 2.0, 0.5), CostModel())
+        bills = [
+            float((weight * own.losses + price * own.costs(CostModel())).min())
+            for weight, own in zip((1.0, 2.0, 0.5), (heads, mixer, mlp), strict=True)
+        ]
+        parts = zip((1.0, 2.0, 0.5), choices.options, chosen, strict=True)
+        assert sum(bills) == pytest.approx(
+            sum(weight * own.losses[one] + price * own.costs(CostModel())[one] for weight, own, one in parts)
+        )
+
+
+@pytest.mark.parametrize("balance", BALANCES)
+def test_layers_of_three_sublayers_get_one_shape(balance: Balance) -> None:
+    spec = hybrid_spec(alike=True)
+    options = [options_from_scores(spec, index, own) for index, own in enumerate(scores_of(spec))]
+    layers, achieved = solve_uniform(spec, options, 0.4, 1, balance, np.ones((4, 3)))
+    assert len({plan.spec(spec.layers[0], frozenset()) for plan in layers}) == 1
+    assert achieved == pytest.approx(0.4, abs=RATIO_TOLERANCE)
+    if balance == "alike":
+        shrunk = layers[0].spec(spec.layers[0], frozenset())
+        for own, whole in zip(shrunk.sublayers, spec.layers[0].sublayers, strict=True):
+            assert own.weights(24) / whole.weights(24) == pytest.approx(0.6, abs=0.15)
+
+
+def test_layers_of_different_kinds_have_no_uniform_layout() -> None:
+    spec = hybrid_spec()
+    options = [options_from_scores(spec, index, own) for index, own in enumerate(scores_of(spec))]
+    with pytest.raises(UsageError, match="differ in shape; leave out --layout uniform"):
+        solve_uniform(spec, options, 0.2, 1, "loss", np.ones((4, 3)))
+
+
+def test_rankings_of_scores_and_of_elimination_come_back(tmp_path: Path) -> None:
+    spec = hybrid_spec()
+    generator = torch.Generator().manual_seed(1)
+    for index, layer in enumerate(spec.layers):
+        weights = {own.output: torch.randn(24, own.channels, generator=generator) for own in layer.sublayers}
+        covariances = {own.output: torch.eye(own.channels, dtype=torch.float64) for own in layer.sublayers}
+        write_options(tmp_path, index, options_from_elimination(spec, index, weights, covariances, ridge=0.01))
+    write_sensitivity(tmp_path, torch.ones(4, 3, dtype=torch.float64))
+    ranking = read_ranking(spec, tmp_path)
+    assert ranking.scores is None
+    assert [[type(own.dense) for own in layer] for layer in ranking.options] == [
+        [type(own) for own in layer.sublayers] for layer in spec.layers
+    ]
+    scores = scores_of(spec)
+    for index, layer in enumerate(spec.layers):
+        write_scores(tmp_path, index, layer, scores[index])
+    read = read_ranking(spec, tmp_path).scores
+    assert read is not None
+    for own, other in zip(read, scores, strict=True):
+        assert own.keys() == other.keys()
+        assert all(torch.equal(own[output], other[output]) for output in other)
+
+
+def test_the_largest_ratio_counts_all_sublayers() -> None:
+    spec = hybrid_spec()
+    smallest = {Attention: 2 * 2 * 24 * 4, Mlp: 3 * 24, Mixer: 3 * 24}
+    kept = sum(smallest[type(own)] for own in spec.sublayers)
+    most = 1.0 - kept / sum(spec.prunable_weights(index) for index in range(4))
+    check_ratio(spec, most, Sparsity("adaptive"), 1)
+    with pytest.raises(UsageError, match=f"at most {most:.3f} can be removed"):
+        check_ratio(spec, most + 0.01, Sparsity("adaptive"), 1)
