@@ -33,6 +33,8 @@ def _tasks(value: object) -> tuple[Task, ...]:
         specs = (value,) if isinstance(value, str) else value
         if not isinstance(specs, Sequence) or not all(isinstance(spec, str) for spec in specs):
             raise Mismatch(_EXPECTED)
+        if len(specs) > 1 and all(" " in spec.partition("=")[0] and not os.path.exists(spec) for spec in specs):
+            raise UsageError(f"{specs[0]!r:.40} seems to be a text; name the task, as in {{'maths': texts}}")
         tasks = tuple(map(parse_task, specs))
     refuse_same_names(tasks)
     return tasks

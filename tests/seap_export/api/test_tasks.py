@@ -85,6 +85,7 @@ class Frame:
         ({"a": TEXTS, "A": TEXTS}, UsageError, ["twice"]),
         ({"a/b": TEXTS}, UsageError, ["'a/b'", "folder"]),
         ({"a": "missing.jsonl"}, InputError, ["missing.jsonl", "no such file"]),
+        (TEXTS, UsageError, ["'the cat sat'", "text", "{'maths': texts}"]),
         (["a"], SeapError, []),  # a task of lm-eval that there is not
     ],
 )
