@@ -14,7 +14,7 @@ import pytest
 from support.execution import ONE_THREAD, RUN_BY
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
-from validation.zero_shot import Question, ZeroShotFigures, evaluate_zero_shot, hub_tasks, local_task
+from validation.zero_shot import Question, ZeroShotFigures, evaluate_zero_shot, local_task
 
 
 def _by_hand(folder: Path, questions: Sequence[Question]) -> tuple[list[int], list[int]]:
@@ -191,11 +191,9 @@ def test_without_the_harness_the_extra_is_named(monkeypatch: pytest.MonkeyPatch,
     assert "\n" not in str(caught.value)
 
 
-def test_a_task_without_questions_and_an_unknown_hub_task() -> None:
+def test_a_task_has_questions() -> None:
     with pytest.raises(InputError, match="task 't' has no question"):
         local_task("t", [])
-    with pytest.raises(UsageError, match="no task 'nonsense'"):
-        hub_tasks(["nonsense"])
 
 
 def test_impossible_figures_cannot_be_made() -> None:

@@ -81,6 +81,8 @@ def test_hub_tasks_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lm_eval.tasks.TaskManager", _Manager)
     with pytest.raises(UsageError, match="'prose' is not multiple choice"):
         hub_tasks(["prose"])
+    with pytest.raises(UsageError, match="no task 'nonsense'"):
+        hub_tasks(["nonsense"])
     with pytest.raises(EnvironmentFailure, match=r"the data of gone .*no route to the hub"):
         hub_tasks(["gone"])
 
