@@ -27,7 +27,8 @@ class PlainWeights(ABC):
         self._form = StoredForm(spec)
         self._plain_of: dict[str, list[str]] = {}
         for name in spec.tensors():
-            self._plain_of.setdefault(self._form.holders([name])[0], []).append(name)
+            for stored in self._form.holders([name]):
+                self._plain_of.setdefault(stored, []).append(name)
 
     @abstractmethod
     def plain(self, name: str) -> torch.Tensor:

@@ -88,10 +88,16 @@ class Checkpoint:
         return self._changed({name: self._from.read([name])[name][tokens]})[name]
 
     def outer(self, name: str) -> torch.Tensor:
-        """The embedding (`embed_tokens`), the last norm (`norm`) or the LM head (`lm_head`), which may be tied."""
+        """A tensor outside the layers by its plain name, such as `norm_bias`; the LM head (`lm_head`) may be tied."""
         stored = self._family.stored(name)
         stored = stored if stored in self._expected else self._family.stored("embed_tokens")
         return self._read([stored])[stored]
+
+    @property
+    def after_layers(self) -> list[str]:
+        """The plain names of the stored tensors behind the layers: last norm and LM head."""
+        parts = ("norm", "norm_bias", "lm_head", "lm_head_bias")
+        return [name for name in parts if name == "lm_head" or self._family.names.get(name) in self._expected]
 
     def bytes_of(self, index: int) -> int:
         """What a layer takes in float32."""

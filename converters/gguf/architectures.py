@@ -174,6 +174,8 @@ def local_rope(spec: ModelSpec) -> RopeSpec | None:
 
 def why_not(architecture: Architecture, spec: ModelSpec) -> str | None:
     """What llama.cpp's architecture lacks to compute this model; None: it does compute it."""
+    if spec.norm.is_centred:
+        return "has no LayerNorm"
     for check in _CHECKS:
         reason = next(check(architecture, spec), None)
         if reason is not None:

@@ -44,7 +44,7 @@ def model_metadata(architecture: Architecture, spec: ModelSpec, preset: Preset) 
         **_sizes(architecture, spec.layers),
         "attention.key_length": spec.head_dim,
         "attention.value_length": spec.head_dim,
-        "attention.layer_norm_rms_epsilon": spec.rms_norm_eps,
+        "attention.layer_norm_rms_epsilon": spec.norm.epsilon,
         **_windows(architecture, spec),
         **_factors(architecture, spec),
         **_rotation(architecture, spec),

@@ -21,7 +21,7 @@ def described(spec: ModelSpec) -> dict[str, Any]:
         "vocab_size": spec.vocab_size,
         "hidden_size": spec.hidden_size,
         "head_dim": spec.head_dim,
-        "rms_norm_eps": spec.rms_norm_eps,
+        "rms_norm_eps": spec.norm.epsilon,
         "tie_word_embeddings": spec.tie_word_embeddings,
         "norms": [norm for norm in NORMS if norm in spec.norms],
         "qk_norm": attention.qk_norm,

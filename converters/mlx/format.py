@@ -69,6 +69,8 @@ class MlxFormat:
 
     def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
         """Why the model cannot be written so; None: it can."""
+        if spec.norm.is_centred:
+            return "mlx cannot run this model: its model file has no LayerNorm; use another format"
         for mlp in spec.all(Mlp):
             if not mlp.is_gated or mlp.activation not in _ACTIVATIONS:
                 lacking = f"no {mlp.activation} gate" if mlp.is_gated else "no MLP without a gate"

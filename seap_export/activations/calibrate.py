@@ -153,10 +153,10 @@ class _Run:
         """The sensitivities; call it after the last layer."""
         if not self._backward.has_begun:
             spec = self._source.spec
-            gain = self._source.read_outer("norm")
+            norm = self._source.read_norm()
             head = self._source.read_outer("embed_tokens" if spec.tie_word_embeddings else "lm_head")
             if self._check is not None:
-                self._check.logits(gain, head)
+                self._check.logits(norm, head)
             outputs = [self._streams[batch] for batch in range(self._backward.number)]
-            self._backward.begin(gain, head, outputs)
+            self._backward.begin(norm, head, outputs)
         return self._backward.run()

@@ -19,6 +19,7 @@ from seap_export.layers.batches import Batch
 from seap_export.layers.hidden_states import logits, output_stream, times_head
 from seap_export.layers.kept import keep_tensors, kept_layers, kept_tensors, path_of
 from seap_export.layers.layer import DecoderLayer
+from seap_export.layers.norm import Norm
 from seap_export.layers.working_memory import LOGIT_TOKENS
 from seap_export.sources.source import Source
 
@@ -69,18 +70,18 @@ class Backward:
         """Keeps the hidden states of the batches, [tokens, hidden_size] each, that go into a layer."""
         self._keep(_INPUTS, index, streams, {})
 
-    def begin(self, gain: torch.Tensor, head: torch.Tensor, outputs: Sequence[torch.Tensor]) -> None:
+    def begin(self, norm: Norm, head: torch.Tensor, outputs: Sequence[torch.Tensor]) -> None:
         """Keeps the gradients behind the last layer.
 
         Args:
-            gain: The gain of the last norm, [hidden_size].
+            norm: The last norm.
             head: The LM head, [vocab_size, hidden_size].
             outputs: The hidden states after the last layer.
         """
         layers = len(self._source.spec.layers)
         most = max(len(layer.sublayers) for layer in self._source.spec.layers)
         squares = torch.zeros(layers, most, dtype=torch.float64)
-        gradients = last_gradients(self._source.spec, gain, head, outputs)
+        gradients = last_gradients(self._source.spec, norm, head, outputs)
         self._keep(_GRADIENT, layers, gradients, {_SQUARES: squares})
 
     def run(self) -> torch.Tensor:
@@ -137,20 +138,20 @@ def _backward(
 
 
 def last_gradients(
-    spec: ModelSpec, gain: torch.Tensor, head: torch.Tensor, outputs: Sequence[torch.Tensor]
+    spec: ModelSpec, norm: Norm, head: torch.Tensor, outputs: Sequence[torch.Tensor]
 ) -> list[torch.Tensor]:
     """Gradients of log p(y) after the last layer, float32 [tokens, hidden_size] for each batch.
 
     Args:
         spec: The model.
-        gain: The gain of its last norm, [hidden_size].
+        norm: Its last norm.
         head: Its LM head, [vocab_size, hidden_size].
         outputs: The hidden states after the last layer.
     """
-    return [_gradient(spec, gain, head, hidden) for hidden in outputs]
+    return [_gradient(spec, norm, head, hidden) for hidden in outputs]
 
 
-def _gradient(spec: ModelSpec, gain: torch.Tensor, head: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+def _gradient(spec: ModelSpec, norm: Norm, head: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
     """With u the logits before they are capped, the gradient of log p(y) at the LM head's input z is headᵀ at_u.
 
     Without a cap, at_u is the one-hot vector of y minus p; autograd does the norm. Labels are drawn on the CPU, so
@@ -161,7 +162,7 @@ def _gradient(spec: ModelSpec, gain: torch.Tensor, head: torch.Tensor, hidden: t
     for block in hidden.split(LOGIT_TOKENS):
         with torch.enable_grad():
             stream = block.clone().requires_grad_(True)
-            normed = output_stream(spec, gain, stream)
+            normed = output_stream(spec, norm, stream)
         capped = logits(spec, head, normed.detach())
         p = capped.softmax(-1)
         drawn = torch.multinomial(p.cpu(), 1, generator=generator).to(p.device)

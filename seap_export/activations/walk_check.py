@@ -21,6 +21,7 @@ from seap_export.json_file import write_json
 from seap_export.layers.batches import Batch, length_buckets
 from seap_export.layers.hidden_states import HiddenStates, logits, output_stream
 from seap_export.layers.layer import DecoderLayer
+from seap_export.layers.norm import Norm
 from seap_export.layers.stock import StockModel
 from seap_export.sources.source import Source
 from seap_export.sources.stored import StoredForm
@@ -66,8 +67,8 @@ class WalkCheck:
         self._compare("the embedding", self._walk.streams[0], self._passage.hidden[0][0])
 
     def _load_outer(self, name: str, tensor: torch.Tensor) -> None:
-        (stored,) = self._form.to_stored({names.tensor(name): tensor}).values()
-        self._model.load_outer(name, stored.float())
+        for stored in self._form.to_stored({names.tensor(name): tensor}).values():
+            self._model.load_outer(name, stored.float())
 
     def state(self) -> dict[str, torch.Tensor]:
         """What is between two layers, for `restore`."""
@@ -99,19 +100,21 @@ class WalkCheck:
         self._model.release(index)
         self._compare(f"layer {index}", self._walk.streams[0], self._passage.hidden[0][0])
 
-    def logits(self, gain: torch.Tensor, head: torch.Tensor) -> None:
+    def logits(self, norm: Norm, head: torch.Tensor) -> None:
         """Compares the logits of the text's tokens. Call it after the last layer.
 
         Args:
-            gain: The gain of the last norm, [hidden_size].
+            norm: The last norm.
             head: The LM head, [vocab_size, hidden_size].
 
         Raises:
             InputError: The two differ by more than rounding.
         """
         spec, rows = self._source.spec, head[self._vocabulary]
-        walked = logits(spec, rows, output_stream(spec, gain, self._walk.streams[0]))
-        self._load_outer("norm", gain)
+        walked = logits(spec, rows, output_stream(spec, norm, self._walk.streams[0]))
+        self._load_outer("norm", norm.gain)
+        if norm.bias is not None:
+            self._load_outer("norm_bias", norm.bias)
         self._model.load_outer("lm_head", (self._rows if self._model.is_tied else rows).float())
         self._compare("the logits", walked, self._model.logits(self._passage.hidden[0])[0])
 

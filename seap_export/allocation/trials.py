@@ -47,7 +47,7 @@ class Trials:
         self._kept: dict[int, dict[str, torch.Tensor]] | None = None
         if compute.is_cpu and 2 * size <= self._room:
             self._kept, self._room = {}, self._room - size
-        self._table, self._gain = source.read_outer("embed_tokens"), source.read_outer("norm")
+        self._table, self._norm = source.read_outer("embed_tokens"), source.read_norm()
         self._head = self._table if spec.tie_word_embeddings else source.read_outer("lm_head")
         self._recording = Recording(spec, self._batches, storage)
         self._dense = self._recording.record(self._table, self._layer)
@@ -86,7 +86,7 @@ class Trials:
         total = 0.0
         for shrunk, dense, weight in zip(*(part.split(LOGIT_TOKENS) for part in parts), strict=True):
             log_q, log_p = (
-                log_predictions(self._source.spec, self._gain, self._head, states) for states in (shrunk, dense)
+                log_predictions(self._source.spec, self._norm, self._head, states) for states in (shrunk, dense)
             )
             total += float((weight * (log_p.exp() * (log_p - log_q)).sum(-1).double()).sum())
         return total

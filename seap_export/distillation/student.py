@@ -16,6 +16,7 @@ from seap_export.layers.batches import Batch
 from seap_export.layers.hidden_states import HiddenStates, log_predictions, logits, output_stream, times_head
 from seap_export.layers.kept import keep_tensors, kept_tensors, path_of
 from seap_export.layers.layer import DecoderLayer
+from seap_export.layers.norm import Norm
 from seap_export.layers.streams import Streams
 from seap_export.layers.working_memory import LOGIT_TOKENS
 
@@ -28,13 +29,13 @@ class OuterTensors:
 
     Attributes:
         embedding: [vocab_size, hidden_size].
-        gain: The gain of the last norm, [hidden_size].
+        norm: The last norm.
         head: The LM head of the tokens that are kept, [kept tokens, hidden_size]. Both models' predictions are
             distributions over these tokens.
     """
 
     embedding: torch.Tensor
-    gain: torch.Tensor
+    norm: Norm
     head: torch.Tensor
 
 
@@ -109,9 +110,9 @@ class Student:
         ):
             with torch.enable_grad():
                 leaf = block.detach().requires_grad_(True)
-                normed = output_stream(spec, self._outer.gain, leaf)
+                normed = output_stream(spec, self._outer.norm, leaf)
             capped, weight = logits(spec, head, normed.detach()), weight.to(block.device)
-            log_q, log_p = capped.log_softmax(-1), log_predictions(spec, self._outer.gain, head, wanted)
+            log_q, log_p = capped.log_softmax(-1), log_predictions(spec, self._outer.norm, head, wanted)
             p = log_p.exp()
             loss += float((weight.double() * (p * (log_p - log_q)).sum(-1).double()).sum())
             at_logits = log_q.exp_().sub_(p).mul_(weight[:, None])

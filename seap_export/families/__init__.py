@@ -11,7 +11,7 @@ from seap_export.families.family import (
 from seap_export.families.gguf_form import GgufForm
 from seap_export.families.read import dense_config, language_config, model_spec
 from seap_export.families.rope import QueryScaling, RopeSpec
-from seap_export.families.spec import BlockSpec, LayerSpec, ModelSpec
+from seap_export.families.spec import BlockSpec, LayerSpec, ModelSpec, NormSpec
 from seap_export.families.sublayers import Attention, Mlp, Sublayer
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "LayerSpec",
     "Mlp",
     "ModelSpec",
+    "NormSpec",
     "QueryScaling",
     "RopeSpec",
     "Sublayer",

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from seap_export.errors import InputError
 from seap_export.families.gguf_form import GgufForm
-from seap_export.families.names import PROJECTIONS, QKV, USUAL_NAMES, Projection
+from seap_export.families.names import NORMS, PROJECTIONS, QKV, USUAL_NAMES, Projection
 from seap_export.families.parts import Block, Requirement, RotaryRules, Window, Wrapper
 
 __all__ = [
@@ -48,7 +48,8 @@ class Family:
         model_type: The `model_type` of the family's config.json.
         architecture: The transformers class of the causal language model.
         names: Tensor names. Those in a layer are relative to `names["layer"]`; projections have no suffix.
-        biases: True or the config key that enables the bias, for each projection that can have one.
+        biases: True or the config key that enables the bias, for each projection that can have one, for `lm_head`, and
+            for all `norms` of the residual stream together.
         defaults: Values that transformers assumes for keys missing in config.json.
         keys: The family's names of config keys that others call otherwise.
         values: For keys of config.json, values that stand for another in this family.
@@ -94,6 +95,8 @@ class Family:
             raise ValueError(f"family {self.model_type}: no tensor name for {missing}")
         if len(set(self.names.values())) != len(self.names):
             raise ValueError(f"family {self.model_type}: two tensors have one name")
+        if self.block.norm == "layer" and {"post_self_attn_layernorm", "post_mlp_layernorm"} & set(self.names):
+            raise ValueError(f"family {self.model_type}: a norm after a sublayer must be an RMS norm")
 
     @property
     def projections(self) -> tuple[Projection, ...]:
@@ -113,9 +116,9 @@ class Family:
         """A config.json with the values that its values stand for."""
         return {key: self.values.get(key, {}).get(str(value), value) for key, value in config.items()}
 
-    def has_bias(self, projection: Projection, config: Mapping[str, Any]) -> bool:
-        """Whether `projection` has a bias in a dense model with this config.json."""
-        switch = self.biases.get(projection, False)
+    def has_bias(self, part: str, config: Mapping[str, Any]) -> bool:
+        """Whether a projection, `lm_head` or the `norms` have a bias in a dense model with this config.json."""
+        switch = self.biases.get(part, False)
         return bool(config.get(switch, False)) if isinstance(switch, str) else switch
 
     def can_have_bias(self, projection: Projection) -> bool:
@@ -142,7 +145,7 @@ class Family:
 
     def module(self, name: str, layer: int | None = None) -> str:
         """The torch module of the family's transformers class that holds a tensor."""
-        return self.stored(name, layer).removesuffix(".weight")
+        return self.stored(name, layer).removesuffix(".weight").removesuffix(".bias")
 
 
 _PARTS = {"block": Block, "rotation": RotaryRules, "window": Window, "wrapper": Wrapper, "gguf": GgufForm}
@@ -160,6 +163,7 @@ def families() -> tuple[Family, ...]:
 
 def _parse(table: dict[str, Any]) -> Family:
     table["names"] = _names(table.get("names", {}), table.get("block", {}).get("is_gated", True))
+    table["names"] |= _bias_names(table["names"], table.get("biases", {}))
     parsed = {key: _parsed(key, _frozen(value)) for key, value in table.items()}
     return Family(**parsed)
 
@@ -169,6 +173,13 @@ def _names(stored_names: Mapping[str, str], is_gated: bool) -> dict[str, str]:
     parts = {part for fused in FUSED if fused in stored_names for part in FUSED[fused]}
     parts |= set() if is_gated else {"gate_proj"}
     return {**{name: usual for name, usual in USUAL_NAMES.items() if name not in parts}, **stored_names}
+
+
+def _bias_names(stored_names: Mapping[str, str], biases: Mapping[str, Any]) -> dict[str, str]:
+    """Those of the biases of norms and of the LM head, which stand beside their weights."""
+    biased = [norm for norm in (*NORMS, "norm") if "norms" in biases and norm in stored_names]
+    biased += ["lm_head"] if "lm_head" in biases else []
+    return {f"{name}_bias": stored_names[name].removesuffix(".weight") + ".bias" for name in biased}
 
 
 def _parsed(key: str, value: Any) -> Any:

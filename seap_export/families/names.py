@@ -35,19 +35,21 @@ Norm = Literal["input_layernorm", "post_self_attn_layernorm", "post_attention_la
 NORMS: tuple[Norm, ...] = get_args(Norm)
 
 LAYER = "model.layers.{layer}."
-_OUTER = {"embed_tokens": "model.embed_tokens.weight", "norm": "model.norm.weight", "lm_head": "lm_head.weight"}
+_TABLES = {"embed_tokens": "model.embed_tokens.weight", "norm": "model.norm.weight", "lm_head": "lm_head.weight"}
+_OUTER = {**_TABLES, "norm_bias": "model.norm.bias", "lm_head_bias": "lm_head.bias"}
 _INNER: Mapping[str, str] = {
     **{norm: f"{norm}.weight" for norm in NORMS},
+    **{f"{norm}_bias": f"{norm}.bias" for norm in NORMS},
     **{name: f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")},
     **{name: f"self_attn.{name}.weight" for name in ("q_norm", "k_norm")},
     **{name: f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")},
 }
 #: What most families call the parts that all have, as in a description: those in a layer are relative to it.
-USUAL_NAMES: Mapping[str, str] = {**_OUTER, "layer": LAYER, **{name: _INNER[name] for name in PROJECTIONS}}
+USUAL_NAMES: Mapping[str, str] = {**_TABLES, "layer": LAYER, **{name: _INNER[name] for name in PROJECTIONS}}
 
 
 def tensor(name: str, layer: int | None = None) -> str:
-    """The full name of a norm or an embedding, or that of a projection without `.weight` or `.bias`."""
+    """The full name of a norm, its bias or an embedding, or that of a projection without `.weight` or `.bias`."""
     return _OUTER[name] if layer is None else LAYER.format(layer=layer) + _INNER[name]
 
 

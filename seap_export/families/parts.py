@@ -16,6 +16,8 @@ class Block:
 
     Attributes:
         is_gated: Whether the MLP has a gate.
+        norm: The norms of the residual stream: RMS norms, or LayerNorm, which subtracts the mean.
+        norm_weight: Whether these norms have a weight; without one, their gain is 1.
         norm_offset: What is added to a stored norm weight to get its gain.
         qk_norm: Whether queries and keys are normalised before or after they are rotated, where they are.
         embedding_multiplier: Formula of the factor on embeddings.
@@ -27,6 +29,8 @@ class Block:
     """
 
     is_gated: bool = True
+    norm: Literal["rms", "layer"] = "rms"
+    norm_weight: bool = True
     norm_offset: float = 0.0
     qk_norm: Literal["before_rotation", "after_rotation"] = "before_rotation"
     embedding_multiplier: str | None = None
@@ -37,6 +41,8 @@ class Block:
     logits_softcap: str | None = None
 
     def __post_init__(self) -> None:
+        if self.norm not in ("rms", "layer"):
+            raise ValueError(f"norm must be rms or layer, not {self.norm}")
         if self.qk_norm not in ("before_rotation", "after_rotation"):
             raise ValueError(f"qk_norm must be before_rotation or after_rotation, not {self.qk_norm}")
 

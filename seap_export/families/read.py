@@ -12,7 +12,7 @@ from seap_export.families.config_reader import ConfigReader, positive
 from seap_export.families.family import PRUNED_FROM, family_of_model_type, wrapper_of_model_type
 from seap_export.families.names import OUTPUTS
 from seap_export.families.rope import RopeSpec, query_scaling, read_ropes
-from seap_export.families.spec import BlockSpec, LayerSpec, ModelSpec
+from seap_export.families.spec import BlockSpec, LayerSpec, ModelSpec, NormSpec
 from seap_export.families.sublayers import QK_NORMS, Activation, Attention, Mlp, Sublayer
 from seap_export.families.windows import read_windows
 
@@ -91,10 +91,11 @@ def _spec(config: ConfigReader) -> ModelSpec:
         block=_block(config),
         vocab_size=config.positive("vocab_size"),
         hidden_size=hidden_size,
-        rms_norm_eps=config.number("rms_norm_eps", 1e-6),
+        norm=_norm(config),
         max_position_embeddings=config.positive("max_position_embeddings"),
         tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
         layers=tuple(_layer(config, index, head_dim, windows[index], ropes[index]) for index in range(layers)),
+        lm_head_bias=family.has_bias("lm_head", _bias_switches(config)),
     )
     config.refuse_unread()
     return spec
@@ -107,6 +108,17 @@ def _refuse_quantised(config: ConfigReader) -> None:
             continue
         method = quantised.get("quant_method", "unknown")
         raise InputError(f"the model is quantised ({method}); give an unquantised folder or a GGUF file")
+
+
+def _norm(config: ConfigReader) -> NormSpec:
+    family = config.family
+    has_bias = family.has_bias("norms", _bias_switches(config))
+    return NormSpec(config.number("rms_norm_eps", 1e-6), family.block.norm == "layer", has_bias)
+
+
+def _bias_switches(config: ConfigReader) -> dict[str, Any]:
+    """The values of the keys that enable biases."""
+    return {switch: config.get(switch, False) for switch in config.family.biases.values() if isinstance(switch, str)}
 
 
 def _block(config: ConfigReader) -> BlockSpec:
@@ -128,7 +140,7 @@ def _layer(config: ConfigReader, index: int, head_dim: int, window: int | None, 
         return positive(config.family.key(name), overrides.get(name, usual))
 
     compensated = {name for name in OUTPUTS if overrides.get(f"{name}_bias", config.get(f"{name}_bias", False))}
-    switches = {switch: config.get(switch, False) for switch in family.biases.values() if isinstance(switch, str)}
+    switches = _bias_switches(config)
 
     def wired(sublayer: Sublayer) -> Sublayer:
         before, after = (norm if norm in family.names else None for norm in sublayer.norms_around)

@@ -15,9 +15,24 @@ from seap_export.families.names import Norm, Projection
 from seap_export.families.rope import RopeSpec
 from seap_export.families.sublayers import Attention, Sublayer
 
-__all__ = ["BlockSpec", "LayerSpec", "ModelSpec"]
+__all__ = ["BlockSpec", "LayerSpec", "ModelSpec", "NormSpec"]
 
 Kind = TypeVar("Kind", bound=Sublayer)
+
+
+@dataclass(frozen=True)
+class NormSpec:
+    """The norms of the residual stream: gain * (x - mean) / sqrt(variance + epsilon) + bias, or RMS norms.
+
+    Attributes:
+        epsilon: What is added to the variance, or to the mean square; that of the norms of heads, too.
+        is_centred: Whether the mean is subtracted, as in LayerNorm; otherwise it counts as 0, as in RMS norms.
+        has_bias: Whether each has a bias.
+    """
+
+    epsilon: float
+    is_centred: bool = False
+    has_bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,10 +116,11 @@ class ModelSpec:
     block: BlockSpec
     vocab_size: int
     hidden_size: int
-    rms_norm_eps: float
+    norm: NormSpec
     max_position_embeddings: int
     tie_word_embeddings: bool
     layers: tuple[LayerSpec, ...]
+    lm_head_bias: bool = False
 
     @cached_property
     def head_dim(self) -> int:
@@ -171,24 +187,33 @@ class ModelSpec:
         """Projections and the norms around them."""
         shapes: dict[str, tuple[int, ...]] = {}
         if sublayer.norm_before is not None:
-            shapes[names.tensor(sublayer.norm_before, layer)] = (self.hidden_size,)
+            shapes |= self._norm_tensors(sublayer.norm_before, layer)
         for projection, shape in sublayer.shapes(self.hidden_size).items():
             shapes[names.weight(projection, layer)] = shape
             if projection in sublayer.biases:
                 shapes[names.bias(projection, layer)] = shape[:1]
         if sublayer.norm_after is not None:
-            shapes[names.tensor(sublayer.norm_after, layer)] = (self.hidden_size,)
+            shapes |= self._norm_tensors(sublayer.norm_after, layer)
         return shapes
+
+    def _norm_tensors(self, norm: str, layer: int | None = None) -> dict[str, tuple[int, ...]]:
+        return {names.tensor(part, layer): (self.hidden_size,) for part in self.norm_parts(norm)}
+
+    def norm_parts(self, norm: str) -> tuple[str, ...]:
+        """The names of a norm of the stream, and of its bias if it has one, as in `names.tensor`."""
+        return (norm, f"{norm}_bias") if self.norm.has_bias else (norm,)
 
     @property
     def outer_names(self) -> tuple[str, ...]:
-        """The tensors outside the layers: embedding, final norm and, unless tied, LM head."""
-        return ("embed_tokens", "norm") if self.tie_word_embeddings else ("embed_tokens", "norm", "lm_head")
+        """The tensors outside the layers: embedding, final norm and, unless tied, LM head, and their biases."""
+        head = () if self.tie_word_embeddings else ("lm_head",)
+        return ("embed_tokens", *self.norm_parts("norm"), *head, *(("lm_head_bias",) if self.lm_head_bias else ()))
 
     def outer_tensors(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of the tensors outside the layers."""
         table = (self.vocab_size, self.hidden_size)
-        shapes = {"embed_tokens": table, "norm": (self.hidden_size,), "lm_head": table}
+        norm: tuple[int, ...] = (self.hidden_size,)
+        shapes = {"embed_tokens": table, "norm": norm, "norm_bias": norm, "lm_head": table, "lm_head_bias": table[:1]}
         return {names.tensor(name): shapes[name] for name in self.outer_names}
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
@@ -199,8 +224,10 @@ class ModelSpec:
         return shapes
 
     def num_parameters(self) -> int:
-        """Number of parameters; a tied LM head counts once."""
-        return sum(math.prod(shape) for shape in self.tensors().values())
+        """Number of parameters; a tied LM head counts once, and gains of norms without weights do not."""
+        parameters = sum(math.prod(shape) for shape in self.tensors().values())
+        gains = 1 + sum(len(sublayer.norms) for sublayer in self.sublayers)
+        return parameters - (0 if self.family.block.norm_weight else gains * self.hidden_size)
 
     def prunable_weights(self, layer: int) -> int:
         """Number of weights in the projections of a layer's sublayers, without norms and biases."""

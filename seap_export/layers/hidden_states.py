@@ -12,7 +12,7 @@ from seap_export.families import ModelSpec
 from seap_export.families.names import Projection
 from seap_export.layers.batches import Batch
 from seap_export.layers.layer import DecoderLayer
-from seap_export.layers.norm import rms_norm
+from seap_export.layers.norm import Norm
 from seap_export.layers.streams import MemoryStreams, Streams
 
 __all__ = [
@@ -102,9 +102,9 @@ class HiddenStates:
             visit(SublayerPass(batch_index, product, update, after, channels))
 
 
-def output_stream(spec: ModelSpec, gain: torch.Tensor, stream: torch.Tensor) -> torch.Tensor:
+def output_stream(spec: ModelSpec, norm: Norm, stream: torch.Tensor) -> torch.Tensor:
     """What the LM head multiplies: the last norm of the stream, times the multiplier of the logits."""
-    normed = rms_norm(stream, gain.to(stream.device).float(), spec.rms_norm_eps)
+    normed = norm(stream)
     multiplier = spec.block.logits_multiplier
     return normed if multiplier == 1.0 else normed * multiplier
 
@@ -118,9 +118,9 @@ def logits(spec: ModelSpec, head: torch.Tensor, normed: torch.Tensor) -> torch.T
     return product if cap is None else product.div_(cap).tanh_().mul_(cap)
 
 
-def log_predictions(spec: ModelSpec, gain: torch.Tensor, head: torch.Tensor, stream: torch.Tensor) -> torch.Tensor:
+def log_predictions(spec: ModelSpec, norm: Norm, head: torch.Tensor, stream: torch.Tensor) -> torch.Tensor:
     """The logarithms of the predictions after some tokens, float32 [tokens, vocab_size], given the last stream."""
-    return logits(spec, head, output_stream(spec, gain, stream)).log_softmax(-1)
+    return logits(spec, head, output_stream(spec, norm, stream)).log_softmax(-1)
 
 
 def times_head(head: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from seap_export.families.names import Projection
 from seap_export.layers.attention import attention_channels
 from seap_export.layers.batches import Batch
 from seap_export.layers.mlp import mlp_channels
-from seap_export.layers.norm import rms_norm
+from seap_export.layers.norm import Norm
 
 __all__ = ["DecoderLayer"]
 
@@ -62,7 +62,7 @@ class DecoderLayer:
     @property
     def epsilon(self) -> float:
         """Of norms."""
-        return self._spec.rms_norm_eps
+        return self._spec.norm.epsilon
 
     def tensor(self, name: str) -> torch.Tensor | None:
         """A tensor by its name in the plain form, float32; None: the layer has none."""
@@ -81,11 +81,12 @@ class DecoderLayer:
 
     def read(self, output: Projection, stream: torch.Tensor) -> torch.Tensor:
         """The input of a sublayer's first projections: the stream, through its norm if there is one."""
-        gain = self._gain(self._layer.named(output).norm_before)
-        return stream if gain is None else rms_norm(stream, gain, self.epsilon)
+        norm = self._norm(self._layer.named(output).norm_before)
+        return stream if norm is None else norm(stream)
 
-    def _gain(self, norm: str | None) -> torch.Tensor | None:
-        return None if norm is None else self.tensor(norm)
+    def _norm(self, name: str | None) -> Norm | None:
+        gain = None if name is None else self.tensor(name)
+        return None if gain is None else Norm(self._spec.norm, gain, self.tensor(f"{name}_bias"))
 
     def linear(self, projection: Projection, x: torch.Tensor) -> torch.Tensor:
         """The product of a projection with its input, and its bias; [..., out]."""
@@ -94,8 +95,8 @@ class DecoderLayer:
 
     def update(self, output: Projection, product: torch.Tensor) -> torch.Tensor:
         """What a sublayer adds to the stream, given the product of its output projection; [tokens, hidden_size]."""
-        gain = self.gain(output)
-        normed = product if gain is None else rms_norm(product, gain, self.epsilon)
+        norm = self._norm(self._layer.named(output).norm_after)
+        normed = product if norm is None else norm(product)
         return normed if self.multiplier == 1.0 else normed * self.multiplier
 
     @property
@@ -105,7 +106,8 @@ class DecoderLayer:
 
     def gain(self, output: Projection) -> torch.Tensor | None:
         """The gain of the norm after a sublayer, float32 [hidden_size]; None: there is no such norm."""
-        return self._gain(self._layer.named(output).norm_after)
+        norm = self._norm(self._layer.named(output).norm_after)
+        return None if norm is None else norm.gain
 
     def factor(self, output: Projection, product: torch.Tensor) -> torch.Tensor:
         """d in `update` = d * gain * product for each token, float32 [tokens, 1]; a gain that is missing is 1."""

@@ -118,16 +118,17 @@ class StockModel:
         return bool(getattr(self.model.config, "tie_word_embeddings", False))
 
     def load_outer(self, name: str, weight: torch.Tensor | None) -> None:
-        """Gives the embedding (`embed_tokens`), the last norm (`norm`) or the LM head (`lm_head`) its weight.
+        """Gives the embedding (`embed_tokens`), the last norm (`norm`) or the LM head (`lm_head`) its weight or bias.
 
         Args:
-            name: Its name in the plain form.
-            weight: The stored weight. An embedding may have the rows of some tokens only. None: releases it.
+            name: Its name in the plain form, such as `norm` or `norm_bias`.
+            weight: The stored weight or bias. An embedding may have the rows of some tokens only. None: releases it.
         """
         module = self.model.get_submodule(self._family.module(name))
         if name == "embed_tokens":
             module.padding_idx = None  # may be beyond the rows, and matters in training only
-        module.weight = _parameter(torch.empty(0, device="meta") if weight is None else weight.to(self._device))
+        parameter = _parameter(torch.empty(0, device="meta") if weight is None else weight.to(self._device))
+        setattr(module, "bias" if name.endswith("_bias") else "weight", parameter)
 
     def load(self, index: int, tensors: Mapping[str, torch.Tensor]) -> None:
         """Gives a layer its weights, by stored name, in the dtype to compute in."""

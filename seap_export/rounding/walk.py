@@ -139,9 +139,9 @@ class RoundedLayers:
             for output in self._spec.layers[index].outputs:
                 layer = DecoderLayer(self._spec, index, tensors, self._device, only=output)
                 self._floats.advance(layer, output)
-        gain, sums = self._source.read_outer("norm"), CovarianceAccumulator()
+        norm, sums = self._source.read_norm(), CovarianceAccumulator()
         for stream, weights in zip(self._floats.streams, self._weights, strict=True):
-            sums.update(output_stream(self._spec, gain, stream), weights=weights)
+            sums.update(output_stream(self._spec, norm, stream), weights=weights)
         mean = sums.mean()
         return sums.covariance().addr_(mean, mean)
 

@@ -51,10 +51,12 @@ WORKING_OPERATORS = frozenset(
         "FusedMatMul",
         "GatedRMSNorm",
         "GroupQueryAttention",
+        "LayerNormalization",
         "MatMul",
         "MatMulNBits",
         "RMSNormalization",
         "SimplifiedLayerNormalization",
+        "SkipLayerNormalization",
         "SkipSimplifiedLayerNormalization",
     }
 )

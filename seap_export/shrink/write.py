@@ -129,9 +129,9 @@ def write_weights(
 def _write_outer(source: Source, spec: ModelSpec, form: StoredForm, writer: SafetensorsWriter) -> None:
     """Writes those tensors outside of the layers that are missing."""
     for name in spec.outer_names:
-        (stored,) = form.holders([names.tensor(name)])
-        if stored in writer.pending:
-            writer.write(stored, form.to_stored({names.tensor(name): source.read_outer(name)})[stored])
+        for stored in form.holders([names.tensor(name)]):
+            if stored in writer.pending:
+                writer.write(stored, form.to_stored({names.tensor(name): source.read_outer(name)})[stored])
 
 
 def _first_to_write(writer: SafetensorsWriter, holders: Sequence[Sequence[str]], finished: int | None) -> int:

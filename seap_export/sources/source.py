@@ -16,6 +16,7 @@ from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import ModelSpec, language_config, model_spec, names, wrapper_of_model_type
 from seap_export.hashing import sha256_files, sha256_json
 from seap_export.json_file import read_json, read_json_if_present, write_json
+from seap_export.layers.norm import Norm
 from seap_export.sources.config import portable_config
 from seap_export.sources.cut import KeptRows, cut_tokenizer_files, refuse_missing
 from seap_export.sources.stored import PlainReader, StoredForm
@@ -72,13 +73,17 @@ class Source:
         return self._read(self.spec.layer_tensors(layer))
 
     def read_outer(self, name: str) -> torch.Tensor:
-        """Reads the embedding (`embed_tokens`), the final norm (`norm`) or the LM head (`lm_head`).
+        """Reads one of `outer_names`, such as the embedding (`embed_tokens`) or the LM head (`lm_head`).
 
         Raises:
             InputError: A weight is NaN or infinite.
         """
         full = names.tensor(name)
         return self._read([full])[full]
+
+    def read_norm(self) -> Norm:
+        """Reads the final norm; raises as `read_outer` does."""
+        return Norm(self.spec.norm, *map(self.read_outer, self.spec.norm_parts("norm")))
 
     def _read(self, wanted: Iterable[str]) -> dict[str, torch.Tensor]:
         tensors = self.reader.read(wanted)

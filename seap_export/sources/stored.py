@@ -28,7 +28,7 @@ class _Rows:
 
 
 class StoredForm:
-    """The stored form of a model, dense or pruned.
+    """The stored form of a model, dense or pruned; gains of norms that have no weight are 1 and not stored.
 
     Attributes:
         shapes: Name and shape of every stored tensor, in the order of use.
@@ -37,28 +37,43 @@ class StoredForm:
     def __init__(self, spec: ModelSpec) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._parts: dict[str, _Rows] = {}
+        self._ones: dict[str, torch.Tensor] = {}
         family, offset = spec.family, spec.family.block.norm_offset
         shapes = spec.outer_tensors()
         for name in spec.outer_names:
             plain = names.tensor(name)
-            self._append(plain, shapes[plain], family.stored(name), offset if name == "norm" else 0.0)
+            if name == "norm":
+                self._append_gain(spec, plain, family.stored(name))
+            else:
+                self._append(plain, shapes[plain], family.stored(name))
         stored_as = {part: fused for fused in family.fused for part in FUSED[fused]}
         for layer in range(len(spec.layers)):
             shapes = spec.layer_tensors(layer)
             for sublayer in spec.layers[layer].sublayers:
-                for norm in (*sublayer.norms, *sublayer.inner_norms()):
-                    plain = names.tensor(norm, layer)
-                    self._append(plain, shapes[plain], family.stored(norm, layer), offset)
+                for norm in sublayer.norms:
+                    gain, *bias = spec.norm_parts(norm)
+                    self._append_gain(spec, names.tensor(gain, layer), family.stored(gain, layer))
+                    for part in bias:
+                        self._append(names.tensor(part, layer), (spec.hidden_size,), family.stored(part, layer))
+                for inner in sublayer.inner_norms():
+                    plain = names.tensor(inner, layer)
+                    self._append(plain, shapes[plain], family.stored(inner, layer), offset)
             for projection in spec.layers[layer].projections:
                 stored = family.stored(stored_as.get(projection, projection), layer)
                 for suffix in (".weight", ".bias"):
                     if (plain := names.tensor(projection, layer) + suffix) in shapes:
-                        self._append(plain, shapes[plain], stored + suffix, 0.0)
+                        self._append(plain, shapes[plain], stored + suffix)
         # In the order of use, which is that of the plain form.
-        order = dict.fromkeys(self._parts[plain].stored for plain in spec.tensors())
+        order = dict.fromkeys(self._parts[plain].stored for plain in spec.tensors() if plain in self._parts)
         self.shapes = {stored: self.shapes[stored] for stored in order}
 
-    def _append(self, plain: str, shape: tuple[int, ...], stored: str, offset: float) -> None:
+    def _append_gain(self, spec: ModelSpec, plain: str, stored: str) -> None:
+        if spec.family.block.norm_weight:
+            self._append(plain, (spec.hidden_size,), stored, spec.family.block.norm_offset)
+        else:
+            self._ones[plain] = torch.ones(spec.hidden_size)
+
+    def _append(self, plain: str, shape: tuple[int, ...], stored: str, offset: float = 0.0) -> None:
         """Appends a tensor to the rows of a stored one, which it may be the first of."""
         start = self.shapes.get(stored, (0,))[0]
         self._parts[plain] = _Rows(stored, slice(start, start + shape[0]), offset)
@@ -66,7 +81,7 @@ class StoredForm:
 
     def holders(self, plain: Iterable[str]) -> list[str]:
         """The stored tensors that hold those of the plain form, in the order of use."""
-        return list(dict.fromkeys(self._parts[name].stored for name in plain))
+        return list(dict.fromkeys(self._parts[name].stored for name in plain if name in self._parts))
 
     def to_plain(self, plain: Iterable[str], stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Tensors of the plain form, given the stored ones that hold them.
@@ -75,6 +90,9 @@ class StoredForm:
         """
         tensors = {}
         for name in plain:
+            if name in self._ones:
+                tensors[name] = self._ones[name]
+                continue
             part = self._parts[name]
             rows = stored[part.stored]
             if part.rows != slice(0, len(rows)):
@@ -85,8 +103,8 @@ class StoredForm:
     def to_stored(self, plain: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The stored tensors, given all tensors of the plain form that they hold."""
         pieces: dict[str, list[torch.Tensor]] = {}
-        for name, tensor in sorted(plain.items(), key=lambda item: self._parts[item[0]].rows.start):
-            part = self._parts[name]
+        placed = ((self._parts[name], tensor) for name, tensor in plain.items() if name in self._parts)
+        for part, tensor in sorted(placed, key=lambda item: item[0].rows.start):
             pieces.setdefault(part.stored, []).append(tensor.double() - part.offset if part.offset else tensor)
         return {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in pieces.items()}
 

@@ -17,7 +17,7 @@ def random_tensors(spec: ModelSpec, seed: int = 0) -> dict[str, torch.Tensor]:
     tensors = {}
     for name, shape in spec.tensors().items():
         scale = 0.5 if "embed" in name else 0.2
-        centre = 1.0 if "norm" in name else 0.0
+        centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
         tensors[name] = centre + scale * torch.randn(shape, generator=generator)
     return tensors
 
@@ -40,12 +40,12 @@ class Reference:
         stream = weights[names.tensor("embed_tokens")][torch.tensor(ids)] * block.embedding_multiplier
         for index in range(len(spec.layers)):
             for sublayer in spec.layers[index].sublayers:
-                x = self._norm(sublayer.norms_around[0], index, stream)
+                x = self._normed(sublayer.norm_before, index, stream)
                 channels = self._attention(index, x) if isinstance(sublayer, Attention) else self._mlp(index, x)
                 x = self._linear(sublayer.output, index, channels)
-                stream = stream + self._norm(sublayer.norms_around[1], index, x) * block.residual_multiplier
+                stream = stream + self._normed(sublayer.norm_after, index, x) * block.residual_multiplier
         head = weights[names.tensor("embed_tokens" if spec.tie_word_embeddings else "lm_head")]
-        logits = self._gained(stream, weights[names.tensor("norm")]) @ head.T * block.logits_multiplier
+        logits = self._normed("norm", None, stream) @ head.T * block.logits_multiplier
         return logits if block.logits_softcap is None else _capped(logits, block.logits_softcap)
 
     def _mlp(self, index: int, x: torch.Tensor) -> torch.Tensor:
@@ -78,13 +78,20 @@ class Reference:
         self.caches[index] = (key, value)
         return _attended(query * _factors(layer, start, len(x)), key, value, start, layer)
 
+    def _normed(self, name: str | None, index: int | None, x: torch.Tensor) -> torch.Tensor:
+        """The stream, or what is added to it, after a norm; `x` itself if there is none."""
+        if name is None:
+            return x
+        gain, bias = (self._tensors.get(names.tensor(part, index)) for part in (name, f"{name}_bias"))
+        if self._spec.norm.is_centred:
+            return functional.layer_norm(x, x.shape[-1:], gain, bias, self._spec.norm.epsilon)
+        return self._gained(x, gain)
+
     def _norm(self, name: str, index: int, x: torch.Tensor) -> torch.Tensor:
-        """`x` itself if there is no such norm."""
-        gain = self._tensors.get(names.tensor(name, index))
-        return x if gain is None else self._gained(x, gain)
+        return self._gained(x, self._tensors[names.tensor(name, index)])
 
     def _gained(self, x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
-        return x / (x.square().mean(-1, keepdim=True) + self._spec.rms_norm_eps).sqrt() * gain
+        return x / (x.square().mean(-1, keepdim=True) + self._spec.norm.epsilon).sqrt() * gain
 
     def _linear(self, name: str, index: int, x: torch.Tensor) -> torch.Tensor:
         stem = names.tensor(name, index)

@@ -45,7 +45,7 @@ def write_micro_model(folder: Path, seed: int = 0, dtype: str = "float32", **val
     generator = torch.Generator().manual_seed(seed)
     plain = {}
     for name, shape in spec.tensors().items():
-        centre = 1.0 if "norm" in name else 0.0
+        centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
         scale = 0.5 if "embed" in name else 0.25
         plain[name] = centre + scale * torch.randn(shape, generator=generator)
     stored = StoredForm(spec).to_stored(plain)

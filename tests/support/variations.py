@@ -11,6 +11,7 @@ import pytest
 from seap_export.families import family_of_model_type, names
 from seap_export.families.config_reader import PROJECTION_PATHS
 from seap_export.families.family import PRUNED_PREFIX, Family
+from seap_export.families.parts import Block
 
 _LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
 _LINEAR = {"rope_type": "linear", "factor": 4.0}
@@ -56,9 +57,12 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
         "layer_types": ["attention"] * 3,
         "mamba_n_heads": 6,
     },
+    "jais2": {"hidden_act": "relu2", "attention_bias": False, "mlp_bias": False},
     "ministral": {"sliding_window": 5, "layer_types": _LAYER_TYPES},
     "ministral3": {"rope_parameters": {"rope_theta": 10000.0, **_SCALED_QUERIES}},
+    "nemotron": {"hidden_act": "relu2", "norm_eps": 1e-5},
     "seed_oss": {"attention_bias": False},
+    "starcoder2": {"hidden_act": "gelu_pytorch_tanh", "use_bias": False},
     "smollm3": {"no_rope_layers": [1, 0, 1]},
     "vaultgemma": {
         "hidden_activation": "gelu_pytorch_tanh",
@@ -180,6 +184,14 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "mlp_bias": True,
         "tie_word_embeddings": True,
     },
+    "jais2": {"model_type": "jais2"},
+    "jais2-all": {
+        "model_type": "jais2",
+        "rope_scaling": _LLAMA3,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "tie_word_embeddings": True,
+    },
     "ministral": {"model_type": "ministral"},
     "ministral-all": {"model_type": "ministral", "rope_scaling": _YARN, "tie_word_embeddings": True},
     "ministral3": {"model_type": "ministral3"},
@@ -189,6 +201,16 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "sliding_window": 5,
         "tie_word_embeddings": True,
     },
+    "nemotron": {"model_type": "nemotron"},
+    "nemotron-all": {
+        "model_type": "nemotron",
+        "partial_rotary_factor": 0.25,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "tie_word_embeddings": True,
+    },
+    "olmo": {"model_type": "olmo"},
+    "olmo-all": {"model_type": "olmo", "attention_bias": True, "tie_word_embeddings": True},
     "phi3": {"model_type": "phi3"},
     "phi3-partial": {"model_type": "phi3", "partial_rotary_factor": 0.5, "sliding_window": 5},
     "phi3-all": {
@@ -209,6 +231,13 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "attention_bias": True,
         "attention_out_bias": True,
         "mlp_bias": True,
+    },
+    "starcoder2": {"model_type": "starcoder2"},
+    "starcoder2-all": {
+        "model_type": "starcoder2",
+        "sliding_window": 5,
+        "use_bias": True,
+        "tie_word_embeddings": True,
     },
     "smollm3": {"model_type": "smollm3"},
     "smollm3-all": {
@@ -251,12 +280,15 @@ def in_turn(variations: Iterable[str], values: Sequence[Any]) -> list[Any]:
     return pairs
 
 
-#: Those of families whose MLP has a gate.
-VARIED_GATED = tuple(
-    own
-    for own in VARIED
-    if family_of_model_type(VARIATIONS[own if isinstance(own, str) else own.values[0]]["model_type"]).block.is_gated
-)
+def _block_of(variation: Any) -> Block:
+    name = variation if isinstance(variation, str) else variation.values[0]
+    return family_of_model_type(VARIATIONS[name]["model_type"]).block
+
+
+#: Those that MLX runs: of families with RMS norms whose MLP has a gate.
+VARIED_FOR_MLX = tuple(own for own in VARIED if _block_of(own).is_gated and _block_of(own).norm == "rms")
+#: The richest whose norms have weights, so that their epsilon can be changed in transformers' class, too.
+SCALABLE = tuple(own for own in RICHEST if _block_of(own).norm_weight)
 #: Layers of shapes of their own, with biases from compensation.
 PRUNED_LAYERS: dict[str, Any] = {
     "per_layer_config": {

@@ -85,7 +85,8 @@ def scale_weights(spec: ModelSpec, scaling: Scaling) -> Change:
     exponents = scaling.tensors(replace(spec, block=replace(spec.block, embedding_multiplier=1.0)))
     held: dict[str, list[str]] = {}
     for plain in spec.tensors():
-        held.setdefault(form.holders([plain])[0], []).append(plain)
+        for stored in form.holders([plain]):
+            held.setdefault(stored, []).append(plain)
 
     def scaled(weights: Weights) -> Weights:
         plain_names = [plain for name in weights for plain in held[name]]
@@ -107,8 +108,8 @@ def scale_norms(model: Any, spec: ModelSpec, scaling: Scaling) -> frozenset[str]
         scaling: The graph's.
 
     Returns:
-        The gains of norms that must not be rounded to 16 bits, because they are stored without an offset of 1 that
-        is most of them now.
+        The weights and biases of norms that must not be rounded to 16 bits, because gains are stored without an offset
+        of 1 that is most of them now.
     """
     family = spec.family
     norms = {family.module("norm"): scaling.stream}
@@ -122,7 +123,7 @@ def scale_norms(model: Any, spec: ModelSpec, scaling: Scaling) -> frozenset[str]
         module = model.get_submodule(name)
         attribute = "eps" if hasattr(module, "eps") else "variance_epsilon"
         setattr(module, attribute, scaled_epsilon(getattr(module, attribute), exponent))
-    return frozenset(f"{name}.weight" for name in norms) if family.block.norm_offset else frozenset()
+    return frozenset(f"{name}.{part}" for name in norms for part in ("weight", "bias") if family.block.norm_offset)
 
 
 def narrow(dtype: torch.dtype, kept: Collection[str] = ()) -> Change:

@@ -99,7 +99,7 @@ class AttentionWriter:
         g, head_dim = self._g, self._spec.layers[index][Attention].head_dim
         gamma = g.initializer(self._weights.stored(names.tensor(norm, index)))
         heads = op.split_heads(g, x, (0, 0, -1, head_dim), f"{name}.{norm}.split")
-        normed = self._dialect.head_norm(heads, gamma, self._spec.rms_norm_eps, f"{name}.{norm}")
+        normed = self._dialect.head_norm(heads, gamma, self._spec.norm.epsilon, f"{name}.{norm}")
         return op.split_heads(g, normed, (0, 0, -1), f"{name}.{norm}.join")
 
     def _query_factors(self, scaling: QueryScaling) -> ir.Value:

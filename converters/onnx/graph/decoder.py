@@ -62,7 +62,6 @@ class _Decoder:
         self._spec, self._weights, self._form, self._scaling = spec, weights, form, scaling
         self._g = GraphBuilder("decoder")
         self._dtype = weights.precision.onnx_dtype
-        self._stream_epsilon = scaled_epsilon(spec.rms_norm_eps, scaling.stream)
         dims = ["batch_size", "sequence_length"], ["batch_size", "total_sequence_length"]
         self._ids = self._g.input("input_ids", ir.DataType.INT64, dims[0])
         mask = self._g.input("attention_mask", ir.DataType.INT64, dims[1])
@@ -85,21 +84,27 @@ class _Decoder:
         for index, sublayer in places:
             self._kinds[type(sublayer)].open(index)
         stream = self._embedded()
-        normed = self._read(stream, *self._norm_of(places[0]))
+        normed = self._read(stream, self._norm_of(places[0]))
         for place, following in zip(places, [*places[1:], None], strict=True):
             index, sublayer = place
             name = f"layers.{index}.{sublayer.label}"
             added = self._written(sublayer, index, self._kinds[type(sublayer)].channels(index, normed), name)
-            normed, stream = self._add_and_read(added, stream, *self._norm_of(following), name)
+            normed, stream = self._add_and_read(added, stream, self._norm_of(following), name)
         self._outputs(self._lm_head(normed), places)
         return g
 
-    def _norm_of(self, place: tuple[int, Sublayer] | None) -> tuple[str | None, str]:
-        """The gain and the node's name of the norm before a sublayer, if it has one; of the last norm after all."""
+    def _norm_of(self, place: tuple[int, Sublayer] | None) -> op.Norm | None:
+        """The norm before a sublayer, if it has one; the last norm after all."""
         if place is None:
-            return names.tensor("norm"), "norm"
+            return self._norm("norm", None, self._scaling.stream)
         index, norm = place[0], place[1].norm_before
-        return (None, "") if norm is None else (names.tensor(norm, index), f"layers.{index}.{norm}")
+        return None if norm is None else self._norm(norm, index, self._scaling.stream)
+
+    def _norm(self, norm: str, index: int | None, exponent: int) -> op.Norm:
+        """A norm of what the graph has times 2^exponent in the model."""
+        spec, name = self._spec, norm if index is None else f"layers.{index}.{norm}"
+        gain, bias, *_ = *(self._tensor(names.tensor(part, index)) for part in spec.norm_parts(norm)), None
+        return op.Norm(name, gain, bias, scaled_epsilon(spec.norm.epsilon, exponent), spec.norm.is_centred)
 
     def _outputs(self, logits: ir.Value, places: Sequence[tuple[int, Sublayer]]) -> None:
         length: int | str = 1 if self._form.logits == "last" else "sequence_length"
@@ -125,24 +130,20 @@ class _Decoder:
         if bias is not None:
             product = op.add(g, product, bias, f"{label}.bias_add")
         if norm is not None:
-            gamma = self._tensor(names.tensor(norm, index))
-            epsilon = scaled_epsilon(self._spec.rms_norm_eps, self._scaling.output(self._spec, sublayer.output, index))
-            product = op.rms_norm(g, product, gamma, epsilon, f"layers.{index}.{norm}")
+            exponent = self._scaling.output(self._spec, sublayer.output, index)
+            product = op.normed(g, product, self._norm(norm, index, exponent))
         return _Written(op.scaled(g, product, factor, self._dtype, f"{name}.multiplied"), None)
 
-    def _read(self, stream: ir.Value, gamma: str | None, name: str) -> ir.Value:
+    def _read(self, stream: ir.Value, norm: op.Norm | None) -> ir.Value:
         """What a sublayer reads of the stream: its norm if there is one, or the stream as it is."""
-        if gamma is None:
-            return stream
-        return op.rms_norm(self._g, stream, self._tensor(gamma), self._stream_epsilon, name)
+        return stream if norm is None else op.normed(self._g, stream, norm)
 
     def _add_and_read(
-        self, added: _Written, stream: ir.Value, gamma: str | None, norm: str, name: str
+        self, added: _Written, stream: ir.Value, norm: op.Norm | None, name: str
     ) -> tuple[ir.Value, ir.Value]:
         """What comes next reads, and the new stream; the sum and its norm are one node where there is one."""
-        if gamma is not None:
-            gain, epsilon = self._tensor(gamma), self._stream_epsilon
-            return self._dialect.add_and_norm(added.output, stream, gain, epsilon, norm, added.bias)
+        if norm is not None:
+            return self._dialect.add_and_norm(added.output, stream, norm, added.bias)
         output = added.output
         if added.bias is not None:
             output = op.add(self._g, output, added.bias, f"{name}.bias_add")

@@ -14,6 +14,7 @@ from seap_export.families.sublayers import Activation
 __all__ = [
     "Attended",
     "KeyValues",
+    "Norm",
     "activation",
     "add",
     "capped",
@@ -21,6 +22,7 @@ __all__ = [
     "embedding",
     "matmul",
     "multiply",
+    "normed",
     "rms_norm",
     "rows_at",
     "scaled",
@@ -43,6 +45,25 @@ class Attended:
 
     output: ir.Value
     present: KeyValues
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A norm of the residual stream.
+
+    Attributes:
+        name: Of its node.
+        gain: [hidden_size].
+        bias: [hidden_size]; None: there is none.
+        epsilon: What is added to the mean square.
+        is_centred: Whether it is a LayerNorm; otherwise it is an RMS norm.
+    """
+
+    name: str
+    gain: ir.Value
+    bias: ir.Value | None
+    epsilon: float
+    is_centred: bool
 
 
 def embedding(g: GraphBuilder, table: ir.Value, ids: ir.Value, name: str) -> ir.Value:
@@ -107,6 +128,15 @@ def rms_norm(g: GraphBuilder, x: ir.Value, gamma: ir.Value, epsilon: float, name
     """RMS norm over the last axis."""
     attributes = {"axis": -1, "epsilon": epsilon, "stash_type": int(ir.DataType.FLOAT)}
     return g.node("RMSNormalization", [x, gamma], name, attributes=attributes)
+
+
+def normed(g: GraphBuilder, x: ir.Value, norm: Norm) -> ir.Value:
+    """A norm over the last axis."""
+    if not norm.is_centred:
+        return rms_norm(g, x, norm.gain, norm.epsilon, norm.name)
+    attributes = {"axis": -1, "epsilon": norm.epsilon, "stash_type": int(ir.DataType.FLOAT)}
+    inputs = [x, norm.gain] if norm.bias is None else [x, norm.gain, norm.bias]
+    return g.node("LayerNormalization", inputs, norm.name, attributes=attributes)
 
 
 def split(

@@ -17,7 +17,7 @@ from seap_export.families.names import Projection
 from seap_export.layers.batches import length_buckets
 from seap_export.layers.hidden_states import HiddenStates, SublayerPass
 from seap_export.layers.layer import DecoderLayer
-from seap_export.layers.norm import rms_norm
+from seap_export.layers.norm import Norm
 from seap_export.sources.weights import WeightReader
 
 __all__ = ["find_scaling", "most_exponent"]
@@ -55,10 +55,12 @@ def find_scaling(config: Mapping[str, Any], spec: ModelSpec, reader: WeightReade
     Raises:
         InputError: A value is too large for fp16, and no scaling can prevent it.
     """
-    table, norm = names.tensor("embed_tokens"), names.tensor("norm")
+    table, parts = names.tensor("embed_tokens"), [names.tensor(part) for part in spec.norm_parts("norm")]
     batches = length_buckets(_tokens(config, spec), _TRIAL[0] * _TRIAL[1])
     hidden = HiddenStates.embedded(spec, reader.read([table])[table], batches)
-    trial = _Trial(max(map(_peak, hidden.streams)), most_exponent(precision))
+    # transformers' norms without weights have a fixed epsilon, which could not be scaled in the comparison
+    most = most_exponent(precision) if spec.family.block.norm_weight else 0
+    trial = _Trial(max(map(_peak, hidden.streams)), most)
     for index in range(len(spec.layers)):
         tensors = reader.read(spec.layer_tensors(index))
         for sublayer in spec.layers[index].sublayers:
@@ -68,8 +70,8 @@ def find_scaling(config: Mapping[str, Any], spec: ModelSpec, reader: WeightReade
             del layer  # before the next sublayer is converted
         del tensors  # before the next layer is read
     scaling = trial.scaling()
-    gain = reader.read([norm])[norm].float()
-    last = max(_peak(rms_norm(stream, gain, spec.rms_norm_eps)) for stream in hidden.streams)
+    norm = Norm(spec.norm, *reader.read(parts).values())
+    last = max(_peak(norm(stream)) for stream in hidden.streams)
     _refuse_beyond(_FIXED_LIMIT, math.ldexp(last, -scaling.normed(spec)), "the last norm")
     return scaling
 

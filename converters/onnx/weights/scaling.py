@@ -90,7 +90,8 @@ class Scaling:
         exponents: Counter[str] = Counter()
         if self.scales_table(spec):
             exponents[names.tensor("embed_tokens")] = -self.stream
-        exponents[names.tensor("norm")] = -self.normed(spec)
+        for part in spec.norm_parts("norm"):
+            exponents[names.tensor(part)] = -self.normed(spec)
         for index, layer in enumerate(spec.layers):
             for sublayer in layer.sublayers:
                 output = sublayer.output

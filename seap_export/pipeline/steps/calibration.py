@@ -112,7 +112,7 @@ class CalibrationStep(Step):
         from seap_export.activations.calibrate import collect_statistics, storage_for
 
         source = work.source
-        for name in ("norm", *(() if source.spec.tie_word_embeddings else ("lm_head",))):
+        for name in source.spec.outer_names[1:]:
             source.read_outer(name)  # not used here, but NaN weights should be reported before the work begins
         token_ids = tokenize(source, {self.task: self.split.calibration}, self.settings.max_length)[self.task]
         work.progress.say(f"{self.task}: {storage_for(source, token_ids, path, work.compute).description}")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from support.models import rounded_copy, write_micro_model
 from support.plans import write_pruned_micro_model
 from support.product import SafetensorsWriter, read_spec
-from support.variations import VARIATIONS, VARIED_GATED
+from support.variations import VARIATIONS, VARIED_FOR_MLX
 
 from converters.mlx import MlxFormat
 from converters.mlx.layout import Layout
@@ -29,7 +29,7 @@ def spec_of(folder: Path) -> ModelSpec:
     return read_spec(folder)
 
 
-@pytest.mark.parametrize("variation", VARIED_GATED)
+@pytest.mark.parametrize("variation", VARIED_FOR_MLX)
 def test_weights_are_read_back_as_the_model_s(tmp_path: Path, variation: str) -> None:
     model = write_pruned_micro_model(tmp_path / "hf", variation)
     for precision in PRECISIONS:

@@ -31,6 +31,7 @@ from seap_export.families import (
     LayerSpec,
     Mlp,
     ModelSpec,
+    NormSpec,
     QueryScaling,
     RopeSpec,
     Sublayer,
@@ -67,7 +68,7 @@ PLAIN = ModelSpec(
     block=BlockSpec(),
     vocab_size=64,
     hidden_size=32,
-    rms_norm_eps=1e-5,
+    norm=NormSpec(1e-5),
     max_position_embeddings=POSITIONS,
     tie_word_embeddings=True,
     layers=(
@@ -130,6 +131,10 @@ SPECS: dict[str, ModelSpec] = {
     "norms after, biases": layers({"biases": ALL_BIASES}, spec=norms(AFTER)),
     "no norms around the MLP": layers({"biases": ALL_BIASES}, spec=norms(frozenset(NORMS[:2]))),
     "no norms around attention": layers({"biases": ALL_BIASES}, spec=norms(frozenset(NORMS[2:]))),
+    "layer norm": replace(PLAIN, norm=NormSpec(1e-5, is_centred=True)),
+    "layer norm with a bias": replace(
+        layers({"biases": ALL_BIASES}), norm=NormSpec(1e-5, is_centred=True, has_bias=True)
+    ),
     "gelu": layers({"activation": "gelu_tanh"}),
     "exact gelu": layers({"activation": "gelu"}),
     "relu": layers({"activation": "relu"}),

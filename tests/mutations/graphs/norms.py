@@ -42,7 +42,7 @@ def _sum_is_normed(graph: Graph) -> None:
     norm = graph.node(f"layers.1.{_ATTENTION}")
     total = graph.node("layers.1.self_attn.residual")
     total.input[1] = norm.input[0]
-    gain, attributes = norm.input[1], {"axis": -1, "epsilon": graph.spec.rms_norm_eps}
+    gain, attributes = norm.input[1], {"axis": -1, "epsilon": graph.spec.norm.epsilon}
     graph.behind(total.output[0], ("RMSNormalization", ["", gain], attributes))
 
 
@@ -52,7 +52,7 @@ def _normed_before(graph: Graph) -> None:
     graph.node("layers.1.mlp.residual").input[1] = norm.input[0]
     gate, up = (graph.node(f"layers.1.mlp.{name}") for name in ("gate_proj", "up_proj"))
     gate.input[0] = up.input[0] = graph.before(
-        gate, "RMSNormalization", [gate.input[0], norm.input[1]], axis=-1, epsilon=graph.spec.rms_norm_eps
+        gate, "RMSNormalization", [gate.input[0], norm.input[1]], axis=-1, epsilon=graph.spec.norm.epsilon
     )
 
 

@@ -16,8 +16,8 @@ from seap_export.families.family import common_keys
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_a_key_that_no_one_knows_is_refused_by_name(model_type: str) -> None:
-    with pytest.raises(InputError, match=rf"'clip_qkv' is not known for {model_type}"):
-        model_spec(micro_config(model_type=model_type, clip_qkv=8.0))
+    with pytest.raises(InputError, match=rf"'clipped_qkv' is not known for {model_type}"):
+        model_spec(micro_config(model_type=model_type, clipped_qkv=8.0))
 
 
 @pytest.mark.parametrize(

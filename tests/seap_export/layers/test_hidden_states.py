@@ -67,7 +67,7 @@ def walked(source: Source, texts: Texts, max_batch_tokens: int = 4096) -> _OUTPU
     head = table if spec.tie_word_embeddings else source.read_outer("lm_head")
     found = {}
     for batch, stream in zip(hidden.batches, hidden.streams, strict=True):
-        own = logits(spec, head, output_stream(spec, source.read_outer("norm"), stream))
+        own = logits(spec, head, output_stream(spec, source.read_norm(), stream))
         lengths = batch.real.sum(1).tolist()
         for ids, length, *parts in zip(
             batch.input_ids, lengths, stream.split(lengths), own.split(lengths), strict=True

@@ -57,7 +57,7 @@ def test_what_is_written_is_the_factor_times_the_gain_times_the_product(
     product = torch.randn(7, 96, generator=torch.Generator().manual_seed(0))
     expected = layer.factor(output, product) * (1.0 if gain is None else gain) * product
     torch.testing.assert_close(layer.update(output, product), expected)
-    root = product.square().mean(-1).add(source.spec.rms_norm_eps).sqrt()
+    root = product.square().mean(-1).add(source.spec.norm.epsilon).sqrt()
     torch.testing.assert_close(
         layer.factor(output, product)[:, 0], multiplier / root if has_norm else 0 * root + multiplier
     )

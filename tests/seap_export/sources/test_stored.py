@@ -34,8 +34,8 @@ def test_what_is_read_and_written_back_is_what_was_stored(tmp_path: Path, variat
         for name, tensor in back.items():
             assert torch.equal(tensor.to(stored[name].dtype), stored[name]), name
     for name in source.spec.outer_names:
-        ((own, tensor),) = form.to_stored({names.tensor(name): source.read_outer(name)}).items()
-        assert torch.equal(tensor.to(stored[own].dtype), stored[own])
+        for own, tensor in form.to_stored({names.tensor(name): source.read_outer(name)}).items():
+            assert torch.equal(tensor.to(stored[own].dtype), stored[own])
 
 
 @pytest.mark.parametrize("variation", VARIATIONS)
@@ -66,6 +66,13 @@ def test_a_fused_projection_of_a_shrunk_layer_has_fewer_rows() -> None:
     shapes = StoredForm(spec).shapes
     assert shapes["model.layers.0.mlp.gate_up_proj.weight"] == (160, 96)
     assert shapes["model.layers.1.mlp.gate_up_proj.weight"] == (14, 96)
+
+
+def test_gains_of_norms_without_weights_are_ones_that_are_not_stored(tmp_path: Path) -> None:
+    source = micro_source(tmp_path / "model", "olmo")
+    assert not any("norm" in name for name in load_file(tmp_path / "model" / "model.safetensors"))
+    gains = [source.read_outer("norm"), *(gain for name, gain in source.read_layer(0).items() if "norm" in name)]
+    assert [gain.tolist() for gain in gains] == [[1.0] * source.spec.hidden_size] * 3
 
 
 @pytest.mark.parametrize("variation", ["gemma2", "gemma3"])

@@ -12,7 +12,7 @@ from support.execution import ONE_THREAD
 from support.formats import every_exponent
 from support.models import write_micro_model
 from support.product import Precision, Run, SafetensorsReader, TorchRunner, open_torch_runner, read_spec
-from support.variations import RICHEST, VARIATIONS
+from support.variations import SCALABLE, VARIATIONS
 
 from converters.onnx.weights.overflow import find_scaling
 from seap_export.families import model_spec
@@ -26,7 +26,7 @@ def _logits(runner: TorchRunner) -> np.ndarray:
     return next(runner.run([Run(TOKENS, 8)]))
 
 
-@pytest.mark.parametrize("name", RICHEST)
+@pytest.mark.parametrize("name", SCALABLE)
 def test_scaling_changes_no_result(name: str, tmp_path: Path) -> None:
     folder = write_micro_model(tmp_path / "m", **VARIATIONS[name])
     spec = read_spec(folder)

@@ -11,7 +11,7 @@ import pytest
 from support.execution import ONE_THREAD
 from support.models import with_written_weights, write_micro_model
 from support.plans import write_pruned_micro_model
-from support.variations import VARIATIONS, VARIED_GATED
+from support.variations import VARIATIONS, VARIED_FOR_MLX
 
 from converters.mlx import MlxFormat
 from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
@@ -34,7 +34,7 @@ def largest(pairs: object) -> float:
 
 
 @pytest.mark.needs("mlx-lm")
-@pytest.mark.parametrize("variation", VARIED_GATED)
+@pytest.mark.parametrize("variation", VARIED_FOR_MLX)
 @pytest.mark.parametrize("is_pruned", [False, True], ids=["dense", "pruned"])
 def test_equals_torch(
     tmp_path: Path, variation: str, is_pruned: bool, prompts: list[list[int]], padded: np.ndarray, torch_logits: Logits
@@ -72,7 +72,7 @@ def test_several_tokens_are_appended(tmp_path: Path, prompts: list[list[int]], t
 
 
 @pytest.mark.needs("mlx-lm")
-@pytest.mark.parametrize("variation", VARIED_GATED)
+@pytest.mark.parametrize("variation", VARIED_FOR_MLX)
 def test_equals_torch_with_the_weights_that_are_written(
     tmp_path: Path, variation: str, prompts: list[list[int]], torch_logits: Logits
 ) -> None:

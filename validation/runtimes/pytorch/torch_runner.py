@@ -132,12 +132,12 @@ class TorchRunner:
     @contextlib.contextmanager
     def head(self) -> Iterator[None]:
         """Loads what follows the layers, for `logits`."""
-        for name in ("norm", "lm_head"):
+        for name in self.checkpoint.after_layers:
             self._stock.load_outer(name, self.checkpoint.outer(name))
         try:
             yield
         finally:
-            for name in ("norm", "lm_head"):
+            for name in self.checkpoint.after_layers:
                 self._stock.load_outer(name, None)
 
     def logits(self, hidden: torch.Tensor) -> NDArray[np.float32]:
@@ -211,7 +211,7 @@ class TorchRunner:
         for index in range(self._number):
             self._stock.load(index, self.checkpoint.layer(index))
             self._loaded[index] = self.checkpoint.bytes_of(index)
-        for name in ("norm", "lm_head"):
+        for name in self.checkpoint.after_layers:
             self._stock.load_outer(name, self.checkpoint.outer(name))
         if self._stock.is_tied:
             self._stock.load_outer("embed_tokens", self.model.get_output_embeddings().weight)

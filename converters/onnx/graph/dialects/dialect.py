@@ -11,7 +11,7 @@ from converters.onnx.graph.dialects.cuda import CudaDialect
 from converters.onnx.graph.dialects.fused import FusedDialect
 from converters.onnx.graph.dialects.standard import StandardDialect
 from converters.onnx.graph.graph import GraphBuilder
-from converters.onnx.graph.operators import Attended, KeyValues
+from converters.onnx.graph.operators import Attended, KeyValues, Norm
 from converters.onnx.graph.rotary import RotaryTables
 from seap_export.families import Attention, RopeSpec
 from seap_export.families.sublayers import Activation
@@ -40,9 +40,9 @@ class Dialect(Protocol):
         """`x @ table.T`, where `table` [vocab_size, hidden_size] is stored once for the embedding and the LM head."""
 
     def add_and_norm(
-        self, x: ir.Value, residual: ir.Value, gamma: ir.Value, epsilon: float, name: str, bias: ir.Value | None
+        self, x: ir.Value, residual: ir.Value, norm: Norm, bias: ir.Value | None
     ) -> tuple[ir.Value, ir.Value]:
-        """The RMS norm of `x + residual + bias`, and that sum, which is the new residual stream."""
+        """The norm of `x + residual + bias`, and that sum, which is the new residual stream."""
 
     def head_norm(self, x: ir.Value, gamma: ir.Value, epsilon: float, name: str) -> ir.Value:
         """The RMS norm over the last axis of queries or keys, [batch_size, sequence_length, heads, head_dim]."""

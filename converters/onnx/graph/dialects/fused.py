@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
-from converters.onnx.graph.operators import Attended, KeyValues, activation, add, cast, multiply, rms_norm
+from converters.onnx.graph.operators import Attended, KeyValues, Norm, activation, add, cast, multiply, rms_norm
 from converters.onnx.graph.rotary import RotaryTables
 from seap_export.families import Attention, RopeSpec
 from seap_export.families.sublayers import Activation
@@ -54,17 +54,19 @@ class FusedDialect:
         return self._g.node("FusedMatMul", [x, table], name, domain=MS_DOMAIN, attributes={"transB": 1})
 
     def add_and_norm(
-        self, x: ir.Value, residual: ir.Value, gamma: ir.Value, epsilon: float, name: str, bias: ir.Value | None
+        self, x: ir.Value, residual: ir.Value, norm: Norm, bias: ir.Value | None
     ) -> tuple[ir.Value, ir.Value]:
         """A single node."""
-        inputs = [x, residual, gamma] if bias is None else [x, residual, gamma, bias]
+        inputs = [x, residual, norm.gain, *([norm.bias] if norm.is_centred else []), bias]
+        while inputs[-1] is None:
+            inputs.pop()
         normed, _, _, stream = self._g.node_with_outputs(
-            "SkipSimplifiedLayerNormalization",
+            "SkipLayerNormalization" if norm.is_centred else "SkipSimplifiedLayerNormalization",
             inputs,
-            name,
+            norm.name,
             ["output", "", "", "residual"],
             domain=MS_DOMAIN,
-            attributes={"epsilon": epsilon},
+            attributes={"epsilon": norm.epsilon},
         )
         return normed, stream
 

@@ -9,7 +9,18 @@ import onnx_ir as ir
 
 from converters.onnx.graph.dialects.capped import capped_attention
 from converters.onnx.graph.graph import GraphBuilder
-from converters.onnx.graph.operators import Attended, KeyValues, activation, add, cast, multiply, rms_norm, split
+from converters.onnx.graph.operators import (
+    Attended,
+    KeyValues,
+    Norm,
+    activation,
+    add,
+    cast,
+    multiply,
+    normed,
+    rms_norm,
+    split,
+)
 from converters.onnx.graph.rotary import RotaryTables
 from seap_export.families import Attention, RopeSpec
 from seap_export.families.sublayers import Activation
@@ -62,12 +73,12 @@ class StandardDialect:
         )
 
     def add_and_norm(
-        self, x: ir.Value, residual: ir.Value, gamma: ir.Value, epsilon: float, name: str, bias: ir.Value | None
+        self, x: ir.Value, residual: ir.Value, norm: Norm, bias: ir.Value | None
     ) -> tuple[ir.Value, ir.Value]:
         """One node per operation."""
-        written = x if bias is None else add(self._g, x, bias, f"{name}.bias_add")
-        stream = add(self._g, residual, written, f"{name}.residual")
-        return rms_norm(self._g, stream, gamma, epsilon, name), stream
+        written = x if bias is None else add(self._g, x, bias, f"{norm.name}.bias_add")
+        stream = add(self._g, residual, written, f"{norm.name}.residual")
+        return normed(self._g, stream, norm), stream
 
     def head_norm(self, x: ir.Value, gamma: ir.Value, epsilon: float, name: str) -> ir.Value:
         """A single node."""
