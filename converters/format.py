@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 if TYPE_CHECKING:
     import torch
 
-    from seap_export.families import ModelSpec
+    from seap_export.families import ModelSpec, Sublayer
     from seap_export.rounding.grid import BlockQuantization
 
-__all__ = ["Format", "StoredWeights", "named_folders"]
+__all__ = ["Format", "StoredWeights", "lacks", "named_folders"]
+
+
+def lacks(spec: ModelSpec, *known: type[Sublayer]) -> str | None:
+    """The first part of a model's layers that is of none of the known kinds, in words; None: all are."""
+    return next((sublayer.noun for sublayer in spec.sublayers if not isinstance(sublayer, known)), None)
 
 
 class StoredWeights(Protocol):

@@ -16,6 +16,7 @@ import onnx
 
 from seap_export.errors import ArtifactError, EnvironmentFailure
 from seap_export.memory import available_memory
+from seap_export.runtime.cache import is_state
 from seap_export.runtime.decoder import CACHE_KEY
 from seap_export.runtime.doctor.driver import free_gpu_memory
 from validation.execution import Execution
@@ -208,7 +209,8 @@ class _Graph:
         each = _FLOAT * (_HIDDEN * hidden + _WIDEST * widest + heads * calls.positions)
         is_appended = any(note.key == CACHE_KEY and note.value == "appended" for note in self._proto.metadata_props)
         cache = (1 + is_appended) * sum(
-            calls.positions * dims[1].dim_value * dims[3].dim_value * _item(kind) for dims, kind in self._caches()
+            math.prod(size.dim_value or calls.positions for size in dims[1:]) * _item(kind)
+            for dims, kind in self._caches()
         )
         return calls.rows * (2 * _FLOAT * answered * vocabulary + calls.tokens * each + cache)
 
@@ -223,7 +225,7 @@ class _Graph:
 
     def _caches(self) -> Iterator[tuple[list[onnx.TensorShapeProto.Dimension], int]]:
         for item in self._proto.graph.input:
-            if item.name.startswith("past_key_values."):
+            if is_state(item.name):
                 yield list(item.type.tensor_type.shape.dim), item.type.tensor_type.elem_type
 
 

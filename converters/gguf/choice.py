@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+from converters.format import lacks
 from converters.gguf.architectures import ARCHITECTURES, Architecture, why_not
 from converters.gguf.folding import Folding
 from seap_export.errors import InputError
-from seap_export.families import Attention, ModelSpec
+from seap_export.families import Attention, Mlp, ModelSpec
 from seap_export.families.names import PROJECTIONS
 
 __all__ = ["choose_architecture", "keeps_levels", "refusal"]
@@ -27,6 +28,8 @@ def choose_architecture(spec: ModelSpec) -> Architecture:
 
 def refusal(spec: ModelSpec) -> str | None:
     """Why llama.cpp cannot compute this model, on one line with what to do; None: it can."""
+    if (part := lacks(spec, Attention, Mlp)) is not None:
+        return f"gguf writes no layer with {part}; use another format"
     candidates = _candidates(spec)
     if any(why_not(candidate, spec) is None for candidate in candidates):
         return None

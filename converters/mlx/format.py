@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 
 import torch
 
+from converters.format import lacks
 from converters.mlx.layout import GROUPS, PRECISIONS, Layout
 from converters.mlx.quantize import GRID
 from converters.mlx.stored import MlxWeights, folder_damages, weight_differences
 from converters.mlx.writer import model_dtype, write_mlx
 from seap_export.errors import ArtifactError, InputError, UsageError
-from seap_export.families import Mlp, ModelSpec, model_spec
+from seap_export.families import Attention, Mlp, ModelSpec, model_spec
 from seap_export.json_file import read_json
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.sources.config import read_spec
@@ -69,6 +70,8 @@ class MlxFormat:
 
     def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
         """Why the model cannot be written so; None: it can."""
+        if (part := lacks(spec, Attention, Mlp)) is not None:
+            return f"mlx cannot run this model: its model file has no layer with {part}; use another format"
         if spec.norm.is_centred:
             return "mlx cannot run this model: its model file has no LayerNorm; use another format"
         for mlp in spec.all(Mlp):

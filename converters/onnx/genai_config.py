@@ -8,7 +8,7 @@ from typing import Any
 from converters.onnx.form import OnnxForm
 from converters.onnx.onnx_writer import MODEL_FILE
 from seap_export.errors import InputError
-from seap_export.families import Attention, ModelSpec
+from seap_export.families import Attention, Convolution, ModelSpec
 from seap_export.providers import PROVIDERS
 
 __all__ = ["GENAI_CONFIG", "genai_config"]
@@ -72,7 +72,7 @@ def genai_config(
 
 
 def _decoder(spec: ModelSpec, form: OnnxForm) -> dict[str, Any]:
-    return {
+    settings: dict[str, Any] = {
         "session_options": {"log_id": "onnxruntime-genai", "provider_options": _provider_options(form)},
         "filename": MODEL_FILE,
         "head_size": spec.head_dim,
@@ -92,6 +92,14 @@ def _decoder(spec: ModelSpec, form: OnnxForm) -> dict[str, Any]:
         "num_hidden_layers": len(spec.layers),
         "num_key_value_heads": max(one.num_key_value_heads for one in spec.all(Attention)),
     }
+    sizes = [one.kernel_size - 1 for one in spec.all(Convolution)]
+    if sizes:  # GenAI knows one family with such layers, and its words for them
+        is_attention = ("key" in layer.sublayers[0].states for layer in spec.layers)
+        settings["layer_types"] = ["full_attention" if attends else "conv" for attends in is_attention]
+        settings["conv_cache_size"] = sizes[0]
+        settings["inputs"]["past_conv_names"] = "past.%d.conv"
+        settings["outputs"]["present_conv_names"] = "present.%d.conv"
+    return settings
 
 
 def _provider_options(form: OnnxForm) -> list[dict[str, dict[str, str]]]:

@@ -10,13 +10,13 @@ import onnx_ir as ir
 import torch
 
 from converters.onnx.form import read_form
+from converters.onnx.graph.linear import JOINED
 from converters.onnx.stored import open_graph
 from converters.onnx.weights.quantize import QuantizedMatrix, dequantize
 from converters.onnx.weights.scaling import Scaling
 from converters.read_back import PlainWeights
 from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec, names
-from seap_export.families.names import QKV, Projection
 
 __all__ = ["GraphWeights"]
 
@@ -77,15 +77,13 @@ class GraphWeights(PlainWeights):
 
 
 def _joined(spec: ModelSpec) -> Iterable[tuple[str, tuple[str, slice]]]:
-    """Where queries, keys and values are: in rows of one matrix, and of one bias."""
+    """Where the readers are that the graph has as one: in rows of one matrix, and of one bias."""
     for layer in range(len(spec.layers)):
-        start = 0
-        for projection in QKV:
-            rows = slice(start, start + spec.projection_shape(projection, layer)[0])
-            for named in (names.weight, names.bias):
-                yield named(projection, layer), (_joined_name(named(QKV[0], layer), QKV[0]), rows)
-            start = rows.stop
-
-
-def _joined_name(name: str, projection: Projection) -> str:
-    return name.replace(projection, "qkv_proj")
+        for sublayer in spec.layers[layer].sublayers:
+            stored_as, start = JOINED.get(type(sublayer)), 0
+            for projection, width in sublayer.widths().items() if stored_as else ():
+                rows = slice(start, start + width)
+                for named in (names.weight, names.bias):
+                    first = sublayer.readers[0]
+                    yield named(projection, layer), (named(first, layer).replace(first, str(stored_as)), rows)
+                start = rows.stop

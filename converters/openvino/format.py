@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
 
+from converters.format import lacks
 from converters.openvino.damages import file_damages, graph_differences
 from converters.openvino.ir_file import MODEL_FILE, read_ir, write_ir
 from converters.openvino.packages import EXTRA, require
@@ -18,7 +19,7 @@ from converters.openvino.tokenizer import write_tokenizer
 from converters.openvino.translate import translate
 from converters.whole import whole_or_nothing
 from seap_export.errors import ArtifactError, InputError
-from seap_export.families import ModelSpec, RopeSpec, model_spec, names
+from seap_export.families import Attention, Mlp, ModelSpec, RopeSpec, model_spec, names
 from seap_export.json_file import read_json
 from seap_export.rounding.grid import BlockQuantization
 
@@ -64,6 +65,8 @@ class OpenvinoFormat:
 
     def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
         """Why a model cannot be written so; None: it can."""
+        if (part := lacks(spec, Attention, Mlp)) is not None:
+            return f"{self.name} has no state for a layer with {part}; use another format"
         if self._storage.rounding is not None and spec.hidden_size % BLOCK:
             return (
                 f"{self.name}:{self.precision} looks the embedding's rows of {spec.hidden_size} up in whole blocks of "

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from converters.format import lacks
 from converters.onnx.form import read_form
 from converters.onnx.graph.decoder import HEAD_DIM_MULTIPLE
 from converters.onnx.read_back import GraphWeights
@@ -22,7 +23,7 @@ from converters.web.graph import shape_graph, web_graph
 from converters.web.precisions import PRECISIONS, file_name, precision_of
 from converters.whole import whole_or_nothing
 from seap_export.errors import ArtifactError, InputError
-from seap_export.families import ModelSpec, model_spec
+from seap_export.families import Attention, Mlp, ModelSpec, model_spec
 from seap_export.json_file import read_artifact, read_json
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.sources.tokenizer import tokenizer_files
@@ -66,6 +67,8 @@ class WebFormat:
 
     def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
         """Why a model cannot be written so, as one line with a remedy; None: it can."""
+        if (part := lacks(spec, Attention, Mlp)) is not None:
+            return f"web has no state for a layer with {part}; use another format"
         if spec.head_dim % HEAD_DIM_MULTIPLE:
             return (
                 f"head_dim {spec.head_dim} is not supported in transformers.js, whose GroupQueryAttention needs a "

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from seap_export.errors import InputError
+from seap_export.families import names
 from seap_export.families.family import PRUNED_FROM, Family, common_keys
 from seap_export.families.names import OUTPUTS, Projection
 from seap_export.families.parts import Requirement
 
-__all__ = ["PROJECTION_PATHS", "ConfigReader"]
+__all__ = ["PROJECTION_PATHS", "ConfigReader", "unusual_paths"]
 
 _FORMULA = re.compile(r"(\w+)(?: \*\* (-?[0-9.]+))?")
 #: Where the code of a pruned model finds the output projections.
@@ -111,6 +112,9 @@ class ConfigReader:
                     f"config.json: '{key}' is {self._values.get(key)!r:.60}: {requirement.part} is not supported; "
                     "use another model"
                 )
+        rule, convolution = self.family.adjusted_size, self.family.convolution
+        self._read |= set() if rule is None else {rule.switch, rule.multiplier, rule.multiple}
+        self._read |= set() if convolution is None else {convolution.kernel_size, convolution.bias}
         known = self._read | harmless | set(self.family.harmless) | set(self.family.biases.values()) | _OWN_KEYS
         for key in self._given:
             if key not in known and not key.startswith("_"):
@@ -118,6 +122,15 @@ class ConfigReader:
                     f"config.json: the key '{key}' is not known for {self.family.model_type}, so what it changes "
                     "would be lost; remove it if it changes nothing"
                 )
+
+
+def unusual_paths(family: Family) -> dict[str, str]:
+    """Where the code of a pruned model finds output projections that are not where most families have them, by key."""
+    return {
+        PROJECTION_PATHS[name]: family.names[name]
+        for name in family.outputs
+        if family.stored(name, 0) != names.tensor(name, 0)
+    }
 
 
 def _holds(requirement: Requirement, value: Any) -> bool:

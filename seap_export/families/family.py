@@ -12,8 +12,16 @@ from typing import Any, Literal
 
 from seap_export.errors import InputError
 from seap_export.families.gguf_form import GgufForm
-from seap_export.families.names import NORMS, PROJECTIONS, QKV, USUAL_NAMES, Projection
-from seap_export.families.parts import Block, Requirement, RotaryRules, Window, Wrapper
+from seap_export.families.names import BCX, CONVOLUTION, NORMS, OUTPUTS, PROJECTIONS, QKV, USUAL_NAMES, Projection
+from seap_export.families.parts import (
+    AdjustedSize,
+    Block,
+    ConvolutionRules,
+    Requirement,
+    RotaryRules,
+    Window,
+    Wrapper,
+)
 
 __all__ = [
     "FUSED",
@@ -36,7 +44,11 @@ PRUNED_PREFIX = "seap_"
 #: model's values of the keys that pruning changed.
 PRUNED_FROM = "pruned_from"
 #: Projections that a checkpoint may store as one, in the order of their rows.
-FUSED: Mapping[str, tuple[Projection, ...]] = {"qkv_proj": QKV, "gate_up_proj": ("gate_proj", "up_proj")}
+FUSED: Mapping[str, tuple[Projection, ...]] = {
+    "qkv_proj": QKV,
+    "gate_up_proj": ("gate_proj", "up_proj"),
+    "in_proj": BCX,
+}
 _COMMON, _REFUSED = "common.toml", "refused.toml"
 
 
@@ -51,6 +63,7 @@ class Family:
         biases: True or the config key that enables the bias, for each projection that can have one, for `lm_head`, and
             for all `norms` of the residual stream together.
         defaults: Values that transformers assumes for keys missing in config.json.
+        overrides: Keys of config.json that, where they are given, count in place of others.
         keys: The family's names of config keys that others call otherwise.
         values: For keys of config.json, values that stand for another in this family.
         harmless: Keys of config.json that do not change what is computed.
@@ -64,6 +77,11 @@ class Family:
         genai_type: What ONNX Runtime GenAI calls the family, or one that it runs in the same way; "": `model_type`.
         block: How the layers compute.
         rotation: How positions enter.
+        layer_types: The kind of the sublayer before the MLP, by what the `layer_types` of config.json call a layer;
+            empty: it is attention in every layer.
+        attention_layers: Key of the indices of the layers with attention, for a config without `layer_types`.
+        convolution: The short convolutions; None: there are none.
+        adjusted_size: A rule for the number of neurons; None: `intermediate_size` is that number.
         window: Which layers attend within a window; None: none.
         wrapper: A multimodal checkpoint that holds a model of the family.
         gguf: How GGUF files hold models of the family; None if they use the architecture of another family.
@@ -74,6 +92,7 @@ class Family:
     names: Mapping[str, str]
     biases: Mapping[str, bool | str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    overrides: Mapping[str, str] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
     values: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     harmless: tuple[str, ...] = ()
@@ -84,6 +103,10 @@ class Family:
     genai_type: str = ""
     block: Block = Block()
     rotation: RotaryRules = RotaryRules()
+    layer_types: Mapping[str, Literal["attention", "convolution"]] = field(default_factory=dict)
+    attention_layers: str = ""
+    convolution: ConvolutionRules | None = None
+    adjusted_size: AdjustedSize | None = None
     window: Window | None = None
     wrapper: Wrapper | None = None
     gguf: GgufForm | None = None
@@ -101,7 +124,13 @@ class Family:
     @property
     def projections(self) -> tuple[Projection, ...]:
         """Those that the layers of its models have."""
-        return tuple(name for name in PROJECTIONS if self.block.is_gated or name != "gate_proj")
+        lacking = _lacking(is_gated=self.block.is_gated, has_convolutions=self.convolution is not None)
+        return tuple(name for name in PROJECTIONS if name not in lacking)
+
+    @property
+    def outputs(self) -> tuple[Projection, ...]:
+        """Those of them that are output projections."""
+        return tuple(name for name in OUTPUTS if name in self.projections)
 
     @property
     def fused(self) -> tuple[str, ...]:
@@ -148,7 +177,21 @@ class Family:
         return self.stored(name, layer).removesuffix(".weight").removesuffix(".bias")
 
 
-_PARTS = {"block": Block, "rotation": RotaryRules, "window": Window, "wrapper": Wrapper, "gguf": GgufForm}
+def _lacking(*, is_gated: bool, has_convolutions: bool) -> frozenset[Projection]:
+    """The projections that no layer of such a family has."""
+    lacking: set[Projection] = set() if is_gated else {"gate_proj"}
+    return frozenset(lacking if has_convolutions else {*lacking, *CONVOLUTION})
+
+
+_PARTS = {
+    "adjusted_size": AdjustedSize,
+    "block": Block,
+    "convolution": ConvolutionRules,
+    "gguf": GgufForm,
+    "rotation": RotaryRules,
+    "window": Window,
+    "wrapper": Wrapper,
+}
 
 
 @cache
@@ -162,17 +205,18 @@ def families() -> tuple[Family, ...]:
 
 
 def _parse(table: dict[str, Any]) -> Family:
-    table["names"] = _names(table.get("names", {}), table.get("block", {}).get("is_gated", True))
+    lacking = _lacking(is_gated=table.get("block", {}).get("is_gated", True), has_convolutions="convolution" in table)
+    table["names"] = _names(table.get("names", {}), lacking)
     table["names"] |= _bias_names(table["names"], table.get("biases", {}))
     parsed = {key: _parsed(key, _frozen(value)) for key, value in table.items()}
     return Family(**parsed)
 
 
-def _names(stored_names: Mapping[str, str], is_gated: bool) -> dict[str, str]:
+def _names(stored_names: Mapping[str, str], lacking: frozenset[Projection]) -> dict[str, str]:
     """The given names, and the usual ones of what is stored by itself and has no other name."""
     parts = {part for fused in FUSED if fused in stored_names for part in FUSED[fused]}
-    parts |= set() if is_gated else {"gate_proj"}
-    return {**{name: usual for name, usual in USUAL_NAMES.items() if name not in parts}, **stored_names}
+    absent = parts | lacking
+    return {**{name: usual for name, usual in USUAL_NAMES.items() if name not in absent}, **stored_names}
 
 
 def _bias_names(stored_names: Mapping[str, str], biases: Mapping[str, Any]) -> dict[str, str]:

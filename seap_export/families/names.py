@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import Literal, get_args
 
 __all__ = [
+    "BCX",
+    "CONVOLUTION",
     "LAYER",
     "NORMS",
     "OUTPUTS",
@@ -24,13 +26,20 @@ __all__ = [
     "weight",
 ]
 
-Projection = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+Projection = Literal[
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    "b_proj", "c_proj", "x_proj", "out_proj",
+]  # fmt: skip
 PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
 #: The projections that attention reads; either all three have a bias or none has.
 QKV: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj")
+#: What the input of a short convolution is made of: two gates, before it and after it, and what they gate.
+BCX: tuple[Projection, ...] = ("b_proj", "c_proj", "x_proj")
+#: Those of a short convolution.
+CONVOLUTION: tuple[Projection, ...] = (*BCX, "out_proj")
 #: The output projections of all kinds of sublayers.
-OUTPUTS: tuple[Projection, ...] = ("o_proj", "down_proj")
-#: The norms of the residual stream: before and after attention, before and after the MLP.
+OUTPUTS: tuple[Projection, ...] = ("o_proj", "down_proj", "out_proj")
+#: The norms of the residual stream: before and after attention or a convolution, before and after the MLP.
 Norm = Literal["input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
 
@@ -43,6 +52,9 @@ _INNER: Mapping[str, str] = {
     **{name: f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")},
     **{name: f"self_attn.{name}.weight" for name in ("q_norm", "k_norm")},
     **{name: f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")},
+    **{name: f"conv.{name}" for name in CONVOLUTION},
+    "kernel": "conv.conv.weight",
+    "kernel_bias": "conv.conv.bias",
 }
 #: What most families call the parts that all have, as in a description: those in a layer are relative to it.
 USUAL_NAMES: Mapping[str, str] = {**_TABLES, "layer": LAYER, **{name: _INNER[name] for name in PROJECTIONS}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["Block", "Requirement", "RotaryRules", "Window", "Wrapper"]
+__all__ = ["AdjustedSize", "Block", "ConvolutionRules", "Requirement", "RotaryRules", "Window", "Wrapper"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,39 @@ class Block:
             raise ValueError(f"norm must be rms or layer, not {self.norm}")
         if self.qk_norm not in ("before_rotation", "after_rotation"):
             raise ValueError(f"qk_norm must be before_rotation or after_rotation, not {self.qk_norm}")
+
+
+@dataclass(frozen=True)
+class AdjustedSize:
+    """A rule that makes the number of neurons of what `intermediate_size` says: 2/3 of it, times a factor, rounded up.
+
+    Attributes:
+        switch: Key that asks for it.
+        multiplier: Key of the factor; null leaves out the rounding, too.
+        multiple: Key of the number that the result is a multiple of.
+    """
+
+    switch: str
+    multiplier: str
+    multiple: str
+
+    def neurons(self, size: int, multiplier: float | None, multiple: int) -> int:
+        """The number of neurons, as transformers computes it."""
+        size = int(2 * size / 3)
+        return size if multiplier is None else -(-int(multiplier * size) // multiple) * multiple
+
+
+@dataclass(frozen=True)
+class ConvolutionRules:
+    """The short convolutions of a family.
+
+    Attributes:
+        kernel_size: Key of the number of tokens that a channel sees.
+        bias: Key that enables the kernels' biases.
+    """
+
+    kernel_size: str
+    bias: str
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from typing import Any
 
 from seap_export.errors import InputError
 from seap_export.families.check import check_sizes
-from seap_export.families.config_reader import ConfigReader, positive
+from seap_export.families.config_reader import ConfigReader, number, positive
 from seap_export.families.family import PRUNED_FROM, family_of_model_type, wrapper_of_model_type
+from seap_export.families.layer_types import LayerKind, read_layer_types
 from seap_export.families.names import OUTPUTS
 from seap_export.families.rope import RopeSpec, query_scaling, read_ropes
 from seap_export.families.spec import BlockSpec, LayerSpec, ModelSpec, NormSpec
-from seap_export.families.sublayers import QK_NORMS, Activation, Attention, Mlp, Sublayer
+from seap_export.families.sublayers import QK_NORMS, Activation, Attention, Convolution, Mlp, Sublayer
 from seap_export.families.windows import read_windows
 
 __all__ = ["dense_config", "language_config", "model_spec"]
@@ -35,14 +36,15 @@ _SHARED_KEYS = (
 
 
 def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config.json of a language model: of the one in a multimodal wrapper, or the same.
+    """The config.json of a language model, with all values in their usual keys: of the one in a multimodal wrapper, or
+    the same.
 
     Raises:
         InputError: The family is not supported, or the wrapper does not hold a model of it.
     """
     wrapper = wrapper_of_model_type(config.get("model_type"))
     if wrapper is None:
-        return dict(config)
+        return _in_usual_keys(config)
     inner = config.get(wrapper.config)
     if not isinstance(inner, Mapping):
         raise InputError(f"config.json: '{wrapper.config}' must describe the language model; download it again")
@@ -51,7 +53,22 @@ def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if family.wrapper is None or family.wrapper.model_type != wrapper.model_type:
         raise InputError(f"config.json: a {model_type} model in a {wrapper.model_type} model is not supported")
     shared = {key: config[key] for key in _SHARED_KEYS if config.get(key) is not None}
-    return {**inner, **shared, "model_type": model_type, "architectures": [family.architecture]}
+    return _in_usual_keys({**inner, **shared, "model_type": model_type, "architectures": [family.architecture]})
+
+
+def _in_usual_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The same with the values of overriding keys where they count, and the number of neurons in its key."""
+    family, values = family_of_model_type(config.get("model_type")), dict(config)
+    for name, key in family.overrides.items():
+        given = values.pop(key, None)
+        values |= {} if given is None else {name: given}
+    rule, full = family.adjusted_size, {**family.defaults, **values}
+    if rule is not None and full[rule.switch]:
+        size, multiple = (positive(key, full[key]) for key in ("intermediate_size", rule.multiple))
+        factor = full[rule.multiplier]
+        factor = None if factor is None else number(rule.multiplier, factor)
+        values |= {"intermediate_size": rule.neurons(size, factor, multiple), rule.switch: False}
+    return values
 
 
 def model_spec(config: Mapping[str, Any]) -> ModelSpec:
@@ -84,7 +101,7 @@ def _spec(config: ConfigReader) -> ModelSpec:
     hidden_size, heads = config.positive("hidden_size"), config.positive("num_attention_heads")
     head_dim = config.positive("head_dim", hidden_size // heads)
     layers = config.positive("num_hidden_layers")
-    windows = read_windows(config, layers)
+    windows, kinds = read_windows(config, layers), read_layer_types(config, layers)
     ropes = read_ropes(config, head_dim, windows)
     spec = ModelSpec(
         family=family,
@@ -94,7 +111,9 @@ def _spec(config: ConfigReader) -> ModelSpec:
         norm=_norm(config),
         max_position_embeddings=config.positive("max_position_embeddings"),
         tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
-        layers=tuple(_layer(config, index, head_dim, windows[index], ropes[index]) for index in range(layers)),
+        layers=tuple(
+            _layer(config, index, kinds[index], head_dim, windows[index], ropes[index]) for index in range(layers)
+        ),
         lm_head_bias=family.has_bias("lm_head", _bias_switches(config)),
     )
     config.refuse_unread()
@@ -131,7 +150,9 @@ def _block(config: ConfigReader) -> BlockSpec:
     )
 
 
-def _layer(config: ConfigReader, index: int, head_dim: int, window: int | None, rope: RopeSpec | None) -> LayerSpec:
+def _layer(
+    config: ConfigReader, index: int, kind: LayerKind, head_dim: int, window: int | None, rope: RopeSpec | None
+) -> LayerSpec:
     overrides = _overrides(config, index)
     family, block = config.family, config.family.block
 
@@ -147,20 +168,32 @@ def _layer(config: ConfigReader, index: int, head_dim: int, window: int | None, 
         biased = (name for name in sublayer.projections if name in compensated or family.has_bias(name, switches))
         return replace(sublayer, norm_before=before, norm_after=after, biases=frozenset(biased))
 
-    heads = size("num_attention_heads")
-    attention = Attention(
-        num_attention_heads=heads,
-        num_key_value_heads=size("num_key_value_heads", heads),
-        head_dim=head_dim,
-        scale=config.formula(block.attention_scale) or head_dim**-0.5,
-        softcap=config.formula(block.attention_softcap),
-        qk_norm=block.qk_norm if QK_NORMS[0] in family.names else None,
-        query_scaling=query_scaling(config),
-        sliding_window=window,
-        rope=rope,
-    )
+    def attention() -> Attention:
+        heads = size("num_attention_heads")
+        return Attention(
+            num_attention_heads=heads,
+            num_key_value_heads=size("num_key_value_heads", heads),
+            head_dim=head_dim,
+            scale=config.formula(block.attention_scale) or head_dim**-0.5,
+            softcap=config.formula(block.attention_softcap),
+            qk_norm=block.qk_norm if QK_NORMS[0] in family.names else None,
+            query_scaling=query_scaling(config),
+            sliding_window=window,
+            rope=rope,
+        )
+
+    def convolution() -> Convolution:
+        rules = family.convolution
+        assert rules is not None
+        return Convolution(
+            conv_dim=size("conv_dim", config.positive("hidden_size")),
+            kernel_size=config.positive(rules.kernel_size),
+            has_kernel_bias=bool(config.get(rules.bias)),
+        )
+
+    first = attention() if kind == "attention" else convolution()
     mlp = Mlp(intermediate_size=size("intermediate_size"), activation=_activation(config), is_gated=block.is_gated)
-    return LayerSpec((wired(attention), wired(mlp)))
+    return LayerSpec((wired(first), wired(mlp)))
 
 
 def _activation(config: ConfigReader) -> Activation:

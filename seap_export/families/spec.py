@@ -181,7 +181,8 @@ class ModelSpec:
         return self._outer_tensors_of(sublayer, layer) | self._inner_tensors_of(sublayer, layer)
 
     def _inner_tensors_of(self, sublayer: Sublayer, layer: int) -> dict[str, tuple[int, ...]]:
-        return {names.tensor(norm, layer): (width,) for norm, width in sublayer.inner_norms().items()}
+        norms = {norm: (width,) for norm, width in sublayer.inner_norms().items()}
+        return {names.tensor(name, layer): shape for name, shape in {**sublayer.inner_tensors(), **norms}.items()}
 
     def _outer_tensors_of(self, sublayer: Sublayer, layer: int) -> dict[str, tuple[int, ...]]:
         """Projections and the norms around them."""

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from seap_export.families import Attention, Mlp, ModelSpec, Sublayer, names
+from seap_export.families import Attention, Convolution, Mlp, ModelSpec, Sublayer, names
 from seap_export.families.names import Projection
 from seap_export.layers.attention import attention_channels
 from seap_export.layers.batches import Batch
+from seap_export.layers.convolution import convolution_channels
 from seap_export.layers.mlp import mlp_channels
 from seap_export.layers.norm import Norm
 
@@ -26,6 +27,7 @@ _CPU = torch.device("cpu")
 #: How the channels of each kind are computed, given the stream at the real tokens of a batch.
 _CHANNELS: Mapping[type[Sublayer], Callable[[Any, Any, torch.Tensor, Batch], torch.Tensor]] = {
     Attention: attention_channels,
+    Convolution: convolution_channels,
     Mlp: mlp_channels,
 }
 

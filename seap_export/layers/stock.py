@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from seap_export.errors import EnvironmentFailure
-from seap_export.families import ModelSpec
+from seap_export.families import LayerSpec, ModelSpec
 
 __all__ = ["BatchPass", "StockModel"]
 
@@ -30,8 +30,7 @@ class BatchPass:
 
     Attributes:
         hidden: The hidden states of each part, [batch, tokens of the part, hidden_size].
-        caches: Keys and values by layer, as far as they are held: `keys` and `values`, [batch, KV heads, tokens,
-            head_dim] each. Take out those that are not needed any more.
+        caches: transformers' caches by layer, as far as they are held: `take` those that are not needed any more.
     """
 
     hidden: list[torch.Tensor] = field(default_factory=list)
@@ -40,18 +39,25 @@ class BatchPass:
     _length: int = 0
 
     def spread(self, lengths: Sequence[int]) -> None:
-        """Makes a batch of a single sequence that has passed all layers, with a cache.
+        """Makes a batch of a single sequence that has passed all layers, with a cache that can be rewound.
 
         Args:
             lengths: How many of the sequence's first tokens each row begins with; padding on the left fills it up.
         """
         for layer in self.caches.values():
-            layer.keys, layer.values = (_spread(states, lengths) for states in (layer.keys, layer.values))
+            _change(layer, lambda states: _spread(states, lengths))
 
     def keep(self, rows: Sequence[int]) -> None:
         """Goes on with these rows of a batch that has passed all layers, with a cache."""
         for layer in self.caches.values():
-            layer.keys, layer.values = (states[list(rows)] for states in (layer.keys, layer.values))
+            _change(layer, lambda states: states[list(rows)])
+
+    def take(self, index: int) -> dict[str, torch.Tensor]:
+        """Takes out the states of a layer, with a row for each sequence: `key` and `value`, or `conv`."""
+        layer = self.caches.pop(index)
+        if hasattr(layer, "keys"):
+            return {"key": layer.keys, "value": layer.values}
+        return {"conv": layer.conv_states[0][..., 1:]}  # transformers keeps one token more than the next call sees
 
 
 class _AllRecorded(Exception):
@@ -100,7 +106,7 @@ class StockModel:
             model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, **options)
         model.tie_weights()  # which is else part of the initialisation
         self.model: Any = model.eval()
-        self._device, self._family = device, spec.family
+        self._device, self._spec, self._family = device, spec, spec.family
         for module in self.model.modules():  # not `model.to`, which would give memory to parameters
             for name, buffer in module.named_buffers(recurse=False):
                 setattr(module, name, buffer.to(device))
@@ -188,10 +194,10 @@ class StockModel:
         passage._length += ids.shape[1]
 
     def advance(self, index: int, passage: BatchPass) -> None:
-        """Passes the parts through one layer, whose weights are loaded; adds its keys and values to the caches."""
-        from transformers.cache_utils import DynamicLayer
-
-        layer = passage.caches.setdefault(index, DynamicLayer())
+        """Passes the parts through one layer, whose weights are loaded; adds its states to the caches."""
+        if index not in passage.caches:
+            passage.caches[index] = _cache_layer(self._spec.layers[index])
+        layer = passage.caches[index]
         cache = _new_cache([layer] * (index + 1))
         for part_index, calls in enumerate(passage._calls):
             arguments, keywords = calls[index]
@@ -249,6 +255,23 @@ def _new_cache(layers: Sequence[Any]) -> Any:
         cache.has_previous_state = False  # 4.57's Granite 4 asks for it
     cache.layers = list(layers)
     return cache
+
+
+def _cache_layer(layer: LayerSpec) -> Any:
+    """An empty cache of transformers' for what a layer keeps."""
+    from transformers import cache_utils
+
+    if any("key" in sublayer.states for sublayer in layer.sublayers):
+        return cache_utils.DynamicLayer()
+    return cache_utils.LinearAttentionLayer()
+
+
+def _change(layer: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Changes all states of a layer."""
+    if hasattr(layer, "keys"):
+        layer.keys, layer.values = change(layer.keys), change(layer.values)
+    else:
+        layer.conv_states = {number: change(states) for number, states in layer.conv_states.items()}
 
 
 def _cache(length: int, layers: int, device: torch.device) -> Any:

@@ -2,8 +2,9 @@
 
 `SeapXConfig` is made on demand, of the config class of transformers' `XForCausalLM`. A pruned model's config.json is
 that of its family plus `per_layer_config`. For each layer that differs, it holds the numbers of query heads, key/value
-heads and neurons, and whether compensation added a bias to `o_proj` and `down_proj`. transformers 5.14 and later
-support `per_layer_config`; for earlier releases it is a plain dictionary. `layer_config` resolves both.
+heads, neurons and channels of a convolution, and whether compensation added a bias to an output projection.
+transformers 5.14 and later support `per_layer_config`; for earlier releases it is a plain dictionary. `layer_config`
+resolves both.
 """
 
 import copy
@@ -48,8 +49,11 @@ class _PrunedConfig:
 
     o_proj_bias: bool = False
     down_proj_bias: bool = False
+    out_proj_bias: bool = False
     o_proj_path: str = "self_attn.o_proj"
     down_proj_path: str = "mlp.down_proj"
+    out_proj_path: str = "conv.out_proj"
+    conv_dim: int | None = None
 
     def validate_architecture(self) -> None:
         """Rejects a layer whose query heads cannot share its key/value heads evenly (called by transformers 5)."""

@@ -42,16 +42,30 @@ def _add_bias(layer: nn.Module, path: str) -> None:
         setattr(layer.get_submodule(parent), name, biased)
 
 
+def _resize_convolution(module: nn.Module, channels: int) -> None:
+    """Gives a short convolution, which a stock class makes as wide as the hidden states, its number of channels."""
+    width, conv, has_bias = module.out_proj.out_features, module.conv, module.conv.bias is not None
+    if conv.out_channels != channels:
+        (kernel,), (padding,) = conv.kernel_size, conv.padding
+        module.in_proj = nn.Linear(width, 3 * channels, bias=has_bias)
+        module.conv = nn.Conv1d(channels, channels, kernel, padding=padding, groups=channels, bias=has_bias)
+        module.out_proj = nn.Linear(channels, width, bias=has_bias)
+
+
 def _build_layer(layer_class: type[nn.Module], config: PretrainedConfig, layer_idx: int) -> nn.Module:
     settings = layer_config(config, layer_idx)
     layer = layer_class(_LayerConfig(config, settings), layer_idx)
-    if layer.get_submodule(settings.o_proj_path).in_features != settings.num_attention_heads * settings.head_dim:
+    modules = dict(layer.named_modules())
+    attention, convolution = modules.get(settings.o_proj_path), modules.get(settings.out_proj_path)
+    if attention is not None and attention.in_features != settings.num_attention_heads * settings.head_dim:
         release = f"transformers {transformers.__version__}"
         raise ValueError(f"{layer_class.__name__} of {release} does not read head_dim; install a newer release")
-    if settings.o_proj_bias:
-        _add_bias(layer, settings.o_proj_path)
-    if settings.down_proj_bias:
-        _add_bias(layer, settings.down_proj_path)
+    if convolution is not None and settings.conv_dim is not None:
+        _resize_convolution(modules[settings.out_proj_path.rpartition(".")[0]], settings.conv_dim)
+    for name in ("o_proj", "down_proj", "out_proj"):
+        path = getattr(settings, f"{name}_path")
+        if path in modules and getattr(settings, f"{name}_bias"):
+            _add_bias(layer, path)
     return layer
 
 

@@ -56,13 +56,13 @@ class DecodingBuffers:
         return self._steps
 
     def clean(self) -> None:
-        """Removes what a broken decoding left: a NaN in a cache, which is not harmless even where no token is."""
-        if self.logits is not None and np.isfinite(self.logits).all():
-            return
+        """Removes what the decoding before left: states of a fixed size, and a NaN, which harms wherever it is."""
+        is_sound = self.logits is not None and np.isfinite(self.logits).all()
         with self._model.failures():
             for layout in self._layouts:
-                shape = (self.rows, layout.heads, self.capacity, layout.size)
-                self._buffers[layout.past].update_inplace(np.zeros(shape, layout.element.storage))
+                if not (is_sound and layout.grows):
+                    shape = layout.shape(self.rows, self.capacity)
+                    self._buffers[layout.past].update_inplace(np.zeros(shape, layout.element.storage))
 
 
 class BufferPool:

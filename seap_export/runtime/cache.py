@@ -1,63 +1,91 @@
-"""The KV cache during decoding: written in place if the graph supports it, else copied and grown at every step."""
+"""What a decoding keeps between calls: keys and values, and states of a fixed size, such as a convolution's.
+
+Keys and values are written in place if the graph supports it, else copied and grown at every step.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from seap_export.runtime.providers import CPU, TensorDevice
-from seap_export.runtime.tensors import Element, zeros
+from seap_export.runtime.tensors import ELEMENTS, Element, zeros
 
-__all__ = ["AppendedCache", "Cache", "CacheLayout", "SharedCache", "empty_buffers"]
+__all__ = ["AppendedCache", "Cache", "CacheLayout", "SharedCache", "empty_buffers", "is_state"]
+
+_STATE = re.compile(r"past\w*\.\d+\.\w+")
 
 
 @dataclass(frozen=True)
 class CacheLayout:
-    """A cache input of a graph and its matching output.
+    """A state that a graph takes in and gives out.
 
     Attributes:
-        past: Name of the input, such as `past_key_values.0.key`.
-        heads: Number of KV heads.
-        size: Size of a head.
+        past: Name of the input, such as `past_key_values.0.key` or `past.0.conv`.
+        dims: Its dimensions after the rows: -1 for the positions, which grow; none is -1 in a state of a fixed size.
         element: Element type.
     """
 
     past: str
-    heads: int
-    size: int
+    dims: tuple[int, ...]
     element: Element
+
+    @classmethod
+    def of(cls, item: Any) -> CacheLayout | None:
+        """The layout of an input of a session; None: its sizes are not fixed, or its type is not a state's."""
+        dims = tuple(size if isinstance(size, int) else -1 for size in item.shape[1:])
+        element = ELEMENTS.get(item.type)
+        if element is None or len(dims) < 2 or -1 in (dims[0], dims[-1]) or dims.count(-1) > 1:
+            return None
+        return cls(item.name, dims, element)
 
     @property
     def present(self) -> str:
         """Name of the output."""
-        return self.past.replace("past_key_values", "present")
+        return re.sub("^past(_key_values)?", "present", self.past)
+
+    @property
+    def grows(self) -> bool:
+        """Whether it has a place for each token."""
+        return -1 in self.dims
+
+    def shape(self, rows: int, positions: int) -> tuple[int, ...]:
+        """Its shape with this many rows and positions."""
+        return (rows, *(positions if size == -1 else size for size in self.dims))
+
+
+def is_state(name: str) -> bool:
+    """Whether an input of a graph is a state."""
+    return _STATE.fullmatch(name) is not None
 
 
 def empty_buffers(
     layouts: Sequence[CacheLayout], rows: int, positions: int, device: TensorDevice
 ) -> dict[str, ort.OrtValue]:
-    """The buffer of each cache by the name of its input, [rows, heads, positions, size], filled with zeros.
+    """The buffer of each state by the name of its input, filled with zeros; one of a fixed size has two.
 
-    Zeros, because some attention kernels read all positions and multiply those of no token by 0, which leaves a NaN.
-    On a GPU only one buffer of each size is filled from the host, all others from it.
+    Zeros are the state before the first token, and some attention kernels read all positions and multiply those of no
+    token by 0, which leaves a NaN. A state of a fixed size cannot be written where it is read, so it has a buffer by
+    the name of the output, too. On a GPU only one buffer of each size is filled from the host, all others from it.
     """
     buffers: dict[str, ort.OrtValue] = {}
-    filled: dict[tuple[int, int, Element], ort.OrtValue] = {}
+    filled: dict[tuple[tuple[int, ...], Element], ort.OrtValue] = {}
     for layout in layouts:
-        kind = (layout.heads, layout.size, layout.element)
-        shape = (rows, layout.heads, positions, layout.size)
-        if device == CPU or kind not in filled:
-            filled[kind] = buffers[layout.past] = zeros(shape, layout.element.storage, device)
-        else:
-            buffers[layout.past] = ort.OrtValue.ortvalue_from_shape_and_type(
-                shape, layout.element.storage, device.kind, device.number
-            )
-            buffers[layout.past].update_inplace(filled[kind])
+        kind, shape = (layout.dims, layout.element), layout.shape(rows, positions)
+        for name in (layout.past,) if layout.grows else (layout.past, layout.present):
+            if device == CPU or kind not in filled:
+                filled[kind] = buffers[name] = zeros(shape, layout.element.storage, device)
+            else:
+                buffers[name] = ort.OrtValue.ortvalue_from_shape_and_type(
+                    shape, layout.element.storage, device.kind, device.number
+                )
+                buffers[name].update_inplace(filled[kind])
     return buffers
 
 
@@ -81,15 +109,15 @@ class Cache(Protocol):
         """Makes the next call read and write the cache; the output `logits` must already be bound as the first."""
 
     def advance(self, binding: ort.IOBinding) -> None:
-        """Stores the results of the call; the caches are the outputs after the first."""
+        """Stores the results of the call; the states are the outputs after the first."""
 
 
 class SharedCache:
-    """Buffers of a fixed capacity, each bound as both past and present.
+    """Buffers of a fixed capacity, for keys and values each bound as both past and present.
 
     GroupQueryAttention recognises the shared memory and writes only the new positions: row b's go to sum(mask[b]) - 1.
-    Nothing is copied, and nothing is allocated after the start. The mask of every step is as wide as the capacity:
-    all steps then have the same shapes, and ONNX Runtime can reuse its buffers.
+    Only states of a fixed size are copied, and nothing is allocated after the start. The mask of every step is as wide
+    as the capacity: all steps then have the same shapes, and ONNX Runtime can reuse its buffers.
     """
 
     def __init__(
@@ -137,15 +165,18 @@ class SharedCache:
             return
         for layout in self._layouts:
             # By address, because not every device can make a bfloat16 tensor from numpy.
-            shape = [self._rows, layout.heads, self._capacity, layout.size]
-            address = self.buffers[layout.past].data_ptr()
-            memory = (self._device.kind, self._device.number, layout.element.onnx, shape, address)
-            binding.bind_input(layout.past, *memory)
-            binding.bind_output(layout.present, *memory)
+            shape = list(layout.shape(self._rows, self._capacity))
+            memory = (self._device.kind, self._device.number, layout.element.onnx, shape)
+            binding.bind_input(layout.past, *memory, self.buffers[layout.past].data_ptr())
+            written = self.buffers[layout.past if layout.grows else layout.present]
+            binding.bind_output(layout.present, *memory, written.data_ptr())
         self._is_bound = True
 
     def advance(self, binding: ort.IOBinding) -> None:
-        """Nothing to do: the call has written into the buffers."""
+        """Copies states of a fixed size; the call has written keys and values into their buffers."""
+        for layout in self._layouts:
+            if not layout.grows:
+                self.buffers[layout.past].update_inplace(self.buffers[layout.present])
 
 
 class AppendedCache:
@@ -168,8 +199,7 @@ class AppendedCache:
     def bind(self, binding: ort.IOBinding) -> None:
         """Binds the current cache as past; the call allocates present."""
         for layout in self._layouts:
-            value = self.buffers[layout.past]
-            shape = [self._rows, layout.heads, self._positions, layout.size]
+            value, shape = self.buffers[layout.past], list(layout.shape(self._rows, self._positions))
             memory = (self._device.kind, self._device.number, layout.element.onnx, shape, value.data_ptr())
             binding.bind_input(layout.past, *memory)
             binding.bind_output(layout.present, self._device.kind, self._device.number)
@@ -178,4 +208,4 @@ class AppendedCache:
         """Makes present the past of the next call."""
         names = [layout.past for layout in self._layouts]
         self.buffers = dict(zip(names, binding.get_outputs()[1 : 1 + len(names)], strict=True))
-        self._positions = next(iter(self.buffers.values())).shape()[2]
+        self._positions = self._mask.shape[1]

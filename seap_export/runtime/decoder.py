@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from seap_export.errors import ArtifactError, EnvironmentFailure, UsageError
 from seap_export.providers import CUDA_GRAPH, PROVIDERS
 from seap_export.runtime.buffers import BufferPool, DecodingBuffers
-from seap_export.runtime.cache import AppendedCache, Cache, CacheLayout, SharedCache, empty_buffers
+from seap_export.runtime.cache import AppendedCache, Cache, CacheLayout, SharedCache, empty_buffers, is_state
 from seap_export.runtime.providers import CPU
 from seap_export.runtime.session import WORKING_OPERATORS, OnnxModel
 from seap_export.runtime.steps import BoundSteps, Steps
@@ -24,7 +23,6 @@ __all__ = ["CACHE_KEY", "Decoding", "OnnxDecoder"]
 
 #: Key in `metadata_props`: how the graph treats its cache, "shared" (the default) or "appended".
 CACHE_KEY = "seap_export.cache"
-_CACHE_INPUT = re.compile(r"past_key_values\.\d+\.(key|value)")
 #: Capacities are multiples of this, so that the allocator sees only a few different sizes.
 _BLOCK = 64
 
@@ -50,7 +48,7 @@ class OnnxDecoder:
         Args:
             path: The .onnx file: inputs input_ids, attention_mask (padded on the right) and
                 past_key_values.{i}.key/.value, outputs logits and present.{i}.key/.value, caches and logits in
-                float32, float16 or bfloat16.
+                float32, float16 or bfloat16. Other states are called past.{i}.NAME and present.{i}.NAME.
             context_length: Maximum number of positions.
             provider: "cpu", "cuda" or "tensorrt".
             threads: Threads of the session; None: all cores available to this process.
@@ -63,7 +61,7 @@ class OnnxDecoder:
         """
         self.path, self.context_length = path, context_length
         self._model = OnnxModel(path, provider, threads, provider_options)
-        names = [name for name in self._model.inputs if _CACHE_INPUT.fullmatch(name)]
+        names = [name for name in self._model.inputs if is_state(name)]
         self._layouts = [self._layout(self._model.inputs[name]) for name in names]
         self._refuse_other_graphs()
         self._refuse_work_on_the_cpu(provider)
@@ -117,11 +115,10 @@ class OnnxDecoder:
         return min(self.context_length, blocks * _BLOCK)
 
     def _layout(self, item: Any) -> CacheLayout:
-        shape, element = item.shape, ELEMENTS.get(item.type)
-        is_fixed = len(shape) == 4 and isinstance(shape[1], int) and isinstance(shape[3], int)
-        if not is_fixed or element is None:
+        layout = CacheLayout.of(item)
+        if layout is None:
             raise ArtifactError(f"{self.path}: input {item.name} is not a cache with fixed heads; export again")
-        return CacheLayout(item.name, shape[1], shape[3], element)
+        return layout
 
     def _refuse_other_graphs(self) -> None:
         pasts = {layout.past for layout in self._layouts}

@@ -75,7 +75,7 @@ class CapturedSteps:
             element: Element type of the logits.
             shape: Rows, positions of the cache, size of the vocabulary.
         """
-        self._model, self._graph, self._binding = model, graph, model.binding()
+        self._model, self._graph, self._binding, self._cache = model, graph, model.binding(), cache
         rows, capacity, vocabulary = shape
         # The mask and the tokens in one piece, since each copy makes the host wait.
         self._given = np.zeros(rows * capacity + rows, np.int64)
@@ -95,4 +95,5 @@ class CapturedSteps:
         with self._model.failures():
             self._inputs.update_inplace(self._given)
             self._model.run_bound(self._binding, self._graph)
+            self._cache.advance(self._binding)
             return self._logits.numpy()[:, 0]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from seap_export.families import Attention, LayerSpec, ModelSpec, names
-from seap_export.families.config_reader import PROJECTION_PATHS
+from seap_export.families import Attention, LayerSpec, ModelSpec
+from seap_export.families.config_reader import unusual_paths
 from seap_export.families.family import PRUNED_FROM, PRUNED_PREFIX, Family
 from seap_export.plan.settings import Layout
 from seap_export.sources.source import Source
@@ -45,14 +45,9 @@ def _per_layer(source: Source, spec: ModelSpec) -> dict[str, Any]:
     for index, (layer, dense) in enumerate(zip(spec.layers, source.spec.layers, strict=True)):
         had = _sizes(family, dense)
         values: dict[str, Any] = {key: size for key, size in _sizes(family, layer).items() if size != had[key]}
-        values |= {f"{name}_bias": True for name in PROJECTION_PATHS if name in layer.biases - dense.biases}
+        values |= {f"{name}_bias": True for name in family.outputs if name in layer.biases - dense.biases}
         if values:
             per_layer[str(index)] = values
-    unusual = {
-        key: family.names[name]
-        for name, key in PROJECTION_PATHS.items()
-        if family.stored(name, 0) != names.tensor(name, 0)
-    }
     return {
         "architectures": [f"Seap{stem}ForCausalLM"],
         "auto_map": {
@@ -62,9 +57,9 @@ def _per_layer(source: Source, spec: ModelSpec) -> dict[str, Any]:
         },
         "model_type": PRUNED_PREFIX + family.model_type,
         **_for_vllm(source, spec),
-        **{f"{name}_bias": False for name in PROJECTION_PATHS},  # unless per_layer_config says otherwise
+        **{f"{name}_bias": False for name in family.outputs},  # unless per_layer_config says otherwise
         "per_layer_config": per_layer,
-        **unusual,
+        **unusual_paths(family),
     }
 
 

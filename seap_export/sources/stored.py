@@ -58,6 +58,9 @@ class StoredForm:
                 for inner in sublayer.inner_norms():
                     plain = names.tensor(inner, layer)
                     self._append(plain, shapes[plain], family.stored(inner, layer), offset)
+                for name in sublayer.inner_tensors():
+                    plain = names.tensor(name, layer)
+                    self._append(plain, shapes[plain], family.stored(name, layer))
             for projection in spec.layers[layer].projections:
                 stored = family.stored(stored_as.get(projection, projection), layer)
                 for suffix in (".weight", ".bias"):

@@ -8,6 +8,7 @@ Each call is a section of the log, such as "NAME prompt" or "NAME step 2"; what 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -74,7 +75,7 @@ class _Run:
         providers = [("CUDAExecutionProvider", own), "CPUExecutionProvider"]
         self.session = ort.InferenceSession(job.model, options, providers=providers, enable_fallback=False)
         self.device = int(job.options.get("device_id", "0"))
-        self.pasts = [item for item in self.session.get_inputs() if item.name.startswith("past_key_values")]
+        self.pasts = [item for item in self.session.get_inputs() if item.name.startswith("past")]
         self.buffers = {past.name: self._zeros(past, job.capacity if job.in_place else 0) for past in self.pasts}
         self.step: ort.IOBinding | None = None
         self.inputs: dict[str, ort.OrtValue] = {}
@@ -87,6 +88,9 @@ class _Run:
 
     def _zeros(self, past: Any, length: int) -> ort.OrtValue:
         _, dtype = ELEMENTS[past.type]
+        if len(past.shape) == 3:  # of a convolution, which has no places for tokens
+            zeros = np.zeros((self.job.batch, *past.shape[1:]), dtype)
+            return ort.OrtValue.ortvalue_from_numpy(zeros, "cuda", self.device)
         heads, numbers = (
             said if isinstance(said, int) else known
             for said, known in zip(past.shape[1::2], self.job.cache, strict=True)
@@ -153,7 +157,7 @@ class _Run:
 
 
 def _present(past: Any) -> str:
-    return past.name.replace("past_key_values", "present")
+    return re.sub("^past(_key_values)?", "present", past.name)
 
 
 def main() -> None:

@@ -26,7 +26,6 @@ def random_calibration(tmp_path_factory: pytest.TempPathFactory) -> Callable[...
         from seap_export.activations.covariance import pack_symmetric
         from seap_export.activations.moments import Moments
         from seap_export.activations.statistics import SublayerStatistics
-        from seap_export.families.names import OUTPUTS
 
         generator = torch.Generator().manual_seed(seed)
         spec = source.spec
@@ -41,8 +40,8 @@ def random_calibration(tmp_path_factory: pytest.TempPathFactory) -> Callable[...
             return SublayerStatistics(moments, pack_symmetric(centred.T @ centred / 40))
 
         layers = [
-            {output: statistics(spec.projection_shape(output, index)[1]) for output in OUTPUTS}
-            for index in range(len(spec.layers))
+            {output: statistics(spec.projection_shape(output, index)[1]) for output in layer.outputs}
+            for index, layer in enumerate(spec.layers)
         ]
         sensitivity = 0.1 + torch.rand(len(layers), 2, generator=generator, dtype=torch.float64)
         texts = torch.randint(spec.vocab_size, (5, 8), generator=generator).tolist()

@@ -24,7 +24,7 @@ from seap_export.activations.statistics import (
     write_sensitivity,
     write_tokens,
 )
-from seap_export.families.names import OUTPUTS, Projection
+from seap_export.families.names import Projection
 from seap_export.layers.compute import Compute
 from seap_export.layers.kept import UNFINISHED
 from seap_export.layers.working_memory import working_bytes
@@ -69,9 +69,9 @@ def full_statistics(
         return [
             {
                 output: FullStatistics(calibration.layer(index)[output], calibration.covariance(index, output))
-                for output in OUTPUTS
+                for output in layer.outputs
             }
-            for index in range(len(source.spec.layers))
+            for index, layer in enumerate(source.spec.layers)
         ]
 
 

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
 from validation.execution import Execution
 
-__all__ = ["ONE_THREAD", "RUN_BY"]
+__all__ = ["ONE_THREAD", "RUN_BY", "empty_state"]
 
 ONE_THREAD = Execution(threads=1)
 #: The runtimes of a variant's two folders.
 RUN_BY = {"hf": "torch", "onnx": "onnxruntime"}
+
+
+def empty_state(item: Any, dtype: type[np.generic] = np.float32, rows: int = 1) -> NDArray[Any]:
+    """The value of a state before the first token, given an input of a session: no positions, and zeros."""
+    return np.zeros((rows, *(size if isinstance(size, int) else 0 for size in item.shape[1:])), dtype)

@@ -23,7 +23,7 @@ from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec, model_spec
 from seap_export.json_file import read_json
 from validation.runtimes.pytorch.torch_runner import TorchRunner
-from validation.runtimes.runner import Opening, Runtime
+from validation.runtimes.runner import Layers, Opening, Runtime
 from validation.runtimes.table import RUNTIMES
 from validation.runtimes.timing import Pace
 
@@ -137,8 +137,8 @@ class FakeRunner:
     def step(self, next_ids: Sequence[int]) -> NDArray[np.float32]:
         return np.concatenate([self._run(row, np.array([token])) for row, token in enumerate(next_ids)])
 
-    def cache(self, row: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]] | None:
-        return ((layer.keys[0].numpy(), layer.values[0].numpy()) for layer in self._caches[row].layers)
+    def cache(self, row: int) -> Layers | None:
+        return ({"key": layer.keys[0].numpy(), "value": layer.values[0].numpy()} for layer in self._caches[row].layers)
 
     def close(self) -> None:
         type(self).opened -= 1

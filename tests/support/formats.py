@@ -17,8 +17,7 @@ from converters.onnx.onnx_writer import DATA_FILE, MODEL_FILE
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import open_weights
 from converters.openvino import OpenvinoFormat
-from seap_export.families import Mlp, ModelSpec, names
-from seap_export.families.names import OUTPUTS
+from seap_export.families import ModelSpec, names
 from seap_export.sources.config import read_spec
 from support.execution import ONE_THREAD
 from support.models import write_source
@@ -72,9 +71,11 @@ def torch_logits(source: Path) -> list[np.ndarray]:
 def every_exponent(spec: ModelSpec) -> Scaling:
     """A scaling of all that can be scaled, by another factor in each layer."""
     layers = range(len(spec.layers))
-    outputs = {names.tensor(output, i): 1 + i + 2 * j for i in layers for j, output in enumerate(OUTPUTS)}
-    scalable = [i for i in layers if spec.layers[i][Mlp].scalable is not None]
-    return Scaling(3, outputs, {names.tensor(Mlp.output, i): 2 + i for i in scalable})
+    outputs = {
+        names.tensor(output, i): 1 + i + 2 * j for i in layers for j, output in enumerate(spec.layers[i].outputs)
+    }
+    scalable = [(one.output, i) for i in layers for one in spec.layers[i].sublayers if one.scalable is not None]
+    return Scaling(3, outputs, {names.tensor(output, i): 2 + i for output, i in scalable})
 
 
 def write_scaled_graph(model: Path, out: Path, form: OnnxForm, scaling: Scaling | None = None) -> None:

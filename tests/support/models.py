@@ -214,14 +214,14 @@ def mean_divergence(dense: Path, variant: Path, texts: Texts) -> float:
 
 
 def projection_paths(model: PreTrainedModel) -> dict[Projection, str]:
-    """Where transformers' decoder layers have o_proj and down_proj."""
+    """Where transformers' decoder layers have the output projections that they have."""
     names = family_of_model_type(model.config.model_type).names
-    return {output: names[output] for output in OUTPUTS}
+    return {output: names[output] for output in OUTPUTS if output in names}
 
 
 @torch.no_grad()
 def projection_inputs(model: PreTrainedModel, texts: Texts) -> list[dict[str, torch.Tensor]]:
-    """All inputs of o_proj and down_proj of each layer, [tokens, channels] float64: one text a time, unpadded."""
+    """All inputs of each layer's output projections, [tokens, channels] float64: one text a time, unpadded."""
     seen: list[dict[str, list[torch.Tensor]]] = [defaultdict(list) for _ in model.model.layers]
     hooks = [
         layer.get_submodule(path).register_forward_pre_hook(
@@ -229,6 +229,7 @@ def projection_inputs(model: PreTrainedModel, texts: Texts) -> list[dict[str, to
         )
         for layer, record in zip(model.model.layers, seen, strict=True)
         for name, path in projection_paths(model).items()
+        if path in dict(layer.named_modules())
     ]
     for ids in texts:
         model(torch.tensor([ids]), use_cache=False)

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from seap_export.families.names import OUTPUTS
 from seap_export.plan.plan import Plan
 from seap_export.shrink.layer import kept_channels
 from seap_export.sources.source import Source
@@ -97,9 +96,9 @@ def plain_loop(
     )
     cut_before = False
     for index, own in enumerate(plan.layers):
-        for name in OUTPUTS:
+        for name in source.spec.layers[index].outputs:
             linear: nn.Linear = model.model.layers[index].get_submodule(projection_paths(model)[name])
-            kept = kept_channels(own, source.spec.layers[0], name)  # type: ignore[arg-type]
+            kept = kept_channels(own, source.spec.layers[index], name)
             cut_before = cut_before or len(kept) < linear.in_features
             if not cut_before:
                 continue

@@ -15,7 +15,9 @@ from seap_export.activations.calibrate import collect_statistics
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration, CalibrationRecord
 from seap_export.families.family import families, refused_models
-from seap_export.families.names import OUTPUTS, PROJECTIONS, Projection
+from seap_export.families.names import CONVOLUTION, Projection
+from seap_export.families.names import PROJECTIONS as ALL_PROJECTIONS
+from seap_export.families.sublayers import Attention, Mlp
 from seap_export.layers.batches import Batch, length_buckets
 from seap_export.layers.compute import Compute
 from seap_export.layers.hidden_states import HiddenStates, SublayerPass
@@ -61,10 +63,15 @@ from validation.divergence.measure import DivergenceFigures
 from validation.parity.rounding import round_weights
 from validation.reports.numbers import with_error
 from validation.runtimes.pytorch.torch_runner import Run, TorchRunner, open_torch_runner
+from validation.runtimes.runner import States
 from validation.runtimes.timing import Pace
 from validation.speed.interval import Interval
 from validation.speed.measure import Timing
 from validation.speed.memory import PeakMemory
+
+#: The projections of a layer with attention and an MLP, and those of them that are output projections.
+PROJECTIONS: tuple[Projection, ...] = tuple(name for name in ALL_PROJECTIONS if name not in CONVOLUTION)
+OUTPUTS: tuple[Projection, ...] = (Attention.output, Mlp.output)
 
 __all__ = [
     "CANDIDATES_FOLDER",
@@ -119,6 +126,7 @@ __all__ = [
     "Silent",
     "Source",
     "Sparsity",
+    "States",
     "StoredForm",
     "SublayerPass",
     "Targets",

@@ -33,14 +33,15 @@ def reuse_references(monkeypatch: pytest.MonkeyPatch) -> None:
         def compute(say: Callable[[str], None]) -> Any:
             made = references(runner, cases, store, spec, say)
             return {
-                sequence: (store.get(own.logits), [(store.get(k), store.get(v)) for k, v in own.cache])
+                sequence: (store.get(own.logits), [{s: store.get(a) for s, a in layer.items()} for layer in own.cache])
                 for sequence, own in made.items()
             }
 
         arrays = _remembered(runner, ("references", repr(cases)), compute, say)
         return {
             sequence: Reference(
-                store.put(logits), tuple((store.put(keys), store.put(values)) for keys, values in cache)
+                store.put(logits),
+                tuple({state: store.put(array) for state, array in layer.items()} for layer in cache),
             )
             for sequence, (logits, cache) in arrays.items()
         }

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
 import pytest
 
-from seap_export.families import family_of_model_type, names
-from seap_export.families.config_reader import PROJECTION_PATHS
+from seap_export.families import Convolution, family_of_model_type, model_spec
+from seap_export.families.config_reader import unusual_paths
 from seap_export.families.family import PRUNED_PREFIX, Family
-from seap_export.families.parts import Block
 
 _LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
 _LINEAR = {"rope_type": "linear", "factor": 4.0}
@@ -280,15 +279,22 @@ def in_turn(variations: Iterable[str], values: Sequence[Any]) -> list[Any]:
     return pairs
 
 
-def _block_of(variation: Any) -> Block:
+def _family(variation: Any) -> Family:
     name = variation if isinstance(variation, str) else variation.values[0]
-    return family_of_model_type(VARIATIONS[name]["model_type"]).block
+    return family_of_model_type(VARIATIONS[name]["model_type"])
 
 
-#: Those that MLX runs: of families with RMS norms whose MLP has a gate.
-VARIED_FOR_MLX = tuple(own for own in VARIED if _block_of(own).is_gated and _block_of(own).norm == "rms")
+#: Those of families whose layers all have attention.
+ATTENDING = tuple(variation for variation in VARIATIONS if _family(variation).convolution is None)
+VARIED_ATTENDING = tuple(variation for variation in VARIED if _family(variation).convolution is None)
+#: Those of them that MLX runs: of families with RMS norms whose MLP has a gate.
+VARIED_FOR_MLX = tuple(
+    variation
+    for variation in VARIED_ATTENDING
+    if _family(variation).block.is_gated and _family(variation).block.norm == "rms"
+)
 #: The richest whose norms have weights, so that their epsilon can be changed in transformers' class, too.
-SCALABLE = tuple(own for own in RICHEST if _block_of(own).norm_weight)
+SCALABLE = tuple(variation for variation in RICHEST if _family(variation).block.norm_weight)
 #: Layers of shapes of their own, with biases from compensation.
 PRUNED_LAYERS: dict[str, Any] = {
     "per_layer_config": {
@@ -351,12 +357,12 @@ def uneven_values(variation: str, *, biases: bool = True, **more: Any) -> dict[s
         layers["1"] |= {"o_proj_bias": True, "down_proj_bias": True}
         layers["2"] |= {"o_proj_bias": True}
     return {
-        **values,
+        **_in_usual_keys(values),
         "model_type": PRUNED_PREFIX + family.model_type,
         "o_proj_bias": False,
         "down_proj_bias": False,
-        "per_layer_config": layers,
-        **_unusual_paths(family),
+        "per_layer_config": _as_made(values, layers),
+        **unusual_paths(family),
     }
 
 
@@ -368,14 +374,29 @@ def pruned_values(variation: str, **more: Any) -> dict[str, Any]:
         index: {key if key.endswith("_bias") else family.key(key): value for key, value in layer.items()}
         for index, layer in PRUNED_LAYERS["per_layer_config"].items()
     }
-    model_type = PRUNED_PREFIX + family.model_type
-    return {**values, **_unusual_paths(family), "per_layer_config": layers, "model_type": model_type}
-
-
-def _unusual_paths(family: Family) -> dict[str, str]:
-    """The keys that say where projections are, if not where most families have them."""
     return {
-        key: family.names[name]
-        for name, key in PROJECTION_PATHS.items()
-        if family.stored(name, 0) != names.tensor(name, 0)
+        **_in_usual_keys(values),
+        **unusual_paths(family),
+        "per_layer_config": _as_made(values, layers),
+        "model_type": PRUNED_PREFIX + family.model_type,
     }
+
+
+def _in_usual_keys(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values as the config of a source has them: without those that override others, or that it computed with."""
+    family = family_of_model_type(values["model_type"])
+    rule, usual = family.adjusted_size, {k: v for k, v in values.items() if k not in family.overrides.values()}
+    return usual if rule is None else {**usual, rule.switch: False}
+
+
+def _as_made(values: Mapping[str, Any], layers: Mapping[Any, dict[str, Any]]) -> dict[Any, dict[str, Any]]:
+    """The same with a third of the channels in layers that have a convolution in place of attention."""
+    spec, made = model_spec(micro_config(**values)), {}
+    for index, sizes in layers.items():
+        made[index] = dict(sizes)
+        if any(isinstance(sublayer, Convolution) for sublayer in spec.layers[int(index)].sublayers):
+            heads, _ = (made[index].pop(key) for key in ("num_attention_heads", "num_key_value_heads"))
+            made[index]["conv_dim"] = 8 * heads + 1
+            if "o_proj_bias" in sizes:
+                made[index]["out_proj_bias"] = made[index].pop("o_proj_bias")
+    return made

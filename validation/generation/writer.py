@@ -37,7 +37,7 @@ class _TextLimits:
         ends: Tokens that end a text; none if the model has none.
         context: The most tokens of a text.
         shared: The most tokens of a row of a batch. Some models rotate longer rows otherwise, and transformers then
-            all rows of a batch.
+            all rows of a batch; of others it pads no row as it should.
     """
 
     ends: frozenset[int]
@@ -144,10 +144,9 @@ def _text_limits(folder: Path) -> _TextLimits:
         ends, context = model_limits(config)
         return _TextLimits(ends, context, context)
     spec = model_spec(read_artifact(folder / "config.json"))
-    switches = [rope.switches_at for rope in spec.ropes if rope.switches_at]
-    return _TextLimits(
-        end_tokens(folder), spec.max_position_embeddings, min([spec.max_position_embeddings, *switches])
-    )
+    context, switches = spec.max_position_embeddings, [rope.switches_at for rope in spec.ropes if rope.switches_at]
+    shared = min([context, *switches]) if all(sublayer.pads_left for sublayer in spec.sublayers) else 0
+    return _TextLimits(end_tokens(folder), context, shared)
 
 
 def _tokens(prompts: Sequence[str], tokenizer: Tokenizer, limits: _TextLimits) -> list[list[int]]:

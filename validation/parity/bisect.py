@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from validation.parity.taps import Tap, decoder_taps, tapped
 from validation.prompts import Case
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
 from validation.runtimes.pytorch.torch_runner import Run, TorchRunner, open_torch_runner
+from validation.runtimes.runner import States
 from validation.session_memory import calls_of, claim_memory
 
 __all__ = ["Bisection", "Overflow", "TapError", "bisect"]
@@ -131,7 +132,7 @@ def bisect(
         graph, places = _with_outputs(model, spec, in_float)
         session = open_session(model, execution.provider, execution.threads, graph=graph, mapped=mapped)
         runner = OnnxRunner(session, [value for _, value in places])
-        comparison = _Comparison(places, precision)
+        comparison = _Comparison(spec, places, precision)
         for call in _calls(case, runner, steps):
             comparison.add_call(call, runner, references, store)
         comparison.add_caches(runner, references, store)
@@ -144,7 +145,7 @@ class _Reference:
 
     values: dict[str, StoredArray]
     logits: StoredArray
-    cache: tuple[tuple[StoredArray, StoredArray], ...]
+    cache: tuple[Mapping[str, StoredArray], ...]
 
 
 @dataclass(frozen=True)
@@ -168,15 +169,15 @@ class _Recorder:
     def references(self, sequences: Sequence[TokenSequence]) -> list[_Reference]:
         """Runs the sequences."""
         values: list[dict[str, StoredArray]] = [{} for _ in sequences]
-        caches: list[list[tuple[StoredArray, StoredArray]]] = [[] for _ in sequences]
+        caches: list[list[Mapping[str, StoredArray]]] = [[] for _ in sequences]
         handles = [
             self._runner.model.get_submodule(name).register_forward_hook(partial(self._record, tap, name))
             for tap in self._taps
             for name in tap.modules
         ]
 
-        def keep(number: int, keys: NDArray[np.float32], of_values: NDArray[np.float32]) -> None:
-            caches[number].append((self._store.put(keys), self._store.put(of_values)))
+        def keep(number: int, states: States) -> None:
+            caches[number].append({state: self._store.put(array) for state, array in states.items()})
             values[number] |= self._flush()
 
         runs = [Run(sequence.parts(self._spec), len(sequence.prompt) + len(sequence.forced)) for sequence in sequences]
@@ -227,7 +228,7 @@ def _heads_first(runner: TorchRunner) -> frozenset[str]:
             heads_first.add(name)
 
     for index, layer in enumerate(spec.layers):
-        for norm in layer[Attention].inner_norms():
+        for norm in (norm for sublayer in layer.sublayers for norm in sublayer.inner_norms()):
             name = spec.family.module(norm, index)
             handles.append(runner.model.get_submodule(name).register_forward_hook(partial(note, name)))
     if handles:
@@ -274,8 +275,12 @@ def _calls(case: Case, runner: OnnxRunner, steps: int) -> Iterator[_Call]:
 class _Comparison:
     """Gathers the errors of all taps over calls and rows."""
 
-    def __init__(self, places: Sequence[tuple[Tap, str]], precision: Precision) -> None:
+    def __init__(self, spec: ModelSpec, places: Sequence[tuple[Tap, str]], precision: Precision) -> None:
         self._places, self._precision = places, precision
+        self._labels = [
+            {state: sublayer.label for sublayer in layer.sublayers for state in sublayer.states}
+            for layer in spec.layers
+        ]
         self._errors: dict[str, float | None] = {}
         self._order: list[tuple[str, int | None, str]] = []
         self._sequence: list[tuple[str, float | None]] = []  # in the order of computation, call by call
@@ -300,11 +305,11 @@ class _Comparison:
     def add_caches(self, runner: OnnxRunner, references: Sequence[_Reference], store: ArrayStore) -> None:
         for row, reference in enumerate(references):
             for layer, (wanted, computed) in enumerate(zip(reference.cache, runner.cache(row), strict=True)):
-                for part, stored, array_of_graph in zip(("key", "value"), wanted, computed, strict=True):
-                    values = store.get(stored).swapaxes(0, 1)
-                    name = f"layers.{layer}.self_attn.{part}_cache"
-                    both = (array.reshape(len(array), -1) for array in (values, array_of_graph.swapaxes(0, 1)))
-                    self._add(name, layer, f"self_attn.{part}_cache", *both)
+                for state, stored in wanted.items():
+                    place = f"{self._labels[layer][state]}.{state}_cache"
+                    turned = (array.swapaxes(0, 1) for array in (store.get(stored), computed[state]))
+                    both = (array.reshape(len(array), -1) for array in turned)
+                    self._add(f"layers.{layer}.{place}", layer, place, *both)
 
     def bisection(self, case: Case, stage: str, in_float: bool) -> Bisection:
         """The outcome."""

@@ -19,7 +19,7 @@ from validation.parity.profiles import Figure, Noise, Pass
 from validation.parity.references import Reference, TokenSequence, sequences_of
 from validation.parity.report import StageResult
 from validation.prompts import Case, TokenIds
-from validation.runtimes.runner import Gives, Runner
+from validation.runtimes.runner import PER_TOKEN, Gives, Runner, States
 
 __all__ = ["Compared", "compare", "compare_served", "served_cases"]
 
@@ -83,8 +83,9 @@ def compare(
         cache = runner.cache(row)
         if cache is not None:
             compared.caches = compared.caches or CacheComparison()
-            tokens = len(ids) + min(steps, run.steps or steps)
-            compared.caches.update(_layers(truth, tokens, store), cache, row)
+            taken = min(steps, run.steps or steps)
+            layers = _layers(truth, len(ids) + taken, store, is_whole=taken == steps)
+            compared.caches.update(layers, cache, row)
     return compared
 
 
@@ -130,11 +131,15 @@ def compare_served(
     return compared
 
 
-def _layers(
-    reference: Reference, tokens: int, store: ArrayStore
-) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """The keys and values [KV heads, tokens, head_dim] of the first tokens of a sequence."""
-    return ((store.get(key)[:, :tokens], store.get(value)[:, :tokens]) for key, value in reference.cache)
+def _layers(reference: Reference, tokens: int, store: ArrayStore, *, is_whole: bool) -> Iterator[States]:
+    """The states after the first tokens of a sequence; those that have no place for each token only of a whole one."""
+    for layer in reference.cache:
+        arrays = {state: store.get(stored) for state, stored in layer.items()}
+        yield {
+            state: array[:, :tokens] if state in PER_TOKEN else array
+            for state, array in arrays.items()
+            if is_whole or state in PER_TOKEN
+        }
 
 
 def _last_call(case: Case, runner: Runner) -> NDArray[np.floating]:

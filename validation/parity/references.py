@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from converters.onnx.precision import Precision
 from converters.onnx.weights.scaling import Scaling
@@ -19,6 +18,7 @@ from validation.parity.profiles import Noise
 from validation.parity.rounding import narrow, round_activations, scale_norms, scale_weights
 from validation.prompts import CALL_TOKENS, Case, TokenIds
 from validation.runtimes.pytorch.torch_runner import Run, TorchRunner
+from validation.runtimes.runner import States
 
 __all__ = [
     "Reference",
@@ -77,11 +77,11 @@ class Reference:
 
     Attributes:
         logits: Of the prompt's kept tokens, then of each decode step.
-        cache: Keys and values of each layer, after the last step.
+        cache: The states of each layer that has any, such as keys and values, after the last step.
     """
 
     logits: StoredArray
-    cache: tuple[tuple[StoredArray, StoredArray], ...]
+    cache: tuple[Mapping[str, StoredArray], ...]
 
 
 def sequences_of(case: Case) -> list[TokenSequence]:
@@ -97,12 +97,12 @@ def run_references(
 ) -> dict[TokenSequence, Reference]:
     """Runs every sequence of the cases once; logits and caches go to the store."""
     sequences = list(dict.fromkeys(sequence for case in cases for sequence in sequences_of(case)))
-    caches: list[list[tuple[StoredArray, StoredArray]]] = [[] for _ in sequences]
+    caches: list[list[Mapping[str, StoredArray]]] = [[] for _ in sequences]
 
-    def keep(number: int, keys: NDArray[np.float32], values: NDArray[np.float32]) -> None:
+    def keep(number: int, states: States) -> None:
         if number == 0:
             say(f"torch: layer {len(caches[0]) + 1} of {len(spec.layers)}")
-        caches[number].append((store.put(keys), store.put(values)))
+        caches[number].append({state: store.put(array) for state, array in states.items()})
 
     runs = runner.run([Run(sequence.parts(spec), sequence.logits) for sequence in sequences], keep)
     logits_of = [store.put(logits) for logits in runs]
@@ -145,9 +145,9 @@ def _differences(
     known = list(references.values())
     caches, passed = [CacheComparison() for _ in known], [0] * len(known)
 
-    def compare(index: int, keys: NDArray[np.float32], values: NDArray[np.float32]) -> None:
-        wanted = known[index].cache[passed[index]]
-        caches[index].add_layer((store.get(wanted[0]), store.get(wanted[1])), (keys, values), 0, passed[index])
+    def compare(index: int, states: States) -> None:
+        wanted = {state: store.get(stored) for state, stored in known[index].cache[passed[index]].items()}
+        caches[index].add_layer(wanted, states, 0, passed[index])
         passed[index] += 1
 
     noise = {}

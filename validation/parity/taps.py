@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from converters.onnx.weights.scaling import Scaling
-from seap_export.families import Attention, Mlp, ModelSpec, Sublayer
+from seap_export.families import Attention, Convolution, Mlp, ModelSpec, Sublayer
 from seap_export.families.family import FUSED
 from seap_export.families.names import Norm
 
@@ -86,9 +86,21 @@ def _mlp_taps(spec: ModelSpec, index: int, mlp: Mlp, scaling: Scaling) -> Iterat
     yield Tap(index, f"mlp.{activated}", _node(f"{here}.{activated}"), (module,), "input", exponent=exponent)
 
 
+def _convolution_taps(spec: ModelSpec, index: int, convolution: Convolution, scaling: Scaling) -> Iterator[Tap]:
+    family, here = spec.family, f"layers.{index}.{convolution.label}"
+    width, exponent = convolution.conv_dim, scaling.input(convolution.output, index)
+    for part, name in enumerate(convolution.readers):
+        values, module = (f"{here}.in_proj.split.{name}",), family.module("in_proj", index)
+        channels, scaled = slice(part * width, (part + 1) * width), exponent if name == convolution.scalable else 0
+        yield Tap(index, f"conv.{name}", values, (module,), channels=channels, exponent=scaled)
+    module = family.module(convolution.output, index)
+    yield Tap(index, "conv.channels", _node(f"{here}.channels"), (module,), "input", exponent=exponent)
+
+
 #: What each kind computes between what it reads and its output projection.
 _CHANNELS: Mapping[type[Sublayer], Callable[[ModelSpec, int, Any, Scaling], Iterator[Tap]]] = {
     Attention: _attention_taps,
+    Convolution: _convolution_taps,
     Mlp: _mlp_taps,
 }
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
 from seap_export.extras import install_remedy
-from validation.runtimes.runner import Gives, Layers, Logits, Opening
+from validation.runtimes.runner import Gives, Layers, Logits, Opening, States
 from validation.runtimes.timing import Pace, timed_loop
 
 __all__ = ["MlxRunner", "open_mlx"]
@@ -169,10 +169,10 @@ class MlxRunner:
             logits = self._model(self._mx.array(input_ids), cache=self._cache)
             return np.array(logits.astype(self._mx.float32))
 
-    def _keys_and_values(self, cache: Any, row: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def _keys_and_values(self, cache: Any, row: int) -> States:
         of_row = cache if self._rows == 1 else cache.extract(row)
         keys, values = (np.array(part[0].astype(self._mx.float32)) for part in of_row.keys_and_values())
-        return keys, values
+        return {"key": keys, "value": values}
 
 
 def open_mlx(folder: Path, opening: Opening) -> MlxRunner:

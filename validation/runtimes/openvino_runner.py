@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from converters.openvino.ir_file import MODEL_FILE
 from converters.openvino.packages import EXTRA, require
 from seap_export.errors import ArtifactError, ParityFailure
-from validation.runtimes.runner import Opening
+from validation.runtimes.runner import Layers, Opening
 
 __all__ = ["OpenvinoRunner", "open_openvino"]
 
@@ -117,14 +117,14 @@ class OpenvinoRunner:
         """Appends one token to each row [B] and returns the logits [B, V]; errors are those of `append`."""
         return self.append(np.asarray(next_ids, np.int64)[:, None])[:, 0]
 
-    def cache(self, row: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    def cache(self, row: int) -> Layers:
         """The keys and values of each layer, [KV heads, tokens of the row, head_dim]."""
         if not self._is_real.size:
             raise ValueError("a cache is read before there is a prompt")
         places = np.flatnonzero(self._is_real[row])
         for layer in range(len(self._states) // 2):
             key, value = (f"past_key_values.{layer}.{part}present.{layer}.{part}" for part in ("key", "value"))
-            yield self._positions(key, row, places), self._positions(value, row, places)
+            yield {"key": self._positions(key, row, places), "value": self._positions(value, row, places)}
 
     def close(self) -> None:
         """Frees the model."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -15,12 +15,20 @@ from validation.runtimes.timing import Pace
 if TYPE_CHECKING:
     from validation.session_memory import Calls
 
-__all__ = ["Follows", "Gives", "Keeps", "Layers", "Logits", "Opening", "Purpose", "Runner", "Runtime", "TimesItself"]
+__all__ = [
+    "PER_TOKEN", "Follows", "Gives", "Keeps", "Layers", "Logits", "Opening", "Purpose", "Runner", "Runtime", "States",
+    "TimesItself",
+]  # fmt: skip
 
 #: float32; of a prompt [rows, tokens, vocabulary], of a step [rows, vocabulary].
 Logits = NDArray[np.float32]
-#: Keys and values of each layer, float32 [KV heads, tokens, head_dim].
-Layers = Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]
+#: The states of a layer by name, float32: `key` and `value` are [KV heads, tokens, head_dim], `conv` is [channels,
+#: tokens that a kernel sees before the next one].
+States = Mapping[str, NDArray[np.float32]]
+#: The states that have a place for each token.
+PER_TOKEN = ("key", "value")
+#: Those of each layer that has any.
+Layers = Iterator[States]
 #: Log-probabilities are those of the whole vocabulary, up to a constant for each token.
 Gives = Literal["logits", "log-probabilities"]
 #: Why a folder is opened: to compare what it computes, exactly and with the logits that it gives; to score texts, as

@@ -14,7 +14,6 @@ from converters.onnx.graph.graph import Dims, GraphBuilder
 from converters.onnx.graph.linear import Linears
 from converters.onnx.weights.weights import LazyWeights
 from seap_export.families import Attention, ModelSpec, QueryScaling, names
-from seap_export.families.names import QKV
 
 __all__ = ["AttentionWriter"]
 
@@ -50,7 +49,8 @@ class AttentionWriter:
     def channels(self, index: int, x: ir.Value) -> ir.Value:
         """What the heads attend to."""
         attention, name = self._spec.layers[index][Attention], f"layers.{index}.{Attention.label}"
-        qkv: Sequence[ir.Value] = [self._packed(index, x, f"{name}.qkv_proj")]
+        # Even if the product is split afterwards, one is at least as fast as three; for gate and up it is not.
+        qkv: Sequence[ir.Value] = [self._linears.joined(attention, index, x, f"{name}.qkv_proj")]
         if attention.qk_norm or attention.query_scaling or self._rotates_apart(attention):
             parts = op.split(
                 self._g, qkv[0], list(attention.widths().values()), f"{name}.qkv_proj.split", attention.readers
@@ -82,18 +82,6 @@ class AttentionWriter:
         if attention.query_scaling is not None:  # a rotation that follows leaves lengths alone
             query = op.multiply(self._g, query, self._query_factors(attention.query_scaling), f"{name}.query.scaled")
         return (query, key, value), attention
-
-    def _packed(self, index: int, x: ir.Value, name: str) -> ir.Value:
-        """One product [batch_size, sequence_length, (H + 2 G) * head_dim].
-
-        Even if the product is split afterwards, this is at least as fast as three products; for gate and up it is not.
-        """
-        weights, biases = ([named(p, index) for p in QKV] for named in (names.weight, names.bias))
-        weight_name, bias_name = (parts[0].replace("q_proj", "qkv_proj") for parts in (weights, biases))
-        bias = None
-        if QKV[0] in self._spec.layers[index].biases:
-            bias = self._g.initializer(self._weights.joined(biases, bias_name))
-        return self._linears.product(x, weights, name, stored_as=weight_name, bias=bias)
 
     def _head_norm(self, norm: str, index: int, x: ir.Value, name: str) -> ir.Value:
         g, head_dim = self._g, self._spec.layers[index][Attention].head_dim

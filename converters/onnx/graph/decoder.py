@@ -12,6 +12,7 @@ import onnx_ir as ir
 from converters.onnx.form import FORM_NOTE, OnnxForm
 from converters.onnx.graph import operators as op
 from converters.onnx.graph.attention import AttentionWriter
+from converters.onnx.graph.convolution import ConvolutionWriter
 from converters.onnx.graph.dialects import POISON, open_dialect
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.kind import KindWriter
@@ -20,7 +21,7 @@ from converters.onnx.graph.mlp import MlpWriter
 from converters.onnx.graph.rotary import RotaryTables
 from converters.onnx.weights.scaling import SCALING_NOTE, Scaling, scaled_epsilon
 from converters.onnx.weights.weights import LazyWeights
-from seap_export.families import Attention, Mlp, ModelSpec, Sublayer, names
+from seap_export.families import Attention, Convolution, Mlp, ModelSpec, Sublayer, names
 from seap_export.providers import PROVIDERS
 
 __all__ = ["HEAD_DIM_MULTIPLE", "LAST_TOKEN", "decoder_graph"]
@@ -37,11 +38,12 @@ def decoder_graph(spec: ModelSpec, weights: LazyWeights, form: OnnxForm, scaling
     """Builds the whole graph; it refers to `weights`, in the precision of the form, without reading them.
 
     Inputs are `input_ids` int64 [batch_size, sequence_length], `attention_mask` int64 [batch_size,
-    total_sequence_length] (1 for cached and new tokens, padded on the right), and for each layer i
-    `past_key_values.{i}.key` and `.value` [batch_size, KV heads of layer i, past_sequence_length, head_dim] in the
-    dtype of the precision. Outputs are `logits` [batch_size, sequence_length, vocab_size], or with "last" only those
-    of each row's last real token, [batch_size, 1, vocab_size], and `present.{i}.key` and `.value` with
-    total_sequence_length positions. Logits are float32, or float16 where CUDA computes in it.
+    total_sequence_length] (1 for cached and new tokens, padded on the right), and the states in the dtype of the
+    precision: for each layer i with attention `past_key_values.{i}.key` and `.value` [batch_size, KV heads of layer i,
+    past_sequence_length, head_dim], with a convolution `past.{i}.conv` [batch_size, channels, kernel size - 1].
+    Outputs are `logits` [batch_size, sequence_length, vocab_size], or with "last" only those of each row's last real
+    token, [batch_size, 1, vocab_size], `present.{i}.key` and `.value` with total_sequence_length positions, and
+    `present.{i}.conv`. Logits are float32, or float16 where CUDA computes in it.
     """
     return _Decoder(spec, weights, form, scaling).graph()
 
@@ -70,6 +72,7 @@ class _Decoder:
         self._linears = Linears(self._g, weights, self._dialect)
         self._kinds: Mapping[type[Sublayer], KindWriter] = {
             Attention: AttentionWriter(self._g, spec, weights, self._linears, self._dialect),
+            Convolution: ConvolutionWriter(self._g, spec, weights, self._linears, self._dialect),
             Mlp: MlpWriter(spec, self._linears, self._dialect),
         }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -11,10 +11,13 @@ from converters.onnx.graph.blocks import QuantizedWeight, embedding_blocks, matm
 from converters.onnx.graph.dialects import Dialect
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.weights.weights import LazyWeights
-from seap_export.families import Sublayer, names
+from seap_export.families import Attention, Convolution, Sublayer, names
 from seap_export.families.names import Projection
 
-__all__ = ["Linears"]
+__all__ = ["JOINED", "Linears"]
+
+#: The kinds whose readers are one product, and what its weights are called in place of the first of them.
+JOINED: Mapping[type[Sublayer], str] = {Attention: "qkv_proj", Convolution: "in_proj"}
 
 
 class Linears:
@@ -51,6 +54,16 @@ class Linears:
         """The product of one of a sublayer's projections with `x`, and its bias if it has one."""
         weight = names.weight(projection, index)
         return self.product(x, [weight], name, stored_as=weight, bias=self.bias(sublayer, projection, index))
+
+    def joined(self, sublayer: Sublayer, index: int, x: ir.Value, name: str) -> ir.Value:
+        """One product of all of a sublayer's readers with `x`, and their biases; see `JOINED`."""
+        parts, stored_as = sublayer.readers, JOINED[type(sublayer)]
+        weights, biases = ([named(part, index) for part in parts] for named in (names.weight, names.bias))
+        weight_name, bias_name = (own[0].replace(parts[0], stored_as) for own in (weights, biases))
+        bias = None
+        if parts[0] in sublayer.biases:
+            bias = self._g.initializer(self._weights.joined(biases, bias_name))
+        return self.product(x, weights, name, stored_as=weight_name, bias=bias)
 
     def bias(self, sublayer: Sublayer, projection: Projection, index: int) -> ir.Value | None:
         """The bias of one of a sublayer's projections; None: it has none."""

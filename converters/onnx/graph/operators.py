@@ -13,6 +13,8 @@ from seap_export.families.sublayers import Activation
 
 __all__ = [
     "Attended",
+    "Convolved",
+    "Kernels",
     "KeyValues",
     "Norm",
     "activation",
@@ -64,6 +66,31 @@ class Norm:
     bias: ir.Value | None
     epsilon: float
     is_centred: bool
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """Those of a depth-wise convolution.
+
+    Attributes:
+        weight: [channels, 1, size].
+        bias: [channels]; None: there is none.
+        channels: Their number.
+        size: Tokens that each sees.
+    """
+
+    weight: ir.Value
+    bias: ir.Value | None
+    channels: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Convolved:
+    """The output of a convolution, [batch_size, sequence_length, channels], and its new state."""
+
+    output: ir.Value
+    present: ir.Value
 
 
 def embedding(g: GraphBuilder, table: ir.Value, ids: ir.Value, name: str) -> ir.Value:

@@ -34,9 +34,11 @@ class Attention(Sublayer):
     """
 
     output: ClassVar[Projection] = "o_proj"
+    noun: ClassVar[str] = "attention"
     label: ClassVar[str] = "self_attn"
     size_keys: ClassVar[tuple[str, ...]] = ("num_attention_heads", "num_key_value_heads")
     norms_around: ClassVar[tuple[Norm, Norm]] = ("input_layernorm", "post_self_attn_layernorm")
+    states: ClassVar[tuple[str, ...]] = ("key", "value")
 
     num_attention_heads: int
     num_key_value_heads: int

@@ -26,6 +26,7 @@ class Mlp(Sublayer):
     """
 
     output: ClassVar[Projection] = "down_proj"
+    noun: ClassVar[str] = "an MLP"
     label: ClassVar[str] = "mlp"
     size_keys: ClassVar[tuple[str, ...]] = ("intermediate_size",)
     norms_around: ClassVar[tuple[Norm, Norm]] = ("post_attention_layernorm", "post_mlp_layernorm")

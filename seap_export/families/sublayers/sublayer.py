@@ -27,12 +27,19 @@ class Sublayer(ABC):
 
     #: The output projection.
     output: ClassVar[Projection]
+    #: What a layer has with it, in messages.
+    noun: ClassVar[str]
     #: What its nodes and tensors are called by, within a layer.
     label: ClassVar[str]
     #: The keys of config.json that give its sizes, which are its attributes too.
     size_keys: ClassVar[tuple[str, ...]]
     #: The norms before and after it, where a family has them.
     norms_around: ClassVar[tuple[Norm, Norm]]
+
+    #: What it keeps of earlier tokens, by name.
+    states: ClassVar[tuple[str, ...]] = ()
+    #: Whether a text can go on from an earlier token with what it keeps of a later one.
+    can_rewind: ClassVar[bool] = True
 
     biases: frozenset[Projection] = frozenset()
     norm_before: Norm | None = None
@@ -57,8 +64,17 @@ class Sublayer(ABC):
     def widths(self) -> Mapping[Projection, int]:
         """The outputs of each of `readers`."""
 
+    @property
+    def pads_left(self) -> bool:
+        """Whether transformers computes a text that is padded on the left as it does the text alone."""
+        return True
+
     def inner_norms(self) -> Mapping[str, int]:
         """The norms between its projections, and how wide they are."""
+        return {}
+
+    def inner_tensors(self) -> Mapping[str, tuple[int, ...]]:
+        """Further tensors between its projections, and their shapes; each has a row for each channel."""
         return {}
 
     @property

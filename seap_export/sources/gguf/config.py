@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from seap_export.errors import InputError
-from seap_export.families import names
-from seap_export.families.config_reader import PROJECTION_PATHS, ConfigReader
+from seap_export.families.config_reader import PROJECTION_PATHS, ConfigReader, unusual_paths
 from seap_export.families.family import PRUNED_PREFIX
 from seap_export.sources.gguf.file import GgufFile
 from seap_export.sources.gguf.reader import GgufReader, projections_of
@@ -138,7 +137,7 @@ def _compensation(file: GgufFile) -> dict[str, Any]:
         values: dict[str, Any] = {
             file.family.key(name): size for name, size in layer_sizes.items() if size != largest[name]
         }
-        for projection in PROJECTION_PATHS:
+        for projection in file.family.outputs:
             stem = "attn_output" if projection == "o_proj" else "ffn_down"
             is_switched = switches.get(str(file.family.biases.get(projection)), False)
             if f"blk.{layer}.{stem}.bias" in file.tensors and not is_switched:
@@ -147,16 +146,11 @@ def _compensation(file: GgufFile) -> dict[str, Any]:
             per_layer[str(layer)] = values
     if not per_layer:
         return {}
-    unusual = {
-        key: file.family.names[name]
-        for name, key in PROJECTION_PATHS.items()
-        if file.family.stored(name, 0) != names.tensor(name, 0)
-    }
     return {
         "model_type": PRUNED_PREFIX + file.family.model_type,
-        **{f"{name}_bias": False for name in PROJECTION_PATHS},
+        **{f"{name}_bias": False for name in file.family.outputs},
         "per_layer_config": per_layer,
-        **unusual,
+        **unusual_paths(file.family),
     }
 
 

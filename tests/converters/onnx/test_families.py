@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from support.execution import ONE_THREAD
+from support.execution import ONE_THREAD, empty_state
 from support.formats import write_scaled_graph
 from support.models import write_micro_model
 from support.product import Run, open_torch_runner
@@ -49,7 +49,7 @@ def largest_difference(folder: Path, expected: list[np.ndarray]) -> float:
     session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
     caches = session.get_inputs()[2:]
     dtype = np.float16 if "float16" in caches[0].type else np.float32
-    past = [np.zeros((1, item.shape[1], 0, item.shape[3]), dtype) for item in caches]
+    past = [empty_state(item, dtype) for item in caches]
     largest, length = 0.0, 0
     for part, wanted in zip(PARTS, expected, strict=True):
         length += len(part)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from support.formats import write_ir_model
 from support.models import write_source
 from support.tokenizers import write_micro_tokenizer
-from support.variations import VARIATIONS, VARIED
+from support.variations import VARIATIONS, VARIED_ATTENDING
 
 from converters.openvino import OpenvinoFormat, packages
 from converters.openvino.ir_file import DATA_FILE, MODEL_FILE, read_ir
@@ -38,7 +38,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("pruned", [pytest.param(False, marks=pytest.mark.full), True], ids=["dense", "pruned"])
-@pytest.mark.parametrize("variation", VARIED)
+@pytest.mark.parametrize("variation", VARIED_ATTENDING)
 def test_every_family(variation: str, pruned: bool, tmp_path: Path) -> None:
     precision = PRECISIONS[list(VARIATIONS).index(variation) % len(PRECISIONS)]
     made = write_ir_model(tmp_path, variation, precision, pruned=pruned)

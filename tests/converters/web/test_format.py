@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.models import write_source
 from support.product import read_spec, round_weights
-from support.variations import VARIATIONS, in_turn
+from support.variations import ATTENDING, in_turn
 
 from converters.web import WebFormat, data_files
 from converters.web.graph import KEPT
@@ -34,7 +34,7 @@ def read_back(model: Any) -> dict[str, torch.Tensor]:
     return {name: weights.read([name])[name] for name in load_file(model.source / "model.safetensors")}
 
 
-@pytest.mark.parametrize(("variation", "pruned"), in_turn(VARIATIONS, [False, True]))
+@pytest.mark.parametrize(("variation", "pruned"), in_turn(ATTENDING, [False, True]))
 def test_what_is_read_back_is_the_model(webbed: Callable[..., Any], variation: str, pruned: bool) -> None:
     model = webbed(variation, pruned=pruned)
     assert faults(model) == []

@@ -18,7 +18,11 @@ from transformers import PreTrainedModel
 from seap_export.activations.sensitivity import SENSITIVITY_TOKENS, sensitivity_texts
 from seap_export.layers.working_memory import LOGIT_TOKENS
 
-POST_NORMS: dict[Projection, str] = {"o_proj": "post_self_attn_layernorm", "down_proj": "post_mlp_layernorm"}
+POST_NORMS: dict[Projection, str] = {
+    "o_proj": "post_self_attn_layernorm",
+    "down_proj": "post_mlp_layernorm",
+    "out_proj": "post_self_attn_layernorm",
+}
 
 
 def measured(source: Source, texts: Sequence[Sequence[int]], **options: int) -> torch.Tensor:
@@ -56,16 +60,17 @@ def residual_gradients(
     hooks = []
     for index, layer in enumerate(model.model.layers):
         into_mlp = "post_attention_layernorm" if "post_attention_layernorm" in family.names else None
+        first, last = source.spec.layers[index].outputs
         middle = layer.mlp if into_mlp is None else model.get_submodule(family.module(into_mlp, index))
         hooks += [
-            middle.register_forward_pre_hook(lambda _, args, index=index: note((index, "o_proj"), args[0])),
+            middle.register_forward_pre_hook(lambda _, args, place=(index, first): note(place, args[0])),
             layer.register_forward_hook(
-                lambda _, args, output, index=index: note(
-                    (index, "down_proj"), output[0] if isinstance(output, tuple) else output
+                lambda _, args, output, place=(index, last): note(
+                    place, output[0] if isinstance(output, tuple) else output
                 )
             ),
         ]
-        for sublayer in OUTPUTS:
+        for sublayer in (first, last):
             projection = model.model.layers[index].get_submodule(projection_paths(model)[sublayer])
             hooks.append(
                 projection.register_forward_hook(
@@ -86,7 +91,7 @@ def residual_gradients(
         return float((factor * gradient).double().square().sum())
 
     return torch.tensor(
-        [[square((index, sublayer)) for sublayer in OUTPUTS] for index in range(len(model.model.layers))],
+        [[square((index, output)) for output in layer.outputs] for index, layer in enumerate(source.spec.layers)],
         dtype=torch.float64,
     )
 

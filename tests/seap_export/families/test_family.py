@@ -10,6 +10,7 @@ from importlib import resources
 
 import pytest
 from support.models import skip_unless_loaded
+from support.product import PROJECTIONS
 from support.variations import FAMILIES, micro_config
 
 from seap_export.errors import InputError
@@ -20,7 +21,6 @@ from seap_export.families import (
     supported_families,
     wrapper_of_model_type,
 )
-from seap_export.families.names import PROJECTIONS
 from seap_export.families.parts import Block, RotaryRules, Window
 
 

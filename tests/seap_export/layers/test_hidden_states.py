@@ -11,7 +11,7 @@ import pytest
 import torch
 from support.corpora import random_token_ids
 from support.models import micro_source, transformers_model, write_micro_model
-from support.product import OUTPUTS, Source, open_source
+from support.product import Source, open_source
 from support.variations import VARIATIONS, VARIED
 
 from seap_export.layers import hidden_states
@@ -62,7 +62,7 @@ def walked(source: Source, texts: Texts, max_batch_tokens: int = 4096) -> _OUTPU
     hidden = HiddenStates.embedded(spec, table, length_buckets(texts, max_batch_tokens))
     for index in range(len(spec.layers)):
         layer = DecoderLayer(spec, index, source.read_layer(index))
-        for output in OUTPUTS:
+        for output in spec.layers[index].outputs:
             hidden.advance(layer, output)
     head = table if spec.tie_word_embeddings else source.read_outer("lm_head")
     found = {}
@@ -80,7 +80,8 @@ def walked(source: Source, texts: Texts, max_batch_tokens: int = 4096) -> _OUTPU
 def assert_equals_transformers(folder: Path, source: Source, texts: Texts) -> None:
     model = transformers_model(folder)
     streams: list[torch.Tensor] = []
-    hook = model.model.norm.register_forward_pre_hook(lambda _, args: streams.append(args[0][0]))
+    norm = model.get_submodule(source.spec.family.module("norm"))
+    hook = norm.register_forward_pre_hook(lambda _, args: streams.append(args[0][0]))
     found = walked(source, texts)
     for ids in texts:
         expected = model(torch.tensor([ids]), use_cache=False).logits[0]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.product import OnnxFormat, Run
+from support.product import OnnxFormat, Run, States
 
 from converters.onnx.weights.scaling import Scaling
 from seap_export.errors import ArtifactError, InputError, UsageError
@@ -44,10 +44,10 @@ def _truth(token: int, position: int) -> np.ndarray:
     return np.cos(np.arange(VOCABULARY) * (token + 1) + position).astype(np.float32)
 
 
-def _cache(length: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+def _cache(length: int) -> tuple[States, ...]:
     """Keys and values of one layer of one head."""
     values = np.arange(1.0, length + 1, dtype=np.float32)[None, :, None]
-    return ((values, -values),)
+    return ({"key": values, "value": -values},)
 
 
 def fp32(max_abs: float) -> Limits:
@@ -61,7 +61,7 @@ class FakeTorch:
 
     def run(self, runs: Sequence[Run], take_cache: TakeCache) -> Iterator[np.ndarray]:
         for index, each in enumerate(runs):
-            take_cache(index, *_cache(sum(map(len, each.parts)))[0])
+            take_cache(index, _cache(sum(map(len, each.parts)))[0])
         yield from map(self.logits, runs)
 
     def logits(self, run: Run) -> np.ndarray:
@@ -91,9 +91,9 @@ class FakeOnnx:
         self.lengths = [start + len(logits)]
         return np.stack(logits)[None]
 
-    def cache(self, row: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    def cache(self, row: int) -> tuple[States, ...]:
         computed = _cache(self.lengths[row] + self.steps)
-        type(self).spoil("cache", row, 0, computed[0][1])
+        type(self).spoil("cache", row, 0, computed[0]["value"])
         return computed
 
     def prefill(self, input_ids: np.ndarray, lengths: Sequence[int], room: int) -> np.ndarray:

@@ -11,6 +11,7 @@ import pytest
 from support.execution import ONE_THREAD
 from support.models import with_written_weights, write_micro_model
 from support.plans import write_pruned_micro_model
+from support.product import States
 from support.variations import VARIATIONS, VARIED_FOR_MLX
 
 from converters.mlx import MlxFormat
@@ -102,17 +103,17 @@ def test_keys_and_values_are_those_of_torch(tmp_path: Path, prompts: list[list[i
     first, second = prompts[3], prompts[5]
     ids = np.array([[*first, 0, 0, 0, 0], second])
     runner.prefill(ids, [5, 9])
-    caches: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {0: [], 1: []}
+    caches: dict[int, list[States]] = {0: [], 1: []}
     with open_torch_runner(model, ONE_THREAD) as reference:
         runs = [Run([prompt], 1) for prompt in (first, second)]
-        list(reference.run(runs, lambda index, keys, values: caches[index].append((keys, values))))
+        list(reference.run(runs, lambda index, states: caches[index].append(states)))
     for row, wanted in caches.items():
         cache = runner.cache(row)
         assert cache is not None
         for layer, truth in zip(cache, wanted, strict=True):
-            for part, whole in zip(layer, truth, strict=True):
-                assert part.shape == whole.shape
-                assert np.abs(part - whole).max() <= 1e-3
+            for state, whole in truth.items():
+                assert layer[state].shape == whole.shape
+                assert np.abs(layer[state] - whole).max() <= 1e-3
 
 
 @pytest.mark.needs("mlx-lm")

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from support.execution import ONE_THREAD
 from support.formats import PARTS, torch_logits, write_ir_model
-from support.variations import VARIATIONS, VARIED
+from support.product import States
+from support.variations import VARIATIONS, VARIED_ATTENDING
 
 from converters.openvino.ir_file import MODEL_FILE
 from seap_export.errors import ArtifactError
@@ -29,13 +30,13 @@ def largest_difference(folder: Path, expected: list[np.ndarray]) -> float:
 
 
 @pytest.mark.parametrize("pruned", [pytest.param(False, marks=pytest.mark.full), True], ids=["dense", "pruned"])
-@pytest.mark.parametrize("variation", VARIED)
+@pytest.mark.parametrize("variation", VARIED_ATTENDING)
 def test_equals_torch(variation: str, pruned: bool, tmp_path: Path) -> None:
     made = write_ir_model(tmp_path, variation, "fp32", pruned=pruned)
     assert largest_difference(made.folder, torch_logits(made.source)) <= 1e-3
 
 
-@pytest.mark.parametrize("variation", VARIED)
+@pytest.mark.parametrize("variation", VARIED_ATTENDING)
 def test_equals_torch_with_the_weights_that_are_stored(variation: str, tmp_path: Path) -> None:
     precision = PRECISIONS[list(VARIATIONS).index(variation) % len(PRECISIONS)]
     made = write_ir_model(tmp_path, variation, precision, pruned=True)
@@ -49,10 +50,10 @@ def test_rows_of_a_batch_are_those_alone(variation: str, tmp_path: Path) -> None
     chance, lengths = np.random.default_rng(1), [4, 9, 13]
     ids, steps = chance.integers(3, 96, (3, 13)), chance.integers(3, 96, (2, 3))
     rows = [[*ids[row, :length], *steps[:, row]] for row, length in enumerate(lengths)]
-    caches: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {row: [] for row in range(3)}
+    caches: dict[int, list[States]] = {row: [] for row in range(3)}
     with open_torch_runner(made.source, ONE_THREAD) as torch_runner:
         runs = [Run([row], len(row)) for row in rows]
-        wanted = list(torch_runner.run(runs, lambda row, *layer: caches[row].append(layer)))
+        wanted = list(torch_runner.run(runs, lambda row, states: caches[row].append(states)))
     runner = OpenvinoRunner(made.folder)
     for _ in range(2):  # the second generation starts anew
         prompt = runner.prefill(ids, lengths)
@@ -61,9 +62,9 @@ def test_rows_of_a_batch_are_those_alone(variation: str, tmp_path: Path) -> None
         given = np.concatenate([prompt[row, :length], *(logits[row : row + 1] for logits in further)])
         assert np.abs(given - wanted[row]).max() <= 1e-3
         for cached, expected in zip(runner.cache(row), caches[row], strict=True):
-            for one, other in zip(cached, expected, strict=True):
-                assert one.shape == other.shape
-                assert np.abs(one - other).max() <= 1e-3
+            for state, other in expected.items():
+                assert cached[state].shape == other.shape
+                assert np.abs(cached[state] - other).max() <= 1e-3
 
 
 def product_types(runner: OpenvinoRunner) -> dict[str, str]:

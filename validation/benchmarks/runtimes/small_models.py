@@ -48,6 +48,7 @@ _LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
 _OF_FAMILY: Mapping[str, Mapping[str, Any]] = {
     "exaone4": {"layer_types": _LAYER_TYPES},
     "gemma3_text": {"layer_types": _LAYER_TYPES},
+    "lfm2": {"layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False},
     "mistral": {"sliding_window": None},  # as the later Mistral models have it
     "granitemoehybrid": {"shared_intermediate_size": 256, "num_local_experts": 0, "layer_types": ["attention"] * 3},
 }
@@ -107,6 +108,7 @@ def _pruned_spec(dense: ModelSpec) -> ModelSpec:
         layer.changed(
             num_attention_heads=heads,
             num_key_value_heads=kv_heads,
+            conv_dim=32 * heads,
             intermediate_size=neurons,
             biases=layer.biases | set(layer.outputs),
         )

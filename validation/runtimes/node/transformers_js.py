@@ -6,7 +6,7 @@ the next, so both are what is tested. Batches are padded on the right, as the fu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,7 +17,7 @@ from seap_export.errors import EnvironmentFailure, ParityFailure
 from seap_export.json_file import read_json
 from validation.runtimes.child_process import ChildEnded, ChildProcess
 from validation.runtimes.node.package import find_transformers_js
-from validation.runtimes.runner import Opening
+from validation.runtimes.runner import Layers, Opening
 from validation.runtimes.timing import Pace
 
 __all__ = ["Backend", "TransformersJsRunner", "open_transformers_js"]
@@ -114,14 +114,14 @@ class TransformersJsRunner:
         """Appends one token to each row [B] and returns the logits [B, V]; errors are those of `append`."""
         return self.append(np.asarray(next_ids, np.int64)[:, None])[:, 0]
 
-    def cache(self, row: int) -> Iterator[tuple[Logits, Logits]]:
+    def cache(self, row: int) -> Layers:
         """The keys and values of each layer, [KV heads, tokens of the row, head_dim]."""
         if not len(self._real):
             raise ValueError("a cache is read before there is a prompt")
         for layer in range(self._layers):
             dims = self._ask("cache", layer=layer, file=self._process.file)["dims"]
             keys, values = self._process.tensor(dims)[:, row, :, : self._real[row]]
-            yield keys, values
+            yield {"key": keys, "value": values}
 
     def timed(self, prompt: Sequence[int], steps: int) -> Pace:
         """See `TimesItself`; the time is taken in Node."""

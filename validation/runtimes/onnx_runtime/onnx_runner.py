@@ -8,7 +8,6 @@ value come after the padding, which stays hidden.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,13 +19,13 @@ from numpy.typing import NDArray
 
 from converters.onnx.graph.all_logits import with_all_logits
 from seap_export.errors import ArtifactError, ParityFailure
-from seap_export.runtime.cache import AppendedCache, Cache, CacheLayout, SharedCache, empty_buffers
+from seap_export.runtime.cache import AppendedCache, Cache, CacheLayout, SharedCache, empty_buffers, is_state
 from seap_export.runtime.decoder import CACHE_KEY
 from seap_export.runtime.failures import environment_failure
 from seap_export.runtime.providers import CPU, device_of, one_line
 from seap_export.runtime.session import ORT_ERRORS, open_session
 from seap_export.runtime.tensors import ELEMENTS, Element, float32_of, view
-from validation.runtimes.runner import Gives, Opening
+from validation.runtimes.runner import Gives, Layers, Opening
 from validation.session_memory import claim_memory
 
 __all__ = ["OnnxRunner", "open_onnx_runtime"]
@@ -34,7 +33,6 @@ __all__ = ["OnnxRunner", "open_onnx_runtime"]
 Logits = NDArray[np.float32]
 #: The largest change of a logit that is rounding, over the largest logit.
 _SAME = 1e-2
-_CACHE_INPUT = re.compile(r"past_key_values\.\d+\.(key|value)")
 
 
 class OnnxRunner:
@@ -53,8 +51,8 @@ class OnnxRunner:
         """Reads each layer's KV heads from the session's inputs.
 
         Args:
-            session: A graph with the inputs input_ids, attention_mask and past_key_values.{i}.key/.value, and
-                the outputs logits and present.{i}.key/.value.
+            session: A graph with the inputs input_ids, attention_mask and past_key_values.{i}.key/.value or other
+                states, and the outputs logits and present.{i}.key/.value.
             taps: Further outputs to compute in each call.
 
         Raises:
@@ -62,13 +60,14 @@ class OnnxRunner:
         """
         self._session = session
         inputs = {item.name: item for item in session.get_inputs()}
-        caches = {name: item for name, item in inputs.items() if _CACHE_INPUT.fullmatch(name)}
+        caches = {name: item for name, item in inputs.items() if is_state(name)}
         unknown = sorted(inputs.keys() - caches.keys() - {"input_ids", "attention_mask"})
         if unknown or not caches or not {"input_ids", "attention_mask"} <= inputs.keys():
             raise ArtifactError(
                 f"the ONNX graph's inputs are not those of a decoder with a KV cache: {list(inputs)}; export it again"
             )
         self._layouts = [_layout(item) for item in caches.values()]
+        self._layers = _by_layer(self._layouts)
         self._taps = list(taps)
         self.tapped: dict[str, NDArray[np.float32]] = {}
         outputs = {item.name: item for item in session.get_outputs()}
@@ -150,14 +149,14 @@ class OnnxRunner:
         is_kept = np.allclose(computed, wanted, rtol=0, atol=_SAME * np.abs(wanted).max())
         return bool(np.isfinite(padded).all(axis=1).any()) or not is_kept
 
-    def cache(self, row: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """The keys and values of each layer, [KV heads, tokens of the row, head_dim]."""
+    def cache(self, row: int) -> Layers:
+        """The states of each layer that has any; keys and values are [KV heads, tokens of the row, head_dim]."""
         if self._started is None:
             raise ValueError("a cache is read before there is a prompt")
         buffers, real = self._started[1].buffers, self._is_real[row]
         places = np.arange(real.sum()) if self._is_shared else np.flatnonzero(real)
-        for key, value in zip(self._layouts[::2], self._layouts[1::2], strict=True):
-            yield _positions(buffers, key, row, places), _positions(buffers, value, row, places)
+        for layer in self._layers:
+            yield {state: _of_row(buffers, layout, row, places) for state, layout in layer.items()}
 
     def close(self) -> None:
         """Gives up the session and the cache; nothing runs after it."""
@@ -219,20 +218,29 @@ def open_onnx_runtime(folder: Path, opening: Opening) -> OnnxRunner:
 
 
 def _layout(item: Any) -> CacheLayout:
-    _, heads, _, size = item.shape
-    if not isinstance(heads, int) or not isinstance(size, int) or item.type not in ELEMENTS:
+    layout = CacheLayout.of(item)
+    if layout is None:
         raise ArtifactError(
             f"the ONNX graph's input {item.name} is {item.type} {item.shape}; expected a float32, float16 or bfloat16 "
             "tensor with a fixed number of KV heads in dimension 1 and a fixed head size in dimension 3"
         )
-    return CacheLayout(item.name, heads, size, ELEMENTS[item.type])
+    return layout
 
 
-def _positions(
+def _by_layer(layouts: Sequence[CacheLayout]) -> list[dict[str, CacheLayout]]:
+    """The states of each layer by name, such as `key` for `past_key_values.0.key`."""
+    layers: dict[int, dict[str, CacheLayout]] = {}
+    for layout in layouts:
+        _, index, state = layout.past.split(".")
+        layers.setdefault(int(index), {})[state] = layout
+    return [layers[index] for index in sorted(layers)]
+
+
+def _of_row(
     buffers: Mapping[str, ort.OrtValue], layout: CacheLayout, row: int, places: NDArray[np.intp]
 ) -> NDArray[np.float32]:
     stored = _stored(buffers[layout.past], layout.element)[row]
-    return float32_of(stored[:, places[places < stored.shape[1]]], layout.element)
+    return float32_of(stored[:, places[places < stored.shape[1]]] if layout.grows else stored, layout.element)
 
 
 def _stored(buffer: ort.OrtValue, element: Element) -> NDArray[Any]:

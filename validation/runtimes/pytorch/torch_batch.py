@@ -53,7 +53,8 @@ class TorchBatch:
             self._is_real[row, width - length :] = 1
         self._passage = BatchPass()
         common = _common_start(input_ids, lengths)
-        if rows == 1 or common < _WORTH_A_PASS:
+        can_rewind = all(sublayer.can_rewind for sublayer in self._runner.spec.sublayers)
+        if rows == 1 or common < _WORTH_A_PASS or not can_rewind:
             return self._run(shifted)
         self._runner.extend(self._passage, shifted.new_tensor(input_ids[:1, :common]))
         apart = width - common

@@ -26,12 +26,13 @@ from seap_export.layers.compute import Compute
 from seap_export.layers.stock import BatchPass
 from validation.checkpoint import Change, Checkpoint
 from validation.execution import Execution
+from validation.runtimes.runner import States
 
 __all__ = ["Run", "TakeCache", "TorchRunner", "open_torch_runner"]
 
 TokenIds = Sequence[int]
-#: Called with the place of a sequence and its keys and values in the next layer, float32 [KV heads, T, head_dim] each.
-TakeCache = Callable[[int, NDArray[np.float32], NDArray[np.float32]], None]
+#: Called with the place of a sequence and its states in the next layer that has any.
+TakeCache = Callable[[int, States], None]
 _DEFAULT = Compute()
 
 
@@ -82,20 +83,20 @@ class TorchRunner:
     def run(self, runs: Sequence[Run], take_cache: TakeCache | None = None) -> Iterator[NDArray[np.float32]]:
         """The logits of each sequence, float32 [kept, vocab_size], after all have passed all layers.
 
-        A layer's keys and values are shown and released before the next layer is read: in each layer the first
-        sequence's, the second's and so on. Sequences whose hidden states do not fit together take several passes.
+        A layer's states are shown and released before the next layer is read: in each layer the first sequence's, the
+        second's and so on. Sequences whose hidden states do not fit together take several passes.
 
         Args:
             runs: The sequences.
-            take_cache: Receives keys and values of each sequence and layer.
+            take_cache: Receives the states of each sequence and layer.
         """
         for block in self.blocks([self.passing_bytes(sum(map(len, run.parts))) for run in runs]):
             passages = self.start([[torch.tensor([list(part)]) for part in runs[number].parts] for number in block])
 
             def show(number: int, index: int, passages: Sequence[BatchPass] = passages, first: int = block[0]) -> None:
-                layer = passages[number].caches.pop(index)
-                if take_cache is not None:
-                    take_cache(first + number, _float32(layer.keys[0]), _float32(layer.values[0]))
+                states = passages[number].take(index)
+                if take_cache is not None and states:
+                    take_cache(first + number, {state: _float32(array[0]) for state, array in states.items()})
 
             self.pass_layers(passages, show, keep=block.stop < len(runs))
             with self.head():

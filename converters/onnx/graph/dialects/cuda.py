@@ -78,8 +78,7 @@ class CudaDialect(FusedDialect):
         divisor = cast(g, is_sound, self._tables.precision.onnx_dtype, f"{name}.divisor")
         return g.node("Div", [x, divisor], name)
 
-    def last_places(self) -> ir.Value:
-        """The last real token's position in a prompt, which may be padded; the end of the call in later calls."""
+    def _last_in_call(self) -> ir.Value:
         g, one = self._g, self._g.constant("one", np.array([1], np.int64))
         end = g.node("Sub", [self._width(), one], "last_token.end")
         return g.node("Min", [self._last64, end], "last_token.place")

@@ -11,7 +11,7 @@ from converters.onnx.graph.dialects.cuda import CudaDialect
 from converters.onnx.graph.dialects.fused import FusedDialect
 from converters.onnx.graph.dialects.standard import StandardDialect
 from converters.onnx.graph.graph import GraphBuilder
-from converters.onnx.graph.operators import Attended, KeyValues, Norm
+from converters.onnx.graph.operators import Attended, Convolved, Kernels, KeyValues, Norm
 from converters.onnx.graph.rotary import RotaryTables
 from seap_export.families import Attention, RopeSpec
 from seap_export.families.sublayers import Activation
@@ -63,6 +63,16 @@ class Dialect(Protocol):
             qkv: Queries, keys and values, [batch_size, sequence_length, ...]; packed into one value, or three values.
             past: The cache of the previous tokens.
             attention: Gives heads, sliding window and rotation, and the scale and the soft cap of the scores.
+            name: Name of the node.
+        """
+
+    def convolution(self, x: ir.Value, past: ir.Value, kernels: Kernels, name: str) -> Convolved:
+        """A causal, depth-wise convolution with a state; padding changes neither results nor state.
+
+        Args:
+            x: [batch_size, sequence_length, channels].
+            past: The values that the kernels see before those of this call, [batch_size, channels, size - 1].
+            kernels: The kernels.
             name: Name of the node.
         """
 

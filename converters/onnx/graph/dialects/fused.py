@@ -7,8 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from converters.onnx.graph.dialects.convolved import ConvolutionStates, swapped
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
-from converters.onnx.graph.operators import Attended, KeyValues, Norm, activation, add, cast, multiply, rms_norm
+from converters.onnx.graph.operators import (
+    Attended,
+    Convolved,
+    Kernels,
+    KeyValues,
+    Norm,
+    activation,
+    add,
+    cast,
+    multiply,
+    rms_norm,
+)
 from converters.onnx.graph.rotary import RotaryTables
 from seap_export.families import Attention, RopeSpec
 from seap_export.families.sublayers import Activation
@@ -34,6 +46,8 @@ class FusedDialect:
         self._last = cast(g, self._last64, ir.DataType.INT32, "last_position")
         self._total = cast(g, total, ir.DataType.INT32, "total_length")
         self._own_places: tuple[ir.Value, ir.Value] | None = None
+        self._last_places: ir.Value | None = None
+        self._states = ConvolutionStates(g, self._ends)
 
     def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
         """Two nodes."""
@@ -114,8 +128,31 @@ class FusedDialect:
         )
         return Attended(output, KeyValues(present_key, present_value))
 
+    def convolution(self, x: ir.Value, past: ir.Value, kernels: Kernels, name: str) -> Convolved:
+        """A single node and its transposed input and output; the state that it gives counts padding, too."""
+        values = swapped(self._g, x, f"{name}.channels_first")
+        output, _ = self._g.node_with_outputs(
+            "CausalConvWithState",
+            [values, kernels.weight, kernels.bias, past],
+            name,
+            ["output", "state_of_last_columns"],
+            domain=MS_DOMAIN,
+        )
+        joined = self._states.joined(past, values, f"{name}.joined")
+        present = self._states.after(joined, kernels, f"{name}.present")
+        return Convolved(swapped(self._g, output, f"{name}.channels_last"), present)
+
+    def _ends(self) -> ir.Value:
+        one = self._g.constant("one", np.array([1], np.int64))
+        return add(self._g, self.last_places(), one, "last_token.columns")
+
     def last_places(self) -> ir.Value:
         """The last real token's position in a prompt, which may be padded; the end of the call in later calls."""
+        if self._last_places is None:
+            self._last_places = self._last_in_call()
+        return self._last_places
+
+    def _last_in_call(self) -> ir.Value:
         g = self._g
         width = g.node("Shape", [self._ids], "last_token.width", attributes={"start": 1, "end": 2})
         end = g.node("Sub", [width, g.constant("one", np.array([1], np.int64))], "last_token.end")

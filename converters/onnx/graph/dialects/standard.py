@@ -8,9 +8,12 @@ import numpy as np
 import onnx_ir as ir
 
 from converters.onnx.graph.dialects.capped import capped_attention
+from converters.onnx.graph.dialects.convolved import ConvolutionStates, swapped
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import (
     Attended,
+    Convolved,
+    Kernels,
     KeyValues,
     Norm,
     activation,
@@ -45,6 +48,10 @@ class StandardDialect:
         self._position_ids = self._new_columns(self._all_positions, "position_ids")
         self._visible = self._causal()
         self._windows: dict[int, ir.Value] = {}
+        self._own_mask: ir.Value | None = None
+        self._own_places: ir.Value | None = None
+        self._own_real: ir.Value | None = None
+        self._states = ConvolutionStates(g, self._ends)
 
     def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
         """One node more than the activation."""
@@ -128,13 +135,53 @@ class StandardDialect:
         )
         return Attended(output, KeyValues(present_key, present_value))
 
+    def convolution(self, x: ir.Value, past: ir.Value, kernels: Kernels, name: str) -> Convolved:
+        """Conv over the state and the values, which are 0 at padding: a row that begins with it sees zeros before."""
+        g = self._g
+        values = swapped(g, multiply(g, x, self._real(), f"{name}.real"), f"{name}.channels_first")
+        joined = self._states.joined(past, values, f"{name}.joined")
+        inputs = [joined, kernels.weight, kernels.bias]
+        output = g.node("Conv", inputs if kernels.bias else inputs[:2], name, attributes={"group": kernels.channels})
+        present = self._states.after(joined, kernels, f"{name}.present")
+        return Convolved(swapped(g, output, f"{name}.channels_last"), present)
+
+    def _real(self) -> ir.Value:
+        """1 for each real token of this call and 0 for padding, [batch_size, sequence_length, 1]."""
+        if self._own_real is None:
+            g = self._g
+            narrow = cast(g, self._new_mask(), self._tables.precision.onnx_dtype, "input_ids.is_real")
+            axis = g.constant("last_axis", np.array([2], np.int64))
+            self._own_real = g.node("Unsqueeze", [narrow, axis], "input_ids.real")
+        return self._own_real
+
+    def _new_mask(self) -> ir.Value:
+        """The columns of this call, int64 [batch_size, sequence_length]."""
+        if self._own_mask is None:
+            self._own_mask = self._new_columns(self._mask, "last_token.mask")
+        return self._own_mask
+
+    def _ends(self) -> ir.Value:
+        """0 for a row without a token in this call, which keeps its state."""
+        g, axis = self._g, self._g.constant("one", np.array([1], np.int64))
+        counted = multiply(
+            g, self._new_mask(), add(g, self._places(), axis, "last_token.numbers"), "last_token.counted"
+        )
+        return g.node("ReduceMax", [counted, axis], "last_token.columns", attributes={"keepdims": 0})
+
+    def _places(self) -> ir.Value:
+        """0, 1, ... for the columns of this call, int64 [sequence_length]."""
+        if self._own_places is None:
+            g = self._g
+            zero, one = (g.constant(name, np.array(value, np.int64)) for name, value in (("first", 0), ("step", 1)))
+            length = g.node("Sub", [self._total, self._past], "last_token.length")
+            end = self._scalar(length, "last_token.end")
+            self._own_places = g.node("Range", [zero, end, one], "last_token.places")
+        return self._own_places
+
     def last_places(self) -> ir.Value:
         """The position of the last 1 in each row's mask, within the columns of this call."""
-        g = self._g
-        mask = self._new_columns(self._mask, "last_token.mask")
-        zero, one = (g.constant(name, np.array(value, np.int64)) for name, value in (("first", 0), ("step", 1)))
-        length = g.node("Sub", [self._total, self._past], "last_token.length")
-        places = g.node("Range", [zero, self._scalar(length, "last_token.end"), one], "last_token.places")
+        g, mask = self._g, self._new_mask()
+        places = self._places()
         axis = g.constant("one", np.array([1], np.int64))
         return g.node(
             "ReduceMax",

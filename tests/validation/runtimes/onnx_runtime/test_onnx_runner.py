@@ -42,12 +42,12 @@ def test_a_prompt_in_calls_gives_what_it_gives_in_one(
 ) -> None:
     runner = runner_of(micro_hf("Llama"), tmp_path, form)
     whole = runner.prefill(IDS, [12])
-    expected = [np.concatenate(part) for part in runner.cache(0)]
+    expected = [np.concatenate(list(part.values())) for part in runner.cache(0)]
     logits = [runner.prefill(IDS[:, :5], [5], room=7), runner.append(IDS[:, 5:9])]
     logits += [runner.step([token])[:, None] for token in IDS[0, 9:]]
     np.testing.assert_allclose(np.concatenate(logits, axis=1), whole, rtol=0, atol=1e-5)
     for layer, wanted in zip(runner.cache(0), expected, strict=True):
-        np.testing.assert_allclose(np.concatenate(layer), wanted, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(np.concatenate(list(layer.values())), wanted, rtol=0, atol=1e-5)
 
 
 def test_a_cache_is_written_in_place(micro_hf: Callable[[str], Path], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
+from support.execution import empty_state
 from support.models import write_micro_model
 from support.product import Logits, OnnxForm, Precision
 from support.variations import RICHEST, VARIATIONS
@@ -36,7 +37,7 @@ class Runner:
         self.pasts = [item for item in self.session.get_inputs() if item.name.startswith("past")]
 
     def run(self, ids: NDArray[np.int64], mask: NDArray[np.int64], caches: Sequence[NDArray[np.float32]] = ()) -> list:
-        past = caches or [np.zeros((len(ids), i.shape[1], 0, i.shape[3]), np.float32) for i in self.pasts]
+        past = caches or [empty_state(item, rows=len(ids)) for item in self.pasts]
         feeds = {"input_ids": ids, "attention_mask": mask}
         return self.session.run(None, feeds | {i.name: c for i, c in zip(self.pasts, past, strict=True)})
 

@@ -1,0 +1,60 @@
+"""The short convolution of each layer: the product with its input, the gates, and the dialect's convolution."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from converters.onnx.graph import operators as op
+from converters.onnx.graph.dialects import Dialect
+from converters.onnx.graph.graph import Dims, GraphBuilder
+from converters.onnx.graph.linear import Linears
+from converters.onnx.weights.weights import LazyWeights
+from seap_export.families import Convolution, ModelSpec, names
+
+__all__ = ["ConvolutionWriter"]
+
+
+class ConvolutionWriter:
+    """Emits the convolutions of the layers of one model; see `KindWriter`."""
+
+    def __init__(
+        self, g: GraphBuilder, spec: ModelSpec, weights: LazyWeights, linears: Linears, dialect: Dialect
+    ) -> None:
+        self._g, self._spec, self._weights, self._linears, self._dialect = g, spec, weights, linears, dialect
+        self._dtype = weights.precision.onnx_dtype
+        self._states: dict[int, ir.Value] = {}
+
+    def open(self, index: int) -> None:
+        """Declares what a layer's kernels still see of earlier tokens, by ONNX Runtime GenAI's name for it."""
+        self._states[index] = self._g.input(f"past.{index}.conv", self._dtype, self._dims(index))
+
+    def close(self, index: int) -> None:
+        """Declares the same for the tokens that follow."""
+        self._g.output(self._states[index], f"present.{index}.conv", self._dtype, self._dims(index))
+
+    def _dims(self, index: int) -> Dims:
+        convolution = self._spec.layers[index][Convolution]
+        return ["batch_size", convolution.conv_dim, convolution.kernel_size - 1]
+
+    def channels(self, index: int, x: ir.Value) -> ir.Value:
+        """One product [batch_size, sequence_length, 3 * channels], convolved between two gates."""
+        g, convolution, name = self._g, self._spec.layers[index][Convolution], f"layers.{index}.{Convolution.label}"
+        widths = list(convolution.widths().values())
+        packed = self._linears.joined(convolution, index, x, f"{name}.in_proj")
+        before, after, values = op.split(g, packed, widths, f"{name}.in_proj.split", convolution.readers)
+        kernel, bias = (
+            self._g.initializer(self._weights.stored(names.tensor(part, index)))
+            if part in convolution.inner_tensors()
+            else None
+            for part in ("kernel", "kernel_bias")
+        )
+        assert kernel is not None
+        gated = op.multiply(g, before, values, f"{name}.gated")
+        convolved = self._dialect.convolution(
+            gated,
+            self._states[index],
+            op.Kernels(kernel, bias, convolution.conv_dim, convolution.kernel_size),
+            f"{name}.convolution",
+        )
+        self._states[index] = convolved.present
+        return op.multiply(g, after, convolved.output, f"{name}.channels")

@@ -1,0 +1,53 @@
+"""The state of convolutions, in every dialect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from converters.onnx.graph.graph import GraphBuilder
+from converters.onnx.graph.operators import Kernels, add
+
+__all__ = ["ConvolutionStates", "swapped"]
+
+
+def swapped(g: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
+    """[batch_size, a, b] as [batch_size, b, a]."""
+    return g.node("Transpose", [x], name, attributes={"perm": [0, 2, 1]})
+
+
+class ConvolutionStates:
+    """Emits what kernels see in the next call. Layers with as many channels share the places that it is read from.
+
+    Args:
+        g: The graph.
+        ends: Gives the columns of a call up to each row's last token, int64 [batch_size].
+    """
+
+    def __init__(self, g: GraphBuilder, ends: Callable[[], ir.Value]) -> None:
+        self._g, self._ends = g, ends
+        self._rows: dict[int, ir.Value] = {}
+        self._places: dict[tuple[int, int], ir.Value] = {}
+
+    def joined(self, past: ir.Value, values: ir.Value, name: str) -> ir.Value:
+        """What kernels see in this call: the state before it and its values, both [batch_size, channels, ...]."""
+        return self._g.node("Concat", [past, values], name, attributes={"axis": 2})
+
+    def after(self, joined: ir.Value, kernels: Kernels, name: str) -> ir.Value:
+        """The last values up to each row's last token, [batch_size, channels, size - 1]; no padding is among them."""
+        shape = kernels.channels, kernels.size - 1
+        if shape not in self._places:
+            self._places[shape] = self._expanded(*shape)
+        return self._g.node("GatherElements", [joined, self._places[shape]], name, attributes={"axis": 2})
+
+    def _expanded(self, channels: int, length: int) -> ir.Value:
+        g, label = self._g, "convolution.places"
+        if length not in self._rows:
+            axes = g.constant("axes_1_2", np.array([1, 2], np.int64))
+            first = g.node("Unsqueeze", [self._ends(), axes], f"{label}.first_{length}")
+            steps = g.constant(f"steps_{length}", np.arange(length, dtype=np.int64).reshape(1, 1, -1))
+            self._rows[length] = add(g, first, steps, f"{label}.row_{length}")
+        shape = g.constant(f"channels_{channels}", np.array([1, channels, 1], np.int64))
+        return g.node("Expand", [self._rows[length], shape], f"{label}_{channels}_{length}")

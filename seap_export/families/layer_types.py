@@ -1,0 +1,38 @@
+"""Which layers have attention and which a short convolution, read from config.json."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from seap_export.errors import InputError
+from seap_export.families.config_reader import ConfigReader
+
+__all__ = ["LayerKind", "read_layer_types"]
+
+LayerKind = Literal["attention", "convolution"]
+
+
+def read_layer_types(config: ConfigReader, num_hidden_layers: int) -> list[LayerKind]:
+    """The kind of each layer's sublayer before the MLP.
+
+    Raises:
+        InputError: The config does not list every layer, names a type that is not known, or has no attention at all.
+    """
+    rules, family = config.family.layer_types, config.family
+    if not rules:
+        return ["attention"] * num_hidden_layers
+    types, indices = config.get("layer_types"), config.get(family.attention_layers, list(range(num_hidden_layers)))
+    if types is None:
+        kinds: list[LayerKind] = [
+            "attention" if index in indices else "convolution" for index in range(num_hidden_layers)
+        ]
+    else:
+        if not isinstance(types, list) or len(types) < num_hidden_layers:
+            raise InputError("config.json: 'layer_types' must list every layer; download the model again")
+        unknown = sorted({str(kind) for kind in types} - set(rules))
+        if unknown:
+            raise InputError(f"config.json: layers of type '{unknown[0]}' are not supported; use another model")
+        kinds = [rules[kind] for kind in types[:num_hidden_layers]]
+    if "attention" not in kinds:
+        raise InputError("config.json: a model without attention is not supported; use another model")
+    return kinds
