@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from support.cuda import CUDA, pretend_cuda
+from support.stand_ins.cuda import CUDA, pretend_cuda
 
 
 def here() -> torch.Tensor:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from mutations.artifacts import make
 from mutations.editing import Artifact
-from support.references import reuse_references
+from support.oracles.references import reuse_references
 
 Good = Callable[[str], Artifact]
 

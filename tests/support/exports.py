@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner
 
 from seap_export.cli import main
-from support.corpora import TASK_WORDS, write_task_corpora
+from support.corpora import TASK_WORDS, micro_texts, write_task_corpora
 from support.models import write_micro_model
 
 #: Decoding 16 tokens for each prompt is most of the time of a micro export; tests of the caches ask for more.
 FEW_STEPS = {"decode_steps": 2}
 #: What an export measures besides takes time, and its times differ from run to run; few tests ask for it.
 UNMEASURED = {"quality": False, "speed": False}
+#: The same for tests of the Python API, and the texts of `a.jsonl` and `b.jsonl` beside a micro model.
+FEW: dict[str, Any] = {**FEW_STEPS, **UNMEASURED, "prompts": 1}
+TEXTS = {"a": micro_texts(60), "b": micro_texts(60, seed=5)}
 #: Of 60 texts a quarter would be held out.
 HELD_OUT = {"held_out": 16}
 #: The same for runs in processes of their own, which must write the same.

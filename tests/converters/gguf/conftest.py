@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.gguf import GgufModel
+from support.formats.gguf import GgufModel
 from support.models import write_micro_model
 from support.tokenizers import write_byte_level
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.gguf import GgufModel
+from support.formats.gguf import GgufModel
 from support.product import read_header
 from support.variations import uneven_values
 

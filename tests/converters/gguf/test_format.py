@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.gguf import GGUF_VARIATIONS, GgufModel
+from support.formats.gguf import GGUF_VARIATIONS, GgufModel
 from support.product import StoredForm, open_source
 from support.variations import VARIATIONS, VARIED, micro_config, uneven_values
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.conversations import TEMPLATE as WITHOUT_SYSTEM
-from support.gguf import GgufModel
+from support.formats.gguf import GgufModel
 from support.models import write_micro_model
 from support.tokenizers import write_byte_level
 from tokenizers import Tokenizer

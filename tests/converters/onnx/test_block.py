@@ -14,8 +14,8 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 import torch
-from support.block_reference import Reference, random_tensors
 from support.formats import every_exponent
+from support.oracles.block_reference import Reference, random_tensors
 from support.product import PROJECTIONS
 
 from converters.onnx.form import Logits, OnnxForm

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from support.web_faults import FAULTS, QUANTISED, Edit
+from support.formats.web_faults import FAULTS, QUANTISED, Edit
 
 from seap_export.errors import ArtifactError
 

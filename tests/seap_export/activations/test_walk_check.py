@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.calibration import full_statistics, statistics_in
 from support.corpora import random_token_ids
-from support.families import WRONG_FAMILIES, describe_gemma3
 from support.models import micro_source, skip_unless_loaded, write_micro_model
 from support.product import Source, open_source
+from support.stand_ins.families import WRONG_FAMILIES, describe_gemma3
 from support.variations import VARIATIONS
 
 from seap_export.activations.walk_check import WalkCheck, short_context

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from support.calibration import compute_in_memory, compute_on_disk, mixture_of
 from support.corpora import random_token_ids
-from support.cuda import pretend_cuda
 from support.models import mean_divergence, micro_source
 from support.plans import micro_plan
 from support.product import Compute, write_shrunk_model
+from support.stand_ins.cuda import pretend_cuda
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.allocation.texts import draw_texts

@@ -6,8 +6,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.python_api import FEW, TEXTS
-from support.references import reuse_references
+from support.exports import FEW, TEXTS
+from support.oracles.references import reuse_references
 
 from seap_export import export
 

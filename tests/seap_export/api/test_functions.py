@@ -10,8 +10,7 @@ from typing import Any
 
 import datasets
 import pytest
-from support.exports import CARD, run_here, times_of_writing
-from support.python_api import FEW, TEXTS
+from support.exports import CARD, FEW, TEXTS, run_here, times_of_writing
 
 from seap_export import Variant, convert, evaluate, export, prune, validate
 from seap_export.errors import ArtifactError, InputError, QualityFailure, SeapError, UsageError

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.exports import Outcome, run_here
-from support.references import reuse_references
+from support.oracles.references import reuse_references
 
 Run = Callable[..., Outcome]
 

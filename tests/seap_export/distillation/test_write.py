@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from support.calibration import Killed, compute_in_memory, compute_on_disk, die_at, file_contents, mixture_of
 from support.corpora import random_token_ids
-from support.cuda import pretend_cuda
 from support.models import mean_divergence, micro_source
 from support.plans import micro_plan, whole_layer, with_settings
 from support.product import Compute, Mixture, Plan, Source, Vocabulary
+from support.stand_ins.cuda import pretend_cuda
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.distillation import adam, texts

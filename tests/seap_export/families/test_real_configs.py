@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.families import COPIED, REMEMBERED
 from support.models import why_not_loaded
 from support.product import portable_config
+from support.stand_ins.families import COPIED, REMEMBERED
 from transformers import AutoConfig
 
 from seap_export.families import Attention, Mlp, ModelSpec, model_spec

@@ -7,7 +7,7 @@ from typing import Literal
 
 import pytest
 import torch
-from support.cuda import CUDA, pretend_cuda
+from support.stand_ins.cuda import CUDA, pretend_cuda
 from support.variations import micro_config
 
 from seap_export.families import model_spec

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from support.cuda import fake_tensors
+from support.stand_ins.cuda import fake_tensors
 
 from seap_export.plan import refit, symmetric
 from seap_export.plan.elimination import removal_order

@@ -22,7 +22,6 @@ from support.calibration import (
     mixture_of,
 )
 from support.corpora import random_token_ids
-from support.cuda import pretend_cuda
 from support.models import micro_source, transformers_model
 from support.plans import micro_plan
 from support.product import (
@@ -35,6 +34,7 @@ from support.product import (
     quantize,
     write_shrunk_model,
 )
+from support.stand_ins.cuda import pretend_cuda
 
 from seap_export.errors import InputError
 from seap_export.rounding.grid import BlockQuantization

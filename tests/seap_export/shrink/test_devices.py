@@ -14,10 +14,10 @@ from support.calibration import (
     file_contents,
     single_mixture,
 )
-from support.cuda import pretend_cuda
 from support.models import micro_source
 from support.plans import micro_plan
 from support.product import COMPENSATIONS, Compute, Source, collect_statistics
+from support.stand_ins.cuda import pretend_cuda
 
 from seap_export.layers import attention
 from seap_export.shrink.write import write_shrunk_model

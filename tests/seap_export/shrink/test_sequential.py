@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from support.calibration import mixture_of
 from support.corpora import random_token_ids
 from support.models import micro_source, projection_paths, transformers_model
-from support.plain_loop import WITHOUT_BIAS, plain_loop
+from support.oracles.plain_loop import WITHOUT_BIAS, plain_loop
 from support.plans import kept_layer, layer_plan, micro_plan, plan_of, uniform_plan, whole_layer
 from support.product import (
     COMPENSATIONS,

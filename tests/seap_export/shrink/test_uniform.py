@@ -20,7 +20,7 @@ from support.models import (
     why_not_loaded,
     write_micro_model,
 )
-from support.plain_loop import WITHOUT_BIAS
+from support.oracles.plain_loop import WITHOUT_BIAS
 from support.plans import (
     Shrunk,
     kept_sizes,

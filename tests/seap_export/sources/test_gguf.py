@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.gguf import write_micro_gguf
+from support.formats.gguf import write_micro_gguf
 from transformers import AutoModelForCausalLM
 
 from seap_export.errors import InputError

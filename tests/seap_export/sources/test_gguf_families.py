@@ -8,7 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from support.corpora import write_corpus
-from support.gguf import GGUF_VARIATIONS, write_micro_gguf
+from support.formats.gguf import GGUF_VARIATIONS, write_micro_gguf
 from support.models import skip_unless_loaded
 from support.product import dense_folder, families
 from transformers import AutoModelForCausalLM

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.execution import ONE_THREAD
-from support.fake_format import FAKE_FILE, FakeFormat, FakeRunner, Quiet, install_fake_format
+from support.formats.fake_format import FAKE_FILE, FakeFormat, FakeRunner, Quiet, install_fake_format
 
 from seap_export.errors import UsageError
 from validation.parity.candidate import arithmetic_of

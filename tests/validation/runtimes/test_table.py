@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.fake_format import FakeRunner, install_fake_format
+from support.formats.fake_format import FakeRunner, install_fake_format
 
 from converters.formats import FORMATS, format_class
 from seap_export.errors import EnvironmentFailure, UsageError
@@ -30,11 +30,11 @@ def test_an_unknown_name_is_refused() -> None:
 
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_fake_format(monkeypatch)
-    monkeypatch.setitem(RUNTIMES, "faked", Runtime("support.fake_format:FakeRunner", extra="plots"))  # type: ignore[arg-type]
+    monkeypatch.setitem(RUNTIMES, "faked", Runtime("support.formats.fake_format:FakeRunner", extra="plots"))  # type: ignore[arg-type]
     monkeypatch.setattr("seap_export.extras.missing_packages", lambda extra: ["some-package"])
     with pytest.raises(EnvironmentFailure, match=r'faked needs some-package; run: pip install "matplotlib'):
         open_runtime("faked", tmp_path)
-    runtime = Runtime("support.fake_format:FakeRunner", check=f"{__name__}:missing")
+    runtime = Runtime("support.formats.fake_format:FakeRunner", check=f"{__name__}:missing")
     monkeypatch.setitem(RUNTIMES, "faked", runtime)  # type: ignore[arg-type]
     monkeypatch.setattr("validation.runtimes.table.resolve_name", lambda name: missing)
     with pytest.raises(EnvironmentFailure, match=r"Node\.js"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from support.execution import ONE_THREAD, RUN_BY
-from support.fake_format import FakeFormat, FakeRunner, install_fake_format
+from support.formats.fake_format import FakeFormat, FakeRunner, install_fake_format
 from support.product import Compute, OnnxForm, OnnxFormat
 
 from converters.formats import parse_format

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fake_format import FakeFormat, install_fake_format
+from support.formats.fake_format import FakeFormat, install_fake_format
 
 Run = Callable[..., Any]
 CONVERT = ("convert", "m", "--format", "fake", "--out", "new")

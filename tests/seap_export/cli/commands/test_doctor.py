@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.doctor import ONE_GPU, WORKS, diagnosis, failing, libraries, packages
 from support.processes import Tool
+from support.stand_ins.doctor import ONE_GPU, WORKS, diagnosis, failing, libraries, packages
 
 from seap_export.runtime.doctor import Diagnosis, ProviderState
 

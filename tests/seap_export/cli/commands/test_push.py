@@ -12,8 +12,8 @@ import pytest
 from huggingface_hub import ModelCard, constants
 from support.corpora import write_corpus
 from support.exports import run_here
-from support.hub import Hub, standing_hub
 from support.models import write_micro_model
+from support.stand_ins.hub import Hub, standing_hub
 
 from seap_export import push
 from seap_export.errors import ArtifactError

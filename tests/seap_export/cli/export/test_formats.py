@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.corpora import micro_texts
 from support.exports import CARD, run_here
-from support.fake_format import FAKE_FILE, FakeFormat, FakeRunner, install_fake_format
+from support.formats.fake_format import FAKE_FILE, FakeFormat, FakeRunner, install_fake_format
 from support.product import PeakMemory
 
 from validation.reports import schema

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from support.estimates import without_texts
 from support.exports import run_here, times_of_writing
-from support.fake_format import FakeRunner, install_fake_format
+from support.formats.fake_format import FakeRunner, install_fake_format
 from support.product import GENERAL_TEXT, with_error
 
 from seap_export.cli import main

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from support.exports import Outcome
-from support.families import WRONG_FAMILIES, describe_gemma3
 from support.models import write_micro_model
+from support.stand_ins.families import WRONG_FAMILIES, describe_gemma3
 from support.variations import VARIATIONS
 
 from seap_export.families import family_of_model_type

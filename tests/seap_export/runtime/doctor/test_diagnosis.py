@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnxruntime as ort
 import pytest
-from support.doctor import NO_DRIVER, ONE_GPU, WORKS, diagnosis, failing, libraries, packages
+from support.stand_ins.doctor import NO_DRIVER, ONE_GPU, WORKS, diagnosis, failing, libraries, packages
 
 from seap_export.errors import EnvironmentFailure
 from seap_export.providers import PROVIDERS

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.doctor import packages
+from support.stand_ins.doctor import packages
 
 from seap_export.runtime.doctor.packages import EXPORT, RUNTIME, missing_remedy, read_packages, reinstall_remedy
 

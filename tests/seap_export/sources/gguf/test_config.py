@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.gguf import GGUF_VARIATIONS, write_micro_gguf
+from support.formats.gguf import GGUF_VARIATIONS, write_micro_gguf
 
 from seap_export.errors import InputError
 from seap_export.families import Attention, model_spec

@@ -13,10 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from support.corpora import WORDS
+from support.formats.web_faults import PARITY, Edit
 from support.models import write_source
 from support.product import Run, TorchRunner, read_spec
 from support.variations import ATTENDING, RICHEST
-from support.web_faults import PARITY, Edit
 from tokenizers import Tokenizer, processors
 
 from converters.web import WebFormat, data_files

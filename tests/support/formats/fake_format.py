@@ -182,8 +182,9 @@ def open_clocked(folder: Path, opening: Opening) -> FakeRunner:
 
 def install_fake_format(monkeypatch: pytest.MonkeyPatch) -> None:
     """Adds the format and its runtimes to the tables."""
-    monkeypatch.setitem(FORMATS, "fake", Row("support.fake_format:FakeFormat", "Fake", FAKE_FILE, "Run `FOLDER`.\n"))  # type: ignore[arg-type]
-    monkeypatch.setitem(RUNTIMES, "faked", Runtime("support.fake_format:FakeRunner", title="Faked"))  # type: ignore[arg-type]
-    monkeypatch.setitem(RUNTIMES, "faked-too", Runtime("support.fake_format:Quiet"))  # type: ignore[arg-type]
-    monkeypatch.setitem(RUNTIMES, "clocked", Runtime("support.fake_format:open_clocked"))  # type: ignore[arg-type]
+    row = Row(f"{__name__}:FakeFormat", "Fake", FAKE_FILE, "Run `FOLDER`.\n")
+    monkeypatch.setitem(FORMATS, "fake", row)  # type: ignore[arg-type]
+    monkeypatch.setitem(RUNTIMES, "faked", Runtime(f"{__name__}:FakeRunner", title="Faked"))  # type: ignore[arg-type]
+    monkeypatch.setitem(RUNTIMES, "faked-too", Runtime(f"{__name__}:Quiet"))  # type: ignore[arg-type]
+    monkeypatch.setitem(RUNTIMES, "clocked", Runtime(f"{__name__}:open_clocked"))  # type: ignore[arg-type]
     monkeypatch.setattr(FakeRunner, "opened", 0)

@@ -20,7 +20,7 @@ from support.needs import NAMESPACE, find
 
 __all__ = ["MAIN", "Run", "Tool"]
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 #: The command line.
 MAIN = "from seap_export.cli import main; main()"
 

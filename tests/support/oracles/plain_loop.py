@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from support.models import projection_paths, transformers_model
 from torch import nn
 from transformers import PreTrainedModel
 
 from seap_export.plan.plan import Plan
 from seap_export.shrink.layer import kept_channels
 from seap_export.sources.source import Source
-from support.models import projection_paths, transformers_model
 
 #: Projections that have no bias in a family's own class, whatever its config says.
 WITHOUT_BIAS: dict[str, tuple[str, ...]] = {

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from support.variations import micro_config
 
 from seap_export.families import family as module
 from seap_export.families import family_of_model_type
 from seap_export.families.family import Family
-from support.variations import micro_config
 
 
 def _block(**values: Any) -> Callable[[Family], dict[str, Any]]:
