@@ -71,8 +71,8 @@ class _Run:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        own = job.options | ({"enable_cuda_graph": "1"} if job.is_captured else {})
-        providers = [("CUDAExecutionProvider", own), "CPUExecutionProvider"]
+        provider_options = job.options | ({"enable_cuda_graph": "1"} if job.is_captured else {})
+        providers = [("CUDAExecutionProvider", provider_options), "CPUExecutionProvider"]
         self.session = ort.InferenceSession(job.model, options, providers=providers, enable_fallback=False)
         self.device = int(job.options.get("device_id", "0"))
         self.pasts = [item for item in self.session.get_inputs() if item.name.startswith("past")]
@@ -81,10 +81,10 @@ class _Run:
         self.inputs: dict[str, ort.OrtValue] = {}
 
     def nodes(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
+        by_provider: dict[str, list[str]] = {}
         for part in self.session.get_provider_graph_assignment_info():
-            found.setdefault(part.ep_name, []).extend(node.op_type for node in part.get_nodes())
-        return found
+            by_provider.setdefault(part.ep_name, []).extend(node.op_type for node in part.get_nodes())
+        return by_provider
 
     def _zeros(self, past: Any, length: int) -> ort.OrtValue:
         _, dtype = ELEMENTS[past.type]

@@ -45,7 +45,9 @@ def vllm_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def of(*names: str) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("name", [pytest.param(own, marks=pytest.mark.needs(FORMATS[own])) for own in names])
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=pytest.mark.needs(FORMATS[name])) for name in names]
+    )
 
 
 def write(name: str, hf: Path, out: Path) -> tuple[Format, Path]:

@@ -38,11 +38,11 @@ def test_files_shrink_by_the_achieved_ratio(arithmetic: dict[float, Path], demo:
     assert dense["num_parameters"] == 134_515_008
     assert dense["achieved_ratio"] == 0.0
     for ratio in (0.2, 0.5):
-        own = variants[f"arithmetic-{ratio:g}"]
-        assert abs(own["achieved_ratio"] - ratio) <= 0.005
-        removed = own["achieved_ratio"] * 106_168_320  # attention and MLP weights of the dense model
+        variant = variants[f"arithmetic-{ratio:g}"]
+        assert abs(variant["achieved_ratio"] - ratio) <= 0.005
+        removed = variant["achieved_ratio"] * 106_168_320  # attention and MLP weights of the dense model
         for part in ("hf", "onnx"):
-            assert dense["bytes"][part] - own["bytes"][part] == pytest.approx(4 * removed, rel=0.01)
+            assert dense["bytes"][part] - variant["bytes"][part] == pytest.approx(4 * removed, rel=0.01)
 
 
 @pytest.fixture(scope="module")

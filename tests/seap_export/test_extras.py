@@ -72,20 +72,26 @@ def test_a_remedy_is_what_the_metadata_name(extra: str) -> None:
 
 
 COMMANDS = [
-    found[1]
+    command[1]
     for folder in ("converters", "seap_export", "validation")
     for file in sorted((ROOT / folder).rglob("*.py"))
-    for found in re.finditer(r'run: pip install ((?:(?:[\w-]+|"[^"{]+") ?)+)', file.read_text("utf-8"))
+    for command in re.finditer(r'run: pip install ((?:(?:[\w-]+|"[^"{]+") ?)+)', file.read_text("utf-8"))
 ]
 
 
 @pytest.mark.parametrize("command", [*dict.fromkeys(COMMANDS), upgrade_remedy().partition("install ")[2]])
 def test_a_command_in_a_message_fits_what_is_installed(command: str) -> None:
     """No release that this package refuses, and no extra that a package does not have."""
-    needed = {own.name: own for own in map(Requirement, requires("seap-export") or []) if own.marker is None}
+    needed = {
+        requirement.name: requirement
+        for requirement in map(Requirement, requires("seap-export") or [])
+        if requirement.marker is None
+    }
     for named in (Requirement(word) for word in shlex.split(command) if word != "--upgrade"):
-        own = needed.get(named.name)
-        assert own is None or not named.specifier.contains("999") or own.specifier.contains("999"), named
+        requirement = needed.get(named.name)
+        assert requirement is None or not named.specifier.contains("999") or requirement.specifier.contains("999"), (
+            named
+        )
         with suppress(PackageNotFoundError):
             assert named.extras <= set(metadata(named.name).get_all("Provides-Extra") or []), named
 

@@ -147,13 +147,13 @@ def put_on_grid(folder: Path, how: BlockQuantization) -> dict[str, torch.Tensor]
         The matrices that are on the grid now.
     """
     path = folder / "model.safetensors"
-    found = {name: tensor.float() for name, tensor in load_file(path).items()}
+    tensors = {name: tensor.float() for name, tensor in load_file(path).items()}
     rounded = {}
-    for name, tensor in found.items():
+    for name, tensor in tensors.items():
         is_table = "embed" in name or "lm_head" in name
         if tensor.dim() == 2 and how.takes(tensor.shape[1]) and (how.embeddings or not is_table):
             rounded[name] = matrix_on_grid(tensor, how)
-    save_file(found | rounded, path, {"format": "pt"})
+    save_file(tensors | rounded, path, {"format": "pt"})
     return rounded
 
 
@@ -206,11 +206,11 @@ def transformers_model(folder: Path, dtype: torch.dtype | str = torch.float32) -
 @torch.no_grad()
 def mean_divergence(dense: Path, variant: Path, texts: Texts) -> float:
     """The mean KL(dense || variant) over all tokens, in transformers' own class."""
-    models, found = (transformers_model(dense), transformers_model(variant)), []
+    models, divergences = (transformers_model(dense), transformers_model(variant)), []
     for ids in texts:
         log_p, log_q = (model(torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1) for model in models)
-        found.append((log_p.exp() * (log_p - log_q)).sum(-1))
-    return float(torch.cat(found).double().mean())
+        divergences.append((log_p.exp() * (log_p - log_q)).sum(-1))
+    return float(torch.cat(divergences).double().mean())
 
 
 def projection_paths(model: PreTrainedModel) -> dict[Projection, str]:
@@ -225,7 +225,7 @@ def projection_inputs(model: PreTrainedModel, texts: Texts) -> list[dict[str, to
     seen: list[dict[str, list[torch.Tensor]]] = [defaultdict(list) for _ in model.model.layers]
     hooks = [
         layer.get_submodule(path).register_forward_pre_hook(
-            lambda _, args, own=record[name]: own.append(args[0][0].double())
+            lambda _, args, inputs=record[name]: inputs.append(args[0][0].double())
         )
         for layer, record in zip(model.model.layers, seen, strict=True)
         for name, path in projection_paths(model).items()
@@ -282,6 +282,6 @@ def greedy_completions(
                 token = int(model(torch.tensor([ids])).logits[0, -1].argmax())
             is_ended = token == end
             ids += [] if is_ended else [token]
-        own = tuple(ids[start:])
-        written.append(Completion(own, tokenizer.decode(ids)[len(tokenizer.decode(ids[:start])) :], is_ended))
+        tokens = tuple(ids[start:])
+        written.append(Completion(tokens, tokenizer.decode(ids)[len(tokenizer.decode(ids[:start])) :], is_ended))
     return written

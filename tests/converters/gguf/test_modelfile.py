@@ -45,14 +45,14 @@ _CONVERSATIONS: list[list[dict[str, str]]] = [
 
 def read(text: str) -> dict[str, Any]:
     """The instructions of a Modelfile, as Ollama splits them; parameters by name."""
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     instruction = re.compile(r'(FROM|SYSTEM|TEMPLATE|PARAMETER (?:\w+)) ("""(?s:.*?)"""|"[^"\n]*"|[^"\n]+)\n')
     assert "".join(match[0] for match in instruction.finditer(text)) == text, "nothing else is in it"
     for match in instruction.finditer(text):
         name, value = match[1].removeprefix("PARAMETER "), match[2]
         quotes = '"""' if value.startswith('"""') else '"' if value.startswith('"') else ""
-        found[name] = value.removeprefix(quotes).removesuffix(quotes)
-    return found
+        values[name] = value.removeprefix(quotes).removesuffix(quotes)
+    return values
 
 
 def go_text(template: str, messages: Sequence[dict[str, str]]) -> str:
@@ -82,16 +82,16 @@ def written(tmp_path: Path) -> Callable[[str | None], dict[str, Any]]:
 def test_the_template_renders_as_that_of_the_model(
     tmp_path: Path, written: Callable[[str], dict[str, Any]], template: str, usual: str | None
 ) -> None:
-    found = written(template)
-    assert found["FROM"] == "./model.gguf"
-    assert found.get("SYSTEM") == usual
-    assert found["num_ctx"] == "8192"
-    own = read_chat_template(tmp_path / "m", Tokenizer.from_file(str(tmp_path / "m" / "tokenizer.json")))
-    assert own is not None
+    rendered = written(template)
+    assert rendered["FROM"] == "./model.gguf"
+    assert rendered.get("SYSTEM") == usual
+    assert rendered["num_ctx"] == "8192"
+    chat_template = read_chat_template(tmp_path / "m", Tokenizer.from_file(str(tmp_path / "m" / "tokenizer.json")))
+    assert chat_template is not None
     for messages in _CONVERSATIONS:
         is_asked = usual is not None and messages[0]["role"] != "system"
         asked = [{"role": "system", "content": str(usual)}, *messages] if is_asked else messages
-        assert go_text(found["TEMPLATE"], asked) == own.render(messages, add_generation_prompt=True)
+        assert go_text(rendered["TEMPLATE"], asked) == chat_template.render(messages, add_generation_prompt=True)
 
 
 @pytest.mark.parametrize(

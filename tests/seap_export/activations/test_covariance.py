@@ -56,12 +56,12 @@ def streamed(
     sums = CovarianceAccumulator()
     start = 0
     for size in batches:
-        own = slice(start, start + size)
+        part = slice(start, start + size)
         start += size
         sums.update(
-            values[own].clone(),
-            None if targets is None else targets[own].clone(),
-            None if weights is None else weights[own].clone(),
+            values[part].clone(),
+            None if targets is None else targets[part].clone(),
+            None if weights is None else weights[part].clone(),
         )
     return sums
 
@@ -84,9 +84,9 @@ def test_covariances_and_means_are_those_of_two_passes(batches: list[int], weigh
     assert_covariance(sums.cross_covariance(), two_pass(targets, values, weights), targets, values)
     p = torch.ones(TOKENS, dtype=torch.float64) if weights is None else weights.double()
     assert sums.weight == pytest.approx(float(p.sum()))
-    for own, all_of_it in ((sums.mean(), values), (sums.target_mean(), targets)):
+    for mean, all_of_it in ((sums.mean(), values), (sums.target_mean(), targets)):
         expected = (all_of_it.double() * (p / p.sum()).unsqueeze(1)).sum(0)
-        torch.testing.assert_close(own, expected, rtol=1e-7, atol=1e-6)
+        torch.testing.assert_close(mean, expected, rtol=1e-7, atol=1e-6)
 
 
 def test_a_channel_keeps_its_covariance_whatever_its_mean() -> None:

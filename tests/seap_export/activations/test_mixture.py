@@ -37,10 +37,10 @@ def test_moments_and_covariances_are_those_of_the_weighted_tokens(tmp_path: Path
             values = torch.cat([seen[task][index][output] for task in TASKS])
             mean = (weights * values).sum(0)
             expected = ((values - mean) * weights).T @ (values - mean)
-            own, spread = mixture.layer(index)[output], expected.diagonal().sqrt()
-            assert own.count == mixture.num_tokens
-            assert ((own.mean - mean).abs() <= 1e-5 * spread).all()
-            torch.testing.assert_close(own.variance, expected.diagonal(), rtol=2e-5, atol=0.0)
+            sublayer, spread = mixture.layer(index)[output], expected.diagonal().sqrt()
+            assert sublayer.count == mixture.num_tokens
+            assert ((sublayer.mean - mean).abs() <= 1e-5 * spread).all()
+            torch.testing.assert_close(sublayer.variance, expected.diagonal(), rtol=2e-5, atol=0.0)
             covariance = mixture.covariance(index, output)
             assert ((covariance - expected).abs() <= 1e-5 * torch.outer(spread, spread)).all()
 
@@ -83,9 +83,9 @@ def test_a_single_task_s_mixture_is_its_calibration(
     assert {each for _, each in mixture.token_ids()} == {1.0 / 40}
     assert torch.equal(mixture.sensitivity(), calibration.sensitivity())
     for output in OUTPUTS:
-        own, other = (statistics.layer(1)[output] for statistics in (mixture, calibration))
-        assert torch.equal(own.mean, other.mean)
-        assert torch.equal(own.variance, other.variance)
+        sublayer, other = (statistics.layer(1)[output] for statistics in (mixture, calibration))
+        assert torch.equal(sublayer.mean, other.mean)
+        assert torch.equal(sublayer.variance, other.variance)
         assert torch.equal(mixture.covariance(1, output), calibration.covariance(1, output))
 
 

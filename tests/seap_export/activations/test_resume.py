@@ -99,7 +99,7 @@ def test_the_comparison_with_transformers_goes_on_too(
     monkeypatch.setattr(
         calibrate.WalkCheck,
         "_compare",
-        lambda self, place, *values: (compared.append(place), plain(self, place, *values)),
+        lambda self, where, *values: (compared.append(where), plain(self, where, *values)),
     )
     run(source, tmp_path, compute_in_memory())
     assert compared == ["the embedding", *(f"layer {index}" for index in range(call, 3)), "the logits"]

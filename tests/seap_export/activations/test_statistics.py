@@ -113,21 +113,21 @@ def test_moments_come_back_exactly(folder: Path) -> None:
     calibration = Calibration(folder)
     for index, layer in enumerate(LAYERS):
         for output in OUTPUTS:
-            own, other = calibration.layer(index)[output], layer[output].moments
-            assert own.count == RECORD.num_tokens
-            assert own.mean.dtype == own.variance.dtype == torch.float64
-            assert torch.equal(own.mean, other.mean)
-            assert torch.equal(own.variance, other.variance)
+            sublayer, other = calibration.layer(index)[output], layer[output].moments
+            assert sublayer.count == RECORD.num_tokens
+            assert sublayer.mean.dtype == sublayer.variance.dtype == torch.float64
+            assert torch.equal(sublayer.mean, other.mean)
+            assert torch.equal(sublayer.variance, other.variance)
 
 
 def test_covariances_come_back_symmetric_in_the_precision_of_float32(folder: Path) -> None:
     calibration = Calibration(folder)
     for index, layer in enumerate(LAYERS):
         for output in OUTPUTS:
-            own = calibration.covariance(index, output)
-            assert own.dtype == torch.float64
-            assert torch.equal(own, own.T)
-            assert torch.equal(pack_symmetric(own), layer[output].covariance)
+            covariance = calibration.covariance(index, output)
+            assert covariance.dtype == torch.float64
+            assert torch.equal(covariance, covariance.T)
+            assert torch.equal(pack_symmetric(covariance), layer[output].covariance)
 
 
 def test_sensitivity_and_token_ids_come_back_exactly(folder: Path) -> None:

@@ -45,8 +45,8 @@ def test_what_is_left_out_is_noticed_where_it_shows_first(
     layers: list[int] = []
     with pytest.raises(InputError, match=f"from {PLACES[left_out]} on, .*'gemma3_text'"):
         statistics_in(tmp_path / "statistics", open_source(str(folder)), random_token_ids(), on_layer=layers.append)
-    place = PLACES[left_out]
-    before = {"the embedding": 0, "the logits": 3}[place] if place.startswith("the") else int(place[-1])
+    where = PLACES[left_out]
+    before = {"the embedding": 0, "the logits": 3}[where] if where.startswith("the") else int(where[-1])
     assert layers == list(range(before))
 
 

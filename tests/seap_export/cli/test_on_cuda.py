@@ -82,7 +82,7 @@ def test_what_the_machine_lacks(
 def test_doctor_names_the_gpus(fake_cuda: type[Machine]) -> None:
     """It finds out that they compute nothing, too."""
     ran = command(fake_cuda(gpus=2, name="Sample GPU", memory=24 * 10**9), "doctor", "--json")
-    found = json.loads(ran.stdout)
-    assert [gpu["name"] for gpu in found["driver"]["gpus"]] == ["Sample GPU"] * 2
-    assert [gpu["memory_bytes"] for gpu in found["driver"]["gpus"]] == [24 * 10**9] * 2
-    assert "is wrong by" in json.dumps(found["providers"])
+    gpus = json.loads(ran.stdout)
+    assert [gpu["name"] for gpu in gpus["driver"]["gpus"]] == ["Sample GPU"] * 2
+    assert [gpu["memory_bytes"] for gpu in gpus["driver"]["gpus"]] == [24 * 10**9] * 2
+    assert "is wrong by" in json.dumps(gpus["providers"])

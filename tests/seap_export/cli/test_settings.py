@@ -86,7 +86,7 @@ SAME = (
 
 
 @pytest.fixture
-def place(work: Path) -> Path:
+def home(work: Path) -> Path:
     """The current folder, with a recipe and limits beside the inputs."""
     (work / "mine.toml").write_text('score = "wifv"\ncompensation = "none"\nalign = 8\n')
     (work / "limits.toml").write_text("[int4]\nmean_kl = 0.5\n")
@@ -125,7 +125,7 @@ def request_of(values: dict[str, Any]) -> ExportRequest:
     ],
 )
 def test_the_plan_suits_the_kernels_of_the_form_unless_the_recipe_says_otherwise(
-    place: Path, arguments: list[str], align: int, group_tolerance: float
+    home: Path, arguments: list[str], align: int, group_tolerance: float
 ) -> None:
     settings = request_of(values_of(*REQUIRED, *arguments)).plan
     assert (settings.align, settings.group_tolerance) == (align, group_tolerance)
@@ -134,40 +134,40 @@ def test_the_plan_suits_the_kernels_of_the_form_unless_the_recipe_says_otherwise
 @pytest.mark.parametrize(
     ("precision", "dtype"), [("int4", "bf16"), ("int8", "bf16"), ("int4", "fp16"), ("fp32", "fp32")]
 )
-def test_what_computes_on_cuda(place: Path, precision: str, dtype: str) -> None:
+def test_what_computes_on_cuda(home: Path, precision: str, dtype: str) -> None:
     setting = "dialect=standard" if precision == "fp32" else f"activations={dtype}"
     arguments = ("--provider", "cuda", "--precision", precision, "--set", setting)
     form = request_of(values_of(*REQUIRED, *arguments)).measured.format.form
     assert (form.precision.name, form.precision.dtype, form.provider) == (precision, dtype, "cuda")
 
 
-def test_a_file_gives_what_the_command_line_gives(place: Path) -> None:
-    (place / "export.toml").write_text(FILE)
-    found, expected = values_of("--config", "export.toml"), values_of(*SAME)
-    assert found == expected
-    assert found["mix"] == ("x=a:2,b:1", "y=a:1,b:5")
-    requests = [request_of(values) for values in (found, expected)]
+def test_a_file_gives_what_the_command_line_gives(home: Path) -> None:
+    (home / "export.toml").write_text(FILE)
+    from_file, expected = values_of("--config", "export.toml"), values_of(*SAME)
+    assert from_file == expected
+    assert from_file["mix"] == ("x=a:2,b:1", "y=a:1,b:5")
+    requests = [request_of(values) for values in (from_file, expected)]
     assert requests[0] == requests[1]
     assert requests[0].plan == open_recipe("mine.toml", layout="uniform")
     assert (requests[0].calibration.held_out, requests[0].parity.prompts, requests[0].router) == (6, 2, False)
 
 
-def test_the_file_above_has_every_setting(place: Path) -> None:
+def test_the_file_above_has_every_setting(home: Path) -> None:
     defaults = values_of(*REQUIRED)
-    given = values_of("--config", (place / "export.toml", (place / "export.toml").write_text(FILE))[0])
+    given = values_of("--config", (home / "export.toml", (home / "export.toml").write_text(FILE))[0])
     of_a_run = {"as_json", "quiet", "force", "dry_run"}
     # others than the defaults contradict the rest of the file
     only_one_value = {"provider", "dialect", "model", "target_size", "target_decode_speedup", "max_kl"}
     assert {name for name in given if given[name] == defaults[name]} - of_a_run - only_one_value == {"threshold"}
 
 
-def test_targets_in_a_file_stand_in_place_of_ratios(place: Path) -> None:
+def test_targets_in_a_file_stand_in_place_of_ratios(home: Path) -> None:
     text = 'model = "m"\ntask = { a = "a.jsonl" }\nout = "made"\n'
     targets = 'target_size = "1.5 GiB"\ntarget_decode_speedup = 2\nmax_kl = 0.25\n'
-    (place / "export.toml").write_text(text + targets)
+    (home / "export.toml").write_text(text + targets)
     request = request_of(values_of("--config", "export.toml"))
     assert request.targets == Targets(3 * 2**29, 2.0, 0.25)
-    assert [own.precision for own in request.formats] == ["fp32", "fp16", "int8", "int4"]
+    assert [format.precision for format in request.formats] == ["fp32", "fp16", "int8", "int4"]
     assert request.variants == {}
 
 
@@ -186,45 +186,45 @@ def test_targets_in_a_file_stand_in_place_of_ratios(place: Path) -> None:
         (["--set", "dialect=standard"], ["onnx fp32", "onnx fp16"]),
     ],
 )
-def test_what_a_target_is_met_with(place: Path, arguments: list[str], written: list[str]) -> None:
+def test_what_a_target_is_met_with(home: Path, arguments: list[str], written: list[str]) -> None:
     options = ("m", "--task", "a=a.jsonl", "--target-size", "1MB", "--out", "out")
     formats = request_of(values_of(*options, *arguments)).formats
-    found = [f"{own.name} {own.precision}" for own in formats]
-    assert [name for name in found if name in written] == written
-    assert {name.split()[0] for name in found} == {name.split()[0] for name in written}
+    formats_asked = [f"{format.name} {format.precision}" for format in formats]
+    assert [name for name in formats_asked if name in written] == written
+    assert {name.split()[0] for name in formats_asked} == {name.split()[0] for name in written}
 
 
-def test_settings_of_blocks_hold_for_all_quantised_precisions(place: Path) -> None:
+def test_settings_of_blocks_hold_for_all_quantised_precisions(home: Path) -> None:
     options = ("m", "--task", "a=a.jsonl", "--target-size", "1MB", "--out", "out", "--set", "block_size=64")
-    forms = {own.precision: own.form for own in request_of(values_of(*options)).formats}
+    forms = {format.precision: format.form for format in request_of(values_of(*options)).formats}
     assert list(forms) == ["fp32", "fp16", "int8", "int4"]
     assert {forms[name].precision.quantization.block_size for name in ("int8", "int4")} == {64}
 
 
-def test_the_command_line_wins_and_replaces_lists(place: Path) -> None:
-    (place / "export.toml").write_text(FILE)
-    found = values_of(
+def test_the_command_line_wins_and_replaces_lists(home: Path) -> None:
+    (home / "export.toml").write_text(FILE)
+    values = values_of(
         "n", "--config", "export.toml", "--task", "c=c.txt", "--ratio", "0.1", "--out", "there",
         "--set", "seed=7", "--set", "samples=9", "--set", "mix.z=a",
     )  # fmt: skip
-    assert (found["model"], found["tasks"], found["ratio"]) == ("n", ("c=c.txt",), (0.1,))
-    assert (found["samples"], found["out"], found["seed"], found["mix"]) == (9, Path("there"), 7, ("z=a",))
-    assert (found["held_out"], found["precision"]) == (6, "int4")
+    assert (values["model"], values["tasks"], values["ratio"]) == ("n", ("c=c.txt",), (0.1,))
+    assert (values["samples"], values["out"], values["seed"], values["mix"]) == (9, Path("there"), 7, ("z=a",))
+    assert (values["held_out"], values["precision"]) == (6, "int4")
     assert values_of("--set", "seed=7", "--config", "export.toml")["seed"] == 7
 
 
-def test_paths_are_relative_to_the_file_and_names_stay(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (place / "export.toml").write_text(FILE)
-    (place / "elsewhere").mkdir()
-    monkeypatch.chdir(place / "elsewhere")
-    found = values_of("--config", "../export.toml")
-    assert (found["model"], found["recipe"], found["out"]) == ("../m", "../mine.toml", Path("../made"))
-    assert (found["tasks"], found["limits"]) == (("a=../a.jsonl", "b=../b.jsonl"), Path("../limits.toml"))
+def test_paths_are_relative_to_the_file_and_names_stay(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (home / "export.toml").write_text(FILE)
+    (home / "elsewhere").mkdir()
+    monkeypatch.chdir(home / "elsewhere")
+    values = values_of("--config", "../export.toml")
+    assert (values["model"], values["recipe"], values["out"]) == ("../m", "../mine.toml", Path("../made"))
+    assert (values["tasks"], values["limits"]) == (("a=../a.jsonl", "b=../b.jsonl"), Path("../limits.toml"))
     names = 'model = "org/model"\nrecipe = "seap"\ntask = ["a=/x/a.txt", "b=~/b.txt"]\nratio = 0.2\nout = "/out"\n'
-    (place / "names.toml").write_text(names)
-    found = values_of("--config", "../names.toml")
-    assert (found["model"], found["recipe"], found["out"]) == ("org/model", "seap", Path("/out"))
-    assert found["tasks"] == ("a=/x/a.txt", f"b={Path.home() / 'b.txt'}")
+    (home / "names.toml").write_text(names)
+    values = values_of("--config", "../names.toml")
+    assert (values["model"], values["recipe"], values["out"]) == ("org/model", "seap", Path("/out"))
+    assert values["tasks"] == ("a=/x/a.txt", f"b={Path.home() / 'b.txt'}")
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_help_all_shows_the_rare_options_and_the_settings(run: Run) -> None:
     output = run("export", "--help-all").out
     shown, titles = _listed(output)
     command = main.commands["export"]
-    options = {own.name for own in command.params} - {own.name for own in settings_of(command).values()}
+    options = {option.name for option in command.params} - {option.name for option in settings_of(command).values()}
     assert len(shown) == len(options - {"model"} | {"help", "help-all"})
     assert titles[-1] == "Settings, for --set KEY=VALUE or a --config file:"
     assert [key for key in settings_of(command) if f"\n  {key} " not in output] == []
@@ -284,7 +284,7 @@ def test_help_all_shows_the_rare_options_and_the_settings(run: Run) -> None:
 @pytest.mark.parametrize("name", list(main.commands))
 def test_help_all_is_there_if_something_is_left_out(run: Run, name: str) -> None:
     command = main.commands[name]
-    hides = any(isinstance(own, Option) and (own.is_rare or own.is_setting) for own in command.params)
+    hides = any(isinstance(option, Option) and (option.is_rare or option.is_setting) for option in command.params)
     assert ("--help-all" in run(name, "--help").out) == hides
     run(name, "--help-all") if hides else run(name, "--help-all").refused(2, "--help-all")
 

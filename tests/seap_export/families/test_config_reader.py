@@ -77,7 +77,7 @@ def test_a_part_that_is_not_supported_is_refused_by_its_key_and_name(
 @pytest.mark.parametrize("key", ["num_local_experts", "layer_types"])
 def test_what_is_required_holds_for_the_class_s_default_too(key: str) -> None:
     """granitemoehybrid has experts and state-space layers unless its config says otherwise."""
-    config = {name: own for name, own in micro_config(model_type="granitemoehybrid").items() if name != key}
+    config = {name: value for name, value in micro_config(model_type="granitemoehybrid").items() if name != key}
     with pytest.raises(InputError, match=key):
         model_spec(config)
 

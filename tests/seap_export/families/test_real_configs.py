@@ -62,9 +62,9 @@ EXPECTED: dict[str, dict[str, Any]] = {
 
 def _period(values: Iterable[Any]) -> list[Any]:
     """The shortest list that gives the values when it is repeated."""
-    found = list(values)
-    lengths = range(1, len(found) + 1)
-    return found[: next(n for n in lengths if all(own == found[i % n] for i, own in enumerate(found)))]
+    rest = list(values)
+    lengths = range(1, len(rest) + 1)
+    return rest[: next(n for n in lengths if all(item == rest[i % n] for i, item in enumerate(rest)))]
 
 
 def _heads(spec: ModelSpec) -> tuple[int, ...]:
@@ -75,15 +75,15 @@ def _heads(spec: ModelSpec) -> tuple[int, ...]:
 def _rotation(spec: ModelSpec) -> tuple[str, int]:
     """Of the layers without a window, if there are any."""
     attention = list(spec.all(Attention))
-    full = [own for own in attention if own.sliding_window is None] or attention
-    rope = next(own.rope for own in full if own.rope is not None)
+    full = [layer for layer in attention if layer.sliding_window is None] or attention
+    rope = next(layer.rope for layer in full if layer.rope is not None)
     return rope.rope_type, rope.dim
 
 
 SEEN: dict[str, Callable[[ModelSpec], Any]] = {
     "size": lambda spec: pytest.approx(spec.num_parameters() / 1e9, rel=5e-3),
-    "windows": lambda spec: _period(own.sliding_window for own in spec.all(Attention)),
-    "thetas": lambda spec: _period(own.rope and own.rope.theta for own in spec.all(Attention)),
+    "windows": lambda spec: _period(attention.sliding_window for attention in spec.all(Attention)),
+    "thetas": lambda spec: _period(attention.rope and attention.rope.theta for attention in spec.all(Attention)),
     "rotation": _rotation,
     "heads": _heads,
     "tied": lambda spec: spec.tie_word_embeddings,

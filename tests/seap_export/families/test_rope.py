@@ -122,7 +122,7 @@ def test_rotations_of_two_kinds_of_layers_are_read_from_one_table_too() -> None:
         "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0},
         "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
     }
-    both = {key: own for key, own in values.items() if key != "rope_scaling"} | {"rope_parameters": nested}
+    both = {key: value for key, value in values.items() if key != "rope_scaling"} | {"rope_parameters": nested}
     assert ropes_of(**both, rope_local_base_freq=7.0) == ropes_of(**values)
     with pytest.raises(InputError, match="one rotation"):
         rope_of(model_type="llama", rope_parameters=nested)

@@ -129,7 +129,9 @@ def test_yarn_scales_cosines() -> None:
 def test_yarn_original_context_defaults_to_the_models() -> None:
     raw = {**config_of("yarn"), "model_type": "llama"}
     without, given = (
-        rope_of({**raw, "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": own}})
-        for own in (None, 512)
+        rope_of(
+            {**raw, "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": original}}
+        )
+        for original in (None, 512)
     )
     assert torch.equal(inverse_frequencies(without), inverse_frequencies(given))

@@ -34,33 +34,33 @@ def streams(folder: Path, kind: Kind) -> SavedStreams:
     return StreamStorage(kind, 0, folder, torch.device("cpu")).streams("stream", SPEC, batches())
 
 
-def set_all(own: SavedStreams, seed: int) -> None:
-    for place, stream in enumerate(values(seed)):
-        own[place] = stream
+def set_all(saved: SavedStreams, seed: int) -> None:
+    for index, stream in enumerate(values(seed)):
+        saved[index] = stream
 
 
-def assert_holds(own: SavedStreams, seed: int) -> None:
-    assert len(own) == len(values(seed))
-    assert all(torch.equal(stream, expected) for stream, expected in zip(own, values(seed), strict=True))
+def assert_holds(saved: SavedStreams, seed: int) -> None:
+    assert len(saved) == len(values(seed))
+    assert all(torch.equal(stream, expected) for stream, expected in zip(saved, values(seed), strict=True))
 
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 def test_what_is_set_comes_back(tmp_path: Path, kind: Kind) -> None:
-    own = streams(tmp_path, kind)
-    set_all(own, 0)
-    assert_holds(own, 0)
-    own[1] = values(1)[1]
-    assert torch.equal(own[1], values(1)[1])
-    assert torch.equal(own[0], values(0)[0])
+    saved = streams(tmp_path, kind)
+    set_all(saved, 0)
+    assert_holds(saved, 0)
+    saved[1] = values(1)[1]
+    assert torch.equal(saved[1], values(1)[1])
+    assert torch.equal(saved[0], values(0)[0])
 
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 def test_what_was_saved_stays_while_new_values_are_set(tmp_path: Path, kind: Kind) -> None:
-    own = streams(tmp_path, kind)
-    set_all(own, 0)
-    own.save(1)
-    set_all(own, 1)
-    assert_holds(own, 1)
+    saved = streams(tmp_path, kind)
+    set_all(saved, 0)
+    saved.save(1)
+    set_all(saved, 1)
+    assert_holds(saved, 1)
     again = streams(tmp_path, kind)
     assert again.saved() == [1]
     again.load(1)
@@ -69,12 +69,12 @@ def test_what_was_saved_stays_while_new_values_are_set(tmp_path: Path, kind: Kin
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
 def test_the_next_save_keeps_what_was_not_set_again(tmp_path: Path, kind: Kind) -> None:
-    own = streams(tmp_path, kind)
-    set_all(own, 0)
-    own.save(1)
-    own[1] = values(1)[1]
-    own.save(2)
-    own.forget(2)
+    saved = streams(tmp_path, kind)
+    set_all(saved, 0)
+    saved.save(1)
+    saved[1] = values(1)[1]
+    saved.save(2)
+    saved.forget(2)
     again = streams(tmp_path, kind)
     assert again.saved() == [2]
     again.load(2)
@@ -83,13 +83,13 @@ def test_the_next_save_keeps_what_was_not_set_again(tmp_path: Path, kind: Kind) 
 
 
 def test_a_truncated_file_is_noticed(tmp_path: Path) -> None:
-    own = streams(tmp_path, "disk")
-    set_all(own, 0)
-    own.save(1)
+    saved = streams(tmp_path, "disk")
+    set_all(saved, 0)
+    saved.save(1)
     file = next(tmp_path.iterdir())
     file.write_bytes(file.read_bytes()[:-4])
     with pytest.raises(OSError, match="truncated"):
-        list(own)
+        list(saved)
 
 
 def test_the_fastest_place_that_fits_is_taken(tmp_path: Path) -> None:
@@ -109,13 +109,13 @@ def test_the_fastest_place_that_fits_is_taken(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["device", "memory", "disk"])
 def test_they_are_handed_out_on_the_device(tmp_path: Path, kind: Literal["device", "memory", "disk"]) -> None:
     with pretend_cuda() as device:
-        own = StreamStorage(kind, 0, tmp_path, device).streams("stream", SPEC, batches(device))
-        for place, stream in enumerate(values(0)):
-            own[place] = stream.to(device)
-        own.save(1)
-        own.load(1)
-        assert all(stream.device == device for stream in own)
-        assert all(torch.equal(stream.cpu(), expected) for stream, expected in zip(own, values(0), strict=True))
+        saved = StreamStorage(kind, 0, tmp_path, device).streams("stream", SPEC, batches(device))
+        for index, stream in enumerate(values(0)):
+            saved[index] = stream.to(device)
+        saved.save(1)
+        saved.load(1)
+        assert all(stream.device == device for stream in saved)
+        assert all(torch.equal(stream.cpu(), expected) for stream, expected in zip(saved, values(0), strict=True))
 
 
 def test_a_file_of_tensors_is_there_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

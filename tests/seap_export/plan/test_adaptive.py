@@ -34,14 +34,14 @@ def tiny(seed: int) -> tuple[ModelSpec, list[LayerChoices], np.ndarray]:
     """Two layers of 4 heads in 2 groups and of 12 neurons in steps of 3: 256 ways in all."""
     spec = small_spec(4, 2, 12, layers=2)
     options = scored_options(spec, random_scores(spec, 3.0, seed))
-    return spec, [LayerChoices(own, 3) for own in options], random_sensitivity(spec, seed)
+    return spec, [LayerChoices(option, 3) for option in options], random_sensitivity(spec, seed)
 
 
 def objective(options: Sequence[LayerOptions], layers: Sequence[LayerPlan], sensitivity: np.ndarray) -> float:
     """Sum of the losses of what the plans keep, times the sensitivity."""
     total = 0.0
-    for own, plan, (attention, mlp) in zip(options, layers, sensitivity, strict=True):
-        heads, neurons = both(own)
+    for option, plan, (attention, mlp) in zip(options, layers, sensitivity, strict=True):
+        heads, neurons = both(option)
         loss = heads.losses[heads.sets.index(plan[KeptHeads])]
         total += attention * loss + mlp * neurons.loss_of[len(plan[KeptNeurons].neurons)]
     return float(total)
@@ -60,11 +60,11 @@ def all_ways(choices: Sequence[LayerChoices], sensitivity: np.ndarray, cost: Cos
                 for count in (3, 6, 9, 12)
             ]
         )
-    return [(sum(own for own, _ in way), sum(loss for _, loss in way)) for way in itertools.product(*by_layer)]
+    return [(sum(each for each, _ in way), sum(loss for _, loss in way)) for way in itertools.product(*by_layer)]
 
 
 def least(ways: Sequence[tuple[int, float]], budget: float) -> float:
-    return min(loss for own, loss in ways if own <= budget)
+    return min(loss for weight, loss in ways if weight <= budget)
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
@@ -74,15 +74,15 @@ def test_the_loss_is_the_least_within_the_granularity(seed: int, budget: Any) ->
     spec, choices, sensitivity = tiny(seed)
     cost = CostModel(budget, 20)
     ways = all_ways(choices, sensitivity, cost)
-    dense = max(own for own, _ in ways)
+    dense = max(weight for weight, _ in ways)
     step = attention_cost(spec, cost, 4, 2) - attention_cost(spec, cost, 1, 1)
     for fraction in FRACTIONS:
         kept = spend(choices, [True, True], fraction * dense, sensitivity, cost)
         loss = objective([choice.options for choice in choices], [plan for plan, _ in kept], sensitivity)
-        own = sum(each for _, each in kept)
-        assert own <= fraction * dense
-        assert (own, pytest.approx(loss)) in ways
-        assert loss >= least(ways, own) - 1e-9
+        weight = sum(each for _, each in kept)
+        assert weight <= fraction * dense
+        assert (weight, pytest.approx(loss)) in ways
+        assert loss >= least(ways, weight) - 1e-9
         if fraction * dense - step >= min(each for each, _ in ways):
             assert loss <= least(ways, fraction * dense - step) + 1e-9
 
@@ -93,7 +93,7 @@ def test_most_tiny_cases_are_solved_to_the_best() -> None:
     for seed in range(20):
         _, choices, sensitivity = tiny(seed)
         ways = all_ways(choices, sensitivity, CostModel())
-        dense = max(own for own, _ in ways)
+        dense = max(weight for weight, _ in ways)
         for fraction in FRACTIONS:
             kept = spend(choices, [True, True], fraction * dense, sensitivity, CostModel())
             loss = objective([choice.options for choice in choices], [plan for plan, _ in kept], sensitivity)
@@ -108,7 +108,7 @@ def test_nothing_that_fits_and_saves_loss_is_left_out() -> None:
         dense = sum(choice.total_weights for choice in choices)
         for fraction in FRACTIONS:
             kept = spend(choices, [True, True], fraction * dense, sensitivity, cost)
-            left = fraction * dense - sum(own for _, own in kept)
+            left = fraction * dense - sum(weight for _, weight in kept)
             for plan, _ in kept:
                 if len(plan[KeptNeurons].neurons) < 12:
                     assert left < 3 * 3 * 24
@@ -121,14 +121,14 @@ def test_no_curve_has_less_loss_at_the_same_cost(ratio: float, kind: Any) -> Non
     scores = random_scores(spec, 0.5)
     options, sensitivity = scored_options(spec, scores), random_sensitivity(spec)
     curve, achieved = solve_layers(spec, options, ratio, Sparsity(kind, protect_first=0, protect_last=0), 16)
-    layers, own = solve_layers(spec, options, achieved, Sparsity("adaptive"), 16, sensitivity=sensitivity)
-    assert own >= achieved - 1e-12
+    layers, adaptive = solve_layers(spec, options, achieved, Sparsity("adaptive"), 16, sensitivity=sensitivity)
+    assert adaptive >= achieved - 1e-12
     assert objective(options, layers, sensitivity) < objective(options, curve, sensitivity)
 
 
 def test_what_matters_more_keeps_more() -> None:
     spec = smollm2_spec(num_hidden_layers=4)
-    choices = [LayerChoices(own, 16) for own in scored_options(spec, random_scores(spec))]
+    choices = [LayerChoices(option, 16) for option in scored_options(spec, random_scores(spec))]
     sensitivity = np.ones((4, 2))
     sensitivity[2, 1], sensitivity[1, 0] = 4.0, 0.1
     kept = [plan for plan, _ in spend(choices, [True] * 4, 2.0 * choices[0].total_weights, sensitivity, CostModel())]
@@ -142,7 +142,7 @@ def test_layers_that_are_not_free_stay_whole_and_are_paid_for() -> None:
     budget = 0.7 * sum(choice.total_weights for choice in choices)
     kept = spend(choices, [False, True], budget, sensitivity, CostModel())
     assert kept[0] == choices[0].kept(choices[0].whole)
-    assert sum(own for _, own in kept) <= budget
+    assert sum(weight for _, weight in kept) <= budget
 
 
 def test_a_budget_below_the_smallest_forms_gives_these() -> None:
@@ -163,7 +163,7 @@ def test_without_any_loss_the_budget_is_spent_all_the_same() -> None:
     _, choices, _ = tiny(0)
     budget = 0.6 * sum(choice.total_weights for choice in choices)
     kept = spend(choices, [True, True], budget, np.zeros((2, 2)), CostModel())
-    assert budget - 3 * 72 < sum(own for _, own in kept) <= budget
+    assert budget - 3 * 72 < sum(weight for _, weight in kept) <= budget
 
 
 @pytest.mark.parametrize(

@@ -46,12 +46,14 @@ def least_weights(spec: ModelSpec, align: int) -> int:
 
 def attention_sets(spec: ModelSpec) -> Iterator[tuple[tuple[int, ...], int]]:
     """Every set of query heads that leaves each kept group as many as the others, and its number of groups."""
-    own = spec.first(Attention)
-    for groups in range(1, own.num_key_value_heads + 1):
-        for kept in itertools.combinations(range(own.num_key_value_heads), groups):
-            for heads in range(1, own.heads_per_group + 1):
+    attention = spec.first(Attention)
+    for groups in range(1, attention.num_key_value_heads + 1):
+        for kept in itertools.combinations(range(attention.num_key_value_heads), groups):
+            for heads in range(1, attention.heads_per_group + 1):
                 members = [
-                    itertools.combinations(range(g * own.heads_per_group, (g + 1) * own.heads_per_group), heads)
+                    itertools.combinations(
+                        range(g * attention.heads_per_group, (g + 1) * attention.heads_per_group), heads
+                    )
                     for g in kept
                 ]
                 for chosen in itertools.product(*members):
@@ -137,11 +139,11 @@ def test_every_kept_group_keeps_as_many_of_its_own_heads(attention: str) -> None
 @pytest.mark.parametrize("attention", ATTENTION)
 def test_the_whole_budget_keeps_everything(attention: str, head_worth: float) -> None:
     spec = layer_spec(attention)
-    own, mlp = spec.first(Attention), spec.first(Mlp)
+    dense, mlp = spec.first(Attention), spec.first(Mlp)
     choices = choices_of(spec, some_scores(spec, head_worth), 4)
     plan, weights = choices.best(choices.total_weights)
-    assert plan[KeptHeads].heads == tuple(range(own.num_attention_heads))
-    assert plan[KeptHeads].kv_groups == tuple(range(own.num_key_value_heads))
+    assert plan[KeptHeads].heads == tuple(range(dense.num_attention_heads))
+    assert plan[KeptHeads].kv_groups == tuple(range(dense.num_key_value_heads))
     assert plan[KeptNeurons].neurons == tuple(range(mlp.intermediate_size))
     assert weights == spec.prunable_weights(0)
 
@@ -211,9 +213,9 @@ def test_alike_takes_the_attention_nearest_to_the_layer_s_own_fraction(attention
     for fraction in FRACTIONS:
         plan, weights = choices.best(fraction * choices.total_weights)
         kept = kept_weights(len(plan[KeptHeads].heads), len(plan[KeptHeads].kv_groups), 0)
-        others = {kept_weights(len(own), number, 0) for own, number in attention_sets(spec)}
-        fitting = [own for own in others if own <= fraction * choices.total_weights] or [min(others)]
-        assert abs(kept / whole - fraction) == min(abs(own / whole - fraction) for own in fitting), fraction
+        others = {kept_weights(len(heads), number, 0) for heads, number in attention_sets(spec)}
+        fitting = [weight for weight in others if weight <= fraction * choices.total_weights] or [min(others)]
+        assert abs(kept / whole - fraction) == min(abs(weight / whole - fraction) for weight in fitting), fraction
         assert weights == kept_weights(
             len(plan[KeptHeads].heads), len(plan[KeptHeads].kv_groups), len(plan[KeptNeurons].neurons)
         )
@@ -237,8 +239,8 @@ def test_at_a_price_no_other_selection_is_cheaper(price: float, budget: Any) -> 
 
     def bill(attention: int, count: int) -> float:
         kept = heads.sets[attention]
-        own = attention_cost(spec, cost, len(kept.heads), len(kept.kv_groups)) + count * 3 * HIDDEN
-        return 3.0 * float(heads.losses[attention]) + 0.5 * float(neurons.loss_of[count]) + price * own
+        total = attention_cost(spec, cost, len(kept.heads), len(kept.kv_groups)) + count * 3 * HIDDEN
+        return 3.0 * float(heads.losses[attention]) + 0.5 * float(neurons.loss_of[count]) + price * total
 
     attention, step = choices.at_price(price, (3.0, 0.5), cost)
     counts = (4, 8, 12, 16, 20, 24, 28, 30)
@@ -257,18 +259,18 @@ def test_the_nearest_plan_is_the_nearest_of_all(budget: Any) -> None:
         for count in (8, 16, 20)
     ]
     for wanted in np.linspace(0.0, 1.1 * layer_cost(spec.layers[0], HIDDEN, cost), 23):
-        plan, own = choices.nearest(float(wanted), cost)
-        assert own == attention_cost(
+        plan, nearest = choices.nearest(float(wanted), cost)
+        assert nearest == attention_cost(
             spec, cost, len(plan[KeptHeads].heads), len(plan[KeptHeads].kv_groups)
         ) + 72 * len(plan[KeptNeurons].neurons)
-        assert abs(own - wanted) == min(abs(other - wanted) for other in costs)
+        assert abs(nearest - wanted) == min(abs(other - wanted) for other in costs)
 
 
 def test_one_free_layer_changes_to_come_nearer_and_never_a_protected_one() -> None:
     spec = layer_spec("gqa", neurons=20)
     choices = [choices_of(spec, some_scores(spec), 4) for _ in range(2)]
     kept = [choice.kept(choice.whole) for choice in choices]
-    wanted = sum(own for _, own in kept) - 4 * 72
+    wanted = sum(weight for _, weight in kept) - 4 * 72
     changed = one_layer_nearer(choices, [False, True], kept, wanted, CostModel())
     assert changed[0] == kept[0]
     assert changed[1][1] == kept[1][1] - 4 * 72

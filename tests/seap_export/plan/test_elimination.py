@@ -32,7 +32,7 @@ def eliminated_by_hand(weight: torch.Tensor, covariance: torch.Tensor, ridge: fl
     losses = [0.0]
     while left:
         tried = {
-            channel: refitted_loss(weight, covariance, [own for own in left if own != channel], ridge)
+            channel: refitted_loss(weight, covariance, [head for head in left if head != channel], ridge)
             for channel in left
         }
         lowest = min(left, key=tried.__getitem__)
@@ -78,8 +78,8 @@ def test_one_at_a_time_is_the_greedy_loop_of_refits(ridge: float, tokens: int, s
     order, loss = eliminate_channels(weight, covariance, ridge, 0.0)
     expected_order, expected_loss = eliminated_by_hand(weight, covariance, ridge)
     least = RIDGE * expected_loss[0]  # smaller ones are of channels that others make up for, which go in any order
-    assert [own for own, kept in zip(order, expected_loss, strict=False) if kept > least] == [
-        own for own, kept in zip(expected_order, expected_loss, strict=False) if kept > least
+    assert [index for index, kept in zip(order, expected_loss, strict=False) if kept > least] == [
+        index for index, kept in zip(expected_order, expected_loss, strict=False) if kept > least
     ]
     assert loss.tolist() == pytest.approx(expected_loss, rel=ROUNDING[ridge], abs=1e-9 * expected_loss[0])
 
@@ -116,8 +116,8 @@ def test_single_precision_chooses_and_weighs_as_double_precision_does(
 ) -> None:
     weight, covariance = random_projection(600, tokens, 48)
     order, loss = eliminate_channels(weight, covariance, 1 / tokens)
-    own = weight.double(), covariance, 1 / tokens * float(covariance.trace()), torch.from_numpy(order.copy())
-    exact = np.maximum.accumulate(removal_losses(own[0], own[1].clone(), *own[2:]).numpy()[::-1])[::-1]
+    single = weight.double(), covariance, 1 / tokens * float(covariance.trace()), torch.from_numpy(order.copy())
+    exact = np.maximum.accumulate(removal_losses(single[0], single[1].clone(), *single[2:]).numpy()[::-1])[::-1]
     monkeypatch.setattr(elimination, "_SINGLE_PRECISION_RIDGE", 1.0)
     _, least = eliminate_channels(weight, covariance, 1 / tokens)
     assert loss[:594] == pytest.approx(exact[:594], rel=2e-5)
@@ -255,7 +255,7 @@ def test_the_greedy_elimination_removes_the_head_that_costs_least_each_time() ->
     kept = set(range(12))
     for option in options.sets[-2::-1]:
         losses = {
-            head: refitted_loss(o_proj, o_cov, [4 * own + i for own in kept - {head} for i in range(4)], RIDGE)
+            head: refitted_loss(o_proj, o_cov, [4 * other + i for other in kept - {head} for i in range(4)], RIDGE)
             for head in kept
         }
         kept.remove(min(losses, key=losses.__getitem__))

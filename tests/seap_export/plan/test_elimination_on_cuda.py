@@ -41,9 +41,9 @@ def test_the_losses(cuda: torch.device) -> None:
 
 
 def test_sets_of_heads(cuda: torch.device) -> None:
-    own = Refit(*projection(cuda), 1e-4).copy()
+    refit = Refit(*projection(cuda), 1e-4).copy()
     heads = HeadGroups(1, 300, 4).channels([2, 5], cuda)
-    assert own.increase(heads).device.type == own.remove(heads).device.type == "cuda"
+    assert refit.increase(heads).device.type == refit.remove(heads).device.type == "cuda"
 
 
 def test_a_tensor_on_another_device_is_noticed(cuda: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,8 +26,8 @@ def spec_of(heads: int, kv_groups: int, **values: Any) -> ModelSpec:
 
 
 def options_of(spec: ModelSpec, scores: Sequence[LayerScores] | None = None) -> list[LayerOptions]:
-    own = spec.layers[0]
-    alike = [scores_of([1.0] * own[Attention].num_attention_heads, [1.0] * 64, spec.head_dim)] * 2
+    layer = spec.layers[0]
+    alike = [scores_of([1.0] * layer[Attention].num_attention_heads, [1.0] * 64, spec.head_dim)] * 2
     return scored_options(spec, list(scores or alike))
 
 

@@ -80,12 +80,12 @@ def test_every_layer_is_scored_by_its_own_weights_and_statistics(
     assert done == [0, 1, 2]
     assert ranking.scores is not None
     assert torch.equal(ranking.sensitivity, calibration.sensitivity())
-    for index, (own, options) in enumerate(zip(ranking.scores, ranking.options, strict=True)):
+    for index, (scores, options) in enumerate(zip(ranking.scores, ranking.options, strict=True)):
         moments, weights = calibration.layer(index), output_weights(source, index)
         heads = channel_scores(score, weights["o_proj"], moments["o_proj"])
-        assert torch.equal(unit_scores(own["o_proj"]), heads.view(6, 16).mean(1))
-        assert torch.equal(own["down_proj"], channel_scores(score, weights["down_proj"], moments["down_proj"]))
-        assert_same_options(options, options_from_scores(source.spec, index, own))
+        assert torch.equal(unit_scores(scores["o_proj"]), heads.view(6, 16).mean(1))
+        assert torch.equal(scores["down_proj"], channel_scores(score, weights["down_proj"], moments["down_proj"]))
+        assert_same_options(options, options_from_scores(source.spec, index, scores))
 
 
 @pytest.mark.parametrize("score", ["wifv", "elimination"])
@@ -123,7 +123,7 @@ def test_heads_are_squared_where_asked(source: Source, random_calibration: Calib
     )
     assert plain is not None
     assert squared is not None
-    for index, own in enumerate(squared):
+    for index, score in enumerate(squared):
         expected = layer_scores(
             "wifv",
             output_weights(source, index),
@@ -131,9 +131,9 @@ def test_heads_are_squared_where_asked(source: Source, random_calibration: Calib
             source.spec.layers[index],
             square_heads=True,
         )
-        assert torch.equal(own["o_proj"], expected["o_proj"])
-        assert not torch.equal(own["o_proj"], plain[index]["o_proj"])
-        assert torch.equal(own["down_proj"], plain[index]["down_proj"])
+        assert torch.equal(score["o_proj"], expected["o_proj"])
+        assert not torch.equal(score["o_proj"], plain[index]["o_proj"])
+        assert torch.equal(score["down_proj"], plain[index]["down_proj"])
 
 
 @pytest.mark.parametrize("ridge", [0.5, 20.0])
@@ -157,12 +157,15 @@ def test_elimination_sees_the_covariances_of_the_mixture_and_the_ridge_of_the_re
 
 
 def by_task(source: Source, mixture: Mixture, score: ChannelScore) -> dict[str, tuple[LayerScores, ...]]:
-    found = {task: ranking_of(source, single_mixture(own), score).scores for task, own in mixture.calibrations.items()}
-    return {task: scores for task, scores in found.items() if scores is not None}
+    by_name = {
+        task: ranking_of(source, single_mixture(calibration), score).scores
+        for task, calibration in mixture.calibrations.items()
+    }
+    return {task: scores for task, scores in by_name.items() if scores is not None}
 
 
 def total(scores: tuple[LayerScores, ...]) -> float:
-    return sum(float(own["o_proj"].sum() + own["down_proj"].sum()) for own in scores)
+    return sum(float(score["o_proj"].sum() + score["down_proj"].sum()) for score in scores)
 
 
 @pytest.mark.parametrize("mix", ["scaled", "plain"])
@@ -175,15 +178,15 @@ def test_scores_of_several_tasks_are_added_by_their_weights(
         "two": random_calibration(source, "two", 1, scale=10.0),
     }
     mixture = Mixture("mix", {"one": 1.0, "two": 0.25}, calibrations)
-    own = by_task(source, mixture, score)
+    scores = by_task(source, mixture, score)
     factors = {
-        task: weight / (total(own[task]) if mix == "scaled" else 1.0) for task, weight in mixture.weights.items()
+        task: weight / (total(scores[task]) if mix == "scaled" else 1.0) for task, weight in mixture.weights.items()
     }
     mixed = ranking_of(source, mixture, score, mix=mix)
     assert mixed.scores is not None
     for index, layer in enumerate(mixed.scores):
-        heads = sum(factors[task] * own[task][index]["o_proj"] for task in own)
-        neurons = sum(factors[task] * own[task][index]["down_proj"] for task in own)
+        heads = sum(factors[task] * scores[task][index]["o_proj"] for task in scores)
+        neurons = sum(factors[task] * scores[task][index]["down_proj"] for task in scores)
         torch.testing.assert_close(layer["o_proj"], heads, rtol=1e-12, atol=0.0)
         torch.testing.assert_close(layer["down_proj"], neurons, rtol=1e-12, atol=0.0)
         assert_same_options(mixed.options[index], options_from_scores(source.spec, index, layer))
@@ -228,8 +231,8 @@ def test_a_task_whose_scores_are_all_0_is_no_obstacle(source: Source, random_cal
     }
     mixture = Mixture("mix", {"one": 1.0, "two": 1.0}, calibrations)
     mixed, alone = ranking_of(source, mixture, "wifv"), ranking_of(source, single_mixture(calibrations["one"]), "wifv")
-    for own, other in zip(mixed.options, alone.options, strict=True):
-        assert (both(own)[1].order == both(other)[1].order).all()
+    for option, other in zip(mixed.options, alone.options, strict=True):
+        assert (both(option)[1].order == both(other)[1].order).all()
 
 
 @pytest.mark.parametrize("score", ["wifv", "elimination"])
@@ -275,7 +278,7 @@ def test_the_sensitivity_and_the_balance_decide_too(source: Source, random_calib
     sensitive = planned(source, statistics, dataclasses.replace(ranking, sensitivity=other))
     assert sensitive.layers[2] != plan.layers[2]
     assert kept_sizes(sensitive.layers[2]) == (3, 6, 80)
-    parts = [both(own) for own in ranking.options]
+    parts = [both(option) for option in ranking.options]
     cheap = [(heads, dataclasses.replace(neurons, loss_of=1e-6 * neurons.loss_of)) for heads, neurons in parts]
     ranking = dataclasses.replace(ranking, options=tuple(cheap))
     by_loss, alike = (
@@ -292,8 +295,8 @@ def test_global_sparsity_ranks_the_scores(source: Source, random_calibration: Ca
     plan = planned(source, statistics, ranking, sparsity=Sparsity("global"))
     assert ranking.scores is not None
     least_kept = min(
-        float(own["down_proj"][list(layer[KeptNeurons].neurons)].min())
-        for own, layer in zip(ranking.scores, plan.layers, strict=True)
+        float(score["down_proj"][list(layer[KeptNeurons].neurons)].min())
+        for score, layer in zip(ranking.scores, plan.layers, strict=True)
     )
     assert plan.achieved_ratio == pytest.approx(0.3, abs=0.01)
     assert least_kept > 0.0

@@ -49,7 +49,7 @@ def test_a_head_or_a_channel_costs_what_the_shrunk_sublayer_does() -> None:
         for budget in BUDGETS:
             cost = CostModel(budget, 9)
             shrunk = [options.shrunk(option) for option in range(len(options.losses))]
-            assert options.costs(cost).tolist() == [options.cost_of(own, 24, cost) for own in shrunk]
+            assert options.costs(cost).tolist() == [options.cost_of(layer, 24, cost) for layer in shrunk]
 
 
 def test_the_nearest_option_of_each_kind() -> None:

@@ -70,7 +70,7 @@ def test_an_interrupted_ranking_goes_on_and_is_the_same(
         assert done == [0, 1, 2]
         assert sorted(set(made)) == list(range(last + 1, 3))
         assert contents(folder) == contents(tmp_path / "whole")
-        plans = [plan_variant(source, statistics, own, settings, 0.3) for own in (whole, again)]
+        plans = [plan_variant(source, statistics, ranking, settings, 0.3) for ranking in (whole, again)]
         assert plans[0] == plans[1]
 
 
@@ -88,8 +88,8 @@ def test_a_finished_folder_is_the_ranking(source: Source, statistics: Mixture, t
     assert torch.equal(ranking.sensitivity, statistics.sensitivity())
     read = read_ranking(source.spec, tmp_path / "ranking")
     assert (read.scores is None) is (recipe == "reconstruct")
-    for own, other in zip(ranking.options, read.options, strict=True):
-        assert_same_options(own, other)
+    for option, other in zip(ranking.options, read.options, strict=True):
+        assert_same_options(option, other)
 
 
 def test_half_a_file_counts_as_none_and_a_damaged_one_is_refused(

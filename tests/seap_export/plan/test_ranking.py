@@ -18,7 +18,7 @@ from seap_export.scores import LayerScores
 def ranked(
     spec: ModelSpec, scores: list[LayerScores], fraction: float, align: int = 1, free: list[bool] | None = None
 ) -> list[Planned]:
-    choices = [LayerChoices(own, align) for own in scored_options(spec, scores)]
+    choices = [LayerChoices(option, align) for option in scored_options(spec, scores)]
     budget = fraction * sum(choice.total_weights for choice in choices)
     return rank(choices, scores, free or [True] * len(choices), budget)
 
@@ -59,8 +59,8 @@ def by_hand(
     Of layers with one head a group, in steps of 1 neuron; a layer keeps its last head and its last neuron.
     """
     units = []
-    for layer, own in enumerate(scores):
-        heads, neurons = standardised_by_hand(own)
+    for layer, score in enumerate(scores):
+        heads, neurons = standardised_by_hand(score)
         units += [(value, layer, "head", index) for index, value in enumerate(heads)]
         units += [(value, layer, "neuron", index) for index, value in enumerate(neurons)]
     left = {unit[1:] for unit in units}
@@ -73,7 +73,9 @@ def by_hand(
         if gap < best_gap:
             best, best_gap = set(left), gap
     return [
-        tuple(tuple(sorted(index for own, what, index in best if (own, what) == (layer, kind))) for kind in weights)
+        tuple(
+            tuple(sorted(index for score, what, index in best if (score, what) == (layer, kind))) for kind in weights
+        )
         for layer in range(len(scores))
     ]
 
@@ -149,7 +151,7 @@ def test_the_weights_told_are_those_of_the_plans_and_near_the_budget(ratio: floa
             128 * (len(plan[KeptHeads].heads) + len(plan[KeptHeads].kv_groups)) + 3 * len(plan[KeptNeurons].neurons)
         )
         assert len(plan[KeptNeurons].neurons) % align == 0
-    assert 1.0 - sum(own for _, own in kept) / (12 * spec.prunable_weights(0)) == pytest.approx(ratio, abs=0.01)
+    assert 1.0 - sum(weight for _, weight in kept) / (12 * spec.prunable_weights(0)) == pytest.approx(ratio, abs=0.01)
 
 
 def test_layers_that_are_not_free_are_not_ranked() -> None:

@@ -59,8 +59,8 @@ def test_the_loss_of_a_set_of_heads_is_that_of_a_refit_whatever_its_size(kept: t
 def test_single_precision_is_as_good_as_the_condition_number_lets_it_be() -> None:
     exact, weight, covariance = refit_of()
     refit = Refit(weight, covariance.float(), RIDGE * float(covariance.trace()))
-    for own in (exact, refit):
-        own.remove(torch.tensor([2, 7, 8, 0]))
+    for solver in (exact, refit):
+        solver.remove(torch.tensor([2, 7, 8, 0]))
     assert refit.increases().dtype == torch.float32
     torch.testing.assert_close(refit.increases().double(), exact.increases(), rtol=1e-4, atol=0.0)
 
@@ -69,10 +69,10 @@ def test_increases_are_what_removing_one_channel_or_a_set_would_add() -> None:
     refit, weight, covariance = refit_of()
     loss = refit.remove(torch.tensor([2, 7, 8, 0]))
     left = refit.left.tolist()
-    for channel, own in zip(left, refit.increases().tolist(), strict=True):
+    for channel, increase in zip(left, refit.increases().tolist(), strict=True):
         without = refitted_loss(weight, covariance, set(left) - {channel}, RIDGE)
-        assert loss + own == pytest.approx(without, rel=1e-9)
-        assert refit.increase(torch.tensor([channel])) == pytest.approx(own, rel=1e-9)
+        assert loss + increase == pytest.approx(without, rel=1e-9)
+        assert refit.increase(torch.tensor([channel])) == pytest.approx(increase, rel=1e-9)
     without = refitted_loss(weight, covariance, set(left) - {5, 11, 3}, RIDGE)
     assert loss + refit.increase(torch.tensor([5, 11, 3])) == pytest.approx(without, rel=1e-9)
 

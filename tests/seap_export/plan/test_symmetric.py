@@ -24,9 +24,9 @@ def regular(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_inverse_and_the_factor_take_the_place_of_the_matrix(regular: torch.Tensor) -> None:
     for work, known in ((symmetric.invert, torch.linalg.inv), (symmetric.factorise, torch.linalg.cholesky)):
         given = regular.clone()
-        found, expected = work(given), known(regular)
-        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * float(expected.max()))
-        assert found.data_ptr() == given.data_ptr()
+        result, expected = work(given), known(regular)
+        torch.testing.assert_close(result, expected, rtol=1e-9, atol=1e-9 * float(expected.max()))
+        assert result.data_ptr() == given.data_ptr()
 
 
 def test_a_square_is_subtracted(regular: torch.Tensor) -> None:

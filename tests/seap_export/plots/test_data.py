@@ -53,10 +53,10 @@ def test_overlap_is_the_jaccard_index_over_the_layers_that_are_cut(make_variant:
     heads = overlap([first, second], KeptHeads)
     assert heads.jaccard[0][1] == 1 / 5  # {0, 4} and {0, 1, 2, 3}
     assert heads.chance[0][1] == pytest.approx((2 * 4 / 6) / (2 + 4 - 2 * 4 / 6))
-    for own in (neurons, heads):
-        assert own.names == ("a-0.2", "b-0.2")
-        assert own.jaccard[1][0] == own.jaccard[0][1]
-        assert own.jaccard[0][0] == own.jaccard[1][1] == 1.0
+    for sets in (neurons, heads):
+        assert sets.names == ("a-0.2", "b-0.2")
+        assert sets.jaccard[1][0] == sets.jaccard[0][1]
+        assert sets.jaccard[0][0] == sets.jaccard[1][1] == 1.0
 
 
 def test_overlap_of_parts_that_nobody_cuts_is_not_defined(make_variant: Make) -> None:

@@ -46,9 +46,13 @@ def test_sparsity_lines_are_the_removed_fractions(make_variant: Make, tmp_path: 
     variants = [make_variant("a", "a-0.2", CUT), make_variant("b", "b-0.2", {})]
     removed = [removed_by_layer(variant) for variant in variants]
     figure = sparsity_figure(variants, removed)
-    for panel, own in zip(figure.axes, removed, strict=True):
+    for panel, values in zip(figure.axes, removed, strict=True):
         drawn = {str(line.get_label()): tuple(line.get_ydata()) for line in panel.lines}
-        assert drawn == {"attention": own.sublayers["attention"], "MLP": own.sublayers["mlp"], "both": own.total}
+        assert drawn == {
+            "attention": values.sublayers["attention"],
+            "MLP": values.sublayers["mlp"],
+            "both": values.total,
+        }
         low, high = panel.get_ylim()
         assert low < 0 < max(removed[0].attention) < high
     read = texts(figure, tmp_path)

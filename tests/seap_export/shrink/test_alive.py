@@ -43,7 +43,7 @@ class Peak(TorchDispatchMode):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
                 self._alive[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-        self._alive = {key: own for key, own in self._alive.items() if not own[0].expired()}
+        self._alive = {key: alive for key, alive in self._alive.items() if not alive[0].expired()}
         self.bytes = max(self.bytes, sum(size for _, size in self._alive.values()))
         return result
 
@@ -88,7 +88,7 @@ def test_more_layers_take_no_more(sources: dict[int, Source], tmp_path: Path) ->
 
 def _refit(source: Source, work: Path, compute: Compute) -> int:
     statistics = mixture_of(source, work / "statistics", {"boolq": TEXTS})
-    cut = [layer_plan(own, None, 0, range(1, NEURONS)) for own in source.spec.layers]
+    cut = [layer_plan(layer, None, 0, range(1, NEURONS)) for layer in source.spec.layers]
     plan = plan_of(source, cut, "sequential")
     (work / "out").mkdir()
     return peak_of(lambda: write_shrunk_model(source, plan, statistics, work / "out", compute=compute))

@@ -35,9 +35,11 @@ def random_layer(spec: ModelSpec) -> dict[str, torch.Tensor]:
 )
 def test_names_and_shapes_are_those_of_the_plan(values: dict[str, Any]) -> None:
     spec = biased_spec(**values)
-    own = (spec.layers[0], PLAN.spec(spec.layers[LAYER], frozenset()), spec.layers[2])
+    layers = (spec.layers[0], PLAN.spec(spec.layers[LAYER], frozenset()), spec.layers[2])
     shrunk = shrink_layer(random_layer(spec), spec, LAYER, PLAN)
-    assert {name: tuple(tensor.shape) for name, tensor in shrunk.items()} == spec.with_layers(own).layer_tensors(LAYER)
+    assert {name: tuple(tensor.shape) for name, tensor in shrunk.items()} == spec.with_layers(layers).layer_tensors(
+        LAYER
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,11 +105,11 @@ def test_kept_channels_are_the_inputs_of_the_projections() -> None:
 def test_places_for_biases_are_filled_with_zeros_and_what_is_there_stays() -> None:
     dense = model_spec(micro_config(model_type="qwen2"))
     sizes = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 48}
-    own = dense.layers[0].changed(**sizes, biases={"q_proj", "k_proj", "v_proj", "o_proj"})
-    spec = dense.with_layers((own,) * 3)
+    layer = dense.layers[0].changed(**sizes, biases={"q_proj", "k_proj", "v_proj", "o_proj"})
+    spec = dense.with_layers((layer,) * 3)
     tensors = {"model.layers.1.self_attn.q_proj.bias": torch.ones(64), "other": torch.ones(1)}
     filled = with_all_biases(tensors, spec, 1)
-    assert {name: (tuple(own.shape), float(own.sum())) for name, own in filled.items()} == {
+    assert {name: (tuple(tensor.shape), float(tensor.sum())) for name, tensor in filled.items()} == {
         "other": ((1,), 1.0),
         "model.layers.1.self_attn.q_proj.bias": ((64,), 64.0),
         "model.layers.1.self_attn.k_proj.bias": ((32,), 0.0),

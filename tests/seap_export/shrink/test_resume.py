@@ -85,7 +85,7 @@ def test_killed_before_any_tensor_is_written(
 
 @pytest.mark.parametrize("where", ["memory", "disk"])
 @pytest.mark.parametrize(
-    ("place", "name", "calls"),
+    ("what", "name", "calls"),
     [
         (streams._KeptInMemory, "save", 6),
         (streams._KeptInFile, "save", 6),
@@ -97,10 +97,10 @@ def test_killed_before_any_tensor_is_written(
     ],
 )
 def test_killed_while_the_streams_are_saved(
-    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: object, name: str, calls: int, where: str
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: object, name: str, calls: int, where: str
 ) -> None:
     compute = compute_in_memory() if where == "memory" else compute_on_disk(case.source)
-    if place in (streams._KeptInMemory, streams._KeptInFile) and (place is streams._KeptInFile) is (where == "memory"):
+    if what in (streams._KeptInMemory, streams._KeptInFile) and (what is streams._KeptInFile) is (where == "memory"):
         pytest.skip("not used there")
     layers: list[int] = []
     plain = Source.read_layer
@@ -109,7 +109,7 @@ def test_killed_while_the_streams_are_saved(
         layers.clear()
         folder = tmp_path / str(call)
         with monkeypatch.context() as patch:
-            die_at(patch, place, name, call)
+            die_at(patch, what, name, call)
             with pytest.raises(Killed):
                 run(case, folder, "sequential", compute)
         run(case, folder, "sequential", compute)

@@ -89,14 +89,14 @@ def test_it_is_what_a_plain_loop_gives(tmp_path: Path, variation: str, ridge: fl
     statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS})
     plan = micro_plan(source, "sequential", ridge=ridge)
     expected = plain_loop(tmp_path / "model", source, plan, {"boolq": TEXTS})
-    for index, own in enumerate(fitted_layers(source, plan, statistics, 64)):
+    for index, layer in enumerate(fitted_layers(source, plan, statistics, 64)):
         for output in OUTPUTS:
             linear = expected.model.layers[index].get_submodule(projection_paths(expected)[output])
             kept = kept_channels(plan.layers[index], source.spec.layers[0], output)  # type: ignore[arg-type]
             name = names.tensor(output, index)
-            assert_close(own[f"{name}.weight"].float(), linear.weight.detach()[:, kept], 1e-4)
+            assert_close(layer[f"{name}.weight"].float(), linear.weight.detach()[:, kept], 1e-4)
             if linear.bias is not None:
-                assert_close(own[f"{name}.bias"].float(), linear.bias.detach(), 2e-4)
+                assert_close(layer[f"{name}.bias"].float(), linear.bias.detach(), 2e-4)
     shrunk = written(tmp_path / "shrunk", source, plan, statistics)
     assert_close(logits(shrunk), logits(expected), 1e-4)
     assert_close(logits(shrunk, random_token_ids(4, 9)), logits(expected, random_token_ids(4, 9)), 1e-4)
@@ -111,15 +111,15 @@ def test_in_the_uniform_layout_it_is_what_a_plain_loop_gives(tmp_path: Path, var
     plan = uniform_plan(source, "sequential", ridge=ridge)
     expected = plain_loop(tmp_path / "model", source, plan, {"boolq": TEXTS})
     without = WITHOUT_BIAS[source.spec.family.model_type]
-    for index, own in enumerate(fitted_layers(source, plan, statistics, 64)):
+    for index, layer in enumerate(fitted_layers(source, plan, statistics, 64)):
         for output in OUTPUTS:
             linear = expected.model.layers[index].get_submodule(projection_paths(expected)[output])
             kept = kept_channels(plan.layers[index], source.spec.layers[0], output)  # type: ignore[arg-type]
             name = names.tensor(output, index)
-            assert_close(own[f"{name}.weight"].float(), linear.weight.detach()[:, kept], 1e-4)
-            assert (f"{name}.bias" in own) is (linear.bias is not None) is (output not in without)
+            assert_close(layer[f"{name}.weight"].float(), linear.weight.detach()[:, kept], 1e-4)
+            assert (f"{name}.bias" in layer) is (linear.bias is not None) is (output not in without)
             if linear.bias is not None:
-                assert_close(own[f"{name}.bias"].float(), linear.bias.detach(), 2e-4)
+                assert_close(layer[f"{name}.bias"].float(), linear.bias.detach(), 2e-4)
     shrunk = written(tmp_path / "shrunk", source, plan, statistics)
     assert_close(logits(shrunk, random_token_ids(4, 9)), logits(expected, random_token_ids(4, 9)), 1e-4)
 
@@ -144,8 +144,8 @@ def test_a_task_of_nearly_no_weight_does_not_count(tmp_path: Path) -> None:
     name = "model.layers.2.mlp.down_proj.weight"
 
     def fitted(ridge: float, **weights: float) -> torch.Tensor:
-        own = {task: tasks[task] for task in weights}
-        statistics = mixture_of(source, tmp_path / "-".join(map(str, weights.values())), own, **weights)
+        tasks_left = {task: tasks[task] for task in weights}
+        statistics = mixture_of(source, tmp_path / "-".join(map(str, weights.values())), tasks_left, **weights)
         plan = micro_plan(source, "sequential", weights=weights, ridge=ridge * 200)
         return fitted_layers(source, plan, statistics)[2][name]
 
@@ -158,18 +158,18 @@ def test_a_task_of_nearly_no_weight_does_not_count(tmp_path: Path) -> None:
 def test_a_plan_that_removes_nothing_gives_exactly_the_dense_tensors(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
     statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS[:3]})
-    plan = plan_of(source, [whole_layer(own) for own in source.spec.layers], "sequential")
-    for index, own in enumerate(fitted_layers(source, plan, statistics)):
+    plan = plan_of(source, [whole_layer(layer) for layer in source.spec.layers], "sequential")
+    for index, layer in enumerate(fitted_layers(source, plan, statistics)):
         dense = source.read_layer(index)
-        assert own.keys() == dense.keys()
-        assert all(torch.equal(own[name], dense[name]) for name in dense)
+        assert layer.keys() == dense.keys()
+        assert all(torch.equal(layer[name], dense[name]) for name in dense)
 
 
 @pytest.mark.parametrize("variation", ["llama-gqa", "llama-biases", "qwen2-window"])
 def test_what_comes_before_the_first_cut_is_exactly_the_dense_model_s(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
     statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS})
-    whole = [whole_layer(own) for own in source.spec.layers]
+    whole = [whole_layer(layer) for layer in source.spec.layers]
     plan = plan_of(source, [whole[0], dataclasses.replace(whole[1], neurons=tuple(range(50))), whole[2]], "sequential")
     layers = fitted_layers(source, plan, statistics)
     untouched = {names.weight("down_proj", 1), names.bias("down_proj", 1)}
@@ -185,15 +185,15 @@ def test_what_comes_before_the_first_cut_is_exactly_the_dense_model_s(tmp_path: 
 def redundant_source(folder: Path, variation: str) -> tuple[Source, tuple[LayerPlan, ...]]:
     """A model whose removed heads have the attention pattern and values of kept ones, removed neurons multiples."""
     source = micro_source(folder, variation)
-    own = source.spec.first(Attention)
-    head_dim, size = source.spec.head_dim, own.heads_per_group
+    attention = source.spec.first(Attention)
+    head_dim, size = source.spec.head_dim, attention.heads_per_group
     tensors = load_file(folder / "model.safetensors")
     for index in (1, 2):
         prefix = f"model.layers.{index}."
         for part in ("weight", "bias"):
             if f"{prefix}self_attn.q_proj.{part}" in tensors:
                 queries = tensors[f"{prefix}self_attn.q_proj.{part}"]
-                for group in range(own.num_key_value_heads):  # the second head of each group is the first
+                for group in range(attention.num_key_value_heads):  # the second head of each group is the first
                     start = group * size * head_dim
                     queries[start + head_dim : start + 2 * head_dim] = queries[start : start + head_dim]
             for name, factor in (("gate_proj", 1.0), ("up_proj", -2.0)):
@@ -201,8 +201,8 @@ def redundant_source(folder: Path, variation: str) -> tuple[Source, tuple[LayerP
                     rows = tensors[f"{prefix}mlp.{name}.{part}"]
                     rows[:20] = factor * rows[20:40]
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    heads = tuple(head for head in range(own.num_attention_heads) if head % size != 1)
-    cut = kept_layer(size, range(own.num_key_value_heads), heads, range(20, 80))
+    heads = tuple(head for head in range(attention.num_attention_heads) if head % size != 1)
+    cut = kept_layer(size, range(attention.num_key_value_heads), heads, range(20, 80))
     return open_source(str(folder)), (whole_layer(source.spec.layers[0]), cut, cut)
 
 
@@ -252,8 +252,8 @@ def test_the_error_is_less_than_that_of_fitting_each_layer_alone(tmp_path: Path,
     source = micro_source(tmp_path / "model", variation)
     texts = random_token_ids(40)
     statistics = mixture_of(source, tmp_path / "statistics", {"boolq": texts})
-    own = source.spec.layers[0]
-    cut = [layer_plan(own, None, 0, range(index, 80, 2)) for index in range(3)]
+    layer = source.spec.layers[0]
+    cut = [layer_plan(layer, None, 0, range(index, 80, 2)) for index in range(3)]
     dense = last_stream(transformers_model(tmp_path / "model"), texts)
     errors: dict[Compensation, float] = {}
     for compensation in COMPENSATIONS:
@@ -285,16 +285,16 @@ def test_half_precision_weights_keep_their_dtype_and_later_layers_correct_their_
     plain = RefitStreams.layer
 
     def noted(self: Any, index: int, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        found = plain(self, index, tensors)
+        outcome = plain(self, index, tensors)
         streams[:] = list(self._shrunk.streams)
-        return found
+        return outcome
 
     monkeypatch.setattr(RefitStreams, "layer", noted)
     fitted_layers(source, plan, statistics)
-    own, expected = (
+    stream, expected = (
         torch.cat([part.double() for part in parts]) for parts in (streams, [last_stream(shrunk, _in_order(TEXTS))])
     )
-    assert_close(own, expected, 1e-5)
+    assert_close(stream, expected, 1e-5)
 
 
 def _in_order(texts: Sequence[Sequence[int]]) -> list[Sequence[int]]:

@@ -57,12 +57,12 @@ class OneSublayer:
     def fit(self, target: torch.Tensor, weights: torch.Tensor | float) -> tuple[torch.Tensor, torch.Tensor]:
         sums = CovarianceAccumulator()
         sums.update(self.x.float(), target, torch.ones(len(target)) * weights)
-        found = refit(
+        fitted = refit(
             torch.zeros(target.shape[1], len(self.kept), dtype=torch.float64),
             sums.mean(), sums.covariance(), sums.target_mean(), sums.cross_covariance(), ridge=1e-7, tokens=1.0,
         )  # fmt: skip
-        assert found.bias is not None
-        return found.weight, found.bias
+        assert fitted.bias is not None
+        return fitted.weight, fitted.bias
 
 
 @torch.no_grad()
@@ -84,25 +84,27 @@ def sublayer_of(source: Source, output: Projection, disturbance: float) -> OneSu
 
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_without_norm_and_multiplier_it_is_the_distance_bit_for_bit(tmp_path: Path, output: Projection) -> None:
-    own = sublayer_of(micro_source(tmp_path / "model"), output, 0.1)
-    target, weights = refit_target(own.layer, output, own.passed, own.shrunk)
-    assert torch.equal(target, own.passed.stream - own.shrunk)
+    sublayer = sublayer_of(micro_source(tmp_path / "model"), output, 0.1)
+    target, weights = refit_target(sublayer.layer, output, sublayer.passed, sublayer.shrunk)
+    assert torch.equal(target, sublayer.passed.stream - sublayer.shrunk)
     assert weights == 1.0
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
 @pytest.mark.parametrize("variation", ["granite-all", *POST_NORMS])
 def test_without_an_error_it_is_the_dense_product(tmp_path: Path, variation: str, output: Projection) -> None:
-    own = sublayer_of(micro_source(tmp_path / "model", variation), output, 0.0)
-    target, _ = refit_target(own.layer, output, own.passed, own.shrunk)
-    torch.testing.assert_close(target, own.passed.product, rtol=1e-4, atol=1e-4)
+    sublayer = sublayer_of(micro_source(tmp_path / "model", variation), output, 0.0)
+    target, _ = refit_target(sublayer.layer, output, sublayer.passed, sublayer.shrunk)
+    torch.testing.assert_close(target, sublayer.passed.product, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
 def test_with_a_multiplier_the_target_reaches_the_dense_stream(tmp_path: Path, output: Projection) -> None:
-    own = sublayer_of(micro_source(tmp_path / "model", "granite-all"), output, 0.1)
-    target, _ = refit_target(own.layer, output, own.passed, own.shrunk)
-    torch.testing.assert_close(own.shrunk + own.layer.update(output, target), own.passed.stream, rtol=1e-5, atol=1e-5)
+    sublayer = sublayer_of(micro_source(tmp_path / "model", "granite-all"), output, 0.1)
+    target, _ = refit_target(sublayer.layer, output, sublayer.passed, sublayer.shrunk)
+    torch.testing.assert_close(
+        sublayer.shrunk + sublayer.layer.update(output, target), sublayer.passed.stream, rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
@@ -111,10 +113,10 @@ def test_with_a_norm_the_target_nearly_reaches_the_dense_stream(
     tmp_path: Path, variation: str, output: Projection
 ) -> None:
     """All of a small error but what lies along the product, one direction of 96."""
-    own = sublayer_of(micro_source(tmp_path / "model", variation), output, 0.003)
-    target, _ = refit_target(own.layer, output, own.passed, own.shrunk)
-    after = own.shrunk + own.layer.update(output, target) - own.passed.stream
-    before = own.shrunk + own.passed.update - own.passed.stream
+    sublayer = sublayer_of(micro_source(tmp_path / "model", variation), output, 0.003)
+    target, _ = refit_target(sublayer.layer, output, sublayer.passed, sublayer.shrunk)
+    after = sublayer.shrunk + sublayer.layer.update(output, target) - sublayer.passed.stream
+    before = sublayer.shrunk + sublayer.passed.update - sublayer.passed.stream
     assert after.square().mean() < 0.05 * before.square().mean()
 
 
@@ -124,27 +126,27 @@ def test_the_fit_is_a_stationary_point_of_the_linearised_problem(
     tmp_path: Path, variation: str, output: Projection
 ) -> None:
     """By central differences along random directions, against a fit that counts all tokens alike."""
-    own = sublayer_of(micro_source(tmp_path / "model", variation), output, 0.1)
-    gain = own.layer.gain(output)
+    sublayer = sublayer_of(micro_source(tmp_path / "model", variation), output, 0.1)
+    gain = sublayer.layer.gain(output)
     assert gain is not None
     usable = gain.abs() > 0.1 * gain.square().mean().sqrt()  # the others are held back on purpose
-    target, weights = refit_target(own.layer, output, own.passed, own.shrunk)
+    target, weights = refit_target(sublayer.layer, output, sublayer.passed, sublayer.shrunk)
     assert isinstance(weights, torch.Tensor)
-    best, alike = own.fit(target, weights), own.fit(target, 1.0)
+    best, alike = sublayer.fit(target, weights), sublayer.fit(target, 1.0)
     generator = torch.Generator().manual_seed(2)
 
     def slopes(weight: torch.Tensor, bias: torch.Tensor) -> list[float]:
-        found = []
+        gradients = []
         for _ in range(5):
             direction = torch.randn(weight.shape, generator=generator, dtype=torch.float64) * usable.unsqueeze(1)
             step = 1e-3 * direction / direction.norm() * weight.norm()
-            ends = [own.linearised(weight + sign * step, bias) for sign in (1.0, -1.0)]
-            found.append(abs(ends[0] - ends[1]) / (ends[0] + ends[1] - 2 * own.linearised(weight, bias)))
-        return found
+            ends = [sublayer.linearised(weight + sign * step, bias) for sign in (1.0, -1.0)]
+            gradients.append(abs(ends[0] - ends[1]) / (ends[0] + ends[1] - 2 * sublayer.linearised(weight, bias)))
+        return gradients
 
     assert max(slopes(*best)) < 0.01  # half of it is the distance to the minimum, in steps of a thousandth
     assert max(slopes(*alike)) > 1.0
-    assert own.linearised(*best) < own.linearised(*alike)
+    assert sublayer.linearised(*best) < sublayer.linearised(*alike)
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
@@ -152,27 +154,27 @@ def test_the_fit_is_a_stationary_point_of_the_linearised_problem(
 def test_the_stream_is_nearer_than_with_the_dense_product_as_target(
     tmp_path: Path, variation: str, output: Projection
 ) -> None:
-    own = sublayer_of(micro_source(tmp_path / "model", variation), output, 0.1)
-    fitted = own.fit(*refit_target(own.layer, output, own.passed, own.shrunk))
-    product = own.fit(own.passed.product, 1.0)
-    assert own.error(*fitted) < own.error(*product)
+    sublayer = sublayer_of(micro_source(tmp_path / "model", variation), output, 0.1)
+    fitted = sublayer.fit(*refit_target(sublayer.layer, output, sublayer.passed, sublayer.shrunk))
+    product = sublayer.fit(sublayer.passed.product, 1.0)
+    assert sublayer.error(*fitted) < sublayer.error(*product)
 
 
 def test_a_channel_of_nearly_no_gain_is_not_blown_up(tmp_path: Path) -> None:
     source = micro_source(tmp_path / "model", "glm4")
-    own = sublayer_of(source, "o_proj", 0.1)
+    sublayer = sublayer_of(source, "o_proj", 0.1)
     tensors = source.read_layer(0)
     gain = tensors[names.tensor("post_self_attn_layernorm", 0)]
-    plain, _ = refit_target(own.layer, "o_proj", own.passed, own.shrunk)
+    plain, _ = refit_target(sublayer.layer, "o_proj", sublayer.passed, sublayer.shrunk)
     gain[3:5] = torch.tensor([0.0, -1e-9])
-    own = sublayer_of(source, "o_proj", 0.1)
+    sublayer = sublayer_of(source, "o_proj", 0.1)
     layer = DecoderLayer(source.spec, 0, tensors)
-    target, weights = refit_target(layer, "o_proj", own.passed, own.shrunk)
+    target, weights = refit_target(layer, "o_proj", sublayer.passed, sublayer.shrunk)
     assert torch.isfinite(target).all()
     assert isinstance(weights, torch.Tensor)
     assert (weights > 0).all()
-    added = (target - own.passed.product).abs().mean(0)
-    assert added[3:5].max() < 20 * (plain - own.passed.product).abs().mean()
+    added = (target - sublayer.passed.product).abs().mean(0)
+    assert added[3:5].max() < 20 * (plain - sublayer.passed.product).abs().mean()
 
 
 @pytest.mark.parametrize("variation", [name for name in VARIATIONS if name in (*POST_NORMS, "glm4-biases")])
@@ -182,7 +184,7 @@ def test_a_whole_model_is_nearer_than_with_dense_products_as_targets(
     """The logits, on the calibration texts."""
     source, texts = micro_source(tmp_path / "model", variation), random_token_ids(40)
     statistics = mixture_of(source, tmp_path / "statistics", {"boolq": texts})
-    cut = [layer_plan(own, None, 0, range(index, 80, 2)) for index, own in enumerate(source.spec.layers)]
+    cut = [layer_plan(layer, None, 0, range(index, 80, 2)) for index, layer in enumerate(source.spec.layers)]
     errors = []
     dense = transformers_model(tmp_path / "model")
     for name in ("stream", "product"):
@@ -193,5 +195,5 @@ def test_a_whole_model_is_nearer_than_with_dense_products_as_targets(
         model = transformers_model(tmp_path / name)
         with torch.no_grad():
             pairs = [(model(torch.tensor([ids])).logits, dense(torch.tensor([ids])).logits) for ids in texts]
-        errors.append(sum(float((own - theirs).square().sum()) for own, theirs in pairs))
+        errors.append(sum(float((ours - theirs).square().sum()) for ours, theirs in pairs))
     assert errors[0] < 0.9 * errors[1]

@@ -34,8 +34,8 @@ def test_what_is_read_and_written_back_is_what_was_stored(tmp_path: Path, variat
         for name, tensor in back.items():
             assert torch.equal(tensor.to(stored[name].dtype), stored[name]), name
     for name in source.spec.outer_names:
-        for own, tensor in form.to_stored({names.tensor(name): source.read_outer(name)}).items():
-            assert torch.equal(tensor.to(stored[own].dtype), stored[own])
+        for stored_name, tensor in form.to_stored({names.tensor(name): source.read_outer(name)}).items():
+            assert torch.equal(tensor.to(stored[stored_name].dtype), stored[stored_name])
 
 
 @pytest.mark.parametrize("variation", VARIATIONS)
@@ -84,8 +84,8 @@ def test_gains_are_full_where_weights_lack_one(tmp_path: Path, variation: str) -
     norms = [name for name in layer if "norm" in name]
     assert len(norms) == (4 if variation == "gemma2" else 6)
     for name, tensor in layer.items():
-        (own,) = form.holders([name])
-        assert torch.equal(tensor, stored[own].double() + 1.0 if name in norms else stored[own])
+        (holder,) = form.holders([name])
+        assert torch.equal(tensor, stored[holder].double() + 1.0 if name in norms else stored[holder])
     assert torch.equal(source.read_outer("norm"), stored["model.norm.weight"].double() + 1.0)
     assert torch.equal(source.read_outer("embed_tokens"), stored["model.embed_tokens.weight"])
 

@@ -44,9 +44,9 @@ class IrModel:
         """A copy of the model folder with the weights that the IR holds."""
         copy = self.source.with_name("read_back")
         shutil.copytree(self.source, copy)
-        own = load_file(copy / "model.safetensors")
-        read = self.format.weights(self.folder, self.spec).read(own)
-        assert {name: tensor.shape for name, tensor in read.items()} == {name: own[name].shape for name in own}
+        tensors = load_file(copy / "model.safetensors")
+        read = self.format.weights(self.folder, self.spec).read(tensors)
+        assert {name: tensor.shape for name, tensor in read.items()} == {name: tensors[name].shape for name in tensors}
         save_file({name: tensor.contiguous() for name, tensor in read.items()}, copy / "model.safetensors")
         return copy
 

@@ -107,8 +107,8 @@ def _rotated(x: torch.Tensor, rope: RopeSpec, start: int) -> torch.Tensor:
     end = start + x.shape[1]
     is_long = rope.switches_at is not None and end > rope.switches_at
     cos, sin = (table[start:].double() for table in rotary_tables(rope, end, long=is_long))
-    own, rest = x[..., : rope.dim], x[..., rope.dim :]
-    real, imaginary = (own[..., 0::2], own[..., 1::2]) if rope.interleaved else own.chunk(2, -1)
+    rotated, rest = x[..., : rope.dim], x[..., rope.dim :]
+    real, imaginary = (rotated[..., 0::2], rotated[..., 1::2]) if rope.interleaved else rotated.chunk(2, -1)
     turned = real * cos - imaginary * sin, real * sin + imaginary * cos
     joined = torch.stack(turned, -1).flatten(-2) if rope.interleaved else torch.cat(turned, -1)
     return torch.cat((joined, rest), -1)

@@ -33,8 +33,11 @@ def reuse_references(monkeypatch: pytest.MonkeyPatch) -> None:
         def compute(say: Callable[[str], None]) -> Any:
             made = references(runner, cases, store, spec, say)
             return {
-                sequence: (store.get(own.logits), [{s: store.get(a) for s, a in layer.items()} for layer in own.cache])
-                for sequence, own in made.items()
+                sequence: (
+                    store.get(reference.logits),
+                    [{s: store.get(a) for s, a in layer.items()} for layer in reference.cache],
+                )
+                for sequence, reference in made.items()
             }
 
         arrays = _remembered(runner, ("references", repr(cases)), compute, say)

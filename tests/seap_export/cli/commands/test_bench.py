@@ -19,14 +19,14 @@ def test_a_variant_on_both_engines(run: Run, done: Path, work: Path) -> None:
     outcome = run("bench", "out/a-0.4", "--dense", "m", *QUICK, "--out", "bench.json")
     assert outcome.code == 0
     values = json.loads((work / "bench.json").read_text("utf-8"))
-    assert [(own["model"], own["engine"]) for own in values["subjects"]] == [
+    assert [(subject["model"], subject["engine"]) for subject in values["subjects"]] == [
         (model, engine) for model in ("dense", "a-0.4") for engine in ("torch", "onnxruntime")
     ]
     assert values["setting"]["threads"] == 1
-    for own in values["subjects"]:
-        assert [(cell["batch"], cell["depth"]) for cell in own["cells"]] == [(1, 8), (1, 16), (2, 8)]
-        assert all(cell["prefill_s"] > 0 and cell["decode_step_s"] > 0 for cell in own["cells"])
-        assert own["peak_bytes"] > 50e6
+    for subject in values["subjects"]:
+        assert [(cell["batch"], cell["depth"]) for cell in subject["cells"]] == [(1, 8), (1, 16), (2, 8)]
+        assert all(cell["prefill_s"] > 0 and cell["decode_step_s"] > 0 for cell in subject["cells"])
+        assert subject["peak_bytes"] > 50e6
     dense, small = values["subjects"][1], values["subjects"][3]
     assert small["disk_bytes"] < dense["disk_bytes"]
     assert small["cells"][0]["decode_ideal_speedup"] > 1.2
@@ -39,7 +39,7 @@ def test_a_variant_on_both_engines(run: Run, done: Path, work: Path) -> None:
 def test_all_variants_of_an_export(run: Run, done: Path) -> None:
     outcome = run("bench", "out", "--dense", "m", *QUICK, "--runtime", "onnxruntime", "--json", "--quiet")
     assert outcome.code == 0
-    models = [own["model"] for own in json.loads(outcome.out)["subjects"]]
+    models = [subject["model"] for subject in json.loads(outcome.out)["subjects"]]
     assert models == ["dense", "a-0.2", "a-0.4", "b-0.2", "b-0.4"]
 
 
@@ -48,7 +48,7 @@ def test_one_variant_in_another_precision(run: Run, done: Path) -> None:
     outcome = run("bench", "out/a-0.4", "--dense", "m", *QUICK, *options)
     assert outcome.code == 0
     values = json.loads(outcome.out)
-    assert [own["model"] for own in values["subjects"]] == ["dense", "a-0.4"]
+    assert [subject["model"] for subject in values["subjects"]] == ["dense", "a-0.4"]
     assert values["setting"]["form"]["precision"]["quantization"]["bits"] == 4
     assert values["setting"]["form"]["logits"] == "all"
     assert values["subjects"][0]["disk_bytes"] < (done / "a-0.4" / "onnx" / "model.onnx.data").stat().st_size

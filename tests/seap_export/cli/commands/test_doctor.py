@@ -42,11 +42,11 @@ def _has_gpu() -> bool:
 
 
 @pytest.fixture
-def found(monkeypatch: pytest.MonkeyPatch) -> Callable[[Diagnosis], None]:
-    """`found(diagnosis)`: that is what the command finds."""
+def diagnosed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Diagnosis], None]:
+    """`diagnosed(diagnosis)`: that is what the command finds."""
 
-    def find(own: Diagnosis) -> None:
-        monkeypatch.setattr("seap_export.runtime.doctor.diagnose", lambda on_progress: own)
+    def find(machine: Diagnosis) -> None:
+        monkeypatch.setattr("seap_export.runtime.doctor.diagnose", lambda on_progress: machine)
 
     return find
 
@@ -83,11 +83,11 @@ def test_cuda_is_required_of_this_machine(run: Run) -> None:
     assert re.search(r"no NVIDIA GPU, since .*; if there is a GPU, install the NVIDIA driver", outcome.err)
 
 
-def test_a_machine_without_a_gpu(run: Run, found: Callable[[Diagnosis], None]) -> None:
-    own = diagnosis(
+def test_a_machine_without_a_gpu(run: Run, diagnosed: Callable[[Diagnosis], None]) -> None:
+    machine = diagnosis(
         installed=packages(missing=("torch",)), cuda=failing("cuda", "it fails", ("libcublas.so.13", "libcuda.so.1"))
     )
-    found(own)
+    diagnosed(machine)
     outcome = run("doctor")
     assert (outcome.code, outcome.err) == (0, "")
     for line in (
@@ -101,7 +101,7 @@ def test_a_machine_without_a_gpu(run: Run, found: Callable[[Diagnosis], None]) -
         "cpu                works         works    2.0e-04",
         "cuda               fails         fails          -",
         "tensorrt    not built in  not built in          -",
-        own.failure("cuda"),
+        machine.failure("cuda"),
         "Without a GPU, variants run on the CPU.",
         "Without all packages, `generate`, `route` and the Python runner work; making variants does not.",
     ):
@@ -111,34 +111,34 @@ def test_a_machine_without_a_gpu(run: Run, found: Callable[[Diagnosis], None]) -
     assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
 
 
-def test_a_machine_with_a_gpu(run: Run, found: Callable[[Diagnosis], None]) -> None:
+def test_a_machine_with_a_gpu(run: Run, diagnosed: Callable[[Diagnosis], None]) -> None:
     states = {name: ProviderState(name, True, WORKS, WORKS, libraries()) for name in ("cuda", "tensorrt")}
-    found(diagnosis(ONE_GPU, **states))
+    diagnosed(diagnosis(ONE_GPU, **states))
     outcome = run("doctor", "--require", "tensorrt")
     assert (outcome.code, outcome.err) == (0, "")
     assert "NVIDIA GPU    NVIDIA H100 with 80.0 GB; the driver runs CUDA 13.1" in outcome.out
     assert outcome.out.endswith("\n\nEverything works.\n")
 
 
-def test_a_provider_that_is_required_and_fails(run: Run, found: Callable[[Diagnosis], None]) -> None:
-    own = diagnosis(ONE_GPU, cuda=failing("cuda", "it fails", ("libcublas.so.13",)))
-    found(own)
+def test_a_provider_that_is_required_and_fails(run: Run, diagnosed: Callable[[Diagnosis], None]) -> None:
+    machine = diagnosis(ONE_GPU, cuda=failing("cuda", "it fails", ("libcublas.so.13",)))
+    diagnosed(machine)
     outcome = run("doctor", "--require", "cuda")
-    assert (outcome.code, outcome.err) == (6, f"Error: {own.failure('cuda')}\n")
+    assert (outcome.code, outcome.err) == (6, f"Error: {machine.failure('cuda')}\n")
     assert "NVIDIA H100" in outcome.out
     outcome = run("doctor", "--require", "cuda", "--json")
     assert outcome.code == 6
-    assert json.loads(outcome.out) == {"error": {"message": own.failure("cuda"), "exit_code": 6}}
+    assert json.loads(outcome.out) == {"error": {"message": machine.failure("cuda"), "exit_code": 6}}
 
 
-def test_warnings_are_shown_even_when_quiet(run: Run, found: Callable[[Diagnosis], None]) -> None:
+def test_warnings_are_shown_even_when_quiet(run: Run, diagnosed: Callable[[Diagnosis], None]) -> None:
     both = packages(onnxruntime={"onnxruntime": "1.24.4", "onnxruntime-gpu": "1.31.1"})
-    own = diagnosis(ONE_GPU, both, cuda=failing("cuda", "it fails"))
-    found(own)
+    machine = diagnosis(ONE_GPU, both, cuda=failing("cuda", "it fails"))
+    diagnosed(machine)
     outcome = run("doctor", "--quiet")
     assert (outcome.code, outcome.out) == (0, "")
-    assert outcome.err.splitlines() == [f"Warning: {line}" for line in own.warnings]
-    assert len(own.warnings) == 2
+    assert outcome.err.splitlines() == [f"Warning: {line}" for line in machine.warnings]
+    assert len(machine.warnings) == 2
 
 
 def test_an_unknown_provider(run: Run) -> None:
@@ -163,8 +163,8 @@ def test_the_page_shows_a_program_that_runs(tool: Tool, tmp_path: Path) -> None:
     assert outcome.out.startswith("True ")
 
 
-def test_runtimes_and_extras_are_listed(run: Run, found: Callable[[Diagnosis], None]) -> None:
-    found(diagnosis())
+def test_runtimes_and_extras_are_listed(run: Run, diagnosed: Callable[[Diagnosis], None]) -> None:
+    diagnosed(diagnosis())
     values = json.loads(run("doctor", "--json", "-q").out)
     assert values["runtimes"]["onnxruntime"] is None
     assert "plots" in values["extras"]

@@ -274,8 +274,8 @@ def test_a_variant_of_another_model(run: Run, done: Path, work: Path) -> None:
 
 @pytest.mark.parametrize("part", ["plan.json", "onnx", "hf/model.safetensors", "onnx/model.onnx"])
 def test_a_damaged_variant(run: Run, done: Path, work: Path, part: str) -> None:
-    place = done / "a-0.2" / part
-    shutil.rmtree(place) if place.is_dir() else place.unlink()
+    path = done / "a-0.2" / part
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
     forms = ("--runtime", "torch", "--runtime", "onnxruntime")
     outcome = run("evaluate", "out/a-0.2", "--dense", "m", *forms, "--limit", "1", "--out", "report.json", "-q")
     assert outcome.code == 7

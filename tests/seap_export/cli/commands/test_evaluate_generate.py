@@ -27,10 +27,11 @@ def _write(work: Path, records: list[dict[str, str]], words: str = "") -> None:
 def quiz(work: Path) -> list[str]:
     """Ten questions: the dense model is right in eight, the others have an answer that nobody gives."""
     texts = micro_texts(10, seed=77)
-    found = [
-        own.text.split()[0] if own.text.split() else "none" for own in greedy_completions(work / "m", texts, STEPS)
+    words_of_model = [
+        completion.text.split()[0] if completion.text.split() else "none"
+        for completion in greedy_completions(work / "m", texts, STEPS)
     ]
-    golds = ["planted" if place in (3, 6) else gold for place, gold in enumerate(found)]
+    golds = ["planted" if index in (3, 6) else gold for index, gold in enumerate(words_of_model)]
     _write(work, [{"text": text, "answer": gold} for text, gold in zip(texts, golds, strict=True)])
     return golds
 
@@ -58,12 +59,12 @@ def test_exact_match_of_dense_and_both_forms(run: Run, done: Path, quiz: list[st
         "quiz=quiz.toml",
     )
     report = _report(run, *command, "--limit", "10")
-    found = report["generation"]
-    assert list(found) == ["dense", "hf", "onnx"]
-    dense, hf = found["dense"]["quiz"], found["hf"]["quiz"]
+    generation = report["generation"]
+    assert list(generation) == ["dense", "hf", "onnx"]
+    dense, hf = generation["dense"]["quiz"], generation["hf"]["quiz"]
     right = 8 - quiz.count("none")
     assert (dense["questions"], dense["exact_match"]) == (10, pytest.approx(right / 10))
-    assert found["onnx"]["quiz"] == hf
+    assert generation["onnx"]["quiz"] == hf
     assert set(hf) == {
         "exact_match", "exact_match_stderr", "questions", "mean_tokens", "never_stopped", "unanswered", "samples",
     }  # fmt: skip
@@ -95,19 +96,19 @@ def test_a_dense_model_alone_and_what_people_see(run: Run, work: Path, quiz: lis
 
 def test_all_answers_are_written(run: Run, done: Path, work: Path, quiz: list[str]) -> None:
     command = ("out/a-0.4", "--dense", "m", "--generate", "quiz=quiz.toml")
-    found = _report(run, *command, "--answers", "answers.jsonl")["generation"]
+    generation = _report(run, *command, "--answers", "answers.jsonl")["generation"]
     answers = [json.loads(line) for line in (work / "answers.jsonl").read_text().splitlines()]
-    assert [(own["model"], own["task"], own["gold"]) for own in answers] == [
+    assert [(answer["model"], answer["task"], answer["gold"]) for answer in answers] == [
         (model, "quiz", gold) for model in ("dense", "hf") for gold in quiz
     ]
     prompts = [json.loads(line)["text"] for line in (work / "quiz.jsonl").read_text().splitlines()]
-    assert [own["prompt"] for own in answers] == prompts * 2
-    for own, written in zip(answers[:10], greedy_completions(work / "m", prompts, STEPS), strict=True):
-        assert (own["completion"], own["stopped"]) == (written.text, written.is_ended)
+    assert [answer["prompt"] for answer in answers] == prompts * 2
+    for answer, written in zip(answers[:10], greedy_completions(work / "m", prompts, STEPS), strict=True):
+        assert (answer["completion"], answer["stopped"]) == (written.text, written.is_ended)
     for model in ("dense", "hf"):
-        right = [own["right"] for own in answers if own["model"] == model]
-        assert right == [own["found"] == own["gold"] for own in answers if own["model"] == model]
-        assert sum(right) / 10 == pytest.approx(found[model]["quiz"]["exact_match"])
+        right = [answer["right"] for answer in answers if answer["model"] == model]
+        assert right == [answer["found"] == answer["gold"] for answer in answers if answer["model"] == model]
+        assert sum(right) / 10 == pytest.approx(generation[model]["quiz"]["exact_match"])
 
 
 def test_exact_match_is_gated(run: Run, done: Path, quiz: list[str]) -> None:

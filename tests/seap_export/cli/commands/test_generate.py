@@ -38,8 +38,8 @@ def test_it_samples(run: Run, expected: Generator) -> None:
 
 def test_in_json(run: Run, expected: Generator) -> None:
     (whole,) = expected.complete([PROMPT], 9)
-    found = json.loads(run("generate", "out/a-0.2", PROMPT, "--max-new-tokens", 9, "--json", "--quiet").out)
-    assert found == {"text": whole.text, "prompt_tokens": 6, "tokens": len(whole.token_ids), "stop": whole.stop}
+    answer = json.loads(run("generate", "out/a-0.2", PROMPT, "--max-new-tokens", 9, "--json", "--quiet").out)
+    assert answer == {"text": whole.text, "prompt_tokens": 6, "tokens": len(whole.token_ids), "stop": whole.stop}
 
 
 def test_a_chat_model_is_given_the_prompt_in_its_template(run: Run, expected: Generator, done: Path) -> None:

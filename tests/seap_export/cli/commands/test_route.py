@@ -40,9 +40,9 @@ def test_it_names_the_task_and_the_variant(run: Run, out: Path) -> None:
 
 
 def test_in_json(run: Run, out: Path) -> None:
-    found = json.loads(run("route", "out", PROMPT, "--ratio", "0.2", "--json", "--quiet").out)
+    answer = json.loads(run("route", "out", PROMPT, "--ratio", "0.2", "--json", "--quiet").out)
     route = RoutedModel(out, ratio=0.2).route(PROMPT)
-    assert found == {
+    assert answer == {
         "task": "b",
         "confidence": pytest.approx(route.confidence),
         "variant": "out/b-0.2",

@@ -38,12 +38,12 @@ def flip_a_weight(variant: Path, name: str) -> None:
     """The largest weight of an int8 matrix in model.onnx.data gets the other sign."""
     proto = onnx.load(variant / "onnx" / "model.onnx", load_external_data=False)
     tensor = next(tensor for tensor in proto.graph.initializer if tensor.name == name)
-    place = {entry.key: entry.value for entry in tensor.external_data}
+    location = {entry.key: entry.value for entry in tensor.external_data}
     with (variant / "onnx" / "model.onnx.data").open("r+b") as file:
-        file.seek(int(place["offset"]))
-        values = np.frombuffer(file.read(int(place["length"])), np.uint8).copy()
+        file.seek(int(location["offset"]))
+        values = np.frombuffer(file.read(int(location["length"])), np.uint8).copy()
         values[values.argmin()] = 255  # the lowest level is the largest weight of its block
-        file.seek(int(place["offset"]))
+        file.seek(int(location["offset"]))
         file.write(values.tobytes())
 
 
@@ -112,9 +112,9 @@ def test_a_rare_token_is_found_by_its_weights(run: Run, done: Path, work: Path) 
     path = done / "a-0.2" / "onnx"
     proto = onnx.load(path / "model.onnx", load_external_data=False)
     tensor = next(tensor for tensor in proto.graph.initializer if tensor.name == "model.embed_tokens.weight.packed")
-    place = {entry.key: entry.value for entry in tensor.external_data}
+    location = {entry.key: entry.value for entry in tensor.external_data}
     with (path / "model.onnx.data").open("r+b") as file:
-        file.seek(int(place["offset"]) + 95 * 96)  # the last row
+        file.seek(int(location["offset"]) + 95 * 96)  # the last row
         level = file.read(1)[0]
         file.seek(-1, 1)
         file.write(bytes([level ^ 128]))

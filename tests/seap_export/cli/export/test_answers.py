@@ -58,8 +58,11 @@ def test_variants_are_made_from_the_answers_of_the_model(run: Run, work: Path) -
     assert {line["prompt"] for line in lines} == set(prompts)
     written = dict(zip(prompts, greedy_completions(work / "m", prompts, STEPS), strict=True))
     for line in lines:
-        own = written[line["prompt"]]
-        assert (line["completion"], line["finished"]) == (own.text + "</s> and" * own.is_ended, own.is_ended)
+        written_answer = written[line["prompt"]]
+        assert (line["completion"], line["finished"]) == (
+            written_answer.text + "</s> and" * written_answer.is_ended,
+            written_answer.is_ended,
+        )
     assert {line["finished"] for line in lines} == {True, False}
     record = _record()
     assert [sample["prompt"] + sample["completion"] for sample in record["held_out"]] == _texts()[:4]

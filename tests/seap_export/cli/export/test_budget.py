@@ -184,7 +184,7 @@ def test_every_task_and_mixture_has_its_own_choice(run: Run, work: Path) -> None
     frontier = json_at(work / "out" / "frontier.json")
     assert list(frontier["tasks"]) == ["a", "b", "general"]
     chosen = {task: chosen_of(work / "out", task) for task in frontier["tasks"]}
-    assert all(own["mean_kl_nats"] <= 0.2 for own in chosen.values())
+    assert all(point["mean_kl_nats"] <= 0.2 for point in chosen.values())
     router = json_at(work / "out" / "router" / "router.json")
     assert router["variants"] == {"chosen": {task: chosen[task]["variant"] for task in ("a", "b")}}
     assert router["fallback"] == {"chosen": chosen["general"]["variant"]}
@@ -222,7 +222,7 @@ def test_a_dry_run_says_what_would_be_tried(run: Run, work: Path) -> None:
     outcome = run(*MODEL, *FITTED, "--dry-run", "--json")
     assert outcome.code == 0, outcome.err
     values = json.loads(outcome.out)
-    tried = {(own["precision"], own["variant"] != "a-0") for own in values["candidates"]}
+    tried = {(candidate["precision"], candidate["variant"] != "a-0") for candidate in values["candidates"]}
     assert tried >= {("int8", True), ("int4", True), ("int8", False), ("int4", False)}
     assert values["seconds_about"].keys() >= {"calibration", "shrinking", "quality", "parity"}
     assert not (work / "out").exists()

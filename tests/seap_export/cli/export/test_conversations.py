@@ -42,14 +42,16 @@ def test_an_export_is_made_from_rendered_conversations(run: Run, work: Path) -> 
     assert (outcome.code, outcome.err) == (0, "")
     turns = [record["messages"] for record in conversations(30)]
     texts = {
-        text_digest(f" one on{user['content']}</s> and far on{own['content']}</s> and"): (user, own)
-        for user, own in turns
+        text_digest(f" one on{user['content']}</s> and far on{text['content']}</s> and"): (user, text)
+        for user, text in turns
     }
     record = _record()
     assert set(record["calibration_texts"]) <= texts.keys()
     assert [tuple(sample.values()) for sample in record["held_out"]] == [
-        (f" one on{user['content']}</s> and far on", f"{own['content']}</s> and", user["content"])
-        for user, own in (texts[text_digest(sample["prompt"] + sample["completion"])] for sample in record["held_out"])
+        (f" one on{user['content']}</s> and far on", f"{text['content']}</s> and", user["content"])
+        for user, text in (
+            texts[text_digest(sample["prompt"] + sample["completion"])] for sample in record["held_out"]
+        )
     ]
     assert run(*EXPORT).code == 0  # nothing has changed
     refused = run("evaluate", "out/a-0.4", "--dense", "m", "--text", "a=a.jsonl", "-q")

@@ -33,13 +33,13 @@ def table(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An export in all formats; not to be changed."""
-    place = tmp_path_factory.mktemp("formats")
-    words = ["export", inputs / "m", "--task", f"a={inputs / 'a.jsonl'}", "--ratio", "0.2", "--out", place / "out"]
+    folder = tmp_path_factory.mktemp("formats")
+    words = ["export", inputs / "m", "--task", f"a={inputs / 'a.jsonl'}", "--ratio", "0.2", "--out", folder / "out"]
     with pytest.MonkeyPatch.context() as patch:
         install_fake_format(patch)
         outcome = run_here(*words, *FORMATS)
     assert outcome.code == 0, outcome.err
-    return place / "out"
+    return folder / "out"
 
 
 @pytest.fixture
@@ -64,7 +64,9 @@ def test_each_format_gets_its_folder_and_its_parity(whole: Path) -> None:
     assert {path.name for path in variant.iterdir()} == {*FOLDERS, *files}
     entry = manifest_of(whole)["variants"]["a-0.2"]
     assert entry["precision"] == {"onnx": "int8", "fake": "f32", "fake-f16": "f16"}
-    assert {name: own["verdict"] for name, own in entry["parity"].items()} == dict.fromkeys(FOLDERS[1:], "passed")
+    assert {name: parity["verdict"] for name, parity in entry["parity"].items()} == dict.fromkeys(
+        FOLDERS[1:], "passed"
+    )
     assert entry["parity"]["fake"]["runtime"] == "faked"
     for name in FOLDERS:
         sizes = [path.stat().st_size for path in (variant / name).iterdir() if path.name not in CARD]
@@ -210,7 +212,10 @@ def test_bench_takes_a_runtime(run: Run, out: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("seap_export.pipeline.evaluation.bench.peak_memory", lambda *_: PeakMemory(None, None))
     words = ("--depth", "8", "--batch", "2", "--runs", "1", "--steps", "2", "--runtime", "faked", "--json", "-q")
     values = json.loads(run("bench", "out", "--dense", "m", *words, "--format", "fake:f16").out)
-    assert {(own["model"], own["engine"]) for own in values["subjects"]} == {("dense", "faked"), ("a-0.2", "faked")}
+    assert {(subject["model"], subject["engine"]) for subject in values["subjects"]} == {
+        ("dense", "faked"),
+        ("a-0.2", "faked"),
+    }
     assert values["subjects"][1]["disk_bytes"] == (out / "a-0.2" / "fake-f16" / FAKE_FILE).stat().st_size
     assert [(cell["batch"], cell["depth"]) for cell in values["subjects"][1]["cells"]] == [(1, 8), (2, 8)]
     assert values["left_out"] == []
@@ -228,17 +233,19 @@ def test_bench_says_which_batches_a_runtime_does_not_take(
     assert "Warning: clocked was timed with one prompt at a time; left out: batches of 2\n" in outcome.err
     assert outcome.err.count("left out") == 1
     values = json.loads((work / "b.json").read_text("utf-8"))
-    assert [len(own["cells"]) for own in values["subjects"]] == [2, 1, 2, 1]
-    found = values["subjects"][1]["cells"][0]
-    assert (found["prefill_s"], found["decode_step_s"]) == (2.0, 0.25)  # by its own clock
+    assert [len(subject["cells"]) for subject in values["subjects"]] == [2, 1, 2, 1]
+    cell = values["subjects"][1]["cells"][0]
+    assert (cell["prefill_s"], cell["decode_step_s"]) == (2.0, 0.25)  # by its own clock
     assert FakeRunner.opened == 0
 
 
 def test_evaluate_takes_a_runtime(run: Run, out: Path) -> None:
     words = ("--dense", "m", "--limit", "2", "--runtime", "faked", "--runtime", "onnxruntime", "--json", "-q")
-    found = json.loads(run("evaluate", "out/a-0.2", *words).out)["divergence"]
-    assert found.keys() == {"onnx", "fake in faked"}
-    assert found["onnx"]["mean_kl_nats"] == pytest.approx(found["fake in faked"]["mean_kl_nats"], rel=0.1)  # int8
+    divergence = json.loads(run("evaluate", "out/a-0.2", *words).out)["divergence"]
+    assert divergence.keys() == {"onnx", "fake in faked"}
+    assert divergence["onnx"]["mean_kl_nats"] == pytest.approx(
+        divergence["fake in faked"]["mean_kl_nats"], rel=0.1
+    )  # int8
     run("evaluate", "m", "--runtime", "faked", "-q").refused(2)
 
 
@@ -266,9 +273,9 @@ def test_evaluate_generates_answers_in_a_runtime(run: Run, out: Path, work: Path
     words = ("--runtime", "torch", "--runtime", "onnxruntime", "--runtime", "faked", "--generate", "quiz=quiz.toml")
     options = ("--max-new-tokens", "8", "--batch-size", "4", "--json", "-q")
     report = json.loads(run("evaluate", "out/a-0.2", *words, *options).out)
-    found = report["generation"]
-    assert list(found) == ["hf", "onnx", "fake in faked"]
-    assert found["fake in faked"] == found["hf"]
+    generation = report["generation"]
+    assert list(generation) == ["hf", "onnx", "fake in faked"]
+    assert generation["fake in faked"] == generation["hf"]
     assert FakeRunner.opened == 0
 
 

@@ -71,10 +71,10 @@ def test_the_figures_are_those_of_evaluate(run: Run, out: Path, work: Path) -> N
     texts = _held_out(out, "b")[:MOST_TEXTS]
     (work / "few.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), "utf-8")
     words = ("evaluate", out / "a-0.4", "--dense", "m", "--runtime", "onnxruntime", "--text", "b=few.jsonl", "--json")
-    found = json.loads(run(*words).out)["divergence"]["onnx"]
+    divergence = json.loads(run(*words).out)["divergence"]["onnx"]
     cell = _cells(out, "a-0.4")["b"]
     for key in ("mean_kl_nats", "tokens", "bits_per_byte", "dense_bits_per_byte", "bytes"):
-        assert cell[key] == pytest.approx(found[key], rel=1e-6)
+        assert cell[key] == pytest.approx(divergence[key], rel=1e-6)
 
 
 def _kl(cell: dict[str, Any]) -> str:

@@ -90,9 +90,9 @@ def test_report_manifest_and_inspect_show_the_figures(run: Run, measured: Path) 
 
 
 def test_validate_reports_what_the_export_recorded(run: Run, measured: Path) -> None:
-    found = json.loads(run("validate", measured, "--check", "integrity", "--json").out)["variants"]["a-0.4"]
-    assert found["quality"] == _json(measured / "a-0.4" / "quality.json")
-    assert found["speed"]["dense"]
+    variant = json.loads(run("validate", measured, "--check", "integrity", "--json").out)["variants"]["a-0.4"]
+    assert variant["quality"] == _json(measured / "a-0.4" / "quality.json")
+    assert variant["speed"]["dense"]
 
 
 def test_a_second_export_measures_nothing_again(run: Run, measured: Path) -> None:
@@ -188,8 +188,8 @@ def test_figures_that_were_changed_or_are_gone(run: Run, measured: Path) -> None
     )
     outcome = run("inspect", measured)
     assert outcome.code == 0, outcome.err
-    found = json.loads(run("validate", measured, "--check", "integrity", "--json").out)["variants"]["a-0.4"]
-    assert found["speed"] is None
+    variant = json.loads(run("validate", measured, "--check", "integrity", "--json").out)["variants"]["a-0.4"]
+    assert variant["speed"] is None
 
 
 @pytest.mark.parametrize(("key", "value"), [("folder", []), ("folder", "gguf"), ("runtime", 3)])

@@ -58,12 +58,12 @@ def _json(path: Path) -> dict[str, Any]:
 def test_the_first_format_is_measured(run: Run, out: Path) -> None:
     recorded = _json(out / "a-0.2" / "quality.json")
     assert (recorded["folder"], recorded["runtime"], list(recorded["divergence"])) == ("fake", "faked", [NAME])
-    found = json.loads(
+    values = json.loads(
         run("evaluate", "out/a-0.2", "--dense", "m", "--runtime", "torch", "--runtime", "faked", "--json").out
     )
-    divergence, evaluated = (without_texts(report["divergence"][NAME]) for report in (recorded, found))
+    divergence, evaluated = (without_texts(report["divergence"][NAME]) for report in (recorded, values))
     assert divergence == pytest.approx(evaluated, rel=1e-6)
-    assert found["divergence"]["hf"]["mean_kl_nats"] == pytest.approx(
+    assert values["divergence"]["hf"]["mean_kl_nats"] == pytest.approx(
         recorded["divergence"][NAME]["mean_kl_nats"], rel=1e-3
     )
     assert list(recorded["elsewhere"]) == [NAME]
@@ -171,10 +171,10 @@ def test_hf_alone_is_refused_if_it_is_to_be_measured(run: Run, work: Path, word:
 
 def test_hf_alone_is_not_measured_by_default(work: Path) -> None:
     words = [*EXPORT, "--format", "hf", "--dry-run"]
-    found = CliRunner().invoke(main, words)
-    assert found.exit_code == 0, found.stderr
-    assert found.stderr.count("quality and speed are not measured") == 1
-    assert "quality" not in found.stdout.rpartition("About")[2]
-    found = CliRunner().invoke(main, [*words, "--no-quality", "--no-speed"])
-    assert found.exit_code == 0
-    assert "not measured" not in found.stderr
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.count("quality and speed are not measured") == 1
+    assert "quality" not in result.stdout.rpartition("About")[2]
+    result = CliRunner().invoke(main, [*words, "--no-quality", "--no-speed"])
+    assert result.exit_code == 0
+    assert "not measured" not in result.stderr

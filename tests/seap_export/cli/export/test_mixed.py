@@ -40,19 +40,19 @@ def pristine_mixed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture
-def place(pristine_mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def home(pristine_mixed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder: the model, the corpora, and the export at ./out."""
-    place = tmp_path / "place"
-    shutil.copytree(pristine_mixed, place)
-    monkeypatch.chdir(place)
-    return place
+    home = tmp_path / "place"
+    shutil.copytree(pristine_mixed, home)
+    monkeypatch.chdir(home)
+    return home
 
 
 @pytest.fixture
-def bare(place: Path) -> Path:
+def bare(home: Path) -> Path:
     """The same without the export."""
-    shutil.rmtree(place / "out")
-    return place
+    shutil.rmtree(home / "out")
+    return home
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -89,39 +89,46 @@ def forbid(monkeypatch: pytest.MonkeyPatch, module: Any, *names: str) -> None:
         monkeypatch.setattr(module, name, refuse)
 
 
-def test_every_mixture_gets_a_proven_variant(place: Path) -> None:
-    manifest = manifest_of(place / "out")
+def test_every_mixture_gets_a_proven_variant(home: Path) -> None:
+    manifest = manifest_of(home / "out")
     assert manifest["complete"]
     assert list(manifest["variants"]) == NAMES
-    found = {name: (own["task"], own["weights"], own["method"]) for name, own in manifest["variants"].items()}
-    assert found == {
+    weights_of = {
+        name: (variant["task"], variant["weights"], variant["method"])
+        for name, variant in manifest["variants"].items()
+    }
+    assert weights_of == {
         "a-0.3": ("a", {"a": 1.0}, "reconstruct"),
         "b-0.3": ("b", {"b": 1.0}, "reconstruct"),
         "general-0.3": ("general", {"a": 1.0, "b": 3.0}, "reconstruct"),
         "x-0.3": ("x", {"a": 2.0, "b": 1.0}, "reconstruct"),
     }
-    for name, own in manifest["variants"].items():
-        assert own["parity"]["onnx"]["verdict"] == "passed"
-        plan = json.loads((place / "out" / name / "plan.json").read_text("utf-8"))
-        assert (plan["task"], plan["weights"], plan["method"]) == (own["task"], own["weights"], own["method"])
-    weights = {(place / "out" / name / "hf" / "model.safetensors").read_bytes() for name in NAMES}
+    for name, variant in manifest["variants"].items():
+        assert variant["parity"]["onnx"]["verdict"] == "passed"
+        plan = json.loads((home / "out" / name / "plan.json").read_text("utf-8"))
+        assert (plan["task"], plan["weights"], plan["method"]) == (
+            variant["task"],
+            variant["weights"],
+            variant["method"],
+        )
+    weights = {(home / "out" / name / "hf" / "model.safetensors").read_bytes() for name in NAMES}
     assert len(weights) == len(NAMES)
 
 
-def test_parity_of_a_mixture_takes_prompts_of_its_tasks_in_turn(place: Path) -> None:
+def test_parity_of_a_mixture_takes_prompts_of_its_tasks_in_turn(home: Path) -> None:
     from support.product import Variant, prompts_of
 
     held_out = {
-        task: json.loads((place / "out" / "calibration" / task / "calibration.json").read_text())["held_out"]
+        task: json.loads((home / "out" / "calibration" / task / "calibration.json").read_text())["held_out"]
         for task in "ab"
     }
     expected = [held_out[task][index]["prompt"] for index in range(2) for task in "ab"]
-    assert prompts_of(Variant(place / "out" / "general-0.3"), None, 4) == expected
-    assert json.loads((place / "out" / "x-0.3" / "parity.json").read_text())["prompts"]["count"] == 4
+    assert prompts_of(Variant(home / "out" / "general-0.3"), None, 4) == expected
+    assert json.loads((home / "out" / "x-0.3" / "parity.json").read_text())["prompts"]["count"] == 4
 
 
-def test_the_router_leads_to_the_tasks_and_falls_back_on_general(run: Run, place: Path) -> None:
-    values = router_of(place / "out")
+def test_the_router_leads_to_the_tasks_and_falls_back_on_general(run: Run, home: Path) -> None:
+    values = router_of(home / "out")
     assert values["classes"] == ["a", "b"]
     assert values["variants"] == {"0.3": {"a": "a-0.3", "b": "b-0.3"}}
     assert values["fallback"] == {"0.3": "general-0.3"}
@@ -133,8 +140,8 @@ def test_the_router_leads_to_the_tasks_and_falls_back_on_general(run: Run, place
     assert run("route", "out", prompt, "--threshold", "1").out.endswith(": out/general-0.3\n")
 
 
-def test_a_second_run_writes_nothing(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = stamps(place / "out")
+def test_a_second_run_writes_nothing(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = stamps(home / "out")
     forbid(monkeypatch, steps, "make_step")
     forbid(monkeypatch, router, "fit_classifier")
 
@@ -147,39 +154,39 @@ def test_a_second_run_writes_nothing(run: Run, place: Path, monkeypatch: pytest.
         "router: reused",
     ]  # fmt: skip
     assert [line.split()[0] for line in outcome.out.splitlines()[1:5]] == NAMES
-    assert stamps(place / "out") == before
+    assert stamps(home / "out") == before
 
 
-def test_the_order_of_tasks_and_parts_is_no_other_input(run: Run, place: Path) -> None:
-    before = stamps(place / "out")
+def test_the_order_of_tasks_and_parts_is_no_other_input(run: Run, home: Path) -> None:
+    before = stamps(home / "out")
     mixtures = ("--set", "mix.x=b:1,a:2", "--general", "--set", "weight.b=3")
     outcome = run("export", "m", *TASKS[2:], *TASKS[:2], *mixtures, "--ratio", "0.3", "--out", "out", "-q")
     assert (outcome.code, outcome.err) == (0, "")
-    assert stamps(place / "out") == before
+    assert stamps(home / "out") == before
 
 
-def test_same_inputs_same_bytes_in_another_folder(run: Run, place: Path) -> None:
+def test_same_inputs_same_bytes_in_another_folder(run: Run, home: Path) -> None:
     assert run(*MIXED[:-1], "again", "-q").code == 0
-    found = digests(place / "again")
-    assert len(found) == 100
-    assert found == digests(place / "out")
+    digests_again = digests(home / "again")
+    assert len(digests_again) == 100
+    assert digests_again == digests(home / "out")
 
 
-def test_a_ratio_and_a_mixture_can_be_added(run: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {name: stamps(place / "out" / name) for name in [*NAMES, "calibration"]}
+def test_a_ratio_and_a_mixture_can_be_added(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = {name: stamps(home / "out" / name) for name in [*NAMES, "calibration"]}
     forbid(monkeypatch, CalibrationStep, "make")
 
     assert run(*MIXED, "--ratio", "0.2", "--set", "mix.y=a,b:5", "-q").code == 0
 
-    assert {name: stamps(place / "out" / name) for name in before} == before
-    values = router_of(place / "out")
+    assert {name: stamps(home / "out" / name) for name in before} == before
+    values = router_of(home / "out")
     assert values["variants"].keys() == {"0.2", "0.3"}
     assert values["fallback"] == {"0.2": "general-0.2", "0.3": "general-0.3"}
-    assert manifest_of(place / "out")["variants"]["y-0.2"]["weights"] == {"a": 1.0, "b": 5.0}
+    assert manifest_of(home / "out")["variants"]["y-0.2"]["weights"] == {"a": 1.0, "b": 5.0}
 
 
-def test_other_weights_need_force_and_replace_one_mixture(run: Run, place: Path) -> None:
-    before = digests(place / "out")
+def test_other_weights_need_force_and_replace_one_mixture(run: Run, home: Path) -> None:
+    before = digests(home / "out")
     changed = ("export", "m", *TASKS, "--general", "--ratio", "0.3", "--out", "out", "-q")
     outcome = run(*changed)
     assert outcome.code == 2
@@ -187,42 +194,42 @@ def test_other_weights_need_force_and_replace_one_mixture(run: Run, place: Path)
         "Error: out/ranking/general was made from other inputs (model, corpus or options); use --force to "
         "replace it, or another --out\n"
     )
-    assert digests(place / "out") == before
+    assert digests(home / "out") == before
 
     assert run(*changed, "--force").code == 0
-    after = digests(place / "out")
+    after = digests(home / "out")
     assert {name.split("/")[0] for name in before if after[name] != before[name]} == {
         "general-0.3", "manifest.json", "ranking", "validation.html", "validation.json",
     }  # fmt: skip
-    assert manifest_of(place / "out")["variants"]["general-0.3"]["weights"] == {"a": 1.0, "b": 1.0}
+    assert manifest_of(home / "out")["variants"]["general-0.3"]["weights"] == {"a": 1.0, "b": 1.0}
 
 
-def test_force_leaves_no_mixture_behind_without_its_statistics(run: Run, place: Path) -> None:
-    before = digests(place / "out")
+def test_force_leaves_no_mixture_behind_without_its_statistics(run: Run, home: Path) -> None:
+    before = digests(home / "out")
     outcome = run("export", "m", *TASKS, "--ratio", "0.3", "--set", "seed=1", "--out", "out", "--force", "-q")
     assert outcome.code == 2
     assert outcome.err.startswith("Error: --force would replace ")
     assert "out/general-0.3" in outcome.err
-    assert digests(place / "out") == before
+    assert digests(home / "out") == before
     assert run(*MIXED, "--set", "seed=1", "--force", "-q").code == 0
-    assert router_of(place / "out")["seed"] == 1
+    assert router_of(home / "out")["seed"] == 1
 
 
-def test_a_single_task_leaves_the_router_as_it_is(run: Run, place: Path) -> None:
-    before = stamps(place / "out" / "router")
+def test_a_single_task_leaves_the_router_as_it_is(run: Run, home: Path) -> None:
+    before = stamps(home / "out" / "router")
     assert run("export", "m", *TASKS[:2], "--ratio", "0.3", "--out", "out", "-q").code == 0
-    assert stamps(place / "out" / "router") == before
+    assert stamps(home / "out" / "router") == before
 
 
-def test_a_router_is_not_made_to_forget_a_task(run: Run, place: Path) -> None:
-    before = digests(place / "out")
+def test_a_router_is_not_made_to_forget_a_task(run: Run, home: Path) -> None:
+    before = digests(home / "out")
     other = ("export", "m", *TASKS[2:], "--task", "c=a.jsonl", "--ratio", "0.3", "--out", "out", "-q")
     outcome = run(*other)
     assert outcome.code == 2
     assert outcome.err.startswith("Error: out/router also covers a; ")
-    assert digests(place / "out") == before
+    assert digests(home / "out") == before
     assert run(*other, "--set", "router=false").code == 0
-    assert router_of(place / "out")["classes"] == ["a", "b"]
+    assert router_of(home / "out")["classes"] == ["a", "b"]
 
 
 @pytest.mark.parametrize("options", [(*TASKS, "--set", "router=false"), TASKS[:2]])
@@ -310,7 +317,7 @@ def test_an_interrupted_run_goes_on_behind_the_mixture(
     assert digests(bare / "out") == digests(pristine_mixed / "out")
 
 
-def test_a_mixture_by_hand_is_what_export_makes(run: Run, place: Path) -> None:
+def test_a_mixture_by_hand_is_what_export_makes(run: Run, home: Path) -> None:
     statistics = ("--calibration", "hand/calibration/b", "--calibration", "hand/calibration/a")
     assert run("calibrate", "m", *TASKS, "--out", "hand", "-q").code == 0
     folder = "hand/general-0.3"
@@ -319,10 +326,10 @@ def test_a_mixture_by_hand_is_what_export_makes(run: Run, place: Path) -> None:
     outcome = run("prune", "m", "--plan", f"{folder}/plan.json", *statistics, "--out", f"{folder}/hf", "-q")
     assert (outcome.code, outcome.err) == (0, "")
     assert run("convert", f"{folder}/hf", "--out", f"{folder}/onnx", "-q").code == 0
-    expected = digests(place / "out" / "general-0.3")
+    expected = digests(home / "out" / "general-0.3")
     for name in ("parity.json", *(f"hf/{name}" for name in CARD)):
         del expected[name]
-    assert digests(place / folder) == expected
+    assert digests(home / folder) == expected
 
 
 @pytest.mark.parametrize(
@@ -338,14 +345,14 @@ def test_a_mixture_by_hand_is_what_export_makes(run: Run, place: Path) -> None:
         ),
     ],
 )
-def test_a_plan_for_what_is_no_mixture(run: Run, place: Path, arguments: tuple[str, ...], message: str) -> None:
+def test_a_plan_for_what_is_no_mixture(run: Run, home: Path, arguments: tuple[str, ...], message: str) -> None:
     outcome = run("plan", "m", *arguments, "--ratio", "0.3", "--out", "new/plan.json", "-q")
     assert (outcome.code, outcome.err.count("\n")) == (2, 1)
     assert message in outcome.err
-    assert not (place / "new").exists()
+    assert not (home / "new").exists()
 
 
-def test_pruning_needs_the_statistics_of_all_tasks_of_the_plan(run: Run, place: Path) -> None:
+def test_pruning_needs_the_statistics_of_all_tasks_of_the_plan(run: Run, home: Path) -> None:
     for given, named in ((["a"], "a"), (["a", "b", "c"], "a, b, c")):
         if "c" in given:
             assert run("calibrate", "m", "--task", "c=a.jsonl", "--out", "out", "-q").code == 0
@@ -355,10 +362,10 @@ def test_pruning_needs_the_statistics_of_all_tasks_of_the_plan(run: Run, place: 
         assert outcome.err == (
             f"Error: the plan was made from the statistics of a, b, not of {named}; give those as --calibration\n"
         )
-    assert not (place / "new").exists()
+    assert not (home / "new").exists()
 
 
-def test_inspect_tells_the_tasks_of_a_mixture(run: Run, place: Path) -> None:
+def test_inspect_tells_the_tasks_of_a_mixture(run: Run, home: Path) -> None:
     lines = run("inspect", "out").out.splitlines()
     assert lines[1] == "calibrated: a, b; 96 files as in the manifest"
     assert [line.split()[:3] for line in lines[3:]] == [
@@ -370,7 +377,7 @@ def test_inspect_tells_the_tasks_of_a_mixture(run: Run, place: Path) -> None:
     assert run("inspect", "out/x-0.3").out.splitlines()[0] == "x, made for a:2,b:1"
 
 
-def test_evaluate_and_plot_know_mixtures(run: Run, place: Path) -> None:
+def test_evaluate_and_plot_know_mixtures(run: Run, home: Path) -> None:
     outcome = run("evaluate", "out/general-0.3", "--dense", "m", "--threads", "1", "--out", "r.json", "--json", "-q")
     assert outcome.code == 0, outcome.err
     report = json.loads(outcome.out)
@@ -437,7 +444,7 @@ def test_support_is_calibrated_on_and_nothing_is_measured_on_it(run: Run, bare: 
     assert run("export", "m", *TASKS, *options, "out", "--dry-run", "-q").code == 0
     assert run("export", "m", *TASKS, *options, "out", "-q").code == 0
     manifest = manifest_of(bare / "out")
-    assert {name: own["weights"] for name, own in manifest["variants"].items()} == {
+    assert {name: variant["weights"] for name, variant in manifest["variants"].items()} == {
         "a-0.3": {"a": 0.6, "support": 0.4},
         "b-0.3": {"b": 0.6, "support": 0.4},
         "general-0.3": {"a": 0.3, "b": 0.3, "support": 0.4},

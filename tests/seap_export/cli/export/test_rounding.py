@@ -30,13 +30,13 @@ FILES = ("model.onnx", "model.onnx.data", "rounding.json")
 @pytest.fixture(scope="module")
 def whole(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An export of the dense model and of a pruned one, in int4 and in fp32; not to be changed."""
-    place = tmp_path_factory.mktemp("rounding")
+    folder = tmp_path_factory.mktemp("rounding")
     task = ("--task", f"a={inputs / 'a.jsonl'}")
     outcome = run_here(
-        "export", inputs / "m", *task, "--ratio", "0", "--ratio", "0.3", *FORMATS, "--out", place / "out"
+        "export", inputs / "m", *task, "--ratio", "0", "--ratio", "0.3", *FORMATS, "--out", folder / "out"
     )
     assert outcome.code == 0, outcome.err
-    return place / "out"
+    return folder / "out"
 
 
 @pytest.fixture
@@ -78,14 +78,14 @@ def test_other_formats_with_this_grid_hold_the_same_weights(out: Path, run: Run,
     rounded, hf = out / "rounding" / "a-0.3" / "int4-32", out / "a-0.3" / "hf"
     words = ("--format", f"web:{precision}", "--calibration", out / "calibration" / "a", "--out", "web")
     assert run("convert", hf, *words).code == 0
-    own, spec = read_format(Path("web")), read_spec(hf)
+    format, spec = read_format(Path("web")), read_spec(hf)
     expected = load_file(rounded / "model.safetensors")
-    found = own.weights(Path("web"), spec).read(expected)
+    read = format.weights(Path("web"), spec).read(expected)
     for name, tensor in expected.items():
         if tensor.dim() == 2:
-            assert torch.equal(found[name], tensor), name
-    assert not list(own.differences(rounded, Path("web")))
-    assert list(own.differences(hf, Path("web")))
+            assert torch.equal(read[name], tensor), name
+    assert not list(format.differences(rounded, Path("web")))
+    assert list(format.differences(hf, Path("web")))
 
 
 def test_nearest_levels_if_they_are_asked_for(out: Path, run: Run) -> None:
@@ -133,8 +133,8 @@ def validate_alone(variant: Path, run: Run) -> int:
 def off_by_one(file: Path) -> None:
     """Changes one level in the first half of a data file."""
     stored = np.fromfile(file, np.uint8)
-    place = int(np.flatnonzero((stored[: len(stored) // 2] & 15) == 7)[-1])
-    stored[place] += 1
+    index = int(np.flatnonzero((stored[: len(stored) // 2] & 15) == 7)[-1])
+    stored[index] += 1
     stored.tofile(file)
 
 
@@ -180,13 +180,13 @@ def test_every_format_with_a_grid_proves_its_weights_alone(run: Run, work: Path,
         assert model.name != "hf"
         rounded = load_file(model / "model.safetensors")
     assert not list(differences(variant / folder))
-    own, spec = read_format(variant / folder), read_spec(hf)
-    found = own.weights(variant / folder, spec).read(note.rounded)
-    assert all(torch.equal(found[name], rounded[name]) for name in note.rounded)
+    format, spec = read_format(variant / folder), read_spec(hf)
+    read = format.weights(variant / folder, spec).read(note.rounded)
+    assert all(torch.equal(read[name], rounded[name]) for name in note.rounded)
     nearest = (*words[:4], "--out", "nearest")
     assert run(*nearest).code == 0
-    assert list(own.differences(hf, variant / folder))
-    assert not list(own.differences(hf, Path("nearest")))
+    assert list(format.differences(hf, variant / folder))
+    assert not list(format.differences(hf, Path("nearest")))
 
 
 def test_options_without_an_effect_are_refused(out: Path, run: Run) -> None:

@@ -100,28 +100,28 @@ def _compare_tokens(inputs: Path, folder: Path, kept: Vocabulary) -> None:
     texts = [json.loads(line)["text"] for line in (inputs / "a.jsonl").read_text("utf-8").splitlines()]
     other = "tome fat moth"
     for form in ("hf", "onnx"):
-        own = AutoTokenizer.from_pretrained(folder / form)
-        assert own.eos_token_id == kept.new_ids[dense.eos_token_id]
-        assert own.chat_template == dense.chat_template
+        cut = AutoTokenizer.from_pretrained(folder / form)
+        assert cut.eos_token_id == kept.new_ids[dense.eos_token_id]
+        assert cut.chat_template == dense.chat_template
         for text in texts:
-            assert own(text)["input_ids"] == [kept.new_ids[token] for token in dense(text)["input_ids"]]
-        assert len(own(other)["input_ids"]) > len(dense(other)["input_ids"])
-        for tokenizer in (dense, own):
+            assert cut(text)["input_ids"] == [kept.new_ids[token] for token in dense(text)["input_ids"]]
+        assert len(cut(other)["input_ids"]) > len(dense(other)["input_ids"])
+        for tokenizer in (dense, cut):
             assert tokenizer.decode(tokenizer(other)["input_ids"], skip_special_tokens=True).strip() == other
 
 
 def _compare_logits(model: Path, folder: Path, kept: Vocabulary) -> None:
-    dense, own = (
-        AutoModelForCausalLM.from_pretrained(place, trust_remote_code=True, dtype=torch.float32)
-        for place in (model, folder)
+    dense, variant = (
+        AutoModelForCausalLM.from_pretrained(path, trust_remote_code=True, dtype=torch.float32)
+        for path in (model, folder)
     )
-    tables = own.get_input_embeddings().weight, own.get_output_embeddings().weight
-    assert own.config.vocab_size == len(kept) == len(tables[0]) == len(tables[1])
-    assert own.config.eos_token_id == own.generation_config.eos_token_id == kept.new_ids[2]
+    tables = variant.get_input_embeddings().weight, variant.get_output_embeddings().weight
+    assert variant.config.vocab_size == len(kept) == len(tables[0]) == len(tables[1])
+    assert variant.config.eos_token_id == variant.generation_config.eos_token_id == kept.new_ids[2]
     rows = torch.from_numpy(kept.rows)
     with torch.no_grad():
-        expected, found = dense(rows[None, :30]).logits[..., rows], own(torch.arange(30)[None]).logits
-    assert torch.equal(found, expected)
+        expected, logits = dense(rows[None, :30]).logits[..., rows], variant(torch.arange(30)[None]).logits
+    assert torch.equal(logits, expected)
 
 
 def test_the_steps_by_hand_give_the_same_bytes(run: Run, cut: Path) -> None:
@@ -155,7 +155,7 @@ def test_calibration_and_ranking_serve_every_vocabulary(run: Run, cut: Path) -> 
 
 def test_each_variant_has_its_own_vocabulary_and_the_router_sends_texts_to_them(run: Run, cut: Path) -> None:
     kept = {name: read_plan(cut / "out" / f"{name}-0.4" / "plan.json").vocabulary for name in ("a", "b", "general")}
-    assert all(own is not None and len(own) == SIZE for own in kept.values())
+    assert all(vocabulary is not None and len(vocabulary) == SIZE for vocabulary in kept.values())
     assert kept["a"] != kept["b"]
     assert run("validate", "out", "-q").code == 0
     answered = run("route", "out", "the cat sat on the mat", "--generate", 3, "--json")
@@ -176,9 +176,9 @@ def test_the_comparison_with_the_dense_model_is_per_byte_as_well(run: Run, cut: 
         "evaluate", "out/a-0.4", "--dense", "m", "--text", "other=other.txt", "--runtime", "onnxruntime", "--json"
     )
     assert outcome.code == 0, outcome.err
-    own = json.loads(outcome.out)["divergence"]["onnx"]
-    assert own["bytes"] == len("tome tome fat moth the dog" + "ran from home to see it then")
-    assert own["bits_per_byte"] > 0 < own["dense_bits_per_byte"]
+    divergence = json.loads(outcome.out)["divergence"]["onnx"]
+    assert divergence["bytes"] == len("tome tome fat moth the dog" + "ran from home to see it then")
+    assert divergence["bits_per_byte"] > 0 < divergence["dense_bits_per_byte"]
     text = run("evaluate", "out/a-0.4", "--dense", "m", "--text", "other=other.txt", "--runtime", "onnxruntime").out
     assert "bits per byte" in text
     assert "cut smaller" in text
@@ -331,7 +331,7 @@ def test_targets_try_the_vocabulary_of_the_task_beside_the_whole_one(
     def watched(self: Candidates, *args: Any) -> Any:
         point = evaluate(self, *args)
         plans = [read_plan(path) for path in Path("out", CANDIDATES_FOLDER).rglob("a-0/plan.json")]
-        at_once.append({own.vocabulary is None for own in plans})
+        at_once.append({plan.vocabulary is None for plan in plans})
         return point
 
     monkeypatch.setattr(Candidates, "evaluate", watched)

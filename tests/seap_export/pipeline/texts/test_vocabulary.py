@@ -44,8 +44,10 @@ def _ids(folder: Path, text: str) -> set[int]:
 def _least(folder: Path, lines: dict[str, list[dict[str, str]]], **mixtures: list[str]) -> dict[str, set[int]]:
     """What is required, without what fills up the number."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vocabulary, "choose_tokens", lambda pairs, own, size, of: Vocabulary(tuple(sorted(own)), of))
-        return {name: set(own.kept) for name, own in _chosen(folder, lines, **mixtures).items()}
+        patch.setattr(
+            vocabulary, "choose_tokens", lambda pairs, tokens, size, of: Vocabulary(tuple(sorted(tokens)), of)
+        )
+        return {name: set(tokens.kept) for name, tokens in _chosen(folder, lines, **mixtures).items()}
 
 
 def test_every_text_counts_and_prompts_by_themselves(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
