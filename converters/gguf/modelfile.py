@@ -95,17 +95,17 @@ def _turns(template: ChatTemplate) -> _Turns | None:
         rendered = [template.render(messages, add_generation_prompt=True) for messages in asked]
         (_, full, single, _), unasked = rendered, template.render(whole)
         ended = template.render(whole[:3]).partition(_ANSWER)[2]
-        found = _around(full, full.removeprefix(unasked), ended)
+        turns = _around(full, full.removeprefix(unasked), ended)
     except (InputError, ValueError):
         return None
-    before = single.removesuffix(found.text(whole[1:2]))
-    if before and found.system[0].startswith(before):
-        found = replace(found, start=before, system=(found.system[0].removeprefix(before), found.system[1]))
+    before = single.removesuffix(turns.text(whole[1:2]))
+    if before and turns.system[0].startswith(before):
+        turns = replace(turns, start=before, system=(turns.system[0].removeprefix(before), turns.system[1]))
     elif before:
-        usual = before.removeprefix(found.system[0]).removesuffix(found.system[1])
-        found = replace(found, usual=usual)
-    is_same = all(found.text(messages) == text for messages, text in zip(asked, rendered, strict=True))
-    return found if is_same and not any("strftime_now" in source for source in template.sources.values()) else None
+        usual = before.removeprefix(turns.system[0]).removesuffix(turns.system[1])
+        turns = replace(turns, usual=usual)
+    is_same = all(turns.text(messages) == text for messages, text in zip(asked, rendered, strict=True))
+    return turns if is_same and not any("strftime_now" in source for source in template.sources.values()) else None
 
 
 def _around(full: str, answer: str, ended: str) -> _Turns:

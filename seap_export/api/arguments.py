@@ -86,7 +86,7 @@ Mixes = Annotated[Mapping[str, Mapping[str, float] | str] | Sequence[str], _pair
 def defaults_of(function: Callable[..., Any]) -> dict[str, Any]:
     """The default of each parameter that has one."""
     parameters = inspect.signature(function).parameters.values()
-    return {own.name: own.default for own in parameters if own.default is not own.empty}
+    return {parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty}
 
 
 def checked(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:

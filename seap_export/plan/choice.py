@@ -67,7 +67,7 @@ class LayerChoices:
         if budget >= self.total_weights:
             return self.kept(self.whole)
         others = [costs for index, costs in enumerate(self.costs()) if index != self._last]
-        losses = sums([own for index, own in enumerate(self.losses) if index != self._last])
+        losses = sums([losses_of for index, losses_of in enumerate(self.losses) if index != self._last])
         weights = sums(others)
         fitting = np.flatnonzero(weights <= budget)
         fitting = fitting if len(fitting) else np.array([0])

@@ -86,7 +86,7 @@ class _Ranking:
 
     def _selections(self, removed: int) -> list[Selection]:
         return [
-            tuple(own.of_units(place >= removed) for own, place in zip(choice.options, places, strict=True))
+            tuple(option.of_units(rank >= removed) for option, rank in zip(choice.options, places, strict=True))
             if places
             else choice.whole
             for choice, places in zip(self._choices, self._places, strict=True)

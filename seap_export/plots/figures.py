@@ -86,7 +86,7 @@ def kept_figure(variant: DrawnVariant) -> Figure:
     kinds, plan = kinds_of(variant), variant.plan
     states = [unit_states(variant, kind) for kind in kinds]
     groups = [_group(variant, kind) for kind in kinds]
-    counts = [own.shape[1] for own, group in zip(states, groups, strict=True) if group]
+    counts = [drawn.shape[1] for drawn, group in zip(states, groups, strict=True) if group]
     figure = new_figure(
         fitted(7.0 + 0.15 * sum(counts), 8.0, 14.0),
         fitted(1.6 + 0.15 * len(plan.layers), 3.0, 12.0),
@@ -95,14 +95,14 @@ def kept_figure(variant: DrawnVariant) -> Figure:
         f"{_COUNTED[plan.settings.sparsity.budget].format(' and '.join(kind.name for kind in kinds))} removed",
     )
     widths = [
-        fitted(0.15 * own.shape[1], 1.4, 5.5) if group else 6.0 for own, group in zip(states, groups, strict=True)
+        fitted(0.15 * drawn.shape[1], 1.4, 5.5) if group else 6.0 for drawn, group in zip(states, groups, strict=True)
     ]
     *panels, right = figure.subplots(1, len(kinds) + 1, sharey=True, width_ratios=[*widths, 0.9])
-    for panel, kind, own, group in zip(panels, kinds, states, groups, strict=True):
+    for panel, kind, drawn, group in zip(panels, kinds, states, groups, strict=True):
         title, axis = kind.panel
-        _raster(panel, own, title)
+        _raster(panel, drawn, title)
         if group:
-            _grid(panel, own, group)
+            _grid(panel, drawn, group)
         panel.set_xlabel(axis)
     panels[0].set_ylabel(_LAYER)
     share = (states[-1] == _KEPT).sum(axis=1) / np.maximum((states[-1] != _ABSENT).sum(axis=1), 1)
@@ -166,8 +166,8 @@ def overlap_figure(variants: Sequence[DrawnVariant], shared: Mapping[str, Overla
     )
     panels = figure.subplots(1, len(shared), squeeze=False)[0]
     fits = LETTER * max(map(len, names)) < side / len(names)
-    for panel, (title, own) in zip(panels, shared.items(), strict=True):
-        _matrix(panel, own, names, title)
+    for panel, (title, matrix) in zip(panels, shared.items(), strict=True):
+        _matrix(panel, matrix, names, title)
         panel.set_xticks(range(len(names)), names, rotation=0 if fits else 90)
     figure.colorbar(panels[0].images[0], ax=list(panels), label="Jaccard index", shrink=0.8)
     return figure

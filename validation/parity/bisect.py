@@ -306,10 +306,10 @@ class _Comparison:
         for row, reference in enumerate(references):
             for layer, (wanted, computed) in enumerate(zip(reference.cache, runner.cache(row), strict=True)):
                 for state, stored in wanted.items():
-                    place = f"{self._labels[layer][state]}.{state}_cache"
+                    node = f"{self._labels[layer][state]}.{state}_cache"
                     turned = (array.swapaxes(0, 1) for array in (store.get(stored), computed[state]))
                     both = (array.reshape(len(array), -1) for array in turned)
-                    self._add(f"layers.{layer}.{place}", layer, place, *both)
+                    self._add(f"layers.{layer}.{node}", layer, node, *both)
 
     def bisection(self, case: Case, stage: str, in_float: bool) -> Bisection:
         """The outcome."""

@@ -34,7 +34,7 @@ class CacheFigures:
     defect: str = ""
 
     @property
-    def place(self) -> str:
+    def where(self) -> str:
         """Where the error is, in words."""
         return _words(self.part, self.layer)
 

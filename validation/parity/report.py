@@ -105,7 +105,7 @@ class StageResult:
         value = round_beyond(self.value_of(limit.figure) or 0.0, 3, down=limit.is_least)
         what = f"{_FIGURE_WORDS[limit.figure]} {value:g} {'<' if limit.is_least else '>'} {limit.value:g}"
         if limit.figure == "cache_error" and self.cache is not None:
-            return f"{what} {self.cache.place}, after case '{self.case}'"
+            return f"{what} {self.cache.where}, after case '{self.case}'"
         if self.figures.worst is None:
             return what
         largest = "" if limit.figure == "max_abs" else "; the largest difference of a logit"

@@ -59,7 +59,7 @@ class Linears:
         """One product of all of a sublayer's readers with `x`, and their biases; see `JOINED`."""
         parts, stored_as = sublayer.readers, JOINED[type(sublayer)]
         weights, biases = ([named(part, index) for part in parts] for named in (names.weight, names.bias))
-        weight_name, bias_name = (own[0].replace(parts[0], stored_as) for own in (weights, biases))
+        weight_name, bias_name = (each[0].replace(parts[0], stored_as) for each in (weights, biases))
         bias = None
         if parts[0] in sublayer.biases:
             bias = self._g.initializer(self._weights.joined(biases, bias_name))

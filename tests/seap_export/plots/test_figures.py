@@ -54,7 +54,7 @@ def test_sparsity_lines_are_the_removed_fractions(make_variant: Make, tmp_path: 
             "both": values.total,
         }
         low, high = panel.get_ylim()
-        assert low < 0 < max(removed[0].attention) < high
+        assert low < 0 < max(removed[0].sublayers["attention"]) < high
     read = texts(figure, tmp_path)
     for label in ("a: 20.0% of all removed", "b: 20.0% of all removed", "attention", "MLP", "micro", "ratio 0.2"):
         assert label in read

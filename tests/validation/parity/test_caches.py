@@ -58,4 +58,4 @@ def test_layers_too_few_are_no_comparison() -> None:
 def test_a_state_that_the_reference_does_not_have_is_not_compared() -> None:
     state = np.ones((5, 2), np.float32)
     figures = compared(([{"conv": state}, {}], [{"conv": state + 0.25}, {"conv": state}])).figures()
-    assert (figures.error, figures.place) == (0.25, "in the conv state of layer 0")
+    assert (figures.error, figures.where) == (0.25, "in the conv state of layer 0")
