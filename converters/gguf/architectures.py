@@ -176,6 +176,8 @@ def why_not(architecture: Architecture, spec: ModelSpec) -> str | None:
     """What llama.cpp's architecture lacks to compute this model; None: it does compute it."""
     if spec.norm.is_centred:
         return "has no LayerNorm"
+    if spec.has_beside:
+        return "has attention and MLP one after the other"
     for check in _CHECKS:
         reason = next(check(architecture, spec), None)
         if reason is not None:

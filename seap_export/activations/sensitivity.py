@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 
 from seap_export.families import ModelSpec
-from seap_export.families.names import Projection
 from seap_export.layers.batches import Batch
 from seap_export.layers.hidden_states import logits, output_stream, times_head
 from seap_export.layers.kept import keep_tensors, kept_layers, kept_tensors, path_of
@@ -96,12 +95,11 @@ class Backward:
         for index in reversed(range(behind)):
             # known to be finite since the way forward
             layer = DecoderLayer(spec, index, self._source.reader.read(spec.layer_tensors(index)), self._device)
-            outputs = spec.layers[index].outputs
             inputs = kept_tensors(path_of(self._folder, _INPUTS, index))
             for number, batch in enumerate(self._batches):
                 hidden, after = (tensors[str(number)].to(self._device) for tensors in (inputs, gradients))
-                sums, before = _backward(layer, outputs, batch, hidden, after)
-                squares[index, : len(outputs)] += sums.cpu()
+                sums, before = _backward(layer, batch, hidden, after)
+                squares[index, : len(sums)] += sums.cpu()
                 gradients[str(number)] = before.cpu()
             del layer  # before the next one is read
             self._keep(
@@ -116,17 +114,19 @@ class Backward:
 
 
 def _backward(
-    layer: DecoderLayer, outputs: Sequence[Projection], batch: Batch, hidden: torch.Tensor, gradient: torch.Tensor
+    layer: DecoderLayer, batch: Batch, hidden: torch.Tensor, gradient: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The sums of d² |g|² after each sublayer, float64 [sublayers], and the gradient before the layer.
 
     `gradient` is the one after it.
     """
     streams, factors = [hidden.clone()], []
+    read = streams[0]
     with torch.enable_grad():
         streams[0].requires_grad_(True)
-        for output in outputs:
-            product = layer.linear(output, layer.channels(output, streams[-1], batch))
+        for sublayer in layer.spec.sublayers:
+            output, read = sublayer.output, read if sublayer.beside else streams[-1]
+            product = layer.linear(output, layer.channels(output, read, batch))
             factors.append(layer.factor(output, product.detach()))
             streams.append(streams[-1] + layer.update(output, product))
         at_before, *between = torch.autograd.grad(streams[-1], streams[:-1], gradient)

@@ -134,10 +134,11 @@ class Student:
         before_layer = []
         for batch_index, (batch, gradient) in enumerate(zip(batches, gradients, strict=True)):
             with torch.enable_grad():
-                leaf = after = before[str(batch_index)].to(self._device).requires_grad_(True)
-                for output in self._spec.layers[index].outputs:
-                    channels = layer.channels(output, after, batch)
-                    after = after + layer.update(output, layer.linear(output, channels))
+                leaf = after = read = before[str(batch_index)].to(self._device).requires_grad_(True)
+                for sublayer in self._spec.layers[index].sublayers:
+                    read = read if sublayer.beside else after
+                    channels = layer.channels(sublayer.output, read, batch)
+                    after = after + layer.update(sublayer.output, layer.linear(sublayer.output, channels))
                 at_before, *at_weights = torch.autograd.grad(after, (leaf, *trained.values()), gradient)
             for total, part in zip(sums.values(), at_weights, strict=True):
                 total += part

@@ -17,6 +17,8 @@ class Block:
     Attributes:
         is_gated: Whether the MLP has a gate.
         norm: The norms of the residual stream: RMS norms, or LayerNorm, which subtracts the mean.
+        beside: Whether the MLP reads the stream that attention read, or the key of config.json that says so; without a
+            norm of its own, it reads it through the same.
         norm_weight: Whether these norms have a weight; without one, their gain is 1.
         norm_offset: What is added to a stored norm weight to get its gain.
         qk_norm: Whether queries and keys are normalised before or after they are rotated, where they are.
@@ -31,6 +33,7 @@ class Block:
     is_gated: bool = True
     norm: Literal["rms", "layer"] = "rms"
     norm_weight: bool = True
+    beside: bool | str = False
     norm_offset: float = 0.0
     qk_norm: Literal["before_rotation", "after_rotation"] = "before_rotation"
     embedding_multiplier: str | None = None

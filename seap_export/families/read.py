@@ -193,7 +193,10 @@ def _layer(
 
     first = attention() if kind == "attention" else convolution()
     mlp = Mlp(intermediate_size=size("intermediate_size"), activation=_activation(config), is_gated=block.is_gated)
-    return LayerSpec((wired(first), wired(mlp)))
+    before, behind = wired(first), wired(mlp)
+    if config.get(block.beside) if isinstance(block.beside, str) else block.beside:
+        behind = replace(behind, beside=True, norm_before=behind.norm_before or before.norm_before)
+    return LayerSpec((before, behind))
 
 
 def _activation(config: ConfigReader) -> Activation:

@@ -65,6 +65,8 @@ class LayerSpec:
     def __post_init__(self) -> None:
         if not self.sublayers or len(set(self.outputs)) != len(self.sublayers):
             raise InputError("a layer needs sublayers, each with another output projection")
+        if self.sublayers[0].beside:
+            raise ValueError("the first sublayer of a layer is beside none")
 
     def __getitem__(self, kind: type[Kind]) -> Kind:
         """The sublayer of a kind; raises `KeyError` if there is none."""
@@ -81,6 +83,11 @@ class LayerSpec:
     def named(self, output: Projection) -> Sublayer:
         """The sublayer with this output projection; raises `KeyError` if there is none."""
         return dict(zip(self.outputs, self.sublayers, strict=True))[output]
+
+    def is_read_again(self, output: Projection) -> bool:
+        """Whether the next sublayer reads the stream that the sublayer of this output projection reads."""
+        following = self.outputs.index(output) + 1
+        return following < len(self.sublayers) and self.sublayers[following].beside
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -131,6 +138,11 @@ class ModelSpec:
     def sublayers(self) -> Iterator[Sublayer]:
         """Those of all layers, from the first on."""
         return (sublayer for layer in self.layers for sublayer in layer.sublayers)
+
+    @cached_property
+    def has_beside(self) -> bool:
+        """Whether a sublayer reads the stream that the one before it read."""
+        return any(sublayer.beside for sublayer in self.sublayers)
 
     def all(self, kind: type[Kind]) -> Iterator[Kind]:
         """The sublayers of a kind, from the first layer on."""

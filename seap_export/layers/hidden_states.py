@@ -71,6 +71,19 @@ class HiddenStates:
 
     def __init__(self, batches: Sequence[Batch], streams: Streams) -> None:
         self.batches, self.streams = list(batches), streams
+        self._before = streams.companion()
+
+    def read(self, layer: DecoderLayer, output: Projection, batch_index: int) -> torch.Tensor:
+        """The stream that a sublayer reads in a batch: the newest, or the one that the sublayer before it read."""
+        return (self._before if layer.spec.named(output).beside else self.streams)[batch_index]
+
+    def add(self, layer: DecoderLayer, output: Projection, batch_index: int, update: torch.Tensor) -> torch.Tensor:
+        """Adds what a sublayer writes to the stream of a batch, and returns the sum; what is read again is kept."""
+        before = self.streams[batch_index]
+        if layer.spec.is_read_again(output):
+            self._before[batch_index] = before
+        after = self.streams[batch_index] = before + update
+        return after
 
     @classmethod
     def embedded(
@@ -94,11 +107,10 @@ class HiddenStates:
     def advance(self, layer: DecoderLayer, output: Projection, visit: Visitor = lambda passed: None) -> None:
         """Passes one sublayer, and shows the visitor each batch."""
         for batch_index, batch in enumerate(self.batches):
-            before = self.streams[batch_index]
-            channels = layer.channels(output, before, batch)
+            channels = layer.channels(output, self.read(layer, output, batch_index), batch)
             product = layer.linear(output, channels)
             update = layer.update(output, product)
-            after = self.streams[batch_index] = before + update
+            after = self.add(layer, output, batch_index, update)
             visit(SublayerPass(batch_index, product, update, after, channels))
 
 

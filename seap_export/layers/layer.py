@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from seap_export.families import Attention, Convolution, Mlp, ModelSpec, Sublayer, names
+from seap_export.families import Attention, Convolution, LayerSpec, Mlp, ModelSpec, Sublayer, names
 from seap_export.families.names import Projection
 from seap_export.layers.attention import attention_channels
 from seap_export.layers.batches import Batch
@@ -65,6 +65,11 @@ class DecoderLayer:
     def epsilon(self) -> float:
         """Of norms."""
         return self._spec.norm.epsilon
+
+    @property
+    def spec(self) -> LayerSpec:
+        """What the layer consists of."""
+        return self._layer
 
     def tensor(self, name: str) -> torch.Tensor | None:
         """A tensor by its name in the plain form, float32; None: the layer has none."""

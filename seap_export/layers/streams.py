@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -33,6 +33,9 @@ class Streams(Protocol):
     def __iter__(self) -> Iterator[torch.Tensor]: ...
     def __getitem__(self, index: int) -> torch.Tensor: ...
     def __setitem__(self, index: int, stream: torch.Tensor) -> None: ...
+    def companion(self) -> Streams:
+        """Others of the same batches, without values, in the same kind of place; they are never saved."""
+        ...
 
 
 class SavedStreams(Streams, Protocol):
@@ -66,6 +69,10 @@ class MemoryStreams:
     def __init__(self, number: int, home: torch.device | None = None, device: torch.device | None = None) -> None:
         self._parts: list[torch.Tensor] = [torch.empty(0)] * number
         self._home, self._device = home, device
+
+    def companion(self) -> Streams:
+        """See `Streams`."""
+        return MemoryStreams(len(self), self._home, self._device)
 
     def __len__(self) -> int:
         return len(self._parts)
@@ -179,6 +186,9 @@ class _KeptInFile(_Saved):
         self._base: Path | None = None
         self._changed: set[int] = set()
 
+    def companion(self) -> Streams:
+        return _KeptInFile(replace(self._layout, name=f"{self._layout.name}-before"), self._device)
+
     def __len__(self) -> int:
         return len(self._layout.lengths)
 
@@ -249,9 +259,10 @@ def choose_storage(spec: ModelSpec, tokens: int, compute: Compute, folder: Path,
         tokens: Real tokens of all batches.
         compute: The device and its limits.
         folder: Where files are written.
-        copies: How many streams there are for each token.
+        copies: How many streams there are for each token; each has a companion if sublayers stand side by side.
     """
     size, working = 4 * tokens * spec.hidden_size * copies, working_bytes(spec, compute.batch_tokens)
+    size *= 2 if spec.has_beside else 1
     kind: Literal["device", "memory", "disk"] = "disk"
     if not compute.is_cpu and size <= compute.device_memory - working:
         kind = "device"

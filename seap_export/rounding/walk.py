@@ -190,7 +190,7 @@ class RoundedLayers:
         def add(passed: SublayerPass) -> None:
             stream = self._rounded.streams[passed.batch_index]
             targets, weights = refit_target(exact, output, passed, stream)
-            sums.update(inputs.make(passed.batch_index, stream), targets, self._weights[passed.batch_index] * weights)
+            sums.update(inputs.make(passed.batch_index), targets, self._weights[passed.batch_index] * weights)
 
         self._floats.advance(exact, output, add)
         mean, target_mean = sums.mean(), sums.target_mean()
@@ -201,7 +201,7 @@ class RoundedLayers:
         operands_fitted = [tensor.to(self._device) for tensor in fitted.values()]
         for batch_index in range(len(self._weights)):
             product = functional.linear(inputs.take(batch_index), *operands_fitted)
-            self._rounded.streams[batch_index] = self._rounded.streams[batch_index] + layer.update(output, product)
+            self._rounded.add(layer, output, batch_index, layer.update(output, product))
         return fitted
 
     def _operands(

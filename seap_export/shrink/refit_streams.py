@@ -7,6 +7,7 @@ one: its target is the difference of the two. So a layer also corrects the error
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -75,11 +76,11 @@ class RefitStreams:
                 shrunk |= self._fit(index, output, tensors, shrunk)
             else:  # nothing is cut so far, so the streams are still the same
                 layer = DecoderLayer(self._source.spec, index, tensors, self._device, only=output)
-                self._dense.advance(layer, output, self._copy_to_shrunk)
+                self._dense.advance(layer, output, partial(self._add_to_shrunk, layer, output))
         return shrunk
 
-    def _copy_to_shrunk(self, passed: SublayerOutput) -> None:
-        self._shrunk.streams[passed.batch_index] = passed.stream
+    def _add_to_shrunk(self, layer: DecoderLayer, output: Projection, passed: SublayerOutput) -> None:
+        self._shrunk.add(layer, output, passed.batch_index, passed.update)
 
     def _fit(
         self, index: int, output: Projection, dense: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]
@@ -103,7 +104,7 @@ class RefitStreams:
         operands = [tensor.float() for tensor in stored.values()]
         for batch_index in range(len(self._weights)):
             product = functional.linear(inputs.take(batch_index), *operands)
-            self._shrunk.streams[batch_index] = self._shrunk.streams[batch_index] + layer.update(output, product)
+            self._shrunk.add(layer, output, batch_index, layer.update(output, product))
         return {name: tensor.cpu() for name, tensor in stored.items()}
 
     def _sums(
@@ -117,7 +118,7 @@ class RefitStreams:
             stream = self._shrunk.streams[passed.batch_index]
             targets, weights = refit_target(dense, output, passed, stream)
             token_weights = self._weights[passed.batch_index].to(self._device)
-            sums.update(inputs.make(passed.batch_index, stream), targets, token_weights * weights)
+            sums.update(inputs.make(passed.batch_index), targets, token_weights * weights)
 
         self._dense.advance(dense, output, add)
         return sums
@@ -143,9 +144,9 @@ class Inputs:
         self._layer, self._output, self._hidden, self._room = layer, output, hidden, room
         self._kept: dict[int, torch.Tensor] = {}
 
-    def make(self, batch_index: int, stream: torch.Tensor) -> torch.Tensor:
-        """The inputs in one batch, [tokens, channels], given its stream."""
-        channels = self._layer.channels(self._output, stream, self._hidden.batches[batch_index])
+    def make(self, batch_index: int) -> torch.Tensor:
+        """The inputs in one batch, [tokens, channels]."""
+        channels = self._channels(batch_index)
         if channels.nbytes <= self._room:
             self._room -= channels.nbytes
             self._kept[batch_index] = channels
@@ -156,4 +157,8 @@ class Inputs:
         kept = self._kept.pop(batch_index, None)
         if kept is not None:
             return kept
-        return self._layer.channels(self._output, self._hidden.streams[batch_index], self._hidden.batches[batch_index])
+        return self._channels(batch_index)
+
+    def _channels(self, batch_index: int) -> torch.Tensor:
+        stream = self._hidden.read(self._layer, self._output, batch_index)
+        return self._layer.channels(self._output, stream, self._hidden.batches[batch_index])

@@ -78,6 +78,8 @@ class StoredForm:
 
     def _append(self, plain: str, shape: tuple[int, ...], stored: str, offset: float = 0.0) -> None:
         """Appends a tensor to the rows of a stored one, which it may be the first of."""
+        if plain in self._parts:  # a norm that two sublayers read through
+            return
         start = self.shapes.get(stored, (0,))[0]
         self._parts[plain] = _Rows(stored, slice(start, start + shape[0]), offset)
         self.shapes[stored] = (start + shape[0], *shape[1:])

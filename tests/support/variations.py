@@ -27,6 +27,8 @@ _SCALED_QUERIES = {"original_max_position_embeddings": 8, "llama_4_scaling_beta"
 #: What the models of a family have in common.
 _OF_FAMILY: dict[str, dict[str, Any]] = {
     "arcee": {"hidden_act": "relu2"},
+    "cohere": {"logit_scale": 0.25},
+    "cohere2": {"logit_scale": 0.25, "sliding_window": 5, "layer_types": _LAYER_TYPES},
     "cwm": {"layer_types": ["full_attention"] * 3, "rope_parameters": {"rope_theta": 10000.0}},
     "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 3},
     "gemma": {"hidden_act": "gelu_pytorch_tanh"},
@@ -99,6 +101,20 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     },
     "qwen3": {"model_type": "qwen3", "head_dim": 32},
     "qwen3-biases": {"model_type": "qwen3", "attention_bias": True},
+    "cohere": {"model_type": "cohere"},
+    "cohere-all": {
+        "model_type": "cohere",
+        "rope_scaling": _YARN,
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+    },
+    "cohere2": {"model_type": "cohere2"},
+    "cohere2-all": {
+        "model_type": "cohere2",
+        "rope_scaling": _LLAMA3,
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+    },
     "cwm": {"model_type": "cwm"},
     "cwm-all": {
         "model_type": "cwm",

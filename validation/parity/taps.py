@@ -9,7 +9,6 @@ from typing import Any, Literal
 from converters.onnx.weights.scaling import Scaling
 from seap_export.families import Attention, Convolution, Mlp, ModelSpec, Sublayer
 from seap_export.families.family import FUSED
-from seap_export.families.names import Norm
 
 __all__ = ["Tap", "decoder_taps", "tapped"]
 
@@ -52,12 +51,12 @@ def decoder_taps(spec: ModelSpec, scaling: Scaling = _UNSCALED) -> Iterator[Tap]
     places = [(index, sublayer) for index, layer in enumerate(spec.layers) for sublayer in layer.sublayers]
     embedded = ("embed_tokens.multiplied.output", "embed_tokens.output")
     yield Tap(None, "embed_tokens", embedded, (_reader(spec, *places[0]),), "input", exponent=scaling.stream)
-    for position, following in zip(places, [*places[1:], None], strict=True):
-        index, sublayer = position
-        yield from _norm_taps(spec, index, sublayer.norm_before)
+    for (index, sublayer), following in zip(places, [*places[1:], None], strict=True):
+        yield from _norm_taps(spec, index, sublayer)
         yield from _CHANNELS[type(sublayer)](spec, index, sublayer, scaling)
         yield from _written_taps(spec, index, sublayer, scaling)
-        yield _residual_tap(spec, index, sublayer, following, scaling)
+        if following is None or not following[1].beside:
+            yield _residual_tap(spec, index, sublayer, following, scaling)
     yield Tap(None, "norm", ("norm.output",), (spec.family.module("norm"),), exponent=scaling.normed(spec))
 
 
@@ -105,8 +104,11 @@ _CHANNELS: Mapping[type[Sublayer], Callable[[ModelSpec, int, Any, Scaling], Iter
 }
 
 
-def _norm_taps(spec: ModelSpec, index: int, norm: Norm | None) -> Iterator[Tap]:
-    if norm is not None:
+def _norm_taps(spec: ModelSpec, index: int, sublayer: Sublayer) -> Iterator[Tap]:
+    """The norm before a sublayer, unless one before reads through it, too."""
+    norm = sublayer.norm_before
+    first = next(other for other in spec.layers[index].sublayers if other.norm_before == norm)
+    if norm is not None and first is sublayer:
         yield Tap(index, norm, (f"layers.{index}.{norm}.output",), (spec.family.module(norm, index),))
 
 

@@ -88,11 +88,20 @@ class _Decoder:
             self._kinds[type(sublayer)].open(index)
         stream = self._embedded()
         normed = self._read(stream, self._norm_of(places[0]))
+        pending: _Written | None = None
         for place, following in zip(places, [*places[1:], None], strict=True):
             index, sublayer = place
             name = f"layers.{index}.{sublayer.label}"
             added = self._written(sublayer, index, self._kinds[type(sublayer)].channels(index, normed), name)
+            if pending is not None:
+                added = self._joined(pending, added, name)
+            if following is not None and following[1].beside:
+                pending = added
+                if following[1].norm_before != sublayer.norm_before:
+                    normed = self._read(stream, self._norm_of(following))
+                continue
             normed, stream = self._add_and_read(added, stream, self._norm_of(following), name)
+            pending = None
         self._outputs(self._lm_head(normed), places)
         return g
 
@@ -136,6 +145,13 @@ class _Decoder:
             exponent = self._scaling.output(self._spec, sublayer.output, index)
             product = op.normed(g, product, self._norm(norm, index, exponent))
         return _Written(op.scaled(g, product, factor, self._dtype, f"{name}.multiplied"), None)
+
+    def _joined(self, first: _Written, second: _Written, name: str) -> _Written:
+        """What two sublayers add that stand side by side."""
+        output = op.add(self._g, first.output, second.output, f"{name}.beside")
+        if first.bias is not None and second.bias is not None:
+            output = op.add(self._g, output, first.bias, f"{name}.beside.bias_add")
+        return _Written(output, first.bias if second.bias is None else second.bias)
 
     def _read(self, stream: ir.Value, norm: op.Norm | None) -> ir.Value:
         """What a sublayer reads of the stream: its norm if there is one, or the stream as it is."""

@@ -23,6 +23,7 @@ class Sublayer(ABC):
         biases: Its projections that have a bias.
         norm_before: N1; None: it reads the stream as it is.
         norm_after: N2.
+        beside: Whether it reads the stream that the sublayer before it read, without what that one adds.
     """
 
     #: The output projection.
@@ -44,6 +45,7 @@ class Sublayer(ABC):
     biases: frozenset[Projection] = frozenset()
     norm_before: Norm | None = None
     norm_after: Norm | None = None
+    beside: bool = False
 
     @property
     @abstractmethod

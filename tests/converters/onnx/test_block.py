@@ -93,6 +93,12 @@ def norms(present: frozenset[str], spec: ModelSpec = PLAIN) -> ModelSpec:
     return spec.with_layers(tuple(LayerSpec(tuple(map(wired, layer.sublayers))) for layer in spec.layers))
 
 
+def beside(spec: ModelSpec = PLAIN, **changes: Any) -> ModelSpec:
+    """The model with each MLP beside the attention, with further changes of the MLPs."""
+    own = (LayerSpec((layer[Attention], replace(layer[Mlp], beside=True, **changes))) for layer in spec.layers)
+    return spec.with_layers(tuple(own))
+
+
 def layers(*changes: dict[str, Any], spec: ModelSpec = PLAIN) -> ModelSpec:
     """The model with layers changed in turn: by the first dict, the next, and so on, again from the first."""
     changed = (layer.changed(**changes[index % len(changes)]) for index, layer in enumerate(spec.layers))
@@ -134,6 +140,17 @@ SPECS: dict[str, ModelSpec] = {
     "layer norm": replace(PLAIN, norm=NormSpec(1e-5, is_centred=True)),
     "layer norm with a bias": replace(
         layers({"biases": ALL_BIASES}), norm=NormSpec(1e-5, is_centred=True, has_bias=True)
+    ),
+    "beside": beside(),
+    "beside, one norm": beside(norm_before=NORMS[0]),
+    "beside, with biases": beside(layers({"biases": ALL_BIASES})),
+    "beside, with some biases": beside(layers({"biases": {"q_proj", "k_proj", "v_proj", "down_proj"}})),
+    "beside, norms after and a factor": beside(
+        norms(BEFORE | AFTER, replace(PLAIN, block=BlockSpec(residual_multiplier=0.5)))
+    ),
+    "beside, layer norm": beside(
+        replace(layers({"biases": ALL_BIASES}), norm=NormSpec(1e-5, is_centred=True, has_bias=True)),
+        norm_before=NORMS[0],
     ),
     "gelu": layers({"activation": "gelu_tanh"}),
     "exact gelu": layers({"activation": "gelu"}),

@@ -39,8 +39,10 @@ class Reference:
         spec, block, weights = self._spec, self._spec.block, self._tensors
         stream = weights[names.tensor("embed_tokens")][torch.tensor(ids)] * block.embedding_multiplier
         for index in range(len(spec.layers)):
+            read = stream
             for sublayer in spec.layers[index].sublayers:
-                x = self._normed(sublayer.norm_before, index, stream)
+                read = read if sublayer.beside else stream
+                x = self._normed(sublayer.norm_before, index, read)
                 channels = self._attention(index, x) if isinstance(sublayer, Attention) else self._mlp(index, x)
                 x = self._linear(sublayer.output, index, channels)
                 stream = stream + self._normed(sublayer.norm_after, index, x) * block.residual_multiplier
