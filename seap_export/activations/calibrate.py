@@ -152,9 +152,8 @@ class _Run:
     def sensitivity(self) -> torch.Tensor:
         """The sensitivities; call it after the last layer."""
         if not self._backward.has_begun:
-            spec = self._source.spec
             norm = self._source.read_norm()
-            head = self._source.read_outer("embed_tokens" if spec.tie_word_embeddings else "lm_head")
+            head = self._source.read_head()
             if self._check is not None:
                 self._check.logits(norm, head)
             outputs = [self._streams[batch] for batch in range(self._backward.number)]

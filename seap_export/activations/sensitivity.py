@@ -15,7 +15,8 @@ import torch
 
 from seap_export.families import ModelSpec
 from seap_export.layers.batches import Batch
-from seap_export.layers.hidden_states import logits, output_stream, times_head
+from seap_export.layers.head import Head
+from seap_export.layers.hidden_states import logits, output_stream
 from seap_export.layers.kept import keep_tensors, kept_layers, kept_tensors, path_of
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.norm import Norm
@@ -69,12 +70,12 @@ class Backward:
         """Keeps the hidden states of the batches, [tokens, hidden_size] each, that go into a layer."""
         self._keep(_INPUTS, index, streams, {})
 
-    def begin(self, norm: Norm, head: torch.Tensor, outputs: Sequence[torch.Tensor]) -> None:
+    def begin(self, norm: Norm, head: Head, outputs: Sequence[torch.Tensor]) -> None:
         """Keeps the gradients behind the last layer.
 
         Args:
             norm: The last norm.
-            head: The LM head, [vocab_size, hidden_size].
+            head: The LM head.
             outputs: The hidden states after the last layer.
         """
         layers = len(self._source.spec.layers)
@@ -137,21 +138,19 @@ def _backward(
     return torch.stack(squares), at_before
 
 
-def last_gradients(
-    spec: ModelSpec, norm: Norm, head: torch.Tensor, outputs: Sequence[torch.Tensor]
-) -> list[torch.Tensor]:
+def last_gradients(spec: ModelSpec, norm: Norm, head: Head, outputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Gradients of log p(y) after the last layer, float32 [tokens, hidden_size] for each batch.
 
     Args:
         spec: The model.
         norm: Its last norm.
-        head: Its LM head, [vocab_size, hidden_size].
+        head: Its LM head.
         outputs: The hidden states after the last layer.
     """
     return [_gradient(spec, norm, head, hidden) for hidden in outputs]
 
 
-def _gradient(spec: ModelSpec, norm: Norm, head: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+def _gradient(spec: ModelSpec, norm: Norm, head: Head, hidden: torch.Tensor) -> torch.Tensor:
     """With u the logits before they are capped, the gradient of log p(y) at the LM head's input z is headᵀ at_u.
 
     Without a cap, at_u is the one-hot vector of y minus p; autograd does the norm. Labels are drawn on the CPU, so
@@ -169,5 +168,5 @@ def _gradient(spec: ModelSpec, norm: Norm, head: torch.Tensor, hidden: torch.Ten
         at_logits = p.neg_().scatter_add_(1, drawn, torch.ones_like(drawn, dtype=p.dtype))
         if spec.block.logits_softcap is not None:
             at_logits *= 1 - capped.div_(spec.block.logits_softcap).square_()
-        rows.append(torch.autograd.grad(normed, stream, times_head(head, at_logits))[0])
+        rows.append(torch.autograd.grad(normed, stream, head.transposed(at_logits))[0])
     return torch.cat(rows)

@@ -19,6 +19,7 @@ from seap_export.errors import InputError
 from seap_export.families import Attention, LayerSpec, ModelSpec, Sublayer, names
 from seap_export.json_file import write_json
 from seap_export.layers.batches import Batch, length_buckets
+from seap_export.layers.head import Head
 from seap_export.layers.hidden_states import HiddenStates, logits, output_stream
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.norm import Norm
@@ -100,22 +101,24 @@ class WalkCheck:
         self._model.release(index)
         self._compare(f"layer {index}", self._walk.streams[0], self._passage.hidden[0][0])
 
-    def logits(self, norm: Norm, head: torch.Tensor) -> None:
+    def logits(self, norm: Norm, head: Head) -> None:
         """Compares the logits of the text's tokens. Call it after the last layer.
 
         Args:
             norm: The last norm.
-            head: The LM head, [vocab_size, hidden_size].
+            head: The LM head.
 
         Raises:
             InputError: The two differ by more than rounding.
         """
-        spec, rows = self._source.spec, head[self._vocabulary]
+        spec, rows = self._source.spec, head.rows(self._vocabulary)
         walked = logits(spec, rows, output_stream(spec, norm, self._walk.streams[0]))
         self._load_outer("norm", norm.gain)
         if norm.bias is not None:
             self._load_outer("norm_bias", norm.bias)
-        self._model.load_outer("lm_head", (self._rows if self._model.is_tied else rows).float())
+        self._model.load_outer("lm_head", (self._rows if self._model.is_tied else rows.weight).float())
+        if rows.bias is not None:
+            self._load_outer("lm_head_bias", rows.bias)
         self._compare("the logits", walked, self._model.logits(self._passage.hidden[0])[0])
 
     def _compare(self, where: str, walked: torch.Tensor, stock: torch.Tensor) -> None:

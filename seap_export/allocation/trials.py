@@ -48,7 +48,7 @@ class Trials:
         if compute.is_cpu and 2 * size <= self._room:
             self._kept, self._room = {}, self._room - size
         self._table, self._norm = source.read_outer("embed_tokens"), source.read_norm()
-        self._head = self._table if spec.tie_word_embeddings else source.read_outer("lm_head")
+        self._head = source.read_head(self._table)
         self._recording = Recording(spec, self._batches, storage)
         self._dense = self._recording.record(self._table, self._layer)
 

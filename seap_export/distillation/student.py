@@ -13,7 +13,8 @@ from seap_export.distillation.layers import TrainedLayers
 from seap_export.distillation.texts import TrainingStep
 from seap_export.families import ModelSpec
 from seap_export.layers.batches import Batch
-from seap_export.layers.hidden_states import HiddenStates, log_predictions, logits, output_stream, times_head
+from seap_export.layers.head import Head
+from seap_export.layers.hidden_states import HiddenStates, log_predictions, logits, output_stream
 from seap_export.layers.kept import keep_tensors, kept_tensors, path_of
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.norm import Norm
@@ -30,13 +31,13 @@ class OuterTensors:
     Attributes:
         embedding: [vocab_size, hidden_size].
         norm: The last norm.
-        head: The LM head of the tokens that are kept, [kept tokens, hidden_size]. Both models' predictions are
+        head: The LM head of the tokens that are kept. Both models' predictions are
             distributions over these tokens.
     """
 
     embedding: torch.Tensor
     norm: Norm
-    head: torch.Tensor
+    head: Head
 
 
 class Student:
@@ -118,7 +119,7 @@ class Student:
             at_logits = log_q.exp_().sub_(p).mul_(weight[:, None])
             if cap is not None:
                 at_logits *= 1 - capped.div_(cap).square_()
-            rows.append(torch.autograd.grad(normed, leaf, times_head(head, at_logits))[0])
+            rows.append(torch.autograd.grad(normed, leaf, head.transposed(at_logits))[0])
         return loss, torch.cat(rows)
 
     def _backwards(

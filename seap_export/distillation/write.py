@@ -71,7 +71,7 @@ def write_variant(
         layers.begin(_floats(reader, spec, index) for index in range(len(spec.layers)))
     # ids and rows of the embedding are the dense model's, whatever the vocabulary
     embedding, tied = source.read_outer("embed_tokens"), source.spec.tie_word_embeddings
-    head = embedding if tied and reduced is source else reduced.read_outer("embed_tokens" if tied else "lm_head")
+    head = reduced.read_head(embedding if tied and reduced is source else None)
     outer = OuterTensors(embedding, source.read_norm(), head)
     student = Student(spec, outer, layers, unfinished, compute.device)
     _train(student, layers, _Texts.of(source, statistics, streams, compute), plan.settings.distillation, on_unit)

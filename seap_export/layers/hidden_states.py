@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn import functional
 
 from seap_export.families import ModelSpec
 from seap_export.families.names import Projection
 from seap_export.layers.batches import Batch
+from seap_export.layers.head import Head
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.norm import Norm
 from seap_export.layers.streams import MemoryStreams, Streams
@@ -23,11 +23,7 @@ __all__ = [
     "log_predictions",
     "logits",
     "output_stream",
-    "times_head",
 ]
-
-#: Rows of the LM head in float32 at a time.
-_VOCABULARY_BLOCK = 8192
 
 
 @dataclass(frozen=True)
@@ -121,29 +117,12 @@ def output_stream(spec: ModelSpec, norm: Norm, stream: torch.Tensor) -> torch.Te
     return normed if multiplier == 1.0 else normed * multiplier
 
 
-def logits(spec: ModelSpec, head: torch.Tensor, normed: torch.Tensor) -> torch.Tensor:
+def logits(spec: ModelSpec, head: Head, normed: torch.Tensor) -> torch.Tensor:
     """The logits of tokens, float32 [tokens, vocab_size]; `normed` is their `output_stream`."""
-    product = torch.empty(len(normed), len(head), device=normed.device)
-    for rows in _vocabulary_blocks(head):
-        product[:, rows] = functional.linear(normed, head[rows].to(normed.device).float())
-    cap = spec.block.logits_softcap
+    product, cap = head(normed), spec.block.logits_softcap
     return product if cap is None else product.div_(cap).tanh_().mul_(cap)
 
 
-def log_predictions(spec: ModelSpec, norm: Norm, head: torch.Tensor, stream: torch.Tensor) -> torch.Tensor:
+def log_predictions(spec: ModelSpec, norm: Norm, head: Head, stream: torch.Tensor) -> torch.Tensor:
     """The logarithms of the predictions after some tokens, float32 [tokens, vocab_size], given the last stream."""
     return logits(spec, head, output_stream(spec, norm, stream)).log_softmax(-1)
-
-
-def times_head(head: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """The product of values [tokens, vocab_size] with the LM head, float32 [tokens, hidden_size]."""
-    total = torch.zeros(len(values), head.shape[1], device=values.device)
-    for rows in _vocabulary_blocks(head):
-        total += values[:, rows] @ head[rows].to(values.device).float()
-    return total
-
-
-def _vocabulary_blocks(head: torch.Tensor) -> Iterator[slice]:
-    """Rows of the LM head that are in memory in float32 at a time."""
-    for start in range(0, len(head), _VOCABULARY_BLOCK):
-        yield slice(start, start + _VOCABULARY_BLOCK)

@@ -26,7 +26,7 @@ class KeptRows:
 
     def __init__(self, reader: WeightReader, vocabulary: Vocabulary) -> None:
         self._reader, self._vocabulary = reader, vocabulary
-        self._tables = {names.tensor("embed_tokens"), names.tensor("lm_head")}
+        self._tables = {names.tensor(name) for name in ("embed_tokens", "lm_head", "lm_head_bias")}
 
     @property
     def dtype(self) -> torch.dtype:

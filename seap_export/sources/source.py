@@ -16,6 +16,7 @@ from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import ModelSpec, language_config, model_spec, names, wrapper_of_model_type
 from seap_export.hashing import sha256_files, sha256_json
 from seap_export.json_file import read_json, read_json_if_present, write_json
+from seap_export.layers.head import Head
 from seap_export.layers.norm import Norm
 from seap_export.sources.config import portable_config
 from seap_export.sources.cut import KeptRows, cut_tokenizer_files, refuse_missing
@@ -84,6 +85,18 @@ class Source:
     def read_norm(self) -> Norm:
         """Reads the final norm; raises as `read_outer` does."""
         return Norm(self.spec.norm, *map(self.read_outer, self.spec.norm_parts("norm")))
+
+    def read_head(self, embedding: torch.Tensor | None = None) -> Head:
+        """Reads the LM head; raises as `read_outer` does.
+
+        Args:
+            embedding: The embedding, if it is in memory.
+        """
+        if not self.spec.tie_word_embeddings:
+            weight = self.read_outer("lm_head")
+        else:
+            weight = self.read_outer("embed_tokens") if embedding is None else embedding
+        return Head(weight, self.read_outer("lm_head_bias") if self.spec.lm_head_bias else None)
 
     def _read(self, wanted: Iterable[str]) -> dict[str, torch.Tensor]:
         tensors = self.reader.read(wanted)

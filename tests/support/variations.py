@@ -62,6 +62,7 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
     "ministral": {"sliding_window": 5, "layer_types": _LAYER_TYPES},
     "ministral3": {"rope_parameters": {"rope_theta": 10000.0, **_SCALED_QUERIES}},
     "nemotron": {"hidden_act": "relu2", "norm_eps": 1e-5},
+    "phi": {"hidden_act": "gelu_new"},
     "seed_oss": {"attention_bias": False},
     "starcoder2": {"hidden_act": "gelu_pytorch_tanh", "use_bias": False},
     "smollm3": {"no_rope_layers": [1, 0, 1]},
@@ -226,6 +227,8 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     },
     "olmo": {"model_type": "olmo"},
     "olmo-all": {"model_type": "olmo", "attention_bias": True, "tie_word_embeddings": True},
+    "phi": {"model_type": "phi"},
+    "phi-all": {"model_type": "phi", "rope_scaling": _LINEAR, "partial_rotary_factor": 0.25},
     "phi3": {"model_type": "phi3"},
     "phi3-partial": {"model_type": "phi3", "partial_rotary_factor": 0.5, "sliding_window": 5},
     "phi3-all": {

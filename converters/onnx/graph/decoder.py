@@ -178,6 +178,8 @@ class _Decoder:
         is_tied = self._spec.tie_word_embeddings
         table = names.tensor("embed_tokens" if is_tied else "lm_head")
         logits = self._linears.head(x, table, is_tied=is_tied, name="lm_head")
+        if self._spec.lm_head_bias:
+            logits = op.add(g, logits, self._tensor(names.tensor("lm_head_bias")), "lm_head.bias_add")
         if self._dtype != self._logits_dtype:
             logits = op.cast(g, logits, self._logits_dtype, "lm_head.float32")
         return logits if block.logits_softcap is None else op.capped(g, logits, block.logits_softcap, "lm_head.capped")

@@ -70,7 +70,7 @@ def own_step(
 ) -> Found:
     spec, compute = plan.shrunk_spec(source.spec), compute_in_memory()
     reader = PlainReader(SafetensorsReader(shrunk), spec)
-    head = source.read_outer("embed_tokens" if source.spec.tie_word_embeddings else "lm_head")
+    head = source.read_head()
     outer = OuterTensors(source.read_outer("embed_tokens"), source.read_norm(), head)
     layers = TrainedLayers(work, len(spec.layers), in_memory=True)
     layers.begin(

@@ -14,9 +14,8 @@ from support.models import micro_source, transformers_model, write_micro_model
 from support.product import Source, open_source
 from support.variations import VARIATIONS, VARIED
 
-from seap_export.layers import hidden_states
 from seap_export.layers.batches import length_buckets
-from seap_export.layers.hidden_states import HiddenStates, SublayerPass, logits, output_stream, times_head
+from seap_export.layers.hidden_states import HiddenStates, SublayerPass, logits, output_stream
 from seap_export.layers.layer import DecoderLayer
 
 Texts = Sequence[Sequence[int]]
@@ -64,7 +63,7 @@ def walked(source: Source, texts: Texts, max_batch_tokens: int = 4096) -> _OUTPU
         layer = DecoderLayer(spec, index, source.read_layer(index))
         for output in spec.layers[index].outputs:
             hidden.advance(layer, output)
-    head = table if spec.tie_word_embeddings else source.read_outer("lm_head")
+    head = source.read_head()
     found = {}
     for batch, stream in zip(hidden.batches, hidden.streams, strict=True):
         own = logits(spec, head, output_stream(spec, source.read_norm(), stream))
@@ -124,17 +123,6 @@ def test_a_window_ends_where_that_of_transformers_does(tmp_path: Path, length: i
     """A text of 5 tokens is within the window, and one of 6 is not."""
     source = micro_source(tmp_path / "model", "mistral-window")
     assert_equals_transformers(tmp_path / "model", source, [list(range(20, 20 + length))])
-
-
-def test_rows_of_the_head_are_taken_some_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec, generator = micro_source(tmp_path / "model", "llama-gqa").spec, torch.Generator().manual_seed(0)
-    head, stream, values = (
-        torch.randn(size, generator=generator) for size in ((50, spec.hidden_size), (3, spec.hidden_size), (3, 50))
-    )
-    whole = logits(spec, head, stream), times_head(head, values)
-    monkeypatch.setattr(hidden_states, "_VOCABULARY_BLOCK", 16)
-    torch.testing.assert_close(logits(spec, head, stream), whole[0])
-    torch.testing.assert_close(times_head(head, values), whole[1])
 
 
 @pytest.mark.parametrize("length", [15, 16, 17, 40])

@@ -97,6 +97,8 @@ def test_everything_is_on_the_device(variation: str, tmp_path: Path) -> None:
             if family.stored(name) in weights:  # OLMo has none
                 stock.load_outer(name, weights[family.stored(name)])
         stock.load_outer("lm_head", head)
+        if spec.lm_head_bias:
+            stock.load_outer("lm_head_bias", weights[family.stored("lm_head_bias")])
         logits = stock.logits(passage.hidden[1])
         taken = [passage.take(index) for index in range(len(spec.layers))]
     assert (logits.device, tuple(logits.shape)) == (CUDA, (1, 3, 96))
