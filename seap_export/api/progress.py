@@ -104,7 +104,9 @@ def progress_line(done: int, total: int | None, unit: str, seconds: float) -> st
     if total is None:
         return f"{duration(seconds)} so far"
     parts = [f"{done} of {total} {unit}"]
-    if done:
+    if done == total:  # calibration then goes back through the layers
+        parts.append("finishing")
+    elif done:
         rate = done / seconds
         parts += [f"{rate:.2g} {unit}/s", f"about {duration((total - done) / rate)} left"]
     return ", ".join(parts)

@@ -19,6 +19,7 @@ def test_a_duration_has_two_units_at_most(seconds: float, text: str) -> None:
 def test_a_progress_line_has_what_is_done_the_rate_and_the_time_left() -> None:
     assert progress_line(12, 30, "layers", 6.0) == "12 of 30 layers, 2 layers/s, about 9 s left"
     assert progress_line(0, 30, "layers", 6.0) == "0 of 30 layers"
+    assert progress_line(30, 30, "layers", 6.0) == "30 of 30 layers, finishing"
     assert progress_line(7, None, "layers", 75.0) == "1 min 15 s so far"
 
 
