@@ -12,6 +12,7 @@ from seap_export.activations.covariance import CovarianceAccumulator
 from seap_export.activations.moments import MomentAccumulator
 from seap_export.activations.sensitivity import SENSITIVITY_TOKENS, Backward, sensitivity_texts
 from seap_export.activations.statistics import (
+    TOKENS,
     SublayerStatistics,
     has_sensitivity,
     write_layer,
@@ -62,7 +63,7 @@ def collect_statistics(
     layers, unfinished = len(source.spec.layers), folder / UNFINISHED
     if not has_sensitivity(folder):
         unfinished.mkdir(exist_ok=True)
-        write_tokens(folder, token_ids)
+        write_tokens(folder / TOKENS, token_ids)
         with torch.no_grad():
             run = _Run(source, token_ids, folder, compute or Compute(), check)
             for index in range(layers):

@@ -78,10 +78,14 @@ class Mixture:
 
     def token_ids(self) -> list[tuple[list[int], float]]:
         """The token ids of all calibration texts, and the probability of each of their tokens."""
+        return self.weighted({task: calibration.token_ids() for task, calibration in self.calibrations.items()})
+
+    def weighted(self, texts: Mapping[str, Sequence[list[int]]]) -> list[tuple[list[int], float]]:
+        """The token ids of texts by task, each with the probability that a token of a calibration text has."""
         return [
             (ids, probability / self.calibrations[task].record.num_tokens)
             for task, probability in self.probabilities.items()
-            for ids in self.calibrations[task].token_ids()
+            for ids in texts.get(task, ())
         ]
 
     def _mixed(self, parts: Sequence[tuple[float, Moments]]) -> Moments:

@@ -17,17 +17,19 @@ from seap_export.errors import ArtifactError, InputError
 from seap_export.families import ModelSpec
 from seap_export.families.names import Projection
 from seap_export.json_file import read_json, write_json
-from seap_export.layers.kept import UNFINISHED, keep_tensors
+from seap_export.layers.kept import UNFINISHED, keep_tensors, kept_tensors
 from seap_export.sources.tensor_writer import SafetensorsWriter
 
 __all__ = [
     "CALIBRATION_SCHEMA",
+    "TOKENS",
     "Calibration",
     "CalibrationRecord",
     "LayerMoments",
     "SublayerStatistics",
     "covariance_bytes",
     "has_sensitivity",
+    "read_tokens",
     "write_layer",
     "write_record",
     "write_sensitivity",
@@ -35,7 +37,8 @@ __all__ = [
 ]
 
 CALIBRATION_SCHEMA = "seap-export/calibration/3"
-_TOKENS = "tokens.safetensors"
+#: The file of the token ids of the calibration texts.
+TOKENS = "tokens.safetensors"
 _SENSITIVITY = "sensitivity.safetensors"
 _RECORD = "calibration.json"
 
@@ -114,13 +117,29 @@ def write_layer(folder: Path, index: int, statistics: Mapping[Projection, Sublay
     os.replace(part, folder / _layer_file(index))
 
 
-def write_tokens(folder: Path, token_ids: Sequence[Sequence[int]]) -> None:
-    """Writes the token ids of the calibration texts."""
+def write_tokens(path: Path, token_ids: Sequence[Sequence[int]]) -> None:
+    """Writes the token ids of texts."""
     tokens = {
         "token_ids": torch.tensor([token for ids in token_ids for token in ids], dtype=torch.int32),
         "lengths": torch.tensor([len(ids) for ids in token_ids], dtype=torch.int32),
     }
-    keep_tensors(folder / _TOKENS, tokens)
+    keep_tensors(path, tokens)
+
+
+def read_tokens(path: Path) -> list[list[int]]:
+    """The token ids of texts.
+
+    Raises:
+        ArtifactError: The file is missing or damaged.
+    """
+    try:
+        tensors = kept_tensors(path)
+        lengths = tensors["lengths"].tolist()
+        if len(tensors["token_ids"]) != sum(lengths):
+            raise ValueError("the lengths of the texts do not add up")
+        return [ids.tolist() for ids in tensors["token_ids"].split(lengths)]
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise ArtifactError(f"{path}: damaged, or made from another model ({error}); calibrate again") from error
 
 
 def write_sensitivity(folder: Path, sensitivity: torch.Tensor) -> None:
@@ -148,7 +167,7 @@ class Calibration:
 
     def __init__(self, folder: Path) -> None:
         """Raises `ArtifactError` if the folder holds no calibration of this schema."""
-        if not all((folder / name).is_file() for name in (_RECORD, _TOKENS, _SENSITIVITY, _layer_file(0))):
+        if not all((folder / name).is_file() for name in (_RECORD, TOKENS, _SENSITIVITY, _layer_file(0))):
             raise ArtifactError(f"{folder}: no calibration found; make one with 'seap-export calibrate'")
         self._folder = folder
         try:
@@ -186,10 +205,7 @@ class Calibration:
 
     def token_ids(self) -> list[list[int]]:
         """The token ids of the calibration texts."""
-        tensors = self._read(_TOKENS, ["token_ids", "lengths"])
-        if len(tensors["token_ids"]) != int(tensors["lengths"].sum()):
-            raise self._unreadable(_TOKENS, "the lengths of the texts do not add up")
-        return [ids.tolist() for ids in tensors["token_ids"].split(tensors["lengths"].tolist())]
+        return read_tokens(self._folder / TOKENS)
 
     def _read(self, file: str, names: Sequence[str]) -> Mapping[str, torch.Tensor]:
         """The tensors of these names; of one that begins with a dot, all that end with it."""

@@ -52,8 +52,10 @@ def prune(
     from seap_export.api.memory import warn_of_memory
     from seap_export.api.settings import compute_of
     from seap_export.distillation.write import variant_units, write_variant
+    from seap_export.layers.kept import UNFINISHED
     from seap_export.pipeline.folder.outputs import write_whole
     from seap_export.pipeline.request.mixtures import open_mixture_of
+    from seap_export.pipeline.texts.fresh import PARTS, fresh_texts
     from seap_export.plan.plan import read_plan
     from seap_export.sources.source import open_source
 
@@ -61,13 +63,20 @@ def prune(
     made_by, source = read_plan(options["plan"]), open_source(options["model"])
     warn_of_memory(said, source, compute)
     statistics = open_mixture_of(made_by, options["calibration"])
-    units = variant_units(len(made_by.layers), made_by.settings.distillation, made_by.requested_ratio)
+    settings, layers = made_by.settings, len(made_by.layers)
+    units = variant_units(layers, settings.distillation, made_by.requested_ratio, fresh=bool(settings.fresh))
+    units += PARTS * len(statistics.calibrations) if settings.fresh else 0
     said.say(f"hashing {source.name}")
     with (
         write_whole(target, marker=_marker(target), force=force) as folder,
         said.step("shrinking", units, "parts") as advance,
     ):
-        write_variant(source, made_by, statistics, folder, advance, compute=compute)
+        fresh = []
+        if settings.fresh:
+            texts = folder / UNFINISHED / "fresh"
+            texts.mkdir(parents=True)
+            fresh = fresh_texts(source, statistics, settings.fresh, texts, compute=compute, on_part=advance)
+        write_variant(source, made_by, statistics, folder, advance, compute=compute, fresh=fresh)
     return PrunedModel(target, made_by.shrunk_spec(source.spec).num_parameters())
 
 

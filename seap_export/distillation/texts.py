@@ -6,13 +6,27 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 
 from seap_export.layers.batches import Batch, length_buckets, token_weights
 from seap_export.layers.compute import Compute
+from seap_export.layers.streams import Streams
 
-__all__ = ["STEP_TOKENS", "TrainingStep", "number_of_steps", "training_steps"]
+__all__ = [
+    "STEP_TOKENS",
+    "Lesson",
+    "TrainingStep",
+    "WeightedIds",
+    "batches_of",
+    "in_turn",
+    "number_of_steps",
+    "training_steps",
+]
+
+#: Token ids of a text, and the probability of each of its tokens.
+WeightedIds: TypeAlias = tuple[Sequence[int], float]
 
 #: Tokens of a training step, and positions of a group of texts of similar length.
 STEP_TOKENS, _GROUP_TOKENS = 2048, 1024
@@ -33,19 +47,23 @@ class TrainingStep:
     weights: tuple[torch.Tensor, ...]
 
 
+#: A training step, and the dense model's stream after its last layer for each batch of the texts that it belongs to.
+Lesson: TypeAlias = tuple[TrainingStep, Streams]
+
+
 def number_of_steps(passes: float, steps_of_a_pass: int) -> int:
     """Training steps in a number of passes over the texts, which may be a fraction."""
     return math.ceil(passes * steps_of_a_pass)
 
 
-def training_steps(texts: Sequence[tuple[Sequence[int], float]], compute: Compute) -> list[TrainingStep]:
+def training_steps(texts: Sequence[WeightedIds], compute: Compute) -> list[TrainingStep]:
     """The steps of one pass over the texts.
 
     Texts of similar length form groups, which come in the order of their digests. Groups do not depend on the size of
     a batch. All batches together hold the texts in the order in which `length_buckets` has them, whatever its size.
 
     Args:
-        texts: Token ids of each text, and the probability of each of its tokens; see `Mixture.token_ids`.
+        texts: The texts; see `Mixture.token_ids`.
         compute: How many positions a batch may have.
     """
     groups, batches = list[range](), list[Batch]()
@@ -66,6 +84,18 @@ def training_steps(texts: Sequence[tuple[Sequence[int], float]], compute: Comput
         steps[-1] += groups[index]
         tokens += group_tokens
     return [_step(places, batches, weights) for places in steps]
+
+
+def batches_of(steps: Sequence[TrainingStep]) -> list[Batch]:
+    """The batches of the steps of a pass, in the order of the texts."""
+    placed = {place: batch for step in steps for place, batch in zip(step.places, step.batches, strict=True)}
+    return [placed[place] for place in range(len(placed))]
+
+
+def in_turn(first: Sequence[Lesson], second: Sequence[Lesson]) -> list[Lesson]:
+    """The lessons of both, each spread evenly over the whole."""
+    placed = [((2 * index + 1) / len(part), lesson) for part in (first, second) for index, lesson in enumerate(part)]
+    return [lesson for _, lesson in sorted(placed, key=lambda pair: pair[0])]
 
 
 def _step(places: Sequence[int], batches: Sequence[Batch], weights: Sequence[torch.Tensor]) -> TrainingStep:

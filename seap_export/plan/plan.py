@@ -33,7 +33,7 @@ PLAN_SCHEMA = "seap-export/plan/5"
 #: Task names become folder names: none may lead out of the export folder.
 _NAME = re.compile(r"(?!\.+$)[^/\\\0]+")
 #: Settings that plan.json has after the ratios, or lacks.
-_AFTER_RATIOS = ("layout", "mix", "min_tokens", "group_tolerance", "trials")
+_AFTER_RATIOS = ("layout", "mix", "min_tokens", "fresh_tokens", "group_tolerance", "trials")
 
 
 @dataclass(frozen=True)
@@ -196,12 +196,12 @@ class Plan:
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Writes a plan as JSON, one layer per line; no group tolerance, no trials and a whole vocabulary are left out."""
+    """Writes a plan as JSON, one layer per line; a whole vocabulary and other settings that are 0 may be left out."""
     values = {key: value for key, value in vars(plan).items() if key not in ("settings", "layers", "vocabulary")}
     ratios = {key: values.pop(key) for key in ("requested_ratio", "achieved_ratio")}
     settings = asdict(plan.settings)
     after = {key: settings.pop(key) for key in _AFTER_RATIOS}
-    for optional in ("group_tolerance", "trials"):
+    for optional in ("fresh_tokens", "group_tolerance", "trials"):
         if not after[optional]:
             del after[optional]
     head = {"schema": PLAN_SCHEMA, **values, **settings, **ratios, **after}

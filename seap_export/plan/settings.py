@@ -50,7 +50,8 @@ class PlanSettings:
             (`sequential`) or from the dense statistics (`one-shot`), a `bias`, or `none`.
         ridge: Strength of the refit's ridge.
         distillation: Passes over the calibration texts in which the shrunk model learns the dense one's predictions.
-        min_tokens: Calibration tokens below which distillation is left out.
+        min_tokens: Tokens to learn from, calibration and fresh ones, below which distillation is left out.
+        fresh_tokens: Tokens of each task that the dense model writes to distil from, besides the calibration texts.
         trials: How many plans are tried at most; 0: the predicted losses alone decide.
         mix: Whether the scores of several tasks are brought to one scale before they are added.
         layout: `per-layer`: each layer has its own shape. `uniform`: all have the same, with biases only where the
@@ -67,6 +68,7 @@ class PlanSettings:
     ridge: float = 5.0
     distillation: float = 1.0
     min_tokens: int = 16_384
+    fresh_tokens: int = 0
     trials: int = 0
     mix: ScoreMix = "scaled"
     layout: Layout = "per-layer"
@@ -93,6 +95,8 @@ class PlanSettings:
             raise SettingError("distillation", f"{self.distillation:g} is out of range; give at least 0")
         if self.min_tokens < 0:
             raise SettingError("min_tokens", f"{self.min_tokens} is out of range; give at least 0")
+        if self.fresh_tokens < 0:
+            raise SettingError("fresh_tokens", f"{self.fresh_tokens} is out of range; give at least 0")
         if self.trials < 0:
             raise SettingError("trials", f"{self.trials} is out of range; give at least 0")
         if not 0.0 <= self.group_tolerance < math.inf:
@@ -113,13 +117,19 @@ class PlanSettings:
         """`trials`, which go with the sequential compensation and adaptive sparsity alone."""
         return self.trials if self.compensation == "sequential" and self.sparsity.kind == "adaptive" else 0
 
+    @property
+    def fresh(self) -> int:
+        """`fresh_tokens`, which go with distillation alone."""
+        return self.fresh_tokens if self.passes else 0
+
     def passes_over(self, num_tokens: int) -> float:
-        """`passes`, of which there are none over too few calibration tokens."""
-        return self.passes if num_tokens >= self.min_tokens else 0.0
+        """`passes`, of which there are none over too few calibration tokens, unless there are fresh ones."""
+        return self.passes if num_tokens + self.fresh >= self.min_tokens else 0.0
 
     def effective(self, num_tokens: int) -> PlanSettings:
         """The same settings, 0 for what has no effect with this compensation, sparsity and number of tokens."""
-        return replace(self, distillation=self.passes_over(num_tokens), trials=self.tried)
+        passes = self.passes_over(num_tokens)
+        return replace(self, distillation=passes, fresh_tokens=self.fresh if passes else 0, trials=self.tried)
 
     @property
     def square_heads(self) -> bool:

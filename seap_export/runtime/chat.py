@@ -101,6 +101,15 @@ class ChatTemplate:
                 return frozenset(following[:1])
         return frozenset()
 
+    def answer_start(self, tokenizer: Tokenizer) -> tuple[int, ...]:
+        """The tokens with which the template starts an assistant's turn; none if it writes nothing there."""
+        with suppress(InputError):  # a template may refuse any conversation
+            user = [{"role": "user", "content": "user"}]
+            before, after = self.render(user), self.render(user, add_generation_prompt=True)
+            if after.startswith(before):
+                return tuple(tokenizer.encode(after.removeprefix(before), add_special_tokens=False).ids)
+        return ()
+
 
 def rendered(prompt: Prompt, template: ChatTemplate | None, *, raw: bool = False) -> str:
     """The text that a model continues to answer a prompt.

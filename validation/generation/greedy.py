@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from seap_export.corpus import AnswerRule
-from seap_export.errors import ArtifactError
 from seap_export.runtime.text import TextStream
-from validation.runtimes.runner import Follows, Keeps, Runner
+from validation.generation.decoding import decode
+from validation.runtimes.runner import Follows, Runner
 
 __all__ = ["Continuation", "Ends", "continue_prompts"]
 
@@ -87,7 +87,7 @@ def continue_prompts(
         if isinstance(runner, Follows):
             _follow(runner, rows)
         else:
-            _step(runner, rows)
+            decode(runner, rows, _likeliest)
         for number, row in zip(batch, rows, strict=True):
             continuations[number] = row.continuation()
     return [continuations[number] for number in range(len(prompts))]
@@ -145,32 +145,8 @@ class _Row:
         return Continuation(before, self._tokens, is_stopped=True, end=end)
 
 
-def _step(runner: Runner, rows: Sequence[_Row]) -> None:
-    """Decodes rows together; where a runner cannot leave out those that are done, they go on unheard until all are."""
-    lengths = [len(row.prompt) for row in rows]
-    input_ids = np.zeros((len(rows), max(lengths)), np.int64)
-    for ids, row in zip(input_ids, rows, strict=True):
-        ids[: len(row.prompt)] = row.prompt
-    computed = runner.prefill(input_ids, lengths, max(row.room for row in rows))
-    is_last_only = computed.shape[1] == 1
-    logits = computed[np.arange(len(rows)), [0 if is_last_only else length - 1 for length in lengths]]
-    while True:
-        for row, token in zip(rows, _likeliest(logits, rows), strict=True):
-            row.add(token)
-        going = [number for number, row in enumerate(rows) if not row.is_done]
-        if not going:
-            return
-        if isinstance(runner, Keeps) and len(going) < len(rows):
-            runner.keep(going)
-            rows = [rows[number] for number in going]
-        logits = runner.step([row.last for row in rows])
-
-
 def _likeliest(logits: NDArray[np.float32], rows: Sequence[_Row]) -> list[int]:
     """The most likely token of each row, of logits [rows, vocabulary]."""
-    largest = logits.max(axis=1)  # NaN if one is
-    if not all(np.isfinite(logit) or row.is_done for logit, row in zip(largest, rows, strict=True)):
-        raise ArtifactError("its logits are NaN or infinite; the model is damaged, export again")
     tokens: list[int] = logits.argmax(axis=1).tolist()
     return tokens
 

@@ -12,13 +12,11 @@ from tokenizers import Tokenizer
 
 from seap_export.corpus import AnswerRule
 from seap_export.errors import ArtifactError, InputError
-from seap_export.families import model_spec
-from seap_export.json_file import read_artifact
 from seap_export.runtime.chat import read_chat_template
-from seap_export.runtime.files import load_tokenizer, model_limits
-from seap_export.sources.config import end_tokens
+from seap_export.runtime.files import load_tokenizer
 from validation.execution import Execution
 from validation.generation.greedy import Continuation, Ends, continue_prompts
+from validation.generation.limits import TextLimits, text_limits
 from validation.quiet import quiet_transformers
 from validation.runtimes.pytorch.torch_batch import TorchBatch
 from validation.runtimes.pytorch.torch_runner import open_torch_runner
@@ -27,22 +25,6 @@ from validation.runtimes.table import REFERENCE, open_runtime
 from validation.session_memory import Calls
 
 __all__ = ["Writer", "open_writer"]
-
-
-@dataclass(frozen=True)
-class _TextLimits:
-    """Where texts of a model end.
-
-    Attributes:
-        ends: Tokens that end a text; none if the model has none.
-        context: The most tokens of a text.
-        shared: The most tokens of a row of a batch. Some models rotate longer rows otherwise, and transformers then
-            all rows of a batch; of others it pads no row as it should.
-    """
-
-    ends: frozenset[int]
-    context: int
-    shared: int
 
 
 @dataclass(frozen=True)
@@ -61,7 +43,7 @@ class Writer:
     folder: Path
     tokenizer: Tokenizer
     runner: Runner
-    limits: _TextLimits
+    limits: TextLimits
     max_new_tokens: int
     batch_size: int
 
@@ -119,37 +101,20 @@ def open_writer(
         EnvironmentFailure: The runtime, its provider or memory is not available.
     """
     texts = tokenizer_folder or folder
-    tokenizer, limits = load_tokenizer(texts), _text_limits(texts)
+    tokenizer, limits = load_tokenizer(texts), text_limits(texts)
     longest = max(map(len, _tokens(prompts, tokenizer, limits)))
     calls = Calls(batch_size, longest, min(longest + max_new_tokens, limits.context))
     # genai_config.json does not say it
-    shared = _text_limits(folder).shared if runtime == REFERENCE else limits.shared
+    shared = text_limits(folder).shared if runtime == REFERENCE else limits.shared
     template = read_chat_template(texts, tokenizer)
     ends = limits.ends if template is None else limits.ends | template.turn_ends(tokenizer)
-    limits = _TextLimits(ends, limits.context, shared)
+    limits = TextLimits(ends, limits.context, shared)
     with quiet_transformers(), _opened(folder, runtime, execution, calls) as runner:
         yield Writer(folder, tokenizer, runner, limits, max_new_tokens, batch_size)
     gc.collect()  # the next model needs the memory
 
 
-def _text_limits(folder: Path) -> _TextLimits:
-    """The limits of a model folder or of an ONNX folder.
-
-    Raises:
-        ArtifactError: Its config is missing or damaged.
-        InputError: Its config describes a model that is not supported.
-    """
-    config = folder / "genai_config.json"
-    if config.is_file():
-        ends, context = model_limits(config)
-        return _TextLimits(ends, context, context)
-    spec = model_spec(read_artifact(folder / "config.json"))
-    context, switches = spec.max_position_embeddings, [rope.switches_at for rope in spec.ropes if rope.switches_at]
-    shared = min([context, *switches]) if all(sublayer.pads_left for sublayer in spec.sublayers) else 0
-    return _TextLimits(end_tokens(folder), context, shared)
-
-
-def _tokens(prompts: Sequence[str], tokenizer: Tokenizer, limits: _TextLimits) -> list[list[int]]:
+def _tokens(prompts: Sequence[str], tokenizer: Tokenizer, limits: TextLimits) -> list[list[int]]:
     token_ids = [list(encoding.ids) for encoding in tokenizer.encode_batch(list(prompts))]
     for prompt, ids in zip(prompts, token_ids, strict=True):
         if not 1 <= len(ids) < limits.context:

@@ -94,7 +94,9 @@ def _choose(
     """A candidate for every task and mixture, and the content of frontier.json."""
     targets, steps, baseline = request.targets, planned.steps, baseline_format(request.formats)
     assert targets is not None
-    for _ in run_steps([*steps.calibrations.values(), *steps.rankings.values()], work, planned.workspace):
+    rankings = steps.rankings.values()
+    fresh = {step.name: step for ranking in rankings for step in ranking.fresh}
+    for _ in run_steps([*steps.calibrations.values(), *fresh.values(), *rankings], work, planned.workspace):
         pass
     known, tasks = known_figures(work.folder), dict[str, Frontier]()
 

@@ -39,11 +39,13 @@ class TokenCounts:
         calibration_tokens: Tokens that it is calibrated on.
         held_out_tokens: Tokens that its quality is measured on.
         shared_tokens: Those of them that the quality of all other variants is measured on, too.
+        tasks: How many tasks they belong to.
     """
 
     calibration_tokens: int
     held_out_tokens: int
     shared_tokens: int = 0
+    tasks: int = 1
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Workload:
         refits: Whether layers are refitted one after another.
         passes: Passes over the calibration texts in which they are distilled then.
         min_tokens: Calibration tokens below which they are not.
+        fresh_tokens: Tokens of each task that the dense model writes for it.
         trials: Plans that are tried for a variant.
         prompts: Held-out prompts that parity compares.
         decode_steps: Decode steps after each of them.
@@ -74,6 +77,7 @@ class Workload:
     refits: bool = True
     passes: float = 1.0
     min_tokens: int = 0
+    fresh_tokens: int = 0
     trials: int = 0
     prompts: int = 4
     decode_steps: int = DECODE_STEPS
@@ -113,6 +117,7 @@ def workload(source: Source, request: ExportRequest) -> Workload:
         refits=request.plan.compensation == "sequential",
         passes=request.plan.passes,
         min_tokens=request.plan.min_tokens,
+        fresh_tokens=request.plan.fresh,
         trials=request.plan.tried,
         prompts=parity.prompts,
         decode_steps=parity.decode_steps,

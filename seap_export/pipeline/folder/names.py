@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["CARD", "HF", "ONNX", "PLAN", "QUALITY", "answers_step", "calibration_step", "parity_file", "variant_name"]
+__all__ = [
+    "CARD",
+    "HF",
+    "ONNX",
+    "PLAN",
+    "QUALITY",
+    "answers_step",
+    "calibration_step",
+    "fresh_step",
+    "parity_file",
+    "variant_name",
+]
 
 # What lies in a variant's folder: its plan, its model folder, its ONNX files and its quality report.
 PLAN: Final = "plan.json"
@@ -23,6 +34,11 @@ def answers_step(task: str) -> str:
 def calibration_step(task: str) -> str:
     """The folder of a task's statistics within an output folder."""
     return f"calibration/{task}"
+
+
+def fresh_step(task: str) -> str:
+    """The folder of a task's fresh texts within an output folder."""
+    return f"fresh/{task}"
 
 
 def variant_name(task: str, ratio: float) -> str:

@@ -57,7 +57,7 @@ class ExportSteps:
         """Those up to the variants, in order: a ranking comes before the first variant that needs it."""
         steps: dict[str, Step] = dict(self.calibrations)
         for variant in self.variants.values():
-            for step in (variant.plan.ranking, *variant.all):
+            for step in (variant.plan.ranking, *variant.hf.fresh, *variant.all):
                 steps.setdefault(step.name, step)
         return tuple(steps.values())
 

@@ -62,7 +62,8 @@ class PlannedWork:
         held_out = sum(task.held_out_tokens for task in tasks) + sum(
             counts[name].shared_tokens for name in self.others
         )
-        return TokenCounts(sum(task.calibration_tokens for task in tasks), held_out)
+        calibration = sum(task.calibration_tokens for task in tasks)
+        return TokenCounts(calibration, held_out, tasks=len(tasks))
 
 
 def planned_disk(parts: Iterable[PlannedWork], counts: Mapping[str, TokenCounts], work: Workload) -> Disk:

@@ -13,6 +13,7 @@ from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.request.mixtures import MixtureSpec
 from seap_export.pipeline.steps.calibration import CalibrationStep
+from seap_export.pipeline.steps.fresh import FreshStep
 from seap_export.pipeline.steps.step import Step, Work
 from seap_export.plan.make import rank_layers
 from seap_export.plan.settings import PlanSettings
@@ -90,6 +91,12 @@ class RankingStep(Step):
     @property
     def units(self) -> int:
         return self.calibrations[0].layers
+
+    @property
+    def fresh(self) -> tuple[FreshStep, ...]:
+        """The fresh texts of each task that variants learn from; none if the settings want none."""
+        number = self.settings.fresh
+        return tuple(FreshStep(calibration, number) for calibration in self.calibrations) if number else ()
 
     @property
     def num_tokens(self) -> int:

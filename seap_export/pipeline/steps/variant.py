@@ -16,6 +16,7 @@ from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.folder.names import PLAN, variant_name
 from seap_export.pipeline.progress import Advance
+from seap_export.pipeline.steps.fresh import FreshStep
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.ranking import RankingStep
 from seap_export.pipeline.steps.step import Step, Work
@@ -109,6 +110,8 @@ class PlanStep(Step):
         values = asdict(settings) | {"sparsity": asdict(settings.sparsity.resolved(layers))}
         if not settings.tried:
             del values["trials"]
+        if not settings.fresh:
+            del values["fresh_tokens"]
         parts = [PLAN_SCHEMA, _PLAN, self.ranking.key, self.ranking.mixture.name, values, self.ratio]
         return sha256_json(parts if self.vocabulary is None else [*parts, self.vocabulary.to_json()])
 
@@ -169,18 +172,28 @@ def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
         return 4 * model.linear / rates.memory_bytes
     both = tokens.calibration_tokens * (model.linear + model.dense_linear + model.squares / 2 + model.outputs)
     refit = both / rates.operations + model.refit_systems / rates.double_operations
-    return refit + _passes(model, tokens) * _pass_seconds(model, tokens, rates)
+    return refit + _distillation_seconds(model, tokens, rates)
 
 
 def _passes(model: KeptPart, tokens: TokenCounts) -> float:
     """Passes of distillation: none over too few tokens."""
-    return model.work.passes if tokens.calibration_tokens >= model.work.min_tokens else 0.0
+    return model.work.passes if tokens.calibration_tokens + _fresh(model, tokens) >= model.work.min_tokens else 0.0
 
 
-def _pass_seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
-    """Forwards, forwards again and backwards through the layers, two heads and back through one, and Adam."""
-    walked = tokens.calibration_tokens * (4 * model.linear + 3 * model.head)
-    changed = tokens.calibration_tokens / STEP_TOKENS * _ADAM * model.linear
+def _fresh(model: KeptPart, tokens: TokenCounts) -> int:
+    """Fresh tokens of all tasks."""
+    return tokens.tasks * model.work.fresh_tokens
+
+
+def _distillation_seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
+    """Forwards, forwards again and backwards through the layers, two heads and back through one, and Adam.
+
+    Fresh texts go through the dense model before.
+    """
+    passes, fresh = _passes(model, tokens), _fresh(model, tokens)
+    learnt = passes * tokens.calibration_tokens + (fresh if passes else 0)
+    walked = learnt * (4 * model.linear + 3 * model.head) + (fresh if passes else 0) * model.dense_linear
+    changed = learnt / STEP_TOKENS * _ADAM * model.linear
     return walked / rates.operations + changed / rates.memory_bytes
 
 
@@ -194,7 +207,8 @@ def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:
     streams = 4 * model.hidden_bytes(tokens) if work.refits else 0
     if not (work.refits and _passes(model, tokens)):
         return Disk(kept, unfinished=streams)
-    training = round(24 * model.linear) + 4 * STEP_TOKENS * work.spec.hidden_size * len(work.spec.layers)
+    fresh = 2 * 4 * work.spec.hidden_size * _fresh(model, tokens)
+    training = fresh + round(24 * model.linear) + 4 * STEP_TOKENS * work.spec.hidden_size * len(work.spec.layers)
     return Disk(kept, unfinished=kept + max(streams, streams // 2 + training))
 
 
@@ -238,18 +252,28 @@ class ShrinkStep(OfVariant):
         return f"{self.variant}/hf"
 
     @property
+    def needs(self) -> tuple[Step, ...]:
+        return (self.before, *self.fresh)
+
+    @property
+    def fresh(self) -> tuple[FreshStep, ...]:
+        """The fresh texts of each task that it learns from."""
+        return self.plan.ranking.fresh if self.plan.ratio else ()
+
+    @property
     def label(self) -> str:
         return f"{self.variant}: shrinking"
 
     @property
     def units(self) -> int:
         ranking = self.plan.ranking
-        return variant_units(ranking.units, ranking.settings.passes_over(ranking.num_tokens), self.plan.ratio)
+        passes = ranking.settings.passes_over(ranking.num_tokens)
+        return variant_units(ranking.units, passes, self.plan.ratio, fresh=bool(self.fresh))
 
     def _key(self) -> str:
         """The modelling code is part of the model."""
         code = [(resources.files("seap_export.modeling") / name).read_text("utf-8") for name in MODELING_FILES]
-        return sha256_json(["hf", _HF, self.before.key, code])
+        return sha256_json(["hf", _HF, self.before.key, code, *(step.key for step in self.fresh)])
 
     def make(self, work: Work, path: Path, advance: Advance) -> None:
         """Writes the folder."""
@@ -257,4 +281,6 @@ class ShrinkStep(OfVariant):
         if plan.settings.compensation == "sequential":
             storage = storage_for(work.source, statistics, path, work.compute)
             work.progress.say(f"{self.variant}: {storage.description}")
-        write_variant(work.source, plan, statistics, path, advance, compute=work.compute)
+        texts = {step.calibration.task: step.token_ids(work) for step in self.fresh}
+        fresh = statistics.weighted(texts)
+        write_variant(work.source, plan, statistics, path, advance, compute=work.compute, fresh=fresh)

@@ -1,0 +1,118 @@
+"""Fresh texts of a task, to distil from."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from seap_export.activations.statistics import TOKENS, Calibration, read_tokens, write_tokens
+from seap_export.hashing import sha256_json
+from seap_export.layers.kept import UNFINISHED
+from seap_export.pipeline.cost.cost import Cost, Disk, Rates
+from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
+from seap_export.pipeline.folder.names import fresh_step
+from seap_export.pipeline.progress import Advance
+from seap_export.pipeline.steps.calibration import CalibrationStep
+from seap_export.pipeline.steps.planned_work import PlannedWork
+from seap_export.pipeline.steps.step import Step, Work
+from seap_export.pipeline.texts.fresh import BATCH, PARTS, write_fresh_texts
+
+__all__ = ["FreshStep"]
+
+#: Increased when the same inputs give different bytes than before.
+_VERSION = 1
+#: The share of a text's tokens that the model writes, about.
+_WRITTEN = 0.7
+
+
+def _seconds(number: int, model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
+    """Each token is computed, and each step of a batch reads the weights once."""
+    steps = _WRITTEN * number / BATCH
+    operations = number * (model.linear + model.head)
+    return steps * 4 * (model.linear + model.head) / rates.memory_bytes + operations / rates.operations
+
+
+@dataclass(frozen=True)
+class FreshStep(Step):
+    """Lets the dense model continue the beginnings of a task's calibration texts.
+
+    Attributes:
+        calibration: The statistics of the task, with its texts.
+        number: Tokens to write.
+    """
+
+    cost = Cost(
+        "fresh texts",
+        partial(_seconds, 0),
+        effort=1.0,
+        always=5.0,
+        count_disk=lambda model, tokens: Disk(
+            kept=4 * model.work.fresh_tokens,
+            unfinished=4 * model.work.fresh_tokens,
+            temporary=model.dense_folder_bytes,
+        ),
+        on_device=True,
+    )
+    resumes = True
+    unit = "parts"
+
+    calibration: CalibrationStep
+    number: int
+
+    @property
+    def name(self) -> str:
+        return fresh_step(self.calibration.task)
+
+    @property
+    def needs(self) -> tuple[Step, ...]:
+        return (self.calibration,)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        return self.calibration.tasks
+
+    @property
+    def planned_work(self) -> PlannedWork:
+        return PlannedWork(replace(self.cost, count_seconds=partial(_seconds, self.number)), self.tasks)
+
+    @property
+    def label(self) -> str:
+        return f"writing fresh texts of {self.calibration.task}"
+
+    @property
+    def reused(self) -> str:
+        return f"fresh texts of {self.calibration.task}: reused"
+
+    @property
+    def units(self) -> int:
+        return PARTS
+
+    def _key(self) -> str:
+        return sha256_json(["fresh", _VERSION, self.calibration.key, self.number])
+
+    def make(self, work: Work, path: Path, advance: Advance) -> None:
+        """Writes their token ids.
+
+        Raises:
+            ArtifactError: The model's logits are NaN or infinite.
+            EnvironmentFailure: There is not enough memory.
+        """
+        unfinished = path / UNFINISHED
+        unfinished.mkdir(exist_ok=True)
+        statistics = Calibration(work.of_task(self.calibration))
+        fresh = write_fresh_texts(
+            work.source, statistics, self.number, unfinished, compute=work.compute, on_part=advance
+        )
+        write_tokens(path / TOKENS, fresh.texts)
+        shutil.rmtree(unfinished)
+        work.progress.say(f"{self.calibration.task}: {fresh.summary}")
+
+    def token_ids(self, work: Work) -> list[list[int]]:
+        """The texts, once they are made.
+
+        Raises:
+            ArtifactError: They are damaged.
+        """
+        return read_tokens(work.of_task(self) / TOKENS)

@@ -1,0 +1,218 @@
+"""Fresh texts of a task: the dense model continues the beginnings of the calibration texts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count, islice
+from pathlib import Path
+
+import numpy as np
+
+from seap_export.activations.mixture import Mixture
+from seap_export.activations.statistics import Calibration, read_tokens, write_tokens
+from seap_export.corpus import Sample
+from seap_export.layers.compute import Compute
+from seap_export.pipeline.folder.dense_folder import dense_folder
+from seap_export.pipeline.texts.split_tasks import tokenize
+from seap_export.sources.source import Source
+from validation.execution import Execution
+from validation.generation.sampled import Beginning, open_author, sampled_texts
+
+__all__ = ["BATCH", "PARTS", "FreshTexts", "beginnings", "fresh_texts", "write_fresh_texts"]
+
+#: Texts that are written together, after which they are on disk.
+BATCH = 32
+#: How often progress is reported.
+PARTS = 50
+#: A beginning is this part of a text at least, and at most.
+_LEAST, _MOST = 1 / 8, 1 / 2
+#: Texts that share this many tokens in a row overlap; as for GPT-3 (arXiv 2005.14165, appendix C).
+_OVERLAP = 13
+#: Tokens in a row by which near-duplicates are known, and the share of those in a text that others have, too.
+_GRAM, _REPEATED = 8, 0.5
+#: No more rounds through the beginnings after one of which less than this share of the texts was new.
+_FEWEST_NEW = 0.1
+
+TokenIds = Sequence[int]
+
+
+def beginnings(texts: Sequence[TokenIds], answer_start: TokenIds, length: int, seed: int) -> Iterator[Beginning]:
+    """What the model is to continue, round after round through the texts, each time at other tokens.
+
+    A text with an assistant's turn is continued from the start of the last one on. Others are cut at random, between
+    an eighth and a half, and get as long as they were.
+
+    Args:
+        texts: Token ids of each text; those of fewer than two tokens are left out.
+        answer_start: The tokens with which an assistant's turn starts; none if the model has no chat template.
+        length: The most tokens of a text.
+        seed: Decides where texts are cut and what is drawn.
+    """
+    long_enough = [ids for ids in texts if len(ids) > 1]
+    for number in count() if long_enough else ():
+        for ids in long_enough:
+            digest = hashlib.sha256(np.array([seed, number, *ids], np.int64).tobytes()).digest()
+            drawn = np.random.Generator(np.random.PCG64(list(digest)))
+            cut, most = _last_place(ids, answer_start), length
+            if not 0 < cut < length:
+                most = min(len(ids), length)
+                cut = _random_cut(most, drawn)
+            yield Beginning(tuple(ids[:cut]), most, int(drawn.integers(2**31)))
+
+
+def _random_cut(length: int, drawn: np.random.Generator) -> int:
+    return int(drawn.integers(max(1, round(_LEAST * length)), max(1, round(_MOST * length)) + 1))
+
+
+def _last_place(ids: TokenIds, answer_start: TokenIds) -> int:
+    """Where the last assistant's turn goes on after the tokens with which it starts; 0: there is none."""
+    size = len(answer_start)
+    for start in range(len(ids) - size, -1, -1) if size else ():
+        if list(ids[start : start + size]) == list(answer_start):
+            return start + size
+    return 0
+
+
+@dataclass
+class FreshTexts:
+    """Texts that are neither held out nor near-duplicates of others.
+
+    Attributes:
+        known: The texts that the model began from.
+        held_out: Texts that nothing may be learnt from.
+        texts: Those that are kept.
+        overlapping: How many had tokens of a held-out text.
+        repeated: How many were near-duplicates.
+    """
+
+    known: Sequence[TokenIds]
+    held_out: Sequence[TokenIds]
+    texts: list[list[int]] = field(default_factory=list)
+    overlapping: int = 0
+    repeated: int = 0
+
+    def __post_init__(self) -> None:
+        common = {gram for ids in self.known for gram in _grams(ids, _OVERLAP)}  # such as what all prompts begin with
+        self._held_out = {gram for ids in self.held_out for gram in _grams(ids, _OVERLAP)} - common
+        self._known = {gram for ids in self.known for gram in _grams(ids, _GRAM)}
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of those that are kept."""
+        return sum(map(len, self.texts))
+
+    @property
+    def summary(self) -> str:
+        """One line for the user."""
+        left_out = f"{self.repeated} near-duplicates and {self.overlapping} that overlap held-out texts are left out"
+        return f"{self.num_tokens:,} tokens in {len(self.texts)} fresh texts; {left_out}"
+
+    def add(self, ids: list[int], given: int) -> bool:
+        """Keeps a text, or leaves it out.
+
+        Args:
+            ids: Its tokens.
+            given: How many of them the model was given.
+        """
+        if not self._held_out.isdisjoint(_grams(ids, _OVERLAP)):
+            self.overlapping += 1
+            return False
+        written = list(_grams(ids[max(0, given - _GRAM + 1) :], _GRAM))
+        if sum(gram in self._known for gram in written) >= max(1, _REPEATED * len(written)):
+            self.repeated += 1
+            return False
+        self._known.update(written)
+        self.texts.append(ids)
+        return True
+
+
+def _grams(ids: TokenIds, size: int) -> Iterator[tuple[int, ...]]:
+    """All runs of tokens of a size; of a shorter text, the text."""
+    for start in range(max(1, len(ids) - size + 1)):
+        yield tuple(ids[start : start + size])
+
+
+def write_fresh_texts(
+    source: Source,
+    calibration: Calibration,
+    number: int,
+    folder: Path,
+    *,
+    compute: Compute,
+    on_part: Callable[[object], object] = lambda part: None,
+) -> FreshTexts:
+    """Writes the token ids of fresh texts; it continues what an interrupted call with the same inputs left.
+
+    Args:
+        source: The dense model.
+        calibration: The statistics of the task, with its texts.
+        number: Tokens of the fresh texts, beginnings and all; fewer if the model has nothing new to say.
+        folder: An existing folder.
+        compute: Where the model runs.
+        on_part: Called `PARTS` times.
+
+    Raises:
+        ArtifactError: The model's logits are NaN or infinite.
+        EnvironmentFailure: There is not enough memory.
+    """
+    record, known = calibration.record, calibration.token_ids()
+    samples = [Sample(**sample) for sample in record.held_out]
+    held_out = tokenize(source, {record.task: samples}, record.max_length)[record.task] if samples else []
+    fresh, tried, kept, done = FreshTexts(known, held_out), 0, 0, 0
+    with dense_folder(source) as model, open_author(model, Execution(compute=compute)) as author:
+        plan = beginnings(known, author.answer_start, min(record.max_length, author.longest), record.seed)
+        for batch_number in count():
+            path = folder / f"{batch_number:05}"
+            batch = list(islice(plan, BATCH)) if fresh.num_tokens < number else []
+            if not batch:
+                break
+            if not path.is_file():
+                write_tokens(path, sampled_texts(author, batch))
+            for beginning, ids in zip(batch, read_tokens(path), strict=True):
+                tried += 1
+                kept += fresh.add(ids, len(beginning.tokens))
+            done = _reported(done, fresh.num_tokens / number, on_part)
+            if tried >= len(known):
+                if kept < _FEWEST_NEW * tried:
+                    break
+                tried = kept = 0
+    _reported(done, 1.0, on_part)
+    return fresh
+
+
+def fresh_texts(
+    source: Source,
+    statistics: Mixture,
+    number: int,
+    folder: Path,
+    *,
+    compute: Compute,
+    on_part: Callable[[object], object] = lambda part: None,
+) -> list[tuple[list[int], float]]:
+    """Fresh texts of each task of a mixture, as `Mixture.weighted` gives them; see `write_fresh_texts`.
+
+    Args:
+        source: The dense model.
+        statistics: The calibration texts of the tasks.
+        number: Tokens of each task.
+        folder: An existing folder for what is needed to go on after an interruption.
+        compute: Where the model runs.
+        on_part: Called `PARTS` times for each task.
+    """
+    texts = {}
+    for task, calibration in statistics.calibrations.items():
+        written = folder / task
+        written.mkdir(exist_ok=True)
+        fresh = write_fresh_texts(source, calibration, number, written, compute=compute, on_part=on_part)
+        texts[task] = fresh.texts
+    return statistics.weighted(texts)
+
+
+def _reported(done: int, share: float, on_part: Callable[[object], object]) -> int:
+    """Reports the parts up to a share of the work; returns how many are reported then."""
+    now = min(PARTS, int(PARTS * share))
+    for part in range(done, now):
+        on_part(part)
+    return now

@@ -1,0 +1,76 @@
+"""Decoding of several rows together, whatever chooses their tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seap_export.errors import ArtifactError
+from validation.runtimes.runner import Keeps, Runner
+
+__all__ = ["Row", "decode"]
+
+
+class Row(Protocol):
+    """A text that grows.
+
+    Attributes:
+        prompt: The token ids that it begins with.
+        room: The most tokens that may follow.
+        is_done: Whether it has ended; what is added then has no effect.
+    """
+
+    prompt: Sequence[int]
+    room: int
+    is_done: bool
+
+    @property
+    def last(self) -> int:
+        """The token added last."""
+
+    def add(self, token: int) -> None:
+        """Adds the next token."""
+
+
+Some = TypeVar("Some", bound=Row)
+
+
+def decode(
+    runner: Runner, rows: Sequence[Some], choose: Callable[[NDArray[np.float32], Sequence[Some]], Sequence[int]]
+) -> None:
+    """Adds tokens to all rows until they are done.
+
+    Where a runner cannot leave out rows that are done, they go on unheard.
+
+    Args:
+        runner: What runs the model.
+        rows: The rows.
+        choose: The next token of each row, given logits [rows, vocabulary], which are finite for rows that go on.
+
+    Raises:
+        ArtifactError: The model gives NaN or infinite logits.
+        ParityFailure, EnvironmentFailure: As for `Runner.prefill`.
+    """
+    lengths = [len(row.prompt) for row in rows]
+    input_ids = np.zeros((len(rows), max(lengths)), np.int64)
+    for ids, row in zip(input_ids, rows, strict=True):
+        ids[: len(row.prompt)] = row.prompt
+    prefilled = runner.prefill(input_ids, lengths, max(row.room for row in rows))
+    is_last_only = prefilled.shape[1] == 1
+    logits = prefilled[np.arange(len(rows)), [0 if is_last_only else length - 1 for length in lengths]]
+    while True:
+        largest = logits.max(axis=1)  # NaN if one is
+        if not all(np.isfinite(value) or row.is_done for value, row in zip(largest, rows, strict=True)):
+            raise ArtifactError("its logits are NaN or infinite; the model is damaged, export again")
+        for row, token in zip(rows, choose(logits, rows), strict=True):
+            row.add(token)
+        going = [number for number, row in enumerate(rows) if not row.is_done]
+        if not going:
+            return
+        if isinstance(runner, Keeps) and len(going) < len(rows):
+            runner.keep(going)
+            rows = [rows[number] for number in going]
+        logits = runner.step([row.last for row in rows])

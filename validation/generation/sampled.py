@@ -1,0 +1,123 @@
+"""Texts drawn from a model's distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from seap_export.runtime.chat import read_chat_template
+from seap_export.runtime.files import load_tokenizer
+from seap_export.runtime.sampling import Sampler, Sampling
+from validation.execution import Execution
+from validation.generation.decoding import decode
+from validation.generation.limits import text_limits
+from validation.quiet import quiet_transformers
+from validation.runtimes.pytorch.torch_batch import TorchBatch
+from validation.runtimes.pytorch.torch_runner import open_torch_runner
+from validation.runtimes.runner import Runner
+
+__all__ = ["Author", "Beginning", "open_author", "sampled_texts"]
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What a model is to continue.
+
+    Attributes:
+        tokens: Token ids.
+        length: The most tokens of the whole text, more than these.
+        seed: Seed of what is drawn, which does not depend on the other rows of a batch.
+    """
+
+    tokens: tuple[int, ...]
+    length: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.tokens) < self.length:
+            raise ValueError("a beginning has a token at least, and is shorter than the text")
+
+
+@dataclass(frozen=True)
+class Author:
+    """An open model.
+
+    Attributes:
+        runner: What runs it.
+        ends: Tokens that end a text.
+        answer_start: Token ids with which an assistant's turn starts; none if there is no chat template.
+        longest: The most tokens of a text.
+    """
+
+    runner: Runner
+    ends: frozenset[int]
+    answer_start: tuple[int, ...]
+    longest: int
+
+
+@contextmanager
+def open_author(folder: Path, execution: Execution) -> Iterator[Author]:
+    """Opens a model folder in torch, in float32.
+
+    Raises:
+        ArtifactError: The folder or its tokenizer cannot be loaded.
+        EnvironmentFailure: There is not enough memory.
+    """
+    tokenizer, limits = load_tokenizer(folder), text_limits(folder)
+    template = read_chat_template(folder, tokenizer)
+    ends, start = limits.ends, tuple[int, ...]()
+    if template is not None:
+        ends, start = ends | template.turn_ends(tokenizer), template.answer_start(tokenizer)
+    with (
+        quiet_transformers(),
+        open_torch_runner(folder, execution) as model,
+        model.head(),
+        closing(TorchBatch(model)) as runner,
+    ):
+        yield Author(runner, ends, start, limits.shared)
+
+
+def sampled_texts(author: Author, beginnings: Sequence[Beginning]) -> list[list[int]]:
+    """The token ids of each text, beginning and all; what follows is drawn at temperature 1.
+
+    Args:
+        author: The model.
+        beginnings: Those of all texts, which are written together.
+
+    Raises:
+        ArtifactError: The model gives NaN or infinite logits.
+        ParityFailure, EnvironmentFailure: As for `Runner.prefill`.
+    """
+    texts = [_Text(beginning, author.ends) for beginning in beginnings]
+    decode(author.runner, texts, _drawn)
+    return [text.tokens for text in texts]
+
+
+class _Text:
+    """A text that grows."""
+
+    def __init__(self, beginning: Beginning, ends: frozenset[int]) -> None:
+        self.prompt: Sequence[int] = beginning.tokens
+        self.room = beginning.length - len(beginning.tokens)
+        self.tokens, self.is_done = list(beginning.tokens), False
+        self.sampler = Sampler(Sampling(temperature=1.0, seed=beginning.seed), beginning.tokens)
+        self._length, self._ends = beginning.length, ends
+
+    @property
+    def last(self) -> int:
+        return self.tokens[-1]
+
+    def add(self, token: int) -> None:
+        if self.is_done:
+            return
+        self.tokens.append(token)
+        self.is_done = token in self._ends or len(self.tokens) == self._length
+
+
+def _drawn(logits: NDArray[np.float32], texts: Sequence[_Text]) -> list[int]:
+    return [text.last if text.is_done else text.sampler.choose(row) for row, text in zip(logits, texts, strict=True)]
