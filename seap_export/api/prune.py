@@ -53,11 +53,12 @@ def prune(
     from seap_export.api.settings import compute_of
     from seap_export.distillation.write import variant_units, write_variant
     from seap_export.layers.kept import UNFINISHED
+    from seap_export.pipeline.folder.dense_folder import dense_folder
     from seap_export.pipeline.folder.outputs import write_whole
     from seap_export.pipeline.request.mixtures import open_mixture_of
-    from seap_export.pipeline.texts.fresh import PARTS, fresh_texts
     from seap_export.plan.plan import read_plan
     from seap_export.sources.source import open_source
+    from validation.generation.fresh import PARTS, fresh_texts
 
     compute, said, target = compute_of(options), options["progress"], options["out"]
     made_by, source = read_plan(options["plan"]), open_source(options["model"])
@@ -75,7 +76,8 @@ def prune(
         if settings.fresh:
             texts = folder / UNFINISHED / "fresh"
             texts.mkdir(parents=True)
-            fresh = fresh_texts(source, statistics, settings.fresh, texts, compute=compute, on_part=advance)
+            with dense_folder(source) as dense:
+                fresh = fresh_texts(dense, statistics, settings.fresh, texts, compute=compute, on_part=advance)
         write_variant(source, made_by, statistics, folder, advance, compute=compute, fresh=fresh)
     return PrunedModel(target, made_by.shrunk_spec(source.spec).num_parameters())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
 from seap_export.allocation.planning import choose_plan
+from seap_export.distillation.texts import WeightedIds
 from seap_export.distillation.write import write_variant
 from seap_export.layers.compute import Compute
-from seap_export.pipeline.texts.fresh import fresh_texts
 from seap_export.plan.make import rank_layers
 from seap_export.plan.ranked import Ranking
 from seap_export.plan.settings import PlanSettings
 from seap_export.sources.source import Source
+from validation.generation.fresh import fresh_texts
 
 __all__ = ["Shrinker"]
 
@@ -27,8 +29,7 @@ class Shrinker:
         self._source = source
         self._key: tuple[Any, ...] = ()
         self._ranking: Ranking | None = None
-        self._scratch = TemporaryDirectory()
-        self._fresh = Path(self._scratch.name)  # texts serve all ratios, too
+        self._fresh: dict[tuple[str, int], Sequence[WeightedIds]] = {}
 
     def write(self, calibration: Calibration, settings: PlanSettings, ratio: float, folder: Path) -> float:
         """Writes the model into the existing `folder` and returns the achieved ratio."""
@@ -41,10 +42,19 @@ class Shrinker:
             self._key, self._ranking = key, ranking
         with TemporaryDirectory() as kept:
             plan = choose_plan(self._source, statistics, self._ranking, settings, ratio, Path(kept), compute=Compute())
-        fresh = []
-        if ratio and settings.fresh:
-            texts = self._fresh / f"{task}-{settings.fresh}"
-            texts.mkdir(exist_ok=True)
-            fresh = fresh_texts(self._source, statistics, settings.fresh, texts, compute=Compute())
+        fresh = self._fresh_texts(statistics, settings) if ratio else ()
         write_variant(self._source, plan, statistics, folder, fresh=fresh)
         return plan.achieved_ratio
+
+    def _fresh_texts(self, statistics: Mixture, settings: PlanSettings) -> Sequence[WeightedIds]:
+        """Those of one task and number, which serve all ratios and recipes."""
+        number = settings.fresh
+        key = statistics.name, number
+        if number and key not in self._fresh:
+            with TemporaryDirectory() as scratch:
+                model, written = Path(scratch, "model"), Path(scratch, "texts")
+                model.mkdir()
+                written.mkdir()
+                self.write(statistics.calibrations[statistics.name], settings, 0.0, model)
+                self._fresh[key] = fresh_texts(model, statistics, number, written, compute=Compute())
+        return self._fresh.get(key, ())

@@ -12,12 +12,13 @@ from seap_export.hashing import sha256_json
 from seap_export.layers.kept import UNFINISHED
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
+from seap_export.pipeline.folder.dense_folder import dense_folder
 from seap_export.pipeline.folder.names import fresh_step
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.steps.calibration import CalibrationStep
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.step import Step, Work
-from seap_export.pipeline.texts.fresh import BATCH, PARTS, write_fresh_texts
+from validation.generation.fresh import BATCH, PARTS, write_fresh_texts
 
 __all__ = ["FreshStep"]
 
@@ -102,9 +103,10 @@ class FreshStep(Step):
         unfinished = path / UNFINISHED
         unfinished.mkdir(exist_ok=True)
         statistics = Calibration(work.of_task(self.calibration))
-        fresh = write_fresh_texts(
-            work.source, statistics, self.number, unfinished, compute=work.compute, on_part=advance
-        )
+        with dense_folder(work.source) as model:
+            fresh = write_fresh_texts(
+                model, statistics, self.number, unfinished, compute=work.compute, on_part=advance
+            )
         write_tokens(path / TOKENS, fresh.texts)
         shutil.rmtree(unfinished)
         work.progress.say(f"{self.calibration.task}: {fresh.summary}")

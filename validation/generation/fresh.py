@@ -14,9 +14,7 @@ from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration, read_tokens, write_tokens
 from seap_export.corpus import Sample
 from seap_export.layers.compute import Compute
-from seap_export.pipeline.folder.dense_folder import dense_folder
-from seap_export.pipeline.texts.split_tasks import tokenize
-from seap_export.sources.source import Source
+from seap_export.runtime.files import load_tokenizer
 from validation.execution import Execution
 from validation.generation.sampled import Beginning, open_author, sampled_texts
 
@@ -135,7 +133,7 @@ def _grams(ids: TokenIds, size: int) -> Iterator[tuple[int, ...]]:
 
 
 def write_fresh_texts(
-    source: Source,
+    model: Path,
     calibration: Calibration,
     number: int,
     folder: Path,
@@ -146,7 +144,7 @@ def write_fresh_texts(
     """Writes the token ids of fresh texts; it continues what an interrupted call with the same inputs left.
 
     Args:
-        source: The dense model.
+        model: The folder of the dense model.
         calibration: The statistics of the task, with its texts.
         number: Tokens of the fresh texts, beginnings and all; fewer if the model has nothing new to say.
         folder: An existing folder.
@@ -158,10 +156,10 @@ def write_fresh_texts(
         EnvironmentFailure: There is not enough memory.
     """
     record, known = calibration.record, calibration.token_ids()
-    samples = [Sample(**sample) for sample in record.held_out]
-    held_out = tokenize(source, {record.task: samples}, record.max_length)[record.task] if samples else []
+    texts = [Sample(**sample).text for sample in record.held_out]
+    held_out = [encoding.ids for encoding in load_tokenizer(model).encode_batch(texts)]
     fresh, tried, kept, done = FreshTexts(known, held_out), 0, 0, 0
-    with dense_folder(source) as model, open_author(model, Execution(compute=compute)) as author:
+    with open_author(model, Execution(compute=compute)) as author:
         plan = beginnings(known, author.answer_start, min(record.max_length, author.longest), record.seed)
         for batch_number in count():
             path = folder / f"{batch_number:05}"
@@ -183,7 +181,7 @@ def write_fresh_texts(
 
 
 def fresh_texts(
-    source: Source,
+    model: Path,
     statistics: Mixture,
     number: int,
     folder: Path,
@@ -194,7 +192,7 @@ def fresh_texts(
     """Fresh texts of each task of a mixture, as `Mixture.weighted` gives them; see `write_fresh_texts`.
 
     Args:
-        source: The dense model.
+        model: The folder of the dense model.
         statistics: The calibration texts of the tasks.
         number: Tokens of each task.
         folder: An existing folder for what is needed to go on after an interruption.
@@ -205,7 +203,7 @@ def fresh_texts(
     for task, calibration in statistics.calibrations.items():
         written = folder / task
         written.mkdir(exist_ok=True)
-        fresh = write_fresh_texts(source, calibration, number, written, compute=compute, on_part=on_part)
+        fresh = write_fresh_texts(model, calibration, number, written, compute=compute, on_part=on_part)
         texts[task] = fresh.texts
     return statistics.weighted(texts)
 
