@@ -196,7 +196,7 @@ def _refuse_idle(settings: PlanSettings, set_keys: set[str]) -> None:
         ("sparsity.context",): sparsity.budget == "weights" and 'budget = "weights"',
         ("mix",): settings.score == "elimination" and 'score = "elimination"',
         ("distillation", "min_tokens"): not_refitted,
-        ("fresh_tokens",): not_refitted or (settings.distillation == 0 and "distillation = 0"),
+        ("fresh_tokens",): not_refitted or (settings.fresh_tokens > settings.fresh and "distillation = 0"),
         ("trials",): not_refitted or (sparsity.kind != "adaptive" and f'kind = "{sparsity.kind}"'),
         ("ridge",): settings.score != "elimination"
         and settings.compensation in ("bias", "none")

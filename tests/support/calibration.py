@@ -16,6 +16,7 @@ from seap_export.activations.calibrate import collect_statistics
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.moments import Moments
 from seap_export.activations.statistics import (
+    TOKENS,
     Calibration,
     CalibrationRecord,
     SublayerStatistics,
@@ -87,7 +88,7 @@ def write_calibration(
     folder.mkdir(parents=True, exist_ok=True)
     for index, layer in enumerate(layers):
         write_layer(folder, index, layer)
-    write_tokens(folder, texts)
+    write_tokens(folder / TOKENS, texts)
     write_sensitivity(folder, sensitivity)
     (folder / UNFINISHED).rmdir()
     return calibration_in(folder, source, task, texts)

@@ -13,7 +13,7 @@ from converters.onnx.stored import weight_differences
 from converters.onnx.weights.quantize import dequantize, quantize
 from seap_export.activations.calibrate import collect_statistics
 from seap_export.activations.mixture import Mixture
-from seap_export.activations.statistics import Calibration, CalibrationRecord
+from seap_export.activations.statistics import Calibration, CalibrationRecord, read_tokens
 from seap_export.families.family import families, refused_models
 from seap_export.families.names import CONVOLUTION, Projection
 from seap_export.families.names import PROJECTIONS as ALL_PROJECTIONS
@@ -155,6 +155,7 @@ __all__ = [
     "read_manifest",
     "read_plan",
     "read_spec",
+    "read_tokens",
     "refused_models",
     "rotary_tables",
     "round_weights",

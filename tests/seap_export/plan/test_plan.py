@@ -145,6 +145,7 @@ def test_a_layer_that_contradicts_itself_is_refused(tmp_path: Path, values: dict
         {"distillation": -1.0},
         {"distillation": 0.5},  # with the compensation "bias"
         {"min_tokens": -1},
+        {"fresh_tokens": -1},
         {"requested_ratio": "0.3"},
         {"layers": None},
         {"layers": "all"},

@@ -54,7 +54,11 @@ def test_a_shipped_file_explains_every_key_that_has_an_effect(name: str) -> None
     has_effect = {"score", "compensation", "align", "group_tolerance", "kind", "protect_first", "protect_last"}
     has_effect |= {"k", "x0"} if name == "seap" else set()
     has_effect |= {"ridge"} if name in ("reconstruct", "obc") else {"mix"}
-    has_effect |= {"budget", "context", "distillation", "min_tokens", "trials"} if name == "reconstruct" else set()
+    has_effect |= (
+        {"budget", "context", "distillation", "min_tokens", "fresh_tokens", "trials"}
+        if name == "reconstruct"
+        else set()
+    )
     has_effect |= {"balance"} if name in ("seap", "wanda-sp", "obc") else set()
     spelled_out = tomllib.loads(re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE))
     assert {*spelled_out, *spelled_out["sparsity"]} == has_effect | {"summary", "source", "sparsity"}
@@ -88,7 +92,8 @@ def test_the_target_decides_what_the_recipe_leaves_open(
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("num_layers", [3, 12, 30])
 def test_a_recipe_knows_its_name_whatever_else_is_set(name: str, num_layers: int) -> None:
-    changed = replace(open_recipe(name), ridge=0.5, mix="plain", align=8, group_tolerance=0.1, min_tokens=7)
+    changed = replace(open_recipe(name), ridge=0.5, mix="plain", align=8, group_tolerance=0.1)
+    changed = replace(changed, min_tokens=7, fresh_tokens=8)
     assert method_of(changed, num_layers) == name
 
 
@@ -134,6 +139,7 @@ def test_plans_are_not_tried_in_the_uniform_layout(tmp_path: Path) -> None:
         ({"distillation": -1.0}, "distillation"),
         ({"distillation": float("inf")}, "distillation"),
         ({"min_tokens": -1}, "min_tokens"),
+        ({"fresh_tokens": -1}, "fresh_tokens"),
         ({"trials": -1}, "trials"),
         ({"align": 0}, "align"),
         ({"group_tolerance": -0.1}, "group_tolerance"),
@@ -186,6 +192,8 @@ def test_settings_refuse_what_means_nothing(values: dict[str, Any], key: str) ->
         ('mix = "plain"', 1, ["mix", "no effect", "elimination"]),
         ('score = "wifv"\ncompensation = "bias"\nridge = 2.0', 3, ["ridge", "no effect", "bias"]),
         ('compensation = "one-shot"\ntrials = 5', 2, ["trials", "no effect", "one-shot"]),
+        ("distillation = 0\nfresh_tokens = 5", 2, ["fresh_tokens", "no effect", "distillation = 0"]),
+        ('compensation = "none"\nfresh_tokens = 0', 2, ["fresh_tokens", "no effect", "none"]),
         ('trials = 5\n[sparsity]\nkind = "uniform"', 1, ["trials", "no effect", "uniform"]),
     ],
 )

@@ -75,6 +75,18 @@ def test_too_few_tokens_to_distil_take_as_long_as_a_refit_alone() -> None:
         assert enough == count(ShrinkStep, TOKENS, 0.2, WORK, RATES)
 
 
+def test_fresh_texts_take_time_and_disk_for_each_task() -> None:
+    work = replace(WORK, fresh_tokens=200_000)
+    for count in (seconds_of, disk_of):
+        none = count(ShrinkStep, TOKENS, 0.2, WORK, RATES)
+        one, two = (count(ShrinkStep, replace(TOKENS, tasks=tasks), 0.2, work, RATES) for tasks in (1, 2))
+        assert none < one < two
+    few = replace(work, min_tokens=TOKENS.calibration_tokens + 1)
+    assert seconds_of(ShrinkStep, TOKENS, 0.2, few, RATES) == seconds_of(ShrinkStep, TOKENS, 0.2, work, RATES)
+    refit = replace(work, passes=0.0)
+    assert seconds_of(ShrinkStep, TOKENS, 0.2, refit, RATES) < seconds_of(ShrinkStep, TOKENS, 0.2, WORK, RATES)
+
+
 def test_each_plan_that_is_tried_takes_as_long() -> None:
     seconds = [seconds_of(PlanStep, TOKENS, 0.2, replace(WORK, trials=trials), RATES) for trials in (0, 1, 2, 3)]
     assert seconds[0] == 0 < seconds[1]

@@ -1,0 +1,138 @@
+"""Fresh texts: where they begin, which are left out, and that they are the same however they are written."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from support.calibration import Killed, calibration_in, die_at, statistics_in
+from support.conversations import write_chat_model
+from support.corpora import random_token_ids
+from support.models import micro_source
+from support.product import Calibration, Compute
+from tokenizers import Tokenizer
+
+from validation.execution import Execution
+from validation.generation import fresh
+from validation.generation.fresh import FreshTexts, beginnings, write_fresh_texts
+from validation.generation.sampled import Beginning, open_author, sampled_texts
+
+TEXTS = [[10 + row, *range(20, 50)] for row in range(6)]
+
+
+def test_a_text_is_cut_between_an_eighth_and_a_half_and_elsewhere_in_each_round() -> None:
+    first, second = (list(islice(beginnings([*TEXTS, [7]], (), 24, seed=1), start, start + 6)) for start in (0, 6))
+    for text, beginning in zip(TEXTS, first, strict=True):
+        assert list(beginning.tokens) == text[: len(beginning.tokens)]
+        assert 24 / 8 <= len(beginning.tokens) <= 24 / 2
+        assert beginning.length == 24  # the most, of a text of 31
+    assert len({beginning.seed for beginning in first + second}) == 12
+    assert [len(own.tokens) for own in first] != [len(own.tokens) for own in second]
+    assert list(islice(beginnings(TEXTS, (), 24, seed=1), 6)) == first
+    assert list(islice(beginnings(TEXTS, (), 24, seed=2), 6)) != first
+    assert list(beginnings([[7], []], (), 24, seed=1)) == []
+
+
+def test_an_assistants_turn_is_written_from_its_start() -> None:
+    text = [1, 5, 6, 2, 3, 5, 6, 4, 4, 4]
+    (last, cut) = islice(beginnings([text, [1, 2, 5, 3]], (5, 6), 100, seed=0), 2)
+    assert (last.tokens, last.length) == ((1, 5, 6, 2, 3, 5, 6), 100)
+    assert (len(cut.tokens) <= 2, cut.length) == (True, 4)  # it has no such turn
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ([1, *range(60, 90)], ""),
+        ([1, *range(60, 64), *range(100, 113), 9], "overlapping"),  # 13 tokens of a held-out text
+        ([1, *range(60, 64), *range(100, 112), 9], ""),  # 12
+        ([1, *range(60, 80), *range(200, 215)], ""),  # in a held-out text, but in all texts
+        ([0, *range(1, 20), 300, 301], "repeated"),  # nothing new but two tokens
+        ([0, 1, 2, *range(300, 312)], ""),
+        ([0, 1, 2], "repeated"),  # shorter than what is compared
+    ],
+)
+def test_texts_are_left_out_that_say_nothing_new_or_are_held_out(written: list[int], reason: str) -> None:
+    known = [list(range(0, 20)), [*range(200, 215)], [0, 1, 2]]
+    texts = FreshTexts(known, [[*range(100, 120)], [*range(200, 215), 5, 6]])
+    assert texts.add(written, given=1) is (reason == "")
+    assert {name for name in ("overlapping", "repeated") if getattr(texts, name)} == ({reason} - {""})
+    assert texts.texts == ([] if reason else [written])
+    assert not texts.add(written, given=1)
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Calibration]:
+    """A folder, and a calibration on 12 texts."""
+    folder = tmp_path_factory.mktemp("fresh")
+    source = micro_source(folder / "dense")
+    texts = random_token_ids(12)
+    return folder / "dense", calibration_in(statistics_in(folder / "a", source, texts), source, "a", texts)
+
+
+def written(dense: tuple[Path, Calibration], folder: Path, number: int = 400) -> FreshTexts:
+    folder.mkdir(exist_ok=True)
+    return write_fresh_texts(*dense, number, folder, compute=Compute())
+
+
+def test_there_are_as_many_tokens_as_were_asked_for(dense: tuple[Path, Calibration], tmp_path: Path) -> None:
+    texts = written(dense, tmp_path)
+    assert texts.num_tokens >= 400 > texts.num_tokens - fresh.BATCH * 64
+    known = [list(ids) for ids in dense[1].token_ids()]
+    for ids in texts.texts:
+        assert any(ids[0] == own[0] and ids[1:] != own[1:] for own in known)
+    assert texts.summary.startswith(f"{texts.num_tokens:,} tokens in {len(texts.texts)} fresh texts; ")
+
+
+def test_they_do_not_depend_on_what_is_written_together(
+    dense: tuple[Path, Calibration], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = written(dense, tmp_path / "together", 800).texts
+    monkeypatch.setattr(fresh, "BATCH", 3)
+    few = written(dense, tmp_path / "few", 200).texts
+    assert few == together[: len(few)]
+
+
+def test_interrupted_they_end_as_the_same(
+    dense: tuple[Path, Calibration], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fresh, "BATCH", 4)
+    whole = written(dense, tmp_path / "whole").texts
+    with monkeypatch.context() as patch:
+        die_at(patch, fresh, "sampled_texts", 2)
+        with pytest.raises(Killed):
+            written(dense, tmp_path / "out")
+    calls: list[object] = []
+    monkeypatch.setattr(fresh, "sampled_texts", lambda *given: calls.append(given) or sampled_texts(*given))
+    assert written(dense, tmp_path / "out").texts == whole
+    written(dense, tmp_path / "out")
+    assert 0 < len(calls) < len(list((tmp_path / "whole").iterdir()))
+
+
+def test_a_model_with_nothing_new_to_say_comes_to_an_end(
+    dense: tuple[Path, Calibration], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parrot = [*range(30)]
+    monkeypatch.setattr(fresh, "sampled_texts", lambda author, batch: [parrot] * len(batch))
+    texts = written(dense, tmp_path, 10**6)
+    assert (texts.texts, texts.repeated) == ([parrot], fresh.BATCH - 1)
+
+
+def test_a_text_ends_with_a_turn_or_where_it_must(tmp_path: Path) -> None:
+    folder = write_chat_model(tmp_path / "m")
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    with open_author(folder, Execution(threads=1)) as author:
+        assert tokenizer.decode(author.answer_start) == " far on"
+        texts = sampled_texts(author, [Beginning((5 + seed, 6), 40, seed) for seed in range(16)])
+    assert tokenizer.token_to_id("</s>") in author.ends
+    ends = [len(ids) for ids in texts if ids[-1] in author.ends]
+    assert {len(ids) for ids in texts if ids[-1] not in author.ends} <= {40}
+    assert ends
+    assert all(token not in author.ends for ids in texts for token in ids[2:-1])
+
+
+@pytest.mark.parametrize("tokens", [(), (1, 2, 3)])
+def test_a_beginning_is_shorter_than_the_text(tokens: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="is shorter than the text"):
+        Beginning(tokens, 3, 0)
