@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,16 @@ from seap_export.pipeline.budget.failure import refuse_unreachable
 from seap_export.pipeline.budget.preview import first_candidates, search_disk, search_work
 from seap_export.pipeline.cost.cost import Disk, measure_rates
 from seap_export.pipeline.cost.workload import TokenCounts, Workload, workload
-from seap_export.pipeline.export import plan_export
+from seap_export.pipeline.export import PlannedExport, plan_export
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.request.export_request import ExportRequest
+from seap_export.pipeline.steps.build import export_steps
 from seap_export.pipeline.steps.formats import FormatStep
 from seap_export.pipeline.steps.planned_work import PlannedWork, planned_disk, token_counts
 from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
 from seap_export.pipeline.steps.variant_steps import VariantSteps
 from seap_export.pipeline.texts.split_tasks import tokenize, warn_of_texts
+from seap_export.plan.recipes import DEFAULT_RECIPE, EFFORTS, open_recipe
 from seap_export.sources.source import Source
 
 __all__ = ["Preview", "preview"]
@@ -36,12 +39,15 @@ class Preview:
         disk: What the steps that remain take on the disk.
         seconds: Estimated time of each kind of step that remains to be done, in order.
         candidates: With targets, what is tried first, with sizes and ideal speed-ups.
+        recipes: Without targets, the estimated time of the whole export with the default recipe and with those that
+            do less and more work than it, if the recipe refits as they do.
     """
 
     variants: tuple[dict[str, Any], ...]
     disk: Disk
     seconds: Mapping[str, float]
     candidates: tuple[dict[str, Any], ...] = ()
+    recipes: Mapping[str, float] = field(default_factory=dict)
 
 
 def preview(
@@ -78,7 +84,23 @@ def preview(
     )
     counts |= {task: step.expected(counts[task]) for task, step in planned.answers.items()}
     kept = planned.planned_work + (() if request.targets is None else search_disk(source.spec, request))
-    return Preview(rows, planned_disk(kept, counts, work), _seconds(parts, counts, work), candidates)
+    seconds, recipes = _seconds(parts, counts, work), dict[str, float]()
+    if request.targets is None and request.plan.compensation == "sequential":
+        recipes = {name: _whole_seconds(source, request, name, planned, counts) for name in (DEFAULT_RECIPE, *EFFORTS)}
+    return Preview(rows, planned_disk(kept, counts, work), seconds, candidates, recipes)
+
+
+def _whole_seconds(
+    source: Source, request: ExportRequest, recipe: str, planned: PlannedExport, counts: Mapping[str, TokenCounts]
+) -> float:
+    """The time of all steps with as much distillation, fresh texts and trials as a shipped recipe has."""
+    shipped = open_recipe(recipe, layout=request.plan.layout)
+    effort = {name: getattr(shipped, name) for name in ("distillation", "fresh_tokens", "min_tokens", "trials")}
+    other = replace(request, plan=replace(request.plan, **effort))
+    steps = export_steps(source, other, planned.splits, planned.vocabularies)
+    with tempfile.TemporaryDirectory() as nothing:
+        parts = steps.planned_work(steps.all, Path(nothing))
+    return sum(_seconds(parts, counts, workload(source, other)).values())
 
 
 def _passes(steps: VariantSteps) -> float:

@@ -17,15 +17,27 @@ from seap_export.plan.sparsity import EVEN, SettingError, Sparsity
 from seap_export.providers import PROVIDERS
 from seap_export.toml_file import TomlFile, either, parse_toml, read_toml
 
-__all__ = ["CUSTOM", "DEFAULT_RECIPE", "Recipe", "Target", "in_layout", "method_of", "open_recipe", "shipped_recipes"]
+__all__ = [
+    "CUSTOM",
+    "DEFAULT_RECIPE",
+    "EFFORTS",
+    "Recipe",
+    "Target",
+    "in_layout",
+    "method_of",
+    "open_recipe",
+    "shipped_recipes",
+]
 
 DEFAULT_RECIPE = "reconstruct"
+#: The same with less and with more work.
+EFFORTS = ("fast", "best")
 #: The name of settings that match no shipped recipe.
 CUSTOM = "custom"
 #: Settings that a recipe keeps its name with.
 _FREE = ("align", "group_tolerance", "ridge", "mix", "min_tokens", "fresh_tokens", "trials")
 #: The shipped recipes, one file each in `seap_export/recipes`.
-_SHIPPED = (DEFAULT_RECIPE, "seap", "wanda-sp", "flap", "obc")
+_SHIPPED = (DEFAULT_RECIPE, *EFFORTS, "seap", "wanda-sp", "flap", "obc")
 
 
 @dataclass(frozen=True)
@@ -98,6 +110,8 @@ def open_recipe(recipe: str = DEFAULT_RECIPE, *, layout: Layout = "per-layer", t
             raise UsageError(f"recipe '{recipe}' is not known; use {either(_SHIPPED)}, or the path of a TOML file")
         file = read_toml(path)
     settings = _recipe(file, target).settings
+    if recipe in _SHIPPED and layout == "uniform":
+        settings = replace(settings, trials=0)  # which a file of one's own may not ask for there
     try:
         return in_layout(settings, layout)
     except SettingError as error:
@@ -133,7 +147,7 @@ def method_of(settings: PlanSettings, num_hidden_layers: int) -> str:
     """
     resolved = settings.resolved(num_hidden_layers)
     for name, recipe in shipped_recipes().items():
-        shipped = in_layout(recipe.settings, settings.layout).resolved(num_hidden_layers)
+        shipped = in_layout(replace(recipe.settings, trials=0), settings.layout).resolved(num_hidden_layers)
         if replace(shipped, **{key: getattr(resolved, key) for key in _FREE}) == resolved:
             return name
     return CUSTOM

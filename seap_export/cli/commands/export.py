@@ -143,7 +143,12 @@ def _warn_of_coarse_shapes(console: Console, variants: Mapping[str, Any]) -> Non
 
 
 def _preview_json(planned: Preview) -> dict[str, Any]:
-    values = {"variants": planned.variants, "disk_about": vars(planned.disk), "seconds_about": planned.seconds}
+    values = {
+        "variants": planned.variants,
+        "disk_about": vars(planned.disk),
+        "seconds_about": planned.seconds,
+        "recipes_seconds_about": planned.recipes,
+    }
     return values | ({"candidates": planned.candidates} if planned.candidates else {})
 
 
@@ -157,7 +162,9 @@ def _preview_text(planned: Preview) -> str:
         megabytes, (planned.disk.kept, planned.disk.unfinished, planned.disk.temporary)
     )
     disk = f"About {lasting} on the disk; meanwhile up to {unfinished} more, and {temporary} in the temporary folder"
-    return f"{what}\n{disk}\nAbout {total} on this machine{f': {steps}' if steps else ''}"
+    whole = [f"{duration(seconds)} with --recipe {name}" for name, seconds in planned.recipes.items()]
+    from_scratch = f"From scratch about {', '.join(whole)}\n" if whole else ""
+    return f"{what}\n{disk}\n{from_scratch}About {total} on this machine{f': {steps}' if steps else ''}"
 
 
 def _variants_text(planned: Preview) -> str:

@@ -15,10 +15,14 @@ from seap_export.plan.recipes import DEFAULT_RECIPE, Target, method_of, open_rec
 from seap_export.plan.settings import Compensation, PlanSettings
 from seap_export.plan.sparsity import EVEN, SettingError, Sparsity
 
-NAMES = ("reconstruct", "seap", "wanda-sp", "flap", "obc")
+NAMES = ("reconstruct", "fast", "best", "seap", "wanda-sp", "flap", "obc")
+#: Those that explain only what differs from the default.
+SHORT = {"fast": {"distillation"}, "best": {"fresh_tokens", "trials"}}
 #: The recipes as the papers and docs/method.md describe them.
 EXPECTED = {
     "reconstruct": PlanSettings(),
+    "fast": PlanSettings(distillation=0.0),
+    "best": PlanSettings(fresh_tokens=262_144, trials=24),
     "seap": PlanSettings("wifv", Sparsity("logistic"), balance="alike", compensation="bias"),
     "wanda-sp": PlanSettings(
         "wifn", Sparsity("uniform", protect_first=0, protect_last=0), balance="alike", compensation="none"
@@ -48,7 +52,13 @@ def test_a_printed_recipe_is_that_recipe(name: str, tmp_path: Path) -> None:
     assert open_recipe(write(tmp_path, shipped_recipes()[name].text)) == open_recipe(name)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SHORT)
+def test_a_recipe_of_more_or_less_work_explains_what_differs(name: str) -> None:
+    assert tomllib.loads(shipped_recipes()[name].text).keys() == SHORT[name] | {"summary", "source"}
+    assert open_recipe(name, layout="uniform") == replace(EXPECTED[name], layout="uniform", sparsity=EVEN, trials=0)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in SHORT])
 def test_a_shipped_file_explains_every_key_that_has_an_effect(name: str) -> None:
     text = shipped_recipes()[name].text
     has_effect = {"score", "compensation", "align", "group_tolerance", "kind", "protect_first", "protect_last"}
@@ -94,7 +104,7 @@ def test_the_target_decides_what_the_recipe_leaves_open(
 def test_a_recipe_knows_its_name_whatever_else_is_set(name: str, num_layers: int) -> None:
     changed = replace(open_recipe(name), ridge=0.5, mix="plain", align=8, group_tolerance=0.1)
     changed = replace(changed, min_tokens=7, fresh_tokens=8)
-    assert method_of(changed, num_layers) == name
+    assert method_of(changed, num_layers) == {"best": "reconstruct"}.get(name, name)
 
 
 def test_the_default_protection_spelled_out_is_still_the_recipe() -> None:
@@ -118,7 +128,7 @@ def test_the_default_protection_spelled_out_is_still_the_recipe() -> None:
         ("flap", {"compensation": "none"}),
         ("obc", {"compensation": "sequential"}),
         ("obc", {"balance": "loss"}),
-        ("reconstruct", {"distillation": 0.0}),
+        ("reconstruct", {"distillation": 0.5}),
     ],
 )
 def test_changed_settings_are_custom(name: str, changes: dict[str, Any]) -> None:
@@ -216,7 +226,7 @@ def test_a_file_that_is_no_recipe_at_all(content: bytes, word: str, tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["magic", "magic.toml", "."])
 def test_a_recipe_that_is_not_there(name: str) -> None:
-    with pytest.raises(UsageError, match="reconstruct, seap, wanda-sp, flap or obc"):
+    with pytest.raises(UsageError, match="reconstruct, fast, best, seap, wanda-sp, flap or obc"):
         open_recipe(name)
 
 
@@ -224,9 +234,10 @@ def test_a_recipe_that_is_not_there(name: str) -> None:
 @pytest.mark.parametrize("num_layers", [3, 30])
 def test_a_recipe_in_the_uniform_layout_keeps_its_name(name: str, num_layers: int, tmp_path: Path) -> None:
     settings = open_recipe(name, layout="uniform")
-    assert settings == replace(EXPECTED[name], layout="uniform", sparsity=EVEN)
-    assert settings == open_recipe(write(tmp_path, shipped_recipes()[name].text), layout="uniform")
-    assert method_of(settings, num_layers) == name
+    assert settings == replace(EXPECTED[name], layout="uniform", sparsity=EVEN, trials=0)
+    text = shipped_recipes()[name].text.replace("trials = 24", "trials = 0")
+    assert settings == open_recipe(write(tmp_path, text), layout="uniform")
+    assert method_of(settings, num_layers) == {"best": "reconstruct"}.get(name, name)
     other: Compensation = "bias" if settings.score == "elimination" else "one-shot"
     assert method_of(replace(settings, compensation=other), num_layers) == "custom"
     assert not settings.square_heads
