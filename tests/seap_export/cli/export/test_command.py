@@ -206,6 +206,11 @@ def test_a_dry_run_says_what_is_there_already(run: Run, done: Path) -> None:
     assert all(seconds > 0 for seconds in steps.values())
     done_already = json.loads(run(*ALL, "--dry-run", "--json").out)
     assert done_already["seconds_about"] == {}
+    for figures in (planned, done_already):
+        whole = figures["recipes_seconds_about"]
+        assert 0 < whole["fast"] <= whole["reconstruct"] < whole["best"]
+    assert "From scratch about " in run(*ALL, "--dry-run").out
+    assert "From scratch" not in run(*ALL, "--recipe", "obc", "--out", "other", "--dry-run").out
 
 
 def test_an_interrupted_export_goes_on(run: Run, work: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
