@@ -52,12 +52,14 @@ class Author:
         ends: Tokens that end a text.
         answer_start: Token ids with which an assistant's turn starts; none if there is no chat template.
         longest: The most tokens of a text.
+        shared: Texts that may get longer than this are written alone; see `TextLimits`.
     """
 
     runner: Runner
     ends: frozenset[int]
     answer_start: tuple[int, ...]
     longest: int
+    shared: int
 
 
 @contextmanager
@@ -79,7 +81,7 @@ def open_author(folder: Path, execution: Execution) -> Iterator[Author]:
         model.head(),
         closing(TorchBatch(model)) as runner,
     ):
-        yield Author(runner, ends, start, limits.shared)
+        yield Author(runner, ends, start, limits.context, limits.shared)
 
 
 def sampled_texts(author: Author, beginnings: Sequence[Beginning]) -> list[list[int]]:
@@ -87,14 +89,16 @@ def sampled_texts(author: Author, beginnings: Sequence[Beginning]) -> list[list[
 
     Args:
         author: The model.
-        beginnings: Those of all texts, which are written together.
+        beginnings: Those of all texts, which are written together where the model can.
 
     Raises:
         ArtifactError: The model gives NaN or infinite logits.
         ParityFailure, EnvironmentFailure: As for `Runner.prefill`.
     """
     texts = [_Text(beginning, author.ends) for beginning in beginnings]
-    decode(author.runner, texts, _drawn)
+    together = [text for text in texts if text.length <= author.shared]
+    for rows in ([together] if together else []) + [[text] for text in texts if text.length > author.shared]:
+        decode(author.runner, rows, _drawn)
     return [text.tokens for text in texts]
 
 
@@ -106,7 +110,7 @@ class _Text:
         self.room = beginning.length - len(beginning.tokens)
         self.tokens, self.is_done = list(beginning.tokens), False
         self.sampler = Sampler(Sampling(temperature=1.0, seed=beginning.seed), beginning.tokens)
-        self._length, self._ends = beginning.length, ends
+        self.length, self._ends = beginning.length, ends
 
     @property
     def last(self) -> int:
@@ -116,7 +120,7 @@ class _Text:
         if self.is_done:
             return
         self.tokens.append(token)
-        self.is_done = token in self._ends or len(self.tokens) == self._length
+        self.is_done = token in self._ends or len(self.tokens) == self.length
 
 
 def _drawn(logits: NDArray[np.float32], texts: Sequence[_Text]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -125,6 +126,9 @@ def test_a_text_ends_with_a_turn_or_where_it_must(tmp_path: Path) -> None:
     with open_author(folder, Execution(threads=1)) as author:
         assert tokenizer.decode(author.answer_start) == " far on"
         texts = sampled_texts(author, [Beginning((5 + seed, 6), 40, seed) for seed in range(16)])
+        begun = [Beginning((5, 6, 7), 30, 1), Beginning((5, 8), 20, 2)]
+        apart = sampled_texts(replace(author, shared=20), begun)
+        assert apart == sampled_texts(author, begun)
     assert tokenizer.token_to_id("</s>") in author.ends
     ends = [len(ids) for ids in texts if ids[-1] in author.ends]
     assert {len(ids) for ids in texts if ids[-1] not in author.ends} <= {40}
