@@ -163,8 +163,10 @@ class AnswersStep(Step):
         lines = lines[:number]
         _write(file, lines)
         if cut := sum(not line["finished"] for line in lines):
-            of = f"{cut} of {len(lines)} answers"
-            work.progress.say(f"{self.task}: {of} did not end within {self.settings.answer_tokens} tokens")
+            of, most = f"{cut} of {len(lines)} answers", self.settings.answer_tokens
+            work.progress.say(
+                f"{self.task}: {of} were cut off after {most} tokens; raise answer_tokens to let them end"
+            )
 
     def _is_enough(self, lines: Sequence[Mapping[str, Any]], writer: Writer) -> bool:
         return self._within(lines, writer) < len(lines) - len(self.prompts.held_out)
