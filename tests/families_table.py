@@ -146,7 +146,7 @@ def page() -> Iterator[str]:
     columns = [*FORMS, "uniform", "bf16", "stock class", "stock class, 4.57", "GenAI"]
     yield f"| family | architecture | {' | '.join(columns)} |"
     yield "| --- " * (len(columns) + 2) + "|"
-    known = sorted(families(), key=lambda own: own.model_type)
+    known = sorted(families(), key=lambda family: family.model_type)
     with ProcessPoolExecutor(max_workers=2) as pool:  # each with one thread
         results = pool.map(check, [family.model_type for family in known])
     for family, cells in zip(known, results, strict=True):
@@ -155,7 +155,7 @@ def page() -> Iterator[str]:
     yield _SOURCES
     yield "| family | inside of | GGUF architecture | biases of o_proj and down_proj |"
     yield "| --- | --- | --- | --- |"
-    for family in sorted(families(), key=lambda own: own.model_type):
+    for family in sorted(families(), key=lambda family: family.model_type):
         wrapper = f"`{family.wrapper.model_type}`" if family.wrapper else "-"
         gguf = f"`{family.gguf.architecture}`" if family.gguf else "-"
         biases = [str(family.biases.get(output) or "none") for output in ("o_proj", "down_proj")]

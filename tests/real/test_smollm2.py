@@ -93,7 +93,9 @@ def test_the_refit_stays_nearer_to_the_dense_model_than_the_paper(
     """Mean KL divergence at the same ratio, on texts that nothing was calibrated on."""
     tokenizer = AutoTokenizer.from_pretrained(arithmetic[0.0] / "hf")
     held_out = json.loads((demo / "calibration" / "arithmetic" / "calibration.json").read_text("utf-8"))["held_out"]
-    texts = [tokenizer(own["prompt"] + own["completion"], return_tensors="pt").input_ids[:, :128] for own in held_out]
+    texts = [
+        tokenizer(text["prompt"] + text["completion"], return_tensors="pt").input_ids[:, :128] for text in held_out
+    ]
 
     def log_p(folder: Path) -> torch.Tensor:
         model = _load(folder)

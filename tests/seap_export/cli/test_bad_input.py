@@ -44,7 +44,7 @@ def refuse(run: Run, work: Path, *arguments: object, code: int, says: str, resum
     assert json.loads(outcome.out) == {"error": {"message": message, "exit_code": code}}
     kept = set((work / "out").glob(".seap-export-*")) if resumable else set()
     after = files(work)
-    for path in (*kept, *(below for own in kept for below in own.rglob("*")), *([work / "out"] if kept else ())):
+    for path in (*kept, *(below for folder in kept for below in folder.rglob("*")), *([work / "out"] if kept else ())):
         after.pop(str(path))
     assert bool(kept) == resumable
     assert after == before

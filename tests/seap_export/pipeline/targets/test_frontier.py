@@ -66,12 +66,12 @@ def test_the_file_is_read_as_it_was_written_and_follows_the_schema(tmp_path: Pat
 @pytest.mark.parametrize(
     "change",
     [
-        lambda own: own.update(schema="x"),
-        lambda own: own["tasks"]["a"]["points"][0].pop("bytes"),
-        lambda own: own["tasks"]["a"]["points"][0].update(mean_kl_nats="0.1"),
-        lambda own: own["targets"].update(size=None),
-        lambda own: own.update(tasks=[]),
-        lambda own: own.pop("speedups_over"),
+        lambda values: values.update(schema="x"),
+        lambda values: values["tasks"]["a"]["points"][0].pop("bytes"),
+        lambda values: values["tasks"]["a"]["points"][0].update(mean_kl_nats="0.1"),
+        lambda values: values["targets"].update(size=None),
+        lambda values: values.update(tasks=[]),
+        lambda values: values.pop("speedups_over"),
     ],
 )
 def test_a_file_of_another_form_counts_as_missing(tmp_path: Path, change: Any) -> None:

@@ -42,7 +42,7 @@ def fake_driver(gpus: dict[str, int], **errors: int) -> SimpleNamespace:
 
         return call
 
-    return SimpleNamespace(**{own: function(own) for own in functions})
+    return SimpleNamespace(**{name: function(name) for name in functions})
 
 
 def test_gpus_with_their_memory() -> None:
