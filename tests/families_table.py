@@ -180,6 +180,8 @@ Runtime on the CPU and transformers in torch: for fp32 (`fused`, `standard` and 
 logit, for fp16, int8 and int4 the mean KL divergence in nats per token. `written`: for CUDA, not run. `stock class`:
 the uniform variant loads in transformers' own class, in release 5 and in 4.57, which lacks the class where it says
 `no`. `GenAI`: ONNX Runtime GenAI generates with it. `-`: not run.
+
+`olmo2` and `olmo3` normalise all heads as one vector, so their attention stays whole: only MLPs shrink.
 """
 _SOURCES = """
 ## Where the models come from

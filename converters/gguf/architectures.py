@@ -16,7 +16,7 @@ from typing import Literal
 
 from seap_export.families import Attention, Mlp, ModelSpec, RopeSpec
 from seap_export.families.names import NORMS, PROJECTIONS, QKV, Norm, Projection
-from seap_export.families.sublayers import Activation
+from seap_export.families.sublayers import Activation, QkNorm
 
 __all__ = ["ARCHITECTURES", "Architecture", "effective_window", "full_rope", "local_rope", "why_not"]
 
@@ -34,7 +34,7 @@ class Architecture:
     Attributes:
         name: `general.architecture`.
         norms: The norms of the residual stream.
-        qk_norm: Whether queries and keys are normalised, before or after they are rotated.
+        qk_norm: How queries and keys are normalised; None: not at all.
         activation: Of the gate, or of an MLP without one.
         is_gated: Whether the MLP has a gate.
         neighbours: Whether the channels of a rotated pair are neighbours; otherwise half of those rotated lie between.
@@ -45,6 +45,7 @@ class Architecture:
         varies: Whether heads, KV heads and neurons can differ between layers.
         square: Whether queries must be as wide as the hidden states.
         tied: Whether the LM head must be the embedding.
+        untied: Whether it must not be.
         ropes: The rotations that it computes.
         windows: Whether layers can attend within a window; a number: only in models of so many layers, which must.
         needs_window: Whether at least one layer must have a window.
@@ -62,7 +63,7 @@ class Architecture:
 
     name: str
     norms: frozenset[Norm] = _USUAL_NORMS
-    qk_norm: Literal["before_rotation", "after_rotation"] | None = None
+    qk_norm: QkNorm | None = None
     activation: Activation = "silu"
     is_gated: bool = True
     neighbours: bool = False
@@ -73,6 +74,7 @@ class Architecture:
     varies: bool = False
     square: bool = False
     tied: bool = False
+    untied: bool = False
     ropes: frozenset[str] = _UNSCALED
     windows: bool | int = False
     needs_window: bool = False
@@ -125,6 +127,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         windows=64,
         unrotated="without window",
     ),
+    Architecture("olmo2", norms=_AFTER, qk_norm="over_all_heads", square=True, biases=frozenset(), untied=True),
     _GEMMA,
     Architecture(
         "gemma2",
@@ -194,6 +197,8 @@ def _shapes(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
         yield f"wants queries as wide as the hidden states, {spec.hidden_size}"
     if architecture.tied and not spec.tie_word_embeddings:
         yield "has no LM head apart from the embedding"
+    if architecture.untied and spec.tie_word_embeddings:
+        yield "has an LM head apart from the embedding"
 
 
 def _block(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:

@@ -14,6 +14,7 @@ from converters.gguf.folding import Folding
 from seap_export.families import Attention, ModelSpec, names
 from seap_export.families.family import FUSED
 from seap_export.families.names import NORMS, PROJECTIONS, Projection
+from seap_export.families.sublayers import QK_NORMS
 
 __all__ = ["FileTensor", "Part", "file_tensors"]
 
@@ -112,11 +113,11 @@ class _Layer:
 
     def tensors(self) -> Iterator[FileTensor]:
         shapes = self.spec.layer_tensors(self.index)
-        for norm in (*NORMS, "q_norm", "k_norm"):
+        for norm in (*NORMS, *QK_NORMS):
             plain = names.tensor(norm, self.index)
             if plain in shapes:
                 stem = self.architecture.norm_names.get(norm, _NORM_NAMES[norm])
-                order = self._order(1) if norm in ("q_norm", "k_norm") else None
+                order = self._order(shapes[plain][0] // self.spec.head_dim) if norm in QK_NORMS else None
                 part = Part(plain, shapes[plain][0], self.folding.factor(norm), order)
                 yield FileTensor(f"blk.{self.index}.{stem}.weight", shapes[plain], (part,), self.index, stem)
         for stored, projections in self._stored().items():

@@ -62,19 +62,19 @@ class Attention(nn.Module):
             setattr(self, name, nn.Linear(d.hidden_size, heads * d.head_dim, bias=name in layer.biases))
         self.o_proj = nn.Linear(self.heads * d.head_dim, d.hidden_size, bias="o_proj" in layer.biases)
         if d.qk_norm:
-            self.q_norm, self.k_norm = (nn.RMSNorm(d.head_dim, eps=d.rms_norm_eps) for _ in range(2))
+            normed = (self.heads, self.kv_heads) if d.qk_norm == "over_all_heads" else (1, 1)
+            self.q_norm, self.k_norm = (nn.RMSNorm(heads * d.head_dim, eps=d.rms_norm_eps) for heads in normed)
 
     def __call__(self, x: mx.array, mask: Any, cache: Any) -> mx.array:
         """What attention adds to the stream, [rows, tokens, hidden_size], given what it reads of it."""
         d, (rows, tokens, _) = self.d, x.shape
         offset = 0 if cache is None else cache.offset
+        queries, keys, values = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        if d.qk_norm == "over_all_heads":
+            queries, keys = self.q_norm(queries), self.k_norm(keys)
         queries, keys, values = (
-            projection(x).reshape(rows, tokens, heads, d.head_dim).transpose(0, 2, 1, 3)
-            for projection, heads in (
-                (self.q_proj, self.heads),
-                (self.k_proj, self.kv_heads),
-                (self.v_proj, self.kv_heads),
-            )
+            part.reshape(rows, tokens, heads, d.head_dim).transpose(0, 2, 1, 3)
+            for part, heads in ((queries, self.heads), (keys, self.kv_heads), (values, self.kv_heads))
         )
         if d.qk_norm == "before_rotation":
             queries, keys = self.q_norm(queries), self.k_norm(keys)

@@ -14,6 +14,7 @@ from seap_export.plan.make import plan_variant
 from seap_export.plan.plan import Plan
 from seap_export.plan.ranked import Ranking
 from seap_export.plan.settings import PlanSettings
+from seap_export.plan.sublayers import whole_words
 from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 
@@ -53,6 +54,8 @@ def choose_plan(
         say: Called with a line about the result.
     """
 
+    for line in whole_words(source.spec) if ratio else ():
+        say(line)
     if ratio and settings.passes and not settings.passes_over(statistics.num_tokens):
         say(
             f"not distilled: {statistics.num_tokens} calibration tokens, fewer than min_tokens = {settings.min_tokens}"

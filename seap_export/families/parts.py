@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-__all__ = ["AdjustedSize", "Block", "ConvolutionRules", "Requirement", "RotaryRules", "Window", "Wrapper"]
+__all__ = ["AdjustedSize", "Block", "ConvolutionRules", "QkNorm", "Requirement", "RotaryRules", "Window", "Wrapper"]
+
+#: How queries and keys are normalised: each head before or after it is rotated, or all heads as one vector before.
+QkNorm = Literal["before_rotation", "after_rotation", "over_all_heads"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class Block:
             norm of its own, it reads it through the same.
         norm_weight: Whether these norms have a weight; without one, their gain is 1.
         norm_offset: What is added to a stored norm weight to get its gain.
-        qk_norm: Whether queries and keys are normalised before or after they are rotated, where they are.
+        qk_norm: Whether the heads of queries and keys are normalised before or after they are rotated, or all heads as
+            one vector before they are; where there are such norms.
         embedding_multiplier: Formula of the factor on embeddings.
         residual_multiplier: Formula of the factor on the outputs of attention and MLP.
         logits_multiplier: Formula of the factor on logits.
@@ -35,7 +39,7 @@ class Block:
     norm_weight: bool = True
     beside: bool | str = False
     norm_offset: float = 0.0
-    qk_norm: Literal["before_rotation", "after_rotation"] = "before_rotation"
+    qk_norm: QkNorm = "before_rotation"
     embedding_multiplier: str | None = None
     residual_multiplier: str | None = None
     logits_multiplier: str | None = None
@@ -46,8 +50,8 @@ class Block:
     def __post_init__(self) -> None:
         if self.norm not in ("rms", "layer"):
             raise ValueError(f"norm must be rms or layer, not {self.norm}")
-        if self.qk_norm not in ("before_rotation", "after_rotation"):
-            raise ValueError(f"qk_norm must be before_rotation or after_rotation, not {self.qk_norm}")
+        if self.qk_norm not in get_args(QkNorm):
+            raise ValueError(f"qk_norm must be one of {', '.join(get_args(QkNorm))}, not {self.qk_norm}")
 
 
 @dataclass(frozen=True)

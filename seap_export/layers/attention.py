@@ -6,7 +6,6 @@ import torch
 from torch.nn import functional
 
 from seap_export.families import Attention, QueryScaling
-from seap_export.families.names import Projection
 from seap_export.families.sublayers import QK_NORMS
 from seap_export.layers.batches import Batch
 from seap_export.layers.norm import rms_norm
@@ -23,10 +22,10 @@ def attention_channels(operands: Operands, attention: Attention, stream: torch.T
     """
     x = operands.read(attention.output, batch.padded(stream))
 
-    def heads(projection: Projection) -> torch.Tensor:
-        return operands.linear(projection, x).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-
-    query, key, value = heads("q_proj"), heads("k_proj"), heads("v_proj")
+    query, key, value = (operands.linear(projection, x) for projection in attention.readers)
+    if attention.qk_norm == "over_all_heads":
+        query, key = _normed(operands, query, key)
+    query, key, value = (part.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for part in (query, key, value))
     if attention.qk_norm == "before_rotation":
         query, key = _normed(operands, query, key)
     if attention.rope is not None:

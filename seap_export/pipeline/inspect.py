@@ -13,6 +13,8 @@ from seap_export.pipeline.evaluation.quality import quality_figures, recorded_qu
 from seap_export.pipeline.evaluation.speed import recorded_speed
 from seap_export.pipeline.folder.contents import Export, Variant, open_folder
 from seap_export.pipeline.folder.names import calibration_step
+from seap_export.plan.sublayers import whole_words
+from seap_export.sources.stored import StoredForm
 from seap_export.sources.weights import SafetensorsReader, check_weights
 
 __all__ = ["describe"]
@@ -101,7 +103,7 @@ def _model(folder: Path) -> dict[str, Any]:
     config = read_json(folder / "config.json")
     spec = model_spec(config)
     reader = SafetensorsReader(folder)
-    check_weights(reader, spec.tensors(), str(folder))
+    check_weights(reader, StoredForm(spec).shapes, str(folder))
     return {"pruned": is_pruned(config), **_shapes(folder.resolve().name, spec, reader)}
 
 
@@ -124,4 +126,5 @@ def _shapes(name: str, spec: Any, reader: Any) -> dict[str, Any]:
         "vocab_size": spec.vocab_size,
         "tie_word_embeddings": spec.tie_word_embeddings,
         "layers": [layer.sizes for layer in spec.layers],
+        **({"whole": whole} if (whole := whole_words(spec)) else {}),
     }

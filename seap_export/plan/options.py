@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 
 from seap_export.errors import UsageError
 from seap_export.families import ModelSpec
 from seap_export.families.names import Projection
-from seap_export.plan.sublayers import LayerOptions, options_type
+from seap_export.plan.sublayers import LayerOptions, Options, options_type
 from seap_export.scores import LayerScores
 
 __all__ = ["options_from_elimination", "options_from_scores"]
@@ -21,8 +22,11 @@ def options_from_scores(spec: ModelSpec, layer: int, scores: LayerScores) -> Lay
 
     All sublayers write into the same residual stream, so that a channel's score means the same in each.
     """
+    width = spec.hidden_size
     return tuple(
-        options_type(sublayer).from_scores(sublayer, spec.hidden_size, scores[sublayer.output])
+        options_type(sublayer).whole(sublayer, width)
+        if sublayer.whole_because
+        else options_type(sublayer).from_scores(sublayer, width, scores[sublayer.output])
         for sublayer in spec.layers[layer].sublayers
     )
 
@@ -59,13 +63,12 @@ def options_from_elimination(
         covariance = covariances[output]
         if covariance.shape != (weight.shape[1],) * 2 or not bool(covariance.isfinite().all()):
             raise ValueError("a covariance must be finite, and as wide as the weight's input")
-    return tuple(
-        options_type(sublayer).from_elimination(
-            sublayer,
-            spec.hidden_size,
-            weights[sublayer.output].to(device),
-            covariances[sublayer.output].to(device),
-            ridge,
-        )
-        for sublayer in spec.layers[layer].sublayers
-    )
+    options: list[Options[Any]] = []
+    for sublayer in spec.layers[layer].sublayers:
+        if sublayer.whole_because:
+            options.append(options_type(sublayer).whole(sublayer, spec.hidden_size))
+            continue
+        weight, covariance = (parts[sublayer.output].to(device) for parts in (weights, covariances))
+        eliminated = options_type(sublayer).from_elimination(sublayer, spec.hidden_size, weight, covariance, ridge)
+        options.append(eliminated)
+    return tuple(options)

@@ -65,7 +65,12 @@ def read_ranking(spec: ModelSpec, folder: Path) -> Ranking:
     if scores[0]:
         return Ranking(tuple(options_from_scores(spec, layer, scores[layer]) for layer in layers), scores, sensitivity)
     options = tuple(
-        tuple(options_type(own).from_tensors(own, spec.hidden_size, tensors) for own in layer.sublayers)
+        tuple(
+            options_type(own).whole(own, spec.hidden_size)
+            if own.whole_because
+            else options_type(own).from_tensors(own, spec.hidden_size, tensors)
+            for own in layer.sublayers
+        )
         for layer, tensors in zip(spec.layers, stored, strict=True)
     )
     return Ranking(options, None, sensitivity)

@@ -15,7 +15,7 @@ from seap_export.plan.plan import LayerPlan
 from seap_export.plan.ranking import rank
 from seap_export.plan.settings import Balance, Layout
 from seap_export.plan.sparsity import Sparsity
-from seap_export.plan.sublayers import LayerOptions, layer_cost, smallest_layer
+from seap_export.plan.sublayers import LayerOptions, layer_cost, smallest_layer, whole_words
 from seap_export.scores import LayerScores
 
 __all__ = ["RATIO_TOLERANCE", "check_ratio", "largest_ratio", "solve_layers"]
@@ -126,9 +126,10 @@ def check_ratio(spec: ModelSpec, ratio: float, sparsity: Sparsity, align: int, l
             "uniform"
         )
     if ratio > most + RATIO_TOLERANCE:
+        whole = "".join(f"{line}; " for line in whole_words(spec))
         counted = "" if sparsity.budget == "weights" else f" of the {sparsity.budget}"
         raise UsageError(
-            f"ratio {ratio} cannot be reached: with {curve.count(0.0)} protected layers and multiples of "
+            f"ratio {ratio} cannot be reached: {whole}with {curve.count(0.0)} protected layers and multiples of "
             f"{align} neurons, at most {most:.3f}{counted} can be removed; lower the ratio, or align, protect_first "
             "or protect_last in the recipe"
         )

@@ -37,6 +37,8 @@ _SETTINGS = PlanSettings("wifv", EVEN, align=1, balance="alike", compensation="n
 def layer_plan(own: LayerSpec, dropped_group: int | None, dropped_head: int | None, neurons: range) -> LayerPlan:
     """Without one KV group, if there are several, and in each other group without one head, another in each."""
     size, number = own[Attention].heads_per_group, own[Attention].num_key_value_heads
+    if own[Attention].whole_because:
+        dropped_group = dropped_head = None
     groups = [g for g in range(number) if number == 1 or g != dropped_group]
     heads = [
         g * size + head
@@ -84,7 +86,7 @@ def uniform_plan(source: Source, compensation: Compensation, **values: Any) -> P
     own = source.spec.first(Attention)
     size, all_groups = own.heads_per_group, own.num_key_value_heads
     left, each = {6: 3, 3: 2, 1: 1}[all_groups], max(size // 2, 1)
-    if keeps_heads(source.spec):
+    if keeps_heads(source.spec) or own.whole_because:
         left, each = all_groups, size
     layers = []
     for index in range(len(source.spec.layers)):

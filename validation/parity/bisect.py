@@ -224,7 +224,7 @@ def _heads_first(runner: TorchRunner) -> frozenset[str]:
     heads_first, handles = set(), []
 
     def note(name: str, module: Any, inputs: Any, output: Any) -> None:
-        if output.shape[2] == tokens:
+        if output.dim() == 4 and output.shape[2] == tokens:
             heads_first.add(name)
 
     for index, layer in enumerate(spec.layers):

@@ -66,7 +66,8 @@ def _attention_taps(spec: ModelSpec, index: int, attention: Attention, scaling: 
     modules = tuple(family.module(name, index) for name in projections)
     yield Tap(index, "self_attn.qkv_proj", _node(f"{here}.qkv_proj"), modules)
     for name in attention.inner_norms():
-        yield Tap(index, f"self_attn.{name}", _node(f"{here}.{name}.join"), (family.module(name, index),))
+        node = f"{here}.{name}" if attention.qk_norm == "over_all_heads" else f"{here}.{name}.join"
+        yield Tap(index, f"self_attn.{name}", _node(node), (family.module(name, index),))
     output = family.module(attention.output, index)
     yield Tap(index, "self_attn.attention", _node(f"{here}.attention"), (output,), "input")
 

@@ -71,7 +71,7 @@ class AttentionWriter:
         """Queries, keys and values for the dialect's attention, and what it has to know."""
         attention = self._spec.layers[index][Attention]
         query, key, value = qkv
-        if attention.qk_norm == "before_rotation":
+        if attention.qk_norm in ("before_rotation", "over_all_heads"):
             query, key = self._head_norm("q_norm", index, query, name), self._head_norm("k_norm", index, key, name)
         if attention.rope is not None and self._rotates_apart(attention):
             query = self._dialect.rotated(query, attention.rope, attention.num_attention_heads, f"{name}.query")
@@ -84,9 +84,11 @@ class AttentionWriter:
         return (query, key, value), attention
 
     def _head_norm(self, norm: str, index: int, x: ir.Value, name: str) -> ir.Value:
-        g, head_dim = self._g, self._spec.layers[index][Attention].head_dim
+        g, attention = self._g, self._spec.layers[index][Attention]
         gamma = g.initializer(self._weights.stored(names.tensor(norm, index)))
-        heads = op.split_heads(g, x, (0, 0, -1, head_dim), f"{name}.{norm}.split")
+        if attention.qk_norm == "over_all_heads":
+            return self._dialect.head_norm(x, gamma, self._spec.norm.epsilon, f"{name}.{norm}")
+        heads = op.split_heads(g, x, (0, 0, -1, attention.head_dim), f"{name}.{norm}.split")
         normed = self._dialect.head_norm(heads, gamma, self._spec.norm.epsilon, f"{name}.{norm}")
         return op.split_heads(g, normed, (0, 0, -1), f"{name}.{norm}.join")
 

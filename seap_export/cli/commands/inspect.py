@@ -80,6 +80,7 @@ def _model_text(result: dict[str, Any]) -> str:
             f"{result['num_parameters']:,} parameters, {result['dtype']}",
             f"hidden size {result['hidden_size']}, head size {result['head_dim']}, vocabulary {result['vocab_size']}",
             table(headings, rows),
+            *result.get("whole", []),
         ]
     )
 

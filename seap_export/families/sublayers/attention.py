@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from seap_export.errors import InputError
 from seap_export.families.names import QKV, Norm, Projection
+from seap_export.families.parts import QkNorm
 from seap_export.families.rope import QueryScaling, RopeSpec
 from seap_export.families.sublayers.sublayer import Sublayer
 
-__all__ = ["QK_NORMS", "Attention"]
+__all__ = ["QK_NORMS", "Attention", "QkNorm"]
 
 #: The norms of query and key heads.
 QK_NORMS = ("q_norm", "k_norm")
@@ -27,7 +28,7 @@ class Attention(Sublayer):
         head_dim: Size of a head.
         scale: Factor on scores.
         softcap: c in c tanh(score / c); None: none.
-        qk_norm: Whether each query and key head is normalised before or after it is rotated; None: not at all.
+        qk_norm: How queries and keys are normalised; None: not at all.
         query_scaling: Factor on queries by position.
         sliding_window: Number of positions a query attends to, including its own; None: all earlier ones.
         rope: How queries and keys are rotated; None: not at all.
@@ -45,7 +46,7 @@ class Attention(Sublayer):
     head_dim: int
     scale: float
     softcap: float | None = None
-    qk_norm: Literal["before_rotation", "after_rotation"] | None = None
+    qk_norm: QkNorm | None = None
     query_scaling: QueryScaling | None = None
     sliding_window: int | None = None
     rope: RopeSpec | None = field(default=None, hash=False)
@@ -84,6 +85,11 @@ class Attention(Sublayer):
         """Those of a head."""
         return self.head_dim
 
+    @property
+    def whole_because(self) -> str | None:
+        """A norm of the vector of all heads."""
+        return "its norms run over all heads" if self.qk_norm == "over_all_heads" else None
+
     def widths(self) -> Mapping[Projection, int]:
         """Of queries, keys and values."""
         keys = self.num_key_value_heads * self.head_dim
@@ -91,4 +97,8 @@ class Attention(Sublayer):
 
     def inner_norms(self) -> Mapping[str, int]:
         """Those of query and key heads."""
-        return dict.fromkeys(QK_NORMS, self.head_dim) if self.qk_norm else {}
+        if self.qk_norm is None:
+            return {}
+        queries, keys, _ = self.widths().values()
+        all_heads = self.qk_norm == "over_all_heads"
+        return dict(zip(QK_NORMS, (queries, keys) if all_heads else (self.head_dim,) * 2, strict=True))

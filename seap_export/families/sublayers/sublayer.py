@@ -62,6 +62,11 @@ class Sublayer(ABC):
         """How many consecutive channels go together: a head's, or 1."""
         return 1
 
+    @property
+    def whole_because(self) -> str | None:
+        """Why nothing can be removed from it, since it would change what is left; None: units can be removed."""
+        return None
+
     @abstractmethod
     def widths(self) -> Mapping[Projection, int]:
         """The outputs of each of `readers`."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from seap_export.families import LayerSpec, ModelSpec
+from seap_export.families import ModelSpec
 from seap_export.pipeline.budget.baseline import baseline_format, timed_depth
 from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.budget.search import MOST_EVALUATIONS
@@ -21,7 +21,7 @@ from seap_export.pipeline.steps.validation import ValidationStep
 from seap_export.pipeline.steps.variant import ShrinkStep
 from seap_export.pipeline.targets.candidate import Candidate, ways
 from seap_export.plan.solve import largest_ratio
-from seap_export.plan.sublayers import options_type
+from seap_export.plan.sublayers import thinner_layer
 from seap_export.vocabulary.table import Vocabulary
 
 __all__ = ["first_candidates", "search_disk", "search_work"]
@@ -132,20 +132,8 @@ def _predictor(spec: ModelSpec, request: ExportRequest, kept: Vocabulary | None,
     baseline, depth = baseline_format(request.formats), timed_depth(spec, request)
 
     def shrunk(candidate: Candidate) -> ModelSpec:
-        thinner = _thinner(spec, candidate.ratio)
+        fraction = 1 - candidate.ratio
+        thinner = spec.with_layers(tuple(thinner_layer(layer, spec.hidden_size, fraction) for layer in spec.layers))
         return thinner if kept is None or candidate.vocabulary == "all" else thinner.with_tokens(len(kept))
 
     return Predictor(shrunk, most, baseline, depth, beside)
-
-
-def _thinner(spec: ModelSpec, ratio: float) -> ModelSpec:
-    """The model without about this fraction of each layer's weights; the last sublayer takes what the others leave."""
-    layers = []
-    for layer in spec.layers:
-        *others, last = layer.sublayers
-        thinner = [options_type(sublayer).about(sublayer, 1 - ratio) for sublayer in others]
-        weights = [sublayer.weights(spec.hidden_size) for sublayer in (*layer.sublayers, *thinner)]
-        left = (1 - ratio) * sum(weights[: len(layer.sublayers)]) - sum(weights[len(layer.sublayers) :])
-        fraction = left / last.weights(spec.hidden_size)
-        layers.append(LayerSpec((*thinner, options_type(last).about(last, fraction))))
-    return spec.with_layers(tuple(layers))

@@ -13,7 +13,7 @@ from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.manifest import Manifest
 from seap_export.pipeline.request.measured import measured_title
 from seap_export.plan.plan import Plan
-from seap_export.plan.sublayers import kinds_in
+from seap_export.plan.sublayers import kinds_in, whole_words
 from seap_export.sources.metadata import ModelMetadata
 from seap_export.sources.source import Source
 from validation.reports.figures import QUALITY, main_figures
@@ -160,6 +160,9 @@ def _removed(facts: CardFacts) -> Iterator[str]:
             ),
         ],
     )
+    for line in whole_words(dense):
+        yield ""
+        yield f"{line[0].upper()}{line[1:]}."
     yield ""
     fitted = {
         "sequential": "What is left was refitted layer by layer",

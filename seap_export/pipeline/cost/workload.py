@@ -218,6 +218,6 @@ class KeptPart:
 
 
 def _thinner(layer: LayerSpec) -> LayerSpec:
-    """With half of the last sublayer."""
-    *others, last = layer.sublayers
-    return LayerSpec((*others, options_type(last).about(last, 0.5)))
+    """With half of the last sublayer that can be cut."""
+    last = [sublayer for sublayer in layer.sublayers if sublayer.whole_because is None][-1:]
+    return LayerSpec(tuple(options_type(own).about(own, 0.5) if own in last else own for own in layer.sublayers))

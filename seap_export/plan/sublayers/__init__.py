@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from seap_export.families import Attention, LayerSpec, Mlp, ModelSpec, Sublayer
+from seap_export.families.names import Projection
 from seap_export.plan.cost import CostModel
 from seap_export.plan.settings import Layout
 from seap_export.plan.sublayers.attention import HeadOptions, KeptHeads
@@ -27,6 +28,8 @@ __all__ = [
     "layer_cost",
     "options_type",
     "smallest_layer",
+    "thinner_layer",
+    "whole_words",
 ]
 
 #: The options of each kind of sublayer.
@@ -58,7 +61,27 @@ def smallest_layer(spec: ModelSpec, layer: LayerSpec, align: int, layout: Layout
     """A layer without everything that can be removed in a layout; single channels come in multiples of `align`."""
     sublayers = []
     for whole in layer.sublayers:
-        smallest = options_type(whole).smallest(whole, align)
+        smallest = whole if whole.whole_because else options_type(whole).smallest(whole, align)
         is_loaded = layout == "per-layer" or options_type(whole).is_loaded(spec, smallest)
         sublayers.append(smallest if is_loaded else whole)
     return LayerSpec(tuple(sublayers))
+
+
+def thinner_layer(layer: LayerSpec, hidden_size: int, fraction: float) -> LayerSpec:
+    """A layer with about this fraction of its weights; the last sublayer takes what the others leave."""
+    *others, last = sorted(layer.sublayers, key=lambda sublayer: sublayer.whole_because is None)
+    thinner: dict[Projection, Sublayer] = {own.output: _about(own, fraction) for own in others}
+    left = fraction * sum(own.weights(hidden_size) for own in layer.sublayers)
+    left -= sum(own.weights(hidden_size) for own in thinner.values())
+    thinner[last.output] = _about(last, left / last.weights(hidden_size))
+    return LayerSpec(tuple(thinner[output] for output in layer.outputs))
+
+
+def _about(sublayer: Sublayer, fraction: float) -> Sublayer:
+    return sublayer if sublayer.whole_because else options_type(sublayer).about(sublayer, fraction)
+
+
+def whole_words(spec: ModelSpec) -> list[str]:
+    """A line for each kind of sublayer from which nothing can be removed, with the reason."""
+    reasons = dict.fromkeys((options_type(own).kept_type.name, own.whole_because) for own in spec.sublayers)
+    return [f"{name} stays whole: {reason}" for name, reason in reasons if reason is not None]

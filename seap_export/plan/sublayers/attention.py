@@ -115,6 +115,12 @@ class HeadOptions(Options[Attention]):
             raise ValueError("attention options must be sorted by weights")
 
     @classmethod
+    def whole(cls, dense: Attention, hidden_size: int) -> Self:
+        """All heads."""
+        heads = KeptHeads.of(dense, tuple(range(dense.num_attention_heads)))
+        return cls(dense, hidden_size, (heads,), np.zeros(1))
+
+    @classmethod
     def from_scores(cls, dense: Attention, hidden_size: int, scores: torch.Tensor) -> Self:
         """A head's score is the mean of its channels', so it counts `head_dim` times; see `Options`."""
         worth = scores.mean(1).numpy() * dense.head_dim

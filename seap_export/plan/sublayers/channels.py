@@ -53,6 +53,12 @@ class ChannelOptions(Options[S]):
             raise ValueError("loss_of must be finite and never rise with the number of channels")
 
     @classmethod
+    def whole(cls, dense: S, hidden_size: int) -> Self:
+        """All channels."""
+        channels = dense.channels
+        return cls(dense, hidden_size, np.arange(channels), np.zeros(channels + 1), channels)
+
+    @classmethod
     def from_scores(cls, dense: S, hidden_size: int, scores: torch.Tensor) -> Self:
         """The highest scores are kept; see `Options`."""
         worth = scores.numpy()
@@ -95,7 +101,7 @@ class ChannelOptions(Options[S]):
 
     def aligned(self, align: int) -> ChannelOptions[S]:
         """At least one multiple of `align` is kept, or all channels."""
-        return replace(self, align=align)
+        return replace(self, align=max(align, self.align))
 
     @cached_property
     def counts(self) -> npt.NDArray[np.int64]:

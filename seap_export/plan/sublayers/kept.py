@@ -51,8 +51,9 @@ class Kept(ABC):
         """The sizes that are left, by the keys of config.json."""
 
     def fits(self, dense: Any) -> bool:
-        """Whether the dense sublayer has these units."""
-        return self.units[-1] < dense.channels // dense.unit
+        """Whether the dense sublayer has these units, and keeps all of them if it must."""
+        number = dense.channels // dense.unit
+        return self.units[-1] < number and (dense.whole_because is None or len(self.units) == number)
 
     def spec(self, dense: S) -> S:
         """The shrunk sublayer."""

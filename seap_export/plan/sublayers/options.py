@@ -42,6 +42,11 @@ class Options(ABC, Generic[S]):
 
     @classmethod
     @abstractmethod
+    def whole(cls, dense: S, hidden_size: int) -> Self:
+        """The one option of a sublayer that has to stay whole."""
+
+    @classmethod
+    @abstractmethod
     def from_scores(cls, dense: S, hidden_size: int, scores: torch.Tensor) -> Self:
         """The options where each channel is scored by itself: a loss is the sum of the scores removed.
 

@@ -43,7 +43,7 @@ def test_an_unknown_family_is_refused_with_its_name_and_the_supported_ones(model
         ("lfm2", "convolution"),
         ("gemma3n_text", "caches shared"),
         ("mllama", "cross attention"),
-        ("olmo2", "norm over all heads"),
+        ("bitnet", "norm over all heads"),
         ("gpt2", "subtract the mean"),
         ("seap_gpt2", "subtract the mean"),
     ],

@@ -20,10 +20,10 @@ from seap_export.plan.cost import CostModel
 from seap_export.plan.options import options_from_elimination, options_from_scores
 from seap_export.plan.plan import LayerPlan
 from seap_export.plan.ranked import read_ranking, write_options, write_scores, write_sensitivity
-from seap_export.plan.settings import BALANCES, Balance
+from seap_export.plan.settings import BALANCES, LAYOUTS, Balance
 from seap_export.plan.solve import RATIO_TOLERANCE, check_ratio, solve_layers
-from seap_export.plan.sparsity import SPARSITY_KINDS, Sparsity
-from seap_export.plan.sublayers import Kept
+from seap_export.plan.sparsity import EVEN, SPARSITY_KINDS, Sparsity
+from seap_export.plan.sublayers import Kept, KeptHeads, KeptNeurons, thinner_layer, whole_words
 from seap_export.plan.sublayers.channels import ChannelOptions
 from seap_export.plan.uniform import solve_uniform
 from seap_export.scores import LayerScores
@@ -173,6 +173,77 @@ def test_rankings_of_scores_and_of_elimination_come_back(tmp_path: Path) -> None
     for own, other in zip(read, scores, strict=True):
         assert own.keys() == other.keys()
         assert all(torch.equal(own[output], other[output]) for output in other)
+
+
+def olmo_spec() -> ModelSpec:
+    """Attention with norms over all heads, of which none can go."""
+    return small_spec(6, 3, 40, layers=4, model_type="olmo2")
+
+
+@pytest.mark.parametrize(
+    ("kind", "balance"), [*((kind, "loss") for kind in SPARSITY_KINDS), ("uniform", "alike"), ("logistic", "alike")]
+)
+def test_what_cannot_be_cut_stays_whole_and_counts(kind: Any, balance: Balance) -> None:
+    spec = olmo_spec()
+    scores, sensitivity = scores_of(spec), np.ones((4, 2))
+    options = [options_from_scores(spec, index, own) for index, own in enumerate(scores)]
+    layers, achieved = solve_layers(
+        spec, options, 0.3, Sparsity(kind, protect_first=0), 1, balance, scores=scores, sensitivity=sensitivity
+    )
+    assert {len(plan.named("o_proj").units) for plan in layers} == {6}
+    total = sum(spec.prunable_weights(index) for index in range(4))
+    assert achieved == pytest.approx(1.0 - weights_left(spec, layers) / total)
+    assert achieved == pytest.approx(0.3, abs=RATIO_TOLERANCE)
+    uniform, achieved = solve_uniform(spec, options, 0.3, 1, balance, sensitivity)
+    assert {len(plan.named("o_proj").units) for plan in uniform} == {6}
+    assert achieved == pytest.approx(0.3, abs=RATIO_TOLERANCE)
+
+
+def test_a_ratio_that_what_stays_whole_leaves_out_of_reach_is_refused() -> None:
+    spec = olmo_spec()
+    most = 3 * 39 / (2 * 4 * (6 + 3) + 3 * 40)
+    for layout in LAYOUTS:
+        check_ratio(spec, most, EVEN, 1, layout)
+        with pytest.raises(
+            UsageError, match=f"attention stays whole: its norms run over all heads.* at most {most:.3f} can"
+        ):
+            check_ratio(spec, most + 0.01, EVEN, 1, layout)
+    assert whole_words(spec) == ["attention stays whole: its norms run over all heads"]
+    assert whole_words(hybrid_spec()) == []
+
+
+def test_a_thinner_layer_leaves_alone_what_stays_whole() -> None:
+    layer = olmo_spec().layers[0]
+    thinner = thinner_layer(layer, 24, 0.7)
+    assert thinner[Attention] == layer[Attention]
+    assert sum(own.weights(24) for own in thinner.sublayers) == pytest.approx(
+        0.7 * sum(own.weights(24) for own in layer.sublayers), abs=3 * 24 / 2
+    )
+
+
+def test_elimination_and_rankings_leave_alone_what_stays_whole(tmp_path: Path) -> None:
+    spec = olmo_spec()
+    for index, layer in enumerate(spec.layers):
+        weights = {own.output: torch.ones(24, own.channels) for own in layer.sublayers}
+        covariances = {own.output: torch.eye(own.channels, dtype=torch.float64) for own in layer.sublayers}
+        options = options_from_elimination(spec, index, weights, covariances, ridge=0.01)
+        assert len(options[0].losses) == 1
+        write_options(tmp_path, index, options)
+    write_sensitivity(tmp_path, torch.ones(4, 2, dtype=torch.float64))
+    for heads, neurons in read_ranking(spec, tmp_path).options:
+        assert heads.losses.tolist() == [0.0]
+        assert heads.shrunk(0) == heads.dense
+        assert len(neurons.losses) == 40
+    mixer = Mixer(intermediate_size=24)
+    whole = MixerOptions.whole(mixer, 24).aligned(4)
+    assert (whole.losses.tolist(), whole.shrunk(0)) == ([0.0], mixer)
+
+
+def test_a_plan_that_cuts_what_stays_whole_does_not_fit() -> None:
+    layer = olmo_spec().layers[0]
+    heads, neurons = KeptHeads.of(layer[Attention], (0, 1, 2, 3)), KeptNeurons((1, 2))
+    assert not LayerPlan((heads, neurons)).fits(layer)
+    assert LayerPlan((KeptHeads.of(layer[Attention], tuple(range(6))), neurons)).fits(layer)
 
 
 def test_the_largest_ratio_counts_all_sublayers() -> None:

@@ -54,6 +54,7 @@ GGUF_VARIATIONS: dict[str, dict[str, Any]] = {
         "sliding_window": 5,
         "layer_types": ["sliding_attention"] * 3 + ["full_attention"],
     },
+    "olmo2": {"model_type": "olmo2"},
     "gemma": {"model_type": "gemma", "tie_word_embeddings": True},
     "gemma2": {
         **_GEMMA,

@@ -64,10 +64,10 @@ class Reference:
 
     def _attention(self, index: int, x: torch.Tensor) -> torch.Tensor:
         layer = self._spec.layers[index][Attention]
-        query, key, value = (
-            self._linear(name, index, x).unflatten(-1, (-1, layer.head_dim)).transpose(0, 1)
-            for name in ("q_proj", "k_proj", "v_proj")
-        )
+        query, key, value = (self._linear(name, index, x) for name in ("q_proj", "k_proj", "v_proj"))
+        if layer.qk_norm == "over_all_heads":
+            query, key = self._norm("q_norm", index, query), self._norm("k_norm", index, key)
+        query, key, value = (part.unflatten(-1, (-1, layer.head_dim)).transpose(0, 1) for part in (query, key, value))
         start = self.caches[index][0].shape[1] if self.caches[index][0].numel() else 0
         if layer.qk_norm == "before_rotation":
             query, key = self._norm("q_norm", index, query), self._norm("k_norm", index, key)

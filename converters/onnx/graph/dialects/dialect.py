@@ -45,7 +45,10 @@ class Dialect(Protocol):
         """The norm of `x + residual + bias`, and that sum, which is the new residual stream."""
 
     def head_norm(self, x: ir.Value, gamma: ir.Value, epsilon: float, name: str) -> ir.Value:
-        """The RMS norm over the last axis of queries or keys, [batch_size, sequence_length, heads, head_dim]."""
+        """The RMS norm over the last axis of queries or keys, [batch_size, sequence_length, heads, head_dim].
+
+        One over all heads gets [batch_size, sequence_length, heads * head_dim].
+        """
 
     def attention_rotates(self, rope: RopeSpec, head_dim: int) -> bool:
         """Whether `attention` can do this rotation."""
