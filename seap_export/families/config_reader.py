@@ -114,7 +114,7 @@ class ConfigReader:
                 )
         rule, convolution = self.family.adjusted_size, self.family.convolution
         self._read |= set() if rule is None else {rule.switch, rule.multiplier, rule.multiple}
-        self._read |= set() if convolution is None else {convolution.kernel_size, convolution.bias}
+        self._read |= set() if convolution is None else {convolution.kernel_size}
         known = self._read | harmless | set(self.family.harmless) | set(self.family.biases.values()) | _OWN_KEYS
         for key in self._given:
             if key not in known and not key.startswith("_"):

@@ -80,11 +80,9 @@ class ConvolutionRules:
 
     Attributes:
         kernel_size: Key of the number of tokens that a channel sees.
-        bias: Key that enables the kernels' biases.
     """
 
     kernel_size: str
-    bias: str
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,6 @@ def _layer(
         return Convolution(
             conv_dim=size("conv_dim", config.positive("hidden_size")),
             kernel_size=config.positive(rules.kernel_size),
-            has_kernel_bias=bool(config.get(rules.bias)),
         )
 
     first = attention() if kind == "attention" else convolution()

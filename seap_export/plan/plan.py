@@ -16,7 +16,7 @@ from seap_export.families.names import Projection
 from seap_export.json_file import read_json
 from seap_export.plan.settings import PlanSettings
 from seap_export.plan.sparsity import Sparsity
-from seap_export.plan.sublayers import KEPT, Kept
+from seap_export.plan.sublayers import KEPT, Kept, alike
 from seap_export.vocabulary.table import Vocabulary
 
 __all__ = [
@@ -124,7 +124,7 @@ class Plan:
     def __post_init__(self) -> None:
         if not 0.0 <= self.requested_ratio < 1.0:
             raise ValueError("requested_ratio must be at least 0 and below 1")
-        if self.settings.layout == "uniform" and len({tuple(layer.sizes.items()) for layer in self.layers}) != 1:
+        if self.settings.layout == "uniform" and not alike(kept for layer in self.layers for kept in layer.sublayers):
             raise ValueError("in a uniform layout all layers must keep the same number of heads and neurons")
         if self.settings.distillation != self.settings.passes:
             raise ValueError("distillation goes with the sequential compensation alone")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,17 +13,20 @@ import numpy.typing as npt
 
 from seap_export.errors import UsageError
 from seap_export.families import ModelSpec, Sublayer
+from seap_export.families.names import Projection
 from seap_export.plan.adaptive import check_sensitivity
 from seap_export.plan.cost import CostModel
 from seap_export.plan.plan import LayerPlan
 from seap_export.plan.settings import BALANCES, Balance
 from seap_export.plan.solve import RATIO_TOLERANCE, check_ratio
 from seap_export.plan.sparsity import EVEN
-from seap_export.plan.sublayers import LayerOptions, Options, options_type
+from seap_export.plan.sublayers import LayerOptions, Options, alike, options_type
 
 __all__ = ["solve_uniform"]
 
 _WEIGHTS = CostModel()
+#: The sizes of a sublayer.
+_Sizes = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,13 @@ class _Shape:
     """A shape that all layers could have.
 
     Attributes:
-        sublayers: The shrunk sublayers.
-        achieved: Fraction of a layer's weights that is removed.
-        removed: The same of each sublayer but the last.
+        sizes: Those of the sublayers, by their output projections.
+        achieved: Fraction of the weights that is removed.
+        removed: The same of each kind of sublayer but the last.
         loss: Sum of the losses of all sublayers of all layers, each times its sensitivity.
     """
 
-    sublayers: tuple[Sublayer, ...]
+    sizes: Mapping[Projection, _Sizes]
     achieved: float
     removed: tuple[float, ...]
     loss: float
@@ -52,11 +56,11 @@ def solve_uniform(
 ) -> tuple[tuple[LayerPlan, ...], float]:
     """The plan of every layer, all of one shape, and the achieved ratio.
 
-    For each choice of sizes of the others, such as KV groups and heads, the last sublayer, such as the MLP, takes what
-    is left of the budget, as nearly as the alignment allows. Among the shapes whose ratio is within the
-    tolerance, or the nearest ones if none is, `balance` chooses: `loss` takes the one that loses least in all layers
-    together, `alike` the one that removes most nearly the same fraction of the others as of everything. Each layer
-    chooses which heads and neurons it keeps.
+    All sublayers of a kind get the same sizes. For each choice of those of the others, such as KV groups and heads,
+    the last kind, such as the MLP, takes what is left of the budget, as nearly as the alignment allows. Among the
+    shapes whose ratio is within the tolerance, or the nearest ones if none is, `balance` chooses: `loss` takes the one
+    that loses least in all layers together, `alike` the one that removes most nearly the same fraction of the others
+    as of everything. Each layer chooses which heads and neurons it keeps.
 
     Args:
         spec: The dense model.
@@ -73,23 +77,18 @@ def solve_uniform(
     check_sensitivity(sensitivity, [len(layer) for layer in options])
     if balance not in BALANCES:
         raise ValueError(f"balance must be one of {BALANCES}")
-    if len({tuple(layer.sizes.items()) for layer in spec.layers}) != 1:
+    if not alike(spec.sublayers):
         raise UsageError("the layers of this model differ in shape; leave out --layout uniform")
     check_ratio(spec, ratio, EVEN, align, "uniform")
     aligned = [tuple(own.aligned(align) for own in layer) for layer in options]
-    shape = _Shape(spec.layers[0].sublayers, 0.0, (), 0.0)
+    sizes = {sublayer.output: _sizes(sublayer) for sublayer in spec.sublayers}
+    shape = _Shape(sizes, 0.0, (), 0.0)
     if ratio > 0.0:
-        shape = _chosen(list(_shapes(spec, aligned, ratio, sensitivity)), ratio, balance)
-    wanted = [_sizes(sublayer) for sublayer in shape.sublayers]
+        shape = _chosen(list(_shapes(_kinds(spec, aligned, sensitivity), ratio)), ratio, balance)
     plans = [
-        LayerPlan(tuple(own.kept(_by_sizes(own)[sizes]) for own, sizes in zip(layer, wanted, strict=True)))
-        for layer in aligned
+        LayerPlan(tuple(own.kept(_by_sizes(own)[shape.sizes[own.dense.output]]) for own in layer)) for layer in aligned
     ]
     return tuple(plans), shape.achieved
-
-
-#: The sizes of a sublayer.
-_Sizes = tuple[int, ...]
 
 
 def _sizes(sublayer: Sublayer) -> _Sizes:
@@ -101,35 +100,68 @@ def _by_sizes(options: Options[Any]) -> dict[_Sizes, int]:
     return {_sizes(options.shrunk(option)): option for option in range(len(options.losses))}
 
 
-def _shapes(
-    spec: ModelSpec, options: Sequence[LayerOptions], ratio: float, sensitivity: npt.NDArray[np.float64]
-) -> Iterator[_Shape]:
-    """For each choice of sizes of the other sublayers that every layer can have, the nearest size of the last."""
-    *others, last = range(len(options[0]))
-    costs = [own.costs(_WEIGHTS) for own in options[0]]
-    total = sum(int(own[-1]) for own in costs)
-    by_sizes = [[_by_sizes(layer[index]) for layer in options] for index in others]
-    last_losses = sensitivity[:, last] @ np.stack([layer[last].losses for layer in options])
-    for sizes in itertools.product(*(layers[0] for layers in by_sizes)):
-        if not all(one in layer for one, layers in zip(sizes, by_sizes, strict=True) for layer in layers):
-            continue
-        chosen = [[layer[one] for layer in layers] for one, layers in zip(sizes, by_sizes, strict=True)]
-        shrunk = [options[0][index].shrunk(own[0]) for index, own in zip(others, chosen, strict=True)]
-        if not all(options_type(sublayer).is_loaded(spec, sublayer) for sublayer in shrunk):
-            continue
-        kept = [int(costs[index][own[0]]) for index, own in zip(others, chosen, strict=True)]
-        weights = sum(kept) + costs[last]
-        step = int(np.argmin(np.abs(weights - (1.0 - ratio) * total)))
-        losses = [
-            sensitivity[:, index]
-            @ np.array([layer[index].losses[one] for layer, one in zip(options, own, strict=True)])
-            for index, own in zip(others, chosen, strict=True)
+@dataclass(frozen=True)
+class _Kind:
+    """The sublayers of one kind, which get the same sizes.
+
+    Attributes:
+        output: Their output projection.
+        sizes: The sizes that all of them can have, and the class of the family loads.
+        losses: The loss of all together at each of `sizes`, float64.
+        weights: The weights of one at each of `sizes`, int64.
+        whole: The weights of a dense one.
+        number: How many there are, over what the numbers of all kinds have in common.
+    """
+
+    output: Projection
+    sizes: Sequence[_Sizes]
+    losses: npt.NDArray[np.float64]
+    weights: npt.NDArray[np.int64]
+    whole: int
+    number: int
+
+
+def _kinds(spec: ModelSpec, options: Sequence[LayerOptions], sensitivity: npt.NDArray[np.float64]) -> list[_Kind]:
+    """The kinds of sublayers, in the order of use; the last of the first layer, which all layers have, comes last."""
+    members: dict[Projection, list[tuple[Options[Any], float]]] = {}
+    for layer, importance in zip(options, sensitivity, strict=True):
+        for own, weight in zip(layer, importance, strict=False):  # layers may have fewer sublayers than the first
+            members.setdefault(own.dense.output, []).append((own, weight))
+    last = spec.layers[0].outputs[-1]
+    common = math.gcd(*map(len, members.values()))
+    kinds = []
+    for output in sorted(members, key=lambda output: output == last):
+        by_sizes = [_by_sizes(own) for own, _ in members[output]]
+        first = members[output][0][0]
+        sizes = [
+            size
+            for size, option in by_sizes[0].items()
+            if all(size in each for each in by_sizes)
+            and options_type(first.dense).is_loaded(spec, first.shrunk(option))
         ]
+        chosen = [[each[size] for size in sizes] for each in by_sizes]
+        weights = np.array([weight for _, weight in members[output]])
+        losses = np.stack([own.losses[each] for (own, _), each in zip(members[output], chosen, strict=True)])
+        costs = first.costs(_WEIGHTS)
+        number = len(members[output]) // common
+        kinds.append(_Kind(output, sizes, weights @ losses, costs[chosen[0]], int(costs[-1]), number))
+    return kinds
+
+
+def _shapes(kinds: Sequence[_Kind], ratio: float) -> Iterator[_Shape]:
+    """For each choice of sizes of the other kinds, the nearest size of the last."""
+    *others, last = kinds
+    total = sum(kind.number * kind.whole for kind in kinds)
+    for chosen in itertools.product(*(range(len(kind.sizes)) for kind in others)):
+        pairs = list(zip(others, chosen, strict=True))
+        kept = sum(kind.number * int(kind.weights[index]) for kind, index in pairs)
+        weights = kept + last.number * last.weights
+        step = int(np.argmin(np.abs(weights - (1.0 - ratio) * total)))
         yield _Shape(
-            sublayers=(*shrunk, options[0][last].shrunk(step)),
+            sizes={**{kind.output: kind.sizes[index] for kind, index in pairs}, last.output: last.sizes[step]},
             achieved=1.0 - int(weights[step]) / total,
-            removed=tuple(1.0 - own / int(costs[index][-1]) for index, own in zip(others, kept, strict=True)),
-            loss=float(sum(losses) + last_losses[step]),
+            removed=tuple(1.0 - int(kind.weights[index]) / kind.whole for kind, index in pairs),
+            loss=float(sum(kind.losses[index] for kind, index in pairs) + last.losses[step]),
         )
 
 

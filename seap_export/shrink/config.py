@@ -7,6 +7,7 @@ from typing import Any
 from seap_export.families import Attention, LayerSpec, ModelSpec
 from seap_export.families.config_reader import unusual_paths
 from seap_export.families.family import PRUNED_FROM, PRUNED_PREFIX, Family
+from seap_export.families.names import Projection
 from seap_export.plan.settings import Layout
 from seap_export.sources.source import Source
 
@@ -25,15 +26,16 @@ def shrunk_config(source: Source, spec: ModelSpec, layout: Layout) -> dict[str, 
 
 def _plain(source: Source, spec: ModelSpec) -> dict[str, Any]:
     """What the family's own class reads, and what the dense model has in its place."""
-    family, layer = spec.family, spec.layers[0]
-    dense = source.spec.layers[0]
-    switches = {str(family.biases[projection]) for projection in layer.biases - dense.biases}
+    family, dense = spec.family, source.spec
+    biases = zip(spec.layers, dense.layers, strict=True)
+    added = frozenset[Projection]().union(*(layer.biases - whole.biases for layer, whole in biases))
+    switches = {str(family.biases[projection]) for projection in added}
     return {
-        **_sizes(family, layer),
+        **_all_sizes(family, spec),
         **dict.fromkeys(switches, True),
         "architectures": [family.architecture],
         "model_type": family.model_type,
-        PRUNED_FROM: {**_sizes(family, dense), **dict.fromkeys(switches, False)},
+        PRUNED_FROM: {**_all_sizes(family, dense), **dict.fromkeys(switches, False)},
     }
 
 
@@ -76,3 +78,8 @@ def _for_vllm(source: Source, spec: ModelSpec) -> dict[str, Any]:
 def _sizes(family: Family, layer: LayerSpec) -> dict[str, int]:
     """The sizes of a layer by the family's own keys."""
     return {family.key(name): size for name, size in layer.sizes.items()}
+
+
+def _all_sizes(family: Family, spec: ModelSpec) -> dict[str, int]:
+    """Those of all layers, which are alike."""
+    return {key: size for layer in spec.layers for key, size in _sizes(family, layer).items()}

@@ -19,7 +19,8 @@ def shrink_layer(
     """The layer's tensors cut down to what is kept, under the same names.
 
     Columns of output projections follow the kept channels, rows of the other projections what is kept of them, such as
-    heads of queries, groups of keys and values, or neurons; biases follow their rows; norms stay.
+    heads of queries, groups of keys and values, or neurons, and rows of kernels the kept channels; biases follow their
+    rows; norms stay.
 
     Args:
         tensors: All tensors of the dense layer, by full name.
@@ -35,6 +36,8 @@ def shrink_layer(
             for name in (names.weight(projection, layer), names.bias(projection, layer)):
                 if name in shrunk:
                     shrunk[name] = shrunk[name].index_select(0, rows)
+        for inner in (names.tensor(name, layer) for name in sublayer.inner_tensors()):
+            shrunk[inner] = tensors[inner].index_select(0, kept.channels(sublayer))
         weight = names.weight(sublayer.output, layer)
         shrunk[weight] = tensors[weight].index_select(1, kept_channels(plan, spec, sublayer.output))
     return shrunk
@@ -42,10 +45,8 @@ def shrink_layer(
 
 def with_all_biases(tensors: Mapping[str, torch.Tensor], shrunk: ModelSpec, layer: int) -> dict[str, torch.Tensor]:
     """The layer's tensors, with zeros for each missing bias that the shrunk model has a place for; float32."""
-    zeros = {
-        names.bias(projection, layer): torch.zeros(shrunk.projection_shape(projection, layer)[0])
-        for projection in shrunk.layers[layer].biases
-    }
+    shapes = shrunk.layer_tensors(layer)
+    zeros = {name: torch.zeros(shape) for name, shape in shapes.items() if name.endswith(".bias")}
     return {**zeros, **tensors}
 
 

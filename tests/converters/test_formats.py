@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 from support.models import write_micro_model
+from support.variations import VARIATIONS, micro_config
 
 from converters.format import named_folders
 from converters.formats import FORMATS, format_class, parse_format, read_format
 from converters.hf.format import HfFormat
 from converters.onnx.format import OnnxFormat
 from seap_export.errors import ArtifactError, UsageError
+from seap_export.families import model_spec
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -33,6 +35,13 @@ def test_a_precision_follows_a_colon() -> None:
 def test_what_there_is_not_is_refused(text: str, named: str) -> None:
     with pytest.raises(UsageError, match=named):
         parse_format(text)
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"hf", "onnx"}))
+def test_a_format_without_states_of_convolutions_says_so(name: str) -> None:
+    spec = model_spec(micro_config(**VARIATIONS["lfm2-all"]))
+    format = format_class(name)
+    assert "a short convolution" in str(format(format.precisions[0]).refusal(spec, {}))
 
 
 def test_a_second_precision_gets_its_name() -> None:

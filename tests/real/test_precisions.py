@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.product import open_session
+from support.product import OnnxRunner, open_session
 from transformers import AutoModelForCausalLM
 
 from seap_export.runtime import Generator
-from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -15,13 +15,20 @@ import torch
 from safetensors.torch import load_file
 
 from seap_export.activations.mixture import Mixture
-from seap_export.families import Attention, LayerSpec, Mlp, ModelSpec, model_spec
+from seap_export.families import Attention, Convolution, LayerSpec, Mlp, ModelSpec, Sublayer, model_spec
 from seap_export.plan.cost import CostModel
 from seap_export.plan.options import options_from_scores
 from seap_export.plan.plan import LayerPlan, Plan
 from seap_export.plan.settings import Compensation, PlanSettings
 from seap_export.plan.sparsity import EVEN
-from seap_export.plan.sublayers import HeadOptions, KeptHeads, KeptNeurons, LayerOptions, NeuronOptions
+from seap_export.plan.sublayers import (
+    HeadOptions,
+    KeptConvolution,
+    KeptHeads,
+    KeptNeurons,
+    LayerOptions,
+    NeuronOptions,
+)
 from seap_export.plan.sublayers.attention import keeps_heads
 from seap_export.scores import LayerScores
 from seap_export.shrink.write import write_shrunk_model
@@ -35,7 +42,15 @@ _SETTINGS = PlanSettings("wifv", EVEN, align=1, balance="alike", compensation="n
 
 
 def layer_plan(own: LayerSpec, dropped_group: int | None, dropped_head: int | None, neurons: range) -> LayerPlan:
-    """Without one KV group, if there are several, and in each other group without one head, another in each."""
+    """Without one KV group, if there are several, and in each other group without one head, another in each.
+
+    A convolution that loses something loses every third channel.
+    """
+    if Convolution in map(type, own.sublayers):
+        cut = None if (dropped_group, dropped_head) == (None, None) else dropped_head or 0
+        width = own[Convolution].conv_dim
+        channels = tuple(channel for channel in range(width) if cut is None or (channel + cut) % 3)
+        return LayerPlan((KeptConvolution(channels), KeptNeurons(tuple(neurons))))
     size, number = own[Attention].heads_per_group, own[Attention].num_key_value_heads
     if own[Attention].whole_because:
         dropped_group = dropped_head = None
@@ -82,27 +97,35 @@ def with_settings(plan: Plan, **values: Any) -> Plan:
 
 
 def uniform_plan(source: Source, compensation: Compensation, **values: Any) -> Plan:
-    """All layers of one shape, half as wide, but each keeps other groups, heads (if they may go) and neurons."""
+    """All layers of one shape, half as wide, but each keeps other groups, heads (if they may go) and neurons.
+
+    Convolutions stay whole.
+    """
     own = source.spec.first(Attention)
     size, all_groups = own.heads_per_group, own.num_key_value_heads
     left, each = {6: 3, 3: 2, 1: 1}[all_groups], max(size // 2, 1)
     if keeps_heads(source.spec) or own.whole_because:
         left, each = all_groups, size
     layers = []
-    for index in range(len(source.spec.layers)):
+    for index, layer in enumerate(source.spec.layers):
+        neurons = range(index, index + 48)
+        if Convolution in map(type, layer.sublayers):
+            layers.append(layer_plan(layer, None, None, neurons))
+            continue
         groups = sorted((index + offset) % all_groups for offset in range(left))
         heads = [group * size + (index + group + offset) % size for group in groups for offset in range(each)]
-        layers.append(kept_layer(size, groups, sorted(heads), range(index, index + 48)))
+        layers.append(kept_layer(size, groups, sorted(heads), neurons))
     return plan_of(source, layers, compensation, layout="uniform", **values)
 
 
 def micro_plan(source: Source, compensation: Compensation, **values: Any) -> Plan:
     """The first layer stays whole, the second loses heads, a KV group and neurons, the last one heads only."""
-    own = source.spec.layers[0]
+    first, second, last = source.spec.layers
+    size = source.spec.first(Attention).heads_per_group
     layers = (
-        layer_plan(own, None, None, range(80)),
-        layer_plan(own, 0, 0, range(1, 80, 3)),
-        layer_plan(own, None if own[Attention].heads_per_group > 1 else 4, 1, range(80)),
+        layer_plan(first, None, None, range(80)),
+        layer_plan(second, 0, 0, range(1, 80, 3)),
+        layer_plan(last, None if size > 1 else 4, 1, range(80)),
     )
     return plan_of(source, layers, compensation, **values)
 
@@ -172,12 +195,18 @@ def random_scores(spec: ModelSpec, head_worth: float = 1.0, seed: int = 0) -> li
     generator = torch.Generator().manual_seed(seed)
     return [
         {
-            "o_proj": head_worth
-            * torch.rand(own[Attention].num_attention_heads, spec.head_dim, generator=generator, dtype=torch.float64),
-            "down_proj": torch.rand(own[Mlp].intermediate_size, generator=generator, dtype=torch.float64),
+            sublayer.output: (head_worth if isinstance(sublayer, Attention) else 1.0)
+            * torch.rand(_scored(sublayer), generator=generator, dtype=torch.float64)
+            for sublayer in layer.sublayers
         }
-        for own in spec.layers
+        for layer in spec.layers
     ]
+
+
+def _scored(sublayer: Sublayer) -> tuple[int, ...]:
+    """The shape of a sublayer's scores."""
+    heads = sublayer.channels // sublayer.unit
+    return (heads, sublayer.unit) if isinstance(sublayer, Attention) else (heads,)
 
 
 def scored_options(spec: ModelSpec, scores: list[LayerScores]) -> list[LayerOptions]:

@@ -49,6 +49,7 @@ from seap_export.plan.sublayers import KeptHeads, KeptNeurons
 from seap_export.providers import DialectName
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.runtime.chat import ChatTemplate
+from seap_export.runtime.decoder import OnnxDecoder
 from seap_export.runtime.session import open_session
 from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.config import portable_config, read_spec
@@ -62,6 +63,7 @@ from validation.benchmarks.random_model import write_random_model
 from validation.divergence.measure import DivergenceFigures
 from validation.parity.rounding import round_weights
 from validation.reports.numbers import with_error
+from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
 from validation.runtimes.pytorch.torch_runner import Run, TorchRunner, open_torch_runner
 from validation.runtimes.runner import States
 from validation.runtimes.timing import Pace
@@ -104,8 +106,10 @@ __all__ = [
     "Logits",
     "Mixture",
     "MixtureSpec",
+    "OnnxDecoder",
     "OnnxForm",
     "OnnxFormat",
+    "OnnxRunner",
     "Pace",
     "ParitySettings",
     "ParityStep",

@@ -15,7 +15,6 @@ from converters.onnx.precision import Precision
 from converters.onnx.weights.scaling import Scaling, scaled_epsilon
 from seap_export.families import ModelSpec
 from seap_export.families.family import FUSED
-from seap_export.families.names import PROJECTIONS
 from seap_export.rounding.grid import BlockQuantization, best_scales, levels, padded_blocks
 from seap_export.sources.stored import StoredForm
 from validation.checkpoint import Change, Weights
@@ -56,10 +55,10 @@ def _quantized(spec: ModelSpec, how: BlockQuantization) -> Iterator[str]:
 
 def _projections(spec: ModelSpec) -> Iterator[str]:
     """The modules of the torch model that are projections."""
-    stored = [name for name in (*PROJECTIONS, *FUSED) if name in spec.family.names]
-    for layer in range(len(spec.layers)):
-        for name in stored:
-            yield spec.family.module(name, layer)
+    stored_as = {part: fused for fused in spec.family.fused for part in FUSED[fused]}
+    for index, layer in enumerate(spec.layers):
+        for name in dict.fromkeys(stored_as.get(projection, projection) for projection in layer.projections):
+            yield spec.family.module(name, index)
 
 
 def _rounded(weight: torch.Tensor, how: BlockQuantization, dtype: torch.dtype) -> torch.Tensor:

@@ -20,7 +20,6 @@ class Convolution(Sublayer):
     Attributes:
         conv_dim: Number of channels.
         kernel_size: Tokens that a channel sees, the token itself and those before it.
-        has_kernel_bias: Whether each kernel has a bias.
     """
 
     output: ClassVar[Projection] = "out_proj"
@@ -33,7 +32,6 @@ class Convolution(Sublayer):
 
     conv_dim: int
     kernel_size: int
-    has_kernel_bias: bool = False
 
     def __post_init__(self) -> None:
         if self.conv_dim < 1:
@@ -65,9 +63,13 @@ class Convolution(Sublayer):
     @property
     def pads_left(self) -> bool:
         """Not with biases, which kernels then see in place of the zeros before a text."""
-        return not self.biases & set(self.readers)
+        return not self._has_biases
+
+    @property
+    def _has_biases(self) -> bool:
+        return BCX[0] in self.biases
 
     def inner_tensors(self) -> Mapping[str, tuple[int, ...]]:
-        """The kernels, as torch's `Conv1d` has them."""
-        bias = {"kernel_bias": (self.conv_dim,)} if self.has_kernel_bias else {}
+        """The kernels, as torch's `Conv1d` has them, with biases if the parts of the input have some."""
+        bias = {"kernel_bias": (self.conv_dim,)} if self._has_biases else {}
         return {"kernel": (self.conv_dim, 1, self.kernel_size), **bias}

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from seap_export.families import Attention, LayerSpec, Mlp, ModelSpec, Sublayer
+from seap_export.families import Attention, Convolution, LayerSpec, Mlp, ModelSpec, Sublayer
 from seap_export.families.names import Projection
 from seap_export.plan.cost import CostModel
 from seap_export.plan.settings import Layout
 from seap_export.plan.sublayers.attention import HeadOptions, KeptHeads
+from seap_export.plan.sublayers.convolution import ConvolutionOptions, KeptConvolution
 from seap_export.plan.sublayers.kept import Kept
 from seap_export.plan.sublayers.mlp import KeptNeurons, NeuronOptions
 from seap_export.plan.sublayers.options import Options
@@ -17,13 +18,16 @@ from seap_export.plan.sublayers.options import Options
 __all__ = [
     "KEPT",
     "OPTIONS",
+    "ConvolutionOptions",
     "HeadOptions",
     "Kept",
+    "KeptConvolution",
     "KeptHeads",
     "KeptNeurons",
     "LayerOptions",
     "NeuronOptions",
     "Options",
+    "alike",
     "kinds_in",
     "layer_cost",
     "options_type",
@@ -33,12 +37,23 @@ __all__ = [
 ]
 
 #: The options of each kind of sublayer.
-OPTIONS: Mapping[type[Sublayer], type[Options[Any]]] = {Attention: HeadOptions, Mlp: NeuronOptions}
+OPTIONS: Mapping[type[Sublayer], type[Options[Any]]] = {
+    Attention: HeadOptions,
+    Convolution: ConvolutionOptions,
+    Mlp: NeuronOptions,
+}
 #: What plans have of each kind.
 KEPT = tuple(options.kept_type for options in OPTIONS.values())
 
 #: The ways to shrink a layer: those of each of its sublayers, which are chosen independently of each other.
 LayerOptions = tuple[Options[Any], ...]
+
+
+def alike(sublayers: Iterable[Sublayer | Kept]) -> bool:
+    """Whether all sublayers of a kind have the same sizes, as in the uniform layout."""
+    sizes: dict[type[Sublayer], dict[str, int]] = {}
+    kinds = ((own.kind if isinstance(own, Kept) else type(own), own.sizes) for own in sublayers)
+    return all(sizes.setdefault(kind, of_kind) == of_kind for kind, of_kind in kinds)
 
 
 def kinds_in(layers: Iterable[Mapping[str, Any]]) -> tuple[type[Kept], ...]:

@@ -12,7 +12,6 @@ from support.corpora import random_token_ids
 from support.models import micro_source, skip_unless_loaded, transformers_model
 from support.plans import micro_plan
 from support.product import (
-    OUTPUTS,
     Batch,
     DecoderLayer,
     HiddenStates,
@@ -80,7 +79,7 @@ def own_step(
     dense = HiddenStates.embedded(source.spec, outer.embedding, batches)
     for index in range(len(source.spec.layers)):
         layer = DecoderLayer(source.spec, index, source.read_layer(index))
-        for output in OUTPUTS:
+        for output in source.spec.layers[index].outputs:
             dense.advance(layer, output)
     seen = Seen()
     loss = Student(spec, outer, layers, work, compute.device).train(step, dense.streams, seen)

@@ -40,7 +40,7 @@ def test_an_unknown_family_is_refused_with_its_name_and_the_supported_ones(model
     [
         ("mixtral", "mixture-of-experts"),
         ("mamba2", "state-space"),
-        ("lfm2", "convolution"),
+        ("lfm3", "gates on the heads"),
         ("gemma3n_text", "caches shared"),
         ("mllama", "cross attention"),
         ("bitnet", "norm over all heads"),

@@ -145,8 +145,26 @@ def test_layers_of_three_sublayers_get_one_shape(balance: Balance) -> None:
             assert own.weights(24) / whole.weights(24) == pytest.approx(0.6, abs=0.15)
 
 
-def test_layers_of_different_kinds_have_no_uniform_layout() -> None:
+@pytest.mark.parametrize("balance", BALANCES)
+def test_in_a_uniform_layout_all_sublayers_of_a_kind_have_the_same_sizes(balance: Balance) -> None:
     spec = hybrid_spec()
+    options = [options_from_scores(spec, index, own) for index, own in enumerate(scores_of(spec))]
+    layers, achieved = solve_uniform(spec, options, 0.2, 1, balance, np.ones((4, 3)))
+    sizes: dict[Any, Any] = {}
+    assert all(sizes.setdefault(own.kind, own.sizes) == own.sizes for layer in layers for own in layer.sublayers)
+    assert len(sizes) == 3
+    left = sum(
+        own.spec(whole).weights(24)
+        for layer, dense in zip(layers, spec.layers, strict=True)
+        for own, whole in zip(layer.sublayers, dense.sublayers, strict=True)
+    )
+    assert achieved == pytest.approx(1 - left / sum(map(spec.prunable_weights, range(4))))
+    assert achieved == pytest.approx(0.2, abs=RATIO_TOLERANCE)
+
+
+def test_sublayers_of_a_kind_that_differ_in_the_dense_model_have_no_uniform_layout() -> None:
+    spec = hybrid_spec()
+    spec = spec.with_layers((*spec.layers[:3], spec.layers[3].changed(intermediate_size=39)))
     options = [options_from_scores(spec, index, own) for index, own in enumerate(scores_of(spec))]
     with pytest.raises(UsageError, match="differ in shape; leave out --layout uniform"):
         solve_uniform(spec, options, 0.2, 1, "loss", np.ones((4, 3)))

@@ -178,8 +178,12 @@ def achieved_cost(spec: ModelSpec, layers: tuple[LayerPlan, ...], sparsity: Spar
     neuron = (3 if spec.first(Mlp).is_gated else 2) * spec.hidden_size
     kept = 0
     for index, plan in enumerate(layers):
-        groups, heads, neurons = kept_sizes(plan)
-        kept += attention_cost(spec, sparsity.cost, heads, groups, index) + neurons * neuron
+        kept += plan.sizes["intermediate_size"] * neuron
+        if "conv_dim" in plan.sizes:
+            kept += plan.sizes["conv_dim"] * 4 * spec.hidden_size
+        else:
+            groups, heads, _ = kept_sizes(plan)
+            kept += attention_cost(spec, sparsity.cost, heads, groups, index)
     return 1.0 - kept / sum(layer_cost(layer, spec.hidden_size, sparsity.cost) for layer in spec.layers)
 
 

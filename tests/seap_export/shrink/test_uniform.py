@@ -95,9 +95,11 @@ def masked_dense_model(shrunk: Shrunk) -> PreTrainedModel:
     """The dense model whose o_proj and down_proj see only what is kept, with the weights and biases stored."""
     model, stored = transformers_model(shrunk.dense), shrunk.stored()
     for index, (layer, plan) in enumerate(zip(model.model.layers, shrunk.plan.layers, strict=True)):
-        for name, path in projection_paths(model).items():
+        paths = projection_paths(model)
+        for name in shrunk.source.spec.layers[index].outputs:
+            path = paths[name]
             linear = layer.get_submodule(path)
-            kept = kept_channels(plan, shrunk.source.spec.layers[0], name)
+            kept = kept_channels(plan, shrunk.source.spec.layers[index], name)
             linear.weight.data.zero_()
             linear.weight.data[:, kept] = stored[f"model.layers.{index}.{path}.weight"]
             bias = stored.get(f"model.layers.{index}.{path}.bias")
@@ -133,14 +135,14 @@ def test_the_family_s_class_takes_every_number_of_heads_that_a_plan_may_keep(var
         pytest.skip(reason)
     options, sensitivity = scored_options(spec, random_scores(spec)), random_sensitivity(spec)
     found = {
-        kept_sizes(solve_uniform(spec, options, ratio, 1, "alike", sensitivity)[0][0])[:2]
+        kept_sizes(solve_uniform(spec, options, ratio, 1, "alike", sensitivity)[0][1])[:2]
         for ratio in (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35)
     }
     assert (6, 6) in found
     for groups, heads in found:
         own = {**portable_config(config), "num_attention_heads": heads, "num_key_value_heads": groups}
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**own))
-        output = model.get_submodule(spec.family.module("o_proj", 0))
+        output = model.get_submodule(spec.family.module("o_proj", 1))
         assert output.in_features == heads * spec.head_dim
 
 
@@ -150,11 +152,13 @@ def test_config_json_is_the_dense_one_but_for_sizes_and_switches(
 ) -> None:
     shrunk = shrink(variation)
     config, dense = shrunk.config(), dict(shrunk.source.config)
-    groups, heads, neurons = kept_sizes(shrunk.plan.layers[0])
+    groups, heads, neurons = kept_sizes(shrunk.plan.layers[1])
     family = shrunk.source.spec.family
     switches = [family.biases.get(output) for output in OUTPUTS[int(keeps_heads(shrunk.source.spec)) :]]
     changed = {"num_attention_heads": heads, "num_key_value_heads": groups, family.key("intermediate_size"): neurons}
     changed |= {switch: True for switch in switches if isinstance(switch, str)}
+    if family.convolution is not None:  # which stays whole
+        changed |= {"conv_dim": shrunk.source.spec.hidden_size, "conv_bias": True}
     assert config.pop("pruned_from").keys() <= changed.keys()
     assert config == dense | changed | {"head_dim": shrunk.source.spec.head_dim}
     assert model_spec(dense_config(shrunk.config())) == shrunk.source.spec

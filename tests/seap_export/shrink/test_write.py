@@ -78,9 +78,11 @@ def masked_dense_model(shrunk: Shrunk) -> PreTrainedModel:
     model = transformers_model(shrunk.dense)
     stored = load_file(shrunk.folder / "model.safetensors")
     for index, (layer, plan) in enumerate(zip(model.model.layers, shrunk.plan.layers, strict=True)):
-        for name, path in projection_paths(model).items():
+        paths = projection_paths(model)
+        for name in shrunk.source.spec.layers[index].outputs:
+            path = paths[name]
             linear = layer.get_submodule(path)
-            kept = kept_channels(plan, shrunk.source.spec.layers[0], name)
+            kept = kept_channels(plan, shrunk.source.spec.layers[index], name)
             mask = torch.zeros(linear.in_features)
             mask[kept] = 1.0
             linear.register_forward_pre_hook(lambda _, args, mask=mask: (args[0] * mask,))

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from support.exports import run_here
-from support.product import write_random_model
+from support.product import OnnxDecoder, write_random_model
 
 from seap_export.runtime import Generator
-from seap_export.runtime.decoder import OnnxDecoder
 from validation.readiness.genai_gaps import genai_gaps
 from validation.readiness.profile import profile, summary
 from validation.shapes import Shape

@@ -179,29 +179,38 @@ def _flips(quality: Json, form: str, task: str) -> str:
     return "" if flips is None else f"{flips['right_to_wrong']:,} / {flips['wrong_to_right']:,}"
 
 
+#: The charts of layers: title, unit, and what is shown by its key in the report.
+_SIZES = (
+    (
+        "Attention heads left",
+        "heads",
+        (("num_attention_heads", "query heads"), ("num_key_value_heads", "KV heads")),
+    ),
+    ("Channels of convolutions left", "channels", (("conv_dim", "channels"),)),
+    ("MLP neurons left", "neurons", (("intermediate_size", "neurons"),)),
+)
+
+
 def _layers(layers: list[Json]) -> Markup:
     """What pruning left in each layer."""
     if not layers:
         return Markup()
-    heads = [float(layer["num_attention_heads"]) for layer in layers]
-    groups = [float(layer["num_key_value_heads"]) for layer in layers]
-    neurons = [float(layer["intermediate_size"]) for layer in layers]
     kept = [100 * layer["kept"] for layer in layers]
-    charts = [
-        columns("Weights kept", "% of the layer's weights", [("a", "weights", kept)], 100.0),
-        columns("Attention heads left", "heads", [("a", "query heads", heads), ("b", "KV heads", groups)], 0.0),
-        columns("MLP neurons left", "neurons", [("a", "neurons", neurons)], 0.0),
+    charts = [columns("Weights kept", "% of the layer's weights", [("a", "weights", kept)], 100.0)]
+    for title, unit, sizes in _SIZES:
+        shown = [(key, label) for key, label in sizes if any(key in layer for layer in layers)]
+        series = [
+            (style, label, [float(layer.get(key, 0)) for layer in layers])
+            for style, (key, label) in zip("ab", shown, strict=False)
+        ]
+        charts += [columns(title, unit, series, 0.0)] if shown else []
+    columns_of = [
+        (key, label) for _, _, sizes in _SIZES for key, label in sizes if any(key in layer for layer in layers)
     ]
     rows = [
-        (
-            str(index),
-            percent(layer["kept"]),
-            str(layer["num_attention_heads"]),
-            str(layer["num_key_value_heads"]),
-            str(layer["intermediate_size"]),
-        )
+        (str(index), percent(layer["kept"]), *(str(layer.get(key, "")) for key, _ in columns_of))
         for index, layer in enumerate(layers)
     ]
-    head = ("Layer", "Weights kept", "Query heads", "KV heads", "Neurons")
+    head = ("Layer", "Weights kept", *(label[0].upper() + label[1:] for _, label in columns_of))
     numbers = tag("details", tag("summary", "As numbers"), table("Layers after pruning", head, rows))
     return join([tag("h3", "Layers after pruning"), tag("div", *charts, class_="charts"), numbers])

@@ -42,7 +42,7 @@ def test_a_description_that_leaves_something_out(
     [
         ({"model_type": "mixtral"}, ["mixtral", "mixture-of-experts"]),
         ({"model_type": "mamba"}, ["mamba", "state-space"]),
-        ({"model_type": "lfm2"}, ["lfm2", "convolution"]),
+        ({"model_type": "lfm3"}, ["lfm3", "gates on the heads"]),
         ({"model_type": "gemma3n"}, ["gemma3n", "caches shared"]),
         ({"model_type": "mllama"}, ["mllama", "cross attention"]),
         ({"model_type": "bitnet"}, ["bitnet", "norm over all heads"]),

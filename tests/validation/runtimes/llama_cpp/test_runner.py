@@ -83,6 +83,8 @@ REFUSED = {
     "gemma3-all": "no biases at o_proj",
     "hunyuan-all": "no biases at o_proj",
     "hyperclovax-all": "llama.cpp cannot run",
+    "lfm2": "a short convolution",
+    "lfm2-all": "a short convolution",
     "ministral": "sliding window",
     "ministral-all": "sliding window",
     "ministral3-all": "sliding window",

@@ -17,7 +17,7 @@ from support.execution import ONE_THREAD
 from support.models import write_micro_model
 from support.plans import write_pruned_micro_model
 from support.product import read_spec
-from support.variations import RICHEST, VARIATIONS
+from support.variations import RICHEST, VARIATIONS, micro_config
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
 from seap_export.families import model_spec
@@ -29,7 +29,7 @@ Logits = Callable[..., list[np.ndarray]]
 #: vLLM's kernel for the CPU takes heads of 32, 64 and more, and not those of 16 that micro models have.
 HEAD_DIM = 32
 #: Its longrope would take other factors for larger heads, and is refused.
-SERVED = tuple(name for name in RICHEST if name != "phi3-all")
+SERVED = tuple(name for name in RICHEST if name not in ("phi3-all", "lfm2-all"))
 STEPS = 6
 
 
@@ -176,6 +176,11 @@ def test_longrope_is_refused_beyond_its_switch(tmp_path: Path) -> None:
     assert vllm_refusal(model_spec(config), config, 16) is None
     with pytest.raises(ArtifactError, match="--max-model-len 16"):
         VllmRunner(model)
+
+
+def test_a_layer_that_keeps_another_state_than_keys_and_values_is_refused() -> None:
+    config = micro_config(**VARIATIONS["lfm2-all"])
+    assert "a short convolution" in str(vllm_refusal(model_spec(config), config, 64))
 
 
 def test_a_pruned_model_of_an_earlier_release_whose_logits_are_scaled_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,138 @@
+"""States of convolutions, in batches of texts that begin and end apart, from the prompt through the decode steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from numpy.typing import NDArray
+from support.execution import ONE_THREAD, empty_state
+from support.models import write_micro_model, write_source
+from support.product import OnnxDecoder, OnnxForm, OnnxRunner, Run, States, open_torch_runner, write_onnx
+from support.variations import VARIATIONS
+
+from seap_export.runtime.session import open_session
+
+#: Shorter than a kernel, as long as one, and longer.
+PROMPTS = ([5], [7, 8, 9], [11, 12, 13, 14], list(range(20, 37)))
+STEPS = ([31, 41, 51, 61], [32, 42, 52, 62], [33, 43, 53, 63])
+FORMS = {
+    "fused": OnnxForm(),
+    "standard": OnnxForm(dialect="standard"),
+    "cuda": OnnxForm(provider="cuda"),
+}
+
+Made = tuple[Path, list[NDArray[np.float32]], list[list[States]]]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
+    """The folder of a model, and of each text torch's logits and states, each text by itself."""
+    made: dict[str, Made] = {}
+
+    def make(name: str) -> Made:
+        if name not in made:
+            folder = tmp_path_factory.mktemp("models") / "m"
+            if name == "pruned":
+                write_source(folder, "lfm2-all", pruned=True)
+            else:
+                write_micro_model(folder, **VARIATIONS[name])
+            texts = [[*prompt, *(step[row] for step in STEPS)] for row, prompt in enumerate(PROMPTS)]
+            states: list[list[States]] = [[] for _ in texts]
+            with open_torch_runner(folder, ONE_THREAD) as runner:
+                runs = [Run([text], len(text)) for text in texts]
+                logits = list(runner.run(runs, lambda row, layer: states[row].append(layer)))
+            made[name] = folder, logits, states
+        return made[name]
+
+    return make
+
+
+def written(folder: Path, form: OnnxForm, into: Path) -> Path:
+    write_onnx(folder, into, form)
+    return into / "model.onnx"
+
+
+@pytest.mark.parametrize("dialect", FORMS)
+@pytest.mark.parametrize("name", ["lfm2", "lfm2-all", "pruned"])
+def test_rows_of_several_lengths_are_those_alone(
+    models: Callable[[str], Made], tmp_path: Path, name: str, dialect: str
+) -> None:
+    folder, wanted, states = models(name)
+    runner = OnnxRunner(open_session(written(folder, FORMS[dialect], tmp_path), threads=1))
+    ids = np.zeros((4, 17), np.int64)
+    for row, prompt in zip(ids, PROMPTS, strict=True):
+        row[: len(prompt)] = prompt
+    logits = runner.prefill(ids, [len(prompt) for prompt in PROMPTS], len(STEPS))
+    steps = [runner.step(step) for step in STEPS]
+    for row, prompt in enumerate(PROMPTS):
+        computed = np.stack([logits[row, -1 if logits.shape[1] == 1 else len(prompt) - 1], *(s[row] for s in steps)])
+        np.testing.assert_allclose(computed, wanted[row][len(prompt) - 1 :], rtol=0, atol=1e-4)
+        for cached, expected in zip(runner.cache(row), states[row], strict=True):
+            assert cached.keys() == expected.keys()
+            for state, values in expected.items():
+                np.testing.assert_allclose(cached[state], values, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("dialect", ["fused", "standard"])
+def test_the_runner_without_torch_carries_them(models: Callable[[str], Made], tmp_path: Path, dialect: str) -> None:
+    folder, wanted, _ = models("lfm2-all")
+    decoder = OnnxDecoder(written(folder, FORMS[dialect], tmp_path), 128, threads=1)
+    for _ in range(2):  # the second decoding starts anew
+        decoding = decoder.start(PROMPTS, len(STEPS))
+        for number, step in enumerate([*STEPS, None]):
+            expected = [of_row[len(prompt) - 1 + number] for of_row, prompt in zip(wanted, PROMPTS, strict=True)]
+            np.testing.assert_allclose(decoding.logits, np.stack(expected), rtol=0, atol=1e-4)
+            if step is not None:
+                decoding.step(step)
+
+
+@pytest.mark.parametrize("name", ["lfm2", "lfm2-all"])
+def test_padding_on_the_left_changes_nothing_in_the_standard_dialect(
+    models: Callable[[str], Made], tmp_path: Path, name: str
+) -> None:
+    """Biases make the values of padding other than 0, which a kernel must not see."""
+    folder, wanted, _ = models(name)
+    session = ort.InferenceSession(written(folder, FORMS["standard"], tmp_path), providers=["CPUExecutionProvider"])
+    for part, logits in enumerate(_left_padded(session)):
+        for row, prompt in enumerate(PROMPTS):
+            np.testing.assert_allclose(logits[row, -1], wanted[row][len(prompt) - 1 + part], rtol=0, atol=1e-4)
+
+
+def _left_padded(session: Any) -> Iterator[NDArray[np.float32]]:
+    """The logits of the prompts and of each step."""
+    ids, mask = np.full((4, 17), 3, np.int64), np.zeros((4, 17), np.int64)
+    for row, prompt in enumerate(PROMPTS):
+        ids[row, -len(prompt) :], mask[row, -len(prompt) :] = prompt, 1
+    inputs = session.get_inputs()[2:]
+    states = [empty_state(item, rows=4) for item in inputs]
+    for step in [None, *STEPS]:
+        if step is not None:
+            ids, mask = np.array(step)[:, None], np.concatenate([mask, np.ones((4, 1), np.int64)], axis=1)
+        feeds = {item.name: state for item, state in zip(inputs, states, strict=True)}
+        logits, *states = session.run(None, {"input_ids": ids, "attention_mask": mask, **feeds})
+        yield logits
+
+
+def test_a_row_without_a_token_keeps_its_state(models: Callable[[str], Made], tmp_path: Path) -> None:
+    folder, *_ = models("lfm2-all")
+    session = ort.InferenceSession(written(folder, FORMS["standard"], tmp_path), providers=["CPUExecutionProvider"])
+    inputs, outputs = session.get_inputs()[2:], [item.name for item in session.get_outputs()]
+    feeds = {item.name: empty_state(item, rows=2) for item in inputs}
+    ids, mask = np.array([[5, 6], [7, 8]]), np.ones((2, 2), np.int64)
+    first = dict(zip(outputs, session.run(None, {"input_ids": ids, "attention_mask": mask, **feeds}), strict=True))
+    feeds = {name.replace("present", "past", 1): value for name, value in first.items() if name != "logits"}
+    feeds = {
+        (name if name.endswith("conv") else name.replace("past", "past_key_values")): feeds[name] for name in feeds
+    }
+    mask = np.array([[1, 1, 1], [1, 1, 0]])
+    second = dict(
+        zip(outputs, session.run(None, {"input_ids": ids[:, :1], "attention_mask": mask, **feeds}), strict=True)
+    )
+    for name in (name for name in outputs if name.endswith("conv")):
+        assert not np.array_equal(first[name][0], second[name][0])
+        np.testing.assert_array_equal(first[name][1], second[name][1])
