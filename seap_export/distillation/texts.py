@@ -88,8 +88,8 @@ def training_steps(texts: Sequence[WeightedIds], compute: Compute) -> list[Train
 
 def batches_of(steps: Sequence[TrainingStep]) -> list[Batch]:
     """The batches of the steps of a pass, in the order of the texts."""
-    placed = {place: batch for step in steps for place, batch in zip(step.places, step.batches, strict=True)}
-    return [placed[place] for place in range(len(placed))]
+    placed = {position: batch for step in steps for position, batch in zip(step.places, step.batches, strict=True)}
+    return [placed[position] for position in range(len(placed))]
 
 
 def in_turn(first: Sequence[Lesson], second: Sequence[Lesson]) -> list[Lesson]:

@@ -66,10 +66,10 @@ def read_ranking(spec: ModelSpec, folder: Path) -> Ranking:
         return Ranking(tuple(options_from_scores(spec, layer, scores[layer]) for layer in layers), scores, sensitivity)
     options = tuple(
         tuple(
-            options_type(own).whole(own, spec.hidden_size)
-            if own.whole_because
-            else options_type(own).from_tensors(own, spec.hidden_size, tensors)
-            for own in layer.sublayers
+            options_type(sublayer).whole(sublayer, spec.hidden_size)
+            if sublayer.whole_because
+            else options_type(sublayer).from_tensors(sublayer, spec.hidden_size, tensors)
+            for sublayer in layer.sublayers
         )
         for layer, tensors in zip(spec.layers, stored, strict=True)
     )
@@ -78,7 +78,7 @@ def read_ranking(spec: ModelSpec, folder: Path) -> Ranking:
 
 def _scores(layer: LayerSpec, tensors: Mapping[str, torch.Tensor]) -> LayerScores:
     """Those of each sublayer; none where the ranking comes from elimination."""
-    names = {own.output: options_type(own).scores_name for own in layer.sublayers}
+    names = {sublayer.output: options_type(sublayer).scores_name for sublayer in layer.sublayers}
     return {output: tensors[name] for output, name in names.items() if name in tensors}
 
 

@@ -78,9 +78,9 @@ def solve_layers(
         kept = rank(choices, scores, free, budget)
     else:
         kept = _on_curve(choices, curve, ratio)
-    if abs(sum(own for _, own in kept) - budget) > RATIO_TOLERANCE * total:
+    if abs(sum(weight for _, weight in kept) - budget) > RATIO_TOLERANCE * total:
         kept = one_layer_nearer(choices, free, kept, budget, cost)
-    return tuple(layer for layer, _ in kept), 1.0 - sum(own for _, own in kept) / total
+    return tuple(layer for layer, _ in kept), 1.0 - sum(weight for _, weight in kept) / total
 
 
 def _on_curve(choices: Sequence[LayerChoices], curve: Sequence[float], ratio: float) -> list[Planned]:

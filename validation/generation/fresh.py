@@ -53,7 +53,7 @@ def beginnings(texts: Sequence[TokenIds], answer_start: TokenIds, length: int, s
         for ids in long_enough:
             digest = hashlib.sha256(np.array([seed, number, *ids], np.int64).tobytes()).digest()
             drawn = np.random.Generator(np.random.PCG64(list(digest)))
-            cut, most = _last_place(ids, answer_start), length
+            cut, most = _last_start(ids, answer_start), length
             if not 0 < cut < length:
                 most = min(len(ids), length)
                 cut = _random_cut(most, drawn)
@@ -64,7 +64,7 @@ def _random_cut(length: int, drawn: np.random.Generator) -> int:
     return int(drawn.integers(max(1, round(_LEAST * length)), max(1, round(_MOST * length)) + 1))
 
 
-def _last_place(ids: TokenIds, answer_start: TokenIds) -> int:
+def _last_start(ids: TokenIds, answer_start: TokenIds) -> int:
     """Where the last assistant's turn goes on after the tokens with which it starts; 0: there is none."""
     size = len(answer_start)
     for start in range(len(ids) - size, -1, -1) if size else ():

@@ -220,4 +220,9 @@ class KeptPart:
 def _thinner(layer: LayerSpec) -> LayerSpec:
     """With half of the last sublayer that can be cut."""
     last = [sublayer for sublayer in layer.sublayers if sublayer.whole_because is None][-1:]
-    return LayerSpec(tuple(options_type(own).about(own, 0.5) if own in last else own for own in layer.sublayers))
+    return LayerSpec(
+        tuple(
+            options_type(sublayer).about(sublayer, 0.5) if sublayer in last else sublayer
+            for sublayer in layer.sublayers
+        )
+    )
