@@ -16,6 +16,9 @@ from transformers import PretrainedConfig
 
 from .configuration_seap import config_class, layer_config, stock_class
 
+#: Classes of layers whose output projection, or the size of whose heads, goes by hidden_size, whatever head_dim says.
+_DERIVE_HEAD_DIM = ("HeliumDecoderLayer", "StableLmDecoderLayer")
+
 
 class _LayerConfig:
     """The config that the modules of one layer see.
@@ -52,9 +55,32 @@ def _resize_convolution(module: nn.Module, channels: int) -> None:
         module.out_proj = nn.Linear(channels, width, bias=has_bias)
 
 
+def _with_all_heads(settings: PretrainedConfig) -> PretrainedConfig:
+    """The same with as many heads as make up the hidden states, which is what some classes insist on."""
+    whole = copy.copy(settings)
+    whole.num_attention_heads = whole.num_key_value_heads = whole.hidden_size // whole.head_dim
+    return whole
+
+
+def _resize_attention(module: nn.Module, settings: PretrainedConfig) -> None:
+    """Gives attention, which a stock class makes as wide as the hidden states, its numbers of heads."""
+    heads, groups, head_dim = settings.num_attention_heads, settings.num_key_value_heads, settings.head_dim
+    for name, count in (("q_proj", heads), ("k_proj", groups), ("v_proj", groups)):
+        linear = getattr(module, name)
+        setattr(module, name, nn.Linear(linear.in_features, count * head_dim, bias=linear.bias is not None))
+    output = module.o_proj
+    module.o_proj = nn.Linear(heads * head_dim, output.out_features, bias=output.bias is not None)
+    module.num_heads, module.num_key_value_heads, module.num_key_value_groups = heads, groups, heads // groups
+    module.hidden_size = heads * head_dim
+
+
 def _build_layer(layer_class: type[nn.Module], config: PretrainedConfig, layer_idx: int) -> nn.Module:
     settings = layer_config(config, layer_idx)
-    layer = layer_class(_LayerConfig(config, settings), layer_idx)
+    derives_head_dim = layer_class.__name__ in _DERIVE_HEAD_DIM
+    whole = _with_all_heads(settings) if derives_head_dim else settings
+    layer = layer_class(_LayerConfig(config, whole), layer_idx)
+    if derives_head_dim:
+        _resize_attention(layer.self_attn, settings)
     modules = dict(layer.named_modules())
     attention, convolution = modules.get(settings.o_proj_path), modules.get(settings.out_proj_path)
     if attention is not None and attention.in_features != settings.num_attention_heads * settings.head_dim:
@@ -71,7 +97,7 @@ def _build_layer(layer_class: type[nn.Module], config: PretrainedConfig, layer_i
 
 def _one_layer(config: PretrainedConfig) -> PretrainedConfig:
     """A config from which a stock constructor builds everything around the layers, and a single stock layer."""
-    single = copy.copy(layer_config(config, 0))
+    single = _with_all_heads(layer_config(config, 0))
     single.num_hidden_layers = 1
     return single
 

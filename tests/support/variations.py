@@ -198,6 +198,14 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "attention_bias": True,
         "tie_word_embeddings": True,
     },
+    "helium": {"model_type": "helium"},
+    "helium-all": {
+        "model_type": "helium",
+        "rope_scaling": _YARN,
+        "attention_bias": True,
+        "mlp_bias": True,
+        "tie_word_embeddings": True,
+    },
     "hunyuan": {"model_type": "hunyuan_v1_dense"},
     "hunyuan-all": {
         "model_type": "hunyuan_v1_dense",
@@ -276,6 +284,14 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "attention_bias": True,
         "attention_out_bias": True,
         "mlp_bias": True,
+    },
+    "stablelm": {"model_type": "stablelm"},
+    "stablelm-all": {
+        "model_type": "stablelm",
+        "rope_scaling": _LINEAR,
+        "partial_rotary_factor": 0.5,
+        "use_qkv_bias": True,
+        "tie_word_embeddings": True,
     },
     "starcoder2": {"model_type": "starcoder2"},
     "starcoder2-all": {
