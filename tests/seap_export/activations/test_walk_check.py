@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from support.variations import VARIATIONS
 
 from seap_export.activations.walk_check import WalkCheck, short_context
 from seap_export.errors import EnvironmentFailure, InputError
-from seap_export.families import Attention, QueryScaling, family_of_model_type
+from seap_export.families import Attention, LayerSpec, Mlp, ModelSpec, QueryScaling, family_of_model_type
 
 #: Where each shows first: in the second of three layers, where only that has a window.
 PLACES = {
@@ -48,6 +49,54 @@ def test_what_is_left_out_is_noticed_where_it_shows_first(
     where = PLACES[left_out]
     before = {"the embedding": 0, "the logits": 3}[where] if where.startswith("the") else int(where[-1])
     assert layers == list(range(before))
+
+
+def _norms(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
+    return lambda spec: dataclasses.replace(spec, norm=dataclasses.replace(spec.norm, **changes))
+
+
+def _layers(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
+    return lambda spec: spec.with_layers(tuple(layer.changed(**changes) for layer in spec.layers))
+
+
+def _ropes(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
+    return lambda spec: _layers(rope=dataclasses.replace(spec.ropes[0], **changes))(spec)
+
+
+def _mlps(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
+    def changed(layer: LayerSpec) -> LayerSpec:
+        return LayerSpec((layer[Attention], dataclasses.replace(layer[Mlp], **changes)))
+
+    return lambda spec: spec.with_layers(tuple(map(changed, spec.layers)))
+
+
+def _logits(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
+    return lambda spec: dataclasses.replace(spec, block=dataclasses.replace(spec.block, **changes))
+
+
+@pytest.mark.parametrize(
+    ("variation", "change", "place"),
+    [
+        ("starcoder2-all", _norms(is_centred=False), "layer 0"),
+        ("olmo", _norms(is_centred=False), "layer 0"),
+        ("starcoder2-all", _norms(epsilon=0.5), "layer 0"),
+        ("nemotron-all", _layers(activation="relu"), "layer 0"),
+        ("nemotron-all", _ropes(dim=8), "layer 0"),
+        ("jais2", _mlps(beside=True), "layer 0"),
+        ("cohere", _mlps(beside=False), "layer 0"),
+        ("cohere", _ropes(interleaved=False), "layer 0"),
+        ("cohere", _logits(logits_multiplier=0.5), "the logits"),
+        ("cohere2", _ropes(), "layer 1"),  # the only one without a window does not rotate
+        ("phi", _mlps(norm_before=None), "layer 0"),
+    ],
+)
+def test_another_norm_or_order_is_noticed_where_it_shows_first(
+    tmp_path: Path, variation: str, change: Callable[[ModelSpec], ModelSpec], place: str
+) -> None:
+    source = micro_source(tmp_path / "model", variation)
+    _walk(source)
+    with pytest.raises(InputError, match=f"from {place} on"):
+        _walk(dataclasses.replace(source, spec=change(source.spec)))
 
 
 def test_with_all_of_it_the_same_description_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,6 +190,7 @@ def _walk(source: Source) -> None:
     check = WalkCheck(source, random_token_ids(longest=30), source.read_outer("embed_tokens"))
     for index in range(len(source.spec.layers)):
         check.layer(index, source.read_layer(index))
+    check.logits(source.read_norm(), source.read_head())
 
 
 @pytest.mark.parametrize("variation", LONG)
