@@ -12,14 +12,16 @@ from seap_export.families.family import PRUNED_FROM, Family, common_keys
 from seap_export.families.names import OUTPUTS, Projection
 from seap_export.families.parts import Requirement
 
-__all__ = ["PROJECTION_PATHS", "ConfigReader", "unusual_paths"]
+__all__ = ["PROJECTION_PATHS", "ConfigReader", "class_settings"]
 
 _FORMULA = re.compile(r"(\w+)(?: \*\* (-?[0-9.]+))?")
 #: Where the code of a pruned model finds the output projections.
 PROJECTION_PATHS: Mapping[Projection, str] = {name: f"{name}_path" for name in OUTPUTS}
+#: Says that the stock class makes attention as wide as the hidden states.
+_RESIZED = "resized_attention"
 #: Keys that this package writes: these, the biases of output projections, and what vLLM multiplies logits by.
 _OWN_KEYS = frozenset({
-    "model_type", "per_layer_config", PRUNED_FROM, "logit_scale", *PROJECTION_PATHS.values(),
+    _RESIZED, "model_type", "per_layer_config", PRUNED_FROM, "logit_scale", *PROJECTION_PATHS.values(),
     *(f"{name}_bias" for name in OUTPUTS),
 })  # fmt: skip
 
@@ -124,13 +126,17 @@ class ConfigReader:
                 )
 
 
-def unusual_paths(family: Family) -> dict[str, str]:
-    """Where the code of a pruned model finds output projections that are not where most families have them, by key."""
-    return {
+def class_settings(family: Family) -> dict[str, Any]:
+    """What the code of a pruned model has to know of its family, by key.
+
+    Where output projections are, if not where most families have them, and whether attention has to be resized.
+    """
+    paths = {
         PROJECTION_PATHS[name]: family.names[name]
         for name in family.outputs
         if family.stored(name, 0) != names.tensor(name, 0)
     }
+    return {**paths, **({_RESIZED: True} if family.attention_fills_hidden_size else {})}
 
 
 def _holds(requirement: Requirement, value: Any) -> bool:

@@ -74,6 +74,8 @@ class Family:
             heads does not divide the hidden size, even though it has a head_dim.
         uniform_keeps_heads: When the transformers class takes hidden_size / heads for the size of a head, whatever
             head_dim says, so that it loads no other number of heads.
+        attention_fills_hidden_size: Whether the transformers class makes attention as wide as the hidden states, so
+            that the classes of pruned models change it afterwards.
         genai_type: What ONNX Runtime GenAI calls the family, or one that it runs in the same way; "": `model_type`.
         block: How the layers compute.
         rotation: How positions enter.
@@ -100,6 +102,7 @@ class Family:
     tokenizer_json_as_it_is: bool = False
     heads_divide_hidden_size: bool = False
     uniform_keeps_heads: Literal["never", "longrope", "always"] = "never"
+    attention_fills_hidden_size: bool = False
     genai_type: str = ""
     block: Block = Block()
     rotation: RotaryRules = RotaryRules()

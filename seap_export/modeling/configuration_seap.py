@@ -45,7 +45,7 @@ def stock_class(stem: str) -> type:
 
 
 class _PrunedConfig:
-    """Mixin for the config of a family: where compensation may add biases, and a check of each layer's shape."""
+    """Mixin for the config of a family: what its layers may have, and a check of each layer's shape."""
 
     o_proj_bias: bool = False
     down_proj_bias: bool = False
@@ -54,6 +54,7 @@ class _PrunedConfig:
     down_proj_path: str = "mlp.down_proj"
     out_proj_path: str = "conv.out_proj"
     conv_dim: int | None = None
+    resized_attention: bool = False
 
     def validate_architecture(self) -> None:
         """Rejects a layer whose query heads cannot share its key/value heads evenly (called by transformers 5)."""

@@ -16,9 +16,6 @@ from transformers import PretrainedConfig
 
 from .configuration_seap import config_class, layer_config, stock_class
 
-#: Classes of layers whose output projection, or the size of whose heads, goes by hidden_size, whatever head_dim says.
-_DERIVE_HEAD_DIM = ("HeliumDecoderLayer", "StableLmDecoderLayer")
-
 
 class _LayerConfig:
     """The config that the modules of one layer see.
@@ -55,11 +52,12 @@ def _resize_convolution(module: nn.Module, channels: int) -> None:
         module.out_proj = nn.Linear(channels, width, bias=has_bias)
 
 
-def _with_all_heads(settings: PretrainedConfig) -> PretrainedConfig:
-    """The same with as many heads as make up the hidden states, which is what some classes insist on."""
-    whole = copy.copy(settings)
-    whole.num_attention_heads = whole.num_key_value_heads = whole.hidden_size // whole.head_dim
-    return whole
+def _for_stock_class(settings: PretrainedConfig) -> PretrainedConfig:
+    """A copy for the stock class: with heads that make up the hidden states, if it insists on that."""
+    copied = copy.copy(settings)
+    if settings.resized_attention:
+        copied.num_attention_heads = copied.num_key_value_heads = settings.hidden_size // settings.head_dim
+    return copied
 
 
 def _resize_attention(module: nn.Module, settings: PretrainedConfig) -> None:
@@ -76,10 +74,8 @@ def _resize_attention(module: nn.Module, settings: PretrainedConfig) -> None:
 
 def _build_layer(layer_class: type[nn.Module], config: PretrainedConfig, layer_idx: int) -> nn.Module:
     settings = layer_config(config, layer_idx)
-    derives_head_dim = layer_class.__name__ in _DERIVE_HEAD_DIM
-    whole = _with_all_heads(settings) if derives_head_dim else settings
-    layer = layer_class(_LayerConfig(config, whole), layer_idx)
-    if derives_head_dim:
+    layer = layer_class(_LayerConfig(config, _for_stock_class(settings)), layer_idx)
+    if settings.resized_attention:
         _resize_attention(layer.self_attn, settings)
     modules = dict(layer.named_modules())
     attention, convolution = modules.get(settings.o_proj_path), modules.get(settings.out_proj_path)
@@ -97,7 +93,7 @@ def _build_layer(layer_class: type[nn.Module], config: PretrainedConfig, layer_i
 
 def _one_layer(config: PretrainedConfig) -> PretrainedConfig:
     """A config from which a stock constructor builds everything around the layers, and a single stock layer."""
-    single = _with_all_heads(layer_config(config, 0))
+    single = _for_stock_class(layer_config(config, 0))
     single.num_hidden_layers = 1
     return single
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from seap_export.families import Attention, LayerSpec, ModelSpec
-from seap_export.families.config_reader import unusual_paths
+from seap_export.families.config_reader import class_settings
 from seap_export.families.family import PRUNED_FROM, PRUNED_PREFIX, Family
 from seap_export.families.names import Projection
 from seap_export.plan.settings import Layout
@@ -61,7 +61,7 @@ def _per_layer(source: Source, spec: ModelSpec) -> dict[str, Any]:
         **_for_vllm(source, spec),
         **{f"{name}_bias": False for name in family.outputs},  # unless per_layer_config says otherwise
         "per_layer_config": per_layer,
-        **unusual_paths(family),
+        **class_settings(family),
     }
 
 

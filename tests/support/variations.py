@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from seap_export.families import Convolution, family_of_model_type, model_spec
-from seap_export.families.config_reader import unusual_paths
+from seap_export.families.config_reader import class_settings
 from seap_export.families.family import PRUNED_PREFIX, Family
 
 _LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
@@ -424,7 +424,7 @@ def uneven_values(variation: str, *, biases: bool = True, **more: Any) -> dict[s
         "o_proj_bias": False,
         "down_proj_bias": False,
         "per_layer_config": _as_made(values, layers),
-        **unusual_paths(family),
+        **class_settings(family),
     }
 
 
@@ -438,7 +438,7 @@ def pruned_values(variation: str, **more: Any) -> dict[str, Any]:
     }
     return {
         **_in_usual_keys(values),
-        **unusual_paths(family),
+        **class_settings(family),
         "per_layer_config": _as_made(values, layers),
         "model_type": PRUNED_PREFIX + family.model_type,
     }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from seap_export.errors import InputError
-from seap_export.families.config_reader import PROJECTION_PATHS, ConfigReader, unusual_paths
+from seap_export.families.config_reader import PROJECTION_PATHS, ConfigReader, class_settings
 from seap_export.families.family import PRUNED_PREFIX
 from seap_export.sources.gguf.file import GgufFile
 from seap_export.sources.gguf.reader import GgufReader, projections_of
@@ -150,7 +150,7 @@ def _compensation(file: GgufFile) -> dict[str, Any]:
         "model_type": PRUNED_PREFIX + file.family.model_type,
         **{f"{name}_bias": False for name in file.family.outputs},
         "per_layer_config": per_layer,
-        **unusual_paths(file.family),
+        **class_settings(file.family),
     }
 
 
