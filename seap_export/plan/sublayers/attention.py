@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -111,7 +112,7 @@ class HeadOptions(Options[Attention]):
             raise ValueError("each option must have a loss, finite and not negative")
         if not self.sets or len(self.sets[-1].heads) != self.dense.num_attention_heads or self.loss_of[-1] != 0.0:
             raise ValueError("the last attention option must keep all heads, without loss")
-        if (np.diff(self.costs(_WEIGHTS)) < 0).any():
+        if (np.diff(self._weights) < 0).any():
             raise ValueError("attention options must be sorted by weights")
 
     @classmethod
@@ -201,6 +202,10 @@ class HeadOptions(Options[Attention]):
         """The cost of each of `sets`."""
         return np.array([self.cost_of(kept.spec(self.dense), self.hidden_size, cost) for kept in self.sets])
 
+    @cached_property
+    def _weights(self) -> npt.NDArray[np.int64]:
+        return self.costs(_WEIGHTS)
+
     def shrunk(self, option: int) -> Attention:
         """The sublayer with these heads."""
         return self.sets[option].spec(self.dense)
@@ -211,7 +216,7 @@ class HeadOptions(Options[Attention]):
 
     def nearest(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
         """The first of the nearest ones."""
-        return np.asarray(np.argmin(np.abs(self.costs(_WEIGHTS) - np.asarray(weights)[..., None]), axis=-1))
+        return np.asarray(np.argmin(np.abs(self._weights - np.asarray(weights)[..., None]), axis=-1))
 
     def of_units(self, units: npt.NDArray[np.bool_]) -> int:
         """Whose weights are nearest to those of the heads and of the groups that have one; of equal ones, the best."""
@@ -219,7 +224,7 @@ class HeadOptions(Options[Attention]):
         shared = 2 * self.hidden_size * self.dense.head_dim  # keys and values of a group
         each = self.dense.weights(self.hidden_size) // self.dense.num_key_value_heads - shared
         wanted = int(units.sum()) * (each // self.dense.heads_per_group) + int(groups.sum()) * shared
-        distances = np.abs(self.costs(_WEIGHTS) - wanted)
+        distances = np.abs(self._weights - wanted)
         return int(np.lexsort((self.losses, distances))[0])
 
 
