@@ -22,7 +22,7 @@ SHORT = {"fast": {"distillation"}, "best": {"fresh_tokens", "trials"}}
 EXPECTED = {
     "reconstruct": PlanSettings(),
     "fast": PlanSettings(distillation=0.0),
-    "best": PlanSettings(fresh_tokens=262_144, trials=24),
+    "best": PlanSettings(fresh_tokens=65_536, trials=24),
     "seap": PlanSettings("wifv", Sparsity("logistic"), balance="alike", compensation="bias"),
     "wanda-sp": PlanSettings(
         "wifn", Sparsity("uniform", protect_first=0, protect_last=0), balance="alike", compensation="none"
