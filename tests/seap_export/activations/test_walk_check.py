@@ -88,6 +88,9 @@ def _logits(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
         ("cohere", _logits(logits_multiplier=0.5), "the logits"),
         ("cohere2", _ropes(), "layer 1"),  # the only one without a window does not rotate
         ("phi", _mlps(norm_before=None), "layer 0"),
+        ("lfm2", _norms(epsilon=0.5), "layer 0"),
+        ("lfm2", _ropes(interleaved=True), "layer 1"),  # the only one with attention
+        ("lfm2", _layers(qk_norm="after_rotation"), "layer 1"),
     ],
 )
 def test_another_norm_or_order_is_noticed_where_it_shows_first(
