@@ -46,7 +46,7 @@ test-fast: .venv/installed $(MODEL)
 
 # What else guards a release; .ci/run runs it after `make test`.
 test-release: environments $(MODEL)
-	.venv/bin/$(PYTEST) $(PARALLEL) --dist loadgroup -m "release and not full" --durations 15 $(call with,mark.release)
+	.venv/bin/$(PYTEST) $(PARALLEL) --dist loadfile -m "release and not full" --durations 15 $(call with,mark.release)
 	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not (real or full)" $(TRANSFORMERS)
 	$(IN_RUNTIMES)$(PYTEST) $(PARALLEL) "--require=$(REQUIRE),$(FEWER_RUNTIMES)" --needing=$(FEWER_RUNTIMES) \
 		-m "not (real or full)" $(call with,'mark.needs.*"(llama.cpp|openvino|transformers.js)"')

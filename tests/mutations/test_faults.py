@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -22,24 +21,17 @@ pytestmark = pytest.mark.release
 Copies = Callable[[str], Artifact]
 
 
-def in_groups(values: Iterable[Any], bases: Iterable[str]) -> list[Any]:
-    """Parameters that pytest-xdist, with --dist loadgroup, runs in one process for each base, which is made there."""
-    return [
-        pytest.param(value, marks=pytest.mark.xdist_group(base)) for value, base in zip(values, bases, strict=True)
-    ]
-
-
 def validate(path: Path, *options: str) -> Result:
     return CliRunner().invoke(main, ["validate", str(path), "--threads", "1", *options])
 
 
-@pytest.mark.parametrize("name", in_groups(BASES, BASES))
+@pytest.mark.parametrize("name", BASES)
 def test_a_good_artifact_passes(good: Copies, name: str) -> None:
     result = validate(good(name).out, "--bisect")
     assert result.exit_code == 0, result.stderr
 
 
-@pytest.mark.parametrize("name", in_groups(BASES, BASES))
+@pytest.mark.parametrize("name", BASES)
 def test_so_does_one_that_says_the_same_in_other_bytes(good: Copies, copied: Copies, name: str) -> None:
     """What is stopped below is the fault, not the way in which it is planted."""
     artifact = copied(name)
@@ -50,9 +42,7 @@ def test_so_does_one_that_says_the_same_in_other_bytes(good: Copies, copied: Cop
     assert result.exit_code == 0, result.stderr
 
 
-@pytest.mark.parametrize(
-    "fault", in_groups(FAULTS, [fault.base for fault in FAULTS]), ids=lambda fault: fault.id.replace(" ", "_")
-)
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.id.replace(" ", "_"))
 def test_a_fault_is_stopped(good: Copies, copied: Copies, tmp_path: Path, fault: Fault) -> None:
     artifact, report = copied(fault.base), tmp_path / "report.json"
     fault.plant(artifact)

@@ -12,11 +12,10 @@ ROOT = Path(__file__).parents[2]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks every test of this folder; they start first, since they take longest, and one process runs them all."""
+    """Marks every test of this folder; they start first, since they take longest."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.real)
-            item.add_marker(pytest.mark.xdist_group("real"))
     items.sort(key=lambda item: item.get_closest_marker("real") is None)
 
 
