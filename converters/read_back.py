@@ -17,7 +17,7 @@ __all__ = ["PlainWeights"]
 class PlainWeights(ABC):
     """The weights of a file that can be read in the plain form; see `converters.format.StoredWeights`.
 
-    One tensor of the model folder is in memory at a time.
+    One tensor of the plain form is in memory at a time.
 
     Args:
         spec: The model's shapes.
@@ -29,6 +29,7 @@ class PlainWeights(ABC):
         for name in spec.tensors():
             for stored in self._form.holders([name]):
                 self._plain_of.setdefault(stored, []).append(name)
+        self._latest: dict[str, torch.Tensor] = {}
 
     @abstractmethod
     def plain(self, name: str) -> torch.Tensor:
@@ -45,4 +46,7 @@ class PlainWeights(ABC):
     def _as_in_the_model(self, name: str) -> torch.Tensor:
         if name not in self._plain_of:
             raise ArtifactError(f"'{name:.80}' is not a tensor of the model; export again")
-        return self._form.to_stored({part: self.plain(part) for part in self._plain_of[name]})[name].float()
+        if name not in self._latest:  # the experts of a layer are apart in the folder
+            self._latest = {}
+            self._latest = self._form.to_stored({part: self.plain(part) for part in self._plain_of[name]})
+        return self._latest.pop(name).float()

@@ -106,6 +106,8 @@ def _check_model(folder: Path, values: dict[str, object], checked: Checked) -> N
         arguments = ["export", model, "--task", f"a={folder}/a.jsonl", "--ratio", "0.3", "--layout", layout]
         arguments += ["--no-quality", "--no-speed", "--threads", "1", "--quiet", "--out", out]
         result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+        if layout == "uniform" and "differ in shape" in result.stderr:
+            return  # some layers have experts, others an MLP
         if result.exit_code:
             raise SystemExit(f"{values}: {result.stderr}")
         for column, (form, figure) in FORMS.items():

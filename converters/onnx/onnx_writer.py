@@ -17,7 +17,7 @@ from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import INLINE_BYTES, open_weights
 from converters.whole import whole_or_nothing
 from seap_export.errors import InputError, UsageError
-from seap_export.families import ModelSpec, model_spec, names
+from seap_export.families import Experts, ModelSpec, model_spec, names
 from seap_export.json_file import read_json
 
 __all__ = ["DATA_FILE", "MODEL_FILE", "refuse_unsupported", "write_onnx"]
@@ -81,10 +81,22 @@ def refuse_unsupported(spec: ModelSpec, form: OnnxForm = _DEFAULT) -> None:
             f"the embedding's rows of {spec.hidden_size} are not whole blocks of {how.block_size}; "
             f"{smaller}leave the embedding and LM head unquantised"
         )
+    if form.dialect == "fused":
+        for experts in spec.all(Experts):
+            _refuse_experts(experts)
     if spec.head_dim % HEAD_DIM_MULTIPLE:
         raise InputError(
             f"head_dim {spec.head_dim} is not supported in ONNX; GroupQueryAttention needs a multiple of "
             f"{HEAD_DIM_MULTIPLE}"
+        )
+
+
+def _refuse_experts(experts: Experts) -> None:
+    """Rejects what the operators for mixtures of experts lack."""
+    if experts.activation != "silu":
+        raise InputError(
+            f"experts with the activation {experts.activation} are not supported by ONNX Runtime's operator MoE; "
+            "use the standard dialect, fp32 or fp16"
         )
 
 

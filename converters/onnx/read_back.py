@@ -10,13 +10,15 @@ import onnx_ir as ir
 import torch
 
 from converters.onnx.form import read_form
+from converters.onnx.graph.experts import expert_matrices
 from converters.onnx.graph.linear import JOINED
 from converters.onnx.stored import open_graph
 from converters.onnx.weights.quantize import QuantizedMatrix, dequantize
 from converters.onnx.weights.scaling import Scaling
+from converters.onnx.weights.weights import StackedLayout
 from converters.read_back import PlainWeights
 from seap_export.errors import ArtifactError
-from seap_export.families import ModelSpec, names
+from seap_export.families import Experts, ModelSpec, names
 
 __all__ = ["GraphWeights"]
 
@@ -37,6 +39,7 @@ class GraphWeights(PlainWeights):
         self._exponents = Scaling.noted(graph.metadata_props, model).tensors(spec)
         self._shapes = spec.tensors()
         self._rows = dict(_joined(spec))
+        self._stacked = dict(_stacked(spec))
 
     def plain(self, name: str) -> torch.Tensor:
         """A tensor of the plain form in float32: scales and powers of two are undone.
@@ -52,6 +55,9 @@ class GraphWeights(PlainWeights):
 
     def _laid_out(self, name: str) -> torch.Tensor:
         """A tensor of the plain form: rows of one that is joined, transposed or quantised in the graph."""
+        if name in self._stacked:
+            stored, layout, part = self._stacked[name]
+            return layout.parts(self._matrix(stored, layout.shape))[part]
         stored, rows = self._rows.get(name, (name, slice(None)))
         if f"{stored}.packed" in self._tensors and self._how is not None:
             points = f"{stored}.zero_points"
@@ -64,6 +70,19 @@ class GraphWeights(PlainWeights):
         if f"{stored}.transposed" in self._tensors:
             return self._number(f"{stored}.transposed")[:, rows].T.float()
         return self._number(stored)[rows].float()
+
+    def _matrix(self, stored: str, shape: tuple[int, int, int]) -> torch.Tensor:
+        """The matrices of experts, one below the other."""
+        if f"{stored}.packed" not in self._tensors or self._how is None:
+            return self._number(stored).flatten(0, 1).float()
+        packed, scales = (self._number(f"{stored}.{part}").flatten(0, 1) for part in ("packed", "scales"))
+        points = f"{stored}.zero_points"
+        matrix = QuantizedMatrix(
+            packed.unflatten(1, (scales.shape[1], -1)),
+            scales.float(),
+            self._number(points).flatten(0, 1) if points in self._tensors else None,
+        )
+        return dequantize(matrix, self._how, shape[2])
 
     def _number(self, name: str) -> torch.Tensor:
         value = self._tensors.get(name)
@@ -87,3 +106,13 @@ def _joined(spec: ModelSpec) -> Iterable[tuple[str, tuple[str, slice]]]:
                     first = sublayer.readers[0]
                     yield named(projection, layer), (named(first, layer).replace(first, str(stored_as)), rows)
                 start = rows.stop
+
+
+def _stacked(spec: ModelSpec) -> Iterable[tuple[str, tuple[str, StackedLayout, int]]]:
+    """Where the experts are: as which part of which matrices."""
+    for layer in range(len(spec.layers)):
+        for experts in spec.layers[layer].sublayers:
+            if isinstance(experts, Experts):
+                for weights, stored, layout in expert_matrices(experts, layer, spec.hidden_size):
+                    for part, name in enumerate(weights):
+                        yield name, (stored, layout, part)

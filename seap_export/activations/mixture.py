@@ -8,6 +8,7 @@ import torch
 
 from seap_export.activations.covariance import mirrored
 from seap_export.activations.moments import Moments
+from seap_export.activations.routing import RoutingSample
 from seap_export.activations.statistics import Calibration, LayerMoments
 from seap_export.errors import InputError
 from seap_export.families.names import Projection
@@ -70,6 +71,16 @@ class Mixture:
             self.calibrations[task].add_covariance(index, output, total, probability)
             total.addr_(means[task] - mean, means[task] - mean, alpha=probability)
         return mirrored(total)
+
+    def routing(self, index: int, output: Projection) -> tuple[RoutingSample, torch.Tensor]:
+        """The samples of all tasks at a layer's mixture of experts, and the probability of each token, float64."""
+        samples = {task: calibration.routing(index, output) for task, calibration in self.calibrations.items()}
+        weights = [
+            torch.full((len(samples[task].logits),), p / len(samples[task].logits), dtype=torch.float64)
+            for task, p in self.probabilities.items()
+        ]
+        joined = (torch.cat([getattr(one, part) for one in samples.values()]) for part in ("logits", "products"))
+        return RoutingSample(*joined), torch.cat(weights)
 
     def sensitivity(self) -> torch.Tensor:
         """Mean of the tasks' sensitivities, float64 [layers, sublayers]."""

@@ -13,8 +13,9 @@ from safetensors import SafetensorError, safe_open
 
 from seap_export.activations.covariance import add_packed, mirrored
 from seap_export.activations.moments import Moments
+from seap_export.activations.routing import RoutingSample, sampled_tokens
 from seap_export.errors import ArtifactError, InputError
-from seap_export.families import ModelSpec
+from seap_export.families import Experts, ModelSpec, Sublayer
 from seap_export.families.names import Projection
 from seap_export.json_file import read_json, write_json
 from seap_export.layers.kept import UNFINISHED, keep_tensors, kept_tensors
@@ -83,9 +84,16 @@ class CalibrationRecord:
             raise ValueError(f"{len(shared)} texts are both calibration and held-out texts")
 
 
-def covariance_bytes(spec: ModelSpec) -> int:
-    """Bytes of a task's covariances, whose upper triangles are stored."""
-    return sum(4 * n * (n + 1) // 2 for n in spec.channels)
+def covariance_bytes(spec: ModelSpec, tokens: int = 0) -> int:
+    """Bytes of a task's covariances, whose upper triangles are stored, and of the samples of mixtures of experts."""
+    return sum(4 * _numbers(sublayer, tokens) for sublayer in spec.sublayers)
+
+
+def _numbers(sublayer: Sublayer, tokens: int) -> int:
+    if isinstance(sublayer, Experts):
+        number = sublayer.num_experts
+        return sampled_tokens(sublayer, tokens) * (number + number * (number + 1) // 2)
+    return sublayer.channels * (sublayer.channels + 1) // 2
 
 
 @dataclass(frozen=True)
@@ -94,11 +102,13 @@ class SublayerStatistics:
 
     Attributes:
         moments: Its moments.
-        covariance: Its covariance as `pack_symmetric` gives it, float32.
+        covariance: Its covariance as `pack_symmetric` gives it, float32; None: that of a mixture of experts.
+        routing: The sample of a mixture of experts.
     """
 
     moments: Moments
-    covariance: torch.Tensor
+    covariance: torch.Tensor | None = None
+    routing: RoutingSample | None = None
 
 
 def write_layer(folder: Path, index: int, statistics: Mapping[Projection, SublayerStatistics]) -> None:
@@ -107,7 +117,11 @@ def write_layer(folder: Path, index: int, statistics: Mapping[Projection, Sublay
     for output, sublayer in statistics.items():  # what has 8 bytes comes first, so that everything is aligned
         tensors[f"{output}.mean"] = sublayer.moments.mean
         tensors[f"{output}.variance"] = sublayer.moments.variance
-    tensors |= {f"{output}.covariance": sublayer.covariance for output, sublayer in statistics.items()}
+    for output, sublayer in statistics.items():
+        if sublayer.covariance is not None:
+            tensors[f"{output}.covariance"] = sublayer.covariance
+        if sublayer.routing is not None:
+            tensors |= {f"{output}.{name}": tensor for name, tensor in vars(sublayer.routing).items()}
     part = folder / UNFINISHED / "layer"
     part.parent.mkdir(exist_ok=True)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
@@ -190,6 +204,11 @@ class Calibration:
         total = torch.zeros(channels, channels, dtype=torch.float64)
         self.add_covariance(index, output, total, 1.0)
         return mirrored(total)
+
+    def routing(self, index: int, output: Projection) -> RoutingSample:
+        """The sample of a layer's mixture of experts."""
+        parts = [f"{output}.{part}" for part in ("logits", "products")]
+        return RoutingSample(*self._read(_layer_file(index), parts).values())
 
     def add_covariance(self, index: int, output: Projection, total: torch.Tensor, weight: float) -> None:
         """Adds that covariance, times a weight, to the upper triangle of a float64 matrix."""

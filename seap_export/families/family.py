@@ -12,13 +12,25 @@ from typing import Any, Literal
 
 from seap_export.errors import InputError
 from seap_export.families.gguf_form import GgufForm
-from seap_export.families.names import BCX, CONVOLUTION, NORMS, OUTPUTS, PROJECTIONS, QKV, USUAL_NAMES, Projection
+from seap_export.families.names import (
+    BCX,
+    CONVOLUTION,
+    DENSE,
+    NORMS,
+    OUTPUTS,
+    PROJECTIONS,
+    QKV,
+    ROUTED,
+    USUAL_NAMES,
+    Projection,
+)
 from seap_export.families.parts import (
     AdjustedSize,
     Block,
     ConvolutionRules,
     Requirement,
     RotaryRules,
+    Routing,
     Window,
     Wrapper,
 )
@@ -85,6 +97,7 @@ class Family:
         convolution: The short convolutions; None: there are none.
         adjusted_size: A rule for the number of neurons; None: `intermediate_size` is that number.
         window: Which layers attend within a window; None: none.
+        experts: Which layers have a mixture of experts; None: none.
         wrapper: A multimodal checkpoint that holds a model of the family.
         gguf: How GGUF files hold models of the family; None if they use the architecture of another family.
     """
@@ -111,6 +124,7 @@ class Family:
     convolution: ConvolutionRules | None = None
     adjusted_size: AdjustedSize | None = None
     window: Window | None = None
+    experts: Routing | None = None
     wrapper: Wrapper | None = None
     gguf: GgufForm | None = None
 
@@ -127,7 +141,7 @@ class Family:
     @property
     def projections(self) -> tuple[Projection, ...]:
         """Those that the layers of its models have."""
-        lacking = _lacking(is_gated=self.block.is_gated, has_convolutions=self.convolution is not None)
+        lacking = _lacking(self.block, self.convolution, self.experts)
         return tuple(name for name in PROJECTIONS if name not in lacking)
 
     @property
@@ -180,16 +194,22 @@ class Family:
         return self.stored(name, layer).removesuffix(".weight").removesuffix(".bias")
 
 
-def _lacking(*, is_gated: bool, has_convolutions: bool) -> frozenset[Projection]:
+def _lacking(block: Block, convolution: ConvolutionRules | None, experts: Routing | None) -> frozenset[Projection]:
     """The projections that no layer of such a family has."""
-    lacking: set[Projection] = set() if is_gated else {"gate_proj"}
-    return frozenset(lacking if has_convolutions else {*lacking, *CONVOLUTION})
+    lacking: set[Projection] = set() if block.is_gated else {"gate_proj"}
+    lacking |= set(CONVOLUTION) if convolution is None else set()
+    if experts is None:
+        lacking |= set(ROUTED)
+    elif experts.layers == "all":
+        lacking |= set(DENSE)
+    return frozenset(lacking)
 
 
 _PARTS = {
     "adjusted_size": AdjustedSize,
     "block": Block,
     "convolution": ConvolutionRules,
+    "experts": Routing,
     "gguf": GgufForm,
     "rotation": RotaryRules,
     "window": Window,
@@ -208,11 +228,11 @@ def families() -> tuple[Family, ...]:
 
 
 def _parse(table: dict[str, Any]) -> Family:
-    lacking = _lacking(is_gated=table.get("block", {}).get("is_gated", True), has_convolutions="convolution" in table)
-    table["names"] = _names(table.get("names", {}), lacking)
-    table["names"] |= _bias_names(table["names"], table.get("biases", {}))
     parsed = {key: _parsed(key, _frozen(value)) for key, value in table.items()}
-    return Family(**parsed)
+    lacking = _lacking(parsed.get("block", Block()), parsed.get("convolution"), parsed.get("experts"))
+    stored_names = _names(table.get("names", {}), lacking)
+    stored_names |= _bias_names(stored_names, table.get("biases", {}))
+    return Family(**parsed | {"names": MappingProxyType(stored_names)})
 
 
 def _names(stored_names: Mapping[str, str], lacking: frozenset[Projection]) -> dict[str, str]:

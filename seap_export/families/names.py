@@ -12,11 +12,13 @@ from typing import Literal, get_args
 __all__ = [
     "BCX",
     "CONVOLUTION",
+    "DENSE",
     "LAYER",
     "NORMS",
     "OUTPUTS",
     "PROJECTIONS",
     "QKV",
+    "ROUTED",
     "USUAL_NAMES",
     "Norm",
     "Projection",
@@ -29,6 +31,7 @@ __all__ = [
 Projection = Literal[
     "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     "b_proj", "c_proj", "x_proj", "out_proj",
+    "router", "experts_gate_proj", "experts_up_proj", "experts_down_proj",
 ]  # fmt: skip
 PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
 #: The projections that attention reads; either all three have a bias or none has.
@@ -37,7 +40,10 @@ QKV: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj")
 BCX: tuple[Projection, ...] = ("b_proj", "c_proj", "x_proj")
 #: Those of a short convolution.
 CONVOLUTION: tuple[Projection, ...] = (*BCX, "out_proj")
-#: The output projections of all kinds of sublayers.
+#: The projections of an MLP, and those of a mixture of experts: its router, and those of all experts together.
+DENSE: tuple[Projection, ...] = ("gate_proj", "up_proj", "down_proj")
+ROUTED: tuple[Projection, ...] = ("router", "experts_gate_proj", "experts_up_proj", "experts_down_proj")
+#: The output projections that compensation can give a bias.
 OUTPUTS: tuple[Projection, ...] = ("o_proj", "down_proj", "out_proj")
 #: The norms of the residual stream: before and after attention or a convolution, before and after the MLP.
 Norm = Literal["input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm"]
@@ -51,10 +57,12 @@ _INNER: Mapping[str, str] = {
     **{f"{norm}_bias": f"{norm}.bias" for norm in NORMS},
     **{name: f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")},
     **{name: f"self_attn.{name}.weight" for name in ("q_norm", "k_norm")},
-    **{name: f"mlp.{name}" for name in ("gate_proj", "up_proj", "down_proj")},
+    **{name: f"mlp.{name}" for name in DENSE},
     **{name: f"conv.{name}" for name in CONVOLUTION},
     "kernel": "conv.conv.weight",
     "kernel_bias": "conv.conv.bias",
+    "router": "mlp.gate",
+    **{f"experts_{name}": f"mlp.experts.{name}" for name in DENSE},
 }
 #: What most families call the parts that all have, as in a description: those in a layer are relative to it.
 USUAL_NAMES: Mapping[str, str] = {**_TABLES, "layer": LAYER, **{name: _INNER[name] for name in PROJECTIONS}}

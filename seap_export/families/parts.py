@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-__all__ = ["AdjustedSize", "Block", "ConvolutionRules", "QkNorm", "Requirement", "RotaryRules", "Window", "Wrapper"]
+__all__ = [
+    "AdjustedSize",
+    "Block",
+    "ConvolutionRules",
+    "QkNorm",
+    "Requirement",
+    "RotaryRules",
+    "Routing",
+    "Window",
+    "Wrapper",
+]
 
 #: How queries and keys are normalised: each head before or after it is rotated, or all heads as one vector before.
 QkNorm = Literal["before_rotation", "after_rotation", "over_all_heads"]
@@ -130,6 +140,27 @@ class Window:
     def __post_init__(self) -> None:
         if self.layers not in ("all", "layer_types"):
             raise ValueError(f"window.layers cannot be '{self.layers}'")
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Which layers have a mixture of experts in the place of an MLP, and how it computes.
+
+    Attributes:
+        module: The torch module of the mixture in transformers 5; its `experts` hold gate and up of all in one tensor.
+        router: The name of the router in it.
+        layers: All of them, or those that `decoder_sparse_step` and `mlp_only_layers` leave (`step`).
+        normalised: Whether the weights of a token's experts are divided by their sum, or the key that says so.
+    """
+
+    module: str
+    router: str = "gate"
+    layers: Literal["all", "step"] = "all"
+    normalised: bool | str = True
+
+    def __post_init__(self) -> None:
+        if self.layers not in ("all", "step"):
+            raise ValueError(f"experts.layers cannot be '{self.layers}'")
 
 
 @dataclass(frozen=True)

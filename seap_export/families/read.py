@@ -12,9 +12,10 @@ from seap_export.families.config_reader import ConfigReader, number, positive
 from seap_export.families.family import PRUNED_FROM, family_of_model_type, wrapper_of_model_type
 from seap_export.families.layer_types import LayerKind, read_layer_types
 from seap_export.families.names import OUTPUTS
+from seap_export.families.parts import Routing
 from seap_export.families.rope import RopeSpec, query_scaling, read_ropes
 from seap_export.families.spec import BlockSpec, LayerSpec, ModelSpec, NormSpec
-from seap_export.families.sublayers import QK_NORMS, Activation, Attention, Convolution, Mlp, Sublayer
+from seap_export.families.sublayers import QK_NORMS, Activation, Attention, Convolution, Experts, Mlp, Sublayer
 from seap_export.families.windows import read_windows
 
 __all__ = ["dense_config", "language_config", "model_spec"]
@@ -190,12 +191,35 @@ def _layer(
             kernel_size=config.positive(rules.kernel_size),
         )
 
+    def experts(rules: Routing) -> Experts:
+        return Experts(
+            num_experts=size("num_experts"),
+            moe_intermediate_size=config.positive("moe_intermediate_size"),
+            experts_per_token=config.positive("num_experts_per_tok"),
+            is_normalised=_are_normalised(config, rules.normalised),
+            activation=_activation(config),
+        )
+
     first = attention() if kind == "attention" else convolution()
+    if family.experts is not None and _has_experts(config, family.experts, index):
+        return LayerSpec((wired(first), wired(experts(family.experts))))
     mlp = Mlp(intermediate_size=size("intermediate_size"), activation=_activation(config), is_gated=block.is_gated)
     before, behind = wired(first), wired(mlp)
     if config.get(block.beside) if isinstance(block.beside, str) else block.beside:
         behind = replace(behind, beside=True, norm_before=behind.norm_before or before.norm_before)
     return LayerSpec((before, behind))
+
+
+def _has_experts(config: ConfigReader, rules: Routing, index: int) -> bool:
+    """Whether a layer has a mixture of experts in the place of an MLP."""
+    if rules.layers == "all":
+        return True
+    dense, step = config.get("mlp_only_layers", ()), config.positive("decoder_sparse_step", 1)
+    return index not in dense and (index + 1) % step == 0
+
+
+def _are_normalised(config: ConfigReader, rule: bool | str) -> bool:
+    return bool(config.get(rule, False)) if isinstance(rule, str) else rule
 
 
 def _activation(config: ConfigReader) -> Activation:

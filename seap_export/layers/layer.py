@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from seap_export.families import Attention, Convolution, LayerSpec, Mlp, ModelSpec, Sublayer, names
+from seap_export.families import Attention, Convolution, Experts, LayerSpec, Mlp, ModelSpec, Sublayer, names
 from seap_export.families.names import Projection
 from seap_export.layers.attention import attention_channels
 from seap_export.layers.batches import Batch
 from seap_export.layers.convolution import convolution_channels
+from seap_export.layers.experts import experts_channels, experts_product
 from seap_export.layers.mlp import mlp_channels
 from seap_export.layers.norm import Norm
 
@@ -29,6 +30,7 @@ _CHANNELS: Mapping[type[Sublayer], Callable[[Any, Any, torch.Tensor, Batch], tor
     Attention: attention_channels,
     Convolution: convolution_channels,
     Mlp: mlp_channels,
+    Experts: experts_channels,
 }
 
 
@@ -75,6 +77,10 @@ class DecoderLayer:
         """A tensor by its name in the plain form, float32; None: the layer has none."""
         return self._tensors.get(names.tensor(name, self._index))
 
+    def weight(self, projection: Projection) -> torch.Tensor:
+        """The weight of a projection, float32 [out, in]."""
+        return self._tensors[names.weight(projection, self._index)]
+
     def channels(self, output: Projection, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The input of an output projection at the real tokens of a batch, [tokens, channels].
 
@@ -95,10 +101,14 @@ class DecoderLayer:
         gain = None if name is None else self.tensor(name)
         return None if gain is None else Norm(self._spec.norm, gain, self.tensor(f"{name}_bias"))
 
-    def linear(self, projection: Projection, x: torch.Tensor) -> torch.Tensor:
-        """The product of a projection with its input, and its bias; [..., out]."""
-        weight = self._tensors[names.weight(projection, self._index)]
-        return functional.linear(x, weight, self._tensors.get(names.bias(projection, self._index)))
+    def linear(self, projection: Projection, x: torch.Tensor, rows: slice | None = None) -> torch.Tensor:
+        """The product of a projection with its input, and its bias, [..., out]; of some of its rows, or of all."""
+        weight, bias = self.weight(projection), self._tensors.get(names.bias(projection, self._index))
+        if projection == Experts.output:
+            return experts_product(self._layer[Experts], weight, x)
+        if rows is not None:
+            weight, bias = weight[rows], None if bias is None else bias[rows]
+        return functional.linear(x, weight, bias)
 
     def update(self, output: Projection, product: torch.Tensor) -> torch.Tensor:
         """What a sublayer adds to the stream, given the product of its output projection; [tokens, hidden_size]."""

@@ -11,7 +11,7 @@ from seap_export.families import Mlp
 from seap_export.layers.batches import Batch
 from seap_export.layers.operands import Operands
 
-__all__ = ["mlp_channels"]
+__all__ = ["ACTIVATIONS", "mlp_channels"]
 
 
 def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
@@ -22,7 +22,7 @@ def _relu2(x: torch.Tensor) -> torch.Tensor:
     return functional.relu(x).square()
 
 
-_ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": functional.silu,
     "gelu_tanh": _gelu_tanh,
     "gelu": functional.gelu,
@@ -35,6 +35,6 @@ def mlp_channels(operands: Operands, mlp: Mlp, stream: torch.Tensor, batch: Batc
     """The activations of the neurons, [tokens, neurons]; no token needs to know of others."""
     x = operands.read(mlp.output, stream)
     if not mlp.is_gated:
-        return _ACTIVATIONS[mlp.activation](operands.linear("up_proj", x))
-    gate = _ACTIVATIONS[mlp.activation](operands.linear("gate_proj", x))
+        return ACTIVATIONS[mlp.activation](operands.linear("up_proj", x))
+    gate = ACTIVATIONS[mlp.activation](operands.linear("gate_proj", x))
     return gate * operands.linear("up_proj", x)

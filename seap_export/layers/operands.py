@@ -21,8 +21,11 @@ class Operands(Protocol):
     def read(self, output: Projection, stream: torch.Tensor) -> torch.Tensor:
         """What the sublayer of an output projection reads of the stream, through its norm if there is one."""
 
-    def linear(self, projection: Projection, x: torch.Tensor) -> torch.Tensor:
-        """The product of a projection with its input, and its bias; [..., out]."""
+    def linear(self, projection: Projection, x: torch.Tensor, rows: slice | None = None) -> torch.Tensor:
+        """The product of a projection with its input, and its bias, [..., out]; of some of its rows, or of all."""
+
+    def weight(self, projection: Projection) -> torch.Tensor:
+        """The weight of a projection, float32 [out, in]."""
 
     def tensor(self, name: str) -> torch.Tensor | None:
         """A tensor by its name in the plain form, such as `q_norm`; None: the layer has none."""

@@ -18,6 +18,7 @@ from torch import nn
 
 from seap_export.errors import EnvironmentFailure
 from seap_export.families import LayerSpec, ModelSpec
+from seap_export.layers.stock_experts import ExpertModules
 
 __all__ = ["BatchPass", "StockModel"]
 
@@ -101,12 +102,19 @@ class StockModel:
                 'compared with; run: pip install --upgrade "transformers<6"'
             )
         config._attn_implementation = None  # a config may name a kernel of the hub
+        config._experts_implementation = "eager"  # the others have no kernels in float64
         options = {} if attention is None else {"attn_implementation": attention}
         with _parameters_on_meta(), _no_init_weights():
             model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, **options)
         model.tie_weights()  # which is else part of the initialisation
         self.model: Any = model.eval()
         self._device, self._spec, self._family = device, spec, spec.family
+        self._modules = ExpertModules(spec, dict(self.model.named_parameters()))
+        if not self._modules.are_joint:
+            raise EnvironmentFailure(
+                f"transformers {transformers.__version__} is not supported with mixtures of experts; "
+                'run: pip install --upgrade "transformers<6"'
+            )
         for module in self.model.modules():  # not `model.to`, which would give memory to parameters
             for name, buffer in module.named_buffers(recurse=False):
                 setattr(module, name, buffer.to(device))
@@ -122,6 +130,12 @@ class StockModel:
     def is_tied(self) -> bool:
         """Whether transformers uses the embedding as LM head, too."""
         return bool(getattr(self.model.config, "tie_word_embeddings", False))
+
+    @property
+    def stored_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor that a checkpoint of the model has."""
+        parameters = self.model.named_parameters(remove_duplicate=False)
+        return self._modules.stored({name: tuple(parameter.shape) for name, parameter in parameters})
 
     def load_outer(self, name: str, weight: torch.Tensor | None) -> None:
         """Gives the embedding (`embed_tokens`), the last norm (`norm`) or the LM head (`lm_head`) its weight or bias.
@@ -139,7 +153,8 @@ class StockModel:
     def load(self, index: int, tensors: Mapping[str, torch.Tensor]) -> None:
         """Gives a layer its weights, by stored name, in the dtype to compute in."""
         prefix = self._prefix.format(layer=index)
-        weights = {name.removeprefix(prefix): _parameter(tensor.to(self._device)) for name, tensor in tensors.items()}
+        filled = self._modules.filled(index, tensors)
+        weights = {name.removeprefix(prefix): _parameter(tensor.to(self._device)) for name, tensor in filled.items()}
         self._layers[index].load_state_dict(weights, assign=True)
 
     def release(self, index: int) -> None:

@@ -98,6 +98,13 @@ def _one_layer(config: PretrainedConfig) -> PretrainedConfig:
     return single
 
 
+def _take_implementations(config: PretrainedConfig, chosen: PretrainedConfig) -> None:
+    """Lets layers compute attention and, since transformers 5, experts as a stock constructor has chosen."""
+    for name in ("_attn_implementation", "_experts_implementation"):
+        if hasattr(chosen, name):
+            setattr(config, name, getattr(chosen, name))
+
+
 def _build_layers(model: nn.Module, config: PretrainedConfig) -> None:
     """Replaces the single layer of a base model by those of the config."""
     layer_class = type(model.layers[0])
@@ -110,7 +117,7 @@ class _PrunedModel:
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(_one_layer(config))
-        config._attn_implementation = self.config._attn_implementation
+        _take_implementations(config, self.config)
         _build_layers(self, config)
         self.post_init()
 
@@ -120,10 +127,21 @@ class _PrunedForCausalLM:
 
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(_one_layer(config))
-        config._attn_implementation = self.config._attn_implementation
+        _take_implementations(config, self.config)
         _build_layers(self.model, config)
         self.config = config
         self.post_init()
+
+
+def _register_conversions(stock: str, pruned: str) -> None:
+    """Makes transformers 5 join the experts of a checkpoint as it does for the family's own."""
+    try:
+        from transformers import conversion_mapping
+    except ImportError:  # transformers 4.57, whose modules are those of the checkpoint
+        return
+    mapping = conversion_mapping.get_checkpoint_conversion_mapping(stock)
+    if mapping is not None:
+        conversion_mapping.register_checkpoint_conversion_mapping(pruned, mapping, overwrite=True)
 
 
 @cache
@@ -132,6 +150,7 @@ def _model_class(stem: str, kind: str) -> type:
     mixin = _PrunedForCausalLM if kind == "ForCausalLM" else _PrunedModel
     if kind == "Model":
         stock = transformers.MODEL_MAPPING[stock.config_class]  # by config, since Gemma 3's is called Gemma3TextModel
+    _register_conversions(stock.config_class.model_type, config_class(stem).model_type)
     members = {"__module__": __name__, "config_class": config_class(stem)}
     return type(f"Seap{stem}{kind}", (mixin, stock), members)
 

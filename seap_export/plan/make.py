@@ -11,7 +11,7 @@ import torch
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
 from seap_export.errors import InputError
-from seap_export.families import names
+from seap_export.families import Experts, names
 from seap_export.families.names import Projection
 from seap_export.layers.compute import Compute
 from seap_export.layers.kept import UNFINISHED, keep_tensors
@@ -127,12 +127,14 @@ def _output_weights(source: Source, index: int) -> dict[Projection, torch.Tensor
 
 
 def _eliminate(source: Source, statistics: Mixture, index: int, ridge: float, compute: Compute) -> LayerOptions:
-    weights = _output_weights(source, index)
+    layer, weights = source.spec.layers[index], _output_weights(source, index)
+    mixtures = [output for output in layer.outputs if isinstance(layer.named(output), Experts)]
     return options_from_elimination(
         source.spec,
         index,
         weights,
-        {output: statistics.covariance(index, output) for output in weights},
+        {output: statistics.covariance(index, output) for output in weights if output not in mixtures},
+        routing={output: statistics.routing(index, output) for output in mixtures},
         ridge=ridge / statistics.effective_tokens,  # as in `shrink.refit`
         device=compute.device,
     )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
+from seap_export.activations.routing import RoutingSample
 from seap_export.errors import UsageError
-from seap_export.families import ModelSpec
+from seap_export.families import Experts, ModelSpec
 from seap_export.families.names import Projection
-from seap_export.plan.sublayers import LayerOptions, Options, options_type
+from seap_export.plan.sublayers import ExpertOptions, LayerOptions, Options, options_type
 from seap_export.scores import LayerScores
 
 __all__ = ["options_from_elimination", "options_from_scores"]
@@ -38,6 +40,7 @@ def options_from_elimination(
     covariances: Mapping[Projection, torch.Tensor],
     *,
     ridge: float,
+    routing: Mapping[Projection, tuple[RoutingSample, torch.Tensor]] = MappingProxyType({}),
     device: torch.device = torch.device("cpu"),  # noqa: B008 - it is immutable
 ) -> LayerOptions:
     """The options of a layer whose projections are refitted; losses as in `Refit`.
@@ -51,6 +54,7 @@ def options_from_elimination(
         covariances: Centred covariances of their inputs, float64 [channels, channels], contiguous. They are
             overwritten.
         ridge: Ridge of the refit, as a fraction of the sum of the variances of an input's channels; positive.
+        routing: For mixtures of experts, which have no covariance, a sample of tokens and the weight of each.
         device: Where this is computed.
 
     Raises:
@@ -59,14 +63,17 @@ def options_from_elimination(
     """
     if not 0.0 < ridge < math.inf:
         raise UsageError(f"ridge {ridge} is out of range; give a positive number")
-    for output, weight in weights.items():
-        covariance = covariances[output]
+    for output, covariance in covariances.items():
+        weight = weights[output]
         if covariance.shape != (weight.shape[1],) * 2 or not bool(covariance.isfinite().all()):
             raise ValueError("a covariance must be finite, and as wide as the weight's input")
     options: list[Options[Any]] = []
     for sublayer in spec.layers[layer].sublayers:
         if sublayer.whole_because:
             options.append(options_type(sublayer).whole(sublayer, spec.hidden_size))
+            continue
+        if isinstance(sublayer, Experts):
+            options.append(ExpertOptions.from_routing(sublayer, spec.hidden_size, *routing[sublayer.output]))
             continue
         weight, covariance = (parts[sublayer.output].to(device) for parts in (weights, covariances))
         eliminated = options_type(sublayer).from_elimination(sublayer, spec.hidden_size, weight, covariance, ridge)

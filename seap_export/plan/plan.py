@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import Family, LayerSpec, ModelSpec
-from seap_export.families.names import Projection
+from seap_export.families.names import OUTPUTS, Projection
 from seap_export.json_file import read_json
 from seap_export.plan.settings import PlanSettings
 from seap_export.plan.sparsity import Sparsity
@@ -165,13 +165,13 @@ class Plan:
 
     def has_intercept(self, output: Projection, family: Family) -> bool:
         """Whether compensation may give an output projection a bias."""
-        return self.settings.layout == "per-layer" or family.can_have_bias(output)
+        return (self.settings.layout == "per-layer" and output in OUTPUTS) or family.can_have_bias(output)
 
     def _biases(self, dense: ModelSpec) -> tuple[frozenset[Projection], ...]:
         """For each layer the projections to which compensation gives a bias, or a place for one."""
         family, compensated = dense.family, self.compensated(dense)
         if self.settings.layout == "per-layer":
-            return compensated
+            return tuple(outputs & frozenset(OUTPUTS) for outputs in compensated)
         outputs = frozenset[Projection]().union(*compensated)
         switched = [family.switched_with(output) for output in outputs if self.has_intercept(output, family)]
         return (frozenset[Projection]().union(*switched),) * len(self.layers)
@@ -189,7 +189,8 @@ class Plan:
                 is_cut = layer.is_cut(output, whole)
                 changed = changed or is_cut
                 has_place = self.has_intercept(output, dense.family)
-                refitted = {"none": False, "sequential": changed, "one-shot": is_cut, "bias": is_cut and has_place}
+                alone = is_cut and whole.named(output).has_covariance
+                refitted = {"none": False, "sequential": changed, "one-shot": alone, "bias": alone and has_place}
                 here += [output] if refitted[self.settings.compensation] else []
             chosen.append(frozenset(here))
         return tuple(chosen)

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from seap_export.activations.covariance import CovarianceAccumulator
 from seap_export.activations.mixture import Mixture
-from seap_export.families import names
+from seap_export.families import Experts, names
 from seap_export.families.names import Projection
 from seap_export.layers.batches import length_buckets, token_weights
 from seap_export.layers.compute import Compute
@@ -25,6 +25,7 @@ from seap_export.layers.hidden_states import HiddenStates, SublayerPass, output_
 from seap_export.layers.layer import DecoderLayer
 from seap_export.rounding.columns import round_columns
 from seap_export.rounding.grid import BlockQuantization
+from seap_export.shrink.expert_refit import fit_experts
 from seap_export.shrink.refit import refit
 from seap_export.shrink.refit_streams import Inputs
 from seap_export.shrink.sequential import storage_for
@@ -149,11 +150,15 @@ class RoundedLayers:
         """Rounds one layer, and advances both streams through it."""
         tensors = self._source.read_layer(index)
         rounded = dict(tensors)
-        for output in self._spec.layers[index].outputs:
+        for sublayer in self._spec.layers[index].sublayers:
+            output = sublayer.output
             exact = DecoderLayer(self._spec, index, tensors, self._device, only=output)
             rounded |= self._readers(index, output, exact, tensors)
             layer = DecoderLayer(self._spec, index, rounded, self._device, only=output)
-            rounded |= self._output(index, output, exact, layer, tensors)
+            if isinstance(sublayer, Experts):
+                rounded |= self._experts(index, sublayer, exact, layer, rounded)
+            else:
+                rounded |= self._output(index, output, exact, layer, tensors)
             del exact, layer  # before the next sublayer is converted
         return rounded
 
@@ -167,7 +172,10 @@ class RoundedLayers:
         mean, float_mean = sums.mean(), sums.target_mean()
         covariance, cross = sums.covariance(), sums.cross_covariance()
         tensors_rounded: dict[str, torch.Tensor] = {}
-        for projection in self._spec.layers[index].named(output).readers:
+        sublayer = self._spec.layers[index].named(output)
+        for projection in sublayer.readers:
+            if projection not in sublayer.rounded(self._spec.hidden_size, self._how.block_size):
+                continue
             weight, bias = self._operands(projection, index, tensors)
             target = weight @ float_mean
             tensors_rounded |= self._rounded_projection(
@@ -203,6 +211,26 @@ class RoundedLayers:
             product = functional.linear(inputs.take(batch_index), *operands_fitted)
             self._rounded.add(layer, output, batch_index, layer.update(output, product))
         return fitted
+
+    def _experts(
+        self, index: int, experts: Experts, exact: DecoderLayer, layer: DecoderLayer, tensors: Tensors
+    ) -> dict[str, torch.Tensor]:
+        """The same for a mixture of experts, whose projections are rounded one after another."""
+        output, name = experts.output, names.weight(experts.output, index)
+        if output not in experts.rounded(self._spec.hidden_size, self._how.block_size):
+            self._floats.advance(exact, output)
+            self._rounded.advance(layer, output)
+            return {}
+
+        def store(weight: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:
+            return round_columns(weight, moment, self._how)
+
+        fitted = fit_experts(experts, exact, layer, self._floats, self._rounded, self._weights, _RIDGE, store)
+        rounded = {name: fitted.cpu()}
+        self._rounded.advance(
+            DecoderLayer(self._spec, index, {**tensors, **rounded}, self._device, only=output), output
+        )
+        return rounded
 
     def _operands(
         self, projection: Projection, index: int, tensors: Tensors

@@ -14,11 +14,12 @@ import torch
 from torch.nn import functional
 
 from seap_export.activations.covariance import CovarianceAccumulator
-from seap_export.families import names
+from seap_export.families import Experts, names
 from seap_export.families.names import Projection
 from seap_export.layers.hidden_states import HiddenStates, SublayerOutput
 from seap_export.layers.layer import DecoderLayer
 from seap_export.plan.plan import Plan
+from seap_export.shrink.expert_refit import fit_experts
 from seap_export.shrink.layer import shrink_layer, with_all_biases
 from seap_export.shrink.refit import OutputFit, refit
 from seap_export.shrink.target import refit_target
@@ -73,7 +74,8 @@ class RefitStreams:
         shrunk = with_all_biases(shrunk, self._spec, index)
         for output in self._spec.layers[index].outputs:
             if output in self._fitted[index]:
-                shrunk |= self._fit(index, output, tensors, shrunk)
+                fit = self._fit_experts if output == Experts.output else self._fit
+                shrunk |= fit(index, output, tensors, shrunk)
             else:  # nothing is cut so far, so the streams are still the same
                 layer = DecoderLayer(self._source.spec, index, tensors, self._device, only=output)
                 self._dense.advance(layer, output, partial(self._add_to_shrunk, layer, output))
@@ -105,6 +107,27 @@ class RefitStreams:
         for batch_index in range(len(self._weights)):
             product = functional.linear(inputs.take(batch_index), *operands)
             self._shrunk.add(layer, output, batch_index, layer.update(output, product))
+        return {name: tensor.cpu() for name, tensor in stored.items()}
+
+    def _fit_experts(
+        self, index: int, output: Projection, dense: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """The same for a mixture of experts."""
+        layer = DecoderLayer(self._spec, index, tensors, self._device, only=output)
+        exact = DecoderLayer(self._source.spec, index, dense, self._device, only=output)
+        experts, dtype = self._spec.layers[index][Experts], self._source.reader.dtype
+        fitted = fit_experts(
+            experts,
+            exact,
+            layer,
+            self._dense,
+            self._shrunk,
+            self._weights,
+            self._plan.settings.ridge,
+            lambda weight, _: weight.to(dtype),
+        )
+        stored = {names.weight(output, index): fitted.to(dtype)}
+        self._shrunk.advance(DecoderLayer(self._spec, index, {**tensors, **stored}, self._device, only=output), output)
         return {name: tensor.cpu() for name, tensor in stored.items()}
 
     def _sums(

@@ -13,6 +13,7 @@ import torch
 
 from seap_export.families import ModelSpec, names
 from seap_export.families.family import FUSED
+from seap_export.families.stacked import Stacked, stacked_projections
 from seap_export.sources.weights import WeightReader
 
 __all__ = ["PlainReader", "StoredForm"]
@@ -38,6 +39,7 @@ class StoredForm:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._parts: dict[str, _Rows] = {}
         self._ones: dict[str, torch.Tensor] = {}
+        self._stacked: dict[str, Stacked] = {}
         family, offset = spec.family, spec.family.block.norm_offset
         shapes = spec.outer_tensors()
         for name in spec.outer_names:
@@ -61,14 +63,20 @@ class StoredForm:
                 for name in sublayer.inner_tensors():
                     plain = names.tensor(name, layer)
                     self._append(plain, shapes[plain], family.stored(name, layer))
+            stacked = stacked_projections(spec, layer)
+            for projection, whole in stacked.items():
+                plain = names.weight(projection, layer)
+                self._stacked[plain] = whole
+                self.shapes |= dict.fromkeys(whole.parts, whole.shape(shapes[plain]))
             for projection in spec.layers[layer].projections:
+                if projection in stacked:
+                    continue
                 stored = family.stored(stored_as.get(projection, projection), layer)
                 for suffix in (".weight", ".bias"):
                     if (plain := names.tensor(projection, layer) + suffix) in shapes:
                         self._append(plain, shapes[plain], stored + suffix)
         # In the order of use, which is that of the plain form.
-        order = dict.fromkeys(self._parts[plain].stored for plain in spec.tensors() if plain in self._parts)
-        self.shapes = {stored: self.shapes[stored] for stored in order}
+        self.shapes = {stored: self.shapes[stored] for stored in self.holders(spec.tensors())}
 
     def _append_gain(self, spec: ModelSpec, plain: str, stored: str) -> None:
         if spec.family.block.norm_weight:
@@ -86,7 +94,12 @@ class StoredForm:
 
     def holders(self, plain: Iterable[str]) -> list[str]:
         """The stored tensors that hold those of the plain form, in the order of use."""
-        return list(dict.fromkeys(self._parts[name].stored for name in plain if name in self._parts))
+        return list(dict.fromkeys(stored for name in plain for stored in self._holders_of(name)))
+
+    def _holders_of(self, plain: str) -> tuple[str, ...]:
+        if plain in self._stacked:
+            return self._stacked[plain].parts
+        return (self._parts[plain].stored,) if plain in self._parts else ()
 
     def to_plain(self, plain: Iterable[str], stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Tensors of the plain form, given the stored ones that hold them.
@@ -98,6 +111,10 @@ class StoredForm:
             if name in self._ones:
                 tensors[name] = self._ones[name]
                 continue
+            if name in self._stacked:
+                whole = self._stacked[name]
+                tensors[name] = torch.cat([stored[part] for part in whole.parts], whole.axis)
+                continue
             part = self._parts[name]
             rows = stored[part.stored]
             if part.rows != slice(0, len(rows)):
@@ -107,11 +124,16 @@ class StoredForm:
 
     def to_stored(self, plain: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The stored tensors, given all tensors of the plain form that they hold."""
+        tensors: dict[str, torch.Tensor] = {}
+        for name in plain.keys() & self._stacked.keys():
+            whole = self._stacked[name]
+            parts = plain[name].chunk(len(whole.parts), whole.axis)
+            tensors |= {part: tensor.contiguous() for part, tensor in zip(whole.parts, parts, strict=True)}
         pieces: dict[str, list[torch.Tensor]] = {}
         placed = ((self._parts[name], tensor) for name, tensor in plain.items() if name in self._parts)
         for part, tensor in sorted(placed, key=lambda item: item[0].rows.start):
             pieces.setdefault(part.stored, []).append(tensor.double() - part.offset if part.offset else tensor)
-        return {name: parts[0] if len(parts) == 1 else torch.cat(parts) for name, parts in pieces.items()}
+        return tensors | {name: rows[0] if len(rows) == 1 else torch.cat(rows) for name, rows in pieces.items()}
 
 
 class PlainReader:

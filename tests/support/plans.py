@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from seap_export.activations.mixture import Mixture
-from seap_export.families import Attention, Convolution, LayerSpec, Mlp, ModelSpec, Sublayer, model_spec
+from seap_export.families import Attention, Convolution, Experts, LayerSpec, Mlp, ModelSpec, Sublayer, model_spec
 from seap_export.plan.cost import CostModel
 from seap_export.plan.options import options_from_scores
 from seap_export.plan.plan import LayerPlan, Plan
@@ -24,6 +24,7 @@ from seap_export.plan.sparsity import EVEN
 from seap_export.plan.sublayers import (
     HeadOptions,
     KeptConvolution,
+    KeptExperts,
     KeptHeads,
     KeptNeurons,
     LayerOptions,
@@ -38,6 +39,8 @@ from support.corpora import random_token_ids
 from support.models import micro_source, skip_unless_loaded
 from support.variations import micro_config
 
+#: Of a dense micro model.
+NEURONS = 80
 _SETTINGS = PlanSettings("wifv", EVEN, align=1, balance="alike", compensation="none", ridge=0.5, distillation=0.0)
 
 
@@ -61,7 +64,11 @@ def layer_plan(own: LayerSpec, dropped_group: int | None, dropped_head: int | No
         for head in range(size)
         if size == 1 or dropped_head is None or head != (g + dropped_head) % size
     ]
-    return kept_layer(size, groups, heads, neurons)
+    attention = KeptHeads(size, tuple(groups), tuple(heads))
+    if any(isinstance(one, Experts) for one in own.sublayers):  # all of them, or without the first
+        experts = range(int(len(neurons) < NEURONS), own[Experts].num_experts)
+        return LayerPlan((attention, KeptExperts(tuple(experts))))
+    return LayerPlan((attention, KeptNeurons(tuple(neurons))))
 
 
 def kept_layer(size: int, kv_groups: Iterable[int], heads: Iterable[int], neurons: Iterable[int]) -> LayerPlan:
@@ -71,7 +78,8 @@ def kept_layer(size: int, kv_groups: Iterable[int], heads: Iterable[int], neuron
 
 def whole_layer(own: LayerSpec) -> LayerPlan:
     """All of a layer."""
-    return layer_plan(own, None, None, range(own[Mlp].intermediate_size))
+    neurons = (one.channels for one in own.sublayers if isinstance(one, Mlp))
+    return layer_plan(own, None, None, range(next(neurons, NEURONS)))
 
 
 def plan_of(source: Source, layers: Sequence[LayerPlan], compensation: Compensation, **values: Any) -> Plan:
@@ -114,7 +122,11 @@ def uniform_plan(source: Source, compensation: Compensation, **values: Any) -> P
             continue
         groups = sorted((index + offset) % all_groups for offset in range(left))
         heads = [group * size + (index + group + offset) % size for group in groups for offset in range(each)]
-        layers.append(kept_layer(size, groups, sorted(heads), neurons))
+        kept = kept_layer(size, groups, sorted(heads), neurons)
+        for experts in (one for one in layer.sublayers if isinstance(one, Experts)):
+            others = (expert for expert in range(experts.num_experts) if expert != index)
+            kept = LayerPlan((kept[KeptHeads], KeptExperts(tuple(others))))
+        layers.append(kept)
     return plan_of(source, layers, compensation, layout="uniform", **values)
 
 
@@ -123,9 +135,9 @@ def micro_plan(source: Source, compensation: Compensation, **values: Any) -> Pla
     first, second, last = source.spec.layers
     size = source.spec.first(Attention).heads_per_group
     layers = (
-        layer_plan(first, None, None, range(80)),
-        layer_plan(second, 0, 0, range(1, 80, 3)),
-        layer_plan(last, None if size > 1 else 4, 1, range(80)),
+        layer_plan(first, None, None, range(NEURONS)),
+        layer_plan(second, 0, 0, range(1, NEURONS, 3)),
+        layer_plan(last, None if size > 1 else 4, 1, range(NEURONS)),
     )
     return plan_of(source, layers, compensation, **values)
 
@@ -206,7 +218,7 @@ def random_scores(spec: ModelSpec, head_worth: float = 1.0, seed: int = 0) -> li
 def _scored(sublayer: Sublayer) -> tuple[int, ...]:
     """The shape of a sublayer's scores."""
     heads = sublayer.channels // sublayer.unit
-    return (heads, sublayer.unit) if isinstance(sublayer, Attention) else (heads,)
+    return (heads, sublayer.unit) if sublayer.unit > 1 else (heads,)
 
 
 def scored_options(spec: ModelSpec, scores: list[LayerScores]) -> list[LayerOptions]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from seap_export.families import Convolution, family_of_model_type, model_spec
+from seap_export.families import Convolution, Experts, family_of_model_type, model_spec
 from seap_export.families.config_reader import class_settings
 from seap_export.families.family import PRUNED_PREFIX, Family
 
@@ -66,6 +66,8 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
         "layer_types": ["conv", "full_attention", "conv"],
     },
     "ministral": {"sliding_window": 5, "layer_types": _LAYER_TYPES},
+    "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 64, "sliding_window": None},
+    "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True},
     "ministral3": {"rope_parameters": {"rope_theta": 10000.0, **_SCALED_QUERIES}},
     "nemotron": {"hidden_act": "relu2", "norm_eps": 1e-5},
     "olmo3": {"sliding_window": 5, "layer_types": _LAYER_TYPES, "rope_theta": 500000.0},
@@ -262,6 +264,25 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     },
     "olmo": {"model_type": "olmo"},
     "olmo-all": {"model_type": "olmo", "attention_bias": True, "tie_word_embeddings": True},
+    "mixtral": {"model_type": "mixtral"},
+    "mixtral-all": {
+        "model_type": "mixtral",
+        "num_local_experts": 5,
+        "num_experts_per_tok": 3,
+        "sliding_window": 5,
+        "tie_word_embeddings": True,
+    },
+    "qwen3_moe": {"model_type": "qwen3_moe"},
+    "qwen3_moe-some": {"model_type": "qwen3_moe", "mlp_only_layers": [1]},
+    "qwen3_moe-all": {
+        "model_type": "qwen3_moe",
+        "norm_topk_prob": False,
+        "moe_intermediate_size": 48,  # no whole blocks
+        "use_sliding_window": True,
+        "sliding_window": 5,
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+    },
     "phi": {"model_type": "phi"},
     "phi-all": {"model_type": "phi", "rope_scaling": _LINEAR, "partial_rotary_factor": 0.25},
     "phi3": {"model_type": "phi3"},
@@ -346,9 +367,12 @@ def _family(variation: Any) -> Family:
     return family_of_model_type(VARIATIONS[name]["model_type"])
 
 
-#: Those of families whose layers all have attention.
-ATTENDING = tuple(variation for variation in VARIATIONS if _family(variation).convolution is None)
-VARIED_ATTENDING = tuple(variation for variation in VARIED if _family(variation).convolution is None)
+#: Without mixtures of experts: transformers has modules for all their projections.
+JOINT = tuple(variation for variation in VARIATIONS if _family(variation).experts is None)
+VARIED_JOINT = tuple(variation for variation in VARIED if _family(variation).experts is None)
+#: Those of families whose layers are all attention and an MLP.
+ATTENDING = tuple(variation for variation in JOINT if _family(variation).convolution is None)
+VARIED_ATTENDING = tuple(variation for variation in VARIED_JOINT if _family(variation).convolution is None)
 #: Those of them that MLX runs: of families with RMS norms whose MLP has a gate.
 VARIED_FOR_MLX = tuple(
     variation
@@ -452,7 +476,10 @@ def _in_usual_keys(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_made(values: Mapping[str, Any], layers: Mapping[Any, dict[str, Any]]) -> dict[Any, dict[str, Any]]:
-    """The same with a third of the channels in layers that have a convolution in place of attention."""
+    """The same with a third of the channels in layers that have a convolution in place of attention.
+
+    Those that have a mixture of experts in place of an MLP lack one expert, and have no bias there.
+    """
     spec, made = model_spec(micro_config(**values)), {}
     for index, sizes in layers.items():
         made[index] = dict(sizes)
@@ -461,4 +488,8 @@ def _as_made(values: Mapping[str, Any], layers: Mapping[Any, dict[str, Any]]) ->
             made[index]["conv_dim"] = 8 * heads + 1
             if "o_proj_bias" in sizes:
                 made[index]["out_proj_bias"] = made[index].pop("o_proj_bias")
+        for experts in (one for one in spec.layers[int(index)].sublayers if isinstance(one, Experts)):
+            del made[index][spec.family.key("intermediate_size")]
+            made[index].pop("down_proj_bias", None)
+            made[index][spec.family.key("num_experts")] = experts.num_experts - 1
     return made

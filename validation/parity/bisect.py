@@ -201,7 +201,8 @@ class _Recorder:
             value = value - module.bias
         if name in self._heads_first:
             value = value.transpose(1, 2)
-        by_channel = value[0].float().flatten(1) * tap.factor  # [tokens, channels]
+        tokens = value[0] if value.dim() > 2 else value  # experts get the tokens of all rows, of which there is one
+        by_channel = tokens.float().flatten(1) * tap.factor  # [tokens, channels]
         self._parts.setdefault((tap.name, name), []).append(by_channel[:, tap.channels or slice(None)].cpu().numpy())
 
     def _flush(self) -> dict[str, StoredArray]:

@@ -13,8 +13,10 @@ import torch
 
 from converters.onnx.precision import Precision
 from converters.onnx.weights.scaling import Scaling, scaled_epsilon
-from seap_export.families import ModelSpec
+from seap_export.families import Experts, Family, ModelSpec
 from seap_export.families.family import FUSED
+from seap_export.families.names import ROUTED
+from seap_export.families.stacked import stacked_projections
 from seap_export.rounding.grid import BlockQuantization, best_scales, levels, padded_blocks
 from seap_export.sources.stored import StoredForm
 from validation.checkpoint import Change, Weights
@@ -51,14 +53,26 @@ def _quantized(spec: ModelSpec, how: BlockQuantization) -> Iterator[str]:
             yield family.stored("lm_head")
     for module in _projections(spec):
         yield f"{module}.weight"
+    for layer, _ in _quantized_experts(spec, how):
+        for stacked in stacked_projections(spec, layer).values():
+            yield from stacked.parts
 
 
 def _projections(spec: ModelSpec) -> Iterator[str]:
     """The modules of the torch model that are projections."""
     stored_as = {part: fused for fused in spec.family.fused for part in FUSED[fused]}
     for index, layer in enumerate(spec.layers):
-        for name in dict.fromkeys(stored_as.get(projection, projection) for projection in layer.projections):
+        own = (stored_as.get(projection, projection) for projection in layer.projections if projection not in ROUTED)
+        for name in dict.fromkeys(own):
             yield spec.family.module(name, index)
+
+
+def _quantized_experts(spec: ModelSpec, how: BlockQuantization) -> Iterator[tuple[int, Experts]]:
+    """The layers whose experts are quantised, and these."""
+    for index, layer in enumerate(spec.layers):
+        for experts in layer.sublayers:
+            if isinstance(experts, Experts) and experts.rounded(spec.hidden_size, how.block_size):
+                yield index, experts
 
 
 def _rounded(weight: torch.Tensor, how: BlockQuantization, dtype: torch.dtype) -> torch.Tensor:
@@ -88,7 +102,7 @@ def scale_weights(spec: ModelSpec, scaling: Scaling) -> Change:
             held.setdefault(stored, []).append(plain)
 
     def scaled(weights: Weights) -> Weights:
-        plain_names = [plain for name in weights for plain in held[name]]
+        plain_names = dict.fromkeys(plain for name in weights for plain in held[name])
         changed = {
             name: tensor * 2.0 ** exponents.get(name, 0)
             for name, tensor in form.to_plain(plain_names, weights).items()
@@ -145,6 +159,30 @@ def round_activations(model: Any, spec: ModelSpec, how: BlockQuantization) -> No
         modules.append(model.get_output_embeddings())
     for module in modules:
         module.register_forward_pre_hook(lambda _, inputs: (_to_8_bits(inputs[0], how.block_size),))
+    for layer, _ in _quantized_experts(spec, how):
+        _round_neurons(model, spec.family, layer, how.block_size)
+
+
+def _round_neurons(model: Any, family: Family, layer: int, block_size: int) -> None:
+    """The same for a layer's experts; what they read is rounded for them, and not for the router."""
+    rules, prefix = family.experts, family.names["layer"].format(layer=layer)
+    assert rules is not None
+    experts = model.get_submodule(f"{prefix}{rules.module}.experts")
+    linear = torch.nn.functional.linear
+
+    def rounded(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return linear(_to_8_bits(x, block_size), weight)
+
+    def forward(x: torch.Tensor, places: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros_like(x)
+        for expert in places.unique().tolist():
+            tokens, rank = torch.where(places == expert)
+            gate, up = rounded(x[tokens], experts.gate_up_proj[expert]).chunk(2, -1)
+            written = rounded(experts.act_fn(gate) * up, experts.down_proj[expert])
+            total.index_add_(0, tokens, written * weights[tokens, rank, None])
+        return total
+
+    experts.forward = forward
 
 
 def _to_8_bits(x: torch.Tensor, block_size: int) -> torch.Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from converters.onnx.weights.scaling import Scaling
-from seap_export.families import Attention, Convolution, Mlp, ModelSpec, Sublayer
+from seap_export.families import Attention, Convolution, Experts, Mlp, ModelSpec, Sublayer
 from seap_export.families.family import FUSED
 
 __all__ = ["Tap", "decoder_taps", "tapped"]
@@ -97,11 +97,17 @@ def _convolution_taps(spec: ModelSpec, index: int, convolution: Convolution, sca
     yield Tap(index, "conv.channels", _node(f"{here}.channels"), (module,), "input", exponent=exponent)
 
 
+def _experts_taps(spec: ModelSpec, index: int, experts: Experts, scaling: Scaling) -> Iterator[Tap]:
+    """None: the operators give nothing but what all experts write together."""
+    yield from ()
+
+
 #: What each kind computes between what it reads and its output projection.
 _CHANNELS: Mapping[type[Sublayer], Callable[[ModelSpec, int, Any, Scaling], Iterator[Tap]]] = {
     Attention: _attention_taps,
     Convolution: _convolution_taps,
     Mlp: _mlp_taps,
+    Experts: _experts_taps,
 }
 
 
@@ -116,7 +122,7 @@ def _norm_taps(spec: ModelSpec, index: int, sublayer: Sublayer) -> Iterator[Tap]
 def _written_taps(spec: ModelSpec, index: int, sublayer: Sublayer, scaling: Scaling) -> Iterator[Tap]:
     """What becomes of a sublayer's product until it is added to the stream."""
     output, label = sublayer.output, sublayer.label
-    here, module = f"layers.{index}.{label}", spec.family.module(output, index)
+    here, module = f"layers.{index}.{label}", _writer(spec, index, sublayer)
     product, exponent = f"{here}.{output}.output", scaling.output(spec, output, index)
     yield Tap(index, f"{label}.{output}", (product,), (module,), "output without bias", exponent=exponent)
     norm = sublayer.norm_after
@@ -146,6 +152,14 @@ def _reader(spec: ModelSpec, index: int, sublayer: Sublayer) -> str:
     first = sublayer.readers[0]
     fused = next((name for name in spec.family.fused if first in FUSED[name]), first)
     return spec.family.module(sublayer.norm_before or fused, index)
+
+
+def _writer(spec: ModelSpec, index: int, sublayer: Sublayer) -> str:
+    """The torch module that gives the product of a sublayer's output projection."""
+    rules = spec.family.experts
+    if rules is not None and isinstance(sublayer, Experts):
+        return spec.family.names["layer"].format(layer=index) + f"{rules.module}.experts"
+    return spec.family.module(sublayer.output, index)
 
 
 def _node(name: str) -> tuple[str, ...]:

@@ -46,8 +46,11 @@ class AttentionWriter:
         attention = self._spec.layers[index][Attention]
         return ["batch_size", attention.num_key_value_heads, length, attention.head_dim]
 
-    def channels(self, index: int, x: ir.Value) -> ir.Value:
-        """What the heads attend to."""
+    def product(self, index: int, x: ir.Value) -> ir.Value:
+        """What the heads write."""
+        return self._linears.output(self._spec.layers[index][Attention], index, self._attended(index, x))
+
+    def _attended(self, index: int, x: ir.Value) -> ir.Value:
         attention, name = self._spec.layers[index][Attention], f"layers.{index}.{Attention.label}"
         # Even if the product is split afterwards, one is at least as fast as three; for gate and up it is not.
         qkv: Sequence[ir.Value] = [self._linears.joined(attention, index, x, f"{name}.qkv_proj")]

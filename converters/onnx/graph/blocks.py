@@ -74,11 +74,43 @@ def embedding_blocks(g: GraphBuilder, table: QuantizedWeight, ids: ir.Value, nam
 
 
 def in_float_activations(model: Path) -> bytes:
-    """An .onnx file's content, with products that do not round activations to int8; its data file is not read."""
+    """An .onnx file's content, with products that do not round activations to int8; its data file is not read.
+
+    Nothing else changes, so that the result shows what such rounding does.
+    """
     proto = onnx.load(model, load_external_data=False)
+    nodes: list[onnx.NodeProto] = []
     for node in proto.graph.node:
-        for attribute in node.attribute if node.op_type == "MatMulNBits" else ():
+        for attribute in node.attribute if node.op_type in ("MatMulNBits", "QMoE") else ():
             if attribute.name == "accuracy_level":
                 attribute.i = 0
+        nodes += _float_experts(node, proto.graph) if node.op_type == "QMoE" else [node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(nodes)
     content: bytes = proto.SerializeToString()
     return content
+
+
+def _float_experts(node: onnx.NodeProto, graph: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """A mixture of experts on weights of 8 bits, for which the CPU has no float kernel, with these made floats."""
+    attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    if attributes.pop("expert_weight_bits") != 8:
+        return [node]
+    block_size = attributes.pop("block_size")
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    points = (*node.input[11:13], "", "")[:2]
+    nodes, weights = [], []
+    for packed, scales, point in zip(node.input[2:6:3], node.input[3:7:3], points, strict=True):
+        if not point:
+            point = f"{packed}.middle"
+            middle = np.full(shapes[scales], 128, np.uint8)
+            graph.initializer.append(onnx.numpy_helper.from_array(middle, point))
+        floats = f"{packed}.floats"
+        made = onnx.helper.make_node(
+            "DequantizeLinear", [packed, scales, point], [floats], floats, axis=2, block_size=block_size
+        )
+        nodes.append(made)
+        weights.append(floats)
+    kept = {name: value for name, value in attributes.items() if name not in ("accuracy_level", "weights_prepacked")}
+    inputs = [*node.input[:2], weights[0], "", weights[1]]
+    return [*nodes, onnx.helper.make_node("MoE", inputs, node.output, node.name, domain=MS_DOMAIN, **kept)]

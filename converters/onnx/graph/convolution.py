@@ -36,7 +36,11 @@ class ConvolutionWriter:
         convolution = self._spec.layers[index][Convolution]
         return ["batch_size", convolution.conv_dim, convolution.kernel_size - 1]
 
-    def channels(self, index: int, x: ir.Value) -> ir.Value:
+    def product(self, index: int, x: ir.Value) -> ir.Value:
+        """What the channels write."""
+        return self._linears.output(self._spec.layers[index][Convolution], index, self._convolved(index, x))
+
+    def _convolved(self, index: int, x: ir.Value) -> ir.Value:
         """One product [batch_size, sequence_length, 3 * channels], convolved between two gates."""
         g, convolution, name = self._g, self._spec.layers[index][Convolution], f"layers.{index}.{Convolution.label}"
         widths = list(convolution.widths().values())

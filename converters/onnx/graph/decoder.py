@@ -14,6 +14,7 @@ from converters.onnx.graph import operators as op
 from converters.onnx.graph.attention import AttentionWriter
 from converters.onnx.graph.convolution import ConvolutionWriter
 from converters.onnx.graph.dialects import POISON, open_dialect
+from converters.onnx.graph.experts import ExpertsWriter
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.kind import KindWriter
 from converters.onnx.graph.linear import Linears
@@ -21,7 +22,7 @@ from converters.onnx.graph.mlp import MlpWriter
 from converters.onnx.graph.rotary import RotaryTables
 from converters.onnx.weights.scaling import SCALING_NOTE, Scaling, scaled_epsilon
 from converters.onnx.weights.weights import LazyWeights
-from seap_export.families import Attention, Convolution, Mlp, ModelSpec, Sublayer, names
+from seap_export.families import Attention, Convolution, Experts, Mlp, ModelSpec, Sublayer, names
 from seap_export.providers import PROVIDERS
 
 __all__ = ["HEAD_DIM_MULTIPLE", "LAST_TOKEN", "decoder_graph"]
@@ -74,6 +75,7 @@ class _Decoder:
             Attention: AttentionWriter(self._g, spec, weights, self._linears, self._dialect),
             Convolution: ConvolutionWriter(self._g, spec, weights, self._linears, self._dialect),
             Mlp: MlpWriter(spec, self._linears, self._dialect),
+            Experts: ExpertsWriter(self._g, spec, weights, self._dialect),
         }
 
     def graph(self) -> GraphBuilder:
@@ -92,7 +94,7 @@ class _Decoder:
         for place, following in zip(places, [*places[1:], None], strict=True):
             index, sublayer = place
             name = f"layers.{index}.{sublayer.label}"
-            added = self._written(sublayer, index, self._kinds[type(sublayer)].channels(index, normed), name)
+            added = self._written(sublayer, index, self._kinds[type(sublayer)].product(index, normed), name)
             if pending is not None:
                 added = self._joined(pending, added, name)
             if following is not None and following[1].beside:
@@ -131,11 +133,10 @@ class _Decoder:
             factor = math.ldexp(factor, -self._scaling.stream)
         return op.scaled(self._g, embedded, factor, self._dtype, "embed_tokens.multiplied")
 
-    def _written(self, sublayer: Sublayer, index: int, x: ir.Value, name: str) -> _Written:
-        """What an output projection makes of its input."""
+    def _written(self, sublayer: Sublayer, index: int, product: ir.Value, name: str) -> _Written:
+        """What becomes of the product of an output projection."""
         g, factor, label = self._g, self._spec.block.residual_multiplier, f"{name}.{sublayer.output}"
-        weight, norm = names.weight(sublayer.output, index), sublayer.norm_after
-        product = self._linears.product(x, [weight], label, stored_as=weight)
+        norm = sublayer.norm_after
         bias = self._linears.bias(sublayer, sublayer.output, index)
         if norm is None and factor == 1.0:
             return _Written(product, bias)

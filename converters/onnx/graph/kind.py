@@ -10,13 +10,14 @@ __all__ = ["KindWriter"]
 
 
 class KindWriter(Protocol):
-    """Emits what sublayers of one kind compute between what they read and their output projection."""
+    """Emits what sublayers of one kind compute of what they read."""
 
     def open(self, index: int) -> None:
         """Declares the inputs for the state that a layer's sublayer keeps between calls, if it keeps any."""
 
-    def channels(self, index: int, x: ir.Value) -> ir.Value:
-        """What the output projection of a layer's sublayer reads, [batch_size, sequence_length, channels].
+    def product(self, index: int, x: ir.Value) -> ir.Value:
+        """What the output projection of a layer's sublayer gives without its bias, [batch_size, sequence_length,
+        hidden_size].
 
         Args:
             index: The layer.

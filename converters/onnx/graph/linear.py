@@ -55,6 +55,12 @@ class Linears:
         weight = names.weight(projection, index)
         return self.product(x, [weight], name, stored_as=weight, bias=self.bias(sublayer, projection, index))
 
+    def output(self, sublayer: Sublayer, index: int, channels: ir.Value) -> ir.Value:
+        """The product of a sublayer's output projection with its channels, without a bias."""
+        weight = names.weight(sublayer.output, index)
+        label = f"layers.{index}.{sublayer.label}.{sublayer.output}"
+        return self.product(channels, [weight], label, stored_as=weight)
+
     def joined(self, sublayer: Sublayer, index: int, x: ir.Value, name: str) -> ir.Value:
         """One product of all of a sublayer's readers with `x`, and their biases; see `JOINED`."""
         parts, stored_as = sublayer.readers, JOINED[type(sublayer)]

@@ -20,9 +20,13 @@ class MlpWriter:
     def open(self, index: int) -> None:
         """There is no state."""
 
-    def channels(self, index: int, x: ir.Value) -> ir.Value:
-        """The activations of the neurons."""
-        name, mlp = f"layers.{index}.{Mlp.label}", self._spec.layers[index][Mlp]
+    def product(self, index: int, x: ir.Value) -> ir.Value:
+        """What the neurons write."""
+        mlp = self._spec.layers[index][Mlp]
+        return self._linears.output(mlp, index, self._activations(index, mlp, x))
+
+    def _activations(self, index: int, mlp: Mlp, x: ir.Value) -> ir.Value:
+        name = f"layers.{index}.{mlp.label}"
         *gates, up = (self._linears.projection(mlp, one, index, x, f"{name}.{one}") for one in mlp.readers)
         if not gates:
             return self._dialect.activated(mlp.activation, up, f"{name}.activated")

@@ -83,8 +83,8 @@ class _WatchedLayer(DecoderLayer):
         super().__init__(spec, index, tensors, only=only)
         self.peaks: dict[Projection, float] = {}
 
-    def linear(self, projection: Projection, x: torch.Tensor) -> torch.Tensor:
-        product = super().linear(projection, x)
+    def linear(self, projection: Projection, x: torch.Tensor, rows: slice | None = None) -> torch.Tensor:
+        product = super().linear(projection, x, rows)
         self.peaks[projection] = max(self.peaks.get(projection, 0.0), _peak(product))
         return product
 
@@ -160,5 +160,5 @@ def _tokens(config: Mapping[str, Any], spec: ModelSpec) -> list[list[int]]:
 
 def _peak(values: torch.Tensor) -> float:
     """The largest magnitude; 0 if it is not finite, because weights that are not are refused when they are written."""
-    peak: float = values.abs().max().item()
+    peak: float = values.abs().max().item() if values.numel() else 0.0
     return peak if math.isfinite(peak) else 0.0

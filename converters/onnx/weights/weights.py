@@ -20,7 +20,15 @@ from seap_export.families import ModelSpec
 from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
 
-__all__ = ["INLINE_BYTES", "LazyTensor", "LazyWeights", "QuantizedTensors", "lazy_tensor", "open_weights"]
+__all__ = [
+    "INLINE_BYTES",
+    "LazyTensor",
+    "LazyWeights",
+    "QuantizedTensors",
+    "StackedLayout",
+    "lazy_tensor",
+    "open_weights",
+]
 
 #: Tensors up to this size, such as shapes and scalars, are stored in the graph itself.
 INLINE_BYTES = 32
@@ -37,6 +45,21 @@ class QuantizedTensors:
     packed: ir.TensorProtocol
     scales: ir.TensorProtocol
     zero_points: ir.TensorProtocol | None
+
+
+@dataclass(frozen=True)
+class StackedLayout:
+    """How the matrices of experts are made of weights in the plain form.
+
+    Attributes:
+        shape: Experts, and the rows and columns of each one's matrix.
+        matrix: Makes the matrices of all experts, one below the other: [experts * rows, columns].
+        parts: The way back.
+    """
+
+    shape: tuple[int, int, int]
+    matrix: Callable[[list[torch.Tensor]], torch.Tensor]
+    parts: Callable[[torch.Tensor], list[torch.Tensor]]
 
 
 class LazyWeights:
@@ -68,19 +91,33 @@ class LazyWeights:
         """Weights [out, in] joined along `out` and transposed to [in, out], under a new name."""
         return self._lazy(names, name, self.shape(names)[::-1], _columns)
 
-    def quantized(self, names: Sequence[str], name: str) -> QuantizedTensors:
-        """Weights [out, in] joined along `out` and quantised in blocks along `in`."""
+    def stacked(self, names: Sequence[str], name: str, layout: StackedLayout) -> ir.TensorProtocol:
+        """Matrices of experts, [experts, out, in], made of the named weights."""
+
+        def experts(parts: list[torch.Tensor]) -> Pieces:
+            return iter(layout.matrix(parts).view(layout.shape).split(1))
+
+        return self._lazy(names, name, layout.shape, experts)
+
+    def quantized(self, names: Sequence[str], name: str, layout: StackedLayout | None = None) -> QuantizedTensors:
+        """Weights [out, in] joined along `out` and quantised in blocks along `in`.
+
+        With a layout, they are the matrices of experts: [experts, out, ...], and what belongs to a row is one axis.
+        """
         how = self.precision.quantization
         if how is None:
             raise ValueError("this precision does not quantise weights")
-        rows, columns = self.shape(names)
+        rows, columns = self.shape(names) if layout is None else layout.shape[1:]
         blocks = -(-columns // how.block_size)
         points = (rows, -(-blocks * how.bits // 8))
         uint8, dtype = ir.DataType.UINT8, self.precision.onnx_dtype
 
         def part(label: str, kind: ir.DataType, shape: tuple[int, ...]) -> ir.TensorProtocol:
+            if layout is not None:
+                shape = (layout.shape[0], shape[0], math.prod(shape[1:]))
+
             def read() -> Pieces:
-                tensor: torch.Tensor = getattr(self._quantize(names, name), label)
+                tensor: torch.Tensor = getattr(self._quantize(names, name, layout), label).view(shape)
                 yield tensor if kind == uint8 else self._narrowed(tensor, names)
 
             return lazy_tensor(f"{name}.{label}", shape, read, kind)
@@ -91,12 +128,14 @@ class LazyWeights:
             None if how.symmetric else part("zero_points", uint8, points),
         )
 
-    def _quantize(self, names: Sequence[str], name: str) -> QuantizedMatrix:
+    def _quantize(self, names: Sequence[str], name: str, layout: StackedLayout | None) -> QuantizedMatrix:
         """Keeps the latest result, because its parts are written one after the other."""
         how = self.precision.quantization
         if self._latest is None or self._latest[0] != name:
             self._latest = None  # the memory of the one before is free before the next is read
             parts = list(self.reader.read(names).values())
+            if layout is not None:
+                parts = [layout.matrix(parts)]
             matrix = parts[0] if len(parts) == 1 else torch.cat(parts)  # a single part stays mapped from its file
             if not _is_finite(matrix):
                 raise self._refusal(names)

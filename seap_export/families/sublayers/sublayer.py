@@ -36,6 +36,8 @@ class Sublayer(ABC):
     size_keys: ClassVar[tuple[str, ...]]
     #: The norms before and after it, where a family has them.
     norms_around: ClassVar[tuple[Norm, Norm]]
+    #: Whether the covariance of its channels is taken, and its output projection fitted by it.
+    has_covariance: ClassVar[bool] = True
 
     #: What it keeps of earlier tokens, by name.
     states: ClassVar[tuple[str, ...]] = ()
@@ -88,6 +90,10 @@ class Sublayer(ABC):
     def scalable(self) -> Projection | None:
         """The one of `readers` that scales the channels when it is scaled, and nothing else; None: there is none."""
         return None
+
+    def rounded(self, hidden_size: int, block_size: int) -> tuple[Projection, ...]:
+        """Those of `projections` that are rounded to few bits in blocks of a row."""
+        return self.projections
 
     @property
     def projections(self) -> tuple[Projection, ...]:

@@ -35,7 +35,7 @@ def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
 
 def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:
     moments = 2 * 8 * model.channels
-    kept = covariance_bytes(model.work.spec) + moments + 4 * tokens.calibration_tokens
+    kept = covariance_bytes(model.work.spec, tokens.calibration_tokens) + moments + 4 * tokens.calibration_tokens
     return Disk(kept, unfinished=2 * model.hidden_bytes(tokens))
 
 

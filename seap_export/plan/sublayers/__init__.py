@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from seap_export.families import Attention, Convolution, LayerSpec, Mlp, ModelSpec, Sublayer
+from seap_export.families import Attention, Convolution, Experts, LayerSpec, Mlp, ModelSpec, Sublayer
 from seap_export.families.names import Projection
 from seap_export.plan.cost import CostModel
 from seap_export.plan.settings import Layout
 from seap_export.plan.sublayers.attention import HeadOptions, KeptHeads
 from seap_export.plan.sublayers.convolution import ConvolutionOptions, KeptConvolution
+from seap_export.plan.sublayers.experts import ExpertOptions, KeptExperts
 from seap_export.plan.sublayers.kept import Kept
 from seap_export.plan.sublayers.mlp import KeptNeurons, NeuronOptions
 from seap_export.plan.sublayers.options import Options
@@ -19,9 +20,11 @@ __all__ = [
     "KEPT",
     "OPTIONS",
     "ConvolutionOptions",
+    "ExpertOptions",
     "HeadOptions",
     "Kept",
     "KeptConvolution",
+    "KeptExperts",
     "KeptHeads",
     "KeptNeurons",
     "LayerOptions",
@@ -41,6 +44,7 @@ OPTIONS: Mapping[type[Sublayer], type[Options[Any]]] = {
     Attention: HeadOptions,
     Convolution: ConvolutionOptions,
     Mlp: NeuronOptions,
+    Experts: ExpertOptions,
 }
 #: What plans have of each kind.
 KEPT = tuple(options.kept_type for options in OPTIONS.values())

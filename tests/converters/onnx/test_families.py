@@ -14,7 +14,7 @@ from support.execution import ONE_THREAD, empty_state
 from support.formats import write_scaled_graph
 from support.models import write_micro_model
 from support.product import Run, open_torch_runner
-from support.variations import VARIATIONS, VARIED, in_turn
+from support.variations import VARIATIONS, VARIED, VARIED_JOINT, in_turn
 
 from converters.onnx import genai_config, write_onnx
 from converters.onnx.form import OnnxForm
@@ -81,7 +81,7 @@ def test_scaled(
 
 
 @pytest.mark.parametrize("dialect", ["fused", "standard"])
-@pytest.mark.parametrize("variation", VARIED)
+@pytest.mark.parametrize("variation", VARIED_JOINT)  # where others are rounded, a token may reach another expert
 def test_fp16(
     variation: str, dialect: DialectName, truth: Callable[[str], tuple[Path, list[np.ndarray]]], tmp_path: Path
 ) -> None:

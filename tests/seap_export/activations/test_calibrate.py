@@ -12,7 +12,7 @@ from support.calibration import FullStatistics, full_statistics, statistics_in
 from support.corpora import random_token_ids
 from support.models import micro_source, projection_inputs, transformers_model
 from support.product import Projection
-from support.variations import VARIED
+from support.variations import VARIED_JOINT
 
 
 def assert_statistics_of(own: FullStatistics, values: torch.Tensor, tolerance: float = 1e-5) -> None:
@@ -56,7 +56,7 @@ def assert_all_of(
             assert_statistics_of(layer[output], values[output])
 
 
-@pytest.mark.parametrize("variation", VARIED)
+@pytest.mark.parametrize("variation", VARIED_JOINT)
 def test_statistics_are_those_of_transformers_model_text_by_text(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
     layers = full_statistics(source, random_token_ids(), max_batch_tokens=64)

@@ -12,7 +12,7 @@ from support.calibration import calibration_in, statistics_in
 from support.corpora import random_token_ids
 from support.models import micro_source, projection_paths, transformers_model
 from support.product import OUTPUTS, Batch, Projection, Source, length_buckets
-from support.variations import VARIED
+from support.variations import VARIED_JOINT
 from transformers import PreTrainedModel
 
 from seap_export.activations.sensitivity import SENSITIVITY_TOKENS, sensitivity_texts
@@ -107,7 +107,7 @@ def expected_sensitivity(source: Source, model: PreTrainedModel, texts: Sequence
     return total / (sum(map(len, texts)) * model.config.hidden_size)
 
 
-@pytest.mark.parametrize("variation", VARIED)
+@pytest.mark.parametrize("variation", VARIED_JOINT)
 def test_it_is_that_of_autograd_through_the_whole_model(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
     texts = random_token_ids(16)

@@ -22,7 +22,7 @@ from support.product import (
     StoredForm,
     write_shrunk_model,
 )
-from support.variations import VARIED
+from support.variations import VARIED_JOINT
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.distillation.adam import Adam
@@ -86,7 +86,7 @@ def own_step(
     return loss, StoredForm(spec).to_stored(seen.gradients)
 
 
-@pytest.mark.parametrize("variation", VARIED)
+@pytest.mark.parametrize("variation", VARIED_JOINT)
 def test_loss_and_gradients_are_those_of_transformers(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "dense", variation)
     skip_unless_loaded(source.spec.family, "per-layer")

@@ -38,7 +38,7 @@ def test_an_unknown_family_is_refused_with_its_name_and_the_supported_ones(model
 @pytest.mark.parametrize(
     ("model_type", "part"),
     [
-        ("mixtral", "mixture-of-experts"),
+        ("deepseek_v3", "mixture-of-experts"),
         ("mamba2", "state-space"),
         ("lfm3", "gates on the heads"),
         ("gemma3n_text", "caches shared"),
@@ -80,7 +80,7 @@ def test_an_unknown_gguf_architecture_is_refused_with_its_name_and_the_supported
 def test_llama_s_biases_follow_their_own_switch(attention: bool, mlp: bool) -> None:
     family = family_of_model_type("llama")
     config = {"attention_bias": attention, "mlp_bias": mlp}
-    for projection in PROJECTIONS:
+    for projection in family.projections:
         of_mlp = projection in ("gate_proj", "up_proj", "down_proj")
         assert family.has_bias(projection, config) is (mlp if of_mlp else attention)
 
@@ -149,7 +149,7 @@ def test_projections_share_switches_as_in_transformers() -> None:
     attention = frozenset({"q_proj", "k_proj", "v_proj", "o_proj"})
     llama, qwen2, qwen3 = (family_of_model_type(name) for name in ("llama", "qwen2", "qwen3"))
     assert llama.switched_with("o_proj") == qwen3.switched_with("o_proj") == attention
-    assert llama.switched_with("down_proj") == frozenset(PROJECTIONS) - attention
+    assert llama.switched_with("down_proj") == frozenset(llama.projections) - attention
     assert qwen2.switched_with("q_proj") == {"q_proj"}
     assert [family.can_have_bias("o_proj") for family in (llama, qwen2, qwen3)] == [True, False, True]
     with pytest.raises(ValueError, match="down_proj has no bias in Qwen3ForCausalLM"):

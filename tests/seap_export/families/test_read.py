@@ -16,9 +16,18 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.errors import InputError
-from seap_export.families import Attention, Mlp, dense_config, family_of_model_type, language_config, model_spec
+from seap_export.families import (
+    Attention,
+    Mlp,
+    ModelSpec,
+    dense_config,
+    family_of_model_type,
+    language_config,
+    model_spec,
+)
 from seap_export.families.names import NORMS
 from seap_export.json_file import read_json
+from seap_export.layers.stock_experts import ExpertModules
 
 PER_LAYER = {
     "0": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 7, "o_proj_bias": True},
@@ -33,9 +42,10 @@ def meta_model(config: Mapping[str, Any]) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
 
 
-def shapes_in_transformers(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
-    """Name and shape of all tensors, a tied LM head left out."""
+def shapes_in_transformers(model: PreTrainedModel, spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Name and shape of all tensors of a checkpoint, a tied LM head left out."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    shapes = ExpertModules(spec, shapes).stored(shapes)
     if model.config.tie_word_embeddings:
         del shapes["lm_head.weight"]
     return shapes
@@ -44,7 +54,8 @@ def shapes_in_transformers(model: PreTrainedModel) -> dict[str, tuple[int, ...]]
 @pytest.mark.parametrize("variation", VARIATIONS)
 def test_tensors_are_those_of_the_transformers_model(variation: str) -> None:
     config = micro_config(**VARIATIONS[variation])
-    assert StoredForm(model_spec(config)).shapes == shapes_in_transformers(meta_model(config))
+    spec = model_spec(config)
+    assert StoredForm(spec).shapes == shapes_in_transformers(meta_model(config), spec)
 
 
 @pytest.mark.parametrize("variation", VARIATIONS)
@@ -56,7 +67,8 @@ def test_parameters_are_counted_as_torch_counts_them(variation: str) -> None:
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
 def test_tensors_of_a_pruned_model_are_those_of_the_transformers_model(family: str) -> None:
     config = micro_config(model_type=f"seap_{family}", per_layer_config=PER_LAYER)
-    assert model_spec(config).tensors() == shapes_in_transformers(meta_model(config))
+    spec = model_spec(config)
+    assert spec.tensors() == shapes_in_transformers(meta_model(config), spec)
 
 
 def test_per_layer_config_overrides_only_what_it_names() -> None:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 from support.plans import kept_layer, with_settings
-from support.product import PROJECTIONS, Vocabulary
+from support.product import Vocabulary
 from support.variations import micro_config
 
 from seap_export.errors import ArtifactError
-from seap_export.families import Attention, ModelSpec, model_spec
+from seap_export.families import Attention, ModelSpec, family_of_model_type, model_spec
 from seap_export.plan.plan import PLAN_SCHEMA, LayerPlan, Plan, read_plan, write_plan
 from seap_export.plan.settings import COMPENSATIONS, Compensation, PlanSettings
 from seap_export.plan.sparsity import EVEN, Sparsity
@@ -289,8 +289,8 @@ def test_layers_that_differ_are_no_uniform_plan(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "fitted", "biases"),
     [
-        ({"model_type": "llama"}, OUTPUTS, PROJECTIONS),
-        ({"model_type": "llama", "attention_bias": True}, OUTPUTS, PROJECTIONS),
+        ({"model_type": "llama"}, OUTPUTS, family_of_model_type("llama").projections),
+        ({"model_type": "llama", "attention_bias": True}, OUTPUTS, family_of_model_type("llama").projections),
         ({"model_type": "mistral"}, (), ()),
         ({"model_type": "qwen2"}, (), ("q_proj", "k_proj", "v_proj")),
         ({"model_type": "qwen3"}, ("o_proj",), ("q_proj", "k_proj", "v_proj", "o_proj")),

@@ -15,7 +15,7 @@ from support.plans import (
     small_spec,
     smollm2_spec,
 )
-from support.variations import VARIATIONS, micro_config
+from support.variations import JOINT, VARIATIONS, micro_config
 
 from seap_export.errors import UsageError
 from seap_export.families import Attention, Mlp, ModelSpec, model_spec
@@ -138,7 +138,7 @@ def test_the_sensitivity_decides_between_heads_and_neurons() -> None:
     assert kept[0][2] < kept[1][2]
 
 
-@pytest.mark.parametrize("variation", VARIATIONS)
+@pytest.mark.parametrize("variation", JOINT)
 def test_ratio_0_is_the_dense_model(variation: str) -> None:
     spec = model_spec(micro_config(**VARIATIONS[variation]))
     layers, achieved = solve(spec, 0.0)

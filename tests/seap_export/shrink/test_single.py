@@ -10,7 +10,7 @@ import torch
 from support.calibration import mixture_of, single_mixture
 from support.corpora import random_token_ids
 from support.models import micro_source, projection_inputs, transformers_model
-from support.plans import micro_plan, whole_layer
+from support.plans import micro_plan, whole_layer, with_settings
 from support.product import OUTPUTS, Calibration, Compensation, Mixture, Source
 from support.variations import VARIED
 
@@ -97,7 +97,7 @@ def test_a_plan_that_removes_nothing_gives_exactly_the_dense_tensors(
 ) -> None:
     source = micro_source(tmp_path / "model", variation)
     plan = micro_plan(source, "one-shot")
-    whole = type(plan)(**{**vars(plan), "layers": tuple(map(whole_layer, source.spec.layers))})
+    whole = with_settings(plan, layers=tuple(map(whole_layer, source.spec.layers)))
     for index, own in enumerate(single_layers(source, whole, single_mixture(random_calibration(source)))):
         dense = source.read_layer(index)
         assert own.keys() == dense.keys()

@@ -30,7 +30,7 @@ from support.models import (
     why_not_loaded,
     write_micro_model,
 )
-from support.plans import Shrunk, kept_sizes, micro_plan, with_settings
+from support.plans import Shrunk, kept_sizes, micro_plan, whole_layer, with_settings
 from support.product import (
     COMPENSATIONS,
     Calibration,
@@ -42,7 +42,7 @@ from support.product import (
     StoredForm,
     open_source,
 )
-from support.variations import RICHEST, VARIATIONS, in_turn
+from support.variations import JOINT, RICHEST, in_turn
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -61,7 +61,7 @@ def shrink(tmp_path: Path, random_calibration: Callable[[Source], Calibration]) 
         source = micro_source(dense, variation, dtype)
         plan = micro_plan(source, compensation)
         if whole:
-            plan = dataclasses.replace(plan, layers=(plan.layers[0],) * 3)
+            plan = dataclasses.replace(plan, layers=tuple(map(whole_layer, source.spec.layers)))
         statistics = single_mixture(random_calibration(source))
         folder.mkdir()
         write_shrunk_model(source, plan, statistics, folder)
@@ -102,7 +102,7 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float 
     torch.testing.assert_close(actual, expected, rtol=0.0, atol=tolerance * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize(("variation", "compensation"), in_turn(VARIATIONS, COMPENSATIONS))
+@pytest.mark.parametrize(("variation", "compensation"), in_turn(JOINT, COMPENSATIONS))
 def test_the_shrunk_model_equals_the_masked_dense_model(
     shrink: Callable[..., Shrunk], variation: str, compensation: Compensation
 ) -> None:

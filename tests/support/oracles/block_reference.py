@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch.nn import functional
 
-from seap_export.families import Attention, Mlp, ModelSpec, RopeSpec, names
+from seap_export.families import Attention, Experts, Mlp, ModelSpec, RopeSpec, names
 from seap_export.layers.rotary import rotary_tables
 
 
@@ -43,8 +43,11 @@ class Reference:
             for sublayer in spec.layers[index].sublayers:
                 read = read if sublayer.beside else stream
                 x = self._normed(sublayer.norm_before, index, read)
-                channels = self._attention(index, x) if isinstance(sublayer, Attention) else self._mlp(index, x)
-                x = self._linear(sublayer.output, index, channels)
+                if isinstance(sublayer, Experts):
+                    x = self._experts(index, sublayer, x)
+                else:
+                    channels = self._attention(index, x) if isinstance(sublayer, Attention) else self._mlp(index, x)
+                    x = self._linear(sublayer.output, index, channels)
                 stream = stream + self._normed(sublayer.norm_after, index, x) * block.residual_multiplier
         head = weights[names.tensor("embed_tokens" if spec.tie_word_embeddings else "lm_head")]
         logits = self._normed("norm", None, stream) @ head.T * block.logits_multiplier
@@ -61,6 +64,26 @@ class Reference:
             "relu2": functional.relu(gate) ** 2,
         }[mlp.activation]
         return activated * up if mlp.is_gated else activated
+
+    def _experts(self, index: int, experts: Experts, x: torch.Tensor) -> torch.Tensor:
+        """Token by token, expert by expert."""
+        gates, ups, downs = (
+            self._tensors[names.weight(name, index)]
+            for name in ("experts_gate_proj", "experts_up_proj", "experts_down_proj")
+        )
+        width, written = experts.moe_intermediate_size, []
+        for token, probabilities in zip(x, self._linear("router", index, x).softmax(-1), strict=True):
+            total, chosen = (
+                torch.zeros_like(token),
+                probabilities.argsort(descending=True)[: experts.experts_per_token],
+            )
+            for expert in chosen.tolist():
+                rows = slice(expert * width, (expert + 1) * width)
+                neurons = functional.silu(gates[rows] @ token) * (ups[rows] @ token)
+                weight = probabilities[expert] / (probabilities[chosen].sum() if experts.is_normalised else 1.0)
+                total = total + weight * (downs[:, rows] @ neurons)
+            written.append(total)
+        return torch.stack(written)
 
     def _attention(self, index: int, x: torch.Tensor) -> torch.Tensor:
         layer = self._spec.layers[index][Attention]

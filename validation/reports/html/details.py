@@ -188,6 +188,7 @@ _SIZES = (
     ),
     ("Channels of convolutions left", "channels", (("conv_dim", "channels"),)),
     ("MLP neurons left", "neurons", (("intermediate_size", "neurons"),)),
+    ("Experts left", "experts", (("num_experts", "experts"),)),
 )
 
 

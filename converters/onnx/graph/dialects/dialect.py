@@ -9,11 +9,12 @@ import onnx_ir as ir
 
 from converters.onnx.graph.dialects.cuda import CudaDialect
 from converters.onnx.graph.dialects.fused import FusedDialect
+from converters.onnx.graph.dialects.mixtures import Matrix
 from converters.onnx.graph.dialects.standard import StandardDialect
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import Attended, Convolved, Kernels, KeyValues, Norm
 from converters.onnx.graph.rotary import RotaryTables
-from seap_export.families import Attention, RopeSpec
+from seap_export.families import Attention, Experts, RopeSpec
 from seap_export.families.sublayers import Activation
 from seap_export.providers import PROVIDERS, DialectName
 
@@ -32,6 +33,19 @@ class Dialect(Protocol):
 
     def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
         """`up` times the activation of `gate`; both have `width` channels."""
+
+    def experts(
+        self, experts: Experts, x: ir.Value, logits: ir.Value, matrices: tuple[Matrix, Matrix], name: str
+    ) -> ir.Value:
+        """What a mixture of experts writes, [batch_size, sequence_length, hidden_size].
+
+        Args:
+            experts: The mixture.
+            x: What it reads, [batch_size, sequence_length, hidden_size].
+            logits: The router's product, [tokens, experts].
+            matrices: Those of gate and up, whose rows take turns, and those of the output projection.
+            name: Name of the node.
+        """
 
     def poisoned(self, x: ir.Value, name: str) -> ir.Value:
         """`x` [batch_size, length, hidden_size], made infinite or NaN in rows that the dialect computes wrongly."""

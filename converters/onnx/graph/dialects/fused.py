@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from converters.onnx.graph.dialects.convolved import ConvolutionStates, swapped
+from converters.onnx.graph.dialects.mixtures import Matrix, fused_experts
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
 from converters.onnx.graph.operators import (
     Attended,
@@ -22,7 +23,7 @@ from converters.onnx.graph.operators import (
     rms_norm,
 )
 from converters.onnx.graph.rotary import RotaryTables
-from seap_export.families import Attention, RopeSpec
+from seap_export.families import Attention, Experts, RopeSpec
 from seap_export.families.sublayers import Activation
 
 __all__ = ["LEFT_PADDING_GUARD", "FusedDialect"]
@@ -62,6 +63,12 @@ class FusedDialect:
                 return self._g.node("FastGelu", [x], name, domain=MS_DOMAIN)
             case _:
                 return activation(self._g, kind, x, name)
+
+    def experts(
+        self, experts: Experts, x: ir.Value, logits: ir.Value, matrices: tuple[Matrix, Matrix], name: str
+    ) -> ir.Value:
+        """A single node."""
+        return fused_experts(self._g, experts, x, logits, matrices, name)
 
     def tied_head(self, x: ir.Value, table: ir.Value, name: str) -> ir.Value:
         """A product without a transposed copy of the table."""

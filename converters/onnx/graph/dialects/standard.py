@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from converters.onnx.graph.dialects.capped import capped_attention
 from converters.onnx.graph.dialects.convolved import ConvolutionStates, swapped
+from converters.onnx.graph.dialects.mixtures import Matrix, standard_experts
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import (
     Attended,
@@ -25,7 +26,7 @@ from converters.onnx.graph.operators import (
     split,
 )
 from converters.onnx.graph.rotary import RotaryTables
-from seap_export.families import Attention, RopeSpec
+from seap_export.families import Attention, Experts, RopeSpec
 from seap_export.families.sublayers import Activation
 
 __all__ = ["StandardDialect"]
@@ -62,6 +63,16 @@ class StandardDialect:
         if kind == "silu":
             return multiply(self._g, x, self._g.node("Sigmoid", [x], f"{name}.sigmoid"), name)
         return activation(self._g, kind, x, name)
+
+    def experts(
+        self, experts: Experts, x: ir.Value, logits: ir.Value, matrices: tuple[Matrix, Matrix], name: str
+    ) -> ir.Value:
+        """The standard has no operator that leaves experts out."""
+
+        def activated(gate: ir.Value, label: str) -> ir.Value:
+            return self.activated(experts.activation, gate, label)
+
+        return standard_experts(self._g, experts, x, logits, matrices, activated, name)
 
     def poisoned(self, x: ir.Value, name: str) -> ir.Value:
         """`x`: padding may be anywhere."""

@@ -14,7 +14,7 @@ from support.corpora import WORDS, write_corpus
 from support.exports import CARD, run_here
 from support.models import write_micro_model
 from support.product import read_plan
-from support.variations import RICHEST, VARIATIONS
+from support.variations import JOINT, RICHEST, VARIATIONS
 from transformers import AutoModelForCausalLM
 
 from seap_export.families import family_of_model_type
@@ -73,10 +73,12 @@ def test_every_family_is_exported_with_parity_and_loads_as_a_plain_model(
     chosen = ("--ratio", 0.4, "--recipe", tmp_path / "mine.toml", *UNIFORM)
     arguments = ("--task", task, *chosen, "--out", tmp_path / "out", "--json", "-q")
     outcome = run("export", dense, *arguments)
-    assert (outcome.code, outcome.err) == (0, "")
+    is_coarse = variation not in JOINT  # an expert is a large part of a micro model
+    assert outcome.code == 0
+    assert ("nearest that the model's shapes allow" in outcome.err) if is_coarse else not outcome.err
     made = json.loads(outcome.out)["a-0.4"]
     assert (made["method"], made["parity"]["onnx"]["verdict"]) == ("reconstruct", "passed")
-    assert abs(made["achieved_ratio"] - 0.4) <= 0.005
+    assert abs(made["achieved_ratio"] - 0.4) <= (0.05 if is_coarse else 0.005)
     folder = tmp_path / "out" / "a-0.4"
     plan = read_plan(folder / "plan.json")
     layout, sparsity = plan.settings.layout, plan.settings.sparsity

@@ -1,0 +1,82 @@
+"""The mixtures of experts of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from converters.onnx.graph import operators as op
+from converters.onnx.graph.blocks import QuantizedWeight
+from converters.onnx.graph.dialects import Dialect
+from converters.onnx.graph.dialects.mixtures import Matrix
+from converters.onnx.graph.graph import GraphBuilder
+from converters.onnx.weights.weights import LazyWeights, StackedLayout
+from seap_export.families import Experts, ModelSpec, names
+from seap_export.rounding.grid import BlockQuantization
+
+__all__ = ["ExpertsWriter", "expert_matrices"]
+
+
+def expert_matrices(
+    experts: Experts, layer: int, hidden_size: int
+) -> tuple[tuple[list[str], str, StackedLayout], tuple[list[str], str, StackedLayout]]:
+    """The matrices of a layer's experts in a graph: the weights that they are made of, their name and their layout.
+
+    The rows of gate and up take turns in the first; the second is that of the output projection.
+    """
+    gate, up, output = (names.weight(projection, layer) for projection in names.ROUTED[1:])
+    number, width = experts.num_experts, experts.moe_intermediate_size
+    turns = StackedLayout(
+        (number, 2 * width, hidden_size),
+        lambda parts: torch.stack(parts, 1).flatten(0, 1),
+        lambda matrix: list(matrix.unflatten(0, (-1, 2)).unbind(1)),
+    )
+    columns = StackedLayout(
+        (number, hidden_size, width),
+        lambda parts: parts[0].unflatten(1, (number, width)).transpose(0, 1).flatten(0, 1),
+        lambda matrix: [matrix.unflatten(0, (number, hidden_size)).transpose(0, 1).flatten(1)],
+    )
+    return ([gate, up], gate.replace("gate_proj", "gate_up_proj"), turns), ([output], output, columns)
+
+
+class ExpertsWriter:
+    """Emits the mixtures of experts of one model; see `KindWriter`."""
+
+    def __init__(self, g: GraphBuilder, spec: ModelSpec, weights: LazyWeights, dialect: Dialect) -> None:
+        self._g, self._spec, self._weights, self._dialect = g, spec, weights, dialect
+
+    def open(self, index: int) -> None:
+        """There is no state."""
+
+    def product(self, index: int, x: ir.Value) -> ir.Value:
+        """The weighted sum of what the experts of each token write."""
+        experts, name = self._spec.layers[index][Experts], f"layers.{index}.{Experts.label}"
+        router = names.weight("router", index)  # never quantised: it is small, and decides
+        table = self._g.initializer(self._weights.transposed([router], f"{router}.transposed"))
+        logits = op.matmul(self._g, x, table, f"{name}.router")
+        flat = self._g.constant(f"shape_experts_{experts.num_experts}", np.array([-1, experts.num_experts], np.int64))
+        logits = self._g.node("Reshape", [logits, flat], f"{name}.logits")
+        return self._dialect.experts(experts, x, logits, self._matrices(index, experts), f"{name}.{experts.output}")
+
+    def _matrices(self, index: int, experts: Experts) -> tuple[Matrix, Matrix]:
+        hidden_size, how = self._spec.hidden_size, self._weights.precision.quantization
+        named = expert_matrices(experts, index, hidden_size)
+        if how is None or not experts.rounded(hidden_size, how.block_size):
+            first, second = (self._g.initializer(self._weights.stacked(*matrix)) for matrix in named)
+            return first, second
+        quantized, other = (self._quantized(*matrix, how) for matrix in named)
+        return quantized, other
+
+    def _quantized(
+        self, weights: Sequence[str], name: str, layout: StackedLayout, how: BlockQuantization
+    ) -> QuantizedWeight:
+        tensors = self._weights.quantized(weights, name, layout)
+        packed, scales = (self._g.initializer(tensor) for tensor in (tensors.packed, tensors.scales))
+        points = None if tensors.zero_points is None else self._g.initializer(tensors.zero_points)
+        return QuantizedWeight(layout.shape[1:], how.bits, how.block_size, packed, scales, points)
+
+    def close(self, index: int) -> None:
+        """There is no state."""

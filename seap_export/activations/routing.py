@@ -1,0 +1,73 @@
+"""What a mixture of experts would compute without some: samples of tokens, and what every expert writes for them.
+
+Without an expert its tokens go to others. So what is lost is known only if all experts have computed a token. With y_e
+what an expert writes and d_e the change of its weight, the output changes by the sum of d_e y_e, whose square is
+dᵀ G d with the products G of the y_e: all that has to be kept of a token is G, and the router's logits.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from seap_export.families import Experts
+from seap_export.layers.experts import expert_outputs
+from seap_export.layers.hidden_states import HiddenStates
+from seap_export.layers.layer import DecoderLayer
+
+__all__ = ["RoutingSample", "sample_routing", "sampled_tokens"]
+
+#: Products that are kept of a layer, and tokens that are computed at a time.
+_PRODUCTS, _TOKENS = 1 << 24, 64
+
+
+@dataclass(frozen=True)
+class RoutingSample:
+    """Some tokens at a mixture of experts.
+
+    Attributes:
+        logits: The router's product, float32 [tokens, experts].
+        products: The products of what any two experts write, float32 [tokens, experts (experts + 1) / 2]: the upper
+            triangles, row by row.
+    """
+
+    logits: torch.Tensor
+    products: torch.Tensor
+
+    def gram(self) -> torch.Tensor:
+        """The products as matrices, float64 [tokens, experts, experts]."""
+        number = self.logits.shape[1]
+        rows, columns = torch.triu_indices(number, number).unbind(0)
+        gram = torch.zeros(len(self.logits), number, number, dtype=torch.float64)
+        gram[:, rows, columns] = gram[:, columns, rows] = self.products.double()
+        return gram
+
+
+def sampled_tokens(experts: Experts, tokens: int) -> int:
+    """How many of the calibration tokens are in the sample: as many as 2^24 products allow, evenly spread."""
+    return math.ceil(tokens / _step(experts, tokens))
+
+
+def _step(experts: Experts, tokens: int) -> int:
+    return max(1, math.ceil(tokens * experts.num_experts**2 / _PRODUCTS))
+
+
+def sample_routing(layer: DecoderLayer, experts: Experts, hidden: HiddenStates) -> RoutingSample:
+    """The sample of a layer, whose mixture the hidden states have not passed yet."""
+    step, passed = _step(experts, sum(batch.num_tokens for batch in hidden.batches)), 0
+    rows, columns = torch.triu_indices(experts.num_experts, experts.num_experts).unbind(0)
+    logits, products = [], []
+    for stream in hidden.streams:
+        first = -passed % step
+        passed += len(stream)
+        for block in stream[first::step].split(_TOKENS):
+            x = layer.read(experts.output, block)
+            written = expert_outputs(layer, experts, x).transpose(0, 1)
+            gain = layer.gain(experts.output)
+            written = written if gain is None else written * gain
+            gram = written @ written.mT
+            logits.append(layer.linear("router", x).cpu())
+            products.append(gram[:, rows, columns].cpu())
+    return RoutingSample(torch.cat(logits), torch.cat(products))

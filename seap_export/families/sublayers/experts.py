@@ -1,0 +1,91 @@
+"""A mixture of experts: MLPs of one width, of which a router chooses some for each token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, get_args
+
+from seap_export.errors import InputError
+from seap_export.families.names import ROUTED, Norm, Projection
+from seap_export.families.sublayers.mlp import Activation
+from seap_export.families.sublayers.sublayer import Sublayer
+
+__all__ = ["Experts"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experts(Sublayer):
+    """A mixture of gated MLPs.
+
+    It is one wide MLP whose neurons are scaled by the router: its channels are those of the first expert, then those
+    of the second, and so on, w_e act(gate(x)) * up(x) each. The weight w_e of an expert is its probability, the
+    softmax of the router's product, and 0 for all but the `experts_per_token` most probable experts.
+
+    So gate and up have the rows of one expert after the other, and the output projection their columns.
+
+    Attributes:
+        num_experts: Number of experts.
+        moe_intermediate_size: Neurons of an expert.
+        experts_per_token: How many experts compute a token.
+        is_normalised: Whether the weights of a token's experts are divided by their sum.
+        activation: Of the gates.
+    """
+
+    output: ClassVar[Projection] = "experts_down_proj"
+    noun: ClassVar[str] = "a mixture of experts"
+    label: ClassVar[str] = "experts"
+    size_keys: ClassVar[tuple[str, ...]] = ("num_experts",)
+    norms_around: ClassVar[tuple[Norm, Norm]] = ("post_attention_layernorm", "post_mlp_layernorm")
+    has_covariance: ClassVar[bool] = False  # that of all experts' neurons would not fit
+
+    num_experts: int
+    moe_intermediate_size: int
+    experts_per_token: int
+    is_normalised: bool = True
+    activation: Activation = "silu"
+
+    def __post_init__(self) -> None:
+        if min(self.num_experts, self.moe_intermediate_size, self.experts_per_token) < 1:
+            raise InputError("a mixture needs at least one expert for a token, with at least one neuron")
+        if self.experts_per_token > self.num_experts:
+            raise InputError(
+                f"config.json: {self.experts_per_token} experts compute a token, but there are {self.num_experts}; "
+                "correct it, or download the model again"
+            )
+        if self.activation not in get_args(Activation):
+            known = ", ".join(get_args(Activation))
+            raise InputError(f"activation '{self.activation}' is not supported; use a model with one of {known}")
+
+    @property
+    def readers(self) -> tuple[Projection, ...]:
+        """The router, and gate and up of all experts."""
+        return ROUTED[:-1]
+
+    @property
+    def scalable(self) -> Projection | None:
+        """What is gated."""
+        return "experts_up_proj"
+
+    @property
+    def channels(self) -> int:
+        """One for each neuron of each expert."""
+        return self.num_experts * self.moe_intermediate_size
+
+    @property
+    def unit(self) -> int:
+        """Those of an expert."""
+        return self.moe_intermediate_size
+
+    def widths(self) -> Mapping[Projection, int]:
+        """The experts, and their neurons."""
+        return {"router": self.num_experts, "experts_gate_proj": self.channels, "experts_up_proj": self.channels}
+
+    def rounded(self, hidden_size: int, block_size: int) -> tuple[Projection, ...]:
+        """Not the router, which is small and decides; and none if some rows are not whole blocks."""
+        is_whole = not hidden_size % block_size and not self.moe_intermediate_size % block_size
+        return ROUTED[1:] if is_whole else ()
+
+    def of_expert(self, expert: int) -> slice:
+        """The channels of one expert."""
+        return slice(expert * self.moe_intermediate_size, (expert + 1) * self.moe_intermediate_size)

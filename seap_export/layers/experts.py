@@ -1,0 +1,81 @@
+"""The channels of a mixture of experts, and their product: only the experts of a token compute it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch.nn import functional
+
+from seap_export.families.sublayers import Experts
+from seap_export.layers.batches import Batch
+from seap_export.layers.mlp import ACTIVATIONS
+from seap_export.layers.operands import Operands
+
+__all__ = ["each_expert", "expert_outputs", "experts_channels", "experts_product", "routing_weights"]
+
+
+def routing_weights(logits: torch.Tensor, experts: Experts) -> torch.Tensor:
+    """The weight of each expert for each token, float32 [tokens, experts], 0 where it does not compute the token.
+
+    Args:
+        logits: The router's product, float32 [tokens, experts].
+        experts: The mixture.
+    """
+    probabilities = logits.softmax(-1)
+    chosen = probabilities.topk(experts.experts_per_token, -1)
+    weights = chosen.values / chosen.values.sum(-1, keepdim=True) if experts.is_normalised else chosen.values
+    return torch.zeros_like(probabilities).scatter(-1, chosen.indices, weights)
+
+
+def experts_channels(operands: Operands, experts: Experts, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """The activations of all experts' neurons times the router's weights, [tokens, experts * neurons]."""
+    x = operands.read(experts.output, stream)
+    parts = []
+    for tokens, neurons in each_expert(operands, experts, x, range(experts.num_experts)):
+        parts.append(neurons.new_zeros(len(x), neurons.shape[1]).index_copy(0, tokens, neurons))
+    return torch.cat(parts, 1)
+
+
+def each_expert(
+    operands: Operands, experts: Experts, x: torch.Tensor, which: Iterable[int]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The tokens that reach some experts, int64 [n] each, and their channels [n, neurons], given what is read."""
+    weights = routing_weights(operands.linear("router", x), experts)
+    for expert in which:
+        tokens = _tokens_of(weights[:, expert])
+        read, weight = (values.index_select(0, tokens) for values in (x, weights[:, expert, None]))
+        yield tokens, _neurons(operands, experts, expert, read) * weight
+
+
+def _neurons(operands: Operands, experts: Experts, expert: int, x: torch.Tensor) -> torch.Tensor:
+    """The activations of one expert's neurons, [tokens, neurons], given what it reads."""
+    rows = experts.of_expert(expert)
+    gate = ACTIVATIONS[experts.activation](operands.linear("experts_gate_proj", x, rows))
+    return gate * operands.linear("experts_up_proj", x, rows)
+
+
+def expert_outputs(operands: Operands, experts: Experts, x: torch.Tensor) -> torch.Tensor:
+    """What every expert writes for every token, [experts, tokens, hidden_size], given what they read."""
+    weight = operands.weight(experts.output)
+    written = [
+        functional.linear(_neurons(operands, experts, expert, x), weight[:, experts.of_expert(expert)])
+        for expert in range(experts.num_experts)
+    ]
+    return torch.stack(written)
+
+
+def experts_product(experts: Experts, weight: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
+    """The product of the output projection's weight [hidden_size, channels] with the channels [tokens, channels]."""
+    total = channels.new_zeros(len(channels), len(weight))
+    for expert in range(experts.num_experts):
+        neurons = channels[:, experts.of_expert(expert)]
+        tokens = _tokens_of(neurons.abs().amax(1))
+        product = functional.linear(neurons.index_select(0, tokens), weight[:, experts.of_expert(expert)])
+        total = total.index_add(0, tokens, product)
+    return total
+
+
+def _tokens_of(values: torch.Tensor) -> torch.Tensor:
+    """Where they are not 0, int64."""
+    return torch.nonzero(values.detach())[:, 0]

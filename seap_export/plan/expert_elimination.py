@@ -1,0 +1,63 @@
+"""Removes experts one after another, each time the one without which the layer's output changes least.
+
+Tokens of an expert that is gone are computed by the next ones, as the pruned router sends them: what counts is the
+output that the layer then has, against the dense one.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from seap_export.families import Experts
+
+__all__ = ["eliminate_experts", "routing_losses"]
+
+
+def eliminate_experts(
+    experts: Experts, logits: torch.Tensor, gram: torch.Tensor, weights: torch.Tensor
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """The order in which experts are worth keeping, and what is lost without the others.
+
+    Args:
+        experts: The mixture.
+        logits: The router's product for some tokens, [tokens, experts].
+        gram: The products of what any two experts write, float64 [tokens, experts, experts].
+        weights: The weight of each token, float64 [tokens], which sum to 1.
+
+    Returns:
+        All experts, the last removed first, int64 [experts]; the mean squared change of the output for each number of
+        experts kept, float64 [experts + 1]. Where it would fall as experts are removed, it stays, and for fewer
+        experts than compute a token, which cannot be, it is the same.
+    """
+    number, fewest = experts.num_experts, experts.experts_per_token
+    left, removed = list(range(number)), []
+    losses = np.zeros(number + 1)
+    while len(left) > fewest:
+        tried = [
+            routing_losses(experts, logits, gram, [*left[:place], *left[place + 1 :]]) for place in range(len(left))
+        ]
+        loss = torch.stack(tried) @ weights
+        place = int(loss.argmin())
+        removed.append(left.pop(place))
+        losses[len(left)] = max(float(loss[place]), losses[len(left) + 1])
+    losses[:fewest] = losses[fewest]
+    return np.array([*left, *reversed(removed)], np.int64), losses
+
+
+def routing_losses(experts: Experts, logits: torch.Tensor, gram: torch.Tensor, kept: list[int]) -> torch.Tensor:
+    """The squared change of each token's output where only some experts are kept, float64 [tokens]."""
+    every = list(range(experts.num_experts))
+    places, changes = zip(_routed(experts, logits, every, -1.0), _routed(experts, logits, kept, 1.0), strict=True)
+    place, change = torch.cat(places, 1), torch.cat(changes, 1)
+    rows = gram.take_along_dim(place[:, :, None], 1).take_along_dim(place[:, None, :], 2)
+    return torch.einsum("ti,tij,tj->t", change, rows, change).clamp_(min=0.0)
+
+
+def _routed(experts: Experts, logits: torch.Tensor, kept: list[int], sign: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The experts that compute each token, int64 [tokens, k], and their weights times a sign."""
+    index = torch.tensor(kept, device=logits.device)
+    chosen = logits[:, index].double().softmax(-1).topk(experts.experts_per_token, -1)
+    weights = chosen.values / chosen.values.sum(-1, keepdim=True) if experts.is_normalised else chosen.values
+    return index[chosen.indices], sign * weights

@@ -1,0 +1,123 @@
+"""Models without some of their experts: what transformers computes with them, and the refit of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.calibration import mixture_of
+from support.corpora import random_token_ids
+from support.models import masked_logits, mean_divergence, micro_source, transformers_model
+from support.plans import layer_plan, plan_of
+from torch import nn
+
+from seap_export.families import Experts
+from seap_export.layers.batches import length_buckets
+from seap_export.layers.hidden_states import HiddenStates
+from seap_export.layers.layer import DecoderLayer
+from seap_export.plan.plan import Plan
+from seap_export.plan.settings import Compensation
+from seap_export.plan.sublayers import KeptExperts
+from seap_export.shrink.expert_refit import fit_experts
+from seap_export.shrink.write import write_shrunk_model
+from seap_export.sources.source import Source
+
+#: All neurons of a dense layer, and fewer: then a layer with experts lacks the first.
+ALL, FEWER = range(80), range(0, 80, 2)
+
+
+def plan(source: Source, compensation: Compensation) -> Plan:
+    """Every layer keeps its heads, and the second and the last lack an expert."""
+    pairs = zip(source.spec.layers, (ALL, FEWER, FEWER), strict=True)
+    return plan_of(source, [layer_plan(own, None, None, neurons) for own, neurons in pairs], compensation)
+
+
+def shrunk(source: Source, folder: Path, compensation: Compensation) -> Plan:
+    own = plan(source, compensation)
+    statistics = mixture_of(source, folder / "statistics", {"boolq": random_token_ids()})
+    (folder / "hf").mkdir()
+    write_shrunk_model(source, own, statistics, folder / "hf")
+    return own
+
+
+def hide(model: Any, experts: Experts, layer: int, kept: Sequence[int]) -> None:
+    """Makes the router of a layer of transformers' model never choose the other experts."""
+    gate = model.model.layers[layer].mlp.gate
+    hidden = torch.full((experts.num_experts,), -torch.inf)
+    hidden[list(kept)] = 0.0
+
+    def forward(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        logits = nn.functional.linear(x.reshape(-1, x.shape[-1]), gate.weight) + hidden
+        weights, places = logits.softmax(-1).topk(experts.experts_per_token)
+        return logits, weights / weights.sum(-1, keepdim=True) if experts.is_normalised else weights, places
+
+    gate.forward = forward
+
+
+@pytest.mark.parametrize("variation", ["mixtral-all", "qwen3_moe-some", "qwen3_moe-all"])
+def test_it_is_the_dense_model_whose_routers_never_choose_the_removed_experts(variation: str, tmp_path: Path) -> None:
+    source = micro_source(tmp_path / "dense", variation, sliding_window=None)
+    own = shrunk(source, tmp_path, "none")
+    model = transformers_model(tmp_path / "dense")
+    dense = masked_logits(model)
+    for index, layer in enumerate(source.spec.layers):
+        for experts in (one for one in layer.sublayers if isinstance(one, Experts)):
+            hide(model, experts, index, own.layers[index][KeptExperts].experts)
+        for mlp in (model.model.layers[index].mlp for one in layer.outputs if one == "down_proj" and index):
+            mlp.down_proj.weight.data[:, 1::2] = 0.0  # a layer without experts has lost neurons
+    expected = masked_logits(model)
+    actual = masked_logits(transformers_model(tmp_path / "hf"))
+    torch.testing.assert_close(actual, expected, rtol=0.0, atol=1e-5 * float(expected.abs().max()))
+    assert (expected - dense).abs().max() > 0.1
+
+
+def test_experts_that_are_left_are_refitted(tmp_path: Path) -> None:
+    found = {}
+    for compensation in ("none", "sequential"):
+        source = micro_source(tmp_path / compensation / "dense", "mixtral")
+        shrunk(source, tmp_path / compensation, compensation)  # type: ignore[arg-type]
+        texts = random_token_ids()
+        found[compensation] = mean_divergence(tmp_path / compensation / "dense", tmp_path / compensation / "hf", texts)
+    assert found["sequential"] < 0.8 * found["none"]
+
+
+class Walk:
+    """A mixture in two models: that of the second has other output projections."""
+
+    def __init__(self, folder: Path, scale: float) -> None:
+        source = micro_source(folder, "mixtral", num_experts_per_tok=1)
+        self.spec, tensors = source.spec, source.read_layer(0)
+        self.experts = self.spec.layers[0][Experts]
+        name = "model.layers.0.mlp.experts.down_proj.weight"
+        self.exact = DecoderLayer(self.spec, 0, tensors, only=Experts.output)
+        self.layer = DecoderLayer(self.spec, 0, {**tensors, name: scale * tensors[name]}, only=Experts.output)
+        batches = length_buckets(random_token_ids(60, longest=40), 256)
+        table = source.read_outer("embed_tokens")
+        self.dense, self.changed = (HiddenStates.embedded(self.spec, table, batches) for _ in range(2))
+        self.weights = [torch.ones(batch.num_tokens) for batch in batches]
+        self.channels = torch.cat(
+            [self.exact.channels(Experts.output, self.dense.streams[i], batch) for i, batch in enumerate(batches)]
+        )
+
+    def fit(self, ridge: float) -> torch.Tensor:
+        return fit_experts(
+            self.experts, self.exact, self.layer, self.dense, self.changed, self.weights, ridge, lambda one, _: one
+        )
+
+
+@torch.no_grad()
+def test_the_fit_of_each_expert_is_least_squares_with_a_ridge_by_its_own_tokens(tmp_path: Path) -> None:
+    walk = Walk(tmp_path / "m", 0.5)
+    fitted = walk.fit(2.0).double()
+    before, wanted = (one.weight(Experts.output).double() for one in (walk.layer, walk.exact))
+    for expert in range(4):  # with one expert for each token, what it writes is all of the product
+        columns = walk.experts.of_expert(expert)
+        c = walk.channels[:, columns].double()
+        c = c[c.abs().sum(1) > 0]
+        moment = c.T @ c / len(c)
+        ridge = 2.0 * moment.trace() / len(c) * torch.eye(len(moment), dtype=torch.float64)
+        change = (wanted - before)[:, columns] @ moment @ torch.linalg.inv(moment + ridge)
+        torch.testing.assert_close(fitted[:, columns], before[:, columns] + change, rtol=1e-3, atol=1e-4)
