@@ -96,9 +96,9 @@ class StockModel:
     ) -> None:
         import transformers
 
-        if not hasattr(transformers, spec.family.architecture):
+        if not hasattr(transformers, spec.family.architecture) or not _keeps_states(spec):
             raise EnvironmentFailure(
-                f"transformers {transformers.__version__} has no {spec.family.architecture}, which the model is "
+                f"transformers {transformers.__version__} has no {spec.family.architecture} that the model could be "
                 'compared with; run: pip install --upgrade "transformers<6"'
             )
         config._attn_implementation = None  # a config may name a kernel of the hub
@@ -270,6 +270,14 @@ def _new_cache(layers: Sequence[Any]) -> Any:
         cache.has_previous_state = False  # 4.57's Granite 4 asks for it
     cache.layers = list(layers)
     return cache
+
+
+def _keeps_states(spec: ModelSpec) -> bool:
+    """Whether transformers has a cache for what the layers keep: 4.57 has another one, for keys and values alone."""
+    from transformers import cache_utils
+
+    is_known = all("key" in sublayer.states for sublayer in spec.sublayers if sublayer.states)
+    return is_known or hasattr(cache_utils, "LinearAttentionLayer")
 
 
 def _cache_layer(layer: LayerSpec) -> Any:

@@ -183,6 +183,8 @@ def why_not_loaded(family: Family, layout: Layout) -> str | None:
         return f"transformers {release} has no {family.architecture}"
     if family.experts is not None and release.startswith("4."):
         return f"transformers {release} has a module for each expert"
+    if family.convolution is not None and release.startswith("4."):
+        return f"transformers {release} keeps the states of convolutions in another way"
     if layout == "per-layer" and family.uniform_keeps_heads == "always" and release.startswith("4."):
         return f"in transformers {release} {family.architecture} takes hidden_size / heads for the size of a head"
     return None

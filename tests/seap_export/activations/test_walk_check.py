@@ -97,6 +97,7 @@ def test_another_norm_or_order_is_noticed_where_it_shows_first(
     tmp_path: Path, variation: str, change: Callable[[ModelSpec], ModelSpec], place: str
 ) -> None:
     source = micro_source(tmp_path / "model", variation)
+    skip_unless_loaded(source.spec.family)
     _walk(source)
     with pytest.raises(InputError, match=f"from {place} on"):
         _walk(dataclasses.replace(source, spec=change(source.spec)))
