@@ -420,7 +420,7 @@ def micro_config(**values: Any) -> dict[str, Any]:
         **values,
     }
     older = ("rope_theta", "rope_scaling") if "rope_parameters" in config else ()
-    return {key: value for key, value in config.items() if key not in older}
+    return deepcopy({key: value for key, value in config.items() if key not in older})  # transformers adds to it
 
 
 def uneven_values(variation: str, *, biases: bool = True, **more: Any) -> dict[str, Any]:
@@ -431,7 +431,7 @@ def uneven_values(variation: str, *, biases: bool = True, **more: Any) -> dict[s
         biases: Whether o_proj has a bias in the layers that were cut, and down_proj in one of them.
         more: Further config values.
     """
-    values = {**deepcopy(VARIATIONS[variation]), **more}  # transformers adds to what it is given
+    values = {**deepcopy(VARIATIONS[variation]), **more}
     family = family_of_model_type(values["model_type"])
     sizes = family.key("intermediate_size")
     groups = {6: (4, 2), 1: (1, 1)}.get(values.get("num_key_value_heads", 3), (2, 1))
@@ -454,7 +454,7 @@ def uneven_values(variation: str, *, biases: bool = True, **more: Any) -> dict[s
 
 def pruned_values(variation: str, **more: Any) -> dict[str, Any]:
     """As `PRUNED_LAYERS` says, by the family's own keys."""
-    values = {**deepcopy(VARIATIONS[variation]), **more}  # transformers adds to what it is given
+    values = {**deepcopy(VARIATIONS[variation]), **more}
     family = family_of_model_type(values["model_type"])
     layers = {
         index: {key if key.endswith("_bias") else family.key(key): value for key, value in layer.items()}
