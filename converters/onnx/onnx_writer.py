@@ -68,7 +68,7 @@ def refuse_unsupported(spec: ModelSpec, form: OnnxForm = _DEFAULT) -> None:
     """Rejects a model that cannot be written as a graph of this form.
 
     Raises:
-        InputError: The attention operator does not take heads of this size.
+        InputError: The attention operator does not take heads of this size, or that of experts not theirs.
         UsageError: The rows of the embedding are not whole blocks, or the dialect has no operators for blocks.
     """
     how = form.precision.quantization
@@ -81,9 +81,8 @@ def refuse_unsupported(spec: ModelSpec, form: OnnxForm = _DEFAULT) -> None:
             f"the embedding's rows of {spec.hidden_size} are not whole blocks of {how.block_size}; "
             f"{smaller}leave the embedding and LM head unquantised"
         )
-    if form.dialect == "fused":
-        for experts in spec.all(Experts):
-            _refuse_experts(experts)
+    for experts in spec.all(Experts):
+        _refuse_experts(experts, form)
     if spec.head_dim % HEAD_DIM_MULTIPLE:
         raise InputError(
             f"head_dim {spec.head_dim} is not supported in ONNX; GroupQueryAttention needs a multiple of "
@@ -91,9 +90,11 @@ def refuse_unsupported(spec: ModelSpec, form: OnnxForm = _DEFAULT) -> None:
         )
 
 
-def _refuse_experts(experts: Experts) -> None:
-    """Rejects what the operators for mixtures of experts lack."""
-    if experts.activation != "silu":
+def _refuse_experts(experts: Experts, form: OnnxForm) -> None:
+    """Rejects what the operators for mixtures of experts lack; on GPUs, nothing of them has run."""
+    if form.provider != "cpu":
+        raise InputError("mixtures of experts are not supported on GPUs yet; use the provider cpu")
+    if form.dialect == "fused" and experts.activation != "silu":
         raise InputError(
             f"experts with the activation {experts.activation} are not supported by ONNX Runtime's operator MoE; "
             "use the standard dialect, fp32 or fp16"

@@ -15,7 +15,7 @@ import onnx
 import pytest
 from support.models import write_micro_model
 from support.product import BlockQuantization, DialectName, Logits, OnnxForm, Precision
-from support.variations import RICHEST, VARIATIONS
+from support.variations import ON_GPUS, VARIATIONS
 
 from converters.onnx import write_onnx
 from fake_cuda.log import Counts
@@ -130,10 +130,10 @@ def check_fused(machine: Machine, asked: Sequence[tuple[Graph, int]]) -> None:
             assert attention <= (3 if section == "prompt" else 1) * attending, where
 
 
-@pytest.mark.parametrize("row", range(len(RICHEST)), ids=RICHEST)
+@pytest.mark.parametrize("row", range(len(ON_GPUS)), ids=ON_GPUS)
 def test_every_family(row: int, graphs: Graphs, fake_cuda: type[Machine]) -> None:
     """The precisions in turn with one row and with four; the next family has them the other way round."""
-    written = [graphs.write(RICHEST[row], precision) for precision in PRECISIONS]
+    written = [graphs.write(ON_GPUS[row], precision) for precision in PRECISIONS]
     jobs = [(graph, (1, 4)[(row + number) % 2]) for number, graph in enumerate(written)]
     check_fused(fake_cuda(sm=90, without=(CUDNN,)), jobs)
 

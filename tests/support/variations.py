@@ -370,6 +370,8 @@ def _family(variation: Any) -> Family:
 #: Without mixtures of experts: transformers has modules for all their projections.
 JOINT = tuple(variation for variation in VARIATIONS if _family(variation).experts is None)
 VARIED_JOINT = tuple(variation for variation in VARIED if _family(variation).experts is None)
+#: The richest that GPUs may run.
+ON_GPUS = tuple(variation for variation in RICHEST if variation in JOINT)
 #: Those of families whose layers are all attention and an MLP.
 ATTENDING = tuple(variation for variation in JOINT if _family(variation).convolution is None)
 VARIED_ATTENDING = tuple(variation for variation in VARIED_JOINT if _family(variation).convolution is None)

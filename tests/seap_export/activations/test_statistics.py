@@ -17,6 +17,7 @@ from seap_export.activations.covariance import pack_symmetric
 from seap_export.activations.moments import Moments
 from seap_export.activations.statistics import (
     CALIBRATION_SCHEMA,
+    TOKENS,
     Calibration,
     CalibrationRecord,
     SublayerStatistics,
@@ -73,7 +74,7 @@ LAYERS: list[dict[Projection, SublayerStatistics]] = [
 def write(folder: Path) -> None:
     for index, layer in enumerate(LAYERS):
         write_layer(folder, index, layer)
-    write_tokens(folder, TOKEN_IDS)
+    write_tokens(folder / TOKENS, TOKEN_IDS)
     write_sensitivity(folder, SENSITIVITY)
     write_record(folder, RECORD)
 

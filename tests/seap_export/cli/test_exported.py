@@ -23,7 +23,7 @@ def _exported(size: int, dense_size: int | None, low: float, high: float | None)
         "dense_bytes": {"onnx": dense_size},
         "speed": {"variant": [cell]},
     }
-    return SimpleNamespace(variants={"a-0.2": {}}, report=SimpleNamespace(variants={"a-0.2": variant}))
+    return SimpleNamespace(variants={"a-0.2": {}}, described={"a-0.2": variant})
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def test_with_a_cut_vocabulary_it_learns_the_distribution_of_the_kept_tokens(
     for name, chosen in (("whole", plan), ("kept", kept)):
         made(tmp_path / name, source, chosen, statistics)
     whole, cut = outers
-    assert torch.equal(cut.head, whole.head[list(kept.vocabulary.kept)])
+    assert torch.equal(cut.head.weight, whole.head.weight[list(kept.vocabulary.kept)])
     assert torch.equal(cut.embedding, whole.embedding)
 
 

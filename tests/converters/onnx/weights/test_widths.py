@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.product import PROJECTIONS, OnnxForm, choose_precision
+from support.product import OnnxForm, choose_precision
 from support.variations import micro_config
 
 from converters.onnx.weights.widths import slow_products, whole_blocks, width_warning
@@ -87,7 +87,7 @@ def test_only_cuda_has_these_kernels() -> None:
         (
             spec_of(hidden_size=252, head_dim=64),
             form_of("int4", embeddings=False),
-            {name: [0, 1, 2, 3] for name in PROJECTIONS},
+            {name: [0, 1, 2, 3] for name in spec_of().layers[0].projections},
             ["use fp16 or bf16"],
         ),
     ],

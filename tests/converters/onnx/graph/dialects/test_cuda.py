@@ -16,10 +16,13 @@ import pytest
 from numpy.typing import NDArray
 from support.execution import empty_state
 from support.models import write_micro_model
-from support.product import Logits, OnnxForm, Precision
-from support.variations import RICHEST, VARIATIONS
+from support.product import DialectName, Logits, OnnxForm, Precision, choose_precision
+from support.variations import ON_GPUS, VARIATIONS, micro_config
 
 from converters.onnx import write_onnx
+from converters.onnx.onnx_writer import refuse_unsupported
+from seap_export.errors import InputError
+from seap_export.families import model_spec
 
 #: Where products of gate and up are one node; other widths take two.
 WIDTH = 96
@@ -67,7 +70,7 @@ def operators(path: Path) -> Counter[str]:
 
 
 @pytest.mark.parametrize("logits", ["all", "last"])
-@pytest.mark.parametrize("name", RICHEST)
+@pytest.mark.parametrize("name", ON_GPUS)
 def test_they_compute_the_same(name: str, logits: Logits, tmp_path: Path) -> None:
     ours, other = (Runner(written(tmp_path, name, provider, logits)) for provider in ("cuda", "cpu"))
     for computed, wanted in zip(ours.all_calls(), other.all_calls(), strict=True):
@@ -126,3 +129,11 @@ def test_the_epsilon_of_the_product_hides_the_mean(dtype: str, exponent: int, tm
     scale = next(onnx.numpy_helper.to_array(i) for i in graph.initializer if i.name.startswith("gate_scale"))
     assert epsilon == 4.0**exponent
     assert set(scale.astype(np.float64)) == {2.0**exponent}
+
+
+@pytest.mark.parametrize("dialect", ["fused", "standard"])
+def test_mixtures_of_experts_are_refused(dialect: DialectName) -> None:
+    spec = model_spec(micro_config(**VARIATIONS["mixtral"]))
+    with pytest.raises(InputError, match="mixtures of experts are not supported on GPUs yet; use the provider cpu"):
+        refuse_unsupported(spec, OnnxForm(choose_precision("fp16", "cuda"), dialect=dialect, provider="cuda"))
+    refuse_unsupported(spec, OnnxForm(choose_precision("fp16"), dialect=dialect))
