@@ -8,7 +8,9 @@ import numpy as np
 from mutations.fault import Fault, numeric
 from mutations.graphs.graph import Edit, Graph
 from mutations.graphs.weights import Array, layer_name, with_bias, with_weight
-from support.product import PROJECTIONS
+from support.variations import micro_config
+
+from seap_export.families import model_spec
 
 __all__ = ["FAULTS"]
 
@@ -78,7 +80,7 @@ def _zero(bias: Array) -> Array:
 
 
 def _signs() -> Iterator[Fault]:
-    for projection in PROJECTIONS:
+    for projection in model_spec(micro_config(model_type="llama")).layers[1].projections:
         yield numeric(f"sign in {projection}", "routed", with_weight(1, projection, _flip_largest), layer=1)
     yield numeric("sign in q_proj, qwen3", "qwen3", with_weight(0, "q_proj", _flip_largest), layer=0)
     yield numeric("sign in v_proj, tied", "tied", with_weight(0, "v_proj", _flip_largest), layer=0)
