@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from converters.format import StoredWeights
 from converters.gguf import GgufFormat
 from seap_export.errors import ParityFailure
-from seap_export.families import model_spec
+from seap_export.families import family_of_model_type, model_spec
 from validation.runtimes.llama_cpp.runner import LlamaCppRunner, LlamaOptions, open_llama_cpp
 from validation.runtimes.runner import Opening
 
@@ -98,6 +98,13 @@ REFUSED = {
     "vaultgemma": "llama.cpp cannot run",
     "vaultgemma-all": "llama.cpp cannot run",
 }
+
+for _variation, _values in VARIATIONS.items():
+    _family = family_of_model_type(_values["model_type"])
+    if _family.experts is not None:
+        REFUSED[_variation] = "a mixture of experts"
+    elif _family.block.norm != "rms":
+        REFUSED[_variation] = "has no LayerNorm"
 
 
 @pytest.mark.parametrize("variation", VARIED)

@@ -61,7 +61,7 @@ class Subject:
         rows = [(row[:length].tolist(), new.tolist()) for row, length, new in zip(PROMPTS, LENGTHS, NEXT, strict=True)]
         runs = [Run([prompt, *([token] for token in new)], len(prompt) + STEPS) for prompt, new in rows]
         caches: Caches = [[], []]
-        return list(torch.run(runs, lambda row, keys, values: caches[row].append((keys, values)))), caches
+        return list(torch.run(runs, lambda row, states: caches[row].append((states["key"], states["value"])))), caches
 
 
 @pytest.fixture
