@@ -27,6 +27,7 @@ def validate(
     dense: NameOrPath | None = None,
     prompt_file: FilePath | None = None,
     bisect: bool = False,
+    signed_by: FilePath | None = None,
     save_golden: FilePath | None = None,
     runtime: Several[str] = (),
     limits: FilePath | None = None,
@@ -65,6 +66,7 @@ def validate(
         dense: The dense model, which the limits of quality and speed need: a folder, a .gguf file or a hub id.
         prompt_file: A corpus of prompts for parity; None: the held-out texts of the export.
         bisect: After a failed parity, find the sublayer that diverges first.
+        signed_by: The public key, as PEM, with which every variant must be signed.
         save_golden: Save what a passing variant computes to this file, for `--against-golden` of the command.
         runtime: Compare what these runtimes run, such as "onnxruntime"; none: of each format the first.
         limits: A TOML file of limits for parity; None: the defaults.

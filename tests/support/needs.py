@@ -82,6 +82,7 @@ SPECIAL: dict[str, tuple[Callable[[], str | None], str]] = {
         install_remedy("openvino"),
     ),
     "mlx-lm": (partial(_packages, "mlx_lm"), install_remedy("mlx")),
+    "model-signing": (partial(_packages, "model_signing", "OpenSSL"), install_remedy("signing")),
     "ray": (partial(_packages, "ray"), install_remedy("ray")),
     "vllm": (_vllm, "install it with 'make .venv-vllm/installed', or set SEAP_EXPORT_VLLM_PYTHON"),
     "transformers.js": (_transformers_js, INSTALL),

@@ -47,6 +47,7 @@ _CHECKS = ("integrity", "parity", "router", "quality", "speed")
         help="A corpus of prompts: JSONL, Parquet or text.  [default: the held-out texts of the export]",
     ),
     option("--bisect", is_flag=True, help="After a failed parity, find the sublayer that diverges first."),
+    option("--signed-by", type=PathType(), help="Public key (PEM) with which every variant must be signed."),
     option("--save-golden", type=PathType(), help="Save the logits of a variant that passes, for --against-golden."),
     option(
         "--against-golden",

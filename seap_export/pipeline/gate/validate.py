@@ -26,6 +26,7 @@ from seap_export.pipeline.gate.integrity import folder_damages, variant_damages
 from seap_export.pipeline.gate.parity import check_parity, prompts_of
 from seap_export.pipeline.gate.report import CHECKS, Check, CheckName, ValidationReport, describe_variant
 from seap_export.pipeline.gate.router_check import router_damages
+from seap_export.pipeline.gate.signature import refuse_unusable_key, signature_damages, signatures
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.request.settings import ParitySettings
 from seap_export.pipeline.targets.frontier import read_frontier
@@ -56,6 +57,7 @@ class ValidationRequest:
         runtimes: The runtimes of parity; empty: of each folder's format the first.
         prompt_file: Prompts for parity; None: the held-out texts of the export.
         bisect: Whether a failed parity is followed to the sublayer that diverges first.
+        signed_by: Public key with which every variant must be signed; None: signatures are mentioned, not checked.
         dense: The dense model, for quality and speed.
         quality: Texts, tasks and limits of the quality gate; None: no gate.
         speed: Limits of the speed gate; None: no gate.
@@ -69,6 +71,7 @@ class ValidationRequest:
     runtimes: tuple[str, ...] = ()
     prompt_file: Path | None = None
     bisect: bool = False
+    signed_by: Path | None = None
     dense: str | None = None
     quality: EvaluationRequest | None = None
     speed: SpeedLimits | None = None
@@ -78,6 +81,8 @@ class ValidationRequest:
     def __post_init__(self) -> None:
         if not self.checks:
             raise UsageError("no check is given; give at least one --check")
+        if self.signed_by is not None and "integrity" not in self.checks:
+            raise UsageError("--signed-by is a part of the check integrity; add --check integrity")
         if (self.quality or self.speed) and self.dense is None:
             raise UsageError("the limits of quality and speed are against the dense model; give it as --dense")
         for name, gate in (("quality", self.quality), ("speed", self.speed)):
@@ -126,6 +131,8 @@ class _Validation:
         """Runs all checks."""
         self._refuse_missing_runtime()
         self._refuse_unusable_dense()
+        if self._request.signed_by is not None:
+            refuse_unusable_key(self._request.signed_by)
         if self._export.exists and self._asks("integrity"):
             self._add(Check.of(None, "integrity", folder_damages(self._export), 7))
         for variant in self._variants:
@@ -236,8 +243,13 @@ class _Validation:
             if self._manifest
             else [f"hashes were not compared, because no {MANIFEST} in the parent folder lists this variant"]
         )
-        signatures = (path.name for path in sorted(variant.path.glob("*.sig")))
-        notes += [f"the signature {name} was not checked; run: model_signing verify" for name in signatures]
+        if self._request.signed_by is not None:
+            reasons += signature_damages(variant, self._request.signed_by)
+        else:
+            notes += [
+                f"the signature {path.name} was not checked; give the signer's public key as --signed-by"
+                for path in signatures(variant)
+            ]
         self._add(Check.of(variant.name, "integrity", reasons, ArtifactError.exit_code, notes))
         return not reasons
 

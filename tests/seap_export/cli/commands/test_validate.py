@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -269,6 +270,29 @@ def test_a_signature_is_reported_as_not_checked(run: Run, done: Path) -> None:
     notes = {check["variant"]: check["notes"] for check in json.loads(outcome.out)["checks"]}
     assert ["model.sig was not checked" in note for note in notes["a-0.2"]] == [True]
     assert not notes["a-0.4"]
+
+
+@pytest.mark.needs("model-signing", "openssl")
+def test_the_signatures_must_be_those_of_the_key(run: Run, done: Path, work: Path) -> None:
+    from model_signing.signing import Config
+
+    for name in ("signer", "other"):
+        key = ("openssl", "ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", f"{name}.key")
+        subprocess.run(key, check=True)
+        public = ("openssl", "ec", "-in", f"{name}.key", "-pubout", "-out", f"{name}.pem")
+        subprocess.run(public, check=True, capture_output=True)
+    variant = done / "a-0.2"
+    Config().use_elliptic_key_signer(private_key=work / "signer.key").sign(variant, variant / "model.sig")
+    check = ("validate", "out/a-0.2", "--check", "integrity", "--quiet", "--signed-by")
+    assert run(*check, "signer.pem").code == 0
+    run(*check, "other.pem").refused(7, "model.sig", "key")
+    run(*check, "signer.key").refused(2, "signer.key", "public key")
+    run("validate", "out/a-0.4", *check[2:], "signer.pem").refused(7, "a-0.4", "no signature")
+    run("validate", "out", "--check", "router", "--signed-by", "signer.pem").refused(2, "integrity")
+    (variant / "notes.txt").write_text("Not signed, and not in the manifest.")
+    run(*check, "signer.pem").refused(7, "model.sig", "notes.txt")
+    (variant / "model.sig").write_text("{}")
+    run(*check, "signer.pem").refused(7, "model.sig")
 
 
 def test_a_golden_is_kept_and_compared(run: Run, done: Path, work: Path) -> None:

@@ -1,0 +1,69 @@
+"""The signature of a variant, which tells who made its files.
+
+Source: https://github.com/sigstore/model-transparency; a signature is a Sigstore bundle with the hash of every file.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from seap_export.errors import EnvironmentFailure, UsageError
+from seap_export.extras import install_remedy
+from seap_export.pipeline.folder.contents import Variant
+
+__all__ = ["refuse_unusable_key", "signature_damages", "signatures"]
+
+
+def refuse_unusable_key(public_key: Path) -> None:
+    """Tries a key before anything is hashed.
+
+    Args:
+        public_key: PEM of an elliptic curve of 256, 384 or 521 bits.
+
+    Raises:
+        UsageError: The file is no such key.
+        EnvironmentFailure: The packages that check signatures are missing.
+    """
+    try:
+        _verification(public_key)
+    except ImportError as error:
+        raise EnvironmentFailure(f"checking a signature needs model_signing; {install_remedy('signing')}") from error
+    except (OSError, ValueError, TypeError, AttributeError) as error:  # the last two: a key of another kind
+        raise UsageError(
+            f"{public_key}: not the public key of an elliptic curve; write it with 'openssl ec -in key.pem -pubout'"
+        ) from error
+
+
+def signatures(variant: Variant) -> list[Path]:
+    """The signatures that lie in a variant's folder."""
+    return sorted(variant.path.glob("*.sig"))
+
+
+def signature_damages(variant: Variant, public_key: Path) -> list[str]:
+    """What is wrong with a variant's signatures, in words; that there are none is wrong, too.
+
+    Args:
+        variant: The variant.
+        public_key: See `refuse_unusable_key`.
+    """
+    found, damages = signatures(variant), []
+    if not found:
+        return [f"{variant.path}: there is no signature; sign the folder, or leave out --signed-by"]
+    for path in found:
+        try:
+            _verification(public_key, path).verify(variant.path, path)
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever a damaged file makes its parsers raise
+            why = str(error).strip().partition("\n")[0][:300] or type(error).__name__
+            damages.append(f"{path}: the signature is wrong ({why}); get the folder or the key again")
+    return damages
+
+
+def _verification(public_key: Path, *unsigned: Path) -> Any:
+    """What `model_signing verify key` uses; a new one for each folder, since it keeps what it learns of one."""
+    from model_signing import hashing, verifying
+
+    hashed = hashing.Config().set_ignored_paths(paths=unsigned)
+    return verifying.Config().use_elliptic_key_verifier(public_key=public_key).set_hashing_config(hashed)
