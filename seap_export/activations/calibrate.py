@@ -8,9 +8,8 @@ from pathlib import Path
 
 import torch
 
-from seap_export.activations.covariance import CovarianceAccumulator
 from seap_export.activations.moments import MomentAccumulator
-from seap_export.activations.routing import sample_routing
+from seap_export.activations.observers import observer
 from seap_export.activations.sensitivity import SENSITIVITY_TOKENS, Backward, sensitivity_texts
 from seap_export.activations.statistics import (
     TOKENS,
@@ -21,7 +20,6 @@ from seap_export.activations.statistics import (
     write_tokens,
 )
 from seap_export.activations.walk_check import WalkCheck
-from seap_export.families import Experts
 from seap_export.families.names import Projection
 from seap_export.layers.batches import length_buckets
 from seap_export.layers.compute import Compute
@@ -135,19 +133,14 @@ class _Run:
 
     def _sublayer(self, index: int, output: Projection, tensors: dict[str, torch.Tensor]) -> SublayerStatistics:
         layer = DecoderLayer(self._source.spec, index, tensors, self._compute.device, only=output)
-        moments, covariance = MomentAccumulator(), CovarianceAccumulator()
-        sublayer = self._source.spec.layers[index].named(output)
-        if isinstance(sublayer, Experts):
-            routing = sample_routing(layer, sublayer, self._hidden)
-            self._hidden.advance(layer, output, lambda passed: moments.update(passed.channels))
-            return SublayerStatistics(moments.result(), routing=routing)
+        moments, further = MomentAccumulator(), observer(layer, output, self._hidden)
 
         def add(passed: SublayerPass) -> None:
             moments.update(passed.channels)
-            covariance.update(passed.channels)
+            further.see(passed)
 
         self._hidden.advance(layer, output, add)
-        return SublayerStatistics(moments.result(), covariance.packed_covariance())
+        return SublayerStatistics(moments.result(), further.tensors())
 
     def _save(self, index: int) -> None:
         """Keeps all that the layer needs which comes next."""

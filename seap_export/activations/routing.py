@@ -14,10 +14,10 @@ import torch
 
 from seap_export.families import Experts
 from seap_export.layers.experts import expert_outputs
-from seap_export.layers.hidden_states import HiddenStates
+from seap_export.layers.hidden_states import HiddenStates, SublayerPass
 from seap_export.layers.layer import DecoderLayer
 
-__all__ = ["RoutingSample", "sample_routing", "sampled_tokens"]
+__all__ = ["RoutingObserver", "RoutingSample"]
 
 #: Products that are kept of a layer, and tokens that are computed at a time.
 _PRODUCTS, _TOKENS = 1 << 24, 64
@@ -45,16 +45,31 @@ class RoutingSample:
         return gram
 
 
-def sampled_tokens(experts: Experts, tokens: int) -> int:
-    """How many of the calibration tokens are in the sample: as many as 2^24 products allow, evenly spread."""
-    return math.ceil(tokens / _step(experts, tokens))
+class RoutingObserver:
+    """The sample of a mixture of experts; it is taken before the hidden states pass."""
+
+    def __init__(self, layer: DecoderLayer, experts: Experts, hidden: HiddenStates) -> None:
+        self._sample = _sample(layer, experts, hidden)
+
+    def see(self, passed: SublayerPass) -> None:
+        """Nothing: see `_sample`."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The fields of the sample."""
+        return dict(vars(self._sample))
+
+    @staticmethod
+    def numbers(experts: Experts, tokens: int) -> int:
+        """Those of as many tokens as 2^24 products allow, evenly spread."""
+        number = experts.num_experts
+        return math.ceil(tokens / _step(experts, tokens)) * (number + number * (number + 1) // 2)
 
 
 def _step(experts: Experts, tokens: int) -> int:
     return max(1, math.ceil(tokens * experts.num_experts**2 / _PRODUCTS))
 
 
-def sample_routing(layer: DecoderLayer, experts: Experts, hidden: HiddenStates) -> RoutingSample:
+def _sample(layer: DecoderLayer, experts: Experts, hidden: HiddenStates) -> RoutingSample:
     """The sample of a layer, whose mixture the hidden states have not passed yet."""
     step, passed = _step(experts, sum(batch.num_tokens for batch in hidden.batches)), 0
     rows, columns = torch.triu_indices(experts.num_experts, experts.num_experts).unbind(0)

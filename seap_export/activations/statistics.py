@@ -13,9 +13,10 @@ from safetensors import SafetensorError, safe_open
 
 from seap_export.activations.covariance import add_packed, mirrored
 from seap_export.activations.moments import Moments
-from seap_export.activations.routing import RoutingSample, sampled_tokens
+from seap_export.activations.observers import kept_numbers
+from seap_export.activations.routing import RoutingSample
 from seap_export.errors import ArtifactError, InputError
-from seap_export.families import Experts, ModelSpec, Sublayer
+from seap_export.families import ModelSpec
 from seap_export.families.names import Projection
 from seap_export.json_file import read_json, write_json
 from seap_export.layers.kept import UNFINISHED, keep_tensors, kept_tensors
@@ -86,14 +87,7 @@ class CalibrationRecord:
 
 def covariance_bytes(spec: ModelSpec, tokens: int = 0) -> int:
     """Bytes of a task's covariances, whose upper triangles are stored, and of the samples of mixtures of experts."""
-    return sum(4 * _numbers(sublayer, tokens) for sublayer in spec.sublayers)
-
-
-def _numbers(sublayer: Sublayer, tokens: int) -> int:
-    if isinstance(sublayer, Experts):
-        number = sublayer.num_experts
-        return sampled_tokens(sublayer, tokens) * (number + number * (number + 1) // 2)
-    return sublayer.channels * (sublayer.channels + 1) // 2
+    return sum(4 * kept_numbers(sublayer, tokens) for sublayer in spec.sublayers)
 
 
 @dataclass(frozen=True)
@@ -102,13 +96,11 @@ class SublayerStatistics:
 
     Attributes:
         moments: Its moments.
-        covariance: Its covariance as `pack_symmetric` gives it, float32; None: that of a mixture of experts.
-        routing: The sample of a mixture of experts.
+        further: What the kind's observer keeps: its covariance, or what a mixture of experts has instead.
     """
 
     moments: Moments
-    covariance: torch.Tensor | None = None
-    routing: RoutingSample | None = None
+    further: Mapping[str, torch.Tensor]
 
 
 def write_layer(folder: Path, index: int, statistics: Mapping[Projection, SublayerStatistics]) -> None:
@@ -118,10 +110,7 @@ def write_layer(folder: Path, index: int, statistics: Mapping[Projection, Sublay
         tensors[f"{output}.mean"] = sublayer.moments.mean
         tensors[f"{output}.variance"] = sublayer.moments.variance
     for output, sublayer in statistics.items():
-        if sublayer.covariance is not None:
-            tensors[f"{output}.covariance"] = sublayer.covariance
-        if sublayer.routing is not None:
-            tensors |= {f"{output}.{name}": tensor for name, tensor in vars(sublayer.routing).items()}
+        tensors |= {f"{output}.{name}": tensor for name, tensor in sublayer.further.items()}
     part = folder / UNFINISHED / "layer"
     part.parent.mkdir(exist_ok=True)
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -139,7 +139,7 @@ class Student:
                 for sublayer in self._spec.layers[index].sublayers:
                     read = read if sublayer.beside else after
                     channels = layer.channels(sublayer.output, read, batch)
-                    after = after + layer.update(sublayer.output, layer.linear(sublayer.output, channels))
+                    after = after + layer.update(sublayer.output, layer.product(sublayer.output, channels))
                 at_before, *at_weights = torch.autograd.grad(after, (leaf, *trained.values()), gradient)
             for total, part in zip(sums.values(), at_weights, strict=True):
                 total += part

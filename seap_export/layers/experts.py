@@ -65,8 +65,9 @@ def expert_outputs(operands: Operands, experts: Experts, x: torch.Tensor) -> tor
     return torch.stack(written)
 
 
-def experts_product(experts: Experts, weight: torch.Tensor, channels: torch.Tensor) -> torch.Tensor:
-    """The product of the output projection's weight [hidden_size, channels] with the channels [tokens, channels]."""
+def experts_product(operands: Operands, experts: Experts, channels: torch.Tensor) -> torch.Tensor:
+    """The product of the output projection with the channels, [tokens, hidden_size], of each expert on its tokens."""
+    weight = operands.weight(experts.output)
     total = channels.new_zeros(len(channels), len(weight))
     for expert in range(experts.num_experts):
         neurons = channels[:, experts.of_expert(expert)]

@@ -104,7 +104,7 @@ class HiddenStates:
         """Passes one sublayer, and shows the visitor each batch."""
         for batch_index, batch in enumerate(self.batches):
             channels = layer.channels(output, self.read(layer, output, batch_index), batch)
-            product = layer.linear(output, channels)
+            product = layer.product(output, channels)
             update = layer.update(output, product)
             after = self.add(layer, output, batch_index, update)
             visit(SublayerPass(batch_index, product, update, after, channels))

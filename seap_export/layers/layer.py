@@ -32,6 +32,8 @@ _CHANNELS: Mapping[type[Sublayer], Callable[[Any, Any, torch.Tensor, Batch], tor
     Mlp: mlp_channels,
     Experts: experts_channels,
 }
+#: How the output projection multiplies them, where it is not simply a product.
+_PRODUCTS: Mapping[type[Sublayer], Callable[[Any, Any, torch.Tensor], torch.Tensor]] = {Experts: experts_product}
 
 
 class DecoderLayer:
@@ -92,6 +94,12 @@ class DecoderLayer:
         sublayer = self._layer.named(output)
         return _CHANNELS[type(sublayer)](self, sublayer, stream, batch)
 
+    def product(self, output: Projection, channels: torch.Tensor) -> torch.Tensor:
+        """The product of an output projection with its channels [tokens, channels], [tokens, hidden_size]."""
+        sublayer = self._layer.named(output)
+        kind_product = _PRODUCTS.get(type(sublayer))
+        return self.linear(output, channels) if kind_product is None else kind_product(self, sublayer, channels)
+
     def read(self, output: Projection, stream: torch.Tensor) -> torch.Tensor:
         """The input of a sublayer's first projections: the stream, through its norm if there is one."""
         norm = self._norm(self._layer.named(output).norm_before)
@@ -104,8 +112,6 @@ class DecoderLayer:
     def linear(self, projection: Projection, x: torch.Tensor, rows: slice | None = None) -> torch.Tensor:
         """The product of a projection with its input, and its bias, [..., out]; of some of its rows, or of all."""
         weight, bias = self.weight(projection), self._tensors.get(names.bias(projection, self._index))
-        if projection == Experts.output:
-            return experts_product(self._layer[Experts], weight, x)
         if rows is not None:
             weight, bias = weight[rows], None if bias is None else bias[rows]
         return functional.linear(x, weight, bias)

@@ -11,7 +11,7 @@ import torch
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
 from seap_export.errors import InputError
-from seap_export.families import Experts, names
+from seap_export.families import names
 from seap_export.families.names import Projection
 from seap_export.layers.compute import Compute
 from seap_export.layers.kept import UNFINISHED, keep_tensors
@@ -30,7 +30,7 @@ from seap_export.plan.ranked import (
 from seap_export.plan.recipes import method_of
 from seap_export.plan.settings import PlanSettings, ScoreMix
 from seap_export.plan.solve import solve_layers
-from seap_export.plan.sublayers import LayerOptions
+from seap_export.plan.sublayers import LayerOptions, options_type
 from seap_export.plan.uniform import solve_uniform
 from seap_export.scores import ChannelScore, LayerScores, layer_scores
 from seap_export.sources.source import Source
@@ -127,14 +127,12 @@ def _output_weights(source: Source, index: int) -> dict[Projection, torch.Tensor
 
 
 def _eliminate(source: Source, statistics: Mixture, index: int, ridge: float, compute: Compute) -> LayerOptions:
-    layer, weights = source.spec.layers[index], _output_weights(source, index)
-    mixtures = [output for output in layer.outputs if isinstance(layer.named(output), Experts)]
+    sublayers = source.spec.layers[index].sublayers
     return options_from_elimination(
         source.spec,
         index,
-        weights,
-        {output: statistics.covariance(index, output) for output in weights if output not in mixtures},
-        routing={output: statistics.routing(index, output) for output in mixtures},
+        _output_weights(source, index),
+        {own.output: options_type(own).statistics(statistics, index) for own in sublayers},
         ridge=ridge / statistics.effective_tokens,  # as in `shrink.refit`
         device=compute.device,
     )

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from seap_export.activations.routing import RoutingSample
 from seap_export.errors import UsageError
-from seap_export.families import Experts, ModelSpec
+from seap_export.families import ModelSpec
 from seap_export.families.names import Projection
-from seap_export.plan.sublayers import ExpertOptions, LayerOptions, Options, options_type
+from seap_export.plan.sublayers import LayerOptions, options_type
 from seap_export.scores import LayerScores
 
 __all__ = ["options_from_elimination", "options_from_scores"]
@@ -37,10 +35,9 @@ def options_from_elimination(
     spec: ModelSpec,
     layer: int,
     weights: Mapping[Projection, torch.Tensor],
-    covariances: Mapping[Projection, torch.Tensor],
+    statistics: Mapping[Projection, Any],
     *,
     ridge: float,
-    routing: Mapping[Projection, tuple[RoutingSample, torch.Tensor]] = MappingProxyType({}),
     device: torch.device = torch.device("cpu"),  # noqa: B008 - it is immutable
 ) -> LayerOptions:
     """The options of a layer whose projections are refitted; losses as in `Refit`.
@@ -51,10 +48,8 @@ def options_from_elimination(
         spec: The dense model.
         layer: Which layer.
         weights: The output projections of the sublayers, [hidden_size, channels].
-        covariances: Centred covariances of their inputs, float64 [channels, channels], contiguous. They are
-            overwritten.
+        statistics: What their kinds' `Options.statistics` give; covariances are overwritten.
         ridge: Ridge of the refit, as a fraction of the sum of the variances of an input's channels; positive.
-        routing: For mixtures of experts, which have no covariance, a sample of tokens and the weight of each.
         device: Where this is computed.
 
     Raises:
@@ -63,19 +58,12 @@ def options_from_elimination(
     """
     if not 0.0 < ridge < math.inf:
         raise UsageError(f"ridge {ridge} is out of range; give a positive number")
-    for output, covariance in covariances.items():
-        weight = weights[output]
-        if covariance.shape != (weight.shape[1],) * 2 or not bool(covariance.isfinite().all()):
-            raise ValueError("a covariance must be finite, and as wide as the weight's input")
-    options: list[Options[Any]] = []
-    for sublayer in spec.layers[layer].sublayers:
-        if sublayer.whole_because:
-            options.append(options_type(sublayer).whole(sublayer, spec.hidden_size))
-            continue
-        if isinstance(sublayer, Experts):
-            options.append(ExpertOptions.from_routing(sublayer, spec.hidden_size, *routing[sublayer.output]))
-            continue
-        weight, covariance = (parts[sublayer.output].to(device) for parts in (weights, covariances))
-        eliminated = options_type(sublayer).from_elimination(sublayer, spec.hidden_size, weight, covariance, ridge)
-        options.append(eliminated)
-    return tuple(options)
+    width = spec.hidden_size
+    return tuple(
+        options_type(own).whole(own, width)
+        if own.whole_because
+        else options_type(own).from_elimination(
+            own, width, weights[own.output].to(device), statistics[own.output], ridge
+        )
+        for own in spec.layers[layer].sublayers
+    )

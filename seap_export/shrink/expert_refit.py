@@ -90,7 +90,7 @@ class _Fit:
         stream, batch = self._changed.streams[number], self._changed.batches[number]
         target, factors = refit_target(self._exact, output, passed, stream)
         self._weights[number] = self._weights[number].to(stream.device) * factors
-        self._lacking[number] = target - self._layer.linear(output, self._layer.channels(output, stream, batch))
+        self._lacking[number] = target - self._layer.product(output, self._layer.channels(output, stream, batch))
 
     def fitted(self, expert: int, before: torch.Tensor, ridge: float, store: Store) -> torch.Tensor | None:
         """The weights of an expert to be stored; None: no token reaches it."""

@@ -37,7 +37,7 @@ def random_calibration(tmp_path_factory: pytest.TempPathFactory) -> Callable[...
             samples *= scale
             centred = samples - samples.mean(0)
             moments = Moments(40, samples.mean(0), centred.square().mean(0))
-            return SublayerStatistics(moments, pack_symmetric(centred.T @ centred / 40))
+            return SublayerStatistics(moments, {"covariance": pack_symmetric(centred.T @ centred / 40)})
 
         layers = [
             {output: statistics(spec.projection_shape(output, index)[1]) for output in layer.outputs}

@@ -17,7 +17,7 @@ from seap_export.families.names import Projection
 from seap_export.plan.cost import CostModel
 from seap_export.plan.head_sets import HeadGroups, HeadSets, best_sets, eliminate_heads
 from seap_export.plan.sublayers.kept import Kept, sorted_indices, spread
-from seap_export.plan.sublayers.options import Options
+from seap_export.plan.sublayers.options import Options, covariance_for
 
 __all__ = ["XQA_HEADS", "HeadOptions", "KeptHeads", "keeps_heads"]
 
@@ -129,9 +129,10 @@ class HeadOptions(Options[Attention]):
 
     @classmethod
     def from_elimination(
-        cls, dense: Attention, hidden_size: int, weight: torch.Tensor, covariance: torch.Tensor, ridge: float
+        cls, dense: Attention, hidden_size: int, weight: torch.Tensor, statistics: torch.Tensor, ridge: float
     ) -> Self:
         """The best of all sets of heads if there are few, and the result of a greedy elimination otherwise."""
+        covariance = covariance_for(weight, statistics)
         return cls._sorted(dense, hidden_size, eliminate_heads(_groups(dense), weight, covariance, ridge))
 
     @classmethod

@@ -16,7 +16,7 @@ from seap_export.families import Sublayer
 from seap_export.plan.cost import CostModel
 from seap_export.plan.elimination import eliminate_channels
 from seap_export.plan.sublayers.kept import Kept
-from seap_export.plan.sublayers.options import Options
+from seap_export.plan.sublayers.options import Options, covariance_for
 
 __all__ = ["ChannelOptions"]
 
@@ -68,10 +68,10 @@ class ChannelOptions(Options[S]):
 
     @classmethod
     def from_elimination(
-        cls, dense: S, hidden_size: int, weight: torch.Tensor, covariance: torch.Tensor, ridge: float
+        cls, dense: S, hidden_size: int, weight: torch.Tensor, statistics: torch.Tensor, ridge: float
     ) -> Self:
         """In blocks, those that increase the loss least go first; see `Options`."""
-        return cls(dense, hidden_size, *eliminate_channels(weight, covariance, ridge))
+        return cls(dense, hidden_size, *eliminate_channels(weight, covariance_for(weight, statistics), ridge))
 
     @classmethod
     def from_tensors(cls, dense: S, hidden_size: int, tensors: Mapping[str, torch.Tensor]) -> Self:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from seap_export.activations.mixture import Mixture
 from seap_export.activations.routing import RoutingSample
 from seap_export.families import Experts
 from seap_export.families.names import ROUTED, Projection
@@ -91,22 +92,21 @@ class ExpertOptions(Options[Experts]):
         return cls(dense, hidden_size, order, np.append(removed, 0.0))
 
     @classmethod
-    def from_elimination(
-        cls, dense: Experts, hidden_size: int, weight: torch.Tensor, covariance: torch.Tensor, ridge: float
-    ) -> Self:
-        """Raises `TypeError`: see `from_routing`."""
-        raise TypeError("experts are eliminated by a sample of tokens")
+    def statistics(cls, mixture: Mixture, layer: int) -> tuple[RoutingSample, torch.Tensor]:
+        """A sample of tokens, and the weight of each."""
+        return mixture.routing(layer, Experts.output)
 
     @classmethod
-    def from_routing(cls, dense: Experts, hidden_size: int, sample: RoutingSample, weights: torch.Tensor) -> Self:
-        """One after another, the expert goes without which the output changes least.
-
-        Args:
-            dense: The mixture.
-            hidden_size: Width of the residual stream.
-            sample: Some tokens.
-            weights: The weight of each, float64 [tokens], which sum to 1.
-        """
+    def from_elimination(
+        cls,
+        dense: Experts,
+        hidden_size: int,
+        weight: torch.Tensor,
+        statistics: tuple[RoutingSample, torch.Tensor],
+        ridge: float,
+    ) -> Self:
+        """One after another, the expert goes without which the output changes least."""
+        sample, weights = statistics
         return cls(dense, hidden_size, *eliminate_experts(dense, sample.logits, sample.gram(), weights))
 
     @classmethod

@@ -5,17 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from seap_export.activations.mixture import Mixture
 from seap_export.families import ModelSpec, Sublayer
 from seap_export.plan.cost import CostModel
 from seap_export.plan.sublayers.kept import Kept
 
-__all__ = ["Options"]
+__all__ = ["Options", "covariance_for"]
 
 S = TypeVar("S", bound=Sublayer)
 
@@ -57,18 +58,25 @@ class Options(ABC, Generic[S]):
         """
 
     @classmethod
+    def statistics(cls, mixture: Mixture, layer: int) -> Any:
+        """What `from_elimination` needs to know of a layer's tokens: the covariance of the channels."""
+        return mixture.covariance(layer, cls.kept_type.kind.output)
+
+    @classmethod
     @abstractmethod
-    def from_elimination(
-        cls, dense: S, hidden_size: int, weight: torch.Tensor, covariance: torch.Tensor, ridge: float
-    ) -> Self:
+    def from_elimination(cls, dense: S, hidden_size: int, weight: torch.Tensor, statistics: Any, ridge: float) -> Self:
         """The options where what is left is refitted; the losses are those of `Refit`.
 
         Args:
             dense: The sublayer.
             hidden_size: Width of the residual stream.
-            weight: The output projection, [hidden_size, channels].
-            covariance: Centred covariance of its input, float64 [channels, channels]; it is overwritten.
+            weight: The output projection, [hidden_size, channels], where this is computed.
+            statistics: As `statistics` gives it: the centred covariance of its input, float64 [channels, channels],
+                contiguous; it is overwritten.
             ridge: Ridge of the refit, as a fraction of the sum of the variances.
+
+        Raises:
+            ValueError: The covariance is not finite, or has the wrong shape.
         """
 
     @classmethod
@@ -137,3 +145,10 @@ class Options(ABC, Generic[S]):
     @abstractmethod
     def of_units(self, units: npt.NDArray[np.bool_]) -> int:
         """The option that comes nearest to a set of units, given as a mask over all."""
+
+
+def covariance_for(weight: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
+    """The covariance of a weight's input, where the weight is; raises `ValueError` if it cannot be that."""
+    if covariance.shape != (weight.shape[1],) * 2 or not bool(covariance.isfinite().all()):
+        raise ValueError("a covariance must be finite, and as wide as the weight's input")
+    return covariance.to(weight.device)

@@ -63,7 +63,8 @@ def some_statistics(channels: int, seed: int) -> SublayerStatistics:
     generator = torch.Generator().manual_seed(seed)
     mean, variance = torch.rand(2, channels, generator=generator, dtype=torch.float64)
     root = torch.randn(channels, channels, generator=generator, dtype=torch.float64)
-    return SublayerStatistics(Moments(RECORD.num_tokens, mean, variance), pack_symmetric(root @ root.T))
+    moments = Moments(RECORD.num_tokens, mean, variance)
+    return SublayerStatistics(moments, {"covariance": pack_symmetric(root @ root.T)})
 
 
 LAYERS: list[dict[Projection, SublayerStatistics]] = [
@@ -128,7 +129,7 @@ def test_covariances_come_back_symmetric_in_the_precision_of_float32(folder: Pat
             covariance = calibration.covariance(index, output)
             assert covariance.dtype == torch.float64
             assert torch.equal(covariance, covariance.T)
-            assert torch.equal(pack_symmetric(covariance), layer[output].covariance)
+            assert torch.equal(pack_symmetric(covariance), layer[output].further["covariance"])
 
 
 def test_sensitivity_and_token_ids_come_back_exactly(folder: Path) -> None:

@@ -34,7 +34,7 @@ def test_layers_of_a_shrunk_model_have_their_own_shapes(tmp_path: Path, variatio
         for output in spec.layers[index].outputs:
             channels = layer.channels(output, stream, batch)
             assert channels.shape == (len(stream), spec.projection_shape(output, index)[1])
-            assert layer.linear(output, channels).shape == stream.shape
+            assert layer.product(output, channels).shape == stream.shape
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,60 @@
+"""What calibration keeps of the channels of each kind of sublayer, besides their moments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import torch
+
+from seap_export.activations.covariance import CovarianceAccumulator
+from seap_export.activations.routing import RoutingObserver
+from seap_export.families import Experts, Sublayer
+from seap_export.families.names import Projection
+from seap_export.layers.hidden_states import HiddenStates, SublayerPass
+from seap_export.layers.layer import DecoderLayer
+
+__all__ = ["Observer", "kept_numbers", "observer"]
+
+
+class Observer(Protocol):
+    """Sees all tokens at a sublayer."""
+
+    def see(self, passed: SublayerPass) -> None:
+        """Adds a batch."""
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What is kept, by name, float32; nothing can be added afterwards."""
+
+
+class _CovarianceObserver:
+    """The covariance of the channels, as `pack_symmetric` gives it."""
+
+    def __init__(self, layer: DecoderLayer, sublayer: Sublayer, hidden: HiddenStates) -> None:
+        self._covariance = CovarianceAccumulator()
+
+    def see(self, passed: SublayerPass) -> None:
+        self._covariance.update(passed.channels)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {"covariance": self._covariance.packed_covariance()}
+
+    @staticmethod
+    def numbers(sublayer: Sublayer, tokens: int) -> int:
+        return sublayer.channels * (sublayer.channels + 1) // 2
+
+
+#: Those of kinds whose channels have no covariance that could be kept.
+_OBSERVERS: Mapping[type[Sublayer], Any] = {Experts: RoutingObserver}
+
+
+def observer(layer: DecoderLayer, output: Projection, hidden: HiddenStates) -> Observer:
+    """The observer of a sublayer that the hidden states have not passed yet."""
+    sublayer = layer.spec.named(output)
+    make: Callable[..., Observer] = _OBSERVERS.get(type(sublayer), _CovarianceObserver)
+    return make(layer, sublayer, hidden)
+
+
+def kept_numbers(sublayer: Sublayer, tokens: int) -> int:
+    """How many numbers the observer of a sublayer keeps of so many tokens."""
+    return int(_OBSERVERS.get(type(sublayer), _CovarianceObserver).numbers(sublayer, tokens))
