@@ -13,7 +13,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -37,7 +37,7 @@ from support.product import (  # noqa: E402
 from support.variations import VARIATIONS  # noqa: E402
 
 from seap_export.cli import main  # noqa: E402
-from seap_export.families import family_of_model_type  # noqa: E402
+from seap_export.families import Family, family_of_model_type  # noqa: E402
 from seap_export.pipeline.gate.parity import check_parity  # noqa: E402
 
 VARIANT = "a-0.3"
@@ -146,7 +146,7 @@ def _run_elsewhere(checked: Checked, column: str, environment: str, script: str,
 def page() -> Iterator[str]:
     """The lines of the page."""
     yield _INTRODUCTION
-    columns = [*FORMS, "uniform", "stock class", "stock class, 4.57", "GenAI"]
+    columns = [*FORMS, "uniform", "stock class", "stock class, 4.57", "GenAI", "GGUF"]
     yield f"| family | architecture | {' | '.join(columns)} |"
     yield "| --- " * (len(columns) + 2) + "|"
     known = sorted(families(), key=lambda family: family.model_type)
@@ -154,20 +154,21 @@ def page() -> Iterator[str]:
         results = pool.map(check, [family.model_type for family in known])
     for family, cells in zip(known, results, strict=True):
         name = f"`{family.model_type}`"
+        cells["GGUF"] = "yes" if family.gguf else "no"
         yield f"| {name} | `{family.architecture}` | {' | '.join(cells.get(column, '-') for column in columns)} |"
-    yield _SOURCES
-    yield "| family | inside of | GGUF architecture | biases of o_proj and down_proj |"
-    yield "| --- | --- | --- | --- |"
-    for family in sorted(families(), key=lambda family: family.model_type):
-        wrapper = f"`{family.wrapper.model_type}`" if family.wrapper else "-"
-        gguf = f"`{family.gguf.architecture}`" if family.gguf else "-"
-        biases = [str(family.biases.get(output) or "none") for output in ("o_proj", "down_proj")]
-        yield f"| `{family.model_type}` | {wrapper} | {gguf} | {', '.join(biases)} |"
+    yield _inside_of(known)
     yield _REFUSED
     yield "| part | families |"
     yield "| --- | --- |"
     for part, model_types in refused_models().items():
         yield f"| {part} | {', '.join(f'`{own}`' for own in model_types)} |"
+
+
+def _inside_of(known: Sequence[Family]) -> str:
+    wrappers = ", ".join(
+        f"`{family.model_type}` of `{family.wrapper.model_type}`" for family in known if family.wrapper is not None
+    )
+    return f"\nOut of a multimodal model, the language model alone is taken: {wrappers}."
 
 
 _INTRODUCTION = """# Families
@@ -182,16 +183,10 @@ in both layouts and are converted to the other forms. Figures are the worst over
 Runtime on the CPU and transformers in torch: for fp32 (`fused`, `standard` and `uniform`) the largest difference of a
 logit, for fp16, int8 and int4 the mean KL divergence in nats per token. All but mixtures of experts are written in
 bf16 for CUDA, too, not run. `stock class`: the uniform variant loads in transformers' own class, in release 5 and in
-4.57, which lacks the class where it says `no`. `GenAI`: ONNX Runtime GenAI generates with it. `-`: not run.
+4.57, which lacks the class where it says `no`. `GenAI`: ONNX Runtime GenAI generates with it. `GGUF`: a
+GGUF file of it can be read. `-`: not run.
 
 `olmo2` and `olmo3` normalise all heads as one vector, so their attention stays whole: only MLPs shrink.
-"""
-_SOURCES = """
-## Where the models come from
-
-A model folder with safetensors is read for all of them. A model inside a multimodal one is taken out of it: the
-variant is a language model alone. GGUF files are read for the architectures named here. The last column says which
-key of config.json gives o_proj and down_proj a bias in the uniform layout; the per-layer layout needs none.
 """
 _REFUSED = """
 ## What is refused

@@ -197,6 +197,9 @@ def plan_export(source: Source, request: ExportRequest, out: Path, force: bool, 
     workspace = Workspace(out, force)
     chat = chat_of_source(source)
     splits = split_tasks(source, request.tasks, request.calibration, request.support, chat)
+    if not source.is_hashed:
+        with progress.step(f"hashing {source.name}", name="hashing"):
+            source.digest  # noqa: B018 - remembered
     answers = answers_steps(source, request.tasks, splits, request.calibration)
     answered = {task: step for task, step in answers.items() if workspace.is_done(step.name, step.key)}
     splits |= cut_to_tokens(source, {task: step.answered(out) for task, step in answered.items()}, request.calibration)
@@ -204,8 +207,6 @@ def plan_export(source: Source, request: ExportRequest, out: Path, force: bool, 
     splits |= {task: replace(splits[task], num_tokens=step.most_tokens) for task, step in unanswered.items()}
     calibrated = {digest for split in splits.values() for digest in split.digests()["calibration"]}
     general = general_samples(request.general_text, calibrated, chat) if request.quality else ()
-    with progress.step(f"hashing {source.name}", name="hashing"):
-        source.digest  # noqa: B018 - remembered
     mixtures = {mixture.name: tuple(mixture.weights) for mixture in request.all_mixtures}
     vocabularies = choose_vocabularies(source, request.tasks, mixtures, request.vocabulary, progress, chat, splits)
     steps = export_steps(source, request, splits, vocabularies)

@@ -139,6 +139,11 @@ class Source:
             return hashes[0]
         return sha256_json({path.name: digest for path, digest in zip(self.files, hashes, strict=True)})
 
+    @property
+    def is_hashed(self) -> bool:
+        """Whether `digest` is known already, without reading the files."""
+        return "digest" in vars(self)
+
 
 def open_source(model: str) -> Source:
     """Opens a model folder, a GGUF file or a model on the hub, and checks that its config and weights agree.

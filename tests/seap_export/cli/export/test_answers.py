@@ -52,8 +52,8 @@ def _record() -> dict[str, Any]:
 
 
 def test_variants_are_made_from_the_answers_of_the_model(run: Run, work: Path) -> None:
-    outcome = run(*EXPORT, "--quality")
-    assert (outcome.code, outcome.err) == (0, "")
+    outcome = run(*EXPORT[:-1], "--quality")
+    assert (outcome.code, outcome.err.splitlines().count("hashing m")) == (0, 1)
     lines, prompts = _lines(), list(map(_prompt, conversations(20)))
     assert {line["prompt"] for line in lines} == set(prompts)
     written = dict(zip(prompts, greedy_completions(work / "m", prompts, STEPS), strict=True))
