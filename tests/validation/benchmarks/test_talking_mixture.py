@@ -1,0 +1,46 @@
+"""A mixture of experts made of a dense model computes what that does, if all experts compute each token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.corpora import random_token_ids
+from support.models import masked_logits, mean_divergence, micro_source, transformers_model
+
+from validation.benchmarks.talking_mixture import balanced_groups, write_mixture
+
+
+def divergence(folder: Path, per_token: int, steps: int) -> float:
+    source = micro_source(folder / "dense", "llama-gqa")
+    (folder / "mixture").mkdir()
+    write_mixture(source, folder / "mixture", random_token_ids(24), 4, per_token, steps)
+    return mean_divergence(folder / "dense", folder / "mixture", random_token_ids())
+
+
+def test_if_all_experts_compute_each_token_it_is_the_dense_model(tmp_path: Path) -> None:
+    assert divergence(tmp_path, 4, 0) < 1e-6
+    expected = masked_logits(transformers_model(tmp_path / "dense"))
+    actual = masked_logits(transformers_model(tmp_path / "mixture"))
+    torch.testing.assert_close(actual, expected, rtol=0.0, atol=1e-4 * float(expected.abs().max()))
+
+
+def test_training_brings_a_mixture_of_fewer_experts_nearer_to_the_dense_model(tmp_path: Path) -> None:
+    lost = {}
+    for steps in (0, 2):
+        (tmp_path / str(steps)).mkdir()
+        lost[steps] = divergence(tmp_path / str(steps), 2, steps)
+    assert 0.0 < lost[2] < lost[0]
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_groups_are_of_one_size_and_of_one_kind(groups: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    kinds = torch.randn(3, 20, generator=generator)
+    features = kinds.repeat(4, 1) + 0.1 * torch.randn(12, 20, generator=generator)
+    found = balanced_groups(features, groups)
+    assert found.shape == (groups, 12 // groups)
+    assert sorted(found.flatten().tolist()) == list(range(12))
+    if groups == 3:
+        assert all(len({vector % 3 for vector in group}) == 1 for group in found.tolist())
