@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 Progress = Callable[[str], None]
+#: So that the lines of a deep model do not hide the others.
+_SECONDS_BETWEEN_LINES = 10.0
 
 
 @dataclass(frozen=True)
@@ -98,10 +101,13 @@ def run_references(
     """Runs every sequence of the cases once; logits and caches go to the store."""
     sequences = list(dict.fromkeys(sequence for case in cases for sequence in sequences_of(case)))
     caches: list[list[Mapping[str, StoredArray]]] = [[] for _ in sequences]
+    next_line = 0.0
 
     def keep(number: int, states: States) -> None:
-        if number == 0:
+        nonlocal next_line
+        if number == 0 and time.monotonic() >= next_line:
             say(f"torch: layer {len(caches[0]) + 1} of {len(spec.layers)}")
+            next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
         caches[number].append({state: store.put(array) for state, array in states.items()})
 
     runs = runner.run([Run(sequence.parts(spec), sequence.logits) for sequence in sequences], keep)
