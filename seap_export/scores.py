@@ -8,17 +8,22 @@ from typing import Literal, get_args
 import torch
 
 from seap_export.activations.moments import Moments
+from seap_export.activations.routing import RoutingSample
 from seap_export.activations.statistics import LayerMoments
-from seap_export.families import LayerSpec
+from seap_export.families import Experts, LayerSpec
 from seap_export.families.names import Projection
+from seap_export.layers.experts import routing_weights
 
 __all__ = [
     "CHANNEL_SCORES",
+    "EXPERT_SCORES",
     "SCORES",
     "ChannelScore",
+    "ExpertScore",
     "LayerScores",
     "Score",
     "channel_scores",
+    "expert_scores",
     "layer_scores",
     "unit_scores",
 ]
@@ -26,8 +31,11 @@ __all__ = [
 #: Scores computed for each channel independently.
 ChannelScore = Literal["wifv", "wifn"]
 CHANNEL_SCORES: tuple[ChannelScore, ...] = get_args(ChannelScore)
+#: Scores of whole experts, for models that have some; everything else stays.
+ExpertScore = Literal["reap", "frequency", "random"]
+EXPERT_SCORES: tuple[ExpertScore, ...] = get_args(ExpertScore)
 #: All scores; `elimination` ranks by the loss of whole sets of channels instead (`seap_export.plan.elimination`).
-Score = Literal["wifv", "wifn", "elimination"]
+Score = Literal["wifv", "wifn", "reap", "frequency", "random", "elimination"]
 SCORES: tuple[Score, ...] = get_args(Score)
 #: Scores of the channels of each sublayer, by its output projection: float64 [units, channels of a unit], or [units]
 #: where each channel is a unit of its own.
@@ -76,6 +84,31 @@ def layer_scores(
             channels = channels.square() if square_heads else channels
         scores[sublayer.output] = channels
     return scores
+
+
+def expert_scores(score: ExpertScore, experts: Experts, sample: RoutingSample, seed: int) -> torch.Tensor:
+    """Importance of each expert, float64 [experts, 1].
+
+    `reap` is the mean over the expert's tokens of its weight times the norm of what it writes (arXiv 2510.13999),
+    `frequency` the number of its tokens, `random` a number that depends on the seed alone.
+
+    Args:
+        score: The score to compute.
+        experts: The mixture.
+        sample: Some tokens.
+        seed: For `random`.
+    """
+    weights = routing_weights(sample.logits, experts).double()
+    tokens = (weights > 0.0).double().sum(0)
+    if score == "frequency":
+        scores = tokens
+    elif score == "reap":
+        norms = sample.gram().diagonal(dim1=1, dim2=2).sqrt()
+        scores = (weights * norms).sum(0) / tokens.clamp_min(1.0)
+    else:
+        generator = torch.Generator().manual_seed(seed)
+        scores = torch.rand(experts.num_experts, dtype=torch.float64, generator=generator)
+    return scores[:, None]
 
 
 def unit_scores(scores: torch.Tensor) -> torch.Tensor:

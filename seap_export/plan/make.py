@@ -10,8 +10,8 @@ import torch
 
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
-from seap_export.errors import InputError
-from seap_export.families import names
+from seap_export.errors import InputError, UsageError
+from seap_export.families import Experts, names
 from seap_export.families.names import Projection
 from seap_export.layers.compute import Compute
 from seap_export.layers.kept import UNFINISHED, keep_tensors
@@ -32,7 +32,14 @@ from seap_export.plan.settings import PlanSettings, ScoreMix
 from seap_export.plan.solve import solve_layers
 from seap_export.plan.sublayers import LayerOptions, options_type
 from seap_export.plan.uniform import solve_uniform
-from seap_export.scores import ChannelScore, LayerScores, layer_scores
+from seap_export.scores import (
+    EXPERT_SCORES,
+    ChannelScore,
+    ExpertScore,
+    LayerScores,
+    expert_scores,
+    layer_scores,
+)
 from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 
@@ -61,7 +68,10 @@ def rank_layers(
 
     Raises:
         InputError: The statistics come from another model.
+        UsageError: The score is for experts, and the model has none.
     """
+    if settings.score in EXPERT_SCORES and not any(source.spec.all(Experts)):
+        raise UsageError(f"the score '{settings.score}' is for experts, and this model has none; use another recipe")
     if statistics.source_sha256 != source.digest:
         raise InputError(
             f"the calibration of '{statistics.name}' was made with another model; calibrate again with this one"
@@ -89,7 +99,7 @@ def _scores_by_task(
     statistics: Mixture,
     folder: Path,
     on_layer: Callable[[int], None],
-    score: ChannelScore,
+    score: ChannelScore | ExpertScore,
     square_heads: bool,
 ) -> dict[str, list[LayerScores]]:
     """The scores of every task and layer; each layer's are kept in a file."""
@@ -105,7 +115,8 @@ def _scores_by_task(
             keep_tensors(path, tensors)
         stored = read_tensors(path)
         for task, layers in by_task.items():
-            layers.append({output: stored[f"{task}.{output}"] for output in source.spec.layers[index].outputs})
+            names_of = {output: f"{task}.{output}" for output in source.spec.layers[index].outputs}
+            layers.append({output: stored[name] for output, name in names_of.items() if name in stored})
         on_layer(index)
     return by_task
 
@@ -139,10 +150,17 @@ def _eliminate(source: Source, statistics: Mixture, index: int, ridge: float, co
 
 
 def _scores(
-    source: Source, calibration: Calibration, index: int, score: ChannelScore, square_heads: bool
+    source: Source, calibration: Calibration, index: int, score: ChannelScore | ExpertScore, square_heads: bool
 ) -> LayerScores:
-    layer, weights = source.spec.layers[index], _output_weights(source, index)
-    return layer_scores(score, weights, calibration.layer(index), layer, square_heads=square_heads)
+    layer = source.spec.layers[index]
+    if score == "wifv" or score == "wifn":
+        weights = _output_weights(source, index)
+        return layer_scores(score, weights, calibration.layer(index), layer, square_heads=square_heads)
+    return {
+        own.output: expert_scores(score, own, calibration.routing(index, own.output), seed=index)
+        for own in layer.sublayers
+        if isinstance(own, Experts)
+    }
 
 
 def _mixed(statistics: Mixture, by_task: dict[str, list[LayerScores]], mix: ScoreMix) -> tuple[LayerScores, ...]:

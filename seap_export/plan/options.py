@@ -20,12 +20,13 @@ __all__ = ["options_from_elimination", "options_from_scores"]
 def options_from_scores(spec: ModelSpec, layer: int, scores: LayerScores) -> LayerOptions:
     """The options of a layer whose channels are scored independently: a loss is the sum of the scores removed.
 
+    A sublayer without scores stays whole.
     All sublayers write into the same residual stream, so that a channel's score means the same in each.
     """
     width = spec.hidden_size
     return tuple(
         options_type(sublayer).whole(sublayer, width)
-        if sublayer.whole_because
+        if sublayer.whole_because or sublayer.output not in scores
         else options_type(sublayer).from_scores(sublayer, width, scores[sublayer.output])
         for sublayer in spec.layers[layer].sublayers
     )

@@ -62,7 +62,7 @@ def read_ranking(spec: ModelSpec, folder: Path) -> Ranking:
     sensitivity = read_tensors(folder / f"{_SENSITIVITY}.safetensors")[_SENSITIVITY]
     stored = [read_tensors(layer_file(folder, layer)) for layer in layers]
     scores = tuple(_scores(layer, tensors) for layer, tensors in zip(spec.layers, stored, strict=True))
-    if scores[0]:
+    if any(scores):
         return Ranking(tuple(options_from_scores(spec, layer, scores[layer]) for layer in layers), scores, sensitivity)
     options = tuple(
         tuple(
@@ -99,8 +99,8 @@ def write_options(folder: Path, layer: int, options: LayerOptions) -> None:
 
 
 def write_scores(folder: Path, index: int, layer: LayerSpec, scores: LayerScores) -> None:
-    """Writes the scores that a layer's options are made from."""
-    tensors = {options_type(sublayer).scores_name: scores[sublayer.output] for sublayer in layer.sublayers}
+    """Writes the scores that a layer's options are made from; a sublayer without any stays whole."""
+    tensors = {options_type(layer.named(output)).scores_name: own for output, own in scores.items()}
     keep_tensors(layer_file(folder, index), tensors)
 
 

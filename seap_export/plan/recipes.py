@@ -37,7 +37,7 @@ CUSTOM = "custom"
 #: Settings that a recipe keeps its name with.
 _FREE = ("align", "group_tolerance", "ridge", "mix", "min_tokens", "fresh_tokens", "trials")
 #: The shipped recipes, one file each in `seap_export/recipes`.
-_SHIPPED = (DEFAULT_RECIPE, *EFFORTS, "seap", "wanda-sp", "flap", "obc")
+_SHIPPED = (DEFAULT_RECIPE, *EFFORTS, "seap", "wanda-sp", "flap", "obc", "reap")
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from seap_export.plan.sparsity import EVEN, SettingError, Sparsity
 from seap_export.providers import PROVIDERS
-from seap_export.scores import SCORES, Score
+from seap_export.scores import CHANNEL_SCORES, SCORES, Score
 from seap_export.toml_file import either
 
 __all__ = [
@@ -101,7 +101,7 @@ class PlanSettings:
             raise SettingError("trials", f"{self.trials} is out of range; give at least 0")
         if not 0.0 <= self.group_tolerance < math.inf:
             raise SettingError("group_tolerance", f"{self.group_tolerance:g} is out of range; give at least 0")
-        if self.sparsity.kind == "global" and self.score == "elimination":
+        if self.sparsity.kind == "global" and self.score not in CHANNEL_SCORES:
             raise SettingError("sparsity.kind", "'global' ranks scores; use it with the score wifv or wifn")
         if self.sparsity.kind in _SELF_BALANCED and self.balance == "alike":
             problem = f"{self.sparsity.kind} sparsity weighs heads against neurons itself; remove this key"

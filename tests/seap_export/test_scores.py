@@ -9,7 +9,17 @@ import torch
 from support.plans import small_spec
 
 from seap_export.activations.moments import Moments
-from seap_export.scores import CHANNEL_SCORES, SCORES, channel_scores, layer_scores, unit_scores
+from seap_export.activations.routing import RoutingSample
+from seap_export.families import Experts
+from seap_export.scores import (
+    CHANNEL_SCORES,
+    EXPERT_SCORES,
+    SCORES,
+    channel_scores,
+    expert_scores,
+    layer_scores,
+    unit_scores,
+)
 
 OUT, HEADS, HEAD_DIM, NEURONS = 5, 3, 4, 7
 LAYER = small_spec(HEADS, HEADS, NEURONS, head_dim=HEAD_DIM).layers[0]
@@ -40,7 +50,7 @@ def by_hand(score: str, weight: torch.Tensor, moments: Moments) -> list[float]:
 
 def test_there_are_the_two_scores_of_the_paper_and_elimination() -> None:
     assert CHANNEL_SCORES == ("wifv", "wifn")
-    assert SCORES == ("wifv", "wifn", "elimination")
+    assert ("wifv", "wifn", *EXPERT_SCORES, "elimination") == SCORES
 
 
 @pytest.mark.parametrize("score", CHANNEL_SCORES)
@@ -85,3 +95,27 @@ def test_squared_heads_are_the_mean_of_squares_and_neurons_stay() -> None:
         unit_scores(scores["o_proj"]), torch.tensor(heads, dtype=torch.float64), rtol=1e-12, atol=0.0
     )
     assert torch.equal(scores["down_proj"], channel_scores("wifv", down_proj, moments["down_proj"]))
+
+
+@pytest.mark.parametrize("is_normalised", [True, False])
+def test_an_expert_s_scores_are_those_of_its_tokens(is_normalised: bool) -> None:
+    experts = Experts(num_experts=4, moe_intermediate_size=2, experts_per_token=2, is_normalised=is_normalised)
+    generator = torch.Generator().manual_seed(7)
+    logits, written = torch.randn(9, 4, generator=generator), torch.randn(9, 4, OUT, generator=generator)
+    logits[:, 3] = -30.0  # which no token reaches
+    rows, columns = torch.triu_indices(4, 4)
+    sample = RoutingSample(logits, (written @ written.mT)[:, rows, columns])
+    counts, sums = [0] * 4, [0.0] * 4
+    for token in range(9):
+        odds = [math.exp(float(logit)) for logit in logits[token]]
+        chosen = sorted(range(4), key=lambda expert: -odds[expert])[:2]
+        total = sum(odds[expert] for expert in (chosen if is_normalised else range(4)))
+        for expert in chosen:
+            counts[expert] += 1
+            sums[expert] += odds[expert] / total * float(written[token, expert].norm())
+    assert expert_scores("frequency", experts, sample, 0)[:, 0].tolist() == counts
+    means = [total / max(count, 1) for total, count in zip(sums, counts, strict=True)]
+    assert expert_scores("reap", experts, sample, 0)[:, 0].tolist() == pytest.approx(means, rel=1e-5)
+    first, again, other = (expert_scores("random", experts, sample, seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)

@@ -41,10 +41,11 @@ from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
 from seap_export.pipeline.targets.candidate import Candidate, ways
 from seap_export.pipeline.targets.targets import Targets
 from seap_export.pipeline.texts.general_text import GENERAL_TEXT, MOST_TEXTS
+from seap_export.plan.make import plan_variant, rank_layers
 from seap_export.plan.plan import LayerPlan, Plan, read_plan
 from seap_export.plan.recipes import open_recipe
 from seap_export.plan.settings import COMPENSATIONS, Compensation, PlanSettings
-from seap_export.plan.sparsity import Sparsity
+from seap_export.plan.sparsity import EVEN, Sparsity
 from seap_export.plan.sublayers import KeptHeads, KeptNeurons
 from seap_export.providers import DialectName
 from seap_export.rounding.grid import BlockQuantization
@@ -78,6 +79,7 @@ OUTPUTS: tuple[Projection, ...] = (Attention.output, Mlp.output)
 __all__ = [
     "CANDIDATES_FOLDER",
     "COMPENSATIONS",
+    "EVEN",
     "GENERAL_TEXT",
     "MOST_TEXTS",
     "OUTPUTS",
@@ -152,9 +154,11 @@ __all__ = [
     "open_session",
     "open_source",
     "open_torch_runner",
+    "plan_variant",
     "portable_config",
     "prompts_of",
     "quantize",
+    "rank_layers",
     "read_header",
     "read_manifest",
     "read_plan",

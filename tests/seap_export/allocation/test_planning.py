@@ -9,13 +9,12 @@ import pytest
 from support.calibration import Killed, compute_in_memory, die_at, mixture_of
 from support.corpora import random_token_ids
 from support.models import micro_source
-from support.product import Mixture, Plan, PlanSettings, Source, open_recipe, read_plan
+from support.product import Mixture, Plan, PlanSettings, Source, open_recipe, plan_variant, rank_layers, read_plan
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.allocation import trials
 from seap_export.allocation.planning import choose_plan
 from seap_export.allocation.texts import draw_texts
-from seap_export.plan.make import plan_variant, rank_layers
 from seap_export.plan.plan import write_plan
 from seap_export.plan.ranked import Ranking
 

@@ -15,7 +15,7 @@ from seap_export.plan.recipes import DEFAULT_RECIPE, Target, method_of, open_rec
 from seap_export.plan.settings import Compensation, PlanSettings
 from seap_export.plan.sparsity import EVEN, SettingError, Sparsity
 
-NAMES = ("reconstruct", "fast", "best", "seap", "wanda-sp", "flap", "obc")
+NAMES = ("reconstruct", "fast", "best", "seap", "wanda-sp", "flap", "obc", "reap")
 #: Those that explain only what differs from the default.
 SHORT = {"fast": {"distillation"}, "best": {"fresh_tokens", "trials"}}
 #: The recipes as the papers and docs/method.md describe them.
@@ -29,6 +29,7 @@ EXPECTED = {
     ),
     "flap": PlanSettings("wifv", Sparsity("global"), compensation="bias"),
     "obc": PlanSettings("elimination", EVEN, balance="alike", compensation="one-shot"),
+    "reap": PlanSettings("reap", EVEN, compensation="none"),
 }
 
 
@@ -70,6 +71,7 @@ def test_a_shipped_file_explains_every_key_that_has_an_effect(name: str) -> None
         else set()
     )
     has_effect |= {"balance"} if name in ("seap", "wanda-sp", "obc") else set()
+    has_effect -= {"align", "group_tolerance"} if name == "reap" else set()
     spelled_out = tomllib.loads(re.sub(r"^# (?=\w+ = )", "", text, flags=re.MULTILINE))
     assert {*spelled_out, *spelled_out["sparsity"]} == has_effect | {"summary", "source", "sparsity"}
 
@@ -177,7 +179,7 @@ def test_settings_refuse_what_means_nothing(values: dict[str, Any], key: str) ->
         ("\nmethod = 1", 2, ["method", "unknown", "score"]),
         ("\n\nscroe = 1", 3, ["scroe", "did you mean 'score'"]),
         ('layout = "uniform"', 1, ["layout", "unknown"]),
-        ('\nscore = "magic"', 2, ["score", "'magic'", "wifv, wifn or elimination"]),
+        ('\nscore = "magic"', 2, ["score", "'magic'", "frequency, random or elimination"]),
         ("score = 3", 1, ["score", "string"]),
         ('ridge = 1\nalign = "8"', 2, ["align", "whole number"]),
         ("align = 8.5", 1, ["align", "whole number"]),
@@ -226,7 +228,7 @@ def test_a_file_that_is_no_recipe_at_all(content: bytes, word: str, tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["magic", "magic.toml", "."])
 def test_a_recipe_that_is_not_there(name: str) -> None:
-    with pytest.raises(UsageError, match="reconstruct, fast, best, seap, wanda-sp, flap or obc"):
+    with pytest.raises(UsageError, match="reconstruct, fast, best, seap, wanda-sp, flap, obc or reap"):
         open_recipe(name)
 
 

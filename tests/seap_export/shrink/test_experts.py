@@ -12,15 +12,20 @@ from support.calibration import mixture_of
 from support.corpora import random_token_ids
 from support.models import masked_logits, mean_divergence, micro_source, transformers_model
 from support.plans import layer_plan, plan_of
+from support.product import EVEN, plan_variant, rank_layers
 from torch import nn
 
+from seap_export.errors import UsageError
 from seap_export.families import Experts
 from seap_export.layers.batches import length_buckets
+from seap_export.layers.compute import Compute
 from seap_export.layers.hidden_states import HiddenStates
 from seap_export.layers.layer import DecoderLayer
 from seap_export.plan.plan import Plan
-from seap_export.plan.settings import Compensation
+from seap_export.plan.recipes import open_recipe
+from seap_export.plan.settings import Compensation, PlanSettings
 from seap_export.plan.sublayers import KeptExperts
+from seap_export.scores import EXPERT_SCORES, Score
 from seap_export.shrink.expert_refit import fit_experts
 from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.source import Source
@@ -82,6 +87,30 @@ def test_experts_that_are_left_are_refitted(tmp_path: Path) -> None:
         texts = random_token_ids()
         found[compensation] = mean_divergence(tmp_path / compensation / "dense", tmp_path / compensation / "hf", texts)
     assert found["sequential"] < 0.8 * found["none"]
+
+
+@pytest.mark.parametrize("score", EXPERT_SCORES)
+def test_scores_of_experts_leave_everything_else_whole(score: Score, tmp_path: Path) -> None:
+    settings = PlanSettings(score, EVEN, compensation="none")
+    source = micro_source(tmp_path / "dense", "qwen3_moe-some")
+    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": random_token_ids()})
+    (tmp_path / "ranking").mkdir()
+    ranking = rank_layers(source, statistics, settings, tmp_path / "ranking", compute=Compute())
+    own = plan_variant(source, statistics, ranking, settings, 0.2)
+    cut = {
+        output
+        for layer, dense in zip(own.layers, source.spec.layers, strict=True)
+        for output in dense.outputs
+        if layer.is_cut(output, dense)
+    }
+    assert cut == {Experts.output}
+
+
+def test_scores_of_experts_are_for_models_that_have_some(tmp_path: Path) -> None:
+    source = micro_source(tmp_path / "dense", "llama-gqa")
+    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": random_token_ids()})
+    with pytest.raises(UsageError, match="has none; use another recipe"):
+        rank_layers(source, statistics, open_recipe("reap"), tmp_path, compute=Compute())
 
 
 class Walk:

@@ -11,6 +11,7 @@ import pytest
 from support.corpora import micro_texts
 from support.models import write_micro_model
 from support.product import (
+    EVEN,
     BlockQuantization,
     CalibrationSettings,
     ExportRequest,
@@ -36,7 +37,6 @@ from seap_export.pipeline.steps.formats import FormatStep, ParityStep
 from seap_export.pipeline.steps.ranking import RankingStep
 from seap_export.pipeline.steps.rounding import RoundingStep
 from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
-from seap_export.plan.sparsity import EVEN
 from validation.parity.profiles import Limits
 
 TEXTS = micro_texts(6)
