@@ -11,8 +11,11 @@ from typing import Any
 import onnx
 import pytest
 import torch
+from support.needs import find
 from support.product import Calibration, KeptHeads, KeptNeurons, LayerPlan, open_source, read_plan
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from seap_export.runtime import Generator
 
 ROOT = Path(__file__).parents[2]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -214,3 +217,15 @@ def test_onnx_folder_runs_in_genai(demo: Path) -> None:
     assert ids == [tokenizer(text)["input_ids"] for text in TEXTS]
     assert generated[: len(ids[0])] == ids[0]
     assert len(generated) == len(ids[0]) + 16
+
+
+@pytest.mark.release
+@pytest.mark.needs("c++", "genai-library")
+def test_the_sample_in_cpp_answers_as_the_runner(demo: Path, tmp_path: Path) -> None:
+    folder, genai, program = demo / "arithmetic-0.2" / "onnx", Path(str(find("genai-library"))), tmp_path / "answer"
+    options = ("-I", genai / "include", "-L", genai / "lib", "-lonnxruntime-genai", f"-Wl,-rpath,{genai / 'lib'}")
+    source = ROOT / "samples" / "cpp" / "answer.cpp"
+    subprocess.run(("c++", "-std=c++20", source, *options, "-o", program), check=True)
+    prompt = 'Tom says: "I have 5 apples."\nHe eats 2. How many are left?'
+    answer = subprocess.run((program, folder, prompt, "16"), check=True, capture_output=True, text=True).stdout
+    assert answer == Generator(folder).generate(prompt, 16) + "\n"

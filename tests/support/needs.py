@@ -66,6 +66,12 @@ def _transformers_js() -> str | None:
         return None
 
 
+def _genai_library() -> str | None:
+    """A folder with ONNX Runtime GenAI's headers in `include`, and its library and ONNX Runtime's in `lib`."""
+    named = os.environ.get("SEAP_GENAI", "")
+    return named if (Path(named) / "include" / "ort_genai.h").is_file() else None
+
+
 def _fake_cuda() -> str | None:
     folder = build.built()
     return folder and str(folder)
@@ -82,6 +88,7 @@ SPECIAL: dict[str, tuple[Callable[[], str | None], str]] = {
         install_remedy("openvino"),
     ),
     "mlx-lm": (partial(_packages, "mlx_lm"), install_remedy("mlx")),
+    "genai-library": (_genai_library, "unpack a release of ONNX Runtime GenAI, and name its folder in SEAP_GENAI"),
     "model-signing": (partial(_packages, "model_signing", "OpenSSL"), install_remedy("signing")),
     "ray": (partial(_packages, "ray"), install_remedy("ray")),
     "vllm": (_vllm, "install it with 'make .venv-vllm/installed', or set SEAP_EXPORT_VLLM_PYTHON"),

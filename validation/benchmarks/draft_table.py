@@ -1,0 +1,154 @@
+"""What a draft would gain: how often it guesses a target's next token, and the time that this saves, as a table.
+
+    python -m validation.benchmarks.draft_table --target fp32=DENSE/onnx-fp32 --target int8=DENSE/onnx \
+        --draft "0.5 int4"=PRUNED/onnx-int4 --draft "dense int4"=DENSE/onnx-int4 --calibration OUT/calibration/TASK
+
+The target answers the held-out prompts greedily. In speculative decoding a draft guesses `k` tokens, one step each;
+the target computes all of them in one call, and keeps those that it would have chosen and one of its own
+(https://arxiv.org/abs/2211.17192). A guess counts only if all before it were right, so the number of rounds follows
+from whether the draft knows each next token of the target's text. The expected speed-up is the time of the target's
+steps over that of the rounds, for the best `k`.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from seap_export.activations.statistics import Calibration
+from seap_export.runtime.files import load_tokenizer
+from validation.execution import Execution
+from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner, open_onnx_runtime
+from validation.runtimes.runner import Opening
+
+__all__ = ["draft_table", "rounds"]
+
+#: The most tokens that are guessed in one round.
+_MOST = 8
+Guessed = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A prompt, and what the target answers, as token ids."""
+
+    prompt: list[int]
+    answer: list[int]
+
+
+@click.command()
+@click.option("--target", "targets", multiple=True, required=True, metavar="NAME=FOLDER")
+@click.option("--draft", "drafts", multiple=True, required=True, metavar="NAME=FOLDER")
+@click.option("--calibration", "folder", required=True, type=click.Path(path_type=Path), help="With held-out prompts.")
+@click.option("--prompts", type=int, default=16, show_default=True)
+@click.option("--tokens", type=int, default=64, show_default=True, help="Tokens of an answer.")
+@click.option("--runs", type=int, default=15, show_default=True, help="Timed calls of each length, in turn.")
+@click.option("--threads", type=int, default=2, show_default=True)
+def draft_table(
+    targets: tuple[str, ...],
+    drafts: tuple[str, ...],
+    folder: Path,
+    prompts: int,
+    tokens: int,
+    runs: int,
+    threads: int,
+) -> None:
+    """Print the table: acceptance is the mean share of guesses that are right, wherever they are made."""
+    held_out = [sample["prompt"] or sample["completion"] for sample in Calibration(folder).record.held_out[:prompts]]
+    click.echo("| target | draft | acceptance | k | tokens a round | step | guess | check of k + 1 | speed-up |")
+    click.echo("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for target, path in _named(targets):
+        runner = _open(path, threads)
+        tokenizer = load_tokenizer(path)
+        texts = [_answered(runner, tokenizer.encode(prompt).ids[-256:], tokens) for prompt in held_out]
+        for draft, other in _named(drafts):
+            guesser = _open(other, threads)
+            guessed = [_guessed(guesser, text) for text in texts]
+            steps, guess = _times([runner, guesser], texts[0], runs)
+            answers = sum(map(len, guessed))
+            per_round = {k: answers / sum(rounds(right, k) for right in guessed) for k in range(1, _MOST + 1)}
+            gains = {k: count * steps[1] / (k * guess[1] + steps[k + 1]) for k, count in per_round.items()}
+            k = max(gains, key=lambda each: gains[each])
+            cells = [
+                target,
+                draft,
+                f"{np.concatenate(guessed).mean():.1%}",
+                str(k),
+                f"{per_round[k]:.2f}",
+                *(f"{seconds * 1e3:.1f} ms" for seconds in (steps[1], guess[1], steps[k + 1])),
+                f"{gains[k]:.2f}",
+            ]
+            click.echo(f"| {' | '.join(cells)} |")
+            guesser.close()
+        runner.close()
+
+
+def rounds(right: Guessed, k: int) -> int:
+    """How many calls of the target an answer takes.
+
+    Args:
+        right: Whether the draft guesses each token of the answer.
+        k: Tokens that are guessed in a round.
+    """
+    place, count = 0, 0
+    while place < len(right):
+        wrong = np.flatnonzero(~right[place : place + k])
+        place += (int(wrong[0]) if len(wrong) else k) + 1
+        count += 1
+    return count
+
+
+def _named(values: Sequence[str]) -> list[tuple[str, Path]]:
+    pairs = [value.partition("=") for value in values]
+    return [(name, Path(path)) for name, _, path in pairs]
+
+
+def _open(folder: Path, threads: int) -> OnnxRunner:
+    """With the logits of all tokens, which a check needs."""
+    return open_onnx_runtime(folder, Opening(Execution(threads=threads), "scored"))
+
+
+def _answered(runner: OnnxRunner, prompt: list[int], tokens: int) -> _Text:
+    logits = runner.prefill(np.array([prompt]), [len(prompt)], tokens)[:, -1]
+    answer = []
+    for _ in range(tokens):
+        answer.append(int(logits[0].argmax()))
+        logits = runner.step(answer[-1:])
+    return _Text(prompt, answer)
+
+
+def _guessed(runner: OnnxRunner, text: _Text) -> Guessed:
+    """Whether the draft knows each token of the answer after the first, which the prompt gives."""
+    ids = np.array([text.prompt + text.answer[:-1]])
+    likely = runner.prefill(ids, [ids.shape[1]])[0, len(text.prompt) :].argmax(-1)
+    return np.asarray(likely == text.answer[1:], bool)
+
+
+def _times(runners: Sequence[OnnxRunner], text: _Text, runs: int) -> list[dict[int, float]]:
+    """Median seconds of a call with 1, 2, ... new tokens after the prompt; all take turns."""
+    lengths = range(1, _MOST + 2)
+    times: list[dict[int, list[float]]] = [{length: [] for length in lengths} for _ in runners]
+    for _ in range(runs):
+        for runner, seconds in zip(runners, times, strict=True):
+            runner.prefill(np.array([text.prompt]), [len(text.prompt)], sum(lengths))
+            for length in lengths:
+                ids = np.array([(text.answer * length)[:length]])
+                seconds[length].append(_seconds(lambda ids=ids, runner=runner: runner.append(ids)))  # type: ignore[misc]
+    return [{length: statistics.median(each) for length, each in seconds.items()} for seconds in times]
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+if __name__ == "__main__":
+    draft_table()
