@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import signal
@@ -117,8 +116,8 @@ def _imports_are_no_garbage() -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[object]:
-    """One thread for micro models, whose threads mostly wait for each other; all of them for the real one."""
-    from support.models import one_thread
+    """One thread for micro models, whose threads mostly wait for each other; for the real one those of its cores."""
+    from support.models import one_thread, share_of_cores
 
-    with contextlib.nullcontext() if item.get_closest_marker("real") else one_thread():
+    with share_of_cores() if item.get_closest_marker("real") else one_thread():
         return (yield)

@@ -76,6 +76,25 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@contextmanager
+def share_of_cores() -> Iterator[None]:
+    """As tests on the real model run, and what they start: more threads would wait for the tests beside them."""
+    import torch
+
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    cores, threads = os.sched_getaffinity(0), torch.get_num_threads()
+    share = max(1, len(cores) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+    os.sched_setaffinity(0, sorted(cores)[:share])
+    torch.set_num_threads(share)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+        torch.set_num_threads(threads)
+
+
 def micro_source(folder: Path, variation: str = "llama-gqa", dtype: str = "float32", **values: Any) -> Source:
     """A micro model of one of the variations."""
     return open_source(str(write_micro_model(folder, dtype=dtype, **{**VARIATIONS[variation], **values})))

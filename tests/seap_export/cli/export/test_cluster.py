@@ -5,22 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import chdir, contextmanager
+from collections.abc import Callable
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-from support.exports import HELD_OUT_OPTION, Outcome, run_here
+from support.exports import HELD_OUT_OPTION, run_here
+from support.processes import Tool
 
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--threads", "1", "--out", "out", *HELD_OUT_OPTION)
 ARGUMENTS = (*EXPORT, "--set", "decode_steps=2", "--no-quality", "--no-speed")
 #: Runs the command; a worker that reports the second layer of one of `STEPS` does `FATE`, once for each of them.
 DISTURBED = """
-import sys
+import os, sys
+os.sched_getaffinity = lambda process: {0, 1}  # as many workers
 from seap_export.cli.main import main
 from seap_export.pipeline.cluster import run
 
@@ -60,28 +61,6 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in files.items() if name != "performance.json"}
 
 
-@contextmanager
-def started(work: Path, *command: str) -> Iterator[subprocess.Popen[str]]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, *command], cwd=work, env=environment, text=True, **streams) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def ended(process: subprocess.Popen[str]) -> Outcome:
-    out, err = process.communicate(timeout=240)
-    return Outcome(process.returncode, out, err)
-
-
-def on_cluster(work: Path, *arguments: str) -> Outcome:
-    code = "import sys; from seap_export.cli.main import main; main(sys.argv[1:])"
-    with started(work, "-c", code, *arguments) as process:
-        return ended(process)
-
-
 def disturbed(steps: tuple[str, ...], fate: str) -> str:
     return DISTURBED.replace("STEPS", repr(steps)).replace("FATE", fate)
 
@@ -96,58 +75,45 @@ def expected(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 
 
 @pytest.mark.release
-def test_the_files_are_those_of_one_machine(work: Path, expected: dict[str, bytes]) -> None:
-    outcome = on_cluster(work, *ARGUMENTS, "--task", "b=b.jsonl", "--cluster", "local", "--json")
-    assert outcome.code == 0, outcome.err
-    assert outcome.out.startswith("{")
-    assert tree(work / "out") == expected
-    for line in ("calibrating a, on ", "calibrating b, on ", "b-0.2: shrinking: done in "):
-        assert line in outcome.err
-    assert '"calibration/b"' in (work / "out" / "performance.json").read_text("utf-8")
-    again = on_cluster(work, *ARGUMENTS, "--task", "b=b.jsonl", "--cluster", "local")
-    assert (again.code, tree(work / "out")) == (0, expected)
-    assert "calibration of a: reused" in again.err
-    assert ", on " not in again.err  # no cluster was needed
-
-
-@pytest.mark.release
-def test_what_a_lost_worker_began_another_one_finishes(work: Path, expected: dict[str, bytes]) -> None:
-    steps = ("calibration/a", "a-0.2/hf")
-    code = disturbed(steps, "os.kill(os.getpid(), signal.SIGKILL)")
-    with started(work, "-c", code, *ARGUMENTS, "--task", "b=b.jsonl", "--cluster", "local", "--json") as process:
-        outcome = ended(process)
-    assert outcome.code == 0, outcome.err
-    assert outcome.out.startswith("{")  # Ray would print there that a worker died
-    assert all((work / "disturbed" / step).exists() for step in steps)
-    assert outcome.err.count("lost the worker on ") == len(steps)
-    assert tree(work / "out") == expected
-
-
-@pytest.mark.release
 @pytest.mark.parametrize(
     ("number", "code"),
     [
         (signal.SIGINT, 130),
-        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.full),  # as SIGINT; test_process.py has it on one machine
-        (signal.SIGKILL, -9),
+        # as SIGINT; tests/seap_export/cli/test_process.py and tests/faults/test_killed.py have them on one machine
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.full),
+        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.full),
     ],
 )
-def test_an_interrupted_export_goes_on_on_one_machine(
-    work: Path, expected: dict[str, bytes], number: signal.Signals, code: int
+def test_interrupted_and_with_lost_workers_it_ends_as_on_one_machine(
+    tool: Tool, work: Path, expected: dict[str, bytes], number: signal.Signals, code: int
 ) -> None:
-    arguments = (*ARGUMENTS, "--task", "b=b.jsonl", "--quiet")
-    with started(
-        work, "-c", disturbed(("calibration/b",), "time.sleep(600)"), *arguments, "--cluster", "local"
-    ) as run:
-        wait_for(lambda: (work / "disturbed").exists() or run.poll() is not None)
-        os.kill(run.pid, number)
-        outcome = ended(run)
+    out, marks = work / "out", work / "disturbed"
+    arguments = (*ARGUMENTS, "--task", "b=b.jsonl", "--cluster", "local")
+    run = tool.start(work, *arguments, "--quiet", program=disturbed(("calibration/b",), "time.sleep(600)"))
+    wait_for(lambda: marks.exists())
+    os.kill(run.process, number)
+    outcome = run.wait(120)
     assert outcome.code == code, outcome.err
     assert outcome.err.count("\n") == (number == signal.SIGINT), outcome.err
-    assert list((work / "out").glob(".seap-export-unfinished-*/b/*"))
-    assert number == signal.SIGKILL or not list((work / "out").glob(".seap-export-tmp-*"))
-    assert run_here(*arguments).code == 0
-    assert tree(work / "out") == expected
+    assert list(out.glob(".seap-export-unfinished-*/b/*"))
+    assert number == signal.SIGKILL or not list(out.glob(".seap-export-tmp-*"))
+
+    steps = ("ranking/a", "a-0.2/hf")
+    program = disturbed(steps, "os.kill(os.getpid(), signal.SIGKILL)")
+    outcome = tool(work, *arguments, "--json", program=program, timeout=240)
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.startswith("{")  # Ray would print there that a worker died
+    assert all((marks / step).exists() for step in steps)
+    assert outcome.err.count("lost the worker on ") == len(steps)
+    for line in ("calibrating b, on ", "ranking a, on ", "b-0.2: shrinking: done in "):
+        assert line in outcome.err
+    assert '"calibration/b"' in (out / "performance.json").read_text("utf-8")
+    assert tree(out) == expected
+
+    again = run_here(*arguments)
+    assert (again.code, tree(out)) == (0, expected)
+    assert "calibration of a: reused" in again.err
+    assert ", on " not in again.err  # no cluster was needed
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
@@ -158,12 +124,12 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.release
-def test_an_error_of_a_worker_is_one_line(work: Path) -> None:
+def test_an_error_of_a_worker_is_one_line(tool: Tool, work: Path) -> None:
     name = "model.layers.1.mlp.up_proj.weight"
     path = work / "m" / "model.safetensors"
     tensors = load_file(path)
     save_file({**tensors, name: tensors[name] * float("nan")}, path, {"format": "pt"})
-    outcome = on_cluster(work, *ARGUMENTS, "--cluster", "local", "--quiet")
+    outcome = tool(work, *ARGUMENTS, "--cluster", "local", "--quiet", timeout=240)
     outcome.refused(8, name, "NaN")
     assert not (work / "out").exists()
 
