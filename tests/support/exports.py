@@ -82,6 +82,17 @@ def export_with_router(folder: Path, ratios: tuple[float, ...]) -> Path:
     return folder / "out"
 
 
-def times_of_writing(folder: Path) -> dict[Path, int]:
-    """When each file under a folder was written, in nanoseconds: what a second run leaves untouched keeps its time."""
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+#: What every run writes: what steps took, the search's figures, and the lock.
+_ALWAYS_WRITTEN = {"performance.json", "frontier.json", ".seap-export.lock"}
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """The content of all files but performance.json, whose times differ from run to run."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in files.items() if name != "performance.json"}
+
+
+def times_of_writing(*folders: Path) -> dict[Path, tuple[int, int]]:
+    """When each file was written, in nanoseconds, and its inode: what a second run leaves untouched keeps both."""
+    files = [path for folder in folders for path in (folder, *folder.rglob("*")) if path.is_file()]
+    return {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in files if path.name not in _ALWAYS_WRITTEN}

@@ -36,6 +36,7 @@ from seap_export.pipeline.steps.calibration import CalibrationStep
 from seap_export.pipeline.steps.formats import FormatStep, ParityStep
 from seap_export.pipeline.steps.quality import QualityStep
 from seap_export.pipeline.steps.rounding import RoundingStep
+from seap_export.pipeline.steps.step import Step
 from seap_export.pipeline.steps.validation import ValidationStep
 from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
 from seap_export.pipeline.targets.candidate import Candidate, ways
@@ -133,6 +134,7 @@ __all__ = [
     "Source",
     "Sparsity",
     "States",
+    "Step",
     "StoredForm",
     "SublayerPass",
     "Targets",

@@ -46,8 +46,14 @@ class CardStep(JointStep):
         """
         workspace = made.workspace
         for name, entry in made.variants.items():
-            for file, content in self._files(made, name).items():
-                step, digest = f"{name}/{HF}/{file}", hashlib.sha256(content).hexdigest()
+            files = {f"{name}/{HF}/{file}": content for file, content in self._files(made, name).items()}
+            recorded = [step for step in workspace.manifest.steps if step.startswith(f"{name}/{HF}/")]
+            for step in recorded:
+                if step not in files:  # such as the recipe file of other settings
+                    workspace.manifest.forget(step)
+                    (workspace.folder / step).unlink(missing_ok=True)
+            for step, content in files.items():
+                file, digest = step.rpartition("/")[2], hashlib.sha256(content).hexdigest()
                 key = card_key(entry, digest) if file == CARD else digest
                 if workspace.manifest.steps.get(step, key) != key:
                     workspace.manifest.forget(step)

@@ -10,26 +10,11 @@ from typing import Any
 
 import datasets
 import pytest
-from support.exports import CARD, FEW, TEXTS, run_here, times_of_writing
+from support.exports import CARD, FEW, TEXTS, run_here, times_of_writing, tree
 
 from seap_export import Variant, convert, evaluate, export, prune, validate
 from seap_export.errors import ArtifactError, InputError, QualityFailure, SeapError, UsageError
 from seap_export.runtime import Generator, Sampling
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """All files but performance.json, whose times differ from run to run."""
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if name != "performance.json"}
-
-
-def times(folder: Path) -> dict[Path, int]:
-    """When the files of a folder were written, but for those that every run writes."""
-    return {
-        path: time
-        for path, time in times_of_writing(folder).items()
-        if path.name not in ("performance.json", ".seap-export.lock")
-    }
 
 
 def test_function_and_command_write_the_same_bytes_and_go_on_with_each_other(inputs: Path, tmp_path: Path) -> None:
@@ -55,11 +40,11 @@ def test_function_and_command_write_the_same_bytes_and_go_on_with_each_other(inp
     assert tree(called) == tree(run)
     assert len(tree(run)) > 30
 
-    before = times(called) | times(run)
+    before = times_of_writing(called) | times_of_writing(run)
     assert run_here(*command, called).code == 0
     data_sets = {task: datasets.Dataset.from_dict({"text": texts}) for task, texts in TEXTS.items()}
     assert list(call(data_sets, run).steps) == ["hashing", "validation"]
-    assert times(called) | times(run) == before
+    assert times_of_writing(called) | times_of_writing(run) == before
 
 
 def test_the_result_of_an_export_has_the_figures_of_its_reports(inputs: Path, done: Path) -> None:
@@ -258,7 +243,7 @@ def test_progress_is_printed_if_asked_for(inputs: Path, tmp_path: Path, capsys: 
 
 
 def test_dry_runs_return_what_the_command_shows_and_write_nothing(inputs: Path, tmp_path: Path, done: Path) -> None:
-    written = times(done)
+    written = times_of_writing(done)
     planned = export(inputs / "m", {"a": TEXTS["a"]}, ratio=[0.2, 0.4], out=done, dry_run=True, **FEW)
     assert (planned.passed, planned.failure, planned.checks, planned.variants) == (True, "", (), {})
     assert planned.planned is not None
@@ -275,7 +260,7 @@ def test_dry_runs_return_what_the_command_shows_and_write_nothing(inputs: Path, 
     assert json.loads(run_here(*command).out) == report.planned
     assert (len(report.planned), report.passed, report.divergence) == (1, True, {})
     assert not (tmp_path / "told.json").exists()
-    assert times(done) == written
+    assert times_of_writing(done) == written
 
 
 def test_a_target_that_is_missed_raises(inputs: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.exports import HELD_OUT_OPTION
+from support.exports import HELD_OUT_OPTION, tree
 from support.processes import MAIN, Tool
 
 ROOT = Path(__file__).parents[3]
@@ -69,11 +69,6 @@ def start(work: Path, *arguments: str, stdout: int = subprocess.PIPE) -> subproc
         stdout=stdout,
         stderr=subprocess.PIPE,
     )
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if name != "performance.json"}
 
 
 def test_libraries_print_nothing(work: Path, pristine: Path) -> None:

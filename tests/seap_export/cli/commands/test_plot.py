@@ -11,16 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.exports import tree
 
 Run = Callable[..., Any]
 PICTURES = [
     "sparsity-0.2.svg", "overlap-0.2.svg", "sparsity-0.4.svg", "overlap-0.4.svg",
     "kept-a-0.2.svg", "kept-a-0.4.svg", "kept-b-0.2.svg", "kept-b-0.4.svg",
 ]  # fmt: skip
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def write_evaluation(path: Path, **values: Any) -> Path:

@@ -14,16 +14,13 @@ import jsonschema
 import numpy as np
 import onnx
 import pytest
+from support.exports import tree
 
 from seap_export.hashing import sha256_file
 from validation.reports import schema
 
 Run = Callable[..., Any]
 QUICK = ("--prompts", "1", "--threads", "1")
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def record_again(out: Path) -> None:

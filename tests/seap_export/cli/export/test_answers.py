@@ -122,16 +122,6 @@ def test_a_dry_run_counts_the_answers_and_writes_nothing(run: Run, work: Path) -
     assert "answers" not in json.loads(run(*EXPORT, "--dry-run", "--json").out)["seconds_about"]
 
 
-def test_other_answers_need_force(run: Run, work: Path) -> None:
-    assert run(*EXPORT).code == 0
-    run(*EXPORT, "--set", "answer_tokens=5").refused(2, "answers/a", "--force")
-    run(*(part for part in EXPORT if part not in OWN[:2])).refused(2, "calibration/a", "--force")
-    assert run(*EXPORT, "--set", "answer_tokens=5", "--force").code == 0
-    path = work / "out/answers/a/answers.jsonl"
-    path.write_text(path.read_text("utf-8").replace("finished", "over"), "utf-8")
-    run(*EXPORT, "--set", "answer_tokens=5").refused(7, "answers.jsonl", "--force")
-
-
 @pytest.mark.parametrize(
     "record", [{"text": " the cat"}, {"messages": [{"role": "assistant", "content": " the cat"}]}], ids=list
 )

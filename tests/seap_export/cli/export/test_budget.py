@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
-from support.exports import Outcome, run_here
+from support.exports import Outcome, run_here, tree
 from support.product import CANDIDATES_FOLDER, Timing
 
 from seap_export.pipeline.budget import candidates
@@ -29,10 +29,6 @@ def json_at(path: Path) -> Any:
 def points_of(out: Path, task: str = "a") -> list[dict[str, Any]]:
     points: list[dict[str, Any]] = json_at(out / "frontier.json")["tasks"][task]["points"]
     return points
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def chosen_of(out: Path, task: str = "a") -> dict[str, Any]:
@@ -254,10 +250,3 @@ def test_what_makes_no_sense_is_refused_before_any_work(
     given = ("--quality", "--speed") if "--no-speed" not in arguments else ("--quality",)
     run(*MODEL, "--out", "out", *given, *arguments, *dry).refused(2, *words)
     assert not (work / "out").exists()
-
-
-def test_another_variant_of_the_name_is_not_replaced(run: Run, fitted: Path) -> None:
-    chosen = chosen_of(fitted)
-    (fitted / chosen["variant"] / "onnx" / "model.onnx").write_bytes(b"mine")
-    run(*MODEL, *FITTED).refused(7, "model.onnx", "--force")
-    assert run(*MODEL, *FITTED, "--force").code == 0

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
-from support.exports import HELD_OUT_OPTION, run_here
+from support.exports import HELD_OUT_OPTION, run_here, tree
 from support.processes import Tool
 
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--threads", "1", "--out", "out", *HELD_OUT_OPTION)
@@ -54,11 +54,6 @@ pytestmark = [
     pytest.mark.needs("ray"),
     pytest.mark.skipif(sys.platform == "win32", reason="Ray's local cluster is tested on Linux alone"),
 ]
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if name != "performance.json"}
 
 
 def disturbed(steps: tuple[str, ...], fate: str) -> str:

@@ -89,23 +89,6 @@ def test_onnx_and_hf_are_as_without_other_formats(whole: Path, pristine: Path) -
             assert (whole / "a-0.2" / folder / path.name).read_bytes() == path.read_bytes()
 
 
-def test_a_format_is_added_later(run: Run, done: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = FakeFormat.write
-
-    def interrupted(self: FakeFormat, model: Path, out: Path, on_layer: Callable[[int], None]) -> None:
-        write(self, model, out, on_layer)
-        raise KeyboardInterrupt
-
-    before = (done / "a-0.2" / "onnx" / "model.onnx").stat().st_mtime_ns
-    monkeypatch.setattr(FakeFormat, "write", interrupted)
-    assert run(*EXPORT, *FORMATS).code == 130
-    assert not (done / "a-0.2" / "fake").exists()
-    monkeypatch.setattr(FakeFormat, "write", write)
-    assert run(*EXPORT, *FORMATS).code == 0
-    assert (done / "a-0.2" / "onnx" / "model.onnx").stat().st_mtime_ns == before
-    assert list(manifest_of(done)["variants"]["a-0.2"]["parity"]) == list(FOLDERS[1:])
-
-
 def test_force_removes_what_was_written_from_the_model_that_it_replaces(run: Run, out: Path) -> None:
     fewer = (*EXPORT, "--no-quality", "--no-speed", "--format", "onnx", "--force")
     assert run(*fewer).code == 0  # nothing is replaced, so that nothing is outdated

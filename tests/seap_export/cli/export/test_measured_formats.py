@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 from support.estimates import without_texts
-from support.exports import run_here, times_of_writing
+from support.exports import run_here
 from support.formats.fake_format import FakeRunner, install_fake_format
 from support.product import GENERAL_TEXT, with_error
 
@@ -119,16 +119,6 @@ def test_a_report_that_was_changed_is_shown_as_it_is(run: Run, out: Path) -> Non
     path.write_text(json.dumps({**_json(path), "runtime": ["x"], "folder": 3}), "utf-8")
     assert "3 in ['x']" in run("inspect", "out/a-0.2").out
     assert run("inspect", "out").code == 7
-
-
-def test_a_second_export_measures_nothing_again(run: Run, out: Path) -> None:
-    before, times = _json(out / "performance.json")["speed"], times_of_writing(out / "a-0.2")
-    assert out / "a-0.2" / "quality.json" in times
-    outcome = run(*EXPORT, *MEASURED, "--format", "fake", "--format", "fake:f16", "--json")
-    assert outcome.code == 0, outcome.err
-    assert times_of_writing(out / "a-0.2") == times
-    assert _json(out / "performance.json")["speed"] == before
-    assert json.loads(outcome.out)["a-0.2"]["speed"] == before["a-0.2"]["figures"]
 
 
 def test_figures_stay_while_what_they_belong_to_does(run: Run, out: Path) -> None:

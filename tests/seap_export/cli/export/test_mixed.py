@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -12,12 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from support.corpora import task_texts, write_task_corpora
-from support.exports import CARD, run_here
-from support.product import GENERAL_TEXT, CalibrationStep
+from support.exports import CARD, run_here, times_of_writing, tree
+from support.product import GENERAL_TEXT
 
 from seap_export.pipeline.steps import router
-from seap_export.pipeline.steps import run as steps
-from seap_export.pipeline.steps import variant as variants
 
 Run = Callable[..., Any]
 TASKS = ("--task", "a=a.jsonl", "--task", "b=b.jsonl")
@@ -55,22 +52,6 @@ def bare(home: Path) -> Path:
     return home
 
 
-def digests(folder: Path) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != "performance.json"
-    }
-
-
-def stamps(folder: Path) -> dict[str, tuple[int, int]]:
-    return {
-        str(path): (path.stat().st_ino, path.stat().st_mtime_ns)
-        for path in folder.rglob("*")
-        if path.is_file() and path.name not in (".seap-export.lock", "performance.json")
-    }
-
-
 def manifest_of(out: Path) -> dict[str, Any]:
     values: dict[str, Any] = json.loads((out / "manifest.json").read_text("utf-8"))
     return values
@@ -79,14 +60,6 @@ def manifest_of(out: Path) -> dict[str, Any]:
 def router_of(out: Path) -> dict[str, Any]:
     values: dict[str, Any] = json.loads((out / "router" / "router.json").read_text("utf-8"))
     return values
-
-
-def forbid(monkeypatch: pytest.MonkeyPatch, module: Any, *names: str) -> None:
-    def refuse(*args: Any, **kwargs: Any) -> None:
-        raise AssertionError("this was to be reused")
-
-    for name in names:
-        monkeypatch.setattr(module, name, refuse)
 
 
 def test_every_mixture_gets_a_proven_variant(home: Path) -> None:
@@ -140,94 +113,38 @@ def test_the_router_leads_to_the_tasks_and_falls_back_on_general(run: Run, home:
     assert run("route", "out", prompt, "--threshold", "1").out.endswith(": out/general-0.3\n")
 
 
-def test_a_second_run_writes_nothing(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = stamps(home / "out")
-    forbid(monkeypatch, steps, "make_step")
-    forbid(monkeypatch, router, "fit_classifier")
-
-    outcome = run(*MIXED, "--set", "batch_tokens=100")
-
-    assert outcome.code == 0
-    lines = outcome.err.splitlines()
-    assert [line for line in lines if line.endswith(": reused")] == [
-        "calibration of a: reused", "calibration of b: reused", *(f"{name}: reused" for name in NAMES),
-        "router: reused",
-    ]  # fmt: skip
-    assert [line.split()[0] for line in outcome.out.splitlines()[1:5]] == NAMES
-    assert stamps(home / "out") == before
-
-
 def test_the_order_of_tasks_and_parts_is_no_other_input(run: Run, home: Path) -> None:
-    before = stamps(home / "out")
+    before = times_of_writing(home / "out")
     mixtures = ("--set", "mix.x=b:1,a:2", "--general", "--set", "weight.b=3")
     outcome = run("export", "m", *TASKS[2:], *TASKS[:2], *mixtures, "--ratio", "0.3", "--out", "out", "-q")
     assert (outcome.code, outcome.err) == (0, "")
-    assert stamps(home / "out") == before
-
-
-def test_same_inputs_same_bytes_in_another_folder(run: Run, home: Path) -> None:
-    assert run(*MIXED[:-1], "again", "-q").code == 0
-    digests_again = digests(home / "again")
-    assert len(digests_again) == 100
-    assert digests_again == digests(home / "out")
-
-
-def test_a_ratio_and_a_mixture_can_be_added(run: Run, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = {name: stamps(home / "out" / name) for name in [*NAMES, "calibration"]}
-    forbid(monkeypatch, CalibrationStep, "make")
-
-    assert run(*MIXED, "--ratio", "0.2", "--set", "mix.y=a,b:5", "-q").code == 0
-
-    assert {name: stamps(home / "out" / name) for name in before} == before
-    values = router_of(home / "out")
-    assert values["variants"].keys() == {"0.2", "0.3"}
-    assert values["fallback"] == {"0.2": "general-0.2", "0.3": "general-0.3"}
-    assert manifest_of(home / "out")["variants"]["y-0.2"]["weights"] == {"a": 1.0, "b": 5.0}
-
-
-def test_other_weights_need_force_and_replace_one_mixture(run: Run, home: Path) -> None:
-    before = digests(home / "out")
-    changed = ("export", "m", *TASKS, "--general", "--ratio", "0.3", "--out", "out", "-q")
-    outcome = run(*changed)
-    assert outcome.code == 2
-    assert outcome.err == (
-        "Error: out/ranking/general was made from other inputs (model, corpus or options); use --force to "
-        "replace it, or another --out\n"
-    )
-    assert digests(home / "out") == before
-
-    assert run(*changed, "--force").code == 0
-    after = digests(home / "out")
-    assert {name.split("/")[0] for name in before if after[name] != before[name]} == {
-        "general-0.3", "manifest.json", "ranking", "validation.html", "validation.json",
-    }  # fmt: skip
-    assert manifest_of(home / "out")["variants"]["general-0.3"]["weights"] == {"a": 1.0, "b": 1.0}
+    assert times_of_writing(home / "out") == before
 
 
 def test_force_leaves_no_mixture_behind_without_its_statistics(run: Run, home: Path) -> None:
-    before = digests(home / "out")
+    before = tree(home / "out")
     outcome = run("export", "m", *TASKS, "--ratio", "0.3", "--set", "seed=1", "--out", "out", "--force", "-q")
     assert outcome.code == 2
     assert outcome.err.startswith("Error: --force would replace ")
     assert "out/general-0.3" in outcome.err
-    assert digests(home / "out") == before
+    assert tree(home / "out") == before
     assert run(*MIXED, "--set", "seed=1", "--force", "-q").code == 0
     assert router_of(home / "out")["seed"] == 1
 
 
 def test_a_single_task_leaves_the_router_as_it_is(run: Run, home: Path) -> None:
-    before = stamps(home / "out" / "router")
+    before = times_of_writing(home / "out" / "router")
     assert run("export", "m", *TASKS[:2], "--ratio", "0.3", "--out", "out", "-q").code == 0
-    assert stamps(home / "out" / "router") == before
+    assert times_of_writing(home / "out" / "router") == before
 
 
 def test_a_router_is_not_made_to_forget_a_task(run: Run, home: Path) -> None:
-    before = digests(home / "out")
+    before = tree(home / "out")
     other = ("export", "m", *TASKS[2:], "--task", "c=a.jsonl", "--ratio", "0.3", "--out", "out", "-q")
     outcome = run(*other)
     assert outcome.code == 2
     assert outcome.err.startswith("Error: out/router also covers a; ")
-    assert digests(home / "out") == before
+    assert tree(home / "out") == before
     assert run(*other, "--set", "router=false").code == 0
     assert router_of(home / "out")["classes"] == ["a", "b"]
 
@@ -275,11 +192,11 @@ def test_a_router_that_computes_something_else_fails_like_parity(
     assert not manifest_of(bare / "out")["complete"]
 
     monkeypatch.setattr(router, "write_router_graph", write)
-    before = stamps(bare / "out" / "x-0.3")
+    before = times_of_writing(bare / "out" / "x-0.3")
     assert run(*MIXED, "-q").code == 0
-    after = stamps(bare / "out" / "x-0.3")
+    after = times_of_writing(bare / "out" / "x-0.3")
     assert {path: after[path] for path in before} == before
-    assert digests(bare / "out") == digests(pristine_mixed / "out")
+    assert tree(bare / "out") == tree(pristine_mixed / "out")
 
 
 def test_a_dry_run_lists_mixtures_and_writes_nothing(run: Run, bare: Path) -> None:
@@ -292,31 +209,6 @@ def test_a_dry_run_lists_mixtures_and_writes_nothing(run: Run, bare: Path) -> No
     assert not (bare / "out").exists()
 
 
-def test_an_interrupted_run_goes_on_behind_the_mixture(
-    run: Run, bare: Path, pristine_mixed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write, calls = variants.write_variant, iter([False, False, False, True])
-
-    def interrupted(*args: Any, **values: Any) -> None:
-        write(*args, **values)
-        if next(calls):
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(variants, "write_variant", interrupted)
-    assert run(*MIXED, "-q").code == 130
-    assert {path.name for path in (bare / "out" / "x-0.3").iterdir()} == {"plan.json"}
-    manifest = manifest_of(bare / "out")
-    assert (manifest["complete"], list(manifest["variants"])) == (False, NAMES[:3])
-    assert not (bare / "out" / "router").exists()
-
-    monkeypatch.setattr(variants, "write_variant", write)
-    before = stamps(bare / "out" / "general-0.3")
-    assert run(*MIXED, "-q").code == 0
-    after = stamps(bare / "out" / "general-0.3")
-    assert {path: after[path] for path in before} == before
-    assert digests(bare / "out") == digests(pristine_mixed / "out")
-
-
 def test_a_mixture_by_hand_is_what_export_makes(run: Run, home: Path) -> None:
     statistics = ("--calibration", "hand/calibration/b", "--calibration", "hand/calibration/a")
     assert run("calibrate", "m", *TASKS, "--out", "hand", "-q").code == 0
@@ -326,10 +218,10 @@ def test_a_mixture_by_hand_is_what_export_makes(run: Run, home: Path) -> None:
     outcome = run("prune", "m", "--plan", f"{folder}/plan.json", *statistics, "--out", f"{folder}/hf", "-q")
     assert (outcome.code, outcome.err) == (0, "")
     assert run("convert", f"{folder}/hf", "--out", f"{folder}/onnx", "-q").code == 0
-    expected = digests(home / "out" / "general-0.3")
+    expected = tree(home / "out" / "general-0.3")
     for name in ("parity.json", *(f"hf/{name}" for name in CARD)):
         del expected[name]
-    assert digests(home / folder) == expected
+    assert tree(home / folder) == expected
 
 
 @pytest.mark.parametrize(
@@ -462,6 +354,6 @@ def test_support_is_calibrated_on_and_nothing_is_measured_on_it(run: Run, bare: 
     assert with_support["texts"] == without["texts"]
     assert with_support["divergence"] != without["divergence"]
     assert list(with_support["elsewhere"]["onnx"]) == ["a", "b", GENERAL_TEXT]
-    again = stamps(bare / "out")
+    again = times_of_writing(bare / "out")
     assert run("export", "m", *TASKS, *options, "out", "-q").code == 0
-    assert stamps(bare / "out") == again
+    assert times_of_writing(bare / "out") == again

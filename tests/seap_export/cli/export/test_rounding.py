@@ -98,13 +98,6 @@ def test_nearest_levels_if_they_are_asked_for(out: Path, run: Run) -> None:
     assert contents(Path("plain", "a-0.3", "onnx")) == contents(Path("by-hand"))
 
 
-def test_a_second_run_makes_nothing_again(out: Path, run: Run) -> None:
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
-    words = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0", "--ratio", "0.3", *FORMATS, "--out", "out")
-    assert run(*words).code == 0
-    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")} == before
-
-
 def test_a_level_that_is_off_by_one_fails_the_comparison(out: Path, run: Run) -> None:
     validate = ("validate", out / "a-0.3", "--check", "parity")
     assert run(*validate).code == 0

@@ -140,19 +140,6 @@ def test_the_steps_by_hand_give_the_same_bytes(run: Run, cut: Path) -> None:
         assert files == {path.name: path.read_bytes() for path in (made / "hf").iterdir() if path.name not in CARD}
 
 
-def test_calibration_and_ranking_serve_every_vocabulary(run: Run, cut: Path) -> None:
-    before = json.loads((cut / "out/manifest.json").read_text("utf-8"))["steps"]
-    tasks = ("--task", "a=a.jsonl", "--task", "b=b.jsonl", "--ratio", 0.4, "--general", "--out", "out", "-q")
-    assert run("export", "m", *tasks).refused(2, "other inputs", "--force")
-    assert run("export", "m", *tasks, "--force").code == 0
-    after = json.loads((cut / "out/manifest.json").read_text("utf-8"))["steps"]
-    shared = [step for step in before if step.startswith(("calibration/", "ranking/"))]
-    assert len(shared) == 5
-    assert all(before[step] == after[step] for step in shared)
-    assert before["a-0.4/plan.json"] != after["a-0.4/plan.json"]
-    assert "vocabulary" not in json.loads((cut / "out/a-0.4/plan.json").read_text("utf-8"))
-
-
 def test_each_variant_has_its_own_vocabulary_and_the_router_sends_texts_to_them(run: Run, cut: Path) -> None:
     kept = {name: read_plan(cut / "out" / f"{name}-0.4" / "plan.json").vocabulary for name in ("a", "b", "general")}
     assert all(vocabulary is not None and len(vocabulary) == SIZE for vocabulary in kept.values())

@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from support.product import open_source
+from support.product import Step, open_source
 
 from seap_export.errors import InputError
 from seap_export.pipeline.cluster.connection import Share
 from seap_export.pipeline.cluster.worker import Event, Events, Failed, Made, Order, make_order
 from seap_export.pipeline.folder import outputs
 from seap_export.pipeline.folder.manifest import package_versions
-from seap_export.pipeline.steps.step import Step
 
 
 @dataclass(frozen=True)
