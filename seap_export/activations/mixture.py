@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -13,7 +14,22 @@ from seap_export.activations.statistics import Calibration, LayerMoments
 from seap_export.errors import InputError
 from seap_export.families.names import Projection
 
-__all__ = ["Mixture"]
+__all__ = ["ExpertStatistics", "Mixture"]
+
+
+@dataclass(frozen=True)
+class ExpertStatistics:
+    """What is known of a layer's mixture of experts.
+
+    Attributes:
+        sample: Some tokens.
+        weights: The probability of each, float64 [tokens].
+        moment: The mean of c cᵀ over all tokens, float64 [neurons, neurons], with c the channels of an expert.
+    """
+
+    sample: RoutingSample
+    weights: torch.Tensor
+    moment: Callable[[int], torch.Tensor]
 
 
 class Mixture:
@@ -72,15 +88,23 @@ class Mixture:
             total.addr_(means[task] - mean, means[task] - mean, alpha=probability)
         return mirrored(total)
 
-    def routing(self, index: int, output: Projection) -> tuple[RoutingSample, torch.Tensor]:
-        """The samples of all tasks at a layer's mixture of experts, and the probability of each token, float64."""
+    def experts(self, index: int, output: Projection) -> ExpertStatistics:
+        """The samples of all tasks at a layer's mixture of experts, and the moments of its channels."""
         samples = {task: calibration.routing(index, output) for task, calibration in self.calibrations.items()}
         weights = [
             torch.full((len(samples[task].logits),), p / len(samples[task].logits), dtype=torch.float64)
             for task, p in self.probabilities.items()
         ]
         joined = (torch.cat([getattr(one, part) for one in samples.values()]) for part in ("logits", "products"))
-        return RoutingSample(*joined), torch.cat(weights)
+
+        def moment(expert: int) -> torch.Tensor:
+            parts = [
+                self.calibrations[task].expert_moment(index, output, expert) * p
+                for task, p in self.probabilities.items()
+            ]
+            return torch.stack(parts).sum(0)
+
+        return ExpertStatistics(RoutingSample(*joined), torch.cat(weights), moment)
 
     def sensitivity(self) -> torch.Tensor:
         """Mean of the tasks' sensitivities, float64 [layers, sublayers]."""

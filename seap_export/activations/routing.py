@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import torch
 
+from seap_export.activations.covariance import pack_symmetric
 from seap_export.families import Experts
-from seap_export.layers.experts import expert_outputs
+from seap_export.layers.experts import expert_channels, expert_outputs, routing_weights
 from seap_export.layers.hidden_states import HiddenStates, SublayerPass
 from seap_export.layers.layer import DecoderLayer
 
@@ -46,23 +47,28 @@ class RoutingSample:
 
 
 class RoutingObserver:
-    """The sample of a mixture of experts; it is taken before the hidden states pass."""
+    """The sample of a mixture of experts, and the moments of each expert's channels.
+
+    They are taken before the hidden states pass, so that one expert's are in memory at a time, besides those packed.
+    """
 
     def __init__(self, layer: DecoderLayer, experts: Experts, hidden: HiddenStates) -> None:
         self._sample = _sample(layer, experts, hidden)
+        self._moments = _moments(layer, experts, hidden)
 
     def see(self, passed: SublayerPass) -> None:
         """Nothing: see `_sample`."""
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The fields of the sample."""
-        return dict(vars(self._sample))
+        """The fields of the sample, and the moments, float32 [experts, neurons (neurons + 1) / 2]."""
+        return {**vars(self._sample), "moments": self._moments}
 
     @staticmethod
     def numbers(experts: Experts, tokens: int) -> int:
-        """Those of as many tokens as 2^24 products allow, evenly spread."""
-        number = experts.num_experts
-        return math.ceil(tokens / _step(experts, tokens)) * (number + number * (number + 1) // 2)
+        """Those of as many tokens as 2^24 products allow, evenly spread, and the moments."""
+        number, width = experts.num_experts, experts.moe_intermediate_size
+        sampled = math.ceil(tokens / _step(experts, tokens)) * (number + number * (number + 1) // 2)
+        return sampled + number * (width * (width + 1) // 2)
 
 
 def _step(experts: Experts, tokens: int) -> int:
@@ -86,3 +92,21 @@ def _sample(layer: DecoderLayer, experts: Experts, hidden: HiddenStates) -> Rout
             logits.append(layer.linear("router", x).cpu())
             products.append(gram[:, rows, columns].cpu())
     return RoutingSample(torch.cat(logits), torch.cat(products))
+
+
+def _moments(layer: DecoderLayer, experts: Experts, hidden: HiddenStates) -> torch.Tensor:
+    """The mean of c cᵀ over all tokens as `pack_symmetric` gives it, with c the channels of each expert."""
+    routing = [
+        routing_weights(layer.linear("router", layer.read(experts.output, stream)), experts)
+        for stream in hidden.streams
+    ]
+    tokens, width = sum(map(len, routing)), experts.moe_intermediate_size
+    packed = torch.empty(experts.num_experts, width * (width + 1) // 2)
+    for expert in range(experts.num_experts):
+        total = torch.zeros(width, width, dtype=torch.float64, device=routing[0].device)
+        for stream, weights in zip(hidden.streams, routing, strict=True):
+            x = layer.read(experts.output, stream)
+            _, channels = expert_channels(layer, experts, x, weights, expert)
+            total += channels.T @ channels
+        packed[expert] = pack_symmetric(total / tokens)
+    return packed

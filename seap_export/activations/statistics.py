@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -198,6 +199,19 @@ class Calibration:
         """The sample of a layer's mixture of experts."""
         parts = [f"{output}.{part}" for part in ("logits", "products")]
         return RoutingSample(*self._read(_layer_file(index), parts).values())
+
+    def expert_moment(self, index: int, output: Projection, expert: int) -> torch.Tensor:
+        """The mean of c cᵀ over all tokens, float64 [neurons, neurons], with c the channels of an expert."""
+        file, name = _layer_file(index), f"{output}.moments"
+        try:
+            with safe_open(self._folder / file, framework="pt") as handle:
+                packed = handle.get_slice(name)[expert]
+        except (SafetensorError, OSError, IndexError) as error:
+            raise self._unreadable(file, error) from error
+        neurons = math.isqrt(2 * len(packed))
+        total = torch.zeros(neurons, neurons, dtype=torch.float64)
+        add_packed(total, packed, 1.0)
+        return mirrored(total)
 
     def add_covariance(self, index: int, output: Projection, total: torch.Tensor, weight: float) -> None:
         """Adds that covariance, times a weight, to the upper triangle of a float64 matrix."""

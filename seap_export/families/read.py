@@ -194,7 +194,7 @@ def _layer(
     def experts(rules: Routing) -> Experts:
         return Experts(
             num_experts=size("num_experts"),
-            moe_intermediate_size=config.positive("moe_intermediate_size"),
+            moe_intermediate_size=size("moe_intermediate_size"),
             experts_per_token=config.positive("num_experts_per_tok"),
             is_normalised=_are_normalised(config, rules.normalised),
             activation=_activation(config),

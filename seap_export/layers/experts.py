@@ -12,7 +12,14 @@ from seap_export.layers.batches import Batch
 from seap_export.layers.mlp import ACTIVATIONS
 from seap_export.layers.operands import Operands
 
-__all__ = ["each_expert", "expert_outputs", "experts_channels", "experts_product", "routing_weights"]
+__all__ = [
+    "each_expert",
+    "expert_channels",
+    "expert_outputs",
+    "experts_channels",
+    "experts_product",
+    "routing_weights",
+]
 
 
 def routing_weights(logits: torch.Tensor, experts: Experts) -> torch.Tensor:
@@ -42,10 +49,16 @@ def each_expert(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The tokens that reach some experts, int64 [n] each, and their channels [n, neurons], given what is read."""
     weights = routing_weights(operands.linear("router", x), experts)
-    for expert in which:
-        tokens = _tokens_of(weights[:, expert])
-        read, weight = (values.index_select(0, tokens) for values in (x, weights[:, expert, None]))
-        yield tokens, _neurons(operands, experts, expert, read) * weight
+    return (expert_channels(operands, experts, x, weights, expert) for expert in which)
+
+
+def expert_channels(
+    operands: Operands, experts: Experts, x: torch.Tensor, weights: torch.Tensor, expert: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same of one expert, given the `routing_weights` of the tokens."""
+    tokens = _tokens_of(weights[:, expert])
+    read, weight = (values.index_select(0, tokens) for values in (x, weights[:, expert, None]))
+    return tokens, _neurons(operands, experts, expert, read) * weight
 
 
 def _neurons(operands: Operands, experts: Experts, expert: int, x: torch.Tensor) -> torch.Tensor:

@@ -6,13 +6,16 @@ output that the layer then has, against the dense one.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from seap_export.families import Experts
+from seap_export.plan.elimination import eliminate_channels
 
-__all__ = ["eliminate_experts", "routing_losses"]
+__all__ = ["eliminate_experts", "eliminate_neurons", "routing_losses"]
 
 
 def eliminate_experts(
@@ -53,6 +56,38 @@ def routing_losses(experts: Experts, logits: torch.Tensor, gram: torch.Tensor, k
     place, change = torch.cat(places, 1), torch.cat(changes, 1)
     rows = gram.take_along_dim(place[:, :, None], 1).take_along_dim(place[:, None, :], 2)
     return torch.einsum("ti,tij,tj->t", change, rows, change).clamp_(min=0.0)
+
+
+def eliminate_neurons(
+    experts: Experts,
+    weight: torch.Tensor,
+    moment: Callable[[int], torch.Tensor],
+    ridge: float,
+    shares: Sequence[float],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """The order in which neurons of each expert are worth keeping, and what is lost without the others.
+
+    An expert is refitted by itself, without a bias, so that its neurons' moments take the place of their covariance.
+
+    Args:
+        experts: The mixture.
+        weight: The output projection, [hidden_size, channels].
+        moment: The mean of c cᵀ over all tokens, float64 [neurons, neurons], with c the channels of an expert.
+        ridge: Ridge of a refit by all tokens, as a fraction of the moment's trace.
+        shares: The fraction of the tokens that reach each expert.
+
+    Returns:
+        The neurons of each expert, the last removed first, int64 [experts, neurons]; the sum of the losses of all for
+        each number kept, float64 [neurons + 1].
+    """
+    orders, losses = [], np.zeros(experts.moe_intermediate_size + 1)
+    for expert, share in enumerate(shares):
+        columns = weight[:, experts.of_expert(expert)]
+        own_ridge = ridge / max(share, ridge)  # at most 1, where hardly any token comes
+        order, loss = eliminate_channels(columns, moment(expert).to(weight.device), own_ridge)
+        orders.append(order)
+        losses += loss
+    return np.stack(orders), losses
 
 
 def _routed(experts: Experts, logits: torch.Tensor, kept: list[int], sign: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -149,20 +149,23 @@ def _kinds(spec: ModelSpec, options: Sequence[LayerOptions], sensitivity: npt.ND
 
 
 def _shapes(kinds: Sequence[_Kind], ratio: float) -> Iterator[_Shape]:
-    """For each choice of sizes of the other kinds, the nearest size of the last."""
+    """For each choice of sizes of the other kinds, the nearest size of the last, or all that are near."""
     *others, last = kinds
     total = sum(kind.number * kind.whole for kind in kinds)
     for chosen in itertools.product(*(range(len(kind.sizes)) for kind in others)):
         pairs = list(zip(others, chosen, strict=True))
         kept = sum(kind.number * int(kind.weights[index]) for kind, index in pairs)
         weights = kept + last.number * last.weights
-        step = int(np.argmin(np.abs(weights - (1.0 - ratio) * total)))
-        yield _Shape(
-            sizes={**{kind.output: kind.sizes[index] for kind, index in pairs}, last.output: last.sizes[step]},
-            achieved=1.0 - int(weights[step]) / total,
-            removed=tuple(1.0 - int(kind.weights[index]) / kind.whole for kind, index in pairs),
-            loss=float(sum(kind.losses[index] for kind, index in pairs) + last.losses[step]),
-        )
+        distances = np.abs(weights - (1.0 - ratio) * total)
+        # sizes in two directions, such as experts and neurons, come to about the same weights in many ways
+        reach = max(distances.min(), RATIO_TOLERANCE * total) if len(last.sizes[0]) > 1 else 0.0
+        for step in {int(distances.argmin()), *np.flatnonzero(distances <= reach).tolist()}:
+            yield _Shape(
+                sizes={**{kind.output: kind.sizes[index] for kind, index in pairs}, last.output: last.sizes[step]},
+                achieved=1.0 - int(weights[step]) / total,
+                removed=tuple(1.0 - int(kind.weights[index]) / kind.whole for kind, index in pairs),
+                loss=float(sum(kind.losses[index] for kind, index in pairs) + last.losses[step]),
+            )
 
 
 def _chosen(shapes: Sequence[_Shape], ratio: float, balance: Balance) -> _Shape:

@@ -18,7 +18,7 @@ import torch
 
 from seap_export.families import Experts
 from seap_export.families.names import Projection
-from seap_export.layers.experts import each_expert
+from seap_export.layers.experts import expert_channels, routing_weights
 from seap_export.layers.hidden_states import HiddenStates, SublayerOutput
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.streams import MemoryStreams
@@ -84,6 +84,10 @@ class _Fit:
     ) -> None:
         self._experts, self._exact, self._layer, self._changed = experts, exact, layer, changed
         self._weights, self._lacking = list(weights), MemoryStreams(len(weights))
+        self._routing = [
+            routing_weights(layer.linear("router", layer.read(experts.output, stream)), experts)
+            for stream in changed.streams
+        ]
 
     def begin(self, passed: SublayerOutput) -> None:
         number, output = passed.batch_index, self._experts.output
@@ -121,4 +125,4 @@ class _Fit:
     def _channels(self, expert: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """An expert's tokens in a batch, int64 [n], and its channels for them, float32 [n, neurons]."""
         x = self._layer.read(self._experts.output, self._changed.streams[number])
-        return next(each_expert(self._layer, self._experts, x, [expert]))
+        return expert_channels(self._layer, self._experts, x, self._routing[number], expert)

@@ -67,7 +67,7 @@ def layer_plan(own: LayerSpec, dropped_group: int | None, dropped_head: int | No
     attention = KeptHeads(size, tuple(groups), tuple(heads))
     if any(isinstance(one, Experts) for one in own.sublayers):  # all of them, or without the first
         experts = range(int(len(neurons) < NEURONS), own[Experts].num_experts)
-        return LayerPlan((attention, KeptExperts(tuple(experts))))
+        return LayerPlan((attention, KeptExperts(tuple(experts), own[Experts].moe_intermediate_size)))
     return LayerPlan((attention, KeptNeurons(tuple(neurons))))
 
 
@@ -125,7 +125,7 @@ def uniform_plan(source: Source, compensation: Compensation, **values: Any) -> P
         kept = kept_layer(size, groups, sorted(heads), neurons)
         for experts in (one for one in layer.sublayers if isinstance(one, Experts)):
             others = (expert for expert in range(experts.num_experts) if expert != index)
-            kept = LayerPlan((kept[KeptHeads], KeptExperts(tuple(others))))
+            kept = LayerPlan((kept[KeptHeads], KeptExperts(tuple(others), experts.moe_intermediate_size)))
         layers.append(kept)
     return plan_of(source, layers, compensation, layout="uniform", **values)
 

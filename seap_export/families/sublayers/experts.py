@@ -35,7 +35,7 @@ class Experts(Sublayer):
     output: ClassVar[Projection] = "experts_down_proj"
     noun: ClassVar[str] = "a mixture of experts"
     label: ClassVar[str] = "experts"
-    size_keys: ClassVar[tuple[str, ...]] = ("num_experts",)
+    size_keys: ClassVar[tuple[str, ...]] = ("num_experts", "moe_intermediate_size")
     norms_around: ClassVar[tuple[Norm, Norm]] = ("post_attention_layernorm", "post_mlp_layernorm")
     has_covariance: ClassVar[bool] = False  # that of all experts' neurons would not fit
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
 from seap_export.families import Experts
 from seap_export.layers.experts import routing_weights
-from seap_export.plan.expert_elimination import eliminate_experts, routing_losses
+from seap_export.plan.cost import CostModel
+from seap_export.plan.expert_elimination import eliminate_experts, eliminate_neurons, routing_losses
+from seap_export.plan.sublayers import ExpertOptions, KeptExperts
 
 TOKENS, EXPERTS, WIDTH = 40, 6, 5
 
@@ -81,3 +85,35 @@ def test_an_expert_that_no_token_reaches_goes_first_and_costs_nothing(
     )
     assert order[-1] == 3
     assert losses[EXPERTS - 1] == pytest.approx(0.0, abs=1e-20)
+
+
+def test_losses_of_neurons_are_those_of_refitted_experts() -> None:
+    experts, generator = mixture(is_normalised=True), torch.Generator().manual_seed(3)
+    channels = torch.randn(EXPERTS, TOKENS, 4, generator=generator, dtype=torch.float64)
+    channels[5] = 0.0  # an expert that no token reaches
+    weight = torch.randn(WIDTH, EXPERTS * 4, generator=generator)
+    moments = channels.mT @ channels / TOKENS
+    shares = [0.5] * 5 + [0.0]
+    orders, losses = eliminate_neurons(experts, weight, lambda expert: moments[expert].clone(), 1e-7, shares)
+    for number in range(1, 5):
+        lost = 0.0
+        for expert in range(EXPERTS):
+            kept = channels[expert][:, orders[expert, :number].copy()]
+            wanted = channels[expert] @ weight[:, experts.of_expert(expert)].double().T
+            lost += float((wanted - kept @ torch.linalg.pinv(kept) @ wanted).square().sum()) / TOKENS
+        assert losses[number] == pytest.approx(lost, rel=1e-3, abs=1e-5)
+
+
+def test_options_are_pairs_of_experts_and_neurons() -> None:
+    dense = dataclasses.replace(mixture(is_normalised=True), num_experts=3)
+    orders = np.array([[1, 0, 3, 2], [0, 1, 2, 3], [3, 2, 1, 0]])
+    losses, neuron_losses = np.array([9.0, 9, 9, 0]), np.array([8.0, 4, 2, 1, 0])
+    options = ExpertOptions(dense, WIDTH, np.array([2, 0, 1]), losses, orders, neuron_losses).aligned(2)
+    assert options.kept(0) == KeptExperts((0, 2), 2, ((0, 1), (2, 3)))
+    assert options.kept(len(options.losses) - 1) == KeptExperts((0, 1, 2), 4)
+    assert options.losses.tolist() == [11.0, 2.0, 9.0, 0.0]
+    sizes = [options.shrunk(option).sizes for option in range(4)]
+    assert options.costs(CostModel()).tolist() == [
+        WIDTH * one["num_experts"] * (3 * one["moe_intermediate_size"] + 1) for one in sizes
+    ]
+    assert options.nearest(np.array([0.0, 1e9])).tolist() == [0, 3]

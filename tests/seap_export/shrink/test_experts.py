@@ -12,7 +12,7 @@ from support.calibration import mixture_of
 from support.corpora import random_token_ids
 from support.models import masked_logits, mean_divergence, micro_source, transformers_model
 from support.plans import layer_plan, plan_of
-from support.product import EVEN, plan_variant, rank_layers
+from support.product import EVEN, LayerPlan, plan_variant, rank_layers
 from torch import nn
 
 from seap_export.errors import UsageError
@@ -24,7 +24,7 @@ from seap_export.layers.layer import DecoderLayer
 from seap_export.plan.plan import Plan
 from seap_export.plan.recipes import open_recipe
 from seap_export.plan.settings import Compensation, PlanSettings
-from seap_export.plan.sublayers import KeptExperts
+from seap_export.plan.sublayers import KeptExperts, KeptHeads
 from seap_export.scores import EXPERT_SCORES, Score
 from seap_export.shrink.expert_refit import fit_experts
 from seap_export.shrink.write import write_shrunk_model
@@ -35,9 +35,12 @@ ALL, FEWER = range(80), range(0, 80, 2)
 
 
 def plan(source: Source, compensation: Compensation) -> Plan:
-    """Every layer keeps its heads, and the second and the last lack an expert."""
+    """Every layer keeps its heads, the second and the last lack an expert, and the last half of all neurons."""
     pairs = zip(source.spec.layers, (ALL, FEWER, FEWER), strict=True)
-    return plan_of(source, [layer_plan(own, None, None, neurons) for own, neurons in pairs], compensation)
+    *layers, last = [layer_plan(own, None, None, neurons) for own, neurons in pairs]
+    experts, width = last[KeptExperts].experts, last[KeptExperts].expert_width
+    half = KeptExperts(experts, width // 2, tuple(tuple(range(expert % 2, width, 2)) for expert in experts))
+    return plan_of(source, [*layers, LayerPlan((last[KeptHeads], half))], compensation)
 
 
 def shrunk(source: Source, folder: Path, compensation: Compensation) -> Plan:
@@ -73,6 +76,8 @@ def test_it_is_the_dense_model_whose_routers_never_choose_the_removed_experts(va
             hide(model, experts, index, own.layers[index][KeptExperts].experts)
         for mlp in (model.model.layers[index].mlp for one in layer.outputs if one == "down_proj" and index):
             mlp.down_proj.weight.data[:, 1::2] = 0.0  # a layer without experts has lost neurons
+    for expert, columns in enumerate(model.model.layers[2].mlp.experts.down_proj.data):
+        columns[:, 1 - expert % 2 :: 2] = 0.0
     expected = masked_logits(model)
     actual = masked_logits(transformers_model(tmp_path / "hf"))
     torch.testing.assert_close(actual, expected, rtol=0.0, atol=1e-5 * float(expected.abs().max()))
@@ -111,6 +116,20 @@ def test_scores_of_experts_are_for_models_that_have_some(tmp_path: Path) -> None
     statistics = mixture_of(source, tmp_path / "statistics", {"boolq": random_token_ids()})
     with pytest.raises(UsageError, match="has none; use another recipe"):
         rank_layers(source, statistics, open_recipe("reap"), tmp_path, compute=Compute())
+
+
+@torch.no_grad()
+def test_moments_are_those_of_each_expert_s_channels(tmp_path: Path) -> None:
+    source, texts = micro_source(tmp_path / "m", "mixtral"), random_token_ids(9)
+    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": texts}).experts(0, Experts.output)
+    layer, batches = DecoderLayer(source.spec, 0, source.read_layer(0)), length_buckets(texts, 4096)
+    hidden = HiddenStates.embedded(source.spec, source.read_outer("embed_tokens"), batches)
+    hidden.advance(layer, "o_proj")
+    every = layer.channels(Experts.output, hidden.streams[0], batches[0]).double()
+    for expert in range(4):
+        channels = every[:, source.spec.layers[0][Experts].of_expert(expert)]
+        expected = channels.T @ channels / len(channels)
+        torch.testing.assert_close(statistics.moment(expert), expected, rtol=1e-4, atol=1e-4 * float(expected.max()))
 
 
 class Walk:
