@@ -11,8 +11,8 @@ from seap_export.pipeline.cost.checks import claim_folder
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.request.settings import CalibrationSettings
-from seap_export.pipeline.steps.calibration import calibration_steps
 from seap_export.pipeline.steps.run import run_steps
+from seap_export.pipeline.steps.single.calibration import calibration_steps
 from seap_export.pipeline.steps.step import Work
 from seap_export.pipeline.texts.split_tasks import split_tasks, warn_of_texts
 from seap_export.sources.source import Source

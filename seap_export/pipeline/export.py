@@ -22,16 +22,16 @@ from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.gate.report import ValidationReport
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.request.export_request import ExportRequest
-from seap_export.pipeline.steps.answers import AnswersStep, answers_steps
 from seap_export.pipeline.steps.build import ExportSteps, export_steps
-from seap_export.pipeline.steps.calibration import CalibrationStep
 from seap_export.pipeline.steps.description import describe_task, describe_variant, remarks
-from seap_export.pipeline.steps.joint import MadeVariants
+from seap_export.pipeline.steps.joint.joint_step import MadeVariants
+from seap_export.pipeline.steps.joint.router import refuse_lost_tasks
 from seap_export.pipeline.steps.planned_work import PlannedWork, planned_disk, token_counts
-from seap_export.pipeline.steps.router import refuse_lost_tasks
 from seap_export.pipeline.steps.run import run_steps
+from seap_export.pipeline.steps.single.answers import AnswersStep, answers_steps
+from seap_export.pipeline.steps.single.calibration import CalibrationStep
+from seap_export.pipeline.steps.single.variant import OfVariant, PlanStep
 from seap_export.pipeline.steps.step import Step, Work
-from seap_export.pipeline.steps.variant import OfVariant, PlanStep
 from seap_export.pipeline.targets.targets import Targets
 from seap_export.pipeline.texts.chat import chat_of_source
 from seap_export.pipeline.texts.general_text import general_samples

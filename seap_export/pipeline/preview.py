@@ -18,9 +18,9 @@ from seap_export.pipeline.export import PlannedExport, plan_export
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.build import export_steps
-from seap_export.pipeline.steps.formats import FormatStep
 from seap_export.pipeline.steps.planned_work import PlannedWork, planned_disk, token_counts
-from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
+from seap_export.pipeline.steps.single.formats import FormatStep
+from seap_export.pipeline.steps.single.variant import PlanStep, ShrinkStep
 from seap_export.pipeline.steps.variant_steps import VariantSteps
 from seap_export.pipeline.texts.split_tasks import tokenize, warn_of_texts
 from seap_export.plan.recipes import DEFAULT_RECIPE, EFFORTS, open_recipe

@@ -20,11 +20,11 @@ from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import PRECISIONS
 from seap_export.pipeline.cost.cost import Cost, Disk, Memory, Rates, total_disk
 from seap_export.pipeline.cost.workload import TokenCounts, Workload
-from seap_export.pipeline.steps.calibration import CalibrationStep
-from seap_export.pipeline.steps.formats import FormatStep, ParityStep
-from seap_export.pipeline.steps.ranking import RankingStep
-from seap_export.pipeline.steps.validation import ValidationStep
-from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
+from seap_export.pipeline.steps.joint.validation import ValidationStep
+from seap_export.pipeline.steps.single.calibration import CalibrationStep
+from seap_export.pipeline.steps.single.formats import FormatStep, ParityStep
+from seap_export.pipeline.steps.single.ranking import RankingStep
+from seap_export.pipeline.steps.single.variant import PlanStep, ShrinkStep
 from validation.shapes import SHAPES
 
 __all__ = ["MACHINES", "Estimate", "Machine", "estimate", "scale_estimate"]

@@ -16,8 +16,8 @@ from support.product import read_manifest
 
 from converters.onnx import format as onnx_format
 from seap_export.pipeline.folder.manifest import Manifest
-from seap_export.pipeline.steps import router
-from seap_export.pipeline.steps import variant as variants
+from seap_export.pipeline.steps.joint import router
+from seap_export.pipeline.steps.single import variant as variants
 
 RunIt = Callable[..., Outcome]
 TreeOf = Callable[[Path], Any]

@@ -32,13 +32,13 @@ from seap_export.pipeline.progress import Silent
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.mixtures import MixtureSpec
 from seap_export.pipeline.request.settings import CalibrationSettings, ParitySettings
-from seap_export.pipeline.steps.calibration import CalibrationStep
-from seap_export.pipeline.steps.formats import FormatStep, ParityStep
-from seap_export.pipeline.steps.quality import QualityStep
-from seap_export.pipeline.steps.rounding import RoundingStep
+from seap_export.pipeline.steps.joint.quality import QualityStep
+from seap_export.pipeline.steps.joint.validation import ValidationStep
+from seap_export.pipeline.steps.single.calibration import CalibrationStep
+from seap_export.pipeline.steps.single.formats import FormatStep, ParityStep
+from seap_export.pipeline.steps.single.rounding import RoundingStep
+from seap_export.pipeline.steps.single.variant import PlanStep, ShrinkStep
 from seap_export.pipeline.steps.step import Step
-from seap_export.pipeline.steps.validation import ValidationStep
-from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
 from seap_export.pipeline.targets.candidate import Candidate, ways
 from seap_export.pipeline.targets.targets import Targets
 from seap_export.pipeline.texts.general_text import GENERAL_TEXT, MOST_TEXTS

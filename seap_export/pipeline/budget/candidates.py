@@ -26,12 +26,12 @@ from seap_export.pipeline.folder.rounded import ROUNDING
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.measured import ONNX_RUNTIME, Measured
-from seap_export.pipeline.steps.formats import FormatStep, ParityStep
-from seap_export.pipeline.steps.quality import DENSE_TEXTS
-from seap_export.pipeline.steps.ranking import RankingStep
+from seap_export.pipeline.steps.joint.quality import DENSE_TEXTS
 from seap_export.pipeline.steps.run import run_steps
+from seap_export.pipeline.steps.single.formats import FormatStep, ParityStep
+from seap_export.pipeline.steps.single.ranking import RankingStep
+from seap_export.pipeline.steps.single.variant import OfVariant, PlanStep
 from seap_export.pipeline.steps.step import Work
-from seap_export.pipeline.steps.variant import OfVariant, PlanStep
 from seap_export.pipeline.steps.variant_steps import VariantSteps, variant_steps
 from seap_export.pipeline.targets.candidate import Candidate, Figures, Point, ways
 from seap_export.vocabulary.choice import VocabularySize

@@ -12,13 +12,13 @@ from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.budget.search import MOST_EVALUATIONS
 from seap_export.pipeline.folder.names import variant_name
 from seap_export.pipeline.request.export_request import ExportRequest
-from seap_export.pipeline.steps.formats import FormatStep, ParityStep
+from seap_export.pipeline.steps.joint.quality import QualityStep
+from seap_export.pipeline.steps.joint.speed import SpeedStep
+from seap_export.pipeline.steps.joint.validation import ValidationStep
 from seap_export.pipeline.steps.planned_work import PlannedWork
-from seap_export.pipeline.steps.quality import QualityStep
-from seap_export.pipeline.steps.rounding import RoundingStep
-from seap_export.pipeline.steps.speed import SpeedStep
-from seap_export.pipeline.steps.validation import ValidationStep
-from seap_export.pipeline.steps.variant import ShrinkStep
+from seap_export.pipeline.steps.single.formats import FormatStep, ParityStep
+from seap_export.pipeline.steps.single.rounding import RoundingStep
+from seap_export.pipeline.steps.single.variant import ShrinkStep
 from seap_export.pipeline.targets.candidate import Candidate, ways
 from seap_export.plan.solve import largest_ratio
 from seap_export.plan.sublayers import thinner_layer

@@ -25,8 +25,8 @@ from seap_export.pipeline.folder.performance import Timed, recorded
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.planned_work import planned_disk
-from seap_export.pipeline.steps.ranking import RankingStep
 from seap_export.pipeline.steps.run import run_steps
+from seap_export.pipeline.steps.single.ranking import RankingStep
 from seap_export.pipeline.steps.step import Work
 from seap_export.pipeline.targets.candidate import Candidate, Point, ways
 from seap_export.pipeline.targets.frontier import Frontier, frontier_json, known_figures, write_frontier

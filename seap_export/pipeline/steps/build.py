@@ -10,16 +10,16 @@ from types import MappingProxyType
 from seap_export.corpus import Split
 from seap_export.pipeline.cost.cost import Cost
 from seap_export.pipeline.request.export_request import ExportRequest
-from seap_export.pipeline.steps.calibration import CalibrationStep, calibration_steps
-from seap_export.pipeline.steps.card import CardStep
-from seap_export.pipeline.steps.joint import JointStep
+from seap_export.pipeline.steps.joint.card import CardStep
+from seap_export.pipeline.steps.joint.joint_step import JointStep
+from seap_export.pipeline.steps.joint.quality import QualityStep
+from seap_export.pipeline.steps.joint.router import RouterStep, router_step
+from seap_export.pipeline.steps.joint.speed import SpeedStep
+from seap_export.pipeline.steps.joint.validation import ValidationStep
 from seap_export.pipeline.steps.planned_work import PlannedWork
-from seap_export.pipeline.steps.quality import QualityStep
-from seap_export.pipeline.steps.ranking import RankingStep
-from seap_export.pipeline.steps.router import RouterStep, router_step
-from seap_export.pipeline.steps.speed import SpeedStep
+from seap_export.pipeline.steps.single.calibration import CalibrationStep, calibration_steps
+from seap_export.pipeline.steps.single.ranking import RankingStep
 from seap_export.pipeline.steps.step import Step
-from seap_export.pipeline.steps.validation import ValidationStep
 from seap_export.pipeline.steps.variant_steps import VariantSteps, variant_steps
 from seap_export.pipeline.texts.general_text import GENERAL_TEXT
 from seap_export.sources.source import Source

@@ -13,9 +13,9 @@ from seap_export.json_file import read_artifact
 from seap_export.pipeline.folder.contents import Export
 from seap_export.pipeline.folder.names import HF, parity_file
 from seap_export.pipeline.folder.workspace import Workspace
-from seap_export.pipeline.steps.calibration import CalibrationStep
-from seap_export.pipeline.steps.formats import FormatStep, format_step
-from seap_export.pipeline.steps.quality import settled_quality
+from seap_export.pipeline.steps.joint.quality import settled_quality
+from seap_export.pipeline.steps.single.calibration import CalibrationStep
+from seap_export.pipeline.steps.single.formats import FormatStep, format_step
 from seap_export.pipeline.steps.step import Work
 from seap_export.pipeline.steps.variant_steps import VariantSteps
 from seap_export.plan.plan import read_plan

@@ -10,11 +10,11 @@ from seap_export.families import ModelSpec
 from seap_export.pipeline.cost.cost import Cost
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.measured import Measured, measured_of
-from seap_export.pipeline.steps.formats import FormatStep, ParityStep, format_step
 from seap_export.pipeline.steps.planned_work import PlannedWork
-from seap_export.pipeline.steps.ranking import RankingStep
-from seap_export.pipeline.steps.rounding import RoundingStep
-from seap_export.pipeline.steps.variant import OfVariant, PlanStep, ShrinkStep
+from seap_export.pipeline.steps.single.formats import FormatStep, ParityStep, format_step
+from seap_export.pipeline.steps.single.ranking import RankingStep
+from seap_export.pipeline.steps.single.rounding import RoundingStep
+from seap_export.pipeline.steps.single.variant import OfVariant, PlanStep, ShrinkStep
 from seap_export.vocabulary.table import Vocabulary
 
 __all__ = ["VariantSteps", "variant_steps"]

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from support.product import SafetensorsWriter
 
 from seap_export.pipeline.cost import checks
-from seap_export.pipeline.steps import calibration
+from seap_export.pipeline.steps.single import calibration
 
 Run = Callable[..., Any]
 

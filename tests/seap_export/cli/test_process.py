@@ -28,7 +28,7 @@ Console.step = step
 SIGNAL_WHILE_VALIDATING = """
 import os
 from seap_export.pipeline.folder.performance import Performance
-from seap_export.pipeline.steps.validation import ValidationStep
+from seap_export.pipeline.steps.joint.validation import ValidationStep
 write, validate = Performance.write, ValidationStep.make
 def signalled(*args):
     Performance.write = once_more

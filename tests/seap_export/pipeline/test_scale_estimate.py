@@ -12,11 +12,11 @@ from click.testing import CliRunner
 from seap_export.pipeline.cost.cost import Memory, Rates
 from seap_export.pipeline.cost.workload import TokenCounts, Workload
 from seap_export.pipeline.scale_estimate import MACHINES, Machine, estimate, scale_estimate
-from seap_export.pipeline.steps.calibration import CalibrationStep
-from seap_export.pipeline.steps.formats import FormatStep
-from seap_export.pipeline.steps.ranking import RankingStep
-from seap_export.pipeline.steps.rounding import RoundingStep
-from seap_export.pipeline.steps.variant import ShrinkStep
+from seap_export.pipeline.steps.single.calibration import CalibrationStep
+from seap_export.pipeline.steps.single.formats import FormatStep
+from seap_export.pipeline.steps.single.ranking import RankingStep
+from seap_export.pipeline.steps.single.rounding import RoundingStep
+from seap_export.pipeline.steps.single.variant import ShrinkStep
 from validation.shapes import SHAPES
 
 LLAMA = Workload(SHAPES["llama-2-7b"].spec, torch.bfloat16)

@@ -15,7 +15,7 @@ from support.models import greedy_completions
 from tokenizers import Tokenizer
 
 from seap_export.corpus import text_digest
-from seap_export.pipeline.steps import answers
+from seap_export.pipeline.steps.single import answers
 from validation.generation.writer import Writer
 
 Run = Callable[..., Any]

@@ -14,7 +14,7 @@ from support.corpora import task_texts, write_task_corpora
 from support.exports import CARD, run_here, times_of_writing, tree
 from support.product import GENERAL_TEXT
 
-from seap_export.pipeline.steps import router
+from seap_export.pipeline.steps.joint import router
 
 Run = Callable[..., Any]
 TASKS = ("--task", "a=a.jsonl", "--task", "b=b.jsonl")

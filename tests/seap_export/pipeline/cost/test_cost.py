@@ -22,8 +22,8 @@ from converters.mlx.format import MlxFormat
 from seap_export.families import model_spec
 from seap_export.pipeline.cost.cost import Rates
 from seap_export.pipeline.cost.workload import TokenCounts, Workload
-from seap_export.pipeline.steps.ranking import RankingStep
-from seap_export.pipeline.steps.speed import SpeedStep
+from seap_export.pipeline.steps.joint.speed import SpeedStep
+from seap_export.pipeline.steps.single.ranking import RankingStep
 
 RATES = Rates(operations=1e9, double_operations=5e8, memory_bytes=1e9)
 WORK = Workload(model_spec(micro_config(model_type="llama")), torch.float32)

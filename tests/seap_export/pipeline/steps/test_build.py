@@ -32,11 +32,11 @@ from converters.web.format import WebFormat
 from seap_export.corpus import Sample, Split, Task
 from seap_export.errors import UsageError
 from seap_export.pipeline.steps.build import ExportSteps, export_steps
-from seap_export.pipeline.steps.calibration import CalibrationStep
-from seap_export.pipeline.steps.formats import FormatStep, ParityStep
-from seap_export.pipeline.steps.ranking import RankingStep
-from seap_export.pipeline.steps.rounding import RoundingStep
-from seap_export.pipeline.steps.variant import PlanStep, ShrinkStep
+from seap_export.pipeline.steps.single.calibration import CalibrationStep
+from seap_export.pipeline.steps.single.formats import FormatStep, ParityStep
+from seap_export.pipeline.steps.single.ranking import RankingStep
+from seap_export.pipeline.steps.single.rounding import RoundingStep
+from seap_export.pipeline.steps.single.variant import PlanStep, ShrinkStep
 from validation.parity.profiles import Limits
 
 TEXTS = micro_texts(6)

@@ -8,8 +8,8 @@ from support.product import GENERAL_TEXT, MOST_TEXTS, ExportRequest, MixtureSpec
 from seap_export.corpus import Sample, Split, Task
 from seap_export.pipeline.cost.workload import at_most
 from seap_export.pipeline.export import plan_export
+from seap_export.pipeline.steps.joint.quality import QualityStep
 from seap_export.pipeline.steps.planned_work import PlannedWork, token_counts
-from seap_export.pipeline.steps.quality import QualityStep
 
 
 def _samples(name: str, number: int) -> tuple[Sample, ...]:

@@ -11,8 +11,8 @@ from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.folder.rounded import rounding_step
 from seap_export.pipeline.progress import Advance
+from seap_export.pipeline.steps.single.variant import OfVariant
 from seap_export.pipeline.steps.step import Work
-from seap_export.pipeline.steps.variant import OfVariant
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.rounding.write import write_rounded_model
 

@@ -24,7 +24,7 @@ from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.mixtures import GENERAL
 from seap_export.pipeline.request.settings import RouterSettings
-from seap_export.pipeline.steps.joint import JointStep, MadeVariants
+from seap_export.pipeline.steps.joint.joint_step import JointStep, MadeVariants
 from seap_export.router.fit import LinearClassifier, evaluate, fit_classifier, mean_embeddings
 from seap_export.router.prompts import RouterPrompts, router_prompts
 from seap_export.runtime.files import load_tokenizer

@@ -14,7 +14,7 @@ from seap_export.pipeline.evaluation.speed import speed_json, speed_request
 from seap_export.pipeline.folder.contents import Export
 from seap_export.pipeline.folder.performance import read_performance
 from seap_export.pipeline.request.settings import ParitySettings
-from seap_export.pipeline.steps.joint import JointStep, MadeVariants
+from seap_export.pipeline.steps.joint.joint_step import JointStep, MadeVariants
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.step import Step
 from seap_export.pipeline.steps.variant_steps import VariantSteps

@@ -12,7 +12,7 @@ from seap_export.pipeline.folder.names import parity_file
 from seap_export.pipeline.folder.outputs import write_whole
 from seap_export.pipeline.gate.validate import ValidationRequest, validate
 from seap_export.pipeline.request.settings import ParitySettings
-from seap_export.pipeline.steps.joint import JointStep, MadeVariants
+from seap_export.pipeline.steps.joint.joint_step import JointStep, MadeVariants
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.step import Step
 from seap_export.pipeline.steps.variant_steps import VariantSteps

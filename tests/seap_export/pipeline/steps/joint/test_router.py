@@ -23,8 +23,14 @@ from seap_export.corpus import Sample, Split
 from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageError
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.request.settings import RouterSettings
-from seap_export.pipeline.steps import router as module
-from seap_export.pipeline.steps.router import RouterTargets, make_router, refuse_lost_tasks, router_key, router_targets
+from seap_export.pipeline.steps.joint import router as module
+from seap_export.pipeline.steps.joint.router import (
+    RouterTargets,
+    make_router,
+    refuse_lost_tasks,
+    router_key,
+    router_targets,
+)
 from seap_export.runtime import Router
 
 Make = Callable[..., dict[str, Any]]

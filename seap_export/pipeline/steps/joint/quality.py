@@ -26,7 +26,7 @@ from seap_export.pipeline.evaluation.quality import (
 from seap_export.pipeline.folder.names import ONNX, QUALITY, calibration_step
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.request.settings import ParitySettings
-from seap_export.pipeline.steps.joint import JointStep, MadeVariants
+from seap_export.pipeline.steps.joint.joint_step import JointStep, MadeVariants
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.step import Step
 from seap_export.pipeline.steps.variant_steps import VariantSteps

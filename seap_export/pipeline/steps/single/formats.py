@@ -19,9 +19,9 @@ from seap_export.pipeline.gate.parity import check_parity, held_out_prompts, wri
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.request.settings import ParitySettings
 from seap_export.pipeline.steps.planned_work import PlannedWork
-from seap_export.pipeline.steps.rounding import RoundingStep
+from seap_export.pipeline.steps.single.rounding import RoundingStep
+from seap_export.pipeline.steps.single.variant import OfVariant, ShrinkStep
 from seap_export.pipeline.steps.step import Work
-from seap_export.pipeline.steps.variant import OfVariant, ShrinkStep
 from seap_export.rounding.grid import BlockQuantization
 from validation.parity.report import SCHEMA as PARITY_SCHEMA
 from validation.parity.run import MAX_PROMPT_TOKENS

@@ -12,8 +12,8 @@ from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.request.mixtures import MixtureSpec
-from seap_export.pipeline.steps.calibration import CalibrationStep
-from seap_export.pipeline.steps.fresh import FreshStep
+from seap_export.pipeline.steps.single.calibration import CalibrationStep
+from seap_export.pipeline.steps.single.fresh import FreshStep
 from seap_export.pipeline.steps.step import Step, Work
 from seap_export.plan.make import rank_layers
 from seap_export.plan.settings import PlanSettings

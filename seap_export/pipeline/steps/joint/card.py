@@ -14,7 +14,7 @@ from seap_export.pipeline.folder.contents import Export
 from seap_export.pipeline.folder.manifest import card_key
 from seap_export.pipeline.folder.names import CARD, HF
 from seap_export.pipeline.request.export_request import ExportRequest
-from seap_export.pipeline.steps.joint import JointStep, MadeVariants
+from seap_export.pipeline.steps.joint.joint_step import JointStep, MadeVariants
 from seap_export.pipeline.steps.variant_steps import VariantSteps
 from seap_export.sources.metadata import model_metadata
 

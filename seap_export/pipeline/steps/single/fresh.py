@@ -15,8 +15,8 @@ from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.folder.dense_folder import dense_folder
 from seap_export.pipeline.folder.names import fresh_step
 from seap_export.pipeline.progress import Advance
-from seap_export.pipeline.steps.calibration import CalibrationStep
 from seap_export.pipeline.steps.planned_work import PlannedWork
+from seap_export.pipeline.steps.single.calibration import CalibrationStep
 from seap_export.pipeline.steps.step import Step, Work
 from validation.generation.fresh import BATCH, PARTS, write_fresh_texts
 

@@ -16,9 +16,9 @@ from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.folder.names import PLAN, variant_name
 from seap_export.pipeline.progress import Advance
-from seap_export.pipeline.steps.fresh import FreshStep
 from seap_export.pipeline.steps.planned_work import PlannedWork
-from seap_export.pipeline.steps.ranking import RankingStep
+from seap_export.pipeline.steps.single.fresh import FreshStep
+from seap_export.pipeline.steps.single.ranking import RankingStep
 from seap_export.pipeline.steps.step import Step, Work
 from seap_export.plan.plan import PLAN_SCHEMA, read_plan, write_plan
 from seap_export.plan.ranked import read_ranking

@@ -1,0 +1,1 @@
+"""Steps over all variants together, once these are made."""
