@@ -186,7 +186,7 @@ bf16 for CUDA, too, not run. `stock class`: the uniform variant loads in transfo
 4.57, which lacks the class where it says `no`. `GenAI`: ONNX Runtime GenAI generates with it. `GGUF`: a
 GGUF file of it can be read. `-`: not run.
 
-`olmo2` and `olmo3` normalise all heads as one vector, so their attention stays whole: only MLPs shrink.
+`olmo2`, `olmo3` and `olmoe` normalise all heads as one vector, so their attention stays whole.
 """
 _REFUSED = """
 ## What is refused

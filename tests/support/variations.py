@@ -67,6 +67,7 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
     },
     "ministral": {"sliding_window": 5, "layer_types": _LAYER_TYPES},
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 64, "sliding_window": None},
+    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 64},
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True},
     "ministral3": {"rope_parameters": {"rope_theta": 10000.0, **_SCALED_QUERIES}},
     "nemotron": {"hidden_act": "relu2", "norm_eps": 1e-5},
@@ -272,6 +273,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "sliding_window": 5,
         "tie_word_embeddings": True,
     },
+    "olmoe": {"model_type": "olmoe", "attention_bias": True},
     "qwen3_moe": {"model_type": "qwen3_moe"},
     "qwen3_moe-some": {"model_type": "qwen3_moe", "mlp_only_layers": [1]},
     "qwen3_moe-all": {
