@@ -16,9 +16,9 @@ import onnx
 
 from seap_export.errors import ArtifactError, EnvironmentFailure
 from seap_export.memory import available_memory
-from seap_export.runtime.cache import is_state
-from seap_export.runtime.decoder import CACHE_KEY
-from seap_export.runtime.doctor.driver import free_gpu_memory
+from seap_export.runtime.decoding.cache import is_state
+from seap_export.runtime.decoding.decoder import CACHE_KEY
+from seap_export.runtime.driver import free_gpu_memory
 from validation.execution import Execution
 from validation.prompts import Case
 

@@ -11,7 +11,7 @@ import torch
 
 from seap_export.errors import EnvironmentFailure, UsageError
 from seap_export.memory import available_memory
-from seap_export.runtime.doctor.driver import read_driver
+from seap_export.runtime.driver import read_driver
 
 __all__ = ["Compute", "choose_compute", "parse_bytes", "torch_threads"]
 

@@ -11,9 +11,9 @@ from typing import Literal
 
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.runtime.chat import Prompt, read_chat_template, rendered
-from seap_export.runtime.decoder import OnnxDecoder
+from seap_export.runtime.decoding.decoder import OnnxDecoder
+from seap_export.runtime.decoding.sampling import GREEDY, Sampler, Sampling
 from seap_export.runtime.files import decoder_options, load_tokenizer, model_limits
-from seap_export.runtime.sampling import GREEDY, Sampler, Sampling
 from seap_export.runtime.text import TextStream
 
 __all__ = ["Completion", "Generator", "Stop", "Stream"]

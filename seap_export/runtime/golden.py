@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.hashing import sha256_file
-from seap_export.runtime.decoder import OnnxDecoder
+from seap_export.runtime.decoding.decoder import OnnxDecoder
 from seap_export.runtime.files import decoder_options, load_tokenizer, model_limits
 
 __all__ = ["GOLDEN_SCHEMA", "GoldenComparison", "compare_with_golden", "write_golden"]

@@ -150,7 +150,7 @@ def _refuse_missing_gpu(provider: str) -> None:
     """Names the GPU that is not there before any library is blamed."""
     if PROVIDERS[provider].device == "cpu":
         return
-    from seap_export.runtime.doctor.driver import read_driver  # its package imports this module
+    from seap_export.runtime.driver import read_driver  # its package imports this module
 
     driver = read_driver()
     if not driver.gpus:

@@ -51,7 +51,8 @@ from seap_export.plan.sublayers import KeptHeads, KeptNeurons
 from seap_export.providers import DialectName
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.runtime.chat import ChatTemplate
-from seap_export.runtime.decoder import OnnxDecoder
+from seap_export.runtime.decoding.decoder import OnnxDecoder
+from seap_export.runtime.driver import Driver
 from seap_export.runtime.session import open_session
 from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.config import portable_config, read_spec
@@ -98,6 +99,7 @@ __all__ = [
     "DecoderLayer",
     "DialectName",
     "DivergenceFigures",
+    "Driver",
     "ExportRequest",
     "FormatStep",
     "GgufFormat",

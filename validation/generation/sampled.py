@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seap_export.runtime.chat import read_chat_template
+from seap_export.runtime.decoding.sampling import Sampler, Sampling
 from seap_export.runtime.files import load_tokenizer
-from seap_export.runtime.sampling import Sampler, Sampling
 from validation.execution import Execution
 from validation.generation.decoding import decode
 from validation.generation.limits import text_limits

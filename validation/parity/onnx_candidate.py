@@ -22,8 +22,8 @@ from converters.onnx.format import OnnxFormat
 from converters.onnx.graph.blocks import in_float_activations
 from converters.onnx.weights.scaling import read_scaling
 from seap_export.providers import PROVIDERS
-from seap_export.runtime.decoder import OnnxDecoder
-from seap_export.runtime.doctor.driver import gpu_name
+from seap_export.runtime.decoding.decoder import OnnxDecoder
+from seap_export.runtime.driver import gpu_name
 from seap_export.runtime.files import decoder_options
 from seap_export.runtime.session import nodes_by_provider, open_session, probe
 from validation.array_store import ArrayStore

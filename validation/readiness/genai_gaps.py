@@ -17,7 +17,7 @@ import numpy as np
 
 from seap_export.errors import ArtifactError, SeapError
 from seap_export.json_file import write_json
-from seap_export.runtime.decoder import OnnxDecoder
+from seap_export.runtime.decoding.decoder import OnnxDecoder
 from seap_export.runtime.files import model_limits
 
 __all__ = ["LARGEST_GAP", "gaps"]

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from seap_export.runtime.decoder import Decoding, OnnxDecoder
+from seap_export.runtime.decoding.decoder import Decoding, OnnxDecoder
 from seap_export.runtime.files import decoder_options
 from validation.execution import Execution
 from validation.runtimes.runner import Runner, TimesItself

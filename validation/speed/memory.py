@@ -17,7 +17,7 @@ import click
 from seap_export.errors import ArtifactError, EnvironmentFailure, SeapError
 from seap_export.memory import children_peak
 from seap_export.memory import peak_memory as process_peak
-from seap_export.runtime.doctor.driver import free_gpu_memory
+from seap_export.runtime.driver import free_gpu_memory
 from validation.execution import Execution
 from validation.speed.engines import EngineName, open_engine
 from validation.speed.measure import SpeedCell

@@ -24,8 +24,8 @@ from seap_export.pipeline.folder.dense_folder import dense_folder
 from seap_export.pipeline.folder.names import HF
 from seap_export.pipeline.folder.origin import refuse_another_model
 from seap_export.pipeline.progress import Progress, Silent
-from seap_export.runtime.doctor.driver import gpu_name
 from seap_export.runtime.doctor.machine import processor
+from seap_export.runtime.driver import gpu_name
 from seap_export.runtime.session import check_session_options, probe
 from seap_export.sources.config import read_spec
 from seap_export.sources.source import open_source

@@ -10,7 +10,6 @@ import onnxruntime as ort
 
 from seap_export.errors import EnvironmentFailure
 from seap_export.providers import PROVIDERS
-from seap_export.runtime.doctor.driver import Driver, Gpu
 from seap_export.runtime.doctor.isolated import IsolatedResult, ask
 from seap_export.runtime.doctor.libraries import Library
 from seap_export.runtime.doctor.machine import HostMachine, read_machine
@@ -22,6 +21,7 @@ from seap_export.runtime.doctor.packages import (
     reinstall_remedy,
     upgrade_remedy,
 )
+from seap_export.runtime.driver import Driver, Gpu
 from seap_export.runtime.providers import OLDEST_FOR_CUDA
 
 __all__ = ["SCHEMA", "Diagnosis", "ProviderCheck", "ProviderState", "diagnose"]

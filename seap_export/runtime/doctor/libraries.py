@@ -15,10 +15,8 @@ import onnxruntime as ort
 
 from seap_export.providers import PROVIDERS
 
-__all__ = ["DRIVER_LIBRARY", "Library", "library_names", "linked_libraries", "load_libraries", "provider_file"]
+__all__ = ["Library", "library_names", "linked_libraries", "load_libraries", "provider_file"]
 
-#: Comes with the driver; all other libraries can be installed with pip.
-DRIVER_LIBRARY = "libcuda.so.1"
 _NVIDIA = re.compile(r"lib(cu|nv)\w*\.so")
 #: ONNX Runtime 1.31 loads it when an operator needs it: ReduceMin and ReduceMax of graphs for the CPU and of the
 #: standard dialect. Attention uses it where it is there, on recent GPUs.

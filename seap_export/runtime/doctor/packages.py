@@ -9,7 +9,7 @@ from importlib import metadata
 
 import onnxruntime as ort
 
-from seap_export.runtime.doctor.libraries import DRIVER_LIBRARY
+from seap_export.runtime.driver import DRIVER_LIBRARY
 from seap_export.runtime.providers import OLDEST_FOR_CUDA, is_too_old_for_cuda
 
 __all__ = [

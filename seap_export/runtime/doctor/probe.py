@@ -18,9 +18,9 @@ import numpy as np
 
 from seap_export.errors import SeapError
 from seap_export.providers import PROVIDERS
-from seap_export.runtime.doctor.driver import read_driver
 from seap_export.runtime.doctor.libraries import library_names, load_libraries
 from seap_export.runtime.doctor.models import TRIALS, ProbeModel
+from seap_export.runtime.driver import read_driver
 from seap_export.runtime.providers import one_line, prepare
 from seap_export.runtime.session import ORT_ERRORS, nodes_by_provider, open_session
 

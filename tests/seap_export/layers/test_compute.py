@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from support.product import Driver
 
 from seap_export import memory
 from seap_export.errors import EnvironmentFailure, UsageError
 from seap_export.layers.compute import choose_compute, parse_bytes, torch_threads
-from seap_export.runtime.doctor.driver import Driver, Gpu
+from seap_export.runtime.driver import Gpu
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_every_kind_of_graph_generates(dense: Callable[..., Path], options: dict
 
 
 def test_a_row_that_is_not_finite_is_refused(generator: Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    from seap_export.runtime import decoder
+    from seap_export.runtime.decoding import decoder
 
     def broken(array: object, element: object) -> object:
         logits = original(array, element)

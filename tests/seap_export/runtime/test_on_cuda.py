@@ -20,7 +20,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from fake_cuda.log import mark
-from seap_export.runtime.decoder import OnnxDecoder
+from seap_export.runtime.decoding.decoder import OnnxDecoder
 model, rows, *options = sys.argv[1:]
 decoder = OnnxDecoder(Path(model), 300, "cuda", 1, dict(option.split("=") for option in options))
 def decode(number):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from seap_export.runtime.doctor import Diagnosis, ProviderCheck, ProviderState
-from seap_export.runtime.doctor.driver import Driver, Gpu
 from seap_export.runtime.doctor.libraries import Library
 from seap_export.runtime.doctor.machine import HostMachine
 from seap_export.runtime.doctor.packages import EXPORT, RUNTIME, Packages
+from seap_export.runtime.driver import Driver, Gpu
 
 WORKS = ProviderCheck("", 0.0002)
 MACHINE = HostMachine(

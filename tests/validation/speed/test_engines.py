@@ -13,7 +13,7 @@ from support.execution import ONE_THREAD
 from support.product import Pace, convert_folder
 
 from converters.formats import format_class
-from seap_export.runtime.decoder import Decoding
+from seap_export.runtime.decoding.decoder import Decoding
 from validation.benchmarks.runtimes.small_models import write_small_model
 from validation.execution import Execution
 from validation.runtimes.runner import Runtime

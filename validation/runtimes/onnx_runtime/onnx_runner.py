@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from converters.onnx.graph.all_logits import with_all_logits
 from seap_export.errors import ArtifactError, ParityFailure
-from seap_export.runtime.cache import AppendedCache, Cache, CacheLayout, SharedCache, empty_buffers, is_state
-from seap_export.runtime.decoder import CACHE_KEY
+from seap_export.runtime.decoding.cache import AppendedCache, Cache, CacheLayout, SharedCache, empty_buffers, is_state
+from seap_export.runtime.decoding.decoder import CACHE_KEY
+from seap_export.runtime.decoding.tensors import ELEMENTS, Element, float32_of, view
 from seap_export.runtime.failures import environment_failure
 from seap_export.runtime.providers import CPU, device_of, one_line
 from seap_export.runtime.session import ORT_ERRORS, open_session
-from seap_export.runtime.tensors import ELEMENTS, Element, float32_of, view
 from validation.runtimes.runner import Gives, Layers, Opening
 from validation.session_memory import claim_memory
 

@@ -18,8 +18,8 @@ from seap_export.pipeline.steps.joint.joint_step import JointStep, MadeVariants
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.step import Step
 from seap_export.pipeline.steps.variant_steps import VariantSteps
-from seap_export.runtime.doctor.driver import gpu_name
 from seap_export.runtime.doctor.machine import processor
+from seap_export.runtime.driver import gpu_name
 from seap_export.runtime.session import available_threads
 
 __all__ = ["SpeedStep"]

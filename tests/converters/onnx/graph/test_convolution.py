@@ -12,10 +12,8 @@ import pytest
 from numpy.typing import NDArray
 from support.execution import ONE_THREAD, empty_state
 from support.models import write_micro_model, write_source
-from support.product import OnnxDecoder, OnnxForm, OnnxRunner, Run, States, open_torch_runner, write_onnx
+from support.product import OnnxDecoder, OnnxForm, OnnxRunner, Run, States, open_session, open_torch_runner, write_onnx
 from support.variations import VARIATIONS
-
-from seap_export.runtime.session import open_session
 
 #: Shorter than a kernel, as long as one, and longer.
 PROMPTS = ([5], [7, 8, 9], [11, 12, 13, 14], list(range(20, 37)))

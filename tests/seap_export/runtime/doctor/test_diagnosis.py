@@ -7,13 +7,13 @@ from pathlib import Path
 
 import onnxruntime as ort
 import pytest
+from support.product import Driver
 from support.stand_ins.doctor import NO_DRIVER, ONE_GPU, WORKS, diagnosis, failing, libraries, packages
 
 from seap_export.errors import EnvironmentFailure
 from seap_export.providers import PROVIDERS
 from seap_export.runtime.doctor import Diagnosis, ProviderCheck, ProviderState, diagnose
 from seap_export.runtime.doctor import diagnosis as module
-from seap_export.runtime.doctor.driver import Driver
 
 #: Answers at once, but for one question.
 FAKE = """

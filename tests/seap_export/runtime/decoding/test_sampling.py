@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from seap_export.errors import UsageError
-from seap_export.runtime.sampling import GREEDY, Sampler, Sampling, distribution
+from seap_export.runtime.decoding.sampling import GREEDY, Sampler, Sampling, distribution
 
 
 def plain(logits: list[float], temperature: float, top_k: int | None, top_p: float) -> dict[int, float]:

@@ -12,9 +12,9 @@ import pytest
 from numpy.typing import NDArray
 
 from seap_export.errors import EnvironmentFailure
-from seap_export.runtime import buffers
-from seap_export.runtime.buffers import DecodingBuffers
-from seap_export.runtime.decoder import Decoding, OnnxDecoder
+from seap_export.runtime.decoding import buffers
+from seap_export.runtime.decoding.buffers import DecodingBuffers
+from seap_export.runtime.decoding.decoder import Decoding, OnnxDecoder
 from seap_export.runtime.session import NO_GRAPH, OnnxModel
 
 CONTEXT = 300

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from seap_export.runtime.doctor.driver import Driver, Gpu, free_gpu_memory, gpu_name, read_driver
+from seap_export.runtime.driver import Driver, Gpu, free_gpu_memory, gpu_name, read_driver
 
 
 def fake_driver(gpus: dict[str, int], **errors: int) -> SimpleNamespace:

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seap_export.errors import EnvironmentFailure
-from seap_export.runtime.cache import CacheLayout, SharedCache, empty_buffers
+from seap_export.runtime.decoding.cache import CacheLayout, SharedCache, empty_buffers
+from seap_export.runtime.decoding.steps import CapturedSteps
+from seap_export.runtime.decoding.tensors import Element
 from seap_export.runtime.session import NO_GRAPH, OnnxModel
-from seap_export.runtime.steps import CapturedSteps
-from seap_export.runtime.tensors import Element
 
 __all__ = ["BufferPool", "DecodingBuffers"]
 

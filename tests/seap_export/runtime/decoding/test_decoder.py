@@ -11,13 +11,13 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
+from support.product import open_session
 
 from seap_export.errors import ArtifactError, EnvironmentFailure
-from seap_export.runtime.cache import AppendedCache, SharedCache, empty_buffers
-from seap_export.runtime.decoder import Decoding, OnnxDecoder
+from seap_export.runtime.decoding.cache import AppendedCache, SharedCache, empty_buffers
+from seap_export.runtime.decoding.decoder import Decoding, OnnxDecoder
+from seap_export.runtime.decoding.tensors import ELEMENTS, view
 from seap_export.runtime.providers import CPU
-from seap_export.runtime.session import open_session
-from seap_export.runtime.tensors import ELEMENTS, view
 
 CONTEXT, STEPS = 128, 10
 BATCHES = [[7], [1], [5, 5], [3, 9, 1, 6]]

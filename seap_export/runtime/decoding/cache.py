@@ -14,8 +14,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from seap_export.runtime.decoding.tensors import ELEMENTS, Element, zeros
 from seap_export.runtime.providers import CPU, TensorDevice
-from seap_export.runtime.tensors import ELEMENTS, Element, zeros
 
 __all__ = ["AppendedCache", "Cache", "CacheLayout", "SharedCache", "empty_buffers", "is_state"]
 

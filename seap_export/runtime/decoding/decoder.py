@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, UsageError
 from seap_export.providers import CUDA_GRAPH, PROVIDERS
-from seap_export.runtime.buffers import BufferPool, DecodingBuffers
-from seap_export.runtime.cache import AppendedCache, Cache, CacheLayout, SharedCache, empty_buffers, is_state
+from seap_export.runtime.decoding.buffers import BufferPool, DecodingBuffers
+from seap_export.runtime.decoding.cache import AppendedCache, Cache, CacheLayout, SharedCache, empty_buffers, is_state
+from seap_export.runtime.decoding.steps import BoundSteps, Steps
+from seap_export.runtime.decoding.tensors import ELEMENTS, Element, float32_of, view
 from seap_export.runtime.providers import CPU
 from seap_export.runtime.session import WORKING_OPERATORS, OnnxModel
-from seap_export.runtime.steps import BoundSteps, Steps
-from seap_export.runtime.tensors import ELEMENTS, Element, float32_of, view
 
 __all__ = ["CACHE_KEY", "Decoding", "OnnxDecoder"]
 

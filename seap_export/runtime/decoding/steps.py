@@ -9,9 +9,9 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from seap_export.runtime.cache import Cache, SharedCache
+from seap_export.runtime.decoding.cache import Cache, SharedCache
+from seap_export.runtime.decoding.tensors import Element, zeros
 from seap_export.runtime.session import OnnxModel
-from seap_export.runtime.tensors import Element, zeros
 
 __all__ = ["BoundSteps", "CapturedSteps", "Steps"]
 
