@@ -74,6 +74,35 @@ def test_weights_that_the_family_has_not_disagree(folder: Path) -> None:
         open_source(str(folder))
 
 
+_ROUTER = "model.layers.1.block_sparse_moe.gate.weight"
+_EXPERT = "model.layers.1.block_sparse_moe.experts.2.w1.weight"
+
+
+@pytest.mark.parametrize(
+    ("change", "values", "message"),
+    [
+        (
+            lambda tensors: tensors.update({_ROUTER: tensors[_ROUTER][:-1].clone()}),
+            {},
+            r"gate.*\[3, 96\], not \[4, 96\]",
+        ),
+        (lambda tensors: tensors.pop(_ROUTER), {}, "gate.weight' is missing"),
+        (lambda tensors: tensors.pop(_EXPERT), {}, r"experts\.2\.w1\.weight' is missing"),
+        (lambda tensors: tensors.update({_EXPERT: torch.zeros(63, 96)}), {}, r"experts\.2\.w1.*\[63, 96\], not"),
+        (lambda tensors: None, {"num_experts_per_tok": 5}, "5 experts compute a token, but there are 4"),
+        (lambda tensors: None, {"num_local_experts": 5}, r"gate.*\[4, 96\], not \[5, 96\]"),
+    ],
+)
+def test_a_router_and_experts_that_do_not_fit_are_refused(
+    tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], object], values: dict[str, Any], message: str
+) -> None:
+    folder = write_micro_model(tmp_path / "mixture", model_type="mixtral")
+    change_weights(folder, change)
+    change_config(folder, **values)
+    with pytest.raises(InputError, match=message):
+        open_source(str(folder))
+
+
 def test_a_head_that_differs_from_the_embedding_it_is_tied_to_is_refused(tmp_path: Path) -> None:
     folder = write_micro_model(tmp_path / "tied", model_type="llama", tie_word_embeddings=True)
     change_weights(
