@@ -12,7 +12,9 @@ from seap_export.activations.moments import Moments
 from seap_export.activations.routing import RoutingSample
 from seap_export.activations.statistics import Calibration, LayerMoments
 from seap_export.errors import InputError
+from seap_export.families import Experts, ModelSpec
 from seap_export.families.names import Projection
+from seap_export.layers.experts import routing_weights
 
 __all__ = ["ExpertStatistics", "Mixture"]
 
@@ -30,6 +32,10 @@ class ExpertStatistics:
     sample: RoutingSample
     weights: torch.Tensor
     moment: Callable[[int], torch.Tensor]
+
+    def shares(self, experts: Experts) -> torch.Tensor:
+        """The fraction of the tokens that reach each expert, float64 [experts]."""
+        return (routing_weights(self.sample.logits, experts) > 0.0).double().T @ self.weights
 
 
 class Mixture:
@@ -105,6 +111,16 @@ class Mixture:
             return torch.stack(parts).sum(0)
 
         return ExpertStatistics(RoutingSample(*joined), torch.cat(weights), moment)
+
+    def scarce_experts(self, spec: ModelSpec) -> tuple[int, int]:
+        """How many experts of a model get fewer tokens than they have neurons, and how many there are."""
+        scarce = every = 0
+        for index, layer in enumerate(spec.layers):
+            for own in (own for own in layer.sublayers if isinstance(own, Experts)):
+                tokens = self.num_tokens * self.experts(index, own.output).shares(own)
+                scarce += int((tokens < own.moe_intermediate_size).sum())
+                every += own.num_experts
+        return scarce, every
 
     def sensitivity(self) -> torch.Tensor:
         """Mean of the tasks' sensitivities, float64 [layers, sublayers]."""

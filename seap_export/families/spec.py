@@ -168,8 +168,8 @@ class ModelSpec:
 
     @property
     def channels(self) -> list[int]:
-        """Inputs of the output projection of each sublayer, from the first layer on."""
-        return [sublayer.channels for sublayer in self.sublayers]
+        """Inputs that are fitted together of the output projection of each sublayer, from the first layer on."""
+        return [own.channels // own.blocks for own in self.sublayers for _ in range(own.blocks)]
 
     def projection_shape(self, projection: Projection, layer: int) -> tuple[int, int]:
         """The (out, in) shape of a projection's weight."""

@@ -25,8 +25,8 @@ def working_bytes(spec: ModelSpec, batch_tokens: int) -> int:
     """
     layers = range(len(spec.layers))
     weights = max(sum(map(math.prod, spec.layer_tensors(layer).values())) for layer in layers)
-    channels = max(spec.channels)
+    channels, inputs = max(spec.channels), max(sublayer.channels for sublayer in spec.sublayers)
     heads = max(attention.num_attention_heads for attention in spec.all(Attention))
-    batch = 4 * batch_tokens * (6 * max(channels, spec.hidden_size) + 2 * heads * batch_tokens)
+    batch = 4 * batch_tokens * (6 * max(inputs, spec.hidden_size) + 2 * heads * batch_tokens)
     vocabulary = 4 * spec.vocab_size * (spec.hidden_size + _LOGIT_COPIES * LOGIT_TOKENS)
     return max(8 * weights + 8 * _MATRICES * channels**2 + batch, vocabulary)

@@ -77,6 +77,16 @@ class Experts(Sublayer):
         """Those of an expert."""
         return self.moe_intermediate_size
 
+    @property
+    def blocks(self) -> int:
+        """The experts."""
+        return self.num_experts
+
+    def active_weights(self, hidden_size: int) -> int:
+        """Those of the router, and of as many experts as compute a token."""
+        idle = self.num_experts - self.experts_per_token
+        return self.weights(hidden_size) - idle * len(ROUTED[1:]) * self.moe_intermediate_size * hidden_size
+
     def widths(self) -> Mapping[Projection, int]:
         """The experts, and their neurons."""
         return {"router": self.num_experts, "experts_gate_proj": self.channels, "experts_up_proj": self.channels}

@@ -65,6 +65,11 @@ class Sublayer(ABC):
         return 1
 
     @property
+    def blocks(self) -> int:
+        """Into how many parts the channels are divided that are fitted one by one."""
+        return 1
+
+    @property
     def whole_because(self) -> str | None:
         """Why nothing can be removed from it, since it would change what is left; None: units can be removed."""
         return None
@@ -118,3 +123,7 @@ class Sublayer(ABC):
     def weights(self, hidden_size: int) -> int:
         """Number of weights in its projections, without norms and biases."""
         return sum(map(math.prod, self.shapes(hidden_size).values()))
+
+    def active_weights(self, hidden_size: int) -> int:
+        """Those of them that compute a token."""
+        return self.weights(hidden_size)

@@ -143,6 +143,8 @@ class KeptPart:
         kept: The fraction.
         linear: Prunable weights that are kept.
         dense_linear: The same of the dense model.
+        active: Those of `linear` that compute a token.
+        dense_active: The same of the dense model.
         head: Weights of the LM head, and of the embedding.
         squares: Sum of the squares of the widths of all inputs of output projections.
         cubes: Sum of their cubes.
@@ -155,6 +157,8 @@ class KeptPart:
         self.work, self.kept = work, kept
         self.dense_linear = sum(spec.prunable_weights(layer) for layer in range(len(spec.layers)))
         self.linear = kept * self.dense_linear
+        self.dense_active = sum(sublayer.active_weights(spec.hidden_size) for sublayer in spec.sublayers)
+        self.active = kept * self.dense_active
         self.head = spec.vocab_size * spec.hidden_size
         self.squares = sum((kept * width) ** 2 for width in widths)
         self.cubes = sum((kept * width) ** 3 for width in widths)
@@ -170,7 +174,8 @@ class KeptPart:
     @property
     def single_channels(self) -> int:
         """Channels of the dense model that go one by one, such as neurons."""
-        return sum(sublayer.channels for sublayer in self.work.spec.sublayers if sublayer.unit == 1)
+        spec = self.work.spec
+        return sum(own.channels for own in spec.sublayers if own.unit == 1 or own.blocks > 1)
 
     @property
     def channels(self) -> int:

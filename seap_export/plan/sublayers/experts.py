@@ -14,8 +14,7 @@ import torch
 
 from seap_export.activations.mixture import ExpertStatistics, Mixture
 from seap_export.families import Experts
-from seap_export.families.names import ROUTED, Projection
-from seap_export.layers.experts import routing_weights
+from seap_export.families.names import Projection
 from seap_export.plan.cost import CostModel
 from seap_export.plan.expert_elimination import eliminate_experts, eliminate_neurons
 from seap_export.plan.sublayers.kept import Kept, sorted_indices
@@ -158,8 +157,7 @@ class ExpertOptions(Options[Experts]):
         """One after another, the expert goes without which the output changes least; and neurons as those of MLPs."""
         sample, weights = statistics.sample, statistics.weights
         order, losses = eliminate_experts(dense, sample.logits, sample.gram(), weights)
-        shares = (routing_weights(sample.logits, dense) > 0.0).double().T @ weights
-        neurons = eliminate_neurons(dense, weight, statistics.moment, ridge, shares.tolist())
+        neurons = eliminate_neurons(dense, weight, statistics.moment, ridge, statistics.shares(dense).tolist())
         return cls(dense, hidden_size, order, losses, *neurons)
 
     @classmethod
@@ -194,9 +192,7 @@ class ExpertOptions(Options[Experts]):
     @classmethod
     def cost_of(cls, sublayer: Experts, hidden_size: int, cost: CostModel) -> int:
         """Experts that do not compute a token multiply nothing."""
-        idle = sublayer.num_experts - sublayer.experts_per_token if cost.budget == "macs" else 0
-        of_expert = len(ROUTED[1:]) * sublayer.moe_intermediate_size * hidden_size
-        return sublayer.weights(hidden_size) - idle * of_expert
+        return (sublayer.active_weights if cost.budget == "macs" else sublayer.weights)(hidden_size)
 
     @cached_property
     def _counts(self) -> npt.NDArray[np.int64]:

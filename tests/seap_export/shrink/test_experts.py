@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,8 @@ def test_scores_of_experts_are_for_models_that_have_some(tmp_path: Path) -> None
 @torch.no_grad()
 def test_moments_are_those_of_each_expert_s_channels(tmp_path: Path) -> None:
     source, texts = micro_source(tmp_path / "m", "mixtral"), random_token_ids(9)
-    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": texts}).experts(0, Experts.output)
+    mixture = mixture_of(source, tmp_path / "statistics", {"boolq": texts})
+    statistics = mixture.experts(0, Experts.output)
     layer, batches = DecoderLayer(source.spec, 0, source.read_layer(0)), length_buckets(texts, 4096)
     hidden = HiddenStates.embedded(source.spec, source.read_outer("embed_tokens"), batches)
     hidden.advance(layer, "o_proj")
@@ -130,6 +132,11 @@ def test_moments_are_those_of_each_expert_s_channels(tmp_path: Path) -> None:
         channels = every[:, source.spec.layers[0][Experts].of_expert(expert)]
         expected = channels.T @ channels / len(channels)
         torch.testing.assert_close(statistics.moment(expert), expected, rtol=1e-4, atol=1e-4 * float(expected.max()))
+    tokens = (every.unflatten(1, (4, -1)).abs().sum(2) > 0).double().sum(0)
+    shares = statistics.shares(source.spec.layers[0][Experts])
+    torch.testing.assert_close(shares, tokens / len(every))
+    first = mixture.scarce_experts(replace(source.spec, layers=source.spec.layers[:1]))
+    assert first == (int((tokens < 64).sum()), 4)
 
 
 class Walk:

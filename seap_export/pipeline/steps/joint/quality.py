@@ -42,7 +42,7 @@ DENSE_TEXTS = "dense texts"
 
 def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
     vocabulary = 8 * 4 * model.work.spec.vocab_size  # passes over the logits to compare them
-    return tokens.held_out_tokens * ((model.linear + model.head) / rates.operations + vocabulary / rates.memory_bytes)
+    return tokens.held_out_tokens * ((model.active + model.head) / rates.operations + vocabulary / rates.memory_bytes)
 
 
 def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:

@@ -26,7 +26,7 @@ __all__ = ["SpeedStep"]
 
 
 def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
-    prefill = 2 * 128 * model.linear / rates.operations
+    prefill = 2 * 128 * model.active / rates.operations
     return model.work.runs * (prefill + 24 * model.bytes / rates.memory_bytes)
 
 

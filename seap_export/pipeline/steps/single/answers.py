@@ -43,7 +43,7 @@ _NO_STOP = AnswerRule(LAST_NUMBER)
 def _seconds(answers: int, length: int, model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
     """Each step of a batch reads the weights once."""
     steps = length * answers / _BATCH
-    operations = (tokens.calibration_tokens + tokens.held_out_tokens) * model.linear + answers * length * model.head
+    operations = (tokens.calibration_tokens + tokens.held_out_tokens) * model.active + answers * length * model.head
     return steps * 4 * (model.linear + model.head) / rates.memory_bytes + operations / rates.operations
 
 

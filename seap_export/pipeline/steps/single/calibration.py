@@ -29,8 +29,8 @@ _SENSITIVITY_TOKENS = 512
 
 def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
     backward = 3 * _SENSITIVITY_TOKENS
-    operations = tokens.calibration_tokens * (model.linear + model.squares / 2)
-    return (operations + backward * (model.linear + model.head)) / rates.operations
+    operations = tokens.calibration_tokens * (model.active + model.squares / 2)
+    return (operations + backward * (model.active + model.head)) / rates.operations
 
 
 def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:

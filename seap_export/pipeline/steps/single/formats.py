@@ -103,7 +103,7 @@ def format_step(hf: ShrinkStep, folder: str, format: Format, grid: BlockQuantiza
 
 def _parity_seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
     run = 2 * (_PARITY_TOKENS + model.work.long_tokens)
-    return run * (model.linear + model.head / 2) / rates.operations + (
+    return run * (model.active + model.head / 2) / rates.operations + (
         2 * _DECODE_STEPS * model.bytes / rates.memory_bytes
     )
 

@@ -31,7 +31,7 @@ _WRITTEN = 0.7
 def _seconds(number: int, model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
     """Each token is computed, and each step of a batch reads the weights once."""
     steps = _WRITTEN * number / BATCH
-    operations = number * (model.linear + model.head)
+    operations = number * (model.active + model.head)
     return steps * 4 * (model.linear + model.head) / rates.memory_bytes + operations / rates.operations
 
 

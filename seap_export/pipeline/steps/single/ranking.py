@@ -32,9 +32,9 @@ def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
         return model.squares / rates.double_operations
     spec, single, heads = model.work.spec, 0.0, 0.0
     for sublayer in spec.sublayers:
-        channels, unit = sublayer.channels, sublayer.unit
-        if unit == 1:
-            single += 0.85 * channels**3 + spec.hidden_size * channels**2
+        channels, unit, blocks = sublayer.channels // sublayer.blocks, sublayer.unit, sublayer.blocks
+        if unit == 1 or blocks > 1:
+            single += blocks * (0.85 * channels**3 + spec.hidden_size * channels**2)
         else:
             heads += (_ALL_SETS if channels // unit <= _FEW_HEADS else _GREEDY) * channels**3
     return single / rates.operations + heads / rates.double_operations
@@ -111,7 +111,14 @@ class RankingStep(Step):
 
     def make(self, work: Work, path: Path, advance: Advance) -> None:
         """Writes the options of each layer."""
-        rank_layers(work.source, self.statistics(work), self.settings, path, advance, compute=work.compute)
+        statistics = self.statistics(work)
+        rank_layers(work.source, statistics, self.settings, path, advance, compute=work.compute)
+        scarce, every = statistics.scarce_experts(work.source.spec)
+        if scarce and self.settings.compensation == "sequential":
+            work.progress.warn(
+                f"{self.mixture.name}: {scarce} of {every} experts get fewer calibration tokens than they have "
+                "neurons, and change little in the refit; calibrate on more tokens"
+            )
 
     def statistics(self, work: Work) -> Mixture:
         """The statistics of the mixture."""

@@ -27,7 +27,7 @@ def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
     spec = model.work.spec
     read = 2 * len(spec.layers) * spec.hidden_size**2
     sums = model.squares / 2 + model.outputs + 1.5 * read
-    walked = tokens.calibration_tokens * (3 * model.linear + sums)
+    walked = tokens.calibration_tokens * (3 * model.active + sums)
     passed_on = (model.linear + model.head) * spec.hidden_size
     factors = 2 * (model.cubes + read * spec.hidden_size) + 2 * model.linear * spec.hidden_size
     return (walked + passed_on) / rates.operations + factors / rates.double_operations

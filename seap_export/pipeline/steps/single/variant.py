@@ -42,7 +42,7 @@ def _plan_seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
         return 0.0
     tried = min(tokens.calibration_tokens, FITTED_TOKENS + JUDGED_TOKENS)
     judged = tried * JUDGED_TOKENS / (FITTED_TOKENS + JUDGED_TOKENS)
-    trial = tried * (model.linear + model.squares / 2 + model.outputs) + 2 * judged * model.head
+    trial = tried * (model.active + model.squares / 2 + model.outputs) + 2 * judged * model.head
     operations = tried * model.dense_linear + model.work.trials * trial
     return operations / rates.operations + model.work.trials * model.refit_systems / rates.double_operations
 
@@ -170,7 +170,7 @@ class OfVariant(Step):
 def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
     if not model.work.refits:
         return 4 * model.linear / rates.memory_bytes
-    both = tokens.calibration_tokens * (model.linear + model.dense_linear + model.squares / 2 + model.outputs)
+    both = tokens.calibration_tokens * (model.active + model.dense_active + model.squares / 2 + model.outputs)
     refit = both / rates.operations + model.refit_systems / rates.double_operations
     return refit + _distillation_seconds(model, tokens, rates)
 
@@ -192,7 +192,7 @@ def _distillation_seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) ->
     """
     passes, fresh = _passes(model, tokens), _fresh(model, tokens)
     learnt = passes * tokens.calibration_tokens + (fresh if passes else 0)
-    walked = learnt * (4 * model.linear + 3 * model.head) + (fresh if passes else 0) * model.dense_linear
+    walked = learnt * (4 * model.active + 3 * model.head) + (fresh if passes else 0) * model.dense_active
     changed = learnt / STEP_TOKENS * _ADAM * model.linear
     return walked / rates.operations + changed / rates.memory_bytes
 
