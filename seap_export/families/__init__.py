@@ -12,7 +12,7 @@ from seap_export.families.gguf_form import GgufForm
 from seap_export.families.read import dense_config, language_config, model_spec
 from seap_export.families.rope import QueryScaling, RopeSpec
 from seap_export.families.spec import BlockSpec, LayerSpec, ModelSpec, NormSpec
-from seap_export.families.sublayers import Attention, Convolution, Experts, Mlp, Sublayer
+from seap_export.families.sublayers import Attention, Convolution, Experts, Mlp, SharedExpert, Sublayer
 
 __all__ = [
     "Attention",
@@ -27,6 +27,7 @@ __all__ = [
     "NormSpec",
     "QueryScaling",
     "RopeSpec",
+    "SharedExpert",
     "Sublayer",
     "dense_config",
     "family_of_gguf",

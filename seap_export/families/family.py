@@ -21,6 +21,7 @@ from seap_export.families.names import (
     PROJECTIONS,
     QKV,
     ROUTED,
+    SHARED,
     USUAL_NAMES,
     Projection,
 )
@@ -202,6 +203,7 @@ def _lacking(block: Block, convolution: ConvolutionRules | None, experts: Routin
         lacking |= set(ROUTED)
     elif experts.layers == "all":
         lacking |= set(DENSE)
+    lacking |= set(SHARED) if experts is None or experts.shared is None else set()
     return frozenset(lacking)
 
 

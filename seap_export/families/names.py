@@ -19,6 +19,7 @@ __all__ = [
     "PROJECTIONS",
     "QKV",
     "ROUTED",
+    "SHARED",
     "USUAL_NAMES",
     "Norm",
     "Projection",
@@ -32,6 +33,7 @@ Projection = Literal[
     "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     "b_proj", "c_proj", "x_proj", "out_proj",
     "router", "experts_gate_proj", "experts_up_proj", "experts_down_proj",
+    "shared_gate", "shared_gate_proj", "shared_up_proj", "shared_down_proj",
 ]  # fmt: skip
 PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
 #: The projections that attention reads; either all three have a bias or none has.
@@ -43,6 +45,8 @@ CONVOLUTION: tuple[Projection, ...] = (*BCX, "out_proj")
 #: The projections of an MLP, and those of a mixture of experts: its router, and those of all experts together.
 DENSE: tuple[Projection, ...] = ("gate_proj", "up_proj", "down_proj")
 ROUTED: tuple[Projection, ...] = ("router", "experts_gate_proj", "experts_up_proj", "experts_down_proj")
+#: Those of a shared expert: what scales it, and an MLP.
+SHARED: tuple[Projection, ...] = ("shared_gate", "shared_gate_proj", "shared_up_proj", "shared_down_proj")
 #: The output projections that compensation can give a bias.
 OUTPUTS: tuple[Projection, ...] = ("o_proj", "down_proj", "out_proj")
 #: The norms of the residual stream: before and after attention or a convolution, before and after the MLP.
@@ -63,6 +67,8 @@ _INNER: Mapping[str, str] = {
     "kernel_bias": "conv.conv.bias",
     "router": "mlp.gate",
     **{f"experts_{name}": f"mlp.experts.{name}" for name in DENSE},
+    "shared_gate": "mlp.shared_expert_gate",
+    **{f"shared_{name}": f"mlp.shared_expert.{name}" for name in DENSE},
 }
 #: What most families call the parts that all have, as in a description: those in a layer are relative to it.
 USUAL_NAMES: Mapping[str, str] = {**_TABLES, "layer": LAYER, **{name: _INNER[name] for name in PROJECTIONS}}

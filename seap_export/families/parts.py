@@ -151,12 +151,14 @@ class Routing:
         router: The name of the router in it.
         layers: All of them, or those that `decoder_sparse_step` and `mlp_only_layers` leave (`step`).
         normalised: Whether the weights of a token's experts are divided by their sum, or the key that says so.
+        shared: The key of the number of neurons of a shared expert; None: there is none.
     """
 
     module: str
     router: str = "gate"
     layers: Literal["all", "step"] = "all"
     normalised: bool | str = True
+    shared: str | None = None
 
     def __post_init__(self) -> None:
         if self.layers not in ("all", "step"):

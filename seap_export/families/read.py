@@ -15,7 +15,16 @@ from seap_export.families.names import OUTPUTS
 from seap_export.families.parts import Routing
 from seap_export.families.rope import RopeSpec, query_scaling, read_ropes
 from seap_export.families.spec import BlockSpec, LayerSpec, ModelSpec, NormSpec
-from seap_export.families.sublayers import QK_NORMS, Activation, Attention, Convolution, Experts, Mlp, Sublayer
+from seap_export.families.sublayers import (
+    QK_NORMS,
+    Activation,
+    Attention,
+    Convolution,
+    Experts,
+    Mlp,
+    SharedExpert,
+    Sublayer,
+)
 from seap_export.families.windows import read_windows
 
 __all__ = ["dense_config", "language_config", "model_spec"]
@@ -202,7 +211,13 @@ def _layer(
 
     first = attention() if kind == "attention" else convolution()
     if family.experts is not None and _has_experts(config, family.experts, index):
-        return LayerSpec((wired(first), wired(experts(family.experts))))
+        routed = wired(experts(family.experts))
+        if family.experts.shared is None:
+            return LayerSpec((wired(first), routed))
+        shared = SharedExpert(
+            shared_expert_intermediate_size=size(family.experts.shared), activation=_activation(config)
+        )
+        return LayerSpec((wired(first), routed, replace(wired(shared), beside=True)))
     mlp = Mlp(intermediate_size=size("intermediate_size"), activation=_activation(config), is_gated=block.is_gated)
     before, behind = wired(first), wired(mlp)
     if config.get(block.beside) if isinstance(block.beside, str) else block.beside:

@@ -13,13 +13,23 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from seap_export.families import Attention, Convolution, Experts, LayerSpec, Mlp, ModelSpec, Sublayer, names
+from seap_export.families import (
+    Attention,
+    Convolution,
+    Experts,
+    LayerSpec,
+    Mlp,
+    ModelSpec,
+    SharedExpert,
+    Sublayer,
+    names,
+)
 from seap_export.families.names import Projection
 from seap_export.layers.attention import attention_channels
 from seap_export.layers.batches import Batch
 from seap_export.layers.convolution import convolution_channels
 from seap_export.layers.experts import experts_channels, experts_product
-from seap_export.layers.mlp import mlp_channels
+from seap_export.layers.mlp import mlp_channels, shared_channels
 from seap_export.layers.norm import Norm
 
 __all__ = ["DecoderLayer"]
@@ -31,6 +41,7 @@ _CHANNELS: Mapping[type[Sublayer], Callable[[Any, Any, torch.Tensor, Batch], tor
     Convolution: convolution_channels,
     Mlp: mlp_channels,
     Experts: experts_channels,
+    SharedExpert: shared_channels,
 }
 #: How the output projection multiplies them, where it is not simply a product.
 _PRODUCTS: Mapping[type[Sublayer], Callable[[Any, Any, torch.Tensor], torch.Tensor]] = {Experts: experts_product}

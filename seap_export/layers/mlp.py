@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 import torch
 from torch.nn import functional
 
-from seap_export.families import Mlp
+from seap_export.families import Mlp, SharedExpert
 from seap_export.layers.batches import Batch
 from seap_export.layers.operands import Operands
 
-__all__ = ["ACTIVATIONS", "mlp_channels"]
+__all__ = ["ACTIVATIONS", "mlp_channels", "shared_channels"]
 
 
 def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
@@ -38,3 +38,10 @@ def mlp_channels(operands: Operands, mlp: Mlp, stream: torch.Tensor, batch: Batc
         return ACTIVATIONS[mlp.activation](operands.linear("up_proj", x))
     gate = ACTIVATIONS[mlp.activation](operands.linear("gate_proj", x))
     return gate * operands.linear("up_proj", x)
+
+
+def shared_channels(operands: Operands, shared: SharedExpert, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """The same of a shared expert, times what scales it."""
+    x = operands.read(shared.output, stream)
+    gate = ACTIVATIONS[shared.activation](operands.linear("shared_gate_proj", x))
+    return operands.linear("shared_gate", x).sigmoid() * gate * operands.linear("shared_up_proj", x)

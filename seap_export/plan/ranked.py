@@ -47,8 +47,9 @@ class Ranking:
     sensitivity: torch.Tensor
 
     def weighted(self, multipliers: npt.NDArray[np.float64]) -> Ranking:
-        """The same with other sensitivities: times these multipliers, [layers, sublayers]."""
-        return replace(self, sensitivity=self.sensitivity * torch.from_numpy(multipliers))
+        """The same with other sensitivities: times those of the first sublayer and of the others, [layers, 2]."""
+        columns = np.minimum(np.arange(self.sensitivity.shape[1]), 1)
+        return replace(self, sensitivity=self.sensitivity * torch.from_numpy(multipliers[:, columns]))
 
 
 def read_ranking(spec: ModelSpec, folder: Path) -> Ranking:

@@ -15,7 +15,17 @@ import torch
 from safetensors.torch import load_file
 
 from seap_export.activations.mixture import Mixture
-from seap_export.families import Attention, Convolution, Experts, LayerSpec, Mlp, ModelSpec, Sublayer, model_spec
+from seap_export.families import (
+    Attention,
+    Convolution,
+    Experts,
+    LayerSpec,
+    Mlp,
+    ModelSpec,
+    SharedExpert,
+    Sublayer,
+    model_spec,
+)
 from seap_export.plan.cost import CostModel
 from seap_export.plan.options import options_from_scores
 from seap_export.plan.plan import LayerPlan, Plan
@@ -27,6 +37,7 @@ from seap_export.plan.sublayers import (
     KeptExperts,
     KeptHeads,
     KeptNeurons,
+    KeptShared,
     LayerOptions,
     NeuronOptions,
 )
@@ -67,7 +78,9 @@ def layer_plan(own: LayerSpec, dropped_group: int | None, dropped_head: int | No
     attention = KeptHeads(size, tuple(groups), tuple(heads))
     if any(isinstance(one, Experts) for one in own.sublayers):  # all of them, or without the first
         experts = range(int(len(neurons) < NEURONS), own[Experts].num_experts)
-        return LayerPlan((attention, KeptExperts(tuple(experts), own[Experts].moe_intermediate_size)))
+        kept = KeptExperts(tuple(experts), own[Experts].moe_intermediate_size)
+        shared = (KeptShared(tuple(neurons)) for one in own.sublayers if isinstance(one, SharedExpert))
+        return LayerPlan((attention, kept, *shared))
     return LayerPlan((attention, KeptNeurons(tuple(neurons))))
 
 

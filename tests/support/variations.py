@@ -67,6 +67,12 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
     },
     "ministral": {"sliding_window": 5, "layer_types": _LAYER_TYPES},
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 64, "sliding_window": None},
+    "qwen2_moe": {
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 64,
+        "shared_expert_intermediate_size": 80,
+    },
     "olmoe": {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 64},
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True},
     "ministral3": {"rope_parameters": {"rope_theta": 10000.0, **_SCALED_QUERIES}},
@@ -274,6 +280,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
     "olmoe": {"model_type": "olmoe", "attention_bias": True},
+    "qwen2_moe": {"model_type": "qwen2_moe", "mlp_only_layers": [1]},
     "qwen3_moe": {"model_type": "qwen3_moe"},
     "qwen3_moe-some": {"model_type": "qwen3_moe", "mlp_only_layers": [1]},
     "qwen3_moe-all": {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from converters.onnx.weights.scaling import Scaling
-from seap_export.families import Attention, Convolution, Experts, Mlp, ModelSpec, Sublayer
+from seap_export.families import Attention, Convolution, Experts, Mlp, ModelSpec, SharedExpert, Sublayer
 from seap_export.families.family import FUSED
 
 __all__ = ["Tap", "decoder_taps", "tapped"]
@@ -97,8 +97,8 @@ def _convolution_taps(spec: ModelSpec, index: int, convolution: Convolution, sca
     yield Tap(index, "conv.channels", _node(f"{here}.channels"), (module,), "input", exponent=exponent)
 
 
-def _experts_taps(spec: ModelSpec, index: int, experts: Experts, scaling: Scaling) -> Iterator[Tap]:
-    """None: the operators give nothing but what all experts write together."""
+def _no_taps(spec: ModelSpec, index: int, sublayer: Sublayer, scaling: Scaling) -> Iterator[Tap]:
+    """None: operators give only what all experts write; transformers scales what a shared one writes, not neurons."""
     yield from ()
 
 
@@ -107,7 +107,8 @@ _CHANNELS: Mapping[type[Sublayer], Callable[[ModelSpec, int, Any, Scaling], Iter
     Attention: _attention_taps,
     Convolution: _convolution_taps,
     Mlp: _mlp_taps,
-    Experts: _experts_taps,
+    Experts: _no_taps,
+    SharedExpert: _no_taps,
 }
 
 
@@ -122,6 +123,8 @@ def _norm_taps(spec: ModelSpec, index: int, sublayer: Sublayer) -> Iterator[Tap]
 def _written_taps(spec: ModelSpec, index: int, sublayer: Sublayer, scaling: Scaling) -> Iterator[Tap]:
     """What becomes of a sublayer's product until it is added to the stream."""
     output, label = sublayer.output, sublayer.label
+    if isinstance(sublayer, SharedExpert):
+        return
     here, module = f"layers.{index}.{label}", _writer(spec, index, sublayer)
     product, exponent = f"{here}.{output}.output", scaling.output(spec, output, index)
     yield Tap(index, f"{label}.{output}", (product,), (module,), "output without bias", exponent=exponent)

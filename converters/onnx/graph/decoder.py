@@ -18,11 +18,11 @@ from converters.onnx.graph.experts import ExpertsWriter
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.kind import KindWriter
 from converters.onnx.graph.linear import Linears
-from converters.onnx.graph.mlp import MlpWriter
+from converters.onnx.graph.mlp import MlpWriter, SharedWriter
 from converters.onnx.graph.rotary import RotaryTables
 from converters.onnx.weights.scaling import SCALING_NOTE, Scaling, scaled_epsilon
 from converters.onnx.weights.weights import LazyWeights
-from seap_export.families import Attention, Convolution, Experts, Mlp, ModelSpec, Sublayer, names
+from seap_export.families import Attention, Convolution, Experts, Mlp, ModelSpec, SharedExpert, Sublayer, names
 from seap_export.providers import PROVIDERS
 
 __all__ = ["HEAD_DIM_MULTIPLE", "LAST_TOKEN", "decoder_graph"]
@@ -76,6 +76,7 @@ class _Decoder:
             Convolution: ConvolutionWriter(self._g, spec, weights, self._linears, self._dialect),
             Mlp: MlpWriter(spec, self._linears, self._dialect),
             Experts: ExpertsWriter(self._g, spec, weights, self._dialect),
+            SharedExpert: SharedWriter(self._g, spec, self._linears, self._dialect),
         }
 
     def graph(self) -> GraphBuilder:

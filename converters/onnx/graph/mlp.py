@@ -5,10 +5,11 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from converters.onnx.graph.dialects import Dialect
+from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.linear import Linears
-from seap_export.families import Mlp, ModelSpec
+from seap_export.families import Mlp, ModelSpec, SharedExpert
 
-__all__ = ["MlpWriter"]
+__all__ = ["MlpWriter", "SharedWriter"]
 
 
 class MlpWriter:
@@ -32,6 +33,27 @@ class MlpWriter:
             return self._dialect.activated(mlp.activation, up, f"{name}.activated")
         (gate,) = gates
         return self._dialect.gated(mlp.activation, gate, up, mlp.channels, f"{name}.gated")
+
+    def close(self, index: int) -> None:
+        """There is no state."""
+
+
+class SharedWriter:
+    """Emits the shared experts of one model; see `KindWriter`."""
+
+    def __init__(self, g: GraphBuilder, spec: ModelSpec, linears: Linears, dialect: Dialect) -> None:
+        self._g, self._spec, self._linears, self._dialect = g, spec, linears, dialect
+
+    def open(self, index: int) -> None:
+        """There is no state."""
+
+    def product(self, index: int, x: ir.Value) -> ir.Value:
+        """What the scaled neurons write."""
+        shared, name = self._spec.layers[index][SharedExpert], f"layers.{index}.{SharedExpert.label}"
+        scale, gate, up = (self._linears.projection(shared, one, index, x, f"{name}.{one}") for one in shared.readers)
+        gated = self._dialect.gated(shared.activation, gate, up, shared.channels, f"{name}.gated")
+        scale = self._g.node("Sigmoid", [scale], f"{name}.scale")
+        return self._linears.output(shared, index, self._g.node("Mul", [gated, scale], f"{name}.channels"))
 
     def close(self, index: int) -> None:
         """There is no state."""

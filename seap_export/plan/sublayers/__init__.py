@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from seap_export.families import Attention, Convolution, Experts, LayerSpec, Mlp, ModelSpec, Sublayer
+from seap_export.families import Attention, Convolution, Experts, LayerSpec, Mlp, ModelSpec, SharedExpert, Sublayer
 from seap_export.families.names import Projection
 from seap_export.plan.cost import CostModel
 from seap_export.plan.settings import Layout
@@ -15,6 +15,7 @@ from seap_export.plan.sublayers.experts import ExpertOptions, KeptExperts
 from seap_export.plan.sublayers.kept import Kept
 from seap_export.plan.sublayers.mlp import KeptNeurons, NeuronOptions
 from seap_export.plan.sublayers.options import Options
+from seap_export.plan.sublayers.shared_expert import KeptShared, SharedOptions
 
 __all__ = [
     "KEPT",
@@ -27,9 +28,11 @@ __all__ = [
     "KeptExperts",
     "KeptHeads",
     "KeptNeurons",
+    "KeptShared",
     "LayerOptions",
     "NeuronOptions",
     "Options",
+    "SharedOptions",
     "alike",
     "kinds_in",
     "layer_cost",
@@ -45,6 +48,7 @@ OPTIONS: Mapping[type[Sublayer], type[Options[Any]]] = {
     Convolution: ConvolutionOptions,
     Mlp: NeuronOptions,
     Experts: ExpertOptions,
+    SharedExpert: SharedOptions,
 }
 #: What plans have of each kind.
 KEPT = tuple(options.kept_type for options in OPTIONS.values())

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch.nn import functional
 
-from seap_export.families import Attention, Experts, Mlp, ModelSpec, RopeSpec, names
+from seap_export.families import Attention, Experts, Mlp, ModelSpec, RopeSpec, SharedExpert, names
 from seap_export.layers.rotary import rotary_tables
 
 
@@ -45,6 +45,10 @@ class Reference:
                 x = self._normed(sublayer.norm_before, index, read)
                 if isinstance(sublayer, Experts):
                     x = self._experts(index, sublayer, x)
+                elif isinstance(sublayer, SharedExpert):
+                    gate, up = (self._linear(name, index, x) for name in ("shared_gate_proj", "shared_up_proj"))
+                    written = self._linear(sublayer.output, index, functional.silu(gate) * up)
+                    x = torch.sigmoid(self._linear("shared_gate", index, x)) * written
                 else:
                     channels = self._attention(index, x) if isinstance(sublayer, Attention) else self._mlp(index, x)
                     x = self._linear(sublayer.output, index, channels)

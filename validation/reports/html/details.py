@@ -189,6 +189,7 @@ _SIZES = (
     ("Channels of convolutions left", "channels", (("conv_dim", "channels"),)),
     ("MLP neurons left", "neurons", (("intermediate_size", "neurons"),)),
     ("Experts left", "experts", (("num_experts", "experts"),)),
+    ("Neurons of the shared expert left", "neurons", (("shared_expert_intermediate_size", "shared neurons"),)),
     ("Neurons of an expert left", "neurons", (("moe_intermediate_size", "neurons of an expert"),)),
 )
 

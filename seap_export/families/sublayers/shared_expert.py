@@ -1,0 +1,60 @@
+"""The shared expert: an MLP beside a mixture of experts, which computes every token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from seap_export.errors import InputError
+from seap_export.families.names import SHARED, Norm, Projection
+from seap_export.families.sublayers.mlp import Activation
+from seap_export.families.sublayers.sublayer import Sublayer
+
+__all__ = ["SharedExpert"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedExpert(Sublayer):
+    """A gated MLP, scaled for each token by the sigmoid of one product: s(x) act(gate(x)) * up(x) are its channels.
+
+    Attributes:
+        shared_expert_intermediate_size: Number of neurons.
+        activation: Of the gate.
+    """
+
+    output: ClassVar[Projection] = "shared_down_proj"
+    noun: ClassVar[str] = "a shared expert"
+    label: ClassVar[str] = "shared_expert"
+    size_keys: ClassVar[tuple[str, ...]] = ("shared_expert_intermediate_size",)
+    norms_around: ClassVar[tuple[Norm, Norm]] = ("post_attention_layernorm", "post_mlp_layernorm")
+
+    shared_expert_intermediate_size: int
+    activation: Activation = "silu"
+
+    def __post_init__(self) -> None:
+        if self.shared_expert_intermediate_size < 1:
+            raise InputError("a shared expert needs at least one neuron")
+
+    @property
+    def readers(self) -> tuple[Projection, ...]:
+        """The product that scales it, gate and up."""
+        return SHARED[:-1]
+
+    @property
+    def scalable(self) -> Projection | None:
+        """What is gated."""
+        return "shared_up_proj"
+
+    @property
+    def channels(self) -> int:
+        """One for each neuron."""
+        return self.shared_expert_intermediate_size
+
+    def widths(self) -> Mapping[Projection, int]:
+        """One number that scales all, and the neurons."""
+        return {"shared_gate": 1, "shared_gate_proj": self.channels, "shared_up_proj": self.channels}
+
+    def rounded(self, hidden_size: int, block_size: int) -> tuple[Projection, ...]:
+        """Not what scales all, which is small and decides."""
+        return SHARED[1:]

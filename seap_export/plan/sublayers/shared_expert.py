@@ -1,0 +1,58 @@
+"""The shared expert: neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from seap_export.families import SharedExpert
+from seap_export.families.names import Projection
+from seap_export.plan.sublayers.channels import ChannelOptions
+from seap_export.plan.sublayers.kept import Kept, sorted_indices
+
+__all__ = ["KeptShared", "SharedOptions"]
+
+
+@dataclass(frozen=True)
+class KeptShared(Kept):
+    """The kept neurons, sorted."""
+
+    kind, name = SharedExpert, "shared expert"
+    unit, panel = "neurons", ("neurons of shared experts", "neuron")
+    size_words: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "shared_expert_intermediate_size": ("shared neurons", "neurons of the shared expert")
+    }
+
+    shared_neurons: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        sorted_indices(shared_neurons=self.shared_neurons)
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """The neurons."""
+        return self.shared_neurons
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Their number."""
+        return {"shared_expert_intermediate_size": len(self.shared_neurons)}
+
+    def rows(self, dense: SharedExpert, projection: Projection) -> torch.Tensor:
+        """What scales all of them is one row."""
+        return torch.tensor([0]) if projection == "shared_gate" else self.channels(dense)
+
+
+class SharedOptions(ChannelOptions[SharedExpert]):
+    """Numbers of neurons."""
+
+    kept_type = KeptShared
+    scores_name = "shared_neurons"
+    size_key = "shared_expert_intermediate_size"
+    tensor_names = ("shared_order", "shared_loss")
+
+    def _kept(self, channels: tuple[int, ...]) -> KeptShared:
+        return KeptShared(channels)
