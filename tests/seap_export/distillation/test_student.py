@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -22,13 +22,15 @@ from support.product import (
     StoredForm,
     write_shrunk_model,
 )
-from support.variations import VARIED_JOINT
+from support.variations import VARIED
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.distillation.adam import Adam
 from seap_export.distillation.layers import TrainedLayers
 from seap_export.distillation.student import OuterTensors, Student
 from seap_export.distillation.texts import TrainingStep, training_steps
+from seap_export.families import ModelSpec
+from seap_export.layers.stock_experts import ExpertModules
 
 TEXTS = random_token_ids(8, longest=20)
 #: The loss, and the gradient of each stored tensor.
@@ -60,8 +62,8 @@ def by_hand(dense: Path, shrunk: Path, step: TrainingStep) -> Found:
             loss = loss + (divergence * weights[start : start + len(divergence)]).double().sum()
             start += len(divergence)
     loss.backward()
-    found = {name: own.grad for name, own in student.named_parameters() if own.grad is not None and own.dim() == 2}
-    return float(loss.detach()), found
+    matrices = ((name, own) for name, own in student.named_parameters() if own.dim() == 2 or ".experts." in name)
+    return float(loss.detach()), {name: own.grad for name, own in matrices if own.grad is not None}
 
 
 def own_step(
@@ -86,7 +88,20 @@ def own_step(
     return loss, StoredForm(spec).to_stored(seen.gradients)
 
 
-@pytest.mark.parametrize("variation", VARIED_JOINT)
+def in_modules(
+    spec: ModelSpec, stored: Mapping[str, torch.Tensor], modules: Collection[str]
+) -> dict[str, torch.Tensor]:
+    """The gradients of stored tensors as those of transformers' modules, which may hold all experts in one tensor."""
+    experts = ExpertModules(spec, modules)
+    if not experts.are_joint:
+        return dict(stored)
+    layers = [
+        {name: own for name, own in stored.items() if f".layers.{index}." in name} for index in range(len(spec.layers))
+    ]
+    return {name: own for index, layer in enumerate(layers) for name, own in experts.filled(index, layer).items()}
+
+
+@pytest.mark.parametrize("variation", VARIED)
 def test_loss_and_gradients_are_those_of_transformers(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "dense", variation)
     skip_unless_loaded(source.spec.family, "per-layer")
@@ -98,8 +113,9 @@ def test_loss_and_gradients_are_those_of_transformers(tmp_path: Path, variation:
     write_shrunk_model(source, plan, statistics, shrunk)
     (step,) = training_steps([(ids, 1.0 + len(ids) % 2) for ids in TEXTS], compute_in_memory())
     batches = [batch for _, batch in sorted(zip(step.places, step.batches, strict=True), key=lambda own: own[0])]
-    loss, gradients = own_step(source, plan, shrunk, batches, step, work)
+    loss, stored = own_step(source, plan, shrunk, batches, step, work)
     wanted, expected = by_hand(tmp_path / "dense", shrunk, step)
+    gradients = in_modules(plan.shrunk_spec(source.spec), stored, expected)
     assert loss == pytest.approx(wanted, rel=1e-3)
     assert loss > 1e-3  # there is something to learn
     trained = {name for name in expected if ".layers." in name}
