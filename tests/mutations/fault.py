@@ -39,7 +39,6 @@ class Fault:
         recorded: Whether the manifest has the sizes and hashes of the files as they are now.
         layer: The layer that a bisection must name, None for the embedding, the last norm and the LM head.
         options: Further arguments of the command; {dense} stands for the dense model.
-        hard: No prompt shows it, or no file contradicts it; a special check must look for it.
     """
 
     id: str
@@ -50,7 +49,6 @@ class Fault:
     recorded: bool = True
     layer: Layer = ANY
     options: tuple[str, ...] = ()
-    hard: bool = False
 
     @property
     def is_bisected(self) -> bool:

@@ -203,5 +203,5 @@ FAULTS: tuple[Fault, ...] = (
     numeric("the future is seen", "standard", _sees_the_future, layer=0),
     numeric("padding is seen", "standard", _sees_padding, layer=0),
     numeric("padding is counted", "whole", _counts_padding, layer=0),
-    numeric("padding on the left is not refused", "whole", _left_padding_unguarded, layer=ANY, hard=True),
+    numeric("padding on the left is not refused", "whole", _left_padding_unguarded, layer=ANY),
 )

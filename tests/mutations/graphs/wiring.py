@@ -146,7 +146,6 @@ FAULTS: tuple[Fault, ...] = (
         "routed",
         attributes("layers.1.post_attention_layernorm", epsilon=1e-3),
         layer=ANY,
-        hard=True,
     ),
     numeric(
         "epsilon of the first norm, standard",

@@ -1,4 +1,4 @@
-"""`export --answers model`: variants that are made from what the dense model answers itself."""
+"""Variants that learn from what the dense model writes: `export --answers model`, and `fresh_tokens` in a recipe."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from support.conversations import conversations, write_chat_model, write_records
 from support.exports import times_of_writing
 from support.models import greedy_completions
+from support.product import read_tokens
 from tokenizers import Tokenizer
 
 from seap_export.corpus import text_digest
@@ -22,6 +23,8 @@ Run = Callable[..., Any]
 STEPS = 24
 OWN = ("--answers", "model", "--set", f"answer_tokens={STEPS}", "--set", "held_out=4", "--out", "out", "-q")
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", *OWN)
+RECIPE = ("--recipe", "fresh.toml", "--set", "held_out=4", "--no-quality", "--no-speed", "--format", "hf")
+FRESH = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", *RECIPE, "--out", "out")
 
 
 @pytest.fixture
@@ -29,6 +32,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with a model that has a chat template, and a corpus of 20 conversations."""
     write_chat_model(tmp_path / "m")
     write_records(tmp_path / "a.jsonl", conversations(20))
+    (tmp_path / "fresh.toml").write_text("min_tokens = 0\nfresh_tokens = 500\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(answers, "_BATCH", 4)
     return tmp_path
@@ -153,3 +157,36 @@ def test_a_step_can_be_sent_to_a_worker() -> None:
     split = Split((Sample("a", ""),), (Sample("b", ""),))
     step = answers.AnswersStep("a", split, answers._NO_STOP, CalibrationSettings(answers="model"), "00")
     assert pickle.loads(pickle.dumps(step)) == step
+
+
+def test_variants_learn_from_fresh_texts_that_are_written_once(run: Run, work: Path) -> None:
+    planned = json.loads(run(*FRESH, "--dry-run", "--json").out)
+    assert {"calibration", "fresh texts", "shrinking"} <= planned["seconds_about"].keys()
+    outcome = run(*FRESH)
+    assert outcome.code == 0
+    texts = read_tokens(work / "out/fresh/a/tokens.safetensors")
+    tokens = sum(map(len, texts))
+    assert tokens >= 500
+    assert f"a: {tokens:,} tokens in {len(texts)} fresh texts" in outcome.err
+    plan = json.loads(Path("out/a-0.4/plan.json").read_text())
+    assert (plan["distillation"], plan["fresh_tokens"], plan["method"]) == (1.0, 500, "reconstruct")
+    times = times_of_writing(work / "out/fresh")
+    more = run(*FRESH, "--ratio", "0.2")
+    assert "fresh texts of a: reused" in more.err
+    assert times_of_writing(work / "out/fresh") == times
+    prune = ("prune", "m", "--plan", "out/a-0.4/plan.json", "--calibration", "out/calibration/a", "--out", "again")
+    assert run(*prune).code == 0
+    weights = [Path(folder, "model.safetensors").read_bytes() for folder in ("again", "out/a-0.4/hf")]
+    assert weights[0] == weights[1]
+    (work / "plain.toml").write_text("min_tokens = 0\n")
+    assert run(*FRESH, "--recipe", "plain.toml", "--out", "plain").code == 0
+    assert weights[0] != Path("plain/a-0.4/hf/model.safetensors").read_bytes()
+    assert not (work / "plain/fresh").exists()
+
+
+def test_with_a_target_they_are_written_before_the_search(run: Run, work: Path) -> None:
+    targets = ("--target-size", "450kB", "--precision", "fp32", "--quality", "--no-speed", "--out", "out")
+    outcome = run("export", "m", "--task", "a=a.jsonl", "--recipe", "fresh.toml", "--set", "held_out=4", *targets)
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.index("fresh texts; ") < outcome.err.index("trying a-")
+    assert (work / "out/fresh/a/tokens.safetensors").is_file()

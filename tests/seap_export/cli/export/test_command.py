@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.corpora import write_corpus
 from support.exports import CARD, times_of_writing, tree
+from support.models import write_micro_model
 
 Run = Callable[..., Any]
+WHOLE = "attention stays whole: its norms run over all heads"
 ONE = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
 ALL = ("export", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--ratio", "0.2", "--ratio", "0.4", "--out", "out")
 STEPS = [
@@ -224,8 +227,6 @@ def test_force_leaves_no_variant_behind_without_its_statistics(run: Run, done: P
 
 
 def test_a_folder_of_another_model_is_refused(run: Run, done: Path, work: Path) -> None:
-    from support.models import write_micro_model
-
     write_micro_model(work / "other", seed=1, model_type="llama")
     before = tree(done)
     outcome = run("export", "other", "--task", "c=a.jsonl", "--ratio", "0.2", "--out", "out", "--quiet")
@@ -301,3 +302,24 @@ def test_the_folder_may_be_deep_have_spaces_or_be_a_link(
     assert (work / "link").is_symlink()
     for folder in ("deep down/under", "real", "home/out"):
         assert tree(work / folder / "a-0.2") == tree(pristine / "a-0.2")
+
+
+@pytest.mark.parametrize("layout", ["per-layer", "uniform"])
+def test_heads_that_must_stay_leave_mlps_to_shrink_and_the_ratio_counts_all_weights(
+    run: Run, tmp_path: Path, layout: str
+) -> None:
+    dense = write_micro_model(tmp_path / "dense", vocab_size=288, model_type="olmo2")
+    task = f"a={write_corpus(tmp_path / 'a.jsonl')}"
+    out = tmp_path / "out"
+    arguments = ("export", dense, "--task", task, "--layout", layout, "--no-speed", "--out", out)
+    outcome = run(*arguments, "--ratio", 0.3)
+    assert outcome.code == 0, outcome.err
+    assert WHOLE in outcome.err
+    layers = json.loads((out / "a-0.3" / "plan.json").read_text("utf-8"))["layers"]
+    assert {len(layer["heads"]) for layer in layers} == {6}
+    assert sum(80 - len(layer["neurons"]) for layer in layers) > 0
+    assert WHOLE in run("inspect", out / "a-0.3").out
+    assert json.loads(run("inspect", dense, "--json").out)["whole"] == [WHOLE]
+    assert f"{WHOLE[0].upper()}{WHOLE[1:]}." in (out / "a-0.3" / "hf" / "README.md").read_text("utf-8")
+    refused = run(*arguments, "--ratio", 0.5)
+    refused.refused(2, WHOLE, "at most 0.364 can be removed")
