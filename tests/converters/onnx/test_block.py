@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -223,7 +224,7 @@ class Graph:
         return self.session.run(None, {"input_ids": ids, "attention_mask": mask, **feeds})
 
 
-def written(
+def write(
     folder: Path,
     spec: ModelSpec,
     dialect: DialectName = "fused",
@@ -239,6 +240,12 @@ def written(
     return Graph(folder / "model.onnx", tensors, spec)
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Graph]:
+    """`written(name, dialect)`: the graph of one of `SPECS`, which is written once."""
+    return cache(lambda name, *form: write(tmp_path_factory.mktemp("graph"), SPECS[name], *form))
+
+
 def tokens(*shape: int) -> np.ndarray:
     return np.random.default_rng(3).integers(0, 64, shape)
 
@@ -248,40 +255,55 @@ def assert_equal(computed: np.ndarray, expected: np.ndarray) -> None:
     assert np.abs(computed - expected).max() <= TOLERANCE * max(1.0, np.abs(expected).max())
 
 
+#: A conversation in calls of several tokens and of one; a step passes the switch of longrope.
+CALLS = tuple(pairwise(accumulate((0, 5, 4, *[1] * 5, 4))))
+#: Prompts beyond the longrope switch, below it, and passing it with a step; all take three steps.
+PROMPTS, STEPS = (15, 4, 11), (15, 16, 17)
+
+
+@cache
+def expected_calls(name: str) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The logits of each of `CALLS`, and the caches in the end."""
+    reference, ids = Reference(SPECS[name], random_tensors(SPECS[name])), tokens(1, 18)[0]
+    logits = [reference.call(ids[start:end].tolist()).numpy() for start, end in CALLS]
+    return logits, [tensor.numpy() for pair in reference.caches for tensor in pair]
+
+
+@cache
+def expected_batch(name: str) -> list[list[np.ndarray]]:
+    """For each of `PROMPTS` the logits of its tokens, and of each step."""
+    references = [Reference(SPECS[name], random_tensors(SPECS[name])) for _ in PROMPTS]
+    return [
+        [reference.call(part.tolist()).numpy() for part in (ids[:length], *(ids[step : step + 1] for step in STEPS))]
+        for ids, length, reference in zip(tokens(3, 18), PROMPTS, references, strict=True)
+    ]
+
+
 @pytest.mark.parametrize("dialect", ["fused", "standard"])
 @pytest.mark.parametrize("name", SPECS)
-def test_calls_and_steps(name: str, dialect: DialectName, tmp_path: Path) -> None:
-    graph = written(tmp_path, SPECS[name], dialect)
-    reference = Reference(graph.spec, graph.tensors)
-    ids, past, end = tokens(1, 18), None, 0
-    for length in (5, 4, *[1] * 5, 4):  # the longrope switch is passed by a step
-        start, end = end, end + length
+def test_calls_and_steps(name: str, dialect: DialectName, written: Callable[..., Graph]) -> None:
+    graph, ids, past = written(name, dialect), tokens(1, 18), None
+    expected, caches = expected_calls(name)
+    for (start, end), call in zip(CALLS, expected, strict=True):
         logits, *past = graph.run(ids[:, start:end], np.ones((1, end), np.int64), past)
-        expected = reference.call(ids[0, start:end].tolist()).numpy()
-        assert_equal(logits[0], expected)
-    for index, (keys, values) in enumerate(reference.caches):
-        assert_equal(past[2 * index][0], keys.numpy())
-        assert_equal(past[2 * index + 1][0], values.numpy())
+        assert_equal(logits[0], call)
+    for computed, kept in zip(past or [], caches, strict=True):
+        assert_equal(computed[0], kept)
 
 
 @pytest.mark.parametrize("dialect", ["fused", "standard"])
 @pytest.mark.parametrize("name", SPECS)
-def test_right_padded_batch(name: str, dialect: DialectName, tmp_path: Path) -> None:
-    graph = written(tmp_path, SPECS[name], dialect)
-    lengths = [15, 4, 11]  # beyond the longrope switch, below it, and passing it with a step
-    ids = tokens(3, 18)
-    mask = (np.arange(15)[None] < np.array(lengths)[:, None]).astype(np.int64)
-    references = [Reference(graph.spec, graph.tensors) for _ in lengths]
+def test_right_padded_batch(name: str, dialect: DialectName, written: Callable[..., Graph]) -> None:
+    graph, ids, expected = written(name, dialect), tokens(3, 18), expected_batch(name)
+    mask = (np.arange(15)[None] < np.array(PROMPTS)[:, None]).astype(np.int64)
     logits, *past = graph.run(ids[:, :15], mask)
-    for row, (reference, length) in enumerate(zip(references, lengths, strict=True)):
-        expected = reference.call(ids[row, :length].tolist()).numpy()
-        assert_equal(logits[row, :length], expected)
-    for step in range(15, 18):
+    for row, length in enumerate(PROMPTS):
+        assert_equal(logits[row, :length], expected[row][0])
+    for number, step in enumerate(STEPS, 1):
         mask = np.concatenate([mask, np.ones((3, 1), np.int64)], axis=1)
         logits, *past = graph.run(ids[:, step : step + 1], mask, past)
-        for row, reference in enumerate(references):
-            expected = reference.call(ids[row, step : step + 1].tolist()).numpy()
-            assert_equal(logits[row], expected)
+        for row in range(3):
+            assert_equal(logits[row], expected[row][number])
 
 
 @pytest.mark.parametrize("name", sorted(SPECS.keys() - {"plain", "heads of 24"}))
@@ -301,7 +323,7 @@ def test_every_feature_changes_the_logits(name: str) -> None:
 @pytest.mark.parametrize("dialect", ["fused", "standard"])
 @pytest.mark.parametrize("name", ["everything", "everything, apart"])
 def test_logits_of_the_last_token(name: str, dialect: DialectName, tmp_path: Path) -> None:
-    graph = written(tmp_path, SPECS[name], dialect, logits="last")
+    graph = write(tmp_path, SPECS[name], dialect, logits="last")
     ids = tokens(1, 15)
     expected = Reference(graph.spec, graph.tensors).call(ids[0].tolist())[-1].numpy()
     logits, *_ = graph.run(ids, np.ones_like(ids))
@@ -310,18 +332,20 @@ def test_logits_of_the_last_token(name: str, dialect: DialectName, tmp_path: Pat
 
 @pytest.mark.parametrize("dialect", ["fused", "standard"])
 @pytest.mark.parametrize("name", SPECS)
-def test_fp16(name: str, dialect: DialectName, tmp_path: Path) -> None:
-    graph = written(tmp_path, SPECS[name], dialect, Precision("fp16"))
+def test_fp16(name: str, dialect: DialectName, written: Callable[..., Graph]) -> None:
+    graph = written(name, dialect, Precision("fp16"))
     assert_near(graph, 0.02)
 
 
 @pytest.mark.parametrize("dialect", ["fused", "standard"])
 @pytest.mark.parametrize("name", SPECS)
-def test_scaling_changes_no_bit(name: str, dialect: DialectName, tmp_path: Path) -> None:
+def test_scaling_changes_no_bit(
+    name: str, dialect: DialectName, written: Callable[..., Graph], tmp_path: Path
+) -> None:
     """Powers of two leave the rounding of float32 as it is, so that even it is the same."""
     ids, computed = tokens(2, 15), []
-    for scaling in (Scaling(), every_exponent(SPECS[name])):
-        graph = written(tmp_path, SPECS[name], dialect, scaling=scaling)
+    scaled = write(tmp_path, SPECS[name], dialect, scaling=every_exponent(SPECS[name]))
+    for graph in (written(name, dialect), scaled):
         logits, *past = graph.run(ids[:, :14], np.ones((2, 14), np.int64))
         computed.append([logits, *past, *graph.run(ids[:, 14:], np.ones((2, 15), np.int64), past)])
     assert all(np.array_equal(*pair) for pair in zip(*computed, strict=True))
@@ -332,7 +356,7 @@ def test_scaling_changes_no_bit(name: str, dialect: DialectName, tmp_path: Path)
     "name", ["everything", "everything, apart", "no norms around the MLP", "residual multiplier, biases"]
 )
 def test_scaled_in_fp16(name: str, dialect: DialectName, tmp_path: Path) -> None:
-    graph = written(tmp_path, SPECS[name], dialect, Precision("fp16"), scaling=every_exponent(SPECS[name]))
+    graph = write(tmp_path, SPECS[name], dialect, Precision("fp16"), scaling=every_exponent(SPECS[name]))
     assert_near(graph, 0.02)
 
 
@@ -350,7 +374,7 @@ def assert_near(graph: Graph, limit: float) -> None:
 @pytest.mark.parametrize("name", ["everything", "everything, apart"])
 def test_quantised(name: str, bits: int, tmp_path: Path) -> None:
     how = BlockQuantization(bits)
-    graph = written(tmp_path, SPECS[name], precision=Precision("fp32", how))
+    graph = write(tmp_path, SPECS[name], precision=Precision("fp32", how))
     for key, tensor in graph.tensors.items():
         if tensor.dim() == 2:
             graph.tensors[key] = dequantize(quantize(tensor, how), how, tensor.shape[1])
@@ -359,8 +383,8 @@ def test_quantised(name: str, bits: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dialect", ["fused", "standard"])
 @pytest.mark.parametrize("name", ["plain", "norm after rotation", "longrope"])
-def test_a_call_beyond_the_positions_fails(name: str, dialect: DialectName, tmp_path: Path) -> None:
-    graph = written(tmp_path, SPECS[name], dialect)
+def test_a_call_beyond_the_positions_fails(name: str, dialect: DialectName, written: Callable[..., Graph]) -> None:
+    graph = written(name, dialect)
     ids, mask = tokens(1, POSITIONS + 1), np.ones((1, POSITIONS + 1), np.int64)
     _, *past = graph.run(ids[:, :-1], mask[:, :-1])
     for call in ((ids, mask, None), (ids[:, -1:], mask, past)):
@@ -371,29 +395,29 @@ def test_a_call_beyond_the_positions_fails(name: str, dialect: DialectName, tmp_
 @pytest.mark.parametrize(
     ("name", "tables"), [("plain", 1), ("local rotation", 2), ("no rotation", 0), ("everything", 2)]
 )
-def test_a_table_is_stored_once(name: str, tables: int, tmp_path: Path) -> None:
-    initializers = onnx.load(written(tmp_path, SPECS[name]).path).graph.initializer
+def test_a_table_is_stored_once(name: str, tables: int, written: Callable[..., Graph]) -> None:
+    initializers = onnx.load(written(name, "fused").path).graph.initializer
     assert sum(item.name.startswith("cos_cache") for item in initializers) == tables
 
 
-def test_longrope_keeps_no_rows_that_are_never_read(tmp_path: Path) -> None:
-    initializers = {item.name: item for item in onnx.load(written(tmp_path, SPECS["longrope"]).path).graph.initializer}
+def test_longrope_keeps_no_rows_that_are_never_read(written: Callable[..., Graph], tmp_path: Path) -> None:
+    initializers = {item.name: item for item in onnx.load(written("longrope", "fused").path).graph.initializer}
     assert list(initializers["cos_cache"].dims) == [SWITCH + POSITIONS, 16]
     never = replace(longrope(), parameters={**longrope().parameters, "original_max_position_embeddings": POSITIONS})
-    written(tmp_path, layers({"rope": never}))
+    write(tmp_path, layers({"rope": never}))
     initializers = {item.name: item for item in onnx.load(tmp_path / "model.onnx").graph.initializer}
     assert list(initializers["cos_cache"].dims) == [POSITIONS, 16]
 
 
 @pytest.mark.parametrize("name", SPECS)
-def test_the_standard_dialect_is_the_standard_alone(name: str, tmp_path: Path) -> None:
-    graph = onnx.load(written(tmp_path, SPECS[name], "standard").path, load_external_data=False).graph
+def test_the_standard_dialect_is_the_standard_alone(name: str, written: Callable[..., Graph]) -> None:
+    graph = onnx.load(written(name, "standard").path, load_external_data=False).graph
     assert {node.domain for node in graph.node} == {""}
 
 
 @pytest.mark.parametrize("name", ["everything", "everything, apart"])
 def test_bf16_is_well_formed(name: str, tmp_path: Path) -> None:
     """The CPU cannot run it."""
-    initializers = onnx.load(written(tmp_path, SPECS[name], precision=Precision("bf16")).path).graph.initializer
+    initializers = onnx.load(write(tmp_path, SPECS[name], precision=Precision("bf16")).path).graph.initializer
     types = {item.name: item.data_type for item in initializers}
     assert types["bfloat16_0.6"] == types["bfloat16_3.0"] == types["bfloat16_0.4"] == onnx.TensorProto.BFLOAT16

@@ -114,7 +114,6 @@ def test_a_model_that_needs_its_code_is_refused(run: RunIt, marker: Path, done: 
         ("inspect", "m"),
         ("convert", "m", "--out", "dense"),
         ("evaluate", "out/a-0.2", "--dense", "m"),
-        ("evaluate", "m", "--harness-task", "piqa"),
         ("bench", "out/a-0.2", "--dense", "m"),
     ):
         run(*command, "--quiet").refused(8, "family", "'evil'")

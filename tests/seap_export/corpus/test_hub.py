@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from seap_export.corpus import Sample, Task, parse_task, parse_tasks
+from seap_export.corpus.harness import refuse_unknown_harness_tasks
 from seap_export.corpus.hub import HarnessCorpus, HubCorpus, is_dataset_id, is_harness_name
 from seap_export.errors import EnvironmentFailure, InputError, SeapError, UsageError
 
@@ -212,3 +213,9 @@ def test_data_of_a_task_that_cannot_be_loaded(write_harness_task: Callable[..., 
     write_harness_task("some", GENERATE + TRAIN + "validation_split: train\n", train=SUMS)
     (tmp_path / "some_data" / "train.parquet").unlink()
     assert "network" in _message(EnvironmentFailure, lambda: list(parse_task("some").texts()))
+
+
+@pytest.mark.full
+def test_the_harness_has_tasks_of_its_own() -> None:
+    """To read all of them takes ten seconds."""
+    refuse_unknown_harness_tasks(["piqa"])

@@ -203,7 +203,7 @@ def test_a_variant_without_its_dense_model(run: Run, done: Path, quiz: Path) -> 
 
 @pytest.fixture
 def one_harness_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reading all of the harness's tasks takes seconds, and `tests/faults/hostile/test_code.py` does."""
+    """Reading all of the harness's tasks takes seconds, and `tests/seap_export/corpus/test_hub.py` does."""
     from lm_eval.tasks import TaskManager
 
     folder = tmp_path / "harness"
