@@ -16,8 +16,9 @@ __all__ = ["Format", "StoredWeights", "lacks", "named_folders"]
 
 
 def lacks(spec: ModelSpec, *known: type[Sublayer]) -> str | None:
-    """The first part of a model's layers that is of none of the known kinds, in words; None: all are."""
-    return next((sublayer.noun for sublayer in spec.sublayers if not isinstance(sublayer, known)), None)
+    """The first part of a model's layers that is of none of the known kinds, or unusual; None: there is none."""
+    words = (one.extra if isinstance(one, known) else one.noun for one in spec.sublayers)
+    return next((part for part in words if part is not None), None)
 
 
 class StoredWeights(Protocol):

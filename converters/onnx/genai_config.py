@@ -8,7 +8,7 @@ from typing import Any
 from converters.onnx.form import OnnxForm
 from converters.onnx.onnx_writer import MODEL_FILE
 from seap_export.errors import InputError
-from seap_export.families import Attention, Convolution, ModelSpec
+from seap_export.families import Attention, Convolution, LayerSpec, ModelSpec
 from seap_export.providers import PROVIDERS
 
 __all__ = ["GENAI_CONFIG", "genai_config"]
@@ -92,14 +92,22 @@ def _decoder(spec: ModelSpec, form: OnnxForm) -> dict[str, Any]:
         "num_hidden_layers": len(spec.layers),
         "num_key_value_heads": max(one.num_key_value_heads for one in spec.all(Attention)),
     }
-    sizes = [one.kernel_size - 1 for one in spec.all(Convolution)]
-    if sizes:  # GenAI knows one family with such layers, and its words for them
-        is_attention = ("key" in layer.sublayers[0].states for layer in spec.layers)
-        settings["layer_types"] = ["full_attention" if attends else "conv" for attends in is_attention]
-        settings["conv_cache_size"] = sizes[0]
-        settings["inputs"]["past_conv_names"] = "past.%d.conv"
-        settings["outputs"]["present_conv_names"] = "present.%d.conv"
+    others = {name: one for one in spec.sublayers for name in one.states if name not in ("key", "value")}
+    if others:
+        settings["layer_types"] = [_layer_type(layer) for layer in spec.layers]
+    for name in others:
+        settings["inputs"][f"past_{name}_names"] = f"past.%d.{name}"
+        settings["outputs"][f"present_{name}_names"] = f"present.%d.{name}"
+    for convolution in spec.all(Convolution):
+        settings["conv_cache_size"] = convolution.kernel_size - 1
     return settings
+
+
+def _layer_type(layer: LayerSpec) -> str:
+    """GenAI's word for a layer, by the states that it keeps."""
+    states = {state for sublayer in layer.sublayers for state in sublayer.states}
+    words = {"recurrent": "linear_attention", "conv": "conv", "key": "full_attention"}
+    return next(word for state, word in words.items() if state in states)
 
 
 def _provider_options(form: OnnxForm) -> list[dict[str, dict[str, str]]]:

@@ -11,7 +11,7 @@ import torch
 
 from converters.onnx.form import read_form
 from converters.onnx.graph.experts import expert_matrices
-from converters.onnx.graph.linear import JOINED
+from converters.onnx.graph.linear import JOINED, joined_name
 from converters.onnx.stored import open_graph
 from converters.onnx.weights.quantize import QuantizedMatrix, dequantize
 from converters.onnx.weights.scaling import Scaling
@@ -99,13 +99,13 @@ def _joined(spec: ModelSpec) -> Iterable[tuple[str, tuple[str, slice]]]:
     """Where the readers are that the graph has as one: in rows of one matrix, and of one bias."""
     for layer in range(len(spec.layers)):
         for sublayer in spec.layers[layer].sublayers:
-            stored_as, start = JOINED.get(type(sublayer)), 0
-            for projection, width in sublayer.widths().items() if stored_as else ():
-                rows = slice(start, start + width)
-                for named in (names.weight, names.bias):
-                    first = sublayer.readers[0]
-                    yield named(projection, layer), (named(first, layer).replace(first, str(stored_as)), rows)
-                start = rows.stop
+            for stored_as, which in JOINED.get(type(sublayer), {}).items():
+                parts, start = sublayer.readers[which], 0
+                for projection in parts:
+                    rows = slice(start, start + sublayer.widths()[projection])
+                    for named in (names.weight, names.bias):
+                        yield named(projection, layer), (joined_name(named(parts[0], layer), stored_as), rows)
+                    start = rows.stop
 
 
 def _stacked(spec: ModelSpec) -> Iterable[tuple[str, tuple[str, StackedLayout, int]]]:

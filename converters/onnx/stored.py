@@ -123,7 +123,9 @@ def _other_attributes(expected: ir.Graph, stored: ir.Graph) -> Iterator[Differen
             continue
         for key in sorted(node.attributes.keys() | other.attributes.keys()):
             wanted, given = (attributes.get(key) for attributes in (node.attributes, other.attributes))
-            if wanted is None or given is None or not _is_same(wanted.value, given.value):
+            if wanted is not None and given is not None and isinstance(wanted.value, ir.Graph):
+                yield from _other_attributes(wanted.value, given.value)
+            elif wanted is None or given is None or not _is_same(wanted.value, given.value):
                 yield Difference(name, f"node '{name}' has a different {key} than the model")
 
 

@@ -12,12 +12,13 @@ from seap_export.families.gguf_form import GgufForm
 from seap_export.families.read import dense_config, language_config, model_spec
 from seap_export.families.rope import QueryScaling, RopeSpec
 from seap_export.families.spec import BlockSpec, LayerSpec, ModelSpec, NormSpec
-from seap_export.families.sublayers import Attention, Convolution, Experts, Mlp, SharedExpert, Sublayer
+from seap_export.families.sublayers import Attention, Convolution, DeltaNet, Experts, Mlp, SharedExpert, Sublayer
 
 __all__ = [
     "Attention",
     "BlockSpec",
     "Convolution",
+    "DeltaNet",
     "Experts",
     "Family",
     "GgufForm",

@@ -114,9 +114,8 @@ class ConfigReader:
                     f"config.json: '{key}' is {self._values.get(key)!r:.60}: {requirement.part} is not supported; "
                     "use another model"
                 )
-        rule, convolution = self.family.adjusted_size, self.family.convolution
+        rule = self.family.adjusted_size
         self._read |= set() if rule is None else {rule.switch, rule.multiplier, rule.multiple}
-        self._read |= set() if convolution is None else {convolution.kernel_size}
         known = self._read | harmless | set(self.family.harmless) | set(self.family.biases.values()) | _OWN_KEYS
         for key in self._given:
             if key not in known and not key.startswith("_"):

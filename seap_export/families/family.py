@@ -15,6 +15,7 @@ from seap_export.families.gguf_form import GgufForm
 from seap_export.families.names import (
     BCX,
     CONVOLUTION,
+    DELTA,
     DENSE,
     NORMS,
     OUTPUTS,
@@ -38,6 +39,7 @@ from seap_export.families.parts import (
 
 __all__ = [
     "FUSED",
+    "INTERLEAVED",
     "PRUNED_FROM",
     "PRUNED_PREFIX",
     "Family",
@@ -61,7 +63,10 @@ FUSED: Mapping[str, tuple[Projection, ...]] = {
     "qkv_proj": QKV,
     "gate_up_proj": ("gate_proj", "up_proj"),
     "in_proj": BCX,
+    "q_gate_proj": ("q_proj", "g_proj"),
 }
+#: Those of them whose parts take turns, head by head.
+INTERLEAVED = frozenset({"q_gate_proj"})
 _COMMON, _REFUSED = "common.toml", "refused.toml"
 
 
@@ -94,7 +99,8 @@ class Family:
         rotation: How positions enter.
         layer_types: The kind of the sublayer before the MLP, by what the `layer_types` of config.json call a layer;
             empty: it is attention in every layer.
-        attention_layers: Key of the indices of the layers with attention, for a config without `layer_types`.
+        attention_layers: For a config without `layer_types`, the key of the indices of the layers with attention, or
+            of the interval between them.
         convolution: The short convolutions; None: there are none.
         adjusted_size: A rule for the number of neurons; None: `intermediate_size` is that number.
         window: Which layers attend within a window; None: none.
@@ -120,7 +126,7 @@ class Family:
     genai_type: str = ""
     block: Block = Block()
     rotation: RotaryRules = RotaryRules()
-    layer_types: Mapping[str, Literal["attention", "convolution"]] = field(default_factory=dict)
+    layer_types: Mapping[str, Literal["attention", "convolution", "delta_net"]] = field(default_factory=dict)
     attention_layers: str = ""
     convolution: ConvolutionRules | None = None
     adjusted_size: AdjustedSize | None = None
@@ -142,7 +148,7 @@ class Family:
     @property
     def projections(self) -> tuple[Projection, ...]:
         """Those that the layers of its models have."""
-        lacking = _lacking(self.block, self.convolution, self.experts)
+        lacking = _lacking(self.block, self.layer_types, self.experts)
         return tuple(name for name in PROJECTIONS if name not in lacking)
 
     @property
@@ -195,10 +201,15 @@ class Family:
         return self.stored(name, layer).removesuffix(".weight").removesuffix(".bias")
 
 
-def _lacking(block: Block, convolution: ConvolutionRules | None, experts: Routing | None) -> frozenset[Projection]:
+#: The projections of the kinds of sublayers that only some families have.
+_OF_KINDS: Mapping[str, tuple[Projection, ...]] = {"convolution": CONVOLUTION, "delta_net": DELTA}
+
+
+def _lacking(block: Block, layer_types: Mapping[str, str], experts: Routing | None) -> frozenset[Projection]:
     """The projections that no layer of such a family has."""
     lacking: set[Projection] = set() if block.is_gated else {"gate_proj"}
-    lacking |= set(CONVOLUTION) if convolution is None else set()
+    lacking |= set() if block.attention_gate else {"g_proj"}
+    lacking |= {one for kind, own in _OF_KINDS.items() if kind not in layer_types.values() for one in own}
     if experts is None:
         lacking |= set(ROUTED)
     elif experts.layers == "all":
@@ -231,7 +242,7 @@ def families() -> tuple[Family, ...]:
 
 def _parse(table: dict[str, Any]) -> Family:
     parsed = {key: _parsed(key, _frozen(value)) for key, value in table.items()}
-    lacking = _lacking(parsed.get("block", Block()), parsed.get("convolution"), parsed.get("experts"))
+    lacking = _lacking(parsed.get("block", Block()), parsed.get("layer_types", {}), parsed.get("experts"))
     stored_names = _names(table.get("names", {}), lacking)
     stored_names |= _bias_names(stored_names, table.get("biases", {}))
     return Family(**parsed | {"names": MappingProxyType(stored_names)})

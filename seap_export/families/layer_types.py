@@ -1,4 +1,4 @@
-"""Which layers have attention and which a short convolution, read from config.json."""
+"""Which layers have attention and which another kind of sublayer in its place, read from config.json."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from seap_export.families.config_reader import ConfigReader
 
 __all__ = ["LayerKind", "read_layer_types"]
 
-LayerKind = Literal["attention", "convolution"]
+LayerKind = Literal["attention", "convolution", "delta_net"]
 
 
 def read_layer_types(config: ConfigReader, num_hidden_layers: int) -> list[LayerKind]:
@@ -18,14 +18,13 @@ def read_layer_types(config: ConfigReader, num_hidden_layers: int) -> list[Layer
     Raises:
         InputError: The config does not list every layer, names a type that is not known, or has no attention at all.
     """
-    rules, family = config.family.layer_types, config.family
+    rules = config.family.layer_types
     if not rules:
         return ["attention"] * num_hidden_layers
-    types, indices = config.get("layer_types"), config.get(family.attention_layers, list(range(num_hidden_layers)))
+    types, indices = config.get("layer_types"), _attention_layers(config, num_hidden_layers)
     if types is None:
-        kinds: list[LayerKind] = [
-            "attention" if index in indices else "convolution" for index in range(num_hidden_layers)
-        ]
+        (other,) = (kind for kind in rules.values() if kind != "attention")
+        kinds: list[LayerKind] = ["attention" if index in indices else other for index in range(num_hidden_layers)]
     else:
         if not isinstance(types, list) or len(types) < num_hidden_layers:
             raise InputError("config.json: 'layer_types' must list every layer; download the model again")
@@ -36,3 +35,13 @@ def read_layer_types(config: ConfigReader, num_hidden_layers: int) -> list[Layer
     if "attention" not in kinds:
         raise InputError("config.json: a model without attention is not supported; use another model")
     return kinds
+
+
+def _attention_layers(config: ConfigReader, number: int) -> list[int]:
+    """The indices of the layers with attention, for a config without `layer_types`."""
+    rule = config.family.attention_layers
+    if rule.endswith("_interval"):
+        interval = config.positive(rule)
+        return [index for index in range(number) if (index + 1) % interval == 0]
+    indices: list[int] = config.get(rule, list(range(number)))
+    return indices

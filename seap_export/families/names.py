@@ -12,6 +12,7 @@ from typing import Literal, get_args
 __all__ = [
     "BCX",
     "CONVOLUTION",
+    "DELTA",
     "DENSE",
     "LAYER",
     "NORMS",
@@ -30,8 +31,9 @@ __all__ = [
 ]
 
 Projection = Literal[
-    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    "q_proj", "k_proj", "v_proj", "g_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     "b_proj", "c_proj", "x_proj", "out_proj",
+    "delta_qkv_proj", "delta_z_proj", "delta_b_proj", "delta_a_proj", "delta_out_proj",
     "router", "experts_gate_proj", "experts_up_proj", "experts_down_proj",
     "shared_gate", "shared_gate_proj", "shared_up_proj", "shared_down_proj",
 ]  # fmt: skip
@@ -42,13 +44,17 @@ QKV: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj")
 BCX: tuple[Projection, ...] = ("b_proj", "c_proj", "x_proj")
 #: Those of a short convolution.
 CONVOLUTION: tuple[Projection, ...] = (*BCX, "out_proj")
+#: Those of a gated delta net: what is convolved, the output gate, the update rate, the decay, and the output.
+DELTA: tuple[Projection, ...] = (
+    "delta_qkv_proj", "delta_z_proj", "delta_b_proj", "delta_a_proj", "delta_out_proj",
+)  # fmt: skip
 #: The projections of an MLP, and those of a mixture of experts: its router, and those of all experts together.
 DENSE: tuple[Projection, ...] = ("gate_proj", "up_proj", "down_proj")
 ROUTED: tuple[Projection, ...] = ("router", "experts_gate_proj", "experts_up_proj", "experts_down_proj")
 #: Those of a shared expert: what scales it, and an MLP.
 SHARED: tuple[Projection, ...] = ("shared_gate", "shared_gate_proj", "shared_up_proj", "shared_down_proj")
 #: The output projections that compensation can give a bias.
-OUTPUTS: tuple[Projection, ...] = ("o_proj", "down_proj", "out_proj")
+OUTPUTS: tuple[Projection, ...] = ("o_proj", "down_proj", "out_proj", "delta_out_proj")
 #: The norms of the residual stream: before and after attention or a convolution, before and after the MLP.
 Norm = Literal["input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
@@ -59,12 +65,21 @@ _OUTER = {**_TABLES, "norm_bias": "model.norm.bias", "lm_head_bias": "lm_head.bi
 _INNER: Mapping[str, str] = {
     **{norm: f"{norm}.weight" for norm in NORMS},
     **{f"{norm}_bias": f"{norm}.bias" for norm in NORMS},
-    **{name: f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "o_proj")},
+    **{name: f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "g_proj", "o_proj")},
     **{name: f"self_attn.{name}.weight" for name in ("q_norm", "k_norm")},
     **{name: f"mlp.{name}" for name in DENSE},
     **{name: f"conv.{name}" for name in CONVOLUTION},
     "kernel": "conv.conv.weight",
     "kernel_bias": "conv.conv.bias",
+    "delta_qkv_proj": "linear_attn.in_proj_qkv",
+    "delta_z_proj": "linear_attn.in_proj_z",
+    "delta_b_proj": "linear_attn.in_proj_b",
+    "delta_a_proj": "linear_attn.in_proj_a",
+    "delta_out_proj": "linear_attn.out_proj",
+    "delta_kernel": "linear_attn.conv1d.weight",
+    "delta_a_log": "linear_attn.A_log",
+    "delta_dt_bias": "linear_attn.dt_bias",
+    "delta_norm": "linear_attn.norm.weight",
     "router": "mlp.gate",
     **{f"experts_{name}": f"mlp.experts.{name}" for name in DENSE},
     "shared_gate": "mlp.shared_expert_gate",

@@ -40,6 +40,7 @@ class Block:
         residual_multiplier: Formula of the factor on the outputs of attention and MLP.
         logits_multiplier: Formula of the factor on logits.
         attention_scale: Formula of the factor on attention scores; None: head_dim ** -0.5.
+        attention_gate: Whether a gate is applied to what heads attend to.
         attention_softcap: Key of the bound c of attention scores, c tanh(score / c).
         logits_softcap: Key of the bound of logits.
     """
@@ -54,6 +55,7 @@ class Block:
     residual_multiplier: str | None = None
     logits_multiplier: str | None = None
     attention_scale: str | None = None
+    attention_gate: bool = False
     attention_softcap: str | None = None
     logits_softcap: str | None = None
 
@@ -107,6 +109,7 @@ class RotaryRules:
         local_theta: Key of the base in layers with a window, whose rotation is not scaled.
         alpha: Whether the rope type `dynamic` with a fixed `alpha` is known.
         query_scaling: Whether `llama_4_scaling_beta` scales queries by their position.
+        sections: Whether sections for images are known.
     """
 
     interleaved: bool = False
@@ -115,6 +118,7 @@ class RotaryRules:
     local_theta: str | None = None
     alpha: bool = False
     query_scaling: bool = False
+    sections: bool = False
 
     def __post_init__(self) -> None:
         if self.layers not in ("all", "no_rope_layers", "sliding", "position_embedding_type"):

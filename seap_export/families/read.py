@@ -20,6 +20,7 @@ from seap_export.families.sublayers import (
     Activation,
     Attention,
     Convolution,
+    DeltaNet,
     Experts,
     Mlp,
     SharedExpert,
@@ -190,6 +191,7 @@ def _layer(
             query_scaling=query_scaling(config),
             sliding_window=window,
             rope=rope,
+            has_gate=block.attention_gate,
         )
 
     def convolution() -> Convolution:
@@ -198,6 +200,15 @@ def _layer(
         return Convolution(
             conv_dim=size("conv_dim", config.positive("hidden_size")),
             kernel_size=config.positive(rules.kernel_size),
+        )
+
+    def delta_net() -> DeltaNet:
+        return DeltaNet(
+            linear_num_value_heads=size("linear_num_value_heads"),
+            linear_num_key_heads=size("linear_num_key_heads"),
+            key_head_dim=config.positive("linear_key_head_dim"),
+            value_head_dim=config.positive("linear_value_head_dim"),
+            kernel_size=config.positive("linear_conv_kernel_dim"),
         )
 
     def experts(rules: Routing) -> Experts:
@@ -209,7 +220,9 @@ def _layer(
             activation=_activation(config),
         )
 
-    first = attention() if kind == "attention" else convolution()
+    makers = {"attention": attention, "convolution": convolution, "delta_net": delta_net}
+    kinds = {"attention", *family.layer_types.values()}
+    first: Sublayer = {name: makers[name]() for name in kinds}[kind]  # reads the keys of all of them
     if family.experts is not None and _has_experts(config, family.experts, index):
         routed = wired(experts(family.experts))
         if family.experts.shared is None:

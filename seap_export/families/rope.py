@@ -29,6 +29,8 @@ _PARAMETERS = frozenset({
 _BETA = "llama_4_scaling_beta"
 #: Read elsewhere, or of no effect: ministral3 repeats the length here.
 _OTHER_KEYS = frozenset({"partial_rotary_factor", _BETA, "max_position_embeddings", "alpha"})
+#: How channels are shared out among the three positions of images; a token of a text has the same three.
+_SECTIONS = frozenset({"mrope_section", "mrope_interleaved"})
 _KINDS = {"full_attention", "sliding_attention"}
 
 
@@ -156,7 +158,8 @@ def _rope(config: ConfigReader, parameters: dict[str, Any], head_dim: int) -> Ro
         lengths += [parameters.get("original_max_position_embeddings"), positions]
         parameters["original_max_position_embeddings"] = next(length for length in lengths if length is not None)
     is_alpha = rope_type == "dynamic" and config.family.rotation.alpha and parameters.get("alpha")
-    unknown = sorted(set(parameters) - _PARAMETERS - _OTHER_KEYS)
+    known = _PARAMETERS | _OTHER_KEYS | (_SECTIONS if config.family.rotation.sections else set())
+    unknown = sorted(set(parameters) - known)
     if unknown:
         raise InputError(f"config.json: rope parameter '{unknown[0]}' is not known; remove it if it changes nothing")
     rope = RopeSpec(

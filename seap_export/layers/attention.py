@@ -22,7 +22,7 @@ def attention_channels(operands: Operands, attention: Attention, stream: torch.T
     """
     x = operands.read(attention.output, batch.padded(stream))
 
-    query, key, value = (operands.linear(projection, x) for projection in attention.readers)
+    query, key, value, *gates = (operands.linear(projection, x) for projection in attention.readers)
     if attention.qk_norm == "over_all_heads":
         query, key = _normed(operands, query, key)
     query, key, value = (part.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for part in (query, key, value))
@@ -34,7 +34,10 @@ def attention_channels(operands: Operands, attention: Attention, stream: torch.T
         query, key = _normed(operands, query, key)
     if attention.query_scaling is not None:
         query = query * _query_factors(attention.query_scaling, query.shape[2]).to(query.device)
-    return batch.packed(_attended(query, key, value, attention).transpose(1, 2).flatten(2))
+    attended = _attended(query, key, value, attention).transpose(1, 2).flatten(2)
+    for gate in gates:
+        attended = attended * gate.sigmoid()
+    return batch.packed(attended)
 
 
 def _normed(operands: Operands, query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

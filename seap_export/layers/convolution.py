@@ -9,7 +9,7 @@ from seap_export.families import Convolution
 from seap_export.layers.batches import Batch
 from seap_export.layers.operands import Operands
 
-__all__ = ["convolution_channels"]
+__all__ = ["convolution_channels", "convolved"]
 
 
 def convolution_channels(
@@ -20,6 +20,10 @@ def convolution_channels(
     before, after, values = (operands.linear(projection, x) for projection in convolution.readers)
     kernel = operands.tensor("kernel")
     assert kernel is not None
-    rows = functional.pad(batch.padded(before * values).transpose(1, 2), (convolution.kernel_size - 1, 0))
-    convolved = functional.conv1d(rows, kernel, operands.tensor("kernel_bias"), groups=convolution.conv_dim)
-    return after * batch.packed(convolved.transpose(1, 2))
+    return after * convolved(before * values, kernel, operands.tensor("kernel_bias"), batch)
+
+
+def convolved(values: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None, batch: Batch) -> torch.Tensor:
+    """The causal convolution of each channel, [tokens, channels], given kernels [channels, 1, size]."""
+    rows = functional.pad(batch.padded(values).transpose(1, 2), (kernel.shape[2] - 1, 0))
+    return batch.packed(functional.conv1d(rows, kernel, bias, groups=len(kernel)).transpose(1, 2))

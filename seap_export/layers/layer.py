@@ -16,6 +16,7 @@ from torch.nn import functional
 from seap_export.families import (
     Attention,
     Convolution,
+    DeltaNet,
     Experts,
     LayerSpec,
     Mlp,
@@ -28,6 +29,7 @@ from seap_export.families.names import Projection
 from seap_export.layers.attention import attention_channels
 from seap_export.layers.batches import Batch
 from seap_export.layers.convolution import convolution_channels
+from seap_export.layers.delta_net import delta_net_channels
 from seap_export.layers.experts import experts_channels, experts_product
 from seap_export.layers.mlp import mlp_channels, shared_channels
 from seap_export.layers.norm import Norm
@@ -39,6 +41,7 @@ _CPU = torch.device("cpu")
 _CHANNELS: Mapping[type[Sublayer], Callable[[Any, Any, torch.Tensor, Batch], torch.Tensor]] = {
     Attention: attention_channels,
     Convolution: convolution_channels,
+    DeltaNet: delta_net_channels,
     Mlp: mlp_channels,
     Experts: experts_channels,
     SharedExpert: shared_channels,

@@ -28,6 +28,7 @@ ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": functional.gelu,
     "relu": functional.relu,
     "relu2": _relu2,
+    "sigmoid": torch.sigmoid,
 }
 
 

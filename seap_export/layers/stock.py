@@ -54,11 +54,15 @@ class BatchPass:
             _change(layer, lambda states: states[list(rows)])
 
     def take(self, index: int) -> dict[str, torch.Tensor]:
-        """Takes out the states of a layer, with a row for each sequence: `key` and `value`, or `conv`."""
-        layer = self.caches.pop(index)
+        """Takes out the states of a layer, with a row for each sequence: `key` and `value`, `conv`, `recurrent`."""
+        layer, states = self.caches.pop(index), dict[str, torch.Tensor]()
         if hasattr(layer, "keys"):
-            return {"key": layer.keys, "value": layer.values}
-        return {"conv": layer.conv_states[0][..., 1:]}  # transformers keeps one token more than the next call sees
+            states |= {"key": layer.keys, "value": layer.values}
+        if hasattr(layer, "conv_states"):  # of which transformers keeps one token more than the next call sees
+            states["conv"] = layer.conv_states[0][..., 1:]
+            recurrent = layer.recurrent_states[0]
+            states |= {} if recurrent is None else {"recurrent": recurrent}
+        return states
 
 
 class _AllRecorded(Exception):
@@ -293,8 +297,10 @@ def _change(layer: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Changes all states of a layer."""
     if hasattr(layer, "keys"):
         layer.keys, layer.values = change(layer.keys), change(layer.values)
-    else:
-        layer.conv_states = {number: change(states) for number, states in layer.conv_states.items()}
+    for name in ("conv_states", "recurrent_states"):
+        kept = {number: states for number, states in getattr(layer, name, {}).items() if states is not None}
+        for number, states in kept.items():
+            getattr(layer, name)[number] = change(states)
 
 
 def _cache(length: int, layers: int, device: torch.device) -> Any:

@@ -19,8 +19,8 @@ def shrink_layer(
     """The layer's tensors cut down to what is kept, under the same names.
 
     Columns of output projections follow the kept channels, rows of the other projections what is kept of them, such as
-    heads of queries, groups of keys and values, or neurons, and rows of kernels the kept channels; biases follow their
-    rows; norms stay.
+    heads of queries, groups of keys and values, or neurons, and rows of kernels theirs; biases follow their rows;
+    norms stay.
 
     Args:
         tensors: All tensors of the dense layer, by full name.
@@ -36,8 +36,9 @@ def shrink_layer(
             for name in (names.weight(projection, layer), names.bias(projection, layer)):
                 if name in shrunk:
                     shrunk[name] = shrunk[name].index_select(0, rows)
-        for inner in (names.tensor(name, layer) for name in sublayer.inner_tensors()):
-            shrunk[inner] = tensors[inner].index_select(0, kept.channels(sublayer))
+        for inner in sublayer.inner_tensors():
+            name = names.tensor(inner, layer)
+            shrunk[name] = tensors[name].index_select(0, kept.rows(sublayer, inner))
         weight = names.weight(sublayer.output, layer)
         shrunk[weight] = tensors[weight].index_select(1, kept_channels(plan, spec, sublayer.output))
     return shrunk

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from seap_export.families import ModelSpec, names
-from seap_export.families.family import FUSED
+from seap_export.families.family import FUSED, INTERLEAVED
 from seap_export.families.stacked import Stacked, stacked_projections
 from seap_export.sources.weights import WeightReader
 
@@ -21,7 +21,10 @@ __all__ = ["PlainReader", "StoredForm"]
 
 @dataclass(frozen=True)
 class _Rows:
-    """Where a tensor of the plain form is stored: in rows of a stored tensor, whose numbers lack the offset."""
+    """Where a tensor of the plain form is stored: in rows of a stored tensor, whose numbers lack the offset.
+
+    The rows are those of the parts one after the other, in whatever order they are stored.
+    """
 
     stored: str
     rows: slice
@@ -40,6 +43,7 @@ class StoredForm:
         self._parts: dict[str, _Rows] = {}
         self._ones: dict[str, torch.Tensor] = {}
         self._stacked: dict[str, Stacked] = {}
+        self._orders: dict[str, torch.Tensor] = {}
         family, offset = spec.family, spec.family.block.norm_offset
         shapes = spec.outer_tensors()
         for name in spec.outer_names:
@@ -75,8 +79,20 @@ class StoredForm:
                 for suffix in (".weight", ".bias"):
                     if (plain := names.tensor(projection, layer) + suffix) in shapes:
                         self._append(plain, shapes[plain], stored + suffix)
+            self._interleave(spec, layer)
         # In the order of use, which is that of the plain form.
         self.shapes = {stored: self.shapes[stored] for stored in self.holders(spec.tensors())}
+
+    def _interleave(self, spec: ModelSpec, layer: int) -> None:
+        """Notes the order of the rows of tensors whose parts take turns, a head's rows each."""
+        for fused in (name for name in spec.family.fused if name in INTERLEAVED):
+            parts = FUSED[fused]
+            for sublayer in (one for one in spec.layers[layer].sublayers if parts[0] in one.projections):
+                for suffix in (".weight", ".bias"):
+                    stored = spec.family.stored(fused, layer) + suffix
+                    if stored in self.shapes:
+                        rows = torch.arange(self.shapes[stored][0]).view(len(parts), -1, sublayer.unit)
+                        self._orders[stored] = rows.transpose(0, 1).flatten()
 
     def _append_gain(self, spec: ModelSpec, plain: str, stored: str) -> None:
         if spec.family.block.norm_weight:
@@ -117,6 +133,8 @@ class StoredForm:
                 continue
             part = self._parts[name]
             rows = stored[part.stored]
+            if part.stored in self._orders:
+                rows = rows[self._orders[part.stored].argsort()]
             if part.rows != slice(0, len(rows)):
                 rows = rows[part.rows]
             tensors[name] = rows.double() + part.offset if part.offset else rows
@@ -133,7 +151,10 @@ class StoredForm:
         placed = ((self._parts[name], tensor) for name, tensor in plain.items() if name in self._parts)
         for part, tensor in sorted(placed, key=lambda item: item[0].rows.start):
             pieces.setdefault(part.stored, []).append(tensor.double() - part.offset if part.offset else tensor)
-        return tensors | {name: rows[0] if len(rows) == 1 else torch.cat(rows) for name, rows in pieces.items()}
+        for name, rows in pieces.items():
+            joined = rows[0] if len(rows) == 1 else torch.cat(rows)
+            tensors[name] = joined[self._orders[name]] if name in self._orders else joined
+        return tensors
 
 
 class PlainReader:

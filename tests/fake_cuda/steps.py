@@ -88,7 +88,7 @@ class _Run:
 
     def _zeros(self, past: Any, length: int) -> ort.OrtValue:
         _, dtype = ELEMENTS[past.type]
-        if len(past.shape) == 3:  # of a convolution, which has no places for tokens
+        if not past.name.endswith((".key", ".value")):  # it has no places for tokens
             zeros = np.zeros((self.job.batch, *past.shape[1:]), dtype)
             return ort.OrtValue.ortvalue_from_numpy(zeros, "cuda", self.device)
         heads, numbers = (

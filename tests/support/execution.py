@@ -16,6 +16,7 @@ ONE_THREAD = Execution(threads=1)
 RUN_BY = {"hf": "torch", "onnx": "onnxruntime"}
 
 
-def empty_state(item: Any, dtype: type[np.generic] = np.float32, rows: int = 1) -> NDArray[Any]:
+def empty_state(item: Any, rows: int = 1) -> NDArray[Any]:
     """The value of a state before the first token, given an input of a session: no positions, and zeros."""
+    dtype = {"tensor(float)": np.float32, "tensor(float16)": np.float16}[item.type]
     return np.zeros((rows, *(size if isinstance(size, int) else 0 for size in item.shape[1:])), dtype)

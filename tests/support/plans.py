@@ -18,6 +18,7 @@ from seap_export.activations.mixture import Mixture
 from seap_export.families import (
     Attention,
     Convolution,
+    DeltaNet,
     Experts,
     LayerSpec,
     Mlp,
@@ -26,6 +27,7 @@ from seap_export.families import (
     Sublayer,
     model_spec,
 )
+from seap_export.families.sublayers import Grouped
 from seap_export.plan.cost import CostModel
 from seap_export.plan.options import options_from_scores
 from seap_export.plan.plan import LayerPlan, Plan
@@ -34,6 +36,7 @@ from seap_export.plan.sparsity import EVEN
 from seap_export.plan.sublayers import (
     HeadOptions,
     KeptConvolution,
+    KeptDeltaNet,
     KeptExperts,
     KeptHeads,
     KeptNeurons,
@@ -58,15 +61,17 @@ _SETTINGS = PlanSettings("wifv", EVEN, align=1, balance="alike", compensation="n
 def layer_plan(own: LayerSpec, dropped_group: int | None, dropped_head: int | None, neurons: range) -> LayerPlan:
     """Without one KV group, if there are several, and in each other group without one head, another in each.
 
-    A convolution that loses something loses every third channel.
+    A convolution that loses something loses every third channel, a gated delta net heads like attention.
     """
     if Convolution in map(type, own.sublayers):
         cut = None if (dropped_group, dropped_head) == (None, None) else dropped_head or 0
         width = own[Convolution].conv_dim
         channels = tuple(channel for channel in range(width) if cut is None or (channel + cut) % 3)
         return LayerPlan((KeptConvolution(channels), KeptNeurons(tuple(neurons))))
-    size, number = own[Attention].heads_per_group, own[Attention].num_key_value_heads
-    if own[Attention].whole_because:
+    first = own.sublayers[0]
+    assert isinstance(first, Grouped)
+    size, number = first.heads_per_group, first.heads // first.heads_per_group
+    if first.whole_because:
         dropped_group = dropped_head = None
     groups = [g for g in range(number) if number == 1 or g != dropped_group]
     heads = [
@@ -75,7 +80,8 @@ def layer_plan(own: LayerSpec, dropped_group: int | None, dropped_head: int | No
         for head in range(size)
         if size == 1 or dropped_head is None or head != (g + dropped_head) % size
     ]
-    attention = KeptHeads(size, tuple(groups), tuple(heads))
+    kept_type = KeptHeads if isinstance(first, Attention) else KeptDeltaNet
+    attention = kept_type(size, tuple(groups), tuple(heads))
     if any(isinstance(one, Experts) for one in own.sublayers):  # all of them, or without the first
         experts = range(int(len(neurons) < NEURONS), own[Experts].num_experts)
         kept = KeptExperts(tuple(experts), own[Experts].moe_intermediate_size)
@@ -120,7 +126,7 @@ def with_settings(plan: Plan, **values: Any) -> Plan:
 def uniform_plan(source: Source, compensation: Compensation, **values: Any) -> Plan:
     """All layers of one shape, half as wide, but each keeps other groups, heads (if they may go) and neurons.
 
-    Convolutions stay whole.
+    Convolutions stay whole, and linear attention loses one key head.
     """
     own = source.spec.first(Attention)
     size, all_groups = own.heads_per_group, own.num_key_value_heads
@@ -132,6 +138,9 @@ def uniform_plan(source: Source, compensation: Compensation, **values: Any) -> P
         neurons = range(index, index + 48)
         if Convolution in map(type, layer.sublayers):
             layers.append(layer_plan(layer, None, None, neurons))
+            continue
+        if DeltaNet in map(type, layer.sublayers):
+            layers.append(layer_plan(layer, index, None, neurons))
             continue
         groups = sorted((index + offset) % all_groups for offset in range(left))
         heads = [group * size + (index + group + offset) % size for group in groups for offset in range(each)]

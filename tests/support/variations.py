@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from seap_export.families import Convolution, Experts, family_of_model_type, model_spec
+from seap_export.families import Convolution, DeltaNet, Experts, family_of_model_type, model_spec
 from seap_export.families.config_reader import class_settings
 from seap_export.families.family import PRUNED_PREFIX, Family
 
@@ -76,6 +76,14 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
     "olmoe": {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 64},
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True},
     "ministral3": {"rope_parameters": {"rope_theta": 10000.0, **_SCALED_QUERIES}},
+    "qwen3_5_text": {
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "partial_rotary_factor": 0.5,
+        "linear_num_value_heads": 6,
+        "linear_num_key_heads": 3,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 16,
+    },
     "nemotron": {"hidden_act": "relu2", "norm_eps": 1e-5},
     "olmo3": {"sliding_window": 5, "layer_types": _LAYER_TYPES, "rope_theta": 500000.0},
     "phi": {"hidden_act": "gelu_new"},
@@ -118,6 +126,17 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     },
     "qwen3": {"model_type": "qwen3", "head_dim": 32},
     "qwen3-biases": {"model_type": "qwen3", "attention_bias": True},
+    "qwen3_5": {"model_type": "qwen3_5_text"},
+    "qwen3_5-all": {
+        "model_type": "qwen3_5_text",
+        "layer_types": None,
+        "full_attention_interval": 2,
+        "rope_parameters": {"rope_theta": 1e4, "mrope_section": [1, 1, 2], "mrope_interleaved": True, **_LINEAR},
+        "linear_num_value_heads": 9,
+        "linear_conv_kernel_dim": 3,
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+    },
     "cohere": {"model_type": "cohere"},
     "cohere-all": {
         "model_type": "cohere",
@@ -382,8 +401,8 @@ VARIED_JOINT = tuple(variation for variation in VARIED if _family(variation).exp
 #: The richest that GPUs may run.
 ON_GPUS = tuple(variation for variation in RICHEST if variation in JOINT)
 #: Those of families whose layers are all attention and an MLP.
-ATTENDING = tuple(variation for variation in JOINT if _family(variation).convolution is None)
-VARIED_ATTENDING = tuple(variation for variation in VARIED_JOINT if _family(variation).convolution is None)
+ATTENDING = tuple(variation for variation in JOINT if not _family(variation).layer_types)
+VARIED_ATTENDING = tuple(variation for variation in VARIED_JOINT if not _family(variation).layer_types)
 #: Those of them that MLX runs: of families with RMS norms whose MLP has a gate.
 VARIED_FOR_MLX = tuple(
     variation
@@ -487,18 +506,23 @@ def _in_usual_keys(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_made(values: Mapping[str, Any], layers: Mapping[Any, dict[str, Any]]) -> dict[Any, dict[str, Any]]:
-    """The same with a third of the channels in layers that have a convolution in place of attention.
+    """The same with other sizes in layers that have a convolution or a gated delta net in place of attention.
 
     Those that have a mixture of experts in place of an MLP lack one expert, and have no bias there.
     """
     spec, made = model_spec(micro_config(**values)), {}
     for index, sizes in layers.items():
         made[index] = dict(sizes)
-        if any(isinstance(sublayer, Convolution) for sublayer in spec.layers[int(index)].sublayers):
-            heads, _ = (made[index].pop(key) for key in ("num_attention_heads", "num_key_value_heads"))
-            made[index]["conv_dim"] = 8 * heads + 1
+        kinds = {type(sublayer) for sublayer in spec.layers[int(index)].sublayers}
+        if kinds & {Convolution, DeltaNet}:
+            heads, groups = (made[index].pop(key) for key in ("num_attention_heads", "num_key_value_heads"))
+            if Convolution in kinds:
+                made[index]["conv_dim"] = 8 * heads + 1
+            else:
+                made[index] |= {"linear_num_value_heads": heads, "linear_num_key_heads": groups}
             if "o_proj_bias" in sizes:
-                made[index]["out_proj_bias"] = made[index].pop("o_proj_bias")
+                output = spec.layers[int(index)].outputs[0]
+                made[index][f"{output}_bias"] = made[index].pop("o_proj_bias")
         for experts in (one for one in spec.layers[int(index)].sublayers if isinstance(one, Experts)):
             del made[index][spec.family.key("intermediate_size")]
             made[index].pop("down_proj_bias", None)

@@ -51,18 +51,19 @@ def _quantized(spec: ModelSpec, how: BlockQuantization) -> Iterator[str]:
         yield family.stored("embed_tokens")
         if not spec.tie_word_embeddings:
             yield family.stored("lm_head")
-    for module in _projections(spec):
+    for module in _projections(spec, how):
         yield f"{module}.weight"
     for layer, _ in _quantized_experts(spec, how):
         for stacked in stacked_projections(spec, layer).values():
             yield from stacked.parts
 
 
-def _projections(spec: ModelSpec) -> Iterator[str]:
-    """The modules of the torch model that are projections."""
+def _projections(spec: ModelSpec, how: BlockQuantization) -> Iterator[str]:
+    """The modules of the torch model that are quantised projections."""
     stored_as = {part: fused for fused in spec.family.fused for part in FUSED[fused]}
     for index, layer in enumerate(spec.layers):
-        own = (stored_as.get(projection, projection) for projection in layer.projections if projection not in ROUTED)
+        rounded = (name for one in layer.sublayers for name in one.rounded(spec.hidden_size, how.block_size))
+        own = (stored_as.get(projection, projection) for projection in rounded if projection not in ROUTED)
         for name in dict.fromkeys(own):
             yield spec.family.module(name, index)
 
@@ -154,7 +155,7 @@ def round_activations(model: Any, spec: ModelSpec, how: BlockQuantization) -> No
         spec: Its shapes.
         how: The graph's quantisation.
     """
-    modules = [model.get_submodule(name) for name in _projections(spec)]
+    modules = [model.get_submodule(name) for name in _projections(spec, how)]
     if how.embeddings:
         modules.append(model.get_output_embeddings())
     for module in modules:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from converters.onnx.weights.scaling import Scaling
-from seap_export.families import Attention, Convolution, Experts, Mlp, ModelSpec, SharedExpert, Sublayer
+from seap_export.families import Attention, Convolution, DeltaNet, Experts, Mlp, ModelSpec, SharedExpert, Sublayer
 from seap_export.families.family import FUSED
 
 __all__ = ["Tap", "decoder_taps", "tapped"]
@@ -62,14 +62,15 @@ def decoder_taps(spec: ModelSpec, scaling: Scaling = _UNSCALED) -> Iterator[Tap]
 
 def _attention_taps(spec: ModelSpec, index: int, attention: Attention, scaling: Scaling) -> Iterator[Tap]:
     family, here = spec.family, f"layers.{index}.{attention.label}"
-    projections = ("qkv_proj",) if "qkv_proj" in family.fused else attention.readers
-    modules = tuple(family.module(name, index) for name in projections)
-    yield Tap(index, "self_attn.qkv_proj", _node(f"{here}.qkv_proj"), modules)
+    if not attention.has_gate:  # whose rows stand among those of the queries
+        projections = ("qkv_proj",) if "qkv_proj" in family.fused else attention.readers
+        modules = tuple(family.module(name, index) for name in projections)
+        yield Tap(index, "self_attn.qkv_proj", _node(f"{here}.qkv_proj"), modules)
     for name in attention.inner_norms():
         node = f"{here}.{name}" if attention.qk_norm == "over_all_heads" else f"{here}.{name}.join"
         yield Tap(index, f"self_attn.{name}", _node(node), (family.module(name, index),))
-    output = family.module(attention.output, index)
-    yield Tap(index, "self_attn.attention", _node(f"{here}.attention"), (output,), "input")
+    output, last = family.module(attention.output, index), "gated" if attention.has_gate else "attention"
+    yield Tap(index, f"self_attn.{last}", _node(f"{here}.{last}"), (output,), "input")
 
 
 def _mlp_taps(spec: ModelSpec, index: int, mlp: Mlp, scaling: Scaling) -> Iterator[Tap]:
@@ -97,6 +98,15 @@ def _convolution_taps(spec: ModelSpec, index: int, convolution: Convolution, sca
     yield Tap(index, "conv.channels", _node(f"{here}.channels"), (module,), "input", exponent=exponent)
 
 
+def _delta_net_taps(spec: ModelSpec, index: int, net: DeltaNet, scaling: Scaling) -> Iterator[Tap]:
+    family, here = spec.family, f"layers.{index}.{net.label}"
+    for part, projection in (("qkv", "delta_qkv_proj"), ("z", "delta_z_proj")):
+        yield Tap(index, f"{net.label}.{part}", (f"{here}.split.{part}",), (family.module(projection, index),))
+    module = family.module(net.output, index)
+    values = (f"{here}.channels.gated.output", f"{here}.channels.output")
+    yield Tap(index, f"{net.label}.channels", values, (module,), "input")
+
+
 def _no_taps(spec: ModelSpec, index: int, sublayer: Sublayer, scaling: Scaling) -> Iterator[Tap]:
     """None: operators give only what all experts write; transformers scales what a shared one writes, not neurons."""
     yield from ()
@@ -106,6 +116,7 @@ def _no_taps(spec: ModelSpec, index: int, sublayer: Sublayer, scaling: Scaling) 
 _CHANNELS: Mapping[type[Sublayer], Callable[[ModelSpec, int, Any, Scaling], Iterator[Tap]]] = {
     Attention: _attention_taps,
     Convolution: _convolution_taps,
+    DeltaNet: _delta_net_taps,
     Mlp: _mlp_taps,
     Experts: _no_taps,
     SharedExpert: _no_taps,

@@ -54,14 +54,17 @@ class AttentionWriter:
         attention, name = self._spec.layers[index][Attention], f"layers.{index}.{Attention.label}"
         # Even if the product is split afterwards, one is at least as fast as three; for gate and up it is not.
         qkv: Sequence[ir.Value] = [self._linears.joined(attention, index, x, f"{name}.qkv_proj")]
-        if attention.qk_norm or attention.query_scaling or self._rotates_apart(attention):
+        if attention.qk_norm or attention.query_scaling or attention.has_gate or self._rotates_apart(attention):
             parts = op.split(
                 self._g, qkv[0], list(attention.widths().values()), f"{name}.qkv_proj.split", attention.readers
             )
             qkv, attention = self._prepared(index, parts, name)
+        qkv, gates = (qkv[:3], qkv[3:])
         attended = self._dialect.attention(qkv, self._caches[index], attention, f"{name}.attention")
-        self._caches[index] = attended.present
-        return attended.output
+        self._caches[index], output = attended.present, attended.output
+        for gate in gates:
+            output = self._dialect.gated("sigmoid", gate, output, attention.channels, f"{name}.gated")
+        return output
 
     def _rotates_apart(self, attention: Attention) -> bool:
         """Whether nodes before the dialect's attention rotate."""
@@ -73,7 +76,7 @@ class AttentionWriter:
     def _prepared(self, index: int, qkv: Sequence[ir.Value], name: str) -> tuple[Sequence[ir.Value], Attention]:
         """Queries, keys and values for the dialect's attention, and what it has to know."""
         attention = self._spec.layers[index][Attention]
-        query, key, value = qkv
+        query, key, value, *gates = qkv
         if attention.qk_norm in ("before_rotation", "over_all_heads"):
             query, key = self._head_norm("q_norm", index, query, name), self._head_norm("k_norm", index, key, name)
         if attention.rope is not None and self._rotates_apart(attention):
@@ -84,7 +87,7 @@ class AttentionWriter:
             query, key = self._head_norm("q_norm", index, query, name), self._head_norm("k_norm", index, key, name)
         if attention.query_scaling is not None:  # a rotation that follows leaves lengths alone
             query = op.multiply(self._g, query, self._query_factors(attention.query_scaling), f"{name}.query.scaled")
-        return (query, key, value), attention
+        return (query, key, value, *gates), attention
 
     def _head_norm(self, norm: str, index: int, x: ir.Value, name: str) -> ir.Value:
         g, attention = self._g, self._spec.layers[index][Attention]

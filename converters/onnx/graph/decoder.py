@@ -13,6 +13,7 @@ from converters.onnx.form import FORM_NOTE, OnnxForm
 from converters.onnx.graph import operators as op
 from converters.onnx.graph.attention import AttentionWriter
 from converters.onnx.graph.convolution import ConvolutionWriter
+from converters.onnx.graph.delta_net import DeltaNetWriter
 from converters.onnx.graph.dialects import POISON, open_dialect
 from converters.onnx.graph.experts import ExpertsWriter
 from converters.onnx.graph.graph import GraphBuilder
@@ -22,7 +23,17 @@ from converters.onnx.graph.mlp import MlpWriter, SharedWriter
 from converters.onnx.graph.rotary import RotaryTables
 from converters.onnx.weights.scaling import SCALING_NOTE, Scaling, scaled_epsilon
 from converters.onnx.weights.weights import LazyWeights
-from seap_export.families import Attention, Convolution, Experts, Mlp, ModelSpec, SharedExpert, Sublayer, names
+from seap_export.families import (
+    Attention,
+    Convolution,
+    DeltaNet,
+    Experts,
+    Mlp,
+    ModelSpec,
+    SharedExpert,
+    Sublayer,
+    names,
+)
 from seap_export.providers import PROVIDERS
 
 __all__ = ["HEAD_DIM_MULTIPLE", "LAST_TOKEN", "decoder_graph"]
@@ -41,10 +52,12 @@ def decoder_graph(spec: ModelSpec, weights: LazyWeights, form: OnnxForm, scaling
     Inputs are `input_ids` int64 [batch_size, sequence_length], `attention_mask` int64 [batch_size,
     total_sequence_length] (1 for cached and new tokens, padded on the right), and the states in the dtype of the
     precision: for each layer i with attention `past_key_values.{i}.key` and `.value` [batch_size, KV heads of layer i,
-    past_sequence_length, head_dim], with a convolution `past.{i}.conv` [batch_size, channels, kernel size - 1].
+    past_sequence_length, head_dim], with a convolution `past.{i}.conv` [batch_size, channels, kernel size - 1], with a
+    recurrence also `past.{i}.recurrent` [batch_size, heads, channels of a key, channels of a value], in float32 but on
+    CUDA.
     Outputs are `logits` [batch_size, sequence_length, vocab_size], or with "last" only those of each row's last real
     token, [batch_size, 1, vocab_size], `present.{i}.key` and `.value` with total_sequence_length positions, and
-    `present.{i}.conv`. Logits are float32, or float16 where CUDA computes in it.
+    the other states as `present.{i}.conv` and so on. Logits are float32, or float16 where CUDA computes in it.
     """
     return _Decoder(spec, weights, form, scaling).graph()
 
@@ -74,6 +87,7 @@ class _Decoder:
         self._kinds: Mapping[type[Sublayer], KindWriter] = {
             Attention: AttentionWriter(self._g, spec, weights, self._linears, self._dialect),
             Convolution: ConvolutionWriter(self._g, spec, weights, self._linears, self._dialect),
+            DeltaNet: DeltaNetWriter(self._g, spec, weights, self._linears, self._dialect),
             Mlp: MlpWriter(spec, self._linears, self._dialect),
             Experts: ExpertsWriter(self._g, spec, weights, self._dialect),
             SharedExpert: SharedWriter(self._g, spec, self._linears, self._dialect),

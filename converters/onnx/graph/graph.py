@@ -18,7 +18,7 @@ OPSETS: Mapping[str, int] = {"": 23, MS_DOMAIN: 1}
 #: The file format version that belongs to opset 23.
 IR_VERSION = 11
 
-Dims = Sequence[int | str]
+Dims = Sequence[int | str | None]
 
 
 class GraphBuilder:
@@ -33,7 +33,7 @@ class GraphBuilder:
         self._notes: dict[str, str] = {}
 
     def input(self, name: str, dtype: ir.DataType, dims: Dims) -> ir.Value:
-        """Adds a graph input; a dimension given as a string is symbolic."""
+        """Adds a graph input; a dimension given as a string is symbolic, one that is None unknown."""
         value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(dims))
         self._inputs.append(value)
         return value
@@ -96,6 +96,16 @@ class GraphBuilder:
     def note(self, key: str, text: str) -> None:
         """Adds a text to the model's metadata, where an ONNX Runtime session can read it."""
         self._notes[key] = text
+
+    def subgraph(self) -> ir.Graph:
+        """What was built as the body of a node, such as Scan, in another graph."""
+        return ir.Graph(
+            self._inputs,
+            self._outputs,
+            nodes=self._nodes,
+            initializers=(*self._initializers.values(),),
+            name=self._name,
+        )
 
     def build(self, producer: str) -> ir.Model:
         """The finished model, with the operator sets that it uses."""

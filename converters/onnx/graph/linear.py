@@ -11,13 +11,23 @@ from converters.onnx.graph.blocks import QuantizedWeight, embedding_blocks, matm
 from converters.onnx.graph.dialects import Dialect
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.weights.weights import LazyWeights
-from seap_export.families import Attention, Convolution, Sublayer, names
+from seap_export.families import Attention, Convolution, DeltaNet, Sublayer, names
 from seap_export.families.names import Projection
 
-__all__ = ["JOINED", "Linears"]
+__all__ = ["JOINED", "Linears", "joined_name"]
 
-#: The kinds whose readers are one product, and what its weights are called in place of the first of them.
-JOINED: Mapping[type[Sublayer], str] = {Attention: "qkv_proj", Convolution: "in_proj"}
+#: The kinds whose readers are joined: what their products' weights are called, and which readers each has.
+JOINED: Mapping[type[Sublayer], Mapping[str, slice]] = {
+    Attention: {"qkv_proj": slice(None)},
+    Convolution: {"in_proj": slice(None)},
+    DeltaNet: {"in_proj_qkvz": slice(0, 2), "in_proj_ba": slice(2, 4)},
+}
+
+
+def joined_name(first: str, stored_as: str) -> str:
+    """The full name of joined weights or biases, given that of the first."""
+    layer, _, suffix = (*first.rsplit(".", 2),)
+    return f"{layer}.{stored_as}.{suffix}"
 
 
 class Linears:
@@ -35,6 +45,7 @@ class Linears:
         *,
         stored_as: str,
         bias: ir.Value | None = None,
+        is_rounded: bool = True,
     ) -> ir.Value:
         """`x @ W.T + bias` with the named weights [out, in] joined along `out`.
 
@@ -44,8 +55,9 @@ class Linears:
             name: Name of the node.
             stored_as: Name of the joined weights in the graph.
             bias: [out].
+            is_rounded: Whether a precision that quantises weights quantises these.
         """
-        if self._quantization is not None:
+        if self._quantization is not None and is_rounded:
             return matmul_blocks(self._g, x, self._quantized(weights, stored_as), name, bias)
         weight = self._g.initializer(self._weights.transposed(weights, f"{stored_as}.transposed"))
         return op.matmul(self._g, x, weight, name, bias)
@@ -62,14 +74,18 @@ class Linears:
         return self.product(channels, [weight], label, stored_as=weight)
 
     def joined(self, sublayer: Sublayer, index: int, x: ir.Value, name: str) -> ir.Value:
-        """One product of all of a sublayer's readers with `x`, and their biases; see `JOINED`."""
-        parts, stored_as = sublayer.readers, JOINED[type(sublayer)]
+        """One product of some of a sublayer's readers with `x`, and their biases; the last part of `name` says which,
+        see `JOINED`.
+        """
+        stored_as = name.rpartition(".")[2]
+        parts = sublayer.readers[JOINED[type(sublayer)][stored_as]]
         weights, biases = ([named(part, index) for part in parts] for named in (names.weight, names.bias))
-        weight_name, bias_name = (each[0].replace(parts[0], stored_as) for each in (weights, biases))
-        bias = None
+        weight_name, bias_name = (joined_name(each[0], stored_as) for each in (weights, biases))
+        how, columns, bias = self._quantization, self._weights.shape(weights)[1], None
+        is_rounded = how is not None and set(parts) <= set(sublayer.rounded(columns, how.block_size))
         if parts[0] in sublayer.biases:
             bias = self._g.initializer(self._weights.joined(biases, bias_name))
-        return self.product(x, weights, name, stored_as=weight_name, bias=bias)
+        return self.product(x, weights, name, stored_as=weight_name, bias=bias, is_rounded=is_rounded)
 
     def bias(self, sublayer: Sublayer, projection: Projection, index: int) -> ir.Value | None:
         """The bias of one of a sublayer's projections; None: it has none."""

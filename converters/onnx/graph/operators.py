@@ -17,6 +17,8 @@ __all__ = [
     "Kernels",
     "KeyValues",
     "Norm",
+    "Recurred",
+    "Recurrence",
     "activation",
     "add",
     "capped",
@@ -77,12 +79,56 @@ class Kernels:
         bias: [channels]; None: there is none.
         channels: Their number.
         size: Tokens that each sees.
+        activates: Whether SiLU follows.
     """
 
     weight: ir.Value
     bias: ir.Value | None
     channels: int
     size: int
+    activates: bool = False
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """What a recurrence reads, [batch_size, sequence_length, heads * channels] each, and its sizes.
+
+    The state S [key_dim, value_dim] of a head becomes exp(decay) S, is corrected by key (value - S^T key)^T times the
+    rate, or key value^T is added if there is no rate, and gives scale S^T query.
+
+    Attributes:
+        query: Of `groups` heads, as the key is.
+        key: Each is read by as many heads as the others.
+        value: Of `heads` heads.
+        decay: Logarithms, [batch_size, sequence_length, heads].
+        rate: Of the corrections, [batch_size, sequence_length, heads]; None: there are none.
+        groups: Number of heads of queries and keys.
+        heads: Number of states.
+        key_dim: Channels of a query and of a key.
+        value_dim: Channels of a value.
+        scale: Factor on the output.
+    """
+
+    query: ir.Value
+    key: ir.Value
+    value: ir.Value
+    decay: ir.Value
+    rate: ir.Value | None
+    groups: int
+    heads: int
+    key_dim: int
+    value_dim: int
+    scale: float
+
+
+@dataclass(frozen=True)
+class Recurred:
+    """The output of a recurrence, [batch_size, sequence_length, heads * value_dim], and its new state,
+    [batch_size, heads, key_dim, value_dim].
+    """
+
+    output: ir.Value
+    present: ir.Value
 
 
 @dataclass(frozen=True)
@@ -124,6 +170,8 @@ def activation(g: GraphBuilder, kind: Activation, x: ir.Value, name: str) -> ir.
         case "relu2":
             positive = g.node("Relu", [x], f"{name}.relu")
             return multiply(g, positive, positive, name)
+        case "sigmoid":
+            return g.node("Sigmoid", [x], name)
         case "relu":
             return g.node("Relu", [x], name)
         case _:

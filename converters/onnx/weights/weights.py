@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 #: Tensors up to this size, such as shapes and scalars, are stored in the graph itself.
-INLINE_BYTES = 32
+INLINE_BYTES = 48
 #: Elements that are converted at a time: of a large vocabulary's table, a whole copy in float32 takes gigabytes.
 _ELEMENTS = 1 << 24
 
@@ -82,6 +82,10 @@ class LazyWeights:
     def stored(self, name: str) -> ir.TensorProtocol:
         """A tensor in its stored layout."""
         return self._lazy([name], name, self._shapes[name], _rows)
+
+    def exact(self, name: str) -> ir.TensorProtocol:
+        """The same in float32, whatever the precision."""
+        return self._lazy([name], name, self._shapes[name], _rows, ir.DataType.FLOAT)
 
     def joined(self, names: Sequence[str], name: str) -> ir.TensorProtocol:
         """Vectors (biases) concatenated under a new name."""
@@ -148,12 +152,13 @@ class LazyWeights:
         name: str,
         shape: tuple[int, ...],
         lay_out: Callable[[list[torch.Tensor]], Pieces],
+        dtype: ir.DataType | None = None,
     ) -> ir.TensorProtocol:
         def read() -> Pieces:
             for piece in lay_out(list(self.reader.read(names).values())):
-                yield self._narrowed(piece, names)
+                yield piece.float() if dtype == ir.DataType.FLOAT else self._narrowed(piece, names)
 
-        return lazy_tensor(name, shape, read, self.precision.onnx_dtype)
+        return lazy_tensor(name, shape, read, dtype or self.precision.onnx_dtype)
 
     def _narrowed(self, tensor: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
         """Converts what was made of the named weights to the dtype of the precision.

@@ -2,7 +2,9 @@
 
 from seap_export.families.sublayers.attention import QK_NORMS, Attention, QkNorm
 from seap_export.families.sublayers.convolution import Convolution
+from seap_export.families.sublayers.delta_net import DeltaNet
 from seap_export.families.sublayers.experts import Experts
+from seap_export.families.sublayers.grouped import Grouped
 from seap_export.families.sublayers.mlp import Activation, Mlp
 from seap_export.families.sublayers.shared_expert import SharedExpert
 from seap_export.families.sublayers.sublayer import Sublayer
@@ -12,7 +14,9 @@ __all__ = [
     "Activation",
     "Attention",
     "Convolution",
+    "DeltaNet",
     "Experts",
+    "Grouped",
     "Mlp",
     "QkNorm",
     "SharedExpert",

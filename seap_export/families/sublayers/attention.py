@@ -10,7 +10,7 @@ from seap_export.errors import InputError
 from seap_export.families.names import QKV, Norm, Projection
 from seap_export.families.parts import QkNorm
 from seap_export.families.rope import QueryScaling, RopeSpec
-from seap_export.families.sublayers.sublayer import Sublayer
+from seap_export.families.sublayers.grouped import Grouped
 
 __all__ = ["QK_NORMS", "Attention", "QkNorm"]
 
@@ -19,7 +19,7 @@ QK_NORMS = ("q_norm", "k_norm")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attention(Sublayer):
+class Attention(Grouped):
     """Causal attention; its channels are those of the query heads, `head_dim` each.
 
     Attributes:
@@ -32,6 +32,7 @@ class Attention(Sublayer):
         query_scaling: Factor on queries by position.
         sliding_window: Number of positions a query attends to, including its own; None: all earlier ones.
         rope: How queries and keys are rotated; None: not at all.
+        has_gate: Whether what a head attends to is multiplied by the sigmoid of a gate of its own.
     """
 
     output: ClassVar[Projection] = "o_proj"
@@ -50,6 +51,7 @@ class Attention(Sublayer):
     query_scaling: QueryScaling | None = None
     sliding_window: int | None = None
     rope: RopeSpec | None = field(default=None, hash=False)
+    has_gate: bool = False
 
     def __post_init__(self) -> None:
         if min(self.num_attention_heads, self.num_key_value_heads, self.head_dim) < 1:
@@ -59,9 +61,9 @@ class Attention(Sublayer):
                 f"config.json: {self.num_attention_heads} query heads are not a multiple of "
                 f"{self.num_key_value_heads} key/value heads; correct it, or download the model again"
             )
-        if len(self.biases & set(QKV)) not in (0, len(QKV)):
+        if len(self.biases & set(self.readers)) not in (0, len(self.readers)):
             raise InputError(
-                f"config.json: either all of {', '.join(QKV)} must have a bias, or none; "
+                f"config.json: either all of {', '.join(self.readers)} must have a bias, or none; "
                 "correct it, or download the model again"
             )
 
@@ -72,8 +74,8 @@ class Attention(Sublayer):
 
     @property
     def readers(self) -> tuple[Projection, ...]:
-        """Queries, keys and values."""
-        return QKV
+        """Queries, keys and values, and the gates, if there are any."""
+        return (*QKV, "g_proj") if self.has_gate else QKV
 
     @property
     def channels(self) -> int:
@@ -90,15 +92,20 @@ class Attention(Sublayer):
         """A norm of the vector of all heads."""
         return "its norms run over all heads" if self.qk_norm == "over_all_heads" else None
 
+    @property
+    def extra(self) -> str | None:
+        """The gate."""
+        return "an output gate in attention" if self.has_gate else None
+
     def widths(self) -> Mapping[Projection, int]:
-        """Of queries, keys and values."""
+        """Of queries, keys and values, and of gates."""
         keys = self.num_key_value_heads * self.head_dim
-        return {"q_proj": self.channels, "k_proj": keys, "v_proj": keys}
+        return dict(zip(self.readers, (self.channels, keys, keys, self.channels), strict=False))
 
     def inner_norms(self) -> Mapping[str, int]:
         """Those of query and key heads."""
         if self.qk_norm is None:
             return {}
-        queries, keys, _ = self.widths().values()
+        queries, keys, *_ = self.widths().values()
         all_heads = self.qk_norm == "over_all_heads"
         return dict(zip(QK_NORMS, (queries, keys) if all_heads else (self.head_dim,) * 2, strict=True))

@@ -12,7 +12,7 @@ from seap_export.families.sublayers.sublayer import Sublayer
 
 __all__ = ["Activation", "Mlp"]
 
-Activation = Literal["silu", "gelu_tanh", "gelu", "relu", "relu2"]
+Activation = Literal["silu", "gelu_tanh", "gelu", "relu", "relu2", "sigmoid"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,6 +74,11 @@ class Sublayer(ABC):
         """Why nothing can be removed from it, since it would change what is left; None: units can be removed."""
         return None
 
+    @property
+    def extra(self) -> str | None:
+        """What it has that others of its kind lack, in messages; None: nothing."""
+        return None
+
     @abstractmethod
     def widths(self) -> Mapping[Projection, int]:
         """The outputs of each of `readers`."""
@@ -88,7 +93,7 @@ class Sublayer(ABC):
         return {}
 
     def inner_tensors(self) -> Mapping[str, tuple[int, ...]]:
-        """Further tensors between its projections, and their shapes; each has a row for each channel."""
+        """Further tensors between its projections, and their shapes; see `Kept.rows` for what their rows are of."""
         return {}
 
     @property

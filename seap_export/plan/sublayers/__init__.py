@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from seap_export.families import Attention, Convolution, Experts, LayerSpec, Mlp, ModelSpec, SharedExpert, Sublayer
+from seap_export.families import (
+    Attention,
+    Convolution,
+    DeltaNet,
+    Experts,
+    LayerSpec,
+    Mlp,
+    ModelSpec,
+    SharedExpert,
+    Sublayer,
+)
 from seap_export.families.names import Projection
 from seap_export.plan.cost import CostModel
 from seap_export.plan.settings import Layout
 from seap_export.plan.sublayers.attention import HeadOptions, KeptHeads
 from seap_export.plan.sublayers.convolution import ConvolutionOptions, KeptConvolution
+from seap_export.plan.sublayers.delta_net import DeltaNetOptions, KeptDeltaNet
 from seap_export.plan.sublayers.experts import ExpertOptions, KeptExperts
 from seap_export.plan.sublayers.kept import Kept
 from seap_export.plan.sublayers.mlp import KeptNeurons, NeuronOptions
@@ -21,10 +32,12 @@ __all__ = [
     "KEPT",
     "OPTIONS",
     "ConvolutionOptions",
+    "DeltaNetOptions",
     "ExpertOptions",
     "HeadOptions",
     "Kept",
     "KeptConvolution",
+    "KeptDeltaNet",
     "KeptExperts",
     "KeptHeads",
     "KeptNeurons",
@@ -46,6 +59,7 @@ __all__ = [
 OPTIONS: Mapping[type[Sublayer], type[Options[Any]]] = {
     Attention: HeadOptions,
     Convolution: ConvolutionOptions,
+    DeltaNet: DeltaNetOptions,
     Mlp: NeuronOptions,
     Experts: ExpertOptions,
     SharedExpert: SharedOptions,

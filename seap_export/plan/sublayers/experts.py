@@ -85,9 +85,9 @@ class KeptExperts(Kept):
         starts = dense.moe_intermediate_size * torch.tensor(self.experts)
         return (starts[:, None] + torch.tensor(self.expert_neurons)).flatten()
 
-    def rows(self, dense: Experts, projection: Projection) -> torch.Tensor:
+    def rows(self, dense: Experts, name: Projection | str) -> torch.Tensor:
         """The router has a row for each expert."""
-        return torch.tensor(self.experts) if projection == "router" else self.channels(dense)
+        return torch.tensor(self.experts) if name == "router" else self.channels(dense)
 
 
 @dataclass(frozen=True, eq=False)

@@ -64,8 +64,8 @@ class Kept(ABC):
         """The kept input channels of the output projection, int64."""
         return spread(self.units, dense.unit)
 
-    def rows(self, dense: Any, projection: Projection) -> torch.Tensor:
-        """The kept rows of a projection that reads the stream, int64."""
+    def rows(self, dense: Any, name: Projection | str) -> torch.Tensor:
+        """The kept rows of a projection that reads the stream, or of one of `inner_tensors`, int64."""
         return self.channels(dense)
 
 

@@ -41,9 +41,9 @@ class KeptShared(Kept):
         """Their number."""
         return {"shared_expert_intermediate_size": len(self.shared_neurons)}
 
-    def rows(self, dense: SharedExpert, projection: Projection) -> torch.Tensor:
+    def rows(self, dense: SharedExpert, name: Projection | str) -> torch.Tensor:
         """What scales all of them is one row."""
-        return torch.tensor([0]) if projection == "shared_gate" else self.channels(dense)
+        return torch.tensor([0]) if name == "shared_gate" else self.channels(dense)
 
 
 class SharedOptions(ChannelOptions[SharedExpert]):

@@ -22,6 +22,7 @@ POST_NORMS: dict[Projection, str] = {
     "o_proj": "post_self_attn_layernorm",
     "down_proj": "post_mlp_layernorm",
     "out_proj": "post_self_attn_layernorm",
+    "delta_out_proj": "post_self_attn_layernorm",
 }
 
 

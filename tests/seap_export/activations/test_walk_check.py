@@ -91,6 +91,12 @@ def _logits(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
         ("lfm2", _norms(epsilon=0.5), "layer 0"),
         ("lfm2", _ropes(interleaved=True), "layer 1"),  # the only one with attention
         ("lfm2", _layers(qk_norm="after_rotation"), "layer 1"),
+        ("qwen3_5", _norms(epsilon=0.5), "layer 0"),
+        ("qwen3_5", _layers(linear_num_key_heads=6, key_head_dim=4), "layer 0"),
+        ("qwen3_5", _layers(activation="gelu"), "layer 0"),
+        ("qwen3_5", _layers(qk_norm="after_rotation"), "layer 1"),  # the only one with attention
+        ("qwen3_5", _ropes(dim=4), "layer 1"),
+        ("qwen3_5", _layers(scale=0.5), "layer 1"),
     ],
 )
 def test_another_norm_or_order_is_noticed_where_it_shows_first(

@@ -35,6 +35,8 @@ class _WithoutCuda(TorchFunctionMode):
             return _convolved(*args, **kwargs)
         if function is torch.Tensor.copy_:
             return args[0]
+        if function is torch.Tensor.__setitem__:
+            return None
         if function is torch.tensor and args[0] == []:
             return torch.empty(0, **(kwargs or {}))
         return function(*args, **(kwargs or {}))
@@ -44,8 +46,9 @@ def _convolved(tensor: torch.Tensor, *, weight: torch.Tensor, padding: int, **_:
     return tensor.new_empty(*tensor.shape[:2], tensor.shape[2] + 2 * padding - weight.shape[2] + 1)
 
 
-def _converted(tensor: torch.Tensor, *to: Any, dtype: Any = None, device: Any = None) -> torch.Tensor:
+def _converted(tensor: torch.Tensor, *to: Any, dtype: Any = None, device: Any = None, **_: Any) -> torch.Tensor:
     for own in to:
+        own = own.dtype if isinstance(own, torch.Tensor) else own
         dtype, device = (own, device) if isinstance(own, torch.dtype) else (dtype, own)
     if dtype in (None, tensor.dtype) and device in (None, tensor.device):
         return tensor

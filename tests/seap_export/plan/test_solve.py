@@ -20,13 +20,13 @@ from support.plans import (
 from support.variations import JOINT, VARIATIONS, in_turn, micro_config
 
 from seap_export.errors import UsageError
-from seap_export.families import Mlp, ModelSpec, model_spec
+from seap_export.families import DeltaNet, Mlp, ModelSpec, model_spec
 from seap_export.plan.cost import BUDGETS
 from seap_export.plan.plan import LayerPlan
 from seap_export.plan.settings import BALANCES
 from seap_export.plan.solve import RATIO_TOLERANCE, check_ratio, largest_ratio, solve_layers
 from seap_export.plan.sparsity import SPARSITY_KINDS, Sparsity
-from seap_export.plan.sublayers import KeptHeads, layer_cost
+from seap_export.plan.sublayers import DeltaNetOptions, KeptHeads, layer_cost
 
 RATIOS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.6)
 
@@ -181,6 +181,9 @@ def achieved_cost(spec: ModelSpec, layers: tuple[LayerPlan, ...], sparsity: Spar
         kept += plan.sizes["intermediate_size"] * neuron
         if "conv_dim" in plan.sizes:
             kept += plan.sizes["conv_dim"] * 4 * spec.hidden_size
+        elif "linear_num_key_heads" in plan.sizes:
+            net = spec.layers[index].changed(**plan.sizes)[DeltaNet]
+            kept += DeltaNetOptions.cost_of(net, spec.hidden_size, sparsity.cost)
         else:
             groups, heads, _ = kept_sizes(plan)
             kept += attention_cost(spec, sparsity.cost, heads, groups, index)

@@ -48,7 +48,7 @@ from support.variations import JOINT, RICHEST, VARIATIONS, VARIED_JOINT, in_turn
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from seap_export.families import dense_config, model_spec, names
+from seap_export.families import DeltaNet, dense_config, model_spec, names
 from seap_export.plan.settings import LAYOUTS
 from seap_export.plan.sublayers.attention import keeps_heads
 from seap_export.plan.uniform import solve_uniform
@@ -159,6 +159,8 @@ def test_config_json_is_the_dense_one_but_for_sizes_and_switches(
     changed |= {switch: True for switch in switches if isinstance(switch, str)}
     if family.convolution is not None:  # which stays whole
         changed |= {"conv_dim": shrunk.source.spec.hidden_size, "conv_bias": True}
+    for net in shrunk.source.spec.all(DeltaNet):
+        changed |= {key: size // net.linear_num_key_heads * 2 for key, size in net.sizes.items()}
     assert config.pop("pruned_from").keys() <= changed.keys()
     assert config == dense | changed | {"head_dim": shrunk.source.spec.head_dim}
     assert model_spec(dense_config(shrunk.config())) == shrunk.source.spec

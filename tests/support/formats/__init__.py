@@ -15,7 +15,7 @@ from converters.onnx.form import OnnxForm
 from converters.onnx.graph.decoder import decoder_graph
 from converters.onnx.onnx_writer import DATA_FILE, MODEL_FILE
 from converters.onnx.weights.scaling import Scaling
-from converters.onnx.weights.weights import open_weights
+from converters.onnx.weights.weights import INLINE_BYTES, open_weights
 from converters.openvino import OpenvinoFormat
 from seap_export.families import ModelSpec, names
 from seap_export.sources.config import read_spec
@@ -83,4 +83,4 @@ def write_scaled_graph(model: Path, out: Path, form: OnnxForm, scaling: Scaling 
     spec = read_spec(model)
     weights = open_weights(model, spec, form.precision)
     graph = decoder_graph(spec, weights, form, scaling or every_exponent(spec))
-    ir.save(graph.build("test"), out / MODEL_FILE, external_data=DATA_FILE, size_threshold_bytes=32)
+    ir.save(graph.build("test"), out / MODEL_FILE, external_data=DATA_FILE, size_threshold_bytes=INLINE_BYTES)

@@ -49,6 +49,13 @@ _OF_FAMILY: Mapping[str, Mapping[str, Any]] = {
     "exaone4": {"layer_types": _LAYER_TYPES},
     "gemma3_text": {"layer_types": _LAYER_TYPES},
     "lfm2": {"layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False},
+    "qwen3_5_text": {
+        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+        "linear_num_value_heads": 8,
+        "linear_num_key_heads": 4,
+        "linear_key_head_dim": 32,
+        "linear_value_head_dim": 32,
+    },
     "mistral": {"sliding_window": None},  # as the later Mistral models have it
     "granitemoehybrid": {"shared_intermediate_size": 256, "num_local_experts": 0, "layer_types": ["attention"] * 3},
 }
@@ -109,6 +116,8 @@ def _pruned_spec(dense: ModelSpec) -> ModelSpec:
             num_attention_heads=heads,
             num_key_value_heads=kv_heads,
             conv_dim=32 * heads,
+            linear_num_value_heads=heads,
+            linear_num_key_heads=kv_heads,
             intermediate_size=neurons,
             biases=layer.biases | set(layer.outputs),
         )

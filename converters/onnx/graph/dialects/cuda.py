@@ -36,21 +36,27 @@ class CudaDialect(FusedDialect):
         super().__init__(g, ids, mask, tables)
         self._mask = mask
         self._own_width: ir.Value | None = None
+        self._own_columns: ir.Value | None = None
         self._is_rotated_apart = False
 
-    def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
-        """SiLU and the product in one kernel, which computes in float32.
+    @property
+    def state_dtype(self) -> ir.DataType:  # type: ignore[override]
+        """That of all else: LinearAttention of onnxruntime-gpu 1.31 has no kernels for others."""
+        return self._tables.precision.onnx_dtype
 
-        GatedRMSNorm is `up / sqrt(mean(up^2) + epsilon) * scale * silu(gate)`. With a scale of 2^s and an epsilon of
-        4^s the mean does not count: it changes the result by mean(up^2) / 2^(2 s + 1), which is far below the rounding
-        of the dtype. The mean is taken over as many channels as share a block of threads.
+    def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
+        """SiLU or sigmoid and the product in one kernel, which computes in float32.
+
+        GatedRMSNorm is `up / sqrt(mean(up^2) + epsilon) * scale * activation(gate)`. With a scale of 2^s and an
+        epsilon of 4^s the mean does not count: it changes the result by mean(up^2) / 2^(2 s + 1), which is far below
+        the rounding of the dtype. The mean is taken over as many channels as share a block of threads.
         """
         channels = math.gcd(width, _MOST_CHANNELS)
-        if kind != "silu" or channels < _LEAST_CHANNELS:
+        if kind not in ("silu", "sigmoid") or channels < _LEAST_CHANNELS:
             return super().gated(kind, gate, up, width, name)
         dtype, exponent = self._tables.precision.onnx_dtype, _SCALES[self._tables.precision.dtype]
         scale = self._g.constant(f"gate_scale_{channels}", np.full(channels, 2.0**exponent, dtype.numpy()))
-        attributes = {"activation": "silu", "epsilon": 4.0**exponent}
+        attributes = {"activation": kind, "epsilon": 4.0**exponent}
         return self._g.node("GatedRMSNorm", [up, scale, gate], name, domain=MS_DOMAIN, attributes=attributes)
 
     def head_norm(self, x: ir.Value, gamma: ir.Value, epsilon: float, name: str) -> ir.Value:
@@ -95,17 +101,19 @@ class CudaDialect(FusedDialect):
     def _places(self) -> tuple[ir.Value, ir.Value]:
         if self._own_places is None:
             g, one = self._g, self._g.constant("one", np.array([1], np.int64))
-            step = g.constant("step", np.array(1, np.int64))
             last = g.node("Unsqueeze", [self._last64, one], "positions.row")
-            same = g.node("Equal", [self._ids, self._ids], "input_ids.same")
-            ones = cast(g, same, ir.DataType.INT64, "input_ids.ones")
-            counted = g.node("CumSum", [ones, step], "positions.counted")
+            counted = self._columns()
             width = g.node("Unsqueeze", [self._width(), one], "positions.width")
             start = g.node("Sub", [last, width], "positions.start")
             # A prompt padded on the right starts at 0.
             start = g.node("Max", [start, g.constant("before", np.array([-1], np.int64))], "positions.before")
             self._own_places = add(g, start, counted, "positions"), last
         return self._own_places
+
+    def _columns(self) -> ir.Value:
+        if self._own_columns is None:
+            self._own_columns = super()._columns()
+        return self._own_columns
 
     def _width(self) -> ir.Value:
         """The number of tokens of a call, padding included, int64 [batch_size], without asking the host.

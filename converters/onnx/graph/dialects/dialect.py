@@ -12,7 +12,7 @@ from converters.onnx.graph.dialects.fused import FusedDialect
 from converters.onnx.graph.dialects.mixtures import Matrix
 from converters.onnx.graph.dialects.standard import StandardDialect
 from converters.onnx.graph.graph import GraphBuilder
-from converters.onnx.graph.operators import Attended, Convolved, Kernels, KeyValues, Norm
+from converters.onnx.graph.operators import Attended, Convolved, Kernels, KeyValues, Norm, Recurred, Recurrence
 from converters.onnx.graph.rotary import RotaryTables
 from seap_export.families import Attention, Experts, RopeSpec
 from seap_export.families.sublayers import Activation
@@ -27,6 +27,10 @@ class Dialect(Protocol):
     @property
     def cache(self) -> str:
         """How the cache grows: "shared" (in its buffer) or "appended" (as a new, longer tensor)."""
+
+    @property
+    def state_dtype(self) -> ir.DataType:
+        """The dtype of the state of a recurrence."""
 
     def activated(self, kind: Activation, x: ir.Value, name: str) -> ir.Value:
         """An activation function."""
@@ -92,6 +96,38 @@ class Dialect(Protocol):
             kernels: The kernels.
             name: Name of the node.
         """
+
+    def recurrence(self, parts: Recurrence, past: ir.Value, name: str) -> Recurred:
+        """A recurrence over the tokens in float32, from the state of the previous ones on.
+
+        Args:
+            parts: What it reads. At padding, decay and rate are 0, so that it leaves the state as it is.
+            past: The state, [batch_size, heads, key_dim, value_dim].
+            name: Name of the node.
+        """
+
+    def decays(
+        self, x: ir.Value, bias: ir.Value, factor: ir.Value, rate: ir.Value | None, name: str
+    ) -> tuple[ir.Value, ir.Value | None]:
+        """factor * softplus(x + bias), and the sigmoid of `rate`, if it is given.
+
+        Args:
+            x: [batch_size, sequence_length, heads].
+            bias: float32 [heads].
+            factor: float32 [heads].
+            rate: [batch_size, sequence_length, heads].
+            name: Name of the node.
+        """
+
+    def gated_norm(
+        self, x: ir.Value, gain: ir.Value, gate: ir.Value, width: int, epsilon: float, name: str
+    ) -> ir.Value:
+        """The RMS norms of groups of `width` channels of `x`, times SiLU of the gate; both [batch_size,
+        sequence_length, channels].
+        """
+
+    def real(self) -> ir.Value:
+        """Which tokens of this call are no padding, bool [batch_size, sequence_length, 1]."""
 
     def last_places(self) -> ir.Value:
         """Position of each row's last real token in this call, int64 [batch_size]."""

@@ -16,6 +16,8 @@ from converters.onnx.graph.operators import (
     Kernels,
     KeyValues,
     Norm,
+    Recurred,
+    Recurrence,
     activation,
     add,
     cast,
@@ -38,6 +40,7 @@ class FusedDialect:
     """com.microsoft operators; see `converters.onnx.graph.dialects.Dialect`."""
 
     cache = "shared"
+    state_dtype = ir.DataType.FLOAT
 
     def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables) -> None:
         self._g, self._ids, self._tables = g, ids, tables
@@ -48,6 +51,8 @@ class FusedDialect:
         self._total = cast(g, total, ir.DataType.INT32, "total_length")
         self._own_places: tuple[ir.Value, ir.Value] | None = None
         self._last_places: ir.Value | None = None
+        self._own_ends: ir.Value | None = None
+        self._own_real: ir.Value | None = None
         self._states = ConvolutionStates(g, self._ends)
 
     def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
@@ -144,14 +149,69 @@ class FusedDialect:
             name,
             ["output", "state_of_last_columns"],
             domain=MS_DOMAIN,
+            attributes={"activation": "silu"} if kernels.activates else {},
         )
         joined = self._states.joined(past, values, f"{name}.joined")
         present = self._states.after(joined, kernels, f"{name}.present")
         return Convolved(swapped(self._g, output, f"{name}.channels_last"), present)
 
+    def recurrence(self, parts: Recurrence, past: ir.Value, name: str) -> Recurred:
+        """A single node."""
+        inputs = [parts.query, parts.key, parts.value, past, parts.decay, parts.rate]
+        output, present = self._g.node_with_outputs(
+            "LinearAttention",
+            inputs if parts.rate is not None else inputs[:-1],
+            name,
+            ["output", "present"],
+            domain=MS_DOMAIN,
+            attributes={
+                "q_num_heads": parts.groups,
+                "kv_num_heads": parts.heads,
+                "update_rule": "gated" if parts.rate is None else "gated_delta",
+                "scale": parts.scale,
+            },
+        )
+        return Recurred(output, present)
+
+    def decays(
+        self, x: ir.Value, bias: ir.Value, factor: ir.Value, rate: ir.Value | None, name: str
+    ) -> tuple[ir.Value, ir.Value | None]:
+        """A single node."""
+        inputs, outputs = [x, bias, factor, rate], ["decay", "rate"]
+        number = len(inputs) if rate is not None else -1
+        values = self._g.node_with_outputs(
+            "LinearAttentionGate", inputs[:number], name, outputs[: 1 + (rate is not None)], domain=MS_DOMAIN
+        )
+        return values[0], None if rate is None else values[1]
+
+    def gated_norm(
+        self, x: ir.Value, gain: ir.Value, gate: ir.Value, width: int, epsilon: float, name: str
+    ) -> ir.Value:
+        """A single node, which computes in float32."""
+        attributes = {"activation": "silu", "epsilon": epsilon}
+        return self._g.node("GatedRMSNorm", [x, gain, gate], name, domain=MS_DOMAIN, attributes=attributes)
+
+    def real(self) -> ir.Value:
+        """Those up to the last one of the call."""
+        if self._own_real is None:
+            g, one = self._g, self._g.constant("one", np.array([1], np.int64))
+            ends = g.node("Unsqueeze", [self._ends(), one], "input_ids.end")
+            real = g.node("LessOrEqual", [self._columns(), ends], "input_ids.is_real")
+            axis = g.constant("last_axis", np.array([2], np.int64))
+            self._own_real = g.node("Unsqueeze", [real, axis], "input_ids.real")
+        return self._own_real
+
+    def _columns(self) -> ir.Value:
+        """1, 2, ... for the columns of this call, int64 [batch_size, sequence_length]."""
+        g, step = self._g, self._g.constant("step", np.array(1, np.int64))
+        same = g.node("Equal", [self._ids, self._ids], "input_ids.same")
+        return g.node("CumSum", [cast(g, same, ir.DataType.INT64, "input_ids.ones"), step], "positions.counted")
+
     def _ends(self) -> ir.Value:
-        one = self._g.constant("one", np.array([1], np.int64))
-        return add(self._g, self.last_places(), one, "last_token.columns")
+        if self._own_ends is None:
+            one = self._g.constant("one", np.array([1], np.int64))
+            self._own_ends = add(self._g, self.last_places(), one, "last_token.columns")
+        return self._own_ends
 
     def last_places(self) -> ir.Value:
         """The last real token's position in a prompt, which may be padded; the end of the call in later calls."""

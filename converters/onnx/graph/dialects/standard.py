@@ -10,6 +10,7 @@ import onnx_ir as ir
 from converters.onnx.graph.dialects.capped import capped_attention
 from converters.onnx.graph.dialects.convolved import ConvolutionStates, swapped
 from converters.onnx.graph.dialects.mixtures import Matrix, standard_experts
+from converters.onnx.graph.dialects.recurrent import scanned
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import (
     Attended,
@@ -17,6 +18,8 @@ from converters.onnx.graph.operators import (
     Kernels,
     KeyValues,
     Norm,
+    Recurred,
+    Recurrence,
     activation,
     add,
     cast,
@@ -24,6 +27,7 @@ from converters.onnx.graph.operators import (
     normed,
     rms_norm,
     split,
+    split_heads,
 )
 from converters.onnx.graph.rotary import RotaryTables
 from seap_export.families import Attention, Experts, RopeSpec
@@ -40,6 +44,7 @@ class StandardDialect:
     """
 
     cache = "appended"
+    state_dtype = ir.DataType.FLOAT
 
     def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables) -> None:
         self._g, self._mask, self._tables = g, mask, tables
@@ -52,6 +57,7 @@ class StandardDialect:
         self._own_mask: ir.Value | None = None
         self._own_places: ir.Value | None = None
         self._own_real: ir.Value | None = None
+        self._own_is_real: ir.Value | None = None
         self._states = ConvolutionStates(g, self._ends)
 
     def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
@@ -154,7 +160,38 @@ class StandardDialect:
         inputs = [joined, kernels.weight, kernels.bias]
         output = g.node("Conv", inputs if kernels.bias else inputs[:2], name, attributes={"group": kernels.channels})
         present = self._states.after(joined, kernels, f"{name}.present")
+        output = self.activated("silu", output, f"{name}.silu") if kernels.activates else output
         return Convolved(swapped(g, output, f"{name}.channels_last"), present)
+
+    def recurrence(self, parts: Recurrence, past: ir.Value, name: str) -> Recurred:
+        """A scan, token by token."""
+        return scanned(self._g, parts, past, self._tables.precision.onnx_dtype, name)
+
+    def decays(
+        self, x: ir.Value, bias: ir.Value, factor: ir.Value, rate: ir.Value | None, name: str
+    ) -> tuple[ir.Value, ir.Value | None]:
+        """One node per operation, in float32."""
+        g = self._g
+        shifted = add(g, cast(g, x, ir.DataType.FLOAT, f"{name}.float32"), bias, f"{name}.shifted")
+        decay = multiply(g, g.node("Softplus", [shifted], f"{name}.softplus"), factor, f"{name}.decay")
+        return decay, None if rate is None else g.node("Sigmoid", [rate], f"{name}.rate")
+
+    def gated_norm(
+        self, x: ir.Value, gain: ir.Value, gate: ir.Value, width: int, epsilon: float, name: str
+    ) -> ir.Value:
+        """One node per operation."""
+        heads = split_heads(self._g, x, (0, 0, -1, width), f"{name}.split")
+        normed = rms_norm(self._g, heads, gain, epsilon, f"{name}.normed")
+        joined = split_heads(self._g, normed, (0, 0, -1), f"{name}.join")
+        return self.gated("silu", gate, joined, width, f"{name}.gated")
+
+    def real(self) -> ir.Value:
+        """Those with a 1 in the mask."""
+        if self._own_is_real is None:
+            g, axis = self._g, self._g.constant("last_axis", np.array([2], np.int64))
+            real = cast(g, self._new_mask(), ir.DataType.BOOL, "input_ids.are_real")
+            self._own_is_real = g.node("Unsqueeze", [real, axis], "input_ids.which_real")
+        return self._own_is_real
 
     def _real(self) -> ir.Value:
         """1 for each real token of this call and 0 for padding, [batch_size, sequence_length, 1]."""

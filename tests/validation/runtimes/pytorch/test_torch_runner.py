@@ -44,7 +44,10 @@ def _whole(folder: Path, attention: str) -> list[Outcome]:
     whole = []
     for run in RUNS:
         # With the config only where layers keep other states than keys and values: windows would cut these.
-        cache, logits = DynamicCache(config=model.config) if "conv" in _types(model) else DynamicCache(), []
+        cache, logits = (
+            DynamicCache(config=model.config) if {"conv", "linear_attention"} & {*_types(model)} else DynamicCache(),
+            [],
+        )
         cache.has_previous_state = False  # 4.57's Granite 4 asks for it
         for part in run.parts:
             arguments: Any = {name: cache, "use_cache": True}
@@ -61,7 +64,9 @@ def _types(model: Any) -> list[str]:
 def _states(layer: Any) -> States:
     if hasattr(layer, "keys"):
         return {"key": layer.keys[0].numpy(), "value": layer.values[0].numpy()}
-    return {"conv": layer.conv_states[0][0, :, 1:].numpy()}
+    states = {"conv": layer.conv_states[0][0, :, 1:].numpy()}
+    recurrent = layer.recurrent_states[0]
+    return states if recurrent is None else {**states, "recurrent": recurrent[0].numpy()}
 
 
 def _streamed(folder: Path, attention: str, compute: Compute) -> list[Outcome]:

@@ -1,4 +1,4 @@
-"""States of convolutions, in batches of texts that begin and end apart, from the prompt through the decode steps."""
+"""States of convolutions and recurrences in batches of texts that begin and end apart, from the prompt on."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from support.execution import ONE_THREAD, empty_state
-from support.models import write_micro_model, write_source
+from support.models import write_source
 from support.product import OnnxDecoder, OnnxForm, OnnxRunner, Run, States, open_session, open_torch_runner, write_onnx
-from support.variations import VARIATIONS
 
 #: Shorter than a kernel, as long as one, and longer.
 PROMPTS = ([5], [7, 8, 9], [11, 12, 13, 14], list(range(20, 37)))
 STEPS = ([31, 41, 51, 61], [32, 42, 52, 62], [33, 43, 53, 63])
+RECURRENT = ("lfm2", "lfm2-all", "qwen3_5", "qwen3_5-all")
+#: States that do not grow.
+FIXED = ("conv", "recurrent")
 FORMS = {
     "fused": OnnxForm(),
     "standard": OnnxForm(dialect="standard"),
@@ -35,10 +37,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
     def make(name: str) -> Made:
         if name not in made:
             folder = tmp_path_factory.mktemp("models") / "m"
-            if name == "pruned":
-                write_source(folder, "lfm2-all", pruned=True)
-            else:
-                write_micro_model(folder, **VARIATIONS[name])
+            variation = name.removeprefix("pruned-")
+            write_source(folder, variation, pruned=variation != name)
             texts = [[*prompt, *(step[row] for step in STEPS)] for row, prompt in enumerate(PROMPTS)]
             states: list[list[States]] = [[] for _ in texts]
             with open_torch_runner(folder, ONE_THREAD) as runner:
@@ -56,7 +56,7 @@ def written(folder: Path, form: OnnxForm, into: Path) -> Path:
 
 
 @pytest.mark.parametrize("dialect", FORMS)
-@pytest.mark.parametrize("name", ["lfm2", "lfm2-all", "pruned"])
+@pytest.mark.parametrize("name", [*RECURRENT, "pruned-lfm2-all", "pruned-qwen3_5-all"])
 def test_rows_of_several_lengths_are_those_alone(
     models: Callable[[str], Made], tmp_path: Path, name: str, dialect: str
 ) -> None:
@@ -69,27 +69,30 @@ def test_rows_of_several_lengths_are_those_alone(
     steps = [runner.step(step) for step in STEPS]
     for row, prompt in enumerate(PROMPTS):
         computed = np.stack([logits[row, -1 if logits.shape[1] == 1 else len(prompt) - 1], *(s[row] for s in steps)])
-        np.testing.assert_allclose(computed, wanted[row][len(prompt) - 1 :], rtol=0, atol=1e-4)
+        np.testing.assert_allclose(computed, wanted[row][len(prompt) - 1 :], rtol=0, atol=3e-4)
         for cached, expected in zip(runner.cache(row), states[row], strict=True):
             assert cached.keys() == expected.keys()
             for state, values in expected.items():
-                np.testing.assert_allclose(cached[state], values, rtol=0, atol=1e-4)
+                np.testing.assert_allclose(cached[state], values, rtol=0, atol=3e-4)
 
 
 @pytest.mark.parametrize("dialect", ["fused", "standard"])
-def test_the_runner_without_torch_carries_them(models: Callable[[str], Made], tmp_path: Path, dialect: str) -> None:
-    folder, wanted, _ = models("lfm2-all")
+@pytest.mark.parametrize("name", ["lfm2-all", "qwen3_5-all"])
+def test_the_runner_without_torch_carries_them(
+    models: Callable[[str], Made], tmp_path: Path, name: str, dialect: str
+) -> None:
+    folder, wanted, _ = models(name)
     decoder = OnnxDecoder(written(folder, FORMS[dialect], tmp_path), 128, threads=1)
     for _ in range(2):  # the second decoding starts anew
         decoding = decoder.start(PROMPTS, len(STEPS))
         for number, step in enumerate([*STEPS, None]):
             expected = [of_row[len(prompt) - 1 + number] for of_row, prompt in zip(wanted, PROMPTS, strict=True)]
-            np.testing.assert_allclose(decoding.logits, np.stack(expected), rtol=0, atol=1e-4)
+            np.testing.assert_allclose(decoding.logits, np.stack(expected), rtol=0, atol=3e-4)
             if step is not None:
                 decoding.step(step)
 
 
-@pytest.mark.parametrize("name", ["lfm2", "lfm2-all"])
+@pytest.mark.parametrize("name", RECURRENT)
 def test_padding_on_the_left_changes_nothing_in_the_standard_dialect(
     models: Callable[[str], Made], tmp_path: Path, name: str
 ) -> None:
@@ -98,7 +101,7 @@ def test_padding_on_the_left_changes_nothing_in_the_standard_dialect(
     session = ort.InferenceSession(written(folder, FORMS["standard"], tmp_path), providers=["CPUExecutionProvider"])
     for part, logits in enumerate(_left_padded(session)):
         for row, prompt in enumerate(PROMPTS):
-            np.testing.assert_allclose(logits[row, -1], wanted[row][len(prompt) - 1 + part], rtol=0, atol=1e-4)
+            np.testing.assert_allclose(logits[row, -1], wanted[row][len(prompt) - 1 + part], rtol=0, atol=3e-4)
 
 
 def _left_padded(session: Any) -> Iterator[NDArray[np.float32]]:
@@ -116,8 +119,9 @@ def _left_padded(session: Any) -> Iterator[NDArray[np.float32]]:
         yield logits
 
 
-def test_a_row_without_a_token_keeps_its_state(models: Callable[[str], Made], tmp_path: Path) -> None:
-    folder, *_ = models("lfm2-all")
+@pytest.mark.parametrize("name", ["lfm2-all", "qwen3_5-all"])
+def test_a_row_without_a_token_keeps_its_state(models: Callable[[str], Made], tmp_path: Path, name: str) -> None:
+    folder, *_ = models(name)
     session = ort.InferenceSession(written(folder, FORMS["standard"], tmp_path), providers=["CPUExecutionProvider"])
     inputs, outputs = session.get_inputs()[2:], [item.name for item in session.get_outputs()]
     feeds = {item.name: empty_state(item, rows=2) for item in inputs}
@@ -125,12 +129,12 @@ def test_a_row_without_a_token_keeps_its_state(models: Callable[[str], Made], tm
     first = dict(zip(outputs, session.run(None, {"input_ids": ids, "attention_mask": mask, **feeds}), strict=True))
     feeds = {name.replace("present", "past", 1): value for name, value in first.items() if name != "logits"}
     feeds = {
-        (name if name.endswith("conv") else name.replace("past", "past_key_values")): feeds[name] for name in feeds
+        (name if name.endswith(FIXED) else name.replace("past", "past_key_values")): feeds[name] for name in feeds
     }
     mask = np.array([[1, 1, 1], [1, 1, 0]])
     second = dict(
         zip(outputs, session.run(None, {"input_ids": ids[:, :1], "attention_mask": mask, **feeds}), strict=True)
     )
-    for name in (name for name in outputs if name.endswith("conv")):
+    for name in (name for name in outputs if name.endswith(FIXED)):
         assert not np.array_equal(first[name][0], second[name][0])
         np.testing.assert_array_equal(first[name][1], second[name][1])

@@ -1,0 +1,110 @@
+"""The gated delta net of each layer: products, convolution, the dialect's recurrence, and the gated norm."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from converters.onnx.graph import operators as op
+from converters.onnx.graph.dialects import Dialect
+from converters.onnx.graph.graph import Dims, GraphBuilder
+from converters.onnx.graph.linear import Linears
+from converters.onnx.weights.weights import LazyWeights
+from seap_export.families import DeltaNet, ModelSpec, names
+
+__all__ = ["DeltaNetWriter"]
+
+#: What softplus and sigmoid make 0 of, in every dtype: padding then leaves a state as it is.
+_CLOSED = -1e4
+#: What is added to the square of the length of queries and keys.
+_LENGTH_EPSILON = 1e-6
+
+
+class DeltaNetWriter:
+    """Emits the gated delta nets of the layers of one model; see `KindWriter`."""
+
+    def __init__(
+        self, g: GraphBuilder, spec: ModelSpec, weights: LazyWeights, linears: Linears, dialect: Dialect
+    ) -> None:
+        self._g, self._spec, self._weights, self._linears, self._dialect = g, spec, weights, linears, dialect
+        self._dtype = weights.precision.onnx_dtype
+        self._states: dict[int, dict[str, ir.Value]] = {}
+
+    def open(self, index: int) -> None:
+        """Declares what kernels still see of earlier tokens, and the state, by ONNX Runtime GenAI's names for them."""
+        self._states[index] = {
+            name: self._g.input(f"past.{index}.{name}", dtype, dims)
+            for name, (dtype, dims) in self._kinds(index).items()
+        }
+
+    def close(self, index: int) -> None:
+        """Declares the same for the tokens that follow."""
+        for name, (dtype, dims) in self._kinds(index).items():
+            self._g.output(self._states[index][name], f"present.{index}.{name}", dtype, dims)
+
+    def _kinds(self, index: int) -> dict[str, tuple[ir.DataType, Dims]]:
+        net = self._spec.layers[index][DeltaNet]
+        state: Dims = ["batch_size", net.linear_num_value_heads, net.key_head_dim, net.value_head_dim]
+        return {
+            "conv": (self._dtype, ["batch_size", net.convolved, net.kernel_size - 1]),
+            "recurrent": (self._dialect.state_dtype, state),
+        }
+
+    def product(self, index: int, x: ir.Value) -> ir.Value:
+        """What the value heads write."""
+        g, net, name = self._g, self._spec.layers[index][DeltaNet], f"layers.{index}.{DeltaNet.label}"
+        widths = net.widths()
+        packed = self._linears.joined(net, index, x, f"{name}.in_proj_qkvz")
+        qkv, gate = op.split(g, packed, [widths[part] for part in net.readers[:2]], f"{name}.split", ["qkv", "z"])
+        numbers = self._linears.joined(net, index, x, f"{name}.in_proj_ba")
+        output = self._recurred(index, net, self._convolved(index, net, qkv, name), numbers, name)
+        gain = g.initializer(self._weights.stored(names.tensor("delta_norm", index)))
+        epsilon = self._spec.norm.epsilon
+        channels = self._dialect.gated_norm(output, gain, gate, net.value_head_dim, epsilon, f"{name}.channels")
+        return self._linears.output(net, index, channels)
+
+    def _convolved(self, index: int, net: DeltaNet, qkv: ir.Value, name: str) -> ir.Value:
+        """Queries, keys and values, [batch_size, sequence_length, channels of all]."""
+        kernel = self._g.initializer(self._weights.stored(names.tensor("delta_kernel", index)))
+        kernels = op.Kernels(kernel, None, net.convolved, net.kernel_size, activates=True)
+        convolved = self._dialect.convolution(qkv, self._states[index]["conv"], kernels, f"{name}.convolution")
+        self._states[index]["conv"] = convolved.present
+        return convolved.output
+
+    def _recurred(self, index: int, net: DeltaNet, qkv: ir.Value, numbers: ir.Value, name: str) -> ir.Value:
+        """What the states give, [batch_size, sequence_length, value heads * value_head_dim].
+
+        Args:
+            index: The layer.
+            net: Its sublayer.
+            qkv: Queries, keys and values.
+            numbers: Those that update rate and decay are made of, [batch_size, sequence_length, 2 * value heads].
+            name: What the nodes' names start with.
+        """
+        g, heads = self._g, net.linear_num_value_heads
+        widths, labels = [net.keys, net.keys, net.channels], ["query", "key", "value"]
+        query, key, value = op.split(g, qkv, widths, f"{name}.qkv", labels)
+        query, key = (
+            self._of_length_1(net, part, f"{name}.{label}") for part, label in ((query, "query"), (key, "key"))
+        )
+        closed = g.constant("closed", np.array(_CLOSED, self._dtype.numpy()))
+        numbers = g.node("Where", [self._dialect.real(), numbers, closed], f"{name}.numbers")
+        rate, decay = op.split(g, numbers, [heads, heads], f"{name}.numbers.split", ["rate", "decay"])
+        a_log, bias = (
+            g.initializer(self._weights.exact(names.tensor(part, index))) for part in ("delta_a_log", "delta_dt_bias")
+        )
+        factor = g.node("Neg", [g.node("Exp", [a_log], f"{name}.a")], f"{name}.factor")
+        decay, update = self._dialect.decays(decay, bias, factor, rate, f"{name}.gates")
+        sizes = (net.linear_num_key_heads, heads, net.key_head_dim, net.value_head_dim, net.key_head_dim**-0.5)
+        parts = op.Recurrence(query, key, value, decay, update, *sizes)
+        recurred = self._dialect.recurrence(parts, self._states[index]["recurrent"], f"{name}.recurrence")
+        self._states[index]["recurrent"] = recurred.present
+        return recurred.output
+
+    def _of_length_1(self, net: DeltaNet, x: ir.Value, name: str) -> ir.Value:
+        """Queries or keys whose heads have the length 1: an RMS norm with that gain."""
+        width = net.key_head_dim
+        gain = self._g.constant(f"length_1_of_{width}", np.full(width, width**-0.5, self._dtype.numpy()))
+        heads = op.split_heads(self._g, x, (0, 0, -1, width), f"{name}.split")
+        normed = self._dialect.head_norm(heads, gain, _LENGTH_EPSILON / width, f"{name}.normed")
+        return op.split_heads(self._g, normed, (0, 0, -1), f"{name}.join")

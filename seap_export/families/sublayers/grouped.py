@@ -1,0 +1,25 @@
+"""Sublayers whose channels are those of heads, groups of which share something."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from seap_export.families.sublayers.sublayer import Sublayer
+
+__all__ = ["Grouped"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grouped(Sublayer):
+    """Heads of `unit` channels each. Its `size_keys` are those of the numbers of heads and of groups."""
+
+    @property
+    @abstractmethod
+    def heads_per_group(self) -> int:
+        """Number of heads that share something."""
+
+    @property
+    def heads(self) -> int:
+        """Number of heads."""
+        return self.channels // self.unit
