@@ -7,13 +7,12 @@ from pathlib import Path
 from zlib import crc32
 
 import pytest
-from click.testing import CliRunner
 from support.corpora import write_corpus
+from support.exports import run_here
 from support.models import write_micro_model
 from support.product import OnnxForm, ParitySettings, Precision, choose_precision, convert_folder
 from support.variations import JOINT, RICHEST, VARIATIONS
 
-from seap_export.cli import main
 from seap_export.pipeline.gate.validate import ValidationRequest, validate
 
 pytestmark = pytest.mark.release
@@ -42,24 +41,11 @@ def test_good_artifacts_pass(tmp_path: Path, name: str, every: bool) -> None:
     """Every form of the richest model of each family, the ratio going round; `every` is the whole product."""
     seed = crc32(name.encode())
     model = write_micro_model(tmp_path / "m", seed=seed, **VARIATIONS[name])
-    corpus = write_corpus(tmp_path / "a.jsonl", seed=seed)
     requested = (*RATIOS[:-1], LARGEST.get(name, RATIOS[-1]))
     ratios = [argument for ratio in requested for argument in ("--ratio", ratio)]
-    arguments = [
-        "export",
-        model,
-        "--task",
-        f"a={corpus}",
-        *ratios,
-        "--out",
-        tmp_path / "out",
-        "--threads",
-        "1",
-        "-q",
-        "--no-speed",
-    ]
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    assert result.exit_code == 0, result.stderr
+    task = f"a={write_corpus(tmp_path / 'a.jsonl', seed=seed)}"
+    outcome = run_here("export", model, "--task", task, *ratios, "--out", tmp_path / "out", "--threads", "1", "-q")
+    assert outcome.code == 0, outcome.err
 
     request = ValidationRequest(parity=ParitySettings(threads=1, prompts=2))
     alarms = {}
