@@ -12,6 +12,8 @@ DEMO ?=
 PYTEST := python -m pytest "--require=$(REQUIRE)" "--demo=$(DEMO)"
 # Two at a time. The real model, which leaves a core half idle, comes first.
 PARALLEL := --numprocesses 2 --no-loadscope-reorder
+# Whatever the shell says: every process would compile what it imports, and pytest rewrite the tests in each stage.
+export PYTHONDONTWRITEBYTECODE :=
 # The test files in which a word stands: what a stage need not import, it leaves out.
 with = $(shell grep -rlE $(1) tests --include='test_*.py')
 # Options of test-gpu, such as ARGS=--dry-run.
