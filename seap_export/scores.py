@@ -12,7 +12,7 @@ from seap_export.activations.routing import RoutingSample
 from seap_export.activations.statistics import LayerMoments
 from seap_export.families import Experts, LayerSpec
 from seap_export.families.names import Projection
-from seap_export.layers.experts import routing_weights
+from seap_export.layers.sublayers.experts import routing_weights
 
 __all__ = [
     "CHANNEL_SCORES",

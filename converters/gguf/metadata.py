@@ -15,7 +15,7 @@ from converters.gguf.architectures import Architecture, effective_window, full_r
 from converters.gguf.folding import Folding
 from converters.gguf.types import Preset
 from seap_export.families import Attention, LayerSpec, ModelSpec, RopeSpec
-from seap_export.layers.rotary import attention_factor, inverse_frequencies
+from seap_export.layers.sublayers.rotary import attention_factor, inverse_frequencies
 from seap_export.sources.gguf.file import MODEL_TYPE_KEY
 
 __all__ = ["Metadata", "Value", "model_metadata", "rope_tensors"]

@@ -9,7 +9,7 @@ import torch
 
 from seap_export.families import Attention, LayerSpec, Mlp, ModelSpec, RopeSpec
 from seap_export.families.names import NORMS, PROJECTIONS
-from seap_export.layers.rotary import attention_factor, inverse_frequencies
+from seap_export.layers.sublayers.rotary import attention_factor, inverse_frequencies
 
 __all__ = ["described"]
 

@@ -14,7 +14,7 @@ from seap_export.activations.statistics import Calibration, LayerMoments
 from seap_export.errors import InputError
 from seap_export.families import Experts, ModelSpec
 from seap_export.families.names import Projection
-from seap_export.layers.experts import routing_weights
+from seap_export.layers.sublayers.experts import routing_weights
 
 __all__ = ["ExpertStatistics", "Mixture"]
 

@@ -14,9 +14,9 @@ import torch
 
 from seap_export.activations.covariance import pack_symmetric
 from seap_export.families import Experts
-from seap_export.layers.experts import expert_channels, expert_outputs, routing_weights
 from seap_export.layers.hidden_states import HiddenStates, SublayerPass
 from seap_export.layers.layer import DecoderLayer
+from seap_export.layers.sublayers.experts import expert_channels, expert_outputs, routing_weights
 
 __all__ = ["RoutingObserver", "RoutingSample"]
 

@@ -22,8 +22,8 @@ from seap_export.layers.batches import Batch, length_buckets
 from seap_export.layers.head import Head
 from seap_export.layers.hidden_states import HiddenStates, logits, output_stream
 from seap_export.layers.layer import DecoderLayer
-from seap_export.layers.norm import Norm
 from seap_export.layers.stock import StockModel
+from seap_export.layers.sublayers.norm import Norm
 from seap_export.sources.source import Source
 from seap_export.sources.stored import StoredForm
 

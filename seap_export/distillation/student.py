@@ -17,8 +17,8 @@ from seap_export.layers.head import Head
 from seap_export.layers.hidden_states import HiddenStates, log_predictions, logits, output_stream
 from seap_export.layers.kept import keep_tensors, kept_tensors, path_of
 from seap_export.layers.layer import DecoderLayer
-from seap_export.layers.norm import Norm
 from seap_export.layers.streams import Streams
+from seap_export.layers.sublayers.norm import Norm
 from seap_export.layers.working_memory import LOGIT_TOKENS
 
 __all__ = ["OuterTensors", "Student"]

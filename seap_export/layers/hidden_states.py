@@ -12,8 +12,8 @@ from seap_export.families.names import Projection
 from seap_export.layers.batches import Batch
 from seap_export.layers.head import Head
 from seap_export.layers.layer import DecoderLayer
-from seap_export.layers.norm import Norm
 from seap_export.layers.streams import MemoryStreams, Streams
+from seap_export.layers.sublayers.norm import Norm
 
 __all__ = [
     "HiddenStates",

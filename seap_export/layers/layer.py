@@ -26,13 +26,13 @@ from seap_export.families import (
     names,
 )
 from seap_export.families.names import Projection
-from seap_export.layers.attention import attention_channels
 from seap_export.layers.batches import Batch
-from seap_export.layers.convolution import convolution_channels
-from seap_export.layers.delta_net import delta_net_channels
-from seap_export.layers.experts import experts_channels, experts_product
-from seap_export.layers.mlp import mlp_channels, shared_channels
-from seap_export.layers.norm import Norm
+from seap_export.layers.sublayers.attention import attention_channels
+from seap_export.layers.sublayers.convolution import convolution_channels
+from seap_export.layers.sublayers.delta_net import delta_net_channels
+from seap_export.layers.sublayers.experts import experts_channels, experts_product
+from seap_export.layers.sublayers.mlp import mlp_channels, shared_channels
+from seap_export.layers.sublayers.norm import Norm
 
 __all__ = ["DecoderLayer"]
 

@@ -18,10 +18,10 @@ import torch
 
 from seap_export.families import Experts
 from seap_export.families.names import Projection
-from seap_export.layers.experts import expert_channels, routing_weights
 from seap_export.layers.hidden_states import HiddenStates, SublayerOutput
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.streams import MemoryStreams
+from seap_export.layers.sublayers.experts import expert_channels, routing_weights
 from seap_export.shrink.target import refit_target
 
 __all__ = ["Store", "fit_experts"]

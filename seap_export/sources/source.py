@@ -17,7 +17,7 @@ from seap_export.families import ModelSpec, language_config, model_spec, names, 
 from seap_export.hashing import sha256_files, sha256_json
 from seap_export.json_file import read_json, read_json_if_present, write_json
 from seap_export.layers.head import Head
-from seap_export.layers.norm import Norm
+from seap_export.layers.sublayers.norm import Norm
 from seap_export.sources.config import portable_config
 from seap_export.sources.cut import KeptRows, cut_tokenizer_files, refuse_missing
 from seap_export.sources.stored import PlainReader, StoredForm

@@ -22,7 +22,8 @@ from seap_export.layers.batches import Batch, length_buckets
 from seap_export.layers.compute import Compute
 from seap_export.layers.hidden_states import HiddenStates, SublayerPass
 from seap_export.layers.layer import DecoderLayer
-from seap_export.layers.rotary import attention_factor, rotary_tables
+from seap_export.layers.stock_experts import ExpertModules
+from seap_export.layers.sublayers.rotary import attention_factor, rotary_tables
 from seap_export.pipeline.budget.candidates import CANDIDATES_FOLDER
 from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.dense_folder import dense_folder
@@ -102,6 +103,7 @@ __all__ = [
     "DialectName",
     "DivergenceFigures",
     "Driver",
+    "ExpertModules",
     "ExportRequest",
     "FormatStep",
     "GgufFormat",

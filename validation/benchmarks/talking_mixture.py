@@ -30,9 +30,9 @@ from seap_export.families import Attention, Experts, Mlp, ModelSpec, model_spec,
 from seap_export.json_file import write_json
 from seap_export.layers.batches import length_buckets
 from seap_export.layers.compute import Compute
-from seap_export.layers.experts import each_expert
 from seap_export.layers.hidden_states import HiddenStates
 from seap_export.layers.layer import DecoderLayer
+from seap_export.layers.sublayers.experts import each_expert
 from seap_export.shrink.expert_refit import fit_experts
 from seap_export.shrink.write import write_weights
 from seap_export.sources.source import Source, open_source

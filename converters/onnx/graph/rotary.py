@@ -13,7 +13,7 @@ from converters.onnx.graph.operators import add, cast, multiply
 from converters.onnx.precision import Precision
 from converters.onnx.weights.weights import lazy_tensor
 from seap_export.families import ModelSpec, RopeSpec
-from seap_export.layers.rotary import rotary_tables
+from seap_export.layers.sublayers.rotary import rotary_tables
 
 __all__ = ["LENGTH_GUARD", "RotaryTables"]
 

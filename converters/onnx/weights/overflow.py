@@ -17,7 +17,7 @@ from seap_export.families.names import Projection
 from seap_export.layers.batches import length_buckets
 from seap_export.layers.hidden_states import HiddenStates, SublayerPass
 from seap_export.layers.layer import DecoderLayer
-from seap_export.layers.norm import Norm
+from seap_export.layers.sublayers.norm import Norm
 from seap_export.sources.weights import WeightReader
 
 __all__ = ["find_scaling", "most_exponent"]

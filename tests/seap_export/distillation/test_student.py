@@ -14,6 +14,7 @@ from support.plans import micro_plan
 from support.product import (
     Batch,
     DecoderLayer,
+    ExpertModules,
     HiddenStates,
     PlainReader,
     Plan,
@@ -30,7 +31,6 @@ from seap_export.distillation.layers import TrainedLayers
 from seap_export.distillation.student import OuterTensors, Student
 from seap_export.distillation.texts import TrainingStep, training_steps
 from seap_export.families import ModelSpec
-from seap_export.layers.stock_experts import ExpertModules
 
 TEXTS = random_token_ids(8, longest=20)
 #: The loss, and the gradient of each stored tensor.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from support.models import skip_unless_loaded
-from support.product import StoredForm
+from support.product import ExpertModules, StoredForm
 from support.variations import FAMILIES, VARIATIONS, micro_config
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -27,7 +27,6 @@ from seap_export.families import (
 )
 from seap_export.families.names import NORMS
 from seap_export.json_file import read_json
-from seap_export.layers.stock_experts import ExpertModules
 
 PER_LAYER = {
     "0": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 7, "o_proj_bias": True},

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from seap_export.families import Experts
-from seap_export.layers.experts import routing_weights
+from seap_export.layers.sublayers.experts import routing_weights
 from seap_export.plan.cost import CostModel
 from seap_export.plan.expert_elimination import eliminate_experts, eliminate_neurons, routing_losses
 from seap_export.plan.sublayers import ExpertOptions, KeptExperts

@@ -19,7 +19,7 @@ from support.plans import micro_plan
 from support.product import COMPENSATIONS, Compute, Source, collect_statistics
 from support.stand_ins.cuda import pretend_cuda
 
-from seap_export.layers import attention
+from seap_export.layers.sublayers import attention
 from seap_export.shrink.write import write_shrunk_model
 
 #: Between them windows, soft caps, norms after sublayers, long rotations, scaled queries, biases and multipliers.

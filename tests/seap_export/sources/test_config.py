@@ -18,7 +18,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from seap_export.errors import InputError
 from seap_export.families import Attention, Mlp, model_spec
 from seap_export.json_file import read_json
-from seap_export.layers.rotary import inverse_frequencies
+from seap_export.layers.sublayers.rotary import inverse_frequencies
 from seap_export.sources.config import portable_config
 
 THETA = 5000.0

@@ -9,8 +9,8 @@ from torch.nn import functional
 
 from seap_export.families.sublayers import Experts
 from seap_export.layers.batches import Batch
-from seap_export.layers.mlp import ACTIVATIONS
-from seap_export.layers.operands import Operands
+from seap_export.layers.sublayers.mlp import ACTIVATIONS
+from seap_export.layers.sublayers.operands import Operands
 
 __all__ = [
     "each_expert",

@@ -8,9 +8,9 @@ from torch.nn import functional
 from seap_export.families import Attention, QueryScaling
 from seap_export.families.sublayers import QK_NORMS
 from seap_export.layers.batches import Batch
-from seap_export.layers.norm import rms_norm
-from seap_export.layers.operands import Operands
-from seap_export.layers.rotary import rotary_tables
+from seap_export.layers.sublayers.norm import rms_norm
+from seap_export.layers.sublayers.operands import Operands
+from seap_export.layers.sublayers.rotary import rotary_tables
 
 __all__ = ["attention_channels"]
 

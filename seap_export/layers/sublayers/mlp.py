@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from seap_export.families import Mlp, SharedExpert
 from seap_export.layers.batches import Batch
-from seap_export.layers.operands import Operands
+from seap_export.layers.sublayers.operands import Operands
 
 __all__ = ["ACTIVATIONS", "mlp_channels", "shared_channels"]
 

@@ -10,7 +10,7 @@ from transformers import AutoConfig, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from seap_export.families import Attention, RopeSpec, model_spec
-from seap_export.layers.rotary import attention_factor, inverse_frequencies, rotary_tables
+from seap_export.layers.sublayers.rotary import attention_factor, inverse_frequencies, rotary_tables
 
 LLAMA3 = {"factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
 YARN = {"factor": 4.0, "original_max_position_embeddings": 128}

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from seap_export.families import Convolution
 from seap_export.layers.batches import Batch
-from seap_export.layers.operands import Operands
+from seap_export.layers.sublayers.operands import Operands
 
 __all__ = ["convolution_channels", "convolved"]
 

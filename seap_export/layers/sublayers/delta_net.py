@@ -7,10 +7,10 @@ from torch.nn import functional
 
 from seap_export.families import DeltaNet
 from seap_export.layers.batches import Batch
-from seap_export.layers.convolution import convolved
-from seap_export.layers.norm import rms_norm
-from seap_export.layers.operands import Operands
-from seap_export.layers.recurrence import in_chunks, pairwise_decay
+from seap_export.layers.sublayers.convolution import convolved
+from seap_export.layers.sublayers.norm import rms_norm
+from seap_export.layers.sublayers.operands import Operands
+from seap_export.layers.sublayers.recurrence import in_chunks, pairwise_decay
 
 __all__ = ["delta_net_channels", "delta_rule"]
 

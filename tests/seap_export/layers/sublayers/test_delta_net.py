@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from seap_export.layers.delta_net import delta_rule
-from seap_export.layers.recurrence import in_chunks
+from seap_export.layers.sublayers.delta_net import delta_rule
+from seap_export.layers.sublayers.recurrence import in_chunks
 
 TOKENS, HEADS, KEY, VALUE = 150, 2, 8, 5
 
