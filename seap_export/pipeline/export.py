@@ -37,7 +37,7 @@ from seap_export.pipeline.texts.chat import chat_of_source
 from seap_export.pipeline.texts.general_text import general_samples
 from seap_export.pipeline.texts.split_tasks import cut_to_tokens, split_tasks, warn_of_texts
 from seap_export.pipeline.texts.vocabulary import choose_vocabularies
-from seap_export.plan.solve import check_ratio
+from seap_export.plan.choice.solve import check_ratio
 from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 from validation.runtimes.table import require_runtime

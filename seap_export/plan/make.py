@@ -15,6 +15,8 @@ from seap_export.families import Experts, names
 from seap_export.families.names import Projection
 from seap_export.layers.compute import Compute
 from seap_export.layers.kept import UNFINISHED, keep_tensors
+from seap_export.plan.choice.solve import solve_layers
+from seap_export.plan.choice.uniform import solve_uniform
 from seap_export.plan.options import options_from_elimination
 from seap_export.plan.plan import Plan
 from seap_export.plan.ranked import (
@@ -29,9 +31,7 @@ from seap_export.plan.ranked import (
 )
 from seap_export.plan.recipes import method_of
 from seap_export.plan.settings import PlanSettings, ScoreMix
-from seap_export.plan.solve import solve_layers
 from seap_export.plan.sublayers import LayerOptions, options_type
-from seap_export.plan.uniform import solve_uniform
 from seap_export.scores import (
     EXPERT_SCORES,
     ChannelScore,

@@ -43,6 +43,7 @@ from seap_export.pipeline.steps.step import Step
 from seap_export.pipeline.targets.candidate import Candidate, ways
 from seap_export.pipeline.targets.targets import Targets
 from seap_export.pipeline.texts.general_text import GENERAL_TEXT, MOST_TEXTS
+from seap_export.plan.cost import BUDGETS, CostModel
 from seap_export.plan.make import plan_variant, rank_layers
 from seap_export.plan.plan import LayerPlan, Plan, read_plan
 from seap_export.plan.recipes import open_recipe
@@ -82,6 +83,7 @@ PROJECTIONS: tuple[Projection, ...] = tuple(
 OUTPUTS: tuple[Projection, ...] = (Attention.output, Mlp.output)
 
 __all__ = [
+    "BUDGETS",
     "CANDIDATES_FOLDER",
     "COMPENSATIONS",
     "EVEN",
@@ -99,6 +101,7 @@ __all__ = [
     "ChatTemplate",
     "Compensation",
     "Compute",
+    "CostModel",
     "DecoderLayer",
     "DialectName",
     "DivergenceFigures",

@@ -93,10 +93,10 @@ def plan_command(
     from seap_export.api.settings import compute_of, plan_settings
     from seap_export.pipeline.folder.outputs import write_whole
     from seap_export.pipeline.request.mixtures import open_mixture
+    from seap_export.plan.choice.solve import check_ratio
     from seap_export.plan.make import rank_layers
     from seap_export.plan.plan import write_plan
     from seap_export.plan.recipes import Target
-    from seap_export.plan.solve import check_ratio
     from seap_export.sources.source import open_source
 
     compute = compute_of(options)

@@ -20,7 +20,7 @@ from seap_export.pipeline.steps.single.formats import FormatStep, ParityStep
 from seap_export.pipeline.steps.single.rounding import RoundingStep
 from seap_export.pipeline.steps.single.variant import ShrinkStep
 from seap_export.pipeline.targets.candidate import Candidate, ways
-from seap_export.plan.solve import largest_ratio
+from seap_export.plan.choice.solve import largest_ratio
 from seap_export.plan.sublayers import thinner_layer
 from seap_export.vocabulary.table import Vocabulary
 

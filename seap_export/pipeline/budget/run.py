@@ -30,9 +30,9 @@ from seap_export.pipeline.steps.single.ranking import RankingStep
 from seap_export.pipeline.steps.step import Work
 from seap_export.pipeline.targets.candidate import Candidate, Point, ways
 from seap_export.pipeline.targets.frontier import Frontier, frontier_json, known_figures, write_frontier
+from seap_export.plan.choice.solve import largest_ratio
 from seap_export.plan.make import plan_variant
 from seap_export.plan.ranked import read_ranking
-from seap_export.plan.solve import largest_ratio
 from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 

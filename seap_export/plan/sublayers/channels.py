@@ -14,7 +14,7 @@ import torch
 
 from seap_export.families import Sublayer
 from seap_export.plan.cost import CostModel
-from seap_export.plan.elimination import eliminate_channels
+from seap_export.plan.elimination.channels import eliminate_channels
 from seap_export.plan.sublayers.kept import Kept
 from seap_export.plan.sublayers.options import Options, covariance_for
 

@@ -16,7 +16,7 @@ from seap_export.activations.mixture import ExpertStatistics, Mixture
 from seap_export.families import Experts
 from seap_export.families.names import Projection
 from seap_export.plan.cost import CostModel
-from seap_export.plan.expert_elimination import eliminate_experts, eliminate_neurons
+from seap_export.plan.elimination.experts import eliminate_experts, eliminate_neurons
 from seap_export.plan.sublayers.kept import Kept, sorted_indices
 from seap_export.plan.sublayers.options import Options
 

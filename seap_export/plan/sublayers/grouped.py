@@ -14,7 +14,7 @@ import torch
 
 from seap_export.families.sublayers import Grouped
 from seap_export.plan.cost import CostModel
-from seap_export.plan.head_sets import HeadGroups, HeadSets, best_sets, eliminate_heads
+from seap_export.plan.elimination.head_sets import HeadGroups, HeadSets, best_sets, eliminate_heads
 from seap_export.plan.sublayers.kept import Kept, sorted_indices
 from seap_export.plan.sublayers.options import Options, covariance_for
 

@@ -15,17 +15,17 @@ from support.plans import small_spec
 from seap_export.errors import UsageError
 from seap_export.families import Attention, LayerSpec, Mlp, ModelSpec
 from seap_export.plan import sublayers as kinds
-from seap_export.plan.choice import LayerChoices
+from seap_export.plan.choice.layer import LayerChoices
+from seap_export.plan.choice.solve import RATIO_TOLERANCE, check_ratio, solve_layers
+from seap_export.plan.choice.uniform import solve_uniform
 from seap_export.plan.cost import CostModel
 from seap_export.plan.options import options_from_elimination, options_from_scores
 from seap_export.plan.plan import LayerPlan
 from seap_export.plan.ranked import read_ranking, write_options, write_scores, write_sensitivity
 from seap_export.plan.settings import BALANCES, LAYOUTS, Balance
-from seap_export.plan.solve import RATIO_TOLERANCE, check_ratio, solve_layers
 from seap_export.plan.sparsity import EVEN, SPARSITY_KINDS, Sparsity
 from seap_export.plan.sublayers import Kept, KeptHeads, KeptNeurons, thinner_layer, whole_words
 from seap_export.plan.sublayers.channels import ChannelOptions
-from seap_export.plan.uniform import solve_uniform
 from seap_export.scores import LayerScores
 
 

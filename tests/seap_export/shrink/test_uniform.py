@@ -49,9 +49,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from seap_export.families import DeltaNet, dense_config, model_spec, names
+from seap_export.plan.choice.uniform import solve_uniform
 from seap_export.plan.settings import LAYOUTS
 from seap_export.plan.sublayers.attention import keeps_heads
-from seap_export.plan.uniform import solve_uniform
 from seap_export.shrink.layer import kept_channels
 from seap_export.shrink.refit import mean_fit, refit_from_dense
 from seap_export.shrink.write import write_shrunk_model

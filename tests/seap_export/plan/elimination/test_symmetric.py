@@ -7,7 +7,7 @@ import torch
 from support.plans import random_projection
 
 from seap_export.errors import UsageError
-from seap_export.plan import symmetric
+from seap_export.plan.elimination import symmetric
 
 CHANNELS = 23
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 from support.plans import attention_cost, both, kept_layer, kept_sizes, random_scores, scores_of, small_spec
+from support.product import BUDGETS, CostModel
 
 from seap_export.families import Attention, Mlp, ModelSpec
-from seap_export.plan.choice import LayerChoices, one_layer_nearer
-from seap_export.plan.cost import BUDGETS, CostModel
+from seap_export.plan.choice.layer import LayerChoices, one_layer_nearer
 from seap_export.plan.options import options_from_scores
 from seap_export.plan.settings import Balance
 from seap_export.plan.sublayers import KeptHeads, KeptNeurons, layer_cost, smallest_layer

@@ -17,15 +17,14 @@ from support.plans import (
     scored_options,
     smollm2_spec,
 )
+from support.product import BUDGETS, LayerPlan, Sparsity
 from support.variations import JOINT, VARIATIONS, in_turn, micro_config
 
 from seap_export.errors import UsageError
 from seap_export.families import DeltaNet, Mlp, ModelSpec, model_spec
-from seap_export.plan.cost import BUDGETS
-from seap_export.plan.plan import LayerPlan
+from seap_export.plan.choice.solve import RATIO_TOLERANCE, check_ratio, largest_ratio, solve_layers
 from seap_export.plan.settings import BALANCES
-from seap_export.plan.solve import RATIO_TOLERANCE, check_ratio, largest_ratio, solve_layers
-from seap_export.plan.sparsity import SPARSITY_KINDS, Sparsity
+from seap_export.plan.sparsity import SPARSITY_KINDS
 from seap_export.plan.sublayers import DeltaNetOptions, KeptHeads, layer_cost
 
 RATIOS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.6)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from seap_export.plan.choice import LayerChoices, Planned, Selection
+from seap_export.plan.choice.layer import LayerChoices, Planned, Selection
 from seap_export.plan.cost import CostModel
 
 __all__ = ["check_sensitivity", "spend"]

@@ -6,7 +6,15 @@ from collections.abc import Sequence
 
 import torch
 
-from seap_export.plan.symmetric import cholesky, factorise, invert, permute, reduced, strips, subtract_square
+from seap_export.plan.elimination.symmetric import (
+    cholesky,
+    factorise,
+    invert,
+    permute,
+    reduced,
+    strips,
+    subtract_square,
+)
 
 __all__ = ["Refit", "SetLosses", "removal_losses"]
 

@@ -17,14 +17,12 @@ from support.plans import (
     small_spec,
     smollm2_spec,
 )
+from support.product import BUDGETS, CostModel, LayerPlan, Sparsity
 
 from seap_export.families import ModelSpec
-from seap_export.plan.adaptive import spend
-from seap_export.plan.choice import LayerChoices
-from seap_export.plan.cost import BUDGETS, CostModel
-from seap_export.plan.plan import LayerPlan
-from seap_export.plan.solve import solve_layers
-from seap_export.plan.sparsity import Sparsity
+from seap_export.plan.choice.adaptive import spend
+from seap_export.plan.choice.layer import LayerChoices
+from seap_export.plan.choice.solve import solve_layers
 from seap_export.plan.sublayers import KeptHeads, KeptNeurons, LayerOptions
 
 FRACTIONS = (0.35, 0.4, 0.5, 0.65, 0.8, 0.95)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from seap_export.plan.refit import Refit, SetLosses
+from seap_export.plan.elimination.refit import Refit, SetLosses
 
 __all__ = ["HeadGroups", "HeadSets", "best_sets", "eliminate_heads"]
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from support.stand_ins.cuda import fake_tensors
 
-from seap_export.plan import refit, symmetric
-from seap_export.plan.elimination import removal_order
-from seap_export.plan.head_sets import HeadGroups
-from seap_export.plan.refit import Refit, removal_losses
+from seap_export.plan.elimination import refit, symmetric
+from seap_export.plan.elimination.channels import removal_order
+from seap_export.plan.elimination.head_sets import HeadGroups
+from seap_export.plan.elimination.refit import Refit, removal_losses
 
 CHANNELS = 1200
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from seap_export.plan.choice import LayerChoices, Planned, Selection
+from seap_export.plan.choice.layer import LayerChoices, Planned, Selection
 from seap_export.scores import LayerScores, unit_scores
 
 __all__ = ["rank", "standardised"]

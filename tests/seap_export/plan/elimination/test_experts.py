@@ -8,11 +8,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from support.product import CostModel
 
 from seap_export.families import Experts
 from seap_export.layers.sublayers.experts import routing_weights
-from seap_export.plan.cost import CostModel
-from seap_export.plan.expert_elimination import eliminate_experts, eliminate_neurons, routing_losses
+from seap_export.plan.elimination.experts import eliminate_experts, eliminate_neurons, routing_losses
 from seap_export.plan.sublayers import ExpertOptions, KeptExperts
 
 TOKENS, EXPERTS, WIDTH = 40, 6, 5

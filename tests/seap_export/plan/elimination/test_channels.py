@@ -13,10 +13,11 @@ from support.product import OUTPUTS
 
 from seap_export.errors import UsageError
 from seap_export.families import ModelSpec
-from seap_export.plan import elimination, head_sets
-from seap_export.plan.elimination import eliminate_channels
+from seap_export.plan.elimination import channels as elimination
+from seap_export.plan.elimination import head_sets
+from seap_export.plan.elimination.channels import eliminate_channels
+from seap_export.plan.elimination.refit import removal_losses
 from seap_export.plan.options import options_from_elimination
-from seap_export.plan.refit import removal_losses
 from seap_export.plan.sublayers import HeadOptions, KeptHeads, NeuronOptions
 
 RIDGE = 0.001

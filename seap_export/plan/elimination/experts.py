@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from seap_export.families import Experts
-from seap_export.plan.elimination import eliminate_channels
+from seap_export.plan.elimination.channels import eliminate_channels
 
 __all__ = ["eliminate_experts", "eliminate_neurons", "routing_losses"]
 

@@ -15,15 +15,15 @@ from support.plans import (
     small_spec,
     smollm2_spec,
 )
+from support.product import LayerPlan
 from support.variations import JOINT, VARIATIONS, micro_config
 
 from seap_export.errors import UsageError
 from seap_export.families import Attention, Mlp, ModelSpec, model_spec
-from seap_export.plan.plan import LayerPlan
-from seap_export.plan.solve import RATIO_TOLERANCE, check_ratio
+from seap_export.plan.choice.solve import RATIO_TOLERANCE, check_ratio
+from seap_export.plan.choice.uniform import solve_uniform
 from seap_export.plan.sparsity import EVEN
 from seap_export.plan.sublayers import KeptHeads, KeptNeurons
-from seap_export.plan.uniform import solve_uniform
 from seap_export.scores import LayerScores, unit_scores
 
 RATIOS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.6, 0.8)

@@ -9,10 +9,10 @@ import numpy.typing as npt
 
 from seap_export.errors import UsageError
 from seap_export.families import ModelSpec
-from seap_export.plan.adaptive import spend
-from seap_export.plan.choice import LayerChoices, Planned, one_layer_nearer
+from seap_export.plan.choice.adaptive import spend
+from seap_export.plan.choice.layer import LayerChoices, Planned, one_layer_nearer
+from seap_export.plan.choice.ranking import rank
 from seap_export.plan.plan import LayerPlan
-from seap_export.plan.ranking import rank
 from seap_export.plan.settings import Balance, Layout
 from seap_export.plan.sparsity import Sparsity
 from seap_export.plan.sublayers import LayerOptions, layer_cost, smallest_layer, whole_words

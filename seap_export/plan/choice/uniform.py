@@ -14,11 +14,11 @@ import numpy.typing as npt
 from seap_export.errors import UsageError
 from seap_export.families import ModelSpec, Sublayer
 from seap_export.families.names import Projection
-from seap_export.plan.adaptive import check_sensitivity
+from seap_export.plan.choice.adaptive import check_sensitivity
+from seap_export.plan.choice.solve import RATIO_TOLERANCE, check_ratio
 from seap_export.plan.cost import CostModel
 from seap_export.plan.plan import LayerPlan
 from seap_export.plan.settings import BALANCES, Balance
-from seap_export.plan.solve import RATIO_TOLERANCE, check_ratio
 from seap_export.plan.sparsity import EVEN
 from seap_export.plan.sublayers import LayerOptions, Options, alike, options_type
 

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from seap_export.plan.refit import Refit, removal_losses
+from seap_export.plan.elimination.refit import Refit, removal_losses
 
 __all__ = ["eliminate_channels", "removal_order"]
 

@@ -9,8 +9,8 @@ import torch
 from support.plans import random_scores, scored_options, scores_of, small_spec, smollm2_spec
 
 from seap_export.families import ModelSpec
-from seap_export.plan.choice import LayerChoices, Planned
-from seap_export.plan.ranking import rank, standardised
+from seap_export.plan.choice.layer import LayerChoices, Planned
+from seap_export.plan.choice.ranking import rank, standardised
 from seap_export.plan.sublayers import KeptHeads, KeptNeurons
 from seap_export.scores import LayerScores
 

@@ -7,8 +7,8 @@ import torch
 from support.plans import random_projection, refitted_loss
 
 from seap_export.errors import UsageError
-from seap_export.plan import symmetric
-from seap_export.plan.refit import Refit, SetLosses, removal_losses
+from seap_export.plan.elimination import symmetric
+from seap_export.plan.elimination.refit import Refit, SetLosses, removal_losses
 
 CHANNELS, RIDGE = 14, 0.002
 #: Sets removed one after another, all channels in the end.

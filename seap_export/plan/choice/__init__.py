@@ -1,0 +1,1 @@
+"""From the options of all layers to those that fit a budget."""
