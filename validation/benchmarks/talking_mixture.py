@@ -63,11 +63,10 @@ def balanced_groups(features: torch.Tensor, groups: int) -> torch.Tensor:
     assigned = order.view(groups, size)
     for _ in range(_ROUNDS):
         likeness = unit @ torch.nn.functional.normalize(unit[assigned].mean(1), dim=1).T
-        best = likeness.topk(min(2, groups), 1).values
+        best, wishes = likeness.topk(min(2, groups), 1).values, likeness.argsort(1, descending=True).tolist()
         members: list[list[int]] = [[] for _ in range(groups)]
         for vector in (best[:, -1] - best[:, 0]).argsort(stable=True).tolist():
-            wishes = likeness[vector].argsort(descending=True, stable=True).tolist()
-            next(members[group] for group in wishes if len(members[group]) < size).append(vector)
+            next(members[group] for group in wishes[vector] if len(members[group]) < size).append(vector)
         assigned = torch.tensor([sorted(group) for group in members])
     return assigned
 
