@@ -18,6 +18,7 @@ __all__ = [
     "expert_outputs",
     "experts_channels",
     "experts_product",
+    "routing_margins",
     "routing_weights",
 ]
 
@@ -33,6 +34,15 @@ def routing_weights(logits: torch.Tensor, experts: Experts) -> torch.Tensor:
     chosen = probabilities.topk(experts.experts_per_token, -1)
     weights = chosen.values / chosen.values.sum(-1, keepdim=True) if experts.is_normalised else chosen.values
     return torch.zeros_like(probabilities).scatter(-1, chosen.indices, weights)
+
+
+def routing_margins(operands: Operands, experts: Experts, stream: torch.Tensor) -> torch.Tensor:
+    """By how much the router prefers the last expert of each token to the next one, float32 [tokens]."""
+    logits = operands.linear("router", operands.read(experts.output, stream))
+    if experts.experts_per_token == experts.num_experts:
+        return torch.full_like(logits[:, 0], torch.inf)
+    best = logits.topk(experts.experts_per_token + 1, -1).values
+    return best[:, -2] - best[:, -1]
 
 
 def experts_channels(operands: Operands, experts: Experts, stream: torch.Tensor, batch: Batch) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +18,11 @@ from support.product import Source, open_source
 from support.stand_ins.families import WRONG_FAMILIES, describe_gemma3
 from support.variations import VARIATIONS
 
+from seap_export.activations import walk_check
 from seap_export.activations.walk_check import WalkCheck, short_context
 from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import Attention, LayerSpec, Mlp, ModelSpec, QueryScaling, family_of_model_type
+from seap_export.layers.sublayers import experts
 
 #: Where each shows first: in the second of three layers, where only that has a window.
 PLACES = {
@@ -236,3 +239,19 @@ def test_a_wrong_scaling_of_queries_is_noticed_by_texts_that_never_reach_it(tmp_
 def test_a_model_without_such_lengths_stays_as_it_is(tmp_path: Path) -> None:
     source = open_source(str(write_micro_model(tmp_path / "m", **VARIATIONS["llama-yarn"])))
     assert short_context(source.config, source.spec, 10) == (dict(source.config), source.spec)
+
+
+@pytest.mark.parametrize("tie", [1e-4, -1.0])
+def test_a_router_may_choose_either_of_two_experts_that_are_as_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tie: float
+) -> None:
+    folder = write_micro_model(tmp_path / "model", **VARIATIONS["mixtral"])
+    tensors = load_file(folder / "model.safetensors")
+    for router in (own for name, own in tensors.items() if "block_sparse_moe.gate" in name):
+        router[1] = router[0]
+    save_file(tensors, folder / "model.safetensors")
+    choose = experts.routing_weights
+    monkeypatch.setattr(experts, "routing_weights", lambda logits, own: choose(logits.flip(-1), own).flip(-1))
+    monkeypatch.setattr(walk_check, "_TIE", tie)
+    with contextlib.nullcontext() if tie > 0 else pytest.raises(InputError, match="from layer 0 on"):
+        statistics_in(tmp_path / "statistics", open_source(str(folder)), random_token_ids())
