@@ -12,7 +12,16 @@ from seap_export.families.gguf_form import GgufForm
 from seap_export.families.read import dense_config, language_config, model_spec
 from seap_export.families.rope import QueryScaling, RopeSpec
 from seap_export.families.spec import BlockSpec, LayerSpec, ModelSpec, NormSpec
-from seap_export.families.sublayers import Attention, Convolution, DeltaNet, Experts, Mlp, SharedExpert, Sublayer
+from seap_export.families.sublayers import (
+    Attention,
+    Convolution,
+    DeltaNet,
+    Experts,
+    Mamba,
+    Mlp,
+    SharedExpert,
+    Sublayer,
+)
 
 __all__ = [
     "Attention",
@@ -23,6 +32,7 @@ __all__ = [
     "Family",
     "GgufForm",
     "LayerSpec",
+    "Mamba",
     "Mlp",
     "ModelSpec",
     "NormSpec",

@@ -17,6 +17,7 @@ from seap_export.families.names import (
     CONVOLUTION,
     DELTA,
     DENSE,
+    MAMBA,
     NORMS,
     OUTPUTS,
     PROJECTIONS,
@@ -64,6 +65,7 @@ FUSED: Mapping[str, tuple[Projection, ...]] = {
     "gate_up_proj": ("gate_proj", "up_proj"),
     "in_proj": BCX,
     "q_gate_proj": ("q_proj", "g_proj"),
+    "mamba_in_proj": MAMBA[:-1],
 }
 #: Those of them whose parts take turns, head by head.
 INTERLEAVED = frozenset({"q_gate_proj"})
@@ -126,7 +128,7 @@ class Family:
     genai_type: str = ""
     block: Block = Block()
     rotation: RotaryRules = RotaryRules()
-    layer_types: Mapping[str, Literal["attention", "convolution", "delta_net"]] = field(default_factory=dict)
+    layer_types: Mapping[str, Literal["attention", "convolution", "delta_net", "mamba"]] = field(default_factory=dict)
     attention_layers: str = ""
     convolution: ConvolutionRules | None = None
     adjusted_size: AdjustedSize | None = None
@@ -202,7 +204,7 @@ class Family:
 
 
 #: The projections of the kinds of sublayers that only some families have.
-_OF_KINDS: Mapping[str, tuple[Projection, ...]] = {"convolution": CONVOLUTION, "delta_net": DELTA}
+_OF_KINDS: Mapping[str, tuple[Projection, ...]] = {"convolution": CONVOLUTION, "delta_net": DELTA, "mamba": MAMBA}
 
 
 def _lacking(block: Block, layer_types: Mapping[str, str], experts: Routing | None) -> frozenset[Projection]:

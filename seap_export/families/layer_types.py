@@ -9,7 +9,7 @@ from seap_export.families.config_reader import ConfigReader
 
 __all__ = ["LayerKind", "read_layer_types"]
 
-LayerKind = Literal["attention", "convolution", "delta_net"]
+LayerKind = Literal["attention", "convolution", "delta_net", "mamba"]
 
 
 def read_layer_types(config: ConfigReader, num_hidden_layers: int) -> list[LayerKind]:

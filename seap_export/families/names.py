@@ -15,6 +15,7 @@ __all__ = [
     "DELTA",
     "DENSE",
     "LAYER",
+    "MAMBA",
     "NORMS",
     "OUTPUTS",
     "PROJECTIONS",
@@ -34,6 +35,7 @@ Projection = Literal[
     "q_proj", "k_proj", "v_proj", "g_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     "b_proj", "c_proj", "x_proj", "out_proj",
     "delta_qkv_proj", "delta_z_proj", "delta_b_proj", "delta_a_proj", "delta_out_proj",
+    "mamba_z_proj", "mamba_x_proj", "mamba_b_proj", "mamba_c_proj", "mamba_dt_proj", "mamba_out_proj",
     "router", "experts_gate_proj", "experts_up_proj", "experts_down_proj",
     "shared_gate", "shared_gate_proj", "shared_up_proj", "shared_down_proj",
 ]  # fmt: skip
@@ -48,13 +50,17 @@ CONVOLUTION: tuple[Projection, ...] = (*BCX, "out_proj")
 DELTA: tuple[Projection, ...] = (
     "delta_qkv_proj", "delta_z_proj", "delta_b_proj", "delta_a_proj", "delta_out_proj",
 )  # fmt: skip
+#: Those of Mamba-2: the gate, the values, B and C of each group, the time steps, and the output.
+MAMBA: tuple[Projection, ...] = (
+    "mamba_z_proj", "mamba_x_proj", "mamba_b_proj", "mamba_c_proj", "mamba_dt_proj", "mamba_out_proj",
+)  # fmt: skip
 #: The projections of an MLP, and those of a mixture of experts: its router, and those of all experts together.
 DENSE: tuple[Projection, ...] = ("gate_proj", "up_proj", "down_proj")
 ROUTED: tuple[Projection, ...] = ("router", "experts_gate_proj", "experts_up_proj", "experts_down_proj")
 #: Those of a shared expert: what scales it, and an MLP.
 SHARED: tuple[Projection, ...] = ("shared_gate", "shared_gate_proj", "shared_up_proj", "shared_down_proj")
 #: The output projections that compensation can give a bias.
-OUTPUTS: tuple[Projection, ...] = ("o_proj", "down_proj", "out_proj", "delta_out_proj")
+OUTPUTS: tuple[Projection, ...] = ("o_proj", "down_proj", "out_proj", "delta_out_proj", "mamba_out_proj")
 #: The norms of the residual stream: before and after attention or a convolution, before and after the MLP.
 Norm = Literal["input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm"]
 NORMS: tuple[Norm, ...] = get_args(Norm)
@@ -76,6 +82,13 @@ _INNER: Mapping[str, str] = {
     "delta_b_proj": "linear_attn.in_proj_b",
     "delta_a_proj": "linear_attn.in_proj_a",
     "delta_out_proj": "linear_attn.out_proj",
+    **{name: f"mamba.{name.removeprefix('mamba_')}" for name in MAMBA},
+    "mamba_kernel": "mamba.conv1d.weight",
+    "mamba_kernel_bias": "mamba.conv1d.bias",
+    "mamba_a_log": "mamba.A_log",
+    "mamba_dt_bias": "mamba.dt_bias",
+    "mamba_d": "mamba.D",
+    "mamba_norm": "mamba.norm.weight",
     "delta_kernel": "linear_attn.conv1d.weight",
     "delta_a_log": "linear_attn.A_log",
     "delta_dt_bias": "linear_attn.dt_bias",

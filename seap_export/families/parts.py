@@ -41,6 +41,7 @@ class Block:
         logits_multiplier: Formula of the factor on logits.
         attention_scale: Formula of the factor on attention scores; None: head_dim ** -0.5.
         attention_gate: Whether a gate is applied to what heads attend to.
+        mamba_norm: Whether Mamba-2 normalises what it gates before or after that; None: not at all.
         attention_softcap: Key of the bound c of attention scores, c tanh(score / c).
         logits_softcap: Key of the bound of logits.
     """
@@ -56,6 +57,7 @@ class Block:
     logits_multiplier: str | None = None
     attention_scale: str | None = None
     attention_gate: bool = False
+    mamba_norm: Literal["before_gate", "after_gate"] | None = None
     attention_softcap: str | None = None
     logits_softcap: str | None = None
 

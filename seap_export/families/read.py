@@ -22,6 +22,7 @@ from seap_export.families.sublayers import (
     Convolution,
     DeltaNet,
     Experts,
+    Mamba,
     Mlp,
     SharedExpert,
     Sublayer,
@@ -211,6 +212,20 @@ def _layer(
             kernel_size=config.positive("linear_conv_kernel_dim"),
         )
 
+    def mamba() -> Mamba:
+        heads = size("mamba_n_heads")
+        width = config.get("mamba_d_head", "auto")
+        inner = config.positive("mamba_expand") * config.positive("hidden_size")
+        return Mamba(
+            mamba_n_heads=heads,
+            mamba_n_groups=size("mamba_n_groups"),
+            head_dim=inner // config.positive("mamba_n_heads") if width == "auto" else config.positive("mamba_d_head"),
+            state_size=config.positive("mamba_d_state"),
+            kernel_size=config.positive("mamba_d_conv"),
+            has_kernel_bias=bool(config.get("mamba_conv_bias")),
+            norm=block.mamba_norm,
+        )
+
     def experts(rules: Routing) -> Experts:
         return Experts(
             num_experts=size("num_experts"),
@@ -220,7 +235,7 @@ def _layer(
             activation=_activation(config),
         )
 
-    makers = {"attention": attention, "convolution": convolution, "delta_net": delta_net}
+    makers = {"attention": attention, "convolution": convolution, "delta_net": delta_net, "mamba": mamba}
     kinds = {"attention", *family.layer_types.values()}
     first: Sublayer = {name: makers[name]() for name in kinds}[kind]  # reads the keys of all of them
     if family.experts is not None and _has_experts(config, family.experts, index):

@@ -19,6 +19,7 @@ from seap_export.families import (
     DeltaNet,
     Experts,
     LayerSpec,
+    Mamba,
     Mlp,
     ModelSpec,
     SharedExpert,
@@ -31,6 +32,7 @@ from seap_export.layers.sublayers.attention import attention_channels
 from seap_export.layers.sublayers.convolution import convolution_channels
 from seap_export.layers.sublayers.delta_net import delta_net_channels
 from seap_export.layers.sublayers.experts import experts_channels, experts_product
+from seap_export.layers.sublayers.mamba import mamba_channels
 from seap_export.layers.sublayers.mlp import mlp_channels, shared_channels
 from seap_export.layers.sublayers.norm import Norm
 
@@ -42,6 +44,7 @@ _CHANNELS: Mapping[type[Sublayer], Callable[[Any, Any, torch.Tensor, Batch], tor
     Attention: attention_channels,
     Convolution: convolution_channels,
     DeltaNet: delta_net_channels,
+    Mamba: mamba_channels,
     Mlp: mlp_channels,
     Experts: experts_channels,
     SharedExpert: shared_channels,

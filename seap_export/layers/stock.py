@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from seap_export.errors import EnvironmentFailure
-from seap_export.families import LayerSpec, ModelSpec
+from seap_export.families import LayerSpec, Mamba, ModelSpec
 from seap_export.layers.stock_experts import ExpertModules
 
 __all__ = ["BatchPass", "StockModel"]
@@ -61,7 +61,8 @@ class BatchPass:
         if hasattr(layer, "conv_states"):  # of which transformers keeps one token more than the next call sees
             states["conv"] = layer.conv_states[0][..., 1:]
             recurrent = layer.recurrent_states[0]
-            states |= {} if recurrent is None else {"recurrent": recurrent}
+            if recurrent is not None:
+                states["recurrent"] = recurrent.transpose(2, 3) if layer.is_transposed else recurrent
         return states
 
 
@@ -290,7 +291,9 @@ def _cache_layer(layer: LayerSpec) -> Any:
 
     if any("key" in sublayer.states for sublayer in layer.sublayers):
         return cache_utils.DynamicLayer()
-    return cache_utils.LinearAttentionLayer()
+    kept = cache_utils.LinearAttentionLayer()
+    kept.is_transposed = any(isinstance(sublayer, Mamba) for sublayer in layer.sublayers)  # transformers' states
+    return kept
 
 
 def _change(layer: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> None:

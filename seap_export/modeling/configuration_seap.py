@@ -51,10 +51,12 @@ class _PrunedConfig:
     down_proj_bias: bool = False
     out_proj_bias: bool = False
     delta_out_proj_bias: bool = False
+    mamba_out_proj_bias: bool = False
     o_proj_path: str = "self_attn.o_proj"
     down_proj_path: str = "mlp.down_proj"
     out_proj_path: str = "conv.out_proj"
     delta_out_proj_path: str = "linear_attn.out_proj"
+    mamba_out_proj_path: str = "mamba.out_proj"
     conv_dim: int | None = None
     resized_attention: bool = False
 

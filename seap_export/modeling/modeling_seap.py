@@ -84,7 +84,7 @@ def _build_layer(layer_class: type[nn.Module], config: PretrainedConfig, layer_i
         raise ValueError(f"{layer_class.__name__} of {release} does not read head_dim; install a newer release")
     if convolution is not None and settings.conv_dim is not None:
         _resize_convolution(modules[settings.out_proj_path.rpartition(".")[0]], settings.conv_dim)
-    for name in ("o_proj", "down_proj", "out_proj", "delta_out_proj"):
+    for name in ("o_proj", "down_proj", "out_proj", "delta_out_proj", "mamba_out_proj"):
         path = getattr(settings, f"{name}_path")
         if path in modules and getattr(settings, f"{name}_bias"):
             _add_bias(layer, path)

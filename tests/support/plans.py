@@ -21,6 +21,7 @@ from seap_export.families import (
     DeltaNet,
     Experts,
     LayerSpec,
+    Mamba,
     Mlp,
     ModelSpec,
     SharedExpert,
@@ -39,6 +40,7 @@ from seap_export.plan.sublayers import (
     KeptDeltaNet,
     KeptExperts,
     KeptHeads,
+    KeptMamba,
     KeptNeurons,
     KeptShared,
     LayerOptions,
@@ -80,7 +82,7 @@ def layer_plan(own: LayerSpec, dropped_group: int | None, dropped_head: int | No
         for head in range(size)
         if size == 1 or dropped_head is None or head != (g + dropped_head) % size
     ]
-    kept_type = KeptHeads if isinstance(first, Attention) else KeptDeltaNet
+    kept_type = {Attention: KeptHeads, DeltaNet: KeptDeltaNet, Mamba: KeptMamba}[type(first)]
     attention = kept_type(size, tuple(groups), tuple(heads))
     if any(isinstance(one, Experts) for one in own.sublayers):  # all of them, or without the first
         experts = range(int(len(neurons) < NEURONS), own[Experts].num_experts)
@@ -139,7 +141,7 @@ def uniform_plan(source: Source, compensation: Compensation, **values: Any) -> P
         if Convolution in map(type, layer.sublayers):
             layers.append(layer_plan(layer, None, None, neurons))
             continue
-        if DeltaNet in map(type, layer.sublayers):
+        if {DeltaNet, Mamba} & set(map(type, layer.sublayers)):
             layers.append(layer_plan(layer, index, None, neurons))
             continue
         groups = sorted((index + offset) % all_groups for offset in range(left))

@@ -15,7 +15,7 @@ from seap_export.activations.calibrate import collect_statistics
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration, CalibrationRecord, read_tokens
 from seap_export.families.family import families, refused_models
-from seap_export.families.names import CONVOLUTION, DELTA, Projection
+from seap_export.families.names import CONVOLUTION, DELTA, MAMBA, Projection
 from seap_export.families.names import PROJECTIONS as ALL_PROJECTIONS
 from seap_export.families.sublayers import Attention, Mlp
 from seap_export.layers.batches import Batch, length_buckets
@@ -78,7 +78,7 @@ from validation.speed.memory import PeakMemory
 
 #: The projections of a layer with attention and an MLP, and those of them that are output projections.
 PROJECTIONS: tuple[Projection, ...] = tuple(
-    name for name in ALL_PROJECTIONS if name not in (*CONVOLUTION, *DELTA, "g_proj")
+    name for name in ALL_PROJECTIONS if name not in (*CONVOLUTION, *DELTA, *MAMBA, "g_proj")
 )
 OUTPUTS: tuple[Projection, ...] = (Attention.output, Mlp.output)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from seap_export.families import Convolution, DeltaNet, Experts, family_of_model_type, model_spec
+from seap_export.families import Convolution, DeltaNet, Experts, Mamba, family_of_model_type, model_spec
 from seap_export.families.config_reader import class_settings
 from seap_export.families.family import PRUNED_PREFIX, Family
 
@@ -57,6 +57,7 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
         "num_local_experts": 0,
         "layer_types": ["attention"] * 3,
         "mamba_n_heads": 6,
+        "mamba_d_state": 8,
     },
     "jais2": {"hidden_act": "relu2", "attention_bias": False, "mlp_bias": False},
     "lfm2": {
@@ -225,6 +226,13 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "position_embedding_type": "rope",
         "attention_bias": True,
         "tie_word_embeddings": True,
+    },
+    "granitemoehybrid-mamba": {
+        "model_type": "granitemoehybrid",
+        **_MULTIPLIERS,
+        "layer_types": ["mamba", "attention", "mamba"],
+        "mamba_expand": 1,
+        "mamba_n_groups": 2,
     },
     "helium": {"model_type": "helium"},
     "helium-all": {
@@ -395,14 +403,20 @@ def _family(variation: Any) -> Family:
     return family_of_model_type(VARIATIONS[name]["model_type"])
 
 
+def _keeps_fixed_states(variation: Any) -> bool:
+    """Whether a layer keeps other states than keys and values."""
+    values = VARIATIONS[variation if isinstance(variation, str) else variation.values[0]]
+    return "mamba" in (values.get("layer_types") or ()) or _family(variation).model_type in ("lfm2", "qwen3_5_text")
+
+
 #: Without mixtures of experts: transformers has modules for all their projections.
 JOINT = tuple(variation for variation in VARIATIONS if _family(variation).experts is None)
 VARIED_JOINT = tuple(variation for variation in VARIED if _family(variation).experts is None)
 #: The richest that GPUs may run.
 ON_GPUS = tuple(variation for variation in RICHEST if variation in JOINT)
 #: Those of families whose layers are all attention and an MLP.
-ATTENDING = tuple(variation for variation in JOINT if not _family(variation).layer_types)
-VARIED_ATTENDING = tuple(variation for variation in VARIED_JOINT if not _family(variation).layer_types)
+ATTENDING = tuple(variation for variation in JOINT if not _keeps_fixed_states(variation))
+VARIED_ATTENDING = tuple(variation for variation in VARIED_JOINT if not _keeps_fixed_states(variation))
 #: Those of them that MLX runs: of families with RMS norms whose MLP has a gate.
 VARIED_FOR_MLX = tuple(
     variation
@@ -514,7 +528,10 @@ def _as_made(values: Mapping[str, Any], layers: Mapping[Any, dict[str, Any]]) ->
     for index, sizes in layers.items():
         made[index] = dict(sizes)
         kinds = {type(sublayer) for sublayer in spec.layers[int(index)].sublayers}
-        if kinds & {Convolution, DeltaNet}:
+        if Mamba in kinds:  # which stays whole
+            del made[index]["num_attention_heads"], made[index]["num_key_value_heads"]
+            made[index].pop("o_proj_bias", None)
+        elif kinds & {Convolution, DeltaNet}:
             heads, groups = (made[index].pop(key) for key in ("num_attention_heads", "num_key_value_heads"))
             if Convolution in kinds:
                 made[index]["conv_dim"] = 8 * heads + 1

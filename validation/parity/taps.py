@@ -7,7 +7,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from converters.onnx.weights.scaling import Scaling
-from seap_export.families import Attention, Convolution, DeltaNet, Experts, Mlp, ModelSpec, SharedExpert, Sublayer
+from seap_export.families import (
+    Attention,
+    Convolution,
+    DeltaNet,
+    Experts,
+    Mamba,
+    Mlp,
+    ModelSpec,
+    SharedExpert,
+    Sublayer,
+)
 from seap_export.families.family import FUSED
 
 __all__ = ["Tap", "decoder_taps", "tapped"]
@@ -107,6 +117,12 @@ def _delta_net_taps(spec: ModelSpec, index: int, net: DeltaNet, scaling: Scaling
     yield Tap(index, f"{net.label}.channels", values, (module,), "input")
 
 
+def _mamba_taps(spec: ModelSpec, index: int, mamba: Mamba, scaling: Scaling) -> Iterator[Tap]:
+    family, here = spec.family, f"layers.{index}.{mamba.label}"
+    yield Tap(index, "mamba.in_proj", _node(f"{here}.in_proj"), (family.module("mamba_in_proj", index),))
+    yield Tap(index, "mamba.channels", _node(f"{here}.channels"), (family.module(mamba.output, index),), "input")
+
+
 def _no_taps(spec: ModelSpec, index: int, sublayer: Sublayer, scaling: Scaling) -> Iterator[Tap]:
     """None: operators give only what all experts write; transformers scales what a shared one writes, not neurons."""
     yield from ()
@@ -117,6 +133,7 @@ _CHANNELS: Mapping[type[Sublayer], Callable[[ModelSpec, int, Any, Scaling], Iter
     Attention: _attention_taps,
     Convolution: _convolution_taps,
     DeltaNet: _delta_net_taps,
+    Mamba: _mamba_taps,
     Mlp: _mlp_taps,
     Experts: _no_taps,
     SharedExpert: _no_taps,

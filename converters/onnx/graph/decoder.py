@@ -19,6 +19,7 @@ from converters.onnx.graph.experts import ExpertsWriter
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.kind import KindWriter
 from converters.onnx.graph.linear import Linears
+from converters.onnx.graph.mamba import MambaWriter
 from converters.onnx.graph.mlp import MlpWriter, SharedWriter
 from converters.onnx.graph.rotary import RotaryTables
 from converters.onnx.weights.scaling import SCALING_NOTE, Scaling, scaled_epsilon
@@ -28,6 +29,7 @@ from seap_export.families import (
     Convolution,
     DeltaNet,
     Experts,
+    Mamba,
     Mlp,
     ModelSpec,
     SharedExpert,
@@ -88,6 +90,7 @@ class _Decoder:
             Attention: AttentionWriter(self._g, spec, weights, self._linears, self._dialect),
             Convolution: ConvolutionWriter(self._g, spec, weights, self._linears, self._dialect),
             DeltaNet: DeltaNetWriter(self._g, spec, weights, self._linears, self._dialect),
+            Mamba: MambaWriter(self._g, spec, weights, self._linears, self._dialect),
             Mlp: MlpWriter(spec, self._linears, self._dialect),
             Experts: ExpertsWriter(self._g, spec, weights, self._dialect),
             SharedExpert: SharedWriter(self._g, spec, self._linears, self._dialect),

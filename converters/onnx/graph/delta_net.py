@@ -9,46 +9,29 @@ from converters.onnx.graph import operators as op
 from converters.onnx.graph.dialects import Dialect
 from converters.onnx.graph.graph import Dims, GraphBuilder
 from converters.onnx.graph.linear import Linears
+from converters.onnx.graph.recurrent_states import CLOSED, RecurrentStates
 from converters.onnx.weights.weights import LazyWeights
 from seap_export.families import DeltaNet, ModelSpec, names
 
 __all__ = ["DeltaNetWriter"]
 
-#: What softplus and sigmoid make 0 of, in every dtype: padding then leaves a state as it is.
-_CLOSED = -1e4
 #: What is added to the square of the length of queries and keys.
 _LENGTH_EPSILON = 1e-6
 
 
-class DeltaNetWriter:
+class DeltaNetWriter(RecurrentStates):
     """Emits the gated delta nets of the layers of one model; see `KindWriter`."""
 
     def __init__(
         self, g: GraphBuilder, spec: ModelSpec, weights: LazyWeights, linears: Linears, dialect: Dialect
     ) -> None:
-        self._g, self._spec, self._weights, self._linears, self._dialect = g, spec, weights, linears, dialect
-        self._dtype = weights.precision.onnx_dtype
-        self._states: dict[int, dict[str, ir.Value]] = {}
+        super().__init__(g, weights.precision.onnx_dtype, dialect.state_dtype)
+        self._spec, self._weights, self._linears, self._dialect = spec, weights, linears, dialect
 
-    def open(self, index: int) -> None:
-        """Declares what kernels still see of earlier tokens, and the state, by ONNX Runtime GenAI's names for them."""
-        self._states[index] = {
-            name: self._g.input(f"past.{index}.{name}", dtype, dims)
-            for name, (dtype, dims) in self._kinds(index).items()
-        }
-
-    def close(self, index: int) -> None:
-        """Declares the same for the tokens that follow."""
-        for name, (dtype, dims) in self._kinds(index).items():
-            self._g.output(self._states[index][name], f"present.{index}.{name}", dtype, dims)
-
-    def _kinds(self, index: int) -> dict[str, tuple[ir.DataType, Dims]]:
+    def _dims(self, index: int) -> tuple[Dims, Dims]:
         net = self._spec.layers[index][DeltaNet]
         state: Dims = ["batch_size", net.linear_num_value_heads, net.key_head_dim, net.value_head_dim]
-        return {
-            "conv": (self._dtype, ["batch_size", net.convolved, net.kernel_size - 1]),
-            "recurrent": (self._dialect.state_dtype, state),
-        }
+        return ["batch_size", net.convolved, net.kernel_size - 1], state
 
     def product(self, index: int, x: ir.Value) -> ir.Value:
         """What the value heads write."""
@@ -67,8 +50,8 @@ class DeltaNetWriter:
         """Queries, keys and values, [batch_size, sequence_length, channels of all]."""
         kernel = self._g.initializer(self._weights.stored(names.tensor("delta_kernel", index)))
         kernels = op.Kernels(kernel, None, net.convolved, net.kernel_size, activates=True)
-        convolved = self._dialect.convolution(qkv, self._states[index]["conv"], kernels, f"{name}.convolution")
-        self._states[index]["conv"] = convolved.present
+        convolved = self._dialect.convolution(qkv, self.conv[index], kernels, f"{name}.convolution")
+        self.conv[index] = convolved.present
         return convolved.output
 
     def _recurred(self, index: int, net: DeltaNet, qkv: ir.Value, numbers: ir.Value, name: str) -> ir.Value:
@@ -87,7 +70,7 @@ class DeltaNetWriter:
         query, key = (
             self._of_length_1(net, part, f"{name}.{label}") for part, label in ((query, "query"), (key, "key"))
         )
-        closed = g.constant("closed", np.array(_CLOSED, self._dtype.numpy()))
+        closed = g.constant("closed", np.array(CLOSED, self._dtype.numpy()))
         numbers = g.node("Where", [self._dialect.real(), numbers, closed], f"{name}.numbers")
         rate, decay = op.split(g, numbers, [heads, heads], f"{name}.numbers.split", ["rate", "decay"])
         a_log, bias = (
@@ -97,8 +80,8 @@ class DeltaNetWriter:
         decay, update = self._dialect.decays(decay, bias, factor, rate, f"{name}.gates")
         sizes = (net.linear_num_key_heads, heads, net.key_head_dim, net.value_head_dim, net.key_head_dim**-0.5)
         parts = op.Recurrence(query, key, value, decay, update, *sizes)
-        recurred = self._dialect.recurrence(parts, self._states[index]["recurrent"], f"{name}.recurrence")
-        self._states[index]["recurrent"] = recurred.present
+        recurred = self._dialect.recurrence(parts, self.recurrent[index], f"{name}.recurrence")
+        self.recurrent[index] = recurred.present
         return recurred.output
 
     def _of_length_1(self, net: DeltaNet, x: ir.Value, name: str) -> ir.Value:

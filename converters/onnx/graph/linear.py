@@ -11,7 +11,7 @@ from converters.onnx.graph.blocks import QuantizedWeight, embedding_blocks, matm
 from converters.onnx.graph.dialects import Dialect
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.weights.weights import LazyWeights
-from seap_export.families import Attention, Convolution, DeltaNet, Sublayer, names
+from seap_export.families import Attention, Convolution, DeltaNet, Mamba, Sublayer, names
 from seap_export.families.names import Projection
 
 __all__ = ["JOINED", "Linears", "joined_name"]
@@ -20,6 +20,7 @@ __all__ = ["JOINED", "Linears", "joined_name"]
 JOINED: Mapping[type[Sublayer], Mapping[str, slice]] = {
     Attention: {"qkv_proj": slice(None)},
     Convolution: {"in_proj": slice(None)},
+    Mamba: {"in_proj": slice(None)},
     DeltaNet: {"in_proj_qkvz": slice(0, 2), "in_proj_ba": slice(2, 4)},
 }
 

@@ -5,6 +5,7 @@ from seap_export.families.sublayers.convolution import Convolution
 from seap_export.families.sublayers.delta_net import DeltaNet
 from seap_export.families.sublayers.experts import Experts
 from seap_export.families.sublayers.grouped import Grouped
+from seap_export.families.sublayers.mamba import Mamba
 from seap_export.families.sublayers.mlp import Activation, Mlp
 from seap_export.families.sublayers.shared_expert import SharedExpert
 from seap_export.families.sublayers.sublayer import Sublayer
@@ -17,6 +18,7 @@ __all__ = [
     "DeltaNet",
     "Experts",
     "Grouped",
+    "Mamba",
     "Mlp",
     "QkNorm",
     "SharedExpert",

@@ -11,6 +11,7 @@ from seap_export.families import (
     DeltaNet,
     Experts,
     LayerSpec,
+    Mamba,
     Mlp,
     ModelSpec,
     SharedExpert,
@@ -24,6 +25,7 @@ from seap_export.plan.sublayers.convolution import ConvolutionOptions, KeptConvo
 from seap_export.plan.sublayers.delta_net import DeltaNetOptions, KeptDeltaNet
 from seap_export.plan.sublayers.experts import ExpertOptions, KeptExperts
 from seap_export.plan.sublayers.kept import Kept
+from seap_export.plan.sublayers.mamba import KeptMamba, MambaOptions
 from seap_export.plan.sublayers.mlp import KeptNeurons, NeuronOptions
 from seap_export.plan.sublayers.options import Options
 from seap_export.plan.sublayers.shared_expert import KeptShared, SharedOptions
@@ -40,9 +42,11 @@ __all__ = [
     "KeptDeltaNet",
     "KeptExperts",
     "KeptHeads",
+    "KeptMamba",
     "KeptNeurons",
     "KeptShared",
     "LayerOptions",
+    "MambaOptions",
     "NeuronOptions",
     "Options",
     "SharedOptions",
@@ -60,6 +64,7 @@ OPTIONS: Mapping[type[Sublayer], type[Options[Any]]] = {
     Attention: HeadOptions,
     Convolution: ConvolutionOptions,
     DeltaNet: DeltaNetOptions,
+    Mamba: MambaOptions,
     Mlp: NeuronOptions,
     Experts: ExpertOptions,
     SharedExpert: SharedOptions,

@@ -23,6 +23,7 @@ POST_NORMS: dict[Projection, str] = {
     "down_proj": "post_mlp_layernorm",
     "out_proj": "post_self_attn_layernorm",
     "delta_out_proj": "post_self_attn_layernorm",
+    "mamba_out_proj": "post_self_attn_layernorm",
 }
 
 

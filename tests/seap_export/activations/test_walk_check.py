@@ -100,6 +100,9 @@ def _logits(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
         ("qwen3_5", _layers(qk_norm="after_rotation"), "layer 1"),  # the only one with attention
         ("qwen3_5", _ropes(dim=4), "layer 1"),
         ("qwen3_5", _layers(scale=0.5), "layer 1"),
+        ("granitemoehybrid-mamba", _layers(norm="before_gate"), "layer 0"),
+        ("granitemoehybrid-mamba", _layers(mamba_n_groups=1, state_size=16), "layer 0"),
+        ("granitemoehybrid-mamba", _layers(scale=0.3), "layer 1"),
     ],
 )
 def test_another_norm_or_order_is_noticed_where_it_shows_first(

@@ -17,7 +17,7 @@ from support.product import OnnxDecoder, OnnxForm, OnnxRunner, Run, States, open
 #: Shorter than a kernel, as long as one, and longer.
 PROMPTS = ([5], [7, 8, 9], [11, 12, 13, 14], list(range(20, 37)))
 STEPS = ([31, 41, 51, 61], [32, 42, 52, 62], [33, 43, 53, 63])
-RECURRENT = ("lfm2", "lfm2-all", "qwen3_5", "qwen3_5-all")
+RECURRENT = ("lfm2", "lfm2-all", "qwen3_5", "qwen3_5-all", "granitemoehybrid-mamba")
 #: States that do not grow.
 FIXED = ("conv", "recurrent")
 FORMS = {
@@ -77,7 +77,7 @@ def test_rows_of_several_lengths_are_those_alone(
 
 
 @pytest.mark.parametrize("dialect", ["fused", "standard"])
-@pytest.mark.parametrize("name", ["lfm2-all", "qwen3_5-all"])
+@pytest.mark.parametrize("name", ["lfm2-all", "qwen3_5-all", "granitemoehybrid-mamba"])
 def test_the_runner_without_torch_carries_them(
     models: Callable[[str], Made], tmp_path: Path, name: str, dialect: str
 ) -> None:
@@ -119,7 +119,7 @@ def _left_padded(session: Any) -> Iterator[NDArray[np.float32]]:
         yield logits
 
 
-@pytest.mark.parametrize("name", ["lfm2-all", "qwen3_5-all"])
+@pytest.mark.parametrize("name", ["lfm2-all", "qwen3_5-all", "granitemoehybrid-mamba"])
 def test_a_row_without_a_token_keeps_its_state(models: Callable[[str], Made], tmp_path: Path, name: str) -> None:
     folder, *_ = models(name)
     session = ort.InferenceSession(written(folder, FORMS["standard"], tmp_path), providers=["CPUExecutionProvider"])

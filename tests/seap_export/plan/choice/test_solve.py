@@ -21,11 +21,11 @@ from support.product import BUDGETS, LayerPlan, Sparsity
 from support.variations import JOINT, VARIATIONS, in_turn, micro_config
 
 from seap_export.errors import UsageError
-from seap_export.families import DeltaNet, Mlp, ModelSpec, model_spec
+from seap_export.families import DeltaNet, Mamba, Mlp, ModelSpec, model_spec
 from seap_export.plan.choice.solve import RATIO_TOLERANCE, check_ratio, largest_ratio, solve_layers
 from seap_export.plan.settings import BALANCES
 from seap_export.plan.sparsity import SPARSITY_KINDS
-from seap_export.plan.sublayers import DeltaNetOptions, KeptHeads, layer_cost
+from seap_export.plan.sublayers import DeltaNetOptions, KeptHeads, MambaOptions, layer_cost
 
 RATIOS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.6)
 
@@ -183,6 +183,8 @@ def achieved_cost(spec: ModelSpec, layers: tuple[LayerPlan, ...], sparsity: Spar
         elif "linear_num_key_heads" in plan.sizes:
             net = spec.layers[index].changed(**plan.sizes)[DeltaNet]
             kept += DeltaNetOptions.cost_of(net, spec.hidden_size, sparsity.cost)
+        elif "mamba_n_heads" in plan.sizes:
+            kept += MambaOptions.cost_of(spec.layers[index][Mamba], spec.hidden_size, sparsity.cost)
         else:
             groups, heads, _ = kept_sizes(plan)
             kept += attention_cost(spec, sparsity.cost, heads, groups, index)

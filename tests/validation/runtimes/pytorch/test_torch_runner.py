@@ -45,7 +45,9 @@ def _whole(folder: Path, attention: str) -> list[Outcome]:
     for run in RUNS:
         # With the config only where layers keep other states than keys and values: windows would cut these.
         cache, logits = (
-            DynamicCache(config=model.config) if {"conv", "linear_attention"} & {*_types(model)} else DynamicCache(),
+            DynamicCache(config=model.config)
+            if {"conv", "linear_attention", "mamba"} & {*_types(model)}
+            else DynamicCache(),
             [],
         )
         cache.has_previous_state = False  # 4.57's Granite 4 asks for it
@@ -53,7 +55,9 @@ def _whole(folder: Path, attention: str) -> list[Outcome]:
             arguments: Any = {name: cache, "use_cache": True}
             with torch.inference_mode():
                 logits.append(model.eval()(input_ids=torch.tensor([part]), **arguments).logits[0].numpy())
-        whole.append((np.concatenate(logits)[-run.kept :], list(map(_states, cache.layers))))
+        is_transposed = model.config.model_type == "granitemoehybrid"
+        states = [_states(layer, is_transposed) for layer in cache.layers]
+        whole.append((np.concatenate(logits)[-run.kept :], states))
     return whole
 
 
@@ -61,12 +65,13 @@ def _types(model: Any) -> list[str]:
     return getattr(model.config, "layer_types", None) or []
 
 
-def _states(layer: Any) -> States:
+def _states(layer: Any, is_transposed: bool) -> States:
     if hasattr(layer, "keys"):
         return {"key": layer.keys[0].numpy(), "value": layer.values[0].numpy()}
     states = {"conv": layer.conv_states[0][0, :, 1:].numpy()}
-    recurrent = layer.recurrent_states[0]
-    return states if recurrent is None else {**states, "recurrent": recurrent[0].numpy()}
+    if (recurrent := layer.recurrent_states[0]) is not None:
+        states["recurrent"] = (recurrent[0].transpose(1, 2) if is_transposed else recurrent[0]).numpy()
+    return states
 
 
 def _streamed(folder: Path, attention: str, compute: Compute) -> list[Outcome]:
