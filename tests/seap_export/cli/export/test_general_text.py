@@ -170,7 +170,7 @@ def _calibrated(corpus: Path, out: Path) -> list[str]:
 def test_a_general_text_that_cannot_be_used_is_refused_before_any_work(run: Run, work: Path) -> None:
     run(*EXPORT, "--set", "general_text=none.txt").refused(2, "general_text", "none.txt")
     (work / "empty.txt").write_text("")
-    run(*EXPORT, "--set", "general_text=empty.txt").refused(8, "empty.txt")
+    run(*EXPORT, "--set", "general_text=empty.txt", "-q").refused(8, "empty.txt")
     texts = [json.loads(line)["text"] for line in (work / "a.jsonl").read_text("utf-8").splitlines()]
     (work / "one.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts[:40]))
     words = ("export", "m", "--task", "a=one.jsonl", *SMALL, "--quality", "--set", "held_out=1")
@@ -178,7 +178,8 @@ def test_a_general_text_that_cannot_be_used_is_refused_before_any_work(run: Run,
     assert held_out == 1
     (work / "g.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts[:2]))
     outcomes = [
-        run(*words, "--set", "seed=" + str(seed), "--set", "general_text=g.jsonl", "--dry-run") for seed in (0, 1)
+        run(*words, "--set", "seed=" + str(seed), "--set", "general_text=g.jsonl", "--dry-run", "-q")
+        for seed in (0, 1)
     ]
     refused = [outcome for outcome in outcomes if outcome.code]
     assert refused, "both texts are calibrated on, unless one is held out"
