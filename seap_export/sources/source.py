@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +266,7 @@ def open_gguf(path: Path) -> Source:
     from seap_export.sources.gguf.config import gguf_config
     from seap_export.sources.gguf.file import GgufFile
     from seap_export.sources.gguf.reader import GgufReader
-    from seap_export.sources.gguf.tokenizers import gguf_generation_config, write_gguf_tokenizer
+    from seap_export.sources.gguf.tokenizers import gguf_generation_config, gguf_tokenizer_files
 
     file = GgufFile.open(path)
     config = portable_config(gguf_config(file))
@@ -276,6 +276,12 @@ def open_gguf(path: Path) -> Source:
         raise InputError(f"{path}: {str(error).removeprefix('config.json: ')}") from error
     reader = GgufReader(file)
     check_weights(reader, spec.tensors(), str(path))
+    texts = cache(partial(gguf_tokenizer_files, file))  # which takes a while, and is asked for often
+
+    def write_tokenizer(target: Path) -> None:
+        for name, text in texts().items():
+            (target / name).write_text(text, "utf-8", newline="\n")
+
     return Source(
         name=path.stem,
         config=config,
@@ -283,5 +289,5 @@ def open_gguf(path: Path) -> Source:
         spec=spec,
         reader=reader,
         files=(path,),
-        write_tokenizer=lambda target: write_gguf_tokenizer(file, target),
+        write_tokenizer=write_tokenizer,
     )

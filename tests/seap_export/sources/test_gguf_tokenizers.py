@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 from seap_export.errors import InputError
 from seap_export.families import family_of_model_type, supported_families
 from seap_export.sources.gguf.file import GgufFile
-from seap_export.sources.gguf.tokenizers import gguf_generation_config, write_gguf_tokenizer
+from seap_export.sources.gguf.tokenizers import gguf_generation_config, gguf_tokenizer_files
 
 GOLDEN = json.loads(Path(__file__).with_name("smollm2_tokens.json").read_text("utf-8"))
 TEXTS: list[str] = GOLDEN["texts"]
@@ -32,6 +32,11 @@ SAME_IDS = {
 #: Decomposed accents: Qwen's own tokenizer composes them, and the expressions of Tekken and GPT-4o keep them with
 #: their letter; llama.cpp does neither.
 DECOMPOSED = [text for text in TEXTS if "\u0301" in text]
+
+
+def write_gguf_tokenizer(file: GgufFile, folder: Path) -> None:
+    for name, text in gguf_tokenizer_files(file).items():
+        (folder / name).write_text(text, "utf-8")
 
 
 def write_header(path: Path, tokenizer: dict[str, Any], architecture: str = "llama") -> GgufFile:

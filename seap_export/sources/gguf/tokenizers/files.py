@@ -1,4 +1,4 @@
-"""Writes the tokenizer of a GGUF file as tokenizer.json and tokenizer_config.json."""
+"""The tokenizer of a GGUF file as tokenizer.json and tokenizer_config.json."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from seap_export.errors import InputError
 from seap_export.families import Family, GgufForm
-from seap_export.json_file import write_json
+from seap_export.json_file import json_text
 from seap_export.sources.gguf.file import GgufFile
 from seap_export.sources.gguf.tokenizers.byte_level import byte_level
 from seap_export.sources.gguf.tokenizers.sentencepiece import sentencepiece
@@ -18,21 +18,20 @@ from seap_export.sources.gguf.tokenizers.special_tokens import add_special_token
 from seap_export.sources.gguf.tokenizers.vocabulary import special_id, special_token
 from seap_export.sources.tokenizer import MODEL_INPUTS
 
-__all__ = ["gguf_generation_config", "tokenizer_of", "write_gguf_tokenizer"]
+__all__ = ["gguf_generation_config", "gguf_tokenizer_files", "tokenizer_of"]
 
 #: The special tokens that end a text, a turn or a message.
 _ENDS = ("eos", "eot", "eom")
 
 
-def write_gguf_tokenizer(file: GgufFile, folder: Path) -> None:
-    """Writes `tokenizer.json` and `tokenizer_config.json` (with the chat template) into an existing folder.
+def gguf_tokenizer_files(file: GgufFile) -> dict[str, str]:
+    """The text of `tokenizer.json` and of `tokenizer_config.json` (with the chat template), by name.
 
     Raises:
         InputError: The file has no tokenizer, or one whose token ids cannot be guaranteed.
     """
-    tokenizer = _whole(file)
-    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), "utf-8", newline="\n")
-    write_json(folder / "tokenizer_config.json", _tokenizer_config(file), indent=2)
+    tokenizer = _whole(file).to_str(pretty=True)
+    return {"tokenizer.json": tokenizer, "tokenizer_config.json": json_text(_tokenizer_config(file), indent=2)}
 
 
 def tokenizer_of(path: Path, metadata: Mapping[str, Any], family: Family) -> Tokenizer:
