@@ -105,11 +105,11 @@ class _Run:
             return layers
         saved = [index for index in self._streams.saved() if not check or self._path_of_check(index).is_file()]
         if check or not saved:
-            table = self._source.read_outer("embed_tokens")
+            embedding = self._source.read_embedding()
             if check:
-                self._check = WalkCheck(self._source, token_ids, table)
+                self._check = WalkCheck(self._source, token_ids, embedding)
             if not saved:
-                HiddenStates.embedded(self._source.spec, table, self._hidden.batches, self._streams)
+                HiddenStates.embedded(self._source.spec, embedding, self._hidden.batches, self._streams)
                 return 0
         if self._check is not None:
             self._check.restore(kept_tensors(self._path_of_check(saved[-1])))

@@ -19,6 +19,7 @@ from seap_export.errors import InputError
 from seap_export.families import Attention, Experts, LayerSpec, ModelSpec, Sublayer, names
 from seap_export.json_file import write_json
 from seap_export.layers.batches import Batch, length_buckets
+from seap_export.layers.embedding import Embedding
 from seap_export.layers.head import Head
 from seap_export.layers.hidden_states import HiddenStates, logits, output_stream
 from seap_export.layers.layer import DecoderLayer
@@ -53,23 +54,26 @@ class WalkCheck:
     Args:
         source: The dense model.
         texts: Token ids of texts; the longest is used.
-        table: The embedding, [vocab_size, hidden_size].
+        embedding: The embedding.
 
     Raises:
         InputError: The embeddings differ.
         EnvironmentFailure: The installed transformers has no class of this family.
     """
 
-    def __init__(self, source: Source, texts: Sequence[Sequence[int]], table: torch.Tensor) -> None:
+    def __init__(self, source: Source, texts: Sequence[Sequence[int]], embedding: Embedding) -> None:
         self._source, self._form = source, StoredForm(source.spec)
         (batch,) = length_buckets([max(texts, key=len)[:_TOKENS]], _TOKENS)
         self._vocabulary, ids = batch.input_ids.unique(return_inverse=True)
-        self._rows = rows = table[self._vocabulary]
+        self._rows = rows = embedding.tokens[self._vocabulary]
         config = {**source.config, "vocab_size": len(self._vocabulary), "pad_token_id": None}
         config, self._spec = short_context(config, source.spec, max(ids.numel() // 2, 1))
-        self._walk = HiddenStates.embedded(self._spec, rows, [Batch(ids, batch.real)])
+        own = replace(embedding, tokens=rows)
+        self._walk = HiddenStates.embedded(self._spec, own, [Batch(ids, batch.real)])
         self._model = StockModel(_stock_config(config), self._spec)  # other backends than eager leave out soft caps
         self._load_outer("embed_tokens", rows)
+        if embedding.positions is not None:
+            self._load_outer("positions", embedding.positions)
         self._passage = self._model.start([ids], cached=False)
         self._compare("the embedding", self._walk.streams[0], self._passage.hidden[0][0])
 
@@ -161,8 +165,9 @@ def short_context(config: Mapping[str, Any], spec: ModelSpec, length: int) -> tu
     The lengths in the config become shorter whether the description knows of them or not.
     """
     config = dict(config)
-    if config.get("sliding_window"):
-        window = config["sliding_window"] = min(config["sliding_window"], length)
+    key = spec.family.key("sliding_window")
+    if config.get(key):
+        window = config[key] = min(config[key], length)
         spec = _with_attention(spec, lambda one: replace(one, sliding_window=one.sliding_window and window))
     if any(one.query_scaling or (one.rope and one.rope.switches_at) for one in spec.all(Attention)):
         config = _with_context(config, length)

@@ -47,19 +47,19 @@ class Trials:
         self._kept: dict[int, dict[str, torch.Tensor]] | None = None
         if compute.is_cpu and 2 * size <= self._room:
             self._kept, self._room = {}, self._room - size
-        self._table, self._norm = source.read_outer("embed_tokens"), source.read_norm()
-        self._head = source.read_head(self._table)
+        self._embedding, self._norm = source.read_embedding(), source.read_norm()
+        self._head = source.read_head(self._embedding)
         self._recording = Recording(spec, self._batches, storage)
-        self._dense = self._recording.record(self._table, self._layer)
+        self._dense = self._recording.record(self._embedding, self._layer)
 
     @torch.no_grad()
     def divergence(self, plan: Plan) -> float:
         """Mean KL(dense || refitted) over the judging tokens, nats."""
-        shrunk = HiddenStates.embedded(self._source.spec, self._table, self._batches)
+        shrunk = HiddenStates.embedded(self._source.spec, self._embedding, self._batches)
         both = RefitStreams(
             self._source,
             plan,
-            self._recording.play(self._table),
+            self._recording.play(self._embedding),
             shrunk,
             self._fits,
             tokens=self._tokens,

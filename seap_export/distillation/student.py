@@ -13,6 +13,7 @@ from seap_export.distillation.layers import TrainedLayers
 from seap_export.distillation.texts import TrainingStep
 from seap_export.families import ModelSpec
 from seap_export.layers.batches import Batch
+from seap_export.layers.embedding import Embedding
 from seap_export.layers.head import Head
 from seap_export.layers.hidden_states import HiddenStates, log_predictions, logits, output_stream
 from seap_export.layers.kept import keep_tensors, kept_tensors, path_of
@@ -29,13 +30,13 @@ class OuterTensors:
     """What a model has besides its layers; the dense and the shrunk model share it.
 
     Attributes:
-        embedding: [vocab_size, hidden_size].
+        embedding: The embedding.
         norm: The last norm.
         head: The LM head of the tokens that are kept. Both models' predictions are
             distributions over these tokens.
     """
 
-    embedding: torch.Tensor
+    embedding: Embedding
     norm: Norm
     head: Head
 

@@ -42,7 +42,7 @@ def dense_streams(
     if first:
         streams.load(first)
     else:
-        HiddenStates.embedded(spec, source.read_outer("embed_tokens"), batches, streams)
+        HiddenStates.embedded(spec, source.read_embedding(), batches, streams)
     for index in range(len(spec.layers)):
         if index >= first:
             layer = DecoderLayer(spec, index, source.read_layer(index), compute.device)

@@ -89,7 +89,7 @@ def write_variant(
     if layers.step is None:
         layers.begin(_floats(reader, spec, index) for index in range(len(spec.layers)))
     # ids and rows of the embedding are the dense model's, whatever the vocabulary
-    embedding, tied = source.read_outer("embed_tokens"), source.spec.tie_word_embeddings
+    embedding, tied = source.read_embedding(), source.spec.tie_word_embeddings
     head = reduced.read_head(embedding if tied and reduced is source else None)
     outer = OuterTensors(embedding, source.read_norm(), head)
     student = Student(spec, outer, layers, unfinished, compute.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from seap_export.errors import InputError
@@ -17,11 +18,12 @@ __all__ = ["PROJECTION_PATHS", "ConfigReader", "class_settings"]
 _FORMULA = re.compile(r"(\w+)(?: \*\* (-?[0-9.]+))?")
 #: Where the code of a pruned model finds the output projections.
 PROJECTION_PATHS: Mapping[Projection, str] = {name: f"{name}_path" for name in OUTPUTS}
-#: Says that the stock class makes attention as wide as the hidden states.
-_RESIZED = "resized_attention"
+#: Says that the stock class makes attention as wide as the hidden states, and where its layers are.
+_RESIZED, _LAYERS = "resized_attention", "layers_path"
+_USUAL_LAYERS = "model.layers"
 #: Keys that this package writes: these, the biases of output projections, and what vLLM multiplies logits by.
 _OWN_KEYS = frozenset({
-    _RESIZED, "model_type", "per_layer_config", PRUNED_FROM, "logit_scale", *PROJECTION_PATHS.values(),
+    _RESIZED, _LAYERS, "model_type", "per_layer_config", PRUNED_FROM, "logit_scale", *PROJECTION_PATHS.values(),
     *(f"{name}_bias" for name in OUTPUTS),
 })  # fmt: skip
 
@@ -109,6 +111,8 @@ class ConfigReader:
         harmless, required = common_keys()
         for key, requirement in {**required, **self.family.requires}.items():
             self._read.add(key)
+            if requirement.same_as is not None:
+                requirement = replace(requirement, value=self.get(requirement.same_as))
             if not _holds(requirement, self._values.get(key)):
                 raise InputError(
                     f"config.json: '{key}' is {self._values.get(key)!r:.60}: {requirement.part} is not supported; "
@@ -116,6 +120,9 @@ class ConfigReader:
                 )
         rule = self.family.adjusted_size
         self._read |= set() if rule is None else {rule.switch, rule.multiplier, rule.multiple}
+        heads = self.family.key_value_heads
+        self._read |= set() if heads is None else {heads.single, heads.several or "", heads.number or ""}
+        self._read |= {key for variant in self.family.variants for key in variant.when}
         known = self._read | harmless | set(self.family.harmless) | set(self.family.biases.values()) | _OWN_KEYS
         for key in self._given:
             if key not in known and not key.startswith("_"):
@@ -128,13 +135,16 @@ class ConfigReader:
 def class_settings(family: Family) -> dict[str, Any]:
     """What the code of a pruned model has to know of its family, by key.
 
-    Where output projections are, if not where most families have them, and whether attention has to be resized.
+    Where output projections and layers are, if not where most families have them, and whether attention has to be
+    resized.
     """
     paths = {
         PROJECTION_PATHS[name]: family.names[name]
         for name in family.outputs
         if family.stored(name, 0) != names.tensor(name, 0)
     }
+    layers = family.names["layer"].partition(".{layer}")[0]
+    paths |= {} if layers == _USUAL_LAYERS else {_LAYERS: layers}
     return {**paths, **({_RESIZED: True} if family.attention_fills_hidden_size else {})}
 
 

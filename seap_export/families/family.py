@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from types import MappingProxyType
@@ -31,16 +31,18 @@ from seap_export.families.parts import (
     AdjustedSize,
     Block,
     ConvolutionRules,
+    FusedRows,
+    KeyValueHeads,
     Requirement,
     RotaryRules,
     Routing,
+    Variant,
     Window,
     Wrapper,
 )
 
 __all__ = [
     "FUSED",
-    "INTERLEAVED",
     "PRUNED_FROM",
     "PRUNED_PREFIX",
     "Family",
@@ -67,8 +69,6 @@ FUSED: Mapping[str, tuple[Projection, ...]] = {
     "q_gate_proj": ("q_proj", "g_proj"),
     "mamba_in_proj": MAMBA[:-1],
 }
-#: Those of them whose parts take turns, head by head.
-INTERLEAVED = frozenset({"q_gate_proj"})
 _COMMON, _REFUSED = "common.toml", "refused.toml"
 
 
@@ -96,6 +96,15 @@ class Family:
             head_dim says, so that it loads no other number of heads.
         attention_fills_hidden_size: Whether the transformers class makes attention as wide as the hidden states, so
             that the classes of pruned models change it afterwards.
+        head_dim_is_derived: Whether the config class makes head_dim of other values and lets nobody set it.
+        intermediate_factor: How many neurons there are for each channel of the hidden states where `intermediate_size`
+            does not say it; 0: it must.
+        position_offset: The row of position 0 in the embedding of positions, if `names` has one (`positions`).
+        buffers: What the names of tensors in checkpoints end with that hold no weights.
+        transposed: Whether projections are stored with their inputs first.
+        fused_rows: How fused projections are stored, unless all rows of one follow those of another.
+        key_value_heads: Their number; None: `num_key_value_heads` says it.
+        variants: What is different in some models.
         genai_type: What ONNX Runtime GenAI calls the family, or one that it runs in the same way; "": `model_type`.
         block: How the layers compute.
         rotation: How positions enter.
@@ -125,6 +134,14 @@ class Family:
     heads_divide_hidden_size: bool = False
     uniform_keeps_heads: Literal["never", "longrope", "always"] = "never"
     attention_fills_hidden_size: bool = False
+    head_dim_is_derived: bool = False
+    intermediate_factor: int = 0
+    position_offset: int = 0
+    buffers: tuple[str, ...] = ()
+    transposed: bool = False
+    fused_rows: Mapping[str, FusedRows] = field(default_factory=dict)
+    key_value_heads: KeyValueHeads | None = None
+    variants: tuple[Variant, ...] = ()
     genai_type: str = ""
     block: Block = Block()
     rotation: RotaryRules = RotaryRules()
@@ -159,9 +176,28 @@ class Family:
         return tuple(name for name in OUTPUTS if name in self.projections)
 
     @property
+    def stem(self) -> str:
+        """What the names of its transformers classes begin with."""
+        return self.architecture.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
+
+    @property
     def fused(self) -> tuple[str, ...]:
         """The projections that the family stores as one."""
         return tuple(name for name in FUSED if name in self.names)
+
+    def variant(self, config: Mapping[str, Any]) -> Family:
+        """The family as models with this config.json have it."""
+        values = {**self.defaults, **config}
+        fitting = [variant for variant in self.variants if variant.fits(values)]
+        if not fitting:
+            return self
+        stored_names = {key: name for variant in fitting for key, name in variant.names.items()}
+        biased = _bias_names(stored_names, self.biases)
+        return replace(self, names=MappingProxyType({**self.names, **stored_names, **biased}))
+
+    def rows_of(self, fused: str) -> FusedRows:
+        """How the rows of a fused projection are laid out."""
+        return self.fused_rows.get(fused, FusedRows(FUSED[fused]))
 
     def key(self, name: str) -> str:
         """The family's name of a config key."""
@@ -226,6 +262,7 @@ _PARTS = {
     "convolution": ConvolutionRules,
     "experts": Routing,
     "gguf": GgufForm,
+    "key_value_heads": KeyValueHeads,
     "rotation": RotaryRules,
     "window": Window,
     "wrapper": Wrapper,
@@ -267,6 +304,10 @@ def _bias_names(stored_names: Mapping[str, str], biases: Mapping[str, Any]) -> d
 def _parsed(key: str, value: Any) -> Any:
     if key in _PARTS:
         return _PARTS[key](**value)
+    if key == "fused_rows":
+        return MappingProxyType({name: FusedRows(**fields) for name, fields in value.items()})
+    if key == "variants":
+        return tuple(Variant(**fields) for fields in value)
     if key == "requires":
         return MappingProxyType({name: Requirement(**fields) for name, fields in value.items()})
     return value

@@ -68,6 +68,7 @@ NORMS: tuple[Norm, ...] = get_args(Norm)
 LAYER = "model.layers.{layer}."
 _TABLES = {"embed_tokens": "model.embed_tokens.weight", "norm": "model.norm.weight", "lm_head": "lm_head.weight"}
 _OUTER = {**_TABLES, "norm_bias": "model.norm.bias", "lm_head_bias": "lm_head.bias"}
+_OUTER["positions"] = "model.embed_positions.weight"
 _INNER: Mapping[str, str] = {
     **{norm: f"{norm}.weight" for norm in NORMS},
     **{f"{norm}_bias": f"{norm}.bias" for norm in NORMS},

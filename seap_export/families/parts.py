@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
+
+from seap_export.families.names import Projection
 
 __all__ = [
     "AdjustedSize",
     "Block",
     "ConvolutionRules",
+    "FusedRows",
+    "KeyValueHeads",
     "QkNorm",
     "Requirement",
     "RotaryRules",
     "Routing",
+    "Variant",
     "Window",
     "Wrapper",
 ]
@@ -100,6 +106,57 @@ class ConvolutionRules:
 
 
 @dataclass(frozen=True)
+class FusedRows:
+    """How the rows of projections that are stored as one are laid out: parts with an equal share of each.
+
+    Attributes:
+        order: The projections, in the order in which their rows follow each other within a part.
+        parts: The number of parts, or one for each query head (`heads`) or key/value head (`groups`).
+    """
+
+    order: tuple[Projection, ...]
+    parts: int | Literal["heads", "groups"] = 1
+
+
+@dataclass(frozen=True)
+class KeyValueHeads:
+    """The number of key/value heads of a family whose config.json says it in several keys.
+
+    Attributes:
+        single: Key that says that there is one for all query heads.
+        several: Key that says that there are `number`, whatever `single` says; None: there is no such key.
+        number: Key of their number; otherwise there are as many as query heads.
+    """
+
+    single: str
+    several: str | None = None
+    number: str | None = None
+
+    def of(self, config: Mapping[str, Any], heads: int) -> int:
+        """Their number, given all values of config.json and the number of query heads."""
+        given = (config.get(self.number) if self.number else None) or heads
+        return int(given) if (self.several and config.get(self.several)) or not config.get(self.single) else 1
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is different in models of a family whose config.json has some values.
+
+    Attributes:
+        when: The values; of several in a list, any. A missing one is `null`.
+        names: Stored names, of tensors that others lack or call otherwise.
+    """
+
+    when: Mapping[str, Any]
+    names: Mapping[str, str] = field(default_factory=dict)
+
+    def fits(self, config: Mapping[str, Any]) -> bool:
+        """Whether a config.json has these values."""
+        given = {key: "null" if config.get(key) is None else config[key] for key in self.when}
+        return all(given[key] in (value if isinstance(value, tuple) else (value,)) for key, value in self.when.items())
+
+
+@dataclass(frozen=True)
 class RotaryRules:
     """How positions are rotated into queries and keys.
 
@@ -107,7 +164,8 @@ class RotaryRules:
         interleaved: Whether the channels of a pair are neighbours; otherwise they are half a head apart.
         partial: Whether `partial_rotary_factor` says how much of each head is rotated.
         layers: Which layers rotate: all, those of `no_rope_layers`, those with a window if `sliding_window` is set
-            (`sliding`), or all if `position_embedding_type` is `rope`.
+            (`sliding`), all if `position_embedding_type` is `rope`, or none.
+        dim: Key of the number of channels of a head that are rotated.
         local_theta: Key of the base in layers with a window, whose rotation is not scaled.
         alpha: Whether the rope type `dynamic` with a fixed `alpha` is known.
         query_scaling: Whether `llama_4_scaling_beta` scales queries by their position.
@@ -116,14 +174,15 @@ class RotaryRules:
 
     interleaved: bool = False
     partial: bool = False
-    layers: Literal["all", "no_rope_layers", "sliding", "position_embedding_type"] = "all"
+    layers: Literal["all", "no_rope_layers", "sliding", "position_embedding_type", "none"] = "all"
+    dim: str | None = None
     local_theta: str | None = None
     alpha: bool = False
     query_scaling: bool = False
     sections: bool = False
 
     def __post_init__(self) -> None:
-        if self.layers not in ("all", "no_rope_layers", "sliding", "position_embedding_type"):
+        if self.layers not in ("all", "no_rope_layers", "sliding", "position_embedding_type", "none"):
             raise ValueError(f"rotation.layers cannot be '{self.layers}'")
 
 
@@ -132,19 +191,20 @@ class Window:
     """Which layers attend within `config.sliding_window`.
 
     Attributes:
-        layers: All of them, or those of `layer_types`.
+        layers: All of them, those of `layer_types`, or those that `attention_types` calls local: words, and how many
+            times they are repeated.
         pattern: Without `layer_types`, every layer but each `pattern`-th has a window.
         first: Without `layer_types`, the key of the first layer with a window.
         switch: Key that has to be true.
     """
 
-    layers: Literal["all", "layer_types"]
+    layers: Literal["all", "layer_types", "attention_types"]
     pattern: int | None = None
     first: str | None = None
     switch: str | None = None
 
     def __post_init__(self) -> None:
-        if self.layers not in ("all", "layer_types"):
+        if self.layers not in ("all", "layer_types", "attention_types"):
             raise ValueError(f"window.layers cannot be '{self.layers}'")
 
 
@@ -192,7 +252,11 @@ class Wrapper:
 
 @dataclass(frozen=True)
 class Requirement:
-    """The value that a key must have where it is given, and the part of the model that is not supported otherwise."""
+    """The value that a key must have where it is given, and the part of the model that is not supported otherwise.
 
-    value: Any
+    `same_as` is the key of that value, if the family has no fixed one.
+    """
+
     part: str
+    value: Any = None
+    same_as: str | None = None

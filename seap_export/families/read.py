@@ -36,6 +36,7 @@ _ACTIVATIONS: Mapping[str, Activation] = {
     "swish": "silu",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
     "gelu": "gelu",
     "relu": "relu",
     "relu2": "relu2",
@@ -71,6 +72,10 @@ def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
 def _in_usual_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """The same with the values of overriding keys where they count, and the number of neurons in its key."""
     family, values = family_of_model_type(config.get("model_type")), dict(config)
+    if family.key_value_heads is not None and "num_key_value_heads" not in values:
+        given = {**family.defaults, **values}
+        heads = positive(family.key("num_attention_heads"), given.get(family.key("num_attention_heads")))
+        values["num_key_value_heads"] = family.key_value_heads.of(given, heads)
     for name, key in family.overrides.items():
         given = values.pop(key, None)
         values |= {} if given is None else {name: given}
@@ -94,7 +99,7 @@ def model_spec(config: Mapping[str, Any]) -> ModelSpec:
     try:
         config = language_config(config)
         check_sizes(config)
-        return _spec(ConfigReader(family_of_model_type(config.get("model_type")), config))
+        return _spec(ConfigReader(family_of_model_type(config.get("model_type")).variant(config), config))
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"config.json: a value has the wrong type ({reason}); download it again") from error
@@ -127,6 +132,7 @@ def _spec(config: ConfigReader) -> ModelSpec:
             _layer(config, index, kinds[index], head_dim, windows[index], ropes[index]) for index in range(layers)
         ),
         lm_head_bias=family.has_bias("lm_head", _bias_switches(config)),
+        position_offset=family.position_offset if "positions" in family.names else None,
     )
     config.refuse_unread()
     return spec
@@ -246,7 +252,9 @@ def _layer(
             shared_expert_intermediate_size=size(family.experts.shared), activation=_activation(config)
         )
         return LayerSpec((wired(first), routed, replace(wired(shared), beside=True)))
-    mlp = Mlp(intermediate_size=size("intermediate_size"), activation=_activation(config), is_gated=block.is_gated)
+    usual = family.intermediate_factor * config.positive("hidden_size") or None
+    neurons = size("intermediate_size", usual)
+    mlp = Mlp(intermediate_size=neurons, activation=_activation(config), is_gated=block.is_gated)
     before, behind = wired(first), wired(mlp)
     if config.get(block.beside) if isinstance(block.beside, str) else block.beside:
         behind = replace(behind, beside=True, norm_before=behind.norm_before or before.norm_before)

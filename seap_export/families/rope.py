@@ -104,6 +104,8 @@ def read_ropes(config: ConfigReader, head_dim: int, windows: Sequence[int | None
     Raises:
         InputError: A value is missing, out of range or not supported.
     """
+    if config.family.rotation.layers == "none":
+        return [None] * len(windows)
     full, local = _kinds(config, head_dim)
     ropes = [full if window is None else local for window in windows]
     rotates = _rotates(config, windows)
@@ -116,7 +118,7 @@ def query_scaling(config: ConfigReader) -> QueryScaling | None:
     Raises:
         InputError: A value is missing or of the wrong type.
     """
-    parameters = _parameters(config)
+    parameters = {} if config.family.rotation.layers == "none" else _parameters(config)
     if _BETA not in parameters:
         return None
     if not config.family.rotation.query_scaling:
@@ -166,7 +168,7 @@ def _rope(config: ConfigReader, parameters: dict[str, Any], head_dim: int) -> Ro
         number("rope_theta", theta),
         "default" if is_alpha else rope_type,
         MappingProxyType({key: value for key, value in parameters.items() if key in _PARAMETERS}),
-        int(head_dim * _partial(config, parameters)),
+        _rotated(config, parameters, head_dim),
         config.family.rotation.interleaved,
         positions,
     )
@@ -174,6 +176,19 @@ def _rope(config: ConfigReader, parameters: dict[str, Any], head_dim: int) -> Ro
         power = rope.dim / (rope.dim - 2)
         rope = replace(rope, theta=rope.theta * number("alpha", parameters["alpha"]) ** power, parameters={})
     return rope
+
+
+def _rotated(config: ConfigReader, parameters: Mapping[str, Any], head_dim: int) -> int:
+    """How many channels of a head are rotated."""
+    key = config.family.rotation.dim
+    if key is None:
+        return int(head_dim * _partial(config, parameters))
+    dim = config.positive(key)
+    if dim > head_dim:
+        raise InputError(
+            f"config.json: {dim} rotated channels are more than the {head_dim} of a head; correct '{key}'"
+        )
+    return dim
 
 
 def _partial(config: ConfigReader, parameters: Mapping[str, Any]) -> float:

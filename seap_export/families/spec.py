@@ -117,7 +117,10 @@ class LayerSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A whole decoder model; `layers` holds one `LayerSpec` per layer. Tensors have the names of the plain form."""
+    """A whole decoder model; `layers` holds one `LayerSpec` per layer. Tensors have the names of the plain form.
+
+    `position_offset` is the row of position 0 in the table that is added to embeddings; None: there is no such table.
+    """
 
     family: Family
     block: BlockSpec
@@ -128,6 +131,7 @@ class ModelSpec:
     tie_word_embeddings: bool
     layers: tuple[LayerSpec, ...]
     lm_head_bias: bool = False
+    position_offset: int | None = None
 
     @cached_property
     def head_dim(self) -> int:
@@ -217,16 +221,23 @@ class ModelSpec:
         return (norm, f"{norm}_bias") if self.norm.has_bias else (norm,)
 
     @property
+    def embedding_names(self) -> tuple[str, ...]:
+        """The tables of tokens and, where there is one, of positions."""
+        return ("embed_tokens",) if self.position_offset is None else ("embed_tokens", "positions")
+
+    @property
     def outer_names(self) -> tuple[str, ...]:
         """The tensors outside the layers: embedding, final norm and, unless tied, LM head, and their biases."""
         head = () if self.tie_word_embeddings else ("lm_head",)
-        return ("embed_tokens", *self.norm_parts("norm"), *head, *(("lm_head_bias",) if self.lm_head_bias else ()))
+        bias = ("lm_head_bias",) if self.lm_head_bias else ()
+        return (*self.embedding_names, *self.norm_parts("norm"), *head, *bias)
 
     def outer_tensors(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of the tensors outside the layers."""
         table = (self.vocab_size, self.hidden_size)
         norm: tuple[int, ...] = (self.hidden_size,)
         shapes = {"embed_tokens": table, "norm": norm, "norm_bias": norm, "lm_head": table, "lm_head_bias": table[:1]}
+        shapes["positions"] = (self.max_position_embeddings + (self.position_offset or 0), self.hidden_size)
         return {names.tensor(name): shapes[name] for name in self.outer_names}
 
     def tensors(self) -> dict[str, tuple[int, ...]]:

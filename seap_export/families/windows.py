@@ -36,6 +36,11 @@ def _slides(config: ConfigReader, rule: Window, kinds: object, number: int) -> l
     first = config.get(rule.first, 0) if rule.first else None
     if rule.layers == "all":
         return [True] * number
+    if rule.layers == "attention_types":
+        words = [word for period, times in config.get("attention_types", ()) for word in list(period) * times]
+        if len(words) != number or set(words) - {"global", "local"}:
+            raise InputError("config.json: 'attention_types' must say of each layer whether it is global or local")
+        return [word == "local" for word in words]
     if kinds is not None:
         if not isinstance(kinds, list) or len(kinds) < number:
             raise InputError("config.json: 'layer_types' must list every layer; download the model again")

@@ -10,6 +10,7 @@ import torch
 from seap_export.families import ModelSpec
 from seap_export.families.names import Projection
 from seap_export.layers.batches import Batch
+from seap_export.layers.embedding import Embedding
 from seap_export.layers.head import Head
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.streams import MemoryStreams, Streams
@@ -83,21 +84,19 @@ class HiddenStates:
 
     @classmethod
     def embedded(
-        cls, spec: ModelSpec, table: torch.Tensor, batches: Sequence[Batch], streams: Streams | None = None
+        cls, spec: ModelSpec, embedding: Embedding, batches: Sequence[Batch], streams: Streams | None = None
     ) -> HiddenStates:
-        """The embeddings of the tokens.
+        """The embeddings of the tokens and of their positions.
 
         Args:
             spec: The model.
-            table: Its embedding, [vocab_size, hidden_size], of which only the rows that occur are converted.
+            embedding: Its embedding.
             batches: The tokens.
             streams: Where the hidden states are kept; None: in memory, wherever they are computed.
         """
         hidden = cls(batches, MemoryStreams(len(batches)) if streams is None else streams)
         for batch_index, batch in enumerate(batches):
-            rows = table[batch.input_ids[batch.real]].to(batch.device).float()
-            multiplier = spec.block.embedding_multiplier
-            hidden.streams[batch_index] = rows if multiplier == 1.0 else rows * multiplier
+            hidden.streams[batch_index] = embedding(spec, batch)
         return hidden
 
     def advance(self, layer: DecoderLayer, output: Projection, visit: Visitor = lambda passed: None) -> None:

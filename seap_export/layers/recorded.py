@@ -9,6 +9,7 @@ import torch
 from seap_export.families import ModelSpec
 from seap_export.families.names import Projection
 from seap_export.layers.batches import Batch
+from seap_export.layers.embedding import Embedding
 from seap_export.layers.hidden_states import HiddenStates, SublayerOutput
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.streams import Streams, StreamStorage
@@ -39,14 +40,14 @@ class Recording:
         }
 
     @torch.no_grad()
-    def record(self, table: torch.Tensor, layer_of: Callable[[int], Mapping[str, torch.Tensor]]) -> Streams:
+    def record(self, embedding: Embedding, layer_of: Callable[[int], Mapping[str, torch.Tensor]]) -> Streams:
         """Runs the model; returns its hidden states after the last layer.
 
         Args:
-            table: Its embedding, [vocab_size, hidden_size].
+            embedding: Its embedding.
             layer_of: Gives the tensors of a layer.
         """
-        hidden = HiddenStates.embedded(self._spec, table, self._batches)
+        hidden = HiddenStates.embedded(self._spec, embedding, self._batches)
         for index in range(len(self._spec.layers)):
             layer = DecoderLayer(self._spec, index, layer_of(index), self._batches[0].device)
             for output in self._spec.layers[index].outputs:
@@ -58,9 +59,9 @@ class Recording:
                 hidden.advance(layer, output, keep)
         return hidden.streams
 
-    def play(self, table: torch.Tensor) -> Player:
+    def play(self, embedding: Embedding) -> Player:
         """The hidden states before the first layer, to be advanced."""
-        return Player(HiddenStates.embedded(self._spec, table, self._batches).streams, self._products)
+        return Player(HiddenStates.embedded(self._spec, embedding, self._batches).streams, self._products)
 
 
 class Player:

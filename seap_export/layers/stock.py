@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from seap_export.errors import EnvironmentFailure
-from seap_export.families import LayerSpec, Mamba, ModelSpec
+from seap_export.families import Attention, LayerSpec, Mamba, ModelSpec
 from seap_export.layers.stock_experts import ExpertModules
 
 __all__ = ["BatchPass", "StockModel"]
@@ -36,6 +36,7 @@ class BatchPass:
 
     hidden: list[torch.Tensor] = field(default_factory=list)
     caches: dict[int, Any] = field(default_factory=dict)
+    _groups: Mapping[int, int] = field(default_factory=dict)
     _calls: list[list[_Call]] = field(default_factory=list)
     _length: int = 0
 
@@ -57,7 +58,8 @@ class BatchPass:
         """Takes out the states of a layer, with a row for each sequence: `key` and `value`, `conv`, `recurrent`."""
         layer, states = self.caches.pop(index), dict[str, torch.Tensor]()
         if hasattr(layer, "keys"):
-            states |= {"key": layer.keys, "value": layer.values}
+            shared = layer.keys.shape[1] // self._groups[index]  # Falcon's class repeats them for the query heads
+            states |= {"key": layer.keys[:, ::shared], "value": layer.values[:, ::shared]}
         if hasattr(layer, "conv_states"):  # of which transformers keeps one token more than the next call sees
             states["conv"] = layer.conv_states[0][..., 1:]
             recurrent = layer.recurrent_states[0]
@@ -139,8 +141,13 @@ class StockModel:
     @property
     def stored_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor that a checkpoint of the model has."""
-        parameters = self.model.named_parameters(remove_duplicate=False)
-        return self._modules.stored({name: tuple(parameter.shape) for name, parameter in parameters})
+        head = next(name for name, module in self.model.named_modules() if module is self._outer("lm_head"))
+        stored = self._family.module("lm_head")  # GPT-NeoX's module is called otherwise since transformers 5
+        shapes = {}
+        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+            module, _, kind = name.rpartition(".")
+            shapes[f"{stored}.{kind}" if module == head else name] = tuple(parameter.shape)
+        return self._modules.stored(shapes)
 
     def load_outer(self, name: str, weight: torch.Tensor | None) -> None:
         """Gives the embedding (`embed_tokens`), the last norm (`norm`) or the LM head (`lm_head`) its weight or bias.
@@ -149,11 +156,17 @@ class StockModel:
             name: Its name in the plain form, such as `norm` or `norm_bias`.
             weight: The stored weight or bias. An embedding may have the rows of some tokens only. None: releases it.
         """
-        module = self.model.get_submodule(self._family.module(name))
+        module = self._outer(name)
         if name == "embed_tokens":
             module.padding_idx = None  # may be beyond the rows, and matters in training only
         parameter = _parameter(torch.empty(0, device="meta") if weight is None else weight.to(self._device))
         setattr(module, "bias" if name.endswith("_bias") else "weight", parameter)
+
+    def _outer(self, name: str) -> Any:
+        """The module of a tensor outside the layers."""
+        if name in ("lm_head", "lm_head_bias"):
+            return self.model.get_output_embeddings()
+        return self.model.get_submodule(self._family.module(name))
 
     def load(self, index: int, tensors: Mapping[str, torch.Tensor]) -> None:
         """Gives a layer its weights, by stored name, in the dtype to compute in."""
@@ -173,10 +186,21 @@ class StockModel:
             parts: int64 [batch, tokens] each, which run one after the other with a cache.
             cached: Whether there is a cache at all; a single part needs none.
         """
-        passage = BatchPass()
+        passage = self.empty()
         for part in parts:
             self.append(passage, part, cached=cached)
         return passage
+
+    def empty(self) -> BatchPass:
+        """No sequences yet."""
+        layers = enumerate(self._spec.layers)
+        groups = {
+            index: one.num_key_value_heads
+            for index, layer in layers
+            for one in layer.sublayers
+            if isinstance(one, Attention)
+        }
+        return BatchPass(_groups=groups)
 
     def append(
         self, passage: BatchPass, part: torch.Tensor, *, cached: bool = True, mask: torch.Tensor | None = None
@@ -196,10 +220,11 @@ class StockModel:
         def record(*arguments: Any, **keywords: Any) -> Any:
             if not calls:
                 passage.hidden.append(arguments[0])
+            kept = tuple(_OwnCache if cached and value is cache else value for value in arguments[1:])
             keywords_kept = {
                 name: _OwnCache if cached and value is cache else value for name, value in keywords.items()
             }
-            calls.append((arguments[1:], keywords_kept))
+            calls.append((kept, keywords_kept))
             if len(calls) == len(self._layers):
                 raise _AllRecorded
             return passage.hidden[-1].unsqueeze(0)  # which some families of 4.57 take the first of, layer by layer
@@ -221,9 +246,10 @@ class StockModel:
         cache = _new_cache([layer] * (index + 1))
         for part_index, calls in enumerate(passage._calls):
             arguments, keywords = calls[index]
+            given = (cache if value is _OwnCache else value for value in arguments)
             filled = {name: cache if value is _OwnCache else value for name, value in keywords.items()}
             with torch.inference_mode():
-                output = self._layers[index](passage.hidden[part_index], *arguments, **filled)
+                output = self._layers[index](passage.hidden[part_index], *given, **filled)
             self.in_tuples = isinstance(output, tuple)
             passage.hidden[part_index] = output[0] if self.in_tuples else output
 

@@ -16,7 +16,7 @@ import transformers
 from huggingface_hub.dataclasses import strict
 from transformers import PretrainedConfig
 
-__all__ = ["config_class", "layer_config", "stock_class"]
+__all__ = ["config_class", "key_value_heads", "layer_config", "stock_class"]
 
 
 def layer_config(config: PretrainedConfig, layer_idx: int) -> PretrainedConfig:
@@ -32,16 +32,21 @@ def layer_config(config: PretrainedConfig, layer_idx: int) -> PretrainedConfig:
     return resolved
 
 
+def key_value_heads(layer: PretrainedConfig) -> int:
+    """The number of key/value heads of a layer with this config: that of query heads where the config has no other."""
+    return getattr(layer, "num_key_value_heads", None) or layer.num_attention_heads
+
+
 def stock_class(stem: str) -> type:
-    """transformers' class of the dense models, such as `LlamaForCausalLM` for "Llama".
+    """transformers' class of the dense models: `LlamaForCausalLM` for "Llama", and `GPT2LMHeadModel` for "GPT2".
 
     Raises:
         AttributeError: The installed release has no such class.
     """
-    name = f"{stem}ForCausalLM"
-    if not hasattr(transformers, name):
-        raise AttributeError(f"transformers {transformers.__version__} has no {name}; install a newer release")
-    return getattr(transformers, name)
+    for name in (f"{stem}ForCausalLM", f"{stem}LMHeadModel"):
+        if hasattr(transformers, name):
+            return getattr(transformers, name)
+    raise AttributeError(f"transformers {transformers.__version__} has no {stem}ForCausalLM; install a newer release")
 
 
 class _PrunedConfig:
@@ -57,6 +62,7 @@ class _PrunedConfig:
     out_proj_path: str = "conv.out_proj"
     delta_out_proj_path: str = "linear_attn.out_proj"
     mamba_out_proj_path: str = "mamba.out_proj"
+    layers_path: str = "model.layers"
     conv_dim: int | None = None
     resized_attention: bool = False
 
@@ -64,10 +70,10 @@ class _PrunedConfig:
         """Rejects a layer whose query heads cannot share its key/value heads evenly (called by transformers 5)."""
         for layer_idx in range(self.num_hidden_layers):
             layer = layer_config(self, layer_idx)
-            if layer.num_attention_heads % layer.num_key_value_heads:
+            heads, groups = layer.num_attention_heads, key_value_heads(layer)
+            if heads % groups:
                 raise ValueError(
-                    f"layer {layer_idx}: {layer.num_attention_heads} query heads are not a multiple of "
-                    f"{layer.num_key_value_heads} key/value heads"
+                    f"layer {layer_idx}: {heads} query heads are not a multiple of {groups} key/value heads"
                 )
 
     def validate_rope(self) -> None:
@@ -83,6 +89,8 @@ def config_class(stem: str) -> type:
     """
     stock = stock_class(stem).config_class
     members = {"__module__": __name__, "model_type": f"seap_{stock.model_type}"}
+    if isinstance(getattr(stock, "head_dim", None), property):
+        members["head_dim"] = None  # made of the number of heads, of which a layer may have fewer
     made = type(f"Seap{stem}Config", (_PrunedConfig, stock), members)
     # Without `strict`, the checks of the dataclasses that configs are in transformers 5 are not inherited.
     return strict(made) if is_dataclass(made) else made

@@ -14,7 +14,7 @@ import transformers
 from torch import nn
 from transformers import PretrainedConfig
 
-from .configuration_seap import config_class, layer_config, stock_class
+from .configuration_seap import config_class, key_value_heads, layer_config, stock_class
 
 
 class _LayerConfig:
@@ -60,26 +60,50 @@ def _for_stock_class(settings: PretrainedConfig) -> PretrainedConfig:
     return copied
 
 
-def _resize_attention(module: nn.Module, settings: PretrainedConfig) -> None:
-    """Gives attention, which a stock class makes as wide as the hidden states, its numbers of heads."""
-    heads, groups, head_dim = settings.num_attention_heads, settings.num_key_value_heads, settings.head_dim
-    for name, count in (("q_proj", heads), ("k_proj", groups), ("v_proj", groups)):
-        linear = getattr(module, name)
-        setattr(module, name, nn.Linear(linear.in_features, count * head_dim, bias=linear.bias is not None))
-    output = module.o_proj
-    module.o_proj = nn.Linear(heads * head_dim, output.out_features, bias=output.bias is not None)
-    module.num_heads, module.num_key_value_heads, module.num_key_value_groups = heads, groups, heads // groups
-    module.hidden_size = heads * head_dim
+def _inputs(linear: nn.Module) -> int:
+    return linear.nx if hasattr(linear, "nx") else linear.in_features  # Conv1D of GPT-2, or a linear layer
+
+
+def _resized(linear: nn.Module, inputs: int, outputs: int) -> nn.Module:
+    """A projection of the same class with other numbers of inputs and outputs."""
+    if hasattr(linear, "nx"):
+        return type(linear)(outputs, inputs)
+    return type(linear)(inputs, outputs, bias=linear.bias is not None)
+
+
+def _resize_attention(module: nn.Module, output: str, settings: PretrainedConfig) -> None:
+    """Gives attention, which a stock class makes as wide as the hidden states, its numbers of heads.
+
+    Its projections are `output`, and either one each for queries, keys and values, or one for all of them.
+    """
+    heads, groups, head_dim = settings.num_attention_heads, key_value_heads(settings), settings.head_dim
+    each = {"q_proj": heads, "k_proj": groups, "v_proj": groups}
+    for name, linear in list(module.named_children()):
+        if name == output:
+            setattr(module, name, _resized(linear, heads * head_dim, settings.hidden_size))
+        elif hasattr(linear, "weight"):
+            setattr(module, name, _resized(linear, _inputs(linear), each.get(name, heads + 2 * groups) * head_dim))
+    wide, narrow = heads * head_dim, groups * head_dim
+    sizes = {
+        **dict.fromkeys(("num_heads", "num_attention_heads"), heads),
+        **dict.fromkeys(("num_key_value_heads", "num_kv_heads", "kv_heads"), groups),
+        **dict.fromkeys(("hidden_size", "embed_dim", "split_size"), wide),
+        "kv_dim": narrow,
+        "num_key_value_groups": heads // groups,
+    }
+    for name in sizes.keys() & vars(module).keys():
+        setattr(module, name, sizes[name])
 
 
 def _build_layer(layer_class: type[nn.Module], config: PretrainedConfig, layer_idx: int) -> nn.Module:
     settings = layer_config(config, layer_idx)
     layer = layer_class(_LayerConfig(config, _for_stock_class(settings)), layer_idx)
     if settings.resized_attention:
-        _resize_attention(layer.self_attn, settings)
+        parent, _, output = settings.o_proj_path.rpartition(".")
+        _resize_attention(layer.get_submodule(parent), output, settings)
     modules = dict(layer.named_modules())
     attention, convolution = modules.get(settings.o_proj_path), modules.get(settings.out_proj_path)
-    if attention is not None and attention.in_features != settings.num_attention_heads * settings.head_dim:
+    if attention is not None and _inputs(attention) != settings.num_attention_heads * settings.head_dim:
         release = f"transformers {transformers.__version__}"
         raise ValueError(f"{layer_class.__name__} of {release} does not read head_dim; install a newer release")
     if convolution is not None and settings.conv_dim is not None:
@@ -105,11 +129,15 @@ def _take_implementations(config: PretrainedConfig, chosen: PretrainedConfig) ->
             setattr(config, name, getattr(chosen, name))
 
 
-def _build_layers(model: nn.Module, config: PretrainedConfig) -> None:
-    """Replaces the single layer of a base model by those of the config."""
-    layer_class = type(model.layers[0])
+def _build_layers(model: nn.Module, config: PretrainedConfig, path: str) -> None:
+    """Replaces the single layer of a model by those of the config."""
+    parent, _, name = path.rpartition(".")
+    holder = model.get_submodule(parent)
+    layer_class = type(getattr(holder, name)[0])
     layers = [_build_layer(layer_class, config, layer_idx) for layer_idx in range(config.num_hidden_layers)]
-    model.layers, model.config = nn.ModuleList(layers), config
+    setattr(holder, name, nn.ModuleList(layers))
+    for module in (model, getattr(model, model.base_model_prefix, model), holder):
+        module.config = config
 
 
 class _PrunedModel:
@@ -118,7 +146,7 @@ class _PrunedModel:
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(_one_layer(config))
         _take_implementations(config, self.config)
-        _build_layers(self, config)
+        _build_layers(self, config, config.layers_path.partition(".")[2])
         self.post_init()
 
 
@@ -128,13 +156,12 @@ class _PrunedForCausalLM:
     def __init__(self, config: PretrainedConfig) -> None:
         super().__init__(_one_layer(config))
         _take_implementations(config, self.config)
-        _build_layers(self.model, config)
-        self.config = config
+        _build_layers(self, config, config.layers_path)
         self.post_init()
 
 
 def _register_conversions(stock: str, pruned: str) -> None:
-    """Makes transformers 5 join the experts of a checkpoint as it does for the family's own."""
+    """Makes transformers 5 convert a checkpoint, by the name of a model type or class, as it does the family's own."""
     try:
         from transformers import conversion_mapping
     except ImportError:  # transformers 4.57, whose modules are those of the checkpoint
@@ -151,6 +178,7 @@ def _model_class(stem: str, kind: str) -> type:
     if kind == "Model":
         stock = transformers.MODEL_MAPPING[stock.config_class]  # by config, since Gemma 3's is called Gemma3TextModel
     _register_conversions(stock.config_class.model_type, config_class(stem).model_type)
+    _register_conversions(stock.__name__, f"Seap{stem}{kind}")
     members = {"__module__": __name__, "config_class": config_class(stem)}
     return type(f"Seap{stem}{kind}", (mixin, stock), members)
 

@@ -33,7 +33,7 @@ def _register(auto: ModuleType) -> None:
     from seap_export.families.family import PRUNED_PREFIX, families
 
     for family in families():
-        stand_in = _stand_in(PRUNED_PREFIX + family.model_type, f"Seap{family.architecture}")
+        stand_in = _stand_in(PRUNED_PREFIX + family.model_type, f"Seap{family.stem}ForCausalLM")
         auto.CONFIG_MAPPING.register(stand_in.model_type, stand_in, exist_ok=True)
 
 

@@ -19,4 +19,4 @@ def register_with_vllm() -> None:
     from seap_export.families.family import families
 
     for family in families():
-        ModelRegistry.register_model(f"Seap{family.architecture}", _CLASS)
+        ModelRegistry.register_model(f"Seap{family.stem}ForCausalLM", _CLASS)

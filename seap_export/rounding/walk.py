@@ -21,6 +21,7 @@ from seap_export.families import Experts, names
 from seap_export.families.names import Projection
 from seap_export.layers.batches import length_buckets, token_weights
 from seap_export.layers.compute import Compute
+from seap_export.layers.embedding import Embedding
 from seap_export.layers.hidden_states import HiddenStates, SublayerPass, output_stream
 from seap_export.layers.layer import DecoderLayer
 from seap_export.rounding.columns import round_columns
@@ -106,7 +107,7 @@ class RoundedLayers:
             yield name, round_columns(self._source.read_outer(name), metrics[name], self._how).cpu()
 
     @torch.no_grad()
-    def layers(self, first: int, embedding: torch.Tensor) -> Iterator[dict[str, torch.Tensor]]:
+    def layers(self, first: int, embedding: Embedding) -> Iterator[dict[str, torch.Tensor]]:
         """Yields the tensors of each rounded layer from the first one on, by full name; what is rounded is float32.
 
         The streams are saved after a layer once the next one is asked for. They must have been saved after those
@@ -117,7 +118,7 @@ class RoundedLayers:
             embedding: The rounded model's.
         """
         if first == 0:
-            self._embed(self._floats, 0, self._source.read_outer("embed_tokens"))
+            self._embed(self._floats, 0, self._source.read_embedding())
             self._embed(self._rounded, 1, embedding)
         else:
             for streams in self._saved:
@@ -129,12 +130,12 @@ class RoundedLayers:
             for streams in self._saved:
                 streams.forget(index + 1)
 
-    def _embed(self, hidden: HiddenStates, stream_index: int, table: torch.Tensor) -> None:
-        HiddenStates.embedded(self._spec, table, hidden.batches, self._saved[stream_index])
+    def _embed(self, hidden: HiddenStates, stream_index: int, embedding: Embedding) -> None:
+        HiddenStates.embedded(self._spec, embedding, hidden.batches, self._saved[stream_index])
 
     def _last_moment(self) -> torch.Tensor:
         """E[x xᵀ] of what the LM head multiplies in the model in floats, float64 [hidden_size, hidden_size]."""
-        self._embed(self._floats, 0, self._source.read_outer("embed_tokens"))
+        self._embed(self._floats, 0, self._source.read_embedding())
         for index in range(len(self._spec.layers)):
             tensors = self._source.read_layer(index)
             for output in self._spec.layers[index].outputs:

@@ -80,7 +80,7 @@ def write_rounded_model(
     rounded = replace(source, reader=_Rounded(source.reader, tables))
 
     def layers(first: int) -> Iterator[Mapping[str, torch.Tensor]]:
-        return walk.layers(first, rounded.read_outer("embed_tokens"))
+        return walk.layers(first, rounded.read_embedding())
 
     write_weights(rounded, source.spec, layers, folder, on_layer, finished=walk.finished)
     write_other_files(model_folder, folder, RoundingNote.of(model_folder, folder, how))

@@ -18,7 +18,7 @@ def shrunk_config(source: Source, spec: ModelSpec, layout: Layout) -> dict[str, 
     """The config.json of a shrunk model of these shapes: the dense one with what pruning changed."""
     return {
         **{key: value for key, value in source.config.items() if key not in ("auto_map", PRUNED_FROM)},
-        "head_dim": spec.head_dim,
+        **({} if layout == "uniform" and spec.family.head_dim_is_derived else {"head_dim": spec.head_dim}),
         "dtype": str(source.reader.dtype).removeprefix("torch."),
         **(_plain(source, spec) if layout == "uniform" else _per_layer(source, spec)),
     }
@@ -42,7 +42,7 @@ def _plain(source: Source, spec: ModelSpec) -> dict[str, Any]:
 def _per_layer(source: Source, spec: ModelSpec) -> dict[str, Any]:
     """What the classes that travel with the model read: each layer's own shape."""
     family = spec.family
-    stem = family.architecture.removesuffix("ForCausalLM")
+    stem = family.stem
     per_layer = {}
     for index, (layer, dense) in enumerate(zip(spec.layers, source.spec.layers, strict=True)):
         had = _sizes(family, dense)

@@ -67,10 +67,10 @@ class SequentialLayers:
         They must have been saved after those before the first one.
         """
         if first == 0:
-            table = self._source.read_outer("embed_tokens")
+            embedding = self._source.read_embedding()
             for hidden in self._hidden:
-                HiddenStates.embedded(self._source.spec, table, hidden.batches, hidden.streams)
-            del table
+                HiddenStates.embedded(self._source.spec, embedding, hidden.batches, hidden.streams)
+            del embedding
         else:
             for streams in self._saved:
                 streams.load(first)

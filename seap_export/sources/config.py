@@ -60,7 +60,7 @@ def portable_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if "rope_parameters" in family.defaults:
         theta = portable.pop("rope_theta", None) or 10000.0
         portable["rope_parameters"] = {"rope_theta": theta, **(old or new or family.defaults["rope_parameters"])}
-    else:
+    elif family.rotation.layers != "none":
         portable |= _rope(portable, old or new or {}, family)
     dtype = portable.pop("torch_dtype", None) or portable.get("dtype")
     if dtype is not None:
@@ -80,10 +80,11 @@ def _rope(config: Mapping[str, Any], stated: Mapping[str, Any], family: Family) 
             raise InputError(
                 "config.json: a scaled rotation of layers with a window is not supported; use another model"
             )
-    keys["rope_theta"] = rope.pop("rope_theta", None) or config.get("rope_theta") or 10000.0
+    base = family.key("rope_theta")
+    keys[base] = rope.pop("rope_theta", None) or config.get(base) or 10000.0
     partial = rope.pop("partial_rotary_factor", None)
     if partial is not None:
-        keys["partial_rotary_factor"] = partial
+        keys[family.key("partial_rotary_factor")] = partial
     rope_type = rope.pop("rope_type", None) or rope.pop("type", None) or "default"
     rope.pop("type", None)
     if rope_type in ("su", "longrope") or "short_factor" in rope:

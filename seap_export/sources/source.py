@@ -16,6 +16,7 @@ from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import ModelSpec, language_config, model_spec, names, wrapper_of_model_type
 from seap_export.hashing import sha256_files, sha256_json
 from seap_export.json_file import read_json, read_json_if_present, write_json
+from seap_export.layers.embedding import Embedding
 from seap_export.layers.head import Head
 from seap_export.layers.sublayers.norm import Norm
 from seap_export.sources.config import portable_config
@@ -28,7 +29,7 @@ from seap_export.sources.tokenizer import (
     without_code,
 )
 from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
-from seap_export.sources.wrapper import LanguagePart
+from seap_export.sources.wrapper import LanguagePart, with_prefix
 from seap_export.vocabulary.config import named_tokens, renumbered_config
 from seap_export.vocabulary.table import Vocabulary
 
@@ -86,7 +87,11 @@ class Source:
         """Reads the final norm; raises as `read_outer` does."""
         return Norm(self.spec.norm, *map(self.read_outer, self.spec.norm_parts("norm")))
 
-    def read_head(self, embedding: torch.Tensor | None = None) -> Head:
+    def read_embedding(self) -> Embedding:
+        """Reads the embedding of tokens and, if there is one, of positions; raises as `read_outer` does."""
+        return Embedding(*map(self.read_outer, self.spec.embedding_names))
+
+    def read_head(self, embedding: Embedding | None = None) -> Head:
         """Reads the LM head; raises as `read_outer` does.
 
         Args:
@@ -95,7 +100,7 @@ class Source:
         if not self.spec.tie_word_embeddings:
             weight = self.read_outer("lm_head")
         else:
-            weight = self.read_outer("embed_tokens") if embedding is None else embedding
+            weight = self.read_outer("embed_tokens") if embedding is None else embedding.tokens
         return Head(weight, self.read_outer("lm_head_bias") if self.spec.lm_head_bias else None)
 
     def _read(self, wanted: Iterable[str]) -> dict[str, torch.Tensor]:
@@ -197,11 +202,12 @@ def _folder_source(folder: Path, name: str) -> Source:
     if config.get("per_layer_config") is not None:
         raise InputError(f"{folder}: already pruned (per_layer_config); give the dense model")
     files = SafetensorsReader(folder)
-    reader = files if wrapper is None else LanguagePart(files, wrapper)
+    reader = with_prefix(files, spec.family) if wrapper is None else LanguagePart(files, wrapper)
     if wrapper is not None and "tie_word_embeddings" not in config:  # it decides, and does not always say so
         config["tie_word_embeddings"] = "lm_head.weight" not in reader.shapes()
         spec = model_spec(config)
-    check_weights(reader, StoredForm(spec).shapes, str(folder))
+    ignored = (*spec.family.buffers, spec.family.stored("lm_head"))  # a tied one may be stored besides
+    check_weights(reader, StoredForm(spec).shapes, str(folder), ignored)
     _refuse_other_head(reader, spec, str(folder))
     generation = folder / "generation_config.json"
     defaults = read_json_if_present(generation)

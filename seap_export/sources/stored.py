@@ -6,13 +6,14 @@ form is what the family's transformers class loads.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from seap_export.families import ModelSpec, names
-from seap_export.families.family import FUSED, INTERLEAVED
+from seap_export.families.family import FUSED
+from seap_export.families.fused import Rows, fused_rows
 from seap_export.families.stacked import Stacked, stacked_projections
 from seap_export.sources.weights import WeightReader
 
@@ -23,12 +24,17 @@ __all__ = ["PlainReader", "StoredForm"]
 class _Rows:
     """Where a tensor of the plain form is stored: in rows of a stored tensor, whose numbers lack the offset.
 
-    The rows are those of the parts one after the other, in whatever order they are stored.
+    Attributes:
+        stored: The name of the stored tensor.
+        rows: Which ones; None: all.
+        offset: What a stored number lacks.
+        is_transposed: Whether they are stored as columns.
     """
 
     stored: str
-    rows: slice
-    offset: float
+    rows: Rows | None = None
+    offset: float = 0.0
+    is_transposed: bool = False
 
 
 class StoredForm:
@@ -43,8 +49,8 @@ class StoredForm:
         self._parts: dict[str, _Rows] = {}
         self._ones: dict[str, torch.Tensor] = {}
         self._stacked: dict[str, Stacked] = {}
-        self._orders: dict[str, torch.Tensor] = {}
         family, offset = spec.family, spec.family.block.norm_offset
+        self._is_transposed = family.transposed
         shapes = spec.outer_tensors()
         for name in spec.outer_names:
             plain = names.tensor(name)
@@ -72,27 +78,17 @@ class StoredForm:
                 plain = names.weight(projection, layer)
                 self._stacked[plain] = whole
                 self.shapes |= dict.fromkeys(whole.parts, whole.shape(shapes[plain]))
+            widths = {name: spec.projection_shape(name, layer)[0] for name in spec.layers[layer].projections}
+            rows = fused_rows(family, spec.layers[layer], widths)
             for projection in spec.layers[layer].projections:
                 if projection in stacked:
                     continue
                 stored = family.stored(stored_as.get(projection, projection), layer)
                 for suffix in (".weight", ".bias"):
                     if (plain := names.tensor(projection, layer) + suffix) in shapes:
-                        self._append(plain, shapes[plain], stored + suffix)
-            self._interleave(spec, layer)
+                        self._append_projection(plain, shapes[plain], stored + suffix, rows.get(projection))
         # In the order of use, which is that of the plain form.
         self.shapes = {stored: self.shapes[stored] for stored in self.holders(spec.tensors())}
-
-    def _interleave(self, spec: ModelSpec, layer: int) -> None:
-        """Notes the order of the rows of tensors whose parts take turns, a head's rows each."""
-        for fused in (name for name in spec.family.fused if name in INTERLEAVED):
-            parts = FUSED[fused]
-            for sublayer in (one for one in spec.layers[layer].sublayers if parts[0] in one.projections):
-                for suffix in (".weight", ".bias"):
-                    stored = spec.family.stored(fused, layer) + suffix
-                    if stored in self.shapes:
-                        rows = torch.arange(self.shapes[stored][0]).view(len(parts), -1, sublayer.unit)
-                        self._orders[stored] = rows.transpose(0, 1).flatten()
 
     def _append_gain(self, spec: ModelSpec, plain: str, stored: str) -> None:
         if spec.family.block.norm_weight:
@@ -101,12 +97,19 @@ class StoredForm:
             self._ones[plain] = torch.ones(spec.hidden_size)
 
     def _append(self, plain: str, shape: tuple[int, ...], stored: str, offset: float = 0.0) -> None:
-        """Appends a tensor to the rows of a stored one, which it may be the first of."""
-        if plain in self._parts:  # a norm that two sublayers read through
-            return
-        start = self.shapes.get(stored, (0,))[0]
-        self._parts[plain] = _Rows(stored, slice(start, start + shape[0]), offset)
-        self.shapes[stored] = (start + shape[0], *shape[1:])
+        self._parts[plain], self.shapes[stored] = _Rows(stored, offset=offset), shape
+
+    def _append_projection(self, plain: str, shape: tuple[int, ...], stored: str, rows: Rows | None) -> None:
+        """Appends a weight or bias, which may be some rows of a stored one."""
+        is_transposed = self._is_transposed and len(shape) == 2
+        self._parts[plain] = _Rows(stored, rows, is_transposed=is_transposed)
+        before = self.shapes.get(stored, (0,))[-1 if is_transposed else 0] if rows is not None else 0
+        whole = (before + shape[0], *shape[1:])
+        self.shapes[stored] = whole[::-1] if is_transposed else whole
+
+    def is_transposed(self, stored: str) -> bool:
+        """Whether a stored tensor is a matrix with its inputs first."""
+        return any(part.is_transposed for part in self._parts.values() if part.stored == stored)
 
     def holders(self, plain: Iterable[str]) -> list[str]:
         """The stored tensors that hold those of the plain form, in the order of use."""
@@ -132,12 +135,9 @@ class StoredForm:
                 tensors[name] = torch.cat([stored[part] for part in whole.parts], whole.axis)
                 continue
             part = self._parts[name]
-            rows = stored[part.stored]
-            if part.stored in self._orders:
-                rows = rows[self._orders[part.stored].argsort()]
-            if part.rows != slice(0, len(rows)):
-                rows = rows[part.rows]
-            tensors[name] = rows.double() + part.offset if part.offset else rows
+            rows = stored[part.stored].T if part.is_transposed else stored[part.stored]
+            rows = rows if part.rows is None else rows[part.rows]
+            tensors[name] = rows.double() + part.offset if part.offset else rows.contiguous()
         return tensors
 
     def to_stored(self, plain: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -147,14 +147,26 @@ class StoredForm:
             whole = self._stacked[name]
             parts = plain[name].chunk(len(whole.parts), whole.axis)
             tensors |= {part: tensor.contiguous() for part, tensor in zip(whole.parts, parts, strict=True)}
-        pieces: dict[str, list[torch.Tensor]] = {}
-        placed = ((self._parts[name], tensor) for name, tensor in plain.items() if name in self._parts)
-        for part, tensor in sorted(placed, key=lambda item: item[0].rows.start):
-            pieces.setdefault(part.stored, []).append(tensor.double() - part.offset if part.offset else tensor)
-        for name, rows in pieces.items():
-            joined = rows[0] if len(rows) == 1 else torch.cat(rows)
-            tensors[name] = joined[self._orders[name]] if name in self._orders else joined
-        return tensors
+        pieces: dict[str, list[tuple[_Rows, torch.Tensor]]] = {}
+        for name in (name for name in plain if name in self._parts):
+            part = self._parts[name]
+            pieces.setdefault(part.stored, []).append((part, plain[name]))
+        return tensors | {stored: _joined(parts) for stored, parts in pieces.items()}
+
+
+def _joined(parts: Sequence[tuple[_Rows, torch.Tensor]]) -> torch.Tensor:
+    """The stored tensor of these parts, which are all of it."""
+    first, tensor = parts[0]
+    if first.rows is not None:
+        numbers = torch.arange(sum(len(rows) for _, rows in parts))
+        places = [numbers[part.rows] for part, _ in parts]
+        in_order = sorted(range(len(parts)), key=lambda index: int(places[index][0]))
+        tensor = torch.cat([parts[index][1] for index in in_order])
+        if not isinstance(first.rows, slice):
+            tensor = tensor[torch.cat([places[index] for index in in_order]).argsort()]
+    if first.is_transposed:
+        tensor = tensor.T.contiguous()
+    return tensor.double() - first.offset if first.offset else tensor
 
 
 class PlainReader:

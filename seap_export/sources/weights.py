@@ -140,11 +140,13 @@ def _open(file: Path) -> safe_open:
         raise InputError(f"{file}: truncated or not a safetensors file ({error}); download it again") from error
 
 
-def check_weights(reader: WeightReader, expected: dict[str, tuple[int, ...]], where: str) -> None:
+def check_weights(
+    reader: WeightReader, expected: dict[str, tuple[int, ...]], where: str, buffers: tuple[str, ...] = ()
+) -> None:
     """Rejects weights that do not match the config exactly.
 
-    Rotary frequency buffers of old checkpoints, and an LM head stored besides a tied embedding, are ignored: they
-    hold no information.
+    Buffers of old checkpoints, such as rotary frequencies and the family's own, whose names end with one of `buffers`,
+    and an LM head stored besides a tied embedding, are ignored: they hold no information.
 
     Raises:
         InputError: A tensor is missing, has another shape or is not part of the family.
@@ -157,6 +159,7 @@ def check_weights(reader: WeightReader, expected: dict[str, tuple[int, ...]], wh
             raise InputError(
                 f"{where}: config and weights disagree: '{name}' is {list(shapes[name])}, not {list(shape)}"
             )
-    extra = [n for n in shapes if n not in expected and not n.endswith(("rotary_emb.inv_freq", "lm_head.weight"))]
+    ignored = ("rotary_emb.inv_freq", "lm_head.weight", *buffers)
+    extra = [name for name in shapes if name not in expected and not name.endswith(ignored)]
     if extra:
         raise InputError(f"{where}: config and weights disagree: tensor '{extra[0]}' is not part of the family")

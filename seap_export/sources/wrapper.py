@@ -7,10 +7,11 @@ from collections.abc import Iterable
 import torch
 
 from seap_export.errors import InputError
+from seap_export.families import Family
 from seap_export.families.parts import Wrapper
 from seap_export.sources.weights import WeightReader
 
-__all__ = ["LanguagePart"]
+__all__ = ["LanguagePart", "with_prefix"]
 
 
 class LanguagePart:
@@ -20,17 +21,16 @@ class LanguagePart:
         InputError: Two tensors would have one name.
     """
 
-    def __init__(self, reader: WeightReader, wrapper: Wrapper) -> None:
+    def __init__(self, reader: WeightReader, wrapper: Wrapper, root: str = "model.") -> None:
         self._reader = reader
         self._names: dict[str, str] = {}
         for name in reader.shapes():
             if _is_left_out(name, wrapper):
                 continue
-            first = self._names.setdefault(_unwrapped(name, wrapper), name)
+            plain = _unwrapped(name, wrapper, root)
+            first = self._names.setdefault(plain, name)
             if first != name:
-                raise InputError(
-                    f"the tensors '{first}' and '{name}' are both '{_unwrapped(name, wrapper)}'; remove one"
-                )
+                raise InputError(f"the tensors '{first}' and '{name}' are both '{plain}'; remove one")
 
     @property
     def dtype(self) -> torch.dtype:
@@ -48,12 +48,20 @@ class LanguagePart:
         return {wanted[name]: tensor for name, tensor in self._reader.read(wanted).items()}
 
 
+def with_prefix(reader: WeightReader, family: Family) -> WeightReader:
+    """The reader of a family's checkpoint, in which all names may lack their first part, as in GPT-2's own."""
+    prefix = family.names["layer"].partition(".")[0] + "."
+    if any(name.startswith(prefix) for name in reader.shapes()):
+        return reader
+    return LanguagePart(reader, Wrapper("", "", prefixes=("",), left_out=("lm_head.",)), prefix)
+
+
 def _is_left_out(name: str, wrapper: Wrapper) -> bool:
     return name.removeprefix("model.").startswith(wrapper.left_out)
 
 
-def _unwrapped(name: str, wrapper: Wrapper) -> str:
+def _unwrapped(name: str, wrapper: Wrapper, root: str) -> str:
     for prefix in wrapper.prefixes:
         if name.startswith(prefix):
-            return "model." + name.removeprefix(prefix)
+            return root + name.removeprefix(prefix)
     return name.removeprefix("language_model.")

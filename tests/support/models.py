@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import pytest
@@ -18,7 +18,9 @@ import torch
 import transformers
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from seap_export.families import Family, family_of_model_type, model_spec
 from seap_export.families.names import OUTPUTS, Projection
@@ -28,6 +30,8 @@ from seap_export.rounding.note import RoundingNote
 from seap_export.rounding.write import write_other_files
 from seap_export.sources.config import read_spec
 from seap_export.sources.source import Source, open_source
+from seap_export.sources.stored import PlainReader
+from seap_export.sources.weights import SafetensorsReader
 from support.corpora import Texts
 from support.tokenizers import write_micro_tokenizer
 from support.variations import VARIATIONS, micro_config, pruned_values
@@ -205,6 +209,8 @@ def why_not_loaded(family: Family, layout: Layout) -> str | None:
         return f"transformers {release} has a module for each expert"
     if family.layer_types and release.startswith("4."):
         return f"transformers {release} keeps other states than keys and values in another way"
+    if family.model_type == "codegen" and release.startswith("4."):
+        return f"in transformers {release} CodeGen's number of heads must be a multiple of four"
     if layout == "per-layer" and family.uniform_keeps_heads == "always" and release.startswith("4."):
         return f"in transformers {release} {family.architecture} takes hidden_size / heads for the size of a head"
     return None
@@ -243,15 +249,34 @@ def projection_paths(model: PreTrainedModel) -> dict[Projection, str]:
     return {output: names[output] for output in OUTPUTS if output in names}
 
 
+def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:
+    """The layers of transformers' model, in which GPT-2's projections become linear layers that compute the same."""
+    path = family_of_model_type(model.config.model_type).names["layer"].partition(".{layer}")[0]
+    layers = list(cast(nn.ModuleList, model.get_submodule(path)))
+    for module in [module for layer in layers for module in layer.modules()]:
+        for name, child in module.named_children():
+            if isinstance(child, Conv1D):
+                linear = nn.Linear(child.nx, child.nf)
+                linear.weight, linear.bias = nn.Parameter(child.weight.T.contiguous()), child.bias
+                setattr(module, name, linear)
+    return layers
+
+
+def plain_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a model folder in the plain form."""
+    reader = PlainReader(SafetensorsReader(folder), read_spec(folder))
+    return reader.read(reader.shapes())
+
+
 @torch.no_grad()
 def projection_inputs(model: PreTrainedModel, texts: Texts) -> list[dict[str, torch.Tensor]]:
     """All inputs of each layer's output projections, [tokens, channels] float64: one text a time, unpadded."""
-    seen: list[dict[str, list[torch.Tensor]]] = [defaultdict(list) for _ in model.model.layers]
+    seen: list[dict[str, list[torch.Tensor]]] = [defaultdict(list) for _ in decoder_layers(model)]
     hooks = [
         layer.get_submodule(path).register_forward_pre_hook(
-            lambda _, args, inputs=record[name]: inputs.append(args[0][0].double())
+            lambda _, args, inputs=record[name]: inputs.append(args[0].flatten(0, -2).double())
         )
-        for layer, record in zip(model.model.layers, seen, strict=True)
+        for layer, record in zip(decoder_layers(model), seen, strict=True)
         for name, path in projection_paths(model).items()
         if path in dict(layer.named_modules())
     ]

@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from seap_export.families import Convolution, DeltaNet, Experts, Mamba, family_of_model_type, model_spec
+from seap_export.families import (
+    Convolution,
+    DeltaNet,
+    Experts,
+    Mamba,
+    family_of_model_type,
+    model_spec,
+    supported_families,
+)
 from seap_export.families.config_reader import class_settings
 from seap_export.families.family import PRUNED_PREFIX, Family
 
@@ -23,7 +31,11 @@ _LLAMA3 = {
 }
 _YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
 _MULTIPLIERS = {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits_scaling": 2.0}
+_GLOBAL_AND_LOCAL = [[["local", "global"], 1], [["local"], 1]]
+_FALCON = {"num_key_value_heads": 3, "num_kv_heads": 3, "new_decoder_architecture": True}
 _SCALED_QUERIES = {"original_max_position_embeddings": 8, "llama_4_scaling_beta": 0.5}
+#: Their classes load uniform layers with all heads only, so that the MLP must have more to remove.
+_WIDE = {"num_key_value_heads": 6, "intermediate_size": 128}
 #: What the models of a family have in common.
 _OF_FAMILY: dict[str, dict[str, Any]] = {
     "arcee": {"hidden_act": "relu2"},
@@ -31,6 +43,15 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
     "cohere2": {"logit_scale": 0.25, "sliding_window": 5, "layer_types": _LAYER_TYPES},
     "cwm": {"layer_types": ["full_attention"] * 3, "rope_parameters": {"rope_theta": 10000.0}},
     "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 3},
+    "biogpt": {**_WIDE, "hidden_act": "gelu"},
+    "codegen": {**_WIDE, "hidden_act": "gelu_new", "rotary_dim": 8},
+    "falcon": {"hidden_act": "gelu", "intermediate_size": 128},
+    "gpt2": {**_WIDE, "hidden_act": "gelu_new"},
+    "gpt_bigcode": {**_WIDE, "hidden_act": "gelu_pytorch_tanh"},
+    "gpt_neo": {**_WIDE, "hidden_act": "gelu_new", "attention_types": [[["global"], 3]], "window_size": 5},
+    "opt": {**_WIDE, "hidden_act": "relu"},
+    "gpt_neox": {**_WIDE, "hidden_act": "gelu"},
+    "gptj": {**_WIDE, "hidden_act": "gelu_new", "rotary_dim": 8},
     "gemma": {"hidden_act": "gelu_pytorch_tanh"},
     "gemma2": {
         "hidden_activation": "gelu_pytorch_tanh",
@@ -186,6 +207,38 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "rope_scaling": _YARN,
         "tie_word_embeddings": True,
     },
+    "biogpt": {"model_type": "biogpt"},
+    "biogpt-tied": {"model_type": "biogpt", "tie_word_embeddings": True},
+    "codegen": {"model_type": "codegen", "rotary_dim": 16},
+    "codegen-all": {"model_type": "codegen", "tie_word_embeddings": True},
+    "falcon-mqa": {"model_type": "falcon", "num_key_value_heads": 1, "multi_query": True},
+    "falcon-mha": {"model_type": "falcon", "num_key_value_heads": 6, "multi_query": False, "parallel_attn": False},
+    "falcon-one-norm": {"model_type": "falcon", **_FALCON, "num_ln_in_parallel_attn": 1},
+    "falcon-all": {
+        "model_type": "falcon",
+        **_FALCON,
+        "rope_scaling": _LINEAR,
+        "bias": True,
+        "tie_word_embeddings": True,
+    },
+    "gpt_neox": {"model_type": "gpt_neox", "rotary_pct": 1.0},
+    "gpt_neox-all": {
+        "model_type": "gpt_neox",
+        "rope_scaling": _LINEAR,
+        "use_parallel_residual": False,
+        "attention_bias": False,
+        "tie_word_embeddings": True,
+    },
+    "gpt2": {"model_type": "gpt2"},
+    "gpt2-tied": {"model_type": "gpt2", "tie_word_embeddings": True},
+    "gpt_bigcode": {"model_type": "gpt_bigcode", "multi_query": False},
+    "gpt_bigcode-all": {"model_type": "gpt_bigcode", "num_key_value_heads": 1, "tie_word_embeddings": True},
+    "gpt_neo": {"model_type": "gpt_neo"},
+    "gpt_neo-all": {"model_type": "gpt_neo", "attention_types": _GLOBAL_AND_LOCAL, "tie_word_embeddings": True},
+    "opt": {"model_type": "opt", "enable_bias": False},
+    "opt-all": {"model_type": "opt", "tie_word_embeddings": True},
+    "gptj": {"model_type": "gptj", "rotary_dim": 16},
+    "gptj-all": {"model_type": "gptj", "tie_word_embeddings": True},
     "gemma": {"model_type": "gemma"},
     "gemma-all": {"model_type": "gemma", "attention_bias": True, "tie_word_embeddings": True},
     "gemma2": {"model_type": "gemma2"},
@@ -464,7 +517,17 @@ def micro_config(**values: Any) -> dict[str, Any]:
         **values,
     }
     older = ("rope_theta", "rope_scaling") if "rope_parameters" in config else ()
-    return deepcopy({key: value for key, value in config.items() if key not in older})  # transformers adds to it
+    config = {key: value for key, value in config.items() if key not in older}
+    if str(config.get("model_type")).removeprefix("seap_") in supported_families():
+        family = family_of_model_type(config["model_type"])
+        for name, key in family.keys.items():  # as the family calls it
+            if name in config and key not in config:
+                config[key] = config.pop(name)
+        if family.head_dim_is_derived and "per_layer_config" not in config:
+            del config["head_dim"]
+        if family.rotation.layers == "none":
+            del config["rope_theta"], config["rope_scaling"]
+    return deepcopy(config)  # transformers adds to it
 
 
 def uneven_values(variation: str, *, biases: bool = True, **more: Any) -> dict[str, Any]:
@@ -478,9 +541,9 @@ def uneven_values(variation: str, *, biases: bool = True, **more: Any) -> dict[s
     values = {**deepcopy(VARIATIONS[variation]), **more}
     family = family_of_model_type(values["model_type"])
     sizes = family.key("intermediate_size")
-    groups = {6: (4, 2), 1: (1, 1)}.get(values.get("num_key_value_heads", 3), (2, 1))
+    groups = {6: (4, 2), 1: (1, 1)}.get(micro_config(**values).get("num_key_value_heads", 3), (2, 1))
     layers = {
-        str(index): {"num_attention_heads": heads, "num_key_value_heads": own, sizes: neurons}
+        str(index): {family.key("num_attention_heads"): heads, "num_key_value_heads": own, sizes: neurons}
         for index, heads, own, neurons in ((1, 4, groups[0], 48), (2, 2, groups[1], 64))
     }
     if biases:
@@ -504,6 +567,8 @@ def pruned_values(variation: str, **more: Any) -> dict[str, Any]:
         index: {key if key.endswith("_bias") else family.key(key): value for key, value in layer.items()}
         for index, layer in PRUNED_LAYERS["per_layer_config"].items()
     }
+    if values.get("num_key_value_heads") == 1:
+        layers = {index: {**layer, "num_key_value_heads": 1} for index, layer in layers.items()}
     return {
         **_in_usual_keys(values),
         **class_settings(family),

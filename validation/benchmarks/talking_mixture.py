@@ -114,8 +114,8 @@ def _config(source: Source, experts: int, per_token: int) -> dict[str, Any]:
 
 def _fitted(source: Source, spec: ModelSpec, texts: Sequence[Sequence[int]]) -> Iterator[dict[str, torch.Tensor]]:
     """The layers, float32, each fitted to the dense model's output after those before it."""
-    batches, table = length_buckets(texts, Compute().batch_tokens), source.read_outer("embed_tokens")
-    dense, mixed = (HiddenStates.embedded(source.spec, table, batches) for _ in range(2))
+    batches, embedding = length_buckets(texts, Compute().batch_tokens), source.read_embedding()
+    dense, mixed = (HiddenStates.embedded(source.spec, embedding, batches) for _ in range(2))
     weights = [torch.ones(batch.num_tokens) for batch in batches]
     for index in range(len(spec.layers)):
         tensors = {name: tensor.float() for name, tensor in source.read_layer(index).items()}
@@ -187,7 +187,7 @@ def _distil(
         return
     every = batches_of(training_steps([(ids, 1.0) for ids in texts], Compute()))
     targets = dense_streams(source, every, scratch, Compute())
-    outer = OuterTensors(source.read_outer("embed_tokens"), source.read_norm(), source.read_head())
+    outer = OuterTensors(source.read_embedding(), source.read_norm(), source.read_head())
     student = Student(spec, outer, layers, scratch, Compute().device)
     for index, step in enumerate(lessons):
         loss = student.train(step, targets, Adam(index, len(lessons)))

@@ -37,11 +37,14 @@ def round_weights(spec: ModelSpec, precision: Precision) -> Change | None:
     how = precision.quantization
     if how is None:
         return None
-    quantized = frozenset(_quantized(spec, how))
-    return lambda weights: {
-        name: _rounded(tensor, how, precision.torch_dtype) if name in quantized else tensor
-        for name, tensor in weights.items()
-    }
+    quantized, form, dtype = frozenset(_quantized(spec, how)), StoredForm(spec), precision.torch_dtype
+
+    def rounded(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        if name not in quantized:
+            return tensor
+        return _rounded(tensor.T, how, dtype).T if form.is_transposed(name) else _rounded(tensor, how, dtype)
+
+    return lambda weights: {name: rounded(name, tensor) for name, tensor in weights.items()}
 
 
 def _quantized(spec: ModelSpec, how: BlockQuantization) -> Iterator[str]:

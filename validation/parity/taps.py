@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
+
 from converters.onnx.weights.scaling import Scaling
 from seap_export.families import (
     Attention,
@@ -19,6 +21,7 @@ from seap_export.families import (
     Sublayer,
 )
 from seap_export.families.family import FUSED
+from seap_export.families.fused import fused_rows
 
 __all__ = ["Tap", "decoder_taps", "tapped"]
 
@@ -36,7 +39,7 @@ class Tap:
         values: Names that the value may have in a graph; the first one found is used.
         modules: torch modules whose results, concatenated, are this value.
         side: Whether the modules' inputs or outputs are meant.
-        channels: The channels of a module that are this value; None: all.
+        channels: The channels of a module that are this value, in its order; None: all.
         factor: What the modules' results are multiplied by.
         exponent: The value in the graph is 2^-exponent times that.
     """
@@ -46,7 +49,7 @@ class Tap:
     values: tuple[str, ...]
     modules: tuple[str, ...]
     side: Side = "output"
-    channels: slice | None = None
+    channels: slice | tuple[int, ...] | None = None
     factor: float = 1.0
     exponent: int = 0
 
@@ -59,7 +62,7 @@ class Tap:
 def decoder_taps(spec: ModelSpec, scaling: Scaling = _UNSCALED) -> Iterator[Tap]:
     """All places of a model, from the embedding to the last norm."""
     places = [(index, sublayer) for index, layer in enumerate(spec.layers) for sublayer in layer.sublayers]
-    embedded = ("embed_tokens.multiplied.output", "embed_tokens.output")
+    embedded = ("embed_tokens.at_positions.output", "embed_tokens.multiplied.output", "embed_tokens.output")
     yield Tap(None, "embed_tokens", embedded, (_reader(spec, *places[0]),), "input", exponent=scaling.stream)
     for (index, sublayer), following in zip(places, [*places[1:], None], strict=True):
         yield from _norm_taps(spec, index, sublayer)
@@ -75,7 +78,12 @@ def _attention_taps(spec: ModelSpec, index: int, attention: Attention, scaling: 
     if not attention.has_gate:  # whose rows stand among those of the queries
         projections = ("qkv_proj",) if "qkv_proj" in family.fused else attention.readers
         modules = tuple(family.module(name, index) for name in projections)
-        yield Tap(index, "self_attn.qkv_proj", _node(f"{here}.qkv_proj"), modules)
+        rows = fused_rows(family, spec.layers[index], attention.widths())
+        fused = (
+            torch.arange(sum(attention.widths().values()))[rows[name]] for name in attention.readers if name in rows
+        )
+        channels = tuple(channel for part in fused for channel in part.tolist()) or None
+        yield Tap(index, "self_attn.qkv_proj", _node(f"{here}.qkv_proj"), modules, channels=channels)
     for name in attention.inner_norms():
         node = f"{here}.{name}" if attention.qk_norm == "over_all_heads" else f"{here}.{name}.join"
         yield Tap(index, f"self_attn.{name}", _node(node), (family.module(name, index),))

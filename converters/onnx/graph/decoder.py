@@ -149,7 +149,12 @@ class _Decoder:
         factor = self._spec.block.embedding_multiplier
         if not self._scaling.scales_table(self._spec):
             factor = math.ldexp(factor, -self._scaling.stream)
-        return op.scaled(self._g, embedded, factor, self._dtype, "embed_tokens.multiplied")
+        embedded = op.scaled(self._g, embedded, factor, self._dtype, "embed_tokens.multiplied")
+        if self._spec.position_offset is None:
+            return embedded
+        rows = self._dialect.position_rows(self._spec.position_offset)
+        positions = op.embedding(self._g, self._tensor(names.tensor("positions")), rows, "positions.embedded")
+        return op.add(self._g, embedded, positions, "embed_tokens.at_positions")
 
     def _written(self, sublayer: Sublayer, index: int, product: ir.Value, name: str) -> _Written:
         """What becomes of the product of an output projection."""

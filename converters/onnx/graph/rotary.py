@@ -78,10 +78,9 @@ class RotaryTables:
             last = row_last()
             start = skipped = g.constant(f"{name}.start", np.array([switch], np.int64))
             if is_guarded:
-                skipped = self._guarded(start, last, number)
+                skipped = self._guarded(start, last, name)
             else:
-                end = g.constant("last_row", np.array([self.positions - 1], np.int64))
-                positions = g.node("Min", [positions, end], f"{name}.within")
+                positions = self._within(positions, name)
             if switch:
                 is_long = g.node("GreaterOrEqual", [last, start], f"{name}.is_long")
                 factor = cast(g, is_long, ir.DataType.INT64, f"{name}.factor")
@@ -89,16 +88,33 @@ class RotaryTables:
             self._rows[number] = add(g, positions, skipped, name) if is_guarded or switch else positions
         return self._rows[number]
 
-    def _guarded(self, number: ir.Value, last: ir.Value, rope: int) -> ir.Value:
+    def learned_rows(
+        self, offset: int, positions: ir.Value, row_last: Callable[[], ir.Value], *, is_guarded: bool = True
+    ) -> ir.Value:
+        """The rows of tokens in an embedding of positions that begins at row `offset`; otherwise as `rows`."""
+        start = self._g.constant("positions.offset", np.array([offset], np.int64))
+        if is_guarded:
+            start = self._guarded(start, row_last(), "positions")
+        else:
+            positions = self._within(positions, "positions")
+        return add(self._g, positions, start, "positions.rows")
+
+    def _within(self, positions: ir.Value, name: str) -> ir.Value:
+        """The last position in place of those beyond."""
+        end = self._g.constant("last_row", np.array([self.positions - 1], np.int64))
+        return self._g.node("Min", [positions, end], f"{name}.within")
+
+    def _guarded(self, number: ir.Value, last: ir.Value, name: str) -> ir.Value:
         """`number`, [1], if the last token of every row has a position."""
-        g, name = self._g, f"rows_{rope}"
+        g = self._g
         limit, axis = (
             g.constant(label, np.array([value], np.int64))
             for label, value in (("max_positions", self.positions), ("first_axis", 0))
         )
         largest = g.node("ReduceMax", [last, axis], f"{name}.largest", attributes={"keepdims": 0})
         fits = cast(g, g.node("Less", [largest, limit], f"{name}.fits"), ir.DataType.INT64, f"{name}.guard_width")
-        return g.node("Reshape", [number, fits], f"{LENGTH_GUARD}_{rope}", attributes={"allowzero": 1})
+        guard = f"{LENGTH_GUARD}_{name.removeprefix('rows_')}"
+        return g.node("Reshape", [number, fits], guard, attributes={"allowzero": 1})
 
     def _table(self, kind: str, number: int) -> ir.Value:
         rope, side = self._ropes[number], 0 if kind == "cos" else 1

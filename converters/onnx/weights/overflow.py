@@ -15,6 +15,7 @@ from seap_export.errors import InputError
 from seap_export.families import ModelSpec, Sublayer, names
 from seap_export.families.names import Projection
 from seap_export.layers.batches import length_buckets
+from seap_export.layers.embedding import Embedding
 from seap_export.layers.hidden_states import HiddenStates, SublayerPass
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.sublayers.norm import Norm
@@ -55,9 +56,10 @@ def find_scaling(config: Mapping[str, Any], spec: ModelSpec, reader: WeightReade
     Raises:
         InputError: A value is too large for fp16, and no scaling can prevent it.
     """
-    table, parts = names.tensor("embed_tokens"), [names.tensor(part) for part in spec.norm_parts("norm")]
+    tables = [names.tensor(name) for name in spec.embedding_names]
+    parts = [names.tensor(part) for part in spec.norm_parts("norm")]
     batches = length_buckets(_tokens(config, spec), _TRIAL[0] * _TRIAL[1])
-    hidden = HiddenStates.embedded(spec, reader.read([table])[table], batches)
+    hidden = HiddenStates.embedded(spec, Embedding(*reader.read(tables).values()), batches)
     # transformers' norms without weights have a fixed epsilon, which could not be scaled in the comparison
     most = most_exponent(precision) if spec.family.block.norm_weight else 0
     trial = _Trial(max(map(_peak, hidden.streams)), most)

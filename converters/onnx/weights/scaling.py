@@ -90,6 +90,8 @@ class Scaling:
         exponents: Counter[str] = Counter()
         if self.scales_table(spec):
             exponents[names.tensor("embed_tokens")] = -self.stream
+        if spec.position_offset is not None:
+            exponents[names.tensor("positions")] = -self.stream
         for part in spec.norm_parts("norm"):
             exponents[names.tensor(part)] = -self.normed(spec)
         for index, layer in enumerate(spec.layers):

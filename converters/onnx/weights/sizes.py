@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 
 from converters.onnx.precision import Precision
-from seap_export.families import ModelSpec
+from seap_export.families import ModelSpec, names
 
 __all__ = ["weight_bytes"]
 
 
 def weight_bytes(spec: ModelSpec, precision: Precision) -> int:
     """About how many bytes weights and rotary tables take: norms count like matrices."""
-    weights = spec.num_parameters()
+    weights, outer = spec.num_parameters(), spec.outer_tensors()
     whole = 0  # of the weights that stay as they are
-    if precision.quantization is not None and not precision.quantization.embeddings:
-        whole = sum(math.prod(shape) for shape in spec.outer_tensors().values())
+    if precision.quantization is not None:
+        kept = (names.tensor("positions"),) if precision.quantization.embeddings else outer
+        whole = sum(math.prod(outer.get(name, (0,))) for name in kept)
     return round((weights - whole) * precision.weight_bytes + (whole + _rotary_numbers(spec)) * precision.dtype_bytes)
 
 

@@ -277,7 +277,7 @@ def test_refuses_shapes_that_disagree(written: Callable[..., Any], tmp_path: Pat
     [
         ({"head_dim": 20}, "multiple of 8"),
         ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}, "rope_parameters": None}, "is not supported"),
-        ({"model_type": "gpt2"}, "is not supported"),
+        ({"model_type": "xglm"}, "is not supported"),
     ],
 )
 def test_refuses_what_the_graph_cannot_say(

@@ -47,20 +47,24 @@ def assert_same(
 
 
 def assert_all_of(
-    layers: Sequence[Mapping[Projection, FullStatistics]], expected: Sequence[Mapping[str, torch.Tensor]]
+    layers: Sequence[Mapping[Projection, FullStatistics]],
+    expected: Sequence[Mapping[str, torch.Tensor]],
+    tolerance: float = 1e-5,
 ) -> None:
     assert len(layers) == len(expected) == 3
     for layer, values in zip(layers, expected, strict=True):
         assert layer.keys() == values.keys()
         for output in layer:
-            assert_statistics_of(layer[output], values[output])
+            assert_statistics_of(layer[output], values[output], tolerance)
 
 
 @pytest.mark.parametrize("variation", VARIED_JOINT)
 def test_statistics_are_those_of_transformers_model_text_by_text(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
     layers = full_statistics(source, random_token_ids(), max_batch_tokens=64)
-    assert_all_of(layers, projection_inputs(transformers_model(tmp_path / "model"), random_token_ids()))
+    # Neurons without a gate are often nearly 0 at all tokens, so that rounding is more of their variance.
+    tolerance = 1e-5 if source.spec.family.block.is_gated else 1e-4
+    assert_all_of(layers, projection_inputs(transformers_model(tmp_path / "model"), random_token_ids()), tolerance)
 
 
 def test_texts_behind_those_of_the_sensitivity_count_like_the_others(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.calibration import calibration_in, statistics_in
 from support.corpora import random_token_ids
-from support.models import micro_source, projection_paths, transformers_model
+from support.models import decoder_layers, micro_source, projection_paths, transformers_model
 from support.product import OUTPUTS, Batch, Projection, Source, length_buckets
 from support.variations import VARIED_JOINT
 from transformers import PreTrainedModel
@@ -60,7 +60,7 @@ def residual_gradients(
         streams[place] = stream
 
     hooks = []
-    for index, layer in enumerate(model.model.layers):
+    for index, layer in enumerate(decoder_layers(model)):
         into_mlp = "post_attention_layernorm" if "post_attention_layernorm" in family.names else None
         first, last = source.spec.layers[index].outputs
         middle = layer.mlp if into_mlp is None else model.get_submodule(family.module(into_mlp, index))
@@ -73,7 +73,7 @@ def residual_gradients(
             ),
         ]
         for sublayer in (first, last):
-            projection = model.model.layers[index].get_submodule(projection_paths(model)[sublayer])
+            projection = layer.get_submodule(projection_paths(model)[sublayer])
             hooks.append(
                 projection.register_forward_hook(
                     lambda _, args, output, place=(index, sublayer): products.__setitem__(place, output.detach())
@@ -180,7 +180,7 @@ def divergence_under_noise(
     def noise(like: torch.Tensor) -> torch.Tensor:
         return scale * torch.randn(like.shape, generator=generator, dtype=torch.float64)
 
-    projection = model.model.layers[index].get_submodule(projection_paths(model)[sublayer])
+    projection = decoder_layers(model)[index].get_submodule(projection_paths(model)[sublayer])
     if POST_NORMS[sublayer] in family.names:  # after the norm, since its change of length is not counted
         norm = model.get_submodule(family.module(POST_NORMS[sublayer], index))
         hooks = [

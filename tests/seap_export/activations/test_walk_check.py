@@ -22,6 +22,7 @@ from seap_export.activations import walk_check
 from seap_export.activations.walk_check import WalkCheck, short_context
 from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import Attention, LayerSpec, Mlp, ModelSpec, QueryScaling, family_of_model_type
+from seap_export.families.parts import FusedRows
 from seap_export.layers.sublayers import experts
 
 #: Where each shows first: in the second of three layers, where only that has a window.
@@ -73,6 +74,10 @@ def _mlps(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
     return lambda spec: spec.with_layers(tuple(map(changed, spec.layers)))
 
 
+def _family(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
+    return lambda spec: dataclasses.replace(spec, family=dataclasses.replace(spec.family, **changes))
+
+
 def _logits(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
     return lambda spec: dataclasses.replace(spec, block=dataclasses.replace(spec.block, **changes))
 
@@ -91,6 +96,14 @@ def _logits(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
         ("cohere", _logits(logits_multiplier=0.5), "the logits"),
         ("cohere2", _ropes(), "layer 1"),  # the only one without a window does not rotate
         ("phi", _mlps(norm_before=None), "layer 0"),
+        ("gpt_neox", _family(fused_rows={}), "layer 0"),
+        ("gpt_neox", _mlps(beside=False), "layer 0"),
+        ("codegen", _family(fused_rows={"qkv_proj": FusedRows(("q_proj", "k_proj", "v_proj"), 4)}), "layer 0"),
+        ("falcon-all", _family(fused_rows={}), "layer 0"),
+        ("gptj", _ropes(interleaved=False), "layer 0"),
+        ("opt", lambda spec: dataclasses.replace(spec, position_offset=0), "the embedding"),
+        ("gpt_neo-all", _layers(sliding_window=None), "layer 0"),
+        ("gpt_neo", _layers(scale=0.25), "layer 0"),
         ("lfm2", _norms(epsilon=0.5), "layer 0"),
         ("lfm2", _ropes(interleaved=True), "layer 1"),  # the only one with attention
         ("lfm2", _layers(qk_norm="after_rotation"), "layer 1"),
@@ -203,7 +216,7 @@ def _source(folder: Path, variation: str) -> Source:
 
 @torch.no_grad()
 def _walk(source: Source) -> None:
-    check = WalkCheck(source, random_token_ids(longest=30), source.read_outer("embed_tokens"))
+    check = WalkCheck(source, random_token_ids(longest=30), source.read_embedding())
     for index in range(len(source.spec.layers)):
         check.layer(index, source.read_layer(index))
     check.logits(source.read_norm(), source.read_head())

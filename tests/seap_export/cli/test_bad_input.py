@@ -160,8 +160,8 @@ def test_usage(run: Run, work: Path, options: list[str], says: str) -> None:
 
 def test_a_family_that_is_not_supported(run: Run, work: Path) -> None:
     config = json.loads((work / "m" / "config.json").read_text())
-    (work / "m" / "config.json").write_text(json.dumps(config | {"model_type": "gpt2"}))
-    refuse(run, work, code=8, says="gpt2 positions")
+    (work / "m" / "config.json").write_text(json.dumps(config | {"model_type": "xglm"}))
+    refuse(run, work, code=8, says="xglm positions")
 
 
 def test_a_model_that_is_not_there(run: Run, work: Path) -> None:

@@ -44,8 +44,8 @@ def test_an_unknown_family_is_refused_with_its_name_and_the_supported_ones(model
         ("gemma3n_text", "caches shared"),
         ("mllama", "cross attention"),
         ("bitnet", "norm over all heads"),
-        ("gpt2", "positions added"),
-        ("seap_gpt2", "positions added"),
+        ("xglm", "positions added"),
+        ("seap_xglm", "positions added"),
     ],
 )
 def test_a_model_of_transformers_that_is_not_supported_is_refused_with_the_reason(model_type: str, part: str) -> None:

@@ -45,9 +45,9 @@ def shapes_in_transformers(model: PreTrainedModel, spec: ModelSpec) -> dict[str,
     """Name and shape of all tensors of a checkpoint, a tied LM head left out."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     shapes = ExpertModules(spec, shapes).stored(shapes)
-    if model.config.tie_word_embeddings:
-        del shapes["lm_head.weight"]
-    return shapes
+    stored = spec.family.stored("lm_head")
+    weight = shapes.pop("lm_head.weight" if "lm_head.weight" in shapes else stored)  # what GPT-NeoX's module is called
+    return shapes if model.config.tie_word_embeddings else {**shapes, stored: weight}
 
 
 @pytest.mark.parametrize("variation", VARIATIONS)

@@ -56,6 +56,15 @@ EXPECTED: dict[str, dict[str, Any]] = {
     "ibm-granite/granite-4.0-350m": {"size": 0.352, **_GRANITE_4, "factors": (12, 0.263, 0.25, 1 / 64)},
     "ibm-granite/granite-4.0-1b": {"size": 1.63, **_GRANITE_4, "factors": (12, 0.22, 1 / 8, 1 / 128)},
     "THUDM/GLM-4-9B-0414": {"size": 9.4, "rotation": ("default", 64), "windows": [None], "tied": False},
+    "openai-community/gpt2": {"size": 0.124, "heads": (12, 12, 12, 64), "thetas": [None], "tied": True},
+    "EleutherAI/gpt-neo-125m": {"size": 0.125, "windows": [None, 256], "factors": (1, 1, 1, 1), "tied": True},
+    "EleutherAI/gpt-j-6b": {"size": 6.05, "rotation": ("default", 64), "activation": "gelu_tanh", "tied": False},
+    "Salesforce/codegen-350M-mono": {"size": 0.357, "rotation": ("default", 32), "tied": False},
+    "bigcode/starcoderbase-1b": {"size": 1.137, "heads": (24, 16, 1, 128), "tied": True},
+    "EleutherAI/pythia-160m": {"size": 0.162, "rotation": ("default", 16), "activation": "gelu", "tied": False},
+    "tiiuae/falcon-7b": {"size": 6.92, "heads": (32, 71, 1, 64), "rotation": ("default", 64), "tied": True},
+    "tiiuae/falcon-40b": {"size": 41.3, "heads": (60, 128, 8, 64), "tied": True},
+    "facebook/opt-125m": {"size": 0.125, "activation": "relu", "thetas": [None], "tied": True},
     "ByteDance-Seed/Seed-OSS-36B-Instruct": {"size": 36.2, "heads": (64, 80, 8, 128), "thetas": [1e7]},
 }
 

@@ -57,8 +57,8 @@ FEATURES: dict[str, dict[str, Any]] = {
 @torch.no_grad()
 def walked(source: Source, texts: Texts, max_batch_tokens: int = 4096) -> _OUTPUTS:
     """The stream behind the last layer and the logits of each text."""
-    spec, table = source.spec, source.read_outer("embed_tokens")
-    hidden = HiddenStates.embedded(spec, table, length_buckets(texts, max_batch_tokens))
+    spec, embedding = source.spec, source.read_embedding()
+    hidden = HiddenStates.embedded(spec, embedding, length_buckets(texts, max_batch_tokens))
     for index in range(len(spec.layers)):
         layer = DecoderLayer(spec, index, source.read_layer(index))
         for output in spec.layers[index].outputs:
@@ -141,7 +141,7 @@ def test_longrope_switches_its_tables_where_transformers_does(tmp_path: Path, le
 def test_a_visitor_sees_each_batch_as_it_is_after_the_sublayer(tmp_path: Path) -> None:
     source = micro_source(tmp_path / "model", "gemma2-all")
     spec = source.spec
-    hidden = HiddenStates.embedded(spec, source.read_outer("embed_tokens"), length_buckets(random_token_ids(8), 60))
+    hidden = HiddenStates.embedded(spec, source.read_embedding(), length_buckets(random_token_ids(8), 60))
     layer, before, seen = DecoderLayer(spec, 0, source.read_layer(0)), list(hidden.streams), list[SublayerPass]()
     hidden.advance(layer, "o_proj", seen.append)
     assert [passed.batch_index for passed in seen] == list(range(len(hidden.batches)))

@@ -39,6 +39,8 @@ class _WithoutCuda(TorchFunctionMode):
             return None
         if function is torch.tensor and args[0] == []:
             return torch.empty(0, **(kwargs or {}))
+        if function is torch.tensor and isinstance(args[0], float):
+            return torch.full((), args[0], **(kwargs or {}))
         return function(*args, **(kwargs or {}))
 
 
@@ -57,6 +59,7 @@ def _converted(tensor: torch.Tensor, *to: Any, dtype: Any = None, device: Any = 
 
 def _indexed(tensor: torch.Tensor, index: Any) -> torch.Tensor:
     items = list(index) if isinstance(index, tuple) else [index]
+    items = [slice(item[0], item[0] + 1 or None) if isinstance(item, list) else item for item in items]  # of one place
     if any(isinstance(item, torch.Tensor) for item in items):
         return torch.ops.aten.index(tensor, [None if isinstance(item, slice) else item for item in items])
     if Ellipsis in items:
@@ -95,7 +98,8 @@ def test_everything_is_on_the_device(variation: str, tmp_path: Path) -> None:
     head = weights.get(family.stored("lm_head"), weights[family.stored("embed_tokens")])
     with FakeTensorMode(allow_non_fake_inputs=True), _WithoutCuda():
         stock = StockModel(config, spec, "eager", CUDA)
-        stock.load_outer("embed_tokens", weights[family.stored("embed_tokens")])
+        for name in spec.embedding_names:
+            stock.load_outer(name, weights[family.stored(name)])
         passage = stock.start([torch.zeros(1, 6, dtype=torch.long), torch.zeros(1, 3, dtype=torch.long)])
         for index in range(len(spec.layers)):
             prefix = family.names["layer"].format(layer=index)

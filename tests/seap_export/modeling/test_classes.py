@@ -19,8 +19,8 @@ def test_they_are_transformers_own_with_another_name(model_type: str) -> None:
     if reason := why_not_loaded(family, "uniform"):
         pytest.skip(reason)
     stock = getattr(transformers, family.architecture)
-    stem = family.architecture.removesuffix("ForCausalLM")
-    model_class = getattr(modeling_seap, f"Seap{family.architecture}")
+    stem = family.stem
+    model_class = getattr(modeling_seap, f"Seap{stem}ForCausalLM")
     base_class = getattr(modeling_seap, f"Seap{stem}Model")
     config_class = getattr(configuration_seap, f"Seap{stem}Config")
     assert issubclass(model_class, stock)
@@ -28,7 +28,7 @@ def test_they_are_transformers_own_with_another_name(model_type: str) -> None:
     assert issubclass(config_class, stock.config_class)
     assert model_class.config_class is base_class.config_class is config_class
     assert config_class.model_type == f"seap_{model_type}"
-    assert (model_class.__name__, model_class.__module__) == (f"Seap{family.architecture}", modeling_seap.__name__)
+    assert (model_class.__name__, model_class.__module__) == (f"Seap{stem}ForCausalLM", modeling_seap.__name__)
     assert (base_class.__name__, base_class.__module__) == (f"Seap{stem}Model", modeling_seap.__name__)
     assert (config_class.__name__, config_class.__module__) == (f"Seap{stem}Config", configuration_seap.__name__)
     for made in (model_class, base_class, config_class):

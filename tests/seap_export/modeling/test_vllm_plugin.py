@@ -19,7 +19,7 @@ def test_the_entry_point_registers_every_family(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "vllm", pretend)
     (entry,) = (point for point in entry_points(group="vllm.general_plugins") if point.name == "seap_export")
     entry.load()()
-    assert registered.keys() == {f"Seap{family.architecture}" for family in families()}
+    assert registered.keys() == {f"Seap{family.stem}ForCausalLM" for family in families()}
     (path,) = set(registered.values())
     assert find_spec(path.partition(":")[0]) is not None
 

@@ -150,8 +150,8 @@ class Walk:
         self.exact = DecoderLayer(self.spec, 0, tensors, only=Experts.output)
         self.layer = DecoderLayer(self.spec, 0, {**tensors, name: scale * tensors[name]}, only=Experts.output)
         batches = length_buckets(random_token_ids(60, longest=40), 256)
-        table = source.read_outer("embed_tokens")
-        self.dense, self.changed = (HiddenStates.embedded(self.spec, table, batches) for _ in range(2))
+        embedding = source.read_embedding()
+        self.dense, self.changed = (HiddenStates.embedded(self.spec, embedding, batches) for _ in range(2))
         self.weights = [torch.ones(batch.num_tokens) for batch in batches]
         self.channels = torch.cat(
             [self.exact.channels(Experts.output, self.dense.streams[i], batch) for i, batch in enumerate(batches)]

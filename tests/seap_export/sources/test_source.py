@@ -13,6 +13,7 @@ import torch
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from support.models import write_micro_model
+from support.variations import VARIATIONS
 
 from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import Attention
@@ -164,8 +165,8 @@ def test_a_pruned_folder_is_refused(folder: Path) -> None:
 
 
 def test_a_folder_of_an_unknown_family_is_refused(folder: Path) -> None:
-    change_config(folder, model_type="gpt2")
-    with pytest.raises(InputError, match="'gpt2' is not supported"):
+    change_config(folder, model_type="xglm")
+    with pytest.raises(InputError, match="'xglm' is not supported"):
         open_source(str(folder))
 
 
@@ -248,3 +249,14 @@ def test_the_config_is_in_the_portable_spelling(folder: Path) -> None:
     assert stored_rope is not None
     assert source.config["rope_theta"] == stored_rope.theta == 5000.0
     assert not source.config.keys() & {"rope_parameters", "transformers_version"}
+
+
+def test_names_may_lack_the_first_part_and_buffers_hold_no_weights(tmp_path: Path) -> None:
+    """As in GPT-2's own checkpoint."""
+    source = open_source(str(write_micro_model(tmp_path / "m", **VARIATIONS["gpt2-tied"])))
+    whole = source.read_layer(1)
+    path = tmp_path / "m" / "model.safetensors"
+    bare = {name.removeprefix("transformer."): tensor for name, tensor in load_file(path).items()}
+    save_file({**bare, "h.0.attn.bias": torch.ones(1, 1, 8, 8)}, path)
+    again = open_source(str(tmp_path / "m")).read_layer(1)
+    assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())

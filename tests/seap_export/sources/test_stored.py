@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.models import micro_source, write_micro_model
+from support.product import ALL_PROJECTIONS
 from support.variations import VARIATIONS, micro_config
 
 from seap_export.families import model_spec, names
@@ -16,8 +17,17 @@ from seap_export.sources.source import open_source
 from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.weights import SafetensorsReader
 
-#: Fused projections, norms that lack an offset, both with and without biases.
-CONVERTED = ("phi3", "glm4-biases", "granitemoehybrid-all", "gemma2-all", "gemma3", "ernie4_5-biases")
+#: Fused projections in several orders, transposed ones, norms that lack an offset, both with and without biases.
+CONVERTED = (
+    "falcon-all",
+    "gpt2",
+    "phi3",
+    "glm4-biases",
+    "granitemoehybrid-all",
+    "gemma2-all",
+    "gemma3",
+    "ernie4_5-biases",
+)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -59,6 +69,19 @@ def test_fused_rows_are_queries_keys_values_and_gate_up(tmp_path: Path) -> None:
     fused = stored["model.layers.1.mlp.gate_up_proj.weight"]
     assert torch.equal(layer[names.weight("gate_proj", 1)], fused[:80])
     assert torch.equal(layer[names.weight("up_proj", 1)], fused[80:])
+
+
+def test_fused_rows_may_be_interleaved_by_heads_and_have_another_order(tmp_path: Path) -> None:
+    layer = micro_source(tmp_path / "by heads", "gpt_neox").read_layer(1)
+    stored = load_file(tmp_path / "by heads" / "model.safetensors")
+    fused = stored["gpt_neox.layers.1.attention.query_key_value.weight"].view(6, 3, 16, 96)
+    for place, projection in enumerate(ALL_PROJECTIONS[:3]):
+        assert torch.equal(layer[names.weight(projection, 1)], fused[:, place].reshape(96, 96))
+    layer = micro_source(tmp_path / "in parts", "codegen").read_layer(1)
+    stored = load_file(tmp_path / "in parts" / "model.safetensors")
+    fused = stored["transformer.h.1.attn.qkv_proj.weight"].view(4, 3, 24, 96)
+    for place, projection in enumerate((ALL_PROJECTIONS[0], ALL_PROJECTIONS[2], ALL_PROJECTIONS[1])):
+        assert torch.equal(layer[names.weight(projection, 1)], fused[:, place].reshape(96, 96))
 
 
 def test_a_fused_projection_of_a_shrunk_layer_has_fewer_rows() -> None:

@@ -256,8 +256,73 @@ COPIED: dict[str, dict[str, Any]] = {
         "use_bias": False, "use_cache": False, "vocab_size": 103424,
     },
 }  # fmt: skip
+_GPT_2 = {
+    "activation_function": "gelu_new", "bos_token_id": 50256, "attn_pdrop": 0.1, "embd_pdrop": 0.1,
+    "eos_token_id": 50256, "initializer_range": 0.02, "layer_norm_epsilon": 1e-05, "resid_pdrop": 0.1,
+    "summary_activation": None, "summary_first_dropout": 0.1, "summary_proj_to_labels": True,
+    "summary_type": "cls_index", "summary_use_proj": True, "task_specific_params": {"text-generation": {}},
+}  # fmt: skip
+_FALCON = {
+    "alibi": False, "architectures": ["FalconForCausalLM"], "attention_dropout": 0.0, "bias": False,
+    "bos_token_id": 11, "eos_token_id": 11, "hidden_dropout": 0.0, "initializer_range": 0.02,
+    "layer_norm_epsilon": 1e-05, "model_type": "falcon", "parallel_attn": True, "torch_dtype": "bfloat16",
+    "use_cache": True, "vocab_size": 65024,
+}  # fmt: skip
 #: From memory.
 REMEMBERED: dict[str, dict[str, Any]] = {
+    "openai-community/gpt2": {
+        **_GPT_2, "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_ctx": 1024, "n_embd": 768,
+        "n_head": 12, "n_layer": 12, "n_positions": 1024, "vocab_size": 50257,
+    },
+    "EleutherAI/gpt-neo-125m": {
+        **_GPT_2, "architectures": ["GPTNeoForCausalLM"], "attention_dropout": 0, "embed_dropout": 0,
+        "attention_layers": ["global", "local"] * 6, "attention_types": [[["global", "local"], 6]],
+        "gradient_checkpointing": False, "hidden_size": 768, "intermediate_size": None,
+        "max_position_embeddings": 2048, "model_type": "gpt_neo", "num_heads": 12, "num_layers": 12,
+        "resid_dropout": 0, "use_cache": True, "vocab_size": 50257, "window_size": 256,
+    },
+    "EleutherAI/gpt-j-6b": {
+        **_GPT_2, "architectures": ["GPTJForCausalLM"], "gradient_checkpointing": False, "model_type": "gptj",
+        "n_embd": 4096, "n_head": 16, "n_inner": None, "n_layer": 28, "n_positions": 2048, "rotary": True,
+        "rotary_dim": 64, "scale_attn_weights": True, "tie_word_embeddings": False, "tokenizer_class": "GPT2Tokenizer",
+        "use_cache": True, "vocab_size": 50400,
+    },
+    "Salesforce/codegen-350M-mono": {
+        **_GPT_2, "architectures": ["CodeGenForCausalLM"], "bos_token_id": 1, "model_type": "codegen", "n_ctx": 2048,
+        "n_embd": 1024, "n_head": 16, "n_inner": None, "n_layer": 20, "n_positions": 2048, "rotary_dim": 32,
+        "scale_attn_weights": True, "tie_word_embeddings": False, "use_cache": True, "vocab_size": 51200,
+    },
+    "bigcode/starcoderbase-1b": {
+        **_GPT_2, "activation_function": "gelu_pytorch_tanh", "architectures": ["GPTBigCodeForCausalLM"],
+        "attention_softmax_in_fp32": True, "inference_runner": 0, "max_batch_size": None, "max_sequence_length": None,
+        "model_type": "gpt_bigcode", "multi_query": True, "n_embd": 2048, "n_head": 16, "n_inner": 8192,
+        "n_layer": 24, "n_positions": 8192, "pad_key_length": True, "pre_allocate_kv_cache": False,
+        "scale_attention_softmax_in_fp32": True, "scale_attn_weights": True, "use_cache": True,
+        "validate_runner_input": True, "vocab_size": 49152,
+    },
+    "EleutherAI/pythia-160m": {
+        "architectures": ["GPTNeoXForCausalLM"], "bos_token_id": 0, "eos_token_id": 0, "hidden_act": "gelu",
+        "hidden_size": 768, "initializer_range": 0.02, "intermediate_size": 3072, "layer_norm_eps": 1e-05,
+        "max_position_embeddings": 2048, "model_type": "gpt_neox", "num_attention_heads": 12,
+        "num_hidden_layers": 12, "rotary_emb_base": 10000, "rotary_pct": 0.25, "tie_word_embeddings": False,
+        "torch_dtype": "float16", "use_cache": True, "use_parallel_residual": True, "vocab_size": 50304,
+    },
+    "tiiuae/falcon-7b": {
+        **_FALCON, "hidden_size": 4544, "multi_query": True, "new_decoder_architecture": False,
+        "num_attention_heads": 71, "num_hidden_layers": 32,
+    },
+    "tiiuae/falcon-40b": {
+        **_FALCON, "hidden_size": 8192, "new_decoder_architecture": True, "num_attention_heads": 128,
+        "num_hidden_layers": 60, "num_kv_heads": 8,
+    },
+    "facebook/opt-125m": {
+        "_remove_final_layer_norm": False, "activation_dropout": 0.0, "activation_function": "relu",
+        "architectures": ["OPTForCausalLM"], "attention_dropout": 0.0, "bos_token_id": 2, "do_layer_norm_before": True,
+        "dropout": 0.1, "eos_token_id": 2, "ffn_dim": 3072, "hidden_size": 768, "init_std": 0.02, "layerdrop": 0.0,
+        "max_position_embeddings": 2048, "model_type": "opt", "num_attention_heads": 12, "num_hidden_layers": 12,
+        "pad_token_id": 1, "prefix": "</s>", "torch_dtype": "float16", "use_cache": True, "vocab_size": 50272,
+        "word_embed_proj_dim": 768,
+    },
     "google/gemma-3-4b-it": {
         **_GEMMA_3_WRAPPER, "text_config": {**_GEMMA_3_4B, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}},
     },

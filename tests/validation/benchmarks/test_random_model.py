@@ -42,7 +42,7 @@ def test_hidden_states_stay_small_through_many_layers_and_channels_differ(tmp_pa
     write_random_model(tmp_path, shape)
     source, spreads = open_source(str(tmp_path)), []
     batches = length_buckets([list(range(3, 103))], 128)
-    states = HiddenStates.embedded(source.spec, source.read_outer("embed_tokens"), batches)
+    states = HiddenStates.embedded(source.spec, source.read_embedding(), batches)
 
     def visit(passed: SublayerPass) -> None:
         spread = passed.channels.var(0)

@@ -105,7 +105,7 @@ class TorchRunner:
 
     def start(self, batches: Sequence[Sequence[torch.Tensor]], *, cached: bool = True) -> list[BatchPass]:
         """Embeds sequences, whose parts are int64 [batch, tokens] each."""
-        passages = [BatchPass() for _ in batches]
+        passages = [self._stock.empty() for _ in batches]
         self._append(passages, batches, cached)
         return passages
 
@@ -212,7 +212,7 @@ class TorchRunner:
         for index in range(self._number):
             self._stock.load(index, self.checkpoint.layer(index))
             self._loaded[index] = self.checkpoint.bytes_of(index)
-        for name in self.checkpoint.after_layers:
+        for name in (*self.checkpoint.after_layers, *self.spec.embedding_names[1:]):
             self._stock.load_outer(name, self.checkpoint.outer(name))
         if self._stock.is_tied:
             self._stock.load_outer("embed_tokens", self.model.get_output_embeddings().weight)
@@ -236,6 +236,8 @@ class TorchRunner:
             return
         vocabulary = torch.cat([part.flatten() for parts in batches for part in parts]).unique()
         self._stock.load_outer("embed_tokens", self.checkpoint.rows(vocabulary))
+        for name in self.spec.embedding_names[1:]:
+            self._stock.load_outer(name, self.checkpoint.outer(name))
         for passage, parts in zip(passages, batches, strict=True):
             for part in parts:
                 self._stock.append(passage, torch.searchsorted(vocabulary, part), cached=cached, mask=mask)

@@ -23,6 +23,7 @@ from converters.format import lacks
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, ParityFailure
 from seap_export.extras import install_remedy
 from seap_export.families import Attention, Mlp, ModelSpec, is_pruned, model_spec
+from seap_export.families.names import LAYER
 from seap_export.json_file import read_json
 from validation.runtimes.child_process import ChildEnded, ChildProcess
 from validation.runtimes.runner import Gives, Logits, Opening
@@ -246,6 +247,8 @@ def vllm_refusal(spec: ModelSpec, config: Mapping[str, Any], length: int) -> str
     """
     if (part := lacks(spec, Attention, Mlp)) is not None:
         return f"vLLM's class around models of transformers has no state for a layer with {part}"
+    if spec.family.names["layer"] != LAYER:
+        return f"vLLM's class around models of transformers has not been tried with {spec.family.model_type} models"
     multiplier = spec.block.logits_multiplier
     if is_pruned(config) and multiplier != config.get("logit_scale", 1.0):
         return "its config.json was written before vLLM was known, and lacks 'logit_scale'; export again"

@@ -37,7 +37,7 @@ class CudaDialect(FusedDialect):
         self._mask = mask
         self._own_width: ir.Value | None = None
         self._own_columns: ir.Value | None = None
-        self._is_rotated_apart = False
+        self._reads_positions = False
 
     @property
     def state_dtype(self) -> ir.DataType:  # type: ignore[override]
@@ -66,15 +66,21 @@ class CudaDialect(FusedDialect):
 
     def rotated(self, x: ir.Value, rope: RopeSpec, heads: int, name: str) -> ir.Value:
         """A single node, as for the CPU."""
-        self._is_rotated_apart = True
+        self._reads_positions = True
         return super().rotated(x, rope, heads, name)
+
+    def position_rows(self, offset: int) -> ir.Value:
+        """The last row for what is beyond it, which `poisoned` tells."""
+        self._reads_positions = True
+        positions, last = self._places()
+        return self._tables.learned_rows(offset, positions, lambda: last, is_guarded=False)
 
     def poisoned(self, x: ir.Value, name: str) -> ir.Value:
         """`x` divided by 1, or by 0 in rows whose first token is padding or whose last is beyond the positions."""
         g = self._g
         first = g.constant("first_column", np.array([[0]], np.int64))
         is_sound = g.node("Gather", [self._mask, first], f"{name}.first", attributes={"axis": 1})
-        if self._is_rotated_apart:  # GroupQueryAttention refuses a cache longer than its tables, but not this
+        if self._reads_positions:  # GroupQueryAttention refuses a cache longer than its tables, but not this
             last = g.node(
                 "Unsqueeze", [self._last64, g.constant("axes_1_2", np.array([1, 2], np.int64))], f"{name}.last"
             )

@@ -74,6 +74,9 @@ class Dialect(Protocol):
     def rotated(self, x: ir.Value, rope: RopeSpec, heads: int, name: str) -> ir.Value:
         """Queries or keys [batch_size, sequence_length, heads * head_dim], rotated."""
 
+    def position_rows(self, offset: int) -> ir.Value:
+        """The rows of this call's tokens in an embedding of positions that begins at row `offset`."""
+
     def positions(self) -> ir.Value:
         """The position of each token of this call, int64 [batch_size, sequence_length]."""
 

@@ -111,6 +111,11 @@ class FusedDialect:
         attributes = self._tables.attributes(rope, heads)
         return self._g.node("RotaryEmbedding", inputs, f"{name}.rotated", domain=MS_DOMAIN, attributes=attributes)
 
+    def position_rows(self, offset: int) -> ir.Value:
+        """Guarded, since a GPU would read past the table."""
+        positions, last = self._places()
+        return self._tables.learned_rows(offset, positions, lambda: last)
+
     def positions(self) -> ir.Value:
         """As GroupQueryAttention counts them: a row's tokens end at its last position, or begin at 0 in a prompt."""
         return self._places()[0]

@@ -121,6 +121,10 @@ class StandardDialect:
         attributes = self._tables.attributes(rope, heads)
         return self._g.node("RotaryEmbedding", inputs, f"{name}.rotated", attributes=attributes)
 
+    def position_rows(self, offset: int) -> ir.Value:
+        """Of the number of real tokens before each."""
+        return self._tables.learned_rows(offset, self._position_ids, self._row_last)
+
     def positions(self) -> ir.Value:
         """The number of real tokens before each."""
         return self._position_ids

@@ -87,8 +87,9 @@ def _assert_same(outcomes: list[Outcome], expected: list[Outcome]) -> None:
         _assert_close(logits, own_logits)
         for states, own_states in zip(caches, own_caches, strict=True):
             assert states.keys() == own_states.keys()
-            for state in states:
-                _assert_close(states[state], own_states[state])
+            for state, own in own_states.items():
+                repeated = len(own) // len(states[state])  # Falcon's class caches a group's keys for each of its heads
+                _assert_close(states[state], own[::repeated])
 
 
 def _assert_close(computed: np.ndarray, expected: np.ndarray) -> None:
@@ -98,7 +99,7 @@ def _assert_close(computed: np.ndarray, expected: np.ndarray) -> None:
 @pytest.mark.parametrize(("variation", "attention"), in_turn(VARIATIONS, ["eager", "sdpa"]))
 def test_every_family(variation: str, attention: str, tmp_path: Path) -> None:
     folder = write_micro_model(tmp_path / "m", **VARIATIONS[variation])
-    if attention == "sdpa" and VARIATIONS[variation]["model_type"] in ("gemma2", "vaultgemma"):
+    if attention == "sdpa" and VARIATIONS[variation]["model_type"] in ("gemma2", "gpt_neo", "vaultgemma"):
         pytest.skip("the class refuses sdpa")
     expected = _whole(folder, attention)
     for compute in (Compute(), TIGHT):

@@ -20,7 +20,8 @@ from support.product import read_spec
 from support.variations import RICHEST, VARIATIONS, micro_config
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
-from seap_export.families import model_spec
+from seap_export.families import family_of_model_type, model_spec
+from seap_export.families.names import LAYER
 from seap_export.json_file import read_json
 from validation.runtimes.vllm import runner as vllm_runner
 from validation.runtimes.vllm.runner import PYTHON, VllmRunner, require_vllm, vllm_refusal
@@ -29,7 +30,12 @@ Logits = Callable[..., list[np.ndarray]]
 #: vLLM's kernel for the CPU takes heads of 32, 64 and more, and not those of 16 that micro models have.
 HEAD_DIM = 32
 #: Its longrope would take other factors for larger heads, and is refused.
-SERVED = tuple(name for name in RICHEST if name not in ("phi3-all", "lfm2-all"))
+SERVED = tuple(
+    name
+    for name in RICHEST
+    if name not in ("phi3-all", "lfm2-all")
+    and family_of_model_type(VARIATIONS[name]["model_type"]).names["layer"] == LAYER
+)
 STEPS = 6
 
 
@@ -178,7 +184,9 @@ def test_longrope_is_refused_beyond_its_switch(tmp_path: Path) -> None:
         VllmRunner(model)
 
 
-def test_a_layer_that_keeps_another_state_than_keys_and_values_is_refused() -> None:
+def test_what_vllm_cannot_keep_or_was_not_tried_with_is_refused() -> None:
+    config = micro_config(**VARIATIONS["gpt2-tied"])
+    assert "not been tried with gpt2" in str(vllm_refusal(model_spec(config), config, 64))
     config = micro_config(**VARIATIONS["lfm2-all"])
     assert "a short convolution" in str(vllm_refusal(model_spec(config), config, 64))
 
