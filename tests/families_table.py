@@ -186,7 +186,8 @@ bf16 for CUDA, too, not run. `stock class`: the uniform variant loads in transfo
 4.57, which lacks the class where it says `no`. `GenAI`: ONNX Runtime GenAI generates with it. `GGUF`: a
 GGUF file of it can be read. `-`: not run.
 
-`olmo2`, `olmo3` and `olmoe` normalise all heads as one vector, so their attention stays whole.
+`olmo2`, `olmo3` and `olmoe` normalise all heads as one vector, so their attention stays whole. So does
+Mamba-2 in `granitemoehybrid`, whose norm runs over several heads.
 """
 _REFUSED = """
 ## What is refused

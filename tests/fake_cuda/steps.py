@@ -104,8 +104,10 @@ class _Run:
         mask = np.zeros((self.job.batch, self.job.capacity if self.job.in_place and is_step else length), np.int64)
         mask[:, :length] = 1
         feeds = {"input_ids": np.ones((self.job.batch, tokens), np.int64), "attention_mask": mask}
-        if any(item.name == "position_ids" for item in self.session.get_inputs()):
-            feeds["position_ids"] = np.arange(length - tokens, length)[None].repeat(self.job.batch, axis=0)
+        for item in (item for item in self.session.get_inputs() if item.name == "position_ids"):
+            positions = np.arange(length - tokens, length)[None].repeat(self.job.batch, axis=0)
+            # Three of each token, where images could have others.
+            feeds[item.name] = positions if len(item.shape) == 2 else positions[None].repeat(3, axis=0)
         options = ort.RunOptions()
         if self.job.is_captured:
             # Each number stands for a graph, and -1 for a call that is not captured.

@@ -116,8 +116,9 @@ class SharedCache:
     """Buffers of a fixed capacity, for keys and values each bound as both past and present.
 
     GroupQueryAttention recognises the shared memory and writes only the new positions: row b's go to sum(mask[b]) - 1.
-    Only states of a fixed size are copied, and nothing is allocated after the start. The mask of every step is as wide
-    as the capacity: all steps then have the same shapes, and ONNX Runtime can reuse its buffers.
+    The two buffers of a state of a fixed size change places after each call; on a GPU, where a captured call reads and
+    writes the same addresses again, the state is copied. Nothing is allocated after the start. The mask of every step
+    is as wide as the capacity: all steps then have the same shapes, and ONNX Runtime can reuse its buffers.
     """
 
     def __init__(
@@ -134,6 +135,7 @@ class SharedCache:
         self._mask = np.zeros((rows, capacity), np.int64)
         self.buffers = buffers
         self._is_bound = False
+        self._swaps = device == CPU
 
     def mask(self, is_real: NDArray[np.int64]) -> NDArray[np.int64]:
         """Ones for each row's tokens, followed by zeros.
@@ -160,10 +162,10 @@ class SharedCache:
         return self._mask
 
     def bind(self, binding: ort.IOBinding) -> None:
-        """Binds all buffers once; they never move, and one binding serves all calls of a decoding."""
-        if self._is_bound:
-            return
+        """Binds all buffers once, and again those that have changed places; one binding serves all calls."""
         for layout in self._layouts:
+            if self._is_bound and (layout.grows or not self._swaps):
+                continue
             # By address, because not every device can make a bfloat16 tensor from numpy.
             shape = list(layout.shape(self._rows, self._capacity))
             memory = (self._device.kind, self._device.number, layout.element.onnx, shape)
@@ -173,10 +175,13 @@ class SharedCache:
         self._is_bound = True
 
     def advance(self, binding: ort.IOBinding) -> None:
-        """Copies states of a fixed size; the call has written keys and values into their buffers."""
-        for layout in self._layouts:
-            if not layout.grows:
-                self.buffers[layout.past].update_inplace(self.buffers[layout.present])
+        """Makes new states of a fixed size the past; the call has written keys and values into their buffers."""
+        for layout in (layout for layout in self._layouts if not layout.grows):
+            past, present = self.buffers[layout.past], self.buffers[layout.present]
+            if self._swaps:
+                self.buffers |= {layout.past: present, layout.present: past}
+            else:
+                past.update_inplace(present)
 
 
 class AppendedCache:
