@@ -462,6 +462,19 @@ def _keeps_fixed_states(variation: Any) -> bool:
     return "mamba" in (values.get("layer_types") or ()) or _family(variation).model_type in ("lfm2", "qwen3_5_text")
 
 
+def _kinds(name: str) -> tuple[frozenset[str], bool]:
+    """The kinds of its sublayers, and whether windows limit some."""
+    spec = model_spec(micro_config(**VARIATIONS[name]))
+    kinds = frozenset(type(sublayer).__name__ for sublayer in spec.sublayers)
+    return kinds, any(getattr(sublayer, "sliding_window", None) for sublayer in spec.sublayers)
+
+
+def of_each_kind() -> tuple[Any, ...]:
+    """The richest of a family with each set of kinds of layers; `make test-all` adds the others."""
+    names = {_kinds(name): name for name in RICHEST}.values()
+    return tuple(name if name in names else pytest.param(name, marks=pytest.mark.full) for name in VARIATIONS)
+
+
 #: Without mixtures of experts: transformers has modules for all their projections.
 JOINT = tuple(variation for variation in VARIATIONS if _family(variation).experts is None)
 VARIED_JOINT = tuple(variation for variation in VARIED if _family(variation).experts is None)

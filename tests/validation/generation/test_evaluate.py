@@ -14,7 +14,7 @@ from support.corpora import micro_texts
 from support.execution import ONE_THREAD, RUN_BY
 from support.models import COMPLETION_STEPS, WRONG_EVERY, Completion, write_micro_model
 from support.tokenizers import add_chat_template
-from support.variations import VARIATIONS, VARIED
+from support.variations import VARIATIONS, of_each_kind
 from tokenizers import AddedToken, Tokenizer
 
 from seap_export.corpus import AnswerRule
@@ -112,7 +112,7 @@ def test_prompts_near_the_end_of_the_context_run_alone(model: Path, form: str) -
         _asked(model / form, OpenTask("t", AnswerRule("(cat)"), (too_long,)), form)
 
 
-@pytest.mark.parametrize("name", VARIED)
+@pytest.mark.parametrize("name", of_each_kind())  # tests of TorchBatch have the logits of all families
 def test_a_batch_changes_no_answer_in_any_family(name: str, tmp_path: Path, prompts: list[str]) -> None:
     write_micro_model(tmp_path / "m", **VARIATIONS[name])
     task = OpenTask("t", AnswerRule(r"(\S+)"), tuple(OpenQuestion(text, " cat", "cat") for text in prompts[:5]))

@@ -282,8 +282,8 @@ def test_evaluate_and_plot_know_mixtures(run: Run, home: Path) -> None:
     assert numbers["quality"][0]["task"] == "general"
 
 
-@pytest.mark.parametrize("method", ["reconstruct", "seap", "wanda-sp", "flap", "obc"])
-def test_every_method_is_proven(run: Run, bare: Path, method: str) -> None:
+@pytest.mark.parametrize("method", ["seap", "wanda-sp", "flap", "obc"])
+def test_every_other_method_is_proven(run: Run, bare: Path, method: str) -> None:
     outcome = run("export", "m", *TASKS, "--general", "--recipe", method, "--ratio", "0.3", "--out", "out", "--json")
     assert outcome.code == 0, outcome.err
     for name, variant in json.loads(outcome.out).items():
