@@ -27,7 +27,7 @@ from support.product import (
     Source,
     open_source,
 )
-from support.variations import VARIED
+from support.variations import of_each_kind
 from transformers import PreTrainedModel
 
 import seap_export  # noqa: F401 - registers the pruned families
@@ -154,7 +154,7 @@ def test_a_task_of_nearly_no_weight_does_not_count(tmp_path: Path) -> None:
     assert (fitted(0.01, one=0.001, two=1.0) - one).norm() > 0.1 * one.norm()
 
 
-@pytest.mark.parametrize("variation", VARIED)
+@pytest.mark.parametrize("variation", of_each_kind())
 def test_a_plan_that_removes_nothing_gives_exactly_the_dense_tensors(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
     statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS[:3]})

@@ -12,7 +12,7 @@ import pytest
 from support.execution import ONE_THREAD
 from support.models import write_micro_model
 from support.product import Compute, read_spec
-from support.variations import VARIATIONS, VARIED
+from support.variations import VARIATIONS, VARIED, of_each_kind
 
 from validation.execution import Execution
 from validation.runtimes.pytorch.torch_batch import TorchBatch
@@ -51,7 +51,7 @@ def test_prompts_and_steps_of_a_batch(
     assert np.abs(alone[0, 0] - wanted[1, 0]).max() <= 1e-3
 
 
-@pytest.mark.parametrize("name", VARIED)
+@pytest.mark.parametrize("name", of_each_kind())
 def test_what_all_rows_begin_with_runs_once(
     name: str, tmp_path: Path, prompts: list[list[int]], torch_logits: Logits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
