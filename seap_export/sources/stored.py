@@ -135,9 +135,9 @@ class StoredForm:
                 tensors[name] = torch.cat([stored[part] for part in whole.parts], whole.axis)
                 continue
             part = self._parts[name]
-            rows = stored[part.stored].T if part.is_transposed else stored[part.stored]
+            rows = _transposed(stored[part.stored]) if part.is_transposed else stored[part.stored]
             rows = rows if part.rows is None else rows[part.rows]
-            tensors[name] = rows.double() + part.offset if part.offset else rows.contiguous()
+            tensors[name] = rows.double() + part.offset if part.offset else rows
         return tensors
 
     def to_stored(self, plain: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -154,6 +154,11 @@ class StoredForm:
         return tensors | {stored: _joined(parts) for stored, parts in pieces.items()}
 
 
+def _transposed(matrix: torch.Tensor) -> torch.Tensor:
+    """A copy, since a matrix with a single column counts as contiguous whatever its strides are."""
+    return matrix.T.clone(memory_format=torch.contiguous_format)
+
+
 def _joined(parts: Sequence[tuple[_Rows, torch.Tensor]]) -> torch.Tensor:
     """The stored tensor of these parts, which are all of it."""
     first, tensor = parts[0]
@@ -165,7 +170,7 @@ def _joined(parts: Sequence[tuple[_Rows, torch.Tensor]]) -> torch.Tensor:
         if not isinstance(first.rows, slice):
             tensor = tensor[torch.cat([places[index] for index in in_order]).argsort()]
     if first.is_transposed:
-        tensor = tensor.T.contiguous()
+        tensor = _transposed(tensor)
     return tensor.double() - first.offset if first.offset else tensor
 
 
