@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from support.models import write_micro_model
+import transformers
+from support.models import skip_unless_loaded, write_micro_model
 from support.product import SafetensorsReader, read_spec
 from support.variations import RICHEST, VARIATIONS
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -90,11 +91,14 @@ _VARIATIONS = [
 def test_everything_is_on_the_device(variation: str, tmp_path: Path) -> None:
     from transformers import AutoConfig
 
+    family = family_of_model_type(VARIATIONS[variation]["model_type"])
+    skip_unless_loaded(family)
+    if family.model_type == "gpt2" and transformers.__version__.startswith("4."):
+        pytest.skip("its mask asks for a value")
     folder = write_micro_model(tmp_path / "m", **VARIATIONS[variation])
     spec, tensors = read_spec(folder), SafetensorsReader(folder)
     weights = tensors.read(tensors.shapes())
     config = AutoConfig.from_pretrained(folder)
-    family = spec.family
     head = weights.get(family.stored("lm_head"), weights[family.stored("embed_tokens")])
     with FakeTensorMode(allow_non_fake_inputs=True), _WithoutCuda():
         stock = StockModel(config, spec, "eager", CUDA)
