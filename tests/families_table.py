@@ -187,7 +187,7 @@ bf16 for CUDA, too, not run. `stock class`: the uniform variant loads in transfo
 GGUF file of it can be read. `-`: not run.
 
 `olmo2`, `olmo3` and `olmoe` normalise all heads as one vector, so their attention stays whole. So does
-Mamba-2 in `granitemoehybrid`, whose norm runs over several heads.
+Mamba-2 in `bamba` and `granitemoehybrid`, whose norms run over several heads.
 """
 _REFUSED = """
 ## What is refused

@@ -43,5 +43,5 @@ def _attention_layers(config: ConfigReader, number: int) -> list[int]:
     if rule.endswith("_interval"):
         interval = config.positive(rule)
         return [index for index in range(number) if (index + 1) % interval == 0]
-    indices: list[int] = config.get(rule, list(range(number)))
+    indices: list[int] = config.get(rule, config.family.defaults.get(rule, list(range(number))))
     return indices

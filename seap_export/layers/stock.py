@@ -227,9 +227,12 @@ class StockModel:
             calls.append((kept, keywords_kept))
             if len(calls) == len(self._layers):
                 raise _AllRecorded
-            return passage.hidden[-1].unsqueeze(0)  # which some families of 4.57 take the first of, layer by layer
+            # Two of them, as some families take the first of what a layer gives, and Bamba two things.
+            return passage.hidden[-1].unsqueeze(0).expand(2, -1, -1, -1)
 
         options: dict[str, Any] = {self._cache_argument: cache} if cached else {}
+        if mask is None and passage._length:  # Bamba would count from 0 again
+            mask = torch.ones(len(ids), passage._length + ids.shape[1], dtype=torch.long)
         if mask is not None:
             positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
             options |= {"attention_mask": mask.to(self._device), "position_ids": positions.to(self._device)}
@@ -263,7 +266,7 @@ class StockModel:
 
         The last norm and the LM head must be loaded.
         """
-        last = (hidden,) if self.in_tuples else hidden
+        last = (hidden, None) if self.in_tuples else hidden
         with torch.inference_mode(), self._replaced_layers(lambda *arguments, **keywords: last):
             logits: torch.Tensor = self.model(inputs_embeds=hidden, use_cache=False).logits
         return logits

@@ -6,6 +6,7 @@ transformers. `SeapXModel` is the same without the LM head, which servers such a
 """
 
 import copy
+import inspect
 import re
 from functools import cache
 from typing import Any
@@ -97,7 +98,12 @@ def _resize_attention(module: nn.Module, output: str, settings: PretrainedConfig
 
 def _build_layer(layer_class: type[nn.Module], config: PretrainedConfig, layer_idx: int) -> nn.Module:
     settings = layer_config(config, layer_idx)
-    layer = layer_class(_LayerConfig(config, _for_stock_class(settings)), layer_idx)
+    types = getattr(config, "layer_types", None)
+    takes_type = (
+        "layer_type" in inspect.signature(layer_class.__init__).parameters
+    )  # Bamba's, which else has no attention
+    options = {"layer_type": types[layer_idx]} if takes_type else {}
+    layer = layer_class(_LayerConfig(config, _for_stock_class(settings)), layer_idx, **options)
     if settings.resized_attention:
         parent, _, output = settings.o_proj_path.rpartition(".")
         _resize_attention(layer.get_submodule(parent), output, settings)

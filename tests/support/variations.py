@@ -42,6 +42,7 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
     "cohere": {"logit_scale": 0.25},
     "cohere2": {"logit_scale": 0.25, "sliding_window": 5, "layer_types": _LAYER_TYPES},
     "cwm": {"layer_types": ["full_attention"] * 3, "rope_parameters": {"rope_theta": 10000.0}},
+    "bamba": {"attn_layer_indices": [1], "mamba_n_heads": 6, "mamba_d_state": 8, "mamba_expand": 1},
     "exaone4": {"sliding_window": None, "layer_types": ["full_attention"] * 3},
     "biogpt": {**_WIDE, "hidden_act": "gelu"},
     "codegen": {**_WIDE, "hidden_act": "gelu_new", "rotary_dim": 8},
@@ -157,6 +158,15 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "linear_num_value_heads": 9,
         "linear_conv_kernel_dim": 3,
         "attention_bias": True,
+        "tie_word_embeddings": True,
+    },
+    "bamba": {"model_type": "bamba"},
+    "bamba-all": {
+        "model_type": "bamba",
+        "mamba_n_groups": 3,
+        "mamba_conv_bias": False,
+        "attention_bias": True,
+        "mlp_bias": True,
         "tie_word_embeddings": True,
     },
     "cohere": {"model_type": "cohere"},
@@ -459,7 +469,11 @@ def _family(variation: Any) -> Family:
 def _keeps_fixed_states(variation: Any) -> bool:
     """Whether a layer keeps other states than keys and values."""
     values = VARIATIONS[variation if isinstance(variation, str) else variation.values[0]]
-    return "mamba" in (values.get("layer_types") or ()) or _family(variation).model_type in ("lfm2", "qwen3_5_text")
+    return "mamba" in (values.get("layer_types") or ()) or _family(variation).model_type in (
+        "bamba",
+        "lfm2",
+        "qwen3_5_text",
+    )
 
 
 def _kinds(name: str) -> tuple[frozenset[str], bool]:

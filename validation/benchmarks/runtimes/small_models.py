@@ -46,6 +46,7 @@ _WINDOW = 16
 _LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
 #: Where transformers' defaults are those of one large model.
 _OF_FAMILY: Mapping[str, Mapping[str, Any]] = {
+    "bamba": {"attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_state": 16, "mamba_expand": 1},
     "exaone4": {"layer_types": _LAYER_TYPES},
     "gemma3_text": {"layer_types": _LAYER_TYPES},
     "lfm2": {"layer_types": ["conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False},

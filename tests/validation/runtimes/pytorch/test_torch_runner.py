@@ -53,9 +53,12 @@ def _whole(folder: Path, attention: str) -> list[Outcome]:
         cache.has_previous_state = False  # 4.57's Granite 4 asks for it
         for part in run.parts:
             arguments: Any = {name: cache, "use_cache": True}
+            if model.config.model_type == "bamba":  # which else counts from 0 in each part
+                seen = sum(map(len, run.parts[: len(logits)]))
+                arguments["position_ids"] = torch.arange(seen, seen + len(part))[None]
             with torch.inference_mode():
                 logits.append(model.eval()(input_ids=torch.tensor([part]), **arguments).logits[0].numpy())
-        is_transposed = model.config.model_type == "granitemoehybrid"
+        is_transposed = model.config.model_type in ("bamba", "granitemoehybrid")
         states = [_states(layer, is_transposed) for layer in cache.layers]
         whole.append((np.concatenate(logits)[-run.kept :], states))
     return whole
