@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 
-from seap_export.families import ModelSpec, family_of_model_type, model_spec
+from seap_export.families import Attention, ModelSpec, family_of_model_type, model_spec
 from seap_export.shrink.config import shrunk_config
 from seap_export.sources.source import open_source
 from seap_export.sources.stored import StoredForm
@@ -44,6 +44,7 @@ _PRUNED = ((6, 3, 192), (4, 2, 160))
 #: Short enough that it hides something from the longest prompt.
 _WINDOW = 16
 _LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
+_WITHOUT_GROUPS = ("biogpt", "gpt2", "gpt_neox", "opt")
 #: Where transformers' defaults are those of one large model.
 _OF_FAMILY: Mapping[str, Mapping[str, Any]] = {
     "bamba": {"attn_layer_indices": [1], "mamba_n_heads": 8, "mamba_d_state": 16, "mamba_expand": 1},
@@ -58,6 +59,16 @@ _OF_FAMILY: Mapping[str, Mapping[str, Any]] = {
         "linear_value_head_dim": 32,
     },
     "mistral": {"sliding_window": None},  # as the later Mistral models have it
+    "falcon": {"new_decoder_architecture": True, "num_kv_heads": 4},
+    **{name: {"num_key_value_heads": 8} for name in _WITHOUT_GROUPS},
+    "codegen": {"num_key_value_heads": 8, "rotary_dim": 16},
+    "gptj": {"num_key_value_heads": 8, "rotary_dim": 16},
+    "gpt_bigcode": {"num_key_value_heads": 1},
+    "gpt_neo": {
+        "num_key_value_heads": 8,
+        "attention_types": [[["global", "local", "global"], 1]],
+        "window_size": _WINDOW,
+    },
     "granitemoehybrid": {"shared_intermediate_size": 256, "num_local_experts": 0, "layer_types": ["attention"] * 3},
 }
 #: A tokenizer without any is not one that GGUF files can hold.
@@ -102,20 +113,29 @@ def _write_model(folder: Path, config: dict[str, Any], seed: int) -> None:
 def _dense_config(model_type: str) -> dict[str, Any]:
     from transformers import AutoConfig
 
-    config = AutoConfig.for_model(model_type, **{**_SIZES, **_OF_FAMILY.get(model_type, {})}).to_dict()
+    family = family_of_model_type(model_type)
+    sizes = {**_SIZES, **_OF_FAMILY.get(model_type, {})}
+    if family.rotation.layers == "none":
+        sizes = {key: value for key, value in sizes.items() if not key.startswith("rope")}
+    if family.head_dim_is_derived:
+        del sizes["head_dim"]
+    own = {family.key(key): value for key, value in sizes.items() if family.key(key) not in sizes}
+    config = AutoConfig.for_model(model_type, **{**sizes, **own}).to_dict()
     config.pop("time_step_limit", None)  # of Mamba's layers, up to infinity, which JSON does not have
     if config.get("sliding_window"):
         config["sliding_window"] = _WINDOW
-    return {**config, "architectures": [family_of_model_type(model_type).architecture], "dtype": "float32"}
+    return {**config, "architectures": [family.architecture], "dtype": "float32"}
 
 
 def _pruned_spec(dense: ModelSpec) -> ModelSpec:
     """The shapes that an export may leave."""
     first, *others = dense.layers
+    attention = dense.first(Attention)
+    single, own = attention.num_key_value_heads == 1, attention.heads_per_group == 1
     shrunk = [
         layer.changed(
             num_attention_heads=heads,
-            num_key_value_heads=kv_heads,
+            num_key_value_heads=1 if single else heads if own else kv_heads,
             conv_dim=32 * heads,
             linear_num_value_heads=heads,
             linear_num_key_heads=kv_heads,
