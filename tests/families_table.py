@@ -1,6 +1,6 @@
-"""Writes docs/families.md: what was checked for each family, on micro models with random weights.
+"""Writes families.md and research/families.md: what was checked for each family, on micro models with random weights.
 
-    python tests/families_table.py docs/families.md
+    python tests/families_table.py docs
 
 Every family's models go through the command line as a user's would. A figure is the worst over the family's models:
 the largest difference of a logit between ONNX Runtime and torch, or for what rounds the mean KL divergence in nats.
@@ -13,7 +13,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -143,51 +143,60 @@ def _run_elsewhere(checked: Checked, column: str, environment: str, script: str,
     checked.note(column, done.returncode == 0)
 
 
-def page() -> Iterator[str]:
-    """The lines of the page."""
-    yield _INTRODUCTION
-    columns = [*FORMS, "uniform", "stock class", "stock class, 4.57", "GenAI", "GGUF"]
-    yield f"| family | architecture | {' | '.join(columns)} |"
-    yield "| --- " * (len(columns) + 2) + "|"
+def write_pages(docs: Path) -> None:
+    """Writes both pages."""
     known = sorted(families(), key=lambda family: family.model_type)
     with ProcessPoolExecutor(max_workers=2) as pool:  # each with one thread
-        results = pool.map(check, [family.model_type for family in known])
+        results = list(pool.map(check, [family.model_type for family in known]))
     for family, cells in zip(known, results, strict=True):
-        name = f"`{family.model_type}`"
-        cells["GGUF"] = "yes" if family.gguf else "no"
-        yield f"| {name} | `{family.architecture}` | {' | '.join(cells.get(column, '-') for column in columns)} |"
-    yield _inside_of(known)
-    yield _REFUSED
-    yield "| part | families |"
-    yield "| --- | --- |"
+        cells |= {"architecture": f"`{family.architecture}`", "GGUF": "yes" if family.gguf else "no"}
+    rows = list(zip(known, results, strict=True))
+    served = ("architecture", "stock class", "stock class, 4.57", "GenAI", "GGUF")
+    refused = ["| part | families |", "| --- | --- |"]
     for part, model_types in refused_models().items():
-        yield f"| {part} | {', '.join(f'`{own}`' for own in model_types)} |"
+        refused.append(f"| {part} | {', '.join(f'`{model_type}`' for model_type in model_types)} |")
+    page = [_INTRODUCTION, *_table(rows, served), "", _inside_of(known), _REFUSED, *refused]
+    (docs / "families.md").write_text("\n".join(page) + "\n", "utf-8")
+    page = [_FIGURES, *_table(rows, (*FORMS, "uniform"))]
+    (docs / "research" / "families.md").write_text("\n".join(page) + "\n", "utf-8")
+
+
+def _table(rows: Sequence[tuple[Family, Mapping[str, str]]], columns: Sequence[str]) -> Iterator[str]:
+    yield f"| family | {' | '.join(columns)} |"
+    yield "| --- " * (len(columns) + 1) + "|"
+    for family, cells in rows:
+        yield f"| `{family.model_type}` | {' | '.join(cells.get(column, '-') for column in columns)} |"
 
 
 def _inside_of(known: Sequence[Family]) -> str:
     wrappers = ", ".join(
         f"`{family.model_type}` of `{family.wrapper.model_type}`" for family in known if family.wrapper is not None
     )
-    return f"\nOut of a multimodal model, the language model alone is taken: {wrappers}."
+    return f"Out of a multimodal model, the language model alone is taken: {wrappers}."
 
 
 _INTRODUCTION = """# Families
 
-This page lists the supported families and what was checked for each. A family is one TOML file in
-`seap_export/families/` ([how to add one](contributing/adding-a-family.md)). A command writes this page:
+A family is one TOML file in `seap_export/families/` ([how to add one](contributing/adding-a-family.md)). Micro models
+of each were exported in both layouts and every precision, and compared with transformers
+([figures](research/families.md)). `stock class`: a variant in the uniform layout loads in transformers' own class, in
+release 5 and in 4.57, which lacks the class where it says `no`. `GenAI`: ONNX Runtime GenAI generates with it. `GGUF`:
+a GGUF file of it can be read. `-`: not run.
 
-    python tests/families_table.py docs/families.md
+`olmo2`, `olmo3` and `olmoe` normalise all heads as one vector, so their attention stays whole. So does
+Mamba-2 in `bamba` and `granitemoehybrid`, whose norms run over several heads.
+"""
+_FIGURES = """# Families: figures
+
+A command writes this page and [families.md](../families.md):
+
+    python tests/families_table.py docs
 
 Every family has micro models, with each of its features alone and all at once. They go through `export` at ratio 0.3
 in both layouts and are converted to the other forms. Figures are the worst over a family's models, between ONNX
 Runtime on the CPU and transformers in torch: for fp32 (`fused`, `standard` and `uniform`) the largest difference of a
 logit, for fp16, int8 and int4 the mean KL divergence in nats per token. All but mixtures of experts are written in
-bf16 for CUDA, too, not run. `stock class`: the uniform variant loads in transformers' own class, in release 5 and in
-4.57, which lacks the class where it says `no`. `GenAI`: ONNX Runtime GenAI generates with it. `GGUF`: a
-GGUF file of it can be read. `-`: not run.
-
-`olmo2`, `olmo3` and `olmoe` normalise all heads as one vector, so their attention stays whole. So does
-Mamba-2 in `bamba` and `granitemoehybrid`, whose norms run over several heads.
+bf16 for CUDA, too, not run. `-`: not run.
 """
 _REFUSED = """
 ## What is refused
@@ -199,6 +208,5 @@ name:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python tests/families_table.py FILE")
-    text = "\n".join(page())
-    Path(sys.argv[1]).write_text(text.replace("\n\n\n", "\n\n") + "\n", "utf-8")
+        sys.exit("usage: python tests/families_table.py DOCS")
+    write_pages(Path(sys.argv[1]))
