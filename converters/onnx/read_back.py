@@ -10,8 +10,8 @@ import onnx_ir as ir
 import torch
 
 from converters.onnx.form import read_form
-from converters.onnx.graph.experts import expert_matrices
 from converters.onnx.graph.linear import JOINED, joined_name
+from converters.onnx.graph.sublayers.experts import expert_matrices
 from converters.onnx.stored import open_graph
 from converters.onnx.weights.quantize import QuantizedMatrix, dequantize
 from converters.onnx.weights.scaling import Scaling

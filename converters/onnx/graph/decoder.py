@@ -11,17 +11,17 @@ import onnx_ir as ir
 
 from converters.onnx.form import FORM_NOTE, OnnxForm
 from converters.onnx.graph import operators as op
-from converters.onnx.graph.attention import AttentionWriter
-from converters.onnx.graph.convolution import ConvolutionWriter
-from converters.onnx.graph.delta_net import DeltaNetWriter
 from converters.onnx.graph.dialects import POISON, open_dialect
-from converters.onnx.graph.experts import ExpertsWriter
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.kind import KindWriter
 from converters.onnx.graph.linear import Linears
-from converters.onnx.graph.mamba import MambaWriter
-from converters.onnx.graph.mlp import MlpWriter, SharedWriter
 from converters.onnx.graph.rotary import RotaryTables
+from converters.onnx.graph.sublayers.attention import AttentionWriter
+from converters.onnx.graph.sublayers.convolution import ConvolutionWriter
+from converters.onnx.graph.sublayers.delta_net import DeltaNetWriter
+from converters.onnx.graph.sublayers.experts import ExpertsWriter
+from converters.onnx.graph.sublayers.mamba import MambaWriter
+from converters.onnx.graph.sublayers.mlp import MlpWriter, SharedWriter
 from converters.onnx.weights.scaling import SCALING_NOTE, Scaling, scaled_epsilon
 from converters.onnx.weights.weights import LazyWeights
 from seap_export.families import (

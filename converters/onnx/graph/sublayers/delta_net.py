@@ -9,7 +9,7 @@ from converters.onnx.graph import operators as op
 from converters.onnx.graph.dialects import Dialect
 from converters.onnx.graph.graph import Dims, GraphBuilder
 from converters.onnx.graph.linear import Linears
-from converters.onnx.graph.recurrent_states import CLOSED, RecurrentStates
+from converters.onnx.graph.sublayers.recurrent_states import CLOSED, RecurrentStates
 from converters.onnx.weights.weights import LazyWeights
 from seap_export.families import DeltaNet, ModelSpec, names
 

@@ -1,0 +1,1 @@
+"""The kinds of sublayers: the nodes of each, and the states that it keeps."""
