@@ -370,7 +370,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
     "olmoe": {"model_type": "olmoe", "attention_bias": True},
-    "qwen2_moe": {"model_type": "qwen2_moe", "mlp_only_layers": [1]},
+    "qwen2_moe": {"model_type": "qwen2_moe", "mlp_only_layers": [1], "tie_word_embeddings": True},
     "qwen3_moe": {"model_type": "qwen3_moe"},
     "qwen3_moe-some": {"model_type": "qwen3_moe", "mlp_only_layers": [1]},
     "qwen3_moe-all": {

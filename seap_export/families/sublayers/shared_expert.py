@@ -54,7 +54,3 @@ class SharedExpert(Sublayer):
     def widths(self) -> Mapping[Projection, int]:
         """One number that scales all, and the neurons."""
         return {"shared_gate": 1, "shared_gate_proj": self.channels, "shared_up_proj": self.channels}
-
-    def rounded(self, hidden_size: int, block_size: int) -> tuple[Projection, ...]:
-        """Not what scales all, which is small and decides."""
-        return SHARED[1:]

@@ -132,10 +132,17 @@ def _pruned_spec(dense: ModelSpec) -> ModelSpec:
     first, *others = dense.layers
     attention = dense.first(Attention)
     single, own = attention.num_key_value_heads == 1, attention.heads_per_group == 1
+    whole = attention.whole_because is not None
     shrunk = [
         layer.changed(
-            num_attention_heads=heads,
-            num_key_value_heads=1 if single else heads if own else kv_heads,
+            num_attention_heads=attention.num_attention_heads if whole else heads,
+            num_key_value_heads=attention.num_key_value_heads
+            if whole
+            else 1
+            if single
+            else heads
+            if own
+            else kv_heads,
             conv_dim=32 * heads,
             linear_num_value_heads=heads,
             linear_num_key_heads=kv_heads,
