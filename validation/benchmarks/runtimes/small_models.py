@@ -147,6 +147,7 @@ def _pruned_spec(dense: ModelSpec) -> ModelSpec:
             linear_num_value_heads=heads,
             linear_num_key_heads=kv_heads,
             intermediate_size=neurons,
+            moe_intermediate_size=32 * heads,
             biases=layer.biases | set(layer.outputs),
         )
         for layer, (heads, kv_heads, neurons) in zip(others, _PRUNED, strict=True)
