@@ -59,7 +59,7 @@ _OF_FAMILY: Mapping[str, Mapping[str, Any]] = {
         "linear_value_head_dim": 32,
     },
     "mistral": {"sliding_window": None},  # as the later Mistral models have it
-    "falcon": {"new_decoder_architecture": True, "num_kv_heads": 4},
+    "falcon": {"new_decoder_architecture": True, "num_kv_heads": 4, "tie_word_embeddings": False},
     **{name: {"num_key_value_heads": 8} for name in _WITHOUT_GROUPS},
     "codegen": {"num_key_value_heads": 8, "rotary_dim": 16},
     "gptj": {"num_key_value_heads": 8, "rotary_dim": 16},
@@ -131,18 +131,9 @@ def _pruned_spec(dense: ModelSpec) -> ModelSpec:
     """The shapes that an export may leave."""
     first, *others = dense.layers
     attention = dense.first(Attention)
-    single, own = attention.num_key_value_heads == 1, attention.heads_per_group == 1
-    whole = attention.whole_because is not None
     shrunk = [
         layer.changed(
-            num_attention_heads=attention.num_attention_heads if whole else heads,
-            num_key_value_heads=attention.num_key_value_heads
-            if whole
-            else 1
-            if single
-            else heads
-            if own
-            else kv_heads,
+            **_heads(attention, heads, kv_heads),
             conv_dim=32 * heads,
             linear_num_value_heads=heads,
             linear_num_key_heads=kv_heads,
@@ -153,6 +144,17 @@ def _pruned_spec(dense: ModelSpec) -> ModelSpec:
         for layer, (heads, kv_heads, neurons) in zip(others, _PRUNED, strict=True)
     ]
     return dense.with_layers((first, *shrunk))
+
+
+def _heads(attention: Attention, heads: int, kv_heads: int) -> dict[str, int]:
+    """Those that may be left where a model with groups has so many."""
+    if attention.whole_because:
+        heads, kv_heads = attention.num_attention_heads, attention.num_key_value_heads
+    elif attention.num_key_value_heads == 1:
+        kv_heads = 1
+    elif attention.heads_per_group == 1:
+        kv_heads = heads
+    return {"num_attention_heads": heads, "num_key_value_heads": kv_heads}
 
 
 def _random(name: str, shape: tuple[int, ...], multiplier: float, generator: torch.Generator) -> torch.Tensor:
