@@ -95,9 +95,8 @@ def in_modules(
     experts = ExpertModules(spec, modules)
     if not experts.are_joint:
         return dict(stored)
-    layers = [
-        {name: own for name, own in stored.items() if f".layers.{index}." in name} for index in range(len(spec.layers))
-    ]
+    prefixes = [spec.family.names["layer"].format(layer=index) for index in range(len(spec.layers))]
+    layers = [{name: own for name, own in stored.items() if name.startswith(prefix)} for prefix in prefixes]
     return {name: own for index, layer in enumerate(layers) for name, own in experts.filled(index, layer).items()}
 
 

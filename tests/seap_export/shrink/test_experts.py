@@ -125,7 +125,7 @@ def test_moments_are_those_of_each_expert_s_channels(tmp_path: Path) -> None:
     mixture = mixture_of(source, tmp_path / "statistics", {"boolq": texts})
     statistics = mixture.experts(0, Experts.output)
     layer, batches = DecoderLayer(source.spec, 0, source.read_layer(0)), length_buckets(texts, 4096)
-    hidden = HiddenStates.embedded(source.spec, source.read_outer("embed_tokens"), batches)
+    hidden = HiddenStates.embedded(source.spec, source.read_embedding(), batches)
     hidden.advance(layer, "o_proj")
     every = layer.channels(Experts.output, hidden.streams[0], batches[0]).double()
     for expert in range(4):

@@ -257,7 +257,7 @@ for folder in folders:
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, **options).eval()
     assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
     with torch.no_grad():
-        logits.append(model(*inputs).logits)
+        logits.append(model(input_ids=inputs[0], attention_mask=inputs[1]).logits)
 torch.save(logits, result)
 """
 

@@ -21,7 +21,7 @@ from converters.onnx.weights.quantize import quantize
 from converters.onnx.weights.weights import LazyTensor, LazyWeights
 from seap_export.errors import ArtifactError, InputError
 
-SHAPES = {"a": (24, 10), "b": (8, 10), "c": (6,), "d": (4,)}
+SHAPES = {"a": (24, 10), "b": (8, 10), "c": (6,), "d": (8,)}
 
 
 class Reader:
