@@ -84,8 +84,9 @@ def test_interrupted_and_with_lost_workers_it_ends_as_on_one_machine(
 ) -> None:
     out, marks = work / "out", work / "disturbed"
     arguments = (*ARGUMENTS, "--task", "b=b.jsonl", "--cluster", "local")
-    run = tool.start(work, *arguments, "--quiet", program=disturbed(("calibration/b",), "time.sleep(600)"))
-    wait_for(lambda: marks.exists())
+    calibrations = ("calibration/a", "calibration/b")  # both, so that nothing after them is made
+    run = tool.start(work, *arguments, "--quiet", program=disturbed(calibrations, "time.sleep(600)"))
+    wait_for(lambda: all((marks / step).exists() for step in calibrations))
     os.kill(run.process, number)
     outcome = run.wait(120)
     assert outcome.code == code, outcome.err
