@@ -89,9 +89,10 @@ class OpenvinoFormat:
 
     def size(self, spec: ModelSpec) -> int:
         """Bytes of openvino_model.bin, but for the constants of the graph and what tensors are aligned with."""
-        matrices = [shape for shape in spec.tensors().values() if len(shape) == 2]
-        number = sum(shape[0] * self._columns(shape[1]) for shape in matrices)
-        vectors = sum(shape[0] for shape in spec.tensors().values() if len(shape) == 1)
+        shapes = spec.tensors()
+        positions = prod(shapes.pop(names.tensor("positions"), (0,)))  # in float32, as vectors are
+        number = sum(shape[0] * self._columns(shape[1]) for shape in shapes.values() if len(shape) == 2)
+        vectors = positions + sum(shape[0] for shape in shapes.values() if len(shape) == 1)
         tables = sum((spec.max_position_embeddings + _short(rope, spec)) * rope.dim for rope in spec.ropes)
         return round(number * self._bytes) + 4 * (vectors + tables)
 

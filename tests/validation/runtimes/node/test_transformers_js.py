@@ -114,7 +114,7 @@ def largest(
 @pytest.mark.parametrize("pruned", [pytest.param(False, marks=pytest.mark.full), True], ids=["dense", "pruned"])
 def test_family(subject: Callable[..., Subject], opened: Any, variation: str, pruned: bool) -> None:
     model = subject(variation, pruned=pruned)
-    assert largest(computed(opened(model.folder)), model.truth()) < 3e-5
+    assert largest(computed(opened(model.folder)), model.truth()) < 5e-5  # GPT-Neo does not scale its attention
 
 
 @pytest.mark.parametrize("backend", ["node", "wasm"])
