@@ -99,7 +99,7 @@ class WalkCheck:
             tensors: Its tensors in the plain form.
 
         Raises:
-            InputError: The two differ by more than rounding.
+            InputError: The two differ by more than rounding, or routers decide nothing.
         """
         tensors = {name: tensor.float() for name, tensor in tensors.items()}  # once for both sides
         layer = DecoderLayer(self._spec, index, tensors)
@@ -115,6 +115,11 @@ class WalkCheck:
         self._model.advance(index, self._passage)
         self._model.release(index)
         walked, stock = self._walk.streams[0], self._passage.hidden[0][0]
+        if not is_decided.any():
+            raise InputError(
+                f"{self._source.name}: the router of layer {index} prefers no expert to the next one, whatever the "
+                "token, so that nothing can be compared with transformers; this model cannot be exported"
+            )
         self._compare(f"layer {index}", walked[is_decided], stock[is_decided])
         if any(isinstance(sublayer, Experts) for sublayer in sublayers):
             self._walk.streams[0] = stock.clone()
@@ -141,7 +146,7 @@ class WalkCheck:
 
     def _compare(self, where: str, walked: torch.Tensor, stock: torch.Tensor) -> None:
         scale = stock.square().mean(-1, keepdim=True).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
-        difference = ((walked - stock).abs() / scale).max().item() if len(stock) else 0.0
+        difference = ((walked - stock).abs() / scale).max().item()
         if not difference <= _LIMIT:
             raise InputError(
                 f"{self._source.name}: from {where} on, the description of the family "

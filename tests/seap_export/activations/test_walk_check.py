@@ -271,3 +271,13 @@ def test_a_router_may_choose_either_of_two_experts_that_are_as_good(
     monkeypatch.setattr(walk_check, "_TIE", tie)
     with contextlib.nullcontext() if tie > 0 else pytest.raises(InputError, match="from layer 0 on"):
         statistics_in(tmp_path / "statistics", open_source(str(folder)), random_token_ids())
+
+
+def test_a_router_that_decides_nothing_is_refused_since_nothing_can_be_compared(tmp_path: Path) -> None:
+    folder = write_micro_model(tmp_path / "model", model_type="mixtral")
+    tensors = load_file(folder / "model.safetensors")
+    for router in (own for name, own in tensors.items() if "block_sparse_moe.gate" in name):
+        router.zero_()
+    save_file(tensors, folder / "model.safetensors")
+    with pytest.raises(InputError, match="the router of layer 0 prefers no expert"):
+        _walk(open_source(str(folder)))

@@ -6,12 +6,9 @@ import numpy as np
 import onnx_ir as ir
 
 from converters.onnx.graph import operators as op
-from converters.onnx.graph.dialects import Dialect
-from converters.onnx.graph.graph import Dims, GraphBuilder
-from converters.onnx.graph.linear import Linears
+from converters.onnx.graph.graph import Dims
 from converters.onnx.graph.sublayers.recurrent_states import CLOSED, RecurrentStates
-from converters.onnx.weights.weights import LazyWeights
-from seap_export.families import DeltaNet, ModelSpec, names
+from seap_export.families import DeltaNet, names
 
 __all__ = ["DeltaNetWriter"]
 
@@ -21,12 +18,6 @@ _LENGTH_EPSILON = 1e-6
 
 class DeltaNetWriter(RecurrentStates):
     """Emits the gated delta nets of the layers of one model; see `KindWriter`."""
-
-    def __init__(
-        self, g: GraphBuilder, spec: ModelSpec, weights: LazyWeights, linears: Linears, dialect: Dialect
-    ) -> None:
-        super().__init__(g, weights.precision.onnx_dtype, dialect.state_dtype)
-        self._spec, self._weights, self._linears, self._dialect = spec, weights, linears, dialect
 
     def _dims(self, index: int) -> tuple[Dims, Dims]:
         net = self._spec.layers[index][DeltaNet]

@@ -6,24 +6,15 @@ import numpy as np
 import onnx_ir as ir
 
 from converters.onnx.graph import operators as op
-from converters.onnx.graph.dialects import Dialect
-from converters.onnx.graph.graph import Dims, GraphBuilder
-from converters.onnx.graph.linear import Linears
+from converters.onnx.graph.graph import Dims
 from converters.onnx.graph.sublayers.recurrent_states import CLOSED, RecurrentStates
-from converters.onnx.weights.weights import LazyWeights
-from seap_export.families import Mamba, ModelSpec, names
+from seap_export.families import Mamba, names
 
 __all__ = ["MambaWriter"]
 
 
 class MambaWriter(RecurrentStates):
     """Emits Mamba-2 of the layers of one model; see `KindWriter`."""
-
-    def __init__(
-        self, g: GraphBuilder, spec: ModelSpec, weights: LazyWeights, linears: Linears, dialect: Dialect
-    ) -> None:
-        super().__init__(g, weights.precision.onnx_dtype, dialect.state_dtype)
-        self._spec, self._weights, self._linears, self._dialect = spec, weights, linears, dialect
 
     def _dims(self, index: int) -> tuple[Dims, Dims]:
         mamba = self._spec.layers[index][Mamba]

@@ -6,7 +6,11 @@ from abc import ABC, abstractmethod
 
 import onnx_ir as ir
 
+from converters.onnx.graph.dialects import Dialect
 from converters.onnx.graph.graph import Dims, GraphBuilder
+from converters.onnx.graph.linear import Linears
+from converters.onnx.weights.weights import LazyWeights
+from seap_export.families import ModelSpec
 
 __all__ = ["CLOSED", "RecurrentStates"]
 
@@ -17,18 +21,16 @@ CLOSED = -1e4
 class RecurrentStates(ABC):
     """Declares the states of the layers of one model, by ONNX Runtime GenAI's names for them.
 
-    Args:
-        g: The graph.
-        dtype: That of what a convolution sees.
-        state_dtype: That of the state of a recurrence.
-
     Attributes:
         conv: What kernels still see of earlier tokens, by layer; the new state once it is there.
         recurrent: The states.
     """
 
-    def __init__(self, g: GraphBuilder, dtype: ir.DataType, state_dtype: ir.DataType) -> None:
-        self._g, self._dtype, self._state_dtype = g, dtype, state_dtype
+    def __init__(
+        self, g: GraphBuilder, spec: ModelSpec, weights: LazyWeights, linears: Linears, dialect: Dialect
+    ) -> None:
+        self._g, self._spec, self._weights, self._linears, self._dialect = g, spec, weights, linears, dialect
+        self._dtype = weights.precision.onnx_dtype
         self.conv: dict[int, ir.Value] = {}
         self.recurrent: dict[int, ir.Value] = {}
 
@@ -40,10 +42,10 @@ class RecurrentStates(ABC):
         """Declares the states of earlier tokens."""
         conv, recurrent = self._dims(index)
         self.conv[index] = self._g.input(f"past.{index}.conv", self._dtype, conv)
-        self.recurrent[index] = self._g.input(f"past.{index}.recurrent", self._state_dtype, recurrent)
+        self.recurrent[index] = self._g.input(f"past.{index}.recurrent", self._dialect.state_dtype, recurrent)
 
     def close(self, index: int) -> None:
         """Declares those for the tokens that follow."""
         conv, recurrent = self._dims(index)
         self._g.output(self.conv[index], f"present.{index}.conv", self._dtype, conv)
-        self._g.output(self.recurrent[index], f"present.{index}.recurrent", self._state_dtype, recurrent)
+        self._g.output(self.recurrent[index], f"present.{index}.recurrent", self._dialect.state_dtype, recurrent)
