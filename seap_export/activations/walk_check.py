@@ -117,8 +117,8 @@ class WalkCheck:
         walked, stock = self._walk.streams[0], self._passage.hidden[0][0]
         if not is_decided.any():
             raise InputError(
-                f"{self._source.name}: the router of layer {index} prefers no expert to the next one, whatever the "
-                "token, so that nothing can be compared with transformers; this model cannot be exported"
+                f"{self._source.name}: the router of layer {index} does not tell experts apart for any token, so "
+                "nothing can be compared with transformers; download the model again"
             )
         self._compare(f"layer {index}", walked[is_decided], stock[is_decided])
         if any(isinstance(sublayer, Experts) for sublayer in sublayers):

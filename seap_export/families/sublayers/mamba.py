@@ -52,7 +52,9 @@ class Mamba(Grouped):
 
     def __post_init__(self) -> None:
         if min(self.mamba_n_heads, self.mamba_n_groups, self.head_dim, self.state_size) < 1:
-            raise InputError("Mamba-2 needs at least one head with a state")
+            raise InputError(
+                "config.json: Mamba-2 needs at least one head with a state; correct it, or download the model again"
+            )
         if self.mamba_n_heads % self.mamba_n_groups:
             raise InputError(
                 f"config.json: {self.mamba_n_heads} heads of Mamba-2 are not a multiple of {self.mamba_n_groups} "

@@ -34,7 +34,9 @@ class SharedExpert(Sublayer):
 
     def __post_init__(self) -> None:
         if self.shared_expert_intermediate_size < 1:
-            raise InputError("a shared expert needs at least one neuron")
+            raise InputError(
+                "config.json: a shared expert needs at least one neuron; correct it, or download the model again"
+            )
 
     @property
     def readers(self) -> tuple[Projection, ...]:

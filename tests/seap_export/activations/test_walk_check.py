@@ -279,5 +279,5 @@ def test_a_router_that_decides_nothing_is_refused_since_nothing_can_be_compared(
     for router in (own for name, own in tensors.items() if "block_sparse_moe.gate" in name):
         router.zero_()
     save_file(tensors, folder / "model.safetensors")
-    with pytest.raises(InputError, match="the router of layer 0 prefers no expert"):
+    with pytest.raises(InputError, match="the router of layer 0 does not tell experts apart"):
         _walk(open_source(str(folder)))
