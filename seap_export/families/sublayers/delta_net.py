@@ -49,8 +49,8 @@ class DeltaNet(Grouped):
     def __post_init__(self) -> None:
         if min(self.linear_num_value_heads, self.linear_num_key_heads, self.key_head_dim, self.value_head_dim) < 1:
             raise InputError(
-                "config.json: linear attention needs at least one key head and one value head; correct it, or download "
-                "the model again"
+                "config.json: linear attention needs at least one key head and one value head; correct it, or "
+                "download the model again"
             )
         if self.linear_num_value_heads % self.linear_num_key_heads:
             raise InputError(
