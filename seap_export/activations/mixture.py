@@ -116,10 +116,10 @@ class Mixture:
         """How many experts of a model get fewer tokens than they have neurons, and how many there are."""
         scarce = every = 0
         for index, layer in enumerate(spec.layers):
-            for own in (own for own in layer.sublayers if isinstance(own, Experts)):
-                tokens = self.num_tokens * self.experts(index, own.output).shares(own)
-                scarce += int((tokens < own.moe_intermediate_size).sum())
-                every += own.num_experts
+            for experts in (sublayer for sublayer in layer.sublayers if isinstance(sublayer, Experts)):
+                tokens = self.num_tokens * self.experts(index, experts.output).shares(experts)
+                scarce += int((tokens < experts.moe_intermediate_size).sum())
+                every += experts.num_experts
         return scarce, every
 
     def sensitivity(self) -> torch.Tensor:
