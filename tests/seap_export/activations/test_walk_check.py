@@ -280,4 +280,4 @@ def test_a_router_that_decides_nothing_is_refused_since_nothing_can_be_compared(
         router.zero_()
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(InputError, match="the router of layer 0 does not tell experts apart"):
-        _walk(open_source(str(folder)))
+        statistics_in(tmp_path / "statistics", open_source(str(folder)), random_token_ids())
