@@ -228,14 +228,14 @@ def split_heads(g: GraphBuilder, x: ir.Value, shape: Sequence[int], name: str) -
     return g.node("Reshape", [x, g.constant(label, np.array(shape, np.int64))], name)
 
 
-def rows_at(g: GraphBuilder, x: ir.Value, places: ir.Value, name: str) -> ir.Value:
+def rows_at(g: GraphBuilder, x: ir.Value, columns: ir.Value, name: str) -> ir.Value:
     """Selects one position of each row of [batch_size, sequence_length, width]: [batch_size, 1, width].
 
     Args:
         g: The graph.
         x: The values to select from.
-        places: Positions in this call, int64 [batch_size].
+        columns: One for each row, int64 [batch_size].
         name: Name of the node.
     """
-    indices = g.node("Unsqueeze", [places, g.constant("axes_1_2", np.array([1, 2], np.int64))], f"{name}.indices")
+    indices = g.node("Unsqueeze", [columns, g.constant("axes_1_2", np.array([1, 2], np.int64))], f"{name}.indices")
     return g.node("GatherND", [x, indices], name, attributes={"batch_dims": 1})

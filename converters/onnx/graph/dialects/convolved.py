@@ -19,7 +19,7 @@ def swapped(g: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
 
 
 class ConvolutionStates:
-    """Emits what kernels see in the next call. Layers with as many channels share the places that it is read from.
+    """Emits what kernels see in the next call. Layers with as many channels share the indices that it is read from.
 
     Args:
         g: The graph.
@@ -29,7 +29,7 @@ class ConvolutionStates:
     def __init__(self, g: GraphBuilder, ends: Callable[[], ir.Value]) -> None:
         self._g, self._ends = g, ends
         self._rows: dict[int, ir.Value] = {}
-        self._places: dict[tuple[int, int], ir.Value] = {}
+        self._indices: dict[tuple[int, int], ir.Value] = {}
 
     def joined(self, past: ir.Value, values: ir.Value, name: str) -> ir.Value:
         """What kernels see in this call: the state before it and its values, both [batch_size, channels, ...]."""
@@ -38,9 +38,9 @@ class ConvolutionStates:
     def after(self, joined: ir.Value, kernels: Kernels, name: str) -> ir.Value:
         """The last values up to each row's last token, [batch_size, channels, size - 1]; no padding is among them."""
         shape = kernels.channels, kernels.size - 1
-        if shape not in self._places:
-            self._places[shape] = self._expanded(*shape)
-        return self._g.node("GatherElements", [joined, self._places[shape]], name, attributes={"axis": 2})
+        if shape not in self._indices:
+            self._indices[shape] = self._expanded(*shape)
+        return self._g.node("GatherElements", [joined, self._indices[shape]], name, attributes={"axis": 2})
 
     def _expanded(self, channels: int, length: int) -> ir.Value:
         g, label = self._g, "convolution.places"

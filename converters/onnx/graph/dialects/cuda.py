@@ -7,6 +7,7 @@ cannot be captured as a CUDA graph. So no node here branches on data, and shapes
 from __future__ import annotations
 
 import math
+from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
@@ -35,8 +36,6 @@ class CudaDialect(FusedDialect):
     def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables) -> None:
         super().__init__(g, ids, mask, tables)
         self._mask = mask
-        self._own_width: ir.Value | None = None
-        self._own_columns: ir.Value | None = None
         self._reads_positions = False
 
     @property
@@ -72,7 +71,7 @@ class CudaDialect(FusedDialect):
     def position_rows(self, offset: int) -> ir.Value:
         """The last row for what is beyond it, which `poisoned` tells."""
         self._reads_positions = True
-        positions, last = self._places()
+        positions, last = self._call_positions
         return self._tables.learned_rows(offset, positions, lambda: last, is_guarded=False)
 
     def poisoned(self, x: ir.Value, name: str) -> ir.Value:
@@ -90,9 +89,11 @@ class CudaDialect(FusedDialect):
         divisor = cast(g, is_sound, self._tables.precision.onnx_dtype, f"{name}.divisor")
         return g.node("Div", [x, divisor], name)
 
-    def _last_in_call(self) -> ir.Value:
+    @cached_property
+    def last_columns(self) -> ir.Value:
+        """That of the last real token in a prompt, which may be padded; the end of the call in later calls."""
         g, one = self._g, self._g.constant("one", np.array([1], np.int64))
-        end = g.node("Sub", [self._width(), one], "last_token.end")
+        end = g.node("Sub", [self._width, one], "last_token.end")
         return g.node("Min", [self._last64, end], "last_token.place")
 
     def _counted(self, mask: ir.Value) -> ir.Value:
@@ -101,36 +102,29 @@ class CudaDialect(FusedDialect):
         return self._g.node("Sub", [count, one], "mask.last")
 
     def _rows(self, rope: RopeSpec) -> ir.Value:
-        positions, last = self._places()
+        positions, last = self._call_positions
         return self._tables.rows(rope, positions, lambda: last, is_guarded=False)
 
-    def _places(self) -> tuple[ir.Value, ir.Value]:
-        if self._own_places is None:
-            g, one = self._g, self._g.constant("one", np.array([1], np.int64))
-            last = g.node("Unsqueeze", [self._last64, one], "positions.row")
-            counted = self._columns()
-            width = g.node("Unsqueeze", [self._width(), one], "positions.width")
-            start = g.node("Sub", [last, width], "positions.start")
-            # A prompt padded on the right starts at 0.
-            start = g.node("Max", [start, g.constant("before", np.array([-1], np.int64))], "positions.before")
-            self._own_places = add(g, start, counted, "positions"), last
-        return self._own_places
+    @cached_property
+    def _call_positions(self) -> tuple[ir.Value, ir.Value]:
+        g, one = self._g, self._g.constant("one", np.array([1], np.int64))
+        last = g.node("Unsqueeze", [self._last64, one], "positions.row")
+        counted = self._columns
+        width = g.node("Unsqueeze", [self._width, one], "positions.width")
+        start = g.node("Sub", [last, width], "positions.start")
+        # A prompt padded on the right starts at 0.
+        start = g.node("Max", [start, g.constant("before", np.array([-1], np.int64))], "positions.before")
+        return add(g, start, counted, "positions"), last
 
-    def _columns(self) -> ir.Value:
-        if self._own_columns is None:
-            self._own_columns = super()._columns()
-        return self._own_columns
-
+    @cached_property
     def _width(self) -> ir.Value:
         """The number of tokens of a call, padding included, int64 [batch_size], without asking the host.
 
         A one and a zero are counted for each token, because ONNX Runtime copies what a sum of single numbers would be.
         """
-        if self._own_width is None:
-            g = self._g
-            bounds = np.array([[[np.iinfo(np.int64).max]], [[np.iinfo(np.int64).min]]])
-            below = g.node("Less", [self._ids, g.constant("bounds", bounds)], "input_ids.below")
-            counts = cast(g, below, ir.DataType.INT64, "input_ids.counts")
-            axes = g.constant("axes_0_2", np.array([0, 2], np.int64))
-            self._own_width = g.node("ReduceSum", [counts, axes], "input_ids.width", attributes={"keepdims": 0})
-        return self._own_width
+        g = self._g
+        bounds = np.array([[[np.iinfo(np.int64).max]], [[np.iinfo(np.int64).min]]])
+        below = g.node("Less", [self._ids, g.constant("bounds", bounds)], "input_ids.below")
+        counts = cast(g, below, ir.DataType.INT64, "input_ids.counts")
+        axes = g.constant("axes_0_2", np.array([0, 2], np.int64))
+        return g.node("ReduceSum", [counts, axes], "input_ids.width", attributes={"keepdims": 0})

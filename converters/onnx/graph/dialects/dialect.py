@@ -129,11 +129,13 @@ class Dialect(Protocol):
         sequence_length, channels].
         """
 
+    @property
     def real(self) -> ir.Value:
         """Which tokens of this call are no padding, bool [batch_size, sequence_length, 1]."""
 
-    def last_places(self) -> ir.Value:
-        """Position of each row's last real token in this call, int64 [batch_size]."""
+    @property
+    def last_columns(self) -> ir.Value:
+        """The column of each row's last real token in this call, int64 [batch_size]."""
 
 
 def open_dialect(

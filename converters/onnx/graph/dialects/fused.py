@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
@@ -49,11 +50,7 @@ class FusedDialect:
         total = g.node("Squeeze", [width], "mask.total")
         self._last = cast(g, self._last64, ir.DataType.INT32, "last_position")
         self._total = cast(g, total, ir.DataType.INT32, "total_length")
-        self._own_places: tuple[ir.Value, ir.Value] | None = None
-        self._last_places: ir.Value | None = None
-        self._own_ends: ir.Value | None = None
-        self._own_real: ir.Value | None = None
-        self._states = ConvolutionStates(g, self._ends)
+        self._states = ConvolutionStates(g, lambda: self._ends)
 
     def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
         """Two nodes."""
@@ -113,12 +110,12 @@ class FusedDialect:
 
     def position_rows(self, offset: int) -> ir.Value:
         """Guarded, since a GPU would read past the table."""
-        positions, last = self._places()
+        positions, last = self._call_positions
         return self._tables.learned_rows(offset, positions, lambda: last)
 
     def positions(self) -> ir.Value:
         """As GroupQueryAttention counts them: a row's tokens end at its last position, or begin at 0 in a prompt."""
-        return self._places()[0]
+        return self._call_positions[0]
 
     def attention(self, qkv: Sequence[ir.Value], past: KeyValues, attention: Attention, name: str) -> Attended:
         """ONNX Runtime 1.23 lets a query see one position more than the window; 1.24 and later are exact."""
@@ -196,64 +193,56 @@ class FusedDialect:
         attributes = {"activation": "silu", "epsilon": epsilon}
         return self._g.node("GatedRMSNorm", [x, gain, gate], name, domain=MS_DOMAIN, attributes=attributes)
 
+    @cached_property
     def real(self) -> ir.Value:
         """Those up to the last one of the call."""
-        if self._own_real is None:
-            g, one = self._g, self._g.constant("one", np.array([1], np.int64))
-            ends = g.node("Unsqueeze", [self._ends(), one], "input_ids.end")
-            real = g.node("LessOrEqual", [self._columns(), ends], "input_ids.is_real")
-            axis = g.constant("last_axis", np.array([2], np.int64))
-            self._own_real = g.node("Unsqueeze", [real, axis], "input_ids.real")
-        return self._own_real
+        g, one = self._g, self._g.constant("one", np.array([1], np.int64))
+        ends = g.node("Unsqueeze", [self._ends, one], "input_ids.end")
+        real = g.node("LessOrEqual", [self._columns, ends], "input_ids.is_real")
+        axis = g.constant("last_axis", np.array([2], np.int64))
+        return g.node("Unsqueeze", [real, axis], "input_ids.real")
 
+    @cached_property
     def _columns(self) -> ir.Value:
         """1, 2, ... for the columns of this call, int64 [batch_size, sequence_length]."""
         g, step = self._g, self._g.constant("step", np.array(1, np.int64))
         same = g.node("Equal", [self._ids, self._ids], "input_ids.same")
         return g.node("CumSum", [cast(g, same, ir.DataType.INT64, "input_ids.ones"), step], "positions.counted")
 
+    @cached_property
     def _ends(self) -> ir.Value:
-        if self._own_ends is None:
-            one = self._g.constant("one", np.array([1], np.int64))
-            self._own_ends = add(self._g, self.last_places(), one, "last_token.columns")
-        return self._own_ends
+        return add(self._g, self.last_columns, self._g.constant("one", np.array([1], np.int64)), "last_token.columns")
 
-    def last_places(self) -> ir.Value:
-        """The last real token's position in a prompt, which may be padded; the end of the call in later calls."""
-        if self._last_places is None:
-            self._last_places = self._last_in_call()
-        return self._last_places
-
-    def _last_in_call(self) -> ir.Value:
+    @cached_property
+    def last_columns(self) -> ir.Value:
+        """That of the last real token in a prompt, which may be padded; the end of the call in later calls."""
         g = self._g
         width = g.node("Shape", [self._ids], "last_token.width", attributes={"start": 1, "end": 2})
         end = g.node("Sub", [width, g.constant("one", np.array([1], np.int64))], "last_token.end")
         return g.node("Min", [self._last64, end], "last_token.place")
 
-    def _places(self) -> tuple[ir.Value, ir.Value]:
+    @cached_property
+    def _call_positions(self) -> tuple[ir.Value, ir.Value]:
         """Positions of this call's tokens, and each row's last, int64 [batch_size, 1]."""
-        if self._own_places is None:
-            g = self._g
-            zero, one = (g.constant(name, np.array([value], np.int64)) for name, value in (("zero", 0), ("one", 1)))
-            first, step = (g.constant(name, np.array(value, np.int64)) for name, value in (("first", 0), ("step", 1)))
-            last = self._last64
-            length = g.node("Shape", [self._ids], "positions.length", attributes={"start": 1, "end": 2})
-            before = g.node("Sub", [add(g, last, one, "positions.count"), length], "positions.before")
-            start = g.node("Max", [before, zero], "positions.start")
-            offsets = g.node("Range", [first, g.node("Squeeze", [length], "positions.end"), step], "positions.own")
-            rows = [
-                g.node("Unsqueeze", [part, one], f"positions.{label}")
-                for part, label in ((start, "first"), (last, "row"))
-            ]
-            self._own_places = add(g, rows[0], offsets, "positions"), rows[1]
-        return self._own_places
+        g = self._g
+        zero, one = (g.constant(name, np.array([value], np.int64)) for name, value in (("zero", 0), ("one", 1)))
+        first, step = (g.constant(name, np.array(value, np.int64)) for name, value in (("first", 0), ("step", 1)))
+        last = self._last64
+        length = g.node("Shape", [self._ids], "positions.length", attributes={"start": 1, "end": 2})
+        before = g.node("Sub", [add(g, last, one, "positions.count"), length], "positions.before")
+        start = g.node("Max", [before, zero], "positions.start")
+        offsets = g.node("Range", [first, g.node("Squeeze", [length], "positions.end"), step], "positions.own")
+        rows = [
+            g.node("Unsqueeze", [part, one], f"positions.{label}") for part, label in ((start, "first"), (last, "row"))
+        ]
+        return add(g, rows[0], offsets, "positions"), rows[1]
 
     def poisoned(self, x: ir.Value, name: str) -> ir.Value:
         """`x`: guards fail before anything is computed."""
         return x
 
     def _rows(self, rope: RopeSpec) -> ir.Value:
-        positions, last = self._places()
+        positions, last = self._call_positions
         return self._tables.rows(rope, positions, lambda: last)
 
     def _counted(self, mask: ir.Value) -> ir.Value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
@@ -54,11 +55,7 @@ class StandardDialect:
         self._position_ids = self._new_columns(self._all_positions, "position_ids")
         self._visible = self._causal()
         self._windows: dict[int, ir.Value] = {}
-        self._own_mask: ir.Value | None = None
-        self._own_places: ir.Value | None = None
-        self._own_real: ir.Value | None = None
-        self._own_is_real: ir.Value | None = None
-        self._states = ConvolutionStates(g, self._ends)
+        self._states = ConvolutionStates(g, lambda: self._ends)
 
     def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
         """One node more than the activation."""
@@ -159,7 +156,7 @@ class StandardDialect:
     def convolution(self, x: ir.Value, past: ir.Value, kernels: Kernels, name: str) -> Convolved:
         """Conv over the state and the values, which are 0 at padding: a row that begins with it sees zeros before."""
         g = self._g
-        values = swapped(g, multiply(g, x, self._real(), f"{name}.real"), f"{name}.channels_first")
+        values = swapped(g, multiply(g, x, self._real_factor, f"{name}.real"), f"{name}.channels_first")
         joined = self._states.joined(past, values, f"{name}.joined")
         inputs = [joined, kernels.weight, kernels.bias]
         output = g.node("Conv", inputs if kernels.bias else inputs[:2], name, attributes={"group": kernels.channels})
@@ -189,55 +186,49 @@ class StandardDialect:
         joined = split_heads(self._g, normed, (0, 0, -1), f"{name}.join")
         return self.gated("silu", gate, joined, width, f"{name}.gated")
 
+    @cached_property
     def real(self) -> ir.Value:
         """Those with a 1 in the mask."""
-        if self._own_is_real is None:
-            g, axis = self._g, self._g.constant("last_axis", np.array([2], np.int64))
-            real = cast(g, self._new_mask(), ir.DataType.BOOL, "input_ids.are_real")
-            self._own_is_real = g.node("Unsqueeze", [real, axis], "input_ids.which_real")
-        return self._own_is_real
+        g, axis = self._g, self._g.constant("last_axis", np.array([2], np.int64))
+        real = cast(g, self._new_mask, ir.DataType.BOOL, "input_ids.are_real")
+        return g.node("Unsqueeze", [real, axis], "input_ids.which_real")
 
-    def _real(self) -> ir.Value:
+    @cached_property
+    def _real_factor(self) -> ir.Value:
         """1 for each real token of this call and 0 for padding, [batch_size, sequence_length, 1]."""
-        if self._own_real is None:
-            g = self._g
-            narrow = cast(g, self._new_mask(), self._tables.precision.onnx_dtype, "input_ids.is_real")
-            axis = g.constant("last_axis", np.array([2], np.int64))
-            self._own_real = g.node("Unsqueeze", [narrow, axis], "input_ids.real")
-        return self._own_real
+        g = self._g
+        narrow = cast(g, self._new_mask, self._tables.precision.onnx_dtype, "input_ids.is_real")
+        axis = g.constant("last_axis", np.array([2], np.int64))
+        return g.node("Unsqueeze", [narrow, axis], "input_ids.real")
 
+    @cached_property
     def _new_mask(self) -> ir.Value:
         """The columns of this call, int64 [batch_size, sequence_length]."""
-        if self._own_mask is None:
-            self._own_mask = self._new_columns(self._mask, "last_token.mask")
-        return self._own_mask
+        return self._new_columns(self._mask, "last_token.mask")
 
+    @cached_property
     def _ends(self) -> ir.Value:
         """0 for a row without a token in this call, which keeps its state."""
         g, axis = self._g, self._g.constant("one", np.array([1], np.int64))
-        counted = multiply(
-            g, self._new_mask(), add(g, self._places(), axis, "last_token.numbers"), "last_token.counted"
-        )
+        counted = multiply(g, self._new_mask, add(g, self._columns, axis, "last_token.numbers"), "last_token.counted")
         return g.node("ReduceMax", [counted, axis], "last_token.columns", attributes={"keepdims": 0})
 
-    def _places(self) -> ir.Value:
+    @cached_property
+    def _columns(self) -> ir.Value:
         """0, 1, ... for the columns of this call, int64 [sequence_length]."""
-        if self._own_places is None:
-            g = self._g
-            zero, one = (g.constant(name, np.array(value, np.int64)) for name, value in (("first", 0), ("step", 1)))
-            length = g.node("Sub", [self._total, self._past], "last_token.length")
-            end = self._scalar(length, "last_token.end")
-            self._own_places = g.node("Range", [zero, end, one], "last_token.places")
-        return self._own_places
+        g = self._g
+        zero, one = (g.constant(name, np.array(value, np.int64)) for name, value in (("first", 0), ("step", 1)))
+        length = g.node("Sub", [self._total, self._past], "last_token.length")
+        return g.node("Range", [zero, self._scalar(length, "last_token.end"), one], "last_token.places")
 
-    def last_places(self) -> ir.Value:
-        """The position of the last 1 in each row's mask, within the columns of this call."""
-        g, mask = self._g, self._new_mask()
-        places = self._places()
+    @cached_property
+    def last_columns(self) -> ir.Value:
+        """That of the last 1 in each row's mask."""
+        g, mask, columns = self._g, self._new_mask, self._columns
         axis = g.constant("one", np.array([1], np.int64))
         return g.node(
             "ReduceMax",
-            [multiply(g, mask, places, "last_token.real"), axis],
+            [multiply(g, mask, columns, "last_token.real"), axis],
             "last_token.place",
             attributes={"keepdims": 0},
         )

@@ -28,7 +28,7 @@ class MambaWriter(RecurrentStates):
         widths = [mamba.channels, mamba.convolved, mamba.mamba_n_heads]
         gate, seen, steps = op.split(g, packed, widths, f"{name}.split", ["gate", "seen", "steps"])
         closed = g.constant("closed", np.array(CLOSED, self._dtype.numpy()))
-        steps = g.node("Where", [self._dialect.real(), steps, closed], f"{name}.steps")
+        steps = g.node("Where", [self._dialect.real, steps, closed], f"{name}.steps")
         channels = self._recurred(index, mamba, self._convolved(index, mamba, seen, name), steps, name)
         return self._linears.output(mamba, index, self._gated(index, mamba, channels, gate, name))
 
