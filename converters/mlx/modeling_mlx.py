@@ -83,8 +83,8 @@ class Attention(nn.Module):
         if d.qk_norm == "after_rotation":
             queries, keys = self.q_norm(queries), self.k_norm(keys)
         if d.query_scaling:
-            places = mx.maximum(mx.array(offset).reshape(-1, 1, 1, 1) + mx.arange(tokens)[:, None], 0)
-            blocks = (places // d.query_scaling["context"]).astype(mx.float32)
+            positions = mx.maximum(mx.array(offset).reshape(-1, 1, 1, 1) + mx.arange(tokens)[:, None], 0)
+            blocks = (positions // d.query_scaling["context"]).astype(mx.float32)
             queries = queries * (1 + d.query_scaling["beta"] * mx.log(1 + blocks)).astype(queries.dtype)
         if cache is not None:
             keys, values = cache.update_and_fetch(keys, values)

@@ -110,8 +110,8 @@ class _LayerProgress:
     """Counts each layer's tensors as they are written, in any order."""
 
     def __init__(self, model: ir.Model, on_layer: Callable[[int], None]) -> None:
-        placed = ((name, names.layer_of(name)) for name in model.graph.initializers)
-        self._layer_of = {name: layer for name, layer in placed if layer is not None}
+        layers = ((name, names.layer_of(name)) for name in model.graph.initializers)
+        self._layer_of = {name: layer for name, layer in layers if layer is not None}
         self._left = Counter(self._layer_of.values())
         self._on_layer = on_layer
 

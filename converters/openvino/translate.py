@@ -43,7 +43,7 @@ def translate(graph: Graph) -> Any:
     beams = _input(ops, "beam_idx", [-1], np.int32)
     _use_mask(inputs["input_ids"], inputs["attention_mask"], ops)
     sinks = list(_states(inputs, outputs, beams, ops))
-    weights = [node for weight in graph.weights for node in _placed(inputs[weight.input_name], weight, ops)]
+    weights = [node for weight in graph.weights for node in _dequantized(inputs[weight.input_name], weight, ops)]
     outputs["logits"].input_value(0).set_names({"logits"})
     whole = ov.Model([outputs["logits"]], sinks, [*parameters, beams, *weights], "decoder")
     settle_names(whole)
@@ -123,7 +123,7 @@ def _states(inputs: Mapping[str, Any], outputs: Mapping[str, Any], beams: Any, o
         yield ops.assign(outputs[present].input_value(0).get_node(), state)
 
 
-def _placed(parameter: Any, weight: Weight, ops: Any) -> list[Any]:
+def _dequantized(parameter: Any, weight: Weight, ops: Any) -> list[Any]:
     """Puts what stands for the stored tensors in the place of the graph's input."""
     nodes = [_stand_in(tensor, ops) for tensor in weight.tensors]
     numbers = _numbers(nodes, weight, ops)

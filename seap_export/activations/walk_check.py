@@ -68,8 +68,8 @@ class WalkCheck:
         self._rows = rows = embedding.tokens[self._vocabulary]
         config = {**source.config, "vocab_size": len(self._vocabulary), "pad_token_id": None}
         config, self._spec = short_context(config, source.spec, max(ids.numel() // 2, 1))
-        own = replace(embedding, tokens=rows)
-        self._walk = HiddenStates.embedded(self._spec, own, [Batch(ids, batch.real)])
+        indexed = replace(embedding, tokens=rows)
+        self._walk = HiddenStates.embedded(self._spec, indexed, [Batch(ids, batch.real)])
         self._model = StockModel(_stock_config(config), self._spec)  # other backends than eager leave out soft caps
         self._load_outer("embed_tokens", rows)
         if embedding.positions is not None:

@@ -58,8 +58,8 @@ class AnswerRule:
 
     def before_stop(self, text: str) -> str | None:
         """The text before the first of the stops; None if there is none in it."""
-        places = [start for stop in self.stop if (start := text.find(stop)) >= 0]
-        return text[: min(places)] if places else None
+        starts = [start for stop in self.stop if (start := text.find(stop)) >= 0]
+        return text[: min(starts)] if starts else None
 
 
 def _refuse_other_patterns(rule: str) -> None:

@@ -72,7 +72,7 @@ class Student:
         with torch.no_grad():
             outputs = self._forwards(step)
         loss, gradients = 0.0, []
-        for batch_index, stream, weights in zip(step.places, outputs, step.weights, strict=True):
+        for batch_index, stream, weights in zip(step.batch_indices, outputs, step.weights, strict=True):
             batch_loss, gradient = self._at_end(stream, targets[batch_index], weights)
             loss += batch_loss
             gradients.append(gradient)

@@ -37,12 +37,12 @@ class TrainingStep:
     """The batches whose gradients are added up before the weights change.
 
     Attributes:
-        places: Their indices among all batches.
+        batch_indices: Their indices among all batches.
         batches: Their texts.
         weights: What each real token counts, float32 [tokens] for each batch; they sum to 1 over the step.
     """
 
-    places: tuple[int, ...]
+    batch_indices: tuple[int, ...]
     batches: tuple[Batch, ...]
     weights: tuple[torch.Tensor, ...]
 
@@ -83,26 +83,30 @@ def training_steps(texts: Sequence[WeightedIds], compute: Compute) -> list[Train
             tokens = 0
         steps[-1] += groups[index]
         tokens += group_tokens
-    return [_step(places, batches, weights) for places in steps]
+    return [_step(batch_indices, batches, weights) for batch_indices in steps]
 
 
 def batches_of(steps: Sequence[TrainingStep]) -> list[Batch]:
     """The batches of the steps of a pass, in the order of the texts."""
-    placed = {position: batch for step in steps for position, batch in zip(step.places, step.batches, strict=True)}
-    return [placed[position] for position in range(len(placed))]
+    by_index = {
+        position: batch for step in steps for position, batch in zip(step.batch_indices, step.batches, strict=True)
+    }
+    return [by_index[position] for position in range(len(by_index))]
 
 
 def in_turn(first: Sequence[Lesson], second: Sequence[Lesson]) -> list[Lesson]:
     """The lessons of both, each spread evenly over the whole."""
-    placed = [((2 * index + 1) / len(part), lesson) for part in (first, second) for index, lesson in enumerate(part)]
-    return [lesson for _, lesson in sorted(placed, key=lambda pair: pair[0])]
+    positioned = [
+        ((2 * index + 1) / len(part), lesson) for part in (first, second) for index, lesson in enumerate(part)
+    ]
+    return [lesson for _, lesson in sorted(positioned, key=lambda pair: pair[0])]
 
 
-def _step(places: Sequence[int], batches: Sequence[Batch], weights: Sequence[torch.Tensor]) -> TrainingStep:
-    step_weights = [weights[batch_index] for batch_index in places]
+def _step(batch_indices: Sequence[int], batches: Sequence[Batch], weights: Sequence[torch.Tensor]) -> TrainingStep:
+    step_weights = [weights[index] for index in batch_indices]
     total = sum(float(part.double().sum()) for part in step_weights)
     return TrainingStep(
-        tuple(places),
-        tuple(batches[batch_index] for batch_index in places),
+        tuple(batch_indices),
+        tuple(batches[index] for index in batch_indices),
         tuple((part / total).float() for part in step_weights),
     )

@@ -22,7 +22,7 @@ PROJECTION_PATHS: Mapping[Projection, str] = {name: f"{name}_path" for name in O
 _RESIZED, _LAYERS = "resized_attention", "layers_path"
 _USUAL_LAYERS = "model.layers"
 #: Keys that this package writes: these, the biases of output projections, and what vLLM multiplies logits by.
-_OWN_KEYS = frozenset({
+_WRITTEN_KEYS = frozenset({
     _RESIZED, _LAYERS, "model_type", "per_layer_config", PRUNED_FROM, "logit_scale", *PROJECTION_PATHS.values(),
     *(f"{name}_bias" for name in OUTPUTS),
 })  # fmt: skip
@@ -123,7 +123,7 @@ class ConfigReader:
         heads = self.family.key_value_heads
         self._read |= set() if heads is None else {heads.single, heads.several or "", heads.number or ""}
         self._read |= {key for variant in self.family.variants for key in variant.when}
-        known = self._read | harmless | set(self.family.harmless) | set(self.family.biases.values()) | _OWN_KEYS
+        known = self._read | harmless | set(self.family.harmless) | set(self.family.biases.values()) | _WRITTEN_KEYS
         for key in self._given:
             if key not in known and not key.startswith("_"):
                 raise InputError(

@@ -247,7 +247,7 @@ def _lacking(block: Block, layer_types: Mapping[str, str], experts: Routing | No
     """The projections that no layer of such a family has."""
     lacking: set[Projection] = set() if block.is_gated else {"gate_proj"}
     lacking |= set() if block.attention_gate else {"g_proj"}
-    lacking |= {one for kind, own in _OF_KINDS.items() if kind not in layer_types.values() for one in own}
+    lacking |= {one for kind, keys in _OF_KINDS.items() if kind not in layer_types.values() for one in keys}
     if experts is None:
         lacking |= set(ROUTED)
     elif experts.layers == "all":

@@ -173,7 +173,7 @@ class ModelSpec:
     @property
     def channels(self) -> list[int]:
         """Inputs that are fitted together of the output projection of each sublayer, from the first layer on."""
-        return [own.channels // own.blocks for own in self.sublayers for _ in range(own.blocks)]
+        return [sublayer.channels // sublayer.blocks for sublayer in self.sublayers for _ in range(sublayer.blocks)]
 
     def projection_shape(self, projection: Projection, layer: int) -> tuple[int, int]:
         """The (out, in) shape of a projection's weight."""

@@ -31,5 +31,5 @@ class Embedding:
         rows = rows if multiplier == 1.0 else rows * multiplier
         if self.positions is None:
             return rows
-        places = batch.real.cumsum(1)[batch.real] - 1 + (spec.position_offset or 0)
-        return rows + self.positions[places].to(batch.device).float()
+        numbers = batch.real.cumsum(1)[batch.real] - 1 + (spec.position_offset or 0)
+        return rows + self.positions[numbers].to(batch.device).float()

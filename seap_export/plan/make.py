@@ -143,7 +143,7 @@ def _eliminate(source: Source, statistics: Mixture, index: int, ridge: float, co
         source.spec,
         index,
         _output_weights(source, index),
-        {own.output: options_type(own).statistics(statistics, index) for own in sublayers},
+        {sublayer.output: options_type(sublayer).statistics(statistics, index) for sublayer in sublayers},
         ridge=ridge / statistics.effective_tokens,  # as in `shrink.refit`
         device=compute.device,
     )
@@ -157,9 +157,9 @@ def _scores(
         weights = _output_weights(source, index)
         return layer_scores(score, weights, calibration.layer(index), layer, square_heads=square_heads)
     return {
-        own.output: expert_scores(score, own, calibration.routing(index, own.output), seed=index)
-        for own in layer.sublayers
-        if isinstance(own, Experts)
+        sublayer.output: expert_scores(score, sublayer, calibration.routing(index, sublayer.output), seed=index)
+        for sublayer in layer.sublayers
+        if isinstance(sublayer, Experts)
     }
 
 
@@ -197,7 +197,7 @@ def plan_variant(
 ) -> Plan:
     """The plan of one variant; `ranking` is `rank_layers` of the same statistics and settings."""
     spec, sensitivity = source.spec, ranking.sensitivity.numpy()
-    options = [tuple(own.preferring(settings.group_tolerance) for own in layer) for layer in ranking.options]
+    options = [tuple(sublayer.preferring(settings.group_tolerance) for sublayer in layer) for layer in ranking.options]
     if settings.layout == "uniform":
         layers, achieved = solve_uniform(spec, options, ratio, settings.align, settings.balance, sensitivity)
     else:

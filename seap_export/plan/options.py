@@ -61,10 +61,10 @@ def options_from_elimination(
         raise UsageError(f"ridge {ridge} is out of range; give a positive number")
     width = spec.hidden_size
     return tuple(
-        options_type(own).whole(own, width)
-        if own.whole_because
-        else options_type(own).from_elimination(
-            own, width, weights[own.output].to(device), statistics[own.output], ridge
+        options_type(sublayer).whole(sublayer, width)
+        if sublayer.whole_because
+        else options_type(sublayer).from_elimination(
+            sublayer, width, weights[sublayer.output].to(device), statistics[sublayer.output], ridge
         )
-        for own in spec.layers[layer].sublayers
+        for sublayer in spec.layers[layer].sublayers
     )

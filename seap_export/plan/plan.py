@@ -188,9 +188,9 @@ class Plan:
             for output in whole.outputs:
                 is_cut = layer.is_cut(output, whole)
                 changed = changed or is_cut
-                has_place = self.has_intercept(output, dense.family)
+                has_intercept = self.has_intercept(output, dense.family)
                 alone = is_cut and whole.named(output).has_covariance
-                refitted = {"none": False, "sequential": changed, "one-shot": alone, "bias": alone and has_place}
+                refitted = {"none": False, "sequential": changed, "one-shot": alone, "bias": alone and has_intercept}
                 here += [output] if refitted[self.settings.compensation] else []
             chosen.append(frozenset(here))
         return tuple(chosen)

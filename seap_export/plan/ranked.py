@@ -101,7 +101,7 @@ def write_options(folder: Path, layer: int, options: LayerOptions) -> None:
 
 def write_scores(folder: Path, index: int, layer: LayerSpec, scores: LayerScores) -> None:
     """Writes the scores that a layer's options are made from; a sublayer without any stays whole."""
-    tensors = {options_type(layer.named(output)).scores_name: own for output, own in scores.items()}
+    tensors = {options_type(layer.named(output)).scores_name: vector for output, vector in scores.items()}
     keep_tensors(layer_file(folder, index), tensors)
 
 

@@ -164,11 +164,11 @@ def _joined(parts: Sequence[tuple[_Rows, torch.Tensor]]) -> torch.Tensor:
     first, tensor = parts[0]
     if first.rows is not None:
         numbers = torch.arange(sum(len(rows) for _, rows in parts))
-        places = [numbers[part.rows] for part, _ in parts]
-        in_order = sorted(range(len(parts)), key=lambda index: int(places[index][0]))
+        rows = [numbers[part.rows] for part, _ in parts]
+        in_order = sorted(range(len(parts)), key=lambda index: int(rows[index][0]))
         tensor = torch.cat([parts[index][1] for index in in_order])
         if not isinstance(first.rows, slice):
-            tensor = tensor[torch.cat([places[index] for index in in_order]).argsort()]
+            tensor = tensor[torch.cat([rows[index] for index in in_order]).argsort()]
     if first.is_transposed:
         tensor = _transposed(tensor)
     return tensor.double() - first.offset if first.offset else tensor

@@ -97,10 +97,10 @@ def rounds(right: Guessed, k: int) -> int:
         right: Whether the draft guesses each token of the answer.
         k: Tokens that are guessed in a round.
     """
-    place, count = 0, 0
-    while place < len(right):
-        wrong = np.flatnonzero(~right[place : place + k])
-        place += (int(wrong[0]) if len(wrong) else k) + 1
+    position, count = 0, 0
+    while position < len(right):
+        wrong = np.flatnonzero(~right[position : position + k])
+        position += (int(wrong[0]) if len(wrong) else k) + 1
         count += 1
     return count
 

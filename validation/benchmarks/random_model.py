@@ -45,13 +45,13 @@ def write_random_model(folder: Path, shape: Shape, seed: int = 0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_byte_tokenizer(folder)
     (folder / "config.json").write_text(json.dumps(shape.config, indent=1) + "\n", "utf-8", newline="\n")
-    generator, places = torch.Generator().manual_seed(seed), {}
+    generator, weight_map = torch.Generator().manual_seed(seed), {}
     for name, tensors in _shards(shape):
         with SafetensorsWriter(folder / name, tensors, torch.bfloat16) as writer:
             for tensor, size in tensors.items():
                 writer.write(tensor, _random(tensor, size, shape.layers, generator))
-                places[tensor] = name
-    index = {"metadata": {"total_size": shape.weight_bytes()}, "weight_map": places}
+                weight_map[tensor] = name
+    index = {"metadata": {"total_size": shape.weight_bytes()}, "weight_map": weight_map}
     path = folder / "model.safetensors.index.json"
     path.write_text(json.dumps(index, indent=1) + "\n", "utf-8", newline="\n")
 

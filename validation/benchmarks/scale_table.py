@@ -113,8 +113,8 @@ def scale_table(
 
 def _first_tasks(options: Sequence[str], number: int) -> list[str]:
     """The options without the tasks after the first ones."""
-    places = [index for index, word in enumerate(options) if word == "--task"][number:]
-    dropped = {index + offset for index in places for offset in (0, 1)}
+    indices = [index for index, word in enumerate(options) if word == "--task"][number:]
+    dropped = {index + offset for index in indices for offset in (0, 1)}
     return [word for index, word in enumerate(options) if index not in dropped]
 
 

@@ -320,9 +320,9 @@ class _Compared:
     def _add(self, row: int, logits: NDArray[np.floating]) -> None:
         pair, dense, variant = self._pairs[row], self._reference.logits(row), logits
         if self._kept is not None:
-            self._lost += lost_mass(dense[pair.places[:, 0]], self._kept)
-            dense = dense[pair.places[:, 0]][:, self._kept]
-            variant = logits[pair.places[:, 1]] if len(logits) == len(pair.variant) else logits
+            self._lost += lost_mass(dense[pair.positions[:, 0]], self._kept)
+            dense = dense[pair.positions[:, 0]][:, self._kept]
+            variant = logits[pair.positions[:, 1]] if len(logits) == len(pair.variant) else logits
         self._comparison.update(dense, variant, row=row)
         self._losses[row] = _text_loss(logits, pair.variant)
 

@@ -49,14 +49,14 @@ class PairedText:
     Attributes:
         dense: The dense model's tokens.
         variant: The variant's.
-        places: int64 [P, 2]: tokens, one of each, after which both models have seen the same part of the text.
+        positions: int64 [P, 2]: tokens, one of each, after which both models have seen the same part of the text.
         split: Share of the text, 0 to 1 in bytes, that is in dense tokens which the variant cuts otherwise.
         bytes: How long the text is; None: not known.
     """
 
     dense: TokenIds
     variant: TokenIds
-    places: NDArray[np.int64]
+    positions: NDArray[np.int64]
     split: float = 0.0
     bytes: Bytes | None = None
 
@@ -66,7 +66,7 @@ class PerByte:
     """What does not depend on how a text is cut.
 
     Attributes:
-        kl: The sum of the divergences over the shared places / bytes of the texts, nats.
+        kl: The sum of the divergences over the shared positions / bytes of the texts, nats.
         bits: -log2 P(text) of the variant / bytes that it predicts.
         dense_bits: The same of the dense model.
         bytes: Bytes of the texts.
@@ -137,11 +137,11 @@ def pair_cuts(
     _, at, variant_at = np.intersect1d(ends, variant_ends, return_indices=True)
     if not len(at):
         return None
-    places = np.stack([at, variant_at], axis=1).astype(np.int64)
-    last, variant_last = places[-1]
+    positions = np.stack([at, variant_at], axis=1).astype(np.int64)
+    last, variant_last = positions[-1]
     shared = set(pairwise([0, *variant_ends[: variant_last + 1].tolist()]))
     split = sum(end - start for start, end in pairwise([0, *ends[: last + 1].tolist()]) if (start, end) not in shared)
-    return PairedText(dense[: last + 1], variant[: variant_last + 1], places, split / max(1, int(ends[last])))
+    return PairedText(dense[: last + 1], variant[: variant_last + 1], positions, split / max(1, int(ends[last])))
 
 
 def lost_mass(logits: NDArray[np.floating], kept: NDArray[np.int64]) -> float:

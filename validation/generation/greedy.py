@@ -95,10 +95,10 @@ def continue_prompts(
 
 def _batches(prompts: Sequence[TokenIds], ends: Ends, size: int) -> Iterator[list[int]]:
     """Places of prompts that run together; the longest come first, so that memory runs out at once."""
-    places = sorted(range(len(prompts)), key=lambda number: (-len(prompts[number]), number))
-    alone = [number for number in places if len(prompts[number]) + ends.most > ends.shared]
+    order = sorted(range(len(prompts)), key=lambda number: (-len(prompts[number]), number))
+    alone = [number for number in order if len(prompts[number]) + ends.most > ends.shared]
     yield from ([number] for number in alone)
-    together = places[len(alone) :]
+    together = order[len(alone) :]
     yield from (together[start : start + size] for start in range(0, len(together), size))
 
 

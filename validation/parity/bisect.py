@@ -129,10 +129,10 @@ def bisect(
         change = round_weights(spec, precision)
         with open_torch_runner(hf_folder, execution, change=change) as torch_runner:
             references = _Recorder(torch_runner, store).references(sequences)
-        graph, places = _with_outputs(model, spec, in_float)
+        graph, tapped_values = _with_outputs(model, spec, in_float)
         session = open_session(model, execution.provider, execution.threads, graph=graph, mapped=mapped)
-        runner = OnnxRunner(session, [value for _, value in places])
-        comparison = _Comparison(spec, places, precision)
+        runner = OnnxRunner(session, [value for _, value in tapped_values])
+        comparison = _Comparison(spec, tapped_values, precision)
         for call in _calls(case, runner, steps):
             comparison.add_call(call, runner, references, store)
         comparison.add_caches(runner, references, store)
@@ -244,10 +244,10 @@ def _with_outputs(model: Path, spec: ModelSpec, in_float: bool) -> tuple[bytes, 
     content = in_float_activations(model) if in_float else model.read_bytes()
     proto = onnx.load_from_string(content)
     taps = decoder_taps(spec, read_scaling(model))
-    places = tapped(taps, frozenset(name for node in proto.graph.node for name in node.output))
+    tapped_values = tapped(taps, frozenset(name for node in proto.graph.node for name in node.output))
     known = {item.name for item in proto.graph.output}
-    proto.graph.output.extend(onnx.ValueInfoProto(name=value) for _, value in places if value not in known)
-    return proto.SerializeToString(), places
+    proto.graph.output.extend(onnx.ValueInfoProto(name=value) for _, value in tapped_values if value not in known)
+    return proto.SerializeToString(), tapped_values
 
 
 def _calls(case: Case, runner: OnnxRunner, steps: int) -> Iterator[_Call]:
@@ -276,8 +276,8 @@ def _calls(case: Case, runner: OnnxRunner, steps: int) -> Iterator[_Call]:
 class _Comparison:
     """Gathers the errors of all taps over calls and rows."""
 
-    def __init__(self, spec: ModelSpec, places: Sequence[tuple[Tap, str]], precision: Precision) -> None:
-        self._places, self._precision = places, precision
+    def __init__(self, spec: ModelSpec, tapped_values: Sequence[tuple[Tap, str]], precision: Precision) -> None:
+        self._tapped, self._precision = tapped_values, precision
         self._labels = [
             {state: sublayer.label for sublayer in layer.sublayers for state in sublayer.states}
             for layer in spec.layers
@@ -288,7 +288,7 @@ class _Comparison:
         self._overflows: dict[str, Overflow] = {}
 
     def add_call(self, call: _Call, runner: OnnxRunner, references: Sequence[_Reference], store: ArrayStore) -> None:
-        for tap, value in self._places:
+        for tap, value in self._tapped:
             for row, reference in enumerate(references):
                 wanted = store.get(reference.values[tap.name])[call.tokens[row]]
                 computed = runner.tapped[value][row, call.columns[row]]

@@ -66,8 +66,8 @@ def _projections(spec: ModelSpec, how: BlockQuantization) -> Iterator[str]:
     stored_as = {part: fused for fused in spec.family.fused for part in FUSED[fused]}
     for index, layer in enumerate(spec.layers):
         rounded = (name for one in layer.sublayers for name in one.rounded(spec.hidden_size, how.block_size))
-        own = (stored_as.get(projection, projection) for projection in rounded if projection not in ROUTED)
-        for name in dict.fromkeys(own):
+        matrices = (stored_as.get(projection, projection) for projection in rounded if projection not in ROUTED)
+        for name in dict.fromkeys(matrices):
             yield spec.family.module(name, index)
 
 
@@ -177,10 +177,10 @@ def _round_neurons(model: Any, family: Family, layer: int, block_size: int) -> N
     def rounded(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return linear(_to_8_bits(x, block_size), weight)
 
-    def forward(x: torch.Tensor, places: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    def forward(x: torch.Tensor, indices: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         total = torch.zeros_like(x)
-        for expert in places.unique().tolist():
-            tokens, rank = torch.where(places == expert)
+        for expert in indices.unique().tolist():
+            tokens, rank = torch.where(indices == expert)
             gate, up = rounded(x[tokens], experts.gate_up_proj[expert]).chunk(2, -1)
             written = rounded(experts.act_fn(gate) * up, experts.down_proj[expert])
             total.index_add_(0, tokens, written * weights[tokens, rank, None])

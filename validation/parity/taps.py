@@ -61,10 +61,10 @@ class Tap:
 
 def decoder_taps(spec: ModelSpec, scaling: Scaling = _UNSCALED) -> Iterator[Tap]:
     """All places of a model, from the embedding to the last norm."""
-    places = [(index, sublayer) for index, layer in enumerate(spec.layers) for sublayer in layer.sublayers]
+    sublayers = [(index, sublayer) for index, layer in enumerate(spec.layers) for sublayer in layer.sublayers]
     embedded = ("embed_tokens.at_positions.output", "embed_tokens.multiplied.output", "embed_tokens.output")
-    yield Tap(None, "embed_tokens", embedded, (_reader(spec, *places[0]),), "input", exponent=scaling.stream)
-    for (index, sublayer), following in zip(places, [*places[1:], None], strict=True):
+    yield Tap(None, "embed_tokens", embedded, (_reader(spec, *sublayers[0]),), "input", exponent=scaling.stream)
+    for (index, sublayer), following in zip(sublayers, [*sublayers[1:], None], strict=True):
         yield from _norm_taps(spec, index, sublayer)
         yield from _CHANNELS[type(sublayer)](spec, index, sublayer, scaling)
         yield from _written_taps(spec, index, sublayer, scaling)

@@ -121,17 +121,17 @@ class OpenvinoRunner:
         """The keys and values of each layer, [KV heads, tokens of the row, head_dim]."""
         if not self._is_real.size:
             raise ValueError("a cache is read before there is a prompt")
-        places = np.flatnonzero(self._is_real[row])
+        positions = np.flatnonzero(self._is_real[row])
         for layer in range(len(self._states) // 2):
             key, value = (f"past_key_values.{layer}.{part}present.{layer}.{part}" for part in ("key", "value"))
-            yield {"key": self._positions(key, row, places), "value": self._positions(value, row, places)}
+            yield {"key": self._positions(key, row, positions), "value": self._positions(value, row, positions)}
 
     def close(self) -> None:
         """Frees the model."""
         del self._states, self._request, self.compiled
 
-    def _positions(self, state: str, row: int, places: NDArray[np.intp]) -> NDArray[np.float32]:
-        stored: NDArray[np.float32] = self._states[state].state.data[row][:, places].astype(np.float32)
+    def _positions(self, state: str, row: int, positions: NDArray[np.intp]) -> NDArray[np.float32]:
+        stored: NDArray[np.float32] = self._states[state].state.data[row][:, positions].astype(np.float32)
         return stored
 
     def _run(self, input_ids: NDArray[np.int64]) -> Logits:

@@ -88,10 +88,10 @@ def _frame(tokenizer: Mapping[str, Any], path: Path) -> tuple[str | None, str | 
     if len(framing) > 1 or framing[0]["type"] != "TemplateProcessing":
         raise refuse(path, f"texts are framed by {framing[-1]['type']}")
     parts = [next(iter(part.items())) for part in framing[0]["single"]]
-    places = [index for index, (kind, _) in enumerate(parts) if kind == "Sequence"]
-    if len(places) != 1 or places[0] > 1 or len(parts) > places[0] + 2:
+    sequences = [index for index, (kind, _) in enumerate(parts) if kind == "Sequence"]
+    if len(sequences) != 1 or sequences[0] > 1 or len(parts) > sequences[0] + 2:
         raise refuse(path, "texts are framed by several tokens")
-    before, after = parts[: places[0]], parts[places[0] + 1 :]
+    before, after = parts[: sequences[0]], parts[sequences[0] + 1 :]
     return (before[0][1]["id"] if before else None), (after[0][1]["id"] if after else None)
 
 

@@ -103,14 +103,16 @@ class _Decoder:
         g.note(FORM_NOTE, json.dumps(self._form.to_json()))
         if self._scaling != _UNSCALED:
             g.note(SCALING_NOTE, self._scaling.note())
-        places = [(index, sublayer) for index, layer in enumerate(self._spec.layers) for sublayer in layer.sublayers]
-        for index, sublayer in places:
+        sublayers = [
+            (index, sublayer) for index, layer in enumerate(self._spec.layers) for sublayer in layer.sublayers
+        ]
+        for index, sublayer in sublayers:
             self._kinds[type(sublayer)].open(index)
         stream = self._embedded()
-        normed = self._read(stream, self._norm_of(places[0]))
+        normed = self._read(stream, self._norm_of(sublayers[0]))
         pending: _Written | None = None
-        for place, following in zip(places, [*places[1:], None], strict=True):
-            index, sublayer = place
+        for indexed, following in zip(sublayers, [*sublayers[1:], None], strict=True):
+            index, sublayer = indexed
             name = f"layers.{index}.{sublayer.label}"
             added = self._written(sublayer, index, self._kinds[type(sublayer)].product(index, normed), name)
             if pending is not None:
@@ -122,14 +124,14 @@ class _Decoder:
                 continue
             normed, stream = self._add_and_read(added, stream, self._norm_of(following), name)
             pending = None
-        self._outputs(self._lm_head(normed), places)
+        self._outputs(self._lm_head(normed), sublayers)
         return g
 
-    def _norm_of(self, place: tuple[int, Sublayer] | None) -> op.Norm | None:
+    def _norm_of(self, indexed: tuple[int, Sublayer] | None) -> op.Norm | None:
         """The norm before a sublayer, if it has one; the last norm after all."""
-        if place is None:
+        if indexed is None:
             return self._norm("norm", None, self._scaling.stream)
-        index, norm = place[0], place[1].norm_before
+        index, norm = indexed[0], indexed[1].norm_before
         return None if norm is None else self._norm(norm, index, self._scaling.stream)
 
     def _norm(self, norm: str, index: int | None, exponent: int) -> op.Norm:
@@ -138,10 +140,10 @@ class _Decoder:
         gain, bias, *_ = *(self._tensor(names.tensor(part, index)) for part in spec.norm_parts(norm)), None
         return op.Norm(name, gain, bias, scaled_epsilon(spec.norm.epsilon, exponent), spec.norm.is_centred)
 
-    def _outputs(self, logits: ir.Value, places: Sequence[tuple[int, Sublayer]]) -> None:
+    def _outputs(self, logits: ir.Value, sublayers: Sequence[tuple[int, Sublayer]]) -> None:
         length: int | str = 1 if self._form.logits == "last" else "sequence_length"
         self._g.output(logits, "logits", self._logits_dtype, ["batch_size", length, self._spec.vocab_size])
-        for index, sublayer in places:
+        for index, sublayer in sublayers:
             self._kinds[type(sublayer)].close(index)
 
     def _embedded(self) -> ir.Value:

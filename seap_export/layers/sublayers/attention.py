@@ -122,6 +122,6 @@ def _repeated(x: torch.Tensor, heads: int) -> torch.Tensor:
 
 def _window_mask(length: int, window: int, device: torch.device) -> torch.Tensor:
     """True where a query (row) sees a key (column): itself and the `window` - 1 before; [1, 1, length, length]."""
-    places = torch.arange(length, device=device)
-    distance = places.unsqueeze(1) - places.unsqueeze(0)
+    positions = torch.arange(length, device=device)
+    distance = positions.unsqueeze(1) - positions.unsqueeze(0)
     return ((distance >= 0) & (distance < window))[None, None]

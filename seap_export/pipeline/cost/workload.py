@@ -175,7 +175,7 @@ class KeptPart:
     def single_channels(self) -> int:
         """Channels of the dense model that go one by one, such as neurons."""
         spec = self.work.spec
-        return sum(own.channels for own in spec.sublayers if own.unit == 1 or own.blocks > 1)
+        return sum(sublayer.channels for sublayer in spec.sublayers if sublayer.unit == 1 or sublayer.blocks > 1)
 
     @property
     def channels(self) -> int:

@@ -47,10 +47,10 @@ def signature_damages(variant: Variant, public_key: Path) -> list[str]:
         variant: The variant.
         public_key: See `refuse_unusable_key`.
     """
-    found, damages = signatures(variant), []
-    if not found:
+    files, damages = signatures(variant), []
+    if not files:
         return [f"{variant.path}: there is no signature; sign the folder, or leave out --signed-by"]
-    for path in found:
+    for path in files:
         try:
             _verification(public_key, path).verify(variant.path, path)
         except MemoryError:

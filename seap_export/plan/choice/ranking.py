@@ -65,11 +65,11 @@ class _Ranking:
         self._choices = choices
         parts = [standardised(layer_scores) if cut else [] for layer_scores, cut in zip(scores, free, strict=True)]
         order = np.argsort(np.concatenate([part for layer in parts for part in layer]), kind="stable")
-        places = np.empty_like(order)
-        places[order] = np.arange(len(order))
-        pieces = iter(np.split(places, np.cumsum([len(part) for layer in parts for part in layer])[:-1]))
+        ranks = np.empty_like(order)
+        ranks[order] = np.arange(len(order))
+        pieces = iter(np.split(ranks, np.cumsum([len(part) for layer in parts for part in layer])[:-1]))
         #: Positions of the units of each sublayer of every free layer.
-        self._places = [[next(pieces) for _ in layer] for layer in parts]
+        self._ranks = [[next(pieces) for _ in layer] for layer in parts]
         self.size = len(order)
 
     def kept(self, removed: int) -> list[Planned]:
@@ -86,8 +86,8 @@ class _Ranking:
 
     def _selections(self, removed: int) -> list[Selection]:
         return [
-            tuple(option.of_units(rank >= removed) for option, rank in zip(choice.options, places, strict=True))
-            if places
+            tuple(option.of_units(rank >= removed) for option, rank in zip(choice.options, ranks, strict=True))
+            if ranks
             else choice.whole
-            for choice, places in zip(self._choices, self._places, strict=True)
+            for choice, ranks in zip(self._choices, self._ranks, strict=True)
         ]

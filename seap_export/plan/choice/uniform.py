@@ -80,13 +80,14 @@ def solve_uniform(
     if not alike(spec.sublayers):
         raise UsageError("the layers of this model differ in shape; leave out --layout uniform")
     check_ratio(spec, ratio, EVEN, align, "uniform")
-    aligned = [tuple(own.aligned(align) for own in layer) for layer in options]
+    aligned = [tuple(sublayer.aligned(align) for sublayer in layer) for layer in options]
     sizes = {sublayer.output: _sizes(sublayer) for sublayer in spec.sublayers}
     shape = _Shape(sizes, 0.0, (), 0.0)
     if ratio > 0.0:
         shape = _chosen(list(_shapes(_kinds(spec, aligned, sensitivity), ratio)), ratio, balance)
     plans = [
-        LayerPlan(tuple(own.kept(_by_sizes(own)[shape.sizes[own.dense.output]]) for own in layer)) for layer in aligned
+        LayerPlan(tuple(sublayer.kept(_by_sizes(sublayer)[shape.sizes[sublayer.dense.output]]) for sublayer in layer))
+        for layer in aligned
     ]
     return tuple(plans), shape.achieved
 
@@ -125,13 +126,13 @@ def _kinds(spec: ModelSpec, options: Sequence[LayerOptions], sensitivity: npt.ND
     """The kinds of sublayers, in the order of use; the last of the first layer, which all layers have, comes last."""
     members: dict[Projection, list[tuple[Options[Any], float]]] = {}
     for layer, importance in zip(options, sensitivity, strict=True):
-        for own, weight in zip(layer, importance, strict=False):  # layers may have fewer sublayers than the first
-            members.setdefault(own.dense.output, []).append((own, weight))
+        for sublayer, weight in zip(layer, importance, strict=False):  # layers may have fewer sublayers than the first
+            members.setdefault(sublayer.dense.output, []).append((sublayer, weight))
     last = spec.layers[0].outputs[-1]
     common = math.gcd(*map(len, members.values()))
     kinds = []
     for output in sorted(members, key=lambda output: output == last):
-        by_sizes = [_by_sizes(own) for own, _ in members[output]]
+        by_sizes = [_by_sizes(sublayer) for sublayer, _ in members[output]]
         first = members[output][0][0]
         sizes = [
             size
@@ -141,7 +142,7 @@ def _kinds(spec: ModelSpec, options: Sequence[LayerOptions], sensitivity: npt.ND
         ]
         chosen = [[each[size] for size in sizes] for each in by_sizes]
         weights = np.array([weight for _, weight in members[output]])
-        losses = np.stack([own.losses[each] for (own, _), each in zip(members[output], chosen, strict=True)])
+        losses = np.stack([sublayer.losses[each] for (sublayer, _), each in zip(members[output], chosen, strict=True)])
         costs = first.costs(_WEIGHTS)
         number = len(members[output]) // common
         kinds.append(_Kind(output, sizes, weights @ losses, costs[chosen[0]], int(costs[-1]), number))
@@ -173,5 +174,5 @@ def _chosen(shapes: Sequence[_Shape], ratio: float, balance: Balance) -> _Shape:
     reach = max(nearest, RATIO_TOLERANCE)
     near = [shape for shape in shapes if abs(shape.achieved - ratio) <= reach]
     if balance == "alike":
-        return min(near, key=lambda shape: (sum(abs(own - ratio) for own in shape.removed), shape.loss))
+        return min(near, key=lambda shape: (sum(abs(removed - ratio) for removed in shape.removed), shape.loss))
     return min(near, key=lambda shape: shape.loss)

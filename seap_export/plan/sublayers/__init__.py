@@ -79,7 +79,9 @@ LayerOptions = tuple[Options[Any], ...]
 def alike(sublayers: Iterable[Sublayer | Kept]) -> bool:
     """Whether all sublayers of a kind have the same sizes, as in the uniform layout."""
     sizes: dict[type[Sublayer], dict[str, int]] = {}
-    kinds = ((own.kind if isinstance(own, Kept) else type(own), own.sizes) for own in sublayers)
+    kinds = (
+        (sublayer.kind if isinstance(sublayer, Kept) else type(sublayer), sublayer.sizes) for sublayer in sublayers
+    )
     return all(sizes.setdefault(kind, of_kind) == of_kind for kind, of_kind in kinds)
 
 
@@ -112,9 +114,9 @@ def smallest_layer(spec: ModelSpec, layer: LayerSpec, align: int, layout: Layout
 def thinner_layer(layer: LayerSpec, hidden_size: int, fraction: float) -> LayerSpec:
     """A layer with about this fraction of its weights; the last sublayer takes what the others leave."""
     *others, last = sorted(layer.sublayers, key=lambda sublayer: sublayer.whole_because is None)
-    thinner: dict[Projection, Sublayer] = {own.output: _about(own, fraction) for own in others}
-    left = fraction * sum(own.weights(hidden_size) for own in layer.sublayers)
-    left -= sum(own.weights(hidden_size) for own in thinner.values())
+    thinner: dict[Projection, Sublayer] = {other.output: _about(other, fraction) for other in others}
+    left = fraction * sum(sublayer.weights(hidden_size) for sublayer in layer.sublayers)
+    left -= sum(sublayer.weights(hidden_size) for sublayer in thinner.values())
     thinner[last.output] = _about(last, left / last.weights(hidden_size))
     return LayerSpec(tuple(thinner[output] for output in layer.outputs))
 
@@ -125,5 +127,7 @@ def _about(sublayer: Sublayer, fraction: float) -> Sublayer:
 
 def whole_words(spec: ModelSpec) -> list[str]:
     """A line for each kind of sublayer from which nothing can be removed, with the reason."""
-    reasons = dict.fromkeys((options_type(own).kept_type.name, own.whole_because) for own in spec.sublayers)
+    reasons = dict.fromkeys(
+        (options_type(sublayer).kept_type.name, sublayer.whole_because) for sublayer in spec.sublayers
+    )
     return [f"{name} stays whole: {reason}" for name, reason in reasons if reason is not None]

@@ -139,7 +139,7 @@ class GroupedOptions(Options[S]):
     def from_tensors(cls, dense: S, hidden_size: int, tensors: Mapping[str, torch.Tensor]) -> Self:
         """From the heads of each option and the losses."""
         heads, numbers, losses = (tensors[name] for name in cls.tensor_names)
-        kept = tuple(cls.kept_type.of(dense, tuple(own.tolist())) for own in heads.split(numbers.tolist()))
+        kept = tuple(cls.kept_type.of(dense, tuple(members.tolist())) for members in heads.split(numbers.tolist()))
         return cls(dense, hidden_size, kept, losses.numpy())
 
     def tensors(self) -> dict[str, torch.Tensor]:

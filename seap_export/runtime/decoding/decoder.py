@@ -233,8 +233,8 @@ class Decoding:
             return view(value, self._element)[np.arange(rows), columns]
         storage, vocabulary = self._element.storage, sizes[2]
         # Of a long prompt's logits, which may take more memory than the model, only the last ones leave the GPU.
-        places = (np.arange(rows) * sizes[1] + columns) * vocabulary * np.dtype(storage).itemsize
+        offsets = (np.arange(rows) * sizes[1] + columns) * vocabulary * np.dtype(storage).itemsize
         with self._model.failures():
-            addresses = (value.data_ptr() + places).tolist()
+            addresses = (value.data_ptr() + offsets).tolist()
             parts = [self._model.view(address, (1, vocabulary), storage).numpy() for address in addresses]
         return np.concatenate(parts)

@@ -34,7 +34,7 @@ from seap_export.families import ModelSpec
 
 TEXTS = random_token_ids(8, longest=20)
 #: The loss, and the gradient of each stored tensor.
-Found = tuple[float, dict[str, torch.Tensor]]
+LossAndGradients = tuple[float, dict[str, torch.Tensor]]
 
 
 class Seen(Adam):
@@ -49,7 +49,7 @@ class Seen(Adam):
         self.gradients |= gradients
 
 
-def by_hand(dense: Path, shrunk: Path, step: TrainingStep) -> Found:
+def by_hand(dense: Path, shrunk: Path, step: TrainingStep) -> LossAndGradients:
     """The loss, and the gradients of the stored tensors, from one text at a time."""
     teacher, student = transformers_model(dense).requires_grad_(False), transformers_model(shrunk)
     loss = torch.zeros((), dtype=torch.float64)
@@ -62,20 +62,24 @@ def by_hand(dense: Path, shrunk: Path, step: TrainingStep) -> Found:
             loss = loss + (divergence * weights[start : start + len(divergence)]).double().sum()
             start += len(divergence)
     loss.backward()
-    matrices = ((name, own) for name, own in student.named_parameters() if own.dim() == 2 or ".experts." in name)
-    return float(loss.detach()), {name: own.grad for name, own in matrices if own.grad is not None}
+    matrices = (
+        (name, parameter)
+        for name, parameter in student.named_parameters()
+        if parameter.dim() == 2 or ".experts." in name
+    )
+    return float(loss.detach()), {name: parameter.grad for name, parameter in matrices if parameter.grad is not None}
 
 
-def own_step(
+def student_step(
     source: Source, plan: Plan, shrunk: Path, batches: Sequence[Batch], step: TrainingStep, work: Path
-) -> Found:
+) -> LossAndGradients:
     spec, compute = plan.shrunk_spec(source.spec), compute_in_memory()
     reader = PlainReader(SafetensorsReader(shrunk), spec)
     head = source.read_head()
     outer = OuterTensors(source.read_embedding(), source.read_norm(), head)
     layers = TrainedLayers(work, len(spec.layers), in_memory=True)
     layers.begin(
-        {name: own.float() for name, own in reader.read(spec.layer_tensors(index)).items()}
+        {name: tensor.float() for name, tensor in reader.read(spec.layer_tensors(index)).items()}
         for index in range(len(spec.layers))
     )
     dense = HiddenStates.embedded(source.spec, outer.embedding, batches)
@@ -96,8 +100,10 @@ def in_modules(
     if not experts.are_joint:
         return dict(stored)
     prefixes = [spec.family.names["layer"].format(layer=index) for index in range(len(spec.layers))]
-    layers = [{name: own for name, own in stored.items() if name.startswith(prefix)} for prefix in prefixes]
-    return {name: own for index, layer in enumerate(layers) for name, own in experts.filled(index, layer).items()}
+    layers = [{name: tensor for name, tensor in stored.items() if name.startswith(prefix)} for prefix in prefixes]
+    return {
+        name: tensor for index, layer in enumerate(layers) for name, tensor in experts.filled(index, layer).items()
+    }
 
 
 @pytest.mark.parametrize("variation", VARIED)
@@ -111,8 +117,10 @@ def test_loss_and_gradients_are_those_of_transformers(tmp_path: Path, variation:
     plan = micro_plan(source, "sequential")
     write_shrunk_model(source, plan, statistics, shrunk)
     (step,) = training_steps([(ids, 1.0 + len(ids) % 2) for ids in TEXTS], compute_in_memory())
-    batches = [batch for _, batch in sorted(zip(step.places, step.batches, strict=True), key=lambda own: own[0])]
-    loss, stored = own_step(source, plan, shrunk, batches, step, work)
+    batches = [
+        batch for _, batch in sorted(zip(step.batch_indices, step.batches, strict=True), key=lambda pair: pair[0])
+    ]
+    loss, stored = student_step(source, plan, shrunk, batches, step, work)
     wanted, expected = by_hand(tmp_path / "dense", shrunk, step)
     gradients = in_modules(plan.shrunk_spec(source.spec), stored, expected)
     assert loss == pytest.approx(wanted, rel=1e-3)

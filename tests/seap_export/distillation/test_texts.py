@@ -34,8 +34,8 @@ def test_a_pass_shows_every_text_once() -> None:
     texts = random_token_ids(40)
     steps = steps_of([(ids, 1.0) for ids in texts])
     assert sorted(row for step in steps for row in rows_of(step)) == sorted(texts)
-    places = sorted(position for step in steps for position in step.places)
-    assert places == list(range(len(length_buckets(texts, 64))))
+    indices = sorted(position for step in steps for position in step.batch_indices)
+    assert indices == list(range(len(length_buckets(texts, 64))))
 
 
 def test_steps_are_nearly_full_and_never_too_long() -> None:
@@ -61,8 +61,10 @@ def test_the_size_of_a_batch_does_not_change_the_steps(batch_tokens: int) -> Non
     texts = [(ids, 1.0) for ids in random_token_ids(40)]
     steps = steps_of(texts, batch_tokens)
     assert list(map(rows_of, steps)) == list(map(rows_of, steps_of(texts)))
-    placed = {position: batch for step in steps for position, batch in zip(step.places, step.batches, strict=True)}
-    inputs = [pair for _, rows in sorted(placed.items()) for pair in zip(rows.input_ids, rows.real, strict=True)]
+    by_index = {
+        position: batch for step in steps for position, batch in zip(step.batch_indices, step.batches, strict=True)
+    }
+    inputs = [pair for _, rows in sorted(by_index.items()) for pair in zip(rows.input_ids, rows.real, strict=True)]
     assert [ids[real].tolist() for ids, real in inputs] == sorted(
         (ids for ids, _ in texts), key=lambda ids: (len(ids), ids)
     )

@@ -257,9 +257,9 @@ def test_with_fewer_tokens_both_distributions_are_those_of_the_kept_ones(models:
         for name, logits, ids in (("dense", p, text.dense), ("own", q, text.variant)):
             following = logits.log_softmax(-1)[range(len(ids) - 1), ids[1:]]
             losses[name] -= float(following.sum())
-        places, own_places = text.places.T.tolist()
-        lost += p.softmax(-1)[places][:, :4].sum(-1).tolist()
-        p, q = p[places][:, kept].log_softmax(-1), q[own_places].log_softmax(-1)
+        positions, variant_positions = text.positions.T.tolist()
+        lost += p.softmax(-1)[positions][:, :4].sum(-1).tolist()
+        p, q = p[positions][:, kept].log_softmax(-1), q[variant_positions].log_softmax(-1)
         kl += (p.exp() * (p - q)).sum(-1).tolist()
     assert figures.tokens == len(kl) == 7
     assert (figures.kl.mean, figures.kl.max) == pytest.approx((np.mean(kl), np.max(kl)), rel=1e-4)

@@ -17,7 +17,7 @@ def test_places_are_where_both_have_seen_the_same_text() -> None:
     """abc|d|efgh|ij and a|b|c|d|efg|h|ij: the second token of the dense model, and the first, are cut smaller."""
     pair = pair_cuts((2, 0, 3, 1), (0, 0, 0, 0, 2, 0, 1), SIZES, SIZES, 100)
     assert pair is not None
-    assert pair.places.tolist() == [[0, 2], [1, 3], [2, 5], [3, 6]]
+    assert pair.positions.tolist() == [[0, 2], [1, 3], [2, 5], [3, 6]]
     assert pair.split == (3 + 4) / 10
     assert (pair.dense, pair.variant) == ((2, 0, 3, 1), (0, 0, 0, 0, 2, 0, 1))
 
@@ -26,7 +26,7 @@ def test_both_end_at_the_last_place_within_the_limit() -> None:
     pair = pair_cuts((2, 0, 3, 1), (0, 0, 0, 0, 2, 0, 1), SIZES, SIZES, 5)
     assert pair is not None
     assert (pair.dense, pair.variant) == ((2, 0), (0, 0, 0, 0))
-    assert pair.places.tolist() == [[0, 2], [1, 3]]
+    assert pair.positions.tolist() == [[0, 2], [1, 3]]
     assert pair.split == 3 / 4
 
 
@@ -34,13 +34,13 @@ def test_cuts_that_cross_are_not_shared() -> None:
     """ab|cd and a|bc|d share only the end."""
     pair = pair_cuts((1, 1), (0, 1, 0), SIZES, SIZES, 9)
     assert pair is not None
-    assert (pair.places.tolist(), pair.split) == ([[1, 2]], 1.0)
+    assert (pair.positions.tolist(), pair.split) == ([[1, 2]], 1.0)
     assert pair_cuts((1, 1), (0, 1, 0), SIZES, SIZES, 2) is None
 
 
 def test_the_same_cut_with_other_ids() -> None:
     pair = same_cut((7, 9), (1, 2))
-    assert (pair.dense, pair.variant, pair.split, pair.places.tolist()) == ((7, 9), (1, 2), 0.0, [[0, 0], [1, 1]])
+    assert (pair.dense, pair.variant, pair.split, pair.positions.tolist()) == ((7, 9), (1, 2), 0.0, [[0, 0], [1, 1]])
     assert same_cut((7, 9)).variant == (7, 9)
 
 

@@ -119,8 +119,8 @@ def _dense_config(model_type: str) -> dict[str, Any]:
         sizes = {key: value for key, value in sizes.items() if not key.startswith("rope")}
     if family.head_dim_is_derived:
         del sizes["head_dim"]
-    own = {family.key(key): value for key, value in sizes.items() if family.key(key) not in sizes}
-    config = AutoConfig.for_model(model_type, **{**sizes, **own}).to_dict()
+    stored = {family.key(key): value for key, value in sizes.items() if family.key(key) not in sizes}
+    config = AutoConfig.for_model(model_type, **{**sizes, **stored}).to_dict()
     config.pop("time_step_limit", None)  # of Mamba's layers, up to infinity, which JSON does not have
     if config.get("sliding_window"):
         config["sliding_window"] = _WINDOW

@@ -117,8 +117,8 @@ def errors(title: str, taps: Sequence[ErrorPoint], first: int | None, first_word
         share = (math.log10(error) - low) / (high - low) if error > 0 else 0.0
         return bottom - _ERRORS * share
 
-    places = [(index + 0.5) / len(taps) for index in range(len(taps))]
-    points = [(x, height(tap.error)) for x, tap in zip(places, taps, strict=True)]
+    centres = [(index + 0.5) / len(taps) for index in range(len(taps))]
+    points = [(x, height(tap.error)) for x, tap in zip(centres, taps, strict=True)]
     decades = [(height(10.0**power), f"1e{power}") for power in range(low, high + 1, stride)]
     marks = [y_axis([*decades, *([(start - 12, "NaN, Inf")] if lost else [])], "relative error")]
     if first is not None:
@@ -133,7 +133,7 @@ def errors(title: str, taps: Sequence[ErrorPoint], first: int | None, first_word
         words = f"{tap.name}: {'not finite' if tap.error is None else figure(tap.error)}"
         kind, radius = ("first", 5) if index == first else ("lost" if tap.error is None else "a", 2.5)
         marks.append(tag("circle", tag("title", words), cx=across(x), cy=y, r=radius, class_=kind))
-    marks.append(x_axis(_layer_ticks(taps, places), bottom, "layer, in the order of computation"))
+    marks.append(x_axis(_layer_ticks(taps, centres), bottom, "layer, in the order of computation"))
     told = f"The first to diverge: {first_words}." if first is not None else "None diverges by itself."
     said = f"{len(taps)} tensors in the order of computation. {told}"
     return chart(title, said, bottom + _BELOW, marks, inset=True)
@@ -163,9 +163,9 @@ def intervals(title: str, unit: str, rows: Sequence[JudgedFigure]) -> Markup:
     return chart(title, f"{words}.", bottom + _BELOW, marks, legend)
 
 
-def _layer_ticks(taps: Sequence[ErrorPoint], places: Sequence[float]) -> list[tuple[float, str]]:
+def _layer_ticks(taps: Sequence[ErrorPoint], centres: Sequence[float]) -> list[tuple[float, str]]:
     """Puts a layer's number below its first tap, for as many layers as fit."""
-    firsts = {tap.layer: x for tap, x in reversed(list(zip(taps, places, strict=True)))}
+    firsts = {tap.layer: x for tap, x in reversed(list(zip(taps, centres, strict=True)))}
     layers = sorted(layer for layer in firsts if layer is not None)
     return [(firsts[layers[index]], str(layers[index])) for index in steps(len(layers))] if layers else []
 

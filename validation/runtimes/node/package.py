@@ -51,7 +51,7 @@ def find_transformers_js() -> NodePackage:
     version = _said([node, "--version"]).removeprefix("v")
     if _numbers(version) < _LEAST_NODE:
         raise EnvironmentFailure(f"Node {version} is too old for transformers.js; install Node 20 or later")
-    for modules in _places():
+    for modules in _folders():
         folder = modules / PACKAGE
         if (folder / "package.json").is_file():
             return NodePackage(node, folder.resolve(), _version(folder))
@@ -66,7 +66,7 @@ def require_transformers_js() -> None:
     find_transformers_js()
 
 
-def _places() -> Iterator[Path]:
+def _folders() -> Iterator[Path]:
     named = os.environ.get(NODE_MODULES)
     if named:
         yield Path(named)

@@ -154,9 +154,9 @@ class OnnxRunner:
         if self._started is None:
             raise ValueError("a cache is read before there is a prompt")
         buffers, real = self._started[1].buffers, self._is_real[row]
-        places = np.arange(real.sum()) if self._is_shared else np.flatnonzero(real)
+        positions = np.arange(real.sum()) if self._is_shared else np.flatnonzero(real)
         for layer in self._layers:
-            yield {state: _of_row(buffers, layout, row, places) for state, layout in layer.items()}
+            yield {state: _of_row(buffers, layout, row, positions) for state, layout in layer.items()}
 
     def close(self) -> None:
         """Gives up the session and the cache; nothing runs after it."""
@@ -237,10 +237,10 @@ def _by_layer(layouts: Sequence[CacheLayout]) -> list[dict[str, CacheLayout]]:
 
 
 def _of_row(
-    buffers: Mapping[str, ort.OrtValue], layout: CacheLayout, row: int, places: NDArray[np.intp]
+    buffers: Mapping[str, ort.OrtValue], layout: CacheLayout, row: int, positions: NDArray[np.intp]
 ) -> NDArray[np.float32]:
     stored = _stored(buffers[layout.past], layout.element)[row]
-    return float32_of(stored[:, places[places < stored.shape[1]]] if layout.grows else stored, layout.element)
+    return float32_of(stored[:, positions[positions < stored.shape[1]]] if layout.grows else stored, layout.element)
 
 
 def _stored(buffer: ort.OrtValue, element: Element) -> NDArray[Any]:
