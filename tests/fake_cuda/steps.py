@@ -164,17 +164,17 @@ def _present(past: Any) -> str:
 
 def main() -> None:
     """Runs the jobs that the command line names."""
-    placed = {}
+    nodes_of = {}
     for values in json.loads(sys.argv[1]):
         job = Job(**values)
         mark(f"{job.name} start")
         it = _Run(job)
         mark(BETWEEN)
-        placed[job.name] = it.nodes()
+        nodes_of[job.name] = it.nodes()
         it.call("prompt", PROMPT, PROMPT)
         for step in range(1, job.steps + 1):
             it.call(f"step {step}", 1, PROMPT + step)
-    print(json.dumps(placed))
+    print(json.dumps(nodes_of))
 
 
 if __name__ == "__main__":

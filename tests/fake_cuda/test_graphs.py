@@ -117,9 +117,9 @@ def check_fused(machine: Machine, asked: Sequence[tuple[Graph, int]]) -> None:
         asked: Graphs, and the number of rows of each.
     """
     jobs = [(graph, graph.job(batch)) for graph, batch in asked]
-    ran, placed = run(machine, [job for _, job in jobs])
+    ran, nodes_of = run(machine, [job for _, job in jobs])
     for graph, job in jobs:
-        nodes = {provider: Counter(names) for provider, names in placed[job.name].items()}
+        nodes = {provider: Counter(names) for provider, names in nodes_of[job.name].items()}
         assert nodes["CPUExecutionProvider"].keys() <= ON_CPU, job.name
         on_cuda = nodes["CUDAExecutionProvider"]
         attending = graph.attending()
@@ -163,8 +163,8 @@ def test_every_kind_of_gpu(family: str, sm: int, graphs: Graphs, fake_cuda: type
 def test_turing(family: str, precision: str, graphs: Graphs, fake_cuda: type[Machine]) -> None:
     """SM 75 has neither bf16 nor flash attention, which is what more kernels are for."""
     job = graphs.write(family, precision).job(1)
-    ran, placed = run(fake_cuda(sm=75, without=(CUDNN,)), [job])
-    assert set(placed[job.name]["CPUExecutionProvider"]) <= ON_CPU
+    ran, nodes_of = run(fake_cuda(sm=75, without=(CUDNN,)), [job])
+    assert set(nodes_of[job.name]["CPUExecutionProvider"]) <= ON_CPU
     for section in ("prompt", "step 1", "step 2"):
         check_call(ran[f"{job.name} {section}"], section)
 
@@ -203,10 +203,10 @@ def test_the_standard_dialect_attends_on_cuda(family: str, graphs: Graphs, fake_
     """Its guards are read by the host, and cuDNN computes its maximum; but all work is on CUDA."""
     written = [graphs.write(family, precision, "standard") for precision in ("fp16", "bf16")]
     jobs = [graph.job(batch) for graph in written for batch in (1, 4)]
-    ran, placed = run(fake_cuda(number=1), jobs)
+    ran, nodes_of = run(fake_cuda(number=1), jobs)
     for job in jobs:
-        assert set(placed[job.name]["CPUExecutionProvider"]) <= ON_CPU_STANDARD, job.name
-        assert placed[job.name]["CUDAExecutionProvider"].count("Attention") == LAYERS, job.name
+        assert set(nodes_of[job.name]["CPUExecutionProvider"]) <= ON_CPU_STANDARD, job.name
+        assert nodes_of[job.name]["CUDAExecutionProvider"].count("Attention") == LAYERS, job.name
         for section in ("prompt", "step 1", "step 2"):
             counts = ran[f"{job.name} {section}"]
             assert (counts.errors, counts.to_device) == ([], []), job.name

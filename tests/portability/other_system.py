@@ -72,9 +72,9 @@ def _files_in_use() -> set[str]:
 
 def _refuse_files_in_use(real: Callable[..., Any]) -> Callable[..., Any]:
     def replacement(*arguments: Any, **options: Any) -> Any:
-        places = [os.path.realpath(os.fsdecode(path)) for path in arguments]
+        paths = [os.path.realpath(os.fsdecode(path)) for path in arguments]
         for path in _files_in_use():
-            if any(path == position or path.startswith(position + os.sep) for position in places):
+            if any(path == position or path.startswith(position + os.sep) for position in paths):
                 raise PermissionError(errno.EACCES, "The process cannot access the file", path)
         return real(*arguments, **options)
 

@@ -39,7 +39,7 @@ PROMPT = (1780, 314, 216, 33, 34, 1232, 216, 35, 32, 47)
 
 
 @pytest.fixture(autouse=True)
-def vllm_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def set_vllm_program(monkeypatch: pytest.MonkeyPatch) -> None:
     if (python := needs.find("vllm")) is not None:
         monkeypatch.setenv(PYTHON, python)
 

@@ -32,11 +32,11 @@ def test_a_prompt_and_steps_give_the_logits_of_the_variant(tmp_path: Path) -> No
     assert {"prefill_16", "prefill_128", "decode"} <= interpreter.get_signature_list().keys()
     inputs = interpreter.get_signature_runner("decode").get_input_details()
     cache = {name: np.zeros(each["shape"], np.float32) for name, each in inputs.items() if name.startswith("kv")}
-    ids, place = np.random.default_rng(0).integers(4, 30, 40), np.arange(256)
+    ids, columns = np.random.default_rng(0).integers(4, 30, 40), np.arange(256)
     given = []
     for name, start, stop in [("prefill_16", 0, 16), *(("decode", at, at + 1) for at in range(16, 40))]:
         positions = np.arange(start, stop)
-        mask = np.where(place <= positions[:, None], 0, -np.inf).astype(np.float32)[None, None]
+        mask = np.where(columns <= positions[:, None], 0, -np.inf).astype(np.float32)[None, None]
         call = {
             "tokens": ids[None, start:stop].astype(np.int32),
             "input_pos": positions.astype(np.int32),

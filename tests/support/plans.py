@@ -60,17 +60,17 @@ NEURONS = 80
 _SETTINGS = PlanSettings("wifv", EVEN, align=1, balance="alike", compensation="none", ridge=0.5, distillation=0.0)
 
 
-def layer_plan(own: LayerSpec, dropped_group: int | None, dropped_head: int | None, neurons: range) -> LayerPlan:
+def layer_plan(layer: LayerSpec, dropped_group: int | None, dropped_head: int | None, neurons: range) -> LayerPlan:
     """Without one KV group, if there are several, and in each other group without one head, another in each.
 
     A convolution that loses something loses every third channel, a gated delta net heads like attention.
     """
-    if Convolution in map(type, own.sublayers):
+    if Convolution in map(type, layer.sublayers):
         cut = None if (dropped_group, dropped_head) == (None, None) else dropped_head or 0
-        width = own[Convolution].conv_dim
+        width = layer[Convolution].conv_dim
         channels = tuple(channel for channel in range(width) if cut is None or (channel + cut) % 3)
         return LayerPlan((KeptConvolution(channels), KeptNeurons(tuple(neurons))))
-    first = own.sublayers[0]
+    first = layer.sublayers[0]
     assert isinstance(first, Grouped)
     size, number = first.heads_per_group, first.heads // first.heads_per_group
     if first.whole_because:
@@ -84,10 +84,10 @@ def layer_plan(own: LayerSpec, dropped_group: int | None, dropped_head: int | No
     ]
     kept_type = {Attention: KeptHeads, DeltaNet: KeptDeltaNet, Mamba: KeptMamba}[type(first)]
     attention = kept_type(size, tuple(groups), tuple(heads))
-    if any(isinstance(one, Experts) for one in own.sublayers):  # all of them, or without the first
-        experts = range(int(len(neurons) < NEURONS), own[Experts].num_experts)
-        kept = KeptExperts(tuple(experts), own[Experts].moe_intermediate_size)
-        shared = (KeptShared(tuple(neurons)) for one in own.sublayers if isinstance(one, SharedExpert))
+    if any(isinstance(one, Experts) for one in layer.sublayers):  # all of them, or without the first
+        experts = range(int(len(neurons) < NEURONS), layer[Experts].num_experts)
+        kept = KeptExperts(tuple(experts), layer[Experts].moe_intermediate_size)
+        shared = (KeptShared(tuple(neurons)) for one in layer.sublayers if isinstance(one, SharedExpert))
         return LayerPlan((attention, kept, *shared))
     return LayerPlan((attention, KeptNeurons(tuple(neurons))))
 
@@ -97,10 +97,10 @@ def kept_layer(size: int, kv_groups: Iterable[int], heads: Iterable[int], neuron
     return LayerPlan((KeptHeads(size, tuple(kv_groups), tuple(heads)), KeptNeurons(tuple(neurons))))
 
 
-def whole_layer(own: LayerSpec) -> LayerPlan:
+def whole_layer(layer: LayerSpec) -> LayerPlan:
     """All of a layer."""
-    neurons = (one.channels for one in own.sublayers if isinstance(one, Mlp))
-    return layer_plan(own, None, None, range(next(neurons, NEURONS)))
+    neurons = (one.channels for one in layer.sublayers if isinstance(one, Mlp))
+    return layer_plan(layer, None, None, range(next(neurons, NEURONS)))
 
 
 def plan_of(source: Source, layers: Sequence[LayerPlan], compensation: Compensation, **values: Any) -> Plan:
@@ -130,10 +130,10 @@ def uniform_plan(source: Source, compensation: Compensation, **values: Any) -> P
 
     Convolutions stay whole, and linear attention loses one key head.
     """
-    own = source.spec.first(Attention)
-    size, all_groups = own.heads_per_group, own.num_key_value_heads
+    attention = source.spec.first(Attention)
+    size, all_groups = attention.heads_per_group, attention.num_key_value_heads
     left, each = {6: 3, 3: 2, 1: 1}[all_groups], max(size // 2, 1)
-    if keeps_heads(source.spec) or own.whole_because:
+    if keeps_heads(source.spec) or attention.whole_because:
         left, each = all_groups, size
     layers = []
     for index, layer in enumerate(source.spec.layers):
@@ -247,7 +247,7 @@ def _scored(sublayer: Sublayer) -> tuple[int, ...]:
 
 def scored_options(spec: ModelSpec, scores: list[LayerScores]) -> list[LayerOptions]:
     """The options of every layer."""
-    return [options_from_scores(spec, layer, own) for layer, own in enumerate(scores)]
+    return [options_from_scores(spec, index, layer) for index, layer in enumerate(scores)]
 
 
 def both(options: LayerOptions) -> tuple[HeadOptions, NeuronOptions]:

@@ -147,10 +147,10 @@ def _random_merges(chance: random.Random, number: int) -> list[tuple[str, str]]:
         position = chance.randrange(len(word) - 1)
         pair = (word[position], word[position + 1])
         pairs[pair] = None
-        for own in words:
-            for at in range(len(own) - 1, 0, -1):
-                if (own[at - 1], own[at]) == pair and at < len(own):
-                    own[at - 1 : at + 1] = ["".join(pair)]
+        for word in words:
+            for at in range(len(word) - 1, 0, -1):
+                if (word[at - 1], word[at]) == pair and at < len(word):
+                    word[at - 1 : at + 1] = ["".join(pair)]
     return list(pairs)
 
 

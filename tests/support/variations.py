@@ -454,9 +454,9 @@ def in_turn(variations: Iterable[str], values: Sequence[Any]) -> list[Any]:
     `make test-all` adds all other pairs, and the pairs of variations that are not the richest.
     """
     pairs = []
-    for place, name in enumerate(sorted(variations, key=lambda name: name not in RICHEST)):
+    for index, name in enumerate(sorted(variations, key=lambda name: name not in RICHEST)):
         for number, value in enumerate(values):
-            is_next = name in RICHEST and number == place % len(values)
+            is_next = name in RICHEST and number == index % len(values)
             pairs.append(pytest.param(name, value, marks=() if is_next else pytest.mark.full))
     return pairs
 
@@ -570,8 +570,8 @@ def uneven_values(variation: str, *, biases: bool = True, **more: Any) -> dict[s
     sizes = family.key("intermediate_size")
     groups = {6: (4, 2), 1: (1, 1)}.get(micro_config(**values).get("num_key_value_heads", 3), (2, 1))
     layers = {
-        str(index): {family.key("num_attention_heads"): heads, "num_key_value_heads": own, sizes: neurons}
-        for index, heads, own, neurons in ((1, 4, groups[0], 48), (2, 2, groups[1], 64))
+        str(index): {family.key("num_attention_heads"): heads, "num_key_value_heads": kv_heads, sizes: neurons}
+        for index, heads, kv_heads, neurons in ((1, 4, groups[0], 48), (2, 2, groups[1], 64))
     }
     if biases:
         layers["1"] |= {"o_proj_bias": True, "down_proj_bias": True}

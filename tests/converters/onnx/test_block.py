@@ -96,8 +96,8 @@ def norms(present: frozenset[str], spec: ModelSpec = PLAIN) -> ModelSpec:
 
 def beside(spec: ModelSpec = PLAIN, **changes: Any) -> ModelSpec:
     """The model with each MLP beside the attention, with further changes of the MLPs."""
-    own = (LayerSpec((layer[Attention], replace(layer[Mlp], beside=True, **changes))) for layer in spec.layers)
-    return spec.with_layers(tuple(own))
+    layers = (LayerSpec((layer[Attention], replace(layer[Mlp], beside=True, **changes))) for layer in spec.layers)
+    return spec.with_layers(tuple(layers))
 
 
 def layers(*changes: dict[str, Any], spec: ModelSpec = PLAIN) -> ModelSpec:

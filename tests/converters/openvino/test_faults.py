@@ -129,7 +129,7 @@ def _first(rows: np.ndarray, value: float) -> None:
 
 
 #: Name, precision and fault.
-FOUND: dict[str, tuple[str, Fault]] = {
+CAUGHT: dict[str, tuple[str, Fault]] = {
     "two rows change places": ("fp32", numbers(DOWN, lambda rows: swap(rows, 3, 7))),
     "keys and values change places": ("fp16", numbers(QKV, lambda rows: swap(rows, slice(48, 96), slice(96, 144)))),
     "a bias is missing": ("fp32", numbers(BIAS, lambda rows: rows.fill(0))),
@@ -172,7 +172,7 @@ FOUND: dict[str, tuple[str, Fault]] = {
     "another family": ("fp32", json_value("config.json", "model_type", "mistral")),
 }
 #: What neither comparison tells, and why.
-NOT_FOUND: dict[str, tuple[str, Fault]] = {
+HARMLESS: dict[str, tuple[str, Fault]] = {
     # between tensors, which nothing reads
     "bytes that align a tensor": ("fp32", lambda made: _alignment(made)),
     # a token for people, which no runtime reads
@@ -235,13 +235,13 @@ def planted(good: Callable[[str], IrModel], tmp_path: Path) -> Callable[[str, Fa
     return make
 
 
-@pytest.mark.parametrize("name", FOUND)
+@pytest.mark.parametrize("name", CAUGHT)
 def test_found(name: str, planted: Callable[[str, Fault], IrModel]) -> None:
-    line = first_finding(planted(*FOUND[name]))
+    line = first_finding(planted(*CAUGHT[name]))
     assert line
     assert "\n" not in line
 
 
-@pytest.mark.parametrize("name", NOT_FOUND)
+@pytest.mark.parametrize("name", HARMLESS)
 def test_not_found(name: str, planted: Callable[[str, Fault], IrModel]) -> None:
-    assert first_finding(planted(*NOT_FOUND[name])) is None
+    assert first_finding(planted(*HARMLESS[name])) is None

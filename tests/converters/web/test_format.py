@@ -77,8 +77,8 @@ def test_files_are_where_transformers_js_looks(webbed: Callable[..., Any], preci
     assert config["model_type"] == "llama"
     assert config["transformers.js_config"] == {"dtype": precision, "use_external_data_format": {graph: 1}}
     proto = onnx.load(model.graph, load_external_data=False)
-    places = {e.value for t in proto.graph.initializer for e in t.external_data if e.key == "location"}
-    assert places == {f"{graph}_data"}
+    locations = {e.value for t in proto.graph.initializer for e in t.external_data if e.key == "location"}
+    assert locations == {f"{graph}_data"}
     assert model.format.size(model.spec) == pytest.approx(model.data.stat().st_size, rel=0.03)
 
 

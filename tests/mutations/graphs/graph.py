@@ -90,7 +90,7 @@ class Graph:
         """Puts an operator before a node; the name of what it gives, for the node to read."""
         self._made += 1
         output = f"planted_{self._made}"
-        self._insert(self._place(node), op_type, inputs, output, attributes)
+        self._insert(self._index(node), op_type, inputs, output, attributes)
         return output
 
     def behind(self, value: str, *operators: tuple[str, Sequence[str], dict[str, Any]]) -> None:
@@ -110,7 +110,7 @@ class Graph:
         moved = onnx.NodeProto()
         moved.CopyFrom(node)
         self.proto.graph.node.remove(node)
-        self.proto.graph.node.insert(self._place(self.node(name)) + 1, moved)
+        self.proto.graph.node.insert(self._index(self.node(name)) + 1, moved)
 
     def _insert(
         self, index: int, op_type: str, inputs: Sequence[str], output: str, attributes: dict[str, Any]
@@ -118,7 +118,7 @@ class Graph:
         node = helper.make_node(op_type, list(inputs), [output], name=f"node_of_{output}", **attributes)
         self.proto.graph.node.insert(index, node)
 
-    def _place(self, node: onnx.NodeProto) -> int:
+    def _index(self, node: onnx.NodeProto) -> int:
         return next(i for i, other in enumerate(self.proto.graph.node) if other.name == node.name)
 
     def _tensor(self, name: str) -> onnx.TensorProto:

@@ -108,7 +108,7 @@ def _hard_sigmoid(graph: Graph) -> None:
 
 def _norms() -> Iterator[Fault]:
     layer = "model.layers.{}."
-    places: list[tuple[str, str, int | None]] = [
+    gains: list[tuple[str, str, int | None]] = [
         ("whole", layer.format(0) + "input_layernorm.weight", 0),
         ("whole", layer.format(1) + "input_layernorm.weight", 1),
         ("routed", layer.format(2) + "post_attention_layernorm.weight", 2),
@@ -119,7 +119,7 @@ def _norms() -> Iterator[Fault]:
         ("int4", layer.format(1) + "input_layernorm.weight", 1),
         ("window", "model.norm.weight", None),
     ]
-    for base, name, expected in places:
+    for base, name, expected in gains:
         short = name.removeprefix("model.").removesuffix(".weight")
         yield numeric(f"norm off by 1 %: {short}, {base}", base, scaled(name), layer=expected)
     yield numeric("norm off by 20 %, fp16", "half", scaled(layer.format(1) + "input_layernorm.weight", 1.2), 1)

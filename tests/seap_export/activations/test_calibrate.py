@@ -15,18 +15,18 @@ from support.product import Projection
 from support.variations import VARIED_JOINT
 
 
-def assert_statistics_of(own: FullStatistics, values: torch.Tensor, tolerance: float = 1e-5) -> None:
+def assert_statistics_of(statistics: FullStatistics, values: torch.Tensor, tolerance: float = 1e-5) -> None:
     """Against two passes over all tokens in float64."""
-    moments, mean = own.moments, values.mean(0)
+    moments, mean = statistics.moments, values.mean(0)
     centred = values - mean
     covariance = centred.T @ centred / len(values)
     spread = covariance.diagonal().sqrt()
     assert moments.count == len(values)
-    assert moments.mean.dtype == moments.variance.dtype == own.covariance.dtype == torch.float64
+    assert moments.mean.dtype == moments.variance.dtype == statistics.covariance.dtype == torch.float64
     assert ((moments.mean - mean).abs() <= tolerance * values.square().mean(0).sqrt()).all()
     torch.testing.assert_close(moments.variance, covariance.diagonal(), rtol=2 * tolerance, atol=0.0)
-    assert ((own.covariance - covariance).abs() <= tolerance * torch.outer(spread, spread)).all()
-    assert torch.equal(own.covariance, own.covariance.T)
+    assert ((statistics.covariance - covariance).abs() <= tolerance * torch.outer(spread, spread)).all()
+    assert torch.equal(statistics.covariance, statistics.covariance.T)
 
 
 def assert_same(

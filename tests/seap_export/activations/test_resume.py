@@ -17,7 +17,7 @@ from seap_export.activations import calibrate, sensitivity
 from seap_export.activations.calibrate import collect_statistics
 
 #: Functions that calibration calls, and how often: each call is a place to die at.
-PLACES: tuple[tuple[object, str, int], ...] = (
+INTERRUPTED_CALLS: tuple[tuple[object, str, int], ...] = (
     (calibrate, "write_layer", 3),
     (calibrate._Run, "_save", 3),
     (calibrate._Run, "_sublayer", 6),
@@ -50,7 +50,11 @@ def expected(source: Source, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 @pytest.mark.parametrize("where", ["memory", "disk"])
 @pytest.mark.parametrize(
     ("module", "name", "call"),
-    [pytest.param(module, name, call, id=f"{name}-{call}") for module, name, calls in PLACES for call in range(calls)],
+    [
+        pytest.param(module, name, call, id=f"{name}-{call}")
+        for module, name, calls in INTERRUPTED_CALLS
+        for call in range(calls)
+    ],
 )
 def test_the_bytes_are_those_of_an_undisturbed_run(
     source: Source,

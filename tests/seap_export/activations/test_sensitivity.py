@@ -55,9 +55,9 @@ def residual_gradients(
     streams: dict[tuple[int, Projection], torch.Tensor] = {}
     products: dict[tuple[int, Projection], torch.Tensor] = {}
 
-    def note(place: tuple[int, Projection], stream: torch.Tensor) -> None:
+    def note(sublayer: tuple[int, Projection], stream: torch.Tensor) -> None:
         stream.retain_grad()
-        streams[place] = stream
+        streams[sublayer] = stream
 
     hooks = []
     for index, layer in enumerate(decoder_layers(model)):
@@ -65,10 +65,10 @@ def residual_gradients(
         first, last = source.spec.layers[index].outputs
         middle = layer.mlp if into_mlp is None else model.get_submodule(family.module(into_mlp, index))
         hooks += [
-            middle.register_forward_pre_hook(lambda _, args, place=(index, first): note(place, args[0])),
+            middle.register_forward_pre_hook(lambda _, args, sublayer=(index, first): note(sublayer, args[0])),
             layer.register_forward_hook(
-                lambda _, args, output, place=(index, last): note(
-                    place, output[0] if isinstance(output, tuple) else output
+                lambda _, args, output, sublayer=(index, last): note(
+                    sublayer, output[0] if isinstance(output, tuple) else output
                 )
             ),
         ]
@@ -76,7 +76,7 @@ def residual_gradients(
             projection = layer.get_submodule(projection_paths(model)[sublayer])
             hooks.append(
                 projection.register_forward_hook(
-                    lambda _, args, output, place=(index, sublayer): products.__setitem__(place, output.detach())
+                    lambda _, args, output, key=(index, sublayer): products.__setitem__(key, output.detach())
                 )
             )
     log_p = model(ids[None], use_cache=False).logits[0].log_softmax(-1)
@@ -84,12 +84,13 @@ def residual_gradients(
     for hook in hooks:
         hook.remove()
 
-    def square(place: tuple[int, Projection]) -> float:
-        factor = torch.full_like(products[place][..., :1], getattr(config, "residual_multiplier", 1.0))
-        if POST_NORMS[place[1]] in family.names:
-            factor = factor / (products[place].square().mean(-1, keepdim=True) + config.rms_norm_eps).sqrt()
-        is_read_again = source.spec.layers[place[0]].is_read_again(place[1])  # the next sublayer adds to the same sum
-        gradient = streams[(place[0], "down_proj") if is_read_again else place].grad
+    def square(sublayer: tuple[int, Projection]) -> float:
+        factor = torch.full_like(products[sublayer][..., :1], getattr(config, "residual_multiplier", 1.0))
+        if POST_NORMS[sublayer[1]] in family.names:
+            factor = factor / (products[sublayer].square().mean(-1, keepdim=True) + config.rms_norm_eps).sqrt()
+        index, output = sublayer
+        is_read_again = source.spec.layers[index].is_read_again(output)  # the next sublayer adds to the same sum
+        gradient = streams[(index, "down_proj") if is_read_again else sublayer].grad
         assert gradient is not None
         return float((factor * gradient).double().square().sum())
 
@@ -104,8 +105,8 @@ def expected_sensitivity(source: Source, model: PreTrainedModel, texts: Sequence
     total = torch.zeros(3, 2, dtype=torch.float64)
     for batch in length_buckets(texts, SENSITIVITY_TOKENS):
         labels = drawn_labels(model, batch)
-        for ids, real, own in zip(batch.input_ids, batch.real, labels, strict=True):
-            total += residual_gradients(source, model, ids[real], own)
+        for ids, real, row_labels in zip(batch.input_ids, batch.real, labels, strict=True):
+            total += residual_gradients(source, model, ids[real], row_labels)
     return total / (sum(map(len, texts)) * model.config.hidden_size)
 
 
@@ -118,8 +119,8 @@ def test_it_is_that_of_autograd_through_the_whole_model(tmp_path: Path, variatio
     torch.testing.assert_close(
         actual, expected_sensitivity(source, transformers_model(tmp_path / "model"), texts), rtol=1e-4, atol=0.0
     )
-    places = 3 if source.spec.has_beside else 6  # those side by side share one
-    assert len({round(float(value), 12) for value in actual.flatten()}) == places
+    expected_number = 3 if source.spec.has_beside else 6  # those side by side share one
+    assert len({round(float(value), 12) for value in actual.flatten()}) == expected_number
 
 
 def test_more_tokens_than_logits_fit_in_memory_and_more_than_one_batch(tmp_path: Path) -> None:
@@ -150,7 +151,7 @@ def test_drawn_labels_stand_for_the_expectation_over_all_labels(tmp_path: Path) 
         normed = stream.last_hidden_state[0]
         chances = model.lm_head(normed).softmax(-1).detach()
         before: list[torch.Tensor] = []
-        hook = model.model.norm.register_forward_pre_hook(lambda _, args, own=before: own.append(args[0].detach()))
+        hook = model.model.norm.register_forward_pre_hook(lambda _, args, into=before: into.append(args[0].detach()))
         model(torch.tensor([ids]), use_cache=False)
         hook.remove()
         last = before[0][0].requires_grad_(True)
@@ -191,13 +192,13 @@ def divergence_under_noise(
         ]
     else:
         hooks = [projection.register_forward_hook(lambda _, args, output: output + noise(output))]
-    found = 0.0
+    divergence = 0.0
     for ids, before in zip(texts, dense, strict=True):
         after = model(torch.tensor([ids]), use_cache=False).logits[0].log_softmax(-1)
-        found += float((before.exp() * (before - after)).sum())
+        divergence += float((before.exp() * (before - after)).sum())
     for hook in hooks:
         hook.remove()
-    return found / sum(map(len, texts)) / scale**2
+    return divergence / sum(map(len, texts)) / scale**2
 
 
 @pytest.mark.parametrize(
@@ -212,11 +213,11 @@ def test_it_is_the_kl_that_noise_makes(tmp_path: Path, variation: str) -> None:
     """KL = 1/2 size² tr F, with labels drawn and noise drawn, so within sampling errors."""
     source = micro_source(tmp_path / "model", variation, vocab_size=24)
     texts = random_token_ids(40, vocabulary=24)[: sensitivity_texts(random_token_ids(40, vocabulary=24))]
-    model, own = transformers_model(tmp_path / "model", torch.float64), measured(source, texts)
+    model, sensitivity = transformers_model(tmp_path / "model", torch.float64), measured(source, texts)
     for index, sublayer in ((0, "o_proj"), (1, "down_proj"), (2, "o_proj")):
-        found = [divergence_under_noise(source, model, texts, index, sublayer, seed) for seed in range(3)]  # type: ignore[arg-type]
-        expected = 0.5 * float(own[index, OUTPUTS.index(sublayer)]) * source.spec.hidden_size  # type: ignore[arg-type]
-        assert sum(found) / len(found) == pytest.approx(expected, rel=0.25)
+        divergences = [divergence_under_noise(source, model, texts, index, sublayer, seed) for seed in range(3)]  # type: ignore[arg-type]
+        expected = 0.5 * float(sensitivity[index, OUTPUTS.index(sublayer)]) * source.spec.hidden_size  # type: ignore[arg-type]
+        assert sum(divergences) / len(divergences) == pytest.approx(expected, rel=0.25)
 
 
 def test_padding_and_the_size_of_batches_change_nothing(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from seap_export.families.parts import FusedRows
 from seap_export.layers.sublayers import experts
 
 #: Where each shows first: in the second of three layers, where only that has a window.
-PLACES = {
+FIRST_NOTICED = {
     "activation": "layer 0",
     "window": "layer 1",
     "local rotation": "layer 1",
@@ -48,9 +48,9 @@ def test_what_is_left_out_is_noticed_where_it_shows_first(
     right = family_of_model_type("gemma3_text")
     describe_gemma3(monkeypatch, **WRONG_FAMILIES[left_out](right))
     layers: list[int] = []
-    with pytest.raises(InputError, match=f"from {PLACES[left_out]} on, .*'gemma3_text'"):
+    with pytest.raises(InputError, match=f"from {FIRST_NOTICED[left_out]} on, .*'gemma3_text'"):
         statistics_in(tmp_path / "statistics", open_source(str(folder)), random_token_ids(), on_layer=layers.append)
-    where = PLACES[left_out]
+    where = FIRST_NOTICED[left_out]
     before = {"the embedding": 0, "the logits": 3}[where] if where.startswith("the") else int(where[-1])
     assert layers == list(range(before))
 
@@ -119,12 +119,12 @@ def _logits(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
     ],
 )
 def test_another_norm_or_order_is_noticed_where_it_shows_first(
-    tmp_path: Path, variation: str, change: Callable[[ModelSpec], ModelSpec], place: str
+    tmp_path: Path, variation: str, change: Callable[[ModelSpec], ModelSpec], where: str
 ) -> None:
     source = micro_source(tmp_path / "model", variation)
     skip_unless_loaded(source.spec.family)
     _walk(source)
-    with pytest.raises(InputError, match=f"from {place} on"):
+    with pytest.raises(InputError, match=f"from {where} on"):
         _walk(dataclasses.replace(source, spec=change(source.spec)))
 
 
@@ -263,11 +263,11 @@ def test_a_router_may_choose_either_of_two_experts_that_are_as_good(
 ) -> None:
     folder = write_micro_model(tmp_path / "model", **VARIATIONS["mixtral"])
     tensors = load_file(folder / "model.safetensors")
-    for router in (own for name, own in tensors.items() if "block_sparse_moe.gate" in name):
+    for router in (tensor for name, tensor in tensors.items() if "block_sparse_moe.gate" in name):
         router[1] = router[0]
     save_file(tensors, folder / "model.safetensors")
     choose = experts.routing_weights
-    monkeypatch.setattr(experts, "routing_weights", lambda logits, own: choose(logits.flip(-1), own).flip(-1))
+    monkeypatch.setattr(experts, "routing_weights", lambda logits, rules: choose(logits.flip(-1), rules).flip(-1))
     monkeypatch.setattr(walk_check, "_TIE", tie)
     with contextlib.nullcontext() if tie > 0 else pytest.raises(InputError, match="from layer 0 on"):
         statistics_in(tmp_path / "statistics", open_source(str(folder)), random_token_ids())
@@ -276,7 +276,7 @@ def test_a_router_may_choose_either_of_two_experts_that_are_as_good(
 def test_a_router_that_decides_nothing_is_refused_since_nothing_can_be_compared(tmp_path: Path) -> None:
     folder = write_micro_model(tmp_path / "model", model_type="mixtral")
     tensors = load_file(folder / "model.safetensors")
-    for router in (own for name, own in tensors.items() if "block_sparse_moe.gate" in name):
+    for router in (tensor for name, tensor in tensors.items() if "block_sparse_moe.gate" in name):
         router.zero_()
     save_file(tensors, folder / "model.safetensors")
     with pytest.raises(InputError, match="the router of layer 0 does not tell experts apart"):

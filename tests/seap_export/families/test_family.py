@@ -55,7 +55,7 @@ def test_a_model_of_transformers_that_is_not_supported_is_refused_with_the_reaso
 
 def test_no_family_is_both_supported_and_refused_and_none_is_refused_twice() -> None:
     table = tomllib.loads((resources.files("seap_export.families") / "refused.toml").read_text("utf-8"))
-    refused = [model_type for own in table.values() for model_type in own]
+    refused = [model_type for types in table.values() for model_type in types]
     assert len(refused) == len(set(refused))
     assert not set(refused) & set(FAMILIES)
 

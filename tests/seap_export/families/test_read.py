@@ -159,10 +159,10 @@ def test_an_absent_key_means_what_transformers_takes_it_for_or_is_refused(tmp_pa
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_the_defaults_of_a_description_are_those_of_the_class(model_type: str) -> None:
     skip_unless_loaded(family_of_model_type(model_type))
-    own = AutoConfig.for_model(model_type)
+    defaults = AutoConfig.for_model(model_type)
     for key, value in family_of_model_type(model_type).defaults.items():
-        if getattr(own, key, None) is not None and key not in ("layer_types", "rope_parameters"):
-            assert getattr(own, key) == value, key
+        if getattr(defaults, key, None) is not None and key not in ("layer_types", "rope_parameters"):
+            assert getattr(defaults, key) == value, key
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "mish"])
@@ -197,7 +197,9 @@ def test_query_heads_that_cannot_share_key_value_heads_evenly_are_refused() -> N
 
 WRAPPED = {
     "model_type": "gemma3",
-    "text_config": {key: own for key, own in micro_config(model_type="gemma3_text").items() if key != "model_type"},
+    "text_config": {
+        key: value for key, value in micro_config(model_type="gemma3_text").items() if key != "model_type"
+    },
     "vision_config": {"hidden_size": 8},
     "mm_tokens_per_image": 4,
 }
@@ -221,7 +223,7 @@ def test_a_wrapper_of_another_language_model_is_refused(text: object, says: str)
 
 
 def test_a_wrapper_of_two_families_holds_what_it_says() -> None:
-    inner = {key: own for key, own in micro_config(model_type="mistral").items() if key != "model_type"}
+    inner = {key: value for key, value in micro_config(model_type="mistral").items() if key != "model_type"}
     assert model_spec({"model_type": "mistral3", "text_config": inner}).family.model_type == "mistral"
     inner = micro_config(model_type="ministral3")
     assert model_spec({"model_type": "mistral3", "text_config": inner}).family.model_type == "ministral3"
@@ -257,8 +259,8 @@ BLOCKS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 @pytest.mark.parametrize(("values", "block"), BLOCKS)
 def test_a_block_is_what_the_formulas_of_its_family_say(values: dict[str, Any], block: dict[str, Any]) -> None:
     spec = model_spec(micro_config(**values))
-    own = vars(spec.block) | vars(spec.first(Attention)) | vars(spec.first(Mlp))
-    assert {name: own[name] for name in block} == block
+    values = vars(spec.block) | vars(spec.first(Attention)) | vars(spec.first(Mlp))
+    assert {name: values[name] for name in block} == block
 
 
 @pytest.mark.parametrize(

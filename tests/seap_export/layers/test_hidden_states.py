@@ -64,15 +64,15 @@ def walked(source: Source, texts: Texts, max_batch_tokens: int = 4096) -> _OUTPU
         for output in spec.layers[index].outputs:
             hidden.advance(layer, output)
     head = source.read_head()
-    found = {}
+    results = {}
     for batch, stream in zip(hidden.batches, hidden.streams, strict=True):
-        own = logits(spec, head, output_stream(spec, source.read_norm(), stream))
+        all_logits = logits(spec, head, output_stream(spec, source.read_norm(), stream))
         lengths = batch.real.sum(1).tolist()
         for ids, length, *parts in zip(
-            batch.input_ids, lengths, stream.split(lengths), own.split(lengths), strict=True
+            batch.input_ids, lengths, stream.split(lengths), all_logits.split(lengths), strict=True
         ):
-            found[tuple(ids[:length].tolist())] = (parts[0], parts[1])
-    return found
+            results[tuple(ids[:length].tolist())] = (parts[0], parts[1])
+    return results
 
 
 @torch.no_grad()
@@ -81,13 +81,13 @@ def assert_equals_transformers(folder: Path, source: Source, texts: Texts) -> No
     streams: list[torch.Tensor] = []
     norm = model.get_submodule(source.spec.family.module("norm"))
     hook = norm.register_forward_pre_hook(lambda _, args: streams.append(args[0][0]))
-    found = walked(source, texts)
+    results = walked(source, texts)
     for ids in texts:
         expected = model(torch.tensor([ids]), use_cache=False).logits[0]
-        stream, own = found[tuple(ids)]
+        stream, actual = results[tuple(ids)]
         scale = streams[-1].square().mean(-1, keepdim=True).sqrt()
         assert ((stream - streams[-1]).abs() <= 1e-4 * scale).all()
-        torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
     hook.remove()
 
 

@@ -50,9 +50,9 @@ def _convolved(tensor: torch.Tensor, *, weight: torch.Tensor, padding: int, **_:
 
 
 def _converted(tensor: torch.Tensor, *to: Any, dtype: Any = None, device: Any = None, **_: Any) -> torch.Tensor:
-    for own in to:
-        own = own.dtype if isinstance(own, torch.Tensor) else own
-        dtype, device = (own, device) if isinstance(own, torch.dtype) else (dtype, own)
+    for target in to:
+        target = target.dtype if isinstance(target, torch.Tensor) else target
+        dtype, device = (target, device) if isinstance(target, torch.dtype) else (dtype, target)
     if dtype in (None, tensor.dtype) and device in (None, tensor.device):
         return tensor
     return torch.ops.aten._to_copy(tensor, dtype=dtype, device=device)
@@ -64,8 +64,8 @@ def _indexed(tensor: torch.Tensor, index: Any) -> torch.Tensor:
     if any(isinstance(item, torch.Tensor) for item in items):
         return torch.ops.aten.index(tensor, [None if isinstance(item, slice) else item for item in items])
     if Ellipsis in items:
-        place, named = items.index(Ellipsis), sum(item is not None for item in items) - 1
-        items[place : place + 1] = [slice(None)] * (tensor.dim() - named)
+        position, named = items.index(Ellipsis), sum(item is not None for item in items) - 1
+        items[position : position + 1] = [slice(None)] * (tensor.dim() - named)
     axis = 0
     for item in items:
         if item is None:
@@ -109,7 +109,7 @@ def test_everything_is_on_the_device(variation: str, tmp_path: Path) -> None:
         passage = stock.start([torch.zeros(1, 6, dtype=torch.long), torch.zeros(1, 3, dtype=torch.long)])
         for index in range(len(spec.layers)):
             prefix = family.names["layer"].format(layer=index)
-            stock.load(index, {name: own for name, own in weights.items() if name.startswith(prefix)})
+            stock.load(index, {name: tensor for name, tensor in weights.items() if name.startswith(prefix)})
             stock.advance(index, passage)
             stock.release(index)
         for name in spec.norm_parts("norm"):

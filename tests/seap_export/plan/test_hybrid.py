@@ -78,12 +78,12 @@ def scores_of(spec: ModelSpec) -> list[LayerScores]:
     generator = torch.Generator().manual_seed(0)
     return [
         {
-            own.output: torch.rand(
-                *((own.channels // own.unit, own.unit) if own.unit > 1 else (own.channels,)),
+            sublayer.output: torch.rand(
+                *((sublayer.channels // sublayer.unit, sublayer.unit) if sublayer.unit > 1 else (sublayer.channels,)),
                 generator=generator,
                 dtype=torch.float64,
             )
-            for own in layer.sublayers
+            for sublayer in layer.sublayers
         }
         for layer in spec.layers
     ]
@@ -91,7 +91,7 @@ def scores_of(spec: ModelSpec) -> list[LayerScores]:
 
 def weights_left(spec: ModelSpec, layers: tuple[LayerPlan, ...]) -> int:
     shrunk = [plan.spec(layer, frozenset()) for plan, layer in zip(layers, spec.layers, strict=True)]
-    return sum(own.weights(spec.hidden_size) for layer in shrunk for own in layer.sublayers)
+    return sum(sublayer.weights(spec.hidden_size) for layer in shrunk for sublayer in layer.sublayers)
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.3, 0.6])
@@ -101,7 +101,7 @@ def weights_left(spec: ModelSpec, layers: tuple[LayerPlan, ...]) -> int:
 def test_the_ratio_is_achieved(kind: Any, balance: Balance, ratio: float) -> None:
     spec = hybrid_spec()
     scores, sensitivity = scores_of(spec), np.ones((4, 3))
-    options = [options_from_scores(spec, index, own) for index, own in enumerate(scores)]
+    options = [options_from_scores(spec, index, layer) for index, layer in enumerate(scores)]
     layers, achieved = solve_layers(
         spec, options, ratio, Sparsity(kind), 1, balance, scores=scores, sensitivity=sensitivity
     )
@@ -123,40 +123,44 @@ def test_of_three_sublayers_the_best_selection_is_found() -> None:
         price = 1e-3 * fraction
         chosen = choices.at_price(price, (1.0, 2.0, 0.5), CostModel())
         bills = [
-            float((weight * own.losses + price * own.costs(CostModel())).min())
-            for weight, own in zip((1.0, 2.0, 0.5), (heads, mixer, mlp), strict=True)
+            float((weight * option.losses + price * option.costs(CostModel())).min())
+            for weight, option in zip((1.0, 2.0, 0.5), (heads, mixer, mlp), strict=True)
         ]
         parts = zip((1.0, 2.0, 0.5), choices.options, chosen, strict=True)
         assert sum(bills) == pytest.approx(
-            sum(weight * own.losses[one] + price * own.costs(CostModel())[one] for weight, own, one in parts)
+            sum(weight * option.losses[one] + price * option.costs(CostModel())[one] for weight, option, one in parts)
         )
 
 
 @pytest.mark.parametrize("balance", BALANCES)
 def test_layers_of_three_sublayers_get_one_shape(balance: Balance) -> None:
     spec = hybrid_spec(alike=True)
-    options = [options_from_scores(spec, index, own) for index, own in enumerate(scores_of(spec))]
+    options = [options_from_scores(spec, index, layer) for index, layer in enumerate(scores_of(spec))]
     layers, achieved = solve_uniform(spec, options, 0.4, 1, balance, np.ones((4, 3)))
     assert len({plan.spec(spec.layers[0], frozenset()) for plan in layers}) == 1
     assert achieved == pytest.approx(0.4, abs=RATIO_TOLERANCE)
     if balance == "alike":
         shrunk = layers[0].spec(spec.layers[0], frozenset())
-        for own, whole in zip(shrunk.sublayers, spec.layers[0].sublayers, strict=True):
-            assert own.weights(24) / whole.weights(24) == pytest.approx(0.6, abs=0.15)
+        for sublayer, whole in zip(shrunk.sublayers, spec.layers[0].sublayers, strict=True):
+            assert sublayer.weights(24) / whole.weights(24) == pytest.approx(0.6, abs=0.15)
 
 
 @pytest.mark.parametrize("balance", BALANCES)
 def test_in_a_uniform_layout_all_sublayers_of_a_kind_have_the_same_sizes(balance: Balance) -> None:
     spec = hybrid_spec()
-    options = [options_from_scores(spec, index, own) for index, own in enumerate(scores_of(spec))]
+    options = [options_from_scores(spec, index, layer) for index, layer in enumerate(scores_of(spec))]
     layers, achieved = solve_uniform(spec, options, 0.2, 1, balance, np.ones((4, 3)))
     sizes: dict[Any, Any] = {}
-    assert all(sizes.setdefault(own.kind, own.sizes) == own.sizes for layer in layers for own in layer.sublayers)
+    assert all(
+        sizes.setdefault(sublayer.kind, sublayer.sizes) == sublayer.sizes
+        for layer in layers
+        for sublayer in layer.sublayers
+    )
     assert len(sizes) == 3
     left = sum(
-        own.spec(whole).weights(24)
+        kept.spec(whole).weights(24)
         for layer, dense in zip(layers, spec.layers, strict=True)
-        for own, whole in zip(layer.sublayers, dense.sublayers, strict=True)
+        for kept, whole in zip(layer.sublayers, dense.sublayers, strict=True)
     )
     assert achieved == pytest.approx(1 - left / sum(map(spec.prunable_weights, range(4))))
     assert achieved == pytest.approx(0.2, abs=RATIO_TOLERANCE)
@@ -165,7 +169,7 @@ def test_in_a_uniform_layout_all_sublayers_of_a_kind_have_the_same_sizes(balance
 def test_sublayers_of_a_kind_that_differ_in_the_dense_model_have_no_uniform_layout() -> None:
     spec = hybrid_spec()
     spec = spec.with_layers((*spec.layers[:3], spec.layers[3].changed(intermediate_size=39)))
-    options = [options_from_scores(spec, index, own) for index, own in enumerate(scores_of(spec))]
+    options = [options_from_scores(spec, index, layer) for index, layer in enumerate(scores_of(spec))]
     with pytest.raises(UsageError, match="differ in shape; leave out --layout uniform"):
         solve_uniform(spec, options, 0.2, 1, "loss", np.ones((4, 3)))
 
@@ -174,23 +178,27 @@ def test_rankings_of_scores_and_of_elimination_come_back(tmp_path: Path) -> None
     spec = hybrid_spec()
     generator = torch.Generator().manual_seed(1)
     for index, layer in enumerate(spec.layers):
-        weights = {own.output: torch.randn(24, own.channels, generator=generator) for own in layer.sublayers}
-        covariances = {own.output: torch.eye(own.channels, dtype=torch.float64) for own in layer.sublayers}
+        weights = {
+            sublayer.output: torch.randn(24, sublayer.channels, generator=generator) for sublayer in layer.sublayers
+        }
+        covariances = {
+            sublayer.output: torch.eye(sublayer.channels, dtype=torch.float64) for sublayer in layer.sublayers
+        }
         write_options(tmp_path, index, options_from_elimination(spec, index, weights, covariances, ridge=0.01))
     write_sensitivity(tmp_path, torch.ones(4, 3, dtype=torch.float64))
     ranking = read_ranking(spec, tmp_path)
     assert ranking.scores is None
-    assert [[type(own.dense) for own in layer] for layer in ranking.options] == [
-        [type(own) for own in layer.sublayers] for layer in spec.layers
+    assert [[type(option.dense) for option in layer] for layer in ranking.options] == [
+        [type(sublayer) for sublayer in layer.sublayers] for layer in spec.layers
     ]
     scores = scores_of(spec)
     for index, layer in enumerate(spec.layers):
         write_scores(tmp_path, index, layer, scores[index])
     read = read_ranking(spec, tmp_path).scores
     assert read is not None
-    for own, other in zip(read, scores, strict=True):
-        assert own.keys() == other.keys()
-        assert all(torch.equal(own[output], other[output]) for output in other)
+    for layer, other in zip(read, scores, strict=True):
+        assert layer.keys() == other.keys()
+        assert all(torch.equal(layer[output], other[output]) for output in other)
 
 
 def olmo_spec() -> ModelSpec:
@@ -204,7 +212,7 @@ def olmo_spec() -> ModelSpec:
 def test_what_cannot_be_cut_stays_whole_and_counts(kind: Any, balance: Balance) -> None:
     spec = olmo_spec()
     scores, sensitivity = scores_of(spec), np.ones((4, 2))
-    options = [options_from_scores(spec, index, own) for index, own in enumerate(scores)]
+    options = [options_from_scores(spec, index, layer) for index, layer in enumerate(scores)]
     layers, achieved = solve_layers(
         spec, options, 0.3, Sparsity(kind, protect_first=0), 1, balance, scores=scores, sensitivity=sensitivity
     )
@@ -234,16 +242,18 @@ def test_a_thinner_layer_leaves_alone_what_stays_whole() -> None:
     layer = olmo_spec().layers[0]
     thinner = thinner_layer(layer, 24, 0.7)
     assert thinner[Attention] == layer[Attention]
-    assert sum(own.weights(24) for own in thinner.sublayers) == pytest.approx(
-        0.7 * sum(own.weights(24) for own in layer.sublayers), abs=3 * 24 / 2
+    assert sum(sublayer.weights(24) for sublayer in thinner.sublayers) == pytest.approx(
+        0.7 * sum(sublayer.weights(24) for sublayer in layer.sublayers), abs=3 * 24 / 2
     )
 
 
 def test_elimination_and_rankings_leave_alone_what_stays_whole(tmp_path: Path) -> None:
     spec = olmo_spec()
     for index, layer in enumerate(spec.layers):
-        weights = {own.output: torch.ones(24, own.channels) for own in layer.sublayers}
-        covariances = {own.output: torch.eye(own.channels, dtype=torch.float64) for own in layer.sublayers}
+        weights = {sublayer.output: torch.ones(24, sublayer.channels) for sublayer in layer.sublayers}
+        covariances = {
+            sublayer.output: torch.eye(sublayer.channels, dtype=torch.float64) for sublayer in layer.sublayers
+        }
         options = options_from_elimination(spec, index, weights, covariances, ridge=0.01)
         assert len(options[0].losses) == 1
         write_options(tmp_path, index, options)
@@ -267,7 +277,7 @@ def test_a_plan_that_cuts_what_stays_whole_does_not_fit() -> None:
 def test_the_largest_ratio_counts_all_sublayers() -> None:
     spec = hybrid_spec()
     smallest = {Attention: 2 * 2 * 24 * 4, Mlp: 3 * 24, Mixer: 3 * 24}
-    kept = sum(smallest[type(own)] for own in spec.sublayers)
+    kept = sum(smallest[type(sublayer)] for sublayer in spec.sublayers)
     most = 1.0 - kept / sum(spec.prunable_weights(index) for index in range(4))
     check_ratio(spec, most, Sparsity("adaptive"), 1)
     with pytest.raises(UsageError, match=f"at most {most:.3f} can be removed"):

@@ -79,10 +79,10 @@ def test_a_group_tolerance_is_recorded_where_there_is_one(tmp_path: Path) -> Non
 
 def test_a_vocabulary_is_recorded_where_there_is_one(tmp_path: Path) -> None:
     plan = dataclasses.replace(PLAN, vocabulary=Vocabulary((0, 1, 2, 40, 95), 96))
-    for own, recorded in ((PLAN, None), (plan, {"tokens": 5, "of": 96, "kept": "4AAAAACAAAAAAAAB"})):
-        write_plan(own, tmp_path / "plan.json")
+    for written, recorded in ((PLAN, None), (plan, {"tokens": 5, "of": 96, "kept": "4AAAAACAAAAAAAAB"})):
+        write_plan(written, tmp_path / "plan.json")
         assert json.loads((tmp_path / "plan.json").read_text("utf-8")).get("vocabulary") == recorded
-        assert read_plan(tmp_path / "plan.json") == own
+        assert read_plan(tmp_path / "plan.json") == written
     dense = dense_spec()
     assert PLAN.shrunk_spec(dense).vocab_size == 96
     assert plan.shrunk_spec(dense) == PLAN.shrunk_spec(dense).with_tokens(5)
@@ -302,20 +302,20 @@ def test_biases_of_a_uniform_plan_are_those_of_the_family_s_class(
 ) -> None:
     dense = dense_spec(**model)
     assert UNIFORM.compensated(dense) == (frozenset(fitted),) * 3
-    assert {own.biases for own in UNIFORM.shrunk_spec(dense).layers} == {frozenset(biases)}
+    assert {layer.biases for layer in UNIFORM.shrunk_spec(dense).layers} == {frozenset(biases)}
     assert {output for output in OUTPUTS if UNIFORM.has_intercept(output, dense.family)} == set(fitted)  # type: ignore[arg-type]
     refitted = with_settings(UNIFORM, compensation="one-shot")
     assert refitted.compensated(dense) == (frozenset(OUTPUTS),) * 3
-    assert {own.biases for own in refitted.shrunk_spec(dense).layers} == {frozenset(biases)}
+    assert {layer.biases for layer in refitted.shrunk_spec(dense).layers} == {frozenset(biases)}
     per_layer = with_settings(UNIFORM, layout="per-layer")
     assert per_layer.compensated(dense) == (frozenset(OUTPUTS),) * 3
-    assert all(frozenset(OUTPUTS) <= own.biases for own in per_layer.shrunk_spec(dense).layers)
+    assert all(frozenset(OUTPUTS) <= layer.biases for layer in per_layer.shrunk_spec(dense).layers)
 
 
 def test_only_sublayers_that_are_compensated_have_their_switch_turned_on() -> None:
-    layers = tuple(kept_layer(2, range(3), range(6), own[KeptNeurons].neurons) for own in EVEN_LAYERS)
+    layers = tuple(kept_layer(2, range(3), range(6), layer[KeptNeurons].neurons) for layer in EVEN_LAYERS)
     plan = dataclasses.replace(UNIFORM, layers=layers)
     mlp = frozenset({"gate_proj", "up_proj", "down_proj"})
-    assert {own.biases for own in plan.shrunk_spec(dense_spec()).layers} == {mlp}
+    assert {layer.biases for layer in plan.shrunk_spec(dense_spec()).layers} == {mlp}
     nothing = with_settings(plan, compensation="none")
-    assert {own.biases for own in nothing.shrunk_spec(dense_spec()).layers} == {frozenset()}
+    assert {layer.biases for layer in nothing.shrunk_spec(dense_spec()).layers} == {frozenset()}

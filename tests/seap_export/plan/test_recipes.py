@@ -78,8 +78,8 @@ def test_a_shipped_file_explains_every_key_that_has_an_effect(name: str) -> None
 
 def test_a_file_may_leave_out_any_key(tmp_path: Path) -> None:
     assert open_recipe(write(tmp_path, "")) == PlanSettings()
-    found = open_recipe(write(tmp_path, 'score = "wifv"\nridge = 2\nsparsity.protect_last = 1\n'))
-    assert found == PlanSettings("wifv", Sparsity("adaptive", protect_last=1), ridge=2.0)
+    settings = open_recipe(write(tmp_path, 'score = "wifv"\nridge = 2\nsparsity.protect_last = 1\n'))
+    assert settings == PlanSettings("wifv", Sparsity("adaptive", protect_last=1), ridge=2.0)
 
 
 @pytest.mark.parametrize(

@@ -38,18 +38,18 @@ ALL, FEWER = range(80), range(0, 80, 2)
 def plan(source: Source, compensation: Compensation) -> Plan:
     """Every layer keeps its heads, the second and the last lack an expert, and the last half of all neurons."""
     pairs = zip(source.spec.layers, (ALL, FEWER, FEWER), strict=True)
-    *layers, last = [layer_plan(own, None, None, neurons) for own, neurons in pairs]
+    *layers, last = [layer_plan(layer, None, None, neurons) for layer, neurons in pairs]
     experts, width = last[KeptExperts].experts, last[KeptExperts].expert_width
     half = KeptExperts(experts, width // 2, tuple(tuple(range(expert % 2, width, 2)) for expert in experts))
     return plan_of(source, [*layers, LayerPlan((last[KeptHeads], half))], compensation)
 
 
 def shrunk(source: Source, folder: Path, compensation: Compensation) -> Plan:
-    own = plan(source, compensation)
+    shrunk_plan = plan(source, compensation)
     statistics = mixture_of(source, folder / "statistics", {"boolq": random_token_ids()})
     (folder / "hf").mkdir()
-    write_shrunk_model(source, own, statistics, folder / "hf")
-    return own
+    write_shrunk_model(source, shrunk_plan, statistics, folder / "hf")
+    return shrunk_plan
 
 
 def hide(model: Any, experts: Experts, layer: int, kept: Sequence[int]) -> None:
@@ -60,8 +60,8 @@ def hide(model: Any, experts: Experts, layer: int, kept: Sequence[int]) -> None:
 
     def forward(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         logits = nn.functional.linear(x.reshape(-1, x.shape[-1]), gate.weight) + hidden
-        weights, places = logits.softmax(-1).topk(experts.experts_per_token)
-        return logits, weights / weights.sum(-1, keepdim=True) if experts.is_normalised else weights, places
+        weights, indices = logits.softmax(-1).topk(experts.experts_per_token)
+        return logits, weights / weights.sum(-1, keepdim=True) if experts.is_normalised else weights, indices
 
     gate.forward = forward
 
@@ -69,12 +69,12 @@ def hide(model: Any, experts: Experts, layer: int, kept: Sequence[int]) -> None:
 @pytest.mark.parametrize("variation", ["mixtral-all", "qwen3_moe-some", "qwen3_moe-all"])
 def test_it_is_the_dense_model_whose_routers_never_choose_the_removed_experts(variation: str, tmp_path: Path) -> None:
     source = micro_source(tmp_path / "dense", variation, sliding_window=None)
-    own = shrunk(source, tmp_path, "none")
+    shrunk_plan = shrunk(source, tmp_path, "none")
     model = transformers_model(tmp_path / "dense")
     dense = masked_logits(model)
     for index, layer in enumerate(source.spec.layers):
         for experts in (one for one in layer.sublayers if isinstance(one, Experts)):
-            hide(model, experts, index, own.layers[index][KeptExperts].experts)
+            hide(model, experts, index, shrunk_plan.layers[index][KeptExperts].experts)
         for mlp in (model.model.layers[index].mlp for one in layer.outputs if one == "down_proj" and index):
             mlp.down_proj.weight.data[:, 1::2] = 0.0  # a layer without experts has lost neurons
     for expert, columns in enumerate(model.model.layers[2].mlp.experts.down_proj.data):
@@ -86,13 +86,15 @@ def test_it_is_the_dense_model_whose_routers_never_choose_the_removed_experts(va
 
 
 def test_experts_that_are_left_are_refitted(tmp_path: Path) -> None:
-    found = {}
+    divergences = {}
     for compensation in ("none", "sequential"):
         source = micro_source(tmp_path / compensation / "dense", "mixtral")
         shrunk(source, tmp_path / compensation, compensation)  # type: ignore[arg-type]
         texts = random_token_ids()
-        found[compensation] = mean_divergence(tmp_path / compensation / "dense", tmp_path / compensation / "hf", texts)
-    assert found["sequential"] < 0.8 * found["none"]
+        divergences[compensation] = mean_divergence(
+            tmp_path / compensation / "dense", tmp_path / compensation / "hf", texts
+        )
+    assert divergences["sequential"] < 0.8 * divergences["none"]
 
 
 @pytest.mark.parametrize("score", EXPERT_SCORES)
@@ -102,10 +104,10 @@ def test_scores_of_experts_leave_everything_else_whole(score: Score, tmp_path: P
     statistics = mixture_of(source, tmp_path / "statistics", {"boolq": random_token_ids()})
     (tmp_path / "ranking").mkdir()
     ranking = rank_layers(source, statistics, settings, tmp_path / "ranking", compute=Compute())
-    own = plan_variant(source, statistics, ranking, settings, 0.2)
+    variant_plan = plan_variant(source, statistics, ranking, settings, 0.2)
     cut = {
         output
-        for layer, dense in zip(own.layers, source.spec.layers, strict=True)
+        for layer, dense in zip(variant_plan.layers, source.spec.layers, strict=True)
         for output in dense.outputs
         if layer.is_cut(output, dense)
     }

@@ -33,7 +33,7 @@ def test_the_cut_projections_have_their_fit_and_all_else_is_the_dense_layer_s(
 ) -> None:
     source = micro_source(tmp_path / "model", variation)
     statistics, plan = single_mixture(random_calibration(source)), micro_plan(source, compensation)
-    for index, own in enumerate(single_layers(source, plan, statistics)):
+    for index, tensors in enumerate(single_layers(source, plan, statistics)):
         dense = source.read_layer(index)
         expected = shrink_layer(dense, source.spec, index, plan.layers[index])
         for output in OUTPUTS:
@@ -49,8 +49,8 @@ def test_the_cut_projections_have_their_fit_and_all_else_is_the_dense_layer_s(
                 else refit_from_dense(weight, bias, mean, covariance, kept, ridge=plan.settings.ridge, tokens=40)
             )
             expected |= {names.weight(output, index): fit.weight, names.bias(output, index): fit.bias}
-        assert own.keys() == expected.keys()
-        assert all(torch.equal(own[name], expected[name]) for name in expected)
+        assert tensors.keys() == expected.keys()
+        assert all(torch.equal(tensors[name], expected[name]) for name in expected)
     assert index == 2
 
 
@@ -64,14 +64,14 @@ def test_a_compensated_projection_keeps_its_mean_output(
     statistics = mixture_of(source, tmp_path / "statistics", {"boolq": random_token_ids()})
     plan = micro_plan(source, compensation)
     seen = projection_inputs(transformers_model(tmp_path / "model"), random_token_ids())
-    for index, own in enumerate(single_layers(source, plan, statistics)):
+    for index, tensors in enumerate(single_layers(source, plan, statistics)):
         dense = source.read_layer(index)
         for output in CUT[index]:
             weight, bias = names.weight(output, index), names.bias(output, index)  # type: ignore[arg-type]
             mean = seen[index][output].mean(0)
             kept = kept_channels(plan.layers[index], source.spec.layers[0], output)  # type: ignore[arg-type]
             expected = dense[weight].double() @ mean + dense.get(bias, torch.zeros(96)).double()
-            actual = own[weight].double() @ mean[kept] + own[bias].double()
+            actual = tensors[weight].double() @ mean[kept] + tensors[bias].double()
             torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -98,7 +98,7 @@ def test_a_plan_that_removes_nothing_gives_exactly_the_dense_tensors(
     source = micro_source(tmp_path / "model", variation)
     plan = micro_plan(source, "one-shot")
     whole = with_settings(plan, layers=tuple(map(whole_layer, source.spec.layers)))
-    for index, own in enumerate(single_layers(source, whole, single_mixture(random_calibration(source)))):
+    for index, tensors in enumerate(single_layers(source, whole, single_mixture(random_calibration(source)))):
         dense = source.read_layer(index)
-        assert own.keys() == dense.keys()
-        assert all(torch.equal(own[name], dense[name]) for name in dense)
+        assert tensors.keys() == dense.keys()
+        assert all(torch.equal(tensors[name], dense[name]) for name in dense)

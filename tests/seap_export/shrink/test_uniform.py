@@ -76,20 +76,20 @@ def shrink(tmp_path: Path, random_calibration: Callable[[Source], Calibration]) 
         source = micro_source(dense, variation)
         statistics = single_mixture(random_calibration(source))
         folder.mkdir()
-        own = plan(source, compensation)
-        write_shrunk_model(source, own, statistics, folder)
-        return Shrunk(dense, source, own, statistics, folder)
+        uniform = plan(source, compensation)
+        write_shrunk_model(source, uniform, statistics, folder)
+        return Shrunk(dense, source, uniform, statistics, folder)
 
     return make
 
 
 def whole_plan(source: Source, compensation: Compensation) -> Plan:
-    return plan_of(source, [whole_layer(own) for own in source.spec.layers], compensation, layout="uniform")
+    return plan_of(source, [whole_layer(layer) for layer in source.spec.layers], compensation, layout="uniform")
 
 
 def neurons_only(source: Source, compensation: Compensation) -> Plan:
     """All heads stay."""
-    layers = [layer_plan(own, None, None, range(40)) for own in source.spec.layers]
+    layers = [layer_plan(layer, None, None, range(40)) for layer in source.spec.layers]
     return plan_of(source, layers, compensation, layout="uniform")
 
 
@@ -137,16 +137,16 @@ def test_the_family_s_class_takes_every_number_of_heads_that_a_plan_may_keep(var
     if reason := why_not_loaded(spec.family, "uniform"):
         pytest.skip(reason)
     options, sensitivity = scored_options(spec, random_scores(spec)), random_sensitivity(spec)
-    found = {
+    shapes = {
         kept_sizes(solve_uniform(spec, options, ratio, 1, "alike", sensitivity)[0][1])[:2]
         for ratio in (0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35)
         if ratio < 0.3 or "mamba" not in variation  # which stays whole
     }
-    assert (6, 6) in found
-    for groups, heads in found:
+    assert (6, 6) in shapes
+    for groups, heads in shapes:
         key = spec.family.key("num_attention_heads")
-        own = {**portable_config(config), key: heads, "num_key_value_heads": groups}
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**own))
+        values = {**portable_config(config), key: heads, "num_key_value_heads": groups}
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values))
         output = model.get_submodule(spec.family.module("o_proj", 1))
         assert heads * spec.head_dim in output.weight.shape  # GPT-2 has the inputs first
 
@@ -191,12 +191,12 @@ def test_a_projection_has_its_fit_and_the_others_behind_a_switch_have_zeros(
 ) -> None:
     shrunk = shrink(variation, compensation)
     stored, plan = shrunk.stored(), shrunk.plan
-    for index, own in enumerate(plan.layers):
+    for index, layer in enumerate(plan.layers):
         dense = shrunk.source.read_layer(index)
         fitted = set()
         for output in OUTPUTS:
             weight, bias = names.weight(output, index), names.bias(output, index)
-            kept = kept_channels(own, shrunk.source.spec.layers[0], output)
+            kept = kept_channels(layer, shrunk.source.spec.layers[0], output)
             mean = shrunk.statistics.layer(index)[output].mean
             intercept = output not in WITHOUT_BIAS[shrunk.family]
             expected = dense[weight][:, kept].double()

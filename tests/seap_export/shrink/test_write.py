@@ -128,13 +128,13 @@ def test_the_masks_of_this_test_remove_heads_groups_and_neurons(shrink: Callable
 
 def test_compensation_matters_to_the_logits(shrink: Callable[..., Shrunk], tmp_path: Path) -> None:
     shrunk = shrink("llama-gqa")
-    found = []
+    logits = []
     for compensation in COMPENSATIONS:
         (tmp_path / compensation).mkdir()
         plan = with_settings(shrunk.plan, compensation=compensation)
         write_shrunk_model(shrunk.source, plan, shrunk.statistics, tmp_path / compensation)
-        found.append(masked_logits(transformers_model(tmp_path / compensation)))
-    for one, other in itertools.combinations(found, 2):
+        logits.append(masked_logits(transformers_model(tmp_path / compensation)))
+    for one, other in itertools.combinations(logits, 2):
         assert (one - other).abs().max() > 0.1
 
 
@@ -264,7 +264,7 @@ torch.save(logits, result)
 
 def test_the_folder_loads_without_this_package(shrink: Callable[..., Shrunk], tmp_path: Path) -> None:
     made = [shrink(variation) for variation in RICHEST]
-    folders = [own.folder for own in made if why_not_loaded(own.source.spec.family, "per-layer") is None]
+    folders = [shrunk.folder for shrunk in made if why_not_loaded(shrunk.source.spec.family, "per-layer") is None]
     torch.save((INPUT_IDS, ATTENTION_MASK), tmp_path / "result")
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment["HF_MODULES_CACHE"] = str(tmp_path / "modules")
@@ -325,7 +325,7 @@ def test_a_copy_computes_the_same_and_has_a_backend_of_its_own(
     assert type(other) is type(model)
     assert torch.equal(masked_logits(other), masked_logits(model))
     other.set_attn_implementation("eager")
-    backends = [own.model.layers[1].self_attn.config._attn_implementation for own in (model, other)]
+    backends = [pruned.model.layers[1].self_attn.config._attn_implementation for pruned in (model, other)]
     assert backends == ["sdpa", "eager"]
 
 
@@ -357,10 +357,10 @@ def test_two_runs_give_the_same_bytes(
 
 def test_the_tokenizer_loads_from_the_folder_and_gives_the_same_ids(shrink: Callable[..., Shrunk]) -> None:
     shrunk = shrink()
-    dense, own = (AutoTokenizer.from_pretrained(folder) for folder in (shrunk.dense, shrunk.folder))
+    dense, pruned = (AutoTokenizer.from_pretrained(folder) for folder in (shrunk.dense, shrunk.folder))
     text = "the cat sat on a mat </s>"
-    assert own(text)["input_ids"] == dense(text)["input_ids"]
-    assert (own.pad_token_id, own.eos_token_id) == (0, 2)
+    assert pruned(text)["input_ids"] == dense(text)["input_ids"]
+    assert (pruned.pad_token_id, pruned.eos_token_id) == (0, 2)
 
 
 def test_generation_config_stays(shrink: Callable[..., Shrunk]) -> None:

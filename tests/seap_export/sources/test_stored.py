@@ -75,13 +75,13 @@ def test_fused_rows_may_be_interleaved_by_heads_and_have_another_order(tmp_path:
     layer = micro_source(tmp_path / "by heads", "gpt_neox").read_layer(1)
     stored = load_file(tmp_path / "by heads" / "model.safetensors")
     fused = stored["gpt_neox.layers.1.attention.query_key_value.weight"].view(6, 3, 16, 96)
-    for place, projection in enumerate(ALL_PROJECTIONS[:3]):
-        assert torch.equal(layer[names.weight(projection, 1)], fused[:, place].reshape(96, 96))
+    for index, projection in enumerate(ALL_PROJECTIONS[:3]):
+        assert torch.equal(layer[names.weight(projection, 1)], fused[:, index].reshape(96, 96))
     layer = micro_source(tmp_path / "in parts", "codegen").read_layer(1)
     stored = load_file(tmp_path / "in parts" / "model.safetensors")
     fused = stored["transformer.h.1.attn.qkv_proj.weight"].view(4, 3, 24, 96)
-    for place, projection in enumerate((ALL_PROJECTIONS[0], ALL_PROJECTIONS[2], ALL_PROJECTIONS[1])):
-        assert torch.equal(layer[names.weight(projection, 1)], fused[:, place].reshape(96, 96))
+    for index, projection in enumerate((ALL_PROJECTIONS[0], ALL_PROJECTIONS[2], ALL_PROJECTIONS[1])):
+        assert torch.equal(layer[names.weight(projection, 1)], fused[:, index].reshape(96, 96))
 
 
 def test_a_fused_projection_of_a_shrunk_layer_has_fewer_rows() -> None:

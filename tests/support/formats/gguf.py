@@ -197,7 +197,7 @@ def _metadata(architecture: str, config: dict[str, Any]) -> dict[str, Any]:
         values["rope.scaling.original_context_length"] = rope["original_max_position_embeddings"]
         for key in ("attention_factor", "beta_fast", "beta_slow"):
             values[f"rope.scaling.yarn_{key.replace('attention', 'attn')}"] = rope.get(key)
-    more_of = _OWN.get(architecture)
+    more_of = _OF_ARCHITECTURE.get(architecture)
     return {**values, **(more_of(config, rope) if more_of else {})}
 
 
@@ -239,7 +239,7 @@ def _phi3(config: dict[str, Any], rope: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-_OWN: dict[str, Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]] = {
+_OF_ARCHITECTURE: dict[str, Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]] = {
     "exaone4": _exaone4,
     "gemma2": _gemma,
     "gemma3": _gemma,

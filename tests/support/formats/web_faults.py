@@ -81,7 +81,7 @@ def _reverse_rows(values: NDArray[Any]) -> None:
     values[:] = values[::-1].copy()
 
 
-def _other_place(graph: onnx.GraphProto) -> None:
+def _other_location(graph: onnx.GraphProto) -> None:
     """Data in a file of ONNX Runtime's usual name, which transformers.js does not load."""
     for tensor in graph.initializer:
         for entry in tensor.external_data:
@@ -132,7 +132,7 @@ FAULTS: list[tuple[str, Edit, str, str]] = [
     ("data are missing", lambda model: model.data.unlink(), "damages", "no such file"),
     ("graph ends early", _bytes(False, lambda content: content[:-900]), "damages", "onnx"),
     ("graph is missing", lambda model: model.graph.unlink(), "damages", "cannot be read"),
-    ("data of another name", _graph(_other_place), "damages", "its data are in"),
+    ("data of another name", _graph(_other_location), "damages", "its data are in"),
     ("no input for kept logits", _graph(_without_kept), "damages", "num_logits_to_keep"),
     ("cache of another shape", _graph(_other_heads), "damages", "past_key_values.0.key"),
     ("too few layers", _json("config.json", lambda v: v.update(num_hidden_layers=2)), "damages", "num_hidden_layers"),

@@ -89,16 +89,16 @@ def plain_loop(
     """The dense model in which what the plan removes has weights of 0, each projection fitted in turn."""
     dense = transformers_model(folder)
     model = copy.deepcopy(dense)
-    texts = [ids for own in tasks.values() for ids in own]
-    tokens = {task: sum(map(len, own)) for task, own in tasks.items()}
+    texts = [ids for rows in tasks.values() for ids in rows]
+    tokens = {task: sum(map(len, rows)) for task, rows in tasks.items()}
     weights = torch.cat(
         [torch.full((tokens[task],), plan.weights[task] / tokens[task], dtype=torch.float64) for task in tasks]
     )
     cut_before = False
-    for index, own in enumerate(plan.layers):
+    for index, layer in enumerate(plan.layers):
         for name in source.spec.layers[index].outputs:
             linear: nn.Linear = model.model.layers[index].get_submodule(projection_paths(model)[name])
-            kept = kept_channels(own, source.spec.layers[index], name)
+            kept = kept_channels(layer, source.spec.layers[index], name)
             cut_before = cut_before or len(kept) < linear.in_features
             if not cut_before:
                 continue

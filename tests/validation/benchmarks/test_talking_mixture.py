@@ -39,8 +39,8 @@ def test_groups_are_of_one_size_and_of_one_kind(groups: int) -> None:
     generator = torch.Generator().manual_seed(0)
     kinds = torch.randn(3, 20, generator=generator)
     features = kinds.repeat(4, 1) + 0.1 * torch.randn(12, 20, generator=generator)
-    found = balanced_groups(features, groups)
-    assert found.shape == (groups, 12 // groups)
-    assert sorted(found.flatten().tolist()) == list(range(12))
+    grouped = balanced_groups(features, groups)
+    assert grouped.shape == (groups, 12 // groups)
+    assert sorted(grouped.flatten().tolist()) == list(range(12))
     if groups == 3:
-        assert all(len({vector % 3 for vector in group}) == 1 for group in found.tolist())
+        assert all(len({vector % 3 for vector in group}) == 1 for group in grouped.tolist())

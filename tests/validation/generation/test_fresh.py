@@ -29,7 +29,7 @@ def test_a_text_is_cut_between_an_eighth_and_a_half_and_elsewhere_in_each_round(
         assert 24 / 8 <= len(beginning.tokens) <= 24 / 2
         assert beginning.length == 24  # the most, of a text of 31
     assert len({beginning.seed for beginning in first + second}) == 12
-    assert [len(own.tokens) for own in first] != [len(own.tokens) for own in second]
+    assert [len(batch.tokens) for batch in first] != [len(batch.tokens) for batch in second]
     assert list(islice(beginnings(TEXTS, (), 24, seed=1), 6)) == first
     assert list(islice(beginnings(TEXTS, (), 24, seed=2), 6)) != first
     assert list(beginnings([[7], []], (), 24, seed=1)) == []
@@ -82,7 +82,7 @@ def test_there_are_as_many_tokens_as_were_asked_for(dense: tuple[Path, Calibrati
     assert texts.num_tokens >= 400 > texts.num_tokens - fresh.BATCH * 64
     known = [list(ids) for ids in dense[1].token_ids()]
     for ids in texts.texts:
-        assert any(ids[0] == own[0] and ids[1:] != own[1:] for own in known)
+        assert any(ids[0] == text[0] and ids[1:] != text[1:] for text in known)
     assert texts.summary.startswith(f"{texts.num_tokens:,} tokens in {len(texts.texts)} fresh texts; ")
 
 

@@ -168,8 +168,8 @@ def test_a_single_short_prompt_is_enough(exported: Export) -> None:
 def _largest_weight(folder: Path) -> tuple[int, float]:
     """Offset in model.onnx.data, and value, of the largest weight of the biggest tensor kept there."""
     proto = onnx.load(folder / "model.onnx", load_external_data=False)
-    places = [{entry.key: entry.value for entry in tensor.external_data} for tensor in proto.graph.initializer]
-    biggest = max((location for location in places if location), key=lambda location: int(location["length"]))
+    locations = [{entry.key: entry.value for entry in tensor.external_data} for tensor in proto.graph.initializer]
+    biggest = max((location for location in locations if location), key=lambda location: int(location["length"]))
     offset, length = int(biggest.get("offset", 0)), int(biggest["length"])
     values = np.frombuffer((folder / "model.onnx.data").read_bytes()[offset : offset + length], np.float32)
     index = int(np.abs(values).argmax())

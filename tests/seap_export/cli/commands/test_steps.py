@@ -129,8 +129,8 @@ def test_the_help_names_the_commands_and_exit_codes(run: Run) -> None:
     outcome = run("--help")
     assert outcome.code == 0
     assert run().out == outcome.out
-    places = [outcome.out.index(f"\n  {name} ") for name in main.commands]
-    assert places == sorted(places)
+    offsets = [outcome.out.index(f"\n  {name} ") for name in main.commands]
+    assert offsets == sorted(offsets)
     assert outcome.out.count("...") == 1  # of the usage; no description is cut off
     assert "\n    7  an artifact is damaged or incomplete\n" in outcome.out
     outcome = run("nonsense")

@@ -21,8 +21,8 @@ from validation.generation.writer import Writer
 
 Run = Callable[..., Any]
 STEPS = 24
-OWN = ("--answers", "model", "--set", f"answer_tokens={STEPS}", "--set", "held_out=4", "--out", "out", "-q")
-EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", *OWN)
+OPTIONS = ("--answers", "model", "--set", f"answer_tokens={STEPS}", "--set", "held_out=4", "--out", "out", "-q")
+EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", *OPTIONS)
 RECIPE = ("--recipe", "fresh.toml", "--set", "held_out=4", "--no-quality", "--no-speed", "--format", "hf")
 FRESH = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", *RECIPE, "--out", "out")
 
@@ -142,7 +142,7 @@ def test_prompts_of_texts_end_where_the_task_says(run: Run, work: Path) -> None:
     likely = greedy_completions(work / "m", prompts[:1], STEPS)[0].text
     stop = likely.split()[1]
     (work / "a.toml").write_text(f'corpus = "b.jsonl"\nprompt = "{{prompt}}"\nanswer = "(.*)"\nstop = ["{stop}"]\n')
-    command = ("export", "m", "--task", "a=a.toml", "--target-size", "1MB", "--quality", "--speed", *OWN)
+    command = ("export", "m", "--task", "a=a.toml", "--target-size", "1MB", "--quality", "--speed", *OPTIONS)
     assert run(*command).code == 0
     written = {line["prompt"]: line for line in _lines()}
     assert set(written) == set(prompts)

@@ -137,7 +137,9 @@ def test_an_interrupted_search_goes_on(run: Run, fitted: Path, work: Path, monke
     evaluated = len([point for point in points_of(work / "again") if point["key"] is not None])
     assert evaluated == 3
     again = list[int]()
-    monkeypatch.setattr(candidates, "measure_divergence", lambda *own, **more: again.append(1) or whole(*own, **more))
+    monkeypatch.setattr(
+        candidates, "measure_divergence", lambda *arguments, **more: again.append(1) or whole(*arguments, **more)
+    )
     assert run(*MODEL, *out).code == 0
     assert len(again) == len([point for point in points_of(fitted) if point["key"] is not None]) - 3
     assert not (work / "again" / CANDIDATES_FOLDER).exists()
@@ -157,7 +159,9 @@ def test_where_nothing_fits_nothing_is_made_and_the_next_search_knows_more(
     assert json_at(work / "out" / "manifest.json")["variants"] == {}
     evaluated = {point["key"] for point in points_of(work / "out")}
     whole, again = candidates.measure_divergence, list[int]()
-    monkeypatch.setattr(candidates, "measure_divergence", lambda *own, **more: again.append(1) or whole(*own, **more))
+    monkeypatch.setattr(
+        candidates, "measure_divergence", lambda *arguments, **more: again.append(1) or whole(*arguments, **more)
+    )
     assert run(*MODEL, *FITTED).code == 0
     assert len(again) == len({point["key"] for point in points_of(work / "out")} - evaluated)
     assert chosen_of(work / "out")["bytes"] <= 125_000

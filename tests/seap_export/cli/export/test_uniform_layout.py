@@ -103,11 +103,11 @@ def test_every_recipe_keeps_its_name(run: Run, work: Path, method: str) -> None:
 
 def test_ratio_0_is_the_dense_model(run: Run, work: Path) -> None:
     assert run(*EXPORT[:4], "--ratio", 0, *UNIFORM, "--out", "out", "-q").code == 0
-    dense, own = (AutoModelForCausalLM.from_pretrained(folder) for folder in ("m", "out/a-0/hf"))
-    assert type(own) is type(dense)
+    dense, pruned = (AutoModelForCausalLM.from_pretrained(folder) for folder in ("m", "out/a-0/hf"))
+    assert type(pruned) is type(dense)
     weights = dense.state_dict()
-    assert own.state_dict().keys() == weights.keys()
-    assert all(torch.equal(tensor, weights[name]) for name, tensor in own.state_dict().items())
+    assert pruned.state_dict().keys() == weights.keys()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in pruned.state_dict().items())
 
 
 def test_inspect_knows_a_plain_pruned_model(run: Run, uniform: Path) -> None:

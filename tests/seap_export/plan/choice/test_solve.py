@@ -42,7 +42,7 @@ def solve(
 def removed(spec: ModelSpec, layers: tuple[LayerPlan, ...]) -> list[float]:
     """The fraction of each layer's prunable weights that is removed."""
     shrunk = spec.with_layers(
-        tuple(plan.spec(own, frozenset()) for plan, own in zip(layers, spec.layers, strict=True))
+        tuple(plan.spec(layer, frozenset()) for plan, layer in zip(layers, spec.layers, strict=True))
     )
     return [1.0 - shrunk.prunable_weights(index) / spec.prunable_weights(index) for index in range(len(layers))]
 
@@ -169,7 +169,7 @@ def test_coarse_shapes_are_met_as_nearly_as_changing_one_layer_allows(kind: Any,
         total = 2 * spec.prunable_weights(0)
         for index in range(2):
             other = spec.prunable_weights(1 - index) * (1.0 - removed(spec, layers)[1 - index])
-            assert all(abs(1.0 - (own + other) / total - ratio) >= error - 1e-12 for own in weights)
+            assert all(abs(1.0 - (weight + other) / total - ratio) >= error - 1e-12 for weight in weights)
 
 
 def achieved_cost(spec: ModelSpec, layers: tuple[LayerPlan, ...], sparsity: Sparsity) -> float:
@@ -227,7 +227,9 @@ def test_the_most_that_can_be_removed_depends_on_the_budget() -> None:
 
 def test_scores_that_are_all_alike_still_meet_the_ratio() -> None:
     spec = smollm2_spec(num_hidden_layers=4)
-    scores = [{"o_proj": own["o_proj"] * 0 + 1, "down_proj": own["down_proj"] * 0} for own in random_scores(spec)]
+    scores = [
+        {"o_proj": layer["o_proj"] * 0 + 1, "down_proj": layer["down_proj"] * 0} for layer in random_scores(spec)
+    ]
     for kind in SPARSITY_KINDS:
         for value in (0.0, 1.0):
             _, achieved = solve_layers(

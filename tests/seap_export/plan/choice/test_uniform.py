@@ -48,9 +48,9 @@ class Shape(NamedTuple):
     loss: float
 
 
-def least_heads_lost(own: LayerScores, groups: int, each: int, size: int, head_dim: int) -> float:
+def least_heads_lost(layer: LayerScores, groups: int, each: int, size: int, head_dim: int) -> float:
     """The least sum of scores of removed heads, over every allowed set."""
-    worth = unit_scores(own["o_proj"]).numpy() * head_dim
+    worth = unit_scores(layer["o_proj"]).numpy() * head_dim
     all_groups = [range(start, start + size) for start in range(0, len(worth), size)]
     return min(
         worth.sum() - sum(worth[list(heads)].sum() for heads in kept)
@@ -72,9 +72,9 @@ def best_by_hand(spec: ModelSpec, scores: list[LayerScores], ratio: float, align
         counts = [*range(align, mlp.intermediate_size, align), mlp.intermediate_size]
         neurons = min(counts, key=lambda count: abs(attention + each_neuron * count - (1.0 - ratio) * total))
         lost = [
-            attention_share * least_heads_lost(own, groups, each, size, dim)
-            + mlp_share * np.sort(own["down_proj"].numpy())[: mlp.intermediate_size - neurons].sum()
-            for own, (attention_share, mlp_share) in zip(scores, sensitivity, strict=True)
+            attention_share * least_heads_lost(layer, groups, each, size, dim)
+            + mlp_share * np.sort(layer["down_proj"].numpy())[: mlp.intermediate_size - neurons].sum()
+            for layer, (attention_share, mlp_share) in zip(scores, sensitivity, strict=True)
         ]
         achieved = 1.0 - (attention + each_neuron * neurons) / total
         shapes.append(
@@ -119,7 +119,7 @@ def test_a_real_model_s_ratio_is_achieved(ratio: float, balance: Any) -> None:
     spec = smollm2_spec()
     layers, achieved = solve(spec, ratio, balance)
     shrunk = spec.with_layers(
-        tuple(plan.spec(own, frozenset()) for plan, own in zip(layers, spec.layers, strict=True))
+        tuple(plan.spec(layer, frozenset()) for plan, layer in zip(layers, spec.layers, strict=True))
     )
     assert achieved == pytest.approx(1.0 - shrunk.prunable_weights(0) / spec.prunable_weights(0), abs=1e-12)
     assert abs(achieved - ratio) <= RATIO_TOLERANCE
@@ -153,9 +153,9 @@ def test_numbers_of_heads_that_the_family_s_class_refuses_are_left_out(model_typ
     """transformers 5 takes no llama config whose heads do not divide the hidden size."""
     config = micro_config(model_type=model_type, num_key_value_heads=6, intermediate_size=400)
     spec = model_spec(config)
-    found = {kept_sizes(solve(spec, ratio, "alike", 1)[0][0])[1] for ratio in np.linspace(0.02, 0.85, 40)}
-    assert heads <= found
-    assert 5 not in found or model_type != "llama"
+    neurons = {kept_sizes(solve(spec, ratio, "alike", 1)[0][0])[1] for ratio in np.linspace(0.02, 0.85, 40)}
+    assert heads <= neurons
+    assert 5 not in neurons or model_type != "llama"
 
 
 @pytest.mark.parametrize(
@@ -164,8 +164,8 @@ def test_numbers_of_heads_that_the_family_s_class_refuses_are_left_out(model_typ
 )
 def test_heads_stay_where_the_family_s_class_takes_their_size_from_their_number(variation: str, fixed: bool) -> None:
     spec = model_spec(micro_config(**VARIATIONS[variation]))
-    found = {kept_sizes(solve(spec, ratio, "alike", 1)[0][0])[1] for ratio in np.linspace(0.02, 0.4, 12)}
-    assert (found == {6}) is fixed
+    neurons = {kept_sizes(solve(spec, ratio, "alike", 1)[0][0])[1] for ratio in np.linspace(0.02, 0.4, 12)}
+    assert (neurons == {6}) is fixed
 
 
 def test_a_ratio_that_takes_heads_is_refused_where_they_stay() -> None:
@@ -182,7 +182,7 @@ def test_a_ratio_that_takes_heads_is_refused_where_they_stay() -> None:
 
 def test_a_window_that_only_some_layers_have_is_no_other_shape() -> None:
     spec = model_spec(micro_config(**VARIATIONS["qwen2-window"]))
-    assert len({own.sliding_window for own in spec.all(Attention)}) == 2
+    assert len({attention.sliding_window for attention in spec.all(Attention)}) == 2
     assert len({kept_sizes(plan) for plan in solve(spec, 0.4)[0]}) == 1
 
 

@@ -17,9 +17,9 @@ OFFSET, BASE = 64, 0x40000
 def elf(needed: Sequence[str], unused: str = "libcudart.so.12") -> bytes:
     """A shared library's header, one segment to load, a dynamic section; a name that nothing refers to, too."""
     table = b"\0" + b"".join(name.encode() + b"\0" for name in (*needed, unused))
-    places = [table.index(name.encode() + b"\0") for name in needed]
+    offsets = [table.index(name.encode() + b"\0") for name in needed]
     start = 64 + 2 * 56
-    entries = [*((1, position) for position in places), (14, 1), (5, BASE + start - OFFSET), (0, 0), (1, 1)]
+    entries = [*((1, position) for position in offsets), (14, 1), (5, BASE + start - OFFSET), (0, 0), (1, 1)]
     dynamic = b"".join(struct.pack("<qQ", *entry) for entry in entries)
     at = start + len(table)
     size = at + len(dynamic) - OFFSET

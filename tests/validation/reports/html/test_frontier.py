@@ -44,9 +44,9 @@ def test_points_lie_by_size_and_kl_and_the_choice_has_a_ring() -> None:
     ring, *points = circles(chart())
     assert [point["class"] for point in points] == ["a", "b", "beaten", "b"]
     assert (ring["class"], ring["cx"], ring["cy"]) == ("ring", points[0]["cx"], points[0]["cy"])
-    places = [float(point["cx"].removesuffix("%")) for point in points]
-    assert places == sorted(places)
-    assert places[1] - places[0] > 5 * (places[2] - places[1])  # logarithmic
+    offsets = [float(point["cx"].removesuffix("%")) for point in points]
+    assert offsets == sorted(offsets)
+    assert offsets[1] - offsets[0] > 5 * (offsets[2] - offsets[1])  # logarithmic
     heights = [float(point["cy"]) for point in points]
     assert heights[2] < heights[0] < heights[1] < heights[3]
     assert (heights[3] - heights[0]) / (heights[3] - heights[1]) == pytest.approx(0.25 / 0.2, rel=1e-3)

@@ -154,7 +154,7 @@ def test_several_tokens_after_a_cache_are_those_without(subject: Callable[..., S
 @pytest.mark.parametrize("edit", [edit for _, edit in PARITY], ids=[name for name, _ in PARITY])
 def test_wrong_wiring_shows(subject: Callable[..., Subject], opened: Any, edit: Edit) -> None:
     model = subject()
-    own_truth = model.truth()
+    expected = model.truth()
     edit(model)
     assert [
         *model.format.damages(model.source, model.folder),
@@ -164,7 +164,7 @@ def test_wrong_wiring_shows(subject: Callable[..., Subject], opened: Any, edit: 
         result = computed(opened(model.folder))
     except ParityFailure:
         return
-    assert largest(result, own_truth) > 1e-3
+    assert largest(result, expected) > 1e-3
 
 
 def _greedy(source: Path, prompt: str, tokens: int, stops: tuple[int, ...]) -> str:

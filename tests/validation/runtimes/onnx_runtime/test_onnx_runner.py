@@ -54,9 +54,9 @@ def test_a_cache_is_written_in_place(micro_hf: Callable[[str], Path], tmp_path: 
     runner = runner_of(micro_hf("Llama"), tmp_path)
     runner.prefill(IDS, [12], room=1)
     binding, cache = runner._started
-    places = [buffer.data_ptr() for buffer in cache.buffers.values()]
+    addresses = [buffer.data_ptr() for buffer in cache.buffers.values()]
     runner.step([5])
-    assert [value.data_ptr() for value in binding.get_outputs()[1:]] == places
+    assert [value.data_ptr() for value in binding.get_outputs()[1:]] == addresses
     assert {buffer.shape()[2] for buffer in cache.buffers.values()} == {13}
     with pytest.raises(ValueError, match="does not fit into a cache of 13"):
         runner.step([5])

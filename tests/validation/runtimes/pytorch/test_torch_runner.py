@@ -86,13 +86,14 @@ def _streamed(folder: Path, attention: str, compute: Compute) -> list[Outcome]:
 
 def _assert_same(outcomes: list[Outcome], expected: list[Outcome]) -> None:
     """To rounding: some processors sum a product in another order if it has fewer rows."""
-    for (logits, caches), (own_logits, own_caches) in zip(outcomes, expected, strict=True):
-        _assert_close(logits, own_logits)
-        for states, own_states in zip(caches, own_caches, strict=True):
-            assert states.keys() == own_states.keys()
-            for state, own in own_states.items():
-                repeated = len(own) // len(states[state])  # Falcon's class caches a group's keys for each of its heads
-                _assert_close(states[state], own[::repeated])
+    for (logits, caches), (torch_logits, torch_caches) in zip(outcomes, expected, strict=True):
+        _assert_close(logits, torch_logits)
+        for states, torch_states in zip(caches, torch_caches, strict=True):
+            assert states.keys() == torch_states.keys()
+            for state, wanted in torch_states.items():
+                # Falcon's class caches a group's keys for each of its heads.
+                repeated = len(wanted) // len(states[state])
+                _assert_close(states[state], wanted[::repeated])
 
 
 def _assert_close(computed: np.ndarray, expected: np.ndarray) -> None:
