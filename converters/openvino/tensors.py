@@ -15,7 +15,7 @@ from converters.onnx.graph.decoder import decoder_graph
 from converters.onnx.precision import Precision
 from converters.onnx.weights.weights import LazyTensor, LazyWeights, open_weights
 from converters.openvino.stored_tensor import Storage, StoredTensor, floats, integers
-from seap_export.families import names
+from seap_export.families import Attention, ModelSpec, names
 from seap_export.families.names import QKV
 from seap_export.sources.config import read_spec
 
@@ -48,10 +48,15 @@ class Graph:
     Attributes:
         proto: Serialised ONNX model without weights.
         weights: Its further inputs, in the order of use.
+        paged_heads: Query heads that each layer is to have for OpenVINO's paged attention, whose CPU kernels are made
+            for those of the first layer (2026.4); as many as the largest group has, in each of the most groups of a
+            layer. None: it cannot compute the model, as it has no sliding windows and does not know the length of an
+            input, on which longrope depends.
     """
 
     proto: bytes
     weights: tuple[Weight, ...]
+    paged_heads: int | None
 
 
 def standard_graph(model_folder: Path, storage: Storage) -> Graph:
@@ -71,7 +76,16 @@ def standard_graph(model_folder: Path, storage: Storage) -> Graph:
             value.const_value = None
             graph.inputs.append(value)
             inputs.append(_weight(name, tensor, weights, storage))
-    return Graph(ir.to_proto(model).SerializeToString(), tuple(inputs))
+    return Graph(ir.to_proto(model).SerializeToString(), tuple(inputs), _paged_heads(spec))
+
+
+def _paged_heads(spec: ModelSpec) -> int | None:
+    attentions = [sublayer for layer in spec.layers for sublayer in layer.sublayers if isinstance(sublayer, Attention)]
+    is_windowed = any(attention.sliding_window is not None for attention in attentions)
+    if not attentions or is_windowed or any(rope.switches_at is not None for rope in spec.ropes):
+        return None
+    groups = max(attention.num_key_value_heads for attention in attentions)
+    return groups * max(attention.num_attention_heads // attention.num_key_value_heads for attention in attentions)
 
 
 def parts_of(name: str) -> tuple[str, ...]:

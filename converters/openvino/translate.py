@@ -1,13 +1,11 @@
 """Makes OpenVINO's graph of the ONNX one: stateful, weights [out, in], and with the inputs that its runtimes give.
 
-The inputs are `input_ids` and `attention_mask` (cached and new tokens), int64, and `beam_idx`, int32 [batch]: the row
-of the previous call that each row continues. The cache is state, empty at first.
+The inputs are `input_ids`, `position_ids` and `attention_mask` (cached and new tokens), int64, and `beam_idx`, int32
+[batch]: the row of the previous call that each row continues. The cache is state, empty at first.
 
-Positions are counted from the mask, so there is no input `position_ids`, which runtimes leave out then.
-
-OpenVINO GenAI's paged attention takes the mask away, and with it sliding windows, and computed other tokens for layers
-of different shapes (2026.4). It refuses a graph that uses the mask for more than attention, and GenAI goes on without
-it; so the mask has another use in every graph, also where nothing is rotated.
+OpenVINO GenAI's paged attention, for continuous batching and drafts, is put in the place of this attention and takes
+the mask away. It refuses a graph that uses the mask for more than attention, and GenAI goes on without it; so the mask
+has another use in graphs that it would compute wrongly. See `Graph.paged_heads` for what others need.
 """
 
 from __future__ import annotations
@@ -18,8 +16,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from converters.openvino.attention import attention_translation, ints
 from converters.openvino.node_names import settle_names
 from converters.openvino.packages import require
 from converters.openvino.stored_tensor import StoredTensor, padded
@@ -27,7 +25,6 @@ from converters.openvino.tensors import Graph, Weight
 
 __all__ = ["translate"]
 
-_SWAPPED = (0, 2, 1, 3)
 _CACHE = re.compile(r"past_key_values\.\d+\.(key|value)")
 
 
@@ -35,13 +32,18 @@ def translate(graph: Graph) -> Any:
     """The `openvino.Model` of a graph; parameters named as the constants of its weights stand for these."""
     ov, ops = require("openvino"), require("openvino.opset15")
     frontend = require("openvino.frontend").FrontEndManager().load_by_framework("onnx")
-    frontend.add_extension(_attention_translation())
+    frontend.add_extension(attention_translation(graph.paged_heads))
     model = frontend.convert(frontend.load(io.BytesIO(graph.proto)))
     inputs = {node.get_friendly_name(): node for node in model.get_parameters()}
     outputs = {node.input_value(0).get_any_name(): node for node in model.get_results()}
-    parameters = [inputs["input_ids"], inputs["attention_mask"]]
+    positions = _input(ops, "position_ids", [-1, -1], np.int64)
+    for node in model.get_ops():
+        if node.get_friendly_name() == "position_ids":  # counted from the mask
+            _redirect(node.output(0), positions.output(0))
+    parameters = [inputs["input_ids"], inputs["attention_mask"], positions]
     beams = _input(ops, "beam_idx", [-1], np.int32)
-    _use_mask(inputs["input_ids"], inputs["attention_mask"], ops)
+    if graph.paged_heads is None:
+        _use_mask(inputs["input_ids"], inputs["attention_mask"], ops)
     sinks = list(_states(inputs, outputs, beams, ops))
     weights = [node for weight in graph.weights for node in _dequantized(inputs[weight.input_name], weight, ops)]
     outputs["logits"].input_value(0).set_names({"logits"})
@@ -49,42 +51,6 @@ def translate(graph: Graph) -> Any:
     settle_names(whole)
     whole.set_rt_info(ov.get_version(), "openvino_version")
     return whole
-
-
-def _attention_translation() -> Any:
-    """An extension of OpenVINO's ONNX frontend that translates Attention nodes with a cache and a boolean mask.
-
-    Its own translation repeats keys and values with Tile and looks for NaN in what attention gives; no plugin joins
-    that to one kernel. This is the form in which models exported from transformers come, and which plugins know:
-    cache, new keys, the repetition for grouped queries, ScaledDotProductAttention.
-    """
-    frontend = require("openvino.frontend.onnx")
-    return frontend.ConversionExtension("Attention", _attention)
-
-
-def _attention(node: Any) -> list[Any]:
-    """The output [batch, tokens, H * head_dim], and keys and values [batch, G, all tokens, head_dim]."""
-    ops = require("openvino.opset15")
-    query, key, value, visible, past_key, past_value = (node.get_input(index) for index in range(6))
-    heads, groups = node.get_attribute("q_num_heads"), node.get_attribute("kv_num_heads")
-    head_dim = past_key.get_partial_shape()[3].get_length()
-
-    def split(x: Any, number: int) -> Any:
-        return ops.transpose(ops.reshape(x, _ints(0, 0, number, head_dim), True), _ints(*_SWAPPED))
-
-    def repeated(x: Any) -> Any:
-        if groups == heads:
-            return x
-        factor = _ints(1, 1, heads // groups, 1, 1)
-        more = ops.broadcast(ops.unsqueeze(x, _ints(2)), factor, broadcast_spec="BIDIRECTIONAL")
-        return ops.reshape(more, _ints(0, heads, -1, head_dim), True)
-
-    keys = ops.concat([past_key, split(key, groups)], 2)
-    values = ops.concat([past_value, split(value, groups)], 2)
-    scale = ops.constant(np.array(node.get_attribute("scale"), np.float32))
-    attended = ops.scaled_dot_product_attention(split(query, heads), repeated(keys), repeated(values), visible, scale)
-    output = ops.reshape(ops.transpose(attended, _ints(*_SWAPPED)), _ints(0, 0, heads * head_dim), True)
-    return [output.output(0), keys.output(0), values.output(0)]
 
 
 def _input(ops: Any, name: str, shape: list[int], dtype: Any) -> Any:
@@ -101,7 +67,7 @@ def _redirect(old: Any, new: Any) -> None:
 def _use_mask(ids: Any, mask: Any, ops: Any) -> None:
     """Multiplies the token ids with the largest number of the mask, which is 1."""
     users = ids.output(0).get_target_inputs()
-    same = ops.multiply(ids, ops.reduce_max(mask, _ints(0, 1), False))
+    same = ops.multiply(ids, ops.reduce_max(mask, ints(0, 1), False))
     for user in users:
         user.replace_source_output(same.output(0))
 
@@ -142,7 +108,7 @@ def _multiply(x: Any, numbers: Any, columns: int, old: Any, ops: Any) -> None:
     """Puts `x @ numbers.T` in the place of a node; `numbers` may have further columns, of zeros."""
     further = numbers.get_output_partial_shape(0)[1].get_length() - columns
     if further:
-        x = ops.pad(x, _ints(0, 0, 0), _ints(0, 0, further), "constant", np.array(0, np.float32))
+        x = ops.pad(x, ints(0, 0, 0), ints(0, 0, further), "constant", np.array(0, np.float32))
     product = ops.matmul(x, numbers, False, True)
     product.set_friendly_name(old.get_friendly_name())
     product.output(0).set_names(old.output(0).get_names())
@@ -171,10 +137,6 @@ def _numbers(nodes: list[Any], weight: Weight, ops: Any) -> Any:
         rows, columns = weight.shape
         levels, scales = nodes
         scaled = ops.multiply(ops.convert(levels, "f16"), scales)
-        return ops.convert(ops.reshape(scaled, _ints(rows, padded(columns)), False), "f32")
+        return ops.convert(ops.reshape(scaled, ints(rows, padded(columns)), False), "f32")
     (stored,) = nodes
     return stored if weight.tensors[0].element_type == "f32" else ops.convert(stored, "f32")
-
-
-def _ints(*numbers: int) -> NDArray[np.int64]:
-    return np.array(numbers, np.int64)

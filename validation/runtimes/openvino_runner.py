@@ -19,12 +19,14 @@ from numpy.typing import NDArray
 from converters.openvino.ir_file import MODEL_FILE
 from converters.openvino.packages import EXTRA, require
 from seap_export.errors import ArtifactError, ParityFailure
+from seap_export.families import Attention
+from seap_export.sources.config import read_spec
 from validation.runtimes.runner import Layers, Opening
 
 __all__ = ["OpenvinoRunner", "open_openvino"]
 
 Logits = NDArray[np.float32]
-_INPUTS = {"input_ids", "attention_mask", "beam_idx"}
+_INPUTS = {"input_ids", "attention_mask", "position_ids", "beam_idx"}
 _STATE = re.compile(r"past_key_values\.(\d+)\.(key|value)present\.\1\.\2")
 
 
@@ -65,7 +67,7 @@ class OpenvinoRunner:
             raise ArtifactError(
                 f"{folder / MODEL_FILE}: OpenVINO cannot load it ({_line(error)}); export again"
             ) from error
-        self._request = self.compiled.create_infer_request()
+        self._folder, self._request = folder, self.compiled.create_infer_request()
         self._states = {state.name: state for state in self._request.query_state()}
         inputs = {port.get_any_name() for port in self.compiled.inputs}
         outputs = {name for port in self.compiled.outputs for name in port.get_names()}
@@ -118,13 +120,15 @@ class OpenvinoRunner:
         return self.append(np.asarray(next_ids, np.int64)[:, None])[:, 0]
 
     def cache(self, row: int) -> Layers:
-        """The keys and values of each layer, [KV heads, tokens of the row, head_dim]."""
+        """The keys and values of each layer, [KV heads, tokens of the row, head_dim], without heads that fill up."""
         if not self._is_real.size:
             raise ValueError("a cache is read before there is a prompt")
         positions = np.flatnonzero(self._is_real[row])
-        for layer in range(len(self._states) // 2):
-            key, value = (f"past_key_values.{layer}.{part}present.{layer}.{part}" for part in ("key", "value"))
-            yield {"key": self._positions(key, row, positions), "value": self._positions(value, row, positions)}
+        for layer, shapes in enumerate(read_spec(self._folder).layers):
+            attention = next(sublayer for sublayer in shapes.sublayers if isinstance(sublayer, Attention))
+            names = {part: f"past_key_values.{layer}.{part}present.{layer}.{part}" for part in attention.states}
+            heads = attention.num_key_value_heads
+            yield {part: self._positions(name, row, positions)[:heads] for part, name in names.items()}
 
     def close(self) -> None:
         """Frees the model."""
@@ -139,6 +143,7 @@ class OpenvinoRunner:
         feeds = {
             "input_ids": np.ascontiguousarray(input_ids),
             "attention_mask": self._is_real,
+            "position_ids": np.maximum(self._is_real.cumsum(1) - 1, 0)[:, -width:],
             "beam_idx": np.arange(rows, dtype=np.int32),
         }
         with _reported():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,43 +17,71 @@ from validation.runtimes.openvino_runner import OpenvinoRunner
 pytestmark = pytest.mark.needs("openvino")
 #: As the runner computes; by default the plugin rounds the cache, and computes in bf16 where the processor can.
 EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
-TEXT = " ".join(WORDS[:9])
+#: Shorter and longer than a block of paged attention, which has 32 tokens.
+TEXTS = [" ".join(WORDS[start:end]) for start, end in ((0, 9), (3, 5), (1, 41))]
+#: A variant with 3, 1 and 4 groups of 1, 1 and 2 heads; of 8 in each layer, 3 groups have 4.
+SHAPES = {"num_attention_heads": 8, "num_key_value_heads": 4}
 
 
-def _write(folder: Path, variation: str) -> Path:
-    source, target = name_all_tokens(write_source(folder / "hf", variation, pruned=True)), folder / "openvino"
+def _write(folder: Path, variation: str, *, pruned: bool = True, **values: int) -> Path:
+    source = name_all_tokens(write_source(folder / "hf", variation, pruned=pruned, **values))
+    target = folder / "openvino"
     target.mkdir()
     OpenvinoFormat("fp32").write(source, target, lambda layer: None)
     return target
 
 
-def _greedy(folder: Path, ids: list[int], steps: int) -> list[int]:
-    runner, tokens = OpenvinoRunner(folder), []
+def _greedy(folder: Path, text: str) -> str:
+    """What our runner answers, in 12 tokens."""
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    ids, runner, tokens = tokenizer(text).input_ids, OpenvinoRunner(folder), []
     logits = runner.prefill(np.array([ids]), [len(ids)])[0, -1]
-    while len(tokens) < steps:
+    while len(tokens) < 12:
         tokens.append(int(logits.argmax()))
         if tokens[-1] == 2:
             break
         logits = runner.step(tokens[-1:])[0]
-    return tokens
+    answer = tokenizer.decode(tokens, skip_special_tokens=True)
+    assert isinstance(answer, str)
+    return answer
+
+
+def _answers(folder: Path, texts: list[str], **options: Any) -> list[str]:
+    """What GenAI answers to all texts at once."""
+    import openvino_genai
+
+    pipeline = openvino_genai.LLMPipeline(folder, "CPU", **options, **EXACT)
+    config = openvino_genai.GenerationConfig(max_new_tokens=12, do_sample=False, apply_chat_template=False)
+    if "draft_model" in options:
+        config.num_assistant_tokens = 3
+    return list(pipeline.generate(texts, config).texts)
 
 
 @pytest.mark.parametrize("variation", ["llama-gqa", "mistral-window", "gemma2-all", "granitemoehybrid"])
 def test_the_same_text(variation: str, tmp_path: Path) -> None:
-    import openvino_genai
-    from transformers import PreTrainedTokenizerFast
-
     folder = _write(tmp_path, variation)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-    wanted = _greedy(folder, tokenizer(TEXT).input_ids, 12)
-    pipeline = openvino_genai.LLMPipeline(folder, "CPU", **EXACT)
-    given = pipeline.generate(TEXT, max_new_tokens=12, do_sample=False, apply_chat_template=False)
-    assert given == tokenizer.decode(wanted, skip_special_tokens=True)
+    assert _answers(folder, TEXTS[:1]) == [_greedy(folder, TEXTS[0])]
 
 
-@pytest.mark.parametrize("variation", ["llama-gqa", "mistral-window", "granitemoehybrid"])
+@pytest.mark.parametrize(("variation", "values"), [("llama-biases", SHAPES), ("granitemoehybrid", {})])
+def test_the_same_text_in_continuous_batching(variation: str, values: dict[str, int], tmp_path: Path) -> None:
+    folder = _write(tmp_path, variation, **values)
+    assert _answers(folder, TEXTS, ATTENTION_BACKEND="PA") == [_greedy(folder, text) for text in TEXTS]
+
+
+def test_the_same_text_with_a_draft(tmp_path: Path) -> None:
+    import openvino_genai
+
+    target, draft = _write(tmp_path / "dense", "llama-gqa", pruned=False), _write(tmp_path / "pruned", "llama-gqa")
+    lent = openvino_genai.draft_model(draft, "CPU", **EXACT)
+    assert _answers(target, TEXTS[:1], draft_model=lent) == [_greedy(target, TEXTS[0])]
+
+
+@pytest.mark.parametrize("variation", ["mistral-window", "phi3-all"])
 def test_paged_attention_refuses_the_graph(variation: str, tmp_path: Path) -> None:
-    """It would take the mask away, and computes other tokens for layers of different shapes."""
+    """It has no sliding windows and does not know the length of an input."""
     import openvino_genai
 
     with pytest.raises(RuntimeError, match="attention_mask"):

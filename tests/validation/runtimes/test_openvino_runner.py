@@ -45,8 +45,12 @@ def test_equals_torch_with_the_weights_that_are_stored(variation: str, tmp_path:
 
 @pytest.mark.parametrize("variation", ["llama-biases", "gemma3-all", "gemma2-all", "phi3-all"])
 def test_rows_of_a_batch_are_those_alone(variation: str, tmp_path: Path) -> None:
-    """Padded on the right, shorter and longer than the window, and continued after the padding."""
-    made = write_ir_model(tmp_path, variation, "fp32", pruned=True)
+    """Padded on the right, shorter and longer than the window, and continued after the padding.
+
+    The cache of the first model has a head of zeros in a layer, because 3 groups do not divide 8 heads.
+    """
+    heads = {"num_attention_heads": 8, "num_key_value_heads": 4} if variation == "llama-biases" else {}
+    made = write_ir_model(tmp_path, variation, "fp32", pruned=True, **heads)
     chance, lengths = np.random.default_rng(1), [4, 9, 13]
     ids, steps = chance.integers(3, 96, (3, 13)), chance.integers(3, 96, (2, 3))
     rows = [[*ids[row, :length], *steps[:, row]] for row, length in enumerate(lengths)]
