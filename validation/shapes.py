@@ -1,4 +1,4 @@
-"""The shapes of well-known Llama models, for models with random weights and for computed costs."""
+"""The shapes of well-known models, for models with random weights and for computed costs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["LLAMA_2_7B", "SHAPES", "Shape"]
 
 @dataclass(frozen=True)
 class Shape:
-    """The shape of a Llama model.
+    """The shape of a Llama model, or of one in the form of Mixtral.
 
     Attributes:
         layers: Decoder layers.
@@ -25,6 +25,9 @@ class Shape:
         positions: Longest context.
         theta: Base of the rotary frequencies.
         tied: Whether the LM head is the embedding.
+        head_dim: Channels of a head, unless they are hidden / heads.
+        experts: Experts of each layer, of `neurons` each; 0: there is one MLP.
+        per_token: How many of them compute a token.
     """
 
     layers: int
@@ -36,6 +39,9 @@ class Shape:
     positions: int
     theta: float = 10000.0
     tied: bool = False
+    head_dim: int = 0
+    experts: int = 0
+    per_token: int = 0
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -46,9 +52,16 @@ class Shape:
     @property
     def config(self) -> dict[str, object]:
         """The model's config.json."""
+        mixture = {
+            "architectures": ["MixtralForCausalLM"],
+            "model_type": "mixtral",
+            "num_local_experts": self.experts,
+            "num_experts_per_tok": self.per_token,
+        }
         return {
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
+            "head_dim": self.head_dim or self.hidden // self.heads,
             "num_hidden_layers": self.layers,
             "hidden_size": self.hidden,
             "num_attention_heads": self.heads,
@@ -63,6 +76,7 @@ class Shape:
             "bos_token_id": 1,
             "eos_token_id": 2,
             "dtype": "bfloat16",
+            **(mixture if self.experts else {}),
         }
 
     @property
@@ -82,15 +96,17 @@ class Shape:
 
     def cache_bytes(self, positions: int) -> int:
         """Bytes of one row's keys and values in 16 bits."""
-        return 2 * 2 * self.layers * self.kv_heads * (self.hidden // self.heads) * positions
+        return 2 * 2 * self.layers * self.kv_heads * self.spec.head_dim * positions
 
 
 LLAMA_2_7B = Shape(32, 4096, 32, 32, 11008, 32000, 4096)
-#: By name. Llama 3's rescaled rotary frequencies are left out: they change no shape.
+#: By name. Llama 3's rescaled rotary frequencies and Qwen3's norms of heads are left out.
 SHAPES: Mapping[str, Shape] = {
     "llama-3.2-1b": Shape(16, 2048, 32, 8, 8192, 128256, 131072, 500000.0, tied=True),
     "llama-2-7b": LLAMA_2_7B,
     "llama-3.1-8b": Shape(32, 4096, 32, 8, 14336, 128256, 131072, 500000.0),
     "llama-2-70b": Shape(80, 8192, 64, 8, 28672, 32000, 4096),
     "llama-3.1-70b": Shape(80, 8192, 64, 8, 28672, 128256, 131072, 500000.0),
+    "mixtral-8x7b": Shape(32, 4096, 32, 8, 14336, 32000, 32768, 1e6, experts=8, per_token=2),
+    "qwen3-30b-a3b": Shape(48, 2048, 32, 4, 768, 151936, 40960, 1e6, head_dim=128, experts=128, per_token=8),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -104,11 +105,11 @@ class Mixture:
         joined = (torch.cat([getattr(one, part) for one in samples.values()]) for part in ("logits", "products"))
 
         def moment(expert: int) -> torch.Tensor:
-            parts = [
-                self.calibrations[task].expert_moment(index, output, expert) * p
+            parts = (
+                self.calibrations[task].expert_moment(index, output, expert).mul_(p)
                 for task, p in self.probabilities.items()
-            ]
-            return torch.stack(parts).sum(0)
+            )
+            return functools.reduce(torch.Tensor.add_, parts)
 
         return ExpertStatistics(RoutingSample(*joined), torch.cat(weights), moment)
 

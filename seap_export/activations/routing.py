@@ -22,6 +22,8 @@ __all__ = ["RoutingObserver", "RoutingSample"]
 
 #: Products that are kept of a layer, and tokens that are computed at a time.
 _PRODUCTS, _TOKENS = 1 << 24, 64
+#: Rows of the moments that are computed at a time.
+_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -79,14 +81,13 @@ def _sample(layer: DecoderLayer, experts: Experts, hidden: HiddenStates) -> Rout
     """The sample of a layer, whose mixture the hidden states have not passed yet."""
     step, passed = _step(experts, sum(batch.num_tokens for batch in hidden.batches)), 0
     rows, columns = torch.triu_indices(experts.num_experts, experts.num_experts).unbind(0)
-    logits, products = [], []
+    gain, logits, products = layer.gain(experts.output), [], []
     for stream in hidden.streams:
         first = -passed % step
         passed += len(stream)
-        for block in stream[first::step].split(_TOKENS):
-            x = layer.read(experts.output, block)
-            written = expert_outputs(layer, experts, x).transpose(0, 1)
-            gain = layer.gain(experts.output)
+        blocks = [layer.read(experts.output, block) for block in stream[first::step].split(_TOKENS)]
+        for x, written in zip(blocks, expert_outputs(layer, experts, blocks), strict=True):
+            written = written.transpose(0, 1)
             written = written if gain is None else written * gain
             gram = written @ written.mT
             logits.append(layer.linear("router", x).cpu())
@@ -107,6 +108,7 @@ def _moments(layer: DecoderLayer, experts: Experts, hidden: HiddenStates) -> tor
         for stream, weights in zip(hidden.streams, routing, strict=True):
             x = layer.read(experts.output, stream)
             _, channels = expert_channels(layer, experts, x, weights, expert)
-            total += channels.T @ channels
-        packed[expert] = pack_symmetric(total / tokens)
+            for rows in range(0, width, _ROWS):  # of a wide expert, the matrix is too large to be held twice
+                total[rows : rows + _ROWS] += channels[:, rows : rows + _ROWS].T @ channels
+        packed[expert] = pack_symmetric(total.div_(tokens))
     return packed

@@ -101,7 +101,6 @@ class WalkCheck:
         Raises:
             InputError: The two differ by more than rounding, or routers decide nothing.
         """
-        tensors = {name: tensor.float() for name, tensor in tensors.items()}  # once for both sides
         layer = DecoderLayer(self._spec, index, tensors)
         sublayers = self._spec.layers[index].sublayers
         is_decided = torch.ones(len(self._walk.streams[0]), dtype=torch.bool)
@@ -110,8 +109,9 @@ class WalkCheck:
                 stream = self._walk.read(layer, sublayer.output, 0)
                 is_decided &= routing_margins(layer, sublayer, stream) > _TIE
             self._walk.advance(layer, sublayer.output)
-        stored = self._form.to_stored(tensors)  # float64 where a norm lacks its offset
-        self._model.load(index, {name: tensor.float() for name, tensor in stored.items()})
+        stored = self._form.to_stored(layer.tensors)  # float64 where a norm lacks its offset
+        double = torch.float64
+        self._model.load(index, {name: one.float() if one.dtype == double else one for name, one in stored.items()})
         self._model.advance(index, self._passage)
         self._model.release(index)
         walked, stock = self._walk.streams[0], self._passage.hidden[0][0]

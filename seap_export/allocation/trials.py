@@ -67,7 +67,7 @@ class Trials:
             device=self._device,
         )
         for index in range(len(plan.layers)):
-            both.layer(index, self._layer(index))
+            both.layer(index, dict(self._layer(index)))
         total = sum(self._divergence(batch, shrunk.streams[batch]) for batch in range(len(self._batches)))
         return total / sum(float(weights.double().sum()) for weights in self._judges)
 

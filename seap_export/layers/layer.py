@@ -35,6 +35,8 @@ from seap_export.layers.sublayers.experts import experts_channels, experts_produ
 from seap_export.layers.sublayers.mamba import mamba_channels
 from seap_export.layers.sublayers.mlp import mlp_channels, shared_channels
 from seap_export.layers.sublayers.norm import Norm
+from seap_export.layers.widened import widened_product
+from seap_export.layers.working_memory import is_widened_in_parts
 
 __all__ = ["DecoderLayer"]
 
@@ -75,7 +77,16 @@ class DecoderLayer:
     ) -> None:
         self._spec, self._index, self._layer = spec, index, spec.layers[index]
         wanted = tensors if only is None else spec.sublayer_tensors(index, only)
-        self._tensors = {name: tensors[name].to(device).float() for name in wanted}
+        in_parts = {
+            names.weight(projection, index)
+            for sublayer in self._layer.sublayers
+            if is_widened_in_parts(sublayer, spec.hidden_size)
+            for projection, shape in sublayer.shapes(spec.hidden_size).items()
+            if sublayer.channels in shape
+        }
+        placed = {name: tensors[name].to(device) for name in wanted}
+        self._tensors = {name: one if name in in_parts else one.float() for name, one in placed.items()}
+        self._widened: dict[Projection, tuple[slice | None, slice | None, torch.Tensor]] = {}
 
     @property
     def index(self) -> int:
@@ -88,6 +99,16 @@ class DecoderLayer:
         return self._spec.norm.epsilon
 
     @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+        return self._spec.hidden_size
+
+    @property
+    def tensors(self) -> Mapping[str, torch.Tensor]:
+        """Its tensors by full name: float32, or as they are stored where a part at a time is converted."""
+        return self._tensors
+
+    @property
     def spec(self) -> LayerSpec:
         """What the layer consists of."""
         return self._layer
@@ -98,7 +119,7 @@ class DecoderLayer:
 
     def weight(self, projection: Projection) -> torch.Tensor:
         """The weight of a projection, float32 [out, in]."""
-        return self._tensors[names.weight(projection, self._index)]
+        return self._tensors[names.weight(projection, self._index)].float()
 
     def channels(self, output: Projection, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
         """The input of an output projection at the real tokens of a batch, [tokens, channels].
@@ -126,12 +147,30 @@ class DecoderLayer:
         gain = None if name is None else self.tensor(name)
         return None if gain is None else Norm(self._spec.norm, gain, self.tensor(f"{name}_bias"))
 
-    def linear(self, projection: Projection, x: torch.Tensor, rows: slice | None = None) -> torch.Tensor:
-        """The product of a projection with its input, and its bias, [..., out]; of some of its rows, or of all."""
-        weight, bias = self.weight(projection), self._tensors.get(names.bias(projection, self._index))
-        if rows is not None:
-            weight, bias = weight[rows], None if bias is None else bias[rows]
-        return functional.linear(x, weight, bias)
+    def linear(
+        self, projection: Projection, x: torch.Tensor, rows: slice | None = None, columns: slice | None = None
+    ) -> torch.Tensor:
+        """The product of a projection with its input, and its bias, [..., out]; of some rows and columns, or all."""
+        weight, bias = self._part(projection, rows, columns), self._tensors.get(names.bias(projection, self._index))
+        bias = bias if bias is None or rows is None else bias[rows]
+        if weight.dtype == torch.float32:
+            return functional.linear(x, weight, bias)
+        return widened_product(x, weight, bias)
+
+    def _part(self, projection: Projection, rows: slice | None, columns: slice | None) -> torch.Tensor:
+        """A part of a weight: float32 unless it has to be converted and gradients are taken through it.
+
+        The latest part of each projection is kept, since one expert computes many batches.
+        """
+        stored = self._tensors[names.weight(projection, self._index)]
+        part = stored[rows or slice(None), columns or slice(None)]
+        if stored.dtype == torch.float32 or torch.is_grad_enabled():
+            return part
+        kept = self._widened.get(projection)
+        if kept is None or kept[:2] != (rows, columns):
+            self._widened.pop(projection, None)  # before the next one is made
+            kept = self._widened[projection] = rows, columns, part.float()
+        return kept[2]
 
     def update(self, output: Projection, product: torch.Tensor) -> torch.Tensor:
         """What a sublayer adds to the stream, given the product of its output projection; [tokens, hidden_size]."""

@@ -18,7 +18,7 @@ from torch import nn
 
 from seap_export.errors import EnvironmentFailure
 from seap_export.families import Attention, LayerSpec, Mamba, ModelSpec
-from seap_export.layers.stock_experts import ExpertModules
+from seap_export.layers.stock_experts import ExpertMatrices, ExpertModules
 
 __all__ = ["BatchPass", "StockModel"]
 
@@ -116,12 +116,17 @@ class StockModel:
         model.tie_weights()  # which is else part of the initialisation
         self.model: Any = model.eval()
         self._device, self._spec, self._family = device, spec, spec.family
-        self._modules = ExpertModules(spec, dict(self.model.named_parameters()))
+        shapes = {
+            name: tuple(parameter.shape) for name, parameter in self.model.named_parameters(remove_duplicate=False)
+        }
+        self._shapes, self._modules = shapes, ExpertModules(spec, shapes)
         if not self._modules.are_joint:
             raise EnvironmentFailure(
                 f"transformers {transformers.__version__} is not supported with mixtures of experts; "
                 'run: pip install --upgrade "transformers<6"'
             )
+        for name in self._modules.matrices():
+            self._change(name, None)
         for module in self.model.modules():  # not `model.to`, which would give memory to parameters
             for name, buffer in module.named_buffers(recurse=False):
                 setattr(module, name, buffer.to(device))
@@ -144,9 +149,9 @@ class StockModel:
         head = next(name for name, module in self.model.named_modules() if module is self._outer("lm_head"))
         stored = self._family.module("lm_head")  # GPT-NeoX's module is called otherwise since transformers 5
         shapes = {}
-        for name, parameter in self.model.named_parameters(remove_duplicate=False):
+        for name, shape in self._shapes.items():
             module, _, kind = name.rpartition(".")
-            shapes[f"{stored}.{kind}" if module == head else name] = tuple(parameter.shape)
+            shapes[f"{stored}.{kind}" if module == head else name] = shape
         return self._modules.stored(shapes)
 
     def load_outer(self, name: str, weight: torch.Tensor | None) -> None:
@@ -169,15 +174,26 @@ class StockModel:
         return self.model.get_submodule(self._family.module(name))
 
     def load(self, index: int, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Gives a layer its weights, by stored name, in the dtype to compute in."""
+        """Gives a layer its weights, by stored name, in the dtype to compute in; those of experts may be narrower."""
         prefix = self._prefix.format(layer=index)
-        filled = self._modules.filled(index, tensors)
+        filled, matrices = self._modules.filled(index, tensors)
         weights = {name.removeprefix(prefix): _parameter(tensor.to(self._device)) for name, tensor in filled.items()}
         self._layers[index].load_state_dict(weights, assign=True)
+        for name, experts in matrices.items():
+            self._change(name, experts.to(self._device))
 
     def release(self, index: int) -> None:
         """Takes a layer's weights away."""
         self._layers[index].load_state_dict(self._empty[index], assign=True)
+        for name in self._modules.matrices(index):
+            self._change(name, None)
+
+    def _change(self, name: str, experts: ExpertMatrices | None) -> None:
+        """Puts matrices of experts in the place of a parameter, which would hold all of them in one tensor."""
+        module, _, attribute = name.rpartition(".")
+        holder = self.model.get_submodule(module)
+        delattr(holder, attribute)
+        setattr(holder, attribute, experts)
 
     def start(self, parts: Sequence[torch.Tensor], *, cached: bool = True) -> BatchPass:
         """Embeds sequences; the embedding must be loaded.

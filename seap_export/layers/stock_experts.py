@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -10,7 +11,31 @@ from seap_export.families import ModelSpec
 from seap_export.families.names import ROUTED, Projection
 from seap_export.families.stacked import Stacked, stacked_projections
 
-__all__ = ["ExpertModules"]
+__all__ = ["ExpertMatrices", "ExpertModules"]
+
+
+@dataclass(frozen=True)
+class ExpertMatrices:
+    """A parameter of transformers' modules, [experts, out, in], of which one expert's is made at a time.
+
+    Attributes:
+        parts: For each expert, the stored tensors whose rows follow each other in its matrix.
+        dtype: In which it is computed.
+    """
+
+    parts: Sequence[tuple[torch.Tensor, ...]]
+    dtype: torch.dtype
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, expert: int | torch.Tensor) -> torch.Tensor:
+        """The matrix of an expert."""
+        return torch.cat([part.to(self.dtype) for part in self.parts[int(expert)]])
+
+    def to(self, device: torch.device) -> ExpertMatrices:
+        """The same on a device."""
+        return ExpertMatrices([tuple(part.to(device) for part in parts) for parts in self.parts], self.dtype)
 
 
 class ExpertModules:
@@ -37,15 +62,22 @@ class ExpertModules:
         mixture = prefix + rules.module
         return f"{mixture}.{rules.router}.weight", f"{mixture}.experts.gate_up_proj", f"{mixture}.experts.down_proj"
 
-    def filled(self, index: int, stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The parameters of a layer, given its tensors in a checkpoint."""
+    def matrices(self, layer: int | None = None) -> list[str]:
+        """The names of the parameters that hold experts, of a layer or of all."""
+        return [name for index in self._stacked if layer in (None, index) for name in self._parameters(index)[1:]]
+
+    def filled(
+        self, index: int, stored: Mapping[str, torch.Tensor]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, ExpertMatrices]]:
+        """The parameters of a layer, given its tensors in a checkpoint: those of its experts by themselves."""
         tensors = dict(stored)
         if (stacked := self._stacked.get(index)) is None:
-            return tensors
+            return tensors, {}
         router, gate_up, down = self._parameters(index)
-        parts = [torch.stack([tensors.pop(part) for part in stacked[name].parts]) for name in ROUTED[1:]]
-        table = tensors.pop(self._router(index))
-        return {**tensors, router: table, gate_up: torch.cat(parts[:2], 1), down: parts[2]}
+        parts = [[tensors.pop(part) for part in stacked[name].parts] for name in ROUTED[1:]]
+        table = tensors[router] = tensors.pop(self._router(index))
+        both, output = list(zip(*parts[:2], strict=True)), [(one,) for one in parts[2]]
+        return tensors, {gate_up: ExpertMatrices(both, table.dtype), down: ExpertMatrices(output, table.dtype)}
 
     def stored(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor in a checkpoint, given those of all parameters."""

@@ -9,7 +9,8 @@ and a bias, which is not, takes up the mean of what is left.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,7 +18,7 @@ from torch.nn import functional
 
 from seap_export.activations.covariance import CovarianceAccumulator
 from seap_export.activations.mixture import Mixture
-from seap_export.families import Experts, names
+from seap_export.families import Sublayer, names
 from seap_export.families.names import Projection
 from seap_export.layers.batches import length_buckets, token_weights
 from seap_export.layers.compute import Compute
@@ -26,7 +27,8 @@ from seap_export.layers.hidden_states import HiddenStates, SublayerPass, output_
 from seap_export.layers.layer import DecoderLayer
 from seap_export.rounding.columns import round_columns
 from seap_export.rounding.grid import BlockQuantization
-from seap_export.shrink.expert_refit import fit_experts
+from seap_export.shrink.expert_refit import Moment
+from seap_export.shrink.kinds import PartsFit, parts_fit
 from seap_export.shrink.refit import refit
 from seap_export.shrink.refit_streams import Inputs
 from seap_export.shrink.sequential import storage_for
@@ -156,8 +158,8 @@ class RoundedLayers:
             exact = DecoderLayer(self._spec, index, tensors, self._device, only=output)
             rounded |= self._readers(index, output, exact, tensors)
             layer = DecoderLayer(self._spec, index, rounded, self._device, only=output)
-            if isinstance(sublayer, Experts):
-                rounded |= self._experts(index, sublayer, exact, layer, rounded)
+            if (make := parts_fit(sublayer)) is not None:
+                rounded |= self._parts(index, sublayer, make, exact, layer, rounded)
             else:
                 rounded |= self._output(index, output, exact, layer, tensors)
             del exact, layer  # before the next sublayer is converted
@@ -213,21 +215,28 @@ class RoundedLayers:
             self._rounded.add(layer, output, batch_index, layer.update(output, product))
         return fitted
 
-    def _experts(
-        self, index: int, experts: Experts, exact: DecoderLayer, layer: DecoderLayer, tensors: Tensors
+    def _parts(
+        self,
+        index: int,
+        sublayer: Sublayer,
+        make: Callable[..., PartsFit],
+        exact: DecoderLayer,
+        layer: DecoderLayer,
+        tensors: Tensors,
     ) -> dict[str, torch.Tensor]:
-        """The same for a mixture of experts, whose projections are rounded one after another."""
-        output, name = experts.output, names.weight(experts.output, index)
-        if output not in experts.rounded(self._spec.hidden_size, self._how.block_size):
+        """The same for a sublayer of parts, such as experts, whose projections are rounded one after another."""
+        output, name = sublayer.output, names.weight(sublayer.output, index)
+        if output not in sublayer.rounded(self._spec.hidden_size, self._how.block_size):
             self._floats.advance(exact, output)
             self._rounded.advance(layer, output)
             return {}
 
-        def store(weight: torch.Tensor, moment: torch.Tensor) -> torch.Tensor:
-            return round_columns(weight, moment, self._how)
+        def store(weight: torch.Tensor, moment: Moment) -> torch.Tensor:
+            return round_columns(weight, moment(), self._how)
 
-        fitted = fit_experts(experts, exact, layer, self._floats, self._rounded, self._weights, _RIDGE, store)
-        rounded = {name: fitted.cpu()}
+        fit = make(sublayer, layer, self._rounded, self._weights)
+        self._floats.advance(exact, output, partial(fit.add, exact))
+        rounded = {name: fit.fitted(tensors[name].float(), _RIDGE, store).cpu()}
         self._rounded.advance(
             DecoderLayer(self._spec, index, {**tensors, **rounded}, self._device, only=output), output
         )

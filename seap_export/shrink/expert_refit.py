@@ -12,111 +12,108 @@ which is the refit of `shrink.refit` without a bias. An expert that few tokens r
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 
 from seap_export.families import Experts
-from seap_export.families.names import Projection
 from seap_export.layers.hidden_states import HiddenStates, SublayerOutput
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.streams import MemoryStreams
 from seap_export.layers.sublayers.experts import expert_channels, routing_weights
+from seap_export.shrink.refit import solved
 from seap_export.shrink.target import refit_target
 
-__all__ = ["Store", "fit_experts"]
+__all__ = ["ExpertFit", "Moment", "Store"]
 
-#: Gives the matrix that is stored for a fitted one, float64 [hidden_size, neurons], and E[c cᵀ], float64.
-Store = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-class _Advances(Protocol):
-    """The dense model's hidden states, computed or recorded."""
-
-    def advance(self, layer: DecoderLayer, output: Projection, visit: Callable[[SublayerOutput], None]) -> None: ...
+#: Gives E[c cᵀ] of the channels of a part, float64.
+Moment = Callable[[], torch.Tensor]
+#: Gives the matrix that is stored for a fitted one, float64 [hidden_size, neurons].
+Store = Callable[[torch.Tensor, Moment], torch.Tensor]
+#: Rows of moments that are computed at a time.
+_ROWS = 4096
 
 
-def fit_experts(
-    experts: Experts,
-    exact: DecoderLayer,
-    layer: DecoderLayer,
-    dense: _Advances,
-    changed: HiddenStates,
-    weights: Sequence[torch.Tensor],
-    ridge: float,
-    store: Store,
-) -> torch.Tensor:
-    """Advances the dense stream past a mixture of experts, and returns the new weight of the changed model's.
+class ExpertFit:
+    """The fit of one mixture: what its product lacks of the target, float32 [tokens, hidden_size] for each batch.
 
     Args:
         experts: The changed model's mixture.
-        exact: The dense layer.
-        layer: The changed one.
-        dense: The dense model's hidden states.
-        changed: The changed model's, which stay where they are.
+        layer: Its layer.
+        changed: Its hidden states, which stay where they are.
         weights: The weight of each token, float32 [tokens] for each batch.
-        ridge: Strength of the ridge.
-        store: Makes what is stored, which is what the other experts and later layers correct.
     """
-    fit = _Fit(experts, exact, layer, changed, weights)
-    dense.advance(exact, experts.output, fit.begin)
-    fitted = layer.weight(experts.output).clone()
-    for expert in range(experts.num_experts):
-        columns = experts.of_expert(expert)
-        before = fitted[:, columns].double()
-        after = fit.fitted(expert, before, ridge, store)
-        if after is not None:
-            fitted[:, columns] = after.to(fitted)
-            fit.subtract(expert, fitted[:, columns] - before.float())
-    return fitted
-
-
-class _Fit:
-    """What the product lacks of its target, float32 [tokens, hidden_size] for each batch."""
 
     def __init__(
-        self,
-        experts: Experts,
-        exact: DecoderLayer,
-        layer: DecoderLayer,
-        changed: HiddenStates,
-        weights: Sequence[torch.Tensor],
+        self, experts: Experts, layer: DecoderLayer, changed: HiddenStates, weights: Sequence[torch.Tensor]
     ) -> None:
-        self._experts, self._exact, self._layer, self._changed = experts, exact, layer, changed
+        self._experts, self._layer, self._changed = experts, layer, changed
         self._weights, self._lacking = list(weights), MemoryStreams(len(weights))
         self._routing = [
             routing_weights(layer.linear("router", layer.read(experts.output, stream)), experts)
             for stream in changed.streams
         ]
 
-    def begin(self, passed: SublayerOutput) -> None:
+    def add(self, exact: DecoderLayer, passed: SublayerOutput) -> None:
+        """Takes account of a batch.
+
+        Args:
+            exact: The layer of the model that is returned to.
+            passed: What it computes in its mixture.
+        """
         number, output = passed.batch_index, self._experts.output
         stream, batch = self._changed.streams[number], self._changed.batches[number]
-        target, factors = refit_target(self._exact, output, passed, stream)
+        target, factors = refit_target(exact, output, passed, stream)
         self._weights[number] = self._weights[number].to(stream.device) * factors
         self._lacking[number] = target - self._layer.product(output, self._layer.channels(output, stream, batch))
 
-    def fitted(self, expert: int, before: torch.Tensor, ridge: float, store: Store) -> torch.Tensor | None:
+    def fitted(self, weight: torch.Tensor, ridge: float, store: Store) -> torch.Tensor:
+        """The new weight of the output projection, in the dtype of the old one; call it after all batches.
+
+        Args:
+            weight: The weight before, [hidden_size, channels].
+            ridge: Strength of the ridge.
+            store: Makes what is stored, which is what the other experts and later layers correct.
+        """
+        fitted = weight.clone()
+        for expert in range(self._experts.num_experts):
+            columns = self._experts.of_expert(expert)
+            before = weight[:, columns].to(self._routing[0].device).double()
+            after = self._fitted(expert, before, ridge, store)
+            if after is not None:
+                self._subtract(expert, after.float() - before.float())
+                fitted[:, columns] = after.to(fitted)
+        return fitted
+
+    def _fitted(self, expert: int, before: torch.Tensor, ridge: float, store: Store) -> torch.Tensor | None:
         """The weights of an expert to be stored; None: no token reaches it."""
-        square = before.new_zeros(before.shape[1], before.shape[1])
         cross = torch.zeros_like(before)
+        square, total, squares = self._square(expert, cross)
+        trace = float(square.trace())
+        if not trace > 0.0:
+            return None
+        square.diagonal().add_(ridge * trace * squares / total**2)  # one over the effective number of its tokens
+        return store(solved(square, cross).add_(before), lambda: self._square(expert)[0].div_(total))
+
+    def _square(self, expert: int, cross: torch.Tensor | None = None) -> tuple[torch.Tensor, float, float]:
+        """The sum of w c cᵀ, that of the weights w of its tokens, and that of their squares.
+
+        The sum of w R cᵀ is added to `cross`.
+        """
+        width = self._experts.moe_intermediate_size
+        square = torch.zeros(width, width, dtype=torch.float64, device=self._routing[0].device)
         total = squares = 0.0
         for number in range(len(self._weights)):
             tokens, channels = self._channels(expert, number)
             own, inputs = self._weights[number].index_select(0, tokens).double(), channels.double()
             weighted = inputs * own[:, None]
-            square += weighted.T @ inputs
-            cross += self._lacking[number].index_select(0, tokens).double().T @ weighted
+            for start in range(0, width, _ROWS):  # of a wide expert, the matrix is too large to be held twice
+                square[start : start + _ROWS] += weighted[:, start : start + _ROWS].T @ inputs
+            if cross is not None:
+                cross += self._lacking[number].index_select(0, tokens).double().T @ weighted
             total, squares = total + float(own.sum()), squares + float(own.square().sum())
-        trace = float(square.trace())
-        if not trace > 0.0:
-            return None
-        moment = square / total
-        square.diagonal().add_(ridge * trace * squares / total**2)  # one over the effective number of its tokens
-        change = torch.cholesky_solve(cross.T, torch.linalg.cholesky(square)).T
-        return store(before + change, moment)
+        return square, total, squares
 
-    def subtract(self, expert: int, change: torch.Tensor) -> None:
+    def _subtract(self, expert: int, change: torch.Tensor) -> None:
         """Takes account of a change of an expert's weights."""
         for number in range(len(self._weights)):
             tokens, channels = self._channels(expert, number)

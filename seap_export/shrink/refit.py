@@ -25,7 +25,7 @@ import torch
 
 from seap_export.errors import UsageError
 
-__all__ = ["OutputFit", "mean_fit", "refit", "refit_from_dense"]
+__all__ = ["OutputFit", "mean_fit", "refit", "refit_from_dense", "solved"]
 
 
 @dataclass(frozen=True)
@@ -124,14 +124,23 @@ def refit(
     strength = ridge * float(covariance.trace()) / tokens
     if strength > 0.0:
         covariance.diagonal().add_(strength)
-        factor, failed = covariance.mT, torch.empty(0, dtype=torch.int32, device=covariance.device)
-        torch.linalg.cholesky_ex(factor, out=(factor, failed))  # in place, since LAPACK counts columns first
-        if failed:
-            raise UsageError(
-                "the ridge is too small for the covariance of these statistics; use a larger 'ridge' in the recipe"
-            )
-        solved = cross_covariance.add_(weight, alpha=strength).T
-        for side, upper in ((factor, False), (factor.mT, True)):  # `cholesky_solve` would copy both matrices
-            torch.linalg.solve_triangular(side, solved, upper=upper, out=solved)
-        weight = solved.T
+        weight = solved(covariance, cross_covariance.add_(weight, alpha=strength))
     return OutputFit(weight, output_mean - weight @ mean if intercept else None)
+
+
+def solved(matrix: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """R M⁻¹ with M symmetric [n, n] and R [rows, n], float64 and contiguous, in their memory.
+
+    Raises:
+        UsageError: The matrix is not positive definite.
+    """
+    factor, failed = matrix.mT, torch.empty(0, dtype=torch.int32, device=matrix.device)
+    torch.linalg.cholesky_ex(factor, out=(factor, failed))  # in place, since LAPACK counts columns first
+    if failed:
+        raise UsageError(
+            "the ridge is too small for the covariance of these statistics; use a larger 'ridge' in the recipe"
+        )
+    transposed = right.T
+    for side, upper in ((factor, False), (factor.mT, True)):  # `cholesky_solve` would copy both matrices
+        torch.linalg.solve_triangular(side, transposed, upper=upper, out=transposed)
+    return transposed.T

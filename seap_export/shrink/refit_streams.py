@@ -14,12 +14,12 @@ import torch
 from torch.nn import functional
 
 from seap_export.activations.covariance import CovarianceAccumulator
-from seap_export.families import Experts, names
+from seap_export.families import Sublayer, names
 from seap_export.families.names import Projection
 from seap_export.layers.hidden_states import HiddenStates, SublayerOutput
 from seap_export.layers.layer import DecoderLayer
 from seap_export.plan.plan import Plan
-from seap_export.shrink.expert_refit import fit_experts
+from seap_export.shrink.kinds import PartsFit, parts_fit
 from seap_export.shrink.layer import shrink_layer, with_all_biases
 from seap_export.shrink.refit import OutputFit, refit
 from seap_export.shrink.target import refit_target
@@ -68,14 +68,19 @@ class RefitStreams:
         self._fitted = plan.compensated(source.spec)
 
     @torch.no_grad()
-    def layer(self, index: int, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Shrinks and fits one layer, and advances both streams through it; the tensors are the dense layer's."""
+    def layer(self, index: int, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Shrinks and fits one layer, and advances both streams through it.
+
+        The tensors are the dense layer's; large ones are taken out as soon as they are not needed any more.
+        """
         shrunk = shrink_layer(tensors, self._source.spec, index, self._plan.layers[index])
         shrunk = with_all_biases(shrunk, self._spec, index)
-        for output in self._spec.layers[index].outputs:
-            if output in self._fitted[index]:
-                fit = self._fit_experts if output == Experts.output else self._fit
-                shrunk |= fit(index, output, tensors, shrunk)
+        for sublayer in self._spec.layers[index].sublayers:
+            output, make = sublayer.output, parts_fit(sublayer)
+            if output in self._fitted[index] and make is not None:
+                shrunk |= self._fit_parts(index, sublayer, make, tensors, shrunk)
+            elif output in self._fitted[index]:
+                shrunk |= self._fit(index, output, tensors, shrunk)
             else:  # nothing is cut so far, so the streams are still the same
                 layer = DecoderLayer(self._source.spec, index, tensors, self._device, only=output)
                 self._dense.advance(layer, output, partial(self._add_to_shrunk, layer, output))
@@ -109,24 +114,26 @@ class RefitStreams:
             self._shrunk.add(layer, output, batch_index, layer.update(output, product))
         return {name: tensor.cpu() for name, tensor in stored.items()}
 
-    def _fit_experts(
-        self, index: int, output: Projection, dense: Mapping[str, torch.Tensor], tensors: Mapping[str, torch.Tensor]
+    def _fit_parts(
+        self,
+        index: int,
+        sublayer: Sublayer,
+        make: Callable[..., PartsFit],
+        dense: dict[str, torch.Tensor],
+        tensors: Mapping[str, torch.Tensor],
     ) -> dict[str, torch.Tensor]:
-        """The same for a mixture of experts."""
+        """The same for a sublayer of parts; its projections are taken out of `dense`."""
+        output, dtype = sublayer.output, self._source.reader.dtype
+        name = names.weight(output, index)
         layer = DecoderLayer(self._spec, index, tensors, self._device, only=output)
+        fit = make(sublayer, layer, self._shrunk, self._weights)
         exact = DecoderLayer(self._source.spec, index, dense, self._device, only=output)
-        experts, dtype = self._spec.layers[index][Experts], self._source.reader.dtype
-        fitted = fit_experts(
-            experts,
-            exact,
-            layer,
-            self._dense,
-            self._shrunk,
-            self._weights,
-            self._plan.settings.ridge,
-            lambda weight, _: weight.to(dtype),
-        )
-        stored = {names.weight(output, index): fitted.to(dtype)}
+        for projection in sublayer.projections:
+            del dense[names.weight(projection, index)]
+        self._dense.advance(exact, output, partial(fit.add, exact))
+        del exact  # before matrices over the inputs are made
+        fitted = fit.fitted(tensors[name], self._plan.settings.ridge, lambda weight, _: weight.to(dtype))
+        stored = {name: fitted.to(dtype)}
         self._shrunk.advance(DecoderLayer(self._spec, index, {**tensors, **stored}, self._device, only=output), output)
         return {name: tensor.cpu() for name, tensor in stored.items()}
 

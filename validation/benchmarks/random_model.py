@@ -1,4 +1,4 @@
-"""Writes a Llama model with random weights in bfloat16, shard by shard, to measure where no weights are at hand.
+"""Writes a model with random weights in bfloat16, shard by shard, to measure where no weights are at hand.
 
     python -m validation.benchmarks.random_model llama-3.2-1b FOLDER
     python -m validation.benchmarks.random_model llama-2-7b FOLDER --layers 8
@@ -21,6 +21,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from seap_export.families.names import OUTPUTS
+from seap_export.sources.stored import StoredForm
 from seap_export.sources.tensor_writer import SafetensorsWriter
 from validation.shapes import SHAPES, Shape
 
@@ -45,23 +46,24 @@ def write_random_model(folder: Path, shape: Shape, seed: int = 0) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_byte_tokenizer(folder)
     (folder / "config.json").write_text(json.dumps(shape.config, indent=1) + "\n", "utf-8", newline="\n")
-    generator, weight_map = torch.Generator().manual_seed(seed), {}
-    for name, tensors in _shards(shape):
+    generator, weight_map, form = torch.Generator().manual_seed(seed), {}, StoredForm(shape.spec)
+    plain = {tensor: name for name in shape.spec.tensors() for tensor in form.holders([name])}
+    for name, tensors in _shards(shape, form):
         with SafetensorsWriter(folder / name, tensors, torch.bfloat16) as writer:
             for tensor, size in tensors.items():
-                writer.write(tensor, _random(tensor, size, shape.layers, generator))
+                writer.write(tensor, _random(plain[tensor], size, shape.layers, generator))
                 weight_map[tensor] = name
     index = {"metadata": {"total_size": shape.weight_bytes()}, "weight_map": weight_map}
     path = folder / "model.safetensors.index.json"
     path.write_text(json.dumps(index, indent=1) + "\n", "utf-8", newline="\n")
 
 
-def _shards(shape: Shape) -> Iterator[tuple[str, Mapping[str, tuple[int, ...]]]]:
+def _shards(shape: Shape, form: StoredForm) -> Iterator[tuple[str, Mapping[str, tuple[int, ...]]]]:
     """A file for each layer, and one for what is outside of the layers: the tensors in it with their shapes."""
-    everything, spec = dict(shape.spec.tensors()), shape.spec
+    everything, spec = dict(form.shapes), shape.spec
     number = shape.layers + 1
     for layer in range(shape.layers):
-        tensors = {name: everything.pop(name) for name in spec.layer_tensors(layer)}
+        tensors = {name: everything.pop(name) for name in form.holders(spec.layer_tensors(layer))}
         yield f"model-{layer + 1:05}-of-{number:05}.safetensors", tensors
     yield f"model-{number:05}-of-{number:05}.safetensors", everything
 

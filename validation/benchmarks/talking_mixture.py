@@ -14,6 +14,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from seap_export.layers.compute import Compute
 from seap_export.layers.hidden_states import HiddenStates
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.sublayers.experts import each_expert
-from seap_export.shrink.expert_refit import fit_experts
+from seap_export.shrink.expert_refit import ExpertFit
 from seap_export.shrink.write import write_weights
 from seap_export.sources.source import Source, open_source
 from validation.prompts import tokenize_prompts
@@ -126,8 +127,9 @@ def _fitted(source: Source, spec: ModelSpec, texts: Sequence[Sequence[int]]) -> 
         layer = DecoderLayer(spec, index, own, only=Experts.output)
         exact = DecoderLayer(whole, index, of_all, only=Experts.output)
         experts = spec.layers[index][Experts]
-        fitted = fit_experts(experts, exact, layer, dense, mixed, weights, _RIDGE, lambda weight, _: weight)
-        own[names.weight(Experts.output, index)] = fitted
+        fit, name = ExpertFit(experts, layer, mixed, weights), names.weight(Experts.output, index)
+        dense.advance(exact, Experts.output, partial(fit.add, exact))
+        own[name] = fit.fitted(own[name], _RIDGE, lambda weight, _: weight)
         mixed.advance(DecoderLayer(spec, index, own, only=Experts.output), Experts.output)
         lost = sum(float((a - b).square().sum()) for a, b in zip(dense.streams, mixed.streams, strict=True))
         size = sum(float(stream.square().sum()) for stream in dense.streams)

@@ -85,8 +85,10 @@ class _WatchedLayer(DecoderLayer):
         super().__init__(spec, index, tensors, only=only)
         self.peaks: dict[Projection, float] = {}
 
-    def linear(self, projection: Projection, x: torch.Tensor, rows: slice | None = None) -> torch.Tensor:
-        product = super().linear(projection, x, rows)
+    def linear(
+        self, projection: Projection, x: torch.Tensor, rows: slice | None = None, columns: slice | None = None
+    ) -> torch.Tensor:
+        product = super().linear(projection, x, rows, columns)
         self.peaks[projection] = max(self.peaks.get(projection, 0.0), _peak(product))
         return product
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
-from torch.nn import functional
 
 from seap_export.families.sublayers import Experts
 from seap_export.layers.batches import Batch
@@ -78,25 +77,27 @@ def _neurons(operands: Operands, experts: Experts, expert: int, x: torch.Tensor)
     return gate * operands.linear("experts_up_proj", x, rows)
 
 
-def expert_outputs(operands: Operands, experts: Experts, x: torch.Tensor) -> torch.Tensor:
-    """What every expert writes for every token, [experts, tokens, hidden_size], given what they read."""
-    weight = operands.weight(experts.output)
+def expert_outputs(operands: Operands, experts: Experts, blocks: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """What every expert writes for all tokens of each block, [experts, tokens, hidden_size], given what they read."""
     written = [
-        functional.linear(_neurons(operands, experts, expert, x), weight[:, experts.of_expert(expert)])
+        [_written(operands, experts, expert, _neurons(operands, experts, expert, x)) for x in blocks]
         for expert in range(experts.num_experts)
     ]
-    return torch.stack(written)
+    return [torch.stack(block) for block in zip(*written, strict=True)]
+
+
+def _written(operands: Operands, experts: Experts, expert: int, neurons: torch.Tensor) -> torch.Tensor:
+    """The product of one expert's output projection with its neurons [tokens, neurons], [tokens, hidden_size]."""
+    return operands.linear(experts.output, neurons, columns=experts.of_expert(expert))
 
 
 def experts_product(operands: Operands, experts: Experts, channels: torch.Tensor) -> torch.Tensor:
     """The product of the output projection with the channels, [tokens, hidden_size], of each expert on its tokens."""
-    weight = operands.weight(experts.output)
-    total = channels.new_zeros(len(channels), len(weight))
+    total = channels.new_zeros(len(channels), operands.hidden_size)
     for expert in range(experts.num_experts):
         neurons = channels[:, experts.of_expert(expert)]
         tokens = _tokens_of(neurons.abs().amax(1))
-        product = functional.linear(neurons.index_select(0, tokens), weight[:, experts.of_expert(expert)])
-        total = total.index_add(0, tokens, product)
+        total = total.index_add(0, tokens, _written(operands, experts, expert, neurons.index_select(0, tokens)))
     return total
 
 

@@ -18,11 +18,17 @@ class Operands(Protocol):
     def epsilon(self) -> float:
         """Of norms."""
 
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream."""
+
     def read(self, output: Projection, stream: torch.Tensor) -> torch.Tensor:
         """What the sublayer of an output projection reads of the stream, through its norm if there is one."""
 
-    def linear(self, projection: Projection, x: torch.Tensor, rows: slice | None = None) -> torch.Tensor:
-        """The product of a projection with its input, and its bias, [..., out]; of some of its rows, or of all."""
+    def linear(
+        self, projection: Projection, x: torch.Tensor, rows: slice | None = None, columns: slice | None = None
+    ) -> torch.Tensor:
+        """The product of a projection with its input, and its bias, [..., out]; of some rows and columns, or all."""
 
     def weight(self, projection: Projection) -> torch.Tensor:
         """The weight of a projection, float32 [out, in]."""

@@ -101,9 +101,12 @@ def in_modules(
         return dict(stored)
     prefixes = [spec.family.names["layer"].format(layer=index) for index in range(len(spec.layers))]
     layers = [{name: tensor for name, tensor in stored.items() if name.startswith(prefix)} for prefix in prefixes]
-    return {
-        name: tensor for index, layer in enumerate(layers) for name, tensor in experts.filled(index, layer).items()
-    }
+    gradients: dict[str, torch.Tensor] = {}
+    for index, layer in enumerate(layers):
+        others, matrices = experts.filled(index, layer)
+        joint = {name: torch.stack([every[i] for i in range(len(every))]) for name, every in matrices.items()}
+        gradients |= others | joint
+    return gradients
 
 
 @pytest.mark.parametrize("variation", VARIED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import nn
 
 from seap_export.errors import UsageError
 from seap_export.families import Experts
+from seap_export.layers import working_memory
 from seap_export.layers.batches import length_buckets
 from seap_export.layers.compute import Compute
 from seap_export.layers.hidden_states import HiddenStates
@@ -27,7 +29,7 @@ from seap_export.plan.recipes import open_recipe
 from seap_export.plan.settings import Compensation, PlanSettings
 from seap_export.plan.sublayers import KeptExperts, KeptHeads
 from seap_export.scores import EXPERT_SCORES, Score
-from seap_export.shrink.expert_refit import fit_experts
+from seap_export.shrink.expert_refit import ExpertFit
 from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.source import Source
 
@@ -97,6 +99,20 @@ def test_experts_that_are_left_are_refitted(tmp_path: Path) -> None:
     assert divergences["sequential"] < 0.8 * divergences["none"]
 
 
+def test_one_expert_in_float32_at_a_time_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    for most in (1 << 30, 0):
+        monkeypatch.setattr(working_memory, "_AT_ONCE", most)
+        source = micro_source(tmp_path / str(most) / "dense", "mixtral", "bfloat16")
+        layer = DecoderLayer(source.spec, 0, source.read_layer(0))
+        dtype = layer.tensors["model.layers.0.mlp.experts.up_proj.weight"].dtype
+        assert dtype == (torch.float32 if most else torch.bfloat16)
+        shrunk(source, tmp_path / str(most), "sequential")
+        files = sorted((tmp_path / str(most)).rglob("*.safetensors"))
+        written.append([file.read_bytes() for file in files])
+    assert written[0] == written[1]
+
+
 @pytest.mark.parametrize("score", EXPERT_SCORES)
 def test_scores_of_experts_leave_everything_else_whole(score: Score, tmp_path: Path) -> None:
     settings = PlanSettings(score, EVEN, compensation="none")
@@ -160,9 +176,9 @@ class Walk:
         )
 
     def fit(self, ridge: float) -> torch.Tensor:
-        return fit_experts(
-            self.experts, self.exact, self.layer, self.dense, self.changed, self.weights, ridge, lambda one, _: one
-        )
+        fit = ExpertFit(self.experts, self.layer, self.changed, self.weights)
+        self.dense.advance(self.exact, Experts.output, partial(fit.add, self.exact))
+        return fit.fitted(self.layer.weight(Experts.output), ridge, lambda one, _: one)
 
 
 @torch.no_grad()
