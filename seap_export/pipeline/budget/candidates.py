@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -156,7 +155,8 @@ class Candidates:
                 first, second, *_ = name.split("/")
                 variant = second if first == ROUNDING else first
                 if variant.rpartition("-")[0] == ranking.mixture.name and name not in names:
-                    _forget(hidden, name)
+                    hidden.remove(name)
+                    hidden.manifest.write(hidden.folder)
 
     def hand_over(self, ranking: RankingStep, chosen: Candidate, workspace: Workspace) -> None:
         """Moves the steps of a candidate into the output folder, unless they are there.
@@ -255,16 +255,6 @@ def _making(steps: VariantSteps) -> list[PlanStep | OfVariant]:
 def _format_step(steps: VariantSteps) -> FormatStep:
     (step,) = steps.formats.values()
     return step
-
-
-def _forget(workspace: Workspace, name: str) -> None:
-    path = workspace.folder / name
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-    workspace.manifest.forget(name)
-    workspace.manifest.write(workspace.folder)
 
 
 @contextmanager

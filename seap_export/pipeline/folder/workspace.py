@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -126,6 +127,17 @@ class Workspace:
             self.manifest.write(self.folder)
         with make_folders(target.parent):
             move_into_place(path, target)
+
+    def remove(self, step: str) -> None:
+        """Drops a step and what it made, if it was made."""
+        path = self.folder / step
+        if path.is_dir():
+            shutil.rmtree(path)
+            with suppress(OSError):  # other steps are in it
+                for parent in path.parents[: step.count("/")]:
+                    parent.rmdir()
+        path.unlink(missing_ok=True)
+        self.manifest.forget(step)
 
     def finish(self) -> None:
         """Marks the export as complete, and removes what interrupted runs with other inputs left."""

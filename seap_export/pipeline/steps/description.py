@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -12,6 +11,7 @@ from seap_export.errors import ArtifactError
 from seap_export.json_file import read_artifact
 from seap_export.pipeline.folder.contents import Export
 from seap_export.pipeline.folder.names import HF, parity_file
+from seap_export.pipeline.folder.rounded import ROUNDING
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.steps.joint.quality import settled_quality
 from seap_export.pipeline.steps.single.calibration import CalibrationStep
@@ -46,7 +46,7 @@ def describe_variant(steps: VariantSteps, work: Work, workspace: Workspace) -> d
     plan = read_plan(work.folder / steps.plan.name)
     earlier = dict(_earlier(steps, work))
     if workspace.force:
-        _drop_outdated(name, earlier, workspace)
+        _drop_outdated(steps, earlier, workspace)
     formats = {**steps.formats, **{folder: step for folder, step in earlier.items() if _is_whole(step, workspace)}}
     reports = {folder: read_artifact(work.folder / name / parity_file(folder)) for folder in formats}
     return {
@@ -76,15 +76,19 @@ def _earlier(steps: VariantSteps, work: Work) -> Iterator[tuple[str, FormatStep]
                 yield folder.name, format_step(steps.hf, folder.name, folder.format, grid)
 
 
-def _drop_outdated(name: str, earlier: Mapping[str, FormatStep], workspace: Workspace) -> None:
-    """Removes the folders that were written from a model which --force has replaced."""
+def _drop_outdated(steps: VariantSteps, earlier: Mapping[str, FormatStep], workspace: Workspace) -> None:
+    """Removes what --force outdates: folders of another model, and roundings from which no folder is written."""
+    name, recorded = steps.plan.variant, dict(workspace.manifest.steps)
+    origins = {step.before.name for step in steps.formats.values()}
     for folder, step in earlier.items():
-        if workspace.manifest.steps.get(step.name, step.key) != step.key:
-            shutil.rmtree(workspace.folder / step.name)
-            parity = f"{name}/{parity_file(folder)}"
-            (workspace.folder / parity).unlink(missing_ok=True)
-            for path in (step.name, parity):
-                workspace.manifest.forget(path)
+        if recorded.get(step.name, step.key) != step.key:
+            workspace.remove(step.name)
+            workspace.remove(f"{name}/{parity_file(folder)}")
+        else:
+            origins.add(step.before.name)
+    for path in recorded:
+        if path.startswith(f"{ROUNDING}/{name}/") and path not in origins:
+            workspace.remove(path)
 
 
 def _is_whole(step: FormatStep, workspace: Workspace) -> bool:

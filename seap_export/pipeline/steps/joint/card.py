@@ -50,14 +50,12 @@ class CardStep(JointStep):
             recorded = [step for step in workspace.manifest.steps if step.startswith(f"{name}/{HF}/")]
             for step in recorded:
                 if step not in files:  # such as the recipe file of other settings
-                    workspace.manifest.forget(step)
-                    (workspace.folder / step).unlink(missing_ok=True)
+                    workspace.remove(step)
             for step, content in files.items():
                 file, digest = step.rpartition("/")[2], hashlib.sha256(content).hexdigest()
                 key = card_key(entry, digest) if file == CARD else digest
                 if workspace.manifest.steps.get(step, key) != key:
-                    workspace.manifest.forget(step)
-                    (workspace.folder / step).unlink(missing_ok=True)
+                    workspace.remove(step)
                 if not workspace.is_done(step, key):
                     with workspace.writing(step, key, folder=False) as path:
                         path.write_bytes(content)

@@ -99,7 +99,7 @@ class QualityStep(JointStep):
         keys = {name: quality_key(key, request.max_length, elsewhere) for name, key in folder_keys.items()}
         for name, key in keys.items():
             if workspace.manifest.steps.get(_step(name), key) != key:
-                _forget(workspace, name)  # it belongs to another folder, or lacks a task
+                workspace.remove(_step(name))  # it belongs to another folder, or lacks a task
         missing = [name for name in keys if not workspace.is_done(_step(name), keys[name])]
         works = {name: quality_work(source, workspace.folder / name, elsewhere, request) for name in missing}
         for name, work in list(works.items()):
@@ -147,7 +147,7 @@ def settled_quality(workspace: Workspace, name: str) -> dict[str, Any] | None:
     is_of_folder = key.partition("-")[0] in (folder_quality_key(known_key, MAX_LENGTH) for known_key in known)
     if is_of_folder and workspace.is_done(step, key):
         return quality_figures(read_artifact(workspace.folder / step))
-    _forget(workspace, name)
+    workspace.remove(_step(name))
     return None
 
 
@@ -158,11 +158,6 @@ def _records(workspace: Workspace) -> list[CalibrationRecord]:
         with suppress(ArtifactError):
             records.append(Calibration(workspace.folder / calibration_step(task)).record)
     return records
-
-
-def _forget(workspace: Workspace, name: str) -> None:
-    workspace.manifest.forget(_step(name))
-    (workspace.folder / _step(name)).unlink(missing_ok=True)
 
 
 def _step(variant: str) -> str:

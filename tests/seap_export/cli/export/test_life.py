@@ -140,7 +140,7 @@ RECIPES = {
         killed=("calibration/a", "a-0.4/hf"),
         damaged="a-0.4/hf/model.safetensors",
         lost="a-0.4/hf",
-        changed=(*A, "--ratio", "0.4", "--layout", "uniform", "--recipe", "obc", "--precision", "fp16", *SHORT),
+        changed=(*A, "--ratio", "0.4", "--layout", "uniform", "--recipe", "obc", "--precision", "int4", *SHORT),
         stays=("a-0.4/hf/model.safetensors", "calibration/a"),
     ),
     "a target": Recipe(
