@@ -23,10 +23,10 @@ TRANSFORMERS := $(patsubst %,tests/seap_export/%,modeling optimum_plugin activat
 	$(patsubst %,tests/seap_export/sources/test_%.py,config gguf gguf_families gguf_tokenizers stored tokenizer_files) \
 	$(patsubst %,tests/seap_export/shrink/test_%.py,uniform write) tests/validation/parity/test_parity_micro.py
 
-# Tests of further runtimes, with what is installed for them; CI leaves out MLX and vLLM.
+# Tests of further runtimes, with what is installed for them; CI leaves out vLLM.
 IN_RUNTIMES := SEAP_NODE_MODULES=$(CURDIR)/.venv-runtimes/npm/node_modules .venv-runtimes/bin/
-FEWER_RUNTIMES := llama.cpp,openvino,transformers.js
-RUNTIMES := $(FEWER_RUNTIMES),mlx-lm,vllm
+FEWER_RUNTIMES := llama.cpp,openvino,transformers.js,mlx-lm
+RUNTIMES := $(FEWER_RUNTIMES),vllm
 
 .PHONY: demo environments test test-fast test-release test-all test-runtimes test-gpu lint clean
 
@@ -51,7 +51,7 @@ test-release: environments $(MODEL)
 	.venv/bin/$(PYTEST) $(PARALLEL) --dist loadfile -m "release and not full" --durations 15 $(call with,mark.release)
 	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not (real or full)" $(TRANSFORMERS)
 	$(IN_RUNTIMES)$(PYTEST) $(PARALLEL) "--require=$(REQUIRE),$(FEWER_RUNTIMES)" --needing=$(FEWER_RUNTIMES) \
-		-m "not (real or full)" $(call with,'mark.needs.*"(llama.cpp|openvino|transformers.js)"')
+		-m "not (real or full)" $(call with,'mark.needs.*"(llama.cpp|openvino|transformers.js|mlx-lm)"')
 
 # The environments of test-release, one after the other.
 environments: .venv/installed .venv-transformers4/installed .venv-genai/installed .venv-genai-cuda/installed \
