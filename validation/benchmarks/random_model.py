@@ -11,7 +11,7 @@ observes vary by very different amounts.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from seap_export.sources.stored import StoredForm
 from seap_export.sources.tensor_writer import SafetensorsWriter
 from validation.shapes import SHAPES, Shape
 
-__all__ = ["write_byte_tokenizer", "write_random_model"]
+__all__ = ["write_random_model"]
 
 #: Standard deviation of the weights, Llama's own `initializer_range`.
 _SPREAD = 0.02
@@ -44,7 +44,7 @@ def write_random_model(folder: Path, shape: Shape, seed: int = 0) -> None:
         seed: The same seed gives the same files.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_byte_tokenizer(folder)
+    _write_byte_tokenizer(folder)
     (folder / "config.json").write_text(json.dumps(shape.config, indent=1) + "\n", "utf-8", newline="\n")
     generator, weight_map, form = torch.Generator().manual_seed(seed), {}, StoredForm(shape.spec)
     plain = {tensor: name for name in shape.spec.tensors() for tensor in form.holders([name])}
@@ -84,12 +84,12 @@ def _random(name: str, size: tuple[int, ...], layers: int, generator: torch.Gene
     return weight
 
 
-def write_byte_tokenizer(folder: Path, merges: Sequence[tuple[str, str]] = ()) -> None:
-    """A tokenizer with a token for each byte, three special ones, and one for each of `merges`."""
+def _write_byte_tokenizer(folder: Path) -> None:
+    """A tokenizer with a token for each byte and three special ones."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*_SPECIAL, *alphabet, *map("".join, merges)]
+    tokens = [*_SPECIAL, *alphabet]
     vocabulary = {token: index for index, token in enumerate(tokens)}
-    tokenizer = Tokenizer(models.BPE(vocabulary, list(merges), unk_token=_SPECIAL[0]))
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token=_SPECIAL[0]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens(list(_SPECIAL))

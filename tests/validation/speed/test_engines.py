@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from support.execution import ONE_THREAD
+from support.models import write_source
 from support.product import Pace, convert_folder
+from support.tokenizers import write_byte_level
 
 from converters.formats import format_class
 from seap_export.runtime.decoding.decoder import Decoding
-from validation.benchmarks.runtimes.small_models import write_small_model
 from validation.execution import Execution
 from validation.runtimes.runner import Runtime
 from validation.runtimes.table import RUNTIMES
@@ -93,8 +94,9 @@ def test_other_runtimes_are_opened_as_they_are_served(
     ],
 )
 def test_a_real_runtime_runs_and_its_memory_is_known(tmp_path: Path, format_name: str, takes_batches: bool) -> None:
-    format, model, written = format_class(format_name), tmp_path / "model", tmp_path / "written"
-    write_small_model(model, "llama", "pruned")
+    format, written = format_class(format_name), tmp_path / "written"
+    model = write_source(tmp_path / "model", "llama-gqa", pruned=True)
+    write_byte_level(model)
     written.mkdir()
     format(format.precisions[0]).write(model, written, lambda layer: None)
     with open_engine(format.runtimes[0], written, 64, ONE_THREAD) as engine:

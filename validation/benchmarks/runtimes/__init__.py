@@ -1,1 +1,0 @@
-"""What `validation.benchmarks.runtime_table` runs and shows."""
