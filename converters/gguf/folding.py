@@ -50,7 +50,7 @@ class Folding:
         factors["norm"] = block.logits_multiplier / (embeddings if spec.tie_word_embeddings else 1.0)
         factors["q_norm" if attention.qk_norm else "q_proj"] = scores
         for sublayer in spec.layers[0].sublayers:
-            factors[sublayer.norm_after or sublayer.output] = block.residual_multiplier
+            factors[sublayer.norm_after or sublayer.output] = sublayer.multiplier
         return cls({name: factor for name, factor in factors.items() if not math.isclose(factor, 1.0, rel_tol=1e-12)})
 
     def factor(self, name: str) -> float:

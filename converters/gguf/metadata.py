@@ -99,7 +99,7 @@ def _factors(architecture: Architecture, spec: ModelSpec) -> Metadata:
         metadata |= {
             "attention.scale": attention.scale,
             "embedding_scale": block.embedding_multiplier,
-            "residual_scale": block.residual_multiplier,
+            "residual_scale": attention.multiplier,
             "logit_scale": 1.0 / block.logits_multiplier,
         }
     return metadata

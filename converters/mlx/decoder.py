@@ -29,7 +29,7 @@ def described(spec: ModelSpec) -> dict[str, Any]:
         "attention_scale": attention.scale,
         "attention_softcap": attention.softcap,
         "query_scaling": None if attention.query_scaling is None else asdict(attention.query_scaling),
-        "residual_multiplier": block.residual_multiplier,
+        "residual_multiplier": attention.multiplier,
         "embedding_multiplier": block.embedding_multiplier,
         "logits_multiplier": block.logits_multiplier,
         "logits_softcap": block.logits_softcap,

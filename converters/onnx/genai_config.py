@@ -106,7 +106,7 @@ def _decoder(spec: ModelSpec, form: OnnxForm) -> dict[str, Any]:
 def _layer_type(layer: LayerSpec) -> str:
     """GenAI's word for a layer, by the states that it keeps."""
     states = {state for sublayer in layer.sublayers for state in sublayer.states}
-    words = {"recurrent": "linear_attention", "conv": "conv", "key": "full_attention"}
+    words = {"key": "full_attention", "recurrent": "linear_attention", "conv": "conv"}
     return next(word for state, word in words.items() if state in states)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -101,6 +102,23 @@ class ConfigReader:
         if not base > 0:
             raise InputError(f"config.json: '{key}' must be positive, not {base:g}; correct it")
         return base if exponent is None else float(base ** float(exponent))
+
+    def product(self, places: Iterable[str]) -> float:
+        """The product of some keys' values, 1 where one is missing or null; `KEY.N` is item N of a list.
+
+        Raises:
+            InputError: A value is not a number, or a list is too short.
+        """
+        factors = []
+        for place in places:
+            key, _, item = place.partition(".")
+            value = self.get(key)
+            if item and value is not None:
+                if not isinstance(value, list | tuple) or len(value) <= int(item):
+                    raise InputError(f"config.json: '{key}' must list at least {int(item) + 1} numbers; correct it")
+                value = value[int(item)]
+            factors.append(1.0 if value is None else number(key, value))
+        return math.prod(factors)
 
     def refuse_unread(self) -> None:
         """Refuses what would change the model's results unnoticed. Call it when everything has been read.

@@ -33,6 +33,7 @@ from seap_export.families.parts import (
     ConvolutionRules,
     FusedRows,
     KeyValueHeads,
+    LayerKind,
     Requirement,
     RotaryRules,
     Routing,
@@ -107,9 +108,10 @@ class Family:
         variants: What is different in some models.
         genai_type: What ONNX Runtime GenAI calls the family, or one that it runs in the same way; "": `model_type`.
         block: How the layers compute.
+        factors: Of projections, keys of config.json whose product multiplies theirs; `KEY.N` is an item of a list.
         rotation: How positions enter.
-        layer_types: The kind of the sublayer before the MLP, by what the `layer_types` of config.json call a layer;
-            empty: it is attention in every layer.
+        layer_types: The kind of the sublayer before the MLP, or of several side by side, by what the `layer_types` of
+            config.json call a layer; one word stands for all layers; empty: it is attention in every layer.
         attention_layers: For a config without `layer_types`, the key of the indices of the layers with attention, or
             of the interval between them.
         convolution: The short convolutions; None: there are none.
@@ -144,8 +146,9 @@ class Family:
     variants: tuple[Variant, ...] = ()
     genai_type: str = ""
     block: Block = Block()
+    factors: Mapping[Projection, tuple[str, ...]] = field(default_factory=dict)
     rotation: RotaryRules = RotaryRules()
-    layer_types: Mapping[str, Literal["attention", "convolution", "delta_net", "mamba"]] = field(default_factory=dict)
+    layer_types: Mapping[str, tuple[LayerKind, ...]] = field(default_factory=dict)
     attention_layers: str = ""
     convolution: ConvolutionRules | None = None
     adjusted_size: AdjustedSize | None = None
@@ -240,14 +243,21 @@ class Family:
 
 
 #: The projections of the kinds of sublayers that only some families have.
-_OF_KINDS: Mapping[str, tuple[Projection, ...]] = {"convolution": CONVOLUTION, "delta_net": DELTA, "mamba": MAMBA}
+_OF_KINDS: Mapping[LayerKind, tuple[Projection, ...]] = {
+    "convolution": CONVOLUTION,
+    "delta_net": DELTA,
+    "mamba": MAMBA,
+}
 
 
-def _lacking(block: Block, layer_types: Mapping[str, str], experts: Routing | None) -> frozenset[Projection]:
+def _lacking(
+    block: Block, layer_types: Mapping[str, tuple[LayerKind, ...]], experts: Routing | None
+) -> frozenset[Projection]:
     """The projections that no layer of such a family has."""
     lacking: set[Projection] = set() if block.is_gated else {"gate_proj"}
     lacking |= set() if block.attention_gate else {"g_proj"}
-    lacking |= {one for kind, keys in _OF_KINDS.items() if kind not in layer_types.values() for one in keys}
+    kinds = {kind for of_layer in layer_types.values() for kind in of_layer}
+    lacking |= {one for kind, keys in _OF_KINDS.items() if kind not in kinds for one in keys}
     if experts is None:
         lacking |= set(ROUTED)
     elif experts.layers == "all":
@@ -304,6 +314,8 @@ def _bias_names(stored_names: Mapping[str, str], biases: Mapping[str, Any]) -> d
 def _parsed(key: str, value: Any) -> Any:
     if key in _PARTS:
         return _PARTS[key](**value)
+    if key == "layer_types":
+        return MappingProxyType({word: (kind,) if isinstance(kind, str) else kind for word, kind in value.items()})
     if key == "fused_rows":
         return MappingProxyType({name: FusedRows(**fields) for name, fields in value.items()})
     if key == "variants":

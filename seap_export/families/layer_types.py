@@ -1,30 +1,29 @@
-"""Which layers have attention and which another kind of sublayer in its place, read from config.json."""
+"""Which kinds of sublayers each layer has before its MLP, read from config.json."""
 
 from __future__ import annotations
 
-from typing import Literal
-
 from seap_export.errors import InputError
 from seap_export.families.config_reader import ConfigReader
+from seap_export.families.parts import LayerKind
 
-__all__ = ["LayerKind", "read_layer_types"]
-
-LayerKind = Literal["attention", "convolution", "delta_net", "mamba"]
+__all__ = ["read_layer_types"]
 
 
-def read_layer_types(config: ConfigReader, num_hidden_layers: int) -> list[LayerKind]:
-    """The kind of each layer's sublayer before the MLP.
+def read_layer_types(config: ConfigReader, num_hidden_layers: int) -> list[tuple[LayerKind, ...]]:
+    """The kinds of each layer's sublayers before the MLP, which stand side by side if there are several.
 
     Raises:
         InputError: The config does not list every layer, names a type that is not known, or has no attention at all.
     """
     rules = config.family.layer_types
     if not rules:
-        return ["attention"] * num_hidden_layers
+        return [("attention",)] * num_hidden_layers
+    if len(rules) == 1:
+        return [*rules.values()] * num_hidden_layers
     types, indices = config.get("layer_types"), _attention_layers(config, num_hidden_layers)
     if types is None:
-        (other,) = (kind for kind in rules.values() if kind != "attention")
-        kinds: list[LayerKind] = ["attention" if index in indices else other for index in range(num_hidden_layers)]
+        full, other = sorted(rules.values(), key=lambda kinds: "attention" not in kinds)
+        kinds = [full if index in indices else other for index in range(num_hidden_layers)]
     else:
         if not isinstance(types, list) or len(types) < num_hidden_layers:
             raise InputError("config.json: 'layer_types' must list every layer; download the model again")
@@ -32,7 +31,7 @@ def read_layer_types(config: ConfigReader, num_hidden_layers: int) -> list[Layer
         if unknown:
             raise InputError(f"config.json: layers of type '{unknown[0]}' are not supported; use another model")
         kinds = [rules[kind] for kind in types[:num_hidden_layers]]
-    if "attention" not in kinds:
+    if not any("attention" in of_layer for of_layer in kinds):
         raise InputError("config.json: a model without attention is not supported; use another model")
     return kinds
 

@@ -14,6 +14,7 @@ __all__ = [
     "ConvolutionRules",
     "FusedRows",
     "KeyValueHeads",
+    "LayerKind",
     "QkNorm",
     "Requirement",
     "RotaryRules",
@@ -23,6 +24,8 @@ __all__ = [
     "Wrapper",
 ]
 
+#: The kinds of sublayers that a layer can have before its MLP.
+LayerKind = Literal["attention", "convolution", "delta_net", "mamba"]
 #: How queries and keys are normalised: each head before or after it is rotated, or all heads as one vector before.
 QkNorm = Literal["before_rotation", "after_rotation", "over_all_heads"]
 
@@ -47,7 +50,8 @@ class Block:
         logits_multiplier: Formula of the factor on logits.
         attention_scale: Formula of the factor on attention scores; None: head_dim ** -0.5.
         attention_gate: Whether a gate is applied to what heads attend to.
-        mamba_norm: Whether Mamba-2 normalises what it gates before or after that; None: not at all.
+        mamba_norm: Whether Mamba-2 normalises what it gates before or after that, or as `mamba_rms_norm` and
+            `mamba_norm_before_gate` say (`keys`); None: not at all.
         attention_softcap: Key of the bound c of attention scores, c tanh(score / c).
         logits_softcap: Key of the bound of logits.
     """
@@ -63,7 +67,7 @@ class Block:
     logits_multiplier: str | None = None
     attention_scale: str | None = None
     attention_gate: bool = False
-    mamba_norm: Literal["before_gate", "after_gate"] | None = None
+    mamba_norm: Literal["before_gate", "after_gate", "keys"] | None = None
     attention_softcap: str | None = None
     logits_softcap: str | None = None
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from seap_export.errors import InputError
 from seap_export.families.check import check_sizes
 from seap_export.families.config_reader import ConfigReader, number, positive
 from seap_export.families.family import PRUNED_FROM, family_of_model_type, wrapper_of_model_type
-from seap_export.families.layer_types import LayerKind, read_layer_types
+from seap_export.families.layer_types import read_layer_types
 from seap_export.families.names import OUTPUTS
-from seap_export.families.parts import Routing
+from seap_export.families.parts import LayerKind, Routing
 from seap_export.families.rope import RopeSpec, query_scaling, read_ropes
 from seap_export.families.spec import BlockSpec, LayerSpec, ModelSpec, NormSpec
 from seap_export.families.sublayers import (
@@ -161,7 +162,6 @@ def _bias_switches(config: ConfigReader) -> dict[str, Any]:
 def _block(config: ConfigReader) -> BlockSpec:
     block = config.family.block
     return BlockSpec(
-        residual_multiplier=config.formula(block.residual_multiplier) or 1.0,
         embedding_multiplier=config.formula(block.embedding_multiplier) or 1.0,
         logits_multiplier=config.formula(block.logits_multiplier) or 1.0,
         logits_softcap=config.formula(block.logits_softcap),
@@ -169,7 +169,12 @@ def _block(config: ConfigReader) -> BlockSpec:
 
 
 def _layer(
-    config: ConfigReader, index: int, kind: LayerKind, head_dim: int, window: int | None, rope: RopeSpec | None
+    config: ConfigReader,
+    index: int,
+    kinds: tuple[LayerKind, ...],
+    head_dim: int,
+    window: int | None,
+    rope: RopeSpec | None,
 ) -> LayerSpec:
     overrides = _overrides(config, index)
     family, block = config.family, config.family.block
@@ -179,12 +184,20 @@ def _layer(
         return positive(config.family.key(name), overrides.get(name, usual))
 
     compensated = {name for name in OUTPUTS if overrides.get(f"{name}_bias", config.get(f"{name}_bias", False))}
-    switches = _bias_switches(config)
+    switches, residual = _bias_switches(config), config.formula(block.residual_multiplier) or 1.0
+    factors = {name: config.product(places) for name, places in family.factors.items()}
 
     def wired(sublayer: Sublayer) -> Sublayer:
         before, after = (norm if norm in family.names else None for norm in sublayer.norms_around)
         biased = (name for name in sublayer.projections if name in compensated or family.has_bias(name, switches))
-        return replace(sublayer, norm_before=before, norm_after=after, biases=frozenset(biased))
+        return replace(
+            sublayer,
+            norm_before=before,
+            norm_after=after,
+            biases=frozenset(biased),
+            multiplier=residual * factors.get(sublayer.output, 1.0),
+            factors=MappingProxyType({one: factors[one] for one in sublayer.readers if factors.get(one, 1.0) != 1.0}),
+        )
 
     def attention() -> Attention:
         heads = size("num_attention_heads")
@@ -219,17 +232,26 @@ def _layer(
         )
 
     def mamba() -> Mamba:
-        heads = size("mamba_n_heads")
-        width = config.get("mamba_d_head", "auto")
+        heads, names_width = config.positive("mamba_n_heads"), "mamba_d_ssm" in family.defaults
         inner = config.positive("mamba_expand") * config.positive("hidden_size")
+        inner = config.positive("mamba_d_ssm", inner) if names_width else inner
+        width = config.get("mamba_d_head", "auto")
+        width = inner // heads if width == "auto" else config.positive("mamba_d_head")
+        if names_width and heads * width != inner:
+            raise InputError(f"config.json: {heads} heads of {width} channels are not the {inner} of 'mamba_d_ssm'")
+        norm = block.mamba_norm
+        if norm == "keys":
+            norm = "before_gate" if config.get("mamba_norm_before_gate") else "after_gate"
+            norm = norm if config.get("mamba_rms_norm") else None
         return Mamba(
-            mamba_n_heads=heads,
+            mamba_n_heads=size("mamba_n_heads"),
             mamba_n_groups=size("mamba_n_groups"),
-            head_dim=inner // config.positive("mamba_n_heads") if width == "auto" else config.positive("mamba_d_head"),
+            head_dim=width,
             state_size=config.positive("mamba_d_state"),
             kernel_size=config.positive("mamba_d_conv"),
             has_kernel_bias=bool(config.get("mamba_conv_bias")),
-            norm=block.mamba_norm,
+            norm=norm,
+            names_width=names_width,
         )
 
     def experts(rules: Routing) -> Experts:
@@ -242,23 +264,25 @@ def _layer(
         )
 
     makers = {"attention": attention, "convolution": convolution, "delta_net": delta_net, "mamba": mamba}
-    kinds = {"attention", *family.layer_types.values()}
-    first: Sublayer = {name: makers[name]() for name in kinds}[kind]  # reads the keys of all of them
+    known = {"attention", *(kind for of_layer in family.layer_types.values() for kind in of_layer)}
+    made: Mapping[str, Sublayer] = {name: makers[name]() for name in known}  # reads the keys of all of them
+    first, *others = (wired(made[kind]) for kind in kinds)
+    before = (first, *(replace(other, beside=True) for other in others))
     if family.experts is not None and _has_experts(config, family.experts, index):
         routed = wired(experts(family.experts))
         if family.experts.shared is None:
-            return LayerSpec((wired(first), routed))
+            return LayerSpec((*before, routed))
         shared = SharedExpert(
             shared_expert_intermediate_size=size(family.experts.shared), activation=_activation(config)
         )
-        return LayerSpec((wired(first), routed, replace(wired(shared), beside=True)))
+        return LayerSpec((*before, routed, replace(wired(shared), beside=True)))
     usual = family.intermediate_factor * config.positive("hidden_size") or None
     neurons = size("intermediate_size", usual)
     mlp = Mlp(intermediate_size=neurons, activation=_activation(config), is_gated=block.is_gated)
-    before, behind = wired(first), wired(mlp)
+    behind = wired(mlp)
     if config.get(block.beside) if isinstance(block.beside, str) else block.beside:
-        behind = replace(behind, beside=True, norm_before=behind.norm_before or before.norm_before)
-    return LayerSpec((before, behind))
+        behind = replace(behind, beside=True, norm_before=behind.norm_before or first.norm_before)
+    return LayerSpec((*before, behind))
 
 
 def _has_experts(config: ConfigReader, rules: Routing, index: int) -> bool:

@@ -40,13 +40,11 @@ class BlockSpec:
     """Factors that are alike in all layers, or outside of them.
 
     Attributes:
-        residual_multiplier: On what each sublayer adds to the stream.
         embedding_multiplier: On embeddings.
         logits_multiplier: On logits.
         logits_softcap: c in c tanh(logit / c); None: none.
     """
 
-    residual_multiplier: float = 1.0
     embedding_multiplier: float = 1.0
     logits_multiplier: float = 1.0
     logits_softcap: float | None = None
@@ -98,6 +96,10 @@ class LayerSpec:
     def projections(self) -> tuple[Projection, ...]:
         """All matrices, in the order of use."""
         return tuple(projection for sublayer in self.sublayers for projection in sublayer.projections)
+
+    def factor(self, projection: Projection) -> float:
+        """What the product of a projection that reads the stream is multiplied by."""
+        return next((own.factors[projection] for own in self.sublayers if projection in own.factors), 1.0)
 
     @property
     def biases(self) -> frozenset[Projection]:

@@ -1,8 +1,8 @@
 """A decoder layer in float32, made from a `ModelSpec` and tensors of the plain form, sublayer by sublayer.
 
 Each sublayer reads the stream, computes the channels that its output projection takes in, multiplies, and writes back:
-x += m N(W channels(x)), with N the norm after it, if there is one, and m the residual multiplier. It is named by its
-output projection.
+x += m N(W channels(x)), with N the norm after it, if there is one, and m its multiplier. It is named by its output
+projection.
 """
 
 from __future__ import annotations
@@ -150,12 +150,14 @@ class DecoderLayer:
     def linear(
         self, projection: Projection, x: torch.Tensor, rows: slice | None = None, columns: slice | None = None
     ) -> torch.Tensor:
-        """The product of a projection with its input, and its bias, [..., out]; of some rows and columns, or all."""
+        """The product of a projection with its input, with its bias and factor, [..., out]; of some rows and columns, or
+        all.
+        """
         weight, bias = self._part(projection, rows, columns), self._tensors.get(names.bias(projection, self._index))
         bias = bias if bias is None or rows is None else bias[rows]
-        if weight.dtype == torch.float32:
-            return functional.linear(x, weight, bias)
-        return widened_product(x, weight, bias)
+        multiply = functional.linear if weight.dtype == torch.float32 else widened_product
+        product, factor = multiply(x, weight, bias), self._layer.factor(projection)
+        return product if factor == 1.0 else product * factor
 
     def _part(self, projection: Projection, rows: slice | None, columns: slice | None) -> torch.Tensor:
         """A part of a weight: float32 unless it has to be converted and gradients are taken through it.
@@ -176,12 +178,8 @@ class DecoderLayer:
         """What a sublayer adds to the stream, given the product of its output projection; [tokens, hidden_size]."""
         norm = self._norm(self._layer.named(output).norm_after)
         normed = product if norm is None else norm(product)
-        return normed if self.multiplier == 1.0 else normed * self.multiplier
-
-    @property
-    def multiplier(self) -> float:
-        """The residual multiplier."""
-        return self._spec.block.residual_multiplier
+        multiplier = self._layer.named(output).multiplier
+        return normed if multiplier == 1.0 else normed * multiplier
 
     def gain(self, output: Projection) -> torch.Tensor | None:
         """The gain of the norm after a sublayer, float32 [hidden_size]; None: there is no such norm."""
@@ -190,7 +188,7 @@ class DecoderLayer:
 
     def factor(self, output: Projection, product: torch.Tensor) -> torch.Tensor:
         """d in `update` = d * gain * product for each token, float32 [tokens, 1]; a gain that is missing is 1."""
-        multiplier = torch.full((len(product), 1), self.multiplier, device=product.device)
+        multiplier = torch.full((len(product), 1), self._layer.named(output).multiplier, device=product.device)
         if self.gain(output) is None:
             return multiplier
         return multiplier * torch.rsqrt(product.pow(2).mean(-1, keepdim=True) + self.epsilon)

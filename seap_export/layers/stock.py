@@ -334,9 +334,11 @@ def _cache_layer(layer: LayerSpec) -> Any:
     """An empty cache of transformers' for what a layer keeps."""
     from transformers import cache_utils
 
-    if any("key" in sublayer.states for sublayer in layer.sublayers):
+    states = {state for sublayer in layer.sublayers for state in sublayer.states}
+    if not states - {"key", "value"}:
         return cache_utils.DynamicLayer()
-    kept = cache_utils.LinearAttentionLayer()
+    has_keys = "key" in states
+    kept = cache_utils.LinearAttentionAndFullAttentionLayer() if has_keys else cache_utils.LinearAttentionLayer()
     kept.is_transposed = any(isinstance(sublayer, Mamba) for sublayer in layer.sublayers)  # transformers' states
     return kept
 

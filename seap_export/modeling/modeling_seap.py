@@ -8,6 +8,7 @@ transformers. `SeapXModel` is the same without the LM head, which servers such a
 import copy
 import inspect
 import re
+import sys
 from functools import cache
 from typing import Any
 
@@ -121,6 +122,31 @@ def _build_layer(layer_class: type[nn.Module], config: PretrainedConfig, layer_i
     return layer
 
 
+def _give_factors(model: Any, config: PretrainedConfig) -> None:
+    """Gives each layer of Falcon-H1 the factors of its parts; the stock class has as many for each layer, and gives
+    them again after it has loaded weights.
+    """
+    compute = getattr(sys.modules[type(model.layers[0]).__module__], "compute_mup_vector", None)
+    if compute is None:
+        return
+    places = {layer.mamba: layer_idx for layer_idx, layer in enumerate(model.layers)}
+
+    def give(mamba: nn.Module) -> None:
+        factors, given = compute(layer_config(config, places[mamba])), getattr(mamba, "mup_vector", None)
+        factors = factors if given is None else factors.to(given)
+        mamba.register_buffer("mup_vector", factors, persistent=False)
+
+    def initialise(module: nn.Module) -> None:
+        if module in places:
+            give(module)
+        if module is not model:
+            stock_initialise(module)
+
+    stock_initialise, model._init_weights = model._init_weights, initialise
+    for mamba in places:
+        give(mamba)
+
+
 def _one_layer(config: PretrainedConfig) -> PretrainedConfig:
     """A config from which a stock constructor builds everything around the layers, and a single stock layer."""
     single = _for_stock_class(layer_config(config, 0))
@@ -144,6 +170,7 @@ def _build_layers(model: nn.Module, config: PretrainedConfig, path: str) -> None
     setattr(holder, name, nn.ModuleList(layers))
     for module in (model, getattr(model, model.base_model_prefix, model), holder):
         module.config = config
+    _give_factors(holder, config)
 
 
 class _PrunedModel:

@@ -77,7 +77,8 @@ def _for_vllm(source: Source, spec: ModelSpec) -> dict[str, Any]:
 
 def _sizes(family: Family, layer: LayerSpec) -> dict[str, int]:
     """The sizes of a layer by the family's own keys."""
-    return {family.key(name): size for name, size in layer.sizes.items()}
+    sizes = (pair for own in layer.sublayers for pair in {**own.sizes, **own.derived_sizes}.items())
+    return {family.key(name): size for name, size in sizes}
 
 
 def _all_sizes(family: Family, spec: ModelSpec) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """What the output projection of a sublayer is fitted to, so that the shrunk stream returns to the dense one.
 
-A sublayer adds m N(W x) to the stream, m the residual multiplier. Let h be the shrunk stream before it, h* the dense
+A sublayer adds m N(W x) to the stream, m its multiplier. Let h be the shrunk stream before it, h* the dense
 one after it.
 
 Without a norm after it, h + m W' x = h* asks for the product (h* - h) / m, of every token alike.
@@ -42,7 +42,7 @@ def refit_target(
     Returns:
         float32 [tokens, hidden_size], and float32 [tokens], whose scale does not matter, or 1.0.
     """
-    gain, multiplier = dense.gain(output), dense.multiplier
+    gain, multiplier = dense.gain(output), dense.spec.named(output).multiplier
     if gain is None:
         distance = passed.stream - shrunk
         return (distance if multiplier == 1.0 else distance / multiplier), 1.0

@@ -36,6 +36,7 @@ from seap_export.plan.settings import Compensation, PlanSettings
 from seap_export.plan.sparsity import EVEN
 from seap_export.plan.sublayers import (
     HeadOptions,
+    Kept,
     KeptConvolution,
     KeptDeltaNet,
     KeptExperts,
@@ -70,10 +71,18 @@ def layer_plan(layer: LayerSpec, dropped_group: int | None, dropped_head: int | 
         width = layer[Convolution].conv_dim
         channels = tuple(channel for channel in range(width) if cut is None or (channel + cut) % 3)
         return LayerPlan((KeptConvolution(channels), KeptNeurons(tuple(neurons))))
-    first = layer.sublayers[0]
-    assert isinstance(first, Grouped)
-    size, number = first.heads_per_group, first.heads // first.heads_per_group
-    if first.whole_because:
+    attention = [_heads(one, dropped_group, dropped_head) for one in layer.sublayers if isinstance(one, Grouped)]
+    if any(isinstance(one, Experts) for one in layer.sublayers):  # all of them, or without the first
+        experts = range(int(len(neurons) < NEURONS), layer[Experts].num_experts)
+        kept = KeptExperts(tuple(experts), layer[Experts].moe_intermediate_size)
+        shared = (KeptShared(tuple(neurons)) for one in layer.sublayers if isinstance(one, SharedExpert))
+        return LayerPlan((*attention, kept, *shared))
+    return LayerPlan((*attention, KeptNeurons(tuple(neurons))))
+
+
+def _heads(one: Grouped, dropped_group: int | None, dropped_head: int | None) -> Kept:
+    size, number = one.heads_per_group, one.heads // one.heads_per_group
+    if one.whole_because:
         dropped_group = dropped_head = None
     groups = [g for g in range(number) if number == 1 or g != dropped_group]
     heads = [
@@ -82,14 +91,8 @@ def layer_plan(layer: LayerSpec, dropped_group: int | None, dropped_head: int | 
         for head in range(size)
         if size == 1 or dropped_head is None or head != (g + dropped_head) % size
     ]
-    kept_type = {Attention: KeptHeads, DeltaNet: KeptDeltaNet, Mamba: KeptMamba}[type(first)]
-    attention = kept_type(size, tuple(groups), tuple(heads))
-    if any(isinstance(one, Experts) for one in layer.sublayers):  # all of them, or without the first
-        experts = range(int(len(neurons) < NEURONS), layer[Experts].num_experts)
-        kept = KeptExperts(tuple(experts), layer[Experts].moe_intermediate_size)
-        shared = (KeptShared(tuple(neurons)) for one in layer.sublayers if isinstance(one, SharedExpert))
-        return LayerPlan((attention, kept, *shared))
-    return LayerPlan((attention, KeptNeurons(tuple(neurons))))
+    kept_type = {Attention: KeptHeads, DeltaNet: KeptDeltaNet, Mamba: KeptMamba}[type(one)]
+    return kept_type(size, tuple(groups), tuple(heads))
 
 
 def kept_layer(size: int, kv_groups: Iterable[int], heads: Iterable[int], neurons: Iterable[int]) -> LayerPlan:
@@ -279,8 +282,9 @@ def kept_sizes(layer: LayerPlan) -> tuple[int, int, int]:
 
 
 def random_sensitivity(spec: ModelSpec, seed: int = 0) -> np.ndarray:
-    """Between 0.1 and 10, for attention and MLP of every layer."""
-    return 10.0 ** np.random.default_rng(seed).uniform(-1.0, 1.0, (len(spec.layers), 2))
+    """Between 0.1 and 10, for each sublayer of every layer."""
+    most = max(len(layer.sublayers) for layer in spec.layers)
+    return 10.0 ** np.random.default_rng(seed).uniform(-1.0, 1.0, (len(spec.layers), most))
 
 
 def random_projection(

@@ -75,7 +75,7 @@ def decoder_taps(spec: ModelSpec, scaling: Scaling = _UNSCALED) -> Iterator[Tap]
 
 def _attention_taps(spec: ModelSpec, index: int, attention: Attention, scaling: Scaling) -> Iterator[Tap]:
     family, here = spec.family, f"layers.{index}.{attention.label}"
-    if not attention.has_gate:  # whose rows stand among those of the queries
+    if not attention.has_gate and not attention.factors:  # whose rows stand among those of the queries, or on inputs
         projections = ("qkv_proj",) if "qkv_proj" in family.fused else attention.readers
         modules = tuple(family.module(name, index) for name in projections)
         rows = fused_rows(family, spec.layers[index], attention.widths())
@@ -127,8 +127,10 @@ def _delta_net_taps(spec: ModelSpec, index: int, net: DeltaNet, scaling: Scaling
 
 def _mamba_taps(spec: ModelSpec, index: int, mamba: Mamba, scaling: Scaling) -> Iterator[Tap]:
     family, here = spec.family, f"layers.{index}.{mamba.label}"
-    yield Tap(index, "mamba.in_proj", _node(f"{here}.in_proj"), (family.module("mamba_in_proj", index),))
-    yield Tap(index, "mamba.channels", _node(f"{here}.channels"), (family.module(mamba.output, index),), "input")
+    if not mamba.factors:  # some of which transformers applies to what the module reads
+        yield Tap(index, "mamba.in_proj", _node(f"{here}.in_proj"), (family.module("mamba_in_proj", index),))
+    values = (f"{here}.channels.output", f"{here}.gated.output")
+    yield Tap(index, "mamba.channels", values, (family.module(mamba.output, index),), "input")
 
 
 def _no_taps(spec: ModelSpec, index: int, sublayer: Sublayer, scaling: Scaling) -> Iterator[Tap]:
@@ -168,7 +170,7 @@ def _written_taps(spec: ModelSpec, index: int, sublayer: Sublayer, scaling: Scal
     if norm is not None:
         module = spec.family.module(norm, index)
         yield Tap(index, norm, _node(f"layers.{index}.{norm}"), (module,), exponent=scaling.stream)
-    factor = spec.block.residual_multiplier
+    factor = sublayer.multiplier
     if factor != 1.0:
         values = _node(f"{here}.multiplied")
         yield Tap(index, f"{label}.multiplied", values, (module,), factor=factor, exponent=scaling.stream)

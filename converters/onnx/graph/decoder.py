@@ -160,7 +160,7 @@ class _Decoder:
 
     def _written(self, sublayer: Sublayer, index: int, product: ir.Value, name: str) -> _Written:
         """What becomes of the product of an output projection."""
-        g, factor, label = self._g, self._spec.block.residual_multiplier, f"{name}.{sublayer.output}"
+        g, factor, label = self._g, sublayer.multiplier, f"{name}.{sublayer.output}"
         norm = sublayer.norm_after
         bias = self._linears.bias(sublayer, sublayer.output, index)
         if norm is None and factor == 1.0:

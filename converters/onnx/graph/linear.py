@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from converters.onnx.graph import operators as op
@@ -64,9 +65,10 @@ class Linears:
         return op.matmul(self._g, x, weight, name, bias)
 
     def projection(self, sublayer: Sublayer, projection: Projection, index: int, x: ir.Value, name: str) -> ir.Value:
-        """The product of one of a sublayer's projections with `x`, and its bias if it has one."""
+        """The product of one of a sublayer's projections with `x`, and its bias, times its factor."""
         weight = names.weight(projection, index)
-        return self.product(x, [weight], name, stored_as=weight, bias=self.bias(sublayer, projection, index))
+        product = self.product(x, [weight], name, stored_as=weight, bias=self.bias(sublayer, projection, index))
+        return self._scaled(sublayer, [projection], product, name)
 
     def output(self, sublayer: Sublayer, index: int, channels: ir.Value) -> ir.Value:
         """The product of a sublayer's output projection with its channels, without a bias."""
@@ -75,8 +77,9 @@ class Linears:
         return self.product(channels, [weight], label, stored_as=weight)
 
     def joined(self, sublayer: Sublayer, index: int, x: ir.Value, name: str) -> ir.Value:
-        """One product of some of a sublayer's readers with `x`, and their biases; the last part of `name` says which,
-        see `JOINED`.
+        """One product of some of a sublayer's readers with `x`, and their biases, times their factors.
+
+        The last part of `name` says which, see `JOINED`.
         """
         stored_as = name.rpartition(".")[2]
         parts = sublayer.readers[JOINED[type(sublayer)][stored_as]]
@@ -86,7 +89,17 @@ class Linears:
         is_rounded = how is not None and set(parts) <= set(sublayer.rounded(columns, how.block_size))
         if parts[0] in sublayer.biases:
             bias = self._g.initializer(self._weights.joined(biases, bias_name))
-        return self.product(x, weights, name, stored_as=weight_name, bias=bias, is_rounded=is_rounded)
+        product = self.product(x, weights, name, stored_as=weight_name, bias=bias, is_rounded=is_rounded)
+        return self._scaled(sublayer, parts, product, name)
+
+    def _scaled(self, sublayer: Sublayer, parts: Sequence[Projection], product: ir.Value, name: str) -> ir.Value:
+        """The products of some readers, one behind the other, times the factor of each."""
+        factors, widths = [sublayer.factors.get(part, 1.0) for part in parts], sublayer.widths()
+        dtype = self._weights.precision.onnx_dtype
+        if len(set(factors)) == 1:
+            return op.scaled(self._g, product, factors[0], dtype, f"{name}.scaled")
+        row = np.repeat(factors, [widths[part] for part in parts]).astype(dtype.numpy())
+        return op.multiply(self._g, product, self._g.constant(f"{name}.factors", row), f"{name}.scaled")
 
     def bias(self, sublayer: Sublayer, projection: Projection, index: int) -> ir.Value | None:
         """The bias of one of a sublayer's projections; None: it has none."""

@@ -32,6 +32,7 @@ class Mamba(Grouped):
         kernel_size: Tokens that the convolution sees, the token itself and those before it.
         has_kernel_bias: Whether the convolution has a bias.
         norm: Whether the channels of a group are normalised before or after they are gated; None: not at all.
+        names_width: Whether config.json gives the number of channels, too.
     """
 
     output: ClassVar[Projection] = "mamba_out_proj"
@@ -49,6 +50,7 @@ class Mamba(Grouped):
     kernel_size: int
     has_kernel_bias: bool = True
     norm: Literal["before_gate", "after_gate"] | None = None
+    names_width: bool = False
 
     def __post_init__(self) -> None:
         if min(self.mamba_n_heads, self.mamba_n_groups, self.head_dim, self.state_size) < 1:
@@ -87,6 +89,11 @@ class Mamba(Grouped):
     def whole_because(self) -> str | None:
         """A norm of several heads."""
         return None if self.norm is None else "its norm runs over several heads"
+
+    @property
+    def derived_sizes(self) -> dict[str, int]:
+        """The number of channels, where it has a key."""
+        return {"mamba_d_ssm": self.channels} if self.names_width else {}
 
     @property
     def keys(self) -> int:

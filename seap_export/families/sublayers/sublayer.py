@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from seap_export.families.names import Norm, Projection
@@ -15,12 +15,14 @@ __all__ = ["Sublayer"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sublayer(ABC):
-    """A part of a layer: x += m N2(W channels(N1(x))), with norms N1 and N2 or none, and m the residual multiplier.
+    """A part of a layer: x += m N2(W channels(N1(x))), with norms N1 and N2 or none, and m its multiplier.
 
     The output projection W also names the sublayer: no layer has two of one name.
 
     Attributes:
         biases: Its projections that have a bias.
+        multiplier: m.
+        factors: What the products of some of `readers` are multiplied by, their biases included.
         norm_before: N1; None: it reads the stream as it is.
         norm_after: N2.
         beside: Whether it reads the stream that the sublayer before it read, without what that one adds.
@@ -45,6 +47,8 @@ class Sublayer(ABC):
     can_rewind: ClassVar[bool] = True
 
     biases: frozenset[Projection] = frozenset()
+    multiplier: float = 1.0
+    factors: Mapping[Projection, float] = field(default_factory=dict, hash=False)
     norm_before: Norm | None = None
     norm_after: Norm | None = None
     beside: bool = False
@@ -119,6 +123,11 @@ class Sublayer(ABC):
     def sizes(self) -> dict[str, int]:
         """Its sizes by the usual keys of config.json."""
         return {key: int(getattr(self, key)) for key in self.size_keys}
+
+    @property
+    def derived_sizes(self) -> dict[str, int]:
+        """Values of further keys of config.json that follow from its sizes."""
+        return {}
 
     def shapes(self, hidden_size: int) -> dict[Projection, tuple[int, int]]:
         """The (out, in) shape of each of `projections`."""

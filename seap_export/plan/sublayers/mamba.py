@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from seap_export.families import Mamba, ModelSpec
+from seap_export.families import Mamba
 from seap_export.families.names import Projection
 from seap_export.plan.cost import CostModel
 from seap_export.plan.sublayers.grouped import GroupedOptions, KeptGrouped
@@ -59,11 +59,6 @@ class MambaOptions(GroupedOptions[Mamba]):
     kept_type = KeptMamba
     scores_name = "mamba_head_channels"
     tensor_names = ("mamba_heads", "mamba_heads_kept", "mamba_loss")
-
-    @classmethod
-    def is_loaded(cls, spec: ModelSpec, shrunk: Mamba) -> bool:
-        """transformers' classes have one more key for the width."""
-        return shrunk.sizes == spec.first(Mamba).sizes
 
     @classmethod
     def beyond_weights(cls, sublayer: Mamba, cost: CostModel) -> int:

@@ -108,13 +108,13 @@ def layers(*changes: dict[str, Any], spec: ModelSpec = PLAIN) -> ModelSpec:
 
 def everything(*ropes: RopeSpec | None, **changes: Any) -> ModelSpec:
     spec = block(
-        residual_multiplier=0.6,
         embedding_multiplier=3.0,
         logits_multiplier=0.4,
         logits_softcap=0.9,
     )
     alike = {
         "activation": "gelu_tanh",
+        "multiplier": 0.6,
         "scale": 0.11,
         "softcap": 1.5,
         "query_scaling": QueryScaling(0.7, 4),
@@ -147,7 +147,7 @@ SPECS: dict[str, ModelSpec] = {
     "beside, with biases": beside(layers({"biases": ALL_BIASES})),
     "beside, with some biases": beside(layers({"biases": {"q_proj", "k_proj", "v_proj", "down_proj"}})),
     "beside, norms after and a factor": beside(
-        norms(BEFORE | AFTER, replace(PLAIN, block=BlockSpec(residual_multiplier=0.5)))
+        norms(BEFORE | AFTER, layers({"multiplier": 0.5}))
     ),
     "beside, layer norm": beside(
         replace(layers({"biases": ALL_BIASES}), norm=NormSpec(1e-5, is_centred=True, has_bias=True)),
@@ -165,8 +165,10 @@ SPECS: dict[str, ModelSpec] = {
     "attention soft cap, window": layers({"sliding_window": 5, "softcap": 0.8}),
     "logits soft cap": block(logits_softcap=0.7),
     "embedding multiplier": block(embedding_multiplier=5.5),
-    "residual multiplier": block(residual_multiplier=0.22),
-    "residual multiplier, biases": layers({"biases": ALL_BIASES}, spec=block(residual_multiplier=0.22)),
+    "residual multiplier": layers({"multiplier": 0.22}),
+    "residual multiplier, biases": layers({"multiplier": 0.22, "biases": ALL_BIASES}),
+    "factors": layers({"factors": {"q_proj": 1.5, "k_proj": 0.4, "gate_proj": 0.7}, "biases": ALL_BIASES}),
+    "factors, all alike": layers({"factors": dict.fromkeys(("q_proj", "k_proj", "v_proj"), 0.6)}),
     "logits multiplier": block(logits_multiplier=0.125),
     "norm before rotation": layers({"qk_norm": "before_rotation"}),
     "norm after rotation": layers({"qk_norm": "after_rotation"}),

@@ -16,6 +16,7 @@ from support.variations import VARIED_JOINT
 from transformers import PreTrainedModel
 
 from seap_export.activations.sensitivity import SENSITIVITY_TOKENS, sensitivity_texts
+from seap_export.families import LayerSpec
 from seap_export.layers.working_memory import LOGIT_TOKENS
 
 POST_NORMS: dict[Projection, str] = {
@@ -62,17 +63,17 @@ def residual_gradients(
     hooks = []
     for index, layer in enumerate(decoder_layers(model)):
         into_mlp = "post_attention_layernorm" if "post_attention_layernorm" in family.names else None
-        first, last = source.spec.layers[index].outputs
+        *others, last = source.spec.layers[index].outputs
         middle = layer.mlp if into_mlp is None else model.get_submodule(family.module(into_mlp, index))
         hooks += [
-            middle.register_forward_pre_hook(lambda _, args, sublayer=(index, first): note(sublayer, args[0])),
+            middle.register_forward_pre_hook(lambda _, args, sublayer=(index, others[-1]): note(sublayer, args[0])),
             layer.register_forward_hook(
                 lambda _, args, output, sublayer=(index, last): note(
                     sublayer, output[0] if isinstance(output, tuple) else output
                 )
             ),
         ]
-        for sublayer in (first, last):
+        for sublayer in (*others, last):
             projection = layer.get_submodule(projection_paths(model)[sublayer])
             hooks.append(
                 projection.register_forward_hook(
@@ -85,12 +86,11 @@ def residual_gradients(
         hook.remove()
 
     def square(sublayer: tuple[int, Projection]) -> float:
-        factor = torch.full_like(products[sublayer][..., :1], getattr(config, "residual_multiplier", 1.0))
-        if POST_NORMS[sublayer[1]] in family.names:
+        layer, output = source.spec.layers[sublayer[0]], sublayer[1]
+        factor = torch.full_like(products[sublayer][..., :1], layer.named(output).multiplier)
+        if POST_NORMS.get(output) in family.names:
             factor = factor / (products[sublayer].square().mean(-1, keepdim=True) + config.rms_norm_eps).sqrt()
-        index, output = sublayer
-        is_read_again = source.spec.layers[index].is_read_again(output)  # the next sublayer adds to the same sum
-        gradient = streams[(index, "down_proj") if is_read_again else sublayer].grad
+        gradient = streams[sublayer[0], summed_at(layer, output)].grad
         assert gradient is not None
         return float((factor * gradient).double().square().sum())
 
@@ -100,9 +100,16 @@ def residual_gradients(
     )
 
 
+def summed_at(layer: LayerSpec, output: Projection) -> Projection:
+    """The last sublayer that adds to the same sum, as those side by side do."""
+    while layer.is_read_again(output):
+        output = layer.outputs[layer.outputs.index(output) + 1]
+    return output
+
+
 def expected_sensitivity(source: Source, model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> torch.Tensor:
     """Text by text, unpadded."""
-    total = torch.zeros(3, 2, dtype=torch.float64)
+    total = torch.zeros(3, max(len(layer.sublayers) for layer in source.spec.layers), dtype=torch.float64)
     for batch in length_buckets(texts, SENSITIVITY_TOKENS):
         labels = drawn_labels(model, batch)
         for ids, real, row_labels in zip(batch.input_ids, batch.real, labels, strict=True):
@@ -119,8 +126,12 @@ def test_it_is_that_of_autograd_through_the_whole_model(tmp_path: Path, variatio
     torch.testing.assert_close(
         actual, expected_sensitivity(source, transformers_model(tmp_path / "model"), texts), rtol=1e-4, atol=0.0
     )
-    expected_number = 3 if source.spec.has_beside else 6  # those side by side share one
-    assert len({round(float(value), 12) for value in actual.flatten()}) == expected_number
+    expected = {  # those side by side share one
+        (index, summed_at(layer, one.output), one.multiplier)
+        for index, layer in enumerate(source.spec.layers)
+        for one in layer.sublayers
+    }
+    assert len({round(float(value), 12) for value in actual.flatten()}) == len(expected)
 
 
 def test_more_tokens_than_logits_fit_in_memory_and_more_than_one_batch(tmp_path: Path) -> None:

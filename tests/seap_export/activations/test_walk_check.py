@@ -21,7 +21,16 @@ from support.variations import VARIATIONS
 from seap_export.activations import walk_check
 from seap_export.activations.walk_check import WalkCheck, short_context
 from seap_export.errors import EnvironmentFailure, InputError
-from seap_export.families import Attention, LayerSpec, Mlp, ModelSpec, QueryScaling, family_of_model_type
+from seap_export.families import (
+    Attention,
+    LayerSpec,
+    Mamba,
+    Mlp,
+    ModelSpec,
+    QueryScaling,
+    Sublayer,
+    family_of_model_type,
+)
 from seap_export.families.parts import FusedRows
 from seap_export.layers.sublayers import experts
 
@@ -67,9 +76,10 @@ def _ropes(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
     return lambda spec: _layers(rope=dataclasses.replace(spec.ropes[0], **changes))(spec)
 
 
-def _mlps(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
+def _kind(kind: type[Sublayer], **changes: Any) -> Callable[[ModelSpec], ModelSpec]:
     def changed(layer: LayerSpec) -> LayerSpec:
-        return LayerSpec((layer[Attention], dataclasses.replace(layer[Mlp], **changes)))
+        of_kind = (dataclasses.replace(one, **changes) if isinstance(one, kind) else one for one in layer.sublayers)
+        return LayerSpec(tuple(of_kind))
 
     return lambda spec: spec.with_layers(tuple(map(changed, spec.layers)))
 
@@ -90,14 +100,14 @@ def _logits(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
         ("starcoder2-all", _norms(epsilon=0.5), "layer 0"),
         ("nemotron-all", _layers(activation="relu"), "layer 0"),
         ("nemotron-all", _ropes(dim=8), "layer 0"),
-        ("jais2", _mlps(beside=True), "layer 0"),
-        ("cohere", _mlps(beside=False), "layer 0"),
+        ("jais2", _kind(Mlp, beside=True), "layer 0"),
+        ("cohere", _kind(Mlp, beside=False), "layer 0"),
         ("cohere", _ropes(interleaved=False), "layer 0"),
         ("cohere", _logits(logits_multiplier=0.5), "the logits"),
         ("cohere2", _ropes(), "layer 1"),  # the only one without a window does not rotate
-        ("phi", _mlps(norm_before=None), "layer 0"),
+        ("phi", _kind(Mlp, norm_before=None), "layer 0"),
         ("gpt_neox", _family(fused_rows={}), "layer 0"),
-        ("gpt_neox", _mlps(beside=False), "layer 0"),
+        ("gpt_neox", _kind(Mlp, beside=False), "layer 0"),
         ("codegen", _family(fused_rows={"qkv_proj": FusedRows(("q_proj", "k_proj", "v_proj"), 4)}), "layer 0"),
         ("falcon-all", _family(fused_rows={}), "layer 0"),
         ("gptj", _ropes(interleaved=False), "layer 0"),
@@ -116,6 +126,11 @@ def _logits(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
         ("granitemoehybrid-mamba", _layers(norm="before_gate"), "layer 0"),
         ("granitemoehybrid-mamba", _layers(mamba_n_groups=1, state_size=16), "layer 0"),
         ("granitemoehybrid-mamba", _layers(scale=0.3), "layer 1"),
+        ("falcon_h1", _kind(Mamba, beside=False), "layer 0"),
+        ("falcon_h1-norm", _layers(norm="before_gate"), "layer 0"),
+        ("falcon_h1-all", _kind(Mamba, multiplier=1.0), "layer 0"),
+        ("falcon_h1-all", _kind(Mlp, factors={}), "layer 0"),
+        ("falcon_h1-all", _kind(Attention, factors={"q_proj": 1.5, "k_proj": 1.5, "v_proj": 1.5}), "layer 0"),
     ],
 )
 def test_another_norm_or_order_is_noticed_where_it_shows_first(

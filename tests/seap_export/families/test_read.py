@@ -248,7 +248,7 @@ BLOCKS: list[tuple[dict[str, Any], dict[str, Any]]] = [
         {
             "scale": 0.2,
             "embedding_multiplier": 3.0,
-            "residual_multiplier": 0.4,
+            "multiplier": 0.4,
             "logits_multiplier": 0.5,
             "logits_softcap": None,
         },

@@ -101,7 +101,7 @@ SEEN: dict[str, Callable[[ModelSpec], Any]] = {
     "scaled": lambda spec: (spec.first(Attention).query_scaling.beta, spec.first(Attention).query_scaling.context),
     "factors": lambda spec: (
         spec.block.embedding_multiplier,
-        spec.block.residual_multiplier,
+        spec.first(Attention).multiplier,
         spec.block.logits_multiplier,
         spec.first(Attention).scale,
     ),

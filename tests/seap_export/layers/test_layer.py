@@ -50,7 +50,7 @@ def test_what_is_written_is_the_factor_times_the_gain_times_the_product(
     layer = DecoderLayer(source.spec, 1, tensors)
     norm = {"o_proj": "post_self_attn_layernorm", "down_proj": "post_mlp_layernorm"}[output]
     gain = layer.gain(output)
-    assert layer.multiplier == multiplier
+    assert layer.spec.named(output).multiplier == multiplier
     assert (gain is not None) is has_norm
     if gain is not None:
         assert torch.equal(gain, tensors[names.tensor(norm, 1)].float())

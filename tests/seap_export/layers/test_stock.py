@@ -81,9 +81,12 @@ def _indexed(tensor: torch.Tensor, index: Any) -> torch.Tensor:
 #: longrope asks for the value of a position, Mamba-2 for a triangle of a tensor without data, and a mixture for the
 #: experts of a token, which there are none of.
 _VARIATIONS = [
-    {"phi3-all": "phi3-partial", "bamba-all": "llama-gqa", "granitemoehybrid-mamba": "granitemoehybrid-all"}.get(
-        name, name
-    )
+    {
+        "phi3-all": "phi3-partial",
+        "bamba-all": "llama-gqa",
+        "granitemoehybrid-mamba": "granitemoehybrid-all",
+        "falcon_h1-all": "llama-gqa",
+    }.get(name, name)
     for name in RICHEST
     if family_of_model_type(VARIATIONS[name]["model_type"]).experts is None
 ]

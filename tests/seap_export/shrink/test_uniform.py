@@ -170,8 +170,8 @@ def test_config_json_is_the_dense_one_but_for_sizes_and_switches(
         changed |= {"conv_dim": shrunk.source.spec.hidden_size, "conv_bias": True}
     for net in shrunk.source.spec.all(DeltaNet):
         changed |= {key: size // net.linear_num_key_heads * 2 for key, size in net.sizes.items()}
-    for whole in shrunk.source.spec.all(Mamba):
-        changed |= whole.sizes
+    for mamba in shrunk.plan.shrunk_spec(shrunk.source.spec).all(Mamba):
+        changed |= {**mamba.sizes, **mamba.derived_sizes}
     assert config.pop("pruned_from").keys() <= changed.keys()
     changed |= {} if family.head_dim_is_derived else {"head_dim": shrunk.source.spec.head_dim}
     assert config == dense | changed

@@ -52,7 +52,7 @@ class Reference:
                 else:
                     channels = self._attention(index, x) if isinstance(sublayer, Attention) else self._mlp(index, x)
                     x = self._linear(sublayer.output, index, channels)
-                stream = stream + self._normed(sublayer.norm_after, index, x) * block.residual_multiplier
+                stream = stream + self._normed(sublayer.norm_after, index, x) * sublayer.multiplier
         head = weights[names.tensor("embed_tokens" if spec.tie_word_embeddings else "lm_head")]
         logits = self._normed("norm", None, stream) @ head.T * block.logits_multiplier
         return logits if block.logits_softcap is None else _capped(logits, block.logits_softcap)
@@ -124,7 +124,10 @@ class Reference:
 
     def _linear(self, name: str, index: int, x: torch.Tensor) -> torch.Tensor:
         stem = names.tensor(name, index)
-        return functional.linear(x, self._tensors[f"{stem}.weight"], self._tensors.get(f"{stem}.bias"))
+        product = functional.linear(x, self._tensors[f"{stem}.weight"], self._tensors.get(f"{stem}.bias"))
+        return product * {one: f for own in self._spec.layers[index].sublayers for one, f in own.factors.items()}.get(
+            name, 1.0
+        )
 
 
 def _capped(x: torch.Tensor, cap: float) -> torch.Tensor:

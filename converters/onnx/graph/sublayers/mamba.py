@@ -74,13 +74,9 @@ class MambaWriter(RecurrentStates):
         return op.add(g, recurred.output, through, f"{name}.sum")
 
     def _gated(self, index: int, mamba: Mamba, x: ir.Value, gate: ir.Value, name: str) -> ir.Value:
-        if mamba.norm is None:
-            return self._dialect.gated("silu", gate, x, mamba.channels, f"{name}.channels")
-        if mamba.norm == "before_gate":
-            normed = self._normed(index, mamba, x, f"{name}.normed")
-            return self._dialect.gated("silu", gate, normed, mamba.channels, f"{name}.channels")
+        x = self._normed(index, mamba, x, f"{name}.normed") if mamba.norm == "before_gate" else x
         gated = self._dialect.gated("silu", gate, x, mamba.channels, f"{name}.gated")
-        return self._normed(index, mamba, gated, f"{name}.channels")
+        return self._normed(index, mamba, gated, f"{name}.channels") if mamba.norm == "after_gate" else gated
 
     def _normed(self, index: int, mamba: Mamba, x: ir.Value, name: str) -> ir.Value:
         """The RMS norm of each group, whose gains differ."""

@@ -180,12 +180,13 @@ def achieved_cost(spec: ModelSpec, layers: tuple[LayerPlan, ...], sparsity: Spar
         kept += plan.sizes["intermediate_size"] * neuron
         if "conv_dim" in plan.sizes:
             kept += plan.sizes["conv_dim"] * 4 * spec.hidden_size
-        elif "linear_num_key_heads" in plan.sizes:
+        if "linear_num_key_heads" in plan.sizes:
             net = spec.layers[index].changed(**plan.sizes)[DeltaNet]
             kept += DeltaNetOptions.cost_of(net, spec.hidden_size, sparsity.cost)
-        elif "mamba_n_heads" in plan.sizes:
-            kept += MambaOptions.cost_of(spec.layers[index][Mamba], spec.hidden_size, sparsity.cost)
-        else:
+        if "mamba_n_heads" in plan.sizes:
+            mamba = spec.layers[index].changed(**plan.sizes)[Mamba]
+            kept += MambaOptions.cost_of(mamba, spec.hidden_size, sparsity.cost)
+        if "num_attention_heads" in plan.sizes:
             groups, heads, _ = kept_sizes(plan)
             kept += attention_cost(spec, sparsity.cost, heads, groups, index)
     return 1.0 - kept / sum(layer_cost(layer, spec.hidden_size, sparsity.cost) for layer in spec.layers)

@@ -46,7 +46,7 @@ def _whole(folder: Path, attention: str) -> list[Outcome]:
         # With the config only where layers keep other states than keys and values: windows would cut these.
         cache, logits = (
             DynamicCache(config=model.config)
-            if {"conv", "linear_attention", "mamba"} & {*_types(model)}
+            if {"conv", "hybrid", "linear_attention", "mamba"} & {*_types(model)}
             else DynamicCache(),
             [],
         )
@@ -58,7 +58,7 @@ def _whole(folder: Path, attention: str) -> list[Outcome]:
                 arguments["position_ids"] = torch.arange(seen, seen + len(part))[None]
             with torch.inference_mode():
                 logits.append(model.eval()(input_ids=torch.tensor([part]), **arguments).logits[0].numpy())
-        is_transposed = model.config.model_type in ("bamba", "granitemoehybrid")
+        is_transposed = model.config.model_type in ("bamba", "falcon_h1", "granitemoehybrid")
         states = [_states(layer, is_transposed) for layer in cache.layers]
         whole.append((np.concatenate(logits)[-run.kept :], states))
     return whole
@@ -69,9 +69,10 @@ def _types(model: Any) -> list[str]:
 
 
 def _states(layer: Any, is_transposed: bool) -> States:
-    if hasattr(layer, "keys"):
-        return {"key": layer.keys[0].numpy(), "value": layer.values[0].numpy()}
-    states = {"conv": layer.conv_states[0][0, :, 1:].numpy()}
+    states = {"key": layer.keys[0].numpy(), "value": layer.values[0].numpy()} if hasattr(layer, "keys") else {}
+    if not hasattr(layer, "conv_states"):
+        return states
+    states["conv"] = layer.conv_states[0][0, :, 1:].numpy()
     if (recurrent := layer.recurrent_states[0]) is not None:
         states["recurrent"] = (recurrent[0].transpose(1, 2) if is_transposed else recurrent[0]).numpy()
     return states
