@@ -150,9 +150,7 @@ class DecoderLayer:
     def linear(
         self, projection: Projection, x: torch.Tensor, rows: slice | None = None, columns: slice | None = None
     ) -> torch.Tensor:
-        """The product of a projection with its input, with its bias and factor, [..., out]; of some rows and columns, or
-        all.
-        """
+        """The product of a projection with its input, with bias and factor, [..., out]; of a part of it, or all."""
         weight, bias = self._part(projection, rows, columns), self._tensors.get(names.bias(projection, self._index))
         bias = bias if bias is None or rows is None else bias[rows]
         multiply = functional.linear if weight.dtype == torch.float32 else widened_product

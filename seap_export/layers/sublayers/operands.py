@@ -28,9 +28,7 @@ class Operands(Protocol):
     def linear(
         self, projection: Projection, x: torch.Tensor, rows: slice | None = None, columns: slice | None = None
     ) -> torch.Tensor:
-        """The product of a projection with its input, with its bias and factor, [..., out]; of some rows and columns, or
-        all.
-        """
+        """The product of a projection with its input, with bias and factor, [..., out]; of a part of it, or all."""
 
     def weight(self, projection: Projection) -> torch.Tensor:
         """The weight of a projection, float32 [out, in]."""
