@@ -93,7 +93,7 @@ def _logits(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
 
 
 @pytest.mark.parametrize(
-    ("variation", "change", "place"),
+    ("variation", "change", "where"),
     [
         ("starcoder2-all", _norms(is_centred=False), "layer 0"),
         ("olmo", _norms(is_centred=False), "layer 0"),
