@@ -1,15 +1,11 @@
-"""Compares this package's ONNX with that of other exporters (writing, running, generating), as Markdown tables.
+"""Compares this package's ONNX with that of GenAI's builder (writing, running, generating), as Markdown tables.
 
-    python -m validation.benchmarks.peers_table MODEL_FOLDER --genai-python GENAI/bin/python \\
-        --optimum-python OPTIMUM/bin/python --json peers.json
+    python -m validation.benchmarks.peers_table MODEL_FOLDER --genai-python GENAI/bin/python --json peers.json
 
-MODEL_FOLDER is a dense model in float32. GENAI needs onnxruntime-genai, onnx-ir, torch and transformers, OPTIMUM needs
-optimum-onnx. Exporters:
+MODEL_FOLDER is a dense model in float32. GENAI needs onnxruntime-genai, onnx-ir, torch and transformers. Exporters:
 
 - genai: the model builder of onnxruntime-genai; int8 and int4 are its `-p int8` and `-p int4`, symmetric, in blocks of
   32, with int8 activations, as ours are; `-last` is its `prune_lm_head`;
-- dynamo: `torch.onnx.export(dynamo=True)` of transformers' model, opset 23;
-- optimum: optimum-onnx, `text-generation-with-past`, without its validation;
 - ours: `seap-export convert`; `-last` is `--logits last`, `-standard` is `--dialect standard`.
 
 Each writes once, in a separate process. Then the graphs of a precision are run in turn in one process, with this
@@ -60,7 +56,6 @@ class _Size:
 @click.command()
 @click.argument("model", metavar="MODEL_FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--genai-python", required=True, type=_PYTHON)
-@click.option("--optimum-python", required=True, type=_PYTHON)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all figures to this file.")
 @click.option("--prompt-tokens", type=click.IntRange(1), default=512, show_default=True)
 @click.option("--steps", type=click.IntRange(1), default=24, show_default=True, help="Decode steps after a prompt.")
@@ -76,14 +71,13 @@ class _Size:
 def peers_table(
     model: Path,
     genai_python: Path,
-    optimum_python: Path,
     json_file: Path | None,
     work: Path | None,
     **size: int,
 ) -> None:
     """Print the tables; MODEL_FOLDER is a dense model."""
     # Not resolved: an environment's python is a link, and its location identifies the environment.
-    pythons = (python.absolute() for python in (Path(sys.executable), genai_python, optimum_python))
+    pythons = (python.absolute() for python in (Path(sys.executable), genai_python))
     environments, sizes = Environments(*pythons), _Size(**size)
     with _folder(work) as folder:
         artifacts = all_artifacts(model.absolute(), folder, environments)

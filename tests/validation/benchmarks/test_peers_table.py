@@ -20,7 +20,7 @@ def work(dense: Path, convert: Callable[..., Path], tmp_path: Path) -> Path:
     """A folder with every artifact, none of which has to be written."""
     folder = tmp_path / "work"
     here = Path(sys.executable)
-    for artifact in all_artifacts(dense, folder, Environments(here, here, here)):
+    for artifact in all_artifacts(dense, folder, Environments(here, here)):
         convert(dense, artifact.folder.parent)
     return folder
 
@@ -31,7 +31,7 @@ def test_tables_and_report(dense: Path, work: Path, tmp_path: Path, monkeypatch:
         "all_loops",
         lambda *session: [loop for loop in all_loops(*session) if loop.name.endswith("runner")],
     )
-    options = ["--genai-python", sys.executable, "--optimum-python", sys.executable, "--work", str(work)]
+    options = ["--genai-python", sys.executable, "--work", str(work)]
     options += ["--prompt-tokens", "12", "--steps", "3", "--rounds", "2", "--threads", "1"]
     json_file = tmp_path / "peers.json"
     done = CliRunner().invoke(
@@ -51,8 +51,8 @@ def test_tables_and_report(dense: Path, work: Path, tmp_path: Path, monkeypatch:
     assert report["schema"] == "seap-export/peers/1"
     assert report["setting"]["rounds"] == 2
     assert report["setting"]["versions"]["main"]["torch"]
-    assert len(report["artifacts"]) == 15
-    assert [len(report["sessions"][form]) for form in forms] == [7, 4, 4]
+    assert len(report["artifacts"]) == 13
+    assert [len(report["sessions"][form]) for form in forms] == [5, 4, 4]
     session = report["sessions"]["fp32"]["ours-fp32"]
     assert session["same_tokens"] == 1
     assert (len(session["prefills"]), len(session["steps"])) == (2, 6)

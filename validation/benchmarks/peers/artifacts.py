@@ -15,12 +15,6 @@ from validation.benchmarks.process import measure
 __all__ = ["Artifact", "Environments", "Written", "all_artifacts", "write"]
 
 _RECORD = "written.json"
-_SCRIPTS = Path(__file__).parent
-#: Skips its comparison with torch afterwards, which no other exporter makes.
-_OPTIMUM = (
-    "import sys; from optimum.exporters.onnx import main_export; "
-    "main_export(sys.argv[1], sys.argv[2], task='text-generation-with-past', do_validation=False)"
-)
 
 
 @dataclass(frozen=True)
@@ -28,14 +22,12 @@ class Environments:
     """The interpreters that run the exporters.
 
     Attributes:
-        main: Has this package and onnxscript.
+        main: Has this package.
         genai: Has onnxruntime-genai, onnx-ir, torch and transformers.
-        optimum: Has optimum-onnx.
     """
 
     main: Path
     genai: Path
-    optimum: Path
 
 
 @dataclass(frozen=True)
@@ -89,8 +81,6 @@ def all_artifacts(model: Path, work: Path, environments: Environments) -> list[A
     artifacts = []
     for precision in ("fp32", "int8", "int4"):
         commands = _builder(model, environments.genai, precision, work / "cache")
-        if precision == "fp32":
-            commands |= _exporters(model, environments)
         commands |= _ours(model, environments.main, precision)
         artifacts += [_artifact(name, precision, work, command) for name, command in commands.items()]
     return artifacts
@@ -137,14 +127,6 @@ def _builder(model: Path, python: Path, precision: str, cache: Path) -> dict[str
     return {
         f"genai-{precision}": tuple(command),
         f"genai-{precision}-last": (*command, "--extra_options", "prune_lm_head=true"),
-    }
-
-
-def _exporters(model: Path, environments: Environments) -> dict[str, tuple[str, ...]]:
-    writer = str(_SCRIPTS / "dynamo_writer.py")
-    return {
-        "dynamo-fp32": (str(environments.main), "-I", writer, str(model), "OUT"),
-        "optimum-fp32": (str(environments.optimum), "-I", "-c", _OPTIMUM, str(model), "OUT"),
     }
 
 

@@ -15,8 +15,6 @@ _PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
     "onnxruntime-genai",
-    "optimum-onnx",
-    "onnxscript",
     "torch",
     "transformers",
     "seap-export",

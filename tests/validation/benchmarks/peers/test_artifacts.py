@@ -13,7 +13,7 @@ from seap_export.errors import ArtifactError
 from validation.benchmarks.peers.artifacts import Artifact, Environments, all_artifacts, write
 from validation.benchmarks.peers.contest import choose_passage, compare
 
-PEERS = Environments(Path(sys.executable), Path("/genai"), Path("/optimum"))
+PEERS = Environments(Path(sys.executable), Path("/genai"))
 
 
 def _by_name(dense: Path, work: Path) -> dict[str, Artifact]:
@@ -23,8 +23,7 @@ def _by_name(dense: Path, work: Path) -> dict[str, Artifact]:
 def test_every_exporter_and_precision(tmp_path: Path) -> None:
     artifacts = all_artifacts(Path("/model"), tmp_path, PEERS)
     assert [artifact.name for artifact in artifacts] == [
-        *("genai-fp32", "genai-fp32-last", "dynamo-fp32", "optimum-fp32"),
-        *("ours-fp32", "ours-fp32-last", "ours-fp32-standard"),
+        *("genai-fp32", "genai-fp32-last", "ours-fp32", "ours-fp32-last", "ours-fp32-standard"),
         *("genai-int8", "genai-int8-last", "ours-int8", "ours-int8-last"),
         *("genai-int4", "genai-int4-last", "ours-int4", "ours-int4-last"),
     ]
@@ -32,8 +31,7 @@ def test_every_exporter_and_precision(tmp_path: Path) -> None:
         assert str(artifact.folder) in artifact.command
         assert "OUT" not in artifact.command
         assert artifact.is_ours == ("convert" in artifact.command)
-        expected = {"genai": "/genai", "optimum": "/optimum"}.get(artifact.name.split("-")[0], sys.executable)
-        assert artifact.command[0] == expected
+        assert artifact.command[0] == (sys.executable if artifact.is_ours else "/genai")
 
 
 @pytest.mark.release

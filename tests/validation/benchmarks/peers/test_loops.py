@@ -16,7 +16,7 @@ from validation.benchmarks.peers.loops import Loop, all_loops, prepare, run_loop
 
 ROOT = Path(__file__).parents[4]
 GENAI = ROOT / ".venv-genai" / "bin" / "python"
-ENVIRONMENTS = Environments(Path(sys.executable), GENAI, Path("/optimum"))
+ENVIRONMENTS = Environments(Path(sys.executable), GENAI)
 
 
 @pytest.fixture
