@@ -387,11 +387,10 @@ def test_force_never_removes_a_folder_of_another_kind(run: Run, done: Path, work
     tail = ("--out", target, "--force", "--quiet")
     plan, statistics = done / "a-0.2" / "plan.json", done / "calibration" / "a"
     for command in (("prune", "m", "--plan", plan, "--calibration", statistics), ("convert", "m")):
-        outcome = run(*command, *tail)
-        assert outcome.code == 2
-        assert outcome.err.startswith(f"Error: {target} is not empty (")
-    outcome = run("plan", "m", "--calibration", statistics, "--ratio", "0.2", *tail)
-    assert (outcome.code, outcome.err) == (2, f"Error: {target} is a folder; give a file as --out\n")
+        run(*command, *tail).refused(2, f"{target} is not empty (")
+    run("plan", "m", "--calibration", statistics, "--ratio", "0.2", *tail).refused(
+        2, f"{target} is a folder; give a file as --out"
+    )
     assert files(work) == before
 
 

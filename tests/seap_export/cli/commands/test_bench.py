@@ -88,10 +88,7 @@ def test_what_is_in_the_folder_is_timed_unless_options_say_a_form(run: Run, work
 def test_what_cannot_be_timed(
     run: Run, done: Path, work: Path, arguments: tuple[Any, ...], code: int, message: str
 ) -> None:
-    outcome = run(*arguments, "--out", "bench.json", "--quiet")
-    assert outcome.code == code
-    assert message in outcome.err
-    assert outcome.err.count("\n") == 1
+    run(*arguments, "--out", "bench.json", "--quiet").refused(code, message)
     assert not (work / "bench.json").exists()
 
 
@@ -99,15 +96,12 @@ def test_another_dense_model_is_refused(run: Run, done: Path, work: Path) -> Non
     from support.models import write_micro_model
 
     write_micro_model(work / "other", seed=1, model_type="llama")
-    outcome = run("bench", "out", "--dense", "other", "--quiet")
-    assert outcome.code == 8
-    assert "'other' is not the model that a-0.2 was made from" in outcome.err
+    run("bench", "out", "--dense", "other", "--quiet").refused(8, "'other' is not the model that a-0.2 was made from")
 
 
 def test_a_variant_without_its_model(run: Run, done: Path) -> None:
     shutil.rmtree(done / "a-0.2" / "hf")
-    outcome = run("bench", "out", "--dense", "m", "--quiet")
-    assert (outcome.code, outcome.err) == (7, "Error: out/a-0.2: hf is missing; export the variant again\n")
+    run("bench", "out", "--dense", "m", "--quiet").refused(7, "out/a-0.2: hf is missing; export the variant again")
 
 
 def test_cuda_is_refused_where_there_is_none(run: Run, done: Path) -> None:

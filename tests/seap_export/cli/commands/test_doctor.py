@@ -142,9 +142,7 @@ def test_warnings_are_shown_even_when_quiet(run: Run, diagnosed: Callable[[Diagn
 
 
 def test_an_unknown_provider(run: Run) -> None:
-    outcome = run("doctor", "--require", "tpu")
-    assert outcome.code == 2
-    assert "'tpu' is not one of" in outcome.err
+    run("doctor", "--require", "tpu").refused(2, "'tpu' is not one of")
 
 
 @pytest.mark.parametrize("name", ["onnxruntime", "tokenizers"])

@@ -113,9 +113,7 @@ def test_the_report_has_the_same_bytes_again_and_no_paths(run: Run, done: Path, 
     assert (work / "one.json").read_bytes() == (work / "two.json").read_bytes()
     assert str(work) not in (work / "one.json").read_text()
 
-    outcome = run(*command, "--out", "one.json")
-    assert outcome.code == 2
-    assert outcome.err.startswith("Error: one.json already exists; ")
+    run(*command, "--out", "one.json").refused(2, "one.json already exists; ")
     assert run(*command, "--out", "one.json", "--force").code == 0
 
 
@@ -157,18 +155,16 @@ def test_texts_of_ones_own(run: Run, done: Path, work: Path) -> None:
     texts = report["texts"]
     assert (texts["origin"], texts["tasks"], texts["count"], texts["disjoint"]) == ("file", ["b"], 5, True)
     shutil.move(done / "calibration", work / "calibration")
-    outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--threads", "1", "-q")
-    assert outcome.code == 7
-    assert "held-out texts" in outcome.err
+    run("evaluate", "out/a-0.2", "--dense", "m", "--threads", "1", "-q").refused(7, "held-out texts")
     outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--text", "b=b.jsonl", "--limit", "5", "-q")
     assert outcome.code == 0
     assert outcome.err.startswith("Warning: the calibration folder is missing")
 
 
 def test_calibrated_texts_are_refused(run: Run, done: Path, work: Path) -> None:
-    outcome = run("evaluate", "out/a-0.2", "--dense", "m", "--text", "a=a.jsonl", "--out", "report.json", "-q")
-    assert outcome.code == 8
-    assert outcome.err.startswith("Error: task 'a': 44 of the 60 evaluated texts ")
+    run("evaluate", "out/a-0.2", "--dense", "m", "--text", "a=a.jsonl", "--out", "report.json", "-q").refused(
+        8, "task 'a': 44 of the 60 evaluated texts "
+    )
     assert not (work / "report.json").exists()
 
 
@@ -184,9 +180,9 @@ def test_calibrated_questions_are_refused(run: Run, done: Path, work: Path) -> N
     (work / "quiz.jsonl").write_text(json.dumps(record) + "\n")
     (work / "quiz.toml").write_text(TASK.format(corpus="quiz.jsonl"))
     for extra in ((), ("--dry-run",)):
-        outcome = run("evaluate", "out/a-0.2", "--zero-shot", "quiz=quiz.toml", "-q", *extra)
-        assert outcome.code == 8
-        assert outcome.err.startswith("Error: task 'quiz': 1 of the 1 evaluated texts ")
+        run("evaluate", "out/a-0.2", "--zero-shot", "quiz=quiz.toml", "-q", *extra).refused(
+            8, "task 'quiz': 1 of the 1 evaluated texts "
+        )
 
 
 def test_a_dense_model_alone(run: Run, quiz: Path) -> None:
@@ -267,9 +263,9 @@ def test_a_variant_of_another_model(run: Run, done: Path, work: Path) -> None:
     from support.models import write_micro_model
 
     write_micro_model(work / "other", seed=1, model_type="llama")
-    outcome = run("evaluate", "out/a-0.2", "--dense", "other", "-q")
-    assert outcome.code == 8
-    assert outcome.err.startswith("Error: 'other' is not the model that the variant was made from ('m')")
+    run("evaluate", "out/a-0.2", "--dense", "other", "-q").refused(
+        8, "'other' is not the model that the variant was made from ('m')"
+    )
 
 
 @pytest.mark.parametrize("part", ["plan.json", "onnx", "hf/model.safetensors", "onnx/model.onnx"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -113,12 +112,8 @@ def test_evaluations_alone(run: Run, work: Path) -> None:
 def test_pictures_are_replaced_with_force_only(run: Run, done: Path, work: Path) -> None:
     assert run("plot", "out/a-0.2", "out/b-0.2", "--out", "p", "--quiet").code == 0
     before = tree(work)
-    outcome = run("plot", "out/a-0.2", "--out", "p")
-    assert outcome.code == 2
-    assert outcome.err.startswith("Error: p already exists; ")
-    outcome = run("plot", "out/a-0.2", "--out", "out/a-0.2", "--force")
-    assert outcome.code == 2
-    assert "is not empty" in outcome.err
+    run("plot", "out/a-0.2", "--out", "p").refused(2, "p already exists; ")
+    run("plot", "out/a-0.2", "--out", "out/a-0.2", "--force").refused(2, "is not empty")
     assert tree(work) == before
     assert run("plot", "out/a-0.2", "--out", "p", "--force", "--quiet").code == 0
     assert set(tree(work / "p")) == {"sparsity-0.2.svg", "kept-a-0.2.svg", "plots.json"}
@@ -259,9 +254,7 @@ def test_an_error_while_drawing_leaves_nothing(
 
 def test_without_matplotlib_the_extra_is_named(run: Run, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    outcome = run("plot", "out", "--out", "p")
-    assert outcome.code == 6
-    assert "run: pip install" in outcome.err
+    run("plot", "out", "--out", "p").refused(6, "run: pip install")
     assert run("plot", "--help").code == 0
 
 
@@ -271,9 +264,3 @@ def test_other_commands_do_not_load_matplotlib() -> None:
     code = "import sys; from seap_export.cli import main; import seap_export.pipeline.plots; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "matplotlib" not in done.stdout.split()
-
-
-def test_help_has_an_example(run: Run) -> None:
-    outcome = run("plot", "--help")
-    assert outcome.code == 0
-    assert re.search(r"Examples:\n +seap-export plot ", outcome.out)

@@ -83,8 +83,9 @@ def test_a_prompt_from_a_file(run: Run, out: Path, monkeypatch: pytest.MonkeyPat
     Path("prompt.txt").write_bytes(PROMPT.encode() + b"\r\n")
     assert run("route", "out", "--prompt-file", "prompt.txt", "--ratio", "0.2", "--json").out == expected
     Path("prompt.txt").write_bytes(b"\xff")
-    outcome = run("route", "out", "--prompt-file", "prompt.txt", "--ratio", "0.2")
-    assert (outcome.code, outcome.err) == (8, "Error: prompt.txt: not UTF-8 text; save it as UTF-8\n")
+    run("route", "out", "--prompt-file", "prompt.txt", "--ratio", "0.2").refused(
+        8, "prompt.txt: not UTF-8 text; save it as UTF-8"
+    )
     outcome = run("route", "out", "--prompt-file", "none.txt", "--ratio", "0.2")
     message = "Error: none.txt: cannot be read (No such file or directory); give a text file\n"
     assert (outcome.code, outcome.err) == (8, message)
@@ -128,10 +129,7 @@ def test_bad_input(run: Run, out: Path, arguments: list[str], code: int, message
 def test_a_damaged_router(run: Run, out: Path, name: str, is_missing: bool) -> None:
     path = out / "router" / name
     path.unlink() if is_missing else path.write_bytes(path.read_bytes()[:40])
-    outcome = run("route", "out", PROMPT, "--ratio", "0.2")
-    assert outcome.code == 7
-    assert outcome.err.count("\n") == 1
-    assert outcome.err.startswith(f"Error: out/router/{name}: ")
+    run("route", "out", PROMPT, "--ratio", "0.2").refused(7, f"out/router/{name}: ")
 
 
 def test_a_variant_that_is_missing(run: Run, out: Path) -> None:

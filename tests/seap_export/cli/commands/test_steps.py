@@ -107,9 +107,7 @@ def test_a_step_replaces_its_own_kind_with_force_only(
     run: Run, done: Path, work: Path, command: tuple[str, ...], out: str
 ) -> None:
     before = tree(work)
-    outcome = run(*command, "--out", out, "--quiet")
-    assert outcome.code == 2
-    assert outcome.err.startswith(f"Error: {out} already exists; ")
+    run(*command, "--out", out, "--quiet").refused(2, f"{out} already exists; ")
 
     assert run(*command, "--out", out, "--force", "--quiet").code == 0
     assert tree(work) == before
@@ -154,22 +152,18 @@ def test_plan_and_statistics_of_another_model(run: Run, done: Path, work: Path) 
     from support.models import write_micro_model
 
     write_micro_model(work / "other", seed=1, model_type="llama")
-    outcome = run("plan", "other", "--calibration", "out/calibration/a", "--ratio", "0.2", "--quiet")
-    assert outcome.code == 8
-    assert "'a'" in outcome.err
-    assert "calibrate again" in outcome.err
+    run("plan", "other", "--calibration", "out/calibration/a", "--ratio", "0.2", "--quiet").refused(
+        8, "'a'", "calibrate again"
+    )
     prune = ("prune", "other", "--plan", "out/a-0.2/plan.json", "--calibration", "out/calibration/a")
-    outcome = run(*prune, "--out", "new", "--quiet")
-    assert outcome.code == 8
-    assert "plan was not made from the model 'other'" in outcome.err
+    run(*prune, "--out", "new", "--quiet").refused(8, "plan was not made from the model 'other'")
     assert not (work / "new").exists()
 
 
 def test_statistics_that_are_not_there(run: Run, work: Path) -> None:
-    outcome = run("plan", "m", "--calibration", "none", "--ratio", "0.2", "--quiet")
-    assert outcome.code == 7
-    assert outcome.err.startswith("Error: none: ")
-    assert "seap-export calibrate" in outcome.err
+    run("plan", "m", "--calibration", "none", "--ratio", "0.2", "--quiet").refused(
+        7, "none: ", "seap-export calibrate"
+    )
 
 
 def test_inspect_an_export(run: Run, done: Path) -> None:
@@ -220,9 +214,7 @@ def test_inspect_a_variant_without_a_finite_logit(run: Run, done: Path) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | {"verdict": "failed", "max_abs": None}))
     assert "parity: failed, max abs -" in run("inspect", "out/a-0.2").out.splitlines()
     path.write_text("{")
-    outcome = run("inspect", "out/a-0.2")
-    assert outcome.code == 7
-    assert outcome.err.startswith("Error: out/a-0.2/parity.json: not a readable JSON file (")
+    run("inspect", "out/a-0.2").refused(7, "out/a-0.2/parity.json: not a readable JSON file (")
 
 
 @pytest.mark.parametrize(("path", "kind"), [("m", "dense"), ("out/a-0.2/hf", "pruned")])
@@ -242,9 +234,7 @@ def test_inspect_a_gguf(run: Run, smollm2_gguf: Path) -> None:
 
 
 def test_inspect_something_else(run: Run, work: Path) -> None:
-    outcome = run("inspect", "a.jsonl")
-    assert outcome.code == 8
-    assert outcome.err.startswith("Error: a.jsonl: not an export, ")
+    run("inspect", "a.jsonl").refused(8, "a.jsonl: not an export, ")
 
 
 @pytest.mark.parametrize(
@@ -287,10 +277,7 @@ def test_convert_to_another_precision(
     ],
 )
 def test_convert_refuses_a_precision(run: Run, done: Path, work: Path, options: tuple[str, ...], message: str) -> None:
-    outcome = run("convert", "out/a-0.2/hf", *options, "--out", "new", "--quiet")
-    assert outcome.code == 2
-    assert message in outcome.err
-    assert outcome.err.count("\n") == 1
+    run("convert", "out/a-0.2/hf", *options, "--out", "new", "--quiet").refused(2, message)
     assert not (work / "new").exists()
 
 

@@ -157,10 +157,7 @@ def test_a_router_that_leads_nowhere(run: Run, done: Path) -> None:
     values["variants"]["0.2"]["a"] = "c-0.2"
     path.write_text(json.dumps(values))
     record_again(done)
-    outcome = run("validate", "out", "--check", "router", "--quiet")
-    assert outcome.code == 7
-    assert outcome.err.startswith("Error: router: router.json ")
-    assert "'c-0.2'" in outcome.err
+    run("validate", "out", "--check", "router", "--quiet").refused(7, "router: router.json ", "'c-0.2'")
 
 
 def test_a_dense_model_that_cannot_serve_is_refused_before_anything_is_run(run: Run, done: Path, work: Path) -> None:
@@ -192,9 +189,9 @@ def test_quality_and_speed_against_the_dense_model(run: Run, done: Path, work: P
 
     outcome = run("validate", "out/a-0.4", *QUICK, "--dense", "m", "--max-kl", "1e-9", "--quiet")
     assert outcome.code == 4
-    outcome = run("validate", "out/a-0.4", *QUICK, "--dense", "m", "--max-bytes-ratio", "0.01", *speed[2:], "--quiet")
-    assert outcome.code == 5
-    assert outcome.err.startswith("Error: a-0.4: speed: ")
+    run("validate", "out/a-0.4", *QUICK, "--dense", "m", "--max-bytes-ratio", "0.01", *speed[2:], "--quiet").refused(
+        5, "a-0.4: speed: "
+    )
 
 
 @pytest.mark.parametrize(
@@ -250,9 +247,7 @@ def test_a_job_summary_is_written_where_github_says(
 def test_prompts_of_ones_own_need_no_statistics(run: Run, done: Path, work: Path) -> None:
     (work / "prompts.txt").write_text("the cat sat\n\na dog ran far\n")
     shutil.copytree(done / "a-0.2", work / "alone")
-    outcome = run("validate", "alone", "--check", "parity", "--quiet")
-    assert outcome.code == 7
-    assert "--prompt-file" in outcome.err
+    run("validate", "alone", "--check", "parity", "--quiet").refused(7, "--prompt-file")
     outcome = run("validate", "alone", *QUICK[2:], "--prompt-file", "prompts.txt", "--json", "--quiet")
     assert outcome.code == 0, outcome.err
     report = json.loads(outcome.out)
@@ -303,12 +298,10 @@ def test_a_golden_is_kept_and_compared(run: Run, done: Path, work: Path) -> None
         assert outcome.code == 0, outcome.err
         assert outcome.out.startswith("golden passed: max abs ")
     flip_a_weight(done / "a-0.2", "model.layers.1.mlp.up_proj.weight.packed")
-    outcome = run("validate", "out/a-0.2", "--against-golden", "a.npz", "--quiet")
-    assert outcome.code == 7
-    assert "not the file that a.npz was made from" in outcome.err
-    outcome = run("validate", "out/a-0.2", "--against-golden", "a.jsonl", "--quiet")
-    assert outcome.code == 2
-    assert "a.jsonl: not a golden file (" in outcome.err
+    run("validate", "out/a-0.2", "--against-golden", "a.npz", "--quiet").refused(
+        7, "not the file that a.npz was made from"
+    )
+    run("validate", "out/a-0.2", "--against-golden", "a.jsonl", "--quiet").refused(2, "a.jsonl: not a golden file (")
 
 
 @pytest.mark.parametrize("kind", ["array", "object array", "damaged"])
@@ -332,9 +325,7 @@ def test_no_golden_of_what_fails(run: Run, done: Path, work: Path) -> None:
 
 
 def test_a_validation_that_checks_nothing_proves_nothing(run: Run, done: Path) -> None:
-    outcome = run("validate", "out/a-0.2", "--check", "router", "--quiet")
-    assert outcome.code == 2
-    assert outcome.err.startswith("Error: out/a-0.2: router ")
+    run("validate", "out/a-0.2", "--check", "router", "--quiet").refused(2, "out/a-0.2: router ")
 
 
 def test_progress_is_told(run: Run, done: Path) -> None:

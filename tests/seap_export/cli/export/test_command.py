@@ -216,11 +216,7 @@ def test_another_limit_redoes_only_parity(run: Run, done: Path, work: Path) -> N
 
 def test_force_leaves_no_variant_behind_without_its_statistics(run: Run, done: Path) -> None:
     before = tree(done)
-    outcome = run(*ONE, "--set", "seed=1", "--force", "--quiet")
-
-    assert outcome.code == 2
-    assert outcome.err.startswith("Error: --force would replace ")
-    assert "out/a-0.4" in outcome.err
+    run(*ONE, "--set", "seed=1", "--force", "--quiet").refused(2, "--force would replace ", "out/a-0.4")
     assert tree(done) == before
     assert run("calibrate", "m", "--task", "a=a.jsonl", "--seed", 1, "--out", "out", "--force").code == 2
     assert tree(done) == before
@@ -240,14 +236,10 @@ def test_a_folder_of_another_model_is_refused(run: Run, done: Path, work: Path) 
 
 def test_a_damaged_manifest_is_noticed(run: Run, done: Path) -> None:
     (done / "manifest.json").write_text("{")
-    outcome = run(*ALL, "--quiet")
-    assert outcome.code == 7
-    assert outcome.err.startswith("Error: out/manifest.json: not a readable JSON file (")
+    run(*ALL, "--quiet").refused(7, "out/manifest.json: not a readable JSON file (")
 
     (done / "manifest.json").write_text('{"schema": "seap-export/manifest/3"}')
-    outcome = run(*ALL, "--quiet", "--force")
-    assert outcome.code == 7
-    assert outcome.err == "Error: out/manifest.json: damaged; move the folder away and export again\n"
+    run(*ALL, "--quiet", "--force").refused(7, "out/manifest.json: damaged; move the folder away and export again")
 
 
 def test_a_parity_failure_stays_one(run: Run, work: Path) -> None:

@@ -164,15 +164,13 @@ def test_evaluate_and_generate(run: Run, uniform: Path) -> None:
 
 def test_what_would_shrink_layers_unlike_each_other_is_refused(run: Run, work: Path) -> None:
     (work / "mine.toml").write_text("[sparsity]\nprotect_first = 1\n")
-    outcome = run(*EXPORT, "--recipe", "mine.toml")
-    assert outcome.code == 2
-    assert outcome.err.startswith("Error: mine.toml:1: sparsity: ")
+    run(*EXPORT, "--recipe", "mine.toml").refused(2, "mine.toml:1: sparsity: ")
     assert not (work / "out").exists()
 
 
 def test_a_ratio_out_of_reach_is_refused_before_any_work(run: Run, work: Path) -> None:
     (work / "mine.toml").write_text("align = 64\n")
-    outcome = run(*EXPORT, "--ratio", "0.95", "--recipe", "mine.toml", "-q")
-    assert outcome.code == 2
-    assert "ratio 0.95 cannot be reached: with 0 protected layers and multiples of 64" in outcome.err
+    run(*EXPORT, "--ratio", "0.95", "--recipe", "mine.toml", "-q").refused(
+        2, "ratio 0.95 cannot be reached: with 0 protected layers and multiples of 64"
+    )
     assert not (work / "out").exists()
