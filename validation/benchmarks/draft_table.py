@@ -8,19 +8,22 @@ the target computes all of them in one call, and keeps those that it would have 
 (https://arxiv.org/abs/2211.17192). A guess counts only if all before it were right, so the number of rounds follows
 from whether the draft knows each next token of the target's text. The expected speed-up is the time of the target's
 steps over that of the rounds, for the best `k`.
+
+A draft may lack tokens of the target's vocabulary, which it never guesses and reads as its first token.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from seap_export.activations.statistics import Calibration
 from seap_export.runtime.files import load_tokenizer
@@ -28,7 +31,7 @@ from validation.execution import Execution
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner, open_onnx_runtime
 from validation.runtimes.runner import Opening
 
-__all__ = ["draft_table", "rounds"]
+__all__ = ["draft_table", "rounds", "shared_numbers"]
 
 #: The most tokens that are guessed in one round.
 _MOST = 8
@@ -37,10 +40,14 @@ Guessed = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class _Text:
-    """A prompt, and what the target answers, as token ids."""
+    """A prompt, and what the target answers, as token ids; -1 is a token that a draft lacks."""
 
     prompt: list[int]
     answer: list[int]
+
+    def renumbered(self, numbers: Mapping[int, int]) -> _Text:
+        """In another vocabulary."""
+        return _Text(*([numbers.get(token, -1) for token in tokens] for tokens in (self.prompt, self.answer)))
 
 
 @click.command()
@@ -69,9 +76,10 @@ def draft_table(
         tokenizer = load_tokenizer(path)
         texts = [_answered(runner, tokenizer.encode(prompt).ids[-256:], tokens) for prompt in held_out]
         for draft, other in _named(drafts):
-            guesser = _open(other, threads)
-            guessed = [_guessed(guesser, text) for text in texts]
-            steps, guess = _times([runner, guesser], texts[0], runs)
+            guesser, numbers = _open(other, threads), shared_numbers(tokenizer, load_tokenizer(other))
+            known = [text.renumbered(numbers) for text in texts]
+            guessed = [_guessed(guesser, text) for text in known]
+            steps, guess = _times([(runner, texts[0]), (guesser, known[0])], runs)
             answers = sum(map(len, guessed))
             per_round = {k: answers / sum(rounds(right, k) for right in guessed) for k in range(1, _MOST + 1)}
             gains = {k: count * steps[1] / (k * guess[1] + steps[k + 1]) for k, count in per_round.items()}
@@ -126,20 +134,26 @@ def _answered(runner: OnnxRunner, prompt: list[int], tokens: int) -> _Text:
 
 def _guessed(runner: OnnxRunner, text: _Text) -> Guessed:
     """Whether the draft knows each token of the answer after the first, which the prompt gives."""
-    ids = np.array([text.prompt + text.answer[:-1]])
+    ids = np.maximum([text.prompt + text.answer[:-1]], 0)
     likely = runner.prefill(ids, [ids.shape[1]])[0, len(text.prompt) :].argmax(-1)
     return np.asarray(likely == text.answer[1:], bool)
 
 
-def _times(runners: Sequence[OnnxRunner], text: _Text, runs: int) -> list[dict[int, float]]:
+def shared_numbers(target: Tokenizer, draft: Tokenizer) -> dict[int, int]:
+    """The draft's token id for each of the target's that it has."""
+    ids = draft.get_vocab()
+    return {token: ids[text] for text, token in target.get_vocab().items() if text in ids}
+
+
+def _times(runners: Sequence[tuple[OnnxRunner, _Text]], runs: int) -> list[dict[int, float]]:
     """Median seconds of a call with 1, 2, ... new tokens after the prompt; all take turns."""
     lengths = range(1, _MOST + 2)
     times: list[dict[int, list[float]]] = [{length: [] for length in lengths} for _ in runners]
     for _ in range(runs):
-        for runner, seconds in zip(runners, times, strict=True):
-            runner.prefill(np.array([text.prompt]), [len(text.prompt)], sum(lengths))
+        for (runner, text), seconds in zip(runners, times, strict=True):
+            runner.prefill(np.maximum([text.prompt], 0), [len(text.prompt)], sum(lengths))
             for length in lengths:
-                ids = np.array([(text.answer * length)[:length]])
+                ids = np.maximum([(text.answer * length)[:length]], 0)
                 seconds[length].append(_seconds(lambda ids=ids, runner=runner: runner.append(ids)))  # type: ignore[misc]
     return [{length: statistics.median(each) for length, each in seconds.items()} for seconds in times]
 

@@ -1,11 +1,13 @@
-"""How many calls of the target an answer takes."""
+"""How many calls of the target an answer takes, and a draft with fewer tokens."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
-from validation.benchmarks.draft_table import rounds
+from validation.benchmarks.draft_table import rounds, shared_numbers
 
 
 @pytest.mark.parametrize(
@@ -22,3 +24,11 @@ from validation.benchmarks.draft_table import rounds
 )
 def test_a_call_ends_at_the_first_wrong_guess(right: str, k: int, calls: int) -> None:
     assert rounds(np.array([letter == "1" for letter in right], bool), k) == calls
+
+
+def test_tokens_are_those_of_the_same_text() -> None:
+    target, draft = (
+        Tokenizer(WordLevel({word: number for number, word in enumerate(words.split())}, unk_token="a"))
+        for words in ("a b c d", "a c d")
+    )
+    assert shared_numbers(target, draft) == {0: 0, 2: 1, 3: 2}
