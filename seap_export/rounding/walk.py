@@ -170,8 +170,11 @@ class RoundedLayers:
     ) -> dict[str, torch.Tensor]:
         """Rounds the projections at the start of a sublayer, which share their input, so that they give the same."""
         sums = CovarianceAccumulator()
-        for floats, rounded, weights in zip(self._floats.streams, self._rounded.streams, self._weights, strict=True):
-            sums.update(exact.read(output, rounded), exact.read(output, floats), weights)
+        for batch_index, weights in enumerate(self._weights):
+            inputs, targets = (
+                exact.read(output, hidden.read(exact, output, batch_index)) for hidden in (self._rounded, self._floats)
+            )
+            sums.update(inputs, targets, weights)
         mean, float_mean = sums.mean(), sums.target_mean()
         covariance, cross = sums.covariance(), sums.cross_covariance()
         tensors_rounded: dict[str, torch.Tensor] = {}

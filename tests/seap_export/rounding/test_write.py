@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from support.calibration import (
     BATCH_TOKENS,
     TOKEN_IDS,
@@ -173,6 +173,23 @@ def test_it_goes_on_where_it_was_interrupted(
         assert layers == [0, 1, 2]
         assert file_contents(folder) == expected
     assert call > 20
+
+
+def test_a_sublayer_beside_another_is_fitted_to_what_it_reads(made: Callable[[str], Made], tmp_path: Path) -> None:
+    """The MLP of a first layer reads the embeddings, whatever attention adds to them."""
+    folder, statistics = made("cohere-all")
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    changed = load_file(other / "model.safetensors")
+    changed["model.layers.0.self_attn.o_proj.weight"] *= 2
+    save_file(changed, other / "model.safetensors", metadata={"format": "pt"})
+    one, two = (
+        tensors(rounded((model, statistics), tmp_path / name, BlockQuantization(4, embeddings=False)))
+        for name, model in (("one", folder), ("two", other))
+    )
+    for projection in ("gate_proj", "up_proj"):
+        name = f"model.layers.0.mlp.{projection}.weight"
+        assert torch.equal(one[name], two[name])
 
 
 def test_a_calibration_of_another_vocabulary_is_refused(made: Callable[[str], Made], tmp_path: Path) -> None:
