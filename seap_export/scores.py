@@ -98,7 +98,7 @@ def expert_scores(score: ExpertScore, experts: Experts, sample: RoutingSample, s
         sample: Some tokens.
         seed: For `random`.
     """
-    weights = routing_weights(sample.logits, experts).double()
+    weights = routing_weights(sample.logits, experts, sample.selection_bias).double()
     tokens = (weights > 0.0).double().sum(0)
     if score == "frequency":
         scores = tokens

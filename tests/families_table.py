@@ -183,8 +183,8 @@ of each were exported in both layouts and every precision, and compared with tra
 release 5 and in 4.57, which lacks the class where it says `no`. `GenAI`: ONNX Runtime GenAI generates with it. `GGUF`:
 a GGUF file of it can be read. `-`: not run.
 
-`olmo2`, `olmo3` and `olmoe` normalise all heads as one vector, so their attention stays whole. So does
-Mamba-2 in `bamba` and `granitemoehybrid`, whose norms run over several heads.
+`olmo2`, `olmo3`, `olmoe`, `flex_olmo` and `minimax_m2` normalise all heads as one vector, so their attention stays
+whole. So does Mamba-2 in `bamba` and `granitemoehybrid`, whose norms run over several heads.
 """
 _FIGURES = """# Families: figures
 
@@ -196,7 +196,8 @@ Every family has micro models, with each of its features alone and all at once. 
 in both layouts and are converted to the other forms. Figures are the worst over a family's models, between ONNX
 Runtime on the CPU and transformers in torch: for fp32 (`fused`, `standard` and `uniform`) the largest difference of a
 logit, for fp16, int8 and int4 the mean KL divergence in nats per token. All but mixtures of experts are written in
-bf16 for CUDA, too, not run. `-`: not run.
+bf16 for CUDA, too, not run. `-`: not run. In fp16, a router that is nearly tied may send a token to another expert,
+which shows in the figures of `ernie4_5_moe`, `exaone_moe` and `minimax_m2`.
 """
 _REFUSED = """
 ## What is refused

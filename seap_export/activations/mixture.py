@@ -36,7 +36,8 @@ class ExpertStatistics:
 
     def shares(self, experts: Experts) -> torch.Tensor:
         """The fraction of the tokens that reach each expert, float64 [experts]."""
-        return (routing_weights(self.sample.logits, experts) > 0.0).double().T @ self.weights
+        weights = routing_weights(self.sample.logits, experts, self.sample.selection_bias)
+        return (weights > 0.0).double().T @ self.weights
 
 
 class Mixture:
@@ -102,7 +103,9 @@ class Mixture:
             torch.full((len(samples[task].logits),), p / len(samples[task].logits), dtype=torch.float64)
             for task, p in self.probabilities.items()
         ]
-        joined = (torch.cat([getattr(one, part) for one in samples.values()]) for part in ("logits", "products"))
+        logits, products = (
+            torch.cat([getattr(sample, part) for sample in samples.values()]) for part in ("logits", "products")
+        )
 
         def moment(expert: int) -> torch.Tensor:
             parts = (
@@ -111,7 +114,8 @@ class Mixture:
             )
             return functools.reduce(torch.Tensor.add_, parts)
 
-        return ExpertStatistics(RoutingSample(*joined), torch.cat(weights), moment)
+        bias = next(iter(samples.values())).selection_bias
+        return ExpertStatistics(RoutingSample(logits, products, bias), torch.cat(weights), moment)
 
     def scarce_experts(self, spec: ModelSpec) -> tuple[int, int]:
         """How many experts of a model get fewer tokens than they have neurons, and how many there are."""

@@ -16,7 +16,7 @@ from seap_export.activations.covariance import pack_symmetric
 from seap_export.families import Experts
 from seap_export.layers.hidden_states import HiddenStates, SublayerPass
 from seap_export.layers.layer import DecoderLayer
-from seap_export.layers.sublayers.experts import expert_channels, expert_outputs, routing_weights
+from seap_export.layers.sublayers.experts import expert_channels, expert_outputs, router_weights
 
 __all__ = ["RoutingObserver", "RoutingSample"]
 
@@ -34,10 +34,12 @@ class RoutingSample:
         logits: The router's product, float32 [tokens, experts].
         products: The products of what any two experts write, float32 [tokens, experts (experts + 1) / 2]: the upper
             triangles, row by row.
+        selection_bias: The bias that the choice of experts goes by, float32 [experts]; None: there is none.
     """
 
     logits: torch.Tensor
     products: torch.Tensor
+    selection_bias: torch.Tensor | None = None
 
     def gram(self) -> torch.Tensor:
         """The products as matrices, float64 [tokens, experts, experts]."""
@@ -63,7 +65,8 @@ class RoutingObserver:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The fields of the sample, and the moments, float32 [experts, neurons (neurons + 1) / 2]."""
-        return {**vars(self._sample), "moments": self._moments}
+        sample = {name: tensor for name, tensor in vars(self._sample).items() if tensor is not None}
+        return {**sample, "moments": self._moments}
 
     @staticmethod
     def numbers(experts: Experts, tokens: int) -> int:
@@ -92,15 +95,13 @@ def _sample(layer: DecoderLayer, experts: Experts, hidden: HiddenStates) -> Rout
             gram = written @ written.mT
             logits.append(layer.linear("router", x).cpu())
             products.append(gram[:, rows, columns].cpu())
-    return RoutingSample(torch.cat(logits), torch.cat(products))
+    bias = layer.tensor("selection_bias")
+    return RoutingSample(torch.cat(logits), torch.cat(products), bias if bias is None else bias.cpu())
 
 
 def _moments(layer: DecoderLayer, experts: Experts, hidden: HiddenStates) -> torch.Tensor:
     """The mean of c cᵀ over all tokens as `pack_symmetric` gives it, with c the channels of each expert."""
-    routing = [
-        routing_weights(layer.linear("router", layer.read(experts.output, stream)), experts)
-        for stream in hidden.streams
-    ]
+    routing = [router_weights(layer, experts, layer.read(experts.output, stream)) for stream in hidden.streams]
     tokens, width = sum(map(len, routing)), experts.moe_intermediate_size
     packed = torch.empty(experts.num_experts, width * (width + 1) // 2)
     for expert in range(experts.num_experts):

@@ -197,7 +197,7 @@ class Calibration:
 
     def routing(self, index: int, output: Projection) -> RoutingSample:
         """The sample of a layer's mixture of experts."""
-        parts = [f"{output}.{part}" for part in ("logits", "products")]
+        parts = (f"{output}.logits", f"{output}.products", ".selection_bias")  # which only some routers have
         return RoutingSample(*self._read(_layer_file(index), parts).values())
 
     def expert_moment(self, index: int, output: Projection, expert: int) -> torch.Tensor:

@@ -19,13 +19,13 @@ __all__ = ["PROJECTION_PATHS", "ConfigReader", "class_settings"]
 _FORMULA = re.compile(r"(\w+)(?: \*\* (-?[0-9.]+))?")
 #: Where the code of a pruned model finds the output projections.
 PROJECTION_PATHS: Mapping[Projection, str] = {name: f"{name}_path" for name in OUTPUTS}
-#: Says that the stock class makes attention as wide as the hidden states, and where its layers are.
-_RESIZED, _LAYERS = "resized_attention", "layers_path"
+#: Says that the stock class makes attention as wide as the hidden states, and where layers and shared experts are.
+_RESIZED, _LAYERS, _SHARED = "resized_attention", "layers_path", "shared_path"
 _USUAL_LAYERS = "model.layers"
 #: Keys that this package writes: these, the biases of output projections, and what vLLM multiplies logits by.
 _WRITTEN_KEYS = frozenset({
-    _RESIZED, _LAYERS, "model_type", "per_layer_config", PRUNED_FROM, "logit_scale", *PROJECTION_PATHS.values(),
-    *(f"{name}_bias" for name in OUTPUTS),
+    _RESIZED, _LAYERS, _SHARED, "model_type", "per_layer_config", PRUNED_FROM, "logit_scale",
+    *PROJECTION_PATHS.values(), *(f"{name}_bias" for name in OUTPUTS),
 })  # fmt: skip
 
 
@@ -163,6 +163,8 @@ def class_settings(family: Family) -> dict[str, Any]:
     }
     layers = family.names["layer"].partition(".{layer}")[0]
     paths |= {} if layers == _USUAL_LAYERS else {_LAYERS: layers}
+    if family.experts is not None and family.experts.shared_number:
+        paths[_SHARED] = family.names["shared_down_proj"].rpartition(".")[0]
     return {**paths, **({_RESIZED: True} if family.attention_fills_hidden_size else {})}
 
 

@@ -101,6 +101,7 @@ class Family:
         intermediate_factor: How many neurons there are for each channel of the hidden states where `intermediate_size`
             does not say it; 0: it must.
         position_offset: The row of position 0 in the embedding of positions, if `names` has one (`positions`).
+        further_layers: Whether checkpoints have layers after the last one, which are left out.
         buffers: What the names of tensors in checkpoints end with that hold no weights.
         transposed: Whether projections are stored with their inputs first.
         fused_rows: How fused projections are stored, unless all rows of one follow those of another.
@@ -139,6 +140,7 @@ class Family:
     head_dim_is_derived: bool = False
     intermediate_factor: int = 0
     position_offset: int = 0
+    further_layers: bool = False
     buffers: tuple[str, ...] = ()
     transposed: bool = False
     fused_rows: Mapping[str, FusedRows] = field(default_factory=dict)
@@ -260,9 +262,12 @@ def _lacking(
     lacking |= {one for kind, keys in _OF_KINDS.items() if kind not in kinds for one in keys}
     if experts is None:
         lacking |= set(ROUTED)
-    elif experts.layers == "all":
+    elif experts.are_everywhere:
         lacking |= set(DENSE)
-    lacking |= set(SHARED) if experts is None or experts.shared is None else set()
+    if experts is None or not experts.have_shared:
+        lacking |= set(SHARED)
+    elif not experts.shared_scale:
+        lacking.add("shared_gate")
     return frozenset(lacking)
 
 

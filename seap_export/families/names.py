@@ -95,6 +95,7 @@ _INNER: Mapping[str, str] = {
     "delta_dt_bias": "linear_attn.dt_bias",
     "delta_norm": "linear_attn.norm.weight",
     "router": "mlp.gate",
+    "selection_bias": "mlp.gate.selection_bias",
     **{f"experts_{name}": f"mlp.experts.{name}" for name in DENSE},
     "shared_gate": "mlp.shared_expert_gate",
     **{f"shared_{name}": f"mlp.shared_expert.{name}" for name in DENSE},

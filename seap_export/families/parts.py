@@ -219,20 +219,53 @@ class Routing:
     Attributes:
         module: The torch module of the mixture in transformers 5; its `experts` hold gate and up of all in one tensor.
         router: The name of the router in it.
-        layers: All of them, or those that `decoder_sparse_step` and `mlp_only_layers` leave (`step`).
+        first: Key of the first layer that has one.
+        last: Key of the last one; -1: it is the last layer.
+        step: Key of the number n where only each n-th layer has one.
+        dense: Key of the indices of layers that have none.
+        types: Key of what the layers have, `sparse` or `dense`; where it is given, it counts alone.
+        scores: What the router's products become: probabilities of all experts, or one number for each by itself.
         normalised: Whether the weights of a token's experts are divided by their sum, or the key that says so.
-        shared: The key of the number of neurons of a shared expert; None: there is none.
+        scaling: Key of the factor on the weights.
+        selection_bias: The name in `module` of a bias that only the choice of experts goes by; its stored name is the
+            `selection_bias` of `names`.
+        bias_is_row: Whether that bias is stored as a matrix with one row.
+        shared: The key of the number of neurons of a shared expert.
+        shared_number: The key of the number of shared experts of the same size as others, which are stored as one.
+        shared_scale: Whether the shared expert is scaled by a product of its input.
     """
 
     module: str
     router: str = "gate"
-    layers: Literal["all", "step"] = "all"
+    first: str = ""
+    last: str = ""
+    step: str = ""
+    dense: str = ""
+    types: str = ""
+    scores: Literal["softmax", "sigmoid"] = "softmax"
     normalised: bool | str = True
-    shared: str | None = None
+    scaling: str = ""
+    selection_bias: str = ""
+    bias_is_row: bool = False
+    shared: str = ""
+    shared_number: str = ""
+    shared_scale: bool = False
 
     def __post_init__(self) -> None:
-        if self.layers not in ("all", "step"):
-            raise ValueError(f"experts.layers cannot be '{self.layers}'")
+        if self.scores not in ("softmax", "sigmoid"):
+            raise ValueError(f"experts.scores cannot be '{self.scores}'")
+        if self.shared and self.shared_number:
+            raise ValueError("experts: either shared or shared_number")
+
+    @property
+    def are_everywhere(self) -> bool:
+        """Whether all layers have a mixture."""
+        return not (self.first or self.last or self.step or self.dense or self.types)
+
+    @property
+    def have_shared(self) -> bool:
+        """Whether there are shared experts."""
+        return bool(self.shared or self.shared_number)
 
 
 @dataclass(frozen=True)

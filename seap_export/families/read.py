@@ -259,7 +259,10 @@ def _layer(
             num_experts=size("num_experts"),
             moe_intermediate_size=size("moe_intermediate_size"),
             experts_per_token=config.positive("num_experts_per_tok"),
+            scores=rules.scores,
             is_normalised=_are_normalised(config, rules.normalised),
+            scaling=config.number(rules.scaling, 1.0) if rules.scaling else 1.0,
+            has_selection_bias=bool(rules.selection_bias),
             activation=_activation(config),
         )
 
@@ -270,10 +273,16 @@ def _layer(
     before = (first, *(replace(other, beside=True) for other in others))
     if family.experts is not None and _has_experts(config, family.experts, index):
         routed = wired(experts(family.experts))
-        if family.experts.shared is None:
+        rules = family.experts
+        config.get("intermediate_size")  # of the layers without experts, if there are any
+        number = config.get(rules.shared_number, 0) if rules.shared_number else 0
+        if not (rules.shared or number):
             return LayerSpec((*before, routed))
+        usual = config.positive(rules.shared_number) * config.positive("moe_intermediate_size") if number else None
         shared = SharedExpert(
-            shared_expert_intermediate_size=size(family.experts.shared), activation=_activation(config)
+            shared_expert_intermediate_size=size(rules.shared or "shared_expert_intermediate_size", usual),
+            has_scale=rules.shared_scale,
+            activation=_activation(config),
         )
         return LayerSpec((*before, routed, replace(wired(shared), beside=True)))
     usual = family.intermediate_factor * config.positive("hidden_size") or None
@@ -287,10 +296,14 @@ def _layer(
 
 def _has_experts(config: ConfigReader, rules: Routing, index: int) -> bool:
     """Whether a layer has a mixture of experts in the place of an MLP."""
-    if rules.layers == "all":
-        return True
-    dense, step = config.get("mlp_only_layers", ()), config.positive("decoder_sparse_step", 1)
-    return index not in dense and (index + 1) % step == 0
+    types = config.get(rules.types, None) if rules.types else None
+    first, last = (config.get(key, None) if key else None for key in (rules.first, rules.last))
+    dense = config.get(rules.dense, ()) if rules.dense else ()
+    step = config.positive(rules.step, 1) if rules.step else 1
+    if types is not None:
+        return bool(types[index] == "sparse")
+    is_within = (first or 0) <= index and (last is None or last < 0 or index <= last)
+    return is_within and index not in dense and (index + 1) % step == 0
 
 
 def _are_normalised(config: ConfigReader, rule: bool | str) -> bool:

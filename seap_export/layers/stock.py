@@ -116,9 +116,7 @@ class StockModel:
         model.tie_weights()  # which is else part of the initialisation
         self.model: Any = model.eval()
         self._device, self._spec, self._family = device, spec, spec.family
-        shapes = {
-            name: tuple(parameter.shape) for name, parameter in self.model.named_parameters(remove_duplicate=False)
-        }
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
         self._shapes, self._modules = shapes, ExpertModules(spec, shapes)
         if not self._modules.are_joint:
             raise EnvironmentFailure(

@@ -76,6 +76,7 @@ class ExpertModules:
         router, gate_up, down = self._parameters(index)
         parts = [[tensors.pop(part) for part in stacked[name].parts] for name in ROUTED[1:]]
         table = tensors[router] = tensors.pop(self._router(index))
+        tensors = {self._bias_in_module(index, name): tensor for name, tensor in tensors.items()}
         both, output = list(zip(*parts[:2], strict=True)), [(one,) for one in parts[2]]
         return tensors, {gate_up: ExpertMatrices(both, table.dtype), down: ExpertMatrices(output, table.dtype)}
 
@@ -84,12 +85,22 @@ class ExpertModules:
         stored = dict(shapes)
         for index, stacked in self._stacked.items():
             router, gate_up, down = self._parameters(index)
+            rules = self._family.experts
+            if rules is not None and rules.selection_bias:
+                bias = self._family.stored("selection_bias", index)
+                stored[bias] = stored.pop(self._bias_in_module(index, bias))
             stored[self._router(index)] = stored.pop(router)
             (_, both, hidden_size), (_, _, width) = stored.pop(gate_up), stored.pop(down)
             for name in ROUTED[1:3]:
                 stored |= dict.fromkeys(stacked[name].parts, (both // 2, hidden_size))
             stored |= dict.fromkeys(stacked[ROUTED[3]].parts, (hidden_size, width))
         return stored
+
+    def _bias_in_module(self, index: int, stored: str) -> str:
+        """What the module calls the bias of the choice of experts; another tensor's name stays."""
+        rules, prefix = self._family.experts, self._family.names["layer"].format(layer=index)
+        is_bias = rules is not None and rules.selection_bias and stored == self._family.stored("selection_bias", index)
+        return f"{prefix}{rules.module}.{rules.selection_bias}" if rules is not None and is_bias else stored
 
     def _router(self, index: int) -> str:
         return self._family.stored("router", index) + ".weight"

@@ -2,7 +2,7 @@
 
 `SeapXConfig` is made on demand, of the config class of transformers' `XForCausalLM`. A pruned model's config.json is
 that of its family plus `per_layer_config`. For each layer that differs, it holds the numbers of query heads, key/value
-heads, neurons and channels of a convolution, and whether compensation added a bias to an output projection.
+heads, neurons, experts and channels of a convolution, and whether compensation added a bias to an output projection.
 transformers 5.14 and later support `per_layer_config`; for earlier releases it is a plain dictionary. `layer_config`
 resolves both.
 """
@@ -64,6 +64,8 @@ class _PrunedConfig:
     mamba_out_proj_path: str = "mamba.out_proj"
     layers_path: str = "model.layers"
     conv_dim: int | None = None
+    shared_path: str | None = None
+    shared_expert_intermediate_size: int | None = None
     resized_attention: bool = False
 
     def validate_architecture(self) -> None:

@@ -54,6 +54,15 @@ def _resize_convolution(module: nn.Module, channels: int) -> None:
         module.out_proj = nn.Linear(channels, width, bias=has_bias)
 
 
+def _resize_shared(module: nn.Module, neurons: int) -> None:
+    """Gives a shared expert, which a stock class makes of several experts, its number of neurons."""
+    for name in ("gate_proj", "up_proj"):
+        linear = module.get_submodule(name)
+        setattr(module, name, nn.Linear(linear.in_features, neurons, bias=linear.bias is not None))
+    last = module.down_proj
+    module.down_proj = nn.Linear(neurons, last.out_features, bias=last.bias is not None)
+
+
 def _for_stock_class(settings: PretrainedConfig) -> PretrainedConfig:
     """A copy for the stock class: with heads that make up the hidden states, if it insists on that."""
     copied = copy.copy(settings)
@@ -115,6 +124,8 @@ def _build_layer(layer_class: type[nn.Module], config: PretrainedConfig, layer_i
         raise ValueError(f"{layer_class.__name__} of {release} does not read head_dim; install a newer release")
     if convolution is not None and settings.conv_dim is not None:
         _resize_convolution(modules[settings.out_proj_path.rpartition(".")[0]], settings.conv_dim)
+    if settings.shared_path in modules:
+        _resize_shared(modules[settings.shared_path], settings.shared_expert_intermediate_size)
     for name in ("o_proj", "down_proj", "out_proj", "delta_out_proj", "mamba_out_proj"):
         path = getattr(settings, f"{name}_path")
         if path in modules and getattr(settings, f"{name}_bias"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from seap_export.families import Attention, LayerSpec, ModelSpec
+from seap_export.families import Attention, LayerSpec, ModelSpec, SharedExpert
 from seap_export.families.config_reader import class_settings
 from seap_export.families.family import PRUNED_FROM, PRUNED_PREFIX, Family
 from seap_export.families.names import Projection
@@ -62,6 +62,7 @@ def _per_layer(source: Source, spec: ModelSpec) -> dict[str, Any]:
         **{f"{name}_bias": False for name in family.outputs},  # unless per_layer_config says otherwise
         "per_layer_config": per_layer,
         **class_settings(family),
+        **{key: size for shared in source.spec.all(SharedExpert) for key, size in shared.sizes.items()},
     }
 
 

@@ -19,7 +19,7 @@ from seap_export.families import Experts
 from seap_export.layers.hidden_states import HiddenStates, SublayerOutput
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.streams import MemoryStreams
-from seap_export.layers.sublayers.experts import expert_channels, routing_weights
+from seap_export.layers.sublayers.experts import expert_channels, router_weights
 from seap_export.shrink.refit import solved
 from seap_export.shrink.target import refit_target
 
@@ -49,8 +49,7 @@ class ExpertFit:
         self._experts, self._layer, self._changed = experts, layer, changed
         self._weights, self._lacking = list(weights), MemoryStreams(len(weights))
         self._routing = [
-            routing_weights(layer.linear("router", layer.read(experts.output, stream)), experts)
-            for stream in changed.streams
+            router_weights(layer, experts, layer.read(experts.output, stream)) for stream in changed.streams
         ]
 
     def add(self, exact: DecoderLayer, passed: SublayerOutput) -> None:

@@ -207,6 +207,8 @@ def _folder_source(folder: Path, name: str) -> Source:
         config["tie_word_embeddings"] = "lm_head.weight" not in reader.shapes()
         spec = model_spec(config)
     ignored = (*spec.family.buffers, spec.family.stored("lm_head"))  # a tied one may be stored besides
+    if spec.family.further_layers:
+        ignored += tuple(name for name in reader.shapes() if (names.layer_of(name) or 0) >= len(spec.layers))
     check_weights(reader, StoredForm(spec).shapes, str(folder), ignored)
     _refuse_other_head(reader, spec, str(folder))
     generation = folder / "generation_config.json"

@@ -29,12 +29,14 @@ class _Rows:
         rows: Which ones; None: all.
         offset: What a stored number lacks.
         is_transposed: Whether they are stored as columns.
+        is_row: Whether a vector is stored as a matrix with one row.
     """
 
     stored: str
     rows: Rows | None = None
     offset: float = 0.0
     is_transposed: bool = False
+    is_row: bool = False
 
 
 class StoredForm:
@@ -72,7 +74,8 @@ class StoredForm:
                     self._append(plain, shapes[plain], family.stored(inner, layer), offset)
                 for name in sublayer.inner_tensors():
                     plain = names.tensor(name, layer)
-                    self._append(plain, shapes[plain], family.stored(name, layer))
+                    is_row = name == "selection_bias" and family.experts is not None and family.experts.bias_is_row
+                    self._append(plain, shapes[plain], family.stored(name, layer), is_row=is_row)
             stacked = stacked_projections(spec, layer)
             for projection, whole in stacked.items():
                 plain = names.weight(projection, layer)
@@ -96,8 +99,11 @@ class StoredForm:
         else:
             self._ones[plain] = torch.ones(spec.hidden_size)
 
-    def _append(self, plain: str, shape: tuple[int, ...], stored: str, offset: float = 0.0) -> None:
-        self._parts[plain], self.shapes[stored] = _Rows(stored, offset=offset), shape
+    def _append(
+        self, plain: str, shape: tuple[int, ...], stored: str, offset: float = 0.0, *, is_row: bool = False
+    ) -> None:
+        self._parts[plain] = _Rows(stored, offset=offset, is_row=is_row)
+        self.shapes[stored] = (1, *shape) if is_row else shape
 
     def _append_projection(self, plain: str, shape: tuple[int, ...], stored: str, rows: Rows | None) -> None:
         """Appends a weight or bias, which may be some rows of a stored one."""
@@ -136,6 +142,7 @@ class StoredForm:
                 continue
             part = self._parts[name]
             rows = _transposed(stored[part.stored]) if part.is_transposed else stored[part.stored]
+            rows = rows.squeeze(0) if part.is_row else rows
             rows = rows if part.rows is None else rows[part.rows]
             tensors[name] = rows.double() + part.offset if part.offset else rows
         return tensors
@@ -171,6 +178,8 @@ def _joined(parts: Sequence[tuple[_Rows, torch.Tensor]]) -> torch.Tensor:
             tensor = tensor[torch.cat([rows[index] for index in in_order]).argsort()]
     if first.is_transposed:
         tensor = _transposed(tensor)
+    if first.is_row:
+        tensor = tensor.unsqueeze(0)
     return tensor.double() - first.offset if first.offset else tensor
 
 

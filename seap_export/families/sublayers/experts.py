@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, get_args
+from typing import ClassVar, Literal, get_args
 
 from seap_export.errors import InputError
 from seap_export.families.names import ROUTED, Norm, Projection
@@ -19,8 +19,8 @@ class Experts(Sublayer):
     """A mixture of gated MLPs.
 
     It is one wide MLP whose neurons are scaled by the router: its channels are those of the first expert, then those
-    of the second, and so on, w_e act(gate(x)) * up(x) each. The weight w_e of an expert is its probability, the
-    softmax of the router's product, and 0 for all but the `experts_per_token` most probable experts.
+    of the second, and so on, w_e act(gate(x)) * up(x) each. The weight w_e of an expert is its score, made of the
+    router's product, and 0 for all but the `experts_per_token` best experts.
 
     So gate and up have the rows of one expert after the other, and the output projection their columns.
 
@@ -28,7 +28,11 @@ class Experts(Sublayer):
         num_experts: Number of experts.
         moe_intermediate_size: Neurons of an expert.
         experts_per_token: How many experts compute a token.
+        scores: Whether the scores are probabilities, the softmax of the products, or the sigmoid of each.
         is_normalised: Whether the weights of a token's experts are divided by their sum.
+        scaling: What the weights are multiplied by after that.
+        has_selection_bias: Whether the experts with the highest sums of score and bias are chosen; their weights are
+            the scores all the same.
         activation: Of the gates.
     """
 
@@ -42,7 +46,10 @@ class Experts(Sublayer):
     num_experts: int
     moe_intermediate_size: int
     experts_per_token: int
+    scores: Literal["softmax", "sigmoid"] = "softmax"
     is_normalised: bool = True
+    scaling: float = 1.0
+    has_selection_bias: bool = False
     activation: Activation = "silu"
 
     def __post_init__(self) -> None:
@@ -86,6 +93,10 @@ class Experts(Sublayer):
         """Those of the router, and of as many experts as compute a token."""
         idle = self.num_experts - self.experts_per_token
         return self.weights(hidden_size) - idle * len(ROUTED[1:]) * self.moe_intermediate_size * hidden_size
+
+    def inner_tensors(self) -> Mapping[str, tuple[int, ...]]:
+        """The bias of the choice."""
+        return {"selection_bias": (self.num_experts,)} if self.has_selection_bias else {}
 
     def widths(self) -> Mapping[Projection, int]:
         """The experts, and their neurons."""

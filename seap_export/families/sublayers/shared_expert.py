@@ -16,10 +16,13 @@ __all__ = ["SharedExpert"]
 
 @dataclass(frozen=True, kw_only=True)
 class SharedExpert(Sublayer):
-    """A gated MLP, scaled for each token by the sigmoid of one product: s(x) act(gate(x)) * up(x) are its channels.
+    """A gated MLP, which may be scaled for each token by the sigmoid of one product, s(x).
+
+    Its channels are s(x) act(gate(x)) * up(x).
 
     Attributes:
         shared_expert_intermediate_size: Number of neurons.
+        has_scale: Whether it is scaled.
         activation: Of the gate.
     """
 
@@ -30,6 +33,7 @@ class SharedExpert(Sublayer):
     norms_around: ClassVar[tuple[Norm, Norm]] = ("post_attention_layernorm", "post_mlp_layernorm")
 
     shared_expert_intermediate_size: int
+    has_scale: bool = True
     activation: Activation = "silu"
 
     def __post_init__(self) -> None:
@@ -40,8 +44,8 @@ class SharedExpert(Sublayer):
 
     @property
     def readers(self) -> tuple[Projection, ...]:
-        """The product that scales it, gate and up."""
-        return SHARED[:-1]
+        """The product that scales it if there is one, gate and up."""
+        return SHARED[:-1] if self.has_scale else SHARED[1:-1]
 
     @property
     def scalable(self) -> Projection | None:
@@ -55,4 +59,4 @@ class SharedExpert(Sublayer):
 
     def widths(self) -> Mapping[Projection, int]:
         """One number that scales all, and the neurons."""
-        return {"shared_gate": 1, "shared_gate_proj": self.channels, "shared_up_proj": self.channels}
+        return {name: 1 if name == "shared_gate" else self.channels for name in self.readers}

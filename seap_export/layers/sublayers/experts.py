@@ -12,35 +12,68 @@ from seap_export.layers.sublayers.mlp import ACTIVATIONS
 from seap_export.layers.sublayers.operands import Operands
 
 __all__ = [
+    "chosen_experts",
     "each_expert",
     "expert_channels",
     "expert_outputs",
     "experts_channels",
     "experts_product",
+    "router_weights",
     "routing_margins",
     "routing_weights",
 ]
 
 
-def routing_weights(logits: torch.Tensor, experts: Experts) -> torch.Tensor:
+def chosen_experts(
+    logits: torch.Tensor, experts: Experts, selection_bias: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The experts that compute each token, int64 [tokens, experts_per_token], and their weights before them.
+
+    Args:
+        logits: The router's product, [tokens, experts].
+        experts: The mixture.
+        selection_bias: The bias that the choice goes by, [experts]; None: there is none.
+    """
+    scores = _scores(logits, experts)
+    if selection_bias is None:
+        weights, indices = scores.topk(experts.experts_per_token, -1)
+    else:
+        indices = (scores + selection_bias).topk(experts.experts_per_token, -1).indices
+        weights = scores.gather(-1, indices)
+    weights = weights / weights.sum(-1, keepdim=True) if experts.is_normalised else weights
+    return weights if experts.scaling == 1.0 else weights * experts.scaling, indices
+
+
+def _scores(logits: torch.Tensor, experts: Experts) -> torch.Tensor:
+    return logits.softmax(-1) if experts.scores == "softmax" else logits.sigmoid()
+
+
+def routing_weights(
+    logits: torch.Tensor, experts: Experts, selection_bias: torch.Tensor | None = None
+) -> torch.Tensor:
     """The weight of each expert for each token, float32 [tokens, experts], 0 where it does not compute the token.
 
     Args:
         logits: The router's product, float32 [tokens, experts].
         experts: The mixture.
+        selection_bias: See `chosen_experts`.
     """
-    probabilities = logits.softmax(-1)
-    chosen = probabilities.topk(experts.experts_per_token, -1)
-    weights = chosen.values / chosen.values.sum(-1, keepdim=True) if experts.is_normalised else chosen.values
-    return torch.zeros_like(probabilities).scatter(-1, chosen.indices, weights)
+    weights, indices = chosen_experts(logits, experts, selection_bias)
+    return torch.zeros_like(logits).scatter(-1, indices, weights)
+
+
+def router_weights(operands: Operands, experts: Experts, x: torch.Tensor) -> torch.Tensor:
+    """The same, given what the router reads."""
+    return routing_weights(operands.linear("router", x), experts, operands.tensor("selection_bias"))
 
 
 def routing_margins(operands: Operands, experts: Experts, stream: torch.Tensor) -> torch.Tensor:
     """By how much the router prefers the last expert of each token to the next one, float32 [tokens]."""
-    logits = operands.linear("router", operands.read(experts.output, stream))
+    logits, bias = operands.linear("router", operands.read(experts.output, stream)), operands.tensor("selection_bias")
     if experts.experts_per_token == experts.num_experts:
         return torch.full_like(logits[:, 0], torch.inf)
-    best = logits.topk(experts.experts_per_token + 1, -1).values
+    preferred = logits if bias is None else _scores(logits, experts) + bias
+    best = preferred.topk(experts.experts_per_token + 1, -1).values
     return best[:, -2] - best[:, -1]
 
 
@@ -57,7 +90,7 @@ def each_expert(
     operands: Operands, experts: Experts, x: torch.Tensor, which: Iterable[int]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The tokens that reach some experts, int64 [n] each, and their channels [n, neurons], given what is read."""
-    weights = routing_weights(operands.linear("router", x), experts)
+    weights = router_weights(operands, experts, x)
     return (expert_channels(operands, experts, x, weights, expert) for expert in which)
 
 

@@ -42,7 +42,8 @@ def mlp_channels(operands: Operands, mlp: Mlp, stream: torch.Tensor, batch: Batc
 
 
 def shared_channels(operands: Operands, shared: SharedExpert, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """The same of a shared expert, times what scales it."""
+    """The same of a shared expert, times what scales it if it is scaled."""
     x = operands.read(shared.output, stream)
     gate = ACTIVATIONS[shared.activation](operands.linear("shared_gate_proj", x))
-    return operands.linear("shared_gate", x).sigmoid() * gate * operands.linear("shared_up_proj", x)
+    gate = operands.linear("shared_gate", x).sigmoid() * gate if shared.has_scale else gate
+    return gate * operands.linear("shared_up_proj", x)

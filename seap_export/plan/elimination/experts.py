@@ -12,21 +12,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from seap_export.activations.routing import RoutingSample
 from seap_export.families import Experts
+from seap_export.layers.sublayers.experts import chosen_experts
 from seap_export.plan.elimination.channels import eliminate_channels
 
 __all__ = ["eliminate_experts", "eliminate_neurons", "routing_losses"]
 
 
 def eliminate_experts(
-    experts: Experts, logits: torch.Tensor, gram: torch.Tensor, weights: torch.Tensor
+    experts: Experts, sample: RoutingSample, weights: torch.Tensor
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """The order in which experts are worth keeping, and what is lost without the others.
 
     Args:
         experts: The mixture.
-        logits: The router's product for some tokens, [tokens, experts].
-        gram: The products of what any two experts write, float64 [tokens, experts, experts].
+        sample: Some tokens.
         weights: The weight of each token, float64 [tokens], which sum to 1.
 
     Returns:
@@ -35,11 +36,11 @@ def eliminate_experts(
         experts than compute a token, which cannot be, it is the same.
     """
     number, fewest = experts.num_experts, experts.experts_per_token
-    left, removed = list(range(number)), []
+    gram, left, removed = sample.gram(), list(range(number)), []
     losses = np.zeros(number + 1)
     while len(left) > fewest:
         tried = [
-            routing_losses(experts, logits, gram, [*left[:place], *left[place + 1 :]]) for place in range(len(left))
+            routing_losses(experts, sample, gram, [*left[:place], *left[place + 1 :]]) for place in range(len(left))
         ]
         loss = torch.stack(tried) @ weights
         place = int(loss.argmin())
@@ -49,10 +50,13 @@ def eliminate_experts(
     return np.array([*left, *reversed(removed)], np.int64), losses
 
 
-def routing_losses(experts: Experts, logits: torch.Tensor, gram: torch.Tensor, kept: list[int]) -> torch.Tensor:
-    """The squared change of each token's output where only some experts are kept, float64 [tokens]."""
+def routing_losses(experts: Experts, sample: RoutingSample, gram: torch.Tensor, kept: list[int]) -> torch.Tensor:
+    """The squared change of each token's output where only some experts are kept, float64 [tokens].
+
+    `gram` is that of the sample.
+    """
     every = list(range(experts.num_experts))
-    places, changes = zip(_routed(experts, logits, every, -1.0), _routed(experts, logits, kept, 1.0), strict=True)
+    places, changes = zip(_routed(experts, sample, every, -1.0), _routed(experts, sample, kept, 1.0), strict=True)
     place, change = torch.cat(places, 1), torch.cat(changes, 1)
     rows = gram.take_along_dim(place[:, :, None], 1).take_along_dim(place[:, None, :], 2)
     return torch.einsum("ti,tij,tj->t", change, rows, change).clamp_(min=0.0)
@@ -90,9 +94,10 @@ def eliminate_neurons(
     return np.stack(orders), losses
 
 
-def _routed(experts: Experts, logits: torch.Tensor, kept: list[int], sign: float) -> tuple[torch.Tensor, torch.Tensor]:
+def _routed(
+    experts: Experts, sample: RoutingSample, kept: list[int], sign: float
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The experts that compute each token, int64 [tokens, k], and their weights times a sign."""
-    index = torch.tensor(kept, device=logits.device)
-    chosen = logits[:, index].double().softmax(-1).topk(experts.experts_per_token, -1)
-    weights = chosen.values / chosen.values.sum(-1, keepdim=True) if experts.is_normalised else chosen.values
-    return index[chosen.indices], sign * weights
+    index, bias = torch.tensor(kept, device=sample.logits.device), sample.selection_bias
+    weights, chosen = chosen_experts(sample.logits[:, index].double(), experts, bias if bias is None else bias[index])
+    return index[chosen], sign * weights

@@ -105,9 +105,13 @@ def smallest_layer(spec: ModelSpec, layer: LayerSpec, align: int, layout: Layout
     """A layer without everything that can be removed in a layout; single channels come in multiples of `align`."""
     sublayers = []
     for whole in layer.sublayers:
-        smallest = whole if whole.whole_because else options_type(whole).smallest(whole, align)
-        is_loaded = layout == "per-layer" or options_type(whole).is_loaded(spec, smallest)
-        sublayers.append(smallest if is_loaded else whole)
+        kind = options_type(whole)
+        if whole.whole_because:
+            sublayers.append(whole)
+        elif layout == "per-layer":
+            sublayers.append(kind.smallest(whole, align))
+        else:
+            sublayers.append(kind.smallest_loaded(spec, whole, align))
     return LayerSpec(tuple(sublayers))
 
 

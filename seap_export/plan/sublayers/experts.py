@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from seap_export.activations.mixture import ExpertStatistics, Mixture
-from seap_export.families import Experts
+from seap_export.families import Experts, ModelSpec
 from seap_export.families.names import Projection
 from seap_export.plan.cost import CostModel
 from seap_export.plan.elimination.experts import eliminate_experts, eliminate_neurons
@@ -86,8 +86,8 @@ class KeptExperts(Kept):
         return (starts[:, None] + torch.tensor(self.expert_neurons)).flatten()
 
     def rows(self, dense: Experts, name: Projection | str) -> torch.Tensor:
-        """The router has a row for each expert."""
-        return torch.tensor(self.experts) if name == "router" else self.channels(dense)
+        """The router has a row for each expert, and so has the bias of its choice."""
+        return torch.tensor(self.experts) if name in ("router", "selection_bias") else self.channels(dense)
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +156,7 @@ class ExpertOptions(Options[Experts]):
     ) -> Self:
         """One after another, the expert goes without which the output changes least; and neurons as those of MLPs."""
         sample, weights = statistics.sample, statistics.weights
-        order, losses = eliminate_experts(dense, sample.logits, sample.gram(), weights)
+        order, losses = eliminate_experts(dense, sample, weights)
         neurons = eliminate_neurons(dense, weight, statistics.moment, ridge, statistics.shares(dense).tolist())
         return cls(dense, hidden_size, order, losses, *neurons)
 
@@ -170,6 +170,20 @@ class ExpertOptions(Options[Experts]):
         """The orders and the losses."""
         arrays = (self.order, self.loss_of, self.neuron_order, self.neuron_loss)
         return {name: torch.from_numpy(array.copy()) for name, array in zip(_TENSORS, arrays, strict=True)}
+
+    @classmethod
+    def is_loaded(cls, spec: ModelSpec, shrunk: Experts) -> bool:
+        """Not with fewer neurons where the class makes a shared expert of several of these."""
+        rules = spec.family.experts
+        is_free = rules is None or not rules.shared_number
+        return is_free or shrunk.moe_intermediate_size == spec.first(Experts).moe_intermediate_size
+
+    @classmethod
+    def smallest_loaded(cls, spec: ModelSpec, dense: Experts, align: int) -> Experts:
+        """Fewer experts, and fewer neurons if the class takes them."""
+        smallest = cls.smallest(dense, align)
+        whole = replace(smallest, moe_intermediate_size=dense.moe_intermediate_size)
+        return smallest if cls.is_loaded(spec, smallest) else whole
 
     @classmethod
     def about(cls, dense: Experts, fraction: float) -> Experts:

@@ -104,6 +104,12 @@ class Options(ABC, Generic[S]):
         return True
 
     @classmethod
+    def smallest_loaded(cls, spec: ModelSpec, dense: S, align: int) -> S:
+        """The smallest form that the class takes so."""
+        smallest = cls.smallest(dense, align)
+        return smallest if cls.is_loaded(spec, smallest) else dense
+
+    @classmethod
     def beyond_weights(cls, sublayer: S, cost: CostModel) -> int:
         """What a sublayer costs besides its weights."""
         return 0

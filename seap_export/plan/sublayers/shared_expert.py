@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from seap_export.families import SharedExpert
+from seap_export.families import ModelSpec, SharedExpert
 from seap_export.families.names import Projection
 from seap_export.plan.sublayers.channels import ChannelOptions
 from seap_export.plan.sublayers.kept import Kept, sorted_indices
@@ -53,6 +53,13 @@ class SharedOptions(ChannelOptions[SharedExpert]):
     scores_name = "shared_neurons"
     size_key = "shared_expert_intermediate_size"
     tensor_names = ("shared_order", "shared_loss")
+
+    @classmethod
+    def is_loaded(cls, spec: ModelSpec, shrunk: SharedExpert) -> bool:
+        """Not where the class makes it of a number of experts."""
+        rules, dense = spec.family.experts, spec.first(SharedExpert)
+        is_free = rules is None or not rules.shared_number
+        return is_free or shrunk.shared_expert_intermediate_size == dense.shared_expert_intermediate_size
 
     def _kept(self, channels: tuple[int, ...]) -> KeptShared:
         return KeptShared(channels)

@@ -60,7 +60,9 @@ def test_tensors_are_those_of_the_transformers_model(variation: str) -> None:
 @pytest.mark.parametrize("variation", VARIATIONS)
 def test_parameters_are_counted_as_torch_counts_them(variation: str) -> None:
     config = micro_config(**VARIATIONS[variation])
-    assert model_spec(config).num_parameters() == sum(p.numel() for p in meta_model(config).parameters())
+    model = meta_model(config)
+    biases = [buffer for name, buffer in model.named_buffers() if name.endswith("bias")]  # of the choice of experts
+    assert model_spec(config).num_parameters() == sum(tensor.numel() for tensor in [*model.parameters(), *biases])
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])

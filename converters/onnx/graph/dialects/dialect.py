@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from converters.onnx.graph.dialects.cuda import CudaDialect
 from converters.onnx.graph.dialects.fused import FusedDialect
-from converters.onnx.graph.dialects.mixtures import Matrix
+from converters.onnx.graph.dialects.mixtures import Matrix, Routed
 from converters.onnx.graph.dialects.standard import StandardDialect
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import Attended, Convolved, Kernels, KeyValues, Norm, Recurred, Recurrence
@@ -39,14 +39,14 @@ class Dialect(Protocol):
         """`up` times the activation of `gate`; both have `width` channels."""
 
     def experts(
-        self, experts: Experts, x: ir.Value, logits: ir.Value, matrices: tuple[Matrix, Matrix], name: str
+        self, experts: Experts, x: ir.Value, routed: Routed, matrices: tuple[Matrix, Matrix], name: str
     ) -> ir.Value:
         """What a mixture of experts writes, [batch_size, sequence_length, hidden_size].
 
         Args:
             experts: The mixture.
             x: What it reads, [batch_size, sequence_length, hidden_size].
-            logits: The router's product, [tokens, experts].
+            routed: What the router gives.
             matrices: Those of gate and up, whose rows take turns, and those of the output projection.
             name: Name of the node.
         """

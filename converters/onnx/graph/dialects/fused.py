@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from converters.onnx.graph.dialects.convolved import ConvolutionStates, swapped
-from converters.onnx.graph.dialects.mixtures import Matrix, fused_experts
+from converters.onnx.graph.dialects.mixtures import Matrix, Routed, fused_experts
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
 from converters.onnx.graph.operators import (
     Attended,
@@ -67,10 +67,10 @@ class FusedDialect:
                 return activation(self._g, kind, x, name)
 
     def experts(
-        self, experts: Experts, x: ir.Value, logits: ir.Value, matrices: tuple[Matrix, Matrix], name: str
+        self, experts: Experts, x: ir.Value, routed: Routed, matrices: tuple[Matrix, Matrix], name: str
     ) -> ir.Value:
         """A single node."""
-        return fused_experts(self._g, experts, x, logits, matrices, name)
+        return fused_experts(self._g, experts, x, routed, matrices, name)
 
     def tied_head(self, x: ir.Value, table: ir.Value, name: str) -> ir.Value:
         """A product without a transposed copy of the table."""

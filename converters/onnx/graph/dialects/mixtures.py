@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
@@ -10,25 +11,49 @@ import onnx_ir as ir
 
 from converters.onnx.graph.blocks import QuantizedWeight
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
-from converters.onnx.graph.operators import multiply
+from converters.onnx.graph.operators import add, cast, multiply, scaled
 from seap_export.families import Experts
 
-__all__ = ["Matrix", "fused_experts", "standard_experts"]
+__all__ = ["Matrix", "Routed", "fused_experts", "standard_experts"]
 
 #: The matrices of all experts, [experts, out, in].
 Matrix: TypeAlias = ir.Value | QuantizedWeight
 #: The accuracy level at which experts of 4 bits are multiplied in int8; those of 8 bits always are.
 _INT8_ACTIVATIONS = 4
+#: A logit whose probability is 0, and which float16 has.
+_NEVER = -10_000.0
+
+
+@dataclass(frozen=True)
+class Routed:
+    """What a router gives.
+
+    Attributes:
+        logits: Its products, [tokens, experts].
+        dtype: Theirs.
+        selection_bias: What is added to the scores where experts are chosen, float32 [experts]; None: nothing.
+    """
+
+    logits: ir.Value
+    dtype: ir.DataType
+    selection_bias: ir.Value | None = None
 
 
 def fused_experts(
-    g: GraphBuilder, experts: Experts, x: ir.Value, logits: ir.Value, matrices: tuple[Matrix, Matrix], name: str
+    g: GraphBuilder, experts: Experts, x: ir.Value, routed: Routed, matrices: tuple[Matrix, Matrix], name: str
 ) -> ir.Value:
     """A single node, which chooses the experts and computes no others; see `Dialect.experts`.
 
-    Its kernels agree on weights that sum to 1 only (those of the CPU in 1.31 get others wrong), so that a sum of less
-    is multiplied afterwards.
+    Its kernels agree on weights that sum to 1 only (those of the CPU in 1.31 get others wrong), so that another sum is
+    multiplied afterwards. They know the softmax alone: of other scores they get the
+    logarithms of those that are chosen.
     """
+    is_usual = _is_usual(experts)
+    logits, factor = routed.logits, None
+    if not (is_usual and experts.is_normalised):
+        chosen, indices = _chosen(g, experts, routed, name)
+        factor = None if experts.is_normalised else _sum(g, chosen, routed, f"{name}.sum", is_usual=is_usual)
+        logits = logits if is_usual else _logarithms(g, chosen, indices, routed, name)
     attributes: dict[str, object] = {
         "k": experts.experts_per_token,
         "normalize_routing_weights": 1,
@@ -38,7 +63,8 @@ def fused_experts(
         "activation_beta": 0.0,
     }
     gate_up, output = matrices
-    written = name if experts.is_normalised else f"{name}.normalised"
+    scale = None if experts.scaling == 1.0 else experts.scaling
+    written = name if factor is None and scale is None else f"{name}.normalised"
     if isinstance(gate_up, QuantizedWeight) and isinstance(output, QuantizedWeight):
         attributes |= {
             "expert_weight_bits": gate_up.bits,
@@ -55,26 +81,65 @@ def fused_experts(
         assert isinstance(output, ir.Value)
         inputs = [x, logits, gate_up, None, output]
         product = g.node("MoE", inputs, written, domain=MS_DOMAIN, attributes=attributes)
-    return product if experts.is_normalised else _times_sum(g, experts, product, logits, name)
+    if factor is not None:
+        product = _times(g, product, factor, name if scale is None else f"{name}.summed")
+    return product if scale is None else scaled(g, product, scale, routed.dtype, name)
 
 
-def _times_sum(g: GraphBuilder, experts: Experts, product: ir.Value, logits: ir.Value, name: str) -> ir.Value:
-    """A product, times the sum of the probabilities of each token's experts."""
-    chosen, _ = _chosen(g, experts, logits, name)
-    total = g.node("ReduceSum", [chosen, _ints(g, -1)], f"{name}.sum")
+def _sum(g: GraphBuilder, chosen: ir.Value, routed: Routed, name: str, *, is_usual: bool) -> ir.Value:
+    """The sum of the scores of each token's experts, in the dtype of the graph."""
+    total = g.node("ReduceSum", [chosen, _ints(g, -1)], name)
+    is_wide = not is_usual and routed.dtype != ir.DataType.FLOAT
+    return cast(g, total, routed.dtype, f"{name}.narrow") if is_wide else total
+
+
+def _times(g: GraphBuilder, product: ir.Value, factor: ir.Value, name: str) -> ir.Value:
+    """A product [batch_size, sequence_length, hidden_size], times a number for each token."""
     outer = g.node("Shape", [product], f"{name}.outer", attributes={"end": 2})
     shape = g.node("Concat", [outer, _ints(g, 1)], f"{name}.shape", attributes={"axis": 0})
-    return multiply(g, product, g.node("Reshape", [total, shape], f"{name}.factor"), name)
+    return multiply(g, product, g.node("Reshape", [factor, shape], f"{name}.factor"), name)
 
 
-def _chosen(g: GraphBuilder, experts: Experts, logits: ir.Value, name: str) -> tuple[ir.Value, ir.Value]:
-    """The probabilities of each token's experts, [tokens, experts_per_token], and which these are."""
-    probabilities = g.node("Softmax", [logits], f"{name}.probabilities", attributes={"axis": -1})
-    number = _ints(g, experts.experts_per_token)
-    chosen, places = g.node_with_outputs(
-        "TopK", [probabilities, number], f"{name}.chosen", ["values", "indices"], attributes={"axis": -1}
+def _logarithms(g: GraphBuilder, chosen: ir.Value, indices: ir.Value, routed: Routed, name: str) -> ir.Value:
+    """Logits whose softmax gives the chosen experts their scores, but for a factor, and the others nothing."""
+    logarithms = g.node("Log", [chosen], f"{name}.logarithms")
+    never = add(g, _nothing(g, routed, name), g.constant("never", np.array(_NEVER, np.float32)), f"{name}.never")
+    logits = g.node("ScatterElements", [never, indices, logarithms], f"{name}.chosen_logits", attributes={"axis": -1})
+    return logits if routed.dtype == ir.DataType.FLOAT else cast(g, logits, routed.dtype, f"{name}.narrow_logits")
+
+
+def _nothing(g: GraphBuilder, routed: Routed, name: str) -> ir.Value:
+    """0 for each token and expert, float32."""
+    nothing = g.node("Sub", [routed.logits, routed.logits], f"{name}.nothing")
+    return (
+        nothing if routed.dtype == ir.DataType.FLOAT else cast(g, nothing, ir.DataType.FLOAT, f"{name}.wide_nothing")
     )
-    return chosen, places
+
+
+def _chosen(g: GraphBuilder, experts: Experts, routed: Routed, name: str) -> tuple[ir.Value, ir.Value]:
+    """The scores of each token's experts, [tokens, experts_per_token], and which these are.
+
+    Where there is more than a softmax, they are computed in float32.
+    """
+    logits, bias, number = routed.logits, routed.selection_bias, _ints(g, experts.experts_per_token)
+    if not _is_usual(experts) and routed.dtype != ir.DataType.FLOAT:
+        logits = cast(g, logits, ir.DataType.FLOAT, f"{name}.wide_logits")
+    if experts.scores == "softmax":
+        scores = g.node("Softmax", [logits], f"{name}.probabilities", attributes={"axis": -1})
+    else:
+        scores = g.node("Sigmoid", [logits], f"{name}.scores")
+    preferred = scores if bias is None else add(g, scores, bias, f"{name}.preferred")
+    chosen, indices = g.node_with_outputs(
+        "TopK", [preferred, number], f"{name}.chosen", ["values", "indices"], attributes={"axis": -1}
+    )
+    if bias is not None:
+        chosen = g.node("GatherElements", [scores, indices], f"{name}.chosen_scores", attributes={"axis": -1})
+    return chosen, indices
+
+
+def _is_usual(experts: Experts) -> bool:
+    """Whether the router is one that operators know."""
+    return experts.scores == "softmax" and not experts.has_selection_bias
 
 
 def _ints(g: GraphBuilder, *values: int) -> ir.Value:
@@ -86,7 +151,7 @@ def standard_experts(
     g: GraphBuilder,
     experts: Experts,
     x: ir.Value,
-    logits: ir.Value,
+    routed: Routed,
     matrices: tuple[Matrix, Matrix],
     activated: Callable[[ir.Value, str], ir.Value],
     name: str,
@@ -97,7 +162,7 @@ def standard_experts(
         g: The graph.
         experts: The mixture.
         x: [batch_size, sequence_length, hidden_size].
-        logits: The router's product, [tokens, experts].
+        routed: What the router gives.
         matrices: Those of gate and up, whose rows take turns, and those of the output projection.
         activated: Emits the activation.
         name: Name of the node that gives the output.
@@ -118,7 +183,7 @@ def standard_experts(
         for start, label in ((0, "gate"), (1, "up"))
     )
     neurons = multiply(g, activated(gate, f"{name}.activated"), up, f"{name}.neurons")
-    weights = transposed(_routing_weights(g, experts, logits, name), (1, 0), "weights_by_expert")
+    weights = transposed(_routing_weights(g, experts, routed, name), (1, 0), "weights_by_expert")
     weights = g.node("Unsqueeze", [weights, _ints(g, 2)], f"{name}.weights_by_neuron")
     weighted = multiply(g, neurons, weights, f"{name}.weighted")
     written = g.node("MatMul", [weighted, transposed(output, (0, 2, 1), "output_projection")], f"{name}.written")
@@ -126,11 +191,15 @@ def standard_experts(
     return g.node("Reshape", [total, g.node("Shape", [x], f"{name}.shape")], name)
 
 
-def _routing_weights(g: GraphBuilder, experts: Experts, logits: ir.Value, name: str) -> ir.Value:
+def _routing_weights(g: GraphBuilder, experts: Experts, routed: Routed, name: str) -> ir.Value:
     """The weight of each expert for each token, [tokens, experts]."""
-    chosen, places = _chosen(g, experts, logits, name)
+    chosen, indices = _chosen(g, experts, routed, name)
     if experts.is_normalised:
         total = g.node("ReduceSum", [chosen, _ints(g, -1)], f"{name}.sum")
         chosen = g.node("Div", [chosen, total], f"{name}.normalised")
-    nothing = g.node("Sub", [logits, logits], f"{name}.nothing")
-    return g.node("ScatterElements", [nothing, places, chosen], f"{name}.weights", attributes={"axis": -1})
+    dtype = routed.dtype if _is_usual(experts) else ir.DataType.FLOAT
+    chosen = scaled(g, chosen, experts.scaling, dtype, f"{name}.scaled")
+    nothing = g.node("Sub", [routed.logits, routed.logits], f"{name}.nothing")
+    if dtype != routed.dtype:
+        chosen = cast(g, chosen, routed.dtype, f"{name}.narrow_weights")
+    return g.node("ScatterElements", [nothing, indices, chosen], f"{name}.weights", attributes={"axis": -1})

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from converters.onnx.graph.dialects.capped import capped_attention
 from converters.onnx.graph.dialects.convolved import ConvolutionStates, swapped
-from converters.onnx.graph.dialects.mixtures import Matrix, standard_experts
+from converters.onnx.graph.dialects.mixtures import Matrix, Routed, standard_experts
 from converters.onnx.graph.dialects.recurrent import scanned
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import (
@@ -68,14 +68,14 @@ class StandardDialect:
         return activation(self._g, kind, x, name)
 
     def experts(
-        self, experts: Experts, x: ir.Value, logits: ir.Value, matrices: tuple[Matrix, Matrix], name: str
+        self, experts: Experts, x: ir.Value, routed: Routed, matrices: tuple[Matrix, Matrix], name: str
     ) -> ir.Value:
         """The standard has no operator that leaves experts out."""
 
         def activated(gate: ir.Value, label: str) -> ir.Value:
             return self.activated(experts.activation, gate, label)
 
-        return standard_experts(self._g, experts, x, logits, matrices, activated, name)
+        return standard_experts(self._g, experts, x, routed, matrices, activated, name)
 
     def poisoned(self, x: ir.Value, name: str) -> ir.Value:
         """`x`: padding may be anywhere."""

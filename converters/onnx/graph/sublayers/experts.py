@@ -11,7 +11,7 @@ import torch
 from converters.onnx.graph import operators as op
 from converters.onnx.graph.blocks import QuantizedWeight
 from converters.onnx.graph.dialects import Dialect
-from converters.onnx.graph.dialects.mixtures import Matrix
+from converters.onnx.graph.dialects.mixtures import Matrix, Routed
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.weights.weights import LazyWeights, StackedLayout
 from seap_export.families import Experts, ModelSpec, names
@@ -59,7 +59,11 @@ class ExpertsWriter:
         logits = op.matmul(self._g, x, table, f"{name}.router")
         flat = self._g.constant(f"shape_experts_{experts.num_experts}", np.array([-1, experts.num_experts], np.int64))
         logits = self._g.node("Reshape", [logits, flat], f"{name}.logits")
-        return self._dialect.experts(experts, x, logits, self._matrices(index, experts), f"{name}.{experts.output}")
+        bias = None
+        if experts.has_selection_bias:
+            bias = self._g.initializer(self._weights.exact(names.tensor("selection_bias", index)))
+        routed = Routed(logits, self._weights.precision.onnx_dtype, bias)
+        return self._dialect.experts(experts, x, routed, self._matrices(index, experts), f"{name}.{experts.output}")
 
     def _matrices(self, index: int, experts: Experts) -> tuple[Matrix, Matrix]:
         hidden_size, how = self._spec.hidden_size, self._weights.precision.quantization

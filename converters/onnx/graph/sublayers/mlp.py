@@ -48,12 +48,15 @@ class SharedWriter:
         """There is no state."""
 
     def product(self, index: int, x: ir.Value) -> ir.Value:
-        """What the scaled neurons write."""
+        """What the neurons write, which may be scaled."""
         shared, name = self._spec.layers[index][SharedExpert], f"layers.{index}.{SharedExpert.label}"
-        scale, gate, up = (self._linears.projection(shared, one, index, x, f"{name}.{one}") for one in shared.readers)
-        gated = self._dialect.gated(shared.activation, gate, up, shared.channels, f"{name}.gated")
-        scale = self._g.node("Sigmoid", [scale], f"{name}.scale")
-        return self._linears.output(shared, index, self._g.node("Mul", [gated, scale], f"{name}.channels"))
+        read = (self._linears.projection(shared, reader, index, x, f"{name}.{reader}") for reader in shared.readers)
+        *scales, gate, up = read
+        channels = self._dialect.gated(shared.activation, gate, up, shared.channels, f"{name}.gated")
+        for product in scales:
+            scale = self._g.node("Sigmoid", [product], f"{name}.scale")
+            channels = self._g.node("Mul", [channels, scale], f"{name}.channels")
+        return self._linears.output(shared, index, channels)
 
     def close(self, index: int) -> None:
         """There is no state."""

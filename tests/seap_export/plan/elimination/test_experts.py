@@ -10,6 +10,7 @@ import pytest
 import torch
 from support.product import CostModel
 
+from seap_export.activations.routing import RoutingSample
 from seap_export.families import Experts
 from seap_export.layers.sublayers.experts import routing_weights
 from seap_export.plan.elimination.experts import eliminate_experts, eliminate_neurons, routing_losses
@@ -33,12 +34,15 @@ def written() -> torch.Tensor:
     return torch.randn(TOKENS, EXPERTS, WIDTH, generator=torch.Generator().manual_seed(1)).double()
 
 
-def output(experts: Experts, logits: torch.Tensor, written: torch.Tensor, kept: list[int]) -> torch.Tensor:
+def sampled(logits: torch.Tensor, written: torch.Tensor, bias: torch.Tensor | None = None) -> RoutingSample:
+    rows, columns = torch.triu_indices(EXPERTS, EXPERTS)
+    return RoutingSample(logits, (written @ written.mT)[:, rows, columns], bias)
+
+
+def output(experts: Experts, sample: RoutingSample, written: torch.Tensor, kept: list[int]) -> torch.Tensor:
     """What a layer with some of the experts gives, [tokens, width]."""
-    fewer = Experts(
-        num_experts=len(kept), moe_intermediate_size=4, experts_per_token=2, is_normalised=experts.is_normalised
-    )
-    weights = routing_weights(logits[:, kept], fewer).double()
+    fewer, bias = dataclasses.replace(experts, num_experts=len(kept)), sample.selection_bias
+    weights = routing_weights(sample.logits[:, kept], fewer, bias if bias is None else bias[kept]).double()
     return torch.einsum("te,tew->tw", weights, written[:, kept])
 
 
@@ -46,23 +50,28 @@ def output(experts: Experts, logits: torch.Tensor, written: torch.Tensor, kept: 
 def test_a_loss_is_the_change_of_what_the_layer_gives_without_the_experts(
     logits: torch.Tensor, written: torch.Tensor, is_normalised: bool
 ) -> None:
-    experts = mixture(is_normalised=is_normalised)
-    dense = output(experts, logits, written, list(range(EXPERTS)))
-    for kept in ([0, 1, 2, 3, 4], [1, 3, 5], [2, 4]):
-        expected = (output(experts, logits, written, kept) - dense).square().sum(1)
-        torch.testing.assert_close(
-            routing_losses(experts, logits, written @ written.mT, kept), expected, rtol=1e-5, atol=1e-6
-        )
+    biased = dataclasses.replace(mixture(is_normalised=is_normalised), scores="sigmoid", scaling=2.5)
+    bias = torch.linspace(-0.5, 0.5, EXPERTS)
+    for experts, sample in (
+        (mixture(is_normalised=is_normalised), sampled(logits, written)),
+        (biased, sampled(logits, written, bias)),
+    ):
+        dense = output(experts, sample, written, list(range(EXPERTS)))
+        for kept in ([0, 1, 2, 3, 4], [1, 3, 5], [2, 4]):
+            expected = (output(experts, sample, written, kept) - dense).square().sum(1)
+            losses = routing_losses(experts, sample, sample.gram(), kept)
+            torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_each_time_the_expert_goes_without_which_least_is_lost(logits: torch.Tensor, written: torch.Tensor) -> None:
     experts = mixture(is_normalised=True)
     weights = torch.rand(TOKENS, generator=torch.Generator().manual_seed(2)).double().softmax(0)
-    order, losses = eliminate_experts(experts, logits, written @ written.mT, weights)
-    dense = output(experts, logits, written, list(range(EXPERTS)))
+    sample = sampled(logits, written)
+    order, losses = eliminate_experts(experts, sample, weights)
+    dense = output(experts, sample, written, list(range(EXPERTS)))
 
     def loss(kept: list[int]) -> float:
-        return float((output(experts, logits, written, kept) - dense).square().sum(1) @ weights)
+        return float((output(experts, sample, written, kept) - dense).square().sum(1) @ weights)
 
     kept = list(range(EXPERTS))
     while len(kept) > 2:
@@ -81,7 +90,7 @@ def test_an_expert_that_no_token_reaches_goes_first_and_costs_nothing(
 ) -> None:
     logits[:, 3] = -50.0
     order, losses = eliminate_experts(
-        mixture(is_normalised=True), logits, written @ written.mT, torch.full((TOKENS,), 1 / TOKENS).double()
+        mixture(is_normalised=True), sampled(logits, written), torch.full((TOKENS,), 1 / TOKENS).double()
     )
     assert order[-1] == 3
     assert losses[EXPERTS - 1] == pytest.approx(0.0, abs=1e-20)

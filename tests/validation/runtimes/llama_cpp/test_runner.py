@@ -110,7 +110,7 @@ REFUSED = {
 for _variation, _values in VARIATIONS.items():
     _family = family_of_model_type(_values["model_type"])
     if _family.experts is not None:
-        REFUSED[_variation] = "a mixture of experts"
+        REFUSED[_variation] = "a mixture of experts" if _family.convolution is None else "a short convolution"
     elif _family.block.norm != "rms":
         REFUSED[_variation] = "has no LayerNorm"
 
