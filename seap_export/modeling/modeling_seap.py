@@ -9,6 +9,7 @@ import copy
 import inspect
 import re
 import sys
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -133,28 +134,28 @@ def _build_layer(layer_class: type[nn.Module], config: PretrainedConfig, layer_i
     return layer
 
 
-def _give_factors(model: Any, config: PretrainedConfig) -> None:
+def _give_factors(model: Any, layers: Sequence[Any], config: PretrainedConfig) -> None:
     """Gives each layer of Falcon-H1 the factors of its parts; the stock class has as many for each layer, and gives
     them again after it has loaded weights.
     """
-    compute = getattr(sys.modules[type(model.layers[0]).__module__], "compute_mup_vector", None)
+    compute = getattr(sys.modules[type(layers[0]).__module__], "compute_mup_vector", None)
     if compute is None:
         return
-    places = {layer.mamba: layer_idx for layer_idx, layer in enumerate(model.layers)}
+    indices = {layer.mamba: layer_idx for layer_idx, layer in enumerate(layers)}
 
     def give(mamba: nn.Module) -> None:
-        factors, given = compute(layer_config(config, places[mamba])), getattr(mamba, "mup_vector", None)
+        factors, given = compute(layer_config(config, indices[mamba])), getattr(mamba, "mup_vector", None)
         factors = factors if given is None else factors.to(given)
         mamba.register_buffer("mup_vector", factors, persistent=False)
 
     def initialise(module: nn.Module) -> None:
-        if module in places:
+        if module in indices:
             give(module)
         if module is not model:
             stock_initialise(module)
 
     stock_initialise, model._init_weights = model._init_weights, initialise
-    for mamba in places:
+    for mamba in indices:
         give(mamba)
 
 
@@ -181,7 +182,7 @@ def _build_layers(model: nn.Module, config: PretrainedConfig, path: str) -> None
     setattr(holder, name, nn.ModuleList(layers))
     for module in (model, getattr(model, model.base_model_prefix, model), holder):
         module.config = config
-    _give_factors(holder, config)
+    _give_factors(holder, layers, config)
 
 
 class _PrunedModel:

@@ -29,7 +29,7 @@ def test_one_wrong_weight_is_stopped_and_followed_to_its_layer(
         values[values.argmin()] = 255  # from the lowest level to the highest one
         file.seek(int(location["offset"]))
         file.write(values.tobytes())
-    few = ("--prompts", "2", "--long-tokens", "256")
+    few = ("--prompts", "1", "--long-tokens", "48", "--decode-steps", "2")
     done = run("validate", folder.parent, *few, "--bisect", "--quiet", code=3)
     assert " layers.17.self_attn.o_proj (and " in done.stderr
     assert done.stderr.count("\n") == 1
