@@ -102,6 +102,7 @@ def test_its_tests_find_a_mutant(mutant: Mutant, tmp_path: Path) -> None:
             shutil.copytree(ROOT / name, tmp_path / name)
         else:
             shutil.copyfile(ROOT / name, tmp_path / name)
+    (tmp_path / ".cache").symlink_to(ROOT / ".cache")  # a test that misses the real model would find every mutant
     (tmp_path / mutant.module).write_text(mutant.changed, "utf-8")
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     result = subprocess.run(

@@ -17,6 +17,8 @@ from support.variations import VARIATIONS, VARIED, micro_config, uneven_values
 
 import converters.gguf.writer as writer
 from converters.gguf import GgufFormat
+from converters.gguf.choice import choose_architecture
+from converters.gguf.folding import Folding
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
 from seap_export.families import Attention, model_spec
 from seap_export.sources.source import open_gguf
@@ -28,6 +30,13 @@ UNEVEN = uneven_values("llama-gqa")
 def _weights(made: GgufModel) -> dict[str, torch.Tensor]:
     names = load_file(made.model / "model.safetensors")
     return made.format.weights(made.folder, made.spec).read(names)
+
+
+def test_the_last_norm_takes_back_from_a_tied_head_what_the_embedding_is_multiplied_by() -> None:
+    spec = model_spec(micro_config(**uneven_values("granite-all")))
+    folding = Folding.of(choose_architecture(spec), spec)
+    assert folding.factor("embed_tokens") == spec.block.embedding_multiplier == 3.0
+    assert folding.factor("embed_tokens") * folding.factor("norm") == pytest.approx(spec.block.logits_multiplier)
 
 
 @pytest.mark.parametrize("variation", VARIED)
