@@ -112,7 +112,10 @@ class Family:
         factors: Of projections, keys of config.json whose product multiplies theirs; `KEY.N` is an item of a list.
         rotation: How positions enter.
         layer_types: The kind of the sublayer before the MLP, or of several side by side, by what the `layer_types` of
-            config.json call a layer; one word stands for all layers; empty: it is attention in every layer.
+            config.json call a layer; one word stands for all layers; empty: it is attention in every layer. With `mlp`
+            among them, each layer has a single sublayer.
+        layer_pattern: Key of a string with a letter for each layer, which counts where `layer_types` is missing; the
+            number of layers is that of the words or letters.
         attention_layers: For a config without `layer_types`, the key of the indices of the layers with attention, or
             of the interval between them.
         convolution: The short convolutions; None: there are none.
@@ -151,6 +154,7 @@ class Family:
     factors: Mapping[Projection, tuple[str, ...]] = field(default_factory=dict)
     rotation: RotaryRules = RotaryRules()
     layer_types: Mapping[str, tuple[LayerKind, ...]] = field(default_factory=dict)
+    layer_pattern: str = ""
     attention_layers: str = ""
     convolution: ConvolutionRules | None = None
     adjusted_size: AdjustedSize | None = None
@@ -179,6 +183,11 @@ class Family:
     def outputs(self) -> tuple[Projection, ...]:
         """Those of them that are output projections."""
         return tuple(name for name in OUTPUTS if name in self.projections)
+
+    @property
+    def has_single_sublayers(self) -> bool:
+        """Whether each layer has a single sublayer."""
+        return any("mlp" in kinds for kinds in self.layer_types.values())
 
     @property
     def stem(self) -> str:

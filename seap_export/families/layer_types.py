@@ -1,4 +1,4 @@
-"""Which kinds of sublayers each layer has before its MLP, read from config.json."""
+"""Which kinds of sublayers each layer has besides its MLP, read from config.json."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ __all__ = ["read_layer_types"]
 
 
 def read_layer_types(config: ConfigReader, num_hidden_layers: int) -> list[tuple[LayerKind, ...]]:
-    """The kinds of each layer's sublayers before the MLP, which stand side by side if there are several.
+    """The kinds of each layer's sublayers before the MLP, which stand side by side if there are several; where a layer
+    can be an MLP alone, of all its sublayers.
 
     Raises:
         InputError: The config does not list every layer, names a type that is not known, or has no attention at all.

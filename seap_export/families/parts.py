@@ -24,8 +24,8 @@ __all__ = [
     "Wrapper",
 ]
 
-#: The kinds of sublayers that a layer can have before its MLP.
-LayerKind = Literal["attention", "convolution", "delta_net", "mamba"]
+#: The kinds of sublayers that a layer can have before its MLP, or an MLP where each layer has a single sublayer.
+LayerKind = Literal["attention", "convolution", "delta_net", "mamba", "mlp"]
 #: How queries and keys are normalised: each head before or after it is rotated, or all heads as one vector before.
 QkNorm = Literal["before_rotation", "after_rotation", "over_all_heads"]
 

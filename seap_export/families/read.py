@@ -80,6 +80,11 @@ def _in_usual_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     for name, key in family.overrides.items():
         given = values.pop(key, None)
         values |= {} if given is None else {name: given}
+    if family.layer_pattern:
+        key, pattern = family.key("layer_types"), values.pop(family.layer_pattern, None)
+        if values.get(key) is None and isinstance(pattern, str):
+            values[key] = list(pattern)
+        values["num_hidden_layers"] = len(values.get(key) or ())
     rule, full = family.adjusted_size, {**family.defaults, **values}
     if rule is not None and full[rule.switch]:
         size, multiple = (positive(key, full[key]) for key in ("intermediate_size", rule.multiple))
@@ -252,6 +257,7 @@ def _layer(
             has_kernel_bias=bool(config.get("mamba_conv_bias")),
             norm=norm,
             names_width=names_width,
+            least_step=config.number("time_step_min") if "time_step_min" in family.defaults else 0.0,
         )
 
     def experts(rules: Routing) -> Experts:
@@ -266,10 +272,23 @@ def _layer(
             activation=_activation(config),
         )
 
-    makers = {"attention": attention, "convolution": convolution, "delta_net": delta_net, "mamba": mamba}
+    def mlp() -> Mlp:
+        usual = family.intermediate_factor * config.positive("hidden_size") or None
+        neurons = size("intermediate_size", usual)
+        return Mlp(intermediate_size=neurons, activation=_activation(config), is_gated=block.is_gated)
+
+    makers = {
+        "attention": attention,
+        "convolution": convolution,
+        "delta_net": delta_net,
+        "mamba": mamba,
+        "mlp": mlp,
+    }
     known = {"attention", *(kind for of_layer in family.layer_types.values() for kind in of_layer)}
     made: Mapping[str, Sublayer] = {name: makers[name]() for name in known}  # reads the keys of all of them
     first, *others = (wired(made[kind]) for kind in kinds)
+    if family.has_single_sublayers:
+        return LayerSpec((replace(first, norm_before=Attention.norms_around[0]),))
     before = (first, *(replace(other, beside=True) for other in others))
     if family.experts is not None and _has_experts(config, family.experts, index):
         routed = wired(experts(family.experts))
@@ -285,10 +304,7 @@ def _layer(
             activation=_activation(config),
         )
         return LayerSpec((*before, routed, replace(wired(shared), beside=True)))
-    usual = family.intermediate_factor * config.positive("hidden_size") or None
-    neurons = size("intermediate_size", usual)
-    mlp = Mlp(intermediate_size=neurons, activation=_activation(config), is_gated=block.is_gated)
-    behind = wired(mlp)
+    behind = wired(mlp())
     if config.get(block.beside) if isinstance(block.beside, str) else block.beside:
         behind = replace(behind, beside=True, norm_before=behind.norm_before or first.norm_before)
     return LayerSpec((*before, behind))

@@ -57,7 +57,7 @@ class BatchPass:
     def take(self, index: int) -> dict[str, torch.Tensor]:
         """Takes out the states of a layer, with a row for each sequence: `key` and `value`, `conv`, `recurrent`."""
         layer, states = self.caches.pop(index), dict[str, torch.Tensor]()
-        if hasattr(layer, "keys"):
+        if getattr(layer, "keys", None) is not None:
             shared = layer.keys.shape[1] // self._groups[index]  # Falcon's class repeats them for the query heads
             states |= {"key": layer.keys[:, ::shared], "value": layer.values[:, ::shared]}
         if hasattr(layer, "conv_states"):  # of which transformers keeps one token more than the next call sees
@@ -343,7 +343,7 @@ def _cache_layer(layer: LayerSpec) -> Any:
 
 def _change(layer: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Changes all states of a layer."""
-    if hasattr(layer, "keys"):
+    if getattr(layer, "keys", None) is not None:
         layer.keys, layer.values = change(layer.keys), change(layer.values)
     for name in ("conv_states", "recurrent_states"):
         kept = {number: states for number, states in getattr(layer, name, {}).items() if states is not None}

@@ -163,6 +163,8 @@ def _one_layer(config: PretrainedConfig) -> PretrainedConfig:
     """A config from which a stock constructor builds everything around the layers, and a single stock layer."""
     single = _for_stock_class(layer_config(config, 0))
     single.num_hidden_layers = 1
+    if single.num_hidden_layers != 1:  # Nemotron-H counts what it lists
+        single.layer_types = single.layer_types[:1]
     return single
 
 

@@ -154,6 +154,14 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
         "linear_value_head_dim": 16,
     },
     "nemotron": {"hidden_act": "relu2", "norm_eps": 1e-5},
+    "nemotron_h": {
+        "hidden_act": "relu2",
+        "layer_types": ["linear_attention", "full_attention", "mlp"],
+        "mamba_n_heads": 6,
+        "mamba_d_head": 8,
+        "mamba_d_state": 8,
+        "mamba_n_groups": 3,
+    },
     "olmo3": {"sliding_window": 5, "layer_types": _LAYER_TYPES, "rope_theta": 500000.0},
     "phi": {"hidden_act": "gelu_new"},
     "seed_oss": {"attention_bias": False},
@@ -430,6 +438,16 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "mlp_bias": True,
         "tie_word_embeddings": True,
     },
+    "nemotron_h": {"model_type": "nemotron_h"},
+    "nemotron_h-steps": {"model_type": "nemotron_h", "time_step_min": 0.6},
+    "nemotron_h-all": {
+        "model_type": "nemotron_h",
+        "layer_types": None,
+        "hybrid_override_pattern": "M*-",
+        "mamba_n_groups": 2,
+        "use_conv_bias": False,
+        "mlp_bias": True,
+    },
     "olmo": {"model_type": "olmo"},
     "olmo-all": {"model_type": "olmo", "attention_bias": True, "tie_word_embeddings": True},
     "glm4_moe": {
@@ -562,6 +580,7 @@ def _keeps_fixed_states(variation: Any) -> bool:
         "bamba",
         "falcon_h1",
         "lfm2",
+        "nemotron_h",
         "qwen3_5_text",
     )
 

@@ -33,6 +33,7 @@ class Mamba(Grouped):
         has_kernel_bias: Whether the convolution has a bias.
         norm: Whether the channels of a group are normalised before or after they are gated; None: not at all.
         names_width: Whether config.json gives the number of channels, too.
+        least_step: What t is at least, but in calls of a single token after others, as in transformers' classes.
     """
 
     output: ClassVar[Projection] = "mamba_out_proj"
@@ -51,6 +52,7 @@ class Mamba(Grouped):
     has_kernel_bias: bool = True
     norm: Literal["before_gate", "after_gate"] | None = None
     names_width: bool = False
+    least_step: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.mamba_n_heads, self.mamba_n_groups, self.head_dim, self.state_size) < 1:

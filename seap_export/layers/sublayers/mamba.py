@@ -28,7 +28,7 @@ def mamba_channels(operands: Operands, mamba: Mamba, stream: torch.Tensor, batch
     values, key, query = seen.split([mamba.channels, mamba.keys, mamba.keys], -1)
     values = values.unflatten(-1, (-1, mamba.head_dim))
     key, query = (part.unflatten(-1, (-1, mamba.state_size)) for part in (key, query))
-    steps = functional.softplus(steps + dt_bias)
+    steps = functional.softplus(steps + dt_bias).clamp(min=mamba.least_step)
     inputs = (query, key, values * steps.unsqueeze(-1), -a_log.exp() * steps)
     query, key, written, decay = (in_chunks(batch.padded(part.flatten(1)), part.shape[1:]) for part in inputs)
     query, key = (part.repeat_interleave(mamba.heads_per_group, 1) for part in (query, key))

@@ -134,6 +134,10 @@ class Dialect(Protocol):
         """Which tokens of this call are no padding, bool [batch_size, sequence_length, 1]."""
 
     @property
+    def is_step(self) -> ir.Value:
+        """Whether this call has a single token, and earlier calls had others, bool [batch_size or 1, 1, 1]."""
+
+    @property
     def last_columns(self) -> ir.Value:
         """The column of each row's last real token in this call, int64 [batch_size]."""
 

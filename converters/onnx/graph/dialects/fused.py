@@ -217,9 +217,22 @@ class FusedDialect:
     def last_columns(self) -> ir.Value:
         """That of the last real token in a prompt, which may be padded; the end of the call in later calls."""
         g = self._g
-        width = g.node("Shape", [self._ids], "last_token.width", attributes={"start": 1, "end": 2})
-        end = g.node("Sub", [width, g.constant("one", np.array([1], np.int64))], "last_token.end")
+        end = g.node("Sub", [self._width, g.constant("one", np.array([1], np.int64))], "last_token.end")
         return g.node("Min", [self._last64, end], "last_token.place")
+
+    @cached_property
+    def _width(self) -> ir.Value:
+        """The number of tokens of a call, padding included, int64 [1]."""
+        return self._g.node("Shape", [self._ids], "last_token.width", attributes={"start": 1, "end": 2})
+
+    @cached_property
+    def is_step(self) -> ir.Value:
+        """A row's last position is that of its column in a prompt."""
+        g = self._g
+        one, axes = (g.constant(f, np.array(v, np.int64)) for f, v in (("one", [1]), ("axes_1_2", [1, 2])))
+        is_single = g.node("Equal", [self._width, one], "input_ids.is_single")
+        follows = g.node("Greater", [self._last64, self.last_columns], "input_ids.follows")
+        return g.node("Unsqueeze", [g.node("And", [is_single, follows], "input_ids.is_step"), axes], "is_step")
 
     @cached_property
     def _call_positions(self) -> tuple[ir.Value, ir.Value]:

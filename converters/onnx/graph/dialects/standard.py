@@ -194,6 +194,19 @@ class StandardDialect:
         return g.node("Unsqueeze", [real, axis], "input_ids.which_real")
 
     @cached_property
+    def is_step(self) -> ir.Value:
+        """One column behind others."""
+        g = self._g
+        one, axes, none = (
+            g.constant(label, np.array(value, np.int64))
+            for label, value in (("one", [1]), ("axes_1_2", [1, 2]), ("none", [0]))
+        )
+        length = g.node("Sub", [self._total, self._past], "input_ids.columns")
+        is_single = g.node("Equal", [length, one], "input_ids.is_single")
+        follows = g.node("Greater", [self._past, none], "input_ids.follows")
+        return g.node("Unsqueeze", [g.node("And", [is_single, follows], "input_ids.is_step"), axes], "is_step")
+
+    @cached_property
     def _real_factor(self) -> ir.Value:
         """1 for each real token of this call and 0 for padding, [batch_size, sequence_length, 1]."""
         g = self._g

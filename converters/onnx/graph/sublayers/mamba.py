@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import onnx_ir as ir
 
@@ -27,6 +29,7 @@ class MambaWriter(RecurrentStates):
         packed = self._linears.joined(mamba, index, x, f"{name}.in_proj")
         widths = [mamba.channels, mamba.convolved, mamba.mamba_n_heads]
         gate, seen, steps = op.split(g, packed, widths, f"{name}.split", ["gate", "seen", "steps"])
+        steps = self._bounded(index, mamba, steps, name) if mamba.least_step else steps
         closed = g.constant("closed", np.array(CLOSED, self._dtype.numpy()))
         steps = g.node("Where", [self._dialect.real, steps, closed], f"{name}.steps")
         channels = self._recurred(index, mamba, self._convolved(index, mamba, seen, name), steps, name)
@@ -72,6 +75,17 @@ class MambaWriter(RecurrentStates):
             g, op.multiply(g, by_head, d, f"{name}.through"), (0, 0, mamba.channels), f"{name}.through.join"
         )
         return op.add(g, recurred.output, through, f"{name}.sum")
+
+    def _bounded(self, index: int, mamba: Mamba, steps: ir.Value, name: str) -> ir.Value:
+        """What softplus makes no less of than the least time step, but in calls of a single token after others."""
+        g, least = self._g, mamba.least_step
+        bias = g.initializer(self._weights.exact(names.tensor("mamba_dt_bias", index)))
+        inverse = g.constant("mamba.least_step", np.array(math.log(math.expm1(least)), np.float32))
+        bounds = g.node("Sub", [inverse, bias], f"{name}.steps.bounds")
+        bounds = op.cast(g, bounds, self._dtype, f"{name}.steps.bounds.narrow")
+        closed = g.constant("closed", np.array(CLOSED, self._dtype.numpy()))
+        bounds = g.node("Where", [self._dialect.is_step, closed, bounds], f"{name}.steps.least")
+        return g.node("Max", [steps, bounds], f"{name}.steps.bounded")
 
     def _gated(self, index: int, mamba: Mamba, x: ir.Value, gate: ir.Value, name: str) -> ir.Value:
         x = self._normed(index, mamba, x, f"{name}.normed") if mamba.norm == "before_gate" else x

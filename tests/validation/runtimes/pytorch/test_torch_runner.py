@@ -58,7 +58,7 @@ def _whole(folder: Path, attention: str) -> list[Outcome]:
                 arguments["position_ids"] = torch.arange(seen, seen + len(part))[None]
             with torch.inference_mode():
                 logits.append(model.eval()(input_ids=torch.tensor([part]), **arguments).logits[0].numpy())
-        is_transposed = model.config.model_type in ("bamba", "falcon_h1", "granitemoehybrid")
+        is_transposed = model.config.model_type in ("bamba", "falcon_h1", "granitemoehybrid", "nemotron_h")
         states = [_states(layer, is_transposed) for layer in cache.layers]
         whole.append((np.concatenate(logits)[-run.kept :], states))
     return whole
@@ -69,8 +69,9 @@ def _types(model: Any) -> list[str]:
 
 
 def _states(layer: Any, is_transposed: bool) -> States:
-    states = {"key": layer.keys[0].numpy(), "value": layer.values[0].numpy()} if hasattr(layer, "keys") else {}
-    if not hasattr(layer, "conv_states"):
+    has_keys = getattr(layer, "keys", None) is not None
+    states = {"key": layer.keys[0].numpy(), "value": layer.values[0].numpy()} if has_keys else {}
+    if not getattr(layer, "conv_states", None):
         return states
     states["conv"] = layer.conv_states[0][0, :, 1:].numpy()
     if (recurrent := layer.recurrent_states[0]) is not None:
