@@ -103,6 +103,7 @@ class Family:
         position_offset: The row of position 0 in the embedding of positions, if `names` has one (`positions`).
         further_layers: Whether checkpoints have layers after the last one, which are left out.
         buffers: What the names of tensors in checkpoints end with that hold no weights.
+        other_root: What the names of all tensors may begin with in place of their first part.
         transposed: Whether projections are stored with their inputs first.
         fused_rows: How fused projections are stored, unless all rows of one follow those of another.
         key_value_heads: Their number; None: `num_key_value_heads` says it.
@@ -145,6 +146,7 @@ class Family:
     position_offset: int = 0
     further_layers: bool = False
     buffers: tuple[str, ...] = ()
+    other_root: str = ""
     transposed: bool = False
     fused_rows: Mapping[str, FusedRows] = field(default_factory=dict)
     key_value_heads: KeyValueHeads | None = None

@@ -49,11 +49,14 @@ class LanguagePart:
 
 
 def with_prefix(reader: WeightReader, family: Family) -> WeightReader:
-    """The reader of a family's checkpoint, in which all names may lack their first part, as in GPT-2's own."""
+    """The reader of a family's checkpoint, in which all names may have another first part, as in Nemotron-H's own, or
+    none, as in GPT-2's.
+    """
     prefix = family.names["layer"].partition(".")[0] + "."
     if any(name.startswith(prefix) for name in reader.shapes()):
         return reader
-    return LanguagePart(reader, Wrapper("", "", prefixes=("",), left_out=("lm_head.",)), prefix)
+    left_out = () if family.other_root else ("lm_head.",)
+    return LanguagePart(reader, Wrapper("", "", prefixes=(family.other_root,), left_out=left_out), prefix)
 
 
 def _is_left_out(name: str, wrapper: Wrapper) -> bool:

@@ -64,8 +64,10 @@ _SETTINGS = PlanSettings("wifv", EVEN, align=1, balance="alike", compensation="n
 def layer_plan(layer: LayerSpec, dropped_group: int | None, dropped_head: int | None, neurons: range) -> LayerPlan:
     """Without one KV group, if there are several, and in each other group without one head, another in each.
 
-    A convolution that loses something loses every third channel, a gated delta net heads like attention.
+    A convolution that loses something loses every third channel, a gated delta net heads like attention, and a mixture
+    loses its first expert where neurons are lost.
     """
+<<<<<<< HEAD
     if Convolution in map(type, layer.sublayers):
         cut = None if (dropped_group, dropped_head) == (None, None) else dropped_head or 0
         width = layer[Convolution].conv_dim
@@ -73,6 +75,22 @@ def layer_plan(layer: LayerSpec, dropped_group: int | None, dropped_head: int | 
         return LayerPlan((KeptConvolution(channels), *_behind(layer, neurons)))
     attention = [_heads(one, dropped_group, dropped_head) for one in layer.sublayers if isinstance(one, Grouped)]
     return LayerPlan((*attention, *_behind(layer, neurons)))
+=======
+    kept: list[Kept] = []
+    for one in layer.sublayers:
+        if isinstance(one, Convolution):
+            cut = None if (dropped_group, dropped_head) == (None, None) else dropped_head or 0
+            channels = (channel for channel in range(one.conv_dim) if cut is None or (channel + cut) % 3)
+            kept.append(KeptConvolution(tuple(channels)))
+        elif isinstance(one, Grouped):
+            kept.append(_heads(one, dropped_group, dropped_head))
+        elif isinstance(one, Experts):
+            experts = range(int(len(neurons) < NEURONS), one.num_experts)
+            kept.append(KeptExperts(tuple(experts), one.moe_intermediate_size))
+        else:
+            kept.append((KeptShared if isinstance(one, SharedExpert) else KeptNeurons)(tuple(neurons)))
+    return LayerPlan(tuple(kept))
+>>>>>>> 87509e9c (Nemotron-H: references run step by step, checkpoints of its own names)
 
 
 def _heads(one: Grouped, dropped_group: int | None, dropped_head: int | None) -> Kept:
@@ -144,16 +162,17 @@ def uniform_plan(source: Source, compensation: Compensation, **values: Any) -> P
         left, each = all_groups, size
     layers = []
     for index, layer in enumerate(source.spec.layers):
-        neurons = range(index, index + 48)
-        if Convolution in map(type, layer.sublayers):
+        neurons, kinds = range(index, index + 48), set(map(type, layer.sublayers))
+        if Convolution in kinds:
             layers.append(layer_plan(layer, None, None, neurons))
             continue
-        if {DeltaNet, Mamba} & set(map(type, layer.sublayers)):
+        if kinds & {DeltaNet, Mamba} or Attention not in kinds:
             layers.append(layer_plan(layer, index, None, neurons))
             continue
         groups = sorted((index + offset) % all_groups for offset in range(left))
         heads = [group * size + (index + group + offset) % size for group in groups for offset in range(each)]
         kept = kept_layer(size, groups, sorted(heads), neurons)
+        kept = kept if Mlp in kinds or Experts in kinds else LayerPlan((kept[KeptHeads],))
         for experts in (one for one in layer.sublayers if isinstance(one, Experts)):
             others = (expert for expert in range(experts.num_experts) if expert != index)
             kept = LayerPlan((kept[KeptHeads], KeptExperts(tuple(others), experts.moe_intermediate_size)))
@@ -282,7 +301,8 @@ def attention_cost(spec: ModelSpec, cost: CostModel, heads: int, kv_groups: int,
 
 def kept_sizes(layer: LayerPlan) -> tuple[int, int, int]:
     """How many KV groups, query heads and neurons a layer keeps."""
-    return len(layer[KeptHeads].kv_groups), len(layer[KeptHeads].heads), len(layer[KeptNeurons].neurons)
+    heads, sizes = layer[KeptHeads], layer.sizes
+    return len(heads.kv_groups), len(heads.heads), sizes.get("intermediate_size", 0)
 
 
 def random_sensitivity(spec: ModelSpec, seed: int = 0) -> np.ndarray:

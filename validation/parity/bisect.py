@@ -305,7 +305,8 @@ class _Comparison:
 
     def add_caches(self, runner: OnnxRunner, references: Sequence[_Reference], store: ArrayStore) -> None:
         for row, reference in enumerate(references):
-            for layer, (wanted, computed) in enumerate(zip(reference.cache, runner.cache(row), strict=True)):
+            keeping = ((layer, wanted) for layer, wanted in enumerate(reference.cache) if wanted)
+            for (layer, wanted), computed in zip(keeping, runner.cache(row), strict=True):
                 for state, stored in wanted.items():
                     node = f"{self._labels[layer][state]}.{state}_cache"
                     turned = (array.swapaxes(0, 1) for array in (store.get(stored), computed[state]))

@@ -52,9 +52,9 @@ class CacheComparison:
         self._layer_and_part: tuple[int, str] = (0, "key")
         self._defect = ""
 
-    def update(self, reference: Iterable[Layer], candidate: Iterable[Layer], row: int) -> None:
-        """Adds one row: the states of each layer, of which those that the reference has are compared."""
-        for layer, (wanted, computed) in enumerate(zip(reference, candidate, strict=True)):
+    def update(self, reference: Iterable[tuple[int, Layer]], candidate: Iterable[Layer], row: int) -> None:
+        """Adds one row: the states of layers that keep any, of which those that the reference has are compared."""
+        for (layer, wanted), computed in zip(reference, candidate, strict=True):
             self.add_layer(wanted, computed, row, layer)
 
     def add_layer(self, wanted: Layer, computed: Layer, row: int, layer: int) -> None:

@@ -131,15 +131,23 @@ def compare_served(
     return compared
 
 
-def _layers(reference: Reference, tokens: int, store: ArrayStore, *, is_whole: bool) -> Iterator[States]:
-    """The states after the first tokens of a sequence; those that have no place for each token only of a whole one."""
-    for layer in reference.cache:
-        arrays = {state: store.get(stored) for state, stored in layer.items()}
-        yield {
-            state: array[:, :tokens] if state in PER_TOKEN else array
-            for state, array in arrays.items()
-            if is_whole or state in PER_TOKEN
-        }
+def _layers(reference: Reference, tokens: int, store: ArrayStore, *, is_whole: bool) -> Iterator[tuple[int, States]]:
+    """The states after the first tokens of a sequence, with the index of their layer.
+
+    Those that have no place for each token only of a whole sequence.
+    """
+    for layer, kept in enumerate(reference.cache):
+        if not kept:
+            continue
+        arrays = {state: store.get(stored) for state, stored in kept.items()}
+        yield (
+            layer,
+            {
+                state: array[:, :tokens] if state in PER_TOKEN else array
+                for state, array in arrays.items()
+                if is_whole or state in PER_TOKEN
+            },
+        )
 
 
 def _last_call(case: Case, runner: Runner) -> NDArray[np.floating]:

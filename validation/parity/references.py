@@ -62,14 +62,15 @@ class TokenSequence:
         return [*_split(self.prompt, self.call_tokens), *_split(self.forced, 1)]
 
     def parts(self, spec: ModelSpec) -> list[TokenIds]:
-        """What torch runs one after the other: `calls` only if the ends of calls decide on rotations, as in longrope.
+        """What torch runs one after the other: `calls` only if these decide on rotations, as in longrope, or on steps.
 
         By causality a token's logits do not depend on those after it, so that prompt and decode steps may run
         together. The graph's steps are then compared with a result that needs no cache.
         """
         tokens = (*self.prompt, *self.forced)
         switches = [rope.switches_at for rope in spec.ropes]
-        if any(switch is not None and switch < len(tokens) for switch in switches):
+        steps_differ = any(sublayer.steps_differ for sublayer in spec.sublayers)
+        if steps_differ or any(switch is not None and switch < len(tokens) for switch in switches):
             return self.calls
         return _split(tokens, CALL_TOKENS)
 

@@ -112,6 +112,11 @@ class Mamba(Grouped):
         """Not with biases, which kernels then see in place of the zeros before a text."""
         return not self.biases & set(self.readers)
 
+    @property
+    def steps_differ(self) -> bool:
+        """With a least time step, which steps lack."""
+        return self.least_step > 0.0
+
     def widths(self) -> Mapping[Projection, int]:
         """The gate and the values; B and C; a number for each head."""
         sizes = (self.channels, self.channels, self.keys, self.keys, self.mamba_n_heads)

@@ -92,6 +92,11 @@ class Sublayer(ABC):
         """Whether transformers computes a text that is padded on the left as it does the text alone."""
         return True
 
+    @property
+    def steps_differ(self) -> bool:
+        """Whether a call of a single token after others computes something else than a longer one does for it."""
+        return False
+
     def inner_norms(self) -> Mapping[str, int]:
         """The norms between its projections, and how wide they are."""
         return {}

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from seap_export.errors import UsageError
 from seap_export.families import ModelSpec, Sublayer
 from seap_export.families.names import Projection
+from seap_export.families.sublayers import Grouped
 from seap_export.plan.choice.adaptive import check_sensitivity
 from seap_export.plan.choice.solve import RATIO_TOLERANCE, check_ratio
 from seap_export.plan.cost import CostModel
@@ -123,12 +124,13 @@ class _Kind:
 
 
 def _kinds(spec: ModelSpec, options: Sequence[LayerOptions], sensitivity: npt.NDArray[np.float64]) -> list[_Kind]:
-    """The kinds of sublayers, in the order of use; the last of the first layer, which all layers have, comes last."""
+    """The kinds of sublayers, in the order of use; that of the first layer that ends in single channels comes last."""
     members: dict[Projection, list[tuple[Options[Any], float]]] = {}
     for layer, importance in zip(options, sensitivity, strict=True):
         for sublayer, weight in zip(layer, importance, strict=False):  # layers may have fewer sublayers than the first
             members.setdefault(sublayer.dense.output, []).append((sublayer, weight))
-    last = spec.layers[0].outputs[-1]
+    ends = [layer.sublayers[-1] for layer in spec.layers]
+    last = next((end for end in ends if not isinstance(end, Grouped)), ends[0]).output
     common = math.gcd(*map(len, members.values()))
     kinds = []
     for output in sorted(members, key=lambda output: output == last):

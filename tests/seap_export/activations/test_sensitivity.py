@@ -64,9 +64,12 @@ def residual_gradients(
     for index, layer in enumerate(decoder_layers(model)):
         into_mlp = "post_attention_layernorm" if "post_attention_layernorm" in family.names else None
         *others, last = source.spec.layers[index].outputs
-        middle = layer.mlp if into_mlp is None else model.get_submodule(family.module(into_mlp, index))
+        if others:
+            middle = layer.mlp if into_mlp is None else model.get_submodule(family.module(into_mlp, index))
+            hooks.append(
+                middle.register_forward_pre_hook(lambda _, args, sublayer=(index, others[-1]): note(sublayer, args[0]))
+            )
         hooks += [
-            middle.register_forward_pre_hook(lambda _, args, sublayer=(index, others[-1]): note(sublayer, args[0])),
             layer.register_forward_hook(
                 lambda _, args, output, sublayer=(index, last): note(
                     sublayer, output[0] if isinstance(output, tuple) else output

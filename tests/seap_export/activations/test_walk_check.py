@@ -126,6 +126,10 @@ def _logits(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
         ("granitemoehybrid-mamba", _layers(norm="before_gate"), "layer 0"),
         ("granitemoehybrid-mamba", _layers(mamba_n_groups=1, state_size=16), "layer 0"),
         ("granitemoehybrid-mamba", _layers(scale=0.3), "layer 1"),
+        ("nemotron_h", _layers(norm="before_gate"), "layer 0"),
+        ("nemotron_h-steps", _layers(least_step=0.0), "layer 0"),
+        ("nemotron_h", _layers(scale=0.5), "layer 1"),  # the only one with attention
+        ("nemotron_h", _layers(activation="relu"), "layer 2"),  # the only one with an MLP
         ("falcon_h1", _kind(Mamba, beside=False), "layer 0"),
         ("falcon_h1-norm", _layers(norm="before_gate"), "layer 0"),
         ("falcon_h1-all", _kind(Mamba, multiplier=1.0), "layer 0"),

@@ -86,6 +86,7 @@ _VARIATIONS = [
         "bamba-all": "llama-gqa",
         "granitemoehybrid-mamba": "granitemoehybrid-all",
         "falcon_h1-all": "llama-gqa",
+        "nemotron_h-all": "llama-gqa",
     }.get(name, name)
     for name in RICHEST
     if family_of_model_type(VARIATIONS[name]["model_type"]).experts is None

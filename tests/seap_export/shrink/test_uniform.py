@@ -50,7 +50,7 @@ from support.variations import JOINT, RICHEST, VARIATIONS, VARIED_JOINT, in_turn
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from seap_export.families import DeltaNet, Mamba, dense_config, model_spec, names
+from seap_export.families import dense_config, model_spec, names
 from seap_export.plan.choice.uniform import solve_uniform
 from seap_export.plan.settings import LAYOUTS
 from seap_export.plan.sublayers.attention import keeps_heads
@@ -157,21 +157,13 @@ def test_config_json_is_the_dense_one_but_for_sizes_and_switches(
 ) -> None:
     shrunk = shrink(variation)
     config, dense = shrunk.config(), dict(shrunk.source.config)
-    groups, heads, neurons = kept_sizes(shrunk.plan.layers[1])
-    family = shrunk.source.spec.family
+    family, changed = shrunk.source.spec.family, {}
     switches = [family.biases.get(output) for output in OUTPUTS[int(keeps_heads(shrunk.source.spec)) :]]
-    changed = {
-        family.key("num_attention_heads"): heads,
-        "num_key_value_heads": groups,
-        family.key("intermediate_size"): neurons,
-    }
+    for one in shrunk.plan.shrunk_spec(shrunk.source.spec).sublayers:
+        changed |= {family.key(key): size for key, size in {**one.sizes, **one.derived_sizes}.items()}
     changed |= {switch: True for switch in switches if isinstance(switch, str)}
-    if family.convolution is not None:  # which stays whole
-        changed |= {"conv_dim": shrunk.source.spec.hidden_size, "conv_bias": True}
-    for net in shrunk.source.spec.all(DeltaNet):
-        changed |= {key: size // net.linear_num_key_heads * 2 for key, size in net.sizes.items()}
-    for mamba in shrunk.plan.shrunk_spec(shrunk.source.spec).all(Mamba):
-        changed |= {**mamba.sizes, **mamba.derived_sizes}
+    if family.convolution is not None:
+        changed["conv_bias"] = True
     assert config.pop("pruned_from").keys() <= changed.keys()
     changed |= {} if family.head_dim_is_derived else {"head_dim": shrunk.source.spec.head_dim}
     assert config == dense | changed

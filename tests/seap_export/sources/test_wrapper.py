@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,16 @@ def test_two_tensors_that_become_one_are_refused(tmp_path: Path) -> None:
     save_file(load_file(folder / "model.safetensors") | second, folder / "model.safetensors")
     with pytest.raises(InputError, match=r"norm\.weight"):
         open_source(str(folder))
+
+
+def test_names_may_begin_as_in_the_first_checkpoints_of_a_family(tmp_path: Path) -> None:
+    folder = write_micro_model(tmp_path / "model", **VARIATIONS["nemotron_h"])
+    source = open_source(str(folder))
+    tensors = load_file(folder / "model.safetensors")
+    renamed = {name.replace("model.", "backbone."): tensor for name, tensor in tensors.items()}
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    save_file(renamed, other / "model.safetensors")
+    first = open_source(str(other))
+    assert first.reader.shapes() == source.reader.shapes()
+    assert all(torch.equal(first.read_outer(name), source.read_outer(name)) for name in source.spec.outer_names)

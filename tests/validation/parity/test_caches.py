@@ -17,7 +17,7 @@ def layers() -> Layers:
 def compared(*rows: tuple[Layers, Layers]) -> CacheComparison:
     comparison = CacheComparison()
     for row, (wanted, layers) in enumerate(rows):
-        comparison.update(wanted, layers, row)
+        comparison.update(enumerate(wanted), layers, row)
     return comparison
 
 

@@ -88,14 +88,14 @@ class TorchRunner:
 
         Args:
             runs: The sequences.
-            take_cache: Receives the states of each sequence and layer.
+            take_cache: Receives the states of each sequence and layer, none of a layer that keeps nothing.
         """
         for block in self.blocks([self.passing_bytes(sum(map(len, run.parts))) for run in runs]):
             passages = self.start([[torch.tensor([list(part)]) for part in runs[number].parts] for number in block])
 
             def show(number: int, index: int, passages: Sequence[BatchPass] = passages, first: int = block[0]) -> None:
                 states = passages[number].take(index)
-                if take_cache is not None and states:
+                if take_cache is not None:
                     take_cache(first + number, {state: _float32(array[0]) for state, array in states.items()})
 
             self.pass_layers(passages, show, keep=block.stop < len(runs))

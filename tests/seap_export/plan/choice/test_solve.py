@@ -177,7 +177,7 @@ def achieved_cost(spec: ModelSpec, layers: tuple[LayerPlan, ...], sparsity: Spar
     neuron = (3 if spec.first(Mlp).is_gated else 2) * spec.hidden_size
     kept = 0
     for index, plan in enumerate(layers):
-        kept += plan.sizes["intermediate_size"] * neuron
+        kept += plan.sizes.get("intermediate_size", 0) * neuron
         if "conv_dim" in plan.sizes:
             kept += plan.sizes["conv_dim"] * 4 * spec.hidden_size
         if "linear_num_key_heads" in plan.sizes:

@@ -60,6 +60,7 @@ def _whole(folder: Path, attention: str) -> list[Outcome]:
                 logits.append(model.eval()(input_ids=torch.tensor([part]), **arguments).logits[0].numpy())
         is_transposed = model.config.model_type in ("bamba", "falcon_h1", "granitemoehybrid", "nemotron_h")
         states = [_states(layer, is_transposed) for layer in cache.layers]
+        states += [{}] * (model.config.num_hidden_layers - len(states))  # behind the last layer that keeps something
         whole.append((np.concatenate(logits)[-run.kept :], states))
     return whole
 

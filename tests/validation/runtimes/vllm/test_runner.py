@@ -33,7 +33,16 @@ HEAD_DIM = 32
 SERVED = tuple(
     name
     for name in RICHEST
-    if name not in ("phi3-all", "bamba-all", "falcon_h1-all", "granitemoehybrid-mamba", "lfm2-all", "qwen3_5-all")
+    if name
+    not in (
+        "phi3-all",
+        "bamba-all",
+        "falcon_h1-all",
+        "granitemoehybrid-mamba",
+        "lfm2-all",
+        "nemotron_h-all",
+        "qwen3_5-all",
+    )
     and family_of_model_type(VARIATIONS[name]["model_type"]).names["layer"] == LAYER
 )
 STEPS = 6
