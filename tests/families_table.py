@@ -184,7 +184,8 @@ release 5 and in 4.57, which lacks the class where it says `no`. `GenAI`: ONNX R
 a GGUF file of it can be read. `-`: not run.
 
 `olmo2`, `olmo3`, `olmoe`, `flex_olmo` and `minimax_m2` normalise all heads as one vector, so their attention stays
-whole. So does Mamba-2 in `bamba` and `granitemoehybrid`, whose norms run over several heads.
+whole. So does Mamba-2 in `bamba`, `granitemoehybrid` and `nemotron_h`, whose norms run over several heads. As in
+transformers, time steps of `nemotron_h` may be shorter for a single token after others than in a prompt.
 """
 _FIGURES = """# Families: figures
 
