@@ -67,15 +67,6 @@ def layer_plan(layer: LayerSpec, dropped_group: int | None, dropped_head: int | 
     A convolution that loses something loses every third channel, a gated delta net heads like attention, and a mixture
     loses its first expert where neurons are lost.
     """
-<<<<<<< HEAD
-    if Convolution in map(type, layer.sublayers):
-        cut = None if (dropped_group, dropped_head) == (None, None) else dropped_head or 0
-        width = layer[Convolution].conv_dim
-        channels = tuple(channel for channel in range(width) if cut is None or (channel + cut) % 3)
-        return LayerPlan((KeptConvolution(channels), *_behind(layer, neurons)))
-    attention = [_heads(one, dropped_group, dropped_head) for one in layer.sublayers if isinstance(one, Grouped)]
-    return LayerPlan((*attention, *_behind(layer, neurons)))
-=======
     kept: list[Kept] = []
     for one in layer.sublayers:
         if isinstance(one, Convolution):
@@ -90,7 +81,6 @@ def layer_plan(layer: LayerSpec, dropped_group: int | None, dropped_head: int | 
         else:
             kept.append((KeptShared if isinstance(one, SharedExpert) else KeptNeurons)(tuple(neurons)))
     return LayerPlan(tuple(kept))
->>>>>>> 87509e9c (Nemotron-H: references run step by step, checkpoints of its own names)
 
 
 def _heads(one: Grouped, dropped_group: int | None, dropped_head: int | None) -> Kept:
@@ -106,15 +96,6 @@ def _heads(one: Grouped, dropped_group: int | None, dropped_head: int | None) ->
     ]
     kept_type = {Attention: KeptHeads, DeltaNet: KeptDeltaNet, Mamba: KeptMamba}[type(one)]
     return kept_type(size, tuple(groups), tuple(heads))
-
-
-def _behind(layer: LayerSpec, neurons: range) -> tuple[Kept, ...]:
-    """What is behind the first sublayer: neurons, or all experts, or those without the first."""
-    if not any(isinstance(one, Experts) for one in layer.sublayers):
-        return (KeptNeurons(tuple(neurons)),)
-    experts = range(int(len(neurons) < NEURONS), layer[Experts].num_experts)
-    kept = KeptExperts(tuple(experts), layer[Experts].moe_intermediate_size)
-    return kept, *(KeptShared(tuple(neurons)) for one in layer.sublayers if isinstance(one, SharedExpert))
 
 
 def kept_layer(size: int, kv_groups: Iterable[int], heads: Iterable[int], neurons: Iterable[int]) -> LayerPlan:
