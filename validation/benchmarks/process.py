@@ -7,9 +7,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TextIO
 
 __all__ = ["ProcessFigures", "measure", "megabytes"]
 
@@ -25,20 +24,18 @@ class ProcessFigures:
     peak_bytes: int | None
 
 
-def measure(command: Sequence[str], *, log: TextIO | None = None, allowed: Collection[int] = (0,)) -> ProcessFigures:
-    """Runs a command to its end; what it prints goes to the log as it comes, or to stderr.
+def measure(command: Sequence[str]) -> ProcessFigures:
+    """Runs a command to its end; what it prints goes to stderr.
 
     A process inherits the peak memory of its parent, so a small process starts and measures the command.
 
     Raises:
-        RuntimeError: It ended with an exit code that is not allowed.
+        RuntimeError: It failed.
     """
     words = [sys.executable, "-I", "-S", __file__, *command]
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
-    if done.returncode not in allowed:
-        raise RuntimeError(
-            f"{' '.join(command)}: ended with exit code {done.returncode}; see {log.name if log else 'above'}"
-        )
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: ended with exit code {done.returncode}; see above")
     return ProcessFigures(*json.loads(done.stdout))
 
 
