@@ -25,8 +25,7 @@ class _IntChoice(click.Choice):
 
 format_option = option(
     "--format",
-    default=defaults_of(convert)["format"],
-    show_default=True,
+    defaults=defaults_of(convert),
     metavar="NAME[:PRECISION]",
     help="Format to write: onnx, gguf, openvino, web or mlx (docs/runtimes.md).",
 )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
 
-__all__ = ["GroupedCommand", "Option", "option", "rare", "setting_key", "settings", "titled"]
+__all__ = ["GroupedCommand", "Option", "number_option", "option", "rare", "setting_key", "settings", "titled"]
 
 Decorator = Callable[..., Any]
 
@@ -44,8 +43,24 @@ class Option(click.Option):
         return extra
 
 
-#: `click.option` for a command with titles.
-option = partial(click.option, cls=Option)
+def option(*names: str, defaults: Mapping[str, Any] | None = None, **attributes: Any) -> Decorator:
+    """`click.option` for a command with titles.
+
+    Args:
+        names: As click has them, with the option itself first.
+        defaults: Of the Python API: those of all options, of which this one's is taken and shown.
+        attributes: As click has them.
+    """
+    if defaults is not None:
+        key = names[0].partition("/")[0].lstrip("-").replace("-", "_")
+        attributes |= {"default": defaults[key], "show_default": True}
+    return click.option(*names, cls=Option, **attributes)
+
+
+def number_option(name: str, *more: str, type: Any = int, **attributes: Any) -> Decorator:
+    """An option that takes a number; its help comes last of the texts."""
+    *names, help = more
+    return option(name, *names, type=type, metavar="N", help=help, **attributes)
 
 
 def _show_all(ctx: click.Context, _: click.Parameter, is_given: bool) -> None:

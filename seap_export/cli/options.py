@@ -14,7 +14,7 @@ import click
 from seap_export.api.arguments import defaults_of
 from seap_export.api.export import export
 from seap_export.cli.console import Console
-from seap_export.cli.groups import option, rare
+from seap_export.cli.groups import number_option, option, rare
 from seap_export.errors import refuse_missing
 from seap_export.providers import WRITTEN_FOR
 
@@ -141,23 +141,20 @@ task_option = option(
 )
 recipe_option = option(
     "--recipe",
-    default=_DEFAULTS["recipe"],
-    show_default=True,
+    defaults=_DEFAULTS,
     metavar="NAME|FILE",
     help="How heads and neurons are chosen and compensated: a name that `seap-export recipes` lists, or a TOML file.",
 )
 layout_option = option(
     "--layout",
+    defaults=_DEFAULTS,
     type=click.Choice(["per-layer", "uniform"]),
-    default=_DEFAULTS["layout"],
-    show_default=True,
     help="Give each layer a shape of its own, or all the same, which some runtimes need.",
 )
 vocabulary_option = option(
     "--vocabulary",
+    defaults=_DEFAULTS,
     type=NumberOrWord(),
-    default=_DEFAULTS["vocabulary"],
-    show_default=True,
     metavar="N|auto|all",
     help="Number of tokens to keep; auto: those that the tasks' texts use (docs/vocabulary.md).",
 )
@@ -166,10 +163,10 @@ vocabulary_option = option(
 def provider_option(purpose: str, names: Iterable[str] = WRITTEN_FOR) -> Command:
     """--provider, of these names."""
     choices = click.Choice(list(names))
-    return option("--provider", type=choices, default=_DEFAULTS["provider"], show_default=True, help=purpose)
+    return option("--provider", defaults=_DEFAULTS, type=choices, help=purpose)
 
 
-threads_option = option("--threads", type=Threads(), metavar="N", help="Number of threads.  [default: all cores]")
+threads_option = number_option("--threads", "Number of threads.  [default: all cores]", type=Threads())
 max_kl_option = option(
     "--max-kl",
     type=float,
@@ -180,74 +177,44 @@ max_kl_option = option(
 raw_option = option("--raw", is_flag=True, help="Continue the prompt as it is, without the model's chat template.")
 force_option = option("--force", is_flag=True, help="Replace files that were made from other inputs.")
 
-tokens_option = option(
+tokens_option = number_option(
     "--calibration-tokens",
+    "Largest number of tokens to calibrate on, for each task.  [default: 65536, or all]",
     type=_AT_LEAST_1,
-    metavar="N",
-    help="Largest number of tokens to calibrate on, for each task.  [default: 65536, or all]",
 )
 calibration_options = (
-    option(
-        "--samples",
-        type=_AT_LEAST_1,
-        metavar="N",
-        help="Calibration texts of each task.  [default: as many as the tokens allow]",
+    number_option(
+        "--samples", "Calibration texts of each task.  [default: as many as the tokens allow]", type=_AT_LEAST_1
     ),
-    option(
+    number_option(
         "--held-out",
+        "Texts of each task that are set aside for the checks.  [default: 16, or a quarter of fewer than 64]",
         type=_AT_LEAST_1,
-        metavar="N",
-        help="Texts of each task that are set aside for the checks.  [default: 16, or a quarter of fewer than 64]",
     ),
-    option(
-        "--seed",
-        type=int,
-        default=_DEFAULTS["seed"],
-        show_default=True,
-        help="Seed of the split into calibration and held-out texts.",
+    option("--seed", defaults=_DEFAULTS, type=int, help="Seed of the split into calibration and held-out texts."),
+    number_option(
+        "--max-length", "Number of tokens after which a text is cut.", defaults=_DEFAULTS, type=click.IntRange(min=2)
     ),
-    option(
-        "--max-length",
-        type=click.IntRange(min=2),
-        metavar="N",
-        default=_DEFAULTS["max_length"],
-        show_default=True,
-        help="Number of tokens after which a text is cut.",
-    ),
-    option(
+    number_option(
         "--batch-tokens",
+        "Number of tokens in a batch; it changes the speed and the memory only.",
+        defaults=_DEFAULTS,
         type=_AT_LEAST_1,
-        metavar="N",
-        default=_DEFAULTS["batch_tokens"],
-        show_default=True,
-        help="Number of tokens in a batch; it changes the speed and the memory only.",
     ),
 )
 
 answers_option = option(
     "--answers",
+    defaults=_DEFAULTS,
     type=click.Choice(["data", "model"]),
-    default=_DEFAULTS["answers"],
-    show_default=True,
     help="Make the variants from the answers of the data, or let MODEL answer the prompts itself.",
 )
-answer_tokens_option = option(
-    "--answer-tokens",
-    type=_AT_LEAST_1,
-    metavar="N",
-    default=_DEFAULTS["answer_tokens"],
-    show_default=True,
-    help="Most tokens of an answer of the model itself.",
+answer_tokens_option = number_option(
+    "--answer-tokens", "Most tokens of an answer of the model itself.", defaults=_DEFAULTS, type=_AT_LEAST_1
 )
 
 compute_options = (
-    option(
-        "--device",
-        default=_DEFAULTS["device"],
-        show_default=True,
-        metavar="auto|cpu|cuda|cuda:N",
-        help="Device that torch computes on.",
-    ),
+    option("--device", defaults=_DEFAULTS, metavar="auto|cpu|cuda|cuda:N", help="Device that torch computes on."),
     *rare(
         option(
             "--memory",
@@ -293,12 +260,7 @@ mixture_options = (
 )
 
 router_options = (
-    option(
-        "--router/--no-router",
-        default=_DEFAULTS["router"],
-        show_default=True,
-        help="Make a router if there are several tasks.",
-    ),
+    option("--router/--no-router", defaults=_DEFAULTS, help="Make a router if there are several tasks."),
     option(
         "--threshold",
         type=click.FloatRange(0.0, 1.0),
@@ -308,9 +270,8 @@ router_options = (
 
 rounding_option = option(
     "--rounding",
+    defaults=_DEFAULTS,
     type=click.Choice(["calibrated", "nearest"]),
-    default=_DEFAULTS["rounding"],
-    show_default=True,
     help="Round 4-bit weights with the calibration texts, or each to the nearest level.",
 )
 
@@ -320,29 +281,13 @@ parity_options = (
         type=PathType(),
         help="A TOML file of limits that replace the defaults, such as max_abs = 0.0005 under [fp32].",
     ),
-    option(
-        "--decode-steps",
-        type=_AT_LEAST_1,
-        metavar="N",
-        default=_DEFAULTS["decode_steps"],
-        show_default=True,
-        help="Number of tokens decoded with the cache.",
-    ),
-    option(
-        "--prompts",
-        type=_AT_LEAST_1,
-        metavar="N",
-        default=_DEFAULTS["prompts"],
-        show_default=True,
-        help="Number of held-out prompts compared.",
-    ),
-    option(
+    number_option("--decode-steps", "Number of tokens decoded with the cache.", defaults=_DEFAULTS, type=_AT_LEAST_1),
+    number_option("--prompts", "Number of held-out prompts compared.", defaults=_DEFAULTS, type=_AT_LEAST_1),
+    number_option(
         "--long-tokens",
+        "Number of tokens in the longest prompt, or as many as the model has positions.",
+        defaults=_DEFAULTS,
         type=_AT_LEAST_1,
-        metavar="N",
-        default=_DEFAULTS["long_tokens"],
-        show_default=True,
-        help="Number of tokens in the longest prompt, or as many as the model has positions.",
     ),
 )
 

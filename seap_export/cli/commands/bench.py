@@ -10,7 +10,7 @@ import click
 
 from seap_export.cli.console import Console, megabytes, table
 from seap_export.cli.form import logits_option, precision_option, rare_form_options
-from seap_export.cli.groups import GroupedCommand, option, rare, titled
+from seap_export.cli.groups import GroupedCommand, number_option, option, rare, titled
 from seap_export.cli.options import (
     ExistingPath,
     PathType,
@@ -40,25 +40,18 @@ __all__ = ["bench_command", "speedup_cells"]
         help="Runtime to time the models in: torch (on the CPU, in fp32), onnxruntime, or another that "
         "docs/runtimes.md lists. Repeatable.  [default: torch and onnxruntime]",
     ),
-    option(
-        "--depth",
-        "depths",
-        multiple=True,
-        type=int,
-        metavar="N",
-        help="Number of tokens in a prompt. Repeatable.  [default: 128, 512, 2048]",
+    number_option(
+        "--depth", "depths", "Number of tokens in a prompt. Repeatable.  [default: 128, 512, 2048]", multiple=True
     ),
-    option(
+    number_option(
         "--batch",
         "batches",
-        multiple=True,
-        type=int,
-        metavar="N",
-        help="Number of prompts at once; more than one are timed at the smallest depth, if the runtime accepts them. "
+        "Number of prompts at once; more than one are timed at the smallest depth, if the runtime accepts them. "
         "Repeatable.  [default: 1, 4, 16]",
+        multiple=True,
     ),
-    option("--runs", type=int, metavar="N", default=5, show_default=True, help="Runs of each model, in turn."),
-    option("--steps", type=int, metavar="N", default=16, show_default=True, help="Decode steps in a run."),
+    number_option("--runs", "Runs of each model, in turn.", default=5, show_default=True),
+    number_option("--steps", "Decode steps in a run.", default=16, show_default=True),
 )
 @titled(
     "Models",

@@ -10,7 +10,7 @@ import click
 from seap_export.api.arguments import defaults_of
 from seap_export.api.evaluate import evaluate
 from seap_export.cli.console import Console, table
-from seap_export.cli.groups import GroupedCommand, option, titled
+from seap_export.cli.groups import GroupedCommand, number_option, option, titled
 from seap_export.cli.options import (
     PathType,
     compute_options,
@@ -72,23 +72,9 @@ _BESIDE_DENSE = ("retained", "difference", "lost", "won")
         metavar="NAME=FILE",
         help="A task file (.toml) with 'answer', for exact match of generated answers. Repeatable.",
     ),
-    option(
-        "--max-new-tokens",
-        type=int,
-        metavar="N",
-        default=_DEFAULTS["max_new_tokens"],
-        show_default=True,
-        help="Largest number of tokens in a generated answer.",
-    ),
-    option("--limit", type=int, metavar="N", help="Use only the first N texts and questions of each task."),
-    option(
-        "--max-length",
-        type=int,
-        metavar="N",
-        default=_DEFAULTS["max_length"],
-        show_default=True,
-        help="Number of tokens after which a text is cut.",
-    ),
+    number_option("--max-new-tokens", "Largest number of tokens in a generated answer.", defaults=_DEFAULTS),
+    number_option("--limit", "Use only the first N texts and questions of each task."),
+    number_option("--max-length", "Number of tokens after which a text is cut.", defaults=_DEFAULTS),
 )
 @titled(
     "Quality gate",
@@ -114,13 +100,10 @@ _BESIDE_DENSE = ("retained", "difference", "lost", "won")
 )
 @titled(
     "Machine",
-    option(
+    number_option(
         "--batch-size",
-        type=int,
-        metavar="N",
-        default=_DEFAULTS["batch_size"],
-        show_default=True,
-        help="Number of questions, or of their choices, in a batch; fewer need less memory.",
+        "Number of questions, or of their choices, in a batch; fewer need less memory.",
+        defaults=_DEFAULTS,
     ),
     *compute_options,
     provider_option("Execution provider of ONNX Runtime that runs the ONNX files."),

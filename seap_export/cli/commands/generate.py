@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from seap_export.cli.console import Console
-from seap_export.cli.groups import GroupedCommand, option, titled
+from seap_export.cli.groups import GroupedCommand, number_option, option, titled
 from seap_export.cli.options import ExistingPath, output_options, provider_option, raw_option, threads_option
 from seap_export.cli.prompt import read_prompt
 from seap_export.providers import PROVIDERS
@@ -26,14 +26,7 @@ __all__ = ["generate_command"]
     "Generation",
     option("--system", metavar="TEXT", help="System prompt, before the user's turn."),
     raw_option,
-    option(
-        "--max-new-tokens",
-        type=int,
-        metavar="N",
-        default=64,
-        show_default=True,
-        help="Largest number of tokens to generate.",
-    ),
+    number_option("--max-new-tokens", "Largest number of tokens to generate.", default=64, show_default=True),
     option(
         "--temperature",
         type=float,
@@ -46,7 +39,7 @@ __all__ = ["generate_command"]
     option(
         "--top-p", type=float, metavar="P", help="Sample from the most likely tokens whose probabilities add up to P."
     ),
-    option("--seed", type=int, metavar="N", default=0, show_default=True, help="Seed of the sampling."),
+    number_option("--seed", "Seed of the sampling.", default=0, show_default=True),
 )
 @titled(
     "Machine",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from seap_export.cli.console import Console
-from seap_export.cli.groups import option
+from seap_export.cli.groups import number_option, option
 from seap_export.cli.options import ExistingPath, PathType, Ratio, output_options, raw_option
 from seap_export.cli.prompt import read_prompt
 
@@ -22,7 +22,7 @@ __all__ = ["route_command"]
 @click.argument("folder", type=ExistingPath(), metavar="DIR")
 @click.argument("prompt", required=False)
 @option("--prompt-file", type=PathType(allow_dash=True), help="Read the prompt from this file; - is stdin.")
-@option("--generate", "max_new_tokens", type=int, metavar="N", help="Let the variant answer, with at most N tokens.")
+@number_option("--generate", "max_new_tokens", "Let the variant answer, with at most N tokens.")
 @raw_option
 @option(
     "--ratio",

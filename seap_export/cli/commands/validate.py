@@ -11,7 +11,7 @@ import click
 from seap_export.api.arguments import defaults_of
 from seap_export.api.validate import validate
 from seap_export.cli.console import Console, table
-from seap_export.cli.groups import GroupedCommand, option, rare, titled
+from seap_export.cli.groups import GroupedCommand, number_option, option, rare, titled
 from seap_export.cli.options import (
     ExistingPath,
     PathType,
@@ -78,23 +78,14 @@ _CHECKS = ("integrity", "parity", "router", "quality", "speed")
     option(
         "--max-bytes-ratio", type=float, metavar="F", help="Largest size on disk, as a fraction of the dense model's."
     ),
-    option(
+    number_option(
         "--depth",
+        "Number of tokens in a timed prompt. Repeatable.",
         multiple=True,
-        type=int,
-        metavar="N",
         default=[_DEFAULTS["depth"]],
         show_default=True,
-        help="Number of tokens in a timed prompt. Repeatable.",
     ),
-    option(
-        "--runs",
-        type=int,
-        metavar="N",
-        default=_DEFAULTS["runs"],
-        show_default=True,
-        help="Timed runs of each model, in turn.",
-    ),
+    number_option("--runs", "Timed runs of each model, in turn.", defaults=_DEFAULTS),
 )
 @titled(
     "Output",
