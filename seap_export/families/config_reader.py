@@ -103,15 +103,15 @@ class ConfigReader:
             raise InputError(f"config.json: '{key}' must be positive, not {base:g}; correct it")
         return base if exponent is None else float(base ** float(exponent))
 
-    def product(self, places: Iterable[str]) -> float:
+    def product(self, paths: Iterable[str]) -> float:
         """The product of some keys' values, 1 where one is missing or null; `KEY.N` is item N of a list.
 
         Raises:
             InputError: A value is not a number, or a list is too short.
         """
         factors = []
-        for place in places:
-            key, _, item = place.partition(".")
+        for path in paths:
+            key, _, item = path.partition(".")
             value = self.get(key)
             if item and value is not None:
                 if not isinstance(value, list | tuple) or len(value) <= int(item):

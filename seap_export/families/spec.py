@@ -99,7 +99,9 @@ class LayerSpec:
 
     def factor(self, projection: Projection) -> float:
         """What the product of a projection that reads the stream is multiplied by."""
-        return next((own.factors[projection] for own in self.sublayers if projection in own.factors), 1.0)
+        return next(
+            (sublayer.factors[projection] for sublayer in self.sublayers if projection in sublayer.factors), 1.0
+        )
 
     @property
     def biases(self) -> frozenset[Projection]:

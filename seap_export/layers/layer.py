@@ -84,8 +84,8 @@ class DecoderLayer:
             for projection, shape in sublayer.shapes(spec.hidden_size).items()
             if sublayer.channels in shape
         }
-        placed = {name: tensors[name].to(device) for name in wanted}
-        self._tensors = {name: one if name in in_parts else one.float() for name, one in placed.items()}
+        on_device = {name: tensors[name].to(device) for name in wanted}
+        self._tensors = {name: one if name in in_parts else one.float() for name, one in on_device.items()}
         self._widened: dict[Projection, tuple[slice | None, slice | None, torch.Tensor]] = {}
 
     @property

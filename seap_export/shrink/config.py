@@ -78,7 +78,7 @@ def _for_vllm(source: Source, spec: ModelSpec) -> dict[str, Any]:
 
 def _sizes(family: Family, layer: LayerSpec) -> dict[str, int]:
     """The sizes of a layer by the family's own keys."""
-    sizes = (pair for own in layer.sublayers for pair in {**own.sizes, **own.derived_sizes}.items())
+    sizes = (pair for sublayer in layer.sublayers for pair in {**sublayer.sizes, **sublayer.derived_sizes}.items())
     return {family.key(name): size for name, size in sizes}
 
 

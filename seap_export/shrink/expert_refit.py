@@ -103,13 +103,13 @@ class ExpertFit:
         total = squares = 0.0
         for number in range(len(self._weights)):
             tokens, channels = self._channels(expert, number)
-            own, inputs = self._weights[number].index_select(0, tokens).double(), channels.double()
-            weighted = inputs * own[:, None]
+            token_weights, inputs = self._weights[number].index_select(0, tokens).double(), channels.double()
+            weighted = inputs * token_weights[:, None]
             for start in range(0, width, _ROWS):  # of a wide expert, the matrix is too large to be held twice
                 square[start : start + _ROWS] += weighted[:, start : start + _ROWS].T @ inputs
             if cross is not None:
                 cross += self._lacking[number].index_select(0, tokens).double().T @ weighted
-            total, squares = total + float(own.sum()), squares + float(own.square().sum())
+            total, squares = total + float(token_weights.sum()), squares + float(token_weights.square().sum())
         return square, total, squares
 
     def _subtract(self, expert: int, change: torch.Tensor) -> None:

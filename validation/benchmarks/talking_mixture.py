@@ -123,52 +123,52 @@ def _fitted(source: Source, spec: ModelSpec, texts: Sequence[Sequence[int]]) -> 
         attention = DecoderLayer(source.spec, index, tensors, only=Attention.output)
         for hidden in (dense, mixed):
             hidden.advance(attention, Attention.output)
-        whole, of_all, own = _grouped(source.spec, spec, index, tensors, dense)
-        layer = DecoderLayer(spec, index, own, only=Experts.output)
+        whole, of_all, grouped = _grouped(source.spec, spec, index, tensors, dense)
+        layer = DecoderLayer(spec, index, grouped, only=Experts.output)
         exact = DecoderLayer(whole, index, of_all, only=Experts.output)
         experts = spec.layers[index][Experts]
         fit, name = ExpertFit(experts, layer, mixed, weights), names.weight(Experts.output, index)
         dense.advance(exact, Experts.output, partial(fit.add, exact))
-        own[name] = fit.fitted(own[name], _RIDGE, lambda weight, _: weight)
-        mixed.advance(DecoderLayer(spec, index, own, only=Experts.output), Experts.output)
+        grouped[name] = fit.fitted(grouped[name], _RIDGE, lambda weight, _: weight)
+        mixed.advance(DecoderLayer(spec, index, grouped, only=Experts.output), Experts.output)
         lost = sum(float((a - b).square().sum()) for a, b in zip(dense.streams, mixed.streams, strict=True))
         size = sum(float(stream.square().sum()) for stream in dense.streams)
         click.echo(f"layer {index}: {lost / size:.4f} of the stream is lost", err=True)
-        yield own
+        yield grouped
 
 
 def _grouped(
     dense: ModelSpec, spec: ModelSpec, index: int, tensors: Tensors, hidden: HiddenStates
 ) -> tuple[ModelSpec, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """A mixture whose experts all compute each token, its layer, and the layer of `spec`; all in groups of neurons."""
-    own = spec.layers[index][Experts]
+    experts = spec.layers[index][Experts]
     step = max(1, -(-sum(batch.num_tokens for batch in hidden.batches) // _GROUPED_TOKENS))
     stream = torch.cat([part[::step] for part in hidden.streams])
     mlp = DecoderLayer(dense, index, tensors, only=Mlp.output)
     channels, down = mlp.channels(Mlp.output, stream, hidden.batches[0]), mlp.weight(Mlp.output)
-    order = balanced_groups((channels.abs() - channels.abs().mean(0)).T, own.num_experts).flatten()
+    order = balanced_groups((channels.abs() - channels.abs().mean(0)).T, experts.num_experts).flatten()
 
     def layer(router: torch.Tensor, scale: int) -> dict[str, torch.Tensor]:
         projections = zip(
-            own.projections,
+            experts.projections,
             (router, *(mlp.weight(name)[order] for name in mlp.spec[Mlp].readers), scale * down[:, order]),
             strict=True,
         )
         shared = {name: tensors[name] for name in spec.layer_tensors(index) if name in tensors}
         return {**shared, **{names.weight(name, index): weight.contiguous() for name, weight in projections}}
 
-    every = replace(own, experts_per_token=own.num_experts)
-    whole = replace(spec, layers=tuple(one.changed(experts_per_token=own.num_experts) for one in spec.layers))
-    of_all = layer(torch.zeros(own.num_experts, spec.hidden_size), own.num_experts)
-    if own == every:
+    every = replace(experts, experts_per_token=experts.num_experts)
+    whole = replace(spec, layers=tuple(one.changed(experts_per_token=experts.num_experts) for one in spec.layers))
+    of_all = layer(torch.zeros(experts.num_experts, spec.hidden_size), experts.num_experts)
+    if experts == every:
         return whole, of_all, dict(of_all)
     exact = DecoderLayer(whole, index, of_all, only=Experts.output)
     x = exact.read(Experts.output, stream)
     written = [
         neurons @ exact.weight(Experts.output)[:, every.of_expert(expert)].T
-        for expert, (_, neurons) in enumerate(each_expert(exact, every, x, range(own.num_experts)))
+        for expert, (_, neurons) in enumerate(each_expert(exact, every, x, range(experts.num_experts)))
     ]
-    return whole, of_all, layer(_router(x, torch.stack(written, 1)), own.experts_per_token)
+    return whole, of_all, layer(_router(x, torch.stack(written, 1)), experts.experts_per_token)
 
 
 def _router(x: torch.Tensor, written: torch.Tensor) -> torch.Tensor:

@@ -40,12 +40,12 @@ def eliminate_experts(
     losses = np.zeros(number + 1)
     while len(left) > fewest:
         tried = [
-            routing_losses(experts, sample, gram, [*left[:place], *left[place + 1 :]]) for place in range(len(left))
+            routing_losses(experts, sample, gram, [*left[:index], *left[index + 1 :]]) for index in range(len(left))
         ]
         loss = torch.stack(tried) @ weights
-        place = int(loss.argmin())
-        removed.append(left.pop(place))
-        losses[len(left)] = max(float(loss[place]), losses[len(left) + 1])
+        index = int(loss.argmin())
+        removed.append(left.pop(index))
+        losses[len(left)] = max(float(loss[index]), losses[len(left) + 1])
     losses[:fewest] = losses[fewest]
     return np.array([*left, *reversed(removed)], np.int64), losses
 
@@ -56,9 +56,9 @@ def routing_losses(experts: Experts, sample: RoutingSample, gram: torch.Tensor, 
     `gram` is that of the sample.
     """
     every = list(range(experts.num_experts))
-    places, changes = zip(_routed(experts, sample, every, -1.0), _routed(experts, sample, kept, 1.0), strict=True)
-    place, change = torch.cat(places, 1), torch.cat(changes, 1)
-    rows = gram.take_along_dim(place[:, :, None], 1).take_along_dim(place[:, None, :], 2)
+    indices, changes = zip(_routed(experts, sample, every, -1.0), _routed(experts, sample, kept, 1.0), strict=True)
+    chosen, change = torch.cat(indices, 1), torch.cat(changes, 1)
+    rows = gram.take_along_dim(chosen[:, :, None], 1).take_along_dim(chosen[:, None, :], 2)
     return torch.einsum("ti,tij,tj->t", change, rows, change).clamp_(min=0.0)
 
 
@@ -87,8 +87,8 @@ def eliminate_neurons(
     orders, losses = [], np.zeros(experts.moe_intermediate_size + 1)
     for expert, share in enumerate(shares):
         columns = weight[:, experts.of_expert(expert)]
-        own_ridge = ridge / max(share, ridge)  # at most 1, where hardly any token comes
-        order, loss = eliminate_channels(columns, moment(expert).to(weight.device), own_ridge)
+        expert_ridge = ridge / max(share, ridge)  # at most 1, where hardly any token comes
+        order, loss = eliminate_channels(columns, moment(expert).to(weight.device), expert_ridge)
         orders.append(order)
         losses += loss
     return np.stack(orders), losses

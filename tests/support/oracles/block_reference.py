@@ -125,9 +125,9 @@ class Reference:
     def _linear(self, name: str, index: int, x: torch.Tensor) -> torch.Tensor:
         stem = names.tensor(name, index)
         product = functional.linear(x, self._tensors[f"{stem}.weight"], self._tensors.get(f"{stem}.bias"))
-        return product * {one: f for own in self._spec.layers[index].sublayers for one, f in own.factors.items()}.get(
-            name, 1.0
-        )
+        return product * {
+            one: f for sublayer in self._spec.layers[index].sublayers for one, f in sublayer.factors.items()
+        }.get(name, 1.0)
 
 
 def _capped(x: torch.Tensor, cap: float) -> torch.Tensor:
