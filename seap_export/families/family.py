@@ -69,6 +69,7 @@ FUSED: Mapping[str, tuple[Projection, ...]] = {
     "in_proj": BCX,
     "q_gate_proj": ("q_proj", "g_proj"),
     "mamba_in_proj": MAMBA[:-1],
+    "experts_gate_up_proj": ROUTED[1:3],
 }
 _COMMON, _REFUSED = "common.toml", "refused.toml"
 

@@ -9,7 +9,7 @@ import torch
 
 from seap_export.families import ModelSpec
 from seap_export.families.names import ROUTED, Projection
-from seap_export.families.stacked import Stacked, stacked_projections
+from seap_export.families.stacked import Joint, Stacked, stacked_projections
 
 __all__ = ["ExpertMatrices", "ExpertModules"]
 
@@ -52,7 +52,9 @@ class ExpertModules:
     def __init__(self, spec: ModelSpec, parameters: Collection[str]) -> None:
         self._family = spec.family
         every = {index: stacked_projections(spec, index) for index in range(len(spec.layers))}
-        self._stacked: dict[int, Mapping[Projection, Stacked]] = {index: own for index, own in every.items() if own}
+        self._stacked: dict[int, Mapping[Projection, Stacked | Joint]] = {
+            index: stacked for index, stacked in every.items() if stacked
+        }
         self.are_joint = all(self._parameters(index)[-1] in parameters for index in self._stacked)
 
     def _parameters(self, index: int) -> tuple[str, str, str]:
@@ -74,7 +76,11 @@ class ExpertModules:
         if (stacked := self._stacked.get(index)) is None:
             return tensors, {}
         router, gate_up, down = self._parameters(index)
-        parts = [[tensors.pop(part) for part in stacked[name].parts] for name in ROUTED[1:]]
+        parts = [
+            [stacked[name].of_expert(stored, expert) for expert in range(stacked[name].experts)] for name in ROUTED[1:]
+        ]
+        for name in {part for matrices in stacked.values() for part in matrices.parts}:
+            del tensors[name]
         table = tensors[router] = tensors.pop(self._router(index))
         tensors = {self._bias_in_module(index, name): tensor for name, tensor in tensors.items()}
         both, output = list(zip(*parts[:2], strict=True)), [(one,) for one in parts[2]]
@@ -90,10 +96,10 @@ class ExpertModules:
                 bias = self._family.stored("selection_bias", index)
                 stored[bias] = stored.pop(self._bias_in_module(index, bias))
             stored[self._router(index)] = stored.pop(router)
-            (_, both, hidden_size), (_, _, width) = stored.pop(gate_up), stored.pop(down)
-            for name in ROUTED[1:3]:
-                stored |= dict.fromkeys(stacked[name].parts, (both // 2, hidden_size))
-            stored |= dict.fromkeys(stacked[ROUTED[3]].parts, (hidden_size, width))
+            (experts, both, hidden_size), (_, _, width) = stored.pop(gate_up), stored.pop(down)
+            rows, columns = (experts * both // 2, hidden_size), (hidden_size, experts * width)
+            for name, plain in zip(ROUTED[1:], (rows, rows, columns), strict=True):
+                stored |= dict.fromkeys(stacked[name].parts, stacked[name].shape(plain))
         return stored
 
     def _bias_in_module(self, index: int, stored: str) -> str:

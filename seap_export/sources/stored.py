@@ -14,7 +14,7 @@ import torch
 from seap_export.families import ModelSpec, names
 from seap_export.families.family import FUSED
 from seap_export.families.fused import Rows, fused_rows
-from seap_export.families.stacked import Stacked, stacked_projections
+from seap_export.families.stacked import Joint, Stacked, stacked_projections
 from seap_export.sources.weights import WeightReader
 
 __all__ = ["PlainReader", "StoredForm"]
@@ -50,7 +50,7 @@ class StoredForm:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self._parts: dict[str, _Rows] = {}
         self._ones: dict[str, torch.Tensor] = {}
-        self._stacked: dict[str, Stacked] = {}
+        self._stacked: dict[str, Stacked | Joint] = {}
         family, offset = spec.family, spec.family.block.norm_offset
         self._is_transposed = family.transposed
         shapes = spec.outer_tensors()
@@ -137,8 +137,7 @@ class StoredForm:
                 tensors[name] = self._ones[name]
                 continue
             if name in self._stacked:
-                whole = self._stacked[name]
-                tensors[name] = torch.cat([stored[part] for part in whole.parts], whole.axis)
+                tensors[name] = self._stacked[name].plain(stored)
                 continue
             part = self._parts[name]
             rows = _transposed(stored[part.stored]) if part.is_transposed else stored[part.stored]
@@ -150,10 +149,10 @@ class StoredForm:
     def to_stored(self, plain: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The stored tensors, given all tensors of the plain form that they hold."""
         tensors: dict[str, torch.Tensor] = {}
-        for name in plain.keys() & self._stacked.keys():
-            whole = self._stacked[name]
-            parts = plain[name].chunk(len(whole.parts), whole.axis)
-            tensors |= {part: tensor.contiguous() for part, tensor in zip(whole.parts, parts, strict=True)}
+        for name in (name for name in self._stacked if name in plain):
+            for stored, tensor in self._stacked[name].split(plain[name]).items():
+                beside = (tensors[stored],) if stored in tensors else ()
+                tensors[stored] = torch.cat([*beside, tensor], 1) if beside else tensor.contiguous()
         pieces: dict[str, list[tuple[_Rows, torch.Tensor]]] = {}
         for name in (name for name in plain if name in self._parts):
             part = self._parts[name]

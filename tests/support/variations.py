@@ -141,6 +141,12 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 2,
         "moe_intermediate_size": 64,
     },
+    "granitemoe": {
+        "attention_multiplier": 0.2,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "intermediate_size": 64,
+    },
     "flex_olmo": {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 64},
     "olmoe": {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 64},
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True},
@@ -467,6 +473,14 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "exaone_moe": {"model_type": "exaone_moe", "mlp_layer_types": ["sparse", "dense", "sparse"]},
     "minimax_m2": {"model_type": "minimax_m2"},
     "lfm2_moe": {"model_type": "lfm2_moe", "conv_bias": True, "norm_topk_prob": False},
+    "granitemoe": {
+        "model_type": "granitemoe",
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.5,
+        "logits_scaling": 2.0,
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+    },
     "flex_olmo": {"model_type": "flex_olmo", "attention_bias": True},
     "mixtral": {"model_type": "mixtral"},
     "mixtral-all": {

@@ -11,12 +11,13 @@ import torch
 
 from converters.onnx.precision import Precision
 from converters.onnx.weights.scaling import Scaling
-from seap_export.families import ModelSpec
+from seap_export.families import Experts, ModelSpec
 from validation.array_store import ArrayStore, StoredArray
 from validation.metrics import LogitComparison
 from validation.parity.caches import CacheComparison
 from validation.parity.profiles import Noise
 from validation.parity.rounding import narrow, round_activations, scale_norms, scale_weights
+from validation.parity.ties import NEARLY_TIED, other_choices
 from validation.prompts import CALL_TOKENS, Case, TokenIds
 from validation.runtimes.pytorch.torch_runner import Run, TorchRunner
 from validation.runtimes.runner import States
@@ -124,6 +125,8 @@ def measure_exact_noise(
 ) -> dict[TokenSequence, Noise]:
     """The difference that another attention kernel and single decode steps make in float32, and that float64 makes.
 
+    And that of other choices where a router is nearly tied; see `other_choices`.
+
     Either may be the larger one. A token on which a model amplifies rounding is moved by any other order of the same
     sums, of which the kernel changes those of attention alone.
 
@@ -138,7 +141,15 @@ def measure_exact_noise(
     runner.change_weights(narrow(torch.float64))
     exact = _differences(runner, references, store, "float32", say)
     runner.change_weights(narrow(torch.float32))
-    return {sequence: kernel[sequence] | exact[sequence] for sequence in references}
+    noise = {sequence: kernel[sequence] | exact[sequence] for sequence in references}
+    with other_choices(runner.model, runner.spec, NEARLY_TIED["fp32"]) as ties:
+        tied = _differences(runner, references, store, "nearly tied routers", say) if _chooses(runner.spec) else {}
+    return {sequence: noise[sequence] | tied[sequence] for sequence in noise} if ties.are_few else noise
+
+
+def _chooses(spec: ModelSpec) -> bool:
+    """Whether there are routers."""
+    return any(True for _ in spec.all(Experts))
 
 
 def _differences(
@@ -192,15 +203,45 @@ def measure_rounding_noise(
     Returns:
         The noise of each sequence, and the largest difference of a logit; none and 0 where nothing is rounded.
     """
+    tied = _tied_divergence(runner, references, store, spec, precision, say)
     if not _round_alike(runner, spec, precision, scaling, provider):
         return {}, 0.0
     runner.use_other_attention()
+    rounded, largest = _divergence(runner, references, store, spec, precision.name, say)
+    return {sequence: rounded[sequence] | tied.get(sequence, Noise()) for sequence in rounded}, largest
+
+
+def _tied_divergence(
+    runner: TorchRunner,
+    references: Mapping[TokenSequence, Reference],
+    store: ArrayStore,
+    spec: ModelSpec,
+    precision: Precision,
+    say: Progress,
+) -> dict[TokenSequence, Noise]:
+    """What other choices make where a router is nearly tied in this precision; none if these are many."""
+    if not _chooses(spec):
+        return {}
+    with other_choices(runner.model, spec, NEARLY_TIED[precision.name]) as ties:
+        noise, _ = _divergence(runner, references, store, spec, "nearly tied routers", say)
+    return noise if ties.are_few else {}
+
+
+def _divergence(
+    runner: TorchRunner,
+    references: Mapping[TokenSequence, Reference],
+    store: ArrayStore,
+    spec: ModelSpec,
+    source: str,
+    say: Progress,
+) -> tuple[dict[TokenSequence, Noise], float]:
+    """How far the runner's predictions are from the references' now, and the largest difference of a logit."""
     figures, variations = {}, {}
     runs = runner.run([Run(sequence.parts(spec), sequence.logits) for sequence in references])
-    for index, (sequence, rounded) in enumerate(zip(references, runs, strict=True)):
-        say(f"torch: noise of {precision.name}, sequence {index + 1} of {len(references)}")
+    for index, (sequence, logits) in enumerate(zip(references, runs, strict=True)):
+        say(f"torch: noise of {source}, sequence {index + 1} of {len(references)}")
         comparison = LogitComparison()
-        comparison.update(store.get(references[sequence].logits), rounded)
+        comparison.update(store.get(references[sequence].logits), logits)
         figures[sequence], variations[sequence] = comparison.figures(), max(1.0, comparison.variation())
     finite = [(figure.mean_kl, figure.tokens) for figure in figures.values() if figure.mean_kl is not None]
     overall = sum(kl * tokens for kl, tokens in finite) / sum(tokens for _, tokens in finite) if finite else 0.0

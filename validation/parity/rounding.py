@@ -42,6 +42,8 @@ def round_weights(spec: ModelSpec, precision: Precision) -> Change | None:
     def rounded(name: str, tensor: torch.Tensor) -> torch.Tensor:
         if name not in quantized:
             return tensor
+        if tensor.dim() == 3:  # matrices of experts
+            return _rounded(tensor.flatten(0, 1), how, dtype).view(tensor.shape)
         return _rounded(tensor.T, how, dtype).T if form.is_transposed(name) else _rounded(tensor, how, dtype)
 
     return lambda weights: {name: rounded(name, tensor) for name, tensor in weights.items()}

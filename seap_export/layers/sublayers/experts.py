@@ -18,9 +18,11 @@ __all__ = [
     "expert_outputs",
     "experts_channels",
     "experts_product",
+    "preferences",
     "router_weights",
     "routing_margins",
     "routing_weights",
+    "weights_of",
 ]
 
 
@@ -34,14 +36,21 @@ def chosen_experts(
         experts: The mixture.
         selection_bias: The bias that the choice goes by, [experts]; None: there is none.
     """
+    indices = preferences(logits, experts, selection_bias).topk(experts.experts_per_token, -1).indices
+    return weights_of(logits, experts, indices), indices
+
+
+def preferences(logits: torch.Tensor, experts: Experts, selection_bias: torch.Tensor | None) -> torch.Tensor:
+    """What experts are chosen by, [tokens, experts]; see `chosen_experts`."""
     scores = _scores(logits, experts)
-    if selection_bias is None:
-        weights, indices = scores.topk(experts.experts_per_token, -1)
-    else:
-        indices = (scores + selection_bias).topk(experts.experts_per_token, -1).indices
-        weights = scores.gather(-1, indices)
+    return scores if selection_bias is None else scores + selection_bias
+
+
+def weights_of(logits: torch.Tensor, experts: Experts, indices: torch.Tensor) -> torch.Tensor:
+    """The weights of chosen experts, whose indices are int64 [tokens, experts_per_token]."""
+    weights = _scores(logits, experts).gather(-1, indices)
     weights = weights / weights.sum(-1, keepdim=True) if experts.is_normalised else weights
-    return weights if experts.scaling == 1.0 else weights * experts.scaling, indices
+    return weights if experts.scaling == 1.0 else weights * experts.scaling
 
 
 def _scores(logits: torch.Tensor, experts: Experts) -> torch.Tensor:
@@ -72,7 +81,7 @@ def routing_margins(operands: Operands, experts: Experts, stream: torch.Tensor) 
     logits, bias = operands.linear("router", operands.read(experts.output, stream)), operands.tensor("selection_bias")
     if experts.experts_per_token == experts.num_experts:
         return torch.full_like(logits[:, 0], torch.inf)
-    preferred = logits if bias is None else _scores(logits, experts) + bias
+    preferred = logits if bias is None else preferences(logits, experts, bias)
     best = preferred.topk(experts.experts_per_token + 1, -1).values
     return best[:, -2] - best[:, -1]
 

@@ -1,0 +1,66 @@
+"""Routers that are nearly tied: the noise of other choices, and which choices are made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.execution import ONE_THREAD
+from support.models import write_micro_model
+from support.product import Precision, open_torch_runner
+from support.variations import VARIATIONS
+
+from seap_export.families import Experts
+from seap_export.layers.sublayers.experts import chosen_experts
+from validation.array_store import ArrayStore
+from validation.parity import references, ties
+from validation.parity.profiles import Noise
+from validation.parity.references import TokenSequence, run_references
+from validation.prompts import Case
+
+LOGITS = torch.tensor([[2.0, 1.0, 0.9999, -1.0], [2.0, 1.5, 0.0, -1.0], [0.0, 3.0, 1.0001, 1.0]])
+
+
+@pytest.mark.parametrize(
+    ("options", "bias", "chosen"),
+    [
+        ({}, "", [[0, 2], [0, 1], [1, 3]]),  # the second is clear
+        ({"scores": "sigmoid", "scaling": 2.0}, "bias", [[0, 2], [2, 0], [1, 2]]),  # no two sums are alike
+    ],
+)
+def test_a_choice_that_is_nearly_tied_takes_the_next_expert(
+    options: dict[str, Any], bias: str, chosen: list[list[int]]
+) -> None:
+    experts = Experts(num_experts=4, moe_intermediate_size=2, experts_per_token=2, **options)
+    mixture = SimpleNamespace(bias=torch.tensor([[0.0, 0.0, 0.5, 0.0]]))  # a vector may be stored as a row
+    weights, indices = chosen_experts(LOGITS, experts, mixture.bias[0] if bias else None)
+    counted = ties.Ties()
+    hook = ties._Hook(experts, mixture, bias, 1e-3, counted)
+    _, other_weights, others = hook(None, None, (LOGITS, weights, indices))
+    assert others.sort().values.tolist() == [sorted(pair) for pair in chosen]
+    assert (counted.tied, counted.every) == (0 if bias else 2, 3)
+    scores = (LOGITS.sigmoid() if bias else LOGITS.softmax(-1)).gather(1, others)
+    torch.testing.assert_close(other_weights, scores / scores.sum(1, keepdim=True) * experts.scaling)
+
+
+@pytest.mark.parametrize(("rate", "is_counted"), [(0.0, False), (0.02, True), (10.0, False)])
+def test_few_ties_count_as_noise_and_many_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rate: float, is_counted: bool
+) -> None:
+    folder = write_micro_model(tmp_path / "m", **VARIATIONS["mixtral"])
+    monkeypatch.setattr(ties, "NEARLY_TIED", dict.fromkeys(ties.NEARLY_TIED, rate))
+    monkeypatch.setattr(references, "NEARLY_TIED", ties.NEARLY_TIED)
+    rows = tuple(tuple(np.random.default_rng(seed).integers(3, 96, 60).tolist()) for seed in range(2))
+    case = Case("tied", rows, ((5, 6), (7, 8)))
+    with open_torch_runner(folder, ONE_THREAD) as runner, ArrayStore() as store:
+        known = run_references(runner, [case], store, runner.spec, lambda line: None)
+        noise: dict[TokenSequence, Noise] = references._tied_divergence(
+            runner, known, store, runner.spec, Precision("fp16"), lambda line: None
+        )
+    assert bool(noise) == is_counted
+    if is_counted:
+        assert max(one.mean_kl for one in noise.values()) > 1e-5

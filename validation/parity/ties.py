@@ -1,0 +1,83 @@
+"""Routers that are nearly tied: rounding may send a token to either of two experts, which changes what it becomes.
+
+What such a choice does to logits is measured as other noise of torch is: it runs once more, and every choice that is
+nearly a tie is made the other way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import torch
+
+from converters.onnx.precision import PrecisionName
+from seap_export.families import Experts, ModelSpec
+from seap_export.layers.sublayers.experts import preferences, weights_of
+
+__all__ = ["NEARLY_TIED", "Ties", "other_choices"]
+
+#: How little a router may prefer the last expert of a token to the next one, over the standard deviation of what it
+#: prefers experts by, for rounding in this arithmetic to decide.
+NEARLY_TIED: Mapping[PrecisionName, float] = {"fp32": 1e-5, "fp16": 4e-3, "bf16": 3e-2, "int8": 3e-2, "int4": 3e-2}
+#: The largest share of choices that may be nearly tied. Beyond it, such a run says nothing of rounding.
+_MOST = 0.05
+
+
+@dataclass
+class Ties:
+    """How many choices were made the other way, and of how many."""
+
+    tied: int = 0
+    every: int = 0
+
+    @property
+    def are_few(self) -> bool:
+        """Whether there are some, and few enough for their noise to count."""
+        return 0 < self.tied <= _MOST * self.every
+
+
+@contextmanager
+def other_choices(model: Any, spec: ModelSpec, rate: float) -> Iterator[Ties]:
+    """While it is open, each choice of a model that is nearly tied takes the next expert in place of the last.
+
+    Args:
+        model: A transformers causal language model.
+        spec: Its shapes.
+        rate: See `NEARLY_TIED`.
+    """
+    ties, rules = Ties(), spec.family.experts
+    with ExitStack() as hooks:
+        for index, layer in enumerate(spec.layers):
+            for experts in (sublayer for sublayer in layer.sublayers if isinstance(sublayer, Experts)):
+                if rules is None or experts.experts_per_token == experts.num_experts:
+                    continue
+                mixture = model.get_submodule(spec.family.names["layer"].format(layer=index) + rules.module)
+                hook = _Hook(experts, mixture, rules.selection_bias, rate, ties)
+                hooks.callback(mixture.get_submodule(rules.router).register_forward_hook(hook).remove)
+        yield ties
+
+
+class _Hook:
+    """Changes what a router gives: its logits, and the weights and indices of each token's experts."""
+
+    def __init__(self, experts: Experts, mixture: Any, bias: str, rate: float, ties: Ties) -> None:
+        self._experts, self._mixture, self._bias, self._rate, self._ties = experts, mixture, bias, rate, ties
+
+    def __call__(
+        self, router: Any, inputs: Any, given: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        logits, weights, indices = given
+        bias = attrgetter(self._bias)(self._mixture).flatten() if self._bias else None
+        preferred = logits if bias is None else preferences(logits, self._experts, bias)
+        best = preferred.topk(self._experts.experts_per_token + 1, -1)
+        is_tied = best.values[:, -2] - best.values[:, -1] < self._rate * preferred.std(-1)
+        others = torch.cat([best.indices[:, :-2], best.indices[:, -1:]], 1)
+        self._ties.tied += int(is_tied.sum())
+        self._ties.every += len(is_tied)
+        other_weights = weights_of(logits, self._experts, others).to(weights.dtype)
+        changed = is_tied[:, None]
+        return logits, torch.where(changed, other_weights, weights), torch.where(changed, others, indices)
