@@ -10,7 +10,7 @@ from support.corpora import random_token_ids
 from support.models import micro_source
 from support.plans import micro_plan
 from support.product import OUTPUTS
-from support.variations import VARIATIONS
+from support.variations import VARIED
 
 from seap_export.families import names
 from seap_export.families.names import Projection
@@ -20,7 +20,7 @@ from seap_export.shrink.layer import shrink_layer
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("variation", VARIATIONS)
+@pytest.mark.parametrize("variation", VARIED)
 def test_layers_of_a_shrunk_model_have_their_own_shapes(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
     plan = micro_plan(source, "none")
