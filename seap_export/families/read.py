@@ -256,6 +256,7 @@ def _layer(
             kernel_size=config.positive("mamba_d_conv"),
             has_kernel_bias=bool(config.get("mamba_conv_bias")),
             norm=norm,
+            has_fixed_width=not names_width and family.key("mamba_d_head") not in family.defaults,
             names_width=names_width,
             least_step=config.number("time_step_min") if "time_step_min" in family.defaults else 0.0,
         )

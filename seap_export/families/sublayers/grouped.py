@@ -20,6 +20,11 @@ class Grouped(Sublayer):
         """Number of heads that share something."""
 
     @property
+    def keeps_groups(self) -> bool:
+        """Whether a group loses all its heads or none."""
+        return False
+
+    @property
     def heads(self) -> int:
         """Number of heads."""
         return self.channels // self.unit

@@ -32,6 +32,7 @@ class Mamba(Grouped):
         kernel_size: Tokens that the convolution sees, the token itself and those before it.
         has_kernel_bias: Whether the convolution has a bias.
         norm: Whether the channels of a group are normalised before or after they are gated; None: not at all.
+        has_fixed_width: Whether transformers' class takes the number of channels from the hidden size.
         names_width: Whether config.json gives the number of channels, too.
         least_step: What t is at least, but in calls of a single token after others, as in transformers' classes.
     """
@@ -51,6 +52,7 @@ class Mamba(Grouped):
     kernel_size: int
     has_kernel_bias: bool = True
     norm: Literal["before_gate", "after_gate"] | None = None
+    has_fixed_width: bool = False
     names_width: bool = False
     least_step: float = 0.0
 
@@ -89,8 +91,15 @@ class Mamba(Grouped):
 
     @property
     def whole_because(self) -> str | None:
-        """A norm of several heads."""
-        return None if self.norm is None else "its norm runs over several heads"
+        """A norm of all heads."""
+        if self.has_fixed_width:
+            return "its width is that of the hidden states"
+        return "its norm runs over all heads" if self.keeps_groups and self.mamba_n_groups == 1 else None
+
+    @property
+    def keeps_groups(self) -> bool:
+        """Where the heads of a group are normalised together."""
+        return self.norm is not None
 
     @property
     def derived_sizes(self) -> dict[str, int]:

@@ -82,8 +82,9 @@ class KeptGrouped(Kept):
         return dict(zip(self.kind.size_keys, (len(self.units), len(self.groups)), strict=True))
 
     def fits(self, dense: Any) -> bool:
-        """Whether the dense layer has these heads, in groups of this size."""
-        return self.group == dense.heads_per_group and super().fits(dense)
+        """Whether the dense layer has these heads, in groups of this size, whole if they must be."""
+        are_kept = not dense.keeps_groups or len(self.units) == len(self.groups) * self.group
+        return are_kept and self.group == dense.heads_per_group and super().fits(dense)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +133,7 @@ class GroupedOptions(Options[S]):
     @classmethod
     def _sorted(cls, dense: S, hidden_size: int, sets: HeadSets) -> Self:
         kept = [(cls.kept_type.of(dense, heads), loss) for heads, loss in sets.values()]
+        kept = [(option, loss) for option, loss in kept if option.fits(dense)]
         kept.sort(key=lambda pair: cls.cost_of(pair[0].spec(dense), hidden_size, _WEIGHTS))
         return cls(dense, hidden_size, tuple(heads for heads, _ in kept), np.array([loss for _, loss in kept]))
 
@@ -157,8 +159,8 @@ class GroupedOptions(Options[S]):
 
     @classmethod
     def smallest(cls, dense: S, align: int) -> S:
-        """One head."""
-        return cls._with(dense, 1, 1)
+        """One head, or one group."""
+        return cls._with(dense, dense.heads_per_group if dense.keeps_groups else 1, 1)
 
     @classmethod
     def _with(cls, dense: S, heads: int, groups: int) -> S:

@@ -50,7 +50,7 @@ from support.variations import JOINT, RICHEST, VARIATIONS, VARIED_JOINT, in_turn
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from seap_export.families import dense_config, model_spec, names
+from seap_export.families import Mamba, dense_config, model_spec, names
 from seap_export.plan.choice.uniform import solve_uniform
 from seap_export.plan.settings import LAYOUTS
 from seap_export.plan.sublayers.attention import keeps_heads
@@ -158,7 +158,8 @@ def test_config_json_is_the_dense_one_but_for_sizes_and_switches(
     shrunk = shrink(variation)
     config, dense = shrunk.config(), dict(shrunk.source.config)
     family, changed = shrunk.source.spec.family, {}
-    switches = [family.biases.get(output) for output in OUTPUTS[int(keeps_heads(shrunk.source.spec)) :]]
+    cut = {one.output for one in shrunk.source.spec.all(Mamba) if one.whole_because is None}
+    switches = [family.biases.get(output) for output in (*OUTPUTS[int(keeps_heads(shrunk.source.spec)) :], *cut)]
     for one in shrunk.plan.shrunk_spec(shrunk.source.spec).sublayers:
         changed |= {family.key(key): size for key, size in {**one.sizes, **one.derived_sizes}.items()}
     changed |= {switch: True for switch in switches if isinstance(switch, str)}

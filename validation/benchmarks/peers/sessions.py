@@ -16,7 +16,9 @@ from seap_export.runtime.session import open_session
 
 __all__ = ["PlainGraph"]
 
-_PAST = re.compile(r"past_key_values\.\d+\.(key|value)")
+_PAST = re.compile(r"past(_key_values)?(?=\.\d+\.\w+$)")
+#: The states that have a place for each token.
+_APPENDED = ("key", "value")
 _FED = {"input_ids", "attention_mask", "position_ids"}
 #: The dimension that GenAI's builder declares instead of the head size, which is only in genai_config.json.
 _UNTOLD_SIZE = "kv_cache_dim"
@@ -34,12 +36,13 @@ class PlainGraph:
         """
         self._session = open_session(path, "cpu", threads)
         inputs = {item.name: item for item in self._session.get_inputs()}
-        pasts = {name: _empty(item, path) for name, item in inputs.items() if _PAST.fullmatch(name)}
+        pasts = {name: _empty(item, path) for name, item in inputs.items() if _PAST.match(name)}
         strange = inputs.keys() - pasts.keys() - _FED
         if strange or not pasts:
             raise ArtifactError(f"{path}: not a decoder with a supported cache: {sorted(strange) or 'no cache'}")
         self._empty_cache, self._fed = pasts, inputs.keys() & _FED
-        self._outputs = ["logits", *(name.replace("past_key_values", "present") for name in pasts)]
+        self._places = (3, 1, -1) if "position_ids" in inputs and len(inputs["position_ids"].shape) == 3 else (1, -1)
+        self._outputs = ["logits", *(_PAST.sub("present", name) for name in pasts)]
         missing = set(self._outputs) - {item.name for item in self._session.get_outputs()}
         if missing:
             raise ArtifactError(f"{path}: it has no output {sorted(missing)[0]}")
@@ -70,7 +73,7 @@ class PlainGraph:
         feeds: dict[str, NDArray[Any]] = {
             "input_ids": np.array([tokens], np.int64),
             "attention_mask": np.ones((1, length), np.int64),
-            "position_ids": np.arange(self._length, length)[None],
+            "position_ids": np.broadcast_to(np.arange(self._length, length), (*self._places[:-1], len(tokens))),
         }
         fed = {name: feeds[name] for name in self._fed}
         logits, *presents = self._session.run(self._outputs, {**fed, **self._cache})
@@ -79,10 +82,12 @@ class PlainGraph:
 
 
 def _empty(item: Any, path: Path) -> NDArray[Any]:
-    """[1, heads, 0, size], as the graph declares them."""
+    """[1, heads, 0, size] of keys and values, as the graph declares them, or another state of a fixed size."""
     shape, dtype = list(item.shape), _DTYPES.get(item.type)
     if shape[3:] == [_UNTOLD_SIZE]:
         shape[3] = json.loads((path.parent / "genai_config.json").read_text("utf-8"))["model"]["decoder"]["head_size"]
+    if dtype is not None and not item.name.endswith(_APPENDED) and all(isinstance(size, int) for size in shape[1:]):
+        return np.zeros((1, *shape[1:]), dtype)
     if dtype is None or len(shape) != 4 or not isinstance(shape[1], int) or not isinstance(shape[3], int):
         raise ArtifactError(f"{path}: its input {item.name} is not a cache with fixed heads in float32 or float16")
     return np.zeros((1, shape[1], 0, shape[3]), dtype)

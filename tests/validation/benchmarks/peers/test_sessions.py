@@ -10,8 +10,12 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from support.models import write_micro_model
+from support.product import OnnxForm
+from support.variations import VARIATIONS
 from transformers import AutoModelForCausalLM
 
+from converters.onnx import write_onnx
 from seap_export.errors import ArtifactError
 from validation.benchmarks.peers.sessions import PlainGraph
 
@@ -73,3 +77,11 @@ def test_what_cannot_be_fed_is_refused(tmp_path: Path) -> None:
     both = ("past_key_values.0.key", "past_key_values.0.value")
     with pytest.raises(ArtifactError, match=r"it has no output present\.0\.value"):
         PlainGraph(_graph_of(tmp_path / "third.onnx", ["b", 2, "p", 8], both), 1)
+
+
+def test_states_of_a_fixed_size_are_carried_on(tmp_path: Path) -> None:
+    (tmp_path / "onnx").mkdir()
+    write_onnx(write_micro_model(tmp_path / "model", **VARIATIONS["qwen3_5"]), tmp_path / "onnx", OnnxForm())
+    graph = PlainGraph(tmp_path / "onnx" / "model.onnx", 1)
+    steps = graph.follow(PROMPT, TOKENS)[-1]
+    np.testing.assert_allclose(steps, graph.prefill(PROMPT + TOKENS), rtol=0, atol=1e-4)
