@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from support.plans import small_spec
+from support.plans import random_scores, scored_options, small_spec
+from support.variations import VARIATIONS, micro_config
 
 from seap_export.errors import UsageError
-from seap_export.families import Attention, LayerSpec, Mlp, ModelSpec
+from seap_export.families import Attention, LayerSpec, Mamba, Mlp, ModelSpec, model_spec
 from seap_export.plan import sublayers as kinds
 from seap_export.plan.choice.layer import LayerChoices
 from seap_export.plan.choice.solve import RATIO_TOLERANCE, check_ratio, solve_layers
@@ -24,7 +25,7 @@ from seap_export.plan.plan import LayerPlan
 from seap_export.plan.ranked import read_ranking, write_options, write_scores, write_sensitivity
 from seap_export.plan.settings import BALANCES, LAYOUTS, Balance
 from seap_export.plan.sparsity import EVEN, SPARSITY_KINDS, Sparsity
-from seap_export.plan.sublayers import Kept, KeptHeads, KeptNeurons, thinner_layer, whole_words
+from seap_export.plan.sublayers import Kept, KeptHeads, KeptMamba, KeptNeurons, thinner_layer, whole_words
 from seap_export.plan.sublayers.channels import ChannelOptions
 from seap_export.scores import LayerScores
 
@@ -282,3 +283,14 @@ def test_the_largest_ratio_counts_all_sublayers() -> None:
     check_ratio(spec, most, Sparsity("adaptive"), 1)
     with pytest.raises(UsageError, match=f"at most {most:.3f} can be removed"):
         check_ratio(spec, most + 0.01, Sparsity("adaptive"), 1)
+
+
+def test_heads_that_are_normalised_together_go_together() -> None:
+    spec = model_spec(micro_config(**VARIATIONS["nemotron_h-all"]))
+    mamba = spec.first(Mamba)
+    (options, *_) = scored_options(spec, random_scores(spec))[0]
+    assert [kept.units for kept in options.sets] in (
+        [tuple(range(3)), tuple(range(6))],
+        [tuple(range(3, 6)), tuple(range(6))],
+    )
+    assert not KeptMamba(3, (0, 1), (0, 3)).fits(mamba)
