@@ -133,7 +133,7 @@ class _Run:
 
     def _sublayer(self, index: int, output: Projection, tensors: dict[str, torch.Tensor]) -> SublayerStatistics:
         layer = DecoderLayer(self._source.spec, index, tensors, self._compute.device, only=output)
-        moments, further = MomentAccumulator(), observer(layer, output, self._hidden)
+        moments, further = MomentAccumulator(), observer(layer, output, self._hidden, self._unfinished)
 
         def add(passed: SublayerPass) -> None:
             moments.update(passed.channels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -30,7 +31,7 @@ class Observer(Protocol):
 class _CovarianceObserver:
     """The covariance of the channels, as `pack_symmetric` gives it."""
 
-    def __init__(self, layer: DecoderLayer, sublayer: Sublayer, hidden: HiddenStates) -> None:
+    def __init__(self, layer: DecoderLayer, sublayer: Sublayer, hidden: HiddenStates, folder: Path) -> None:
         self._covariance = CovarianceAccumulator()
 
     def see(self, passed: SublayerPass) -> None:
@@ -48,11 +49,11 @@ class _CovarianceObserver:
 _OBSERVERS: Mapping[type[Sublayer], Any] = {Experts: RoutingObserver}
 
 
-def observer(layer: DecoderLayer, output: Projection, hidden: HiddenStates) -> Observer:
-    """The observer of a sublayer that the hidden states have not passed yet."""
+def observer(layer: DecoderLayer, output: Projection, hidden: HiddenStates, folder: Path) -> Observer:
+    """The observer of a sublayer that the hidden states have not passed yet; what does not fit waits in `folder`."""
     sublayer = layer.spec.named(output)
     make: Callable[..., Observer] = _OBSERVERS.get(type(sublayer), _CovarianceObserver)
-    return make(layer, sublayer, hidden)
+    return make(layer, sublayer, hidden, folder)
 
 
 def kept_numbers(sublayer: Sublayer, tokens: int) -> int:

@@ -8,8 +8,11 @@ dᵀ G d with the products G of the y_e: all that has to be kept of a token is G
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 
 from seap_export.activations.covariance import pack_symmetric
@@ -53,12 +56,15 @@ class RoutingSample:
 class RoutingObserver:
     """The sample of a mixture of experts, and the moments of each expert's channels.
 
-    They are taken before the hidden states pass, so that one expert's are in memory at a time, besides those packed.
+    They are taken before the hidden states pass, one expert after another, and wait in a file in `folder`.
     """
 
-    def __init__(self, layer: DecoderLayer, experts: Experts, hidden: HiddenStates) -> None:
-        self._sample = _sample(layer, experts, hidden)
-        self._moments = _moments(layer, experts, hidden)
+    def __init__(self, layer: DecoderLayer, experts: Experts, hidden: HiddenStates, folder: Path) -> None:
+        self._sample, self._number = _sample(layer, experts, hidden), experts.num_experts
+        self._file = folder / "moments"
+        with self._file.open("wb") as file:
+            for packed in _moments(layer, experts, hidden):
+                file.write(packed.numpy().data)
 
     def see(self, passed: SublayerPass) -> None:
         """Nothing: see `_sample`."""
@@ -66,7 +72,9 @@ class RoutingObserver:
     def tensors(self) -> dict[str, torch.Tensor]:
         """The fields of the sample, and the moments, float32 [experts, neurons (neurons + 1) / 2]."""
         sample = {name: tensor for name, tensor in vars(self._sample).items() if tensor is not None}
-        return {**sample, "moments": self._moments}
+        moments = torch.from_numpy(np.fromfile(self._file, np.float32)).view(self._number, -1)
+        self._file.unlink()
+        return {**sample, "moments": moments}
 
     @staticmethod
     def numbers(experts: Experts, tokens: int) -> int:
@@ -99,11 +107,10 @@ def _sample(layer: DecoderLayer, experts: Experts, hidden: HiddenStates) -> Rout
     return RoutingSample(torch.cat(logits), torch.cat(products), bias if bias is None else bias.cpu())
 
 
-def _moments(layer: DecoderLayer, experts: Experts, hidden: HiddenStates) -> torch.Tensor:
-    """The mean of c cᵀ over all tokens as `pack_symmetric` gives it, with c the channels of each expert."""
+def _moments(layer: DecoderLayer, experts: Experts, hidden: HiddenStates) -> Iterator[torch.Tensor]:
+    """The mean of c cᵀ over all tokens as `pack_symmetric` gives it, with c the channels of each expert in turn."""
     routing = [router_weights(layer, experts, layer.read(experts.output, stream)) for stream in hidden.streams]
     tokens, width = sum(map(len, routing)), experts.moe_intermediate_size
-    packed = torch.empty(experts.num_experts, width * (width + 1) // 2)
     for expert in range(experts.num_experts):
         total = torch.zeros(width, width, dtype=torch.float64, device=routing[0].device)
         for stream, weights in zip(hidden.streams, routing, strict=True):
@@ -111,5 +118,4 @@ def _moments(layer: DecoderLayer, experts: Experts, hidden: HiddenStates) -> tor
             _, channels = expert_channels(layer, experts, x, weights, expert)
             for rows in range(0, width, _ROWS):  # of a wide expert, the matrix is too large to be held twice
                 total[rows : rows + _ROWS] += channels[:, rows : rows + _ROWS].T @ channels
-        packed[expert] = pack_symmetric(total.div_(tokens))
-    return packed
+        yield pack_symmetric(total.div_(tokens))

@@ -16,7 +16,7 @@ _MATRICES = 2
 #: Bytes in float32 up to which all parts of a sublayer, its experts, are converted at once.
 _AT_ONCE = 4 << 30
 #: Values of each neuron of a batch, where all neurons are computed together, and where one expert's are.
-_VALUES, _VALUES_IN_PARTS = 6, 4
+_VALUES, _VALUES_IN_PARTS = 6, 3
 
 
 def is_widened_in_parts(sublayer: Sublayer, hidden_size: int) -> bool:
@@ -30,9 +30,9 @@ def working_bytes(spec: ModelSpec, batch_tokens: int) -> int:
     The largest layer in float32, as it is stored and as it is computed (8 bytes a weight); two matrices in float64
     over the inputs of its widest projection (16 channels² bytes); and a batch: six values of every neuron and every
     head's scores, in float32. Experts that together would take more than 4 GiB stay in 16 bits, as models of this size
-    are stored, and one of them is converted; calibration then holds a float64 matrix of one expert and the float32
-    triangles of all. Outside of the layers: the embedding or LM head as it is stored (4 bytes a weight), and the
-    logits of 256 tokens four times over.
+    are stored, and one of them is converted; calibration then writes the float32 triangles of all, and a refit holds
+    the layer twice. Outside of the layers: the embedding or LM head as it is stored (4 bytes a weight), and the logits
+    of 256 tokens four times over.
     """
     layers = range(len(spec.layers))
     heads = max(attention.num_attention_heads for attention in spec.all(Attention))
@@ -57,8 +57,8 @@ def _whole_weights(spec: ModelSpec, layer: int) -> int:
 
 
 def _in_parts(sublayer: Sublayer, hidden_size: int, batch_tokens: int) -> int:
-    """Bytes of a sublayer in 16 bits, a part of it in float32, its triangles, and a matrix or a batch."""
+    """Bytes of a sublayer in 16 bits, and of its triangles; or of another one, two parts in float32 and a batch."""
     weights, channels = sublayer.weights(hidden_size), sublayer.channels // sublayer.blocks
     triangles = 2 * sublayer.blocks * channels**2
     batch = 4 * batch_tokens * _VALUES_IN_PARTS * sublayer.channels
-    return 2 * weights + 4 * weights // sublayer.blocks + triangles + max(8 * channels**2, batch)
+    return 2 * weights + max(triangles, 2 * weights + 8 * weights // sublayer.blocks + batch)

@@ -121,7 +121,7 @@ def check_ratio(spec: ModelSpec, ratio: float, sparsity: Sparsity, align: int, l
         spec, first, align
     ):
         raise UsageError(
-            f"ratio {ratio} cannot be reached: uniform layers of {spec.family.architecture} keep all heads, so with "
+            f"ratio {ratio} cannot be reached: {spec.family.architecture} fixes sizes of uniform layers, so with "
             f"multiples of {align} neurons at most {most:.3f} can be removed; lower the ratio, or leave out --layout "
             "uniform"
         )
