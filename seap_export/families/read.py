@@ -190,7 +190,7 @@ def _layer(
 
     compensated = {name for name in OUTPUTS if overrides.get(f"{name}_bias", config.get(f"{name}_bias", False))}
     switches, residual = _bias_switches(config), config.formula(block.residual_multiplier) or 1.0
-    factors = {name: config.product(places) for name, places in family.factors.items()}
+    factors = {name: config.product(paths) for name, paths in family.factors.items()}
 
     def wired(sublayer: Sublayer) -> Sublayer:
         before, after = (norm if norm in family.names else None for norm in sublayer.norms_around)

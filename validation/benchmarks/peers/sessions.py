@@ -41,7 +41,9 @@ class PlainGraph:
         if strange or not pasts:
             raise ArtifactError(f"{path}: not a decoder with a supported cache: {sorted(strange) or 'no cache'}")
         self._empty_cache, self._fed = pasts, inputs.keys() & _FED
-        self._places = (3, 1, -1) if "position_ids" in inputs and len(inputs["position_ids"].shape) == 3 else (1, -1)
+        self._positions_shape = (
+            (3, 1, -1) if "position_ids" in inputs and len(inputs["position_ids"].shape) == 3 else (1, -1)
+        )
         self._outputs = ["logits", *(_PAST.sub("present", name) for name in pasts)]
         missing = set(self._outputs) - {item.name for item in self._session.get_outputs()}
         if missing:
@@ -73,7 +75,9 @@ class PlainGraph:
         feeds: dict[str, NDArray[Any]] = {
             "input_ids": np.array([tokens], np.int64),
             "attention_mask": np.ones((1, length), np.int64),
-            "position_ids": np.broadcast_to(np.arange(self._length, length), (*self._places[:-1], len(tokens))),
+            "position_ids": np.broadcast_to(
+                np.arange(self._length, length), (*self._positions_shape[:-1], len(tokens))
+            ),
         }
         fed = {name: feeds[name] for name in self._fed}
         logits, *presents = self._session.run(self._outputs, {**fed, **self._cache})
