@@ -74,8 +74,6 @@ class MlxFormat:
             return f"mlx cannot run this model: its model file has no layer with {part}; use another format"
         if spec.norm.is_centred:
             return "mlx cannot run this model: its model file has no LayerNorm; use another format"
-        if (part := lacks(spec, Attention, Mlp)) is not None:
-            return f"mlx cannot run this model: its model file has no layer with {part}; use another format"
         for mlp in spec.all(Mlp):
             if not mlp.is_gated or mlp.activation not in _ACTIVATIONS:
                 lacking = f"no {mlp.activation} gate" if mlp.is_gated else "no MLP without a gate"
