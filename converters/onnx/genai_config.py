@@ -93,9 +93,8 @@ def _decoder(spec: ModelSpec, form: OnnxForm) -> dict[str, Any]:
         "num_key_value_heads": max(one.num_key_value_heads for one in spec.all(Attention)),
     }
     others = {name: one for one in spec.sublayers for name in one.states if name not in ("key", "value")}
-    if others and all(
-        any(sublayer.states for sublayer in layer.sublayers) for layer in spec.layers
-    ):  # else it looks for inputs
+    # Where a layer has no states, it would look for its inputs.
+    if others and all(any(sublayer.states for sublayer in layer.sublayers) for layer in spec.layers):
         settings["layer_types"] = [_layer_type(layer) for layer in spec.layers]
     for name in others:
         settings["inputs"][f"past_{name}_names"] = f"past.%d.{name}"
