@@ -57,7 +57,7 @@ def convert_command(console: Console, **options: Any) -> None:
     Examples:
       seap-export convert pruned/gsm8k-0.2/hf --out gsm8k-onnx
       seap-export convert pruned/gsm8k-0.2/hf --format onnx:int4 --out gsm8k-int4
-      seap-export convert MODEL --precision int4 --calibration pruned/calibration/gsm8k --out dense-int4
+      seap-export convert ./SmolLM2-135M --precision int4 --calibration pruned/calibration/gsm8k --out dense-int4
     """
     from seap_export.api.convert import convert
 
