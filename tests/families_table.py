@@ -184,7 +184,7 @@ release 5 and in 4.57, which lacks the class where it says `no`. `GenAI`: ONNX R
 a GGUF file of it can be read. `-`: not run.
 
 `olmo2`, `olmo3`, `olmoe`, `flex_olmo` and `minimax_m2` normalise all heads as one vector, so their attention stays
-whole. So does Mamba-2 in `bamba` and `granitemoehybrid`, whose width is that of the hidden states; in `nemotron_h` it
+whole. So does Mamba-2 in `bamba` and `granitemoehybrid`, whose width follows from the hidden size; in `nemotron_h` it
 loses groups of heads, which are normalised together. As in transformers, time steps of `nemotron_h` may be shorter for
 a single token after others than in a prompt.
 """
