@@ -166,6 +166,7 @@ def describe_variant(variant: Variant, manifest: Manifest | None, results: Mappi
     """
     plan, spec, dense = (_readable(variant, name) for name in ("plan", "spec", "dense_spec"))
     formats = {name: _readable(folder, "format") for name, folder in variant.folders.items()}
+    sizes = {name: _bytes(variant.path / name) for name in dict.fromkeys([HF, *formats])}
     source = manifest.source if manifest else {}
     return {
         "task": None if plan is None else plan.task,
@@ -184,9 +185,12 @@ def describe_variant(variant: Variant, manifest: Manifest | None, results: Mappi
             for name, format in formats.items()
             if format is not None and name != HF
         },
-        "bytes": {name: _bytes(variant.path / name) for name in dict.fromkeys([HF, *formats])},
+        "bytes": sizes,
         "dense_bytes": {
-            name: None if format is None or dense is None else format.size(dense) for name, format in formats.items()
+            name: None
+            if format is None or spec is None or dense is None
+            else sizes[name] - format.size(spec) + format.size(dense)  # with as large a tokenizer
+            for name, format in formats.items()
         },
         "layers": [] if spec is None else _layers(spec, source.get("prunable_weights")),
         "parity": results.get("parity", {}),

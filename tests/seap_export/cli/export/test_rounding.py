@@ -60,6 +60,12 @@ def test_the_variant_of_ratio_0_and_the_pruned_one_are_rounded(whole: Path) -> N
     assert "rounding/a-0/int4-32" in steps
 
 
+def test_a_variant_is_smaller_than_the_dense_model_by_what_it_lost(whole: Path) -> None:
+    told = json.loads((whole / "validation.json").read_text("utf-8"))["variants"]
+    assert told["a-0"]["dense_bytes"] == told["a-0"]["bytes"]  # with the tokenizer on both sides
+    assert all(told["a-0.3"]["dense_bytes"][name] > size for name, size in told["a-0.3"]["bytes"].items())
+
+
 def test_convert_with_the_calibration_writes_the_same_files(out: Path, run: Run) -> None:
     words = ("convert", out / "a-0.3" / "hf", "--precision", "int4")
     assert run(*words, "--calibration", out / "calibration" / "a", "--out", "calibrated").code == 0
