@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 from validation.readiness.request import Request
 from validation.readiness.run import run_steps
 from validation.readiness.steps import plan_steps
-from validation.readiness.tables import PAPER, SPEED_HEADER, markdown
-
-ROOT = Path(__file__).parents[3]
+from validation.readiness.tables import PAPER
 
 
 def reported(request: Request) -> tuple[str, str]:
@@ -69,8 +66,3 @@ def test_the_cpu_s_report_is_called_a_rehearsal(pretended: Callable[..., Request
     page, table = reported(pretended(provider="cpu"))
     assert page.startswith("# Rehearsal")
     assert "NVIDIA" not in table
-
-
-def test_the_documentation_has_the_table_s_columns() -> None:
-    page = (ROOT / "docs" / "measurements.md").read_text("utf-8")
-    assert markdown(SPEED_HEADER, []) in page
