@@ -45,8 +45,8 @@ class Shape:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Its whole numbers, as the options of `random_model` take them."""
-        numbers = {key: value for key, value in vars(self).items() if type(value) is int}
+        """Its whole numbers but zeros, as the options of `random_model` take them."""
+        numbers = {key: value for key, value in vars(self).items() if type(value) is int and value}
         return {f"--{key.replace('_', '-')}": value for key, value in numbers.items()}
 
     @property

@@ -391,9 +391,7 @@ def family_of_model_type(model_type: str | None) -> Family:
     part = next((part for part, model_types in refused_models().items() if plain in model_types), None)
     if part is not None:
         raise InputError(f"model family '{model_type}' is not supported: {part}; use another model")
-    raise InputError(
-        f"model family '{model_type}' is not supported; supported families: {', '.join(supported_families())}"
-    )
+    raise InputError(f"model family '{model_type}' is not supported; docs/families.md lists those that are")
 
 
 def family_of_gguf(architecture: str) -> Family:

@@ -142,8 +142,10 @@ def measure_exact_noise(
     exact = _differences(runner, references, store, "float32", say)
     runner.change_weights(narrow(torch.float32))
     noise = {sequence: kernel[sequence] | exact[sequence] for sequence in references}
+    if not _chooses(runner.spec):
+        return noise
     with other_choices(runner.model, runner.spec, NEARLY_TIED["fp32"]) as ties:
-        tied = _differences(runner, references, store, "nearly tied routers", say) if _chooses(runner.spec) else {}
+        tied = _differences(runner, references, store, "nearly tied routers", say)
     return {sequence: noise[sequence] | tied[sequence] for sequence in noise} if ties.are_few else noise
 
 

@@ -286,7 +286,9 @@ def test_a_router_may_choose_either_of_two_experts_that_are_as_good(
         router[1] = router[0]
     save_file(tensors, folder / "model.safetensors")
     choose = experts.routing_weights
-    monkeypatch.setattr(experts, "routing_weights", lambda logits, rules: choose(logits.flip(-1), rules).flip(-1))
+    monkeypatch.setattr(
+        experts, "routing_weights", lambda logits, rules, bias: choose(logits.flip(-1), rules, bias).flip(-1)
+    )
     monkeypatch.setattr(walk_check, "_TIE", tie)
     with contextlib.nullcontext() if tie > 0 else pytest.raises(InputError, match="from layer 0 on"):
         statistics_in(tmp_path / "statistics", open_source(str(folder)), random_token_ids())

@@ -16,6 +16,7 @@ from support.product import OnnxFormat, Run, States
 
 from converters.onnx.weights.scaling import Scaling
 from seap_export.errors import ArtifactError, InputError, UsageError
+from seap_export.families import model_spec
 from validation.checkpoint import Change
 from validation.execution import Execution
 from validation.parity import onnx_candidate
@@ -55,6 +56,8 @@ def fp32(max_abs: float) -> Limits:
 
 
 class FakeTorch:
+    spec = model_spec(CONFIG)
+
     def use_other_attention(self) -> None: ...
 
     def change_weights(self, change: Change) -> None: ...

@@ -176,7 +176,7 @@ def test_a_ratio_that_takes_heads_is_refused_where_they_stay() -> None:
     assert kept_sizes(layers[0]) == (3, 6, 1)
     check_ratio(spec, most + 0.01, EVEN, 1)
     for refused in (lambda: solve(spec, most + 0.01, align=1), lambda: check_ratio(spec, 0.9, EVEN, 1, "uniform")):
-        with pytest.raises(UsageError, match=f"all heads.* at most {most:.3f} can be removed.* --layout uniform"):
+        with pytest.raises(UsageError, match=f"fixes sizes.* at most {most:.3f} can be removed.* --layout uniform"):
             refused()
 
 
