@@ -46,7 +46,7 @@ def test_a_description_that_leaves_something_out(
         ({"model_type": "gemma3n"}, ["gemma3n", "caches shared"]),
         ({"model_type": "mllama"}, ["mllama", "cross attention"]),
         ({"model_type": "bitnet"}, ["bitnet", "norm over all heads"]),
-        ({"model_type": "t9"}, ["t9", "gemma3_text"]),
+        ({"model_type": "t9"}, ["t9", "docs/families.md"]),
         ({"model_type": "gemma3", "text_config": {"model_type": "llama"}}, ["llama", "gemma3"]),
         ({"use_bidirectional_attention": True}, ["use_bidirectional_attention"]),
         ({"is_causal": False}, ["is_causal", "bidirectional"]),
