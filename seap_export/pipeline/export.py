@@ -186,12 +186,12 @@ def plan_answered(
 
 def plan_export(source: Source, request: ExportRequest, out: Path, force: bool, progress: Progress) -> PlannedExport:
     """Makes all checks that need no work, and finds what is to be done."""
+    for format in request.formats:  # before anybody installs a runtime in vain
+        refuse_unwritable(format, source.spec, source.config, source.generation_config)
     for format in request.formats:
         require_runtime(format.runtimes[0])
     if request.measured is not None and request.measured.is_onnx:
         refuse_missing_provider(request.parity.provider)
-    for format in request.formats:
-        refuse_unwritable(format, source.spec, source.config, source.generation_config)
     for ratio in sorted({variant.ratio for variant in request.variants.values()}):
         check_ratio(source.spec, ratio, request.plan.sparsity, request.plan.align, request.plan.layout)
     workspace = Workspace(out, force)

@@ -126,12 +126,12 @@ def test_formats_that_are_refused(run: Run, work: Path, words: tuple[str, ...], 
 
 
 def test_a_model_is_refused_before_any_work(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as refusing:
-        refusing.setattr(FakeFormat, "refusal", lambda self, spec, config: "fake takes no such model; use onnx")
-        run(*EXPORT, *FORMATS, "-q").refused(8, "use onnx")
     monkeypatch.setattr(FakeFormat, "extra", "plots")
     monkeypatch.setattr("seap_export.extras.missing_packages", lambda extra: ["matplotlib"])
     run(*EXPORT, *FORMATS, "-q").refused(6, 'pip install "matplotlib')
+    monkeypatch.setattr("seap_export.pipeline.export.require_runtime", lambda name: pytest.fail("not needed"))
+    monkeypatch.setattr(FakeFormat, "refusal", lambda self, spec, config: "fake takes no such model; use onnx")
+    run(*EXPORT, *FORMATS, "-q").refused(8, "use onnx")  # before anything is installed for it
     assert not (work / "out").exists()
 
 
