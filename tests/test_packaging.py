@@ -11,8 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
-from seap_export.families import supported_families
+from support.product import families
 
 ROOT = Path(__file__).parents[1]
 
@@ -71,13 +70,14 @@ def test_wheel_works_in_a_fresh_environment(wheel: Path, tmp_path: Path, monkeyp
     assert subprocess.run(command, cwd=empty, check=True, capture_output=True, text=True).stdout.startswith("seap-ex")
     code = (
         "import json, converters, seap_export, validation;"
-        "from seap_export.families import supported_families;"
-        "print(json.dumps([m.__file__ for m in (converters, seap_export, validation)] + [supported_families()]))"
+        "from seap_export.families.family import families;"
+        "names = [family.model_type for family in families()];"
+        "print(json.dumps([m.__file__ for m in (converters, seap_export, validation)] + [names]))"
     )
     done = subprocess.run([python, "-c", code], cwd=empty, check=True, capture_output=True, text=True)
-    *files, families = json.loads(done.stdout)
+    *files, names = json.loads(done.stdout)
     assert all(Path(file).is_relative_to(environment) for file in files)
-    assert families == list(supported_families())
+    assert names == [family.model_type for family in families()]
     command = [python, "-m", "optimum.commands.optimum_cli", "export", "seap", "--help"]
     done = subprocess.run(command, cwd=empty, check=True, capture_output=True, text=True)
     assert done.stdout.startswith("Usage: seap-export export [OPTIONS] MODEL\n")

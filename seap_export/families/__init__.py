@@ -5,7 +5,6 @@ from seap_export.families.family import (
     family_of_gguf,
     family_of_model_type,
     is_pruned,
-    supported_families,
     wrapper_of_model_type,
 )
 from seap_export.families.gguf_form import GgufForm
@@ -46,6 +45,5 @@ __all__ = [
     "is_pruned",
     "language_config",
     "model_spec",
-    "supported_families",
     "wrapper_of_model_type",
 ]

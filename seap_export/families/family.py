@@ -53,7 +53,6 @@ __all__ = [
     "family_of_model_type",
     "is_pruned",
     "refused_models",
-    "supported_families",
     "wrapper_of_model_type",
 ]
 
@@ -360,11 +359,6 @@ def refused_models() -> Mapping[str, tuple[str, ...]]:
     """The `model_type` of models that are refused, by the part of theirs that is not supported."""
     table = tomllib.loads((resources.files(__package__) / _REFUSED).read_text("utf-8"))
     return {part: tuple(model_types) for part, model_types in table.items()}
-
-
-def supported_families() -> tuple[str, ...]:
-    """The `model_type` of every family, sorted."""
-    return tuple(sorted(family.model_type for family in families()))
 
 
 def is_pruned(config: Mapping[str, Any]) -> bool:

@@ -15,10 +15,9 @@ from seap_export.families import (
     Mamba,
     family_of_model_type,
     model_spec,
-    supported_families,
 )
 from seap_export.families.config_reader import class_settings
-from seap_export.families.family import PRUNED_PREFIX, Family
+from seap_export.families.family import PRUNED_PREFIX, Family, families
 
 _LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
 _LINEAR = {"rope_type": "linear", "factor": 4.0}
@@ -668,7 +667,7 @@ def micro_config(**values: Any) -> dict[str, Any]:
     }
     older = ("rope_theta", "rope_scaling") if "rope_parameters" in config else ()
     config = {key: value for key, value in config.items() if key not in older}
-    if str(config.get("model_type")).removeprefix("seap_") in supported_families():
+    if str(config.get("model_type")).removeprefix("seap_") in {family.model_type for family in families()}:
         family = family_of_model_type(config["model_type"])
         for name, key in family.keys.items():  # as the family calls it
             if name in config and key not in config:

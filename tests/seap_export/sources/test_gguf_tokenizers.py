@@ -9,11 +9,12 @@ from typing import Any
 
 import gguf
 import pytest
+from support.product import families
 from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer
 
 from seap_export.errors import InputError
-from seap_export.families import family_of_model_type, supported_families
+from seap_export.families import family_of_model_type
 from seap_export.sources.gguf.file import GgufFile
 from seap_export.sources.gguf.tokenizers import gguf_generation_config, gguf_tokenizer_files
 
@@ -140,7 +141,7 @@ def test_real_model_adds_no_special_tokens_and_renders_its_chat_template(smollm2
     assert chat.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
 
 
-@pytest.mark.parametrize("model_type", [name for name in supported_families() if family_of_model_type(name).gguf])
+@pytest.mark.parametrize("model_type", [family.model_type for family in families() if family.gguf])
 def test_ids_do_not_depend_on_the_config_beside_the_tokenizer(tmp_path: Path, model_type: str) -> None:
     form = family_of_model_type(model_type).gguf
     assert form is not None

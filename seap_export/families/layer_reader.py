@@ -1,0 +1,240 @@
+"""Reads the sublayers of one layer from config.json: a method for each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+from seap_export.errors import InputError
+from seap_export.families.config_reader import ConfigReader, positive
+from seap_export.families.family import Family
+from seap_export.families.names import OUTPUTS
+from seap_export.families.parts import LayerKind, Routing
+from seap_export.families.rope import RopeSpec, query_scaling
+from seap_export.families.spec import LayerSpec
+from seap_export.families.sublayers import (
+    QK_NORMS,
+    Activation,
+    Attention,
+    Convolution,
+    DeltaNet,
+    Experts,
+    Mamba,
+    Mlp,
+    SharedExpert,
+    Sublayer,
+)
+
+__all__ = ["LayerReader", "bias_switches"]
+
+_ACTIVATIONS: Mapping[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu": "gelu",
+    "relu": "relu",
+    "relu2": "relu2",
+}
+
+
+@dataclass(frozen=True)
+class LayerReader:
+    """Reads one layer.
+
+    Attributes:
+        config: The config.json, which notes what is read of it.
+        index: Of the layer.
+        head_dim: Channels of an attention head.
+        window: Tokens that its attention sees; None: all.
+        rope: Its rotation; None: there is none.
+    """
+
+    config: ConfigReader
+    index: int
+    head_dim: int
+    window: int | None
+    rope: RopeSpec | None
+
+    @property
+    def _family(self) -> Family:
+        return self.config.family
+
+    @cached_property
+    def _overrides(self) -> Mapping[str, Any]:
+        """What `per_layer_config` says of the layer, by the usual names."""
+        per_layer = {int(key): value for key, value in self.config.mapping("per_layer_config").items()}
+        usual = {key: name for name, key in self._family.keys.items()}
+        return {usual.get(key, key): value for key, value in per_layer.get(self.index, {}).items()}
+
+    def layer(self, kinds: tuple[LayerKind, ...]) -> LayerSpec:
+        """The layer, given the kinds of its sublayers before the MLP; see `read_layer_types`."""
+        config, family, block = self.config, self._family, self._family.block
+        makers = {
+            "attention": self._attention,
+            "convolution": self._convolution,
+            "delta_net": self._delta_net,
+            "mamba": self._mamba,
+            "mlp": self._mlp,
+        }
+        known = {"attention", *(kind for of_layer in family.layer_types.values() for kind in of_layer)}
+        made: Mapping[str, Sublayer] = {name: makers[name]() for name in known}  # reads the keys of all of them
+        first, *others = (self._wired(made[kind]) for kind in kinds)
+        if family.has_single_sublayers:
+            return LayerSpec((replace(first, norm_before=Attention.norms_around[0]),))
+        before = (first, *(replace(other, beside=True) for other in others))
+        if family.experts is not None and _has_experts(config, family.experts, self.index):
+            return LayerSpec((*before, *self._mixture(family.experts)))
+        behind = self._wired(self._mlp())
+        if config.get(block.beside) if isinstance(block.beside, str) else block.beside:
+            behind = replace(behind, beside=True, norm_before=behind.norm_before or first.norm_before)
+        return LayerSpec((*before, behind))
+
+    def _size(self, name: str, default: int | None = None) -> int:
+        """A size of this layer, which a pruned model has by layer."""
+        usual = self.config.get(name, default)
+        return positive(self._family.key(name), self._overrides.get(name, usual))
+
+    def _wired(self, sublayer: Sublayer) -> Sublayer:
+        """The same with its norms, biases and factors."""
+        config, family, overrides = self.config, self._family, self._overrides
+        compensated = {name for name in OUTPUTS if overrides.get(f"{name}_bias", config.get(f"{name}_bias", False))}
+        switches, residual = bias_switches(config), config.formula(family.block.residual_multiplier) or 1.0
+        factors = {name: config.product(paths) for name, paths in family.factors.items()}
+        before, after = (norm if norm in family.names else None for norm in sublayer.norms_around)
+        biased = (name for name in sublayer.projections if name in compensated or family.has_bias(name, switches))
+        return replace(
+            sublayer,
+            norm_before=before,
+            norm_after=after,
+            biases=frozenset(biased),
+            multiplier=residual * factors.get(sublayer.output, 1.0),
+            factors=MappingProxyType({one: factors[one] for one in sublayer.readers if factors.get(one, 1.0) != 1.0}),
+        )
+
+    def _attention(self) -> Attention:
+        heads = self._size("num_attention_heads")
+        return Attention(
+            num_attention_heads=heads,
+            num_key_value_heads=self._size("num_key_value_heads", heads),
+            head_dim=self.head_dim,
+            scale=self.config.formula(self._family.block.attention_scale) or self.head_dim**-0.5,
+            softcap=self.config.formula(self._family.block.attention_softcap),
+            qk_norm=self._family.block.qk_norm if QK_NORMS[0] in self._family.names else None,
+            query_scaling=query_scaling(self.config),
+            sliding_window=self.window,
+            rope=self.rope,
+            has_gate=self._family.block.attention_gate,
+        )
+
+    def _convolution(self) -> Convolution:
+        rules = self._family.convolution
+        assert rules is not None
+        return Convolution(
+            conv_dim=self._size("conv_dim", self.config.positive("hidden_size")),
+            kernel_size=self.config.positive(rules.kernel_size),
+        )
+
+    def _delta_net(self) -> DeltaNet:
+        return DeltaNet(
+            linear_num_value_heads=self._size("linear_num_value_heads"),
+            linear_num_key_heads=self._size("linear_num_key_heads"),
+            key_head_dim=self.config.positive("linear_key_head_dim"),
+            value_head_dim=self.config.positive("linear_value_head_dim"),
+            kernel_size=self.config.positive("linear_conv_kernel_dim"),
+        )
+
+    def _mamba(self) -> Mamba:
+        heads, names_width = self.config.positive("mamba_n_heads"), "mamba_d_ssm" in self._family.defaults
+        inner = self.config.positive("mamba_expand") * self.config.positive("hidden_size")
+        inner = self.config.positive("mamba_d_ssm", inner) if names_width else inner
+        width = self.config.get("mamba_d_head", "auto")
+        width = inner // heads if width == "auto" else self.config.positive("mamba_d_head")
+        if names_width and heads * width != inner:
+            raise InputError(f"config.json: {heads} heads of {width} channels are not the {inner} of 'mamba_d_ssm'")
+        norm = self._family.block.mamba_norm
+        if norm == "keys":
+            norm = "before_gate" if self.config.get("mamba_norm_before_gate") else "after_gate"
+            norm = norm if self.config.get("mamba_rms_norm") else None
+        return Mamba(
+            mamba_n_heads=self._size("mamba_n_heads"),
+            mamba_n_groups=self._size("mamba_n_groups"),
+            head_dim=width,
+            state_size=self.config.positive("mamba_d_state"),
+            kernel_size=self.config.positive("mamba_d_conv"),
+            has_kernel_bias=bool(self.config.get("mamba_conv_bias")),
+            norm=norm,
+            has_fixed_width=not names_width and self._family.key("mamba_d_head") not in self._family.defaults,
+            names_width=names_width,
+            least_step=self.config.number("time_step_min") if "time_step_min" in self._family.defaults else 0.0,
+        )
+
+    def _mlp(self) -> Mlp:
+        usual = self._family.intermediate_factor * self.config.positive("hidden_size") or None
+        neurons = self._size("intermediate_size", usual)
+        return Mlp(
+            intermediate_size=neurons, activation=_activation(self.config), is_gated=self._family.block.is_gated
+        )
+
+    def _experts(self, rules: Routing) -> Experts:
+        return Experts(
+            num_experts=self._size("num_experts"),
+            moe_intermediate_size=self._size("moe_intermediate_size"),
+            experts_per_token=self.config.positive("num_experts_per_tok"),
+            scores=rules.scores,
+            is_normalised=_are_normalised(self.config, rules.normalised),
+            scaling=self.config.number(rules.scaling, 1.0) if rules.scaling else 1.0,
+            has_selection_bias=bool(rules.selection_bias),
+            activation=_activation(self.config),
+        )
+
+    def _mixture(self, rules: Routing) -> tuple[Sublayer, ...]:
+        """The experts, and the shared ones beside them, if there are any."""
+        routed = self._wired(self._experts(rules))
+        self.config.get("intermediate_size")  # of the layers without experts, if there are any
+        number = self.config.get(rules.shared_number, 0) if rules.shared_number else 0
+        if not (rules.shared or number):
+            return (routed,)
+        usual = None
+        if number:
+            usual = self.config.positive(rules.shared_number) * self.config.positive("moe_intermediate_size")
+        shared = SharedExpert(
+            shared_expert_intermediate_size=self._size(rules.shared or "shared_expert_intermediate_size", usual),
+            has_scale=rules.shared_scale,
+            activation=_activation(self.config),
+        )
+        return routed, replace(self._wired(shared), beside=True)
+
+
+def bias_switches(config: ConfigReader) -> dict[str, Any]:
+    """The values of the keys that enable biases."""
+    return {switch: config.get(switch, False) for switch in config.family.biases.values() if isinstance(switch, str)}
+
+
+def _has_experts(config: ConfigReader, rules: Routing, index: int) -> bool:
+    """Whether a layer has a mixture of experts in the place of an MLP."""
+    types = config.get(rules.types, None) if rules.types else None
+    first, last = (config.get(key, None) if key else None for key in (rules.first, rules.last))
+    dense = config.get(rules.dense, ()) if rules.dense else ()
+    step = config.positive(rules.step, 1) if rules.step else 1
+    if types is not None:
+        return bool(types[index] == "sparse")
+    is_within = (first or 0) <= index and (last is None or last < 0 or index <= last)
+    return is_within and index not in dense and (index + 1) % step == 0
+
+
+def _are_normalised(config: ConfigReader, rule: bool | str) -> bool:
+    return bool(config.get(rule, False)) if isinstance(rule, str) else rule
+
+
+def _activation(config: ConfigReader) -> Activation:
+    activation = str(config.get("hidden_act", "silu"))
+    if activation not in _ACTIVATIONS:
+        raise InputError(
+            f"activation '{activation}' is not supported; use a model with one of {', '.join(_ACTIVATIONS)}"
+        )
+    return _ACTIVATIONS[activation]
