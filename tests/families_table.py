@@ -185,8 +185,8 @@ a GGUF file of it can be read. `-`: not run.
 
 `olmo2`, `olmo3`, `olmoe`, `flex_olmo` and `minimax_m2` normalise all heads as one vector, so their attention stays
 whole. So does Mamba-2 in `bamba` and `granitemoehybrid`, whose width follows from the hidden size; in `nemotron_h` it
-loses groups of heads, which are normalised together. As in transformers, time steps of `nemotron_h` may be shorter for
-a single token after others than in a prompt.
+loses groups of heads, which are normalised together. As in transformers, `nemotron_h` has a least time step in
+prompts, but not for the single tokens after them.
 """
 _FIGURES = """# Families: figures
 

@@ -385,7 +385,7 @@ def family_of_model_type(model_type: str | None) -> Family:
     part = next((part for part, model_types in refused_models().items() if plain in model_types), None)
     if part is not None:
         raise InputError(f"model family '{model_type}' is not supported: {part}; use another model")
-    raise InputError(f"model family '{model_type}' is not supported; docs/families.md lists those that are")
+    raise InputError(f"model family '{model_type}' is not supported; use one that docs/families.md lists")
 
 
 def family_of_gguf(architecture: str) -> Family:

@@ -155,7 +155,7 @@ class LayerReader:
         width = self.config.get("mamba_d_head", "auto")
         width = inner // heads if width == "auto" else self.config.positive("mamba_d_head")
         if names_width and heads * width != inner:
-            raise InputError(f"config.json: {heads} heads of {width} channels are not the {inner} of 'mamba_d_ssm'")
+            raise InputError(f"config.json: {heads} heads of {width} channels; 'mamba_d_ssm' is {inner}; correct it")
         norm = self._family.block.mamba_norm
         if norm == "keys":
             norm = "before_gate" if self.config.get("mamba_norm_before_gate") else "after_gate"

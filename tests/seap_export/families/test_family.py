@@ -29,7 +29,7 @@ def test_the_supported_families_are_those_of_the_micro_models() -> None:
 
 @pytest.mark.parametrize("model_type", ["nothing", "seap_nothing", "", None])
 def test_an_unknown_family_is_refused_with_its_name_and_the_page_of_the_supported_ones(model_type: str | None) -> None:
-    with pytest.raises(InputError, match=f"'{model_type}' is not supported; docs/families.md"):
+    with pytest.raises(InputError, match=f"'{model_type}' is not supported; use one that docs/families.md"):
         family_of_model_type(model_type)
 
 
