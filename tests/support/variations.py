@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from seap_export.families import (
     DeltaNet,
     Experts,
     Mamba,
+    ModelSpec,
     family_of_model_type,
     model_spec,
 )
@@ -562,84 +566,6 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     },
 }
 FAMILIES = tuple(sorted({values["model_type"] for values in VARIATIONS.values()}))
-#: The last variation of each family, which has the most features.
-RICHEST = tuple({values["model_type"]: name for name, values in VARIATIONS.items()}.values())
-#: The richest of each family; `make test-all` adds the others.
-VARIED = tuple(name if name in RICHEST else pytest.param(name, marks=pytest.mark.full) for name in VARIATIONS)
-
-
-def in_turn(variations: Iterable[str], values: Sequence[Any]) -> list[Any]:
-    """Pairs of a variation and a value: each variation with one value, the next one with the next value.
-
-    `make test-all` adds all other pairs, and the pairs of variations that are not the richest.
-    """
-    pairs = []
-    for index, name in enumerate(sorted(variations, key=lambda name: name not in RICHEST)):
-        for number, value in enumerate(values):
-            is_next = name in RICHEST and number == index % len(values)
-            pairs.append(pytest.param(name, value, marks=() if is_next else pytest.mark.full))
-    return pairs
-
-
-def _family(variation: Any) -> Family:
-    name = variation if isinstance(variation, str) else variation.values[0]
-    return family_of_model_type(VARIATIONS[name]["model_type"])
-
-
-def _keeps_fixed_states(variation: Any) -> bool:
-    """Whether a layer keeps other states than keys and values."""
-    values = VARIATIONS[variation if isinstance(variation, str) else variation.values[0]]
-    return "mamba" in (values.get("layer_types") or ()) or _family(variation).model_type in (
-        "bamba",
-        "falcon_h1",
-        "lfm2",
-        "nemotron_h",
-        "qwen3_5_text",
-    )
-
-
-def _kinds(name: str) -> tuple[frozenset[str], bool]:
-    """The kinds of its sublayers, and whether windows limit some."""
-    spec = model_spec(micro_config(**VARIATIONS[name]))
-    kinds = frozenset(type(sublayer).__name__ for sublayer in spec.sublayers)
-    return kinds, any(getattr(sublayer, "sliding_window", None) for sublayer in spec.sublayers)
-
-
-def of_each_kind() -> tuple[Any, ...]:
-    """The richest of a family with each set of kinds of layers; `make test-all` adds the others."""
-    names = {_kinds(name): name for name in RICHEST}.values()
-    return tuple(name if name in names else pytest.param(name, marks=pytest.mark.full) for name in VARIATIONS)
-
-
-#: Without mixtures of experts: transformers has modules for all their projections.
-JOINT = tuple(variation for variation in VARIATIONS if _family(variation).experts is None)
-VARIED_JOINT = tuple(variation for variation in VARIED if _family(variation).experts is None)
-#: The richest that GPUs may run.
-ON_GPUS = tuple(variation for variation in RICHEST if variation in JOINT)
-#: Those of families whose layers are all attention and an MLP.
-ATTENDING = tuple(variation for variation in JOINT if not _keeps_fixed_states(variation))
-VARIED_ATTENDING = tuple(variation for variation in VARIED_JOINT if not _keeps_fixed_states(variation))
-#: Those of them that MLX runs: of families with RMS norms whose MLP has a gate.
-VARIED_FOR_MLX = tuple(
-    variation
-    for variation in VARIED_ATTENDING
-    if _family(variation).block.is_gated and _family(variation).block.norm == "rms"
-)
-#: The richest whose norms have weights, so that their epsilon can be changed in transformers' class, too.
-SCALABLE = tuple(variation for variation in RICHEST if _family(variation).block.norm_weight)
-#: Layers of shapes of their own, with biases from compensation.
-PRUNED_LAYERS: dict[str, Any] = {
-    "per_layer_config": {
-        0: {"num_attention_heads": 3, "num_key_value_heads": 3, "intermediate_size": 41, "o_proj_bias": True},
-        1: {"num_attention_heads": 1, "num_key_value_heads": 1, "intermediate_size": 1, "down_proj_bias": True},
-    }
-}
-GRAPH_MODELS: list[tuple[str, dict[str, Any]]] = [
-    ("llama", {"tie_word_embeddings": True}),
-    ("llama", {**PRUNED_LAYERS, "attention_bias": True, "mlp_bias": True}),
-    ("mistral", {"sliding_window": 5}),
-    ("qwen2", {**PRUNED_LAYERS, "tie_word_embeddings": True}),
-]
 
 
 def micro_config(**values: Any) -> dict[str, Any]:
@@ -759,3 +685,133 @@ def _as_made(values: Mapping[str, Any], layers: Mapping[Any, dict[str, Any]]) ->
             made[index].pop("down_proj_bias", None)
             made[index][spec.family.key("num_experts")] = experts.num_experts - 1
     return made
+
+
+#: The last variation of each family, which has the most features.
+RICHEST = tuple({values["model_type"]: name for name, values in VARIATIONS.items()}.values())
+
+
+def _spec(name: str) -> ModelSpec:
+    return model_spec(micro_config(**VARIATIONS[name]))
+
+
+def _leaves(value: Any, where: str) -> Iterator[tuple[str, str]]:
+    """The single values in a spec, as pairs of a field and the value in words."""
+    if is_dataclass(value):
+        for part in fields(value):
+            yield from _leaves(getattr(value, part.name), f"{type(value).__name__}.{part.name}")
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _leaves(item, f"{where}.{key}")
+    elif isinstance(value, tuple | list | frozenset):
+        yield where, " ".join(type(item).__name__ for item in value if is_dataclass(item))
+        for item in value:
+            yield from _leaves(item, where)
+    else:
+        yield where, str(value)
+
+
+@cache
+def _features(name: str) -> frozenset[tuple[str, str]]:
+    """What a spec says: of each field its values, all numbers but 0 and 1 alike, and whether it has several."""
+    spec = {key: value for key, value in vars(_spec(name)).items() if key != "family"}
+    values: dict[str, set[str]] = {}
+    for where, value in _leaves(spec, "ModelSpec"):
+        values.setdefault(where, set()).add(value)
+    features = set()
+    for where, words in values.items():
+        features |= {(where, re.sub(r"^(?![01](\.0)?$)-?[\d.e-]+$", "a number", word)) for word in words}
+        features |= {(where, "several")} if len(words) > 1 else set()
+    return frozenset(features)
+
+
+def featured(variations: Iterable[str]) -> tuple[str, ...]:
+    """Few of the richest, whose specs together have every feature: the one with the most further features comes next.
+
+    What works on a `ModelSpec` knows no family, so that it needs no more of them.
+    """
+    left = {name: _features(name) for name in variations if name in RICHEST}
+    chosen: list[str] = []
+    while any(left.values()):
+        chosen.append(max(left, key=lambda name: len(left[name])))
+        covered = left[chosen[-1]]
+        left = {name: features - covered for name, features in left.items()}
+    return tuple(chosen)
+
+
+def _marked(variations: Iterable[str], quick: Collection[str]) -> tuple[Any, ...]:
+    """Some variations; those that are not quick belong to `make test-all`."""
+    return tuple(name if name in quick else pytest.param(name, marks=pytest.mark.full) for name in variations)
+
+
+def varied(variations: Iterable[str]) -> tuple[Any, ...]:
+    """Those with every feature; `make test-all` adds the others."""
+    names = tuple(variations)
+    return _marked(names, featured(names))
+
+
+def in_turn(variations: Iterable[str], values: Sequence[Any]) -> list[Any]:
+    """Pairs of a variation and a value: each of those with every feature with one value, the next one with the next.
+
+    `make test-all` adds all other pairs.
+    """
+    names = tuple(variations)
+    quick = featured(names)
+    pairs = []
+    for index, name in enumerate(sorted(names, key=lambda name: name not in quick)):
+        for number, value in enumerate(values):
+            is_next = name in quick and number == index % len(values)
+            pairs.append(pytest.param(name, value, marks=() if is_next else pytest.mark.full))
+    return pairs
+
+
+def _kinds(name: str) -> tuple[frozenset[str], bool]:
+    """The kinds of its sublayers, and whether windows limit some."""
+    spec = _spec(name)
+    kinds = frozenset(type(sublayer).__name__ for sublayer in spec.sublayers)
+    return kinds, any(getattr(sublayer, "sliding_window", None) for sublayer in spec.sublayers)
+
+
+def of_each_kind() -> tuple[Any, ...]:
+    """The richest of a family with each set of kinds of layers; `make test-all` adds the others."""
+    return _marked(VARIATIONS, {_kinds(name): name for name in RICHEST}.values())
+
+
+def _family(name: str) -> Family:
+    return family_of_model_type(VARIATIONS[name]["model_type"])
+
+
+def _attends_only(name: str) -> bool:
+    """Whether all layers are attention and an MLP, so that they keep nothing but keys and values."""
+    return _kinds(name)[0] <= {"Attention", "Mlp"}
+
+
+#: For what reads a family, or compares it with transformers: the richest of each; `make test-all` adds the others.
+OF_EACH_FAMILY = _marked(VARIATIONS, RICHEST)
+VARIED = varied(VARIATIONS)
+#: Without mixtures of experts: transformers has modules for all their projections.
+JOINT = tuple(name for name in VARIATIONS if _family(name).experts is None)
+VARIED_JOINT = varied(JOINT)
+#: Those that GPUs run in tests.
+ON_GPUS = featured(JOINT)
+#: Those whose layers are all attention and an MLP.
+ATTENDING = tuple(name for name in JOINT if _attends_only(name))
+VARIED_ATTENDING = varied(ATTENDING)
+#: Those of them that MLX runs: of families with RMS norms whose MLP has a gate.
+FOR_MLX = tuple(name for name in ATTENDING if _family(name).block.is_gated and _family(name).block.norm == "rms")
+VARIED_FOR_MLX = varied(FOR_MLX)
+#: The richest whose norms have weights, so that their epsilon can be changed in transformers' class, too.
+SCALABLE = tuple(name for name in RICHEST if _family(name).block.norm_weight)
+#: Layers of shapes of their own, with biases from compensation.
+PRUNED_LAYERS: dict[str, Any] = {
+    "per_layer_config": {
+        0: {"num_attention_heads": 3, "num_key_value_heads": 3, "intermediate_size": 41, "o_proj_bias": True},
+        1: {"num_attention_heads": 1, "num_key_value_heads": 1, "intermediate_size": 1, "down_proj_bias": True},
+    }
+}
+GRAPH_MODELS: list[tuple[str, dict[str, Any]]] = [
+    ("llama", {"tie_word_embeddings": True}),
+    ("llama", {**PRUNED_LAYERS, "attention_bias": True, "mlp_bias": True}),
+    ("mistral", {"sliding_window": 5}),
+    ("qwen2", {**PRUNED_LAYERS, "tie_word_embeddings": True}),
+]

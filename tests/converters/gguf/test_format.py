@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.formats.gguf import GGUF_VARIATIONS, GgufModel
 from support.product import StoredForm, open_source
-from support.variations import VARIATIONS, VARIED, micro_config, uneven_values
+from support.variations import OF_EACH_FAMILY, VARIATIONS, micro_config, uneven_values
 
 import converters.gguf.writer as writer
 from converters.gguf import GgufFormat
@@ -39,7 +39,7 @@ def test_the_last_norm_takes_back_from_a_tied_head_what_the_embedding_is_multipl
     assert folding.factor("embed_tokens") * folding.factor("norm") == pytest.approx(spec.block.logits_multiplier)
 
 
-@pytest.mark.parametrize("variation", VARIED)
+@pytest.mark.parametrize("variation", OF_EACH_FAMILY)
 def test_weights_are_read_back(write: Write, variation: str) -> None:
     if GgufFormat("f32").refusal(model_spec(micro_config(**VARIATIONS[variation])), {}):
         pytest.skip("llama.cpp cannot compute it; the test of its runner says why")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from support.models import skip_unless_loaded
 from support.product import ExpertModules, StoredForm
-from support.variations import FAMILIES, VARIATIONS, VARIED, micro_config
+from support.variations import FAMILIES, OF_EACH_FAMILY, VARIATIONS, micro_config
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import seap_export  # noqa: F401 - registers the pruned families
@@ -57,7 +57,7 @@ def test_tensors_are_those_of_the_transformers_model(variation: str) -> None:
     assert StoredForm(spec).shapes == shapes_in_transformers(meta_model(config), spec)
 
 
-@pytest.mark.parametrize("variation", VARIED)
+@pytest.mark.parametrize("variation", OF_EACH_FAMILY)
 def test_parameters_are_counted_as_torch_counts_them(variation: str) -> None:
     config = micro_config(**VARIATIONS[variation])
     model = meta_model(config)

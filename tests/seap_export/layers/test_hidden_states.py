@@ -12,7 +12,7 @@ import torch
 from support.corpora import random_token_ids
 from support.models import micro_source, transformers_model, write_micro_model
 from support.product import Source, open_source
-from support.variations import VARIATIONS, VARIED
+from support.variations import OF_EACH_FAMILY, VARIATIONS
 
 from seap_export.layers.batches import length_buckets
 from seap_export.layers.hidden_states import HiddenStates, SublayerPass, logits, output_stream
@@ -104,7 +104,7 @@ def test_each_feature_alone_is_what_transformers_computes(tmp_path: Path, featur
     assert_equals_transformers(tmp_path / "model", source, random_token_ids(4, longest=40))
 
 
-@pytest.mark.parametrize("variation", VARIED)
+@pytest.mark.parametrize("variation", OF_EACH_FAMILY)
 def test_batches_padding_and_order_change_nothing(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
     texts = random_token_ids(12, longest=40)

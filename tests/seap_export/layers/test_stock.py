@@ -10,7 +10,7 @@ import torch
 import transformers
 from support.models import skip_unless_loaded, write_micro_model
 from support.product import SafetensorsReader, read_spec
-from support.variations import RICHEST, VARIATIONS
+from support.variations import ATTENDING, VARIATIONS, featured
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 
@@ -81,15 +81,10 @@ def _indexed(tensor: torch.Tensor, index: Any) -> torch.Tensor:
 #: longrope asks for the value of a position, Mamba-2 for a triangle of a tensor without data, and a mixture for the
 #: experts of a token, which there are none of.
 _VARIATIONS = [
-    {
-        "phi3-all": "phi3-partial",
-        "bamba-all": "llama-gqa",
-        "granitemoehybrid-mamba": "granitemoehybrid-all",
-        "falcon_h1-all": "llama-gqa",
-        "nemotron_h-all": "llama-gqa",
-    }.get(name, name)
-    for name in RICHEST
-    if family_of_model_type(VARIATIONS[name]["model_type"]).experts is None
+    "phi3-partial",
+    "lfm2-all",
+    "qwen3_5-all",
+    *(name for name in featured(ATTENDING) if name != "phi3-all"),
 ]
 
 

@@ -44,7 +44,7 @@ from support.product import (
     StoredForm,
     open_source,
 )
-from support.variations import JOINT, RICHEST, in_turn
+from support.variations import JOINT, RICHEST, VARIATIONS, featured, in_turn
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
@@ -231,7 +231,7 @@ def test_generation_with_a_cache_equals_generation_without(
     assert_close(torch.stack(with_cache.logits), torch.stack(without.logits), 1e-4)
 
 
-@pytest.mark.parametrize("variation", [*RICHEST, "llama-tied"])
+@pytest.mark.parametrize("variation", [*featured(VARIATIONS), "llama-tied"])
 def test_saving_and_loading_again_is_exact(shrink: Callable[..., Shrunk], tmp_path: Path, variation: str) -> None:
     shrunk = shrink(variation)
     first = transformers_model(shrunk.folder)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from support.models import transformers_model, why_not_loaded, write_micro_model
 from support.product import attention_factor, rotary_tables
-from support.variations import VARIATIONS, VARIED, micro_config
+from support.variations import OF_EACH_FAMILY, VARIATIONS, micro_config
 from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -103,7 +103,7 @@ def test_all_spellings_become_one(spellings: dict[str, dict[str, Any]]) -> None:
     assert all(other == first for other in others)
 
 
-@pytest.mark.parametrize("variation", VARIED)
+@pytest.mark.parametrize("variation", OF_EACH_FAMILY)
 def test_what_the_installed_transformers_saves_is_the_same_model(tmp_path: Path, variation: str) -> None:
     config = micro_config(**VARIATIONS[variation])
     spec = model_spec(config)
@@ -116,7 +116,7 @@ def test_what_the_installed_transformers_saves_is_the_same_model(tmp_path: Path,
     assert portable_config(portable) == portable
 
 
-@pytest.mark.parametrize("variation", VARIED)
+@pytest.mark.parametrize("variation", OF_EACH_FAMILY)
 @torch.no_grad()
 def test_the_installed_transformers_computes_the_same_from_it(tmp_path: Path, variation: str) -> None:
     """40 tokens are more than the windows and the lengths that rotations were scaled from."""

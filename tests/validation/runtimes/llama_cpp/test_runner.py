@@ -13,7 +13,7 @@ from support.execution import ONE_THREAD
 from support.models import write_micro_model
 from support.product import Run, open_torch_runner
 from support.tokenizers import write_byte_level, write_sentencepiece
-from support.variations import VARIATIONS, VARIED, uneven_values
+from support.variations import OF_EACH_FAMILY, VARIATIONS, uneven_values
 from tokenizers import Tokenizer
 
 from converters.format import StoredWeights
@@ -118,7 +118,7 @@ for _variation, _values in VARIATIONS.items():
         REFUSED[_variation] = "has no LayerNorm"
 
 
-@pytest.mark.parametrize("variation", VARIED)
+@pytest.mark.parametrize("variation", OF_EACH_FAMILY)
 def test_a_dense_model(tmp_path: Path, variation: str) -> None:
     folder = write_micro_model(tmp_path / "hf", **VARIATIONS[variation])
     if variation in REFUSED:

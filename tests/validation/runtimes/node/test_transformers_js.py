@@ -16,7 +16,7 @@ from support.corpora import WORDS
 from support.formats.web_faults import PARITY, Edit
 from support.models import write_source
 from support.product import Run, TorchRunner, read_spec
-from support.variations import ATTENDING, RICHEST
+from support.variations import VARIED_ATTENDING
 from tokenizers import Tokenizer, processors
 
 from converters.web import WebFormat, data_files
@@ -110,7 +110,7 @@ def largest(
     return float(max(np.abs(layer - other).max() for layer, other in pairs) / scale)
 
 
-@pytest.mark.parametrize("variation", [name for name in RICHEST if name in ATTENDING])
+@pytest.mark.parametrize("variation", VARIED_ATTENDING)
 @pytest.mark.parametrize("pruned", [pytest.param(False, marks=pytest.mark.full), True], ids=["dense", "pruned"])
 def test_family(subject: Callable[..., Subject], opened: Any, variation: str, pruned: bool) -> None:
     model = subject(variation, pruned=pruned)
