@@ -11,7 +11,7 @@ import torch
 
 from converters.onnx.form import read_form
 from converters.onnx.graph.linear import JOINED, joined_name
-from converters.onnx.graph.sublayers.experts import expert_matrices
+from converters.onnx.graph.sublayers.experts import expert_biases, expert_matrices
 from converters.onnx.stored import open_graph
 from converters.onnx.weights.quantize import QuantizedMatrix, dequantize
 from converters.onnx.weights.scaling import Scaling
@@ -71,8 +71,8 @@ class GraphWeights(PlainWeights):
             return self._number(f"{stored}.transposed")[:, rows].T.float()
         return self._number(stored)[rows].float()
 
-    def _matrix(self, stored: str, shape: tuple[int, int, int]) -> torch.Tensor:
-        """The matrices of experts, one below the other."""
+    def _matrix(self, stored: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """The matrices of experts, one below the other, or their biases."""
         if f"{stored}.packed" not in self._tensors or self._how is None:
             return self._number(stored).flatten(0, 1).float()
         packed, scales = (self._number(f"{stored}.{part}").flatten(0, 1) for part in ("packed", "scales"))
@@ -113,6 +113,8 @@ def _stacked(spec: ModelSpec) -> Iterable[tuple[str, tuple[str, StackedLayout, i
     for layer in range(len(spec.layers)):
         for experts in spec.layers[layer].sublayers:
             if isinstance(experts, Experts):
-                for weights, stored, layout in expert_matrices(experts, layer, spec.hidden_size):
+                biases = expert_biases(experts, layer)
+                every = (*expert_matrices(experts, layer, spec.hidden_size), *(() if biases is None else (biases,)))
+                for weights, stored, layout in every:
                     for part, name in enumerate(weights):
                         yield name, (stored, layout, part)

@@ -127,7 +127,7 @@ def _backward(
         streams[0].requires_grad_(True)
         for sublayer in layer.spec.sublayers:
             output, read = sublayer.output, read if sublayer.beside else streams[-1]
-            product = layer.product(output, layer.channels(output, read, batch))
+            product = layer.product(output, layer.channels(output, read, batch), read)
             factors.append(layer.factor(output, product.detach()))
             streams.append(streams[-1] + layer.update(output, product))
         at_before, *between = torch.autograd.grad(streams[-1], streams[:-1], gradient)

@@ -130,7 +130,8 @@ class Student:
         tensors, before = self._layers[index], kept_tensors(self._before(index))
         stored = {name: tensor.to(self._device) for name, tensor in tensors.items()}
         model = {name: stored[name] for name in self._spec.layer_tensors(index)}
-        trained = {name: weight.requires_grad_(True) for name, weight in model.items() if weight.dim() == 2}
+        matrices = {name: one for name, one in model.items() if one.dim() == 2 and name.endswith(".weight")}
+        trained = {name: weight.requires_grad_(True) for name, weight in matrices.items()}
         layer = DecoderLayer(self._spec, index, model, self._device)
         sums = {name: torch.zeros_like(weight) for name, weight in trained.items()}
         before_layer = []
@@ -140,7 +141,8 @@ class Student:
                 for sublayer in self._spec.layers[index].sublayers:
                     read = read if sublayer.beside else after
                     channels = layer.channels(sublayer.output, read, batch)
-                    after = after + layer.update(sublayer.output, layer.product(sublayer.output, channels))
+                    product = layer.product(sublayer.output, channels, read)
+                    after = after + layer.update(sublayer.output, product)
                 at_before, *at_weights = torch.autograd.grad(after, (leaf, *trained.values()), gradient)
             for total, part in zip(sums.values(), at_weights, strict=True):
                 total += part

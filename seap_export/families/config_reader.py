@@ -40,7 +40,7 @@ class ConfigReader:
     def __init__(self, family: Family, config: Mapping[str, Any]) -> None:
         self.family = family
         self._given = config
-        self._values = family.meant({**family.defaults, **config})
+        self._values = family.meant(family.completed(config))
         self._read: set[str] = set()
 
     def get(self, name: str, default: Any = None) -> Any:

@@ -70,6 +70,8 @@ FUSED: Mapping[str, tuple[Projection, ...]] = {
     "mamba_in_proj": MAMBA[:-1],
     "experts_gate_up_proj": ROUTED[1:3],
 }
+#: The keys of a rotation, in transformers 4 and 5: where one is given, the default of the other does not count.
+_ROTATION = ("rope_scaling", "rope_parameters")
 _COMMON, _REFUSED = "common.toml", "refused.toml"
 
 
@@ -201,9 +203,19 @@ class Family:
         """The projections that the family stores as one."""
         return tuple(name for name in FUSED if name in self.names)
 
+    def completed(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """A config.json with the defaults of the keys that it lacks."""
+        rotates = any(config.get(key) is not None for key in _ROTATION)
+        lacking = {
+            key: value
+            for key, value in self.defaults.items()
+            if (not rotates if key in _ROTATION else key not in config)
+        }
+        return {**config, **lacking}
+
     def variant(self, config: Mapping[str, Any]) -> Family:
         """The family as models with this config.json have it."""
-        values = {**self.defaults, **config}
+        values = self.completed(config)
         fitting = [variant for variant in self.variants if variant.fits(values)]
         if not fitting:
             return self

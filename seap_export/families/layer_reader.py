@@ -22,6 +22,7 @@ from seap_export.families.sublayers import (
     Convolution,
     DeltaNet,
     Experts,
+    Gates,
     Mamba,
     Mlp,
     SharedExpert,
@@ -129,6 +130,7 @@ class LayerReader:
             sliding_window=self.window,
             rope=self.rope,
             has_gate=self._family.block.attention_gate,
+            has_sinks=self._family.block.attention_sinks,
         )
 
     def _convolution(self) -> Convolution:
@@ -189,7 +191,9 @@ class LayerReader:
             is_normalised=_are_normalised(self.config, rules.normalised),
             scaling=self.config.number(rules.scaling, 1.0) if rules.scaling else 1.0,
             has_selection_bias=bool(rules.selection_bias),
+            output_bias=self.config.positive("hidden_size") if rules.output_bias else 0,
             activation=_activation(self.config),
+            gates=_gates(self.config, rules),
         )
 
     def _mixture(self, rules: Routing) -> tuple[Sublayer, ...]:
@@ -229,6 +233,12 @@ def _has_experts(config: ConfigReader, rules: Routing, index: int) -> bool:
 
 def _are_normalised(config: ConfigReader, rule: bool | str) -> bool:
     return bool(config.get(rule, False)) if isinstance(rule, str) else rule
+
+
+def _gates(config: ConfigReader, rules: Routing) -> Gates:
+    if not rules.alpha:
+        return Gates()
+    return Gates(alpha=config.number(rules.alpha), offset=1.0, limit=config.number(rules.limit))
 
 
 def _activation(config: ConfigReader) -> Activation:

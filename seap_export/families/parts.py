@@ -50,6 +50,7 @@ class Block:
         logits_multiplier: Formula of the factor on logits.
         attention_scale: Formula of the factor on attention scores; None: head_dim ** -0.5.
         attention_gate: Whether a gate is applied to what heads attend to.
+        attention_sinks: Whether each head has a learned score that takes part in its softmax.
         mamba_norm: Whether Mamba-2 normalises what it gates before or after that, or as `mamba_rms_norm` and
             `mamba_norm_before_gate` say (`keys`); None: not at all.
         attention_softcap: Key of the bound c of attention scores, c tanh(score / c).
@@ -67,6 +68,7 @@ class Block:
     logits_multiplier: str | None = None
     attention_scale: str | None = None
     attention_gate: bool = False
+    attention_sinks: bool = False
     mamba_norm: Literal["before_gate", "after_gate", "keys"] | None = None
     attention_softcap: str | None = None
     logits_softcap: str | None = None
@@ -230,6 +232,11 @@ class Routing:
         selection_bias: The name in `module` of a bias that only the choice of experts goes by; its stored name is the
             `selection_bias` of `names`.
         bias_is_row: Whether that bias is stored as a matrix with one row.
+        inputs_first: Whether checkpoints have the parameters of the module: matrices with their inputs first, in which
+            gate and up take turns.
+        output_bias: Whether each expert adds a bias to what it writes.
+        alpha: Key of a factor; see `Gates`.
+        limit: Key of a bound; see `Gates`.
         shared: The key of the number of neurons of a shared expert.
         shared_number: The key of the number of shared experts of the same size as others, which are stored as one.
         shared_scale: Whether the shared expert is scaled by a product of its input.
@@ -247,6 +254,10 @@ class Routing:
     scaling: str = ""
     selection_bias: str = ""
     bias_is_row: bool = False
+    inputs_first: bool = False
+    output_bias: bool = False
+    alpha: str = ""
+    limit: str = ""
     shared: str = ""
     shared_number: str = ""
     shared_scale: bool = False

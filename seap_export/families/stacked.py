@@ -11,7 +11,7 @@ from seap_export.families.names import ROUTED, Projection
 from seap_export.families.spec import ModelSpec
 from seap_export.families.sublayers import Experts
 
-__all__ = ["Joint", "Stacked", "stacked_projections"]
+__all__ = ["Joint", "Stacked", "stacked_biases", "stacked_projections"]
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,18 @@ class Stacked:
 
     def split(self, plain: torch.Tensor) -> dict[str, torch.Tensor]:
         """The stored tensors."""
-        parts = plain.chunk(len(self.parts), self.axis)
-        return {name: part.contiguous() for name, part in zip(self.parts, parts, strict=True)}
+        return dict(zip(self.parts, plain.chunk(len(self.parts), self.axis), strict=True))
+
+    def joined(self, pieces: Sequence[torch.Tensor]) -> torch.Tensor:
+        """A stored tensor, which is one piece."""
+        return pieces[0].contiguous()
 
 
 @dataclass(frozen=True)
 class Joint:
     """A tensor of the plain form that is stored in one of all experts, [experts, out, in], maybe beside another.
+
+    A bias is stored as [experts, out].
 
     Attributes:
         parts: The name of the stored tensor.
@@ -59,6 +64,7 @@ class Joint:
         experts: How many there are.
         index: Of how many tensors beside each other, along `out`, which it is.
         number: How many these are.
+        inputs_first: Whether the stored tensor is [experts, in, out], and those beside each other take turns.
     """
 
     parts: tuple[str]
@@ -66,15 +72,22 @@ class Joint:
     experts: int
     index: int = 0
     number: int = 1
+    inputs_first: bool = False
 
     def shape(self, plain: Sequence[int]) -> tuple[int, ...]:
         """The shape of the stored tensor, given that of this one."""
-        out, inputs = (size // self.experts if axis == self.axis else size for axis, size in enumerate(plain))
-        return self.experts, self.number * out, inputs
+        out, *inputs = (size // self.experts if axis == self.axis else size for axis, size in enumerate(plain))
+        sizes = [self.number * out, *inputs]
+        return self.experts, *(reversed(sizes) if self.inputs_first else sizes)
 
     def plain(self, stored: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """This tensor."""
-        matrices = stored[self.parts[0]].chunk(self.number, 1)[self.index]
+        whole = stored[self.parts[0]]
+        if self.inputs_first:
+            rows = whole.transpose(1, -1) if whole.dim() > 2 else whole
+            matrices = rows.unflatten(1, (-1, self.number))[:, :, self.index]
+        else:
+            matrices = whole.chunk(self.number, 1)[self.index]
         return matrices.transpose(0, 1).flatten(1) if self.axis else matrices.flatten(0, 1)
 
     def of_expert(self, stored: Mapping[str, torch.Tensor], expert: int) -> torch.Tensor:
@@ -82,10 +95,17 @@ class Joint:
         return stored[self.parts[0]][expert].chunk(self.number)[self.index]
 
     def split(self, plain: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Its part of the stored tensor."""
+        """Its piece of the stored tensor."""
         sizes = (self.experts, -1)
         matrices = plain.unflatten(1, sizes).transpose(0, 1) if self.axis else plain.unflatten(0, sizes)
         return {self.parts[0]: matrices}
+
+    def joined(self, pieces: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The stored tensor, given the pieces of all tensors in it, in order."""
+        if not self.inputs_first:
+            return torch.cat([*pieces], 1)
+        rows = torch.stack([*pieces], 2).flatten(1, 2)
+        return (rows.transpose(1, 2) if rows.dim() > 2 else rows).contiguous()
 
 
 def stacked_projections(spec: ModelSpec, layer: int) -> dict[Projection, Stacked | Joint]:
@@ -98,11 +118,27 @@ def stacked_projections(spec: ModelSpec, layer: int) -> dict[Projection, Stacked
     return stacked
 
 
-def _stored(spec: ModelSpec, layer: int, projection: Projection, experts: Experts) -> Stacked | Joint:
-    axis, both = int(projection == experts.output), "experts_gate_up_proj"
+def stacked_biases(spec: ModelSpec, layer: int) -> dict[Projection, Stacked | Joint]:
+    """The biases of what a layer's experts read."""
+    every = (sublayer for sublayer in spec.layers[layer].sublayers if isinstance(sublayer, Experts))
+    return {
+        projection: _stored(spec, layer, projection, experts, is_bias=True)
+        for experts in every
+        for projection in experts.readers[1:]
+        if projection in experts.biases
+    }
+
+
+def _stored(
+    spec: ModelSpec, layer: int, projection: Projection, experts: Experts, *, is_bias: bool = False
+) -> Stacked | Joint:
+    axis, both, rules = int(projection == experts.output), "experts_gate_up_proj", spec.family.experts
+    inputs_first = rules is not None and rules.inputs_first  # in parameters that have no module of their own
+    suffix = ("_bias" if is_bias else "") if inputs_first else (".bias" if is_bias else ".weight")
     if not axis and both in spec.family.names:
-        name = spec.family.stored(both, layer) + ".weight"
-        return Joint((name,), axis, experts.num_experts, ROUTED.index(projection) - 1, 2)
-    name = spec.family.stored(projection, layer) + ".weight"
+        name, index = spec.family.stored(both, layer) + suffix, ROUTED.index(projection) - 1
+        return Joint((name,), axis, experts.num_experts, index, 2, inputs_first)
+    name = spec.family.stored(projection, layer) + suffix
     parts = tuple(name.format(expert=expert) for expert in range(experts.num_experts))
-    return Stacked(parts, axis) if "{expert}" in name else Joint((name,), axis, experts.num_experts)
+    is_joint = "{expert}" not in name
+    return Joint((name,), axis, experts.num_experts, inputs_first=inputs_first) if is_joint else Stacked(parts, axis)

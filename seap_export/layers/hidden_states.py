@@ -102,8 +102,9 @@ class HiddenStates:
     def advance(self, layer: DecoderLayer, output: Projection, visit: Visitor = lambda passed: None) -> None:
         """Passes one sublayer, and shows the visitor each batch."""
         for batch_index, batch in enumerate(self.batches):
-            channels = layer.channels(output, self.read(layer, output, batch_index), batch)
-            product = layer.product(output, channels)
+            stream = self.read(layer, output, batch_index)
+            channels = layer.channels(output, stream, batch)
+            product = layer.product(output, channels, stream)
             update = layer.update(output, product)
             after = self.add(layer, output, batch_index, update)
             visit(SublayerPass(batch_index, product, update, after, channels))

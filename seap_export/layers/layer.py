@@ -52,7 +52,9 @@ _CHANNELS: Mapping[type[Sublayer], Callable[[Any, Any, torch.Tensor, Batch], tor
     SharedExpert: shared_channels,
 }
 #: How the output projection multiplies them, where it is not simply a product.
-_PRODUCTS: Mapping[type[Sublayer], Callable[[Any, Any, torch.Tensor], torch.Tensor]] = {Experts: experts_product}
+_PRODUCTS: Mapping[type[Sublayer], Callable[[Any, Any, torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    Experts: experts_product
+}
 
 
 class DecoderLayer:
@@ -132,11 +134,13 @@ class DecoderLayer:
         sublayer = self._layer.named(output)
         return _CHANNELS[type(sublayer)](self, sublayer, stream, batch)
 
-    def product(self, output: Projection, channels: torch.Tensor) -> torch.Tensor:
-        """The product of an output projection with its channels [tokens, channels], [tokens, hidden_size]."""
+    def product(self, output: Projection, channels: torch.Tensor, stream: torch.Tensor) -> torch.Tensor:
+        """The product of an output projection with the `channels` of a stream, [tokens, hidden_size]."""
         sublayer = self._layer.named(output)
         kind_product = _PRODUCTS.get(type(sublayer))
-        return self.linear(output, channels) if kind_product is None else kind_product(self, sublayer, channels)
+        return (
+            self.linear(output, channels) if kind_product is None else kind_product(self, sublayer, channels, stream)
+        )
 
     def read(self, output: Projection, stream: torch.Tensor) -> torch.Tensor:
         """The input of a sublayer's first projections: the stream, through its norm if there is one."""

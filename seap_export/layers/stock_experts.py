@@ -51,6 +51,8 @@ class ExpertModules:
 
     def __init__(self, spec: ModelSpec, parameters: Collection[str]) -> None:
         self._family = spec.family
+        #: Whether checkpoints have the modules' own parameters.
+        self._is_stored = spec.family.experts is not None and spec.family.experts.inputs_first
         every = {index: stacked_projections(spec, index) for index in range(len(spec.layers))}
         self._stacked: dict[int, Mapping[Projection, Stacked | Joint]] = {
             index: stacked for index, stacked in every.items() if stacked
@@ -76,6 +78,10 @@ class ExpertModules:
         if (stacked := self._stacked.get(index)) is None:
             return tensors, {}
         router, gate_up, down = self._parameters(index)
+        if self._is_stored:
+            dtype = tensors[router].dtype
+            matrices = {name: [(one,) for one in tensors.pop(name)] for name in (gate_up, down)}
+            return tensors, {name: ExpertMatrices(parts, dtype) for name, parts in matrices.items()}
         parts = [
             [stacked[name].of_expert(stored, expert) for expert in range(stacked[name].experts)] for name in ROUTED[1:]
         ]
@@ -89,7 +95,7 @@ class ExpertModules:
     def stored(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor in a checkpoint, given those of all parameters."""
         stored = dict(shapes)
-        for index, stacked in self._stacked.items():
+        for index, stacked in () if self._is_stored else self._stacked.items():
             router, gate_up, down = self._parameters(index)
             rules = self._family.experts
             if rules is not None and rules.selection_bias:

@@ -63,7 +63,8 @@ class ExpertFit:
         stream, batch = self._changed.streams[number], self._changed.batches[number]
         target, factors = refit_target(exact, output, passed, stream)
         self._weights[number] = self._weights[number].to(stream.device) * factors
-        self._lacking[number] = target - self._layer.product(output, self._layer.channels(output, stream, batch))
+        channels = self._layer.channels(output, stream, batch)
+        self._lacking[number] = target - self._layer.product(output, channels, stream)
 
     def fitted(self, weight: torch.Tensor, ridge: float, store: Store) -> torch.Tensor:
         """The new weight of the output projection, in the dtype of the old one; call it after all batches.

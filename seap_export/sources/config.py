@@ -90,7 +90,8 @@ def _rope(config: Mapping[str, Any], stated: Mapping[str, Any], family: Family) 
     if rope_type in ("su", "longrope") or "short_factor" in rope:
         keys |= _longrope(config, rope, family)
     else:
-        keys["rope_scaling"] = None if rope_type == "default" else {"rope_type": rope_type, **rope}
+        is_assumed = rope_type == "default" and "rope_scaling" not in family.defaults
+        keys["rope_scaling"] = None if is_assumed else {"rope_type": rope_type, **rope}
     return keys
 
 

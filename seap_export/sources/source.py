@@ -217,7 +217,7 @@ def _folder_source(folder: Path, name: str) -> Source:
     extras = [file for file in (folder / "model.safetensors.index.json", generation) if file.is_file()]
     return Source(
         name=name,
-        config=portable_config({**spec.family.defaults, **config}),
+        config=portable_config(spec.family.completed(config)),
         generation_config=defaults,
         spec=spec,
         reader=PlainReader(reader, spec),

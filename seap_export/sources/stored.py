@@ -14,7 +14,7 @@ import torch
 from seap_export.families import ModelSpec, names
 from seap_export.families.family import FUSED
 from seap_export.families.fused import Rows, fused_rows
-from seap_export.families.stacked import Joint, Stacked, stacked_projections
+from seap_export.families.stacked import Joint, Stacked, stacked_biases, stacked_projections
 from seap_export.sources.weights import WeightReader
 
 __all__ = ["PlainReader", "StoredForm"]
@@ -77,8 +77,10 @@ class StoredForm:
                     is_row = name == "selection_bias" and family.experts is not None and family.experts.bias_is_row
                     self._append(plain, shapes[plain], family.stored(name, layer), is_row=is_row)
             stacked = stacked_projections(spec, layer)
-            for projection, whole in stacked.items():
-                plain = names.weight(projection, layer)
+            of_experts = {names.weight(projection, layer): whole for projection, whole in stacked.items()}
+            biases = stacked_biases(spec, layer).items()
+            of_experts |= {names.bias(projection, layer): whole for projection, whole in biases}
+            for plain, whole in of_experts.items():
                 self._stacked[plain] = whole
                 self.shapes |= dict.fromkeys(whole.parts, whole.shape(shapes[plain]))
             widths = {name: spec.projection_shape(name, layer)[0] for name in spec.layers[layer].projections}
@@ -114,8 +116,11 @@ class StoredForm:
         self.shapes[stored] = whole[::-1] if is_transposed else whole
 
     def is_transposed(self, stored: str) -> bool:
-        """Whether a stored tensor is a matrix with its inputs first."""
-        return any(part.is_transposed for part in self._parts.values() if part.stored == stored)
+        """Whether a stored tensor is a matrix with its inputs first, or such matrices."""
+        stacked = (whole for whole in self._stacked.values() if stored in whole.parts)
+        return any(isinstance(whole, Joint) and whole.inputs_first for whole in stacked) or any(
+            part.is_transposed for part in self._parts.values() if part.stored == stored
+        )
 
     def holders(self, plain: Iterable[str]) -> list[str]:
         """The stored tensors that hold those of the plain form, in the order of use."""
@@ -149,10 +154,13 @@ class StoredForm:
     def to_stored(self, plain: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The stored tensors, given all tensors of the plain form that they hold."""
         tensors: dict[str, torch.Tensor] = {}
+        matrices: dict[str, list[torch.Tensor]] = {}
+        holders: dict[str, Stacked | Joint] = {}
         for name in (name for name in self._stacked if name in plain):
             for stored, tensor in self._stacked[name].split(plain[name]).items():
-                beside = (tensors[stored],) if stored in tensors else ()
-                tensors[stored] = torch.cat([*beside, tensor], 1) if beside else tensor.contiguous()
+                matrices.setdefault(stored, []).append(tensor)
+                holders[stored] = self._stacked[name]
+        tensors |= {stored: holders[stored].joined(parts) for stored, parts in matrices.items()}
         pieces: dict[str, list[tuple[_Rows, torch.Tensor]]] = {}
         for name in (name for name in plain if name in self._parts):
             part = self._parts[name]

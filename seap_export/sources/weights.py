@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from seap_export.errors import InputError
 from seap_export.json_file import read_json
+from seap_export.sources.mxfp4 import BLOCKS, SCALES, decoded, decoded_shapes
 
 __all__ = ["Difference", "SafetensorsReader", "WeightReader", "check_weights"]
 
@@ -55,26 +56,28 @@ class Difference(str):
 class SafetensorsReader:
     """Reads a model folder with one safetensors file, or with several and an index.
 
-    A file is mapped only during a `read`, so that the memory of finished layers is released.
+    A file is mapped only during a `read`, so that the memory of finished layers is released. Weights in MXFP4 are read
+    as what they stand for.
     """
 
     def __init__(self, folder: Path) -> None:
         """Raises `InputError` if a file is missing, truncated or not a safetensors file."""
         self.files: tuple[Path, ...] = _weight_files(folder)
         self._file_of: dict[str, Path] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
+        shapes: dict[str, tuple[int, ...]] = {}
         dtypes: set[str] = set()
         for file in self.files:
             with _open(file) as handle:
                 for name in handle.keys():  # noqa: SIM118 - not a dict
                     entry = handle.get_slice(name)
                     self._file_of[name] = file
-                    self._shapes[name] = tuple(entry.get_shape())
-                    dtypes.add(entry.get_dtype())
+                    shapes[name] = tuple(entry.get_shape())
+                    is_packed = entry.get_dtype() == "U8" and name.endswith((BLOCKS, SCALES))
+                    dtypes.add("BF16" if is_packed else entry.get_dtype())
         unknown = sorted(dtypes - set(_FLOAT_DTYPES))
         if unknown:
             raise InputError(f"{folder}: weights of type {', '.join(unknown)} are not supported; use float weights")
-        self._dtype = _storage_dtype(dtypes)
+        self._dtype, self._shapes = _storage_dtype(dtypes), decoded_shapes(shapes)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -87,14 +90,18 @@ class SafetensorsReader:
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """Reads the named tensors, mapped from the file if their dtype needs no conversion."""
-        wanted = list(names)
+        parts = {name: (name,) if name in self._file_of else (name + BLOCKS, name + SCALES) for name in names}
+        stored = [part for of_name in parts.values() for part in of_name]
         tensors: dict[str, torch.Tensor] = {}
-        for file in dict.fromkeys(self._file_of[name] for name in wanted):
+        for file in dict.fromkeys(self._file_of[part] for part in stored):
             with _open(file) as handle:
-                for name in wanted:
-                    if self._file_of[name] == file:
-                        tensors[name] = handle.get_tensor(name).to(self._dtype)
-        return {name: tensors[name] for name in wanted}
+                tensors |= {part: handle.get_tensor(part) for part in stored if self._file_of[part] == file}
+        return {
+            name: (decoded(*(tensors[part] for part in of_name)) if len(of_name) > 1 else tensors[name]).to(
+                self._dtype
+            )
+            for name, of_name in parts.items()
+        }
 
 
 def _storage_dtype(dtypes: set[str]) -> torch.dtype:

@@ -56,6 +56,7 @@ from seap_export.runtime.chat import ChatTemplate
 from seap_export.runtime.decoding.decoder import OnnxDecoder
 from seap_export.runtime.driver import Driver
 from seap_export.runtime.session import open_session
+from seap_export.shrink.layer import shrink_layer
 from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.config import portable_config, read_spec
 from seap_export.sources.gguf.header import read_header
@@ -178,6 +179,7 @@ __all__ = [
     "refused_models",
     "rotary_tables",
     "round_weights",
+    "shrink_layer",
     "ways",
     "weight_differences",
     "with_error",

@@ -43,7 +43,9 @@ def round_weights(spec: ModelSpec, precision: Precision) -> Change | None:
         if name not in quantized:
             return tensor
         if tensor.dim() == 3:  # matrices of experts
-            return _rounded(tensor.flatten(0, 1), how, dtype).view(tensor.shape)
+            rows = tensor.mT if form.is_transposed(name) else tensor
+            on_grid = _rounded(rows.flatten(0, 1), how, dtype).view(rows.shape)
+            return on_grid.mT if form.is_transposed(name) else on_grid
         return _rounded(tensor.T, how, dtype).T if form.is_transposed(name) else _rounded(tensor, how, dtype)
 
     return lambda weights: {name: rounded(name, tensor) for name, tensor in weights.items()}
@@ -173,18 +175,25 @@ def _round_neurons(model: Any, family: Family, layer: int, block_size: int) -> N
     """The same for a layer's experts; what they read is rounded for them, and not for the router."""
     rules, prefix = family.experts, family.names["layer"].format(layer=layer)
     assert rules is not None
+    inputs_first = rules.inputs_first
     experts = model.get_submodule(f"{prefix}{rules.module}.experts")
-    linear = torch.nn.functional.linear
 
-    def rounded(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return linear(_to_8_bits(x, block_size), weight)
+    def rounded(x: torch.Tensor, projection: str, expert: int) -> torch.Tensor:
+        weight, biases = getattr(experts, projection)[expert], getattr(experts, f"{projection}_bias", None)
+        product = _to_8_bits(x, block_size) @ (weight if inputs_first else weight.T)
+        return product if biases is None else product + biases[expert]
+
+    def gated(both: torch.Tensor) -> torch.Tensor:
+        if inputs_first:
+            return experts._apply_gate(both)
+        gate, up = both.chunk(2, -1)
+        return experts.act_fn(gate) * up
 
     def forward(x: torch.Tensor, indices: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         total = torch.zeros_like(x)
         for expert in indices.unique().tolist():
             tokens, rank = torch.where(indices == expert)
-            gate, up = rounded(x[tokens], experts.gate_up_proj[expert]).chunk(2, -1)
-            written = rounded(experts.act_fn(gate) * up, experts.down_proj[expert])
+            written = rounded(gated(rounded(x[tokens], "gate_up_proj", expert)), "down_proj", expert)
             total.index_add_(0, tokens, written * weights[tokens, rank, None])
         return total
 

@@ -112,5 +112,6 @@ def _float_experts(node: onnx.NodeProto, graph: onnx.GraphProto) -> list[onnx.No
         nodes.append(made)
         weights.append(floats)
     kept = {name: value for name, value in attributes.items() if name not in ("accuracy_level", "weights_prepacked")}
-    inputs = [*node.input[:2], weights[0], "", weights[1]]
+    biases = (*node.input[4:8:3], "", "")[:2]
+    inputs = [*node.input[:2], weights[0], biases[0], weights[1], *filter(None, biases[1:])]
     return [*nodes, onnx.helper.make_node("MoE", inputs, node.output, node.name, domain=MS_DOMAIN, **kept)]

@@ -81,11 +81,12 @@ class GraphBuilder:
     ) -> tuple[ir.Value, ...]:
         """Adds a node; an output named "" is not computed."""
         values = tuple(ir.Value(name=f"{name}.{output}" if output else "") for output in outputs)
+        given = max((place for place, value in enumerate(inputs, 1) if value is not None), default=0)
         self._nodes.append(
             ir.Node(
                 domain,
                 op_type,
-                inputs,
+                inputs[:given],
                 attributes=[ir.convenience.convert_attribute(key, value) for key, value in (attributes or {}).items()],
                 outputs=values,
                 name=name,

@@ -29,6 +29,7 @@ __all__ = [
     "normed",
     "rms_norm",
     "rows_at",
+    "scalar",
     "scaled",
     "split",
     "split_heads",
@@ -185,17 +186,18 @@ def multiply(g: GraphBuilder, a: ir.Value, b: ir.Value, name: str) -> ir.Value:
 
 def scaled(g: GraphBuilder, x: ir.Value, factor: float, dtype: ir.DataType, name: str) -> ir.Value:
     """`x * factor`, with `x` of the given dtype; no node if the factor is 1."""
-    return x if factor == 1.0 else multiply(g, x, _scalar(g, factor, dtype), name)
+    return x if factor == 1.0 else multiply(g, x, scalar(g, factor, dtype), name)
 
 
 def capped(g: GraphBuilder, x: ir.Value, cap: float, name: str) -> ir.Value:
     """`cap * tanh(x / cap)` of a float32 `x`."""
-    bound = _scalar(g, cap, ir.DataType.FLOAT)
+    bound = scalar(g, cap, ir.DataType.FLOAT)
     tanh = g.node("Tanh", [g.node("Div", [x, bound], f"{name}.ratio")], f"{name}.tanh")
     return multiply(g, tanh, bound, name)
 
 
-def _scalar(g: GraphBuilder, value: float, dtype: ir.DataType) -> ir.Value:
+def scalar(g: GraphBuilder, value: float, dtype: ir.DataType) -> ir.Value:
+    """A number as a constant."""
     return g.constant(f"{dtype.name.lower()}_{value!r}", np.array(value, dtype.numpy()))
 
 

@@ -103,6 +103,7 @@ class Scaling:
                 exponents[names.weight(output, index)] += into - out
                 if output in sublayer.biases:
                     exponents[names.bias(output, index)] -= out
+                exponents.update({names.tensor(bias, index): -out for bias in sublayer.written_biases})
                 if sublayer.norm_after is not None:
                     exponents[names.tensor(sublayer.norm_after, index)] -= self.stream
                 if sublayer.scalable is not None:

@@ -49,15 +49,15 @@ class QuantizedTensors:
 
 @dataclass(frozen=True)
 class StackedLayout:
-    """How the matrices of experts are made of weights in the plain form.
+    """How the matrices of experts, or their biases, are made of weights in the plain form.
 
     Attributes:
-        shape: Experts, and the rows and columns of each one's matrix.
+        shape: Experts, and the rows and columns of each one's matrix; of biases, no columns.
         matrix: Makes the matrices of all experts, one below the other: [experts * rows, columns].
         parts: The way back.
     """
 
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     matrix: Callable[[list[torch.Tensor]], torch.Tensor]
     parts: Callable[[torch.Tensor], list[torch.Tensor]]
 

@@ -3,7 +3,7 @@
 from seap_export.families.sublayers.attention import QK_NORMS, Attention, QkNorm
 from seap_export.families.sublayers.convolution import Convolution
 from seap_export.families.sublayers.delta_net import DeltaNet
-from seap_export.families.sublayers.experts import Experts
+from seap_export.families.sublayers.experts import Experts, Gates
 from seap_export.families.sublayers.grouped import Grouped
 from seap_export.families.sublayers.mamba import Mamba
 from seap_export.families.sublayers.mlp import Activation, Mlp
@@ -17,6 +17,7 @@ __all__ = [
     "Convolution",
     "DeltaNet",
     "Experts",
+    "Gates",
     "Grouped",
     "Mamba",
     "Mlp",

@@ -33,6 +33,7 @@ class Attention(Grouped):
         sliding_window: Number of positions a query attends to, including its own; None: all earlier ones.
         rope: How queries and keys are rotated; None: not at all.
         has_gate: Whether what a head attends to is multiplied by the sigmoid of a gate of its own.
+        has_sinks: Whether each head has a learned score that takes part in its softmax, of a key without a value.
     """
 
     output: ClassVar[Projection] = "o_proj"
@@ -52,6 +53,7 @@ class Attention(Grouped):
     sliding_window: int | None = None
     rope: RopeSpec | None = field(default=None, hash=False)
     has_gate: bool = False
+    has_sinks: bool = False
 
     def __post_init__(self) -> None:
         if min(self.num_attention_heads, self.num_key_value_heads, self.head_dim) < 1:
@@ -94,13 +96,22 @@ class Attention(Grouped):
 
     @property
     def extra(self) -> str | None:
-        """The gate."""
-        return "an output gate in attention" if self.has_gate else None
+        """The gate, or the sinks."""
+        return "an output gate in attention" if self.has_gate else "attention sinks" if self.has_sinks else None
+
+    @property
+    def is_usual_softmax(self) -> bool:
+        """Whether it is a softmax of the scores as they are, as all implementations of attention have it."""
+        return self.softcap is None and not self.has_sinks
 
     def widths(self) -> Mapping[Projection, int]:
         """Of queries, keys and values, and of gates."""
         keys = self.num_key_value_heads * self.head_dim
         return dict(zip(self.readers, (self.channels, keys, keys, self.channels), strict=False))
+
+    def inner_tensors(self) -> Mapping[str, tuple[int, ...]]:
+        """The sinks."""
+        return {"sinks": (self.num_attention_heads,)} if self.has_sinks else {}
 
     def inner_norms(self) -> Mapping[str, int]:
         """Those of query and key heads."""

@@ -11,7 +11,19 @@ from seap_export.families.names import ROUTED, Norm, Projection
 from seap_export.families.sublayers.mlp import Activation
 from seap_export.families.sublayers.sublayer import Sublayer
 
-__all__ = ["Experts"]
+__all__ = ["Experts", "Gates"]
+
+
+@dataclass(frozen=True)
+class Gates:
+    """The gates of SwiGLU with parameters: g sigmoid(alpha g) (u + offset), with g at most and |u| at most `limit`.
+
+    Without parameters, it is SiLU of the gate, times up.
+    """
+
+    alpha: float = 1.0
+    offset: float = 0.0
+    limit: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +45,9 @@ class Experts(Sublayer):
         scaling: What the weights are multiplied by after that.
         has_selection_bias: Whether the experts with the highest sums of score and bias are chosen; their weights are
             the scores all the same.
+        output_bias: The width of what each expert adds to what it writes, before it is weighted; 0: nothing.
         activation: Of the gates.
+        gates: Further parameters of SiLU.
     """
 
     output: ClassVar[Projection] = "experts_down_proj"
@@ -50,7 +64,9 @@ class Experts(Sublayer):
     is_normalised: bool = True
     scaling: float = 1.0
     has_selection_bias: bool = False
+    output_bias: int = 0
     activation: Activation = "silu"
+    gates: Gates = Gates()
 
     def __post_init__(self) -> None:
         if min(self.num_experts, self.moe_intermediate_size, self.experts_per_token) < 1:
@@ -71,8 +87,8 @@ class Experts(Sublayer):
 
     @property
     def scalable(self) -> Projection | None:
-        """What is gated."""
-        return "experts_up_proj"
+        """What is gated, unless something is added to it."""
+        return "experts_up_proj" if self.gates == Gates() else None
 
     @property
     def channels(self) -> int:
@@ -95,8 +111,14 @@ class Experts(Sublayer):
         return self.weights(hidden_size) - idle * len(ROUTED[1:]) * self.moe_intermediate_size * hidden_size
 
     def inner_tensors(self) -> Mapping[str, tuple[int, ...]]:
-        """The bias of the choice."""
-        return {"selection_bias": (self.num_experts,)} if self.has_selection_bias else {}
+        """The bias of the choice, and those of what experts write."""
+        choice: dict[str, tuple[int, ...]] = {"selection_bias": (self.num_experts,)} if self.has_selection_bias else {}
+        return choice | ({"experts_output_bias": (self.num_experts, self.output_bias)} if self.output_bias else {})
+
+    @property
+    def written_biases(self) -> tuple[str, ...]:
+        """What experts add."""
+        return ("experts_output_bias",) if self.output_bias else ()
 
     def widths(self) -> Mapping[Projection, int]:
         """The experts, and their neurons."""

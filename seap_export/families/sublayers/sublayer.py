@@ -106,6 +106,11 @@ class Sublayer(ABC):
         return {}
 
     @property
+    def written_biases(self) -> tuple[str, ...]:
+        """Those of `inner_tensors` that are added to the product of its output projection."""
+        return ()
+
+    @property
     def scalable(self) -> Projection | None:
         """The one of `readers` that scales the channels when it is scaled, and nothing else; None: there is none."""
         return None

@@ -34,7 +34,7 @@ def attention_channels(operands: Operands, attention: Attention, stream: torch.T
         query, key = _normed(operands, query, key)
     if attention.query_scaling is not None:
         query = query * _query_factors(attention.query_scaling, query.shape[2]).to(query.device)
-    attended = _attended(query, key, value, attention).transpose(1, 2).flatten(2)
+    attended = _attended(query, key, value, attention, operands.tensor("sinks")).transpose(1, 2).flatten(2)
     for gate in gates:
         attended = attended * gate.sigmoid()
     return batch.packed(attended)
@@ -84,11 +84,13 @@ def _query_factors(scaling: QueryScaling, length: int) -> torch.Tensor:
     return (1 + scaling.beta * torch.log(1 + blocks)).unsqueeze(1)
 
 
-def _attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention: Attention) -> torch.Tensor:
+def _attended(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention: Attention, sinks: torch.Tensor | None
+) -> torch.Tensor:
     length, window = query.shape[2], attention.sliding_window
     mask = _window_mask(length, window, query.device) if window is not None and window < length else None
-    if attention.softcap is not None:
-        return _capped_attention(query, key, value, mask, attention.scale, attention.softcap)
+    if not attention.is_usual_softmax:
+        return _unusual_softmax(query, key, value, mask, attention, sinks)
     if mask is not None:  # with a mask, torch has no fast kernel for grouped queries
         key, value = (_repeated(part, query.shape[1]) for part in (key, value))
     return functional.scaled_dot_product_attention(
@@ -102,18 +104,24 @@ def _attended(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, atten
     )
 
 
-def _capped_attention(
+def _unusual_softmax(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
     mask: torch.Tensor | None,
-    scale: float,
-    softcap: float,
+    attention: Attention,
+    sinks: torch.Tensor | None,
 ) -> torch.Tensor:
+    """With a cap on scores, or a sink: one more score of each head, whose share of the softmax is lost."""
     key, value = (_repeated(part, query.shape[1]) for part in (key, value))
-    scores = torch.tanh(torch.matmul(query, key.transpose(2, 3)) * scale / softcap) * softcap
+    scores, cap = torch.matmul(query, key.transpose(2, 3)) * attention.scale, attention.softcap
+    scores = scores if cap is None else torch.tanh(scores / cap) * cap
     visible = _window_mask(query.shape[2], query.shape[2], query.device) if mask is None else mask
-    return torch.matmul(functional.softmax(scores.masked_fill(~visible, -torch.inf), -1), value)
+    scores = scores.masked_fill(~visible, -torch.inf)
+    if sinks is None:
+        return torch.matmul(functional.softmax(scores, -1), value)
+    scores = torch.cat((scores, sinks[:, None, None].expand(*scores.shape[:-1], 1)), -1)
+    return torch.matmul(functional.softmax(scores, -1)[..., :-1], value)
 
 
 def _repeated(x: torch.Tensor, heads: int) -> torch.Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
-from seap_export.families.sublayers import Experts
+from seap_export.families.sublayers import Experts, Gates
 from seap_export.layers.batches import Batch
 from seap_export.layers.sublayers.mlp import ACTIVATIONS
 from seap_export.layers.sublayers.operands import Operands
@@ -114,18 +114,31 @@ def expert_channels(
 
 def _neurons(operands: Operands, experts: Experts, expert: int, x: torch.Tensor) -> torch.Tensor:
     """The activations of one expert's neurons, [tokens, neurons], given what it reads."""
-    rows = experts.of_expert(expert)
-    gate = ACTIVATIONS[experts.activation](operands.linear("experts_gate_proj", x, rows))
-    return gate * operands.linear("experts_up_proj", x, rows)
+    rows, gates = experts.of_expert(expert), experts.gates
+    gate, up = (operands.linear(projection, x, rows) for projection in ("experts_gate_proj", "experts_up_proj"))
+    if gates == Gates():
+        return ACTIVATIONS[experts.activation](gate) * up
+    if gates.limit is not None:
+        gate, up = gate.clamp(max=gates.limit), up.clamp(-gates.limit, gates.limit)
+    return gate * (gates.alpha * gate).sigmoid() * (up + gates.offset)
 
 
 def expert_outputs(operands: Operands, experts: Experts, blocks: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """What every expert writes for all tokens of each block, [experts, tokens, hidden_size], given what they read."""
     written = [
-        [_written(operands, experts, expert, _neurons(operands, experts, expert, x)) for x in blocks]
+        [
+            _biased(operands, expert, _written(operands, experts, expert, _neurons(operands, experts, expert, x)))
+            for x in blocks
+        ]
         for expert in range(experts.num_experts)
     ]
     return [torch.stack(block) for block in zip(*written, strict=True)]
+
+
+def _biased(operands: Operands, expert: int, written: torch.Tensor) -> torch.Tensor:
+    """What an expert writes with its bias, if there are any."""
+    biases = operands.tensor("experts_output_bias")
+    return written if biases is None else written + biases[expert]
 
 
 def _written(operands: Operands, experts: Experts, expert: int, neurons: torch.Tensor) -> torch.Tensor:
@@ -133,9 +146,17 @@ def _written(operands: Operands, experts: Experts, expert: int, neurons: torch.T
     return operands.linear(experts.output, neurons, columns=experts.of_expert(expert))
 
 
-def experts_product(operands: Operands, experts: Experts, channels: torch.Tensor) -> torch.Tensor:
-    """The product of the output projection with the channels, [tokens, hidden_size], of each expert on its tokens."""
+def experts_product(
+    operands: Operands, experts: Experts, channels: torch.Tensor, stream: torch.Tensor
+) -> torch.Tensor:
+    """The product of the output projection with the channels, [tokens, hidden_size], of each expert on its tokens.
+
+    The biases of experts are added, weighted as their channels are.
+    """
     total = channels.new_zeros(len(channels), operands.hidden_size)
+    biases = operands.tensor("experts_output_bias")
+    if biases is not None:
+        total = router_weights(operands, experts, operands.read(experts.output, stream)) @ biases
     for expert in range(experts.num_experts):
         neurons = channels[:, experts.of_expert(expert)]
         tokens = _tokens_of(neurons.abs().amax(1))

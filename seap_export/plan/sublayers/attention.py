@@ -45,7 +45,9 @@ class KeptHeads(KeptGrouped):
     heads: tuple[int, ...]
 
     def rows(self, dense: Attention, name: Projection | str) -> torch.Tensor:
-        """Queries and gates follow the heads, keys and values the groups."""
+        """Queries, gates and sinks follow the heads, keys and values the groups."""
+        if name == "sinks":
+            return torch.tensor(self.heads)
         return spread(self.kv_groups if name in ("k_proj", "v_proj") else self.heads, dense.head_dim)
 
 
@@ -77,7 +79,7 @@ class HeadOptions(GroupedOptions[Attention]):
         So the plan with the least sum of these losses has at most 1 + `tolerance` times the least sum of the true
         ones. Groups that keep all their heads are left as they are, and so is everything where XQA takes no heads.
         """
-        if tolerance == 0.0 or self.dense.head_dim not in _HEAD_DIMS or self.dense.softcap is not None:
+        if tolerance == 0.0 or self.dense.head_dim not in _HEAD_DIMS or not self.dense.is_usual_softmax:
             return self
         each = [len(kept.units) // len(kept.groups) for kept in self.sets]
         slow = [heads not in XQA_HEADS and heads != self.dense.heads_per_group for heads in each]

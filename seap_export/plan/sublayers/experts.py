@@ -86,8 +86,9 @@ class KeptExperts(Kept):
         return (starts[:, None] + torch.tensor(self.expert_neurons)).flatten()
 
     def rows(self, dense: Experts, name: Projection | str) -> torch.Tensor:
-        """The router has a row for each expert, and so has the bias of its choice."""
-        return torch.tensor(self.experts) if name in ("router", "selection_bias") else self.channels(dense)
+        """The router has a row for each expert, and so have the biases of the choice and of what experts write."""
+        is_by_expert = name == "router" or name in dense.inner_tensors()
+        return torch.tensor(self.experts) if is_by_expert else self.channels(dense)
 
 
 @dataclass(frozen=True, eq=False)

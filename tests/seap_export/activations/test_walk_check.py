@@ -32,6 +32,7 @@ from seap_export.families import (
     family_of_model_type,
 )
 from seap_export.families.parts import FusedRows
+from seap_export.families.sublayers import Gates
 from seap_export.layers.sublayers import experts
 
 #: Where each shows first: in the second of three layers, where only that has a window.
@@ -114,6 +115,10 @@ def _logits(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
         ("opt", lambda spec: dataclasses.replace(spec, position_offset=0), "the embedding"),
         ("gpt_neo-all", _layers(sliding_window=None), "layer 0"),
         ("gpt_neo", _layers(scale=0.25), "layer 0"),
+        ("gpt_oss", _layers(gates=Gates(1.702, 1.0, 7.0)), "layer 0"),
+        ("gpt_oss", _layers(gates=Gates(1.0, 1.0, 1.5)), "layer 0"),
+        ("gpt_oss", _layers(gates=Gates(1.702, 0.0, 1.5)), "layer 0"),
+        ("gpt_oss", _kind(Attention, sliding_window=None), "layer 0"),
         ("lfm2", _norms(epsilon=0.5), "layer 0"),
         ("lfm2", _ropes(interleaved=True), "layer 1"),  # the only one with attention
         ("lfm2", _layers(qk_norm="after_rotation"), "layer 1"),

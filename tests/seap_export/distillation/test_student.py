@@ -65,7 +65,7 @@ def by_hand(dense: Path, shrunk: Path, step: TrainingStep) -> LossAndGradients:
     matrices = (
         (name, parameter)
         for name, parameter in student.named_parameters()
-        if parameter.dim() == 2 or ".experts." in name
+        if (parameter.dim() == 2 or ".experts." in name) and not name.endswith("bias")
     )
     return float(loss.detach()), {name: parameter.grad for name, parameter in matrices if parameter.grad is not None}
 

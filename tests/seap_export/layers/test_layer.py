@@ -9,14 +9,13 @@ import torch
 from support.corpora import random_token_ids
 from support.models import micro_source
 from support.plans import micro_plan
-from support.product import OUTPUTS
+from support.product import OUTPUTS, shrink_layer
 from support.variations import VARIED
 
 from seap_export.families import names
 from seap_export.families.names import Projection
 from seap_export.layers.batches import length_buckets
 from seap_export.layers.layer import DecoderLayer
-from seap_export.shrink.layer import shrink_layer
 
 
 @torch.no_grad()
@@ -34,7 +33,7 @@ def test_layers_of_a_shrunk_model_have_their_own_shapes(tmp_path: Path, variatio
         for output in spec.layers[index].outputs:
             channels = layer.channels(output, stream, batch)
             assert channels.shape == (len(stream), spec.projection_shape(output, index)[1])
-            assert layer.product(output, channels).shape == stream.shape
+            assert layer.product(output, channels, stream).shape == stream.shape
 
 
 @pytest.mark.parametrize(

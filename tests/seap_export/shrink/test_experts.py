@@ -18,7 +18,7 @@ from support.product import EVEN, LayerPlan, plan_variant, rank_layers
 from torch import nn
 
 from seap_export.errors import UsageError
-from seap_export.families import Experts
+from seap_export.families import Attention, Experts
 from seap_export.layers import working_memory
 from seap_export.layers.batches import length_buckets
 from seap_export.layers.compute import Compute
@@ -35,15 +35,18 @@ from seap_export.sources.source import Source
 
 #: All neurons of a dense layer, and fewer: then a layer with experts lacks the first.
 ALL, FEWER = range(80), range(0, 80, 2)
+SOME_HEADS = (1, 2, 5)
 
 
 def plan(source: Source, compensation: Compensation) -> Plan:
-    """Every layer keeps its heads, the second and the last lack an expert, and the last half of all neurons."""
+    """The second layer and the last lack an expert, and the last half of all neurons, and of heads with sinks."""
     pairs = zip(source.spec.layers, (ALL, FEWER, FEWER), strict=True)
     *layers, last = [layer_plan(layer, None, None, neurons) for layer, neurons in pairs]
     experts, width = last[KeptExperts].experts, last[KeptExperts].expert_width
     half = KeptExperts(experts, width // 2, tuple(tuple(range(expert % 2, width, 2)) for expert in experts))
-    return plan_of(source, [*layers, LayerPlan((last[KeptHeads], half))], compensation)
+    attention = source.spec.layers[-1][Attention]
+    heads = KeptHeads.of(attention, SOME_HEADS) if attention.has_sinks else last[KeptHeads]
+    return plan_of(source, [*layers, LayerPlan((heads, half))], compensation)
 
 
 def shrunk(source: Source, folder: Path, compensation: Compensation) -> Plan:
@@ -56,21 +59,23 @@ def shrunk(source: Source, folder: Path, compensation: Compensation) -> Plan:
 
 def hide(model: Any, experts: Experts, layer: int, kept: Sequence[int]) -> None:
     """Makes the router of a layer of transformers' model never choose the other experts."""
-    gate = model.model.layers[layer].mlp.gate
+    mlp = model.model.layers[layer].mlp
+    gate = mlp.router if "router" in experts.biases else mlp.gate
     hidden = torch.full((experts.num_experts,), -torch.inf)
     hidden[list(kept)] = 0.0
 
     def forward(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        logits = nn.functional.linear(x.reshape(-1, x.shape[-1]), gate.weight) + hidden
+        logits = nn.functional.linear(x.reshape(-1, x.shape[-1]), gate.weight, getattr(gate, "bias", None)) + hidden
         weights, indices = logits.softmax(-1).topk(experts.experts_per_token)
         return logits, weights / weights.sum(-1, keepdim=True) if experts.is_normalised else weights, indices
 
     gate.forward = forward
 
 
-@pytest.mark.parametrize("variation", ["mixtral-all", "qwen3_moe-some", "qwen3_moe-all"])
+@pytest.mark.parametrize("variation", ["mixtral-all", "qwen3_moe-some", "qwen3_moe-all", "gpt_oss"])
 def test_it_is_the_dense_model_whose_routers_never_choose_the_removed_experts(variation: str, tmp_path: Path) -> None:
-    source = micro_source(tmp_path / "dense", variation, sliding_window=None)
+    full = {"layer_types": ["full_attention"] * 3} if variation == "gpt_oss" else {"sliding_window": None}
+    source = micro_source(tmp_path / "dense", variation, **full)
     shrunk_plan = shrunk(source, tmp_path, "none")
     model = transformers_model(tmp_path / "dense")
     dense = masked_logits(model)
@@ -79,8 +84,12 @@ def test_it_is_the_dense_model_whose_routers_never_choose_the_removed_experts(va
             hide(model, experts, index, shrunk_plan.layers[index][KeptExperts].experts)
         for mlp in (model.model.layers[index].mlp for one in layer.outputs if one == "down_proj" and index):
             mlp.down_proj.weight.data[:, 1::2] = 0.0  # a layer without experts has lost neurons
-    for expert, columns in enumerate(model.model.layers[2].mlp.experts.down_proj.data):
-        columns[:, 1 - expert % 2 :: 2] = 0.0
+    has_sinks, last = source.spec.layers[2][Attention].has_sinks, model.model.layers[2]
+    for expert, matrix in enumerate(last.mlp.experts.down_proj.data):
+        (matrix.T if has_sinks else matrix)[:, 1 - expert % 2 :: 2] = 0.0
+    if has_sinks:  # and whose heads, each with its sink, write nothing
+        gone = sorted(set(range(6)) - set(SOME_HEADS))
+        last.self_attn.o_proj.weight.data.unflatten(1, (6, -1))[:, gone] = 0.0
     expected = masked_logits(model)
     actual = masked_logits(transformers_model(tmp_path / "hf"))
     torch.testing.assert_close(actual, expected, rtol=0.0, atol=1e-5 * float(expected.abs().max()))

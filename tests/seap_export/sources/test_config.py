@@ -125,7 +125,7 @@ def test_the_installed_transformers_computes_the_same_from_it(tmp_path: Path, va
     expected = transformers_model(folder)(ids).logits
     config = read_json(folder / "config.json")
     family = model_spec(config).family
-    (folder / "config.json").write_text(json.dumps(portable_config({**family.defaults, **config})), "utf-8")
+    (folder / "config.json").write_text(json.dumps(portable_config(family.completed(config))), "utf-8")
     assert torch.equal(transformers_model(folder)(ids).logits, expected)
 
 

@@ -70,8 +70,8 @@ class TorchRunner:
     def __init__(self, folder: Path, compute: Compute = _DEFAULT, attention: str | None = "eager") -> None:
         self.checkpoint = Checkpoint(folder)
         self.spec = self.checkpoint.spec
-        # sdpa knows no soft cap, and 4.57 leaves it out without a word
-        self._fastest = None if self.spec.first(Attention).softcap is None else "eager"
+        # sdpa knows no soft cap and no sinks, and 4.57 leaves a cap out without a word
+        self._fastest = None if self.spec.first(Attention).is_usual_softmax else "eager"
         self._stock = self.checkpoint.stock(attention or self._fastest, compute.device)
         self.model = self._stock.model
         self._number = len(self.spec.layers)

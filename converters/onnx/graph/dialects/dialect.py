@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from converters.onnx.graph.dialects.cuda import CudaDialect
 from converters.onnx.graph.dialects.fused import FusedDialect
-from converters.onnx.graph.dialects.mixtures import Matrix, Routed
+from converters.onnx.graph.dialects.mixtures import ExpertWeights, Routed
 from converters.onnx.graph.dialects.standard import StandardDialect
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import Attended, Convolved, Kernels, KeyValues, Norm, Recurred, Recurrence
@@ -38,16 +38,14 @@ class Dialect(Protocol):
     def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
         """`up` times the activation of `gate`; both have `width` channels."""
 
-    def experts(
-        self, experts: Experts, x: ir.Value, routed: Routed, matrices: tuple[Matrix, Matrix], name: str
-    ) -> ir.Value:
+    def experts(self, experts: Experts, x: ir.Value, routed: Routed, weights: ExpertWeights, name: str) -> ir.Value:
         """What a mixture of experts writes, [batch_size, sequence_length, hidden_size].
 
         Args:
             experts: The mixture.
             x: What it reads, [batch_size, sequence_length, hidden_size].
             routed: What the router gives.
-            matrices: Those of gate and up, whose rows take turns, and those of the output projection.
+            weights: Theirs.
             name: Name of the node.
         """
 
@@ -80,7 +78,14 @@ class Dialect(Protocol):
     def positions(self) -> ir.Value:
         """The position of each token of this call, int64 [batch_size, sequence_length]."""
 
-    def attention(self, qkv: Sequence[ir.Value], past: KeyValues, attention: Attention, name: str) -> Attended:
+    def attention(
+        self,
+        qkv: Sequence[ir.Value],
+        past: KeyValues,
+        attention: Attention,
+        name: str,
+        sinks: ir.Value | None = None,
+    ) -> Attended:
         """Causal attention with rotary embedding and KV cache.
 
         Args:
@@ -88,6 +93,7 @@ class Dialect(Protocol):
             past: The cache of the previous tokens.
             attention: Gives heads, sliding window and rotation, and the scale and the soft cap of the scores.
             name: Name of the node.
+            sinks: The sink of each head, [heads], if it has them.
         """
 
     def convolution(self, x: ir.Value, past: ir.Value, kernels: Kernels, name: str) -> Convolved:

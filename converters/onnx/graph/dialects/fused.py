@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from converters.onnx.graph.dialects.convolved import ConvolutionStates, swapped
-from converters.onnx.graph.dialects.mixtures import Matrix, Routed, fused_experts
+from converters.onnx.graph.dialects.mixtures import ExpertWeights, Routed, fused_experts
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
 from converters.onnx.graph.operators import (
     Attended,
@@ -66,11 +66,9 @@ class FusedDialect:
             case _:
                 return activation(self._g, kind, x, name)
 
-    def experts(
-        self, experts: Experts, x: ir.Value, routed: Routed, matrices: tuple[Matrix, Matrix], name: str
-    ) -> ir.Value:
+    def experts(self, experts: Experts, x: ir.Value, routed: Routed, weights: ExpertWeights, name: str) -> ir.Value:
         """A single node."""
-        return fused_experts(self._g, experts, x, routed, matrices, name)
+        return fused_experts(self._g, experts, x, routed, weights, name)
 
     def tied_head(self, x: ir.Value, table: ir.Value, name: str) -> ir.Value:
         """A product without a transposed copy of the table."""
@@ -117,7 +115,14 @@ class FusedDialect:
         """As GroupQueryAttention counts them: a row's tokens end at its last position, or begin at 0 in a prompt."""
         return self._call_positions[0]
 
-    def attention(self, qkv: Sequence[ir.Value], past: KeyValues, attention: Attention, name: str) -> Attended:
+    def attention(
+        self,
+        qkv: Sequence[ir.Value],
+        past: KeyValues,
+        attention: Attention,
+        name: str,
+        sinks: ir.Value | None = None,
+    ) -> Attended:
         """ONNX Runtime 1.23 lets a query see one position more than the window; 1.24 and later are exact."""
         query, key, value = qkv if len(qkv) == 3 else (qkv[0], None, None)
         attributes = {
@@ -131,10 +136,10 @@ class FusedDialect:
             attributes["local_window_size"] = attention.sliding_window
         if attention.softcap is not None:
             attributes["softcap"] = attention.softcap
-        tables = () if attention.rope is None else self._tables.caches(attention.rope)
+        tables = (None, None) if attention.rope is None else self._tables.caches(attention.rope)
         output, present_key, present_value = self._g.node_with_outputs(
             "GroupQueryAttention",
-            [query, key, value, past.key, past.value, self._last, self._total, *tables],
+            [query, key, value, past.key, past.value, self._last, self._total, *tables, None, None, sinks],
             name,
             ["output", "present_key", "present_value"],
             domain=MS_DOMAIN,

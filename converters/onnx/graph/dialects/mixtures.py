@@ -11,10 +11,11 @@ import onnx_ir as ir
 
 from converters.onnx.graph.blocks import QuantizedWeight
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
-from converters.onnx.graph.operators import add, cast, multiply, scaled
+from converters.onnx.graph.operators import add, cast, multiply, scalar, scaled
 from seap_export.families import Experts
+from seap_export.families.sublayers import Gates
 
-__all__ = ["Matrix", "Routed", "fused_experts", "standard_experts"]
+__all__ = ["ExpertWeights", "Matrix", "Routed", "fused_experts", "standard_experts"]
 
 #: The matrices of all experts, [experts, out, in].
 Matrix: TypeAlias = ir.Value | QuantizedWeight
@@ -22,6 +23,23 @@ Matrix: TypeAlias = ir.Value | QuantizedWeight
 _INT8_ACTIVATIONS = 4
 #: A logit whose probability is 0, and which float16 has.
 _NEVER = -10_000.0
+
+
+@dataclass(frozen=True)
+class ExpertWeights:
+    """The weights of all experts; a bias that is None is missing.
+
+    Attributes:
+        gate_up: Those of gate and up, whose rows take turns.
+        output: Those of the output projections.
+        gate_up_bias: The biases of the rows of the former, [experts, out].
+        output_bias: What each expert adds, [experts, hidden_size].
+    """
+
+    gate_up: Matrix
+    output: Matrix
+    gate_up_bias: ir.Value | None = None
+    output_bias: ir.Value | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +58,7 @@ class Routed:
 
 
 def fused_experts(
-    g: GraphBuilder, experts: Experts, x: ir.Value, routed: Routed, matrices: tuple[Matrix, Matrix], name: str
+    g: GraphBuilder, experts: Experts, x: ir.Value, routed: Routed, weights: ExpertWeights, name: str
 ) -> ir.Value:
     """A single node, which chooses the experts and computes no others; see `Dialect.experts`.
 
@@ -59,10 +77,12 @@ def fused_experts(
         "normalize_routing_weights": 1,
         "activation_type": "swiglu",
         "swiglu_fusion": 1,
-        "activation_alpha": 1.0,
-        "activation_beta": 0.0,
+        "activation_alpha": experts.gates.alpha,
+        "activation_beta": experts.gates.offset,
     }
-    gate_up, output = matrices
+    if experts.gates.limit is not None:
+        attributes["swiglu_limit"] = experts.gates.limit
+    gate_up, output, biases = weights.gate_up, weights.output, (weights.gate_up_bias, weights.output_bias)
     scale = None if experts.scaling == 1.0 else experts.scaling
     written = name if factor is None and scale is None else f"{name}.normalised"
     if isinstance(gate_up, QuantizedWeight) and isinstance(output, QuantizedWeight):
@@ -72,14 +92,14 @@ def fused_experts(
             "accuracy_level": _INT8_ACTIVATIONS,
             "weights_prepacked": 0,
         }
-        inputs = [x, logits, gate_up.packed, gate_up.scales, None, output.packed, output.scales]
+        inputs = [x, logits, gate_up.packed, gate_up.scales, biases[0], output.packed, output.scales, biases[1]]
         if gate_up.zero_points is not None:
-            inputs += [None, None, None, None, gate_up.zero_points, output.zero_points]
+            inputs += [None, None, None, gate_up.zero_points, output.zero_points]
         product = g.node("QMoE", inputs, written, domain=MS_DOMAIN, attributes=attributes)
     else:
         assert isinstance(gate_up, ir.Value)
         assert isinstance(output, ir.Value)
-        inputs = [x, logits, gate_up, None, output]
+        inputs = [x, logits, gate_up, biases[0], output, biases[1]]
         product = g.node("MoE", inputs, written, domain=MS_DOMAIN, attributes=attributes)
     if factor is not None:
         product = _times(g, product, factor, name if scale is None else f"{name}.summed")
@@ -152,7 +172,7 @@ def standard_experts(
     experts: Experts,
     x: ir.Value,
     routed: Routed,
-    matrices: tuple[Matrix, Matrix],
+    weights: ExpertWeights,
     activated: Callable[[ir.Value, str], ir.Value],
     name: str,
 ) -> ir.Value:
@@ -163,11 +183,11 @@ def standard_experts(
         experts: The mixture.
         x: [batch_size, sequence_length, hidden_size].
         routed: What the router gives.
-        matrices: Those of gate and up, whose rows take turns, and those of the output projection.
+        weights: Theirs.
         activated: Emits the activation.
         name: Name of the node that gives the output.
     """
-    gate_up, output = matrices
+    gate_up, output = weights.gate_up, weights.output
     assert isinstance(gate_up, ir.Value)
     assert isinstance(output, ir.Value)
 
@@ -177,18 +197,38 @@ def standard_experts(
     hidden_size = int(output.shape.numpy()[1])  # type: ignore[union-attr]
     tokens = g.node("Reshape", [x, _ints(g, 1, -1, hidden_size)], f"{name}.tokens")
     both = g.node("MatMul", [tokens, transposed(gate_up, (0, 2, 1), "gate_up")], f"{name}.both")
+    if weights.gate_up_bias is not None:
+        bias = g.node("Unsqueeze", [weights.gate_up_bias, _ints(g, 1)], f"{name}.gate_up_bias")
+        both = add(g, both, bias, f"{name}.both_biased")
     end, axis, step = _ints(g, 2 * experts.moe_intermediate_size), _ints(g, 2), _ints(g, 2)
     gate, up = (
         g.node("Slice", [both, _ints(g, start), end, axis, step], f"{name}.{label}")
         for start, label in ((0, "gate"), (1, "up"))
     )
-    neurons = multiply(g, activated(gate, f"{name}.activated"), up, f"{name}.neurons")
-    weights = transposed(_routing_weights(g, experts, routed, name), (1, 0), "weights_by_expert")
-    weights = g.node("Unsqueeze", [weights, _ints(g, 2)], f"{name}.weights_by_neuron")
-    weighted = multiply(g, neurons, weights, f"{name}.weighted")
+    if experts.gates == Gates():
+        neurons = multiply(g, activated(gate, f"{name}.activated"), up, f"{name}.neurons")
+    else:
+        neurons = _gated(g, experts.gates, gate, up, routed.dtype, name)
+    routing = transposed(_routing_weights(g, experts, routed, name), (1, 0), "weights_by_expert")
+    routing = g.node("Unsqueeze", [routing, _ints(g, 2)], f"{name}.weights_by_neuron")
+    weighted = multiply(g, neurons, routing, f"{name}.weighted")
     written = g.node("MatMul", [weighted, transposed(output, (0, 2, 1), "output_projection")], f"{name}.written")
+    if weights.output_bias is not None:
+        bias = g.node("Unsqueeze", [weights.output_bias, _ints(g, 1)], f"{name}.output_bias")
+        written = add(g, written, multiply(g, routing, bias, f"{name}.weighted_bias"), f"{name}.written_biased")
     total = g.node("ReduceSum", [written, _ints(g, 0)], f"{name}.total", attributes={"keepdims": 0})
     return g.node("Reshape", [total, g.node("Shape", [x], f"{name}.shape")], name)
+
+
+def _gated(g: GraphBuilder, gates: Gates, gate: ir.Value, up: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
+    """The neurons of gates with parameters."""
+    if gates.limit is not None:
+        most, least = scalar(g, gates.limit, dtype), scalar(g, -gates.limit, dtype)
+        gate = g.node("Min", [gate, most], f"{name}.gate_clamped")
+        up = g.node("Clip", [up, least, most], f"{name}.up_clamped")
+    sigmoid = g.node("Sigmoid", [scaled(g, gate, gates.alpha, dtype, f"{name}.gate_scaled")], f"{name}.sigmoid")
+    moved = add(g, up, scalar(g, gates.offset, dtype), f"{name}.up_moved")
+    return multiply(g, multiply(g, gate, sigmoid, f"{name}.activated"), moved, f"{name}.neurons")
 
 
 def _routing_weights(g: GraphBuilder, experts: Experts, routed: Routed, name: str) -> ir.Value:

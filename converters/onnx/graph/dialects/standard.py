@@ -8,9 +8,9 @@ from functools import cached_property
 import numpy as np
 import onnx_ir as ir
 
-from converters.onnx.graph.dialects.capped import capped_attention
 from converters.onnx.graph.dialects.convolved import ConvolutionStates, swapped
-from converters.onnx.graph.dialects.mixtures import Matrix, Routed, standard_experts
+from converters.onnx.graph.dialects.elementary import elementary_attention
+from converters.onnx.graph.dialects.mixtures import ExpertWeights, Routed, standard_experts
 from converters.onnx.graph.dialects.recurrent import scanned
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import (
@@ -67,15 +67,13 @@ class StandardDialect:
             return multiply(self._g, x, self._g.node("Sigmoid", [x], f"{name}.sigmoid"), name)
         return activation(self._g, kind, x, name)
 
-    def experts(
-        self, experts: Experts, x: ir.Value, routed: Routed, matrices: tuple[Matrix, Matrix], name: str
-    ) -> ir.Value:
+    def experts(self, experts: Experts, x: ir.Value, routed: Routed, weights: ExpertWeights, name: str) -> ir.Value:
         """The standard has no operator that leaves experts out."""
 
         def activated(gate: ir.Value, label: str) -> ir.Value:
             return self.activated(experts.activation, gate, label)
 
-        return standard_experts(self._g, experts, x, routed, matrices, activated, name)
+        return standard_experts(self._g, experts, x, routed, weights, activated, name)
 
     def poisoned(self, x: ir.Value, name: str) -> ir.Value:
         """`x`: padding may be anywhere."""
@@ -126,7 +124,14 @@ class StandardDialect:
         """The number of real tokens before each."""
         return self._position_ids
 
-    def attention(self, qkv: Sequence[ir.Value], past: KeyValues, attention: Attention, name: str) -> Attended:
+    def attention(
+        self,
+        qkv: Sequence[ir.Value],
+        past: KeyValues,
+        attention: Attention,
+        name: str,
+        sinks: ir.Value | None = None,
+    ) -> Attended:
         """Rotates queries and keys before the cache, which holds rotated keys."""
         heads, kv_heads = attention.num_attention_heads, attention.num_key_value_heads
         window = attention.sliding_window
@@ -137,8 +142,8 @@ class StandardDialect:
             query = self.rotated(query, attention.rope, heads, f"{name}.query")
             key = self.rotated(key, attention.rope, kv_heads, f"{name}.key")
         visible = self._visible if window is None else self._within(window)
-        if attention.softcap is not None:
-            return capped_attention(self._g, (query, key, value), past, visible, attention, name)
+        if not attention.is_usual_softmax:
+            return elementary_attention(self._g, (query, key, value), past, visible, attention, name, sinks)
         output, present_key, present_value = self._g.node_with_outputs(
             "Attention",
             [query, key, value, visible, past.key, past.value],

@@ -60,7 +60,9 @@ class AttentionWriter:
             )
             qkv, attention = self._prepared(index, parts, name)
         qkv, gates = (qkv[:3], qkv[3:])
-        attended = self._dialect.attention(qkv, self._caches[index], attention, f"{name}.attention")
+        has_sinks = attention.has_sinks
+        sinks = self._g.initializer(self._weights.stored(names.tensor("sinks", index))) if has_sinks else None
+        attended = self._dialect.attention(qkv, self._caches[index], attention, f"{name}.attention", sinks)
         self._caches[index], output = attended.present, attended.output
         for gate in gates:
             output = self._dialect.gated("sigmoid", gate, output, attention.channels, f"{name}.gated")

@@ -11,13 +11,13 @@ import torch
 from converters.onnx.graph import operators as op
 from converters.onnx.graph.blocks import QuantizedWeight
 from converters.onnx.graph.dialects import Dialect
-from converters.onnx.graph.dialects.mixtures import Matrix, Routed
+from converters.onnx.graph.dialects.mixtures import ExpertWeights, Matrix, Routed
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.weights.weights import LazyWeights, StackedLayout
 from seap_export.families import Experts, ModelSpec, names
 from seap_export.rounding.grid import BlockQuantization
 
-__all__ = ["ExpertsWriter", "expert_matrices"]
+__all__ = ["ExpertsWriter", "expert_biases", "expert_matrices"]
 
 
 def expert_matrices(
@@ -42,6 +42,19 @@ def expert_matrices(
     return ([gate, up], gate.replace("gate_proj", "gate_up_proj"), turns), ([output], output, columns)
 
 
+def expert_biases(experts: Experts, layer: int) -> tuple[list[str], str, StackedLayout] | None:
+    """The same of the biases of gate and up, [experts, out]; None: there are none."""
+    if "experts_gate_proj" not in experts.biases:
+        return None
+    gate, up = (names.bias(projection, layer) for projection in names.ROUTED[1:3])
+    turns = StackedLayout(
+        (experts.num_experts, 2 * experts.moe_intermediate_size),
+        lambda parts: torch.stack(parts, 1).flatten(),
+        lambda rows: list(rows.unflatten(0, (-1, 2)).unbind(1)),
+    )
+    return [gate, up], gate.replace("gate_proj", "gate_up_proj"), turns
+
+
 class ExpertsWriter:
     """Emits the mixtures of experts of one model; see `KindWriter`."""
 
@@ -56,14 +69,25 @@ class ExpertsWriter:
         experts, name = self._spec.layers[index][Experts], f"layers.{index}.{Experts.label}"
         router = names.weight("router", index)  # never quantised: it is small, and decides
         table = self._g.initializer(self._weights.transposed([router], f"{router}.transposed"))
-        logits = op.matmul(self._g, x, table, f"{name}.router")
+        has_bias = "router" in experts.biases
+        added = self._g.initializer(self._weights.stored(names.bias("router", index))) if has_bias else None
+        logits = op.matmul(self._g, x, table, f"{name}.router", added)
         flat = self._g.constant(f"shape_experts_{experts.num_experts}", np.array([-1, experts.num_experts], np.int64))
         logits = self._g.node("Reshape", [logits, flat], f"{name}.logits")
         bias = None
         if experts.has_selection_bias:
             bias = self._g.initializer(self._weights.exact(names.tensor("selection_bias", index)))
         routed = Routed(logits, self._weights.precision.onnx_dtype, bias)
-        return self._dialect.experts(experts, x, routed, self._matrices(index, experts), f"{name}.{experts.output}")
+        return self._dialect.experts(
+            experts, x, routed, self._expert_weights(index, experts), f"{name}.{experts.output}"
+        )
+
+    def _expert_weights(self, index: int, experts: Experts) -> ExpertWeights:
+        biases, added = expert_biases(experts, index), None
+        if experts.output_bias:
+            added = self._g.initializer(self._weights.stored(names.tensor("experts_output_bias", index)))
+        before = None if biases is None else self._g.initializer(self._weights.stacked(*biases))
+        return ExpertWeights(*self._matrices(index, experts), before, added)
 
     def _matrices(self, index: int, experts: Experts) -> tuple[Matrix, Matrix]:
         hidden_size, how = self._spec.hidden_size, self._weights.precision.quantization
@@ -80,7 +104,8 @@ class ExpertsWriter:
         tensors = self._weights.quantized(weights, name, layout)
         packed, scales = (self._g.initializer(tensor) for tensor in (tensors.packed, tensors.scales))
         points = None if tensors.zero_points is None else self._g.initializer(tensors.zero_points)
-        return QuantizedWeight(layout.shape[1:], how.bits, how.block_size, packed, scales, points)
+        _, rows, columns = layout.shape
+        return QuantizedWeight((rows, columns), how.bits, how.block_size, packed, scales, points)
 
     def close(self, index: int) -> None:
         """There is no state."""

@@ -1,0 +1,43 @@
+"""What is kept of a mixture of experts tells what its layer computes without some of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.models import micro_source
+from support.product import DecoderLayer, HiddenStates, LayerPlan, length_buckets, shrink_layer
+
+from seap_export.activations.routing import RoutingObserver, RoutingSample
+from seap_export.families import Attention, Experts
+from seap_export.plan.elimination.experts import routing_losses
+from seap_export.plan.sublayers import KeptExperts, KeptHeads
+
+
+@pytest.mark.parametrize("variation", ["gpt_oss", "minimax_m2"])
+@torch.no_grad()
+def test_losses_by_a_sample_are_those_of_the_layer(variation: str, tmp_path: Path) -> None:
+    source = micro_source(tmp_path / "model", variation)
+    spec, tensors = source.spec, source.read_layer(0)
+    attention, experts = spec.layers[0][Attention], spec.layers[0][Experts]
+    batches = length_buckets([list(range(3, 40))], 64)
+    hidden = HiddenStates.embedded(spec, source.read_embedding(), batches)
+    kept = LayerPlan(
+        (
+            KeptHeads.of(attention, tuple(range(attention.num_attention_heads))),
+            KeptExperts((0, 2, 3), experts.moe_intermediate_size),
+        )
+    )
+    shrunk_spec = spec.with_layers((kept.spec(spec.layers[0], frozenset()), *spec.layers[1:]))
+    layers = DecoderLayer(spec, 0, tensors), DecoderLayer(shrunk_spec, 0, shrink_layer(tensors, spec, 0, kept))
+    observed = RoutingObserver(layers[0], experts, hidden, tmp_path).tensors()
+    sample = RoutingSample(**{name: tensor for name, tensor in observed.items() if name != "moments"})
+    (batch,), stream = batches, hidden.streams[0]
+    written = [
+        layer.product(Experts.output, layer.channels(Experts.output, stream, batch), stream).double()
+        for layer in layers
+    ]
+    losses = routing_losses(experts, sample, sample.gram(), [0, 2, 3])
+    expected = (written[1] - written[0]).square().sum(1)
+    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-4 * float(expected.max()))
