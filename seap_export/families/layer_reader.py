@@ -188,6 +188,7 @@ class LayerReader:
             moe_intermediate_size=self._size("moe_intermediate_size"),
             experts_per_token=self.config.positive("num_experts_per_tok"),
             scores=rules.scores,
+            tolerance=self.config.number(rules.tolerance) if rules.tolerance else 0.0,
             is_normalised=_are_normalised(self.config, rules.normalised),
             scaling=self.config.number(rules.scaling, 1.0) if rules.scaling else 1.0,
             has_selection_bias=bool(rules.selection_bias),

@@ -19,6 +19,7 @@ __all__ = [
     "Requirement",
     "RotaryRules",
     "Routing",
+    "Scores",
     "Variant",
     "Window",
     "Wrapper",
@@ -26,6 +27,9 @@ __all__ = [
 
 #: The kinds of sublayers that a layer can have before its MLP, or an MLP where each layer has a single sublayer.
 LayerKind = Literal["attention", "convolution", "delta_net", "mamba", "mlp"]
+#: What a router's products become: probabilities of all experts, one number for each by itself, or, one expert after
+#: another, probabilities among those that are about as good.
+Scores = Literal["softmax", "sigmoid", "sparsemixer"]
 #: How queries and keys are normalised: each head before or after it is rotated, or all heads as one vector before.
 QkNorm = Literal["before_rotation", "after_rotation", "over_all_heads"]
 
@@ -226,8 +230,9 @@ class Routing:
         step: Key of the number n where only each n-th layer has one.
         dense: Key of the indices of layers that have none.
         types: Key of what the layers have, `sparse` or `dense`; where it is given, it counts alone.
-        scores: What the router's products become: probabilities of all experts, or one number for each by itself.
+        scores: What the router's products become; see `Experts`.
         normalised: Whether the weights of a token's experts are divided by their sum, or the key that says so.
+        tolerance: Key of half the distance within which experts are about as good; see `Experts`.
         scaling: Key of the factor on the weights.
         selection_bias: The name in `module` of a bias that only the choice of experts goes by; its stored name is the
             `selection_bias` of `names`.
@@ -249,8 +254,9 @@ class Routing:
     step: str = ""
     dense: str = ""
     types: str = ""
-    scores: Literal["softmax", "sigmoid"] = "softmax"
+    scores: Scores = "softmax"
     normalised: bool | str = True
+    tolerance: str = ""
     scaling: str = ""
     selection_bias: str = ""
     bias_is_row: bool = False
@@ -263,7 +269,7 @@ class Routing:
     shared_scale: bool = False
 
     def __post_init__(self) -> None:
-        if self.scores not in ("softmax", "sigmoid"):
+        if self.scores not in get_args(Scores):
             raise ValueError(f"experts.scores cannot be '{self.scores}'")
         if self.shared and self.shared_number:
             raise ValueError("experts: either shared or shared_number")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, get_args
 
 from seap_export.errors import InputError
 from seap_export.families.names import ROUTED, Norm, Projection
+from seap_export.families.parts import Scores
 from seap_export.families.sublayers.mlp import Activation
 from seap_export.families.sublayers.sublayer import Sublayer
 
@@ -40,7 +41,10 @@ class Experts(Sublayer):
         num_experts: Number of experts.
         moe_intermediate_size: Neurons of an expert.
         experts_per_token: How many experts compute a token.
-        scores: Whether the scores are probabilities, the softmax of the products, or the sigmoid of each.
+        scores: Whether the scores are probabilities, the softmax of the products, or the sigmoid of each, or those of
+            `sparsemixer`: for the best expert, its probability among those whose products s are no further below its
+            own, s0, than (s0 - s) / max(|s|, s0) = 2 tolerance; for the next one the same without the best.
+        tolerance: Of `sparsemixer`.
         is_normalised: Whether the weights of a token's experts are divided by their sum.
         scaling: What the weights are multiplied by after that.
         has_selection_bias: Whether the experts with the highest sums of score and bias are chosen; their weights are
@@ -60,7 +64,8 @@ class Experts(Sublayer):
     num_experts: int
     moe_intermediate_size: int
     experts_per_token: int
-    scores: Literal["softmax", "sigmoid"] = "softmax"
+    scores: Scores = "softmax"
+    tolerance: float = 0.0
     is_normalised: bool = True
     scaling: float = 1.0
     has_selection_bias: bool = False

@@ -48,13 +48,33 @@ def preferences(logits: torch.Tensor, experts: Experts, selection_bias: torch.Te
 
 def weights_of(logits: torch.Tensor, experts: Experts, indices: torch.Tensor) -> torch.Tensor:
     """The weights of chosen experts, whose indices are int64 [tokens, experts_per_token]."""
+    if experts.scores == "sparsemixer":
+        return _mixed(logits, indices, experts.tolerance)
     weights = _scores(logits, experts).gather(-1, indices)
     weights = weights / weights.sum(-1, keepdim=True) if experts.is_normalised else weights
     return weights if experts.scaling == 1.0 else weights * experts.scaling
 
 
 def _scores(logits: torch.Tensor, experts: Experts) -> torch.Tensor:
+    """What experts are chosen by; in `sparsemixer`, the products themselves."""
+    if experts.scores == "sparsemixer":
+        return logits
     return logits.softmax(-1) if experts.scores == "softmax" else logits.sigmoid()
+
+
+def _mixed(logits: torch.Tensor, indices: torch.Tensor, tolerance: float) -> torch.Tensor:
+    """The scores of `sparsemixer`, for the chosen experts in order."""
+    weights, left = [], logits
+    for index in indices.split(1, -1):
+        best = logits.gather(-1, index)
+        is_worse = _distances(logits, best) > 2 * tolerance
+        weights.append(left.masked_fill(is_worse, -torch.inf).softmax(-1).gather(-1, index))
+        left = left.scatter(-1, index, -torch.inf)
+    return torch.cat(weights, -1)
+
+
+def _distances(logits: torch.Tensor, best: torch.Tensor) -> torch.Tensor:
+    return (best - logits) / logits.abs().maximum(best)
 
 
 def routing_weights(
@@ -83,7 +103,11 @@ def routing_margins(operands: Operands, experts: Experts, stream: torch.Tensor) 
         return torch.full_like(logits[:, 0], torch.inf)
     preferred = logits if bias is None else preferences(logits, experts, bias)
     best = preferred.topk(experts.experts_per_token + 1, -1).values
-    return best[:, -2] - best[:, -1]
+    margins = best[:, -2] - best[:, -1]
+    if experts.scores == "sparsemixer":  # nor may an expert be hardly near or hardly too far
+        distances = [_distances(logits, one) - 2 * experts.tolerance for one in best[:, :-1].split(1, -1)]
+        margins = torch.stack([margins, *(one.abs().amin(-1) for one in distances)]).amin(0)
+    return margins
 
 
 def experts_channels(operands: Operands, experts: Experts, stream: torch.Tensor, batch: Batch) -> torch.Tensor:

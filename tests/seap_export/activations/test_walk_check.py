@@ -119,6 +119,8 @@ def _logits(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
         ("gpt_oss", _layers(gates=Gates(1.0, 1.0, 1.5)), "layer 0"),
         ("gpt_oss", _layers(gates=Gates(1.702, 0.0, 1.5)), "layer 0"),
         ("gpt_oss", _kind(Attention, sliding_window=None), "layer 0"),
+        ("phimoe", _layers(tolerance=0.01), "layer 0"),
+        ("phimoe", _layers(scores="softmax"), "layer 0"),
         ("lfm2", _norms(epsilon=0.5), "layer 0"),
         ("lfm2", _ropes(interleaved=True), "layer 1"),  # the only one with attention
         ("lfm2", _layers(qk_norm="after_rotation"), "layer 1"),

@@ -188,3 +188,10 @@ def test_a_rope_parameter_that_is_not_known_is_refused_by_name() -> None:
 def test_rope_parameters_that_are_no_object_are_refused(key: str, values: object) -> None:
     with pytest.raises(InputError, match=key):
         rope_of(model_type="llama", **{key: values})
+
+
+def test_longrope_with_factors_of_its_own_is_refused() -> None:
+    """That of Phi-3.5 MoE."""
+    longrope = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "long_mscale": 1.2}
+    with pytest.raises(InputError, match="'long_mscale' is not known"):
+        model_spec(micro_config(model_type="phimoe", rope_scaling={**longrope, "short_mscale": 1.1}))

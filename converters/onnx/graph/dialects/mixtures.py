@@ -144,6 +144,8 @@ def _chosen(g: GraphBuilder, experts: Experts, routed: Routed, name: str) -> tup
     logits, bias, number = routed.logits, routed.selection_bias, _ints(g, experts.experts_per_token)
     if not _is_usual(experts) and routed.dtype != ir.DataType.FLOAT:
         logits = cast(g, logits, ir.DataType.FLOAT, f"{name}.wide_logits")
+    if experts.scores == "sparsemixer":
+        return _mixed(g, experts, logits, name)
     if experts.scores == "softmax":
         scores = g.node("Softmax", [logits], f"{name}.probabilities", attributes={"axis": -1})
     else:
@@ -155,6 +157,32 @@ def _chosen(g: GraphBuilder, experts: Experts, routed: Routed, name: str) -> tup
     if bias is not None:
         chosen = g.node("GatherElements", [scores, indices], f"{name}.chosen_scores", attributes={"axis": -1})
     return chosen, indices
+
+
+def _mixed(g: GraphBuilder, experts: Experts, logits: ir.Value, name: str) -> tuple[ir.Value, ir.Value]:
+    """The scores of `sparsemixer`, and their experts; the logits are float32."""
+    never = g.constant("never", np.array(_NEVER, np.float32))
+    farthest = scalar(g, 2 * experts.tolerance, ir.DataType.FLOAT)
+    best, indices = g.node_with_outputs(
+        "TopK", [logits, _ints(g, experts.experts_per_token)], f"{name}.chosen", ["values", "indices"]
+    )
+    sizes, left, scores = g.node("Abs", [logits], f"{name}.sizes"), logits, []
+    for rank in range(experts.experts_per_token):
+        label, window = f"{name}.{rank}", (_ints(g, rank), _ints(g, rank + 1), _ints(g, 1))
+        first, index = (
+            g.node("Slice", [value, *window], f"{label}.{part}")
+            for value, part in ((best, "best"), (indices, "index"))
+        )
+        above = g.node("Sub", [first, logits], f"{label}.above")
+        distance = g.node("Div", [above, g.node("Max", [sizes, first], f"{label}.size")], f"{label}.distance")
+        is_worse = g.node("Greater", [distance, farthest], f"{label}.is_worse")
+        among = g.node("Where", [is_worse, never, left], f"{label}.among")
+        ratios = g.node("Exp", [g.node("Sub", [among, first], f"{label}.below")], f"{label}.ratios")
+        total = g.node("ReduceSum", [ratios, _ints(g, -1)], f"{label}.sum")
+        scores.append(g.node("Reciprocal", [total], f"{label}.score"))
+        hidden = g.node("Expand", [never, g.node("Shape", [index], f"{label}.shape")], f"{label}.never")
+        left = g.node("ScatterElements", [left, index, hidden], f"{label}.left", attributes={"axis": -1})
+    return g.node("Concat", scores, f"{name}.chosen_scores", attributes={"axis": -1}), indices
 
 
 def _is_usual(experts: Experts) -> bool:
