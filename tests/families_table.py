@@ -199,7 +199,8 @@ in both layouts and are converted to the other forms. Figures are the worst over
 Runtime on the CPU and transformers in torch: for fp32 (`fused`, `standard` and `uniform`) the largest difference of a
 logit, for fp16, int8 and int4 the mean KL divergence in nats per token. All but mixtures of experts are written in
 bf16 for CUDA, too, not run. `-`: not run. In fp16, a router that is nearly tied may send a token to another expert,
-which shows in the figures of `ernie4_5_moe`, `exaone_moe` and `minimax_m2`.
+which shows in the figures of `ernie4_5_moe`, `exaone_moe` and `minimax_m2`; in `phimoe`, an expert near the bound may
+count for it or not.
 """
 _REFUSED = """
 ## What is refused
