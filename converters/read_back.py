@@ -1,17 +1,30 @@
-"""Gives the weights of a written file under the names of the model folder, whatever the file calls them."""
+"""Reads a model folder in the plain form, and gives the weights of a written file under the names of the folder."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 
 from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec
-from seap_export.sources.stored import StoredForm
+from seap_export.sources.stored import PlainReader, StoredForm
+from seap_export.sources.weights import SafetensorsReader, check_weights
 
-__all__ = ["PlainWeights"]
+__all__ = ["PlainWeights", "open_plain"]
+
+
+def open_plain(model_folder: Path, spec: ModelSpec) -> PlainReader:
+    """The weights of a model folder in the plain form.
+
+    Raises:
+        InputError: A file is missing or damaged, or config and weights disagree.
+    """
+    reader = SafetensorsReader(model_folder)
+    check_weights(reader, StoredForm(spec).shapes, str(model_folder))
+    return PlainReader(reader, spec)
 
 
 class PlainWeights(ABC):

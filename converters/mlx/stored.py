@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from converters.comparison import ERROR_RATIO, Tolerance, are_as_near
 from converters.mlx.layout import Layout
 from converters.mlx.quantize import QuantizedRows, dequantize
-from converters.mlx.writer import MODEL_FILE, WEIGHTS, mlx_files, open_plain, stored_parts
-from converters.read_back import PlainWeights
+from converters.mlx.writer import MODEL_FILE, WEIGHTS, mlx_files, stored_parts
+from converters.read_back import PlainWeights, open_plain
 from converters.small_files import file_differences
 from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec

@@ -13,18 +13,19 @@ import torch
 from converters.mlx.decoder import described
 from converters.mlx.layout import Layout
 from converters.mlx.quantize import GRID, kept, quantize
+from converters.read_back import open_plain
 from converters.small_files import Content, copies, in_order, write_files
 from converters.whole import whole_or_nothing
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec, names
 from seap_export.json_file import read_json
 from seap_export.rounding.note import read_note
-from seap_export.sources.stored import PlainReader, StoredForm
+from seap_export.sources.stored import PlainReader
 from seap_export.sources.tensor_writer import SafetensorsWriter
 from seap_export.sources.tokenizer import TOKENIZER_FILES, tokenizer_files
-from seap_export.sources.weights import SafetensorsReader, check_weights
+from seap_export.sources.weights import SafetensorsReader
 
-__all__ = ["MODEL_FILE", "WEIGHTS", "mlx_files", "model_dtype", "open_plain", "stored_parts", "write_mlx"]
+__all__ = ["MODEL_FILE", "WEIGHTS", "mlx_files", "model_dtype", "stored_parts", "write_mlx"]
 
 #: The model file's name in an artifact.
 MODEL_FILE = "modeling_mlx.py"
@@ -65,17 +66,6 @@ def model_dtype(model_folder: Path) -> torch.dtype:
     """
     note = read_note(model_folder)
     return SafetensorsReader(model_folder).dtype if note is None else note.dtype
-
-
-def open_plain(model_folder: Path, spec: ModelSpec) -> PlainReader:
-    """The weights of a model folder in the plain form.
-
-    Raises:
-        InputError: A file is missing or damaged, or config and weights disagree.
-    """
-    reader = SafetensorsReader(model_folder)
-    check_weights(reader, StoredForm(spec).shapes, str(model_folder))
-    return PlainReader(reader, spec)
 
 
 def mlx_files(model_folder: Path, spec: ModelSpec, layout: Layout) -> dict[str, Content]:

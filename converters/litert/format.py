@@ -1,0 +1,147 @@
+"""The format `litert`: a bundle for LiteRT-LM, which runs language models on phones, computers and in browsers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.format import lacks
+from converters.litert.bundle import BUNDLE, METADATA, PROGRAM, TOKENIZER, Bundle, Section, header
+from converters.litert.decoder import cache_length, decoder_program
+from converters.litert.metadata import llm_metadata, packed_tokenizer
+from converters.litert.packages import EXTRA
+from converters.litert.read_back import LitertWeights, bundle_damages, weight_differences
+from converters.litert.stored_program import StoredProgram
+from converters.litert.weights import stored_numbers
+from converters.read_back import open_plain
+from converters.whole import whole_or_nothing
+from seap_export.errors import InputError
+from seap_export.families import Attention, Mlp, ModelSpec, model_spec, names
+from seap_export.json_file import read_json
+from seap_export.rounding.grid import BlockQuantization
+from seap_export.sources.tokenizer import tokenizer_files
+
+__all__ = ["LitertFormat"]
+
+#: Grows when the same model gives other bytes.
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class LitertFormat:
+    """See `converters.format.Format`.
+
+    Attributes:
+        precision: fp32; or int8, with a scale for each row of a matrix. The kernels then round what they multiply it
+            with to 8 bits, too, with a scale and a zero point for each token.
+    """
+
+    name: ClassVar[str] = "litert"
+    extra: ClassVar[str | None] = EXTRA
+    runtimes: ClassVar[tuple[str, ...]] = ("litert",)
+    precisions: ClassVar[tuple[str, ...]] = ("int8", "fp32")
+    precision: str = precisions[0]
+
+    def __post_init__(self) -> None:
+        if self.precision not in self.precisions:
+            raise ValueError(f"precision must be one of {', '.join(self.precisions)}, not {self.precision}")
+
+    @classmethod
+    def read(cls, folder: Path) -> LitertFormat:
+        """The format of a written folder, by the type of its weights.
+
+        Raises:
+            ArtifactError: The bundle is missing or damaged.
+            EnvironmentFailure: A package of LiteRT is missing.
+        """
+        return cls(StoredProgram(Bundle(folder)).precision)
+
+    def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
+        """Why a model cannot be written so; None: it can."""
+        lacking = lacks(spec, Attention, Mlp)
+        if any(attention.query_scaling is not None for attention in spec.all(Attention)):
+            lacking = lacking or "queries that are scaled by their position"
+        if any(rope.switches_at is not None and rope.switches_at < cache_length(spec) for rope in spec.ropes):
+            lacking = lacking or "a rotation that changes with the length of a text"
+        return None if lacking is None else f"{self.name} is not written for a layer with {lacking}; use another format"
+
+    def remark(self, spec: ModelSpec) -> str | None:
+        """How much of the context is left, if it is not all."""
+        length = cache_length(spec)
+        if length == spec.max_position_embeddings:
+            return None
+        return f"{self.name} keeps {length} tokens of a text, not the model's {spec.max_position_embeddings}"
+
+    def size(self, spec: ModelSpec) -> int:
+        """Bytes of the weights in the bundle, and of their scales."""
+        positions = names.tensor("positions")
+        ...
+        return 0
+
+    def grid(self, spec: ModelSpec) -> BlockQuantization | None:
+        """None: rows of int8 are rounded to the nearest level."""
+        return None
+
+    def settings(self) -> dict[str, Any]:
+        """What the bytes depend on besides the model."""
+        return {"precision": self.precision, "version": _VERSION}
+
+    def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
+        """Writes a bundle with program, tokenizer and chat template.
+
+        Raises:
+            InputError: The model is refused or damaged, or has NaN or infinite weights.
+            UsageError: The folder is not empty.
+            EnvironmentFailure: A package of LiteRT is missing, or the file cannot be written.
+        """
+        config = read_json(model_folder / "config.json")
+        spec = model_spec(config)
+        reason = self.refusal(spec, config)
+        if reason is not None:
+            raise InputError(reason)
+        tokenizer_files(model_folder)
+        plain, program = open_plain(model_folder, spec), decoder_program(spec, self.precision)
+        parts = {METADATA: llm_metadata(model_folder, cache_length(spec)), TOKENIZER: packed_tokenizer(model_folder)}
+        offsets, scales = program.offsets(), dict[str, NDArray[np.float32]]()
+        sections = [Section(kind, len(part), {}) for kind, part in parts.items()]
+        sections.append(Section(PROGRAM, offsets[""], {"model_type": "tf_lite_prefill_decode"}))
+        head, starts = header(sections)
+        last_of = {names.layer_of(name): name for name in program.weights}
+        with whole_or_nothing(out_folder), (out_folder / BUNDLE).open("wb") as file:
+            for start, part in zip([0, *starts], [head, *parts.values()], strict=False):
+                file.seek(start)
+                file.write(part)
+            for name, weight in program.weights.items():
+                (tensor,) = plain.read([name]).values()
+                stored = stored_numbers(weight, tensor)
+                if stored.scales is not None:
+                    scales[name] = stored.scales
+                file.seek(starts[-1] + offsets[name])
+                file.write(stored.numbers.data)
+                layer = names.layer_of(name)
+                if layer is not None and last_of[layer] == name:
+                    on_layer(layer)
+            file.seek(starts[-1])
+            file.write(program.packed(scales))
+
+    def weights(self, folder: Path, spec: ModelSpec) -> LitertWeights:
+        """The weights of a written folder.
+
+        Raises:
+            ArtifactError: The bundle is damaged.
+            EnvironmentFailure: A package of LiteRT is missing.
+        """
+        return LitertWeights(folder, spec)
+
+    def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
+        """The weights that are further from the model's than rounding explains, a line each."""
+        return weight_differences(model_folder, folder, self.precision)
+
+    def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
+        """A bundle that is missing, damaged or not that of the model, a line each."""
+        return bundle_damages(model_folder, folder, self.precision)

@@ -1,0 +1,81 @@
+"""What LiteRT-LM has to know of a model besides its program: the tokens that end a text, and the chat template."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from pathlib import Path
+
+from converters.litert.packages import require
+from seap_export.errors import InputError
+from seap_export.runtime.chat import ChatTemplate, read_chat_template
+from seap_export.runtime.files import load_tokenizer
+from seap_export.sources.config import end_tokens
+
+__all__ = ["llm_metadata", "packed_tokenizer", "unpacked_tokenizer"]
+
+#: LiteRT-LM gives the content of a turn as a list of parts, which few templates take.
+_AS_TEXT = (
+    "{% set ns = namespace(turns=[]) %}{% for message in messages %}{% if message.content is string %}"
+    "{% set ns.turns = ns.turns + [message] %}{% else %}{% set ns.turns = ns.turns + "
+    "[dict(message, content=message.content | map(attribute='text') | join)] %}{% endif %}{% endfor %}"
+    "{% set messages = ns.turns %}"
+)
+#: What its templates lack, and what stands for it.
+_LACKING = {r"\{%-?\s*(?:end)?generation\s*-?%\}": "", r"\.get\(\s*(['\"][^'\"]+['\"])\s*\)": r"[\1]"}
+_SIZE_BYTES = 8
+
+
+def llm_metadata(model_folder: Path, context: int) -> bytes:
+    """The section of a model, serialised.
+
+    Args:
+        model_folder: With config.json and the tokenizer.
+        context: Tokens of the cache.
+
+    Raises:
+        ArtifactError: A file of the tokenizer is damaged.
+    """
+    tokenizer, made = load_tokenizer(model_folder), require("litert_lm_builder.runtime.proto.llm_metadata_pb2")
+    template, metadata = read_chat_template(model_folder, tokenizer), made.LlmMetadata()
+    ends, starts = set(end_tokens(model_folder)), tokenizer.encode("").ids[:1]
+    if template is not None:
+        ends |= template.turn_ends(tokenizer)
+        metadata.jinja_prompt_template = _AS_TEXT + _plain(template)
+        bos = template.special_tokens.get("bos_token")
+        if not starts and bos is not None and _starts_with(template, bos):
+            starts = [tokenizer.token_to_id(bos)]
+    for start in starts:
+        metadata.start_token.token_ids.ids.append(start)
+    for end in sorted(ends):
+        metadata.stop_tokens.add().token_ids.ids.append(end)
+    metadata.max_num_tokens = context
+    metadata.llm_model_type.generic_model.SetInParent()
+    serialised: bytes = metadata.SerializeToString(deterministic=True)
+    return serialised
+
+
+def _plain(template: ChatTemplate) -> str:
+    text = template.sources["default"]
+    for pattern, instead in _LACKING.items():
+        text = re.sub(pattern, instead, text)
+    return text
+
+
+def _starts_with(template: ChatTemplate, bos: str) -> bool:
+    """Whether the template itself begins a conversation with this token, for LiteRT-LM leaves out `bos_token`."""
+    try:
+        return template.render([{"role": "user", "content": "x"}]).startswith(bos)
+    except InputError:  # it may refuse any conversation
+        return False
+
+
+def packed_tokenizer(model_folder: Path) -> bytes:
+    """tokenizer.json as LiteRT-LM stores it: its size, and its compressed bytes."""
+    text = (model_folder / "tokenizer.json").read_bytes()
+    return len(text).to_bytes(_SIZE_BYTES, "little") + zlib.compress(text)
+
+
+def unpacked_tokenizer(section: bytes) -> bytes:
+    """What `packed_tokenizer` packed; raises `zlib.error` if it is damaged."""
+    return zlib.decompress(section[_SIZE_BYTES:])

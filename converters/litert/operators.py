@@ -1,0 +1,129 @@
+"""The operators of a decoder, each a function of values; activations are float32."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from converters.litert.program import Graph, Shape, Value
+
+__all__ = [
+    "activated", "add", "batch_matmul", "capped", "constant", "elementwise", "linear",
+    "lookup", "multiply", "norm", "reshape", "scaled", "softmax", "subtract", "transpose", "update",
+]  # fmt: skip
+
+
+def constant(g: Graph, *numbers: float) -> Value:
+    """float32 numbers: of no dimension if it is one, otherwise a vector."""
+    array = np.array(numbers, np.float32)
+    return g.constant(array if len(numbers) > 1 else array.reshape(()))
+
+
+def elementwise(g: Graph, operator: str, x: Value) -> Value:
+    """A function of each number, such as "RSQRT"."""
+    return g.node(operator, [x], x.shape)
+
+
+def _binary(g: Graph, operator: str, options: str, a: Value, b: Value) -> Value:
+    return g.node(operator, [a, b], tuple(np.broadcast_shapes(a.shape, b.shape)), options)
+
+
+def add(g: Graph, a: Value, b: Value) -> Value:
+    """The sum."""
+    return _binary(g, "ADD", "AddOptions", a, b)
+
+
+def subtract(g: Graph, a: Value, b: Value) -> Value:
+    """The difference."""
+    return _binary(g, "SUB", "SubOptions", a, b)
+
+
+def multiply(g: Graph, a: Value, b: Value) -> Value:
+    """The product of numbers."""
+    return _binary(g, "MUL", "MulOptions", a, b)
+
+
+def scaled(g: Graph, x: Value, factor: float) -> Value:
+    """`x` times a number."""
+    return x if factor == 1.0 else multiply(g, x, constant(g, factor))
+
+
+def capped(g: Graph, x: Value, cap: float | None) -> Value:
+    """c tanh(x / c); None: `x`."""
+    return x if cap is None else scaled(g, elementwise(g, "TANH", scaled(g, x, 1 / cap)), cap)
+
+
+def reshape(g: Graph, x: Value, shape: Shape) -> Value:
+    """The same numbers in another shape."""
+    if shape == x.shape:
+        return x
+    return g.node("RESHAPE", [x, g.constant(np.array(shape, np.int32))], shape, "ReshapeOptions", x.dtype)
+
+
+def transpose(g: Graph, x: Value, axes: Shape) -> Value:
+    """The same numbers with other axes; no node where only axes of length 1 move."""
+    shape = tuple(x.shape[axis] for axis in axes)
+    moved = [axis for axis in axes if x.shape[axis] > 1]
+    if moved == sorted(moved):
+        return reshape(g, x, shape)
+    return g.node("TRANSPOSE", [x, g.constant(np.array(axes, np.int32))], shape, "TransposeOptions", x.dtype)
+
+
+def linear(g: Graph, x: Value, weight: Value, bias: Value | None = None) -> Value:
+    """`x @ weight.T + bias`; the kernel rounds `x` to 8 bits, a scale for each row, if the weights are int8."""
+    shape = (*x.shape[:-1], weight.shape[0])
+    return g.node(
+        "FULLY_CONNECTED", [x, weight, bias], shape, "FullyConnectedOptions",
+        keepNumDims=True, asymmetricQuantizeInputs=weight.dtype == "int8",
+    )  # fmt: skip
+
+
+def batch_matmul(g: Graph, a: Value, b: Value, *, transposed: bool) -> Value:
+    """`a @ b`, or `a @ b.T` of the last two axes."""
+    shape = (*a.shape[:-1], b.shape[-2 if transposed else -1])
+    return g.node("BATCH_MATMUL", [a, b], shape, "BatchMatMulOptions", adjY=transposed)
+
+
+def softmax(g: Graph, x: Value) -> Value:
+    """Over the last axis."""
+    return g.node("SOFTMAX", [x], x.shape, "SoftmaxOptions", beta=1.0)
+
+
+def mean(g: Graph, x: Value) -> Value:
+    """Over the last axis, which stays."""
+    axes = g.constant(np.array([len(x.shape) - 1], np.int32))
+    return g.node("MEAN", [x, axes], (*x.shape[:-1], 1), "ReducerOptions", keepDims=True)
+
+
+def norm(g: Graph, x: Value, epsilon: float, gain: Value, bias: Value | None = None, *, centred: bool = False) -> Value:
+    """gain * x / sqrt(mean of squares + epsilon) + bias; of `x` - mean if it is centred."""
+    if centred:
+        x = subtract(g, x, mean(g, x))
+    squares = add(g, mean(g, multiply(g, x, x)), constant(g, epsilon))
+    normed = multiply(g, multiply(g, x, elementwise(g, "RSQRT", squares)), gain)
+    return normed if bias is None else add(g, normed, bias)
+
+
+def activated(g: Graph, activation: str, x: Value) -> Value:
+    """An `Activation` of `x`."""
+    match activation:
+        case "silu":
+            return multiply(g, x, elementwise(g, "LOGISTIC", x))
+        case "gelu" | "gelu_tanh":
+            return g.node("GELU", [x], x.shape, "GeluOptions", approximate=activation == "gelu_tanh")
+        case "sigmoid":
+            return elementwise(g, "LOGISTIC", x)
+        case "relu2":
+            positive = elementwise(g, "RELU", x)
+            return multiply(g, positive, positive)
+        case _:
+            return elementwise(g, "RELU", x)
+
+
+def lookup(g: Graph, ids: Value, table: Value) -> Value:
+    """Rows of a table [rows, width]; `ids` are int32 [n]."""
+    return g.node("EMBEDDING_LOOKUP", [ids, table], (*ids.shape, table.shape[1]))
+
+
+def update(g: Graph, cache: Value, new: Value, start: Value) -> Value:
+    """The cache with `new` in it, from the indices `start`, int32, on."""
+    return g.node("DYNAMIC_UPDATE_SLICE", [cache, new, start], cache.shape, "DynamicUpdateSliceOptions")

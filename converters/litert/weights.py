@@ -1,0 +1,52 @@
+"""The numbers of a program's weights: float32, or int8 with a scale for each row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from converters.litert.program import Weight
+from seap_export.errors import InputError
+
+__all__ = ["StoredNumbers", "stored_numbers"]
+
+#: The largest level; -128 is not used, so that levels are symmetric.
+_LARGEST = 127
+
+
+@dataclass(frozen=True)
+class StoredNumbers:
+    """A tensor as it is stored.
+
+    Attributes:
+        numbers: float32, or int8 levels [rows, columns].
+        scales: Of the rows, float32; None: the numbers are no levels.
+    """
+
+    numbers: NDArray[np.float32] | NDArray[np.int8]
+    scales: NDArray[np.float32] | None = None
+
+    def rows(self, rows: slice = slice(None)) -> NDArray[np.float32]:
+        """Some rows in float32, dequantised."""
+        part = self.numbers[rows].astype(np.float32)
+        return part if self.scales is None else part * self.scales[rows, None]
+
+
+def stored_numbers(weight: Weight, tensor: torch.Tensor) -> StoredNumbers:
+    """A tensor of the model as it is stored.
+
+    Raises:
+        InputError: It has NaN or infinite values.
+    """
+    numbers: NDArray[np.float32] = tensor.float().contiguous().numpy()
+    if not np.isfinite(numbers.min(initial=0.0) + numbers.max(initial=0.0)):
+        raise InputError(f"weights: '{weight.name}' holds NaN or infinite values; download or convert it again")
+    if not weight.is_rounded:
+        return StoredNumbers(numbers)
+    largest = np.maximum(numbers.max(1), -numbers.min(1))
+    scales = np.where(largest == 0, np.float32(1), largest / np.float32(_LARGEST)).astype(np.float32)
+    levels = np.rint(numbers / scales[:, None])
+    return StoredNumbers(np.clip(levels, -_LARGEST, _LARGEST).astype(np.int8), scales)
