@@ -96,6 +96,16 @@ mlx_lm.generate --model FOLDER --trust-remote-code --prompt "The sun is" --max-t
 ```
 """,
     ),
+    "litert": Row(
+        "converters.litert.format:LitertFormat",
+        "LiteRT-LM",
+        "model.litertlm",
+        """\
+```sh
+litert-lm run FOLDER/model.litertlm --prompt "The sun is"
+```
+""",
+    ),
     "openvino": Row(
         "converters.openvino.format:OpenvinoFormat",
         "OpenVINO",

@@ -1,1 +1,1 @@
-"""Writes and reads the format `litert`: a bundle for LiteRT-LM with the program, the tokenizer and the chat template."""
+"""The format `litert`: a bundle for LiteRT-LM with the program, the tokenizer and the chat template."""

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from converters.litert import operators as op
 from converters.litert.program import Graph, Program, Value, Weight
 from seap_export.families import Attention, Mlp, ModelSpec, RopeSpec, Sublayer, names
-from seap_export.families.names import Projection
+from seap_export.families.names import QKV, Projection
 from seap_export.layers.sublayers.rotary import attention_factor, inverse_frequencies
 
-__all__ = ["PREFILL", "cache_length", "decoder_program"]
+__all__ = ["PREFILL", "cache_length", "decoder_program", "decoder_weights"]
 
 #: Tokens of the prompt's signatures, and of the cache at most.
 PREFILL, CONTEXT = (16, 128), 2048
@@ -31,13 +31,17 @@ def cache_length(spec: ModelSpec) -> int:
     return min(CONTEXT, spec.max_position_embeddings)
 
 
-def decoder_program(spec: ModelSpec, precision: str) -> Program:
-    """The program of a model, whose matrices are `precision`, fp32 or int8."""
-    rounds = precision == "int8"
-    positions = names.tensor("positions")
-    program = Program([
+def decoder_weights(spec: ModelSpec, precision: str) -> list[Weight]:
+    """The tensors of a model, of which matrices but for the table of positions are `precision`, fp32 or int8."""
+    positions, rounds = names.tensor("positions"), precision == "int8"
+    return [
         Weight(name, shape, rounds and len(shape) == 2 and name != positions) for name, shape in spec.tensors().items()
-    ])
+    ]
+
+
+def decoder_program(spec: ModelSpec, precision: str) -> Program:
+    """The program of a model, with the weights of `decoder_weights`."""
+    program = Program(decoder_weights(spec, precision))
     lengths = [length for length in PREFILL if length <= cache_length(spec)]
     for key, tokens in [("decode", 1), *((f"prefill_{length}", length) for length in lengths)]:
         _Decoder(program.graph(key), spec, tokens).emit(with_logits=key == "decode")
@@ -128,8 +132,8 @@ class _Decoder:
         """What the query heads attend to, [1, N, channels]."""
         g, groups, size = self._g, attention.num_key_value_heads, attention.head_dim
         shared, tokens, length = attention.heads_per_group, self._tokens, self._cache_length
-        query = self._heads(index, attention, "q", x, attention.num_attention_heads)
-        key, value = (self._heads(index, attention, part, x, groups) for part in "kv")
+        query = self._heads(index, attention, "q_proj", x, attention.num_attention_heads)
+        key, value = (self._heads(index, attention, part, x, groups) for part in QKV[1:])
         for part, new in (("k", key), ("v", value)):
             name = f"kv_cache_{part}_{index}"
             self._caches[name] = op.update(g, self._caches[name], new, self._start)
@@ -143,12 +147,12 @@ class _Decoder:
         attended = op.reshape(g, attended, (1, attention.num_attention_heads, tokens, size))
         return op.reshape(g, op.transpose(g, attended, (0, 2, 1, 3)), (1, tokens, attention.channels))
 
-    def _heads(self, index: int, attention: Attention, part: str, x: Value, heads: int) -> Value:
+    def _heads(self, index: int, attention: Attention, projection: Projection, x: Value, heads: int) -> Value:
         """Queries, keys or values of the new tokens, [1, heads, N, head size], normalised and rotated."""
-        g, norm, rope = self._g, f"{part}_norm", attention.rope if part in "qk" else None
-        normed = attention.qk_norm if part in "qk" else None
+        g, norm, is_value = self._g, projection.replace("proj", "norm"), projection == "v_proj"
+        rope, normed = (None, None) if is_value else (attention.rope, attention.qk_norm)
         split = (1, self._tokens, heads, attention.head_dim)
-        made = self._projected(index, attention, f"{part}_proj", x)
+        made = self._projected(index, attention, projection, x)
         if normed == "over_all_heads":
             made = self._head_norm(norm, index, made)
         made = op.reshape(g, made, split)
@@ -193,14 +197,20 @@ class _Decoder:
         if window is None or window >= self._cache_length:
             return self._mask
         if window not in self._masks:
-            positions = op.reshape(g, g.node("CAST", [self._positions], (self._tokens,), "CastOptions"), (self._tokens, 1))
+            positions = op.reshape(
+                g, g.node("CAST", [self._positions], (self._tokens,), "CastOptions"), (self._tokens, 1)
+            )
             first = op.add(g, positions, op.constant(g, 1.0 - window))  # that is seen
             behind = op.subtract(g, first, g.constant(np.arange(self._cache_length, dtype=np.float32)))
             # more than 0 where it is out of the window
             out = op.elementwise(g, "RELU", behind)
-            hidden = op.scaled(g, g.node("MINIMUM", [out, op.constant(g, 1.0)], out.shape, "MaximumMinimumOptions"), HIDDEN)
+            hidden = op.scaled(
+                g, g.node("MINIMUM", [out, op.constant(g, 1.0)], out.shape, "MaximumMinimumOptions"), HIDDEN
+            )
             mask = op.add(g, self._mask, op.reshape(g, hidden, self._mask.shape))
-            self._masks[window] = g.node("MAXIMUM", [mask, op.constant(g, HIDDEN)], mask.shape, "MaximumMinimumOptions")
+            self._masks[window] = g.node(
+                "MAXIMUM", [mask, op.constant(g, HIDDEN)], mask.shape, "MaximumMinimumOptions"
+            )
         return self._masks[window]
 
 

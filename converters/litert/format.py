@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from converters.format import lacks
 from converters.litert.bundle import BUNDLE, METADATA, PROGRAM, TOKENIZER, Bundle, Section, header
-from converters.litert.decoder import cache_length, decoder_program
+from converters.litert.decoder import cache_length, decoder_program, decoder_weights
 from converters.litert.metadata import llm_metadata, packed_tokenizer
 from converters.litert.packages import EXTRA
 from converters.litert.read_back import LitertWeights, bundle_damages, weight_differences
@@ -30,6 +30,8 @@ __all__ = ["LitertFormat"]
 
 #: Grows when the same model gives other bytes.
 _VERSION = 1
+#: The nodes and tensors of a layer in all signatures, bytes.
+_LAYER = 21_000
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ class LitertFormat:
             lacking = lacking or "queries that are scaled by their position"
         if any(rope.switches_at is not None and rope.switches_at < cache_length(spec) for rope in spec.ropes):
             lacking = lacking or "a rotation that changes with the length of a text"
-        return None if lacking is None else f"{self.name} is not written for a layer with {lacking}; use another format"
+        return (
+            None if lacking is None else f"{self.name} is not written for a layer with {lacking}; use another format"
+        )
 
     def remark(self, spec: ModelSpec) -> str | None:
         """How much of the context is left, if it is not all."""
@@ -78,10 +82,11 @@ class LitertFormat:
         return f"{self.name} keeps {length} tokens of a text, not the model's {spec.max_position_embeddings}"
 
     def size(self, spec: ModelSpec) -> int:
-        """Bytes of the weights in the bundle, and of their scales."""
-        positions = names.tensor("positions")
-        ...
-        return 0
+        """Bytes of the program."""
+        weights = decoder_weights(spec, self.precision)
+        rows = [weight.shape[0] for weight in weights if weight.is_rounded]
+        # a scale for each row, zero points once for matrices of as many rows, and the nodes
+        return sum(weight.size for weight in weights) + 4 * sum(rows) + 8 * sum(set(rows)) + _LAYER * len(spec.layers)
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
         """None: rows of int8 are rounded to the nearest level."""

@@ -44,7 +44,7 @@ def llm_metadata(model_folder: Path, context: int) -> bytes:
         metadata.jinja_prompt_template = _AS_TEXT + _plain(template)
         bos = template.special_tokens.get("bos_token")
         if not starts and bos is not None and _starts_with(template, bos):
-            starts = [tokenizer.token_to_id(bos)]
+            starts = tokenizer.encode(bos, add_special_tokens=False).ids
     for start in starts:
         metadata.start_token.token_ids.ids.append(start)
     for end in sorted(ends):

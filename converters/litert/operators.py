@@ -94,7 +94,9 @@ def mean(g: Graph, x: Value) -> Value:
     return g.node("MEAN", [x, axes], (*x.shape[:-1], 1), "ReducerOptions", keepDims=True)
 
 
-def norm(g: Graph, x: Value, epsilon: float, gain: Value, bias: Value | None = None, *, centred: bool = False) -> Value:
+def norm(
+    g: Graph, x: Value, epsilon: float, gain: Value, bias: Value | None = None, *, centred: bool = False
+) -> Value:
     """gain * x / sqrt(mean of squares + epsilon) + bias; of `x` - mean if it is centred."""
     if centred:
         x = subtract(g, x, mean(g, x))

@@ -244,9 +244,7 @@ class Program:
         model.operatorCodes = [self._operator_code(name) for name in self._operators]
         model.subgraphs = [self._subgraph(graph, quantization) for graph in self._graphs]
         model.signatureDefs = [self._signature(index, graph) for index, graph in enumerate(self._graphs)]
-        outside = [
-            made.BufferT(offset=offsets[name], size=self.weights[name].size) for name in self.weights
-        ]
+        outside = [made.BufferT(offset=offsets[name], size=self.weights[name].size) for name in self.weights]
         inside = [made.BufferT(data=np.frombuffer(data, np.uint8)) for data in self._constants]
         model.buffers = [made.BufferT(), *outside, *inside]
         return packed(model)

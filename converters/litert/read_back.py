@@ -18,7 +18,7 @@ from converters.litert.stored_program import StoredProgram
 from converters.litert.weights import StoredNumbers, stored_numbers
 from converters.read_back import PlainWeights, open_plain
 from seap_export.errors import ArtifactError
-from seap_export.families import ModelSpec, names
+from seap_export.families import ModelSpec
 from seap_export.sources.config import read_spec
 
 __all__ = ["LitertWeights", "bundle_damages", "weight_differences"]

@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import ClassVar
 
 from converters.format import Format, StoredWeights
 from converters.formats import read_format
@@ -78,7 +79,10 @@ class RuntimeCandidate:
         format: The folder's format.
         arithmetic: The precision whose limits hold, and whose rounding is measured in torch.
         scaling: Powers of two that the written model has been scaled by.
+        rounds_rows: Whether it rounds activations with a scale and a zero point for each token, and not in blocks.
     """
+
+    rounds_rows: ClassVar[bool] = False
 
     def __init__(self, runtime: str, row: Runtime, parity_input: ParityInput) -> None:
         """Raises `ArtifactError` if the folder does not say its format."""
@@ -137,6 +141,7 @@ class RuntimeCandidate:
             self.scaling,
             parity_input.execution.provider,
             parity_input.say,
+            whole_rows=self.rounds_rows,
         )
 
     def versions(self) -> dict[str, str]:

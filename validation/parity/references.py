@@ -189,6 +189,8 @@ def measure_rounding_noise(
     scaling: Scaling,
     provider: str,
     say: Progress,
+    *,
+    whole_rows: bool = False,
 ) -> tuple[dict[TokenSequence, Noise], float]:
     """The divergence that the graph's rounding makes in torch, for each sequence at least that of all together.
 
@@ -201,12 +203,13 @@ def measure_rounding_noise(
         scaling: The graph's.
         provider: Where the graph runs.
         say: Receives a line about each sequence.
+        whole_rows: See `round_activations`.
 
     Returns:
         The noise of each sequence, and the largest difference of a logit; none and 0 where nothing is rounded.
     """
     tied = _tied_divergence(runner, references, store, spec, precision, say)
-    if not _round_alike(runner, spec, precision, scaling, provider):
+    if not _round_alike(runner, spec, precision, scaling, provider, whole_rows=whole_rows):
         return {}, 0.0
     runner.use_other_attention()
     rounded, largest = _divergence(runner, references, store, spec, precision.name, say)
@@ -258,7 +261,9 @@ def _split(tokens: TokenIds, size: int) -> list[TokenIds]:
     return [tokens[start : start + size] for start in range(0, len(tokens), size)]
 
 
-def _round_alike(runner: TorchRunner, spec: ModelSpec, precision: Precision, scaling: Scaling, provider: str) -> bool:
+def _round_alike(
+    runner: TorchRunner, spec: ModelSpec, precision: Precision, scaling: Scaling, provider: str, *, whole_rows: bool
+) -> bool:
     """Makes torch round what the graph rounds; returns False where it rounds nothing."""
     if precision.dtype != "fp32":
         kept: frozenset[str] = frozenset()
@@ -268,6 +273,6 @@ def _round_alike(runner: TorchRunner, spec: ModelSpec, precision: Precision, sca
         runner.change_weights(narrow(precision.torch_dtype, kept))
         return True
     if precision.quantization is not None and provider == "cpu":
-        round_activations(runner.model, spec, precision.quantization)
+        round_activations(runner.model, spec, precision.quantization, whole_rows=whole_rows)
         return True
     return False

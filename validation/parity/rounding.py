@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -152,7 +153,7 @@ def narrow(dtype: torch.dtype, kept: Collection[str] = ()) -> Change:
     return lambda weights: {name: tensor if name in kept else tensor.to(dtype) for name, tensor in weights.items()}
 
 
-def round_activations(model: Any, spec: ModelSpec, how: BlockQuantization) -> None:
+def round_activations(model: Any, spec: ModelSpec, how: BlockQuantization, *, whole_rows: bool = False) -> None:
     """Makes the model round the inputs of products with quantised weights to 8 bits, block by block.
 
     The CPU's kernels do the same for MatMulNBits at accuracy level 4: each block's scale is its largest value / 127.
@@ -161,12 +162,15 @@ def round_activations(model: Any, spec: ModelSpec, how: BlockQuantization) -> No
         model: A transformers causal language model, float32.
         spec: Its shapes.
         how: The graph's quantisation.
+        whole_rows: Whether a token has one scale and a zero point, as in XNNPACK's kernels, and not a scale for each
+            block. Experts always have blocks.
     """
+    to_8_bits = _row_to_8_bits if whole_rows else partial(_to_8_bits, block_size=how.block_size)
     modules = [model.get_submodule(name) for name in _projections(spec, how)]
     if how.embeddings:
         modules.append(model.get_output_embeddings())
     for module in modules:
-        module.register_forward_pre_hook(lambda _, inputs: (_to_8_bits(inputs[0], how.block_size),))
+        module.register_forward_pre_hook(lambda _, inputs: (to_8_bits(inputs[0]),))
     for layer, _ in _quantized_experts(spec, how):
         _round_neurons(model, spec.family, layer, how.block_size)
 
@@ -205,3 +209,10 @@ def _to_8_bits(x: torch.Tensor, block_size: int) -> torch.Tensor:
     blocks = torch.nn.functional.pad(x, (0, -width % block_size)).unflatten(-1, (-1, block_size))
     scales = blocks.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny) / 127
     return ((blocks / scales).round() * scales).flatten(-2)[..., :width]
+
+
+def _row_to_8_bits(x: torch.Tensor) -> torch.Tensor:
+    low, high = x.amin(-1, keepdim=True).clamp_max(0), x.amax(-1, keepdim=True).clamp_min(0)
+    scales = (high - low).clamp_min(torch.finfo(x.dtype).tiny) / 255
+    zero_points = (-128 - low / scales).round()
+    return (((x / scales).round() + zero_points).clamp(-128, 127) - zero_points) * scales

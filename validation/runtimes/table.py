@@ -46,6 +46,12 @@ RUNTIMES: Mapping[str, Runtime] = {
         check="validation.runtimes.node.package:require_transformers_js",
     ),
     "openvino": Runtime("validation.runtimes.openvino_runner:open_openvino", extra="openvino"),
+    "litert": Runtime(
+        "validation.runtimes.litert_runner:open_litert",
+        extra="litert",
+        candidate="validation.parity.litert_candidate:LitertCandidate",
+        title="LiteRT",
+    ),
     "mlx": Runtime("validation.runtimes.mlx_runner:open_mlx", extra="mlx"),
     "vllm": Runtime("validation.runtimes.vllm.runner:open_vllm", check="validation.runtimes.vllm.runner:require_vllm"),
 }

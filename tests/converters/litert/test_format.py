@@ -1,0 +1,152 @@
+"""What is written, and what is left when that fails."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.models import write_micro_model
+from support.plans import write_pruned_micro_model
+from support.product import read_spec
+from support.tokenizers import add_chat_template
+from support.variations import VARIATIONS, micro_config
+
+from converters.litert import packages
+from converters.litert.bundle import BUNDLE, METADATA, PROGRAM, Bundle
+from converters.litert.decoder import CONTEXT
+from converters.litert.format import LitertFormat
+from converters.litert.program import Weight
+from converters.litert.weights import stored_numbers
+from seap_export.errors import EnvironmentFailure, InputError
+from seap_export.families import model_spec
+
+PRECISIONS = LitertFormat.precisions
+
+
+@pytest.mark.needs("litert")
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_weights_are_read_back_as_the_model_s(qwen3: Path, made: Callable[[str], Path], precision: str) -> None:
+    form, folder = LitertFormat(precision), made(precision)
+    assert LitertFormat.read(folder) == form
+    assert [*form.differences(qwen3, folder), *form.damages(qwen3, folder)] == []
+    span = Bundle(folder).span(PROGRAM)
+    # the nodes, of which the size is a guess, are a third of it
+    assert form.size(read_spec(qwen3)) == pytest.approx(span.stop - span.start, rel=0.1)
+    stored = load_file(qwen3 / "model.safetensors")
+    read = form.weights(folder, read_spec(qwen3)).read(stored)
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in read.items()} == {
+        name: (tensor.shape, torch.float32) for name, tensor in stored.items()
+    }
+    step = {"fp32": 0.0, "int8": 0.5 / 127}[precision]
+    for name, tensor in read.items():
+        assert ((tensor - stored[name]).abs() <= step * 1.001 * stored[name].abs().amax(-1, keepdim=True)).all(), name
+
+
+@pytest.mark.needs("litert")
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_same_model_gives_the_same_bytes(
+    qwen3: Path, made: Callable[[str], Path], tmp_path: Path, precision: str
+) -> None:
+    layers: list[int] = []
+    LitertFormat(precision).write(qwen3, tmp_path, layers.append)
+    assert layers == [0, 1, 2]
+    assert [path.name for path in tmp_path.iterdir()] == [BUNDLE]
+    assert (tmp_path / BUNDLE).read_bytes() == (made(precision) / BUNDLE).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("variation", "values", "named"),
+    [
+        ("mixtral", {}, "mixture of experts"),
+        ("ministral3", {}, "scaled by their position"),
+        ("phi3-all", {}, "changes with the length"),
+        ("qwen3_5-all", {}, "gated delta net"),
+    ],
+)
+def test_what_it_cannot_compute_is_refused(variation: str, values: dict[str, int], named: str) -> None:
+    spec = model_spec(micro_config(**{**VARIATIONS[variation], **values}))
+    reason = LitertFormat("int8").refusal(spec, {})
+    assert reason is not None
+    assert named in reason
+    assert "use another format" in reason
+    assert "\n" not in reason
+
+
+def test_a_longer_context_is_cut_and_the_user_told() -> None:
+    spec = model_spec(micro_config(model_type="llama", max_position_embeddings=4 * CONTEXT))
+    assert str(CONTEXT) in str(LitertFormat("int8").remark(spec))
+    assert LitertFormat("int8").remark(model_spec(micro_config(model_type="llama"))) is None
+
+
+@pytest.mark.needs("litert")
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_numbers_that_cannot_be_stored_are_refused_and_nothing_is_left(tmp_path: Path, value: float) -> None:
+    model, out = write_micro_model(tmp_path / "hf", model_type="llama"), tmp_path / "litert"
+    weights = load_file(model / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][2, 3] = value
+    save_file(weights, model / "model.safetensors")
+    out.mkdir()
+    with pytest.raises(InputError, match=r"up_proj.* holds NaN or infinite"):
+        LitertFormat("int8").write(model, out, lambda layer: None)
+    assert list(out.iterdir()) == []
+
+
+def test_levels_are_symmetric_and_a_row_of_zeros_stays() -> None:
+    rows = torch.tensor([[1.0, -2.0, 0.5], [0.0, 0.0, 0.0]])
+    stored = stored_numbers(Weight("w", (2, 3), True), rows)
+    assert stored.numbers.tolist() == [[64, -127, 32], [0, 0, 0]]
+    assert stored.scales is not None
+    assert np.allclose(stored.scales, [2 / 127, 1])
+    assert np.abs(stored.rows() - rows.numpy()).max() <= 1 / 127
+
+
+@pytest.mark.needs("litert")
+def test_litert_lm_is_told_the_template_and_what_ends_a_text(qwen3: Path, tmp_path: Path) -> None:
+    from litert_lm_builder.runtime.proto import llm_metadata_pb2
+
+    model = add_chat_template(write_pruned_micro_model(tmp_path / "hf", "llama-gqa"))
+    folder = tmp_path / "litert"
+    folder.mkdir()
+    LitertFormat("int8").write(model, folder, lambda layer: None)
+    told = llm_metadata_pb2.LlmMetadata.FromString(Bundle(folder).section(METADATA))
+    assert "dict(message, content=" in told.jinja_prompt_template
+    assert "{{ message.content }} home" in told.jinja_prompt_template
+    assert [list(token.token_ids.ids) for token in told.stop_tokens] == [[2]]
+    assert not told.start_token.token_ids.ids
+    assert told.max_num_tokens == read_spec(model).max_position_embeddings
+    assert [*LitertFormat("int8").damages(qwen3, folder)] != []
+
+
+@pytest.mark.needs("litert")
+def test_litert_lm_answers(tmp_path: Path) -> None:
+    model = add_chat_template(write_pruned_micro_model(tmp_path / "hf", "llama-gqa"))
+    folder = tmp_path / "litert"
+    folder.mkdir()
+    LitertFormat("int8").write(model, folder, lambda layer: None)
+    run = (
+        Path(sys.executable).parent / "litert-lm",
+        "run",
+        folder / BUNDLE,
+        "--prompt",
+        "the cat",
+        "--max-num-tokens",
+        "64",
+    )
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(run, check=True, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.stdout.split()
+
+
+def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(f"No module named '{name}'")
+
+    monkeypatch.setattr(packages.importlib, "import_module", missing)
+    with pytest.raises(EnvironmentFailure, match="pip install"):
+        packages.schema()

@@ -1,0 +1,125 @@
+"""LiteRT computes what torch computes with the weights that are written, for models of every family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.execution import ONE_THREAD
+from support.models import with_written_weights
+from support.plans import write_pruned_micro_model
+from support.product import States
+from support.variations import RICHEST, VARIATIONS, micro_config
+
+from converters.litert.bundle import BUNDLE
+from converters.litert.format import LitertFormat
+from seap_export.errors import ArtifactError, ParityFailure
+from seap_export.families import model_spec
+from validation.parity.run import run_parity
+from validation.runtimes.litert_runner import LitertRunner, open_litert
+from validation.runtimes.runner import Opening
+
+pytestmark = pytest.mark.needs("litert")
+Logits = Callable[..., list[np.ndarray]]
+#: One for each thing that the program does in another way; `make test-all` adds the other families.
+FEW = (
+    "qwen3-biases", "gemma2-all", "gemma3-all", "gptj-all", "gpt2-tied", "opt-all", "cohere2-all", "olmo2-all",
+    "granite-all", "hunyuan-all",
+)  # fmt: skip
+KNOWN = [
+    name if name in FEW else pytest.param(name, marks=pytest.mark.full)
+    for name in RICHEST
+    if LitertFormat("fp32").refusal(model_spec(micro_config(**VARIATIONS[name])), {}) is None
+]
+
+
+def written(model: Path, folder: Path, precision: str = "fp32") -> Path:
+    folder.mkdir()
+    LitertFormat(precision).write(model, folder, lambda layer: None)
+    return folder
+
+
+@pytest.mark.parametrize("variation", KNOWN)
+def test_equals_torch(tmp_path: Path, variation: str, prompts: list[list[int]], torch_logits: Logits) -> None:
+    """All tokens one by one; a prompt by its signature, and steps; tokens that are appended; two rows in turn."""
+    model = write_pruned_micro_model(tmp_path / "hf", variation)
+    folder = written(model, tmp_path / "litert")
+    long, short = prompts[-1], prompts[5]
+    truth, other = torch_logits(model, [long, short])
+    single = LitertRunner(folder, all_logits=True)
+    assert np.abs(single.prefill(np.array([long]), [len(long)])[0] - truth).max() <= 1e-3
+    runner = LitertRunner(folder)
+    rows = np.array([long[:30], [*short[:5], *[0] * 25]])
+    computed = [runner.prefill(rows, [30, 5])[:, 0]]
+    computed += [runner.step([long[30 + step], short[5 + step]]) for step in range(4)]
+    for step, (first, second) in enumerate(computed):
+        assert np.abs(first - truth[29 + step]).max() <= 1e-3
+        assert np.abs(second - other[4 + step]).max() <= 1e-3
+    runner.prefill(np.array([long[:6]]), [6])
+    assert np.abs(runner.append(np.array([long[6:]]))[0, 0] - truth[-1]).max() <= 1e-3
+
+
+def test_int8_without_rounded_activations_is_exact(
+    tmp_path: Path, prompts: list[list[int]], torch_logits: Logits
+) -> None:
+    model = write_pruned_micro_model(tmp_path / "hf", "qwen3-biases")
+    folder = written(model, tmp_path / "litert", "int8")
+    again = with_written_weights(model, folder, LitertFormat("int8"), tmp_path / "again")
+    prompt = prompts[-1]
+    (truth,) = torch_logits(again, [prompt])
+    errors = []
+    for in_float in (True, False):
+        runner = LitertRunner(folder, in_float=in_float, all_logits=True)
+        errors.append(np.abs(runner.prefill(np.array([prompt]), [len(prompt)])[0] - truth).max())
+    assert errors[0] <= 1e-3 < 1e-2 < errors[1]
+
+
+def test_keys_and_values_are_those_of_torch(tmp_path: Path, prompts: list[list[int]]) -> None:
+    from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
+
+    model = write_pruned_micro_model(tmp_path / "hf", "llama-biases")
+    runner, prompt = LitertRunner(written(model, tmp_path / "litert")), prompts[-1]
+    runner.prefill(np.array([prompt]), [len(prompt)])
+    wanted: list[States] = []
+    with open_torch_runner(model, ONE_THREAD) as reference:
+        list(reference.run([Run([prompt], 1)], lambda index, states: wanted.append(states)))
+    for layer, truth in zip(runner.cache(0), wanted, strict=True):
+        for state, whole in truth.items():
+            assert layer[state].shape == whole.shape
+            assert np.abs(layer[state] - whole).max() <= 1e-3
+
+
+@pytest.mark.parametrize("precision", LitertFormat.precisions)
+def test_parity_tells_rounding_from_errors(tmp_path: Path, precision: str) -> None:
+    model = write_pruned_micro_model(tmp_path / "hf", "qwen3-biases")
+    folder = written(model, tmp_path / "litert", precision)
+    report = run_parity(model, folder, ["the cat", "a dog ran home"], runtime="litert", decode_steps=4, long_tokens=40)
+    assert report.passed, report.summary()
+
+
+def test_the_end_of_the_cache_is_reached_but_not_passed(tmp_path: Path, torch_logits: Logits) -> None:
+    model = write_pruned_micro_model(tmp_path / "hf", "llama-gqa", max_position_embeddings=24)
+    runner, ids = LitertRunner(written(model, tmp_path / "litert")), [3 + index % 7 for index in range(24)]
+    (truth,) = torch_logits(model, [ids])
+    assert np.abs(runner.prefill(np.array([ids]), [24])[0, 0] - truth[-1]).max() <= 1e-3
+    with pytest.raises(ParityFailure, match="holds 24 tokens"):
+        runner.step([3])
+
+
+def test_it_is_timed_and_served(tmp_path: Path) -> None:
+    folder = written(write_pruned_micro_model(tmp_path / "hf", "llama-gqa"), tmp_path / "litert", "int8")
+    runner = open_litert(folder, Opening(ONE_THREAD, "served"))
+    assert len(runner.timed([3, 4, 5], 4).steps_s) == 4
+    runner.close()
+
+
+def test_what_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
+    folder = written(write_pruned_micro_model(tmp_path / "hf", "llama-gqa"), tmp_path / "litert")
+    path = folder / BUNDLE
+    whole = path.read_bytes()
+    at = whole.index(b"TFL3")
+    path.write_bytes(whole[:at] + b"TFLX" + whole[at + 4 :])
+    with pytest.raises(ArtifactError, match="LiteRT cannot load it"):
+        LitertRunner(folder)

@@ -1,0 +1,228 @@
+"""Runs a bundle of LiteRT-LM with LiteRT's own interpreter: a prompt by its signatures, then a token at a time.
+
+Signatures take one row, so that the rows of a batch run one after the other, each with its own cache, which is updated
+in place.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.litert.bundle import BUNDLE, PROGRAM, Bundle
+from converters.litert.decoder import HIDDEN
+from converters.litert.packages import EXTRA, require
+from converters.litert.stored_program import StoredProgram
+from seap_export.errors import ArtifactError, ParityFailure
+from validation.runtimes.runner import Gives, Layers, Logits, Opening
+from validation.runtimes.timing import Pace, timed_loop
+
+__all__ = ["LitertRunner", "open_litert"]
+
+_DECODE, _PREFILL, _CACHE = "decode", "prefill_", "kv_cache_"
+#: What LiteRT raises.
+_ERRORS = (RuntimeError, ValueError, TypeError, KeyError)
+
+
+class LitertRunner:
+    """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it.
+
+    Args:
+        folder: Contains the bundle.
+        threads: Of XNNPACK.
+        in_float: Whether int8 weights are dequantised first, so that activations are not rounded.
+        all_logits: Whether a prompt gives the logits of all its tokens, which takes a step for each.
+
+    Raises:
+        ArtifactError: The bundle is damaged, or LiteRT cannot load it.
+        EnvironmentFailure: A package of LiteRT is missing.
+    """
+
+    runtime: ClassVar[str] = "litert"
+    extra: ClassVar[str | None] = EXTRA
+    gives: ClassVar[Gives] = "logits"
+
+    def __init__(self, folder: Path, threads: int = 1, *, in_float: bool = False, all_logits: bool = False) -> None:
+        litert, bundle = require("ai_edge_litert.compiled_model"), Bundle(folder)
+        program = StoredProgram(bundle).in_float() if in_float else bundle.section(PROGRAM)
+        options = litert.Options(cpu_options=litert.CpuOptions(num_threads=threads))
+        try:
+            with _quiet():
+                self._model = litert.CompiledModel.from_buffer(program, options=options)
+                self._inputs = {key: self._buffers(key) for key in self._model.get_signature_list()}
+                self._logits = self._model.create_output_buffer_by_name(_DECODE, "logits")
+                self._inputs[_DECODE]["tokens"].write(np.zeros((1, 1), np.int32))  # the first one starts accelerators
+            shapes = {name: told["shape"] for name, told in self._model.get_input_tensor_details(_DECODE).items()}
+            self._shapes = {name: tuple(shape) for name, shape in shapes.items() if name.startswith(_CACHE)}
+            self._length = int(shapes["mask"][-1])
+            self._vocabulary = int(self._model.get_output_tensor_details(_DECODE)["logits"]["shape"][-1])
+        except _ERRORS as error:
+            raise ArtifactError(f"{folder / BUNDLE}: LiteRT cannot load it ({_line(error)}); export again") from error
+        self._all_logits = all_logits
+        self._rows: list[_Row] = []
+
+    def _buffers(self, key: str) -> dict[str, Any]:
+        names = self._model.get_signature_list()[key]["inputs"]
+        return {
+            name: self._model.create_input_buffer_by_name(key, name) for name in names if not name.startswith(_CACHE)
+        }
+
+    def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
+        """Runs the prompts from empty caches.
+
+        Args:
+            input_ids: int64 [B, S], padded on the right with any token.
+            lengths: The real tokens of each row, 1 to S; logits after them are 0.
+            room: Of no account, because the cache has a fixed length.
+
+        Returns:
+            [B, S, V] or, without all logits, those of each row's last token, [B, 1, V].
+
+        Raises:
+            ParityFailure: The program does not run, or the cache is full.
+        """
+        self._rows = [_Row(self._empty()) for _ in lengths]
+        computed = [
+            self._continued(row, ids[:length]) for row, ids, length in zip(self._rows, input_ids, lengths, strict=True)
+        ]
+        logits = np.zeros((len(lengths), max(map(len, computed)), self._vocabulary), np.float32)
+        if self._all_logits:
+            logits = np.zeros((*input_ids.shape, self._vocabulary), np.float32)
+        for of_row, given in zip(logits, computed, strict=True):
+            of_row[: len(given)] = given
+        return logits
+
+    def append(self, input_ids: NDArray[np.int64]) -> Logits:
+        """Appends tokens, int64 [B, S], all of them real; it gives and raises what `prefill` does."""
+        if not self._rows:
+            raise ValueError("tokens are appended before there is a prompt")
+        return np.stack([self._continued(row, ids) for row, ids in zip(self._rows, input_ids, strict=True)])
+
+    def step(self, next_ids: Sequence[int]) -> Logits:
+        """Appends one token to each row [B] and returns the logits [B, V]; errors are those of `append`."""
+        return self.append(np.asarray(next_ids, np.int64)[:, None])[:, -1]
+
+    def timed(self, prompt: Sequence[int], steps: int) -> Pace:
+        """See `TimesItself`: a signature takes one prompt at a time."""
+        ids = np.asarray([prompt], np.int64)
+        return timed_loop(
+            lambda: int(self.prefill(ids, [len(prompt)])[0, -1].argmax()),
+            lambda token: int(self.step([token])[0].argmax()),
+            steps,
+        )
+
+    def cache(self, row: int) -> Layers:
+        """The keys and values of each layer, [KV heads, tokens of the row, head_dim]."""
+        if not self._rows:
+            raise ValueError("a cache is read before there is a prompt")
+        of_row = self._rows[row]
+        for layer in range(len(self._shapes) // 2):
+            yield {state: self._read(of_row, f"{_CACHE}{state[0]}_{layer}") for state in ("key", "value")}
+
+    def close(self) -> None:
+        """Frees the model."""
+        with _quiet():
+            self._rows = []
+            self._inputs.clear()
+            del self._logits, self._model
+
+    def _empty(self) -> dict[str, Any]:
+        caches = {name: self._model.create_input_buffer_by_name(_DECODE, name) for name in self._shapes}
+        for name, buffer in caches.items():
+            buffer.write(np.zeros(self._shapes[name], np.float32))
+        return caches
+
+    def _read(self, row: _Row, name: str) -> NDArray[np.float32]:
+        shape = self._shapes[name]
+        numbers: NDArray[np.float32] = row.caches[name].read(int(np.prod(shape)), np.float32).reshape(shape)
+        return numbers[0, :, : row.tokens]
+
+    def _continued(self, row: _Row, ids: NDArray[np.int64]) -> Logits:
+        """The logits of all tokens, or of the last one, [1 or more, V]."""
+        if row.tokens + len(ids) > self._length:
+            raise ParityFailure(
+                f"the cache of the bundle holds {self._length} tokens, which are too few for this text"
+            )
+        if self._all_logits:
+            return np.stack([self._run(row, _DECODE, ids[index : index + 1]) for index in range(len(ids))])
+        rest = ids[:-1]
+        while len(rest):
+            key, count = self._next_call(row, len(rest))
+            self._run(row, key, rest[:count])
+            rest = rest[count:]
+        return self._run(row, _DECODE, ids[-1:])[None]
+
+    def _next_call(self, row: _Row, tokens: int) -> tuple[str, int]:
+        """The signature that takes the next tokens, and how many: the shortest that takes all, or else the longest.
+
+        One that reaches behind the end of the cache would be moved into it, over what is there.
+        """
+        keys = {int(key.removeprefix(_PREFILL)): key for key in self._inputs if key.startswith(_PREFILL)}
+        fitting = [length for length in keys if row.tokens + length <= self._length]
+        if not fitting:
+            return _DECODE, 1
+        length = min((length for length in fitting if length >= tokens), default=max(fitting))
+        return keys[length], min(length, tokens)
+
+    def _run(self, row: _Row, key: str, ids: NDArray[np.int64]) -> Logits:
+        """Runs a signature; after `decode`, gives the logits [V]."""
+        inputs, width = self._inputs[key], 1 if key == _DECODE else int(key.removeprefix(_PREFILL))
+        padded, positions = np.zeros((2, width), np.int32)
+        padded[: len(ids)] = ids
+        positions[: len(ids)] = np.arange(row.tokens, row.tokens + len(ids))
+        seen = np.arange(self._length) <= positions[:, None]
+        try:
+            inputs["tokens"].write(padded)
+            inputs["input_pos"].write(positions)
+            inputs["mask"].write(np.where(seen, np.float32(0), np.float32(HIDDEN)))
+            outputs = row.caches if key != _DECODE else {**row.caches, "logits": self._logits}
+            self._model.run_by_name(key, {**inputs, **row.caches}, outputs)
+            row.tokens += len(ids)
+            logits: Logits = self._logits.read(self._vocabulary, np.float32)
+        except _ERRORS as error:
+            raise ParityFailure(f"LiteRT does not run {key}: {_line(error)}") from error
+        return logits
+
+
+class _Row:
+    """A row's cache and the tokens in it."""
+
+    def __init__(self, caches: dict[str, Any]) -> None:
+        self.caches, self.tokens = caches, 0
+
+
+def open_litert(folder: Path, opening: Opening) -> LitertRunner:
+    """Opens a folder; errors are those of `LitertRunner`."""
+    return LitertRunner(folder, opening.execution.thread_count, all_logits=opening.purpose == "scored")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps off stderr what LiteRT says of accelerators when it starts and ends; what matters is an exception."""
+    _quiet_at_exit()
+    before, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nothing)
+
+
+@cache
+def _quiet_at_exit() -> None:
+    """The same for when the process ends, after all of Python."""
+    atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
