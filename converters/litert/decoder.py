@@ -20,8 +20,8 @@ from seap_export.layers.sublayers.rotary import attention_factor, inverse_freque
 
 __all__ = ["PREFILL", "cache_length", "decoder_program", "decoder_weights"]
 
-#: Tokens of the prompt's signatures, and of the cache at most.
-PREFILL, CONTEXT = (16, 128), 2048
+#: Tokens of the prompt's signatures, and of the cache at most: every step reads all of it, however short the text is.
+PREFILL, CONTEXT = (16, 128), 1024
 #: Added to the scores of what a token does not see, as LiteRT-LM's mask has it.
 HIDDEN = -0.7 * float(np.finfo(np.float32).max)
 

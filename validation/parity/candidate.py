@@ -91,6 +91,11 @@ class RuntimeCandidate:
         self.arithmetic = arithmetic_of(self.format.precision)
         self.scaling = Scaling()
 
+    @property
+    def context_length(self) -> int:
+        """The tokens that a text may have: those of the model, or fewer."""
+        return self._input.spec.max_position_embeddings
+
     def _format(self, parity_input: ParityInput) -> Format:
         return parity_input.format or read_format(parity_input.folder)
 

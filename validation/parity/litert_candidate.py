@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import ClassVar
 
+from converters.litert.decoder import cache_length
 from validation.parity.candidate import RuntimeCandidate
 from validation.parity.profiles import Limits, Pass, passes
 from validation.runtimes.litert_runner import LitertRunner
@@ -20,6 +21,11 @@ class LitertCandidate(RuntimeCandidate):
     """
 
     rounds_rows: ClassVar[bool] = True
+
+    @property
+    def context_length(self) -> int:
+        """That of the cache."""
+        return cache_length(self._input.spec)
 
     def passes(self, limits: Limits) -> tuple[Pass, ...]:
         """The program with dequantised weights, and as it is."""

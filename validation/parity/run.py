@@ -90,11 +90,15 @@ def run_parity(
     require_runtime(runtime)
     spec = _model_spec(hf_folder)
     limit = _prompt_limit(spec, decode_steps, max_prompt_tokens)
-    cases = plan_cases(
-        hf_folder, prompts, decode_steps=decode_steps, max_prompt_tokens=max_prompt_tokens, long_tokens=long_tokens
-    )
     # opened before the references, which take long
     candidate = open_candidate(runtime, ParityInput(hf_folder, folder, format, spec, execution, say))
+    cases = plan_cases(
+        hf_folder,
+        prompts,
+        decode_steps=decode_steps,
+        max_prompt_tokens=max_prompt_tokens,
+        long_tokens=min(long_tokens, candidate.context_length),
+    )
     candidate.claim(cases, on_memory or say)
     reads = candidate.reads()
 

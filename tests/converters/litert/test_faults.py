@@ -148,7 +148,7 @@ def test_random_bytes_are_refused_in_one_line(qwen3: Path, copied: Copied) -> No
     folder, chance = copied("int8"), np.random.default_rng(0)
     whole = (folder / BUNDLE).read_bytes()
     start = Bundle(folder).span(PROGRAM).start
-    for position in [*chance.integers(8, 400, 40), *chance.integers(start, start + 400, 40)]:
+    for position in [*chance.integers(8, 400, 6), *chance.integers(start, start + 400, 6)]:
         changed = bytearray(whole)
         changed[position] ^= 0xFF
         (folder / BUNDLE).write_bytes(changed)

@@ -10,13 +10,14 @@ import pytest
 from support.execution import ONE_THREAD
 from support.models import with_written_weights
 from support.plans import write_pruned_micro_model
-from support.product import States
+from support.product import Run, States, choose_precision, open_torch_runner
 from support.variations import RICHEST, VARIATIONS, micro_config
 
 from converters.litert.bundle import BUNDLE
 from converters.litert.format import LitertFormat
 from seap_export.errors import ArtifactError, ParityFailure
 from seap_export.families import model_spec
+from validation.parity.rounding import round_activations
 from validation.parity.run import run_parity
 from validation.runtimes.litert_runner import LitertRunner, open_litert
 from validation.runtimes.runner import Opening
@@ -61,24 +62,27 @@ def test_equals_torch(tmp_path: Path, variation: str, prompts: list[list[int]], 
     assert np.abs(runner.append(np.array([long[6:]]))[0, 0] - truth[-1]).max() <= 1e-3
 
 
-def test_int8_without_rounded_activations_is_exact(
-    tmp_path: Path, prompts: list[list[int]], torch_logits: Logits
+def test_int8_is_exact_but_for_activations_that_are_rounded_as_in_torch(
+    tmp_path: Path, prompts: list[list[int]]
 ) -> None:
     model = write_pruned_micro_model(tmp_path / "hf", "qwen3-biases")
     folder = written(model, tmp_path / "litert", "int8")
     again = with_written_weights(model, folder, LitertFormat("int8"), tmp_path / "again")
-    prompt = prompts[-1]
-    (truth,) = torch_logits(again, [prompt])
-    errors = []
-    for in_float in (True, False):
-        runner = LitertRunner(folder, in_float=in_float, all_logits=True)
-        errors.append(np.abs(runner.prefill(np.array([prompt]), [len(prompt)])[0] - truth).max())
-    assert errors[0] <= 1e-3 < 1e-2 < errors[1]
+    prompt, how = prompts[-1], choose_precision("int8").quantization
+    assert how is not None
+    with open_torch_runner(again, ONE_THREAD) as torch_runner:
+        (exact,) = torch_runner.run([Run([prompt], len(prompt))])
+        round_activations(torch_runner.model, torch_runner.spec, how, whole_rows=True)
+        (rounded,) = torch_runner.run([Run([prompt], len(prompt))])
+    in_float, as_it_is = (
+        LitertRunner(folder, in_float=in_float, all_logits=True).prefill(np.array([prompt]), [len(prompt)])[0]
+        for in_float in (True, False)
+    )
+    assert np.abs(in_float - exact).max() <= 1e-3
+    assert np.abs(as_it_is - rounded).mean() < 0.2 * np.abs(as_it_is - exact).mean()
 
 
 def test_keys_and_values_are_those_of_torch(tmp_path: Path, prompts: list[list[int]]) -> None:
-    from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
-
     model = write_pruned_micro_model(tmp_path / "hf", "llama-biases")
     runner, prompt = LitertRunner(written(model, tmp_path / "litert")), prompts[-1]
     runner.prefill(np.array([prompt]), [len(prompt)])
