@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support import needs
+from support.product import run_parity
 
 from converters.format import Format
 from converters.formats import parse_format
 from validation.execution import Execution
-from validation.parity.run import run_parity
 from validation.runtimes.table import open_runtime
 from validation.runtimes.vllm.runner import PYTHON
 from validation.speed.engines import pace_of
@@ -25,6 +25,8 @@ FORMATS = {
     "gguf:q4_0": "llama.cpp",
     "openvino:fp16": "openvino",
     "openvino:int4": "openvino",
+    "litert:fp32": "litert",
+    "litert:int8": "litert",
     "web:fp32": "transformers.js",
     "web:q4": "transformers.js",
     "mlx:fp16": "mlx-lm",
@@ -32,7 +34,7 @@ FORMATS = {
     "hf:fp32": "vllm",
 }
 #: Whose rounding may not tip a choice.
-EXACT = ("gguf:f16", "openvino:fp16", "web:fp32", "mlx:fp16", "hf:fp32")
+EXACT = ("gguf:f16", "openvino:fp16", "litert:fp32", "web:fp32", "mlx:fp16", "hf:fp32")
 TOKENS = 12
 #: "What is 12 + 30?" in SmolLM2's tokens.
 PROMPT = (1780, 314, 216, 33, 34, 1232, 216, 35, 32, 47)
@@ -79,7 +81,7 @@ def test_the_text_is_that_of_onnx_runtime(name: str, demo: Path, tmp_path: Path)
     assert greedy(runtime(format), folder) == greedy("onnxruntime", demo / "reading-0.2" / "onnx")
 
 
-@of("gguf:q4_0", "openvino:int4", "web:q4", "mlx:4bit", "hf:fp32")
+@of("gguf:q4_0", "openvino:int4", "litert:int8", "web:q4", "mlx:4bit", "hf:fp32")
 def test_it_is_timed_as_it_is_served(name: str, demo: Path, tmp_path: Path) -> None:
     format, folder = write(name, demo / "reading-0.2" / "hf", tmp_path)
     with closing(open_runtime(runtime(format), folder, Execution(threads=2), "served")) as runner:
@@ -92,7 +94,7 @@ def greedy(name: str, folder: Path) -> list[int]:
     prompt = PROMPT
     tokens: list[int] = []
     with closing(open_runtime(name, folder, Execution(threads=2))) as runner:
-        last = runner.prefill(np.asarray([prompt], np.int64), [len(prompt)], TOKENS)[0, len(prompt) - 1]
+        last = runner.prefill(np.asarray([prompt], np.int64), [len(prompt)], TOKENS)[0, -1]
         for _ in range(TOKENS):
             tokens.append(int(last.argmax()))
             last = runner.step(tokens[-1:])[0]

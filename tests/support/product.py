@@ -67,7 +67,8 @@ from seap_export.sources.weights import SafetensorsReader
 from seap_export.vocabulary.table import Vocabulary
 from validation.benchmarks.random_model import write_random_model
 from validation.divergence.measure import DivergenceFigures
-from validation.parity.rounding import round_weights
+from validation.parity.rounding import round_activations, round_weights
+from validation.parity.run import run_parity
 from validation.reports.numbers import with_error
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
 from validation.runtimes.pytorch.torch_runner import Run, TorchRunner, open_torch_runner
@@ -178,7 +179,9 @@ __all__ = [
     "read_tokens",
     "refused_models",
     "rotary_tables",
+    "round_activations",
     "round_weights",
+    "run_parity",
     "shrink_layer",
     "ways",
     "weight_differences",

@@ -90,15 +90,12 @@ def run_parity(
     require_runtime(runtime)
     spec = _model_spec(hf_folder)
     limit = _prompt_limit(spec, decode_steps, max_prompt_tokens)
+    options = {"decode_steps": decode_steps, "max_prompt_tokens": max_prompt_tokens}
+    cases = plan_cases(hf_folder, prompts, **options, long_tokens=long_tokens)
     # opened before the references, which take long
     candidate = open_candidate(runtime, ParityInput(hf_folder, folder, format, spec, execution, say))
-    cases = plan_cases(
-        hf_folder,
-        prompts,
-        decode_steps=decode_steps,
-        max_prompt_tokens=max_prompt_tokens,
-        long_tokens=min(long_tokens, candidate.context_length),
-    )
+    if candidate.context_length < min(long_tokens, spec.max_position_embeddings):
+        cases = plan_cases(hf_folder, prompts, **options, long_tokens=candidate.context_length)
     candidate.claim(cases, on_memory or say)
     reads = candidate.reads()
 

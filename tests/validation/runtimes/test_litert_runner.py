@@ -10,15 +10,13 @@ import pytest
 from support.execution import ONE_THREAD
 from support.models import with_written_weights
 from support.plans import write_pruned_micro_model
-from support.product import Run, States, choose_precision, open_torch_runner
+from support.product import Run, States, choose_precision, open_torch_runner, round_activations, run_parity
 from support.variations import RICHEST, VARIATIONS, micro_config
 
 from converters.litert.bundle import BUNDLE
 from converters.litert.format import LitertFormat
 from seap_export.errors import ArtifactError, ParityFailure
 from seap_export.families import model_spec
-from validation.parity.rounding import round_activations
-from validation.parity.run import run_parity
 from validation.runtimes.litert_runner import LitertRunner, open_litert
 from validation.runtimes.runner import Opening
 

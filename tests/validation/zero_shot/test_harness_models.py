@@ -96,6 +96,7 @@ def test_a_runtime_gives_the_same(
     [
         pytest.param("gguf:f32", marks=pytest.mark.needs("llama.cpp")),
         pytest.param("openvino:fp32", marks=pytest.mark.needs("openvino")),
+        pytest.param("litert:fp32", marks=pytest.mark.needs("litert")),
         pytest.param("web:fp32", marks=pytest.mark.needs("transformers.js")),
         pytest.param("mlx:fp32", marks=pytest.mark.needs("mlx-lm")),
     ],

@@ -15,14 +15,13 @@ from safetensors.torch import load_file, save_file
 from support.corpora import WORDS
 from support.formats.web_faults import PARITY, Edit
 from support.models import write_source
-from support.product import Run, TorchRunner, read_spec
+from support.product import Run, TorchRunner, read_spec, round_activations
 from support.variations import VARIED_ATTENDING
 from tokenizers import Tokenizer, processors
 
 from converters.web import WebFormat, data_files
 from converters.web.precisions import file_name, precision_of
 from seap_export.errors import ParityFailure
-from validation.parity.rounding import round_activations
 from validation.runtimes.node.transformers_js import Backend, TransformersJsRunner
 
 pytestmark = pytest.mark.needs("transformers.js")
