@@ -129,18 +129,12 @@ def test_litert_lm_answers(tmp_path: Path) -> None:
     folder = tmp_path / "litert"
     folder.mkdir()
     LitertFormat("int8").write(model, folder, lambda layer: None)
-    run = (
-        Path(sys.executable).parent / "litert-lm",
-        "run",
-        folder / BUNDLE,
-        "--prompt",
-        "the cat",
-        "--max-num-tokens",
-        "64",
-    )
+    options = ("--cache", "no", "--max-num-tokens", "64", "--prompt", "the cat")
+    run = (Path(sys.executable).parent / "litert-lm", "run", folder / BUNDLE, *options)
     environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(run, check=True, capture_output=True, text=True, env=environment, timeout=120)
     assert done.stdout.split()
+    assert [path.name for path in folder.iterdir()] == [BUNDLE]
 
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
