@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from converters.litert import operators as op
 from converters.litert.program import Graph, Program, Value, Weight
-from seap_export.families import Attention, Mlp, ModelSpec, RopeSpec, Sublayer, names
+from seap_export.families import Attention, Mlp, ModelSpec, QueryScaling, RopeSpec, Sublayer, names
 from seap_export.families.names import QKV, Projection
 from seap_export.layers.sublayers.rotary import attention_factor, inverse_frequencies
 
@@ -67,6 +67,8 @@ class _Decoder:
         first = g.node("SLICE", [self._positions, _ints(g, 0), _ints(g, 1)], (1,), "SliceOptions", "int32")
         zeros = [_ints(g, 0, 0), first, _ints(g, 0)]
         self._start = g.node("CONCATENATION", zeros, (4,), "ConcatenationOptions", "int32")
+        column = g.node("CAST", [self._positions], (tokens,), "CastOptions")
+        self._column = op.reshape(g, column, (tokens, 1))
         self._rotations: list[tuple[RopeSpec, Value, Value]] = []
         self._masks: dict[int, Value] = {}
 
@@ -138,7 +140,10 @@ class _Decoder:
             name = f"kv_cache_{part}_{index}"
             self._caches[name] = op.update(g, self._caches[name], new, self._start)
         keys, values = (self._caches[f"kv_cache_{part}_{index}"] for part in "kv")
-        query = op.reshape(g, op.scaled(g, query, attention.scale), (1, groups, shared * tokens, size))
+        query = op.scaled(g, query, attention.scale)
+        if attention.query_scaling is not None:
+            query = op.multiply(g, query, self._query_factors(attention.query_scaling))
+        query = op.reshape(g, query, (1, groups, shared * tokens, size))
         scores = op.capped(g, op.batch_matmul(g, query, keys, transposed=True), attention.softcap)
         scores = op.reshape(g, scores, (groups, shared, tokens, length))
         scores = op.softmax(g, op.add(g, scores, self._seen(attention.sliding_window)))
@@ -182,14 +187,19 @@ class _Decoder:
         g, half, factor = self._g, inverse_frequencies(rope).numpy(), attention_factor(rope)
         still = np.zeros(size - rope.dim, np.float32)
         frequencies = np.concatenate([np.repeat(half, 2) if rope.interleaved else np.tile(half, 2), still])
-        positions = g.node("CAST", [self._positions], (self._tokens,), "CastOptions")
-        positions = op.reshape(g, positions, (self._tokens, 1, 1))
-        angles = op.multiply(g, positions, g.constant(frequencies))
+        angles = op.multiply(g, op.reshape(g, self._column, (self._tokens, 1, 1)), g.constant(frequencies))
         tables = [op.elementwise(g, operator, angles) for operator in ("COS", "SIN")]
         if factor != 1.0:
             factors = np.concatenate([np.full(rope.dim, factor, np.float32), still + 1])
             tables = [op.multiply(g, table, g.constant(factors)) for table in tables]
         return tables[0], tables[1]
+
+    def _query_factors(self, scaling: QueryScaling) -> Value:
+        """The factor of each token's queries, [N, 1]."""
+        g, one = self._g, op.constant(self._g, 1.0)
+        blocks = g.node("DIV", [self._column, op.constant(g, scaling.context)], self._column.shape, "DivOptions")
+        number = op.add(g, op.elementwise(g, "FLOOR", blocks), one)
+        return op.add(g, op.scaled(g, op.elementwise(g, "LOG", number), scaling.beta), one)
 
     def _seen(self, window: int | None) -> Value:
         """The mask of a layer, which adds `HIDDEN` to what its window leaves out."""
@@ -197,20 +207,12 @@ class _Decoder:
         if window is None or window >= self._cache_length:
             return self._mask
         if window not in self._masks:
-            positions = op.reshape(
-                g, g.node("CAST", [self._positions], (self._tokens,), "CastOptions"), (self._tokens, 1)
-            )
-            first = op.add(g, positions, op.constant(g, 1.0 - window))  # that is seen
-            behind = op.subtract(g, first, g.constant(np.arange(self._cache_length, dtype=np.float32)))
-            # more than 0 where it is out of the window
-            out = op.elementwise(g, "RELU", behind)
-            hidden = op.scaled(
-                g, g.node("MINIMUM", [out, op.constant(g, 1.0)], out.shape, "MaximumMinimumOptions"), HIDDEN
-            )
-            mask = op.add(g, self._mask, op.reshape(g, hidden, self._mask.shape))
-            self._masks[window] = g.node(
-                "MAXIMUM", [mask, op.constant(g, HIDDEN)], mask.shape, "MaximumMinimumOptions"
-            )
+            positions = g.constant(np.arange(self._cache_length, dtype=np.float32))
+            behind = op.subtract(g, op.add(g, self._column, op.constant(g, 1.0 - window)), positions)
+            # 1 where a position is before the first one that is seen, 0 elsewhere
+            out = op.bounded(g, "MINIMUM", op.elementwise(g, "RELU", behind), 1.0)
+            mask = op.add(g, self._mask, op.reshape(g, op.scaled(g, out, HIDDEN), self._mask.shape))
+            self._masks[window] = op.bounded(g, "MAXIMUM", mask, HIDDEN)
         return self._masks[window]
 
 

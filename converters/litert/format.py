@@ -66,8 +66,6 @@ class LitertFormat:
     def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
         """Why a model cannot be written so; None: it can."""
         lacking = lacks(spec, Attention, Mlp)
-        if any(attention.query_scaling is not None for attention in spec.all(Attention)):
-            lacking = lacking or "queries that are scaled by their position"
         if any(rope.switches_at is not None and rope.switches_at < cache_length(spec) for rope in spec.ropes):
             lacking = lacking or "a rotation that changes with the length of a text"
         return (

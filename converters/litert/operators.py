@@ -7,7 +7,7 @@ import numpy as np
 from converters.litert.program import Graph, Shape, Value
 
 __all__ = [
-    "activated", "add", "batch_matmul", "capped", "constant", "elementwise", "linear",
+    "activated", "add", "batch_matmul", "bounded", "capped", "constant", "elementwise", "linear",
     "lookup", "multiply", "norm", "reshape", "scaled", "softmax", "subtract", "transpose", "update",
 ]  # fmt: skip
 
@@ -40,6 +40,11 @@ def subtract(g: Graph, a: Value, b: Value) -> Value:
 def multiply(g: Graph, a: Value, b: Value) -> Value:
     """The product of numbers."""
     return _binary(g, "MUL", "MulOptions", a, b)
+
+
+def bounded(g: Graph, operator: str, x: Value, bound: float) -> Value:
+    """The "MINIMUM" or "MAXIMUM" of each number and a bound."""
+    return _binary(g, operator, "MaximumMinimumOptions", x, constant(g, bound))
 
 
 def scaled(g: Graph, x: Value, factor: float) -> Value:

@@ -148,9 +148,7 @@ class LitertRunner:
     def _continued(self, row: _Row, ids: NDArray[np.int64]) -> Logits:
         """The logits of all tokens, or of the last one, [1 or more, V]."""
         if row.tokens + len(ids) > self._length:
-            raise ParityFailure(
-                f"the cache of the bundle holds {self._length} tokens, which are too few for this text"
-            )
+            raise ParityFailure(f"the cache of the bundle holds {self._length} tokens; use a shorter text")
         if self._all_logits:
             return np.stack([self._run(row, _DECODE, ids[index : index + 1]) for index in range(len(ids))])
         rest = ids[:-1]

@@ -64,7 +64,7 @@ def test_the_same_model_gives_the_same_bytes(
     ("variation", "named"),
     [
         ("mixtral", "mixture of experts"),
-        ("ministral3", "scaled by their position"),
+        ("gpt_oss-all", "attention sinks"),
         ("phi3-all", "changes with the length"),
         ("qwen3_5-all", "gated delta net"),
     ],
