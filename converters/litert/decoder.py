@@ -18,10 +18,10 @@ from seap_export.families import Attention, Mlp, ModelSpec, QueryScaling, RopeSp
 from seap_export.families.names import QKV, Projection
 from seap_export.layers.sublayers.rotary import attention_factor, inverse_frequencies
 
-__all__ = ["PREFILL", "cache_length", "decoder_program", "decoder_weights"]
+__all__ = ["CONTEXT", "HIDDEN", "cache_length", "decoder_program", "decoder_weights"]
 
 #: Tokens of the prompt's signatures, and of the cache at most: every step reads all of it, however short the text is.
-PREFILL, CONTEXT = (16, 128), 1024
+_PREFILL, CONTEXT = (16, 128), 1024
 #: Added to the scores of what a token does not see, as LiteRT-LM's mask has it.
 HIDDEN = -0.7 * float(np.finfo(np.float32).max)
 
@@ -42,7 +42,7 @@ def decoder_weights(spec: ModelSpec, precision: str) -> list[Weight]:
 def decoder_program(spec: ModelSpec, precision: str) -> Program:
     """The program of a model, with the weights of `decoder_weights`."""
     program = Program(decoder_weights(spec, precision))
-    lengths = [length for length in PREFILL if length <= cache_length(spec)]
+    lengths = [length for length in _PREFILL if length <= cache_length(spec)]
     for key, tokens in [("decode", 1), *((f"prefill_{length}", length) for length in lengths)]:
         _Decoder(program.graph(key), spec, tokens).emit(with_logits=key == "decode")
     return program
