@@ -29,7 +29,7 @@ from seap_export.sources.tokenizer import tokenizer_files
 __all__ = ["LitertFormat"]
 
 #: Grows when the same model gives other bytes.
-_VERSION = 1
+_VERSION = 2
 #: The nodes and tensors of a layer in all signatures, bytes.
 _LAYER = 21_000
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import zlib
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from converters.litert.packages import require
@@ -42,8 +44,8 @@ def llm_metadata(model_folder: Path, context: int) -> bytes:
     if template is not None:
         ends |= template.turn_ends(tokenizer)
         metadata.jinja_prompt_template = _AS_TEXT + _plain(template)
-        bos = template.special_tokens.get("bos_token")
-        if not starts and bos is not None and _starts_with(template, bos):
+        bos = template.special_tokens.get("bos_token", "")
+        if not starts and _rendered(template, bos) != _rendered(template, ""):
             starts = tokenizer.encode(bos, add_special_tokens=False).ids
     for start in starts:
         metadata.start_token.token_ids.ids.append(start)
@@ -62,12 +64,12 @@ def _plain(template: ChatTemplate) -> str:
     return text
 
 
-def _starts_with(template: ChatTemplate, bos: str) -> bool:
-    """Whether the template itself begins a conversation with this token, for LiteRT-LM leaves out `bos_token`."""
-    try:
-        return template.render([{"role": "user", "content": "x"}]).startswith(bos)
-    except InputError:  # it may refuse any conversation
-        return False
+def _rendered(template: ChatTemplate, bos: str) -> str:
+    """A conversation if `bos_token` is this; LiteRT-LM has nothing for it, but puts the start token before a text."""
+    with suppress(InputError):  # it may refuse any conversation
+        tokens = {**template.special_tokens, "bos_token": bos}
+        return replace(template, special_tokens=tokens).render([{"role": "user", "content": "x"}])
+    return ""
 
 
 def packed_tokenizer(model_folder: Path) -> bytes:

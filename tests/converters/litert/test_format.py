@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from support.models import write_micro_model
 from support.plans import write_pruned_micro_model
 from support.product import read_spec
-from support.tokenizers import add_chat_template
+from support.tokenizers import add_chat_template, name_all_tokens
 from support.variations import VARIATIONS, micro_config
+from tokenizers import Tokenizer, processors
 
 from converters.litert import packages
 from converters.litert.bundle import BUNDLE, METADATA, PROGRAM, Bundle
@@ -25,6 +26,7 @@ from converters.litert.program import Weight
 from converters.litert.weights import stored_numbers
 from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import model_spec
+from validation.runtimes.litert_runner import LitertRunner
 
 PRECISIONS = LitertFormat.precisions
 
@@ -123,17 +125,38 @@ def test_litert_lm_is_told_the_template_and_what_ends_a_text(qwen3: Path, tmp_pa
     assert [*LitertFormat("int8").damages(qwen3, folder)] != []
 
 
+BOS = "<s>"
+TURNS = "{% for message in messages %}{{ message.content }} home {% endfor %}"
+
+
 @pytest.mark.needs("litert")
-def test_litert_lm_answers(tmp_path: Path) -> None:
-    model = add_chat_template(write_pruned_micro_model(tmp_path / "hf", "llama-gqa"))
+@pytest.mark.parametrize(
+    ("template", "tokenizer_adds_bos"),
+    [(f"{BOS} {TURNS}", False), (f"{{{{ bos_token }}}} {TURNS}", False), (TURNS, True)],
+    ids=["BOS in the template", "BOS by its name", "BOS by the tokenizer"],
+)
+def test_litert_lm_answers_what_the_model_does(tmp_path: Path, template: str, tokenizer_adds_bos: bool) -> None:
+    model = name_all_tokens(write_pruned_micro_model(tmp_path / "hf", "llama-gqa"))
+    (model / "chat_template.jinja").write_text(template)
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    if tokenizer_adds_bos:
+        tokenizer.post_processor = processors.TemplateProcessing(single=f"{BOS} $A", special_tokens=[(BOS, 1)])
+        tokenizer.save(str(model / "tokenizer.json"))
     folder = tmp_path / "litert"
     folder.mkdir()
-    LitertFormat("int8").write(model, folder, lambda layer: None)
-    options = ("--cache", "no", "--max-num-tokens", "64", "--prompt", "the cat")
+    LitertFormat("fp32").write(model, folder, lambda layer: None)
+    prompt = f"{BOS} the cat home"
+    runner, ids = LitertRunner(folder), tokenizer.encode(prompt, add_special_tokens=False).ids
+    logits, answer = runner.prefill(np.array([ids]), [len(ids)])[0, -1], list[int]()
+    while len(answer) < 8 and logits.argmax() != 2:
+        answer.append(int(logits.argmax()))
+        logits = runner.step(answer[-1:])[0]
+    options = ("--cache", "no", "--temperature", "0", "--prompt", "the cat")
     run = (Path(sys.executable).parent / "litert-lm", "run", folder / BUNDLE, *options)
     environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(run, check=True, capture_output=True, text=True, env=environment, timeout=120)
-    assert done.stdout.split()
+    assert answer
+    assert done.stdout.split()[: len(answer)] == [tokenizer.id_to_token(token) for token in answer]
     assert [path.name for path in folder.iterdir()] == [BUNDLE]
 
 
