@@ -10,20 +10,43 @@ Source: https://github.com/ggml-org/llama.cpp at 0c1e57098, src/models/*.cpp and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Literal
 
-from seap_export.families import Attention, Mlp, ModelSpec, RopeSpec
-from seap_export.families.names import NORMS, PROJECTIONS, QKV, Norm, Projection
+from seap_export.families import (
+    Attention,
+    Convolution,
+    DeltaNet,
+    Experts,
+    Mamba,
+    Mlp,
+    ModelSpec,
+    RopeSpec,
+    SharedExpert,
+    Sublayer,
+)
+from seap_export.families.names import DENSE, NORMS, PROJECTIONS, QKV, Norm, Projection
 from seap_export.families.sublayers import Activation, QkNorm
 
-__all__ = ["ARCHITECTURES", "Architecture", "effective_window", "full_rope", "local_rope", "why_not"]
+__all__ = [
+    "ARCHITECTURES",
+    "Architecture",
+    "attention_interval",
+    "differ_in_shape",
+    "effective_window",
+    "full_rope",
+    "local_rope",
+    "why_not",
+]
 
 _USUAL_NORMS: frozenset[Norm] = frozenset({"input_layernorm", "post_attention_layernorm"})
 _NO_NAMES: Mapping[str, str] = MappingProxyType({})
 _UNSCALED = frozenset({"default", "linear", "yarn"})
 #: Rotations that need a tensor of factors.
+#: A least time step that llama.cpp may leave out: its tokens change a state by a thousandth.
+_NO_STEP = 0.001
 _ALL_ROPES = frozenset({*_UNSCALED, "llama3", "longrope"})
 
 
@@ -33,6 +56,8 @@ class Architecture:
 
     Attributes:
         name: `general.architecture`.
+        kinds: The kinds of sublayers that it has.
+        has_output_gate: Whether attention has an output gate.
         norms: The norms of the residual stream.
         qk_norm: How queries and keys are normalised; None: not at all.
         activation: Of the gate, or of an MLP without one.
@@ -41,9 +66,12 @@ class Architecture:
         partial: Whether less than a whole head can be rotated.
         biases: The projections that can have a bias.
         fused: Whether it wants projections of one kind (`qkv_proj`, `gate_up_proj`) as one tensor.
-        norm_names: GGUF names of norms that usually mean another one.
+        norm_names: GGUF names of norms that usually mean another one, or have another.
+        lists: The sizes that are given for each layer, as 0 where it lacks the part.
+        are_beside: Whether attention and Mamba-2 read the same.
         varies: Whether heads, KV heads and neurons can differ between layers.
         square: Whether queries must be as wide as the hidden states.
+        groups: Whether there can be fewer key/value heads than query heads.
         tied: Whether the LM head must be the embedding.
         untied: Whether it must not be.
         ropes: The rotations that it computes.
@@ -58,10 +86,16 @@ class Architecture:
         logits_softcap: Whether logits can be.
         always_caps: Whether both must be.
         query_scaling: Whether queries can be scaled by position.
+        epsilons: The metadata that must give the epsilon of the norms.
+        wide_mamba: Whether Mamba-2 must be twice as wide as the hidden states.
         yarn_betas: Whether yarn's limits can be given; otherwise they are 32 and 1.
+        normalises_weights: Whether the weights of a token's experts are divided by their sum.
+        scales_shared: Whether a shared expert is scaled by a product of its input.
     """
 
     name: str
+    kinds: frozenset[type[Sublayer]] = frozenset({Attention, Mlp})
+    has_output_gate: bool = False
     norms: frozenset[Norm] = _USUAL_NORMS
     qk_norm: QkNorm | None = None
     activation: Activation = "silu"
@@ -71,8 +105,11 @@ class Architecture:
     biases: frozenset[Projection] = frozenset(QKV)
     fused: tuple[str, ...] = ()
     norm_names: Mapping[str, str] = field(default_factory=lambda: _NO_NAMES)
+    lists: tuple[str, ...] = ()
+    are_beside: bool = False
     varies: bool = False
     square: bool = False
+    groups: bool = True
     tied: bool = False
     untied: bool = False
     ropes: frozenset[str] = _UNSCALED
@@ -87,15 +124,34 @@ class Architecture:
     logits_softcap: bool = False
     always_caps: bool = False
     query_scaling: bool = False
+    epsilons: tuple[str, ...] = ("attention.layer_norm_rms_epsilon",)
+    wide_mamba: bool = False
     yarn_betas: bool = False
+    normalises_weights: bool = True
+    scales_shared: bool = False
 
 
 _EVERYWHERE = frozenset(PROJECTIONS)
 _AFTER: frozenset[Norm] = frozenset({"post_self_attn_layernorm", "post_mlp_layernorm"})
 _GEMMA = Architecture("gemma", activation="gelu_tanh", scales_embeddings=True, tied=True)
+_LLAMA = Architecture("llama", neighbours=True, biases=_EVERYWHERE, ropes=_ALL_ROPES)
+_GRANITE = Architecture(
+    "granite", neighbours=True, biases=_EVERYWHERE, ropes=_ALL_ROPES, scaled_by_keys=True, unrotated="all"
+)
+_QWEN35 = Architecture(
+    "qwen35",
+    kinds=frozenset({Attention, DeltaNet, Mlp}),
+    has_output_gate=True,
+    qk_norm="before_rotation",
+    partial=True,
+    biases=frozenset(),
+    fused=("q_gate_proj",),
+    norm_names={"post_attention_layernorm": "post_attention_norm.weight"},
+)
 #: The general ones first.
 ARCHITECTURES: tuple[Architecture, ...] = (
-    Architecture("llama", neighbours=True, biases=_EVERYWHERE, ropes=_ALL_ROPES),
+    _LLAMA,
+    replace(_LLAMA, kinds=frozenset({Attention, Experts}), biases=frozenset(QKV)),
     Architecture("deci", neighbours=True, biases=_EVERYWHERE, ropes=_ALL_ROPES, varies=True),
     Architecture(
         "openelm", qk_norm="before_rotation", biases=frozenset(), fused=("qkv_proj",), varies=True, tied=True
@@ -103,10 +159,70 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     Architecture("arcee", activation="relu2", is_gated=False, neighbours=True, ropes=_ALL_ROPES),
     Architecture("qwen2", square=True),
     Architecture("qwen3", qk_norm="before_rotation"),
-    Architecture("seed_oss", norm_names={"post_attention_layernorm": "post_attention_norm"}),
-    Architecture("ernie4_5", neighbours=True, biases=frozenset({*QKV, "o_proj"})),
     Architecture(
-        "granite", neighbours=True, biases=_EVERYWHERE, ropes=_ALL_ROPES, scaled_by_keys=True, unrotated="all"
+        "qwen2moe",
+        kinds=frozenset({Attention, Experts, SharedExpert}),
+        square=True,
+        normalises_weights=False,
+        scales_shared=True,
+        untied=True,
+    ),
+    Architecture("qwen3moe", kinds=frozenset({Attention, Experts}), qk_norm="before_rotation", biases=frozenset()),
+    Architecture(
+        "olmoe",
+        kinds=frozenset({Attention, Experts}),
+        qk_norm="over_all_heads",
+        square=True,
+        groups=False,
+        biases=frozenset(),
+        normalises_weights=False,
+        untied=True,
+    ),
+    _QWEN35,
+    replace(
+        _QWEN35, name="qwen35moe", kinds=frozenset({Attention, DeltaNet, Experts, SharedExpert}), scales_shared=True
+    ),
+    Architecture(
+        "lfm2",
+        kinds=frozenset({Attention, Convolution, Mlp}),
+        qk_norm="before_rotation",
+        biases=frozenset(),
+        fused=("in_proj",),
+        norm_names={"norm": "token_embd_norm.weight"},
+        lists=("attention.head_count_kv",),
+    ),
+    Architecture("seed_oss", norm_names={"post_attention_layernorm": "post_attention_norm.weight"}),
+    Architecture("ernie4_5", neighbours=True, biases=frozenset({*QKV, "o_proj"})),
+    _GRANITE,
+    replace(_GRANITE, name="granitemoe", kinds=frozenset({Attention, Experts, Mlp}), biases=frozenset(QKV)),
+    replace(
+        _GRANITE,
+        name="granitehybrid",
+        kinds=frozenset({Attention, Mamba, Experts, Mlp}),
+        fused=("mamba_in_proj",),
+        wide_mamba=True,
+        biases=frozenset(QKV),
+        lists=("attention.head_count_kv",),
+    ),
+    Architecture(
+        "falcon-h1",
+        kinds=frozenset({Attention, Mamba, Mlp}),
+        fused=("mamba_in_proj",),
+        biases=frozenset(DENSE),
+        norm_names={"post_attention_layernorm": "ffn_norm"},
+        are_beside=True,
+    ),
+    Architecture(
+        "nemotron_h",
+        kinds=frozenset({Attention, Mamba, Mlp}),
+        norms=frozenset({"input_layernorm"}),
+        activation="relu2",
+        is_gated=False,
+        fused=("mamba_in_proj",),
+        biases=frozenset({"up_proj", "down_proj"}),
+        epsilons=("attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon"),
+        lists=("attention.head_count_kv", "feed_forward_length"),
+        unrotated="all",
     ),
     Architecture(
         "mistral3", neighbours=True, biases=_EVERYWHERE, ropes=_ALL_ROPES, query_scaling=True, yarn_betas=True
@@ -177,10 +293,6 @@ def local_rope(spec: ModelSpec) -> RopeSpec | None:
 
 def why_not(architecture: Architecture, spec: ModelSpec) -> str | None:
     """What llama.cpp's architecture lacks to compute this model; None: it does compute it."""
-    if spec.norm.is_centred:
-        return "has no LayerNorm"
-    if spec.has_beside:
-        return "has attention and MLP one after the other"
     for check in _CHECKS:
         reason = next(check(architecture, spec), None)
         if reason is not None:
@@ -188,13 +300,77 @@ def why_not(architecture: Architecture, spec: ModelSpec) -> str | None:
     return None
 
 
+def differ_in_shape(spec: ModelSpec) -> bool:
+    """Whether two layers have sublayers of one kind with other sizes."""
+    return len({(type(one), *one.sizes.values()) for one in spec.sublayers}) > len(set(map(type, spec.sublayers)))
+
+
+def attention_interval(spec: ModelSpec) -> int | None:
+    """n if each n-th layer has attention and no other; None: there is no such n."""
+    attend = [any(isinstance(one, Attention) for one in layer.sublayers) for layer in spec.layers]
+    interval = attend.index(True) + 1
+    return interval if attend == [(index + 1) % interval == 0 for index in range(len(attend))] else None
+
+
+def _kinds(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
+    for one in spec.sublayers:
+        if type(one) not in architecture.kinds:
+            yield f"has no layer with {one.noun}"
+        if isinstance(one, Attention) and one.has_gate != architecture.has_output_gate:
+            yield "has no output gate in attention" if one.has_gate else "has an output gate in attention"
+    for kind in (Convolution, DeltaNet, Mamba):
+        if kind in architecture.kinds and not any(spec.all(kind)):
+            yield f"has layers with {kind.noun}"
+    if spec.norm.is_centred:
+        yield "has no LayerNorm"
+    for layer in spec.layers:
+        for before, one in pairwise(layer.sublayers):
+            if one.beside and not isinstance(before, Experts) and not (architecture.are_beside and one.states):
+                yield "has attention and MLP one after the other"
+    for convolution in spec.all(Convolution):
+        if convolution.conv_dim != spec.hidden_size:
+            yield f"wants convolutions as wide as the hidden states, {spec.hidden_size}"
+    for mamba in spec.all(Mamba):
+        if architecture.wide_mamba and mamba.channels != 2 * spec.hidden_size:
+            yield f"wants Mamba-2 twice as wide as the hidden states, {2 * spec.hidden_size}"
+        if mamba.norm == "before_gate":
+            yield "normalises Mamba-2 after the gate"
+        if not mamba.has_kernel_bias:
+            yield "has a bias in the convolution of Mamba-2"
+        if mamba.least_step > _NO_STEP:
+            yield "has no least time step"
+    for net in spec.all(DeltaNet):
+        if net.key_head_dim != net.value_head_dim:
+            yield "has keys as wide as values in linear attention"
+        if attention_interval(spec) is None:
+            yield "has attention in each n-th layer"
+
+
+def _mixtures(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
+    for experts in spec.all(Experts):
+        if experts.scores != "softmax" or experts.has_selection_bias or experts.scaling != 1.0:
+            yield "has another router"
+        if experts.is_normalised != architecture.normalises_weights:
+            yield f"{'divides' if architecture.normalises_weights else 'does not divide'} weights by their sum"
+        if experts.activation != architecture.activation:
+            yield f"has no {experts.activation} gate in experts"
+    for shared in spec.all(SharedExpert):
+        if shared.has_scale != architecture.scales_shared:
+            yield f"{'scales' if architecture.scales_shared else 'does not scale'} shared experts"
+    mixed = {any(isinstance(one, Experts) for one in layer.sublayers) for layer in spec.layers}
+    if len(mixed) > 1:
+        yield "has a mixture of experts in all layers or in none"
+
+
 def _shapes(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
-    sizes = {tuple(one.sizes.values()) for one in spec.layers}
-    if len(sizes) > 1 and not architecture.varies:
+    if differ_in_shape(spec) and not architecture.varies:
         yield "has layers of one shape only"
     widths = {layer.channels for layer in spec.all(Attention)}
     if architecture.square and widths != {spec.hidden_size}:
         yield f"wants queries as wide as the hidden states, {spec.hidden_size}"
+    for attention in spec.all(Attention):
+        if not architecture.groups and attention.num_key_value_heads != attention.num_attention_heads:
+            yield "wants as many key/value heads as query heads"
     if architecture.tied and not spec.tie_word_embeddings:
         yield "has no LM head apart from the embedding"
     if architecture.untied and spec.tie_word_embeddings:
@@ -202,16 +378,17 @@ def _shapes(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
 
 
 def _block(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
-    block, attention, mlp = spec.block, spec.first(Attention), spec.first(Mlp)
+    block, attention = spec.block, spec.first(Attention)
     if architecture.norms != spec.norms:
         yield "has its norms elsewhere"
     if architecture.qk_norm != attention.qk_norm:
         where = "no" if architecture.qk_norm is None else "other"
         yield f"has {where} norms of queries and keys" if attention.qk_norm else "normalises queries and keys"
-    if architecture.is_gated != mlp.is_gated:
-        yield "has a gate in its MLP" if architecture.is_gated else "has no gate in its MLP"
-    if architecture.activation != mlp.activation:
-        yield f"has no {mlp.activation} gate"
+    for mlp in spec.all(Mlp):
+        if architecture.is_gated != mlp.is_gated:
+            yield "has a gate in its MLP" if architecture.is_gated else "has no gate in its MLP"
+        if architecture.activation != mlp.activation:
+            yield f"has no {mlp.activation} gate"
     biases = frozenset().union(*(layer.biases for layer in spec.layers))
     missing = sorted(biases - architecture.biases)
     if missing:
@@ -269,4 +446,10 @@ def _yarn(architecture: Architecture, rope: RopeSpec) -> Iterator[str]:
             yield f"has yarn with {key} {value} only"
 
 
-_CHECKS: tuple[Callable[[Architecture, ModelSpec], Iterator[str]], ...] = (_block, _windows, _rotation, _shapes)
+_CHECKS: tuple[Callable[[Architecture, ModelSpec], Iterator[str]], ...] = (
+    _kinds,
+    _block,
+    _windows,
+    _rotation,
+    _shapes,
+)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 
-from converters.format import lacks
-from converters.gguf.architectures import ARCHITECTURES, Architecture, why_not
+from converters.gguf.architectures import ARCHITECTURES, Architecture, differ_in_shape, why_not
 from converters.gguf.folding import Folding
 from seap_export.errors import InputError
-from seap_export.families import Attention, Mlp, ModelSpec
+from seap_export.families import Attention, ModelSpec
 from seap_export.families.names import PROJECTIONS
 
 __all__ = ["choose_architecture", "keeps_levels", "refusal"]
@@ -28,17 +27,16 @@ def choose_architecture(spec: ModelSpec) -> Architecture:
 
 def refusal(spec: ModelSpec) -> str | None:
     """Why llama.cpp cannot compute this model, on one line with what to do; None: it can."""
-    if (part := lacks(spec, Attention, Mlp)) is not None:
-        return f"gguf writes no layer with {part}; use another format"
     candidates = _candidates(spec)
     if any(why_not(candidate, spec) is None for candidate in candidates):
         return None
-    shapes = {tuple(layer.sizes.values()) for layer in spec.layers}
-    if len(shapes) > 1:
+    if differ_in_shape(spec):
         named = _for_any_shapes(spec)
         remedy = "use --layout uniform, or another format"
     else:
-        named, remedy = candidates[:1], "use another format"
+        kinds = set(map(type, spec.sublayers))
+        named = [one for one in candidates if kinds <= one.kinds][:1] or candidates[:1]
+        remedy = "use another format"
     reasons = "; ".join(f"'{architecture.name}' {why_not(architecture, spec)}" for architecture in named)
     return f"llama.cpp cannot run this {spec.family.model_type} model: its architecture {reasons}; {remedy}"
 

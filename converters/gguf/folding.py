@@ -49,8 +49,12 @@ class Folding:
         factors["embed_tokens"] = embeddings
         factors["norm"] = block.logits_multiplier / (embeddings if spec.tie_word_embeddings else 1.0)
         factors["q_norm" if attention.qk_norm else "q_proj"] = scores
-        for sublayer in spec.layers[0].sublayers:
+        for sublayer in spec.sublayers:
             factors[sublayer.norm_after or sublayer.output] = sublayer.multiplier
+        for name, factor in {
+            name: one for sublayer in spec.sublayers for name, one in sublayer.factors.items()
+        }.items():
+            factors[name] = factors.get(name, 1.0) * factor
         return cls({name: factor for name, factor in factors.items() if not math.isclose(factor, 1.0, rel_tol=1e-12)})
 
     def factor(self, name: str) -> float:

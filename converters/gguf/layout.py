@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.gguf.architectures import Architecture, full_rope
+from converters.gguf.architectures import Architecture
 from converters.gguf.folding import Folding
-from seap_export.families import Attention, ModelSpec, names
+from converters.gguf.orders import Orders
+from seap_export.families import Experts, Mamba, ModelSpec, Sublayer, names
 from seap_export.families.family import FUSED
-from seap_export.families.names import NORMS, PROJECTIONS, Projection
+from seap_export.families.names import DENSE, NORMS, PROJECTIONS, ROUTED, Projection
 from seap_export.families.sublayers import QK_NORMS
 
 __all__ = ["FileTensor", "Part", "file_tensors"]
 
 _NORM_NAMES: Mapping[str, str] = {
-    "input_layernorm": "attn_norm",
-    "post_self_attn_layernorm": "post_attention_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "post_mlp_layernorm": "post_ffw_norm",
-    "q_norm": "attn_q_norm",
-    "k_norm": "attn_k_norm",
+    "input_layernorm": "attn_norm.weight",
+    "post_self_attn_layernorm": "post_attention_norm.weight",
+    "post_attention_layernorm": "ffn_norm.weight",
+    "post_mlp_layernorm": "post_ffw_norm.weight",
+    "q_norm": "attn_q_norm.weight",
+    "k_norm": "attn_k_norm.weight",
 }
 _PROJECTION_NAMES: Mapping[str, str] = {
     "q_proj": "attn_q",
@@ -36,6 +37,38 @@ _PROJECTION_NAMES: Mapping[str, str] = {
     "down_proj": "ffn_down",
     "qkv_proj": "attn_qkv",
     "gate_up_proj": "ffn_up",
+    "q_gate_proj": "attn_q",
+    "in_proj": "shortconv.in_proj",
+    "out_proj": "shortconv.out_proj",
+    "delta_qkv_proj": "attn_qkv",
+    "delta_z_proj": "attn_gate",
+    "delta_b_proj": "ssm_beta",
+    "delta_a_proj": "ssm_alpha",
+    "delta_out_proj": "ssm_out",
+    "mamba_in_proj": "ssm_in",
+    "mamba_out_proj": "ssm_out",
+    "router": "ffn_gate_inp",
+    "experts_gate_proj": "ffn_gate_exps",
+    "experts_up_proj": "ffn_up_exps",
+    "experts_down_proj": "ffn_down_exps",
+    "shared_gate": "ffn_gate_inp_shexp",
+    "shared_gate_proj": "ffn_gate_shexp",
+    "shared_up_proj": "ffn_up_shexp",
+    "shared_down_proj": "ffn_down_shexp",
+}
+#: Stem and suffix of the tensors of a layer that are neither projections nor norms of the stream.
+_INNER_NAMES: Mapping[str, tuple[str, str]] = {
+    "kernel": ("shortconv.conv", ".weight"),
+    "delta_kernel": ("ssm_conv1d", ".weight"),
+    "delta_a_log": ("ssm_a", ""),
+    "delta_dt_bias": ("ssm_dt", ".bias"),
+    "delta_norm": ("ssm_norm", ".weight"),
+    "mamba_kernel": ("ssm_conv1d", ".weight"),
+    "mamba_kernel_bias": ("ssm_conv1d", ".bias"),
+    "mamba_a_log": ("ssm_a", ""),
+    "mamba_dt_bias": ("ssm_dt", ".bias"),
+    "mamba_d": ("ssm_d", ""),
+    "mamba_norm": ("ssm_norm", ".weight"),
 }
 
 
@@ -48,12 +81,16 @@ class Part:
         rows: How many they are.
         factor: What they are multiplied with.
         order: Row i in the file is row `order[i]` of the plain form, int64 [rows]; None: the same.
+        columns: The same of the columns.
+        is_log_decay: Whether the file holds -exp(x) of what the plain form has.
     """
 
     plain: str
     rows: int
     factor: float = 1.0
     order: NDArray[np.int64] | None = None
+    columns: NDArray[np.int64] | None = None
+    is_log_decay: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,7 +99,7 @@ class FileTensor:
 
     Attributes:
         name: Its name.
-        shape: (out, in) of a matrix, or (out,).
+        shape: (out, in) of a matrix, (experts, out, in) of one for each expert, or (out,).
         parts: What its rows hold, from the first.
         layer: The layer that it belongs to; None: none.
         stem: Its name without layer and suffix, such as `attn_q`.
@@ -80,6 +117,11 @@ class FileTensor:
         return self.shape[-1]
 
     @property
+    def rows(self) -> int:
+        """The number of rows; a vector's numbers are rows of one."""
+        return self.size if len(self.shape) == 1 else self.size // self.columns
+
+    @property
     def size(self) -> int:
         """The number of values."""
         return math.prod(self.shape)
@@ -88,7 +130,8 @@ class FileTensor:
 def file_tensors(architecture: Architecture, spec: ModelSpec) -> Iterator[FileTensor]:
     """The tensors of a model's file, in the order of use; those of the rotation are not among them."""
     outer, folding = spec.outer_tensors(), Folding.of(architecture, spec)
-    stems = {"embed_tokens": "token_embd", "norm": "output_norm", "lm_head": "output"}
+    norm = architecture.norm_names.get("norm", "output_norm.weight").partition(".")[0]
+    stems = {"embed_tokens": "token_embd", "norm": norm, "lm_head": "output"}
 
     def of_outer(name: str) -> FileTensor:
         plain = names.tensor(name)
@@ -116,14 +159,29 @@ class _Layer:
         for norm in (*NORMS, *QK_NORMS):
             plain = names.tensor(norm, self.index)
             if plain in shapes:
-                stem = self.architecture.norm_names.get(norm, _NORM_NAMES[norm])
-                order = self._order(shapes[plain][0] // self.spec.head_dim) if norm in QK_NORMS else None
-                part = Part(plain, shapes[plain][0], self.folding.factor(norm), order)
-                yield FileTensor(f"blk.{self.index}.{stem}.weight", shapes[plain], (part,), self.index, stem)
+                name = self.architecture.norm_names.get(norm, _NORM_NAMES[norm])
+                part = Part(plain, shapes[plain][0], self.folding.factor(norm), self._orders.rows(norm))
+                stem = name.partition(".")[0]
+                yield FileTensor(f"blk.{self.index}.{name}", shapes[plain], (part,), self.index, stem)
         for stored, projections in self._stored().items():
             for suffix in (".weight", ".bias"):
                 if names.tensor(projections[0], self.index) + suffix in shapes:
                     yield self._projections(stored, projections, suffix, shapes)
+        for sublayer in self.spec.layers[self.index].sublayers:
+            for name, (rows, *others) in sublayer.inner_tensors().items():
+                stem, suffix = _INNER_NAMES[name]
+                part = Part(
+                    names.tensor(name, self.index),
+                    rows,
+                    order=self._orders.rows(name),
+                    is_log_decay=name in ("delta_a_log", "mamba_a_log"),
+                )
+                shape = _shape_of_inner(sublayer, name, (rows, *others[1:]))
+                yield FileTensor(f"blk.{self.index}.{stem}{suffix}", shape, (part,), self.index, stem)
+
+    @property
+    def _orders(self) -> Orders:
+        return Orders(self.architecture, self.spec, self.index)
 
     def _stored(self) -> dict[str, tuple[Projection, ...]]:
         """The projections that the file has as one, by name."""
@@ -137,25 +195,44 @@ class _Layer:
     def _projections(
         self, stored: str, projections: tuple[Projection, ...], suffix: str, shapes: Mapping[str, tuple[int, ...]]
     ) -> FileTensor:
-        layer = self.spec.layers[self.index][Attention]
-        heads = {"q_proj": layer.num_attention_heads, "k_proj": layer.num_key_value_heads}
         parts: list[Part] = []
         shape: tuple[int, ...] = (0,)
         for projection in projections:
             plain = names.tensor(projection, self.index) + suffix
-            order = self._order(heads[projection]) if projection in heads else None
-            parts.append(Part(plain, shapes[plain][0], self.folding.factor(projection), order))
+            order, columns = self._orders.rows(projection), self._orders.columns(projection)
+            parts.append(Part(plain, shapes[plain][0], self.folding.factor(projection), order, columns))
             shape = (shape[0] + shapes[plain][0], *shapes[plain][1:])
+        if stored == "q_gate_proj":
+            parts = [part for of_head in zip(*map(self._by_head, parts), strict=True) for part in of_head]
+        if stored in ROUTED[1:]:
+            shape, parts = self._of_experts(*parts)
+        if stored == "shared_gate":
+            shape = shape[1:]
         stem = _PROJECTION_NAMES[stored]
+        if stored in DENSE and any(isinstance(one, Experts) for one in self.spec.layers[self.index].sublayers):
+            stem += "_shexp"
         return FileTensor(f"blk.{self.index}.{stem}{suffix}", shape, tuple(parts), self.index, stem)
 
-    def _order(self, heads: int) -> NDArray[np.int64] | None:
-        """How the rows of heads are ordered so that llama.cpp rotates the same pairs."""
-        rope = full_rope(self.spec)
-        if rope is None or rope.interleaved == self.architecture.neighbours:
-            return None
-        pairs = np.arange(rope.dim).reshape(2, -1).T if self.architecture.neighbours else None
-        rotated = (np.arange(rope.dim).reshape(-1, 2).T if pairs is None else pairs).reshape(-1)
-        head = np.concatenate([rotated, np.arange(rope.dim, self.spec.head_dim)])
-        starts = np.arange(heads)[:, None] * self.spec.head_dim
-        return np.asarray(starts + head, np.int64).reshape(-1)
+    def _of_experts(self, part: Part) -> tuple[tuple[int, ...], list[Part]]:
+        """The shape of a tensor with a matrix for each expert, and its parts: of output projections, their columns."""
+        experts, hidden = self.spec.layers[self.index][Experts], self.spec.hidden_size
+        number, width = experts.num_experts, experts.moe_intermediate_size
+        if part.rows != hidden:
+            return (number, width, hidden), [part]
+        columns = (np.arange(number * width)[experts.of_expert(expert)] for expert in range(number))
+        return (number, hidden, width), [replace(part, columns=of_expert) for of_expert in columns]
+
+    def _by_head(self, part: Part) -> list[Part]:
+        """The rows of each head of attention by themselves."""
+        order = np.arange(part.rows) if part.order is None else part.order
+        width = self.spec.head_dim
+        return [replace(part, rows=width, order=rows) for rows in order.reshape(-1, width)]
+
+
+def _shape_of_inner(sublayer: Sublayer, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """In the file: some numbers of heads of Mamba-2 are columns, and its norm has a row for each group."""
+    if not isinstance(sublayer, Mamba):
+        return shape
+    if name == "mamba_norm":
+        return sublayer.mamba_n_groups, sublayer.channels // sublayer.mamba_n_groups
+    return (*shape, 1) if name in ("mamba_a_log", "mamba_d") else shape

@@ -11,10 +11,26 @@ import numpy as np
 from gguf import GGML_QUANT_VERSION
 from numpy.typing import NDArray
 
-from converters.gguf.architectures import Architecture, effective_window, full_rope, local_rope
+from converters.gguf.architectures import (
+    Architecture,
+    attention_interval,
+    effective_window,
+    full_rope,
+    local_rope,
+)
 from converters.gguf.folding import Folding
 from converters.gguf.types import Preset
-from seap_export.families import Attention, LayerSpec, ModelSpec, RopeSpec
+from seap_export.families import (
+    Attention,
+    Convolution,
+    DeltaNet,
+    Experts,
+    Mamba,
+    Mlp,
+    ModelSpec,
+    RopeSpec,
+    SharedExpert,
+)
 from seap_export.layers.sublayers.rotary import attention_factor, inverse_frequencies
 from seap_export.sources.gguf.file import MODEL_TYPE_KEY
 
@@ -41,10 +57,12 @@ def model_metadata(architecture: Architecture, spec: ModelSpec, preset: Preset) 
         "context_length": spec.max_position_embeddings,
         "embedding_length": spec.hidden_size,
         "block_count": len(spec.layers),
-        **_sizes(architecture, spec.layers),
+        **_sizes(architecture, spec),
+        **_states(spec),
+        **_experts(spec),
         "attention.key_length": spec.head_dim,
         "attention.value_length": spec.head_dim,
-        "attention.layer_norm_rms_epsilon": spec.norm.epsilon,
+        **dict.fromkeys(architecture.epsilons, spec.norm.epsilon),
         **_windows(architecture, spec),
         **_factors(architecture, spec),
         **_rotation(architecture, spec),
@@ -67,9 +85,52 @@ def rope_tensors(spec: ModelSpec) -> dict[str, NDArray[np.float32]]:
     return {"rope_freqs.weight": factors.float().numpy()}
 
 
-def _sizes(architecture: Architecture, layers: tuple[LayerSpec, ...]) -> Metadata:
-    values = {key: [layer.sizes[name] for layer in layers] for key, name in _SIZES.items()}
-    return {key: sizes if architecture.varies else sizes[0] for key, sizes in values.items()}
+def _sizes(architecture: Architecture, spec: ModelSpec) -> Metadata:
+    of_layers = {key: [layer.sizes.get(name, 0) for layer in spec.layers] for key, name in _SIZES.items()}
+    if architecture.varies:
+        return {**of_layers}
+    sizes: Metadata = {key: max(sizes) for key, sizes in of_layers.items()}
+    return {**sizes, **{key: of_layers[key] for key in architecture.lists}}
+
+
+def _experts(spec: ModelSpec) -> Metadata:
+    """The sizes of a mixture of experts, which some architectures give in place of that of an MLP."""
+    experts, shared = next(spec.all(Experts), None), next(spec.all(SharedExpert), None)
+    if experts is None:
+        return {}
+    metadata: Metadata = {
+        "feed_forward_length": experts.moe_intermediate_size,
+        "expert_feed_forward_length": experts.moe_intermediate_size,
+        "expert_count": experts.num_experts,
+        "expert_used_count": experts.experts_per_token,
+    }
+    beside = shared.channels if shared is not None else next((mlp.channels for mlp in spec.all(Mlp)), 0)
+    return {**metadata, "expert_shared_feed_forward_length": beside} if beside else metadata
+
+
+def _states(spec: ModelSpec) -> Metadata:
+    """The sizes of convolutions, Mamba-2 and linear attention."""
+    for one in spec.sublayers:
+        if isinstance(one, Convolution):
+            return {"shortconv.l_cache": one.kernel_size}
+        if isinstance(one, Mamba):
+            return {
+                "ssm.conv_kernel": one.kernel_size,
+                "ssm.state_size": one.state_size,
+                "ssm.group_count": one.mamba_n_groups,
+                "ssm.time_step_rank": one.mamba_n_heads,
+                "ssm.inner_size": one.channels,
+            }
+        if isinstance(one, DeltaNet):
+            return {
+                "ssm.conv_kernel": one.kernel_size,
+                "ssm.state_size": one.key_head_dim,
+                "ssm.group_count": one.linear_num_key_heads,
+                "ssm.time_step_rank": one.linear_num_value_heads,
+                "ssm.inner_size": one.channels,
+                "full_attention_interval": attention_interval(spec) or 0,
+            }
+    return {}
 
 
 def _windows(architecture: Architecture, spec: ModelSpec) -> Metadata:
@@ -110,6 +171,9 @@ def _rotation(architecture: Architecture, spec: ModelSpec) -> Metadata:
     if rope is None:
         return {"rope.scaling.finetuned": False}  # Granite 4's word for attention without rotation
     metadata: Metadata = {"rope.dimension_count": rope.dim, "rope.freq_base": float(rope.theta)}
+    if DeltaNet in architecture.kinds:  # which pairs rotate by time, height and width, all alike in texts
+        pairs = rope.dim // 2
+        metadata["rope.dimension_sections"] = [(pairs + 2) // 3, (pairs + 1) // 3, pairs // 3, 0]
     if architecture.local_theta and local is not None:
         metadata["rope.freq_base_swa"] = float(local.theta)
     scaling = _scaling(architecture, rope)

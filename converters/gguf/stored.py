@@ -47,6 +47,7 @@ class GgufWeights(PlainWeights):
         super().__init__(plan.spec)
         self._path = folder / MODEL_FILE
         self._tensors = _header(self._path)[1]
+        self._shapes = plan.spec.tensors()
         self._tensor_of = {part.plain: tensor for tensor in plan.tensors for part in tensor.parts}
         wrong = next(iter(_tensor_damages(plan, self._tensors, types=False)), None)
         if wrong is not None:
@@ -55,14 +56,14 @@ class GgufWeights(PlainWeights):
     def plain(self, name: str) -> torch.Tensor:
         """A tensor of the plain form in float32."""
         tensor = self._tensor_of[name]
-        rows = plain_rows(tensor, self.rows(tensor, slice(0, tensor.shape[0])))
-        return torch.from_numpy(rows[name].reshape(-1) if len(tensor.shape) == 1 else rows[name])
+        rows = plain_rows(tensor, self.rows(tensor, slice(0, tensor.rows)))
+        return torch.from_numpy(rows[name]).reshape(self._shapes[name])
 
     def packed(self, tensor: FileTensor, rows: slice) -> NDArray[np.uint8]:
         """Rows of a tensor as they are stored, [rows, bytes of a row]; a vector's numbers are rows of one."""
         stored = self._tensors[tensor.name]
-        width = stored.size // tensor.shape[0]
-        start, stop, _ = rows.indices(tensor.shape[0])
+        width = stored.size // tensor.rows
+        start, stop, _ = rows.indices(tensor.rows)
         raw = np.fromfile(self._path, np.uint8, (stop - start) * width, offset=stored.offset + start * width)
         return raw.reshape(stop - start, width)
 

@@ -2,7 +2,7 @@
 
 A preset is a type for most matrices and better ones for some: the LM head, and in some layers the values and the
 second half of the MLP. Rows that are not whole blocks of a type get a smaller one, which takes more space. Vectors
-are float32.
+are float32, and so are kernels and the small matrices that decide what a state remembers.
 
 Source: https://github.com/ggml-org/llama.cpp at 0c1e57098, src/llama-quant.cpp (llama_tensor_get_type_impl,
 tensor_type_fallback), without an importance matrix.
@@ -52,6 +52,7 @@ PRESETS: Mapping[str, Preset] = {
 _SMALLER = {Kind.Q4_K: Kind.Q5_0, Kind.Q5_K: Kind.Q5_1, Kind.Q6_K: Kind.Q8_0}
 #: Only llama.cpp's library quantises these.
 _OF_LIBRARY = frozenset({Kind.Q4_K, Kind.Q5_K, Kind.Q6_K})
+_EXACT = ("ffn_gate_inp", "shortconv.conv", "ssm_conv1d", "ssm_alpha", "ssm_beta", "ssm_a", "ssm_d", "ssm_norm")
 _VALUES = ("attn_v", "attn_qkv")
 
 
@@ -64,11 +65,11 @@ def wanted_type(tensor: FileTensor, preset: Preset, layers: int, tied: bool) -> 
         layers: Number of layers of the model.
         tied: Whether the LM head is the embedding.
     """
-    if len(tensor.shape) == 1:
+    if len(tensor.shape) == 1 or tensor.stem in _EXACT:
         return Kind.F32
     if preset.head is not None and tensor.stem == ("token_embd" if tied else "output"):
         return Kind.Q8_0 if tensor.columns % _block(preset.kind) else preset.head
-    if preset.better is not None and tensor.stem in (*_VALUES, "ffn_down"):
+    if preset.better is not None and (tensor.stem in _VALUES or tensor.stem.startswith("ffn_down")):
         layer, first = int(tensor.layer or 0), layers // 8
         if layer < first or layer >= 7 * layers // 8 or (layer - first) % 3 == 2:
             return preset.better

@@ -1,0 +1,74 @@
+"""In which order llama.cpp has rows and columns that the plain form has in another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from converters.gguf.architectures import Architecture, full_rope
+from seap_export.families import Attention, DeltaNet, ModelSpec
+from seap_export.families.names import Projection
+
+__all__ = ["Orders"]
+
+#: Position i holds what the plain form has at position `order[i]`, int64; None: at i.
+Order = NDArray[np.int64] | None
+
+
+@dataclass(frozen=True)
+class Orders:
+    """Those of one layer."""
+
+    architecture: Architecture
+    spec: ModelSpec
+    layer: int
+
+    def rows(self, name: str) -> Order:
+        """Of a projection, or of another tensor of the layer."""
+        for one in self.spec.layers[self.layer].sublayers:
+            if isinstance(one, Attention):
+                heads = {"q_proj": one.num_attention_heads, "k_proj": one.num_key_value_heads}
+                heads |= {norm: width // one.head_dim for norm, width in one.inner_norms().items()}
+                if name in heads:
+                    return self._rotated(heads[name])
+            if isinstance(one, DeltaNet) and name in (*one.readers, *one.inner_tensors()):
+                return _of_value_heads(one, name)
+        return None
+
+    def columns(self, projection: Projection) -> Order:
+        """Of an output projection."""
+        for one in self.spec.layers[self.layer].sublayers:
+            if isinstance(one, DeltaNet) and projection == one.output:
+                return _of_value_heads(one, "delta_z_proj")
+        return None
+
+    def _rotated(self, heads: int) -> Order:
+        """How the rows of heads are ordered so that llama.cpp rotates the same pairs."""
+        rope = full_rope(self.spec)
+        if rope is None or rope.interleaved == self.architecture.neighbours:
+            return None
+        pairs = np.arange(rope.dim).reshape(2, -1).T if self.architecture.neighbours else None
+        rotated = (np.arange(rope.dim).reshape(-1, 2).T if pairs is None else pairs).reshape(-1)
+        head = np.concatenate([rotated, np.arange(rope.dim, self.spec.head_dim)])
+        return _of_heads(np.arange(heads), head, self.spec.head_dim)
+
+
+def _of_value_heads(net: DeltaNet, name: str) -> Order:
+    """llama.cpp has the first value head of each key head, then the second ones, and so on."""
+    heads = np.arange(net.linear_num_value_heads).reshape(-1, net.heads_per_group).T.reshape(-1)
+    channels = _of_heads(heads, np.arange(net.value_head_dim), net.value_head_dim)
+    match name:
+        case "delta_qkv_proj" | "delta_kernel":
+            return np.concatenate([np.arange(2 * net.keys), 2 * net.keys + channels])
+        case "delta_z_proj":
+            return channels
+        case "delta_norm":
+            return None
+        case _:
+            return heads
+
+
+def _of_heads(heads: NDArray[np.int64], head: NDArray[np.int64], width: int) -> NDArray[np.int64]:
+    return np.asarray(heads[:, None] * width + head, np.int64).reshape(-1)
