@@ -34,10 +34,10 @@ from support.product import (  # noqa: E402
     prompts_of,
     refused_models,
 )
-from support.variations import VARIATIONS  # noqa: E402
+from support.variations import VARIATIONS, micro_config  # noqa: E402
 
 from seap_export.cli import main  # noqa: E402
-from seap_export.families import Family, family_of_model_type  # noqa: E402
+from seap_export.families import Experts, Family, Sublayer, model_spec  # noqa: E402
 from seap_export.pipeline.gate.parity import check_parity  # noqa: E402
 
 VARIANT = "a-0.3"
@@ -81,8 +81,8 @@ class Checked:
         self._worst[column] = max(self._worst.get(column, 0.0), figure)
         self.cells[column] = f"{self._worst[column]:.0e}"
 
-    def note(self, column: str, passed: bool) -> None:
-        self.cells[column] = "yes" if passed and self.cells.get(column) != "no" else "no"
+    def note(self, column: str, word: str) -> None:
+        self.cells[column] = "no" if self.cells.get(column) == "no" else word
 
 
 def check(model_type: str) -> dict[str, str]:
@@ -116,13 +116,21 @@ def _check_model(folder: Path, values: dict[str, object], checked: Checked) -> N
                 continue
             report = _parity(out / VARIANT, folder / f"{layout}-{column}", form)
             checked.add("uniform" if layout == "uniform" else column, report[figure])
-    if family_of_model_type(values["model_type"]).experts is None:  # which GPUs do not run yet
+    spec = model_spec(micro_config(**values))
+    if not any(spec.all(Experts)):  # which GPUs do not run yet
         (folder / "bf16").mkdir()
         convert_folder(folder / "per-layer" / VARIANT / "hf", folder / "bf16", BF16)
-    _run_elsewhere(checked, "GenAI", ".venv-genai", _GENAI, folder / "per-layer" / VARIANT / "onnx")
+    alike = any(map(_must_be_alike, spec.sublayers))
+    layout, word = ("uniform", "uniform") if alike else ("per-layer", "yes")
+    _run_elsewhere(checked, "GenAI", ".venv-genai", _GENAI, folder / layout / VARIANT / "onnx", word)
     hf = folder / "uniform" / VARIANT / "hf"
     _run_elsewhere(checked, "stock class", ".venv", _STOCK, hf)
     _run_elsewhere(checked, "stock class, 4.57", ".venv-transformers4", _STOCK, hf)
+
+
+def _must_be_alike(sublayer: Sublayer) -> bool:
+    """Whether GenAI gives all layers the same states as the first, which pruning could change."""
+    return bool({"conv", "recurrent"} & set(sublayer.states)) and not getattr(sublayer, "has_fixed_width", False)
 
 
 def _parity(exported: Path, variant: Path, form: OnnxForm) -> dict[str, float]:
@@ -137,10 +145,12 @@ def _parity(exported: Path, variant: Path, form: OnnxForm) -> dict[str, float]:
     return report
 
 
-def _run_elsewhere(checked: Checked, column: str, environment: str, script: str, folder: Path) -> None:
+def _run_elsewhere(
+    checked: Checked, column: str, environment: str, script: str, folder: Path, word: str = "yes"
+) -> None:
     python = ROOT / environment / "bin" / "python"
     done = subprocess.run([python, "-I", "-c", script, folder], capture_output=True, text=True, check=False, cwd="/")
-    checked.note(column, done.returncode == 0)
+    checked.note(column, "no" if done.returncode else word)
 
 
 def write_pages(docs: Path) -> None:
@@ -149,7 +159,7 @@ def write_pages(docs: Path) -> None:
     with ProcessPoolExecutor(max_workers=2) as pool:  # each with one thread
         results = list(pool.map(check, [family.model_type for family in known]))
     for family, cells in zip(known, results, strict=True):
-        cells |= {"architecture": f"`{family.architecture}`", "GGUF": "yes" if family.gguf else "no"}
+        cells |= {"architecture": f"`{family.architecture}`", "GGUF": _gguf(family)}
     rows = list(zip(known, results, strict=True))
     served = ("architecture", "stock class", "stock class, 4.57", "GenAI", "GGUF")
     refused = ["| part | families |", "| --- | --- |"]
@@ -159,6 +169,12 @@ def write_pages(docs: Path) -> None:
     (docs / "families.md").write_text("\n".join(page) + "\n", "utf-8")
     page = [_FIGURES, *_table(rows, (*FORMS, "uniform"))]
     (docs / "research" / "families.md").write_text("\n".join(page) + "\n", "utf-8")
+
+
+def _gguf(family: Family) -> str:
+    if family.gguf is None:
+        return "no"
+    return "yes" if family.gguf.is_read else "written"
 
 
 def _table(rows: Sequence[tuple[Family, Mapping[str, str]]], columns: Sequence[str]) -> Iterator[str]:
@@ -180,8 +196,9 @@ _INTRODUCTION = """# Families
 A family is one TOML file in `seap_export/families/` ([how to add one](contributing/adding-a-family.md)). Micro models
 of each were exported in both layouts and every precision, and compared with transformers
 ([figures](research/families.md)). `stock class`: a variant in the uniform layout loads in transformers' own class, in
-release 5 and in 4.57, which lacks the class where it says `no`. `GenAI`: ONNX Runtime GenAI generates with it. `GGUF`:
-a GGUF file of it can be read. `-`: not run.
+release 5 and in 4.57, which lacks the class where it says `no`. `GenAI`: ONNX Runtime GenAI generates with it, or
+with `--layout uniform` only. `GGUF`: a GGUF file of it can be read, or only
+written. `-`: not run.
 
 `olmo2`, `olmo3`, `olmoe`, `flex_olmo` and `minimax_m2` normalise all heads as one vector, so their attention stays
 whole. So does Mamba-2 in `bamba` and `granitemoehybrid`, whose width follows from the hidden size; in `nemotron_h` it

@@ -67,6 +67,8 @@ FUSED: Mapping[str, tuple[Projection, ...]] = {
     "gate_up_proj": ("gate_proj", "up_proj"),
     "in_proj": BCX,
     "q_gate_proj": ("q_proj", "g_proj"),
+    "delta_qkvz_proj": DELTA[:2],
+    "delta_ba_proj": DELTA[2:4],
     "mamba_in_proj": MAMBA[:-1],
     "experts_gate_up_proj": ROUTED[1:3],
 }
@@ -103,7 +105,8 @@ class Family:
         intermediate_factor: How many neurons there are for each channel of the hidden states where `intermediate_size`
             does not say it; 0: it must.
         position_offset: The row of position 0 in the embedding of positions, if `names` has one (`positions`).
-        further_layers: Whether checkpoints have layers after the last one, which are left out.
+        further_layers: Whether checkpoints have layers for predicting several tokens, which are left out: after the
+            last one, or in `mtp`.
         buffers: What the names of tensors in checkpoints end with that hold no weights.
         other_root: What the names of all tensors may begin with in place of their first part.
         transposed: Whether projections are stored with their inputs first.
@@ -285,7 +288,7 @@ def _lacking(
     lacking |= {one for kind, keys in _OF_KINDS.items() if kind not in kinds for one in keys}
     if experts is None:
         lacking |= set(ROUTED)
-    elif experts.are_everywhere:
+    elif experts.are_everywhere and not experts.beside_mlp:
         lacking |= set(DENSE)
     if experts is None or not experts.have_shared:
         lacking |= set(SHARED)
@@ -406,7 +409,7 @@ def family_of_gguf(architecture: str) -> Family:
     Raises:
         InputError: The architecture is not supported.
     """
-    supported = {family.gguf.architecture: family for family in families() if family.gguf}
+    supported = {family.gguf.architecture: family for family in families() if family.gguf and family.gguf.is_read}
     supported |= {family.gguf.uneven: family for family in supported.values() if family.gguf and family.gguf.uneven}
     if architecture not in supported:
         raise InputError(

@@ -9,13 +9,18 @@ import torch
 from seap_export.families.family import FUSED, Family
 from seap_export.families.names import Projection
 from seap_export.families.spec import LayerSpec
-from seap_export.families.sublayers import Attention
+from seap_export.families.sublayers import Attention, DeltaNet
 
 __all__ = ["Rows", "fused_rows"]
 
-
 #: Rows of a stored tensor: a slice where they follow each other, else their numbers, int64.
 Rows = slice | torch.Tensor
+#: What there is a part for, by kind and attribute.
+_PARTS: Mapping[str, tuple[type[Attention] | type[DeltaNet], str]] = {
+    "heads": (Attention, "num_attention_heads"),
+    "groups": (Attention, "num_key_value_heads"),
+    "key_heads": (DeltaNet, "linear_num_key_heads"),
+}
 
 
 def fused_rows(family: Family, layer: LayerSpec, widths: Mapping[Projection, int]) -> dict[Projection, Rows]:
@@ -31,12 +36,24 @@ def fused_rows(family: Family, layer: LayerSpec, widths: Mapping[Projection, int
         if FUSED[fused][0] not in widths:
             continue
         rule = family.rows_of(fused)
-        parts = rule.parts
-        if not isinstance(parts, int):
-            parts = getattr(layer[Attention], {"heads": "num_attention_heads", "groups": "num_key_value_heads"}[parts])
+        parts = (
+            rule.parts if isinstance(rule.parts, int) else getattr(layer[_PARTS[rule.parts][0]], _PARTS[rule.parts][1])
+        )
         total, start = sum(widths[name] for name in rule.order) // parts, 0
+        numbers = torch.arange(parts * total).view(parts, total)
         for name in rule.order:
-            share = slice(start, start + widths[name] // parts)
-            rows[name] = share if parts == 1 else torch.arange(parts * total).view(parts, total)[:, share].flatten()
-            start = share.stop
+            shares = []
+            for width in _sections(layer, name, widths[name]):
+                shares.append(slice(start, start + width // parts))
+                start = shares[-1].stop
+            whole = slice(shares[0].start, start)
+            rows[name] = whole if parts == 1 else torch.cat([numbers[:, share].flatten() for share in shares])
     return rows
+
+
+def _sections(layer: LayerSpec, name: Projection, width: int) -> tuple[int, ...]:
+    """The rows of a projection that have shares of their own in each part: queries, keys and values in one."""
+    if name != "delta_qkv_proj":
+        return (width,)
+    keys = layer[DeltaNet].keys
+    return keys, keys, width - 2 * keys

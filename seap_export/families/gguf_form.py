@@ -15,6 +15,7 @@ class GgufForm:
 
     Attributes:
         architecture: `general.architecture` of the files.
+        is_read: Whether such files can be read; otherwise they are only written.
         uneven: The architecture of files with layers of several shapes, of this family unless the file names another;
             "": there is none.
         rotary_rows_permuted: Whether they store the q and k rows for interleaved rotation.
@@ -29,6 +30,7 @@ class GgufForm:
     """
 
     architecture: str
+    is_read: bool = True
     uneven: str = ""
     rotary_rows_permuted: bool = False
     names: Mapping[str, str] = field(default_factory=dict)

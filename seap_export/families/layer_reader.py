@@ -100,6 +100,11 @@ class LayerReader:
         usual = self.config.get(name, default)
         return positive(self._family.key(name), self._overrides.get(name, usual))
 
+    def _listed(self, name: str) -> int:
+        """A number that is the same for all layers, or in a list that has one for each."""
+        value = self.config.get(name)
+        return positive(self._family.key(name), value[self.index] if isinstance(value, list) else value)
+
     def _wired(self, sublayer: Sublayer) -> Sublayer:
         """The same with its norms, biases and factors."""
         config, family, overrides = self.config, self._family, self._overrides
@@ -186,7 +191,7 @@ class LayerReader:
         return Experts(
             num_experts=self._size("num_experts"),
             moe_intermediate_size=self._size("moe_intermediate_size"),
-            experts_per_token=self.config.positive("num_experts_per_tok"),
+            experts_per_token=self._listed("num_experts_per_tok"),
             scores=rules.scores,
             tolerance=self.config.number(rules.tolerance) if rules.tolerance else 0.0,
             is_normalised=_are_normalised(self.config, rules.normalised),
@@ -198,15 +203,17 @@ class LayerReader:
         )
 
     def _mixture(self, rules: Routing) -> tuple[Sublayer, ...]:
-        """The experts, and the shared ones beside them, if there are any."""
+        """The experts, and the MLP or the shared ones beside them, if there are any."""
         routed = self._wired(self._experts(rules))
-        self.config.get("intermediate_size")  # of the layers without experts, if there are any
+        neurons = self.config.get("intermediate_size")  # of the layers without experts, if there are any
+        if rules.beside_mlp and neurons != 0:
+            return routed, replace(self._wired(self._mlp()), beside=True)
         number = self.config.get(rules.shared_number, 0) if rules.shared_number else 0
         if not (rules.shared or number):
             return (routed,)
         usual = None
         if number:
-            usual = self.config.positive(rules.shared_number) * self.config.positive("moe_intermediate_size")
+            usual = self._listed(rules.shared_number) * self.config.positive("moe_intermediate_size")
         shared = SharedExpert(
             shared_expert_intermediate_size=self._size(rules.shared or "shared_expert_intermediate_size", usual),
             has_scale=rules.shared_scale,
@@ -221,7 +228,11 @@ def bias_switches(config: ConfigReader) -> dict[str, Any]:
 
 
 def _has_experts(config: ConfigReader, rules: Routing, index: int) -> bool:
-    """Whether a layer has a mixture of experts in the place of an MLP."""
+    """Whether a layer has a mixture of experts in the place of an MLP, or beside one."""
+    if config.get("num_experts") == 0:
+        for key in ("moe_intermediate_size", "num_experts_per_tok"):
+            config.get(key)  # of none
+        return False
     types = config.get(rules.types, None) if rules.types else None
     first, last = (config.get(key, None) if key else None for key in (rules.first, rules.last))
     dense = config.get(rules.dense, ()) if rules.dense else ()

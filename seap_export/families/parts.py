@@ -121,11 +121,12 @@ class FusedRows:
 
     Attributes:
         order: The projections, in the order in which their rows follow each other within a part.
-        parts: The number of parts, or one for each query head (`heads`) or key/value head (`groups`).
+        parts: The number of parts, or one for each query head (`heads`), key/value head (`groups`), or key head of
+            linear attention (`key_heads`).
     """
 
     order: tuple[Projection, ...]
-    parts: int | Literal["heads", "groups"] = 1
+    parts: int | Literal["heads", "groups", "key_heads"] = 1
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ class Routing:
 
     Attributes:
         module: The torch module of the mixture in transformers 5; its `experts` hold gate and up of all in one tensor.
-        router: The name of the router in it.
+        router: The name of the router in it; `NAME.PART`, if a part of it has its weight.
         first: Key of the first layer that has one.
         last: Key of the last one; -1: it is the last layer.
         step: Key of the number n where only each n-th layer has one.
@@ -242,6 +243,7 @@ class Routing:
         output_bias: Whether each expert adds a bias to what it writes.
         alpha: Key of a factor; see `Gates`.
         limit: Key of a bound; see `Gates`.
+        beside_mlp: Whether there is an MLP, too, which reads the same; not with 0 neurons.
         shared: The key of the number of neurons of a shared expert.
         shared_number: The key of the number of shared experts of the same size as others, which are stored as one.
         shared_scale: Whether the shared expert is scaled by a product of its input.
@@ -264,6 +266,7 @@ class Routing:
     output_bias: bool = False
     alpha: str = ""
     limit: str = ""
+    beside_mlp: bool = False
     shared: str = ""
     shared_number: str = ""
     shared_scale: bool = False

@@ -21,6 +21,7 @@ from seap_export.layers.head import Head
 from seap_export.layers.sublayers.norm import Norm
 from seap_export.sources.config import portable_config
 from seap_export.sources.cut import KeptRows, cut_tokenizer_files, refuse_missing
+from seap_export.sources.joint_experts import with_experts_apart
 from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.tokenizer import (
     copy_tokenizer,
@@ -206,9 +207,10 @@ def _folder_source(folder: Path, name: str) -> Source:
     if wrapper is not None and "tie_word_embeddings" not in config:  # it decides, and does not always say so
         config["tie_word_embeddings"] = "lm_head.weight" not in reader.shapes()
         spec = model_spec(config)
+    reader = with_experts_apart(reader, spec)
     ignored = (*spec.family.buffers, spec.family.stored("lm_head"))  # a tied one may be stored besides
     if spec.family.further_layers:
-        ignored += tuple(name for name in reader.shapes() if (names.layer_of(name) or 0) >= len(spec.layers))
+        ignored += tuple(name for name in reader.shapes() if _is_further(name, len(spec.layers)))
     check_weights(reader, StoredForm(spec).shapes, str(folder), ignored)
     _refuse_other_head(reader, spec, str(folder))
     generation = folder / "generation_config.json"
@@ -224,6 +226,11 @@ def _folder_source(folder: Path, name: str) -> Source:
         files=(folder / "config.json", *extras, *files.files, *tokenizer_files(folder)),
         write_tokenizer=lambda target: _carry_tokenizer(folder, target, spec.family.tokenizer_json_as_it_is),
     )
+
+
+def _is_further(name: str, layers: int) -> bool:
+    """Whether a tensor belongs to a layer that predicts further tokens."""
+    return name.startswith("mtp.") or (names.layer_of(name) or 0) >= layers
 
 
 def _check_token_ids(configs: Mapping[str, Mapping[str, Any]], vocab_size: int) -> None:

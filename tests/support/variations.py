@@ -16,6 +16,7 @@ from seap_export.families import (
     DeltaNet,
     Experts,
     Mamba,
+    Mlp,
     ModelSpec,
     family_of_model_type,
     model_spec,
@@ -39,6 +40,16 @@ _FALCON = {"num_key_value_heads": 3, "num_kv_heads": 3, "new_decoder_architectur
 _SCALED_QUERIES = {"original_max_position_embeddings": 8, "llama_4_scaling_beta": 0.5}
 #: Their classes load uniform layers with all heads only, so that the MLP must have more to remove.
 _WIDE = {"num_key_value_heads": 6, "intermediate_size": 128}
+_DELTA_NET = {
+    "layer_types": ["linear_attention", "full_attention", "linear_attention"],
+    "partial_rotary_factor": 0.5,
+    "linear_num_value_heads": 6,
+    "linear_num_key_heads": 3,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}
+_MIXTURE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+_SHARED_EXPERT = {**_MIXTURE, "shared_expert_intermediate_size": 80}
 #: What the models of a family have in common.
 _OF_FAMILY: dict[str, dict[str, Any]] = {
     "arcee": {"hidden_act": "relu2"},
@@ -84,7 +95,8 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
     "granite": {"attention_multiplier": 0.2},
     "granitemoehybrid": {
         "attention_multiplier": 0.2,
-        "intermediate_size": 7,  # of experts, of which there are none
+        "intermediate_size": 64,  # of experts, if there are any
+        "num_experts_per_tok": 2,
         "shared_intermediate_size": 80,
         "num_local_experts": 0,
         "layer_types": ["attention"] * 3,
@@ -100,12 +112,9 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
     },
     "ministral": {"sliding_window": 5, "layer_types": _LAYER_TYPES},
     "mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 64, "sliding_window": None},
-    "qwen2_moe": {
-        "num_experts": 4,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 64,
-        "shared_expert_intermediate_size": 80,
-    },
+    "qwen2_moe": _SHARED_EXPERT,
+    "hunyuan_v1_moe": {"num_experts": 4, "moe_topk": 2},
+    "solar_open": {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 80},
     "glm4_moe": {
         "n_routed_experts": 5,
         "num_experts_per_tok": 2,
@@ -152,18 +161,20 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
     },
     "gpt_oss": {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 64, "sliding_window": 5},
     "phimoe": {"num_local_experts": 5, "num_experts_per_tok": 2, "intermediate_size": 64, "sliding_window": None},
+    "granitemoeshared": {
+        "attention_multiplier": 0.2,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "intermediate_size": 64,
+        "shared_intermediate_size": 80,
+    },
     "flex_olmo": {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 64},
     "olmoe": {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 64},
     "qwen3_moe": {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64, "norm_topk_prob": True},
     "ministral3": {"rope_parameters": {"rope_theta": 10000.0, **_SCALED_QUERIES}},
-    "qwen3_5_text": {
-        "layer_types": ["linear_attention", "full_attention", "linear_attention"],
-        "partial_rotary_factor": 0.5,
-        "linear_num_value_heads": 6,
-        "linear_num_key_heads": 3,
-        "linear_key_head_dim": 8,
-        "linear_value_head_dim": 16,
-    },
+    "qwen3_5_text": _DELTA_NET,
+    "qwen3_5_moe_text": {**_DELTA_NET, **_SHARED_EXPERT},
+    "qwen3_next": {**_DELTA_NET, **_SHARED_EXPERT},
     "nemotron": {"hidden_act": "relu2", "norm_eps": 1e-5},
     "nemotron_h": {
         "hidden_act": "relu2",
@@ -221,6 +232,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "full_attention_interval": 2,
         "rope_parameters": {"rope_theta": 1e4, "mrope_section": [1, 1, 2], "mrope_interleaved": True, **_LINEAR},
         "linear_num_value_heads": 9,
+        "linear_key_head_dim": 8,
         "linear_conv_kernel_dim": 3,
         "attention_bias": True,
         "tie_word_embeddings": True,
@@ -387,6 +399,14 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "mamba_expand": 1,
         "mamba_n_groups": 2,
     },
+    "granitemoehybrid-experts": {
+        "model_type": "granitemoehybrid",
+        **_MULTIPLIERS,
+        "layer_types": ["mamba", "attention", "mamba"],
+        "mamba_expand": 2,
+        "num_local_experts": 4,
+        "tie_word_embeddings": True,
+    },
     "helium": {"model_type": "helium"},
     "helium-all": {
         "model_type": "helium",
@@ -477,6 +497,14 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "ernie4_5_moe": {"model_type": "ernie4_5_moe", "moe_layer_end_index": 1},
     "exaone_moe": {"model_type": "exaone_moe", "mlp_layer_types": ["sparse", "dense", "sparse"]},
     "minimax_m2": {"model_type": "minimax_m2"},
+    "hunyuan_moe": {
+        "model_type": "hunyuan_v1_moe",
+        "moe_topk": [2, 3, 1],
+        "num_shared_expert": [1, 1, 1],
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+    },
+    "solar_open": {"model_type": "solar_open", "attention_bias": True, "tie_word_embeddings": True},
     "lfm2_moe": {"model_type": "lfm2_moe", "conv_bias": True, "norm_topk_prob": False},
     "granitemoe": {
         "model_type": "granitemoe",
@@ -502,6 +530,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "lm_head_bias": True,
         "sliding_window": 5,
     },
+    "granitemoeshared": {"model_type": "granitemoeshared", **_MULTIPLIERS, "tie_word_embeddings": True},
     "flex_olmo": {"model_type": "flex_olmo", "attention_bias": True},
     "mixtral": {"model_type": "mixtral"},
     "mixtral-all": {
@@ -513,6 +542,19 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     },
     "olmoe": {"model_type": "olmoe", "attention_bias": True},
     "qwen2_moe": {"model_type": "qwen2_moe", "mlp_only_layers": [1], "tie_word_embeddings": True},
+    "qwen3_5_moe": {
+        "model_type": "qwen3_5_moe_text",
+        "rope_parameters": {"rope_theta": 1e4, "mrope_section": [1, 1, 2], "mrope_interleaved": True},
+        "tie_word_embeddings": True,
+    },
+    "qwen3_next": {
+        "model_type": "qwen3_next",
+        "norm_topk_prob": False,
+        "linear_num_value_heads": 9,
+        "linear_key_head_dim": 8,
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+    },
     "qwen3_moe": {"model_type": "qwen3_moe"},
     "qwen3_moe-some": {"model_type": "qwen3_moe", "mlp_only_layers": [1]},
     "qwen3_moe-all": {
@@ -699,18 +741,23 @@ def _as_made(values: Mapping[str, Any], layers: Mapping[Any, dict[str, Any]]) ->
                 output = spec.layers[int(index)].outputs[0]
                 made[index][f"{output}_bias"] = made[index].pop("o_proj_bias")
         for experts in (one for one in spec.layers[int(index)].sublayers if isinstance(one, Experts)):
-            del made[index][spec.family.key("intermediate_size")]
-            made[index].pop("down_proj_bias", None)
+            if Mlp not in kinds:
+                del made[index][spec.family.key("intermediate_size")]
+                made[index].pop("down_proj_bias", None)
             made[index][spec.family.key("num_experts")] = experts.num_experts - 1
     return made
 
 
-#: The last variation of each family, which has the most features.
-RICHEST = tuple({values["model_type"]: name for name, values in VARIATIONS.items()}.values())
-
-
 def _spec(name: str) -> ModelSpec:
     return model_spec(micro_config(**VARIATIONS[name]))
+
+
+def _has_experts(name: str) -> bool:
+    return any(_spec(name).all(Experts))
+
+
+#: The last variation of each family, with and without experts, which has the most features.
+RICHEST = tuple({(values["model_type"], _has_experts(name)): name for name, values in VARIATIONS.items()}.values())
 
 
 def _leaves(value: Any, where: str) -> Iterator[tuple[str, str]]:
@@ -808,7 +855,7 @@ def _attends_only(name: str) -> bool:
 OF_EACH_FAMILY = _marked(VARIATIONS, RICHEST)
 VARIED = varied(VARIATIONS)
 #: Without mixtures of experts: transformers has modules for all their projections.
-JOINT = tuple(name for name in VARIATIONS if _family(name).experts is None)
+JOINT = tuple(name for name in VARIATIONS if not _has_experts(name))
 VARIED_JOINT = varied(JOINT)
 #: Those that GPUs run in tests.
 ON_GPUS = featured(JOINT)

@@ -118,8 +118,11 @@ def _convolution_taps(spec: ModelSpec, index: int, convolution: Convolution, sca
 
 def _delta_net_taps(spec: ModelSpec, index: int, net: DeltaNet, scaling: Scaling) -> Iterator[Tap]:
     family, here = spec.family, f"layers.{index}.{net.label}"
+    rows, numbers = fused_rows(family, spec.layers[index], net.widths()), torch.arange(net.convolved + net.channels)
     for part, projection in (("qkv", "delta_qkv_proj"), ("z", "delta_z_proj")):
-        yield Tap(index, f"{net.label}.{part}", (f"{here}.split.{part}",), (family.module(projection, index),))
+        channels = tuple(numbers[rows[projection]].tolist()) if projection in rows else None
+        module = family.module("delta_qkvz_proj" if projection in rows else projection, index)
+        yield Tap(index, f"{net.label}.{part}", (f"{here}.split.{part}",), (module,), channels=channels)
     module = family.module(net.output, index)
     values = (f"{here}.channels.gated.output", f"{here}.channels.output")
     yield Tap(index, f"{net.label}.channels", values, (module,), "input")

@@ -23,14 +23,17 @@ from seap_export.activations.walk_check import WalkCheck, short_context
 from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import (
     Attention,
+    Experts,
     LayerSpec,
     Mamba,
     Mlp,
     ModelSpec,
     QueryScaling,
+    SharedExpert,
     Sublayer,
     family_of_model_type,
 )
+from seap_export.families.names import DELTA
 from seap_export.families.parts import FusedRows
 from seap_export.families.sublayers import Gates
 from seap_export.layers.sublayers import experts
@@ -93,6 +96,9 @@ def _logits(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
     return lambda spec: dataclasses.replace(spec, block=dataclasses.replace(spec.block, **changes))
 
 
+QKVZ = family_of_model_type("qwen3_next").fused_rows
+
+
 @pytest.mark.parametrize(
     ("variation", "change", "where"),
     [
@@ -130,9 +136,18 @@ def _logits(**changes: Any) -> Callable[[ModelSpec], ModelSpec]:
         ("qwen3_5", _layers(qk_norm="after_rotation"), "layer 1"),  # the only one with attention
         ("qwen3_5", _ropes(dim=4), "layer 1"),
         ("qwen3_5", _layers(scale=0.5), "layer 1"),
+        ("qwen3_next", _family(fused_rows={**QKVZ, "delta_qkvz_proj": FusedRows(DELTA[:2])}), "layer 0"),
+        ("qwen3_next", _family(fused_rows={**QKVZ, "delta_ba_proj": FusedRows(DELTA[2:4])}), "layer 0"),
+        ("qwen3_next", _kind(Experts, is_normalised=True), "layer 0"),
+        ("qwen3_5_moe", _kind(Experts, scores="sigmoid"), "layer 0"),
+        ("qwen3_5_moe", _kind(SharedExpert, activation="gelu"), "layer 0"),
         ("granitemoehybrid-mamba", _layers(norm="before_gate"), "layer 0"),
         ("granitemoehybrid-mamba", _layers(mamba_n_groups=1, state_size=16), "layer 0"),
         ("granitemoehybrid-mamba", _layers(scale=0.3), "layer 1"),
+        ("granitemoehybrid-experts", _kind(Mlp, beside=False), "layer 0"),
+        ("granitemoeshared", _kind(Experts, multiplier=1.0), "layer 0"),
+        ("hunyuan_moe", _kind(Experts, experts_per_token=2), "layer 1"),  # each layer has another number
+        ("solar_open", _kind(Experts, is_normalised=False), "layer 0"),
         ("nemotron_h", _layers(norm="before_gate"), "layer 0"),
         ("nemotron_h-steps", _layers(least_step=0.0), "layer 0"),
         ("nemotron_h", _layers(scale=0.5), "layer 1"),  # the only one with attention

@@ -116,7 +116,11 @@ def test_a_family_in_which_two_tensors_have_one_name_cannot_be_described() -> No
 
 def test_fused_projections_stand_for_their_parts() -> None:
     assert family_of_model_type("phi3").fused == ("qkv_proj", "gate_up_proj")
-    assert family_of_model_type("granitemoehybrid").fused == ("gate_up_proj", "mamba_in_proj")
+    assert family_of_model_type("granitemoehybrid").fused == (
+        "gate_up_proj",
+        "mamba_in_proj",
+        "experts_gate_up_proj",
+    )
     assert family_of_model_type("llama").fused == ()
 
 
