@@ -196,14 +196,8 @@ _INTRODUCTION = """# Families
 A family is one TOML file in `seap_export/families/` ([how to add one](contributing/adding-a-family.md)). Micro models
 of each were exported in both layouts and every precision, and compared with transformers
 ([figures](research/families.md)). `stock class`: a variant in the uniform layout loads in transformers' own class, in
-release 5 and in 4.57, which lacks the class where it says `no`. `GenAI`: ONNX Runtime GenAI generates with it, or
-with `--layout uniform` only. `GGUF`: a GGUF file of it can be read, or only
-written. `-`: not run.
-
-`olmo2`, `olmo3`, `olmoe`, `flex_olmo` and `minimax_m2` normalise all heads as one vector, so their attention stays
-whole. So does Mamba-2 in `bamba` and `granitemoehybrid`, whose width follows from the hidden size; in `nemotron_h` it
-loses groups of heads, which are normalised together. As in transformers, `nemotron_h` has a least time step in
-prompts, but not for the single tokens after them.
+release 5 and in 4.57, which lacks the class where it says `no`. `GenAI`: ONNX Runtime GenAI generates with it, or with
+`--layout uniform` only. `GGUF`: a GGUF file of it can be read, or only written. `-`: not run.
 """
 _FIGURES = """# Families: figures
 
@@ -215,9 +209,14 @@ Every family has micro models, with each of its features alone and all at once. 
 in both layouts and are converted to the other forms. Figures are the worst over a family's models, between ONNX
 Runtime on the CPU and transformers in torch: for fp32 (`fused`, `standard` and `uniform`) the largest difference of a
 logit, for fp16, int8 and int4 the mean KL divergence in nats per token. All but mixtures of experts are written in
-bf16 for CUDA, too, not run. `-`: not run. In fp16, a router that is nearly tied may send a token to another expert,
-which shows in the figures of `ernie4_5_moe`, `exaone_moe` and `minimax_m2`; in `phimoe`, an expert near the bound may
-count for it or not.
+bf16 for CUDA, too, not run. `-`: not run. Where a router is nearly tied, rounding may send a token to another expert,
+which shows in the figures of `ernie4_5_moe`, `exaone_moe`, `minimax_m2`, `qwen3_5_moe_text` and `solar_open`; in
+`phimoe`, an expert near the bound may count for it or not.
+
+`olmo2`, `olmo3`, `olmoe`, `flex_olmo` and `minimax_m2` normalise all heads as one vector, so their attention stays
+whole. So does Mamba-2 in `bamba` and `granitemoehybrid`, whose width follows from the hidden size; in `nemotron_h` it
+loses groups of heads, which are normalised together. As in transformers, `nemotron_h` has a least time step in
+prompts, but not for the single tokens after them.
 """
 _REFUSED = """
 ## What is refused

@@ -28,7 +28,7 @@ from seap_export.families import (
     Sublayer,
 )
 from seap_export.families.names import DENSE, NORMS, PROJECTIONS, QKV, Norm, Projection
-from seap_export.families.sublayers import Activation, QkNorm
+from seap_export.families.sublayers import Activation, Gates, QkNorm
 
 __all__ = [
     "ARCHITECTURES",
@@ -318,6 +318,8 @@ def _kinds(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
             yield f"has no layer with {one.noun}"
         if isinstance(one, Attention) and one.has_gate != architecture.has_output_gate:
             yield "has no output gate in attention" if one.has_gate else "has an output gate in attention"
+        if isinstance(one, Attention) and one.has_sinks:
+            yield "has no attention sinks"
     for kind in (Convolution, DeltaNet, Mamba):
         if kind in architecture.kinds and not any(spec.all(kind)):
             yield f"has layers with {kind.noun}"
@@ -350,6 +352,8 @@ def _mixtures(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
     for experts in spec.all(Experts):
         if experts.scores != "softmax" or experts.has_selection_bias or experts.scaling != 1.0:
             yield "has another router"
+        if experts.output_bias or experts.gates != Gates():
+            yield "has experts without biases and bounds"
         if experts.is_normalised != architecture.normalises_weights:
             yield f"{'divides' if architecture.normalises_weights else 'does not divide'} weights by their sum"
         if experts.activation != architecture.activation:
