@@ -131,7 +131,7 @@ QKVZ = family_of_model_type("qwen3_next").fused_rows
         ("lfm2", _ropes(interleaved=True), "layer 1"),  # the only one with attention
         ("lfm2", _layers(qk_norm="after_rotation"), "layer 1"),
         ("qwen3_5", _norms(epsilon=0.5), "layer 0"),
-        ("qwen3_5", _layers(linear_num_key_heads=6, key_head_dim=4), "layer 0"),
+        ("qwen3_5", _layers(linear_num_key_heads=6, key_head_dim=8), "layer 0"),
         ("qwen3_5", _layers(activation="gelu"), "layer 0"),
         ("qwen3_5", _layers(qk_norm="after_rotation"), "layer 1"),  # the only one with attention
         ("qwen3_5", _ropes(dim=4), "layer 1"),
