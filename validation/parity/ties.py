@@ -57,7 +57,9 @@ def other_choices(model: Any, spec: ModelSpec, rate: float) -> Iterator[Ties]:
                     continue
                 mixture = model.get_submodule(spec.family.names["layer"].format(layer=index) + rules.module)
                 hook = _Hook(experts, mixture, rules.selection_bias, rate, ties)
-                hooks.callback(mixture.get_submodule(rules.router.partition(".")[0]).register_forward_hook(hook).remove)
+                hooks.callback(
+                    mixture.get_submodule(rules.router.partition(".")[0]).register_forward_hook(hook).remove
+                )
         yield ties
 
 
