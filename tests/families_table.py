@@ -188,16 +188,17 @@ def _inside_of(known: Sequence[Family]) -> str:
     wrappers = ", ".join(
         f"`{family.model_type}` of `{family.wrapper.model_type}`" for family in known if family.wrapper is not None
     )
-    return f"Out of a multimodal model, the language model alone is taken: {wrappers}."
+    return f"Of multimodal models, the language model is taken: {wrappers}."
 
 
 _INTRODUCTION = """# Families
 
 A family is one TOML file in `seap_export/families/` ([how to add one](contributing/adding-a-family.md)). Micro models
 of each were exported in both layouts and every precision, and compared with transformers
-([figures](research/families.md)). `stock class`: a variant in the uniform layout loads in transformers' own class, in
-release 5 and in 4.57, which lacks the class where it says `no`. `GenAI`: ONNX Runtime GenAI generates with it, or with
-`--layout uniform` only. `GGUF`: a GGUF file of it can be read, or only written. `-`: not run.
+([figures](research/families.md)). `stock class`: a uniform variant loads in transformers' own class, in release 5
+and in 4.57 (`no`: it lacks the class). `GenAI`: ONNX Runtime GenAI generates with it, or with `--layout uniform` only.
+`GGUF`: a GGUF file of it can be read, or only written. `-`: not run.
+Gemma 4 has no uniform layout where its layers differ in KV heads or neurons.
 """
 _FIGURES = """# Families: figures
 
@@ -221,9 +222,8 @@ prompts, but not for the single tokens after them.
 _REFUSED = """
 ## What is refused
 
-Each run compares the model with transformers' own class before it counts anything, and config.json may hold no key
-that is not accounted for, so what is not described is refused, not computed wrongly. These families are refused by
-name:
+Each run compares the model with transformers' own class, and each key of config.json must be accounted for, so what is
+not described is refused. These families are refused by name:
 """
 
 if __name__ == "__main__":

@@ -81,9 +81,9 @@ class Checkpoint:
         prefix = self._family.names["layer"].format(layer=index)
         return self._read(name for name in self._expected if name.startswith(prefix))
 
-    def rows(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The rows of the embedding of some tokens, int64 [n]; other rows are not read."""
-        name = self._family.stored("embed_tokens")
+    def rows(self, table: str, tokens: torch.Tensor) -> torch.Tensor:
+        """The rows of one of `ModelSpec.token_tables` of some tokens, int64 [n]; other rows are not read."""
+        name = self._family.stored(table)
         return self._changed({name: self._from.read([name])[name][tokens]})[name]
 
     def outer(self, name: str) -> torch.Tensor:

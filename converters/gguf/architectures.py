@@ -318,8 +318,8 @@ def _kinds(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
             yield f"has no layer with {one.noun}"
         if isinstance(one, Attention) and one.has_gate != architecture.has_output_gate:
             yield "has no output gate in attention" if one.has_gate else "has an output gate in attention"
-        if isinstance(one, Attention) and one.has_sinks:
-            yield "has no attention sinks"
+        if isinstance(one, Attention) and one.extra is not None and not one.has_gate:
+            yield f"has no {one.extra}"
     for kind in (Convolution, DeltaNet, Mamba):
         if kind in architecture.kinds and not any(spec.all(kind)):
             yield f"has layers with {kind.noun}"

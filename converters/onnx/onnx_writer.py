@@ -17,7 +17,7 @@ from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import INLINE_BYTES, open_weights
 from converters.whole import whole_or_nothing
 from seap_export.errors import InputError, UsageError
-from seap_export.families import Experts, ModelSpec, model_spec, names
+from seap_export.families import Attention, Experts, ModelSpec, model_spec, names
 from seap_export.json_file import read_json
 
 __all__ = ["DATA_FILE", "MODEL_FILE", "refuse_unsupported", "write_onnx"]
@@ -74,19 +74,20 @@ def refuse_unsupported(spec: ModelSpec, form: OnnxForm = _DEFAULT) -> None:
     how = form.precision.quantization
     if how is not None and form.dialect == "standard":
         raise UsageError("the standard dialect has no quantised weights; use the fused dialect, fp32 or fp16")
-    if how is not None and how.embeddings and spec.hidden_size % how.block_size:
-        fitting = [str(size) for size in BLOCK_SIZES if spec.hidden_size % size == 0]
+    columns = [spec.outer_tensors()[names.tensor(table)][1] for table in spec.token_tables]
+    if how is not None and how.embeddings and any(width % how.block_size for width in columns):
+        fitting = [str(size) for size in BLOCK_SIZES if all(width % size == 0 for width in columns)]
         smaller = f"use block size {' or '.join(fitting)}, or " if fitting else ""
         raise UsageError(
-            f"the embedding's rows of {spec.hidden_size} are not whole blocks of {how.block_size}; "
+            f"the embedding's rows of {' and '.join(map(str, columns))} are not whole blocks of {how.block_size}; "
             f"{smaller}leave the embedding and LM head unquantised"
         )
     for experts in spec.all(Experts):
         _refuse_experts(experts, form)
-    if spec.head_dim % HEAD_DIM_MULTIPLE:
+    uneven = next((one.head_dim for one in spec.all(Attention) if one.head_dim % HEAD_DIM_MULTIPLE), None)
+    if uneven is not None:
         raise InputError(
-            f"head_dim {spec.head_dim} is not supported in ONNX; GroupQueryAttention needs a multiple of "
-            f"{HEAD_DIM_MULTIPLE}"
+            f"head_dim {uneven} is not supported in ONNX; GroupQueryAttention needs a multiple of {HEAD_DIM_MULTIPLE}"
         )
 
 

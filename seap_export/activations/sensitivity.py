@@ -121,19 +121,19 @@ def _backward(
 
     `gradient` is the one after it.
     """
-    streams, factors = [hidden.clone()], []
-    read = streams[0]
+    totals, factors = list[torch.Tensor](), []
+    before = read = stream = hidden.clone()
     with torch.enable_grad():
-        streams[0].requires_grad_(True)
+        before.requires_grad_(True)
         for sublayer in layer.spec.sublayers:
-            output, read = sublayer.output, read if sublayer.beside else streams[-1]
+            output, read = sublayer.output, read if sublayer.beside else stream
             product = layer.product(output, layer.channels(output, read, batch), read)
             factors.append(layer.factor(output, product.detach()))
-            streams.append(streams[-1] + layer.update(output, product))
-        at_before, *between = torch.autograd.grad(streams[-1], streams[:-1], gradient)
+            totals.append(layer.total(stream, layer.update(output, product)))
+            stream = layer.after(output, stream, totals[-1], batch)
+        at_before, *at_totals = torch.autograd.grad(stream, (before, *totals), gradient)
     squares = [
-        (gradient_at * factor).double().square().sum()
-        for gradient_at, factor in zip((*between, gradient), factors, strict=True)
+        (gradient_at * factor).double().square().sum() for gradient_at, factor in zip(at_totals, factors, strict=True)
     ]
     return torch.stack(squares), at_before
 

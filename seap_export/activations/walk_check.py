@@ -26,6 +26,7 @@ from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.stock import StockModel
 from seap_export.layers.sublayers.experts import routing_margins
 from seap_export.layers.sublayers.norm import Norm
+from seap_export.layers.sublayers.operands import stream_of
 from seap_export.sources.source import Source
 from seap_export.sources.stored import StoredForm
 
@@ -65,17 +66,23 @@ class WalkCheck:
         self._source, self._form = source, StoredForm(source.spec)
         (batch,) = length_buckets([max(texts, key=len)[:_TOKENS]], _TOKENS)
         self._vocabulary, ids = batch.input_ids.unique(return_inverse=True)
-        self._rows = rows = embedding.tokens[self._vocabulary]
+        indexed = embedding.rows(self._vocabulary)
+        self._rows = indexed.tokens
         config = {**source.config, "vocab_size": len(self._vocabulary), "pad_token_id": None}
         config, self._spec = short_context(config, source.spec, max(ids.numel() // 2, 1))
-        indexed = replace(embedding, tokens=rows)
         self._walk = HiddenStates.embedded(self._spec, indexed, [Batch(ids, batch.real)])
         self._model = StockModel(_stock_config(config), self._spec)  # other backends than eager leave out soft caps
-        self._load_outer("embed_tokens", rows)
-        if embedding.positions is not None:
-            self._load_outer("positions", embedding.positions)
+        self._load_outer("embed_tokens", indexed.tokens)
+        if indexed.positions is not None:
+            self._load_outer("positions", indexed.positions)
+        for name, tensor in zip(names.INPUT_TABLES, indexed.inputs or (), strict=False):
+            self._load_outer(name, tensor)
         self._passage = self._model.start([ids], cached=False)
-        self._compare("the embedding", self._walk.streams[0], self._passage.hidden[0][0])
+        self._compare("the embedding", self._walked(), self._passage.hidden[0][0])
+
+    def _walked(self) -> torch.Tensor:
+        """The residual stream."""
+        return stream_of(self._walk.streams[0], self._spec.hidden_size)
 
     def _load_outer(self, name: str, tensor: torch.Tensor) -> None:
         for stored in self._form.to_stored({names.tensor(name): tensor}).values():
@@ -114,7 +121,7 @@ class WalkCheck:
         self._model.load(index, {name: one.float() if one.dtype == double else one for name, one in stored.items()})
         self._model.advance(index, self._passage)
         self._model.release(index)
-        walked, stock = self._walk.streams[0], self._passage.hidden[0][0]
+        walked, stock = self._walked(), self._passage.hidden[0][0]
         if not is_decided.any():
             raise InputError(
                 f"{self._source.name}: the router of layer {index} does not tell experts apart for any token, so "
@@ -122,7 +129,7 @@ class WalkCheck:
             )
         self._compare(f"layer {index}", walked[is_decided], stock[is_decided])
         if any(isinstance(sublayer, Experts) for sublayer in sublayers):
-            self._walk.streams[0] = stock.clone()
+            self._walk.streams[0] = torch.cat((stock, self._walk.streams[0][:, self._spec.hidden_size :]), 1)
 
     def logits(self, norm: Norm, head: Head) -> None:
         """Compares the logits of the text's tokens. Call it after the last layer.
@@ -135,7 +142,7 @@ class WalkCheck:
             InputError: The two differ by more than rounding.
         """
         spec, rows = self._source.spec, head.rows(self._vocabulary)
-        walked = logits(spec, rows, output_stream(spec, norm, self._walk.streams[0]))
+        walked = logits(spec, rows, output_stream(spec, norm, self._walked()))
         self._load_outer("norm", norm.gain)
         if norm.bias is not None:
             self._load_outer("norm_bias", norm.bias)

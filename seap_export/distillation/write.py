@@ -170,5 +170,5 @@ def _fit_in_memory(dense: ModelSpec, spec: ModelSpec, tokens: int, compute: Comp
     """Whether all layers do, besides the dense model's stream and what a training step needs."""
     layers = range(len(spec.layers))
     weights = sum(math.prod(shape) for layer in layers for shape in spec.layer_tensors(layer).values())
-    streams = 4 * spec.hidden_size * (tokens + 4 * STEP_TOKENS)
+    streams = 4 * spec.width * (tokens + 4 * STEP_TOKENS)
     return 12 * weights + streams <= compute.memory - working_bytes(dense, compute.batch_tokens)

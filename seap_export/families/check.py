@@ -23,6 +23,7 @@ _ROPE_NUMBERS = {
     "attention_factor": False,
     "mscale": True,
     "mscale_all_dim": True,
+    "partial_rotary_factor": True,
 }
 _ROPE_LISTS = ("short_factor", "long_factor")
 

@@ -68,6 +68,16 @@ class ConfigReader:
             )
         return value
 
+    def of_layer(self, index: int) -> Mapping[str, Any]:
+        """What `per_layer_config` says of a layer, by the usual names.
+
+        Raises:
+            InputError: It is no object.
+        """
+        usual = {key: name for name, key in self.family.keys.items()}
+        per_layer = {int(key): value for key, value in self.mapping("per_layer_config").items()}
+        return {usual.get(key, key): value for key, value in per_layer.get(index, {}).items()}
+
     def positive(self, name: str, default: int | None = None) -> int:
         """A positive whole number.
 
@@ -140,6 +150,10 @@ class ConfigReader:
         self._read |= set() if rule is None else {rule.switch, rule.multiplier, rule.multiple}
         heads = self.family.key_value_heads
         self._read |= set() if heads is None else {heads.single, heads.several or "", heads.number or ""}
+        shared = self.family.shared_caches
+        self._read |= set() if shared is None else {shared.number, shared.doubled}
+        layers = self.family.global_layers
+        self._read |= set() if layers is None else {layers.head_dim, layers.num_key_value_heads}
         self._read |= {key for variant in self.family.variants for key in variant.when}
         known = self._read | harmless | set(self.family.harmless) | set(self.family.biases.values()) | _WRITTEN_KEYS
         for key in self._given:

@@ -17,6 +17,7 @@ from seap_export.families.names import (
     CONVOLUTION,
     DELTA,
     DENSE,
+    LAYER_INPUTS,
     MAMBA,
     NORMS,
     OUTPUTS,
@@ -32,11 +33,14 @@ from seap_export.families.parts import (
     Block,
     ConvolutionRules,
     FusedRows,
+    GlobalLayers,
     KeyValueHeads,
+    LayerInputs,
     LayerKind,
     Requirement,
     RotaryRules,
     Routing,
+    SharedCaches,
     Variant,
     Window,
     Wrapper,
@@ -127,7 +131,10 @@ class Family:
         convolution: The short convolutions; None: there are none.
         adjusted_size: A rule for the number of neurons; None: `intermediate_size` is that number.
         window: Which layers attend within a window; None: none.
+        global_layers: What is different in the others; None: nothing.
         experts: Which layers have a mixture of experts; None: none.
+        layer_inputs: What tokens bring to each layer; None: nothing.
+        shared_caches: Which layers attend to keys and values of others; None: none.
         wrapper: A multimodal checkpoint that holds a model of the family.
         gguf: How GGUF files hold models of the family; None if they use the architecture of another family.
     """
@@ -166,7 +173,10 @@ class Family:
     convolution: ConvolutionRules | None = None
     adjusted_size: AdjustedSize | None = None
     window: Window | None = None
+    global_layers: GlobalLayers | None = None
     experts: Routing | None = None
+    layer_inputs: LayerInputs | None = None
+    shared_caches: SharedCaches | None = None
     wrapper: Wrapper | None = None
     gguf: GgufForm | None = None
 
@@ -183,7 +193,7 @@ class Family:
     @property
     def projections(self) -> tuple[Projection, ...]:
         """Those that the layers of its models have."""
-        lacking = _lacking(self.block, self.layer_types, self.experts)
+        lacking = _lacking(self.block, self.layer_types, self.experts, self.layer_inputs)
         return tuple(name for name in PROJECTIONS if name not in lacking)
 
     @property
@@ -279,13 +289,17 @@ _OF_KINDS: Mapping[LayerKind, tuple[Projection, ...]] = {
 
 
 def _lacking(
-    block: Block, layer_types: Mapping[str, tuple[LayerKind, ...]], experts: Routing | None
+    block: Block,
+    layer_types: Mapping[str, tuple[LayerKind, ...]],
+    experts: Routing | None,
+    layer_inputs: LayerInputs | None,
 ) -> frozenset[Projection]:
     """The projections that no layer of such a family has."""
     lacking: set[Projection] = set() if block.is_gated else {"gate_proj"}
     lacking |= set() if block.attention_gate else {"g_proj"}
     kinds = {kind for of_layer in layer_types.values() for kind in of_layer}
     lacking |= {one for kind, keys in _OF_KINDS.items() if kind not in kinds for one in keys}
+    lacking |= set(LAYER_INPUTS) if layer_inputs is None else set()
     if experts is None:
         lacking |= set(ROUTED)
     elif experts.are_everywhere and not experts.beside_mlp:
@@ -303,8 +317,11 @@ _PARTS = {
     "convolution": ConvolutionRules,
     "experts": Routing,
     "gguf": GgufForm,
+    "global_layers": GlobalLayers,
     "key_value_heads": KeyValueHeads,
+    "layer_inputs": LayerInputs,
     "rotation": RotaryRules,
+    "shared_caches": SharedCaches,
     "window": Window,
     "wrapper": Wrapper,
 }
@@ -322,7 +339,8 @@ def families() -> tuple[Family, ...]:
 
 def _parse(table: dict[str, Any]) -> Family:
     parsed = {key: _parsed(key, _frozen(value)) for key, value in table.items()}
-    lacking = _lacking(parsed.get("block", Block()), parsed.get("layer_types", {}), parsed.get("experts"))
+    parts = (parsed.get(name) for name in ("experts", "layer_inputs"))
+    lacking = _lacking(parsed.get("block", Block()), parsed.get("layer_types", {}), *parts)
     stored_names = _names(table.get("names", {}), lacking)
     stored_names |= _bias_names(stored_names, table.get("biases", {}))
     return Family(**parsed | {"names": MappingProxyType(stored_names)})

@@ -11,18 +11,20 @@ from typing import Any
 from seap_export.errors import InputError
 from seap_export.families.config_reader import ConfigReader, positive
 from seap_export.families.family import Family
-from seap_export.families.names import OUTPUTS
+from seap_export.families.names import OUTPUTS, STREAM_SCALE
 from seap_export.families.parts import LayerKind, Routing
 from seap_export.families.rope import RopeSpec, query_scaling
 from seap_export.families.spec import LayerSpec
 from seap_export.families.sublayers import (
     QK_NORMS,
+    V_NORM,
     Activation,
     Attention,
     Convolution,
     DeltaNet,
     Experts,
     Gates,
+    LayerInput,
     Mamba,
     Mlp,
     SharedExpert,
@@ -53,6 +55,7 @@ class LayerReader:
         head_dim: Channels of an attention head.
         window: Tokens that its attention sees; None: all.
         rope: Its rotation; None: there is none.
+        lenders: For each layer that attends to the keys and values of another, which one that is.
     """
 
     config: ConfigReader
@@ -60,6 +63,7 @@ class LayerReader:
     head_dim: int
     window: int | None
     rope: RopeSpec | None
+    lenders: Mapping[int, int]
 
     @property
     def _family(self) -> Family:
@@ -67,10 +71,7 @@ class LayerReader:
 
     @cached_property
     def _overrides(self) -> Mapping[str, Any]:
-        """What `per_layer_config` says of the layer, by the usual names."""
-        per_layer = {int(key): value for key, value in self.config.mapping("per_layer_config").items()}
-        usual = {key: name for name, key in self._family.keys.items()}
-        return {usual.get(key, key): value for key, value in per_layer.get(self.index, {}).items()}
+        return self.config.of_layer(self.index)
 
     def layer(self, kinds: tuple[LayerKind, ...]) -> LayerSpec:
         """The layer, given the kinds of its sublayers before the MLP; see `read_layer_types`."""
@@ -93,7 +94,19 @@ class LayerReader:
         behind = self._wired(self._mlp())
         if config.get(block.beside) if isinstance(block.beside, str) else block.beside:
             behind = replace(behind, beside=True, norm_before=behind.norm_before or first.norm_before)
-        return LayerSpec((*before, behind))
+        sublayers = (*before, behind, *self._layer_inputs())
+        last = replace(sublayers[-1], scales_stream=STREAM_SCALE in family.names)
+        return LayerSpec((*sublayers[:-1], last))
+
+    def _layer_inputs(self) -> tuple[Sublayer, ...]:
+        """What the inputs of the layer gate, if it has any."""
+        rules = self._family.layer_inputs
+        size = 0 if rules is None else self.config.get(rules.size, 0)
+        if rules is None or not size:
+            return ()
+        number, activation = self.config.positive(rules.size), _activation(self.config)
+        made = LayerInput(layer=self.index, hidden_size_per_layer_input=number, activation=activation)
+        return (self._wired(made),)
 
     def _size(self, name: str, default: int | None = None) -> int:
         """A size of this layer, which a pruned model has by layer."""
@@ -136,7 +149,16 @@ class LayerReader:
             rope=self.rope,
             has_gate=self._family.block.attention_gate,
             has_sinks=self._family.block.attention_sinks,
+            values_are_keys=self._values_are_keys,
+            has_value_norm=V_NORM in self._family.names,
+            cache_of=self.lenders.get(self.index),
+            lends_cache=self.index in self.lenders.values(),
         )
+
+    @property
+    def _values_are_keys(self) -> bool:
+        rules = self._family.global_layers
+        return rules is not None and bool(self.config.get(rules.values_are_keys)) and self.window is None
 
     def _convolution(self) -> Convolution:
         rules = self._family.convolution
@@ -183,6 +205,9 @@ class LayerReader:
     def _mlp(self) -> Mlp:
         usual = self._family.intermediate_factor * self.config.positive("hidden_size") or None
         neurons = self._size("intermediate_size", usual)
+        rules = self._family.shared_caches
+        if rules is not None and self.index in self.lenders and self.config.get(rules.doubled):
+            neurons *= 2
         return Mlp(
             intermediate_size=neurons, activation=_activation(self.config), is_gated=self._family.block.is_gated
         )

@@ -14,7 +14,9 @@ __all__ = [
     "CONVOLUTION",
     "DELTA",
     "DENSE",
+    "INPUT_TABLES",
     "LAYER",
+    "LAYER_INPUTS",
     "MAMBA",
     "NORMS",
     "OUTPUTS",
@@ -22,6 +24,7 @@ __all__ = [
     "QKV",
     "ROUTED",
     "SHARED",
+    "STREAM_SCALE",
     "USUAL_NAMES",
     "Norm",
     "Projection",
@@ -38,6 +41,7 @@ Projection = Literal[
     "mamba_z_proj", "mamba_x_proj", "mamba_b_proj", "mamba_c_proj", "mamba_dt_proj", "mamba_out_proj",
     "router", "experts_gate_proj", "experts_up_proj", "experts_down_proj",
     "shared_gate", "shared_gate_proj", "shared_up_proj", "shared_down_proj",
+    "layer_input_gate", "layer_input_proj",
 ]  # fmt: skip
 PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
 #: The projections that attention reads; either all three have a bias or none has.
@@ -59,21 +63,35 @@ DENSE: tuple[Projection, ...] = ("gate_proj", "up_proj", "down_proj")
 ROUTED: tuple[Projection, ...] = ("router", "experts_gate_proj", "experts_up_proj", "experts_down_proj")
 #: Those of a shared expert: what scales it, and an MLP.
 SHARED: tuple[Projection, ...] = ("shared_gate", "shared_gate_proj", "shared_up_proj", "shared_down_proj")
+#: Those of inputs of a layer: what is gated by them, and the output.
+LAYER_INPUTS: tuple[Projection, ...] = ("layer_input_gate", "layer_input_proj")
+#: The table of these inputs, what is added to them of the embedding, and its norm, all outside of the layers.
+INPUT_TABLES = ("layer_inputs", "layer_inputs_proj", "layer_inputs_norm")
 #: The output projections that compensation can give a bias.
 OUTPUTS: tuple[Projection, ...] = ("o_proj", "down_proj", "out_proj", "delta_out_proj", "mamba_out_proj")
-#: The norms of the residual stream: before and after attention or a convolution, before and after the MLP.
-Norm = Literal["input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm"]
+#: The norms of the residual stream: before and after attention or a convolution, before and after the MLP, and after
+#: what inputs of the layer gate.
+Norm = Literal[
+    "input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm",
+    "post_layer_input_norm",
+]  # fmt: skip
 NORMS: tuple[Norm, ...] = get_args(Norm)
+#: The number of a layer that the stream is multiplied by behind it.
+STREAM_SCALE = "stream_scale"
 
 LAYER = "model.layers.{layer}."
 _TABLES = {"embed_tokens": "model.embed_tokens.weight", "norm": "model.norm.weight", "lm_head": "lm_head.weight"}
 _OUTER = {**_TABLES, "norm_bias": "model.norm.bias", "lm_head_bias": "lm_head.bias"}
 _OUTER["positions"] = "model.embed_positions.weight"
+_OUTER |= {name: f"model.{name}.weight" for name in INPUT_TABLES}
 _INNER: Mapping[str, str] = {
     **{norm: f"{norm}.weight" for norm in NORMS},
     **{f"{norm}_bias": f"{norm}.bias" for norm in NORMS},
     **{name: f"self_attn.{name}" for name in ("q_proj", "k_proj", "v_proj", "g_proj", "o_proj")},
-    **{name: f"self_attn.{name}.weight" for name in ("q_norm", "k_norm")},
+    **{name: f"self_attn.{name}.weight" for name in ("q_norm", "k_norm", "v_norm")},
+    STREAM_SCALE: "layer_scalar",
+    "layer_input_gate": "per_layer_input_gate",
+    "layer_input_proj": "per_layer_projection",
     **{name: f"mlp.{name}" for name in DENSE},
     **{name: f"conv.{name}" for name in CONVOLUTION},
     "sinks": "self_attn.sinks",

@@ -13,13 +13,16 @@ __all__ = [
     "Block",
     "ConvolutionRules",
     "FusedRows",
+    "GlobalLayers",
     "KeyValueHeads",
+    "LayerInputs",
     "LayerKind",
     "QkNorm",
     "Requirement",
     "RotaryRules",
     "Routing",
     "Scores",
+    "SharedCaches",
     "Variant",
     "Window",
     "Wrapper",
@@ -130,6 +133,44 @@ class FusedRows:
 
 
 @dataclass(frozen=True)
+class GlobalLayers:
+    """What is different in layers without a window, of which the last one always is.
+
+    Attributes:
+        head_dim: Key of the size of their heads.
+        num_key_value_heads: Key of the number of their key/value heads, if their values are keys and it is given.
+        values_are_keys: Key that says that their keys serve as values, too.
+    """
+
+    head_dim: str
+    num_key_value_heads: str
+    values_are_keys: str
+
+    def in_usual_keys(self, config: Mapping[str, Any], defaults: Mapping[str, Any], pattern: int) -> dict[str, Any]:
+        """The sizes of these layers in keys of the model and in `per_layer_config`, where transformers writes them.
+
+        Args:
+            config: The values of config.json.
+            defaults: Those of missing keys.
+            pattern: Without `layer_types`, each layer with a multiple of this number has no window.
+        """
+        given = {**defaults, **config}
+        number, keys = given["num_hidden_layers"], {"head_dim": self.head_dim}
+        words = ["sliding_attention" if (index + 1) % pattern else "full_attention" for index in range(number)]
+        words = [*(given.get("layer_types") or words)[: number - 1], "full_attention"]
+        if given.get(self.values_are_keys):
+            keys["num_key_value_heads"] = self.num_key_value_heads
+        per_layer = config.get("per_layer_config")
+        if per_layer is None:
+            sizes = {name: given[key] for name, key in keys.items() if given.get(key) is not None}
+            per_layer = {index: dict(sizes) for index, word in enumerate(words) if word == "full_attention"}
+        per_layer = {str(int(index)): values for index, values in per_layer.items()}
+        last = per_layer.get(str(number - 1), {})
+        of_model = {key: config.get(key) or last.get(name, given[name]) for name, key in keys.items()}
+        return {"head_dim": given["head_dim"], "layer_types": words, "per_layer_config": per_layer, **of_model}
+
+
+@dataclass(frozen=True)
 class KeyValueHeads:
     """The number of key/value heads of a family whose config.json says it in several keys.
 
@@ -147,6 +188,30 @@ class KeyValueHeads:
         """Their number, given all values of config.json and the number of query heads."""
         given = (config.get(self.number) if self.number else None) or heads
         return int(given) if (self.several and config.get(self.several)) or not config.get(self.single) else 1
+
+
+@dataclass(frozen=True)
+class LayerInputs:
+    """What tokens bring to each layer besides their embedding.
+
+    Attributes:
+        size: Key of the number of inputs of a layer; 0: there are none.
+    """
+
+    size: str
+
+
+@dataclass(frozen=True)
+class SharedCaches:
+    """Which layers attend to keys and values of others: the last ones, to those of the last of the same kind before.
+
+    Attributes:
+        number: Key of their number.
+        doubled: Key that says that their MLPs have twice as many neurons.
+    """
+
+    number: str
+    doubled: str
 
 
 @dataclass(frozen=True)
@@ -178,6 +243,7 @@ class RotaryRules:
             (`sliding`), all if `position_embedding_type` is `rope`, or none.
         dim: Key of the number of channels of a head that are rotated.
         local_theta: Key of the base in layers with a window, whose rotation is not scaled.
+        nested: Whether the parameters are those of layers without a window and of layers with one, by their words.
         alpha: Whether the rope type `dynamic` with a fixed `alpha` is known.
         query_scaling: Whether `llama_4_scaling_beta` scales queries by their position.
         sections: Whether sections for images are known.
@@ -188,6 +254,7 @@ class RotaryRules:
     layers: Literal["all", "no_rope_layers", "sliding", "position_embedding_type", "none"] = "all"
     dim: str | None = None
     local_theta: str | None = None
+    nested: bool = False
     alpha: bool = False
     query_scaling: bool = False
     sections: bool = False

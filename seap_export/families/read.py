@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from seap_export.errors import InputError
@@ -52,6 +52,9 @@ def _in_usual_keys(config: Mapping[str, Any]) -> dict[str, Any]:
         given = {**family.defaults, **values}
         heads = positive(family.key("num_attention_heads"), given.get(family.key("num_attention_heads")))
         values["num_key_value_heads"] = family.key_value_heads.of(given, heads)
+    rules, window = family.global_layers, family.window
+    if rules is not None and window is not None:
+        values |= rules.in_usual_keys(values, family.defaults, window.pattern or 1)
     for name, key in family.overrides.items():
         given = values.pop(key, None)
         values |= {} if given is None else {name: given}
@@ -99,8 +102,10 @@ def _spec(config: ConfigReader) -> ModelSpec:
     hidden_size, heads = config.positive("hidden_size"), config.positive("num_attention_heads")
     head_dim = config.positive("head_dim", hidden_size // heads)
     layers = config.positive("num_hidden_layers")
+    head_dims = [positive("head_dim", config.of_layer(index).get("head_dim", head_dim)) for index in range(layers)]
     windows, kinds = read_windows(config, layers), read_layer_types(config, layers)
-    ropes = read_ropes(config, head_dim, windows)
+    ropes, lenders = read_ropes(config, head_dims, windows), _lenders(config, windows)
+    inputs = family.layer_inputs
     spec = ModelSpec(
         family=family,
         block=_block(config),
@@ -110,14 +115,35 @@ def _spec(config: ConfigReader) -> ModelSpec:
         max_position_embeddings=config.positive("max_position_embeddings"),
         tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
         layers=tuple(
-            LayerReader(config, index, head_dim, windows[index], ropes[index]).layer(kinds[index])
+            LayerReader(config, index, head_dims[index], windows[index], ropes[index], lenders).layer(kinds[index])
             for index in range(layers)
         ),
         lm_head_bias=family.has_bias("lm_head", bias_switches(config)),
         position_offset=family.position_offset if "positions" in family.names else None,
+        layer_inputs=0 if inputs is None else int(config.number(inputs.size, 0)),
     )
     config.refuse_unread()
     return spec
+
+
+def _lenders(config: ConfigReader, windows: Sequence[int | None]) -> dict[int, int]:
+    """For each layer that attends to the keys and values of another, which one that is.
+
+    Raises:
+        InputError: There is none of the same kind.
+    """
+    rules, number_of_layers = config.family.shared_caches, len(windows)
+    borrowing = 0 if rules is None else int(config.number(rules.number, 0))
+    inputs = config.family.layer_inputs
+    if borrowing and inputs is not None and not config.get(inputs.size, 0):
+        raise InputError("config.json: transformers computes no shared caches without inputs of layers; correct it")
+    first, lenders = number_of_layers - borrowing, {}
+    for index in range(max(first, 0), number_of_layers):
+        alike = [other for other in range(first) if (windows[other] is None) == (windows[index] is None)]
+        if not alike:
+            raise InputError("config.json: a layer shares the cache of none; correct it, or download the model again")
+        lenders[index] = alike[-1]
+    return lenders
 
 
 def _refuse_quantised(config: ConfigReader) -> None:

@@ -14,13 +14,14 @@ from seap_export.families.config_reader import ConfigReader, number
 __all__ = ["ROPE_TYPES", "QueryScaling", "RopeSpec", "query_scaling", "read_ropes"]
 
 #: Rotary variants. Their frequencies do not depend on the length of the input, but for longrope, which has two sets.
-ROPE_TYPES = ("default", "linear", "llama3", "yarn", "longrope")
+ROPE_TYPES = ("default", "linear", "llama3", "yarn", "longrope", "proportional")
 _REQUIRED: Mapping[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
     "yarn": ("factor",),
     "longrope": ("short_factor", "long_factor", "original_max_position_embeddings"),
+    "proportional": (),
 }
 _PARAMETERS = frozenset({
     "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings", "beta_fast", "beta_slow",
@@ -32,6 +33,8 @@ _OTHER_KEYS = frozenset({"partial_rotary_factor", _BETA, "max_position_embedding
 #: How channels are shared out among the three positions of images; a token of a text has the same three.
 _SECTIONS = frozenset({"mrope_section", "mrope_interleaved"})
 _KINDS = {"full_attention", "sliding_attention"}
+#: Whether layers have no window, and whether they have one.
+_HAVE_WINDOW = (lambda window: window is None, lambda window: window is not None)
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class RopeSpec:
         theta: The base.
         rope_type: The variant.
         parameters: Parameters of the variant.
-        dim: How many channels of a head are rotated, from the first.
+        dim: How many channels of a head are rotated, from the first; some of the pairs of `proportional` by 0.
         interleaved: Whether the channels of a pair are neighbours; otherwise they are `dim` / 2 apart.
         max_position_embeddings: Positions of the model.
     """
@@ -93,12 +96,12 @@ class QueryScaling:
     context: int
 
 
-def read_ropes(config: ConfigReader, head_dim: int, windows: Sequence[int | None]) -> list[RopeSpec | None]:
+def read_ropes(config: ConfigReader, head_dims: Sequence[int], windows: Sequence[int | None]) -> list[RopeSpec | None]:
     """The rotation of each layer; None: it does not rotate.
 
     Args:
         config: The config.
-        head_dim: Size of a head.
+        head_dims: Each layer's size of a head.
         windows: Each layer's window.
 
     Raises:
@@ -106,7 +109,10 @@ def read_ropes(config: ConfigReader, head_dim: int, windows: Sequence[int | None
     """
     if config.family.rotation.layers == "none":
         return [None] * len(windows)
-    full, local = _kinds(config, head_dim)
+    sizes = [{size for size, window in zip(head_dims, windows, strict=True) if kind(window)} for kind in _HAVE_WINDOW]
+    if any(len(of_kind) > 1 for of_kind in sizes):
+        raise InputError("config.json: 'per_layer_config' gives layers of one kind heads of several sizes; correct it")
+    full, local = _kinds(config, *(next(iter(of_kind), head_dims[0]) for of_kind in sizes))
     ropes = [full if window is None else local for window in windows]
     rotates = _rotates(config, windows)
     return [rope if rotates_here else None for rope, rotates_here in zip(ropes, rotates, strict=True)]
@@ -132,18 +138,19 @@ def _parameters(config: ConfigReader) -> dict[str, Any]:
     return dict(config.mapping("rope_scaling") or config.mapping("rope_parameters"))
 
 
-def _kinds(config: ConfigReader, head_dim: int) -> tuple[RopeSpec, RopeSpec]:
-    """The rotation of layers without a window, and of layers with one."""
-    parameters, local_key = _parameters(config), config.family.rotation.local_theta
+def _kinds(config: ConfigReader, head_dim: int, local_head_dim: int) -> tuple[RopeSpec, RopeSpec]:
+    """The rotation of layers without a window, and of layers with one, given the sizes of their heads."""
+    parameters, rules = _parameters(config), config.family.rotation
     nested = bool(parameters) and set(parameters) <= _KINDS
+    if nested is not rules.nested and not (nested and rules.local_theta):
+        layers = "each kind of layers" if rules.nested else "all layers"
+        raise InputError(f"config.json: this model family has one rotation for {layers}; correct rope_parameters")
     full = _rope(config, dict(parameters.get("full_attention") or {}) if nested else parameters, head_dim)
-    if local_key is None:
-        if nested:
-            raise InputError("config.json: this model family has one rotation for all layers; correct rope_parameters")
+    if not (rules.nested or rules.local_theta):
         return full, full
-    base = config.number(local_key)
+    base = {"rope_theta": config.number(rules.local_theta)} if rules.local_theta else {}
     local = dict(parameters.get("sliding_attention") or {}) if nested else {}
-    return full, _rope(config, {"rope_theta": base, **local}, head_dim)
+    return full, _rope(config, {**base, **local}, local_head_dim)
 
 
 def _rope(config: ConfigReader, parameters: dict[str, Any], head_dim: int) -> RopeSpec:
@@ -164,11 +171,13 @@ def _rope(config: ConfigReader, parameters: dict[str, Any], head_dim: int) -> Ro
     unknown = sorted(set(parameters) - known)
     if unknown:
         raise InputError(f"config.json: rope parameter '{unknown[0]}' is not known; remove it if it changes nothing")
+    is_proportional = rope_type == "proportional"
+    kept = _PARAMETERS | ({"partial_rotary_factor"} if is_proportional else set())
     rope = RopeSpec(
         number("rope_theta", theta),
         "default" if is_alpha else rope_type,
-        MappingProxyType({key: value for key, value in parameters.items() if key in _PARAMETERS}),
-        _rotated(config, parameters, head_dim),
+        MappingProxyType({key: value for key, value in parameters.items() if key in kept}),
+        head_dim if is_proportional else _rotated(config, parameters, head_dim),
         config.family.rotation.interleaved,
         positions,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -13,7 +13,7 @@ from seap_export.families import names
 from seap_export.families.family import Family
 from seap_export.families.names import Norm, Projection
 from seap_export.families.rope import RopeSpec
-from seap_export.families.sublayers import Attention, Sublayer
+from seap_export.families.sublayers import V_NORM, Attention, Sublayer
 
 __all__ = ["BlockSpec", "LayerSpec", "ModelSpec", "NormSpec"]
 
@@ -124,6 +124,10 @@ class ModelSpec:
     """A whole decoder model; `layers` holds one `LayerSpec` per layer. Tensors have the names of the plain form.
 
     `position_offset` is the row of position 0 in the table that is added to embeddings; None: there is no such table.
+    `layer_inputs` is the number of inputs that each layer has of a token besides its embedding.
+
+    Hidden states carry more than the residual stream: behind it, the inputs of all layers, and keys and values that
+    later layers attend to. So these are kept, and gradients go through them, as the stream is and as they do there.
     """
 
     family: Family
@@ -136,10 +140,34 @@ class ModelSpec:
     layers: tuple[LayerSpec, ...]
     lm_head_bias: bool = False
     position_offset: int | None = None
+    layer_inputs: int = 0
+
+    @cached_property
+    def inputs_of(self) -> Mapping[int, slice]:
+        """The columns of hidden states with the inputs of each layer."""
+        starts = {index: self.hidden_size + index * self.layer_inputs for index in range(len(self.layers))}
+        return {index: slice(start, start + self.layer_inputs) for index, start in starts.items()}
+
+    @cached_property
+    def cached_of(self) -> Mapping[int, slice]:
+        """The columns of hidden states with the keys and then the values of each layer that lends them."""
+        columns, start = {}, self.hidden_size + len(self.layers) * self.layer_inputs
+        for index, layer in enumerate(self.layers):
+            for one in layer.sublayers:
+                if isinstance(one, Attention) and one.lends_cache:
+                    columns[index] = slice(start, start + 2 * one.num_key_value_heads * one.head_dim)
+                    start = columns[index].stop
+        return columns
+
+    @cached_property
+    def width(self) -> int:
+        """Columns of hidden states."""
+        last = self.hidden_size + len(self.layers) * self.layer_inputs
+        return max((columns.stop for columns in self.cached_of.values()), default=last)
 
     @cached_property
     def head_dim(self) -> int:
-        """Size of a head of attention."""
+        """Size of a head in the first attention; others may have another."""
         return self.first(Attention).head_dim
 
     @property
@@ -215,6 +243,8 @@ class ModelSpec:
                 shapes[names.bias(projection, layer)] = shape[:1]
         if sublayer.norm_after is not None:
             shapes |= self._norm_tensors(sublayer.norm_after, layer)
+        if sublayer.scales_stream:
+            shapes[names.tensor(names.STREAM_SCALE, layer)] = (1,)
         return shapes
 
     def _norm_tensors(self, norm: str, layer: int | None = None) -> dict[str, tuple[int, ...]]:
@@ -226,8 +256,14 @@ class ModelSpec:
 
     @property
     def embedding_names(self) -> tuple[str, ...]:
-        """The tables of tokens and, where there is one, of positions."""
-        return ("embed_tokens",) if self.position_offset is None else ("embed_tokens", "positions")
+        """The tables of tokens and, where there is one, of positions, and what inputs of layers are made of."""
+        positions = () if self.position_offset is None else ("positions",)
+        return ("embed_tokens", *positions, *(names.INPUT_TABLES if self.layer_inputs else ()))
+
+    @property
+    def token_tables(self) -> tuple[str, ...]:
+        """Those with a row for each token."""
+        return tuple(name for name in self.embedding_names if name in ("embed_tokens", "layer_inputs"))
 
     @property
     def outer_names(self) -> tuple[str, ...]:
@@ -241,6 +277,9 @@ class ModelSpec:
         table = (self.vocab_size, self.hidden_size)
         norm: tuple[int, ...] = (self.hidden_size,)
         shapes = {"embed_tokens": table, "norm": norm, "norm_bias": norm, "lm_head": table, "lm_head_bias": table[:1]}
+        inputs = len(self.layers) * self.layer_inputs
+        of_inputs = ((self.vocab_size, inputs), (inputs, self.hidden_size), (self.layer_inputs,))
+        shapes |= dict(zip(names.INPUT_TABLES, of_inputs, strict=True))
         shapes["positions"] = (self.max_position_embeddings + (self.position_offset or 0), self.hidden_size)
         return {names.tensor(name): shapes[name] for name in self.outer_names}
 
@@ -252,9 +291,10 @@ class ModelSpec:
         return shapes
 
     def num_parameters(self) -> int:
-        """Number of parameters; a tied LM head counts once, and gains of norms without weights do not."""
+        """Number of parameters; a tied LM head counts once, numbers that scale the stream and missing gains do not."""
         parameters = sum(math.prod(shape) for shape in self.tensors().values())
         gains = 1 + sum(len(sublayer.norms) for sublayer in self.sublayers)
+        parameters -= sum(one.inner_norms().get(V_NORM, 0) + one.scales_stream for one in self.sublayers)
         return parameters - (0 if self.family.block.norm_weight else gains * self.hidden_size)
 
     def prunable_weights(self, layer: int) -> int:

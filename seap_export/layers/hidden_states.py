@@ -15,6 +15,7 @@ from seap_export.layers.head import Head
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.streams import MemoryStreams, Streams
 from seap_export.layers.sublayers.norm import Norm
+from seap_export.layers.sublayers.operands import stream_of
 
 __all__ = [
     "HiddenStates",
@@ -29,13 +30,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class SublayerOutput:
-    """What one sublayer wrote for one batch; all float32 [tokens, hidden_size].
+    """What one sublayer wrote for one batch; all float32 [tokens, hidden_size], without other hidden states.
 
     Attributes:
         batch_index: Index of the batch.
         product: The output of its output projection.
         update: What was added to the stream.
-        stream: The stream after that.
+        stream: The stream after that, before a number of the layer scales it.
     """
 
     batch_index: int
@@ -59,7 +60,7 @@ Visitor = Callable[[SublayerPass], None]
 
 
 class HiddenStates:
-    """The residual stream at the real tokens of each batch, float32 [tokens, hidden_size] each.
+    """The hidden states at the real tokens of each batch, float32 [tokens, width] each; see `ModelSpec`.
 
     Attributes:
         batches: The batches.
@@ -75,12 +76,15 @@ class HiddenStates:
         return (self._before if layer.spec.named(output).beside else self.streams)[batch_index]
 
     def add(self, layer: DecoderLayer, output: Projection, batch_index: int, update: torch.Tensor) -> torch.Tensor:
-        """Adds what a sublayer writes to the stream of a batch, and returns the sum; what is read again is kept."""
+        """Adds what a sublayer writes to the stream of a batch, and returns the sum, [tokens, hidden_size]; what is
+        read again is kept.
+        """
         before = self.streams[batch_index]
         if layer.spec.is_read_again(output):
             self._before[batch_index] = before
-        after = self.streams[batch_index] = before + update
-        return after
+        total = layer.total(before, update)
+        self.streams[batch_index] = layer.after(output, before, total, self.batches[batch_index])
+        return total
 
     @classmethod
     def embedded(
@@ -106,13 +110,13 @@ class HiddenStates:
             channels = layer.channels(output, stream, batch)
             product = layer.product(output, channels, stream)
             update = layer.update(output, product)
-            after = self.add(layer, output, batch_index, update)
-            visit(SublayerPass(batch_index, product, update, after, channels))
+            total = self.add(layer, output, batch_index, update)
+            visit(SublayerPass(batch_index, product, update, total, channels))
 
 
 def output_stream(spec: ModelSpec, norm: Norm, stream: torch.Tensor) -> torch.Tensor:
     """What the LM head multiplies: the last norm of the stream, times the multiplier of the logits."""
-    normed = norm(stream)
+    normed = norm(stream_of(stream, spec.hidden_size))
     multiplier = spec.block.logits_multiplier
     return normed if multiplier == 1.0 else normed * multiplier
 

@@ -18,6 +18,7 @@ from seap_export.families import (
     Convolution,
     DeltaNet,
     Experts,
+    LayerInput,
     LayerSpec,
     Mamba,
     Mlp,
@@ -28,13 +29,15 @@ from seap_export.families import (
 )
 from seap_export.families.names import Projection
 from seap_export.layers.batches import Batch
-from seap_export.layers.sublayers.attention import attention_channels
+from seap_export.layers.sublayers.attention import attention_channels, lent_keys_and_values
 from seap_export.layers.sublayers.convolution import convolution_channels
 from seap_export.layers.sublayers.delta_net import delta_net_channels
 from seap_export.layers.sublayers.experts import experts_channels, experts_product
+from seap_export.layers.sublayers.layer_input import layer_input_channels
 from seap_export.layers.sublayers.mamba import mamba_channels
 from seap_export.layers.sublayers.mlp import mlp_channels, shared_channels
 from seap_export.layers.sublayers.norm import Norm
+from seap_export.layers.sublayers.operands import stream_of
 from seap_export.layers.widened import widened_product
 from seap_export.layers.working_memory import is_widened_in_parts
 
@@ -46,6 +49,7 @@ _CHANNELS: Mapping[type[Sublayer], Callable[[Any, Any, torch.Tensor, Batch], tor
     Attention: attention_channels,
     Convolution: convolution_channels,
     DeltaNet: delta_net_channels,
+    LayerInput: layer_input_channels,
     Mamba: mamba_channels,
     Mlp: mlp_channels,
     Experts: experts_channels,
@@ -106,6 +110,16 @@ class DecoderLayer:
         return self._spec.hidden_size
 
     @property
+    def inputs_of(self) -> Mapping[int, slice]:
+        """The columns of hidden states with the inputs of each layer."""
+        return self._spec.inputs_of
+
+    @property
+    def cached_of(self) -> Mapping[int, slice]:
+        """The columns of hidden states with the keys and values of each layer that lends them."""
+        return self._spec.cached_of
+
+    @property
     def tensors(self) -> Mapping[str, torch.Tensor]:
         """Its tensors by full name: float32, or as they are stored where a part at a time is converted."""
         return self._tensors
@@ -128,7 +142,7 @@ class DecoderLayer:
 
         Args:
             output: Which projection.
-            stream: The hidden states of the real tokens, [tokens, hidden_size].
+            stream: The hidden states of the real tokens, [tokens, width].
             batch: The batch that they come from.
         """
         sublayer = self._layer.named(output)
@@ -145,6 +159,7 @@ class DecoderLayer:
     def read(self, output: Projection, stream: torch.Tensor) -> torch.Tensor:
         """The input of a sublayer's first projections: the stream, through its norm if there is one."""
         norm = self._norm(self._layer.named(output).norm_before)
+        stream = stream_of(stream, self.hidden_size)
         return stream if norm is None else norm(stream)
 
     def _norm(self, name: str | None) -> Norm | None:
@@ -183,6 +198,30 @@ class DecoderLayer:
         multiplier = self._layer.named(output).multiplier
         return normed if multiplier == 1.0 else normed * multiplier
 
+    def total(self, stream: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
+        """The sum of the stream in hidden states [tokens, width] and an update, [tokens, hidden_size]."""
+        return stream_of(stream, self.hidden_size) + update
+
+    def scaled(self, output: Projection, total: torch.Tensor) -> torch.Tensor:
+        """The stream behind a sublayer, given the sum."""
+        scale = self.tensor(names.STREAM_SCALE) if self._layer.named(output).scales_stream else None
+        return total if scale is None else total * scale
+
+    def after(self, output: Projection, stream: torch.Tensor, total: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """The hidden states behind a sublayer, [tokens, width].
+
+        Args:
+            output: Its output projection.
+            stream: The hidden states before it.
+            total: The sum of their stream and its update.
+            batch: The batch that they come from.
+        """
+        sublayer, parts = self._layer.named(output), {0: self.scaled(output, total)}
+        if isinstance(sublayer, Attention) and sublayer.lends_cache:
+            lent = self.cached_of[self._index]
+            parts[lent.start] = lent_keys_and_values(self, sublayer, stream, batch)
+        return _joined(parts, stream)
+
     def gain(self, output: Projection) -> torch.Tensor | None:
         """The gain of the norm after a sublayer, float32 [hidden_size]; None: there is no such norm."""
         norm = self._norm(self._layer.named(output).norm_after)
@@ -194,3 +233,13 @@ class DecoderLayer:
         if self.gain(output) is None:
             return multiplier
         return multiplier * torch.rsqrt(product.pow(2).mean(-1, keepdim=True) + self.epsilon)
+
+
+def _joined(parts: Mapping[int, torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
+    """Hidden states with other columns where parts begin."""
+    columns, end = list[torch.Tensor](), 0
+    for start, part in parts.items():
+        columns += [hidden[:, end:start], part]
+        end = start + part.shape[1]
+    whole = [one for one in (*columns, hidden[:, end:]) if one.shape[1]]
+    return whole[0] if len(whole) == 1 else torch.cat(whole, 1)

@@ -34,7 +34,7 @@ class Recording:
     def __init__(self, spec: ModelSpec, batches: Sequence[Batch], storage: StreamStorage) -> None:
         self._spec, self._batches = spec, list(batches)
         self._products: Mapping[tuple[int, Projection], Streams] = {
-            (index, output): storage.streams(f"{output}-{index:05}", spec, batches)
+            (index, output): storage.streams(f"{output}-{index:05}", spec, batches, spec.hidden_size)
             for index, layer in enumerate(spec.layers)
             for output in layer.outputs
         }
@@ -79,5 +79,6 @@ class Player:
         """Passes one sublayer, and shows the visitor each batch; of the layer, only its norms are used."""
         for batch_index, product in enumerate(self._products[layer.index, output]):
             update = layer.update(output, product)
-            after = self._streams[batch_index] = self._streams[batch_index] + update
-            visit(SublayerOutput(batch_index, product, update, after))
+            total = layer.total(self._streams[batch_index], update)
+            self._streams[batch_index] = layer.scaled(output, total)
+            visit(SublayerOutput(batch_index, product, update, total))

@@ -160,7 +160,7 @@ class StockModel:
             weight: The stored weight or bias. An embedding may have the rows of some tokens only. None: releases it.
         """
         module = self._outer(name)
-        if name == "embed_tokens":
+        if name in self._spec.token_tables:
             module.padding_idx = None  # may be beyond the rows, and matters in training only
         parameter = _parameter(torch.empty(0, device="meta") if weight is None else weight.to(self._device))
         setattr(module, "bias" if name.endswith("_bias") else "weight", parameter)
@@ -281,9 +281,26 @@ class StockModel:
         The last norm and the LM head must be loaded.
         """
         last = (hidden, None) if self.in_tuples else hidden
-        with torch.inference_mode(), self._replaced_layers(lambda *arguments, **keywords: last):
-            logits: torch.Tensor = self.model(inputs_embeds=hidden, use_cache=False).logits
+        with (
+            torch.inference_mode(),
+            self._replaced_layers(lambda *arguments, **keywords: last),
+            self._without_inputs(hidden) as options,
+        ):
+            logits: torch.Tensor = self.model(inputs_embeds=hidden, use_cache=False, **options).logits
         return logits
+
+    @contextmanager
+    def _without_inputs(self, hidden: torch.Tensor) -> Iterator[dict[str, Any]]:
+        """Gives layers no inputs, which transformers would look for among the embeddings."""
+        if not self._spec.layer_inputs:
+            yield {}
+            return
+        base = self.model.get_submodule(self._family.module("layer_inputs").rpartition(".")[0])
+        base.hidden_size_per_layer_input = 0
+        try:
+            yield {"per_layer_inputs": hidden.new_zeros(*hidden.shape[:2], len(self._layers), 0)}
+        finally:
+            base.hidden_size_per_layer_input = self._spec.layer_inputs
 
     @contextmanager
     def _replaced_layers(self, forward: Callable[..., Any]) -> Iterator[None]:

@@ -27,7 +27,7 @@ _CPU = torch.device("cpu")
 
 
 class Streams(Protocol):
-    """The hidden states of each batch, float32 [tokens, hidden_size], on the device that computes them."""
+    """The hidden states of each batch, float32 [tokens, width], on the device that computes them."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[torch.Tensor]: ...
@@ -96,7 +96,7 @@ class _Layout:
         name: Name of the streams.
         folder: Folder of their files.
         lengths: Tokens of each batch.
-        width: hidden_size.
+        width: Columns.
     """
 
     name: str
@@ -231,9 +231,9 @@ class StreamStorage:
     folder: Path
     device: torch.device
 
-    def streams(self, name: str, spec: ModelSpec, batches: Sequence[Batch]) -> SavedStreams:
-        """Streams of that name without values, which are set, embedded or loaded next."""
-        layout = _Layout(name, self.folder, tuple(batch.num_tokens for batch in batches), spec.hidden_size)
+    def streams(self, name: str, spec: ModelSpec, batches: Sequence[Batch], width: int | None = None) -> SavedStreams:
+        """Streams of that name without values, which are set, embedded or loaded next, of hidden states or a width."""
+        layout = _Layout(name, self.folder, tuple(batch.num_tokens for batch in batches), width or spec.width)
         if self.kind == "disk":
             return _KeptInFile(layout, self.device)
         return _KeptInMemory(layout, self.device if self.kind == "device" else _CPU, self.device)
@@ -261,7 +261,7 @@ def choose_storage(spec: ModelSpec, tokens: int, compute: Compute, folder: Path,
         folder: Where files are written.
         copies: How many streams there are for each token; each has a companion if sublayers stand side by side.
     """
-    size, working = 4 * tokens * spec.hidden_size * copies, working_bytes(spec, compute.batch_tokens)
+    size, working = 4 * tokens * spec.width * copies, working_bytes(spec, compute.batch_tokens)
     size *= 2 if spec.has_beside else 1
     kind: Literal["device", "memory", "disk"] = "disk"
     if not compute.is_cpu and size <= compute.device_memory - working:

@@ -159,8 +159,15 @@ def _give_factors(model: Any, layers: Sequence[Any], config: PretrainedConfig) -
         give(mamba)
 
 
-def _one_layer(config: PretrainedConfig) -> PretrainedConfig:
-    """A config from which a stock constructor builds everything around the layers, and a single stock layer."""
+def _around_layers(config: PretrainedConfig) -> PretrainedConfig:
+    """A config from which a stock constructor builds everything around the layers, and stock layers: a single one, or
+    in Gemma 4, which makes tables of all of them, as many as there are.
+    """
+    if hasattr(type(config), "kv_sharing_modes"):
+        alike = copy.copy(config)  # in all that the tables do not depend on
+        sizes = (layer_config(config, layer_idx).head_dim for layer_idx in range(config.num_hidden_layers))
+        alike.per_layer_config = {layer_idx: {"head_dim": size} for layer_idx, size in enumerate(sizes)}
+        return alike
     single = _for_stock_class(layer_config(config, 0))
     single.num_hidden_layers = 1
     if single.num_hidden_layers != 1:  # Nemotron-H counts what it lists
@@ -176,7 +183,7 @@ def _take_implementations(config: PretrainedConfig, chosen: PretrainedConfig) ->
 
 
 def _build_layers(model: nn.Module, config: PretrainedConfig, path: str) -> None:
-    """Replaces the single layer of a model by those of the config."""
+    """Replaces the layers of a model by those of the config."""
     parent, _, name = path.rpartition(".")
     holder = model.get_submodule(parent)
     layer_class = type(getattr(holder, name)[0])
@@ -191,7 +198,7 @@ class _PrunedModel:
     """Mixin for a family's base model: replaces its layers by those of the config."""
 
     def __init__(self, config: PretrainedConfig) -> None:
-        super().__init__(_one_layer(config))
+        super().__init__(_around_layers(config))
         _take_implementations(config, self.config)
         _build_layers(self, config, config.layers_path.partition(".")[2])
         self.post_init()
@@ -201,7 +208,7 @@ class _PrunedForCausalLM:
     """Mixin for a family's causal language model: replaces the layers of its base model by those of the config."""
 
     def __init__(self, config: PretrainedConfig) -> None:
-        super().__init__(_one_layer(config))
+        super().__init__(_around_layers(config))
         _take_implementations(config, self.config)
         _build_layers(self, config, config.layers_path)
         self.post_init()

@@ -18,7 +18,7 @@ def shrunk_config(source: Source, spec: ModelSpec, layout: Layout) -> dict[str, 
     """The config.json of a shrunk model of these shapes: the dense one with what pruning changed."""
     return {
         **{key: value for key, value in source.config.items() if key not in ("auto_map", PRUNED_FROM)},
-        **({} if layout == "uniform" and spec.family.head_dim_is_derived else {"head_dim": spec.head_dim}),
+        **({} if layout == "uniform" and spec.family.head_dim_is_derived else {"head_dim": _head_dim(source)}),
         "dtype": str(source.reader.dtype).removeprefix("torch."),
         **(_plain(source, spec) if layout == "uniform" else _per_layer(source, spec)),
     }
@@ -47,6 +47,9 @@ def _per_layer(source: Source, spec: ModelSpec) -> dict[str, Any]:
     for index, (layer, dense) in enumerate(zip(spec.layers, source.spec.layers, strict=True)):
         had = _sizes(family, dense)
         values: dict[str, Any] = {key: size for key, size in _sizes(family, layer).items() if size != had[key]}
+        if family.global_layers is not None:  # the dense model has such values, too
+            sizes = {**source.config["per_layer_config"].get(str(index), {}), **_sizes(family, layer)}
+            values = {key: size for key, size in sizes.items() if size != source.config.get(key)}
         values |= {f"{name}_bias": True for name in family.outputs if name in layer.biases - dense.biases}
         if values:
             per_layer[str(index)] = values
@@ -58,12 +61,18 @@ def _per_layer(source: Source, spec: ModelSpec) -> dict[str, Any]:
             "AutoModelForCausalLM": f"modeling_seap.Seap{stem}ForCausalLM",
         },
         "model_type": PRUNED_PREFIX + family.model_type,
+        **({} if family.shared_caches is None else {family.shared_caches.doubled: False}),  # each layer says its size
         **_for_vllm(source, spec),
         **{f"{name}_bias": False for name in family.outputs},  # unless per_layer_config says otherwise
         "per_layer_config": per_layer,
         **class_settings(family),
         **{key: size for shared in source.spec.all(SharedExpert) for key, size in shared.sizes.items()},
     }
+
+
+def _head_dim(source: Source) -> int:
+    """The size of a head that `per_layer_config` may replace."""
+    return int(source.config.get("head_dim") or source.spec.head_dim)
 
 
 def _for_vllm(source: Source, spec: ModelSpec) -> dict[str, Any]:

@@ -21,6 +21,7 @@ import torch
 from seap_export.families.names import Projection
 from seap_export.layers.hidden_states import SublayerOutput
 from seap_export.layers.layer import DecoderLayer
+from seap_export.layers.sublayers.operands import stream_of
 
 __all__ = ["refit_target"]
 
@@ -37,11 +38,12 @@ def refit_target(
         dense: The dense layer.
         output: Its output projection.
         passed: What the dense model computes in it.
-        shrunk: The shrunk stream before it, float32 [tokens, hidden_size].
+        shrunk: The shrunk hidden states before it, float32 [tokens, width].
 
     Returns:
         float32 [tokens, hidden_size], and float32 [tokens], whose scale does not matter, or 1.0.
     """
+    shrunk = stream_of(shrunk, dense.hidden_size)
     gain, multiplier = dense.gain(output), dense.spec.named(output).multiplier
     if gain is None:
         distance = passed.stream - shrunk

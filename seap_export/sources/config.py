@@ -58,8 +58,8 @@ def portable_config(config: Mapping[str, Any]) -> dict[str, Any]:
     family = family_of_model_type(config.get("model_type"))
     new, old = portable.pop("rope_parameters", None), portable.pop("rope_scaling", None)
     if "rope_parameters" in family.defaults:
-        theta = portable.pop("rope_theta", None) or 10000.0
-        portable["rope_parameters"] = {"rope_theta": theta, **(old or new or family.defaults["rope_parameters"])}
+        theta = {} if family.rotation.nested else {"rope_theta": portable.pop("rope_theta", None) or 10000.0}
+        portable["rope_parameters"] = {**theta, **(old or new or family.defaults["rope_parameters"])}
     elif family.rotation.layers != "none":
         portable |= _rope(portable, old or new or {}, family)
     dtype = portable.pop("torch_dtype", None) or portable.get("dtype")

@@ -26,7 +26,7 @@ class KeptRows:
 
     def __init__(self, reader: WeightReader, vocabulary: Vocabulary) -> None:
         self._reader, self._vocabulary = reader, vocabulary
-        self._tables = {names.tensor(name) for name in ("embed_tokens", "lm_head", "lm_head_bias")}
+        self._tables = {names.tensor(name) for name in ("embed_tokens", "layer_inputs", "lm_head", "lm_head_bias")}
 
     @property
     def dtype(self) -> torch.dtype:

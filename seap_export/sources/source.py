@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from seap_export.errors import EnvironmentFailure, InputError
-from seap_export.families import ModelSpec, language_config, model_spec, names, wrapper_of_model_type
+from seap_export.families import Attention, ModelSpec, language_config, model_spec, names, wrapper_of_model_type
+from seap_export.families.family import PRUNED_PREFIX
 from seap_export.hashing import sha256_files, sha256_json
 from seap_export.json_file import read_json, read_json_if_present, write_json
 from seap_export.layers.embedding import Embedding
@@ -89,8 +90,8 @@ class Source:
         return Norm(self.spec.norm, *map(self.read_outer, self.spec.norm_parts("norm")))
 
     def read_embedding(self) -> Embedding:
-        """Reads the embedding of tokens and, if there is one, of positions; raises as `read_outer` does."""
-        return Embedding(*map(self.read_outer, self.spec.embedding_names))
+        """Reads the embedding of tokens, and what else `spec.embedding_names` has; raises as `read_outer` does."""
+        return Embedding.of({name: self.read_outer(name) for name in self.spec.embedding_names})
 
     def read_head(self, embedding: Embedding | None = None) -> Head:
         """Reads the LM head; raises as `read_outer` does.
@@ -200,7 +201,8 @@ def _folder_source(folder: Path, name: str) -> Source:
     values = read_json(folder / "config.json")
     config, wrapper = language_config(values), wrapper_of_model_type(values.get("model_type"))
     spec = model_spec(config)  # what is not supported is said before any weights are looked for
-    if config.get("per_layer_config") is not None:
+    is_uneven = spec.family.global_layers is None or str(config["model_type"]).startswith(PRUNED_PREFIX)
+    if is_uneven and config.get("per_layer_config") is not None:
         raise InputError(f"{folder}: already pruned (per_layer_config); give the dense model")
     files = SafetensorsReader(folder)
     reader = with_prefix(files, spec.family) if wrapper is None else LanguagePart(files, wrapper)
@@ -211,6 +213,7 @@ def _folder_source(folder: Path, name: str) -> Source:
     ignored = (*spec.family.buffers, spec.family.stored("lm_head"))  # a tied one may be stored besides
     if spec.family.further_layers:
         ignored += tuple(name for name in reader.shapes() if _is_further(name, len(spec.layers)))
+    ignored += tuple(_replaced_by_lent(spec))
     check_weights(reader, StoredForm(spec).shapes, str(folder), ignored)
     _refuse_other_head(reader, spec, str(folder))
     generation = folder / "generation_config.json"
@@ -231,6 +234,15 @@ def _folder_source(folder: Path, name: str) -> Source:
 def _is_further(name: str, layers: int) -> bool:
     """Whether a tensor belongs to a layer that predicts further tokens."""
     return name.startswith("mtp.") or (names.layer_of(name) or 0) >= layers
+
+
+def _replaced_by_lent(spec: ModelSpec) -> Iterator[str]:
+    """Tensors that checkpoints have of attention that attends to keys and values of another one, for which it has no
+    use.
+    """
+    for index, layer in enumerate(spec.layers):
+        if any(isinstance(one, Attention) and one.cache_of is not None for one in layer.sublayers):
+            yield from (f"{spec.family.module(name, index)}.weight" for name in ("k_proj", "v_proj", "k_norm"))
 
 
 def _check_token_ids(configs: Mapping[str, Mapping[str, Any]], vocab_size: int) -> None:

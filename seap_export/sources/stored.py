@@ -15,6 +15,7 @@ from seap_export.families import ModelSpec, names
 from seap_export.families.family import FUSED
 from seap_export.families.fused import Rows, fused_rows
 from seap_export.families.stacked import Joint, Stacked, stacked_biases, stacked_projections
+from seap_export.families.sublayers import V_NORM
 from seap_export.sources.weights import WeightReader
 
 __all__ = ["PlainReader", "StoredForm"]
@@ -71,7 +72,13 @@ class StoredForm:
                         self._append(names.tensor(part, layer), (spec.hidden_size,), family.stored(part, layer))
                 for inner in sublayer.inner_norms():
                     plain = names.tensor(inner, layer)
-                    self._append(plain, shapes[plain], family.stored(inner, layer), offset)
+                    if inner == V_NORM:
+                        self._ones[plain] = torch.ones(shapes[plain])
+                    else:
+                        self._append(plain, shapes[plain], family.stored(inner, layer), offset)
+                if sublayer.scales_stream:
+                    plain = names.tensor(names.STREAM_SCALE, layer)
+                    self._append(plain, shapes[plain], family.stored(names.STREAM_SCALE, layer))
                 for name in sublayer.inner_tensors():
                     plain = names.tensor(name, layer)
                     is_row = name == "selection_bias" and family.experts is not None and family.experts.bias_is_row

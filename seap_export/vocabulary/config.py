@@ -11,6 +11,8 @@ __all__ = ["named_tokens", "renumbered_config", "renumbered_tokenizer_config"]
 
 #: Keys that hold token ids besides those that end in the first of these.
 _SUFFIXES = ("_token_id", "_token_index")
+#: The number of tokens: that of the embedding, and that of inputs of layers.
+_SIZES = ("vocab_size", "vocab_size_per_layer_input")
 _LISTS = ("suppress_tokens", "begin_suppress_tokens", "bad_words_ids")
 
 
@@ -27,14 +29,14 @@ def named_tokens(*configs: Mapping[str, Any] | None) -> frozenset[int]:
 
 
 def renumbered_config(config: Mapping[str, Any], vocabulary: Vocabulary) -> dict[str, Any]:
-    """A config.json or generation_config.json with new token ids, and a new `vocab_size` where it has one.
+    """A config.json or generation_config.json with new token ids, and a new number of tokens where it has one.
 
     Tokens that are to be suppressed and are not kept are left out.
     """
     new = vocabulary.new_ids
     values = dict(config)
     for key, value in config.items():
-        if key == "vocab_size":
+        if key in _SIZES:
             values[key] = len(vocabulary)
         elif key.endswith(_SUFFIXES):
             values[key] = _mapped(value, {-1: -1, **new})

@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from seap_export.families import Family, family_of_model_type, model_spec
-from seap_export.families.names import OUTPUTS, Projection
+from seap_export.families.names import LAYER_INPUTS, OUTPUTS, Projection
 from seap_export.plan.settings import Layout
 from seap_export.rounding.grid import BlockQuantization, best_scales, on_grid, padded_blocks, short_scales
 from seap_export.rounding.note import RoundingNote
@@ -49,7 +49,7 @@ def write_micro_model(folder: Path, seed: int = 0, dtype: str = "float32", **val
     generator = torch.Generator().manual_seed(seed)
     plain = {}
     for name, shape in spec.tensors().items():
-        centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+        centre = 1.0 if ("norm" in name and name.endswith("weight")) or name.endswith("layer_scalar") else 0.0
         centre = -3.0 if name.endswith("A_log") else centre  # a state remembers some twenty tokens, as in real models
         scale = 0.5 if "embed" in name else 0.25
         plain[name] = centre + scale * torch.randn(shape, generator=generator)
@@ -246,7 +246,7 @@ def mean_divergence(dense: Path, variant: Path, texts: Texts) -> float:
 def projection_paths(model: PreTrainedModel) -> dict[Projection, str]:
     """Where transformers' decoder layers have the output projections that they have."""
     names = family_of_model_type(model.config.model_type).names
-    return {output: names[output] for output in OUTPUTS if output in names}
+    return {output: names[output] for output in (*OUTPUTS, LAYER_INPUTS[-1]) if output in names}
 
 
 def decoder_layers(model: PreTrainedModel) -> list[nn.Module]:

@@ -20,6 +20,7 @@ from seap_export.families import (
     Convolution,
     DeltaNet,
     Experts,
+    LayerInput,
     LayerSpec,
     Mamba,
     Mlp,
@@ -41,6 +42,7 @@ from seap_export.plan.sublayers import (
     KeptDeltaNet,
     KeptExperts,
     KeptHeads,
+    KeptInputs,
     KeptMamba,
     KeptNeurons,
     KeptShared,
@@ -78,6 +80,8 @@ def layer_plan(layer: LayerSpec, dropped_group: int | None, dropped_head: int | 
         elif isinstance(one, Experts):
             experts = range(int(len(neurons) < NEURONS), one.num_experts)
             kept.append(KeptExperts(tuple(experts), one.moe_intermediate_size))
+        elif isinstance(one, LayerInput):
+            kept.append(KeptInputs(tuple(range(one.channels))))
         else:
             kept.append((KeptShared if isinstance(one, SharedExpert) else KeptNeurons)(tuple(neurons)))
     return LayerPlan(tuple(kept))
@@ -87,6 +91,7 @@ def _heads(one: Grouped, dropped_group: int | None, dropped_head: int | None) ->
     size, number = one.heads_per_group, one.heads // one.heads_per_group
     if one.whole_because:
         dropped_group = dropped_head = None
+    dropped_group = None if one.fixed_groups else dropped_group
     dropped_head = None if one.keeps_groups else dropped_head
     groups = [g for g in range(number) if number == 1 or g != dropped_group]
     heads = [
@@ -142,6 +147,7 @@ def uniform_plan(source: Source, compensation: Compensation, **values: Any) -> P
     left, each = {6: 3, 3: 2, 1: 1}[all_groups], max(size // 2, 1)
     if keeps_heads(source.spec) or attention.whole_because:
         left, each = all_groups, size
+    left = all_groups if any(one.fixed_groups for one in source.spec.all(Attention)) else left
     layers = []
     for index, layer in enumerate(source.spec.layers):
         neurons, kinds = range(index, index + 48), set(map(type, layer.sublayers))
@@ -155,6 +161,8 @@ def uniform_plan(source: Source, compensation: Compensation, **values: Any) -> P
         heads = [group * size + (index + group + offset) % size for group in groups for offset in range(each)]
         kept = kept_layer(size, groups, sorted(heads), neurons)
         kept = kept if Mlp in kinds or Experts in kinds else LayerPlan((kept[KeptHeads],))
+        inputs = (KeptInputs(tuple(range(one.channels))) for one in layer.sublayers if isinstance(one, LayerInput))
+        kept = LayerPlan((*kept.sublayers, *inputs))
         for experts in (one for one in layer.sublayers if isinstance(one, Experts)):
             others = (expert for expert in range(experts.num_experts) if expert != index)
             kept = LayerPlan((kept[KeptHeads], KeptExperts(tuple(others), experts.moe_intermediate_size)))

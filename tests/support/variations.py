@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from converters.format import lacks
 from seap_export.families import (
+    Attention,
     Convolution,
     DeltaNet,
     Experts,
@@ -19,6 +21,7 @@ from seap_export.families import (
     Mlp,
     ModelSpec,
     family_of_model_type,
+    language_config,
     model_spec,
 )
 from seap_export.families.config_reader import class_settings
@@ -34,6 +37,16 @@ _LLAMA3 = {
     "original_max_position_embeddings": 32,
 }
 _YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+_GEMMA4 = {
+    "hidden_activation": "gelu_pytorch_tanh",
+    "sliding_window": 5,
+    "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+    "global_head_dim": 32,
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+        "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 10000.0},
+    },
+}
 _MULTIPLIERS = {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits_scaling": 2.0}
 _GLOBAL_AND_LOCAL = [[["local", "global"], 1], [["local"], 1]]
 _FALCON = {"num_key_value_heads": 3, "num_kv_heads": 3, "new_decoder_architecture": True}
@@ -90,6 +103,8 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
         "sliding_window_pattern": 2,
         "rope_local_base_freq": 100.0,
     },
+    "gemma4_text": {**_GEMMA4, "hidden_size_per_layer_input": 0},
+    "gemma4_unified_text": {**_GEMMA4, "attention_k_eq_v": True},
     "glm": {"attention_bias": False},
     "glm4": {"attention_bias": False},
     "granite": {"attention_multiplier": 0.2},
@@ -372,6 +387,26 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "attention_bias": True,
         "tie_word_embeddings": True,
     },
+    "gemma4": {"model_type": "gemma4_text", "layer_types": None, "global_head_dim": 16},
+    "gemma4-inputs": {
+        "model_type": "gemma4_text",
+        "hidden_size_per_layer_input": 32,
+    },
+    "gemma4-shared": {
+        "model_type": "gemma4_text",
+        "hidden_size_per_layer_input": 32,
+        "num_kv_shared_layers": 1,
+    },
+    "gemma4_unified": {"model_type": "gemma4_unified_text"},
+    "gemma4-all": {
+        "model_type": "gemma4_text",
+        "attention_k_eq_v": True,
+        "hidden_size_per_layer_input": 32,
+        "num_kv_shared_layers": 1,
+        "final_logit_softcapping": 8.0,
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+    },
     "glm": {"model_type": "glm"},
     "glm-biases": {"model_type": "glm", "attention_bias": True, "tie_word_embeddings": True},
     "glm4": {"model_type": "glm4"},
@@ -625,6 +660,14 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
+#: Caches of both kinds of layers are shared, one by two layers, whose MLPs are twice as wide.
+SHARED_CACHES: dict[str, Any] = {
+    **VARIATIONS["gemma4-shared"],
+    "num_hidden_layers": 5,
+    "layer_types": [*_LAYER_TYPES, "full_attention", "full_attention"],
+    "num_kv_shared_layers": 3,
+    "use_double_wide_mlp": True,
+}
 FAMILIES = tuple(sorted({values["model_type"] for values in VARIATIONS.values()}))
 
 
@@ -658,6 +701,8 @@ def micro_config(**values: Any) -> dict[str, Any]:
         for name, key in family.keys.items():  # as the family calls it
             if name in config and key not in config:
                 config[key] = config.pop(name)
+        if family.layer_inputs is not None:
+            config["vocab_size_per_layer_input"] = config["vocab_size"]
         if family.head_dim_is_derived and "per_layer_config" not in config:
             del config["head_dim"]
         if family.rotation.layers == "none":
@@ -724,7 +769,14 @@ def _as_made(values: Mapping[str, Any], layers: Mapping[Any, dict[str, Any]]) ->
 
     Those that have a mixture of experts in place of an MLP lack one expert, and have no bias there.
     """
-    spec, made = model_spec(micro_config(**values)), {}
+    config = micro_config(**values)
+    spec, made = model_spec(config), {}
+    if family_of_model_type(values["model_type"]).global_layers is not None:  # whose heads have another size
+        cut, of_dense = (
+            {str(index): sizes for index, sizes in layers.items()},
+            language_config(config)["per_layer_config"],
+        )
+        layers = {index: {**of_dense.get(index, {}), **cut.get(index, {})} for index in {**of_dense, **cut}}
     for index, sizes in layers.items():
         made[index] = dict(sizes)
         kinds = {type(sublayer) for sublayer in spec.layers[int(index)].sublayers}
@@ -847,8 +899,8 @@ def _family(name: str) -> Family:
 
 
 def _attends_only(name: str) -> bool:
-    """Whether all layers are attention and an MLP, so that they keep nothing but keys and values."""
-    return _kinds(name)[0] <= {"Attention", "Mlp"}
+    """Whether all layers are attention of the usual kind and an MLP, so that they keep nothing but keys and values."""
+    return lacks(_spec(name), Attention, Mlp) is None
 
 
 #: For what reads a family, or compares it with transformers: the richest of each; `make test-all` adds the others.

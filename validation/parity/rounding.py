@@ -14,7 +14,7 @@ import torch
 
 from converters.onnx.precision import Precision
 from converters.onnx.weights.scaling import Scaling, scaled_epsilon
-from seap_export.families import Experts, Family, ModelSpec
+from seap_export.families import Experts, Family, ModelSpec, names
 from seap_export.families.family import FUSED
 from seap_export.families.names import ROUTED
 from seap_export.families.stacked import stacked_projections
@@ -56,7 +56,7 @@ def _quantized(spec: ModelSpec, how: BlockQuantization) -> Iterator[str]:
     """The stored names of quantised weights; rows are quantised one by one, so that fused projections may stay so."""
     family = spec.family
     if how.embeddings:
-        yield family.stored("embed_tokens")
+        yield from map(family.stored, spec.token_tables)
         if not spec.tie_word_embeddings:
             yield family.stored("lm_head")
     for module in _projections(spec, how):
@@ -135,6 +135,7 @@ def scale_norms(model: Any, spec: ModelSpec, scaling: Scaling) -> frozenset[str]
     """
     family = spec.family
     norms = {family.module("norm"): scaling.stream}
+    norms |= {family.module(names.INPUT_TABLES[-1]): scaling.stream} if spec.layer_inputs else {}
     for index in range(len(spec.layers)):
         for sublayer in spec.layers[index].sublayers:
             if sublayer.norm_before is not None:

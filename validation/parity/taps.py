@@ -14,6 +14,7 @@ from seap_export.families import (
     Convolution,
     DeltaNet,
     Experts,
+    LayerInput,
     Mamba,
     Mlp,
     ModelSpec,
@@ -22,6 +23,7 @@ from seap_export.families import (
 )
 from seap_export.families.family import FUSED
 from seap_export.families.fused import fused_rows
+from seap_export.families.sublayers import QK_NORMS
 
 __all__ = ["Tap", "decoder_taps", "tapped"]
 
@@ -85,7 +87,8 @@ def _attention_taps(spec: ModelSpec, index: int, attention: Attention, scaling: 
         channels = tuple(channel for part in fused for channel in part.tolist()) or None
         yield Tap(index, "self_attn.qkv_proj", _node(f"{here}.qkv_proj"), modules, channels=channels)
     for name in attention.inner_norms():
-        node = f"{here}.{name}" if attention.qk_norm == "over_all_heads" else f"{here}.{name}.join"
+        is_whole = attention.qk_norm == "over_all_heads" and name in QK_NORMS
+        node = f"{here}.{name}" if is_whole else f"{here}.{name}.join"
         yield Tap(index, f"self_attn.{name}", _node(node), (family.module(name, index),))
     output, last = family.module(attention.output, index), "gated" if attention.has_gate else "attention"
     yield Tap(index, f"self_attn.{last}", _node(f"{here}.{last}"), (output,), "input")
@@ -136,6 +139,14 @@ def _mamba_taps(spec: ModelSpec, index: int, mamba: Mamba, scaling: Scaling) -> 
     yield Tap(index, "mamba.channels", values, (family.module(mamba.output, index),), "input")
 
 
+def _layer_input_taps(spec: ModelSpec, index: int, gated: LayerInput, scaling: Scaling) -> Iterator[Tap]:
+    family, here = spec.family, f"layers.{index}.{gated.label}"
+    (gate,) = gated.readers
+    yield Tap(index, f"{gated.label}.gate", _node(f"{here}.{gate}"), (family.module(gate, index),))
+    module, exponent = family.module(gated.output, index), scaling.input(gated.output, index)
+    yield Tap(index, f"{gated.label}.gated", _node(f"{here}.gated"), (module,), "input", exponent=exponent)
+
+
 def _no_taps(spec: ModelSpec, index: int, sublayer: Sublayer, scaling: Scaling) -> Iterator[Tap]:
     """None: operators give only what all experts write; transformers scales what a shared one writes, not neurons."""
     yield from ()
@@ -146,6 +157,7 @@ _CHANNELS: Mapping[type[Sublayer], Callable[[ModelSpec, int, Any, Scaling], Iter
     Attention: _attention_taps,
     Convolution: _convolution_taps,
     DeltaNet: _delta_net_taps,
+    LayerInput: _layer_input_taps,
     Mamba: _mamba_taps,
     Mlp: _mlp_taps,
     Experts: _no_taps,
@@ -187,7 +199,8 @@ def _residual_tap(
         norm, reader = "norm", spec.family.module("norm")
     else:
         norm, reader = f"layers.{following[0]}.{following[1].norm_before}", _reader(spec, *following)
-    values = _residual(norm, f"layers.{index}.{sublayer.label}")
+    scaled = (f"layers.{index}.stream_scaled.output",) if sublayer.scales_stream else ()
+    values = (*scaled, *_residual(norm, f"layers.{index}.{sublayer.label}"))
     return Tap(index, f"{sublayer.label}.residual", values, (reader,), "input", exponent=scaling.stream)
 
 

@@ -20,6 +20,7 @@ from converters.onnx.graph.sublayers.attention import AttentionWriter
 from converters.onnx.graph.sublayers.convolution import ConvolutionWriter
 from converters.onnx.graph.sublayers.delta_net import DeltaNetWriter
 from converters.onnx.graph.sublayers.experts import ExpertsWriter
+from converters.onnx.graph.sublayers.layer_input import LayerInputWriter
 from converters.onnx.graph.sublayers.mamba import MambaWriter
 from converters.onnx.graph.sublayers.mlp import MlpWriter, SharedWriter
 from converters.onnx.weights.scaling import SCALING_NOTE, Scaling, scaled_epsilon
@@ -29,6 +30,7 @@ from seap_export.families import (
     Convolution,
     DeltaNet,
     Experts,
+    LayerInput,
     Mamba,
     Mlp,
     ModelSpec,
@@ -86,7 +88,9 @@ class _Decoder:
         tables = RotaryTables(self._g, spec, weights.precision)
         self._dialect = open_dialect(form.dialect, form.provider, self._g, self._ids, mask, tables)
         self._linears = Linears(self._g, weights, self._dialect)
+        self._inputs = LayerInputWriter(self._g, spec, weights, self._linears, self._dialect)
         self._kinds: Mapping[type[Sublayer], KindWriter] = {
+            LayerInput: self._inputs,
             Attention: AttentionWriter(self._g, spec, weights, self._linears, self._dialect),
             Convolution: ConvolutionWriter(self._g, spec, weights, self._linears, self._dialect),
             DeltaNet: DeltaNetWriter(self._g, spec, weights, self._linears, self._dialect),
@@ -109,6 +113,8 @@ class _Decoder:
         for index, sublayer in sublayers:
             self._kinds[type(sublayer)].open(index)
         stream = self._embedded()
+        if self._spec.layer_inputs:
+            self._inputs.embed(self._ids, stream, self._scaling)
         normed = self._read(stream, self._norm_of(sublayers[0]))
         pending: _Written | None = None
         for indexed, following in zip(sublayers, [*sublayers[1:], None], strict=True):
@@ -122,7 +128,14 @@ class _Decoder:
                 if following[1].norm_before != sublayer.norm_before:
                     normed = self._read(stream, self._norm_of(following))
                 continue
-            normed, stream = self._add_and_read(added, stream, self._norm_of(following), name)
+            norm = self._norm_of(following)
+            if sublayer.scales_stream:
+                _, total = self._add_and_read(added, stream, None, name)
+                scale = self._tensor(names.tensor(names.STREAM_SCALE, index))
+                stream = op.multiply(g, total, scale, f"layers.{index}.stream_scaled")
+                normed = self._read(stream, norm)
+            else:
+                normed, stream = self._add_and_read(added, stream, norm, name)
             pending = None
         self._outputs(self._lm_head(normed), sublayers)
         return g

@@ -33,7 +33,7 @@ class RotaryTables:
     """
 
     def __init__(self, g: GraphBuilder, spec: ModelSpec, precision: Precision) -> None:
-        self._g, self.precision, self._head_dim = g, precision, spec.head_dim
+        self._g, self.precision = g, precision
         self.positions = spec.max_position_embeddings
         self._ropes = spec.ropes
         self._caches = [(self._table("cos", number), self._table("sin", number)) for number in range(len(self._ropes))]
@@ -43,12 +43,12 @@ class RotaryTables:
         """Cosines and sines of a rotation."""
         return self._caches[self._ropes.index(rope)]
 
-    def attributes(self, rope: RopeSpec, heads: int) -> dict[str, int]:
+    def attributes(self, rope: RopeSpec, heads: int, head_dim: int) -> dict[str, int]:
         """Those of a RotaryEmbedding node, of the standard or of ONNX Runtime."""
         attributes = {"num_heads": heads}
         if rope.interleaved:
             attributes["interleaved"] = 1
-        if rope.dim < self._head_dim:
+        if rope.dim < head_dim:
             attributes["rotary_embedding_dim"] = rope.dim
         return attributes
 

@@ -19,6 +19,7 @@ from seap_export.layers.embedding import Embedding
 from seap_export.layers.hidden_states import HiddenStates, SublayerPass
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.sublayers.norm import Norm
+from seap_export.layers.sublayers.operands import stream_of
 from seap_export.sources.weights import WeightReader
 
 __all__ = ["find_scaling", "most_exponent"]
@@ -56,10 +57,12 @@ def find_scaling(config: Mapping[str, Any], spec: ModelSpec, reader: WeightReade
     Raises:
         InputError: A value is too large for fp16, and no scaling can prevent it.
     """
-    tables = [names.tensor(name) for name in spec.embedding_names]
+    tables = {name: names.tensor(name) for name in spec.embedding_names}
     parts = [names.tensor(part) for part in spec.norm_parts("norm")]
     batches = length_buckets(_tokens(config, spec), _TRIAL[0] * _TRIAL[1])
-    hidden = HiddenStates.embedded(spec, Embedding(*reader.read(tables).values()), batches)
+    read = reader.read(tables.values())
+    embedding = Embedding.of({name: read[tensor] for name, tensor in tables.items()})
+    hidden = HiddenStates.embedded(spec, embedding, batches)
     # transformers' norms without weights have a fixed epsilon, which could not be scaled in the comparison
     most = most_exponent(precision) if spec.family.block.norm_weight else 0
     trial = _Trial(max(map(_peak, hidden.streams)), most)
@@ -73,7 +76,7 @@ def find_scaling(config: Mapping[str, Any], spec: ModelSpec, reader: WeightReade
         del tensors  # before the next layer is read
     scaling = trial.scaling()
     norm = Norm(spec.norm, *reader.read(parts).values())
-    last = max(_peak(norm(stream)) for stream in hidden.streams)
+    last = max(_peak(norm(stream_of(stream, spec.hidden_size))) for stream in hidden.streams)
     _refuse_beyond(_FIXED_LIMIT, math.ldexp(last, -scaling.normed(spec)), "the last norm")
     return scaling
 

@@ -15,7 +15,8 @@ def weight_bytes(spec: ModelSpec, precision: Precision) -> int:
     weights, outer = spec.num_parameters(), spec.outer_tensors()
     whole = 0  # of the weights that stay as they are
     if precision.quantization is not None:
-        kept = (names.tensor("positions"),) if precision.quantization.embeddings else outer
+        kept = {names.tensor(name) for name in ("positions", "layer_inputs_proj")}
+        kept = kept if precision.quantization.embeddings else set(outer)
         whole = sum(math.prod(outer.get(name, (0,))) for name in kept)
     return round((weights - whole) * precision.weight_bytes + (whole + _rotary_numbers(spec)) * precision.dtype_bytes)
 

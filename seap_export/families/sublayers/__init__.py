@@ -1,10 +1,11 @@
 """What the layers of decoders are made of: one file for each kind of sublayer."""
 
-from seap_export.families.sublayers.attention import QK_NORMS, Attention, QkNorm
+from seap_export.families.sublayers.attention import QK_NORMS, V_NORM, Attention, QkNorm
 from seap_export.families.sublayers.convolution import Convolution
 from seap_export.families.sublayers.delta_net import DeltaNet
 from seap_export.families.sublayers.experts import Experts, Gates
 from seap_export.families.sublayers.grouped import Grouped
+from seap_export.families.sublayers.layer_input import LayerInput
 from seap_export.families.sublayers.mamba import Mamba
 from seap_export.families.sublayers.mlp import Activation, Mlp
 from seap_export.families.sublayers.shared_expert import SharedExpert
@@ -12,6 +13,7 @@ from seap_export.families.sublayers.sublayer import Sublayer
 
 __all__ = [
     "QK_NORMS",
+    "V_NORM",
     "Activation",
     "Attention",
     "Convolution",
@@ -19,6 +21,7 @@ __all__ = [
     "Experts",
     "Gates",
     "Grouped",
+    "LayerInput",
     "Mamba",
     "Mlp",
     "QkNorm",

@@ -12,10 +12,11 @@ from seap_export.families.parts import QkNorm
 from seap_export.families.rope import QueryScaling, RopeSpec
 from seap_export.families.sublayers.grouped import Grouped
 
-__all__ = ["QK_NORMS", "Attention", "QkNorm"]
+__all__ = ["QK_NORMS", "V_NORM", "Attention", "QkNorm"]
 
-#: The norms of query and key heads.
+#: The norms of query and key heads, and that of value heads.
 QK_NORMS = ("q_norm", "k_norm")
+V_NORM = "v_norm"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,14 +35,17 @@ class Attention(Grouped):
         rope: How queries and keys are rotated; None: not at all.
         has_gate: Whether what a head attends to is multiplied by the sigmoid of a gate of its own.
         has_sinks: Whether each head has a learned score that takes part in its softmax, of a key without a value.
+        values_are_keys: Whether keys, before they are normalised and rotated, serve as values, too.
+        has_value_norm: Whether the heads of values are normalised, by a norm without a weight.
+        cache_of: The layer whose keys and values it attends to; None: it has its own.
+        lends_cache: Whether later layers attend to its keys and values, which all stay then.
     """
 
     output: ClassVar[Projection] = "o_proj"
     noun: ClassVar[str] = "attention"
     label: ClassVar[str] = "self_attn"
     size_keys: ClassVar[tuple[str, ...]] = ("num_attention_heads", "num_key_value_heads")
-    norms_around: ClassVar[tuple[Norm, Norm]] = ("input_layernorm", "post_self_attn_layernorm")
-    states: ClassVar[tuple[str, ...]] = ("key", "value")
+    norms_around: ClassVar[tuple[Norm | None, Norm]] = ("input_layernorm", "post_self_attn_layernorm")
 
     num_attention_heads: int
     num_key_value_heads: int
@@ -54,6 +58,10 @@ class Attention(Grouped):
     rope: RopeSpec | None = field(default=None, hash=False)
     has_gate: bool = False
     has_sinks: bool = False
+    values_are_keys: bool = False
+    has_value_norm: bool = False
+    cache_of: int | None = None
+    lends_cache: bool = False
 
     def __post_init__(self) -> None:
         if min(self.num_attention_heads, self.num_key_value_heads, self.head_dim) < 1:
@@ -76,8 +84,20 @@ class Attention(Grouped):
 
     @property
     def readers(self) -> tuple[Projection, ...]:
-        """Queries, keys and values, and the gates, if there are any."""
-        return (*QKV, "g_proj") if self.has_gate else QKV
+        """Queries, its own keys and, unless they are keys, values, and the gates, if there are any."""
+        qkv = QKV[:2] if self.values_are_keys else QKV
+        qkv = QKV[:1] if self.cache_of is not None else qkv
+        return (*qkv, "g_proj") if self.has_gate else qkv
+
+    @property
+    def states(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Its own keys and values."""
+        return ("key", "value") if self.cache_of is None else ()
+
+    @property
+    def fixed_groups(self) -> bool:
+        """Where its keys and values are those of several layers."""
+        return self.lends_cache or self.cache_of is not None
 
     @property
     def channels(self) -> int:
@@ -96,7 +116,11 @@ class Attention(Grouped):
 
     @property
     def extra(self) -> str | None:
-        """The gate, or the sinks."""
+        """The gate, the sinks, norms of values, or keys and values of others."""
+        if self.cache_of is not None:
+            return "keys and values of another one"
+        if self.has_value_norm or self.values_are_keys:
+            return "norms of values in attention" if self.has_value_norm else "keys for values"
         return "an output gate in attention" if self.has_gate else "attention sinks" if self.has_sinks else None
 
     @property
@@ -107,16 +131,18 @@ class Attention(Grouped):
     def widths(self) -> Mapping[Projection, int]:
         """Of queries, keys and values, and of gates."""
         keys = self.num_key_value_heads * self.head_dim
-        return dict(zip(self.readers, (self.channels, keys, keys, self.channels), strict=False))
+        return {name: keys if name in ("k_proj", "v_proj") else self.channels for name in self.readers}
 
     def inner_tensors(self) -> Mapping[str, tuple[int, ...]]:
         """The sinks."""
         return {"sinks": (self.num_attention_heads,)} if self.has_sinks else {}
 
     def inner_norms(self) -> Mapping[str, int]:
-        """Those of query and key heads."""
+        """Those of query, key and value heads."""
+        of_values = {V_NORM: self.head_dim} if self.has_value_norm and self.cache_of is None else {}
         if self.qk_norm is None:
-            return {}
-        queries, keys, *_ = self.widths().values()
-        all_heads = self.qk_norm == "over_all_heads"
-        return dict(zip(QK_NORMS, (queries, keys) if all_heads else (self.head_dim,) * 2, strict=True))
+            return of_values
+        widths = self.widths() if self.qk_norm == "over_all_heads" else {}
+        readers = zip(QK_NORMS, QKV, strict=False)
+        named = {norm: widths.get(name, self.head_dim) for norm, name in readers if name in self.readers}
+        return {**named, **of_values}

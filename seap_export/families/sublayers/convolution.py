@@ -26,7 +26,7 @@ class Convolution(Sublayer):
     noun: ClassVar[str] = "a short convolution"
     label: ClassVar[str] = "conv"
     size_keys: ClassVar[tuple[str, ...]] = ("conv_dim",)
-    norms_around: ClassVar[tuple[Norm, Norm]] = ("input_layernorm", "post_self_attn_layernorm")
+    norms_around: ClassVar[tuple[Norm | None, Norm]] = ("input_layernorm", "post_self_attn_layernorm")
     states: ClassVar[tuple[str, ...]] = ("conv",)
     can_rewind: ClassVar[bool] = False
 

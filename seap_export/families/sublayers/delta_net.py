@@ -36,7 +36,7 @@ class DeltaNet(Grouped):
     noun: ClassVar[str] = "a gated delta net"
     label: ClassVar[str] = "linear_attn"
     size_keys: ClassVar[tuple[str, ...]] = ("linear_num_value_heads", "linear_num_key_heads")
-    norms_around: ClassVar[tuple[Norm, Norm]] = ("input_layernorm", "post_self_attn_layernorm")
+    norms_around: ClassVar[tuple[Norm | None, Norm]] = ("input_layernorm", "post_self_attn_layernorm")
     states: ClassVar[tuple[str, ...]] = ("conv", "recurrent")
     can_rewind: ClassVar[bool] = False
 

@@ -58,7 +58,7 @@ class Experts(Sublayer):
     noun: ClassVar[str] = "a mixture of experts"
     label: ClassVar[str] = "experts"
     size_keys: ClassVar[tuple[str, ...]] = ("num_experts", "moe_intermediate_size")
-    norms_around: ClassVar[tuple[Norm, Norm]] = ("post_attention_layernorm", "post_mlp_layernorm")
+    norms_around: ClassVar[tuple[Norm | None, Norm]] = ("post_attention_layernorm", "post_mlp_layernorm")
     has_covariance: ClassVar[bool] = False  # that of all experts' neurons would not fit
 
     num_experts: int

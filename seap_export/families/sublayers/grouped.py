@@ -25,6 +25,11 @@ class Grouped(Sublayer):
         return False
 
     @property
+    def fixed_groups(self) -> bool:
+        """Whether all groups stay, with as many heads in each."""
+        return False
+
+    @property
     def heads(self) -> int:
         """Number of heads."""
         return self.channels // self.unit

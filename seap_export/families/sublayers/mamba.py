@@ -41,7 +41,7 @@ class Mamba(Grouped):
     noun: ClassVar[str] = "Mamba-2"
     label: ClassVar[str] = "mamba"
     size_keys: ClassVar[tuple[str, ...]] = ("mamba_n_heads", "mamba_n_groups")
-    norms_around: ClassVar[tuple[Norm, Norm]] = ("input_layernorm", "post_self_attn_layernorm")
+    norms_around: ClassVar[tuple[Norm | None, Norm]] = ("input_layernorm", "post_self_attn_layernorm")
     states: ClassVar[tuple[str, ...]] = ("conv", "recurrent")
     can_rewind: ClassVar[bool] = False
 

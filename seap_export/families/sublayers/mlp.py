@@ -29,7 +29,7 @@ class Mlp(Sublayer):
     noun: ClassVar[str] = "an MLP"
     label: ClassVar[str] = "mlp"
     size_keys: ClassVar[tuple[str, ...]] = ("intermediate_size",)
-    norms_around: ClassVar[tuple[Norm, Norm]] = ("post_attention_layernorm", "post_mlp_layernorm")
+    norms_around: ClassVar[tuple[Norm | None, Norm]] = ("post_attention_layernorm", "post_mlp_layernorm")
 
     intermediate_size: int
     activation: Activation = "silu"

@@ -30,7 +30,7 @@ class SharedExpert(Sublayer):
     noun: ClassVar[str] = "a shared expert"
     label: ClassVar[str] = "shared_expert"
     size_keys: ClassVar[tuple[str, ...]] = ("shared_expert_intermediate_size",)
-    norms_around: ClassVar[tuple[Norm, Norm]] = ("post_attention_layernorm", "post_mlp_layernorm")
+    norms_around: ClassVar[tuple[Norm | None, Norm]] = ("post_attention_layernorm", "post_mlp_layernorm")
 
     shared_expert_intermediate_size: int
     has_scale: bool = True

@@ -17,6 +17,8 @@ __all__ = ["Sublayer"]
 class Sublayer(ABC):
     """A part of a layer: x += m N2(W channels(N1(x))), with norms N1 and N2 or none, and m its multiplier.
 
+    Behind the last one of a layer, x may be multiplied by a number of the layer.
+
     The output projection W also names the sublayer: no layer has two of one name.
 
     Attributes:
@@ -26,6 +28,7 @@ class Sublayer(ABC):
         norm_before: N1; None: it reads the stream as it is.
         norm_after: N2.
         beside: Whether it reads the stream that the sublayer before it read, without what that one adds.
+        scales_stream: Whether x is multiplied by a number of the layer behind it.
     """
 
     #: The output projection.
@@ -37,7 +40,7 @@ class Sublayer(ABC):
     #: The keys of config.json that give its sizes, which are its attributes too.
     size_keys: ClassVar[tuple[str, ...]]
     #: The norms before and after it, where a family has them.
-    norms_around: ClassVar[tuple[Norm, Norm]]
+    norms_around: ClassVar[tuple[Norm | None, Norm]]
     #: Whether the covariance of its channels is taken, and its output projection fitted by it.
     has_covariance: ClassVar[bool] = True
 
@@ -52,6 +55,7 @@ class Sublayer(ABC):
     norm_before: Norm | None = None
     norm_after: Norm | None = None
     beside: bool = False
+    scales_stream: bool = False
 
     @property
     @abstractmethod

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
-from seap_export.families import Attention, QueryScaling
-from seap_export.families.sublayers import QK_NORMS
+from seap_export.families import Attention, QueryScaling, RopeSpec
+from seap_export.families.sublayers import V_NORM
 from seap_export.layers.batches import Batch
 from seap_export.layers.sublayers.norm import rms_norm
-from seap_export.layers.sublayers.operands import Operands
+from seap_export.layers.sublayers.operands import Operands, stream_of
 from seap_export.layers.sublayers.rotary import rotary_tables
 
-__all__ = ["attention_channels"]
+__all__ = ["attention_channels", "lent_keys_and_values"]
 
 
 def attention_channels(operands: Operands, attention: Attention, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -20,54 +20,68 @@ def attention_channels(operands: Operands, attention: Attention, stream: torch.T
 
     Padding on the right needs no mask: with causal attention no real token ever sees it.
     """
-    x = operands.read(attention.output, batch.padded(stream))
-
-    query, key, value, *gates = (operands.linear(projection, x) for projection in attention.readers)
-    if attention.qk_norm == "over_all_heads":
-        query, key = _normed(operands, query, key)
-    query, key, value = (part.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for part in (query, key, value))
-    if attention.qk_norm == "before_rotation":
-        query, key = _normed(operands, query, key)
-    if attention.rope is not None:
-        query, key = _rotated(query, key, batch.lengths, attention)
-    if attention.qk_norm == "after_rotation":
-        query, key = _normed(operands, query, key)
+    x = operands.read(attention.output, batch.padded(stream_of(stream, operands.hidden_size)))
+    query = _prepared(operands, attention, operands.linear("q_proj", x), "q_norm", batch)
+    if attention.cache_of is None:
+        key, value = _keys_and_values(operands, attention, x, batch)
+    else:
+        shared = batch.padded(stream[:, operands.cached_of[attention.cache_of]])
+        key, value = shared.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2).chunk(2, 1)
     if attention.query_scaling is not None:
         query = query * _query_factors(attention.query_scaling, query.shape[2]).to(query.device)
     attended = _attended(query, key, value, attention, operands.tensor("sinks")).transpose(1, 2).flatten(2)
-    for gate in gates:
-        attended = attended * gate.sigmoid()
+    if attention.has_gate:
+        attended = attended * operands.linear("g_proj", x).sigmoid()
     return batch.packed(attended)
 
 
-def _normed(operands: Operands, query: torch.Tensor, key: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    gains = [operands.tensor(name) for name in QK_NORMS]
-    assert gains[0] is not None
-    assert gains[1] is not None
-    return rms_norm(query, gains[0], operands.epsilon), rms_norm(key, gains[1], operands.epsilon)
+def lent_keys_and_values(operands: Operands, attention: Attention, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """The keys and then the values of all heads, as later layers attend to them, [tokens, 2 * KV heads * head_dim]."""
+    x = operands.read(attention.output, batch.padded(stream_of(stream, operands.hidden_size)))
+    both = torch.cat(_keys_and_values(operands, attention, x, batch), 1)
+    return batch.packed(both.transpose(1, 2).flatten(2))
 
 
-def _rotated(
-    query: torch.Tensor, key: torch.Tensor, lengths: torch.Tensor, attention: Attention
+def _keys_and_values(
+    operands: Operands, attention: Attention, x: torch.Tensor, batch: Batch
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    rope = attention.rope
-    assert rope is not None
-    cos, sin = (table.to(query.device) for table in rotary_tables(rope, query.shape[2]))
+    """[batch, KV heads, length, head_dim] each, of what the projections read."""
+    key = operands.linear("k_proj", x)
+    value = key if attention.values_are_keys else operands.linear("v_proj", x)
+    value = value.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    if (gain := operands.tensor(V_NORM)) is not None:
+        value = rms_norm(value, gain, operands.epsilon)
+    return _prepared(operands, attention, key, "k_norm", batch), value
+
+
+def _prepared(operands: Operands, attention: Attention, x: torch.Tensor, norm: str, batch: Batch) -> torch.Tensor:
+    """Queries or keys, normalised and rotated, [batch, heads, length, head_dim], of [batch, length, channels]."""
+
+    def normed(when: str, x: torch.Tensor) -> torch.Tensor:
+        gain = operands.tensor(norm) if attention.qk_norm == when else None
+        return x if gain is None else rms_norm(x, gain, operands.epsilon)
+
+    heads = normed("over_all_heads", x).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+    heads = normed("before_rotation", heads)
+    if attention.rope is not None:
+        heads = _rotated(heads, batch.lengths, attention.rope)
+    return normed("after_rotation", heads)
+
+
+def _rotated(x: torch.Tensor, lengths: torch.Tensor, rope: RopeSpec) -> torch.Tensor:
+    cos, sin = (table.to(x.device) for table in rotary_tables(rope, x.shape[2]))
     if rope.switches_at is not None:
         is_long = (lengths > rope.switches_at)[:, None, None, None]
-        long_cos, long_sin = (table.to(query.device) for table in rotary_tables(rope, query.shape[2], long=True))
+        long_cos, long_sin = (table.to(x.device) for table in rotary_tables(rope, x.shape[2], long=True))
         cos, sin = torch.where(is_long, long_cos, cos), torch.where(is_long, long_sin, sin)
     if rope.interleaved:
         cos, sin = (table.repeat_interleave(2, -1) for table in (cos, sin))
     else:
         cos, sin = (torch.cat((table, table), -1) for table in (cos, sin))
 
-    def rotate(x: torch.Tensor) -> torch.Tensor:
-        turned, rest = x[..., : rope.dim], x[..., rope.dim :]
-        turned = (turned * cos) + (_quarter_turn(turned, rope.interleaved) * sin)
-        return torch.cat((turned, rest), -1) if rest.shape[-1] else turned
-
-    return rotate(query), rotate(key)
+    turned, rest = x[..., : rope.dim], x[..., rope.dim :]
+    turned = (turned * cos) + (_quarter_turn(turned, rope.interleaved) * sin)
+    return torch.cat((turned, rest), -1) if rest.shape[-1] else turned
 
 
 def _quarter_turn(x: torch.Tensor, interleaved: bool) -> torch.Tensor:

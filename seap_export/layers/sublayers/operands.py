@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import torch
 
 from seap_export.families.names import Projection
 
-__all__ = ["Operands"]
+__all__ = ["Operands", "stream_of"]
+
+
+def stream_of(hidden: torch.Tensor, hidden_size: int) -> torch.Tensor:
+    """The residual stream in hidden states [..., width], whose first columns it is."""
+    return hidden if hidden.shape[-1] == hidden_size else hidden[..., :hidden_size]
 
 
 class Operands(Protocol):
@@ -21,6 +27,14 @@ class Operands(Protocol):
     @property
     def hidden_size(self) -> int:
         """Width of the residual stream."""
+
+    @property
+    def inputs_of(self) -> Mapping[int, slice]:
+        """The columns of hidden states with the inputs of each layer."""
+
+    @property
+    def cached_of(self) -> Mapping[int, slice]:
+        """The columns of hidden states with the keys and values of each layer that lends them."""
 
     def read(self, output: Projection, stream: torch.Tensor) -> torch.Tensor:
         """What the sublayer of an output projection reads of the stream, through its norm if there is one."""

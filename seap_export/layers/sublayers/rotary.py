@@ -31,6 +31,10 @@ def inverse_frequencies(rope: RopeSpec, *, long: bool = False) -> torch.Tensor:
             return _llama3(1.0 / powers, rope.parameters)
         case "yarn":
             return _yarn(powers, rope)
+        case "proportional":
+            factor = rope.parameters.get("factor", 1.0)
+            rotated = int(rope.parameters.get("partial_rotary_factor", 1.0) * rope.dim // 2)
+            return torch.cat((1.0 / powers[:rotated], torch.zeros(len(powers) - rotated))) / factor
         case "longrope":
             factors = rope.parameters["long_factor" if long else "short_factor"]
             return 1.0 / (torch.tensor(factors, dtype=torch.float32) * powers)

@@ -200,7 +200,7 @@ class KeptPart:
 
     def hidden_bytes(self, tokens: TokenCounts) -> int:
         """Hidden states of the calibration texts, in float32."""
-        return 4 * self.work.spec.hidden_size * tokens.calibration_tokens
+        return 4 * self.work.spec.width * tokens.calibration_tokens
 
     def weight_bytes(self, format: Format) -> int:
         """About how many bytes the weight files of a format take."""

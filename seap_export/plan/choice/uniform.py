@@ -110,17 +110,16 @@ class _Kind:
         output: Their output projection.
         sizes: The sizes that all of them can have, and the class of the family loads.
         losses: The loss of all together at each of `sizes`, float64.
-        weights: The weights of one at each of `sizes`, int64.
-        whole: The weights of a dense one.
-        number: How many there are, over what the numbers of all kinds have in common.
+        weights: The weights of all together at each of `sizes`, over what the numbers of all kinds have in common,
+            float64.
+        whole: Those of the dense ones.
     """
 
     output: Projection
     sizes: Sequence[_Sizes]
     losses: npt.NDArray[np.float64]
-    weights: npt.NDArray[np.int64]
-    whole: int
-    number: int
+    weights: npt.NDArray[np.float64]
+    whole: float
 
 
 def _kinds(spec: ModelSpec, options: Sequence[LayerOptions], sensitivity: npt.NDArray[np.float64]) -> list[_Kind]:
@@ -145,28 +144,28 @@ def _kinds(spec: ModelSpec, options: Sequence[LayerOptions], sensitivity: npt.ND
         chosen = [[each[size] for size in sizes] for each in by_sizes]
         weights = np.array([weight for _, weight in members[output]])
         losses = np.stack([sublayer.losses[each] for (sublayer, _), each in zip(members[output], chosen, strict=True)])
-        costs = first.costs(_WEIGHTS)
-        number = len(members[output]) // common
-        kinds.append(_Kind(output, sizes, weights @ losses, costs[chosen[0]], int(costs[-1]), number))
+        costs = [sublayer.costs(_WEIGHTS) for sublayer, _ in members[output]]
+        kept = np.sum([of_one[each] for of_one, each in zip(costs, chosen, strict=True)], axis=0) / common
+        whole = sum(int(of_one[-1]) for of_one in costs) / common
+        kinds.append(_Kind(output, sizes, weights @ losses, kept, whole))
     return kinds
 
 
 def _shapes(kinds: Sequence[_Kind], ratio: float) -> Iterator[_Shape]:
     """For each choice of sizes of the other kinds, the nearest size of the last, or all that are near."""
     *others, last = kinds
-    total = sum(kind.number * kind.whole for kind in kinds)
+    total = sum(kind.whole for kind in kinds)
     for chosen in itertools.product(*(range(len(kind.sizes)) for kind in others)):
         pairs = list(zip(others, chosen, strict=True))
-        kept = sum(kind.number * int(kind.weights[index]) for kind, index in pairs)
-        weights = kept + last.number * last.weights
+        weights = sum(float(kind.weights[index]) for kind, index in pairs) + last.weights
         distances = np.abs(weights - (1.0 - ratio) * total)
         # sizes in two directions, such as experts and neurons, come to about the same weights in many ways
         reach = max(distances.min(), RATIO_TOLERANCE * total) if len(last.sizes[0]) > 1 else 0.0
         for step in {int(distances.argmin()), *np.flatnonzero(distances <= reach).tolist()}:
             yield _Shape(
                 sizes={**{kind.output: kind.sizes[index] for kind, index in pairs}, last.output: last.sizes[step]},
-                achieved=1.0 - int(weights[step]) / total,
-                removed=tuple(1.0 - int(kind.weights[index]) / kind.whole for kind, index in pairs),
+                achieved=1.0 - float(weights[step]) / total,
+                removed=tuple(1.0 - float(kind.weights[index]) / kind.whole for kind, index in pairs),
                 loss=float(sum(kind.losses[index] for kind, index in pairs) + last.losses[step]),
             )
 

@@ -10,6 +10,7 @@ from seap_export.families import (
     Convolution,
     DeltaNet,
     Experts,
+    LayerInput,
     LayerSpec,
     Mamba,
     Mlp,
@@ -25,6 +26,7 @@ from seap_export.plan.sublayers.convolution import ConvolutionOptions, KeptConvo
 from seap_export.plan.sublayers.delta_net import DeltaNetOptions, KeptDeltaNet
 from seap_export.plan.sublayers.experts import ExpertOptions, KeptExperts
 from seap_export.plan.sublayers.kept import Kept
+from seap_export.plan.sublayers.layer_input import KeptInputs, LayerInputOptions
 from seap_export.plan.sublayers.mamba import KeptMamba, MambaOptions
 from seap_export.plan.sublayers.mlp import KeptNeurons, NeuronOptions
 from seap_export.plan.sublayers.options import Options
@@ -42,9 +44,11 @@ __all__ = [
     "KeptDeltaNet",
     "KeptExperts",
     "KeptHeads",
+    "KeptInputs",
     "KeptMamba",
     "KeptNeurons",
     "KeptShared",
+    "LayerInputOptions",
     "LayerOptions",
     "MambaOptions",
     "NeuronOptions",
@@ -68,6 +72,7 @@ OPTIONS: Mapping[type[Sublayer], type[Options[Any]]] = {
     Mlp: NeuronOptions,
     Experts: ExpertOptions,
     SharedExpert: SharedOptions,
+    LayerInput: LayerInputOptions,
 }
 #: What plans have of each kind.
 KEPT = tuple(options.kept_type for options in OPTIONS.values())
@@ -130,8 +135,10 @@ def _about(sublayer: Sublayer, fraction: float) -> Sublayer:
 
 
 def whole_words(spec: ModelSpec) -> list[str]:
-    """A line for each kind of sublayer from which nothing can be removed, with the reason."""
+    """A line for each kind of sublayer from which nothing can be removed, with the reason, and for shared caches."""
     reasons = dict.fromkeys(
         (options_type(sublayer).kept_type.name, sublayer.whole_because) for sublayer in spec.sublayers
     )
-    return [f"{name} stays whole: {reason}" for name, reason in reasons if reason is not None]
+    shared = any(one.fixed_groups for one in spec.all(Attention))
+    lines = ["KV heads stay in layers that share keys and values"] if shared else []
+    return [*lines, *(f"{name} stays whole: {reason}" for name, reason in reasons if reason is not None)]

@@ -69,7 +69,8 @@ class HeadOptions(GroupedOptions[Attention]):
     @classmethod
     def beyond_weights(cls, sublayer: Attention, cost: CostModel) -> int:
         """Scores and mixing of values for each position, or its keys and values; no more than a window has."""
-        heads = {"weights": 0, "macs": sublayer.num_attention_heads, "bytes": sublayer.num_key_value_heads}
+        cached = sublayer.num_key_value_heads if sublayer.states else 0
+        heads = {"weights": 0, "macs": sublayer.num_attention_heads, "bytes": cached}
         positions = min(cost.context, sublayer.sliding_window or cost.context)
         return 2 * heads[cost.budget] * sublayer.head_dim * positions
 

@@ -84,6 +84,7 @@ class KeptGrouped(Kept):
     def fits(self, dense: Any) -> bool:
         """Whether the dense layer has these heads, in groups of this size, whole if they must be."""
         are_kept = not dense.keeps_groups or len(self.units) == len(self.groups) * self.group
+        are_kept &= not dense.fixed_groups or len(self.groups) * self.group == dense.heads
         return are_kept and self.group == dense.heads_per_group and super().fits(dense)
 
 
@@ -152,14 +153,20 @@ class GroupedOptions(Options[S]):
 
     @classmethod
     def about(cls, dense: S, fraction: float) -> S:
-        """About this fraction of the groups, each with all its heads."""
+        """About this fraction of the groups, each with all its heads, or of the heads of each group."""
         number = dense.heads // dense.heads_per_group
+        if dense.fixed_groups:
+            heads = min(max(1, round(fraction * dense.heads_per_group)), dense.heads_per_group)
+            return cls._with(dense, number * heads, number)
         groups = min(max(1, round(fraction * number)), number)
         return cls._with(dense, groups * dense.heads_per_group, groups)
 
     @classmethod
     def smallest(cls, dense: S, align: int) -> S:
-        """One head, or one group."""
+        """One head, or one group, or one head of each."""
+        if dense.fixed_groups:
+            groups = dense.heads // dense.heads_per_group
+            return cls._with(dense, groups, groups)
         return cls._with(dense, dense.heads_per_group if dense.keeps_groups else 1, 1)
 
     @classmethod

@@ -14,7 +14,7 @@ from support.execution import ONE_THREAD, empty_state
 from support.formats import write_scaled_graph
 from support.models import write_micro_model
 from support.product import Run, open_torch_runner
-from support.variations import VARIATIONS, VARIED, VARIED_JOINT, in_turn
+from support.variations import SHARED_CACHES, VARIATIONS, VARIED, VARIED_JOINT, in_turn
 
 from converters.onnx import genai_config, write_onnx
 from converters.onnx.form import OnnxForm
@@ -33,7 +33,8 @@ def truth(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pat
 
     def make(variation: str) -> tuple[Path, list[np.ndarray]]:
         if variation not in made:
-            folder = write_micro_model(tmp_path_factory.mktemp("models") / variation, **VARIATIONS[variation])
+            values = VARIATIONS.get(variation, SHARED_CACHES)
+            folder = write_micro_model(tmp_path_factory.mktemp("models") / variation, **values)
             with open_torch_runner(folder, ONE_THREAD) as runner:
                 (logits,) = runner.run([Run([part.tolist() for part in PARTS], 20)])
             made[variation] = folder, np.split(logits, [6, *range(10, 20)])
@@ -61,7 +62,7 @@ def largest_difference(folder: Path, expected: list[np.ndarray]) -> float:
 
 
 @pytest.mark.parametrize("dialect", ["fused", "standard"])
-@pytest.mark.parametrize("variation", VARIED)
+@pytest.mark.parametrize("variation", [*VARIED, "shared-caches"])
 def test_equals_transformers(
     variation: str, dialect: DialectName, truth: Callable[[str], tuple[Path, list[np.ndarray]]], tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ POST_NORMS: dict[Projection, str] = {
     "out_proj": "post_self_attn_layernorm",
     "delta_out_proj": "post_self_attn_layernorm",
     "mamba_out_proj": "post_self_attn_layernorm",
+    "layer_input_proj": "post_layer_input_norm",
 }
 
 
@@ -64,6 +66,9 @@ def residual_gradients(
     for index, layer in enumerate(decoder_layers(model)):
         into_mlp = "post_attention_layernorm" if "post_attention_layernorm" in family.names else None
         *others, last = source.spec.layers[index].outputs
+        if source.spec.layer_inputs:
+            note_down = partial(lambda sublayer, _, args: note(sublayer, args[0]), (index, others.pop()))
+            hooks.append(layer.per_layer_input_gate.register_forward_pre_hook(note_down))
         if others:
             middle = layer.mlp if into_mlp is None else model.get_submodule(family.module(into_mlp, index))
             hooks.append(
@@ -76,7 +81,7 @@ def residual_gradients(
                 )
             ),
         ]
-        for sublayer in (*others, last):
+        for sublayer in source.spec.layers[index].outputs:
             projection = layer.get_submodule(projection_paths(model)[sublayer])
             hooks.append(
                 projection.register_forward_hook(
@@ -95,6 +100,8 @@ def residual_gradients(
             factor = factor / (products[sublayer].square().mean(-1, keepdim=True) + config.rms_norm_eps).sqrt()
         gradient = streams[sublayer[0], summed_at(layer, output)].grad
         assert gradient is not None
+        if layer.named(output).scales_stream:  # behind the sum
+            gradient = gradient * decoder_layers(model)[sublayer[0]].layer_scalar
         return float((factor * gradient).double().square().sum())
 
     return torch.tensor(

@@ -24,6 +24,7 @@ from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import (
     Attention,
     Experts,
+    LayerInput,
     LayerSpec,
     Mamba,
     Mlp,
@@ -141,6 +142,10 @@ QKVZ = family_of_model_type("qwen3_next").fused_rows
         ("qwen3_next", _kind(Experts, is_normalised=True), "layer 0"),
         ("qwen3_5_moe", _kind(Experts, scores="sigmoid"), "layer 0"),
         ("qwen3_5_moe", _kind(SharedExpert, activation="gelu"), "layer 0"),
+        ("gemma4-all", _layers(has_value_norm=False), "layer 0"),
+        ("gemma4-all", _layers(scale=0.25), "layer 0"),
+        ("gemma4-all", _ropes(), "layer 1"),  # the first one without a window
+        ("gemma4-all", _kind(LayerInput, layer=2), "layer 0"),
         ("granitemoehybrid-mamba", _layers(norm="before_gate"), "layer 0"),
         ("granitemoehybrid-mamba", _layers(mamba_n_groups=1, state_size=16), "layer 0"),
         ("granitemoehybrid-mamba", _layers(scale=0.3), "layer 1"),

@@ -25,7 +25,7 @@ def test_layers_of_a_shrunk_model_have_their_own_shapes(tmp_path: Path, variatio
     plan = micro_plan(source, "none")
     spec = plan.shrunk_spec(source.spec)
     (batch,) = length_buckets(random_token_ids(3), 4096)
-    stream = torch.randn(int(batch.real.sum()), 96, generator=torch.Generator().manual_seed(0))
+    stream = torch.randn(int(batch.real.sum()), spec.width, generator=torch.Generator().manual_seed(0))
     for index in range(3):
         layer = DecoderLayer(
             spec, index, shrink_layer(source.read_layer(index), source.spec, index, plan.layers[index])
@@ -33,7 +33,7 @@ def test_layers_of_a_shrunk_model_have_their_own_shapes(tmp_path: Path, variatio
         for output in spec.layers[index].outputs:
             channels = layer.channels(output, stream, batch)
             assert channels.shape == (len(stream), spec.projection_shape(output, index)[1])
-            assert layer.product(output, channels, stream).shape == stream.shape
+            assert layer.product(output, channels, stream).shape == (len(stream), 96)
 
 
 @pytest.mark.parametrize(

@@ -294,3 +294,13 @@ def test_heads_that_are_normalised_together_go_together() -> None:
         [tuple(range(3, 6)), tuple(range(6))],
     )
     assert not KeptMamba(3, (0, 1), (0, 3)).fits(mamba)
+
+
+def test_layers_that_share_keys_and_values_keep_all_of_them() -> None:
+    spec = model_spec(micro_config(**VARIATIONS["gemma4-all"]))
+    groups = [
+        {heads.shrunk(option).num_key_value_heads for option in range(len(heads.losses))}
+        for heads, *_ in scored_options(spec, random_scores(spec))
+    ]
+    assert groups == [{1, 2, 3}, {3}, {3}]
+    assert "KV heads stay in layers that share keys and values" in whole_words(spec)

@@ -50,7 +50,7 @@ from support.variations import JOINT, RICHEST, VARIATIONS, VARIED_JOINT, in_turn
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from seap_export.families import Mamba, dense_config, model_spec, names
+from seap_export.families import Attention, Mamba, dense_config, model_spec, names
 from seap_export.plan.choice.uniform import solve_uniform
 from seap_export.plan.settings import LAYOUTS
 from seap_export.plan.sublayers.attention import keeps_heads
@@ -148,7 +148,7 @@ def test_the_family_s_class_takes_every_number_of_heads_that_a_plan_may_keep(var
         values = {**portable_config(config), key: heads, "num_key_value_heads": groups}
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**values))
         output = model.get_submodule(spec.family.module("o_proj", 1))
-        assert heads * spec.head_dim in output.weight.shape  # GPT-2 has the inputs first
+        assert heads * spec.layers[1][Attention].head_dim in output.weight.shape  # GPT-2 has the inputs first
 
 
 @pytest.mark.parametrize("variation", VARIED_JOINT)

@@ -260,3 +260,11 @@ def test_names_may_lack_the_first_part_and_buffers_hold_no_weights(tmp_path: Pat
     save_file({**bare, "h.0.attn.bias": torch.ones(1, 1, 8, 8)}, path)
     again = open_source(str(tmp_path / "m")).read_layer(1)
     assert all(torch.equal(again[name], tensor) for name, tensor in whole.items())
+
+
+def test_keys_that_another_layer_lends_may_be_stored_besides(tmp_path: Path) -> None:
+    folder = write_micro_model(tmp_path / "model", **VARIATIONS["gemma4-shared"])
+    tensors = load_file(folder / "model.safetensors")
+    unused = {f"model.layers.2.self_attn.{name}.weight": torch.ones(1) for name in ("k_proj", "v_proj", "k_norm")}
+    save_file({**tensors, **unused}, folder / "model.safetensors", metadata={"format": "pt"})
+    assert open_source(str(folder)).reader.shapes().keys().isdisjoint(unused)

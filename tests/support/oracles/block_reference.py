@@ -17,7 +17,7 @@ def random_tensors(spec: ModelSpec, seed: int = 0) -> dict[str, torch.Tensor]:
     tensors = {}
     for name, shape in spec.tensors().items():
         scale = 0.5 if "embed" in name else 0.2
-        centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+        centre = 1.0 if ("norm" in name and name.endswith("weight")) or name.endswith("layer_scalar") else 0.0
         tensors[name] = centre + scale * torch.randn(shape, generator=generator)
     return tensors
 

@@ -235,13 +235,15 @@ class TorchRunner:
         if not batches:
             return
         vocabulary = torch.cat([part.flatten() for parts in batches for part in parts]).unique()
-        self._stock.load_outer("embed_tokens", self.checkpoint.rows(vocabulary))
-        for name in self.spec.embedding_names[1:]:
+        for name in self.spec.token_tables:
+            self._stock.load_outer(name, self.checkpoint.rows(name, vocabulary))
+        for name in set(self.spec.embedding_names) - set(self.spec.token_tables):
             self._stock.load_outer(name, self.checkpoint.outer(name))
         for passage, parts in zip(passages, batches, strict=True):
             for part in parts:
                 self._stock.append(passage, torch.searchsorted(vocabulary, part), cached=cached, mask=mask)
-        self._stock.load_outer("embed_tokens", None)
+        for name in self.spec.token_tables:
+            self._stock.load_outer(name, None)
 
     def _kept_logits(self, passage: BatchPass, run: Run) -> NDArray[np.float32]:
         behind, logits = sum(map(len, run.parts)), []

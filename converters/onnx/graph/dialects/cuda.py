@@ -16,7 +16,7 @@ from converters.onnx.graph.dialects.fused import FusedDialect
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
 from converters.onnx.graph.operators import add, cast, multiply
 from converters.onnx.graph.rotary import RotaryTables
-from seap_export.families import RopeSpec
+from seap_export.families import Attention, RopeSpec
 from seap_export.families.sublayers import Activation
 
 __all__ = ["POISON", "CudaDialect"]
@@ -63,10 +63,10 @@ class CudaDialect(FusedDialect):
         attributes = {"axis": -1, "epsilon": epsilon, "stash_type": int(ir.DataType.FLOAT)}
         return self._g.node("SimplifiedLayerNormalization", [x, gamma], name, attributes=attributes)
 
-    def rotated(self, x: ir.Value, rope: RopeSpec, heads: int, name: str) -> ir.Value:
+    def rotated(self, x: ir.Value, attention: Attention, heads: int, name: str) -> ir.Value:
         """A single node, as for the CPU."""
         self._reads_positions = True
-        return super().rotated(x, rope, heads, name)
+        return super().rotated(x, attention, heads, name)
 
     def position_rows(self, offset: int) -> ir.Value:
         """The last row for what is beyond it, which `poisoned` tells."""

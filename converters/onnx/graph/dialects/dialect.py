@@ -69,8 +69,8 @@ class Dialect(Protocol):
     def attention_rotates(self, rope: RopeSpec, head_dim: int) -> bool:
         """Whether `attention` can do this rotation."""
 
-    def rotated(self, x: ir.Value, rope: RopeSpec, heads: int, name: str) -> ir.Value:
-        """Queries or keys [batch_size, sequence_length, heads * head_dim], rotated."""
+    def rotated(self, x: ir.Value, attention: Attention, heads: int, name: str) -> ir.Value:
+        """Queries or keys of attention that rotates, [batch_size, sequence_length, heads * head_dim]."""
 
     def position_rows(self, offset: int) -> ir.Value:
         """The rows of this call's tokens in an embedding of positions that begins at row `offset`."""
@@ -94,6 +94,16 @@ class Dialect(Protocol):
             attention: Gives heads, sliding window and rotation, and the scale and the soft cap of the scores.
             name: Name of the node.
             sinks: The sink of each head, [heads], if it has them.
+        """
+
+    def attention_to(self, query: ir.Value, cache: KeyValues, attention: Attention, name: str) -> ir.Value:
+        """The same with keys and values of another layer, which the cache holds with those of this call.
+
+        Args:
+            query: Rotated, [batch_size, sequence_length, heads * head_dim].
+            cache: The other layer's, after this call.
+            attention: Gives heads, sliding window and scale.
+            name: Name of the node.
         """
 
     def convolution(self, x: ir.Value, past: ir.Value, kernels: Kernels, name: str) -> Convolved:

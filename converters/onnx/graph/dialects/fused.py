@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -100,10 +102,12 @@ class FusedDialect:
         is_aligned = head_dim % _ROTATED_MULTIPLE == 0 and rope.dim % _ROTATED_MULTIPLE == 0
         return is_aligned and self._tables.switch(rope) is None
 
-    def rotated(self, x: ir.Value, rope: RopeSpec, heads: int, name: str) -> ir.Value:
+    def rotated(self, x: ir.Value, attention: Attention, heads: int, name: str) -> ir.Value:
         """A single node."""
+        rope = attention.rope
+        assert rope is not None
         inputs = [x, self._rows(rope), *self._tables.caches(rope)]
-        attributes = self._tables.attributes(rope, heads)
+        attributes = self._tables.attributes(rope, heads, attention.head_dim)
         return self._g.node("RotaryEmbedding", inputs, f"{name}.rotated", domain=MS_DOMAIN, attributes=attributes)
 
     def position_rows(self, offset: int) -> ir.Value:
@@ -125,17 +129,7 @@ class FusedDialect:
     ) -> Attended:
         """ONNX Runtime 1.23 lets a query see one position more than the window; 1.24 and later are exact."""
         query, key, value = qkv if len(qkv) == 3 else (qkv[0], None, None)
-        attributes = {
-            "num_heads": attention.num_attention_heads,
-            "kv_num_heads": attention.num_key_value_heads,
-            "do_rotary": int(attention.rope is not None),
-            "rotary_interleaved": int(attention.rope is not None and attention.rope.interleaved),
-            "scale": attention.scale,
-        }
-        if attention.sliding_window is not None:
-            attributes["local_window_size"] = attention.sliding_window
-        if attention.softcap is not None:
-            attributes["softcap"] = attention.softcap
+        attributes = _attributes(attention)
         tables = (None, None) if attention.rope is None else self._tables.caches(attention.rope)
         output, present_key, present_value = self._g.node_with_outputs(
             "GroupQueryAttention",
@@ -146,6 +140,18 @@ class FusedDialect:
             attributes=attributes,
         )
         return Attended(output, KeyValues(present_key, present_value))
+
+    def attention_to(self, query: ir.Value, cache: KeyValues, attention: Attention, name: str) -> ir.Value:
+        """The same operator with no keys and values to be added to the cache, whose buffer it only reads."""
+        g, width = self._g, attention.num_key_value_heads * attention.head_dim
+        start, end, axes = (
+            g.constant(label, np.array(numbers, np.int64))
+            for label, numbers in (("starts", [0, 0]), (f"none_of_{width}", [0, width]), ("axes_1_2", [1, 2]))
+        )
+        nothing = g.node("Slice", [query, start, end, axes], f"{name}.nothing")
+        inputs = [query, nothing, nothing, cache.key, cache.value, self._last, self._total]
+        attributes = _attributes(replace(attention, rope=None))
+        return g.node("GroupQueryAttention", inputs, name, domain=MS_DOMAIN, attributes=attributes)
 
     def convolution(self, x: ir.Value, past: ir.Value, kernels: Kernels, name: str) -> Convolved:
         """A single node and its transposed input and output; the state that it gives counts padding, too."""
@@ -280,3 +286,19 @@ class FusedDialect:
         guarded = g.node("Reshape", [one, width], LEFT_PADDING_GUARD, attributes={"allowzero": 1})
         count = g.node("ReduceSum", [mask, one], "mask.count", attributes={"keepdims": 0})
         return g.node("Sub", [count, guarded], "mask.last")
+
+
+def _attributes(attention: Attention) -> dict[str, Any]:
+    """Those of GroupQueryAttention."""
+    attributes: dict[str, Any] = {
+        "num_heads": attention.num_attention_heads,
+        "kv_num_heads": attention.num_key_value_heads,
+        "do_rotary": int(attention.rope is not None),
+        "rotary_interleaved": int(attention.rope is not None and attention.rope.interleaved),
+        "scale": attention.scale,
+    }
+    if attention.sliding_window is not None:
+        attributes["local_window_size"] = attention.sliding_window
+    if attention.softcap is not None:
+        attributes["softcap"] = attention.softcap
+    return attributes

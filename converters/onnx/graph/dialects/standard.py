@@ -107,13 +107,15 @@ class StandardDialect:
         """Any rotation."""
         return True
 
-    def rotated(self, x: ir.Value, rope: RopeSpec, heads: int, name: str) -> ir.Value:
+    def rotated(self, x: ir.Value, attention: Attention, heads: int, name: str) -> ir.Value:
         """A single node."""
+        rope = attention.rope
+        assert rope is not None
         rows = self._position_ids
         if self._tables.switch(rope) is not None:
             rows = self._tables.rows(rope, rows, self._row_last)
         inputs = [x, *self._tables.caches(rope), rows]
-        attributes = self._tables.attributes(rope, heads)
+        attributes = self._tables.attributes(rope, heads, attention.head_dim)
         return self._g.node("RotaryEmbedding", inputs, f"{name}.rotated", attributes=attributes)
 
     def position_rows(self, offset: int) -> ir.Value:
@@ -139,8 +141,8 @@ class StandardDialect:
             qkv = split(self._g, qkv[0], list(attention.widths().values()), f"{name}.split", ["query", "key", "value"])
         query, key, value = qkv
         if attention.rope is not None:
-            query = self.rotated(query, attention.rope, heads, f"{name}.query")
-            key = self.rotated(key, attention.rope, kv_heads, f"{name}.key")
+            query = self.rotated(query, attention, heads, f"{name}.query")
+            key = self.rotated(key, attention, kv_heads, f"{name}.key")
         visible = self._visible if window is None else self._within(window)
         if not attention.is_usual_softmax:
             return elementary_attention(self._g, (query, key, value), past, visible, attention, name, sinks)
@@ -157,6 +159,19 @@ class StandardDialect:
             },
         )
         return Attended(output, KeyValues(present_key, present_value))
+
+    def attention_to(self, query: ir.Value, cache: KeyValues, attention: Attention, name: str) -> ir.Value:
+        """The operator with four dimensions, which the cache has."""
+        g, heads, width = self._g, attention.num_attention_heads, attention.head_dim
+        visible = self._visible if attention.sliding_window is None else self._within(attention.sliding_window)
+        attributes = {"scale": attention.scale, "softmax_precision": int(ir.DataType.FLOAT)}
+        swap = {"perm": (0, 2, 1, 3)}
+        query = split_heads(g, query, (0, 0, heads, width), f"{name}.query.split")
+        query = g.node("Transpose", [query], f"{name}.query.heads", attributes=swap)
+        inputs = [query, cache.key, cache.value, visible]
+        attended = g.node("Attention", inputs, f"{name}.by_head", attributes=attributes)
+        attended = g.node("Transpose", [attended], f"{name}.by_token", attributes=swap)
+        return split_heads(g, attended, (0, 0, heads * width), name)
 
     def convolution(self, x: ir.Value, past: ir.Value, kernels: Kernels, name: str) -> Convolved:
         """Conv over the state and the values, which are 0 at padding: a row that begins with it sees zeros before."""

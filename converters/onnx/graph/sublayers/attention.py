@@ -14,6 +14,7 @@ from converters.onnx.graph.graph import Dims, GraphBuilder
 from converters.onnx.graph.linear import Linears
 from converters.onnx.weights.weights import LazyWeights
 from seap_export.families import Attention, ModelSpec, QueryScaling, names
+from seap_export.families.sublayers import V_NORM
 
 __all__ = ["AttentionWriter"]
 
@@ -30,7 +31,9 @@ class AttentionWriter:
         self._caches: dict[int, op.KeyValues] = {}
 
     def open(self, index: int) -> None:
-        """Declares a layer's cache: keys and values of earlier tokens."""
+        """Declares a layer's cache, if it has one of its own: keys and values of earlier tokens."""
+        if not self._spec.layers[index][Attention].states:
+            return
         # Static head counts, because ONNX Runtime GenAI derives each layer's cache size from them.
         dims = self._cache_dims(index, "past_sequence_length")
         inputs = (f"past_key_values.{index}.{part}" for part in ("key", "value"))
@@ -38,6 +41,8 @@ class AttentionWriter:
 
     def close(self, index: int) -> None:
         """Declares the cache with the new tokens."""
+        if not self._spec.layers[index][Attention].states:
+            return
         dims, present = self._cache_dims(index, "total_sequence_length"), self._caches[index]
         self._g.output(present.key, f"present.{index}.key", self._dtype, dims)
         self._g.output(present.value, f"present.{index}.value", self._dtype, dims)
@@ -52,9 +57,12 @@ class AttentionWriter:
 
     def _attended(self, index: int, x: ir.Value) -> ir.Value:
         attention, name = self._spec.layers[index][Attention], f"layers.{index}.{Attention.label}"
+        if attention.cache_of is not None:
+            return self._attended_to(index, attention.cache_of, x, name)
         # Even if the product is split afterwards, one is at least as fast as three; for gate and up it is not.
         qkv: Sequence[ir.Value] = [self._linears.joined(attention, index, x, f"{name}.qkv_proj")]
-        if attention.qk_norm or attention.query_scaling or attention.has_gate or self._rotates_apart(attention):
+        is_changed = attention.qk_norm or attention.has_value_norm or attention.values_are_keys
+        if is_changed or attention.query_scaling or attention.has_gate or self._rotates_apart(attention):
             parts = op.split(
                 self._g, qkv[0], list(attention.widths().values()), f"{name}.qkv_proj.split", attention.readers
             )
@@ -68,6 +76,15 @@ class AttentionWriter:
             output = self._dialect.gated("sigmoid", gate, output, attention.channels, f"{name}.gated")
         return output
 
+    def _attended_to(self, index: int, lender: int, x: ir.Value, name: str) -> ir.Value:
+        """The same with keys and values of another layer."""
+        attention = self._spec.layers[index][Attention]
+        query = self._linears.joined(attention, index, x, f"{name}.qkv_proj")
+        if attention.qk_norm is not None:
+            query = self._head_norm("q_norm", index, query, name)
+        query = self._dialect.rotated(query, attention, attention.num_attention_heads, f"{name}.query")
+        return self._dialect.attention_to(query, self._caches[lender], attention, f"{name}.attention")
+
     def _rotates_apart(self, attention: Attention) -> bool:
         """Whether nodes before the dialect's attention rotate."""
         if attention.rope is None:
@@ -78,12 +95,15 @@ class AttentionWriter:
     def _prepared(self, index: int, qkv: Sequence[ir.Value], name: str) -> tuple[Sequence[ir.Value], Attention]:
         """Queries, keys and values for the dialect's attention, and what it has to know."""
         attention = self._spec.layers[index][Attention]
-        query, key, value, *gates = qkv
+        query, key, *others = qkv
+        value, *gates = (key, *others) if attention.values_are_keys else others
+        if attention.has_value_norm:
+            value = self._head_norm(V_NORM, index, value, name)
         if attention.qk_norm in ("before_rotation", "over_all_heads"):
             query, key = self._head_norm("q_norm", index, query, name), self._head_norm("k_norm", index, key, name)
         if attention.rope is not None and self._rotates_apart(attention):
-            query = self._dialect.rotated(query, attention.rope, attention.num_attention_heads, f"{name}.query")
-            key = self._dialect.rotated(key, attention.rope, attention.num_key_value_heads, f"{name}.key")
+            query = self._dialect.rotated(query, attention, attention.num_attention_heads, f"{name}.query")
+            key = self._dialect.rotated(key, attention, attention.num_key_value_heads, f"{name}.key")
             attention = replace(attention, rope=None)
         if attention.qk_norm == "after_rotation":
             query, key = self._head_norm("q_norm", index, query, name), self._head_norm("k_norm", index, key, name)
@@ -94,7 +114,7 @@ class AttentionWriter:
     def _head_norm(self, norm: str, index: int, x: ir.Value, name: str) -> ir.Value:
         g, attention = self._g, self._spec.layers[index][Attention]
         gamma = g.initializer(self._weights.stored(names.tensor(norm, index)))
-        if attention.qk_norm == "over_all_heads":
+        if attention.qk_norm == "over_all_heads" and norm != V_NORM:
             return self._dialect.head_norm(x, gamma, self._spec.norm.epsilon, f"{name}.{norm}")
         heads = op.split_heads(g, x, (0, 0, -1, attention.head_dim), f"{name}.{norm}.split")
         normed = self._dialect.head_norm(heads, gamma, self._spec.norm.epsilon, f"{name}.{norm}")

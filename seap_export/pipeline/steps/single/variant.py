@@ -207,8 +207,8 @@ def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:
     streams = 4 * model.hidden_bytes(tokens) if work.refits else 0
     if not (work.refits and _passes(model, tokens)):
         return Disk(kept, unfinished=streams)
-    fresh = 2 * 4 * work.spec.hidden_size * _fresh(model, tokens)
-    training = fresh + round(24 * model.linear) + 4 * STEP_TOKENS * work.spec.hidden_size * len(work.spec.layers)
+    fresh = 2 * 4 * work.spec.width * _fresh(model, tokens)
+    training = fresh + round(24 * model.linear) + 4 * STEP_TOKENS * work.spec.width * len(work.spec.layers)
     return Disk(kept, unfinished=kept + max(streams, streams // 2 + training))
 
 
@@ -226,7 +226,7 @@ def _distillation_memory(model: KeptPart, tokens: TokenCounts) -> float:
 
     The other layers wait in files; if they fit in memory, they are there.
     """
-    step = 4 * 4 * STEP_TOKENS * model.work.spec.hidden_size
+    step = 4 * 4 * STEP_TOKENS * model.work.spec.width
     return model.working_bytes + model.hidden_bytes(tokens) + step + 16 * model.kept * model.layer_weights
 
 

@@ -180,6 +180,7 @@ def achieved_cost(spec: ModelSpec, layers: tuple[LayerPlan, ...], sparsity: Spar
         kept += plan.sizes.get("intermediate_size", 0) * neuron
         if "conv_dim" in plan.sizes:
             kept += plan.sizes["conv_dim"] * 4 * spec.hidden_size
+        kept += 2 * plan.sizes.get("hidden_size_per_layer_input", 0) * spec.hidden_size
         if "linear_num_key_heads" in plan.sizes:
             net = spec.layers[index].changed(**plan.sizes)[DeltaNet]
             kept += DeltaNetOptions.cost_of(net, spec.hidden_size, sparsity.cost)

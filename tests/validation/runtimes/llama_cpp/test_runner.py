@@ -21,6 +21,7 @@ from converters.format import StoredWeights
 from converters.gguf import GgufFormat
 from seap_export.errors import ParityFailure
 from seap_export.families import family_of_model_type, model_spec
+from seap_export.families.sublayers import V_NORM
 from validation.runtimes.llama_cpp.runner import LlamaCppRunner, LlamaOptions, open_llama_cpp
 from validation.runtimes.runner import Opening
 
@@ -124,7 +125,9 @@ REFUSED = {
 
 for _variation, _values in VARIATIONS.items():
     _family = family_of_model_type(_values["model_type"])
-    if _family.block.norm != "rms":
+    if V_NORM in _family.names:
+        REFUSED[_variation] = "norms of values"
+    elif _family.block.norm != "rms":
         REFUSED[_variation] = "has no LayerNorm"
 
 

@@ -38,6 +38,8 @@ SERVED = tuple(
         "phi3-all",
         "bamba-all",
         "falcon_h1-all",
+        "gemma4-all",
+        "gemma4_unified",
         "granitemoehybrid-mamba",
         "lfm2-all",
         "nemotron_h-all",
