@@ -17,7 +17,7 @@ from support.execution import ONE_THREAD
 from support.models import write_micro_model
 from support.plans import write_pruned_micro_model
 from support.product import read_spec
-from support.variations import RICHEST, VARIATIONS, micro_config
+from support.variations import ATTENDING, RICHEST, VARIATIONS, micro_config
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
 from seap_export.families import family_of_model_type, model_spec
@@ -33,18 +33,8 @@ HEAD_DIM = 32
 SERVED = tuple(
     name
     for name in RICHEST
-    if name
-    not in (
-        "phi3-all",
-        "bamba-all",
-        "falcon_h1-all",
-        "gemma4-all",
-        "gemma4_unified",
-        "granitemoehybrid-mamba",
-        "lfm2-all",
-        "nemotron_h-all",
-        "qwen3_5-all",
-    )
+    if name in ATTENDING
+    and name not in ("gemma4-all", "gemma4_unified", "phi3-all")
     and family_of_model_type(VARIATIONS[name]["model_type"]).names["layer"] == LAYER
 )
 STEPS = 6
