@@ -38,6 +38,8 @@ def refusal(spec: ModelSpec) -> str | None:
         named = [one for one in candidates if kinds <= one.kinds][:1] or candidates[:1]
         remedy = "use another format"
     reasons = "; ".join(f"'{architecture.name}' {why_not(architecture, spec)}" for architecture in named)
+    if "no biases" in reasons:
+        remedy = f'set biases = "none" in a recipe if the refit added them, or {remedy}'
     return f"llama.cpp cannot run this {spec.family.model_type} model: its architecture {reasons}; {remedy}"
 
 

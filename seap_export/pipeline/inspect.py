@@ -76,6 +76,7 @@ def _variant(variant: Variant) -> dict[str, Any]:
         "group_tolerance": plan.settings.group_tolerance,
         "balance": plan.settings.balance,
         "compensation": plan.settings.compensation,
+        "biases": plan.settings.biases,
         "ridge": plan.settings.ridge,
         "requested_ratio": plan.requested_ratio,
         "achieved_ratio": plan.achieved_ratio,

@@ -33,7 +33,7 @@ PLAN_SCHEMA = "seap-export/plan/5"
 #: Task names become folder names: none may lead out of the export folder.
 _NAME = re.compile(r"(?!\.+$)[^/\\\0]+")
 #: Settings that plan.json has after the ratios, or lacks.
-_AFTER_RATIOS = ("layout", "mix", "min_tokens", "fresh_tokens", "group_tolerance", "trials")
+_AFTER_RATIOS = ("layout", "mix", "min_tokens", "fresh_tokens", "group_tolerance", "trials", "biases")
 
 
 @dataclass(frozen=True)
@@ -165,11 +165,14 @@ class Plan:
 
     def has_intercept(self, output: Projection, family: Family) -> bool:
         """Whether compensation may give an output projection a bias."""
-        return (self.settings.layout == "per-layer" and output in OUTPUTS) or family.can_have_bias(output)
+        has_place = (self.settings.layout == "per-layer" and output in OUTPUTS) or family.can_have_bias(output)
+        return has_place and self.settings.biases == "added"
 
     def _biases(self, dense: ModelSpec) -> tuple[frozenset[Projection], ...]:
         """For each layer the projections to which compensation gives a bias, or a place for one."""
         family, compensated = dense.family, self.compensated(dense)
+        if self.settings.biases == "none":
+            return (frozenset[Projection](),) * len(self.layers)
         if self.settings.layout == "per-layer":
             return tuple(outputs & frozenset(OUTPUTS) for outputs in compensated)
         outputs = frozenset[Projection]().union(*compensated)
@@ -205,6 +208,8 @@ def write_plan(plan: Plan, path: Path) -> None:
     for optional in ("fresh_tokens", "group_tolerance", "trials"):
         if not after[optional]:
             del after[optional]
+    if after["biases"] == "added":
+        del after["biases"]
     head = {"schema": PLAN_SCHEMA, **values, **settings, **ratios, **after}
     if plan.vocabulary is not None:
         head["vocabulary"] = plan.vocabulary.to_json()

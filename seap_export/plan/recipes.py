@@ -35,7 +35,7 @@ EFFORTS = ("fast", "best")
 #: The name of settings that match no shipped recipe.
 CUSTOM = "custom"
 #: Settings that a recipe keeps its name with.
-_FREE = ("align", "group_tolerance", "ridge", "mix", "min_tokens", "fresh_tokens", "trials")
+_FREE = ("align", "biases", "group_tolerance", "ridge", "mix", "min_tokens", "fresh_tokens", "trials")
 #: The shipped recipes, one file each in `seap_export/recipes`.
 _SHIPPED = (DEFAULT_RECIPE, *EFFORTS, "seap", "wanda-sp", "flap", "obc", "reap")
 
@@ -138,8 +138,9 @@ def in_layout(settings: PlanSettings, layout: Layout) -> PlanSettings:
 def method_of(settings: PlanSettings, num_hidden_layers: int) -> str:
     """The name of the shipped recipe with these settings, or `custom`.
 
-    It is the same whatever `align`, `group_tolerance`, `ridge`, `mix`, `min_tokens`, `fresh_tokens` and `trials` are.
-    In the uniform layout it is the recipe whose other settings are these, since sparsity is not free there.
+    It is the same whatever `align`, `biases`, `group_tolerance`, `ridge`, `mix`, `min_tokens`, `fresh_tokens` and
+    `trials` are. In the uniform layout it is the recipe whose other settings are these, since sparsity is not free
+    there.
 
     Args:
         settings: The settings.
@@ -212,6 +213,7 @@ def _refuse_idle(settings: PlanSettings, set_keys: set[str]) -> None:
         ("distillation", "min_tokens"): not_refitted,
         ("fresh_tokens",): not_refitted or (settings.fresh_tokens > settings.fresh and "distillation = 0"),
         ("trials",): not_refitted or (sparsity.kind != "adaptive" and f'kind = "{sparsity.kind}"'),
+        ("biases",): settings.compensation in ("bias", "none") and f'compensation = "{settings.compensation}"',
         ("ridge",): settings.score != "elimination"
         and settings.compensation in ("bias", "none")
         and f'score = "{settings.score}" and compensation = "{settings.compensation}"',

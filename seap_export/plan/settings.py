@@ -13,10 +13,12 @@ from seap_export.toml_file import either
 
 __all__ = [
     "BALANCES",
+    "BIASES",
     "COMPENSATIONS",
     "LAYOUTS",
     "SCORE_MIXES",
     "Balance",
+    "Biases",
     "Compensation",
     "Layout",
     "PlanSettings",
@@ -27,6 +29,8 @@ Compensation = Literal["sequential", "one-shot", "bias", "none"]
 COMPENSATIONS: tuple[Compensation, ...] = get_args(Compensation)
 Balance = Literal["loss", "alike"]
 BALANCES: tuple[Balance, ...] = get_args(Balance)
+Biases = Literal["added", "none"]
+BIASES: tuple[Biases, ...] = get_args(Biases)
 Layout = Literal["per-layer", "uniform"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 ScoreMix = Literal["scaled", "plain"]
@@ -48,6 +52,7 @@ class PlanSettings:
         balance: How heads and neurons of a layer are weighed against each other.
         compensation: What makes up for what is removed: output projections refitted one layer after another
             (`sequential`) or from the dense statistics (`one-shot`), a `bias`, or `none`.
+        biases: Whether a refit may add biases to output projections, which some formats lack.
         ridge: Strength of the refit's ridge.
         distillation: Passes over the calibration texts in which the shrunk model learns the dense one's predictions.
         min_tokens: Tokens to learn from, calibration and fresh ones, below which distillation is left out.
@@ -73,6 +78,7 @@ class PlanSettings:
     mix: ScoreMix = "scaled"
     layout: Layout = "per-layer"
     group_tolerance: float = 0.0
+    biases: Biases = "added"
 
     def __post_init__(self) -> None:
         choices: dict[str, tuple[str, ...]] = {
@@ -81,6 +87,7 @@ class PlanSettings:
             "compensation": COMPENSATIONS,
             "mix": SCORE_MIXES,
             "layout": LAYOUTS,
+            "biases": BIASES,
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

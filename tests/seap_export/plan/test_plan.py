@@ -77,6 +77,18 @@ def test_a_group_tolerance_is_recorded_where_there_is_one(tmp_path: Path) -> Non
         assert read_plan(tmp_path / "plan.json") == plan
 
 
+def test_without_biases_the_refit_adds_none_and_the_plan_says_so(tmp_path: Path) -> None:
+    for layout in ("per-layer", "uniform"):
+        plan = with_settings(UNIFORM, layout=layout, compensation="sequential", biases="none")
+        write_plan(plan, tmp_path / "plan.json")
+        assert read_plan(tmp_path / "plan.json") == plan
+        assert {layer.biases for layer in plan.shrunk_spec(dense_spec()).layers} == {frozenset()}
+        assert not any(plan.has_intercept(output, dense_spec().family) for output in OUTPUTS)
+        assert plan.compensated(dense_spec()) == with_settings(plan, biases="added").compensated(dense_spec())
+    write_plan(UNIFORM, tmp_path / "plan.json")
+    assert "biases" not in (tmp_path / "plan.json").read_text("utf-8")
+
+
 def test_a_vocabulary_is_recorded_where_there_is_one(tmp_path: Path) -> None:
     plan = dataclasses.replace(PLAN, vocabulary=Vocabulary((0, 1, 2, 40, 95), 96))
     for written, recorded in ((PLAN, None), (plan, {"tokens": 5, "of": 96, "kept": "4AAAAACAAAAAAAAB"})):
