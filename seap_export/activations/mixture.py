@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 
@@ -47,13 +48,21 @@ class Mixture:
         name: Name of the task or the mixture.
         weights: Weight of each task, as given.
         calibrations: Calibration of each task.
+        fresh: Token ids of further texts of each task, which no statistics were collected from.
     """
 
-    def __init__(self, name: str, weights: Mapping[str, float], calibrations: Mapping[str, Calibration]) -> None:
+    def __init__(
+        self,
+        name: str,
+        weights: Mapping[str, float],
+        calibrations: Mapping[str, Calibration],
+        fresh: Mapping[str, Sequence[list[int]]] = MappingProxyType({}),
+    ) -> None:
         """Raises `InputError` if the statistics come from different models."""
         self.name = name
         self.weights = dict(weights)
         self.calibrations = {task: calibrations[task] for task in weights}
+        self.fresh = {task: fresh.get(task, ()) for task in weights}
         digests = {calibration.record.source_sha256 for calibration in self.calibrations.values()}
         if len(digests) > 1:
             raise InputError(
@@ -67,15 +76,19 @@ class Mixture:
         total = sum(self.weights.values())
         return {task: weight / total for task, weight in self.weights.items()}
 
+    def with_fresh(self, fresh: Mapping[str, Sequence[list[int]]]) -> Mixture:
+        """The same with further texts of each task."""
+        return Mixture(self.name, self.weights, self.calibrations, fresh)
+
     @property
     def num_tokens(self) -> int:
-        """Calibration tokens of all tasks."""
-        return sum(calibration.record.num_tokens for calibration in self.calibrations.values())
+        """Tokens of the texts of all tasks."""
+        return sum(map(self._tokens_of, self.calibrations))
 
     @property
     def effective_tokens(self) -> float:
         """Effective sample size: (sum of weights)² / sum of squared weights (Kish 1965)."""
-        squares = sum(p**2 / self.calibrations[task].record.num_tokens for task, p in self.probabilities.items())
+        squares = sum(p**2 / self._tokens_of(task) for task, p in self.probabilities.items())
         return 1.0 / squares
 
     def layer(self, index: int) -> LayerMoments:
@@ -133,16 +146,15 @@ class Mixture:
         return torch.stack(parts).sum(0)
 
     def token_ids(self) -> list[tuple[list[int], float]]:
-        """The token ids of all calibration texts, and the probability of each of their tokens."""
-        return self.weighted({task: calibration.token_ids() for task, calibration in self.calibrations.items()})
-
-    def weighted(self, texts: Mapping[str, Sequence[list[int]]]) -> list[tuple[list[int], float]]:
-        """The token ids of texts by task, each with the probability that a token of a calibration text has."""
+        """The token ids of all texts, and the probability of each of their tokens."""
         return [
-            (ids, probability / self.calibrations[task].record.num_tokens)
+            (ids, probability / self._tokens_of(task))
             for task, probability in self.probabilities.items()
-            for ids in texts.get(task, ())
+            for ids in (*self.calibrations[task].token_ids(), *self.fresh[task])
         ]
+
+    def _tokens_of(self, task: str) -> int:
+        return self.calibrations[task].record.num_tokens + sum(map(len, self.fresh[task]))
 
     def _mixed(self, parts: Sequence[tuple[float, Moments]]) -> Moments:
         mean = torch.stack([p * moments.mean for p, moments in parts]).sum(0)

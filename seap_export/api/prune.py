@@ -58,27 +58,27 @@ def prune(
     from seap_export.pipeline.request.mixtures import open_mixture_of
     from seap_export.plan.plan import read_plan
     from seap_export.sources.source import open_source
-    from validation.generation.fresh import PARTS, fresh_texts
+    from validation.generation.fresh import PARTS, with_fresh_texts
 
     compute, said, target = compute_of(options), options["progress"], options["out"]
     made_by, source = read_plan(options["plan"]), open_source(options["model"])
     warn_of_memory(said, source, compute)
     statistics = open_mixture_of(made_by, options["calibration"])
-    settings, layers = made_by.settings, len(made_by.layers)
-    units = variant_units(layers, settings.distillation, made_by.requested_ratio, fresh=bool(settings.fresh))
-    units += PARTS * len(statistics.calibrations) if settings.fresh else 0
+    settings, ratio = made_by.settings, made_by.requested_ratio
+    number = settings.fresh if ratio else 0
+    units = variant_units(len(made_by.layers), settings.distillation, ratio)
+    units += PARTS * len(statistics.calibrations) if number else 0
     said.say(f"hashing {source.name}")
     with (
         write_whole(target, marker=_marker(target), force=force) as folder,
         said.step("shrinking", units, "parts") as advance,
     ):
-        fresh = []
-        if settings.fresh:
+        if number:
             texts = folder / UNFINISHED / "fresh"
             texts.mkdir(parents=True)
             with dense_folder(source) as dense:
-                fresh = fresh_texts(dense, statistics, settings.fresh, texts, compute=compute, on_part=advance)
-        write_variant(source, made_by, statistics, folder, advance, compute=compute, fresh=fresh)
+                statistics = with_fresh_texts(dense, statistics, number, texts, compute=compute, on_part=advance)
+        write_variant(source, made_by, statistics, folder, advance, compute=compute)
     return PrunedModel(target, made_by.shrunk_spec(source.spec).num_parameters())
 
 

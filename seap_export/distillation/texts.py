@@ -12,15 +12,12 @@ import torch
 
 from seap_export.layers.batches import Batch, length_buckets, token_weights
 from seap_export.layers.compute import Compute
-from seap_export.layers.streams import Streams
 
 __all__ = [
     "STEP_TOKENS",
-    "Lesson",
     "TrainingStep",
     "WeightedIds",
     "batches_of",
-    "in_turn",
     "number_of_steps",
     "training_steps",
 ]
@@ -45,10 +42,6 @@ class TrainingStep:
     batch_indices: tuple[int, ...]
     batches: tuple[Batch, ...]
     weights: tuple[torch.Tensor, ...]
-
-
-#: A training step, and the dense model's stream after its last layer for each batch of the texts that it belongs to.
-Lesson: TypeAlias = tuple[TrainingStep, Streams]
 
 
 def number_of_steps(passes: float, steps_of_a_pass: int) -> int:
@@ -92,14 +85,6 @@ def batches_of(steps: Sequence[TrainingStep]) -> list[Batch]:
         position: batch for step in steps for position, batch in zip(step.batch_indices, step.batches, strict=True)
     }
     return [by_index[position] for position in range(len(by_index))]
-
-
-def in_turn(first: Sequence[Lesson], second: Sequence[Lesson]) -> list[Lesson]:
-    """The lessons of both, each spread evenly over the whole."""
-    positioned = [
-        ((2 * index + 1) / len(part), lesson) for part in (first, second) for index, lesson in enumerate(part)
-    ]
-    return [lesson for _, lesson in sorted(positioned, key=lambda pair: pair[0])]
 
 
 def _step(batch_indices: Sequence[int], batches: Sequence[Batch], weights: Sequence[torch.Tensor]) -> TrainingStep:

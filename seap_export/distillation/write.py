@@ -13,20 +13,12 @@ from seap_export.activations.mixture import Mixture
 from seap_export.distillation.adam import Adam
 from seap_export.distillation.layers import TrainedLayers
 from seap_export.distillation.student import OuterTensors, Student
-from seap_export.distillation.targets import dense_streams
-from seap_export.distillation.texts import (
-    STEP_TOKENS,
-    Lesson,
-    WeightedIds,
-    batches_of,
-    in_turn,
-    number_of_steps,
-    training_steps,
-)
+from seap_export.distillation.texts import STEP_TOKENS, TrainingStep, batches_of, number_of_steps, training_steps
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec
 from seap_export.layers.compute import Compute
 from seap_export.layers.kept import UNFINISHED
+from seap_export.layers.streams import Streams
 from seap_export.layers.working_memory import working_bytes
 from seap_export.plan.plan import Plan
 from seap_export.shrink.sequential import DENSE, storage_for
@@ -40,12 +32,9 @@ __all__ = ["variant_units", "write_variant"]
 _WEIGHTS = "model.safetensors"
 
 
-def variant_units(layers: int, passes: float, ratio: float, *, fresh: bool = False) -> int:
-    """How often `write_variant` reports progress: for each layer, and as often while the model is distilled.
-
-    With fresh texts, for each layer of the dense model, which runs them, as well.
-    """
-    return layers * ((3 if fresh else 2) if passes and ratio else 1)
+def variant_units(layers: int, passes: float, ratio: float) -> int:
+    """How often `write_variant` reports progress: for each layer, and as often while the model is distilled."""
+    return layers * (2 if passes and ratio else 1)
 
 
 def write_variant(
@@ -56,7 +45,6 @@ def write_variant(
     on_unit: Callable[[object], None] = lambda unit: None,
     *,
     compute: Compute | None = None,
-    fresh: Sequence[WeightedIds] = (),
 ) -> None:
     """Writes the model folder of a plan; see `write_shrunk_model` for what is in it and what may be raised.
 
@@ -65,11 +53,10 @@ def write_variant(
     Args:
         source: The dense model.
         plan: What is kept.
-        statistics: The calibration texts, and the weights of their tasks.
+        statistics: The texts, and the weights of their tasks.
         folder: An existing folder: empty, or with what was left there.
         on_unit: Called `variant_units` times.
         compute: Where layers are computed, and with how much memory.
-        fresh: Further texts to learn from once; without distillation, they have no effect.
     """
     compute = compute or Compute()
     if not _is_distilled(plan, source.spec):
@@ -84,8 +71,8 @@ def write_variant(
     if plan.vocabulary is not None:
         reduced = source.with_tokens(plan.vocabulary)
     reader = PlainReader(SafetensorsReader(shrunk), spec)
-    tokens = statistics.num_tokens + sum(len(ids) for ids, _ in fresh)
-    layers = TrainedLayers(unfinished, len(spec.layers), _fit_in_memory(source.spec, spec, tokens, compute))
+    in_memory = _fit_in_memory(source.spec, spec, statistics.num_tokens, compute)
+    layers = TrainedLayers(unfinished, len(spec.layers), in_memory)
     if layers.step is None:
         layers.begin(_floats(reader, spec, index) for index in range(len(spec.layers)))
     # ids and rows of the embedding are the dense model's, whatever the vocabulary
@@ -93,10 +80,11 @@ def write_variant(
     head = reduced.read_head(embedding if tied and reduced is source else None)
     outer = OuterTensors(embedding, source.read_norm(), head)
     student = Student(spec, outer, layers, unfinished, compute.device)
-    lessons = _repeated(_calibration_texts(source, statistics, streams, compute), plan.settings.distillation)
-    if fresh:
-        lessons = in_turn(lessons, _fresh_texts(source, fresh, streams, compute, on_unit))
-    _train(student, layers, lessons, on_unit)
+    steps = training_steps(statistics.token_ids(), compute)
+    # the refit has left them there, for the same tokens in the same order
+    targets = storage_for(source, statistics, streams, compute).streams(DENSE, source.spec, batches_of(steps))
+    targets.load(len(source.spec.layers))
+    _train(student, layers, _repeated(steps, plan.settings.distillation), targets, on_unit)
 
     def distilled(first: int) -> Iterator[Mapping[str, torch.Tensor]]:
         for index in range(first, len(spec.layers)):
@@ -110,39 +98,24 @@ def write_variant(
     shutil.rmtree(unfinished)
 
 
-def _calibration_texts(source: Source, statistics: Mixture, folder: Path, compute: Compute) -> list[Lesson]:
-    """A pass over the calibration texts, with the streams that the refit left in `folder`."""
-    steps = training_steps(statistics.token_ids(), compute)
-    # the same tokens in the same order as in the refit
-    targets = storage_for(source, statistics, folder, compute).streams(DENSE, source.spec, batches_of(steps))
-    targets.load(len(source.spec.layers))
-    return [(step, targets) for step in steps]
-
-
-def _fresh_texts(
-    source: Source, texts: Sequence[WeightedIds], folder: Path, compute: Compute, on_layer: Callable[[object], None]
-) -> list[Lesson]:
-    """A pass over fresh texts."""
-    steps = training_steps(texts, compute)
-    targets = dense_streams(source, batches_of(steps), folder, compute, on_layer)
-    return [(step, targets) for step in steps]
-
-
-def _repeated(lessons: Sequence[Lesson], passes: float) -> list[Lesson]:
-    return [lessons[index % len(lessons)] for index in range(number_of_steps(passes, len(lessons)))]
+def _repeated(steps: Sequence[TrainingStep], passes: float) -> list[TrainingStep]:
+    return [steps[index % len(steps)] for index in range(number_of_steps(passes, len(steps)))]
 
 
 def _train(
-    student: Student, layers: TrainedLayers, lessons: Sequence[Lesson], on_unit: Callable[[object], None]
+    student: Student,
+    layers: TrainedLayers,
+    steps: Sequence[TrainingStep],
+    targets: Streams,
+    on_unit: Callable[[object], None],
 ) -> None:
     """Takes the training steps that are left, and reports progress in as many parts as there are layers."""
-    number, parts = len(lessons), layers.number
+    number, parts = len(steps), layers.number
     first = layers.step or 0
     for _ in range(first * parts // number):
         on_unit(None)
     for index in range(first, number):
-        step, targets = lessons[index]
-        loss = student.train(step, targets, Adam(index, number))
+        loss = student.train(steps[index], targets, Adam(index, number))
         if not math.isfinite(loss):
             raise InputError(f"distillation diverged at step {index + 1}; set 'distillation = 0' in the recipe")
         layers.advance()

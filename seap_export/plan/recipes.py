@@ -210,8 +210,7 @@ def _refuse_idle(settings: PlanSettings, set_keys: set[str]) -> None:
         ("sparsity.k", "sparsity.x0"): sparsity.kind != "logistic" and f'kind = "{sparsity.kind}"',
         ("sparsity.context",): sparsity.budget == "weights" and 'budget = "weights"',
         ("mix",): settings.score == "elimination" and 'score = "elimination"',
-        ("distillation", "min_tokens"): not_refitted,
-        ("fresh_tokens",): not_refitted or (settings.fresh_tokens > settings.fresh and "distillation = 0"),
+        ("distillation", "min_tokens", "fresh_tokens"): not_refitted,
         ("trials",): not_refitted or (sparsity.kind != "adaptive" and f'kind = "{sparsity.kind}"'),
         ("biases",): settings.compensation in ("bias", "none") and f'compensation = "{settings.compensation}"',
         ("ridge",): settings.score != "elimination"

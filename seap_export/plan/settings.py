@@ -56,7 +56,8 @@ class PlanSettings:
         ridge: Strength of the refit's ridge.
         distillation: Passes over the calibration texts in which the shrunk model learns the dense one's predictions.
         min_tokens: Tokens to learn from, calibration and fresh ones, below which distillation is left out.
-        fresh_tokens: Tokens of each task that the dense model writes to distil from, besides the calibration texts.
+        fresh_tokens: Tokens of each task that the dense model writes to refit and distil on, besides the calibration
+            texts.
         trials: How many plans are tried at most; 0: the predicted losses alone decide.
         mix: Whether the scores of several tasks are brought to one scale before they are added.
         layout: `per-layer`: each layer has its own shape. `uniform`: all have the same, with biases only where the
@@ -126,17 +127,16 @@ class PlanSettings:
 
     @property
     def fresh(self) -> int:
-        """`fresh_tokens`, which go with distillation alone."""
-        return self.fresh_tokens if self.passes else 0
+        """`fresh_tokens`, which go with the sequential compensation alone."""
+        return self.fresh_tokens if self.compensation == "sequential" else 0
 
     def passes_over(self, num_tokens: int) -> float:
-        """`passes`, of which there are none over too few calibration tokens, unless there are fresh ones."""
+        """`passes`, of which there are none over too few tokens, calibration and fresh ones together."""
         return self.passes if num_tokens + self.fresh >= self.min_tokens else 0.0
 
     def effective(self, num_tokens: int) -> PlanSettings:
         """The same settings, 0 for what has no effect with this compensation, sparsity and number of tokens."""
-        passes = self.passes_over(num_tokens)
-        return replace(self, distillation=passes, fresh_tokens=self.fresh if passes else 0, trials=self.tried)
+        return replace(self, distillation=self.passes_over(num_tokens), fresh_tokens=self.fresh, trials=self.tried)
 
     @property
     def square_heads(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,14 +9,13 @@ from typing import Any
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
 from seap_export.allocation.planning import choose_plan
-from seap_export.distillation.texts import WeightedIds
 from seap_export.distillation.write import write_variant
 from seap_export.layers.compute import Compute
 from seap_export.plan.make import rank_layers
 from seap_export.plan.ranked import Ranking
 from seap_export.plan.settings import PlanSettings
 from seap_export.sources.source import Source
-from validation.generation.fresh import fresh_texts
+from validation.generation.fresh import with_fresh_texts
 
 __all__ = ["Shrinker"]
 
@@ -29,7 +27,7 @@ class Shrinker:
         self._source = source
         self._key: tuple[Any, ...] = ()
         self._ranking: Ranking | None = None
-        self._fresh: dict[tuple[str, int], Sequence[WeightedIds]] = {}
+        self._fresh: dict[tuple[str, int], Mixture] = {}
 
     def write(self, calibration: Calibration, settings: PlanSettings, ratio: float, folder: Path) -> float:
         """Writes the model into the existing `folder` and returns the achieved ratio."""
@@ -42,12 +40,11 @@ class Shrinker:
             self._key, self._ranking = key, ranking
         with TemporaryDirectory() as kept:
             plan = choose_plan(self._source, statistics, self._ranking, settings, ratio, Path(kept), compute=Compute())
-        fresh = self._fresh_texts(statistics, settings) if ratio else ()
-        write_variant(self._source, plan, statistics, folder, fresh=fresh)
+        write_variant(self._source, plan, self._with_fresh(statistics, settings) if ratio else statistics, folder)
         return plan.achieved_ratio
 
-    def _fresh_texts(self, statistics: Mixture, settings: PlanSettings) -> Sequence[WeightedIds]:
-        """Those of one task and number, which serve all ratios and recipes."""
+    def _with_fresh(self, statistics: Mixture, settings: PlanSettings) -> Mixture:
+        """The statistics with the fresh texts of their task, which serve all ratios and recipes."""
         number = settings.fresh
         key = statistics.name, number
         if number and key not in self._fresh:
@@ -56,5 +53,5 @@ class Shrinker:
                 model.mkdir()
                 written.mkdir()
                 self.write(statistics.calibrations[statistics.name], settings, 0.0, model)
-                self._fresh[key] = fresh_texts(model, statistics, number, written, compute=Compute())
-        return self._fresh.get(key, ())
+                self._fresh[key] = with_fresh_texts(model, statistics, number, written, compute=Compute())
+        return self._fresh.get(key, statistics)

@@ -25,7 +25,6 @@ from seap_export.corpus import parse_tasks, split_samples
 from seap_export.distillation.adam import Adam
 from seap_export.distillation.layers import TrainedLayers
 from seap_export.distillation.student import OuterTensors, Student
-from seap_export.distillation.targets import dense_streams
 from seap_export.distillation.texts import batches_of, training_steps
 from seap_export.families import Attention, Experts, Mlp, ModelSpec, model_spec, names
 from seap_export.json_file import write_json
@@ -181,6 +180,7 @@ def _router(x: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
     return (router * _ROUTER_SPREAD / (x.double() @ router.T).std(1).mean()).float()
 
 
+@torch.no_grad()
 def _distil(
     source: Source, spec: ModelSpec, layers: TrainedLayers, texts: Sequence[Sequence[int]], steps: int, scratch: Path
 ) -> None:
@@ -188,11 +188,15 @@ def _distil(
     if not lessons:
         return
     every = batches_of(training_steps([(ids, 1.0) for ids in texts], Compute()))
-    targets = dense_streams(source, every, scratch, Compute())
+    dense = HiddenStates.embedded(source.spec, source.read_embedding(), every)
+    for index in range(len(source.spec.layers)):
+        layer = DecoderLayer(source.spec, index, source.read_layer(index))
+        for output in layer.spec.outputs:
+            dense.advance(layer, output)
     outer = OuterTensors(source.read_embedding(), source.read_norm(), source.read_head())
     student = Student(spec, outer, layers, scratch, Compute().device)
     for index, step in enumerate(lessons):
-        loss = student.train(step, targets, Adam(index, len(lessons)))
+        loss = student.train(step, dense.streams, Adam(index, len(lessons)))
         layers.advance()
         click.echo(f"step {index + 1} of {len(lessons)}: KL {loss:.3f} nats", err=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count, islice
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,10 @@ from seap_export.runtime.files import load_tokenizer
 from validation.execution import Execution
 from validation.generation.sampled import Beginning, open_author, sampled_texts
 
-__all__ = ["BATCH", "PARTS", "FreshTexts", "beginnings", "fresh_texts", "write_fresh_texts"]
+__all__ = ["BATCH_TOKENS", "PARTS", "FreshTexts", "beginnings", "with_fresh_texts", "write_fresh_texts"]
 
-#: Texts that are written together, after which they are on disk.
-BATCH = 32
+#: Tokens of the texts that are written together, after which they are on disk.
+BATCH_TOKENS = 8192
 #: How often progress is reported.
 PARTS = 50
 #: A beginning is this part of a text at least, and at most.
@@ -163,7 +163,7 @@ def write_fresh_texts(
         plan = beginnings(known, author.answer_start, min(record.max_length, author.longest), record.seed)
         for batch_number in count():
             path = folder / f"{batch_number:05}"
-            batch = list(islice(plan, BATCH)) if fresh.num_tokens < number else []
+            batch = _batch(plan, min(BATCH_TOKENS, number - fresh.num_tokens))
             if not batch:
                 break
             if not path.is_file():
@@ -180,7 +180,16 @@ def write_fresh_texts(
     return fresh
 
 
-def fresh_texts(
+def _batch(plan: Iterator[Beginning], tokens: int) -> list[Beginning]:
+    """The next beginnings, until their texts may have this many tokens."""
+    batch, most = list[Beginning](), 0
+    while most < tokens and (beginning := next(plan, None)):
+        batch.append(beginning)
+        most += beginning.length
+    return batch
+
+
+def with_fresh_texts(
     model: Path,
     statistics: Mixture,
     number: int,
@@ -188,8 +197,8 @@ def fresh_texts(
     *,
     compute: Compute,
     on_part: Callable[[object], object] = lambda part: None,
-) -> list[tuple[list[int], float]]:
-    """Fresh texts of each task of a mixture, as `Mixture.weighted` gives them; see `write_fresh_texts`.
+) -> Mixture:
+    """A mixture with fresh texts of each task; see `write_fresh_texts`.
 
     Args:
         model: The folder of the dense model.
@@ -205,7 +214,7 @@ def fresh_texts(
         written.mkdir(exist_ok=True)
         fresh = write_fresh_texts(model, calibration, number, written, compute=compute, on_part=on_part)
         texts[task] = fresh.texts
-    return statistics.weighted(texts)
+    return statistics.with_fresh(texts)
 
 
 def _reported(done: int, share: float, on_part: Callable[[object], object]) -> int:

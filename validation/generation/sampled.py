@@ -21,7 +21,10 @@ from validation.runtimes.pytorch.torch_batch import TorchBatch
 from validation.runtimes.pytorch.torch_runner import open_torch_runner
 from validation.runtimes.runner import Runner
 
-__all__ = ["Author", "Beginning", "open_author", "sampled_texts"]
+__all__ = ["ROWS", "Author", "Beginning", "open_author", "sampled_texts"]
+
+#: Texts that are written together.
+ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def sampled_texts(author: Author, beginnings: Sequence[Beginning]) -> list[list[
 
     Args:
         author: The model.
-        beginnings: Those of all texts, which are written together where the model can.
+        beginnings: Those of all texts; those of similar length are written together where the model can.
 
     Raises:
         ArtifactError: The model gives NaN or infinite logits.
@@ -97,7 +100,9 @@ def sampled_texts(author: Author, beginnings: Sequence[Beginning]) -> list[list[
     """
     texts = [_Text(beginning, author.ends) for beginning in beginnings]
     together = [text for text in texts if text.length <= author.shared]
-    for rows in ([together] if together else []) + [[text] for text in texts if text.length > author.shared]:
+    together.sort(key=lambda text: (text.length, len(text.prompt)))
+    groups = [together[first : first + ROWS] for first in range(0, len(together), ROWS)]
+    for rows in groups + [[text] for text in texts if text.length > author.shared]:
         decode(author.runner, rows, _drawn)
     return [text.tokens for text in texts]
 

@@ -55,6 +55,21 @@ def test_each_text_s_tokens_have_the_probability_of_their_task(tmp_path: Path) -
     assert len({each for _, each in texts}) == 2
 
 
+def test_fresh_texts_count_as_calibration_texts_do(
+    tmp_path: Path, random_calibration: Callable[..., Calibration]
+) -> None:
+    source = micro_source(tmp_path / "model")
+    calibrations = {task: random_calibration(source, task) for task in TASKS}
+    mixture, fresh = Mixture("mix", WEIGHTS, calibrations), [[1, 2, 3], [4, 5]]
+    texts, more = mixture.token_ids(), mixture.with_fresh({"two": fresh})
+    assert [ids for ids, _ in more.token_ids()] == [ids for ids, _ in texts] + fresh
+    assert more.num_tokens == mixture.num_tokens + 5
+    weights = torch.cat([torch.full((len(ids),), each, dtype=torch.float64) for ids, each in more.token_ids()])
+    assert float(weights.sum()) == pytest.approx(1.0)
+    assert float(weights.square().sum()) == pytest.approx(1.0 / more.effective_tokens)
+    assert len(weights.unique()) == 2
+
+
 def test_the_sensitivity_is_the_weighted_mean(tmp_path: Path) -> None:
     mixture = mixture_of(micro_source(tmp_path / "model"), tmp_path / "statistics", TASKS, **WEIGHTS)
     one, two = (mixture.calibrations[task].sensitivity() for task in TASKS)

@@ -204,7 +204,6 @@ def test_settings_refuse_what_means_nothing(values: dict[str, Any], key: str) ->
         ('mix = "plain"', 1, ["mix", "no effect", "elimination"]),
         ('score = "wifv"\ncompensation = "bias"\nridge = 2.0', 3, ["ridge", "no effect", "bias"]),
         ('compensation = "one-shot"\ntrials = 5', 2, ["trials", "no effect", "one-shot"]),
-        ("distillation = 0\nfresh_tokens = 5", 2, ["fresh_tokens", "no effect", "distillation = 0"]),
         ('compensation = "none"\nfresh_tokens = 0', 2, ["fresh_tokens", "no effect", "none"]),
         ('trials = 5\n[sparsity]\nkind = "uniform"', 1, ["trials", "no effect", "uniform"]),
     ],

@@ -1,4 +1,4 @@
-"""Fresh texts of a task, to distil from."""
+"""Fresh texts of a task, to refit and distil on."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.single.calibration import CalibrationStep
 from seap_export.pipeline.steps.step import Step, Work
-from validation.generation.fresh import BATCH, PARTS, write_fresh_texts
+from validation.generation.fresh import PARTS, write_fresh_texts
+from validation.generation.sampled import ROWS
 
 __all__ = ["FreshStep"]
 
 #: Increased when the same inputs give different bytes than before.
-_VERSION = 1
+_VERSION = 2
 #: The share of a text's tokens that the model writes, about.
 _WRITTEN = 0.7
 
 
 def _seconds(number: int, model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
     """Each token is computed, and each step of a batch reads the weights once."""
-    steps = _WRITTEN * number / BATCH
+    steps = _WRITTEN * number / (ROWS / 2)  # rows that are done leave
     operations = number * (model.active + model.head)
     return steps * 4 * (model.linear + model.head) / rates.memory_bytes + operations / rates.operations
 

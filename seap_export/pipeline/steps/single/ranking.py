@@ -94,7 +94,7 @@ class RankingStep(Step):
 
     @property
     def fresh(self) -> tuple[FreshStep, ...]:
-        """The fresh texts of each task that variants learn from; none if the settings want none."""
+        """The fresh texts of each task that variants are refitted on; none if the settings want none."""
         number = self.settings.fresh
         return tuple(FreshStep(calibration, number) for calibration in self.calibrations) if number else ()
 

@@ -167,33 +167,31 @@ class OfVariant(Step):
         return replace(self.plan.planned_work, cost=self.cost)
 
 
+def _learnt(model: KeptPart, tokens: TokenCounts) -> TokenCounts:
+    """The tokens of all tasks with the fresh ones."""
+    fresh = tokens.tasks * model.work.fresh_tokens
+    return replace(tokens, calibration_tokens=tokens.calibration_tokens + fresh)
+
+
 def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
     if not model.work.refits:
         return 4 * model.linear / rates.memory_bytes
-    both = tokens.calibration_tokens * (model.active + model.dense_active + model.squares / 2 + model.outputs)
+    learnt = _learnt(model, tokens)
+    both = learnt.calibration_tokens * (model.active + model.dense_active + model.squares / 2 + model.outputs)
     refit = both / rates.operations + model.refit_systems / rates.double_operations
-    return refit + _distillation_seconds(model, tokens, rates)
+    return refit + _distillation_seconds(model, learnt, rates)
 
 
-def _passes(model: KeptPart, tokens: TokenCounts) -> float:
+def _passes(model: KeptPart, learnt: TokenCounts) -> float:
     """Passes of distillation: none over too few tokens."""
-    return model.work.passes if tokens.calibration_tokens + _fresh(model, tokens) >= model.work.min_tokens else 0.0
+    return model.work.passes if learnt.calibration_tokens >= model.work.min_tokens else 0.0
 
 
-def _fresh(model: KeptPart, tokens: TokenCounts) -> int:
-    """Fresh tokens of all tasks."""
-    return tokens.tasks * model.work.fresh_tokens
-
-
-def _distillation_seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
-    """Forwards, forwards again and backwards through the layers, two heads and back through one, and Adam.
-
-    Fresh texts go through the dense model before.
-    """
-    passes, fresh = _passes(model, tokens), _fresh(model, tokens)
-    learnt = passes * tokens.calibration_tokens + (fresh if passes else 0)
-    walked = learnt * (4 * model.active + 3 * model.head) + (fresh if passes else 0) * model.dense_active
-    changed = learnt / STEP_TOKENS * _ADAM * model.linear
+def _distillation_seconds(model: KeptPart, learnt: TokenCounts, rates: Rates) -> float:
+    """Forwards, forwards again and backwards through the layers, two heads and back through one, and Adam."""
+    trained = _passes(model, learnt) * learnt.calibration_tokens
+    walked = trained * (4 * model.active + 3 * model.head)
+    changed = trained / STEP_TOKENS * _ADAM * model.linear
     return walked / rates.operations + changed / rates.memory_bytes
 
 
@@ -203,12 +201,11 @@ def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:
     While it is distilled, one of these, the refitted model, weights and two running means in float32, as they were
     before the training step and as they become, and the streams of its texts before each layer.
     """
-    work, kept = model.work, model.folder_bytes(model.work.hf)
-    streams = 4 * model.hidden_bytes(tokens) if work.refits else 0
-    if not (work.refits and _passes(model, tokens)):
+    work, kept, learnt = model.work, model.folder_bytes(model.work.hf), _learnt(model, tokens)
+    streams = 4 * model.hidden_bytes(learnt) if work.refits else 0
+    if not (work.refits and _passes(model, learnt)):
         return Disk(kept, unfinished=streams)
-    fresh = 2 * 4 * work.spec.width * _fresh(model, tokens)
-    training = fresh + round(24 * model.linear) + 4 * STEP_TOKENS * work.spec.width * len(work.spec.layers)
+    training = round(24 * model.linear) + 4 * STEP_TOKENS * work.spec.width * len(work.spec.layers)
     return Disk(kept, unfinished=kept + max(streams, streams // 2 + training))
 
 
@@ -216,18 +213,19 @@ def _memory(model: KeptPart, tokens: TokenCounts) -> float:
     """Two streams, and the inputs of the projection that is fitted; then distillation."""
     if not model.work.refits:
         return 8 * model.layer_weights
-    inputs = 4 * tokens.calibration_tokens * model.kept * model.widest
-    refit = model.working_bytes + 2 * model.hidden_bytes(tokens) + inputs
-    return max(refit, _distillation_memory(model, tokens)) if _passes(model, tokens) else refit
+    learnt = _learnt(model, tokens)
+    inputs = 4 * learnt.calibration_tokens * model.kept * model.widest
+    refit = model.working_bytes + 2 * model.hidden_bytes(learnt) + inputs
+    return max(refit, _distillation_memory(model, learnt)) if _passes(model, learnt) else refit
 
 
-def _distillation_memory(model: KeptPart, tokens: TokenCounts) -> float:
+def _distillation_memory(model: KeptPart, learnt: TokenCounts) -> float:
     """The dense stream, those of a training step, and a layer with its gradients and running means.
 
     The other layers wait in files; if they fit in memory, they are there.
     """
     step = 4 * 4 * STEP_TOKENS * model.work.spec.width
-    return model.working_bytes + model.hidden_bytes(tokens) + step + 16 * model.kept * model.layer_weights
+    return model.working_bytes + model.hidden_bytes(learnt) + step + 16 * model.kept * model.layer_weights
 
 
 @dataclass(frozen=True)
@@ -257,7 +255,7 @@ class ShrinkStep(OfVariant):
 
     @property
     def fresh(self) -> tuple[FreshStep, ...]:
-        """The fresh texts of each task that it learns from."""
+        """The fresh texts of each task that it is refitted on."""
         return self.plan.ranking.fresh if self.plan.ratio else ()
 
     @property
@@ -267,8 +265,7 @@ class ShrinkStep(OfVariant):
     @property
     def units(self) -> int:
         ranking = self.plan.ranking
-        passes = ranking.settings.passes_over(ranking.num_tokens)
-        return variant_units(ranking.units, passes, self.plan.ratio, fresh=bool(self.fresh))
+        return variant_units(ranking.units, ranking.settings.passes_over(ranking.num_tokens), self.plan.ratio)
 
     def _key(self) -> str:
         """The modelling code is part of the model."""
@@ -277,10 +274,10 @@ class ShrinkStep(OfVariant):
 
     def make(self, work: Work, path: Path, advance: Advance) -> None:
         """Writes the folder."""
-        plan, statistics = read_plan(work.folder / self.plan.name), self.plan.ranking.statistics(work)
+        plan = read_plan(work.folder / self.plan.name)
+        fresh = {step.calibration.task: step.token_ids(work) for step in self.fresh}
+        statistics = self.plan.ranking.statistics(work).with_fresh(fresh)
         if plan.settings.compensation == "sequential":
             storage = storage_for(work.source, statistics, path, work.compute)
             work.progress.say(f"{self.variant}: {storage.description}")
-        texts = {step.calibration.task: step.token_ids(work) for step in self.fresh}
-        fresh = statistics.weighted(texts)
-        write_variant(work.source, plan, statistics, path, advance, compute=work.compute, fresh=fresh)
+        write_variant(work.source, plan, statistics, path, advance, compute=work.compute)
