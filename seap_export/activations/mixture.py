@@ -20,6 +20,9 @@ from seap_export.layers.sublayers.experts import routing_weights
 
 __all__ = ["ExpertStatistics", "Mixture"]
 
+#: What a fresh token counts beside one of a calibration text, since models do not write quite as people do.
+FRESH_WEIGHT = 0.3
+
 
 @dataclass(frozen=True)
 class ExpertStatistics:
@@ -83,13 +86,20 @@ class Mixture:
     @property
     def num_tokens(self) -> int:
         """Tokens of the texts of all tasks."""
-        return sum(map(self._tokens_of, self.calibrations))
+        return sum(sum(self._sizes(task)) for task in self.calibrations)
 
     @property
     def effective_tokens(self) -> float:
         """Effective sample size: (sum of weights)² / sum of squared weights (Kish 1965)."""
-        squares = sum(p**2 / self._tokens_of(task) for task, p in self.probabilities.items())
-        return 1.0 / squares
+        return 1.0 / sum(p**2 / self._effective(task) for task, p in self.probabilities.items())
+
+    def _effective(self, task: str) -> float:
+        known, fresh = self._sizes(task)
+        return (known + FRESH_WEIGHT * fresh) ** 2 / (known + FRESH_WEIGHT**2 * fresh)
+
+    def _sizes(self, task: str) -> tuple[int, int]:
+        """Tokens of the calibration texts and of the fresh texts."""
+        return self.calibrations[task].record.num_tokens, sum(map(len, self.fresh[task]))
 
     def layer(self, index: int) -> LayerMoments:
         """Moments of the mixture: the mean of the means; the mean of the variances, and the variance of the means."""
@@ -147,14 +157,13 @@ class Mixture:
 
     def token_ids(self) -> list[tuple[list[int], float]]:
         """The token ids of all texts, and the probability of each of their tokens."""
-        return [
-            (ids, probability / self._tokens_of(task))
-            for task, probability in self.probabilities.items()
-            for ids in (*self.calibrations[task].token_ids(), *self.fresh[task])
-        ]
-
-    def _tokens_of(self, task: str) -> int:
-        return self.calibrations[task].record.num_tokens + sum(map(len, self.fresh[task]))
+        texts = []
+        for task, probability in self.probabilities.items():
+            known, fresh = self._sizes(task)
+            each = probability / (known + FRESH_WEIGHT * fresh)
+            texts += [(ids, each) for ids in self.calibrations[task].token_ids()]
+            texts += [(ids, FRESH_WEIGHT * each) for ids in self.fresh[task]]
+        return texts
 
     def _mixed(self, parts: Sequence[tuple[float, Moments]]) -> Moments:
         mean = torch.stack([p * moments.mean for p, moments in parts]).sum(0)

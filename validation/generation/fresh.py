@@ -24,6 +24,8 @@ __all__ = ["BATCH_TOKENS", "PARTS", "FreshTexts", "beginnings", "with_fresh_text
 BATCH_TOKENS = 8192
 #: How often progress is reported.
 PARTS = 50
+#: Texts of the task that the model reads before one that it goes on with, so that it keeps to their form.
+_SHOWN, _SHOWN_TOKENS = 3, 1024
 #: A beginning is this part of a text at least, and at most.
 _LEAST, _MOST = 1 / 8, 1 / 2
 #: Texts that share this many tokens in a row overlap; as for GPT-3 (arXiv 2005.14165, appendix C).
@@ -36,28 +38,48 @@ _FEWEST_NEW = 0.1
 TokenIds = Sequence[int]
 
 
-def beginnings(texts: Sequence[TokenIds], answer_start: TokenIds, length: int, seed: int) -> Iterator[Beginning]:
+def beginnings(
+    texts: Sequence[TokenIds], answer_start: TokenIds, separator: TokenIds, length: int, room: int, seed: int
+) -> Iterator[Beginning]:
     """What the model is to continue, round after round through the texts, each time at other tokens.
 
     A text with an assistant's turn is continued from the start of the last one on. Others are cut at random, between
-    an eighth and a half, and get as long as they were.
+    an eighth and a half, get as long as they were at most, and are read after others, which differ in each round.
 
     Args:
         texts: Token ids of each text; those of fewer than two tokens are left out.
         answer_start: The tokens with which an assistant's turn starts; none if the model has no chat template.
+        separator: The tokens after each text that is read before another one.
         length: The most tokens of a text.
+        room: The most tokens that are read before it.
         seed: Decides where texts are cut and what is drawn.
     """
     long_enough = [ids for ids in texts if len(ids) > 1]
     for number in count() if long_enough else ():
+        shown = _shown(long_enough, separator, room, _drawn_by(seed, number))
         for ids in long_enough:
-            digest = hashlib.sha256(np.array([seed, number, *ids], np.int64).tobytes()).digest()
-            drawn = np.random.Generator(np.random.PCG64(list(digest)))
-            cut, most = _last_start(ids, answer_start), length
-            if not 0 < cut < length:
+            drawn = _drawn_by(seed, number, *ids)
+            cut = _last_start(ids, answer_start)
+            if 0 < cut < length:
+                yield Beginning(tuple(ids[:cut]), length, int(drawn.integers(2**31)))
+            else:
                 most = min(len(ids), length)
                 cut = _random_cut(most, drawn)
-            yield Beginning(tuple(ids[:cut]), most, int(drawn.integers(2**31)))
+                yield Beginning(tuple(ids[:cut]), most, int(drawn.integers(2**31)), shown)
+
+
+def _drawn_by(*numbers: int) -> np.random.Generator:
+    digest = hashlib.sha256(np.array(numbers, np.int64).tobytes()).digest()
+    return np.random.Generator(np.random.PCG64(list(digest)))
+
+
+def _shown(texts: Sequence[TokenIds], separator: TokenIds, room: int, drawn: np.random.Generator) -> tuple[int, ...]:
+    """Some texts, each with the separator after it, as far as there is room."""
+    shown: tuple[int, ...] = ()
+    for index in drawn.permutation(len(texts))[:_SHOWN]:
+        more = (*texts[index], *separator)
+        shown += more if len(shown) + len(more) <= room else ()
+    return shown
 
 
 def _random_cut(length: int, drawn: np.random.Generator) -> int:
@@ -160,7 +182,9 @@ def write_fresh_texts(
     held_out = [encoding.ids for encoding in load_tokenizer(model).encode_batch(texts)]
     fresh, tried, kept, done = FreshTexts(known, held_out), 0, 0, 0
     with open_author(model, Execution(compute=compute)) as author:
-        plan = beginnings(known, author.answer_start, min(record.max_length, author.longest), record.seed)
+        length = min(record.max_length, author.longest)
+        room = min(_SHOWN_TOKENS, author.longest - length)
+        plan = beginnings(known, author.answer_start, author.separator, length, room, record.seed)
         for batch_number in count():
             path = folder / f"{batch_number:05}"
             batch = _batch(plan, min(BATCH_TOKENS, number - fresh.num_tokens))

@@ -24,7 +24,7 @@ from validation.runtimes.runner import Runner
 __all__ = ["ROWS", "Author", "Beginning", "open_author", "sampled_texts"]
 
 #: Texts that are written together.
-ROWS = 64
+ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,13 @@ class Beginning:
         tokens: Token ids.
         length: The most tokens of the whole text, more than these.
         seed: Seed of what is drawn, which does not depend on the other rows of a batch.
+        shown: What the model reads before it: other texts, each with the author's separator after it.
     """
 
     tokens: tuple[int, ...]
     length: int
     seed: int
+    shown: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < len(self.tokens) < self.length:
@@ -54,6 +56,7 @@ class Author:
         runner: What runs it.
         ends: Tokens that end a text.
         answer_start: Token ids with which an assistant's turn starts; none if there is no chat template.
+        separator: Token ids of an empty line between two texts.
         longest: The most tokens of a text.
         shared: Texts that may get longer than this are written alone; see `TextLimits`.
     """
@@ -61,6 +64,7 @@ class Author:
     runner: Runner
     ends: frozenset[int]
     answer_start: tuple[int, ...]
+    separator: tuple[int, ...]
     longest: int
     shared: int
 
@@ -76,6 +80,7 @@ def open_author(folder: Path, execution: Execution) -> Iterator[Author]:
     tokenizer, limits = load_tokenizer(folder), text_limits(folder)
     template = read_chat_template(folder, tokenizer)
     ends, start = limits.ends, tuple[int, ...]()
+    separator = tuple(tokenizer.encode("\n\n", add_special_tokens=False).ids)
     if template is not None:
         ends, start = ends | template.turn_ends(tokenizer), template.answer_start(tokenizer)
     with (
@@ -84,11 +89,13 @@ def open_author(folder: Path, execution: Execution) -> Iterator[Author]:
         model.head(),
         closing(TorchBatch(model)) as runner,
     ):
-        yield Author(runner, ends, start, limits.context, limits.shared)
+        yield Author(runner, ends, start, separator, limits.context, limits.shared)
 
 
 def sampled_texts(author: Author, beginnings: Sequence[Beginning]) -> list[list[int]]:
-    """The token ids of each text, beginning and all; what follows is drawn at temperature 1.
+    """The token ids of each text, from its beginning on; what follows is drawn at temperature 1.
+
+    A text that was begun after others also ends before the separator, if that is one token.
 
     Args:
         author: The model.
@@ -98,11 +105,11 @@ def sampled_texts(author: Author, beginnings: Sequence[Beginning]) -> list[list[
         ArtifactError: The model gives NaN or infinite logits.
         ParityFailure, EnvironmentFailure: As for `Runner.prefill`.
     """
-    texts = [_Text(beginning, author.ends) for beginning in beginnings]
-    together = [text for text in texts if text.length <= author.shared]
-    together.sort(key=lambda text: (text.length, len(text.prompt)))
+    texts = [_Text(beginning, author) for beginning in beginnings]
+    together = [text for text in texts if text.longest <= author.shared]
+    together.sort(key=lambda text: (text.begun.shown, text.begun.length, len(text.prompt)))
     groups = [together[first : first + ROWS] for first in range(0, len(together), ROWS)]
-    for rows in groups + [[text] for text in texts if text.length > author.shared]:
+    for rows in groups + [[text] for text in texts if text.longest > author.shared]:
         decode(author.runner, rows, _drawn)
     return [text.tokens for text in texts]
 
@@ -110,12 +117,13 @@ def sampled_texts(author: Author, beginnings: Sequence[Beginning]) -> list[list[
 class _Text:
     """A text that grows."""
 
-    def __init__(self, beginning: Beginning, ends: frozenset[int]) -> None:
-        self.prompt: Sequence[int] = beginning.tokens
-        self.room = beginning.length - len(beginning.tokens)
-        self.tokens, self.is_done = list(beginning.tokens), False
-        self.sampler = Sampler(Sampling(temperature=1.0, seed=beginning.seed), beginning.tokens)
-        self.length, self._ends = beginning.length, ends
+    def __init__(self, begun: Beginning, author: Author) -> None:
+        self.begun, self.prompt = begun, (*begun.shown, *begun.tokens)
+        self.room = begun.length - len(begun.tokens)
+        self.longest = len(self.prompt) + self.room
+        self.tokens, self.is_done = list(begun.tokens), False
+        self.sampler = Sampler(Sampling(temperature=1.0, seed=begun.seed), begun.tokens)
+        self._ends, self._next = author.ends, author.separator if begun.shown else ()
 
     @property
     def last(self) -> int:
@@ -124,8 +132,11 @@ class _Text:
     def add(self, token: int) -> None:
         if self.is_done:
             return
+        if self._next == (token,):
+            self.is_done = True
+            return
         self.tokens.append(token)
-        self.is_done = token in self._ends or len(self.tokens) == self.length
+        self.is_done = token in self._ends or len(self.tokens) == self.begun.length
 
 
 def _drawn(logits: NDArray[np.float32], texts: Sequence[_Text]) -> list[int]:

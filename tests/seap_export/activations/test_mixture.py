@@ -12,7 +12,7 @@ from support.corpora import random_token_ids
 from support.models import micro_source, projection_inputs, transformers_model
 from support.product import OUTPUTS, Source
 
-from seap_export.activations.mixture import Mixture
+from seap_export.activations.mixture import FRESH_WEIGHT, Mixture
 from seap_export.activations.statistics import Calibration
 from seap_export.errors import InputError
 
@@ -55,7 +55,7 @@ def test_each_text_s_tokens_have_the_probability_of_their_task(tmp_path: Path) -
     assert len({each for _, each in texts}) == 2
 
 
-def test_fresh_texts_count_as_calibration_texts_do(
+def test_fresh_texts_count_less_than_calibration_texts(
     tmp_path: Path, random_calibration: Callable[..., Calibration]
 ) -> None:
     source = micro_source(tmp_path / "model")
@@ -67,7 +67,7 @@ def test_fresh_texts_count_as_calibration_texts_do(
     weights = torch.cat([torch.full((len(ids),), each, dtype=torch.float64) for ids, each in more.token_ids()])
     assert float(weights.sum()) == pytest.approx(1.0)
     assert float(weights.square().sum()) == pytest.approx(1.0 / more.effective_tokens)
-    assert len(weights.unique()) == 2
+    assert more.token_ids()[-1][1] == pytest.approx(FRESH_WEIGHT * more.token_ids()[-3][1])
 
 
 def test_the_sensitivity_is_the_weighted_mean(tmp_path: Path) -> None:

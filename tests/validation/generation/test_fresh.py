@@ -23,23 +23,34 @@ TEXTS = [[10 + row, *range(20, 50)] for row in range(6)]
 
 
 def test_a_text_is_cut_between_an_eighth_and_a_half_and_elsewhere_in_each_round() -> None:
-    first, second = (list(islice(beginnings([*TEXTS, [7]], (), 24, seed=1), start, start + 6)) for start in (0, 6))
+    first, second = (
+        list(islice(beginnings([*TEXTS, [7]], (), (), 24, 0, seed=1), start, start + 6)) for start in (0, 6)
+    )
     for text, beginning in zip(TEXTS, first, strict=True):
         assert list(beginning.tokens) == text[: len(beginning.tokens)]
         assert 24 / 8 <= len(beginning.tokens) <= 24 / 2
         assert beginning.length == 24  # the most, of a text of 31
     assert len({beginning.seed for beginning in first + second}) == 12
     assert [len(batch.tokens) for batch in first] != [len(batch.tokens) for batch in second]
-    assert list(islice(beginnings(TEXTS, (), 24, seed=1), 6)) == first
-    assert list(islice(beginnings(TEXTS, (), 24, seed=2), 6)) != first
-    assert list(beginnings([[7], []], (), 24, seed=1)) == []
+    assert list(islice(beginnings(TEXTS, (), (), 24, 0, seed=1), 6)) == first
+    assert list(islice(beginnings(TEXTS, (), (), 24, 0, seed=2), 6)) != first
+    assert list(beginnings([[7], []], (), (), 24, 0, seed=1)) == []
 
 
 def test_an_assistants_turn_is_written_from_its_start() -> None:
     text = [1, 5, 6, 2, 3, 5, 6, 4, 4, 4]
-    (last, cut) = islice(beginnings([text, [1, 2, 5, 3]], (5, 6), 100, seed=0), 2)
-    assert (last.tokens, last.length) == ((1, 5, 6, 2, 3, 5, 6), 100)
+    (last, cut) = islice(beginnings([text, [1, 2, 5, 3]], (5, 6), (9,), 100, 50, seed=0), 2)
+    assert (last.tokens, last.length, last.shown) == ((1, 5, 6, 2, 3, 5, 6), 100, ())
     assert (len(cut.tokens) <= 2, cut.length) == (True, 4)  # it has no such turn
+    assert cut.shown
+
+
+def test_other_texts_are_shown_before_a_beginning_as_far_as_there_is_room() -> None:
+    begun = list(islice(beginnings(TEXTS, (), (7, 8), 24, 70, seed=1), 12))
+    assert all(one.shown == begun[0].shown != other.shown for one, other in zip(begun[:6], begun[6:], strict=True))
+    shown = [begun[0].shown[start : start + 33] for start in (0, 33)]
+    assert all(list(ids[:31]) in TEXTS and ids[31:] == (7, 8) for ids in shown)
+    assert (len(begun[0].shown), shown[0] != shown[1]) == (66, True)
 
 
 @pytest.mark.parametrize(
@@ -131,6 +142,10 @@ def test_a_text_ends_with_a_turn_or_where_it_must(tmp_path: Path) -> None:
         begun = [Beginning((5, 6, 7), 30, 1), Beginning((5, 8), 20, 2)]
         apart = sampled_texts(replace(author, shared=20), begun)
         assert apart == sampled_texts(author, begun)
+        after = [replace(one, shown=(9, 8, 7)) for one in begun]
+        (first, *_) = plain = sampled_texts(author, after)
+        assert [ids[:2] for ids in plain] == [ids[:2] for ids in apart] != plain
+        assert sampled_texts(replace(author, separator=(first[-1],)), after)[0] == first[: first.index(first[-1], 3)]
     assert tokenizer.token_to_id("</s>") in author.ends
     ends = [len(ids) for ids in texts if ids[-1] in author.ends]
     assert {len(ids) for ids in texts if ids[-1] not in author.ends} <= {40}
