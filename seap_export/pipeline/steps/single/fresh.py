@@ -48,7 +48,7 @@ class FreshStep(Step):
     cost = Cost(
         "fresh texts",
         partial(_seconds, 0),
-        effort=1.0,
+        effort=3.5,  # roughly, from one run
         always=5.0,
         count_disk=lambda model, tokens: Disk(
             kept=4 * model.work.fresh_tokens,
