@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -108,7 +109,8 @@ def sampled_texts(author: Author, beginnings: Sequence[Beginning]) -> list[list[
     texts = [_Text(beginning, author) for beginning in beginnings]
     together = [text for text in texts if text.longest <= author.shared]
     together.sort(key=lambda text: (text.begun.shown, text.begun.length, len(text.prompt)))
-    groups = [together[first : first + ROWS] for first in range(0, len(together), ROWS)]
+    alike = [list(rows) for _, rows in groupby(together, lambda text: text.begun.shown)]  # which runs once
+    groups = [rows[first : first + ROWS] for rows in alike for first in range(0, len(rows), ROWS)]
     for rows in groups + [[text] for text in texts if text.longest > author.shared]:
         decode(author.runner, rows, _drawn)
     return [text.tokens for text in texts]
@@ -118,7 +120,8 @@ class _Text:
     """A text that grows."""
 
     def __init__(self, begun: Beginning, author: Author) -> None:
-        self.begun, self.prompt = begun, (*begun.shown, *begun.tokens)
+        self.begun = begun
+        self.prompt: Sequence[int] = (*begun.shown, *begun.tokens)
         self.room = begun.length - len(begun.tokens)
         self.longest = len(self.prompt) + self.room
         self.tokens, self.is_done = list(begun.tokens), False
