@@ -49,9 +49,11 @@ def describe_variant(steps: VariantSteps, work: Work, workspace: Workspace) -> d
         _drop_outdated(steps, earlier, workspace)
     formats = {**steps.formats, **{folder: step for folder, step in earlier.items() if _is_whole(step, workspace)}}
     reports = {folder: read_artifact(work.folder / name / parity_file(folder)) for folder in formats}
+    fresh = {step.calibration.task: sum(map(len, step.token_ids(work))) for step in steps.hf.fresh}
     return {
         "task": plan.task,
         "weights": dict(plan.weights),
+        **({"fresh_tokens": fresh} if fresh else {}),
         "method": plan.method,
         "requested_ratio": plan.requested_ratio,
         "achieved_ratio": plan.achieved_ratio,

@@ -170,6 +170,8 @@ def test_variants_learn_from_fresh_texts_that_are_written_once(run: Run, work: P
     assert f"a: {tokens:,} tokens in {len(texts)} fresh texts" in outcome.err
     plan = json.loads(Path("out/a-0.4/plan.json").read_text())
     assert (plan["distillation"], plan["fresh_tokens"], plan["method"]) == (1.0, 500, "reconstruct")
+    variant = json.loads(Path("out/manifest.json").read_text())["variants"]["a-0.4"]
+    assert variant["fresh_tokens"] == {"a": tokens}
     times = times_of_writing(work / "out/fresh")
     more = run(*FRESH, "--ratio", "0.2")
     assert "fresh texts of a: reused" in more.err
