@@ -102,7 +102,7 @@ mlx_lm.generate --model FOLDER --trust-remote-code --prompt "The sun is" --max-t
         "model.litertlm",
         """\
 ```sh
-litert-lm run FOLDER/model.litertlm --cache no --prompt "The sun is"
+litert-lm run FOLDER/model.litertlm --cache memory --prompt "The sun is"
 ```
 """,
     ),

@@ -151,7 +151,7 @@ def test_litert_lm_answers_what_the_model_does(tmp_path: Path, template: str, to
     while len(answer) < 8 and logits.argmax() != 2:
         answer.append(int(logits.argmax()))
         logits = runner.step(answer[-1:])[0]
-    options = ("--cache", "no", "--temperature", "0", "--prompt", "the cat")
+    options = ("--cache", "memory", "--temperature", "0", "--prompt", "the cat")
     run = (Path(sys.executable).parent / "litert-lm", "run", folder / BUNDLE, *options)
     environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     done = subprocess.run(run, check=True, capture_output=True, text=True, env=environment, timeout=120)
