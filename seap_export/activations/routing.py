@@ -72,9 +72,8 @@ class RoutingObserver:
     def tensors(self) -> dict[str, torch.Tensor]:
         """The fields of the sample, and the moments, float32 [experts, neurons (neurons + 1) / 2]."""
         sample = {name: tensor for name, tensor in vars(self._sample).items() if tensor is not None}
-        moments = torch.from_numpy(np.fromfile(self._file, np.float32)).view(self._number, -1)
-        self._file.unlink()
-        return {**sample, "moments": moments}
+        moments = np.memmap(self._file, np.float32, "c")  # which the system may read again, if memory is short
+        return {**sample, "moments": torch.from_numpy(moments).view(self._number, -1)}
 
     @staticmethod
     def numbers(experts: Experts, tokens: int) -> int:
@@ -111,11 +110,12 @@ def _moments(layer: DecoderLayer, experts: Experts, hidden: HiddenStates) -> Ite
     """The mean of c cᵀ over all tokens as `pack_symmetric` gives it, with c the channels of each expert in turn."""
     routing = [router_weights(layer, experts, layer.read(experts.output, stream)) for stream in hidden.streams]
     tokens, width = sum(map(len, routing)), experts.moe_intermediate_size
+    total = torch.empty(width, width, dtype=torch.float64, device=routing[0].device)  # of wide experts, large
     for expert in range(experts.num_experts):
-        total = torch.zeros(width, width, dtype=torch.float64, device=routing[0].device)
+        total.zero_()
         for stream, weights in zip(hidden.streams, routing, strict=True):
             x = layer.read(experts.output, stream)
             _, channels = expert_channels(layer, experts, x, weights, expert)
-            for rows in range(0, width, _ROWS):  # of a wide expert, the matrix is too large to be held twice
+            for rows in range(0, width, _ROWS):
                 total[rows : rows + _ROWS] += channels[:, rows : rows + _ROWS].T @ channels
         yield pack_symmetric(total.div_(tokens))

@@ -122,6 +122,10 @@ class StoredForm:
         whole = (before + shape[0], *shape[1:])
         self.shapes[stored] = whole[::-1] if is_transposed else whole
 
+    def is_stacked(self, plain: str) -> bool:
+        """Whether a tensor of the plain form is made of those of all experts."""
+        return plain in self._stacked
+
     def is_transposed(self, stored: str) -> bool:
         """Whether a stored tensor is a matrix with its inputs first, or such matrices."""
         stacked = (whole for whole in self._stacked.values() if stored in whole.parts)
@@ -216,4 +220,7 @@ class PlainReader:
     def read(self, wanted: Iterable[str]) -> dict[str, torch.Tensor]:
         """Reads the named tensors, mapped from the file where they need no conversion."""
         plain = list(wanted)
-        return self._form.to_plain(plain, self._reader.read(self._form.holders(plain)))
+        tensors = self._form.to_plain(plain, self._reader.read(self._form.holders(plain)))
+        if any(self._form.is_stacked(name) for name in plain):  # which are copies: without others, the file is let go
+            return {name: one if self._form.is_stacked(name) else one.clone() for name, one in tensors.items()}
+        return tensors

@@ -37,10 +37,10 @@ def test_memory_of_a_layer() -> None:
 
 
 def test_the_formulas_give_a_layer_of_mixtral_ten_gigabytes_at_most() -> None:
-    """Measured, calibration took a tenth more: docs/research/measurements.md."""
+    """And no less than was measured: docs/research/measurements.md."""
     work = Workload(SHAPES["mixtral-8x7b"].spec, torch.bfloat16, passes=0.0)
-    for step in (CalibrationStep, RankingStep, ShrinkStep):
-        assert memory_of(step, TokenCounts(2048, 0), 0.25, work).host < 10e9
+    for step, measured in ((CalibrationStep, 9.1e9), (RankingStep, 5.9e9), (ShrinkStep, 9.2e9)):
+        assert measured <= memory_of(step, TokenCounts(2048, 0), 0.25, work).host < 10e9
 
 
 @pytest.mark.parametrize("step", [CalibrationStep, RankingStep, ShrinkStep, RoundingStep, FormatStep])

@@ -41,9 +41,14 @@ def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
 
 
 def _memory(model: KeptPart, tokens: TokenCounts) -> float:
-    """The covariance in float64, packed and whole, its float32 copy, and the weights in both."""
-    widest = model.widest
-    return (8 + 2 + 4) * widest**2 + 12 * widest * model.work.spec.hidden_size
+    """The covariance in float64, packed and whole, its float32 copy, and the weights in both.
+
+    Of experts, the weights of all as they are stored besides, and two more copies of one's in float64.
+    """
+    widest, spec = model.widest, model.work.spec
+    channels = max((sublayer.channels for sublayer in spec.sublayers if sublayer.blocks > 1), default=0)
+    of_experts = model.work.stored.itemsize * channels + (16 * widest if channels else 0)
+    return (8 + 2 + 4) * widest**2 + (12 * widest + of_experts) * spec.hidden_size
 
 
 @dataclass(frozen=True)
