@@ -186,6 +186,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         "lfm2",
         kinds=frozenset({Attention, Convolution, Mlp}),
         qk_norm="before_rotation",
+        square=True,
         biases=frozenset(),
         fused=("in_proj",),
         norm_names={"norm": "token_embd_norm.weight"},
