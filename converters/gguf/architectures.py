@@ -27,7 +27,7 @@ from seap_export.families import (
     SharedExpert,
     Sublayer,
 )
-from seap_export.families.names import DENSE, NORMS, PROJECTIONS, QKV, Norm, Projection
+from seap_export.families.names import DENSE, PROJECTIONS, QKV, Norm, Projection
 from seap_export.families.sublayers import Activation, Gates, QkNorm
 
 __all__ = [
@@ -133,6 +133,7 @@ class Architecture:
 
 _EVERYWHERE = frozenset(PROJECTIONS)
 _AFTER: frozenset[Norm] = frozenset({"post_self_attn_layernorm", "post_mlp_layernorm"})
+_AROUND = _USUAL_NORMS | _AFTER
 _GEMMA = Architecture("gemma", activation="gelu_tanh", scales_embeddings=True, tied=True)
 _LLAMA = Architecture("llama", neighbours=True, biases=_EVERYWHERE, ropes=_ALL_ROPES)
 _GRANITE = Architecture(
@@ -233,7 +234,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
         "phi3", partial=True, fused=("qkv_proj", "gate_up_proj"), square=True, ropes=_UNSCALED | {"longrope"}
     ),
     Architecture("chatglm", neighbours=True, partial=True, fused=("gate_up_proj",), square=True),
-    Architecture("glm4", norms=frozenset(NORMS), neighbours=True, partial=True, fused=("gate_up_proj",)),
+    Architecture("glm4", norms=_AROUND, neighbours=True, partial=True, fused=("gate_up_proj",)),
     Architecture("hunyuan-dense", qk_norm="after_rotation"),
     Architecture(
         "exaone4",
@@ -248,7 +249,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     _GEMMA,
     Architecture(
         "gemma2",
-        norms=frozenset(NORMS),
+        norms=_AROUND,
         activation="gelu_tanh",
         scales_embeddings=True,
         tied=True,
@@ -261,7 +262,7 @@ ARCHITECTURES: tuple[Architecture, ...] = (
     ),
     Architecture(
         "gemma3",
-        norms=frozenset(NORMS),
+        norms=_AROUND,
         qk_norm="before_rotation",
         activation="gelu_tanh",
         scales_embeddings=True,
