@@ -663,8 +663,8 @@ VARIATIONS: dict[str, dict[str, Any]] = {
 #: Caches of both kinds of layers are shared, one by two layers, whose MLPs are twice as wide.
 SHARED_CACHES: dict[str, Any] = {
     **VARIATIONS["gemma4-shared"],
-    "num_hidden_layers": 5,
-    "layer_types": [*_LAYER_TYPES, "full_attention", "full_attention"],
+    "num_hidden_layers": 6,
+    "layer_types": ["sliding_attention", *_LAYER_TYPES, "full_attention", "full_attention"],
     "num_kv_shared_layers": 3,
     "use_double_wide_mlp": True,
 }
