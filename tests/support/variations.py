@@ -534,7 +534,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "minimax_m2": {"model_type": "minimax_m2"},
     "hunyuan_moe": {
         "model_type": "hunyuan_v1_moe",
-        "moe_topk": [2, 3, 1],
+        "moe_topk": [2, 3, 2],
         "num_shared_expert": [1, 1, 1],
         "attention_bias": True,
         "tie_word_embeddings": True,
@@ -586,7 +586,6 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "model_type": "qwen3_next",
         "norm_topk_prob": False,
         "linear_num_value_heads": 9,
-        "linear_key_head_dim": 8,
         "attention_bias": True,
         "tie_word_embeddings": True,
     },

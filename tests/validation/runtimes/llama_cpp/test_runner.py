@@ -117,7 +117,7 @@ REFUSED = {
     "qwen3_5-all": "keys as wide as values",
     "qwen3_moe-all": "no biases at",
     "qwen3_moe-some": "norms of queries and keys",
-    "qwen3_next": "keys as wide as values",
+    "qwen3_next": "no biases at g_proj",
     "smollm3": "rotates other layers",
     "smollm3-all": "no biases at",
     "solar_open": "has an LM head apart",
@@ -151,6 +151,7 @@ COMPUTED_TOO: dict[str, dict[str, Any]] = {
     "qwen2_moe": {"mlp_only_layers": [], "tie_word_embeddings": False},
     "qwen3_moe": {},
     "qwen3_5-all": {"attention_bias": False, "linear_key_head_dim": 16},
+    "qwen3_next": {"attention_bias": False, "norm_topk_prob": True},
 }
 
 
