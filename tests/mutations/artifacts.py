@@ -96,6 +96,7 @@ BASES: dict[str, Base] = {
         },
     ),
     "granite half": Base(VARIATIONS["granite-all"], options=("--precision", "fp16")),
+    "experts": Base(VARIATIONS["gpt_oss"], options=("--precision", "fp16")),
     "glm4": Base(VARIATIONS["glm4-biases"], options=("--precision", "int4")),
     "ministral3": Base(VARIATIONS["ministral3-all"], options=_STANDARD),
     "smollm3": Base(VARIATIONS["smollm3-all"], ratios=("0",)),

@@ -6,7 +6,18 @@ from collections.abc import Mapping
 
 from mutations.fault import Fault
 from mutations.folders import block, both, manifest, model, onnx_folder, router, tokenizer
-from mutations.graphs import attention, factors, norms, outside, projections, quantised, rotations, scaling, wiring
+from mutations.graphs import (
+    attention,
+    experts,
+    factors,
+    norms,
+    outside,
+    projections,
+    quantised,
+    rotations,
+    scaling,
+    wiring,
+)
 
 __all__ = ["FAULTS", "MISSED", "NUMERIC"]
 
@@ -18,6 +29,7 @@ FAULTS: tuple[Fault, ...] = (
     *factors.FAULTS,
     *rotations.FAULTS,
     *outside.FAULTS,
+    *experts.FAULTS,
     *quantised.FAULTS,
     *scaling.FAULTS,
     *both.FAULTS,
