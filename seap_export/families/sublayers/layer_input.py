@@ -51,7 +51,7 @@ class LayerInput(Sublayer):
     @property
     def whole_because(self) -> str | None:
         """One table has the inputs of all layers."""
-        return "every layer has as many"
+        return "one table has the inputs of all layers"
 
     def widths(self) -> Mapping[Projection, int]:
         """The inputs."""
