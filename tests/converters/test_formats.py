@@ -37,7 +37,7 @@ def test_what_there_is_not_is_refused(text: str, named: str) -> None:
         parse_format(text)
 
 
-@pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"hf", "onnx"}))
+@pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"hf", "onnx", "gguf"}))
 def test_a_format_without_states_of_convolutions_says_so(name: str) -> None:
     spec = model_spec(micro_config(**VARIATIONS["lfm2-all"]))
     format = format_class(name)
