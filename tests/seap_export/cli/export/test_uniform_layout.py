@@ -27,7 +27,7 @@ EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", *UNIFORM, "--o
 
 
 def write_byte_tokenizer(folder: Path) -> None:
-    """A byte-level BPE, the kind that transformers 5 makes of any plain qwen2 model's tokenizer."""
+    """A byte-level BPE, the kind that transformers 5 makes of any plain Qwen2 or Qwen3.5 MoE's tokenizer."""
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -66,7 +66,7 @@ def test_every_family_is_exported_with_parity_and_loads_as_a_plain_model(
     run: Run, tmp_path: Path, variation: str
 ) -> None:
     dense = write_micro_model(tmp_path / "dense", vocab_size=288, **VARIATIONS[variation])
-    if VARIATIONS[variation]["model_type"] == "qwen2":
+    if VARIATIONS[variation]["model_type"] in ("qwen2", "qwen3_5_moe_text"):
         write_byte_tokenizer(dense)
     task = f"a={write_corpus(tmp_path / 'a.jsonl')}"
     (tmp_path / "mine.toml").write_text("align = 1\n")
@@ -78,7 +78,7 @@ def test_every_family_is_exported_with_parity_and_loads_as_a_plain_model(
     assert is_coarse or not outcome.err
     made = json.loads(outcome.out)["a-0.4"]
     assert (made["method"], made["parity"]["onnx"]["verdict"]) == ("reconstruct", "passed")
-    assert abs(made["achieved_ratio"] - 0.4) <= (0.05 if is_coarse else 0.005)
+    assert abs(made["achieved_ratio"] - 0.4) <= (0.1 if is_coarse else 0.005)
     folder = tmp_path / "out" / "a-0.4"
     plan = read_plan(folder / "plan.json")
     layout, sparsity = plan.settings.layout, plan.settings.sparsity
