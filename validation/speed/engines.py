@@ -73,7 +73,7 @@ class _TorchEngine:
         import torch
         from transformers import DynamicCache
 
-        cache = DynamicCache()
+        cache = DynamicCache(config=self._model.config)
         return timed_loop(
             lambda: self._run(torch.tensor(prompts), cache), lambda last: self._run(last[:, None], cache), steps
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from support.execution import ONE_THREAD
 from support.models import write_source
 from support.product import Pace, convert_folder
 from support.tokenizers import write_byte_level
+from support.variations import of_each_kind
 
 from converters.formats import format_class
 from seap_export.runtime.decoding.decoder import Decoding
@@ -109,8 +110,9 @@ def test_a_real_runtime_runs_and_its_memory_is_known(tmp_path: Path, format_name
     assert (peak.host or 0) > 40e6
 
 
+@pytest.mark.parametrize("variation", of_each_kind())
 def test_torch_and_onnx_runtime_append_the_same_tokens(
-    monkeypatch: pytest.MonkeyPatch, micro_hf: Callable[[str], Path], tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, variation: str, tmp_path: Path
 ) -> None:
     appended: dict[str, list[list[int]]] = {"torch": [], "onnxruntime": []}
     torch_run, onnx_step = _TorchEngine._run, Decoding.step
@@ -126,7 +128,8 @@ def test_torch_and_onnx_runtime_append_the_same_tokens(
 
     monkeypatch.setattr(_TorchEngine, "_run", run)
     monkeypatch.setattr(Decoding, "step", step)
-    hf, onnx = micro_hf("Llama"), tmp_path
+    hf, onnx = write_source(tmp_path / "hf", variation), tmp_path / "onnx"
+    onnx.mkdir()
     convert_folder(hf, onnx)
     for name, folder in (("torch", hf), ("onnxruntime", onnx)):
         with open_engine(name, folder, 64, ONE_THREAD) as engine:
