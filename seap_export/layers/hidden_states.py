@@ -76,8 +76,9 @@ class HiddenStates:
         return (self._before if layer.spec.named(output).beside else self.streams)[batch_index]
 
     def add(self, layer: DecoderLayer, output: Projection, batch_index: int, update: torch.Tensor) -> torch.Tensor:
-        """Adds what a sublayer writes to the stream of a batch, and returns the sum, [tokens, hidden_size]; what is
-        read again is kept.
+        """Adds what a sublayer writes to the stream of a batch, and gives the sum, [tokens, hidden_size].
+
+        What is read again is kept.
         """
         before = self.streams[batch_index]
         if layer.spec.is_read_again(output):
