@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from seap_export.runtime.decoding.decoder import Decoding, OnnxDecoder
 from seap_export.runtime.files import decoder_options
 from validation.execution import Execution
+from validation.quiet import quiet_transformers
 from validation.runtimes.runner import Runner, TimesItself
 from validation.runtimes.table import REFERENCE, open_runtime
 from validation.runtimes.timing import Pace, timed_loop
@@ -153,5 +154,6 @@ def open_engine(engine: EngineName, folder: Path, context_length: int, execution
         return
     from validation.runtimes.pytorch.torch_runner import open_torch_runner
 
-    with open_torch_runner(folder, replace(execution, compute=None), attention=None) as runner:
+    torch_runner = open_torch_runner(folder, replace(execution, compute=None), attention=None)
+    with quiet_transformers(), torch_runner as runner:  # hybrids say which kernels are missing
         yield _TorchEngine(runner.whole_model())
