@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from support.execution import ONE_THREAD
-from support.models import write_source
+from support.models import skip_unless_loaded, write_source
 from support.product import Pace, convert_folder
 from support.tokenizers import write_byte_level
-from support.variations import of_each_kind
+from support.variations import VARIATIONS, of_each_kind
 from transformers.utils import logging
 
 from converters.formats import format_class
+from seap_export.families import family_of_model_type
 from seap_export.runtime.decoding.decoder import Decoding
 from validation.execution import Execution
 from validation.runtimes.runner import Runtime
@@ -115,6 +116,7 @@ def test_a_real_runtime_runs_and_its_memory_is_known(tmp_path: Path, format_name
 def test_torch_and_onnx_runtime_append_the_same_tokens(
     monkeypatch: pytest.MonkeyPatch, variation: str, tmp_path: Path
 ) -> None:
+    skip_unless_loaded(family_of_model_type(VARIATIONS[variation]["model_type"]))
     appended: dict[str, list[list[int]]] = {"torch": [], "onnxruntime": []}
     torch_run, onnx_step = _TorchEngine._run, Decoding.step
 
