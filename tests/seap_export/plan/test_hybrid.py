@@ -268,6 +268,15 @@ def test_elimination_and_rankings_leave_alone_what_stays_whole(tmp_path: Path) -
     assert (whole.losses.tolist(), whole.shrunk(0)) == ([0.0], mixer)
 
 
+def test_elimination_passes_over_inputs_of_layers() -> None:
+    spec = model_spec(micro_config(**VARIATIONS["gemma4-all"]))
+    sublayers = spec.layers[0].sublayers
+    weights = {sublayer.output: torch.ones(spec.hidden_size, sublayer.channels) for sublayer in sublayers}
+    covariances = {sublayer.output: torch.eye(sublayer.channels, dtype=torch.float64) for sublayer in sublayers}
+    *_, inputs = options_from_elimination(spec, 0, weights, covariances, ridge=0.01)
+    assert (inputs.losses.tolist(), inputs.shrunk(0)) == ([0.0], sublayers[-1])
+
+
 def test_a_plan_that_cuts_what_stays_whole_does_not_fit() -> None:
     layer = olmo_spec().layers[0]
     heads, neurons = KeptHeads.of(layer[Attention], (0, 1, 2, 3)), KeptNeurons((1, 2))
