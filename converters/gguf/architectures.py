@@ -44,9 +44,9 @@ __all__ = [
 _USUAL_NORMS: frozenset[Norm] = frozenset({"input_layernorm", "post_attention_layernorm"})
 _NO_NAMES: Mapping[str, str] = MappingProxyType({})
 _UNSCALED = frozenset({"default", "linear", "yarn"})
-#: Rotations that need a tensor of factors.
 #: A least time step that llama.cpp may leave out: its tokens change a state by a thousandth.
 _NO_STEP = 0.001
+#: With those that need a tensor of factors.
 _ALL_ROPES = frozenset({*_UNSCALED, "llama3", "longrope"})
 
 
@@ -454,6 +454,7 @@ def _yarn(architecture: Architecture, rope: RopeSpec) -> Iterator[str]:
 
 _CHECKS: tuple[Callable[[Architecture, ModelSpec], Iterator[str]], ...] = (
     _kinds,
+    _mixtures,
     _block,
     _windows,
     _rotation,

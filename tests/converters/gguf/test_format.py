@@ -25,6 +25,7 @@ from seap_export.sources.source import open_gguf
 
 Write = Callable[..., GgufModel]
 UNEVEN = uneven_values("llama-gqa")
+_PLAIN = {"attention_bias": False, "tie_word_embeddings": False}
 
 
 def _weights(made: GgufModel) -> dict[str, torch.Tensor]:
@@ -161,6 +162,34 @@ def test_a_missing_file(write: Write, tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"model\.gguf"):
         _weights(made)
     assert any("model.gguf" in line for line in made.format.damages(made.model, made.folder))
+
+
+@pytest.mark.parametrize(
+    ("variation", "values", "reason"),
+    [
+        ("qwen3_moe", {}, None),
+        ("qwen3_moe", {"norm_topk_prob": False}, "divides weights by their sum"),
+        ("olmoe", {**_PLAIN, "num_key_value_heads": 6}, None),
+        (
+            "olmoe",
+            {**_PLAIN, "num_key_value_heads": 6, "norm_topk_prob": True},
+            "does not divide weights by their sum",
+        ),
+        ("qwen2_moe", {"tie_word_embeddings": False, "mlp_only_layers": []}, None),
+        (
+            "qwen2_moe",
+            {"tie_word_embeddings": False, "mlp_only_layers": [], "norm_topk_prob": True},
+            "does not divide weights by their sum",
+        ),
+        ("solar_open", _PLAIN, "another router"),
+    ],
+)
+def test_a_mixture_that_is_routed_otherwise_is_refused(
+    variation: str, values: dict[str, Any], reason: str | None
+) -> None:
+    spec = model_spec(micro_config(**{**VARIATIONS[variation], **values}))
+    refusal = GgufFormat("f32").refusal(spec, {})
+    assert refusal is None if reason is None else reason in str(refusal)
 
 
 def test_a_refused_model_raises_the_reason(model: Callable[..., Path], tmp_path: Path) -> None:

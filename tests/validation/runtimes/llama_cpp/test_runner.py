@@ -93,7 +93,7 @@ REFUSED = {
     "granitemoe": "no biases at o_proj",
     "granitemoehybrid-mamba": "Mamba-2",  # of another width than in granitehybrid
     "hunyuan-all": "no biases at o_proj",
-    "hunyuan_moe": "no norms of queries and keys",
+    "hunyuan_moe": "weights by their sum",
     "hyperclovax-all": "llama.cpp cannot run",
     "lfm2-all": "no biases at b_proj",
     "lfm2_moe": "a short convolution",
@@ -115,12 +115,12 @@ REFUSED = {
     "qwen2_moe": "no layer with an MLP",
     "qwen3-biases": "no biases at o_proj",
     "qwen3_5-all": "keys as wide as values",
-    "qwen3_moe-all": "no biases at",
+    "qwen3_moe-all": "weights by their sum",
     "qwen3_moe-some": "norms of queries and keys",
     "qwen3_next": "no biases at g_proj",
     "smollm3": "rotates other layers",
     "smollm3-all": "no biases at",
-    "solar_open": "has an LM head apart",
+    "solar_open": "another router",
     "vaultgemma": "llama.cpp cannot run",
     "vaultgemma-all": "llama.cpp cannot run",
 }
