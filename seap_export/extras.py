@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
+from types import ModuleType
 
 from packaging.requirements import Requirement
 
 from seap_export.errors import EnvironmentFailure
 
-__all__ = ["install_remedy", "installed_versions", "missing_packages", "optional_extras", "require_extra"]
+__all__ = [
+    "import_of_extra",
+    "install_remedy",
+    "installed_versions",
+    "missing_packages",
+    "optional_extras",
+    "require_extra",
+]
 
 #: The folder of the source, if this package was not installed.
 _SOURCE = Path(__file__).parents[1]
@@ -53,6 +62,19 @@ def require_extra(extra: str | None, what: str) -> None:
     missing = [] if extra is None else missing_packages(extra)
     if missing:
         raise EnvironmentFailure(f"{what} needs {', '.join(missing)}; {install_remedy(str(extra))}")
+
+
+def import_of_extra(extra: str, name: str) -> ModuleType:
+    """Imports a module of an extra's packages.
+
+    Raises:
+        EnvironmentFailure: It is missing, or a library that it needs is.
+    """
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise EnvironmentFailure(f"{name} cannot be imported ({reason:.120}); {install_remedy(extra)}") from error
 
 
 def install_remedy(extra: str) -> str:

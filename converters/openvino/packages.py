@@ -2,26 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
+from functools import partial
 
-from seap_export.errors import EnvironmentFailure
-from seap_export.extras import install_remedy
+from seap_export.extras import import_of_extra
 
 __all__ = ["EXTRA", "require"]
 
 #: The extra of this package that installs them.
 EXTRA = "openvino"
-
-
-def require(name: str) -> ModuleType:
-    """Imports one of OpenVINO's packages, such as `openvino` or `openvino_tokenizers`.
-
-    Raises:
-        EnvironmentFailure: It is missing, or a library that it needs is.
-    """
-    try:
-        return importlib.import_module(name)
-    except (ImportError, OSError) as error:
-        reason = " ".join(str(error).split())
-        raise EnvironmentFailure(f"{name} cannot be imported ({reason:.120}); {install_remedy(EXTRA)}") from error
+#: Imports one of them, such as `openvino` or `openvino_tokenizers`; see `import_of_extra`.
+require = partial(import_of_extra, EXTRA)

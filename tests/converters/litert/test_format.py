@@ -164,6 +164,6 @@ def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     def missing(name: str) -> None:
         raise ImportError(f"No module named '{name}'")
 
-    monkeypatch.setattr(packages.importlib, "import_module", missing)
+    monkeypatch.setattr("seap_export.extras.importlib.import_module", missing)
     with pytest.raises(EnvironmentFailure, match="pip install"):
         packages.schema()

@@ -17,7 +17,7 @@ from support.models import write_source
 from support.tokenizers import write_micro_tokenizer
 from support.variations import VARIATIONS, VARIED_ATTENDING
 
-from converters.openvino import OpenvinoFormat, packages
+from converters.openvino import OpenvinoFormat
 from converters.openvino.ir_file import DATA_FILE, MODEL_FILE, read_ir
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
 from seap_export.families import model_spec
@@ -215,7 +215,7 @@ def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
 
     source = write_source(tmp_path / "hf", "llama-gqa")
     (tmp_path / "out").mkdir()
-    monkeypatch.setattr(packages.importlib, "import_module", missing)
+    monkeypatch.setattr("seap_export.extras.importlib.import_module", missing)
     with pytest.raises(EnvironmentFailure, match=r'pip install "openvino.*" "openvino-genai.*" "openvino-tokenizers'):
         OpenvinoFormat("fp32").write(source, tmp_path / "out", lambda layer: None)
 
