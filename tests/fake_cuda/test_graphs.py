@@ -15,7 +15,7 @@ import onnx
 import pytest
 from support.models import write_micro_model
 from support.product import BlockQuantization, DialectName, Logits, OnnxForm, Precision
-from support.variations import ON_GPUS, VARIATIONS
+from support.variations import MIXTURES_ON_GPUS, ON_GPUS, VARIATIONS
 
 from converters.onnx import write_onnx
 from fake_cuda.log import Counts
@@ -147,6 +147,22 @@ def test_every_family(families: Sequence[str], graphs: Graphs, fake_cuda: type[M
         for number, precision in enumerate(PRECISIONS)
     ]
     check_fused(fake_cuda(sm=90, without=(CUDNN,)), jobs)
+
+
+@pytest.mark.release
+def test_mixtures(graphs: Graphs, fake_cuda: type[Machine]) -> None:
+    """Experts stay on CUDA; the host reads the logits alone once kernels are chosen, which the first calls do."""
+    written = [graphs.write(family, ("fp16", "bf16")[row % 2]) for row, family in enumerate(MIXTURES_ON_GPUS)]
+    jobs = [graph.job((1, 4)[row % 2]) for row, graph in enumerate(written)]
+    captured = written[-1].job(1, is_captured=True)
+    ran, nodes_of = run(fake_cuda(sm=90, without=(CUDNN,)), [*jobs, captured])
+    for graph, job in zip(written, jobs, strict=True):
+        nodes = onnx.load(graph.model, load_external_data=False).graph.node
+        assert set(nodes_of[job.name]["CPUExecutionProvider"]) <= ON_CPU | {"Concat"}, job.name
+        assert nodes_of[job.name]["CUDAExecutionProvider"].count("MoE") == sum(node.op_type == "MoE" for node in nodes)
+        check_call(ran[f"{job.name} step 2"], job.name)
+    last = ran[f"{captured.name} step {captured.steps}"]
+    assert (last.launches, last.calls, last.copies, len(last.replays)) == (0, {}, [], 1)
 
 
 @pytest.mark.release

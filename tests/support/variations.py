@@ -908,8 +908,9 @@ VARIED = varied(VARIATIONS)
 #: Without mixtures of experts: transformers has modules for all their projections.
 JOINT = tuple(name for name in VARIATIONS if not _has_experts(name))
 VARIED_JOINT = varied(JOINT)
-#: Those that GPUs run in tests.
+#: Those that GPUs run in tests, without and with experts.
 ON_GPUS = featured(JOINT)
+MIXTURES_ON_GPUS = featured(filter(_has_experts, VARIATIONS))
 #: Those whose layers are all attention and an MLP.
 ATTENDING = tuple(name for name in JOINT if _attends_only(name))
 VARIED_ATTENDING = varied(ATTENDING)

@@ -70,7 +70,7 @@ def fused_experts(
     logits, factor = routed.logits, None
     if not (is_usual and experts.is_normalised):
         chosen, indices = _chosen(g, experts, routed, name)
-        factor = None if experts.is_normalised else _sum(g, chosen, routed, f"{name}.sum", is_usual=is_usual)
+        factor = None if experts.is_normalised else _sum(g, chosen, routed, f"{name}.sum")
         logits = logits if is_usual else _logarithms(g, chosen, indices, routed, name)
     attributes: dict[str, object] = {
         "k": experts.experts_per_token,
@@ -106,11 +106,10 @@ def fused_experts(
     return product if scale is None else scaled(g, product, scale, routed.dtype, name)
 
 
-def _sum(g: GraphBuilder, chosen: ir.Value, routed: Routed, name: str, *, is_usual: bool) -> ir.Value:
+def _sum(g: GraphBuilder, chosen: ir.Value, routed: Routed, name: str) -> ir.Value:
     """The sum of the scores of each token's experts, in the dtype of the graph."""
     total = g.node("ReduceSum", [chosen, _ints(g, -1)], name)
-    is_wide = not is_usual and routed.dtype != ir.DataType.FLOAT
-    return cast(g, total, routed.dtype, f"{name}.narrow") if is_wide else total
+    return total if routed.dtype == ir.DataType.FLOAT else cast(g, total, routed.dtype, f"{name}.narrow")
 
 
 def _times(g: GraphBuilder, product: ir.Value, factor: ir.Value, name: str) -> ir.Value:
@@ -137,12 +136,9 @@ def _nothing(g: GraphBuilder, routed: Routed, name: str) -> ir.Value:
 
 
 def _chosen(g: GraphBuilder, experts: Experts, routed: Routed, name: str) -> tuple[ir.Value, ir.Value]:
-    """The scores of each token's experts, [tokens, experts_per_token], and which these are.
-
-    Where there is more than a softmax, they are computed in float32.
-    """
+    """The scores of each token's experts, float32 [tokens, experts_per_token], and which these are."""
     logits, bias, number = routed.logits, routed.selection_bias, _ints(g, experts.experts_per_token)
-    if not _is_usual(experts) and routed.dtype != ir.DataType.FLOAT:
+    if routed.dtype != ir.DataType.FLOAT:
         logits = cast(g, logits, ir.DataType.FLOAT, f"{name}.wide_logits")
     if experts.scores == "sparsemixer":
         return _mixed(g, experts, logits, name)
@@ -265,9 +261,8 @@ def _routing_weights(g: GraphBuilder, experts: Experts, routed: Routed, name: st
     if experts.is_normalised:
         total = g.node("ReduceSum", [chosen, _ints(g, -1)], f"{name}.sum")
         chosen = g.node("Div", [chosen, total], f"{name}.normalised")
-    dtype = routed.dtype if _is_usual(experts) else ir.DataType.FLOAT
-    chosen = scaled(g, chosen, experts.scaling, dtype, f"{name}.scaled")
+    chosen = scaled(g, chosen, experts.scaling, ir.DataType.FLOAT, f"{name}.scaled")
     nothing = g.node("Sub", [routed.logits, routed.logits], f"{name}.nothing")
-    if dtype != routed.dtype:
+    if routed.dtype != ir.DataType.FLOAT:
         chosen = cast(g, chosen, routed.dtype, f"{name}.narrow_weights")
     return g.node("ScatterElements", [nothing, indices, chosen], f"{name}.weights", attributes={"axis": -1})

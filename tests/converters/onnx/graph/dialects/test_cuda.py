@@ -16,8 +16,8 @@ import pytest
 from numpy.typing import NDArray
 from support.execution import empty_state
 from support.models import write_micro_model
-from support.product import DialectName, Logits, OnnxForm, Precision, choose_precision
-from support.variations import ON_GPUS, VARIATIONS, micro_config
+from support.product import DialectName, Logits, OnnxForm, Precision, PrecisionName, choose_precision
+from support.variations import MIXTURES_ON_GPUS, ON_GPUS, VARIATIONS, micro_config
 
 from converters.onnx import write_onnx
 from converters.onnx.onnx_writer import refuse_unsupported
@@ -70,7 +70,7 @@ def operators(path: Path) -> Counter[str]:
 
 
 @pytest.mark.parametrize("logits", ["all", "last"])
-@pytest.mark.parametrize("name", ON_GPUS)
+@pytest.mark.parametrize("name", [*ON_GPUS, *MIXTURES_ON_GPUS])
 def test_they_compute_the_same(name: str, logits: Logits, tmp_path: Path) -> None:
     ours, other = (Runner(written(tmp_path, name, provider, logits)) for provider in ("cuda", "cpu"))
     for computed, wanted in zip(ours.all_calls(), other.all_calls(), strict=True):
@@ -131,9 +131,11 @@ def test_the_epsilon_of_the_product_hides_the_mean(dtype: str, exponent: int, tm
     assert set(scale.astype(np.float64)) == {2.0**exponent}
 
 
-@pytest.mark.parametrize("dialect", ["fused", "standard"])
-def test_mixtures_of_experts_are_refused(dialect: DialectName) -> None:
+@pytest.mark.parametrize(("precision", "dialect"), [("int8", "fused"), ("int4", "fused"), ("fp16", "standard")])
+def test_experts_that_never_ran_there_are_refused(precision: PrecisionName, dialect: DialectName) -> None:
     spec = model_spec(micro_config(**VARIATIONS["mixtral"]))
-    with pytest.raises(InputError, match="mixtures of experts are not supported on GPUs yet; use the provider cpu"):
-        refuse_unsupported(spec, OnnxForm(choose_precision("fp16", "cuda"), dialect=dialect, provider="cuda"))
-    refuse_unsupported(spec, OnnxForm(choose_precision("fp16"), dialect=dialect))
+    with pytest.raises(
+        InputError, match="on GPUs in fp16, bf16 and fp32 in the fused dialect only; use one of them, or"
+    ):
+        refuse_unsupported(spec, OnnxForm(choose_precision(precision, "cuda"), dialect, provider="cuda"))
+    refuse_unsupported(spec, OnnxForm(choose_precision(precision), dialect))
