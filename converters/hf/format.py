@@ -14,7 +14,7 @@ from seap_export.families import ModelSpec
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.sources.config import read_spec
 from seap_export.sources.stored import StoredForm
-from seap_export.sources.weights import SafetensorsReader, check_weights
+from seap_export.sources.weights import SafetensorsReader, check_weights, main_dtype
 
 __all__ = ["HfFormat", "dtype_name"]
 
@@ -42,7 +42,7 @@ class HfFormat:
     def read(cls, folder: Path) -> HfFormat:
         """By the weights' dtype."""
         try:
-            return cls(dtype_name(SafetensorsReader(folder).dtype))
+            return cls(dtype_name(main_dtype(SafetensorsReader(folder))))
         except InputError as error:
             raise ArtifactError(str(error)) from error
 

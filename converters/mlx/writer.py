@@ -23,7 +23,7 @@ from seap_export.rounding.note import read_note
 from seap_export.sources.stored import PlainReader
 from seap_export.sources.tensor_writer import SafetensorsWriter
 from seap_export.sources.tokenizer import TOKENIZER_FILES, tokenizer_files
-from seap_export.sources.weights import SafetensorsReader
+from seap_export.sources.weights import SafetensorsReader, main_dtype
 
 __all__ = ["MODEL_FILE", "WEIGHTS", "mlx_files", "model_dtype", "stored_parts", "write_mlx"]
 
@@ -65,7 +65,7 @@ def model_dtype(model_folder: Path) -> torch.dtype:
         ArtifactError, InputError: It is damaged.
     """
     note = read_note(model_folder)
-    return SafetensorsReader(model_folder).dtype if note is None else note.dtype
+    return main_dtype(SafetensorsReader(model_folder)) if note is None else note.dtype
 
 
 def mlx_files(model_folder: Path, spec: ModelSpec, layout: Layout) -> dict[str, Content]:

@@ -42,7 +42,7 @@ class Trials:
         # The recording, the dense model's last hidden states, and both streams of a trial.
         storage = choose_storage(spec, sum(map(len, every)), compute, folder, copies(spec) + 3)
         self._room = storage.room(compute, spec)
-        size = sum(spec.prunable_weights(index) for index in range(len(spec.layers))) * source.reader.dtype.itemsize
+        size = sum(spec.prunable_weights(index) for index in range(len(spec.layers))) * source.dtype.itemsize
         # Layers stay in memory if they fit, since a GGUF file is slow to read.
         self._kept: dict[int, dict[str, torch.Tensor]] | None = None
         if compute.is_cpu and 2 * size <= self._room:

@@ -15,7 +15,7 @@ from seap_export.pipeline.folder.contents import Export, Variant, open_folder
 from seap_export.pipeline.folder.names import calibration_step
 from seap_export.plan.sublayers import whole_words
 from seap_export.sources.stored import StoredForm
-from seap_export.sources.weights import SafetensorsReader, check_weights
+from seap_export.sources.weights import SafetensorsReader, check_weights, main_dtype
 
 __all__ = ["describe"]
 
@@ -121,7 +121,7 @@ def _shapes(name: str, spec: Any, reader: Any) -> dict[str, Any]:
         "name": name,
         "family": spec.family.model_type,
         "num_parameters": spec.num_parameters(),
-        "dtype": str(reader.dtype).removeprefix("torch."),
+        "dtype": str(main_dtype(reader)).removeprefix("torch."),
         "hidden_size": spec.hidden_size,
         "head_dim": spec.head_dim,
         "vocab_size": spec.vocab_size,

@@ -17,7 +17,7 @@ import torch
 from seap_export.errors import ArtifactError
 from seap_export.json_file import read_artifact, read_json, write_json
 from seap_export.rounding.grid import BlockQuantization
-from seap_export.sources.weights import Difference, SafetensorsReader
+from seap_export.sources.weights import Difference, SafetensorsReader, main_dtype
 
 __all__ = ["ROUNDING_FILE", "RoundingNote", "read_note", "without_dtype"]
 
@@ -63,7 +63,7 @@ class RoundingNote:
             old, new = (reader.read([name])[name] for reader in (before, after))
             if not torch.equal(old.float(), new):
                 changed[name] = _digests(new)
-        return cls(grid, before.dtype, without_dtype(model_folder), _origin(before), changed)
+        return cls(grid, main_dtype(before), without_dtype(model_folder), _origin(before), changed)
 
     def write(self, folder: Path) -> None:
         """Writes it into a folder."""

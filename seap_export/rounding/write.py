@@ -148,8 +148,6 @@ def _keep_tables(walk: RoundedLayers, source: Source, file: Path) -> None:
 class _Rounded:
     """Float32 weights, with the tables of a file in the place of the model's."""
 
-    dtype = torch.float32
-
     def __init__(self, reader: WeightReader, tables: Path) -> None:
         self._reader, self._file = reader, tables
         with safe_open(tables, "pt") as file:
@@ -157,6 +155,9 @@ class _Rounded:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return self._reader.shapes()
+
+    def dtypes(self) -> dict[str, torch.dtype]:
+        return dict.fromkeys(self.shapes(), torch.float32)
 
     def read(self, wanted: Iterable[str]) -> dict[str, torch.Tensor]:
         names = list(wanted)

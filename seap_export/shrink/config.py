@@ -19,7 +19,7 @@ def shrunk_config(source: Source, spec: ModelSpec, layout: Layout) -> dict[str, 
     return {
         **{key: value for key, value in source.config.items() if key not in ("auto_map", PRUNED_FROM)},
         **({} if layout == "uniform" and spec.family.head_dim_is_derived else {"head_dim": _head_dim(source)}),
-        "dtype": str(source.reader.dtype).removeprefix("torch."),
+        "dtype": str(source.dtype).removeprefix("torch."),
         **(_plain(source, spec) if layout == "uniform" else _per_layer(source, spec)),
     }
 

@@ -103,11 +103,12 @@ class RefitStreams:
         layer = DecoderLayer(self._spec, index, tensors, self._device, only=output)
         inputs = Inputs(layer, output, self._shrunk, self._room)
         fit = self._fit_to(self._sums(index, output, dense, inputs), output, tensors[names.weight(output, index)])
-        dtype = self._source.reader.dtype  # what is stored is what the later layers correct
-        stored = {names.weight(output, index): fit.weight.to(dtype)}
+        fitted = {names.weight(output, index): fit.weight}
         if fit.bias is not None:
-            stored[names.bias(output, index)] = fit.bias.to(dtype)
-        del fit
+            fitted[names.bias(output, index)] = fit.bias
+        # what is stored is what the later layers correct
+        stored = {name: tensor.to(self._source.dtype_of(name)) for name, tensor in fitted.items()}
+        del fit, fitted
         operands = [tensor.float() for tensor in stored.values()]
         for batch_index in range(len(self._weights)):
             product = functional.linear(inputs.take(batch_index), *operands)
@@ -123,8 +124,8 @@ class RefitStreams:
         tensors: Mapping[str, torch.Tensor],
     ) -> dict[str, torch.Tensor]:
         """The same for a sublayer of parts; its projections are taken out of `dense`."""
-        output, dtype = sublayer.output, self._source.reader.dtype
-        name = names.weight(output, index)
+        output, name = sublayer.output, names.weight(sublayer.output, index)
+        dtype = self._source.dtype_of(name)
         layer = DecoderLayer(self._spec, index, tensors, self._device, only=output)
         fit = make(sublayer, layer, self._shrunk, self._weights)
         exact = DecoderLayer(self._source.spec, index, dense, self._device, only=output)

@@ -101,7 +101,7 @@ def write_weights(
     """Writes model.safetensors in the family's stored form, or the rest of it.
 
     Args:
-        source: Gives the tensors outside the layers, and the dtype.
+        source: Gives the tensors outside the layers, and the dtypes.
         spec: The model to write.
         layers: Gives the tensors of its layers from an index on, in the plain form.
         folder: Where to; an unfinished file of the same tensors there is continued.
@@ -109,7 +109,8 @@ def write_weights(
         finished: Layers that an unfinished file may have; None: as many as it has.
     """
     form = StoredForm(spec)
-    with SafetensorsWriter(folder / "model.safetensors", form.shapes, source.reader.dtype, resume=True) as writer:
+    dtypes = {stored: source.dtype_of(plain) for plain in spec.tensors() for stored in form.holders([plain])}
+    with SafetensorsWriter(folder / "model.safetensors", form.shapes, dtypes, resume=True) as writer:
         _write_outer(source, spec, form, writer)
         holders = [form.holders(spec.layer_tensors(index)) for index in range(len(spec.layers))]
         first = _first_to_write(writer, holders, finished)

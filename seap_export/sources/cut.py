@@ -28,10 +28,9 @@ class KeptRows:
         self._reader, self._vocabulary = reader, vocabulary
         self._tables = {names.tensor(name) for name in ("embed_tokens", "layer_inputs", "lm_head", "lm_head_bias")}
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The floating-point dtype in which a copy of these weights is stored."""
-        return self._reader.dtype
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """The floating-point dtype in which a copy of each tensor is stored."""
+        return self._reader.dtypes()
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor."""

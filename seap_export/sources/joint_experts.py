@@ -33,10 +33,10 @@ class _ExpertsApart:
     def __init__(self, reader: WeightReader, parts: dict[str, _Part]) -> None:
         self._reader, self._parts = reader, parts
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The floating-point dtype in which a copy of these weights is stored."""
-        return self._reader.dtype
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """The floating-point dtype in which a copy of each tensor is stored."""
+        stored = self._reader.dtypes()
+        return stored | {name: stored[part.joint] for name, part in self._parts.items()}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor."""

@@ -30,7 +30,7 @@ from seap_export.sources.tokenizer import (
     tokenizer_files,
     without_code,
 )
-from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
+from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights, main_dtype
 from seap_export.sources.wrapper import LanguagePart, with_prefix
 from seap_export.vocabulary.config import named_tokens, renumbered_config
 from seap_export.vocabulary.table import Vocabulary
@@ -67,6 +67,19 @@ class Source:
     files: tuple[Path, ...]
     write_tokenizer: Callable[[Path], None]
     hub_id: str | None = None
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        """That of most weights."""
+        return main_dtype(self.reader)
+
+    @cached_property
+    def _dtypes(self) -> Mapping[str, torch.dtype]:
+        return self.reader.dtypes()
+
+    def dtype_of(self, name: str) -> torch.dtype:
+        """In which a tensor is stored in a copy; what the model lacks is stored as most of it."""
+        return self._dtypes.get(name, self.dtype)
 
     def read_layer(self, layer: int) -> dict[str, torch.Tensor]:
         """Every tensor of a layer by its full name, all finite.

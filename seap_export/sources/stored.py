@@ -6,6 +6,7 @@ form is what the family's transformers class loads.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -208,10 +209,15 @@ class PlainReader:
         self._reader, self._form = reader, StoredForm(spec)
         self._shapes = spec.tensors()
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The floating-point dtype in which a copy of these weights is stored."""
-        return self._reader.dtype
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """The floating-point dtype in which a copy of each tensor is stored, where it is stored."""
+        stored = self._reader.dtypes()
+        holders = {name: self._form.holders([name]) for name in self._shapes}
+        return {
+            name: functools.reduce(torch.promote_types, (stored[one] for one in of_name))
+            for name, of_name in holders.items()
+            if of_name
+        }
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
@@ -13,9 +15,10 @@ from seap_export.errors import InputError
 from seap_export.json_file import read_json
 from seap_export.sources.mxfp4 import BLOCKS, SCALES, decoded, decoded_shapes
 
-__all__ = ["Difference", "SafetensorsReader", "WeightReader", "check_weights"]
+__all__ = ["Difference", "SafetensorsReader", "WeightReader", "check_weights", "main_dtype"]
 
-_FLOAT_DTYPES = ("F32", "F16", "BF16", "F64")
+#: The types of weights, and in which a copy of them is stored.
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float32}
 #: The longest header that is parsed (16 MiB); this is enough for a hundred thousand tensors.
 _MAX_HEADER_BYTES = 16 * 2**20
 
@@ -28,12 +31,11 @@ class WeightReader(Protocol):
         ...
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        """Reads the named tensors to the CPU; `dtype` is the dtype to store them in."""
+        """Reads the named tensors to the CPU; `dtypes` has those to store them in."""
         ...
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The floating-point dtype in which a copy of these weights is stored."""
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """The floating-point dtype in which a copy of each tensor is stored; reads no data."""
         ...
 
 
@@ -65,7 +67,7 @@ class SafetensorsReader:
         self.files: tuple[Path, ...] = _weight_files(folder)
         self._file_of: dict[str, Path] = {}
         shapes: dict[str, tuple[int, ...]] = {}
-        dtypes: set[str] = set()
+        types: dict[str, str] = {}
         for file in self.files:
             with _open(file) as handle:
                 for name in handle.keys():  # noqa: SIM118 - not a dict
@@ -73,16 +75,16 @@ class SafetensorsReader:
                     self._file_of[name] = file
                     shapes[name] = tuple(entry.get_shape())
                     is_packed = entry.get_dtype() == "U8" and name.endswith((BLOCKS, SCALES))
-                    dtypes.add("BF16" if is_packed else entry.get_dtype())
-        unknown = sorted(dtypes - set(_FLOAT_DTYPES))
+                    types[name] = "BF16" if is_packed else entry.get_dtype()
+        unknown = sorted(set(types.values()) - _DTYPES.keys())
         if unknown:
             raise InputError(f"{folder}: weights of type {', '.join(unknown)} are not supported; use float weights")
-        self._dtype, self._shapes = _storage_dtype(dtypes), decoded_shapes(shapes)
+        self._shapes = decoded_shapes(shapes)
+        self._dtypes = {name: _DTYPES[types.get(name, "BF16")] for name in self._shapes}
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """float16 or bfloat16 if all tensors have it, float32 otherwise."""
-        return self._dtype
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """That of each tensor in the file; float32 if it is float64, and bfloat16 if it is in MXFP4."""
+        return dict(self._dtypes)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor."""
@@ -98,15 +100,19 @@ class SafetensorsReader:
                 tensors |= {part: handle.get_tensor(part) for part in stored if self._file_of[part] == file}
         return {
             name: (decoded(*(tensors[part] for part in of_name)) if len(of_name) > 1 else tensors[name]).to(
-                self._dtype
+                self._dtypes[name]
             )
             for name, of_name in parts.items()
         }
 
 
-def _storage_dtype(dtypes: set[str]) -> torch.dtype:
-    narrow = {"F16": torch.float16, "BF16": torch.bfloat16}
-    return narrow.get(next(iter(dtypes)), torch.float32) if len(dtypes) == 1 else torch.float32
+def main_dtype(reader: WeightReader) -> torch.dtype:
+    """The dtype of most of the numbers."""
+    numbers: Counter[torch.dtype] = Counter()
+    shapes = reader.shapes()
+    for name, dtype in reader.dtypes().items():
+        numbers[dtype] += math.prod(shapes[name])
+    return numbers.most_common(1)[0][0]
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:

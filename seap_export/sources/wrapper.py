@@ -32,10 +32,10 @@ class LanguagePart:
             if first != name:
                 raise InputError(f"the tensors '{first}' and '{name}' are both '{plain}'; remove one")
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The floating-point dtype in which a copy of these weights is stored."""
-        return self._reader.dtype
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """The floating-point dtype in which a copy of each tensor is stored."""
+        dtypes = self._reader.dtypes()
+        return {plain: dtypes[name] for plain, name in self._names.items()}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor of the language model."""

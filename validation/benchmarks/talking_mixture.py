@@ -108,7 +108,7 @@ def _config(source: Source, experts: int, per_token: int) -> dict[str, Any]:
         "intermediate_size": neurons // experts,
         "num_local_experts": experts,
         "num_experts_per_tok": per_token,
-        "dtype": str(source.reader.dtype).removeprefix("torch."),
+        "dtype": str(source.dtype).removeprefix("torch."),
     }
 
 

@@ -139,10 +139,9 @@ class ScaledReader:
     def __init__(self, reader: WeightReader, exponents: Mapping[str, int]) -> None:
         self._reader, self._exponents = reader, exponents
 
-    @property
-    def dtype(self) -> torch.dtype:
+    def dtypes(self) -> dict[str, torch.dtype]:
         """As the weights are stored."""
-        return self._reader.dtype
+        return self._reader.dtypes()
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor."""

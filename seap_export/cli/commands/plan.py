@@ -167,7 +167,7 @@ def _describe(source: Source, plan: Plan) -> dict[str, Any]:
         "tokens": {"dense": dense.vocab_size, "shrunk": shrunk.vocab_size},
         "num_parameters": {"dense": dense.num_parameters(), "shrunk": shrunk.num_parameters()},
         "bytes": {
-            "hf": shrunk.num_parameters() * source.reader.dtype.itemsize,
+            "hf": shrunk.num_parameters() * source.dtype.itemsize,
             "onnx": shrunk.num_parameters() * 4,
         },
         "layers": [

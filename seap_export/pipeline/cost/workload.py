@@ -112,7 +112,7 @@ def workload(source: Source, request: ExportRequest) -> Workload:
         tokenizer_bytes = sum(path.stat().st_size for path in Path(folder).iterdir())
     return Workload(
         spec=source.spec,
-        stored=source.reader.dtype,
+        stored=source.dtype,
         eliminates=request.plan.score == "elimination",
         refits=request.plan.compensation == "sequential",
         passes=request.plan.passes,

@@ -11,6 +11,7 @@ from seap_export.families.family import PRUNED_PREFIX
 from seap_export.sources.gguf.file import GgufFile
 from seap_export.sources.gguf.reader import GgufReader, projections_of
 from seap_export.sources.gguf.rope import rope_keys
+from seap_export.sources.weights import main_dtype
 
 __all__ = ["gguf_config"]
 
@@ -63,7 +64,7 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
         **{key: file.number(name, 0.0) for key, name in file.form.keys.items() if file.get(name) is not None},
         **_bias_switches(file),
         **_special_ids(file),
-        "dtype": str(GgufReader(file).dtype).removeprefix("torch."),
+        "dtype": str(main_dtype(GgufReader(file))).removeprefix("torch."),
     }
     config |= _compensation(file)
     _refuse_unread(file)

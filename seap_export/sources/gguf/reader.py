@@ -72,10 +72,9 @@ class GgufReader:
         kinds = {file.tensors[part.source].kind.name for part in self._parts.values()}
         self._dtype = _NARROW.get(next(iter(kinds)), torch.float32) if len(kinds) == 1 else torch.float32
 
-    @property
-    def dtype(self) -> torch.dtype:
+    def dtypes(self) -> dict[str, torch.dtype]:
         """float16 or bfloat16 if all tensors have it, float32 otherwise."""
-        return self._dtype
+        return dict.fromkeys(self._parts, self._dtype)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape (out x in) of every tensor; tensors unknown to the family keep their GGUF names."""

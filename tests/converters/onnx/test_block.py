@@ -194,10 +194,12 @@ class Tensors:
     """Weights in memory."""
 
     tensors: dict[str, torch.Tensor]
-    dtype: torch.dtype = torch.float32
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
+
+    def dtypes(self) -> dict[str, torch.dtype]:
+        return {name: tensor.dtype for name, tensor in self.tensors.items()}
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         return {name: self.tensors[name] for name in names}

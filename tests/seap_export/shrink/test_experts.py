@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support.calibration import mixture_of
 from support.corpora import random_token_ids
-from support.models import masked_logits, mean_divergence, micro_source, transformers_model
+from support.models import masked_logits, mean_divergence, micro_source, transformers_model, write_micro_model
 from support.plans import layer_plan, plan_of
-from support.product import EVEN, LayerPlan, plan_variant, rank_layers
+from support.product import EVEN, LayerPlan, open_source, plan_variant, rank_layers
+from support.variations import VARIATIONS
 from torch import nn
 
 from seap_export.errors import UsageError
@@ -120,6 +123,33 @@ def test_one_expert_in_float32_at_a_time_gives_the_same_bytes(tmp_path: Path, mo
         files = sorted((tmp_path / str(most)).rglob("*.safetensors"))
         written.append([file.read_bytes() for file in files])
     assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("variation", ["mixtral-all", "gpt_oss"])
+def test_each_tensor_keeps_its_dtype(variation: str, tmp_path: Path) -> None:
+    """Routers and vectors in float32 among matrices in bfloat16, with numbers that bfloat16 does not have."""
+    folder = write_micro_model(tmp_path / "dense", dtype="bfloat16", **VARIATIONS[variation])
+    dense = {
+        name: 1.001 * tensor.float()
+        if tensor.dim() == 1 or name.endswith(("gate.weight", "router.weight"))
+        else tensor
+        for name, tensor in load_file(folder / "model.safetensors").items()
+    }
+    save_file(dense, folder / "model.safetensors", {"format": "pt"})
+    source = open_source(str(folder))
+    shrunk_plan = shrunk(source, tmp_path, "sequential")
+    stored = load_file(tmp_path / "hf" / "model.safetensors")
+    compensated = {name for name in stored if name.endswith("o_proj.bias")}
+    assert {name: stored[name].dtype for name in stored.keys() - compensated} == {
+        name: dense[name].dtype for name in stored.keys() - compensated
+    }
+    assert json.loads((tmp_path / "hf" / "config.json").read_text("utf-8"))["dtype"] == "bfloat16"
+    routers = source.spec.family.names["router"] + ".weight"
+    for index in range(3):
+        name = source.spec.family.names["layer"].format(layer=index) + routers
+        kept = list(shrunk_plan.layers[index][KeptExperts].experts)
+        assert torch.equal(stored[name], dense[name][kept])
+    assert all(torch.equal(stored[name], dense[name]) for name in stored if name.endswith("norm.weight"))
 
 
 @pytest.mark.parametrize("score", EXPERT_SCORES)

@@ -29,7 +29,7 @@ def test_tables_configs_and_tokenizer_are_those_of_the_kept_tokens(tmp_path: Pat
     cut = dense.with_tokens(kept)
     assert cut.digest == dense.digest
     assert cut.spec == dense.spec.with_tokens(40)
-    assert cut.reader.dtype == dense.reader.dtype
+    assert cut.reader.dtypes() == dense.reader.dtypes()
     assert cut.reader.shapes() == cut.spec.tensors()
     for name in cut.spec.outer_names:
         table = dense.read_outer(name)

@@ -46,7 +46,7 @@ def test_every_number_at_every_scale_is_what_transformers_makes_of_it() -> None:
 
 def test_a_model_with_packed_experts_is_the_one_that_they_stand_for(tmp_path: Path) -> None:
     source = open_source(str(packed_model(tmp_path / "model")))
-    assert source.reader.dtype == torch.bfloat16
+    assert source.dtype == torch.bfloat16
     assert "quantization_config" not in source.config
     stored = load_file(tmp_path / "model" / "model.safetensors")
     name = "model.layers.1.mlp.experts.gate_up_proj"

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from seap_export.errors import InputError
-from seap_export.sources.weights import SafetensorsReader, check_weights
+from seap_export.sources.weights import SafetensorsReader, check_weights, main_dtype
 
 INDEX = "model.safetensors.index.json"
 
@@ -44,7 +44,7 @@ def test_shards_with_an_index_equal_one_file(tmp_path: Path) -> None:
     many = SafetensorsReader(write_shards(tmp_path / "many", tensors))
     assert len(many.files) == 2
     assert many.shapes() == one.shapes() == dict.fromkeys("abcd", (3, 4))
-    assert many.dtype == one.dtype
+    assert many.dtypes() == one.dtypes()
     for name, tensor in many.read("dbca").items():
         assert torch.equal(tensor, tensors[name])
 
@@ -56,21 +56,23 @@ def test_tensors_come_in_the_order_asked_for_and_no_others(tmp_path: Path) -> No
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_weights_of_one_dtype_keep_it(tmp_path: Path, dtype: torch.dtype) -> None:
     reader = SafetensorsReader(write_one(tmp_path, some_tensors(dtype)))
-    assert reader.dtype == dtype
+    assert reader.dtypes() == dict.fromkeys("abcd", dtype)
     assert torch.equal(reader.read("a")["a"], load_file(tmp_path / "model.safetensors")["a"])
     assert reader.read("a")["a"].dtype == dtype
 
 
-@pytest.mark.parametrize("dtypes", [(torch.float16, torch.bfloat16), (torch.float32, torch.bfloat16)])
-def test_weights_of_mixed_dtypes_become_float32(tmp_path: Path, dtypes: tuple[torch.dtype, torch.dtype]) -> None:
-    tensors = some_tensors(dtypes[0]) | {"z": torch.full((2,), 0.5, dtype=dtypes[1])}
+@pytest.mark.parametrize("dtypes", [(torch.float16, torch.bfloat16), (torch.bfloat16, torch.float32)])
+def test_weights_of_mixed_dtypes_keep_theirs(tmp_path: Path, dtypes: tuple[torch.dtype, torch.dtype]) -> None:
+    tensors = {"z": torch.full((2,), 0.1, dtype=dtypes[1])} | some_tensors(dtypes[0])
     reader = SafetensorsReader(write_one(tmp_path, tensors))
-    assert reader.dtype == torch.float32
-    assert {tensor.dtype for tensor in reader.read("az").values()} == {torch.float32}
+    assert main_dtype(reader) == dtypes[0]
+    assert {name: tensor.dtype for name, tensor in reader.read("az").items()} == dict(zip("az", dtypes, strict=True))
+    assert torch.equal(reader.read("z")["z"], tensors["z"])
 
 
 def test_double_precision_becomes_float32(tmp_path: Path) -> None:
-    assert SafetensorsReader(write_one(tmp_path, some_tensors(torch.float64))).dtype == torch.float32
+    reader = SafetensorsReader(write_one(tmp_path, some_tensors(torch.float64)))
+    assert main_dtype(reader) == reader.read("a")["a"].dtype == torch.float32
 
 
 def test_weights_that_are_not_floating_are_refused_by_type(tmp_path: Path) -> None:

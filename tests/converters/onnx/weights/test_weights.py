@@ -27,14 +27,15 @@ SHAPES = {"a": (24, 10), "b": (8, 10), "c": (6,), "d": (8,)}
 class Reader:
     """Random weights in bfloat16."""
 
-    dtype = torch.bfloat16
-
     def __init__(self) -> None:
         generator = torch.Generator().manual_seed(0)
         self.tensors = {name: torch.randn(shape, generator=generator).bfloat16() for name, shape in SHAPES.items()}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return dict(SHAPES)
+
+    def dtypes(self) -> dict[str, torch.dtype]:
+        return dict.fromkeys(SHAPES, torch.bfloat16)
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         return {name: self.tensors[name] for name in names}
