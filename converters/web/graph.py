@@ -54,14 +54,16 @@ class _Shapes:
         spec: The model's shapes.
     """
 
-    dtype = torch.float32
-
     def __init__(self, spec: ModelSpec) -> None:
         self._shapes = spec.tensors()
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor."""
         return dict(self._shapes)
+
+    def dtypes(self) -> dict[str, torch.dtype]:
+        """That of zeros."""
+        return dict.fromkeys(self._shapes, torch.float32)
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """Zeros that take no memory."""
