@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from seap_export.families import Attention, LayerSpec, Mlp, ModelSpec, RopeSpec
+from seap_export.families import Attention, Experts, LayerSpec, Mlp, ModelSpec, RopeSpec, SharedExpert
 from seap_export.families.names import NORMS, PROJECTIONS
 from seap_export.layers.sublayers.rotary import attention_factor, inverse_frequencies
 
@@ -25,7 +25,7 @@ def described(spec: ModelSpec) -> dict[str, Any]:
         "tie_word_embeddings": spec.tie_word_embeddings,
         "norms": [norm for norm in NORMS if norm in spec.norms],
         "qk_norm": attention.qk_norm,
-        "activation": spec.first(Mlp).activation,
+        "activation": next(one.activation for one in spec.sublayers if isinstance(one, Mlp | Experts)),
         "attention_scale": attention.scale,
         "attention_softcap": attention.softcap,
         "query_scaling": None if attention.query_scaling is None else asdict(attention.query_scaling),
@@ -59,11 +59,29 @@ def _periods(rope: RopeSpec, long: bool) -> list[float]:
 
 def _layer(layer: LayerSpec, ropes: list[RopeSpec]) -> dict[str, Any]:
     attention = layer[Attention]
-    return {
+    described = {
         "heads": attention.num_attention_heads,
         "kv_heads": attention.num_key_value_heads,
-        "width": layer[Mlp].intermediate_size,
+        "width": sum(one.intermediate_size for one in layer.sublayers if isinstance(one, Mlp)),
         "biases": [projection for projection in PROJECTIONS if projection in layer.biases],
         "window": attention.sliding_window,
         "rope": None if attention.rope is None else ropes.index(attention.rope),
+    }
+    experts = next((one for one in layer.sublayers if isinstance(one, Experts)), None)
+    return described if experts is None else described | {"experts": _experts(experts, layer)}
+
+
+def _experts(experts: Experts, layer: LayerSpec) -> dict[str, Any]:
+    """A mixture, and the expert that all tokens share, which has 0 neurons where there is none."""
+    shared = next((one for one in layer.sublayers if isinstance(one, SharedExpert)), None)
+    return {
+        "number": experts.num_experts,
+        "width": experts.moe_intermediate_size,
+        "per_token": experts.experts_per_token,
+        "scores": experts.scores,
+        "normalised": experts.is_normalised,
+        "scaling": experts.scaling,
+        "selection_bias": experts.has_selection_bias,
+        "shared_width": 0 if shared is None else shared.shared_expert_intermediate_size,
+        "shared_scale": shared is not None and shared.has_scale,
     }

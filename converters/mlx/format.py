@@ -15,7 +15,8 @@ from converters.mlx.quantize import GRID
 from converters.mlx.stored import MlxWeights, folder_damages, weight_differences
 from converters.mlx.writer import model_dtype, write_mlx
 from seap_export.errors import ArtifactError, InputError, UsageError
-from seap_export.families import Attention, Mlp, ModelSpec, model_spec
+from seap_export.families import Attention, Experts, Mlp, ModelSpec, SharedExpert, model_spec
+from seap_export.families.sublayers import Gates
 from seap_export.json_file import read_json
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.sources.config import read_spec
@@ -27,6 +28,8 @@ __all__ = ["MlxFormat"]
 _VERSION = 2
 #: Of the gates in `modeling_mlx.py`.
 _ACTIVATIONS = ("silu", "gelu_tanh")
+#: Of its routers.
+_SCORES = ("softmax", "sigmoid")
 #: How many matrices a remark names.
 _NAMED = 3
 
@@ -70,7 +73,7 @@ class MlxFormat:
 
     def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
         """Why the model cannot be written so; None: it can."""
-        if (part := lacks(spec, Attention, Mlp)) is not None:
+        if (part := lacks(spec, Attention, Mlp, Experts, SharedExpert)) is not None:
             return f"mlx cannot run this model: its model file has no layer with {part}; use another format"
         if spec.norm.is_centred:
             return "mlx cannot run this model: its model file has no LayerNorm; use another format"
@@ -78,6 +81,9 @@ class MlxFormat:
             if not mlp.is_gated or mlp.activation not in _ACTIVATIONS:
                 lacking = f"no {mlp.activation} gate" if mlp.is_gated else "no MLP without a gate"
                 return f"mlx cannot run this model: its model file has {lacking}; use another format"
+        for experts in spec.all(Experts):
+            if (part := _unknown_part(experts)) is not None:
+                return f"mlx cannot run this model: its model file has no experts with {part}; use another format"
         if PRECISIONS[self.precision].bits is None:
             return None
         layout = Layout(spec, self.precision)
@@ -163,6 +169,15 @@ class MlxFormat:
     def _opened(self, model_folder: Path) -> tuple[ModelSpec, Layout]:
         spec = read_spec(model_folder)
         return spec, Layout(spec, self.precision, model_dtype(model_folder))
+
+
+def _unknown_part(experts: Experts) -> str | None:
+    """What the model file lacks of a mixture, in words; None: nothing."""
+    if experts.scores not in _SCORES:
+        return f"the router {experts.scores}"
+    if experts.activation != "silu" or experts.gates != Gates():
+        return f"the gate {experts.activation}" if experts.activation != "silu" else "a bounded gate"
+    return "biases" if experts.output_bias or experts.biases - {"router"} else None
 
 
 def read_dtype(folder: Path) -> torch.dtype:

@@ -1,4 +1,7 @@
-"""Which tensors an MLX folder stores, and how: the plain form, of which matrices may be quantised in groups."""
+"""Which tensors an MLX folder stores, and how: the plain form, of which matrices may be quantised in groups.
+
+Those of all experts of a layer are one tensor, [experts, out, in].
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from typing import Any
 
 import torch
 
-from seap_export.families import ModelSpec
+from seap_export.families import Experts, ModelSpec, names
+from seap_export.families.names import ROUTED
+from seap_export.families.stacked import Joint
 
 __all__ = ["GROUPS", "PRECISIONS", "Layout", "MlxPrecision"]
 
@@ -60,16 +65,30 @@ class Layout:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, torch.dtype] = {}
         self._plain = spec.tensors()
+        self._of_experts = _of_experts(spec)
+        # They decide, and are small: never quantised, and the bias of a choice is not rounded either.
+        layers = range(len(spec.layers))
+        self._routers = {names.weight(router, i) for i in layers for router in ("router", "shared_gate")}
+        self._exact = {names.tensor("selection_bias", i) for i in layers}
         for name in self._plain:
             for stored_name, shape, dtype in self._parts(name):
                 self.shapes[stored_name], self.dtypes[stored_name] = shape, dtype
 
     def group(self, name: str) -> int | None:
         """The group size of a tensor of the plain form; None: it is not quantised."""
-        shape = self._plain[name]
-        if self.bits is None or len(shape) != 2:
+        if self.bits is None or len(self._plain[name]) != 2 or name in self._routers:
             return None
-        return next((group for group in GROUPS if shape[1] % group == 0), None)
+        return next((group for group in GROUPS if self._shape(name)[-1] % group == 0), None)
+
+    def rows(self, name: str, plain: torch.Tensor) -> torch.Tensor:
+        """A tensor of the plain form as it is stored, a matrix of experts with their rows one after the other."""
+        joint = self._of_experts.get(name)
+        return plain if joint is None else joint.split(plain)[name].flatten(0, 1)
+
+    def plain(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        """The reverse of `rows`."""
+        joint = self._of_experts.get(name)
+        return rows if joint is None else joint.plain({name: rows.unflatten(0, (joint.experts, -1))})
 
     def parts(self, name: str) -> list[str]:
         """The stored tensors that hold one of the plain form."""
@@ -80,7 +99,8 @@ class Layout:
         """The matrices that are left as they are, although the precision quantises."""
         if self.bits is None:
             return []
-        return [name for name, shape in self._plain.items() if len(shape) == 2 and self.group(name) is None]
+        matrices = (name for name, shape in self._plain.items() if len(shape) == 2 and name not in self._routers)
+        return [name for name in matrices if self.group(name) is None]
 
     def quantization(self) -> dict[str, Any] | None:
         """What config.json says of quantised matrices, as mlx-lm reads it: those that differ from the most by name."""
@@ -94,12 +114,28 @@ class Layout:
                 others[module] = {**usual, "group_size": group} if group else False
         return usual | others
 
+    def _shape(self, name: str) -> tuple[int, ...]:
+        """As stored, were it not quantised."""
+        joint = self._of_experts.get(name)
+        return self._plain[name] if joint is None else joint.shape(self._plain[name])
+
     def _parts(self, name: str) -> Iterator[tuple[str, tuple[int, ...], torch.dtype]]:
-        shape, group = self._plain[name], self.group(name)
+        shape, group = self._shape(name), self.group(name)
         if group is None or self.bits is None:
-            yield name, shape, self.dtype
+            yield name, shape, torch.float32 if name in self._exact else self.dtype
             return
-        module, (rows, columns) = name.removesuffix(".weight"), shape
-        yield name, (rows, columns * self.bits // 32), torch.uint32
-        yield f"{module}.scales", (rows, columns // group), self.dtype
-        yield f"{module}.biases", (rows, columns // group), self.dtype
+        module, (*rows, columns) = name.removesuffix(".weight"), shape
+        yield name, (*rows, columns * self.bits // 32), torch.uint32
+        yield f"{module}.scales", (*rows, columns // group), self.dtype
+        yield f"{module}.biases", (*rows, columns // group), self.dtype
+
+
+def _of_experts(spec: ModelSpec) -> dict[str, Joint]:
+    """The weights of experts by name, and how they are stored."""
+    stored = {}
+    for index, layer in enumerate(spec.layers):
+        for experts in (one for one in layer.sublayers if isinstance(one, Experts)):
+            for projection in ROUTED[1:]:
+                name = names.weight(projection, index)
+                stored[name] = Joint((name,), int(projection == experts.output), experts.num_experts)
+    return stored

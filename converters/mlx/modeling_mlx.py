@@ -12,6 +12,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.base import create_attention_mask, scaled_dot_product_attention
 from mlx_lm.models.cache import KVCache, RotatingKVCache
+from mlx_lm.models.switch_layers import SwitchGLU
 
 
 @dataclass
@@ -108,18 +109,53 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """The MLP of one layer, with its own width."""
+    """An MLP with a width of its own, which may be 0."""
 
-    def __init__(self, d: SimpleNamespace, layer: SimpleNamespace) -> None:
+    def __init__(self, d: SimpleNamespace, width: int, biases: list[str]) -> None:
         super().__init__()
+        self.width = width
+        if width == 0:
+            return
         self.activation = {"silu": nn.silu, "gelu_tanh": nn.gelu_approx}[d.activation]
         for name in ("gate_proj", "up_proj"):
-            setattr(self, name, nn.Linear(d.hidden_size, layer.width, bias=name in layer.biases))
-        self.down_proj = nn.Linear(layer.width, d.hidden_size, bias="down_proj" in layer.biases)
+            setattr(self, name, nn.Linear(d.hidden_size, width, bias=name in biases))
+        self.down_proj = nn.Linear(width, d.hidden_size, bias="down_proj" in biases)
 
     def __call__(self, x: mx.array) -> mx.array:
         """What the MLP adds to the stream, given what it reads of it."""
         return self.down_proj(self.activation(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Mixture(MLP):
+    """Experts, of which each token has some, the one that all share, and an MLP beside them."""
+
+    def __init__(self, d: SimpleNamespace, layer: SimpleNamespace) -> None:
+        super().__init__(d, layer.width, layer.biases)
+        e = self.e = SimpleNamespace(**layer.experts)
+        self.gate = nn.Linear(d.hidden_size, e.number, bias="router" in layer.biases)
+        if e.selection_bias:
+            self.gate.selection_bias = mx.zeros(e.number)
+        self.experts = SwitchGLU(d.hidden_size, e.width, e.number)
+        if e.shared_width:
+            self.shared_expert = MLP(d, e.shared_width, [])
+        if e.shared_scale:
+            self.shared_expert_gate = nn.Linear(d.hidden_size, 1, bias=False)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """What all of them add to the stream, given what they read of it."""
+        e, logits = self.e, self.gate(x).astype(mx.float32)
+        scores = mx.softmax(logits, axis=-1) if e.scores == "softmax" else mx.sigmoid(logits)
+        preferred = scores + self.gate.selection_bias if e.selection_bias else scores
+        chosen = mx.argpartition(-preferred, kth=e.per_token - 1, axis=-1)[..., : e.per_token]
+        weights = mx.take_along_axis(scores, chosen, axis=-1)
+        if e.normalised:
+            weights = weights / weights.sum(axis=-1, keepdims=True)
+        weights = (weights * e.scaling).astype(x.dtype)
+        added = (self.experts(x, chosen) * weights[..., None]).sum(axis=-2)
+        if e.shared_width:
+            shared = self.shared_expert(x)
+            added = added + (mx.sigmoid(self.shared_expert_gate(x)) * shared if e.shared_scale else shared)
+        return added + super().__call__(x) if self.width else added
 
 
 class Layer(nn.Module):
@@ -128,7 +164,8 @@ class Layer(nn.Module):
     def __init__(self, d: SimpleNamespace, layer: SimpleNamespace) -> None:
         super().__init__()
         self.window, self.multiplier = layer.window, d.residual_multiplier
-        self.self_attn, self.mlp = Attention(d, layer), MLP(d, layer)
+        self.self_attn = Attention(d, layer)
+        self.mlp = Mixture(d, layer) if hasattr(layer, "experts") else MLP(d, layer.width, layer.biases)
         for name in d.norms:
             setattr(self, name, nn.RMSNorm(d.hidden_size, eps=d.rms_norm_eps))
 

@@ -44,15 +44,20 @@ class MlxWeights(PlainWeights):
 
     def plain(self, name: str) -> torch.Tensor:
         """See `PlainWeights`."""
-        parts = self.parts(name)
-        if self._layout.bits is None or self._layout.group(name) is None:
-            return parts[name].float()
-        return dequantize(QuantizedRows(*parts.values()), self._layout.bits)
+        return values(name, self.parts(name), self._layout)
 
     def parts(self, name: str) -> dict[str, torch.Tensor]:
         """The stored tensors of one of the plain form."""
         with safe_open(self._path, framework="pt") as file:
             return {part: file.get_tensor(part) for part in self._layout.parts(name)}
+
+
+def values(name: str, parts: Mapping[str, torch.Tensor], layout: Layout) -> torch.Tensor:
+    """The tensor of the plain form that the stored ones hold, float32."""
+    rows = [part.flatten(0, -2) if part.dim() > 2 else part for part in parts.values()]
+    if layout.bits is None or layout.group(name) is None:
+        return layout.plain(name, rows[0].float())
+    return layout.plain(name, dequantize(QuantizedRows(*rows), layout.bits))
 
 
 def shape_damages(folder: Path, layout: Layout) -> Iterator[str]:
@@ -112,7 +117,7 @@ def _difference(
         tolerance = Tolerance(_ULPS * info.eps / 2, tiny=_ULPS * info.smallest_normal * info.eps / 2)
         is_same = not tolerance.exceeded(stored.numpy(), wanted.numpy()).any()
     else:
-        best = dequantize(QuantizedRows(*fresh.values()), layout.bits)
+        best = values(name, fresh, layout)
         is_same = bool(are_as_near(stored.numpy(), best.numpy(), wanted.numpy(), ERROR_RATIO**2).all())
     if not is_same:
         yield f"'{name}' differs from hf/ by up to {(stored - wanted).abs().max().item():.3g}"

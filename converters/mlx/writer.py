@@ -94,11 +94,13 @@ def stored_parts(name: str, tensor: torch.Tensor, layout: Layout) -> dict[str, t
     Raises:
         InputError: It has NaN or infinite values, or overflows.
     """
-    narrow, group = tensor.to(layout.dtype), layout.group(name)
+    first, *_ = layout.parts(name)
+    group, rows = layout.group(name), layout.rows(name, tensor)
+    narrow = rows.to(layout.dtypes[first] if group is None else layout.dtype)
     if group is None or layout.bits is None:
         parts = [narrow]
     else:
-        on_grid = kept(tensor, layout.dtype) if (layout.bits, group) == (GRID.bits, GRID.block_size) else None
+        on_grid = kept(rows, layout.dtype) if (layout.bits, group) == (GRID.bits, GRID.block_size) else None
         made = on_grid or quantize(narrow, layout.bits, group)
         parts = [made.weight, made.scales, made.biases]
     if not all(_is_finite(part) for part in (narrow, *parts[1:])):
@@ -106,7 +108,8 @@ def stored_parts(name: str, tensor: torch.Tensor, layout: Layout) -> dict[str, t
             raise InputError(f"weights: '{name}' holds NaN or infinite values; download or convert it again")
         dtype = str(layout.dtype).removeprefix("torch.")
         raise InputError(f"weights: '{name}' is too large for {dtype}; use bf16 or fp32")
-    return dict(zip(layout.parts(name), parts, strict=True))
+    pairs = zip(layout.parts(name), parts, strict=True)
+    return {stored: part.reshape(layout.shapes[stored]) for stored, part in pairs}
 
 
 def _write_weights(

@@ -20,6 +20,7 @@ from seap_export.families import (
     Mamba,
     Mlp,
     ModelSpec,
+    SharedExpert,
     family_of_model_type,
     language_config,
     model_spec,
@@ -914,8 +915,14 @@ MIXTURES_ON_GPUS = featured(filter(_has_experts, VARIATIONS))
 #: Those whose layers are all attention and an MLP.
 ATTENDING = tuple(name for name in JOINT if _attends_only(name))
 VARIED_ATTENDING = varied(ATTENDING)
-#: Those of them that MLX runs: of families with RMS norms whose MLP has a gate.
-FOR_MLX = tuple(name for name in ATTENDING if _family(name).block.is_gated and _family(name).block.norm == "rms")
+#: Those that MLX runs: attention with an MLP or experts, in families with RMS norms and gates.
+FOR_MLX = tuple(
+    name
+    for name in VARIATIONS
+    if lacks(_spec(name), Attention, Mlp, Experts, SharedExpert) is None
+    and _family(name).block.is_gated
+    and _family(name).block.norm == "rms"
+)
 VARIED_FOR_MLX = varied(FOR_MLX)
 #: The richest whose norms have weights, so that their epsilon can be changed in transformers' class, too.
 SCALABLE = tuple(name for name in RICHEST if _family(name).block.norm_weight)

@@ -16,6 +16,7 @@ from support.variations import VARIATIONS, VARIED_FOR_MLX
 
 from converters.mlx import MlxFormat
 from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
+from seap_export.json_file import read_json
 from validation.runtimes import mlx_runner
 from validation.runtimes.mlx_runner import MlxRunner, open_mlx
 from validation.runtimes.runner import Opening
@@ -87,7 +88,9 @@ def test_equals_torch_with_the_weights_that_are_written(
 
 def assert_equals_torch(folder: Path, precision: str, prompts: list[list[int]], wanted: list[np.ndarray]) -> None:
     """To rounding in float32, and to that of activations in the dtype of the folder."""
-    exact, runner = MlxRunner(folder, in_float32=True), MlxRunner(folder)
+    exact = MlxRunner(folder, in_float32=True)
+    has_experts = any("experts" in layer for layer in read_json(folder / "config.json")["decoder"]["layers"])
+    runner = open_mlx(folder, Opening(ONE_THREAD)) if has_experts else MlxRunner(folder)
     for prompt, truth in zip(prompts, wanted, strict=True):
         assert np.abs(exact.prefill(np.array([prompt]), [len(prompt)])[0] - truth).max() <= 1e-3
         error = runner.prefill(np.array([prompt]), [len(prompt)])[0] - truth
@@ -142,13 +145,18 @@ def test_the_code_in_the_folder_is_not_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("mlx-lm")
-@pytest.mark.parametrize(("precision", "dtype"), [("fp16", "float16"), ("4bit", "float32")])
-def test_on_the_cpu_quantised_weights_meet_float32(tmp_path: Path, precision: str, dtype: str) -> None:
+@pytest.mark.parametrize(
+    ("variation", "precision", "dtype"),
+    [("llama-gqa", "fp16", "float16"), ("llama-gqa", "4bit", "float32"), ("qwen3_moe", "fp16", "float32")],
+)
+def test_on_the_cpu_quantised_weights_and_experts_meet_float32(
+    tmp_path: Path, variation: str, precision: str, dtype: str
+) -> None:
     import mlx.core as mx
 
-    folder = written(write_pruned_micro_model(tmp_path / "hf", "llama-gqa"), tmp_path / "mlx", precision)
+    folder = written(write_pruned_micro_model(tmp_path / "hf", variation), tmp_path / "mlx", precision)
     runner = open_mlx(folder, Opening(ONE_THREAD))
-    if not runner.is_on_cpu:
+    if mx.default_device() != mx.cpu:
         pytest.skip("MLX computes on a GPU")
     runner.prefill(np.array([[3, 4, 5]]), [3])
     assert runner._cache[0].keys.dtype == getattr(mx, dtype)
