@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from converters.onnx.form import OnnxForm
 from converters.onnx.graph.decoder import HEAD_DIM_MULTIPLE, decoder_graph
+from converters.onnx.graph.dialects.looped import is_looped
 from converters.onnx.precision import BLOCK_SIZES
 from converters.onnx.weights.overflow import find_scaling
 from converters.onnx.weights.scaling import Scaling
@@ -82,8 +83,9 @@ def refuse_unsupported(spec: ModelSpec, form: OnnxForm = _DEFAULT) -> None:
             f"the embedding's rows of {' and '.join(map(str, columns))} are not whole blocks of {how.block_size}; "
             f"{smaller}leave the embedding and LM head unquantised"
         )
-    for experts in spec.all(Experts):
-        _refuse_experts(experts, form)
+    if form.provider != "cpu":
+        for experts in spec.all(Experts):
+            _refuse_experts(experts, form)
     uneven = next((one.head_dim for one in spec.all(Attention) if one.head_dim % HEAD_DIM_MULTIPLE), None)
     if uneven is not None:
         raise InputError(
@@ -92,20 +94,19 @@ def refuse_unsupported(spec: ModelSpec, form: OnnxForm = _DEFAULT) -> None:
 
 
 def _refuse_experts(experts: Experts, form: OnnxForm) -> None:
-    """Rejects what the operators for mixtures of experts lack.
+    """Rejects mixtures of experts on GPUs that operators for them do not compute.
 
     On CUDA, the standard operators copy from the host in every call. Rounded experts are arranged anew when a graph is
     opened, which has never been compared with their weights.
     """
-    if form.provider != "cpu" and (form.precision.quantization is not None or form.dialect != "fused"):
+    if is_looped(experts):
+        raise InputError(
+            f"experts with the activation {experts.activation} are not supported on GPUs; use the provider cpu"
+        )
+    if form.precision.quantization is not None or form.dialect != "fused":
         raise InputError(
             "mixtures of experts are supported on GPUs in fp16, bf16 and fp32 in the fused dialect only; use one of "
             "them, or the provider cpu"
-        )
-    if form.dialect == "fused" and experts.activation != "silu":
-        raise InputError(
-            f"experts with the activation {experts.activation} are not supported by ONNX Runtime's operator MoE; "
-            "use the standard dialect, fp32 or fp16"
         )
 
 

@@ -19,7 +19,7 @@ from seap_export.activations.covariance import pack_symmetric
 from seap_export.families import Experts
 from seap_export.layers.hidden_states import HiddenStates, SublayerPass
 from seap_export.layers.layer import DecoderLayer
-from seap_export.layers.sublayers.experts import expert_channels, expert_outputs, router_weights
+from seap_export.layers.sublayers.experts import expert_channels, expert_outputs, router_logits, router_weights
 
 __all__ = ["RoutingObserver", "RoutingSample"]
 
@@ -95,12 +95,13 @@ def _sample(layer: DecoderLayer, experts: Experts, hidden: HiddenStates) -> Rout
     for stream in hidden.streams:
         first = -passed % step
         passed += len(stream)
-        blocks = [layer.read(experts.output, block) for block in stream[first::step].split(_TOKENS)]
-        for x, written in zip(blocks, expert_outputs(layer, experts, blocks), strict=True):
+        blocks = stream[first::step].split(_TOKENS)
+        read = [layer.read(experts.output, block) for block in blocks]
+        for block, written in zip(blocks, expert_outputs(layer, experts, read), strict=True):
             written = written.transpose(0, 1)
             written = written if gain is None else written * gain
             gram = written @ written.mT
-            logits.append(layer.linear("router", x).cpu())
+            logits.append(router_logits(layer, experts, block).cpu())
             products.append(gram[:, rows, columns].cpu())
     bias = layer.tensor("selection_bias")
     return RoutingSample(torch.cat(logits), torch.cat(products), bias if bias is None else bias.cpu())
@@ -108,7 +109,7 @@ def _sample(layer: DecoderLayer, experts: Experts, hidden: HiddenStates) -> Rout
 
 def _moments(layer: DecoderLayer, experts: Experts, hidden: HiddenStates) -> Iterator[torch.Tensor]:
     """The mean of c cᵀ over all tokens as `pack_symmetric` gives it, with c the channels of each expert in turn."""
-    routing = [router_weights(layer, experts, layer.read(experts.output, stream)) for stream in hidden.streams]
+    routing = [router_weights(layer, experts, stream) for stream in hidden.streams]
     tokens, width = sum(map(len, routing)), experts.moe_intermediate_size
     total = torch.empty(width, width, dtype=torch.float64, device=routing[0].device)  # of wide experts, large
     for expert in range(experts.num_experts):

@@ -128,8 +128,9 @@ def _backward(
         for sublayer in layer.spec.sublayers:
             output, read = sublayer.output, read if sublayer.beside else stream
             product = layer.product(output, layer.channels(output, read, batch), read)
-            factors.append(layer.factor(output, product.detach()))
-            totals.append(layer.total(stream, layer.update(output, product)))
+            held = layer.held(output, stream)
+            factors.append(layer.factor(output, product.detach(), held if held is None else held.detach()))
+            totals.append(layer.total(output, stream, layer.update(output, product, held)))
             stream = layer.after(output, stream, totals[-1], batch)
         at_before, *at_totals = torch.autograd.grad(stream, (before, *totals), gradient)
     squares = [

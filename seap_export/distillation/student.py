@@ -142,8 +142,9 @@ class Student:
                     read = read if sublayer.beside else after
                     channels = layer.channels(sublayer.output, read, batch)
                     product = layer.product(sublayer.output, channels, read)
-                    update = layer.update(sublayer.output, product)
-                    after = layer.after(sublayer.output, after, layer.total(after, update), batch)
+                    update = layer.update(sublayer.output, product, layer.held(sublayer.output, after))
+                    total = layer.total(sublayer.output, after, update)
+                    after = layer.after(sublayer.output, after, total, batch)
                 at_before, *at_weights = torch.autograd.grad(after, (leaf, *trained.values()), gradient)
             for total, part in zip(sums.values(), at_weights, strict=True):
                 total += part

@@ -114,13 +114,16 @@ class ConfigReader:
         return base if exponent is None else float(base ** float(exponent))
 
     def product(self, paths: Iterable[str]) -> float:
-        """The product of some keys' values, 1 where one is missing or null; `KEY.N` is item N of a list.
+        """The product of some values, 1 where one is missing or null: of keys, `KEY.N`, item N of a list, or formulas.
 
         Raises:
             InputError: A value is not a number, or a list is too short.
         """
         factors = []
         for path in paths:
+            if " ** " in path:
+                factors.append(self.formula(path) or 1.0)
+                continue
             key, _, item = path.partition(".")
             value = self.get(key)
             if item and value is not None:

@@ -11,7 +11,7 @@ from typing import Any
 from seap_export.errors import InputError
 from seap_export.families.config_reader import ConfigReader, positive
 from seap_export.families.family import Family
-from seap_export.families.names import OUTPUTS, STREAM_SCALE
+from seap_export.families.names import OUTPUTS, STREAM_SCALE, Norm
 from seap_export.families.parts import LayerKind, Routing
 from seap_export.families.rope import RopeSpec, query_scaling
 from seap_export.families.spec import LayerSpec
@@ -33,6 +33,8 @@ from seap_export.families.sublayers import (
 
 __all__ = ["LayerReader", "bias_switches"]
 
+#: The norms before and after experts, and after the MLP beside them.
+_BRANCHES: tuple[Norm, Norm, Norm] = ("pre_experts_layernorm", "post_experts_layernorm", "post_dense_layernorm")
 _ACTIVATIONS: Mapping[str, Activation] = {
     "silu": "silu",
     "swish": "silu",
@@ -90,11 +92,13 @@ class LayerReader:
             return LayerSpec((replace(first, norm_before=Attention.norms_around[0]),))
         before = (first, *(replace(other, beside=True) for other in others))
         if family.experts is not None and _has_experts(config, family.experts, self.index):
-            return LayerSpec((*before, *self._mixture(family.experts)))
-        behind = self._wired(self._mlp())
-        if config.get(block.beside) if isinstance(block.beside, str) else block.beside:
-            behind = replace(behind, beside=True, norm_before=behind.norm_before or first.norm_before)
-        sublayers = (*before, behind, *self._layer_inputs())
+            behind = self._mixture(family.experts)
+        else:
+            behind = (self._wired(self._mlp()),)
+            if config.get(block.beside) if isinstance(block.beside, str) else block.beside:
+                norm = behind[0].norm_before or first.norm_before
+                behind = (replace(behind[0], beside=True, norm_before=norm),)
+        sublayers = (*before, *behind, *self._layer_inputs())
         last = replace(sublayers[-1], scales_stream=STREAM_SCALE in family.names)
         return LayerSpec((*sublayers[:-1], last))
 
@@ -223,6 +227,8 @@ class LayerReader:
             scaling=self.config.number(rules.scaling, 1.0) if rules.scaling else 1.0,
             has_selection_bias=bool(rules.selection_bias),
             output_bias=self.config.positive("hidden_size") if rules.output_bias else 0,
+            router_norm=self.config.positive("hidden_size") if rules.router_norm else 0,
+            has_expert_scale=rules.expert_scale,
             activation=_activation(self.config),
             gates=_gates(self.config, rules),
         )
@@ -232,7 +238,8 @@ class LayerReader:
         routed = self._wired(self._experts(rules))
         neurons = self.config.get("intermediate_size")  # of the layers without experts, if there are any
         if rules.beside_mlp and neurons != 0:
-            return routed, replace(self._wired(self._mlp()), beside=True)
+            mlp = replace(self._wired(self._mlp()), beside=True)
+            return self._branches(routed, mlp) if _BRANCHES[-1] in self._family.names else (routed, mlp)
         number = self.config.get(rules.shared_number, 0) if rules.shared_number else 0
         if not (rules.shared or number):
             return (routed,)
@@ -246,6 +253,13 @@ class LayerReader:
         )
         return routed, replace(self._wired(shared), beside=True)
 
+    @staticmethod
+    def _branches(routed: Sublayer, mlp: Sublayer) -> tuple[Sublayer, ...]:
+        """Experts and an MLP with norms of their own, whose sum goes through the usual one."""
+        before, after, after_mlp = _BRANCHES
+        routed = replace(routed, norm_before=before, norm_after=after)
+        return routed, replace(mlp, norm_after=after_mlp, norm_of_sum=mlp.norm_after)
+
 
 def bias_switches(config: ConfigReader) -> dict[str, Any]:
     """The values of the keys that enable biases."""
@@ -254,7 +268,7 @@ def bias_switches(config: ConfigReader) -> dict[str, Any]:
 
 def _has_experts(config: ConfigReader, rules: Routing, index: int) -> bool:
     """Whether a layer has a mixture of experts in the place of an MLP, or beside one."""
-    if config.get("num_experts") == 0:
+    if config.get("num_experts") == 0 or (rules.switch and not config.get(rules.switch)):
         for key in ("moe_intermediate_size", "num_experts_per_tok"):
             config.get(key)  # of none
         return False

@@ -70,10 +70,11 @@ INPUT_TABLES = ("layer_inputs", "layer_inputs_proj", "layer_inputs_norm")
 #: The output projections that compensation can give a bias.
 OUTPUTS: tuple[Projection, ...] = ("o_proj", "down_proj", "out_proj", "delta_out_proj", "mamba_out_proj")
 #: The norms of the residual stream: before and after attention or a convolution, before and after the MLP, and after
-#: what inputs of the layer gate.
+#: what inputs of the layer gate; before and after experts and after the MLP beside them, where the norm after the MLP
+#: is one of their sum.
 Norm = Literal[
     "input_layernorm", "post_self_attn_layernorm", "post_attention_layernorm", "post_mlp_layernorm",
-    "post_layer_input_norm",
+    "post_layer_input_norm", "pre_experts_layernorm", "post_experts_layernorm", "post_dense_layernorm",
 ]  # fmt: skip
 NORMS: tuple[Norm, ...] = get_args(Norm)
 #: The number of a layer that the stream is multiplied by behind it.
@@ -115,6 +116,8 @@ _INNER: Mapping[str, str] = {
     "delta_norm": "linear_attn.norm.weight",
     "router": "mlp.gate",
     "selection_bias": "mlp.gate.selection_bias",
+    "router_norm": "mlp.gate.norm.weight",
+    "expert_scale": "mlp.gate.expert_scale",
     "experts_output_bias": "mlp.experts.output_bias",
     **{f"experts_{name}": f"mlp.experts.{name}" for name in DENSE},
     "shared_gate": "mlp.shared_expert_gate",

@@ -291,8 +291,11 @@ class Routing:
     """Which layers have a mixture of experts in the place of an MLP, and how it computes.
 
     Attributes:
-        module: The torch module of the mixture in transformers 5; its `experts` hold gate and up of all in one tensor.
+        module: The torch module of the mixture in transformers 5, whose `experts` hold gate and up of all in one
+            tensor; empty: that of the layer.
         router: The name of the router in it; `NAME.PART`, if a part of it has its weight.
+        gives_probabilities: Whether that router gives the softmax of its products, and not these.
+        switch: Key that must be true.
         first: Key of the first layer that has one.
         last: Key of the last one; -1: it is the last layer.
         step: Key of the number n where only each n-th layer has one.
@@ -305,11 +308,13 @@ class Routing:
         selection_bias: The name in `module` of a bias that only the choice of experts goes by; its stored name is the
             `selection_bias` of `names`.
         bias_is_row: Whether that bias is stored as a matrix with one row.
-        inputs_first: Whether checkpoints have the parameters of the module: matrices with their inputs first, in which
-            gate and up take turns.
+        as_parameters: Whether checkpoints have the parameters of the module.
+        inputs_first: Whether they do, and these are matrices with their inputs first, in which gate and up take turns.
         output_bias: Whether each expert adds a bias to what it writes.
         alpha: Key of a factor; see `Gates`.
         limit: Key of a bound; see `Gates`.
+        router_norm: Whether the router reads the stream through a norm of its own, the `router_norm` of `names`.
+        expert_scale: Whether what each expert writes is multiplied by a number, the `expert_scale` of `names`.
         beside_mlp: Whether there is an MLP, too, which reads the same; not with 0 neurons.
         shared: The key of the number of neurons of a shared expert.
         shared_number: The key of the number of shared experts of the same size as others, which are stored as one.
@@ -318,6 +323,8 @@ class Routing:
 
     module: str
     router: str = "gate"
+    gives_probabilities: bool = False
+    switch: str = ""
     first: str = ""
     last: str = ""
     step: str = ""
@@ -329,10 +336,13 @@ class Routing:
     scaling: str = ""
     selection_bias: str = ""
     bias_is_row: bool = False
+    as_parameters: bool = False
     inputs_first: bool = False
     output_bias: bool = False
     alpha: str = ""
     limit: str = ""
+    router_norm: bool = False
+    expert_scale: bool = False
     beside_mlp: bool = False
     shared: str = ""
     shared_number: str = ""
@@ -348,6 +358,15 @@ class Routing:
     def are_everywhere(self) -> bool:
         """Whether all layers have a mixture."""
         return not (self.first or self.last or self.step or self.dense or self.types)
+
+    @property
+    def are_parameters(self) -> bool:
+        """Whether checkpoints have the parameters of the module."""
+        return self.as_parameters or self.inputs_first
+
+    def path(self, part: str) -> str:
+        """Where a layer of transformers' model has a part of the mixture."""
+        return f"{self.module}.{part}" if self.module else part
 
     @property
     def have_shared(self) -> bool:

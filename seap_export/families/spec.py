@@ -87,6 +87,11 @@ class LayerSpec:
         following = self.outputs.index(output) + 1
         return following < len(self.sublayers) and self.sublayers[following].beside
 
+    def is_held(self, output: Projection) -> bool:
+        """Whether what this sublayer writes waits for what the next one writes, since their sum is normalised."""
+        following = self.outputs.index(output) + 1
+        return following < len(self.sublayers) and self.sublayers[following].norm_of_sum is not None
+
     @property
     def sizes(self) -> dict[str, int]:
         """The sizes of all sublayers by the usual keys of config.json."""
@@ -126,8 +131,9 @@ class ModelSpec:
     `position_offset` is the row of position 0 in the table that is added to embeddings; None: there is no such table.
     `layer_inputs` is the number of inputs that each layer has of a token besides its embedding.
 
-    Hidden states carry more than the residual stream: behind it, the inputs of all layers, and keys and values that
-    later layers attend to. So these are kept, and gradients go through them, as the stream is and as they do there.
+    Hidden states carry more than the residual stream: behind it, the inputs of all layers, keys and values that later
+    layers attend to, and what a sublayer has written that is held. So these are kept, and gradients go through them,
+    as the stream is and as they do there.
     """
 
     family: Family
@@ -160,10 +166,17 @@ class ModelSpec:
         return columns
 
     @cached_property
+    def held(self) -> slice:
+        """The columns of hidden states with what a sublayer has written that is held; see `LayerSpec.is_held`."""
+        last = self.hidden_size + len(self.layers) * self.layer_inputs
+        start = max((columns.stop for columns in self.cached_of.values()), default=last)
+        is_needed = any(sublayer.norm_of_sum is not None for sublayer in self.sublayers)
+        return slice(start, start + self.hidden_size * is_needed)
+
+    @property
     def width(self) -> int:
         """Columns of hidden states."""
-        last = self.hidden_size + len(self.layers) * self.layer_inputs
-        return max((columns.stop for columns in self.cached_of.values()), default=last)
+        return self.held.stop
 
     @cached_property
     def head_dim(self) -> int:
@@ -241,8 +254,8 @@ class ModelSpec:
             shapes[names.weight(projection, layer)] = shape
             if projection in sublayer.biases:
                 shapes[names.bias(projection, layer)] = shape[:1]
-        if sublayer.norm_after is not None:
-            shapes |= self._norm_tensors(sublayer.norm_after, layer)
+        for norm in sublayer.norms_behind:
+            shapes |= self._norm_tensors(norm, layer)
         if sublayer.scales_stream:
             shapes[names.tensor(names.STREAM_SCALE, layer)] = (1,)
         return shapes

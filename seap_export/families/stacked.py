@@ -133,8 +133,10 @@ def _stored(
     spec: ModelSpec, layer: int, projection: Projection, experts: Experts, *, is_bias: bool = False
 ) -> Stacked | Joint:
     axis, both, rules = int(projection == experts.output), "experts_gate_up_proj", spec.family.experts
-    inputs_first = rules is not None and rules.inputs_first  # in parameters that have no module of their own
-    suffix = ("_bias" if is_bias else "") if inputs_first else (".bias" if is_bias else ".weight")
+    assert rules is not None
+    inputs_first = rules.inputs_first
+    # parameters have no module of their own
+    suffix = ("_bias" if is_bias else "") if rules.are_parameters else (".bias" if is_bias else ".weight")
     if not axis and both in spec.family.names:
         name, index = spec.family.stored(both, layer) + suffix, ROUTED.index(projection) - 1
         return Joint((name,), axis, experts.num_experts, index, 2, inputs_first)

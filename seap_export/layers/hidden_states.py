@@ -35,12 +35,14 @@ class SublayerOutput:
     Attributes:
         batch_index: Index of the batch.
         product: The output of its output projection.
-        update: What was added to the stream.
-        stream: The stream after that, before a number of the layer scales it.
+        held: What was written before it to be normalised with what it writes; None: nothing.
+        update: What was added to the stream, or is held.
+        stream: The stream after that, before a number of the layer scales it, or what is held.
     """
 
     batch_index: int
     product: torch.Tensor
+    held: torch.Tensor | None
     update: torch.Tensor
     stream: torch.Tensor
 
@@ -76,14 +78,14 @@ class HiddenStates:
         return (self._before if layer.spec.named(output).beside else self.streams)[batch_index]
 
     def add(self, layer: DecoderLayer, output: Projection, batch_index: int, update: torch.Tensor) -> torch.Tensor:
-        """Adds what a sublayer writes to the stream of a batch, and gives the sum, [tokens, hidden_size].
+        """Adds what a sublayer writes to the hidden states of a batch, and gives the sum, [tokens, hidden_size].
 
         What is read again is kept.
         """
         before = self.streams[batch_index]
         if layer.spec.is_read_again(output):
             self._before[batch_index] = before
-        total = layer.total(before, update)
+        total = layer.total(output, before, update)
         self.streams[batch_index] = layer.after(output, before, total, self.batches[batch_index])
         return total
 
@@ -110,9 +112,10 @@ class HiddenStates:
             stream = self.read(layer, output, batch_index)
             channels = layer.channels(output, stream, batch)
             product = layer.product(output, channels, stream)
-            update = layer.update(output, product)
+            held = layer.held(output, self.streams[batch_index])
+            update = layer.update(output, product, held)
             total = self.add(layer, output, batch_index, update)
-            visit(SublayerPass(batch_index, product, update, total, channels))
+            visit(SublayerPass(batch_index, product, held, update, total, channels))
 
 
 def output_stream(spec: ModelSpec, norm: Norm, stream: torch.Tensor) -> torch.Tensor:

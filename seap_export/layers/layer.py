@@ -2,11 +2,12 @@
 
 Each sublayer reads the stream, computes the channels that its output projection takes in, multiplies, and writes back:
 x += m N(W channels(x)), with N the norm after it, if there is one, and m its multiplier. It is named by its output
-projection.
+projection. Where the sum of two is normalised, what the first writes is held until the second adds its own.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -191,16 +192,45 @@ class DecoderLayer:
             kept = self._widened[projection] = rows, columns, part.float()
         return kept[2]
 
-    def update(self, output: Projection, product: torch.Tensor) -> torch.Tensor:
-        """What a sublayer adds to the stream, given the product of its output projection; [tokens, hidden_size]."""
+    def held(self, output: Projection, hidden: torch.Tensor) -> torch.Tensor | None:
+        """What was written before a sublayer to be normalised with what it writes; None: nothing.
+
+        Args:
+            output: Its output projection.
+            hidden: The hidden states before it, [tokens, width].
+        """
+        return None if self._layer.named(output).norm_of_sum is None else hidden[:, self._spec.held]
+
+    def update(self, output: Projection, product: torch.Tensor, held: torch.Tensor | None = None) -> torch.Tensor:
+        """What a sublayer adds to the stream, or what is held, [tokens, hidden_size].
+
+        Args:
+            output: Its output projection.
+            product: The product of that.
+            held: See `held`.
+        """
+        written, norm = self._written(output, product), self._norm(self._layer.named(output).norm_of_sum)
+        return written if norm is None or held is None else norm(held + written)
+
+    def _written(self, output: Projection, product: torch.Tensor) -> torch.Tensor:
         norm = self._norm(self._layer.named(output).norm_after)
         normed = product if norm is None else norm(product)
         multiplier = self._layer.named(output).multiplier
         return normed if multiplier == 1.0 else normed * multiplier
 
-    def total(self, stream: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
-        """The sum of the stream in hidden states [tokens, width] and an update, [tokens, hidden_size]."""
-        return stream_of(stream, self.hidden_size) + update
+    def before(self, output: Projection, hidden: torch.Tensor) -> torch.Tensor:
+        """What an update is added to, [tokens, hidden_size]: the stream, or nothing if it is held.
+
+        Args:
+            output: The output projection of the sublayer.
+            hidden: The hidden states before it, [tokens, width].
+        """
+        stream = stream_of(hidden, self.hidden_size)
+        return torch.zeros_like(stream) if self._layer.is_held(output) else stream
+
+    def total(self, output: Projection, hidden: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
+        """The sum of that and the update, [tokens, hidden_size]."""
+        return update if self._layer.is_held(output) else self.before(output, hidden) + update
 
     def scaled(self, output: Projection, total: torch.Tensor) -> torch.Tensor:
         """The stream behind a sublayer, given the sum."""
@@ -213,26 +243,41 @@ class DecoderLayer:
         Args:
             output: Its output projection.
             stream: The hidden states before it.
-            total: The sum of their stream and its update.
+            total: See `total`.
             batch: The batch that they come from.
         """
-        sublayer, parts = self._layer.named(output), {0: self.scaled(output, total)}
+        sublayer, start = self._layer.named(output), self._spec.held.start if self._layer.is_held(output) else 0
+        parts = {start: self.scaled(output, total)}
         if isinstance(sublayer, Attention) and sublayer.lends_cache:
             lent = self.cached_of[self._index]
             parts[lent.start] = lent_keys_and_values(self, sublayer, stream, batch)
         return _joined(parts, stream)
 
     def gain(self, output: Projection) -> torch.Tensor | None:
-        """The gain of the norm after a sublayer, float32 [hidden_size]; None: there is no such norm."""
-        norm = self._norm(self._layer.named(output).norm_after)
-        return None if norm is None else norm.gain
+        """The gains of the norms behind a sublayer, multiplied, float32 [hidden_size]; None: there is no such norm."""
+        gains = [norm.gain for norm in map(self._norm, self._layer.named(output).norms_behind) if norm is not None]
+        return functools.reduce(torch.mul, gains) if gains else None
 
-    def factor(self, output: Projection, product: torch.Tensor) -> torch.Tensor:
-        """d in `update` = d * gain * product for each token, float32 [tokens, 1]; a gain that is missing is 1."""
+    def factor(self, output: Projection, product: torch.Tensor, held: torch.Tensor | None = None) -> torch.Tensor:
+        """d in `update` = d * gain * product for each token, float32 [tokens, 1]; a gain that is missing is 1.
+
+        What is `held` adds to that.
+        """
         multiplier = torch.full((len(product), 1), self._layer.named(output).multiplier, device=product.device)
-        if self.gain(output) is None:
-            return multiplier
-        return multiplier * torch.rsqrt(product.pow(2).mean(-1, keepdim=True) + self.epsilon)
+        if self._layer.named(output).norm_after is not None:
+            multiplier = multiplier * self._rate(product)
+        return multiplier if held is None else multiplier * self._rate(held + self._written(output, product))
+
+    def _rate(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.epsilon)
+
+    def passed_on(
+        self, output: Projection, product: torch.Tensor, held: torch.Tensor, change: torch.Tensor
+    ) -> torch.Tensor:
+        """How a small change of what is held changes the update, but for its size, [tokens, hidden_size]."""
+        norm = self._norm(self._layer.named(output).norm_of_sum)
+        assert norm is not None
+        return norm.gain * self._rate(held + self._written(output, product)) * change
 
 
 def _joined(parts: Mapping[int, torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:

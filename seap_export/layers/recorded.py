@@ -74,11 +74,16 @@ class Player:
 
     def __init__(self, streams: Streams, products: Mapping[tuple[int, Projection], Streams]) -> None:
         self._streams, self._products = streams, products
+        self._held: dict[int, torch.Tensor] = {}
 
     def advance(self, layer: DecoderLayer, output: Projection, visit: Callable[[SublayerOutput], None]) -> None:
         """Passes one sublayer, and shows the visitor each batch; of the layer, only its norms are used."""
         for batch_index, product in enumerate(self._products[layer.index, output]):
-            update = layer.update(output, product)
-            total = layer.total(self._streams[batch_index], update)
-            self._streams[batch_index] = layer.scaled(output, total)
-            visit(SublayerOutput(batch_index, product, update, total))
+            held = self._held.pop(batch_index, None)
+            update = layer.update(output, product, held)
+            total = layer.total(output, self._streams[batch_index], update)
+            if layer.spec.is_held(output):
+                self._held[batch_index] = total
+            else:
+                self._streams[batch_index] = layer.scaled(output, total)
+            visit(SublayerOutput(batch_index, product, held, update, total))

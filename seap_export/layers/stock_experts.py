@@ -52,7 +52,7 @@ class ExpertModules:
     def __init__(self, spec: ModelSpec, parameters: Collection[str]) -> None:
         self._family = spec.family
         #: Whether checkpoints have the modules' own parameters.
-        self._is_stored = spec.family.experts is not None and spec.family.experts.inputs_first
+        self._is_stored = spec.family.experts is not None and spec.family.experts.are_parameters
         every = {index: stacked_projections(spec, index) for index in range(len(spec.layers))}
         self._stacked: dict[int, Mapping[Projection, Stacked | Joint]] = {
             index: stacked for index, stacked in every.items() if stacked
@@ -63,8 +63,8 @@ class ExpertModules:
         """Those of a layer's router, of gate and up, and of the output projection."""
         rules, prefix = self._family.experts, self._family.names["layer"].format(layer=index)
         assert rules is not None
-        mixture = prefix + rules.module
-        return f"{mixture}.{rules.router}.weight", f"{mixture}.experts.gate_up_proj", f"{mixture}.experts.down_proj"
+        router, *matrices = (rules.router + ".weight", "experts.gate_up_proj", "experts.down_proj")
+        return prefix + rules.path(router), *(prefix + rules.path(matrix) for matrix in matrices)
 
     def matrices(self, layer: int | None = None) -> list[str]:
         """The names of the parameters that hold experts, of a layer or of all."""
@@ -112,7 +112,7 @@ class ExpertModules:
         """What the module calls the bias of the choice of experts; another tensor's name stays."""
         rules, prefix = self._family.experts, self._family.names["layer"].format(layer=index)
         is_bias = rules is not None and rules.selection_bias and stored == self._family.stored("selection_bias", index)
-        return f"{prefix}{rules.module}.{rules.selection_bias}" if rules is not None and is_bias else stored
+        return prefix + rules.path(rules.selection_bias) if rules is not None and is_bias else stored
 
     def _router(self, index: int) -> str:
         return self._family.stored("router", index) + ".weight"

@@ -130,10 +130,12 @@ def _output_weights(source: Source, index: int) -> dict[Projection, torch.Tensor
     weights: dict[Projection, torch.Tensor] = {}
     for sublayer in source.spec.layers[index].sublayers:
         name = names.weight(sublayer.output, index)
-        gain = None if sublayer.norm_after is None else names.tensor(sublayer.norm_after, index)
-        tensors = source.reader.read([name] if gain is None else [name, gain])
+        gains = [names.tensor(norm, index) for norm in sublayer.norms_behind]
+        tensors = source.reader.read([name, *gains])
         weight = tensors[name]
-        weights[sublayer.output] = weight if gain is None else tensors[gain].float().unsqueeze(1) * weight.float()
+        for gain in gains:
+            weight = tensors[gain].float().unsqueeze(1) * weight.float()
+        weights[sublayer.output] = weight
     return weights
 
 

@@ -215,7 +215,8 @@ class RoundedLayers:
         operands_fitted = [tensor.to(self._device) for tensor in fitted.values()]
         for batch_index in range(len(self._weights)):
             product = functional.linear(inputs.take(batch_index), *operands_fitted)
-            self._rounded.add(layer, output, batch_index, layer.update(output, product))
+            held = layer.held(output, self._rounded.streams[batch_index])
+            self._rounded.add(layer, output, batch_index, layer.update(output, product, held))
         return fitted
 
     def _parts(

@@ -48,9 +48,7 @@ class ExpertFit:
     ) -> None:
         self._experts, self._layer, self._changed = experts, layer, changed
         self._weights, self._lacking = list(weights), MemoryStreams(len(weights))
-        self._routing = [
-            router_weights(layer, experts, layer.read(experts.output, stream)) for stream in changed.streams
-        ]
+        self._routing = [router_weights(layer, experts, stream) for stream in changed.streams]
 
     def add(self, exact: DecoderLayer, passed: SublayerOutput) -> None:
         """Takes account of a batch.

@@ -112,7 +112,8 @@ class RefitStreams:
         operands = [tensor.float() for tensor in stored.values()]
         for batch_index in range(len(self._weights)):
             product = functional.linear(inputs.take(batch_index), *operands)
-            self._shrunk.add(layer, output, batch_index, layer.update(output, product))
+            held = layer.held(output, self._shrunk.streams[batch_index])
+            self._shrunk.add(layer, output, batch_index, layer.update(output, product, held))
         return {name: tensor.cpu() for name, tensor in stored.items()}
 
     def _fit_parts(

@@ -12,6 +12,10 @@ lies along z*. The stream's squared error becomes m² / s² |g (z - z* - s e / (
 target is z* + s e / (m g), and the rows of W' are still fitted one by one, with no need to know g² in their ridge.
 Where |g| is small, an error could only be corrected by a large product, which would change s: there, a tenth of the
 root mean square of g takes its place.
+
+If what a sublayer writes is held, h is nothing. What is normalised with it goes through a second norm, which is
+linearised alike: g and 1 / s are then those of both norms, and what is held in the dense model and not in the shrunk
+one adds to the error.
 """
 
 from __future__ import annotations
@@ -21,7 +25,6 @@ import torch
 from seap_export.families.names import Projection
 from seap_export.layers.hidden_states import SublayerOutput
 from seap_export.layers.layer import DecoderLayer
-from seap_export.layers.sublayers.operands import stream_of
 
 __all__ = ["refit_target"]
 
@@ -43,13 +46,15 @@ def refit_target(
     Returns:
         float32 [tokens, hidden_size], and float32 [tokens], whose scale does not matter, or 1.0.
     """
-    shrunk = stream_of(shrunk, dense.hidden_size)
+    held, shrunk = dense.held(output, shrunk), dense.before(output, shrunk)
     gain, multiplier = dense.gain(output), dense.spec.named(output).multiplier
     if gain is None:
         distance = passed.stream - shrunk
         return (distance if multiplier == 1.0 else distance / multiplier), 1.0
     error = passed.stream - passed.update - shrunk
-    factor = dense.factor(output, passed.product)
+    if held is not None and passed.held is not None:
+        error = error + dense.passed_on(output, passed.product, passed.held, passed.held - held)
+    factor = dense.factor(output, passed.product, passed.held)
     smallest = _SMALLEST_GAIN * gain.square().mean().sqrt()
     divisor = torch.where(gain.abs() < smallest, torch.copysign(smallest, gain), gain)
     return passed.product + error / (factor * divisor), factor[:, 0].square()

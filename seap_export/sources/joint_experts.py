@@ -72,7 +72,7 @@ def _parts(spec: ModelSpec, layer: int, shapes: dict[str, tuple[int, ...]]) -> I
     rules, family = spec.family.experts, spec.family
     if rules is None or "{expert}" not in family.names["experts_down_proj"]:
         return
-    experts = family.names["layer"].format(layer=layer) + f"{rules.module}.experts"
+    experts = family.names["layer"].format(layer=layer) + rules.path("experts")
     for joint, held in ((f"{experts}.gate_up_proj", ROUTED[1:3]), (f"{experts}.down_proj", ROUTED[3:])):
         for expert in range(shapes.get(joint, (0,))[0]):
             for index, projection in enumerate(held):

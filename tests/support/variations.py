@@ -48,6 +48,7 @@ _GEMMA4 = {
         "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 10000.0},
     },
 }
+_MIXTURE_GEMMA4 = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64}
 _MULTIPLIERS = {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits_scaling": 2.0}
 _GLOBAL_AND_LOCAL = [[["local", "global"], 1], [["local"], 1]]
 _FALCON = {"num_key_value_heads": 3, "num_kv_heads": 3, "new_decoder_architecture": True}
@@ -398,6 +399,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "hidden_size_per_layer_input": 32,
         "num_kv_shared_layers": 1,
     },
+    "gemma4-experts": {"model_type": "gemma4_text", **_MIXTURE_GEMMA4},
     "gemma4_unified": {"model_type": "gemma4_unified_text"},
     "gemma4-all": {
         "model_type": "gemma4_text",

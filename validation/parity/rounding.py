@@ -142,6 +142,8 @@ def scale_norms(model: Any, spec: ModelSpec, scaling: Scaling) -> frozenset[str]
                 norms[family.module(sublayer.norm_before, index)] = scaling.stream
             if sublayer.norm_after is not None:
                 norms[family.module(sublayer.norm_after, index)] = scaling.output(spec, sublayer.output, index)
+            if sublayer.norm_of_sum is not None:
+                norms[family.module(sublayer.norm_of_sum, index)] = scaling.stream
     for name, exponent in norms.items():
         module = model.get_submodule(name)
         attribute = "eps" if hasattr(module, "eps") else "variance_epsilon"
@@ -181,7 +183,7 @@ def _round_neurons(model: Any, family: Family, layer: int, block_size: int) -> N
     rules, prefix = family.experts, family.names["layer"].format(layer=layer)
     assert rules is not None
     inputs_first = rules.inputs_first
-    experts = model.get_submodule(f"{prefix}{rules.module}.experts")
+    experts = model.get_submodule(prefix + rules.path("experts"))
 
     def rounded(x: torch.Tensor, projection: str, expert: int) -> torch.Tensor:
         weight, biases = getattr(experts, projection)[expert], getattr(experts, f"{projection}_bias", None)

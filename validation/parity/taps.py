@@ -181,8 +181,7 @@ def _written_taps(spec: ModelSpec, index: int, sublayer: Sublayer, scaling: Scal
     here, module = f"layers.{index}.{label}", _writer(spec, index, sublayer)
     product, exponent = f"{here}.{output}.output", scaling.output(spec, output, index)
     yield Tap(index, f"{label}.{output}", (product,), (module,), "output without bias", exponent=exponent)
-    norm = sublayer.norm_after
-    if norm is not None:
+    for norm in sublayer.norms_behind:
         module = spec.family.module(norm, index)
         yield Tap(index, norm, _node(f"layers.{index}.{norm}"), (module,), exponent=scaling.stream)
     factor = sublayer.multiplier
@@ -215,7 +214,7 @@ def _writer(spec: ModelSpec, index: int, sublayer: Sublayer) -> str:
     """The torch module that gives the product of a sublayer's output projection."""
     rules = spec.family.experts
     if rules is not None and isinstance(sublayer, Experts):
-        return spec.family.names["layer"].format(layer=index) + f"{rules.module}.experts"
+        return spec.family.names["layer"].format(layer=index) + rules.path("experts")
     return spec.family.module(sublayer.output, index)
 
 

@@ -16,6 +16,7 @@ import torch
 
 from converters.onnx.precision import PrecisionName
 from seap_export.families import Experts, ModelSpec
+from seap_export.families.family import Family
 from seap_export.layers.sublayers.experts import preferences, weights_of
 
 __all__ = ["NEARLY_TIED", "Ties", "other_choices"]
@@ -55,31 +56,36 @@ def other_choices(model: Any, spec: ModelSpec, rate: float) -> Iterator[Ties]:
             for experts in (sublayer for sublayer in layer.sublayers if isinstance(sublayer, Experts)):
                 if rules is None or experts.experts_per_token == experts.num_experts:
                     continue
-                mixture = model.get_submodule(spec.family.names["layer"].format(layer=index) + rules.module)
-                hook = _Hook(experts, mixture, rules.selection_bias, rate, ties)
-                hooks.callback(
-                    mixture.get_submodule(rules.router.partition(".")[0]).register_forward_hook(hook).remove
-                )
+                module = model.get_submodule(spec.family.names["layer"].format(layer=index).rstrip("."))
+                hook = _Hook(experts, module, spec.family, rate, ties)
+                router = module.get_submodule(rules.path(rules.router.partition(".")[0]))
+                hooks.callback(router.register_forward_hook(hook).remove)
         yield ties
 
 
 class _Hook:
     """Changes what a router gives: its logits, and the weights and indices of each token's experts."""
 
-    def __init__(self, experts: Experts, mixture: Any, bias: str, rate: float, ties: Ties) -> None:
-        self._experts, self._mixture, self._bias, self._rate, self._ties = experts, mixture, bias, rate, ties
+    def __init__(self, experts: Experts, layer: Any, family: Family, rate: float, ties: Ties) -> None:
+        assert family.experts is not None
+        self._experts, self._layer, self._rate, self._ties = experts, layer, rate, ties
+        self._rules, self._scale = family.experts, family.names.get("expert_scale", "")
 
     def __call__(
         self, router: Any, inputs: Any, given: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        logits, weights, indices = given
-        bias = attrgetter(self._bias)(self._mixture).flatten() if self._bias else None
+        first, weights, indices = given
+        logits = first.log() if self._rules.gives_probabilities else first
+        name = self._rules.selection_bias
+        bias = attrgetter(self._rules.path(name))(self._layer).flatten() if name else None
         preferred = logits if bias is None else preferences(logits, self._experts, bias)
         best = preferred.topk(self._experts.experts_per_token + 1, -1)
         is_tied = best.values[:, -2] - best.values[:, -1] < self._rate * preferred.std(-1)
         others = torch.cat([best.indices[:, :-2], best.indices[:, -1:]], 1)
         self._ties.tied += int(is_tied.sum())
         self._ties.every += len(is_tied)
-        other_weights = weights_of(logits, self._experts, others).to(weights.dtype)
-        changed = is_tied[:, None]
-        return logits, torch.where(changed, other_weights, weights), torch.where(changed, others, indices)
+        other_weights = weights_of(logits, self._experts, others)
+        if self._experts.has_expert_scale:
+            other_weights = other_weights * attrgetter(self._scale)(self._layer)[others]
+        other_weights, changed = other_weights.to(weights.dtype), is_tied[:, None]
+        return first, torch.where(changed, other_weights, weights), torch.where(changed, others, indices)

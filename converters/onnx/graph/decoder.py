@@ -89,6 +89,7 @@ class _Decoder:
         self._dialect = open_dialect(form.dialect, form.provider, self._g, self._ids, mask, tables)
         self._linears = Linears(self._g, weights, self._dialect)
         self._inputs = LayerInputWriter(self._g, spec, weights, self._linears, self._dialect)
+        self._experts = ExpertsWriter(self._g, spec, weights, self._dialect)
         self._kinds: Mapping[type[Sublayer], KindWriter] = {
             LayerInput: self._inputs,
             Attention: AttentionWriter(self._g, spec, weights, self._linears, self._dialect),
@@ -96,7 +97,7 @@ class _Decoder:
             DeltaNet: DeltaNetWriter(self._g, spec, weights, self._linears, self._dialect),
             Mamba: MambaWriter(self._g, spec, weights, self._linears, self._dialect),
             Mlp: MlpWriter(spec, self._linears, self._dialect),
-            Experts: ExpertsWriter(self._g, spec, weights, self._dialect),
+            Experts: self._experts,
             SharedExpert: SharedWriter(self._g, spec, self._linears, self._dialect),
         }
 
@@ -120,9 +121,14 @@ class _Decoder:
         for indexed, following in zip(sublayers, [*sublayers[1:], None], strict=True):
             index, sublayer = indexed
             name = f"layers.{index}.{sublayer.label}"
+            for inner in sublayer.inner_norms() if isinstance(sublayer, Experts) else ():
+                self._experts.route(self._read(stream, self._norm(inner, index, self._scaling.stream)))
             added = self._written(sublayer, index, self._kinds[type(sublayer)].product(index, normed), name)
             if pending is not None:
                 added = self._joined(pending, added, name)
+            if sublayer.norm_of_sum is not None:
+                norm_of_sum = self._norm(sublayer.norm_of_sum, index, self._scaling.stream)
+                added = _Written(op.normed(g, added.output, norm_of_sum), None)
             if following is not None and following[1].beside:
                 pending = added
                 if following[1].norm_before != sublayer.norm_before:

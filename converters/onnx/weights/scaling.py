@@ -104,8 +104,8 @@ class Scaling:
                 if output in sublayer.biases:
                     exponents[names.bias(output, index)] -= out
                 exponents.update({names.tensor(bias, index): -out for bias in sublayer.written_biases})
-                if sublayer.norm_after is not None:
-                    exponents[names.tensor(sublayer.norm_after, index)] -= self.stream
+                for norm in sublayer.norms_behind:
+                    exponents[names.tensor(norm, index)] -= self.stream
                 if sublayer.scalable is not None:
                     exponents[names.weight(sublayer.scalable, index)] -= into
                     if sublayer.scalable in sublayer.biases:

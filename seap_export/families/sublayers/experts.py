@@ -50,6 +50,8 @@ class Experts(Sublayer):
         has_selection_bias: Whether the experts with the highest sums of score and bias are chosen; their weights are
             the scores all the same.
         output_bias: The width of what each expert adds to what it writes, before it is weighted; 0: nothing.
+        router_norm: The width of the norm through which the router reads the stream; 0: it reads what experts read.
+        has_expert_scale: Whether the neurons of each expert are multiplied by a number.
         activation: Of the gates.
         gates: Further parameters of SiLU.
     """
@@ -70,6 +72,8 @@ class Experts(Sublayer):
     scaling: float = 1.0
     has_selection_bias: bool = False
     output_bias: int = 0
+    router_norm: int = 0
+    has_expert_scale: bool = False
     activation: Activation = "silu"
     gates: Gates = Gates()
 
@@ -115,10 +119,16 @@ class Experts(Sublayer):
         idle = self.num_experts - self.experts_per_token
         return self.weights(hidden_size) - idle * len(ROUTED[1:]) * self.moe_intermediate_size * hidden_size
 
+    def inner_norms(self) -> Mapping[str, int]:
+        """That of the router."""
+        return {"router_norm": self.router_norm} if self.router_norm else {}
+
     def inner_tensors(self) -> Mapping[str, tuple[int, ...]]:
-        """The bias of the choice, and those of what experts write."""
-        choice: dict[str, tuple[int, ...]] = {"selection_bias": (self.num_experts,)} if self.has_selection_bias else {}
-        return choice | ({"experts_output_bias": (self.num_experts, self.output_bias)} if self.output_bias else {})
+        """The bias of the choice, the scales of experts, and the biases of what they write."""
+        number = self.num_experts
+        shapes: dict[str, tuple[int, ...]] = {"selection_bias": (number,)} if self.has_selection_bias else {}
+        shapes |= {"expert_scale": (number,)} if self.has_expert_scale else {}
+        return shapes | ({"experts_output_bias": (number, self.output_bias)} if self.output_bias else {})
 
     @property
     def written_biases(self) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ __all__ = ["Sublayer"]
 class Sublayer(ABC):
     """A part of a layer: x += m N2(W channels(N1(x))), with norms N1 and N2 or none, and m its multiplier.
 
-    Behind the last one of a layer, x may be multiplied by a number of the layer.
+    Of two side by side, there may be one more norm of their sum. Behind the last sublayer of a layer, x may be
+    multiplied by a number of the layer.
 
     The output projection W also names the sublayer: no layer has two of one name.
 
@@ -28,6 +29,8 @@ class Sublayer(ABC):
         norm_before: N1; None: it reads the stream as it is.
         norm_after: N2.
         beside: Whether it reads the stream that the sublayer before it read, without what that one adds.
+        norm_of_sum: The norm of the sum of what it and the sublayer before it write, which stand side by side; None:
+            each is added as it is.
         scales_stream: Whether x is multiplied by a number of the layer behind it.
     """
 
@@ -55,6 +58,7 @@ class Sublayer(ABC):
     norm_before: Norm | None = None
     norm_after: Norm | None = None
     beside: bool = False
+    norm_of_sum: Norm | None = None
     scales_stream: bool = False
 
     @property
@@ -131,7 +135,12 @@ class Sublayer(ABC):
     @property
     def norms(self) -> tuple[Norm, ...]:
         """The norms around it that it has."""
-        return tuple(norm for norm in (self.norm_before, self.norm_after) if norm is not None)
+        return tuple(norm for norm in (self.norm_before, *self.norms_behind) if norm is not None)
+
+    @property
+    def norms_behind(self) -> tuple[Norm, ...]:
+        """Those that what it writes goes through."""
+        return tuple(norm for norm in (self.norm_after, self.norm_of_sum) if norm is not None)
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -9,7 +9,8 @@ import torch
 from seap_export.families.sublayers import Experts, Gates
 from seap_export.layers.batches import Batch
 from seap_export.layers.sublayers.mlp import ACTIVATIONS
-from seap_export.layers.sublayers.operands import Operands
+from seap_export.layers.sublayers.norm import rms_norm
+from seap_export.layers.sublayers.operands import Operands, stream_of
 
 __all__ = [
     "chosen_experts",
@@ -19,6 +20,7 @@ __all__ = [
     "experts_channels",
     "experts_product",
     "preferences",
+    "router_logits",
     "router_weights",
     "routing_margins",
     "routing_weights",
@@ -91,14 +93,22 @@ def routing_weights(
     return torch.zeros_like(logits).scatter(-1, indices, weights)
 
 
-def router_weights(operands: Operands, experts: Experts, x: torch.Tensor) -> torch.Tensor:
-    """The same, given what the router reads."""
-    return routing_weights(operands.linear("router", x), experts, operands.tensor("selection_bias"))
+def router_logits(operands: Operands, experts: Experts, stream: torch.Tensor) -> torch.Tensor:
+    """The router's product, float32 [tokens, experts], given the hidden states."""
+    gain = operands.tensor("router_norm")
+    if gain is None:
+        return operands.linear("router", operands.read(experts.output, stream))
+    return operands.linear("router", rms_norm(stream_of(stream, operands.hidden_size), gain, operands.epsilon))
+
+
+def router_weights(operands: Operands, experts: Experts, stream: torch.Tensor) -> torch.Tensor:
+    """The `routing_weights` of hidden states."""
+    return routing_weights(router_logits(operands, experts, stream), experts, operands.tensor("selection_bias"))
 
 
 def routing_margins(operands: Operands, experts: Experts, stream: torch.Tensor) -> torch.Tensor:
     """By how much the router prefers the last expert of each token to the next one, float32 [tokens]."""
-    logits, bias = operands.linear("router", operands.read(experts.output, stream)), operands.tensor("selection_bias")
+    logits, bias = router_logits(operands, experts, stream), operands.tensor("selection_bias")
     if experts.experts_per_token == experts.num_experts:
         return torch.full_like(logits[:, 0], torch.inf)
     preferred = logits if bias is None else preferences(logits, experts, bias)
@@ -112,32 +122,36 @@ def routing_margins(operands: Operands, experts: Experts, stream: torch.Tensor) 
 
 def experts_channels(operands: Operands, experts: Experts, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
     """The activations of all experts' neurons times the router's weights, [tokens, experts * neurons]."""
-    x = operands.read(experts.output, stream)
     parts = []
-    for tokens, neurons in each_expert(operands, experts, x, range(experts.num_experts)):
-        parts.append(neurons.new_zeros(len(x), neurons.shape[1]).index_copy(0, tokens, neurons))
+    for tokens, neurons in each_expert(operands, experts, stream, range(experts.num_experts)):
+        parts.append(neurons.new_zeros(len(stream), neurons.shape[1]).index_copy(0, tokens, neurons))
     return torch.cat(parts, 1)
 
 
 def each_expert(
-    operands: Operands, experts: Experts, x: torch.Tensor, which: Iterable[int]
+    operands: Operands, experts: Experts, stream: torch.Tensor, which: Iterable[int]
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The tokens that reach some experts, int64 [n] each, and their channels [n, neurons], given what is read."""
-    weights = router_weights(operands, experts, x)
+    """The tokens that reach some experts, int64 [n] each, and their channels [n, neurons], given hidden states."""
+    weights, x = router_weights(operands, experts, stream), operands.read(experts.output, stream)
     return (expert_channels(operands, experts, x, weights, expert) for expert in which)
 
 
 def expert_channels(
     operands: Operands, experts: Experts, x: torch.Tensor, weights: torch.Tensor, expert: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same of one expert, given the `routing_weights` of the tokens."""
+    """The same of one expert, given what experts read, and the `routing_weights` of the tokens."""
     tokens = _tokens_of(weights[:, expert])
     read, weight = (values.index_select(0, tokens) for values in (x, weights[:, expert, None]))
     return tokens, _neurons(operands, experts, expert, read) * weight
 
 
 def _neurons(operands: Operands, experts: Experts, expert: int, x: torch.Tensor) -> torch.Tensor:
-    """The activations of one expert's neurons, [tokens, neurons], given what it reads."""
+    """The activations of one expert's neurons, times its scale if it has one, [tokens, neurons]; x is what it reads."""
+    neurons, scales = _activations(operands, experts, expert, x), operands.tensor("expert_scale")
+    return neurons if scales is None else neurons * scales[expert]
+
+
+def _activations(operands: Operands, experts: Experts, expert: int, x: torch.Tensor) -> torch.Tensor:
     rows, gates = experts.of_expert(expert), experts.gates
     gate, up = (operands.linear(projection, x, rows) for projection in ("experts_gate_proj", "experts_up_proj"))
     if gates == Gates():
@@ -180,7 +194,7 @@ def experts_product(
     total = channels.new_zeros(len(channels), operands.hidden_size)
     biases = operands.tensor("experts_output_bias")
     if biases is not None:
-        total = router_weights(operands, experts, operands.read(experts.output, stream)) @ biases
+        total = router_weights(operands, experts, stream) @ biases
     for expert in range(experts.num_experts):
         neurons = channels[:, experts.of_expert(expert)]
         tokens = _tokens_of(neurons.abs().amax(1))

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from converters.onnx.graph.dialects.convolved import ConvolutionStates, swapped
+from converters.onnx.graph.dialects.looped import is_looped, looped_experts
 from converters.onnx.graph.dialects.mixtures import ExpertWeights, Routed, fused_experts
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
 from converters.onnx.graph.operators import (
@@ -69,8 +70,9 @@ class FusedDialect:
                 return activation(self._g, kind, x, name)
 
     def experts(self, experts: Experts, x: ir.Value, routed: Routed, weights: ExpertWeights, name: str) -> ir.Value:
-        """A single node."""
-        return fused_experts(self._g, experts, x, routed, weights, name)
+        """A single node, where there is one that computes them."""
+        emitted = looped_experts if is_looped(experts) else fused_experts
+        return emitted(self._g, experts, x, routed, weights, name)
 
     def tied_head(self, x: ir.Value, table: ir.Value, name: str) -> ir.Value:
         """A product without a transposed copy of the table."""

@@ -60,6 +60,11 @@ class ExpertsWriter:
 
     def __init__(self, g: GraphBuilder, spec: ModelSpec, weights: LazyWeights, dialect: Dialect) -> None:
         self._g, self._spec, self._weights, self._dialect = g, spec, weights, dialect
+        self._routed_by: ir.Value | None = None
+
+    def route(self, x: ir.Value) -> None:
+        """Says what the next router reads, if it is not what the experts read."""
+        self._routed_by = x
 
     def open(self, index: int) -> None:
         """There is no state."""
@@ -71,13 +76,18 @@ class ExpertsWriter:
         table = self._g.initializer(self._weights.transposed([router], f"{router}.transposed"))
         has_bias = "router" in experts.biases
         added = self._g.initializer(self._weights.stored(names.bias("router", index))) if has_bias else None
-        logits = op.matmul(self._g, x, table, f"{name}.router", added)
+        dtype, read, self._routed_by = self._weights.precision.onnx_dtype, self._routed_by, None
+        logits = op.matmul(self._g, x if read is None else read, table, f"{name}.router", added)
+        logits = op.scaled(self._g, logits, experts.factors.get("router", 1.0), dtype, f"{name}.router_scaled")
         flat = self._g.constant(f"shape_experts_{experts.num_experts}", np.array([-1, experts.num_experts], np.int64))
         logits = self._g.node("Reshape", [logits, flat], f"{name}.logits")
-        bias = None
-        if experts.has_selection_bias:
-            bias = self._g.initializer(self._weights.exact(names.tensor("selection_bias", index)))
-        routed = Routed(logits, self._weights.precision.onnx_dtype, bias)
+        bias, scale = (
+            self._g.initializer(self._weights.exact(names.tensor(inner, index)))
+            if inner in experts.inner_tensors()
+            else None
+            for inner in ("selection_bias", "expert_scale")
+        )
+        routed = Routed(logits, dtype, bias, scale)
         return self._dialect.experts(
             experts, x, routed, self._expert_weights(index, experts), f"{name}.{experts.output}"
         )
