@@ -63,8 +63,8 @@ class ExpertModules:
         """Those of a layer's router, of gate and up, and of the output projection."""
         rules, prefix = self._family.experts, self._family.names["layer"].format(layer=index)
         assert rules is not None
-        router, *matrices = (rules.router + ".weight", "experts.gate_up_proj", "experts.down_proj")
-        return prefix + rules.path(router), *(prefix + rules.path(matrix) for matrix in matrices)
+        mixture = prefix + rules.path("")
+        return f"{mixture}{rules.router}.weight", f"{mixture}experts.gate_up_proj", f"{mixture}experts.down_proj"
 
     def matrices(self, layer: int | None = None) -> list[str]:
         """The names of the parameters that hold experts, of a layer or of all."""

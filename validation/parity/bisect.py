@@ -229,7 +229,8 @@ def _heads_first(runner: TorchRunner) -> frozenset[str]:
             heads_first.add(name)
 
     for index, layer in enumerate(spec.layers):
-        for norm in (norm for sublayer in layer.sublayers for norm in sublayer.inner_norms()):
+        every = (sublayer for sublayer in layer.sublayers if isinstance(sublayer, Attention))
+        for norm in (norm for attention in every for norm in attention.inner_norms()):
             name = spec.family.module(norm, index)
             handles.append(runner.model.get_submodule(name).register_forward_hook(partial(note, name)))
     if handles:

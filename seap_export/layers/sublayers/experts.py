@@ -146,7 +146,7 @@ def expert_channels(
 
 
 def _neurons(operands: Operands, experts: Experts, expert: int, x: torch.Tensor) -> torch.Tensor:
-    """The activations of one expert's neurons, times its scale if it has one, [tokens, neurons]; x is what it reads."""
+    """The activations of one expert's neurons, times its scale if it has one, [tokens, neurons], given its input."""
     neurons, scales = _activations(operands, experts, expert, x), operands.tensor("expert_scale")
     return neurons if scales is None else neurons * scales[expert]
 
