@@ -16,7 +16,7 @@ import torch
 
 from converters.onnx.precision import PrecisionName
 from seap_export.families import Experts, ModelSpec
-from seap_export.families.family import Family
+from seap_export.families.parts import Routing
 from seap_export.layers.sublayers.experts import preferences, weights_of
 
 __all__ = ["NEARLY_TIED", "Ties", "other_choices"]
@@ -57,19 +57,18 @@ def other_choices(model: Any, spec: ModelSpec, rate: float) -> Iterator[Ties]:
                 if rules is None or experts.experts_per_token == experts.num_experts:
                     continue
                 module = model.get_submodule(spec.family.names["layer"].format(layer=index).rstrip("."))
-                hook = _Hook(experts, module, spec.family, rate, ties)
+                hook = _Hook(experts, module, rules, spec.family.names.get("expert_scale", ""), rate, ties)
                 router = module.get_submodule(rules.path(rules.router.partition(".")[0]))
                 hooks.callback(router.register_forward_hook(hook).remove)
         yield ties
 
 
 class _Hook:
-    """Changes what a router gives: its logits, and the weights and indices of each token's experts."""
+    """Changes what a router gives: logits or their softmax, and the weights and indices of each token's experts."""
 
-    def __init__(self, experts: Experts, layer: Any, family: Family, rate: float, ties: Ties) -> None:
-        assert family.experts is not None
-        self._experts, self._layer, self._rate, self._ties = experts, layer, rate, ties
-        self._rules, self._scale = family.experts, family.names.get("expert_scale", "")
+    def __init__(self, experts: Experts, layer: Any, rules: Routing, scale: str, rate: float, ties: Ties) -> None:
+        self._experts, self._layer, self._rules, self._scale = experts, layer, rules, scale
+        self._rate, self._ties = rate, ties
 
     def __call__(
         self, router: Any, inputs: Any, given: tuple[torch.Tensor, torch.Tensor, torch.Tensor]

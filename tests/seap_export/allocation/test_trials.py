@@ -17,8 +17,9 @@ from seap_export.allocation.texts import draw_texts
 from seap_export.allocation.trials import Trials
 
 TEXTS = random_token_ids(30)
-#: One without norms after a sublayer, one with; and multipliers, which scale what is written.
-FAMILIES = ("llama-gqa", "gemma3", "granite")
+#: One without norms after a sublayer, one with, and one with those of sums; and multipliers, which scale what is
+#: written.
+FAMILIES = ("llama-gqa", "gemma3", "gemma4-experts", "granite")
 
 
 @pytest.mark.parametrize("variation", FAMILIES)

@@ -160,6 +160,28 @@ def test_the_stream_is_nearer_than_with_the_dense_product_as_target(
     assert sublayer.error(*fitted) < sublayer.error(*product)
 
 
+@torch.no_grad()
+def test_the_sum_of_two_that_is_normalised_nearly_reaches_the_dense_stream(tmp_path: Path) -> None:
+    """The second makes up for errors of the stream and of what the first has written, which is fitted to itself."""
+    source = micro_source(tmp_path / "model", "gemma4-experts")
+    hidden = HiddenStates.embedded(source.spec, source.read_embedding(), length_buckets(random_token_ids(40), 4096))
+    layer, seen, befores = DecoderLayer(source.spec, 0, source.read_layer(0)), list[SublayerPass](), []
+    for output in layer.spec.outputs:
+        befores.append(hidden.streams[0].clone())
+        hidden.advance(layer, output, seen.append)
+    noise = torch.randn(befores[-1].shape, generator=torch.Generator().manual_seed(0))
+    (_, before, last), (_, first, second) = (befores, seen)
+    torch.testing.assert_close(refit_target(layer, "experts_down_proj", first, before + noise)[0], first.product)
+    disturbed = last + 0.003 * noise
+    target, _ = refit_target(layer, "down_proj", second, disturbed)
+    errors = [
+        layer.total("down_proj", disturbed, layer.update("down_proj", product, layer.held("down_proj", disturbed)))
+        - second.stream
+        for product in (target, second.product)
+    ]
+    assert errors[0].square().mean() < 0.05 * errors[1].square().mean()
+
+
 def test_a_channel_of_nearly_no_gain_is_not_blown_up(tmp_path: Path) -> None:
     source = micro_source(tmp_path / "model", "glm4")
     sublayer = sublayer_of(source, "o_proj", 0.1)

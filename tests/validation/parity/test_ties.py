@@ -15,6 +15,7 @@ from support.product import Precision, open_torch_runner
 from support.variations import VARIATIONS
 
 from seap_export.families import Experts
+from seap_export.families.parts import Routing
 from seap_export.layers.sublayers.experts import chosen_experts
 from validation.array_store import ArrayStore
 from validation.parity import references, ties
@@ -26,25 +27,31 @@ LOGITS = torch.tensor([[2.0, 1.0, 0.9999, -1.0], [2.0, 1.5, 0.0, -1.0], [0.0, 3.
 
 
 @pytest.mark.parametrize(
-    ("options", "bias", "chosen"),
+    ("options", "rules", "chosen"),
     [
-        ({}, "", [[0, 2], [0, 1], [1, 3]]),  # the second is clear
-        ({"scores": "sigmoid", "scaling": 2.0}, "bias", [[0, 2], [2, 0], [1, 2]]),  # no two sums are alike
+        ({}, {}, [[0, 2], [0, 1], [1, 3]]),  # the second is clear
+        ({"has_expert_scale": True}, {"gives_probabilities": True}, [[0, 2], [0, 1], [1, 3]]),
+        # no two sums are alike
+        ({"scores": "sigmoid", "scaling": 2.0}, {"selection_bias": "bias"}, [[0, 2], [2, 0], [1, 2]]),
     ],
 )
 def test_a_choice_that_is_nearly_tied_takes_the_next_expert(
-    options: dict[str, Any], bias: str, chosen: list[list[int]]
+    options: dict[str, Any], rules: dict[str, Any], chosen: list[list[int]]
 ) -> None:
     experts = Experts(num_experts=4, moe_intermediate_size=2, experts_per_token=2, **options)
-    mixture = SimpleNamespace(bias=torch.tensor([[0.0, 0.0, 0.5, 0.0]]))  # a vector may be stored as a row
+    scale = torch.tensor([2.0, 3.0, 5.0, 7.0]) if experts.has_expert_scale else torch.ones(4)
+    # a vector may be stored as a row
+    mixture, bias = SimpleNamespace(bias=torch.tensor([[0.0, 0.0, 0.5, 0.0]]), scale=scale), "selection_bias" in rules
     weights, indices = chosen_experts(LOGITS, experts, mixture.bias[0] if bias else None)
-    counted = ties.Ties()
-    hook = ties._Hook(experts, mixture, bias, 1e-3, counted)
-    _, other_weights, others = hook(None, None, (LOGITS, weights, indices))
+    counted, given = ties.Ties(), LOGITS.softmax(-1) if experts.has_expert_scale else LOGITS
+    hook = ties._Hook(experts, mixture, Routing("", **rules), "scale", 1e-3, counted)
+    first, other_weights, others = hook(None, None, (given, weights * scale[indices], indices))
+    assert first is given
     assert others.sort().values.tolist() == [sorted(pair) for pair in chosen]
     assert (counted.tied, counted.every) == (0 if bias else 2, 3)
     scores = (LOGITS.sigmoid() if bias else LOGITS.softmax(-1)).gather(1, others)
-    torch.testing.assert_close(other_weights, scores / scores.sum(1, keepdim=True) * experts.scaling)
+    expected = scores / scores.sum(1, keepdim=True) * experts.scaling * scale[others]
+    torch.testing.assert_close(other_weights, expected)
 
 
 @pytest.mark.parametrize(("rate", "is_counted"), [(0.0, False), (0.02, True), (10.0, False)])
