@@ -108,7 +108,6 @@ def test_sizes_of_global_layers_are_read_as_published_and_as_transformers_saves_
         ({"num_kv_shared_layers": 2}, "shares the cache of none"),
         ({"num_kv_shared_layers": 3}, "shares the cache of none"),
         ({"hidden_size_per_layer_input": 0}, "without inputs of layers"),
-        ({"enable_moe_block": True}, "a mixture of experts beside an MLP"),
         ({"vocab_size_per_layer_input": 95}, "another number of tokens"),
         ({"use_bidirectional_attention": "all"}, "bidirectional"),
         ({"rope_parameters": {"rope_theta": 1e4}}, "one rotation for each kind"),
