@@ -96,7 +96,7 @@ def _remarks(variant: Variant) -> str | None:
     """What the formats and the model's shapes cost."""
     if not variant.config_file.is_file():
         return None
-    remarks = (folder.format.remark(variant.spec) for folder in variant.formats)
+    remarks = dict.fromkeys(folder.format.remark(variant.spec) for folder in variant.formats)
     return "; ".join(remark for remark in remarks if remark is not None) or None
 
 

@@ -20,7 +20,7 @@ from validation.generation.limits import TextLimits, text_limits
 from validation.quiet import quiet_transformers
 from validation.runtimes.pytorch.torch_batch import TorchBatch
 from validation.runtimes.pytorch.torch_runner import open_torch_runner
-from validation.runtimes.runner import Runner
+from validation.runtimes.runner import Bounded, Runner
 from validation.runtimes.table import REFERENCE, open_runtime
 from validation.session_memory import Calls
 
@@ -108,8 +108,9 @@ def open_writer(
     shared = text_limits(folder).shared if runtime == REFERENCE else limits.shared
     template = read_chat_template(texts, tokenizer)
     ends = limits.ends if template is None else limits.ends | template.turn_ends(tokenizer)
-    limits = TextLimits(ends, limits.context, shared)
     with quiet_transformers(), _opened(folder, runtime, execution, calls) as runner:
+        context = runner.context_length if isinstance(runner, Bounded) else limits.context
+        limits = TextLimits(ends, context, shared)
         yield Writer(folder, tokenizer, runner, limits, max_new_tokens, batch_size)
     gc.collect()  # the next model needs the memory
 

@@ -21,7 +21,7 @@ from converters.litert.bundle import BUNDLE, PROGRAM, Bundle
 from converters.litert.decoder import HIDDEN
 from converters.litert.packages import EXTRA, require
 from converters.litert.stored_program import StoredProgram
-from seap_export.errors import ArtifactError, ParityFailure
+from seap_export.errors import ArtifactError, ParityFailure, UsageError
 from validation.runtimes.runner import Gives, Layers, Logits, Opening
 from validation.runtimes.timing import Pace, timed_loop
 
@@ -40,6 +40,9 @@ class LitertRunner:
         threads: Of XNNPACK.
         in_float: Whether int8 weights are dequantised first, so that activations are not rounded.
         all_logits: Whether a prompt gives the logits of all its tokens, which takes a step for each.
+
+    Attributes:
+        context_length: The tokens that the cache holds; see `Bounded`.
 
     Raises:
         ArtifactError: The bundle is damaged, or LiteRT cannot load it.
@@ -62,7 +65,7 @@ class LitertRunner:
                 self._inputs[_DECODE]["tokens"].write(np.zeros((1, 1), np.int32))  # the first one starts accelerators
             shapes = {name: told["shape"] for name, told in self._model.get_input_tensor_details(_DECODE).items()}
             self._shapes = {name: tuple(shape) for name, shape in shapes.items() if name.startswith(_CACHE)}
-            self._length = int(shapes["mask"][-1])
+            self.context_length = int(shapes["mask"][-1])
             self._vocabulary = int(self._model.get_output_tensor_details(_DECODE)["logits"]["shape"][-1])
         except _ERRORS as error:
             raise ArtifactError(f"{folder / BUNDLE}: LiteRT cannot load it ({_line(error)}); export again") from error
@@ -87,7 +90,8 @@ class LitertRunner:
             [B, S, V] or, without all logits, those of each row's last token, [B, 1, V].
 
         Raises:
-            ParityFailure: The program does not run, or the cache is full.
+            ParityFailure: The program does not run.
+            UsageError: The cache is full.
         """
         self._rows = [_Row(self._empty()) for _ in lengths]
         computed = [
@@ -130,7 +134,8 @@ class LitertRunner:
     def close(self) -> None:
         """Frees the model."""
         with _quiet():
-            self._rows = []
+            for row in self._rows:  # an error in flight may hold them
+                row.caches.clear()
             self._inputs.clear()
             del self._logits, self._model
 
@@ -147,8 +152,8 @@ class LitertRunner:
 
     def _continued(self, row: _Row, ids: NDArray[np.int64]) -> Logits:
         """The logits of all tokens, or of the last one, [1 or more, V]."""
-        if row.tokens + len(ids) > self._length:
-            raise ParityFailure(f"the cache of the bundle holds {self._length} tokens; use a shorter text")
+        if row.tokens + len(ids) > self.context_length:
+            raise UsageError(f"litert keeps {self.context_length} tokens of a text; use shorter ones")
         if self._all_logits:
             return np.stack([self._run(row, _DECODE, ids[index : index + 1]) for index in range(len(ids))])
         rest = ids[:-1]
@@ -164,7 +169,7 @@ class LitertRunner:
         One that reaches behind the end of the cache would be moved into it, over what is there.
         """
         keys = {int(key.removeprefix(_PREFILL)): key for key in self._inputs if key.startswith(_PREFILL)}
-        fitting = [length for length in keys if row.tokens + length <= self._length]
+        fitting = [length for length in keys if row.tokens + length <= self.context_length]
         if not fitting:
             return _DECODE, 1
         length = min((length for length in fitting if length >= tokens), default=max(fitting))
@@ -176,7 +181,7 @@ class LitertRunner:
         padded, positions = np.zeros((2, width), np.int32)
         padded[: len(ids)] = ids
         positions[: len(ids)] = np.arange(row.tokens, row.tokens + len(ids))
-        seen = np.arange(self._length) <= positions[:, None]
+        seen = np.arange(self.context_length) <= positions[:, None]
         try:
             inputs["tokens"].write(padded)
             inputs["input_pos"].write(positions)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from validation.session_memory import Calls
 
 __all__ = [
-    "PER_TOKEN", "Follows", "Gives", "Keeps", "Layers", "Logits", "Opening", "Purpose", "Runner", "Runtime", "States",
-    "TimesItself",
+    "PER_TOKEN", "Bounded", "Follows", "Gives", "Keeps", "Layers", "Logits", "Opening", "Purpose", "Runner", "Runtime",
+    "States", "TimesItself",
 ]  # fmt: skip
 
 #: float32; of a prompt [rows, tokens, vocabulary], of a step [rows, vocabulary].
@@ -111,6 +111,17 @@ class Keeps(Protocol):
 
     def keep(self, rows: Sequence[int]) -> None:
         """Goes on with these rows alone, in this order."""
+
+
+@runtime_checkable
+class Bounded(Protocol):
+    """A runner of a file that takes shorter texts than its model.
+
+    Attributes:
+        context_length: The most tokens of a text.
+    """
+
+    context_length: int
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from seap_export.json_file import read_json
 from seap_export.sources.config import read_spec
 from validation.execution import Execution
 from validation.runtimes.pytorch.torch_runner import open_torch_runner
+from validation.runtimes.runner import Bounded
 from validation.runtimes.table import REFERENCE, open_runtime
 from validation.session_memory import Calls
 
@@ -52,6 +53,7 @@ def open_model(
     tokens = min(_TOKENS, positions)
     calls = [Calls(batch_size, tokens, tokens)]
     with closing(open_runtime(runtime, folder, execution, "scored", calls)) as runner:
+        positions = runner.context_length if isinstance(runner, Bounded) else positions
         yield RunnerLM(runner, tokenizer, max_length=positions, **options)
 
 

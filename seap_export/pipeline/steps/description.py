@@ -102,6 +102,6 @@ def _is_whole(step: FormatStep, workspace: Workspace) -> bool:
 def remarks(steps: VariantSteps, work: Work) -> Iterator[str]:
     """Warnings about a plan: shapes that cost speed or size in a format."""
     shrunk = read_plan(work.folder / steps.plan.name).shrunk_spec(work.source.spec)
-    for step in steps.formats.values():
-        if (remark := step.format.remark(shrunk)) is not None:
+    for remark in dict.fromkeys(step.format.remark(shrunk) for step in steps.formats.values()):
+        if remark is not None:
             yield f"{steps.plan.variant}: {remark}"

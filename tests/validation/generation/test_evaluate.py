@@ -20,6 +20,7 @@ from tokenizers import AddedToken, Tokenizer
 from seap_export.corpus import AnswerRule
 from seap_export.errors import ArtifactError, InputError, UsageError
 from validation.generation import OpenQuestion, OpenTask, evaluate_generation
+from validation.runtimes.pytorch.torch_batch import TorchBatch
 
 
 def _asked(folder: Path, task: OpenTask, form: str = "hf", **options: Any) -> Any:
@@ -95,6 +96,18 @@ def test_the_end_of_a_turn_ends_a_text(model: Path, task: OpenTask, written: lis
     answer = _asked(folder, task).answers[index]
     assert answer.text == written[index].text.partition(" home")[0]
     assert answer.is_stopped
+
+
+def test_a_file_that_takes_shorter_texts_ends_them(
+    model: Path, task: OpenTask, written: list[Completion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = next(index for index, completion in enumerate(written) if len(completion.tokens) > 3)
+    question = task.questions[index]
+    tokens = len(Tokenizer.from_file(str(model / "hf" / "tokenizer.json")).encode(question.prompt).ids)
+    monkeypatch.setattr(TorchBatch, "context_length", tokens + 2, raising=False)
+    (answer,) = _asked(model / "hf", replace(task, questions=(question,))).answers
+    assert answer.tokens == 2
+    assert written[index].text.startswith(answer.text)
 
 
 @pytest.mark.parametrize("form", ["hf", "onnx"])

@@ -15,10 +15,10 @@ from support.variations import RICHEST, VARIATIONS, micro_config
 
 from converters.litert.bundle import BUNDLE
 from converters.litert.format import LitertFormat
-from seap_export.errors import ArtifactError, ParityFailure
+from seap_export.errors import ArtifactError, UsageError
 from seap_export.families import model_spec
 from validation.runtimes.litert_runner import LitertRunner, open_litert
-from validation.runtimes.runner import Opening
+from validation.runtimes.runner import Bounded, Opening
 
 pytestmark = pytest.mark.needs("litert")
 Logits = Callable[..., list[np.ndarray]]
@@ -106,8 +106,10 @@ def test_the_end_of_the_cache_is_reached_but_not_passed(tmp_path: Path, torch_lo
     runner, ids = LitertRunner(written(model, tmp_path / "litert")), [3 + index % 7 for index in range(24)]
     (truth,) = torch_logits(model, [ids])
     assert np.abs(runner.prefill(np.array([ids]), [24])[0, 0] - truth[-1]).max() <= 1e-3
-    with pytest.raises(ParityFailure, match="holds 24 tokens"):
+    with pytest.raises(UsageError, match="keeps 24 tokens"):
         runner.step([3])
+    assert isinstance(runner, Bounded)
+    assert runner.context_length == 24
 
 
 def test_it_is_timed_and_served(tmp_path: Path) -> None:

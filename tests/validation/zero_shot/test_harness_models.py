@@ -91,6 +91,15 @@ def test_a_runtime_gives_the_same(
     assert FakeRunner.opened == 0
 
 
+def test_a_file_that_takes_shorter_texts_gets_shorter_ones(
+    model: Path, written: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeRunner, "context_length", 16, raising=False)
+    options: Any = {"batch_size": 1, "execution": ONE_THREAD, "on_sequences": lambda done, total: None}
+    with open_model(written, "faked", tokenizer_folder=model / "hf", **options) as lm:
+        assert lm.max_length == 16
+
+
 @pytest.mark.parametrize(
     "name",
     [
