@@ -3,7 +3,7 @@
     python tests/families_table.py docs
 
 Every family's models go through the command line as a user's would. A figure is the worst over the family's models:
-the largest difference of a logit between ONNX Runtime and torch, or for what rounds the mean KL divergence in nats.
+the largest difference of a logit between a runtime and torch, or for what rounds the mean KL divergence in nats.
 What this machine cannot run is written, and marked so.
 """
 
@@ -25,8 +25,8 @@ from support.corpora import micro_texts  # noqa: E402
 from support.models import one_thread, write_micro_model  # noqa: E402
 from support.product import (  # noqa: E402
     OnnxForm,
+    OnnxFormat,
     ParitySettings,
-    Precision,
     Variant,
     choose_precision,
     convert_folder,
@@ -36,18 +36,22 @@ from support.product import (  # noqa: E402
 )
 from support.variations import VARIATIONS, micro_config  # noqa: E402
 
+from converters.format import Format  # noqa: E402
+from converters.litert.format import LitertFormat  # noqa: E402
 from seap_export.cli import main  # noqa: E402
 from seap_export.families import Experts, Family, Sublayer, model_spec  # noqa: E402
 from seap_export.pipeline.gate.parity import check_parity  # noqa: E402
 
 VARIANT = "a-0.3"
-#: Column, form, and the figure that is shown.
-FORMS: dict[str, tuple[OnnxForm, str]] = {
-    "fused": (OnnxForm(), "max_abs"),
-    "standard": (OnnxForm(dialect="standard"), "max_abs"),
-    "fp16": (OnnxForm(Precision("fp16")), "mean_kl_nats"),
-    "int8": (OnnxForm(choose_precision("int8")), "mean_kl_nats"),
-    "int4": (OnnxForm(choose_precision("int4")), "mean_kl_nats"),
+#: Column, format, and the figure that is shown.
+FORMS: dict[str, tuple[Format, str]] = {
+    "fused": (OnnxFormat.of(OnnxForm()), "max_abs"),
+    "standard": (OnnxFormat.of(OnnxForm(dialect="standard")), "max_abs"),
+    "fp16": (OnnxFormat("fp16"), "mean_kl_nats"),
+    "int8": (OnnxFormat("int8"), "mean_kl_nats"),
+    "int4": (OnnxFormat("int4"), "mean_kl_nats"),
+    "LiteRT fp32": (LitertFormat("fp32"), "max_abs"),
+    "LiteRT int8": (LitertFormat("int8"), "mean_kl_nats"),
 }
 #: For CUDA; the CPU has no kernel.
 BF16 = OnnxForm(choose_precision("bf16", "cuda"))
@@ -111,10 +115,12 @@ def _check_model(folder: Path, values: dict[str, object], checked: Checked) -> N
             return  # some layers have experts, others an MLP
         if result.exit_code:
             raise SystemExit(f"{values}: {result.stderr}")
-        for column, (form, figure) in FORMS.items():
+        for column, (format, figure) in FORMS.items():
             if layout == "uniform" and column != "fused":
                 continue
-            report = _parity(out / VARIANT, folder / f"{layout}-{column}", form)
+            if format.refusal(Variant(out / VARIANT).spec, {**micro_config(**values), "eos_token_id": 2}) is not None:
+                continue
+            report = _parity(out / VARIANT, folder / f"{layout}-{column}", format)
             checked.add("uniform" if layout == "uniform" else column, report[figure])
     spec = model_spec(micro_config(**values))
     if not any(spec.all(Experts)):  # which GPUs do not run yet
@@ -133,13 +139,12 @@ def _must_be_alike(sublayer: Sublayer) -> bool:
     return bool({"conv", "recurrent"} & set(sublayer.states)) and not getattr(sublayer, "has_fixed_width", False)
 
 
-def _parity(exported: Path, variant: Path, form: OnnxForm) -> dict[str, float]:
-    (variant / "onnx").mkdir(parents=True)
+def _parity(exported: Path, variant: Path, format: Format) -> dict[str, float]:
+    (variant / format.name).mkdir(parents=True)
     (variant / "hf").symlink_to(exported / "hf")
-    convert_folder(variant / "hf", variant / "onnx", form)
-    report = check_parity(
-        Variant(variant), "onnx", "onnxruntime", prompts_of(Variant(exported), None, 2), ParitySettings(threads=1)
-    ).to_json()
+    format.write(variant / "hf", variant / format.name, lambda layer: None)
+    prompts, settings = prompts_of(Variant(exported), None, 2), ParitySettings(threads=1)
+    report = check_parity(Variant(variant), format.name, format.runtimes[0], prompts, settings).to_json()
     if report["verdict"] != "passed":
         raise SystemExit(f"{variant}: {report['failure']}")
     return report
@@ -208,11 +213,11 @@ A command writes this page and [families.md](../families.md):
 
 Every family has micro models, with each of its features alone and all at once. They go through `export` at ratio 0.3
 in both layouts and are converted to the other forms. Figures are the worst over a family's models, between ONNX
-Runtime on the CPU and transformers in torch: for fp32 (`fused`, `standard` and `uniform`) the largest difference of a
-logit, for fp16, int8 and int4 the mean KL divergence in nats per token. All but mixtures of experts are written in
-bf16 for CUDA, too, not run. `-`: not run. Where a router is nearly tied, rounding may send a token to another expert,
-which shows in the figures of `ernie4_5_moe`, `exaone_moe`, `minimax_m2`, `qwen3_5_moe_text` and `solar_open`; in
-`phimoe`, an expert near the bound may count for it or not.
+Runtime on the CPU, or LiteRT, and transformers in torch: for fp32 (`fused`, `standard`, `uniform`, `LiteRT fp32`) the
+largest difference of a logit, for fp16, int8 and int4 the mean KL divergence in nats per token. All but mixtures of
+experts are written in bf16 for CUDA, too, not run. `-`: not run, or refused. Where a router is nearly tied, rounding
+may send a token to another expert, which shows in the figures of `ernie4_5_moe`, `exaone_moe`, `minimax_m2`,
+`qwen3_5_moe_text` and `solar_open`; in `phimoe`, an expert near the bound may count for it or not.
 
 `olmo2`, `olmo3`, `olmoe`, `flex_olmo` and `minimax_m2` normalise all heads as one vector, so their attention stays
 whole. So does Mamba-2 in `bamba` and `granitemoehybrid`, whose width follows from the hidden size; in `nemotron_h` it

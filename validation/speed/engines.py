@@ -19,7 +19,7 @@ from seap_export.runtime.decoding.decoder import Decoding, OnnxDecoder
 from seap_export.runtime.files import decoder_options
 from validation.execution import Execution
 from validation.quiet import quiet_transformers
-from validation.runtimes.runner import Runner, TimesItself
+from validation.runtimes.runner import Bounded, Runner, TimesItself
 from validation.runtimes.table import REFERENCE, open_runtime
 from validation.runtimes.timing import Pace, timed_loop
 
@@ -32,17 +32,19 @@ EngineName = str
 class Engine(Protocol):
     """A model that continues prompts greedily."""
 
-    @property
-    def takes_batches(self) -> bool:
-        """Whether it takes more than one prompt at a time."""
+    def takes(self, rows: int, tokens: int) -> bool:
+        """Whether it runs so many prompts at a time, each of so many tokens with the steps after it."""
 
     def pace(self, prompts: Sequence[Sequence[int]], steps: int) -> Pace:
         """Times prompts of equal length, from an empty cache, and `steps` tokens after each, the most likely ones."""
 
 
-class _OnnxEngine:
-    takes_batches = True
+class _AnySize:
+    def takes(self, rows: int, tokens: int) -> bool:
+        return True
 
+
+class _OnnxEngine(_AnySize):
     def __init__(self, decoder: OnnxDecoder) -> None:
         self._decoder = decoder
         self._decoding: Decoding | None = None
@@ -61,9 +63,7 @@ class _OnnxEngine:
         return _likeliest(self._decoding.logits)
 
 
-class _TorchEngine:
-    takes_batches = True
-
+class _TorchEngine(_AnySize):
     def __init__(self, model: Any) -> None:
         self._model = model
         # transformers 5.24 renames the argument and deprecates the old name.
@@ -93,9 +93,11 @@ class _RunnerEngine:
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
 
-    @property
-    def takes_batches(self) -> bool:
-        return not isinstance(self._runner, TimesItself)
+    def takes(self, rows: int, tokens: int) -> bool:
+        runner = self._runner
+        if isinstance(runner, Bounded) and tokens > runner.context_length:
+            return False
+        return rows == 1 or not isinstance(runner, TimesItself)
 
     def pace(self, prompts: Sequence[Sequence[int]], steps: int) -> Pace:
         return pace_of(self._runner, prompts, steps)

@@ -142,10 +142,13 @@ class SpeedReport:
         """One line for each engine that does not take all cells."""
         lines = []
         for engine in dict.fromkeys(subject.engine for subject in self.subjects):
-            batches = [cell.batch for cell in self.cells if cell not in self.dense(engine).timings]
+            missing = [cell for cell in self.cells if cell not in self.dense(engine).timings]
+            depths = ", ".join(str(cell.depth) for cell in missing if cell.batch == 1)
+            batches = ", ".join(str(cell.batch) for cell in missing if cell.batch > 1)
+            if depths:
+                lines.append(f"{engine} takes shorter texts only; left out: prompts of {depths} tokens")
             if batches:
-                sizes = ", ".join(map(str, batches))
-                lines.append(f"{engine} was timed with one prompt at a time; left out: batches of {sizes}")
+                lines.append(f"{engine} was timed with one prompt at a time; left out: batches of {batches}")
         return lines
 
     def to_json(self) -> dict[str, Any]:

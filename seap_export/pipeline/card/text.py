@@ -196,8 +196,8 @@ def _formats(facts: CardFacts) -> Iterator[str]:
         yield ""
         yield (
             "Each format was run in its own runtime, and its logits were compared with those of `hf` in torch. In "
-            "int8 and int4, runtimes may round activations, too; for ONNX Runtime and LiteRT, the difference is the one "
-            "without this rounding."
+            "int8 and int4, runtimes may round activations, too; for ONNX Runtime and LiteRT, the difference is the "
+            "one without this rounding."
         )
     for remark in dict.fromkeys(folder.format.remark(facts.variant.spec) for folder in facts.variant.folders.values()):
         if remark is not None:

@@ -48,6 +48,8 @@ class Counting:
 
 
 class Clocked(Counting):
+    context_length = 16
+
     def timed(self, prompt: Sequence[int], steps: int) -> Pace:
         self.calls.append(("timed", (prompt, steps)))
         return Pace(1.0, (0.5,) * steps)
@@ -68,9 +70,9 @@ def test_a_runner_with_a_clock_is_asked() -> None:
         pace_of(runner, PROMPTS, 2)
 
 
-@pytest.mark.parametrize(("kind", "takes_batches"), [(Counting, True), (Clocked, False)])
+@pytest.mark.parametrize(("kind", "takes_more"), [(Counting, True), (Clocked, False)])
 def test_other_runtimes_are_opened_as_they_are_served(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: type[Counting], takes_batches: bool
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: type[Counting], takes_more: bool
 ) -> None:
     opened: list[Counting] = []
 
@@ -82,7 +84,8 @@ def test_other_runtimes_are_opened_as_they_are_served(
     monkeypatch.setitem(RUNTIMES, "other", Runtime("nowhere:open"))  # type: ignore[arg-type]
     monkeypatch.setattr("validation.speed.engines.open_runtime", server)
     with open_engine("other", tmp_path, 64, Execution(threads=3)) as engine:
-        assert engine.takes_batches == takes_batches
+        assert engine.takes(1, 16)
+        assert engine.takes(2, 16) == engine.takes(1, 17) == takes_more
         assert len(engine.pace(PROMPTS[:1], 4).steps_s) == 4
     assert opened[0].calls[-1] == ("close", None)
 
@@ -104,7 +107,7 @@ def test_a_real_runtime_runs_and_its_memory_is_known(tmp_path: Path, format_name
     written.mkdir()
     format(format.precisions[0]).write(model, written, lambda layer: None)
     with open_engine(format.runtimes[0], written, 64, ONE_THREAD) as engine:
-        assert engine.takes_batches == takes_batches
+        assert engine.takes(2, 8) == takes_batches
         pace = engine.pace(PROMPTS[: 2 if takes_batches else 1], 4)
         assert min(pace.first_s, *pace.steps_s) > 0
         assert len(pace.steps_s) == 4
@@ -137,7 +140,7 @@ def test_torch_and_onnx_runtime_append_the_same_tokens(
     convert_folder(hf, onnx)
     for name, folder in (("torch", hf), ("onnxruntime", onnx)):
         with open_engine(name, folder, 64, ONE_THREAD) as engine:
-            assert engine.takes_batches
+            assert engine.takes(2, 8)
             assert len(engine.pace(PROMPTS, 4).steps_s) == 4
     assert appended["torch"][:-1] == appended["onnxruntime"]
     assert len(appended["onnxruntime"]) == 4

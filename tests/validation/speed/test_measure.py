@@ -16,7 +16,10 @@ class Recorder:
     """An engine that notes what it is asked, and when it is open."""
 
     def __init__(self, name: str, log: list[tuple[str, str]], prompts: list[Any], takes_batches: bool = True) -> None:
-        self.name, self.log, self.prompts, self.takes_batches = name, log, prompts, takes_batches
+        self.name, self.log, self.prompts, self._takes_batches = name, log, prompts, takes_batches
+
+    def takes(self, rows: int, tokens: int) -> bool:
+        return tokens <= 9 and (rows == 1 or self._takes_batches)
 
     def __enter__(self) -> Recorder:
         self.log.append((self.name, "opened"))
@@ -49,12 +52,12 @@ def test_engines_are_opened_in_turn_and_run_the_same_prompts() -> None:
         assert by_cell[cells[0]].prefills == [2.0, 6.0]  # not those of the warm-up
 
 
-def test_what_takes_no_batches_is_timed_without_them() -> None:
+def test_what_takes_no_batches_and_no_long_texts_is_timed_without_them() -> None:
     log: list[tuple[str, str]] = []
     openers = {name: partial(Recorder, name, log, [], name == "both") for name in ("both", "single")}
-    cells = [SpeedCell(1, 4), SpeedCell(2, 3)]
+    cells = [SpeedCell(1, 4), SpeedCell(2, 3), SpeedCell(1, 8)]
     timings = measure_speed(openers, cells, vocab_size=50, runs=1, steps=2)
-    assert {name: list(timing) for name, timing in timings.items()} == {"both": cells, "single": cells[:1]}
+    assert {name: list(timing) for name, timing in timings.items()} == {"both": cells[:2], "single": cells[:1]}
     assert [what for name, what in log if name == "single"] == ["opened", "1x4 and 1", "1x4 and 2", "closed"]
 
 

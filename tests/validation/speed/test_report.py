@@ -95,8 +95,12 @@ def test_an_engine_without_some_cells(report: SpeedReport) -> None:
     for subject in report.subjects:
         if subject.engine == "torch":
             subject.timings[larger], subject.works[larger] = subject.timings[CELL], subject.works[CELL]  # type: ignore[index]
-    both = SpeedReport(report.subjects, [CELL, larger], {})
-    assert both.left_out == ["onnxruntime was timed with one prompt at a time; left out: batches of 4"]
+    both = SpeedReport(report.subjects, [CELL, SpeedCell(1, 99), larger], {})
+    assert both.left_out == [
+        "torch takes shorter texts only; left out: prompts of 99 tokens",
+        "onnxruntime takes shorter texts only; left out: prompts of 99 tokens",
+        "onnxruntime was timed with one prompt at a time; left out: batches of 4",
+    ]
     assert [len(subject["cells"]) for subject in both.to_json()["subjects"]] == [2, 1, 2, 1]
     assert sum("decode" in line for line in both.complaints) == 2
 
