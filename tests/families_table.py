@@ -198,9 +198,8 @@ def _inside_of(known: Sequence[Family]) -> str:
 
 _INTRODUCTION = """# Families
 
-A family is one TOML file in `seap_export/families/` ([how to add one](contributing/adding-a-family.md)). Micro models
-of each were exported in both layouts and every precision, and compared with transformers
-([figures](research/families.md)). `stock class`: a uniform variant loads in transformers' own class, in release 5
+A family is one [TOML file](contributing/adding-a-family.md). Micro models of each were
+[compared with transformers](research/families.md) in every form. `stock class`: a uniform variant loads in transformers' own class, in release 5
 and in 4.57 (`no`: it lacks the class). `GenAI`: ONNX Runtime GenAI generates with it, or with `--layout uniform` only.
 `GGUF`: a GGUF file of it can be read, or only written. `-`: not run.
 Gemma 4 has no uniform layout where its layers differ in KV heads or neurons.
@@ -227,8 +226,7 @@ prompts, but not for the single tokens after them.
 _REFUSED = """
 ## What is refused
 
-Each run compares the model with transformers' own class, and each key of config.json must be accounted for, so what is
-not described is refused. These families are refused by name:
+What differs from transformers' own class, keys of config.json that are not known, and, by name:
 """
 
 if __name__ == "__main__":

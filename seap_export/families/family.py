@@ -89,6 +89,7 @@ class Family:
         model_type: The `model_type` of the family's config.json.
         architecture: The transformers class of the causal language model.
         names: Tensor names. Those in a layer are relative to `names["layer"]`; projections have no suffix.
+        modules: What transformers' modules call tensors of a layer, where it is not the stored name.
         biases: True or the config key that enables the bias, for each projection that can have one, for `lm_head`, and
             for all `norms` of the residual stream together.
         defaults: Values that transformers assumes for keys missing in config.json.
@@ -142,6 +143,7 @@ class Family:
     model_type: str
     architecture: str
     names: Mapping[str, str]
+    modules: Mapping[str, str] = field(default_factory=dict)
     biases: Mapping[str, bool | str] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     overrides: Mapping[str, str] = field(default_factory=dict)
@@ -274,6 +276,11 @@ class Family:
         """The name of a tensor in the family's own checkpoints; a projection's has no `.weight` or `.bias`."""
         prefix = "" if layer is None else self.names["layer"].format(layer=layer)
         return prefix + self.names[name]
+
+    def renamed(self, layer: int) -> dict[str, str]:
+        """What transformers' modules call the tensors of a layer that have another name in checkpoints, by that."""
+        prefix = self.names["layer"].format(layer=layer)
+        return {self.stored(name, layer): prefix + path for name, path in self.modules.items()}
 
     def module(self, name: str, layer: int | None = None) -> str:
         """The torch module of the family's transformers class that holds a tensor."""

@@ -225,7 +225,7 @@ class LayerReader:
             tolerance=self.config.number(rules.tolerance) if rules.tolerance else 0.0,
             is_normalised=_are_normalised(self.config, rules.normalised),
             scaling=self.config.number(rules.scaling, 1.0) if rules.scaling else 1.0,
-            has_selection_bias=bool(rules.selection_bias),
+            has_selection_bias="selection_bias" in self._family.names,
             output_bias=self.config.positive("hidden_size") if rules.output_bias else 0,
             router_norm=self.config.positive("hidden_size") if rules.router_norm else 0,
             has_expert_scale=rules.expert_scale,
@@ -238,8 +238,7 @@ class LayerReader:
         routed = self._wired(self._experts(rules))
         neurons = self.config.get("intermediate_size")  # of the layers without experts, if there are any
         if rules.beside_mlp and neurons != 0:
-            mlp = replace(self._wired(self._mlp()), beside=True)
-            return self._branches(routed, mlp) if _BRANCHES[-1] in self._family.names else (routed, mlp)
+            return self._beside(routed, self._wired(self._mlp()))
         number = self.config.get(rules.shared_number, 0) if rules.shared_number else 0
         if not (rules.shared or number):
             return (routed,)
@@ -251,14 +250,15 @@ class LayerReader:
             has_scale=rules.shared_scale,
             activation=_activation(self.config),
         )
-        return routed, replace(self._wired(shared), beside=True)
+        return self._beside(routed, self._wired(shared))
 
-    @staticmethod
-    def _branches(routed: Sublayer, mlp: Sublayer) -> tuple[Sublayer, ...]:
-        """Experts and an MLP with norms of their own, whose sum goes through the usual one."""
-        before, after, after_mlp = _BRANCHES
-        routed = replace(routed, norm_before=before, norm_after=after)
-        return routed, replace(mlp, norm_after=after_mlp, norm_of_sum=mlp.norm_after)
+    def _beside(self, routed: Sublayer, other: Sublayer) -> tuple[Sublayer, Sublayer]:
+        """Experts and what stands beside them; a norm after both is one of their sum."""
+        before, after, after_other = (norm if norm in self._family.names else None for norm in _BRANCHES)
+        if other.norm_after is None:
+            return routed, replace(other, beside=True)
+        routed = replace(routed, norm_before=before or routed.norm_before, norm_after=after)
+        return routed, replace(other, beside=True, norm_after=after_other, norm_of_sum=other.norm_after)
 
 
 def bias_switches(config: ConfigReader) -> dict[str, Any]:

@@ -242,6 +242,7 @@ class RotaryRules:
         layers: Which layers rotate: all, those of `no_rope_layers`, those with a window if `sliding_window` is set
             (`sliding`), all if `position_embedding_type` is `rope`, or none.
         dim: Key of the number of channels of a head that are rotated.
+        layer_thetas: Key of the base of each layer, 0 where it does not rotate.
         local_theta: Key of the base in layers with a window, whose rotation is not scaled.
         nested: Whether the parameters are those of layers without a window and of layers with one, by their words.
         alpha: Whether the rope type `dynamic` with a fixed `alpha` is known.
@@ -253,6 +254,7 @@ class RotaryRules:
     partial: bool = False
     layers: Literal["all", "no_rope_layers", "sliding", "position_embedding_type", "none"] = "all"
     dim: str | None = None
+    layer_thetas: str = ""
     local_theta: str | None = None
     nested: bool = False
     alpha: bool = False
@@ -305,8 +307,6 @@ class Routing:
         normalised: Whether the weights of a token's experts are divided by their sum, or the key that says so.
         tolerance: Key of half the distance within which experts are about as good; see `Experts`.
         scaling: Key of the factor on the weights.
-        selection_bias: The name in `module` of a bias that only the choice of experts goes by; its stored name is the
-            `selection_bias` of `names`.
         bias_is_row: Whether that bias is stored as a matrix with one row.
         as_parameters: Whether checkpoints have the parameters of the module.
         inputs_first: Whether they do, and these are matrices with their inputs first, in which gate and up take turns.
@@ -334,7 +334,6 @@ class Routing:
     normalised: bool | str = True
     tolerance: str = ""
     scaling: str = ""
-    selection_bias: str = ""
     bias_is_row: bool = False
     as_parameters: bool = False
     inputs_first: bool = False

@@ -115,7 +115,20 @@ def read_ropes(config: ConfigReader, head_dims: Sequence[int], windows: Sequence
     full, local = _kinds(config, *(next(iter(of_kind), head_dims[0]) for of_kind in sizes))
     ropes = [full if window is None else local for window in windows]
     rotates = _rotates(config, windows)
-    return [rope if rotates_here else None for rope, rotates_here in zip(ropes, rotates, strict=True)]
+    rotated = [rope if rotates_here else None for rope, rotates_here in zip(ropes, rotates, strict=True)]
+    thetas = _listed_thetas(config, len(windows))
+    return rotated if thetas is None else [replace(full, theta=theta) if theta else None for theta in thetas]
+
+
+def _listed_thetas(config: ConfigReader, number_of_layers: int) -> list[float] | None:
+    """The base of each layer, 0 if it does not rotate, where a key lists them."""
+    key = config.family.rotation.layer_thetas
+    listed = config.get(key) if key else None
+    if listed is None:
+        return None
+    if not isinstance(listed, list) or len(listed) < number_of_layers:
+        raise InputError(f"config.json: '{key}' must list every layer; correct it")
+    return [number(key, theta) for theta in listed[:number_of_layers]]
 
 
 def query_scaling(config: ConfigReader) -> QueryScaling | None:

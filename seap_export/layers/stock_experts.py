@@ -50,7 +50,7 @@ class ExpertModules:
     """
 
     def __init__(self, spec: ModelSpec, parameters: Collection[str]) -> None:
-        self._family = spec.family
+        self._family, self._layers = spec.family, len(spec.layers)
         #: Whether checkpoints have the modules' own parameters.
         self._is_stored = spec.family.experts is not None and spec.family.experts.are_parameters
         every = {index: stacked_projections(spec, index) for index in range(len(spec.layers))}
@@ -74,7 +74,8 @@ class ExpertModules:
         self, index: int, stored: Mapping[str, torch.Tensor]
     ) -> tuple[dict[str, torch.Tensor], dict[str, ExpertMatrices]]:
         """The parameters of a layer, given its tensors in a checkpoint: those of its experts by themselves."""
-        tensors = dict(stored)
+        renamed = self._family.renamed(index)
+        tensors = {renamed.get(name, name): tensor for name, tensor in stored.items()}
         if (stacked := self._stacked.get(index)) is None:
             return tensors, {}
         router, gate_up, down = self._parameters(index)
@@ -88,31 +89,23 @@ class ExpertModules:
         for name in {part for matrices in stacked.values() for part in matrices.parts}:
             del tensors[name]
         table = tensors[router] = tensors.pop(self._router(index))
-        tensors = {self._bias_in_module(index, name): tensor for name, tensor in tensors.items()}
         both, output = list(zip(*parts[:2], strict=True)), [(one,) for one in parts[2]]
         return tensors, {gate_up: ExpertMatrices(both, table.dtype), down: ExpertMatrices(output, table.dtype)}
 
     def stored(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor in a checkpoint, given those of all parameters."""
         stored = dict(shapes)
+        for index in range(self._layers):
+            names = {held: name for name, held in self._family.renamed(index).items() if held in shapes}
+            stored |= {name: stored.pop(held) for held, name in names.items()}
         for index, stacked in () if self._is_stored else self._stacked.items():
             router, gate_up, down = self._parameters(index)
-            rules = self._family.experts
-            if rules is not None and rules.selection_bias:
-                bias = self._family.stored("selection_bias", index)
-                stored[bias] = stored.pop(self._bias_in_module(index, bias))
             stored[self._router(index)] = stored.pop(router)
             (experts, both, hidden_size), (_, _, width) = stored.pop(gate_up), stored.pop(down)
             rows, columns = (experts * both // 2, hidden_size), (hidden_size, experts * width)
             for name, plain in zip(ROUTED[1:], (rows, rows, columns), strict=True):
                 stored |= dict.fromkeys(stacked[name].parts, stacked[name].shape(plain))
         return stored
-
-    def _bias_in_module(self, index: int, stored: str) -> str:
-        """What the module calls the bias of the choice of experts; another tensor's name stays."""
-        rules, prefix = self._family.experts, self._family.names["layer"].format(layer=index)
-        is_bias = rules is not None and rules.selection_bias and stored == self._family.stored("selection_bias", index)
-        return prefix + rules.path(rules.selection_bias) if rules is not None and is_bias else stored
 
     def _router(self, index: int) -> str:
         return self._family.stored("router", index) + ".weight"

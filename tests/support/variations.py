@@ -50,6 +50,13 @@ _GEMMA4 = {
 }
 _MIXTURE_GEMMA4 = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 64}
 _MULTIPLIERS = {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits_scaling": 2.0}
+_GRANITE_SWA = {
+    "attention_multiplier": 0.2,
+    "sliding_window": 5,
+    "layer_types": _LAYER_TYPES,
+    "layer_rope_theta": [10000.0, 0.0, 100.0],
+    "tie_word_embeddings": False,
+}
 _GLOBAL_AND_LOCAL = [[["local", "global"], 1], [["local"], 1]]
 _FALCON = {"num_key_value_heads": 3, "num_kv_heads": 3, "new_decoder_architecture": True}
 _SCALED_QUERIES = {"original_max_position_embeddings": 8, "llama_4_scaling_beta": 0.5}
@@ -67,7 +74,23 @@ _MIXTURE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size":
 _SHARED_EXPERT = {**_MIXTURE, "shared_expert_intermediate_size": 80}
 #: What the models of a family have in common.
 _OF_FAMILY: dict[str, dict[str, Any]] = {
+    "afmoe": {
+        **_MIXTURE,
+        "moe_intermediate_size": 40,
+        "num_dense_layers": 1,
+        "num_shared_experts": 2,
+        "sliding_window": 5,
+        "layer_types": _LAYER_TYPES,
+        "mup_enabled": True,
+    },
     "arcee": {"hidden_act": "relu2"},
+    "flint": {
+        **_MIXTURE,
+        "shared_expert_intermediate_size": 80,
+        "mlp_only_layers": [0],
+        "sliding_window": 5,
+        "layer_types": _LAYER_TYPES,
+    },
     "cohere": {"logit_scale": 0.25},
     "cohere2": {"logit_scale": 0.25, "sliding_window": 5, "layer_types": _LAYER_TYPES},
     "cwm": {"layer_types": ["full_attention"] * 3, "rope_parameters": {"rope_theta": 10000.0}},
@@ -110,6 +133,14 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
     "glm": {"attention_bias": False},
     "glm4": {"attention_bias": False},
     "granite": {"attention_multiplier": 0.2},
+    "granite_swa": _GRANITE_SWA,
+    "granitemoe_swa": {
+        **_GRANITE_SWA,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 2,
+        "intermediate_size": 64,
+        "shared_intermediate_size": 80,
+    },
     "granitemoehybrid": {
         "attention_multiplier": 0.2,
         "intermediate_size": 64,  # of experts, if there are any
@@ -533,6 +564,8 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "first_k_dense_replace": 1,
     },
     "ernie4_5_moe": {"model_type": "ernie4_5_moe", "moe_layer_end_index": 1},
+    "afmoe": {"model_type": "afmoe", "route_scale": 2.5},
+    "flint": {"model_type": "flint", "attention_bias": True},
     "exaone_moe": {"model_type": "exaone_moe", "mlp_layer_types": ["sparse", "dense", "sparse"]},
     "minimax_m2": {"model_type": "minimax_m2"},
     "hunyuan_moe": {
@@ -568,6 +601,8 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "lm_head_bias": True,
         "sliding_window": 5,
     },
+    "granite_swa": {"model_type": "granite_swa", "mlp_bias": True, **_MULTIPLIERS},
+    "granitemoe_swa": {"model_type": "granitemoe_swa", "layer_rope_theta": None, "attention_bias": True},
     "granitemoeshared": {"model_type": "granitemoeshared", **_MULTIPLIERS, "tie_word_embeddings": True},
     "flex_olmo": {"model_type": "flex_olmo", "attention_bias": True},
     "mixtral": {"model_type": "mixtral"},

@@ -16,7 +16,6 @@ import torch
 
 from converters.onnx.precision import PrecisionName
 from seap_export.families import Experts, ModelSpec
-from seap_export.families.parts import Routing
 from seap_export.layers.sublayers.experts import preferences, weights_of
 
 __all__ = ["NEARLY_TIED", "Ties", "other_choices"]
@@ -57,7 +56,8 @@ def other_choices(model: Any, spec: ModelSpec, rate: float) -> Iterator[Ties]:
                 if rules is None or experts.experts_per_token == experts.num_experts:
                     continue
                 module = model.get_submodule(spec.family.names["layer"].format(layer=index).rstrip("."))
-                hook = _Hook(experts, module, rules, spec.family.names.get("expert_scale", ""), rate, ties)
+                paths = {**spec.family.names, **spec.family.modules}
+                hook = _Hook(experts, module, paths, rate, ties, gives_probabilities=rules.gives_probabilities)
                 router = module.get_submodule(rules.path(rules.router.partition(".")[0]))
                 hooks.callback(router.register_forward_hook(hook).remove)
         yield ties
@@ -66,17 +66,25 @@ def other_choices(model: Any, spec: ModelSpec, rate: float) -> Iterator[Ties]:
 class _Hook:
     """Changes what a router gives: logits or their softmax, and the weights and indices of each token's experts."""
 
-    def __init__(self, experts: Experts, layer: Any, rules: Routing, scale: str, rate: float, ties: Ties) -> None:
-        self._experts, self._layer, self._rules, self._scale = experts, layer, rules, scale
-        self._rate, self._ties = rate, ties
+    def __init__(
+        self,
+        experts: Experts,
+        layer: Any,
+        paths: Mapping[str, str],
+        rate: float,
+        ties: Ties,
+        *,
+        gives_probabilities: bool = False,
+    ) -> None:
+        self._experts, self._layer, self._paths, self._rate, self._ties = experts, layer, paths, rate, ties
+        self._gives_probabilities = gives_probabilities
 
     def __call__(
         self, router: Any, inputs: Any, given: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         first, weights, indices = given
-        logits = first.log() if self._rules.gives_probabilities else first
-        name = self._rules.selection_bias
-        bias = attrgetter(self._rules.path(name))(self._layer).flatten() if name else None
+        logits = first.log() if self._gives_probabilities else first
+        bias = self._tensor("selection_bias").flatten() if self._experts.has_selection_bias else None
         preferred = logits if bias is None else preferences(logits, self._experts, bias)
         best = preferred.topk(self._experts.experts_per_token + 1, -1)
         is_tied = best.values[:, -2] - best.values[:, -1] < self._rate * preferred.std(-1)
@@ -85,6 +93,10 @@ class _Hook:
         self._ties.every += len(is_tied)
         other_weights = weights_of(logits, self._experts, others)
         if self._experts.has_expert_scale:
-            other_weights = other_weights * attrgetter(self._scale)(self._layer)[others]
+            other_weights = other_weights * self._tensor("expert_scale")[others]
         other_weights, changed = other_weights.to(weights.dtype), is_tied[:, None]
         return first, torch.where(changed, other_weights, weights), torch.where(changed, others, indices)
+
+    def _tensor(self, name: str) -> torch.Tensor:
+        tensor: torch.Tensor = attrgetter(self._paths[name])(self._layer)
+        return tensor

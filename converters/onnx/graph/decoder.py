@@ -127,8 +127,7 @@ class _Decoder:
             if pending is not None:
                 added = self._joined(pending, added, name)
             if sublayer.norm_of_sum is not None:
-                norm_of_sum = self._norm(sublayer.norm_of_sum, index, self._scaling.stream)
-                added = _Written(op.normed(g, added.output, norm_of_sum), None)
+                added = self._normed(added, self._norm(sublayer.norm_of_sum, index, self._scaling.stream), name)
             if following is not None and following[1].beside:
                 pending = added
                 if following[1].norm_before != sublayer.norm_before:
@@ -197,6 +196,13 @@ class _Decoder:
         if first.bias is not None and second.bias is not None:
             output = op.add(self._g, output, first.bias, f"{name}.beside.bias_add")
         return _Written(output, first.bias if second.bias is None else second.bias)
+
+    def _normed(self, added: _Written, norm: op.Norm, name: str) -> _Written:
+        """The norm of what two sublayers add."""
+        output = added.output
+        if added.bias is not None:
+            output = op.add(self._g, output, added.bias, f"{name}.sum.bias_add")
+        return _Written(op.normed(self._g, output, norm), None)
 
     def _read(self, stream: ir.Value, norm: op.Norm | None) -> ir.Value:
         """What a sublayer reads of the stream: its norm if there is one, or the stream as it is."""

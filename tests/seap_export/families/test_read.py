@@ -192,7 +192,7 @@ def test_the_defaults_of_a_description_are_those_of_the_class(model_type: str) -
     defaults.allow_global_per_layer_attribute_access = True
     for key, value in family_of_model_type(model_type).defaults.items():
         if getattr(defaults, key, None) is not None and key not in ("layer_types", "rope_parameters", "rope_scaling"):
-            assert getattr(defaults, key) == value, key
+            assert getattr(defaults, key) == (list(value) if isinstance(value, tuple) else value), key
 
 
 @pytest.mark.parametrize("activation", ["quick_gelu", "mish"])

@@ -15,7 +15,6 @@ from support.product import Precision, open_torch_runner
 from support.variations import VARIATIONS
 
 from seap_export.families import Experts
-from seap_export.families.parts import Routing
 from seap_export.layers.sublayers.experts import chosen_experts
 from validation.array_store import ArrayStore
 from validation.parity import references, ties
@@ -27,24 +26,23 @@ LOGITS = torch.tensor([[2.0, 1.0, 0.9999, -1.0], [2.0, 1.5, 0.0, -1.0], [0.0, 3.
 
 
 @pytest.mark.parametrize(
-    ("options", "rules", "chosen"),
+    ("options", "chosen"),
     [
-        ({}, {}, [[0, 2], [0, 1], [1, 3]]),  # the second is clear
-        ({"has_expert_scale": True}, {"gives_probabilities": True}, [[0, 2], [0, 1], [1, 3]]),
+        ({}, [[0, 2], [0, 1], [1, 3]]),  # the second is clear
+        ({"has_expert_scale": True}, [[0, 2], [0, 1], [1, 3]]),
         # no two sums are alike
-        ({"scores": "sigmoid", "scaling": 2.0}, {"selection_bias": "bias"}, [[0, 2], [2, 0], [1, 2]]),
+        ({"scores": "sigmoid", "scaling": 2.0, "has_selection_bias": True}, [[0, 2], [2, 0], [1, 2]]),
     ],
 )
-def test_a_choice_that_is_nearly_tied_takes_the_next_expert(
-    options: dict[str, Any], rules: dict[str, Any], chosen: list[list[int]]
-) -> None:
+def test_a_choice_that_is_nearly_tied_takes_the_next_expert(options: dict[str, Any], chosen: list[list[int]]) -> None:
     experts = Experts(num_experts=4, moe_intermediate_size=2, experts_per_token=2, **options)
     scale = torch.tensor([2.0, 3.0, 5.0, 7.0]) if experts.has_expert_scale else torch.ones(4)
     # a vector may be stored as a row
-    mixture, bias = SimpleNamespace(bias=torch.tensor([[0.0, 0.0, 0.5, 0.0]]), scale=scale), "selection_bias" in rules
+    mixture, bias = SimpleNamespace(bias=torch.tensor([[0.0, 0.0, 0.5, 0.0]]), scale=scale), experts.has_selection_bias
     weights, indices = chosen_experts(LOGITS, experts, mixture.bias[0] if bias else None)
     counted, given = ties.Ties(), LOGITS.softmax(-1) if experts.has_expert_scale else LOGITS
-    hook = ties._Hook(experts, mixture, Routing("", **rules), "scale", 1e-3, counted)
+    paths = {"selection_bias": "bias", "expert_scale": "scale"}
+    hook = ties._Hook(experts, mixture, paths, 1e-3, counted, gives_probabilities=given is not LOGITS)
     first, other_weights, others = hook(None, None, (given, weights * scale[indices], indices))
     assert first is given
     assert others.sort().values.tolist() == [sorted(pair) for pair in chosen]
