@@ -199,8 +199,8 @@ def _inside_of(known: Sequence[Family]) -> str:
 _INTRODUCTION = """# Families
 
 A family is one [TOML file](contributing/adding-a-family.md). Micro models of each were [compared with
-transformers](research/families.md) in every form. `stock class`: a uniform variant loads in transformers' own class, in
-release 5 and in 4.57 (`no`: it lacks the class). `GenAI`: ONNX Runtime GenAI generates with it, or with `--layout
+transformers](research/families.md) in every form. `stock class`: a uniform variant loads in transformers' own class,
+in release 5 and in 4.57 (`no`: it lacks the class). `GenAI`: ONNX Runtime GenAI generates with it, or with `--layout
 uniform` only. `GGUF`: a GGUF file of it can be read, or only written. `-`: not run.
 Gemma 4 has no uniform layout where its layers differ in KV heads or neurons.
 """
