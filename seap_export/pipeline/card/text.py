@@ -201,7 +201,7 @@ def _formats(facts: CardFacts) -> Iterator[str]:
         )
     for remark in dict.fromkeys(folder.format.remark(facts.variant.spec) for folder in facts.variant.folders.values()):
         if remark is not None:
-            yield f"\n{_capital(remark)}."
+            yield f"\n- {remark}"
 
 
 def _parity(parity: Mapping[str, Any]) -> str:

@@ -79,7 +79,7 @@ def test_each_format_gets_its_folder_and_its_parity(whole: Path) -> None:
     page = (whole / "validation.html").read_text("utf-8")
     assert "fake-f16" in page
     assert "faked" in page
-    assert "Fake is slow in f16." in (variant / "hf" / "README.md").read_text("utf-8")
+    assert "\n- fake is slow in f16\n" in (variant / "hf" / "README.md").read_text("utf-8")
 
 
 def test_onnx_and_hf_are_as_without_other_formats(whole: Path, pristine: Path) -> None:
