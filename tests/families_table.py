@@ -37,7 +37,7 @@ from support.product import (  # noqa: E402
 from support.variations import VARIATIONS, micro_config  # noqa: E402
 
 from converters.format import Format  # noqa: E402
-from converters.litert.format import LitertFormat  # noqa: E402
+from converters.formats import format_class  # noqa: E402
 from seap_export.cli import main  # noqa: E402
 from seap_export.families import Experts, Family, Sublayer, model_spec  # noqa: E402
 from seap_export.pipeline.gate.parity import check_parity  # noqa: E402
@@ -50,8 +50,8 @@ FORMS: dict[str, tuple[Format, str]] = {
     "fp16": (OnnxFormat("fp16"), "mean_kl_nats"),
     "int8": (OnnxFormat("int8"), "mean_kl_nats"),
     "int4": (OnnxFormat("int4"), "mean_kl_nats"),
-    "LiteRT fp32": (LitertFormat("fp32"), "max_abs"),
-    "LiteRT int8": (LitertFormat("int8"), "mean_kl_nats"),
+    "LiteRT fp32": (format_class("litert")("fp32"), "max_abs"),
+    "LiteRT int8": (format_class("litert")("int8"), "mean_kl_nats"),
 }
 #: For CUDA; the CPU has no kernel.
 BF16 = OnnxForm(choose_precision("bf16", "cuda"))
