@@ -100,6 +100,11 @@ class Experts(Sublayer):
         return "experts_up_proj" if self.gates == Gates() else None
 
     @property
+    def extra(self) -> str | None:
+        """A norm of its router, or scales."""
+        return "a norm of its router" if self.router_norm else "scales of experts" if self.has_expert_scale else None
+
+    @property
     def channels(self) -> int:
         """One for each neuron of each expert."""
         return self.num_experts * self.moe_intermediate_size

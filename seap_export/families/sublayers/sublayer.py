@@ -89,7 +89,7 @@ class Sublayer(ABC):
     @property
     def extra(self) -> str | None:
         """What it has that others of its kind lack, in messages; None: nothing."""
-        return None
+        return None if self.norm_of_sum is None else "a norm of what two parts write together"
 
     @abstractmethod
     def widths(self) -> Mapping[Projection, int]:

@@ -131,11 +131,22 @@ def test_the_epsilon_of_the_product_hides_the_mean(dtype: str, exponent: int, tm
     assert set(scale.astype(np.float64)) == {2.0**exponent}
 
 
-@pytest.mark.parametrize(("precision", "dialect"), [("int8", "fused"), ("int4", "fused"), ("fp16", "standard")])
-def test_experts_that_never_ran_there_are_refused(precision: PrecisionName, dialect: DialectName) -> None:
-    spec = model_spec(micro_config(**VARIATIONS["mixtral"]))
-    with pytest.raises(
-        InputError, match="on GPUs in fp16, bf16 and fp32 in the fused dialect only; use one of them, or"
-    ):
+_ONLY = "on GPUs in fp16, bf16 and fp32 in the fused dialect only; use one of them, or"
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "dialect", "message"),
+    [
+        ("mixtral", "int8", "fused", _ONLY),
+        ("mixtral", "int4", "fused", _ONLY),
+        ("mixtral", "fp16", "standard", _ONLY),
+        ("gemma4-experts", "fp16", "fused", "the activation gelu_tanh are not supported on GPUs"),
+    ],
+)
+def test_experts_that_never_ran_there_are_refused(
+    name: str, precision: PrecisionName, dialect: DialectName, message: str
+) -> None:
+    spec = model_spec(micro_config(**VARIATIONS[name]))
+    with pytest.raises(InputError, match=message):
         refuse_unsupported(spec, OnnxForm(choose_precision(precision, "cuda"), dialect, provider="cuda"))
     refuse_unsupported(spec, OnnxForm(choose_precision(precision), dialect))
