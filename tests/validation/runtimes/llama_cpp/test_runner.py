@@ -71,6 +71,7 @@ def _largest_difference(folder: Path) -> float:
 
 #: What no architecture of llama.cpp computes, and why.
 REFUSED = {
+    "afmoe": "no output gate in attention",
     "arcee-all": "no biases at",
     "bamba": "Mamba-2",
     "bamba-all": "Mamba-2",
@@ -81,6 +82,7 @@ REFUSED = {
     "exaone_moe": "a mixture of experts",
     "falcon_h1-all": "Mamba-2",
     "flex_olmo": "weights by their sum",
+    "flint": "no attention sinks",
     "gemma": "no LM head apart",
     "gemma-all": "no biases at o_proj",
     "gemma2": "caps attention scores and logits",
@@ -90,7 +92,9 @@ REFUSED = {
     "glm4_moe": "a mixture of experts",
     "gpt_oss": "no attention sinks",
     "gpt_oss-all": "no attention sinks",
+    "granite_swa": "no attention sinks",
     "granitemoe": "no biases at o_proj",
+    "granitemoe_swa": "no attention sinks",
     "granitemoehybrid-mamba": "Mamba-2",  # of another width than in granitehybrid
     "hunyuan-all": "no biases at o_proj",
     "hunyuan_moe": "weights by their sum",
