@@ -182,10 +182,10 @@ def _kept(title: str, plan: Plan, dense: ModelSpec, size: str) -> list[str]:
 
 
 def _formats(facts: CardFacts) -> Iterator[str]:
-    rows = []
+    rows, spec = [], facts.variant.spec
     for name, size in facts.entry["bytes"].items():
         format = facts.variant.folders[name].format
-        dense = megabytes(format.size(facts.source.spec))
+        dense = megabytes(size - format.size(spec) + format.size(facts.source.spec))  # with as large a tokenizer
         parity = facts.entry["parity"].get(name)
         compared = "" if parity is None else _parity(parity)
         rows.append(
@@ -199,7 +199,7 @@ def _formats(facts: CardFacts) -> Iterator[str]:
             "int8 and int4, runtimes may round activations, too; for ONNX Runtime and LiteRT, the difference is the "
             "one without this rounding."
         )
-    for remark in dict.fromkeys(folder.format.remark(facts.variant.spec) for folder in facts.variant.folders.values()):
+    for remark in dict.fromkeys(folder.format.remark(spec) for folder in facts.variant.folders.values()):
         if remark is not None:
             yield f"\n- {remark}"
 

@@ -87,14 +87,15 @@ def test_it_shows_the_figures_of_the_manifest(once: Path) -> None:
 
     manifest = json.loads((once / "out" / "manifest.json").read_text("utf-8"))
     entry, record = manifest["variants"]["a-0.4"], once / "out" / "calibration" / "a" / "calibration.json"
+    report = json.loads((once / "out" / "validation.json").read_text("utf-8"))
     quality, (elsewhere,) = entry["quality"], entry["quality"]["elsewhere"].values()
     card = (once / "out" / "a-0.4" / "hf" / "README.md").read_text("utf-8")
     shown = [
         percent(entry["achieved_ratio"]),
         megabytes(entry["bytes"]["onnx"]),
+        f"| {megabytes(report['variants']['a-0.4']['dense_bytes']['onnx'])} | passed in ONNX Runtime",
         with_error(quality["mean_kl_nats"], quality["mean_kl_nats_stderr"]),
         f"{elsewhere['general text']['bits_per_byte']:.3g}",
-        "passed in ONNX Runtime",
         manifest["source"]["sha256"],
         f"torch {manifest['versions']['torch']}",
         f"| {manifest['tasks']['a']['calibration_tokens']:,} |",
