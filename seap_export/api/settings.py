@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from converters.format import Format
@@ -106,6 +107,9 @@ def export_request(options: dict[str, Any]) -> ExportRequest:
     router, threshold = options.pop("router"), options.pop("threshold")
     if threshold is not None and not router:
         raise UsageError("the threshold has no effect without a router; set router to true, or remove the threshold")
+    calibration, plan = calibration_settings(options), plan_settings(options, _target(formats))
+    if (calibration.samples, calibration.calibration_tokens) == (None, None):
+        calibration = replace(calibration, calibration_tokens=plan.calibration_tokens)
     return ExportRequest(
         tasks=tasks,
         mixtures=parse_mixtures(names, **mixtures),
@@ -114,8 +118,8 @@ def export_request(options: dict[str, Any]) -> ExportRequest:
         router=router,
         **_given({"threshold": threshold}),
         ratios=options.pop("ratio"),
-        calibration=calibration_settings(options),
-        plan=plan_settings(options, _target(formats)),
+        calibration=calibration,
+        plan=plan,
         vocabulary=parse_size(str(options.pop("vocabulary"))),
         formats=formats,
         parity=parity_settings(options),

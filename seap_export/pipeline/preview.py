@@ -22,7 +22,7 @@ from seap_export.pipeline.steps.planned_work import PlannedWork, planned_disk, t
 from seap_export.pipeline.steps.single.formats import FormatStep
 from seap_export.pipeline.steps.single.variant import PlanStep, ShrinkStep
 from seap_export.pipeline.steps.variant_steps import VariantSteps
-from seap_export.pipeline.texts.split_tasks import tokenize, warn_of_texts
+from seap_export.pipeline.texts.split_tasks import split_tasks, tokenize, warn_of_texts
 from seap_export.plan.recipes import DEFAULT_RECIPE, EFFORTS, open_recipe
 from seap_export.sources.source import Source
 
@@ -93,11 +93,16 @@ def preview(
 def _whole_seconds(
     source: Source, request: ExportRequest, recipe: str, planned: PlannedExport, counts: Mapping[str, TokenCounts]
 ) -> float:
-    """The time of all steps with as much distillation, fresh texts and trials as a shipped recipe has."""
-    shipped = open_recipe(recipe, layout=request.plan.layout)
+    """The time of all steps with as many texts and as much distillation and trials as a shipped recipe has."""
+    shipped, calibration, splits = open_recipe(recipe, layout=request.plan.layout), request.calibration, planned.splits
     effort = {name: getattr(shipped, name) for name in ("distillation", "fresh_tokens", "min_tokens", "trials")}
-    other = replace(request, plan=replace(request.plan, **effort))
-    steps = export_steps(source, other, planned.splits, planned.vocabularies)
+    if (calibration.samples, calibration.calibration_tokens) == (None, request.plan.calibration_tokens):  # nobody said
+        calibration = replace(calibration, calibration_tokens=shipped.calibration_tokens)
+    if calibration != request.calibration and not planned.answers:
+        splits = split_tasks(source, request.tasks, calibration, request.support)
+        counts = token_counts(splits, planned.general, calibration.max_length, partial(_count_tokens, source))
+    other = replace(request, calibration=calibration, plan=replace(request.plan, **effort))
+    steps = export_steps(source, other, splits, planned.vocabularies)
     with tempfile.TemporaryDirectory() as nothing:
         parts = steps.planned_work(steps.all, Path(nothing))
     return sum(_seconds(parts, counts, workload(source, other)).values())

@@ -33,7 +33,9 @@ PLAN_SCHEMA = "seap-export/plan/5"
 #: Task names become folder names: none may lead out of the export folder.
 _NAME = re.compile(r"(?!\.+$)[^/\\\0]+")
 #: Settings that plan.json has after the ratios, or lacks.
-_AFTER_RATIOS = ("layout", "mix", "min_tokens", "fresh_tokens", "group_tolerance", "trials", "biases")
+_AFTER_RATIOS = (
+    "layout", "mix", "min_tokens", "calibration_tokens", "fresh_tokens", "group_tolerance", "trials", "biases",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -205,7 +207,7 @@ def write_plan(plan: Plan, path: Path) -> None:
     ratios = {key: values.pop(key) for key in ("requested_ratio", "achieved_ratio")}
     settings = asdict(plan.settings)
     after = {key: settings.pop(key) for key in _AFTER_RATIOS}
-    for optional in ("fresh_tokens", "group_tolerance", "trials"):
+    for optional in ("calibration_tokens", "fresh_tokens", "group_tolerance", "trials"):
         if not after[optional]:
             del after[optional]
     if after["biases"] == "added":

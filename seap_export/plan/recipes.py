@@ -35,7 +35,9 @@ EFFORTS = ("fast", "best")
 #: The name of settings that match no shipped recipe.
 CUSTOM = "custom"
 #: Settings that a recipe keeps its name with.
-_FREE = ("align", "biases", "group_tolerance", "ridge", "mix", "min_tokens", "fresh_tokens", "trials")
+_FREE = (
+    "align", "biases", "calibration_tokens", "fresh_tokens", "group_tolerance", "min_tokens", "mix", "ridge", "trials",
+)  # fmt: skip
 #: The shipped recipes, one file each in `seap_export/recipes`.
 _SHIPPED = (DEFAULT_RECIPE, *EFFORTS, "seap", "wanda-sp", "flap", "obc", "reap")
 
@@ -138,9 +140,8 @@ def in_layout(settings: PlanSettings, layout: Layout) -> PlanSettings:
 def method_of(settings: PlanSettings, num_hidden_layers: int) -> str:
     """The name of the shipped recipe with these settings, or `custom`.
 
-    It is the same whatever `align`, `biases`, `group_tolerance`, `ridge`, `mix`, `min_tokens`, `fresh_tokens` and
-    `trials` are. In the uniform layout it is the recipe whose other settings are these, since sparsity is not free
-    there.
+    It is the same whatever the keys in `_FREE` are. In the uniform layout it is the recipe whose other settings are
+    these, since sparsity is not free there.
 
     Args:
         settings: The settings.

@@ -55,9 +55,11 @@ class PlanSettings:
         biases: Whether a refit may add biases to output projections, which some formats lack.
         ridge: Strength of the refit's ridge.
         distillation: Passes over the calibration texts in which the shrunk model learns the dense one's predictions.
+        calibration_tokens: Calibration tokens of each task at most, unless a user says how many; None: the usual
+            number. Plans know nothing of it.
         min_tokens: Tokens to learn from, calibration and fresh ones, below which distillation is left out.
-        fresh_tokens: Tokens of each task that the dense model writes to refit and distil on, besides the calibration
-            texts.
+        fresh_tokens: Tokens of each task to refit and distil on: the dense model writes as many as the calibration
+            texts lack.
         trials: How many plans are tried at most; 0: the predicted losses alone decide.
         mix: Whether the scores of several tasks are brought to one scale before they are added.
         layout: `per-layer`: each layer has its own shape. `uniform`: all have the same, with biases only where the
@@ -72,6 +74,7 @@ class PlanSettings:
     balance: Balance = "loss"
     compensation: Compensation = "sequential"
     ridge: float = 5.0
+    calibration_tokens: int | None = None
     distillation: float = 1.0
     min_tokens: int = 16_384
     fresh_tokens: int = 0
@@ -101,6 +104,8 @@ class PlanSettings:
             raise SettingError("ridge", f"{self.ridge:g} is out of range; give a positive number")
         if not 0.0 <= self.distillation < math.inf:
             raise SettingError("distillation", f"{self.distillation:g} is out of range; give at least 0")
+        if self.calibration_tokens is not None and self.calibration_tokens < 1:
+            raise SettingError("calibration_tokens", f"{self.calibration_tokens} is out of range; give at least 1")
         if self.min_tokens < 0:
             raise SettingError("min_tokens", f"{self.min_tokens} is out of range; give at least 0")
         if self.fresh_tokens < 0:
@@ -132,11 +137,12 @@ class PlanSettings:
 
     def passes_over(self, num_tokens: int) -> float:
         """`passes`, of which there are none over too few tokens, calibration and fresh ones together."""
-        return self.passes if num_tokens + self.fresh >= self.min_tokens else 0.0
+        return self.passes if max(num_tokens, self.fresh) >= self.min_tokens else 0.0
 
     def effective(self, num_tokens: int) -> PlanSettings:
         """The same settings, 0 for what has no effect with this compensation, sparsity and number of tokens."""
-        return replace(self, distillation=self.passes_over(num_tokens), fresh_tokens=self.fresh, trials=self.tried)
+        passes = self.passes_over(num_tokens)
+        return replace(self, calibration_tokens=None, distillation=passes, fresh_tokens=self.fresh, trials=self.tried)
 
     @property
     def square_heads(self) -> bool:

@@ -227,16 +227,20 @@ def with_fresh_texts(
     Args:
         model: The folder of the dense model.
         statistics: The calibration texts of the tasks.
-        number: Tokens of each task.
+        number: Tokens of each task with its calibration texts; no text is written where these have as many.
         folder: An existing folder for what is needed to go on after an interruption.
         compute: Where the model runs.
         on_part: Called `PARTS` times for each task.
     """
     texts = {}
     for task, calibration in statistics.calibrations.items():
+        lacking = number - calibration.record.num_tokens
+        if lacking <= 0:
+            _reported(0, 1.0, on_part)
+            continue
         written = folder / task
         written.mkdir(exist_ok=True)
-        fresh = write_fresh_texts(model, calibration, number, written, compute=compute, on_part=on_part)
+        fresh = write_fresh_texts(model, calibration, lacking, written, compute=compute, on_part=on_part)
         texts[task] = fresh.texts
     return statistics.with_fresh(texts)
 

@@ -60,7 +60,7 @@ class Workload:
         refits: Whether layers are refitted one after another.
         passes: Passes over the calibration texts in which they are distilled then.
         min_tokens: Calibration tokens below which they are not.
-        fresh_tokens: Tokens of each task that the dense model writes for it.
+        fresh_tokens: Tokens of each task for it; the dense model writes those that the texts lack.
         trials: Plans that are tried for a variant.
         prompts: Held-out prompts that parity compares.
         decode_steps: Decode steps after each of them.

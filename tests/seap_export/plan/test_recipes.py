@@ -17,12 +17,12 @@ from seap_export.plan.sparsity import EVEN, SettingError, Sparsity
 
 NAMES = ("reconstruct", "fast", "best", "seap", "wanda-sp", "flap", "obc", "reap")
 #: Those that explain only what differs from the default.
-SHORT = {"fast": {"distillation"}, "best": {"fresh_tokens", "trials"}}
+SHORT = {"fast": {"distillation"}, "best": {"calibration_tokens", "fresh_tokens", "trials"}}
 #: The recipes as the papers and docs/method.md describe them.
 EXPECTED = {
     "reconstruct": PlanSettings(),
     "fast": PlanSettings(distillation=0.0),
-    "best": PlanSettings(fresh_tokens=65_536, trials=24),
+    "best": PlanSettings(calibration_tokens=262_144, fresh_tokens=65_536, trials=24),
     "seap": PlanSettings("wifv", Sparsity("logistic"), balance="alike", compensation="bias"),
     "wanda-sp": PlanSettings(
         "wifn", Sparsity("uniform", protect_first=0, protect_last=0), balance="alike", compensation="none"
@@ -66,7 +66,7 @@ def test_a_shipped_file_explains_every_key_that_has_an_effect(name: str) -> None
     has_effect |= {"k", "x0"} if name == "seap" else set()
     has_effect |= {"ridge"} if name in ("reconstruct", "obc") else {"mix"}
     has_effect |= (
-        {"budget", "context", "distillation", "min_tokens", "fresh_tokens", "trials"}
+        {"budget", "calibration_tokens", "context", "distillation", "min_tokens", "fresh_tokens", "trials"}
         if name == "reconstruct"
         else set()
     )
@@ -105,7 +105,7 @@ def test_the_target_decides_what_the_recipe_leaves_open(
 @pytest.mark.parametrize("num_layers", [3, 12, 30])
 def test_a_recipe_knows_its_name_whatever_else_is_set(name: str, num_layers: int) -> None:
     changed = replace(open_recipe(name), ridge=0.5, mix="plain", align=8, group_tolerance=0.1)
-    changed = replace(changed, min_tokens=7, fresh_tokens=8)
+    changed = replace(changed, min_tokens=7, fresh_tokens=8, calibration_tokens=9)
     assert method_of(changed, num_layers) == {"best": "reconstruct"}.get(name, name)
 
 
@@ -152,6 +152,7 @@ def test_plans_are_not_tried_in_the_uniform_layout(tmp_path: Path) -> None:
         ({"distillation": float("inf")}, "distillation"),
         ({"min_tokens": -1}, "min_tokens"),
         ({"fresh_tokens": -1}, "fresh_tokens"),
+        ({"calibration_tokens": 0}, "calibration_tokens"),
         ({"trials": -1}, "trials"),
         ({"align": 0}, "align"),
         ({"group_tolerance": -0.1}, "group_tolerance"),

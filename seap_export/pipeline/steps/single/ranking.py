@@ -99,9 +99,9 @@ class RankingStep(Step):
 
     @property
     def fresh(self) -> tuple[FreshStep, ...]:
-        """The fresh texts of each task that variants are refitted on; none if the settings want none."""
-        number = self.settings.fresh
-        return tuple(FreshStep(calibration, number) for calibration in self.calibrations) if number else ()
+        """The fresh texts that variants are refitted on, of each task that has fewer tokens than the settings want."""
+        lacking = ((step, self.settings.fresh - (step.split.num_tokens or 0)) for step in self.calibrations)
+        return tuple(FreshStep(step, number) for step, number in lacking if number > 0)
 
     @property
     def num_tokens(self) -> int:

@@ -108,6 +108,7 @@ class PlanStep(Step):
         settings, layers = self.ranking.settings, self.ranking.units
         # The default protection gives the same key as the equal explicit one.
         values = asdict(settings) | {"sparsity": asdict(settings.sparsity.resolved(layers))}
+        del values["calibration_tokens"]
         if not settings.tried:
             del values["trials"]
         if not settings.fresh:
@@ -169,8 +170,8 @@ class OfVariant(Step):
 
 def _learnt(model: KeptPart, tokens: TokenCounts) -> TokenCounts:
     """The tokens of all tasks with the fresh ones."""
-    fresh = tokens.tasks * model.work.fresh_tokens
-    return replace(tokens, calibration_tokens=tokens.calibration_tokens + fresh)
+    with_fresh = tokens.tasks * model.work.fresh_tokens
+    return replace(tokens, calibration_tokens=max(tokens.calibration_tokens, with_fresh))
 
 
 def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:

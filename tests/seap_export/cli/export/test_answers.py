@@ -166,7 +166,9 @@ def test_variants_learn_from_fresh_texts_that_are_written_once(run: Run, work: P
     assert outcome.code == 0
     texts = read_tokens(work / "out/fresh/a/tokens.safetensors")
     tokens = sum(map(len, texts))
-    assert tokens >= 500
+    real = json.loads(Path("out/manifest.json").read_text())["tasks"]["a"]["calibration_tokens"]
+    assert tokens + real >= 500
+    assert tokens < 500
     assert f"a: {tokens:,} tokens in {len(texts)} fresh texts" in outcome.err
     plan = json.loads(Path("out/a-0.4/plan.json").read_text())
     assert (plan["distillation"], plan["fresh_tokens"], plan["method"]) == (1.0, 500, "reconstruct")
@@ -184,6 +186,21 @@ def test_variants_learn_from_fresh_texts_that_are_written_once(run: Run, work: P
     assert run(*FRESH, "--recipe", "plain.toml", "--out", "plain").code == 0
     assert weights[0] != Path("plain/a-0.4/hf/model.safetensors").read_bytes()
     assert not (work / "plain/fresh").exists()
+
+
+def test_a_task_with_enough_texts_gets_no_others_and_a_recipe_says_how_many_are_enough(run: Run, work: Path) -> None:
+    def planned(recipe: str, *options: str) -> tuple[int, bool]:
+        (work / "fresh.toml").write_text(recipe)
+        report = json.loads(run(*FRESH, *options, "--dry-run", "--json").out)
+        return report["variants"][0]["calibration_texts"], "fresh texts" in report["seconds_about"]
+
+    every, has_fresh = planned("fresh_tokens = 100\n")
+    assert not has_fresh
+    few, has_fresh = planned("calibration_tokens = 50\nfresh_tokens = 100\n")
+    assert few < every
+    assert has_fresh
+    assert planned("calibration_tokens = 50\n", "--calibration-tokens", "10000") == (every, False)
+    assert planned("calibration_tokens = 50\n", "--set", f"samples={every}") == (every, False)
 
 
 def test_with_a_target_they_are_written_before_the_search(run: Run, work: Path) -> None:
