@@ -106,6 +106,19 @@ litert-lm run FOLDER/model.litertlm --cache memory --prompt "The sun is"
 ```
 """,
     ),
+    "executorch": Row(
+        "converters.executorch.format:ExecutorchFormat",
+        "ExecuTorch",
+        "model.pte",
+        """\
+```python
+from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner
+
+runner = TextLLMRunner("FOLDER/model.pte", "FOLDER/tokenizer.json")
+runner.generate("The sun is", GenerationConfig(max_new_tokens=16))
+```
+""",
+    ),
     "openvino": Row(
         "converters.openvino.format:OpenvinoFormat",
         "OpenVINO",

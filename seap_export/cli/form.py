@@ -27,7 +27,7 @@ format_option = option(
     "--format",
     defaults=defaults_of(convert),
     metavar="NAME[:PRECISION]",
-    help="Format to write: onnx, gguf, openvino, web, litert or mlx (docs/runtimes.md).",
+    help="Format to write: onnx, gguf, openvino, web, litert, executorch or mlx (docs/runtimes.md).",
 )
 formats_option = option(
     "--format",
@@ -35,8 +35,8 @@ formats_option = option(
     default=[defaults_of(export)["format"]],
     show_default=True,
     metavar="NAME[:PRECISION]",
-    help="Format to write beside the model folder hf/: onnx, gguf, openvino, web, litert or mlx (docs/runtimes.md). "
-    "Repeatable; with a target, one is chosen for each variant.",
+    help="Format to write beside the model folder hf/: onnx, gguf, openvino, web, litert, executorch or mlx "
+    "(docs/runtimes.md). Repeatable; with a target, one is chosen for each variant.",
 )
 rare_form_options = (
     option(

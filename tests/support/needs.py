@@ -90,6 +90,7 @@ SPECIAL: dict[str, tuple[Callable[[], str | None], str]] = {
     "mlx-lm": (partial(_packages, "mlx_lm"), install_remedy("mlx")),
     "genai-library": (_genai_library, "unpack a release of ONNX Runtime GenAI, and name its folder in SEAP_GENAI"),
     "litert": (partial(_packages, "ai_edge_litert", "litert_lm"), install_remedy("litert")),
+    "executorch": (partial(_packages, "executorch.exir"), install_remedy("executorch")),
     "model-signing": (partial(_packages, "model_signing", "OpenSSL"), install_remedy("signing")),
     "ray": (partial(_packages, "ray"), install_remedy("ray")),
     "vllm": (_vllm, "install it with 'make .venv-vllm/installed', or set SEAP_EXPORT_VLLM_PYTHON"),

@@ -52,6 +52,12 @@ RUNTIMES: Mapping[str, Runtime] = {
         candidate="validation.parity.litert_candidate:LitertCandidate",
         title="LiteRT",
     ),
+    "executorch": Runtime(
+        "validation.runtimes.executorch_runner:open_executorch",
+        extra="executorch",
+        candidate="validation.parity.executorch_candidate:ExecutorchCandidate",
+        title="ExecuTorch",
+    ),
     "mlx": Runtime("validation.runtimes.mlx_runner:open_mlx", extra="mlx"),
     "vllm": Runtime("validation.runtimes.vllm.runner:open_vllm", check="validation.runtimes.vllm.runner:require_vllm"),
 }

@@ -1,0 +1,254 @@
+"""The decoder as ExecuTorch's LLM runners call it: `forward`, with tokens int64 [1, N] and the position of the first
+one, int64 [1], gives the logits of the last one, float32 [1, vocabulary].
+
+The keys and values stay in the program. XNNPACK runs what lies between two attentions as one graph; attention itself
+is a kernel of `executorch.extension.llm`, which reads as much of the cache as there is text.
+
+Source: https://github.com/pytorch/executorch, extension/llm/custom_ops/op_sdpa.cpp and extension/llm/runner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from converters.executorch import operators as op
+from converters.executorch.graph import TOKENS, Graph, Shape, Value
+from converters.executorch.program import Program
+from converters.executorch.weights import BLOCK, Kind, Weight
+from seap_export.families import Attention, Mlp, ModelSpec, RopeSpec, Sublayer, names
+from seap_export.families.names import QKV, Projection
+from seap_export.layers.sublayers.rotary import rotary_tables
+
+__all__ = ["BITS", "CONTEXT", "PRECISION", "cache_length", "decoder_program", "decoder_weights"]
+
+#: Tokens of the cache at most: it takes its whole memory, however short the text is.
+CONTEXT = 2048
+#: The method that gives the bits of matrices, and those of each precision.
+PRECISION = "get_weight_bits"
+BITS = {"fp32": 32, "int8": 8, "int4": 4}
+
+
+def cache_length(spec: ModelSpec) -> int:
+    """The tokens that the cache holds."""
+    return min(CONTEXT, spec.max_position_embeddings)
+
+
+def decoder_weights(spec: ModelSpec, precision: str) -> list[Weight]:
+    """The tensors of a model; with int4, embedding, LM head and rows that are no whole blocks are int8."""
+    outer, positions = spec.outer_tensors(), names.tensor("positions")
+
+    def kind(name: str, shape: Shape) -> Kind:
+        if precision == "fp32" or len(shape) == 1 or name == positions:
+            return "fp32"
+        return "int4" if precision == "int4" and name not in outer and shape[1] % BLOCK == 0 else "int8"
+
+    return [Weight(name, shape, kind(name, shape)) for name, shape in spec.tensors().items()]
+
+
+def decoder_program(spec: ModelSpec, precision: str, ends: Collection[int]) -> Program:
+    """The program of a model; `ends` are the tokens that end a text."""
+    weights, tables = decoder_weights(spec, precision), [names.tensor(name) for name in spec.embedding_names]
+    program = Program(weights, [weight.name for weight in weights if weight.name in tables or len(weight.shape) == 1])
+    _Decoder(program, spec).emit()
+    length = cache_length(spec)
+    program.tell("get_eos_ids", *sorted(ends))
+    program.tell("get_max_context_len", length)
+    program.tell("get_max_seq_len", min(TOKENS, length))
+    program.tell("get_vocab_size", spec.vocab_size)
+    program.tell("use_kv_cache", 1)
+    program.tell("enable_dynamic_shape", 1)
+    program.tell(PRECISION, BITS[precision])
+    return program
+
+
+class _Decoder:
+    """Emits `forward`."""
+
+    def __init__(self, program: Program, spec: ModelSpec) -> None:
+        self._p, self._spec = program, spec
+        p = program
+        self._ids = p.input("tokens", (1, TOKENS), is_open=True)
+        position = p.input("position", (1,), is_open=False)
+        self._tables: list[tuple[RopeSpec, int, tuple[int, int]]] = []
+        for rope, size in self._rotations():
+            self._tables.append((rope, size, self._angles(rope, size)))
+        first = p.tensor("first", (), "LONG")
+        self._start, count, self._end = p.number(), p.number(), p.number()
+        p.kernel("aten::select_copy", "int_out", position, p.scalar("Int", 0), p.scalar("Int", 0), first, first)
+        p.kernel("aten::_local_scalar_dense", "", first, self._start)
+        p.kernel("aten::sym_size", "int", self._ids, p.scalar("Int", 1), count)
+        p.kernel("executorch_prim::add", "Scalar", self._start, count, self._end)
+        self._slices = {table: self._slice(table, 1, size) for _, size, tables in self._tables for table in tables}
+        self._streams = 0
+        self._open()
+
+    def _rotations(self) -> list[tuple[RopeSpec, int]]:
+        """Those of all layers, with the sizes of their heads, each once."""
+        found: list[tuple[RopeSpec, int]] = []
+        for sublayer in (one for layer in self._spec.layers for one in layer.sublayers if isinstance(one, Attention)):
+            if sublayer.rope is not None and (sublayer.rope, sublayer.head_dim) not in found:
+                found.append((sublayer.rope, sublayer.head_dim))
+        return found
+
+    def _angles(self, rope: RopeSpec, size: int) -> tuple[int, int]:
+        """Cosines and sines of all positions, [C, 1, head size]; channels that do not rotate have angle 0."""
+        made = []
+        for half, still in zip(rotary_tables(rope, cache_length(self._spec)), (1.0, 0.0), strict=True):
+            whole = half.repeat_interleave(2, 1) if rope.interleaved else half.tile(2)
+            whole = torch.nn.functional.pad(whole, (0, size - rope.dim), value=still)
+            made.append(self._p.table(whole[:, None].numpy()))
+        return made[0], made[1]
+
+    def _slice(self, table: int, *shape: int, offset: int = 0) -> int:
+        """The rows of a table for the new tokens, [N, *shape]; that of position 0 is at `offset`."""
+        p, start, end = self._p, self._start, self._end
+        if offset:
+            start, end = p.number(), p.number()
+            for before, after in ((self._start, start), (self._end, end)):
+                p.kernel("executorch_prim::add", "Scalar", before, p.scalar("Int", offset), after)
+        rows = p.tensor(f"slice-{table}", (TOKENS, *shape), is_open=True)
+        p.kernel(
+            "aten::slice_copy", "Tensor_out", table, p.scalar("Int", 0), start, end, p.scalar("Int", 1), rows, rows
+        )
+        return rows
+
+    def _open(self) -> None:
+        """Begins a graph."""
+        self._g = Graph(self._p)
+
+    def _close(self, *values: tuple[str, Value], is_open: bool = True) -> list[int]:
+        """Ends the graph, which writes values into slots, but for those that it was given."""
+        tensors = {value.index: tensor for tensor, value in self._g.inputs.items()}
+        written = []
+        for slot, value in values:
+            if value.index not in tensors:
+                tensors[value.index] = self._p.tensor(slot, value.shape, is_open=is_open)
+                written.append(tensors[value.index])
+                self._g.output(value)
+        self._p.run(self._g, written)
+        return [tensors[value.index] for _, value in values]
+
+    def emit(self) -> None:
+        """Emits all of it."""
+        p, spec = self._p, self._spec
+        read = stream = self._embedded()
+        for index, layer in enumerate(spec.layers):
+            for sublayer in layer.sublayers:
+                read = read if sublayer.beside else stream
+                x = read if sublayer.norm_before is None else self._norm(sublayer.norm_before, index, read)
+                if isinstance(sublayer, Attention):
+                    channels, stream, read = self._attended(index, sublayer, x, stream, read)
+                else:
+                    assert isinstance(sublayer, Mlp)
+                    channels = self._neurons(index, sublayer, x)
+                stream = op.add(self._g, stream, self._written(index, sublayer, channels))
+        (whole,) = self._close(("last", stream))
+        last = p.tensor("head", (1, spec.hidden_size))
+        p.kernel("aten::select_copy", "int_out", whole, p.scalar("Int", 1), p.scalar("Int", -1), last, last)
+        self._open()
+        logits = self._logits(self._g.take(last, (1, spec.hidden_size)))
+        (given,) = self._close(("logits", logits), is_open=False)
+        p.output(given)
+
+    def _embedded(self) -> Value:
+        p, spec = self._p, self._spec
+        shape = (1, TOKENS, spec.hidden_size)
+        rows, (table, scales) = p.tensor("embedded", shape, is_open=True), p.weight(names.tensor("embed_tokens"))
+        if scales is None:
+            no = p.scalar("Bool", False)
+            p.kernel("aten::embedding", "out", table, self._ids, p.scalar("Int", -1), no, no, rows, rows)
+        else:
+            levels = p.scalar("Int", -128), p.scalar("Int", 127)
+            how = (table, scales, p.scalar("Null"), *levels, self._ids, rows, rows)
+            p.kernel("quantized_decomposed::embedding_byte", "out", *how)
+        stream = op.scaled(self._g, self._g.take(rows, shape), spec.block.embedding_multiplier)
+        if spec.position_offset is None:
+            return stream
+        positions = self._slice(p.weight(names.tensor("positions"))[0], spec.hidden_size, offset=spec.position_offset)
+        return op.add(self._g, stream, self._g.take(positions, (TOKENS, spec.hidden_size)))
+
+    def _logits(self, last: Value) -> Value:
+        g, spec = self._g, self._spec
+        normed = op.scaled(g, self._norm("norm", None, last), spec.block.logits_multiplier)
+        bias = names.tensor("lm_head_bias") if spec.lm_head_bias else None
+        table = names.tensor("embed_tokens" if spec.tie_word_embeddings else "lm_head")
+        return op.capped(g, g.linear(normed, table, bias), spec.block.logits_softcap)
+
+    def _neurons(self, index: int, sublayer: Mlp, x: Value) -> Value:
+        *gates, up = (self._projected(index, sublayer, name, x) for name in sublayer.readers)
+        channels = op.activated(self._g, sublayer.activation, gates[0] if gates else up)
+        return op.multiply(self._g, channels, up) if gates else channels
+
+    def _written(self, index: int, sublayer: Sublayer, channels: Value) -> Value:
+        """What a sublayer adds to the stream."""
+        product, after = self._projected(index, sublayer, sublayer.output, channels), sublayer.norm_after
+        return op.scaled(self._g, product if after is None else self._norm(after, index, product), sublayer.multiplier)
+
+    def _projected(self, index: int, sublayer: Sublayer, projection: Projection, x: Value) -> Value:
+        bias = names.bias(projection, index) if projection in sublayer.biases else None
+        return self._g.linear(x, names.weight(projection, index), bias)
+
+    def _norm(self, norm: str, index: int | None, x: Value) -> Value:
+        spec = self._spec.norm
+        gain, *bias = (self._g.vector(names.tensor(part, index)) for part in self._spec.norm_parts(norm))
+        return op.norm(self._g, x, spec.epsilon, gain, *bias, centred=spec.is_centred)
+
+    def _attended(
+        self, index: int, attention: Attention, x: Value, stream: Value, read: Value
+    ) -> tuple[Value, Value, Value]:
+        """What the query heads attend to, [1, N, channels], the stream, and what was read from it, in a new graph."""
+        p, groups, size = self._p, attention.num_key_value_heads, attention.head_dim
+        heads = [attention.num_attention_heads, groups, groups]
+        new = [(part, self._heads(index, attention, part, x, count)) for part, count in zip(QKV, heads, strict=True)]
+        self._streams += 1
+        kept = [(f"{name}-{self._streams % 2}", value) for name, value in (("stream", stream), ("read", read))]
+        query, key, value, stream_at, read_at = self._close(*new, *kept)
+        caches = []
+        for part, tensor in (("key", key), ("value", value)):
+            caches.append(p.tensor(f"{part}-{index}", (1, cache_length(self._spec), groups, size)))
+            nothing = p.tensor("nothing", (1,))
+            p.kernel("llama::update_cache", "out", tensor, caches[-1], self._start, nothing, nothing)
+        shape = (1, TOKENS, attention.num_attention_heads, size)
+        out, scale = p.tensor("attended", shape, is_open=True), p.scalar("Double", attention.scale)
+        how = p.scalar("Null"), p.scalar("Double", 0.0), p.scalar("Bool", True), scale
+        p.kernel("llama::custom_sdpa", "out", query, *caches, self._start, *how, out, out)
+        self._open()
+        attended = op.reshape(self._g, self._g.take(out, shape), (1, TOKENS, attention.channels))
+        return attended, self._g.take(stream_at, stream.shape), self._g.take(read_at, read.shape)
+
+    def _heads(self, index: int, attention: Attention, projection: Projection, x: Value, heads: int) -> Value:
+        """Queries, keys or values of the new tokens, [1, N, heads, head size], normalised and rotated."""
+        g, norm, is_value = self._g, projection.replace("proj", "norm"), projection == "v_proj"
+        rope, normed = (None, None) if is_value else (attention.rope, attention.qk_norm)
+        made = self._projected(index, attention, projection, x)
+        if normed == "over_all_heads":
+            made = self._head_norm(norm, index, made)
+        made = op.reshape(g, made, (1, TOKENS, heads, attention.head_dim))
+        if normed == "before_rotation":
+            made = self._head_norm(norm, index, made)
+        made = made if rope is None else self._rotated(made, rope)
+        return self._head_norm(norm, index, made) if normed == "after_rotation" else made
+
+    def _head_norm(self, norm: str, index: int, x: Value) -> Value:
+        return op.norm(self._g, x, self._spec.norm.epsilon, self._g.vector(names.tensor(norm, index)))
+
+    def _rotated(self, x: Value, rope: RopeSpec) -> Value:
+        """x cos + swap(x) sin, where a constant matrix swaps the channels of pairs, one of them with its sign."""
+        g, size = self._g, x.shape[-1]
+        tables = next(tables for one, of_size, tables in self._tables if one == rope and of_size == size)
+        cosines, sines = (self._g.take(self._slices[table], (TOKENS, 1, size)) for table in tables)
+        swapped = g.linear(x, g.packed_constant(_swap(rope, size)))
+        return op.add(g, op.multiply(g, x, cosines), op.multiply(g, swapped, sines))
+
+
+def _swap(rope: RopeSpec, size: int) -> NDArray[np.float32]:
+    """The matrix [out, in] that brings -x2 to the place of x1 and x1 to that of x2, for each pair (x1, x2)."""
+    swap = np.zeros((size, size), np.float32)
+    for pair in range(rope.dim // 2):
+        one, two = (2 * pair, 2 * pair + 1) if rope.interleaved else (pair, pair + rope.dim // 2)
+        swap[one, two], swap[two, one] = -1.0, 1.0
+    return swap

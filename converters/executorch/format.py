@@ -1,0 +1,149 @@
+"""The format `executorch`: a program for ExecuTorch, which runs models in apps for phones and on small devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from converters.executorch.decoder import cache_length, decoder_program, decoder_weights
+from converters.executorch.packages import EXTRA
+from converters.executorch.read_back import ExecutorchWeights, program_damages, weight_differences
+from converters.executorch.stored_program import PROGRAM, StoredProgram
+from converters.executorch.writer import write_program
+from converters.format import lacks
+from converters.read_back import open_plain
+from converters.small_files import copies, write_files
+from converters.whole import whole_or_nothing
+from seap_export.errors import InputError
+from seap_export.families import Attention, Mlp, ModelSpec, model_spec, names
+from seap_export.json_file import read_json
+from seap_export.rounding.grid import BlockQuantization
+from seap_export.sources.config import end_tokens
+from seap_export.sources.tokenizer import tokenizer_files
+
+__all__ = ["ExecutorchFormat"]
+
+#: Grows when the same model gives other bytes.
+_VERSION = 1
+#: The nodes of a layer, bytes.
+_LAYER = 10_000
+
+
+@dataclass(frozen=True)
+class ExecutorchFormat:
+    """See `converters.format.Format`.
+
+    Attributes:
+        precision: fp32; int8, with a scale for each row of a matrix; or int4, ExecuTorch's 8da4w, with one for each
+            block of 32. Kernels round what they multiply such a matrix with to 8 bits, with a scale for each token.
+    """
+
+    name: ClassVar[str] = "executorch"
+    extra: ClassVar[str | None] = EXTRA
+    runtimes: ClassVar[tuple[str, ...]] = ("executorch",)
+    precisions: ClassVar[tuple[str, ...]] = ("int8", "int4", "fp32")
+    precision: str = precisions[0]
+
+    def __post_init__(self) -> None:
+        if self.precision not in self.precisions:
+            raise ValueError(f"precision must be one of {', '.join(self.precisions)}, not {self.precision}")
+
+    @classmethod
+    def read(cls, folder: Path) -> ExecutorchFormat:
+        """The format of a written folder, as the program says.
+
+        Raises:
+            ArtifactError: The program is missing or damaged.
+            EnvironmentFailure: ExecuTorch is missing.
+        """
+        return cls(StoredProgram(folder).precision)
+
+    def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
+        """Why a model cannot be written so; None: it can."""
+        lacking = lacks(spec, Attention, Mlp) or _unknown(spec)
+        return (
+            None if lacking is None else f"{self.name} is not written for a layer with {lacking}; use another format"
+        )
+
+    def remark(self, spec: ModelSpec) -> str | None:
+        """How much of the context is left, if it is not all."""
+        length = cache_length(spec)
+        if length == spec.max_position_embeddings:
+            return None
+        return f"{self.name} keeps {length} tokens of a text, not the model's {spec.max_position_embeddings}"
+
+    def size(self, spec: ModelSpec) -> int:
+        """Bytes of the program."""
+        weights = decoder_weights(spec, self.precision)
+        return sum(weight.size + weight.scale_size for weight in weights) + _LAYER * len(spec.layers)
+
+    def grid(self, spec: ModelSpec) -> BlockQuantization | None:
+        """None: matrices are rounded to the nearest level."""
+        return None
+
+    def settings(self) -> dict[str, Any]:
+        """What the bytes depend on besides the model."""
+        return {"precision": self.precision, "version": _VERSION}
+
+    def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
+        """Writes the program and the tokenizer.
+
+        Raises:
+            InputError: The model is refused or damaged, or has NaN or infinite weights.
+            UsageError: The folder is not empty.
+            EnvironmentFailure: ExecuTorch is missing, or the files cannot be written.
+        """
+        config = read_json(model_folder / "config.json")
+        spec = model_spec(config)
+        reason = self.refusal(spec, config)
+        if reason is not None:
+            raise InputError(reason)
+        tokenizer_files(model_folder)
+        plain, program = (
+            open_plain(model_folder, spec),
+            decoder_program(spec, self.precision, end_tokens(model_folder)),
+        )
+        last_of = {names.layer_of(name): name for name in program.weights}
+
+        def on_tensor(name: str) -> None:
+            layer = names.layer_of(name)
+            if layer is not None and last_of[layer] == name:
+                on_layer(layer)
+
+        with whole_or_nothing(out_folder):
+            write_program(out_folder / PROGRAM, program, lambda name: plain.read([name])[name], on_tensor)
+            write_files(out_folder, copies(model_folder, "tokenizer.json"))
+
+    def weights(self, folder: Path, spec: ModelSpec) -> ExecutorchWeights:
+        """The weights of a written folder.
+
+        Raises:
+            ArtifactError: The program is damaged.
+            EnvironmentFailure: ExecuTorch is missing.
+        """
+        return ExecutorchWeights(folder, spec)
+
+    def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
+        """The weights that are further from the model's than rounding explains, a line each."""
+        return weight_differences(model_folder, folder, self.precision)
+
+    def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
+        """A program that is missing, damaged or not that of the model, a line each."""
+        return program_damages(model_folder, folder, self.precision)
+
+
+def _unknown(spec: ModelSpec) -> str | None:
+    """What the kernel of attention does not know, or what a table of angles does not hold."""
+    length = cache_length(spec)
+    for attention in (one for one in spec.sublayers if isinstance(one, Attention)):
+        if attention.sliding_window is not None and attention.sliding_window < length:
+            return "a sliding window"
+        if attention.softcap is not None:
+            return "bounded attention scores"
+        if attention.query_scaling is not None:
+            return "queries that are scaled by position"
+    if any(rope.switches_at is not None and rope.switches_at < length for rope in spec.ropes):
+        return "a rotation that changes with the length of a text"
+    return None

@@ -1,0 +1,81 @@
+"""The operators of a decoder in XNNPACK, each a function of values."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from converters.executorch.graph import TOKENS, Graph, Shape, Value
+
+__all__ = ["activated", "add", "capped", "multiply", "norm", "reshape", "scaled"]
+
+
+def _unary(g: Graph, operator: str, x: Value, bounds: tuple[float, float] | None = None) -> Value:
+    return g.node(operator, x.shape, bounds, input_id=x.index)
+
+
+def _binary(g: Graph, operator: str, a: Value, b: Value) -> Value:
+    return g.node(operator, tuple(np.broadcast_shapes(a.shape, b.shape)), input1_id=a.index, input2_id=b.index)
+
+
+def add(g: Graph, a: Value, b: Value) -> Value:
+    """The sum."""
+    return _binary(g, "Add", a, b)
+
+
+def multiply(g: Graph, a: Value, b: Value) -> Value:
+    """The product of numbers."""
+    return _binary(g, "Multiply", a, b)
+
+
+def scaled(g: Graph, x: Value, factor: float) -> Value:
+    """`x` times a number."""
+    return x if factor == 1.0 else multiply(g, x, g.number(factor))
+
+
+def capped(g: Graph, x: Value, cap: float | None) -> Value:
+    """c tanh(x / c); None: `x`."""
+    return x if cap is None else scaled(g, _unary(g, "Tanh", scaled(g, x, 1 / cap)), cap)
+
+
+def reshape(g: Graph, x: Value, shape: Shape) -> Value:
+    """The same numbers in another shape, whose second axis is the tokens."""
+    if shape == x.shape:
+        return x
+    assert shape[1] == TOKENS
+    return g.node("StaticReshape", shape, num_dims=len(shape), new_shape=[1, 0, *shape[2:]], input_id=x.index)
+
+
+def _mean(g: Graph, x: Value, more: float = 0.0) -> Value:
+    """Over the last axis, which stays, and `more` added; XNNPACK has no such mean."""
+    share = g.packed_constant(np.full((1, x.shape[-1]), 1 / x.shape[-1], np.float32))
+    return g.linear(x, share, g.packed_constant(np.array([more], np.float32)) if more else None)
+
+
+def norm(
+    g: Graph, x: Value, epsilon: float, gain: Value, bias: Value | None = None, *, centred: bool = False
+) -> Value:
+    """gain * x / sqrt(mean of squares + epsilon) + bias; of `x` - mean if it is centred."""
+    if centred:
+        x = _binary(g, "Subtract", x, _mean(g, x))
+    squares = _mean(g, _unary(g, "Square", x), epsilon)
+    normed = multiply(g, multiply(g, x, _unary(g, "ReciprocalSquareRoot", squares)), gain)
+    return normed if bias is None else add(g, normed, bias)
+
+
+def activated(g: Graph, activation: str, x: Value) -> Value:
+    """An `Activation` of `x`."""
+    match activation:
+        case "silu":
+            return multiply(g, x, _unary(g, "Sigmoid", x))
+        case "gelu":
+            return _unary(g, "Gelu", x)
+        case "gelu_tanh":
+            cube = multiply(g, _unary(g, "Square", x), scaled(g, x, 0.044715))
+            inner = _unary(g, "Tanh", scaled(g, add(g, x, cube), float(np.sqrt(2 / np.pi))))
+            return multiply(g, scaled(g, x, 0.5), add(g, inner, g.number(1.0)))
+        case "sigmoid":
+            return _unary(g, "Sigmoid", x)
+        case "relu2":
+            return _unary(g, "Square", _unary(g, "Clamp", x, (0.0, np.inf)))
+        case _:
+            return _unary(g, "Clamp", x, (0.0, np.inf))

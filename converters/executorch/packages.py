@@ -1,0 +1,50 @@
+"""The modules of ExecuTorch, imported only when something is written, read or run."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from seap_export.extras import import_of_extra
+
+__all__ = ["EXTRA", "graph_schema", "program_schema", "quiet", "require"]
+
+#: The extra of this package that installs them.
+EXTRA = "executorch"
+
+
+def require(name: str) -> Any:
+    """Imports a module of them; see `import_of_extra`."""
+    if name in sys.modules:
+        return sys.modules[name]
+    with quiet():
+        return import_of_extra(EXTRA, name)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps off stderr what they say of processors and optional parts; what matters is an exception."""
+    before, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nothing)
+
+
+def program_schema() -> Any:
+    """The classes of a program; raises `EnvironmentFailure`."""
+    return require("executorch.exir.schema")
+
+
+def graph_schema() -> Any:
+    """The classes of a graph of XNNPACK; raises `EnvironmentFailure`."""
+    return require("executorch.backends.xnnpack.serialization.xnnpack_graph_schema")

@@ -1,0 +1,93 @@
+"""Reads the weights of a program back, and finds what is not as the model folder has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from converters.comparison import other_numbers, worse_rows
+from converters.executorch.decoder import decoder_program, decoder_weights
+from converters.executorch.stored_program import StoredProgram
+from converters.executorch.weights import StoredNumbers, stored_numbers
+from converters.read_back import PlainWeights, open_plain
+from converters.small_files import copies, file_differences
+from seap_export.errors import ArtifactError
+from seap_export.families import ModelSpec
+from seap_export.sources.config import end_tokens, read_spec
+
+__all__ = ["ExecutorchWeights", "program_damages", "weight_differences"]
+
+
+class ExecutorchWeights(PlainWeights):
+    """The weights of a program by the names of the model folder, float32; one tensor is in memory at a time.
+
+    Args:
+        folder: Contains the program.
+        spec: The model's shapes.
+
+    Raises:
+        ArtifactError: The program is damaged.
+        EnvironmentFailure: ExecuTorch is missing.
+    """
+
+    def __init__(self, folder: Path, spec: ModelSpec) -> None:
+        super().__init__(spec)
+        self._stored = StoredProgram(folder)
+        self._weights = {weight.name: weight for weight in decoder_weights(spec, self._stored.precision)}
+
+    def plain(self, name: str) -> torch.Tensor:
+        """See `PlainWeights`."""
+        return self._stored.numbers(self._weights[name]).rows()
+
+
+def weight_differences(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
+    """The tensors that are further from the model's than rounding explains, one line each.
+
+    Raises:
+        ArtifactError: The program is damaged.
+        InputError: The model folder is damaged.
+    """
+    spec = read_spec(model_folder)
+    stored, plain = StoredProgram(folder), open_plain(model_folder, spec)
+    for weight in decoder_weights(spec, precision):
+        (tensor,) = plain.read([weight.name]).values()
+        wanted, given = stored_numbers(weight, tensor), stored.numbers(weight)
+        line = (
+            other_numbers(weight.name, [(wanted.rows().numpy(), given.rows().numpy())], "fp32")
+            if weight.kind == "fp32"
+            else _other_levels(wanted, given)
+        )
+        if line is not None:
+            yield line
+
+
+def _other_levels(wanted: StoredNumbers, given: StoredNumbers) -> str | None:
+    name, scales = given.weight.name, given.scales
+    if scales is None or not (scales.isfinite() & (scales > 0)).all():
+        return f"'{name}' has no scales, or such as are not above zero"
+    steps = scales.float().reshape(len(scales), -1).numpy()
+
+    def read(rows: slice) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        return wanted.rows(rows).numpy(), given.rows(rows).numpy(), steps[rows]
+
+    return worse_rows(name, len(scales), read)
+
+
+def program_damages(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
+    """What shows without running a model that a folder is damaged, or not of this model, one line each.
+
+    Raises:
+        InputError: The model folder is damaged.
+        EnvironmentFailure: ExecuTorch is missing.
+    """
+    yield from file_differences(folder, copies(model_folder, "tokenizer.json"))
+    try:
+        stored = StoredProgram(folder)
+        if not stored.is_of(decoder_program(read_spec(model_folder), precision, end_tokens(model_folder))):
+            yield f"{stored.path}: another program than that of the model; export again"
+    except ArtifactError as error:
+        yield str(error)

@@ -1,0 +1,117 @@
+"""The program in a written folder: its weights, and whether it is that of a model."""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from converters.executorch.decoder import BITS, PRECISION
+from converters.executorch.packages import require
+from converters.executorch.program import Program
+from converters.executorch.weights import BLOCK, StoredNumbers, Weight
+from seap_export.errors import ArtifactError
+
+__all__ = ["PROGRAM", "StoredProgram"]
+
+PROGRAM = "model.pte"
+#: What parsers raise when they read a damaged file.
+_DAMAGES = (struct.error, ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, AssertionError)
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Bytes of the file."""
+
+    start: int
+    size: int
+
+
+class StoredProgram:
+    """Reads the numbers of the model, which are named data.
+
+    Args:
+        folder: Contains the program.
+
+    Attributes:
+        path: The program.
+        precision: `fp32`, `int8` or `int4`.
+
+    Raises:
+        ArtifactError: It is missing or damaged.
+        EnvironmentFailure: ExecuTorch is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / PROGRAM
+        try:
+            with self.path.open("rb") as file:
+                self._data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except FileNotFoundError as error:
+            raise ArtifactError(f"{self.path}: missing; export again") from error
+        except (OSError, ValueError) as error:
+            raise self.damaged(error) from error
+        try:
+            self._spans, self.precision = self._read()
+        except _DAMAGES as error:
+            raise self.damaged(error) from error
+
+    def _read(self) -> tuple[Mapping[str, _Span], str]:
+        binary = require("executorch.exir._serialize._program")
+        header = binary._get_extended_header(self._data[:64])
+        if header is None or header.segment_base_offset + header.segment_data_size > len(self._data):
+            raise ValueError("no program of ExecuTorch, or truncated")
+        program = require("executorch.exir._serialize.generated.executorch_flatbuffer.Program").Program.GetRootAs(
+            self._data[: header.program_size], 0
+        )
+        spans = {}
+        for index in range(program.NamedDataLength()):
+            named = program.NamedData(index)
+            segment = program.Segments(named.SegmentIndex())
+            spans[named.Key().decode()] = _Span(header.segment_base_offset + segment.Offset(), segment.Size())
+        return spans, self._told_precision(program)
+
+    @staticmethod
+    def _told_precision(program: Any) -> str:
+        integer = require("executorch.exir._serialize.generated.executorch_flatbuffer.Int").Int()
+        plans = [program.ExecutionPlan(index) for index in range(program.ExecutionPlanLength())]
+        (plan,) = (plan for plan in plans if plan.Name().decode() == PRECISION)
+        value = plan.Values(0).Val()
+        integer.Init(value.Bytes, value.Pos)
+        return {bits: precision for precision, bits in BITS.items()}[integer.IntVal()]
+
+    def damaged(self, reason: object) -> ArtifactError:
+        """The error of a damaged file."""
+        return ArtifactError(f"{self.path}: damaged ({' '.join(str(reason).split()):.120}); export again")
+
+    def numbers(self, weight: Weight) -> StoredNumbers:
+        """A tensor of the model; raises `ArtifactError` if it is not there, or of another shape."""
+        rows, *columns = weight.shape
+        if weight.kind == "int4":
+            packed = self._tensor(weight.name, weight.size, np.uint8, rows, columns[0] // 2)
+            scales = self._tensor(weight.scale_name, weight.scale_size, np.int16, rows, columns[0] // BLOCK)
+            return StoredNumbers(weight, packed, scales.view(torch.bfloat16))
+        if weight.kind == "int8":
+            levels = self._tensor(weight.name, weight.size, np.int8, *weight.shape)
+            return StoredNumbers(weight, levels, self._tensor(weight.scale_name, weight.scale_size, np.float32, rows))
+        return StoredNumbers(weight, self._tensor(weight.name, weight.size, np.float32, *weight.shape))
+
+    def _tensor(self, name: str, size: int, dtype: type[np.generic], *shape: int) -> torch.Tensor:
+        span = self._spans.get(name)
+        if span is None or span.size != size or span.start + size > len(self._data):
+            raise self.damaged(f"'{name:.80}' is missing, or of another shape")
+        numbers = np.frombuffer(self._data[span.start : span.start + size], dtype).reshape(shape)
+        return torch.from_numpy(numbers.copy())
+
+    def is_of(self, program: Program) -> bool:
+        """Whether the file is that of a program, whatever the numbers of the model."""
+        pieces = program.pieces().items()
+        return len(self._data) == program.offsets()[""] and all(
+            self._data[start : start + len(piece)] == piece for start, piece in pieces
+        )

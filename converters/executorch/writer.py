@@ -1,0 +1,45 @@
+"""Writes a program, one tensor in memory at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from converters.executorch.program import Program
+from converters.executorch.weights import stored_numbers
+
+__all__ = ["write_program"]
+
+
+def write_program(
+    path: Path,
+    program: Program,
+    read: Callable[[str], torch.Tensor],
+    on_tensor: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Writes the file.
+
+    Args:
+        path: The file.
+        program: The program.
+        read: Gives a tensor of the model by its name in the plain form.
+        on_tensor: Called with each name, once it is written.
+
+    Raises:
+        InputError: A tensor has NaN or infinite values.
+    """
+    offsets = program.offsets()
+    with path.open("wb") as file:
+        for start, piece in program.pieces().items():
+            file.seek(start)
+            file.write(piece)
+        for name, weight in program.weights.items():
+            stored = stored_numbers(weight, read(name))
+            for part, numbers in ((name, stored.numbers), (weight.scale_name, stored.scales)):
+                if numbers is not None:
+                    file.seek(offsets[part])
+                    file.write(numbers.contiguous().view(torch.uint8).numpy().data)
+            on_tensor(name)
+        file.truncate(offsets[""])

@@ -1,0 +1,118 @@
+"""ExecuTorch computes what torch computes with the weights that are written, for models of every family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.execution import ONE_THREAD
+from support.models import with_written_weights
+from support.plans import write_pruned_micro_model
+from support.product import Run, choose_precision, open_torch_runner, round_activations, run_parity
+from support.variations import RICHEST, VARIATIONS, micro_config
+
+from converters.executorch.format import ExecutorchFormat
+from converters.executorch.stored_program import PROGRAM
+from seap_export.errors import ArtifactError, ParityFailure
+from seap_export.families import model_spec
+from validation.runtimes.executorch_runner import ExecutorchRunner, open_executorch
+from validation.runtimes.runner import Opening
+
+pytestmark = pytest.mark.needs("executorch")
+Logits = Callable[..., list[np.ndarray]]
+#: One for each thing that the program does in another way; `make test-all` adds the other families.
+FEW = (
+    "qwen3-biases", "gptj-all", "gpt2-tied", "opt-all", "cohere-all", "olmo2-all", "granite-all", "hunyuan-all",
+    "gemma-all", "nemotron-all",
+)  # fmt: skip
+KNOWN = [
+    name if name in FEW else pytest.param(name, marks=pytest.mark.full)
+    for name in RICHEST
+    if ExecutorchFormat("fp32").refusal(model_spec(micro_config(**VARIATIONS[name])), {}) is None
+]
+
+
+def written(model: Path, folder: Path, precision: str = "fp32") -> Path:
+    folder.mkdir()
+    ExecutorchFormat(precision).write(model, folder, lambda layer: None)
+    return folder
+
+
+@pytest.mark.parametrize("variation", KNOWN)
+def test_equals_torch(tmp_path: Path, variation: str, prompts: list[list[int]], torch_logits: Logits) -> None:
+    """All tokens one by one; a prompt at once, and steps; tokens that are appended; two rows in turn."""
+    model = write_pruned_micro_model(tmp_path / "hf", variation)
+    folder = written(model, tmp_path / "executorch")
+    long, short = prompts[-1], prompts[5]
+    truth, other = torch_logits(model, [long, short])
+    single = ExecutorchRunner(folder, all_logits=True)
+    assert np.abs(single.prefill(np.array([long]), [len(long)])[0] - truth).max() <= 1e-3
+    runner = ExecutorchRunner(folder)
+    rows = np.array([long[:30], [*short[:5], *[0] * 25]])
+    computed = [runner.prefill(rows, [30, 5])[:, 0]]
+    computed += [runner.step([long[30 + step], short[5 + step]]) for step in range(4)]
+    for step, (first, second) in enumerate(computed):
+        assert np.abs(first - truth[29 + step]).max() <= 1e-3
+        assert np.abs(second - other[4 + step]).max() <= 1e-3
+    runner.prefill(np.array([long[:6]]), [6])
+    assert np.abs(runner.append(np.array([long[6:]]))[0, 0] - truth[-1]).max() <= 1e-3
+
+
+@pytest.mark.parametrize("precision", ["int8", "int4"])
+def test_levels_are_exact_but_for_activations_that_are_rounded_as_in_torch(
+    tmp_path: Path, prompts: list[list[int]], precision: str
+) -> None:
+    model = write_pruned_micro_model(tmp_path / "hf", "qwen3-biases")
+    folder = written(model, tmp_path / "executorch", precision)
+    again = with_written_weights(model, folder, ExecutorchFormat(precision), tmp_path / "again")
+    prompt, how = prompts[-1], choose_precision("int8").quantization
+    assert how is not None
+    with open_torch_runner(again, ONE_THREAD) as torch_runner:
+        (exact,) = torch_runner.run([Run([prompt], len(prompt))])
+        round_activations(torch_runner.model, torch_runner.spec, how, whole_rows=True)
+        (rounded,) = torch_runner.run([Run([prompt], len(prompt))])
+    given = ExecutorchRunner(folder, all_logits=True).prefill(np.array([prompt]), [len(prompt)])[0]
+    assert np.abs(given - rounded).mean() < 0.3 * np.abs(given - exact).mean()
+
+
+@pytest.mark.parametrize("precision", ExecutorchFormat.precisions)
+def test_parity_tells_rounding_from_errors(tmp_path: Path, precision: str) -> None:
+    model = write_pruned_micro_model(tmp_path / "hf", "qwen3-biases")
+    folder = written(model, tmp_path / "executorch", precision)
+    texts = ["the cat", "a dog ran home"]
+    report = run_parity(model, folder, texts, runtime="executorch", decode_steps=4, long_tokens=40)
+    assert report.passed, report.summary()
+
+
+def test_the_end_of_the_cache_is_reached_but_not_passed(tmp_path: Path, torch_logits: Logits) -> None:
+    """Over several calls, because one takes 128 tokens."""
+    model = write_pruned_micro_model(tmp_path / "hf", "llama-gqa", max_position_embeddings=200)
+    runner, ids = ExecutorchRunner(written(model, tmp_path / "executorch")), [3 + index % 7 for index in range(200)]
+    (truth,) = torch_logits(model, [ids])
+    assert np.abs(runner.prefill(np.array([ids]), [200])[0, 0] - truth[-1]).max() <= 1e-3
+    with pytest.raises(ParityFailure, match="holds 200 tokens"):
+        runner.step([3])
+
+
+def test_it_is_served_with_other_threads(tmp_path: Path) -> None:
+    folder = written(write_pruned_micro_model(tmp_path / "hf", "llama-gqa"), tmp_path / "executorch", "int8")
+    single = ExecutorchRunner(folder, threads=1).prefill(np.array([[3, 4, 5]]), [3])
+    runner = open_executorch(folder, Opening(ONE_THREAD, "served"))
+    assert np.array_equal(runner.prefill(np.array([[3, 4, 5]]), [3]), single)
+    runner.close()
+    with pytest.raises(ValueError, match="before there is a prompt"):
+        open_executorch(folder, Opening(ONE_THREAD, "served")).step([3])
+
+
+def test_what_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
+    folder = written(write_pruned_micro_model(tmp_path / "hf", "llama-gqa"), tmp_path / "executorch")
+    path = folder / PROGRAM
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4] + b"ETXX" + whole[8:])
+    with pytest.raises(ArtifactError, match="ExecuTorch cannot load it"):
+        ExecutorchRunner(folder)
+    path.unlink()
+    with pytest.raises(ArtifactError, match="missing"):
+        ExecutorchRunner(folder)

@@ -1,0 +1,48 @@
+"""Programs of ExecuTorch, as parity sees them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import ClassVar
+
+from converters.executorch.decoder import cache_length, decoder_program
+from converters.executorch.read_back import ExecutorchWeights
+from converters.executorch.stored_program import PROGRAM
+from converters.executorch.writer import write_program
+from validation.parity.candidate import RuntimeCandidate
+from validation.parity.profiles import Limits, Pass, passes
+from validation.runtimes.executorch_runner import ExecutorchRunner
+
+__all__ = ["ExecutorchCandidate"]
+
+
+class ExecutorchCandidate(RuntimeCandidate):
+    """See `RuntimeCandidate`. The kernels of int8 and int4 round activations, so the program also runs in float32.
+
+    XNNPACK rounds what such weights are multiplied with to 8 bits, with a scale and a zero point for each token.
+    """
+
+    rounds_rows: ClassVar[bool] = True
+
+    @property
+    def context_length(self) -> int:
+        """That of the cache."""
+        return cache_length(self._input.spec)
+
+    def passes(self, limits: Limits) -> tuple[Pass, ...]:
+        """The program with dequantised weights, and as it is."""
+        return passes(self.arithmetic, "cpu", limits)
+
+    @contextmanager
+    def opened(self, way: Pass) -> Iterator[ExecutorchRunner]:
+        """The program of a pass; that in float32 is written for it, with the weights that the folder holds."""
+        folder, spec, threads = self._input.folder, self._input.spec, self._input.execution.thread_count
+        with tempfile.TemporaryDirectory() as made:
+            if way.in_float:
+                stored = ExecutorchWeights(folder, spec)
+                write_program(Path(made) / PROGRAM, decoder_program(spec, "fp32", ()), stored.plain)
+            with closing(ExecutorchRunner(Path(made) if way.in_float else folder, threads)) as runner:
+                yield runner

@@ -1,0 +1,142 @@
+"""Runs a program with ExecuTorch's own runtime, whose cache of keys and values is inside the program.
+
+There is one cache, so that the rows of a batch take turns, and a row whose turn it is reads again what it had read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from converters.executorch.packages import EXTRA, quiet, require
+from converters.executorch.stored_program import PROGRAM
+from seap_export.errors import ArtifactError, ParityFailure
+from validation.runtimes.runner import Gives, Logits, Opening
+
+__all__ = ["ExecutorchRunner", "open_executorch"]
+
+#: The packages that register the kernels of attention and of embeddings in 8 bits.
+_KERNELS = ("executorch.extension.llm.custom_ops.custom_ops", "executorch.kernels.quantized")
+#: What ExecuTorch raises.
+_ERRORS = (RuntimeError, ValueError, TypeError, KeyError)
+
+
+class ExecutorchRunner:
+    """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it.
+
+    Args:
+        folder: Contains the program.
+        threads: Of ExecuTorch's pool, which all programs of this process share.
+        all_logits: Whether a prompt gives the logits of all its tokens, which takes a step for each.
+
+    Raises:
+        ArtifactError: ExecuTorch cannot load the program.
+        EnvironmentFailure: ExecuTorch is missing.
+    """
+
+    runtime: ClassVar[str] = "executorch"
+    extra: ClassVar[str | None] = EXTRA
+    gives: ClassVar[Gives] = "logits"
+
+    def __init__(self, folder: Path, threads: int = 1, *, all_logits: bool = False) -> None:
+        path = folder / PROGRAM
+        if not path.is_file():
+            raise ArtifactError(f"{path}: missing; export again")
+        with quiet():
+            library = require("executorch.extension.pybindings.portable_lib")
+            for kernels in _KERNELS:
+                require(kernels)
+            try:
+                if library._threadpool_get_thread_count() != threads:
+                    library._unsafe_reset_threadpool(threads)
+                self._program = require("executorch.runtime").Runtime.get().load_program(path)
+                self._most, self._length = (
+                    int(self._program.load_method(f"get_max_{kind}_len").execute([])[0]) for kind in ("seq", "context")
+                )
+                self._forward: Any = self._program.load_method("forward")
+            except _ERRORS as error:
+                raise ArtifactError(f"{path}: ExecuTorch cannot load it ({_line(error)}); export again") from error
+        self._all_logits = all_logits
+        self._rows: list[list[int]] = []
+        self._cached: list[int] | None = None  # the row whose keys and values are in the program
+
+    def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
+        """Runs the prompts from empty caches.
+
+        Args:
+            input_ids: int64 [B, S], padded on the right with any token.
+            lengths: The real tokens of each row, 1 to S; logits after them are 0.
+            room: Of no account, because the cache has a fixed length.
+
+        Returns:
+            [B, S, V] or, without all logits, those of each row's last token, [B, 1, V].
+
+        Raises:
+            ParityFailure: The program does not run, or the cache is full.
+        """
+        self._rows = [[] for _ in lengths]
+        computed = [
+            self._continued(row, ids[:length]) for row, ids, length in zip(self._rows, input_ids, lengths, strict=True)
+        ]
+        tokens = input_ids.shape[1] if self._all_logits else 1
+        logits = np.zeros((len(lengths), tokens, computed[0].shape[-1]), np.float32)
+        for of_row, given in zip(logits, computed, strict=True):
+            of_row[: len(given)] = given
+        return logits
+
+    def append(self, input_ids: NDArray[np.int64]) -> Logits:
+        """Appends tokens, int64 [B, S], all of them real; it gives and raises what `prefill` does."""
+        if not self._rows:
+            raise ValueError("tokens are appended before there is a prompt")
+        return np.stack([self._continued(row, ids) for row, ids in zip(self._rows, input_ids, strict=True)])
+
+    def step(self, next_ids: Sequence[int]) -> Logits:
+        """Appends one token to each row [B] and returns the logits [B, V]; errors are those of `append`."""
+        return self.append(np.asarray(next_ids, np.int64)[:, None])[:, -1]
+
+    def cache(self, row: int) -> None:
+        """None: a program does not show its cache."""
+
+    def close(self) -> None:
+        """Frees the program."""
+        self._rows = []
+        del self._forward, self._program
+
+    def _continued(self, row: list[int], ids: NDArray[np.int64]) -> Logits:
+        """The logits of all tokens, or of the last one, [1 or more, V]."""
+        if len(row) + len(ids) > self._length:
+            raise ParityFailure(f"the cache of the program holds {self._length} tokens; use a shorter text")
+        if self._cached is not row:
+            self._run(row, 0)
+            self._cached = row
+        start = len(row)
+        row += ids.tolist()
+        if not self._all_logits:
+            return self._run(row[start:], start)
+        return np.concatenate([self._run([token], start + index) for index, token in enumerate(row[start:])])
+
+    def _run(self, tokens: Sequence[int], start: int) -> Logits:
+        """Appends tokens from a position on, in as few calls as it takes; gives the logits of the last, [1, V]."""
+        given: Any = None
+        try:
+            for first in range(0, len(tokens), self._most):
+                part = torch.tensor([tokens[first : first + self._most]])
+                (given,) = self._forward.execute([part, torch.tensor([start + first])])
+        except _ERRORS as error:
+            raise ParityFailure(f"ExecuTorch does not run the program: {_line(error)}") from error
+        logits: Logits = np.zeros((1, 0), np.float32) if given is None else given.numpy().copy()
+        return logits
+
+
+def open_executorch(folder: Path, opening: Opening) -> ExecutorchRunner:
+    """Opens a folder; errors are those of `ExecutorchRunner`."""
+    return ExecutorchRunner(folder, opening.execution.thread_count, all_logits=opening.purpose == "scored")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
