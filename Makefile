@@ -25,7 +25,7 @@ TRANSFORMERS := $(patsubst %,tests/seap_export/%,modeling optimum_plugin activat
 
 # Tests of further runtimes, with what is installed for them; CI leaves out vLLM.
 IN_RUNTIMES := SEAP_NODE_MODULES=$(CURDIR)/.venv-runtimes/npm/node_modules .venv-runtimes/bin/
-FEWER_RUNTIMES := llama.cpp,openvino,transformers.js,mlx-lm,litert
+FEWER_RUNTIMES := llama.cpp,openvino,transformers.js,mlx-lm,litert,executorch
 RUNTIMES := $(FEWER_RUNTIMES),vllm
 
 .PHONY: demo environments test test-fast test-release test-all test-runtimes test-gpu lint clean
@@ -51,7 +51,7 @@ test-release: environments $(MODEL)
 	.venv/bin/$(PYTEST) $(PARALLEL) --dist loadfile -m "release and not full" --durations 15 $(call with,mark.release)
 	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not (real or full)" $(TRANSFORMERS)
 	$(IN_RUNTIMES)$(PYTEST) $(PARALLEL) "--require=$(REQUIRE),$(FEWER_RUNTIMES)" --needing=$(FEWER_RUNTIMES) \
-		-m "not (real or full)" $(call with,'mark.needs.*"(llama.cpp|openvino|transformers.js|mlx-lm|litert)"')
+		-m "not (real or full)" $(call with,'mark.needs.*"(llama.cpp|openvino|transformers.js|mlx-lm|litert|executorch)"')
 
 # The environments of test-release, one after the other.
 environments: .venv/installed .venv-transformers4/installed .venv-genai/installed .venv-genai-cuda/installed \
@@ -107,7 +107,7 @@ endef
 # download CUDA's libraries.
 .venv-runtimes/installed: .venv/installed
 	$(LENT)
-	$(INTO) --editable '.[dev,gguf,openvino,litert,mlx]'
+	$(INTO) --editable '.[dev,gguf,openvino,litert,executorch,mlx]'
 	$(CHECK)
 	npm install --prefix .venv-runtimes/npm --ignore-scripts --no-audit --no-fund '@huggingface/transformers@4.3'
 	@touch $@

@@ -23,7 +23,7 @@ from seap_export.families import Attention, Mlp, ModelSpec, RopeSpec, Sublayer, 
 from seap_export.families.names import QKV, Projection
 from seap_export.layers.sublayers.rotary import rotary_tables
 
-__all__ = ["BITS", "CONTEXT", "PRECISION", "cache_length", "decoder_program", "decoder_weights"]
+__all__ = ["BITS", "CONTEXT", "PRECISION", "cache_length", "decoder_program", "decoder_weights", "rotations"]
 
 #: Tokens of the cache at most: it takes its whole memory, however short the text is.
 CONTEXT = 2048
@@ -47,6 +47,15 @@ def decoder_weights(spec: ModelSpec, precision: str) -> list[Weight]:
         return "int4" if precision == "int4" and name not in outer and shape[1] % BLOCK == 0 else "int8"
 
     return [Weight(name, shape, kind(name, shape)) for name, shape in spec.tensors().items()]
+
+
+def rotations(spec: ModelSpec) -> list[tuple[RopeSpec, int]]:
+    """How queries and keys are rotated, with the size of the heads, each once."""
+    found: list[tuple[RopeSpec, int]] = []
+    for attention in (one for one in spec.sublayers if isinstance(one, Attention)):
+        if attention.rope is not None and (attention.rope, attention.head_dim) not in found:
+            found.append((attention.rope, attention.head_dim))
+    return found
 
 
 def decoder_program(spec: ModelSpec, precision: str, ends: Collection[int]) -> Program:
@@ -74,7 +83,7 @@ class _Decoder:
         self._ids = p.input("tokens", (1, TOKENS), is_open=True)
         position = p.input("position", (1,), is_open=False)
         self._tables: list[tuple[RopeSpec, int, tuple[int, int]]] = []
-        for rope, size in self._rotations():
+        for rope, size in rotations(spec):
             self._tables.append((rope, size, self._angles(rope, size)))
         first = p.tensor("first", (), "LONG")
         self._start, count, self._end = p.number(), p.number(), p.number()
@@ -85,14 +94,6 @@ class _Decoder:
         self._slices = {table: self._slice(table, 1, size) for _, size, tables in self._tables for table in tables}
         self._streams = 0
         self._open()
-
-    def _rotations(self) -> list[tuple[RopeSpec, int]]:
-        """Those of all layers, with the sizes of their heads, each once."""
-        found: list[tuple[RopeSpec, int]] = []
-        for sublayer in (one for layer in self._spec.layers for one in layer.sublayers if isinstance(one, Attention)):
-            if sublayer.rope is not None and (sublayer.rope, sublayer.head_dim) not in found:
-                found.append((sublayer.rope, sublayer.head_dim))
-        return found
 
     def _angles(self, rope: RopeSpec, size: int) -> tuple[int, int]:
         """Cosines and sines of all positions, [C, 1, head size]; channels that do not rotate have angle 0."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from converters.executorch.decoder import cache_length, decoder_program, decoder_weights
+from converters.executorch.decoder import cache_length, decoder_program, decoder_weights, rotations
 from converters.executorch.packages import EXTRA
 from converters.executorch.read_back import ExecutorchWeights, program_damages, weight_differences
 from converters.executorch.stored_program import PROGRAM, StoredProgram
@@ -28,7 +28,7 @@ __all__ = ["ExecutorchFormat"]
 #: Grows when the same model gives other bytes.
 _VERSION = 1
 #: The nodes of a layer, bytes.
-_LAYER = 10_000
+_LAYER = 12_000
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,10 @@ class ExecutorchFormat:
     def size(self, spec: ModelSpec) -> int:
         """Bytes of the program."""
         weights = decoder_weights(spec, self.precision)
-        return sum(weight.size + weight.scale_size for weight in weights) + _LAYER * len(spec.layers)
+        heads = [size for _, size in rotations(spec)]
+        # besides weights: cosines and sines of all positions, and in each layer its nodes and what swaps channels
+        outside = 8 * cache_length(spec) * sum(heads) + (_LAYER + 4 * max(heads, default=0) ** 2) * len(spec.layers)
+        return sum(weight.size + weight.scale_size for weight in weights) + outside
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
         """None: matrices are rounded to the nearest level."""

@@ -7,7 +7,6 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -67,24 +66,15 @@ class StoredProgram:
         header = binary._get_extended_header(self._data[:64])
         if header is None or header.segment_base_offset + header.segment_data_size > len(self._data):
             raise ValueError("no program of ExecuTorch, or truncated")
-        program = require("executorch.exir._serialize.generated.executorch_flatbuffer.Program").Program.GetRootAs(
-            self._data[: header.program_size], 0
+        program = require("executorch.exir._serialize._flatbuffer_program")._flatbuffer_to_program(
+            self._data[: header.program_size]
         )
         spans = {}
-        for index in range(program.NamedDataLength()):
-            named = program.NamedData(index)
-            segment = program.Segments(named.SegmentIndex())
-            spans[named.Key().decode()] = _Span(header.segment_base_offset + segment.Offset(), segment.Size())
-        return spans, self._told_precision(program)
-
-    @staticmethod
-    def _told_precision(program: Any) -> str:
-        integer = require("executorch.exir._serialize.generated.executorch_flatbuffer.Int").Int()
-        plans = [program.ExecutionPlan(index) for index in range(program.ExecutionPlanLength())]
-        (plan,) = (plan for plan in plans if plan.Name().decode() == PRECISION)
-        value = plan.Values(0).Val()
-        integer.Init(value.Bytes, value.Pos)
-        return {bits: precision for precision, bits in BITS.items()}[integer.IntVal()]
+        for named in program.named_data:
+            segment = program.segments[named.segment_index]
+            spans[named.key] = _Span(header.segment_base_offset + segment.offset, segment.size)
+        (told,) = (plan.values[0].val for plan in program.execution_plan if plan.name == PRECISION)
+        return spans, {bits: precision for precision, bits in BITS.items()}[told.int_val]
 
     def damaged(self, reason: object) -> ArtifactError:
         """The error of a damaged file."""

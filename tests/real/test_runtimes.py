@@ -27,6 +27,8 @@ FORMATS = {
     "openvino:int4": "openvino",
     "litert:fp32": "litert",
     "litert:int8": "litert",
+    "executorch:fp32": "executorch",
+    "executorch:int4": "executorch",
     "web:fp32": "transformers.js",
     "web:q4": "transformers.js",
     "mlx:fp16": "mlx-lm",
@@ -34,7 +36,7 @@ FORMATS = {
     "hf:fp32": "vllm",
 }
 #: Whose rounding may not tip a choice.
-EXACT = ("gguf:f16", "openvino:fp16", "litert:fp32", "web:fp32", "mlx:fp16", "hf:fp32")
+EXACT = ("gguf:f16", "openvino:fp16", "litert:fp32", "executorch:fp32", "web:fp32", "mlx:fp16", "hf:fp32")
 TOKENS = 12
 #: "What is 12 + 30?" in SmolLM2's tokens.
 PROMPT = (1780, 314, 216, 33, 34, 1232, 216, 35, 32, 47)
@@ -81,7 +83,7 @@ def test_the_text_is_that_of_onnx_runtime(name: str, demo: Path, tmp_path: Path)
     assert greedy(runtime(format), folder) == greedy("onnxruntime", demo / "reading-0.2" / "onnx")
 
 
-@of("gguf:q4_0", "openvino:int4", "litert:int8", "web:q4", "mlx:4bit", "hf:fp32")
+@of("gguf:q4_0", "openvino:int4", "litert:int8", "executorch:int4", "web:q4", "mlx:4bit", "hf:fp32")
 def test_it_is_timed_as_it_is_served(name: str, demo: Path, tmp_path: Path) -> None:
     format, folder = write(name, demo / "reading-0.2" / "hf", tmp_path)
     with closing(open_runtime(runtime(format), folder, Execution(threads=2), "served")) as runner:

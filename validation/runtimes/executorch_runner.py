@@ -17,6 +17,7 @@ from converters.executorch.packages import EXTRA, quiet, require
 from converters.executorch.stored_program import PROGRAM
 from seap_export.errors import ArtifactError, ParityFailure
 from validation.runtimes.runner import Gives, Logits, Opening
+from validation.runtimes.timing import Pace, timed_loop
 
 __all__ = ["ExecutorchRunner", "open_executorch"]
 
@@ -98,6 +99,15 @@ class ExecutorchRunner:
     def step(self, next_ids: Sequence[int]) -> Logits:
         """Appends one token to each row [B] and returns the logits [B, V]; errors are those of `append`."""
         return self.append(np.asarray(next_ids, np.int64)[:, None])[:, -1]
+
+    def timed(self, prompt: Sequence[int], steps: int) -> Pace:
+        """See `TimesItself`: there is one cache."""
+        ids = np.asarray([prompt], np.int64)
+        return timed_loop(
+            lambda: int(self.prefill(ids, [len(prompt)])[0, -1].argmax()),
+            lambda token: int(self.step([token])[0].argmax()),
+            steps,
+        )
 
     def cache(self, row: int) -> None:
         """None: a program does not show its cache."""

@@ -96,11 +96,12 @@ def test_the_end_of_the_cache_is_reached_but_not_passed(tmp_path: Path, torch_lo
         runner.step([3])
 
 
-def test_it_is_served_with_other_threads(tmp_path: Path) -> None:
+def test_it_is_timed_and_served(tmp_path: Path) -> None:
     folder = written(write_pruned_micro_model(tmp_path / "hf", "llama-gqa"), tmp_path / "executorch", "int8")
     single = ExecutorchRunner(folder, threads=1).prefill(np.array([[3, 4, 5]]), [3])
     runner = open_executorch(folder, Opening(ONE_THREAD, "served"))
     assert np.array_equal(runner.prefill(np.array([[3, 4, 5]]), [3]), single)
+    assert len(runner.timed([3, 4, 5], 4).steps_s) == 4
     runner.close()
     with pytest.raises(ValueError, match="before there is a prompt"):
         open_executorch(folder, Opening(ONE_THREAD, "served")).step([3])

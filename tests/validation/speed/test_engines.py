@@ -96,6 +96,7 @@ def test_other_runtimes_are_opened_as_they_are_served(
         pytest.param("gguf", False, marks=pytest.mark.needs("llama.cpp")),
         pytest.param("openvino", True, marks=pytest.mark.needs("openvino")),
         pytest.param("litert", False, marks=pytest.mark.needs("litert")),
+        pytest.param("executorch", False, marks=pytest.mark.needs("executorch")),
         pytest.param("web", False, marks=pytest.mark.needs("transformers.js")),
         pytest.param("mlx", False, marks=pytest.mark.needs("mlx-lm")),
     ],

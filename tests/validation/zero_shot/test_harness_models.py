@@ -106,6 +106,7 @@ def test_a_file_that_takes_shorter_texts_gets_shorter_ones(
         pytest.param("gguf:f32", marks=pytest.mark.needs("llama.cpp")),
         pytest.param("openvino:fp32", marks=pytest.mark.needs("openvino")),
         pytest.param("litert:fp32", marks=pytest.mark.needs("litert")),
+        pytest.param("executorch:fp32", marks=pytest.mark.needs("executorch")),
         pytest.param("web:fp32", marks=pytest.mark.needs("transformers.js")),
         pytest.param("mlx:fp32", marks=pytest.mark.needs("mlx-lm")),
     ],

@@ -292,6 +292,7 @@ def test_the_text_of_a_support_does_not_count(run: Run, cut: Path) -> None:
         pytest.param("gguf", marks=pytest.mark.needs("llama.cpp")),
         pytest.param("openvino", marks=pytest.mark.needs("openvino")),
         pytest.param("litert", marks=pytest.mark.needs("litert")),
+        pytest.param("executorch", marks=pytest.mark.needs("executorch")),
         pytest.param("mlx", marks=pytest.mark.needs("mlx-lm")),
         pytest.param("web", marks=pytest.mark.needs("transformers.js")),
     ],

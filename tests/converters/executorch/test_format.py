@@ -1,0 +1,113 @@
+"""What is written, and what is left when that fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.models import write_micro_model
+from support.product import read_spec
+from support.variations import VARIATIONS, micro_config
+
+from converters.executorch.decoder import CONTEXT
+from converters.executorch.format import ExecutorchFormat
+from converters.executorch.stored_program import PROGRAM
+from converters.executorch.weights import Kind, Weight, stored_numbers
+from seap_export.errors import InputError
+from seap_export.families import model_spec
+
+PRECISIONS = ExecutorchFormat.precisions
+
+
+@pytest.mark.needs("executorch")
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_weights_are_read_back_as_the_model_s(qwen3: Path, made: Callable[[str], Path], precision: str) -> None:
+    form, folder = ExecutorchFormat(precision), made(precision)
+    assert ExecutorchFormat.read(folder) == form
+    assert [*form.differences(qwen3, folder), *form.damages(qwen3, folder)] == []
+    # the nodes, of which the size is a guess, are a third of it
+    assert form.size(read_spec(qwen3)) == pytest.approx((folder / PROGRAM).stat().st_size, rel=0.15)
+    stored = load_file(qwen3 / "model.safetensors")
+    read = form.weights(folder, read_spec(qwen3)).read(stored)
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in read.items()} == {
+        name: (tensor.shape, torch.float32) for name, tensor in stored.items()
+    }
+    steps = {"fp32": 0.0, "int8": 0.5 / 127, "int4": 1.2 / 7}
+    for name, tensor in read.items():
+        step = steps[precision] if tensor.dim() == 2 else 0.0
+        assert ((tensor - stored[name]).abs() <= step * 1.001 * stored[name].abs().amax(-1, keepdim=True)).all(), name
+
+
+@pytest.mark.needs("executorch")
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_the_same_model_gives_the_same_bytes(
+    qwen3: Path, made: Callable[[str], Path], tmp_path: Path, precision: str
+) -> None:
+    layers: list[int] = []
+    ExecutorchFormat(precision).write(qwen3, tmp_path, layers.append)
+    assert layers == [0, 1, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [PROGRAM, "tokenizer.json"]
+    assert (tmp_path / PROGRAM).read_bytes() == (made(precision) / PROGRAM).read_bytes()
+
+
+@pytest.mark.needs("executorch")
+def test_a_tied_head_is_stored_once(tmp_path: Path) -> None:
+    model = write_micro_model(tmp_path / "hf", model_type="llama", vocab_size=4096, tie_word_embeddings=True)
+    folder = tmp_path / "executorch"
+    folder.mkdir()
+    ExecutorchFormat("int8").write(model, folder, lambda layer: None)
+    spec = read_spec(model)
+    assert (folder / PROGRAM).stat().st_size < 1.5 * spec.vocab_size * spec.hidden_size + 200_000
+
+
+@pytest.mark.parametrize(
+    ("variation", "named"),
+    [
+        ("mixtral", "mixture of experts"),
+        ("gpt_oss-all", "attention sinks"),
+        ("gemma3-all", "sliding window"),
+        ("phi3-all", "changes with the length"),
+        ("qwen3_5-all", "gated delta net"),
+    ],
+)
+def test_what_it_cannot_compute_is_refused(variation: str, named: str) -> None:
+    without = {"sliding_window": None} if variation == "phi3-all" else {}
+    spec = model_spec(micro_config(**{**VARIATIONS[variation], **without}))
+    reason = ExecutorchFormat("int8").refusal(spec, {})
+    assert reason is not None
+    assert named in reason
+    assert "use another format" in reason
+    assert "\n" not in reason
+
+
+def test_a_longer_context_is_cut_and_the_user_told() -> None:
+    spec = model_spec(micro_config(model_type="llama", max_position_embeddings=4 * CONTEXT))
+    assert str(CONTEXT) in str(ExecutorchFormat("int8").remark(spec))
+    assert ExecutorchFormat("int8").remark(model_spec(micro_config(model_type="llama"))) is None
+
+
+@pytest.mark.needs("executorch")
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_numbers_that_cannot_be_stored_are_refused_and_nothing_is_left(tmp_path: Path, value: float) -> None:
+    model, out = write_micro_model(tmp_path / "hf", model_type="llama"), tmp_path / "executorch"
+    weights = load_file(model / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][2, 3] = value
+    save_file(weights, model / "model.safetensors")
+    out.mkdir()
+    with pytest.raises(InputError, match=r"up_proj.* holds NaN or infinite"):
+        ExecutorchFormat("int8").write(model, out, lambda layer: None)
+    assert list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(("kind", "furthest"), [("int8", 0.5 / 127), ("int4", 0.6 / 7)])
+def test_scales_are_above_zero_and_rows_of_zeros_stay(kind: Kind, furthest: float) -> None:
+    rows = torch.cat([torch.linspace(-1.0, 1.0, 64).view(2, 32), torch.zeros(1, 32)])
+    stored = stored_numbers(Weight("w", (3, 32), kind), rows)
+    assert stored.scales is not None
+    assert (stored.scales > 0).all()
+    assert (stored.rows() - rows).abs().max() <= furthest
+    assert (stored.rows()[2] == 0).all()
+    assert torch.equal(stored.rows(slice(1, 3)), stored.rows()[1:])
