@@ -57,7 +57,8 @@ test-release: environments $(MODEL)
 environments: .venv/installed .venv-transformers4/installed .venv-genai/installed .venv-genai-cuda/installed \
 		.venv-runtimes/installed
 
-# llama.cpp, OpenVINO, transformers.js, MLX, LiteRT and vLLM, on micro models of every family and on the real model.
+# llama.cpp, OpenVINO, transformers.js, MLX, LiteRT, ExecuTorch and vLLM, on micro models of every family and on
+# the real model.
 test-runtimes: export SEAP_EXPORT_VLLM_PYTHON := $(CURDIR)/.venv-vllm/bin/python
 test-runtimes: .venv-runtimes/installed .venv-vllm/installed $(MODEL)
 	$(IN_RUNTIMES)$(PYTEST) $(PARALLEL) --require=$(RUNTIMES) --needing=$(RUNTIMES) -m "not real"

@@ -112,6 +112,9 @@ litert-lm run FOLDER/model.litertlm --cache memory --prompt "The sun is"
         "model.pte",
         """\
 ```python
+import executorch.runtime  # first of all
+import executorch.extension.llm.custom_ops.custom_ops
+import executorch.kernels.quantized
 from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner
 
 runner = TextLLMRunner("FOLDER/model.pte", "FOLDER/tokenizer.json")

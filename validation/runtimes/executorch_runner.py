@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from converters.executorch.packages import EXTRA, quiet, require
 from converters.executorch.stored_program import PROGRAM
-from seap_export.errors import ArtifactError, ParityFailure
+from seap_export.errors import ArtifactError, ParityFailure, UsageError
 from validation.runtimes.runner import Gives, Logits, Opening
 from validation.runtimes.timing import Pace, timed_loop
 
@@ -34,6 +34,9 @@ class ExecutorchRunner:
         folder: Contains the program.
         threads: Of ExecuTorch's pool, which all programs of this process share.
         all_logits: Whether a prompt gives the logits of all its tokens, which takes a step for each.
+
+    Attributes:
+        context_length: The tokens that the cache holds; see `Bounded`.
 
     Raises:
         ArtifactError: ExecuTorch cannot load the program.
@@ -56,7 +59,7 @@ class ExecutorchRunner:
                 if library._threadpool_get_thread_count() != threads:
                     library._unsafe_reset_threadpool(threads)
                 self._program = require("executorch.runtime").Runtime.get().load_program(path)
-                self._most, self._length = (
+                self._most, self.context_length = (
                     int(self._program.load_method(f"get_max_{kind}_len").execute([])[0]) for kind in ("seq", "context")
                 )
                 self._forward: Any = self._program.load_method("forward")
@@ -78,7 +81,8 @@ class ExecutorchRunner:
             [B, S, V] or, without all logits, those of each row's last token, [B, 1, V].
 
         Raises:
-            ParityFailure: The program does not run, or the cache is full.
+            ParityFailure: The program does not run.
+            UsageError: The cache is full.
         """
         self._rows = [[] for _ in lengths]
         computed = [
@@ -119,8 +123,8 @@ class ExecutorchRunner:
 
     def _continued(self, row: list[int], ids: NDArray[np.int64]) -> Logits:
         """The logits of all tokens, or of the last one, [1 or more, V]."""
-        if len(row) + len(ids) > self._length:
-            raise ParityFailure(f"the cache of the program holds {self._length} tokens; use a shorter text")
+        if len(row) + len(ids) > self.context_length:
+            raise UsageError(f"executorch keeps {self.context_length} tokens of a text; use shorter ones")
         if self._cached is not row:
             self._run(row, 0)
             self._cached = row

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.models import write_micro_model
+from support.plans import write_pruned_micro_model
 from support.product import read_spec
+from support.tokenizers import name_all_tokens, write_byte_level
 from support.variations import VARIATIONS, micro_config
+from tokenizers import Tokenizer
 
 from converters.executorch.decoder import CONTEXT
 from converters.executorch.format import ExecutorchFormat
@@ -18,6 +24,8 @@ from converters.executorch.stored_program import PROGRAM
 from converters.executorch.weights import Kind, Weight, stored_numbers
 from seap_export.errors import InputError
 from seap_export.families import model_spec
+from seap_export.sources.config import end_tokens
+from validation.runtimes.executorch_runner import ExecutorchRunner
 
 PRECISIONS = ExecutorchFormat.precisions
 
@@ -61,6 +69,38 @@ def test_a_tied_head_is_stored_once(tmp_path: Path) -> None:
     ExecutorchFormat("int8").write(model, folder, lambda layer: None)
     spec = read_spec(model)
     assert (folder / PROGRAM).stat().st_size < 1.5 * spec.vocab_size * spec.hidden_size + 200_000
+
+
+#: As `usage` of the format has it.
+ANSWER = """
+import executorch.runtime
+import executorch.extension.llm.custom_ops.custom_ops
+import executorch.kernels.quantized
+from executorch.extension.llm.runner import GenerationConfig, TextLLMRunner
+
+tokens = []
+runner = TextLLMRunner("model.pte", "tokenizer.json")
+runner.generate("the cat", GenerationConfig(max_new_tokens=8, temperature=0.0, echo=False), tokens.append)
+print("answer:", "".join(tokens))
+"""
+
+
+@pytest.mark.needs("executorch")
+def test_executorch_s_own_runner_answers_what_the_model_does(tmp_path: Path) -> None:
+    model, folder = write_pruned_micro_model(tmp_path / "hf", "llama-gqa"), tmp_path / "executorch"
+    write_byte_level(model)
+    name_all_tokens(model)
+    folder.mkdir()
+    ExecutorchFormat("int8").write(model, folder, lambda layer: None)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    runner, ids = ExecutorchRunner(folder), tokenizer.encode("the cat").ids
+    logits, answer = runner.prefill(np.array([ids]), [len(ids)])[0, -1], list[int]()
+    while len(answer) < 8 and logits.argmax() not in end_tokens(model):
+        answer.append(int(logits.argmax()))
+        logits = runner.step(answer[-1:])[0]
+    done = subprocess.run((sys.executable, "-c", ANSWER), cwd=folder, check=True, capture_output=True, timeout=120)
+    assert answer
+    assert f"answer: {tokenizer.decode(answer)}" in done.stdout.decode(errors="replace")
 
 
 @pytest.mark.parametrize(

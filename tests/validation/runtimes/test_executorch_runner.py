@@ -15,7 +15,7 @@ from support.variations import RICHEST, VARIATIONS, micro_config
 
 from converters.executorch.format import ExecutorchFormat
 from converters.executorch.stored_program import PROGRAM
-from seap_export.errors import ArtifactError, ParityFailure
+from seap_export.errors import ArtifactError, UsageError
 from seap_export.families import model_spec
 from validation.runtimes.executorch_runner import ExecutorchRunner, open_executorch
 from validation.runtimes.runner import Opening
@@ -92,7 +92,7 @@ def test_the_end_of_the_cache_is_reached_but_not_passed(tmp_path: Path, torch_lo
     runner, ids = ExecutorchRunner(written(model, tmp_path / "executorch")), [3 + index % 7 for index in range(200)]
     (truth,) = torch_logits(model, [ids])
     assert np.abs(runner.prefill(np.array([ids]), [200])[0, 0] - truth[-1]).max() <= 1e-3
-    with pytest.raises(ParityFailure, match="holds 200 tokens"):
+    with pytest.raises(UsageError, match="keeps 200 tokens"):
         runner.step([3])
 
 
