@@ -15,7 +15,6 @@ from converters.executorch.decoder import decoder_program
 from converters.executorch.format import ExecutorchFormat
 from converters.executorch.stored_program import PROGRAM
 from seap_export.errors import ArtifactError
-from seap_export.sources.config import end_tokens
 
 pytestmark = pytest.mark.needs("executorch")
 Copied = Callable[[str], Path]
@@ -28,7 +27,7 @@ def numbers(name: str, edit: Callable[[np.ndarray], None], dtype: str | None = N
     """Changes the stored numbers of a tensor, or its scales, by rows."""
 
     def plant(model: Path, folder: Path, precision: str) -> None:
-        program = decoder_program(read_spec(model), precision, end_tokens(model))
+        program = decoder_program(read_spec(model), precision, [2])
         weight = program.weights[name.removesuffix(".scales")]
         size = weight.scale_size if name.endswith(".scales") else weight.size
         whole, start = bytearray((folder / PROGRAM).read_bytes()), program.offsets()[name]
