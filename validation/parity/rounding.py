@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from converters.onnx.graph.dialects.looped import is_looped
 from converters.onnx.precision import Precision
 from converters.onnx.weights.scaling import Scaling, scaled_epsilon
 from seap_export.families import Experts, Family, ModelSpec, names
@@ -174,8 +175,9 @@ def round_activations(model: Any, spec: ModelSpec, how: BlockQuantization, *, wh
         modules.append(model.get_output_embeddings())
     for module in modules:
         module.register_forward_pre_hook(lambda _, inputs: (to_8_bits(inputs[0]),))
-    for layer, _ in _quantized_experts(spec, how):
-        _round_neurons(model, spec.family, layer, how.block_size)
+    for layer, experts in _quantized_experts(spec, how):
+        if not is_looped(experts):  # whose products are of floats
+            _round_neurons(model, spec.family, layer, how.block_size)
 
 
 def _round_neurons(model: Any, family: Family, layer: int, block_size: int) -> None:

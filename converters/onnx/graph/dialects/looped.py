@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from converters.onnx.graph.blocks import QuantizedWeight, matmul_blocks
+from converters.onnx.graph.blocks import QuantizedWeight
 from converters.onnx.graph.dialects.mixtures import ExpertWeights, Matrix, Routed, ints, routing_weights
-from converters.onnx.graph.graph import GraphBuilder
+from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
 from converters.onnx.graph.operators import activation, cast, multiply
 from seap_export.families import Experts
 from seap_export.families.sublayers import Gates
@@ -70,7 +70,7 @@ def _body(
     rows = g.node("Transpose", [g.node("NonZero", [of_tokens], f"{name}.columns")], f"{name}.rows")
     read = g.node("GatherND", [tokens, rows], f"{name}.read")
     factors = g.node("GatherND", [of_tokens, rows], f"{name}.factor")
-    both = _product(outer, g, read, weights.gate_up, expert, f"{name}.both")
+    both = _product(g, read, weights.gate_up, expert, f"{name}.both")
     end, axis, two = ints(outer, 2 * width), ints(outer, 1), ints(outer, 2)
     gate, up = (
         g.node("Slice", [both, ints(outer, start), end, axis, two], f"{name}.{label}")
@@ -79,7 +79,7 @@ def _body(
     activated = _activated(g, experts, gate, f"{name}.activated")
     factor = g.node("Unsqueeze", [factors, axis], f"{name}.factors")
     neurons = multiply(g, multiply(g, activated, up, f"{name}.neurons"), factor, f"{name}.weighted")
-    written = _product(outer, g, neurons, weights.output, expert, f"{name}.written")
+    written = _product(g, neurons, weights.output, expert, f"{name}.written")
     written = written if dtype == _FLOAT else cast(g, written, _FLOAT, f"{name}.wide")
     after = g.node("ScatterND", [total, rows, written], f"{name}.total", attributes={"reduction": "add"})
     g.output(g.node("Identity", [goes_on], f"{name}.again"), f"{name}.goes_on_after", ir.DataType.BOOL, [])
@@ -93,22 +93,19 @@ def _activated(g: GraphBuilder, experts: Experts, gate: ir.Value, name: str) -> 
     return activation(g, experts.activation, gate, name)
 
 
-def _product(
-    outer: GraphBuilder, g: GraphBuilder, x: ir.Value, matrix: Matrix, expert: ir.Value, name: str
-) -> ir.Value:
-    """`x` times the transposed matrix of an expert."""
-
-    def of_expert(value: ir.Value, label: str) -> ir.Value:
-        return g.node("Gather", [value, expert], f"{name}.{label}")
-
-    if not isinstance(matrix, QuantizedWeight):
-        return g.node("Gemm", [x, of_expert(matrix, "matrix")], name, attributes={"transB": 1})
-    (rows, columns), bits, block = matrix.shape, matrix.bits, matrix.block_size
-    shape = ints(outer, rows, columns // block, block * bits // 8)
-    packed = g.node("Reshape", [of_expert(matrix.packed, "bytes"), shape], f"{name}.packed")
-    points = None if matrix.zero_points is None else of_expert(matrix.zero_points, "zero_points")
-    scales = of_expert(matrix.scales, "scales")
-    return matmul_blocks(g, x, QuantizedWeight((rows, columns), bits, block, packed, scales, points), name)
+def _product(g: GraphBuilder, x: ir.Value, matrix: Matrix, expert: ir.Value, name: str) -> ir.Value:
+    """`x` times the transposed matrix of an expert, which is unpacked if it is packed."""
+    if isinstance(matrix, QuantizedWeight):
+        weight = g.node(
+            "GatherBlockQuantized",
+            [matrix.packed, expert, matrix.scales, matrix.zero_points],
+            f"{name}.matrix",
+            domain=MS_DOMAIN,
+            attributes={"bits": matrix.bits, "block_size": matrix.block_size, "gather_axis": 0, "quantize_axis": 2},
+        )
+    else:
+        weight = g.node("Gather", [matrix, expert], f"{name}.matrix")
+    return g.node("Gemm", [x, weight], name, attributes={"transB": 1})
 
 
 def _shape(matrix: Matrix) -> tuple[int, int]:
