@@ -45,7 +45,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         "validation.runtimes.node.transformers_js:open_transformers_js",
         check="validation.runtimes.node.package:require_transformers_js",
     ),
-    "openvino": Runtime("validation.runtimes.openvino_runner:open_openvino", extra="openvino"),
+    "openvino": Runtime("validation.runtimes.openvino_runner:open_openvino", extra="openvino", title="OpenVINO"),
     "litert": Runtime(
         "validation.runtimes.litert_runner:open_litert",
         extra="litert",
@@ -58,8 +58,12 @@ RUNTIMES: Mapping[str, Runtime] = {
         candidate="validation.parity.executorch_candidate:ExecutorchCandidate",
         title="ExecuTorch",
     ),
-    "mlx": Runtime("validation.runtimes.mlx_runner:open_mlx", extra="mlx"),
-    "vllm": Runtime("validation.runtimes.vllm.runner:open_vllm", check="validation.runtimes.vllm.runner:require_vllm"),
+    "mlx": Runtime("validation.runtimes.mlx_runner:open_mlx", extra="mlx", title="MLX"),
+    "vllm": Runtime(
+        "validation.runtimes.vllm.runner:open_vllm",
+        check="validation.runtimes.vllm.runner:require_vllm",
+        title="vLLM",
+    ),
 }
 
 

@@ -195,9 +195,10 @@ def _formats(facts: CardFacts) -> Iterator[str]:
     if facts.entry["parity"]:
         yield ""
         yield (
-            "Each format was run in its own runtime, and its logits were compared with those of `hf` in torch. In "
-            "int8 and int4, runtimes may round activations, too; for ONNX Runtime and LiteRT, the difference is the "
-            "one without this rounding."
+            "Each format was run in its own runtime, and its logits were compared with those of torch, which computed "
+            "with the weights that the format stores. In int8 and int4, runtimes may round activations, too. KL is "
+            "the mean of the worst prompt in nats per token, with this rounding; for ONNX Runtime and LiteRT, the "
+            "difference of a logit is the one without it."
         )
     for remark in dict.fromkeys(folder.format.remark(spec) for folder in facts.variant.folders.values()):
         if remark is not None:
@@ -208,7 +209,7 @@ def _parity(parity: Mapping[str, Any]) -> str:
     words = f"{parity['verdict']} in {runtime_title(parity['runtime'])}"
     if parity["max_abs"] is None:
         return words
-    return f"{words}: logits differ by at most {figure(parity['max_abs'])}"
+    return f"{words}: logits differ by at most {figure(parity['max_abs'])}, KL {figure(parity['mean_kl_nats'])}"
 
 
 def _quality(facts: CardFacts) -> Iterator[str]:

@@ -83,17 +83,19 @@ def test_the_hub_reads_what_the_dense_model_says_of_itself(once: Path) -> None:
 
 
 def test_it_shows_the_figures_of_the_manifest(once: Path) -> None:
-    from validation.reports.numbers import megabytes, percent
+    from validation.reports.numbers import figure, megabytes, percent
 
     manifest = json.loads((once / "out" / "manifest.json").read_text("utf-8"))
     entry, record = manifest["variants"]["a-0.4"], once / "out" / "calibration" / "a" / "calibration.json"
     report = json.loads((once / "out" / "validation.json").read_text("utf-8"))
+    parity = entry["parity"]["onnx"]
     quality, (elsewhere,) = entry["quality"], entry["quality"]["elsewhere"].values()
     card = (once / "out" / "a-0.4" / "hf" / "README.md").read_text("utf-8")
     shown = [
         percent(entry["achieved_ratio"]),
         megabytes(entry["bytes"]["onnx"]),
         f"| {megabytes(report['variants']['a-0.4']['dense_bytes']['onnx'])} | passed in ONNX Runtime",
+        f"at most {figure(parity['max_abs'])}, KL {figure(parity['mean_kl_nats'])} |",
         with_error(quality["mean_kl_nats"], quality["mean_kl_nats_stderr"]),
         f"{elsewhere['general text']['bits_per_byte']:.3g}",
         manifest["source"]["sha256"],
