@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Iterator
 
@@ -12,16 +13,19 @@ __all__ = ["quiet_transformers"]
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
     """Keeps progress bars, load reports and deprecations off stderr; what matters is raised as an error."""
-    from transformers.utils import logging
+    from transformers.utils import logging as of_transformers
 
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity(logging.CRITICAL)
-    logging.disable_progress_bar()
+    verbosity, bar = of_transformers.get_verbosity(), of_transformers.is_progress_bar_enabled()
+    disabled = logging.root.manager.disable
+    of_transformers.set_verbosity(of_transformers.CRITICAL)
+    of_transformers.disable_progress_bar()
+    logging.disable(logging.WARNING)  # torchao, which transformers imports where it is installed, logs what it lacks
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
-        logging.set_verbosity(verbosity)
+        logging.disable(disabled)
+        of_transformers.set_verbosity(verbosity)
         if bar:
-            logging.enable_progress_bar()
+            of_transformers.enable_progress_bar()
