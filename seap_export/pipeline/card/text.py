@@ -198,7 +198,7 @@ def _formats(facts: CardFacts) -> Iterator[str]:
             "Each format was run in its own runtime, and its logits were compared with those of torch, which computed "
             "with the weights that the format stores. In int8 and int4, runtimes may round activations, too. KL is "
             "the mean of the worst prompt in nats per token, with this rounding; for ONNX Runtime, LiteRT and "
-            "ExecuTorch, the difference of a logit is the one without it."
+            "ExecuTorch, the difference of a logit is the one without it, and for OpenVINO both are."
         )
     for remark in dict.fromkeys(folder.format.remark(spec) for folder in facts.variant.folders.values()):
         if remark is not None:
