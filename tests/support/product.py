@@ -69,7 +69,7 @@ from validation.benchmarks.random_model import write_random_model
 from validation.divergence.measure import DivergenceFigures
 from validation.parity.rounding import round_activations, round_weights
 from validation.parity.run import run_parity
-from validation.reports.numbers import with_error
+from validation.reports.numbers import figure, with_error
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
 from validation.runtimes.pytorch.torch_runner import Run, TorchRunner, open_torch_runner
 from validation.runtimes.runner import States
@@ -161,6 +161,7 @@ __all__ = [
     "dense_folder",
     "dequantize",
     "families",
+    "figure",
     "genai_config",
     "length_buckets",
     "open_recipe",

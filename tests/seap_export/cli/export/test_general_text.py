@@ -11,9 +11,7 @@ from typing import Any
 import pytest
 from support.corpora import micro_texts
 from support.exports import run_here
-from support.product import GENERAL_TEXT, MOST_TEXTS
-
-from validation.reports.numbers import figure, with_error
+from support.product import GENERAL_TEXT, MOST_TEXTS, figure, with_error
 
 Run = Callable[..., Any]
 TASKS = ("--task", "a=a.jsonl", "--task", "b=b.jsonl")

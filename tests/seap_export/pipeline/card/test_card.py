@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from support.corpora import write_corpus
 from support.exports import Outcome, run_here, times_of_writing
 from support.models import write_micro_model
-from support.product import with_error
+from support.product import figure, with_error
 
 from seap_export.hashing import sha256_json
 
@@ -83,7 +83,7 @@ def test_the_hub_reads_what_the_dense_model_says_of_itself(once: Path) -> None:
 
 
 def test_it_shows_the_figures_of_the_manifest(once: Path) -> None:
-    from validation.reports.numbers import figure, megabytes, percent
+    from validation.reports.numbers import megabytes, percent
 
     manifest = json.loads((once / "out" / "manifest.json").read_text("utf-8"))
     entry, record = manifest["variants"]["a-0.4"], once / "out" / "calibration" / "a" / "calibration.json"
