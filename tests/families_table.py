@@ -170,9 +170,9 @@ def write_pages(docs: Path) -> None:
     refused = ["| part | families |", "| --- | --- |"]
     for part, model_types in refused_models().items():
         refused.append(f"| {part} | {', '.join(f'`{model_type}`' for model_type in model_types)} |")
-    page = [_INTRODUCTION, *_table(rows, served), "", _inside_of(known), _REFUSED, *refused]
+    page = [_INTRODUCTION, *_table(rows, served), "", _inside_of(known), _REFUSED]
     (docs / "families.md").write_text("\n".join(page) + "\n", "utf-8")
-    page = [_FIGURES, *_table(rows, (*FORMS, "uniform"))]
+    page = [_FIGURES, *_table(rows, (*FORMS, "uniform")), _BY_NAME, *refused]
     (docs / "research" / "families.md").write_text("\n".join(page) + "\n", "utf-8")
 
 
@@ -198,10 +198,11 @@ def _inside_of(known: Sequence[Family]) -> str:
 
 _INTRODUCTION = """# Families
 
-A family is one [TOML file](contributing/adding-a-family.md). Micro models of each were [compared with
-transformers](research/families.md) in every form. `stock class`: a uniform variant loads in transformers' own class,
-in release 5 and in 4.57 (`no`: it lacks the class). `GenAI`: ONNX Runtime GenAI generates with it, or with `--layout
-uniform` only. `GGUF`: a GGUF file of it can be read, or only written. `-`: not run.
+A family is one TOML file in `seap_export/families/` ([how to add one](contributing/adding-a-family.md)). Micro models
+of each were exported in both layouts and every precision, and compared with transformers
+([figures](research/families.md)). `stock class`: a uniform variant loads in transformers' own class, in release 5
+and in 4.57 (`no`: it lacks the class). `GenAI`: ONNX Runtime GenAI generates with it, or with `--layout uniform` only.
+`GGUF`: a GGUF file of it can be read, or only written. `-`: not run.
 Gemma 4 has no uniform layout where its layers differ in KV heads or neurons.
 """
 _FIGURES = """# Families: figures
@@ -226,7 +227,12 @@ prompts, but not for the single tokens after them.
 _REFUSED = """
 ## What is refused
 
-What differs from transformers' own class, keys of config.json that are not known, and, by name:
+Each run compares the model with transformers' own class, and each key of config.json must be accounted for, so what is
+not described is refused. Some families are refused [by name](research/families.md#what-is-refused)."""
+_BY_NAME = """
+## What is refused
+
+These families are refused by name, for the part that is not supported:
 """
 
 if __name__ == "__main__":

@@ -126,5 +126,6 @@ def test_the_page_of_the_families_has_a_row_for_each() -> None:
     rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \|", page, re.MULTILINE)
     assert rows == sorted((family.model_type, family.architecture) for family in families())
     assert f"[{len(rows)} families](docs/families.md)" in (ROOT / "README.md").read_text("utf-8")
+    page = (ROOT / "docs" / "research" / "families.md").read_text("utf-8")
     for part, model_types in refused_models().items():
         assert f"| {part} | {', '.join(f'`{model_type}`' for model_type in model_types)} |" in page
