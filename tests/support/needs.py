@@ -46,7 +46,10 @@ def _mount() -> str | None:
 
 
 def _packages(*names: str) -> str | None:
-    specs = [importlib.util.find_spec(name) for name in names]
+    try:
+        specs = [importlib.util.find_spec(name) for name in names]
+    except ModuleNotFoundError:  # of a package that a name is in
+        return None
     return next((spec.origin for spec in specs if spec), None) if all(specs) else None
 
 

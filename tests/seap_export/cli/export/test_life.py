@@ -297,7 +297,7 @@ def undisturbed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Calla
             folder = Path(shutil.copytree(inputs, tmp_path_factory.mktemp("life") / "work"))
             write_chat_model(folder / "chat")
             write_records(folder / "talks.jsonl", conversations(20))
-            (folder / "fresh.toml").write_text("min_tokens = 0\nfresh_tokens = 300\n", "utf-8")
+            (folder / "fresh.toml").write_text("min_tokens = 0\nfresh_tokens = 800\n", "utf-8")
             (folder / "plain.toml").write_text('compensation = "none"\n', "utf-8")
             (folder / "limits.toml").write_text("[int8]\nmax_abs = 0.01\n", "utf-8")
             with chdir(folder):

@@ -40,7 +40,7 @@ def test_a_description_that_leaves_something_out(
 @pytest.mark.parametrize(
     ("values", "keywords"),
     [
-        ({"model_type": "afmoe"}, ["afmoe", "mixture-of-experts"]),
+        ({"model_type": "dbrx"}, ["afmoe", "mixture-of-experts"]),
         ({"model_type": "mamba"}, ["mamba", "state-space"]),
         ({"model_type": "lfm3"}, ["lfm3", "gates on the heads"]),
         ({"model_type": "gemma3n"}, ["gemma3n", "caches shared"]),
@@ -63,6 +63,6 @@ def test_a_config_with_a_part_that_is_not_supported(
 
 def test_a_family_is_refused_before_its_weights_are_looked_for(run: Run, work: Path) -> None:
     path = work / "m" / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "model_type": "afmoe"}), "utf-8")
+    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "model_type": "dbrx"}), "utf-8")
     (work / "m" / "model.safetensors").unlink()
-    refused(run, work, "m", "afmoe", "mixture-of-experts")
+    refused(run, work, "m", "dbrx", "mixture-of-experts")
