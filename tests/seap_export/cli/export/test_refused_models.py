@@ -40,7 +40,7 @@ def test_a_description_that_leaves_something_out(
 @pytest.mark.parametrize(
     ("values", "keywords"),
     [
-        ({"model_type": "dbrx"}, ["afmoe", "mixture-of-experts"]),
+        ({"model_type": "dbrx"}, ["dbrx", "mixture-of-experts"]),
         ({"model_type": "mamba"}, ["mamba", "state-space"]),
         ({"model_type": "lfm3"}, ["lfm3", "gates on the heads"]),
         ({"model_type": "gemma3n"}, ["gemma3n", "caches shared"]),
