@@ -17,6 +17,7 @@ __all__ = [
     "SeapError",
     "SpeedFailure",
     "UsageError",
+    "in_one_line",
     "refuse_missing",
 ]
 
@@ -67,6 +68,11 @@ class InputError(SeapError):
     """A model or a corpus cannot be used (exit code 8)."""
 
     exit_code = 8
+
+
+def in_one_line(error: Exception) -> str:
+    """What an error of a library says, at most 200 characters."""
+    return " ".join(str(error).split())[:200]
 
 
 def refuse_missing(path: Path) -> None:

@@ -13,11 +13,12 @@ from converters.executorch.read_back import ExecutorchWeights, program_damages, 
 from converters.executorch.stored_program import PROGRAM, StoredProgram
 from converters.executorch.writer import write_program
 from converters.format import lacks
+from converters.progress import LayerProgress
 from converters.read_back import open_plain
 from converters.small_files import copies, write_files
 from converters.whole import whole_or_nothing
 from seap_export.errors import InputError
-from seap_export.families import Attention, Mlp, ModelSpec, model_spec, names
+from seap_export.families import Attention, Mlp, ModelSpec, model_spec
 from seap_export.json_file import read_json
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.sources.config import end_tokens
@@ -104,19 +105,11 @@ class ExecutorchFormat:
         if reason is not None:
             raise InputError(reason)
         tokenizer_files(model_folder)
-        plain, program = (
-            open_plain(model_folder, spec),
-            decoder_program(spec, self.precision, end_tokens(model_folder)),
-        )
-        last_of = {names.layer_of(name): name for name in program.weights}
-
-        def on_tensor(name: str) -> None:
-            layer = names.layer_of(name)
-            if layer is not None and last_of[layer] == name:
-                on_layer(layer)
-
+        plain = open_plain(model_folder, spec)
+        program = decoder_program(spec, self.precision, end_tokens(model_folder))
+        progress = LayerProgress(program.weights, on_layer)
         with whole_or_nothing(out_folder):
-            write_program(out_folder / PROGRAM, program, lambda name: plain.read([name])[name], on_tensor)
+            write_program(out_folder / PROGRAM, program, lambda name: plain.read([name])[name], progress.add)
             write_files(out_folder, copies(model_folder, "tokenizer.json"))
 
     def weights(self, folder: Path, spec: ModelSpec) -> ExecutorchWeights:

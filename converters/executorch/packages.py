@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from seap_export.extras import import_of_extra
+from seap_export.stderr import silent_stderr
 
 __all__ = ["EXTRA", "graph_schema", "program_schema", "quiet", "require"]
 
@@ -28,16 +28,9 @@ def require(name: str) -> Any:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keeps off stderr what they say of processors and optional parts; what matters is an exception."""
-    before, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 2)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        os.dup2(before, 2)
-        os.close(before)
-        os.close(nothing)
+    with silent_stderr(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def program_schema() -> Any:

@@ -18,10 +18,11 @@ from converters.litert.packages import EXTRA
 from converters.litert.read_back import LitertWeights, bundle_damages, weight_differences
 from converters.litert.stored_program import StoredProgram
 from converters.litert.weights import stored_numbers
+from converters.progress import LayerProgress
 from converters.read_back import open_plain
 from converters.whole import whole_or_nothing
 from seap_export.errors import InputError
-from seap_export.families import Attention, Mlp, ModelSpec, model_spec, names
+from seap_export.families import Attention, Mlp, ModelSpec, model_spec
 from seap_export.json_file import read_json
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.sources.tokenizer import tokenizer_files
@@ -114,7 +115,7 @@ class LitertFormat:
         sections = [Section(kind, len(part), {}) for kind, part in parts.items()]
         sections.append(Section(PROGRAM, offsets[""], {"model_type": "tf_lite_prefill_decode"}))
         head, starts = header(sections)
-        last_of = {names.layer_of(name): name for name in program.weights}
+        progress = LayerProgress(program.weights, on_layer)
         with whole_or_nothing(out_folder), (out_folder / BUNDLE).open("wb") as file:
             for start, part in zip([0, *starts], [head, *parts.values()], strict=False):
                 file.seek(start)
@@ -126,9 +127,7 @@ class LitertFormat:
                     scales[name] = stored.scales
                 file.seek(starts[-1] + offsets[name])
                 file.write(stored.numbers.data)
-                layer = names.layer_of(name)
-                if layer is not None and last_of[layer] == name:
-                    on_layer(layer)
+                progress.add(name)
             file.seek(starts[-1])
             file.write(program.packed(scales))
 

@@ -13,11 +13,12 @@ import torch
 from converters.mlx.decoder import described
 from converters.mlx.layout import Layout
 from converters.mlx.quantize import GRID, kept, quantize
+from converters.progress import LayerProgress
 from converters.read_back import open_plain
 from converters.small_files import Content, copies, in_order, write_files
 from converters.whole import whole_or_nothing
 from seap_export.errors import InputError
-from seap_export.families import ModelSpec, names
+from seap_export.families import ModelSpec
 from seap_export.json_file import read_json
 from seap_export.rounding.note import read_note
 from seap_export.sources.stored import PlainReader
@@ -115,15 +116,13 @@ def stored_parts(name: str, tensor: torch.Tensor, layout: Layout) -> dict[str, t
 def _write_weights(
     plain: PlainReader, spec: ModelSpec, layout: Layout, path: Path, on_layer: Callable[[int], None]
 ) -> None:
-    last_of = {names.layer_of(name): name for name in spec.tensors()}
+    progress = LayerProgress(spec.tensors(), on_layer)
     with SafetensorsWriter(path, layout.shapes, layout.dtypes, framework="mlx") as writer:
         for name in spec.tensors():
             (tensor,) = plain.read([name]).values()
             for stored, part in stored_parts(name, tensor, layout).items():
                 writer.write(stored, part)
-            layer = names.layer_of(name)
-            if layer is not None and last_of[layer] == name:
-                on_layer(layer)
+            progress.add(name)
 
 
 def _is_finite(tensor: torch.Tensor) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from converters.onnx.precision import BLOCK_SIZES
 from converters.onnx.weights.overflow import find_scaling
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import INLINE_BYTES, open_weights
+from converters.progress import LayerProgress
 from converters.whole import whole_or_nothing
 from seap_export.errors import InputError, UsageError
 from seap_export.families import Attention, Experts, ModelSpec, model_spec, names
@@ -62,7 +62,7 @@ def write_onnx(
         scaling = find_scaling(config, spec, weights.reader, form.precision)
     model = decoder_graph(spec, weights, form, scaling).build(_PRODUCER)
     with whole_or_nothing(out_folder):
-        _save(model, out_folder / MODEL_FILE, _LayerProgress(model, on_layer) if on_layer else None)
+        _save(model, out_folder / MODEL_FILE, on_layer)
 
 
 def refuse_unsupported(spec: ModelSpec, form: OnnxForm = _DEFAULT) -> None:
@@ -110,25 +110,11 @@ def _refuse_experts(experts: Experts, form: OnnxForm) -> None:
         )
 
 
-def _save(model: ir.Model, path: Path, callback: Callable[..., None] | None) -> None:
+def _save(model: ir.Model, path: Path, on_layer: Callable[[int], None] | None) -> None:
+    progress = LayerProgress(model.graph.initializers, on_layer or (lambda layer: None))
+
+    def on_tensor(tensor: Any, _: Any) -> None:
+        progress.add(tensor.name)
+
     # A single thread: more would hold several tensors in memory and gain little, since the disk is the bottleneck.
-    ir.save(model, path, external_data=DATA_FILE, size_threshold_bytes=INLINE_BYTES, callback=callback)
-
-
-class _LayerProgress:
-    """Counts each layer's tensors as they are written, in any order."""
-
-    def __init__(self, model: ir.Model, on_layer: Callable[[int], None]) -> None:
-        layers = ((name, names.layer_of(name)) for name in model.graph.initializers)
-        self._layer_of = {name: layer for name, layer in layers if layer is not None}
-        self._left = Counter(self._layer_of.values())
-        self._on_layer = on_layer
-
-    def __call__(self, tensor: Any, _: Any) -> None:
-        """Called by onnx_ir before it writes a tensor."""
-        layer = self._layer_of.get(tensor.name)
-        if layer is None:
-            return
-        self._left[layer] -= 1
-        if self._left[layer] == 0:
-            self._on_layer(layer)
+    ir.save(model, path, external_data=DATA_FILE, size_threshold_bytes=INLINE_BYTES, callback=on_tensor)

@@ -6,7 +6,6 @@ into one array, so none may be larger than what a browser holds.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,7 +16,7 @@ from typing import BinaryIO
 import onnx_ir as ir
 
 from converters.onnx.weights.weights import INLINE_BYTES
-from seap_export.families import names
+from converters.progress import LayerProgress
 
 __all__ = ["CHUNK_BYTES", "DataSlot", "data_name", "data_slots", "write_graph"]
 
@@ -81,15 +80,12 @@ def write_graph(model: ir.Model, path: Path, on_layer: Callable[[int], None], mo
         OSError: The files cannot be written.
     """
     slots = list(data_slots(model, most))
-    left = Counter(names.layer_of(slot.name) for slot in slots)
+    progress = LayerProgress([slot.name for slot in slots], on_layer)
     for chunk, in_chunk in groupby(slots, attrgetter("chunk")):
         with (path.parent / data_name(path.name, chunk)).open("xb") as file:
             for slot in in_chunk:
                 _write(model.graph.initializers[slot.name], slot, path, file)
-                layer = names.layer_of(slot.name)
-                left[layer] -= 1
-                if layer is not None and left[layer] == 0:
-                    on_layer(layer)
+                progress.add(slot.name)
     ir.save(model, path)
 
 

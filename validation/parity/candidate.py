@@ -20,7 +20,7 @@ from validation.array_store import ArrayStore
 from validation.checkpoint import Change
 from validation.execution import Execution
 from validation.parity.compared import Compared
-from validation.parity.profiles import Limits, Noise, Pass, single_pass
+from validation.parity.profiles import Limits, Noise, Pass, passes, single_pass
 from validation.parity.references import Reference, TokenSequence, measure_rounding_noise
 from validation.parity.report import Conditions
 from validation.prompts import Case
@@ -79,7 +79,8 @@ class RuntimeCandidate:
         format: The folder's format.
         arithmetic: The precision whose limits hold, and whose rounding is measured in torch.
         scaling: Powers of two that the written model has been scaled by.
-        rounds_rows: Whether it rounds activations with a scale and a zero point for each token, and not in blocks.
+        rounds_rows: Whether it rounds activations with a scale and a zero point for each token, and not in blocks, as
+            XNNPACK does for rounded weights. Then it also runs in float32.
     """
 
     rounds_rows: ClassVar[bool] = False
@@ -116,6 +117,8 @@ class RuntimeCandidate:
 
     def passes(self, limits: Limits) -> tuple[Pass, ...]:
         """The ways in which the cases are run."""
+        if self.rounds_rows:  # with dequantised weights, and as it is
+            return passes(self.arithmetic, "cpu", limits)
         return (single_pass(self.arithmetic, limits),)
 
     @contextmanager

@@ -13,17 +13,14 @@ from converters.executorch.read_back import ExecutorchWeights
 from converters.executorch.stored_program import PROGRAM
 from converters.executorch.writer import write_program
 from validation.parity.candidate import RuntimeCandidate
-from validation.parity.profiles import Limits, Pass, passes
+from validation.parity.profiles import Pass
 from validation.runtimes.executorch_runner import ExecutorchRunner
 
 __all__ = ["ExecutorchCandidate"]
 
 
 class ExecutorchCandidate(RuntimeCandidate):
-    """See `RuntimeCandidate`. The kernels of int8 and int4 round activations, so the program also runs in float32.
-
-    XNNPACK rounds what such weights are multiplied with to 8 bits, with a scale and a zero point for each token.
-    """
+    """See `RuntimeCandidate`."""
 
     rounds_rows: ClassVar[bool] = True
 
@@ -31,10 +28,6 @@ class ExecutorchCandidate(RuntimeCandidate):
     def context_length(self) -> int:
         """That of the cache."""
         return cache_length(self._input.spec)
-
-    def passes(self, limits: Limits) -> tuple[Pass, ...]:
-        """The program with dequantised weights, and as it is."""
-        return passes(self.arithmetic, "cpu", limits)
 
     @contextmanager
     def opened(self, way: Pass) -> Iterator[ExecutorchRunner]:

@@ -8,17 +8,14 @@ from typing import ClassVar
 
 from converters.litert.decoder import cache_length
 from validation.parity.candidate import RuntimeCandidate
-from validation.parity.profiles import Limits, Pass, passes
+from validation.parity.profiles import Pass
 from validation.runtimes.litert_runner import LitertRunner
 
 __all__ = ["LitertCandidate"]
 
 
 class LitertCandidate(RuntimeCandidate):
-    """See `RuntimeCandidate`. The kernels of int8 round activations, so the program also runs in float32.
-
-    XNNPACK rounds what such weights are multiplied with to 8 bits, with a scale and a zero point for each token.
-    """
+    """See `RuntimeCandidate`."""
 
     rounds_rows: ClassVar[bool] = True
 
@@ -26,10 +23,6 @@ class LitertCandidate(RuntimeCandidate):
     def context_length(self) -> int:
         """That of the cache."""
         return cache_length(self._input.spec)
-
-    def passes(self, limits: Limits) -> tuple[Pass, ...]:
-        """The program with dequantised weights, and as it is."""
-        return passes(self.arithmetic, "cpu", limits)
 
     @contextmanager
     def opened(self, way: Pass) -> Iterator[LitertRunner]:

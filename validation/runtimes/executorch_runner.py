@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from converters.executorch.packages import EXTRA, quiet, require
 from converters.executorch.stored_program import PROGRAM
-from seap_export.errors import ArtifactError, ParityFailure, UsageError
+from seap_export.errors import ArtifactError, ParityFailure, UsageError, in_one_line
+from validation.runtimes.row_by_row import RowByRow
 from validation.runtimes.runner import Gives, Logits, Opening
-from validation.runtimes.timing import Pace, timed_loop
 
 __all__ = ["ExecutorchRunner", "open_executorch"]
 
@@ -27,7 +27,7 @@ _KERNELS = ("executorch.extension.llm.custom_ops.custom_ops", "executorch.kernel
 _ERRORS = (RuntimeError, ValueError, TypeError, KeyError)
 
 
-class ExecutorchRunner:
+class ExecutorchRunner(RowByRow[list[int]]):
     """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it.
 
     Args:
@@ -48,6 +48,7 @@ class ExecutorchRunner:
     gives: ClassVar[Gives] = "logits"
 
     def __init__(self, folder: Path, threads: int = 1, *, all_logits: bool = False) -> None:
+        super().__init__(all_logits=all_logits)
         path = folder / PROGRAM
         if not path.is_file():
             raise ArtifactError(f"{path}: missing; export again")
@@ -64,54 +65,13 @@ class ExecutorchRunner:
                 )
                 self._forward: Any = self._program.load_method("forward")
             except _ERRORS as error:
-                raise ArtifactError(f"{path}: ExecuTorch cannot load it ({_line(error)}); export again") from error
-        self._all_logits = all_logits
-        self._rows: list[list[int]] = []
+                raise ArtifactError(
+                    f"{path}: ExecuTorch cannot load it ({in_one_line(error)}); export again"
+                ) from error
         self._cached: list[int] | None = None  # the row whose keys and values are in the program
 
-    def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
-        """Runs the prompts from empty caches.
-
-        Args:
-            input_ids: int64 [B, S], padded on the right with any token.
-            lengths: The real tokens of each row, 1 to S; logits after them are 0.
-            room: Of no account, because the cache has a fixed length.
-
-        Returns:
-            [B, S, V] or, without all logits, those of each row's last token, [B, 1, V].
-
-        Raises:
-            ParityFailure: The program does not run.
-            UsageError: The cache is full.
-        """
-        self._rows = [[] for _ in lengths]
-        computed = [
-            self._continued(row, ids[:length]) for row, ids, length in zip(self._rows, input_ids, lengths, strict=True)
-        ]
-        tokens = input_ids.shape[1] if self._all_logits else 1
-        logits = np.zeros((len(lengths), tokens, computed[0].shape[-1]), np.float32)
-        for of_row, given in zip(logits, computed, strict=True):
-            of_row[: len(given)] = given
-        return logits
-
-    def append(self, input_ids: NDArray[np.int64]) -> Logits:
-        """Appends tokens, int64 [B, S], all of them real; it gives and raises what `prefill` does."""
-        if not self._rows:
-            raise ValueError("tokens are appended before there is a prompt")
-        return np.stack([self._continued(row, ids) for row, ids in zip(self._rows, input_ids, strict=True)])
-
-    def step(self, next_ids: Sequence[int]) -> Logits:
-        """Appends one token to each row [B] and returns the logits [B, V]; errors are those of `append`."""
-        return self.append(np.asarray(next_ids, np.int64)[:, None])[:, -1]
-
-    def timed(self, prompt: Sequence[int], steps: int) -> Pace:
-        """See `TimesItself`: there is one cache."""
-        ids = np.asarray([prompt], np.int64)
-        return timed_loop(
-            lambda: int(self.prefill(ids, [len(prompt)])[0, -1].argmax()),
-            lambda token: int(self.step([token])[0].argmax()),
-            steps,
-        )
+    def _new_row(self) -> list[int]:
+        return []
 
     def cache(self, row: int) -> None:
         """None: a program does not show its cache."""
@@ -142,7 +102,7 @@ class ExecutorchRunner:
                 part = torch.tensor([tokens[first : first + self._most]])
                 (given,) = self._forward.execute([part, torch.tensor([start + first])])
         except _ERRORS as error:
-            raise ParityFailure(f"ExecuTorch does not run the program: {_line(error)}") from error
+            raise ParityFailure(f"ExecuTorch does not run the program: {in_one_line(error)}") from error
         logits: Logits = np.zeros((1, 0), np.float32) if given is None else given.numpy().copy()
         return logits
 
@@ -150,7 +110,3 @@ class ExecutorchRunner:
 def open_executorch(folder: Path, opening: Opening) -> ExecutorchRunner:
     """Opens a folder; errors are those of `ExecutorchRunner`."""
     return ExecutorchRunner(folder, opening.execution.thread_count, all_logits=opening.purpose == "scored")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

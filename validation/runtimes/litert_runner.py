@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -21,9 +21,10 @@ from converters.litert.bundle import BUNDLE, PROGRAM, Bundle
 from converters.litert.decoder import HIDDEN
 from converters.litert.packages import EXTRA, require
 from converters.litert.stored_program import StoredProgram
-from seap_export.errors import ArtifactError, ParityFailure, UsageError
+from seap_export.errors import ArtifactError, ParityFailure, UsageError, in_one_line
+from seap_export.stderr import silent_stderr
+from validation.runtimes.row_by_row import RowByRow
 from validation.runtimes.runner import Gives, Layers, Logits, Opening
-from validation.runtimes.timing import Pace, timed_loop
 
 __all__ = ["LitertRunner", "open_litert"]
 
@@ -32,7 +33,7 @@ _DECODE, _PREFILL, _CACHE = "decode", "prefill_", "kv_cache_"
 _ERRORS = (RuntimeError, ValueError, TypeError, KeyError)
 
 
-class LitertRunner:
+class LitertRunner(RowByRow["_Row"]):
     """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it.
 
     Args:
@@ -54,6 +55,7 @@ class LitertRunner:
     gives: ClassVar[Gives] = "logits"
 
     def __init__(self, folder: Path, threads: int = 1, *, in_float: bool = False, all_logits: bool = False) -> None:
+        super().__init__(all_logits=all_logits)
         litert, bundle = require("ai_edge_litert.compiled_model"), Bundle(folder)
         program = StoredProgram(bundle).in_float() if in_float else bundle.section(PROGRAM)
         options = litert.Options(cpu_options=litert.CpuOptions(num_threads=threads))
@@ -68,9 +70,9 @@ class LitertRunner:
             self.context_length = int(shapes["mask"][-1])
             self._vocabulary = int(self._model.get_output_tensor_details(_DECODE)["logits"]["shape"][-1])
         except _ERRORS as error:
-            raise ArtifactError(f"{folder / BUNDLE}: LiteRT cannot load it ({_line(error)}); export again") from error
-        self._all_logits = all_logits
-        self._rows: list[_Row] = []
+            raise ArtifactError(
+                f"{folder / BUNDLE}: LiteRT cannot load it ({in_one_line(error)}); export again"
+            ) from error
 
     def _buffers(self, key: str) -> dict[str, Any]:
         names = self._model.get_signature_list()[key]["inputs"]
@@ -78,50 +80,11 @@ class LitertRunner:
             name: self._model.create_input_buffer_by_name(key, name) for name in names if not name.startswith(_CACHE)
         }
 
-    def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
-        """Runs the prompts from empty caches.
-
-        Args:
-            input_ids: int64 [B, S], padded on the right with any token.
-            lengths: The real tokens of each row, 1 to S; logits after them are 0.
-            room: Of no account, because the cache has a fixed length.
-
-        Returns:
-            [B, S, V] or, without all logits, those of each row's last token, [B, 1, V].
-
-        Raises:
-            ParityFailure: The program does not run.
-            UsageError: The cache is full.
-        """
-        self._rows = [_Row(self._empty()) for _ in lengths]
-        computed = [
-            self._continued(row, ids[:length]) for row, ids, length in zip(self._rows, input_ids, lengths, strict=True)
-        ]
-        logits = np.zeros((len(lengths), max(map(len, computed)), self._vocabulary), np.float32)
-        if self._all_logits:
-            logits = np.zeros((*input_ids.shape, self._vocabulary), np.float32)
-        for of_row, given in zip(logits, computed, strict=True):
-            of_row[: len(given)] = given
-        return logits
-
-    def append(self, input_ids: NDArray[np.int64]) -> Logits:
-        """Appends tokens, int64 [B, S], all of them real; it gives and raises what `prefill` does."""
-        if not self._rows:
-            raise ValueError("tokens are appended before there is a prompt")
-        return np.stack([self._continued(row, ids) for row, ids in zip(self._rows, input_ids, strict=True)])
-
-    def step(self, next_ids: Sequence[int]) -> Logits:
-        """Appends one token to each row [B] and returns the logits [B, V]; errors are those of `append`."""
-        return self.append(np.asarray(next_ids, np.int64)[:, None])[:, -1]
-
-    def timed(self, prompt: Sequence[int], steps: int) -> Pace:
-        """See `TimesItself`: a signature takes one prompt at a time."""
-        ids = np.asarray([prompt], np.int64)
-        return timed_loop(
-            lambda: int(self.prefill(ids, [len(prompt)])[0, -1].argmax()),
-            lambda token: int(self.step([token])[0].argmax()),
-            steps,
-        )
+    def _new_row(self) -> _Row:
+        caches = {name: self._model.create_input_buffer_by_name(_DECODE, name) for name in self._shapes}
+        for name, buffer in caches.items():
+            buffer.write(np.zeros(self._shapes[name], np.float32))
+        return _Row(caches)
 
     def cache(self, row: int) -> Layers:
         """The keys and values of each layer, [KV heads, tokens of the row, head_dim]."""
@@ -138,12 +101,6 @@ class LitertRunner:
                 row.caches.clear()
             self._inputs.clear()
             del self._logits, self._model
-
-    def _empty(self) -> dict[str, Any]:
-        caches = {name: self._model.create_input_buffer_by_name(_DECODE, name) for name in self._shapes}
-        for name, buffer in caches.items():
-            buffer.write(np.zeros(self._shapes[name], np.float32))
-        return caches
 
     def _read(self, row: _Row, name: str) -> NDArray[np.float32]:
         shape = self._shapes[name]
@@ -191,7 +148,7 @@ class LitertRunner:
             row.tokens += len(ids)
             logits: Logits = self._logits.read(self._vocabulary, np.float32)
         except _ERRORS as error:
-            raise ParityFailure(f"LiteRT does not run {key}: {_line(error)}") from error
+            raise ParityFailure(f"LiteRT does not run {key}: {in_one_line(error)}") from error
         return logits
 
 
@@ -211,21 +168,11 @@ def open_litert(folder: Path, opening: Opening) -> LitertRunner:
 def _quiet() -> Iterator[None]:
     """Keeps off stderr what LiteRT says of accelerators when it starts and ends; what matters is an exception."""
     _quiet_at_exit()
-    before, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 2)
+    with silent_stderr():
         yield
-    finally:
-        os.dup2(before, 2)
-        os.close(before)
-        os.close(nothing)
 
 
 @cache
 def _quiet_at_exit() -> None:
     """The same for when the process ends, after all of Python."""
     atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from converters.openvino.ir_file import MODEL_FILE
 from converters.openvino.packages import EXTRA, require
-from seap_export.errors import ArtifactError, ParityFailure
+from seap_export.errors import ArtifactError, ParityFailure, in_one_line
 from seap_export.families import Attention
 from seap_export.sources.config import read_spec
 from validation.runtimes.runner import Layers, Opening
@@ -65,7 +65,7 @@ class OpenvinoRunner:
             self.compiled = ov.Core().compile_model(model, "CPU", settings)
         except RuntimeError as error:
             raise ArtifactError(
-                f"{folder / MODEL_FILE}: OpenVINO cannot load it ({_line(error)}); export again"
+                f"{folder / MODEL_FILE}: OpenVINO cannot load it ({in_one_line(error)}); export again"
             ) from error
         self._folder, self._request = folder, self.compiled.create_infer_request()
         self._states = {state.name: state for state in self._request.query_state()}
@@ -170,8 +170,4 @@ def _reported() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise ParityFailure(f"OpenVINO cannot run the model: {_line(error)}") from error
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+        raise ParityFailure(f"OpenVINO cannot run the model: {in_one_line(error)}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -47,3 +48,28 @@ def padded(prompts: Prompts) -> np.ndarray:
     for row, prompt in zip(ids, prompts, strict=True):
         row[: len(prompt)] = prompt
     return ids
+
+
+@pytest.fixture
+def check_rows(prompts: Prompts, torch_logits: Callable[..., list[np.ndarray]]) -> Callable[..., None]:
+    """`check_rows(runner, model, folder)`: a runner of one row at a time computes what torch does.
+
+    All tokens one by one; a prompt at once, and steps; tokens that are appended; two rows in turn.
+    """
+
+    def check(runner_of: Callable[..., Any], model: Path, folder: Path) -> None:
+        long, short = prompts[-1], prompts[5]
+        truth, other = torch_logits(model, [long, short])
+        single = runner_of(folder, all_logits=True)
+        assert np.abs(single.prefill(np.array([long]), [len(long)])[0] - truth).max() <= 1e-3
+        runner = runner_of(folder)
+        rows = np.array([long[:30], [*short[:5], *[0] * 25]])
+        computed = [runner.prefill(rows, [30, 5])[:, 0]]
+        computed += [runner.step([long[30 + step], short[5 + step]]) for step in range(4)]
+        for step, (first, second) in enumerate(computed):
+            assert np.abs(first - truth[29 + step]).max() <= 1e-3
+            assert np.abs(second - other[4 + step]).max() <= 1e-3
+        runner.prefill(np.array([long[:6]]), [6])
+        assert np.abs(runner.append(np.array([long[6:]]))[0, 0] - truth[-1]).max() <= 1e-3
+
+    return check

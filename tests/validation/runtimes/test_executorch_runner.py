@@ -41,23 +41,9 @@ def written(model: Path, folder: Path, precision: str = "fp32") -> Path:
 
 
 @pytest.mark.parametrize("variation", KNOWN)
-def test_equals_torch(tmp_path: Path, variation: str, prompts: list[list[int]], torch_logits: Logits) -> None:
-    """All tokens one by one; a prompt at once, and steps; tokens that are appended; two rows in turn."""
+def test_equals_torch(tmp_path: Path, variation: str, check_rows: Callable[..., None]) -> None:
     model = write_pruned_micro_model(tmp_path / "hf", variation)
-    folder = written(model, tmp_path / "executorch")
-    long, short = prompts[-1], prompts[5]
-    truth, other = torch_logits(model, [long, short])
-    single = ExecutorchRunner(folder, all_logits=True)
-    assert np.abs(single.prefill(np.array([long]), [len(long)])[0] - truth).max() <= 1e-3
-    runner = ExecutorchRunner(folder)
-    rows = np.array([long[:30], [*short[:5], *[0] * 25]])
-    computed = [runner.prefill(rows, [30, 5])[:, 0]]
-    computed += [runner.step([long[30 + step], short[5 + step]]) for step in range(4)]
-    for step, (first, second) in enumerate(computed):
-        assert np.abs(first - truth[29 + step]).max() <= 1e-3
-        assert np.abs(second - other[4 + step]).max() <= 1e-3
-    runner.prefill(np.array([long[:6]]), [6])
-    assert np.abs(runner.append(np.array([long[6:]]))[0, 0] - truth[-1]).max() <= 1e-3
+    check_rows(ExecutorchRunner, model, written(model, tmp_path / "executorch"))
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])

@@ -1,0 +1,83 @@
+"""Runners whose programs take one row at a time, so that the rows of a batch take turns."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from validation.runtimes.runner import Logits
+from validation.runtimes.timing import Pace, timed_loop
+
+__all__ = ["RowByRow"]
+
+#: What a runner knows of a row.
+Row = TypeVar("Row")
+
+
+class RowByRow(ABC, Generic[Row]):
+    """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it.
+
+    Args:
+        all_logits: Whether a prompt gives the logits of all its tokens, which takes a step for each.
+    """
+
+    def __init__(self, *, all_logits: bool) -> None:
+        self._all_logits = all_logits
+        self._rows: list[Row] = []
+
+    @abstractmethod
+    def _new_row(self) -> Row:
+        """A row without tokens."""
+
+    @abstractmethod
+    def _continued(self, row: Row, ids: NDArray[np.int64]) -> Logits:
+        """Appends tokens to a row; gives the logits of all of them, or of the last one, [1 or more, V].
+
+        Raises:
+            ParityFailure: The program does not run.
+            UsageError: The cache is full.
+        """
+
+    def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
+        """Runs the prompts from empty caches; raises what `_continued` does.
+
+        Args:
+            input_ids: int64 [B, S], padded on the right with any token.
+            lengths: The real tokens of each row, 1 to S; logits after them are 0.
+            room: Of no account, because the cache has a fixed length.
+
+        Returns:
+            [B, S, V] or, without all logits, those of each row's last token, [B, 1, V].
+        """
+        self._rows = [self._new_row() for _ in lengths]
+        computed = [
+            self._continued(row, ids[:length]) for row, ids, length in zip(self._rows, input_ids, lengths, strict=True)
+        ]
+        tokens = input_ids.shape[1] if self._all_logits else 1
+        logits = np.zeros((len(lengths), tokens, computed[0].shape[-1]), np.float32)
+        for of_row, given in zip(logits, computed, strict=True):
+            of_row[: len(given)] = given
+        return logits
+
+    def append(self, input_ids: NDArray[np.int64]) -> Logits:
+        """Appends tokens, int64 [B, S], all of them real; it gives and raises what `prefill` does."""
+        if not self._rows:
+            raise ValueError("tokens are appended before there is a prompt")
+        return np.stack([self._continued(row, ids) for row, ids in zip(self._rows, input_ids, strict=True)])
+
+    def step(self, next_ids: Sequence[int]) -> Logits:
+        """Appends one token to each row [B] and returns the logits [B, V]; errors are those of `append`."""
+        return self.append(np.asarray(next_ids, np.int64)[:, None])[:, -1]
+
+    def timed(self, prompt: Sequence[int], steps: int) -> Pace:
+        """See `TimesItself`: a program takes one prompt at a time."""
+        ids = np.asarray([prompt], np.int64)
+        return timed_loop(
+            lambda: int(self.prefill(ids, [len(prompt)])[0, -1].argmax()),
+            lambda token: int(self.step([token])[0].argmax()),
+            steps,
+        )
