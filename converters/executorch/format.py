@@ -64,16 +64,14 @@ class ExecutorchFormat:
     def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
         """Why a model cannot be written so; None: it can."""
         lacking = lacks(spec, Attention, Mlp) or _unknown(spec)
-        return (
-            None if lacking is None else f"{self.name} is not written for a layer with {lacking}; use another format"
-        )
+        return None if lacking is None else f"{self.name} cannot hold a layer with {lacking}; use another format"
 
     def remark(self, spec: ModelSpec) -> str | None:
         """How much of the context is left, if it is not all."""
         length = cache_length(spec)
         if length == spec.max_position_embeddings:
             return None
-        return f"{self.name} keeps {length} tokens of a text, not the model's {spec.max_position_embeddings}"
+        return f"{self.name} holds {length} tokens of a text, not the model's {spec.max_position_embeddings}"
 
     def size(self, spec: ModelSpec) -> int:
         """Bytes of the program."""

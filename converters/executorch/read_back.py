@@ -68,7 +68,7 @@ def weight_differences(model_folder: Path, folder: Path, precision: str) -> Iter
 def _other_levels(wanted: StoredNumbers, given: StoredNumbers) -> str | None:
     name, scales = given.weight.name, given.scales
     if scales is None or not (scales.isfinite() & (scales > 0)).all():
-        return f"'{name}' has no scales, or such as are not above zero"
+        return f"'{name}' has no scales, or some that are not above zero"
     steps = scales.float().reshape(len(scales), -1).numpy()
 
     def read(rows: slice) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:

@@ -69,16 +69,14 @@ class LitertFormat:
         lacking = lacks(spec, Attention, Mlp)
         if any(rope.switches_at is not None and rope.switches_at < cache_length(spec) for rope in spec.ropes):
             lacking = lacking or "a rotation that changes with the length of a text"
-        return (
-            None if lacking is None else f"{self.name} is not written for a layer with {lacking}; use another format"
-        )
+        return None if lacking is None else f"{self.name} cannot hold a layer with {lacking}; use another format"
 
     def remark(self, spec: ModelSpec) -> str | None:
         """How much of the context is left, if it is not all."""
         length = cache_length(spec)
         if length == spec.max_position_embeddings:
             return None
-        return f"{self.name} keeps {length} tokens of a text, not the model's {spec.max_position_embeddings}"
+        return f"{self.name} holds {length} tokens of a text, not the model's {spec.max_position_embeddings}"
 
     def size(self, spec: ModelSpec) -> int:
         """Bytes of the program."""

@@ -105,8 +105,8 @@ def _refuse_experts(experts: Experts, form: OnnxForm) -> None:
         )
     if form.precision.quantization is not None or form.dialect != "fused":
         raise InputError(
-            "mixtures of experts are supported on GPUs in fp16, bf16 and fp32 in the fused dialect only; use one of "
-            "them, or the provider cpu"
+            "mixtures of experts run on GPUs in the fused dialect only, in fp32, fp16 or bf16; use these, or the "
+            "provider cpu"
         )
 
 

@@ -66,7 +66,7 @@ class OpenvinoFormat:
     def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
         """Why a model cannot be written so; None: it can."""
         if (part := lacks(spec, Attention, Mlp)) is not None:
-            return f"{self.name} is not written for a layer with {part}; use another format"
+            return f"{self.name} cannot hold a layer with {part}; use another format"
         if self._storage.rounding is not None and spec.hidden_size % BLOCK:
             return (
                 f"{self.name}:{self.precision} looks the embedding's rows of {spec.hidden_size} up in whole blocks of "

@@ -68,7 +68,7 @@ class WebFormat:
     def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
         """Why a model cannot be written so, as one line with a remedy; None: it can."""
         if (part := lacks(spec, Attention, Mlp)) is not None:
-            return f"web is not written for a layer with {part}; use another format"
+            return f"web cannot hold a layer with {part}; use another format"
         if spec.head_dim % HEAD_DIM_MULTIPLE:
             return (
                 f"head_dim {spec.head_dim} is not supported in transformers.js, whose GroupQueryAttention needs a "

@@ -84,7 +84,7 @@ class ExecutorchRunner(RowByRow[list[int]]):
     def _continued(self, row: list[int], ids: NDArray[np.int64]) -> Logits:
         """The logits of all tokens, or of the last one, [1 or more, V]."""
         if len(row) + len(ids) > self.context_length:
-            raise UsageError(f"executorch keeps {self.context_length} tokens of a text; use shorter ones")
+            raise UsageError(f"executorch holds at most {self.context_length} tokens of a text; use shorter texts")
         if self._cached is not row:
             self._run(row, 0)
             self._cached = row

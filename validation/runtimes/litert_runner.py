@@ -110,7 +110,7 @@ class LitertRunner(RowByRow["_Row"]):
     def _continued(self, row: _Row, ids: NDArray[np.int64]) -> Logits:
         """The logits of all tokens, or of the last one, [1 or more, V]."""
         if row.tokens + len(ids) > self.context_length:
-            raise UsageError(f"litert keeps {self.context_length} tokens of a text; use shorter ones")
+            raise UsageError(f"litert holds at most {self.context_length} tokens of a text; use shorter texts")
         if self._all_logits:
             return np.stack([self._run(row, _DECODE, ids[index : index + 1]) for index in range(len(ids))])
         rest = ids[:-1]

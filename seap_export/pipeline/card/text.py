@@ -197,8 +197,8 @@ def _formats(facts: CardFacts) -> Iterator[str]:
         yield (
             "Each format was run in its own runtime, and its logits were compared with those of torch, which computed "
             "with the weights that the format stores. In int8 and int4, runtimes may round activations, too. KL is "
-            "the mean of the worst prompt in nats per token, with this rounding; for ONNX Runtime, LiteRT and "
-            "ExecuTorch, the difference of a logit is the one without it, and for OpenVINO both are."
+            "the mean of the worst prompt in nats per token and includes this rounding, but not for OpenVINO. The "
+            "difference of a logit does not include it for ONNX Runtime, LiteRT, ExecuTorch and OpenVINO."
         )
     for remark in dict.fromkeys(folder.format.remark(spec) for folder in facts.variant.folders.values()):
         if remark is not None:

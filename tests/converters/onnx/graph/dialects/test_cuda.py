@@ -131,7 +131,7 @@ def test_the_epsilon_of_the_product_hides_the_mean(dtype: str, exponent: int, tm
     assert set(scale.astype(np.float64)) == {2.0**exponent}
 
 
-_ONLY = "on GPUs in fp16, bf16 and fp32 in the fused dialect only; use one of them, or"
+_ONLY = "on GPUs in the fused dialect only, in fp32, fp16 or bf16; use these, or the"
 
 
 @pytest.mark.parametrize(
