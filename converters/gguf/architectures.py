@@ -1,4 +1,4 @@
-"""What the architectures of llama.cpp compute, and which of them computes a model.
+"""What the architectures of llama.cpp compute.
 
 llama.cpp builds one graph per architecture, with few choices in its metadata. A model is written in the architecture
 of its family where that computes it, or in another one that does. Where layers differ in shape, that is `deci`, which
@@ -9,9 +9,8 @@ Source: https://github.com/ggml-org/llama.cpp at 0c1e57098, src/models/*.cpp and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from types import MappingProxyType
 from typing import Literal
 
@@ -28,7 +27,7 @@ from seap_export.families import (
     Sublayer,
 )
 from seap_export.families.names import DENSE, PROJECTIONS, QKV, Norm, Projection
-from seap_export.families.sublayers import Activation, Gates, QkNorm
+from seap_export.families.sublayers import Activation, QkNorm
 
 __all__ = [
     "ARCHITECTURES",
@@ -38,14 +37,11 @@ __all__ = [
     "effective_window",
     "full_rope",
     "local_rope",
-    "why_not",
 ]
 
 _USUAL_NORMS: frozenset[Norm] = frozenset({"input_layernorm", "post_attention_layernorm"})
 _NO_NAMES: Mapping[str, str] = MappingProxyType({})
 _UNSCALED = frozenset({"default", "linear", "yarn"})
-#: A least time step that llama.cpp may leave out: its tokens change a state by a thousandth.
-_NO_STEP = 0.001
 #: With those that need a tensor of factors.
 _ALL_ROPES = frozenset({*_UNSCALED, "llama3", "longrope"})
 
@@ -293,15 +289,6 @@ def local_rope(spec: ModelSpec) -> RopeSpec | None:
     return next(filter(None, windowed), None)
 
 
-def why_not(architecture: Architecture, spec: ModelSpec) -> str | None:
-    """What llama.cpp's architecture lacks to compute this model; None: it does compute it."""
-    for check in _CHECKS:
-        reason = next(check(architecture, spec), None)
-        if reason is not None:
-            return reason
-    return None
-
-
 def differ_in_shape(spec: ModelSpec) -> bool:
     """Whether two layers have sublayers of one kind with other sizes."""
     return len({(type(one), *one.sizes.values()) for one in spec.sublayers}) > len(set(map(type, spec.sublayers)))
@@ -312,151 +299,3 @@ def attention_interval(spec: ModelSpec) -> int | None:
     attend = [any(isinstance(one, Attention) for one in layer.sublayers) for layer in spec.layers]
     interval = attend.index(True) + 1
     return interval if attend == [(index + 1) % interval == 0 for index in range(len(attend))] else None
-
-
-def _kinds(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
-    for one in spec.sublayers:
-        if type(one) not in architecture.kinds:
-            yield f"has no layer with {one.noun}"
-        if isinstance(one, Attention) and one.has_gate != architecture.has_output_gate:
-            yield "has no output gate in attention" if one.has_gate else "has an output gate in attention"
-        if isinstance(one, Attention) and one.extra is not None and not one.has_gate:
-            yield f"has no {one.extra}"
-    for kind in (Convolution, DeltaNet, Mamba):
-        if kind in architecture.kinds and not any(spec.all(kind)):
-            yield f"has layers with {kind.noun}"
-    if spec.norm.is_centred:
-        yield "has no LayerNorm"
-    for layer in spec.layers:
-        for before, one in pairwise(layer.sublayers):
-            if one.beside and not isinstance(before, Experts) and not (architecture.are_beside and one.states):
-                yield "has attention and MLP one after the other"
-    for convolution in spec.all(Convolution):
-        if convolution.conv_dim != spec.hidden_size:
-            yield f"wants convolutions as wide as the hidden states, {spec.hidden_size}"
-    for mamba in spec.all(Mamba):
-        if architecture.wide_mamba and mamba.channels != 2 * spec.hidden_size:
-            yield f"wants Mamba-2 twice as wide as the hidden states, {2 * spec.hidden_size}"
-        if mamba.norm == "before_gate":
-            yield "normalises Mamba-2 after the gate"
-        if not mamba.has_kernel_bias:
-            yield "has a bias in the convolution of Mamba-2"
-        if mamba.least_step > _NO_STEP:
-            yield "has no least time step"
-    for net in spec.all(DeltaNet):
-        if net.key_head_dim != net.value_head_dim:
-            yield "has keys as wide as values in linear attention"
-        if attention_interval(spec) is None:
-            yield "has attention in each n-th layer"
-
-
-def _mixtures(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
-    for experts in spec.all(Experts):
-        if experts.scores != "softmax" or experts.has_selection_bias or experts.scaling != 1.0:
-            yield "has another router"
-        if experts.output_bias or experts.gates != Gates():
-            yield "has experts without biases and bounds"
-        if experts.is_normalised != architecture.normalises_weights:
-            yield f"{'divides' if architecture.normalises_weights else 'does not divide'} weights by their sum"
-        if experts.activation != architecture.activation:
-            yield f"has no {experts.activation} gate in experts"
-    for shared in spec.all(SharedExpert):
-        if shared.has_scale != architecture.scales_shared:
-            yield f"{'scales' if architecture.scales_shared else 'does not scale'} shared experts"
-    mixed = {any(isinstance(one, Experts) for one in layer.sublayers) for layer in spec.layers}
-    if len(mixed) > 1:
-        yield "has a mixture of experts in all layers or in none"
-
-
-def _shapes(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
-    if differ_in_shape(spec) and not architecture.varies:
-        yield "has layers of one shape only"
-    widths = {layer.channels for layer in spec.all(Attention)}
-    if architecture.square and widths != {spec.hidden_size}:
-        yield f"wants queries as wide as the hidden states, {spec.hidden_size}"
-    for attention in spec.all(Attention):
-        if not architecture.groups and attention.num_key_value_heads != attention.num_attention_heads:
-            yield "wants as many key/value heads as query heads"
-    if architecture.tied and not spec.tie_word_embeddings:
-        yield "has no LM head apart from the embedding"
-    if architecture.untied and spec.tie_word_embeddings:
-        yield "has an LM head apart from the embedding"
-
-
-def _block(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
-    block, attention = spec.block, spec.first(Attention)
-    if architecture.norms != spec.norms:
-        yield "has its norms elsewhere"
-    if architecture.qk_norm != attention.qk_norm:
-        where = "no" if architecture.qk_norm is None else "other"
-        yield f"has {where} norms of queries and keys" if attention.qk_norm else "normalises queries and keys"
-    for mlp in spec.all(Mlp):
-        if architecture.is_gated != mlp.is_gated:
-            yield "has a gate in its MLP" if architecture.is_gated else "has no gate in its MLP"
-        if architecture.activation != mlp.activation:
-            yield f"has no {mlp.activation} gate"
-    biases = frozenset().union(*(layer.biases for layer in spec.layers))
-    missing = sorted(biases - architecture.biases)
-    if missing:
-        yield f"has no biases at {', '.join(missing)}"
-    if attention.softcap is not None and not architecture.attention_softcap:
-        yield "does not cap attention scores"
-    if architecture.always_caps and None in (attention.softcap, block.logits_softcap):
-        yield "caps attention scores and logits"
-    if block.logits_softcap is not None and not architecture.logits_softcap:
-        yield "does not cap logits"
-    if attention.query_scaling is not None and not architecture.query_scaling:
-        yield "does not scale queries by position"
-
-
-def _windows(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
-    windows = {effective_window(spec, layer) for layer in spec.all(Attention)} - {None}
-    if windows and not architecture.windows:
-        yield f"has no sliding window, here of {min(filter(None, windows))} positions"
-    if len(windows) > 1:
-        yield "has windows of one size only"
-    count = architecture.windows if architecture.windows is not True else 0
-    if count and bool(windows) != (len(spec.layers) == count):
-        yield f"has windows in models of {count} layers, and only in those"
-
-
-def _rotation(architecture: Architecture, spec: ModelSpec) -> Iterator[str]:
-    full, local = full_rope(spec), local_rope(spec)
-    rotating = [layer.rope is not None for layer in spec.all(Attention)]
-    expected = {
-        "none": [True] * len(rotating),
-        "every fourth": [(index + 1) % 4 != 0 for index in range(len(rotating))],
-        "all": [full is not None] * len(rotating),
-        "without window": [
-            local is None or effective_window(spec, attention) is not None for attention in spec.all(Attention)
-        ],
-    }[architecture.unrotated]
-    if rotating != expected:
-        yield "rotates other layers"
-    for rope in filter(None, (full, local)):
-        if rope.dim != spec.head_dim and not architecture.partial:
-            yield "rotates whole heads only"
-    if full is not None and full.rope_type not in architecture.ropes:
-        yield f"has no {full.rope_type} rotation"
-    if local is not None and local != full and not (architecture.local_theta and local.rope_type == "default"):
-        yield "rotates alike with and without a window"
-    if full is not None and full.rope_type == "yarn":
-        yield from _yarn(architecture, full)
-
-
-def _yarn(architecture: Architecture, rope: RopeSpec) -> Iterator[str]:
-    given = rope.parameters
-    usual = {"truncate": True} | ({} if architecture.yarn_betas else {"beta_fast": 32, "beta_slow": 1})
-    for key, value in usual.items():
-        if given.get(key) is not None and given[key] != value:
-            yield f"has yarn with {key} {value} only"
-
-
-_CHECKS: tuple[Callable[[Architecture, ModelSpec], Iterator[str]], ...] = (
-    _kinds,
-    _mixtures,
-    _block,
-    _windows,
-    _rotation,
-    _shapes,
-)
