@@ -94,6 +94,15 @@ def test_there_are_many_and_each_is_another_one() -> None:
     assert len({mutant.id for mutant in MUTANTS}) == len(MUTANTS)
 
 
+@pytest.mark.release
+def test_every_test_that_a_row_names_exists() -> None:
+    """Names change with the cases of a test; only a whole run of the mutants would show it."""
+    named = sorted({test for mutant in MUTANTS for test in mutant.tests})
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *named]
+    done = subprocess.run(command, cwd=ROOT, env=_inherited(), capture_output=True, text=True, check=False)
+    assert done.returncode == PASSED, done.stdout[-2000:] + done.stderr[-2000:]
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.id.replace(" ", "_"))
 def test_its_tests_find_a_mutant(mutant: Mutant, tmp_path: Path) -> None:
@@ -104,17 +113,21 @@ def test_its_tests_find_a_mutant(mutant: Mutant, tmp_path: Path) -> None:
             shutil.copyfile(ROOT / name, tmp_path / name)
     (tmp_path / ".cache").symlink_to(ROOT / ".cache")  # a test that misses the real model would find every mutant
     (tmp_path / mutant.module).write_text(mutant.changed, "utf-8")
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", *mutant.tests],
         cwd=tmp_path,
-        env={**inherited, "PYTHONPATH": str(tmp_path)},
+        env={**_inherited(), "PYTHONPATH": str(tmp_path)},
         capture_output=True,
         encoding="utf-8",
         timeout=600,
     )
     shutil.rmtree(tmp_path)  # hundreds of them would fill the disk
     assert result.returncode == (FAILED if mutant.killed_by else PASSED), result.stdout + result.stderr
+
+
+def _inherited() -> dict[str, str]:
+    """The environment without what this run of pytest puts there."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
 
 
 @cache
