@@ -78,7 +78,7 @@ def test_the_end_of_the_cache_is_reached_but_not_passed(tmp_path: Path, torch_lo
     runner, ids = ExecutorchRunner(written(model, tmp_path / "executorch")), [3 + index % 7 for index in range(200)]
     (truth,) = torch_logits(model, [ids])
     assert np.abs(runner.prefill(np.array([ids]), [200])[0, 0] - truth[-1]).max() <= 1e-3
-    with pytest.raises(UsageError, match="keeps 200 tokens"):
+    with pytest.raises(UsageError, match="holds at most 200 tokens"):
         runner.step([3])
 
 

@@ -92,7 +92,7 @@ def test_the_end_of_the_cache_is_reached_but_not_passed(tmp_path: Path, torch_lo
     runner, ids = LitertRunner(written(model, tmp_path / "litert")), [3 + index % 7 for index in range(24)]
     (truth,) = torch_logits(model, [ids])
     assert np.abs(runner.prefill(np.array([ids]), [24])[0, 0] - truth[-1]).max() <= 1e-3
-    with pytest.raises(UsageError, match="keeps 24 tokens"):
+    with pytest.raises(UsageError, match="holds at most 24 tokens"):
         runner.step([3])
     assert isinstance(runner, Bounded)
     assert runner.context_length == 24
