@@ -70,7 +70,7 @@ def test_wheel_works_in_a_fresh_environment(wheel: Path, tmp_path: Path, monkeyp
     assert subprocess.run(command, cwd=empty, check=True, capture_output=True, text=True).stdout.startswith("seap-ex")
     code = (
         "import json, converters, seap_export, validation;"
-        "from seap_export.families.family import families;"
+        "from seap_export.families.files import families;"
         "names = [family.model_type for family in families()];"
         "print(json.dumps([m.__file__ for m in (converters, seap_export, validation)] + [names]))"
     )

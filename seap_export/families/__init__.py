@@ -1,12 +1,7 @@
 """The supported model families, each described by a TOML file in this package."""
 
-from seap_export.families.family import (
-    Family,
-    family_of_gguf,
-    family_of_model_type,
-    is_pruned,
-    wrapper_of_model_type,
-)
+from seap_export.families.family import Family, is_pruned
+from seap_export.families.files import family_of_gguf, family_of_model_type, wrapper_of_model_type
 from seap_export.families.gguf_form import GgufForm
 from seap_export.families.read import dense_config, language_config, model_spec
 from seap_export.families.rope import QueryScaling, RopeSpec

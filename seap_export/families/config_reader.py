@@ -10,7 +10,8 @@ from typing import Any
 
 from seap_export.errors import InputError
 from seap_export.families import names
-from seap_export.families.family import PRUNED_FROM, Family, common_keys
+from seap_export.families.family import PRUNED_FROM, Family
+from seap_export.families.files import common_keys
 from seap_export.families.names import OUTPUTS, Projection
 from seap_export.families.parts import Requirement
 

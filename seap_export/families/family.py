@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
-from importlib import resources
 from types import MappingProxyType
 from typing import Any, Literal
 
-from seap_export.errors import InputError
 from seap_export.families.gguf_form import GgufForm
 from seap_export.families.names import (
     BCX,
@@ -25,17 +21,14 @@ from seap_export.families.names import (
     QKV,
     ROUTED,
     SHARED,
-    USUAL_NAMES,
     Projection,
 )
 from seap_export.families.parts import (
     AdjustedSize,
     Block,
-    ConvolutionRules,
     FusedRows,
     GlobalLayers,
     KeyValueHeads,
-    LayerInputs,
     LayerKind,
     Requirement,
     RotaryRules,
@@ -51,13 +44,9 @@ __all__ = [
     "PRUNED_FROM",
     "PRUNED_PREFIX",
     "Family",
-    "common_keys",
-    "families",
-    "family_of_gguf",
-    "family_of_model_type",
+    "bias_names",
     "is_pruned",
-    "refused_models",
-    "wrapper_of_model_type",
+    "lacking_projections",
 ]
 
 #: Prefix of the `model_type` of a pruned model whose layers differ in shape.
@@ -78,7 +67,6 @@ FUSED: Mapping[str, tuple[Projection, ...]] = {
 }
 #: The keys of a rotation, in transformers 4 and 5: where one is given, the default of the other does not count.
 _ROTATION = ("rope_scaling", "rope_parameters")
-_COMMON, _REFUSED = "common.toml", "refused.toml"
 
 
 @dataclass(frozen=True)
@@ -129,12 +117,10 @@ class Family:
             number of layers is that of the words or letters.
         attention_layers: For a config without `layer_types`, the key of the indices of the layers with attention, or
             of the interval between them.
-        convolution: The short convolutions; None: there are none.
         adjusted_size: A rule for the number of neurons; None: `intermediate_size` is that number.
         window: Which layers attend within a window; None: none.
         global_layers: What is different in the others; None: nothing.
         experts: Which layers have a mixture of experts; None: none.
-        layer_inputs: What tokens bring to each layer; None: nothing.
         shared_caches: Which layers attend to keys and values of others; None: none.
         wrapper: A multimodal checkpoint that holds a model of the family.
         gguf: How GGUF files hold models of the family; None if they use the architecture of another family.
@@ -172,12 +158,10 @@ class Family:
     layer_types: Mapping[str, tuple[LayerKind, ...]] = field(default_factory=dict)
     layer_pattern: str = ""
     attention_layers: str = ""
-    convolution: ConvolutionRules | None = None
     adjusted_size: AdjustedSize | None = None
     window: Window | None = None
     global_layers: GlobalLayers | None = None
     experts: Routing | None = None
-    layer_inputs: LayerInputs | None = None
     shared_caches: SharedCaches | None = None
     wrapper: Wrapper | None = None
     gguf: GgufForm | None = None
@@ -195,13 +179,18 @@ class Family:
     @property
     def projections(self) -> tuple[Projection, ...]:
         """Those that the layers of its models have."""
-        lacking = _lacking(self.block, self.layer_types, self.experts, self.layer_inputs)
+        lacking = lacking_projections(self.block, self.layer_types, self.experts, self.has_layer_inputs)
         return tuple(name for name in PROJECTIONS if name not in lacking)
 
     @property
     def outputs(self) -> tuple[Projection, ...]:
         """Those of them that are output projections."""
         return tuple(name for name in OUTPUTS if name in self.projections)
+
+    @property
+    def has_layer_inputs(self) -> bool:
+        """Whether tokens bring something to each layer besides their embedding."""
+        return "layer_inputs" in self.names
 
     @property
     def has_single_sublayers(self) -> bool:
@@ -235,7 +224,7 @@ class Family:
         if not fitting:
             return self
         stored_names = {key: name for variant in fitting for key, name in variant.names.items()}
-        biased = _bias_names(stored_names, self.biases)
+        biased = bias_names(stored_names, self.biases)
         return replace(self, names=MappingProxyType({**self.names, **stored_names, **biased}))
 
     def rows_of(self, fused: str) -> FusedRows:
@@ -295,18 +284,18 @@ _OF_KINDS: Mapping[LayerKind, tuple[Projection, ...]] = {
 }
 
 
-def _lacking(
+def lacking_projections(
     block: Block,
     layer_types: Mapping[str, tuple[LayerKind, ...]],
     experts: Routing | None,
-    layer_inputs: LayerInputs | None,
+    has_layer_inputs: bool,
 ) -> frozenset[Projection]:
     """The projections that no layer of such a family has."""
     lacking: set[Projection] = set() if block.is_gated else {"gate_proj"}
     lacking |= set() if block.attention_gate else {"g_proj"}
     kinds = {kind for of_layer in layer_types.values() for kind in of_layer}
     lacking |= {one for kind, keys in _OF_KINDS.items() if kind not in kinds for one in keys}
-    lacking |= set(LAYER_INPUTS) if layer_inputs is None else set()
+    lacking |= set() if has_layer_inputs else set(LAYER_INPUTS)
     if experts is None:
         lacking |= set(ROUTED)
     elif experts.are_everywhere and not experts.beside_mlp:
@@ -318,126 +307,13 @@ def _lacking(
     return frozenset(lacking)
 
 
-_PARTS = {
-    "adjusted_size": AdjustedSize,
-    "block": Block,
-    "convolution": ConvolutionRules,
-    "experts": Routing,
-    "gguf": GgufForm,
-    "global_layers": GlobalLayers,
-    "key_value_heads": KeyValueHeads,
-    "layer_inputs": LayerInputs,
-    "rotation": RotaryRules,
-    "shared_caches": SharedCaches,
-    "window": Window,
-    "wrapper": Wrapper,
-}
-
-
-@cache
-def families() -> tuple[Family, ...]:
-    """All families, sorted by the names of their files."""
-    files = sorted(
-        (f for f in resources.files(__package__).iterdir() if f.name.endswith(".toml")), key=lambda f: f.name
-    )
-    tables = {file.name: tomllib.loads(file.read_text("utf-8")) for file in files}
-    return tuple(_parse(table) for name, table in tables.items() if name not in (_COMMON, _REFUSED))
-
-
-def _parse(table: dict[str, Any]) -> Family:
-    parsed = {key: _parsed(key, _frozen(value)) for key, value in table.items()}
-    parts = (parsed.get(name) for name in ("experts", "layer_inputs"))
-    lacking = _lacking(parsed.get("block", Block()), parsed.get("layer_types", {}), *parts)
-    stored_names = _names(table.get("names", {}), lacking)
-    stored_names |= _bias_names(stored_names, table.get("biases", {}))
-    return Family(**parsed | {"names": MappingProxyType(stored_names)})
-
-
-def _names(stored_names: Mapping[str, str], lacking: frozenset[Projection]) -> dict[str, str]:
-    """The given names, and the usual ones of what is stored by itself and has no other name."""
-    parts = {part for fused in FUSED if fused in stored_names for part in FUSED[fused]}
-    absent = parts | lacking
-    return {**{name: usual for name, usual in USUAL_NAMES.items() if name not in absent}, **stored_names}
-
-
-def _bias_names(stored_names: Mapping[str, str], biases: Mapping[str, Any]) -> dict[str, str]:
+def bias_names(stored_names: Mapping[str, str], biases: Mapping[str, Any]) -> dict[str, str]:
     """Those of the biases of norms and of the LM head, which stand beside their weights."""
     biased = [norm for norm in (*NORMS, "norm") if "norms" in biases and norm in stored_names]
     biased += ["lm_head"] if "lm_head" in biases else []
     return {f"{name}_bias": stored_names[name].removesuffix(".weight") + ".bias" for name in biased}
 
 
-def _parsed(key: str, value: Any) -> Any:
-    if key in _PARTS:
-        return _PARTS[key](**value)
-    if key == "layer_types":
-        return MappingProxyType({word: (kind,) if isinstance(kind, str) else kind for word, kind in value.items()})
-    if key == "fused_rows":
-        return MappingProxyType({name: FusedRows(**fields) for name, fields in value.items()})
-    if key == "variants":
-        return tuple(Variant(**fields) for fields in value)
-    if key == "requires":
-        return MappingProxyType({name: Requirement(**fields) for name, fields in value.items()})
-    return value
-
-
-def _frozen(value: Any) -> Any:
-    if isinstance(value, dict):
-        return MappingProxyType({key: _frozen(inner) for key, inner in value.items()})
-    return tuple(_frozen(inner) for inner in value) if isinstance(value, list) else value
-
-
-@cache
-def common_keys() -> tuple[frozenset[str], Mapping[str, Requirement]]:
-    """The keys that do not change what any family computes, and what is required of others."""
-    table = tomllib.loads((resources.files(__package__) / _COMMON).read_text("utf-8"))
-    return frozenset(table["harmless"]), {name: Requirement(**fields) for name, fields in table["requires"].items()}
-
-
-@cache
-def refused_models() -> Mapping[str, tuple[str, ...]]:
-    """The `model_type` of models that are refused, by the part of theirs that is not supported."""
-    table = tomllib.loads((resources.files(__package__) / _REFUSED).read_text("utf-8"))
-    return {part: tuple(model_types) for part, model_types in table.items()}
-
-
 def is_pruned(config: Mapping[str, Any]) -> bool:
     """Whether this config.json belongs to a model written by seap-export."""
     return str(config.get("model_type")).startswith(PRUNED_PREFIX) or PRUNED_FROM in config
-
-
-def wrapper_of_model_type(model_type: str | None) -> Wrapper | None:
-    """The multimodal wrapper with this `model_type`; None: it is none, or not one with a supported language model."""
-    wrappers = (family.wrapper for family in families() if family.wrapper is not None)
-    return next((wrapper for wrapper in wrappers if wrapper.model_type == model_type), None)
-
-
-def family_of_model_type(model_type: str | None) -> Family:
-    """The family of a `model_type`, of a dense model or of one pruned by seap-export.
-
-    Raises:
-        InputError: The family is not supported.
-    """
-    plain = str(model_type or "").removeprefix(PRUNED_PREFIX)
-    for family in families():
-        if family.model_type == plain:
-            return family
-    part = next((part for part, model_types in refused_models().items() if plain in model_types), None)
-    if part is not None:
-        raise InputError(f"model family '{model_type}' is not supported: {part}; use another model")
-    raise InputError(f"model family '{model_type}' is not supported; use one that docs/families.md lists")
-
-
-def family_of_gguf(architecture: str) -> Family:
-    """The family of a GGUF file's `general.architecture`.
-
-    Raises:
-        InputError: The architecture is not supported.
-    """
-    supported = {family.gguf.architecture: family for family in families() if family.gguf and family.gguf.is_read}
-    supported |= {family.gguf.uneven: family for family in supported.values() if family.gguf and family.gguf.uneven}
-    if architecture not in supported:
-        raise InputError(
-            f"GGUF architecture '{architecture}' is not supported; supported architectures: {', '.join(supported)}"
-        )
-    return supported[architecture]

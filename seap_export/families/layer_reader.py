@@ -31,7 +31,7 @@ from seap_export.families.sublayers import (
     Sublayer,
 )
 
-__all__ = ["LayerReader", "bias_switches"]
+__all__ = ["LayerReader", "bias_switches", "inputs_of_layers"]
 
 #: The norms before and after experts, and after the MLP beside them.
 _BRANCHES: tuple[Norm, Norm, Norm] = ("pre_experts_layernorm", "post_experts_layernorm", "post_dense_layernorm")
@@ -104,11 +104,10 @@ class LayerReader:
 
     def _layer_inputs(self) -> tuple[Sublayer, ...]:
         """What the inputs of the layer gate, if it has any."""
-        rules = self._family.layer_inputs
-        size = 0 if rules is None else self.config.get(rules.size, 0)
-        if rules is None or not size:
+        number = inputs_of_layers(self.config)
+        if not number:
             return ()
-        number, activation = self.config.positive(rules.size), _activation(self.config)
+        activation = _activation(self.config)
         made = LayerInput(layer=self.index, hidden_size_per_layer_input=number, activation=activation)
         return (self._wired(made),)
 
@@ -165,11 +164,9 @@ class LayerReader:
         return rules is not None and bool(self.config.get(rules.values_are_keys)) and self.window is None
 
     def _convolution(self) -> Convolution:
-        rules = self._family.convolution
-        assert rules is not None
         return Convolution(
             conv_dim=self._size("conv_dim", self.config.positive("hidden_size")),
-            kernel_size=self.config.positive(rules.kernel_size),
+            kernel_size=self.config.positive("conv_L_cache"),
         )
 
     def _delta_net(self) -> DeltaNet:
@@ -264,6 +261,12 @@ class LayerReader:
 def bias_switches(config: ConfigReader) -> dict[str, Any]:
     """The values of the keys that enable biases."""
     return {switch: config.get(switch, False) for switch in config.family.biases.values() if isinstance(switch, str)}
+
+
+def inputs_of_layers(config: ConfigReader) -> int:
+    """How many inputs each layer has of a token besides its embedding."""
+    key = "hidden_size_per_layer_input"
+    return config.positive(key) if config.family.has_layer_inputs and config.get(key) else 0
 
 
 def _has_experts(config: ConfigReader, rules: Routing, index: int) -> bool:

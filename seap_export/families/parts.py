@@ -11,11 +11,9 @@ from seap_export.families.names import Projection
 __all__ = [
     "AdjustedSize",
     "Block",
-    "ConvolutionRules",
     "FusedRows",
     "GlobalLayers",
     "KeyValueHeads",
-    "LayerInputs",
     "LayerKind",
     "QkNorm",
     "Requirement",
@@ -108,17 +106,6 @@ class AdjustedSize:
 
 
 @dataclass(frozen=True)
-class ConvolutionRules:
-    """The short convolutions of a family.
-
-    Attributes:
-        kernel_size: Key of the number of tokens that a channel sees.
-    """
-
-    kernel_size: str
-
-
-@dataclass(frozen=True)
 class FusedRows:
     """How the rows of projections that are stored as one are laid out: parts with an equal share of each.
 
@@ -188,17 +175,6 @@ class KeyValueHeads:
         """Their number, given all values of config.json and the number of query heads."""
         given = (config.get(self.number) if self.number else None) or heads
         return int(given) if (self.several and config.get(self.several)) or not config.get(self.single) else 1
-
-
-@dataclass(frozen=True)
-class LayerInputs:
-    """What tokens bring to each layer besides their embedding.
-
-    Attributes:
-        size: Key of the number of inputs of a layer; 0: there are none.
-    """
-
-    size: str
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ from typing import Any
 from seap_export.errors import InputError
 from seap_export.families.check import check_sizes
 from seap_export.families.config_reader import ConfigReader, number, positive
-from seap_export.families.family import PRUNED_FROM, family_of_model_type, wrapper_of_model_type
-from seap_export.families.layer_reader import LayerReader, bias_switches
+from seap_export.families.family import PRUNED_FROM
+from seap_export.families.files import family_of_model_type, wrapper_of_model_type
+from seap_export.families.layer_reader import LayerReader, bias_switches, inputs_of_layers
 from seap_export.families.layer_types import read_layer_types
 from seap_export.families.rope import read_ropes
 from seap_export.families.spec import BlockSpec, ModelSpec, NormSpec
@@ -105,7 +106,6 @@ def _spec(config: ConfigReader) -> ModelSpec:
     head_dims = [positive("head_dim", config.of_layer(index).get("head_dim", head_dim)) for index in range(layers)]
     windows, kinds = read_windows(config, layers), read_layer_types(config, layers)
     ropes, lenders = read_ropes(config, head_dims, windows), _lenders(config, windows)
-    inputs = family.layer_inputs
     spec = ModelSpec(
         family=family,
         block=_block(config),
@@ -120,7 +120,7 @@ def _spec(config: ConfigReader) -> ModelSpec:
         ),
         lm_head_bias=family.has_bias("lm_head", bias_switches(config)),
         position_offset=family.position_offset if "positions" in family.names else None,
-        layer_inputs=0 if inputs is None else int(config.number(inputs.size, 0)),
+        layer_inputs=inputs_of_layers(config),
     )
     config.refuse_unread()
     return spec
@@ -134,8 +134,7 @@ def _lenders(config: ConfigReader, windows: Sequence[int | None]) -> dict[int, i
     """
     rules, number_of_layers = config.family.shared_caches, len(windows)
     borrowing = 0 if rules is None else int(config.number(rules.number, 0))
-    inputs = config.family.layer_inputs
-    if borrowing and inputs is not None and not config.get(inputs.size, 0):
+    if borrowing and config.family.has_layer_inputs and not inputs_of_layers(config):
         raise InputError("config.json: transformers computes no shared caches without inputs of layers; correct it")
     first, lenders = number_of_layers - borrowing, {}
     for index in range(max(first, 0), number_of_layers):

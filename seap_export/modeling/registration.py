@@ -30,7 +30,8 @@ def register_pruned_families() -> None:
 
 
 def _register(auto: ModuleType) -> None:
-    from seap_export.families.family import PRUNED_PREFIX, families
+    from seap_export.families.family import PRUNED_PREFIX
+    from seap_export.families.files import families
 
     for family in families():
         stand_in = _stand_in(PRUNED_PREFIX + family.model_type, f"Seap{family.stem}ForCausalLM")

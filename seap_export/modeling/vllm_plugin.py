@@ -16,7 +16,7 @@ def register_with_vllm() -> None:
     """Registers the architectures of all pruned families."""
     from vllm import ModelRegistry
 
-    from seap_export.families.family import families
+    from seap_export.families.files import families
 
     for family in families():
         ModelRegistry.register_model(f"Seap{family.stem}ForCausalLM", _CLASS)

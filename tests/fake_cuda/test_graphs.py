@@ -13,9 +13,10 @@ from pathlib import Path
 
 import onnx
 import pytest
+from support.chosen import MIXTURES_ON_GPUS, ON_GPUS
 from support.models import write_micro_model
 from support.product import BlockQuantization, DialectName, Logits, OnnxForm, Precision
-from support.variations import MIXTURES_ON_GPUS, ON_GPUS, VARIATIONS
+from support.variations import VARIATIONS
 
 from converters.onnx import write_onnx
 from fake_cuda.log import Counts

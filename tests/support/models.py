@@ -34,7 +34,8 @@ from seap_export.sources.stored import PlainReader
 from seap_export.sources.weights import SafetensorsReader
 from support.corpora import Texts
 from support.tokenizers import write_micro_tokenizer
-from support.variations import VARIATIONS, micro_config, pruned_values
+from support.uneven import pruned_values
+from support.variations import VARIATIONS, micro_config
 
 
 def write_micro_model(folder: Path, seed: int = 0, dtype: str = "float32", **values: Any) -> Path:

@@ -14,7 +14,7 @@ from converters.onnx.weights.quantize import dequantize, quantize
 from seap_export.activations.calibrate import collect_statistics
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration, CalibrationRecord, read_tokens
-from seap_export.families.family import families, refused_models
+from seap_export.families.files import families, refused_models
 from seap_export.families.names import CONVOLUTION, DELTA, MAMBA, Projection
 from seap_export.families.names import PROJECTIONS as ALL_PROJECTIONS
 from seap_export.families.sublayers import Attention, Mlp

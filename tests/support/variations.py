@@ -2,32 +2,13 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import fields, is_dataclass
-from functools import cache
 from typing import Any
 
-import pytest
-
-from converters.format import lacks
-from converters.onnx.graph.dialects.looped import is_looped
 from seap_export.families import (
-    Attention,
-    Convolution,
-    DeltaNet,
-    Experts,
-    Mamba,
-    Mlp,
-    ModelSpec,
-    SharedExpert,
     family_of_model_type,
-    language_config,
-    model_spec,
 )
-from seap_export.families.config_reader import class_settings
-from seap_export.families.family import PRUNED_PREFIX, Family, families
+from seap_export.families.files import families
 
 _LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
 _LINEAR = {"rope_type": "linear", "factor": 4.0}
@@ -39,6 +20,14 @@ _LLAMA3 = {
     "original_max_position_embeddings": 32,
 }
 _YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
+_GEMMA2 = {
+    "hidden_activation": "gelu_pytorch_tanh",
+    "query_pre_attn_scalar": 24,
+    "sliding_window": 5,
+    "layer_types": ["full_attention"] * 3,
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+}
 _GEMMA4 = {
     "hidden_activation": "gelu_pytorch_tanh",
     "sliding_window": 5,
@@ -73,6 +62,7 @@ _DELTA_NET = {
 }
 _MIXTURE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
 _SHARED_EXPERT = {**_MIXTURE, "shared_expert_intermediate_size": 80}
+_TIED_WITH_BIASES = {"attention_bias": True, "tie_word_embeddings": True}
 #: What the models of a family have in common.
 _OF_FAMILY: dict[str, dict[str, Any]] = {
     "afmoe": {
@@ -100,13 +90,7 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
     "biogpt": {**_WIDE, "hidden_act": "gelu"},
     "codegen": {**_WIDE, "hidden_act": "gelu_new", "rotary_dim": 8},
     "falcon": {"hidden_act": "gelu", "intermediate_size": 128},
-    "falcon_h1": {
-        "mamba_n_heads": 6,
-        "mamba_d_head": 8,
-        "mamba_d_ssm": 48,
-        "mamba_d_state": 8,
-        "mamba_n_groups": 3,
-    },
+    "falcon_h1": {"mamba_n_heads": 6, "mamba_d_head": 8, "mamba_d_ssm": 48, "mamba_d_state": 8, "mamba_n_groups": 3},
     "gpt2": {**_WIDE, "hidden_act": "gelu_new"},
     "gpt_bigcode": {**_WIDE, "hidden_act": "gelu_pytorch_tanh"},
     "gpt_neo": {**_WIDE, "hidden_act": "gelu_new", "attention_types": [[["global"], 3]], "window_size": 5},
@@ -114,14 +98,7 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
     "gpt_neox": {**_WIDE, "hidden_act": "gelu"},
     "gptj": {**_WIDE, "hidden_act": "gelu_new", "rotary_dim": 8},
     "gemma": {"hidden_act": "gelu_pytorch_tanh"},
-    "gemma2": {
-        "hidden_activation": "gelu_pytorch_tanh",
-        "query_pre_attn_scalar": 24,
-        "sliding_window": 5,
-        "layer_types": ["full_attention"] * 3,
-        "attn_logit_softcapping": None,
-        "final_logit_softcapping": None,
-    },
+    "gemma2": _GEMMA2,
     "gemma3_text": {
         "hidden_activation": "gelu_pytorch_tanh",
         "query_pre_attn_scalar": 24,
@@ -179,12 +156,7 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
         "sliding_window": None,
         "layer_types": ["full_attention"] * 3,
     },
-    "ernie4_5_moe": {
-        "moe_num_experts": 6,
-        "moe_k": 2,
-        "moe_intermediate_size": 40,
-        "moe_num_shared_experts": 2,
-    },
+    "ernie4_5_moe": {"moe_num_experts": 6, "moe_k": 2, "moe_intermediate_size": 40, "moe_num_shared_experts": 2},
     "exaone_moe": {
         "num_experts": 6,
         "num_experts_per_tok": 2,
@@ -238,14 +210,7 @@ _OF_FAMILY: dict[str, dict[str, Any]] = {
     "seed_oss": {"attention_bias": False},
     "starcoder2": {"hidden_act": "gelu_pytorch_tanh", "use_bias": False},
     "smollm3": {"no_rope_layers": [1, 0, 1]},
-    "vaultgemma": {
-        "hidden_activation": "gelu_pytorch_tanh",
-        "query_pre_attn_scalar": 24,
-        "sliding_window": 5,
-        "layer_types": ["full_attention"] * 3,
-        "attn_logit_softcapping": None,
-        "final_logit_softcapping": None,
-    },
+    "vaultgemma": _GEMMA2,
 }
 #: Ways in which models of the families differ, each a set of config values.
 VARIATIONS: dict[str, dict[str, Any]] = {
@@ -253,25 +218,14 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "llama-gqa": {"model_type": "llama"},
     "llama-mqa": {"model_type": "llama", "num_key_value_heads": 1},
     "llama-tied": {"model_type": "llama", "tie_word_embeddings": True},
-    "llama-linear": {"model_type": "llama", "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
-    "llama-llama3": {
-        "model_type": "llama",
-        "rope_scaling": _LLAMA3,
-    },
-    "llama-yarn": {
-        "model_type": "llama",
-        "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
-    },
+    "llama-linear": {"model_type": "llama", "rope_scaling": _LINEAR},
+    "llama-llama3": {"model_type": "llama", "rope_scaling": _LLAMA3},
+    "llama-yarn": {"model_type": "llama", "rope_scaling": _YARN},
     "llama-biases": {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
     "mistral": {"model_type": "mistral", "sliding_window": None},
     "mistral-window": {"model_type": "mistral", "sliding_window": 5},
     "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True},
-    "qwen2-window": {
-        "model_type": "qwen2",
-        "use_sliding_window": True,
-        "sliding_window": 5,
-        "max_window_layers": 1,
-    },
+    "qwen2-window": {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 5, "max_window_layers": 1},
     "qwen3": {"model_type": "qwen3", "head_dim": 32},
     "qwen3-biases": {"model_type": "qwen3", "attention_bias": True},
     "qwen3_5": {"model_type": "qwen3_5_text"},
@@ -283,32 +237,20 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "linear_num_value_heads": 9,
         "linear_key_head_dim": 8,
         "linear_conv_kernel_dim": 3,
-        "attention_bias": True,
-        "tie_word_embeddings": True,
+        **_TIED_WITH_BIASES,
     },
     "bamba": {"model_type": "bamba"},
     "bamba-all": {
         "model_type": "bamba",
         "mamba_n_groups": 3,
         "mamba_conv_bias": False,
-        "attention_bias": True,
+        **_TIED_WITH_BIASES,
         "mlp_bias": True,
-        "tie_word_embeddings": True,
     },
     "cohere": {"model_type": "cohere"},
-    "cohere-all": {
-        "model_type": "cohere",
-        "rope_scaling": _YARN,
-        "attention_bias": True,
-        "tie_word_embeddings": True,
-    },
+    "cohere-all": {"model_type": "cohere", "rope_scaling": _YARN, **_TIED_WITH_BIASES},
     "cohere2": {"model_type": "cohere2"},
-    "cohere2-all": {
-        "model_type": "cohere2",
-        "rope_scaling": _LLAMA3,
-        "attention_bias": True,
-        "tie_word_embeddings": True,
-    },
+    "cohere2-all": {"model_type": "cohere2", "rope_scaling": _LLAMA3, **_TIED_WITH_BIASES},
     "cwm": {"model_type": "cwm"},
     "cwm-all": {
         "model_type": "cwm",
@@ -319,13 +261,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
     "arcee": {"model_type": "arcee"},
-    "arcee-all": {
-        "model_type": "arcee",
-        "rope_scaling": _YARN,
-        "attention_bias": True,
-        "mlp_bias": True,
-        "tie_word_embeddings": True,
-    },
+    "arcee-all": {"model_type": "arcee", "rope_scaling": _YARN, **_TIED_WITH_BIASES, "mlp_bias": True},
     "ernie4_5": {"model_type": "ernie4_5"},
     "ernie4_5-biases": {"model_type": "ernie4_5", "use_bias": True, "tie_word_embeddings": True},
     "exaone4": {"model_type": "exaone4"},
@@ -338,11 +274,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "olmo2": {"model_type": "olmo2"},
     "olmo2-all": {"model_type": "olmo2", "rope_theta": 500000.0, "tie_word_embeddings": True},
     "olmo3": {"model_type": "olmo3"},
-    "olmo3-all": {
-        "model_type": "olmo3",
-        "rope_scaling": _YARN,
-        "tie_word_embeddings": True,
-    },
+    "olmo3-all": {"model_type": "olmo3", "rope_scaling": _YARN, "tie_word_embeddings": True},
     "biogpt": {"model_type": "biogpt"},
     "biogpt-tied": {"model_type": "biogpt", "tie_word_embeddings": True},
     "codegen": {"model_type": "codegen", "rotary_dim": 16},
@@ -401,7 +333,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "gptj": {"model_type": "gptj", "rotary_dim": 16},
     "gptj-all": {"model_type": "gptj", "tie_word_embeddings": True},
     "gemma": {"model_type": "gemma"},
-    "gemma-all": {"model_type": "gemma", "attention_bias": True, "tie_word_embeddings": True},
+    "gemma-all": {"model_type": "gemma", **_TIED_WITH_BIASES},
     "gemma2": {"model_type": "gemma2"},
     "gemma2-attention-softcap": {"model_type": "gemma2", "attn_logit_softcapping": 2.0},
     "gemma2-all": {
@@ -409,8 +341,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "layer_types": _LAYER_TYPES,
         "attn_logit_softcapping": 2.0,
         "final_logit_softcapping": 8.0,
-        "attention_bias": True,
-        "tie_word_embeddings": True,
+        **_TIED_WITH_BIASES,
     },
     "gemma3": {"model_type": "gemma3_text"},
     "gemma3-all": {
@@ -418,19 +349,11 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "layer_types": ["full_attention", "sliding_attention", "full_attention"],
         "rope_scaling": _LINEAR,
         "final_logit_softcapping": 8.0,
-        "attention_bias": True,
-        "tie_word_embeddings": True,
+        **_TIED_WITH_BIASES,
     },
     "gemma4": {"model_type": "gemma4_text", "layer_types": None, "global_head_dim": 16},
-    "gemma4-inputs": {
-        "model_type": "gemma4_text",
-        "hidden_size_per_layer_input": 32,
-    },
-    "gemma4-shared": {
-        "model_type": "gemma4_text",
-        "hidden_size_per_layer_input": 32,
-        "num_kv_shared_layers": 1,
-    },
+    "gemma4-inputs": {"model_type": "gemma4_text", "hidden_size_per_layer_input": 32},
+    "gemma4-shared": {"model_type": "gemma4_text", "hidden_size_per_layer_input": 32, "num_kv_shared_layers": 1},
     "gemma4-experts": {"model_type": "gemma4_text", **_MIXTURE_GEMMA4},
     "gemma4_unified": {"model_type": "gemma4_unified_text"},
     "gemma4-all": {
@@ -439,28 +362,20 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "hidden_size_per_layer_input": 32,
         "num_kv_shared_layers": 1,
         "final_logit_softcapping": 8.0,
-        "attention_bias": True,
-        "tie_word_embeddings": True,
+        **_TIED_WITH_BIASES,
     },
     "glm": {"model_type": "glm"},
-    "glm-biases": {"model_type": "glm", "attention_bias": True, "tie_word_embeddings": True},
+    "glm-biases": {"model_type": "glm", **_TIED_WITH_BIASES},
     "glm4": {"model_type": "glm4"},
-    "glm4-biases": {"model_type": "glm4", "attention_bias": True, "tie_word_embeddings": True},
+    "glm4-biases": {"model_type": "glm4", **_TIED_WITH_BIASES},
     "granite": {"model_type": "granite"},
-    "granite-all": {
-        "model_type": "granite",
-        **_MULTIPLIERS,
-        "attention_bias": True,
-        "mlp_bias": True,
-        "tie_word_embeddings": True,
-    },
+    "granite-all": {"model_type": "granite", **_MULTIPLIERS, **_TIED_WITH_BIASES, "mlp_bias": True},
     "granitemoehybrid": {"model_type": "granitemoehybrid"},  # without rotation
     "granitemoehybrid-all": {
         "model_type": "granitemoehybrid",
         **_MULTIPLIERS,
         "position_embedding_type": "rope",
-        "attention_bias": True,
-        "tie_word_embeddings": True,
+        **_TIED_WITH_BIASES,
     },
     "granitemoehybrid-mamba": {
         "model_type": "granitemoehybrid",
@@ -478,19 +393,12 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
     "helium": {"model_type": "helium"},
-    "helium-all": {
-        "model_type": "helium",
-        "rope_scaling": _YARN,
-        "attention_bias": True,
-        "mlp_bias": True,
-        "tie_word_embeddings": True,
-    },
+    "helium-all": {"model_type": "helium", "rope_scaling": _YARN, **_TIED_WITH_BIASES, "mlp_bias": True},
     "hunyuan": {"model_type": "hunyuan_v1_dense"},
     "hunyuan-all": {
         "model_type": "hunyuan_v1_dense",
         "rope_scaling": {"type": "dynamic", "alpha": 1000.0, "factor": 1.0},
-        "attention_bias": True,
-        "tie_word_embeddings": True,
+        **_TIED_WITH_BIASES,
     },
     "hyperclovax": {"model_type": "hyperclovax"},
     "hyperclovax-all": {
@@ -498,18 +406,11 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         **_MULTIPLIERS,
         "logits_scaling": 0.125,
         "attention_multiplier": 0.2,
-        "attention_bias": True,
+        **_TIED_WITH_BIASES,
         "mlp_bias": True,
-        "tie_word_embeddings": True,
     },
     "jais2": {"model_type": "jais2"},
-    "jais2-all": {
-        "model_type": "jais2",
-        "rope_scaling": _LLAMA3,
-        "attention_bias": True,
-        "mlp_bias": True,
-        "tie_word_embeddings": True,
-    },
+    "jais2-all": {"model_type": "jais2", "rope_scaling": _LLAMA3, **_TIED_WITH_BIASES, "mlp_bias": True},
     "lfm2": {"model_type": "lfm2"},
     "lfm2-all": {
         "model_type": "lfm2",
@@ -532,13 +433,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
     "nemotron": {"model_type": "nemotron"},
-    "nemotron-all": {
-        "model_type": "nemotron",
-        "partial_rotary_factor": 0.25,
-        "attention_bias": True,
-        "mlp_bias": True,
-        "tie_word_embeddings": True,
-    },
+    "nemotron-all": {"model_type": "nemotron", "partial_rotary_factor": 0.25, **_TIED_WITH_BIASES, "mlp_bias": True},
     "nemotron_h": {"model_type": "nemotron_h"},
     "nemotron_h-steps": {"model_type": "nemotron_h", "time_step_min": 0.6},
     "nemotron_h-all": {
@@ -550,7 +445,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "mlp_bias": True,
     },
     "olmo": {"model_type": "olmo"},
-    "olmo-all": {"model_type": "olmo", "attention_bias": True, "tie_word_embeddings": True},
+    "olmo-all": {"model_type": "olmo", **_TIED_WITH_BIASES},
     "glm4_moe": {
         "model_type": "glm4_moe",
         "use_qk_norm": True,
@@ -558,12 +453,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "routed_scaling_factor": 1.5,
         "tie_word_embeddings": True,
     },
-    "dots1": {
-        "model_type": "dots1",
-        "norm_topk_prob": True,
-        "routed_scaling_factor": 2.5,
-        "first_k_dense_replace": 1,
-    },
+    "dots1": {"model_type": "dots1", "norm_topk_prob": True, "routed_scaling_factor": 2.5, "first_k_dense_replace": 1},
     "ernie4_5_moe": {"model_type": "ernie4_5_moe", "moe_layer_end_index": 1},
     "afmoe": {"model_type": "afmoe", "route_scale": 2.5},
     "flint": {"model_type": "flint", "attention_bias": True},
@@ -573,18 +463,16 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "model_type": "hunyuan_v1_moe",
         "moe_topk": [2, 3, 2],
         "num_shared_expert": [1, 1, 1],
-        "attention_bias": True,
-        "tie_word_embeddings": True,
+        **_TIED_WITH_BIASES,
     },
-    "solar_open": {"model_type": "solar_open", "attention_bias": True, "tie_word_embeddings": True},
+    "solar_open": {"model_type": "solar_open", **_TIED_WITH_BIASES},
     "lfm2_moe": {"model_type": "lfm2_moe", "conv_bias": True, "norm_topk_prob": False},
     "granitemoe": {
         "model_type": "granitemoe",
         "embedding_multiplier": 3.0,
         "residual_multiplier": 0.5,
         "logits_scaling": 2.0,
-        "attention_bias": True,
-        "tie_word_embeddings": True,
+        **_TIED_WITH_BIASES,
     },
     "gpt_oss": {"model_type": "gpt_oss", "swiglu_limit": 1.5},
     "gpt_oss-all": {
@@ -625,8 +513,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "model_type": "qwen3_next",
         "norm_topk_prob": False,
         "linear_num_value_heads": 9,
-        "attention_bias": True,
-        "tie_word_embeddings": True,
+        **_TIED_WITH_BIASES,
     },
     "qwen3_moe": {"model_type": "qwen3_moe"},
     "qwen3_moe-some": {"model_type": "qwen3_moe", "mlp_only_layers": [1]},
@@ -636,8 +523,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": 48,  # no whole blocks
         "use_sliding_window": True,
         "sliding_window": 5,
-        "attention_bias": True,
-        "tie_word_embeddings": True,
+        **_TIED_WITH_BIASES,
     },
     "phi": {"model_type": "phi"},
     "phi-all": {"model_type": "phi", "rope_scaling": _LINEAR, "partial_rotary_factor": 0.25},
@@ -671,12 +557,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
     "starcoder2": {"model_type": "starcoder2"},
-    "starcoder2-all": {
-        "model_type": "starcoder2",
-        "sliding_window": 5,
-        "use_bias": True,
-        "tie_word_embeddings": True,
-    },
+    "starcoder2-all": {"model_type": "starcoder2", "sliding_window": 5, "use_bias": True, "tie_word_embeddings": True},
     "smollm3": {"model_type": "smollm3"},
     "smollm3-all": {
         "model_type": "smollm3",
@@ -684,9 +565,8 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "sliding_window": 5,
         "layer_types": _LAYER_TYPES,
         "rope_scaling": _YARN,
-        "attention_bias": True,
+        **_TIED_WITH_BIASES,
         "mlp_bias": True,
-        "tie_word_embeddings": True,
     },
     "vaultgemma": {"model_type": "vaultgemma"},
     "vaultgemma-all": {
@@ -694,8 +574,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
         "layer_types": _LAYER_TYPES,
         "attn_logit_softcapping": 2.0,
         "final_logit_softcapping": 8.0,
-        "attention_bias": True,
-        "tie_word_embeddings": True,
+        **_TIED_WITH_BIASES,
     },
 }
 #: Caches of both kinds of layers are shared, one by two layers, whose MLPs are twice as wide.
@@ -739,243 +618,10 @@ def micro_config(**values: Any) -> dict[str, Any]:
         for name, key in family.keys.items():  # as the family calls it
             if name in config and key not in config:
                 config[key] = config.pop(name)
-        if family.layer_inputs is not None:
+        if family.has_layer_inputs:
             config["vocab_size_per_layer_input"] = config["vocab_size"]
         if family.head_dim_is_derived and "per_layer_config" not in config:
             del config["head_dim"]
         if family.rotation.layers == "none":
             del config["rope_theta"], config["rope_scaling"]
     return deepcopy(config)  # transformers adds to it
-
-
-def uneven_values(variation: str, *, biases: bool = True, **more: Any) -> dict[str, Any]:
-    """Config values of one of the `VARIATIONS`, for `write_micro_model`: each layer has other sizes.
-
-    Args:
-        variation: Its name.
-        biases: Whether o_proj has a bias in the layers that were cut, and down_proj in one of them.
-        more: Further config values.
-    """
-    values = {**deepcopy(VARIATIONS[variation]), **more}
-    family = family_of_model_type(values["model_type"])
-    sizes = family.key("intermediate_size")
-    groups = {6: (4, 2), 1: (1, 1)}.get(micro_config(**values).get("num_key_value_heads", 3), (2, 1))
-    layers = {
-        str(index): {family.key("num_attention_heads"): heads, "num_key_value_heads": kv_heads, sizes: neurons}
-        for index, heads, kv_heads, neurons in ((1, 4, groups[0], 48), (2, 2, groups[1], 64))
-    }
-    if biases:
-        layers["1"] |= {"o_proj_bias": True, "down_proj_bias": True}
-        layers["2"] |= {"o_proj_bias": True}
-    return {
-        **_in_usual_keys(values),
-        "model_type": PRUNED_PREFIX + family.model_type,
-        "o_proj_bias": False,
-        "down_proj_bias": False,
-        "per_layer_config": _as_made(values, layers),
-        **class_settings(family),
-    }
-
-
-def pruned_values(variation: str, **more: Any) -> dict[str, Any]:
-    """As `PRUNED_LAYERS` says, by the family's own keys."""
-    values = {**deepcopy(VARIATIONS[variation]), **more}
-    family = family_of_model_type(values["model_type"])
-    layers = {
-        index: {key if key.endswith("_bias") else family.key(key): value for key, value in layer.items()}
-        for index, layer in PRUNED_LAYERS["per_layer_config"].items()
-    }
-    if values.get("num_key_value_heads") == 1:
-        layers = {index: {**layer, "num_key_value_heads": 1} for index, layer in layers.items()}
-    return {
-        **_in_usual_keys(values),
-        **class_settings(family),
-        "per_layer_config": _as_made(values, layers),
-        "model_type": PRUNED_PREFIX + family.model_type,
-    }
-
-
-def _in_usual_keys(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values as the config of a source has them: without those that override others, or that it computed with."""
-    family = family_of_model_type(values["model_type"])
-    rule, usual = family.adjusted_size, {k: v for k, v in values.items() if k not in family.overrides.values()}
-    return usual if rule is None else {**usual, rule.switch: False}
-
-
-def _as_made(values: Mapping[str, Any], layers: Mapping[Any, dict[str, Any]]) -> dict[Any, dict[str, Any]]:
-    """The same with other sizes in layers that have a convolution or a gated delta net in place of attention.
-
-    Those that have a mixture of experts in place of an MLP lack one expert, and have no bias there.
-    """
-    config = micro_config(**values)
-    spec, made = model_spec(config), {}
-    if family_of_model_type(values["model_type"]).global_layers is not None:  # whose heads have another size
-        cut, of_dense = (
-            {str(index): sizes for index, sizes in layers.items()},
-            language_config(config)["per_layer_config"],
-        )
-        layers = {index: {**of_dense.get(index, {}), **cut.get(index, {})} for index in {**of_dense, **cut}}
-    for index, sizes in layers.items():
-        made[index] = dict(sizes)
-        kinds = {type(sublayer) for sublayer in spec.layers[int(index)].sublayers}
-        if Mamba in kinds:  # which stays whole
-            del made[index]["num_attention_heads"], made[index]["num_key_value_heads"]
-            made[index].pop("o_proj_bias", None)
-        elif kinds & {Convolution, DeltaNet}:
-            heads, groups = (made[index].pop(key) for key in ("num_attention_heads", "num_key_value_heads"))
-            if Convolution in kinds:
-                made[index]["conv_dim"] = 8 * heads + 1
-            else:
-                made[index] |= {"linear_num_value_heads": heads, "linear_num_key_heads": groups}
-            if "o_proj_bias" in sizes:
-                output = spec.layers[int(index)].outputs[0]
-                made[index][f"{output}_bias"] = made[index].pop("o_proj_bias")
-        for experts in (one for one in spec.layers[int(index)].sublayers if isinstance(one, Experts)):
-            if Mlp not in kinds:
-                del made[index][spec.family.key("intermediate_size")]
-                made[index].pop("down_proj_bias", None)
-            made[index][spec.family.key("num_experts")] = experts.num_experts - 1
-    return made
-
-
-def _spec(name: str) -> ModelSpec:
-    return model_spec(micro_config(**VARIATIONS[name]))
-
-
-def _has_experts(name: str) -> bool:
-    return any(_spec(name).all(Experts))
-
-
-#: The last variation of each family, with and without experts, which has the most features.
-RICHEST = tuple({(values["model_type"], _has_experts(name)): name for name, values in VARIATIONS.items()}.values())
-
-
-def _leaves(value: Any, where: str) -> Iterator[tuple[str, str]]:
-    """The single values in a spec, as pairs of a field and the value in words."""
-    if is_dataclass(value):
-        for part in fields(value):
-            yield from _leaves(getattr(value, part.name), f"{type(value).__name__}.{part.name}")
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _leaves(item, f"{where}.{key}")
-    elif isinstance(value, tuple | list | frozenset):
-        yield where, " ".join(type(item).__name__ for item in value if is_dataclass(item))
-        for item in value:
-            yield from _leaves(item, where)
-    else:
-        yield where, str(value)
-
-
-@cache
-def _features(name: str) -> frozenset[tuple[str, str]]:
-    """What a spec says: of each field its values, all numbers but 0 and 1 alike, and whether it has several."""
-    spec = {key: value for key, value in vars(_spec(name)).items() if key != "family"}
-    values: dict[str, set[str]] = {}
-    for where, value in _leaves(spec, "ModelSpec"):
-        values.setdefault(where, set()).add(value)
-    features = set()
-    for where, words in values.items():
-        features |= {(where, re.sub(r"^(?![01](\.0)?$)-?[\d.e-]+$", "a number", word)) for word in words}
-        features |= {(where, "several")} if len(words) > 1 else set()
-    return frozenset(features)
-
-
-def featured(variations: Iterable[str]) -> tuple[str, ...]:
-    """Few of the richest, whose specs together have every feature: the one with the most further features comes next.
-
-    What works on a `ModelSpec` knows no family, so that it needs no more of them.
-    """
-    left = {name: _features(name) for name in variations if name in RICHEST}
-    chosen: list[str] = []
-    while any(left.values()):
-        chosen.append(max(left, key=lambda name: len(left[name])))
-        covered = left[chosen[-1]]
-        left = {name: features - covered for name, features in left.items()}
-    return tuple(chosen)
-
-
-def _marked(variations: Iterable[str], quick: Collection[str]) -> tuple[Any, ...]:
-    """Some variations; those that are not quick belong to `make test-all`."""
-    return tuple(name if name in quick else pytest.param(name, marks=pytest.mark.full) for name in variations)
-
-
-def varied(variations: Iterable[str]) -> tuple[Any, ...]:
-    """Those with every feature; `make test-all` adds the others."""
-    names = tuple(variations)
-    return _marked(names, featured(names))
-
-
-def in_turn(variations: Iterable[str], values: Sequence[Any]) -> list[Any]:
-    """Pairs of a variation and a value: each of those with every feature with one value, the next one with the next.
-
-    `make test-all` adds all other pairs.
-    """
-    names = tuple(variations)
-    quick = featured(names)
-    pairs = []
-    for index, name in enumerate(sorted(names, key=lambda name: name not in quick)):
-        for number, value in enumerate(values):
-            is_next = name in quick and number == index % len(values)
-            pairs.append(pytest.param(name, value, marks=() if is_next else pytest.mark.full))
-    return pairs
-
-
-def _kinds(name: str) -> tuple[frozenset[str], bool]:
-    """The kinds of its sublayers, and whether windows limit some."""
-    spec = _spec(name)
-    kinds = frozenset(type(sublayer).__name__ for sublayer in spec.sublayers)
-    return kinds, any(getattr(sublayer, "sliding_window", None) for sublayer in spec.sublayers)
-
-
-def of_each_kind() -> tuple[Any, ...]:
-    """The richest of a family with each set of kinds of layers; `make test-all` adds the others."""
-    return _marked(VARIATIONS, {_kinds(name): name for name in RICHEST}.values())
-
-
-def _family(name: str) -> Family:
-    return family_of_model_type(VARIATIONS[name]["model_type"])
-
-
-def _attends_only(name: str) -> bool:
-    """Whether all layers are attention of the usual kind and an MLP, so that they keep nothing but keys and values."""
-    return lacks(_spec(name), Attention, Mlp) is None
-
-
-#: For what reads a family, or compares it with transformers: the richest of each; `make test-all` adds the others.
-OF_EACH_FAMILY = _marked(VARIATIONS, RICHEST)
-VARIED = varied(VARIATIONS)
-#: Without mixtures of experts: transformers has modules for all their projections.
-JOINT = tuple(name for name in VARIATIONS if not _has_experts(name))
-VARIED_JOINT = varied(JOINT)
-#: Those that GPUs run in tests, without and with experts.
-ON_GPUS = featured(JOINT)
-MIXTURES_ON_GPUS = featured(
-    name for name in VARIATIONS if _has_experts(name) and not any(map(is_looped, _spec(name).all(Experts)))
-)
-#: Those whose layers are all attention and an MLP.
-ATTENDING = tuple(name for name in JOINT if _attends_only(name))
-VARIED_ATTENDING = varied(ATTENDING)
-#: Those that MLX runs: attention with an MLP or experts, in families with RMS norms and gates.
-FOR_MLX = tuple(
-    name
-    for name in VARIATIONS
-    if lacks(_spec(name), Attention, Mlp, Experts, SharedExpert) is None
-    and _family(name).block.is_gated
-    and _family(name).block.norm == "rms"
-)
-VARIED_FOR_MLX = varied(FOR_MLX)
-#: The richest whose norms have weights, so that their epsilon can be changed in transformers' class, too.
-SCALABLE = tuple(name for name in RICHEST if _family(name).block.norm_weight)
-#: Layers of shapes of their own, with biases from compensation.
-PRUNED_LAYERS: dict[str, Any] = {
-    "per_layer_config": {
-        0: {"num_attention_heads": 3, "num_key_value_heads": 3, "intermediate_size": 41, "o_proj_bias": True},
-        1: {"num_attention_heads": 1, "num_key_value_heads": 1, "intermediate_size": 1, "down_proj_bias": True},
-    }
-}
-GRAPH_MODELS: list[tuple[str, dict[str, Any]]] = [
-    ("llama", {"tie_word_embeddings": True}),
-    ("llama", {**PRUNED_LAYERS, "attention_bias": True, "mlp_bias": True}),
-    ("mistral", {"sliding_window": 5}),
-    ("qwen2", {**PRUNED_LAYERS, "tie_word_embeddings": True}),
-]

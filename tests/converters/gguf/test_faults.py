@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from support.formats.gguf import GgufModel
 from support.product import read_header
-from support.variations import uneven_values
+from support.uneven import uneven_values
 
 from seap_export.sources.gguf.header import GgufTensor
 

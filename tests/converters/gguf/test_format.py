@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.chosen import OF_EACH_FAMILY
 from support.formats.gguf import GGUF_VARIATIONS, GgufModel
 from support.product import StoredForm, open_source
-from support.variations import OF_EACH_FAMILY, VARIATIONS, micro_config, uneven_values
+from support.uneven import uneven_values
+from support.variations import VARIATIONS, micro_config
 
 import converters.gguf.writer as writer
 from converters.gguf import GgufFormat

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.chosen import VARIED_FOR_MLX
 from support.models import rounded_copy, write_micro_model
 from support.plans import write_pruned_micro_model
 from support.product import SafetensorsWriter, read_spec
-from support.variations import VARIATIONS, VARIED_FOR_MLX
+from support.variations import VARIATIONS
 
 from converters.mlx import MlxFormat
 from converters.mlx.layout import Layout

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
+from support.chosen import VARIED, VARIED_JOINT, in_turn
 from support.execution import ONE_THREAD, empty_state
 from support.formats import write_scaled_graph
 from support.models import write_micro_model
 from support.product import Run, open_torch_runner
-from support.variations import SHARED_CACHES, VARIATIONS, VARIED, VARIED_JOINT, in_turn
+from support.variations import SHARED_CACHES, VARIATIONS
 
 from converters.onnx import genai_config, write_onnx
 from converters.onnx.form import OnnxForm

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from support.variations import GRAPH_MODELS
+from support.uneven import GRAPH_MODELS
 
 from converters.onnx.precision import (
     PRECISIONS,

@@ -8,9 +8,11 @@ import onnx
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.chosen import VARIED
 from support.models import write_micro_model
 from support.product import read_spec, round_weights
-from support.variations import PRUNED_LAYERS, VARIATIONS, VARIED
+from support.uneven import PRUNED_LAYERS
+from support.variations import VARIATIONS
 
 from converters.onnx import write_onnx
 from converters.onnx.form import OnnxForm

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.chosen import VARIED_ATTENDING
 from support.formats import write_ir_model
 from support.models import write_source
 from support.tokenizers import write_micro_tokenizer
-from support.variations import VARIATIONS, VARIED_ATTENDING
+from support.variations import VARIATIONS
 
 from converters.openvino import OpenvinoFormat
 from converters.openvino.ir_file import DATA_FILE, MODEL_FILE, read_ir

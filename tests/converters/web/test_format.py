@@ -13,9 +13,9 @@ import onnx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.chosen import ATTENDING, in_turn
 from support.models import write_source
 from support.product import read_spec, round_weights
-from support.variations import ATTENDING, in_turn
 
 from converters.web import WebFormat, data_files
 from converters.web.graph import KEPT

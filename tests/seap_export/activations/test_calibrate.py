@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from support.calibration import FullStatistics, full_statistics, statistics_in
+from support.chosen import VARIED_JOINT
 from support.corpora import random_token_ids
 from support.models import micro_source, projection_inputs, transformers_model
 from support.product import Projection
-from support.variations import VARIED_JOINT
 
 
 def assert_statistics_of(statistics: FullStatistics, values: torch.Tensor, tolerance: float = 1e-5) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from support.calibration import calibration_in, statistics_in
+from support.chosen import VARIED_JOINT
 from support.corpora import random_token_ids
 from support.models import decoder_layers, micro_source, projection_paths, transformers_model
 from support.product import OUTPUTS, Batch, Projection, Source, length_buckets
-from support.variations import VARIED_JOINT
 from transformers import PreTrainedModel
 
 from seap_export.activations.sensitivity import SENSITIVITY_TOKENS, sensitivity_texts

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.calibration import compute_in_memory, mixture_of
+from support.chosen import VARIED
 from support.corpora import random_token_ids
 from support.models import micro_source, skip_unless_loaded, transformers_model
 from support.plans import micro_plan
@@ -23,7 +24,6 @@ from support.product import (
     StoredForm,
     write_shrunk_model,
 )
-from support.variations import VARIED
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.distillation.adam import Adam

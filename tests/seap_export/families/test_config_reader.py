@@ -11,7 +11,7 @@ from support.variations import FAMILIES, micro_config
 from seap_export.errors import InputError
 from seap_export.families import family_of_model_type, model_spec
 from seap_export.families.config_reader import ConfigReader
-from seap_export.families.family import common_keys
+from seap_export.families.files import common_keys
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)

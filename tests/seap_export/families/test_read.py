@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from support.chosen import OF_EACH_FAMILY
 from support.models import skip_unless_loaded
 from support.product import ExpertModules, StoredForm
-from support.variations import FAMILIES, OF_EACH_FAMILY, VARIATIONS, micro_config
+from support.variations import FAMILIES, VARIATIONS, micro_config
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import seap_export  # noqa: F401 - registers the pruned families

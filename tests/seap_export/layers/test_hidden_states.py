@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from support.chosen import OF_EACH_FAMILY
 from support.corpora import random_token_ids
 from support.models import micro_source, transformers_model, write_micro_model
 from support.product import Source, open_source
-from support.variations import OF_EACH_FAMILY, SHARED_CACHES, VARIATIONS
+from support.variations import SHARED_CACHES, VARIATIONS
 
 from seap_export.layers.batches import length_buckets
 from seap_export.layers.hidden_states import HiddenStates, SublayerPass, logits, output_stream

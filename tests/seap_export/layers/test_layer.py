@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.chosen import VARIED
 from support.corpora import random_token_ids
 from support.models import micro_source
 from support.plans import micro_plan
 from support.product import OUTPUTS, shrink_layer
-from support.variations import VARIED
 
 from seap_export.families import names
 from seap_export.families.names import Projection

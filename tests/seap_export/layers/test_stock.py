@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from support.chosen import ATTENDING, featured
 from support.models import skip_unless_loaded, write_micro_model
 from support.product import SafetensorsReader, read_spec
-from support.variations import ATTENDING, VARIATIONS, featured
+from support.variations import VARIATIONS
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.calibration import mixture_of
+from support.chosen import of_each_kind
 from support.corpora import random_token_ids
 from support.models import micro_source, projection_paths, transformers_model
 from support.oracles.plain_loop import WITHOUT_BIAS, plain_loop
@@ -27,7 +28,6 @@ from support.product import (
     Source,
     open_source,
 )
-from support.variations import of_each_kind
 from transformers import PreTrainedModel
 
 import seap_export  # noqa: F401 - registers the pruned families

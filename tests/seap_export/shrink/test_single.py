@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from support.calibration import mixture_of, single_mixture
+from support.chosen import VARIED
 from support.corpora import random_token_ids
 from support.models import micro_source, projection_inputs, transformers_model
 from support.plans import micro_plan, whole_layer, with_settings
 from support.product import OUTPUTS, Calibration, Compensation, Mixture, Source
-from support.variations import VARIED
 
 from seap_export.families import names
 from seap_export.shrink.layer import kept_channels, shrink_layer

@@ -12,6 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from support.calibration import single_mixture
+from support.chosen import JOINT, RICHEST, VARIED_JOINT, in_turn
 from support.models import (
     decoder_layers,
     masked_logits,
@@ -46,7 +47,7 @@ from support.product import (
     open_source,
     portable_config,
 )
-from support.variations import JOINT, RICHEST, VARIATIONS, VARIED_JOINT, in_turn, micro_config
+from support.variations import VARIATIONS, micro_config
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
@@ -163,7 +164,7 @@ def test_config_json_is_the_dense_one_but_for_sizes_and_switches(
     for one in shrunk.plan.shrunk_spec(shrunk.source.spec).sublayers:
         changed |= {family.key(key): size for key, size in {**one.sizes, **one.derived_sizes}.items()}
     changed |= {switch: True for switch in switches if isinstance(switch, str)}
-    if family.convolution is not None:
+    if family.layer_types.get("conv"):
         changed["conv_bias"] = True
     assert config.pop("pruned_from").keys() <= changed.keys()
     changed |= {} if family.head_dim_is_derived else {"head_dim": shrunk.source.spec.head_dim}

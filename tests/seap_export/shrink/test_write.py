@@ -20,6 +20,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from support.calibration import single_mixture
+from support.chosen import JOINT, RICHEST, featured, in_turn
 from support.models import (
     ATTENTION_MASK,
     INPUT_IDS,
@@ -44,7 +45,7 @@ from support.product import (
     StoredForm,
     open_source,
 )
-from support.variations import JOINT, RICHEST, VARIATIONS, featured, in_turn
+from support.variations import VARIATIONS
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from support.chosen import OF_EACH_FAMILY
 from support.models import transformers_model, why_not_loaded, write_micro_model
 from support.product import attention_factor, rotary_tables
-from support.variations import OF_EACH_FAMILY, VARIATIONS, micro_config
+from support.variations import VARIATIONS, micro_config
 from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 

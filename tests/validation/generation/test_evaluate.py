@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.chosen import of_each_kind
 from support.corpora import micro_texts
 from support.execution import ONE_THREAD, RUN_BY
 from support.models import COMPLETION_STEPS, WRONG_EVERY, Completion, write_micro_model
 from support.tokenizers import add_chat_template
-from support.variations import VARIATIONS, of_each_kind
+from support.variations import VARIATIONS
 from tokenizers import AddedToken, Tokenizer
 
 from seap_export.corpus import AnswerRule

@@ -9,11 +9,12 @@ import numpy as np
 import onnx
 import pytest
 from onnx.external_data_helper import load_external_data_for_model
+from support.chosen import RICHEST, in_turn
 from support.execution import ONE_THREAD
 from support.formats import write_scaled_graph
 from support.models import write_micro_model
 from support.product import BlockQuantization, OnnxForm, Precision
-from support.variations import RICHEST, VARIATIONS, in_turn
+from support.variations import VARIATIONS
 
 from converters.onnx import write_onnx
 from validation.parity.bisect import bisect

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from support.chosen import VARIED
 from support.execution import ONE_THREAD
 from support.models import skip_unless_loaded, write_micro_model
 from support.product import OnnxForm, Precision, choose_precision
-from support.variations import VARIATIONS, VARIED
+from support.variations import VARIATIONS
 
 from converters.onnx import write_onnx
 from seap_export.errors import ArtifactError

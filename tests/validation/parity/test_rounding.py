@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 from mutations.editing import edit_weights
+from support.chosen import SCALABLE
 from support.execution import ONE_THREAD
 from support.formats import every_exponent
 from support.models import write_micro_model
 from support.product import Precision, Run, SafetensorsReader, TorchRunner, open_torch_runner, read_spec
-from support.variations import SCALABLE, VARIATIONS
+from support.variations import VARIATIONS
 
 from converters.onnx.weights.overflow import find_scaling
 from seap_export.families import model_spec

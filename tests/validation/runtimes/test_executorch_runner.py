@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.chosen import RICHEST
 from support.execution import ONE_THREAD
 from support.models import with_written_weights
 from support.plans import write_pruned_micro_model
 from support.product import Run, choose_precision, open_torch_runner, round_activations, run_parity
-from support.variations import RICHEST, VARIATIONS, micro_config
+from support.variations import VARIATIONS, micro_config
 
 from converters.executorch.format import ExecutorchFormat
 from converters.executorch.stored_program import PROGRAM

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.chosen import VARIED_FOR_MLX
 from support.execution import ONE_THREAD
 from support.models import with_written_weights, write_micro_model
 from support.plans import write_pruned_micro_model
 from support.product import States
-from support.variations import VARIATIONS, VARIED_FOR_MLX
+from support.variations import VARIATIONS
 
 from converters.mlx import MlxFormat
 from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure

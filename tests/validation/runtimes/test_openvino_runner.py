@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.chosen import VARIED_ATTENDING
 from support.execution import ONE_THREAD
 from support.formats import PARTS, torch_logits, write_ir_model
 from support.product import States
-from support.variations import VARIATIONS, VARIED_ATTENDING
+from support.variations import VARIATIONS
 
 from converters.openvino.ir_file import MODEL_FILE
 from seap_export.errors import ArtifactError

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.chosen import of_each_kind
 from support.execution import ONE_THREAD
 from support.models import skip_unless_loaded, write_source
 from support.product import Pace, convert_folder
 from support.tokenizers import write_byte_level
-from support.variations import VARIATIONS, of_each_kind
+from support.variations import VARIATIONS
 from transformers.utils import logging
 
 from converters.formats import format_class

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from support.chosen import JOINT, RICHEST
 from support.corpora import WORDS, write_corpus
 from support.exports import CARD, run_here
 from support.models import write_micro_model
 from support.product import read_plan
-from support.variations import JOINT, RICHEST, VARIATIONS
+from support.variations import VARIATIONS
 from transformers import AutoModelForCausalLM
 
 from seap_export.families import family_of_model_type

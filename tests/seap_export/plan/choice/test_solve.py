@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.chosen import JOINT, in_turn
 from support.plans import (
     attention_cost,
     kept_layer,
@@ -18,7 +19,7 @@ from support.plans import (
     smollm2_spec,
 )
 from support.product import BUDGETS, LayerPlan, Sparsity
-from support.variations import JOINT, VARIATIONS, in_turn, micro_config
+from support.variations import VARIATIONS, micro_config
 
 from seap_export.errors import UsageError
 from seap_export.families import DeltaNet, Mamba, Mlp, ModelSpec, model_spec

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from support.chosen import JOINT
 from support.plans import (
     kept_sizes,
     random_scores,
@@ -16,7 +17,7 @@ from support.plans import (
     smollm2_spec,
 )
 from support.product import LayerPlan
-from support.variations import JOINT, VARIATIONS, micro_config
+from support.variations import VARIATIONS, micro_config
 
 from seap_export.errors import UsageError
 from seap_export.families import Attention, Mlp, ModelSpec, model_spec

@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.chosen import OF_EACH_FAMILY
 from support.corpora import micro_texts
 from support.execution import ONE_THREAD
 from support.models import write_micro_model
 from support.product import Run, open_torch_runner
 from support.tokenizers import write_byte_level, write_sentencepiece
-from support.variations import OF_EACH_FAMILY, VARIATIONS, uneven_values
+from support.uneven import uneven_values
+from support.variations import VARIATIONS
 from tokenizers import Tokenizer
 
 from converters.format import StoredWeights

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from support.chosen import VARIED_ATTENDING
 from support.corpora import WORDS
 from support.formats.web_faults import PARITY, Edit
 from support.models import write_source
 from support.product import Run, TorchRunner, read_spec, round_activations
-from support.variations import VARIED_ATTENDING
 from tokenizers import Tokenizer, processors
 
 from converters.web import WebFormat, data_files

@@ -9,10 +9,11 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
+from support.chosen import VARIED, of_each_kind
 from support.execution import ONE_THREAD
 from support.models import write_micro_model
 from support.product import Compute, read_spec
-from support.variations import VARIATIONS, VARIED, of_each_kind
+from support.variations import VARIATIONS
 
 from validation.execution import Execution
 from validation.runtimes.pytorch.torch_batch import TorchBatch

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.chosen import in_turn
 from support.execution import ONE_THREAD
 from support.models import write_micro_model
 from support.product import Compute, States
-from support.variations import VARIATIONS, in_turn
+from support.variations import VARIATIONS
 
 from seap_export.errors import EnvironmentFailure
 from validation.checkpoint import Checkpoint

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 from support import needs
+from support.chosen import ATTENDING, RICHEST
 from support.execution import ONE_THREAD
 from support.models import write_micro_model
 from support.plans import write_pruned_micro_model
 from support.product import read_spec
-from support.variations import ATTENDING, RICHEST, VARIATIONS, micro_config
+from support.variations import VARIATIONS, micro_config
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
 from seap_export.families import family_of_model_type, model_spec

@@ -14,10 +14,11 @@ import onnx
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
+from support.chosen import MIXTURES_ON_GPUS, ON_GPUS
 from support.execution import empty_state
 from support.models import write_micro_model
 from support.product import DialectName, Logits, OnnxForm, Precision, PrecisionName, choose_precision
-from support.variations import MIXTURES_ON_GPUS, ON_GPUS, VARIATIONS, micro_config
+from support.variations import VARIATIONS, micro_config
 
 from converters.onnx import write_onnx
 from converters.onnx.onnx_writer import refuse_unsupported

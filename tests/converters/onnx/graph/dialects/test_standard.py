@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 from support.product import BlockQuantization, Precision
-from support.variations import GRAPH_MODELS, PRUNED_LAYERS
+from support.uneven import GRAPH_MODELS, PRUNED_LAYERS
 
 from seap_export.errors import UsageError
 
