@@ -31,7 +31,8 @@ from seap_export.rounding.write import write_rounded_model
 from seap_export.sources.config import read_spec
 from seap_export.sources.source import open_source
 from validation.benchmarks.shrinker import Shrinker
-from validation.divergence.measure import DenseAnswers, DenseReference, measure_divergence
+from validation.divergence.dense import DenseAnswers, DenseReference
+from validation.divergence.measure import measure_divergence
 from validation.prompts import tokenize_prompts
 from validation.reports.numbers import with_error
 

@@ -24,7 +24,8 @@ from seap_export.corpus import Task, parse_tasks, split_samples
 from seap_export.plan.recipes import open_recipe
 from seap_export.sources.source import open_source
 from validation.benchmarks.shrinker import Shrinker
-from validation.divergence.measure import DenseAnswers, DenseReference, measure_divergence
+from validation.divergence.dense import DenseAnswers, DenseReference
+from validation.divergence.measure import measure_divergence
 from validation.prompts import tokenize_prompts
 from validation.reports.numbers import with_error
 

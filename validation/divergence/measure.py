@@ -3,9 +3,6 @@
 KL(dense || variant) = sum over the vocabulary of P * (log P - log Q), for the distribution after every token of a
 text, in nats. Perplexity is exp of the mean of -log P(next token | tokens before it), over all tokens of all texts
 but the first of each. Both models get the same tokens, one text at a time; torch runs in float32.
-
-The dense model runs first, a layer at a time, and is released. Its logits are kept in a temporary file for any number
-of variants.
 """
 
 from __future__ import annotations
@@ -15,25 +12,31 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from seap_export.errors import ArtifactError, InputError
-from validation.array_store import ArrayStore, StoredArray
-from validation.divergence.paired import CutFigures, PairedText, PerByte, cut_figures, lost_mass, per_byte, same_cut
+from seap_export.errors import ArtifactError
+from validation.divergence.dense import DenseReference, perplexity_of, text_loss
+from validation.divergence.paired import (
+    CutFigures,
+    PairedText,
+    PerByte,
+    TokenIds,
+    cut_figures,
+    lost_mass,
+    per_byte,
+    same_cut,
+)
 from validation.estimate import Estimate, TokenEstimate
 from validation.execution import Execution
 from validation.metrics import Defect, LogitComparison
-from validation.runtimes.pytorch.torch_runner import Run, TorchRunner, open_torch_runner
+from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
 from validation.runtimes.table import REFERENCE, open_runtime
 from validation.session_memory import Calls, claim_memory
 
 __all__ = [
-    "DenseAnswers",
-    "DenseReference",
     "DivergenceFigures",
     "claim_texts",
     "continue_prompt",
@@ -41,13 +44,7 @@ __all__ = [
     "measure_divergences",
 ]
 
-TokenIds = tuple[int, ...]
-Alternatives = tuple[TokenIds, ...]
 Progress = Callable[[str], object]
-#: Number of logits held in float64 at once.
-_CHUNK_ELEMENTS = 2**20
-#: Tokens that make an answer.
-_LEAST_ANSWER = 3
 _EXECUTION = Execution()
 
 
@@ -107,133 +104,6 @@ class DivergenceFigures:
     def tokens(self) -> int:
         """Number of tokens after which the distributions were compared."""
         return self.kl.tokens
-
-
-@dataclass(frozen=True)
-class DenseReference:
-    """What the dense model predicts for some texts; valid while its `DenseAnswers` are open.
-
-    Attributes:
-        token_ids: The tokens of each text.
-        perplexity: The dense model's perplexity on them.
-        losses: Of each text the sum of its -log P(next token), nats.
-    """
-
-    token_ids: tuple[TokenIds, ...]
-    perplexity: float
-    losses: tuple[float, ...]
-    _store: ArrayStore
-    _stored: tuple[StoredArray, ...]
-
-    def logits(self, index: int) -> NDArray[np.float32]:
-        """The dense model's logits after each of a text's T tokens, float32 [T, V]."""
-        return self._store.get(self._stored[index])
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """The dense model's logits of one text, and the sum of -log P(next token) over it, nats."""
-
-    logits: StoredArray
-    loss: float
-
-
-class DenseAnswers:
-    """What the dense model says about texts and prompts. Each is computed once, for any number of variants.
-
-    Logits wait in the temporary folder, 4 bytes each; layers are in memory only while `run` is running.
-
-    Args:
-        folder: config.json and safetensors files of the dense model.
-        execution: Where torch runs.
-    """
-
-    def __init__(self, folder: Path, execution: Execution = _EXECUTION) -> None:
-        self._folder, self._execution = folder, execution
-        self._store = ArrayStore()
-        self._texts: dict[TokenIds, _Answer] = {}
-        self._answered: dict[Alternatives, tuple[TokenIds, TokenIds]] = {}
-
-    def __enter__(self) -> DenseAnswers:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._store.__exit__(kind, error, trace)
-
-    def run(
-        self,
-        texts: Sequence[TokenIds] = (),
-        prompts: Sequence[Alternatives] = (),
-        steps: int = 0,
-        stops: Collection[int] = (),
-        on_progress: Progress | None = None,
-    ) -> None:
-        """Runs the dense model over what it has not seen yet.
-
-        Args:
-            texts: The tokens of each text, for `reference`.
-            prompts: For `answer`, the tokens of alternative prompts, of which the first is taken that the model has
-                something to say to.
-            steps: The most tokens that follow a prompt, greedily.
-            stops: Tokens that end an answer.
-            on_progress: Called with a line about each text when it is done.
-
-        Raises:
-            InputError: The dense model gives NaN or infinite logits.
-            ArtifactError: The folder cannot be loaded.
-            EnvironmentFailure: The temporary folder is full.
-        """
-        say = on_progress or (lambda line: None)
-        new_texts = [ids for ids in dict.fromkeys(texts) if ids not in self._texts]
-        new_prompts = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._answered]
-        if not new_texts and not new_prompts:
-            return
-        with open_torch_runner(self._folder, self._execution) as runner:
-            runs = runner.run([Run([ids], len(ids)) for ids in new_texts])
-            for index, (ids, logits) in enumerate(zip(new_texts, runs, strict=True)):
-                if not np.isfinite(logits).all():
-                    raise InputError(
-                        f"the dense model gives NaN or infinite logits for text {index}; use another model or corpus"
-                    )
-                loss = _text_loss(logits, ids)
-                self._texts[ids] = _Answer(self._store.put(logits), loss)
-                say(f"dense: text {index + 1} of {len(new_texts)}")
-            self._continue(runner, new_prompts, steps, stops)
-
-    def _continue(
-        self, runner: TorchRunner, prompts: Sequence[Alternatives], steps: int, stops: Collection[int]
-    ) -> None:
-        """Continues the first alternative of all prompts together, then the second of those without an answer."""
-        open_prompts = list(prompts)
-        for number in range(max(map(len, prompts), default=0)):
-            open_prompts = [alternatives for alternatives in open_prompts if number < len(alternatives)]
-            following = runner.continuations([alternatives[number] for alternatives in open_prompts], steps, stops)
-            for alternatives, tokens in zip(open_prompts, following, strict=True):
-                self._answered[alternatives] = alternatives[number], tokens
-            open_prompts = [
-                alternatives for alternatives in open_prompts if len(self._answered[alternatives][1]) < _LEAST_ANSWER
-            ]
-
-    def reference(self, texts: Sequence[TokenIds]) -> DenseReference:
-        """The answers for texts that were run.
-
-        Raises:
-            InputError: No text has a token to predict.
-        """
-        token_ids = tuple(texts)
-        predicted = sum(len(ids) - 1 for ids in token_ids)
-        if not all(token_ids) or not predicted:
-            raise InputError("the evaluated texts have no token to predict; give longer texts")
-        answers = [self._texts[ids] for ids in token_ids]
-        losses = tuple(answer.loss for answer in answers)
-        stored = tuple(answer.logits for answer in answers)
-        return DenseReference(token_ids, _perplexity(math.fsum(losses), predicted), losses, self._store, stored)
-
-    def answer(self, prompts: Alternatives) -> tuple[TokenIds, TokenIds]:
-        """The prompt taken of some alternatives that were run, and the tokens with which the model continues it."""
-        return self._answered[prompts]
 
 
 def measure_divergence(
@@ -324,7 +194,7 @@ class _Compared:
             dense = dense[pair.positions[:, 0]][:, self._kept]
             variant = logits[pair.positions[:, 1]] if len(logits) == len(pair.variant) else logits
         self._comparison.update(dense, variant, row=row)
-        self._losses[row] = _text_loss(logits, pair.variant)
+        self._losses[row] = text_loss(logits, pair.variant)
 
     def figures(self) -> DivergenceFigures:
         """The figures of all texts."""
@@ -338,7 +208,7 @@ class _Compared:
             kl=kl,
             top1_agreement=top1,
             top1_stderr=figures.top1_stderr,
-            perplexity=_perplexity(loss, predicted),
+            perplexity=perplexity_of(loss, predicted),
             dense_perplexity=self._reference.perplexity,
             loss=self._more_loss(losses),
             per_byte=per_byte(self._pairs, kl.mean * kl.tokens, loss, math.fsum(dense)),
@@ -403,21 +273,3 @@ def _logits(
 
 def _in_words(defect: Defect) -> str:
     return defect.detail or f"{'NaN' if defect.kind == 'nan' else 'infinite'} logits"
-
-
-def _text_loss(logits: NDArray[np.floating], ids: TokenIds) -> float:
-    """The sum of -log P(next token) of a text of T tokens with its logits [T, V], nats, in float64."""
-    step = max(1, _CHUNK_ELEMENTS // logits.shape[1])
-    losses = []
-    for start in range(0, len(ids) - 1, step):
-        targets = np.asarray(ids[start + 1 : start + 1 + step])
-        block = np.asarray(logits[start : start + len(targets)], np.float64)
-        largest = block.max(axis=1)
-        log_sum = largest + np.log(np.exp(block - largest[:, None]).sum(axis=1))
-        losses += (log_sum - block[np.arange(len(targets)), targets]).tolist()
-    return math.fsum(losses)
-
-
-def _perplexity(loss: float, tokens: int) -> float:
-    """exp of the mean loss of a token, which is capped at 700 so that exp stays finite."""
-    return math.exp(min(loss / tokens, 700.0))

@@ -35,7 +35,8 @@ from seap_export.pipeline.steps.variant_steps import VariantSteps, variant_steps
 from seap_export.pipeline.targets.candidate import Candidate, Figures, Point, ways
 from seap_export.vocabulary.choice import VocabularySize
 from seap_export.vocabulary.table import Vocabulary
-from validation.divergence.measure import DenseAnswers, claim_texts, measure_divergence
+from validation.divergence.dense import DenseAnswers
+from validation.divergence.measure import claim_texts, measure_divergence
 from validation.estimate import TokenEstimate
 from validation.prompts import tokenize_prompts
 from validation.speed.engines import open_engine

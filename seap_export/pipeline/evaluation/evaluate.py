@@ -30,7 +30,8 @@ from seap_export.pipeline.folder.dense_folder import dense_folder
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.texts.general_text import ElsewhereFigures, TextSet
 from seap_export.runtime.session import available_threads, probe
-from validation.divergence.measure import DenseAnswers, DivergenceFigures, claim_texts, measure_divergences
+from validation.divergence.dense import DenseAnswers
+from validation.divergence.measure import DivergenceFigures, claim_texts, measure_divergences
 from validation.divergence.paired import PairedText
 from validation.generation import GenerationFigures
 from validation.runtimes.table import REFERENCE, runtime_row

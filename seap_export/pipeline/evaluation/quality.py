@@ -30,7 +30,8 @@ from seap_export.runtime.files import load_tokenizer, model_limits
 from seap_export.runtime.text import TextStream
 from seap_export.sources.config import end_tokens
 from seap_export.sources.source import Source
-from validation.divergence.measure import DenseAnswers, continue_prompt
+from validation.divergence.dense import DenseAnswers
+from validation.divergence.measure import continue_prompt
 from validation.divergence.paired import PairedText
 from validation.estimate import TokenEstimate
 from validation.reports.figures import QUALITY as QUALITY_FIGURES

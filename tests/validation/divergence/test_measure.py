@@ -18,15 +18,10 @@ from support.product import OnnxForm
 
 from converters.onnx import write_onnx
 from seap_export.errors import ArtifactError, InputError
-from validation.divergence import measure as quality
-from validation.divergence.measure import (
-    DenseAnswers,
-    DenseReference,
-    DivergenceFigures,
-    continue_prompt,
-    measure_divergence,
-    measure_divergences,
-)
+from validation.divergence import dense as dense_side
+from validation.divergence import measure
+from validation.divergence.dense import DenseAnswers, DenseReference
+from validation.divergence.measure import DivergenceFigures, continue_prompt, measure_divergence, measure_divergences
 from validation.divergence.paired import Bytes, PairedText, same_cut
 from validation.estimate import TokenEstimate
 
@@ -84,7 +79,7 @@ def _by_hand(models: Path) -> tuple[np.ndarray, float, float, float]:
 
 @pytest.mark.parametrize("form", ["hf", "onnx"])
 def test_the_figures_are_those_of_a_plain_loop(models: Path, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quality, "_CHUNK_ELEMENTS", 2 * 96)  # two tokens a block
+    monkeypatch.setattr(dense_side, "_CHUNK_ELEMENTS", 2 * 96)  # two tokens a block
     kl, perplexity, dense, agreement = _by_hand(models)
     with dense_reference(models / "dense") as reference:
         figures = measure_divergence(
@@ -173,7 +168,7 @@ def test_texts_without_a_token_to_predict_are_refused(models: Path, texts: list[
 def test_the_dense_model_runs_once_for_each_text(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with DenseAnswers(models / "dense", ONE_THREAD) as answers:
         answers.run(TEXTS[:2], [TEXTS[:1]], 3)
-        monkeypatch.setattr(quality, "open_torch_runner", None)  # nothing is left to run
+        monkeypatch.setattr(dense_side, "open_torch_runner", None)  # nothing is left to run
         answers.run(TEXTS[:2], [TEXTS[:1]], 3)
         assert answers.reference(TEXTS[1:2]).token_ids == (TEXTS[1],)
 
@@ -277,7 +272,7 @@ def test_nan_between_the_places_that_are_compared_is_refused(models: Path, monke
     text = PairedText((4, 5, 6), (0, 1, 50, 60), np.asarray([[0, 0], [1, 3]]))
     logits = np.zeros((4, 92), np.float32)
     logits[1] = np.nan
-    monkeypatch.setattr(quality, "_logits", lambda *arguments: nullcontext(iter([logits])))
+    monkeypatch.setattr(measure, "_logits", lambda *arguments: nullcontext(iter([logits])))
     with DenseAnswers(models / "dense", ONE_THREAD) as answers:
         answers.run([text.dense])
         reference = answers.reference([text.dense])

@@ -32,7 +32,8 @@ from seap_export.pipeline.steps.step import Step
 from seap_export.pipeline.steps.variant_steps import VariantSteps
 from seap_export.pipeline.texts.chat import chat_of_source
 from seap_export.pipeline.texts.general_text import GENERAL_TEXT, elsewhere_texts
-from validation.divergence.measure import DenseAnswers, claim_texts
+from validation.divergence.dense import DenseAnswers
+from validation.divergence.measure import claim_texts
 
 __all__ = ["DENSE_TEXTS", "QualityStep", "settled_quality"]
 
