@@ -10,62 +10,24 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
 from seap_export.errors import EnvironmentFailure
-from seap_export.families import Attention, LayerSpec, Mamba, ModelSpec
+from seap_export.families import Attention, ModelSpec
 from seap_export.layers.stock_experts import ExpertMatrices, ExpertModules
+from seap_export.layers.stock_pass import (
+    BatchPass,
+    RecordedCall,
+    empty_cache_layer,
+    filled_cache,
+    has_caches_for,
+    new_cache,
+)
 
-__all__ = ["BatchPass", "StockModel"]
-
-_Call = tuple[tuple[Any, ...], dict[str, Any]]
-
-
-@dataclass
-class BatchPass:
-    """A batch of token sequences on its way through the layers, in one part or in several.
-
-    Attributes:
-        hidden: The hidden states of each part, [batch, tokens of the part, hidden_size].
-        caches: transformers' caches by layer, as far as they are held: `take` those that are not needed any more.
-    """
-
-    hidden: list[torch.Tensor] = field(default_factory=list)
-    caches: dict[int, Any] = field(default_factory=dict)
-    _groups: Mapping[int, int] = field(default_factory=dict)
-    _calls: list[list[_Call]] = field(default_factory=list)
-    _length: int = 0
-
-    def spread(self, lengths: Sequence[int]) -> None:
-        """Makes a batch of a single sequence that has passed all layers, with a cache that can be rewound.
-
-        Args:
-            lengths: How many of the sequence's first tokens each row begins with; padding on the left fills it up.
-        """
-        for layer in self.caches.values():
-            _change(layer, lambda states: _spread(states, lengths))
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Goes on with these rows of a batch that has passed all layers, with a cache."""
-        for layer in self.caches.values():
-            _change(layer, lambda states: states[list(rows)])
-
-    def take(self, index: int) -> dict[str, torch.Tensor]:
-        """Takes out the states of a layer, with a row for each sequence: `key` and `value`, `conv`, `recurrent`."""
-        layer, states = self.caches.pop(index), dict[str, torch.Tensor]()
-        if getattr(layer, "keys", None) is not None:
-            shared = layer.keys.shape[1] // self._groups[index]  # Falcon's class repeats them for the query heads
-            states |= {"key": layer.keys[:, ::shared], "value": layer.values[:, ::shared]}
-        if hasattr(layer, "conv_states"):  # of which transformers keeps one token more than the next call sees
-            states["conv"] = layer.conv_states[0][..., 1:]
-            recurrent = layer.recurrent_states[0]
-            if recurrent is not None:
-                states["recurrent"] = recurrent.transpose(2, 3) if layer.is_transposed else recurrent
-        return states
+__all__ = ["StockModel"]
 
 
 class _AllRecorded(Exception):
@@ -103,7 +65,7 @@ class StockModel:
     ) -> None:
         import transformers
 
-        if not hasattr(transformers, spec.family.architecture) or not _keeps_states(spec):
+        if not hasattr(transformers, spec.family.architecture) or not has_caches_for(spec):
             raise EnvironmentFailure(
                 f"transformers {transformers.__version__} has no {spec.family.architecture} that the model could be "
                 'compared with; run: pip install --upgrade "transformers<6"'
@@ -214,7 +176,7 @@ class StockModel:
             for one in layer.sublayers
             if isinstance(one, Attention)
         }
-        return BatchPass(_groups=groups)
+        return BatchPass(groups=groups)
 
     def append(
         self, passage: BatchPass, part: torch.Tensor, *, cached: bool = True, mask: torch.Tensor | None = None
@@ -227,9 +189,9 @@ class StockModel:
             cached: Whether there is a cache.
             mask: int64 [batch, tokens so far and new ones], 0 for padding on the left; None: there is none.
         """
-        calls: list[_Call] = []
+        calls: list[RecordedCall] = []
         ids = part.to(self._device)
-        cache = _cache(passage._length, len(self._layers), self._device) if cached else None
+        cache = filled_cache(passage.length, len(self._layers), self._device) if cached else None
 
         def record(*arguments: Any, **keywords: Any) -> Any:
             if not calls:
@@ -245,23 +207,23 @@ class StockModel:
             return passage.hidden[-1].unsqueeze(0).expand(2, -1, -1, -1)
 
         options: dict[str, Any] = {self._cache_argument: cache} if cached else {}
-        if mask is None and passage._length:  # Bamba would count from 0 again
-            mask = torch.ones(len(ids), passage._length + ids.shape[1], dtype=torch.long)
+        if mask is None and passage.length:  # Bamba would count from 0 again
+            mask = torch.ones(len(ids), passage.length + ids.shape[1], dtype=torch.long)
         if mask is not None:
             positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
             options |= {"attention_mask": mask.to(self._device), "position_ids": positions.to(self._device)}
         with torch.inference_mode(), self._replaced_layers(record), suppress(_AllRecorded):
             self.model(input_ids=ids, use_cache=cached, **options)
-        passage._calls.append(calls)
-        passage._length += ids.shape[1]
+        passage.calls.append(calls)
+        passage.length += ids.shape[1]
 
     def advance(self, index: int, passage: BatchPass) -> None:
         """Passes the parts through one layer, whose weights are loaded; adds its states to the caches."""
         if index not in passage.caches:
-            passage.caches[index] = _cache_layer(self._spec.layers[index])
+            passage.caches[index] = empty_cache_layer(self._spec.layers[index])
         layer = passage.caches[index]
-        cache = _new_cache([layer] * (index + 1))
-        for part_index, calls in enumerate(passage._calls):
+        cache = new_cache([layer] * (index + 1))
+        for part_index, calls in enumerate(passage.calls):
             arguments, keywords = calls[index]
             given = (cache if value is _OwnCache else value for value in arguments)
             filled = {name: cache if value is _OwnCache else value for name, value in keywords.items()}
@@ -272,7 +234,7 @@ class StockModel:
 
     def finish(self, passage: BatchPass) -> list[torch.Tensor]:
         """The hidden states of the parts after the last layer; more parts may be appended afterwards."""
-        hidden, passage.hidden, passage._calls = passage.hidden, [], []
+        hidden, passage.hidden, passage.calls = passage.hidden, [], []
         return hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -313,71 +275,8 @@ class StockModel:
                 del module.forward
 
 
-def _spread(cached: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-    """[rows, KV heads, tokens, head_dim] of the first `lengths` tokens of [1, KV heads, tokens, head_dim] each."""
-    tokens = cached.shape[2]
-    rows = cached.new_zeros(len(lengths), *cached.shape[1:])
-    for row, length in zip(rows, lengths, strict=True):
-        row[:, tokens - length :] = cached[0, :, :length]
-    return rows
-
-
 def _parameter(tensor: torch.Tensor) -> nn.Parameter:
     return nn.Parameter(tensor, requires_grad=False)
-
-
-def _new_cache(layers: Sequence[Any]) -> Any:
-    """Made without the config, so that layers with a sliding window keep all keys and rely on the mask."""
-    from transformers import DynamicCache
-
-    cache = DynamicCache()
-    if not hasattr(cache, "has_previous_state"):
-        cache.has_previous_state = False  # 4.57's Granite 4 asks for it
-    cache.layers = list(layers)
-    return cache
-
-
-def _keeps_states(spec: ModelSpec) -> bool:
-    """Whether transformers has a cache for what the layers keep: 4.57 has another one, for keys and values alone."""
-    from transformers import cache_utils
-
-    is_known = all("key" in sublayer.states for sublayer in spec.sublayers if sublayer.states)
-    return is_known or hasattr(cache_utils, "LinearAttentionLayer")
-
-
-def _cache_layer(layer: LayerSpec) -> Any:
-    """An empty cache of transformers' for what a layer keeps."""
-    from transformers import cache_utils
-
-    states = {state for sublayer in layer.sublayers for state in sublayer.states}
-    if not states - {"key", "value"}:
-        return cache_utils.DynamicLayer()
-    has_keys = "key" in states
-    kept = cache_utils.LinearAttentionAndFullAttentionLayer() if has_keys else cache_utils.LinearAttentionLayer()
-    kept.is_transposed = any(isinstance(sublayer, Mamba) for sublayer in layer.sublayers)  # transformers' states
-    return kept
-
-
-def _change(layer: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """Changes all states of a layer."""
-    if getattr(layer, "keys", None) is not None:
-        layer.keys, layer.values = change(layer.keys), change(layer.values)
-    for name in ("conv_states", "recurrent_states"):
-        kept = {number: states for number, states in getattr(layer, name, {}).items() if states is not None}
-        for number, states in kept.items():
-            getattr(layer, name)[number] = change(states)
-
-
-def _cache(length: int, layers: int, device: torch.device) -> Any:
-    """As long a cache as the parts before have filled, of keys that nobody reads."""
-    from transformers.cache_utils import DynamicLayer
-
-    if not length:
-        return _new_cache([])
-    layer = DynamicLayer()
-    keys = torch.zeros(1, 1, length, 1, device=device)
-    layer.update(keys, keys)
-    return _new_cache([layer] * layers)
 
 
 def _no_init_weights() -> AbstractContextManager[None]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seap_export.layers.stock import BatchPass
+from seap_export.layers.stock_pass import BatchPass
 from validation.runtimes.pytorch.torch_runner import TorchRunner
 from validation.runtimes.runner import Gives, Layers, Logits
 

@@ -23,7 +23,7 @@ from converters.format import StoredWeights
 from seap_export.errors import EnvironmentFailure
 from seap_export.families import Attention
 from seap_export.layers.compute import Compute
-from seap_export.layers.stock import BatchPass
+from seap_export.layers.stock_pass import BatchPass
 from validation.checkpoint import Change, Checkpoint
 from validation.execution import Execution
 from validation.runtimes.runner import States
