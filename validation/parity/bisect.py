@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,18 +16,18 @@ from converters.onnx.form import read_form
 from converters.onnx.graph.blocks import in_float_activations
 from converters.onnx.precision import Precision
 from converters.onnx.weights.scaling import read_scaling
-from seap_export.families import Attention, ModelSpec
+from seap_export.families import ModelSpec
 from seap_export.runtime.session import open_session, probe
 from seap_export.sources.config import read_spec
-from validation.array_store import ArrayStore, StoredArray
+from validation.array_store import ArrayStore
 from validation.execution import Execution
-from validation.parity.references import TokenSequence, sequences_of
+from validation.parity.recorder import RecordedSequence, Recorder
+from validation.parity.references import sequences_of
 from validation.parity.rounding import round_weights
 from validation.parity.taps import Tap, decoder_taps, tapped
 from validation.prompts import Case
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
-from validation.runtimes.pytorch.torch_runner import Run, TorchRunner, open_torch_runner
-from validation.runtimes.runner import States
+from validation.runtimes.pytorch.torch_runner import open_torch_runner
 from validation.session_memory import calls_of, claim_memory
 
 __all__ = ["Bisection", "Overflow", "TapError", "bisect"]
@@ -128,7 +127,7 @@ def bisect(
         sequences = sequences_of(replace(case, forced=tuple(forced[:steps] for forced in case.forced)))
         change = round_weights(spec, precision)
         with open_torch_runner(hf_folder, execution, change=change) as torch_runner:
-            references = _Recorder(torch_runner, store).references(sequences)
+            references = Recorder(torch_runner, store).references(sequences)
         graph, tapped_values = _with_outputs(model, spec, in_float)
         session = open_session(model, execution.provider, execution.threads, graph=graph, mapped=mapped)
         runner = OnnxRunner(session, [value for _, value in tapped_values])
@@ -140,104 +139,12 @@ def bisect(
 
 
 @dataclass(frozen=True)
-class _Reference:
-    """What torch computes for one row and its decode steps: values by tap, logits, and the cache."""
-
-    values: dict[str, StoredArray]
-    logits: StoredArray
-    cache: tuple[Mapping[str, StoredArray], ...]
-
-
-@dataclass(frozen=True)
 class _Call:
     """One call of the graph: for each row the columns of the graph's values and torch's tokens that they belong to."""
 
     logits: NDArray[np.floating]
     columns: tuple[slice, ...]  # of the graph's values
     tokens: tuple[slice, ...]  # of torch's
-
-
-class _Recorder:
-    """Records what torch's modules compute: the values of a sequence go to the store after each layer."""
-
-    def __init__(self, runner: TorchRunner, store: ArrayStore) -> None:
-        self._runner, self._spec, self._store = runner, runner.spec, store
-        self._taps = list(decoder_taps(self._spec))
-        self._heads_first = _heads_first(runner)
-        self._parts: dict[tuple[str, str], list[NDArray[np.float32]]] = {}
-
-    def references(self, sequences: Sequence[TokenSequence]) -> list[_Reference]:
-        """Runs the sequences."""
-        values: list[dict[str, StoredArray]] = [{} for _ in sequences]
-        caches: list[list[Mapping[str, StoredArray]]] = [[] for _ in sequences]
-        handles = [
-            self._runner.model.get_submodule(name).register_forward_hook(partial(self._record, tap, name))
-            for tap in self._taps
-            for name in tap.modules
-        ]
-
-        def keep(number: int, states: States) -> None:
-            caches[number].append({state: self._store.put(array) for state, array in states.items()})
-            values[number] |= self._flush()
-
-        runs = [Run(sequence.parts(self._spec), len(sequence.prompt) + len(sequence.forced)) for sequence in sequences]
-        try:
-            logits = []
-            for sequence_values, of_logits in zip(values, self._runner.run(runs, keep), strict=True):
-                logits.append(self._store.put(of_logits))
-                sequence_values |= self._flush()
-        finally:
-            for handle in handles:
-                handle.remove()
-        order = [tap.name for tap in self._taps]
-        return [
-            _Reference({name: sequence_values[name] for name in order}, of_logits, tuple(cache))
-            for sequence_values, of_logits, cache in zip(values, logits, caches, strict=True)
-        ]
-
-    def _record(self, tap: Tap, name: str, module: Any, inputs: Any, output: Any) -> None:
-        value = inputs[0] if tap.side == "input" else output
-        if tap.side == "output without bias" and getattr(module, "bias", None) is not None:
-            value = value - module.bias
-        if name in self._heads_first:
-            value = value.transpose(1, 2)
-        tokens = value[0] if value.dim() > 2 else value  # experts get the tokens of all rows, of which there is one
-        by_channel = tokens.float().flatten(1) * tap.factor  # [tokens, channels]
-        self._parts.setdefault((tap.name, name), []).append(by_channel[:, tap.channels or slice(None)].cpu().numpy())
-
-    def _flush(self) -> dict[str, StoredArray]:
-        """Stores what was recorded of one sequence, by tap."""
-        stored = {}
-        for tap in self._taps:
-            if all((tap.name, name) in self._parts for name in tap.modules):
-                parts = [np.concatenate(self._parts.pop((tap.name, name))) for name in tap.modules]
-                stored[tap.name] = self._store.put(np.concatenate(parts, axis=1))
-        return stored
-
-
-def _heads_first(runner: TorchRunner) -> frozenset[str]:
-    """The norms of heads that get [batch, heads, tokens, head_dim], and not [batch, tokens, heads, head_dim].
-
-    A sequence shows it whose number of tokens is no number of heads.
-    """
-    spec = runner.spec
-    tokens = max(one.num_attention_heads for one in spec.all(Attention)) + 1
-    heads_first, handles = set(), []
-
-    def note(name: str, module: Any, inputs: Any, output: Any) -> None:
-        if output.dim() == 4 and output.shape[2] == tokens:
-            heads_first.add(name)
-
-    for index, layer in enumerate(spec.layers):
-        every = (sublayer for sublayer in layer.sublayers if isinstance(sublayer, Attention))
-        for norm in (norm for attention in every for norm in attention.inner_norms()):
-            name = spec.family.module(norm, index)
-            handles.append(runner.model.get_submodule(name).register_forward_hook(partial(note, name)))
-    if handles:
-        next(runner.run([Run([[0] * tokens], 1)]))
-    for handle in handles:
-        handle.remove()
-    return frozenset(heads_first)
 
 
 def _with_outputs(model: Path, spec: ModelSpec, in_float: bool) -> tuple[bytes, list[tuple[Tap, str]]]:
@@ -288,7 +195,9 @@ class _Comparison:
         self._sequence: list[tuple[str, float | None]] = []  # in the order of computation, call by call
         self._overflows: dict[str, Overflow] = {}
 
-    def add_call(self, call: _Call, runner: OnnxRunner, references: Sequence[_Reference], store: ArrayStore) -> None:
+    def add_call(
+        self, call: _Call, runner: OnnxRunner, references: Sequence[RecordedSequence], store: ArrayStore
+    ) -> None:
         for tap, value in self._tapped:
             for row, reference in enumerate(references):
                 wanted = store.get(reference.values[tap.name])[call.tokens[row]]
@@ -304,7 +213,7 @@ class _Comparison:
             computed = computed[call.columns[row]] if not runner.gives_last_only else computed[-1:]
             self._add("lm_head", None, "lm_head", wanted[-len(computed) :], computed.astype(np.float32))
 
-    def add_caches(self, runner: OnnxRunner, references: Sequence[_Reference], store: ArrayStore) -> None:
+    def add_caches(self, runner: OnnxRunner, references: Sequence[RecordedSequence], store: ArrayStore) -> None:
         for row, reference in enumerate(references):
             keeping = ((layer, wanted) for layer, wanted in enumerate(reference.cache) if wanted)
             for (layer, wanted), computed in zip(keeping, runner.cache(row), strict=True):

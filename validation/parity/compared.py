@@ -17,7 +17,7 @@ from validation.metrics import CLEAR_MARGIN, LogitComparison
 from validation.parity.caches import CacheComparison
 from validation.parity.profiles import Figure, Noise, Pass
 from validation.parity.references import Reference, TokenSequence, sequences_of
-from validation.parity.report import StageResult
+from validation.parity.stage import StageResult
 from validation.prompts import Case, TokenIds
 from validation.runtimes.runner import PER_TOKEN, Gives, Runner, States
 

@@ -3,119 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from dataclasses import dataclass
 from operator import mul
-from typing import Any, Literal
+from typing import Any
 
 from converters.onnx.precision import PrecisionName
 from seap_export.runtime.session import WORKING_OPERATORS
-from validation.estimate import kl_json
-from validation.metrics import Defect, LogitFigures, LogitIndex
-from validation.parity.caches import CacheFigures
-from validation.parity.profiles import Figure, Limit, Noise, Pass
-from validation.prompts import Case
+from validation.parity.profiles import Figure, Limit
+from validation.parity.stage import FIGURE_WORDS, StageResult, counted, round_beyond
 
-__all__ = ["SCHEMA", "ComparedFolder", "Conditions", "ParityReport", "Stage", "StageResult", "round_beyond"]
-
-Stage = Literal["prefill", "decode"]
+__all__ = ["SCHEMA", "ComparedFolder", "Conditions", "ParityReport"]
 
 SCHEMA = "seap-export/parity/4"
-_FIGURE_WORDS: dict[Figure, str] = {
-    "max_abs": "max abs",
-    "cache_error": "cache error",
-    "mean_kl": "mean KL",
-    "clear_top1_agreement": "top-1 of clear choices",
-}
-_DEFECT_WORDS = {"nan": "NaN", "inf": "Inf"}
-
-
-def round_beyond(value: float, digits: int = 2, *, down: bool = False) -> float:
-    """The smallest float with that many significant digits that is at least `value` (positive or 0).
-
-    With `down`, the largest that is at most `value`.
-    """
-    exact = Decimal(repr(value))
-    if not exact:
-        return 0.0
-    rounding = ROUND_FLOOR if down else ROUND_CEILING
-    return float(exact.quantize(Decimal(1).scaleb(exact.adjusted() - digits + 1), rounding=rounding))
-
-
-@dataclass(frozen=True)
-class StageResult:
-    """The figures of a case's prefill or decode, with their limits.
-
-    In decode, a place's position is the step, counted from 0; the cache is compared after the last step.
-    """
-
-    prompts: Case
-    run: Pass
-    stage: Stage
-    figures: LogitFigures
-    limits: tuple[Limit, ...]
-    noise: Noise = Noise()
-    cache: CacheFigures | None = None
-
-    @property
-    def case(self) -> str:
-        """The case's name in reports."""
-        return f"{self.prompts.name}{self.run.suffix}"
-
-    @property
-    def rows(self) -> int:
-        """How many prompts ran together."""
-        return len(self.prompts.rows)
-
-    def at(self, logit: LogitIndex) -> str:
-        """Where a logit is, in words."""
-        position = "position" if self.stage == "prefill" else "decode step"
-        return f"case '{self.case}', row {logit.row}, {position} {logit.position}, token id {logit.token_id}"
-
-    def value_of(self, figure: Figure) -> float | None:
-        """The value of a figure; None if it could not be measured."""
-        if figure == "cache_error":
-            return None if self.cache is None else self.cache.error
-        value: float | None = getattr(self.figures, figure)
-        return value
-
-    @property
-    def has_defect(self) -> bool:
-        """Whether there is a defect that no limit excuses."""
-        return bool(self.figures.defects) or (self.cache is not None and bool(self.cache.defect))
-
-    @property
-    def reasons(self) -> list[str]:
-        """Why this stage failed; empty if it passed."""
-        reasons = [self._defect(defect) for defect in self.figures.defects]
-        if self.cache is not None and self.cache.defect:
-            reasons.append(f"{self.cache.defect}, after case '{self.case}'")
-        return [*reasons, *(self._beyond(limit) for limit in self.limits if self.exceeds(limit))]
-
-    def exceeds(self, limit: Limit) -> bool:
-        """Whether a figure is beyond its limit."""
-        return limit.is_exceeded(self.value_of(limit.figure))
-
-    @property
-    def excess(self) -> float:
-        """How many times its limit the worst figure is; 0 if nothing is finite."""
-        return max((limit.excess(self.value_of(limit.figure)) for limit in self.limits), default=0.0)
-
-    def _beyond(self, limit: Limit) -> str:
-        value = round_beyond(self.value_of(limit.figure) or 0.0, 3, down=limit.is_least)
-        what = f"{_FIGURE_WORDS[limit.figure]} {value:g} {'<' if limit.is_least else '>'} {limit.value:g}"
-        if limit.figure == "cache_error" and self.cache is not None:
-            return f"{what} {self.cache.where}, after case '{self.case}'"
-        if self.figures.worst is None:
-            return what
-        largest = "" if limit.figure == "max_abs" else "; the largest difference of a logit"
-        return f"{what}{largest} at {self.at(self.figures.worst)}"
-
-    def _defect(self, defect: Defect) -> str:
-        if defect.kind == "shape":
-            return f"{defect.detail}, in {self.stage} of case '{self.case}', row {defect.logit.row}"
-        what = f"{_DEFECT_WORDS[defect.kind]} in the {defect.side}'s logits ({_counted(defect.tokens, 'token')})"
-        return f"{what}, first at {self.at(defect.logit)}"
 
 
 @dataclass(frozen=True)
@@ -280,7 +179,7 @@ class ParityReport:
     def summary(self) -> str:
         """The verdict in one line; for a failed run, a second line gives the worst reason and a limit."""
         tokens = sum(result.figures.tokens for result in self.stages)
-        prompts = _counted(len(self.prompt_sha256), "prompt")
+        prompts = counted(len(self.prompt_sha256), "prompt")
         divergence = max((r.figures.kl.max for r in self.stages if r.figures.kl is not None), default=0.0)
         where = f"{self.conditions.provider}{f' ({self.conditions.gpu})' if self.conditions.gpu else ''}"
         line = (
@@ -303,7 +202,7 @@ class ParityReport:
         for figure, limit in self.limits.items():
             finite = [value for value in (r.value_of(figure) for r in self._judging(figure)) if value is not None]
             worst = min if Limit(figure, limit).is_least else max
-            words = f"{_FIGURE_WORDS[figure]} {worst(finite):.2g}" if finite else f"no finite {_FIGURE_WORDS[figure]}"
+            words = f"{FIGURE_WORDS[figure]} {worst(finite):.2g}" if finite else f"no finite {FIGURE_WORDS[figure]}"
             parts.append(f"{words} (limit {limit:g})")
         return parts
 
@@ -359,31 +258,5 @@ class ParityReport:
             "decode_steps": self.decode_steps,
             "longest_tokens": self.longest_tokens,
             "context_length": self.context_length,
-            "cases": [_stage_json(result) for result in self.stages],
+            "cases": [result.to_json() for result in self.stages],
         }
-
-
-def _counted(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _stage_json(result: StageResult) -> dict[str, Any]:
-    values = asdict(result.figures)
-    del values["kl"]
-    values |= kl_json(result.figures.kl)
-    values["top1_agreement_stderr"] = values.pop("top1_stderr")
-    values["top1_agreement_margin"] = values.pop("clear_top1_agreement")
-    values["defects"] = list(values.pop("defects"))
-    cache = result.cache
-    return {
-        "case": result.case,
-        "stage": result.stage,
-        "rows": result.rows,
-        "limits": {limit.figure: limit.value for limit in result.limits},
-        "noise": {name: value for name, value in asdict(result.noise).items() if value},
-        "verdict": "failed" if result.reasons else "passed",
-        **values,
-        "cache_error": None if cache is None else cache.error,
-        "cache_max_abs": None if cache is None else cache.max_abs,
-        "cache_defect": "" if cache is None else cache.defect,
-    }

@@ -19,7 +19,7 @@ from seap_export.sources.config import read_spec
 from validation.array_store import ArrayStore
 from validation.execution import Execution
 from validation.metrics import CLEAR_MARGIN
-from validation.parity.candidate import ParityInput, open_candidate
+from validation.parity.candidate import ParityInput, RuntimeCandidate, open_candidate
 from validation.parity.compared import Compared, compare
 from validation.parity.profiles import Limits, Noise
 from validation.parity.references import Reference, TokenSequence, measure_exact_noise, run_references, sequences_of
@@ -105,22 +105,8 @@ def run_parity(
     with ArrayStore() as store:
         with opened() as torch_runner:
             references = run_references(torch_runner, cases, store, spec, say)
-        compared: list[Compared] = []
-        for way in candidate.passes(limits):
-            with candidate.opened(way) as runner:
-                for case in filter(way.takes, cases):
-                    say(f"{candidate.format.name}: {case.name}{way.suffix}")
-                    compared.append(compare(case, way, references, runner, store))
-        compared += candidate.served(cases, way, references, store)
-
-        def round_alike(torch_runner: TorchRunner) -> tuple[dict[TokenSequence, Noise], float]:
-            cases = [comparison.case for comparison in compared if comparison.run.is_rounding]
-            rounded = dict.fromkeys(sequence for case in cases for sequence in sequences_of(case))
-            return candidate.rounding_noise(
-                torch_runner, {sequence: references[sequence] for sequence in rounded}, store
-            )
-
-        noise, margin = _noise(compared, references, store, opened, round_alike, say)
+        compared = _compare_all(candidate, cases, limits, references, store, say)
+        noise, margin = _noise(compared, references, store, opened, candidate, say)
     return ParityReport(
         stages=tuple(stage for comparison in compared for stage in comparison.results(noise, margin)),
         subject=ComparedFolder(
@@ -139,12 +125,30 @@ def run_parity(
     )
 
 
+def _compare_all(
+    candidate: RuntimeCandidate,
+    cases: Sequence[Case],
+    limits: Limits,
+    references: Mapping[TokenSequence, Reference],
+    store: ArrayStore,
+    say: Progress,
+) -> list[Compared]:
+    """Every case in each of the candidate's passes, and those that are decoded as it is served."""
+    compared: list[Compared] = []
+    for way in candidate.passes(limits):
+        with candidate.opened(way) as runner:
+            for case in filter(way.takes, cases):
+                say(f"{candidate.format.name}: {case.name}{way.suffix}")
+                compared.append(compare(case, way, references, runner, store))
+    return [*compared, *candidate.served(cases, way, references, store)]
+
+
 def _noise(
     compared: Sequence[Compared],
     references: Mapping[TokenSequence, Reference],
     store: ArrayStore,
     reopen: Callable[[], AbstractContextManager[TorchRunner]],
-    round_alike: Callable[[TorchRunner], tuple[dict[TokenSequence, Noise], float]],
+    candidate: RuntimeCandidate,
     say: Progress,
 ) -> tuple[dict[TokenSequence, Noise], float]:
     """Torch's noise in the sequences whose verdict depends on it, and the margin of clear choices that it asks for.
@@ -161,9 +165,17 @@ def _noise(
             sequences = {sequence: references[sequence] for case in in_float32 for sequence in sequences_of(case)}
             noise = measure_exact_noise(runner, sequences, store, say)
             if is_rounding:
-                rounding, largest = round_alike(runner)
+                rounding, largest = candidate.rounding_noise(runner, _of_rounding(compared, references), store)
                 noise |= {sequence: rounded | noise.get(sequence, Noise()) for sequence, rounded in rounding.items()}
     return noise, max(CLEAR_MARGIN, 2 * largest)
+
+
+def _of_rounding(
+    compared: Sequence[Compared], references: Mapping[TokenSequence, Reference]
+) -> dict[TokenSequence, Reference]:
+    """The references of the passes that round."""
+    cases = (comparison.case for comparison in compared if comparison.run.is_rounding)
+    return {sequence: references[sequence] for case in cases for sequence in sequences_of(case)}
 
 
 def plan_cases(

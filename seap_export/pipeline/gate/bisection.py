@@ -18,8 +18,8 @@ from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.request.settings import ParitySettings
 from seap_export.sources.weights import Difference
 from validation.parity.bisect import Bisection, TapError, bisect
-from validation.parity.report import StageResult
 from validation.parity.run import plan_cases
+from validation.parity.stage import StageResult
 
 __all__ = ["bisect_variant"]
 

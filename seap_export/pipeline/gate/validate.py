@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from converters.formats import FORMATS
 from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageError, refuse_missing
-from seap_export.layers.compute import Compute
-from seap_export.pipeline.evaluation.bench import BenchRequest, bench, refuse_long_prompts
+from seap_export.pipeline.evaluation.bench import bench, refuse_long_prompts
 from seap_export.pipeline.evaluation.evaluate import evaluate
 from seap_export.pipeline.evaluation.quality import recorded_quality
 from seap_export.pipeline.evaluation.request import EvaluationRequest
@@ -24,70 +23,26 @@ from seap_export.pipeline.folder.rounded import differences
 from seap_export.pipeline.gate.bisection import bisect_variant
 from seap_export.pipeline.gate.integrity import folder_damages, variant_damages
 from seap_export.pipeline.gate.parity import check_parity, prompts_of
-from seap_export.pipeline.gate.report import CHECKS, Check, CheckName, ValidationReport, describe_variant
+from seap_export.pipeline.gate.report import Check, CheckName, ValidationReport, describe_variant
+from seap_export.pipeline.gate.request import ValidationRequest
 from seap_export.pipeline.gate.router_check import router_damages
 from seap_export.pipeline.gate.signature import refuse_unusable_key, signature_damages, signatures
 from seap_export.pipeline.progress import Progress, Silent
-from seap_export.pipeline.request.settings import ParitySettings
 from seap_export.pipeline.targets.frontier import read_frontier
 from seap_export.runtime.manifest import ROUTER_FOLDER
 from seap_export.runtime.session import available_threads, probe
 from seap_export.sources.source import open_source
 from seap_export.toml_file import either
-from validation.parity.report import StageResult
+from validation.parity.stage import StageResult
 from validation.runtimes.table import REFERENCE, require_runtime, runtime_row, runtime_title
-from validation.speed.gate import SpeedLimits, judge_speed
+from validation.speed.gate import judge_speed
 
-__all__ = ["ValidationRequest", "validate"]
+__all__ = ["validate"]
 
 #: Parity reports by variant and folder.
 _Known = Mapping[str, Mapping[str, Mapping[str, Any]]]
 #: The most differing weights that are named, since all weights of a wrong file differ.
 _MOST_WEIGHTS = 5
-
-
-@dataclass(frozen=True)
-class ValidationRequest:
-    """What to check.
-
-    Attributes:
-        variants: Names of the variants; None: all.
-        checks: Checks to run where they apply; quality and speed need the dense model and a limit.
-        parity: How written folders and torch are compared.
-        runtimes: The runtimes of parity; empty: of each folder's format the first.
-        prompt_file: Prompts for parity; None: the held-out texts of the export.
-        bisect: Whether a failed parity is followed to the sublayer that diverges first.
-        signed_by: Public key with which every variant must be signed; None: signatures are mentioned, not checked.
-        dense: The dense model, for quality and speed.
-        quality: Texts, tasks and limits of the quality gate; None: no gate.
-        speed: Limits of the speed gate; None: no gate.
-        bench: How speed is measured.
-        compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
-    """
-
-    variants: tuple[str, ...] | None = None
-    checks: tuple[CheckName, ...] = CHECKS
-    parity: ParitySettings = ParitySettings()
-    runtimes: tuple[str, ...] = ()
-    prompt_file: Path | None = None
-    bisect: bool = False
-    signed_by: Path | None = None
-    dense: str | None = None
-    quality: EvaluationRequest | None = None
-    speed: SpeedLimits | None = None
-    bench: BenchRequest = field(default_factory=BenchRequest)
-    compute: Compute | None = None
-
-    def __post_init__(self) -> None:
-        if not self.checks:
-            raise UsageError("no check is given; give at least one --check")
-        if self.signed_by is not None and "integrity" not in self.checks:
-            raise UsageError("--signed-by is a part of the check integrity; add --check integrity")
-        if (self.quality or self.speed) and self.dense is None:
-            raise UsageError("the limits of quality and speed are against the dense model; give it as --dense")
-        for name, gate in (("quality", self.quality), ("speed", self.speed)):
-            if gate is None and name in self.checks and self.checks == (name,):
-                raise UsageError(f"--check {name} needs a limit; see 'seap-export validate --help'")
 
 
 def validate(
