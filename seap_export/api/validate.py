@@ -14,7 +14,7 @@ from seap_export.json_file import json_text
 
 if TYPE_CHECKING:
     from seap_export.pipeline.gate.report import ValidationReport
-    from seap_export.pipeline.gate.validate import ValidationRequest
+    from seap_export.pipeline.gate.request import ValidationRequest
     from seap_export.pipeline.progress import Progress
 
 __all__ = ["validate"]
@@ -129,7 +129,7 @@ def _request(options: dict[str, Any]) -> ValidationRequest:
     from seap_export.api.settings import compute_of, parity_settings
     from seap_export.pipeline.evaluation.bench import BenchRequest
     from seap_export.pipeline.evaluation.request import EvaluationRequest
-    from seap_export.pipeline.gate.validate import ValidationRequest
+    from seap_export.pipeline.gate.request import ValidationRequest
     from validation.runtimes.table import runtime_row
     from validation.speed.gate import SpeedLimits
 

@@ -14,7 +14,8 @@ from seap_export.pipeline.evaluation.speed import recorded_speed
 from seap_export.pipeline.folder.contents import Export, Variant, open_folder
 from seap_export.pipeline.folder.names import CARD, HF, parity_file
 from seap_export.pipeline.gate.report import ValidationReport
-from seap_export.pipeline.gate.validate import ValidationRequest, validate
+from seap_export.pipeline.gate.request import ValidationRequest
+from seap_export.pipeline.gate.validate import validate
 from seap_export.pipeline.progress import Progress
 from seap_export.sources.source import is_hub_id
 

@@ -7,13 +7,15 @@ from pathlib import Path
 from zlib import crc32
 
 import pytest
+from support.chosen import JOINT, RICHEST
 from support.corpora import write_corpus
 from support.exports import run_here
 from support.models import write_micro_model
 from support.product import OnnxForm, ParitySettings, Precision, choose_precision, convert_folder
-from support.variations import JOINT, RICHEST, VARIATIONS
+from support.variations import VARIATIONS
 
-from seap_export.pipeline.gate.validate import ValidationRequest, validate
+from seap_export.pipeline.gate.request import ValidationRequest
+from seap_export.pipeline.gate.validate import validate
 
 pytestmark = pytest.mark.release
 RATIOS = ("0", "0.2", "0.5")

@@ -7,13 +7,20 @@ from dataclasses import asdict, dataclass, field
 from operator import gt, lt
 from typing import Any, Literal, TypeVar
 
-from seap_export.hashing import sha256_json
+from seap_export.pipeline.evaluation.figures_json import (
+    by_task_json,
+    divergence_json,
+    estimate_json,
+    generation_json,
+    plan_json,
+    texts_json,
+    zero_shot_json,
+)
 from seap_export.pipeline.evaluation.request import EvaluationRequest
 from seap_export.pipeline.evaluation.subject import Subject, Texts
 from seap_export.pipeline.evaluation.verdicts import QualityVerdict
 from seap_export.pipeline.texts.general_text import ElsewhereFigures
 from validation.divergence.measure import DivergenceFigures
-from validation.divergence.paired import PerByte
 from validation.estimate import Estimate
 from validation.generation import GenerationFigures
 from validation.zero_shot import ZeroShotFigures
@@ -23,20 +30,6 @@ __all__ = ["EVALUATION_SCHEMA", "EvaluationReport", "TaskOrigin"]
 EVALUATION_SCHEMA = "seap-export/evaluation/1"
 _Figures = ZeroShotFigures | GenerationFigures
 _Result = TypeVar("_Result")
-#: Generated answers that are in the report.
-_SAMPLES = 3
-
-#: What a report says of a plan.
-_OF_PLAN = (
-    "variant",
-    "task",
-    "method",
-    "score",
-    "compensation",
-    "requested_ratio",
-    "achieved_ratio",
-    "sparsity",
-)
 
 
 @dataclass(frozen=True)
@@ -219,7 +212,7 @@ class EvaluationReport:
         gated = self.request.max_kl is not None or self.request.min_accuracy_retained is not None
         return {
             "schema": EVALUATION_SCHEMA,
-            **_plan_json(self.subject),
+            **plan_json(self.subject),
             "dense": None
             if self.subject.dense is None
             else {"name": self.subject.dense.name, "sha256": self.subject.dense.digest},
@@ -230,31 +223,16 @@ class EvaluationReport:
                 "max_kl_nats": self.request.max_kl,
                 "min_accuracy_retained": self.request.min_accuracy_retained,
             },
-            "divergence": {form: _divergence_json(figures) for form, figures in self.divergence.items()},
-            "kl_difference": {form: _estimate_json(difference) for form, difference in self.kl_difference.items()},
+            "divergence": {form: divergence_json(figures) for form, figures in self.divergence.items()},
+            "kl_difference": {form: estimate_json(difference) for form, difference in self.kl_difference.items()},
             **self._elsewhere_json(),
-            "zero_shot": {
-                form: {name: _zero_shot_json(figures) for name, figures in by_task.items()}
-                for form, by_task in self.zero_shot.items()
-            },
-            "generation": {
-                form: {name: _generation_json(figures) for name, figures in by_task.items()}
-                for form, by_task in self.generation.items()
-            },
-            "accuracy_retained": {
-                form: {name: None if share is None else share.mean for name, share in by_task.items()}
-                for form, by_task in self.accuracy_retained.items()
-            },
-            "accuracy_retained_stderr": {
-                form: {name: None if share is None else share.stderr for name, share in by_task.items()}
-                for form, by_task in self.accuracy_retained.items()
-            },
-            "accuracy_difference": {
-                form: {name: _estimate_json(difference) for name, difference in by_task.items()}
-                for form, by_task in self.accuracy_difference.items()
-            },
+            "zero_shot": by_task_json(self.zero_shot, zero_shot_json),
+            "generation": by_task_json(self.generation, generation_json),
+            "accuracy_retained": by_task_json(self.accuracy_retained, lambda share: share and share.mean),
+            "accuracy_retained_stderr": by_task_json(self.accuracy_retained, lambda share: share and share.stderr),
+            "accuracy_difference": by_task_json(self.accuracy_difference, estimate_json),
             "flipped": self.flipped,
-            "texts": None if self.texts is None else _texts_json(self.texts, self.request.max_length),
+            "texts": None if self.texts is None else texts_json(self.texts, self.request.max_length),
             "tasks": {
                 name: {**asdict(task), "sha256": next(iter(self._answers(name).values())).sha256}
                 for name, task in self.tasks.items()
@@ -276,82 +254,3 @@ class EvaluationReport:
             if by_name
         }
         return {"elsewhere": elsewhere} if elsewhere else {}
-
-
-def _plan_json(subject: Subject) -> dict[str, Any]:
-    """The variant's name and how it was made; all null for a dense model."""
-    plan = subject.plan
-    if plan is None:
-        return dict.fromkeys(_OF_PLAN)
-    values = (
-        subject.name,
-        plan.task,
-        plan.method,
-        plan.settings.score,
-        plan.settings.compensation,
-        plan.requested_ratio,
-        plan.achieved_ratio,
-        vars(plan.settings.sparsity),
-    )
-    return dict(zip(_OF_PLAN, values, strict=True))
-
-
-def _divergence_json(figures: DivergenceFigures) -> dict[str, Any]:
-    return {
-        **figures.kl.to_json(),
-        "top1_agreement": figures.top1_agreement,
-        "top1_agreement_stderr": figures.top1_stderr,
-        "perplexity": figures.perplexity,
-        "dense_perplexity": figures.dense_perplexity,
-        "loss_difference_nats": None if figures.loss is None else figures.loss.mean,
-        "loss_difference_nats_stderr": None if figures.loss is None else figures.loss.stderr,
-        "tokens": figures.tokens,
-        **_per_byte_json(figures.per_byte),
-        **({} if figures.cut is None else {"vocabulary": asdict(figures.cut)}),
-    }
-
-
-def _estimate_json(estimate: Estimate) -> dict[str, float | None]:
-    return {"mean": estimate.mean, "stderr": estimate.stderr}
-
-
-def _per_byte_json(figures: PerByte | None) -> dict[str, Any]:
-    if figures is None:
-        return {}
-    return {
-        "kl_nats_per_byte": figures.kl,
-        "bits_per_byte": figures.bits,
-        "dense_bits_per_byte": figures.dense_bits,
-        "bytes": figures.bytes,
-    }
-
-
-def _zero_shot_json(figures: ZeroShotFigures) -> dict[str, Any]:
-    return {key: value for key, value in asdict(figures).items() if key not in ("sha256", "right")}
-
-
-def _generation_json(figures: GenerationFigures) -> dict[str, Any]:
-    return {
-        "exact_match": figures.exact_match,
-        "exact_match_stderr": figures.exact_match_stderr,
-        "questions": figures.questions,
-        "mean_tokens": figures.mean_tokens,
-        "never_stopped": figures.never_stopped,
-        "unanswered": figures.unanswered,
-        "samples": [
-            {"text": answer.text, "found": answer.extracted, "gold": answer.gold}
-            for answer in figures.answers[:_SAMPLES]
-        ],
-    }
-
-
-def _texts_json(texts: Texts, max_length: int) -> dict[str, Any]:
-    return {
-        "origin": texts.origin,
-        "tasks": list(texts.tasks),
-        "count": len(texts.texts),
-        "sha256": sha256_json(list(texts.texts)),
-        "seeds": list(texts.seeds),
-        "max_length": max_length,
-        "disjoint": texts.disjoint,
-    }

@@ -10,7 +10,8 @@ from seap_export.json_file import json_text, read_artifact
 from seap_export.pipeline.cost.cost import Cost
 from seap_export.pipeline.folder.names import parity_file
 from seap_export.pipeline.folder.outputs import write_whole
-from seap_export.pipeline.gate.validate import ValidationRequest, validate
+from seap_export.pipeline.gate.request import ValidationRequest
+from seap_export.pipeline.gate.validate import validate
 from seap_export.pipeline.request.settings import ParitySettings
 from seap_export.pipeline.steps.joint.joint_step import JointStep, MadeVariants
 from seap_export.pipeline.steps.planned_work import PlannedWork

@@ -1,0 +1,60 @@
+"""What the gate is asked to check."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from seap_export.errors import UsageError
+from seap_export.layers.compute import Compute
+from seap_export.pipeline.evaluation.bench import BenchRequest
+from seap_export.pipeline.evaluation.request import EvaluationRequest
+from seap_export.pipeline.gate.report import CHECKS, CheckName
+from seap_export.pipeline.request.settings import ParitySettings
+from validation.speed.gate import SpeedLimits
+
+__all__ = ["ValidationRequest"]
+
+
+@dataclass(frozen=True)
+class ValidationRequest:
+    """What to check.
+
+    Attributes:
+        variants: Names of the variants; None: all.
+        checks: Checks to run where they apply; quality and speed need the dense model and a limit.
+        parity: How written folders and torch are compared.
+        runtimes: The runtimes of parity; empty: of each folder's format the first.
+        prompt_file: Prompts for parity; None: the held-out texts of the export.
+        bisect: Whether a failed parity is followed to the sublayer that diverges first.
+        signed_by: Public key with which every variant must be signed; None: signatures are mentioned, not checked.
+        dense: The dense model, for quality and speed.
+        quality: Texts, tasks and limits of the quality gate; None: no gate.
+        speed: Limits of the speed gate; None: no gate.
+        bench: How speed is measured.
+        compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
+    """
+
+    variants: tuple[str, ...] | None = None
+    checks: tuple[CheckName, ...] = CHECKS
+    parity: ParitySettings = ParitySettings()
+    runtimes: tuple[str, ...] = ()
+    prompt_file: Path | None = None
+    bisect: bool = False
+    signed_by: Path | None = None
+    dense: str | None = None
+    quality: EvaluationRequest | None = None
+    speed: SpeedLimits | None = None
+    bench: BenchRequest = field(default_factory=BenchRequest)
+    compute: Compute | None = None
+
+    def __post_init__(self) -> None:
+        if not self.checks:
+            raise UsageError("no check is given; give at least one --check")
+        if self.signed_by is not None and "integrity" not in self.checks:
+            raise UsageError("--signed-by is a part of the check integrity; add --check integrity")
+        if (self.quality or self.speed) and self.dense is None:
+            raise UsageError("the limits of quality and speed are against the dense model; give it as --dense")
+        for name, gate in (("quality", self.quality), ("speed", self.speed)):
+            if gate is None and name in self.checks and self.checks == (name,):
+                raise UsageError(f"--check {name} needs a limit; see 'seap-export validate --help'")
