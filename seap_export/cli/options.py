@@ -247,7 +247,7 @@ weight_option = option(
     "--weight",
     multiple=True,
     metavar="TASK=W",
-    help="Weight of a task in the variant for all tasks.  [default: 1]  Repeatable.",
+    help="Weight of a task among several.  [default: 1]  Repeatable.",
 )
 mixture_options = (
     weight_option,

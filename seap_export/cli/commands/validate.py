@@ -109,7 +109,7 @@ def validate_command(console: Console, path: Path, against_golden: Path | None, 
     \b
     integrity  every file exists, has its hash and agrees with the others
     parity     every written format gives the same logits in its runtime as the model in hf/ in torch
-    router     it leads to the variants
+    router     its files fit the variants, and it answers as recorded
     quality    the divergence from --dense is within --max-kl
     speed      the speed and the size, compared with --dense, are within their limits
 
