@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from converters.accepted import accepted_model, remark_on_length
 from converters.executorch.decoder import cache_length, decoder_program, decoder_weights, rotations
 from converters.executorch.packages import EXTRA
 from converters.executorch.read_back import ExecutorchWeights, program_damages, weight_differences
@@ -17,9 +18,7 @@ from converters.progress import LayerProgress
 from converters.read_back import open_plain
 from converters.small_files import copies, write_files
 from converters.whole import whole_or_nothing
-from seap_export.errors import InputError
-from seap_export.families import Attention, Mlp, ModelSpec, model_spec
-from seap_export.json_file import read_json
+from seap_export.families import Attention, Mlp, ModelSpec
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.sources.config import end_tokens
 from seap_export.sources.tokenizer import tokenizer_files
@@ -68,10 +67,7 @@ class ExecutorchFormat:
 
     def remark(self, spec: ModelSpec) -> str | None:
         """How much of the context is left, if it is not all."""
-        length = cache_length(spec)
-        if length == spec.max_position_embeddings:
-            return None
-        return f"{self.name} holds {length} tokens of a text, not the model's {spec.max_position_embeddings}"
+        return remark_on_length(self, spec, cache_length(spec))
 
     def size(self, spec: ModelSpec) -> int:
         """Bytes of the program."""
@@ -97,11 +93,7 @@ class ExecutorchFormat:
             UsageError: The folder is not empty.
             EnvironmentFailure: ExecuTorch is missing, or the files cannot be written.
         """
-        config = read_json(model_folder / "config.json")
-        spec = model_spec(config)
-        reason = self.refusal(spec, config)
-        if reason is not None:
-            raise InputError(reason)
+        _, spec = accepted_model(self, model_folder)
         tokenizer_files(model_folder)
         plain = open_plain(model_folder, spec)
         program = decoder_program(spec, self.precision, end_tokens(model_folder))

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.accepted import accepted_model, remark_on_length
 from converters.format import lacks
 from converters.litert.bundle import BUNDLE, METADATA, PROGRAM, TOKENIZER, Bundle, Section, header
 from converters.litert.decoder import cache_length, decoder_program, decoder_weights
@@ -21,9 +22,7 @@ from converters.litert.weights import stored_numbers
 from converters.progress import LayerProgress
 from converters.read_back import open_plain
 from converters.whole import whole_or_nothing
-from seap_export.errors import InputError
-from seap_export.families import Attention, Mlp, ModelSpec, model_spec
-from seap_export.json_file import read_json
+from seap_export.families import Attention, Mlp, ModelSpec
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.sources.tokenizer import tokenizer_files
 
@@ -73,10 +72,7 @@ class LitertFormat:
 
     def remark(self, spec: ModelSpec) -> str | None:
         """How much of the context is left, if it is not all."""
-        length = cache_length(spec)
-        if length == spec.max_position_embeddings:
-            return None
-        return f"{self.name} holds {length} tokens of a text, not the model's {spec.max_position_embeddings}"
+        return remark_on_length(self, spec, cache_length(spec))
 
     def size(self, spec: ModelSpec) -> int:
         """Bytes of the program."""
@@ -101,11 +97,7 @@ class LitertFormat:
             UsageError: The folder is not empty.
             EnvironmentFailure: A package of LiteRT is missing, or the file cannot be written.
         """
-        config = read_json(model_folder / "config.json")
-        spec = model_spec(config)
-        reason = self.refusal(spec, config)
-        if reason is not None:
-            raise InputError(reason)
+        _, spec = accepted_model(self, model_folder)
         tokenizer_files(model_folder)
         plain, program = open_plain(model_folder, spec), decoder_program(spec, self.precision)
         parts = {METADATA: llm_metadata(model_folder, cache_length(spec)), TOKENIZER: packed_tokenizer(model_folder)}

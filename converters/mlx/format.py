@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 
 import torch
 
+from converters.accepted import accepted_model
 from converters.format import lacks
 from converters.mlx.layout import GROUPS, PRECISIONS, Layout
 from converters.mlx.quantize import GRID
 from converters.mlx.stored import MlxWeights, folder_damages, weight_differences
 from converters.mlx.writer import model_dtype, write_mlx
 from seap_export.errors import ArtifactError, InputError, UsageError
-from seap_export.families import Attention, Experts, Mlp, ModelSpec, SharedExpert, model_spec
+from seap_export.families import Attention, Experts, Mlp, ModelSpec, SharedExpert
 from seap_export.families.sublayers import Gates
 from seap_export.json_file import read_json
 from seap_export.rounding.grid import BlockQuantization
@@ -131,11 +132,7 @@ class MlxFormat:
             UsageError: The output already exists.
             EnvironmentFailure: The output cannot be written.
         """
-        config = read_json(model_folder / "config.json")
-        spec = model_spec(config)
-        reason = self.refusal(spec, config)
-        if reason is not None:
-            raise InputError(reason)
+        _, spec = accepted_model(self, model_folder)
         write_mlx(model_folder, out_folder, spec, self.precision, on_layer)
 
     def weights(self, folder: Path, spec: ModelSpec) -> MlxWeights:

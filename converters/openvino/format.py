@@ -8,6 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
 
+from converters.accepted import accepted_model
 from converters.format import lacks
 from converters.openvino.damages import file_damages, graph_differences
 from converters.openvino.ir_file import MODEL_FILE, read_ir, write_ir
@@ -18,9 +19,8 @@ from converters.openvino.tensors import standard_graph
 from converters.openvino.tokenizer import write_tokenizer
 from converters.openvino.translate import translate
 from converters.whole import whole_or_nothing
-from seap_export.errors import ArtifactError, InputError
-from seap_export.families import Attention, Mlp, ModelSpec, RopeSpec, model_spec, names
-from seap_export.json_file import read_json
+from seap_export.errors import ArtifactError
+from seap_export.families import Attention, Mlp, ModelSpec, RopeSpec, names
 from seap_export.rounding.grid import BlockQuantization
 
 __all__ = ["OpenvinoFormat"]
@@ -113,10 +113,7 @@ class OpenvinoFormat:
             UsageError: The folder is not empty.
             EnvironmentFailure: A package of OpenVINO is missing, or the files cannot be written.
         """
-        config = read_json(model_folder / "config.json")
-        reason = self.refusal(model_spec(config), config)
-        if reason is not None:
-            raise InputError(reason)
+        accepted_model(self, model_folder)
         for name in ("openvino", "openvino_tokenizers"):
             require(name)
         with whole_or_nothing(out_folder):

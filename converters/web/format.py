@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from converters.accepted import accepted_model
 from converters.format import lacks
 from converters.onnx.form import read_form
 from converters.onnx.graph.decoder import HEAD_DIM_MULTIPLE
@@ -22,9 +23,9 @@ from converters.web.data_files import CHUNK_BYTES, DataSlot, data_slots, write_g
 from converters.web.graph import shape_graph, web_graph
 from converters.web.precisions import PRECISIONS, file_name, precision_of
 from converters.whole import whole_or_nothing
-from seap_export.errors import ArtifactError, InputError
-from seap_export.families import Attention, Mlp, ModelSpec, model_spec
-from seap_export.json_file import read_artifact, read_json
+from seap_export.errors import ArtifactError
+from seap_export.families import Attention, Mlp, ModelSpec
+from seap_export.json_file import read_artifact
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.sources.tokenizer import tokenizer_files
 
@@ -117,11 +118,7 @@ class WebFormat:
             UsageError: `out_folder` is not empty.
             EnvironmentFailure: The output cannot be written.
         """
-        config = read_json(model_folder / "config.json")
-        spec = model_spec(config)
-        reason = self.refusal(spec, config)
-        if reason is not None:
-            raise InputError(reason)
+        config, spec = accepted_model(self, model_folder)
         tokenizer_files(model_folder)
         precision = precision_of(self.precision, spec)
         weights = open_weights(model_folder, spec, precision)

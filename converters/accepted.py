@@ -1,0 +1,34 @@
+"""What formats say of a model before they write it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from converters.format import Format
+from seap_export.errors import InputError
+from seap_export.families import ModelSpec, model_spec
+from seap_export.json_file import read_json
+
+__all__ = ["accepted_model", "remark_on_length"]
+
+
+def accepted_model(format: Format, folder: Path) -> tuple[dict[str, Any], ModelSpec]:
+    """The config.json of a model folder, and what it describes.
+
+    Raises:
+        InputError: It is damaged, or the format refuses the model.
+    """
+    config = read_json(folder / "config.json")
+    spec = model_spec(config)
+    reason = format.refusal(spec, config)
+    if reason is not None:
+        raise InputError(reason)
+    return config, spec
+
+
+def remark_on_length(format: Format, spec: ModelSpec, length: int) -> str | None:
+    """That a format holds fewer tokens than the context has; None: it holds all."""
+    if length == spec.max_position_embeddings:
+        return None
+    return f"{format.name} holds {length} tokens of a text, not the model's {spec.max_position_embeddings}"
