@@ -10,20 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from support.models import write_micro_model
 from support.plans import write_pruned_micro_model
 from support.product import read_spec
 from support.tokenizers import name_all_tokens, write_byte_level
-from support.variations import VARIATIONS, micro_config
 from tokenizers import Tokenizer
 
-from converters.executorch.decoder import CONTEXT
 from converters.executorch.format import ExecutorchFormat
 from converters.executorch.stored_program import PROGRAM
 from converters.executorch.weights import Kind, Weight, stored_numbers
-from seap_export.errors import InputError
-from seap_export.families import model_spec
 from validation.runtimes.executorch_runner import ExecutorchRunner
 
 PRECISIONS = ExecutorchFormat.precisions
@@ -100,45 +96,6 @@ def test_executorch_s_own_runner_answers_what_the_model_does(tmp_path: Path) -> 
     done = subprocess.run((sys.executable, "-c", ANSWER), cwd=folder, check=True, capture_output=True, timeout=120)
     assert answer
     assert f"answer: {tokenizer.decode(answer)}" in done.stdout.decode(errors="replace")
-
-
-@pytest.mark.parametrize(
-    ("variation", "named"),
-    [
-        ("mixtral", "mixture of experts"),
-        ("gpt_oss-all", "attention sinks"),
-        ("gemma3-all", "sliding window"),
-        ("phi3-all", "changes with the length"),
-        ("qwen3_5-all", "gated delta net"),
-    ],
-)
-def test_what_it_cannot_compute_is_refused(variation: str, named: str) -> None:
-    without = {"sliding_window": None} if variation == "phi3-all" else {}
-    spec = model_spec(micro_config(**{**VARIATIONS[variation], **without}))
-    reason = ExecutorchFormat("int8").refusal(spec, {})
-    assert reason is not None
-    assert named in reason
-    assert "use another format" in reason
-    assert "\n" not in reason
-
-
-def test_a_longer_context_is_cut_and_the_user_told() -> None:
-    spec = model_spec(micro_config(model_type="llama", max_position_embeddings=4 * CONTEXT))
-    assert str(CONTEXT) in str(ExecutorchFormat("int8").remark(spec))
-    assert ExecutorchFormat("int8").remark(model_spec(micro_config(model_type="llama"))) is None
-
-
-@pytest.mark.needs("executorch")
-@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
-def test_numbers_that_cannot_be_stored_are_refused_and_nothing_is_left(tmp_path: Path, value: float) -> None:
-    model, out = write_micro_model(tmp_path / "hf", model_type="llama"), tmp_path / "executorch"
-    weights = load_file(model / "model.safetensors")
-    weights["model.layers.1.mlp.up_proj.weight"][2, 3] = value
-    save_file(weights, model / "model.safetensors")
-    out.mkdir()
-    with pytest.raises(InputError, match=r"up_proj.* holds NaN or infinite"):
-        ExecutorchFormat("int8").write(model, out, lambda layer: None)
-    assert list(out.iterdir()) == []
 
 
 @pytest.mark.parametrize(("kind", "furthest"), [("int8", 0.5 / 127), ("int4", 0.6 / 7)])

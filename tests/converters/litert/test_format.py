@@ -10,22 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from support.models import write_micro_model
+from safetensors.torch import load_file
 from support.plans import write_pruned_micro_model
 from support.product import read_spec
 from support.tokenizers import add_chat_template, name_all_tokens
-from support.variations import VARIATIONS, micro_config
 from tokenizers import Tokenizer, processors
 
 from converters.litert import packages
 from converters.litert.bundle import BUNDLE, METADATA, PROGRAM, Bundle
-from converters.litert.decoder import CONTEXT
 from converters.litert.format import LitertFormat
 from converters.litert.program import Weight
 from converters.litert.weights import stored_numbers
-from seap_export.errors import EnvironmentFailure, InputError
-from seap_export.families import model_spec
+from seap_export.errors import EnvironmentFailure
 from validation.runtimes.litert_runner import LitertRunner
 
 PRECISIONS = LitertFormat.precisions
@@ -60,43 +56,6 @@ def test_the_same_model_gives_the_same_bytes(
     assert layers == [0, 1, 2]
     assert [path.name for path in tmp_path.iterdir()] == [BUNDLE]
     assert (tmp_path / BUNDLE).read_bytes() == (made(precision) / BUNDLE).read_bytes()
-
-
-@pytest.mark.parametrize(
-    ("variation", "named"),
-    [
-        ("mixtral", "mixture of experts"),
-        ("gpt_oss-all", "attention sinks"),
-        ("phi3-all", "changes with the length"),
-        ("qwen3_5-all", "gated delta net"),
-    ],
-)
-def test_what_it_cannot_compute_is_refused(variation: str, named: str) -> None:
-    spec = model_spec(micro_config(**VARIATIONS[variation]))
-    reason = LitertFormat("int8").refusal(spec, {})
-    assert reason is not None
-    assert named in reason
-    assert "use another format" in reason
-    assert "\n" not in reason
-
-
-def test_a_longer_context_is_cut_and_the_user_told() -> None:
-    spec = model_spec(micro_config(model_type="llama", max_position_embeddings=4 * CONTEXT))
-    assert str(CONTEXT) in str(LitertFormat("int8").remark(spec))
-    assert LitertFormat("int8").remark(model_spec(micro_config(model_type="llama"))) is None
-
-
-@pytest.mark.needs("litert")
-@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
-def test_numbers_that_cannot_be_stored_are_refused_and_nothing_is_left(tmp_path: Path, value: float) -> None:
-    model, out = write_micro_model(tmp_path / "hf", model_type="llama"), tmp_path / "litert"
-    weights = load_file(model / "model.safetensors")
-    weights["model.layers.1.mlp.up_proj.weight"][2, 3] = value
-    save_file(weights, model / "model.safetensors")
-    out.mkdir()
-    with pytest.raises(InputError, match=r"up_proj.* holds NaN or infinite"):
-        LitertFormat("int8").write(model, out, lambda layer: None)
-    assert list(out.iterdir()) == []
 
 
 def test_levels_are_symmetric_and_a_row_of_zeros_stays() -> None:
