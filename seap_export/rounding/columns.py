@@ -6,8 +6,10 @@ that changes goes into the columns k > j:
 
     W_k -= (W_j - Q_j) U_jk / U_jj,
 
-which is the least squares solution for them (Frantar et al. 2022, arXiv 2210.17323; Hassibi and Stork 1993). Scales
-are chosen before, from the weights alone, so that no column moves the grid of another.
+which is the least squares solution for them (Frantar et al. 2022, arXiv 2210.17323; Hassibi and Stork 1993). What is
+left of an error in column j, once all later columns have made up for it, is (W_j - Q_j)² / U_jj². So a block of
+columns gets its scales just before it is rounded, for the weights that it then has, and by these errors. Columns whose
+inputs are largest go first, as most columns are left to make up for them: whole blocks, and the columns in each.
 """
 
 from __future__ import annotations
@@ -20,8 +22,6 @@ __all__ = ["round_columns"]
 
 #: What is added to the diagonal of M, as a fraction of its mean, so that inputs that never vary can be inverted.
 _DAMPING = 0.01
-#: Columns after which the errors are passed on to all columns that follow.
-_COLUMNS = 64
 #: Rows that are rounded at a time: of a large vocabulary's table, several copies in float32 take gigabytes.
 _ROWS = 8192
 
@@ -32,29 +32,39 @@ def round_columns(weight: torch.Tensor, moment: torch.Tensor, how: BlockQuantiza
     Args:
         weight: W, any float dtype [out, in].
         moment: M up to a factor, float64 [in, in], symmetric, which is overwritten.
-        how: The grid.
+        how: The grid, with 4 bits.
     """
     spread = moment.diagonal().mean()
     moment.diagonal().add_(torch.where(spread > 0, _DAMPING * spread, torch.ones_like(spread)))
+    blocks = _blocks(moment.diagonal(), how.block_size)
+    order = torch.cat(blocks)
+    moment.copy_(moment[order[:, None], order])
     factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(moment)), upper=True).float()
     rounded = torch.empty(weight.shape, device=moment.device)
     for start in range(0, len(weight), _ROWS):
-        rows = slice(start, start + _ROWS)
-        rounded[rows] = _rounded(weight[rows].to(moment.device).float(), factor, how)
+        left = weight[start : start + _ROWS].to(moment.device).float()[:, order]
+        rounded[start : start + _ROWS, order] = _rounded(left, factor, [len(block) for block in blocks], how)
     return rounded
 
 
-def _rounded(weight: torch.Tensor, factor: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
-    columns, top = weight.shape[1], (1 << how.bits) - 1
-    blocks = padded_blocks(weight, how)
-    scales, points = best_scales(blocks, how)
-    steps, zeros = (each.squeeze(-1).repeat_interleave(how.block_size, 1) for each in (short_scales(scales), points))
-    left, rounded = weight.clone(), torch.empty_like(weight)
-    for start in range(0, columns, _COLUMNS):
-        end = min(start + _COLUMNS, columns)
-        errors = torch.empty(len(weight), end - start, device=weight.device)
+def _blocks(power: torch.Tensor, block_size: int) -> list[torch.Tensor]:
+    """The columns of each block, those with the largest inputs first, and the blocks in the order of their means."""
+    columns = torch.arange(len(power), device=power.device).split(block_size)
+    blocks = [block[power[block].argsort(descending=True, stable=True)] for block in columns]
+    return sorted(blocks, key=lambda block: -float(power[block].mean()))
+
+
+def _rounded(left: torch.Tensor, factor: torch.Tensor, sizes: list[int], how: BlockQuantization) -> torch.Tensor:
+    """The rounded columns of a matrix in the order of `factor`, block by block; overwrites the matrix."""
+    rounded, end, top = torch.empty_like(left), 0, (1 << how.bits) - 1
+    for size in sizes:
+        start, end = end, end + size
+        remains = factor.diagonal()[start:end]
+        importance = padded_blocks(remains.reciprocal().square()[None], how)[0, 0]
+        scales, points = best_scales(padded_blocks(left[:, start:end], how), how, importance)
+        step, zero = short_scales(scales).flatten(), points.flatten()
+        errors = torch.empty(len(left), size, device=left.device)
         for column in range(start, end):
-            step, zero = steps[:, column], zeros[:, column]
             level = (left[:, column] / step).round_().add_(zero).clamp_(0, top).sub_(zero)
             rounded[:, column] = level.mul_(step)
             error = (left[:, column] - rounded[:, column]) / factor[column, column]

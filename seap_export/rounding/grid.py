@@ -60,20 +60,28 @@ def padded_blocks(matrix: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
     return filled.view(len(matrix), -1, how.block_size)
 
 
-def best_scales(blocks: torch.Tensor, how: BlockQuantization) -> tuple[torch.Tensor, torch.Tensor]:
+def best_scales(
+    blocks: torch.Tensor, how: BlockQuantization, importance: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and zero point of each block, both [N, blocks, 1]; see `padded_blocks`.
 
     The scale minimises the block's squared error: clipping the largest weights of a 4-bit block often costs less than
     the coarser steps that they would require. A 4-bit block whose weights are on some grid keeps it, so that rounding
     twice is rounding once.
+
+    Args:
+        blocks: Weights, float32 [N, blocks, block_size].
+        how: The grid.
+        importance: What the squared error of each column counts, float32 [block_size] or [blocks, block_size]; None:
+            all count alike. With 8 bits, scales clip nothing, whatever the importance.
     """
     full, zero_points = _symmetric(blocks, how.bits) if how.symmetric else _asymmetric(blocks, how.bits)
     if how.bits == 8:
         return full, zero_points
-    best, lowest = full, _error(blocks, full, zero_points, how.bits)
+    best, lowest = full, _error(blocks, full, zero_points, how.bits, importance)
     for fraction in _SHRINK[1:]:
         scales = full * fraction
-        error = _error(blocks, scales, zero_points, how.bits)
+        error = _error(blocks, scales, zero_points, how.bits, importance)
         best, lowest = torch.where(error < lowest, scales, best), torch.minimum(error, lowest)
     return _exact(blocks, how, best, zero_points)
 
@@ -120,9 +128,16 @@ def _not_zero(scales: torch.Tensor) -> torch.Tensor:
     return torch.where(scales == 0, torch.ones_like(scales), scales)
 
 
-def _error(blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, bits: int) -> torch.Tensor:
+def _error(
+    blocks: torch.Tensor,
+    scales: torch.Tensor,
+    zero_points: torch.Tensor,
+    bits: int,
+    importance: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Squared error of each block, [N, blocks, 1]."""
-    return on_grid(blocks, scales, zero_points, bits).sub_(blocks).square_().sum(-1, keepdim=True)
+    squares = on_grid(blocks, scales, zero_points, bits).sub_(blocks).square_()
+    return (squares if importance is None else squares.mul_(importance)).sum(-1, keepdim=True)
 
 
 def _exact(

@@ -14,9 +14,10 @@ from seap_export.rounding.grid import BlockQuantization, best_scales, on_grid, p
 WAYS = [BlockQuantization(4), BlockQuantization(4, symmetric=False), BlockQuantization(4, 64)]
 
 
-def nearest(weight: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
+def nearest(weight: torch.Tensor, how: BlockQuantization, power: torch.Tensor | None = None) -> torch.Tensor:
     blocks = padded_blocks(weight, how)
-    scales, points = best_scales(blocks, how)
+    importance = None if power is None else padded_blocks(power[None].float(), how)[0]
+    scales, points = best_scales(blocks, how, importance)
     return on_grid(blocks, short_scales(scales), points, how.bits).flatten(1)[:, : weight.shape[1]]
 
 
@@ -37,23 +38,37 @@ def test_the_output_changes_less_than_with_the_nearest_levels(how: BlockQuantiza
 @pytest.mark.parametrize("how", WAYS, ids=str)
 def test_inputs_that_do_not_depend_on_each_other_leave_the_nearest_levels(how: BlockQuantization) -> None:
     weight, _ = random_projection(96, out=20)
-    moment = torch.diag(torch.linspace(0.1, 9.0, 96, dtype=torch.float64))
-    assert torch.equal(round_columns(weight, moment, how), nearest(weight, how))
+    power = torch.linspace(0.1, 9.0, 96, dtype=torch.float64)
+    expected = nearest(weight, how, power + 0.01 * power.mean())
+    assert torch.equal(round_columns(weight, torch.diag(power), how), expected)
+    assert not torch.equal(expected, nearest(weight, how))
 
 
 def test_it_is_the_least_squares_solution_for_the_columns_that_are_left() -> None:
     how = BlockQuantization(4)
     weight, moment = random_projection(70, tokens=300, out=3)
     damped = moment + 0.01 * moment.diagonal().mean() * torch.eye(70, dtype=torch.float64)
+    power = damped.diagonal()
+    blocks = sorted(torch.arange(70).split(32), key=lambda block: -float(power[block].mean()))
+    order = torch.cat([block[power[block].argsort(descending=True)] for block in blocks]).tolist()
     rounded, left = torch.zeros(3, 70, dtype=torch.float64), weight.double()
-    scales, _ = best_scales(padded_blocks(weight, how), how)
-    steps = short_scales(scales).double().squeeze(-1).repeat_interleave(32, 1)
-    for column in range(70):
-        rounded[:, column] = (left[:, column] / steps[:, column]).round().clamp(-8, 7) * steps[:, column]
-        done = rounded[:, : column + 1] - weight[:, : column + 1]
-        rest = damped[column + 1 :, column + 1 :]
-        moved = -done @ damped[: column + 1, column + 1 :] @ torch.linalg.inv(rest)
-        left[:, column + 1 :] = weight[:, column + 1 :] + moved
+    steps = torch.zeros(3, dtype=torch.float64)
+    for number, column in enumerate(order):
+        done, rest = order[: number + 1], order[number + 1 :]
+        if (number == 0) or (column // 32 != order[number - 1] // 32):
+            block = [other for other in order[number:] if other // 32 == column // 32]
+            # what is left of the error of each column, if all after it make up for it
+            remains = [
+                1 / torch.linalg.inv(damped[order[at:]][:, order[at:]])[0, 0]
+                for at in range(number, number + len(block))
+            ]
+            importance = padded_blocks(torch.stack(remains)[None].float(), how)[0]
+            scales, _ = best_scales(padded_blocks(left[:, block].float(), how), how, importance)
+            steps = short_scales(scales).double().flatten()
+        rounded[:, column] = (left[:, column] / steps).round().clamp(-8, 7) * steps
+        if rest:
+            changes = (rounded - weight)[:, done] @ damped[done][:, rest]
+            left[:, rest] = weight[:, rest] - changes @ torch.linalg.inv(damped[rest][:, rest])
     levels = round_columns(weight, moment, how).double()
     assert torch.allclose(levels, rounded, rtol=0.0, atol=1e-6)
 
