@@ -9,8 +9,9 @@ import torch
 __all__ = ["BLOCK_SIZES", "BlockQuantization", "best_scales", "levels", "on_grid", "padded_blocks", "short_scales"]
 
 BLOCK_SIZES = (32, 64, 128)
-#: Candidate scales for a block of 4-bit weights, as fractions of the scale that clips nothing.
-_SHRINK = tuple(1 - 0.04 * step for step in range(9))
+#: Candidate scales for a block of 4-bit weights, as fractions of the scale that clips nothing: those with the nearest
+#: levels, which earlier versions took, too, and those by importance.
+_SHRINK, _BY_IMPORTANCE = tuple(1 - 0.04 * step for step in range(9)), tuple(1.06 - 0.02 * step for step in range(24))
 #: Weights of a block that are looked at first to see whether it is on a grid already, and what rounding may hide.
 _LOOKED_AT, _NEARLY = 4, 1e-5
 #: The smallest number of float16.
@@ -79,7 +80,7 @@ def best_scales(
     if how.bits == 8:
         return full, zero_points
     best, lowest = full, _error(blocks, full, zero_points, how.bits, importance)
-    for fraction in _SHRINK[1:]:
+    for fraction in _SHRINK[1:] if importance is None else _BY_IMPORTANCE:
         scales = full * fraction
         error = _error(blocks, scales, zero_points, how.bits, importance)
         best, lowest = torch.where(error < lowest, scales, best), torch.minimum(error, lowest)
