@@ -78,7 +78,7 @@ def test_channels_that_are_always_zero_do_no_harm() -> None:
     weight, moment = random_projection(64, out=5)
     moment[10:20], moment[:, 10:20] = 0.0, 0.0
     assert torch.isfinite(round_columns(weight, moment, how)).all()
-    assert torch.equal(round_columns(weight, torch.zeros_like(moment), how), nearest(weight, how))
+    assert torch.equal(round_columns(weight, torch.zeros_like(moment), how), nearest(weight, how, torch.ones(64)))
 
 
 def test_rows_do_not_depend_on_how_many_are_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
