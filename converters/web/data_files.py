@@ -48,12 +48,10 @@ def data_name(graph_name: str, chunk: int) -> str:
     return f"{graph_name}_data" + (f"_{chunk}" if chunk else "")
 
 
-def data_slots(model: ir.Model, most: int = CHUNK_BYTES) -> Iterator[DataSlot]:
+def data_slots(model: ir.Model) -> Iterator[DataSlot]:
     """Where each tensor that is not stored in the graph itself goes, in the order of the graph.
 
-    Args:
-        model: The graph.
-        most: The most bytes of a data file; a tensor that is larger has a file to itself.
+    A tensor of more than `CHUNK_BYTES` has a file to itself.
     """
     chunk = end = 0
     for name, value in model.graph.initializers.items():
@@ -61,25 +59,24 @@ def data_slots(model: ir.Model, most: int = CHUNK_BYTES) -> Iterator[DataSlot]:
         if tensor is None or tensor.nbytes <= INLINE_BYTES:
             continue
         offset = -(-end // _ALIGNMENT) * _ALIGNMENT
-        if end and offset + tensor.nbytes > most:
+        if end and offset + tensor.nbytes > CHUNK_BYTES:
             chunk, offset = chunk + 1, 0
         end = offset + tensor.nbytes
         yield DataSlot(name, chunk, offset, tensor.nbytes)
 
 
-def write_graph(model: ir.Model, path: Path, on_layer: Callable[[int], None], most: int = CHUNK_BYTES) -> None:
+def write_graph(model: ir.Model, path: Path, on_layer: Callable[[int], None]) -> None:
     """Writes a graph and its data files, one tensor at a time.
 
     Args:
         model: The graph; afterwards it refers to the files.
         path: Where the graph goes; the data files lie beside it.
         on_layer: Called with a layer's index once all its tensors are written.
-        most: The most bytes of a data file.
 
     Raises:
         OSError: The files cannot be written.
     """
-    slots = list(data_slots(model, most))
+    slots = list(data_slots(model))
     progress = LayerProgress([slot.name for slot in slots], on_layer)
     for chunk, in_chunk in groupby(slots, attrgetter("chunk")):
         with (path.parent / data_name(path.name, chunk)).open("xb") as file:

@@ -113,10 +113,10 @@ def cut_figures(texts: Sequence[PairedText], tokens: int, mass: float) -> CutFig
     return CutFigures(tokens, mass, split, more)
 
 
-def same_cut(ids: TokenIds, variant_ids: TokenIds | None = None) -> PairedText:
-    """A text that both models cut alike; `variant_ids` are the variant's if they are other ones."""
+def same_cut(ids: TokenIds) -> PairedText:
+    """A text that both models cut into the same tokens."""
     positions = np.arange(len(ids), dtype=np.int64)
-    return PairedText(ids, variant_ids or ids, np.stack([positions, positions], axis=1))
+    return PairedText(ids, ids, np.stack([positions, positions], axis=1))
 
 
 def pair_cuts(

@@ -41,7 +41,6 @@ class ParityInput:
     Attributes:
         model_folder: config.json, safetensors files and tokenizer.
         folder: What was written from it.
-        format: Its format; None: as the folder says.
         spec: The model's shapes.
         execution: Where both sides run.
         say: Receives a line about each case.
@@ -49,7 +48,6 @@ class ParityInput:
 
     model_folder: Path
     folder: Path
-    format: Format | None
     spec: ModelSpec
     execution: Execution
     say: Progress
@@ -98,7 +96,7 @@ class RuntimeCandidate:
         return self._input.spec.max_position_embeddings
 
     def _format(self, parity_input: ParityInput) -> Format:
-        return parity_input.format or read_format(parity_input.folder)
+        return read_format(parity_input.folder)
 
     def form(self) -> dict[str, object]:
         """What the report says about the form of the files, as JSON values."""

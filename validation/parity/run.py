@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
-from converters.format import Format
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import ModelSpec
 from seap_export.sources.config import read_spec
@@ -43,11 +42,9 @@ def run_parity(
     prompts: Sequence[str],
     *,
     runtime: str = "onnxruntime",
-    format: Format | None = None,
     execution: Execution = Execution(),  # noqa: B008 - frozen
     decode_steps: int = DECODE_STEPS,
     limits: Limits = _DEFAULT,
-    max_prompt_tokens: int = MAX_PROMPT_TOKENS,
     long_tokens: int = LONG_TOKENS,
     on_progress: Progress | None = None,
     on_memory: Progress | None = None,
@@ -66,11 +63,9 @@ def run_parity(
         folder: What was written from it.
         prompts: At least one; with fewer than three different lengths the batch repeats and cuts them.
         runtime: What runs the folder.
-        format: The folder's format; None: as it says itself.
         execution: Where both sides run.
         decode_steps: At least 1.
         limits: The limits that are judged.
-        max_prompt_tokens: Longer prompts are cut; at least 3, and never more than the model's positions allow.
         long_tokens: Positions that the long prompt reaches with its decode steps, as far as the model's go.
         on_progress: Called with a line about each layer of torch, and each case before it runs.
         on_memory: Called with a line about the memory that ONNX Runtime will take; None: `on_progress` is.
@@ -89,13 +84,11 @@ def run_parity(
     execution = replace(execution, compute=execution.torch_compute)  # what is free now, not at a later opening
     require_runtime(runtime)
     spec = _model_spec(hf_folder)
-    limit = _prompt_limit(spec, decode_steps, max_prompt_tokens)
-    options = {"decode_steps": decode_steps, "max_prompt_tokens": max_prompt_tokens}
-    cases = plan_cases(hf_folder, prompts, **options, long_tokens=long_tokens)
+    cases = plan_cases(hf_folder, prompts, decode_steps=decode_steps, long_tokens=long_tokens)
     # opened before the references, which take long
-    candidate = open_candidate(runtime, ParityInput(hf_folder, folder, format, spec, execution, say))
+    candidate = open_candidate(runtime, ParityInput(hf_folder, folder, spec, execution, say))
     if candidate.context_length < min(long_tokens, spec.max_position_embeddings):
-        cases = plan_cases(hf_folder, prompts, **options, long_tokens=candidate.context_length)
+        cases = plan_cases(hf_folder, prompts, decode_steps=decode_steps, long_tokens=candidate.context_length)
     candidate.claim(cases, on_memory or say)
     reads = candidate.reads()
 
@@ -116,7 +109,7 @@ def run_parity(
         conditions=candidate.conditions(),
         versions=_versions() | candidate.versions(),
         decode_steps=decode_steps,
-        max_prompt_tokens=limit,
+        max_prompt_tokens=_prompt_limit(spec, decode_steps),
         prompt_sha256=prompt_digests(prompts),
         longest_tokens=max(len(row) for case in cases for row in case.rows) + decode_steps,
         context_length=spec.max_position_embeddings,
@@ -183,25 +176,20 @@ def plan_cases(
     prompts: Sequence[str],
     *,
     decode_steps: int = DECODE_STEPS,
-    max_prompt_tokens: int = MAX_PROMPT_TOKENS,
     long_tokens: int = LONG_TOKENS,
 ) -> tuple[Case, ...]:
     """The cases that `run_parity` runs for the same arguments; it raises the same errors."""
-    _check_arguments(decode_steps, max_prompt_tokens, long_tokens)
+    if decode_steps < 1:
+        raise UsageError(f"parity needs at least one decode step, not {decode_steps}")
+    if long_tokens < 1:
+        raise UsageError(f"the longest prompt needs at least one token, not {long_tokens}")
     spec = _model_spec(hf_folder)
-    limit = _prompt_limit(spec, decode_steps, max_prompt_tokens)
+    limit = _prompt_limit(spec, decode_steps)
     longest = max(limit, min(long_tokens, spec.max_position_embeddings) - decode_steps)
     texts = tokenize_prompts(hf_folder, prompts, max_tokens=limit + decode_steps, vocab_size=spec.vocab_size)
     return parity_cases(
         texts, vocab_size=spec.vocab_size, max_prompt_tokens=limit, long_tokens=longest, steps=decode_steps
     )
-
-
-def _check_arguments(decode_steps: int, max_prompt_tokens: int, long_tokens: int) -> None:
-    if decode_steps < 1:
-        raise UsageError(f"parity needs at least one decode step, not {decode_steps}")
-    if max_prompt_tokens < BATCH_ROWS or long_tokens < 1:
-        raise UsageError(f"prompts need at least {BATCH_ROWS} tokens, not {min(max_prompt_tokens, long_tokens)}")
 
 
 def _model_spec(folder: Path) -> ModelSpec:
@@ -211,9 +199,9 @@ def _model_spec(folder: Path) -> ModelSpec:
         raise ArtifactError(str(error)) from error
 
 
-def _prompt_limit(spec: ModelSpec, decode_steps: int, max_prompt_tokens: int) -> int:
+def _prompt_limit(spec: ModelSpec, decode_steps: int) -> int:
     """Largest number of prompt tokens for which the last decode step is still within the model's context."""
-    limit = min(max_prompt_tokens, spec.max_position_embeddings - decode_steps)
+    limit = min(MAX_PROMPT_TOKENS, spec.max_position_embeddings - decode_steps)
     if limit < BATCH_ROWS:
         raise UsageError(
             f"{decode_steps} decode steps leave too few of the model's {spec.max_position_embeddings} positions; "

@@ -12,7 +12,6 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from seap_export.errors import UsageError
-from validation.speed.engines import EngineName
 from validation.speed.interval import FEWEST_RUNS, spread
 from validation.speed.measure import SpeedCell
 from validation.speed.report import DENSE, SpeedReport, Speedup, SubjectFigures
@@ -27,6 +26,8 @@ Verdict = Literal["passed", "failed", "too noisy"]
 MAX_SPREAD = 0.25
 _NOUNS = {"decode_speedup": "decode", "prefill_speedup": "prefill"}
 _MOST_DECIMALS = 9
+#: The engine whose figures are judged.
+_JUDGED = "onnxruntime"
 
 
 @dataclass(frozen=True)
@@ -101,25 +102,22 @@ class SpeedVerdict:
         return _bytes(self) if self.cell is None else _speed(self, self.cell)
 
 
-def judge_speed(
-    report: SpeedReport, limits: SpeedLimits, engine: EngineName = "onnxruntime"
-) -> tuple[SpeedVerdict, ...]:
-    """Judges every variant by every limit.
+def judge_speed(report: SpeedReport, limits: SpeedLimits) -> tuple[SpeedVerdict, ...]:
+    """Judges every variant in ONNX Runtime by every limit.
 
     Args:
         report: A speed run; with fewer than `FEWEST_RUNS` runs no speed-up can be judged.
         limits: The limits.
-        engine: The engine whose figures are judged.
 
     Returns:
         For each variant, the ratio of bytes and then the speed-ups of each cell, if they have limits.
 
     Raises:
-        UsageError: The report has no variant on this engine.
+        UsageError: The report has no variant in it.
     """
-    variants = [subject for subject in report.subjects if subject.engine == engine and subject.model != DENSE]
+    variants = [subject for subject in report.subjects if subject.engine == _JUDGED and subject.model != DENSE]
     if not variants or not report.cells:
-        raise UsageError(f"no variant was timed on {engine}; add one to judge its speed")
+        raise UsageError(f"no variant was timed on {_JUDGED}; add one to judge its speed")
     return tuple(verdict for subject in variants for verdict in _verdicts(report, subject, limits))
 
 

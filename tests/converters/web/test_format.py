@@ -114,8 +114,7 @@ def test_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_data_are_divided_and_read_back(webbed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     limit = 75_000
-    monkeypatch.setattr(data_files.write_graph, "__defaults__", (limit,))
-    monkeypatch.setattr(data_files.data_slots, "__defaults__", (limit,))
+    monkeypatch.setattr(data_files, "CHUNK_BYTES", limit)
     model = webbed("llama-gqa", pruned=False)
     sizes = [path.stat().st_size for path in model.graph.parent.glob("*_data*")]
     assert len(sizes) > 5

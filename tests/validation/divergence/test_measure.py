@@ -235,7 +235,7 @@ def test_with_fewer_tokens_both_distributions_are_those_of_the_kept_ones(models:
     _keep_rows(models / "other", tmp_path / "cut", kept)
     texts = (
         PairedText((4, 5, 6, 7), (0, 1, 50, 60, 3), np.asarray([[0, 0], [1, 1], [2, 3], [3, 4]]), 0.4, Bytes(9, 8, 7)),
-        replace(same_cut((10, 4, 11), (6, 0, 7)), bytes=Bytes(6, 5, 4)),
+        replace(same_cut((10, 4, 11)), variant=(6, 0, 7), bytes=Bytes(6, 5, 4)),
     )
     with DenseAnswers(models / "dense", ONE_THREAD) as answers:
         answers.run([text.dense for text in texts])

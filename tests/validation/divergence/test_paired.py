@@ -38,10 +38,9 @@ def test_cuts_that_cross_are_not_shared() -> None:
     assert pair_cuts((1, 1), (0, 1, 0), SIZES, SIZES, 2) is None
 
 
-def test_the_same_cut_with_other_ids() -> None:
-    pair = same_cut((7, 9), (1, 2))
-    assert (pair.dense, pair.variant, pair.split, pair.positions.tolist()) == ((7, 9), (1, 2), 0.0, [[0, 0], [1, 1]])
-    assert same_cut((7, 9)).variant == (7, 9)
+def test_the_same_cut() -> None:
+    pair = same_cut((7, 9))
+    assert (pair.dense, pair.variant, pair.split, pair.positions.tolist()) == ((7, 9), (7, 9), 0.0, [[0, 0], [1, 1]])
 
 
 def test_lost_mass_is_the_probability_of_dropped_tokens(monkeypatch: pytest.MonkeyPatch) -> None:

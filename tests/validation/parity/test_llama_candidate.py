@@ -6,13 +6,22 @@ from pathlib import Path
 
 import pytest
 from support.execution import ONE_THREAD
-from support.product import GgufFormat
+from support.product import GgufFormat, Precision
 from support.variations import VARIATIONS, micro_config
 
 from seap_export.families import model_spec
+from validation.parity import candidate
 from validation.parity.candidate import ParityInput
 from validation.parity.llama_candidate import LlamaCandidate
 from validation.runtimes.table import runtime_row
+
+
+def arithmetic_of(variation: str, precision: str, monkeypatch: pytest.MonkeyPatch) -> Precision:
+    """The precision in which llama.cpp is taken to compute a folder of this one."""
+    monkeypatch.setattr(candidate, "read_format", lambda folder: GgufFormat(precision))
+    spec = model_spec(micro_config(**VARIATIONS[variation]))
+    parity_input = ParityInput(Path(), Path(), spec, ONE_THREAD, lambda line: None)
+    return LlamaCandidate("llama.cpp", runtime_row("llama.cpp"), parity_input).arithmetic
 
 
 @pytest.mark.parametrize(
@@ -24,16 +33,14 @@ from validation.runtimes.table import runtime_row
         ("llama-gqa", "f16", "fp16"),
     ],
 )
-def test_arithmetic(variation: str, precision: str, arithmetic: str) -> None:
-    spec = model_spec(micro_config(**VARIATIONS[variation]))
-    parity_input = ParityInput(Path(), Path(), GgufFormat(precision), spec, ONE_THREAD, lambda line: None)
-    assert LlamaCandidate("llama.cpp", runtime_row("llama.cpp"), parity_input).arithmetic.name == arithmetic
+def test_arithmetic(variation: str, precision: str, arithmetic: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert arithmetic_of(variation, precision, monkeypatch).name == arithmetic
 
 
 @pytest.mark.parametrize(("precision", "block_size"), [("q4_0", 32), ("q4_k_m", 128)])
-def test_k_quants_round_activations_in_larger_blocks(precision: str, block_size: int) -> None:
-    spec = model_spec(micro_config(**VARIATIONS["llama-gqa"]))
-    parity_input = ParityInput(Path(), Path(), GgufFormat(precision), spec, ONE_THREAD, lambda line: None)
-    how = LlamaCandidate("llama.cpp", runtime_row("llama.cpp"), parity_input).arithmetic.quantization
+def test_k_quants_round_activations_in_larger_blocks(
+    precision: str, block_size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    how = arithmetic_of("llama-gqa", precision, monkeypatch).quantization
     assert how is not None
     assert how.block_size == block_size

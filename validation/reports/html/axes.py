@@ -81,9 +81,9 @@ def round_ticks(top: float, most: int = 4) -> list[float]:
     return [_rounded(step * index) for index in range(math.ceil(top / step - 1e-9) + 1)]
 
 
-def floor_ticks(low: float, high: float, most: int = 4) -> list[float]:
+def floor_ticks(low: float, high: float) -> list[float]:
     """Round numbers that cover the range from `low` to `high`."""
-    step = round_ticks(high - low or 1.0, most)[1]
+    step = round_ticks(high - low or 1.0)[1]
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [_rounded(step * index) for index in range(first, max(last, first + 1) + 1)]
 

@@ -99,9 +99,9 @@ class LlamaCppRunner:
         first, *others = self._ask("timed", prompt=list(map(int, prompt)), steps=steps)
         return Pace(first, tuple(others))
 
-    def tokenize(self, text: str, *, add_special: bool = True) -> list[int]:
+    def tokenize(self, text: str) -> list[int]:
         """llama.cpp's own ids of a text, in which special tokens are recognised."""
-        ids: list[int] = self._ask("tokenize", text=text, add_special=add_special)
+        ids: list[int] = self._ask("tokenize", text=text)
         return ids
 
     def ends(self) -> list[int]:

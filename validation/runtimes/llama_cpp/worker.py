@@ -154,12 +154,12 @@ class LlamaSession:
             self._library.llama_batch_free(batch)
         return [pace.first_s, *pace.steps_s]
 
-    def tokenize(self, text: str, add_special: bool) -> list[int]:
+    def tokenize(self, text: str) -> list[int]:
         """The ids of a text, in which special tokens are recognised."""
         data = text.encode("utf-8")
         room = len(data) + 8
         buffer = (ctypes.c_int32 * room)()
-        count = self._library.llama_tokenize(self._vocabulary, data, len(data), buffer, room, add_special, True)
+        count = self._library.llama_tokenize(self._vocabulary, data, len(data), buffer, room, True, True)
         if count < 0:
             raise ParityFailure(f"llama.cpp needs {-count} tokens for {len(data)} bytes")
         return list(buffer[:count])

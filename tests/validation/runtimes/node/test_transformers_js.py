@@ -136,8 +136,7 @@ def test_precision(
 def test_divided_data(
     subject: Callable[..., Subject], opened: Any, monkeypatch: pytest.MonkeyPatch, backend: Backend
 ) -> None:
-    for function in (data_files.write_graph, data_files.data_slots):
-        monkeypatch.setattr(function, "__defaults__", (60_000,))
+    monkeypatch.setattr(data_files, "CHUNK_BYTES", 60_000)
     model = subject()
     assert len(list(model.graph.parent.glob("*_data*"))) > 3
     assert largest(computed(opened(model.folder, backend)), model.truth()) < 3e-5
