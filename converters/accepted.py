@@ -9,6 +9,7 @@ from converters.format import Format
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec, model_spec
 from seap_export.json_file import read_json
+from seap_export.sources.tokenizer import tokenizer_files
 
 __all__ = ["accepted_model", "remark_on_length"]
 
@@ -16,12 +17,19 @@ __all__ = ["accepted_model", "remark_on_length"]
 def accepted_model(format: Format, folder: Path) -> tuple[dict[str, Any], ModelSpec]:
     """The config.json of a model folder, and what it describes.
 
+    Args:
+        format: The format that the model is to be written in.
+        folder: config.json, generation_config.json if there is one, and the tokenizer; weights are not read.
+
     Raises:
-        InputError: It is damaged, or the format refuses the model.
+        UsageError: Other settings of the format would do.
+        InputError: A file is missing or damaged, or the format refuses the model.
+        EnvironmentFailure: A package that the format needs for this is missing.
     """
     config = read_json(folder / "config.json")
     spec = model_spec(config)
-    reason = format.refusal(spec, config)
+    tokenizer_files(folder)
+    reason = format.refusal(spec, folder)
     if reason is not None:
         raise InputError(reason)
     return config, spec

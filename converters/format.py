@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -66,15 +66,17 @@ class Format(Protocol):
         """
         ...
 
-    def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
+    def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
         """Why a model cannot be written so, with a remedy, in one line; None: it can.
 
         Args:
             spec: The model's shapes.
-            config: Its config.json, with the special tokens of generation_config.json where that has others.
+            model_folder: Its config.json, generation_config.json and tokenizer; there may be no weights yet.
 
         Raises:
             UsageError: Other settings of the format would do.
+            InputError: A file is damaged.
+            EnvironmentFailure: A package that the check needs is missing.
         """
         ...
 

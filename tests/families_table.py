@@ -118,7 +118,7 @@ def _check_model(folder: Path, values: dict[str, object], checked: Checked) -> N
         for column, (format, figure) in FORMS.items():
             if layout == "uniform" and column != "fused":
                 continue
-            if format.refusal(Variant(out / VARIANT).spec, {**micro_config(**values), "eos_token_id": 2}) is not None:
+            if format.refusal(Variant(out / VARIANT).spec, out / VARIANT / "hf") is not None:
                 continue
             report = _parity(out / VARIANT, folder / f"{layout}-{column}", format)
             checked.add("uniform" if layout == "uniform" else column, report[figure])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,7 +21,6 @@ from converters.whole import whole_or_nothing
 from seap_export.families import Attention, Mlp, ModelSpec
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.sources.config import end_tokens
-from seap_export.sources.tokenizer import tokenizer_files
 
 __all__ = ["ExecutorchFormat"]
 
@@ -60,7 +59,7 @@ class ExecutorchFormat:
         """
         return cls(StoredProgram(folder).precision)
 
-    def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
+    def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
         """Why a model cannot be written so; None: it can."""
         lacking = lacks(spec, Attention, Mlp) or _unknown(spec)
         return None if lacking is None else f"{self.name} cannot hold a layer with {lacking}; use another format"
@@ -94,7 +93,6 @@ class ExecutorchFormat:
             EnvironmentFailure: ExecuTorch is missing, or the files cannot be written.
         """
         _, spec = accepted_model(self, model_folder)
-        tokenizer_files(model_folder)
         plain = open_plain(model_folder, spec)
         program = decoder_program(spec, self.precision, end_tokens(model_folder))
         progress = LayerProgress(program.weights, on_layer)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from converters.gguf.choice import keeps_levels, refusal
+from converters.gguf.choice import keeps_levels
 from converters.gguf.file import FilePlan
 from converters.gguf.q4_0 import Q4_0
 from converters.gguf.stored import GgufWeights, file_damages, precision_of, weight_differences
+from converters.gguf.tokenizer.vocabulary import tokenizer_metadata
 from converters.gguf.types import PRESETS
 from converters.gguf.writer import write_gguf
-from seap_export.errors import UsageError
+from seap_export.errors import InputError, UsageError
 from seap_export.families import ModelSpec
 from seap_export.llama_library import llama_library
 from seap_export.rounding.grid import BlockQuantization
@@ -57,16 +58,20 @@ class GgufFormat:
         """
         return cls(precision_of(folder))
 
-    def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
-        """Why llama.cpp cannot compute this model, on one line with what to do; None: it can.
+    def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
+        """Why llama.cpp cannot compute this model, or the file not hold its tokenizer; None: they can.
 
         Raises:
             EnvironmentFailure: The precision takes llama.cpp's library, and it is missing.
         """
-        reason = refusal(spec)
-        if reason is None and FilePlan.of(spec, self.precision).needs_library():
+        try:
+            plan = FilePlan.of(spec, self.precision)
+            tokenizer_metadata(model_folder, spec)
+        except InputError as error:
+            return str(error)
+        if plan.needs_library():
             llama_library()
-        return reason
+        return None
 
     def size(self, spec: ModelSpec) -> int:
         """The bytes of the file, of which those of the tokenizer are estimated."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -46,7 +46,7 @@ class HfFormat:
         except InputError as error:
             raise ArtifactError(str(error)) from error
 
-    def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
+    def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
         """Raises `UsageError`: a model folder is not made from itself."""
         raise UsageError("a model folder is in the format hf already; use another --format")
 
@@ -68,7 +68,7 @@ class HfFormat:
 
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
         """Raises `UsageError`."""
-        self.refusal(_spec(model_folder), {})
+        self.refusal(read_spec(model_folder), model_folder)
 
     def weights(self, folder: Path, spec: ModelSpec) -> _Weights:
         """The tensors as they are."""
@@ -85,7 +85,7 @@ class HfFormat:
 
     def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
         """Tensors that are missing, of another shape, or not described by config.json."""
-        reader, stored = SafetensorsReader(folder), StoredForm(_spec(folder)).shapes
+        reader, stored = SafetensorsReader(folder), StoredForm(read_spec(folder)).shapes
         check_weights(reader, stored, str(folder))
         for name in sorted(reader.shapes().keys() - stored.keys()):
             yield f"{folder}: config.json does not describe the tensor '{name:.80}'"
@@ -100,7 +100,3 @@ class _Weights:
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """See `StoredWeights`."""
         return {name: tensor.float() for name, tensor in self._reader.read(names).items()}
-
-
-def _spec(folder: Path) -> ModelSpec:
-    return read_spec(folder)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,7 +24,6 @@ from converters.read_back import open_plain
 from converters.whole import whole_or_nothing
 from seap_export.families import Attention, Mlp, ModelSpec
 from seap_export.rounding.grid import BlockQuantization
-from seap_export.sources.tokenizer import tokenizer_files
 
 __all__ = ["LitertFormat"]
 
@@ -63,7 +62,7 @@ class LitertFormat:
         """
         return cls(StoredProgram(Bundle(folder)).precision)
 
-    def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
+    def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
         """Why a model cannot be written so; None: it can."""
         lacking = lacks(spec, Attention, Mlp)
         if any(rope.switches_at is not None and rope.switches_at < cache_length(spec) for rope in spec.ropes):
@@ -98,7 +97,6 @@ class LitertFormat:
             EnvironmentFailure: A package of LiteRT is missing, or the file cannot be written.
         """
         _, spec = accepted_model(self, model_folder)
-        tokenizer_files(model_folder)
         plain, program = open_plain(model_folder, spec), decoder_program(spec, self.precision)
         parts = {METADATA: llm_metadata(model_folder, cache_length(spec)), TOKENIZER: packed_tokenizer(model_folder)}
         offsets, scales = program.offsets(), dict[str, NDArray[np.float32]]()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -72,7 +72,7 @@ class MlxFormat:
                 return cls(name)
         raise ArtifactError(f"{folder / 'config.json'}: {bits} bits are not known; export again")
 
-    def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
+    def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
         """Why the model cannot be written so; None: it can."""
         if (part := lacks(spec, Attention, Mlp, Experts, SharedExpert)) is not None:
             return f"mlx cannot run this model: its model file has no layer with {part}; use another format"

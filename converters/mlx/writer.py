@@ -23,7 +23,7 @@ from seap_export.json_file import read_json
 from seap_export.rounding.note import read_note
 from seap_export.sources.stored import PlainReader
 from seap_export.sources.tensor_writer import SafetensorsWriter
-from seap_export.sources.tokenizer import TOKENIZER_FILES, tokenizer_files
+from seap_export.sources.tokenizer import TOKENIZER_FILES
 from seap_export.sources.weights import SafetensorsReader, main_dtype
 
 __all__ = ["MODEL_FILE", "WEIGHTS", "mlx_files", "model_dtype", "stored_parts", "write_mlx"]
@@ -51,7 +51,6 @@ def write_mlx(
     """
     plain = open_plain(model_folder, spec)
     layout = Layout(spec, precision, model_dtype(model_folder))
-    tokenizer_files(model_folder)
     files = mlx_files(model_folder, spec, layout)
     with whole_or_nothing(out_folder):
         _write_weights(plain, spec, layout, out_folder / WEIGHTS, on_layer)

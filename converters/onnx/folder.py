@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from converters.onnx.form import OnnxForm, read_form
 from converters.onnx.genai_config import GENAI_CONFIG, genai_config
@@ -11,11 +12,12 @@ from converters.onnx.onnx_writer import MODEL_FILE, write_onnx
 from converters.onnx.stored import interface_differences, refuse_bad_data
 from converters.small_files import Content, copies, file_differences, in_order, write_files
 from converters.whole import whole_or_nothing
-from seap_export.families import model_spec
+from seap_export.families import ModelSpec
 from seap_export.json_file import read_json, read_json_if_present
+from seap_export.sources.config import read_spec
 from seap_export.sources.tokenizer import TOKENIZER_FILES, read_tokenizer_config, tokenizer_files
 
-__all__ = ["convert_folder", "folder_damages"]
+__all__ = ["convert_folder", "folder_damages", "genai_config_of"]
 
 _DEFAULT = OnnxForm()
 
@@ -59,12 +61,21 @@ def folder_damages(model_folder: Path, onnx_folder: Path) -> Iterator[str]:
     yield from lines or file_differences(onnx_folder, _small_files(model_folder, form))
 
 
+def genai_config_of(model_folder: Path, spec: ModelSpec, form: OnnxForm) -> dict[str, Any]:
+    """The genai_config.json of a model folder.
+
+    Raises:
+        InputError: The model has no token that ends a text, or a config is damaged.
+    """
+    config = read_json(model_folder / "config.json")
+    return genai_config(spec, config, read_json_if_present(model_folder / "generation_config.json"), form)
+
+
 def _small_files(model_folder: Path, form: OnnxForm) -> dict[str, Content]:
     """The tokenizer, whose only other setting is that graphs need padding on the right, and genai_config.json."""
-    config = read_json(model_folder / "config.json")
-    generation = read_json_if_present(model_folder / "generation_config.json")
+    genai = genai_config_of(model_folder, read_spec(model_folder), form)
     return {
         **copies(model_folder, *TOKENIZER_FILES),
         "tokenizer_config.json": {**read_tokenizer_config(model_folder), "padding_side": "right"},
-        GENAI_CONFIG: in_order(genai_config(model_spec(config), config, generation, form)),
+        GENAI_CONFIG: in_order(genai),
     }

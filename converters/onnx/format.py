@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from converters.onnx.folder import convert_folder, folder_damages
+from converters.onnx.folder import convert_folder, folder_damages, genai_config_of
 from converters.onnx.form import OnnxForm, read_form
-from converters.onnx.genai_config import genai_config
 from converters.onnx.onnx_writer import MODEL_FILE, refuse_unsupported
 from converters.onnx.precision import PRECISIONS, BlockQuantization, choose_precision
 from converters.onnx.read_back import GraphWeights
@@ -60,11 +59,11 @@ class OnnxFormat:
         """By the graph's metadata."""
         return cls.of(read_form(folder / MODEL_FILE))
 
-    def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
+    def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
         """Heads of a size that GroupQueryAttention does not take, or no EOS token, which GenAI needs."""
         try:
             refuse_unsupported(spec, self.form)
-            genai_config(spec, config, None, self.form)
+            genai_config_of(model_folder, spec, self.form)
         except InputError as error:
             return str(error)
         return None

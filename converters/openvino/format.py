@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -12,14 +12,14 @@ from converters.accepted import accepted_model
 from converters.format import lacks
 from converters.openvino.damages import file_damages, graph_differences
 from converters.openvino.ir_file import MODEL_FILE, read_ir, write_ir
-from converters.openvino.packages import EXTRA, require
+from converters.openvino.packages import EXTRA
 from converters.openvino.read_back import IrWeights, weight_differences
 from converters.openvino.stored_tensor import BLOCK, Storage, padded, storage_of
 from converters.openvino.tensors import standard_graph
-from converters.openvino.tokenizer import write_tokenizer
+from converters.openvino.tokenizer import tokenizer_graphs, write_tokenizer
 from converters.openvino.translate import translate
 from converters.whole import whole_or_nothing
-from seap_export.errors import ArtifactError
+from seap_export.errors import ArtifactError, InputError
 from seap_export.families import Attention, Mlp, ModelSpec, RopeSpec, names
 from seap_export.rounding.grid import BlockQuantization
 
@@ -63,7 +63,7 @@ class OpenvinoFormat:
             raise ArtifactError(f"{folder / MODEL_FILE}: has no embedding that this package wrote; export again")
         return cls(_TYPES[embedding.element_type])
 
-    def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
+    def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
         """Why a model cannot be written so; None: it can."""
         if (part := lacks(spec, Attention, Mlp)) is not None:
             return f"{self.name} cannot hold a layer with {part}; use another format"
@@ -72,6 +72,10 @@ class OpenvinoFormat:
                 f"{self.name}:{self.precision} looks the embedding's rows of {spec.hidden_size} up in whole blocks of "
                 f"{BLOCK}; use {self.name}:fp16"
             )
+        try:
+            tokenizer_graphs(model_folder)
+        except InputError as error:
+            return str(error)
         return None
 
     def remark(self, spec: ModelSpec) -> str | None:
@@ -114,8 +118,6 @@ class OpenvinoFormat:
             EnvironmentFailure: A package of OpenVINO is missing, or the files cannot be written.
         """
         accepted_model(self, model_folder)
-        for name in ("openvino", "openvino_tokenizers"):
-            require(name)
         with whole_or_nothing(out_folder):
             graph = standard_graph(model_folder, self._storage)
             tensors = [tensor for weight in graph.weights for tensor in weight.tensors]

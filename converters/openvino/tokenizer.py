@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from converters.openvino.node_names import settle_names
 from converters.openvino.packages import require
 from converters.small_files import Content, copies, write_files
-from seap_export.errors import EnvironmentFailure, InputError
+from seap_export.errors import EnvironmentFailure, InputError, in_one_line
 from seap_export.families import model_spec
 from seap_export.json_file import read_json
-from seap_export.sources.tokenizer import TOKENIZER_FILES, read_tokenizer_config, tokenizer_files, without_code
+from seap_export.sources.tokenizer import TOKENIZER_FILES, read_tokenizer_config, without_code
 
-__all__ = ["DETOKENIZER_FILE", "TOKENIZER_FILE", "openvino_files", "write_tokenizer"]
+__all__ = ["DETOKENIZER_FILE", "TOKENIZER_FILE", "openvino_files", "tokenizer_graphs", "write_tokenizer"]
 
 TOKENIZER_FILE = "openvino_tokenizer.xml"
 DETOKENIZER_FILE = "openvino_detokenizer.xml"
@@ -25,7 +27,6 @@ def write_tokenizer(model_folder: Path, folder: Path) -> None:
         InputError: The tokenizer is missing or damaged, or openvino-tokenizers cannot convert it.
         EnvironmentFailure: openvino-tokenizers is missing, or cannot write.
     """
-    tokenizer_files(model_folder)
     write_files(folder, _tokenizer(model_folder))
     _write_graphs(folder)
     write_files(folder, _configs(model_folder))
@@ -59,24 +60,34 @@ def _configs(model_folder: Path) -> dict[str, Content]:
     }
 
 
-def _write_graphs(folder: Path) -> None:
-    converter, ov = require("openvino_tokenizers"), require("openvino")
+def tokenizer_graphs(folder: Path) -> Sequence[Any]:
+    """A model folder's tokenizer as graphs of OpenVINO: from texts to tokens, and back.
+
+    Raises:
+        InputError: openvino-tokenizers cannot convert it.
+        EnvironmentFailure: openvino-tokenizers is missing.
+    """
+    converter = require("openvino_tokenizers")
     from transformers import PreTrainedTokenizerFast
 
     try:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-        graphs = converter.convert_tokenizer(tokenizer, with_detokenizer=True)
+        graphs: Sequence[Any] = converter.convert_tokenizer(tokenizer, with_detokenizer=True)
     except Exception as error:  # of several packages; what it does not know it refuses with any of them
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"{folder}: openvino-tokenizers cannot convert this tokenizer ({reason:.160}); use another format"
+            f"openvino-tokenizers cannot convert this tokenizer ({in_one_line(error)}); use another format"
         ) from error
+    return graphs
+
+
+def _write_graphs(folder: Path) -> None:
+    ov, graphs = require("openvino"), tokenizer_graphs(folder)
     try:
         for graph, name in zip(graphs, (TOKENIZER_FILE, DETOKENIZER_FILE), strict=True):
             settle_names(graph, every=True)
             ov.serialize(graph, folder / name)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
         raise EnvironmentFailure(
-            f"{folder}: cannot write the tokenizer's graphs ({reason:.160}); free disk space or check the permissions"
+            f"{folder}: cannot write the tokenizer's graphs ({in_one_line(error)}); free disk space or check the "
+            "permissions"
         ) from error

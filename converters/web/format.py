@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,7 +27,6 @@ from seap_export.errors import ArtifactError
 from seap_export.families import Attention, Mlp, ModelSpec
 from seap_export.json_file import read_artifact
 from seap_export.rounding.grid import BlockQuantization
-from seap_export.sources.tokenizer import tokenizer_files
 
 __all__ = ["WebFormat"]
 
@@ -66,7 +65,7 @@ class WebFormat:
             raise ArtifactError(f"{path}: its transformers.js_config names no known dtype; export again")
         return cls(precision)
 
-    def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
+    def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
         """Why a model cannot be written so, as one line with a remedy; None: it can."""
         if (part := lacks(spec, Attention, Mlp)) is not None:
             return f"web cannot hold a layer with {part}; use another format"
@@ -119,7 +118,6 @@ class WebFormat:
             EnvironmentFailure: The output cannot be written.
         """
         config, spec = accepted_model(self, model_folder)
-        tokenizer_files(model_folder)
         precision = precision_of(self.precision, spec)
         weights = open_weights(model_folder, spec, precision)
         scaling = Scaling()

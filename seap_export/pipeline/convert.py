@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
+from converters.accepted import accepted_model
 from converters.format import Format
 from converters.formats import row_of
 from converters.hf.format import HfFormat
 from seap_export.activations.mixture import Mixture
 from seap_export.errors import InputError, UsageError
 from seap_export.extras import require_extra
-from seap_export.families import ModelSpec, model_spec
-from seap_export.json_file import read_json, read_json_if_present
+from seap_export.families import ModelSpec
 from seap_export.layers.compute import Compute
 from seap_export.pipeline.cost.checks import refuse_full_disk
 from seap_export.pipeline.cost.cost import Disk
@@ -24,7 +22,7 @@ from seap_export.pipeline.folder.rounded import write_format
 from seap_export.pipeline.progress import Progress
 from seap_export.rounding.write import write_rounded_model
 
-__all__ = ["convert", "refuse_unwritable"]
+__all__ = ["convert", "writable_spec"]
 
 
 def convert(
@@ -58,10 +56,8 @@ def convert(
         EnvironmentFailure: A package or disk space is missing.
     """
     row = row_of(format)
-    config = _config_of(model_folder)
-    spec = model_spec(config)
-    generation = read_json_if_present(model_folder / "generation_config.json")
-    refuse_unwritable(format, spec, config, generation)
+    _refuse_other_folder(model_folder)
+    spec = writable_spec(format, model_folder)
     how = None if statistics is None else format.grid(spec)
     if statistics is not None and how is None:
         raise UsageError(
@@ -84,34 +80,23 @@ def convert(
     return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
 
 
-def _config_of(folder: Path) -> dict[str, Any]:
+def _refuse_other_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         inner = Variant(folder).hf
         remedy = (
             f"give {inner}" if (inner / "config.json").is_file() else "give a model folder, such as OUT/TASK-0.2/hf"
         )
         raise InputError(f"{folder}: no config.json; {remedy}")
-    return read_json(folder / "config.json")
 
 
-def refuse_unwritable(
-    format: Format, spec: ModelSpec, config: Mapping[str, Any], generation: Mapping[str, Any] | None
-) -> None:
-    """Fails early if a model cannot be written in a format, or not on this machine.
-
-    Args:
-        format: The format.
-        spec: The model's shapes.
-        config: Its config.json.
-        generation: Its generation_config.json, if any.
+def writable_spec(format: Format, model_folder: Path) -> ModelSpec:
+    """The shapes of a model that can be written in a format on this machine; see `accepted_model`.
 
     Raises:
         UsageError: Other settings of the format would do.
         InputError: The format does not take the model.
         EnvironmentFailure: A package is missing.
     """
-    special = {key: value for key, value in (generation or {}).items() if value is not None}
-    reason = format.refusal(spec, {**config, **special})
-    if reason is not None:
-        raise InputError(reason)
+    _, spec = accepted_model(format, model_folder)
     require_extra(format.extra, f"the format {format.name}")
+    return spec

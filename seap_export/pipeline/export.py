@@ -13,7 +13,7 @@ from seap_export.corpus import Sample, Split
 from seap_export.layers.compute import Compute, torch_threads
 from seap_export.pipeline.cluster.connection import Cluster
 from seap_export.pipeline.cluster.run import run_on_cluster
-from seap_export.pipeline.convert import refuse_unwritable
+from seap_export.pipeline.convert import writable_spec
 from seap_export.pipeline.cost.checks import claim_folder, refuse_full_disk, refuse_missing_provider
 from seap_export.pipeline.cost.workload import at_most, workload
 from seap_export.pipeline.folder.dense_folder import shared_dense_folder
@@ -36,6 +36,7 @@ from seap_export.pipeline.targets.targets import Targets
 from seap_export.pipeline.texts.chat import chat_of_source
 from seap_export.pipeline.texts.general_text import general_samples
 from seap_export.pipeline.texts.split_tasks import cut_to_tokens, split_tasks, warn_of_texts
+from seap_export.pipeline.texts.tokenizer import tokenizer_folder
 from seap_export.pipeline.texts.vocabulary import choose_vocabularies
 from seap_export.plan.choice.solve import check_ratio
 from seap_export.sources.source import Source
@@ -186,8 +187,9 @@ def plan_answered(
 
 def plan_export(source: Source, request: ExportRequest, out: Path, force: bool, progress: Progress) -> PlannedExport:
     """Makes all checks that need no work, and finds what is to be done."""
-    for format in request.formats:  # before anybody installs a runtime in vain
-        refuse_unwritable(format, source.spec, source.config, source.generation_config)
+    with tokenizer_folder(source) as folder:
+        for format in request.formats:  # before anybody installs a runtime in vain
+            writable_spec(format, folder)
     for format in request.formats:
         require_runtime(format.runtimes[0])
     if request.measured is not None and request.measured.is_onnx:

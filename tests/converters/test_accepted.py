@@ -38,7 +38,7 @@ def test_executorch_has_no_short_window() -> None:
 
 
 def refused(name: str, named: str, **values: object) -> None:
-    reason = FORMATS[name].refusal(model_spec(micro_config(**values)), {})
+    reason = FORMATS[name].refusal(model_spec(micro_config(**values)), Path())
     assert reason is not None
     assert named in reason
     assert "use another format" in reason

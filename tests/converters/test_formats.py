@@ -41,7 +41,7 @@ def test_what_there_is_not_is_refused(text: str, named: str) -> None:
 def test_a_format_without_states_of_convolutions_says_so(name: str) -> None:
     spec = model_spec(micro_config(**VARIATIONS["lfm2-all"]))
     format = format_class(name)
-    assert "a short convolution" in str(format(format.precisions[0]).refusal(spec, {}))
+    assert "a short convolution" in str(format(format.precisions[0]).refusal(spec, Path()))
 
 
 def test_a_second_precision_gets_its_name() -> None:

@@ -25,38 +25,37 @@ def special_metadata(folder: Path, tokenizer: Mapping[str, Any], tokens: Tokens)
     Raises:
         InputError: More than three tokens end a text, one is unknown, or texts are framed in another way.
     """
-    path = folder / "tokenizer.json"
     settings = read_json_if_present(folder / "tokenizer_config.json") or {}
     ends = _ends(folder, settings, tokens)
     if len(ends) > 1 + len(_FURTHER_ENDS):
-        raise refuse(path, f"{len(ends)} tokens end a text, and there is room for {1 + len(_FURTHER_ENDS)}")
+        raise refuse(f"{len(ends)} tokens end a text, and there is room for {1 + len(_FURTHER_ENDS)}")
     config = read_json(folder / "config.json")
     ids: dict[str, int | None] = {
         "bos": _token(settings, "bos_token", tokens, config.get("bos_token_id")),
         **dict(zip(("eos", *_FURTHER_ENDS), ends, strict=False)),
         "padding": _token(settings, "pad_token", tokens, None),
     }
-    first, last = _frame(tokenizer, path)
+    first, last = _frame(tokenizer)
     for name, text, key in (("BOS", first, "bos"), ("EOS", last, "eos")):
         if text is not None and tokens.ids.get(text) != ids.get(key):
-            raise refuse(path, f"texts are framed by '{text}', which is not its {name} token")
+            raise refuse(f"texts are framed by '{text}', which is not its {name} token")
     template = _template(folder, settings)
     return {
         **{_ID.format(key): value for key, value in ids.items() if value is not None},
         "tokenizer.ggml.add_bos_token": first is not None,
         "tokenizer.ggml.add_eos_token": last is not None,
         **({"tokenizer.chat_template": template} if template else {}),
-        **_name(tokenizer, path),
+        **_name(tokenizer),
     }
 
 
-def _name(tokenizer: Mapping[str, Any], path: Path) -> Metadata:
+def _name(tokenizer: Mapping[str, Any]) -> Metadata:
     """The name by which llama.cpp knows that spaces after special tokens are dropped."""
     special = [token for token in tokenizer.get("added_tokens") or [] if token.get("special")]
     if not any(token.get("rstrip") for token in special):
         return {}
     if {token["content"] for token in special if not token.get("rstrip")} != _SPACES_KEPT:
-        raise refuse(path, "spaces after some special tokens are dropped")
+        raise refuse("spaces after some special tokens are dropped")
     return {"general.name": _PHI3}
 
 
@@ -78,7 +77,7 @@ def _token(settings: Mapping[str, Any], key: str, tokens: Tokens, otherwise: int
     return otherwise if text is None else tokens.ids.get(text, otherwise)
 
 
-def _frame(tokenizer: Mapping[str, Any], path: Path) -> tuple[str | None, str | None]:
+def _frame(tokenizer: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """The tokens that are added before and after a text."""
     given = tokenizer.get("post_processor") or {"type": "Sequence", "processors": []}
     steps = given["processors"] if given["type"] == "Sequence" else [given]
@@ -86,11 +85,11 @@ def _frame(tokenizer: Mapping[str, Any], path: Path) -> tuple[str | None, str | 
     if not framing:
         return None, None
     if len(framing) > 1 or framing[0]["type"] != "TemplateProcessing":
-        raise refuse(path, f"texts are framed by {framing[-1]['type']}")
+        raise refuse(f"texts are framed by {framing[-1]['type']}")
     parts = [next(iter(part.items())) for part in framing[0]["single"]]
     sequences = [index for index, (kind, _) in enumerate(parts) if kind == "Sequence"]
     if len(sequences) != 1 or sequences[0] > 1 or len(parts) > sequences[0] + 2:
-        raise refuse(path, "texts are framed by several tokens")
+        raise refuse("texts are framed by several tokens")
     before, after = parts[: sequences[0]], parts[sequences[0] + 1 :]
     return (before[0][1]["id"] if before else None), (after[0][1]["id"] if after else None)
 

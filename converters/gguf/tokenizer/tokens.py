@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from seap_export.errors import InputError
@@ -15,9 +14,9 @@ __all__ = ["Tokens", "refuse"]
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 
 
-def refuse(path: Path, what: str) -> InputError:
+def refuse(what: str) -> InputError:
     """The error of a tokenizer that GGUF files cannot hold."""
-    return InputError(f"{path}: GGUF files cannot hold this tokenizer: {what}; use another format")
+    return InputError(f"GGUF files cannot hold this tokenizer: {what}; use another format")
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class Tokens:
     ids: Mapping[str, int]
 
     @classmethod
-    def of(cls, tokenizer: Mapping[str, Any], count: int, path: Path) -> Tokens:
+    def of(cls, tokenizer: Mapping[str, Any], count: int) -> Tokens:
         """Reads a tokenizer.json.
 
         Raises:
@@ -43,19 +42,19 @@ class Tokens:
         """
         model = tokenizer.get("model") or {}
         if model.get("type") != "BPE":
-            raise refuse(path, f"its model is {model.get('type')}, and llama.cpp knows BPE")
+            raise refuse(f"its model is {model.get('type')}, and llama.cpp knows BPE")
         added = {entry["content"]: entry for entry in tokenizer.get("added_tokens") or []}
         ids = {**model["vocab"], **{text: entry["id"] for text, entry in added.items()}}
         texts, kinds = [f"[PAD{index}]" for index in range(count)], [_UNUSED] * count
         for text, index in ids.items():
             if index >= count:
-                raise refuse(path, f"token {index} has no embedding, of which there are {count}")
+                raise refuse(f"token {index} has no embedding, of which there are {count}")
             if kinds[index] != _UNUSED:
-                raise refuse(path, f"token {index} has two texts")
+                raise refuse(f"token {index} has two texts")
             texts[index], kinds[index] = text, cls._kind(text, added.get(text), model)
         clash = next((text for index, text in enumerate(texts) if kinds[index] == _UNUSED and text in ids), None)
         if clash is not None:
-            raise refuse(path, f"'{clash}' is a token of its own")
+            raise refuse(f"'{clash}' is a token of its own")
         return cls(texts, kinds, ids)
 
     @staticmethod

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from converters.gguf.metadata import Metadata
 from converters.gguf.tokenizer.special import special_metadata
 from converters.gguf.tokenizer.tokens import Tokens, refuse
-from seap_export.errors import InputError
+from seap_export.errors import InputError, in_one_line
 from seap_export.families import ModelSpec
 from seap_export.json_file import read_json
 from seap_export.sources.gguf.tokenizers import split_rules, tokenizer_of
@@ -25,7 +25,6 @@ from seap_export.sources.gguf.tokenizers import split_rules, tokenizer_of
 __all__ = ["tokenizer_metadata"]
 
 _SPACE = "\u2581"  # sentencepiece's symbol for a space
-_REMEDY = "use another format"
 #: Texts that rules for splitting treat differently.
 _PROBES = (
     "Hello, world! It's 12345 o'clock; they've  gone.\n\n\tNext   line",
@@ -58,14 +57,22 @@ def tokenizer_metadata(folder: Path, spec: ModelSpec) -> Metadata:
     """
     path = folder / "tokenizer.json"
     given = read_json(path)
-    tokens = Tokens.of(given, spec.vocab_size, path)
+    loaded = _loaded(given)
+    tokens = Tokens.of(given, spec.vocab_size)
     make = _sentencepiece_metadata if given["model"].get("byte_fallback") else _byte_level_metadata
-    metadata = {**make(given, tokens, path), **special_metadata(folder, given, tokens)}
-    _check(json.dumps(given, ensure_ascii=False), metadata, spec, path)
+    metadata = {**make(given, tokens), **special_metadata(folder, given, tokens)}
+    _compare(loaded, tokenizer_of(path, metadata, spec.family))
     return metadata
 
 
-def _sentencepiece_metadata(tokenizer: Mapping[str, Any], tokens: Tokens, path: Path) -> Metadata:
+def _loaded(tokenizer: Mapping[str, Any]) -> Tokenizer:
+    try:
+        return Tokenizer.from_str(json.dumps(tokenizer, ensure_ascii=False))
+    except Exception as error:  # of no other class
+        raise InputError(f"the tokenizer cannot be loaded ({in_one_line(error)}); download it again") from error
+
+
+def _sentencepiece_metadata(tokenizer: Mapping[str, Any], tokens: Tokens) -> Metadata:
     """Of SentencePiece BPE with byte fallback: tokens, scores and how spaces are treated.
 
     The score of a token is minus the rank of the first merge that makes it; other tokens rank last. Whether this
@@ -87,12 +94,12 @@ def _sentencepiece_metadata(tokenizer: Mapping[str, Any], tokens: Tokens, path: 
         "tokenizer.ggml.tokens": tokens.texts,
         "tokenizer.ggml.scores": ranked,
         "tokenizer.ggml.token_type": tokens.kinds,
-        "tokenizer.ggml.add_space_prefix": _adds_space(tokenizer, path),
+        "tokenizer.ggml.add_space_prefix": _adds_space(tokenizer),
         **({"tokenizer.ggml.unknown_token_id": tokens.ids[unknown]} if unknown in tokens.ids else {}),
     }
 
 
-def _adds_space(tokenizer: Mapping[str, Any], path: Path) -> bool:
+def _adds_space(tokenizer: Mapping[str, Any]) -> bool:
     normalizer, splitter = tokenizer.get("normalizer"), tokenizer.get("pre_tokenizer")
     steps = (normalizer or {}).get("normalizers") or [normalizer]
     kinds = [(step or {}).get("type") for step in steps]
@@ -100,10 +107,10 @@ def _adds_space(tokenizer: Mapping[str, Any], path: Path) -> bool:
         return bool(splitter.get("prepend_scheme", "always") != "never")
     if kinds in (["Prepend", "Replace"], ["Replace"]) and (steps[-1] or {}).get("content") == _SPACE:
         return len(kinds) == 2
-    raise refuse(path, "llama.cpp treats spaces otherwise")
+    raise refuse("llama.cpp treats spaces otherwise")
 
 
-def _byte_level_metadata(tokenizer: Mapping[str, Any], tokens: Tokens, path: Path) -> Metadata:
+def _byte_level_metadata(tokenizer: Mapping[str, Any], tokens: Tokens) -> Metadata:
     """Of a byte-level tokenizer: tokens, merges and the name of the rule by which it splits text.
 
     Raises:
@@ -112,7 +119,7 @@ def _byte_level_metadata(tokenizer: Mapping[str, Any], tokens: Tokens, path: Pat
     model, wanted = tokenizer["model"], _compared(tokenizer)
     name = next((name for name, given in split_rules().items() if _compared(given) == wanted), None)
     if name is None:
-        raise refuse(path, "llama.cpp has no name for the rule by which it splits text")
+        raise refuse("llama.cpp has no name for the rule by which it splits text")
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]]
     return {
         "tokenizer.ggml.model": "gpt2",
@@ -142,13 +149,10 @@ def _steps(given: Mapping[str, Any] | None) -> Iterator[tuple[tuple[str, str], .
         yield tuple(sorted((key, str(value)) for key, value in given.items() if key not in ("trim_offsets", "invert")))
 
 
-def _check(given: str, metadata: Mapping[str, Any], spec: ModelSpec, path: Path) -> None:
+def _compare(before: Tokenizer, after: Tokenizer) -> None:
     """The tokenizer that is read from the metadata must give the ids of the one that was given."""
-    before, after = Tokenizer.from_str(given), tokenizer_of(path, metadata, spec.family)
     for probe in _PROBES:
         for special in (True, False):
             ids = before.encode(probe, add_special_tokens=special).ids
             if ids != after.encode(probe, add_special_tokens=special).ids:
-                raise InputError(
-                    f"{path}: as a GGUF file, the tokenizer would give other ids for {probe!r:.40}; {_REMEDY}"
-                )
+                raise refuse(f"llama.cpp would give other ids for {probe!r:.40}")

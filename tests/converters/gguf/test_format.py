@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.chosen import OF_EACH_FAMILY
 from support.formats.gguf import GGUF_VARIATIONS, GgufModel
-from support.product import StoredForm, open_source
+from support.product import StoredForm, open_source, read_spec
 from support.uneven import uneven_values
 from support.variations import VARIATIONS, micro_config
 
 import converters.gguf.writer as writer
 from converters.gguf import GgufFormat
-from converters.gguf.choice import choose_architecture
+from converters.gguf.choice import choose_architecture, refusal
 from converters.gguf.folding import Folding
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
 from seap_export.families import Attention, model_spec
@@ -44,7 +43,7 @@ def test_the_last_norm_takes_back_from_a_tied_head_what_the_embedding_is_multipl
 
 @pytest.mark.parametrize("variation", OF_EACH_FAMILY)
 def test_weights_are_read_back(write: Write, variation: str) -> None:
-    if GgufFormat("f32").refusal(model_spec(micro_config(**VARIATIONS[variation])), {}):
+    if refusal(model_spec(micro_config(**VARIATIONS[variation]))):
         pytest.skip("llama.cpp cannot compute it; the test of its runner says why")
     made = write(**VARIATIONS[variation])
     assert made.complaints() == []
@@ -190,14 +189,12 @@ def test_a_mixture_that_is_routed_otherwise_is_refused(
     variation: str, values: dict[str, Any], reason: str | None
 ) -> None:
     spec = model_spec(micro_config(**{**VARIATIONS[variation], **values}))
-    refusal = GgufFormat("f32").refusal(spec, {})
-    assert refusal is None if reason is None else reason in str(refusal)
+    assert refusal(spec) is None if reason is None else reason in str(refusal(spec))
 
 
 def test_a_refused_model_raises_the_reason(model: Callable[..., Path], tmp_path: Path) -> None:
     folder = model(**uneven_values("gemma"))
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    reason = GgufFormat("f32").refusal(model_spec(config), config)
+    reason = GgufFormat("f32").refusal(read_spec(folder), folder)
     with pytest.raises(InputError) as error:
         GgufFormat("f32").write(folder, tmp_path, lambda layer: None)
     assert str(error.value) == reason

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Kind
+from support.tokenizers import write_byte_level
 from support.variations import micro_config
 
 from converters.gguf import GgufFormat
@@ -89,14 +91,16 @@ def test_an_unknown_precision_is_refused() -> None:
         GgufFormat("q2_k")
 
 
-def test_k_quants_without_the_library_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_k_quants_without_the_library_name_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import seap_export.llama_library as library
 
+    (tmp_path / "config.json").write_text("{}", "utf-8")
+    write_byte_level(tmp_path)
     library.llama_library.cache_clear()
     monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(EnvironmentFailure, match=r'pip install "xllamacpp'):
-        GgufFormat("q4_k_m").refusal(_spec(), {})
-    assert GgufFormat("q8_0").refusal(_spec(), {}) is None
+        GgufFormat("q4_k_m").refusal(_spec(), tmp_path)
+    assert GgufFormat("q8_0").refusal(_spec(), tmp_path) is None
     library.llama_library.cache_clear()
 
 

@@ -147,7 +147,7 @@ def test_a_model_of_which_nothing_can_be_quantised_is_refused(tmp_path: Path, pr
         tmp_path / "hf", model_type="llama", hidden_size=72, head_dim=8, num_attention_heads=9, intermediate_size=40
     )
     spec = spec_of(model)
-    assert MlxFormat("fp16").refusal(spec, {}) is None
+    assert MlxFormat("fp16").refusal(spec, model) is None
     (tmp_path / "mlx").mkdir()
     with pytest.raises(InputError, match="no width is a multiple of 32; use align = 32 in a recipe, or fp16"):
         MlxFormat(precision).write(model, tmp_path / "mlx", lambda layer: None)

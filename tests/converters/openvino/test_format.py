@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from support.chosen import VARIED_ATTENDING
 from support.formats import write_ir_model
 from support.models import write_source
+from support.product import read_spec
 from support.tokenizers import write_micro_tokenizer
 from support.variations import VARIATIONS
 
@@ -102,12 +103,12 @@ def test_the_config_needs_no_code(tmp_path: Path) -> None:
 def test_an_embedding_of_odd_rows_is_refused(precision: str, tmp_path: Path) -> None:
     source = write_source(tmp_path / "hf", "llama-gqa", hidden_size=80)
     made = OpenvinoFormat(precision)
-    config = read_json(source / "config.json")
+    spec = read_spec(source)
     (tmp_path / "out").mkdir()
-    assert "openvino:fp16" in str(made.refusal(model_spec(config), config))
+    assert "openvino:fp16" in str(made.refusal(spec, source))
     with pytest.raises(InputError, match="rows of 80"):
         made.write(source, tmp_path / "out", lambda layer: None)
-    assert OpenvinoFormat("fp16").refusal(model_spec(config), config) is None
+    assert OpenvinoFormat("fp16").refusal(spec, source) is None
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -205,6 +206,7 @@ def test_a_tokenizer_that_is_not_converted(tmp_path: Path, monkeypatch: pytest.M
     source = write_source(tmp_path / "hf", "llama-gqa")
     (tmp_path / "out").mkdir()
     monkeypatch.setattr(openvino_tokenizers, "convert_tokenizer", convert)
+    assert "this step is unknown" in str(OpenvinoFormat("fp32").refusal(read_spec(source), source))
     with pytest.raises(InputError, match=r"cannot convert this tokenizer.*use another format"):
         OpenvinoFormat("fp32").write(source, tmp_path / "out", lambda layer: None)
     assert list((tmp_path / "out").iterdir()) == []

@@ -21,7 +21,6 @@ from converters.web import WebFormat, data_files
 from converters.web.graph import KEPT
 from converters.web.precisions import precision_of
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError
-from seap_export.families import model_spec
 from seap_export.json_file import read_json
 
 
@@ -145,8 +144,7 @@ def test_rows_of_no_whole_blocks_stay_as_they_are(webbed: Callable[..., Any], tm
 
 def test_heads_that_no_kernel_takes_are_refused(tmp_path: Path) -> None:
     source = write_source(tmp_path / "m", "llama-gqa", pruned=False, head_dim=20)
-    config = read_json(source / "config.json")
-    assert "head_dim 20" in str(WebFormat().refusal(model_spec(config), config))
+    assert "head_dim 20" in str(WebFormat().refusal(read_spec(source), source))
     (tmp_path / "out").mkdir()
     with pytest.raises(InputError, match="head_dim 20"):
         WebFormat().write(source, tmp_path / "out", lambda _: None)
@@ -156,13 +154,13 @@ def test_heads_that_no_kernel_takes_are_refused(tmp_path: Path) -> None:
 def test_tensors_that_no_browser_holds_are_refused(webbed: Callable[..., Any]) -> None:
     model = webbed("llama-tied", pruned=False)
     spec = replace(model.spec, vocab_size=30_000_000)
-    reason = WebFormat("fp32").refusal(spec, {})
+    reason = WebFormat("fp32").refusal(spec, model.source)
     assert reason is not None
     assert "11.5 GB" in reason
     assert reason.endswith("use web:q4")
-    assert WebFormat("q4").refusal(spec, {}) is None
-    assert "use another format" in str(WebFormat("fp32").refusal(replace(spec, vocab_size=300_000_000), {}))
-    assert WebFormat("fp32").refusal(model.spec, {}) is None
+    assert WebFormat("q4").refusal(spec, model.source) is None
+    assert "use another format" in str(WebFormat("fp32").refusal(replace(spec, vocab_size=300_000_000), model.source))
+    assert WebFormat("fp32").refusal(model.spec, model.source) is None
 
 
 def test_unknown_precision_is_an_error() -> None:

@@ -6,7 +6,7 @@ import inspect
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -22,6 +22,7 @@ from converters.formats import FORMATS, Row
 from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec, model_spec
 from seap_export.json_file import read_json
+from seap_export.sources.config import end_tokens
 from validation.runtimes.pytorch.torch_runner import TorchRunner
 from validation.runtimes.runner import Layers, Opening, Runtime
 from validation.runtimes.table import RUNTIMES
@@ -48,8 +49,8 @@ class FakeFormat:
     def read(cls, folder: Path) -> FakeFormat:
         return cls(json.loads((folder / "about.json").read_text("utf-8"))["precision"])
 
-    def refusal(self, spec: ModelSpec, config: Mapping[str, Any]) -> str | None:
-        if config.get("eos_token_id") is None:
+    def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
+        if not end_tokens(model_folder):
             return "fake needs an EOS token; name one in config.json"
         return None
 

@@ -31,7 +31,7 @@ FEW = (
 KNOWN = [
     name if name in FEW else pytest.param(name, marks=pytest.mark.full)
     for name in RICHEST
-    if ExecutorchFormat("fp32").refusal(model_spec(micro_config(**VARIATIONS[name])), {}) is None
+    if ExecutorchFormat("fp32").refusal(model_spec(micro_config(**VARIATIONS[name])), Path()) is None
 ]
 
 

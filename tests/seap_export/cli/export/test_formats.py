@@ -131,9 +131,21 @@ def test_a_model_is_refused_before_any_work(run: Run, work: Path, monkeypatch: p
     monkeypatch.setattr("seap_export.extras.missing_packages", lambda extra: ["matplotlib"])
     run(*EXPORT, *FORMATS, "-q").refused(6, 'pip install "matplotlib')
     monkeypatch.setattr("seap_export.pipeline.export.require_runtime", lambda name: pytest.fail("not needed"))
-    monkeypatch.setattr(FakeFormat, "refusal", lambda self, spec, config: "fake takes no such model; use onnx")
+    monkeypatch.setattr(FakeFormat, "refusal", lambda self, spec, folder: "fake takes no such model; use onnx")
     run(*EXPORT, *FORMATS, "-q").refused(8, "use onnx")  # before anything is installed for it
     assert not (work / "out").exists()
+
+
+def test_a_tokenizer_is_refused_before_any_work(
+    run: Run, work: Path, pristine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for start in ("pipeline.export.run_steps", "pipeline.convert.write_rounded_model"):
+        monkeypatch.setattr(f"seap_export.{start}", lambda *_, **__: pytest.fail("too late"))
+    words = ("--format", "gguf:q4_0", "-q")
+    texts = ("--calibration", pristine / "calibration" / "a")
+    for command in (EXPORT, (*EXPORT, "--dry-run"), ("convert", "m", *texts, "--out", "out")):
+        run(*command, *words).refused(8, "GGUF files cannot hold this tokenizer", "WordLevel", "use another format")
+        assert not (work / "out").exists()
 
 
 def test_validate_compares_what_a_runtime_runs(run: Run, out: Path) -> None:

@@ -13,7 +13,7 @@ from support.chosen import OF_EACH_FAMILY
 from support.corpora import micro_texts
 from support.execution import ONE_THREAD
 from support.models import write_micro_model
-from support.product import Run, open_torch_runner
+from support.product import Run, open_torch_runner, read_spec
 from support.tokenizers import write_byte_level, write_sentencepiece
 from support.uneven import uneven_values
 from support.variations import VARIATIONS
@@ -62,8 +62,7 @@ def _theirs(folder: Path, stored: StoredWeights | None = None) -> list[np.ndarra
 
 
 def _refusal(folder: Path) -> str | None:
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    return GgufFormat("f32").refusal(model_spec(config), config)
+    return GgufFormat("f32").refusal(read_spec(folder), folder)
 
 
 def _largest_difference(folder: Path) -> float:
