@@ -11,7 +11,7 @@ from seap_export.families import ModelSpec, model_spec
 from seap_export.json_file import read_json
 from seap_export.sources.tokenizer import tokenizer_files
 
-__all__ = ["accepted_model", "remark_on_length"]
+__all__ = ["accepted_model", "cannot_hold", "changing_rotation", "remark_on_length"]
 
 
 def accepted_model(format: Format, folder: Path) -> tuple[dict[str, Any], ModelSpec]:
@@ -33,6 +33,17 @@ def accepted_model(format: Format, folder: Path) -> tuple[dict[str, Any], ModelS
     if reason is not None:
         raise InputError(reason)
     return config, spec
+
+
+def cannot_hold(format: Format, part: str | None) -> str | None:
+    """The refusal because of a part of a model's layers; None: there is no such part."""
+    return None if part is None else f"{format.name} cannot hold a layer with {part}; use another format"
+
+
+def changing_rotation(spec: ModelSpec, length: int) -> str | None:
+    """The words for a rotation that is another one for texts that fill a cache of this length; None: there is none."""
+    changes = any(rope.switches_at is not None and rope.switches_at < length for rope in spec.ropes)
+    return "a rotation that changes with the length of a text" if changes else None
 
 
 def remark_on_length(format: Format, spec: ModelSpec, length: int) -> str | None:

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from seap_export.errors import ArtifactError
+from seap_export.errors import ArtifactError, InputError
 from seap_export.families import ModelSpec
 from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.weights import SafetensorsReader, check_weights
 
-__all__ = ["PlainWeights", "open_plain"]
+__all__ = ["PlainWeights", "not_finite", "open_plain"]
 
 
 def open_plain(model_folder: Path, spec: ModelSpec) -> PlainReader:
@@ -25,6 +25,11 @@ def open_plain(model_folder: Path, spec: ModelSpec) -> PlainReader:
     reader = SafetensorsReader(model_folder)
     check_weights(reader, StoredForm(spec).shapes, str(model_folder))
     return PlainReader(reader, spec)
+
+
+def not_finite(name: str) -> InputError:
+    """The error of a tensor of a model that holds NaN or infinite values."""
+    return InputError(f"weights: '{name}' holds NaN or infinite values; download or convert it again")
 
 
 class PlainWeights(ABC):

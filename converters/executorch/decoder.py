@@ -11,9 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from converters.executorch import operators as op
 from converters.executorch.graph import TOKENS, Graph, Shape, Value
@@ -21,7 +19,7 @@ from converters.executorch.program import Program
 from converters.executorch.weights import BLOCK, Kind, Weight
 from seap_export.families import Attention, Mlp, ModelSpec, RopeSpec, Sublayer, names
 from seap_export.families.names import QKV, Projection
-from seap_export.layers.sublayers.rotary import rotary_tables
+from seap_export.layers.sublayers.rotary import pair_swap, rotary_tables
 
 __all__ = ["BITS", "CONTEXT", "PRECISION", "cache_length", "decoder_program", "decoder_weights", "rotations"]
 
@@ -242,14 +240,5 @@ class _Decoder:
         g, size = self._g, x.shape[-1]
         tables = next(tables for one, of_size, tables in self._tables if one == rope and of_size == size)
         cosines, sines = (self._g.take(self._slices[table], (TOKENS, 1, size)) for table in tables)
-        swapped = g.linear(x, g.packed_constant(_swap(rope, size)))
+        swapped = g.linear(x, g.packed_constant(pair_swap(rope, size).numpy()))
         return op.add(g, op.multiply(g, x, cosines), op.multiply(g, swapped, sines))
-
-
-def _swap(rope: RopeSpec, size: int) -> NDArray[np.float32]:
-    """The matrix [out, in] that brings -x2 to the place of x1 and x1 to that of x2, for each pair (x1, x2)."""
-    swap = np.zeros((size, size), np.float32)
-    for pair in range(rope.dim // 2):
-        one, two = (2 * pair, 2 * pair + 1) if rope.interleaved else (pair, pair + rope.dim // 2)
-        swap[one, two], swap[two, one] = -1.0, 1.0
-    return swap

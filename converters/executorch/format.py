@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from converters.accepted import accepted_model, remark_on_length
+from converters.accepted import accepted_model, cannot_hold, changing_rotation, remark_on_length
 from converters.executorch.decoder import cache_length, decoder_program, decoder_weights, rotations
 from converters.executorch.packages import EXTRA
 from converters.executorch.read_back import ExecutorchWeights, program_damages, weight_differences
@@ -61,8 +61,7 @@ class ExecutorchFormat:
 
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
         """Why a model cannot be written so; None: it can."""
-        lacking = lacks(spec, Attention, Mlp) or _unknown(spec)
-        return None if lacking is None else f"{self.name} cannot hold a layer with {lacking}; use another format"
+        return cannot_hold(self, lacks(spec, Attention, Mlp) or _unknown(spec))
 
     def remark(self, spec: ModelSpec) -> str | None:
         """How much of the context is left, if it is not all."""
@@ -119,7 +118,7 @@ class ExecutorchFormat:
 
 
 def _unknown(spec: ModelSpec) -> str | None:
-    """What the kernel of attention does not know, or what a table of angles does not hold."""
+    """What the kernel of attention does not compute, or a table of angles cannot hold; None: nothing."""
     length = cache_length(spec)
     for attention in (one for one in spec.sublayers if isinstance(one, Attention)):
         if attention.sliding_window is not None and attention.sliding_window < length:
@@ -128,6 +127,4 @@ def _unknown(spec: ModelSpec) -> str | None:
             return "bounded attention scores"
         if attention.query_scaling is not None:
             return "queries that are scaled by position"
-    if any(rope.switches_at is not None and rope.switches_at < length for rope in spec.ropes):
-        return "a rotation that changes with the length of a text"
-    return None
+    return changing_rotation(spec, length)

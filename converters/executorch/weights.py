@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from seap_export.errors import InputError
+from converters.read_back import not_finite
 
 __all__ = ["BLOCK", "Kind", "StoredNumbers", "Weight", "stored_numbers"]
 
@@ -91,7 +91,7 @@ def stored_numbers(weight: Weight, tensor: torch.Tensor) -> StoredNumbers:
     """
     numbers = tensor.float().contiguous()
     if not torch.isfinite(numbers.sum(dtype=torch.float64)):
-        raise InputError(f"weights: '{weight.name}' holds NaN or infinite values; download or convert it again")
+        raise not_finite(weight.name)
     if weight.kind == "fp32":
         return StoredNumbers(weight, numbers)
     if weight.kind == "int8":

@@ -10,6 +10,7 @@ from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 
 from converters.gguf.layout import FileTensor, Part
+from converters.read_back import not_finite
 from seap_export.errors import InputError
 from seap_export.sources.weights import WeightReader
 
@@ -37,7 +38,7 @@ def rows_of(tensor: FileTensor, kind: Kind, reader: WeightReader) -> Iterator[ND
             stored, read = reader.read([part.plain])[part.plain], part.plain
         for start, rows in _blocks(part, stored):
             if not np.isfinite(rows).all():
-                raise InputError(f"tensor '{part.plain}' holds NaN or infinite weights; export the model again")
+                raise not_finite(part.plain)
             if kind == Kind.F16 and np.abs(rows).max(initial=0.0) > _LARGEST_FLOAT16:
                 raise InputError(
                     f"tensor '{part.plain}' holds weights beyond float16's {_LARGEST_FLOAT16:g} (from row {start}); "

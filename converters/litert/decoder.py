@@ -10,13 +10,12 @@ Source: https://github.com/google-ai-edge/LiteRT-LM, runtime/executor/litert_com
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from converters.litert import operators as op
 from converters.litert.program import Graph, Program, Value, Weight
 from seap_export.families import Attention, Mlp, ModelSpec, QueryScaling, RopeSpec, Sublayer, names
 from seap_export.families.names import QKV, Projection
-from seap_export.layers.sublayers.rotary import attention_factor, inverse_frequencies
+from seap_export.layers.sublayers.rotary import attention_factor, inverse_frequencies, pair_swap
 
 __all__ = ["CONTEXT", "HIDDEN", "cache_length", "decoder_program", "decoder_weights"]
 
@@ -179,7 +178,7 @@ class _Decoder:
             known = rope, *self._tables(rope, x.shape[-1])
             self._rotations.append(known)
         _, cosines, sines = known
-        swapped = op.linear(g, x, g.constant(_swap(rope, x.shape[-1])))
+        swapped = op.linear(g, x, g.constant(pair_swap(rope, x.shape[-1]).numpy()))
         return op.add(g, op.multiply(g, x, cosines), op.multiply(g, swapped, sines))
 
     def _tables(self, rope: RopeSpec, size: int) -> tuple[Value, Value]:
@@ -218,12 +217,3 @@ class _Decoder:
 
 def _ints(g: Graph, *numbers: int) -> Value:
     return g.constant(np.array(numbers, np.int32))
-
-
-def _swap(rope: RopeSpec, size: int) -> NDArray[np.float32]:
-    """The matrix [out, in] that brings -x2 to the place of x1 and x1 to that of x2, for each pair (x1, x2)."""
-    swap = np.zeros((size, size), np.float32)
-    for pair in range(rope.dim // 2):
-        one, two = (2 * pair, 2 * pair + 1) if rope.interleaved else (pair, pair + rope.dim // 2)
-        swap[one, two], swap[two, one] = -1.0, 1.0
-    return swap

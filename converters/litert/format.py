@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from converters.accepted import accepted_model, remark_on_length
+from converters.accepted import accepted_model, cannot_hold, changing_rotation, remark_on_length
 from converters.format import lacks
 from converters.litert.bundle import BUNDLE, METADATA, PROGRAM, TOKENIZER, Bundle, Section, header
 from converters.litert.decoder import cache_length, decoder_program, decoder_weights
@@ -64,10 +64,7 @@ class LitertFormat:
 
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
         """Why a model cannot be written so; None: it can."""
-        lacking = lacks(spec, Attention, Mlp)
-        if any(rope.switches_at is not None and rope.switches_at < cache_length(spec) for rope in spec.ropes):
-            lacking = lacking or "a rotation that changes with the length of a text"
-        return None if lacking is None else f"{self.name} cannot hold a layer with {lacking}; use another format"
+        return cannot_hold(self, lacks(spec, Attention, Mlp) or changing_rotation(spec, cache_length(spec)))
 
     def remark(self, spec: ModelSpec) -> str | None:
         """How much of the context is left, if it is not all."""

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from converters.litert.program import Weight
-from seap_export.errors import InputError
+from converters.read_back import not_finite
 
 __all__ = ["StoredNumbers", "stored_numbers"]
 
@@ -43,7 +43,7 @@ def stored_numbers(weight: Weight, tensor: torch.Tensor) -> StoredNumbers:
     """
     numbers: NDArray[np.float32] = tensor.float().contiguous().numpy()
     if not np.isfinite(numbers.min(initial=0.0) + numbers.max(initial=0.0)):
-        raise InputError(f"weights: '{weight.name}' holds NaN or infinite values; download or convert it again")
+        raise not_finite(weight.name)
     if not weight.is_rounded:
         return StoredNumbers(numbers)
     largest = np.maximum(numbers.max(1), -numbers.min(1))

@@ -14,7 +14,7 @@ from converters.mlx.decoder import described
 from converters.mlx.layout import Layout
 from converters.mlx.quantize import GRID, kept, quantize
 from converters.progress import LayerProgress
-from converters.read_back import open_plain
+from converters.read_back import not_finite, open_plain
 from converters.small_files import Content, copies, in_order, write_files
 from converters.whole import whole_or_nothing
 from seap_export.errors import InputError
@@ -105,7 +105,7 @@ def stored_parts(name: str, tensor: torch.Tensor, layout: Layout) -> dict[str, t
         parts = [made.weight, made.scales, made.biases]
     if not all(_is_finite(part) for part in (narrow, *parts[1:])):
         if not _is_finite(tensor):
-            raise InputError(f"weights: '{name}' holds NaN or infinite values; download or convert it again")
+            raise not_finite(name)
         dtype = str(layout.dtype).removeprefix("torch.")
         raise InputError(f"weights: '{name}' is too large for {dtype}; use bf16 or fp32")
     pairs = zip(layout.parts(name), parts, strict=True)

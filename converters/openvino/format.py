@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
 
-from converters.accepted import accepted_model
+from converters.accepted import accepted_model, cannot_hold
 from converters.format import lacks
 from converters.openvino.damages import file_damages, graph_differences
 from converters.openvino.ir_file import MODEL_FILE, read_ir, write_ir
@@ -66,7 +66,7 @@ class OpenvinoFormat:
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
         """Why a model cannot be written so; None: it can."""
         if (part := lacks(spec, Attention, Mlp)) is not None:
-            return f"{self.name} cannot hold a layer with {part}; use another format"
+            return cannot_hold(self, part)
         if self._storage.rounding is not None and spec.hidden_size % BLOCK:
             return (
                 f"{self.name}:{self.precision} looks the embedding's rows of {spec.hidden_size} up in whole blocks of "

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from converters.onnx.weights.quantize import QuantizedMatrix, quantize
+from converters.read_back import not_finite
 from seap_export.errors import InputError
 from seap_export.rounding.grid import BlockQuantization
 
@@ -152,7 +153,7 @@ def _finite(tensor: torch.Tensor, name: str) -> torch.Tensor:
     """Rejects NaN and infinity, which show in the minimum and maximum."""
     low, high = tensor.aminmax()
     if not (torch.isfinite(low) and torch.isfinite(high)):
-        raise InputError(f"weights: '{name}' holds NaN or infinite values; download or convert it again")
+        raise not_finite(name)
     return tensor
 
 

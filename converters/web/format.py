@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from converters.accepted import accepted_model
+from converters.accepted import accepted_model, cannot_hold
 from converters.format import lacks
 from converters.onnx.form import read_form
 from converters.onnx.graph.decoder import HEAD_DIM_MULTIPLE
@@ -68,7 +68,7 @@ class WebFormat:
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
         """Why a model cannot be written so, as one line with a remedy; None: it can."""
         if (part := lacks(spec, Attention, Mlp)) is not None:
-            return f"web cannot hold a layer with {part}; use another format"
+            return cannot_hold(self, part)
         if spec.head_dim % HEAD_DIM_MULTIPLE:
             return (
                 f"head_dim {spec.head_dim} is not supported in transformers.js, whose GroupQueryAttention needs a "

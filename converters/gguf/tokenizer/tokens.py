@@ -42,7 +42,7 @@ class Tokens:
         """
         model = tokenizer.get("model") or {}
         if model.get("type") != "BPE":
-            raise refuse(f"its model is {model.get('type')}, and llama.cpp knows BPE")
+            raise refuse(f"its model is {model.get('type')}, and only BPE can be written")
         added = {entry["content"]: entry for entry in tokenizer.get("added_tokens") or []}
         ids = {**model["vocab"], **{text: entry["id"] for text, entry in added.items()}}
         texts, kinds = [f"[PAD{index}]" for index in range(count)], [_UNUSED] * count

@@ -15,6 +15,7 @@ from onnx_ir.tensor_adapters import TorchTensor
 from converters.onnx.precision import Precision
 from converters.onnx.weights.quantize import QuantizedMatrix, quantize
 from converters.onnx.weights.scaling import ScaledReader
+from converters.read_back import not_finite
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec
 from seap_export.sources.stored import PlainReader, StoredForm
@@ -176,7 +177,7 @@ class LazyWeights:
         largest = {}
         for name, part in self.reader.read(names).items():
             if not _is_finite(part):
-                return InputError(f"weights: '{name}' holds NaN or infinite values; download or convert it again")
+                return not_finite(name)
             largest[name] = max(piece.float().abs().max().item() for piece in part.split(_at_once(part)))
         name = max(largest, key=largest.__getitem__)
         dtype = self.precision.dtype

@@ -13,7 +13,7 @@ import torch
 
 from seap_export.families import RopeSpec
 
-__all__ = ["attention_factor", "inverse_frequencies", "rotary_tables"]
+__all__ = ["attention_factor", "inverse_frequencies", "pair_swap", "rotary_tables"]
 
 
 def inverse_frequencies(rope: RopeSpec, *, long: bool = False) -> torch.Tensor:
@@ -67,6 +67,23 @@ def rotary_tables(rope: RopeSpec, positions: int, *, long: bool = False) -> tupl
     angles = torch.arange(positions, dtype=torch.float32)[:, None] * inverse_frequencies(rope, long=long)
     factor = attention_factor(rope)
     return angles.cos() * factor, angles.sin() * factor
+
+
+def pair_swap(rope: RopeSpec, size: int) -> torch.Tensor:
+    """The matrix that brings -x2 to the place of x1 and x1 to that of x2, for each pair (x1, x2) that rotates.
+
+    Args:
+        rope: Which channels are pairs.
+        size: Channels of a head.
+
+    Returns:
+        float32 [size, size], [out, in]; channels that do not rotate become 0.
+    """
+    swap = torch.zeros(size, size)
+    for pair in range(rope.dim // 2):
+        one, two = (2 * pair, 2 * pair + 1) if rope.interleaved else (pair, pair + rope.dim // 2)
+        swap[one, two], swap[two, one] = -1.0, 1.0
+    return swap
 
 
 def _llama3(frequencies: torch.Tensor, parameters: Mapping[str, Any]) -> torch.Tensor:
