@@ -11,7 +11,7 @@ from typing import Any
 from seap_export.activations.statistics import Calibration, CalibrationRecord
 from seap_export.errors import ArtifactError
 from seap_export.json_file import read_artifact, write_json
-from seap_export.pipeline.cost.cost import Cost, Disk, Rates
+from seap_export.pipeline.cost.cost import Cost, Disk, Rates, prompt_factor
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.evaluation.quality import (
     MAX_LENGTH,
@@ -62,7 +62,7 @@ class QualityStep(JointStep):
         general_text: The corpus of the general text; None: the one that comes with the package.
     """
 
-    cost = Cost("quality", _seconds, effort=3.0, always=2.0, count_disk=_disk)
+    cost = Cost("quality", _seconds, effort=3.0, always=2.0, format_factor=prompt_factor, count_disk=_disk)
 
     variants: Mapping[str, VariantSteps]
     tasks: tuple[str, ...]

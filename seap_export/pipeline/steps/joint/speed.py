@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from seap_export.hashing import sha256_json
-from seap_export.pipeline.cost.cost import Cost, Disk, Rates
+from seap_export.pipeline.cost.cost import Cost, Disk, Rates, prompt_factor
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.evaluation.bench import time_variants
 from seap_export.pipeline.evaluation.speed import speed_json, speed_request
@@ -45,7 +45,7 @@ class SpeedStep(JointStep):
         settings: The machine's part of them.
     """
 
-    cost = Cost("speed", _seconds, effort=2.5, always=0.8, count_disk=_disk)
+    cost = Cost("speed", _seconds, effort=2.5, always=0.8, format_factor=prompt_factor, count_disk=_disk)
 
     variants: Mapping[str, VariantSteps]
     settings: ParitySettings
