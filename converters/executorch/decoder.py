@@ -16,7 +16,7 @@ import torch
 from converters.executorch import operators as op
 from converters.executorch.graph import TOKENS, Graph, Shape, Value
 from converters.executorch.program import Program
-from converters.executorch.weights import BLOCK, Kind, Weight
+from converters.executorch.weights import GRID, Kind, Weight
 from seap_export.families import Attention, Mlp, ModelSpec, RopeSpec, Sublayer, names
 from seap_export.families.names import QKV, Projection
 from seap_export.layers.sublayers.rotary import pair_swap, rotary_tables
@@ -42,7 +42,7 @@ def decoder_weights(spec: ModelSpec, precision: str) -> list[Weight]:
     def kind(name: str, shape: Shape) -> Kind:
         if precision == "fp32" or len(shape) == 1 or name == positions:
             return "fp32"
-        return "int4" if precision == "int4" and name not in outer and shape[1] % BLOCK == 0 else "int8"
+        return "int4" if precision == "int4" and name not in outer and GRID.takes(shape[1]) else "int8"
 
     return [Weight(name, shape, kind(name, shape)) for name, shape in spec.tensors().items()]
 

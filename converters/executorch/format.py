@@ -12,6 +12,7 @@ from converters.executorch.decoder import cache_length, decoder_program, decoder
 from converters.executorch.packages import EXTRA
 from converters.executorch.read_back import ExecutorchWeights, program_damages, weight_differences
 from converters.executorch.stored_program import PROGRAM, StoredProgram
+from converters.executorch.weights import GRID
 from converters.executorch.writer import write_program
 from converters.format import lacks
 from converters.progress import LayerProgress
@@ -25,7 +26,7 @@ from seap_export.sources.config import end_tokens
 __all__ = ["ExecutorchFormat"]
 
 #: Grows when the same model gives other bytes.
-_VERSION = 1
+_VERSION = 2
 #: The nodes of a layer, bytes.
 _LAYER = 12_000
 
@@ -76,8 +77,8 @@ class ExecutorchFormat:
         return sum(weight.size + weight.scale_size for weight in weights) + outside
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
-        """None: matrices are rounded to the nearest level."""
-        return None
+        """What the matrices of int4 are on; None: they have a scale for each row, or stay in float32."""
+        return GRID if self.precision == "int4" else None
 
     def settings(self) -> dict[str, Any]:
         """What the bytes depend on besides the model."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.executorch.packages import graph_schema, require
-from converters.executorch.weights import BLOCK, Weight
+from converters.executorch.weights import GRID, Weight
 
 __all__ = ["TOKENS", "Graph", "Shape", "Value"]
 
@@ -156,7 +156,7 @@ class Graph:
                 }  # fmt: skip
                 how = made.PerChannelQuant(**told)
                 if weight.kind == "int4":
-                    how = made.PerChannelGroupQuant(**told, group_size=BLOCK)
+                    how = made.PerChannelGroupQuant(**told, group_size=GRID.block_size)
                 dtype = "qcint8" if weight.kind == "int8" else "qbint4"
                 self._known[name] = self._value(weight.shape, dtype, numbers, how)
         return self._known[name]

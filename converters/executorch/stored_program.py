@@ -14,7 +14,7 @@ import torch
 from converters.executorch.decoder import BITS, PRECISION
 from converters.executorch.packages import require
 from converters.executorch.program import Program
-from converters.executorch.weights import BLOCK, StoredNumbers, Weight
+from converters.executorch.weights import GRID, StoredNumbers, Weight
 from seap_export.errors import ArtifactError
 
 __all__ = ["PROGRAM", "StoredProgram"]
@@ -85,7 +85,7 @@ class StoredProgram:
         rows, *columns = weight.shape
         if weight.kind == "int4":
             packed = self._tensor(weight.name, weight.size, np.uint8, rows, columns[0] // 2)
-            scales = self._tensor(weight.scale_name, weight.scale_size, np.int16, rows, columns[0] // BLOCK)
+            scales = self._tensor(weight.scale_name, weight.scale_size, np.int16, rows, columns[0] // GRID.block_size)
             return StoredNumbers(weight, packed, scales.view(torch.bfloat16))
         if weight.kind == "int8":
             levels = self._tensor(weight.name, weight.size, np.int8, *weight.shape)

@@ -1,7 +1,4 @@
-"""The numbers of a program's weights: float32; int8 with a scale for each row; or int4 with one for each block of 32.
-
-XNNPACK wants scales above zero, so int4 has no grid that a model could be on before: its levels are the nearest.
-"""
+"""The numbers of a program's weights: float32, int8 with a scale for each row, or int4 with one for each block."""
 
 from __future__ import annotations
 
@@ -12,14 +9,15 @@ from typing import Literal
 import torch
 
 from converters.read_back import not_finite
+from seap_export.rounding.grid import BlockQuantization, best_scales, levels, padded_blocks
 
-__all__ = ["BLOCK", "Kind", "StoredNumbers", "Weight", "stored_numbers"]
+__all__ = ["GRID", "Kind", "StoredNumbers", "Weight", "stored_numbers"]
 
 Kind = Literal["fp32", "int8", "int4"]
-#: The weights of int4 that share a scale.
-BLOCK = 32
-#: Rows that are rounded at a time, and scales that are tried, as fractions of the one that clips nothing.
-_ROWS, _SHRINK = 1024, tuple(1 - 0.04 * step for step in range(9))
+#: What int4 matrices are on; XNNPACK wants scales above zero.
+GRID = BlockQuantization(4, 32, embeddings=False, whole_blocks=True, positive=True)
+#: Rows that are rounded at a time.
+_ROWS = 1024
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Weight:
     @property
     def scale_count(self) -> int:
         """The number of scales."""
-        return {"fp32": 0, "int8": self.shape[0], "int4": prod(self.shape) // BLOCK}[self.kind]
+        return {"fp32": 0, "int8": self.shape[0], "int4": prod(self.shape) // GRID.block_size}[self.kind]
 
     @property
     def scale_size(self) -> int:
@@ -80,7 +78,7 @@ class StoredNumbers:
         if self.weight.kind == "int8":
             return part.float() * self.scales[rows, None]
         levels = torch.stack([part & 15, part >> 4], -1).flatten(1).float() - 8
-        return (levels.unflatten(1, (-1, BLOCK)) * self.scales[rows].float().unsqueeze(-1)).flatten(1)
+        return (levels.unflatten(1, (-1, GRID.block_size)) * self.scales[rows].float().unsqueeze(-1)).flatten(1)
 
 
 def stored_numbers(weight: Weight, tensor: torch.Tensor) -> StoredNumbers:
@@ -104,20 +102,12 @@ def stored_numbers(weight: Weight, tensor: torch.Tensor) -> StoredNumbers:
 
 
 def _in_blocks(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Packed levels, and the scales with the least squared error of those tried."""
-    blocks = rows.unflatten(1, (-1, BLOCK))
-    full = torch.maximum(blocks.amax(-1, keepdim=True) / 7, blocks.amin(-1, keepdim=True) / -8)
-    best, lowest = torch.ones_like(full), torch.full_like(full, torch.inf)
-    for fraction in _SHRINK:
-        scales = _above_zero((full * fraction).bfloat16().float())
-        error = (_levels(blocks, scales) * scales - blocks).square_().sum(-1, keepdim=True)
-        best, lowest = torch.where(error < lowest, scales, best), torch.minimum(error, lowest)
-    levels = (_levels(blocks, best) + 8).to(torch.uint8).flatten(1)
-    return levels[:, ::2] | levels[:, 1::2] << 4, best.squeeze(-1).bfloat16()
-
-
-def _levels(blocks: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    return (blocks / scales).round_().clamp_(-8, 7)
+    """Packed levels and scales."""
+    blocks = padded_blocks(rows, GRID)
+    scales, points = best_scales(blocks, GRID)
+    stored = _above_zero(scales.bfloat16().float())
+    numbers = levels(blocks, stored, points, GRID.bits).to(torch.uint8).flatten(1)
+    return numbers[:, ::2] | numbers[:, 1::2] << 4, stored.squeeze(-1).bfloat16()
 
 
 def _above_zero(scales: torch.Tensor) -> torch.Tensor:

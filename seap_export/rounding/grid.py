@@ -29,6 +29,8 @@ class BlockQuantization:
         embeddings: Whether the embedding and the LM head are quantised, too.
         whole_blocks: Whether matrices whose rows are no whole blocks stay as they are; otherwise their last blocks are
             filled up with zeros.
+        positive: Whether scales are above zero. Otherwise that of a symmetric block may be below, so that its largest
+            weight, of either sign, has the lowest level.
     """
 
     bits: int
@@ -36,6 +38,7 @@ class BlockQuantization:
     symmetric: bool = True
     embeddings: bool = True
     whole_blocks: bool = False
+    positive: bool = False
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 8):
@@ -47,7 +50,7 @@ class BlockQuantization:
     def name(self) -> str:
         """Such as "int4-32", for a file name."""
         further = ["" if self.symmetric else "-asymmetric", "" if self.embeddings else "-float-embeddings"]
-        further.append("-whole-blocks" if self.whole_blocks else "")
+        further += ["-whole-blocks" if self.whole_blocks else "", "-positive" if self.positive else ""]
         return f"int{self.bits}-{self.block_size}{''.join(further)}"
 
     def takes(self, columns: int) -> bool:
@@ -76,7 +79,7 @@ def best_scales(
         importance: What the squared error of each column counts, float32 [block_size] or [blocks, block_size]; None:
             all count alike. With 8 bits, scales clip nothing, whatever the importance.
     """
-    full, zero_points = _symmetric(blocks, how.bits) if how.symmetric else _asymmetric(blocks, how.bits)
+    full, zero_points = _symmetric(blocks, how) if how.symmetric else _asymmetric(blocks, how.bits)
     if how.bits == 8:
         return full, zero_points
     best, lowest = full, _error(blocks, full, zero_points, how.bits, importance)
@@ -106,11 +109,14 @@ def on_grid(blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tenso
     return levels(blocks, scales, zero_points, bits).sub_(zero_points).mul_(scales)
 
 
-def _symmetric(blocks: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _symmetric(blocks: torch.Tensor, how: BlockQuantization) -> tuple[torch.Tensor, torch.Tensor]:
     """Maps the largest weight to the lowest level, because there is one more level below zero than above."""
-    middle = 1 << (bits - 1)
-    largest = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True))
-    return _not_zero(largest / -middle), torch.full_like(largest, float(middle))
+    middle = 1 << (how.bits - 1)
+    if how.positive:
+        full = torch.maximum(blocks.amax(-1, keepdim=True) / (middle - 1), blocks.amin(-1, keepdim=True) / -middle)
+    else:
+        full = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)) / -middle
+    return _not_zero(full), torch.full_like(full, float(middle))
 
 
 def _asymmetric(blocks: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -150,6 +156,7 @@ def _exact(
     """
     if how.symmetric:
         span, most = -blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)), 1 << (how.bits - 1)
+        span = span.abs() if how.positive else span
     else:
         lowest, highest = _span(blocks)
         span, most = highest - lowest, (1 << how.bits) - 1

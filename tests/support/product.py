@@ -51,6 +51,7 @@ from seap_export.plan.settings import COMPENSATIONS, Compensation, PlanSettings
 from seap_export.plan.sparsity import EVEN, Sparsity
 from seap_export.plan.sublayers import KeptHeads, KeptNeurons
 from seap_export.providers import DialectName
+from seap_export.rounding.columns import round_columns
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.runtime.chat import ChatTemplate
 from seap_export.runtime.decoding.decoder import OnnxDecoder
@@ -181,6 +182,7 @@ __all__ = [
     "refused_models",
     "rotary_tables",
     "round_activations",
+    "round_columns",
     "round_weights",
     "run_parity",
     "shrink_layer",

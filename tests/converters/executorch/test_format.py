@@ -12,14 +12,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.models import write_micro_model
-from support.plans import write_pruned_micro_model
-from support.product import read_spec
+from support.plans import random_projection, write_pruned_micro_model
+from support.product import read_spec, round_columns
 from support.tokenizers import name_all_tokens, write_byte_level
 from tokenizers import Tokenizer
 
 from converters.executorch.format import ExecutorchFormat
 from converters.executorch.stored_program import PROGRAM
-from converters.executorch.weights import Kind, Weight, stored_numbers
+from converters.executorch.weights import GRID, Kind, Weight, stored_numbers
 from validation.runtimes.executorch_runner import ExecutorchRunner
 
 PRECISIONS = ExecutorchFormat.precisions
@@ -107,3 +107,9 @@ def test_scales_are_above_zero_and_rows_of_zeros_stay(kind: Kind, furthest: floa
     assert (stored.rows() - rows).abs().max() <= furthest
     assert (stored.rows()[2] == 0).all()
     assert torch.equal(stored.rows(slice(1, 3)), stored.rows()[1:])
+
+
+def test_a_rounded_matrix_keeps_its_levels() -> None:
+    weight, moment = random_projection(96, out=20)
+    rounded = round_columns(weight, moment, GRID)
+    assert torch.equal(stored_numbers(Weight("w", (20, 96), "int4"), rounded).rows(), rounded)

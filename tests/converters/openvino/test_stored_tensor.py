@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from support.plans import random_projection
-from support.product import BlockQuantization
+from support.product import BlockQuantization, round_columns
 
 from converters.openvino.stored_tensor import dequantized, integers
-from seap_export.rounding.columns import round_columns
 
 
 def test_a_matrix_that_was_rounded_before_keeps_its_weights() -> None:

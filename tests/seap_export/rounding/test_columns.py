@@ -11,7 +11,7 @@ from seap_export.rounding import columns
 from seap_export.rounding.columns import round_columns
 from seap_export.rounding.grid import BlockQuantization, best_scales, on_grid, padded_blocks, short_scales
 
-WAYS = [BlockQuantization(4), BlockQuantization(4, symmetric=False), BlockQuantization(4, 64)]
+WAYS = [BlockQuantization(4), BlockQuantization(4, symmetric=False), BlockQuantization(4, 64, positive=True)]
 
 
 def nearest(weight: torch.Tensor, how: BlockQuantization, power: torch.Tensor | None = None) -> torch.Tensor:

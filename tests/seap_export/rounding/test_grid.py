@@ -10,16 +10,18 @@ import torch
 from seap_export.rounding.grid import BlockQuantization, best_scales, on_grid, padded_blocks, short_scales
 
 WAYS = [BlockQuantization(4, size, symmetric) for size, symmetric in itertools.product((32, 128), (True, False))]
+WAYS.append(BlockQuantization(4, positive=True))
 
 
 def some_levels(how: BlockQuantization, count: int, seed: int) -> torch.Tensor:
     """Levels of ten blocks that span `count` steps, short scales of either sign, and the matrix that they make."""
     generator = torch.Generator().manual_seed(seed)
-    low = -(count // 2) if how.symmetric else -int(torch.randint(0, count + 1, (1,), generator=generator))
+    low = -int(torch.randint(0, count + 1, (1,), generator=generator))
+    low = -((count + 1) // 2) if how.positive else -(count // 2) if how.symmetric else low
     drawn = torch.randint(low, low + count + 1, (5, 2, how.block_size), generator=generator).float()
     scales = short_scales(torch.rand(5, 2, 1, generator=generator) * 0.1 + 1e-3)
     signs = torch.randint(0, 2, (5, 2, 1), generator=generator).float() * 2 - 1
-    return (drawn * scales * (signs if how.symmetric else 1.0)).flatten(1)
+    return (drawn * scales * (signs if how.symmetric and not how.positive else 1.0)).flatten(1)
 
 
 @pytest.mark.parametrize("how", WAYS, ids=str)
@@ -66,6 +68,14 @@ def test_a_block_of_few_levels_keeps_a_step_that_all_float_types_hold() -> None:
         assert torch.equal(on_grid(block, scales, points, 4), block)
 
 
+def test_scales_may_all_be_above_zero_and_clip_nothing_of_either_sign() -> None:
+    blocks = torch.tensor([[1.0], [-1.0]])[:, :, None] * torch.linspace(-1.0, 0.5, 32)
+    scales, points = best_scales(blocks, BlockQuantization(4, positive=True))
+    assert (scales > 0).all()
+    # 1 / 7 and 1 / 8 of the largest weight clip nothing
+    assert (on_grid(blocks, scales, points, 4) - blocks).abs().max() < 1 / 12
+
+
 def test_short_scales_are_held_by_all_float_types() -> None:
     given = torch.cat([torch.logspace(-9, 4, 500), -torch.logspace(-9, 4, 500)])
     scales = short_scales(given)
@@ -84,6 +94,8 @@ def test_what_a_grid_takes() -> None:
 
 def test_names_tell_grids_apart() -> None:
     both = (True, False)
-    grids = [BlockQuantization(*values) for values in itertools.product((4, 8), (32, 64), both, both, both[::-1])]
+    grids = [
+        BlockQuantization(*values) for values in itertools.product((4, 8), (32, 64), *[both] * 2, *[both[::-1]] * 2)
+    ]
     assert len({grid.name for grid in grids}) == len(grids)
     assert grids[0].name == "int4-32"
