@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from seap_export.activations.moments import MomentAccumulator
 from seap_export.activations.observers import observer
 from seap_export.activations.sensitivity import SENSITIVITY_TOKENS, Backward, sensitivity_texts
 from seap_export.activations.statistics import (
@@ -23,7 +22,7 @@ from seap_export.activations.walk_check import WalkCheck
 from seap_export.families.names import Projection
 from seap_export.layers.batches import length_buckets
 from seap_export.layers.compute import Compute
-from seap_export.layers.hidden_states import HiddenStates, SublayerPass
+from seap_export.layers.hidden_states import HiddenStates
 from seap_export.layers.kept import UNFINISHED, keep_tensors, kept_tensors, path_of
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.streams import StreamStorage, choose_storage
@@ -133,14 +132,9 @@ class _Run:
 
     def _sublayer(self, index: int, output: Projection, tensors: dict[str, torch.Tensor]) -> SublayerStatistics:
         layer = DecoderLayer(self._source.spec, index, tensors, self._compute.device, only=output)
-        moments, further = MomentAccumulator(), observer(layer, output, self._hidden, self._unfinished)
-
-        def add(passed: SublayerPass) -> None:
-            moments.update(passed.channels)
-            further.see(passed)
-
-        self._hidden.advance(layer, output, add)
-        return SublayerStatistics(moments.result(), further.tensors())
+        kept = observer(layer, output, self._hidden, self._unfinished)
+        self._hidden.advance(layer, output, kept.see)
+        return SublayerStatistics(kept.moments(), kept.tensors())
 
     def _save(self, index: int) -> None:
         """Keeps all that the layer needs which comes next."""

@@ -7,7 +7,7 @@ from functools import partial
 
 import torch
 
-__all__ = ["CovarianceAccumulator", "add_packed", "mirrored", "pack_symmetric"]
+__all__ = ["CovarianceAccumulator", "add_packed", "add_products", "mirrored", "pack_symmetric"]
 
 #: Rows of the matrix computed at a time, only from the diagonal to the right, which saves nearly half of the work.
 _STRIP = 256
@@ -72,8 +72,7 @@ class CovarianceAccumulator:
         weighted = shifted if weights is None else shifted * weights.unsqueeze(1)
         self._weight += len(values) if weights is None else float(weights.double().sum())
         self._sum += weighted.sum(0)
-        for strip in _strips(values.shape[1]):
-            self._square[strip, strip.start :] += weighted[:, strip].T @ shifted[:, strip.start :]
+        add_products(self._square, weighted, shifted)
         if targets is not None:
             moved = targets - self._target_shift
             self._target_sum += (moved if weights is None else moved * weights.unsqueeze(1)).sum(0)
@@ -115,6 +114,12 @@ class CovarianceAccumulator:
 def _strips(channels: int) -> Iterator[slice]:
     for start in range(0, channels, _STRIP):
         yield slice(start, min(start + _STRIP, channels))
+
+
+def add_products(matrix: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """Adds leftᵀ right of tokens, [tokens, n] each, to the upper triangle of a float64 matrix [n, n]."""
+    for strip in _strips(len(matrix)):
+        matrix[strip, strip.start :] += left[:, strip].T @ right[:, strip.start :]
 
 
 def pack_symmetric(matrix: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What calibration keeps of the channels of each kind of sublayer, besides their moments."""
+"""What calibration keeps of the channels of each kind of sublayer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 
 from seap_export.activations.covariance import CovarianceAccumulator
+from seap_export.activations.moments import MomentAccumulator, Moments
 from seap_export.activations.routing import RoutingObserver
 from seap_export.families import Experts, Sublayer
 from seap_export.families.names import Projection
@@ -24,18 +25,25 @@ class Observer(Protocol):
     def see(self, passed: SublayerPass) -> None:
         """Adds a batch."""
 
+    def moments(self) -> Moments:
+        """The moments of the channels."""
+
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What is kept, by name, float32; nothing can be added afterwards."""
+        """What is kept besides, by name, float32; nothing can be added afterwards."""
 
 
 class _CovarianceObserver:
     """The covariance of the channels, as `pack_symmetric` gives it."""
 
     def __init__(self, layer: DecoderLayer, sublayer: Sublayer, hidden: HiddenStates, folder: Path) -> None:
-        self._covariance = CovarianceAccumulator()
+        self._moments, self._covariance = MomentAccumulator(), CovarianceAccumulator()
 
     def see(self, passed: SublayerPass) -> None:
+        self._moments.update(passed.channels)
         self._covariance.update(passed.channels)
+
+    def moments(self) -> Moments:
+        return self._moments.result()
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {"covariance": self._covariance.packed_covariance()}

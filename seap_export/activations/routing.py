@@ -8,25 +8,36 @@ dᵀ G d with the products G of the y_e: all that has to be kept of a token is G
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from seap_export.activations.covariance import pack_symmetric
+from seap_export.activations.covariance import add_products, pack_symmetric
+from seap_export.activations.moments import Moments
 from seap_export.families import Experts
+from seap_export.layers.batches import Batch
 from seap_export.layers.hidden_states import HiddenStates, SublayerPass
 from seap_export.layers.layer import DecoderLayer
-from seap_export.layers.sublayers.experts import expert_channels, expert_outputs, router_logits, router_weights
+from seap_export.layers.sublayers.experts import (
+    expert_channels,
+    expert_outputs,
+    reached_tokens,
+    router_logits,
+    router_weights,
+)
+from seap_export.layers.working_memory import summed_parts
 
 __all__ = ["RoutingObserver", "RoutingSample"]
 
-#: Products that are kept of a layer, and tokens that are computed at a time.
-_PRODUCTS, _TOKENS = 1 << 24, 64
-#: Rows of the moments that are computed at a time.
-_ROWS = 4096
+#: Tokens that are sampled at least, if there are as many, and products that are kept of a layer at most.
+_FEWEST, _PRODUCTS = 2048, 1 << 24
+#: What all experts compute for a sample takes this fraction of the time of the pass, unless the sample is small.
+_SHARE = 4
+#: Tokens that all experts compute at a time, at least; and values that they then write at most, if it is more.
+_TOKENS, _VALUES = 64, 1 << 23
 
 
 @dataclass(frozen=True)
@@ -56,67 +67,102 @@ class RoutingSample:
 class RoutingObserver:
     """The sample of a mixture of experts, and the moments of each expert's channels.
 
-    They are taken before the hidden states pass, one expert after another, and wait in a file in `folder`.
+    The sample is taken before the hidden states pass. Products of channels are summed as they pass, but where the
+    matrices of all experts would not fit, those of the first ones are summed before, one expert after another. They
+    wait in a file in `folder`.
     """
 
     def __init__(self, layer: DecoderLayer, experts: Experts, hidden: HiddenStates, folder: Path) -> None:
-        self._sample, self._number = _sample(layer, experts, hidden), experts.num_experts
-        self._file = folder / "moments"
+        number, width = experts.num_experts, experts.moe_intermediate_size
+        self._experts, self._sample = experts, _sample(layer, experts, hidden)
+        self._routing = [router_weights(layer, experts, stream) for stream in hidden.streams]
+        self._file, self._first = folder / "moments", number - summed_parts(experts)
         with self._file.open("wb") as file:
-            for packed in _moments(layer, experts, hidden):
-                file.write(packed.numpy().data)
+            for expert in range(self._first):
+                file.write(self._packed(_products(layer, experts, hidden, self._routing, expert)))
+        device = self._routing[0].device
+        self._products = torch.zeros(number - self._first, width, width, dtype=torch.float64, device=device)
+        self._sum, self._squares = torch.zeros(2, number, width, dtype=torch.float64, device=device)
 
     def see(self, passed: SublayerPass) -> None:
-        """Nothing: see `_sample`."""
+        """Adds a batch."""
+        for expert, tokens in enumerate(reached_tokens(self._routing[passed.batch_index])):
+            channels = passed.channels[:, self._experts.of_expert(expert)].index_select(0, tokens)
+            if expert >= self._first:
+                add_products(self._products[expert - self._first], channels, channels)
+            double = channels.double()  # whose squares are exact, so that nothing has to be shifted
+            self._sum[expert] += double.sum(0)
+            self._squares[expert] += double.square_().sum(0)
+
+    def moments(self) -> Moments:
+        """Those of all channels, which are 0 where a token does not reach their expert."""
+        mean, squares = ((one / self._tokens).flatten().cpu() for one in (self._sum, self._squares))
+        return Moments(self._tokens, mean, squares.sub_(mean.square()).clamp_(min=0.0))
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The fields of the sample, and the moments, float32 [experts, neurons (neurons + 1) / 2]."""
         sample = {name: tensor for name, tensor in vars(self._sample).items() if tensor is not None}
+        with self._file.open("ab") as file:
+            for total in self._products:
+                file.write(self._packed(total))
         moments = np.memmap(self._file, np.float32, "c")  # which the system may read again, if memory is short
-        return {**sample, "moments": torch.from_numpy(moments).view(self._number, -1)}
+        return {**sample, "moments": torch.from_numpy(moments).view(self._experts.num_experts, -1)}
+
+    @property
+    def _tokens(self) -> int:
+        return sum(map(len, self._routing))
+
+    def _packed(self, total: torch.Tensor) -> memoryview:
+        """The mean of c cᵀ over all tokens as `pack_symmetric` gives it, given the sum."""
+        return pack_symmetric(total.div_(self._tokens)).numpy().data
 
     @staticmethod
     def numbers(experts: Experts, tokens: int) -> int:
-        """Those of as many tokens as 2^24 products allow, evenly spread, and the moments."""
+        """Those of the sample, and the moments."""
         number, width = experts.num_experts, experts.moe_intermediate_size
         sampled = math.ceil(tokens / _step(experts, tokens)) * (number + number * (number + 1) // 2)
         return sampled + number * (width * (width + 1) // 2)
 
 
 def _step(experts: Experts, tokens: int) -> int:
-    return max(1, math.ceil(tokens * experts.num_experts**2 / _PRODUCTS))
+    """Of how many tokens one is in the sample."""
+    share = tokens * experts.experts_per_token // (_SHARE * experts.num_experts)
+    sampled = min(max(_FEWEST, share), _PRODUCTS // experts.num_experts**2)
+    return max(1, math.ceil(tokens / max(sampled, 1)))
 
 
 def _sample(layer: DecoderLayer, experts: Experts, hidden: HiddenStates) -> RoutingSample:
     """The sample of a layer, whose mixture the hidden states have not passed yet."""
-    step, passed = _step(experts, sum(batch.num_tokens for batch in hidden.batches)), 0
-    rows, columns = torch.triu_indices(experts.num_experts, experts.num_experts).unbind(0)
+    step, number = _step(experts, sum(batch.num_tokens for batch in hidden.batches)), experts.num_experts
+    rows, columns = torch.triu_indices(number, number).unbind(0)
     gain, logits, products = layer.gain(experts.output), [], []
-    for stream in hidden.streams:
-        first = -passed % step
-        passed += len(stream)
-        blocks = stream[first::step].split(_TOKENS)
-        read = [layer.read(experts.output, block) for block in blocks]
-        for block, written in zip(blocks, expert_outputs(layer, experts, read), strict=True):
-            written = written.transpose(0, 1)
-            written = written if gain is None else written * gain
-            gram = written @ written.mT
-            logits.append(router_logits(layer, experts, block).cpu())
-            products.append(gram[:, rows, columns].cpu())
+    parts = [
+        stream.index_select(0, _chosen(batch, step).to(stream.device))
+        for batch, stream in zip(hidden.batches, hidden.streams, strict=True)
+    ]
+    for block in torch.cat(parts).split(max(_TOKENS, _VALUES // (number * layer.hidden_size))):
+        written = expert_outputs(layer, experts, layer.read(experts.output, block))
+        written = written if gain is None else written.mul_(gain)
+        logits.append(router_logits(layer, experts, block).cpu())
+        products.append((written @ written.mT)[:, rows, columns].cpu())
     bias = layer.tensor("selection_bias")
     return RoutingSample(torch.cat(logits), torch.cat(products), bias if bias is None else bias.cpu())
 
 
-def _moments(layer: DecoderLayer, experts: Experts, hidden: HiddenStates) -> Iterator[torch.Tensor]:
-    """The mean of c cᵀ over all tokens as `pack_symmetric` gives it, with c the channels of each expert in turn."""
-    routing = [router_weights(layer, experts, stream) for stream in hidden.streams]
-    tokens, width = sum(map(len, routing)), experts.moe_intermediate_size
-    total = torch.empty(width, width, dtype=torch.float64, device=routing[0].device)  # of wide experts, large
-    for expert in range(experts.num_experts):
-        total.zero_()
-        for stream, weights in zip(hidden.streams, routing, strict=True):
-            x = layer.read(experts.output, stream)
-            _, channels = expert_channels(layer, experts, x, weights, expert)
-            for rows in range(0, width, _ROWS):
-                total[rows : rows + _ROWS] += channels[:, rows : rows + _ROWS].T @ channels
-        yield pack_symmetric(total.div_(tokens))
+def _chosen(batch: Batch, step: int) -> torch.Tensor:
+    """Every `step`-th token of each text, int64 among the real ones; the text alone decides which one is the first."""
+    shift = batch.input_ids.sum(1, keepdim=True)
+    is_chosen = (torch.arange(batch.input_ids.shape[1]) + shift) % step == 0
+    return torch.nonzero(is_chosen[batch.real])[:, 0]
+
+
+def _products(
+    layer: DecoderLayer, experts: Experts, hidden: HiddenStates, routing: Sequence[torch.Tensor], expert: int
+) -> torch.Tensor:
+    """The sum of c cᵀ over all tokens, with c the channels of an expert; of the upper triangle alone."""
+    width = experts.moe_intermediate_size
+    total = torch.zeros(width, width, dtype=torch.float64, device=routing[0].device)
+    for stream, weights in zip(hidden.streams, routing, strict=True):
+        _, channels = expert_channels(layer, experts, layer.read(experts.output, stream), weights, expert)
+        add_products(total, channels, channels)
+    return total

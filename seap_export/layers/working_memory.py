@@ -6,7 +6,7 @@ import math
 
 from seap_export.families import Attention, ModelSpec, Sublayer
 
-__all__ = ["is_widened_in_parts", "working_bytes"]
+__all__ = ["is_widened_in_parts", "summed_parts", "working_bytes"]
 
 #: Tokens whose logits are in memory at once while the sensitivity is taken, and copies of these logits.
 LOGIT_TOKENS = 256
@@ -15,6 +15,8 @@ _LOGIT_COPIES = 4
 _MATRICES = 2
 #: Bytes in float32 up to which all parts of a sublayer, its experts, are converted at once.
 _AT_ONCE = 4 << 30
+#: Numbers of the matrices over the channels of parts that are summed while hidden states pass, at most.
+_SUMMED = 1 << 27
 #: Values of each neuron of a batch, where all neurons are computed together, and where one expert's are.
 _VALUES, _VALUES_IN_PARTS = 6, 3
 
@@ -24,15 +26,25 @@ def is_widened_in_parts(sublayer: Sublayer, hidden_size: int) -> bool:
     return sublayer.blocks > 1 and 4 * sublayer.weights(hidden_size) > _AT_ONCE
 
 
+def summed_parts(sublayer: Sublayer) -> int:
+    """How many parts of a sublayer, its experts, have a matrix over their channels while hidden states pass."""
+    return min(sublayer.blocks, _SUMMED // _numbers(sublayer))
+
+
+def _numbers(sublayer: Sublayer) -> int:
+    """Those of a matrix over the channels of a part."""
+    return (sublayer.channels // sublayer.blocks) ** 2
+
+
 def working_bytes(spec: ModelSpec, batch_tokens: int) -> int:
     """Bytes that calibration and refit need besides hidden states, of which a layer and the vocabulary need the most.
 
     The largest layer in float32, as it is stored and as it is computed (8 bytes a weight); two matrices in float64
-    over the inputs of its widest projection (16 channels² bytes); and a batch: six values of every neuron and every
-    head's scores, in float32. Experts that together would take more than 4 GiB stay in 16 bits, as models of this size
-    are stored, and one of them is converted; calibration then writes the float32 triangles of all, and a refit holds
-    the layer twice. Outside of the layers: the embedding or LM head as it is stored (4 bytes a weight), and the logits
-    of 256 tokens four times over.
+    over the inputs of its widest projection (16 channels² bytes), or one for each expert up to 1 GiB; and a batch: six
+    values of every neuron and every head's scores, in float32. Experts that together would take more than 4 GiB stay
+    in 16 bits, as models of this size are stored, and one of them is converted; calibration then writes the float32
+    triangles of all, and a refit holds the layer twice, which is more than the matrices of calibration. Outside of the
+    layers: the embedding or LM head as it is stored (4 bytes a weight), and the logits of 256 tokens four times over.
     """
     layers = range(len(spec.layers))
     heads = max(attention.num_attention_heads for attention in spec.all(Attention))
@@ -41,9 +53,9 @@ def working_bytes(spec: ModelSpec, batch_tokens: int) -> int:
     parts = max((_in_parts(sublayer, spec.hidden_size, batch_tokens) for sublayer in in_parts), default=0)
     others = [sublayer for sublayer in spec.sublayers if sublayer not in in_parts]
     weights = max(_whole_weights(spec, layer) for layer in layers)
-    channels = max(sublayer.channels // sublayer.blocks for sublayer in others)
+    matrices = max(_numbers(one) * max(_MATRICES, summed_parts(one)) for one in others)
     inputs = max(spec.hidden_size, *(sublayer.channels for sublayer in others))
-    whole = 8 * weights + 8 * _MATRICES * channels**2 + 4 * batch_tokens * _VALUES * inputs
+    whole = 8 * weights + 8 * matrices + 4 * batch_tokens * _VALUES * inputs
     vocabulary = 4 * spec.vocab_size * (spec.hidden_size + _LOGIT_COPIES * LOGIT_TOKENS)
     return max(whole + scores, 8 * weights + parts, vocabulary)
 

@@ -20,6 +20,7 @@ __all__ = [
     "experts_channels",
     "experts_product",
     "preferences",
+    "reached_tokens",
     "router_logits",
     "router_weights",
     "routing_margins",
@@ -106,6 +107,11 @@ def router_weights(operands: Operands, experts: Experts, stream: torch.Tensor) -
     return routing_weights(router_logits(operands, experts, stream), experts, operands.tensor("selection_bias"))
 
 
+def reached_tokens(weights: torch.Tensor) -> list[torch.Tensor]:
+    """The tokens that reach each expert, int64, given the `routing_weights`."""
+    return [_tokens_of(weight) for weight in weights.unbind(1)]
+
+
 def routing_margins(operands: Operands, experts: Experts, stream: torch.Tensor) -> torch.Tensor:
     """By how much the router prefers the last expert of each token to the next one, float32 [tokens]."""
     logits, bias = router_logits(operands, experts, stream), operands.tensor("selection_bias")
@@ -122,10 +128,9 @@ def routing_margins(operands: Operands, experts: Experts, stream: torch.Tensor) 
 
 def experts_channels(operands: Operands, experts: Experts, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
     """The activations of all experts' neurons times the router's weights, [tokens, experts * neurons]."""
-    parts = []
-    for tokens, neurons in each_expert(operands, experts, stream, range(experts.num_experts)):
-        parts.append(neurons.new_zeros(len(stream), neurons.shape[1]).index_copy(0, tokens, neurons))
-    return torch.cat(parts, 1)
+    tokens, neurons = zip(*each_expert(operands, experts, stream, range(experts.num_experts)), strict=True)
+    channels = stream.new_zeros(len(stream) * experts.num_experts, experts.moe_intermediate_size)
+    return channels.index_copy_(0, _parts_of(tokens), torch.cat(neurons)).view(len(stream), experts.channels)
 
 
 def each_expert(
@@ -161,16 +166,13 @@ def _activations(operands: Operands, experts: Experts, expert: int, x: torch.Ten
     return gate * (gates.alpha * gate).sigmoid() * (up + gates.offset)
 
 
-def expert_outputs(operands: Operands, experts: Experts, blocks: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """What every expert writes for all tokens of each block, [experts, tokens, hidden_size], given what they read."""
-    written = [
-        [
-            _biased(operands, expert, _written(operands, experts, expert, _neurons(operands, experts, expert, x)))
-            for x in blocks
-        ]
-        for expert in range(experts.num_experts)
-    ]
-    return [torch.stack(block) for block in zip(*written, strict=True)]
+def expert_outputs(operands: Operands, experts: Experts, x: torch.Tensor) -> torch.Tensor:
+    """What every expert writes for all tokens, [tokens, experts, hidden_size], given what they read."""
+    written = x.new_empty(len(x), experts.num_experts, operands.hidden_size)
+    for expert in range(experts.num_experts):
+        neurons = _neurons(operands, experts, expert, x)
+        written[:, expert] = _biased(operands, expert, _written(operands, experts, expert, neurons))
+    return written
 
 
 def _biased(operands: Operands, expert: int, written: torch.Tensor) -> torch.Tensor:
@@ -191,15 +193,18 @@ def experts_product(
 
     The biases of experts are added, weighted as their channels are.
     """
-    total = channels.new_zeros(len(channels), operands.hidden_size)
-    biases = operands.tensor("experts_output_bias")
-    if biases is not None:
-        total = router_weights(operands, experts, stream) @ biases
-    for expert in range(experts.num_experts):
-        neurons = channels[:, experts.of_expert(expert)]
-        tokens = _tokens_of(neurons.abs().amax(1))
-        total = total.index_add(0, tokens, _written(operands, experts, expert, neurons.index_select(0, tokens)))
+    weights, biases = router_weights(operands, experts, stream), operands.tensor("experts_output_bias")
+    total = stream.new_zeros(len(stream), operands.hidden_size) if biases is None else weights @ biases
+    tokens = reached_tokens(weights)
+    parts = channels.reshape(-1, experts.moe_intermediate_size).index_select(0, _parts_of(tokens))
+    for expert, neurons in enumerate(parts.split(list(map(len, tokens)))):
+        total.index_add_(0, tokens[expert], _written(operands, experts, expert, neurons))
     return total
+
+
+def _parts_of(tokens: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The rows of each expert's tokens, given those of all experts, among [tokens * experts, neurons], int64."""
+    return torch.cat([reached * len(tokens) + expert for expert, reached in enumerate(tokens)])
 
 
 def _tokens_of(values: torch.Tensor) -> torch.Tensor:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.corpora import random_token_ids
 from support.models import micro_source
 from support.product import DecoderLayer, HiddenStates, LayerPlan, length_buckets, shrink_layer
 
+from seap_export.activations import routing
 from seap_export.activations.routing import RoutingObserver, RoutingSample
 from seap_export.families import Attention, Experts
 from seap_export.plan.elimination.experts import routing_losses
@@ -41,3 +43,22 @@ def test_losses_by_a_sample_are_those_of_the_layer(variation: str, tmp_path: Pat
     losses = routing_losses(experts, sample, sample.gram(), [0, 2, 3])
     expected = (written[1] - written[0]).square().sum(1)
     torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-4 * float(expected.max()))
+
+
+@torch.no_grad()
+def test_a_sample_is_of_the_same_tokens_in_any_batches_and_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(routing, "_FEWEST", 40)
+    source, texts = micro_source(tmp_path / "model", "mixtral"), random_token_ids(20)
+    layer, experts = DecoderLayer(source.spec, 0, source.read_layer(0)), source.spec.layers[0][Experts]
+    samples, tokens = [], sum(map(len, texts))
+    for most, ordered in ((64, texts), (4096, texts[::-1])):
+        batches = [*length_buckets(ordered[:7], 64), *length_buckets(ordered[7:], most)]
+        hidden = HiddenStates.embedded(source.spec, source.read_embedding(), batches)
+        observed = RoutingObserver(layer, experts, hidden, tmp_path).tensors()
+        sample = torch.cat([observed["logits"], observed["products"]], 1)
+        samples.append(sample[sample[:, 0].argsort()])
+    torch.testing.assert_close(*samples, rtol=1e-4, atol=1e-6)
+    assert tokens > 80
+    assert 20 < len(samples[0]) < 60

@@ -176,8 +176,12 @@ def test_scores_of_experts_are_for_models_that_have_some(tmp_path: Path) -> None
         rank_layers(source, statistics, open_recipe("reap"), tmp_path, compute=Compute())
 
 
+@pytest.mark.parametrize("summed", [4, 1, 0])
 @torch.no_grad()
-def test_moments_are_those_of_each_expert_s_channels(tmp_path: Path) -> None:
+def test_moments_are_those_of_each_expert_s_channels(
+    summed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(working_memory, "_SUMMED", summed * 64**2)
     source, texts = micro_source(tmp_path / "m", "mixtral"), random_token_ids(9)
     mixture = mixture_of(source, tmp_path / "statistics", {"boolq": texts})
     statistics = mixture.experts(0, Experts.output)
@@ -189,6 +193,9 @@ def test_moments_are_those_of_each_expert_s_channels(tmp_path: Path) -> None:
         channels = every[:, source.spec.layers[0][Experts].of_expert(expert)]
         expected = channels.T @ channels / len(channels)
         torch.testing.assert_close(statistics.moment(expert), expected, rtol=1e-4, atol=1e-4 * float(expected.max()))
+    every_channel = mixture.layer(0)[Experts.output]
+    torch.testing.assert_close(every_channel.mean, every.mean(0), rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(every_channel.variance, every.var(0, correction=0), rtol=1e-4, atol=1e-12)
     tokens = (every.unflatten(1, (4, -1)).abs().sum(2) > 0).double().sum(0)
     shares = statistics.shares(source.spec.layers[0][Experts])
     torch.testing.assert_close(shares, tokens / len(every))
