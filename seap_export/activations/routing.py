@@ -34,8 +34,8 @@ __all__ = ["RoutingObserver", "RoutingSample"]
 
 #: Tokens that are sampled at least, if there are as many, and products that are kept of a layer at most.
 _FEWEST, _PRODUCTS = 2048, 1 << 24
-#: What all experts compute for a sample takes this fraction of the time of the pass, unless the sample is small.
-_SHARE = 4
+#: A larger sample takes all experts one part in so many of what the pass takes them.
+_PARTS = 4
 #: Tokens that all experts compute at a time, at least; and values that they then write at most, if it is more.
 _TOKENS, _VALUES = 64, 1 << 23
 
@@ -126,7 +126,7 @@ class RoutingObserver:
 
 def _step(experts: Experts, tokens: int) -> int:
     """Of how many tokens one is in the sample."""
-    share = tokens * experts.experts_per_token // (_SHARE * experts.num_experts)
+    share = tokens * experts.experts_per_token // (_PARTS * experts.num_experts)
     sampled = min(max(_FEWEST, share), _PRODUCTS // experts.num_experts**2)
     return max(1, math.ceil(tokens / max(sampled, 1)))
 
