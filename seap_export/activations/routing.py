@@ -33,11 +33,11 @@ from seap_export.layers.working_memory import summed_parts
 __all__ = ["RoutingObserver", "RoutingSample"]
 
 #: Tokens that are sampled at least, if there are as many, and products that are kept of a layer at most.
-_FEWEST, _PRODUCTS = 2048, 1 << 24
+_FEWEST, _PRODUCTS = 1024, 1 << 24
 #: A larger sample takes all experts one part in so many of what the pass takes them.
 _PARTS = 4
 #: Tokens that all experts compute at a time, at least; and values that they then write at most, if it is more.
-_TOKENS, _VALUES = 64, 1 << 23
+_TOKENS, _VALUES = 64, 1 << 22
 
 
 @dataclass(frozen=True)
