@@ -69,7 +69,7 @@ def generate_command(
 
     \b
     Example:
-      seap-export generate pruned/gsm8k-0.2 "How many legs have 3 cats?" --max-new-tokens 32
+      seap-export generate pruned/gsm8k-0.2 "How many legs do 3 cats have?" --max-new-tokens 32
     """
     from seap_export.errors import UsageError
     from seap_export.runtime import Generator, Sampling

@@ -55,7 +55,7 @@ def route_command(
 
     \b
     Example:
-      seap-export route pruned "How many legs have 3 cats?" --generate 32
+      seap-export route pruned "How many legs do 3 cats have?" --generate 32
     """
     from seap_export.errors import UsageError
     from seap_export.runtime import RoutedModel
