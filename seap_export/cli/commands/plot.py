@@ -41,7 +41,7 @@ def plot_command(
     force: bool,
     picture_format: Any,
 ) -> None:
-    """Draw which parts variants keep, how much they share, and what quality that costs.
+    """Draw which parts variants keep, how much they share, and what that costs in quality.
 
     PATH is an output folder of `export` (all its variants), a variant's folder or a plan.json with hf/ beside it.
 
