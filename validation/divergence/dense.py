@@ -18,6 +18,7 @@ from seap_export.errors import InputError
 from validation.array_store import ArrayStore, StoredArray
 from validation.divergence.paired import TokenIds
 from validation.execution import Execution
+from validation.likelihood import log_likelihoods
 from validation.runtimes.pytorch.torch_runner import Run, TorchRunner, open_torch_runner
 
 __all__ = ["DenseAnswers", "DenseReference", "perplexity_of", "text_loss"]
@@ -163,11 +164,8 @@ def text_loss(logits: NDArray[np.floating], ids: TokenIds) -> float:
     step = max(1, _CHUNK_ELEMENTS // logits.shape[1])
     losses = []
     for start in range(0, len(ids) - 1, step):
-        targets = np.asarray(ids[start + 1 : start + 1 + step])
-        block = np.asarray(logits[start : start + len(targets)], np.float64)
-        largest = block.max(axis=1)
-        log_sum = largest + np.log(np.exp(block - largest[:, None]).sum(axis=1))
-        losses += (log_sum - block[np.arange(len(targets)), targets]).tolist()
+        targets = ids[start + 1 : start + 1 + step]
+        losses += (-log_likelihoods(logits[start : start + len(targets)], targets)).tolist()
     return math.fsum(losses)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from seap_export.errors import ArtifactError
-from validation.runtimes.runner import Keeps, Runner
+from validation.runtimes.runner import Keeps, Runner, padded
 
 __all__ = ["Row", "decode"]
 
@@ -55,10 +55,7 @@ def decode(
         ParityFailure, EnvironmentFailure: As for `Runner.prefill`.
     """
     lengths = [len(row.prompt) for row in rows]
-    input_ids = np.zeros((len(rows), max(lengths)), np.int64)
-    for ids, row in zip(input_ids, rows, strict=True):
-        ids[: len(row.prompt)] = row.prompt
-    prefilled = runner.prefill(input_ids, lengths, max(row.room for row in rows))
+    prefilled = runner.prefill(padded([row.prompt for row in rows]), lengths, max(row.room for row in rows))
     is_last_only = prefilled.shape[1] == 1
     logits = prefilled[np.arange(len(rows)), [0 if is_last_only else length - 1 for length in lengths]]
     while True:

@@ -28,6 +28,7 @@ from validation.parity.taps import Tap, decoder_taps, tapped
 from validation.prompts import Case
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
 from validation.runtimes.pytorch.torch_runner import open_torch_runner
+from validation.runtimes.runner import padded
 from validation.session_memory import calls_of, claim_memory
 
 __all__ = ["Bisection", "Overflow", "TapError", "bisect"]
@@ -162,11 +163,8 @@ def _calls(case: Case, runner: OnnxRunner, steps: int) -> Iterator[_Call]:
     """The prompt, in one call or in several, then the steps."""
     lengths = [len(row) for row in case.rows]
     if case.call_tokens is None:
-        ids = np.zeros((len(lengths), max(lengths)), np.int64)
-        for padded, row in zip(ids, case.rows, strict=True):
-            padded[: len(row)] = row
         whole = tuple(slice(0, length) for length in lengths)
-        yield _Call(runner.prefill(ids, lengths, steps), whole, whole)
+        yield _Call(runner.prefill(padded(case.rows), lengths, steps), whole, whole)
     else:
         start = 0
         for part in case.calls:

@@ -18,8 +18,8 @@ from validation.parity.caches import CacheComparison
 from validation.parity.profiles import Figure, Noise, Pass
 from validation.parity.references import Reference, TokenSequence, sequences_of
 from validation.parity.stage import StageResult
-from validation.prompts import Case, TokenIds
-from validation.runtimes.runner import PER_TOKEN, Gives, Runner, States
+from validation.prompts import Case
+from validation.runtimes.runner import PER_TOKEN, Gives, Runner, States, padded
 
 __all__ = ["Compared", "compare", "compare_served", "served_cases"]
 
@@ -154,17 +154,9 @@ def _last_call(case: Case, runner: Runner) -> NDArray[np.floating]:
     """The logits of the prompts' only call, or of the last one of a prompt that runs in several."""
     steps = len(case.forced[0])
     if case.call_tokens is None:
-        return runner.prefill(_padded(case.rows), [len(row) for row in case.rows], steps)
+        return runner.prefill(padded(case.rows), [len(row) for row in case.rows], steps)
     first, *others = (np.array([part], np.int64) for part in case.calls)
     logits = runner.prefill(first, [first.shape[1]], len(case.rows[0]) - first.shape[1] + steps)
     for part in others:
         logits = runner.append(part)
     return logits
-
-
-def _padded(rows: Sequence[TokenIds]) -> np.ndarray:
-    """int64 [B, longest], padded on the right with token 0, which the mask hides."""
-    padded = np.zeros((len(rows), max(map(len, rows))), np.int64)
-    for index, row in enumerate(rows):
-        padded[index, : len(row)] = row
-    return padded

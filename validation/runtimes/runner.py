@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PER_TOKEN", "Bounded", "Follows", "Gives", "Keeps", "Layers", "Logits", "Opening", "Purpose", "Runner", "Runtime",
-    "States", "TimesItself",
+    "States", "TimesItself", "padded",
 ]  # fmt: skip
 
 #: float32; of a prompt [rows, tokens, vocabulary], of a step [rows, vocabulary].
@@ -35,6 +35,14 @@ Gives = Literal["logits", "log-probabilities"]
 #: exactly and with the logits of all tokens; or to be timed as its runtime serves it, with the runtime's own choice of
 #: how exactly it computes and caches.
 Purpose = Literal["compared", "scored", "served"]
+
+
+def padded(prompts: Sequence[Sequence[int]]) -> NDArray[np.int64]:
+    """Prompts for `Runner.prefill`, int64 [B, longest], padded on the right with token 0, which the mask hides."""
+    input_ids = np.zeros((len(prompts), max(map(len, prompts))), np.int64)
+    for row, ids in zip(input_ids, prompts, strict=True):
+        row[: len(ids)] = ids
+    return input_ids
 
 
 class Runner(Protocol):

@@ -18,8 +18,9 @@ from lm_eval.api.model import TemplateLM
 from numpy.typing import NDArray
 
 from seap_export.errors import InputError
+from validation.likelihood import log_likelihoods
 from validation.runtimes.pytorch.torch_runner import TorchRunner
-from validation.runtimes.runner import Runner
+from validation.runtimes.runner import Runner, padded
 
 __all__ = ["RunnerLM", "TorchLM"]
 
@@ -125,7 +126,7 @@ class TorchLM(_BatchLM):
         sizes = [(len(batch), max(map(len, batch))) for batch in batches]
         blocks = self._runner.blocks([rows * self._runner.passing_bytes(tokens) for rows, tokens in sizes])
         for block in blocks:
-            ids = [[torch.from_numpy(_padded(batches[index]))] for index in block]
+            ids = [[torch.from_numpy(padded(batches[index]))] for index in block]
             passages = self._runner.start(ids, cached=False)
             self._runner.pass_layers(passages, keep=block.stop < len(batches))
             with self._runner.head():
@@ -157,7 +158,7 @@ class RunnerLM(_BatchLM):
         self, batches: Sequence[Sequence[TokenIds]], kept: dict[TokenIds, int]
     ) -> Iterator[Sequence[NDArray[np.floating]]]:
         for batch in batches:
-            logits = self._runner.prefill(_padded(batch), [len(ids) for ids in batch])
+            logits = self._runner.prefill(padded(batch), [len(ids) for ids in batch])
             yield [logits[row, : len(ids)] for row, ids in enumerate(batch)]
 
 
@@ -175,18 +176,8 @@ def _check_lengths(requests: Iterable[Request], max_length: int) -> None:
             )
 
 
-def _padded(batch: Sequence[TokenIds]) -> NDArray[np.int64]:
-    """The sequences of a batch, padded on the right, int64 [B, longest]; by causality padding changes nothing."""
-    input_ids = np.zeros((len(batch), max(map(len, batch))), np.int64)
-    for row, ids in enumerate(batch):
-        input_ids[row, : len(ids)] = ids
-    return input_ids
-
-
 def _score(logits: NDArray[np.floating], continuation: list[int]) -> Answer:
     """Scores the continuation, which is predicted by the last rows of the logits [T, V]."""
-    scored = np.asarray(logits[-len(continuation) :], np.float64)
-    largest = scored.max(axis=1)
-    log_sum = largest + np.log(np.exp(scored - largest[:, None]).sum(axis=1))
-    chosen = scored[np.arange(len(continuation)), continuation]
-    return float((chosen - log_sum).sum()), bool((scored.argmax(axis=1) == continuation).all())
+    scored = logits[-len(continuation) :]
+    likelihood = float(log_likelihoods(scored, continuation).sum())
+    return likelihood, bool((scored.argmax(axis=1) == continuation).all())
