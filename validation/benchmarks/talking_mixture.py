@@ -32,7 +32,7 @@ from seap_export.layers.batches import length_buckets
 from seap_export.layers.compute import Compute
 from seap_export.layers.hidden_states import HiddenStates
 from seap_export.layers.layer import DecoderLayer
-from seap_export.layers.sublayers.experts import each_expert
+from seap_export.layers.sublayers.experts import expert_outputs
 from seap_export.shrink.expert_refit import ExpertFit
 from seap_export.shrink.write import write_weights
 from seap_export.sources.source import Source, open_source
@@ -163,11 +163,7 @@ def _grouped(
         return whole, of_all, dict(of_all)
     exact = DecoderLayer(whole, index, of_all, only=Experts.output)
     x = exact.read(Experts.output, stream)
-    written = [
-        neurons @ exact.weight(Experts.output)[:, every.of_expert(expert)].T
-        for expert, (_, neurons) in enumerate(each_expert(exact, every, x, range(experts.num_experts)))
-    ]
-    return whole, of_all, layer(_router(x, torch.stack(written, 1)), experts.experts_per_token)
+    return whole, of_all, layer(_router(x, expert_outputs(exact, every, x)), experts.experts_per_token)
 
 
 def _router(x: torch.Tensor, written: torch.Tensor) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -14,7 +14,6 @@ from seap_export.layers.sublayers.operands import Operands, stream_of
 
 __all__ = [
     "chosen_experts",
-    "each_expert",
     "expert_channels",
     "expert_outputs",
     "experts_channels",
@@ -128,17 +127,11 @@ def routing_margins(operands: Operands, experts: Experts, stream: torch.Tensor) 
 
 def experts_channels(operands: Operands, experts: Experts, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
     """The activations of all experts' neurons times the router's weights, [tokens, experts * neurons]."""
-    tokens, neurons = zip(*each_expert(operands, experts, stream, range(experts.num_experts)), strict=True)
+    weights, x = router_weights(operands, experts, stream), operands.read(experts.output, stream)
+    parts = (expert_channels(operands, experts, x, weights, expert) for expert in range(experts.num_experts))
+    tokens, neurons = zip(*parts, strict=True)
     channels = stream.new_zeros(len(stream) * experts.num_experts, experts.moe_intermediate_size)
     return channels.index_copy_(0, _parts_of(tokens), torch.cat(neurons)).view(len(stream), experts.channels)
-
-
-def each_expert(
-    operands: Operands, experts: Experts, stream: torch.Tensor, which: Iterable[int]
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The tokens that reach some experts, int64 [n] each, and their channels [n, neurons], given hidden states."""
-    weights, x = router_weights(operands, experts, stream), operands.read(experts.output, stream)
-    return (expert_channels(operands, experts, x, weights, expert) for expert in which)
 
 
 def expert_channels(
