@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from support.variations import micro_config
 
-from seap_export.families import family as module
 from seap_export.families import family_of_model_type
+from seap_export.families import files as module
 from seap_export.families.family import Family
 
 

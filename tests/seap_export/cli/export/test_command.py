@@ -187,6 +187,7 @@ def test_another_form_of_the_onnx_files(run: Run, done: Path) -> None:
                 "symmetric": True,
                 "embeddings": True,
                 "whole_blocks": False,
+                "positive": False,
             },
         },
         "dialect": "fused",
