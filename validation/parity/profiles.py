@@ -59,6 +59,9 @@ NOISE_FACTOR, _ERRORS = 3.0, 3.0
 EXACT_NOISE_FACTOR = 10.0
 #: Noise widens these limits this many times at most: a larger difference between two runs of torch is no rounding.
 _MOST_ROUNDING = 100.0
+#: Unless a router chose another expert, which moves single logits and states by any amount. Then the predictions
+#: count: their divergence may be `EXACT_NOISE_FACTOR` times that of torch from itself, within these bounds.
+_LEAST_OF_CHOICES, _MOST_OF_CHOICES = 1e-3, 5e-2
 
 
 @dataclass(frozen=True)
@@ -162,12 +165,14 @@ class Noise:
         cache_error: The difference of the cache, as defined for `Figure`.
         mean_kl: Divergence from float32 if torch rounds as the graph does; 0 if nothing is rounded.
         kl_variation: Standard deviation of the tokens' divergence over its mean; at least 1.
+        choices_kl: Divergence that goes with `max_abs` in a model with routers; 0 in others.
     """
 
     max_abs: float = 0.0
     cache_error: float = 0.0
     mean_kl: float = 0.0
     kl_variation: float = 1.0
+    choices_kl: float = 0.0
 
     def __or__(self, other: Noise) -> Noise:
         return Noise(*(max(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)))
@@ -202,24 +207,34 @@ class Pass:
 
     def limits_for(self, noise: Noise, tokens: int) -> tuple[Limit, ...]:
         """The limits for a stage of `tokens` tokens, given torch's noise in its case."""
+        exact = {figure: EXACT_NOISE_FACTOR * getattr(noise, figure) for figure in _EXACT}
+        most = {figure: _MOST_ROUNDING * limit for figure, limit in _EXACT.items()}
         passing = {
-            **{
-                figure: min(EXACT_NOISE_FACTOR * getattr(noise, figure), _MOST_ROUNDING * limit)
-                for figure, limit in _EXACT.items()
-            },
+            **{figure: min(exact[figure], most[figure]) for figure in _EXACT},
             "mean_kl": NOISE_FACTOR * (1.0 + _ERRORS * noise.kl_variation / math.sqrt(tokens)) * noise.mean_kl,
         }
-        return tuple(
+        by_choices = {figure for figure in _EXACT if noise.choices_kl and exact[figure] > most[figure]} - self.given
+        limits = [
             Limit(limit.figure, max(limit.value, passing[limit.figure]))
             if limit.figure in passing and limit.figure not in self.given
             else limit
             for limit in self.limits
-        )
+            if limit.figure not in by_choices
+        ]
+        if len(limits) < len(self.limits):
+            divergence = max(EXACT_NOISE_FACTOR * noise.choices_kl, _LEAST_OF_CHOICES)
+            limits.append(Limit("mean_kl", min(divergence, _MOST_OF_CHOICES)))
+        return tuple(limits)
+
+    @property
+    def figures(self) -> frozenset[Figure]:
+        """The figures that it is judged by, unless noise puts others in their place."""
+        return frozenset(limit.figure for limit in self.limits)
 
     @property
     def is_rounding(self) -> bool:
         """Whether it rounds what it computes, so that torch's noise is that of the same rounding."""
-        return any(limit.figure == "mean_kl" for limit in self.limits)
+        return "mean_kl" in self.figures
 
     @property
     def suffix(self) -> str:

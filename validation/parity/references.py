@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from converters.onnx.precision import Precision
@@ -170,13 +169,18 @@ def _differences(
         caches[index].add_layer(wanted, states, 0, passed[index])
         passed[index] += 1
 
-    noise = {}
+    noise, chooses = {}, _chooses(runner.spec)
     runs = runner.run([Run(sequence.calls, sequence.logits) for sequence in references], compare)
     for index, (sequence, again) in enumerate(zip(references, runs, strict=True)):
         say(f"torch: noise of {source}, sequence {index + 1} of {len(references)}")
-        difference = np.abs(store.get(known[index].logits) - again)
-        largest = float(difference[np.isfinite(difference)].max(initial=0.0))
-        noise[sequence] = Noise(max_abs=largest, cache_error=caches[index].figures().error)
+        comparison = LogitComparison()
+        comparison.update(store.get(known[index].logits), again)
+        figures = comparison.figures()
+        noise[sequence] = Noise(
+            max_abs=figures.max_abs or 0.0,
+            cache_error=caches[index].figures().error,
+            choices_kl=(figures.mean_kl or 0.0) if chooses else 0.0,
+        )
     return noise
 
 

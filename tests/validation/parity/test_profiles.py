@@ -103,3 +103,18 @@ def test_noise_in_float32_widens_the_default_and_no_given_limit() -> None:
     assert limits_for(Precision(), noise, 1) == {"max_abs": 5e-3, "cache_error": 1e-3}
     assert limits_for(Precision(), noise, 1, Limits((("fp32", "max_abs", 1e-3),)))["max_abs"] == 1e-3
     assert limits_for(Precision(), Noise(max_abs=9.0), 1)["max_abs"] == 0.1  # that is no rounding
+
+
+@pytest.mark.parametrize(
+    ("noise", "limits"),
+    [
+        (Noise(max_abs=9.0, cache_error=1e-5, choices_kl=2e-3), {"cache_error": 1e-3, "mean_kl": 0.02}),
+        (Noise(max_abs=9.0, cache_error=0.5, choices_kl=1e-9), {"mean_kl": 1e-3}),
+        (Noise(max_abs=9.0, cache_error=0.5, choices_kl=1.0), {"mean_kl": 0.05}),
+        (Noise(max_abs=1e-3, choices_kl=1.0), {"max_abs": 1e-2, "cache_error": 1e-3}),  # that is rounding
+    ],
+)
+def test_where_routers_choose_otherwise_predictions_count(noise: Noise, limits: dict[str, float]) -> None:
+    assert limits_for(Precision(), noise, 1) == pytest.approx(limits)
+    given = Limits((("fp32", "max_abs", 5.0), ("fp32", "cache_error", 5.0)))
+    assert limits_for(Precision(), noise, 1, given) == {"max_abs": 5.0, "cache_error": 5.0}

@@ -21,7 +21,7 @@ from validation.checkpoint import Change
 from validation.execution import Execution
 from validation.parity import onnx_candidate
 from validation.parity import run as parity
-from validation.parity.profiles import Limits
+from validation.parity.profiles import Limits, Noise
 from validation.parity.report import ParityReport
 from validation.parity.run import run_parity
 from validation.runtimes.pytorch.torch_runner import TakeCache
@@ -316,6 +316,32 @@ def test_noise_is_measured_for_the_cases_beyond_a_default_limit_alone(run: Calla
     said.clear()
     assert run(on_progress=said.append).passed
     assert not [line for line in said if "noise" in line]
+
+
+def test_where_routers_choose_otherwise_predictions_count(
+    run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noise = Noise(max_abs=9.0, cache_error=1e-9, choices_kl=2e-3)
+    monkeypatch.setattr(parity, "measure_exact_noise", lambda _, known, *__: dict.fromkeys(known, noise))
+    errors: dict[str, float] = {}
+
+    def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
+        logits[7:8] += errors.get(stage, 0.0) * (row == 1)
+
+    errors["decode 3"] = 0.25
+    report = run(spoil)
+    assert report.passed
+    assert report.summary().startswith(
+        "parity passed: max abs 0 (limit 0.001), cache error 0 (limit 0.001), mean KL 0.00"
+    )
+    errors["decode 3"] = 2.0
+    report = run(spoil)
+    reason, *others = report.reasons
+    assert re.fullmatch(
+        r"mean KL \S+ > 0.02; the largest difference of a logit at case 'batch of 3', row 1, .*", reason
+    )
+    assert not others
+    assert report.failure().endswith("; max_abs = 2.1 under [fp32] in a file of limits would pass")
 
 
 def test_the_largest_difference_is_named_first(run: Callable[..., ParityReport]) -> None:
