@@ -13,6 +13,7 @@ import torch
 
 from seap_export.corpus import LAST_NUMBER, AnswerRule, Sample, Split, Task
 from seap_export.errors import ArtifactError
+from seap_export.families import Attention, ModelSpec
 from seap_export.hashing import sha256_json
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
@@ -34,8 +35,8 @@ __all__ = ["AnswersStep", "answers_steps"]
 #: Increased when the same inputs give different bytes than before, so that older answers are not reused.
 _VERSION = 1
 _FILE = "answers.jsonl"
-#: Prompts that run together, after which their answers are on disk.
-_BATCH = 16
+#: Prompts that run together at most, after which their answers are on disk, and what their keys and values may take.
+_BATCH, _CACHE_BYTES = 64, 4 << 30
 #: The answers of a task that does not say where they end.
 _NO_STOP = AnswerRule(LAST_NUMBER)
 
@@ -143,8 +144,8 @@ class AnswersStep(Step):
             EnvironmentFailure: There is not enough memory.
         """
         file = path / _FILE
-        lines = _read(file)
-        lines = lines[: len(lines) // _BATCH * _BATCH]
+        lines, rows = _read(file), self._rows(work.source.spec)
+        lines = lines[: len(lines) // rows * rows]
         for line in lines:
             advance(line)
         prompts = [sample.prompt for sample in self._samples]
@@ -152,10 +153,10 @@ class AnswersStep(Step):
         execution = Execution(threads=torch.get_num_threads(), compute=work.compute)
         with (
             dense_folder(work.source) as folder,
-            open_writer(folder, prompts, self.settings.answer_tokens, _BATCH, execution) as writer,
+            open_writer(folder, prompts, self.settings.answer_tokens, rows, execution) as writer,
         ):
             while len(lines) < len(prompts) and not self._is_enough(lines, writer):
-                some = self._samples[len(lines) : len(lines) + _BATCH]
+                some = self._samples[len(lines) : len(lines) + rows]
                 answers = writer.answers([sample.prompt for sample in some], self.rule, advance)
                 lines += [_line(*pair, end) for pair in zip(some, answers, strict=True)]
                 _write(file, lines)
@@ -167,6 +168,12 @@ class AnswersStep(Step):
             work.progress.say(
                 f"{self.task}: {of} were cut off after {most} tokens; raise answer_tokens to let them end"
             )
+
+    def _rows(self, spec: ModelSpec) -> int:
+        """How many prompts run together, the same on every machine."""
+        tokens = self.settings.max_length + self.settings.answer_tokens
+        cached = sum(2 * 4 * one.num_key_value_heads * one.head_dim * tokens for one in spec.all(Attention))
+        return max(1, min(_BATCH, _CACHE_BYTES // max(1, cached)))
 
     def _is_enough(self, lines: Sequence[Mapping[str, Any]], writer: Writer) -> bool:
         return self._within(lines, writer) < len(lines) - len(self.prompts.held_out)
