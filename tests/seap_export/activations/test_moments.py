@@ -74,12 +74,6 @@ def test_the_variance_is_never_negative() -> None:
     assert streamed(constant, [1, 998]).variance.min() >= 0.0
 
 
-def test_mean_square_is_the_mean_of_squares() -> None:
-    values = activations()
-    expected = values.double().square().mean(0)
-    torch.testing.assert_close(streamed(values, [100] * 10).mean_square, expected, rtol=1e-6, atol=1e-12)
-
-
 def test_the_activations_given_are_not_changed() -> None:
     values = activations()
     accumulator = MomentAccumulator()

@@ -160,30 +160,6 @@ def test_half_precision_weights_are_run_in_float32(tmp_path: Path) -> None:
     torch.testing.assert_close(measured(source, random_token_ids(8)), expected, rtol=1e-4, atol=0.0)
 
 
-def test_drawn_labels_stand_for_the_expectation_over_all_labels(tmp_path: Path) -> None:
-    """E|g|^2 over the model's own prediction, behind the last layer, where a gradient is of one token alone."""
-    source = micro_source(tmp_path / "model", vocab_size=24)
-    texts = random_token_ids(40, vocabulary=24)[: sensitivity_texts(random_token_ids(40, vocabulary=24))]
-    model = transformers_model(tmp_path / "model")
-    total, tokens = 0.0, 0
-    for ids in texts:
-        with torch.no_grad():
-            stream = model.model(torch.tensor([ids]), output_hidden_states=False, use_cache=False)
-        normed = stream.last_hidden_state[0]
-        chances = model.lm_head(normed).softmax(-1).detach()
-        before: list[torch.Tensor] = []
-        hook = model.model.norm.register_forward_pre_hook(lambda _, args, into=before: into.append(args[0].detach()))
-        model(torch.tensor([ids]), use_cache=False)
-        hook.remove()
-        last = before[0][0].requires_grad_(True)
-        log_p = model.lm_head(model.model.norm(last)).log_softmax(-1)
-        for label in range(24):
-            gradient = torch.autograd.grad(log_p[:, label].sum(), last, retain_graph=True)[0]
-            total += float((chances[:, label] * gradient.square().sum(1)).double().sum())
-        tokens += len(ids)
-    assert float(measured(source, texts)[-1, 1]) == pytest.approx(total / tokens / 96, rel=0.15)
-
-
 @torch.no_grad()
 def divergence_under_noise(
     source: Source,

@@ -127,18 +127,6 @@ def test_a_real_model_s_ratio_is_achieved(ratio: float, balance: Any) -> None:
     assert kept_sizes(layers[0])[2] % 16 == 0
 
 
-def test_the_sensitivity_decides_between_heads_and_neurons() -> None:
-    spec = smollm2_spec(num_hidden_layers=2)
-    options = scored_options(spec, random_scores(spec, 3.0))
-    kept = [
-        kept_sizes(solve_uniform(spec, options, 0.3, 16, "loss", np.array([[attention, mlp]] * 2))[0][0])
-        for attention, mlp in ((1e3, 1.0), (1.0, 1e3))
-    ]
-    assert kept[0][1] == 9
-    assert kept[1][1] < 9
-    assert kept[0][2] < kept[1][2]
-
-
 @pytest.mark.parametrize("variation", JOINT)
 def test_ratio_0_is_the_dense_model(variation: str) -> None:
     spec = model_spec(micro_config(**VARIATIONS[variation]))

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from support.plans import both, covariance_of, random_projection, refitted_loss, small_spec
+from support.plans import both, random_projection, refitted_loss, small_spec
 from support.product import OUTPUTS
 
 from seap_export.errors import UsageError
@@ -142,30 +142,6 @@ def test_a_block_holds_the_channels_that_cost_least_on_their_own() -> None:
     assert order[::-1][:6].tolist() == sorted(range(20), key=alone.__getitem__)[:6]
 
 
-def test_blocks_of_one_lose_less_than_one_look_at_dependent_channels() -> None:
-    """Each channel has a twin: alone each costs nothing, both together much."""
-    generator = torch.Generator().manual_seed(3)
-    inputs = torch.randn(200, 8, generator=generator, dtype=torch.float64)
-    covariance = covariance_of(torch.cat([inputs, inputs], 1))
-    weight = torch.randn(5, 16, generator=generator)
-    _, careful = eliminate_channels(weight, covariance, 1e-9, 0.0)
-    _, careless = eliminate_channels(weight, covariance, 1e-9, 1.0)
-    assert careful[8] < 1e-6 * careful[0]
-    assert careless[8] > 1e-2 * careless[0]
-
-
-def test_channels_that_others_make_up_for_go_first_and_at_no_loss() -> None:
-    generator = torch.Generator().manual_seed(0)
-    base = torch.randn(300, 9, generator=generator, dtype=torch.float64)
-    inputs = torch.cat([base, base @ torch.randn(9, 5, generator=generator, dtype=torch.float64)], 1)
-    inputs[:, [2, 11]] = inputs[:, [11, 2]]
-    weight = torch.randn(20, 14, generator=generator)
-    covariance = covariance_of(inputs)
-    _, loss = eliminate_channels(weight, covariance, 1e-10, 0.0)
-    assert loss[9] < 1e-7 * loss[0]
-    assert loss[8] > 1e-3 * loss[0]
-
-
 @pytest.mark.parametrize(("ridge", "least"), [(RIDGE, 1e-4), (SMALL_RIDGE, 1e-9)])
 def test_channels_that_never_vary_go_first_however_large_their_weights(ridge: float, least: float) -> None:
     """The rounding error of their loss is relative to that of the ridge, which grows with their weights."""
@@ -187,13 +163,6 @@ def test_inputs_that_never_vary_keep_their_order_and_lose_nothing() -> None:
     assert not heads.losses.any()
     assert heads.sets[0].heads == (0,)
     assert heads.sets[-2].heads in {(0, 2, 4), (0, 1, 2, 3)}
-
-
-@pytest.mark.parametrize("ridge", [1e-6, 1e-2, 10.0])
-def test_fewer_tokens_than_channels_give_options_all_the_same(ridge: float) -> None:
-    _, neurons = options_of(small_spec(6, 3, 40), tokens=3, ridge=ridge)
-    assert neurons.loss_of[0] > 0.0
-    assert neurons.loss_of[37] < neurons.loss_of[0]
 
 
 def pair(kept: KeptHeads) -> tuple[int, int]:
@@ -261,28 +230,6 @@ def test_the_greedy_elimination_removes_the_head_that_costs_least_each_time() ->
         }
         kept.remove(min(losses, key=losses.__getitem__))
         assert option.heads == tuple(sorted(kept))
-
-
-def test_losses_scale_with_the_square_of_the_weights_in_both_sublayers() -> None:
-    spec = small_spec(6, 3, 20)
-    o_proj, o_cov, down_proj, down_cov = statistics_of(spec)
-    once, once_neurons = options_of(spec)
-    twice, twice_neurons = eliminated(spec, (2 * o_proj, o_cov.clone()), (2 * down_proj, down_cov.clone()))
-    assert twice_neurons.loss_of == pytest.approx(4 * once_neurons.loss_of, rel=1e-9)
-    assert twice.losses == pytest.approx(4 * once.losses, rel=1e-9)
-
-
-def test_independent_channels_go_in_the_order_of_their_losses() -> None:
-    spec = small_spec(2, 1, 1920)
-    o_proj, o_cov = random_projection(8, 40, 24)
-    generator = torch.Generator().manual_seed(0)
-    down_proj = torch.randn(24, 1920, generator=generator)
-    variances = torch.rand(1920, dtype=torch.float64, generator=generator) + 0.1
-    _, neurons = eliminated(spec, (o_proj, o_cov), (down_proj, variances.diag()))
-    # The loss of each is its own, variance times squared weights.
-    scores = (variances * down_proj.double().square().sum(0)).numpy()
-    assert neurons.loss_of[0] == pytest.approx(scores.sum(), rel=1e-6)
-    assert scores[neurons.order] == pytest.approx(sorted(scores, reverse=True), rel=1e-4)
 
 
 @pytest.mark.parametrize("ridge", [0.0, -1.0, math.nan, math.inf])
