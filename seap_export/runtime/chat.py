@@ -19,14 +19,23 @@ from tokenizers import Tokenizer
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.runtime.files import read_object
 
-__all__ = ["ChatTemplate", "Message", "Prompt", "last_user_text", "read_chat_template", "rendered"]
+__all__ = [
+    "DEFAULT_TEMPLATE",
+    "ChatTemplate",
+    "Message",
+    "Prompt",
+    "last_user_text",
+    "read_chat_template",
+    "rendered",
+    "template_sources",
+]
 
 #: A turn of a conversation: `role`, `content`, and what else the template reads, such as `tool_calls`.
 Message = Mapping[str, Any]
 #: What a model is asked: a text, or the turns of a conversation.
 Prompt = str | Sequence[Message]
 
-_DEFAULT, _WITH_TOOLS = "default", "tool_use"
+DEFAULT_TEMPLATE, _WITH_TOOLS = "default", "tool_use"
 #: Stands for an assistant's turn, to find what follows it.
 _ANSWER = "assistant's answer"
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -71,7 +80,7 @@ class ChatTemplate:
         Raises:
             InputError: The template refuses the messages or is damaged.
         """
-        name = _WITH_TOOLS if tools and _WITH_TOOLS in self.sources else _DEFAULT
+        name = _WITH_TOOLS if tools and _WITH_TOOLS in self.sources else DEFAULT_TEMPLATE
         environment = _environment(self.date)
         try:
             text = environment.from_string(self.sources[name]).render(
@@ -159,7 +168,7 @@ def read_chat_template(folder: Path, tokenizer: Tokenizer, date: datetime | None
     """
     path = folder / "tokenizer_config.json"
     config = read_object(path) if path.is_file() else {}
-    sources = _sources(folder, config)
+    sources = template_sources(folder, config)
     if not sources:
         return None
     tokens = {name: text for name in _SPECIAL_TOKENS if (text := _text_of(config.get(name))) is not None}
@@ -168,19 +177,28 @@ def read_chat_template(folder: Path, tokenizer: Tokenizer, date: datetime | None
     return ChatTemplate(sources, tokens, bos if bos is not None and adds_bos else "", date)
 
 
-def _sources(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+def template_sources(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """The chat templates of a model's folder by name, with `DEFAULT_TEMPLATE` among them, or none.
+
+    Args:
+        folder: The folder with tokenizer.json and what belongs to it.
+        config: What its tokenizer_config.json says.
+
+    Raises:
+        ArtifactError: A file with templates is damaged.
+    """
     text, old = folder / "chat_template.jinja", folder / "chat_template.json"
     if text.is_file():
         try:
-            return {_DEFAULT: text.read_text("utf-8")}
+            return {DEFAULT_TEMPLATE: text.read_text("utf-8")}
         except (OSError, ValueError) as error:
             raise ArtifactError(f"{text}: cannot be read ({error}); it is damaged, export again") from error
     template = (read_object(old) if old.is_file() else config).get("chat_template")
     if isinstance(template, list):
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, Mapping)}
         sources = {name: source for name, source in named.items() if isinstance(name, str) and isinstance(source, str)}
-        return sources if _DEFAULT in sources else {}
-    return {_DEFAULT: template} if isinstance(template, str) and template else {}
+        return sources if DEFAULT_TEMPLATE in sources else {}
+    return {DEFAULT_TEMPLATE: template} if isinstance(template, str) and template else {}
 
 
 def _text_of(token: object) -> str | None:

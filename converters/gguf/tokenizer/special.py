@@ -9,6 +9,7 @@ from typing import Any
 from converters.gguf.metadata import Metadata
 from converters.gguf.tokenizer.tokens import Tokens, refuse
 from seap_export.json_file import read_json, read_json_if_present
+from seap_export.runtime.chat import DEFAULT_TEMPLATE, template_sources
 
 __all__ = ["special_metadata"]
 
@@ -39,7 +40,7 @@ def special_metadata(folder: Path, tokenizer: Mapping[str, Any], tokens: Tokens)
     for name, text, key in (("BOS", first, "bos"), ("EOS", last, "eos")):
         if text is not None and tokens.ids.get(text) != ids.get(key):
             raise refuse(f"texts are framed by '{text}', which is not its {name} token")
-    template = _template(folder, settings)
+    template = template_sources(folder, settings).get(DEFAULT_TEMPLATE)
     return {
         **{_ID.format(key): value for key, value in ids.items() if value is not None},
         "tokenizer.ggml.add_bos_token": first is not None,
@@ -92,11 +93,3 @@ def _frame(tokenizer: Mapping[str, Any]) -> tuple[str | None, str | None]:
         raise refuse("texts are framed by several tokens")
     before, after = parts[: sequences[0]], parts[sequences[0] + 1 :]
     return (before[0][1]["id"] if before else None), (after[0][1]["id"] if after else None)
-
-
-def _template(folder: Path, settings: Mapping[str, Any]) -> str | None:
-    path = folder / "chat_template.jinja"
-    given = path.read_text("utf-8") if path.is_file() else settings.get("chat_template")
-    if isinstance(given, list):
-        given = next((entry["template"] for entry in given if entry.get("name") == "default"), None)
-    return given

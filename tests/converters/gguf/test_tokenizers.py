@@ -65,6 +65,8 @@ def test_special_tokens_and_the_template(folder: Path) -> None:
 
 
 def test_a_template_in_a_file_of_its_own_counts(folder: Path) -> None:
+    (folder / "chat_template.json").write_text('{"chat_template": "{{ old }}"}', "utf-8")
+    assert tokenizer_metadata(folder, SPEC)["tokenizer.chat_template"] == "{{ old }}"
     (folder / "chat_template.jinja").write_text("{{ other }}", "utf-8")
     assert tokenizer_metadata(folder, SPEC)["tokenizer.chat_template"] == "{{ other }}"
 
