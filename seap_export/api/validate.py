@@ -127,7 +127,7 @@ def validate(
 
 def _request(options: dict[str, Any]) -> ValidationRequest:
     from seap_export.api.settings import compute_of, parity_settings
-    from seap_export.pipeline.evaluation.bench import BenchRequest
+    from seap_export.pipeline.evaluation.bench_request import BenchRequest
     from seap_export.pipeline.evaluation.request import EvaluationRequest
     from seap_export.pipeline.gate.request import ValidationRequest
     from validation.runtimes.table import runtime_row

@@ -100,7 +100,8 @@ def bench_command(
     """
     from converters.formats import parse_format
     from seap_export.api.formats import form_if_any
-    from seap_export.pipeline.evaluation.bench import BenchRequest, bench
+    from seap_export.pipeline.evaluation.bench import bench
+    from seap_export.pipeline.evaluation.bench_request import BenchRequest
     from seap_export.pipeline.folder.outputs import write_whole
     from validation.runtimes.table import REFERENCE, runtime_row
 

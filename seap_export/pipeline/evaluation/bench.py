@@ -13,23 +13,22 @@ from importlib import metadata
 from pathlib import Path
 
 from converters.format import Format
-from converters.formats import FORMATS, format_class, row_of
-from converters.onnx.form import OnnxForm, default_form
+from converters.formats import row_of
+from converters.onnx.form import OnnxForm
 from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import Precision
 from seap_export.errors import ArtifactError, UsageError
 from seap_export.families import ModelSpec
+from seap_export.pipeline.evaluation.bench_request import BenchRequest, refuse_long_prompts
 from seap_export.pipeline.folder.contents import Export, FormatFolder, Variant, open_folder
 from seap_export.pipeline.folder.dense_folder import dense_folder
-from seap_export.pipeline.folder.names import HF
 from seap_export.pipeline.folder.origin import refuse_another_model
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.runtime.doctor.machine import processor
 from seap_export.runtime.driver import gpu_name
-from seap_export.runtime.session import check_session_options, probe
+from seap_export.runtime.session import probe
 from seap_export.sources.config import read_spec
 from seap_export.sources.source import open_source
-from validation.execution import Execution
 from validation.parity.candidate import arithmetic_of
 from validation.runtimes.table import REFERENCE, require_runtime
 from validation.session_memory import Calls, claim_memory
@@ -39,84 +38,11 @@ from validation.speed.measure import SpeedCell, measure_speed
 from validation.speed.memory import PeakMemory, peak_memory
 from validation.speed.report import DENSE, SpeedReport, SubjectFigures
 
-__all__ = ["BenchRequest", "bench", "refuse_long_prompts", "time_variants"]
+__all__ = ["bench", "time_variants"]
 
 #: The suffixes of what lies beside weights and graphs.
 _BESIDE = (".json", ".txt", ".jinja", ".py", ".pyc", ".model")
 _PACKAGES = ("torch", "transformers", "onnxruntime-gpu", "onnxruntime", "seap-export")
-
-
-@dataclass(frozen=True)
-class BenchRequest:
-    """What to time.
-
-    Attributes:
-        depths: Prompt lengths.
-        batches: Batch sizes; those above 1 are timed only at the smallest depth, and where the engine takes them.
-        engines: Engines that run the models.
-        form: Form of the ONNX files; None: that of the variants' own, or fp32 (fp16 for CUDA) with the last logits.
-        formats: What other runtimes are given; those that take none of them get the first format that they take.
-        provider: ONNX Runtime's execution provider.
-        threads: Threads of each engine; None: all cores available to this process.
-        runs: Runs of each model in each cell, without the warm-up.
-        steps: Decode steps of a run.
-        memory: Whether the peak memory of each model is measured too, in a process of its own.
-    """
-
-    depths: tuple[int, ...] = (128, 512, 2048)
-    batches: tuple[int, ...] = (1, 4, 16)
-    engines: tuple[EngineName, ...] = ("torch", "onnxruntime")
-    form: OnnxForm | None = None
-    formats: tuple[Format, ...] = ()
-    provider: str = "cpu"
-    threads: int | None = None
-    runs: int = 5
-    steps: int = 16
-    memory: bool = True
-
-    @property
-    def execution(self) -> Execution:
-        """Where engines run."""
-        return Execution(self.provider, self.threads)
-
-    @property
-    def graph(self) -> OnnxForm:
-        """The form of the ONNX files if no variant has any."""
-        return self.form or default_form(self.provider)
-
-    def __post_init__(self) -> None:
-        check_session_options(self.provider, self.threads)
-        for name in ("depths", "batches"):
-            values = getattr(self, name)
-            if not values or min(values) < 1:
-                raise UsageError(f"{name} must be at least 1")
-        for name in ("runs", "steps"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
-
-    def written(self, engine: EngineName) -> Format | None:
-        """The format that an engine runs; None: the model folder itself.
-
-        Raises:
-            UsageError: No format has this runtime.
-        """
-        if engine == "onnxruntime":
-            return OnnxFormat.of(self.graph)
-        format = next((format for format in self.formats if engine in format.runtimes), None)
-        kinds = [format_class(name) for name in FORMATS if engine in format_class(name).runtimes]
-        if format is None and not kinds:
-            raise UsageError(f"no format is run by '{engine}'; use another --runtime")
-        if format is None and kinds[0].name != HF:
-            return kinds[0](kinds[0].precisions[0])
-        return format
-
-    @property
-    def cells(self) -> tuple[SpeedCell, ...]:
-        """Every depth with one prompt, then every other batch size at the smallest depth."""
-        single = [SpeedCell(1, depth) for depth in sorted(set(self.depths))]
-        return tuple(
-            dict.fromkeys([*single, *(SpeedCell(batch, min(self.depths)) for batch in sorted(set(self.batches)))])
-        )
 
 
 @dataclass(frozen=True)
@@ -126,9 +52,6 @@ class _Model:
     name: str
     hf: Path
     folders: Mapping[EngineName, Path]
-
-    def folder(self, engine: EngineName) -> Path:
-        return self.folders[engine]
 
     @property
     def spec(self) -> ModelSpec:
@@ -211,20 +134,6 @@ def _variants_at(path: Path) -> Sequence[Variant]:
     raise UsageError(f"{path} is not a variant; give an output folder of 'seap-export export' or a variant in it")
 
 
-def refuse_long_prompts(spec: ModelSpec, request: BenchRequest) -> None:
-    """Checks that prompts and decode steps fit into the model's context.
-
-    Raises:
-        UsageError: They do not fit.
-    """
-    longest = max(request.depths) + request.steps
-    if longest > spec.max_position_embeddings:
-        raise UsageError(
-            f"{max(request.depths)} tokens and {request.steps} steps exceed the model's context of "
-            f"{spec.max_position_embeddings}; give smaller depths"
-        )
-
-
 def _model(
     name: str, hf: Path, exported: Sequence[FormatFolder], scratch: Path, request: BenchRequest, progress: Progress
 ) -> _Model:
@@ -270,7 +179,7 @@ def _measure(models: Sequence[_Model], request: BenchRequest, progress: Progress
         f"{model.name} {engine}": partial(
             open_engine,
             engine,
-            model.folder(engine),
+            model.folders[engine],
             model.spec.max_position_embeddings,
             request.execution,
         )
@@ -279,7 +188,7 @@ def _measure(models: Sequence[_Model], request: BenchRequest, progress: Progress
     calls = [Calls(cell.batch, cell.depth, cell.depth + request.steps) for cell in request.cells]
     for model, engine in subjects:
         if engine == "onnxruntime":
-            graph = model.folder(engine) / "model.onnx"
+            graph = model.folders[engine] / "model.onnx"
             claim_memory(graph, calls, request.execution, progress.say, can_map=False)
     label = f"timing {', '.join(model.name for model in models)}"
     with progress.step(label, request.runs * len(openers), "runs", name="speed") as advance:
@@ -297,7 +206,7 @@ def _measure(models: Sequence[_Model], request: BenchRequest, progress: Progress
         SubjectFigures(
             model=model.name,
             engine=engine,
-            disk_bytes=_weights_and_graph(model.folder(engine)),
+            disk_bytes=_weights_and_graph(model.folders[engine]),
             peak_bytes=peak.host,
             gpu_bytes=peak.gpu,
             timings=timings[f"{model.name} {engine}"],
@@ -310,7 +219,7 @@ def _measure(models: Sequence[_Model], request: BenchRequest, progress: Progress
 def _peak(model: _Model, engine: EngineName, request: BenchRequest, progress: Progress) -> PeakMemory:
     progress.say(f"{model.name}: peak memory on {engine}")
     context = model.spec.max_position_embeddings
-    return peak_memory(engine, model.folder(engine), context, request.execution, request.cells[0])
+    return peak_memory(engine, model.folders[engine], context, request.execution, request.cells[0])
 
 
 def _work(model: _Model, engine: EngineName, cell: SpeedCell, request: BenchRequest) -> ModelWork:

@@ -7,7 +7,7 @@ from typing import Any
 
 from converters.onnx.format import OnnxFormat
 from seap_export.families import ModelSpec
-from seap_export.pipeline.evaluation.bench import BenchRequest
+from seap_export.pipeline.evaluation.bench_request import BenchRequest
 from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.names import ONNX
 from seap_export.pipeline.request.measured import ONNX_RUNTIME, Measured

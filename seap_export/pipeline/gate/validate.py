@@ -10,7 +10,8 @@ from typing import Any
 
 from converters.formats import FORMATS
 from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageError, refuse_missing
-from seap_export.pipeline.evaluation.bench import bench, refuse_long_prompts
+from seap_export.pipeline.evaluation.bench import bench
+from seap_export.pipeline.evaluation.bench_request import refuse_long_prompts
 from seap_export.pipeline.evaluation.evaluate import evaluate
 from seap_export.pipeline.evaluation.quality import recorded_quality
 from seap_export.pipeline.evaluation.request import EvaluationRequest

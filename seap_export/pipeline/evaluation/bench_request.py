@@ -1,0 +1,106 @@
+"""What is timed when variants and their dense model are compared in speed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from converters.format import Format
+from converters.formats import FORMATS, format_class
+from converters.onnx.form import OnnxForm, default_form
+from converters.onnx.format import OnnxFormat
+from seap_export.errors import UsageError
+from seap_export.families import ModelSpec
+from seap_export.pipeline.folder.names import HF
+from seap_export.runtime.session import check_session_options
+from validation.execution import Execution
+from validation.speed.engines import EngineName
+from validation.speed.measure import SpeedCell
+
+__all__ = ["BenchRequest", "refuse_long_prompts"]
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """What to time.
+
+    Attributes:
+        depths: Prompt lengths.
+        batches: Batch sizes; those above 1 are timed only at the smallest depth, and where the engine takes them.
+        engines: Engines that run the models.
+        form: Form of the ONNX files; None: that of the variants' own, or fp32 (fp16 for CUDA) with the last logits.
+        formats: What other runtimes are given; those that take none of them get the first format that they take.
+        provider: ONNX Runtime's execution provider.
+        threads: Threads of each engine; None: all cores available to this process.
+        runs: Runs of each model in each cell, without the warm-up.
+        steps: Decode steps of a run.
+        memory: Whether the peak memory of each model is measured too, in a process of its own.
+    """
+
+    depths: tuple[int, ...] = (128, 512, 2048)
+    batches: tuple[int, ...] = (1, 4, 16)
+    engines: tuple[EngineName, ...] = ("torch", "onnxruntime")
+    form: OnnxForm | None = None
+    formats: tuple[Format, ...] = ()
+    provider: str = "cpu"
+    threads: int | None = None
+    runs: int = 5
+    steps: int = 16
+    memory: bool = True
+
+    @property
+    def execution(self) -> Execution:
+        """Where engines run."""
+        return Execution(self.provider, self.threads)
+
+    @property
+    def graph(self) -> OnnxForm:
+        """The form of the ONNX files if no variant has any."""
+        return self.form or default_form(self.provider)
+
+    def __post_init__(self) -> None:
+        check_session_options(self.provider, self.threads)
+        for name in ("depths", "batches"):
+            values = getattr(self, name)
+            if not values or min(values) < 1:
+                raise UsageError(f"{name} must be at least 1")
+        for name in ("runs", "steps"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    def written(self, engine: EngineName) -> Format | None:
+        """The format that an engine runs; None: the model folder itself.
+
+        Raises:
+            UsageError: No format has this runtime.
+        """
+        if engine == "onnxruntime":
+            return OnnxFormat.of(self.graph)
+        format = next((format for format in self.formats if engine in format.runtimes), None)
+        kinds = [format_class(name) for name in FORMATS if engine in format_class(name).runtimes]
+        if format is None and not kinds:
+            raise UsageError(f"no format is run by '{engine}'; use another --runtime")
+        if format is None and kinds[0].name != HF:
+            return kinds[0](kinds[0].precisions[0])
+        return format
+
+    @property
+    def cells(self) -> tuple[SpeedCell, ...]:
+        """Every depth with one prompt, then every other batch size at the smallest depth."""
+        single = [SpeedCell(1, depth) for depth in sorted(set(self.depths))]
+        return tuple(
+            dict.fromkeys([*single, *(SpeedCell(batch, min(self.depths)) for batch in sorted(set(self.batches)))])
+        )
+
+
+def refuse_long_prompts(spec: ModelSpec, request: BenchRequest) -> None:
+    """Checks that prompts and decode steps fit into the model's context.
+
+    Raises:
+        UsageError: They do not fit.
+    """
+    longest = max(request.depths) + request.steps
+    if longest > spec.max_position_embeddings:
+        raise UsageError(
+            f"{max(request.depths)} tokens and {request.steps} steps exceed the model's context of "
+            f"{spec.max_position_embeddings}; give smaller depths"
+        )
