@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -15,12 +14,37 @@ import torch
 from seap_export.families import Sublayer
 from seap_export.plan.cost import CostModel
 from seap_export.plan.elimination.channels import eliminate_channels
-from seap_export.plan.sublayers.kept import Kept
+from seap_export.plan.sublayers.kept import Kept, sorted_indices
 from seap_export.plan.sublayers.options import Options, covariance_for
 
-__all__ = ["ChannelOptions"]
+__all__ = ["ChannelOptions", "KeptChannels"]
 
 S = TypeVar("S", bound=Sublayer)
+
+
+@dataclass(frozen=True)
+class KeptChannels(Kept):
+    """The kept channels; the one field of a kind is their indices, sorted."""
+
+    def __post_init__(self) -> None:
+        sorted_indices(**{field.name: self.units for field in fields(self)})
+
+    @classmethod
+    def of(cls, channels: tuple[int, ...]) -> Self:
+        """Some channels."""
+        values: tuple[Any, ...] = (channels,)
+        return cls(*values)
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """The kept channels."""
+        (channels,) = (getattr(self, field.name) for field in fields(self))
+        return tuple(channels)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Their number."""
+        return dict.fromkeys(self.kind.size_keys, len(self.units))
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +58,7 @@ class ChannelOptions(Options[S]):
         align: Numbers of channels that are cut are multiples of this.
     """
 
-    #: The key of config.json that gives the number of channels.
-    size_key: ClassVar[str]
+    kept_type: ClassVar[type[KeptChannels]]
     #: What `order` and `loss_of` are called on disk.
     tensor_names: ClassVar[tuple[str, str]]
 
@@ -96,7 +119,7 @@ class ChannelOptions(Options[S]):
 
     @classmethod
     def _with(cls, dense: S, channels: int) -> S:
-        size: dict[str, Any] = {cls.size_key: channels}
+        size: dict[str, Any] = dict.fromkeys(dense.size_keys, channels)
         return replace(dense, **size)
 
     def aligned(self, align: int) -> ChannelOptions[S]:
@@ -130,13 +153,9 @@ class ChannelOptions(Options[S]):
         """The sublayer with that number of channels."""
         return self._with(self.dense, int(self.counts[option]))
 
-    def kept(self, option: int) -> Kept:
+    def kept(self, option: int) -> KeptChannels:
         """The most important channels, sorted."""
-        return self._kept(tuple(np.sort(self.order[: self.counts[option]]).tolist()))
-
-    @abstractmethod
-    def _kept(self, channels: tuple[int, ...]) -> Kept:
-        """What a plan has of these channels."""
+        return self.kept_type.of(tuple(np.sort(self.order[: self.counts[option]]).tolist()))
 
     def nearest(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
         """The multiple of `align` nearest to each number, at least one multiple, at most all channels."""

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from seap_export.families import Convolution, ModelSpec
-from seap_export.plan.sublayers.channels import ChannelOptions
-from seap_export.plan.sublayers.kept import Kept, sorted_indices
+from seap_export.plan.sublayers.channels import ChannelOptions, KeptChannels
 
 __all__ = ["ConvolutionOptions", "KeptConvolution"]
 
 
 @dataclass(frozen=True)
-class KeptConvolution(Kept):
+class KeptConvolution(KeptChannels):
     """The kept channels, sorted."""
 
     kind, name = Convolution, "convolution"
@@ -23,32 +22,15 @@ class KeptConvolution(Kept):
 
     conv_channels: tuple[int, ...]
 
-    def __post_init__(self) -> None:
-        sorted_indices(conv_channels=self.conv_channels)
-
-    @property
-    def units(self) -> tuple[int, ...]:
-        """The channels."""
-        return self.conv_channels
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Their number."""
-        return {"conv_dim": len(self.conv_channels)}
-
 
 class ConvolutionOptions(ChannelOptions[Convolution]):
     """Numbers of channels."""
 
     kept_type = KeptConvolution
     scores_name = "conv_channels"
-    size_key = "conv_dim"
     tensor_names = ("conv_order", "conv_loss")
 
     @classmethod
     def is_loaded(cls, spec: ModelSpec, shrunk: Convolution) -> bool:
         """transformers' class makes it as wide as the hidden states."""
         return shrunk.conv_dim == spec.hidden_size
-
-    def _kept(self, channels: tuple[int, ...]) -> KeptConvolution:
-        return KeptConvolution(channels)

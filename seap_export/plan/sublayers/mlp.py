@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from seap_export.families import Mlp
-from seap_export.plan.sublayers.channels import ChannelOptions
-from seap_export.plan.sublayers.kept import Kept, sorted_indices
+from seap_export.plan.sublayers.channels import ChannelOptions, KeptChannels
 
 __all__ = ["KeptNeurons", "NeuronOptions"]
 
 
 @dataclass(frozen=True)
-class KeptNeurons(Kept):
+class KeptNeurons(KeptChannels):
     """The kept neurons, sorted."""
 
     kind, name = Mlp, "MLP"
@@ -23,27 +22,10 @@ class KeptNeurons(Kept):
 
     neurons: tuple[int, ...]
 
-    def __post_init__(self) -> None:
-        sorted_indices(neurons=self.neurons)
-
-    @property
-    def units(self) -> tuple[int, ...]:
-        """The neurons."""
-        return self.neurons
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Their number."""
-        return {"intermediate_size": len(self.neurons)}
-
 
 class NeuronOptions(ChannelOptions[Mlp]):
     """Numbers of neurons."""
 
     kept_type = KeptNeurons
     scores_name = "neurons"
-    size_key = "intermediate_size"
     tensor_names = ("neuron_order", "neuron_loss")
-
-    def _kept(self, channels: tuple[int, ...]) -> KeptNeurons:
-        return KeptNeurons(channels)

@@ -10,14 +10,13 @@ import torch
 
 from seap_export.families import ModelSpec, SharedExpert
 from seap_export.families.names import Projection
-from seap_export.plan.sublayers.channels import ChannelOptions
-from seap_export.plan.sublayers.kept import Kept, sorted_indices
+from seap_export.plan.sublayers.channels import ChannelOptions, KeptChannels
 
 __all__ = ["KeptShared", "SharedOptions"]
 
 
 @dataclass(frozen=True)
-class KeptShared(Kept):
+class KeptShared(KeptChannels):
     """The kept neurons, sorted."""
 
     kind, name = SharedExpert, "shared expert"
@@ -27,19 +26,6 @@ class KeptShared(Kept):
     }
 
     shared_neurons: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        sorted_indices(shared_neurons=self.shared_neurons)
-
-    @property
-    def units(self) -> tuple[int, ...]:
-        """The neurons."""
-        return self.shared_neurons
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Their number."""
-        return {"shared_expert_intermediate_size": len(self.shared_neurons)}
 
     def rows(self, dense: SharedExpert, name: Projection | str) -> torch.Tensor:
         """What scales all of them is one row."""
@@ -51,7 +37,6 @@ class SharedOptions(ChannelOptions[SharedExpert]):
 
     kept_type = KeptShared
     scores_name = "shared_neurons"
-    size_key = "shared_expert_intermediate_size"
     tensor_names = ("shared_order", "shared_loss")
 
     @classmethod
@@ -60,6 +45,3 @@ class SharedOptions(ChannelOptions[SharedExpert]):
         rules, dense = spec.family.experts, spec.first(SharedExpert)
         is_free = rules is None or not rules.shared_number
         return is_free or shrunk.shared_expert_intermediate_size == dense.shared_expert_intermediate_size
-
-    def _kept(self, channels: tuple[int, ...]) -> KeptShared:
-        return KeptShared(channels)

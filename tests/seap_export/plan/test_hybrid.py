@@ -25,8 +25,8 @@ from seap_export.plan.plan import LayerPlan
 from seap_export.plan.ranked import read_ranking, write_options, write_scores, write_sensitivity
 from seap_export.plan.settings import BALANCES, LAYOUTS, Balance
 from seap_export.plan.sparsity import EVEN, SPARSITY_KINDS, Sparsity
-from seap_export.plan.sublayers import Kept, KeptHeads, KeptMamba, KeptNeurons, thinner_layer, whole_words
-from seap_export.plan.sublayers.channels import ChannelOptions
+from seap_export.plan.sublayers import KeptHeads, KeptMamba, KeptNeurons, thinner_layer, whole_words
+from seap_export.plan.sublayers.channels import ChannelOptions, KeptChannels
 from seap_export.scores import LayerScores
 
 
@@ -38,27 +38,16 @@ class Mixer(Mlp):
 
 
 @dataclass(frozen=True)
-class KeptMixer(Kept):
+class KeptMixer(KeptChannels):
     kind, name, unit, panel = Mixer, "mixer", "mixer channels", ("mixer channels", "channel")
     size_words: ClassVar[Mapping[str, tuple[str, str]]] = {"intermediate_size": ("mixer", "mixer channels")}
 
     mixer: tuple[int, ...]
 
-    @property
-    def units(self) -> tuple[int, ...]:
-        return self.mixer
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        return {"intermediate_size": len(self.mixer)}
-
 
 class MixerOptions(ChannelOptions[Mixer]):
-    kept_type, scores_name, size_key = KeptMixer, "mixer", "intermediate_size"
+    kept_type, scores_name = KeptMixer, "mixer"
     tensor_names = ("mixer_order", "mixer_loss")
-
-    def _kept(self, channels: tuple[int, ...]) -> KeptMixer:
-        return KeptMixer(channels)
 
 
 @pytest.fixture(autouse=True)
