@@ -43,7 +43,8 @@ def _per_layer(source: Source, spec: ModelSpec) -> dict[str, Any]:
     """What the classes that travel with the model read: each layer's own shape."""
     family = spec.family
     stem = family.stem
-    per_layer = {}
+    per_layer: dict[str, dict[str, Any]] = {}
+    unnamed: dict[str, Any] = {}  # sizes that the family's configs leave out, without which transformers reads none
     for index, (layer, dense) in enumerate(zip(spec.layers, source.spec.layers, strict=True)):
         had = _sizes(family, dense)
         values: dict[str, Any] = {key: size for key, size in _sizes(family, layer).items() if size != had[key]}
@@ -53,7 +54,9 @@ def _per_layer(source: Source, spec: ModelSpec) -> dict[str, Any]:
         values |= {f"{name}_bias": True for name in family.outputs if name in layer.biases - dense.biases}
         if values:
             per_layer[str(index)] = values
+        unnamed |= {key: size for key, size in had.items() if key in values and key not in source.config}
     return {
+        **unnamed,
         "architectures": [f"Seap{stem}ForCausalLM"],
         "auto_map": {
             "AutoConfig": f"configuration_seap.Seap{stem}Config",

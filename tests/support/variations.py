@@ -585,6 +585,8 @@ SHARED_CACHES: dict[str, Any] = {
     "num_kv_shared_layers": 3,
     "use_double_wide_mlp": True,
 }
+#: Whose configs have no key for the number of KV heads.
+_UNNAMED_GROUPS = ("biogpt", "codegen", "falcon", "gpt2", "gpt_neo", "gpt_neox", "gptj", "opt")
 FAMILIES = tuple(sorted({values["model_type"] for values in VARIATIONS.values()}))
 
 
@@ -622,6 +624,8 @@ def micro_config(**values: Any) -> dict[str, Any]:
             config["vocab_size_per_layer_input"] = config["vocab_size"]
         if family.head_dim_is_derived and "per_layer_config" not in config:
             del config["head_dim"]
+        if family.model_type in _UNNAMED_GROUPS and "per_layer_config" not in config:
+            del config["num_key_value_heads"]
         if family.rotation.layers == "none":
             del config["rope_theta"], config["rope_scaling"]
     return deepcopy(config)  # transformers adds to it

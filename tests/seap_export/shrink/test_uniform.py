@@ -133,7 +133,8 @@ def test_the_family_s_own_class_loads_it_and_computes_what_the_masked_dense_mode
 
 @pytest.mark.parametrize("variation", [variation for variation in RICHEST if variation in JOINT])
 def test_the_family_s_class_takes_every_number_of_heads_that_a_plan_may_keep(variation: str) -> None:
-    config = micro_config(**{**VARIATIONS[variation], "num_key_value_heads": 6})
+    groups = "num_kv_heads" if "num_kv_heads" in VARIATIONS[variation] else "num_key_value_heads"
+    config = micro_config(**{**VARIATIONS[variation], groups: 6})
     spec = model_spec(config)
     if reason := why_not_loaded(spec.family, "uniform"):
         pytest.skip(reason)
