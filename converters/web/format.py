@@ -74,7 +74,7 @@ class WebFormat:
                 f"head_dim {spec.head_dim} is not supported in transformers.js, whose GroupQueryAttention needs a "
                 f"multiple of {HEAD_DIM_MULTIPLE}; use the format hf"
             )
-        largest = max(self._slots(spec), key=lambda slot: slot.length)
+        largest = max(_slots(spec, self.precision), key=lambda slot: slot.length)
         if largest.length > CHUNK_BYTES:
             smaller = [other for other in PRECISIONS if _largest(spec, other) <= CHUNK_BYTES]
             remedy = f"use web:{smaller[0]}" if smaller else "use another format"
@@ -93,7 +93,7 @@ class WebFormat:
 
     def size(self, spec: ModelSpec) -> int:
         """The bytes of the data files to be written."""
-        return sum(slot.length for slot in self._slots(spec))
+        return sum(slot.length for slot in _slots(spec, self.precision))
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
         """That of 4 bits."""
@@ -148,9 +148,6 @@ class WebFormat:
     def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
         """What is missing, truncated or does not belong together, one line each, without running a model."""
         yield from folder_damages(model_folder, folder, self.precision)
-
-    def _slots(self, spec: ModelSpec) -> Iterator[DataSlot]:
-        return _slots(spec, self.precision)
 
 
 def _slots(spec: ModelSpec, name: str) -> Iterator[DataSlot]:

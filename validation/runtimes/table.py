@@ -43,7 +43,7 @@ RUNTIMES: Mapping[str, Runtime] = {
     ),
     "transformers.js": Runtime(
         "validation.runtimes.node.transformers_js:open_transformers_js",
-        check="validation.runtimes.node.package:require_transformers_js",
+        check="validation.runtimes.node.package:find_transformers_js",
     ),
     "openvino": Runtime("validation.runtimes.openvino_runner:open_openvino", extra="openvino", title="OpenVINO"),
     "litert": Runtime(
@@ -93,7 +93,7 @@ def require_runtime(name: str) -> None:
     row = runtime_row(name)
     require_extra(row.extra, f"the runtime {name}")
     if row.check is not None:
-        check: Callable[[], None] = resolve_name(row.check)
+        check: Callable[[], object] = resolve_name(row.check)
         check()
 
 

@@ -27,18 +27,8 @@ def rows_swapped(tensors: Tensors) -> None:
     weight[[0, 1]] = weight[[1, 0]]
 
 
-def heads_in_another_order(tensors: Tensors) -> None:
-    weight = tensors[f"{_LAYER}.self_attn.q_proj.weight"]
-    tensors[f"{_LAYER}.self_attn.q_proj.weight"] = weight.roll(32, 0)
-
-
 def keys_for_values(tensors: Tensors) -> None:
     names = [f"{_LAYER}.self_attn.{part}_proj.weight" for part in "kv"]
-    tensors[names[0]], tensors[names[1]] = tensors[names[1]], tensors[names[0]]
-
-
-def gate_for_up(tensors: Tensors) -> None:
-    names = [f"{_LAYER}.mlp.{part}_proj.weight" for part in ("gate", "up")]
     tensors[names[0]], tensors[names[1]] = tensors[names[1]], tensors[names[0]]
 
 
@@ -46,17 +36,8 @@ def bias_of_zeros(tensors: Tensors) -> None:
     tensors["model.layers.1.mlp.down_proj.bias"] = torch.zeros_like(tensors["model.layers.1.mlp.down_proj.bias"])
 
 
-def bias_of_the_other_sign(tensors: Tensors) -> None:
-    tensors["model.layers.1.self_attn.o_proj.bias"] = -tensors["model.layers.1.self_attn.o_proj.bias"]
-
-
 def gain_without_its_one(tensors: Tensors) -> None:
     tensors["model.norm.weight"] = tensors["model.norm.weight"] - 1
-
-
-def norms_swapped(tensors: Tensors) -> None:
-    names = [f"{_LAYER}.self_attn.{part}_norm.weight" for part in "qk"]
-    tensors[names[0]], tensors[names[1]] = tensors[names[1]], tensors[names[0]]
 
 
 def one_number_of_the_table(tensors: Tensors) -> None:
@@ -67,17 +48,10 @@ def a_nan(tensors: Tensors) -> None:
     tensors["lm_head.weight"][0, 0] = float("nan")
 
 
-def head_of_the_table(tensors: Tensors) -> None:
-    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
-
-
 @pytest.mark.parametrize(
     "fault",
-    [
-        rows_swapped, heads_in_another_order, keys_for_values, gate_for_up, bias_of_zeros, bias_of_the_other_sign,
-        gain_without_its_one, norms_swapped, one_number_of_the_table, a_nan, head_of_the_table,
-    ],
-)  # fmt: skip
+    [rows_swapped, keys_for_values, bias_of_zeros, gain_without_its_one, one_number_of_the_table, a_nan],
+)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_another_number_is_a_difference(
     qwen3: Path, copied: Copied, fault: Callable[[Tensors], None], precision: str

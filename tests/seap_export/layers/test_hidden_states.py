@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -21,39 +20,6 @@ from seap_export.layers.layer import DecoderLayer
 
 Texts = Sequence[Sequence[int]]
 _OUTPUTS = dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]]
-YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}
-#: What blocks differ in, one thing at a time.
-FEATURES: dict[str, dict[str, Any]] = {
-    "shared caches": SHARED_CACHES,
-    "embedding multiplier": {"model_type": "granite", "embedding_multiplier": 3.0},
-    "residual multiplier": {"model_type": "granite", "residual_multiplier": 0.3},
-    "logits multiplier": {"model_type": "granite", "logits_scaling": 4.0},
-    "attention scale": {"model_type": "granite", "attention_multiplier": 0.5},
-    "soft cap of attention": {"model_type": "gemma2", "attn_logit_softcapping": 1.0},
-    "soft cap of logits": {"model_type": "gemma2", "final_logit_softcapping": 2.0},
-    "soft cap and window": {
-        "model_type": "gemma2",
-        "attn_logit_softcapping": 1.0,
-        "layer_types": ["full_attention", "sliding_attention", "sliding_attention"],
-    },
-    "local rotation": {"model_type": "gemma3_text", "sliding_window": 100, "rope_local_base_freq": 7.0},
-    "local rotation without scaling": {
-        "model_type": "gemma3_text",
-        "sliding_window": 100,
-        "rope_scaling": {"rope_type": "linear", "factor": 8.0},
-    },
-    "queries scaled by position": {
-        "model_type": "ministral3",
-        "rope_parameters": {"rope_theta": 10000.0, **YARN, "llama_4_scaling_beta": 0.9},
-    },
-    "layers without rotation": {"model_type": "smollm3", "no_rope_layers": [0, 1, 0]},
-    "no rotation": {"model_type": "granitemoehybrid", "position_embedding_type": None},
-    "interleaved rotation": {"model_type": "ernie4_5"},
-    "interleaved rotation of a part": {"model_type": "glm4", "partial_rotary_factor": 0.25},
-    "rotation of a part": {"model_type": "phi3", "partial_rotary_factor": 0.25},
-    "norms after the sublayers alone": {"model_type": "exaone4"},
-    "norms of heads after the rotation": {"model_type": "hunyuan_v1_dense"},
-}
 
 
 @torch.no_grad()
@@ -94,17 +60,12 @@ def assert_equals_transformers(folder: Path, source: Source, texts: Texts) -> No
     hook.remove()
 
 
-@pytest.mark.parametrize("variation", VARIATIONS)
+@pytest.mark.parametrize("variation", [*VARIATIONS, "shared caches"])
 def test_every_variation_is_what_transformers_computes(tmp_path: Path, variation: str) -> None:
     """In texts of 1 to 40 tokens, one batch of them."""
-    source = micro_source(tmp_path / "model", variation)
+    values = VARIATIONS.get(variation, SHARED_CACHES)
+    source = open_source(str(write_micro_model(tmp_path / "model", **values)))
     assert_equals_transformers(tmp_path / "model", source, random_token_ids(10, longest=40))
-
-
-@pytest.mark.parametrize("feature", FEATURES)
-def test_each_feature_alone_is_what_transformers_computes(tmp_path: Path, feature: str) -> None:
-    source = open_source(str(write_micro_model(tmp_path / "model", **FEATURES[feature])))
-    assert_equals_transformers(tmp_path / "model", source, random_token_ids(4, longest=40))
 
 
 @pytest.mark.parametrize("variation", OF_EACH_FAMILY)

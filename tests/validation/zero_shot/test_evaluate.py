@@ -63,18 +63,6 @@ def test_the_figures_are_those_of_a_plain_loop(
     assert figures.questions == 40
 
 
-def test_every_question_is_answered_as_by_hand(
-    model: Path, questions: list[Question], by_hand: tuple[list[int], list[int]]
-) -> None:
-    """With the chosen answers made the right ones, all are right: not only their number agrees."""
-    right = [Question(q.prompt, q.choices, choice) for q, choice in zip(questions, by_hand[0], strict=True)]
-    right_norm = [Question(q.prompt, q.choices, choice) for q, choice in zip(questions, by_hand[1], strict=True)]
-    tasks = [local_task("acc", right), local_task("norm", right_norm)]
-    for form in ("hf", "onnx"):
-        figures = evaluate_zero_shot(model / form, tasks, runtime=RUN_BY[form], execution=ONE_THREAD)
-        assert (figures["acc"].acc, figures["norm"].acc_norm) == (1.0, 1.0)
-
-
 @pytest.mark.parametrize("form", ["hf", "onnx"])
 def test_the_batch_size_changes_nothing(model: Path, questions: list[Question], form: str) -> None:
     task = local_task("t", questions)

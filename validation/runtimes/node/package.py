@@ -12,7 +12,7 @@ from pathlib import Path
 from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.json_file import read_json
 
-__all__ = ["NODE_MODULES", "PACKAGE", "NodePackage", "find_transformers_js", "require_transformers_js"]
+__all__ = ["NODE_MODULES", "PACKAGE", "NodePackage", "find_transformers_js"]
 
 PACKAGE = "@huggingface/transformers"
 #: The environment variable that names a folder `node_modules`, or the folder that contains it.
@@ -59,11 +59,6 @@ def find_transformers_js() -> NodePackage:
         f"transformers.js is not installed; run '{_INSTALL}' in the working directory, or set {NODE_MODULES} to a "
         "folder node_modules that has it"
     )
-
-
-def require_transformers_js() -> None:
-    """Raises `EnvironmentFailure` as `find_transformers_js` does."""
-    find_transformers_js()
 
 
 def _folders() -> Iterator[Path]:

@@ -97,13 +97,16 @@ def test_a_block_of_zeros_stays_zero(how: BlockQuantization) -> None:
     assert again[1, 40].item() == pytest.approx(1.0)
 
 
-def test_rows_do_not_depend_on_how_many_are_done_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    how, weights = BlockQuantization(4, 32, symmetric=False), matrix(50, 96)
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_rows_do_not_depend_on_how_many_are_done_at_once(symmetric: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    how, weights = BlockQuantization(4, 32, symmetric), matrix(50, 96)
     whole = quantize(weights, how)
     monkeypatch.setattr("converters.onnx.weights.quantize._ELEMENTS", 300)
     parts = quantize(weights, how)
     assert torch.equal(whole.packed, parts.packed)
     assert torch.equal(whole.scales, parts.scales)
+    assert (whole.zero_points is None) is (parts.zero_points is None) is symmetric
+    assert symmetric or torch.equal(whole.zero_points, parts.zero_points)
 
 
 @pytest.mark.parametrize(("bits", "size"), [(3, 32), (4, 16), (8, 48)])

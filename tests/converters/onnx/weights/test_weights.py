@@ -17,7 +17,6 @@ from support.product import OnnxForm, Precision, choose_precision, weight_differ
 from converters import comparison
 from converters.onnx.stored import refuse_bad_data
 from converters.onnx.weights import weights
-from converters.onnx.weights.quantize import quantize
 from converters.onnx.weights.weights import LazyTensor, LazyWeights
 from seap_export.errors import ArtifactError, InputError
 
@@ -108,21 +107,6 @@ def test_a_bad_number_in_the_last_piece_is_refused(at_once: int, reader: Reader,
     int4 = LazyWeights(reader, choose_precision("int4")).quantized(["a"], "q")
     with pytest.raises(InputError, match="'a' holds NaN or infinite"):
         bytes_of(int4.packed)
-
-
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_rows_are_quantised_alike_in_any_number(symmetric: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    how = choose_precision("int4", symmetric=symmetric).quantization
-    assert how is not None
-    matrix = torch.randn(13, 70, generator=torch.Generator().manual_seed(1))
-    whole = quantize(matrix, how)
-    monkeypatch.setattr("converters.onnx.weights.quantize._ELEMENTS", 140)
-    parts = quantize(matrix, how)
-    assert torch.equal(whole.packed, parts.packed)
-    assert torch.equal(whole.scales, parts.scales)
-    assert (whole.zero_points is None) == symmetric
-    if whole.zero_points is not None and parts.zero_points is not None:
-        assert torch.equal(whole.zero_points, parts.zero_points)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int4"])

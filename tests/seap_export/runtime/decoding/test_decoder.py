@@ -101,22 +101,6 @@ def test_the_cache_is_written_in_place_and_never_moves(dense: Callable[..., Path
         assert not cache[:, :, 19:].any()
 
 
-def test_each_row_writes_behind_its_own_tokens(dense: Callable[..., Path]) -> None:
-    decoder = OnnxDecoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1)
-    prompts, tokens = prompts_of([3, 9]), forced(2)
-    together = decoder.start(prompts, STEPS)
-    for step in tokens:
-        together.step(step)
-    for row, prompt in enumerate(prompts):
-        alone = decoder.start([prompt], STEPS)
-        for step in tokens:
-            alone.step([step[row]])
-        length = int(alone.lengths[0])
-        for name, cache in contents(alone).items():
-            cached = contents(together)[name][row, :, :length]
-            np.testing.assert_allclose(cached, cache[0, :, :length], rtol=0, atol=1e-5)
-
-
 def test_a_row_that_is_not_active_keeps_its_length(dense: Callable[..., Path]) -> None:
     decoder = OnnxDecoder(dense("llama-gqa") / "model.onnx", CONTEXT, threads=1)
     prompts = prompts_of([9, 4])
