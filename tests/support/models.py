@@ -18,6 +18,7 @@ import torch
 import transformers
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -30,7 +31,7 @@ from seap_export.rounding.note import RoundingNote
 from seap_export.rounding.write import write_other_files
 from seap_export.sources.config import read_spec
 from seap_export.sources.source import Source, open_source
-from seap_export.sources.stored import PlainReader
+from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.weights import SafetensorsReader
 from support.corpora import Texts
 from support.tokenizers import write_micro_tokenizer
@@ -40,11 +41,6 @@ from support.variations import VARIATIONS, micro_config
 
 def write_micro_model(folder: Path, seed: int = 0, dtype: str = "float32", **values: Any) -> Path:
     """A dense model folder with random weights and a tokenizer; the same seed gives the same weights."""
-    import torch
-    from safetensors.torch import save_file
-
-    from seap_export.sources.stored import StoredForm
-
     config = micro_config(dtype=dtype, **values)
     spec = model_spec(config)
     generator = torch.Generator().manual_seed(seed)
@@ -71,8 +67,6 @@ def one_thread() -> Iterator[None]:
 
     The product then finds one core, so that ONNX Runtime takes one thread, too.
     """
-    import torch
-
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -85,8 +79,6 @@ def one_thread() -> Iterator[None]:
 @contextmanager
 def share_of_cores() -> Iterator[None]:
     """As tests on the real model run, and what they start: more threads would wait for the tests beside them."""
-    import torch
-
     if not hasattr(os, "sched_setaffinity"):
         yield
         return
@@ -317,10 +309,6 @@ def greedy_completions(
     folder: Path, prompts: Sequence[str], steps: int = COMPLETION_STEPS, end: int = 2
 ) -> list[Completion]:
     """The most likely tokens after each prompt, alone, without a cache."""
-    import torch
-    from tokenizers import Tokenizer
-    from transformers import AutoModelForCausalLM
-
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     written = []

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
-from seap_export.activations.mixture import Mixture
 from seap_export.families import (
     Attention,
     Convolution,
@@ -193,27 +189,6 @@ def write_pruned_micro_model(
         folder.mkdir(parents=True)
         write_shrunk_model(source, micro_plan(source, compensation), statistics, folder)
     return folder
-
-
-@dataclass
-class Shrunk:
-    """A dense micro model, the plan, and the folder written from them."""
-
-    dense: Path
-    source: Source
-    plan: Plan
-    statistics: Mixture
-    folder: Path
-
-    @property
-    def family(self) -> str:
-        return self.source.spec.family.model_type
-
-    def config(self) -> dict[str, Any]:
-        return json.loads((self.folder / "config.json").read_text("utf-8"))
-
-    def stored(self) -> dict[str, torch.Tensor]:
-        return load_file(self.folder / "model.safetensors")
 
 
 def small_spec(heads: int, kv_groups: int, neurons: int, layers: int = 1, **values: Any) -> ModelSpec:

@@ -40,6 +40,7 @@ from seap_export.shrink.write import write_shrunk_model
 TEXTS = random_token_ids(8, longest=40)
 #: Windows, normalised queries and keys, biases of queries, keys, values and outputs, and one head a group.
 FITTED = ("llama-mha", "llama-biases", "mistral-window", "qwen2-window", "qwen3", "qwen3-biases")
+FITTED_UNIFORM = ("llama-mqa", "llama-biases", "mistral-window", "qwen2-window", "qwen3")
 
 
 def _in_full(*variations: str) -> list[Any]:
@@ -82,33 +83,18 @@ def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float)
 
 
 @pytest.mark.parametrize(
-    ("variation", "ridge"), [*((variation, 0.05) for variation in FITTED), ("llama-gqa", 5.0), ("llama-gqa", 100.0)]
+    ("layout", "variation", "ridge"),
+    [
+        *(("per-layer", variation, 0.05) for variation in FITTED),
+        *(("per-layer", "llama-gqa", ridge) for ridge in (5.0, 100.0)),
+        *(("uniform", variation, ridge) for variation in FITTED_UNIFORM for ridge in (0.05, 5.0)),
+    ],
 )
-def test_it_is_what_a_plain_loop_gives(tmp_path: Path, variation: str, ridge: float) -> None:
+def test_it_is_what_a_plain_loop_gives(tmp_path: Path, layout: str, variation: str, ridge: float) -> None:
+    """In the uniform layout without an intercept where the family's class has no bias."""
     source = micro_source(tmp_path / "model", variation)
     statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS})
-    plan = micro_plan(source, "sequential", ridge=ridge)
-    expected = plain_loop(tmp_path / "model", source, plan, {"boolq": TEXTS})
-    for index, layer in enumerate(fitted_layers(source, plan, statistics, 64)):
-        for output in OUTPUTS:
-            linear = expected.model.layers[index].get_submodule(projection_paths(expected)[output])
-            kept = kept_channels(plan.layers[index], source.spec.layers[0], output)  # type: ignore[arg-type]
-            name = names.tensor(output, index)
-            assert_close(layer[f"{name}.weight"].float(), linear.weight.detach()[:, kept], 1e-4)
-            if linear.bias is not None:
-                assert_close(layer[f"{name}.bias"].float(), linear.bias.detach(), 2e-4)
-    shrunk = written(tmp_path / "shrunk", source, plan, statistics)
-    assert_close(logits(shrunk), logits(expected), 1e-4)
-    assert_close(logits(shrunk, random_token_ids(4, 9)), logits(expected, random_token_ids(4, 9)), 1e-4)
-
-
-@pytest.mark.parametrize("variation", ["llama-mqa", "llama-biases", "mistral-window", "qwen2-window", "qwen3"])
-@pytest.mark.parametrize("ridge", [0.05, 5.0])
-def test_in_the_uniform_layout_it_is_what_a_plain_loop_gives(tmp_path: Path, variation: str, ridge: float) -> None:
-    """Without an intercept where the family's class has no bias."""
-    source = micro_source(tmp_path / "model", variation)
-    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TEXTS})
-    plan = uniform_plan(source, "sequential", ridge=ridge)
+    plan = (micro_plan if layout == "per-layer" else uniform_plan)(source, "sequential", ridge=ridge)
     expected = plain_loop(tmp_path / "model", source, plan, {"boolq": TEXTS})
     without = WITHOUT_BIAS[source.spec.family.model_type]
     for index, layer in enumerate(fitted_layers(source, plan, statistics, 64)):
@@ -117,10 +103,12 @@ def test_in_the_uniform_layout_it_is_what_a_plain_loop_gives(tmp_path: Path, var
             kept = kept_channels(plan.layers[index], source.spec.layers[0], output)  # type: ignore[arg-type]
             name = names.tensor(output, index)
             assert_close(layer[f"{name}.weight"].float(), linear.weight.detach()[:, kept], 1e-4)
-            assert (f"{name}.bias" in layer) is (linear.bias is not None) is (output not in without)
+            assert layout == "per-layer" or (linear.bias is not None) is (output not in without)
+            assert (f"{name}.bias" in layer) is (linear.bias is not None)
             if linear.bias is not None:
                 assert_close(layer[f"{name}.bias"].float(), linear.bias.detach(), 2e-4)
     shrunk = written(tmp_path / "shrunk", source, plan, statistics)
+    assert_close(logits(shrunk), logits(expected), 1e-4)
     assert_close(logits(shrunk, random_token_ids(4, 9)), logits(expected, random_token_ids(4, 9)), 1e-4)
 
 

@@ -14,18 +14,13 @@ from safetensors.torch import load_file
 from support.calibration import single_mixture
 from support.chosen import JOINT, RICHEST, VARIED_JOINT, in_turn
 from support.models import (
-    decoder_layers,
     masked_logits,
-    micro_source,
-    plain_tensors,
-    projection_paths,
     transformers_model,
     why_not_loaded,
     write_micro_model,
 )
 from support.oracles.plain_loop import WITHOUT_BIAS
 from support.plans import (
-    Shrunk,
     kept_sizes,
     layer_plan,
     plan_of,
@@ -47,9 +42,9 @@ from support.product import (
     open_source,
     portable_config,
 )
+from support.shrunk import Shrunk, shrink_micro
 from support.variations import VARIATIONS, micro_config
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from seap_export.families import Attention, Mamba, dense_config, model_spec, names
 from seap_export.plan.choice.uniform import solve_uniform
@@ -73,13 +68,7 @@ def shrink(tmp_path: Path, random_calibration: Callable[[Source], Calibration]) 
         compensation: Compensation = "one-shot",
         plan: Callable[[Source, Compensation], Plan] = uniform_plan,
     ) -> Shrunk:
-        dense, folder = tmp_path / "dense", tmp_path / "shrunk"
-        source = micro_source(dense, variation)
-        statistics = single_mixture(random_calibration(source))
-        folder.mkdir()
-        uniform = plan(source, compensation)
-        write_shrunk_model(source, uniform, statistics, folder)
-        return Shrunk(dense, source, uniform, statistics, folder)
+        return shrink_micro(tmp_path, random_calibration, variation, compensation, plan)
 
     return make
 
@@ -94,23 +83,6 @@ def neurons_only(source: Source, compensation: Compensation) -> Plan:
     return plan_of(source, layers, compensation, layout="uniform")
 
 
-def masked_dense_model(shrunk: Shrunk) -> PreTrainedModel:
-    """The dense model whose o_proj and down_proj see only what is kept, with the weights and biases stored."""
-    model = transformers_model(shrunk.dense)
-    stored = plain_tensors(shrunk.folder)
-    for index, (layer, plan) in enumerate(zip(decoder_layers(model), shrunk.plan.layers, strict=True)):
-        paths = projection_paths(model)
-        for name in shrunk.source.spec.layers[index].outputs:
-            path = paths[name]
-            linear = layer.get_submodule(path)
-            kept = kept_channels(plan, shrunk.source.spec.layers[index], name)
-            linear.weight.data.zero_()
-            linear.weight.data[:, kept] = stored[names.weight(name, index)]
-            bias = stored.get(names.bias(name, index))
-            linear.bias = None if bias is None else nn.Parameter(bias)
-    return model
-
-
 @pytest.mark.parametrize(("variation", "compensation"), in_turn(JOINT, COMPENSATIONS))
 def test_the_family_s_own_class_loads_it_and_computes_what_the_masked_dense_model_does(
     shrink: Callable[..., Shrunk], variation: str, compensation: Compensation
@@ -123,7 +95,7 @@ def test_the_family_s_own_class_loads_it_and_computes_what_the_masked_dense_mode
     assert not any(info.values())
     model = transformers_model(shrunk.folder)
     assert type(model) is getattr(transformers, family.architecture)
-    actual, expected = masked_logits(model), masked_logits(masked_dense_model(shrunk))
+    actual, expected = masked_logits(model), masked_logits(shrunk.masked_dense_model())
     torch.testing.assert_close(actual, expected, rtol=0.0, atol=1e-5 * float(expected.abs().max()))
     assert (actual - masked_logits(transformers_model(shrunk.dense))).abs().max() > 0.1  # the plan matters
     spec = shrunk.plan.shrunk_spec(shrunk.source.spec)

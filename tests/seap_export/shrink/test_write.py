@@ -14,6 +14,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -24,16 +25,13 @@ from support.chosen import JOINT, RICHEST, featured, in_turn
 from support.models import (
     ATTENTION_MASK,
     INPUT_IDS,
-    decoder_layers,
     masked_logits,
     micro_source,
-    plain_tensors,
-    projection_paths,
     transformers_model,
     why_not_loaded,
     write_micro_model,
 )
-from support.plans import Shrunk, kept_sizes, micro_plan, whole_layer, with_settings
+from support.plans import kept_sizes, micro_plan, plan_of, whole_layer, with_settings
 from support.product import (
     COMPENSATIONS,
     Calibration,
@@ -41,64 +39,30 @@ from support.product import (
     KeptHeads,
     KeptNeurons,
     Mixture,
+    Plan,
     Source,
     StoredForm,
     open_source,
 )
+from support.shrunk import Shrunk, shrink_micro
 from support.variations import VARIATIONS
-from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.errors import InputError
-from seap_export.families import names
-from seap_export.shrink.layer import kept_channels
 from seap_export.shrink.write import write_shrunk_model
 
 
 @pytest.fixture
 def shrink(tmp_path: Path, random_calibration: Callable[[Source], Calibration]) -> Callable[..., Shrunk]:
-    def make(
-        variation: str = "llama-gqa", compensation: Compensation = "bias", whole: bool = False, dtype: str = "float32"
-    ) -> Shrunk:
-        dense, folder = tmp_path / f"dense-{variation}", tmp_path / f"shrunk-{variation}"
-        source = micro_source(dense, variation, dtype)
-        plan = micro_plan(source, compensation)
-        if whole:
-            plan = dataclasses.replace(plan, layers=tuple(map(whole_layer, source.spec.layers)))
-        statistics = single_mixture(random_calibration(source))
-        folder.mkdir()
-        write_shrunk_model(source, plan, statistics, folder)
-        return Shrunk(dense, source, plan, statistics, folder)
+    def make(variation: str = "llama-gqa", compensation: Compensation = "bias", **others: Any) -> Shrunk:
+        return shrink_micro(tmp_path, random_calibration, variation, compensation, **others)
 
     return make
 
 
-def masked_dense_model(shrunk: Shrunk) -> PreTrainedModel:
-    """The dense model with hooks that multiply what the plan removes by 0, and with the compensation.
-
-    A bias is the mean contribution of what is removed; refitted weights are those stored.
-    """
-    model = transformers_model(shrunk.dense)
-    stored = plain_tensors(shrunk.folder)
-    for index, (layer, plan) in enumerate(zip(decoder_layers(model), shrunk.plan.layers, strict=True)):
-        paths = projection_paths(model)
-        for name in shrunk.source.spec.layers[index].outputs:
-            path = paths[name]
-            linear = layer.get_submodule(path)
-            kept = kept_channels(plan, shrunk.source.spec.layers[index], name)
-            mask = torch.zeros(linear.in_features)
-            mask[kept] = 1.0
-            linear.register_forward_pre_hook(lambda _, args, mask=mask: (args[0] * mask,))
-            if shrunk.plan.settings.compensation == "bias":
-                mean = shrunk.statistics.layer(index)[name].mean
-                bias = (linear.weight.detach().double() @ (mean * (1.0 - mask.double()))).float()
-                linear.register_forward_hook(lambda _, args, output, bias=bias: output + bias)
-            elif shrunk.plan.settings.compensation != "none":
-                linear.weight.data[:, kept] = stored[names.weight(name, index)]
-                bias = stored.get(names.bias(name, index))
-                linear.bias = None if bias is None else nn.Parameter(bias)
-    return model
+def whole_plan(source: Source, compensation: Compensation) -> Plan:
+    return plan_of(source, [whole_layer(layer) for layer in source.spec.layers], compensation)
 
 
 def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> None:
@@ -113,7 +77,7 @@ def test_the_shrunk_model_equals_the_masked_dense_model(
     shrunk = shrink(variation, compensation)
     model = transformers_model(shrunk.folder)
     actual = masked_logits(model)
-    assert_close(actual, masked_logits(masked_dense_model(shrunk)))
+    assert_close(actual, masked_logits(shrunk.masked_dense_model()))
     assert (actual - masked_logits(transformers_model(shrunk.dense))).abs().max() > 0.1  # the plan matters
     shapes = StoredForm(shrunk.plan.shrunk_spec(shrunk.source.spec)).shapes
     assert {name: tuple(t.shape) for name, t in load_file(shrunk.folder / "model.safetensors").items()} == shapes
@@ -190,7 +154,7 @@ def test_config_keeps_the_dense_values_and_names_the_classes(shrink: Callable[..
 def test_a_plan_that_keeps_everything_gives_the_dense_model(
     shrink: Callable[..., Shrunk], compensation: Compensation
 ) -> None:
-    shrunk = shrink("llama-gqa", compensation, whole=True)
+    shrunk = shrink("llama-gqa", compensation, plan=whole_plan)
     assert shrunk.config()["per_layer_config"] == {}
     stored, dense = (load_file(folder / "model.safetensors") for folder in (shrunk.folder, shrunk.dense))
     assert stored.keys() == dense.keys()

@@ -1,0 +1,92 @@
+"""Micro models that are shrunk, and the dense models that compute the same."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from seap_export.activations.mixture import Mixture
+from seap_export.activations.statistics import Calibration
+from seap_export.families import names
+from seap_export.plan.plan import Plan
+from seap_export.plan.settings import Compensation
+from seap_export.shrink.layer import kept_channels
+from seap_export.shrink.write import write_shrunk_model
+from seap_export.sources.source import Source
+from support.calibration import single_mixture
+from support.models import decoder_layers, micro_source, plain_tensors, projection_paths, transformers_model
+from support.plans import micro_plan
+
+
+@dataclass
+class Shrunk:
+    """A dense micro model, the plan, and the folder written from them."""
+
+    dense: Path
+    source: Source
+    plan: Plan
+    statistics: Mixture
+    folder: Path
+
+    @property
+    def family(self) -> str:
+        return self.source.spec.family.model_type
+
+    def config(self) -> dict[str, Any]:
+        return json.loads((self.folder / "config.json").read_text("utf-8"))
+
+    def stored(self) -> dict[str, torch.Tensor]:
+        return load_file(self.folder / "model.safetensors")
+
+    def masked_dense_model(self) -> PreTrainedModel:
+        """The dense model with hooks that multiply what the plan removes by 0, and with the compensation.
+
+        A bias, where there is a place for it, is the mean contribution of what is removed; refitted weights are those
+        stored.
+        """
+        model, stored, compensation = (
+            transformers_model(self.dense),
+            plain_tensors(self.folder),
+            self.plan.settings.compensation,
+        )
+        for index, (layer, plan) in enumerate(zip(decoder_layers(model), self.plan.layers, strict=True)):
+            for output in self.source.spec.layers[index].outputs:
+                linear = layer.get_submodule(projection_paths(model)[output])
+                kept = kept_channels(plan, self.source.spec.layers[index], output)
+                mask = torch.zeros(linear.in_features)
+                mask[kept] = 1.0
+                linear.register_forward_pre_hook(lambda _, args, mask=mask: (args[0] * mask,))
+                bias = stored.get(names.bias(output, index))
+                if compensation == "bias" and bias is not None:
+                    mean = self.statistics.layer(index)[output].mean
+                    moved = (linear.weight.detach().double() @ (mean * (1.0 - mask.double()))).float()
+                    linear.register_forward_hook(lambda _, args, product, moved=moved: product + moved)
+                elif compensation in ("one-shot", "sequential"):
+                    linear.weight.data[:, kept] = stored[names.weight(output, index)]
+                    linear.bias = None if bias is None else nn.Parameter(bias)
+        return model
+
+
+def shrink_micro(
+    folder: Path,
+    calibrated: Callable[[Source], Calibration],
+    variation: str,
+    compensation: Compensation,
+    plan: Callable[[Source, Compensation], Plan] = micro_plan,
+    dtype: str = "float32",
+) -> Shrunk:
+    """A micro model that is shrunk by a plan and statistics of its own."""
+    dense, out = folder / f"dense-{variation}", folder / f"shrunk-{variation}"
+    source = micro_source(dense, variation, dtype)
+    made, statistics = plan(source, compensation), single_mixture(calibrated(source))
+    out.mkdir()
+    write_shrunk_model(source, made, statistics, out)
+    return Shrunk(dense, source, made, statistics, out)
