@@ -39,8 +39,9 @@ class _CovarianceObserver:
         self._moments, self._covariance = MomentAccumulator(), CovarianceAccumulator()
 
     def see(self, passed: SublayerPass) -> None:
-        self._moments.update(passed.channels)
-        self._covariance.update(passed.channels)
+        (channels,) = passed.channels
+        self._moments.update(channels)
+        self._covariance.update(channels)
 
     def moments(self) -> Moments:
         return self._moments.result()

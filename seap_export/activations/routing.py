@@ -8,7 +8,7 @@ dᵀ G d with the products G of the y_e: all that has to be kept of a token is G
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,6 @@ from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.sublayers.experts import (
     expert_channels,
     expert_outputs,
-    reached_tokens,
     router_logits,
     router_weights,
 )
@@ -75,19 +74,18 @@ class RoutingObserver:
     def __init__(self, layer: DecoderLayer, experts: Experts, hidden: HiddenStates, folder: Path) -> None:
         number, width = experts.num_experts, experts.moe_intermediate_size
         self._experts, self._sample = experts, _sample(layer, experts, hidden)
-        self._routing = [router_weights(layer, experts, stream) for stream in hidden.streams]
+        self._tokens = sum(batch.num_tokens for batch in hidden.batches)
         self._file, self._first = folder / "moments", number - summed_parts(experts)
         with self._file.open("wb") as file:
-            for expert in range(self._first):
-                file.write(self._packed(_products(layer, experts, hidden, self._routing, expert)))
-        device = self._routing[0].device
+            for total in _products(layer, experts, hidden, self._first):
+                file.write(self._packed(total))
+        device = hidden.batches[0].device
         self._products = torch.zeros(number - self._first, width, width, dtype=torch.float64, device=device)
         self._sum, self._squares = torch.zeros(2, number, width, dtype=torch.float64, device=device)
 
     def see(self, passed: SublayerPass) -> None:
         """Adds a batch."""
-        for expert, tokens in enumerate(reached_tokens(self._routing[passed.batch_index])):
-            channels = passed.channels[:, self._experts.of_expert(expert)].index_select(0, tokens)
+        for expert, channels in enumerate(passed.channels):
             if expert >= self._first:
                 add_products(self._products[expert - self._first], channels, channels)
             double = channels.double()  # whose squares are exact, so that nothing has to be shifted
@@ -107,10 +105,6 @@ class RoutingObserver:
                 file.write(self._packed(total))
         moments = np.memmap(self._file, np.float32, "c")  # which the system may read again, if memory is short
         return {**sample, "moments": torch.from_numpy(moments).view(self._experts.num_experts, -1)}
-
-    @property
-    def _tokens(self) -> int:
-        return sum(map(len, self._routing))
 
     def _packed(self, total: torch.Tensor) -> memoryview:
         """The mean of c cᵀ over all tokens as `pack_symmetric` gives it, given the sum."""
@@ -156,13 +150,13 @@ def _chosen(batch: Batch, step: int) -> torch.Tensor:
     return torch.nonzero(is_chosen[batch.real])[:, 0]
 
 
-def _products(
-    layer: DecoderLayer, experts: Experts, hidden: HiddenStates, routing: Sequence[torch.Tensor], expert: int
-) -> torch.Tensor:
-    """The sum of c cᵀ over all tokens, with c the channels of an expert; of the upper triangle alone."""
-    width = experts.moe_intermediate_size
-    total = torch.zeros(width, width, dtype=torch.float64, device=routing[0].device)
-    for stream, weights in zip(hidden.streams, routing, strict=True):
-        _, channels = expert_channels(layer, experts, layer.read(experts.output, stream), weights, expert)
-        add_products(total, channels, channels)
-    return total
+def _products(layer: DecoderLayer, experts: Experts, hidden: HiddenStates, number: int) -> Iterator[torch.Tensor]:
+    """The sum of c cᵀ over all tokens, with c the channels of an expert, for the first ones; the upper triangles."""
+    routing = [router_weights(layer, experts, stream) for stream in hidden.streams if number]
+    width, device = experts.moe_intermediate_size, hidden.batches[0].device
+    for expert in range(number):
+        total = torch.zeros(width, width, dtype=torch.float64, device=device)
+        for stream, weights in zip(hidden.streams, routing, strict=True):
+            _, channels = expert_channels(layer, experts, stream, weights, expert)
+            add_products(total, channels, channels)
+        yield total

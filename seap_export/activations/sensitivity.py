@@ -127,7 +127,7 @@ def _backward(
         before.requires_grad_(True)
         for sublayer in layer.spec.sublayers:
             output, read = sublayer.output, read if sublayer.beside else stream
-            product = layer.product(output, layer.channels(output, read, batch), read)
+            _, product = layer.channels_and_product(output, read, batch)
             held = layer.held(output, stream)
             factors.append(layer.factor(output, product.detach(), held if held is None else held.detach()))
             totals.append(layer.total(output, stream, layer.update(output, product, held)))

@@ -140,8 +140,7 @@ class Student:
                 leaf = after = read = before[str(batch_index)].to(self._device).requires_grad_(True)
                 for sublayer in self._spec.layers[index].sublayers:
                     read = read if sublayer.beside else after
-                    channels = layer.channels(sublayer.output, read, batch)
-                    product = layer.product(sublayer.output, channels, read)
+                    _, product = layer.channels_and_product(sublayer.output, read, batch)
                     update = layer.update(sublayer.output, product, layer.held(sublayer.output, after))
                     total = layer.total(sublayer.output, after, update)
                     after = layer.after(sublayer.output, after, total, batch)

@@ -52,10 +52,11 @@ class SublayerPass(SublayerOutput):
     """The same, and what it was made from.
 
     Attributes:
-        channels: Input of the output projection, float32 [tokens, channels].
+        channels: Input of the output projection, float32 [tokens, channels]; or of each expert, for the tokens that
+            reach it, [tokens, neurons].
     """
 
-    channels: torch.Tensor
+    channels: tuple[torch.Tensor, ...]
 
 
 Visitor = Callable[[SublayerPass], None]
@@ -110,8 +111,7 @@ class HiddenStates:
         """Passes one sublayer, and shows the visitor each batch."""
         for batch_index, batch in enumerate(self.batches):
             stream = self.read(layer, output, batch_index)
-            channels = layer.channels(output, stream, batch)
-            product = layer.product(output, channels, stream)
+            channels, product = layer.channels_and_product(output, stream, batch)
             held = layer.held(output, self.streams[batch_index])
             update = layer.update(output, product, held)
             total = self.add(layer, output, batch_index, update)

@@ -33,7 +33,7 @@ from seap_export.layers.batches import Batch
 from seap_export.layers.sublayers.attention import attention_channels, lent_keys_and_values
 from seap_export.layers.sublayers.convolution import convolution_channels
 from seap_export.layers.sublayers.delta_net import delta_net_channels
-from seap_export.layers.sublayers.experts import experts_channels, experts_product
+from seap_export.layers.sublayers.experts import experts_pass
 from seap_export.layers.sublayers.layer_input import layer_input_channels
 from seap_export.layers.sublayers.mamba import mamba_channels
 from seap_export.layers.sublayers.mlp import mlp_channels, shared_channels
@@ -45,7 +45,8 @@ from seap_export.layers.working_memory import is_widened_in_parts
 __all__ = ["DecoderLayer"]
 
 _CPU = torch.device("cpu")
-#: How the channels of each kind are computed, given the stream at the real tokens of a batch.
+#: How the channels of each kind are computed, given the stream at the real tokens of a batch; the output projection
+#: multiplies all of them.
 _CHANNELS: Mapping[type[Sublayer], Callable[[Any, Any, torch.Tensor, Batch], torch.Tensor]] = {
     Attention: attention_channels,
     Convolution: convolution_channels,
@@ -53,12 +54,11 @@ _CHANNELS: Mapping[type[Sublayer], Callable[[Any, Any, torch.Tensor, Batch], tor
     LayerInput: layer_input_channels,
     Mamba: mamba_channels,
     Mlp: mlp_channels,
-    Experts: experts_channels,
     SharedExpert: shared_channels,
 }
-#: How the output projection multiplies them, where it is not simply a product.
-_PRODUCTS: Mapping[type[Sublayer], Callable[[Any, Any, torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    Experts: experts_product
+#: How kinds of parts compute the channels of each, and the product of the output projection with them.
+_PASSES: Mapping[type[Sublayer], Callable[[Any, Any, torch.Tensor], tuple[tuple[torch.Tensor, ...], torch.Tensor]]] = {
+    Experts: experts_pass
 }
 
 
@@ -142,20 +142,32 @@ class DecoderLayer:
         """The input of an output projection at the real tokens of a batch, [tokens, channels].
 
         Args:
-            output: Which projection.
+            output: Which projection, of a sublayer that has no parts.
             stream: The hidden states of the real tokens, [tokens, width].
             batch: The batch that they come from.
         """
         sublayer = self._layer.named(output)
         return _CHANNELS[type(sublayer)](self, sublayer, stream, batch)
 
-    def product(self, output: Projection, channels: torch.Tensor, stream: torch.Tensor) -> torch.Tensor:
-        """The product of an output projection with the `channels` of a stream, [tokens, hidden_size]."""
+    def channels_and_product(
+        self, output: Projection, stream: torch.Tensor, batch: Batch
+    ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+        """The input of an output projection, and its product.
+
+        Args:
+            output: Which projection.
+            stream: See `channels`.
+            batch: The batch that they come from.
+
+        Returns:
+            The `channels`, or those of each expert for the tokens that reach it, [tokens, neurons] each; and
+            [tokens, hidden_size].
+        """
         sublayer = self._layer.named(output)
-        kind_product = _PRODUCTS.get(type(sublayer))
-        return (
-            self.linear(output, channels) if kind_product is None else kind_product(self, sublayer, channels, stream)
-        )
+        if (kind_pass := _PASSES.get(type(sublayer))) is not None:
+            return kind_pass(self, sublayer, stream)
+        channels = self.channels(output, stream, batch)
+        return (channels,), self.linear(output, channels)
 
     def read(self, output: Projection, stream: torch.Tensor) -> torch.Tensor:
         """The input of a sublayer's first projections: the stream, through its norm if there is one."""

@@ -61,8 +61,7 @@ class ExpertFit:
         stream, batch = self._changed.streams[number], self._changed.batches[number]
         target, factors = refit_target(exact, output, passed, stream)
         self._weights[number] = self._weights[number].to(stream.device) * factors
-        channels = self._layer.channels(output, stream, batch)
-        self._lacking[number] = target - self._layer.product(output, channels, stream)
+        self._lacking[number] = target - self._layer.channels_and_product(output, stream, batch)[1]
 
     def fitted(self, weight: torch.Tensor, ridge: float, store: Store) -> torch.Tensor:
         """The new weight of the output projection, in the dtype of the old one; call it after all batches.
@@ -119,5 +118,5 @@ class ExpertFit:
 
     def _channels(self, expert: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
         """An expert's tokens in a batch, int64 [n], and its channels for them, float32 [n, neurons]."""
-        x = self._layer.read(self._experts.output, self._changed.streams[number])
-        return expert_channels(self._layer, self._experts, x, self._routing[number], expert)
+        stream, weights = self._changed.streams[number], self._routing[number]
+        return expert_channels(self._layer, self._experts, stream, weights, expert)

@@ -113,7 +113,7 @@ class _Trial:
         else:
             self._stream = max(self._stream, _peak(passed.product))
         inputs = self._fixed_inputs if sublayer.scalable is None else self._inputs
-        inputs[name] = max(inputs.get(name, 0.0), _peak(passed.channels))
+        inputs[name] = max(inputs.get(name, 0.0), *map(_peak, passed.channels))
 
     def see_products(self, layer: int, sublayer: Sublayer, peaks: Mapping[Projection, float]) -> None:
         """Refuses what cannot be scaled: heads are rotated, compared and cached as they are, and a gate is not linear.

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from seap_export.families.sublayers import Experts, Gates
-from seap_export.layers.batches import Batch
 from seap_export.layers.sublayers.mlp import ACTIVATIONS
 from seap_export.layers.sublayers.norm import rms_norm
 from seap_export.layers.sublayers.operands import Operands, stream_of
@@ -16,10 +13,8 @@ __all__ = [
     "chosen_experts",
     "expert_channels",
     "expert_outputs",
-    "experts_channels",
-    "experts_product",
+    "experts_pass",
     "preferences",
-    "reached_tokens",
     "router_logits",
     "router_weights",
     "routing_margins",
@@ -106,11 +101,6 @@ def router_weights(operands: Operands, experts: Experts, stream: torch.Tensor) -
     return routing_weights(router_logits(operands, experts, stream), experts, operands.tensor("selection_bias"))
 
 
-def reached_tokens(weights: torch.Tensor) -> list[torch.Tensor]:
-    """The tokens that reach each expert, int64, given the `routing_weights`."""
-    return [_tokens_of(weight) for weight in weights.unbind(1)]
-
-
 def routing_margins(operands: Operands, experts: Experts, stream: torch.Tensor) -> torch.Tensor:
     """By how much the router prefers the last expert of each token to the next one, float32 [tokens]."""
     logits, bias = router_logits(operands, experts, stream), operands.tensor("selection_bias")
@@ -125,22 +115,40 @@ def routing_margins(operands: Operands, experts: Experts, stream: torch.Tensor) 
     return margins
 
 
-def experts_channels(operands: Operands, experts: Experts, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """The activations of all experts' neurons times the router's weights, [tokens, experts * neurons]."""
-    weights, x = router_weights(operands, experts, stream), operands.read(experts.output, stream)
-    parts = (expert_channels(operands, experts, x, weights, expert) for expert in range(experts.num_experts))
-    tokens, neurons = zip(*parts, strict=True)
-    channels = stream.new_zeros(len(stream) * experts.num_experts, experts.moe_intermediate_size)
-    return channels.index_copy_(0, _parts_of(tokens), torch.cat(neurons)).view(len(stream), experts.channels)
+def experts_pass(
+    operands: Operands, experts: Experts, stream: torch.Tensor
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """The `expert_channels` of each expert for the tokens that reach it, and the sum of what all experts write.
+
+    The sum, [tokens, hidden_size], has the biases of experts, weighted as their channels are.
+    """
+    weights, biases = router_weights(operands, experts, stream), operands.tensor("experts_output_bias")
+    x, channels = operands.read(experts.output, stream), list[torch.Tensor]()
+    total = stream.new_zeros(len(stream), operands.hidden_size) if biases is None else weights @ biases
+    for expert in range(experts.num_experts):
+        tokens, weight = _reached(weights, expert)
+        channels.append(_neurons(operands, experts, expert, x.index_select(0, tokens)) * weight)
+        total.index_add_(0, tokens, _written(operands, experts, expert, channels[-1]))
+    return tuple(channels), total
 
 
 def expert_channels(
-    operands: Operands, experts: Experts, x: torch.Tensor, weights: torch.Tensor, expert: int
+    operands: Operands, experts: Experts, stream: torch.Tensor, weights: torch.Tensor, expert: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same of one expert, given what experts read, and the `routing_weights` of the tokens."""
-    tokens = _tokens_of(weights[:, expert])
-    read, weight = (values.index_select(0, tokens) for values in (x, weights[:, expert, None]))
-    return tokens, _neurons(operands, experts, expert, read) * weight
+    """The tokens that reach an expert, int64, and its channels for them, given the `router_weights` of the stream.
+
+    The channels, float32 [tokens, neurons], are the activations of its neurons times the router's weights.
+    """
+    tokens, weight = _reached(weights, expert)
+    x = operands.read(experts.output, stream.index_select(0, tokens))
+    return tokens, _neurons(operands, experts, expert, x) * weight
+
+
+def _reached(weights: torch.Tensor, expert: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The tokens that reach an expert, int64, and its weight for each, [tokens, 1], given the `routing_weights`."""
+    weight = weights[:, expert, None]
+    tokens = torch.nonzero(weight.detach())[:, 0]
+    return tokens, weight.index_select(0, tokens)
 
 
 def _neurons(operands: Operands, experts: Experts, expert: int, x: torch.Tensor) -> torch.Tensor:
@@ -177,29 +185,3 @@ def _biased(operands: Operands, expert: int, written: torch.Tensor) -> torch.Ten
 def _written(operands: Operands, experts: Experts, expert: int, neurons: torch.Tensor) -> torch.Tensor:
     """The product of one expert's output projection with its neurons [tokens, neurons], [tokens, hidden_size]."""
     return operands.linear(experts.output, neurons, columns=experts.of_expert(expert))
-
-
-def experts_product(
-    operands: Operands, experts: Experts, channels: torch.Tensor, stream: torch.Tensor
-) -> torch.Tensor:
-    """The product of the output projection with the channels, [tokens, hidden_size], of each expert on its tokens.
-
-    The biases of experts are added, weighted as their channels are.
-    """
-    weights, biases = router_weights(operands, experts, stream), operands.tensor("experts_output_bias")
-    total = stream.new_zeros(len(stream), operands.hidden_size) if biases is None else weights @ biases
-    tokens = reached_tokens(weights)
-    parts = channels.reshape(-1, experts.moe_intermediate_size).index_select(0, _parts_of(tokens))
-    for expert, neurons in enumerate(parts.split(list(map(len, tokens)))):
-        total.index_add_(0, tokens[expert], _written(operands, experts, expert, neurons))
-    return total
-
-
-def _parts_of(tokens: Sequence[torch.Tensor]) -> torch.Tensor:
-    """The rows of each expert's tokens, given those of all experts, among [tokens * experts, neurons], int64."""
-    return torch.cat([reached * len(tokens) + expert for expert, reached in enumerate(tokens)])
-
-
-def _tokens_of(values: torch.Tensor) -> torch.Tensor:
-    """Where they are not 0, int64."""
-    return torch.nonzero(values.detach())[:, 0]

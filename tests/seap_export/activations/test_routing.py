@@ -36,10 +36,7 @@ def test_losses_by_a_sample_are_those_of_the_layer(variation: str, tmp_path: Pat
     observed = RoutingObserver(layers[0], experts, hidden, tmp_path).tensors()
     sample = RoutingSample(**{name: tensor for name, tensor in observed.items() if name != "moments"})
     (batch,), stream = batches, hidden.streams[0]
-    written = [
-        layer.product(Experts.output, layer.channels(Experts.output, stream, batch), stream).double()
-        for layer in layers
-    ]
+    written = [layer.channels_and_product(Experts.output, stream, batch)[1].double() for layer in layers]
     losses = routing_losses(experts, sample, sample.gram(), [0, 2, 3])
     expected = (written[1] - written[0]).square().sum(1)
     torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-4 * float(expected.max()))

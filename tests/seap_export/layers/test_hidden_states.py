@@ -111,8 +111,9 @@ def test_a_visitor_sees_each_batch_as_it_is_after_the_sublayer(tmp_path: Path) -
     assert [passed.batch_index for passed in seen] == list(range(len(hidden.batches)))
     assert len(seen) > 1
     for passed, batch, start, stream in zip(seen, hidden.batches, before, hidden.streams, strict=True):
-        assert torch.equal(passed.channels, layer.channels("o_proj", start, batch))
-        assert torch.equal(passed.product, layer.linear("o_proj", passed.channels))
+        (channels,) = passed.channels
+        assert torch.equal(channels, layer.channels("o_proj", start, batch))
+        assert torch.equal(passed.product, layer.linear("o_proj", channels))
         assert torch.equal(passed.update, layer.update("o_proj", passed.product))
         assert torch.equal(start + passed.update, stream)
         assert torch.equal(passed.stream, stream)

@@ -31,9 +31,9 @@ def test_layers_of_a_shrunk_model_have_their_own_shapes(tmp_path: Path, variatio
             spec, index, shrink_layer(source.read_layer(index), source.spec, index, plan.layers[index])
         )
         for output in spec.layers[index].outputs:
-            channels = layer.channels(output, stream, batch)
-            assert channels.shape == (len(stream), spec.projection_shape(output, index)[1])
-            assert layer.product(output, channels, stream).shape == (len(stream), 96)
+            parts, product = layer.channels_and_product(output, stream, batch)
+            assert sum(part.shape[1] for part in parts) == spec.projection_shape(output, index)[1]
+            assert product.shape == (len(stream), 96)
 
 
 @pytest.mark.parametrize(

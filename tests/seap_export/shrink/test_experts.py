@@ -188,10 +188,11 @@ def test_moments_are_those_of_each_expert_s_channels(
     layer, batches = DecoderLayer(source.spec, 0, source.read_layer(0)), length_buckets(texts, 4096)
     hidden = HiddenStates.embedded(source.spec, source.read_embedding(), batches)
     hidden.advance(layer, "o_proj")
-    every = layer.channels(Experts.output, hidden.streams[0], batches[0]).double()
-    for expert in range(4):
-        channels = every[:, source.spec.layers[0][Experts].of_expert(expert)]
-        expected = channels.T @ channels / len(channels)
+    parts, _ = layer.channels_and_product(Experts.output, hidden.streams[0], batches[0])
+    every = torch.zeros(batches[0].num_tokens, 256, dtype=torch.float64)
+    for expert, channels in enumerate(parts):
+        every[: len(channels), source.spec.layers[0][Experts].of_expert(expert)] = channels.double()
+        expected = channels.double().T @ channels.double() / len(every)
         torch.testing.assert_close(statistics.moment(expert), expected, rtol=1e-4, atol=1e-4 * float(expected.max()))
     every_channel = mixture.layer(0)[Experts.output]
     torch.testing.assert_close(every_channel.mean, every.mean(0), rtol=1e-4, atol=1e-7)
@@ -217,9 +218,11 @@ class Walk:
         embedding = source.read_embedding()
         self.dense, self.changed = (HiddenStates.embedded(self.spec, embedding, batches) for _ in range(2))
         self.weights = [torch.ones(batch.num_tokens) for batch in batches]
-        self.channels = torch.cat(
-            [self.exact.channels(Experts.output, self.dense.streams[i], batch) for i, batch in enumerate(batches)]
+        parts = (
+            self.exact.channels_and_product(Experts.output, stream, batch)[0]
+            for stream, batch in zip(self.dense.streams, batches, strict=True)
         )
+        self.channels = [torch.cat(part) for part in zip(*parts, strict=True)]
 
     def fit(self, ridge: float) -> torch.Tensor:
         fit = ExpertFit(self.experts, self.layer, self.changed, self.weights)
@@ -234,8 +237,7 @@ def test_the_fit_of_each_expert_is_least_squares_with_a_ridge_by_its_own_tokens(
     before, wanted = (one.weight(Experts.output).double() for one in (walk.layer, walk.exact))
     for expert in range(4):  # with one expert for each token, what it writes is all of the product
         columns = walk.experts.of_expert(expert)
-        c = walk.channels[:, columns].double()
-        c = c[c.abs().sum(1) > 0]
+        c = walk.channels[expert].double()
         moment = c.T @ c / len(c)
         ridge = 2.0 * moment.trace() / len(c) * torch.eye(len(moment), dtype=torch.float64)
         change = (wanted - before)[:, columns] @ moment @ torch.linalg.inv(moment + ridge)

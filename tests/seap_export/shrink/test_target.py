@@ -37,7 +37,7 @@ class OneSublayer:
     @property
     def x(self) -> torch.Tensor:
         """The kept channels, float64 [tokens, kept]."""
-        return self.passed.channels[:, self.kept].double()
+        return self.passed.channels[0][:, self.kept].double()
 
     def stream(self, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """The shrunk stream after the sublayer; float64 weights [out, kept]."""
@@ -76,9 +76,9 @@ def sublayer_of(source: Source, output: Projection, disturbance: float) -> OneSu
     hidden.advance(layer, output, seen.append)
     (passed,) = seen
     noise = torch.randn(before.shape, generator=torch.Generator().manual_seed(0))
-    mixing = passed.channels @ torch.randn(passed.channels.shape[1], 96, generator=torch.Generator().manual_seed(1))
+    (inputs,), channels = passed.channels, passed.channels[0].shape[1]
+    mixing = inputs @ torch.randn(channels, 96, generator=torch.Generator().manual_seed(1))
     error = disturbance * (noise + mixing / mixing.square().mean().sqrt())  # in part a function of the input
-    channels = passed.channels.shape[1]
     return OneSublayer(layer, output, passed, before + error, torch.arange(channels)[torch.arange(channels) % 3 != 0])
 
 

@@ -45,7 +45,7 @@ def test_hidden_states_stay_small_through_many_layers_and_channels_differ(tmp_pa
     states = HiddenStates.embedded(source.spec, source.read_embedding(), batches)
 
     def visit(passed: SublayerPass) -> None:
-        spread = passed.channels.var(0)
+        spread = passed.channels[0].var(0)
         spreads.append(float(spread.max() / spread.median()))
 
     with torch.no_grad():
