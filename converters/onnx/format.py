@@ -14,7 +14,7 @@ from converters.onnx.precision import PRECISIONS, BlockQuantization, choose_prec
 from converters.onnx.read_back import GraphWeights
 from converters.onnx.stored import weight_differences
 from converters.onnx.weights.sizes import weight_bytes
-from converters.onnx.weights.widths import width_warning
+from converters.onnx.weights.widths import float_tables, width_warning
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec
 
@@ -69,8 +69,8 @@ class OnnxFormat:
         return None
 
     def remark(self, spec: ModelSpec) -> str | None:
-        """Widths that the provider computes slowly."""
-        return width_warning(spec, self.form)
+        """An embedding that no blocks fit, and widths that the provider computes slowly."""
+        return "; ".join(filter(None, (float_tables(spec, self.form), width_warning(spec, self.form)))) or None
 
     def size(self, spec: ModelSpec) -> int:
         """Of the data file."""

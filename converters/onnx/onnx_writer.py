@@ -18,7 +18,7 @@ from converters.onnx.weights.weights import INLINE_BYTES, open_weights
 from converters.progress import LayerProgress
 from converters.whole import whole_or_nothing
 from seap_export.errors import InputError, UsageError
-from seap_export.families import Attention, Experts, ModelSpec, model_spec, names
+from seap_export.families import Attention, Experts, ModelSpec, model_spec
 from seap_export.json_file import read_json
 
 __all__ = ["DATA_FILE", "MODEL_FILE", "refuse_unsupported", "write_onnx"]
@@ -70,18 +70,17 @@ def refuse_unsupported(spec: ModelSpec, form: OnnxForm = _DEFAULT) -> None:
 
     Raises:
         InputError: The attention operator does not take heads of this size, or that of experts not theirs.
-        UsageError: The rows of the embedding are not whole blocks, or the dialect has no operators for blocks.
+        UsageError: Blocks of another size would fit the embedding, or the dialect has no operators for blocks.
     """
     how = form.precision.quantization
     if how is not None and form.dialect == "standard":
         raise UsageError("the standard dialect has no quantised weights; use the fused dialect, fp32 or fp16")
-    columns = [spec.outer_tensors()[names.tensor(table)][1] for table in spec.token_tables]
-    if how is not None and how.embeddings and any(width % how.block_size for width in columns):
-        fitting = [str(size) for size in BLOCK_SIZES if all(width % size == 0 for width in columns)]
-        smaller = f"use block size {' or '.join(fitting)}, or " if fitting else ""
+    columns = [spec.row_width(table) for table in spec.token_tables]
+    fitting = [str(size) for size in BLOCK_SIZES if all(width % size == 0 for width in columns)]
+    if how is not None and how.embeddings and fitting and str(how.block_size) not in fitting:
         raise UsageError(
             f"the embedding's rows of {' and '.join(map(str, columns))} are not whole blocks of {how.block_size}; "
-            f"{smaller}leave the embedding and LM head unquantised"
+            f"use block size {' or '.join(fitting)}, or leave the embedding and LM head unquantised (float embeddings)"
         )
     if form.provider != "cpu":
         for experts in spec.all(Experts):

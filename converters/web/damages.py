@@ -78,7 +78,7 @@ def _wrong_files(graph: Path, sizes: list[int]) -> Iterator[str]:
 
 
 def _wrong_graph(model_folder: Path, path: Path, model: ir.Model, spec: ModelSpec, precision: str) -> Iterator[str]:
-    wanted_precision = precision_of(precision, spec)
+    wanted_precision = precision_of(precision)
     stored_precision = read_form(path).precision
     if stored_precision != wanted_precision:
         yield f"{path}: it was written as {stored_precision.name} and not as {precision}; export again"

@@ -97,7 +97,7 @@ class WebFormat:
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
         """That of 4 bits."""
-        how = precision_of(self.precision, spec).quantization
+        how = precision_of(self.precision).quantization
         return how if how is not None and how.bits == 4 else None
 
     def settings(self) -> dict[str, Any]:
@@ -118,7 +118,7 @@ class WebFormat:
             EnvironmentFailure: The output cannot be written.
         """
         config, spec = accepted_model(self, model_folder)
-        precision = precision_of(self.precision, spec)
+        precision = precision_of(self.precision)
         weights = open_weights(model_folder, spec, precision)
         scaling = Scaling()
         if precision.dtype == "fp16":
@@ -151,7 +151,7 @@ class WebFormat:
 
 
 def _slots(spec: ModelSpec, name: str) -> Iterator[DataSlot]:
-    return data_slots(shape_graph(spec, precision_of(name, spec)))
+    return data_slots(shape_graph(spec, precision_of(name)))
 
 
 def _largest(spec: ModelSpec, name: str) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from converters.onnx.precision import Precision
-from seap_export.families import ModelSpec
 from seap_export.rounding.grid import BlockQuantization
 
 __all__ = ["PRECISIONS", "file_name", "precision_of"]
@@ -27,13 +26,6 @@ def file_name(precision: str) -> str:
     return f"model{_KINDS[precision][0]}.onnx"
 
 
-def precision_of(precision: str, spec: ModelSpec) -> Precision:
-    """What the graph computes in and stores.
-
-    Embedding and LM head are quantised as well if their rows are whole blocks, as GatherBlockQuantized needs.
-    """
-    whole = _KINDS[precision][1]
-    how = whole.quantization
-    if how is None or spec.hidden_size % how.block_size == 0:
-        return whole
-    return Precision(whole.dtype, BlockQuantization(how.bits, how.block_size, embeddings=False))
+def precision_of(precision: str) -> Precision:
+    """What the graph computes in and stores."""
+    return _KINDS[precision][1]

@@ -278,6 +278,10 @@ class ModelSpec:
         """Those with a row for each token."""
         return tuple(name for name in self.embedding_names if name in ("embed_tokens", "layer_inputs"))
 
+    def row_width(self, table: str) -> int:
+        """The size of a row of one of these, or of the LM head."""
+        return self.outer_tensors()[names.tensor(table)][1]
+
     @property
     def outer_names(self) -> tuple[str, ...]:
         """The tensors outside the layers: embedding, final norm and, unless tied, LM head, and their biases."""

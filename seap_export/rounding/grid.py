@@ -57,6 +57,10 @@ class BlockQuantization:
         """Whether matrices with so many columns are quantised."""
         return not self.whole_blocks or columns % self.block_size == 0
 
+    def takes_table(self, columns: int) -> bool:
+        """Whether an embedding of so many columns, or the LM head, is quantised: whole blocks can be looked up."""
+        return self.embeddings and columns % self.block_size == 0
+
 
 def padded_blocks(matrix: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
     """A matrix [N, K] as [N, blocks, block_size], the last block filled up with zeros."""

@@ -88,7 +88,7 @@ class RoundedLayers:
     def tables(self) -> tuple[str, ...]:
         """What is rounded outside of the layers, by the names of `Source.read_outer`."""
         both = ("embed_tokens",) if self._spec.tie_word_embeddings else ("embed_tokens", "lm_head")
-        return both if self._how.embeddings and self._how.takes(self._spec.hidden_size) else ()
+        return both if self._how.takes_table(self._spec.hidden_size) else ()
 
     @torch.no_grad()
     def outer(self) -> Iterator[tuple[str, torch.Tensor]]:

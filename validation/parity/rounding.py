@@ -56,10 +56,8 @@ def round_weights(spec: ModelSpec, precision: Precision) -> Change | None:
 def _quantized(spec: ModelSpec, how: BlockQuantization) -> Iterator[str]:
     """The stored names of quantised weights; rows are quantised one by one, so that fused projections may stay so."""
     family = spec.family
-    if how.embeddings:
-        yield from map(family.stored, spec.token_tables)
-        if not spec.tie_word_embeddings:
-            yield family.stored("lm_head")
+    tables = spec.token_tables if spec.tie_word_embeddings else (*spec.token_tables, "lm_head")
+    yield from (family.stored(table) for table in tables if how.takes_table(spec.row_width(table)))
     for module in _projections(spec, how):
         yield f"{module}.weight"
     for layer, _ in _quantized_experts(spec, how):
@@ -171,7 +169,7 @@ def round_activations(model: Any, spec: ModelSpec, how: BlockQuantization, *, wh
     """
     to_8_bits = _row_to_8_bits if whole_rows else partial(_to_8_bits, block_size=how.block_size)
     modules = [model.get_submodule(name) for name in _projections(spec, how)]
-    if how.embeddings:
+    if how.takes_table(spec.hidden_size):
         modules.append(model.get_output_embeddings())
     for module in modules:
         module.register_forward_pre_hook(lambda _, inputs: (to_8_bits(inputs[0]),))

@@ -41,7 +41,8 @@ def model_work(spec: ModelSpec, precision: Precision, batch: int, depth: int, *,
     linear = sum(spec.prunable_weights(layer) for layer in layers)
     head = spec.vocab_size * spec.hidden_size
     cached = sum(2 * one.num_key_value_heads * one.head_dim for one in spec.all(Attention))
-    has_float_head = precision.quantization is not None and not precision.quantization.embeddings
+    how = precision.quantization
+    has_float_head = how is not None and not how.takes_table(spec.hidden_size)
     return ModelWork(
         decode_bytes=linear * precision.weight_bytes
         + head * (precision.dtype_bytes if has_float_head else precision.weight_bytes)

@@ -107,13 +107,13 @@ class Linears:
 
     def embedding(self, table: str, ids: ir.Value, name: str) -> ir.Value:
         """Rows of the named table [vocab_size, hidden_size]."""
-        if self._quantizes_embeddings:
+        if self._quantizes(table):
             return embedding_blocks(self._g, self._quantized([table], table), ids, name)
         return op.embedding(self._g, self._stored(table), ids, name)
 
     def head(self, x: ir.Value, table: str, *, is_tied: bool, name: str) -> ir.Value:
         """Logits: `x @ table.T`; a tied table [vocab_size, hidden_size] is the embedding as well."""
-        if self._quantizes_embeddings:
+        if self._quantizes(table):
             return matmul_blocks(self._g, x, self._quantized([table], table), name)
         if is_tied:
             return self._dialect.tied_head(x, self._stored(table), name)
@@ -121,9 +121,8 @@ class Linears:
             self._g, x, self._g.initializer(self._weights.transposed([table], f"{table}.transposed")), name
         )
 
-    @property
-    def _quantizes_embeddings(self) -> bool:
-        return self._quantization is not None and self._quantization.embeddings
+    def _quantizes(self, table: str) -> bool:
+        return self._quantization is not None and self._quantization.takes_table(self._weights.shape([table])[1])
 
     def _stored(self, name: str) -> ir.Value:
         return self._g.initializer(self._weights.stored(name))

@@ -16,8 +16,8 @@ def weight_bytes(spec: ModelSpec, precision: Precision) -> int:
     whole = 0  # of the weights that stay as they are
     if precision.quantization is not None:
         kept = {names.tensor(name) for name in ("positions", "layer_inputs_proj")}
-        kept = kept if precision.quantization.embeddings else set(outer)
-        whole = sum(math.prod(outer.get(name, (0,))) for name in kept)
+        takes = precision.quantization.takes_table
+        whole = sum(math.prod(shape) for name, shape in outer.items() if name in kept or not takes(shape[-1]))
     return round((weights - whole) * precision.weight_bytes + (whole + _rotary_numbers(spec)) * precision.dtype_bytes)
 
 

@@ -11,7 +11,7 @@ from seap_export.families import Mlp, ModelSpec
 from seap_export.families.names import PROJECTIONS
 from seap_export.providers import PROVIDERS
 
-__all__ = ["slow_products", "whole_blocks", "width_warning"]
+__all__ = ["float_tables", "slow_products", "whole_blocks", "width_warning"]
 
 _HEAD = "lm_head"
 
@@ -46,9 +46,20 @@ def slow_products(spec: ModelSpec, form: OnnxForm) -> Mapping[str, Sequence[int]
         for name in PROJECTIONS
     }
     slow = {name: indices for name, indices in slow.items() if indices}
-    if how.embeddings and is_slow(spec.vocab_size, spec.hidden_size):
+    if how.takes_table(spec.hidden_size) and is_slow(spec.vocab_size, spec.hidden_size):
         slow[_HEAD] = ()
     return slow
+
+
+def float_tables(spec: ModelSpec, form: OnnxForm) -> str | None:
+    """One line that says that the embedding and the LM head stay as they are, although they should be quantised."""
+    how = form.precision.quantization
+    if how is None or not how.embeddings or how.takes_table(spec.hidden_size):
+        return None
+    return (
+        f"{form.precision.name}: the embedding and the LM head stay in {form.precision.dtype}, because their rows of "
+        f"{spec.hidden_size} are not whole blocks of {how.block_size}"
+    )
 
 
 def width_warning(spec: ModelSpec, form: OnnxForm) -> str | None:

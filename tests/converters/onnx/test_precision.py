@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from support.product import OnnxForm, OnnxFormat, read_spec
 from support.uneven import GRAPH_MODELS
 
 from converters.onnx.precision import (
@@ -196,6 +197,16 @@ def test_quantised_weights_take_the_first_dtype_of_the_provider_or_the_one_asked
 def test_blocks_that_do_not_fill_the_embedding_are_refused(written: Callable[..., Any]) -> None:
     with pytest.raises(UsageError, match=r"rows of 64.*; use block size 32 or 64"):
         written("llama", precision=Precision("fp32", BlockQuantization(4, 128)))
+
+
+@pytest.mark.parametrize(("bits", "tied"), [(8, False), (4, True)])
+def test_an_embedding_that_no_blocks_fit_stays_as_it_is(bits: int, tied: bool, written: Callable[..., Any]) -> None:
+    how = BlockQuantization(bits)
+    made = written("llama", precision=Precision("fp32", how), hidden_size=72, head_dim=16, tie_word_embeddings=tied)
+    round_weights(made.model, BlockQuantization(bits, embeddings=False))
+    assert np.abs(run(in_float_activations(made.folder)) - logits_of(made.model)).max() < 2e-4
+    remark = OnnxFormat.of(OnnxForm(Precision("fp32", how))).remark(read_spec(made.source))
+    assert f"int{bits}: the embedding and the LM head stay in fp32, because their rows of 72" in str(remark)
 
 
 def test_weights_beyond_fp16_are_named(written: Callable[..., Any]) -> None:

@@ -54,7 +54,7 @@ class Subject:
         tensors = {name: weights.read([name])[name].contiguous() for name in names}
         save_file(tensors, self._back / "model.safetensors", metadata={"format": "pt"})
         torch = TorchRunner(self._back)
-        how = precision_of(self.format.precision, self.spec).quantization
+        how = precision_of(self.format.precision).quantization
         if how is not None and rounds:
             round_activations(torch.model, self.spec, how)
         rows = [(row[:length].tolist(), new.tolist()) for row, length, new in zip(PROMPTS, LENGTHS, NEXT, strict=True)]
