@@ -5,15 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
-from support.models import write_micro_model
 from support.variations import VARIATIONS, micro_config
 
 from converters.executorch.decoder import CONTEXT as EXECUTORCH_CONTEXT
 from converters.executorch.format import ExecutorchFormat
 from converters.litert.decoder import CONTEXT as LITERT_CONTEXT
 from converters.litert.format import LitertFormat
-from seap_export.errors import InputError
 from seap_export.families import model_spec
 
 FORMATS = {"executorch": ExecutorchFormat("int8"), "litert": LitertFormat("int8")}
@@ -50,18 +47,3 @@ def test_a_longer_context_is_cut_and_the_user_told(name: str, context: int) -> N
     longer = model_spec(micro_config(model_type="llama", max_position_embeddings=4 * context))
     assert str(context) in str(FORMATS[name].remark(longer))
     assert FORMATS[name].remark(model_spec(micro_config(model_type="llama"))) is None
-
-
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.needs(name)) for name in FORMATS])
-@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
-def test_numbers_that_cannot_be_stored_are_refused_and_nothing_is_left(
-    tmp_path: Path, name: str, value: float
-) -> None:
-    model, out = write_micro_model(tmp_path / "hf", model_type="llama"), tmp_path / name
-    weights = load_file(model / "model.safetensors")
-    weights["model.layers.1.mlp.up_proj.weight"][2, 3] = value
-    save_file(weights, model / "model.safetensors")
-    out.mkdir()
-    with pytest.raises(InputError, match=r"up_proj.* holds NaN or infinite"):
-        FORMATS[name].write(model, out, lambda layer: None)
-    assert list(out.iterdir()) == []

@@ -30,6 +30,7 @@ PRECISIONS = ExecutorchFormat.precisions
 def test_weights_are_read_back_as_the_model_s(qwen3: Path, made: Callable[[str], Path], precision: str) -> None:
     form, folder = ExecutorchFormat(precision), made(precision)
     assert ExecutorchFormat.read(folder) == form
+    assert sorted(path.name for path in folder.iterdir()) == [PROGRAM, "tokenizer.json"]
     assert [*form.differences(qwen3, folder), *form.damages(qwen3, folder)] == []
     # the nodes, of which the size is a guess, are a third of it
     assert form.size(read_spec(qwen3)) == pytest.approx((folder / PROGRAM).stat().st_size, rel=0.15)
@@ -42,18 +43,6 @@ def test_weights_are_read_back_as_the_model_s(qwen3: Path, made: Callable[[str],
     for name, tensor in read.items():
         step = steps[precision] if tensor.dim() == 2 else 0.0
         assert ((tensor - stored[name]).abs() <= step * 1.001 * stored[name].abs().amax(-1, keepdim=True)).all(), name
-
-
-@pytest.mark.needs("executorch")
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_same_model_gives_the_same_bytes(
-    qwen3: Path, made: Callable[[str], Path], tmp_path: Path, precision: str
-) -> None:
-    layers: list[int] = []
-    ExecutorchFormat(precision).write(qwen3, tmp_path, layers.append)
-    assert layers == [0, 1, 2]
-    assert sorted(path.name for path in tmp_path.iterdir()) == [PROGRAM, "tokenizer.json"]
-    assert (tmp_path / PROGRAM).read_bytes() == (made(precision) / PROGRAM).read_bytes()
 
 
 @pytest.mark.needs("executorch")

@@ -32,6 +32,7 @@ PRECISIONS = LitertFormat.precisions
 def test_weights_are_read_back_as_the_model_s(qwen3: Path, made: Callable[[str], Path], precision: str) -> None:
     form, folder = LitertFormat(precision), made(precision)
     assert LitertFormat.read(folder) == form
+    assert [path.name for path in folder.iterdir()] == [BUNDLE]
     assert [*form.differences(qwen3, folder), *form.damages(qwen3, folder)] == []
     span = Bundle(folder).span(PROGRAM)
     # the nodes, of which the size is a guess, are a third of it
@@ -44,18 +45,6 @@ def test_weights_are_read_back_as_the_model_s(qwen3: Path, made: Callable[[str],
     step = {"fp32": 0.0, "int8": 0.5 / 127}[precision]
     for name, tensor in read.items():
         assert ((tensor - stored[name]).abs() <= step * 1.001 * stored[name].abs().amax(-1, keepdim=True)).all(), name
-
-
-@pytest.mark.needs("litert")
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_same_model_gives_the_same_bytes(
-    qwen3: Path, made: Callable[[str], Path], tmp_path: Path, precision: str
-) -> None:
-    layers: list[int] = []
-    LitertFormat(precision).write(qwen3, tmp_path, layers.append)
-    assert layers == [0, 1, 2]
-    assert [path.name for path in tmp_path.iterdir()] == [BUNDLE]
-    assert (tmp_path / BUNDLE).read_bytes() == (made(precision) / BUNDLE).read_bytes()
 
 
 def test_levels_are_symmetric_and_a_row_of_zeros_stays() -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from converters.onnx import write_onnx
 from converters.onnx.graph.dialects import LEFT_PADDING_GUARD
-from seap_export.errors import EnvironmentFailure, InputError, UsageError
+from seap_export.errors import InputError
 
 TOLERANCE = 1e-4
 ROPES: dict[str, dict[str, Any]] = {
@@ -197,49 +197,6 @@ def test_sixteen_bit_source(dtype: torch.dtype, written: Callable[..., Any]) -> 
     ids = tokens(1, 9)
     logits, _ = made.run(ids, np.ones_like(ids))
     assert np.abs(logits - torch_logits(made.model, ids)).max() <= TOLERANCE
-
-
-def test_same_bytes_twice(written: Callable[..., Any], tmp_path: Path) -> None:
-    made = written("qwen3", **PRUNED)
-    again = tmp_path / "again"
-    again.mkdir()
-    write_onnx(made.source, again)
-    for name in ("model.onnx", "model.onnx.data"):
-        assert (again / name).read_bytes() == (made.folder / name).read_bytes()
-
-
-def test_layers_are_reported_in_order(written: Callable[..., Any], tmp_path: Path) -> None:
-    made, again, layers = written(), tmp_path / "again", []
-    again.mkdir()
-    write_onnx(made.source, again, on_layer=layers.append)
-    assert layers == [0, 1, 2]
-
-
-@pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data"])
-def test_never_overwrites(name: str, written: Callable[..., Any], tmp_path: Path) -> None:
-    made, other = written(), tmp_path / "other"
-    other.mkdir()
-    (other / name).write_bytes(b"mine")
-    with pytest.raises(UsageError, match=r"already exists"):
-        write_onnx(made.source, other)
-    assert [file.name for file in other.iterdir()] == [name]
-    assert (other / name).read_bytes() == b"mine"
-
-
-def test_a_failed_write_leaves_nothing(
-    written: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def disk_full(*_: Any, **__: Any) -> None:
-        raise OSError(28, "No space left on device")
-
-    made, other = written(), tmp_path / "other"
-    other.mkdir()
-    monkeypatch.setattr(onnx, "save", disk_full)
-    with pytest.raises(EnvironmentFailure, match="No space left on device"):
-        write_onnx(made.source, other)
-    assert list(other.iterdir()) == []
-    with pytest.raises(EnvironmentFailure, match="cannot write"):
-        write_onnx(made.source, tmp_path / "absent")
 
 
 def refused(made: Any, folder: Path) -> str:

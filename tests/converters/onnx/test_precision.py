@@ -215,19 +215,3 @@ def test_weights_beyond_fp16_are_named(written: Callable[..., Any]) -> None:
 
     with pytest.raises(InputError, match=r"'lm_head\.weight' reaches 1e\+05.* fp16; use fp32"):
         written("llama", precision=Precision("fp16"), change=spoil)
-
-
-@pytest.mark.parametrize("how", [None, BlockQuantization(4), BlockQuantization(8)], ids=str)
-def test_weights_that_are_not_finite_are_refused(how: BlockQuantization | None, written: Callable[..., Any]) -> None:
-    def spoil(model: torch.nn.Module) -> None:
-        model.get_parameter("model.layers.1.mlp.up_proj.weight").data[3, 5] = float("nan")
-
-    with pytest.raises(InputError, match=r"layers\.1\.mlp\.up_proj\.weight' holds NaN"):
-        written("llama", precision=Precision("fp32", how), change=spoil)
-
-
-def test_the_same_input_gives_the_same_bytes(written: Callable[..., Any]) -> None:
-    precision = Precision("fp32", BlockQuantization(4, 32, symmetric=False))
-    one, two = (written("llama", precision=precision, folder=name).folder for name in ("one", "two"))
-    for name in ("model.onnx", "model.onnx.data"):
-        assert (one / name).read_bytes() == (two / name).read_bytes()

@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from support.chosen import ATTENDING, in_turn
 from support.models import write_source
 from support.product import read_spec, round_weights
@@ -20,7 +19,7 @@ from support.product import read_spec, round_weights
 from converters.web import WebFormat, data_files
 from converters.web.graph import KEPT
 from converters.web.precisions import precision_of
-from seap_export.errors import ArtifactError, EnvironmentFailure, InputError
+from seap_export.errors import ArtifactError, InputError
 from seap_export.json_file import read_json
 
 
@@ -99,18 +98,6 @@ def test_inputs_are_those_that_transformers_js_fills(webbed: Callable[..., Any])
     onnx.checker.check_model(str(model.graph))
 
 
-def test_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
-    source = write_source(tmp_path / "hf", "qwen3-biases", pruned=True)
-    for precision in ("fp32", "q4"):
-        written = []
-        for name in ("one", "two"):
-            folder = tmp_path / f"{name}-{precision}"
-            folder.mkdir()
-            WebFormat(precision).write(source, folder, lambda _: None)
-            written.append({path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()})
-        assert written[0] == written[1]
-
-
 def test_data_are_divided_and_read_back(webbed: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     limit = 75_000
     monkeypatch.setattr(data_files, "CHUNK_BYTES", limit)
@@ -166,34 +153,6 @@ def test_tensors_that_no_browser_holds_are_refused(webbed: Callable[..., Any]) -
 def test_unknown_precision_is_an_error() -> None:
     with pytest.raises(ValueError, match="q8, q4"):
         WebFormat("int3")
-
-
-@pytest.mark.parametrize(
-    ("error", "raised"),
-    [(OSError(28, "No space left on device"), EnvironmentFailure), (KeyboardInterrupt(), KeyboardInterrupt)],
-)
-def test_nothing_is_left_of_what_fails(tmp_path: Path, error: BaseException, raised: type[BaseException]) -> None:
-    source = write_source(tmp_path / "m", "llama-gqa", pruned=True)
-    (tmp_path / "out").mkdir()
-
-    def fail(layer: int) -> None:
-        if layer == 1:
-            raise error
-
-    with pytest.raises(raised):
-        WebFormat("q4").write(source, tmp_path / "out", fail)
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_numbers_that_are_none_are_refused(tmp_path: Path) -> None:
-    source = write_source(tmp_path / "m", "llama-gqa", pruned=False)
-    tensors = load_file(source / "model.safetensors")
-    tensors["model.layers.2.mlp.up_proj.weight"][3, 4] = np.nan
-    save_file(tensors, source / "model.safetensors", metadata={"format": "pt"})
-    (tmp_path / "out").mkdir()
-    with pytest.raises(InputError, match="up_proj"):
-        WebFormat("q8").write(source, tmp_path / "out", lambda _: None)
-    assert list((tmp_path / "out").iterdir()) == []
 
 
 @pytest.mark.parametrize("precision", ["q8", "fp16"])

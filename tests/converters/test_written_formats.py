@@ -1,0 +1,102 @@
+"""What every format promises of the folder that it writes; see `converters.format.Format`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+from support.plans import write_pruned_micro_model
+from support.tokenizers import write_byte_level
+
+from converters.format import Format
+from converters.formats import format_class
+from seap_export.errors import EnvironmentFailure, InputError, UsageError
+
+NEEDED = ("openvino", "litert", "executorch")
+#: Of each format a precision that rounds, and one that does not, if writing takes another way then.
+CASES = [
+    pytest.param(name, precision, marks=pytest.mark.needs(name) if name in NEEDED else ())
+    for name, precision in (
+        *(("onnx", "fp32"), ("onnx", "int4"), ("gguf", "f32"), ("gguf", "q8_0"), ("web", "fp16"), ("web", "q4")),
+        *(("mlx", "fp16"), ("mlx", "4bit"), ("openvino", "fp16"), ("openvino", "int4")),
+        *(("litert", "fp32"), ("litert", "int8"), ("executorch", "fp32"), ("executorch", "int4")),
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pruned model with biases; not to be changed."""
+    folder = write_pruned_micro_model(tmp_path_factory.mktemp("model") / "hf", "llama-biases", vocab_size=130)
+    write_byte_level(folder)
+    return folder
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out"
+
+
+def made(name: str, precision: str) -> Format:
+    return format_class(name)(precision)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(("name", "precision"), CASES)
+def test_it_is_whole_and_has_the_same_bytes_again(
+    model: Path, out: Path, tmp_path: Path, name: str, precision: str
+) -> None:
+    format, layers, again = made(name, precision), list[int](), tmp_path / "again"
+    format.write(model, out, layers.append)
+    assert layers == [0, 1, 2]
+    assert type(format).read(out) == format
+    assert [*format.differences(model, out), *format.damages(model, out)] == []
+    again.mkdir()
+    format.write(model, again, lambda layer: None)
+    assert contents(again) == contents(out)
+
+
+@pytest.mark.parametrize(("name", "precision"), CASES[::2])
+def test_what_is_there_is_not_overwritten(model: Path, out: Path, name: str, precision: str) -> None:
+    (out / "anything").write_text("mine")
+    with pytest.raises(UsageError, match="anything already exists"):
+        made(name, precision).write(model, out, lambda layer: None)
+    assert contents(out) == {"anything": b"mine"}
+
+
+@pytest.mark.parametrize(("name", "precision"), CASES[::2])
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [(OSError(28, "No space left on device"), EnvironmentFailure), (KeyboardInterrupt(), KeyboardInterrupt)],
+    ids=["a full disk", "an interruption"],
+)
+def test_nothing_is_left_of_what_fails(
+    model: Path, out: Path, name: str, precision: str, error: BaseException, raised: type[BaseException]
+) -> None:
+    def fail(layer: int) -> None:
+        if layer == 1:
+            raise error
+
+    with pytest.raises(raised):
+        made(name, precision).write(model, out, fail)
+    assert contents(out) == {}
+
+
+@pytest.mark.parametrize(("name", "precision"), CASES)
+@pytest.mark.parametrize("value", [float("nan"), float("-inf")])
+def test_numbers_that_are_none_are_refused_by_name(
+    model: Path, out: Path, tmp_path: Path, name: str, precision: str, value: float
+) -> None:
+    source = Path(shutil.copytree(model, tmp_path / "hf"))
+    weights = load_file(source / "model.safetensors")
+    weights["model.layers.1.mlp.up_proj.weight"][2, 3] = value
+    save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=r"up_proj.* NaN or infinite"):
+        made(name, precision).write(source, out, lambda layer: None)
+    assert contents(out) == {}
