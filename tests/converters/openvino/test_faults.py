@@ -14,13 +14,14 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from support.corpora import WORDS
-from support.formats import IrModel, write_ir_model
+from support.formats import write_ir_model
+from support.formats.written import WrittenModel
 
 from converters.openvino.ir_file import DATA_FILE, MODEL_FILE, read_ir
 from seap_export.errors import ArtifactError
 
 pytestmark = pytest.mark.needs("openvino")
-Fault = Callable[[IrModel], None]
+Fault = Callable[[WrittenModel], None]
 Edit = Callable[[np.ndarray], None]
 QKV, DOWN = "model.layers.0.self_attn.qkv_proj.weight", "model.layers.0.mlp.down_proj.weight"
 BIAS = "model.layers.0.self_attn.o_proj.bias"
@@ -29,7 +30,7 @@ BIAS = "model.layers.0.self_attn.o_proj.bias"
 def numbers(name: str, edit: Edit) -> Fault:
     """Changes the numbers of a constant, in its shape; two integers in a byte stay together."""
 
-    def plant(made: IrModel) -> None:
+    def plant(made: WrittenModel) -> None:
         ir = read_ir(made.folder)
         constant = ir.constants[name]
         dtype = {"f32": np.float32, "f16": np.float16, "i8": np.int8, "i4": np.uint8}[constant.element_type]
@@ -45,7 +46,7 @@ def node(
 ) -> Fault:
     """Changes the first layer of a type that is the one."""
 
-    def plant(made: IrModel) -> None:
+    def plant(made: WrittenModel) -> None:
         path = made.folder / MODEL_FILE
         net = ElementTree.parse(path)
         layers = net.getroot().iterfind("layers/layer")
@@ -58,7 +59,7 @@ def node(
 def inlined(value: float, other: float) -> Fault:
     """Changes the constant of one number that has this value, which is an epsilon or a scale."""
 
-    def plant(made: IrModel) -> None:
+    def plant(made: WrittenModel) -> None:
         ir = read_ir(made.folder)
         for constant in ir.constants.values():
             if constant.size == 4 and constant.element_type == "f32":
@@ -87,7 +88,7 @@ def swap(rows: np.ndarray, first: slice | int, second: slice | int) -> None:
     rows[first], rows[second] = rows[second].copy(), rows[first].copy()
 
 
-def _other_tokenizer(made: IrModel) -> None:
+def _other_tokenizer(made: WrittenModel) -> None:
     path = made.folder / "tokenizer.json"
     values = json.loads(path.read_text("utf-8"))
     words = values["model"]["vocab"]
@@ -95,14 +96,14 @@ def _other_tokenizer(made: IrModel) -> None:
     path.write_text(json.dumps(values), "utf-8")
 
 
-def _other_tokenizer_graph(made: IrModel) -> None:
+def _other_tokenizer_graph(made: WrittenModel) -> None:
     path = made.folder / "openvino_tokenizer.bin"
     other = made.folder / "openvino_detokenizer.xml"
     (made.folder / "openvino_tokenizer.xml").write_bytes(other.read_bytes())
     path.write_bytes((made.folder / "openvino_detokenizer.bin").read_bytes())
 
 
-def _crossed_edges(made: IrModel) -> None:
+def _crossed_edges(made: WrittenModel) -> None:
     """The attention of the first layer reads the keys as values."""
     path = made.folder / MODEL_FILE
     net = ElementTree.parse(path)
@@ -188,7 +189,7 @@ def nibbles(rows: np.ndarray) -> None:
     rows[:] = (rows << np.uint8(4)) | (rows >> np.uint8(4))
 
 
-def _alignment(made: IrModel) -> None:
+def _alignment(made: WrittenModel) -> None:
     ir = read_ir(made.folder)
     used = sorted((constant.offset, constant.offset + constant.size) for constant in ir.constants.values())
     gap = next(end for (_, end), (start, _) in itertools.pairwise(used) if start > end)
@@ -197,14 +198,14 @@ def _alignment(made: IrModel) -> None:
     (made.folder / DATA_FILE).write_bytes(data)
 
 
-def _renamed(made: IrModel) -> None:
+def _renamed(made: WrittenModel) -> None:
     path = made.folder / MODEL_FILE
     net = ElementTree.parse(path)
     net.getroot().attrib["name"] = "other"
     net.write(path)
 
 
-def first_finding(made: IrModel) -> str | None:
+def first_finding(made: WrittenModel) -> str | None:
     """The first line that is said of it; that it cannot be read is one, too."""
     lines = itertools.chain(
         made.format.damages(made.source, made.folder), made.format.differences(made.source, made.folder)
@@ -216,17 +217,17 @@ def first_finding(made: IrModel) -> str | None:
 
 
 @pytest.fixture(scope="module")
-def good(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], IrModel]:
+def good(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], WrittenModel]:
     """The model at a precision, which is not to be changed."""
     folder = tmp_path_factory.mktemp("good")
     return cache(lambda precision: write_ir_model(folder / precision, "llama-gqa", precision, pruned=True))
 
 
 @pytest.fixture
-def planted(good: Callable[[str], IrModel], tmp_path: Path) -> Callable[[str, Fault], IrModel]:
+def planted(good: Callable[[str], WrittenModel], tmp_path: Path) -> Callable[[str, Fault], WrittenModel]:
     """A copy of the model at a precision, with a fault."""
 
-    def make(precision: str, plant: Fault) -> IrModel:
+    def make(precision: str, plant: Fault) -> WrittenModel:
         made = replace(good(precision), folder=tmp_path / "openvino")
         shutil.copytree(good(precision).folder, made.folder)
         plant(made)
@@ -236,12 +237,12 @@ def planted(good: Callable[[str], IrModel], tmp_path: Path) -> Callable[[str, Fa
 
 
 @pytest.mark.parametrize("name", CAUGHT)
-def test_found(name: str, planted: Callable[[str, Fault], IrModel]) -> None:
+def test_found(name: str, planted: Callable[[str, Fault], WrittenModel]) -> None:
     line = first_finding(planted(*CAUGHT[name]))
     assert line
     assert "\n" not in line
 
 
 @pytest.mark.parametrize("name", HARMLESS)
-def test_not_found(name: str, planted: Callable[[str, Fault], IrModel]) -> None:
+def test_not_found(name: str, planted: Callable[[str, Fault], WrittenModel]) -> None:
     assert first_finding(planted(*HARMLESS[name])) is None

@@ -3,30 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support.models import write_source
-from support.product import read_spec
+from support.formats.written import WrittenModel
 
 from converters.web import WebFormat
 from converters.web.precisions import file_name
-from seap_export.families import ModelSpec
 
 
-@dataclass(frozen=True)
-class WebModel:
+class WebModel(WrittenModel):
     """A model folder, and what the format has made of it."""
-
-    format: WebFormat
-    source: Path
-    folder: Path
-    layers: tuple[int, ...]
-
-    @property
-    def spec(self) -> ModelSpec:
-        return read_spec(self.source)
 
     @property
     def graph(self) -> Path:
@@ -42,12 +29,6 @@ def webbed(tmp_path: Path) -> Callable[..., WebModel]:
     """`webbed("qwen3", "q4", pruned=True)`."""
 
     def make(variation: str = "llama-biases", precision: str = "fp32", *, pruned: bool = True) -> WebModel:
-        source = write_source(tmp_path / "hf", variation, pruned=pruned)
-        folder = tmp_path / "web"
-        folder.mkdir()
-        layers: list[int] = []
-        made = WebFormat(precision)
-        made.write(source, folder, layers.append)
-        return WebModel(made, source, folder, tuple(layers))
+        return WebModel.of(WebFormat(precision), tmp_path, variation, pruned=pruned)
 
     return make

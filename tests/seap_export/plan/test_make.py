@@ -194,24 +194,6 @@ def test_scores_of_several_tasks_are_added_by_their_weights(
         assert total(mixed.scores) == pytest.approx(1.25)
 
 
-@pytest.mark.parametrize("mix", ["scaled", "plain"])
-def test_only_scaled_scores_do_not_depend_on_how_large_a_task_s_activations_are(
-    source: Source, random_calibration: Calibrate, mix: ScoreMix
-) -> None:
-    one = random_calibration(source, "one", 0)
-    kept = []
-    for scale in (1.0, 100.0):
-        calibrations = {"one": one, "two": random_calibration(source, "two", 1, scale=scale)}
-        mixture = Mixture("mix", {"one": 1.0, "two": 1.0}, calibrations)
-        ranking = ranking_of(source, mixture, "wifv", mix=mix)
-        plan = planned(source, mixture, ranking, sparsity=Sparsity("uniform"))
-        kept.append(plan.layers)
-    alone = single_mixture(calibrations["two"])
-    of_two = planned(source, alone, ranking_of(source, alone, "wifv"), sparsity=Sparsity("uniform")).layers
-    assert (kept[0] == kept[1]) is (mix == "scaled")
-    assert (kept[1] == of_two) is (mix == "plain")  # the task with large activations decides alone
-
-
 @pytest.mark.parametrize("score", CHANNEL_SCORES)
 def test_the_scores_of_a_single_task_stay_as_they_are(
     source: Source, random_calibration: Calibrate, score: ChannelScore

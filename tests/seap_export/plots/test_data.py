@@ -36,13 +36,6 @@ def test_removed_weights_against_the_tensors(make_variant: Make) -> None:
             assert values[layer] == pytest.approx(1 - left / whole, abs=1e-12), (name, layer)
 
 
-def test_removed_weights_by_hand(make_variant: Make) -> None:
-    removed = removed_by_layer(make_variant("a", "a-0.2", A))
-    # layer 1: q and o keep 2 of 6 heads, k and v 2 of 3 groups: (2 + 2 + 2 + 2) of (6 + 6 + 3 + 3) blocks
-    assert removed.sublayers["attention"] == pytest.approx((0, 1 - 8 / 18, 0))
-    assert removed.sublayers["mlp"] == pytest.approx((0, 0.2, 0.4))
-
-
 def test_overlap_is_the_jaccard_index_over_the_layers_that_are_cut(make_variant: Make) -> None:
     first, second = make_variant("a", "a-0.2", A), make_variant("b", "b-0.2", B)
     neurons = overlap([first, second], KeptNeurons)

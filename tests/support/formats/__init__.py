@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from safetensors.torch import load_file, save_file
 
 from converters.onnx.form import OnnxForm
 from converters.onnx.graph.decoder import decoder_graph
@@ -20,45 +17,18 @@ from converters.openvino import OpenvinoFormat
 from seap_export.families import ModelSpec, names
 from seap_export.sources.config import read_spec
 from support.execution import ONE_THREAD
-from support.models import write_source
+from support.formats.written import WrittenModel
 from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
 
 #: A prompt, a second call, and steps, one of which passes the 16 tokens at which the micro phi3 switches its tables.
 PARTS = np.split(np.random.default_rng(0).integers(3, 96, 20), [6, *range(10, 20)])
 
 
-@dataclass(frozen=True)
-class IrModel:
-    """A model folder, and what the format has made of it."""
-
-    format: OpenvinoFormat
-    source: Path
-    folder: Path
-    layers: tuple[int, ...]
-
-    @property
-    def spec(self) -> ModelSpec:
-        return read_spec(self.source)
-
-    def read_back(self) -> Path:
-        """A copy of the model folder with the weights that the IR holds."""
-        copy = self.source.with_name("read_back")
-        shutil.copytree(self.source, copy)
-        tensors = load_file(copy / "model.safetensors")
-        read = self.format.weights(self.folder, self.spec).read(tensors)
-        assert {name: tensor.shape for name, tensor in read.items()} == {name: tensors[name].shape for name in tensors}
-        save_file({name: tensor.contiguous() for name, tensor in read.items()}, copy / "model.safetensors")
-        return copy
-
-
-def write_ir_model(folder: Path, variation: str, precision: str, *, pruned: bool = False, **values: Any) -> IrModel:
+def write_ir_model(
+    folder: Path, variation: str, precision: str, *, pruned: bool = False, **values: Any
+) -> WrittenModel:
     """Writes a micro model to `folder`/hf and `folder`/openvino."""
-    source, target = write_source(folder / "hf", variation, pruned=pruned, **values), folder / "openvino"
-    target.mkdir(parents=True)
-    layers: list[int] = []
-    made = OpenvinoFormat(precision)
-    made.write(source, target, layers.append)
-    return IrModel(made, source, target, tuple(layers))
+    return WrittenModel.of(OpenvinoFormat(precision), folder, variation, pruned=pruned, **values)
 
 
 def torch_logits(source: Path) -> list[np.ndarray]:

@@ -1,18 +1,52 @@
-"""Fixtures of what a format writes from a pruned micro model."""
+"""What formats write from micro models."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
 from converters.format import Format
+from seap_export.families import ModelSpec
+from seap_export.sources.config import read_spec
+from support.models import write_source
 from support.plans import write_pruned_micro_model
 
-__all__ = ["fixtures_of"]
+__all__ = ["WrittenModel", "fixtures_of"]
+
+
+@dataclass(frozen=True)
+class WrittenModel:
+    """A model folder, and what a format has made of it.
+
+    Attributes:
+        format: The format.
+        source: The model folder.
+        folder: What was written.
+        layers: The layers that were reported.
+    """
+
+    format: Any
+    source: Path
+    folder: Path
+    layers: tuple[int, ...]
+
+    @classmethod
+    def of(cls, format: Format, folder: Path, variation: str, *, pruned: bool = False, **values: Any) -> Self:
+        """A micro model at `folder`/hf, written to a folder of the format's name beside it."""
+        source, target = write_source(folder / "hf", variation, pruned=pruned, **values), folder / format.name
+        target.mkdir()
+        layers: list[int] = []
+        format.write(source, target, layers.append)
+        return cls(format, source, target, tuple(layers))
+
+    @property
+    def spec(self) -> ModelSpec:
+        return read_spec(self.source)
 
 
 def fixtures_of(form: type[Format]) -> tuple[Any, Any, Any]:
