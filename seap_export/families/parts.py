@@ -221,7 +221,7 @@ class RotaryRules:
         layer_thetas: Key of the base of each layer, 0 where it does not rotate.
         local_theta: Key of the base in layers with a window, whose rotation is not scaled.
         nested: Whether the parameters are those of layers without a window and of layers with one, by their words.
-        alpha: Whether the rope type `dynamic` with a fixed `alpha` is known.
+        alpha: Whether a fixed `alpha` of the rope type `dynamic` raises the base.
         query_scaling: Whether `llama_4_scaling_beta` scales queries by their position.
         sections: Whether sections for images are known.
     """

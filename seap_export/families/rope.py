@@ -179,24 +179,25 @@ def _rope(config: ConfigReader, parameters: dict[str, Any], head_dim: int) -> Ro
         lengths = [original] if rope_type == "longrope" else []
         lengths += [parameters.get("original_max_position_embeddings"), positions]
         parameters["original_max_position_embeddings"] = next(length for length in lengths if length is not None)
-    is_alpha = rope_type == "dynamic" and config.family.rotation.alpha and parameters.get("alpha")
+    alpha = parameters.get("alpha") if rope_type == "dynamic" and config.family.rotation.alpha else None
     known = _PARAMETERS | _OTHER_KEYS | (_SECTIONS if config.family.rotation.sections else set())
     unknown = sorted(set(parameters) - known)
     if unknown:
         raise InputError(f"config.json: rope parameter '{unknown[0]}' is not known; remove it if it changes nothing")
+    if rope_type == "dynamic":  # which changes nothing below `max_position_embeddings`; more positions are refused
+        rope_type, parameters = "default", {key: value for key, value in parameters.items() if key not in _PARAMETERS}
     is_proportional = rope_type == "proportional"
     kept = _PARAMETERS | ({"partial_rotary_factor"} if is_proportional else set())
     rope = RopeSpec(
         number("rope_theta", theta),
-        "default" if is_alpha else rope_type,
+        rope_type,
         MappingProxyType({key: value for key, value in parameters.items() if key in kept}),
         head_dim if is_proportional else _rotated(config, parameters, head_dim),
         config.family.rotation.interleaved,
         positions,
     )
-    if is_alpha:  # NTK-aware scaling with a fixed alpha, which only raises the base
-        power = rope.dim / (rope.dim - 2)
-        rope = replace(rope, theta=rope.theta * number("alpha", parameters["alpha"]) ** power, parameters={})
+    if alpha:  # NTK-aware scaling with a fixed alpha, which only raises the base
+        rope = replace(rope, theta=rope.theta * number("alpha", alpha) ** (rope.dim / (rope.dim - 2)))
     return rope
 
 

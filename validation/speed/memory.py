@@ -85,7 +85,7 @@ def _main(engine: Any, folder: Path, context_length: int, provider: str, threads
     before = free_gpu_memory() if is_on_gpu else None
     try:
         with open_engine(engine, folder, context_length, Execution(provider, threads)) as model:
-            model.pace([[5] * depth] * batch, _STEPS)
+            model.pace([[5] * depth] * batch, min(_STEPS, context_length - depth))
             after = free_gpu_memory() if is_on_gpu else None
     except SeapError as error:
         click.echo(error, err=True)

@@ -41,7 +41,10 @@ __all__ = ["bench_command", "speedup_cells"]
         "docs/runtimes.md lists. Repeatable.  [default: torch and onnxruntime]",
     ),
     number_option(
-        "--depth", "depths", "Number of tokens in a prompt. Repeatable.  [default: 128, 512, 2048]", multiple=True
+        "--depth",
+        "depths",
+        "Number of tokens in a prompt. Repeatable.  [default: 128, 512 and 2048, as far as they fit]",
+        multiple=True,
     ),
     number_option(
         "--batch",

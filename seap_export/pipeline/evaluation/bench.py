@@ -19,7 +19,7 @@ from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import Precision
 from seap_export.errors import ArtifactError, UsageError
 from seap_export.families import ModelSpec
-from seap_export.pipeline.evaluation.bench_request import BenchRequest, refuse_long_prompts
+from seap_export.pipeline.evaluation.bench_request import BenchRequest, default_depths, refuse_long_prompts
 from seap_export.pipeline.folder.contents import Export, FormatFolder, Variant, open_folder
 from seap_export.pipeline.folder.dense_folder import dense_folder
 from seap_export.pipeline.folder.origin import refuse_another_model
@@ -89,6 +89,7 @@ def bench(paths: Sequence[str], dense: str, request: BenchRequest, progress: Pro
         if not variant.config_file.is_file():
             raise ArtifactError(f"{variant.path}: hf is missing; export the variant again")
         refuse_another_model(source, variant.plan, variant.name)
+    request = replace(request, depths=request.depths or default_depths(source.spec, request.steps))
     refuse_long_prompts(source.spec, request)
     progress.say(f"opening {source.name}")
     with dense_folder(source) as folder:

@@ -16,7 +16,9 @@ from validation.execution import Execution
 from validation.speed.engines import EngineName
 from validation.speed.measure import SpeedCell
 
-__all__ = ["BenchRequest", "refuse_long_prompts"]
+__all__ = ["BenchRequest", "default_depths", "refuse_long_prompts"]
+
+DEPTHS = (128, 512, 2048)
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class BenchRequest:
     """What to time.
 
     Attributes:
-        depths: Prompt lengths.
+        depths: Prompt lengths; none: `bench` takes those of `DEPTHS` that the model's context holds.
         batches: Batch sizes; those above 1 are timed only at the smallest depth, and where the engine takes them.
         engines: Engines that run the models.
         form: Form of the ONNX files; None: that of the variants' own, or fp32 (fp16 for CUDA) with the last logits.
@@ -36,7 +38,7 @@ class BenchRequest:
         memory: Whether the peak memory of each model is measured too, in a process of its own.
     """
 
-    depths: tuple[int, ...] = (128, 512, 2048)
+    depths: tuple[int, ...] = ()
     batches: tuple[int, ...] = (1, 4, 16)
     engines: tuple[EngineName, ...] = ("torch", "onnxruntime")
     form: OnnxForm | None = None
@@ -59,10 +61,10 @@ class BenchRequest:
 
     def __post_init__(self) -> None:
         check_session_options(self.provider, self.threads)
-        for name in ("depths", "batches"):
-            values = getattr(self, name)
-            if not values or min(values) < 1:
-                raise UsageError(f"{name} must be at least 1")
+        if min(self.depths, default=1) < 1:
+            raise UsageError("depths must be at least 1")
+        if min(self.batches, default=0) < 1:
+            raise UsageError("batches must be at least 1")
         for name in ("runs", "steps"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -92,6 +94,12 @@ class BenchRequest:
         )
 
 
+def default_depths(spec: ModelSpec, steps: int) -> tuple[int, ...]:
+    """Those of `DEPTHS` that leave room for so many decode steps, or the longest that does."""
+    room = spec.max_position_embeddings - steps
+    return tuple(depth for depth in DEPTHS if depth <= room) or (max(1, room),)
+
+
 def refuse_long_prompts(spec: ModelSpec, request: BenchRequest) -> None:
     """Checks that prompts and decode steps fit into the model's context.
 
@@ -102,5 +110,5 @@ def refuse_long_prompts(spec: ModelSpec, request: BenchRequest) -> None:
     if longest > spec.max_position_embeddings:
         raise UsageError(
             f"{max(request.depths)} tokens and {request.steps} steps exceed the model's context of "
-            f"{spec.max_position_embeddings}; give smaller depths"
+            f"{spec.max_position_embeddings}; give a smaller --depth"
         )

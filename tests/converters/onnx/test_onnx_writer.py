@@ -233,7 +233,7 @@ def test_refuses_shapes_that_disagree(written: Callable[..., Any], tmp_path: Pat
     ("change", "message"),
     [
         ({"head_dim": 20}, "multiple of 8"),
-        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}, "rope_parameters": None}, "is not supported"),
+        ({"rope_scaling": {"rope_type": "mrope", "factor": 2.0}, "rope_parameters": None}, "is not supported"),
         ({"model_type": "xglm"}, "is not supported"),
     ],
 )

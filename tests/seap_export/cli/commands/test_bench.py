@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 from support.product import OnnxForm, PeakMemory, choose_precision
+from support.variations import micro_config
 
+from seap_export.families import model_spec
 from seap_export.pipeline.evaluation import bench
+from seap_export.pipeline.evaluation.bench_request import default_depths
 
 Run = Callable[..., Any]
 QUICK = ("--depth", 8, "--depth", 16, "--batch", 1, "--batch", 2, "--runs", 1, "--steps", 2, "--threads", 1)
@@ -44,11 +47,17 @@ def test_a_variant_on_both_engines(run: Run, done: Path, work: Path, monkeypatch
     assert "timing dense, a-0.4" in outcome.err
 
 
-def test_all_variants_of_an_export(run: Run, done: Path) -> None:
-    outcome = run("bench", "out", "--dense", "m", *QUICK, "--runtime", "onnxruntime", "--json", "--quiet")
+def test_all_variants_of_an_export_with_as_many_tokens_as_the_context_holds(run: Run, done: Path) -> None:
+    outcome = run("bench", "out", "--dense", "m", *QUICK[4:], "--runtime", "onnxruntime", "--json", "--quiet")
     assert outcome.code == 0
-    models = [subject["model"] for subject in json.loads(outcome.out)["subjects"]]
-    assert models == ["dense", "a-0.2", "a-0.4", "b-0.2", "b-0.4"]
+    subjects = json.loads(outcome.out)["subjects"]
+    assert [subject["model"] for subject in subjects] == ["dense", "a-0.2", "a-0.4", "b-0.2", "b-0.4"]
+    assert {cell["depth"] for subject in subjects for cell in subject["cells"]} == {126}
+
+
+def test_prompts_that_the_context_holds_are_timed_by_default() -> None:
+    spec = model_spec(micro_config(model_type="llama", max_position_embeddings=2048))
+    assert default_depths(spec, 16) == (128, 512)
 
 
 def test_one_variant_in_another_precision(run: Run, done: Path) -> None:
