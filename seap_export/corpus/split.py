@@ -38,7 +38,7 @@ class Split:
 
     def __post_init__(self) -> None:
         if not self.calibration:
-            raise InputError("a split needs at least one calibration text; use a larger corpus")
+            raise InputError("a split needs at least one calibration text; give more texts")
         digests = self.digests()
         check_disjoint(digests["calibration"], digests["held_out"])
 
@@ -87,13 +87,13 @@ def split_samples(
         raise InputError(
             f"task '{task_name}': the corpus has {num_texts} distinct texts, but {num_held_out} held-out "
             f"text{'s' * (num_held_out > 1)} and at least 1 calibration text are needed; "
-            f"{'hold out fewer texts or ' * (num_held_out > 1)}use a larger corpus"
+            f"{'hold out fewer texts or ' * (num_held_out > 1)}give more texts"
         )
     if num_samples is not None and num_texts < num_held_out + num_samples:
         raise InputError(
             f"task '{task_name}': the corpus has {num_texts} distinct texts, but {num_samples} calibration + "
             f"{num_held_out} held-out texts were asked for; set samples to {num_texts - num_held_out} "
-            "or use a larger corpus"
+            "or give more texts"
         )
     end = None if wanted is None else num_held_out + wanted
     return Split(calibration=chosen[num_held_out:end], held_out=chosen[:num_held_out])

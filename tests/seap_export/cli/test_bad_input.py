@@ -79,7 +79,7 @@ def test_a_field_that_is_not_there(run: Run, work: Path) -> None:
 def test_a_corpus_shorter_than_the_sample(run: Run, work: Path) -> None:
     says = (
         "task 'a': the corpus has 60 distinct texts, but 50 calibration + 16 held-out texts were asked for; "
-        "set samples to 44 or use a larger corpus"
+        "set samples to 44 or give more texts"
     )
     refuse(run, work, "--set", "samples=50", code=8, says=says)
 

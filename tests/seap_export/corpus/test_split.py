@@ -85,7 +85,7 @@ def test_one_text_cannot_be_divided(num_texts: int) -> None:
 def test_too_large_a_sample_names_the_number_that_works() -> None:
     assert _message(InputError, _samples(90), 200, 16) == (
         "task 'x': the corpus has 90 distinct texts, but 200 calibration + 16 held-out texts were asked for; "
-        "set samples to 74 or use a larger corpus"
+        "set samples to 74 or give more texts"
     )
     assert len(_split(_samples(90), 74).calibration) == 74
     assert "set samples to 74 or" in _message(InputError, _samples(90), 75, 16)
@@ -96,7 +96,7 @@ def test_too_large_a_sample_names_the_number_that_works() -> None:
 def test_corpus_that_leaves_nothing_to_calibrate_on_is_refused(num_texts: int, num_samples: int | None) -> None:
     assert _message(InputError, _samples(num_texts), num_samples, 16) == (
         f"task 'x': the corpus has {num_texts} distinct texts, but 16 held-out texts and at least 1 calibration text "
-        "are needed; hold out fewer texts or use a larger corpus"
+        "are needed; hold out fewer texts or give more texts"
     )
 
 
@@ -120,7 +120,7 @@ def test_split_refuses_a_shared_text_and_an_empty_calibration() -> None:
     assert str(shared.value).startswith("1 of the 1 evaluated texts ")
     with pytest.raises(InputError) as empty:
         Split((), (Sample("a", ""),))
-    assert str(empty.value) == "a split needs at least one calibration text; use a larger corpus"
+    assert str(empty.value) == "a split needs at least one calibration text; give more texts"
 
 
 def test_check_disjoint_counts_the_shared_texts() -> None:
