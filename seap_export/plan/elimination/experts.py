@@ -17,7 +17,7 @@ from seap_export.families import Experts
 from seap_export.layers.sublayers.experts import chosen_experts
 from seap_export.plan.elimination.channels import eliminate_channels
 
-__all__ = ["eliminate_experts", "eliminate_neurons", "routing_losses"]
+__all__ = ["RoutingLosses", "eliminate_experts", "eliminate_neurons"]
 
 
 def eliminate_experts(
@@ -36,12 +36,10 @@ def eliminate_experts(
         experts than compute a token, which cannot be, it is the same.
     """
     number, fewest = experts.num_experts, experts.experts_per_token
-    gram, left, removed = sample.gram(), list(range(number)), []
+    losses_of, left, removed = RoutingLosses(experts, sample), list(range(number)), list[int]()
     losses = np.zeros(number + 1)
     while len(left) > fewest:
-        tried = [
-            routing_losses(experts, sample, gram, [*left[:index], *left[index + 1 :]]) for index in range(len(left))
-        ]
+        tried = [losses_of([*left[:index], *left[index + 1 :]]) for index in range(len(left))]
         loss = torch.stack(tried) @ weights
         index = int(loss.argmin())
         removed.append(left.pop(index))
@@ -50,16 +48,32 @@ def eliminate_experts(
     return np.array([*left, *reversed(removed)], np.int64), losses
 
 
-def routing_losses(experts: Experts, sample: RoutingSample, gram: torch.Tensor, kept: list[int]) -> torch.Tensor:
-    """The squared change of each token's output where only some experts are kept, float64 [tokens].
+class RoutingLosses:
+    """The squared change of each token's output where only some experts are kept.
 
-    `gram` is that of the sample.
+    Args:
+        experts: The mixture.
+        sample: The tokens.
     """
-    every = list(range(experts.num_experts))
-    indices, changes = zip(_routed(experts, sample, every, -1.0), _routed(experts, sample, kept, 1.0), strict=True)
-    chosen, change = torch.cat(indices, 1), torch.cat(changes, 1)
-    rows = gram.take_along_dim(chosen[:, :, None], 1).take_along_dim(chosen[:, None, :], 2)
-    return torch.einsum("ti,tij,tj->t", change, rows, change).clamp_(min=0.0)
+
+    def __init__(self, experts: Experts, sample: RoutingSample) -> None:
+        self._experts, self._sample, self._products = experts, sample, sample.gram().flatten(1)
+        self._dense = self._routed(range(experts.num_experts))
+
+    def __call__(self, kept: Sequence[int]) -> torch.Tensor:
+        """Those of all tokens, float64 [tokens]."""
+        (dense, before), (chosen, weights) = self._dense, self._routed(kept)
+        changed, change = torch.cat([dense, chosen], 1), torch.cat([-before, weights], 1)
+        pairs = changed[:, :, None] * self._experts.num_experts + changed[:, None, :]
+        products = self._products.gather(1, pairs.flatten(1)).view(pairs.shape)
+        return torch.einsum("ti,tij,tj->t", change, products, change).clamp_(min=0.0)
+
+    def _routed(self, kept: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The experts that compute each token, int64 [tokens, k], and their weights."""
+        logits, bias, index = self._sample.logits, self._sample.selection_bias, torch.tensor(kept)
+        bias = bias if bias is None else bias[index]
+        weights, chosen = chosen_experts(logits[:, index].double(), self._experts, bias)
+        return index[chosen], weights
 
 
 def eliminate_neurons(
@@ -92,12 +106,3 @@ def eliminate_neurons(
         orders.append(order)
         losses += loss
     return np.stack(orders), losses
-
-
-def _routed(
-    experts: Experts, sample: RoutingSample, kept: list[int], sign: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The experts that compute each token, int64 [tokens, k], and their weights times a sign."""
-    index, bias = torch.tensor(kept, device=sample.logits.device), sample.selection_bias
-    weights, chosen = chosen_experts(sample.logits[:, index].double(), experts, bias if bias is None else bias[index])
-    return index[chosen], sign * weights

@@ -13,7 +13,7 @@ from support.product import DecoderLayer, HiddenStates, LayerPlan, length_bucket
 from seap_export.activations import routing
 from seap_export.activations.routing import RoutingObserver, RoutingSample
 from seap_export.families import Attention, Experts
-from seap_export.plan.elimination.experts import routing_losses
+from seap_export.plan.elimination.experts import RoutingLosses
 from seap_export.plan.sublayers import KeptExperts, KeptHeads
 
 
@@ -37,7 +37,7 @@ def test_losses_by_a_sample_are_those_of_the_layer(variation: str, tmp_path: Pat
     sample = RoutingSample(**{name: tensor for name, tensor in observed.items() if name != "moments"})
     (batch,), stream = batches, hidden.streams[0]
     written = [layer.channels_and_product(Experts.output, stream, batch)[1].double() for layer in layers]
-    losses = routing_losses(experts, sample, sample.gram(), [0, 2, 3])
+    losses = RoutingLosses(experts, sample)([0, 2, 3])
     expected = (written[1] - written[0]).square().sum(1)
     torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-4 * float(expected.max()))
 

@@ -13,7 +13,7 @@ from support.product import CostModel
 from seap_export.activations.routing import RoutingSample
 from seap_export.families import Experts
 from seap_export.layers.sublayers.experts import routing_weights
-from seap_export.plan.elimination.experts import eliminate_experts, eliminate_neurons, routing_losses
+from seap_export.plan.elimination.experts import RoutingLosses, eliminate_experts, eliminate_neurons
 from seap_export.plan.sublayers import ExpertOptions, KeptExperts
 
 TOKENS, EXPERTS, WIDTH = 40, 6, 5
@@ -59,7 +59,7 @@ def test_a_loss_is_the_change_of_what_the_layer_gives_without_the_experts(
         dense = output(experts, sample, written, list(range(EXPERTS)))
         for kept in ([0, 1, 2, 3, 4], [1, 3, 5], [2, 4]):
             expected = (output(experts, sample, written, kept) - dense).square().sum(1)
-            losses = routing_losses(experts, sample, sample.gram(), kept)
+            losses = RoutingLosses(experts, sample)(kept)
             torch.testing.assert_close(losses, expected, rtol=1e-5, atol=1e-6)
 
 
