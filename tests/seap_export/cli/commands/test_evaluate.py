@@ -14,11 +14,14 @@ import pytest
 from support.corpora import micro_texts
 from support.estimates import without_texts
 
+from seap_export.corpus import text_digest
 from validation.reports import schema
 from validation.reports.figures import QUALITY
 
 Run = Callable[..., Any]
-TASK = 'corpus = "{corpus}"\nprompt = "{{text}}"\n[completion]\nchoices = [" {{one}}", " {{two}}"]\nlabel = "label"\n'
+QUESTION = 'corpus = "quiz.jsonl"\nprompt = "{text}"\n'
+CHOICES = '[completion]\nchoices = [" {one}", " {two}"]\nlabel = "label"\n'
+ANSWER = 'completion = " {two}"\nanswer = "(\\\\S+)"\n'
 
 
 @pytest.fixture
@@ -29,7 +32,7 @@ def quiz(work: Path) -> Path:
         for index, text in enumerate(micro_texts(12, seed=77))
     ]
     (work / "quiz.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (work / "quiz.toml").write_text(TASK.format(corpus="quiz.jsonl"))
+    (work / "quiz.toml").write_text(QUESTION + CHOICES)
     return work / "quiz.toml"
 
 
@@ -168,19 +171,17 @@ def test_calibrated_texts_are_refused(run: Run, done: Path, work: Path) -> None:
     assert not (work / "report.json").exists()
 
 
-def test_calibrated_questions_are_refused(run: Run, done: Path, work: Path) -> None:
-    """A question counts by its prompt and right choice, the text that calibration uses."""
+@pytest.mark.parametrize(("option", "completion"), [("--zero-shot", CHOICES), ("--generate", ANSWER)])
+def test_calibrated_questions_are_refused(run: Run, done: Path, work: Path, option: str, completion: str) -> None:
+    """A question counts by its prompt and right choice or answer, the text that calibration uses."""
     calibrated = set(json.loads((done / "calibration" / "a" / "calibration.json").read_text())["calibration_texts"])
-    from seap_export.corpus import text_digest
-
     texts = [json.loads(line)["text"] for line in (work / "a.jsonl").read_text().splitlines()]
-    text = next(text for text in texts if text_digest(text) in calibrated)
-    prompt, _, last = text.rpartition(" ")
+    prompt, _, last = next(text for text in texts if text_digest(text) in calibrated).rpartition(" ")
     record = {"text": prompt, "one": "nothing", "two": last, "label": 1}
     (work / "quiz.jsonl").write_text(json.dumps(record) + "\n")
-    (work / "quiz.toml").write_text(TASK.format(corpus="quiz.jsonl"))
+    (work / "quiz.toml").write_text(QUESTION + completion)
     for extra in ((), ("--dry-run",)):
-        run("evaluate", "out/a-0.2", "--zero-shot", "quiz=quiz.toml", "-q", *extra).refused(
+        run("evaluate", "out/a-0.2", option, "quiz=quiz.toml", "-q", *extra).refused(
             8, "task 'quiz': 1 of the 1 evaluated texts "
         )
 
@@ -211,13 +212,15 @@ def one_harness_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("one_harness_task")
 def test_a_dry_run_measures_and_writes_nothing(run: Run, done: Path, quiz: Path, work: Path) -> None:
+    (work / "asked.toml").write_text(QUESTION + ANSWER)
     command = (
         "evaluate", "out/a-0.2", "--dense", "m", "--zero-shot", "quiz=quiz.toml", "--harness-task", "piqa",
-        "--dry-run", "--out", "report.json",
+        "--generate", "asked=asked.toml", "--dry-run", "--out", "report.json",
     )  # fmt: skip
     rows = json.loads(run(*command, "--json").out)
     assert [(row["measurement"], row["name"], row["items"], row["disjoint"]) for row in rows] == [
         ("divergence", "a", 16, True), ("zero-shot", "quiz", 12, True), ("zero-shot", "piqa", None, None),
+        ("generation", "asked", 12, True),
     ]  # fmt: skip
     assert {tuple(row["models"]) for row in rows} == {("dense", "hf")}
     assert run(*command).out.splitlines()[1].split()[:2] == ["divergence", "a"]
@@ -250,13 +253,6 @@ def test_bad_requests_are_one_line(
     assert outcome.err.count("\n") == 1
     assert message in outcome.err
     assert not (work / "report.json").exists()
-
-
-def test_help_has_an_example(run: Run) -> None:
-    outcome = run("evaluate", "--help")
-    assert outcome.code == 0
-    assert re.search(r"Examples:\n +seap-export evaluate pruned/piqa-0.2 --dense ", outcome.out)
-    assert "\n    4  quality gate failed\n" in run("--help").out
 
 
 def test_a_variant_of_another_model(run: Run, done: Path, work: Path) -> None:

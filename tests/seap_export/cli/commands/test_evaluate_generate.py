@@ -11,16 +11,9 @@ import pytest
 from support.corpora import micro_texts
 from support.models import greedy_completions
 
-from seap_export.corpus import text_digest
-
 Run = Callable[..., Any]
-TASK = 'corpus = "{corpus}"\nprompt = "{{text}}"\ncompletion = " {{answer}}"\nanswer = "(\\\\S+)"\n'
+TASK = 'corpus = "quiz.jsonl"\nprompt = "{text}"\ncompletion = " {answer}"\nanswer = "(\\\\S+)"\n'
 STEPS = 8
-
-
-def _write(work: Path, records: list[dict[str, str]], words: str = "") -> None:
-    (work / "quiz.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (work / "quiz.toml").write_text(TASK.format(corpus="quiz.jsonl") + words)
 
 
 @pytest.fixture
@@ -32,7 +25,9 @@ def quiz(work: Path) -> list[str]:
         for completion in greedy_completions(work / "m", texts, STEPS)
     ]
     golds = ["planted" if index in (3, 6) else gold for index, gold in enumerate(words_of_model)]
-    _write(work, [{"text": text, "answer": gold} for text, gold in zip(texts, golds, strict=True)])
+    records = [{"text": text, "answer": gold} for text, gold in zip(texts, golds, strict=True)]
+    (work / "quiz.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (work / "quiz.toml").write_text(TASK)
     return golds
 
 
@@ -117,26 +112,6 @@ def test_exact_match_is_gated(run: Run, done: Path, quiz: list[str]) -> None:
     error = _report(run, *command, "100", code=4)
     assert "hf: quiz retains " in error["error"]["message"]
     assert "of exact match, below 10000.00%" in error["error"]["message"]
-
-
-def test_a_dry_run_lists_the_task(run: Run, done: Path, quiz: list[str]) -> None:
-    command = ("evaluate", "out/a-0.2", "--dense", "m", "--generate", "quiz=quiz.toml", "--dry-run")
-    rows = json.loads(run(*command, "--json").out)
-    assert [(row["measurement"], row["name"], row["items"], row["disjoint"]) for row in rows] == [
-        ("divergence", "a", 16, True), ("generation", "quiz", 10, True),
-    ]  # fmt: skip
-    assert "generation quiz" in run(*command).out
-
-
-def test_questions_that_were_calibrated_on_are_refused(run: Run, done: Path, work: Path) -> None:
-    """A question counts by its prompt and completion, the text that calibration uses."""
-    calibrated = set(json.loads((done / "calibration" / "a" / "calibration.json").read_text())["calibration_texts"])
-    texts = [json.loads(line)["text"] for line in (work / "a.jsonl").read_text().splitlines()]
-    prompt, _, last = next(text for text in texts if text_digest(text) in calibrated).rpartition(" ")
-    _write(work, [{"text": prompt, "answer": last}])
-    for extra in ((), ("--dry-run",)):
-        outcome = run("evaluate", "out/a-0.2", "--generate", "quiz=quiz.toml", "-q", *extra)
-        outcome.refused(8, "task 'quiz'", "1 of the 1 evaluated texts")
 
 
 @pytest.mark.parametrize(

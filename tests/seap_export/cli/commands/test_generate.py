@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -119,10 +118,3 @@ def test_a_provider_that_is_not_there(run: Run, done: Path, provider: str, monke
     outcome = run("generate", "out/a-0.2", PROMPT, "--provider", provider)
     assert (outcome.code, outcome.out, outcome.err.count("\n")) == (6, "", 1)
     assert "execution provider could not be created: this onnxruntime was built without it" in outcome.err
-
-
-def test_help_has_an_example(run: Run) -> None:
-    outcome = run("generate", "--help")
-    assert (outcome.code, outcome.err) == (0, "")
-    assert outcome.out.startswith("Usage: seap-export generate [OPTIONS] FOLDER PROMPT\n")
-    assert re.search(r"Example:\n +seap-export generate pruned/gsm8k-0\.2 ", outcome.out)

@@ -137,10 +137,3 @@ def test_a_variant_that_is_missing(run: Run, out: Path) -> None:
     outcome = run("route", "out", PROMPT, "--ratio", "0.2")
     message = "Error: out/b-0.2: this variant is missing; export again, or copy its folder there\n"
     assert (outcome.code, outcome.err) == (7, message)
-
-
-def test_help_has_an_example(run: Run) -> None:
-    outcome = run("route", "--help")
-    assert (outcome.code, outcome.err) == (0, "")
-    assert outcome.out.startswith("Usage: seap-export route [OPTIONS] DIR [PROMPT]\n")
-    assert re.search(r"Example:\n +seap-export route pruned ", outcome.out)

@@ -74,17 +74,12 @@ def test_export_goes_on_from_calibrate(run: Run, work: Path, pristine: Path) -> 
     assert tree(work / "out" / "a-0.2") == tree(pristine / "a-0.2")
 
 
-def test_plan_writes_nothing_unless_asked(run: Run, done: Path, work: Path) -> None:
+def test_plan_in_json(run: Run, done: Path, work: Path) -> None:
     before = tree(work)
-    outcome = run("plan", "m", "--calibration", "out/calibration/a", "--ratio", "0.2")
-    assert (outcome.code, outcome.out) == (0, PLAN_TEXT)
-    assert tree(work) == before
-
-
-def test_plan_in_json(run: Run, done: Path) -> None:
     outcome = run("plan", "m", "--calibration", "out/calibration/a", "--ratio", "0.2", "--json", "--quiet")
     plan = json.loads(outcome.out)
     assert outcome.err == ""
+    assert tree(work) == before  # it writes nothing unless asked
     assert (plan["task"], plan["weights"], plan["method"], plan["budget"]) == (
         "a", {"a": 1.0}, "reconstruct", "weights",
     )  # fmt: skip
