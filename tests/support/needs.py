@@ -86,10 +86,7 @@ SPECIAL: dict[str, tuple[Callable[[], str | None], str]] = {
     "browser": (_browser, "install Chromium or Chrome, such as with 'apt-get install chromium'"),
     "fake-cuda": (_fake_cuda, build.REMEDY),
     "llama.cpp": (partial(_packages, "xllamacpp"), install_remedy("gguf")),
-    "openvino": (
-        partial(_packages, "openvino", "openvino_genai", "openvino_tokenizers"),
-        install_remedy("openvino"),
-    ),
+    "openvino": (partial(_packages, "openvino", "openvino_genai", "openvino_tokenizers"), install_remedy("openvino")),
     "mlx-lm": (partial(_packages, "mlx_lm"), install_remedy("mlx")),
     "genai-library": (_genai_library, "unpack a release of ONNX Runtime GenAI, and name its folder in SEAP_GENAI"),
     "litert": (partial(_packages, "ai_edge_litert", "litert_lm"), install_remedy("litert")),

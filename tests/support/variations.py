@@ -5,9 +5,7 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
-from seap_export.families import (
-    family_of_model_type,
-)
+from seap_export.families import family_of_model_type
 from seap_export.families.files import families
 
 _LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]

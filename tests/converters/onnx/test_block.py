@@ -72,11 +72,7 @@ PLAIN = ModelSpec(
     norm=NormSpec(1e-5),
     max_position_embeddings=POSITIONS,
     tie_word_embeddings=True,
-    layers=(
-        LAYER,
-        LAYER.changed(num_key_value_heads=4),
-        LAYER.changed(num_attention_heads=2, num_key_value_heads=1),
-    ),
+    layers=(LAYER, LAYER.changed(num_key_value_heads=4), LAYER.changed(num_attention_heads=2, num_key_value_heads=1)),
 )
 
 
@@ -107,11 +103,7 @@ def layers(*changes: dict[str, Any], spec: ModelSpec = PLAIN) -> ModelSpec:
 
 
 def everything(*ropes: RopeSpec | None, **changes: Any) -> ModelSpec:
-    spec = block(
-        embedding_multiplier=3.0,
-        logits_multiplier=0.4,
-        logits_softcap=0.9,
-    )
+    spec = block(embedding_multiplier=3.0, logits_multiplier=0.4, logits_softcap=0.9)
     alike = {
         "activation": "gelu_tanh",
         "multiplier": 0.6,

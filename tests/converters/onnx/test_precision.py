@@ -15,12 +15,7 @@ import torch
 from support.product import OnnxForm, OnnxFormat, read_spec
 from support.uneven import GRAPH_MODELS
 
-from converters.onnx.precision import (
-    PRECISIONS,
-    BlockQuantization,
-    Precision,
-    choose_precision,
-)
+from converters.onnx.precision import PRECISIONS, BlockQuantization, Precision, choose_precision
 from converters.onnx.weights.quantize import dequantize, quantize
 from seap_export.errors import InputError, UsageError
 

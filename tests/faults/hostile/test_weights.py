@@ -63,13 +63,7 @@ def test_a_pickle_in_a_dense_model_is_never_unpickled(run: RunIt, done: Path, wo
         assert not (work / "new").exists()
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "model.safetensors",
-        "pytorch_model.bin",
-    ],
-)
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_a_pickle_in_a_variant_is_never_unpickled(run: RunIt, done: Path, work: Path, name: str) -> None:
     poison(done / "a-0.2" / "hf", work / "marker", name)
     for command in (("validate", "--check", "parity"), ("validate",), ("evaluate", "--dense", "m")):

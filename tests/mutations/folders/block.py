@@ -126,12 +126,7 @@ def _of_weights() -> Iterator[Fault]:
         ("norms of the wrong sublayers", "gemma3", _swap(behind, "post_feedforward_layernorm"), 1),
         ("norms before and after exchanged", "gemma2 standard", _swap(behind, before), 1),
         ("norms of the wrong sublayers, int4", "glm4", _swap("post_self_attn_layernorm", "post_mlp_layernorm"), 1),
-        (
-            "norms of queries and keys swapped",
-            "hunyuan",
-            _swap(f"{heads}query_layernorm", f"{heads}key_layernorm"),
-            1,
-        ),
+        ("norms of queries and keys swapped", "hunyuan", _swap(f"{heads}query_layernorm", f"{heads}key_layernorm"), 1),
         ("values before queries and keys", "phi3", _roll("self_attn.qkv_proj", 48), 1),
         ("up before gate", "phi3", _halves("mlp.gate_up_proj"), 1),
         ("up before gate, int4", "glm4", _halves("mlp.gate_up_proj"), 1),

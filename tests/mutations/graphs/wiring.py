@@ -26,10 +26,7 @@ def _not_updated(name: str) -> Edit:
         length = graph.before(node, "Shape", [past], start=2, end=3)
         end, axis = graph.constant([np.iinfo(np.int64).max]), graph.constant([2])
         graph.behind(
-            name,
-            ("Slice", ["", length, end, axis], {}),
-            ("Sub", ["", ""], {}),
-            ("Concat", [past, ""], {"axis": 2}),
+            name, ("Slice", ["", length, end, axis], {}), ("Sub", ["", ""], {}), ("Concat", [past, ""], {"axis": 2})
         )
 
     return edit
@@ -87,9 +84,7 @@ def _layer_skipped(graph: Graph) -> None:
 
 def _mlp_reads_the_stream(graph: Graph) -> None:
     """Behind attention the norm is left out."""
-    graph.rename_inputs(
-        {"layers.1.post_attention_layernorm.output": "layers.1.post_attention_layernorm.residual"},
-    )
+    graph.rename_inputs({"layers.1.post_attention_layernorm.output": "layers.1.post_attention_layernorm.residual"})
 
 
 def _gelu(graph: Graph) -> None:

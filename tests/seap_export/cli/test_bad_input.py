@@ -299,21 +299,12 @@ FULL = "disk is full"
     [
         (OSError(errno.ENOSPC, "No space left on device"), FULL),
         (SafetensorError("I/O error: No space left on device (os error 28)"), FULL),
-        (
-            PermissionError(errno.EACCES, "Permission denied", "out/x"),
-            "out/x: permission denied",
-        ),
+        (PermissionError(errno.EACCES, "Permission denied", "out/x"), "out/x: permission denied"),
         (OSError(errno.EROFS, "Read-only", "out/x"), "out/x: the file system is read-only; choose another folder"),
         (OSError(errno.EIO, "Input/output error", "out/x"), "out/x: Input/output error"),
         (MemoryError(), "out of memory"),
-        (
-            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
-            "out of memory",
-        ),
-        (
-            ImportError("libcudart.so"),
-            "a library is missing or broken: libcudart.so; install seap-export again",
-        ),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory"),
+        (ImportError("libcudart.so"), "a library is missing or broken: libcudart.so; install seap-export again"),
     ],
 )
 def test_the_environment_fails_while_writing(

@@ -158,10 +158,7 @@ def test_template_applies_to_the_right_choice_and_sees_the_record(tmp_path: Path
         ("prompt = 3", "key 'prompt' must be a string, not 3; write prompt = \"...\""),
         ('corpus = ["x"]', "key 'corpus' must be a string, not ['x']; write corpus = \"...\""),
         ('prompt = "{a"', "template '{a': expected '}' before end of string; write {{ and }} for literal braces"),
-        (
-            'prompt = "x"\ncompletion = 1',
-            "'completion' must be a template or a table with 'choices' and 'label'",
-        ),
+        ('prompt = "x"\ncompletion = 1', "'completion' must be a template or a table with 'choices' and 'label'"),
         (
             'prompt = "x"\ncompletion = "{a!r}"',
             "template '{a!r}': formats and conversions are not supported; write {a}",

@@ -14,12 +14,7 @@ from support.product import PROJECTIONS, families
 from support.variations import FAMILIES, micro_config
 
 from seap_export.errors import InputError
-from seap_export.families import (
-    family_of_gguf,
-    family_of_model_type,
-    is_pruned,
-    wrapper_of_model_type,
-)
+from seap_export.families import family_of_gguf, family_of_model_type, is_pruned, wrapper_of_model_type
 from seap_export.families.parts import Block, RotaryRules, Window
 
 
@@ -116,11 +111,7 @@ def test_a_family_in_which_two_tensors_have_one_name_cannot_be_described() -> No
 
 def test_fused_projections_stand_for_their_parts() -> None:
     assert family_of_model_type("phi3").fused == ("qkv_proj", "gate_up_proj")
-    assert family_of_model_type("granitemoehybrid").fused == (
-        "gate_up_proj",
-        "mamba_in_proj",
-        "experts_gate_up_proj",
-    )
+    assert family_of_model_type("granitemoehybrid").fused == ("gate_up_proj", "mamba_in_proj", "experts_gate_up_proj")
     assert family_of_model_type("llama").fused == ()
 
 

@@ -25,14 +25,7 @@ from seap_export.plan.ranked import Ranking
 from seap_export.plan.settings import PlanSettings, ScoreMix
 from seap_export.plan.sparsity import Sparsity
 from seap_export.plan.sublayers import KeptHeads, KeptNeurons
-from seap_export.scores import (
-    CHANNEL_SCORES,
-    ChannelScore,
-    LayerScores,
-    channel_scores,
-    layer_scores,
-    unit_scores,
-)
+from seap_export.scores import CHANNEL_SCORES, ChannelScore, LayerScores, channel_scores, layer_scores, unit_scores
 
 Calibrate = Callable[..., Calibration]
 

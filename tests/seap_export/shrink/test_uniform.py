@@ -13,12 +13,7 @@ import transformers
 from safetensors.torch import load_file
 from support.calibration import single_mixture
 from support.chosen import JOINT, RICHEST, VARIED_JOINT, in_turn
-from support.models import (
-    masked_logits,
-    transformers_model,
-    why_not_loaded,
-    write_micro_model,
-)
+from support.models import masked_logits, transformers_model, why_not_loaded, write_micro_model
 from support.oracles.plain_loop import WITHOUT_BIAS
 from support.plans import (
     kept_sizes,

@@ -85,8 +85,5 @@ def test_missing_tensors_are_named(tmp_path: Path) -> None:
 
 
 def test_an_error_while_writing_is_not_hidden_by_the_missing_tensors(tmp_path: Path) -> None:
-    with (
-        pytest.raises(KeyError, match="the cause"),
-        SafetensorsWriter(tmp_path / "file", SHAPES, torch.float32),
-    ):
+    with pytest.raises(KeyError, match="the cause"), SafetensorsWriter(tmp_path / "file", SHAPES, torch.float32):
         raise KeyError("the cause")

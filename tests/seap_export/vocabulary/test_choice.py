@@ -99,12 +99,7 @@ def test_too_few_and_too_many_are_refused_with_what_works() -> None:
         ({"type": "BPE", "vocab": {"a": 0}, "merges": [], "dropout": 0.1}, "dropout"),
         ({"type": "BPE", "vocab": {"a": 0}, "merges": [], "end_of_word_suffix": "</w>"}, "end_of_word_suffix"),
         (
-            {
-                "type": "BPE",
-                "vocab": {"a": 0, "u": 1, "au": 2},
-                "merges": ["a u"],
-                "unk_token": "u",
-            },
+            {"type": "BPE", "vocab": {"a": 0, "u": 1, "au": 2}, "merges": ["a u"], "unk_token": "u"},
             "merges byte tokens",
         ),
     ],

@@ -20,11 +20,7 @@ STEPS = ([31, 41, 51, 61], [32, 42, 52, 62], [33, 43, 53, 63])
 RECURRENT = ("lfm2", "lfm2-all", "qwen3_5", "qwen3_5-all", "granitemoehybrid-mamba")
 #: States that do not grow.
 FIXED = ("conv", "recurrent")
-FORMS = {
-    "fused": OnnxForm(),
-    "standard": OnnxForm(dialect="standard"),
-    "cuda": OnnxForm(provider="cuda"),
-}
+FORMS = {"fused": OnnxForm(), "standard": OnnxForm(dialect="standard"), "cuda": OnnxForm(provider="cuda")}
 
 Made = tuple[Path, list[NDArray[np.float32]], list[list[States]]]
 

@@ -54,11 +54,7 @@ def test_an_lm_head_of_its_own_and_a_factor_on_embeddings() -> None:
     scaled_names = [
         {name for name in Scaling(2).tensors(spec) if name in outer} for spec in (tied, untied, multiplied)
     ]
-    assert scaled_names == [
-        {"model.embed_tokens.weight", "model.norm.weight"},
-        {"model.embed_tokens.weight"},
-        set(),
-    ]
+    assert scaled_names == [{"model.embed_tokens.weight", "model.norm.weight"}, {"model.embed_tokens.weight"}, set()]
 
 
 def test_norms_after_the_sublayers_and_none_before() -> None:

@@ -224,14 +224,8 @@ def test_a_mixture_by_hand_is_what_export_makes(run: Run, home: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ("--calibration", "out/calibration/a", "--weight", "b=2"),
-            "weight 'b=2'",
-        ),
-        (
-            ("--calibration", "out/calibration/a", "--calibration", "out/calibration/a"),
-            "task 'a' are given twice",
-        ),
+        (("--calibration", "out/calibration/a", "--weight", "b=2"), "weight 'b=2'"),
+        (("--calibration", "out/calibration/a", "--calibration", "out/calibration/a"), "task 'a' are given twice"),
     ],
 )
 def test_a_plan_for_what_is_no_mixture(run: Run, home: Path, arguments: tuple[str, ...], message: str) -> None:

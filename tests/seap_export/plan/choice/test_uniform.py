@@ -8,14 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 from support.chosen import JOINT
-from support.plans import (
-    kept_sizes,
-    random_scores,
-    random_sensitivity,
-    scored_options,
-    small_spec,
-    smollm2_spec,
-)
+from support.plans import kept_sizes, random_scores, random_sensitivity, scored_options, small_spec, smollm2_spec
 from support.product import LayerPlan
 from support.variations import VARIATIONS, micro_config
 
