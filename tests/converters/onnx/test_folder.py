@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from converters.onnx import folder
 from converters.onnx.folder import convert_folder
-from seap_export.errors import EnvironmentFailure, UsageError
+from seap_export.errors import EnvironmentFailure
 from seap_export.json_file import read_json, write_json
 
 
@@ -27,15 +27,6 @@ def test_nothing_is_left_where_the_tokenizer_cannot_be_written(
     with pytest.raises(EnvironmentFailure, match="No space left on device"):
         convert_folder(model, out)
     assert list(out.iterdir()) == []
-
-
-def test_what_is_there_is_not_overwritten(tmp_path: Path) -> None:
-    model, out = write_micro_model(tmp_path / "hf", model_type="llama"), tmp_path / "onnx"
-    out.mkdir()
-    (out / "tokenizer.json").write_text("mine")
-    with pytest.raises(UsageError, match=r"tokenizer\.json already exists"):
-        convert_folder(model, out)
-    assert {path.name: path.read_text() for path in out.iterdir()} == {"tokenizer.json": "mine"}
 
 
 def _written_tokenizer(model: Path, out: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The written graph computes what torch computes, in every family and for every shape of layer."""
+"""The written graph computes what torch computes for every shape of layer; families and features have other tests."""
 
 from __future__ import annotations
 
@@ -21,17 +21,6 @@ from converters.onnx.graph.dialects import LEFT_PADDING_GUARD
 from seap_export.errors import InputError
 
 TOLERANCE = 1e-4
-ROPES: dict[str, dict[str, Any]] = {
-    "linear": {"rope_type": "linear", "factor": 3.0},
-    "llama3": {
-        "rope_type": "llama3",
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 32,
-    },
-    "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 24},
-}
 MIXED_BIASES: dict[str, Any] = {"attention_bias": True, "mlp_bias": True}
 #: Heads, KV heads and neurons differ in every layer; compensation gave some projections a bias.
 PRUNED: dict[str, Any] = {
@@ -41,24 +30,10 @@ PRUNED: dict[str, Any] = {
         2: {"intermediate_size": 70, "o_proj_bias": True, "down_proj_bias": True},
     }
 }
-LAYER_TYPES = ["full_attention", "sliding_attention", "full_attention"]
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-gqa-tied": ("llama", {"tie_word_embeddings": True}),
     "llama-mha": ("llama", {"num_key_value_heads": 4}),
-    "llama-mqa": ("llama", {"num_key_value_heads": 1}),
     "llama-biases": ("llama", MIXED_BIASES),
-    "llama-theta": ("llama", {"rope_theta": 500.0}),
-    **{f"llama-{kind}": ("llama", {"rope_theta": 1e4, "rope_scaling": rope}) for kind, rope in ROPES.items()},
-    "mistral-window": ("mistral", {"sliding_window": 5}),
-    "mistral-no-window": ("mistral", {"sliding_window": None, "tie_word_embeddings": True}),
-    "qwen2": ("qwen2", {}),
-    "qwen2-tied-yarn": ("qwen2", {"tie_word_embeddings": True, "rope_theta": 1e4, "rope_scaling": ROPES["yarn"]}),
-    "qwen2-layer-types": (
-        "qwen2",
-        {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1, "layer_types": LAYER_TYPES},
-    ),
-    "qwen3": ("qwen3", {}),
-    "qwen3-tied-biases": ("qwen3", {"tie_word_embeddings": True, "attention_bias": True}),
     "llama-pruned": ("llama", PRUNED),
     "llama-pruned-biases": ("llama", {**PRUNED, **MIXED_BIASES, "tie_word_embeddings": True}),
     "mistral-pruned": ("mistral", {**PRUNED, "sliding_window": 5}),
@@ -103,7 +78,7 @@ def test_equals_torch(case: str, dialect: str, written: Callable[..., Any]) -> N
 
 
 @pytest.mark.parametrize("dialect", ["fused", "standard"])
-@pytest.mark.parametrize("case", ["llama-mha", "llama-biases", "qwen2", "qwen3-pruned"])
+@pytest.mark.parametrize("case", ["llama-mha", "llama-biases", "qwen2-pruned", "qwen3-pruned"])
 def test_queries_keys_and_values_are_one_product(case: str, dialect: str, written: Callable[..., Any]) -> None:
     family, extra = CASES[case]
     graph = onnx.load(written(family, dialect=dialect, **extra).folder / "model.onnx", load_external_data=False).graph
@@ -134,21 +109,6 @@ def test_right_padded_batch(case: str, dialect: str, written: Callable[..., Any]
         logits, past = made.run(new, mask, past)
         for row, history in enumerate(rows):
             assert np.abs(logits[row, 0] - torch_logits(made.model, history)[0, -1]).max() <= TOLERANCE
-
-
-def test_chunked_prefill_continues_the_cache(written: Callable[..., Any]) -> None:
-    made = written("llama", **PRUNED)
-    ids = tokens(1, 12)
-    _, past = made.run(ids[:, :7], np.ones((1, 7), np.int64))
-    logits, _ = made.run(ids[:, 7:], np.ones((1, 12), np.int64), past)
-    assert np.abs(logits - torch_logits(made.model, ids)[:, 7:]).max() <= TOLERANCE
-
-
-def test_more_tokens_than_positions_fail(written: Callable[..., Any]) -> None:
-    made = written()
-    made.run(tokens(1, 96), np.ones((1, 96), np.int64))
-    with pytest.raises(Exception, match="cos_cache"):
-        made.run(tokens(1, 97), np.ones((1, 97), np.int64))
 
 
 def test_every_layer_declares_its_own_kv_heads(written: Callable[..., Any]) -> None:
@@ -209,9 +169,9 @@ def refused(made: Any, folder: Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("tensor", ["layers.1.mlp.up_proj.weight", "layers.1.mlp.up_proj.bias", "norm.weight"])
-def test_refuses_weights_that_are_not_finite(
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("tensor", ["layers.1.mlp.up_proj.bias", "norm.weight"])
+def test_refuses_vectors_that_are_not_finite(
     value: float, tensor: str, written: Callable[..., Any], tmp_path: Path
 ) -> None:
     made = written("llama", **PRUNED, **MIXED_BIASES)  # layer 1 has one neuron: its bias is stored in the graph

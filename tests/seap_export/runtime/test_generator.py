@@ -14,7 +14,7 @@ import torch
 from tokenizers import Tokenizer, decoders, processors
 from transformers import AutoModelForCausalLM
 
-from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
+from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.runtime import Generator
 from seap_export.runtime.files import decoder_options
 
@@ -65,15 +65,6 @@ def test_an_end_of_sequence_token_ends_it(done: Path) -> None:
         assert Generator(folder).generate_ids(ids, 20) == long[: long.index(third) + 1]
 
 
-def test_a_full_context_ends_it(pristine: Path) -> None:
-    generator = Generator(pristine / "a-0.2" / "onnx")
-    ids = generator.token_ids(" ".join(["cat"] * 120))  # of 128
-    generated = generator.generate_ids(ids, 50)
-    assert len(generated) == 8 or generated[-1] == 2
-    with pytest.raises(InputError, match=r"128 tokens.*context is 128"):
-        generator.generate_ids(ids + ids[:8], 1)
-
-
 def test_the_text_goes_on_where_the_prompt_ends(pristine: Path) -> None:
     generator = Generator(pristine / "a-0.2" / "onnx")
     ids = generator.token_ids(PROMPT)
@@ -119,17 +110,6 @@ def test_requests_that_mean_nothing(pristine: Path) -> None:
         generator.generate("the", 0)
     with pytest.raises(InputError, match="has no token"):
         generator.generate("  ", 1)
-    with pytest.raises(UsageError, match="provider 'tpu' is unknown; known providers: cpu, cuda"):
-        Generator(pristine / "a-0.2" / "onnx", provider="tpu")
-    with pytest.raises(UsageError, match="threads must be at least 1, not 0"):
-        Generator(pristine / "a-0.2" / "onnx", threads=0)
-
-
-def test_a_provider_that_is_not_there(pristine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("seap_export.runtime.session._refuse_missing_gpu", lambda provider: None)
-    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: ["CPUExecutionProvider"])
-    with pytest.raises(EnvironmentFailure, match="CUDA execution provider could not be created: this onnxruntime"):
-        Generator(pristine / "a-0.2" / "onnx", provider="cuda")
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json"])
