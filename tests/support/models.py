@@ -16,7 +16,6 @@ from unittest import mock
 import pytest
 import torch
 import transformers
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import nn
@@ -181,16 +180,6 @@ def rounded_copy(model_folder: Path, folder: Path, how: BlockQuantization) -> Ro
     note = RoundingNote.of(model_folder, folder, how)
     write_other_files(model_folder, folder, note)
     return note
-
-
-def with_written_weights(model_folder: Path, folder: Path, form: Any, target: Path) -> Path:
-    """A copy of `model_folder` whose weights are those that `form` wrote into `folder`."""
-    shutil.copytree(model_folder, target)
-    with safe_open(target / "model.safetensors", framework="pt") as file:
-        names = list(file.keys())
-    weights = form.weights(folder, read_spec(model_folder))
-    save_file({name: weights.read([name])[name].contiguous() for name in names}, target / "model.safetensors")
-    return target
 
 
 def why_not_loaded(family: Family, layout: Layout) -> str | None:

@@ -27,13 +27,6 @@ def model(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def write(tmp_path: Path, model: Callable[..., Path]) -> Callable[..., GgufModel]:
+def write(model: Callable[..., Path]) -> Callable[..., GgufModel]:
     """Writes a micro model, and its file."""
-
-    def make(precision: str = "f32", **values: Any) -> GgufModel:
-        made = GgufModel(model(**values), tmp_path / "gguf", GgufFormat(precision))
-        made.folder.mkdir()
-        made.format.write(made.model, made.folder, lambda layer: None)
-        return made
-
-    return make
+    return lambda precision="f32", **values: GgufModel.of(GgufFormat(precision), model(**values))

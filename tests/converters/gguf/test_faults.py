@@ -70,7 +70,7 @@ def _of_model(name: str, change: Callable[[dict[str, Any]], None]) -> Callable[[
     """Changes a JSON file of the model folder, to which the file then does not belong."""
 
     def apply(made: GgufModel) -> None:
-        path = made.model / name
+        path = made.source / name
         content = json.loads(path.read_text("utf-8"))
         change(content)
         path.write_text(json.dumps(content), "utf-8")

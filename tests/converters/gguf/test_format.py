@@ -28,7 +28,7 @@ _PLAIN = {"attention_bias": False, "tie_word_embeddings": False}
 
 
 def _weights(made: GgufModel) -> dict[str, torch.Tensor]:
-    names = load_file(made.model / "model.safetensors")
+    names = load_file(made.source / "model.safetensors")
     return made.format.weights(made.folder, made.spec).read(names)
 
 
@@ -45,7 +45,7 @@ def test_weights_are_read_back(write: Write, variation: str) -> None:
         pytest.skip("llama.cpp cannot compute it; the test of its runner says why")
     made = write(**VARIATIONS[variation])
     assert made.complaints() == []
-    stored = load_file(made.model / "model.safetensors")
+    stored = load_file(made.source / "model.safetensors")
     read = _weights(made)
     assert read.keys() == stored.keys()
     for name, tensor in stored.items():
@@ -63,7 +63,7 @@ def test_uneven_layers_make_a_round_trip_through_the_reader_of_gguf_files(write:
     for layer in range(len(made.spec.layers)):
         tensors = source.read_layer(layer)
         assert {name: tuple(stored.shape) for name, stored in tensors.items()} == made.spec.layer_tensors(layer)
-        stored = load_file(made.model / "model.safetensors")
+        stored = load_file(made.source / "model.safetensors")
         for name, tensor in tensors.items():
             assert torch.equal(tensor, stored[name]), name
     with pytest.raises(InputError, match="already pruned"):
@@ -72,7 +72,7 @@ def test_uneven_layers_make_a_round_trip_through_the_reader_of_gguf_files(write:
 
 def test_norms_of_queries_and_keys_make_the_round_trip_too(write: Write) -> None:
     made = write(**uneven_values("qwen3", biases=False, tie_word_embeddings=True))
-    source, stored = open_gguf(made.file), load_file(made.model / "model.safetensors")
+    source, stored = open_gguf(made.file), load_file(made.source / "model.safetensors")
     assert source.spec.layers == made.spec.layers
     assert all(torch.equal(tensor, stored[name]) for name, tensor in source.read_layer(1).items())
 
@@ -89,7 +89,7 @@ def test_a_dense_file_is_opened_as_the_same_model(write: Write, variation: str) 
     for layer, expected in zip(source.spec.layers, made.spec.layers, strict=True):
         assert (layer[Attention].rope is None) == (expected[Attention].rope is None)
         assert layer == expected.changed(rope=layer[Attention].rope)
-    stored = load_file(made.model / "model.safetensors")
+    stored = load_file(made.source / "model.safetensors")
     form = StoredForm(made.spec)
     for layer in range(len(made.spec.layers)):
         for name, tensor in form.to_stored(source.read_layer(layer)).items():
@@ -110,7 +110,7 @@ def test_weights_beyond_float16_are_refused(model: Callable[..., Path], tmp_path
 def test_a_file_of_another_precision_is_read_as_what_it_is(write: Write) -> None:
     made = write("f16", **UNEVEN)
     assert GgufFormat.read(made.folder).precision == "f16"
-    assert any("F16, not Q8_0" in line for line in GgufFormat("q8_0").damages(made.model, made.folder))
+    assert any("F16, not Q8_0" in line for line in GgufFormat("q8_0").damages(made.source, made.folder))
 
 
 def test_a_missing_file(write: Write, tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_a_missing_file(write: Write, tmp_path: Path) -> None:
         GgufFormat.read(made.folder)
     with pytest.raises(ArtifactError, match=r"model\.gguf"):
         _weights(made)
-    assert any("model.gguf" in line for line in made.format.damages(made.model, made.folder))
+    assert any("model.gguf" in line for line in made.format.damages(made.source, made.folder))
 
 
 @pytest.mark.parametrize(

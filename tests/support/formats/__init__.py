@@ -18,6 +18,7 @@ from seap_export.families import ModelSpec, names
 from seap_export.sources.config import read_spec
 from support.execution import ONE_THREAD
 from support.formats.written import WrittenModel
+from support.models import write_source
 from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
 
 #: A prompt, a second call, and steps, one of which passes the 16 tokens at which the micro phi3 switches its tables.
@@ -28,7 +29,7 @@ def write_ir_model(
     folder: Path, variation: str, precision: str, *, pruned: bool = False, **values: Any
 ) -> WrittenModel:
     """Writes a micro model to `folder`/hf and `folder`/openvino."""
-    return WrittenModel.of(OpenvinoFormat(precision), folder, variation, pruned=pruned, **values)
+    return WrittenModel.of(OpenvinoFormat(precision), write_source(folder / "hf", variation, pruned=pruned, **values))
 
 
 def torch_logits(source: Path) -> list[np.ndarray]:

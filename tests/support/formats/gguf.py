@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,8 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType
 
-from converters.gguf import GgufFormat
-from seap_export.families import ModelSpec, model_spec
 from support.corpora import WORDS
+from support.formats.written import WrittenModel
 from support.models import write_micro_model
 
 _LLAMA3 = {
@@ -337,22 +335,13 @@ def _tokenizer(size: int) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class GgufModel:
+class GgufModel(WrittenModel):
     """A model folder, and the folder with the file that was written from it."""
-
-    model: Path
-    folder: Path
-    format: GgufFormat
-
-    @property
-    def spec(self) -> ModelSpec:
-        return model_spec(json.loads((self.model / "config.json").read_text("utf-8")))
 
     @property
     def file(self) -> Path:
         return self.folder / "model.gguf"
 
     def complaints(self) -> list[str]:
-        lines = list(self.format.damages(self.model, self.folder))
-        return lines or list(self.format.differences(self.model, self.folder))
+        lines = list(self.format.damages(self.source, self.folder))
+        return lines or list(self.format.differences(self.source, self.folder))

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from converters.format import Format
 from seap_export.families import ModelSpec
 from seap_export.sources.config import read_spec
-from support.models import write_source
 from support.plans import write_pruned_micro_model
 
 __all__ = ["WrittenModel", "fixtures_of"]
@@ -36,9 +36,9 @@ class WrittenModel:
     layers: tuple[int, ...]
 
     @classmethod
-    def of(cls, format: Format, folder: Path, variation: str, *, pruned: bool = False, **values: Any) -> Self:
-        """A micro model at `folder`/hf, written to a folder of the format's name beside it."""
-        source, target = write_source(folder / "hf", variation, pruned=pruned, **values), folder / format.name
+    def of(cls, format: Format, source: Path) -> Self:
+        """Writes a model folder to one of the format's name beside it."""
+        target = source.with_name(format.name)
         target.mkdir()
         layers: list[int] = []
         format.write(source, target, layers.append)
@@ -47,6 +47,15 @@ class WrittenModel:
     @property
     def spec(self) -> ModelSpec:
         return read_spec(self.source)
+
+    def with_stored_weights(self, target: Path) -> Path:
+        """A copy of the model folder whose weights are those that were written."""
+        shutil.copytree(self.source, target)
+        names = list(load_file(target / "model.safetensors"))
+        weights = self.format.weights(self.folder, self.spec)
+        tensors = {name: weights.read([name])[name].contiguous() for name in names}
+        save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+        return target
 
 
 def fixtures_of(form: type[Format]) -> tuple[Any, Any, Any]:

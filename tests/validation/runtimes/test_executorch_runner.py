@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from support.chosen import RICHEST
 from support.execution import ONE_THREAD
-from support.models import with_written_weights
+from support.formats.written import WrittenModel
 from support.plans import write_pruned_micro_model
 from support.product import Run, choose_precision, open_torch_runner, round_activations, run_parity
 from support.variations import VARIATIONS, micro_config
@@ -35,56 +36,51 @@ KNOWN = [
 ]
 
 
-def written(model: Path, folder: Path, precision: str = "fp32") -> Path:
-    folder.mkdir()
-    ExecutorchFormat(precision).write(model, folder, lambda layer: None)
-    return folder
+def written(folder: Path, variation: str, precision: str = "fp32", **values: Any) -> WrittenModel:
+    return WrittenModel.of(ExecutorchFormat(precision), write_pruned_micro_model(folder / "hf", variation, **values))
 
 
 @pytest.mark.parametrize("variation", KNOWN)
 def test_equals_torch(tmp_path: Path, variation: str, check_rows: Callable[..., None]) -> None:
-    model = write_pruned_micro_model(tmp_path / "hf", variation)
-    check_rows(ExecutorchRunner, model, written(model, tmp_path / "executorch"))
+    made = written(tmp_path, variation)
+    check_rows(ExecutorchRunner, made.source, made.folder)
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_levels_are_exact_but_for_activations_that_are_rounded_as_in_torch(
     tmp_path: Path, prompts: list[list[int]], precision: str
 ) -> None:
-    model = write_pruned_micro_model(tmp_path / "hf", "qwen3-biases")
-    folder = written(model, tmp_path / "executorch", precision)
-    again = with_written_weights(model, folder, ExecutorchFormat(precision), tmp_path / "again")
+    made = written(tmp_path, "qwen3-biases", precision)
     prompt, how = prompts[-1], choose_precision("int8").quantization
     assert how is not None
-    with open_torch_runner(again, ONE_THREAD) as torch_runner:
+    with open_torch_runner(made.with_stored_weights(tmp_path / "again"), ONE_THREAD) as torch_runner:
         (exact,) = torch_runner.run([Run([prompt], len(prompt))])
         round_activations(torch_runner.model, torch_runner.spec, how, whole_rows=True)
         (rounded,) = torch_runner.run([Run([prompt], len(prompt))])
-    given = ExecutorchRunner(folder, all_logits=True).prefill(np.array([prompt]), [len(prompt)])[0]
+    given = ExecutorchRunner(made.folder, all_logits=True).prefill(np.array([prompt]), [len(prompt)])[0]
     assert np.abs(given - rounded).mean() < 0.3 * np.abs(given - exact).mean()
 
 
 @pytest.mark.parametrize("precision", ExecutorchFormat.precisions)
 def test_parity_tells_rounding_from_errors(tmp_path: Path, precision: str) -> None:
-    model = write_pruned_micro_model(tmp_path / "hf", "qwen3-biases")
-    folder = written(model, tmp_path / "executorch", precision)
+    made = written(tmp_path, "qwen3-biases", precision)
     texts = ["the cat", "a dog ran home"]
-    report = run_parity(model, folder, texts, runtime="executorch", decode_steps=4, long_tokens=40)
+    report = run_parity(made.source, made.folder, texts, runtime="executorch", decode_steps=4, long_tokens=40)
     assert report.passed, report.summary()
 
 
 def test_the_end_of_the_cache_is_reached_but_not_passed(tmp_path: Path, torch_logits: Logits) -> None:
     """Over several calls, because one takes 128 tokens."""
-    model = write_pruned_micro_model(tmp_path / "hf", "llama-gqa", max_position_embeddings=200)
-    runner, ids = ExecutorchRunner(written(model, tmp_path / "executorch")), [3 + index % 7 for index in range(200)]
-    (truth,) = torch_logits(model, [ids])
+    made = written(tmp_path, "llama-gqa", max_position_embeddings=200)
+    runner, ids = ExecutorchRunner(made.folder), [3 + index % 7 for index in range(200)]
+    (truth,) = torch_logits(made.source, [ids])
     assert np.abs(runner.prefill(np.array([ids]), [200])[0, 0] - truth[-1]).max() <= 1e-3
     with pytest.raises(UsageError, match="holds at most 200 tokens"):
         runner.step([3])
 
 
 def test_it_is_timed_and_served(tmp_path: Path) -> None:
-    folder = written(write_pruned_micro_model(tmp_path / "hf", "llama-gqa"), tmp_path / "executorch", "int8")
+    folder = written(tmp_path, "llama-gqa", "int8").folder
     single = ExecutorchRunner(folder, threads=1).prefill(np.array([[3, 4, 5]]), [3])
     runner = open_executorch(folder, Opening(ONE_THREAD, "served"))
     assert np.array_equal(runner.prefill(np.array([[3, 4, 5]]), [3]), single)
@@ -95,7 +91,7 @@ def test_it_is_timed_and_served(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
-    folder = written(write_pruned_micro_model(tmp_path / "hf", "llama-gqa"), tmp_path / "executorch")
+    folder = written(tmp_path, "llama-gqa").folder
     path = folder / PROGRAM
     whole = path.read_bytes()
     path.write_bytes(whole[:4] + b"ETXX" + whole[8:])

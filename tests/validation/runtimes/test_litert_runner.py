@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from support.chosen import RICHEST
 from support.execution import ONE_THREAD
-from support.models import with_written_weights
+from support.formats.written import WrittenModel
 from support.plans import write_pruned_micro_model
 from support.product import Run, States, choose_precision, open_torch_runner, round_activations, run_parity
 from support.variations import VARIATIONS, micro_config
@@ -35,32 +36,28 @@ KNOWN = [
 ]
 
 
-def written(model: Path, folder: Path, precision: str = "fp32") -> Path:
-    folder.mkdir()
-    LitertFormat(precision).write(model, folder, lambda layer: None)
-    return folder
+def written(folder: Path, variation: str, precision: str = "fp32", **values: Any) -> WrittenModel:
+    return WrittenModel.of(LitertFormat(precision), write_pruned_micro_model(folder / "hf", variation, **values))
 
 
 @pytest.mark.parametrize("variation", KNOWN)
 def test_equals_torch(tmp_path: Path, variation: str, check_rows: Callable[..., None]) -> None:
-    model = write_pruned_micro_model(tmp_path / "hf", variation)
-    check_rows(LitertRunner, model, written(model, tmp_path / "litert"))
+    made = written(tmp_path, variation)
+    check_rows(LitertRunner, made.source, made.folder)
 
 
 def test_int8_is_exact_but_for_activations_that_are_rounded_as_in_torch(
     tmp_path: Path, prompts: list[list[int]]
 ) -> None:
-    model = write_pruned_micro_model(tmp_path / "hf", "qwen3-biases")
-    folder = written(model, tmp_path / "litert", "int8")
-    again = with_written_weights(model, folder, LitertFormat("int8"), tmp_path / "again")
+    made = written(tmp_path, "qwen3-biases", "int8")
     prompt, how = prompts[-1], choose_precision("int8").quantization
     assert how is not None
-    with open_torch_runner(again, ONE_THREAD) as torch_runner:
+    with open_torch_runner(made.with_stored_weights(tmp_path / "again"), ONE_THREAD) as torch_runner:
         (exact,) = torch_runner.run([Run([prompt], len(prompt))])
         round_activations(torch_runner.model, torch_runner.spec, how, whole_rows=True)
         (rounded,) = torch_runner.run([Run([prompt], len(prompt))])
     in_float, as_it_is = (
-        LitertRunner(folder, in_float=in_float, all_logits=True).prefill(np.array([prompt]), [len(prompt)])[0]
+        LitertRunner(made.folder, in_float=in_float, all_logits=True).prefill(np.array([prompt]), [len(prompt)])[0]
         for in_float in (True, False)
     )
     assert np.abs(in_float - exact).max() <= 1e-3
@@ -68,11 +65,11 @@ def test_int8_is_exact_but_for_activations_that_are_rounded_as_in_torch(
 
 
 def test_keys_and_values_are_those_of_torch(tmp_path: Path, prompts: list[list[int]]) -> None:
-    model = write_pruned_micro_model(tmp_path / "hf", "llama-biases")
-    runner, prompt = LitertRunner(written(model, tmp_path / "litert")), prompts[-1]
+    made = written(tmp_path, "llama-biases")
+    runner, prompt = LitertRunner(made.folder), prompts[-1]
     runner.prefill(np.array([prompt]), [len(prompt)])
     wanted: list[States] = []
-    with open_torch_runner(model, ONE_THREAD) as reference:
+    with open_torch_runner(made.source, ONE_THREAD) as reference:
         list(reference.run([Run([prompt], 1)], lambda index, states: wanted.append(states)))
     for layer, truth in zip(runner.cache(0), wanted, strict=True):
         for state, whole in truth.items():
@@ -82,16 +79,16 @@ def test_keys_and_values_are_those_of_torch(tmp_path: Path, prompts: list[list[i
 
 @pytest.mark.parametrize("precision", LitertFormat.precisions)
 def test_parity_tells_rounding_from_errors(tmp_path: Path, precision: str) -> None:
-    model = write_pruned_micro_model(tmp_path / "hf", "qwen3-biases")
-    folder = written(model, tmp_path / "litert", precision)
-    report = run_parity(model, folder, ["the cat", "a dog ran home"], runtime="litert", decode_steps=4, long_tokens=40)
+    made = written(tmp_path, "qwen3-biases", precision)
+    texts = ["the cat", "a dog ran home"]
+    report = run_parity(made.source, made.folder, texts, runtime="litert", decode_steps=4, long_tokens=40)
     assert report.passed, report.summary()
 
 
 def test_the_end_of_the_cache_is_reached_but_not_passed(tmp_path: Path, torch_logits: Logits) -> None:
-    model = write_pruned_micro_model(tmp_path / "hf", "llama-gqa", max_position_embeddings=24)
-    runner, ids = LitertRunner(written(model, tmp_path / "litert")), [3 + index % 7 for index in range(24)]
-    (truth,) = torch_logits(model, [ids])
+    made = written(tmp_path, "llama-gqa", max_position_embeddings=24)
+    runner, ids = LitertRunner(made.folder), [3 + index % 7 for index in range(24)]
+    (truth,) = torch_logits(made.source, [ids])
     assert np.abs(runner.prefill(np.array([ids]), [24])[0, 0] - truth[-1]).max() <= 1e-3
     with pytest.raises(UsageError, match="holds at most 24 tokens"):
         runner.step([3])
@@ -100,14 +97,14 @@ def test_the_end_of_the_cache_is_reached_but_not_passed(tmp_path: Path, torch_lo
 
 
 def test_it_is_timed_and_served(tmp_path: Path) -> None:
-    folder = written(write_pruned_micro_model(tmp_path / "hf", "llama-gqa"), tmp_path / "litert", "int8")
+    folder = written(tmp_path, "llama-gqa", "int8").folder
     runner = open_litert(folder, Opening(ONE_THREAD, "served"))
     assert len(runner.timed([3, 4, 5], 4).steps_s) == 4
     runner.close()
 
 
 def test_what_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
-    folder = written(write_pruned_micro_model(tmp_path / "hf", "llama-gqa"), tmp_path / "litert")
+    folder = written(tmp_path, "llama-gqa").folder
     path = folder / BUNDLE
     whole = path.read_bytes()
     at = whole.index(b"TFL3")

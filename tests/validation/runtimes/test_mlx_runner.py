@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from support.chosen import VARIED_FOR_MLX
 from support.execution import ONE_THREAD
-from support.models import with_written_weights, write_micro_model
+from support.formats.written import WrittenModel
+from support.models import write_source
 from support.plans import write_pruned_micro_model
 from support.product import States
 from support.variations import VARIATIONS
@@ -26,10 +27,9 @@ Logits = Callable[..., list[np.ndarray]]
 PRECISIONS = ("fp16", "bf16", "8bit", "4bit")
 
 
-def written(model: Path, folder: Path, precision: str = "fp32") -> Path:
-    folder.mkdir()
-    MlxFormat(precision).write(model, folder, lambda layer: None)
-    return folder
+def written(folder: Path, variation: str, precision: str = "fp32", *, pruned: bool = True) -> WrittenModel:
+    source = (write_pruned_micro_model if pruned else write_source)(folder / "hf", variation)
+    return WrittenModel.of(MlxFormat(precision), source)
 
 
 def largest(pairs: object) -> float:
@@ -44,21 +44,18 @@ def test_equals_torch(
     tmp_path: Path, variation: str, is_pruned: bool, prompts: list[list[int]], padded: np.ndarray, torch_logits: Logits
 ) -> None:
     """Each prompt alone; all in a batch; in parts with a cache; and two rows that go on together."""
-    if is_pruned:
-        model = write_pruned_micro_model(tmp_path / "hf", variation)
-    else:
-        model = write_micro_model(tmp_path / "hf", **VARIATIONS[variation])
-    runner = MlxRunner(written(model, tmp_path / "mlx"))
-    wanted, lengths = torch_logits(model, prompts), list(map(len, prompts))
+    made = written(tmp_path, variation, pruned=is_pruned)
+    runner = MlxRunner(made.folder)
+    wanted, lengths = torch_logits(made.source, prompts), list(map(len, prompts))
     alone = [runner.prefill(np.array([prompt]), [len(prompt)])[0] for prompt in prompts]
     assert largest(zip(alone, wanted, strict=True)) <= 1e-3
     batch = runner.prefill(padded, lengths)
     assert largest((row[:length], whole) for row, length, whole in zip(batch, lengths, wanted, strict=True)) <= 1e-3
     one, other = prompts[-1], prompts[-2]
-    (truth,) = torch_logits(model, [one], [6])
+    (truth,) = torch_logits(made.source, [one], [6])
     parts = [runner.prefill(np.array([one[:6]]), [6])[0], *(runner.step([token]) for token in one[6:])]
     assert np.abs(np.concatenate(parts) - truth).max() <= 1e-3
-    truths = torch_logits(model, [one, other], [9, 5])
+    truths = torch_logits(made.source, [one, other], [9, 5])
     runner.prefill(np.array([one[:9], [*other[:5], 0, 0, 0, 0]]), [9, 5])
     for index in range(28):
         first, second = runner.step([one[9 + index], other[5 + index]])
@@ -67,9 +64,9 @@ def test_equals_torch(
 
 @pytest.mark.needs("mlx-lm")
 def test_several_tokens_are_appended(tmp_path: Path, prompts: list[list[int]], torch_logits: Logits) -> None:
-    model = write_pruned_micro_model(tmp_path / "hf", "gemma2-all")
-    runner, one, other = MlxRunner(written(model, tmp_path / "mlx")), prompts[-1], prompts[-2]
-    wanted = torch_logits(model, [one, other])
+    made = written(tmp_path, "gemma2-all")
+    runner, one, other = MlxRunner(made.folder), prompts[-1], prompts[-2]
+    wanted = torch_logits(made.source, [one, other])
     runner.prefill(np.array([one[:9], [*other[:5], 0, 0, 0, 0]]), [9, 5])
     first, second = runner.append(np.array([one[9:21], other[5:17]]))
     assert largest([(first, wanted[0][9:21]), (second, wanted[1][5:17])]) <= 1e-3
@@ -80,11 +77,10 @@ def test_several_tokens_are_appended(tmp_path: Path, prompts: list[list[int]], t
 def test_equals_torch_with_the_weights_that_are_written(
     tmp_path: Path, variation: str, prompts: list[list[int]], torch_logits: Logits
 ) -> None:
-    model = write_pruned_micro_model(tmp_path / "hf", variation)
     precision = PRECISIONS[list(VARIATIONS).index(variation) % len(PRECISIONS)]
-    folder = written(model, tmp_path / precision, precision)
-    again = with_written_weights(model, folder, MlxFormat(precision), tmp_path / "again")
-    assert_equals_torch(folder, precision, prompts[-3:], torch_logits(again, prompts[-3:]))
+    made = written(tmp_path, variation, precision)
+    wanted = torch_logits(made.with_stored_weights(tmp_path / "again"), prompts[-3:])
+    assert_equals_torch(made.folder, precision, prompts[-3:], wanted)
 
 
 def assert_equals_torch(folder: Path, precision: str, prompts: list[list[int]], wanted: list[np.ndarray]) -> None:
@@ -103,13 +99,13 @@ def assert_equals_torch(folder: Path, precision: str, prompts: list[list[int]], 
 def test_keys_and_values_are_those_of_torch(tmp_path: Path, prompts: list[list[int]]) -> None:
     from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
 
-    model = write_pruned_micro_model(tmp_path / "hf", "llama-biases")
-    runner = MlxRunner(written(model, tmp_path / "mlx"))
+    made = written(tmp_path, "llama-biases")
+    runner = MlxRunner(made.folder)
     first, second = prompts[3], prompts[5]
     ids = np.array([[*first, 0, 0, 0, 0], second])
     runner.prefill(ids, [5, 9])
     caches: dict[int, list[States]] = {0: [], 1: []}
-    with open_torch_runner(model, ONE_THREAD) as reference:
+    with open_torch_runner(made.source, ONE_THREAD) as reference:
         runs = [Run([prompt], 1) for prompt in (first, second)]
         list(reference.run(runs, lambda index, states: caches[index].append(states)))
     for row, wanted in caches.items():
@@ -123,14 +119,14 @@ def test_keys_and_values_are_those_of_torch(tmp_path: Path, prompts: list[list[i
 
 @pytest.mark.needs("mlx-lm")
 def test_a_layer_with_a_window_keeps_no_more_than_that(tmp_path: Path, prompts: list[list[int]]) -> None:
-    runner = MlxRunner(written(write_pruned_micro_model(tmp_path / "hf", "mistral-window"), tmp_path / "mlx"))
+    runner = MlxRunner(written(tmp_path, "mistral-window").folder)
     runner.prefill(np.array([prompts[-1]]), [len(prompts[-1])])
     assert runner.cache(0) is None
 
 
 @pytest.mark.needs("mlx-lm")
 def test_a_folder_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
-    folder = written(write_pruned_micro_model(tmp_path / "hf", "llama-gqa"), tmp_path / "mlx")
+    folder = written(tmp_path, "llama-gqa").folder
     config = json.loads((folder / "config.json").read_text())
     del config["decoder"]["layers"][2]
     (folder / "config.json").write_text(json.dumps(config))
@@ -140,7 +136,7 @@ def test_a_folder_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.needs("mlx-lm")
 def test_the_code_in_the_folder_is_not_run(tmp_path: Path) -> None:
-    folder = written(write_pruned_micro_model(tmp_path / "hf", "llama-gqa"), tmp_path / "mlx")
+    folder = written(tmp_path, "llama-gqa").folder
     (folder / "modeling_mlx.py").write_text("raise SystemExit('run')")
     MlxRunner(folder).close()
 
@@ -155,7 +151,7 @@ def test_on_the_cpu_quantised_weights_and_experts_meet_float32(
 ) -> None:
     import mlx.core as mx
 
-    folder = written(write_pruned_micro_model(tmp_path / "hf", variation), tmp_path / "mlx", precision)
+    folder = written(tmp_path, variation, precision).folder
     runner = open_mlx(folder, Opening(ONE_THREAD))
     if mx.default_device() != mx.cpu:
         pytest.skip("MLX computes on a GPU")
@@ -165,7 +161,7 @@ def test_on_the_cpu_quantised_weights_and_experts_meet_float32(
 
 @pytest.mark.needs("mlx-lm")
 def test_what_does_not_run_is_a_failure_of_parity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = MlxRunner(written(write_pruned_micro_model(tmp_path / "hf", "llama-gqa"), tmp_path / "mlx"))
+    runner = MlxRunner(written(tmp_path, "llama-gqa").folder)
 
     def fail(*_: object, **__: object) -> None:
         raise ValueError("shapes\ndiffer")

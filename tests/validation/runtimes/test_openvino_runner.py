@@ -9,7 +9,6 @@ import pytest
 from support.chosen import VARIED_ATTENDING
 from support.execution import ONE_THREAD
 from support.formats import PARTS, torch_logits, write_ir_model
-from support.models import with_written_weights
 from support.product import States
 from support.variations import VARIATIONS
 
@@ -42,8 +41,7 @@ def test_equals_torch(variation: str, pruned: bool, tmp_path: Path) -> None:
 def test_equals_torch_with_the_weights_that_are_stored(variation: str, tmp_path: Path) -> None:
     precision = PRECISIONS[list(VARIATIONS).index(variation) % len(PRECISIONS)]
     made = write_ir_model(tmp_path, variation, precision, pruned=True)
-    again = with_written_weights(made.source, made.folder, made.format, tmp_path / "again")
-    assert largest_difference(made.folder, torch_logits(again)) <= 1e-3
+    assert largest_difference(made.folder, torch_logits(made.with_stored_weights(tmp_path / "again"))) <= 1e-3
 
 
 @pytest.mark.parametrize("variation", ["llama-biases", "gemma3-all", "gemma2-all", "phi3-all"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,16 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
 from support.chosen import VARIED_ATTENDING
 from support.corpora import WORDS
+from support.formats.web import WebModel
 from support.formats.web_faults import PARITY, Edit
 from support.models import write_source
-from support.product import Run, TorchRunner, read_spec, round_activations
+from support.product import Run, TorchRunner, round_activations
 from tokenizers import Tokenizer, processors
 
 from converters.web import WebFormat, data_files
-from converters.web.precisions import file_name, precision_of
+from converters.web.precisions import precision_of
 from seap_export.errors import ParityFailure
 from validation.runtimes.node.transformers_js import Backend, TransformersJsRunner
 
@@ -34,26 +33,12 @@ NARROW = 0.05
 Caches = list[list[tuple[NDArray[np.float32], NDArray[np.float32]]]]
 
 
-class Subject:
-    """A model folder, the folder written from it, and torch with the weights of the latter."""
-
-    def __init__(self, root: Path, variation: str, precision: str, *, pruned: bool) -> None:
-        self.source = write_source(root / "hf", variation, pruned=pruned)
-        self.spec = read_spec(self.source)
-        self.format, self.folder = WebFormat(precision), root / "web"
-        self.folder.mkdir()
-        self.format.write(self.source, self.folder, lambda _: None)
-        self.graph = self.folder / "onnx" / file_name(precision)
-        self._back = root / "back"
+class Subject(WebModel):
+    """A written model, and torch with the weights that it has."""
 
     def truth(self, *, rounds: bool = False) -> tuple[list[NDArray[np.float32]], Caches]:
         """Logits of each row's real tokens and steps, and its cache; `rounds` as Node's kernels do."""
-        shutil.copytree(self.source, self._back)
-        names = load_file(self.source / "model.safetensors")
-        weights = self.format.weights(self.folder, self.spec)
-        tensors = {name: weights.read([name])[name].contiguous() for name in names}
-        save_file(tensors, self._back / "model.safetensors", metadata={"format": "pt"})
-        torch = TorchRunner(self._back)
+        torch = TorchRunner(self.with_stored_weights(self.source.with_name("back")))
         how = precision_of(self.format.precision).quantization
         if how is not None and rounds:
             round_activations(torch.model, self.spec, how)
@@ -66,7 +51,7 @@ class Subject:
 @pytest.fixture
 def subject(tmp_path: Path) -> Callable[..., Subject]:
     def make(variation: str = "llama-biases", precision: str = "fp32", *, pruned: bool = True) -> Subject:
-        return Subject(tmp_path, variation, precision, pruned=pruned)
+        return Subject.of(WebFormat(precision), write_source(tmp_path / "hf", variation, pruned=pruned))
 
     return make
 
