@@ -94,6 +94,7 @@ class DecoderLayer:
         on_device = {name: tensors[name].to(device) for name in wanted}
         self._tensors = {name: one if name in in_parts else one.float() for name, one in on_device.items()}
         self._widened: dict[Projection, tuple[slice | None, slice | None, torch.Tensor]] = {}
+        self._trained: dict[Projection, tuple[torch.Tensor, ...]] = {}
 
     @property
     def index(self) -> int:
@@ -192,9 +193,16 @@ class DecoderLayer:
     def _part(self, projection: Projection, rows: slice | None, columns: slice | None) -> torch.Tensor:
         """A part of a weight: float32 unless it has to be converted and gradients are taken through it.
 
-        The latest part of each projection is kept, since one expert computes many batches.
+        The latest part of each projection is kept, since one expert computes many batches. Where a weight is trained,
+        its parts are made together: the gradient of one by itself would be as large as the whole weight.
         """
         stored = self._tensors[names.weight(projection, self._index)]
+        span, dim = (rows, 0) if columns is None else (columns, 1)
+        if span is not None and stored.requires_grad and torch.is_grad_enabled():
+            width = span.stop - span.start
+            if projection not in self._trained:
+                self._trained[projection] = stored.split(width, dim)
+            return self._trained[projection][span.start // width]
         part = stored[rows or slice(None), columns or slice(None)]
         if stored.dtype == torch.float32 or torch.is_grad_enabled():
             return part
