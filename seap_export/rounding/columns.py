@@ -35,11 +35,17 @@ def round_columns(weight: torch.Tensor, moment: torch.Tensor, how: BlockQuantiza
         how: The grid, with 4 bits.
     """
     spread = moment.diagonal().mean()
-    moment.diagonal().add_(torch.where(spread > 0, _DAMPING * spread, torch.ones_like(spread)))
+    damping = torch.where(spread > 0, _DAMPING * spread, torch.ones_like(spread))
+    moment.diagonal().add_(damping)
     blocks = _blocks(moment.diagonal(), how.block_size)
     order = torch.cat(blocks)
     moment.copy_(moment[order[:, None], order])
-    factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(moment)), upper=True).float()
+    for further in (0, 9, 90, 900):  # of inputs that hardly vary, M may be the noise of their sums
+        moment.diagonal().add_(further * damping)
+        factor, failed = torch.linalg.cholesky_ex(moment)
+        if not failed:
+            break
+    factor = torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True).float()
     rounded = torch.empty(weight.shape, device=moment.device)
     for start in range(0, len(weight), _ROWS):
         left = weight[start : start + _ROWS].to(moment.device).float()[:, order]

@@ -44,6 +44,14 @@ def test_inputs_that_do_not_depend_on_each_other_leave_the_nearest_levels(how: B
     assert not torch.equal(expected, nearest(weight, how))
 
 
+def test_inputs_that_vary_less_than_their_sums_are_exact_are_rounded() -> None:
+    how = BlockQuantization(4)
+    weight, moment = random_projection(40, tokens=20, out=6)  # of rank 20
+    moment -= 0.1 * moment.diagonal().mean() * torch.eye(40, dtype=torch.float64)
+    rounded = round_columns(weight, moment, how)
+    assert torch.equal(dequantize(quantize(rounded, how), how, 40), rounded)
+
+
 def test_it_is_the_least_squares_solution_for_the_columns_that_are_left() -> None:
     how = BlockQuantization(4)
     weight, moment = random_projection(70, tokens=300, out=3)
