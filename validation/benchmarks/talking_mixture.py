@@ -4,7 +4,8 @@
         --text wikitext=wikitext2_validation.parquet --text gsm8k=gsm8k.toml
 
 The neurons of each MLP are divided into experts of one size by the tokens on which they are active (MoEfication,
-Zhang et al. 2022, arXiv 2110.01786). The router is fitted to the norm of what each expert writes. Then the experts are
+Zhang et al. 2022, arXiv 2110.01786). The router is fitted to how much each expert writes, and so sharply that the last
+expert of a token counts for little: if rounding swaps it for another, little changes. Then the experts are scaled and
 fitted to the dense model layer by layer, and the whole is distilled for a few steps, as variants are. If all experts
 compute each token, all weigh alike, and the mixture computes what the dense model does.
 """
@@ -30,9 +31,9 @@ from seap_export.families import Attention, Experts, Mlp, ModelSpec, model_spec,
 from seap_export.json_file import write_json
 from seap_export.layers.batches import length_buckets
 from seap_export.layers.compute import Compute
-from seap_export.layers.hidden_states import HiddenStates
+from seap_export.layers.hidden_states import HiddenStates, SublayerOutput
 from seap_export.layers.layer import DecoderLayer
-from seap_export.layers.sublayers.experts import expert_outputs
+from seap_export.layers.sublayers.experts import expert_outputs, routing_weights
 from seap_export.shrink.expert_refit import ExpertFit
 from seap_export.shrink.write import write_weights
 from seap_export.sources.source import Source, open_source
@@ -41,10 +42,10 @@ from validation.prompts import tokenize_prompts
 __all__ = ["balanced_groups", "talking_mixture", "write_mixture"]
 
 Tensors = Mapping[str, torch.Tensor]
-#: Tokens by which neurons are grouped, and rounds of the grouping.
-_GROUPED_TOKENS, _ROUNDS = 2048, 12
-#: Standard deviation of the router's products at a token.
-_ROUTER_SPREAD = 0.5
+#: Tokens by which neurons are grouped and routers fitted, and rounds of the grouping.
+_GROUPED_TOKENS, _ROUNDS = 4096, 12
+#: The router's weights are fitted to this power of the energies; steps of the fit, and its ridge.
+_SHARPNESS, _ROUTER_STEPS, _ROUTER_RIDGE = 5, 100, 0.1
 _RIDGE = 5.0
 
 
@@ -99,6 +100,18 @@ def write_mixture(
         write_weights(source, spec, trained, folder)
 
 
+class RelativeFit(ExpertFit):
+    """The fit of a mixture in which the error of each token is relative to the dense hidden state after it."""
+
+    def __init__(self, experts: Experts, layer: DecoderLayer, changed: HiddenStates) -> None:
+        super().__init__(experts, layer, changed, [torch.ones(batch.num_tokens) for batch in changed.batches])
+
+    def add(self, exact: DecoderLayer, passed: SublayerOutput) -> None:
+        """Takes account of a batch; see `ExpertFit.add`."""
+        self._weights[passed.batch_index] = passed.stream.square().sum(1).reciprocal()
+        super().add(exact, passed)
+
+
 def _config(source: Source, experts: int, per_token: int) -> dict[str, Any]:
     neurons = source.spec.first(Mlp).intermediate_size
     return {
@@ -116,7 +129,6 @@ def _fitted(source: Source, spec: ModelSpec, texts: Sequence[Sequence[int]]) -> 
     """The layers, float32, each fitted to the dense model's output after those before it."""
     batches, embedding = length_buckets(texts, Compute().batch_tokens), source.read_embedding()
     dense, mixed = (HiddenStates.embedded(source.spec, embedding, batches) for _ in range(2))
-    weights = [torch.ones(batch.num_tokens) for batch in batches]
     for index in range(len(spec.layers)):
         tensors = {name: tensor.float() for name, tensor in source.read_layer(index).items()}
         attention = DecoderLayer(source.spec, index, tensors, only=Attention.output)
@@ -126,13 +138,12 @@ def _fitted(source: Source, spec: ModelSpec, texts: Sequence[Sequence[int]]) -> 
         layer = DecoderLayer(spec, index, grouped, only=Experts.output)
         exact = DecoderLayer(whole, index, of_all, only=Experts.output)
         experts = spec.layers[index][Experts]
-        fit, name = ExpertFit(experts, layer, mixed, weights), names.weight(Experts.output, index)
+        fit, name = RelativeFit(experts, layer, mixed), names.weight(Experts.output, index)
         dense.advance(exact, Experts.output, partial(fit.add, exact))
         grouped[name] = fit.fitted(grouped[name], _RIDGE, lambda weight, _: weight)
         mixed.advance(DecoderLayer(spec, index, grouped, only=Experts.output), Experts.output)
-        lost = sum(float((a - b).square().sum()) for a, b in zip(dense.streams, mixed.streams, strict=True))
-        size = sum(float(stream.square().sum()) for stream in dense.streams)
-        click.echo(f"layer {index}: {lost / size:.4f} of the stream is lost", err=True)
+        errors = [(a - b).norm(dim=1) / a.norm(dim=1) for a, b in zip(dense.streams, mixed.streams, strict=True)]
+        click.echo(f"layer {index}: {torch.cat(errors).square().mean():.4f} of the stream is lost", err=True)
         yield grouped
 
 
@@ -147,10 +158,11 @@ def _grouped(
     channels, down = mlp.channels(Mlp.output, stream, hidden.batches[0]), mlp.weight(Mlp.output)
     order = balanced_groups((channels.abs() - channels.abs().mean(0)).T, experts.num_experts).flatten()
 
-    def layer(router: torch.Tensor, scale: int) -> dict[str, torch.Tensor]:
+    def layer(router: torch.Tensor, scales: torch.Tensor) -> dict[str, torch.Tensor]:
+        written = down[:, order] * scales.repeat_interleave(experts.moe_intermediate_size)
         projections = zip(
             experts.projections,
-            (router, *(mlp.weight(name)[order] for name in mlp.spec[Mlp].readers), scale * down[:, order]),
+            (router, *(mlp.weight(name)[order] for name in mlp.spec[Mlp].readers), written),
             strict=True,
         )
         shared = {name: tensors[name] for name in spec.layer_tensors(index) if name in tensors}
@@ -158,22 +170,43 @@ def _grouped(
 
     every = replace(experts, experts_per_token=experts.num_experts)
     whole = replace(spec, layers=tuple(one.changed(experts_per_token=experts.num_experts) for one in spec.layers))
-    of_all = layer(torch.zeros(experts.num_experts, spec.hidden_size), experts.num_experts)
+    equal = torch.full((experts.num_experts,), float(experts.num_experts))
+    of_all = layer(torch.zeros(experts.num_experts, spec.hidden_size), equal)
     if experts == every:
         return whole, of_all, dict(of_all)
     exact = DecoderLayer(whole, index, of_all, only=Experts.output)
-    x = exact.read(Experts.output, stream)
-    return whole, of_all, layer(_router(x, expert_outputs(exact, every, x)), experts.experts_per_token)
+    x, after = exact.read(Experts.output, stream), stream + mlp.product(Mlp.output, channels, stream)
+    energies = expert_outputs(exact, every, x).square().sum(2) / after.square().sum(1, keepdim=True)
+    router = _router(x, energies)
+    weights = routing_weights(x @ router.T, experts)
+    scales = (weights * energies).sum(0) / (weights.square() * energies).sum(0).clamp_min(1e-12)
+    return whole, of_all, layer(router, scales)
 
 
-def _router(x: torch.Tensor, written: torch.Tensor) -> torch.Tensor:
-    """The least-squares fit to the logarithm of the norms of what experts write, [experts, hidden_size]."""
-    sizes = written.norm(dim=2).clamp_min(1e-12).log().double()
-    wanted = sizes - sizes.mean(1, keepdim=True)
-    square = x.double().T @ x.double()
-    square.diagonal().add_(1e-3 * square.trace() / len(square))
-    router = torch.linalg.solve(square, x.double().T @ wanted).T
-    return (router * _ROUTER_SPREAD / (x.double() @ router.T).std(1).mean()).float()
+@torch.enable_grad()
+def _router(x: torch.Tensor, energies: torch.Tensor) -> torch.Tensor:
+    """The router whose weights are nearest, by KL divergence, to a power of the energies, [experts, hidden_size].
+
+    A token counts by its energy. A few, mostly the first of a text, have hidden states a hundred times as large as
+    others, which one expert writes and another takes away again: a router that misses those fails in the whole text.
+
+    Args:
+        x: What experts read, float32 [tokens, hidden_size].
+        energies: Squared norms of what they write, relative to the hidden states after it, float32 [tokens, experts].
+    """
+    wanted = (_SHARPNESS * energies.clamp_min(1e-30).log()).softmax(1) * energies.sum(1, keepdim=True) / energies.sum()
+    scale = x.square().mean().sqrt()
+    router = torch.zeros(energies.shape[1], x.shape[1], requires_grad=True)
+    fit = torch.optim.LBFGS([router], max_iter=_ROUTER_STEPS, line_search_fn="strong_wolfe")
+
+    def loss() -> float:
+        fit.zero_grad()
+        total = _ROUTER_RIDGE * router.square().sum() - (wanted * (x / scale @ router.T).log_softmax(1)).sum()
+        total.backward()
+        return total.item()
+
+    fit.step(loss)
+    return router.detach() / scale
 
 
 @torch.no_grad()
