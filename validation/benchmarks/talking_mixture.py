@@ -39,7 +39,7 @@ from seap_export.shrink.write import write_weights
 from seap_export.sources.source import Source, open_source
 from validation.prompts import tokenize_prompts
 
-__all__ = ["balanced_groups", "talking_mixture", "write_mixture"]
+__all__ = ["balanced_groups", "fitted_router", "talking_mixture", "write_mixture"]
 
 Tensors = Mapping[str, torch.Tensor]
 #: Tokens by which neurons are grouped and routers fitted, and rounds of the grouping.
@@ -100,7 +100,7 @@ def write_mixture(
         write_weights(source, spec, trained, folder)
 
 
-class RelativeFit(ExpertFit):
+class _RelativeFit(ExpertFit):
     """The fit of a mixture in which the error of each token is relative to the dense hidden state after it."""
 
     def __init__(self, experts: Experts, layer: DecoderLayer, changed: HiddenStates) -> None:
@@ -138,7 +138,7 @@ def _fitted(source: Source, spec: ModelSpec, texts: Sequence[Sequence[int]]) -> 
         layer = DecoderLayer(spec, index, grouped, only=Experts.output)
         exact = DecoderLayer(whole, index, of_all, only=Experts.output)
         experts = spec.layers[index][Experts]
-        fit, name = RelativeFit(experts, layer, mixed), names.weight(Experts.output, index)
+        fit, name = _RelativeFit(experts, layer, mixed), names.weight(Experts.output, index)
         dense.advance(exact, Experts.output, partial(fit.add, exact))
         grouped[name] = fit.fitted(grouped[name], _RIDGE, lambda weight, _: weight)
         mixed.advance(DecoderLayer(spec, index, grouped, only=Experts.output), Experts.output)
@@ -175,16 +175,16 @@ def _grouped(
     if experts == every:
         return whole, of_all, dict(of_all)
     exact = DecoderLayer(whole, index, of_all, only=Experts.output)
-    x, after = exact.read(Experts.output, stream), stream + mlp.product(Mlp.output, channels, stream)
+    x, after = exact.read(Experts.output, stream), stream + mlp.linear(Mlp.output, channels)
     energies = expert_outputs(exact, every, x).square().sum(2) / after.square().sum(1, keepdim=True)
-    router = _router(x, energies)
+    router = fitted_router(x, energies)
     weights = routing_weights(x @ router.T, experts)
     scales = (weights * energies).sum(0) / (weights.square() * energies).sum(0).clamp_min(1e-12)
     return whole, of_all, layer(router, scales)
 
 
 @torch.enable_grad()
-def _router(x: torch.Tensor, energies: torch.Tensor) -> torch.Tensor:
+def fitted_router(x: torch.Tensor, energies: torch.Tensor) -> torch.Tensor:
     """The router whose weights are nearest, by KL divergence, to a power of the energies, [experts, hidden_size].
 
     A token counts by its energy. A few, mostly the first of a text, have hidden states a hundred times as large as

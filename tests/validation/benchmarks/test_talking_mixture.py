@@ -9,7 +9,7 @@ import torch
 from support.corpora import random_token_ids
 from support.models import masked_logits, mean_divergence, micro_source, transformers_model
 
-from validation.benchmarks.talking_mixture import balanced_groups, write_mixture
+from validation.benchmarks.talking_mixture import balanced_groups, fitted_router, write_mixture
 
 
 def divergence(folder: Path, per_token: int, steps: int) -> float:
@@ -44,3 +44,15 @@ def test_groups_are_of_one_size_and_of_one_kind(groups: int) -> None:
     assert sorted(grouped.flatten().tolist()) == list(range(12))
     if groups == 3:
         assert all(len({vector % 3 for vector in group}) == 1 for group in grouped.tolist())
+
+
+def test_a_router_is_sharper_than_the_energies_and_obeys_the_token_that_has_most() -> None:
+    x = torch.randn(400, 12, generator=torch.Generator().manual_seed(0))
+    energies = (0.5 * x[:, :4]).exp()
+    weights = (x @ fitted_router(x, energies).T).softmax(1)
+    best, wanted = weights.max(1), energies.max(1)
+    assert (best.indices == wanted.indices).float().mean() > 0.9
+    assert best.values.mean() > (wanted.values / energies.sum(1)).mean()
+    rare = energies.sum(1).argmin()
+    energies[rare] = torch.tensor([1e4, 1.0, 1.0, 1.0])
+    assert (x[rare] @ fitted_router(x, energies).T).softmax(0)[0] > 0.9
