@@ -26,7 +26,7 @@ from seap_export.rounding.grid import BlockQuantization
 __all__ = ["OpenvinoFormat"]
 
 #: Grows when the same model and packages give other bytes.
-_VERSION = 3
+_VERSION = 4
 #: The share of a file from which on the user is told.
 _REMARKABLE = 0.01
 _TYPES = {"f32": "fp32", "f16": "fp16", "i8": "int8", "i4": "int4"}

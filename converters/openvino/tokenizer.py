@@ -11,7 +11,7 @@ from converters.openvino.packages import require
 from converters.small_files import Content, copies, write_files
 from seap_export.errors import EnvironmentFailure, InputError, in_one_line
 from seap_export.families import model_spec
-from seap_export.json_file import read_json
+from seap_export.rounding.note import without_dtype
 from seap_export.sources.tokenizer import TOKENIZER_FILES, read_tokenizer_config, without_code
 
 __all__ = ["DETOKENIZER_FILE", "TOKENIZER_FILE", "openvino_files", "tokenizer_graphs", "write_tokenizer"]
@@ -49,9 +49,10 @@ def _tokenizer(model_folder: Path) -> dict[str, Content]:
 def _configs(model_folder: Path) -> dict[str, Content]:
     """A config.json that names the family's own class, so that it is read without code that comes with a model.
 
-    Runtimes take shapes from the graph, and from here the family and the special tokens.
+    Runtimes take shapes from the graph, and from here the family and the special tokens. A rounded model, from which
+    int4 is written, has another dtype than the one that it was made from.
     """
-    config = read_json(model_folder / "config.json")
+    config = without_dtype(model_folder)
     family = model_spec(config).family
     config = {key: value for key, value in config.items() if key != "auto_map"}
     return {

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.chosen import VARIED_ATTENDING
 from support.formats import write_ir_model
-from support.models import write_source
+from support.models import rounded_copy, write_source
 from support.product import read_spec
 from support.tokenizers import write_micro_tokenizer
 from support.variations import VARIATIONS
@@ -24,6 +24,7 @@ from converters.openvino.ir_file import DATA_FILE, MODEL_FILE, read_ir
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError
 from seap_export.families import model_spec
 from seap_export.json_file import read_json
+from seap_export.rounding.grid import BlockQuantization
 
 pytestmark = pytest.mark.needs("openvino")
 PRECISIONS = OpenvinoFormat.precisions
@@ -66,7 +67,6 @@ def test_floats_are_read_back_as_they_are(precision: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize(("precision", "bits"), [("int8", 8), ("int4", 4)])
 def test_integers_are_those_of_onnx(precision: str, bits: int, tmp_path: Path) -> None:
     from converters.onnx.weights.quantize import quantize
-    from seap_export.rounding.grid import BlockQuantization
 
     made = write_ir_model(tmp_path, "llama-gqa", precision)
     weight = load_file(made.source / "model.safetensors")["model.layers.0.mlp.down_proj.weight"]
@@ -97,6 +97,14 @@ def test_the_config_needs_no_code(tmp_path: Path) -> None:
     config = read_json(made.folder / "config.json")
     assert (config["model_type"], config["architectures"]) == ("llama", ["LlamaForCausalLM"])
     assert "auto_map" not in config
+
+
+def test_a_rounded_model_has_the_files_of_the_one_that_was_rounded(tmp_path: Path) -> None:
+    source, form = write_source(tmp_path / "hf", "llama-gqa", dtype="bfloat16"), OpenvinoFormat("int4")
+    rounded_copy(source, tmp_path / "rounded", BlockQuantization(4))
+    (tmp_path / "out").mkdir()
+    form.write(tmp_path / "rounded", tmp_path / "out", lambda layer: None)
+    assert list(form.damages(source, tmp_path / "out")) == []
 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
