@@ -67,12 +67,10 @@ def cut_to_tokens(source: Source, splits: Mapping[str, Split], settings: Calibra
     Raises:
         InputError: The tokenizer is damaged.
     """
+    most, longest = settings.most_tokens, _longest(source, settings.max_length)
     with quiet_transformers():
         tokenizer = load_tokenizer(source)
-        return {
-            task: _cut_to_tokens(tokenizer, split, settings.most_tokens, settings.max_length)
-            for task, split in splits.items()
-        }
+        return {task: _cut_to_tokens(tokenizer, split, most, longest) for task, split in splits.items()}
 
 
 def warn_of_texts(splits: Mapping[str, Split], spec: ModelSpec, progress: Progress, *, refits: bool = True) -> None:
@@ -125,8 +123,13 @@ def _cut_to_tokens(tokenizer: Any, split: Split, most: int | None, max_length: i
     return split.calibrated_on(number, total)
 
 
+def _longest(source: Source, max_length: int) -> int:
+    """The tokens of a text that a model is calibrated on: no more than it has positions."""
+    return min(max_length, source.spec.max_position_embeddings)
+
+
 def tokenize(source: Source, texts: Mapping[str, Sequence[Sample]], max_length: int) -> dict[str, list[list[int]]]:
-    """Token ids of each task's texts; a text without a token is left out.
+    """Token ids of each task's texts, as many as the model has positions for; a text without a token is left out.
 
     Raises:
         InputError: The tokenizer is damaged or belongs to another model, or no text of a task has a token.
@@ -136,7 +139,7 @@ def tokenize(source: Source, texts: Mapping[str, Sequence[Sample]], max_length: 
         tokenizer = load_tokenizer(source)
         for task, samples in texts.items():
             sequences = tokenizer([sample.text for sample in samples])["input_ids"]
-            token_ids[task] = [ids[:max_length] for ids in sequences if ids]
+            token_ids[task] = [ids[: _longest(source, max_length)] for ids in sequences if ids]
     for task, sequences in token_ids.items():
         if not sequences:
             raise InputError(f"task '{task}': the tokenizer gives no token for any text; use another corpus")

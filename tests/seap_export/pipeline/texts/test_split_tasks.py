@@ -34,12 +34,16 @@ def corpus(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("max_length", [512, 3])
-def test_texts_are_taken_up_to_the_number_of_tokens(tmp_path: Path, corpus: Path, max_length: int) -> None:
-    source = open_source(str(write_micro_model(tmp_path / "m", model_type="llama")))
+@pytest.mark.parametrize(("max_length", "positions"), [(512, 128), (3, 128), (512, 4)])
+def test_texts_are_taken_up_to_the_number_of_tokens(
+    tmp_path: Path, corpus: Path, max_length: int, positions: int
+) -> None:
+    model = write_micro_model(tmp_path / "m", model_type="llama", max_position_embeddings=positions)
+    source = open_source(str(model))
     tasks = parse_tasks([f"a={corpus}"])
     whole = split_tasks(source, tasks, CalibrationSettings(samples=484, max_length=max_length))["a"]
     lengths = [len(ids) for ids in tokenize(source, {"a": whole.calibration}, max_length)["a"]]
+    assert max(lengths) == min(10, max_length, positions)
     for number in (1, 2, 100, 300, 484):
         for more, taken in ((-1, max(1, number - 1)), (0, number)):
             most = sum(lengths[:number]) + more
