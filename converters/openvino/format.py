@@ -8,7 +8,7 @@ from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
 
-from converters.accepted import accepted_model, cannot_hold
+from converters.accepted import cannot_hold
 from converters.format import lacks
 from converters.openvino.damages import file_damages, graph_differences
 from converters.openvino.ir_file import MODEL_FILE, read_ir, write_ir
@@ -22,6 +22,7 @@ from converters.whole import whole_or_nothing
 from seap_export.errors import ArtifactError, InputError
 from seap_export.families import Attention, Mlp, ModelSpec, RopeSpec, names
 from seap_export.rounding.grid import BlockQuantization
+from seap_export.sources.config import read_spec
 
 __all__ = ["OpenvinoFormat"]
 
@@ -65,6 +66,15 @@ class OpenvinoFormat:
 
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
         """Why a model cannot be written so; None: it can."""
+        if (reason := self._refusal_of_shapes(spec)) is not None:
+            return reason
+        try:
+            tokenizer_graphs(model_folder)
+        except InputError as error:
+            return str(error)
+        return None
+
+    def _refusal_of_shapes(self, spec: ModelSpec) -> str | None:
         if (part := lacks(spec, Attention, Mlp)) is not None:
             return cannot_hold(self, part)
         if self._storage.rounding is not None and spec.hidden_size % BLOCK:
@@ -72,10 +82,6 @@ class OpenvinoFormat:
                 f"{self.name}:{self.precision} looks the embedding's rows of {spec.hidden_size} up in whole blocks of "
                 f"{BLOCK}; use {self.name}:fp16"
             )
-        try:
-            tokenizer_graphs(model_folder)
-        except InputError as error:
-            return str(error)
         return None
 
     def remark(self, spec: ModelSpec) -> str | None:
@@ -117,12 +123,13 @@ class OpenvinoFormat:
             UsageError: The folder is not empty.
             EnvironmentFailure: A package of OpenVINO is missing, or the files cannot be written.
         """
-        accepted_model(self, model_folder)
+        if (reason := self._refusal_of_shapes(read_spec(model_folder))) is not None:
+            raise InputError(reason)
         with whole_or_nothing(out_folder):
+            write_tokenizer(model_folder, out_folder)  # first, because it may be refused
             graph = standard_graph(model_folder, self._storage)
             tensors = [tensor for weight in graph.weights for tensor in weight.tensors]
             write_ir(translate(graph), tensors, out_folder, on_layer)
-            write_tokenizer(model_folder, out_folder)
 
     def weights(self, folder: Path, spec: ModelSpec) -> IrWeights:
         """The weights of a written folder.
