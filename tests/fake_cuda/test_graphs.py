@@ -106,10 +106,6 @@ def check_call(counts: Counts, where: str) -> None:
     assert counts.waits.total() <= 2, where
 
 
-#: To start a process for each would take most of the time.
-GROUPS = [ON_GPUS[start : start + 9] for start in range(0, len(ON_GPUS), 9)]
-
-
 def check_fused(machine: Machine, asked: Sequence[tuple[Graph, int]]) -> None:
     """Each node launches what its operator must, and nothing more: no cast, no copy, no fallback of attention.
 

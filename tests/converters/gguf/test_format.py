@@ -113,7 +113,7 @@ def test_a_file_of_another_precision_is_read_as_what_it_is(write: Write) -> None
     assert any("F16, not Q8_0" in line for line in GgufFormat("q8_0").damages(made.source, made.folder))
 
 
-def test_a_missing_file(write: Write, tmp_path: Path) -> None:
+def test_a_missing_file(write: Write) -> None:
     made = write(**UNEVEN)
     made.file.unlink()
     with pytest.raises(ArtifactError, match=r"model\.gguf"):

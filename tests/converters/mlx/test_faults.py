@@ -213,7 +213,7 @@ def test_what_is_not_found(qwen3: Path, copied: Copied) -> None:
 
 @pytest.mark.needs("mlx-lm")
 @pytest.mark.parametrize("fault", [another_rope, another_epsilon, another_scale, "norms after the rotation", "window"])
-def test_another_computation_changes_logits(qwen3: Path, copied: Copied, fault: Callable[[Path], None] | str) -> None:
+def test_another_computation_changes_logits(copied: Copied, fault: Callable[[Path], None] | str) -> None:
     folder, ids = copied("fp32"), np.arange(3, 33)[None]
     wanted = MlxRunner(folder).prefill(ids, [30])
     if fault == "window":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -105,7 +104,7 @@ def test_a_data_file_of_another_size_is_refused(written: Callable[..., Any], cha
         refuse_bad_data(graph.folder)
 
 
-def test_a_data_file_elsewhere_is_refused(written: Callable[..., Any], tmp_path: Path) -> None:
+def test_a_data_file_elsewhere_is_refused(written: Callable[..., Any]) -> None:
     graph = written("llama")
     proto = onnx.load(graph.folder / "model.onnx", load_external_data=False)
     for tensor in proto.graph.initializer:

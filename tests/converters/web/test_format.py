@@ -114,7 +114,7 @@ def test_data_are_divided_and_read_back(webbed: Callable[..., Any], monkeypatch:
     assert all(torch.equal(tensor, stored[name]) for name, tensor in read_back(model).items())
 
 
-def test_rows_of_no_whole_blocks_stay_as_they_are(webbed: Callable[..., Any], tmp_path: Path) -> None:
+def test_rows_of_no_whole_blocks_stay_as_they_are(tmp_path: Path) -> None:
     source = write_source(tmp_path / "m", "llama-tied", pruned=False, hidden_size=72)
     spec = read_spec(source)
     folder = tmp_path / "out"

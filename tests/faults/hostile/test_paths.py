@@ -145,7 +145,7 @@ def test_a_graph_whose_weights_lie_elsewhere(run: RunIt, done: Path, secret: Pat
 
 
 @pytest.mark.parametrize("name", ["../x.safetensors", "ABSOLUTE", "..", ".", "", "a/b.safetensors", "x\0y", "no"])
-def test_a_weight_index_that_leads_out(run: RunIt, work: Path, tmp_path: Path, name: str) -> None:
+def test_a_weight_index_that_leads_out(run: RunIt, work: Path, name: str) -> None:
     shutil.move(work / "m" / "model.safetensors", work / "x.safetensors")
     outside = name.replace("ABSOLUTE", str(work / "x.safetensors"))
     (work / "m" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": outside}}))

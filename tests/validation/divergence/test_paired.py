@@ -43,7 +43,7 @@ def test_the_same_cut() -> None:
     assert (pair.dense, pair.variant, pair.split, pair.positions.tolist()) == ((7, 9), (7, 9), 0.0, [[0, 0], [1, 1]])
 
 
-def test_lost_mass_is_the_probability_of_dropped_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lost_mass_is_the_probability_of_dropped_tokens() -> None:
     logits = np.random.default_rng(0).normal(size=(37, 11)).astype(np.float32) * 9
     kept = np.asarray([0, 3, 4, 10])
     probabilities = np.exp(logits.astype(np.float64))

@@ -97,7 +97,7 @@ def test_a_full_disk_skips_a_step(pretended: Pretended, monkeypatch: pytest.Monk
     assert outcomes["doctor"].verdict == "passed"
 
 
-def test_what_a_step_replaces_counts_as_free(tmp_path: Path, pretended: Pretended) -> None:
+def test_what_a_step_replaces_counts_as_free(pretended: Pretended) -> None:
     request = pretended()
     request.work.mkdir()
     replaced = request.work / "own"

@@ -53,7 +53,7 @@ def test_a_chat_model_is_given_the_prompt_in_its_template(run: Run, expected: Ge
         assert json.loads(run(*command, *options, "--json").out)["prompt_tokens"] == len(text.split())
 
 
-def test_a_prompt_from_stdin(run: Run, expected: Generator) -> None:
+def test_a_prompt_from_stdin(expected: Generator) -> None:
     from click.testing import CliRunner
 
     from seap_export.cli import main

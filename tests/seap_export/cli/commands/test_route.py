@@ -78,7 +78,7 @@ def test_a_chat_model_answers_in_its_template(run: Run, out: Path) -> None:
     assert json.loads(run(*command, "--raw").out)["text"] == raw
 
 
-def test_a_prompt_from_a_file(run: Run, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_from_a_file(run: Run, out: Path) -> None:
     expected = run("route", "out", PROMPT, "--ratio", "0.2", "--json").out
     Path("prompt.txt").write_bytes(PROMPT.encode() + b"\r\n")
     assert run("route", "out", "--prompt-file", "prompt.txt", "--ratio", "0.2", "--json").out == expected

@@ -168,7 +168,7 @@ def test_more_ratios_and_more_tasks_replace_it_unasked(make: Make, tmp_path: Pat
     assert described["classes"] == written(tmp_path)["classes"] == ["a", "b", "c"]
 
 
-def test_a_task_is_forgotten_with_force_only(source: Source, make: Make, tmp_path: Path) -> None:
+def test_a_task_is_forgotten_with_force_only(make: Make, tmp_path: Path) -> None:
     other = {"b": SPLITS["b"], "c": SPLITS["a"]}
     make()
     before = tree(tmp_path / "out" / "router")
@@ -258,7 +258,7 @@ def test_a_task_without_a_token_is_refused(make: Make, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_without_a_held_out_prompt_there_are_no_figures(make: Make, tmp_path: Path) -> None:
+def test_without_a_held_out_prompt_there_are_no_figures(make: Make) -> None:
     described = make({task: replace(split, held_out=split.calibration[:0]) for task, split in SPLITS.items()})
     assert described["held_out"] == {"prompts": 0, "accuracy": None, "below_threshold": None}
 
