@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from click.testing import CliRunner
-from mutations.editing import Artifact, edit_weights
+from mutations.editing import Artifact
 from support.corpora import write_task_corpora
+from support.editing import edit_weights, set_json
 from support.models import write_micro_model
 from support.variations import VARIATIONS
 
@@ -127,5 +127,4 @@ def _multiply(tensors: dict[str, torch.Tensor], factors: dict[str, float]) -> No
 
 
 def _add_chat_template(model: Path) -> None:
-    path = model / "tokenizer_config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "chat_template": CHAT_TEMPLATE}), "utf-8")
+    set_json(model / "tokenizer_config.json", chat_template=CHAT_TEMPLATE)

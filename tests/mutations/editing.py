@@ -1,22 +1,20 @@
-"""Changing a copied artifact: its JSON files, its safetensors file, its manifest."""
+"""A copied artifact that is changed, and its manifest."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file, save_file
+from support.editing import edit_json
 
 from seap_export.families import ModelSpec, model_spec
 from seap_export.hashing import sha256_file
 from seap_export.pipeline.folder.manifest import card_key
 
-__all__ = ["Artifact", "edit_json", "edit_weights", "flip_byte", "re_record", "tree"]
+__all__ = ["Artifact", "flip_byte", "re_record", "tree"]
 
 
 @dataclass(frozen=True)
@@ -54,21 +52,6 @@ class Artifact:
 def tree(folder: Path) -> dict[str, bytes]:
     """The content of every file under a folder."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-def edit_json(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Rewrites a JSON file after `change` has had its object."""
-    values = json.loads(path.read_text("utf-8"))
-    change(values)
-    path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", "utf-8")
-
-
-def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], Any]) -> None:
-    """Rewrites the safetensors file of a model folder after `change` has had its tensors."""
-    path = folder / "model.safetensors"
-    tensors = load_file(path)
-    change(tensors)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})
 
 
 def flip_byte(path: Path, fraction: float) -> None:

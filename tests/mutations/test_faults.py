@@ -10,9 +10,10 @@ import pytest
 from click.testing import CliRunner, Result
 from mutations.artifacts import BASES
 from mutations.catalogue import FAULTS, MISSED, NUMERIC
-from mutations.editing import Artifact, edit_json, edit_weights, tree
+from mutations.editing import Artifact, tree
 from mutations.fault import Fault, recorded
 from mutations.graphs.graph import edited
+from support.editing import edit_json, edit_weights
 from support.product import read_manifest
 
 from seap_export.cli import main

@@ -11,6 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import BPE, WordLevel
 
 from support.corpora import WORDS
+from support.editing import set_json
 
 
 def write_micro_tokenizer(folder: Path) -> None:
@@ -39,7 +40,7 @@ def add_chat_template(folder: Path) -> Path:
     turns = "{{ 'cat ' if message.role == 'user' else 'dog ' }}{{ message.content }} home "
     path = folder / "tokenizer_config.json"
     template = f"{{% for message in messages %}}{turns}{{% endfor %}}{{% if add_generation_prompt %}}dog{{% endif %}}"
-    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "chat_template": template}), "utf-8")
+    set_json(path, chat_template=template)
     return folder
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from support.editing import edit_weights
 from support.models import write_micro_model
 from support.product import read_spec
 
@@ -19,12 +19,6 @@ from seap_export.errors import InputError, UsageError
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return write_micro_model(tmp_path / "hf", model_type="llama")
-
-
-def edit(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    change(tensors)
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
 def test_it_is_sized_and_read_back(model: Path) -> None:
@@ -44,12 +38,12 @@ def test_it_is_not_made_from_itself(model: Path, tmp_path: Path) -> None:
 def test_another_weight_is_a_difference(model: Path, tmp_path: Path) -> None:
     other = shutil.copytree(model, tmp_path / "other")
     assert not list(HfFormat().differences(model, other))
-    edit(other, lambda tensors: tensors["model.norm.weight"].__setitem__(3, 2.0))
+    edit_weights(other, lambda tensors: tensors["model.norm.weight"].__setitem__(3, 2.0))
     assert ["model.norm.weight" in line for line in HfFormat().differences(model, other)] == [True]
 
 
 def test_a_tensor_too_many_is_damage(model: Path) -> None:
     assert not list(HfFormat().damages(model, model))
-    edit(model, lambda tensors: tensors.__setitem__("model.layers.0.self_attn.o_proj.bias", torch.ones(4)))
+    edit_weights(model, lambda tensors: tensors.__setitem__("model.layers.0.self_attn.o_proj.bias", torch.ones(4)))
     with pytest.raises(InputError, match=r"o_proj\.bias"):
         list(HfFormat().damages(model, model))

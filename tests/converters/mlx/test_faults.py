@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.editing import edit_json
 from support.tokenizers import write_micro_tokenizer
 
 from converters.mlx import MlxFormat
@@ -146,31 +146,31 @@ def without_a_tokenizer(folder: Path) -> None:
 
 
 def tokenizer_config_changed(folder: Path) -> None:
-    edit(folder / "tokenizer_config.json", lambda config: config.update(eos_token="the"))
+    edit_json(folder / "tokenizer_config.json", lambda config: config.update(eos_token="the"))
 
 
 def another_end_of_text(folder: Path) -> None:
-    edit(folder / "generation_config.json", lambda config: config.update(eos_token_id=7))
+    edit_json(folder / "generation_config.json", lambda config: config.update(eos_token_id=7))
 
 
 def another_end_in_the_config(folder: Path) -> None:
-    edit(folder / "config.json", lambda config: config.update(eos_token_id=7))
+    edit_json(folder / "config.json", lambda config: config.update(eos_token_id=7))
 
 
 def another_rope(folder: Path) -> None:
-    edit(folder / "config.json", lambda config: config["decoder"]["ropes"][0]["periods"].reverse())
+    edit_json(folder / "config.json", lambda config: config["decoder"]["ropes"][0]["periods"].reverse())
 
 
 def another_epsilon(folder: Path) -> None:
-    edit(folder / "config.json", lambda config: config["decoder"].update(rms_norm_eps=1e-2))
+    edit_json(folder / "config.json", lambda config: config["decoder"].update(rms_norm_eps=1e-2))
 
 
 def another_scale(folder: Path) -> None:
-    edit(folder / "config.json", lambda config: config["decoder"].update(attention_scale=0.1))
+    edit_json(folder / "config.json", lambda config: config["decoder"].update(attention_scale=0.1))
 
 
 def another_group(folder: Path) -> None:
-    edit(folder / "config.json", lambda config: config.update(quantization={"group_size": 32, "bits": 8}))
+    edit_json(folder / "config.json", lambda config: config.update(quantization={"group_size": 32, "bits": 8}))
 
 
 def without_a_model_file(folder: Path) -> None:
@@ -217,9 +217,9 @@ def test_another_computation_changes_logits(copied: Copied, fault: Callable[[Pat
     folder, ids = copied("fp32"), np.arange(3, 33)[None]
     wanted = MlxRunner(folder).prefill(ids, [30])
     if fault == "window":
-        edit(folder / "config.json", lambda config: config["decoder"]["layers"][1].update(window=4))
+        edit_json(folder / "config.json", lambda config: config["decoder"]["layers"][1].update(window=4))
     elif isinstance(fault, str):
-        edit(folder / "config.json", lambda config: config["decoder"].update(qk_norm="after_rotation"))
+        edit_json(folder / "config.json", lambda config: config["decoder"].update(qk_norm="after_rotation"))
     else:
         fault(folder)
     assert np.abs(MlxRunner(folder).prefill(ids, [30]) - wanted).max() > 1e-2
@@ -237,10 +237,3 @@ def change(folder: Path, fault: Callable[[Tensors], object]) -> None:
     tensors = load_file(folder / "model.safetensors")
     fault(tensors)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "mlx"})
-
-
-def edit(path: Path, fault: Callable[[dict], object]) -> None:
-    """Changes a JSON file."""
-    value = json.loads(path.read_text())
-    fault(value)
-    path.write_text(json.dumps(value))

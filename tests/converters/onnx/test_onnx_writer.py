@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import onnx
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.editing import edit_json, set_json
 
 from converters.onnx import write_onnx
 from converters.onnx.graph.dialects import LEFT_PADDING_GUARD
@@ -183,9 +183,7 @@ def test_refuses_vectors_that_are_not_finite(
 
 def test_refuses_shapes_that_disagree(written: Callable[..., Any], tmp_path: Path) -> None:
     made = written("llama", **PRUNED)
-    config = json.loads((made.source / "config.json").read_text())
-    config["per_layer_config"]["0"]["intermediate_size"] = 42
-    (made.source / "config.json").write_text(json.dumps(config))
+    edit_json(made.source / "config.json", lambda config: config["per_layer_config"]["0"].update(intermediate_size=42))
     assert "config and weights disagree" in refused(made, tmp_path / "refused")
 
 
@@ -201,8 +199,7 @@ def test_refuses_what_the_graph_cannot_say(
     change: dict[str, Any], message: str, written: Callable[..., Any], tmp_path: Path
 ) -> None:
     made = written()
-    config = json.loads((made.source / "config.json").read_text())
-    (made.source / "config.json").write_text(json.dumps(config | change))
+    set_json(made.source / "config.json", **change)
     assert message in refused(made, tmp_path / "refused")
 
 

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from support.corpora import WORDS
+from support.editing import set_json
 from support.formats import write_ir_model
 from support.formats.written import WrittenModel
 
@@ -79,7 +80,7 @@ def file(name: str, edit: Callable[[Path], None]) -> Fault:
 
 def json_value(name: str, key: str, value: object) -> Fault:
     def edit(path: Path) -> None:
-        path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), key: value}), "utf-8")
+        set_json(path, **{key: value})
 
     return file(name, edit)
 

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.editing import set_json
 from support.models import write_source
 from tokenizers import Tokenizer, processors
 
 from converters.web.configs import web_files
-from seap_export.json_file import read_json
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return write_source(tmp_path / "hf", "gemma3-all", pruned=True)
-
-
-def edit(path: Path, **values: object) -> None:
-    path.write_text(json.dumps({**read_json(path), **values}), "utf-8")
 
 
 def written(source: Path, name: str) -> dict[str, Any]:
@@ -39,11 +34,11 @@ def test_config_has_the_largest_of_any_layer_and_is_a_llamas(source: Path) -> No
 
 
 def test_null_is_no_token(source: Path) -> None:
-    edit(source / "generation_config.json", eos_token_id=None, temperature=0.6)
-    edit(source / "config.json", eos_token_id=[7, 8])
+    set_json(source / "generation_config.json", eos_token_id=None, temperature=0.6)
+    set_json(source / "config.json", eos_token_id=[7, 8])
     made = written(source, "generation_config.json")
     assert made == {"bos_token_id": 1, "eos_token_id": [7, 8], "pad_token_id": 0, "temperature": 0.6}
-    edit(source / "generation_config.json", eos_token_id=9)
+    set_json(source / "generation_config.json", eos_token_id=9)
     assert written(source, "generation_config.json")["eos_token_id"] == 9
     (source / "generation_config.json").unlink()
     assert written(source, "generation_config.json")["eos_token_id"] == [7, 8]
@@ -51,7 +46,7 @@ def test_null_is_no_token(source: Path) -> None:
 
 def test_chat_template_is_in_the_tokenizers_config(source: Path) -> None:
     assert "chat_template" not in written(source, "tokenizer_config.json")
-    edit(source / "tokenizer_config.json", chat_template="own")
+    set_json(source / "tokenizer_config.json", chat_template="own")
     assert written(source, "tokenizer_config.json")["chat_template"] == "own"
     (source / "chat_template.json").write_text('{"chat_template": "json"}', "utf-8")
     assert written(source, "tokenizer_config.json")["chat_template"] == "json"
@@ -60,7 +55,7 @@ def test_chat_template_is_in_the_tokenizers_config(source: Path) -> None:
 
 
 def test_tokenizer_is_taken_as_it_is(source: Path) -> None:
-    edit(
+    set_json(
         source / "tokenizer_config.json",
         tokenizer_class="LlamaTokenizer",
         auto_map={"AutoTokenizer": "x--y.Z"},

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import pytest
+from support.editing import set_json
 from support.exports import Outcome
 from support.product import PeakMemory
 from transformers import AutoConfig, AutoTokenizer, dynamic_module_utils
@@ -36,20 +36,16 @@ GENERATE = ("generate", "out/a-0.2", "the cat", "--max-new-tokens", "2")
 BENCH = ("bench", "out/a-0.2", "--dense", "m", "--depth", "4", "--batch", "1", "--runs", "1", "--steps", "1")
 
 
-def change(path: Path, **values: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | values), "utf-8")
-
-
 @pytest.fixture
 def marker(work: Path) -> Path:
     """The folder that the code makes when it runs; the model `m` is armed with it."""
     marker, model = work / "marker", work / "m"
     (model / "evil.py").write_text(CODE.format(marker=str(marker)))
-    classes = ("AutoConfig", "AutoModel", "AutoModelForCausalLM")
-    change(model / "config.json", auto_map=dict.fromkeys(classes, "evil.Evil"), attn_implementation="attacker/kernel")
+    classes = dict.fromkeys(("AutoConfig", "AutoModel", "AutoModelForCausalLM"), "evil.Evil")
+    set_json(model / "config.json", auto_map=classes, attn_implementation="attacker/kernel")
     template = TEMPLATE.format(marker=str(marker))
     (model / "chat_template.jinja").write_text(template)
-    change(
+    set_json(
         model / "tokenizer_config.json",
         tokenizer_class="EvilTokenizer",
         auto_map={"AutoTokenizer": ["attacker/repository--evil.Evil", "evil.Evil"]},
@@ -107,7 +103,7 @@ def test_the_artifacts_name_no_code_but_ours(run: RunIt, marker: Path, work: Pat
 
 
 def test_a_model_that_needs_its_code_is_refused(run: RunIt, marker: Path, done: Path, work: Path) -> None:
-    change(work / "m" / "config.json", model_type="evil", architectures=["Evil"])
+    set_json(work / "m" / "config.json", model_type="evil", architectures=["Evil"])
     for command in (
         EXPORT,
         ("calibrate", "m", "--task", "a=a.jsonl", "--out", "new"),
@@ -124,8 +120,8 @@ def test_code_that_was_changed_in_an_artifact_is_not_run(run: RunIt, done: Path,
     marker, folder = work / "marker", done / "a-0.2" / "hf"
     for name in ("modeling_seap.py", "configuration_seap.py", "evil.py"):
         (folder / name).write_text(CODE.format(marker=str(marker)))
-    change(folder / "config.json", auto_map={"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"})
-    change(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", "evil.Evil"]})
+    set_json(folder / "config.json", auto_map={"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"})
+    set_json(folder / "tokenizer_config.json", auto_map={"AutoTokenizer": ["evil.Evil", "evil.Evil"]})
     for command in (
         ("validate", "out/a-0.2", "--check", "parity", "--prompts", "1", "--decode-steps", "1"),
         ("evaluate", "out/a-0.2", "--dense", "m", "--runtime", "torch", "--runtime", "onnxruntime", "--limit", "2"),

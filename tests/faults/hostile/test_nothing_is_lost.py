@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +10,8 @@ from typing import Any
 import pytest
 from faults.commands import ALL
 from safetensors.torch import load_file, save_file
+from support.editing import set_json
 from support.exports import Outcome
-
-
-def change(path: Path, **values: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | values), "utf-8")
 
 
 def last_weight_is_none(work: Path) -> None:
@@ -28,11 +24,11 @@ HARM: dict[str, Callable[[Path], object]] = {
     "a pickle": lambda work: (work / "m" / "model.safetensors").write_bytes(pickle.dumps({})),
     "a weight that is no number": last_weight_is_none,
     "a nested config": lambda work: (work / "m" / "config.json").write_bytes(b"[" * 100_000),
-    "a config of another family": lambda work: change(work / "m" / "config.json", model_type="evil"),
-    "a tokenizer that cannot encode": lambda work: change(
+    "a config of another family": lambda work: set_json(work / "m" / "config.json", model_type="evil"),
+    "a tokenizer that cannot encode": lambda work: set_json(
         work / "m" / "tokenizer.json", model={"type": "WordLevel", "unk_token": "?", "vocab": {"the": 4}}
     ),
-    "a tokenizer of other tokens": lambda work: change(
+    "a tokenizer of other tokens": lambda work: set_json(
         work / "m" / "tokenizer.json", model={"type": "WordLevel", "unk_token": "?", "vocab": {"?": 96}}
     ),
     "a corpus that ends badly": lambda work: (work / "b.jsonl").open("ab").write(b'{"text": '),

@@ -13,6 +13,7 @@ import huggingface_hub
 import onnx
 import pytest
 from faults.commands import ALL
+from support.editing import set_json
 from support.exports import Outcome
 from support.product import open_source
 
@@ -107,8 +108,7 @@ def test_a_variant_with_other_figures(
 
 @pytest.mark.parametrize("source", [{"name": 5}, {"name": "m"}, {"sha256": "00"}])
 def test_a_source_with_other_figures(run: RunIt, done: Path, source: dict[str, Any]) -> None:
-    values = json.loads((done / "manifest.json").read_text("utf-8"))
-    (done / "manifest.json").write_text(json.dumps(values | {"source": source}))
+    set_json(done / "manifest.json", source=source)
     for command in (("inspect", "out"), ALL, ("validate", "out")):
         run(*command).refused(7, "out/manifest.json", "damaged")
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import base64
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from faults.commands import EXPORT
+from support.editing import set_json
 from support.processes import Tool
 
 SEQUENCE = {"Sequence": {"id": "A", "type_id": 0}}
@@ -63,16 +63,14 @@ PARTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", PARTS)
 def test_a_tokenizer_that_does_not_work(tool: Tool, work: Path, name: str) -> None:
-    path = work / "m" / "tokenizer.json"
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | PARTS[name]), "utf-8")
+    set_json(work / "m" / "tokenizer.json", **PARTS[name])
     tool(work, *EXPORT, memory=2**30, timeout=20).refused(8, "token")
     assert not (work / "new").exists()
 
 
 @pytest.mark.parametrize("name", ["a table of 2 bytes", "a template with a token that is not there"])
 def test_a_tokenizer_of_an_artifact_at_which_the_library_panics(tool: Tool, done: Path, work: Path, name: str) -> None:
-    path = done / "a-0.2" / "onnx" / "tokenizer.json"
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | PARTS[name]), "utf-8")
+    set_json(done / "a-0.2" / "onnx" / "tokenizer.json", **PARTS[name])
     outcome = tool(work, "generate", "out/a-0.2", "the cat", timeout=20)
     assert outcome.code == 7, outcome
     *panic, message = outcome.err.splitlines()  # Rust prints where it was, whatever is made of it
@@ -90,8 +88,7 @@ def test_a_tokenizer_of_an_artifact_at_which_the_library_panics(tool: Tool, done
     ids=lambda values: next(iter(values)),
 )  # fmt: skip
 def test_a_config_of_a_tokenizer_that_does_not_work(tool: Tool, work: Path, values: dict[str, Any]) -> None:
-    path = work / "m" / "tokenizer_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | values), "utf-8")
+    set_json(work / "m" / "tokenizer_config.json", **values)
     tool(work, *EXPORT, memory=2**30, timeout=20).refused(8, "token")
     assert not (work / "new").exists()
 
@@ -104,8 +101,7 @@ def test_a_config_of_a_tokenizer_that_does_not_work(tool: Tool, work: Path, valu
 def test_what_a_config_points_to_is_not_read(
     tool: Tool, work: Path, values: dict[str, Any], undisturbed: Path
 ) -> None:
-    path = work / "m" / "tokenizer_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | values), "utf-8")
+    set_json(work / "m" / "tokenizer_config.json", **values)
     assert tool(work, "calibrate", "m", "--task", "a=a.jsonl", "--out", "new", "-q", "--held-out", 16).code == 0
     tokens = "calibration/a/tokens.safetensors"
     assert (work / "new" / tokens).read_bytes() == (undisturbed / tokens).read_bytes()

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from mutations.editing import edit_json
 from mutations.fault import ANY, Change, Fault, Layer, quiet
 from mutations.folders.model import config, tensors
+from support.editing import edit_json
 
 __all__ = ["FAULTS", "offset_twice"]
 

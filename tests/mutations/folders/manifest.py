@@ -6,8 +6,9 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
-from mutations.editing import Artifact, edit_json, flip_byte
+from mutations.editing import Artifact, flip_byte
 from mutations.fault import Change, Fault, damage, quiet
+from support.editing import edit_json
 
 __all__ = ["FAULTS"]
 

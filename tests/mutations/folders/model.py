@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from mutations.editing import Artifact, edit_json, edit_weights, flip_byte
+from mutations.editing import Artifact, flip_byte
 from mutations.fault import Change, Fault, damage, quiet
+from support.editing import edit_json, edit_weights
 
 __all__ = ["FAULTS", "config", "tensors"]
 

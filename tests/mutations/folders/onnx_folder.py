@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from mutations.editing import Artifact, edit_json, flip_byte
+from mutations.editing import Artifact, flip_byte
 from mutations.fault import Change, Fault, damage, quiet
+from support.editing import edit_json
 
 __all__ = ["FAULTS"]
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from mutations.editing import Artifact, edit_json, flip_byte
+from mutations.editing import Artifact, flip_byte
 from mutations.fault import Change, Fault, damage, quiet
 from numpy.typing import NDArray
 from onnx import numpy_helper
+from support.editing import edit_json
 
 __all__ = ["FAULTS"]
 

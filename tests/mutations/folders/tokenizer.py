@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mutations.editing import Artifact, edit_json
+from mutations.editing import Artifact
 from mutations.fault import Change, Fault, damage, quiet
+from support.editing import edit_json
 
 __all__ = ["FAULTS"]
 

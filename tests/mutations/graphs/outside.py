@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from mutations.editing import Artifact, edit_weights
+from mutations.editing import Artifact
 from mutations.fault import Fault, numeric, quiet
 from mutations.graphs.graph import Edit, Graph, edited
+from support.editing import edit_weights
 
 __all__ = ["FAULTS"]
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from support.editing import edit_json, edit_weights, set_json
 from support.product import SafetensorsWriter
 
 from seap_export.pipeline.cost import checks
@@ -48,12 +49,6 @@ def refuse(run: Run, work: Path, *arguments: object, code: int, says: str, resum
         after.pop(str(path))
     assert bool(kept) == resumable
     assert after == before
-
-
-def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    change(tensors)
-    save_file(tensors, folder / "model.safetensors")
 
 
 @pytest.mark.parametrize(
@@ -159,8 +154,7 @@ def test_usage(run: Run, work: Path, options: list[str], says: str) -> None:
 
 
 def test_a_family_that_is_not_supported(run: Run, work: Path) -> None:
-    config = json.loads((work / "m" / "config.json").read_text())
-    (work / "m" / "config.json").write_text(json.dumps(config | {"model_type": "xglm"}))
+    set_json(work / "m" / "config.json", model_type="xglm")
     refuse(run, work, code=8, says="xglm positions")
 
 
@@ -192,8 +186,7 @@ def test_truncated_gguf(run: Run, work: Path) -> None:
 
 
 def test_config_and_weights_disagree(run: Run, work: Path) -> None:
-    config = json.loads((work / "m" / "config.json").read_text())
-    (work / "m" / "config.json").write_text(json.dumps(config | {"intermediate_size": 96}))
+    set_json(work / "m" / "config.json", intermediate_size=96)
     refuse(run, work, code=8, says="config weights model.layers.0.mlp.gate_proj.weight")
 
 
@@ -202,14 +195,13 @@ def test_config_and_weights_disagree(run: Run, work: Path) -> None:
 )
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers(run: Run, work: Path, name: str, value: float) -> None:
-    change_weights(work / "m", lambda tensors: tensors[name].view(-1)[3:4].fill_(value))
+    edit_weights(work / "m", lambda tensors: tensors[name].view(-1)[3:4].fill_(value))
     refuse(run, work, code=8, says=f"m: tensor '{name}' NaN or infinite")
 
 
 def test_a_model_that_names_no_end_of_sequence(run: Run, work: Path) -> None:
     for name in ("config.json", "generation_config.json"):
-        path = work / "m" / name
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": None}))
+        set_json(work / "m" / name, eos_token_id=None)
     says = "config.json generation_config.json eos_token_id"
     refuse(run, work, code=8, says=says)
 
@@ -220,19 +212,13 @@ def test_a_damaged_tokenizer(run: Run, work: Path) -> None:
 
 
 def test_the_tokenizer_of_another_model(run: Run, work: Path) -> None:
-    path = work / "m" / "tokenizer.json"
-    values = json.loads(path.read_text())
-    values["model"]["vocab"]["the"] = 96
-    path.write_text(json.dumps(values))
+    edit_json(work / "m" / "tokenizer.json", lambda values: values["model"]["vocab"].update(the=96))
     says = "m: its tokenizer gives token id 96, "
     refuse(run, work, code=8, says=says)
 
 
 def test_texts_without_a_token(run: Run, work: Path) -> None:
-    path = work / "m" / "tokenizer.json"
-    values = json.loads(path.read_text())
-    values["normalizer"] = {"type": "Replace", "pattern": {"Regex": "."}, "content": ""}
-    path.write_text(json.dumps(values))
+    set_json(work / "m" / "tokenizer.json", normalizer={"type": "Replace", "pattern": {"Regex": "."}, "content": ""})
     says = "task 'a': the tokenizer gives no token for any text; use another corpus"
     refuse(run, work, code=8, says=says)
 

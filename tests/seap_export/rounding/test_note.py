@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.editing import set_json
 from support.models import micro_source, put_on_grid
 
 from seap_export.errors import ArtifactError
@@ -45,8 +45,7 @@ def test_it_is_read_as_it_was_written(folders: tuple[Path, Path]) -> None:
 
 @pytest.mark.parametrize("change", [{"schema": "seap-export/rounding/1"}, {"grid": {"bits": 5}}, {"dtype": "int8"}])
 def test_a_damaged_note_is_refused(folders: tuple[Path, Path], change: dict[str, object]) -> None:
-    path = folders[1] / "rounding.json"
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | change), "utf-8")
+    set_json(folders[1] / "rounding.json", **change)
     with pytest.raises(ArtifactError, match=r"rounding\.json"):
         read_note(folders[1])
 
@@ -66,8 +65,7 @@ def test_what_is_not_the_model_that_was_rounded_is_named(folders: tuple[Path, Pa
     changed[WEIGHT][3, 5] *= -1
     changed["more"] = torch.zeros(3)
     save_file(changed, hf / "model.safetensors", {"format": "pt"})
-    config = json.loads((hf / "config.json").read_text("utf-8"))
-    (hf / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1e-3, "dtype": "bfloat16"}), "utf-8")
+    set_json(hf / "config.json", rms_norm_eps=1e-3, dtype="bfloat16")
     lines = list(note.origin_differences(hf))
     assert [line.partition(" ")[0] for line in lines[:2]] == [f"'{WEIGHT}'", "'more'"]
     assert len(lines) == 3

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.editing import edit_json
 from support.tokenizers import add_chat_template, name_all_tokens
 from tokenizers import AddedToken, Tokenizer
 
@@ -29,10 +29,7 @@ def generator(folder: Path) -> Generator:
 
 
 def set_limits(folder: Path, **changes: object) -> None:
-    path = folder / "genai_config.json"
-    values = json.loads(path.read_text())
-    values["model"].update(changes)
-    path.write_text(json.dumps(values))
+    edit_json(folder / "genai_config.json", lambda values: values["model"].update(changes))
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), WARM, Sampling(1.0, 5, 0.8)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from support.editing import edit_json
 from tokenizers import Tokenizer, decoders, processors
 from transformers import AutoModelForCausalLM
 
@@ -27,12 +27,6 @@ def greedy(model_folder: Path, ids: list[int], number: int) -> list[int]:
     with torch.no_grad():
         generated = model.generate(torch.tensor([ids]), max_new_tokens=number, do_sample=False)
     return generated[0, len(ids) :].tolist()
-
-
-def edit(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    values = json.loads(path.read_text())
-    change(values)
-    path.write_text(json.dumps(values))
 
 
 @pytest.mark.parametrize("name", ["llama-gqa", "llama-mqa", "llama-yarn", "mistral-window", "qwen2", "qwen3"])
@@ -61,7 +55,7 @@ def test_an_end_of_sequence_token_ends_it(done: Path) -> None:
     long = Generator(folder).generate_ids(ids, 20)
     third = long[2]
     for eos in (third, [95, third]):
-        edit(folder / "genai_config.json", lambda values, eos=eos: values["model"].update(eos_token_id=eos))
+        edit_json(folder / "genai_config.json", lambda values, eos=eos: values["model"].update(eos_token_id=eos))
         assert Generator(folder).generate_ids(ids, 20) == long[: long.index(third) + 1]
 
 
@@ -100,7 +94,7 @@ def test_special_tokens_are_those_of_the_tokenizer_file(done: Path, has_bos: boo
     tokenizer.save(str(folder / "tokenizer.json"))
     assert Generator(folder).token_ids(PROMPT) == [1] * has_bos + plain
     template = {"chat_template": "{{ bos_token }} {{ messages[0].content }}"}
-    edit(folder / "tokenizer_config.json", lambda values: values.update(template))
+    edit_json(folder / "tokenizer_config.json", lambda values: values.update(template))
     assert Generator(folder).token_ids(PROMPT) == [1, *plain]
 
 
@@ -128,7 +122,7 @@ def test_damaged_files_are_refused_in_one_line(done: Path, name: str, is_missing
 )
 def test_a_config_without_limits_is_refused(done: Path, change: dict[str, Any]) -> None:
     folder = done / "a-0.2" / "onnx"
-    edit(folder / "genai_config.json", lambda values: values["model"].update(change))
+    edit_json(folder / "genai_config.json", lambda values: values["model"].update(change))
     with pytest.raises(ArtifactError, match="eos_token_id or context_length"):
         Generator(folder)
     (folder / "genai_config.json").write_text('{"model": 1}')
@@ -174,14 +168,16 @@ def test_provider_options_of_the_folder_and_the_users(done: Path) -> None:
         options = [{"cuda": {"enable_cuda_graph": "0", "of_genai": "2"}}]
         values["model"]["decoder"]["session_options"]["provider_options"] = options
 
-    edit(path, for_cuda)
+    edit_json(path, for_cuda)
     assert decoder_options(path, "cpu") == {}
     assert decoder_options(path, "cuda", {"device_id": "1"}) == {"enable_cuda_graph": "1", "device_id": "1"}
     assert decoder_options(path, "cuda", {"enable_cuda_graph": "0"}) == {"enable_cuda_graph": "0"}
     assert Generator(path.parent).generate(PROMPT, 4)
-    edit(path, lambda values: values["search"].update(past_present_share_buffer=False))
+    edit_json(path, lambda values: values["search"].update(past_present_share_buffer=False))
     assert decoder_options(path, "cuda") == {}
     for damage in (["cuda"], "cuda", 5, [{"cuda": 5}]):
-        edit(path, lambda values, to=damage: values["model"]["decoder"]["session_options"].update(provider_options=to))
+        edit_json(
+            path, lambda values, to=damage: values["model"]["decoder"]["session_options"].update(provider_options=to)
+        )
         with pytest.raises(ArtifactError, match=r"genai_config\.json: its provider options cannot be read; .*again"):
             decoder_options(path, "cuda")

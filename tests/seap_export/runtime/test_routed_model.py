@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import gc
-import json
 import shutil
 import weakref
 from pathlib import Path
 
 import pytest
 from support.corpora import task_texts
+from support.editing import set_json
 from support.tokenizers import add_chat_template
 
 from seap_export.errors import ArtifactError, UsageError
@@ -17,8 +17,7 @@ OF_A, OF_B = task_texts("a", 1, seed=9)[0], task_texts("b", 1, seed=9)[0]
 
 
 def set_router(folder: Path, **changes: object) -> None:
-    path = folder / "router" / "router.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    set_json(folder / "router" / "router.json", **changes)
 
 
 def test_a_prompt_goes_to_the_variant_of_its_task(pristine: Path) -> None:

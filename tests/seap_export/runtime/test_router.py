@@ -7,6 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from support.corpora import task_texts
+from support.editing import set_json
 
 from seap_export.errors import ArtifactError
 from seap_export.runtime import Router
@@ -31,8 +32,7 @@ def test_a_prompt_counts_alone_whatever_stands_beside_it(pristine: Path) -> None
 
 
 def test_prompts_are_cut(done: Path) -> None:
-    path = done / "router" / "router.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_length": 3}))
+    set_json(done / "router" / "router.json", max_length=3)
     router = Router(done / "router")
     assert router.token_ids("the a cat dog mat") == Router(done / "router").token_ids("the a cat")
     assert len(router.token_ids("the a cat dog mat")) == 3

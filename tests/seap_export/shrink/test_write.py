@@ -22,6 +22,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from support.calibration import single_mixture
 from support.chosen import JOINT, RICHEST, featured, in_turn
+from support.editing import set_json
 from support.models import (
     ATTENTION_MASK,
     INPUT_IDS,
@@ -270,8 +271,7 @@ def test_the_dtype_in_the_config_is_that_of_the_weights(
 ) -> None:
     """Whatever the dense config says."""
     dense = write_micro_model(tmp_path / "dense", dtype="bfloat16", model_type="llama")
-    config = json.loads((dense / "config.json").read_text("utf-8"))
-    (dense / "config.json").write_text(json.dumps(config | {"dtype": "float32"}), "utf-8")
+    set_json(dense / "config.json", dtype="float32")
     source = open_source(str(dense))
     (tmp_path / "out").mkdir()
     write_shrunk_model(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 import torch
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
+from support.editing import edit_weights, set_json
 from support.models import write_micro_model
 from support.variations import VARIATIONS
 
@@ -26,14 +26,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def change_config(folder: Path, **values: Any) -> None:
-    path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | values), "utf-8")
-
-
-def change_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
-    tensors = load_file(folder / "model.safetensors")
-    change(tensors)
-    save_file(tensors, folder / "model.safetensors")
+    set_json(folder / "config.json", **values)
 
 
 def test_a_folder_gives_its_weights_under_their_full_names(folder: Path) -> None:
@@ -70,7 +63,7 @@ def test_config_and_weights_of_another_shape_disagree(folder: Path) -> None:
 
 
 def test_weights_that_the_family_has_not_disagree(folder: Path) -> None:
-    change_weights(folder, lambda tensors: tensors.update({"model.layers.0.self_attn.q_norm.weight": torch.ones(16)}))
+    edit_weights(folder, lambda tensors: tensors.update({"model.layers.0.self_attn.q_norm.weight": torch.ones(16)}))
     with pytest.raises(InputError, match=r"q_norm\.weight' is not part of the family"):
         open_source(str(folder))
 
@@ -98,7 +91,7 @@ def test_a_router_and_experts_that_do_not_fit_are_refused(
     tmp_path: Path, change: Callable[[dict[str, torch.Tensor]], object], values: dict[str, Any], message: str
 ) -> None:
     folder = write_micro_model(tmp_path / "mixture", model_type="mixtral")
-    change_weights(folder, change)
+    edit_weights(folder, change)
     change_config(folder, **values)
     with pytest.raises(InputError, match=message):
         open_source(str(folder))
@@ -106,14 +99,14 @@ def test_a_router_and_experts_that_do_not_fit_are_refused(
 
 def test_a_head_that_differs_from_the_embedding_it_is_tied_to_is_refused(tmp_path: Path) -> None:
     folder = write_micro_model(tmp_path / "tied", model_type="llama", tie_word_embeddings=True)
-    change_weights(
+    edit_weights(
         folder, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"].clone()})
     )
     assert "lm_head.weight" not in open_source(str(folder)).reader.shapes()
-    change_weights(folder, lambda tensors: tensors["lm_head.weight"][3, 4].add_(0.01))
+    edit_weights(folder, lambda tensors: tensors["lm_head.weight"][3, 4].add_(0.01))
     with pytest.raises(InputError, match=r"'lm_head\.weight'.*tie"):
         open_source(str(folder))
-    change_weights(folder, lambda tensors: tensors.update({"lm_head.weight": torch.ones(2, 2)}))
+    edit_weights(folder, lambda tensors: tensors.update({"lm_head.weight": torch.ones(2, 2)}))
     with pytest.raises(InputError, match=r"'lm_head\.weight'"):
         open_source(str(folder))
 
@@ -139,7 +132,7 @@ def test_weights_of_a_family_with_names_of_its_own_must_be_all_there_and_no_more
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_weight_that_is_not_finite_is_refused_by_tensor(folder: Path, value: float) -> None:
     name = "model.layers.1.mlp.up_proj.weight"
-    change_weights(folder, lambda tensors: tensors[name][3].fill_(value))
+    edit_weights(folder, lambda tensors: tensors[name][3].fill_(value))
     source = open_source(str(folder))
     source.read_layer(0)
     with pytest.raises(InputError, match=name):
@@ -147,7 +140,7 @@ def test_a_weight_that_is_not_finite_is_refused_by_tensor(folder: Path, value: f
 
 
 def test_an_embedding_that_is_not_finite_is_refused_by_tensor(folder: Path) -> None:
-    change_weights(folder, lambda tensors: tensors["model.embed_tokens.weight"][0].fill_(float("nan")))
+    edit_weights(folder, lambda tensors: tensors["model.embed_tokens.weight"][0].fill_(float("nan")))
     with pytest.raises(InputError, match=r"embed_tokens\.weight"):
         open_source(str(folder)).read_outer("embed_tokens")
 
@@ -237,7 +230,7 @@ def test_the_digest_changes_with_every_json_file(folder: Path, file: str) -> Non
 
 def test_the_digest_changes_with_one_weight(folder: Path) -> None:
     before = open_source(str(folder)).digest
-    change_weights(folder, lambda tensors: tensors["model.norm.weight"][0].add_(0.01))
+    edit_weights(folder, lambda tensors: tensors["model.norm.weight"][0].add_(0.01))
     assert open_source(str(folder)).digest != before
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.editing import set_json
 from support.estimates import kl_estimate
 from support.execution import ONE_THREAD, RUN_BY
 from support.models import write_micro_model
@@ -290,5 +290,4 @@ def _keep_rows(folder: Path, out: Path, kept: np.ndarray) -> None:
     for name in ("lm_head.weight", "model.embed_tokens.weight"):
         weights[name] = weights[name][torch.from_numpy(kept)].contiguous()
     save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((out / "config.json").read_text("utf-8"))
-    (out / "config.json").write_text(json.dumps({**config, "vocab_size": len(kept)}), "utf-8")
+    set_json(out / "config.json", vocab_size=len(kept))

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mutations.editing import edit_weights
 from support.chosen import SCALABLE
+from support.editing import edit_weights
 from support.execution import ONE_THREAD
 from support.formats import every_exponent
 from support.models import write_micro_model

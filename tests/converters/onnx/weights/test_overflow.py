@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from mutations.editing import edit_weights
+from support.editing import edit_weights
 from support.models import write_micro_model
 from support.product import BlockQuantization, PlainReader, Precision, SafetensorsReader
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.editing import set_json
 from support.formats.fake_format import FakeFormat, install_fake_format
 
 Run = Callable[..., Any]
@@ -59,8 +60,7 @@ def test_options_that_are_wrong(run: Run, work: Path, options: tuple[str, ...], 
 
 
 def test_a_model_that_the_format_does_not_take(run: Run, work: Path) -> None:
-    config = json.loads((work / "m" / "config.json").read_text())
-    (work / "m" / "config.json").write_text(json.dumps({**config, "eos_token_id": None}))
+    set_json(work / "m" / "config.json", eos_token_id=None)
     (work / "m" / "generation_config.json").unlink(missing_ok=True)
     run(*CONVERT, "-q").refused(8, "EOS")
     assert not (work / "new").exists()

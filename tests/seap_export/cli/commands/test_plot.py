@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.editing import edit_json
 from support.exports import tree
 
 Run = Callable[..., Any]
@@ -36,12 +37,6 @@ def write_evaluation(path: Path, **values: Any) -> Path:
     }
     path.write_text(json.dumps(report), "utf-8")
     return path
-
-
-def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    values = json.loads(path.read_text("utf-8"))
-    change(values)
-    path.write_text(json.dumps(values), "utf-8")
 
 
 def test_an_export_as_pictures_and_numbers(run: Run, done: Path, work: Path) -> None:
@@ -121,7 +116,7 @@ def test_pictures_are_replaced_with_force_only(run: Run, done: Path, work: Path)
 
 def other_model(work: Path) -> None:
     shutil.copytree(work / "out" / "a-0.2", work / "x")
-    edit(work / "x" / "plan.json", lambda plan: plan.update(source_sha256="0" * 64, source_name="n"))
+    edit_json(work / "x" / "plan.json", lambda plan: plan.update(source_sha256="0" * 64, source_name="n"))
 
 
 def bare_plan(work: Path) -> None:
@@ -135,12 +130,12 @@ def other_variant_beside(work: Path) -> None:
 
 
 def no_variant_yet(work: Path) -> None:
-    edit(work / "out" / "manifest.json", lambda manifest: manifest.update(variants={}))
+    edit_json(work / "out" / "manifest.json", lambda manifest: manifest.update(variants={}))
 
 
 def other_ratio(work: Path) -> None:
     shutil.copytree(work / "out" / "a-0.2", work / "x")
-    edit(work / "x" / "plan.json", lambda plan: plan.update(achieved_ratio=0.5))
+    edit_json(work / "x" / "plan.json", lambda plan: plan.update(achieved_ratio=0.5))
 
 
 def same_name(work: Path) -> None:
@@ -154,7 +149,7 @@ def changed_plan(work: Path) -> None:
 
 def broken_config(work: Path) -> None:
     shutil.copytree(work / "out" / "a-0.2", work / "x")
-    edit(work / "x" / "hf" / "config.json", lambda config: config.pop("hidden_size"))
+    edit_json(work / "x" / "hf" / "config.json", lambda config: config.pop("hidden_size"))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.corpora import task_texts
+from support.editing import set_json
 from support.exports import export_with_router
 from support.tokenizers import add_chat_template
 
@@ -55,9 +56,7 @@ def test_in_json(run: Run, out: Path) -> None:
 def test_below_the_threshold(run: Run, out: Path) -> None:
     command = ("route", "out", PROMPT, "--ratio", "0.2", "--threshold", "1")
     assert re.fullmatch(r"no clear task \(b, confidence 0\.\d{3}\): out/general-0\.2\n", run(*command).out)
-    path = out / "router" / "router.json"
-    values = json.loads(path.read_text())
-    path.write_text(json.dumps(values | {"fallback": {"0.2": None, "0.4": None}}))
+    set_json(out / "router" / "router.json", fallback={"0.2": None, "0.4": None})
     text = r"no clear task and no general variant; most likely b, confidence 0\.\d{3}: out/b-0\.2\n"
     assert re.fullmatch(text, run(*command).out)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.editing import set_json
 from support.exports import CARD
 
 from seap_export.cli import main
@@ -206,7 +207,7 @@ def test_inspect_a_variant(run: Run, done: Path) -> None:
 
 def test_inspect_a_variant_without_a_finite_logit(run: Run, done: Path) -> None:
     path = done / "a-0.2" / "parity.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"verdict": "failed", "max_abs": None}))
+    set_json(path, verdict="failed", max_abs=None)
     assert "parity: failed, max abs -" in run("inspect", "out/a-0.2").out.splitlines()
     path.write_text("{")
     run("inspect", "out/a-0.2").refused(7, "out/a-0.2/parity.json: not a readable JSON file (")

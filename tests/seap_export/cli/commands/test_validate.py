@@ -14,6 +14,7 @@ import jsonschema
 import numpy as np
 import onnx
 import pytest
+from support.editing import edit_json
 from support.exports import tree
 
 from seap_export.hashing import sha256_file
@@ -152,10 +153,7 @@ def test_only_what_is_asked_for_is_checked(run: Run, done: Path) -> None:
 
 
 def test_a_router_that_leads_nowhere(run: Run, done: Path) -> None:
-    path = done / "router" / "router.json"
-    values = json.loads(path.read_text())
-    values["variants"]["0.2"]["a"] = "c-0.2"
-    path.write_text(json.dumps(values))
+    edit_json(done / "router" / "router.json", lambda values: values["variants"]["0.2"].update(a="c-0.2"))
     record_again(done)
     run("validate", "out", "--check", "router", "--quiet").refused(7, "router: router.json ", "'c-0.2'")
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.editing import set_json
 from support.exports import Outcome
 from support.models import write_micro_model
 from support.stand_ins.families import WRONG_FAMILIES, describe_gemma3
@@ -56,13 +56,11 @@ def test_a_description_that_leaves_something_out(
 def test_a_config_with_a_part_that_is_not_supported(
     run: Run, work: Path, values: dict[str, Any], keywords: list[str]
 ) -> None:
-    path = work / "m" / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | values), "utf-8")
+    set_json(work / "m" / "config.json", **values)
     refused(run, work, "m", *keywords)
 
 
 def test_a_family_is_refused_before_its_weights_are_looked_for(run: Run, work: Path) -> None:
-    path = work / "m" / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text("utf-8")), "model_type": "dbrx"}), "utf-8")
+    set_json(work / "m" / "config.json", model_type="dbrx")
     (work / "m" / "model.safetensors").unlink()
     refused(run, work, "m", "dbrx", "mixture-of-experts")

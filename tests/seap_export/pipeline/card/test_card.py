@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
 from support.corpora import write_corpus
+from support.editing import edit_json
 from support.exports import Outcome, run_here, times_of_writing
 from support.models import write_micro_model
 from support.product import figure, with_error
@@ -54,12 +54,6 @@ def work(once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(once, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-def change(path: Path, edit: Callable[[Any], object]) -> None:
-    values = json.loads(path.read_text("utf-8"))
-    edit(values)
-    path.write_text(json.dumps(values, indent=1) + "\n", "utf-8")
 
 
 def validated() -> Outcome:
@@ -192,7 +186,7 @@ def test_a_card_of_other_figures_is_damage(work: Path) -> None:
     import hashlib
 
     report = work / "out" / "a-0.4" / "quality.json"
-    change(report, lambda values: values["divergence"]["onnx"].update(mean_kl_nats=0.001))
+    edit_json(report, lambda values: values["divergence"]["onnx"].update(mean_kl_nats=0.001))
     content = report.read_bytes()
 
     def edit(manifest: Any) -> None:
@@ -200,7 +194,7 @@ def test_a_card_of_other_figures_is_damage(work: Path) -> None:
         digest = hashlib.sha256(content).hexdigest()
         manifest["files"]["a-0.4/quality.json"] = {"bytes": len(content), "sha256": digest}
 
-    change(work / "out" / "manifest.json", edit)
+    edit_json(work / "out" / "manifest.json", edit)
     validated().refused(7, "README.md", "other figures", "run the same export again")
     assert run_here(*EXPORT).code == 0
     assert "0.001" in (work / "out" / "a-0.4" / "hf" / "README.md").read_text("utf-8")
@@ -232,7 +226,7 @@ def test_an_export_of_an_earlier_release_has_no_card(work: Path) -> None:
             del manifest["steps"][f"a-0.4/hf/{name}"], manifest["files"][f"a-0.4/hf/{name}"]
             (work / "out" / "a-0.4" / "hf" / name).unlink()
 
-    change(work / "out" / "manifest.json", forget)
+    edit_json(work / "out" / "manifest.json", forget)
     assert validated().code == 0
     mine = work / "out" / "a-0.4" / "hf" / "README.md"
     mine.write_text("Mine.", "utf-8")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from support.editing import edit_json
 from support.models import write_micro_model
 from support.product import Silent, Vocabulary, open_source
 from support.tokenizers import write_byte_level
@@ -74,9 +75,6 @@ def test_all_reads_nothing(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(model: Path) -> None:
-    path = model / "m/tokenizer.json"
-    values = json.loads(path.read_text("utf-8"))
-    values["model"]["vocab"]["zz"] = 130
-    path.write_text(json.dumps(values), "utf-8")
+    edit_json(model / "m/tokenizer.json", lambda values: values["model"]["vocab"].update(zz=130))
     with pytest.raises(InputError, match=r"token id 130.*vocabulary of 130"):
         _chosen(model, {"a": [{"text": " the", "answer": ""}]}, a=["a"])
