@@ -143,6 +143,8 @@ class ConfigReader:
         harmless, required = common_keys()
         for key, requirement in {**required, **self.family.requires}.items():
             self._read.add(key)
+            if requirement.where is not None and not self._values.get(requirement.where):
+                continue
             if requirement.same_as is not None:
                 requirement = replace(requirement, value=self.get(requirement.same_as))
             if not _holds(requirement, self._values.get(key)):

@@ -372,9 +372,11 @@ class Wrapper:
 class Requirement:
     """The value that a key must have where it is given, and the part of the model that is not supported otherwise.
 
-    `same_as` is the key of that value, if the family has no fixed one.
+    `same_as` is the key of that value, if the family has no fixed one. `where` is a key without which, or with 0 in
+    which, the value changes nothing.
     """
 
     part: str
     value: Any = None
     same_as: str | None = None
+    where: str | None = None

@@ -62,13 +62,13 @@ def _refuse_existing(target: Path, marker: str | None, force: bool) -> None:
     if not target.exists():
         return
     if marker is None and target.is_dir():
-        raise UsageError(f"{target} is a folder; give a file as --out")
+        raise UsageError(f"{target} is a folder; give the path of a file")
     if marker is not None:
         refuse_foreign_folder(target, marker)
         if not any(target.iterdir()):
             return
     if not force:
-        raise UsageError(f"{target} already exists; use --force to replace it, or another --out")
+        raise UsageError(f"{target} already exists; use --force to replace it, or give another path")
 
 
 def refuse_foreign_folder(folder: Path, marker: str) -> None:

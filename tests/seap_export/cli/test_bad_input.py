@@ -366,7 +366,7 @@ def test_force_never_removes_a_folder_of_another_kind(run: Run, done: Path, work
     for command in (("prune", "m", "--plan", plan, "--calibration", statistics), ("convert", "m")):
         run(*command, *tail).refused(2, f"{target} is not empty (")
     run("plan", "m", "--calibration", statistics, "--ratio", "0.2", *tail).refused(
-        2, f"{target} is a folder; give a file as --out"
+        2, f"{target} is a folder; give the path of a file"
     )
     assert files(work) == before
 

@@ -103,6 +103,11 @@ def test_sizes_of_global_layers_are_read_as_published_and_as_transformers_saves_
     assert [(one.head_dim, one.num_key_value_heads) for one in spec.all(Attention)] == [(16, 3), (32, 2), (32, 2)]
 
 
+def test_the_tokens_of_inputs_of_layers_do_not_matter_where_there_are_none() -> None:
+    config = micro_config(**VARIATIONS["gemma4"])
+    assert model_spec({**config, "vocab_size_per_layer_input": 262144}) == model_spec(config)
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [

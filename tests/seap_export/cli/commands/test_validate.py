@@ -205,7 +205,7 @@ def test_quality_and_speed_against_the_dense_model(run: Run, done: Path, work: P
         (("validate", "out", "--limits", "m"), 2, "m: cannot be read as TOML ([Errno 21] Is a directory: 'm')"),
         (("validate", "out", "--check", "integrity", "--save-golden", "g"), 2, "--save-golden"),
         (("validate", "out/a-0.2", "--save-golden", "a.jsonl"), 2, "another --save-golden"),
-        (("validate", "out/a-0.2", "--out", "a.jsonl"), 2, "another --out"),
+        (("validate", "out/a-0.2", "--out", "a.jsonl"), 2, "another path"),
         (
             ("validate", "out/a-0.2", "--against-golden", "a.npz", "--max-kl", "1", "--html", "a.html"),
             2,
