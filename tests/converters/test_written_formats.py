@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
+from support.editing import edit_weights
 from support.plans import write_pruned_micro_model
 from support.tokenizers import write_byte_level
 
@@ -94,9 +94,7 @@ def test_numbers_that_are_none_are_refused_by_name(
     model: Path, out: Path, tmp_path: Path, name: str, precision: str, value: float
 ) -> None:
     source = Path(shutil.copytree(model, tmp_path / "hf"))
-    weights = load_file(source / "model.safetensors")
-    weights["model.layers.1.mlp.up_proj.weight"][2, 3] = value
-    save_file(weights, source / "model.safetensors", metadata={"format": "pt"})
+    edit_weights(source, lambda weights: weights["model.layers.1.mlp.up_proj.weight"][2, 3].fill_(value))
     with pytest.raises(InputError, match=r"up_proj.* NaN or infinite"):
         made(name, precision).write(source, out, lambda layer: None)
     assert contents(out) == {}

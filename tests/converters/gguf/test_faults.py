@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.editing import edit_json
 from support.formats.gguf import GgufModel
 from support.product import read_header
 from support.uneven import uneven_values
@@ -69,13 +69,7 @@ def _array(file: Path, key: str, index: int, value: int) -> None:
 def _of_model(name: str, change: Callable[[dict[str, Any]], None]) -> Callable[[GgufModel], None]:
     """Changes a JSON file of the model folder, to which the file then does not belong."""
 
-    def apply(made: GgufModel) -> None:
-        path = made.source / name
-        content = json.loads(path.read_text("utf-8"))
-        change(content)
-        path.write_text(json.dumps(content), "utf-8")
-
-    return apply
+    return lambda made: edit_json(made.source / name, change)
 
 
 def _of_file(change: Callable[..., None], *arguments: Any) -> Callable[[GgufModel], None]:

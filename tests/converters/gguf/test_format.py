@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from support.chosen import OF_EACH_FAMILY
+from support.editing import edit_weights
 from support.formats.gguf import GGUF_VARIATIONS, GgufModel
 from support.product import StoredForm, open_source, read_spec
 from support.uneven import uneven_values
@@ -98,9 +99,7 @@ def test_a_dense_file_is_opened_as_the_same_model(write: Write, variation: str) 
 
 def test_weights_beyond_float16_are_refused(model: Callable[..., Path], tmp_path: Path) -> None:
     folder, out = model(**UNEVEN), tmp_path / "out"
-    tensors = load_file(folder / "model.safetensors")
-    tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = 1e5
-    save_file(tensors, folder / "model.safetensors")
+    edit_weights(folder, lambda tensors: tensors["model.layers.1.mlp.up_proj.weight"][3, 4].fill_(1e5))
     out.mkdir()
     with pytest.raises(InputError, match="beyond float16"):
         GgufFormat("f16").write(folder, out, lambda layer: None)

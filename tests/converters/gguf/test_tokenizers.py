@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.corpora import micro_texts
+from support.editing import edit_json, set_json
 from support.tokenizers import write_byte_level, write_micro_tokenizer, write_sentencepiece
 from support.variations import micro_config
 from tokenizers import Tokenizer
@@ -27,12 +28,6 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 5]}), "utf-8")
     write_byte_level(tmp_path)
     return tmp_path
-
-
-def _change(folder: Path, change: Callable[[dict[str, Any]], object], name: str = "tokenizer.json") -> None:
-    content = json.loads((folder / name).read_text("utf-8"))
-    change(content)
-    (folder / name).write_text(json.dumps(content), "utf-8")
 
 
 @pytest.mark.parametrize("write", [write_byte_level, write_sentencepiece])
@@ -76,7 +71,8 @@ def test_every_rule_is_recognised(folder: Path, name: str) -> None:
     given = split_rules()[name]
     parts = {key: given[key] for key in ("pre_tokenizer", "normalizer")}
     ignored = given["model"].get("ignore_merges")
-    _change(folder, lambda values: (values.update(parts), values["model"].update(ignore_merges=ignored)))
+    set_json(folder / "tokenizer.json", **parts)
+    edit_json(folder / "tokenizer.json", lambda values: values["model"].update(ignore_merges=ignored))
     pre = str(tokenizer_metadata(folder, SPEC)["tokenizer.ggml.pre"])
     assert pre == name or split_rules()[pre] == given  # two rules may differ in what a file says by itself
 
@@ -98,7 +94,7 @@ REFUSED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_llama_cpp_does_not_know_is_refused(folder: Path, case: str) -> None:
     change, reason = REFUSED[case]
-    _change(folder, change)
+    edit_json(folder / "tokenizer.json", change)
     with pytest.raises(InputError, match=reason):
         tokenizer_metadata(folder, SPEC)
 

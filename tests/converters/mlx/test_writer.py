@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.chosen import VARIED_FOR_MLX
+from support.editing import edit_weights
 from support.models import rounded_copy, write_micro_model
 from support.plans import write_pruned_micro_model
 from support.product import read_spec
@@ -153,9 +154,7 @@ def test_settings_tell_precisions_apart() -> None:
 @pytest.mark.parametrize("precision", ["fp16", "8bit"])
 def test_numbers_beyond_float16_are_refused(tmp_path: Path, precision: str) -> None:
     model = write_micro_model(tmp_path / "hf", model_type="llama")
-    weights = load_file(model / "model.safetensors")
-    weights["model.layers.1.mlp.up_proj.weight"][2, 3] = 1e5
-    save_file(weights, model / "model.safetensors")
+    edit_weights(model, lambda weights: weights["model.layers.1.mlp.up_proj.weight"][2, 3].fill_(1e5))
     (tmp_path / "mlx").mkdir()
     with pytest.raises(InputError, match=r"up_proj.weight' is too large for float16; use bf16 or fp32"):
         MlxFormat(precision).write(model, tmp_path / "mlx", lambda layer: None)

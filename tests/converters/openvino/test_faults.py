@@ -79,10 +79,7 @@ def file(name: str, edit: Callable[[Path], None]) -> Fault:
 
 
 def json_value(name: str, key: str, value: object) -> Fault:
-    def edit(path: Path) -> None:
-        set_json(path, **{key: value})
-
-    return file(name, edit)
+    return file(name, lambda path: set_json(path, **{key: value}))
 
 
 def swap(rows: np.ndarray, first: slice | int, second: slice | int) -> None:

@@ -9,15 +9,14 @@ from typing import Any
 
 import pytest
 from faults.commands import ALL
-from safetensors.torch import load_file, save_file
-from support.editing import set_json
+from support.editing import edit_weights, set_json
 from support.exports import Outcome
 
 
 def last_weight_is_none(work: Path) -> None:
-    tensors = load_file(work / "m" / "model.safetensors")
-    tensors["model.layers.2.mlp.down_proj.weight"][-1, -1] = float("nan")
-    save_file(tensors, work / "m" / "model.safetensors")
+    edit_weights(
+        work / "m", lambda tensors: tensors["model.layers.2.mlp.down_proj.weight"][-1, -1].fill_(float("nan"))
+    )
 
 
 HARM: dict[str, Callable[[Path], object]] = {

@@ -13,7 +13,7 @@ import huggingface_hub
 import onnx
 import pytest
 from faults.commands import ALL
-from support.editing import set_json
+from support.editing import edit_json, set_json
 from support.exports import Outcome
 from support.product import open_source
 
@@ -99,9 +99,7 @@ def test_a_manifest_with_other_figures(run: RunIt, done: Path, entry: Any) -> No
 def test_a_variant_with_other_figures(
     run: RunIt, done: Path, change_variant: Callable[[dict[str, Any]], None]
 ) -> None:
-    values = json.loads((done / "manifest.json").read_text("utf-8"))
-    change_variant(values["variants"]["a-0.2"])
-    (done / "manifest.json").write_text(json.dumps(values))
+    edit_json(done / "manifest.json", lambda values: change_variant(values["variants"]["a-0.2"]))
     for command in (("inspect", "out"), ALL, ("validate", "out")):
         run(*command).refused(7, "out/manifest.json", "damaged")
 
@@ -117,9 +115,8 @@ def test_a_source_with_other_figures(run: RunIt, done: Path, source: dict[str, A
 def test_a_router_that_leads_out(run: RunIt, done: Path, secret: Path, name: str) -> None:
     shutil.copytree(done / "a-0.2", secret.parent / "elsewhere")
     outside = route(name, secret).replace("secret", "elsewhere")
-    values = json.loads((done / "router" / "router.json").read_text("utf-8"))
-    values["variants"]["0.2"] = dict.fromkeys("ab", outside)
-    (done / "router" / "router.json").write_text(json.dumps(values))
+    variants = {"0.2": dict.fromkeys("ab", outside)}
+    edit_json(done / "router" / "router.json", lambda values: values["variants"].update(variants))
     command = ("route", "out", "the cat sat", "--ratio", "0.2", "--generate", "1")
     run(*command).refused(7, "out/router/router.json", "'variants'", "0.2")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.editing import set_json
+from support.editing import edit_weights, set_json
 from support.models import micro_source, put_on_grid
 
 from seap_export.errors import ArtifactError
@@ -26,9 +26,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     micro_source(tmp_path / "hf", "llama-biases")
     shutil.copytree(tmp_path / "hf", tmp_path / "rounded")
     put_on_grid(tmp_path / "rounded", HOW)
-    tensors = load_file(tmp_path / "rounded" / "model.safetensors")
-    tensors[BIAS] = tensors[BIAS] * 1.1
-    save_file(tensors, tmp_path / "rounded" / "model.safetensors", {"format": "pt"})
+    edit_weights(tmp_path / "rounded", lambda tensors: tensors.update({BIAS: tensors[BIAS] * 1.1}))
     RoundingNote.of(tmp_path / "hf", tmp_path / "rounded", HOW).write(tmp_path / "rounded")
     return tmp_path / "hf", tmp_path / "rounded"
 

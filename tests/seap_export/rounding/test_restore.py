@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from support.editing import edit_weights
 from support.models import micro_source, rounded_copy
 from support.product import SafetensorsReader
 
@@ -45,8 +46,6 @@ def test_it_is_made_again(tmp_path: Path, variation: str) -> None:
 def test_a_model_folder_without_a_tensor_is_refused(tmp_path: Path) -> None:
     micro_source(tmp_path / "hf", "llama-biases")
     note = RoundingNote.of(tmp_path / "hf", tmp_path / "hf", BlockQuantization(4))
-    tensors = load_file(tmp_path / "hf" / "model.safetensors")
-    del tensors["model.norm.weight"]
-    save_file(tensors, tmp_path / "hf" / "model.safetensors")
+    edit_weights(tmp_path / "hf", lambda tensors: tensors.pop("model.norm.weight"))
     with pytest.raises(InputError, match=r"model\.norm\.weight"):
         restore_rounded_model(tmp_path / "hf", lambda names: {}, note, tmp_path)

@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from support.calibration import single_mixture
 from support.chosen import JOINT, RICHEST, featured, in_turn
-from support.editing import set_json
+from support.editing import edit_weights, set_json
 from support.models import (
     ATTENTION_MASK,
     INPUT_IDS,
@@ -423,9 +423,7 @@ def test_weights_that_are_not_finite_are_refused_by_tensor(
     tmp_path: Path, random_calibration: Callable[[Source], Calibration]
 ) -> None:
     dense = write_micro_model(tmp_path / "dense", model_type="llama")
-    tensors = load_file(dense / "model.safetensors")
-    tensors["model.layers.2.mlp.up_proj.weight"][0, 0] = float("nan")
-    save_file(tensors, dense / "model.safetensors")
+    edit_weights(dense, lambda tensors: tensors["model.layers.2.mlp.up_proj.weight"][0, 0].fill_(float("nan")))
     source = open_source(str(dense))
     (tmp_path / "out").mkdir()
     with pytest.raises(InputError, match=r"model\.layers\.2\.mlp\.up_proj\.weight"):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.editing import edit_weights, set_json
 from support.models import skip_unless_loaded, write_micro_model
 from support.product import open_source
 
 from seap_export.errors import InputError
 from seap_export.families import family_of_model_type
-from seap_export.json_file import read_json
 from seap_export.sources.mxfp4 import decoded
 
 MATRICES = ("gate_up_proj", "down_proj")
@@ -29,8 +28,7 @@ def packed_model(folder: Path) -> Path:
         scales = torch.randint(122, 126, blocks.shape[:3], generator=generator, dtype=torch.uint8)
         tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    config = read_json(folder / "config.json") | {"quantization_config": {"quant_method": "mxfp4"}}
-    (folder / "config.json").write_text(json.dumps(config))
+    set_json(folder / "config.json", quantization_config={"quant_method": "mxfp4"})
     return folder
 
 
@@ -61,8 +59,6 @@ def test_a_model_with_packed_experts_is_the_one_that_they_stand_for(tmp_path: Pa
 @pytest.mark.parametrize("suffix", ["_blocks", "_scales"])
 def test_blocks_without_their_scales_are_refused(tmp_path: Path, suffix: str) -> None:
     folder = packed_model(tmp_path / "model")
-    tensors = load_file(folder / "model.safetensors")
-    del tensors[f"model.layers.0.mlp.experts.down_proj{suffix}"]
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    edit_weights(folder, lambda tensors: tensors.pop(f"model.layers.0.mlp.experts.down_proj{suffix}"))
     with pytest.raises(InputError, match=r"'model.layers.0.mlp.experts.down_proj': .* MXFP4"):
         open_source(str(folder))

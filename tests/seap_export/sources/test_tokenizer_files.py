@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import transformers
+from support.editing import set_json
 from support.models import write_micro_model
 from support.tokenizers import write_micro_tokenizer
 from support.variations import FAMILIES, micro_config
@@ -14,7 +15,6 @@ from transformers import AutoTokenizer
 
 from seap_export.errors import InputError
 from seap_export.families import family_of_model_type
-from seap_export.json_file import read_json
 from seap_export.sources.source import open_source
 from seap_export.sources.tokenizer import copy_tokenizer, tokenizer_files
 
@@ -70,8 +70,7 @@ def test_a_tokenizer_that_names_no_class_loads_beside_a_pruned_model(tmp_path: P
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_whether_transformers_5_takes_tokenizer_json_as_it_is_is_known(tmp_path: Path, model_type: str) -> None:
     write_micro_tokenizer(tmp_path)
-    named = read_json(tmp_path / "tokenizer_config.json") | {"tokenizer_class": "GPT2Tokenizer"}
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(named))
+    set_json(tmp_path / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer")
     (tmp_path / "config.json").write_text(json.dumps(micro_config(model_type=model_type)))
     class_name = type(AutoTokenizer.from_pretrained(tmp_path)).__name__
     assert (class_name == "TokenizersBackend") is family_of_model_type(model_type).tokenizer_json_as_it_is

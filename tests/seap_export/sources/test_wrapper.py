@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.calibration import mixture_of
 from support.corpora import random_token_ids
+from support.editing import edit_weights
 from support.models import SPELLINGS, write_micro_model, write_wrapped_model
 from support.plans import micro_plan
 from support.product import write_shrunk_model
@@ -55,9 +56,7 @@ def test_whether_the_head_is_tied_is_seen_in_the_weights(tmp_path: Path) -> None
     write_micro_model(tmp_path / "text", **VARIATIONS["gemma3"])
     folder = write_wrapped_model(tmp_path / "wrapped", tmp_path / "text", "newer")
     assert not open_source(str(folder)).spec.tie_word_embeddings
-    tensors = load_file(folder / "model.safetensors")
-    del tensors["lm_head.weight"]
-    save_file(tensors, folder / "model.safetensors")
+    edit_weights(folder, lambda tensors: tensors.pop("lm_head.weight"))
     config = (folder / "config.json").read_text("utf-8")
     (folder / "config.json").write_text(config.replace('"tie_word_embeddings": false', '"_": 0'), "utf-8")
     assert open_source(str(folder)).spec.tie_word_embeddings
@@ -67,7 +66,7 @@ def test_whether_the_head_is_tied_is_seen_in_the_weights(tmp_path: Path) -> None
 def test_a_tensor_of_another_part_is_refused_by_name(tmp_path: Path, name: str) -> None:
     write_micro_model(tmp_path / "text", **VARIATIONS["gemma3"])
     folder = write_wrapped_model(tmp_path / "wrapped", tmp_path / "text", "newer")
-    save_file(load_file(folder / "model.safetensors") | {name: torch.ones(2)}, folder / "model.safetensors")
+    edit_weights(folder, lambda tensors: tensors.update({name: torch.ones(2)}))
     with pytest.raises(InputError, match="is not part of the family"):
         open_source(str(folder))
 
@@ -76,7 +75,7 @@ def test_two_tensors_that_become_one_are_refused(tmp_path: Path) -> None:
     write_micro_model(tmp_path / "text", **VARIATIONS["gemma3"])
     folder = write_wrapped_model(tmp_path / "wrapped", tmp_path / "text", "newer")
     second = {"language_model.model.norm.weight": torch.ones(96)}
-    save_file(load_file(folder / "model.safetensors") | second, folder / "model.safetensors")
+    edit_weights(folder, lambda tensors: tensors.update(second))
     with pytest.raises(InputError, match=r"norm\.weight"):
         open_source(str(folder))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+
+from support.editing import edit_json
 
 Edit = Callable[[Any], None]
 _LAYER = "model.layers.0"
@@ -55,13 +56,7 @@ def _attribute(op_type: str, name: str, value: float) -> Edit:
 
 
 def _json(file: str, edit: Callable[[dict[str, Any]], Any]) -> Edit:
-    def plant(model: Any) -> None:
-        path: Path = model.folder / file
-        values = json.loads(path.read_text("utf-8"))
-        edit(values)
-        path.write_text(json.dumps(values), "utf-8")
-
-    return plant
+    return lambda model: edit_json(model.folder / file, edit)
 
 
 def _bytes(data: bool, edit: Callable[[bytes], bytes]) -> Edit:

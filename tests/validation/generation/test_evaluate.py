@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from support.chosen import of_each_kind
 from support.corpora import micro_texts
+from support.editing import edit_weights
 from support.execution import ONE_THREAD, RUN_BY
 from support.models import COMPLETION_STEPS, WRONG_EVERY, Completion, write_micro_model
 from support.tokenizers import add_chat_template
@@ -131,12 +132,9 @@ def test_each_question_is_reported_when_it_is_done(model: Path, task: OpenTask) 
 
 
 def test_a_model_that_computes_nan_is_refused(model: Path, task: OpenTask, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
 
     damaged = Path(shutil.copytree(model / "hf", tmp_path / "hf"))
-    weights = load_file(damaged / "model.safetensors")
-    weights["model.norm.weight"][:] = float("nan")
-    save_file(weights, damaged / "model.safetensors", metadata={"format": "pt"})
+    edit_weights(damaged, lambda weights: weights["model.norm.weight"].fill_(float("nan")))
     with pytest.raises(ArtifactError, match=f"{damaged}: its logits are NaN"):
         _asked(damaged, task)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from support.chosen import VARIED_FOR_MLX
+from support.editing import edit_json
 from support.execution import ONE_THREAD
 from support.formats.written import WrittenModel
 from support.models import write_source
@@ -127,9 +127,7 @@ def test_a_layer_with_a_window_keeps_no_more_than_that(tmp_path: Path, prompts: 
 @pytest.mark.needs("mlx-lm")
 def test_a_folder_that_cannot_be_loaded_is_refused(tmp_path: Path) -> None:
     folder = written(tmp_path, "llama-gqa").folder
-    config = json.loads((folder / "config.json").read_text())
-    del config["decoder"]["layers"][2]
-    (folder / "config.json").write_text(json.dumps(config))
+    edit_json(folder / "config.json", lambda config: config["decoder"]["layers"].pop(2))
     with pytest.raises(ArtifactError, match="mlx-lm cannot load it"):
         MlxRunner(folder)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.editing import edit_weights
 from support.execution import ONE_THREAD, RUN_BY
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
@@ -142,12 +143,9 @@ def test_nothing_is_written_to_the_screen(
 def test_weights_that_do_not_fill_the_model_are_refused(
     model: Path, questions: list[Question], tmp_path: Path
 ) -> None:
-    from safetensors.torch import load_file, save_file
 
     damaged = Path(shutil.copytree(model / "hf", tmp_path / "hf"))
-    weights = load_file(damaged / "model.safetensors")
-    del weights["model.layers.1.mlp.up_proj.weight"]
-    save_file(weights, damaged / "model.safetensors", metadata={"format": "pt"})
+    edit_weights(damaged, lambda weights: weights.pop("model.layers.1.mlp.up_proj.weight"))
     with pytest.raises(ArtifactError, match=r"model\.layers\.1\.mlp\.up_proj\.weight"):
         evaluate_zero_shot(damaged, [local_task("t", questions)])
 

@@ -11,6 +11,7 @@ from typing import Any
 import jsonschema
 import pytest
 from click.testing import CliRunner
+from support.editing import set_json
 from support.estimates import without_texts
 from support.exports import run_here
 from support.formats.fake_format import FakeRunner, install_fake_format
@@ -115,8 +116,7 @@ def test_reports_name_it(run: Run, once: tuple[Path, str, str], out: Path) -> No
 
 
 def test_a_report_that_was_changed_is_shown_as_it_is(run: Run, out: Path) -> None:
-    path = out / "a-0.2" / "quality.json"
-    path.write_text(json.dumps({**_json(path), "runtime": ["x"], "folder": 3}), "utf-8")
+    set_json(out / "a-0.2" / "quality.json", runtime=["x"], folder=3)
     assert "3 in ['x']" in run("inspect", "out/a-0.2").out
     assert run("inspect", "out").code == 7
 
