@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from converters.small_files import Content, copies
 from converters.web.precisions import file_name
 from seap_export.families import ModelSpec, model_spec
 from seap_export.json_file import read_json, read_json_if_present
+from seap_export.runtime.files import load_tokenizer
 from seap_export.sources.tokenizer import MODEL_INPUTS, read_tokenizer_config
 
 __all__ = ["web_files"]
@@ -85,13 +84,12 @@ def _tokenizer_config(folder: Path) -> dict[str, Any]:
     """
     settings = {key: value for key, value in read_tokenizer_config(folder).items() if key not in _DROPPED}
     template = _chat_template(folder)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     return {
         "clean_up_tokenization_spaces": False,  # transformers.js would
         "model_input_names": MODEL_INPUTS,
         **settings,
         **({} if template is None else {"chat_template": template}),
-        "add_bos_token": bool(tokenizer.encode("").ids),
+        "add_bos_token": bool(load_tokenizer(folder).encode("").ids),
         "padding_side": "right",
         "tokenizer_class": "PreTrainedTokenizerFast",
     }

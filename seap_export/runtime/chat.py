@@ -94,7 +94,9 @@ class ChatTemplate:
             raise
         except Exception as error:  # a template may fail as any program does
             reason = " ".join(str(error).split())
-            raise InputError(f"the model's chat template refuses the messages ({reason}); correct them") from error
+            raise InputError(
+                f"the model's chat template refuses the messages ({reason}); correct them or it"
+            ) from error
         return text.removeprefix(self.prefix)
 
     def turn_ends(self, tokenizer: Tokenizer) -> frozenset[int]:

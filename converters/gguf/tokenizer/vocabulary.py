@@ -67,7 +67,7 @@ def tokenizer_metadata(folder: Path, spec: ModelSpec) -> Metadata:
 
 def _loaded(tokenizer: Mapping[str, Any]) -> Tokenizer:
     try:
-        return Tokenizer.from_str(json.dumps(tokenizer, ensure_ascii=False))
+        return Tokenizer.from_str(json.dumps({**tokenizer, "truncation": None, "padding": None}, ensure_ascii=False))
     except Exception as error:  # of no other class
         raise InputError(f"the tokenizer cannot be loaded ({in_one_line(error)}); download it again") from error
 

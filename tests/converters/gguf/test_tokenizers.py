@@ -33,8 +33,11 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("write", [write_byte_level, write_sentencepiece])
 def test_ids_are_the_same_when_read_back(folder: Path, write: Callable[[Path], None]) -> None:
     write(folder)
+    before = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    cut = {"max_length": 4, "strategy": "LongestFirst", "stride": 0, "direction": "Right"}
+    set_json(folder / "tokenizer.json", truncation=cut)
     metadata = tokenizer_metadata(folder, SPEC)
-    before, after = Tokenizer.from_file(str(folder / "tokenizer.json")), tokenizer_of(folder, metadata, SPEC.family)
+    after = tokenizer_of(folder, metadata, SPEC.family)
     for text in (*micro_texts(50), "the <s> cat</s> on", " two  spaces\n", "unknown letters: ÄÖ日"):
         assert before.encode(text).ids == after.encode(text).ids
     assert len(metadata["tokenizer.ggml.tokens"]) == 512  # type: ignore[arg-type]

@@ -63,13 +63,15 @@ def test_tokenizer_is_taken_as_it_is(source: Path) -> None:
         add_eos_token=True,
         padding_side="left",
     )
+    path = str(source / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(path)
+    tokenizer.enable_padding(length=4)
+    tokenizer.save(path)
     made = written(source, "tokenizer_config.json")
     assert made["tokenizer_class"] == "PreTrainedTokenizerFast"
     assert (made["padding_side"], made["clean_up_tokenization_spaces"]) == ("right", False)
     assert made["add_bos_token"] is False
     assert not made.keys() & {"auto_map", "add_eos_token"}
-    path = str(source / "tokenizer.json")
-    tokenizer = Tokenizer.from_file(path)
     tokenizer.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
     tokenizer.save(path)
     assert written(source, "tokenizer_config.json")["add_bos_token"] is True
