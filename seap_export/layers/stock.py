@@ -76,6 +76,7 @@ class StockModel:
         with _parameters_on_meta(), _no_init_weights():
             model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32, **options)
         model.tie_weights()  # which is else part of the initialisation
+        model.config.pad_token_id = None  # GPT-2 would warn of a padded text; ids are rows of a part of the table
         self.model: Any = model.eval()
         self._device, self._spec, self._family = device, spec, spec.family
         shapes = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}

@@ -125,3 +125,16 @@ def test_everything_is_on_the_device(variation: str, tmp_path: Path) -> None:
         assert tuple(states) == layer.sublayers[0].states
         assert all(state.device == CUDA for state in states.values())
         assert all(states[name].shape[2] == 9 for name in ("key", "value") if name in states)
+
+
+def test_no_row_of_a_table_counts_as_padding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(transformers.modeling_utils.logger, "warning_once", said.append)
+    folder = write_micro_model(tmp_path / "m", model_type="gpt2", pad_token_id=0)
+    spec, weights = read_spec(folder), SafetensorsReader(folder)
+    stock = StockModel(transformers.AutoConfig.from_pretrained(folder), spec)
+    for name in spec.embedding_names:
+        stored = spec.family.stored(name)
+        stock.load_outer(name, weights.read([stored])[stored])
+    stock.start([torch.zeros(1, 6, dtype=torch.long)])
+    assert said == []
