@@ -213,7 +213,8 @@ class Pass:
             **{figure: min(exact[figure], most[figure]) for figure in _EXACT},
             "mean_kl": NOISE_FACTOR * (1.0 + _ERRORS * noise.kl_variation / math.sqrt(tokens)) * noise.mean_kl,
         }
-        by_choices = {figure for figure in _EXACT if noise.choices_kl and exact[figure] > most[figure]} - self.given
+        is_by_choices = noise.choices_kl > 0.0 and not self.given & _EXACT.keys()
+        by_choices = {figure for figure in _EXACT if is_by_choices and exact[figure] > most[figure]}
         limits = [
             Limit(limit.figure, max(limit.value, passing[limit.figure]))
             if limit.figure in passing and limit.figure not in self.given

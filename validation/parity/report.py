@@ -218,9 +218,11 @@ class ParityReport:
         for result in self.stages:
             exceeded = {limit.figure for limit in result.limits if result.exceeds(limit)}
             if not exceeded <= result.run.figures:  # noise put it in the place of others, which can be given
-                exceeded = (exceeded | result.run.figures) - {limit.figure for limit in result.limits}
-            failed |= exceeded
-        wanted = ", ".join(f"{figure} = {smallest[figure]:g}" for figure in FIGURES if figure in failed)
+                exceeded |= result.run.figures - {limit.figure for limit in result.limits}
+            failed |= exceeded & result.run.figures
+        wanted = ", ".join(
+            f"{figure} = {smallest[figure]:g}" for figure in FIGURES if figure in failed and smallest.get(figure)
+        )
         return f"{wanted} under [{self.subject.limits}] in a file of limits would pass"
 
     def to_json(self) -> dict[str, Any]:

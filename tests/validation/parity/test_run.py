@@ -326,7 +326,7 @@ def test_where_routers_choose_otherwise_predictions_count(
     errors: dict[str, float] = {}
 
     def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
-        logits[7:8] += errors.get(stage, 0.0) * (row == 1)
+        logits.reshape(-1)[7] += errors.get(stage, 0.0) * (row == 1)
 
     errors["decode 3"] = 0.25
     report = run(spoil)
@@ -342,6 +342,12 @@ def test_where_routers_choose_otherwise_predictions_count(
     )
     assert not others
     assert report.failure().endswith("; max_abs = 2.1 under [fp32] in a file of limits would pass")
+    errors["cache"] = 1.0
+    assert run(spoil).hint.startswith("max_abs = 2.1, cache_error = 0.093 under")
+    monkeypatch.setattr(FakeOnnx, "cache", lambda self, row: None)  # whose error would be noise, too
+    noise = replace(noise, cache_error=9.0)
+    assert run(spoil).hint == "max_abs = 2.1 under [fp32] in a file of limits would pass"
+    assert run(spoil, limits=fp32(2.1)).passed
 
 
 def test_the_largest_difference_is_named_first(run: Callable[..., ParityReport]) -> None:
