@@ -39,14 +39,12 @@ class ParityInput:
     """What is compared, and where.
 
     Attributes:
-        model_folder: config.json, safetensors files and tokenizer.
         folder: What was written from it.
         spec: The model's shapes.
         execution: Where both sides run.
         say: Receives a line about each case.
     """
 
-    model_folder: Path
     folder: Path
     spec: ModelSpec
     execution: Execution

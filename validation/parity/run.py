@@ -86,7 +86,7 @@ def run_parity(
     spec = _model_spec(hf_folder)
     cases = plan_cases(hf_folder, prompts, decode_steps=decode_steps, long_tokens=long_tokens)
     # opened before the references, which take long
-    candidate = open_candidate(runtime, ParityInput(hf_folder, folder, spec, execution, say))
+    candidate = open_candidate(runtime, ParityInput(folder, spec, execution, say))
     if candidate.context_length < min(long_tokens, spec.max_position_embeddings):
         cases = plan_cases(hf_folder, prompts, decode_steps=decode_steps, long_tokens=candidate.context_length)
     candidate.claim(cases, on_memory or say)

@@ -20,7 +20,7 @@ def arithmetic_of(variation: str, precision: str, monkeypatch: pytest.MonkeyPatc
     """The precision in which llama.cpp is taken to compute a folder of this one."""
     monkeypatch.setattr(candidate, "read_format", lambda folder: GgufFormat(precision))
     spec = model_spec(micro_config(**VARIATIONS[variation]))
-    parity_input = ParityInput(Path(), Path(), spec, ONE_THREAD, lambda line: None)
+    parity_input = ParityInput(Path(), spec, ONE_THREAD, lambda line: None)
     return LlamaCandidate("llama.cpp", runtime_row("llama.cpp"), parity_input).arithmetic
 
 
