@@ -1,4 +1,4 @@
-"""Reads config.json so that every key is accounted for: read, known to be harmless, or refused by name."""
+"""Reads config.json so that every key is accounted for: read, harmless, or refused by name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from seap_export.errors import InputError
@@ -23,6 +26,11 @@ PROJECTION_PATHS: Mapping[Projection, str] = {name: f"{name}_path" for name in O
 #: Says that the stock class makes attention as wide as the hidden states, and where layers and shared experts are.
 _RESIZED, _LAYERS, _SHARED = "resized_attention", "layers_path", "shared_path"
 _USUAL_LAYERS = "model.layers"
+#: What computes models in transformers, and not what trains them.
+_MODEL_CODE = (
+    "*_utils.py", "*_mapping.py", "modeling_*.py", "integrations/*attention.py", "integrations/moe.py",
+    "integrations/heterogeneity/*.py", "models/*/configuration_*.py", "models/*/modeling_*.py",
+)  # fmt: skip
 #: Keys that this package writes: these, the biases of output projections, and what vLLM multiplies logits by.
 _WRITTEN_KEYS = frozenset({
     _RESIZED, _LAYERS, _SHARED, "model_type", "per_layer_config", PRUNED_FROM, "logit_scale",
@@ -138,7 +146,8 @@ class ConfigReader:
         """Refuses what would change the model's results unnoticed. Call it when everything has been read.
 
         Raises:
-            InputError: A key is not known, or has a value that stands for something not supported.
+            InputError: A key is not known although some model may read it, or has a value that stands for something
+                not supported.
         """
         harmless, required = common_keys()
         for key, requirement in {**required, **self.family.requires}.items():
@@ -162,12 +171,29 @@ class ConfigReader:
         self._read |= set() if layers is None else {layers.head_dim, layers.num_key_value_heads}
         self._read |= {key for variant in self.family.variants for key in variant.when}
         known = self._read | harmless | set(self.family.harmless) | set(self.family.biases.values()) | _WRITTEN_KEYS
-        for key in self._given:
-            if key not in known and not key.startswith("_"):
-                raise InputError(
-                    f"config.json: the key '{key}' is not known for {self.family.model_type}, so what it changes "
-                    "would be lost; remove it if it changes nothing"
-                )
+        unknown = tuple(key for key in self._given if key not in known and not key.startswith("_"))
+        key = _may_be_read(unknown) if "auto_map" not in self._given else next(iter(unknown), None)
+        if key is not None:
+            raise InputError(
+                f"config.json: the key '{key}' is not known for {self.family.model_type}, so what it changes "
+                "would be lost; remove it if it changes nothing"
+            )
+
+
+@cache
+def _may_be_read(keys: tuple[str, ...]) -> str | None:
+    """One of some keys that the code of transformers mentions, of whatever model; what tools leave, it does not."""
+    found = find_spec("transformers") if keys else None
+    if found is None or found.origin is None:
+        return next(iter(keys), None)
+    for pattern in _MODEL_CODE:
+        for file in Path(found.origin).parent.glob(pattern):
+            code = file.read_bytes()
+            for key in keys:
+                word = key.encode()
+                if word in code and re.search(rb"\b%b\b" % re.escape(word), code):
+                    return key
+    return None
 
 
 def class_settings(family: Family) -> dict[str, Any]:

@@ -153,7 +153,10 @@ def _refuse_quantised(config: ConfigReader) -> None:
         method = quantised.get("quant_method", "unknown")
         if method == "mxfp4":  # its blocks are decoded when they are read
             continue
-        raise InputError(f"the model is quantised ({method}); give an unquantised folder or a GGUF file")
+        raise InputError(
+            f"the model is quantised ({method}); give an unquantised folder or a GGUF file, or remove '{key}' from "
+            "config.json if its weights are not quantised any more"
+        )
 
 
 def _norm(config: ConfigReader) -> NormSpec:

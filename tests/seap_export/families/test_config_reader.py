@@ -1,4 +1,4 @@
-"""Every key of config.json is read, known to be harmless, or refused by name."""
+"""Every key of config.json is read, harmless, or refused by name."""
 
 from __future__ import annotations
 
@@ -15,9 +15,15 @@ from seap_export.families.files import common_keys
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_a_key_that_no_one_knows_is_refused_by_name(model_type: str) -> None:
+def test_a_key_that_only_code_of_the_model_may_read_is_refused_by_name(model_type: str) -> None:
+    config = micro_config(model_type=model_type, clipped_qkv=8.0, auto_map={"AutoModelForCausalLM": "code.Model"})
     with pytest.raises(InputError, match=rf"'clipped_qkv' is not known for {model_type}"):
-        model_spec(micro_config(model_type=model_type, clipped_qkv=8.0))
+        model_spec(config)
+
+
+@pytest.mark.parametrize("key", ["clipped_qkv", "mergekit_version", "lora_r"])
+def test_a_key_that_no_model_of_transformers_reads_changes_nothing(key: str) -> None:
+    assert model_spec(micro_config(model_type="llama", **{key: 8})) == model_spec(micro_config(model_type="llama"))
 
 
 @pytest.mark.parametrize(
