@@ -27,6 +27,7 @@ from tokenizers import Tokenizer
 
 from seap_export.activations.statistics import Calibration
 from seap_export.runtime.files import load_tokenizer
+from validation.benchmarks.command import Benchmark
 from validation.execution import Execution
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner, open_onnx_runtime
 from validation.runtimes.runner import Opening
@@ -50,7 +51,7 @@ class _Text:
         return _Text(*([numbers.get(token, -1) for token in tokens] for tokens in (self.prompt, self.answer)))
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.option("--target", "targets", multiple=True, required=True, metavar="NAME=FOLDER")
 @click.option("--draft", "drafts", multiple=True, required=True, metavar="NAME=FOLDER")
 @click.option("--calibration", "folder", required=True, type=click.Path(path_type=Path), help="With held-out prompts.")

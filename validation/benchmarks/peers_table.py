@@ -30,6 +30,7 @@ from typing import Any
 import click
 
 from seap_export.runtime.doctor.machine import processor
+from validation.benchmarks.command import Benchmark
 from validation.benchmarks.peers.artifacts import Artifact, Environments, Written, all_artifacts, write
 from validation.benchmarks.peers.contest import Passage, Result, choose_passage, compare
 from validation.benchmarks.peers.loops import LoopResult, all_loops, prepare, run_loops
@@ -53,7 +54,7 @@ class _Size:
     threads: int
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("model", metavar="MODEL_FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--genai-python", required=True, type=_PYTHON)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all figures to this file.")

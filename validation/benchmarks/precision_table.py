@@ -30,6 +30,7 @@ from seap_export.rounding.grid import BlockQuantization
 from seap_export.rounding.write import write_rounded_model
 from seap_export.sources.config import read_spec
 from seap_export.sources.source import open_source
+from validation.benchmarks.command import Benchmark
 from validation.benchmarks.shrinker import Shrinker
 from validation.divergence.dense import DenseAnswers, DenseReference
 from validation.divergence.measure import measure_divergence
@@ -56,7 +57,7 @@ class _Row:
         return f"| {' | '.join((self.model, self.precision, self.rounding, size, *quality))} |"
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("model")
 @click.option("--calibration", "folder", required=True, type=click.Path(path_type=Path))
 @click.option("--ratio", "ratios", multiple=True, required=True, type=float)

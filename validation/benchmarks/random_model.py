@@ -23,6 +23,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from seap_export.families.names import OUTPUTS
 from seap_export.sources.stored import StoredForm
 from seap_export.sources.tensor_writer import SafetensorsWriter
+from validation.benchmarks.command import Benchmark
 from validation.shapes import SHAPES, Shape
 
 __all__ = ["write_random_model"]
@@ -105,7 +106,7 @@ def _sizes(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("name", type=click.Choice(list(SHAPES)))
 @click.argument("folder", type=click.Path(path_type=Path))
 @_sizes

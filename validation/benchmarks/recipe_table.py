@@ -23,6 +23,7 @@ from seap_export.activations.statistics import Calibration
 from seap_export.corpus import Task, parse_tasks, split_samples
 from seap_export.plan.recipes import open_recipe
 from seap_export.sources.source import open_source
+from validation.benchmarks.command import Benchmark
 from validation.benchmarks.shrinker import Shrinker
 from validation.divergence.dense import DenseAnswers, DenseReference
 from validation.divergence.measure import measure_divergence
@@ -45,7 +46,7 @@ class _Cell:
         return f"{with_error(self.mean_kl_nats, self.mean_kl_nats_stderr)} / {self.perplexity:.1f}"
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("model")
 @click.option("--calibration", "folders", multiple=True, required=True, type=click.Path(path_type=Path))
 @click.option("--ratio", "ratios", multiple=True, required=True, type=float)

@@ -37,6 +37,7 @@ from seap_export.layers.sublayers.experts import expert_outputs, routing_weights
 from seap_export.shrink.expert_refit import ExpertFit
 from seap_export.shrink.write import write_weights
 from seap_export.sources.source import Source, open_source
+from validation.benchmarks.command import Benchmark
 from validation.prompts import tokenize_prompts
 
 __all__ = ["balanced_groups", "fitted_router", "talking_mixture", "write_mixture"]
@@ -230,7 +231,7 @@ def _distil(
         click.echo(f"step {index + 1} of {len(lessons)}: KL {loss:.3f} nats", err=True)
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("model")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--text", "corpora", multiple=True, required=True, metavar="NAME=CORPUS", help="General texts.")

@@ -24,6 +24,7 @@ from seap_export.activations.statistics import Calibration
 from seap_export.corpus import Task, parse_tasks, text_digest
 from seap_export.plan.recipes import open_recipe
 from seap_export.sources.source import open_source
+from validation.benchmarks.command import Benchmark
 from validation.benchmarks.shrinker import Shrinker
 from validation.zero_shot.evaluate import evaluate_zero_shot
 from validation.zero_shot.questions import Question, read_questions
@@ -35,7 +36,7 @@ _BATCH = 16
 Figures = dict[str, dict[str, Any]]
 
 
-@click.command()
+@click.command(cls=Benchmark)
 @click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--calibrations", "folder", required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--questions", multiple=True, required=True, metavar="TASK=FILE")

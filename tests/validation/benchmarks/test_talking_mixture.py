@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from support.corpora import random_token_ids
 from support.models import masked_logits, mean_divergence, micro_source, transformers_model
 
-from validation.benchmarks.talking_mixture import balanced_groups, fitted_router, write_mixture
+from validation.benchmarks.talking_mixture import balanced_groups, fitted_router, talking_mixture, write_mixture
 
 
 def divergence(folder: Path, per_token: int, steps: int) -> float:
@@ -56,3 +57,8 @@ def test_a_router_is_sharper_than_the_energies_and_obeys_the_token_that_has_most
     rare = energies.sum(1).argmin()
     energies[rare] = torch.tensor([1e4, 1.0, 1.0, 1.0])
     assert (x[rare] @ fitted_router(x, energies).T).softmax(0)[0] > 0.9
+
+
+def test_bad_input_is_one_line_and_its_exit_code(tmp_path: Path) -> None:
+    done = CliRunner().invoke(talking_mixture, ["./none", str(tmp_path / "out"), "--text", "a=a.txt"])
+    assert (done.exit_code, done.output.count("\n"), done.output.startswith("Error: ./none: no such")) == (8, 1, True)
