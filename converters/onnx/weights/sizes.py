@@ -12,12 +12,16 @@ __all__ = ["weight_bytes"]
 
 def weight_bytes(spec: ModelSpec, precision: Precision) -> int:
     """About how many bytes weights and rotary tables take: norms count like matrices."""
-    weights, outer = spec.num_parameters(), spec.outer_tensors()
+    weights, how = spec.num_parameters(), precision.quantization
     whole = 0  # of the weights that stay as they are
-    if precision.quantization is not None:
+    if how is not None:
         kept = {names.tensor(name) for name in ("positions", "layer_inputs_proj")}
-        takes = precision.quantization.takes_table
-        whole = sum(math.prod(shape) for name, shape in outer.items() if name in kept or not takes(shape[-1]))
+        for name, shape in spec.outer_tensors().items():
+            whole += math.prod(shape) if name in kept or not how.takes_table(shape[-1]) else 0
+        for sublayer in spec.sublayers:
+            rounded = sublayer.rounded(spec.hidden_size, how.block_size)
+            shapes = sublayer.shapes(spec.hidden_size).items()
+            whole += sum(math.prod(shape) for projection, shape in shapes if projection not in rounded)
     return round((weights - whole) * precision.weight_bytes + (whole + _rotary_numbers(spec)) * precision.dtype_bytes)
 
 

@@ -20,13 +20,22 @@ def stored_bytes(folder: Path) -> int:
     return sum(len(item.raw_data) for item in graph.initializer)
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model_type": "llama", "tie_word_embeddings": True},
+        {"model_type": "llama", "tie_word_embeddings": False},
+        {"model_type": "qwen3_moe", "moe_intermediate_size": 20},  # experts of no whole blocks stay as they are
+    ],
+)
 @pytest.mark.parametrize(
     ("name", "options"),
     [("fp32", {}), ("fp16", {}), ("int8", {}), ("int4", {"symmetric": False}), ("int4", {"embeddings": False})],
 )
-def test_weights_take_as_many_bytes(tmp_path: Path, tied: bool, name: Any, options: dict[str, Any]) -> None:
-    model = write_micro_model(tmp_path / "m", model_type="llama", tie_word_embeddings=tied)
+def test_weights_take_as_many_bytes(
+    tmp_path: Path, values: dict[str, Any], name: Any, options: dict[str, Any]
+) -> None:
+    model = write_micro_model(tmp_path / "m", **values)
     precision, folder = choose_precision(name, **options), tmp_path / "onnx"
     folder.mkdir()
     write_onnx(model, folder, OnnxForm(precision))
