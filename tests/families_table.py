@@ -227,8 +227,8 @@ prompts, but not for the single tokens after them.
 _REFUSED = """
 ## What is refused
 
-Each run compares the model with transformers' own class, and each key that transformers reads must be accounted for, so what is
-not described is refused. Some families are refused [by name](research/families.md#what-is-refused)."""
+Each run compares the model with transformers' own class, and each key that transformers reads must be accounted for,
+so what is not described is refused. Some families are refused [by name](research/families.md#what-is-refused)."""
 _BY_NAME = """
 ## What is refused
 
