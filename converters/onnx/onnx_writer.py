@@ -110,7 +110,9 @@ def _refuse_experts(experts: Experts, form: OnnxForm) -> None:
 
 
 def _save(model: ir.Model, path: Path, on_layer: Callable[[int], None] | None) -> None:
-    progress = LayerProgress(model.graph.initializers, on_layer or (lambda layer: None))
+    tensors = [(name, value.const_value) for name, value in model.graph.initializers.items()]
+    large = [name for name, tensor in tensors if tensor is not None and tensor.nbytes > INLINE_BYTES]
+    progress = LayerProgress(large, on_layer or (lambda layer: None))  # the others are in the graph itself
 
     def on_tensor(tensor: Any, _: Any) -> None:
         progress.add(tensor.name)

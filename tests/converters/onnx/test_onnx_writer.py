@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.editing import edit_json, set_json
+from support.models import write_source
 
 from converters.onnx import write_onnx
 from converters.onnx.graph.dialects import LEFT_PADDING_GUARD
@@ -128,6 +129,14 @@ def test_left_padding_fails_by_name(mask: list[list[int]], written: Callable[...
     with pytest.raises(Exception, match=LEFT_PADDING_GUARD):
         made.run(tokens(2, 4), np.array(mask, np.int64))
     made.run(tokens(2, 4), np.array([[1, 1, 1, 1], [1, 0, 0, 0]], np.int64))
+
+
+@pytest.mark.parametrize("variation", ["gemma4", "glm4_moe"])
+def test_a_layer_with_tensors_in_the_graph_itself_is_told_of_too(tmp_path: Path, variation: str) -> None:
+    layers = list[int]()
+    (tmp_path / "onnx").mkdir()
+    write_onnx(write_source(tmp_path / "model", variation), tmp_path / "onnx", on_layer=layers.append)
+    assert layers == [0, 1, 2]
 
 
 @pytest.mark.parametrize("tied", [True, False])
