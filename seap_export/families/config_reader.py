@@ -172,10 +172,10 @@ class ConfigReader:
         self._read |= {key for variant in self.family.variants for key in variant.when}
         known = self._read | harmless | set(self.family.harmless) | set(self.family.biases.values()) | _WRITTEN_KEYS
         unknown = tuple(key for key in self._given if key not in known and not key.startswith("_"))
-        key = _may_be_read(unknown) if "auto_map" not in self._given else next(iter(unknown), None)
-        if key is not None:
+        refused = _may_be_read(unknown) if "auto_map" not in self._given else next(iter(unknown), None)
+        if refused is not None:
             raise InputError(
-                f"config.json: the key '{key}' is not known for {self.family.model_type}, so what it changes "
+                f"config.json: the key '{refused}' is not known for {self.family.model_type}, so what it changes "
                 "would be lost; remove it if it changes nothing"
             )
 
