@@ -13,7 +13,11 @@ target is z* + s e / (m g), and the rows of W' are still fitted one by one, with
 Where |g| is small, an error could only be corrected by a large product, which would change s: there, a tenth of the
 root mean square of g takes its place.
 
-If what a sublayer writes is held, h is nothing. What is normalised with it goes through a second norm, which is
+The next sublayer divides the stream by its length, so an error counts relative to it: each token weighs 1 / |h*|²
+besides. Otherwise the few tokens whose hidden states are a hundred times as long as the others', mostly the first of
+each text, would decide the fit alone.
+
+If what a sublayer writes is held, h is nothing, and all tokens count alike. What is normalised with it goes through a second norm, which is
 linearised alike: g and 1 / s are then those of both norms, and what is held in the dense model and not in the shrunk
 one adds to the error.
 """
@@ -46,6 +50,17 @@ def refit_target(
     Returns:
         float32 [tokens, hidden_size], and float32 [tokens], whose scale does not matter, or 1.0.
     """
+    target, factors = _target(dense, output, passed, shrunk)
+    if dense.spec.is_held(output):
+        return target, factors
+    squares = passed.stream.square().sum(1)
+    return target, torch.where(squares > 0.0, factors / squares, 0.0)
+
+
+def _target(
+    dense: DecoderLayer, output: Projection, passed: SublayerOutput, shrunk: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor | float]:
+    """The same, with weights by which the squared errors of the stream count alike."""
     held, shrunk = dense.held(output, shrunk), dense.before(output, shrunk)
     gain, multiplier = dense.gain(output), dense.spec.named(output).multiplier
     if gain is None:

@@ -31,7 +31,7 @@ from seap_export.families import Attention, Experts, Mlp, ModelSpec, model_spec,
 from seap_export.json_file import write_json
 from seap_export.layers.batches import length_buckets
 from seap_export.layers.compute import Compute
-from seap_export.layers.hidden_states import HiddenStates, SublayerOutput
+from seap_export.layers.hidden_states import HiddenStates
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.sublayers.experts import expert_outputs, routing_weights
 from seap_export.shrink.expert_refit import ExpertFit
@@ -101,18 +101,6 @@ def write_mixture(
         write_weights(source, spec, trained, folder)
 
 
-class _RelativeFit(ExpertFit):
-    """The fit of a mixture in which the error of each token is relative to the dense hidden state after it."""
-
-    def __init__(self, experts: Experts, layer: DecoderLayer, changed: HiddenStates) -> None:
-        super().__init__(experts, layer, changed, [torch.ones(batch.num_tokens) for batch in changed.batches])
-
-    def add(self, exact: DecoderLayer, passed: SublayerOutput) -> None:
-        """Takes account of a batch; see `ExpertFit.add`."""
-        self._weights[passed.batch_index] = passed.stream.square().sum(1).reciprocal()
-        super().add(exact, passed)
-
-
 def _config(source: Source, experts: int, per_token: int) -> dict[str, Any]:
     neurons = source.spec.first(Mlp).intermediate_size
     return {
@@ -139,7 +127,8 @@ def _fitted(source: Source, spec: ModelSpec, texts: Sequence[Sequence[int]]) -> 
         layer = DecoderLayer(spec, index, grouped, only=Experts.output)
         exact = DecoderLayer(whole, index, of_all, only=Experts.output)
         experts = spec.layers[index][Experts]
-        fit, name = _RelativeFit(experts, layer, mixed), names.weight(Experts.output, index)
+        alike = [torch.ones(batch.num_tokens) for batch in mixed.batches]
+        fit, name = ExpertFit(experts, layer, mixed, alike), names.weight(Experts.output, index)
         dense.advance(exact, Experts.output, partial(fit.add, exact))
         grouped[name] = fit.fitted(grouped[name], _RIDGE, lambda weight, _: weight)
         mixed.advance(DecoderLayer(spec, index, grouped, only=Experts.output), Experts.output)

@@ -27,6 +27,7 @@ from seap_export.layers.batches import length_buckets
 from seap_export.layers.compute import Compute
 from seap_export.layers.hidden_states import HiddenStates
 from seap_export.layers.layer import DecoderLayer
+from seap_export.layers.sublayers.experts import router_weights
 from seap_export.plan.plan import Plan
 from seap_export.plan.recipes import open_recipe
 from seap_export.plan.settings import Compensation, PlanSettings
@@ -218,11 +219,15 @@ class Walk:
         embedding = source.read_embedding()
         self.dense, self.changed = (HiddenStates.embedded(self.spec, embedding, batches) for _ in range(2))
         self.weights = [torch.ones(batch.num_tokens) for batch in batches]
-        parts = (
-            self.exact.channels_and_product(Experts.output, stream, batch)[0]
-            for stream, batch in zip(self.dense.streams, batches, strict=True)
-        )
+        parts, counts = [], []
+        for stream, batch in zip(self.dense.streams, batches, strict=True):
+            channels, product = self.exact.channels_and_product(Experts.output, stream, batch)
+            count = (stream + product).square().sum(1).reciprocal()
+            parts.append(channels)
+            counts.append([count[reached != 0] for reached in router_weights(self.exact, self.experts, stream).T])
+        #: Of each expert, and what its tokens count, relative to their hidden states.
         self.channels = [torch.cat(part) for part in zip(*parts, strict=True)]
+        self.counts = [torch.cat(part).double() for part in zip(*counts, strict=True)]
 
     def fit(self, ridge: float) -> torch.Tensor:
         fit = ExpertFit(self.experts, self.layer, self.changed, self.weights)
@@ -238,7 +243,8 @@ def test_the_fit_of_each_expert_is_least_squares_with_a_ridge_by_its_own_tokens(
     for expert in range(4):  # with one expert for each token, what it writes is all of the product
         columns = walk.experts.of_expert(expert)
         c = walk.channels[expert].double()
-        moment = c.T @ c / len(c)
-        ridge = 2.0 * moment.trace() / len(c) * torch.eye(len(moment), dtype=torch.float64)
+        p = walk.counts[expert] / walk.counts[expert].sum()
+        moment = (p[:, None] * c).T @ c
+        ridge = 2.0 * moment.trace() * p.square().sum() * torch.eye(len(moment), dtype=torch.float64)
         change = (wanted - before)[:, columns] @ moment @ torch.linalg.inv(moment + ridge)
         torch.testing.assert_close(fitted[:, columns], before[:, columns] + change, rtol=1e-3, atol=1e-4)

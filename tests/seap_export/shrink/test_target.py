@@ -44,15 +44,18 @@ class OneSublayer:
         return self.shrunk + self.layer.update(self.output, (self.x @ weight.T + bias).float())
 
     def error(self, weight: torch.Tensor, bias: torch.Tensor) -> float:
-        """Mean square distance from the dense stream."""
-        return float((self.stream(weight, bias) - self.passed.stream).double().square().sum(1).mean())
+        """Mean square distance from the dense stream, relative to its length."""
+        return self._mean((self.stream(weight, bias) - self.passed.stream).double())
 
     def linearised(self, weight: torch.Tensor, bias: torch.Tensor) -> float:
         """The same with the norm taken as g z / s at the dense product's s."""
         gain, factor = self.layer.gain(self.output), self.layer.factor(self.output, self.passed.product).double()
         product = self.passed.product.double()
         written = self.passed.update.double() + factor * gain.double() * (self.x @ weight.T + bias - product)  # type: ignore[union-attr]
-        return float((self.shrunk.double() + written - self.passed.stream).square().sum(1).mean())
+        return self._mean(self.shrunk.double() + written - self.passed.stream)
+
+    def _mean(self, distance: torch.Tensor) -> float:
+        return float((distance.square().sum(1) / self.passed.stream.double().square().sum(1)).mean())
 
     def fit(self, target: torch.Tensor, weights: torch.Tensor | float) -> tuple[torch.Tensor, torch.Tensor]:
         sums = CovarianceAccumulator()
@@ -87,7 +90,18 @@ def test_without_norm_and_multiplier_it_is_the_distance_bit_for_bit(tmp_path: Pa
     sublayer = sublayer_of(micro_source(tmp_path / "model"), output, 0.1)
     target, weights = refit_target(sublayer.layer, output, sublayer.passed, sublayer.shrunk)
     assert torch.equal(target, sublayer.passed.stream - sublayer.shrunk)
-    assert weights == 1.0
+    assert isinstance(weights, torch.Tensor)
+    torch.testing.assert_close(weights * sublayer.passed.stream.square().sum(1), torch.ones(len(target)))
+
+
+def test_a_token_without_a_hidden_state_does_not_count(tmp_path: Path) -> None:
+    sublayer = sublayer_of(micro_source(tmp_path / "model"), "o_proj", 0.1)
+    passed = dataclasses.replace(sublayer.passed, stream=sublayer.passed.stream.clone())
+    passed.stream[1] = 0.0
+    _, weights = refit_target(sublayer.layer, "o_proj", passed, sublayer.shrunk)
+    assert isinstance(weights, torch.Tensor)
+    assert weights[1] == 0.0
+    assert torch.isfinite(weights).all()
 
 
 @pytest.mark.parametrize("output", OUTPUTS)

@@ -105,12 +105,13 @@ def plain_loop(
             target = around_sublayer(dense, index, name, texts)[2]
             before, inputs, _ = around_sublayer(model, index, name, texts)
             x, y = inputs[:, kept], target - before
-            p = (weights / weights.sum()).unsqueeze(1)
+            counted = weights / target.square().sum(1)  # an error counts relative to the dense stream
+            p = (counted / counted.sum()).unsqueeze(1)
             intercept = plan.settings.layout == "per-layer" or name not in WITHOUT_BIAS[source.spec.family.model_type]
             spread = float((p * (x - (p * x).sum(0) * intercept).square()).sum())
             original = linear.weight.detach()[:, kept].double()
-            strength = plan.settings.ridge * spread * float(p.square().sum())
-            weight, bias = ridge_fit(x, y, weights, original, strength, intercept=intercept)
+            strength = plan.settings.ridge * spread * float((weights / weights.sum()).square().sum())
+            weight, bias = ridge_fit(x, y, counted, original, strength, intercept=intercept)
             whole = torch.zeros(linear.weight.shape)
             whole[:, kept] = weight.float()
             linear.weight = nn.Parameter(whole)
