@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -318,3 +319,18 @@ def test_benchmark_task_files_fit_their_parquet_files(
     corpus = Path(task_file).read_text().split('corpus = "')[1].split('"')[0]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist([record]), tmp_path / corpus)
     assert list(parse_task(f"a={task_file}").texts()) == [Sample(*sample)]
+
+
+@pytest.mark.parametrize("name", ["wikitext2", "wikitext2_test"])
+def test_the_texts_of_wikitext_are_made_as_its_task_files_say(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task_file = Path(shutil.copy(SAMPLES / "benchmarks" / f"{name}.toml", tmp_path))
+    [(program, corpus)] = re.findall(r'python -c "(.+)" > (\S+)', task_file.read_text())
+    [data] = re.findall(r"'(\S+\.parquet)'", program)
+    records = [{"text": text} for text in ("", " = Title = \n", f" {'a' * 200} \n", f" {'b' * 199} \n")]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / data)
+    monkeypatch.chdir(tmp_path)
+    exec(program, {})
+    Path(corpus).write_text(capsys.readouterr().out)
+    assert list(parse_task(f"a={task_file}").texts()) == [Sample("a" * 200, "")]
