@@ -124,7 +124,8 @@ def export(
         general_text: A corpus that shows what variants lost elsewhere; None: the one of the package.
         speed: Time each variant beside the dense model; None: if a format is written beside `hf`.
         samples: Calibration texts of each task; None: as many as the tokens allow.
-        calibration_tokens: Tokens to calibrate on for each task at most; None: 65536, or all if `samples` is given.
+        calibration_tokens: Tokens to calibrate on for each task at most; None: as the recipe says, or all
+            if `samples` is given.
         held_out: Texts of each task that are set aside for the checks; None: 16, or a quarter of fewer than 64.
         seed: Seed of the split into calibration and held-out texts.
         max_length: Tokens after which a text is cut.

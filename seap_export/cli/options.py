@@ -177,11 +177,13 @@ max_kl_option = option(
 raw_option = option("--raw", is_flag=True, help="Continue the prompt as it is, without the model's chat template.")
 force_option = option("--force", is_flag=True, help="Replace files that were made from other inputs.")
 
-tokens_option = number_option(
-    "--calibration-tokens",
-    "Largest number of tokens to calibrate on, for each task.  [default: 65536, or all]",
-    type=_AT_LEAST_1,
-)
+
+def tokens_option(default: str) -> Command:
+    """--calibration-tokens."""
+    help = f"Largest number of tokens to calibrate on, for each task.  [default: {default}]"
+    return number_option("--calibration-tokens", help, type=_AT_LEAST_1)
+
+
 calibration_options = (
     number_option(
         "--samples", "Calibration texts of each task.  [default: as many as the tokens allow]", type=_AT_LEAST_1
@@ -210,7 +212,7 @@ answers_option = option(
     help="Make the variants from the answers of the data, or let MODEL answer the prompts itself.",
 )
 answer_tokens_option = number_option(
-    "--answer-tokens", "Most tokens of an answer of the model itself.", defaults=_DEFAULTS, type=_AT_LEAST_1
+    "--answer-tokens", "Largest number of tokens in an answer that MODEL writes.", defaults=_DEFAULTS, type=_AT_LEAST_1
 )
 
 compute_options = (
@@ -247,7 +249,7 @@ weight_option = option(
     "--weight",
     multiple=True,
     metavar="TASK=W",
-    help="Weight of a task among several.  [default: 1]  Repeatable.",
+    help="Weight of a task among several. Repeatable.  [default: 1]",
 )
 mixture_options = (
     weight_option,
@@ -255,12 +257,16 @@ mixture_options = (
         "--mix",
         multiple=True,
         metavar="NAME=TASK:W,...",
-        help="Also make a variant for some of the tasks. Repeatable.",
+        help="Also make a variant for some of the tasks, such as mix.both = { maths = 2, chat = 1 }.",
     ),
 )
 
 router_options = (
-    option("--router/--no-router", defaults=_DEFAULTS, help="Make a router if there are several tasks."),
+    option(
+        "--router/--no-router",
+        default=_DEFAULTS["router"],
+        help="Make a router if there are several tasks.  [default: true]",
+    ),
     option(
         "--threshold",
         type=click.FloatRange(0.0, 1.0),

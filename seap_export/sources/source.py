@@ -202,9 +202,10 @@ def _download(model: str) -> Path:
     try:
         return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=copies))
     except Exception as error:  # the hub client's errors share no useful base class across its releases
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].removeprefix("Got: ")
         raise EnvironmentFailure(
-            f"{model}: no such folder, and the hub could not provide it ({reason}); give a local model folder"
+            f"{model}: no such folder, and the hub could not provide it ({reason}); "
+            "check the name and the network, or give a local model folder"
         ) from error
 
 

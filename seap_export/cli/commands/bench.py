@@ -91,7 +91,7 @@ def bench_command(
 ) -> None:
     """Measure how fast variants are beside their dense model.
 
-    It times the first token and each later one. PATH is an output folder of `export` or a variant's folder. In each
+    Times the first token and the later ones. PATH is an output folder of `export` or a variant's folder. In each
     run, every model is opened anew, alone in memory, warmed up, and given the same prompts and threads; times are
     medians. Each speed-up is shown with the ideal one: the ratio of multiply-adds for the prefill, of bytes read for
     decoding. A warning names variants that are slower than the dense model, or no smaller.

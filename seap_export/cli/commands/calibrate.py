@@ -25,7 +25,7 @@ __all__ = ["calibrate_command"]
 
 @click.command("calibrate", cls=GroupedCommand)
 @model_argument
-@titled("Tasks", task_option, tokens_option, *calibration_options)
+@titled("Tasks", task_option, tokens_option("65536, or all with --samples"), *calibration_options)
 @titled(
     "Output",
     out_option("Folder for the statistics: OUT/calibration/TASK; `export` with the same --out uses them."),

@@ -60,7 +60,12 @@ __all__ = ["export_command"]
     "Size",
     ratio_option(multiple=True),
     *target_options,
-    *rare(recipe_option, layout_option, vocabulary_option, tokens_option),
+    *rare(
+        recipe_option,
+        layout_option,
+        vocabulary_option,
+        tokens_option("as the recipe says, or all if samples are given"),
+    ),
 )
 @titled(
     "Output",

@@ -37,7 +37,10 @@ __all__ = ["generate_command"]
     ),
     option("--top-k", type=int, metavar="K", help="Sample from the K most likely tokens.  [default: all]"),
     option(
-        "--top-p", type=float, metavar="P", help="Sample from the most likely tokens whose probabilities add up to P."
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="Sample from the most likely tokens whose probabilities add up to P.  [default: all]",
     ),
     number_option("--seed", "Seed of the sampling.", default=0, show_default=True),
 )

@@ -14,7 +14,7 @@ __all__ = ["push_command"]
 
 
 @click.command("push", cls=GroupedCommand)
-@click.argument("path", type=ExistingPath(), metavar="DIR")
+@click.argument("path", type=ExistingPath())
 @click.argument("repository", metavar="REPO")
 @titled(
     "Upload",
@@ -26,8 +26,9 @@ __all__ = ["push_command"]
 def push_command(console: Console, **options: Any) -> None:
     """Upload a variant, or all variants of an export, to the Hugging Face hub, if they pass the checks of `validate`.
 
-    REPO is OWNER/NAME; several variants go to OWNER/NAME-VARIANT. If there is no such repository, it is created as a
-    private one. The token is that of `hf auth login`, or HF_TOKEN. After an interruption, run the same command again.
+    PATH is an output folder of `export` or a variant in it. REPO is OWNER/NAME; several variants go to
+    OWNER/NAME-VARIANT. If there is no such repository, it is created as a private one. The token is that of `hf auth
+    login`, or HF_TOKEN. After an interruption, run the same command again.
 
     \b
     Examples:

@@ -169,7 +169,7 @@ def test_a_hub_model_that_cannot_be_had(run: Run, work: Path, monkeypatch: pytes
         raise ConnectionError("offline\nand more")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    says = "some/model: no such folder, and the hub could not provide it (offline); give a local model folder"
+    says = "some/model: no such folder, and the hub could not provide it (offline); check the name and the network"
     refuse(run, work, "some/model", code=6, says=says)
 
 
