@@ -47,13 +47,13 @@ def print_json(value: Any) -> None:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligns columns: the first to the left, the others to the right."""
-    first, *others = (max(map(len, column)) for column in zip(header, *rows, strict=True))
-    lines = (
-        "  ".join([row[0].ljust(first), *(cell.rjust(width) for cell, width in zip(row[1:], others, strict=True))])
-        for row in (header, *rows)
-    )
-    return "\n".join(line.rstrip() for line in lines)
+    """Aligns columns: the first and those of words to the left, those with a number to the right."""
+    columns = []
+    for number, column in enumerate(zip(header, *rows, strict=True)):
+        is_words = number == 0 or not any(cell.lstrip("(+-")[:1].isdigit() for cell in column[1:])
+        width = max(map(len, column))
+        columns.append([cell.ljust(width) if is_words else cell.rjust(width) for cell in column])
+    return "\n".join("  ".join(line).rstrip() for line in zip(*columns, strict=True))
 
 
 def megabytes(number: int) -> str:

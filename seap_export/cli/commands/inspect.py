@@ -96,7 +96,7 @@ def _variant_text(result: dict[str, Any]) -> str:
             f"ratio requested {result['requested_ratio']:g}, achieved {result['achieved_ratio']:.4f}",
             *([f"vocabulary: {vocabulary['tokens']:,} of {vocabulary['of']:,} tokens"] if vocabulary else []),
             *(_parity_text(name, checks) for name, checks in parity.items()),
-            *([] if parity else ["parity: not checked yet"]),
+            *([] if parity else ["parity: not recorded; `seap-export validate` checks it"]),
             _quality_text(result["quality"]),
             *([general_text] if general_text else []),
             *([f"warning: {result['warning']}"] if result["warning"] else []),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,7 +148,12 @@ def _show(console: Console, report: ValidationReport) -> None:
     from seap_export.cli.errors import Failure
 
     rows = [
-        [check.variant or report.name, _name(check), check.verdict, "; ".join(check.reasons or check.notes)[:80]]
+        [
+            check.variant or report.name,
+            _name(check),
+            check.verdict,
+            textwrap.shorten("; ".join(check.reasons or check.notes), 80, placeholder=" ..."),
+        ]
         for check in report.checks
     ]
     parts = [table(["variant", "check", "verdict", ""], rows), _measured(report)]

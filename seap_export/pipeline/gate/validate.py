@@ -194,11 +194,7 @@ class _Validation:
             return True
         self._progress.say(f"{variant.name}: checking files")
         reasons = variant_damages(variant, is_recorded=self._manifest is not None)
-        notes = (
-            []
-            if self._manifest
-            else [f"hashes were not compared, because no {MANIFEST} in the parent folder lists this variant"]
-        )
+        notes = [] if self._manifest else [f"hashes were not compared, as no {MANIFEST} beside the folder lists it"]
         if self._request.signed_by is not None:
             reasons += signature_damages(variant, self._request.signed_by)
         else:
