@@ -64,7 +64,8 @@ def as_click_error(error: BaseException) -> click.ClickException:
     if isinstance(error, MemoryError) or "allocate memory" in text:  # torch raises a RuntimeError
         return Failure("out of memory; close other programs, or lower batch_tokens", _ENVIRONMENT)
     if isinstance(error, ImportError):
-        return Failure(f"a library is missing or broken: {text}; install seap-export again", _ENVIRONMENT)
+        remedy = "install seap-export again with its dependencies"
+        return Failure(f"a library is missing or broken: {text}; {remedy}", _ENVIRONMENT)
     # The tokenizers library raises a bare Exception for a text that it cannot encode.
     if type(error) is Exception or is_panic(error):
         return Failure(f"the model's tokenizer does not work ({text}); download the model again", InputError.exit_code)

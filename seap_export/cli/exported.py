@@ -189,13 +189,15 @@ def _next_steps(result: ExportResult) -> Iterator[str]:
     if not result.passed:
         return
     variant = next(iter(result.variants.values()))
-    yield "Next:"
     has_onnx = variant.onnx.is_dir()
-    if has_onnx:
-        yield f"  seap-export generate {variant.path} PROMPT     let a variant answer"
-    if has_onnx and (out / "router").is_dir():
-        yield f"  seap-export route {out} PROMPT     choose the variant for a prompt"
-    yield f"  seap-export validate {out}     check the files again after copying them"
+    commands = {
+        f"generate {variant.path} PROMPT": has_onnx and "let a variant answer",
+        f"route {out} PROMPT": has_onnx and (out / "router").is_dir() and "choose the variant for a prompt",
+        f"validate {out}": "check the files again after copying them",
+    }
+    width = max(map(len, commands))
+    yield "Next:"
+    yield from (f"  seap-export {command:{width}}  {purpose}" for command, purpose in commands.items() if purpose)
 
 
 def step_table(steps: Mapping[str, StepFigures]) -> str:

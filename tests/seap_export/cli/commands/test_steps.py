@@ -39,7 +39,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 def test_the_steps_by_hand_make_what_export_makes(run: Run, work: Path, pristine: Path) -> None:
     outcome = run("calibrate", "m", "--task", "a=a.jsonl", "--out", "run")
     assert (outcome.code, outcome.err) == (0, "hashing m\ncalibrating a\na: hidden states in memory (0.2 MB)\n")
-    table = "task  texts  tokens         statistics\na        44     619  run/calibration/a\n"
+    table = "task  texts  tokens  statistics\na        44     619  run/calibration/a\n"
     assert outcome.out == table
 
     outcome = run(*PLAN)
