@@ -30,7 +30,7 @@ from seap_export.sources.tokenizer import (
     tokenizer_files,
     without_code,
 )
-from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights, main_dtype
+from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights, main_dtype, refuse_adapter
 from seap_export.sources.wrapper import LanguagePart, with_prefix
 from seap_export.vocabulary.config import named_tokens, renumbered_config
 from seap_export.vocabulary.table import Vocabulary
@@ -211,6 +211,7 @@ def _download(model: str) -> Path:
 
 def _folder_source(folder: Path, name: str) -> Source:
     if not (folder / "config.json").is_file():
+        refuse_adapter(folder)
         raise InputError(f"{folder}: no config.json; a model folder needs config.json, safetensors and a tokenizer")
     values = read_json(folder / "config.json")
     config, wrapper = language_config(values), wrapper_of_model_type(values.get("model_type"))

@@ -15,12 +15,14 @@ from seap_export.errors import InputError
 from seap_export.json_file import read_json
 from seap_export.sources.mxfp4 import BLOCKS, SCALES, decoded, decoded_shapes
 
-__all__ = ["Difference", "SafetensorsReader", "WeightReader", "check_weights", "main_dtype"]
+__all__ = ["Difference", "SafetensorsReader", "WeightReader", "check_weights", "main_dtype", "refuse_adapter"]
 
 #: The types of weights, and in which a copy of them is stored.
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float32}
 #: The longest header that is parsed (16 MiB); this is enough for a hundred thousand tensors.
 _MAX_HEADER_BYTES = 16 * 2**20
+#: What a file of Git LFS begins with that is not there yet.
+_POINTER = b"version "
 
 
 class WeightReader(Protocol):
@@ -119,9 +121,9 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     # The index must name files in the folder, but these may be links to anywhere: the hub's cache consists of links to
     # its blobs, and large weights are often linked from another disk. A linked file is only read, as tensors of the
     # declared names and shapes.
-    index = folder / "model.safetensors.index.json"
-    if not index.exists():
-        return (folder / "model.safetensors",)
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.exists() or not index.exists():  # beside it, an index is a leftover, which transformers ignores, too
+        return (whole,)
     try:
         names = sorted(set(read_json(index)["weight_map"].values()))
         outside = [name for name in names if Path(name).name != name or name == ".."]
@@ -142,15 +144,28 @@ def _open(file: Path) -> safe_open:
                 "code; if you trust it, write them as safetensors beside it: "
                 f'python -c "from transformers import AutoModelForCausalLM as M; {copy}"'
             )
+        refuse_adapter(folder)
         raise InputError(f"{file}: weights are missing; a model folder needs safetensors files")
     try:
         with file.open("rb") as stream:
-            header = int.from_bytes(stream.read(8), "little")
+            start = stream.read(8)
+        if start == _POINTER:
+            raise InputError(f"{file}: a pointer of Git LFS, not the weights; run 'git lfs pull' in its folder")
+        header = int.from_bytes(start, "little")
         if header > _MAX_HEADER_BYTES:
             raise SafetensorError(f"it declares a header of {header} bytes")
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
         raise InputError(f"{file}: truncated or not a safetensors file ({error}); download it again") from error
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raises `InputError` for a folder that holds what was trained beside a model, and not the model."""
+    if (folder / "adapter_config.json").is_file():
+        raise InputError(
+            f"{folder}: an adapter, not a whole model; merge it into its base model (merge_and_unload of peft), and "
+            "give that"
+        )
 
 
 def check_weights(
@@ -175,4 +190,7 @@ def check_weights(
     ignored = ("rotary_emb.inv_freq", "lm_head.weight", *buffers)
     extra = [name for name in shapes if name not in expected and not name.endswith(ignored)]
     if extra:
-        raise InputError(f"{where}: config and weights disagree: tensor '{extra[0]}' is not part of the family")
+        raise InputError(
+            f"{where}: config and weights disagree: tensor '{extra[0]}' is not part of the family; if training left "
+            "it, save the model again with transformers"
+        )

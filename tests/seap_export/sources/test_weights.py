@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from seap_export.errors import InputError
+from seap_export.sources.source import open_source
 from seap_export.sources.weights import SafetensorsReader, check_weights, main_dtype
 
 INDEX = "model.safetensors.index.json"
@@ -86,6 +87,27 @@ def test_a_truncated_file_is_refused_by_name(tmp_path: Path, size: int) -> None:
     file.write_bytes(file.read_bytes()[:size])
     with pytest.raises(InputError, match=r"model\.safetensors: truncated"):
         SafetensorsReader(tmp_path)
+
+
+def test_an_index_beside_the_whole_is_a_leftover(tmp_path: Path) -> None:
+    """As transformers takes it."""
+    write_shards(tmp_path, some_tensors())
+    reader = SafetensorsReader(write_one(tmp_path, {"a": torch.ones(2)}))
+    assert reader.shapes() == {"a": (2,)}
+
+
+def test_a_pointer_of_git_lfs_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n", "utf-8")
+    with pytest.raises(InputError, match=r"model\.safetensors: .*git lfs pull"):
+        SafetensorsReader(tmp_path)
+
+
+def test_an_adapter_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}", "utf-8")
+    with pytest.raises(InputError, match="merge it into its base model"):
+        SafetensorsReader(tmp_path)
+    with pytest.raises(InputError, match="merge it into its base model"):
+        open_source(str(tmp_path))
 
 
 def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
