@@ -54,57 +54,55 @@ class OpenvinoFormat:
 
     @classmethod
     def read(cls, folder: Path) -> OpenvinoFormat:
-        """The format of a written folder, by the type of its embedding.
+        """The format of a written folder, by the integers that it has, or the type of its embedding.
 
         Raises:
             ArtifactError: The IR is missing or damaged, or not one of this package.
         """
-        embedding = read_ir(folder).constants.get(names.tensor("embed_tokens"))
+        constants = read_ir(folder).constants
+        embedding = constants.get(names.tensor("embed_tokens"))
         if embedding is None or embedding.element_type not in _TYPES:
             raise ArtifactError(f"{folder / MODEL_FILE}: has no embedding that this package wrote; export again")
-        return cls(_TYPES[embedding.element_type])
+        types = {constant.element_type for constant in constants.values()}
+        return cls(_TYPES[next((kind for kind in ("i4", "i8") if kind in types), embedding.element_type)])
 
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
         """Why a model cannot be written so; None: it can."""
-        if (reason := self._refusal_of_shapes(spec)) is not None:
-            return reason
+        if (part := lacks(spec, Attention, Mlp)) is not None:
+            return cannot_hold(self, part)
         try:
             tokenizer_graphs(model_folder)
         except InputError as error:
             return str(error)
         return None
 
-    def _refusal_of_shapes(self, spec: ModelSpec) -> str | None:
-        if (part := lacks(spec, Attention, Mlp)) is not None:
-            return cannot_hold(self, part)
-        if self._storage.rounding is not None and spec.hidden_size % BLOCK:
-            return (
-                f"{self.name}:{self.precision} looks the embedding's rows of {spec.hidden_size} up in whole blocks of "
-                f"{BLOCK}; use {self.name}:fp16"
-            )
-        return None
-
     def remark(self, spec: ModelSpec) -> str | None:
-        """What whole blocks of integers cost, where it is at least 1 percent."""
-        if self._storage.rounding is None:
+        """That the embedding stays in floats, and what whole blocks of integers cost, if at least 1 percent."""
+        if (how := self._storage.rounding) is None:
             return None
-        matrices = [shape for shape in spec.tensors().values() if len(shape) == 2]
+        remarks, shapes = [], spec.tensors()
+        if not how.takes_table(spec.hidden_size):
+            remarks.append(
+                f"{self.name}:{self.precision}: the embedding and the LM head stay in fp16, because their rows of "
+                f"{spec.hidden_size} are not whole blocks of {BLOCK}"
+            )
+        matrices = [s for name, s in shapes.items() if len(s) == 2 and self._storage.rounding_of(name, s[1])]
         share = sum(rows * padded(columns) for rows, columns in matrices) / sum(map(prod, matrices)) - 1
-        if share < _REMARKABLE:
-            return None
-        return (
-            f"{self.name}:{self.precision} fills rows up to whole blocks of {BLOCK}, which adds {share:.0%} to its "
-            f"weights; a recipe whose align is a multiple of {BLOCK} avoids that"
-        )
+        if share >= _REMARKABLE:
+            remarks.append(
+                f"{self.name}:{self.precision} fills rows up to whole blocks of {BLOCK}, which adds {share:.0%} to "
+                f"its weights; a recipe whose align is a multiple of {BLOCK} avoids that"
+            )
+        return "; ".join(remarks) or None
 
     def size(self, spec: ModelSpec) -> int:
         """Bytes of openvino_model.bin, but for the constants of the graph and what tensors are aligned with."""
         shapes = spec.tensors()
         positions = prod(shapes.pop(names.tensor("positions"), (0,)))  # in float32, as vectors are
-        number = sum(shape[0] * self._columns(shape[1]) for shape in shapes.values() if len(shape) == 2)
+        matrices = sum(self._matrix_bytes(name, *shape) for name, shape in shapes.items() if len(shape) == 2)
         vectors = positions + sum(shape[0] for shape in shapes.values() if len(shape) == 1)
         tables = sum((spec.max_position_embeddings + _short(rope, spec)) * rope.dim for rope in spec.ropes)
-        return round(number * self._bytes) + 4 * (vectors + tables)
+        return round(matrices) + 4 * (vectors + tables)
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
         """That of int4."""
@@ -123,8 +121,8 @@ class OpenvinoFormat:
             UsageError: The folder is not empty.
             EnvironmentFailure: A package of OpenVINO is missing, or the files cannot be written.
         """
-        if (reason := self._refusal_of_shapes(read_spec(model_folder))) is not None:
-            raise InputError(reason)
+        if (part := lacks(read_spec(model_folder), Attention, Mlp)) is not None:
+            raise InputError(cannot_hold(self, part))
         with whole_or_nothing(out_folder):
             write_tokenizer(model_folder, out_folder)  # first, because it may be refused
             graph = standard_graph(model_folder, self._storage)
@@ -163,14 +161,12 @@ class OpenvinoFormat:
     def _storage(self) -> Storage:
         return storage_of(self.precision)
 
-    @property
-    def _bytes(self) -> float:
-        """Of a weight, with its share of a scale in f16."""
-        how = self._storage.rounding
-        return {"fp32": 4.0, "fp16": 2.0}[self.precision] if how is None else how.bits / 8 + 2 / BLOCK
-
-    def _columns(self, columns: int) -> int:
-        return columns if self._storage.rounding is None else padded(columns)
+    def _matrix_bytes(self, name: str, rows: int, columns: int) -> float:
+        """With its share of scales in f16."""
+        how = self._storage.rounding_of(name, columns)
+        if how is None:
+            return rows * columns * (4 if self._storage.floats == "f32" else 2)
+        return rows * padded(columns) * (how.bits / 8 + 2 / BLOCK)
 
 
 def _short(rope: RopeSpec, spec: ModelSpec) -> int:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from converters.onnx.weights.quantize import QuantizedMatrix, quantize
 from converters.read_back import not_finite
 from seap_export.errors import InputError
+from seap_export.families import names
 from seap_export.rounding.grid import BlockQuantization
 
 __all__ = ["BLOCK", "ElementType", "Storage", "StoredTensor", "dequantized", "padded", "storage_of"]
@@ -31,7 +32,8 @@ class Storage:
     """How matrices are stored.
 
     Attributes:
-        matrices: Type of the weights of products and of the embedding; all else is f32.
+        matrices: Type of the weights of products and of the embedding; all else is f32. Of an embedding and an LM head
+            whose rows are no whole blocks of integers, it is `floats`.
     """
 
     matrices: ElementType
@@ -41,6 +43,16 @@ class Storage:
         """How matrices are rounded to integers; None: they are floats."""
         bits = _BITS[self.matrices]
         return BlockQuantization(bits, BLOCK) if self.matrices in ("i8", "i4") else None
+
+    @property
+    def floats(self) -> ElementType:
+        """Type of matrices that are not rounded."""
+        return "f32" if self.matrices == "f32" else "f16"
+
+    def rounding_of(self, name: str, columns: int) -> BlockQuantization | None:
+        """How the matrix of this name is rounded."""
+        how, is_table = self.rounding, name in map(names.tensor, ("embed_tokens", "lm_head"))
+        return None if how is not None and is_table and not how.takes_table(columns) else how
 
 
 @dataclass(frozen=True)

@@ -101,9 +101,9 @@ def _weight(name: str, tensor: ir.TensorProtocol, weights: LazyWeights, storage:
         return Weight(name, (floats(stored_as, shape, "f32", lambda: _pieces(tensor)),), shape, False)
     parts = parts_of(stored_as)
     rows, columns = weights.shape(parts)
-    how = storage.rounding
+    how = storage.rounding_of(stored_as, columns)
     if how is None:
-        tensor_of_floats = floats(stored_as, (rows, columns), storage.matrices, lambda: _rows(weights, parts))
+        tensor_of_floats = floats(stored_as, (rows, columns), storage.floats, lambda: _rows(weights, parts))
         return Weight(name, (tensor_of_floats,), tensor_of_floats.shape, is_transposed)
     both = integers(stored_as, (rows, columns), how, lambda: _joined(weights, parts))
     return Weight(name, both, (rows, columns), is_transposed)

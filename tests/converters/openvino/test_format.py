@@ -107,17 +107,18 @@ def test_a_rounded_model_has_the_files_of_the_one_that_was_rounded(tmp_path: Pat
     assert list(form.damages(source, tmp_path / "out")) == []
 
 
+@pytest.mark.parametrize("variation", ["llama-gqa", "llama-tied"])
 @pytest.mark.parametrize("precision", ["int8", "int4"])
-def test_an_embedding_of_odd_rows_is_refused(precision: str, tmp_path: Path) -> None:
-    source = write_source(tmp_path / "hf", "llama-gqa", hidden_size=80)
-    made = OpenvinoFormat(precision)
-    spec = read_spec(source)
-    (tmp_path / "out").mkdir()
-    assert "openvino:fp16" in str(made.refusal(spec, source))
-    with pytest.raises(InputError, match="rows of 80"):
-        made.write(source, tmp_path / "out", lambda layer: None)
-    assert OpenvinoFormat("fp16").refusal(spec, source) is None
-    assert list((tmp_path / "out").iterdir()) == []
+def test_an_embedding_of_odd_rows_stays_in_floats(precision: str, variation: str, tmp_path: Path) -> None:
+    made = write_ir_model(tmp_path, variation, precision, hidden_size=80)
+    assert "rows of 80" in str(made.format.remark(made.spec))
+    types = {name: constant.element_type for name, constant in read_ir(made.folder).constants.items()}
+    assert types["model.embed_tokens.weight"] == types.get("lm_head.weight", "f16") == "f16"
+    assert types["model.layers.0.mlp.down_proj.weight"] == {"int8": "i8", "int4": "i4"}[precision]
+    assert OpenvinoFormat.read(made.folder) == made.format
+    assert [*made.format.differences(made.source, made.folder), *made.format.damages(made.source, made.folder)] == []
+    size = (made.folder / DATA_FILE).stat().st_size
+    assert made.format.size(made.spec) == pytest.approx(size, rel=0.03)
 
 
 def test_whole_blocks_are_remarked(tmp_path: Path) -> None:
