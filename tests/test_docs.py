@@ -50,7 +50,7 @@ def test_the_rows_of_a_table_have_as_many_cells_as_its_head(page: Path) -> None:
 
 
 #: Options of other programs that the pages name.
-FOREIGN = {"--head", "--max-model-len", "--trust-remote-code"}
+FOREIGN = {"--head", "--ignore-scripts", "--max-model-len", "--trust-remote-code"}
 
 
 def _commands(page: Path) -> Iterator[list[str]]:
