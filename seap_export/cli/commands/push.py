@@ -26,9 +26,9 @@ __all__ = ["push_command"]
 def push_command(console: Console, **options: Any) -> None:
     """Upload a variant, or all variants of an export, to the Hugging Face hub, if they pass the checks of `validate`.
 
-    PATH is an output folder of `export` or a variant in it. REPO is OWNER/NAME; several variants go to
-    OWNER/NAME-VARIANT. If there is no such repository, it is created as a private one. The token is that of `hf auth
-    login`, or HF_TOKEN. After an interruption, run the same command again.
+    PATH is an output folder of `export` or a variant in it. REPO is OWNER/NAME; if there are several
+    variants, the name of each is appended. If there is no such repository, it is created as a private one. The token
+    is that of `hf auth login`, or HF_TOKEN. After an interruption, run the same command again.
 
     \b
     Examples:
