@@ -78,14 +78,6 @@ class CovarianceAccumulator:
             self._target_sum += (moved if weights is None else moved * weights.unsqueeze(1)).sum(0)
             self._cross += moved.T @ weighted
 
-    def scaled(self, weight: float) -> CovarianceAccumulator:
-        """The sums of the same tokens with another sum of weights, to which others can be added."""
-        scaled, factor = CovarianceAccumulator(), weight / self._weight
-        scaled._weight, scaled._shift, scaled._target_shift = weight, self._shift, self._target_shift
-        scaled._sum, scaled._square = self._sum * factor, self._square * factor
-        scaled._target_sum, scaled._cross = self._target_sum * factor, self._cross * factor
-        return scaled
-
     @property
     def weight(self) -> float:
         """The sum of the weights of all tokens."""

@@ -27,7 +27,6 @@ from seap_export.layers.hidden_states import HiddenStates, SublayerPass, output_
 from seap_export.layers.layer import DecoderLayer
 from seap_export.rounding.columns import round_columns
 from seap_export.rounding.grid import BlockQuantization
-from seap_export.rounding.readers import Readers
 from seap_export.shrink.expert_refit import Moment
 from seap_export.shrink.kinds import PartsFit, parts_fit
 from seap_export.shrink.refit import refit
@@ -170,33 +169,31 @@ class RoundedLayers:
         self, index: int, output: Projection, exact: DecoderLayer, tensors: Tensors
     ) -> dict[str, torch.Tensor]:
         """Rounds the projections at the start of a sublayer, which share their input, so that they give the same."""
+        sums = CovarianceAccumulator()
+        for batch_index, weights in enumerate(self._weights):
+            inputs, targets = (
+                exact.read(output, hidden.read(exact, output, batch_index)) for hidden in (self._rounded, self._floats)
+            )
+            sums.update(inputs, targets, weights)
+        mean, float_mean = sums.mean(), sums.target_mean()
+        covariance, cross = sums.covariance(), sums.cross_covariance()
+        tensors_rounded: dict[str, torch.Tensor] = {}
         sublayer = self._spec.layers[index].named(output)
-        readers = [
-            projection
-            for projection in sublayer.readers
-            if projection in sublayer.rounded(self._spec.hidden_size, self._how.block_size)
-        ]
-        operands = {projection: self._operands(projection, index, tensors) for projection in readers}
-        parts: dict[str, list[torch.Tensor]] = {}
-        for part in Readers(exact, output, self._rounded, self._floats, self._weights, self._tokens).sums():
-            mean, float_mean = part.sums.mean(), part.sums.target_mean()
-            covariance, cross = part.sums.covariance(), part.sums.cross_covariance()
-            for projection, (every_weight, every_bias) in operands.items():
-                weight, bias = every_weight[part.rows], None if every_bias is None else every_bias[part.rows]
-                target = weight @ float_mean
-                fitted = self._rounded_projection(
-                    projection,
-                    index,
-                    (weight, bias),
-                    mean,
-                    covariance,
-                    target if bias is None else target + bias,
-                    weight @ cross,
-                    part.tokens,
-                )
-                for name, tensor in fitted.items():
-                    parts.setdefault(name, []).append(tensor)
-        return {name: torch.cat(rounded) for name, rounded in parts.items()}
+        for projection in sublayer.readers:
+            if projection not in sublayer.rounded(self._spec.hidden_size, self._how.block_size):
+                continue
+            weight, bias = self._operands(projection, index, tensors)
+            target = weight @ float_mean
+            tensors_rounded |= self._rounded_projection(
+                projection,
+                index,
+                (weight, bias),
+                mean,
+                covariance,
+                target if bias is None else target + bias,
+                weight @ cross,
+            )
+        return tensors_rounded
 
     def _output(
         self, index: int, output: Projection, exact: DecoderLayer, layer: DecoderLayer, tensors: Tensors
@@ -213,7 +210,7 @@ class RoundedLayers:
         mean, target_mean = sums.mean(), sums.target_mean()
         operands = self._operands(output, index, tensors)
         fitted = self._rounded_projection(
-            output, index, operands, mean, sums.covariance(), target_mean, sums.cross_covariance(), self._tokens
+            output, index, operands, mean, sums.covariance(), target_mean, sums.cross_covariance()
         )
         operands_fitted = [tensor.to(self._device) for tensor in fitted.values()]
         for batch_index in range(len(self._weights)):
@@ -266,7 +263,6 @@ class RoundedLayers:
         covariance: torch.Tensor,
         target_mean: torch.Tensor,
         cross: torch.Tensor,
-        tokens: float,
     ) -> dict[str, torch.Tensor]:
         """Fits a projection to its target and rounds it: weight, and bias if there is one, float32 on the CPU.
 
@@ -283,7 +279,7 @@ class RoundedLayers:
             target_mean,
             cross,
             ridge=_RIDGE,
-            tokens=tokens,
+            tokens=self._tokens,
             intercept=bias is not None,
         )
         # A bias takes up the mean, so that only what varies counts; without one, both do.
