@@ -116,7 +116,10 @@ def _connect(ray: Any, address: str) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
         cpus = available_threads()
-        ray.init(LOCAL, num_cpus=cpus, include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+        try:
+            ray.init(LOCAL, num_cpus=cpus, include_dashboard=False, object_store_memory=_OBJECT_STORE_BYTES, **quiet)
+        except Exception as error:  # a bare one if it does not start in time
+            raise ConnectionError(str(error)) from error
         return
     host, port = address.removeprefix("ray://").rsplit(":", 1)
     try:  # Ray itself would try for half a minute
