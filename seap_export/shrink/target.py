@@ -17,9 +17,9 @@ The next sublayer divides the stream by its length, so an error counts relative 
 besides. Otherwise the few tokens whose hidden states are a hundred times as long as the others', mostly the first of
 each text, would decide the fit alone.
 
-If what a sublayer writes is held, h is nothing, and all tokens count alike. What is normalised with it goes through a second norm, which is
-linearised alike: g and 1 / s are then those of both norms, and what is held in the dense model and not in the shrunk
-one adds to the error.
+If what a sublayer writes is held, h is nothing, and all tokens count alike. What is normalised with it goes through a
+second norm, which is linearised alike: g and 1 / s are then those of both norms, and what is held in the dense model
+and not in the shrunk one adds to the error.
 """
 
 from __future__ import annotations
