@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+
+from seap_export.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -33,39 +37,44 @@ class StoredWeights(Protocol):
         ...
 
 
-class Format(Protocol):
-    """One way to write a model, at one precision: a frozen dataclass.
+@dataclass(frozen=True)
+class Format(ABC):
+    """One way to write a model, with the settings that are usual at one precision.
 
     Attributes:
         name: On the command line, in the manifest, and of the folder beside `hf`.
         extra: The extra of this package that installs what writes it; None: our own do.
         runtimes: What runs it; parity takes the first.
         precisions: What may follow the colon; the first is the default.
+        version: Grows when the same model gives other bytes.
+        precision: One of `precisions`.
+
+    Raises:
+        UsageError: There is no such precision.
     """
 
     name: ClassVar[str]
-    extra: ClassVar[str | None]
+    extra: ClassVar[str | None] = None
     runtimes: ClassVar[tuple[str, ...]]
     precisions: ClassVar[tuple[str, ...]]
+    version: ClassVar[int]
+    precision: str
 
-    def __init__(self, precision: str) -> None:
-        """The format at one of its precisions, with the settings that are usual otherwise."""
-        ...
-
-    @property
-    def precision(self) -> str:
-        """One of `precisions`."""
-        ...
+    def __post_init__(self) -> None:
+        if self.precision not in self.precisions:
+            known = ", ".join(self.precisions)
+            raise UsageError(f"{self.name} has no precision '{self.precision}'; use one of {known}")
 
     @classmethod
-    def read(cls, folder: Path) -> Format:
+    @abstractmethod
+    def read(cls, folder: Path) -> Self:
         """The format of a written folder, as its files say; their weights are not read.
 
         Raises:
             ArtifactError: A file is missing or damaged.
         """
-        ...
 
+    @abstractmethod
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
         """Why a model cannot be written so, with a remedy, in one line; None: it can.
 
@@ -78,27 +87,27 @@ class Format(Protocol):
             InputError: A file is damaged.
             EnvironmentFailure: A package that the check needs is missing.
         """
-        ...
 
     def remark(self, spec: ModelSpec) -> str | None:
         """What the user should know about a model in this format, such as shapes that cost speed or size."""
-        ...
+        return None
 
+    @abstractmethod
     def size(self, spec: ModelSpec) -> int:
         """Bytes of the weight files, within 3 percent."""
-        ...
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
         """The grid that matrices are rounded to, if a model that was put on it before keeps its levels.
 
         None: matrices are not rounded, or are always rounded to the nearest level.
         """
-        ...
+        return None
 
     def settings(self) -> dict[str, Any]:
-        """Everything but the model that the bytes depend on, as JSON values, and a number that grows with changes."""
-        ...
+        """Everything but the model that the bytes depend on, as JSON values."""
+        return {"precision": self.precision, "version": self.version}
 
+    @abstractmethod
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
         """Writes a model folder, dense or pruned, one layer in memory at a time; the same input gives the same bytes.
 
@@ -112,16 +121,16 @@ class Format(Protocol):
             UsageError: `out_folder` is not empty.
             EnvironmentFailure: The extra is missing, or the files cannot be written.
         """
-        ...
 
+    @abstractmethod
     def weights(self, folder: Path, spec: ModelSpec) -> StoredWeights:
         """The weights of a written folder; none is read yet.
 
         Raises:
             ArtifactError: It cannot be read.
         """
-        ...
 
+    @abstractmethod
     def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
         """The weights that are further from the model's than rounding explains, and wrong constants, a line each.
 
@@ -129,15 +138,14 @@ class Format(Protocol):
             ArtifactError: The folder cannot be read.
             InputError: The model folder cannot.
         """
-        ...
 
+    @abstractmethod
     def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
         """What shows, without running a model, that files are damaged or not of one model: a line each.
 
         Raises:
             ArtifactError, InputError: A file cannot be read.
         """
-        ...
 
 
 def named_folders(formats: Sequence[Format]) -> dict[str, Format]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from converters.accepted import accepted_model, cannot_hold, changing_rotation, remark_on_length
 from converters.executorch.decoder import cache_length, decoder_program, decoder_weights, rotations
@@ -14,7 +14,7 @@ from converters.executorch.read_back import ExecutorchWeights, program_damages, 
 from converters.executorch.stored_program import PROGRAM, StoredProgram
 from converters.executorch.weights import GRID
 from converters.executorch.writer import write_program
-from converters.format import lacks
+from converters.format import Format, lacks
 from converters.progress import LayerProgress
 from converters.read_back import open_plain
 from converters.small_files import copies, write_files
@@ -25,14 +25,12 @@ from seap_export.sources.config import end_tokens
 
 __all__ = ["ExecutorchFormat"]
 
-#: Grows when the same model gives other bytes.
-_VERSION = 2
 #: The nodes of a layer, bytes.
 _LAYER = 12_000
 
 
 @dataclass(frozen=True)
-class ExecutorchFormat:
+class ExecutorchFormat(Format):
     """See `converters.format.Format`.
 
     Attributes:
@@ -44,24 +42,14 @@ class ExecutorchFormat:
     extra: ClassVar[str | None] = EXTRA
     runtimes: ClassVar[tuple[str, ...]] = ("executorch",)
     precisions: ClassVar[tuple[str, ...]] = ("int8", "int4", "fp32")
+    version: ClassVar[int] = 2
     precision: str = precisions[0]
-
-    def __post_init__(self) -> None:
-        if self.precision not in self.precisions:
-            raise ValueError(f"precision must be one of {', '.join(self.precisions)}, not {self.precision}")
 
     @classmethod
     def read(cls, folder: Path) -> ExecutorchFormat:
-        """The format of a written folder, as the program says.
-
-        Raises:
-            ArtifactError: The program is missing or damaged.
-            EnvironmentFailure: ExecuTorch is missing.
-        """
         return cls(StoredProgram(folder).precision)
 
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
-        """Why a model cannot be written so; None: it can."""
         return cannot_hold(self, lacks(spec, Attention, Mlp) or _unknown(spec))
 
     def remark(self, spec: ModelSpec) -> str | None:
@@ -80,18 +68,7 @@ class ExecutorchFormat:
         """What the matrices of int4 are on; None: they have a scale for each row, or stay in float32."""
         return GRID if self.precision == "int4" else None
 
-    def settings(self) -> dict[str, Any]:
-        """What the bytes depend on besides the model."""
-        return {"precision": self.precision, "version": _VERSION}
-
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
-        """Writes the program and the tokenizer.
-
-        Raises:
-            InputError: The model is refused or damaged, or has NaN or infinite weights.
-            UsageError: The folder is not empty.
-            EnvironmentFailure: ExecuTorch is missing, or the files cannot be written.
-        """
         _, spec = accepted_model(self, model_folder)
         plain = open_plain(model_folder, spec)
         program = decoder_program(spec, self.precision, end_tokens(model_folder))
@@ -101,20 +78,12 @@ class ExecutorchFormat:
             write_files(out_folder, copies(model_folder, "tokenizer.json"))
 
     def weights(self, folder: Path, spec: ModelSpec) -> ExecutorchWeights:
-        """The weights of a written folder.
-
-        Raises:
-            ArtifactError: The program is damaged.
-            EnvironmentFailure: ExecuTorch is missing.
-        """
         return ExecutorchWeights(folder, spec)
 
     def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        """The weights that are further from the model's than rounding explains, a line each."""
         return weight_differences(model_folder, folder, self.precision)
 
     def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        """A program that is missing, damaged or not that of the model, a line each."""
         return program_damages(model_folder, folder, self.precision)
 
 

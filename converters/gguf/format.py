@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from converters.format import Format
 from converters.gguf.choice import keeps_levels
 from converters.gguf.file import FilePlan
 from converters.gguf.q4_0 import Q4_0
@@ -14,19 +15,16 @@ from converters.gguf.stored import GgufWeights, file_damages, precision_of, weig
 from converters.gguf.tokenizer.vocabulary import tokenizer_metadata
 from converters.gguf.types import PRESETS
 from converters.gguf.writer import write_gguf
-from seap_export.errors import InputError, UsageError
+from seap_export.errors import InputError
 from seap_export.families import ModelSpec
 from seap_export.llama_library import llama_library
 from seap_export.rounding.grid import BlockQuantization
 
 __all__ = ["GgufFormat"]
 
-#: Grows whenever the same model is written as other bytes.
-_VERSION = 3
-
 
 @dataclass(frozen=True)
-class GgufFormat:
+class GgufFormat(Format):
     """`model.gguf` at a precision of llama.cpp's.
 
     The default is q8_0: next to the loss of pruning its own is nothing, it takes half the space of f16, and nothing
@@ -40,14 +38,10 @@ class GgufFormat:
     """
 
     name: ClassVar[str] = "gguf"
-    extra: ClassVar[str | None] = None
     runtimes: ClassVar[tuple[str, ...]] = ("llama.cpp",)
     precisions: ClassVar[tuple[str, ...]] = ("q8_0", *(name for name in PRESETS if name != "q8_0"))
+    version: ClassVar[int] = 3
     precision: str = precisions[0]
-
-    def __post_init__(self) -> None:
-        if self.precision not in self.precisions:
-            raise UsageError(f"gguf has no precision '{self.precision}'; use one of {', '.join(self.precisions)}")
 
     @classmethod
     def read(cls, folder: Path) -> GgufFormat:
@@ -81,10 +75,6 @@ class GgufFormat:
         """That of Q4_0, unless other numbers are stored than those of the model; the LM head is in another type."""
         return Q4_0 if self.precision == "q4_0" and keeps_levels(spec) else None
 
-    def settings(self) -> dict[str, Any]:
-        """What the bytes depend on, beside the model."""
-        return {"precision": self.precision, "version": _VERSION}
-
     def remark(self, spec: ModelSpec) -> str | None:
         """What is stored in another type than asked for, and the bytes it costs; None: nothing."""
         plan = FilePlan.of(spec, self.precision)
@@ -99,17 +89,13 @@ class GgufFormat:
         return f"gguf:{self.precision}: rows that are not whole blocks take {', '.join(parts)}{remedy}"
 
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
-        """Writes `model.gguf` and a `Modelfile`; see `write_gguf`."""
         write_gguf(model_folder, out_folder, self.precision, on_layer)
 
     def weights(self, folder: Path, spec: ModelSpec) -> GgufWeights:
-        """The weights of the file in `folder`; see `GgufWeights`."""
         return GgufWeights(folder, FilePlan.of(spec, self.precision))
 
     def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        """The tensors that are not the model's; see `weight_differences`."""
         return weight_differences(model_folder, folder, self.precision)
 
     def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        """What is missing, cut off or another model's; see `file_damages`."""
         return file_damages(model_folder, folder, self.precision)

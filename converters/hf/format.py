@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
+from converters.format import Format
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import ModelSpec
-from seap_export.rounding.grid import BlockQuantization
 from seap_export.sources.config import read_spec
 from seap_export.sources.stored import StoredForm
 from seap_export.sources.weights import SafetensorsReader, check_weights, main_dtype
@@ -28,14 +28,13 @@ def dtype_name(dtype: torch.dtype) -> str:
 
 
 @dataclass(frozen=True)
-class HfFormat:
+class HfFormat(Format):
     """config.json, safetensors, the tokenizer and the modelling code; see `converters.format.Format`."""
 
     name: ClassVar[str] = "hf"
-    extra: ClassVar[str | None] = None
     runtimes: ClassVar[tuple[str, ...]] = ("torch", "vllm")
     precisions: ClassVar[tuple[str, ...]] = tuple(_SIZES)
-
+    version: ClassVar[int] = 1
     precision: str = "fp32"
 
     @classmethod
@@ -50,21 +49,9 @@ class HfFormat:
         """Raises `UsageError`: a model folder is not made from itself."""
         raise UsageError("a model folder is in the format hf already; use another --format")
 
-    def remark(self, spec: ModelSpec) -> str | None:
-        """Nothing."""
-        return None
-
     def size(self, spec: ModelSpec) -> int:
         """Every parameter in the precision."""
         return spec.num_parameters() * _SIZES[self.precision]
-
-    def grid(self, spec: ModelSpec) -> BlockQuantization | None:
-        """None."""
-        return None
-
-    def settings(self) -> dict[str, Any]:
-        """The precision is the dense model's."""
-        return {"version": 1, "precision": self.precision}
 
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
         """Raises `UsageError`."""
@@ -84,7 +71,6 @@ class HfFormat:
                 yield f"'{name}' differs from the model's"
 
     def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        """Tensors that are missing, of another shape, or not described by config.json."""
         reader, stored = SafetensorsReader(folder), StoredForm(read_spec(folder)).shapes
         check_weights(reader, stored, str(folder))
         for name in sorted(reader.shapes().keys() - stored.keys()):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from converters.accepted import accepted_model, cannot_hold, changing_rotation, remark_on_length
-from converters.format import lacks
+from converters.format import Format, lacks
 from converters.litert.bundle import BUNDLE, METADATA, PROGRAM, TOKENIZER, Bundle, Section, header
 from converters.litert.decoder import cache_length, decoder_program, decoder_weights
 from converters.litert.metadata import llm_metadata, packed_tokenizer
@@ -23,18 +23,15 @@ from converters.progress import LayerProgress
 from converters.read_back import open_plain
 from converters.whole import whole_or_nothing
 from seap_export.families import Attention, Mlp, ModelSpec
-from seap_export.rounding.grid import BlockQuantization
 
 __all__ = ["LitertFormat"]
 
-#: Grows when the same model gives other bytes.
-_VERSION = 2
 #: The nodes and tensors of a layer in all signatures, bytes.
 _LAYER = 21_000
 
 
 @dataclass(frozen=True)
-class LitertFormat:
+class LitertFormat(Format):
     """See `converters.format.Format`.
 
     Attributes:
@@ -46,11 +43,8 @@ class LitertFormat:
     extra: ClassVar[str | None] = EXTRA
     runtimes: ClassVar[tuple[str, ...]] = ("litert",)
     precisions: ClassVar[tuple[str, ...]] = ("int8", "fp32")
+    version: ClassVar[int] = 2
     precision: str = precisions[0]
-
-    def __post_init__(self) -> None:
-        if self.precision not in self.precisions:
-            raise ValueError(f"precision must be one of {', '.join(self.precisions)}, not {self.precision}")
 
     @classmethod
     def read(cls, folder: Path) -> LitertFormat:
@@ -63,7 +57,6 @@ class LitertFormat:
         return cls(StoredProgram(Bundle(folder)).precision)
 
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
-        """Why a model cannot be written so; None: it can."""
         return cannot_hold(self, lacks(spec, Attention, Mlp) or changing_rotation(spec, cache_length(spec)))
 
     def remark(self, spec: ModelSpec) -> str | None:
@@ -77,22 +70,7 @@ class LitertFormat:
         # a scale for each row, zero points once for matrices of as many rows, and the nodes
         return sum(weight.size for weight in weights) + 4 * sum(rows) + 8 * sum(set(rows)) + _LAYER * len(spec.layers)
 
-    def grid(self, spec: ModelSpec) -> BlockQuantization | None:
-        """None: rows of int8 are rounded to the nearest level."""
-        return None
-
-    def settings(self) -> dict[str, Any]:
-        """What the bytes depend on besides the model."""
-        return {"precision": self.precision, "version": _VERSION}
-
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
-        """Writes a bundle with program, tokenizer and chat template.
-
-        Raises:
-            InputError: The model is refused or damaged, or has NaN or infinite weights.
-            UsageError: The folder is not empty.
-            EnvironmentFailure: A package of LiteRT is missing, or the file cannot be written.
-        """
         _, spec = accepted_model(self, model_folder)
         plain, program = open_plain(model_folder, spec), decoder_program(spec, self.precision)
         parts = {METADATA: llm_metadata(model_folder, cache_length(spec)), TOKENIZER: packed_tokenizer(model_folder)}
@@ -117,18 +95,10 @@ class LitertFormat:
             file.write(program.packed(scales))
 
     def weights(self, folder: Path, spec: ModelSpec) -> LitertWeights:
-        """The weights of a written folder.
-
-        Raises:
-            ArtifactError: The bundle is damaged.
-            EnvironmentFailure: A package of LiteRT is missing.
-        """
         return LitertWeights(folder, spec)
 
     def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        """The weights that are further from the model's than rounding explains, a line each."""
         return weight_differences(model_folder, folder, self.precision)
 
     def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        """A bundle that is missing, damaged or not that of the model, a line each."""
         return bundle_damages(model_folder, folder, self.precision)

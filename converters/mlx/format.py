@@ -10,12 +10,12 @@ from typing import Any, ClassVar
 import torch
 
 from converters.accepted import accepted_model
-from converters.format import lacks
+from converters.format import Format, lacks
 from converters.mlx.layout import GROUPS, PRECISIONS, Layout
 from converters.mlx.quantize import GRID
 from converters.mlx.stored import MlxWeights, folder_damages, weight_differences
 from converters.mlx.writer import model_dtype, write_mlx
-from seap_export.errors import ArtifactError, InputError, UsageError
+from seap_export.errors import ArtifactError, InputError
 from seap_export.families import Attention, Experts, Mlp, ModelSpec, SharedExpert
 from seap_export.families.sublayers import Gates
 from seap_export.json_file import read_json
@@ -25,8 +25,6 @@ from seap_export.sources.tensor_writer import SafetensorsWriter
 
 __all__ = ["MlxFormat"]
 
-#: Increased when the same model gives other bytes than before.
-_VERSION = 2
 #: Of the gates in `modeling_mlx.py`.
 _ACTIVATIONS = ("silu", "gelu_tanh")
 #: Of its routers.
@@ -36,7 +34,7 @@ _NAMED = 3
 
 
 @dataclass(frozen=True)
-class MlxFormat:
+class MlxFormat(Format):
     """Writes and reads folders of mlx-lm, without MLX itself.
 
     Attributes:
@@ -48,15 +46,10 @@ class MlxFormat:
     """
 
     name: ClassVar[str] = "mlx"
-    extra: ClassVar[str | None] = None
     runtimes: ClassVar[tuple[str, ...]] = ("mlx",)
     precisions: ClassVar[tuple[str, ...]] = tuple(PRECISIONS)
-
+    version: ClassVar[int] = 2
     precision: str = "fp16"
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise UsageError(f"mlx has no precision '{self.precision}'; use one of {', '.join(PRECISIONS)}")
 
     @classmethod
     def read(cls, folder: Path) -> MlxFormat:
@@ -73,7 +66,6 @@ class MlxFormat:
         raise ArtifactError(f"{folder / 'config.json'}: {bits} bits are not known; export again")
 
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
-        """Why the model cannot be written so; None: it can."""
         if (part := lacks(spec, Attention, Mlp, Experts, SharedExpert)) is not None:
             return f"mlx cannot run this model: its model file has no layer with {part}; use another format"
         if spec.norm.is_centred:
@@ -116,50 +108,21 @@ class MlxFormat:
         return GRID if PRECISIONS[self.precision].bits == GRID.bits else None
 
     def settings(self) -> dict[str, Any]:
-        """What the bytes depend on besides the model."""
-        return {"format": self.name, "precision": self.precision, "version": _VERSION}
+        return {"format": self.name, **super().settings()}
 
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
-        """Writes a dense or pruned model into the existing, empty `out_folder`.
-
-        Args:
-            model_folder: config.json, safetensors files and the tokenizer.
-            out_folder: Gets model.safetensors, config.json, the model file and the tokenizer.
-            on_layer: Called with a layer's index once all its weights are written.
-
-        Raises:
-            InputError: The model is not supported, is damaged, has NaN or infinite weights, or overflows.
-            UsageError: The output already exists.
-            EnvironmentFailure: The output cannot be written.
-        """
         _, spec = accepted_model(self, model_folder)
         write_mlx(model_folder, out_folder, spec, self.precision, on_layer)
 
     def weights(self, folder: Path, spec: ModelSpec) -> MlxWeights:
-        """The written weights by the names of hf/.
-
-        Raises:
-            ArtifactError: They are missing, damaged or of another model.
-        """
         dtype = read_dtype(folder)
         return MlxWeights(folder, spec, Layout(spec, self.precision, dtype))
 
     def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        """The weights that are further from hf/ than rounding, one line each.
-
-        Raises:
-            ArtifactError: The folder's weights are missing or damaged.
-            InputError: The model folder is damaged.
-        """
         spec, layout = self._opened(model_folder)
         return weight_differences(model_folder, folder, spec, layout)
 
     def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        """Files that are missing, damaged or of another model, one line each.
-
-        Raises:
-            InputError: The model folder is damaged.
-        """
         spec, layout = self._opened(model_folder)
         return folder_damages(model_folder, folder, spec, layout)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from converters.format import Format
 from converters.onnx.folder import convert_folder, folder_damages, genai_config_of
 from converters.onnx.form import OnnxForm, read_form
 from converters.onnx.onnx_writer import MODEL_FILE, refuse_unsupported
@@ -20,12 +21,9 @@ from seap_export.families import ModelSpec
 
 __all__ = ["OnnxFormat"]
 
-#: Increased when the same inputs give different bytes than before.
-_VERSION = 3
-
 
 @dataclass(frozen=True)
-class OnnxFormat:
+class OnnxFormat(Format):
     """An ONNX graph; see `converters.format.Format`.
 
     Attributes:
@@ -34,11 +32,9 @@ class OnnxFormat:
     """
 
     name: ClassVar[str] = "onnx"
-    extra: ClassVar[str | None] = None
     runtimes: ClassVar[tuple[str, ...]] = ("onnxruntime",)
     precisions: ClassVar[tuple[str, ...]] = PRECISIONS
-
-    precision: str
+    version: ClassVar[int] = 3
     form: OnnxForm = field(init=False)
 
     def __post_init__(self) -> None:
@@ -82,21 +78,16 @@ class OnnxFormat:
         return how if how is not None and how.bits == 4 else None
 
     def settings(self) -> dict[str, Any]:
-        """The form."""
-        return {"version": _VERSION, **self.form.to_json()}
+        return {"version": self.version, **self.form.to_json()}
 
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
-        """Writes the graph, the tokenizer and genai_config.json."""
         convert_folder(model_folder, out_folder, self.form, on_layer)
 
     def weights(self, folder: Path, spec: ModelSpec) -> GraphWeights:
-        """What the graph's initialisers hold."""
         return GraphWeights(folder / MODEL_FILE, spec)
 
     def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        """Tensors and nodes; see `weight_differences`."""
         return weight_differences(model_folder, folder, self.form)
 
     def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        """See `folder_damages`."""
         return folder_damages(model_folder, folder)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from converters.accepted import cannot_hold
-from converters.format import lacks
+from converters.format import Format, lacks
 from converters.openvino.damages import file_damages, graph_differences
 from converters.openvino.ir_file import MODEL_FILE, read_ir, write_ir
 from converters.openvino.packages import EXTRA
@@ -26,15 +26,13 @@ from seap_export.sources.config import read_spec
 
 __all__ = ["OpenvinoFormat"]
 
-#: Grows when the same model and packages give other bytes.
-_VERSION = 4
 #: The share of a file from which on the user is told.
 _REMARKABLE = 0.01
 _TYPES = {"f32": "fp32", "f16": "fp16", "i8": "int8", "i4": "int4"}
 
 
 @dataclass(frozen=True)
-class OpenvinoFormat:
+class OpenvinoFormat(Format):
     """See `converters.format.Format`.
 
     Attributes:
@@ -46,11 +44,8 @@ class OpenvinoFormat:
     extra: ClassVar[str | None] = EXTRA
     runtimes: ClassVar[tuple[str, ...]] = ("openvino",)
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8", "int4")
+    version: ClassVar[int] = 4
     precision: str = precisions[0]
-
-    def __post_init__(self) -> None:
-        if self.precision not in self.precisions:
-            raise ValueError(f"precision must be one of {', '.join(self.precisions)}, not {self.precision}")
 
     @classmethod
     def read(cls, folder: Path) -> OpenvinoFormat:
@@ -67,7 +62,6 @@ class OpenvinoFormat:
         return cls(_TYPES[next((kind for kind in ("i4", "i8") if kind in types), embedding.element_type)])
 
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
-        """Why a model cannot be written so; None: it can."""
         if (part := lacks(spec, Attention, Mlp)) is not None:
             return cannot_hold(self, part)
         try:
@@ -108,10 +102,6 @@ class OpenvinoFormat:
         """That of int4."""
         how = self._storage.rounding
         return how if how is not None and how.bits == 4 else None
-
-    def settings(self) -> dict[str, Any]:
-        """The precision, and a number that grows when bytes change."""
-        return {"precision": self.precision, "version": _VERSION}
 
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
         """Writes an IR of OpenVINO with its tokenizer; the same packages of OpenVINO give the same bytes.

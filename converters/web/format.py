@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from converters.accepted import accepted_model, cannot_hold
-from converters.format import lacks
+from converters.format import Format, lacks
 from converters.onnx.form import read_form
 from converters.onnx.graph.decoder import HEAD_DIM_MULTIPLE
 from converters.onnx.read_back import GraphWeights
@@ -30,14 +30,12 @@ from seap_export.rounding.grid import BlockQuantization
 
 __all__ = ["WebFormat"]
 
-#: Grows when the bytes that are written change.
-_VERSION = 2
 #: Weights above this leave too little of WebAssembly's 4 GB, where a part of them is held twice.
 _MOST_WASM = 2_500_000_000
 
 
 @dataclass(frozen=True)
-class WebFormat:
+class WebFormat(Format):
     """Writes config.json, generation_config.json, the tokenizer and `onnx/`; see `converters.web.precisions`.
 
     Attributes:
@@ -45,15 +43,10 @@ class WebFormat:
     """
 
     name: ClassVar[str] = "web"
-    extra: ClassVar[str | None] = None
     runtimes: ClassVar[tuple[str, ...]] = ("transformers.js",)
     precisions: ClassVar[tuple[str, ...]] = PRECISIONS
-
+    version: ClassVar[int] = 2
     precision: str = PRECISIONS[0]
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision}")
 
     @classmethod
     def read(cls, folder: Path) -> WebFormat:
@@ -66,7 +59,6 @@ class WebFormat:
         return cls(precision)
 
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
-        """Why a model cannot be written so, as one line with a remedy; None: it can."""
         if (part := lacks(spec, Attention, Mlp)) is not None:
             return cannot_hold(self, part)
         if spec.head_dim % HEAD_DIM_MULTIPLE:
@@ -100,23 +92,7 @@ class WebFormat:
         how = precision_of(self.precision).quantization
         return how if how is not None and how.bits == 4 else None
 
-    def settings(self) -> dict[str, Any]:
-        """What the written bytes depend on besides the model."""
-        return {"precision": self.precision, "version": _VERSION}
-
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
-        """Writes a dense or pruned model, one tensor at a time; nothing is left behind on failure.
-
-        Args:
-            model_folder: config.json, safetensors and tokenizer.
-            out_folder: An existing, empty folder.
-            on_layer: Called with a layer's index once all its weights are written.
-
-        Raises:
-            InputError: The model is not supported, is damaged, has NaN or infinite weights, or overflows in fp16.
-            UsageError: `out_folder` is not empty.
-            EnvironmentFailure: The output cannot be written.
-        """
         config, spec = accepted_model(self, model_folder)
         precision = precision_of(self.precision)
         weights = open_weights(model_folder, spec, precision)
@@ -131,22 +107,14 @@ class WebFormat:
             write_files(out_folder, web_files(model_folder, self.precision, chunks))
 
     def weights(self, folder: Path, spec: ModelSpec) -> GraphWeights:
-        """Reads the written weights back; raises `ArtifactError` where that is impossible."""
         return GraphWeights(folder / ONNX_FOLDER / file_name(self.precision), spec)
 
     def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        """The tensors and nodes of the graph that differ from the model's, one line each.
-
-        Raises:
-            ArtifactError: The graph cannot be read.
-            InputError: The model folder is damaged.
-        """
         file = file_name(self.precision)
         form = read_form(folder / ONNX_FOLDER / file)
         yield from weight_differences(model_folder, folder / ONNX_FOLDER, form, file)
 
     def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        """What is missing, truncated or does not belong together, one line each, without running a model."""
         yield from folder_damages(model_folder, folder, self.precision)
 
 

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import DynamicCache
 
+from converters.format import Format
 from converters.formats import FORMATS, Row
 from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec, model_spec
@@ -35,14 +36,13 @@ _DTYPES = {"f32": torch.float32, "f16": torch.float16}
 
 
 @dataclass(frozen=True)
-class FakeFormat:
+class FakeFormat(Format):
     """Refuses models with MQA; knows the tokens that the config names."""
 
     name: ClassVar[str] = "fake"
-    extra: ClassVar[str | None] = None
     runtimes: ClassVar[tuple[str, ...]] = ("faked", "faked-too", "clocked")
     precisions: ClassVar[tuple[str, ...]] = ("f32", "f16")
-
+    version: ClassVar[int] = 1
     precision: str = "f32"
 
     @classmethod
@@ -59,12 +59,6 @@ class FakeFormat:
 
     def size(self, spec: ModelSpec) -> int:
         return spec.num_parameters() * _DTYPES[self.precision].itemsize
-
-    def grid(self, spec: ModelSpec) -> None:
-        return None
-
-    def settings(self) -> dict[str, Any]:
-        return {"version": 1, "precision": self.precision}
 
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
         stored = load_file(model_folder / "model.safetensors")
