@@ -17,7 +17,7 @@ from converters.executorch.packages import EXTRA, quiet, require
 from converters.executorch.stored_program import PROGRAM
 from seap_export.errors import ArtifactError, ParityFailure, UsageError, in_one_line
 from validation.runtimes.row_by_row import RowByRow
-from validation.runtimes.runner import Gives, Logits, Opening
+from validation.runtimes.runner import Logits, Opening
 
 __all__ = ["ExecutorchRunner", "open_executorch"]
 
@@ -45,7 +45,6 @@ class ExecutorchRunner(RowByRow[list[int]]):
 
     runtime: ClassVar[str] = "executorch"
     extra: ClassVar[str | None] = EXTRA
-    gives: ClassVar[Gives] = "logits"
 
     def __init__(self, folder: Path, threads: int = 1, *, all_logits: bool = False) -> None:
         super().__init__(all_logits=all_logits)
@@ -72,9 +71,6 @@ class ExecutorchRunner(RowByRow[list[int]]):
 
     def _new_row(self) -> list[int]:
         return []
-
-    def cache(self, row: int) -> None:
-        """None: a program does not show its cache."""
 
     def close(self) -> None:
         """Frees the program."""

@@ -24,7 +24,7 @@ from converters.litert.stored_program import StoredProgram
 from seap_export.errors import ArtifactError, ParityFailure, UsageError, in_one_line
 from seap_export.stderr import silent_stderr
 from validation.runtimes.row_by_row import RowByRow
-from validation.runtimes.runner import Gives, Layers, Logits, Opening
+from validation.runtimes.runner import Layers, Logits, Opening
 
 __all__ = ["LitertRunner", "open_litert"]
 
@@ -52,7 +52,6 @@ class LitertRunner(RowByRow["_Row"]):
 
     runtime: ClassVar[str] = "litert"
     extra: ClassVar[str | None] = EXTRA
-    gives: ClassVar[Gives] = "logits"
 
     def __init__(self, folder: Path, threads: int = 1, *, in_float: bool = False, all_logits: bool = False) -> None:
         super().__init__(all_logits=all_logits)

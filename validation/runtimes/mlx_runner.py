@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
 from seap_export.extras import install_remedy
-from validation.runtimes.runner import Gives, Layers, Logits, Opening, States
+from validation.runtimes.runner import Layers, Logits, Opening, Runner, States, real_lengths
 from validation.runtimes.timing import Pace, timed_loop
 
 __all__ = ["MlxRunner", "open_mlx"]
@@ -25,7 +25,7 @@ __all__ = ["MlxRunner", "open_mlx"]
 _ERRORS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError, OSError)
 
 
-class MlxRunner:
+class MlxRunner(Runner):
     """Runs one generation after another with one model; `prefill` starts a new one, `step` continues it.
 
     Not the copy of the model file in the folder is run, but ours, which is the same unless the folder is damaged.
@@ -46,7 +46,6 @@ class MlxRunner:
 
     runtime: ClassVar[str] = "mlx"
     extra: ClassVar[str | None] = "mlx"
-    gives: ClassVar[Gives] = "logits"
 
     def __init__(self, folder: Path, *, in_float32: bool = False) -> None:
         try:
@@ -76,23 +75,8 @@ class MlxRunner:
         self._model.set_dtype(self._mx.float32)
 
     def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
-        """Runs the prompts from empty caches.
-
-        Args:
-            input_ids: int64 [B, S], padded on the right with any token.
-            lengths: The real tokens of each row, 1 to S; logits after them are 0.
-            room: Ignored; the caches grow.
-
-        Returns:
-            [B, S, V].
-
-        Raises:
-            ParityFailure: The model does not run.
-        """
-        rows, width = input_ids.shape
-        real = np.asarray(lengths, np.int64)
-        if real.shape != (rows,) or real.min() < 1 or real.max() > width:
-            raise ValueError(f"lengths {list(lengths)} do not fit input_ids of shape {list(input_ids.shape)}")
+        """Runs the prompts from empty caches, which grow; logits after the real tokens are 0."""
+        (rows, width), real = input_ids.shape, real_lengths(input_ids, lengths)
         padding = [int(real.max() - length) for length in real]
         shifted = np.zeros((rows, real.max()), np.int64)
         for row_ids, ids, length in zip(shifted, input_ids, real, strict=True):
@@ -106,24 +90,10 @@ class MlxRunner:
         return logits
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
-        """Appends tokens to each row.
-
-        Args:
-            input_ids: int64 [B, S], all of them real.
-
-        Returns:
-            [B, S, V].
-
-        Raises:
-            ParityFailure: The model does not run.
-        """
+        """Appends tokens to each row."""
         if not self._cache:
             raise ValueError("tokens are appended before there is a prompt")
         return self._run(input_ids, "a decode step")
-
-    def step(self, next_ids: Sequence[int]) -> Logits:
-        """Appends one token to each row [B] and returns the logits [B, V]."""
-        return self.append(np.asarray(next_ids, np.int64)[:, None])[:, 0]
 
     def timed(self, prompt: Sequence[int], steps: int) -> Pace:
         """See `TimesItself`; as mlx-lm does it, the LM head sees the last token of the prompt alone."""

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,16 +21,15 @@ from converters.openvino.packages import EXTRA, require
 from seap_export.errors import ArtifactError, ParityFailure, in_one_line
 from seap_export.families import Attention
 from seap_export.sources.config import read_spec
-from validation.runtimes.runner import Layers, Opening
+from validation.runtimes.runner import Layers, Logits, Opening, Runner, real_lengths
 
 __all__ = ["OpenvinoRunner", "open_openvino"]
 
-Logits = NDArray[np.float32]
 _INPUTS = {"input_ids", "attention_mask", "position_ids", "beam_idx"}
 _STATE = re.compile(r"past_key_values\.(\d+)\.(key|value)present\.\1\.\2")
 
 
-class OpenvinoRunner:
+class OpenvinoRunner(Runner):
     """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it.
 
     Args:
@@ -48,7 +47,6 @@ class OpenvinoRunner:
 
     runtime: ClassVar[str] = "openvino"
     extra: ClassVar[str | None] = EXTRA
-    gives: ClassVar[Literal["logits", "log-probabilities"]] = "logits"
 
     def __init__(self, folder: Path, threads: int = 1, properties: Mapping[str, Any] | None = None) -> None:
         ov = require("openvino")
@@ -81,43 +79,20 @@ class OpenvinoRunner:
         self._is_real: NDArray[np.int64] = np.zeros((0, 0), np.int64)
 
     def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
-        """Runs the prompts from an empty cache.
-
-        Args:
-            input_ids: int64 [B, S], padded on the right with any token.
-            lengths: The real tokens of each row, 1 to S; logits after them mean nothing.
-            room: Of no account, because the cache grows.
-
-        Returns:
-            [B, S, V].
-
-        Raises:
-            ParityFailure: The graph does not run, or returns logits of another shape.
-        """
-        rows, width = input_ids.shape
-        real = np.asarray(lengths, np.int64)
-        if real.shape != (rows,) or real.min() < 1 or real.max() > width:
-            raise ValueError(f"lengths {list(lengths)} do not fit input_ids of shape {list(input_ids.shape)}")
+        """Runs the prompts from an empty cache, which grows."""
+        real = real_lengths(input_ids, lengths)
         self._request.reset_state()
-        self._is_real = (np.arange(width) < real[:, None]).astype(np.int64)
+        self._is_real = (np.arange(input_ids.shape[1]) < real[:, None]).astype(np.int64)
         return self._run(input_ids)
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
-        """Appends tokens, int64 [B, S], all of them real, to each row and returns the logits [B, S, V].
-
-        Raises:
-            ParityFailure: As for `prefill`.
-        """
+        """Appends tokens to each row."""
         if not self._is_real.size:
             raise ValueError("tokens are appended before there is a prompt")
         if len(input_ids) != len(self._is_real):
             raise ValueError(f"tokens for {len(input_ids)} rows follow prompts of {len(self._is_real)}")
         self._is_real = np.concatenate([self._is_real, np.ones_like(input_ids)], axis=1)
         return self._run(input_ids)
-
-    def step(self, next_ids: Sequence[int]) -> Logits:
-        """Appends one token to each row [B] and returns the logits [B, V]; errors are those of `append`."""
-        return self.append(np.asarray(next_ids, np.int64)[:, None])[:, 0]
 
     def cache(self, row: int) -> Layers:
         """The keys and values of each layer, [KV heads, tokens of the row, head_dim], without heads that fill up."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from validation.runtimes.runner import Logits
+from validation.runtimes.runner import Logits, Runner
 from validation.runtimes.timing import Pace, timed_loop
 
 __all__ = ["RowByRow"]
@@ -18,7 +18,7 @@ __all__ = ["RowByRow"]
 Row = TypeVar("Row")
 
 
-class RowByRow(ABC, Generic[Row]):
+class RowByRow(Runner, Generic[Row]):
     """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it.
 
     Args:
@@ -43,16 +43,7 @@ class RowByRow(ABC, Generic[Row]):
         """
 
     def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
-        """Runs the prompts from empty caches; raises what `_continued` does.
-
-        Args:
-            input_ids: int64 [B, S], padded on the right with any token.
-            lengths: The real tokens of each row, 1 to S; logits after them are 0.
-            room: Of no account, because the cache has a fixed length.
-
-        Returns:
-            [B, S, V] or, without all logits, those of each row's last token, [B, 1, V].
-        """
+        """Runs the prompts from empty caches, whose length is fixed; raises what `_continued` does."""
         self._rows = [self._new_row() for _ in lengths]
         computed = [
             self._continued(row, ids[:length]) for row, ids, length in zip(self._rows, input_ids, lengths, strict=True)
@@ -64,14 +55,10 @@ class RowByRow(ABC, Generic[Row]):
         return logits
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
-        """Appends tokens, int64 [B, S], all of them real; it gives and raises what `prefill` does."""
+        """Appends tokens to each row; it gives and raises what `prefill` does."""
         if not self._rows:
             raise ValueError("tokens are appended before there is a prompt")
         return np.stack([self._continued(row, ids) for row, ids in zip(self._rows, input_ids, strict=True)])
-
-    def step(self, next_ids: Sequence[int]) -> Logits:
-        """Appends one token to each row [B] and returns the logits [B, V]; errors are those of `append`."""
-        return self.append(np.asarray(next_ids, np.int64)[:, None])[:, -1]
 
     def timed(self, prompt: Sequence[int], steps: int) -> Pace:
         """See `TimesItself`: a program takes one prompt at a time."""

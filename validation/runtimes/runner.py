@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PER_TOKEN", "Bounded", "Follows", "Gives", "Keeps", "Layers", "Logits", "Opening", "Purpose", "Runner", "Runtime",
-    "States", "TimesItself", "padded",
+    "States", "TimesItself", "padded", "real_lengths",
 ]  # fmt: skip
 
 #: float32; of a prompt [rows, tokens, vocabulary], of a step [rows, vocabulary].
@@ -45,7 +46,15 @@ def padded(prompts: Sequence[Sequence[int]]) -> NDArray[np.int64]:
     return input_ids
 
 
-class Runner(Protocol):
+def real_lengths(input_ids: NDArray[np.int64], lengths: Sequence[int]) -> NDArray[np.int64]:
+    """The lengths that `Runner.prefill` was given, int64 [B]; raises `ValueError` where they do not fit the ids."""
+    real = np.asarray(lengths, np.int64)
+    if real.shape != input_ids.shape[:1] or real.min() < 1 or real.max() > input_ids.shape[1]:
+        raise ValueError(f"lengths {list(lengths)} do not fit input_ids of shape {list(input_ids.shape)}")
+    return real
+
+
+class Runner(ABC):
     """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it with its cache.
 
     Attributes:
@@ -55,9 +64,10 @@ class Runner(Protocol):
     """
 
     runtime: ClassVar[str]
-    extra: ClassVar[str | None]
-    gives: ClassVar[Gives]
+    extra: ClassVar[str | None] = None
+    gives: ClassVar[Gives] = "logits"
 
+    @abstractmethod
     def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
         """Runs prompts from an empty cache.
 
@@ -73,23 +83,25 @@ class Runner(Protocol):
             ParityFailure: The model does not run.
             EnvironmentFailure: Memory runs out, or a library is missing.
         """
-        ...
 
+    @abstractmethod
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
-        """Appends tokens, int64 [1, S], to the only row; what it gives and raises is as for `prefill`."""
-        ...
+        """Appends tokens, int64 [B, S], all of them real; what it gives and raises is as for `prefill`.
+
+        Several tokens at once are appended to a single row only, which is all that some graphs can do.
+        """
 
     def step(self, next_ids: Sequence[int]) -> Logits:
         """Appends one token to each row [B]; gives [B, V] and raises what `prefill` does."""
-        ...
+        return self.append(np.asarray(next_ids, np.int64)[:, None])[:, -1]
 
     def cache(self, row: int) -> Layers | None:
         """The cache of a row; None: the runtime does not show it."""
-        ...
+        return None
 
+    @abstractmethod
     def close(self) -> None:
         """Frees memory and ends processes; nothing runs after it."""
-        ...
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ from seap_export.families import ModelSpec, model_spec
 from seap_export.json_file import read_json
 from seap_export.sources.config import end_tokens
 from validation.runtimes.pytorch.torch_runner import TorchRunner
-from validation.runtimes.runner import Layers, Opening, Runtime
+from validation.runtimes.runner import Gives, Layers, Opening, Runner, Runtime
 from validation.runtimes.table import RUNTIMES
 from validation.runtimes.timing import Pace
 
@@ -97,12 +97,10 @@ class _Weights:
         return {name: stored[name].flip(0).float() for name in names}
 
 
-class FakeRunner:
+class FakeRunner(Runner):
     """Runs each row by itself in torch; a test may set a `fault` in the weights."""
 
     runtime: ClassVar[str] = "faked"
-    extra: ClassVar[str | None] = None
-    gives: ClassVar[Literal["logits", "log-probabilities"]] = "logits"
     fault: ClassVar[Callable[[dict[str, torch.Tensor]], object]] = staticmethod(lambda tensors: None)  # type: ignore[assignment]
     #: Runners that were not closed.
     opened: ClassVar[int] = 0
@@ -152,7 +150,7 @@ class Quiet(FakeRunner):
     """Gives log-probabilities with a constant of its own for each token, and shows no cache."""
 
     runtime: ClassVar[str] = "faked-too"
-    gives: ClassVar[Literal["logits", "log-probabilities"]] = "log-probabilities"
+    gives: ClassVar[Gives] = "log-probabilities"
 
     def cache(self, row: int) -> None:
         return None

@@ -7,10 +7,10 @@ bits; in f32 nothing is rounded. Keys and values are kept in f32, and attention 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,18 +21,17 @@ from seap_export.errors import ParityFailure, SeapError
 from seap_export.llama_library import LIBRARY_EXTRA
 from validation.runtimes.child_process import ChildEnded, ChildProcess
 from validation.runtimes.llama_cpp.worker import LlamaOptions
-from validation.runtimes.runner import Opening
+from validation.runtimes.runner import Logits, Opening, Runner, real_lengths
 from validation.runtimes.timing import Pace
 
 __all__ = ["LlamaCppRunner", "LlamaOptions", "open_llama_cpp"]
 
-Logits = NDArray[np.float32]
 _WORKER = "validation.runtimes.llama_cpp.worker"
 #: How much of what the process wrote before it ended is repeated.
 _LAST_CHARACTERS = 200
 
 
-class LlamaCppRunner:
+class LlamaCppRunner(Runner):
     """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it.
 
     Args:
@@ -46,7 +45,6 @@ class LlamaCppRunner:
 
     runtime: ClassVar[str] = "llama.cpp"
     extra: ClassVar[str | None] = LIBRARY_EXTRA
-    gives: ClassVar[Literal["logits", "log-probabilities"]] = "logits"
 
     def __init__(self, model: Path, options: LlamaOptions) -> None:
         self._model = model
@@ -58,23 +56,9 @@ class LlamaCppRunner:
             raise
 
     def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
-        """Runs the prompts from an empty cache.
-
-        Args:
-            input_ids: int64 [B, S], padded on the right with any token.
-            lengths: The real tokens of each row, 1 to S; logits after them are zeros.
-            room: How many tokens may be appended to a row.
-
-        Returns:
-            float32 [B, S, V].
-
-        Raises:
-            ParityFailure: llama.cpp does not compute them.
-            EnvironmentFailure: There is no memory for the cache.
-        """
+        """Runs the prompts from an empty cache; logits after the real tokens are 0."""
         rows, width = input_ids.shape
-        if len(lengths) != rows or min(lengths) < 1 or max(lengths) > width:
-            raise ValueError(f"lengths {list(lengths)} do not fit input_ids of shape {list(input_ids.shape)}")
+        real_lengths(input_ids, lengths)
         self._ask("start", rows=rows, capacity=width + room)
         flat = self._append([row[:length] for row, length in zip(input_ids, lengths, strict=True)])
         logits = np.zeros((rows, width, self.vocab_size), np.float32)
@@ -85,14 +69,6 @@ class LlamaCppRunner:
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
         """Appends tokens to each row, int64 [B, S], all of them real; float32 [B, S, V]. Errors: as for `prefill`."""
         return self._append(list(input_ids)).reshape(*input_ids.shape, self.vocab_size)
-
-    def step(self, next_ids: Sequence[int]) -> Logits:
-        """Appends one token to each row [B] and returns the logits [B, V]; errors are those of `append`."""
-        return self.append(np.asarray(next_ids, np.int64)[:, None])[:, 0]
-
-    def cache(self, row: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]] | None:
-        """None: llama.cpp does not show its keys and values."""
-        return None
 
     def timed(self, prompt: Sequence[int], steps: int) -> Pace:
         """See `TimesItself`; the time is taken in llama.cpp's process."""

@@ -17,12 +17,11 @@ from seap_export.errors import EnvironmentFailure, ParityFailure
 from seap_export.json_file import read_json
 from validation.runtimes.child_process import ChildEnded, ChildProcess
 from validation.runtimes.node.package import find_transformers_js
-from validation.runtimes.runner import Layers, Opening
+from validation.runtimes.runner import Layers, Logits, Opening, Runner, real_lengths
 from validation.runtimes.timing import Pace
 
 __all__ = ["Backend", "TransformersJsRunner", "open_transformers_js"]
 
-Logits = NDArray[np.float32]
 #: ONNX Runtime's own library in Node, or WebAssembly, as in a browser.
 Backend = Literal["node", "wasm"]
 #: Weights above this do not fit in WebAssembly, which has 4 GB for them, their copy in some products, and the rest.
@@ -32,7 +31,7 @@ _SCRIPT = Path(__file__).with_suffix(".mjs")
 _NO_MEMORY = ("heap out of memory", "Array buffer allocation failed", "bad_alloc", "Failed to allocate memory")
 
 
-class TransformersJsRunner:
+class TransformersJsRunner(Runner):
     """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it.
 
     Args:
@@ -50,8 +49,6 @@ class TransformersJsRunner:
     """
 
     runtime: ClassVar[str] = "transformers.js"
-    extra: ClassVar[str | None] = None
-    gives: ClassVar[Literal["logits", "log-probabilities"]] = "logits"
 
     def __init__(self, folder: Path, backend: Backend | None = None, threads: int = 1) -> None:
         package = find_transformers_js()
@@ -72,47 +69,16 @@ class TransformersJsRunner:
         self.versions: dict[str, str] = answer["versions"]
 
     def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
-        """Runs the prompts from an empty cache.
-
-        Args:
-            input_ids: int64 [B, S], padded on the right with any token.
-            lengths: The real tokens of each row, 1 to S; logits after them mean nothing.
-            room: Ignored; the library's cache grows.
-
-        Returns:
-            float32 [B, S, V].
-
-        Raises:
-            ParityFailure: The graph does not run, or returns logits of another shape.
-            EnvironmentFailure: Memory runs out.
-        """
-        rows, width = input_ids.shape
-        self._real = np.asarray(lengths, np.int64)
-        if self._real.shape != (rows,) or self._real.min() < 1 or self._real.max() > width:
-            raise ValueError(f"lengths {list(lengths)} do not fit input_ids of shape {list(input_ids.shape)}")
+        """Runs the prompts from an empty cache, which grows."""
+        self._real = real_lengths(input_ids, lengths)
         return self._logits("prefill", input_ids, lengths=self._real.tolist())
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
-        """Appends tokens to each row.
-
-        Args:
-            input_ids: int64 [B, S], all of them real. With a cache, GroupQueryAttention takes more than one token
-                for a single row only.
-
-        Returns:
-            float32 [B, S, V].
-
-        Raises:
-            ParityFailure, EnvironmentFailure: As for `prefill`.
-        """
+        """Appends tokens to each row."""
         if not len(self._real):
             raise ValueError("tokens are appended before there is a prompt")
         self._real = self._real + input_ids.shape[1]
         return self._logits("append", input_ids)
-
-    def step(self, next_ids: Sequence[int]) -> Logits:
-        """Appends one token to each row [B] and returns the logits [B, V]; errors are those of `append`."""
-        return self.append(np.asarray(next_ids, np.int64)[:, None])[:, 0]
 
     def cache(self, row: int) -> Layers:
         """The keys and values of each layer, [KV heads, tokens of the row, head_dim]."""

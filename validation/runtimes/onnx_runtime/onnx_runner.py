@@ -25,17 +25,16 @@ from seap_export.runtime.decoding.tensors import ELEMENTS, Element, float32_of, 
 from seap_export.runtime.failures import environment_failure
 from seap_export.runtime.providers import CPU, device_of, one_line
 from seap_export.runtime.session import ORT_ERRORS, open_session
-from validation.runtimes.runner import Gives, Layers, Opening
+from validation.runtimes.runner import Layers, Logits, Opening, Runner, real_lengths
 from validation.session_memory import claim_memory
 
 __all__ = ["OnnxRunner", "open_onnx_runtime"]
 
-Logits = NDArray[np.float32]
 #: The largest change of a logit that is rounding, over the largest logit.
 _SAME = 1e-2
 
 
-class OnnxRunner:
+class OnnxRunner(Runner):
     """Runs one generation after another with one session; see `Runner`.
 
     Attributes:
@@ -44,8 +43,6 @@ class OnnxRunner:
     """
 
     runtime: ClassVar[str] = "onnxruntime"
-    extra: ClassVar[str | None] = None
-    gives: ClassVar[Gives] = "logits"
 
     def __init__(self, session: ort.InferenceSession, taps: Sequence[str] = ()) -> None:
         """Reads each layer's KV heads from the session's inputs.
@@ -81,50 +78,19 @@ class OnnxRunner:
         self._started: tuple[ort.IOBinding, Cache] | None = None
 
     def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
-        """Runs the prompts from an empty cache.
-
-        Args:
-            input_ids: int64 [B, S], padded on the right with any token.
-            lengths: The real tokens of each row, 1 to S; logits after them mean nothing.
-            room: How many tokens may be appended to a row.
-
-        Returns:
-            [B, S, V], or [B, 1, V] where the graph gives the logits of each row's last token only.
-
-        Raises:
-            ParityFailure: The graph does not run, or returns logits of another shape.
-            EnvironmentFailure: Memory runs out, or a library that the device needs is missing.
-        """
-        rows, width = input_ids.shape
-        real = np.asarray(lengths, np.int64)
-        if real.shape != (rows,) or real.min() < 1 or real.max() > width:
-            raise ValueError(f"lengths {list(lengths)} do not fit input_ids of shape {list(input_ids.shape)}")
+        """Runs the prompts from an empty cache."""
+        (rows, width), real = input_ids.shape, real_lengths(input_ids, lengths)
         self._is_real = (np.arange(width) < real[:, None]).astype(np.int64)
         cache = self._start(rows, width + room)
         return self._run(input_ids, cache.mask(self._is_real), what="prefill")
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
-        """Appends tokens to each row.
-
-        Args:
-            input_ids: int64 [B, S], all of them real, within the room of `prefill`. With a cache, GroupQueryAttention
-                on the CPU takes more than one token for a single row only.
-
-        Returns:
-            [B, S, V], or [B, 1, V] where the graph gives the logits of each row's last token only.
-
-        Raises:
-            ParityFailure, EnvironmentFailure: As for `prefill`.
-        """
+        """Appends tokens to each row, within the room of `prefill`."""
         if self._started is None:
             raise ValueError("tokens are appended before there is a prompt")
         new = np.ones_like(input_ids)
         self._is_real = np.concatenate([self._is_real, new], axis=1)
         return self._run(input_ids, self._started[1].mask(new), what="a decode step")
-
-    def step(self, next_ids: Sequence[int]) -> Logits:
-        """Appends one token to each row [B] and returns the logits [B, V]; errors are those of `append`."""
-        return self.append(np.asarray(next_ids, np.int64)[:, None])[:, 0]
 
     def takes_left_padding(self) -> bool:
         """Whether a row that is padded on the left is computed without a sign that it is wrong.

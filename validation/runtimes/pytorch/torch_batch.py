@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from seap_export.layers.stock_pass import BatchPass
 from validation.runtimes.pytorch.torch_runner import TorchRunner
-from validation.runtimes.runner import Gives, Layers, Logits
+from validation.runtimes.runner import Logits, Runner
 
 __all__ = ["TorchBatch"]
 
@@ -23,7 +23,7 @@ __all__ = ["TorchBatch"]
 _WORTH_A_PASS = 8
 
 
-class TorchBatch:
+class TorchBatch(Runner):
     """Runs one generation after another; see `Runner`. Only the logits of each row's last token are computed.
 
     Args:
@@ -31,8 +31,6 @@ class TorchBatch:
     """
 
     runtime: ClassVar[str] = "torch"
-    extra: ClassVar[str | None] = None
-    gives: ClassVar[Gives] = "logits"
 
     def __init__(self, runner: TorchRunner) -> None:
         self._runner = runner
@@ -67,18 +65,10 @@ class TorchBatch:
         self._is_real = torch.cat([self._is_real, torch.ones_like(new)], dim=1)
         return self._run(new)
 
-    def step(self, next_ids: Sequence[int]) -> Logits:
-        """Appends one token to each row [B]; returns [B, V] and raises what `prefill` does."""
-        return self.append(np.asarray(next_ids, np.int64)[:, None])[:, 0]
-
     def keep(self, rows: Sequence[int]) -> None:
         """Goes on with these rows alone, in this order."""
         self._passage.keep(rows)
         self._is_real = self._is_real[list(rows)]
-
-    def cache(self, row: int) -> Layers | None:
-        """None: it is not shown."""
-        return None
 
     def close(self) -> None:
         """Frees the cache; who opened the model closes it."""

@@ -26,7 +26,7 @@ from seap_export.families import Attention, Mlp, ModelSpec, is_pruned, model_spe
 from seap_export.families.names import LAYER
 from seap_export.json_file import read_json
 from validation.runtimes.child_process import ChildEnded, ChildProcess
-from validation.runtimes.runner import Gives, Logits, Opening
+from validation.runtimes.runner import Gives, Logits, Opening, Runner
 from validation.runtimes.timing import Pace
 
 __all__ = ["PYTHON", "VllmRunner", "open_vllm", "require_vllm", "vllm_refusal"]
@@ -46,7 +46,7 @@ _SETTINGS = {
 }
 
 
-class VllmRunner:
+class VllmRunner(Runner):
     """Computes log-probabilities in float32; `prefill` starts a new generation, `step` continues it.
 
     Args:
@@ -84,19 +84,7 @@ class VllmRunner:
             raise
 
     def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
-        """Runs the prompts.
-
-        Args:
-            input_ids: int64 [B, S], padded on the right with any token.
-            lengths: The real tokens of each row, 1 to S; log-probabilities after them are 0.
-            room: Ignored.
-
-        Returns:
-            Log-probabilities [B, S, V].
-
-        Raises:
-            ParityFailure: vLLM does not run the model.
-        """
+        """Runs the prompts; log-probabilities after the real tokens are 0."""
         self._rows = [ids[:length].tolist() for ids, length in zip(input_ids, lengths, strict=True)]
         padded = np.zeros((*input_ids.shape, self._vocab_size), np.float32)
         for row, real in zip(padded, self._score(self._rows, 1)[1], strict=True):
@@ -104,13 +92,9 @@ class VllmRunner:
         return padded
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
-        """Appends tokens [B, S] to each row and returns their log-probabilities [B, S, V]."""
+        """Runs each row again with more tokens."""
         self._rows = [[*row, *ids.tolist()] for row, ids in zip(self._rows, input_ids, strict=True)]
         return np.stack([rows[-input_ids.shape[1] :] for rows in self._score(self._rows, 1)[1]])
-
-    def step(self, next_ids: Sequence[int]) -> Logits:
-        """Appends one token to each row [B] and returns log-probabilities [B, V]."""
-        return self.append(np.asarray(next_ids, np.int64)[:, None])[:, 0]
 
     def continuations(
         self, prompts: Sequence[Sequence[int]], steps: int
@@ -135,9 +119,6 @@ class VllmRunner:
         """See `TimesItself`. vLLM gives its tokens together; those after the first count as equally long."""
         first, whole = self._answer("run it", prompt=list(map(int, prompt)), steps=steps)["seconds"]
         return Pace(first, ((whole - first) / steps,) * steps)
-
-    def cache(self, row: int) -> None:
-        """Nothing: vLLM's cache is paged."""
 
     def close(self) -> None:
         """Ends the process."""
