@@ -88,17 +88,17 @@ class _Decoder:
         tables = RotaryTables(self._g, spec, weights.precision)
         self._dialect = open_dialect(form.dialect, form.provider, self._g, self._ids, mask, tables)
         self._linears = Linears(self._g, weights, self._dialect)
-        self._inputs = LayerInputWriter(self._g, spec, weights, self._linears, self._dialect)
-        self._experts = ExpertsWriter(self._g, spec, weights, self._dialect)
+        parts = (self._g, spec, weights, self._linears, self._dialect)
+        self._inputs, self._experts = LayerInputWriter(*parts), ExpertsWriter(*parts)
         self._kinds: Mapping[type[Sublayer], KindWriter] = {
             LayerInput: self._inputs,
-            Attention: AttentionWriter(self._g, spec, weights, self._linears, self._dialect),
-            Convolution: ConvolutionWriter(self._g, spec, weights, self._linears, self._dialect),
-            DeltaNet: DeltaNetWriter(self._g, spec, weights, self._linears, self._dialect),
-            Mamba: MambaWriter(self._g, spec, weights, self._linears, self._dialect),
-            Mlp: MlpWriter(spec, self._linears, self._dialect),
+            Attention: AttentionWriter(*parts),
+            Convolution: ConvolutionWriter(*parts),
+            DeltaNet: DeltaNetWriter(*parts),
+            Mamba: MambaWriter(*parts),
+            Mlp: MlpWriter(*parts),
             Experts: self._experts,
-            SharedExpert: SharedWriter(self._g, spec, self._linears, self._dialect),
+            SharedExpert: SharedWriter(*parts),
         }
 
     def graph(self) -> GraphBuilder:

@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import onnx_ir as ir
+
+from converters.onnx.graph.dialects import Dialect
+from converters.onnx.graph.graph import GraphBuilder
+from converters.onnx.graph.linear import Linears
+from converters.onnx.weights.weights import LazyWeights
+from seap_export.families import ModelSpec
 
 __all__ = ["KindWriter"]
 
 
-class KindWriter(Protocol):
-    """Emits what sublayers of one kind compute of what they read."""
+@dataclass(eq=False)
+class KindWriter(ABC):
+    """Emits what the sublayers of one kind compute of what they read, in all layers of a model."""
 
-    def open(self, index: int) -> None:
+    _g: GraphBuilder
+    _spec: ModelSpec
+    _weights: LazyWeights
+    _linears: Linears
+    _dialect: Dialect
+
+    @property
+    def _dtype(self) -> ir.DataType:
+        return self._weights.precision.onnx_dtype
+
+    def open(self, index: int) -> None:  # noqa: B027 - most keep none
         """Declares the inputs for the state that a layer's sublayer keeps between calls, if it keeps any."""
 
+    @abstractmethod
     def product(self, index: int, x: ir.Value) -> ir.Value:
         """What the output projection of a layer's sublayer gives without its bias, [batch_size, sequence_length,
         hidden_size].
@@ -24,5 +43,5 @@ class KindWriter(Protocol):
             x: What the sublayer reads, [batch_size, sequence_length, hidden_size].
         """
 
-    def close(self, index: int) -> None:
+    def close(self, index: int) -> None:  # noqa: B027
         """Declares the outputs for the new state."""

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
 
 from converters.onnx.graph import operators as op
-from converters.onnx.graph.dialects import Dialect
-from converters.onnx.graph.graph import Dims, GraphBuilder
-from converters.onnx.graph.linear import Linears
-from converters.onnx.weights.weights import LazyWeights
-from seap_export.families import Attention, ModelSpec, QueryScaling, names
+from converters.onnx.graph.graph import Dims
+from converters.onnx.graph.kind import KindWriter
+from seap_export.families import Attention, QueryScaling, names
 from seap_export.families.sublayers import V_NORM
 
 __all__ = ["AttentionWriter"]
 
 
-class AttentionWriter:
-    """Emits the attention of the layers of one model; see `KindWriter`."""
+@dataclass(eq=False)
+class AttentionWriter(KindWriter):
+    """Emits the attention."""
 
-    def __init__(
-        self, g: GraphBuilder, spec: ModelSpec, weights: LazyWeights, linears: Linears, dialect: Dialect
-    ) -> None:
-        self._g, self._spec, self._weights, self._linears, self._dialect = g, spec, weights, linears, dialect
-        self._dtype = weights.precision.onnx_dtype
-        self._factors: ir.Value | None = None
-        self._caches: dict[int, op.KeyValues] = {}
+    _factors: ir.Value | None = field(default=None, init=False)
+    _caches: dict[int, op.KeyValues] = field(default_factory=dict, init=False)
 
     def open(self, index: int) -> None:
         """Declares a layer's cache, if it has one of its own: keys and values of earlier tokens."""

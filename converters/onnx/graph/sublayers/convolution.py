@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import onnx_ir as ir
 
 from converters.onnx.graph import operators as op
-from converters.onnx.graph.dialects import Dialect
-from converters.onnx.graph.graph import Dims, GraphBuilder
-from converters.onnx.graph.linear import Linears
-from converters.onnx.weights.weights import LazyWeights
-from seap_export.families import Convolution, ModelSpec, names
+from converters.onnx.graph.graph import Dims
+from converters.onnx.graph.kind import KindWriter
+from seap_export.families import Convolution, names
 
 __all__ = ["ConvolutionWriter"]
 
 
-class ConvolutionWriter:
-    """Emits the convolutions of the layers of one model; see `KindWriter`."""
+@dataclass(eq=False)
+class ConvolutionWriter(KindWriter):
+    """Emits the convolutions."""
 
-    def __init__(
-        self, g: GraphBuilder, spec: ModelSpec, weights: LazyWeights, linears: Linears, dialect: Dialect
-    ) -> None:
-        self._g, self._spec, self._weights, self._linears, self._dialect = g, spec, weights, linears, dialect
-        self._dtype = weights.precision.onnx_dtype
-        self._states: dict[int, ir.Value] = {}
+    _states: dict[int, ir.Value] = field(default_factory=dict, init=False)
 
     def open(self, index: int) -> None:
         """Declares what a layer's kernels still see of earlier tokens, by ONNX Runtime GenAI's name for it."""

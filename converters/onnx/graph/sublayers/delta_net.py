@@ -17,7 +17,7 @@ _LENGTH_EPSILON = 1e-6
 
 
 class DeltaNetWriter(RecurrentStates):
-    """Emits the gated delta nets of the layers of one model; see `KindWriter`."""
+    """Emits the gated delta nets."""
 
     def _dims(self, index: int) -> tuple[Dims, Dims]:
         net = self._spec.layers[index][DeltaNet]

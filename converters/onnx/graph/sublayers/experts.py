@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -10,11 +11,10 @@ import torch
 
 from converters.onnx.graph import operators as op
 from converters.onnx.graph.blocks import QuantizedWeight
-from converters.onnx.graph.dialects import Dialect
 from converters.onnx.graph.dialects.mixtures import ExpertWeights, Matrix, Routed
-from converters.onnx.graph.graph import GraphBuilder
-from converters.onnx.weights.weights import LazyWeights, StackedLayout
-from seap_export.families import Experts, ModelSpec, names
+from converters.onnx.graph.kind import KindWriter
+from converters.onnx.weights.weights import StackedLayout
+from seap_export.families import Experts, names
 from seap_export.rounding.grid import BlockQuantization
 
 __all__ = ["ExpertsWriter", "expert_biases", "expert_matrices"]
@@ -55,19 +55,15 @@ def expert_biases(experts: Experts, layer: int) -> tuple[list[str], str, Stacked
     return [gate, up], gate.replace("gate_proj", "gate_up_proj"), turns
 
 
-class ExpertsWriter:
-    """Emits the mixtures of experts of one model; see `KindWriter`."""
+@dataclass(eq=False)
+class ExpertsWriter(KindWriter):
+    """Emits the mixtures of experts."""
 
-    def __init__(self, g: GraphBuilder, spec: ModelSpec, weights: LazyWeights, dialect: Dialect) -> None:
-        self._g, self._spec, self._weights, self._dialect = g, spec, weights, dialect
-        self._routed_by: ir.Value | None = None
+    _routed_by: ir.Value | None = field(default=None, init=False)
 
     def route(self, x: ir.Value) -> None:
         """Says what the next router reads, if it is not what the experts read."""
         self._routed_by = x
-
-    def open(self, index: int) -> None:
-        """There is no state."""
 
     def product(self, index: int, x: ir.Value) -> ir.Value:
         """The weighted sum of what the experts of each token write."""
@@ -76,9 +72,9 @@ class ExpertsWriter:
         table = self._g.initializer(self._weights.transposed([router], f"{router}.transposed"))
         has_bias = "router" in experts.biases
         added = self._g.initializer(self._weights.stored(names.bias("router", index))) if has_bias else None
-        dtype, read, self._routed_by = self._weights.precision.onnx_dtype, self._routed_by, None
+        read, self._routed_by = self._routed_by, None
         logits = op.matmul(self._g, x if read is None else read, table, f"{name}.router", added)
-        logits = op.scaled(self._g, logits, experts.factors.get("router", 1.0), dtype, f"{name}.router_scaled")
+        logits = op.scaled(self._g, logits, experts.factors.get("router", 1.0), self._dtype, f"{name}.router_scaled")
         flat = self._g.constant(f"shape_experts_{experts.num_experts}", np.array([-1, experts.num_experts], np.int64))
         logits = self._g.node("Reshape", [logits, flat], f"{name}.logits")
         bias, scale = (
@@ -87,7 +83,7 @@ class ExpertsWriter:
             else None
             for inner in ("selection_bias", "expert_scale")
         )
-        routed = Routed(logits, dtype, bias, scale)
+        routed = Routed(logits, self._dtype, bias, scale)
         return self._dialect.experts(
             experts, x, routed, self._expert_weights(index, experts), f"{name}.{experts.output}"
         )
@@ -116,6 +112,3 @@ class ExpertsWriter:
         points = None if tensors.zero_points is None else self._g.initializer(tensors.zero_points)
         _, rows, columns = layout.shape
         return QuantizedWeight((rows, columns), how.bits, how.block_size, packed, scales, points)
-
-    def close(self, index: int) -> None:
-        """There is no state."""

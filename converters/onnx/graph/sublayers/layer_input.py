@@ -3,52 +3,43 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from converters.onnx.graph import operators as op
-from converters.onnx.graph.dialects import Dialect
-from converters.onnx.graph.graph import GraphBuilder
-from converters.onnx.graph.linear import Linears
+from converters.onnx.graph.kind import KindWriter
 from converters.onnx.weights.scaling import Scaling, scaled_epsilon
-from converters.onnx.weights.weights import LazyWeights
-from seap_export.families import LayerInput, ModelSpec, names
+from seap_export.families import LayerInput, names
 
 __all__ = ["LayerInputWriter"]
 
 
-class LayerInputWriter:
-    """Emits the sublayers with inputs of one model; see `KindWriter`. `embed` comes before all products."""
+@dataclass(eq=False)
+class LayerInputWriter(KindWriter):
+    """Emits the sublayers with inputs. `embed` comes before all products."""
 
-    def __init__(
-        self, g: GraphBuilder, spec: ModelSpec, weights: LazyWeights, linears: Linears, dialect: Dialect
-    ) -> None:
-        self._g, self._spec, self._weights, self._linears, self._dialect = g, spec, weights, linears, dialect
-        self._inputs: tuple[ir.Value, ...] = ()
+    _inputs: tuple[ir.Value, ...] = field(default=(), init=False)
 
     def embed(self, ids: ir.Value, embedded: ir.Value, scaling: Scaling) -> None:
         """Emits the inputs of all layers, given tokens [batch_size, sequence_length] and their embeddings."""
         g, number, layers = self._g, self._spec.layer_inputs, len(self._spec.layers)
-        dtype = self._weights.precision.onnx_dtype
         table, projection, norm = (names.tensor(name) for name in names.INPUT_TABLES)
         of_token = self._linears.embedding(table, ids, "layer_inputs")
-        of_token = op.scaled(g, of_token, (number / 2) ** 0.5, dtype, "layer_inputs.multiplied")
+        of_token = op.scaled(g, of_token, (number / 2) ** 0.5, self._dtype, "layer_inputs.multiplied")
         product = self._linears.product(
             embedded, [projection], "layer_inputs_proj", stored_as=projection, is_rounded=False
         )
-        product = op.scaled(g, product, self._spec.hidden_size**-0.5, dtype, "layer_inputs_proj.multiplied")
+        product = op.scaled(g, product, self._spec.hidden_size**-0.5, self._dtype, "layer_inputs_proj.multiplied")
         heads = op.split_heads(g, product, (0, 0, layers, number), "layer_inputs_norm.split")
         gain = g.initializer(self._weights.stored(norm))
         epsilon = scaled_epsilon(self._spec.norm.epsilon, scaling.stream)
         normed = self._dialect.head_norm(heads, gain, epsilon, "layer_inputs_norm")
         of_embedding = op.split_heads(g, normed, (0, 0, layers * number), "layer_inputs_norm.join")
-        of_embedding = op.scaled(g, of_embedding, math.sqrt(0.5), dtype, "layer_inputs_norm.multiplied")
+        of_embedding = op.scaled(g, of_embedding, math.sqrt(0.5), self._dtype, "layer_inputs_norm.multiplied")
         both = op.add(g, of_embedding, of_token, "layer_inputs.sum")
         labels = [str(index) for index in range(layers)]
         self._inputs = op.split(g, both, [number] * layers, "layer_inputs.of_layers", labels)
-
-    def open(self, index: int) -> None:
-        """There is no state."""
 
     def product(self, index: int, x: ir.Value) -> ir.Value:
         """What the gated inputs write."""
@@ -58,6 +49,3 @@ class LayerInputWriter:
         inputs = self._inputs[index]
         channels = self._dialect.gated(gated.activation, gate, inputs, gated.channels, f"{name}.gated")
         return self._linears.output(gated, index, channels)
-
-    def close(self, index: int) -> None:
-        """There is no state."""

@@ -16,7 +16,7 @@ __all__ = ["MambaWriter"]
 
 
 class MambaWriter(RecurrentStates):
-    """Emits Mamba-2 of the layers of one model; see `KindWriter`."""
+    """Emits Mamba-2."""
 
     def _dims(self, index: int) -> tuple[Dims, Dims]:
         mamba = self._spec.layers[index][Mamba]

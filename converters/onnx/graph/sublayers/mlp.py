@@ -4,22 +4,14 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from converters.onnx.graph.dialects import Dialect
-from converters.onnx.graph.graph import GraphBuilder
-from converters.onnx.graph.linear import Linears
-from seap_export.families import Mlp, ModelSpec, SharedExpert
+from converters.onnx.graph.kind import KindWriter
+from seap_export.families import Mlp, SharedExpert
 
 __all__ = ["MlpWriter", "SharedWriter"]
 
 
-class MlpWriter:
-    """Emits the MLPs of one model; see `KindWriter`."""
-
-    def __init__(self, spec: ModelSpec, linears: Linears, dialect: Dialect) -> None:
-        self._spec, self._linears, self._dialect = spec, linears, dialect
-
-    def open(self, index: int) -> None:
-        """There is no state."""
+class MlpWriter(KindWriter):
+    """Emits the MLPs."""
 
     def product(self, index: int, x: ir.Value) -> ir.Value:
         """What the neurons write."""
@@ -34,18 +26,9 @@ class MlpWriter:
         (gate,) = gates
         return self._dialect.gated(mlp.activation, gate, up, mlp.channels, f"{name}.gated")
 
-    def close(self, index: int) -> None:
-        """There is no state."""
 
-
-class SharedWriter:
-    """Emits the shared experts of one model; see `KindWriter`."""
-
-    def __init__(self, g: GraphBuilder, spec: ModelSpec, linears: Linears, dialect: Dialect) -> None:
-        self._g, self._spec, self._linears, self._dialect = g, spec, linears, dialect
-
-    def open(self, index: int) -> None:
-        """There is no state."""
+class SharedWriter(KindWriter):
+    """Emits the shared experts."""
 
     def product(self, index: int, x: ir.Value) -> ir.Value:
         """What the neurons write, which may be scaled."""
@@ -57,6 +40,3 @@ class SharedWriter:
             scale = self._g.node("Sigmoid", [product], f"{name}.scale")
             channels = self._g.node("Mul", [channels, scale], f"{name}.channels")
         return self._linears.output(shared, index, channels)
-
-    def close(self, index: int) -> None:
-        """There is no state."""

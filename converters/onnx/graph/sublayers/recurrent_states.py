@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from converters.onnx.graph.dialects import Dialect
-from converters.onnx.graph.graph import Dims, GraphBuilder
-from converters.onnx.graph.linear import Linears
-from converters.onnx.weights.weights import LazyWeights
-from seap_export.families import ModelSpec
+from converters.onnx.graph.graph import Dims
+from converters.onnx.graph.kind import KindWriter
 
 __all__ = ["CLOSED", "RecurrentStates"]
 
@@ -18,21 +16,17 @@ __all__ = ["CLOSED", "RecurrentStates"]
 CLOSED = -1e4
 
 
-class RecurrentStates(ABC):
-    """Declares the states of the layers of one model, by ONNX Runtime GenAI's names for them.
+@dataclass(eq=False)
+class RecurrentStates(KindWriter):
+    """Declares the states, by ONNX Runtime GenAI's names for them.
 
     Attributes:
         conv: What kernels still see of earlier tokens, by layer; the new state once it is there.
         recurrent: The states.
     """
 
-    def __init__(
-        self, g: GraphBuilder, spec: ModelSpec, weights: LazyWeights, linears: Linears, dialect: Dialect
-    ) -> None:
-        self._g, self._spec, self._weights, self._linears, self._dialect = g, spec, weights, linears, dialect
-        self._dtype = weights.precision.onnx_dtype
-        self.conv: dict[int, ir.Value] = {}
-        self.recurrent: dict[int, ir.Value] = {}
+    conv: dict[int, ir.Value] = field(default_factory=dict, init=False)
+    recurrent: dict[int, ir.Value] = field(default_factory=dict, init=False)
 
     @abstractmethod
     def _dims(self, index: int) -> tuple[Dims, Dims]:
