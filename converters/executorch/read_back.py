@@ -23,16 +23,7 @@ __all__ = ["ExecutorchWeights", "program_damages", "weight_differences"]
 
 
 class ExecutorchWeights(PlainWeights):
-    """The weights of a program by the names of the model folder, float32; one tensor is in memory at a time.
-
-    Args:
-        folder: Contains the program.
-        spec: The model's shapes.
-
-    Raises:
-        ArtifactError: The program is damaged.
-        EnvironmentFailure: ExecuTorch is missing.
-    """
+    """The weights of a program by the names of the model folder, float32; one tensor is in memory at a time."""
 
     def __init__(self, folder: Path, spec: ModelSpec) -> None:
         super().__init__(spec)
@@ -45,12 +36,7 @@ class ExecutorchWeights(PlainWeights):
 
 
 def weight_differences(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
-    """The tensors that are further from the model's than rounding explains, one line each.
-
-    Raises:
-        ArtifactError: The program is damaged.
-        InputError: The model folder is damaged.
-    """
+    """The tensors that are further from the model's than rounding explains; see `Format.differences`."""
     spec = read_spec(model_folder)
     stored, plain = StoredProgram(folder), open_plain(model_folder, spec)
     for weight in decoder_weights(spec, precision):
@@ -78,12 +64,7 @@ def _other_levels(wanted: StoredNumbers, given: StoredNumbers) -> str | None:
 
 
 def program_damages(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
-    """What shows without running a model that a folder is damaged, or not of this model, one line each.
-
-    Raises:
-        InputError: The model folder is damaged.
-        EnvironmentFailure: ExecuTorch is missing.
-    """
+    """What shows without running a model that a program is damaged, or not of this model; see `Format.damages`."""
     yield from file_differences(folder, copies(model_folder, "tokenizer.json"))
     try:
         stored = StoredProgram(folder)

@@ -25,16 +25,10 @@ __all__ = ["GgufFormat"]
 
 @dataclass(frozen=True)
 class GgufFormat(Format):
-    """`model.gguf` at a precision of llama.cpp's.
+    """`model.gguf` at a precision of llama.cpp's, by the name of the preset.
 
     The default is q8_0: next to the loss of pruning its own is nothing, it takes half the space of f16, and nothing
     has to be installed to write it. K-quants, and the LM head of q4_0, take llama.cpp's library.
-
-    Attributes:
-        precision: The name of the preset.
-
-    Raises:
-        UsageError: There is no such precision.
     """
 
     name: ClassVar[str] = "gguf"
@@ -45,19 +39,11 @@ class GgufFormat(Format):
 
     @classmethod
     def read(cls, folder: Path) -> GgufFormat:
-        """The format of a written file, as its metadata say.
-
-        Raises:
-            ArtifactError: The file is missing or damaged, or of another precision.
-        """
+        """As its metadata say."""
         return cls(precision_of(folder))
 
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
-        """Why llama.cpp cannot compute this model, or the file not hold its tokenizer; None: they can.
-
-        Raises:
-            EnvironmentFailure: The precision takes llama.cpp's library, and it is missing.
-        """
+        """Why llama.cpp cannot compute this model, or the file not hold its tokenizer; None: they can."""
         try:
             plan = FilePlan.of(spec, self.precision)
             tokenizer_metadata(model_folder, spec)

@@ -35,12 +35,7 @@ _ROWS = 4096
 class GgufWeights(PlainWeights):
     """The weights of a GGUF file by the stored names of the model folder, dequantised, a few tensors at a time.
 
-    Args:
-        folder: Holds the file.
-        plan: What the file consists of; its precision does not matter.
-
-    Raises:
-        ArtifactError: The file is missing, truncated, or another model's.
+    The precision of `plan` does not matter.
     """
 
     def __init__(self, folder: Path, plan: FilePlan) -> None:

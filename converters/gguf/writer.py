@@ -38,20 +38,9 @@ _TYPES: dict[type, GGUFValueType] = {
 def write_gguf(
     model_folder: Path, out_folder: Path, precision: str, on_layer: Callable[[int], None] | None = None
 ) -> None:
-    """Writes a dense or pruned model as `model.gguf`, which llama.cpp loads, and a `Modelfile` for Ollama.
+    """Writes a dense or pruned model as `model.gguf` and a `Modelfile` for Ollama; see `Format.write`.
 
-    The same input gives the same bytes; with K-quants, by the same release of llama.cpp.
-
-    Args:
-        model_folder: Contains config.json, safetensors files and a tokenizer.
-        out_folder: An existing, empty folder for the files.
-        precision: One of `PRESETS`.
-        on_layer: Called with a layer's index once all its weights are written.
-
-    Raises:
-        InputError: llama.cpp cannot compute the model, GGUF files cannot hold its tokenizer, or it is damaged.
-        UsageError: The folder is not empty.
-        EnvironmentFailure: The file cannot be written, or the precision takes llama.cpp's library and it is missing.
+    With K-quants, the same release of llama.cpp gives the same bytes; without its library they are not written.
     """
     plan = FilePlan.of(read_spec(model_folder), precision)
     metadata = whole_metadata(plan, model_folder)

@@ -48,12 +48,7 @@ class LitertFormat(Format):
 
     @classmethod
     def read(cls, folder: Path) -> LitertFormat:
-        """The format of a written folder, by the type of its weights.
-
-        Raises:
-            ArtifactError: The bundle is missing or damaged.
-            EnvironmentFailure: A package of LiteRT is missing.
-        """
+        """By the type of its weights."""
         return cls(StoredProgram(Bundle(folder)).precision)
 
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:

@@ -25,16 +25,7 @@ __all__ = ["LitertWeights", "bundle_damages", "weight_differences"]
 
 
 class LitertWeights(PlainWeights):
-    """The weights of a bundle by the names of the model folder, float32; one tensor is in memory at a time.
-
-    Args:
-        folder: Contains the bundle.
-        spec: The model's shapes.
-
-    Raises:
-        ArtifactError: The bundle is damaged.
-        EnvironmentFailure: A package of LiteRT is missing.
-    """
+    """The weights of a bundle by the names of the model folder, float32; one tensor is in memory at a time."""
 
     def __init__(self, folder: Path, spec: ModelSpec) -> None:
         super().__init__(spec)
@@ -46,12 +37,7 @@ class LitertWeights(PlainWeights):
 
 
 def weight_differences(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
-    """The tensors that are further from the model's than rounding explains, one line each.
-
-    Raises:
-        ArtifactError: The bundle is damaged.
-        InputError: The model folder is damaged.
-    """
+    """The tensors that are further from the model's than rounding explains; see `Format.differences`."""
     spec = read_spec(model_folder)
     stored, plain = StoredProgram(Bundle(folder)), open_plain(model_folder, spec)
     for name, weight in decoder_program(spec, precision).weights.items():
@@ -78,12 +64,7 @@ def _other_levels(name: str, wanted: StoredNumbers, given: StoredNumbers) -> str
 
 
 def bundle_damages(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
-    """What shows without running a model that a bundle is damaged, or not of this model, one line each.
-
-    Raises:
-        InputError: The model folder is damaged.
-        EnvironmentFailure: A package of LiteRT is missing.
-    """
+    """What shows without running a model that a bundle is damaged, or not of this model; see `Format.damages`."""
     spec = read_spec(model_folder)
     try:
         bundle = Bundle(folder)

@@ -40,9 +40,6 @@ class MlxFormat(Format):
     Attributes:
         precision: One of `precisions`. "8bit" and "4bit" are MLX's affine quantisation in groups of 64, or of 32 where
             64 does not divide a width; other matrices are left as they are.
-
-    Raises:
-        UsageError: The precision is not known.
     """
 
     name: ClassVar[str] = "mlx"
@@ -53,11 +50,7 @@ class MlxFormat(Format):
 
     @classmethod
     def read(cls, folder: Path) -> MlxFormat:
-        """By what config.json says of dtype and quantisation.
-
-        Raises:
-            ArtifactError: It is missing or damaged, or says neither.
-        """
+        """By what config.json says of dtype and quantisation."""
         dtype, quantization = read_dtype(folder), read_json(folder / "config.json").get("quantization")
         bits = quantization.get("bits") if isinstance(quantization, dict) else None
         for name, precision in PRECISIONS.items():

@@ -25,16 +25,7 @@ _ULPS = 2.0
 
 
 class MlxWeights(PlainWeights):
-    """The weights of an MLX folder as float32 tensors; none is in memory until it is read.
-
-    Args:
-        folder: model.safetensors as `layout` says.
-        spec: The model.
-        layout: What is stored.
-
-    Raises:
-        ArtifactError: The file is missing or damaged, or holds other tensors.
-    """
+    """The weights of an MLX folder as float32 tensors; none is in memory until it is read."""
 
     def __init__(self, folder: Path, spec: ModelSpec, layout: Layout) -> None:
         super().__init__(spec)
@@ -95,12 +86,7 @@ def folder_damages(model_folder: Path, folder: Path, spec: ModelSpec, layout: La
 
 
 def weight_differences(model_folder: Path, folder: Path, spec: ModelSpec, layout: Layout) -> Iterator[str]:
-    """The tensors that are further off than rounding, one line each, by their names in the plain form.
-
-    Raises:
-        ArtifactError: The folder's weights are missing or damaged.
-        InputError: The model folder is damaged.
-    """
+    """The tensors that are further off than rounding, by their names in the plain form; see `Format.differences`."""
     weights, plain = MlxWeights(folder, spec, layout), open_plain(model_folder, spec)
     for name in spec.tensors():
         (wanted,) = plain.read([name]).values()

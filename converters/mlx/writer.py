@@ -40,14 +40,9 @@ _LEFT_OUT = ("architectures", "auto_map", "base_model_tp_plan", "dtype", "per_la
 def write_mlx(
     model_folder: Path, out_folder: Path, spec: ModelSpec, precision: str, on_layer: Callable[[int], None]
 ) -> None:
-    """Writes weights, config, model file and tokenizer into the existing, empty `out_folder`.
+    """Writes weights, config, model file and tokenizer; see `Format.write`.
 
     Memory holds one tensor, as it is stored and as it is written.
-
-    Raises:
-        InputError: The model is damaged, has NaN or infinite weights, or overflows in this precision.
-        UsageError: The folder is not empty.
-        EnvironmentFailure: The output cannot be written.
     """
     plain = open_plain(model_folder, spec)
     layout = Layout(spec, precision, model_dtype(model_folder))

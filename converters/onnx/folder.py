@@ -28,18 +28,9 @@ def convert_folder(
     form: OnnxForm = _DEFAULT,
     on_layer: Callable[[int], None] = lambda layer: None,
 ) -> None:
-    """Writes the ONNX form of a model folder, dense or pruned, into `onnx_folder`.
+    """Writes the ONNX form of a model folder, dense or pruned, into `onnx_folder`; see `Format.write`.
 
     Besides the graph and its data, writes the tokenizer, set to pad on the right, and genai_config.json.
-
-    Args:
-        model_folder: Contains config.json, safetensors files and the tokenizer.
-        onnx_folder: An existing, empty folder.
-        form: Precision, dialect and logits of the graph.
-        on_layer: Called with a layer's index once all its weights are written.
-
-    Raises:
-        InputError, UsageError, EnvironmentFailure: As for `write_onnx`.
     """
     files = _small_files(model_folder, form)
     tokenizer_files(model_folder)
@@ -49,11 +40,7 @@ def convert_folder(
 
 
 def folder_damages(model_folder: Path, onnx_folder: Path) -> Iterator[str]:
-    """Damage to the data file, and what differs from the model: inputs and outputs, genai_config.json, tokenizer.
-
-    Raises:
-        ArtifactError, InputError: A file cannot be read.
-    """
+    """Damage to the data file, and inputs, outputs, genai_config.json or a tokenizer that are not the model's."""
     refuse_bad_data(onnx_folder)
     form = read_form(onnx_folder / MODEL_FILE)
     lines = [f"{onnx_folder}: {line}" for line in interface_differences(model_folder, onnx_folder, form)]

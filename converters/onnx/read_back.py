@@ -26,9 +26,7 @@ __all__ = ["GraphWeights"]
 class GraphWeights(PlainWeights):
     """The weights of a graph, under the names of the model folder's safetensors; see `StoredWeights`.
 
-    Args:
-        model: The .onnx file; of its data only what is asked for is read.
-        spec: The model's shapes.
+    Of the data of `model`, the .onnx file, only what is asked for is read.
     """
 
     def __init__(self, model: Path, spec: ModelSpec) -> None:

@@ -21,13 +21,9 @@ _VERSION = "openvino_version"
 
 
 def graph_differences(model_folder: Path, folder: Path, storage: Storage) -> Iterator[str]:
-    """The nodes that differ from those of the graph that is written now, one line each.
+    """The nodes that differ from those of the graph that is written now; see `Format.differences`.
 
     Another release of OpenVINO may write another graph that is as good. Then nothing is compared; parity tells.
-
-    Raises:
-        ArtifactError: The IR cannot be read.
-        InputError: The model folder is damaged.
     """
     stored = read_ir(folder)
     if _noted(stored.net, _VERSION) != require("openvino").get_version():
@@ -80,12 +76,7 @@ def _noted(net: ElementTree.Element, name: str) -> str | None:
 
 
 def file_damages(model_folder: Path, folder: Path) -> Iterator[str]:
-    """The files beside the IR that are missing or not those of the model folder, one line each.
-
-    Raises:
-        InputError: The model folder's tokenizer is damaged.
-        EnvironmentFailure: openvino-tokenizers is missing.
-    """
+    """The files beside the IR that are missing or not those of the model folder; see `Format.damages`."""
     yield from file_differences(folder, openvino_files(model_folder))
     with tempfile.TemporaryDirectory() as made:
         write_tokenizer(model_folder, Path(made))

@@ -49,11 +49,7 @@ class OpenvinoFormat(Format):
 
     @classmethod
     def read(cls, folder: Path) -> OpenvinoFormat:
-        """The format of a written folder, by the integers that it has, or the type of its embedding.
-
-        Raises:
-            ArtifactError: The IR is missing or damaged, or not one of this package.
-        """
+        """By the integers that it has, or the type of its embedding."""
         constants = read_ir(folder).constants
         embedding = constants.get(names.tensor("embed_tokens"))
         if embedding is None or embedding.element_type not in _TYPES:
@@ -104,13 +100,7 @@ class OpenvinoFormat(Format):
         return how if how is not None and how.bits == 4 else None
 
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
-        """Writes an IR of OpenVINO with its tokenizer; the same packages of OpenVINO give the same bytes.
-
-        Raises:
-            InputError: The model is refused or damaged, or a weight does not fit the precision.
-            UsageError: The folder is not empty.
-            EnvironmentFailure: A package of OpenVINO is missing, or the files cannot be written.
-        """
+        """Writes an IR of OpenVINO with its tokenizer; the same packages of OpenVINO give the same bytes."""
         if (part := lacks(read_spec(model_folder), Attention, Mlp)) is not None:
             raise InputError(cannot_hold(self, part))
         with whole_or_nothing(out_folder):
@@ -120,11 +110,7 @@ class OpenvinoFormat(Format):
             write_ir(translate(graph), tensors, out_folder, on_layer)
 
     def weights(self, folder: Path, spec: ModelSpec) -> IrWeights:
-        """The weights of a written folder.
-
-        Raises:
-            ArtifactError: It cannot be read.
-        """
+        """See `IrWeights`."""
         return IrWeights(folder, spec)
 
     def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:

@@ -24,15 +24,7 @@ Stored = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 class IrWeights(PlainWeights):
-    """The weights of an IR by the names of the model folder, float32; one stored tensor is in memory at a time.
-
-    Args:
-        folder: Contains the IR.
-        spec: The model's shapes.
-
-    Raises:
-        ArtifactError: The IR cannot be read.
-    """
+    """The weights of an IR by the names of the model folder, float32; one stored tensor is in memory at a time."""
 
     def __init__(self, folder: Path, spec: ModelSpec) -> None:
         super().__init__(spec)
@@ -75,12 +67,7 @@ def _floats(ir: Ir, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 def weight_differences(model_folder: Path, folder: Path, storage: Storage) -> Iterator[str]:
-    """The tensors that are further from the model's than their type rounds, and NaN and infinities, one line each.
-
-    Raises:
-        ArtifactError: The IR cannot be read.
-        InputError: The model folder is damaged.
-    """
+    """The tensors that are further off than their type rounds, and NaN and infinities; see `Format.differences`."""
     ir = read_ir(folder)
     for weight in standard_graph(model_folder, storage).weights:
         problems = [problem for tensor in weight.tensors for problem in _other_form(ir, tensor)]

@@ -28,16 +28,7 @@ ONNX_FOLDER = "onnx"
 
 
 def folder_damages(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
-    """What is wrong with a written folder, one line each; no model runs, and no weights are compared.
-
-    Args:
-        model_folder: The model it was written from.
-        folder: config.json, tokenizer and `onnx/`.
-        precision: That of the graph, as transformers.js calls it.
-
-    Raises:
-        InputError: The model folder is damaged.
-    """
+    """What is wrong with a written folder, in the precision that transformers.js calls so; see `Format.damages`."""
     spec = read_spec(model_folder)
     graph = folder / ONNX_FOLDER / file_name(precision)
     chunks = 0
