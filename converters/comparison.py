@@ -94,11 +94,6 @@ def worse_rows(name: str, count: int, read: LevelRows) -> str | None:
     """The rows of a matrix that are further from the model's weights than rounding them to levels now gets.
 
     If both are equally good, they differ by no more than the error of rounding.
-
-    Args:
-        name: The matrix.
-        count: Its rows.
-        read: Gives some of them.
     """
     rows: list[int] = []
     for start in range(0, count, _ROWS):

@@ -36,9 +36,6 @@ class PlainWeights(ABC):
     """The weights of a file that can be read in the plain form; see `converters.format.StoredWeights`.
 
     One tensor of the plain form is in memory at a time.
-
-    Args:
-        spec: The model's shapes.
     """
 
     def __init__(self, spec: ModelSpec) -> None:

@@ -91,12 +91,6 @@ def expert_scores(score: ExpertScore, experts: Experts, sample: RoutingSample, s
 
     `reap` is the mean over the expert's tokens of its weight times the norm of what it writes (arXiv 2510.13999),
     `frequency` the number of its tokens, `random` a number that depends on the seed alone.
-
-    Args:
-        score: The score to compute.
-        experts: The mixture.
-        sample: Some tokens.
-        seed: For `random`.
     """
     weights = routing_weights(sample.logits, experts, sample.selection_bias).double()
     tokens = (weights > 0.0).double().sum(0)

@@ -27,9 +27,6 @@ Change = Callable[[Weights], Weights]
 class Checkpoint:
     """A model folder, dense or pruned by this package; no weight is in memory until it is read.
 
-    Args:
-        folder: config.json and safetensors files.
-
     Attributes:
         folder: The folder.
         spec: The model's shapes.

@@ -35,9 +35,6 @@ class _Span:
 class StoredProgram:
     """Reads the numbers of the model, which are named data.
 
-    Args:
-        folder: Contains the program.
-
     Attributes:
         path: The program.
         precision: `fp32`, `int8` or `int4`.

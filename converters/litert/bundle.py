@@ -84,9 +84,6 @@ def _schema() -> Any:
 class Bundle:
     """A written file, mapped into memory.
 
-    Args:
-        folder: What it lies in.
-
     Attributes:
         path: The file.
         data: Its bytes.

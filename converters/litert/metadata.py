@@ -29,11 +29,7 @@ _SIZE_BYTES = 8
 
 
 def llm_metadata(model_folder: Path, context: int) -> bytes:
-    """The section of a model, serialised.
-
-    Args:
-        model_folder: With config.json and the tokenizer.
-        context: Tokens of the cache.
+    """The section of a model whose cache holds `context` tokens, serialised.
 
     Raises:
         ArtifactError: A file of the tokenizer is damaged.

@@ -66,12 +66,7 @@ class Value:
 
 
 class Graph:
-    """A subgraph and its signature.
-
-    Args:
-        program: What it belongs to.
-        key: Name of the signature.
-    """
+    """A subgraph and its signature."""
 
     def __init__(self, program: Program, key: str) -> None:
         self.key, self._program = key, program

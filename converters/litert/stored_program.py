@@ -30,9 +30,6 @@ class _Entry:
 class StoredProgram:
     """Reads the weights of the first subgraph, which has them all.
 
-    Args:
-        bundle: The bundle.
-
     Attributes:
         precision: `int8` or `fp32`.
 

@@ -68,12 +68,6 @@ def weight_differences(
     because the pages of a mapped file count as memory of the process. Differences within rounding pass: float tensors
     must be the model's, int8 and int4 ones as close to it as quantising gets.
 
-    Args:
-        model_folder: config.json and safetensors files.
-        onnx_folder: The graph and its data.
-        form: The graph's form.
-        file: The graph's file name.
-
     Raises:
         ArtifactError: The graph cannot be read.
         InputError: The model folder is damaged.

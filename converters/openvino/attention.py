@@ -19,10 +19,8 @@ def attention_translation(paged_heads: int | None) -> Any:
 
     Its own translation repeats keys and values with Tile and looks for NaN in what attention gives; no plugin joins
     that to one kernel. This is the form in which models exported from transformers come, and which plugins know:
-    cache, new keys, the repetition for grouped queries, ScaledDotProductAttention.
-
-    Args:
-        paged_heads: See `converters.openvino.tensors.Graph`.
+    cache, new keys, the repetition for grouped queries, ScaledDotProductAttention. For `paged_heads`, see
+    `converters.openvino.tensors.Graph`.
     """
     frontend = require("openvino.frontend.onnx")
     return frontend.ConversionExtension("Attention", lambda node: _attention(node, paged_heads))

@@ -91,14 +91,7 @@ def padded(columns: int) -> int:
 def floats(
     name: str, shape: tuple[int, ...], kind: ElementType, read: Callable[[], Iterator[torch.Tensor]]
 ) -> StoredTensor:
-    """A constant of floats.
-
-    Args:
-        name: Its name.
-        shape: Its shape.
-        kind: f32 or f16.
-        read: Gives consecutive rows.
-    """
+    """A constant of floats."""
     dtype = torch.float16 if kind == "f16" else torch.float32
 
     def write() -> Iterator[NDArray[np.uint8]]:

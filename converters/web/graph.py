@@ -48,11 +48,7 @@ def shape_graph(spec: ModelSpec, precision: Precision) -> ir.Model:
 
 
 class _Shapes:
-    """A reader of the plain form whose tensors are zeros; none that is larger than a vector is made.
-
-    Args:
-        spec: The model's shapes.
-    """
+    """A reader of the plain form whose tensors are zeros; none that is larger than a vector is made."""
 
     def __init__(self, spec: ModelSpec) -> None:
         self._shapes = spec.tensors()

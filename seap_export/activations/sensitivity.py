@@ -45,12 +45,6 @@ class Backward:
 
     What goes into each layer is written on the way forward, and the gradient behind each on the way back, so that
     memory does not grow with the layers, and interrupted work goes on where it was.
-
-    Args:
-        source: The model.
-        batches: Token ids of the texts.
-        folder: Where files are kept.
-        device: Where the layers are computed.
     """
 
     def __init__(self, source: Source, batches: Sequence[Batch], folder: Path, device: torch.device) -> None:

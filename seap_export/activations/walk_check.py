@@ -134,10 +134,6 @@ class WalkCheck:
     def logits(self, norm: Norm, head: Head) -> None:
         """Compares the logits of the text's tokens. Call it after the last layer.
 
-        Args:
-            norm: The last norm.
-            head: The LM head.
-
         Raises:
             InputError: The two differ by more than rounding.
         """

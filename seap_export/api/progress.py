@@ -23,11 +23,7 @@ _HEARTBEAT_SECONDS = 30.0
 
 
 class PrintedProgress:
-    """Progress and remarks on stderr.
-
-    Args:
-        quiet: Print warnings only.
-    """
+    """Progress and remarks on stderr."""
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet

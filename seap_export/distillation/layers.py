@@ -24,11 +24,6 @@ class TrainedLayers:
     Attributes:
         number: How many layers there are.
         step: The training step that they are before; None: there are no layers yet.
-
-    Args:
-        folder: Where the files are.
-        number: How many layers there are.
-        in_memory: Whether all of them fit.
     """
 
     def __init__(self, folder: Path, number: int, in_memory: bool) -> None:

@@ -53,12 +53,7 @@ class Ranking:
 
 
 def read_ranking(spec: ModelSpec, folder: Path) -> Ranking:
-    """The ranking in a finished folder; raises `ArtifactError` if a file is missing or damaged.
-
-    Args:
-        spec: The dense model.
-        folder: What `rank` wrote.
-    """
+    """The ranking in a finished folder; raises `ArtifactError` if a file is missing or damaged."""
     layers = range(len(spec.layers))
     sensitivity = read_tensors(folder / f"{_SENSITIVITY}.safetensors")[_SENSITIVITY]
     stored = [read_tensors(layer_file(folder, layer)) for layer in layers]

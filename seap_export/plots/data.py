@@ -137,10 +137,6 @@ def overlap(variants: Sequence[DrawnVariant], kind: type[Kept]) -> Overlap:
     some: J = sum_l |A_l & B_l| / sum_l |A_l | B_l|. Layers left whole by both would only push J towards
     1. If they keep a_l and b_l of n_l, random choices share a_l b_l / n_l on average. `chance` is the ratio of the
     expected sums, sum_l a_l b_l / n_l over sum_l (a_l + b_l - a_l b_l / n_l).
-
-    Args:
-        variants: Variants of one model.
-        kind: The sublayers to compare.
     """
     pairs = [[_pair(first, second, kind) for second in variants] for first in variants]
     return Overlap(

@@ -234,14 +234,6 @@ def continue_prompt(
 ) -> TokenIds:
     """Up to `steps` tokens with which a variant continues a prompt, the most likely ones, before the first of `stops`.
 
-    Args:
-        folder: The variant's folder.
-        runtime: What runs it.
-        prompt: Token ids.
-        steps: The most tokens that follow.
-        stops: Tokens that end an answer.
-        execution: Where it runs.
-
     Raises:
         ArtifactError: The folder cannot be loaded.
         EnvironmentFailure: The runtime, or memory, is missing.

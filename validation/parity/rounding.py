@@ -30,12 +30,7 @@ _ELEMENTS = 1 << 18
 
 
 def round_weights(spec: ModelSpec, precision: Precision) -> Change | None:
-    """Rounds matrices to int8 or int4 levels; None: the precision leaves them as they are.
-
-    Args:
-        spec: The model's shapes.
-        precision: The graph's.
-    """
+    """Rounds matrices to int8 or int4 levels; None: the precision leaves them as they are."""
     how = precision.quantization
     if how is None:
         return None
@@ -95,12 +90,7 @@ def _rounded(weight: torch.Tensor, how: BlockQuantization, dtype: torch.dtype) -
 
 
 def scale_weights(spec: ModelSpec, scaling: Scaling) -> Change:
-    """Scales weights like a graph's, so that they overflow in fp16 as little; `scale_norms` belongs to it.
-
-    Args:
-        spec: What the model computes.
-        scaling: The graph's.
-    """
+    """Scales weights like a graph's, so that they overflow in fp16 as little; `scale_norms` belongs to it."""
     form = StoredForm(spec)
     # torch's factor on embeddings cannot be changed in all classes: their table is scaled always.
     exponents = scaling.tensors(replace(spec, block=replace(spec.block, embedding_multiplier=1.0)))

@@ -44,10 +44,7 @@ class Ties:
 def other_choices(model: Any, spec: ModelSpec, rate: float) -> Iterator[Ties]:
     """While it is open, each choice of a model that is nearly tied takes the next expert in place of the last.
 
-    Args:
-        model: A transformers causal language model.
-        spec: Its shapes.
-        rate: See `NEARLY_TIED`.
+    For `rate`, see `NEARLY_TIED`.
     """
     ties, rules = Ties(), spec.family.experts
     with ExitStack() as hooks:

@@ -109,12 +109,7 @@ class _BatchLM(TemplateLM):
 
 
 class TorchLM(_BatchLM):
-    """Log-likelihoods computed by torch, a layer at a time.
-
-    Args:
-        runner: The model.
-        arguments: Those of `_BatchLM`.
-    """
+    """Log-likelihoods computed by torch, a layer at a time."""
 
     def __init__(self, runner: TorchRunner, tokenizer: Any, **arguments: Any) -> None:
         super().__init__(tokenizer, **arguments)
@@ -143,12 +138,7 @@ class TorchLM(_BatchLM):
 
 
 class RunnerLM(_BatchLM):
-    """Log-likelihoods computed by a runtime, whether it gives logits or log-probabilities.
-
-    Args:
-        runner: The opened folder; it gives the logits of all tokens of a prompt.
-        arguments: Those of `_BatchLM`.
-    """
+    """Log-likelihoods computed by a runtime, which gives logits or log-probabilities of all tokens of a prompt."""
 
     def __init__(self, runner: Runner, tokenizer: Any, **arguments: Any) -> None:
         super().__init__(tokenizer, **arguments)

@@ -162,11 +162,6 @@ class Candidates:
     def hand_over(self, ranking: RankingStep, chosen: Candidate, workspace: Workspace) -> None:
         """Moves the steps of a candidate into the output folder, unless they are there.
 
-        Args:
-            ranking: Of its task or mixture.
-            chosen: The candidate.
-            workspace: The output folder, locked.
-
         Raises:
             UsageError: Something else is there, and there is no --force.
         """

@@ -25,10 +25,6 @@ _TEXTS = "held-out texts"
 def refuse_unreachable(spec: ModelSpec, request: ExportRequest) -> None:
     """Refuses targets that no ratio reaches in any format, before any work.
 
-    Args:
-        spec: The dense model.
-        request: With targets.
-
     Raises:
         UsageError: A target is out of reach.
     """

@@ -41,12 +41,7 @@ def signatures(variant: Variant) -> list[Path]:
 
 
 def signature_damages(variant: Variant, public_key: Path) -> list[str]:
-    """What is wrong with a variant's signatures, in words; that there are none is wrong, too.
-
-    Args:
-        variant: The variant.
-        public_key: See `refuse_unusable_key`.
-    """
+    """What is wrong with a variant's signatures, in words; that there are none is wrong, too."""
     files, damages = signatures(variant), []
     if not files:
         return [f"{variant.path}: there is no signature; sign the folder, or leave out --signed-by"]

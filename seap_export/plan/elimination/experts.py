@@ -49,12 +49,7 @@ def eliminate_experts(
 
 
 class RoutingLosses:
-    """The squared change of each token's output where only some experts are kept.
-
-    Args:
-        experts: The mixture.
-        sample: The tokens.
-    """
+    """The squared change of each token's output where only some experts are kept."""
 
     def __init__(self, experts: Experts, sample: RoutingSample) -> None:
         self._experts, self._sample, self._products = experts, sample, sample.gram().flatten(1)

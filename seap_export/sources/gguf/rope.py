@@ -21,10 +21,6 @@ _LLAMA3_CONTEXTS = (8192, 4096, 2048)
 def rope_keys(file: GgufFile, head_dim: int) -> dict[str, Any]:
     """The keys of config.json that say how positions are rotated.
 
-    Args:
-        file: The file.
-        head_dim: Size of a head.
-
     Raises:
         InputError: Metadata have the wrong type, or the rotation is not supported.
     """

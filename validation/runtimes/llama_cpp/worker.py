@@ -49,10 +49,6 @@ class LlamaOptions:
 class LlamaSession:
     """A GGUF file that llama.cpp has loaded.
 
-    Args:
-        path: The file.
-        options: How it runs.
-
     Attributes:
         vocab_size: Number of tokens.
 

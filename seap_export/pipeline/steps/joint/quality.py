@@ -133,10 +133,6 @@ def settled_quality(workspace: Workspace, name: str) -> dict[str, Any] | None:
 
     A report of earlier files, which --force has replaced, is removed.
 
-    Args:
-        workspace: The output folder, locked.
-        name: The variant.
-
     Raises:
         ArtifactError: The report was changed since, and there is no --force.
     """

@@ -35,12 +35,7 @@ def gguf_tokenizer_files(file: GgufFile) -> dict[str, str]:
 
 
 def tokenizer_of(path: Path, metadata: Mapping[str, Any], family: Family) -> Tokenizer:
-    """The tokenizer of a GGUF file that has these metadata.
-
-    Args:
-        path: What errors name.
-        metadata: The `tokenizer.ggml` keys.
-        family: The model's family.
+    """The tokenizer of a GGUF file that has these metadata; errors name the path.
 
     Raises:
         InputError: They do not describe a known tokenizer.
