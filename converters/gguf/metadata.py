@@ -11,13 +11,7 @@ import numpy as np
 from gguf import GGML_QUANT_VERSION
 from numpy.typing import NDArray
 
-from converters.gguf.architectures import (
-    Architecture,
-    attention_interval,
-    effective_window,
-    full_rope,
-    local_rope,
-)
+from converters.gguf.architectures import Architecture, attention_interval, effective_window, full_rope, local_rope
 from converters.gguf.folding import Folding
 from converters.gguf.types import Preset
 from seap_export.families import (

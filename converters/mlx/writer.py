@@ -74,11 +74,7 @@ def mlx_files(model_folder: Path, spec: ModelSpec, layout: Layout) -> dict[str, 
 def _config(model_folder: Path, spec: ModelSpec, layout: Layout) -> dict[str, Any]:
     """The config.json of the folder: that of hf/ with what mlx-lm and the model file read."""
     config = {key: value for key, value in read_json(model_folder / "config.json").items() if key not in _LEFT_OUT}
-    config |= {
-        "decoder": described(spec),
-        "dtype": str(layout.dtype).removeprefix("torch."),
-        "model_file": MODEL_FILE,
-    }
+    config |= {"decoder": described(spec), "dtype": str(layout.dtype).removeprefix("torch."), "model_file": MODEL_FILE}
     quantization = layout.quantization()
     return config if quantization is None else config | {"quantization": quantization}
 

@@ -61,10 +61,7 @@ def _config(spec: ModelSpec, config: Mapping[str, Any], precision: str, chunks: 
         "num_hidden_layers": len(layers),
         "num_key_value_heads": sizes["num_key_value_heads"],
         "vocab_size": spec.vocab_size,
-        "transformers.js_config": {
-            "dtype": precision,
-            "use_external_data_format": {file_name(precision): chunks},
-        },
+        "transformers.js_config": {"dtype": precision, "use_external_data_format": {file_name(precision): chunks}},
     }
 
 

@@ -51,9 +51,7 @@ class CovarianceAccumulator:
         for start in range(0, len(values), _BLOCK):
             block = slice(start, start + _BLOCK)
             self._add(
-                values[block],
-                None if targets is None else targets[block],
-                None if weights is None else weights[block],
+                values[block], None if targets is None else targets[block], None if weights is None else weights[block]
             )
 
     def _start(self, values: torch.Tensor, targets: torch.Tensor | None) -> None:

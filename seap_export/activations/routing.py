@@ -21,12 +21,7 @@ from seap_export.families import Experts
 from seap_export.layers.batches import Batch
 from seap_export.layers.hidden_states import HiddenStates, SublayerPass
 from seap_export.layers.layer import DecoderLayer
-from seap_export.layers.sublayers.experts import (
-    expert_channels,
-    expert_outputs,
-    router_logits,
-    router_weights,
-)
+from seap_export.layers.sublayers.experts import expert_channels, expert_outputs, router_logits, router_weights
 from seap_export.layers.working_memory import summed_parts
 
 __all__ = ["RoutingObserver", "RoutingSample"]

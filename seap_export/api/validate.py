@@ -150,12 +150,7 @@ def _request(options: dict[str, Any]) -> ValidationRequest:
         else EvaluationRequest(("onnxruntime",), threads=parity.threads, provider=parity.provider, max_kl=max_kl),
         speed=SpeedLimits(**speed) if any(limit is not None for limit in speed.values()) else None,
         bench=BenchRequest(
-            depths,
-            (1,),
-            ("onnxruntime",),
-            provider=parity.provider,
-            threads=parity.threads,
-            runs=runs,
+            depths, (1,), ("onnxruntime",), provider=parity.provider, threads=parity.threads, runs=runs
         ),
         **options,
     )
@@ -165,11 +160,7 @@ def _write(report: ValidationReport, paths: dict[str, Path]) -> None:
     from validation.reports import html_page, junit_xml
 
     values = report.to_json()
-    texts = {
-        "out": lambda: json_text(values),
-        "junit": lambda: junit_xml(values),
-        "html": lambda: html_page(values),
-    }
+    texts = {"out": lambda: json_text(values), "junit": lambda: junit_xml(values), "html": lambda: html_page(values)}
     for name, path in paths.items():
         path.write_text(texts[name](), "utf-8", newline="\n")
 

@@ -5,13 +5,7 @@ from seap_export.corpus.conversation import Chat, JoinedTurns
 from seap_export.corpus.parse import parse_task, parse_tasks
 from seap_export.corpus.readers import check_corpus, read_records
 from seap_export.corpus.split import Split, check_disjoint, split_samples, text_digest
-from seap_export.corpus.task import (
-    ChoiceCompletion,
-    Completion,
-    Sample,
-    Task,
-    TemplateCompletion,
-)
+from seap_export.corpus.task import ChoiceCompletion, Completion, Sample, Task, TemplateCompletion
 from seap_export.corpus.templates import render
 
 __all__ = [

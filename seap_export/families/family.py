@@ -39,15 +39,7 @@ from seap_export.families.parts import (
     Wrapper,
 )
 
-__all__ = [
-    "FUSED",
-    "PRUNED_FROM",
-    "PRUNED_PREFIX",
-    "Family",
-    "bias_names",
-    "is_pruned",
-    "lacking_projections",
-]
+__all__ = ["FUSED", "PRUNED_FROM", "PRUNED_PREFIX", "Family", "bias_names", "is_pruned", "lacking_projections"]
 
 #: Prefix of the `model_type` of a pruned model whose layers differ in shape.
 PRUNED_PREFIX = "seap_"

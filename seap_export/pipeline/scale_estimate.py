@@ -62,10 +62,7 @@ _HOST = Rates(operations=8 * 115e9, double_operations=8 * 60e9, memory_bytes=8 *
 #: two), and 3.35 TB/s; half of each is reckoned with.
 _EFFICIENCY = 0.5
 _H100 = Rates(67e12 / 2 * _EFFICIENCY, 34e12 / 2 * _EFFICIENCY, 3.35e12 * _EFFICIENCY)
-MACHINES: Mapping[str, Machine] = {
-    "two-cores": Machine(_TWO_CORES),
-    "h100": Machine(_HOST, _H100, disk=2e9),
-}
+MACHINES: Mapping[str, Machine] = {"two-cores": Machine(_TWO_CORES), "h100": Machine(_HOST, _H100, disk=2e9)}
 
 
 @dataclass(frozen=True)

@@ -32,14 +32,7 @@ from seap_export.plan.ranked import (
 from seap_export.plan.recipes import method_of
 from seap_export.plan.settings import PlanSettings, ScoreMix
 from seap_export.plan.sublayers import LayerOptions, options_type
-from seap_export.scores import (
-    EXPERT_SCORES,
-    ChannelScore,
-    ExpertScore,
-    LayerScores,
-    expert_scores,
-    layer_scores,
-)
+from seap_export.scores import EXPERT_SCORES, ChannelScore, ExpertScore, LayerScores, expert_scores, layer_scores
 from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 

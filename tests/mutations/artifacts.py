@@ -64,20 +64,14 @@ BASES: dict[str, Base] = {
     "tied": Base(
         {"model_type": "llama", "tie_word_embeddings": True}, ratios=("0.2", "0.4"), options=("--logits", "last")
     ),
-    "standard": Base(
-        {"model_type": "mistral", "sliding_window": 5},
-        options=(*_STANDARD, "--layout", "uniform"),
-    ),
+    "standard": Base({"model_type": "mistral", "sliding_window": 5}, options=(*_STANDARD, "--layout", "uniform")),
     "qwen3": Base({"model_type": "qwen3", "head_dim": 32}),
     "window": Base(
         {"model_type": "mistral", "sliding_window": 5}, options=("--precision", "int8", "--logits", "last")
     ),
     "half": Base({"model_type": "llama"}, options=("--precision", "fp16", *_STANDARD)),
     "int4": Base({"model_type": "llama"}, options=("--precision", "int4")),
-    "points": Base(
-        {"model_type": "qwen2", **_WINDOW},
-        options=("--precision", "int4", "--set", "asymmetric=true"),
-    ),
+    "points": Base({"model_type": "qwen2", **_WINDOW}, options=("--precision", "int4", "--set", "asymmetric=true")),
     "gemma3": Base(VARIATIONS["gemma3-all"]),
     "gemma2": Base(VARIATIONS["gemma2-all"], ratios=("0",)),
     "gemma2 standard": Base(VARIATIONS["gemma2-all"], options=_STANDARD),

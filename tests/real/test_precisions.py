@@ -59,8 +59,7 @@ def gaps(folder: Path, prompt: list[int], generated: list[int]) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    "form",
-    [pytest.param(name, marks=pytest.mark.release if name in USUAL else pytest.mark.full) for name in FORMS],
+    "form", [pytest.param(name, marks=pytest.mark.release if name in USUAL else pytest.mark.full) for name in FORMS]
 )
 def test_genai_chooses_what_the_runner_would(form: str, demo: Path, run: Run, tmp_path: Path) -> None:
     options, share = FORMS[form]

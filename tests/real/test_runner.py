@@ -9,11 +9,7 @@ import pytest
 from seap_export.runtime import Generator, Sampling
 
 pytestmark = pytest.mark.full
-PROMPTS = [
-    "Question: Is water wet?\nAnswer:",
-    "The sun is",
-    "Grüße aus Köln, 你好, 🙂🚀 and three   spaces:",
-]
+PROMPTS = ["Question: Is water wet?\nAnswer:", "The sun is", "Grüße aus Köln, 你好, 🙂🚀 and three   spaces:"]
 
 
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.9, 50, 0.95)])

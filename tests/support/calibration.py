@@ -54,8 +54,7 @@ def calibration_in(folder: Path, source: Source, task: str, texts: Texts) -> Cal
     """A calibration, given all but its record."""
     count = sum(map(len, texts))
     write_record(
-        folder,
-        CalibrationRecord(task, source.name, source.digest, 0, 64, count, (f"{task}-aa",), (f"{task}-bb",), ()),
+        folder, CalibrationRecord(task, source.name, source.digest, 0, 64, count, (f"{task}-aa",), (f"{task}-bb",), ())
     )
     return Calibration(folder)
 

@@ -129,11 +129,7 @@ def _tokens(prompts: Sequence[str], tokenizer: Tokenizer, limits: TextLimits) ->
 @contextmanager
 def _opened(folder: Path, runtime: str, execution: Execution, calls: Calls) -> Iterator[Runner]:
     if runtime == REFERENCE:
-        with (
-            open_torch_runner(folder, execution) as model,
-            model.head(),
-            closing(TorchBatch(model)) as batch,
-        ):
+        with open_torch_runner(folder, execution) as model, model.head(), closing(TorchBatch(model)) as batch:
             yield batch
         return
     with closing(open_runtime(runtime, folder, execution, calls=[calls])) as runner:

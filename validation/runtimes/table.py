@@ -16,15 +16,7 @@ from validation.runtimes.runner import Opening, Purpose, Runner, Runtime
 if TYPE_CHECKING:
     from validation.session_memory import Calls
 
-__all__ = [
-    "REFERENCE",
-    "RUNTIMES",
-    "open_runtime",
-    "require_runtime",
-    "runtime_lack",
-    "runtime_row",
-    "runtime_title",
-]
+__all__ = ["REFERENCE", "RUNTIMES", "open_runtime", "require_runtime", "runtime_lack", "runtime_row", "runtime_title"]
 
 
 #: What the others are compared with.
@@ -60,9 +52,7 @@ RUNTIMES: Mapping[str, Runtime] = {
     ),
     "mlx": Runtime("validation.runtimes.mlx_runner:open_mlx", extra="mlx", title="MLX"),
     "vllm": Runtime(
-        "validation.runtimes.vllm.runner:open_vllm",
-        check="validation.runtimes.vllm.runner:require_vllm",
-        title="vLLM",
+        "validation.runtimes.vllm.runner:open_vllm", check="validation.runtimes.vllm.runner:require_vllm", title="vLLM"
     ),
 }
 

@@ -93,10 +93,7 @@ def _ask(
 
     by_name = {task.name: task.task for task in tasks}
     answers: Any = lm_eval.evaluate(
-        lm=model,
-        task_dict={"tasks": by_name, "groups": {}, "group_map": {}},
-        limit=limit,
-        log_samples=True,
+        lm=model, task_dict={"tasks": by_name, "groups": {}, "group_map": {}}, limit=limit, log_samples=True
     )
     return answers["results"], answers["samples"]
 

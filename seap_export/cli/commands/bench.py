@@ -76,11 +76,7 @@ __all__ = ["bench_command", "speedup_cells"]
     option("--out", type=PathType(), help="Write the report to this file as JSON; without it nothing is written."),
     force_option,
 )
-@titled(
-    "Machine",
-    threads_option,
-    output_options,
-)
+@titled("Machine", threads_option, output_options)
 def bench_command(
     console: Console,
     paths: tuple[Path, ...],

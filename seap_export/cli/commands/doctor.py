@@ -19,9 +19,7 @@ __all__ = ["doctor_command"]
 
 @click.command("doctor")
 @click.option(
-    "--require",
-    type=click.Choice(list(PROVIDERS)),
-    help="Exit with 6 unless this execution provider works.",
+    "--require", type=click.Choice(list(PROVIDERS)), help="Exit with 6 unless this execution provider works."
 )
 @output_options
 def doctor_command(console: Console, require: str | None) -> None:

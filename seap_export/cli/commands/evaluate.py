@@ -90,11 +90,7 @@ _BESIDE_DENSE = ("retained", "difference", "lost", "won")
 @titled(
     "Output",
     option("--out", type=PathType(), help="Write the report to this file; without it nothing is written."),
-    option(
-        "--answers",
-        type=PathType(),
-        help="Write all generated answers to this file, as JSON lines.",
-    ),
+    option("--answers", type=PathType(), help="Write all generated answers to this file, as JSON lines."),
     option("--dry-run", is_flag=True, help="Check the inputs, show what would be measured, and measure nothing."),
     force_option,
 )

@@ -166,15 +166,9 @@ def _describe(source: Source, plan: Plan) -> dict[str, Any]:
         "achieved_ratio": plan.achieved_ratio,
         "tokens": {"dense": dense.vocab_size, "shrunk": shrunk.vocab_size},
         "num_parameters": {"dense": dense.num_parameters(), "shrunk": shrunk.num_parameters()},
-        "bytes": {
-            "hf": shrunk.num_parameters() * source.dtype.itemsize,
-            "onnx": shrunk.num_parameters() * 4,
-        },
+        "bytes": {"hf": shrunk.num_parameters() * source.dtype.itemsize, "onnx": shrunk.num_parameters() * 4},
         "layers": [
-            {
-                **layer.sizes,
-                "removed": 1.0 - shrunk.prunable_weights(index) / dense.prunable_weights(index),
-            }
+            {**layer.sizes, "removed": 1.0 - shrunk.prunable_weights(index) / dense.prunable_weights(index)}
             for index, layer in enumerate(shrunk.layers)
         ],
     }

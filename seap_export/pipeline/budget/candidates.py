@@ -113,13 +113,7 @@ class Candidates:
         parity, spec = self._request.parity, self._work.source.spec
         timing = speed_request(spec, Measured("", candidate.format), parity)
         openers = {
-            name: partial(
-                open_engine,
-                format.runtimes[0],
-                folder,
-                spec.max_position_embeddings,
-                timing.execution,
-            )
+            name: partial(open_engine, format.runtimes[0], folder, spec.max_position_embeddings, timing.execution)
             for name, (folder, format) in folders.items()
         }
         label = f"timing {ranking.mixture.name}-{candidate.ratio:g} in {candidate.label}"

@@ -178,11 +178,7 @@ def _measure(models: Sequence[_Model], request: BenchRequest, progress: Progress
     subjects = [(model, engine) for model in models for engine in request.engines]
     openers = {
         f"{model.name} {engine}": partial(
-            open_engine,
-            engine,
-            model.folders[engine],
-            model.spec.max_position_embeddings,
-            request.execution,
+            open_engine, engine, model.folders[engine], model.spec.max_position_embeddings, request.execution
         )
         for model, engine in subjects
     }

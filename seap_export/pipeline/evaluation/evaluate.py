@@ -35,13 +35,7 @@ from validation.divergence.measure import DivergenceFigures, claim_texts, measur
 from validation.divergence.paired import PairedText
 from validation.generation import GenerationFigures
 from validation.runtimes.table import REFERENCE, runtime_row
-from validation.zero_shot import (
-    HarnessTask,
-    ZeroShotFigures,
-    evaluate_zero_shot,
-    hub_tasks,
-    local_task,
-)
+from validation.zero_shot import HarnessTask, ZeroShotFigures, evaluate_zero_shot, hub_tasks, local_task
 
 __all__ = [
     "divergence_report",

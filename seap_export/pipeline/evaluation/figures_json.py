@@ -29,16 +29,7 @@ _Figures = TypeVar("_Figures")
 _SAMPLES = 3
 
 #: What a report says of a plan.
-_OF_PLAN = (
-    "variant",
-    "task",
-    "method",
-    "score",
-    "compensation",
-    "requested_ratio",
-    "achieved_ratio",
-    "sparsity",
-)
+_OF_PLAN = ("variant", "task", "method", "score", "compensation", "requested_ratio", "achieved_ratio", "sparsity")
 
 
 def by_task_json(

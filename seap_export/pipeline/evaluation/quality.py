@@ -81,10 +81,7 @@ class QualityRequest:
     def evaluation(self) -> EvaluationRequest:
         """The same as a request of `seap-export evaluate`."""
         return EvaluationRequest(
-            runtimes=(self.measured.runtime,),
-            max_length=self.max_length,
-            threads=self.threads,
-            provider=self.provider,
+            runtimes=(self.measured.runtime,), max_length=self.max_length, threads=self.threads, provider=self.provider
         )
 
 

@@ -203,11 +203,7 @@ def _layers(spec: ModelSpec, dense_weights: int | None) -> list[dict[str, Any]]:
     weights = [spec.prunable_weights(index) for index in range(len(spec.layers))]
     whole = max(weights) if dense_weights is None else dense_weights / len(weights)
     return [
-        {
-            **layer.sizes,
-            "kept": min(weight / whole, 1.0),
-        }
-        for layer, weight in zip(spec.layers, weights, strict=True)
+        {**layer.sizes, "kept": min(weight / whole, 1.0)} for layer, weight in zip(spec.layers, weights, strict=True)
     ]
 
 

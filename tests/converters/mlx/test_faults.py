@@ -49,8 +49,7 @@ def a_nan(tensors: Tensors) -> None:
 
 
 @pytest.mark.parametrize(
-    "fault",
-    [rows_swapped, keys_for_values, bias_of_zeros, gain_without_its_one, one_number_of_the_table, a_nan],
+    "fault", [rows_swapped, keys_for_values, bias_of_zeros, gain_without_its_one, one_number_of_the_table, a_nan]
 )
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_another_number_is_a_difference(
@@ -86,8 +85,7 @@ def scales_of_another_row(tensors: Tensors) -> None:
 
 
 @pytest.mark.parametrize(
-    "fault",
-    [a_scale_off, an_offset_off, nibbles_in_another_order, words_in_another_order, scales_of_another_row],
+    "fault", [a_scale_off, an_offset_off, nibbles_in_another_order, words_in_another_order, scales_of_another_row]
 )
 @pytest.mark.parametrize("precision", ["8bit", "4bit"])
 def test_other_quantised_numbers_are_a_difference(

@@ -82,10 +82,7 @@ def test_libraries_print_nothing(work: Path, pristine: Path) -> None:
 
 @pytest.mark.parametrize(
     ("number", "code", "message"),
-    [
-        (signal.SIGINT, 130, "Error: interrupted; run the same command again to continue\n"),
-        (signal.SIGTERM, 143, ""),
-    ],
+    [(signal.SIGINT, 130, "Error: interrupted; run the same command again to continue\n"), (signal.SIGTERM, 143, "")],
 )
 def test_a_signal_leaves_nothing_partial(tool: Tool, work: Path, number: int, code: int, message: str) -> None:
     outcome = tool(work, *ONE, "--quiet", before=SIGNAL_WHILE_CALIBRATING.format(number=int(number)))

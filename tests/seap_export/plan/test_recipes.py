@@ -246,8 +246,7 @@ def test_a_recipe_in_the_uniform_layout_keeps_its_name(name: str, num_layers: in
 
 
 @pytest.mark.parametrize(
-    "table",
-    ['kind = "uniform"', "protect_first = 1", 'kind = "logistic"\nk = 1.0', 'budget = "bytes"'],
+    "table", ['kind = "uniform"', "protect_first = 1", 'kind = "logistic"\nk = 1.0', 'budget = "bytes"']
 )
 def test_the_uniform_layout_does_not_ignore_a_sparsity_that_somebody_chose(table: str, tmp_path: Path) -> None:
     file = write(tmp_path, f'score = "wifv"\n[sparsity]\n{table}\n')

@@ -62,10 +62,7 @@ def test_errors_are_read_where_a_report_has_them() -> None:
 def test_exact_match_stands_beside_accuracy() -> None:
     generation = {"dense": {"gsm8k": {"exact_match": 0.5}}, "hf": {"gsm8k": {"exact_match": 0.25}}}
     point = parse_evaluation(report(generation=generation), "r.json")
-    assert (point.accuracy, point.dense_accuracy) == (
-        {"gsm8k": 0.25, "piqa": 0.6},
-        {"gsm8k": 0.5, "piqa": 0.65},
-    )
+    assert (point.accuracy, point.dense_accuracy) == ({"gsm8k": 0.25, "piqa": 0.6}, {"gsm8k": 0.5, "piqa": 0.65})
     alone = parse_evaluation(report(divergence={}, zero_shot={}, generation=generation), "r.json")
     assert (alone.form, alone.accuracy) == ("hf", {"gsm8k": 0.25})
 

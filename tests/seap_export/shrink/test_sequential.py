@@ -231,10 +231,7 @@ def test_the_size_of_batches_changes_nothing(tmp_path: Path, variation: str) -> 
 
 @pytest.mark.parametrize(
     "variation",
-    [
-        *("llama-gqa", "granite-all", "gemma3-all"),
-        *_in_full("mistral-window", "qwen2", "qwen3", "glm4", "exaone4"),
-    ],
+    [*("llama-gqa", "granite-all", "gemma3-all"), *_in_full("mistral-window", "qwen2", "qwen3", "glm4", "exaone4")],
 )
 def test_the_error_is_less_than_that_of_fitting_each_layer_alone(tmp_path: Path, variation: str) -> None:
     """Behind the last layer, on the calibration texts."""

@@ -105,11 +105,7 @@ GGUF_VARIATIONS: dict[str, dict[str, Any]] = {
     "smollm3": {**_NO_ROPE, "model_type": "smollm3"},
     "smollm3-yarn": {**_NO_ROPE, "model_type": "smollm3", "rope_scaling": _YARN},
 }
-_ARCHITECTURES = {
-    "gemma3_text": "gemma3",
-    "hunyuan_v1_dense": "hunyuan-dense",
-    "ministral3": "mistral3",
-}
+_ARCHITECTURES = {"gemma3_text": "gemma3", "hunyuan_v1_dense": "hunyuan-dense", "ministral3": "mistral3"}
 #: Their converters are made from that of Llama.
 _LIKE_LLAMA = ("llama", "arcee", "granite", "smollm3", "mistral3")
 _KINDS: dict[type, Callable[[gguf.GGUFWriter], Callable[[str, Any], None]]] = {

@@ -424,10 +424,7 @@ def test_the_report_says_what_was_run(run: Callable[..., ParityReport]) -> None:
     assert report == run(decode_steps=2).to_json()
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [{"decode_steps": 0}, {"long_tokens": 0}, {"decode_steps": 30}],
-)
+@pytest.mark.parametrize("arguments", [{"decode_steps": 0}, {"long_tokens": 0}, {"decode_steps": 30}])
 def test_arguments_out_of_range_are_refused(run: Callable[..., ParityReport], arguments: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         run(**arguments)

@@ -239,9 +239,7 @@ def _passing() -> dict[str, Any]:
             "gsm8k": {"right_to_wrong": 17, "wrong_to_right": 8},
         }
     }
-    differences = {
-        "onnx": {"piqa": {"mean": 0.004, "stderr": 0.018}, "gsm8k": {"mean": -0.045, "stderr": 0.025}},
-    }
+    differences = {"onnx": {"piqa": {"mean": 0.004, "stderr": 0.018}, "gsm8k": {"mean": -0.045, "stderr": 0.025}}}
     answered = {"zero_shot": zero_shot, "generation": generation, "flipped": flipped}
     answered["accuracy_difference"] = differences
     # float32 and rounded activations: the second pass is judged by its divergence, not by single logits

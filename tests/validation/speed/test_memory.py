@@ -62,8 +62,7 @@ def test_a_process_that_the_runtime_starts_is_counted(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
-    ("provider", "free", "gpu"),
-    [("cuda", [900, 300], 600), ("cuda", [None, None], None), ("cpu", [900, 300], None)],
+    ("provider", "free", "gpu"), [("cuda", [900, 300], 600), ("cuda", [None, None], None), ("cpu", [900, 300], None)]
 )
 def test_the_memory_of_the_gpu_is_what_its_free_memory_shrinks_by(
     monkeypatch: pytest.MonkeyPatch, provider: str, free: list[int | None], gpu: int | None

@@ -61,10 +61,7 @@ class _Manager:
             "doc_to_target": "gold",
             "num_fewshot": 1,
         }
-        tasks = {
-            "yes_no": ConfigurableTask(config=config),
-            "prose": SimpleNamespace(OUTPUT_TYPE="generate_until"),
-        }
+        tasks = {"yes_no": ConfigurableTask(config=config), "prose": SimpleNamespace(OUTPUT_TYPE="generate_until")}
         return {"tasks": {name: tasks[name] for name in names}}
 
 

@@ -181,11 +181,7 @@ def _flips(quality: Json, form: str, task: str) -> str:
 
 #: The charts of layers: title, unit, and what is shown by its key in the report.
 _SIZES = (
-    (
-        "Attention heads left",
-        "heads",
-        (("num_attention_heads", "query heads"), ("num_key_value_heads", "KV heads")),
-    ),
+    ("Attention heads left", "heads", (("num_attention_heads", "query heads"), ("num_key_value_heads", "KV heads"))),
     ("Channels of convolutions left", "channels", (("conv_dim", "channels"),)),
     ("MLP neurons left", "neurons", (("intermediate_size", "neurons"),)),
     ("Experts left", "experts", (("num_experts", "experts"),)),

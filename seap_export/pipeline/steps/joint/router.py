@@ -150,10 +150,7 @@ def make_router(
         progress.say("router: reused")
     else:
         label = f"router: fitting {', '.join(sorted(splits))}"
-        with (
-            progress.step(label, name=ROUTER_FOLDER),
-            workspace.writing(ROUTER_FOLDER, key, folder=True) as folder,
-        ):
+        with progress.step(label, name=ROUTER_FOLDER), workspace.writing(ROUTER_FOLDER, key, folder=True) as folder:
             _write(folder, source, splits, settings, targets)
     return _describe(read_router(workspace.folder / ROUTER_FOLDER))
 

@@ -6,13 +6,7 @@ from tokenizers import AddedToken, Tokenizer, processors
 
 from seap_export.errors import InputError
 from seap_export.sources.gguf.file import GgufFile
-from seap_export.sources.gguf.tokenizers.vocabulary import (
-    CONTROL,
-    UNKNOWN,
-    USER_DEFINED,
-    special_token,
-    token_list,
-)
+from seap_export.sources.gguf.tokenizers.vocabulary import CONTROL, UNKNOWN, USER_DEFINED, special_token, token_list
 
 __all__ = ["add_special_tokens", "frame"]
 

@@ -157,8 +157,7 @@ def test_a_variant_alone_whose_model_was_changed_is_found(alone: Path, run: Run)
 
 
 @pytest.mark.parametrize(
-    "label",
-    ["gguf:q4_0", "web:q4f16", pytest.param("openvino:int4", marks=pytest.mark.needs("openvino")), "mlx:4bit"],
+    "label", ["gguf:q4_0", "web:q4f16", pytest.param("openvino:int4", marks=pytest.mark.needs("openvino")), "mlx:4bit"]
 )
 def test_every_format_with_a_grid_proves_its_weights_alone(run: Run, work: Path, label: str) -> None:
     # a model with biases, which are fitted, and with groups of 64

@@ -60,8 +60,7 @@ def uniform(pristine_uniform: Path, work: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "variation",
-    [name if name in QUICK else pytest.param(name, marks=pytest.mark.release) for name in RICHEST],
+    "variation", [name if name in QUICK else pytest.param(name, marks=pytest.mark.release) for name in RICHEST]
 )
 def test_every_family_is_exported_with_parity_and_loads_as_a_plain_model(
     run: Run, tmp_path: Path, variation: str

@@ -154,10 +154,7 @@ def test_flips_are_counted_beside_an_accuracy_that_stayed(source: Source) -> Non
     # differences -1, -1, 1, 1 and 0, whose sample variance is 1
     assert values["accuracy_difference"]["hf"]["sums"] == {"mean": 0.0, "stderr": pytest.approx(math.sqrt(1 / 5))}
     assert report.flipped == {
-        "hf": {
-            "piqa": {"right_to_wrong": 4, "wrong_to_right": 0},
-            "sums": {"right_to_wrong": 2, "wrong_to_right": 2},
-        }
+        "hf": {"piqa": {"right_to_wrong": 4, "wrong_to_right": 0}, "sums": {"right_to_wrong": 2, "wrong_to_right": 2}}
     }
     assert values["generation"]["hf"]["sums"]["exact_match"] == 0.4
     assert "right" not in values["generation"]["hf"]["sums"]
