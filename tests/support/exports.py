@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,10 @@ class Outcome:
         missing = [keyword for keyword in keywords if keyword.lower() not in self.err.lower()]
         assert missing == [], self.err
         return self.err.removeprefix("Error: ").removesuffix("\n")
+
+
+#: `run("export", ...)`.
+Run = Callable[..., Outcome]
 
 
 def run_here(*arguments: object) -> Outcome:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.exports import Outcome, run_here
+from support.exports import Run, run_here
 from support.oracles.references import reuse_references
-
-Run = Callable[..., Outcome]
 
 
 @pytest.fixture(autouse=True)

@@ -5,22 +5,19 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from support.editing import edit_json, edit_weights, set_json
+from support.exports import Run
 from support.product import SafetensorsWriter
 
 from seap_export.pipeline.cost import checks
 from seap_export.pipeline.steps.single import calibration
-
-Run = Callable[..., Any]
 
 
 def files(folder: Path) -> dict[str, bytes]:

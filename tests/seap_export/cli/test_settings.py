@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+from support.exports import Run
 from support.product import ExportRequest, Targets, open_recipe
 
 from seap_export.api.arguments import checked
@@ -20,7 +20,6 @@ from seap_export.cli.groups import Option
 from seap_export.cli.main import main
 
 ROOT = Path(__file__).parents[3]
-Run = Callable[..., Any]
 REQUIRED = ("m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
 #: Every setting in a file, each with another value than its default.
 FILE = """\

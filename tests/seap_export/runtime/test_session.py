@@ -10,18 +10,13 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from support.stand_ins.cuda import without_gpu
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, UsageError
 from seap_export.providers import PROVIDERS
 from seap_export.runtime import providers, session
 from seap_export.runtime.providers import CPU, TensorDevice, device_of, is_too_old_for_cuda, one_line
 from seap_export.runtime.session import OnnxModel, available_threads, nodes_by_provider, open_session
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 @pytest.fixture
@@ -92,7 +87,7 @@ def test_a_damaged_model_is_one_line_and_nothing_on_stderr(
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.skipif(_has_gpu(), reason="has a GPU")
+@without_gpu
 @pytest.mark.parametrize(("provider", "name"), [("cuda", "CUDA"), ("tensorrt", "TensorRT")])
 def test_a_provider_without_a_gpu_blames_no_library(
     model: Path, provider: str, name: str, capfd: pytest.CaptureFixture[str]

@@ -6,10 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
+
+#: For tests of what a machine without a GPU says.
+without_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
 
 
 @contextmanager

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support.exports import Run
 from support.product import OnnxForm, PeakMemory, choose_precision
 from support.variations import micro_config
 
@@ -16,7 +16,6 @@ from seap_export.families import model_spec
 from seap_export.pipeline.evaluation import bench
 from seap_export.pipeline.evaluation.bench_request import default_depths
 
-Run = Callable[..., Any]
 QUICK = ("--depth", 8, "--depth", 16, "--batch", 1, "--batch", 2, "--runs", 1, "--steps", 2, "--threads", 1)
 
 

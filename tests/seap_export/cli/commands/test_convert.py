@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.editing import set_json
+from support.exports import Run
 from support.formats.fake_format import FakeFormat, install_fake_format
 
-Run = Callable[..., Any]
 CONVERT = ("convert", "m", "--format", "fake", "--out", "new")
 
 

@@ -9,15 +9,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from support.exports import Run
 from support.processes import Tool
+from support.stand_ins.cuda import without_gpu
 from support.stand_ins.doctor import ONE_GPU, WORKS, diagnosis, failing, libraries, packages
 
 from seap_export.runtime.doctor import Diagnosis, ProviderState
 
-Run = Callable[..., Any]
 ROOT = Path(__file__).parents[4]
 PAGE = (ROOT / "docs" / "reference.md").read_text("utf-8")
 #: Python runs this at the start of every process, of those that the command starts, too.
@@ -33,12 +33,6 @@ class Blocked(MetaPathFinder):
 sys.meta_path.insert(0, Blocked())
 """
 HEAVY = {"torch", "transformers", "sklearn", "safetensors", "onnx", "onnx_ir", "scipy", "optimum", "gguf"}
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 @pytest.fixture
@@ -64,7 +58,7 @@ def process(folder: Path, blocked: set[str], *arguments: str) -> subprocess.Comp
     )
 
 
-@pytest.mark.skipif(_has_gpu(), reason="has a GPU")
+@without_gpu
 def test_this_machine_without_torch(tmp_path: Path) -> None:
     done = process(tmp_path, HEAVY, "--json", "--quiet")
     assert (done.returncode, done.stderr) == (0, "")
@@ -74,7 +68,7 @@ def test_this_machine_without_torch(tmp_path: Path) -> None:
     assert (values["providers"]["cuda"]["works"], values["driver"]["gpus"]) == (False, [])
 
 
-@pytest.mark.skipif(_has_gpu(), reason="has a GPU")
+@without_gpu
 def test_cuda_is_required_of_this_machine(run: Run) -> None:
     outcome = run("doctor", "--require", "cuda", "--quiet")
     assert (outcome.code, outcome.out) == (6, "")

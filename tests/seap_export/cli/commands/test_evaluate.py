@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,12 @@ from typing import Any
 import pytest
 from support.corpora import micro_texts
 from support.estimates import without_texts
+from support.exports import Run
 
 from seap_export.corpus import text_digest
 from validation.reports import schema
 from validation.reports.figures import QUALITY
 
-Run = Callable[..., Any]
 QUESTION = 'corpus = "quiz.jsonl"\nprompt = "{text}"\n'
 CHOICES = '[completion]\nchoices = [" {one}", " {two}"]\nlabel = "label"\n'
 ANSWER = 'completion = " {two}"\nanswer = "(\\\\S+)"\n'

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.corpora import micro_texts
+from support.exports import Run
 from support.models import greedy_completions
 
-Run = Callable[..., Any]
 TASK = 'corpus = "quiz.jsonl"\nprompt = "{text}"\ncompletion = " {answer}"\nanswer = "(\\\\S+)"\n'
 STEPS = 8
 

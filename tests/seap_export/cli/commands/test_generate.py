@@ -1,17 +1,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.editing import edit_json
+from support.exports import Run
 from support.tokenizers import add_chat_template, name_all_tokens
 
 from seap_export.runtime import Generator, Sampling
 
-Run = Callable[..., Any]
 PROMPT = "the cat sat on a mat"
 
 

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 from support.editing import edit_json
-from support.exports import tree
+from support.exports import Run, tree
 
-Run = Callable[..., Any]
 PICTURES = [
     "sparsity-0.2.svg", "overlap-0.2.svg", "sparsity-0.4.svg", "overlap-0.4.svg",
     "kept-a-0.2.svg", "kept-a-0.4.svg", "kept-b-0.2.svg", "kept-b-0.4.svg",

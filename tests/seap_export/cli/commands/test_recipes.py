@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import pytest
+from support.exports import Run
 from support.product import open_recipe
 
 from seap_export.plan.recipes import DEFAULT_RECIPE, shipped_recipes
-
-Run = Callable[..., Any]
 
 
 def test_all_recipes_are_listed_with_what_they_do_and_their_source(run: Run) -> None:

@@ -3,19 +3,16 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.corpora import task_texts
 from support.editing import set_json
-from support.exports import export_with_router
+from support.exports import Run, export_with_router
 from support.tokenizers import add_chat_template
 
 from seap_export.runtime import RoutedModel
 
-Run = Callable[..., Any]
 PROMPT = task_texts("b", 1, seed=9)[0]
 
 

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.editing import set_json
-from support.exports import CARD
+from support.exports import CARD, Run
 
 from seap_export.cli import main
 
-Run = Callable[..., Any]
 STATISTICS = "run/calibration/a"
 PLAN = ("plan", "m", "--calibration", STATISTICS, "--ratio", "0.2", "--out", "run/a-0.2/plan.json")
 PRUNE = ("prune", "m", "--plan", "run/a-0.2/plan.json", "--calibration", STATISTICS, "--out", "run/a-0.2/hf")

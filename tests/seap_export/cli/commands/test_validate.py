@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import jsonschema
@@ -15,12 +13,11 @@ import numpy as np
 import onnx
 import pytest
 from support.editing import edit_json
-from support.exports import tree
+from support.exports import Run, tree
 
 from seap_export.hashing import sha256_file
 from validation.reports import schema
 
-Run = Callable[..., Any]
 QUICK = ("--prompts", "1", "--threads", "1")
 
 

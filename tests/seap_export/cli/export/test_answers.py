@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.conversations import conversations, write_chat_model, write_records
-from support.exports import times_of_writing
+from support.exports import Run, times_of_writing
 from support.models import greedy_completions
 from support.product import read_tokens
 from tokenizers import Tokenizer
@@ -19,7 +19,6 @@ from seap_export.corpus import text_digest
 from seap_export.pipeline.steps.single import answers
 from validation.generation.writer import Writer
 
-Run = Callable[..., Any]
 STEPS = 24
 OPTIONS = ("--answers", "model", "--set", f"answer_tokens={STEPS}", "--set", "held_out=4", "--out", "out", "-q")
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", *OPTIONS)

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
-from support.exports import Outcome, run_here, tree
+from support.exports import Run, run_here, tree
 from support.product import CANDIDATES_FOLDER, Timing
 
+from seap_export.json_file import read_json
 from seap_export.pipeline.budget import candidates
 from validation.reports import schema
 
-Run = Callable[..., Outcome]
 #: The int4 file of the dense model has about 135 kB and the int8 file about 180 kB.
 FITTED = ("--target-size", "125kB", "--quality", "--quiet", "--out", "out")
 MODEL = ("export", "m", "--task", "a=a.jsonl")
 
 
-def json_at(path: Path) -> Any:
-    return json.loads(path.read_text("utf-8"))
-
-
 def points_of(out: Path, task: str = "a") -> list[dict[str, Any]]:
-    points: list[dict[str, Any]] = json_at(out / "frontier.json")["tasks"][task]["points"]
+    points: list[dict[str, Any]] = read_json(out / "frontier.json")["tasks"][task]["points"]
     return points
 
 
@@ -71,7 +66,7 @@ def test_it_is_an_ordinary_variant_that_its_ratio_makes_again(run: Run, fitted: 
 
 
 def test_figures_are_those_that_the_export_reports(fitted: Path) -> None:
-    chosen, manifest = chosen_of(fitted), json_at(fitted / "manifest.json")
+    chosen, manifest = chosen_of(fitted), read_json(fitted / "manifest.json")
     (entry,) = manifest["variants"].values()
     assert entry["quality"]["mean_kl_nats"] == pytest.approx(chosen["mean_kl_nats"], rel=1e-6)
     assert entry["quality"]["top1_agreement"] == chosen["top1_agreement"]
@@ -89,14 +84,14 @@ def test_nothing_but_the_choice_stays(fitted: Path) -> None:
 
 
 def test_the_report_shows_the_frontier(run: Run, fitted: Path) -> None:
-    report = json_at(fitted / "validation.json")
+    report = read_json(fitted / "validation.json")
     Draft202012Validator(schema()).validate(report)
-    assert report["frontier"] == json_at(fitted / "frontier.json")
+    assert report["frontier"] == read_json(fitted / "frontier.json")
     page = (fitted / "validation.html").read_text("utf-8")
     assert "a: size against divergence" in page
     assert chosen_of(fitted)["variant"] in page.partition('id="frontier"')[2].partition("</section>")[0]
     assert run("validate", fitted, "--check", "integrity", "--out", "v.json").code == 0
-    assert json_at(Path("v.json"))["frontier"] == report["frontier"]
+    assert read_json(Path("v.json"))["frontier"] == report["frontier"]
 
 
 def test_the_result_is_a_table_or_json(run: Run, fitted: Path) -> None:
@@ -107,7 +102,7 @@ def test_the_result_is_a_table_or_json(run: Run, fitted: Path) -> None:
     assert row.startswith(chosen["variant"])
     assert "held-out" in outcome.out
     values = json.loads(run(*MODEL, *FITTED, "--json").out)
-    assert values["frontier"] == json_at(fitted / "frontier.json")
+    assert values["frontier"] == read_json(fitted / "frontier.json")
     assert list(values["variants"]) == [chosen["variant"]]
 
 
@@ -156,7 +151,7 @@ def test_where_nothing_fits_nothing_is_made_and_the_next_search_knows_more(
     assert not list((work / "out").glob("a-*"))
     assert not (work / "out" / CANDIDATES_FOLDER).exists()
     assert not any(point["chosen"] for point in points_of(work / "out"))
-    assert json_at(work / "out" / "manifest.json")["variants"] == {}
+    assert read_json(work / "out" / "manifest.json")["variants"] == {}
     evaluated = {point["key"] for point in points_of(work / "out")}
     whole, again = candidates.measure_divergence, list[int]()
     monkeypatch.setattr(
@@ -181,11 +176,11 @@ def test_every_task_and_mixture_has_its_own_choice(run: Run, work: Path) -> None
         "export", "m", *tasks, "--format", "onnx:int8", "--max-kl", "0.2", "--quality", "--quiet", "--out", "out"
     )
     assert outcome.code == 0, outcome.err
-    frontier = json_at(work / "out" / "frontier.json")
+    frontier = read_json(work / "out" / "frontier.json")
     assert list(frontier["tasks"]) == ["a", "b", "general"]
     chosen = {task: chosen_of(work / "out", task) for task in frontier["tasks"]}
     assert all(point["mean_kl_nats"] <= 0.2 for point in chosen.values())
-    router = json_at(work / "out" / "router" / "router.json")
+    router = read_json(work / "out" / "router" / "router.json")
     assert router["variants"] == {"chosen": {task: chosen[task]["variant"] for task in ("a", "b")}}
     assert router["fallback"] == {"chosen": chosen["general"]["variant"]}
     assert run("route", "out", "the cat").code == 0
@@ -215,7 +210,7 @@ def test_a_speed_that_falls_short_is_tried_with_more_pruning(
     tried = [point for point in points_of(work / "out") if point["ratio"]]
     assert any(point["decode_speedup"] < 1.5 for point in tried)
     assert min(point["ratio"] for point in tried) < chosen["ratio"]
-    assert json_at(work / "out" / "frontier.json")["speedups_over"] == "onnx fp32"
+    assert read_json(work / "out" / "frontier.json")["speedups_over"] == "onnx fp32"
 
 
 def test_a_dry_run_says_what_would_be_tried(run: Run, work: Path) -> None:

@@ -2,16 +2,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.corpora import write_corpus
-from support.exports import CARD, times_of_writing, tree
+from support.exports import CARD, Run, times_of_writing, tree
 from support.models import write_micro_model
 
-Run = Callable[..., Any]
 WHOLE = "attention stays whole: its norms run over all heads"
 ONE = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
 ALL = ("export", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--ratio", "0.2", "--ratio", "0.4", "--out", "out")

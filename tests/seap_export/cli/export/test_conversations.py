@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.conversations import conversations, write_chat_model, write_records
 from support.corpora import WORDS
+from support.exports import Run
 from support.models import greedy_completions
 from support.tokenizers import write_byte_level
 
 from seap_export.corpus import text_digest
 from seap_export.runtime import Generator, RoutedModel
 
-Run = Callable[..., Any]
 FEW = ("--set", "samples=8", "--set", "held_out=4", "--out", "out")
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", *FEW, "-q")
 CALIBRATE = ("calibrate", "m", "--task", "a=a.jsonl", "--samples", "8", "--held-out", "4", "--out", "out", "-q")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.corpora import micro_texts
-from support.exports import CARD, run_here
+from support.exports import CARD, Run, run_here
 from support.formats.fake_format import FAKE_FILE, FakeFormat, FakeRunner, install_fake_format
 from support.product import PeakMemory
 
 from validation.reports import schema
 
-Run = Callable[..., Any]
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
 FORMATS = ("--format", "hf", "--format", "onnx", "--format", "fake", "--format", "fake:f16")
 FOLDERS = ("hf", "onnx", "fake", "fake-f16")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.corpora import micro_texts
-from support.exports import run_here
+from support.exports import Run, run_here
 from support.product import GENERAL_TEXT, MOST_TEXTS, figure, with_error
 
-Run = Callable[..., Any]
+from seap_export.json_file import read_json
+
 TASKS = ("--task", "a=a.jsonl", "--task", "b=b.jsonl")
 SMALL = ("--ratio", "0.4", "--set", "router=false", "--out", "out")
 EXPORT = ("export", "m", *TASKS, *SMALL, "--quality")
@@ -36,18 +36,13 @@ def out(once: tuple[Path, str], work: Path) -> Path:
     return Path(shutil.copytree(once[0], work / "out"))
 
 
-def _json(path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return values
-
-
 def _cells(out: Path, variant: str) -> dict[str, Any]:
-    cells: dict[str, Any] = _json(out / variant / "quality.json")["elsewhere"]["onnx"]
+    cells: dict[str, Any] = read_json(out / variant / "quality.json")["elsewhere"]["onnx"]
     return cells
 
 
 def _held_out(out: Path, task: str) -> list[str]:
-    samples = _json(out / "calibration" / task / "calibration.json")["held_out"]
+    samples = read_json(out / "calibration" / task / "calibration.json")["held_out"]
     return [sample["prompt"] + sample["completion"] for sample in samples]
 
 
@@ -93,8 +88,8 @@ def test_it_is_shown(run: Run, once: tuple[Path, str], out: Path) -> None:
     assert table in run("inspect", out).out
     assert " ".join(row) in " ".join(run("inspect", out / "b-0.4").out.split())
     assert "What was lost elsewhere" in (out / "validation.html").read_text("utf-8")
-    assert _json(out / "validation.json")["variants"]["b-0.4"]["quality"]["elsewhere"]["onnx"] == cells
-    assert _json(out / "manifest.json")["variants"]["b-0.4"]["quality"]["elsewhere"]["onnx"] == cells
+    assert read_json(out / "validation.json")["variants"]["b-0.4"]["quality"]["elsewhere"]["onnx"] == cells
+    assert read_json(out / "manifest.json")["variants"]["b-0.4"]["quality"]["elsewhere"]["onnx"] == cells
     assert run("validate", out, "--check", "integrity").code == 0
 
 

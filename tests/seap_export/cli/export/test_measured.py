@@ -5,25 +5,23 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
 from support.conversations import write_records
 from support.corpora import WORDS
 from support.estimates import without_texts
-from support.exports import run_here, times_of_writing
+from support.exports import Run, run_here, times_of_writing
 from support.models import write_micro_model
 from support.product import with_error
 from support.variations import VARIATIONS
 from tokenizers import Tokenizer
 
+from seap_export.json_file import read_json
 from validation.reports import schema
 from validation.reports.speedups import interval_in_words
 
-Run = Callable[..., Any]
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", "--out", "out", "--quality", "--speed")
 
 
@@ -41,18 +39,13 @@ def measured(measured_once: Path, work: Path) -> Path:
     return Path(shutil.copytree(measured_once, work / "out"))
 
 
-def _json(path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return values
-
-
 def test_quality_is_what_evaluate_measures(run: Run, measured: Path) -> None:
     outcome = run("evaluate", measured / "a-0.4", "--dense", "m", "--runtime", "onnxruntime", "--json")
     evaluated = json.loads(outcome.out)["divergence"]["onnx"]
-    recorded = _json(measured / "a-0.4" / "quality.json")
+    recorded = read_json(measured / "a-0.4" / "quality.json")
     assert without_texts(recorded["divergence"]["onnx"]) == pytest.approx(without_texts(evaluated), rel=1e-6)
     assert recorded["texts"]["disjoint"] is True
-    figures = _json(measured / "manifest.json")["variants"]["a-0.4"]["quality"]
+    figures = read_json(measured / "manifest.json")["variants"]["a-0.4"]["quality"]
     assert (figures.pop("folder"), figures.pop("runtime")) == ("onnx", "onnxruntime")
     assert figures.pop("elsewhere") == recorded["elsewhere"]
     assert figures.items() <= evaluated.items()
@@ -66,7 +59,7 @@ def test_the_answer_fits_the_context_of_the_model(run: Run, work: Path) -> None:
     write_records(work / "long.jsonl", [{"text": " ".join(chance.choices(WORDS, k=90))} for _ in range(24)])
     command = ("export", "short", "--task", "long=long.jsonl", "--ratio", "0.4", "--out", "out", "--quality")
     assert run(*command).code == 0
-    sample = _json(work / "out" / "long-0.4" / "quality.json")["sample"]
+    sample = read_json(work / "out" / "long-0.4" / "quality.json")["sample"]
     tokenizer = Tokenizer.from_file(str(work / "short" / "tokenizer.json"))
     prompt, dense, variant = (len(tokenizer.encode(sample[key]).ids) for key in ("prompt", "dense", "variant"))
     assert prompt == 10
@@ -74,7 +67,7 @@ def test_the_answer_fits_the_context_of_the_model(run: Run, work: Path) -> None:
 
 
 def test_report_manifest_and_inspect_show_the_figures(run: Run, measured: Path) -> None:
-    report = _json(measured / "validation.json")
+    report = read_json(measured / "validation.json")
     Draft202012Validator(schema()).validate(report)
     variant = report["variants"]["a-0.4"]
     (cell,) = variant["speed"]["variant"]
@@ -91,38 +84,38 @@ def test_report_manifest_and_inspect_show_the_figures(run: Run, measured: Path) 
 
 def test_validate_reports_what_the_export_recorded(run: Run, measured: Path) -> None:
     variant = json.loads(run("validate", measured, "--check", "integrity", "--json").out)["variants"]["a-0.4"]
-    assert variant["quality"] == _json(measured / "a-0.4" / "quality.json")
+    assert variant["quality"] == read_json(measured / "a-0.4" / "quality.json")
     assert variant["speed"]["dense"]
 
 
 def test_a_second_export_measures_nothing_again(run: Run, measured: Path) -> None:
-    before, times = _json(measured / "performance.json"), times_of_writing(measured / "a-0.4")
+    before, times = read_json(measured / "performance.json"), times_of_writing(measured / "a-0.4")
     assert measured / "a-0.4" / "quality.json" in times
     assert run(*EXPORT).code == 0
     assert times_of_writing(measured / "a-0.4") == times
-    after = _json(measured / "performance.json")
+    after = read_json(measured / "performance.json")
     assert after["speed"] == before["speed"]
     assert after["steps"]["a-0.4/hf"] == before["steps"]["a-0.4/hf"]
 
 
 def test_every_step_is_timed(measured: Path) -> None:
-    steps = _json(measured / "performance.json")["steps"]
+    steps = read_json(measured / "performance.json")["steps"]
     assert steps.keys() == {
         "hashing", "calibration/a", "ranking/a", "a-0.4/plan.json", "a-0.4/hf", "a-0.4/onnx", "a-0.4/parity.json",
             "dense texts",
         "a-0.4/quality.json", "speed", "validation",
     }  # fmt: skip
-    assert "performance.json" not in _json(measured / "manifest.json")["files"]
+    assert "performance.json" not in read_json(measured / "manifest.json")["files"]
 
 
 def test_measurements_can_be_left_out(run: Run, work: Path) -> None:
     outcome = run(*EXPORT, "--no-quality", "--no-speed")
     assert outcome.code == 0
     assert not (work / "out" / "a-0.4" / "quality.json").exists()
-    variant = _json(work / "out" / "validation.json")["variants"]["a-0.4"]
+    variant = read_json(work / "out" / "validation.json")["variants"]["a-0.4"]
     assert (variant["quality"], variant["speed"]) == (None, None)
-    assert _json(work / "out" / "manifest.json")["variants"]["a-0.4"]["quality"] is None
-    assert "dense" not in _json(work / "out" / "performance.json")["steps"]
+    assert read_json(work / "out" / "manifest.json")["variants"]["a-0.4"]["quality"] is None
+    assert "dense" not in read_json(work / "out" / "performance.json")["steps"]
 
     assert run(*EXPORT, "--no-speed").code == 0  # and are made up for later
     assert (work / "out" / "a-0.4" / "quality.json").is_file()
@@ -132,7 +125,7 @@ def test_a_replaced_variant_loses_its_old_figures(run: Run, measured: Path) -> N
     outcome = run(*EXPORT, "--set", "seed=1", "--force", "--no-quality", "--no-speed")
     assert outcome.code == 0, outcome.err
     assert not (measured / "a-0.4" / "quality.json").exists()
-    variant = _json(measured / "validation.json")["variants"]["a-0.4"]
+    variant = read_json(measured / "validation.json")["variants"]["a-0.4"]
     assert (variant["quality"], variant["speed"]) == (None, None)
 
 
@@ -158,7 +151,7 @@ def test_a_variant_that_fails_parity_is_not_measured(run: Run, work: Path) -> No
     outcome = run(*EXPORT, "--set", "limits=limits.toml")
     assert outcome.code == 3
     assert not (work / "out" / "a-0.4" / "quality.json").exists()
-    variant = _json(work / "out" / "validation.json")["variants"]["a-0.4"]
+    variant = read_json(work / "out" / "validation.json")["variants"]["a-0.4"]
     assert (variant["quality"], variant["speed"]) == (None, None)
 
 
@@ -186,7 +179,7 @@ def test_figures_that_were_changed_or_are_gone(run: Run, measured: Path) -> None
 
 @pytest.mark.parametrize(("key", "value"), [("folder", []), ("folder", "gguf"), ("runtime", 3)])
 def test_recorded_speed_of_something_else_is_none(run: Run, measured: Path, key: str, value: object) -> None:
-    values = _json(measured / "performance.json")
+    values = read_json(measured / "performance.json")
     values["speed"]["a-0.4"]["figures"][key] = value
     (measured / "performance.json").write_text(json.dumps(values), "utf-8")
     assert json.loads(run("inspect", measured, "--json").out)["variants"]["a-0.4"]["speed"] is None

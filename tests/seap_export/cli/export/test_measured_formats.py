@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import pytest
 from click.testing import CliRunner
 from support.editing import set_json
 from support.estimates import without_texts
-from support.exports import run_here
+from support.exports import Run, run_here
 from support.formats.fake_format import FakeRunner, install_fake_format
 from support.product import GENERAL_TEXT, with_error
 
 from seap_export.cli import main
+from seap_export.json_file import read_json
 from validation.reports import schema
 
-Run = Callable[..., Any]
 TASK = ("--ratio", "0.2", "--out", "out")
 MEASURED = ("--quality", "--speed")
 EXPORT = ("export", "m", "--task", "a=a.jsonl", *TASK)
@@ -51,13 +49,8 @@ def out(once: tuple[Path, str, str], work: Path) -> Path:
     return Path(shutil.copytree(once[0], work / "out"))
 
 
-def _json(path: Path) -> dict[str, Any]:
-    values: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    return values
-
-
 def test_the_first_format_is_measured(run: Run, out: Path) -> None:
-    recorded = _json(out / "a-0.2" / "quality.json")
+    recorded = read_json(out / "a-0.2" / "quality.json")
     assert (recorded["folder"], recorded["runtime"], list(recorded["divergence"])) == ("fake", "faked", [NAME])
     values = json.loads(
         run("evaluate", "out/a-0.2", "--dense", "m", "--runtime", "torch", "--runtime", "faked", "--json").out
@@ -70,19 +63,19 @@ def test_the_first_format_is_measured(run: Run, out: Path) -> None:
     assert list(recorded["elsewhere"]) == [NAME]
     assert list(recorded["elsewhere"][NAME]) == ["a", GENERAL_TEXT]
     assert set(recorded["sample"]) == {"prompt", "dense", "variant"}
-    figures = _json(out / "manifest.json")["variants"]["a-0.2"]["quality"]
+    figures = read_json(out / "manifest.json")["variants"]["a-0.2"]["quality"]
     assert (figures["folder"], figures["runtime"]) == ("fake", "faked")
     assert figures["mean_kl_nats"] == recorded["divergence"][NAME]["mean_kl_nats"]
-    timed = _json(out / "performance.json")["speed"]["a-0.2"]
-    assert timed["fake"] == _json(out / "manifest.json")["steps"]["a-0.2/fake"]
+    timed = read_json(out / "performance.json")["speed"]["a-0.2"]
+    assert timed["fake"] == read_json(out / "manifest.json")["steps"]["a-0.2/fake"]
     assert (timed["figures"]["folder"], timed["figures"]["runtime"]) == ("fake", "faked")
 
 
 def test_the_answer_is_that_of_the_onnx_file(run: Run, out: Path, work: Path) -> None:
     """Both runtimes have the same weights in fp32, so that greedy steps give the same text."""
-    answer = _json(out / "a-0.2" / "quality.json")["sample"]
+    answer = read_json(out / "a-0.2" / "quality.json")["sample"]
     assert run(*EXPORT, "--format", "onnx:fp32", "--quality").code == 0
-    recorded = _json(out / "a-0.2" / "quality.json")
+    recorded = read_json(out / "a-0.2" / "quality.json")
     assert (recorded["folder"], recorded["runtime"], list(recorded["divergence"])) == ("onnx", "onnxruntime", ["onnx"])
     assert recorded["sample"] == answer
     assert answer["variant"]
@@ -99,7 +92,7 @@ def test_the_files_of_an_export_without_onnx(once: tuple[Path, str, str]) -> Non
 
 
 def test_reports_name_it(run: Run, once: tuple[Path, str, str], out: Path) -> None:
-    report = _json(out / "validation.json")
+    report = read_json(out / "validation.json")
     jsonschema.validate(report, schema())
     variant = report["variants"]["a-0.2"]
     assert (variant["quality"]["folder"], variant["speed"]["folder"]) == ("fake", "fake")
@@ -124,7 +117,7 @@ def test_a_report_that_was_changed_is_shown_as_it_is(run: Run, out: Path) -> Non
 def test_figures_stay_while_what_they_belong_to_does(run: Run, out: Path) -> None:
     """A format that is added measures nothing if it is told so; a format that is replaced loses its figures."""
     assert run(*EXPORT, "--format", "onnx").code == 0
-    entry = _json(out / "manifest.json")["variants"]["a-0.2"]
+    entry = read_json(out / "manifest.json")["variants"]["a-0.2"]
     assert entry["quality"]["folder"] == "fake"
     assert entry["precision"] == {"onnx": "int8", "fake": "f32", "fake-f16": "f16"}
     assert list(entry["bytes"]) == ["hf", *entry["parity"]] == ["hf", "onnx", "fake", "fake-f16"]

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from support.corpora import task_texts, write_task_corpora
-from support.exports import CARD, run_here, times_of_writing, tree
+from support.exports import CARD, Run, run_here, times_of_writing, tree
 from support.product import GENERAL_TEXT
 
 from seap_export.pipeline.steps.joint import router
 
-Run = Callable[..., Any]
 TASKS = ("--task", "a=a.jsonl", "--task", "b=b.jsonl")
 MIXTURES = ("--general", "--set", "weight.b=3", "--set", "mix.x=a:2,b")
 MIXED = ("export", "m", *TASKS, *MIXTURES, "--ratio", "0.3", "--out", "out")

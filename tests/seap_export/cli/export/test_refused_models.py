@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.editing import set_json
-from support.exports import Outcome
+from support.exports import Run
 from support.models import write_micro_model
 from support.stand_ins.families import WRONG_FAMILIES, describe_gemma3
 from support.variations import VARIATIONS
 
 from seap_export.families import family_of_model_type
-
-Run = Callable[..., Outcome]
 
 
 def refused(run: Run, folder: Path, model: str, *keywords: str) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.exports import run_here
+from support.exports import Run, run_here
 from support.models import write_micro_model
 from support.product import read_spec
 from support.tokenizers import write_byte_level
@@ -22,7 +20,6 @@ from seap_export.errors import ParityFailure
 from seap_export.pipeline.folder.rounded import differences, opened_model
 from seap_export.rounding.note import read_note
 
-Run = Callable[..., Any]
 FORMATS = ("--format", "onnx:int4", "--format", "onnx:fp32")
 FILES = ("model.onnx", "model.onnx.data", "rounding.json")
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from support.chosen import JOINT, RICHEST
 from support.corpora import WORDS, write_corpus
-from support.exports import CARD, run_here
+from support.exports import CARD, Run, run_here
 from support.models import write_micro_model
 from support.product import read_plan
 from support.variations import VARIATIONS
@@ -20,7 +18,6 @@ from transformers import AutoModelForCausalLM
 
 from seap_export.families import family_of_model_type
 
-Run = Callable[..., Any]
 #: Norms around sublayers and soft caps, multipliers, products that are stored together, and a tokenizer of its own.
 QUICK = ("gemma2-all", "granite-all", "phi3-all", "qwen2-window")
 UNIFORM = ("--layout", "uniform")

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from support.corpora import WORDS
-from support.exports import CARD, run_here
+from support.exports import CARD, Run, run_here
 from support.models import write_micro_model
 from support.product import CANDIDATES_FOLDER, GENERAL_TEXT, Vocabulary, read_plan
 from support.tokenizers import write_byte_level, write_sentencepiece
@@ -22,7 +21,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from seap_export.pipeline.budget.candidates import Candidates
 from seap_export.vocabulary import choice
 
-Run = Callable[..., Any]
 #: Families, tied and not, with both kinds of tokenizers: its writer, the tokens of the model, those that are kept.
 MODELS = {
     "llama-gqa": (write_byte_level, 130, 52),

@@ -8,6 +8,7 @@ from pathlib import Path
 import onnxruntime as ort
 import pytest
 from support.product import Driver
+from support.stand_ins.cuda import without_gpu
 from support.stand_ins.doctor import NO_DRIVER, ONE_GPU, WORKS, diagnosis, failing, libraries, packages
 
 from seap_export.errors import EnvironmentFailure
@@ -31,12 +32,6 @@ DIES, HANGS = "os.kill(os.getpid(), signal.SIGSEGV)", "time.sleep(3600)"
 CUDA_ADVICE = 'run: pip install "onnxruntime-gpu[cuda,cudnn]==1.31.1"'
 
 
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
-
-
 def faked(
     folder: Path, monkeypatch: pytest.MonkeyPatch, question: list[str], deed: str, timeout: float = 120.0
 ) -> Diagnosis:
@@ -49,7 +44,7 @@ def faked(
     return diagnose(timeout)
 
 
-@pytest.mark.skipif(_has_gpu(), reason="has a GPU")
+@without_gpu
 def test_this_machine() -> None:
     lines: list[str] = []
     result = diagnose(on_progress=lines.append)

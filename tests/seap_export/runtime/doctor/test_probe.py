@@ -8,17 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.stand_ins.cuda import without_gpu
 
 from seap_export.providers import PROVIDERS
 from seap_export.runtime.doctor import probe
 from seap_export.runtime.doctor.models import TRIALS
 from seap_export.runtime.doctor.probe import TOLERANCE, answer, try_model
-
-
-def _has_gpu() -> bool:
-    import torch
-
-    return torch.cuda.is_available()
 
 
 @pytest.mark.parametrize("what", list(TRIALS))
@@ -70,7 +65,7 @@ def test_work_that_fell_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None
         assert try_model(trial, "cuda")["reason"] == ""
 
 
-@pytest.mark.skipif(_has_gpu(), reason="has a GPU")
+@without_gpu
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 def test_a_provider_without_a_gpu(provider: str) -> None:
     verdict = answer("session", provider)
