@@ -18,7 +18,7 @@ from seap_export.sources.config import read_spec
 from validation.array_store import ArrayStore
 from validation.execution import Execution
 from validation.metrics import CLEAR_MARGIN
-from validation.parity.candidate import ParityInput, RuntimeCandidate, open_candidate
+from validation.parity.candidates.candidate import ParityInput, RuntimeCandidate, open_candidate
 from validation.parity.compared import Compared, compare
 from validation.parity.profiles import Limits, Noise
 from validation.parity.references import Reference, TokenSequence, measure_exact_noise, run_references, sequences_of

@@ -176,6 +176,6 @@ class Runtime:
     opener: str
     extra: str | None = None
     check: str | None = None
-    candidate: str = "validation.parity.candidate:RuntimeCandidate"
+    candidate: str = "validation.parity.candidates.candidate:RuntimeCandidate"
     title: str = ""
     traces: bool = False

@@ -24,14 +24,14 @@ REFERENCE = "torch"
 RUNTIMES: Mapping[str, Runtime] = {
     "onnxruntime": Runtime(
         "validation.runtimes.onnx_runtime.onnx_runner:open_onnx_runtime",
-        candidate="validation.parity.onnx_candidate:OnnxCandidate",
+        candidate="validation.parity.candidates.onnx_candidate:OnnxCandidate",
         title="ONNX Runtime",
         traces=True,
     ),
     "llama.cpp": Runtime(
         "validation.runtimes.llama_cpp.runner:open_llama_cpp",
         extra="gguf",
-        candidate="validation.parity.llama_candidate:LlamaCandidate",
+        candidate="validation.parity.candidates.llama_candidate:LlamaCandidate",
     ),
     "transformers.js": Runtime(
         "validation.runtimes.node.transformers_js:open_transformers_js",
@@ -41,13 +41,13 @@ RUNTIMES: Mapping[str, Runtime] = {
     "litert": Runtime(
         "validation.runtimes.litert_runner:open_litert",
         extra="litert",
-        candidate="validation.parity.litert_candidate:LitertCandidate",
+        candidate="validation.parity.candidates.litert_candidate:LitertCandidate",
         title="LiteRT",
     ),
     "executorch": Runtime(
         "validation.runtimes.executorch_runner:open_executorch",
         extra="executorch",
-        candidate="validation.parity.executorch_candidate:ExecutorchCandidate",
+        candidate="validation.parity.candidates.executorch_candidate:ExecutorchCandidate",
         title="ExecuTorch",
     ),
     "mlx": Runtime("validation.runtimes.mlx_runner:open_mlx", extra="mlx", title="MLX"),

@@ -11,7 +11,7 @@ from converters.onnx.precision import Precision
 from seap_export.families import ModelSpec
 from seap_export.pipeline.targets.candidate import RATIO_DIGITS, Candidate
 from seap_export.pipeline.targets.targets import Targets
-from validation.parity.candidate import arithmetic_of
+from validation.parity.candidates.candidate import arithmetic_of
 from validation.speed.ideal import model_work
 
 __all__ = ["Predictor", "arithmetic"]

@@ -18,7 +18,7 @@ import torch
 
 from converters.format import Format
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts, Workload
-from validation.parity.candidate import arithmetic_of
+from validation.parity.candidates.candidate import arithmetic_of
 
 __all__ = ["Cost", "Disk", "Memory", "Rates", "measure_rates", "prompt_factor", "quantization_factor", "total_disk"]
 

@@ -29,7 +29,7 @@ from seap_export.runtime.driver import gpu_name
 from seap_export.runtime.session import probe
 from seap_export.sources.config import read_spec
 from seap_export.sources.source import open_source
-from validation.parity.candidate import arithmetic_of
+from validation.parity.candidates.candidate import arithmetic_of
 from validation.runtimes.table import REFERENCE, require_runtime
 from validation.session_memory import Calls, claim_memory
 from validation.speed.engines import EngineName, open_engine

@@ -10,9 +10,9 @@ from support.product import GgufFormat, Precision
 from support.variations import VARIATIONS, micro_config
 
 from seap_export.families import model_spec
-from validation.parity import candidate
-from validation.parity.candidate import ParityInput
-from validation.parity.llama_candidate import LlamaCandidate
+from validation.parity.candidates import candidate
+from validation.parity.candidates.candidate import ParityInput
+from validation.parity.candidates.llama_candidate import LlamaCandidate
 from validation.runtimes.table import runtime_row
 
 

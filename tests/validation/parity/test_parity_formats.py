@@ -12,7 +12,7 @@ from support.execution import ONE_THREAD
 from support.formats.fake_format import FAKE_FILE, FakeFormat, FakeRunner, Quiet, install_fake_format
 
 from seap_export.errors import UsageError
-from validation.parity.candidate import arithmetic_of
+from validation.parity.candidates.candidate import arithmetic_of
 from validation.parity.profiles import Limits
 from validation.parity.run import run_parity
 

@@ -19,8 +19,8 @@ from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import model_spec
 from validation.checkpoint import Change
 from validation.execution import Execution
-from validation.parity import onnx_candidate
 from validation.parity import run as parity
+from validation.parity.candidates import onnx_candidate
 from validation.parity.profiles import Limits, Noise
 from validation.parity.report import ParityReport
 from validation.parity.run import run_parity

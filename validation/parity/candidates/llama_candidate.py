@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from converters.onnx.precision import BLOCK_SIZES, Precision, choose_precision
 from seap_export.families import Mlp
-from validation.parity.candidate import ParityInput, RuntimeCandidate
+from validation.parity.candidates.candidate import ParityInput, RuntimeCandidate
 from validation.runtimes.runner import Runtime
 
 __all__ = ["LlamaCandidate"]

@@ -12,7 +12,7 @@ from converters.executorch.decoder import cache_length, decoder_program
 from converters.executorch.read_back import ExecutorchWeights
 from converters.executorch.stored_program import PROGRAM
 from converters.executorch.writer import write_program
-from validation.parity.candidate import RuntimeCandidate
+from validation.parity.candidates.candidate import RuntimeCandidate
 from validation.parity.profiles import Pass
 from validation.runtimes.executorch_runner import ExecutorchRunner
 

@@ -27,7 +27,7 @@ from seap_export.runtime.driver import gpu_name
 from seap_export.runtime.files import decoder_options
 from seap_export.runtime.session import nodes_by_provider, open_session, probe
 from validation.array_store import ArrayStore
-from validation.parity.candidate import ParityInput, Progress, Reads, References, RuntimeCandidate
+from validation.parity.candidates.candidate import ParityInput, Progress, Reads, References, RuntimeCandidate
 from validation.parity.compared import Compared, compare_served, served_cases
 from validation.parity.profiles import SERVED, Limits, Pass, passes
 from validation.parity.report import Conditions

@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from typing import ClassVar
 
 from converters.litert.decoder import cache_length
-from validation.parity.candidate import RuntimeCandidate
+from validation.parity.candidates.candidate import RuntimeCandidate
 from validation.parity.profiles import Pass
 from validation.runtimes.litert_runner import LitertRunner
 

@@ -1,0 +1,1 @@
+"""What parity compares with torch: a written folder in each runtime."""
