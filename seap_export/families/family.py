@@ -32,12 +32,12 @@ from seap_export.families.parts import (
     LayerKind,
     Requirement,
     RotaryRules,
-    Routing,
     SharedCaches,
     Variant,
     Window,
     Wrapper,
 )
+from seap_export.families.routing import Routing
 
 __all__ = ["FUSED", "PRUNED_FROM", "PRUNED_PREFIX", "Family", "bias_names", "is_pruned", "lacking_projections"]
 

@@ -10,23 +10,11 @@ from types import MappingProxyType
 from typing import Any
 
 from seap_export.errors import InputError
+from seap_export.families import parts
 from seap_export.families.family import FUSED, PRUNED_PREFIX, Family, bias_names, lacking_projections
 from seap_export.families.gguf_form import GgufForm
 from seap_export.families.names import USUAL_NAMES, Projection
-from seap_export.families.parts import (
-    AdjustedSize,
-    Block,
-    FusedRows,
-    GlobalLayers,
-    KeyValueHeads,
-    Requirement,
-    RotaryRules,
-    Routing,
-    SharedCaches,
-    Variant,
-    Window,
-    Wrapper,
-)
+from seap_export.families.routing import Routing
 
 __all__ = [
     "common_keys",
@@ -39,16 +27,16 @@ __all__ = [
 
 _COMMON, _REFUSED = "common.toml", "refused.toml"
 _PARTS = {
-    "adjusted_size": AdjustedSize,
-    "block": Block,
+    "adjusted_size": parts.AdjustedSize,
+    "block": parts.Block,
     "experts": Routing,
     "gguf": GgufForm,
-    "global_layers": GlobalLayers,
-    "key_value_heads": KeyValueHeads,
-    "rotation": RotaryRules,
-    "shared_caches": SharedCaches,
-    "window": Window,
-    "wrapper": Wrapper,
+    "global_layers": parts.GlobalLayers,
+    "key_value_heads": parts.KeyValueHeads,
+    "rotation": parts.RotaryRules,
+    "shared_caches": parts.SharedCaches,
+    "window": parts.Window,
+    "wrapper": parts.Wrapper,
 }
 
 
@@ -66,7 +54,10 @@ def _parse(table: dict[str, Any]) -> Family:
     parsed = {key: _parsed(key, _frozen(value)) for key, value in table.items()}
     given = table.get("names", {})
     lacking = lacking_projections(
-        parsed.get("block", Block()), parsed.get("layer_types", {}), parsed.get("experts"), "layer_inputs" in given
+        parsed.get("block", parts.Block()),
+        parsed.get("layer_types", {}),
+        parsed.get("experts"),
+        "layer_inputs" in given,
     )
     stored_names = _names(given, lacking)
     stored_names |= bias_names(stored_names, table.get("biases", {}))
@@ -86,11 +77,11 @@ def _parsed(key: str, value: Any) -> Any:
     if key == "layer_types":
         return MappingProxyType({word: (kind,) if isinstance(kind, str) else kind for word, kind in value.items()})
     if key == "fused_rows":
-        return MappingProxyType({name: FusedRows(**fields) for name, fields in value.items()})
+        return MappingProxyType({name: parts.FusedRows(**fields) for name, fields in value.items()})
     if key == "variants":
-        return tuple(Variant(**fields) for fields in value)
+        return tuple(parts.Variant(**fields) for fields in value)
     if key == "requires":
-        return MappingProxyType({name: Requirement(**fields) for name, fields in value.items()})
+        return MappingProxyType({name: parts.Requirement(**fields) for name, fields in value.items()})
     return value
 
 
@@ -101,10 +92,12 @@ def _frozen(value: Any) -> Any:
 
 
 @cache
-def common_keys() -> tuple[frozenset[str], Mapping[str, Requirement]]:
+def common_keys() -> tuple[frozenset[str], Mapping[str, parts.Requirement]]:
     """The keys that do not change what any family computes, and what is required of others."""
     table = tomllib.loads((resources.files(__package__) / _COMMON).read_text("utf-8"))
-    return frozenset(table["harmless"]), {name: Requirement(**fields) for name, fields in table["requires"].items()}
+    return frozenset(table["harmless"]), {
+        name: parts.Requirement(**fields) for name, fields in table["requires"].items()
+    }
 
 
 @cache
@@ -114,7 +107,7 @@ def refused_models() -> Mapping[str, tuple[str, ...]]:
     return {part: tuple(model_types) for part, model_types in table.items()}
 
 
-def wrapper_of_model_type(model_type: str | None) -> Wrapper | None:
+def wrapper_of_model_type(model_type: str | None) -> parts.Wrapper | None:
     """The multimodal wrapper with this `model_type`; None: it is none, or not one with a supported language model."""
     wrappers = (family.wrapper for family in families() if family.wrapper is not None)
     return next((wrapper for wrapper in wrappers if wrapper.model_type == model_type), None)

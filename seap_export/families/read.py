@@ -11,10 +11,9 @@ from seap_export.families.config_reader import ConfigReader, number, positive
 from seap_export.families.family import PRUNED_FROM
 from seap_export.families.files import family_of_model_type, wrapper_of_model_type
 from seap_export.families.layer_reader import LayerReader, bias_switches, inputs_of_layers
-from seap_export.families.layer_types import read_layer_types
+from seap_export.families.layer_types import read_layer_types, read_windows
 from seap_export.families.rope import read_ropes
 from seap_export.families.spec import BlockSpec, ModelSpec, NormSpec
-from seap_export.families.windows import read_windows
 
 __all__ = ["dense_config", "language_config", "model_spec"]
 

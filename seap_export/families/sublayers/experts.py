@@ -8,7 +8,7 @@ from typing import ClassVar, get_args
 
 from seap_export.errors import InputError
 from seap_export.families.names import ROUTED, Norm, Projection
-from seap_export.families.parts import Scores
+from seap_export.families.routing import Scores
 from seap_export.families.sublayers.mlp import Activation
 from seap_export.families.sublayers.sublayer import Sublayer
 
