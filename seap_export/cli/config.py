@@ -12,7 +12,7 @@ import click
 
 from seap_export.api.arguments import joined
 from seap_export.cli.groups import GroupedCommand, Option, option, setting_key
-from seap_export.cli.options import NumberOrWord, PathType
+from seap_export.cli.values import NumberOrWord, PathType
 from seap_export.errors import UsageError
 from seap_export.toml_file import read_toml, unknown_key
 

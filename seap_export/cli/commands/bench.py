@@ -11,14 +11,8 @@ import click
 from seap_export.cli.console import Console, megabytes, table
 from seap_export.cli.form import logits_option, precision_option, rare_form_options
 from seap_export.cli.groups import GroupedCommand, number_option, option, rare, titled
-from seap_export.cli.options import (
-    ExistingPath,
-    PathType,
-    force_option,
-    output_options,
-    provider_option,
-    threads_option,
-)
+from seap_export.cli.options import force_option, output_options, provider_option, threads_option
+from seap_export.cli.values import ExistingPath, PathType
 from seap_export.json_file import write_json
 
 if TYPE_CHECKING:

@@ -10,8 +10,6 @@ from seap_export.cli.console import Console, megabytes
 from seap_export.cli.form import format_option, logits_option, precision_option, rare_form_options
 from seap_export.cli.groups import GroupedCommand, option, rare, titled
 from seap_export.cli.options import (
-    ExistingPath,
-    PathType,
     compute_options,
     force_option,
     out_option,
@@ -19,6 +17,7 @@ from seap_export.cli.options import (
     provider_option,
     weight_option,
 )
+from seap_export.cli.values import ExistingPath, PathType
 
 __all__ = ["convert_command"]
 

@@ -12,7 +12,6 @@ from seap_export.api.evaluate import evaluate
 from seap_export.cli.console import Console, table
 from seap_export.cli.groups import GroupedCommand, number_option, option, titled
 from seap_export.cli.options import (
-    PathType,
     compute_options,
     force_option,
     max_kl_option,
@@ -20,6 +19,7 @@ from seap_export.cli.options import (
     provider_option,
     threads_option,
 )
+from seap_export.cli.values import PathType
 
 if TYPE_CHECKING:
     from seap_export.pipeline.evaluation.report import EvaluationReport

@@ -9,8 +9,9 @@ import click
 
 from seap_export.cli.console import Console
 from seap_export.cli.groups import GroupedCommand, number_option, option, titled
-from seap_export.cli.options import ExistingPath, output_options, provider_option, raw_option, threads_option
+from seap_export.cli.options import output_options, provider_option, raw_option, threads_option
 from seap_export.cli.prompt import read_prompt
+from seap_export.cli.values import ExistingPath
 from seap_export.providers import PROVIDERS
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from seap_export.cli.console import Console, difference, megabytes, table
 from seap_export.cli.exported import measured_cells, measured_heads, parity_verdict
 from seap_export.cli.general_text import general_text_table
 from seap_export.cli.layer_table import layer_columns
-from seap_export.cli.options import ExistingPath, output_options
+from seap_export.cli.options import output_options
+from seap_export.cli.values import ExistingPath
 
 __all__ = ["inspect_command"]
 

@@ -13,7 +13,6 @@ from seap_export.cli.console import Console, megabytes, table
 from seap_export.cli.groups import GroupedCommand, option, rare, titled
 from seap_export.cli.layer_table import layer_columns, pruned_parts
 from seap_export.cli.options import (
-    PathType,
     compute_options,
     force_option,
     layout_option,
@@ -25,6 +24,7 @@ from seap_export.cli.options import (
     vocabulary_option,
     weight_option,
 )
+from seap_export.cli.values import PathType
 
 if TYPE_CHECKING:
     from seap_export.activations.mixture import Mixture

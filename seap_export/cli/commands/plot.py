@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from seap_export.cli.console import Console
-from seap_export.cli.options import ExistingPath, PathType, force_option, out_option, output_options
+from seap_export.cli.options import force_option, out_option, output_options
+from seap_export.cli.values import ExistingPath, PathType
 
 __all__ = ["plot_command"]
 

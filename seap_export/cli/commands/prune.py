@@ -8,7 +8,14 @@ import click
 
 from seap_export.cli.console import Console
 from seap_export.cli.groups import GroupedCommand, option, titled
-from seap_export.cli.options import PathType, compute_options, force_option, model_argument, out_option, output_options
+from seap_export.cli.options import (
+    compute_options,
+    force_option,
+    model_argument,
+    out_option,
+    output_options,
+)
+from seap_export.cli.values import PathType
 
 __all__ = ["prune_command"]
 

@@ -8,7 +8,8 @@ import click
 
 from seap_export.cli.console import Console, megabytes, table
 from seap_export.cli.groups import GroupedCommand, option, titled
-from seap_export.cli.options import ExistingPath, output_options
+from seap_export.cli.options import output_options
+from seap_export.cli.values import ExistingPath
 
 __all__ = ["push_command"]
 

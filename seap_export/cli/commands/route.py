@@ -9,8 +9,9 @@ import click
 
 from seap_export.cli.console import Console
 from seap_export.cli.groups import number_option, option
-from seap_export.cli.options import ExistingPath, PathType, Ratio, output_options, raw_option
+from seap_export.cli.options import output_options, raw_option
 from seap_export.cli.prompt import read_prompt
+from seap_export.cli.values import ExistingPath, PathType, Ratio
 
 if TYPE_CHECKING:
     from seap_export.runtime import Route

@@ -14,8 +14,6 @@ from seap_export.api.validate import validate
 from seap_export.cli.console import Console, table
 from seap_export.cli.groups import GroupedCommand, number_option, option, rare, titled
 from seap_export.cli.options import (
-    ExistingPath,
-    PathType,
     compute_options,
     force_option,
     max_kl_option,
@@ -24,6 +22,7 @@ from seap_export.cli.options import (
     provider_option,
     threads_option,
 )
+from seap_export.cli.values import ExistingPath, PathType
 
 if TYPE_CHECKING:
     from seap_export.pipeline.gate.report import Check, ValidationReport

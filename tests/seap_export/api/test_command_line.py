@@ -15,7 +15,7 @@ from seap_export import Variant, convert, evaluate, export, prune, push, validat
 from seap_export.api.arguments import checked, defaults_of
 from seap_export.api.tasks import Tasks
 from seap_export.cli import main
-from seap_export.cli.options import PathType
+from seap_export.cli.values import PathType
 from seap_export.pipeline.evaluation.request import EvaluationRequest
 
 FUNCTIONS = [export, prune, push, convert, validate, evaluate]

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from support.product import choose_precision
 
 from converters.onnx.precision import PRECISIONS
-from seap_export.cli import main, options
+from seap_export.cli import main, values
 from seap_export.errors import UsageError
 from validation.readiness.__main__ import readiness
 from validation.readiness.request import FORMS, Programs, Provider, Request
@@ -39,7 +39,7 @@ def commands(provider: Provider) -> list[Command]:
 def parses(command: click.Command, arguments: list[str]) -> None:
     """Fails with the message that a user would see; paths need not be there yet."""
     with (
-        mock.patch.object(options.ExistingPath, "convert", options.PathType.convert),
+        mock.patch.object(values.ExistingPath, "convert", values.PathType.convert),
         command.make_context(str(command.name), arguments),
     ):
         pass

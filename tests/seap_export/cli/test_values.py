@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from seap_export.cli.options import Ratio
+from seap_export.cli.values import Ratio
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,88 @@
+"""The kinds of values that options take."""
+
+from __future__ import annotations
+
+import os
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+import click
+
+from seap_export.errors import refuse_missing
+
+__all__ = ["ExistingPath", "NumberOrWord", "PathType", "Ratio", "Threads"]
+
+#: Some machines of a cluster have more cores than this one, but hardly more than this many.
+_MOST_THREADS = 1024
+
+
+class PathType(click.Path):
+    """A path; `~` is expanded if the shell did not, as in `--out=~/pruned`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Converts text to a path."""
+        return Path(os.path.expanduser(os.fsdecode(super().convert(value, param, ctx))))
+
+
+class ExistingPath(PathType):
+    """A path that must be there; every command refuses others with the same words."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Converts text to a path.
+
+        Raises:
+            UsageError: There is nothing at the path.
+        """
+        path = super().convert(value, param, ctx)
+        refuse_missing(path)
+        return path
+
+
+class Threads(click.IntRange):
+    """A number of threads: at least 1, and not many times the cores."""
+
+    def __init__(self) -> None:
+        super().__init__(min=1)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Converts text to a number."""
+        threads, cores = int(super().convert(value, param, ctx)), os.cpu_count() or 1
+        if threads > max(_MOST_THREADS, 4 * cores):
+            self.fail(
+                f"{threads} is out of range; this machine has {cores} cores, and more threads are slower", param, ctx
+            )
+        return threads
+
+
+class NumberOrWord(click.ParamType):
+    """A number or one of some words, as text; in a settings file the number needs no quotes."""
+
+    name = "text"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Converts a number to text."""
+        return str(value)
+
+
+class Ratio(click.FloatRange):
+    """A fraction of at least 0 and below 1, also written as 20%."""
+
+    name = "ratio"
+
+    def __init__(self) -> None:
+        super().__init__(min=0.0, max=1.0, max_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Converts text to a fraction."""
+        text = str(value).strip()
+        number, is_percent = text.removesuffix("%").strip(), text.endswith("%")
+        try:
+            ratio = float(Decimal(number) / 100 if is_percent else Decimal(number))
+        except (InvalidOperation, ValueError):
+            remedy = "repeat the option for each ratio" if "," in text else "give a fraction such as 0.2, or 20%"
+            self.fail(f"'{value}' is not a number; {remedy}", param, ctx)
+        if 0.0 <= ratio < 1.0:
+            return ratio
+        remedy = f"for {number} percent, give {number}%" if 1.0 < ratio < 100.0 else "give at least 0 and less than 1"
+        self.fail(f"{text} is out of range; {remedy}", param, ctx)
