@@ -9,17 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 __all__ = [
-    "ArtifactError",
-    "EnvironmentFailure",
-    "InputError",
-    "ParityFailure",
-    "QualityFailure",
-    "SeapError",
-    "SpeedFailure",
-    "UsageError",
-    "in_one_line",
-    "refuse_missing",
-]
+    "ArtifactError", "EnvironmentFailure", "InputError", "ParityFailure", "QualityFailure", "SeapError",
+    "SpeedFailure", "UsageError", "in_one_line", "refuse_missing",
+]  # fmt: skip
 
 
 class SeapError(Exception):

@@ -15,18 +15,9 @@ from seap_export.families.names import Projection
 from seap_export.layers.sublayers.experts import routing_weights
 
 __all__ = [
-    "CHANNEL_SCORES",
-    "EXPERT_SCORES",
-    "SCORES",
-    "ChannelScore",
-    "ExpertScore",
-    "LayerScores",
-    "Score",
-    "channel_scores",
-    "expert_scores",
-    "layer_scores",
-    "unit_scores",
-]
+    "CHANNEL_SCORES", "EXPERT_SCORES", "SCORES", "ChannelScore", "ExpertScore", "LayerScores", "Score",
+    "channel_scores", "expert_scores", "layer_scores", "unit_scores",
+]  # fmt: skip
 
 #: Scores computed for each channel independently.
 ChannelScore = Literal["wifv", "wifn"]

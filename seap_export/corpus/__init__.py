@@ -9,22 +9,7 @@ from seap_export.corpus.task import ChoiceCompletion, Completion, Sample, Task, 
 from seap_export.corpus.templates import render
 
 __all__ = [
-    "LAST_NUMBER",
-    "AnswerRule",
-    "Chat",
-    "ChoiceCompletion",
-    "Completion",
-    "JoinedTurns",
-    "Sample",
-    "Split",
-    "Task",
-    "TemplateCompletion",
-    "check_corpus",
-    "check_disjoint",
-    "parse_task",
-    "parse_tasks",
-    "read_records",
-    "render",
-    "split_samples",
-    "text_digest",
-]
+    "LAST_NUMBER", "AnswerRule", "Chat", "ChoiceCompletion", "Completion", "JoinedTurns", "Sample", "Split", "Task",
+    "TemplateCompletion", "check_corpus", "check_disjoint", "parse_task", "parse_tasks", "read_records", "render",
+    "split_samples", "text_digest",
+]  # fmt: skip

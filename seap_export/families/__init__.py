@@ -19,28 +19,7 @@ from seap_export.families.sublayers import (
 )
 
 __all__ = [
-    "Attention",
-    "BlockSpec",
-    "Convolution",
-    "DeltaNet",
-    "Experts",
-    "Family",
-    "GgufForm",
-    "LayerInput",
-    "LayerSpec",
-    "Mamba",
-    "Mlp",
-    "ModelSpec",
-    "NormSpec",
-    "QueryScaling",
-    "RopeSpec",
-    "SharedExpert",
-    "Sublayer",
-    "dense_config",
-    "family_of_gguf",
-    "family_of_model_type",
-    "is_pruned",
-    "language_config",
-    "model_spec",
-    "wrapper_of_model_type",
-]
+    "Attention", "BlockSpec", "Convolution", "DeltaNet", "Experts", "Family", "GgufForm", "LayerInput", "LayerSpec",
+    "Mamba", "Mlp", "ModelSpec", "NormSpec", "QueryScaling", "RopeSpec", "SharedExpert", "Sublayer", "dense_config",
+    "family_of_gguf", "family_of_model_type", "is_pruned", "language_config", "model_spec", "wrapper_of_model_type",
+]  # fmt: skip

@@ -8,15 +8,6 @@ from seap_export.runtime.routed_model import Route, RoutedModel
 from seap_export.runtime.router import Router
 
 __all__ = [
-    "GREEDY",
-    "Completion",
-    "Generator",
-    "GoldenComparison",
-    "Message",
-    "Prompt",
-    "Route",
-    "RoutedModel",
-    "Router",
-    "Sampling",
-    "compare_with_golden",
-]
+    "GREEDY", "Completion", "Generator", "GoldenComparison", "Message", "Prompt", "Route", "RoutedModel", "Router",
+    "Sampling", "compare_with_golden",
+]  # fmt: skip

@@ -12,19 +12,6 @@ from seap_export.families.sublayers.shared_expert import SharedExpert
 from seap_export.families.sublayers.sublayer import Sublayer
 
 __all__ = [
-    "QK_NORMS",
-    "V_NORM",
-    "Activation",
-    "Attention",
-    "Convolution",
-    "DeltaNet",
-    "Experts",
-    "Gates",
-    "Grouped",
-    "LayerInput",
-    "Mamba",
-    "Mlp",
-    "QkNorm",
-    "SharedExpert",
-    "Sublayer",
-]
+    "QK_NORMS", "V_NORM", "Activation", "Attention", "Convolution", "DeltaNet", "Experts", "Gates", "Grouped",
+    "LayerInput", "Mamba", "Mlp", "QkNorm", "SharedExpert", "Sublayer",
+]  # fmt: skip

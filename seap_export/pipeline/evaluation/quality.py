@@ -37,17 +37,9 @@ from validation.estimate import TokenEstimate
 from validation.reports.figures import QUALITY as QUALITY_FIGURES
 
 __all__ = [
-    "MAX_LENGTH",
-    "QualityRequest",
-    "QualityWork",
-    "folder_quality_key",
-    "quality_figures",
-    "quality_key",
-    "quality_report",
-    "quality_request",
-    "quality_work",
-    "recorded_quality",
-]
+    "MAX_LENGTH", "QualityRequest", "QualityWork", "folder_quality_key", "quality_figures", "quality_key",
+    "quality_report", "quality_request", "quality_work", "recorded_quality",
+]  # fmt: skip
 
 #: Tokens after which a text is cut.
 MAX_LENGTH = 256
