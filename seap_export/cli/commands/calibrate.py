@@ -7,31 +7,22 @@ from typing import Any
 
 import click
 
+from seap_export.cli import options as shared
 from seap_export.cli.console import Console, table
 from seap_export.cli.groups import GroupedCommand, titled
-from seap_export.cli.options import (
-    calibration_options,
-    compute_options,
-    force_option,
-    model_argument,
-    out_option,
-    output_options,
-    task_option,
-    tokens_option,
-)
 
 __all__ = ["calibrate_command"]
 
 
 @click.command("calibrate", cls=GroupedCommand)
-@model_argument
-@titled("Tasks", task_option, tokens_option("65536, or all with --samples"), *calibration_options)
+@shared.model_argument
+@titled("Tasks", shared.task_option, shared.tokens_option("65536, or all with --samples"), *shared.calibration_options)
 @titled(
     "Output",
-    out_option("Folder for the statistics: OUT/calibration/TASK; `export` with the same --out uses them."),
-    force_option,
+    shared.out_option("Folder for the statistics: OUT/calibration/TASK; `export` with the same --out uses them."),
+    shared.force_option,
 )
-@titled("Machine", *compute_options, output_options)
+@titled("Machine", *shared.compute_options, shared.output_options)
 def calibrate_command(
     console: Console, model: str, tasks: tuple[str, ...], out: Path, force: bool, **options: Any
 ) -> None:

@@ -8,37 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from seap_export.api.progress import duration
+from seap_export.cli import options as shared
 from seap_export.cli.config import ConfigurableCommand, config_option, set_option
 from seap_export.cli.console import Console, megabytes, table
 from seap_export.cli.form import formats_option, logits_option, precision_option, rare_form_options
 from seap_export.cli.groups import option, rare, settings, titled
-from seap_export.cli.options import (
-    answer_tokens_option,
-    answers_option,
-    calibration_options,
-    cluster_option,
-    compute_options,
-    force_option,
-    general_option,
-    general_text_option,
-    layout_option,
-    mixture_options,
-    model_argument,
-    out_option,
-    output_options,
-    parity_options,
-    provider_option,
-    ratio_option,
-    recipe_option,
-    rounding_option,
-    router_options,
-    support_option,
-    target_options,
-    task_option,
-    threads_option,
-    tokens_option,
-    vocabulary_option,
-)
 
 if TYPE_CHECKING:
     from seap_export.pipeline.preview import Preview
@@ -47,33 +21,33 @@ __all__ = ["export_command"]
 
 
 @click.command("export", cls=ConfigurableCommand)
-@model_argument
+@shared.model_argument
 @titled(
     "Model and tasks",
-    task_option,
-    general_option,
-    *rare(answers_option, support_option),
+    shared.task_option,
+    shared.general_option,
+    *rare(shared.answers_option, shared.support_option),
     config_option,
     *rare(set_option),
 )
 @titled(
     "Size",
-    ratio_option(multiple=True),
-    *target_options,
+    shared.ratio_option(multiple=True),
+    *shared.target_options,
     *rare(
-        recipe_option,
-        layout_option,
-        vocabulary_option,
-        tokens_option("as the recipe says, or all if samples are given"),
+        shared.recipe_option,
+        shared.layout_option,
+        shared.vocabulary_option,
+        shared.tokens_option("as the recipe says, or all if samples are given"),
     ),
 )
 @titled(
     "Output",
-    out_option("Folder for the artifacts; a second run continues where the first one stopped."),
+    shared.out_option("Folder for the artifacts; a second run continues where the first one stopped."),
     formats_option,
     precision_option(),
     *rare(logits_option),
-    force_option,
+    shared.force_option,
 )
 @titled(
     "Checks",
@@ -89,21 +63,21 @@ __all__ = ["export_command"]
 )
 @titled(
     "Machine",
-    *compute_options,
-    provider_option("Execution provider of ONNX Runtime that the variants are made for and checked on."),
-    threads_option,
-    *rare(cluster_option),
-    output_options,
+    *shared.compute_options,
+    shared.provider_option("Execution provider of ONNX Runtime that the variants are made for and checked on."),
+    shared.threads_option,
+    *rare(shared.cluster_option),
+    shared.output_options,
 )
 @settings(
-    *calibration_options,
-    answer_tokens_option,
-    *mixture_options,
-    *router_options,
+    *shared.calibration_options,
+    shared.answer_tokens_option,
+    *shared.mixture_options,
+    *shared.router_options,
     *rare_form_options,
-    rounding_option,
-    *parity_options,
-    general_text_option,
+    shared.rounding_option,
+    *shared.parity_options,
+    shared.general_text_option,
 )
 def export_command(console: Console, **options: Any) -> None:
     """Prune MODEL for each task and ratio, write the variants, and check that every written file computes the same.

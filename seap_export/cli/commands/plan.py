@@ -9,21 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from seap_export.cli import options as shared
 from seap_export.cli.console import Console, megabytes, table
 from seap_export.cli.groups import GroupedCommand, option, rare, titled
 from seap_export.cli.layer_table import layer_columns, pruned_parts
-from seap_export.cli.options import (
-    compute_options,
-    force_option,
-    layout_option,
-    model_argument,
-    output_options,
-    provider_option,
-    ratio_option,
-    recipe_option,
-    vocabulary_option,
-    weight_option,
-)
 from seap_export.cli.values import PathType
 
 if TYPE_CHECKING:
@@ -36,7 +25,7 @@ __all__ = ["plan_command"]
 
 
 @click.command("plan", cls=GroupedCommand)
-@model_argument
+@shared.model_argument
 @titled(
     "Tasks",
     option(
@@ -47,7 +36,7 @@ __all__ = ["plan_command"]
         type=PathType(),
         help="A task's statistics, OUT/calibration/TASK of `calibrate` or `export`. Repeatable.",
     ),
-    weight_option,
+    shared.weight_option,
     option(
         "--task",
         "tasks",
@@ -58,17 +47,17 @@ __all__ = ["plan_command"]
 )
 @titled(
     "Size",
-    ratio_option(multiple=False),
-    recipe_option,
-    *rare(layout_option, vocabulary_option),
-    provider_option("Execution provider of ONNX Runtime that the shapes should suit."),
+    shared.ratio_option(multiple=False),
+    shared.recipe_option,
+    *rare(shared.layout_option, shared.vocabulary_option),
+    shared.provider_option("Execution provider of ONNX Runtime that the shapes should suit."),
 )
 @titled(
     "Output",
     option("--out", type=PathType(), help="Write the plan to this file; without it nothing is written."),
-    force_option,
+    shared.force_option,
 )
-@titled("Machine", *compute_options, output_options)
+@titled("Machine", *shared.compute_options, shared.output_options)
 def plan_command(
     console: Console,
     model: str,

@@ -10,24 +10,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from converters.onnx.graph import operators as op
 from converters.onnx.graph.dialects.convolved import ConvolutionStates, swapped
 from converters.onnx.graph.dialects.looped import is_looped, looped_experts
 from converters.onnx.graph.dialects.mixtures import ExpertWeights, Routed, fused_experts
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
-from converters.onnx.graph.operators import (
-    Attended,
-    Convolved,
-    Kernels,
-    KeyValues,
-    Norm,
-    Recurred,
-    Recurrence,
-    activation,
-    add,
-    cast,
-    multiply,
-    rms_norm,
-)
 from converters.onnx.graph.rotary import RotaryTables
 from seap_export.families import Attention, Experts, RopeSpec
 from seap_export.families.sublayers import Activation
@@ -51,13 +38,13 @@ class FusedDialect:
         self._last64 = self._counted(mask)
         width = g.node("Shape", [mask], "mask.width", attributes={"start": 1, "end": 2})
         total = g.node("Squeeze", [width], "mask.total")
-        self._last = cast(g, self._last64, ir.DataType.INT32, "last_position")
-        self._total = cast(g, total, ir.DataType.INT32, "total_length")
+        self._last = op.cast(g, self._last64, ir.DataType.INT32, "last_position")
+        self._total = op.cast(g, total, ir.DataType.INT32, "total_length")
         self._states = ConvolutionStates(g, lambda: self._ends)
 
     def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
         """Two nodes."""
-        return multiply(self._g, self.activated(kind, gate, name.replace("gated", kind)), up, name)
+        return op.multiply(self._g, self.activated(kind, gate, name.replace("gated", kind)), up, name)
 
     def activated(self, kind: Activation, x: ir.Value, name: str) -> ir.Value:
         """QuickGelu is `x * sigmoid(alpha * x)`, FastGelu the tanh approximation of GELU."""
@@ -67,7 +54,7 @@ class FusedDialect:
             case "gelu_tanh":
                 return self._g.node("FastGelu", [x], name, domain=MS_DOMAIN)
             case _:
-                return activation(self._g, kind, x, name)
+                return op.activation(self._g, kind, x, name)
 
     def experts(self, experts: Experts, x: ir.Value, routed: Routed, weights: ExpertWeights, name: str) -> ir.Value:
         """A single node, where there is one that computes them."""
@@ -79,7 +66,7 @@ class FusedDialect:
         return self._g.node("FusedMatMul", [x, table], name, domain=MS_DOMAIN, attributes={"transB": 1})
 
     def add_and_norm(
-        self, x: ir.Value, residual: ir.Value, norm: Norm, bias: ir.Value | None
+        self, x: ir.Value, residual: ir.Value, norm: op.Norm, bias: ir.Value | None
     ) -> tuple[ir.Value, ir.Value]:
         """A single node."""
         inputs = [x, residual, norm.gain, *([norm.bias] if norm.is_centred else []), bias]
@@ -97,7 +84,7 @@ class FusedDialect:
 
     def head_norm(self, x: ir.Value, gamma: ir.Value, epsilon: float, name: str) -> ir.Value:
         """The operator of the standard."""
-        return rms_norm(self._g, x, gamma, epsilon, name)
+        return op.rms_norm(self._g, x, gamma, epsilon, name)
 
     def attention_rotates(self, rope: RopeSpec, head_dim: int) -> bool:
         """Not by longrope's second table: on CUDA, GroupQueryAttention skips positions beyond the cache."""
@@ -124,11 +111,11 @@ class FusedDialect:
     def attention(
         self,
         qkv: Sequence[ir.Value],
-        past: KeyValues,
+        past: op.KeyValues,
         attention: Attention,
         name: str,
         sinks: ir.Value | None = None,
-    ) -> Attended:
+    ) -> op.Attended:
         """ONNX Runtime 1.23 lets a query see one position more than the window; 1.24 and later are exact."""
         query, key, value = qkv if len(qkv) == 3 else (qkv[0], None, None)
         attributes = _attributes(attention)
@@ -141,9 +128,9 @@ class FusedDialect:
             domain=MS_DOMAIN,
             attributes=attributes,
         )
-        return Attended(output, KeyValues(present_key, present_value))
+        return op.Attended(output, op.KeyValues(present_key, present_value))
 
-    def attention_to(self, query: ir.Value, cache: KeyValues, attention: Attention, name: str) -> ir.Value:
+    def attention_to(self, query: ir.Value, cache: op.KeyValues, attention: Attention, name: str) -> ir.Value:
         """The same operator with no keys and values to be added to the cache, whose buffer it only reads."""
         g, width = self._g, attention.num_key_value_heads * attention.head_dim
         start, end, axes = (
@@ -155,7 +142,7 @@ class FusedDialect:
         attributes = _attributes(replace(attention, rope=None))
         return g.node("GroupQueryAttention", inputs, name, domain=MS_DOMAIN, attributes=attributes)
 
-    def convolution(self, x: ir.Value, past: ir.Value, kernels: Kernels, name: str) -> Convolved:
+    def convolution(self, x: ir.Value, past: ir.Value, kernels: op.Kernels, name: str) -> op.Convolved:
         """A single node and its transposed input and output; the state that it gives counts padding, too."""
         values = swapped(self._g, x, f"{name}.channels_first")
         output, _ = self._g.node_with_outputs(
@@ -168,9 +155,9 @@ class FusedDialect:
         )
         joined = self._states.joined(past, values, f"{name}.joined")
         present = self._states.after(joined, kernels, f"{name}.present")
-        return Convolved(swapped(self._g, output, f"{name}.channels_last"), present)
+        return op.Convolved(swapped(self._g, output, f"{name}.channels_last"), present)
 
-    def recurrence(self, parts: Recurrence, past: ir.Value, name: str) -> Recurred:
+    def recurrence(self, parts: op.Recurrence, past: ir.Value, name: str) -> op.Recurred:
         """A single node."""
         inputs = [parts.query, parts.key, parts.value, past, parts.decay, parts.rate]
         output, present = self._g.node_with_outputs(
@@ -186,7 +173,7 @@ class FusedDialect:
                 "scale": parts.scale,
             },
         )
-        return Recurred(output, present)
+        return op.Recurred(output, present)
 
     def decays(
         self, x: ir.Value, bias: ir.Value, factor: ir.Value, rate: ir.Value | None, name: str
@@ -220,11 +207,12 @@ class FusedDialect:
         """1, 2, ... for the columns of this call, int64 [batch_size, sequence_length]."""
         g, step = self._g, self._g.constant("step", np.array(1, np.int64))
         same = g.node("Equal", [self._ids, self._ids], "input_ids.same")
-        return g.node("CumSum", [cast(g, same, ir.DataType.INT64, "input_ids.ones"), step], "positions.counted")
+        return g.node("CumSum", [op.cast(g, same, ir.DataType.INT64, "input_ids.ones"), step], "positions.counted")
 
     @cached_property
     def _ends(self) -> ir.Value:
-        return add(self._g, self.last_columns, self._g.constant("one", np.array([1], np.int64)), "last_token.columns")
+        g = self._g
+        return op.add(g, self.last_columns, g.constant("one", np.array([1], np.int64)), "last_token.columns")
 
     @cached_property
     def last_columns(self) -> ir.Value:
@@ -255,13 +243,13 @@ class FusedDialect:
         first, step = (g.constant(name, np.array(value, np.int64)) for name, value in (("first", 0), ("step", 1)))
         last = self._last64
         length = g.node("Shape", [self._ids], "positions.length", attributes={"start": 1, "end": 2})
-        before = g.node("Sub", [add(g, last, one, "positions.count"), length], "positions.before")
+        before = g.node("Sub", [op.add(g, last, one, "positions.count"), length], "positions.before")
         start = g.node("Max", [before, zero], "positions.start")
         offsets = g.node("Range", [first, g.node("Squeeze", [length], "positions.end"), step], "positions.own")
         rows = [
             g.node("Unsqueeze", [part, one], f"positions.{label}") for part, label in ((start, "first"), (last, "row"))
         ]
-        return add(g, rows[0], offsets, "positions"), rows[1]
+        return op.add(g, rows[0], offsets, "positions"), rows[1]
 
     def poisoned(self, x: ir.Value, name: str) -> ir.Value:
         """`x`: guards fail before anything is computed."""

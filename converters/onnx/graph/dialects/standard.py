@@ -8,28 +8,12 @@ from functools import cached_property
 import numpy as np
 import onnx_ir as ir
 
+from converters.onnx.graph import operators as op
 from converters.onnx.graph.dialects.convolved import ConvolutionStates, swapped
 from converters.onnx.graph.dialects.elementary import elementary_attention
 from converters.onnx.graph.dialects.mixtures import ExpertWeights, Routed, standard_experts
 from converters.onnx.graph.dialects.recurrent import scanned
 from converters.onnx.graph.graph import GraphBuilder
-from converters.onnx.graph.operators import (
-    Attended,
-    Convolved,
-    Kernels,
-    KeyValues,
-    Norm,
-    Recurred,
-    Recurrence,
-    activation,
-    add,
-    cast,
-    multiply,
-    normed,
-    rms_norm,
-    split,
-    split_heads,
-)
 from converters.onnx.graph.rotary import RotaryTables
 from seap_export.families import Attention, Experts, RopeSpec
 from seap_export.families.sublayers import Activation
@@ -59,13 +43,13 @@ class StandardDialect:
 
     def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
         """One node more than the activation."""
-        return multiply(self._g, self.activated(kind, gate, name.replace("gated", kind)), up, name)
+        return op.multiply(self._g, self.activated(kind, gate, name.replace("gated", kind)), up, name)
 
     def activated(self, kind: Activation, x: ir.Value, name: str) -> ir.Value:
         """SiLU is two nodes, because Swish needs opset 24."""
         if kind == "silu":
-            return multiply(self._g, x, self._g.node("Sigmoid", [x], f"{name}.sigmoid"), name)
-        return activation(self._g, kind, x, name)
+            return op.multiply(self._g, x, self._g.node("Sigmoid", [x], f"{name}.sigmoid"), name)
+        return op.activation(self._g, kind, x, name)
 
     def experts(self, experts: Experts, x: ir.Value, routed: Routed, weights: ExpertWeights, name: str) -> ir.Value:
         """The standard has no operator that leaves experts out."""
@@ -92,16 +76,16 @@ class StandardDialect:
         )
 
     def add_and_norm(
-        self, x: ir.Value, residual: ir.Value, norm: Norm, bias: ir.Value | None
+        self, x: ir.Value, residual: ir.Value, norm: op.Norm, bias: ir.Value | None
     ) -> tuple[ir.Value, ir.Value]:
         """One node per operation."""
-        written = x if bias is None else add(self._g, x, bias, f"{norm.name}.bias_add")
-        stream = add(self._g, residual, written, f"{norm.name}.residual")
-        return normed(self._g, stream, norm), stream
+        written = x if bias is None else op.add(self._g, x, bias, f"{norm.name}.bias_add")
+        stream = op.add(self._g, residual, written, f"{norm.name}.residual")
+        return op.normed(self._g, stream, norm), stream
 
     def head_norm(self, x: ir.Value, gamma: ir.Value, epsilon: float, name: str) -> ir.Value:
         """A single node."""
-        return rms_norm(self._g, x, gamma, epsilon, name)
+        return op.rms_norm(self._g, x, gamma, epsilon, name)
 
     def attention_rotates(self, rope: RopeSpec, head_dim: int) -> bool:
         """Any rotation."""
@@ -129,16 +113,18 @@ class StandardDialect:
     def attention(
         self,
         qkv: Sequence[ir.Value],
-        past: KeyValues,
+        past: op.KeyValues,
         attention: Attention,
         name: str,
         sinks: ir.Value | None = None,
-    ) -> Attended:
+    ) -> op.Attended:
         """Rotates queries and keys before the cache, which holds rotated keys."""
         heads, kv_heads = attention.num_attention_heads, attention.num_key_value_heads
         window = attention.sliding_window
         if len(qkv) == 1:
-            qkv = split(self._g, qkv[0], list(attention.widths().values()), f"{name}.split", ["query", "key", "value"])
+            qkv = op.split(
+                self._g, qkv[0], list(attention.widths().values()), f"{name}.split", ["query", "key", "value"]
+            )
         query, key, value = qkv
         if attention.rope is not None:
             query = self.rotated(query, attention, heads, f"{name}.query")
@@ -158,33 +144,33 @@ class StandardDialect:
                 "softmax_precision": int(ir.DataType.FLOAT),
             },
         )
-        return Attended(output, KeyValues(present_key, present_value))
+        return op.Attended(output, op.KeyValues(present_key, present_value))
 
-    def attention_to(self, query: ir.Value, cache: KeyValues, attention: Attention, name: str) -> ir.Value:
+    def attention_to(self, query: ir.Value, cache: op.KeyValues, attention: Attention, name: str) -> ir.Value:
         """The operator with four dimensions, which the cache has."""
         g, heads, width = self._g, attention.num_attention_heads, attention.head_dim
         visible = self._visible if attention.sliding_window is None else self._within(attention.sliding_window)
         attributes = {"scale": attention.scale, "softmax_precision": int(ir.DataType.FLOAT)}
         swap = {"perm": (0, 2, 1, 3)}
-        query = split_heads(g, query, (0, 0, heads, width), f"{name}.query.split")
+        query = op.split_heads(g, query, (0, 0, heads, width), f"{name}.query.split")
         query = g.node("Transpose", [query], f"{name}.query.heads", attributes=swap)
         inputs = [query, cache.key, cache.value, visible]
         attended = g.node("Attention", inputs, f"{name}.by_head", attributes=attributes)
         attended = g.node("Transpose", [attended], f"{name}.by_token", attributes=swap)
-        return split_heads(g, attended, (0, 0, heads * width), name)
+        return op.split_heads(g, attended, (0, 0, heads * width), name)
 
-    def convolution(self, x: ir.Value, past: ir.Value, kernels: Kernels, name: str) -> Convolved:
+    def convolution(self, x: ir.Value, past: ir.Value, kernels: op.Kernels, name: str) -> op.Convolved:
         """Conv over the state and the values, which are 0 at padding: a row that begins with it sees zeros before."""
         g = self._g
-        values = swapped(g, multiply(g, x, self._real_factor, f"{name}.real"), f"{name}.channels_first")
+        values = swapped(g, op.multiply(g, x, self._real_factor, f"{name}.real"), f"{name}.channels_first")
         joined = self._states.joined(past, values, f"{name}.joined")
         inputs = [joined, kernels.weight, kernels.bias]
         output = g.node("Conv", inputs if kernels.bias else inputs[:2], name, attributes={"group": kernels.channels})
         present = self._states.after(joined, kernels, f"{name}.present")
         output = self.activated("silu", output, f"{name}.silu") if kernels.activates else output
-        return Convolved(swapped(g, output, f"{name}.channels_last"), present)
+        return op.Convolved(swapped(g, output, f"{name}.channels_last"), present)
 
-    def recurrence(self, parts: Recurrence, past: ir.Value, name: str) -> Recurred:
+    def recurrence(self, parts: op.Recurrence, past: ir.Value, name: str) -> op.Recurred:
         """A scan, token by token."""
         return scanned(self._g, parts, past, self._tables.precision.onnx_dtype, name)
 
@@ -193,24 +179,24 @@ class StandardDialect:
     ) -> tuple[ir.Value, ir.Value | None]:
         """One node per operation, in float32."""
         g = self._g
-        shifted = add(g, cast(g, x, ir.DataType.FLOAT, f"{name}.float32"), bias, f"{name}.shifted")
-        decay = multiply(g, g.node("Softplus", [shifted], f"{name}.softplus"), factor, f"{name}.decay")
+        shifted = op.add(g, op.cast(g, x, ir.DataType.FLOAT, f"{name}.float32"), bias, f"{name}.shifted")
+        decay = op.multiply(g, g.node("Softplus", [shifted], f"{name}.softplus"), factor, f"{name}.decay")
         return decay, None if rate is None else g.node("Sigmoid", [rate], f"{name}.rate")
 
     def gated_norm(
         self, x: ir.Value, gain: ir.Value, gate: ir.Value, width: int, epsilon: float, name: str
     ) -> ir.Value:
         """One node per operation."""
-        heads = split_heads(self._g, x, (0, 0, -1, width), f"{name}.split")
-        normed = rms_norm(self._g, heads, gain, epsilon, f"{name}.normed")
-        joined = split_heads(self._g, normed, (0, 0, -1), f"{name}.join")
+        heads = op.split_heads(self._g, x, (0, 0, -1, width), f"{name}.split")
+        normed = op.rms_norm(self._g, heads, gain, epsilon, f"{name}.normed")
+        joined = op.split_heads(self._g, normed, (0, 0, -1), f"{name}.join")
         return self.gated("silu", gate, joined, width, f"{name}.gated")
 
     @cached_property
     def real(self) -> ir.Value:
         """Those with a 1 in the mask."""
         g, axis = self._g, self._g.constant("last_axis", np.array([2], np.int64))
-        real = cast(g, self._new_mask, ir.DataType.BOOL, "input_ids.are_real")
+        real = op.cast(g, self._new_mask, ir.DataType.BOOL, "input_ids.are_real")
         return g.node("Unsqueeze", [real, axis], "input_ids.which_real")
 
     @cached_property
@@ -230,7 +216,7 @@ class StandardDialect:
     def _real_factor(self) -> ir.Value:
         """1 for each real token of this call and 0 for padding, [batch_size, sequence_length, 1]."""
         g = self._g
-        narrow = cast(g, self._new_mask, self._tables.precision.onnx_dtype, "input_ids.is_real")
+        narrow = op.cast(g, self._new_mask, self._tables.precision.onnx_dtype, "input_ids.is_real")
         axis = g.constant("last_axis", np.array([2], np.int64))
         return g.node("Unsqueeze", [narrow, axis], "input_ids.real")
 
@@ -243,7 +229,9 @@ class StandardDialect:
     def _ends(self) -> ir.Value:
         """0 for a row without a token in this call, which keeps its state."""
         g, axis = self._g, self._g.constant("one", np.array([1], np.int64))
-        counted = multiply(g, self._new_mask, add(g, self._columns, axis, "last_token.numbers"), "last_token.counted")
+        counted = op.multiply(
+            g, self._new_mask, op.add(g, self._columns, axis, "last_token.numbers"), "last_token.counted"
+        )
         return g.node("ReduceMax", [counted, axis], "last_token.columns", attributes={"keepdims": 0})
 
     @cached_property
@@ -261,7 +249,7 @@ class StandardDialect:
         axis = g.constant("one", np.array([1], np.int64))
         return g.node(
             "ReduceMax",
-            [multiply(g, mask, columns, "last_token.real"), axis],
+            [op.multiply(g, mask, columns, "last_token.real"), axis],
             "last_token.place",
             attributes={"keepdims": 0},
         )
@@ -291,7 +279,7 @@ class StandardDialect:
         flat = g.node("Range", [self._scalar(self._past, "queries.start"), end, one], "queries.flat")
         queries = g.node("Unsqueeze", [flat, g.constant("one", np.array([1], np.int64))], "queries")
         axes = g.constant("axes_1_2", np.array([1, 2], np.int64))
-        real = g.node("Unsqueeze", [cast(g, self._mask, ir.DataType.BOOL, "mask.real"), axes], "keys.real")
+        real = g.node("Unsqueeze", [op.cast(g, self._mask, ir.DataType.BOOL, "mask.real"), axes], "keys.real")
         before = g.node("LessOrEqual", [keys, queries], "keys.before")
         itself = g.node("Equal", [keys, queries], "keys.itself")
         return g.node("Or", [g.node("And", [real, before], "keys.real_before"), itself], "visible")
