@@ -196,11 +196,6 @@ def test_a_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
         OpenvinoFormat("fp32").write(source, tmp_path / "out", lambda layer: None)
 
 
-def test_an_unknown_precision() -> None:
-    with pytest.raises(ValueError, match="fp32, fp16, int8, int4"):
-        OpenvinoFormat("q4_0")
-
-
 @pytest.mark.parametrize("content", ["", "<net/>", "<net><layers><layer name='x' type='Const'/></layers></net>"])
 def test_what_is_no_ir(content: str, tmp_path: Path) -> None:
     (tmp_path / MODEL_FILE).write_text(content, "utf-8")

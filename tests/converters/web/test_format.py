@@ -150,11 +150,6 @@ def test_tensors_that_no_browser_holds_are_refused(webbed: Callable[..., Any]) -
     assert WebFormat("fp32").refusal(model.spec, model.source) is None
 
 
-def test_unknown_precision_is_an_error() -> None:
-    with pytest.raises(ValueError, match="q8, q4"):
-        WebFormat("int3")
-
-
 @pytest.mark.parametrize("precision", ["q8", "fp16"])
 def test_folder_says_its_precision(webbed: Callable[..., Any], precision: str) -> None:
     model = webbed(precision=precision)
