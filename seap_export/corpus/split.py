@@ -85,8 +85,8 @@ def split_samples(
         num_held_out = max(1, min(_HELD_OUT, num_texts // _ONE_IN))
     if num_texts <= num_held_out:
         raise InputError(
-            f"task '{task_name}': the corpus has {num_texts} distinct texts, but {num_held_out} held-out "
-            f"text{'s' * (num_held_out > 1)} and at least 1 calibration text are needed; "
+            f"task '{task_name}': the corpus has {num_texts} distinct text{'s' * (num_texts != 1)}, but "
+            f"{num_held_out} held-out text{'s' * (num_held_out > 1)} and at least 1 calibration text are needed; "
             f"{'hold out fewer texts or ' * (num_held_out > 1)}give more texts"
         )
     if num_samples is not None and num_texts < num_held_out + num_samples:

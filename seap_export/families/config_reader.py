@@ -18,7 +18,7 @@ from seap_export.families.files import common_keys
 from seap_export.families.names import OUTPUTS, Projection
 from seap_export.families.parts import Requirement
 
-__all__ = ["PROJECTION_PATHS", "ConfigReader", "class_settings"]
+__all__ = ["PROJECTION_PATHS", "ConfigReader", "above_zero", "class_settings"]
 
 _FORMULA = re.compile(r"(\w+)(?: \*\* (-?[0-9.]+))?")
 #: Where the code of a pruned model finds the output projections.
@@ -117,9 +117,7 @@ class ConfigReader:
         key, exponent = match.groups()
         if self.get(key) is None:
             return None
-        base = self.number(key)
-        if not base > 0:
-            raise InputError(f"config.json: '{key}' must be positive, not {base:g}; correct it")
+        base = above_zero(key, self.number(key))
         return base if exponent is None else float(base ** float(exponent))
 
     def product(self, paths: Iterable[str]) -> float:
@@ -244,8 +242,19 @@ def number(key: str, value: Any) -> float:
     Raises:
         InputError: It is not.
     """
-    if not isinstance(value, int | float) or isinstance(value, bool):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
         raise InputError(
             f"config.json: '{key}' must be a number, not {value!r}; correct it, or download the model again"
         )
     return float(value)
+
+
+def above_zero(key: str, value: float) -> float:
+    """`value` if it is above 0.
+
+    Raises:
+        InputError: It is not.
+    """
+    if not value > 0:
+        raise InputError(f"config.json: '{key}' must be positive, not {value:g}; correct it")
+    return value

@@ -7,7 +7,7 @@ from typing import Any
 
 from seap_export.errors import InputError
 from seap_export.families.check import check_sizes
-from seap_export.families.config_reader import ConfigReader, number, positive
+from seap_export.families.config_reader import ConfigReader, above_zero, number, positive
 from seap_export.families.family import PRUNED_FROM
 from seap_export.families.files import family_of_model_type, wrapper_of_model_type
 from seap_export.families.layer_reader import LayerReader, bias_switches, inputs_of_layers
@@ -161,7 +161,8 @@ def _refuse_quantised(config: ConfigReader) -> None:
 def _norm(config: ConfigReader) -> NormSpec:
     family = config.family
     has_bias = family.has_bias("norms", bias_switches(config))
-    return NormSpec(config.number("rms_norm_eps", 1e-6), family.block.norm == "layer", has_bias)
+    epsilon = above_zero(family.key("rms_norm_eps"), config.number("rms_norm_eps", 1e-6))
+    return NormSpec(epsilon, family.block.norm == "layer", has_bias)
 
 
 def _block(config: ConfigReader) -> BlockSpec:

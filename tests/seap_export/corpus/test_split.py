@@ -79,7 +79,9 @@ def test_the_quarter_leaves_room_for_the_sample() -> None:
 @pytest.mark.parametrize("num_texts", [0, 1])
 def test_one_text_cannot_be_divided(num_texts: int) -> None:
     message = _message(InputError, _samples(num_texts), None, None)
-    assert message.startswith(f"task 'x': the corpus has {num_texts} distinct texts, but 1 held-out text")
+    assert message.startswith(
+        f"task 'x': the corpus has {num_texts} distinct text{'s' * (1 - num_texts)}, but 1 held-out text"
+    )
 
 
 def test_too_large_a_sample_names_the_number_that_works() -> None:

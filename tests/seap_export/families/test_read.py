@@ -219,6 +219,12 @@ def test_a_size_that_is_no_positive_whole_number_is_refused_by_name(key: str, va
         model_spec(micro_config(model_type="llama", **{key: value}))
 
 
+@pytest.mark.parametrize("value", [-1, 0.0, float("nan"), float("inf"), "small", True])
+def test_an_epsilon_that_is_not_above_zero_is_refused(value: Any) -> None:
+    with pytest.raises(InputError, match="'rms_norm_eps' must be"):
+        model_spec(micro_config(model_type="llama", rms_norm_eps=value))
+
+
 @pytest.mark.parametrize("value", [-1, 1.5, "16", True])
 @pytest.mark.parametrize("key", ["head_dim", "num_key_value_heads"])
 def test_a_shape_that_may_be_absent_must_be_a_positive_whole_number_too(key: str, value: Any) -> None:
