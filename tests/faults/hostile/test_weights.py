@@ -136,6 +136,7 @@ def test_a_quarter_of_a_million_tensors_are_told_from_a_model(tool: Tool, work: 
 def test_a_shard_in_the_place_of_another(run: RunIt, work: Path) -> None:
     """Two names for one file: each tensor is there, and twice."""
     shutil.copyfile(work / "m" / "model.safetensors", work / "m" / "a.safetensors")
-    names = {"x": "a.safetensors", "y": "model.safetensors"}
+    (work / "m" / "model.safetensors").rename(work / "m" / "b.safetensors")
+    names = {"x": "a.safetensors", "y": "b.safetensors"}
     (work / "m" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
     assert run("inspect", "m").code == 0

@@ -187,7 +187,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_hub_model_that_cannot_be_had_is_a_failure_of_the_environment(hub: list[str]) -> None:
-    with pytest.raises(EnvironmentFailure, match=r"owner/name: .*\(the hub is out of reach\); give a local"):
+    with pytest.raises(EnvironmentFailure, match=r"owner/name: .*\(the hub is out of reach\); check the name and the"):
         open_source("owner/name")
     assert hub == ["owner/name"]
 
