@@ -148,8 +148,8 @@ def _forget_stdout() -> None:
 def _one_line(error: click.ClickException) -> str:
     message = " ".join(error.format_message().split())
     if isinstance(error, click.UsageError) and error.ctx is not None:
-        help = f"ee '{error.ctx.command_path} --help'"
-        return f"{message} S{help}" if message.endswith("?") else f"{message.rstrip('.')}; s{help}"
+        see = f"see '{error.ctx.command_path} --help'"
+        return f"{message} {see.capitalize()}" if message.endswith("?") else f"{message.rstrip('.')}; {see}"
     return message
 
 
