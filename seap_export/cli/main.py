@@ -49,6 +49,7 @@ Exit codes:
 130  interrupted (141: the output pipe was closed, 143: terminated)
 """
 _SIGPIPE = 13
+_HELP_OPTIONS = {"help_option_names": ["-h", "--help"]}
 #: The commands, in the order of work.
 _COMMANDS = {
     "Make variants": (doctor_command, export_command),
@@ -160,11 +161,13 @@ def _print_error(message: str, code: int, as_json: bool) -> None:
             print_json({"error": {"message": message, "exit_code": code}})
 
 
-@click.group(cls=_Commands, epilog=_EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=_Commands, epilog=_EPILOG, context_settings=_HELP_OPTIONS)
 @click.version_option(seap_export.__version__, prog_name="seap-export")
 def main() -> None:
     """Turn a language model into smaller, task-specific ones, and check that the written files compute the same."""
 
 
 for command in itertools.chain(*_COMMANDS.values()):
+    # Not inherited from `main`: click keeps the names of the first run, which may be one of the command by itself.
+    command.context_settings.update(_HELP_OPTIONS)
     main.add_command(command)
