@@ -17,6 +17,7 @@ from seap_export.plan.settings import Balance, Layout
 from seap_export.plan.sparsity import Sparsity
 from seap_export.plan.sublayers import LayerOptions, layer_cost, smallest_layer, whole_words
 from seap_export.scores import LayerScores
+from seap_export.toml_file import either
 
 __all__ = ["RATIO_TOLERANCE", "check_ratio", "largest_ratio", "solve_layers"]
 
@@ -128,10 +129,13 @@ def check_ratio(spec: ModelSpec, ratio: float, sparsity: Sparsity, align: int, l
     if ratio > most + RATIO_TOLERANCE:
         whole = "".join(f"{line}; " for line in whole_words(spec))
         counted = "" if sparsity.budget == "weights" else f" of the {sparsity.budget}"
+        resolved = sparsity.resolved(len(spec.layers))
+        remedies = ["lower the ratio", *["align"] * (largest_ratio(spec, sparsity, 1, layout) > most)]
+        remedies += [name for name in ("protect_first", "protect_last") if getattr(resolved, name)]
+        in_recipe = " in the recipe" * (len(remedies) > 1)
         raise UsageError(
             f"ratio {ratio} cannot be reached: {whole}with {curve.count(0.0)} protected layers and multiples of "
-            f"{align} neurons, at most {most:.3f}{counted} can be removed; lower the ratio, or align, protect_first "
-            "or protect_last in the recipe"
+            f"{align} neurons, at most {most:.3f}{counted} can be removed; {either(remedies)}{in_recipe}"
         )
 
 

@@ -122,13 +122,23 @@ def most_by_hand(protected: int, align: int) -> float:
     return (30 - protected) * (whole - least) / (30 * whole)
 
 
-@pytest.mark.parametrize(("protected", "align"), [(2, 16), (5, 128)])
-def test_a_ratio_out_of_reach_is_refused_with_the_most_that_can_be_removed(protected: int, align: int) -> None:
+@pytest.mark.parametrize(
+    ("protected", "align", "remedy"),
+    [
+        (2, 16, "lower the ratio, align, protect_first or protect_last in the recipe"),
+        (5, 1, "lower the ratio, protect_first or protect_last in the recipe"),
+        (0, 128, "lower the ratio or align in the recipe"),
+        (0, 1, "lower the ratio"),
+    ],
+)
+def test_a_ratio_out_of_reach_is_refused_with_the_most_that_can_be_removed_and_what_helps(
+    protected: int, align: int, remedy: str
+) -> None:
     spec = smollm2_spec()
     sparsity = Sparsity(protect_first=protected, protect_last=protected)
     most = most_by_hand(2 * protected, align)
     check_ratio(spec, most, sparsity, align)
-    message = rf"{2 * protected} protected layers and multiples of {align} neurons, at most {most:.3f} can be removed"
+    message = rf"{2 * protected} protected layers and multiples of {align} neurons, at most {most:.3f} .*; {remedy}$"
     with pytest.raises(UsageError, match=message):
         solve(spec, most + 0.01, sparsity, align)
 
