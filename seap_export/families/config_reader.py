@@ -178,18 +178,23 @@ class ConfigReader:
             )
 
 
+#: How code asks a config for a key, and how the classes of configs declare theirs; other words are no keys.
+_ASKED, _DECLARED = rb"config\w*(\.get\(|\.|, ?|\[)[\"']?%b\b", rb"\b%b\s*[:=]|[\"']%b[\"']"
+
+
 @cache
 def _may_be_read(keys: tuple[str, ...]) -> str | None:
-    """One of some keys that the code of transformers mentions, of whatever model; what tools leave, it does not."""
+    """One of some keys that the code of transformers reads, of whatever model; what tools leave, it does not."""
     found = find_spec("transformers") if keys else None
     if found is None or found.origin is None:
         return next(iter(keys), None)
     for pattern in _MODEL_CODE:
         for file in Path(found.origin).parent.glob(pattern):
             code = file.read_bytes()
-            for key in keys:
-                word = key.encode()
-                if word in code and re.search(rb"\b%b\b" % re.escape(word), code):
+            for key in (key for key in keys if key.encode() in code):
+                word = re.escape(key.encode())
+                is_declared = "configuration_" in file.name and re.search(_DECLARED % (word, word), code)
+                if is_declared or re.search(_ASKED % word, code):
                     return key
     return None
 

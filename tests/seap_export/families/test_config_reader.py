@@ -21,7 +21,7 @@ def test_a_key_that_only_code_of_the_model_may_read_is_refused_by_name(model_typ
         model_spec(config)
 
 
-@pytest.mark.parametrize("key", ["clipped_qkv", "mergekit_version", "lora_r"])
+@pytest.mark.parametrize("key", ["clipped_qkv", "mergekit_version", "lora_r", "peft_config", "bf16", "tags"])
 def test_a_key_that_no_model_of_transformers_reads_changes_nothing(key: str) -> None:
     assert model_spec(micro_config(model_type="llama", **{key: 8})) == model_spec(micro_config(model_type="llama"))
 
