@@ -57,14 +57,14 @@ RUNTIMES: Mapping[str, Runtime] = {
 }
 
 
-def runtime_row(name: str) -> Runtime:
-    """The row of a runtime.
+def runtime_row(name: str, *others: str) -> Runtime:
+    """The row of a runtime; the error also lists names that have none, but may be given.
 
     Raises:
         UsageError: There is none of this name.
     """
     if name not in RUNTIMES:
-        raise UsageError(f"unknown runtime '{name}'; use {either(RUNTIMES)}")
+        raise UsageError(f"unknown runtime '{name}'; use {either((*others, *RUNTIMES))}")
     return RUNTIMES[name]
 
 

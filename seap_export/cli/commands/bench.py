@@ -104,7 +104,7 @@ def bench_command(
     )
     for name in options["engines"]:
         if name != REFERENCE:
-            runtime_row(name)
+            runtime_row(name, REFERENCE)
     defaults = {name: value for name, value in options.items() if value not in ((), None)}
     request = BenchRequest(form=form, **defaults)
     with write_whole(out, force=force) if out else nullcontext() as target:

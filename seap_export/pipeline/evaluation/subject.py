@@ -22,7 +22,7 @@ from seap_export.plan.plan import Plan
 from seap_export.sources.source import Source, open_source
 from seap_export.vocabulary.table import Vocabulary
 from validation.generation import OpenTask, open_task
-from validation.runtimes.table import require_runtime
+from validation.runtimes.table import REFERENCE, require_runtime, runtime_row
 from validation.zero_shot import Question, read_questions
 
 __all__ = [
@@ -107,6 +107,7 @@ class Subject:
         """
         if runtime in RUN_FOLDERS:
             return VariantRun(runtime, self.artifact(RUN_FOLDERS[runtime]))
+        runtime_row(runtime, REFERENCE)
         require_runtime(runtime)
         if self.variant is None:
             raise UsageError(f"--runtime {runtime} runs a folder of a variant, and this is none; leave it out")

@@ -213,7 +213,7 @@ def test_bench_takes_a_runtime(run: Run, out: Path, monkeypatch: pytest.MonkeyPa
     assert values["subjects"][1]["disk_bytes"] == (out / "a-0.2" / "fake-f16" / FAKE_FILE).stat().st_size
     assert [(cell["batch"], cell["depth"]) for cell in values["subjects"][1]["cells"]] == [(1, 8), (2, 8)]
     assert values["left_out"] == []
-    run("bench", "out", "--dense", "m", "--runtime", "ollama", "-q").refused(2, "unknown runtime")
+    run("bench", "out", "--dense", "m", "--runtime", "ollama", "-q").refused(2, "unknown runtime", "torch")
 
 
 def test_bench_says_which_batches_a_runtime_does_not_take(
@@ -241,6 +241,7 @@ def test_evaluate_takes_a_runtime(run: Run, out: Path) -> None:
         divergence["fake in faked"]["mean_kl_nats"], rel=0.1
     )  # int8
     run("evaluate", "m", "--runtime", "faked", "-q").refused(2)
+    run("evaluate", "out/a-0.2", "--dense", "m", "--runtime", "ollama", "-q").refused(2, "unknown runtime", "torch")
 
 
 def test_evaluate_asks_questions_in_a_runtime(run: Run, out: Path, work: Path) -> None:
