@@ -13,7 +13,7 @@ from typing import Any
 
 from seap_export.errors import InputError
 from seap_export.families import names
-from seap_export.families.family import PRUNED_FROM, Family
+from seap_export.families.family import PRUNED_FROM, Family, is_pruned
 from seap_export.families.files import common_keys
 from seap_export.families.names import OUTPUTS, Projection
 from seap_export.families.parts import Requirement
@@ -51,6 +51,11 @@ class ConfigReader:
         self._given = config
         self._values = family.meant(family.completed(config))
         self._read: set[str] = set()
+
+    @property
+    def is_pruned(self) -> bool:
+        """Whether seap-export wrote it for a pruned model."""
+        return is_pruned(self._given)
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value of a key, by its usual name; the default if it is missing or null."""

@@ -101,6 +101,11 @@ def _spec(config: ConfigReader) -> ModelSpec:
     config.mapping(PRUNED_FROM)
     hidden_size, heads = config.positive("hidden_size"), config.positive("num_attention_heads")
     head_dim = config.positive("head_dim", hidden_size // heads)
+    if family.attention_fills_hidden_size and not config.is_pruned and heads * head_dim != hidden_size:
+        raise InputError(
+            f"config.json: {heads} heads of {head_dim} channels are not as wide as the hidden size {hidden_size}, which "
+            f"{family.architecture} needs; correct it, or download the model again"
+        )
     layers = config.positive("num_hidden_layers")
     head_dims = [positive("head_dim", config.of_layer(index).get("head_dim", head_dim)) for index in range(layers)]
     windows, kinds = read_windows(config, layers), read_layer_types(config, layers)

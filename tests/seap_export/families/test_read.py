@@ -149,6 +149,14 @@ def test_head_dim_is_the_dense_one_where_layers_have_fewer_heads() -> None:
     assert model_spec(config).head_dim == 16
 
 
+@pytest.mark.parametrize("model_type", ["biogpt", "opt", "gpt2"])
+def test_heads_that_do_not_fill_the_hidden_size_are_refused_where_the_class_has_no_others(model_type: str) -> None:
+    config = {**micro_config(model_type=model_type), "head_dim": 24}
+    with pytest.raises(InputError, match="heads of 24 channels are not as wide as the hidden size"):
+        model_spec(config)
+    assert model_spec({**config, "model_type": f"seap_{model_type}"}).head_dim == 24
+
+
 def test_an_absent_head_dim_is_the_hidden_size_over_the_heads() -> None:
     assert model_spec({**micro_config(model_type="llama"), "head_dim": None}).head_dim == 16
 
@@ -177,7 +185,8 @@ def saved_by_transformers(config: Mapping[str, Any], folder: Path) -> dict[str, 
 def test_an_absent_key_means_what_transformers_takes_it_for_or_is_refused(tmp_path: Path, model_type: str) -> None:
     """With the shape of a larger model, which some classes' defaults are made for."""
     skip_unless_loaded(family_of_model_type(model_type))
-    whole = micro_config(model_type=model_type, num_attention_heads=32, num_key_value_heads=32, hidden_size=3072)
+    sizes = {"num_attention_heads": 32, "num_key_value_heads": 32, "head_dim": 96, "hidden_size": 3072}
+    whole = micro_config(model_type=model_type, **sizes)
     readings = []
     for key in whole.keys() - {"model_type"}:
         config = {name: value for name, value in whole.items() if name != key}
