@@ -14,6 +14,8 @@ from seap_export.runtime.chat import Message, last_user_text
 __all__ = ["Chat", "Conversation", "JoinedTurns", "read_record"]
 
 _ROLES = ("system", "developer", "user", "assistant", "tool")
+#: The fields of each form, by the first of which it is recognised.
+_FORMS = (("text",), ("messages",), ("conversations",), ("prompt", "completion"), ("instruction", "output"))
 #: What `from` says in place of a role in data of the form of ShareGPT.
 _SHARE_GPT = {"human": "user", "gpt": "assistant"}
 _BETWEEN = "\n\n"
@@ -92,15 +94,17 @@ def read_record(record: Mapping[str, Any]) -> str | Conversation:
     Raises:
         InputError: It has none of the known forms, or a field of its form is damaged.
     """
-    if "text" in record:
+    forms = [form for form in _FORMS if all(name in record for name in form)]
+    # in a table of several forms, the fields of the others are null
+    first = next((name for name, *_ in forms if record[name] is not None), forms[-1][0] if forms else None)
+    if first == "text":
         return render("{text}", record)
-    for name in ("messages", "conversations"):
-        if record.get(name) is not None:
-            return Conversation(_turns(name, record[name]), _tools(record.get("tools")))
-    if "prompt" in record and "completion" in record:
+    if first in ("messages", "conversations"):
+        return Conversation(_turns(first, record[first]), _tools(record.get("tools")))
+    if first == "prompt":
         turns = _part(record, "prompt", "user") + _part(record, "completion", "assistant")
         return Conversation(turns, _tools(record.get("tools")))
-    if "instruction" in record and "output" in record:
+    if first == "instruction":
         texts = [
             render("{instruction}", record),
             *(render("{input}", record) for _ in range(bool(record.get("input")))),
@@ -137,7 +141,7 @@ def _checked(where: str, value: object) -> Message:
         raise InputError(f"{where} is {_short(value)}, not an object with 'role' and 'content'")
     turn = {key: item for key, item in value.items() if item is not None}
     if "from" in turn and "role" not in turn:
-        turn = {"role": _SHARE_GPT.get(turn["from"], turn["from"]), "content": turn.get("value")}
+        turn = {"role": _SHARE_GPT.get(str(turn["from"]), turn["from"]), "content": turn.get("value")}
     if turn.get("role") not in _ROLES:
         raise InputError(f"{where} has the role {_short(turn.get('role'))}; use one of {', '.join(_ROLES)}")
     if turn.get("content") is None and "tool_calls" not in turn:
