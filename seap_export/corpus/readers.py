@@ -72,6 +72,8 @@ def _parse_object(where: str, line: str) -> dict[str, Any]:
         if "\\ud" in line.lower():  # half of a surrogate pair is valid JSON, but cannot be encoded as text
             json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
+        if line.lstrip().startswith("["):
+            raise InputError(f"{where}: a JSON list; write one JSON object per line, as jq -c '.[]' does") from error
         reason = f"{error.msg} at column {error.colno}"
         raise InputError(f"{where}: not JSON ({reason}); write one JSON object per line") from error
     except (

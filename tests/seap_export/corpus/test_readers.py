@@ -126,6 +126,10 @@ def test_bad_json_names_its_line(tmp_path: Path, content: str, message: str) -> 
     assert _error(path).startswith(f"FILE, line 2: not JSON ({message}); ")
 
 
+def test_a_list_over_several_lines_is_named_with_what_splits_it(tmp_path: Path) -> None:
+    assert _error(_write(tmp_path, "a.json", '[\n {"text": "x"}\n]\n')).startswith("FILE, line 1: a JSON list; ")
+
+
 @pytest.mark.parametrize(
     ("line", "kind"),
     [("[1]", "a list"), ('"x"', "a string"), ("null", "null"), ("1.5", "a number"), ("true", "a truth value")],
