@@ -75,7 +75,7 @@ def read_toml(path: Path) -> TomlFile:
             content = file.read(_MAX_BYTES + 1)
         if len(content) > _MAX_BYTES:
             raise UsageError(f"{path}: longer than {_MAX_BYTES // 2**10} KiB; give a shorter TOML file")
-        return parse_toml(str(path), content.decode("utf-8"))
+        return parse_toml(str(path), content.decode("utf-8-sig"))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); give the path of a TOML file") from error
     except UnicodeDecodeError as error:

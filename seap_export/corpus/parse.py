@@ -125,7 +125,7 @@ def _small_text(path: Path) -> str:
         content = file.read(_MAX_TASK_BYTES + 1)
     if len(content) > _MAX_TASK_BYTES:
         raise ValueError(f"it is longer than {_MAX_TASK_BYTES // 2**10} KiB")
-    return content.decode("utf-8")
+    return content.decode("utf-8-sig")
 
 
 def _parts(table: Mapping[str, Any]) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def _spec(config: ConfigReader) -> ModelSpec:
     head_dim = config.positive("head_dim", hidden_size // heads)
     if family.attention_fills_hidden_size and not config.is_pruned and heads * head_dim != hidden_size:
         raise InputError(
-            f"config.json: {heads} heads of {head_dim} channels are not as wide as the hidden size {hidden_size}, which "
+            f"config.json: {heads} heads of {head_dim} channels are not as wide as the hidden size {hidden_size}, as "
             f"{family.architecture} needs; correct it, or download the model again"
         )
     layers = config.positive("num_hidden_layers")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Literal, get_args
 from converters.onnx.precision import PRECISIONS, Precision, PrecisionName
 from seap_export.errors import UsageError
 from seap_export.providers import PROVIDERS
+from seap_export.toml_file import read_toml
 from validation.prompts import Case
 
 __all__ = [
@@ -125,12 +125,8 @@ def read_limits(path: Path) -> Limits:
     Raises:
         UsageError: The file cannot be read, or a precision, a figure or a value in it is invalid.
     """
-    try:
-        tables = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: cannot be read as TOML ({' '.join(str(error).split())})") from error
     given: list[tuple[PrecisionName, Figure, float]] = []
-    for precision, values in tables.items():
+    for precision, values in read_toml(path).values.items():
         if precision not in PRECISIONS or not isinstance(values, dict):
             raise UsageError(f"{path}: '{precision}' is not a precision; tables are {', '.join(PRECISIONS)}")
         for figure, value in values.items():

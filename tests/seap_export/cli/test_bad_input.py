@@ -108,7 +108,7 @@ def test_a_corpus_shorter_than_the_sample(run: Run, work: Path) -> None:
         (["--set", "seed=one"], "whole number"),
         (["--set", "asymmetric=1"], "true or false"),
         (["--set", "dialect=plain"], "dialect=plain"),
-        (["--set", "limits=a.jsonl"], "a.jsonl: cannot be read as TOML"),
+        (["--set", "limits=a.jsonl"], "a.jsonl:1: not valid TOML"),
         (["--set", "sed=1"], "unknown key; did you mean 'seed'"),
         (["--samples", "8"], "'--samples' is a setting; use --set samples="),
         (["--set", "seed"], "KEY=VALUE"),

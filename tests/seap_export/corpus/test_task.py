@@ -209,6 +209,12 @@ def test_faulty_task_file_is_refused_before_the_corpus_is_read(tmp_path: Path, t
     assert str(caught.value) == f"{tmp_path / 'a.toml'}: {message}"
 
 
+def test_a_task_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"q": "x"}')
+    (tmp_path / "a.toml").write_text('\ufeffcorpus = "a.jsonl"\nprompt = "{q}"', "utf-8")
+    assert [sample.text for sample in parse_task(f"a={tmp_path}/a.toml").texts()] == ["x"]
+
+
 def test_file_that_is_no_toml_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_text("corpus = \n")
     assert _error(tmp_path, f"a={tmp_path}/a.toml") == (

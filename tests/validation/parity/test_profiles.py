@@ -21,7 +21,7 @@ def written(tmp_path: Path, text: str) -> Path:
 
 
 def test_a_file_replaces_what_it_names_and_nothing_else(tmp_path: Path) -> None:
-    limits = read_limits(written(tmp_path, "[fp32]\nmax_abs = 0.01\n[fp16]\nclear_top1_agreement = 1\n"))
+    limits = read_limits(written(tmp_path, "\ufeff[fp32]\nmax_abs = 0.01\n[fp16]\nclear_top1_agreement = 1\n"))
     assert limits.of("fp32") == {"max_abs": 0.01, "cache_error": 1e-3}
     assert limits.of("fp16") == {"mean_kl": 1e-4, "clear_top1_agreement": 1.0}
     assert limits.of("int4") == DEFAULT_LIMITS["int4"]
@@ -39,7 +39,7 @@ def test_a_file_replaces_what_it_names_and_nothing_else(tmp_path: Path) -> None:
         ("[fp32]\nmax_abs = inf", "must be a positive number, not inf"),
         ("[fp32]\nmax_abs = true", "must be a positive number, not True"),
         ("[fp32]\nmax_abs = 'much'", "must be a positive number, not 'much'"),
-        ("[fp32", "cannot be read as TOML"),
+        ("[fp32", ":1: not valid TOML"),
     ],
 )
 def test_a_file_that_says_something_else_is_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -48,7 +48,7 @@ def test_a_file_that_says_something_else_is_refused(tmp_path: Path, text: str, m
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be read as TOML"):
+    with pytest.raises(UsageError, match="give the path of a TOML file"):
         read_limits(tmp_path / "none.toml")
 
 

@@ -199,7 +199,7 @@ def test_quality_and_speed_against_the_dense_model(run: Run, done: Path, work: P
             "the limits of quality and speed are against the dense model; give it as --dense",
         ),
         (("validate", "out", "--check", "speed"), 2, "--check speed needs a limit; see 'seap-export validate --help'"),
-        (("validate", "out", "--limits", "m"), 2, "m: cannot be read as TOML ([Errno 21] Is a directory: 'm')"),
+        (("validate", "out", "--limits", "m"), 2, "m: cannot be read (Is a directory); give the path of a TOML file"),
         (("validate", "out", "--check", "integrity", "--save-golden", "g"), 2, "--save-golden"),
         (("validate", "out/a-0.2", "--save-golden", "a.jsonl"), 2, "another --save-golden"),
         (("validate", "out/a-0.2", "--out", "a.jsonl"), 2, "another path"),
