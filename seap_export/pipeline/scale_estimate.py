@@ -25,6 +25,7 @@ from seap_export.pipeline.steps.single.calibration import CalibrationStep
 from seap_export.pipeline.steps.single.formats import FormatStep, ParityStep
 from seap_export.pipeline.steps.single.ranking import RankingStep
 from seap_export.pipeline.steps.single.variant import PlanStep, ShrinkStep
+from validation.reports.markdown import markdown_table
 from validation.shapes import SHAPES
 
 __all__ = ["MACHINES", "Estimate", "Machine", "estimate", "scale_estimate"]
@@ -116,19 +117,13 @@ def scale_estimate(
     work = Workload(SHAPES[shape].spec, torch.bfloat16, OnnxFormat(precision))
     taken = estimate(work, tokens, ratio, MACHINES[machine])
     rounds = -(-tasks // machines)
-    rows = ["| step | time | host memory | GPU memory |", "| --- | --- | --- | --- |"]
-    for step, seconds in taken.seconds.items():
-        need = taken.memory.get(step)
-        cells = ("", "") if need is None else (_gigabytes(need.host), _gigabytes(need.device) if need.device else "")
-        rows.append(f"| {step} | {_hours(rounds * seconds)} | {cells[0]} | {cells[1]} |")
-    total, memory = rounds * sum(taken.seconds.values()), taken.memory.values()
-    device = max(need.device for need in memory)
-    rows.append(
-        f"| all | {_hours(total)} | {_gigabytes(max(need.host for need in memory))} "
-        f"| {_gigabytes(device) if device else ''} |"
-    )
+    memory = taken.memory.values()
+    most = Memory(max(need.host for need in memory), max(need.device for need in memory))
+    rows = [(step, seconds, taken.memory.get(step)) for step, seconds in taken.seconds.items()]
+    rows.append(("all", sum(taken.seconds.values()), most))
     disk = replace(taken.disk, kept=tasks * taken.disk.kept)
-    click.echo("\n".join(rows))
+    cells = ((step, _hours(rounds * seconds), *_sizes(need)) for step, seconds, need in rows)
+    click.echo(markdown_table(("step", "time", "host memory", "GPU memory"), cells))
     click.echo(
         f"\nDisk: {_gigabytes(disk.kept)} stay, at most {_gigabytes(disk.unfinished)} more there and "
         f"{_gigabytes(disk.temporary)} in the temporary folder of each machine."
@@ -137,6 +132,12 @@ def scale_estimate(
 
 def _hours(seconds: float) -> str:
     return f"{seconds / 3600:.2f} h"
+
+
+def _sizes(need: Memory | None) -> tuple[str, str]:
+    if need is None:
+        return "", ""
+    return _gigabytes(need.host), _gigabytes(need.device) if need.device else ""
 
 
 def _gigabytes(number: int) -> str:

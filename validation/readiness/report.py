@@ -17,13 +17,13 @@ from validation.readiness.tables import (
     PARITY_HEADER,
     PROFILE_HEADER,
     SPEED_HEADER,
-    markdown,
     parity_cells,
     parity_rows,
     profile_rows,
     speed_cells,
     speed_rows,
 )
+from validation.reports.markdown import markdown_table
 
 __all__ = ["SCHEMA", "write_report"]
 
@@ -97,10 +97,10 @@ def _page(
     yield from _environment(report["machine"])
     yield "## Steps\n"
     rows = [(step.name, *_cells(outcomes.get(step.name), request, step.name), step.purpose) for step in steps]
-    yield markdown(("step", "verdict", "time", "why", "log", "what it shows"), rows)
+    yield markdown_table(("step", "verdict", "time", "why", "log", "what it shows"), rows) + "\n"
     yield "## Parity with torch\n"
     yield "One pruned model, in every form. The last column counts nodes that ran on another execution provider.\n"
-    yield markdown(PARITY_HEADER, map(parity_cells, report["parity"]))
+    yield markdown_table(PARITY_HEADER, map(parity_cells, report["parity"])) + "\n"
     yield from _reasons(report["parity"])
     yield "## Speed\n"
     yield from _table(request, report)
@@ -144,7 +144,7 @@ def _cells(outcome: Outcome | None, request: Request, name: str) -> tuple[str, .
     log = f"logs/{name}.log"
     link = f"[log]({log})" if (request.out / log).is_file() else ""
     seconds = sum(command.seconds for command in outcome.done)
-    return (outcome.verdict, f"{seconds:.0f} s", outcome.reason.replace("|", "\\|"), link)
+    return (outcome.verdict, f"{seconds:.0f} s", outcome.reason, link)
 
 
 def _reasons(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -163,7 +163,7 @@ def _table(request: Request, report: Mapping[str, Any]) -> Iterator[str]:
         "last column is what the paper ([arXiv 2503.07605](https://arxiv.org/abs/2503.07605)) reports for generating "
         "with Llama-2-7B in PyTorch on one GPU.\n"
     )
-    yield markdown(SPEED_HEADER, map(speed_cells, report["speed"]))
+    yield markdown_table(SPEED_HEADER, map(speed_cells, report["speed"])) + "\n"
 
 
 def _genai(gaps: Mapping[str, Any]) -> Iterator[str]:
@@ -184,5 +184,5 @@ def _profile(request: Request, figures: Mapping[str, Any]) -> Iterator[str]:
     calls = ", ".join(f"{call['nodes']} nodes in {call['ms']:.2f} ms" for call in figures["calls"])
     yield f"The prompt and each step: {calls}. A call without nodes was replayed as a CUDA graph.\n"
     yield "Nodes of the first decode step. The times are the host's: on a GPU, those of launches.\n"
-    yield markdown(PROFILE_HEADER, profile_rows(request))
+    yield markdown_table(PROFILE_HEADER, profile_rows(request)) + "\n"
     yield "The whole profile is profile.json, for chrome://tracing or [Perfetto](https://ui.perfetto.dev).\n"

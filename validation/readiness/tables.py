@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ from validation.readiness.machine import read_json
 from validation.readiness.request import RATIOS, Request
 
 __all__ = [
-    "PAPER", "PARITY_HEADER", "PROFILE_HEADER", "SPEED_HEADER", "markdown", "parity_cells", "parity_rows",
-    "profile_rows", "speed_cells", "speed_rows",
+    "PAPER", "PARITY_HEADER", "PROFILE_HEADER", "SPEED_HEADER", "parity_cells", "parity_rows", "profile_rows",
+    "speed_cells", "speed_rows",
 ]  # fmt: skip
 
 #: Speed-ups of Llama-2-7B's generation in PyTorch on one GPU, from "SEAP", arXiv 2503.07605: removed fraction of the
@@ -26,12 +26,6 @@ SPEED_HEADER = (
 )  # fmt: skip
 PARITY_HEADER = ("form", "verdict", "mean KL", "max abs", "top-1", "tokens in the longest case", "not on the provider")
 PROFILE_HEADER = ("provider", "operator", "nodes", "launch time")
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def speed_rows(request: Request) -> list[dict[str, Any]]:

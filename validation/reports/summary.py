@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from validation.reports.figures import Cell
+from validation.reports.markdown import markdown_table
 from validation.reports.reading import (
     EXIT_WORDS,
     Json,
@@ -49,19 +50,12 @@ def job_summary(report: Json) -> str:
     if failures:
         parts.append("\n".join(_first(failures, "- ")))
     if report["variants"]:
-        parts.append(_table(report))
+        rows = [(_plain(name), *map(_cell, cells(report, name))) for name in report["variants"]]
+        parts.append(markdown_table(("Variant", *head()), rows))
     told = [f"- {_plain(who)}: {_plain(words)}" for who, words in remarks(report)]
     if told:
         parts.append("\n".join(_first(told, "- ")))
     return "\n\n".join(parts) + "\n"
-
-
-def _table(report: Json) -> str:
-    """One row per variant."""
-    columns = ("Variant", *head())
-    rows = [columns, ("---",) * len(columns)]
-    rows += [(_plain(name), *(_cell(cell) for cell in cells(report, name))) for name in report["variants"]]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def _cell(cell: Cell) -> str:

@@ -18,6 +18,7 @@ from seap_export.sources.metadata import ModelMetadata
 from seap_export.sources.source import Source
 from validation.reports.figures import QUALITY, main_figures
 from validation.reports.html.matrix import loss_matrix
+from validation.reports.markdown import markdown_table
 from validation.reports.numbers import count, figure, megabytes, percent, with_error
 from validation.runtimes.table import runtime_title
 
@@ -98,7 +99,7 @@ def with_speed(card: str, speed: Mapping[str, Any]) -> str:
     cells = {row.head: row.cell({"speed": speed}) for row in main_figures("faster")}
     rows = [[title, f"{cell.main}×", "<br>".join(cell.details)] for title, cell in cells.items()]
     words = f"Speed-up of {measured_title(speed)} over that of the dense model, timed on the machine of the export:"
-    section = "\n".join(["## Speed", "", words, "", *_table(["", "", ""], rows)])
+    section = "\n".join(["## Speed", "", words, "", markdown_table(["", "", ""], rows)])
     return card.replace(f"\n## {_USAGE}\n", f"\n{section}\n\n## {_USAGE}\n", 1)
 
 
@@ -145,7 +146,7 @@ def _introduction(facts: CardFacts) -> Iterator[str]:
 
 def _removed(facts: CardFacts) -> Iterator[str]:
     plan, dense = facts.variant.plan, facts.source.spec
-    yield from _table(
+    yield markdown_table(
         ["", "kept", "of", "per layer"],
         [
             *(
@@ -191,7 +192,7 @@ def _formats(facts: CardFacts) -> Iterator[str]:
         rows.append(
             [f"`{name}`", f"{FORMATS[format.name].title}, {format.precision}", megabytes(size), dense, compared]
         )
-    yield from _table(["folder", "format", "size", "size of the dense model", "compared with torch"], rows)
+    yield markdown_table(["folder", "format", "size", "size of the dense model", "compared with torch"], rows)
     if facts.entry["parity"]:
         yield ""
         yield (
@@ -224,7 +225,7 @@ def _quality(facts: CardFacts) -> Iterator[str]:
     )
     yield ""
     cells = {row.head: row.cell({"quality": quality}) for row in QUALITY}
-    yield from _table(
+    yield markdown_table(
         ["", "", ""], [[title, cell.main, "<br>".join(cell.details) or cell.brief] for title, cell in cells.items()]
     )
 
@@ -239,7 +240,7 @@ def _elsewhere(facts: CardFacts) -> Iterator[str]:
     )
     yield ""
     (cells,) = matrix.rows.values()
-    yield from _table(
+    yield markdown_table(
         ["texts", "KL", "bits per byte", "bits per byte, dense model"],
         [
             [
@@ -271,7 +272,7 @@ def _calibration(facts: CardFacts) -> Iterator[str]:
         answers = ", answered by the dense model" if "answers" in known else ""
         numbers = [f"{known[key]:,}" for key in ("calibration_texts", "calibration_tokens")]
         rows.append([f"`{task}`", f"{weight:g}", f"`{text.given_as}`{answers}", *numbers, f"`{text.sha256}`"])
-    yield from _table(["task", "weight", "source", "texts", "tokens", "SHA-256 of their list of SHA-256"], rows)
+    yield markdown_table(["task", "weight", "source", "texts", "tokens", "SHA-256 of their list of SHA-256"], rows)
 
 
 def _made(facts: CardFacts) -> Iterator[str]:
@@ -285,16 +286,6 @@ def _made(facts: CardFacts) -> Iterator[str]:
     if facts.metadata.licence_files:
         names = ", ".join(f"[{name}]({name})" for name in facts.metadata.licence_files)
         yield f"\nThe dense model's licence also applies to this variant: {names}."
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    yield _row(heads)
-    yield _row(["---"] * len(heads))
-    yield from map(_row, rows)
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _list(names: Iterable[str]) -> str:
