@@ -174,7 +174,7 @@ def _open(options: dict[str, Any]) -> _Job:
     """The arguments as a request, and the model opened."""
     from seap_export.api.memory import warn_of_memory
     from seap_export.api.settings import cluster_of, export_request
-    from seap_export.sources.source import open_source
+    from seap_export.sources.open import open_source
 
     model, out, force, progress = (options.pop(name) for name in ("model", "out", "force", "progress"))
     compute, cluster = cluster_of(options.pop("cluster"), model, options)

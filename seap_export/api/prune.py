@@ -57,7 +57,7 @@ def prune(
     from seap_export.pipeline.folder.outputs import write_whole
     from seap_export.pipeline.request.mixtures import open_mixture_of
     from seap_export.plan.plan import read_plan
-    from seap_export.sources.source import open_source
+    from seap_export.sources.open import open_source
     from validation.generation.fresh import PARTS, with_fresh_texts
 
     compute, said, target = compute_of(options), options["progress"], options["out"]

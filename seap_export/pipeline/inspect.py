@@ -109,7 +109,7 @@ def _model(folder: Path) -> dict[str, Any]:
 
 
 def _gguf(path: Path) -> dict[str, Any]:
-    from seap_export.sources.source import open_source
+    from seap_export.sources.open import open_source
 
     source = open_source(str(path))
     return {"pruned": False, **_shapes(source.name, source.spec, source.reader)}

@@ -17,7 +17,7 @@ from seap_export.pipeline.gate.report import ValidationReport
 from seap_export.pipeline.gate.request import ValidationRequest
 from seap_export.pipeline.gate.validate import validate
 from seap_export.pipeline.progress import Progress
-from seap_export.sources.source import is_hub_id
+from seap_export.sources.open import is_hub_id
 
 __all__ = ["Upload", "gate", "plan_uploads", "upload"]
 

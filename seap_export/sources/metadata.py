@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seap_export.sources.source import Source, is_hub_id
+from seap_export.sources.open import is_hub_id
+from seap_export.sources.source import Source
 from seap_export.sources.tokenizer import is_stray_link
 
 __all__ = ["ModelMetadata", "model_metadata"]

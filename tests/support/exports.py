@@ -68,7 +68,7 @@ def export_with_router(folder: Path, ratios: tuple[float, ...]) -> Path:
     from seap_export.pipeline.request.export_request import ExportRequest
     from seap_export.pipeline.request.mixtures import parse_mixtures
     from seap_export.pipeline.request.settings import ParitySettings
-    from seap_export.sources.source import open_source
+    from seap_export.sources.open import open_source
     from support.product import OnnxFormat
 
     write_task_corpora(folder)

@@ -29,7 +29,8 @@ from seap_export.rounding.grid import BlockQuantization, best_scales, on_grid, p
 from seap_export.rounding.note import RoundingNote
 from seap_export.rounding.write import write_other_files
 from seap_export.sources.config import read_spec
-from seap_export.sources.source import Source, open_source
+from seap_export.sources.open import open_source
+from seap_export.sources.source import Source
 from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.weights import SafetensorsReader
 from support.corpora import Texts

@@ -61,7 +61,8 @@ from seap_export.shrink.layer import shrink_layer
 from seap_export.shrink.write import write_shrunk_model
 from seap_export.sources.config import portable_config, read_spec
 from seap_export.sources.gguf.header import read_header
-from seap_export.sources.source import Source, open_source
+from seap_export.sources.open import open_source
+from seap_export.sources.source import Source
 from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.tensor_writer import SafetensorsWriter
 from seap_export.sources.weights import SafetensorsReader

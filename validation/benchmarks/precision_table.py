@@ -29,7 +29,7 @@ from seap_export.plan.recipes import DEFAULT_RECIPE, open_recipe
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.rounding.write import write_rounded_model
 from seap_export.sources.config import read_spec
-from seap_export.sources.source import open_source
+from seap_export.sources.open import open_source
 from validation.benchmarks.command import Benchmark
 from validation.benchmarks.shrinker import Shrinker
 from validation.divergence.dense import DenseAnswers, DenseReference

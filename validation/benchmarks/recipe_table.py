@@ -22,7 +22,7 @@ import click
 from seap_export.activations.statistics import Calibration
 from seap_export.corpus import Task, parse_tasks, split_samples
 from seap_export.plan.recipes import open_recipe
-from seap_export.sources.source import open_source
+from seap_export.sources.open import open_source
 from validation.benchmarks.command import Benchmark
 from validation.benchmarks.shrinker import Shrinker
 from validation.divergence.dense import DenseAnswers, DenseReference

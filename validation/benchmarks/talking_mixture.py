@@ -36,7 +36,8 @@ from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.sublayers.experts import expert_outputs, routing_weights
 from seap_export.shrink.expert_refit import ExpertFit
 from seap_export.shrink.write import write_weights
-from seap_export.sources.source import Source, open_source
+from seap_export.sources.open import open_source
+from seap_export.sources.source import Source
 from validation.benchmarks.command import Benchmark
 from validation.prompts import tokenize_prompts
 

@@ -38,7 +38,7 @@ def calibrate_command(
     from seap_export.corpus import parse_tasks
     from seap_export.pipeline.calibrate import calibrate
     from seap_export.pipeline.folder.names import calibration_step
-    from seap_export.sources.source import open_source
+    from seap_export.sources.open import open_source
 
     compute, settings = compute_of(options), calibration_settings(options)
     parsed = parse_tasks(tasks)

@@ -86,7 +86,7 @@ def plan_command(
     from seap_export.plan.make import rank_layers
     from seap_export.plan.plan import write_plan
     from seap_export.plan.recipes import Target
-    from seap_export.sources.source import open_source
+    from seap_export.sources.open import open_source
 
     compute = compute_of(options)
     settings = plan_settings(options, Target(options.pop("provider")))

@@ -26,7 +26,8 @@ from seap_export.pipeline.folder.performance import StepFigures, Timed
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.steps.step import Step, Work
 from seap_export.runtime.session import available_threads
-from seap_export.sources.source import Source, open_source
+from seap_export.sources.open import open_source
+from seap_export.sources.source import Source
 
 __all__ = ["Event", "Events", "Failed", "Made", "Order", "make_order"]
 

@@ -28,7 +28,7 @@ from seap_export.runtime.doctor.machine import processor
 from seap_export.runtime.driver import gpu_name
 from seap_export.runtime.session import probe
 from seap_export.sources.config import read_spec
-from seap_export.sources.source import open_source
+from seap_export.sources.open import open_source
 from validation.parity.candidates.candidate import arithmetic_of
 from validation.runtimes.table import REFERENCE, require_runtime
 from validation.session_memory import Calls, claim_memory

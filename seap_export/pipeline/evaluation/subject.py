@@ -19,7 +19,8 @@ from seap_export.pipeline.folder.origin import refuse_another_model
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.texts.chat import ModelChat, chat_of_folder, chat_of_source
 from seap_export.plan.plan import Plan
-from seap_export.sources.source import Source, open_source
+from seap_export.sources.open import open_source
+from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 from validation.generation import OpenTask, open_task
 from validation.runtimes.table import REFERENCE, require_runtime, runtime_row

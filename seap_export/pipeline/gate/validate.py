@@ -32,7 +32,7 @@ from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.targets.frontier import read_frontier
 from seap_export.runtime.manifest import ROUTER_FOLDER
 from seap_export.runtime.session import available_threads, probe
-from seap_export.sources.source import open_source
+from seap_export.sources.open import open_source
 from seap_export.toml_file import either
 from validation.parity.stage import StageResult
 from validation.runtimes.table import REFERENCE, require_runtime, runtime_row, runtime_title

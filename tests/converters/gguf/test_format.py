@@ -21,7 +21,7 @@ from converters.gguf.choice import choose_architecture, refusal
 from converters.gguf.folding import Folding
 from seap_export.errors import ArtifactError, InputError
 from seap_export.families import Attention, model_spec
-from seap_export.sources.source import open_gguf
+from seap_export.sources.open import open_gguf
 
 Write = Callable[..., GgufModel]
 UNEVEN = uneven_values("llama-gqa")

@@ -121,7 +121,7 @@ import os, signal, sys
 from pathlib import Path
 from support.calibration import TOKEN_IDS, compute_in_memory
 from seap_export.activations.calibrate import collect_statistics
-from seap_export.sources.source import open_source
+from seap_export.sources.open import open_source
 kill = lambda layer: layer == 1 and os.kill(os.getpid(), signal.SIGKILL)
 collect_statistics(open_source(sys.argv[1]), TOKEN_IDS, Path(sys.argv[2]), compute_in_memory(), on_layer=kill)
 """

@@ -131,7 +131,7 @@ from support.plans import micro_plan
 from support.processes import Tool
 from seap_export.activations.statistics import Calibration
 from seap_export.shrink.write import write_shrunk_model
-from seap_export.sources.source import open_source
+from seap_export.sources.open import open_source
 source = open_source(sys.argv[1])
 kill = lambda layer: layer == 1 and os.kill(os.getpid(), signal.SIGKILL)
 statistics, plan = single_mixture(Calibration(Path(sys.argv[2]))), micro_plan(source, "sequential")

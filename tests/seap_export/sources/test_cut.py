@@ -14,7 +14,7 @@ from support.variations import VARIATIONS
 from tokenizers import Tokenizer
 
 from seap_export.errors import ArtifactError, InputError
-from seap_export.sources.source import open_source
+from seap_export.sources.open import open_source
 
 
 @pytest.mark.parametrize("variation", ["llama-gqa", "qwen2", "gemma3-all"])

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from seap_export.cli import main
 from seap_export.families import family_of_model_type
-from seap_export.sources.source import open_source
+from seap_export.sources.open import open_source
 
 LONG = torch.arange(3, 33).reshape(2, 15).repeat(1, 2)
 

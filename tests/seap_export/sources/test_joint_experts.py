@@ -11,7 +11,7 @@ from support.editing import edit_weights
 from support.models import write_micro_model
 from support.variations import VARIATIONS
 
-from seap_export.sources.source import open_source
+from seap_export.sources.open import open_source
 
 
 def test_a_multimodal_checkpoint_with_joint_experts_is_the_same_model(tmp_path: Path) -> None:

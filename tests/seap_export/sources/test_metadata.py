@@ -9,7 +9,7 @@ import pytest
 from support.models import write_micro_model
 
 from seap_export.sources.metadata import ModelMetadata, model_metadata
-from seap_export.sources.source import open_source
+from seap_export.sources.open import open_source
 
 
 @pytest.fixture

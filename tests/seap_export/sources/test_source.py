@@ -17,7 +17,7 @@ from support.variations import VARIATIONS
 
 from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import Attention
-from seap_export.sources.source import open_source
+from seap_export.sources.open import open_source
 
 
 @pytest.fixture

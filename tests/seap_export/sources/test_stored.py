@@ -13,7 +13,7 @@ from support.variations import VARIATIONS, micro_config
 
 from seap_export.families import model_spec, names
 from seap_export.layers.sublayers.norm import rms_norm
-from seap_export.sources.source import open_source
+from seap_export.sources.open import open_source
 from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.weights import SafetensorsReader
 

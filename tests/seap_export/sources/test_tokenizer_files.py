@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from seap_export.errors import InputError
 from seap_export.families import family_of_model_type
-from seap_export.sources.source import open_source
+from seap_export.sources.open import open_source
 from seap_export.sources.tokenizer import copy_tokenizer, tokenizer_files
 
 

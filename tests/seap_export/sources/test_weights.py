@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from seap_export.errors import InputError
-from seap_export.sources.source import open_source
+from seap_export.sources.open import open_source
 from seap_export.sources.weights import SafetensorsReader, check_weights, main_dtype
 
 INDEX = "model.safetensors.index.json"

@@ -17,7 +17,7 @@ from support.product import write_shrunk_model
 from support.variations import VARIATIONS
 
 from seap_export.errors import InputError
-from seap_export.sources.source import open_source
+from seap_export.sources.open import open_source
 
 
 @pytest.mark.parametrize("variation", ["gemma3", "gemma3-all"])
