@@ -3,9 +3,10 @@
 from seap_export.families.family import Family, is_pruned
 from seap_export.families.files import family_of_gguf, family_of_model_type, wrapper_of_model_type
 from seap_export.families.gguf_form import GgufForm
+from seap_export.families.layer_spec import LayerSpec
 from seap_export.families.read import dense_config, language_config, model_spec
 from seap_export.families.rope import QueryScaling, RopeSpec
-from seap_export.families.spec import BlockSpec, LayerSpec, ModelSpec, NormSpec
+from seap_export.families.spec import BlockSpec, ModelSpec, NormSpec
 from seap_export.families.sublayers import (
     Attention,
     Convolution,

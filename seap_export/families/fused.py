@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 
 from seap_export.families.family import FUSED, Family
+from seap_export.families.layer_spec import LayerSpec
 from seap_export.families.names import Projection
-from seap_export.families.spec import LayerSpec
 from seap_export.families.sublayers import Attention, DeltaNet
 
 __all__ = ["Rows", "fused_rows"]

@@ -11,11 +11,11 @@ from typing import Any
 from seap_export.errors import InputError
 from seap_export.families.config_reader import ConfigReader, positive
 from seap_export.families.family import Family
+from seap_export.families.layer_spec import LayerSpec
 from seap_export.families.names import OUTPUTS, STREAM_SCALE, Norm
 from seap_export.families.parts import LayerKind
 from seap_export.families.rope import RopeSpec, query_scaling
 from seap_export.families.routing import Routing
-from seap_export.families.spec import LayerSpec
 from seap_export.families.sublayers import (
     QK_NORMS,
     V_NORM,
