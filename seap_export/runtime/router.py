@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from seap_export.errors import ArtifactError
 from seap_export.runtime.files import load_tokenizer
 from seap_export.runtime.manifest import ROUTER_GRAPH, read_router
-from seap_export.runtime.session import OnnxModel
+from seap_export.runtime.onnx_model import OnnxModel
 
 __all__ = ["Router"]
 

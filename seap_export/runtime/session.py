@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnxruntime as ort
-from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from seap_export.errors import ArtifactError, EnvironmentFailure
 from seap_export.providers import CUDA_GRAPH, PROVIDERS
+from seap_export.runtime.driver import read_driver
 from seap_export.runtime.failures import environment_failure
-from seap_export.runtime.providers import (
-    check_session_options,
-    device_of,
-    one_line,
-    prepare,
-    provider_failure,
-    provider_list,
-)
+from seap_export.runtime.providers import check_session_options, one_line, prepare, provider_failure, provider_list
 
-__all__ = [
-    "NO_GRAPH",
-    "ORT_ERRORS",
-    "WORKING_OPERATORS",
-    "OnnxModel",
-    "available_threads",
-    "nodes_by_provider",
-    "open_session",
-    "probe",
-]
+__all__ = ["ORT_ERRORS", "WORKING_OPERATORS", "available_threads", "nodes_by_provider", "open_session", "probe"]
 
 #: The exceptions that ONNX Runtime raises; they share no specific base class.
 ORT_ERRORS: tuple[type[Exception], ...] = (
@@ -67,8 +47,6 @@ _PROBE = bytes.fromhex(
     "08083a320a0b0a017812017922034e65671201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a080801"
     "12040a02080142040a001011"
 )
-#: Run option: the CUDA graph to capture or replay, and the number that stands for none.
-_GRAPH_ID, NO_GRAPH = "gpu_graph_id", -1
 #: What ONNX Runtime says of an operator in a precision that no provider of a session has.
 _LACKS_OPERATOR = "Could not find an implementation"
 #: Session option: the folder of the external data of a model given as bytes.
@@ -118,15 +96,10 @@ def open_session(
     check_session_options(provider, threads, provider_options)
     if not model.is_file():
         raise ArtifactError(f"{model}: no such file; export again")
-    _refuse_missing_gpu(provider)
-    complaint = prepare(provider)
     options = _options(threads or available_threads())
     if mapped:
         options.add_session_config_entry(_NO_COPIES, "1")
-    session = _create(model, provider, options, provider_options, graph)
-    if session.get_providers()[0] != PROVIDERS[provider].ort_name:
-        raise provider_failure(provider, complaint)
-    return session
+    return _open(model, provider, options, provider_options, graph)
 
 
 def probe(provider: str) -> None:
@@ -137,21 +110,14 @@ def probe(provider: str) -> None:
         EnvironmentFailure: The provider is not available on this machine.
     """
     check_session_options(provider, None)
-    if provider == "cpu":
-        return
-    _refuse_missing_gpu(provider)
-    complaint = prepare(provider)
-    session = _create(Path("probe.onnx"), provider, _options(1), None, _PROBE)
-    if session.get_providers()[0] != PROVIDERS[provider].ort_name:
-        raise provider_failure(provider, complaint)
+    if provider != "cpu":
+        _open(Path("probe.onnx"), provider, _options(1), None, _PROBE)
 
 
 def _refuse_missing_gpu(provider: str) -> None:
     """Names the GPU that is not there before any library is blamed."""
     if PROVIDERS[provider].device == "cpu":
         return
-    from seap_export.runtime.driver import read_driver  # its package imports this module
-
     driver = read_driver()
     if not driver.gpus:
         label = PROVIDERS[provider].label
@@ -169,89 +135,20 @@ def nodes_by_provider(session: ort.InferenceSession) -> dict[str, dict[str, int]
     return {provider: dict(sorted(counts[provider].items())) for provider in sorted(counts)}
 
 
-class OnnxModel:
-    """A graph opened in an ONNX Runtime session.
-
-    Attributes:
-        path: The .onnx file.
-        inputs: The inputs by name, with type and shape as ONNX Runtime reports them.
-        outputs: The outputs, likewise.
-        metadata: The model's `metadata_props`.
-        device: Where tensors lie that stay between calls.
-        nodes: See `nodes_by_provider`.
-        captures: Whether calls can be captured as CUDA graphs.
-        turn: To be held while the GPU is used, from the start of a call until its results are read. Captured graphs
-            share memory with all other calls of the session, and nothing may be allocated while one is captured.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        provider: str = "cpu",
-        threads: int | None = None,
-        provider_options: Mapping[str, str] | None = None,
-    ) -> None:
-        """Opens the graph; takes the arguments and raises the errors of `open_session`."""
-        self.path = path
-        self._session = open_session(path, provider, threads, provider_options)
-        self.inputs: dict[str, Any] = {item.name: item for item in self._session.get_inputs()}
-        self.outputs: dict[str, Any] = {item.name: item for item in self._session.get_outputs()}
-        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
-        self.device = device_of(self._session)
-        self.nodes = nodes_by_provider(self._session)
-        options = self._session.get_provider_options()[PROVIDERS[provider].ort_name]
-        self.captures = options.get(CUDA_GRAPH) == "1"
-        self.turn: contextlib.AbstractContextManager[Any] = (
-            threading.Lock() if self.captures else contextlib.nullcontext()
-        )
-
-    def run(self, outputs: Sequence[str], feeds: Mapping[str, NDArray[Any]]) -> list[NDArray[np.floating]]:
-        """Computes the named outputs.
-
-        Raises:
-            ArtifactError: The graph does not run on these inputs.
-            EnvironmentFailure: There is not enough memory.
-        """
-        with self.failures():
-            return self._session.run(list(outputs), dict(feeds), self._run_options(NO_GRAPH))
-
-    def binding(self) -> ort.IOBinding:
-        """Creates an empty binding of inputs and outputs."""
-        return self._session.io_binding()
-
-    def run_bound(self, binding: ort.IOBinding, graph: int = NO_GRAPH) -> None:
-        """Runs on the bound inputs and outputs; raises the errors of `run`.
-
-        Args:
-            binding: Inputs and outputs.
-            graph: Number of the CUDA graph to replay, which the first call with that number captures. Its bound
-                buffers must never move. Only for a model that `captures`.
-        """
-        with self.failures():
-            self._session.run_with_iobinding(binding, self._run_options(graph))
-
-    def view(self, address: int, shape: Sequence[int], storage: type[np.generic]) -> ort.OrtValue:
-        """A tensor at an address in the memory of `device`, not a copy; the memory must outlive it."""
-        binding = self.binding()  # the only part of ONNX Runtime's interface that takes an address
-        output = next(iter(self.outputs))
-        binding.bind_output(output, self.device.kind, self.device.number, storage, list(shape), address)
-        return binding.get_outputs()[0]
-
-    def _run_options(self, graph: int) -> ort.RunOptions | None:
-        if not self.captures:
-            return None
-        options = ort.RunOptions()
-        options.add_run_config_entry(_GRAPH_ID, str(graph))
-        return options
-
-    @contextlib.contextmanager
-    def failures(self) -> Iterator[None]:
-        """Turns errors of ONNX Runtime into those of `run`."""
-        try:
-            yield
-        except ORT_ERRORS as error:
-            what = f"{self.path}: does not run"
-            raise environment_failure(error, what) or ArtifactError(f"{what}: {one_line(error)}") from error
+def _open(
+    model: Path,
+    provider: str,
+    options: ort.SessionOptions,
+    provider_options: Mapping[str, str] | None,
+    graph: bytes | None,
+) -> ort.InferenceSession:
+    """A session that runs on the provider, and not on the CPU in its place."""
+    _refuse_missing_gpu(provider)
+    complaint = prepare(provider)
+    session = _create(model, provider, options, provider_options, graph)
+    if session.get_providers()[0] != PROVIDERS[provider].ort_name:
+        raise provider_failure(provider, complaint)
+    return session
 
 
 def _create(

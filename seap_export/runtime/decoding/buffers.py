@@ -13,7 +13,7 @@ from seap_export.errors import EnvironmentFailure
 from seap_export.runtime.decoding.cache import CacheLayout, SharedCache, empty_buffers
 from seap_export.runtime.decoding.steps import CapturedSteps
 from seap_export.runtime.decoding.tensors import Element
-from seap_export.runtime.session import NO_GRAPH, OnnxModel
+from seap_export.runtime.onnx_model import NO_GRAPH, OnnxModel
 
 __all__ = ["BufferPool", "DecodingBuffers"]
 

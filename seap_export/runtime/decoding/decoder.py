@@ -16,8 +16,9 @@ from seap_export.runtime.decoding.buffers import BufferPool, DecodingBuffers
 from seap_export.runtime.decoding.cache import AppendedCache, Cache, CacheLayout, SharedCache, empty_buffers, is_state
 from seap_export.runtime.decoding.steps import BoundSteps, Steps
 from seap_export.runtime.decoding.tensors import ELEMENTS, Element, float32_of, view
+from seap_export.runtime.onnx_model import OnnxModel
 from seap_export.runtime.providers import CPU
-from seap_export.runtime.session import WORKING_OPERATORS, OnnxModel
+from seap_export.runtime.session import WORKING_OPERATORS
 
 __all__ = ["CACHE_KEY", "Decoding", "OnnxDecoder"]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from seap_export.runtime.decoding.cache import Cache, SharedCache
 from seap_export.runtime.decoding.tensors import Element, zeros
-from seap_export.runtime.session import OnnxModel
+from seap_export.runtime.onnx_model import OnnxModel
 
 __all__ = ["BoundSteps", "CapturedSteps", "Steps"]
 

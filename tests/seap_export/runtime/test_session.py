@@ -15,8 +15,9 @@ from support.stand_ins.cuda import without_gpu
 from seap_export.errors import ArtifactError, EnvironmentFailure, UsageError
 from seap_export.providers import PROVIDERS
 from seap_export.runtime import providers, session
+from seap_export.runtime.onnx_model import OnnxModel
 from seap_export.runtime.providers import CPU, TensorDevice, device_of, is_too_old_for_cuda, one_line
-from seap_export.runtime.session import OnnxModel, available_threads, nodes_by_provider, open_session
+from seap_export.runtime.session import available_threads, nodes_by_provider, open_session
 
 
 @pytest.fixture

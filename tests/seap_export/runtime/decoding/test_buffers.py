@@ -15,7 +15,7 @@ from seap_export.errors import EnvironmentFailure
 from seap_export.runtime.decoding import buffers
 from seap_export.runtime.decoding.buffers import DecodingBuffers
 from seap_export.runtime.decoding.decoder import Decoding, OnnxDecoder
-from seap_export.runtime.session import NO_GRAPH, OnnxModel
+from seap_export.runtime.onnx_model import NO_GRAPH, OnnxModel
 
 CONTEXT = 300
 TOKENS = [[5, 17], [40, 8], [9, 9], [33, 71]]
