@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from support import needs  # noqa: E402
 from support.needs import pytest_collection_modifyitems, pytest_configure, pytest_runtest_setup  # noqa: E402, F401
 
 if TYPE_CHECKING:
+    from support.exports import Run
     from support.processes import Tool
 
 
@@ -75,6 +77,23 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_corpus(folder / "a.jsonl")
     write_corpus(folder / "b.jsonl", seed=5)
     return folder
+
+
+@pytest.fixture
+def work(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with its own copy of the inputs, so that messages hold short paths."""
+    folder = tmp_path / "work"
+    shutil.copytree(inputs, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def run() -> Run:
+    """`run("export", ...)` in this process: exit code, stdout and stderr."""
+    from support.exports import run_here
+
+    return run_here
 
 
 @pytest.fixture

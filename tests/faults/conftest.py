@@ -8,20 +8,10 @@ from pathlib import Path
 
 import pytest
 from faults.commands import ALL
-from support.exports import Outcome, run_here
 from support.processes import Tool
 from support.product import read_manifest
 
 Tree = dict[str, bytes | None]
-
-
-@pytest.fixture
-def work(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with its own copy of the inputs."""
-    folder = tmp_path / "work"
-    shutil.copytree(inputs, folder)
-    monkeypatch.chdir(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -38,12 +28,6 @@ def undisturbed(tool: Tool, inputs: Path, tmp_path_factory: pytest.TempPathFacto
 def done(undisturbed: Path, work: Path) -> Path:
     """A copy of `undisturbed` at ./out."""
     return Path(shutil.copytree(undisturbed, work / "out"))
-
-
-@pytest.fixture
-def run() -> Callable[..., Outcome]:
-    """`run("export", ...)` in this process."""
-    return run_here
 
 
 @pytest.fixture

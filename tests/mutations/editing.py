@@ -14,7 +14,7 @@ from seap_export.families import ModelSpec, model_spec
 from seap_export.hashing import sha256_file
 from seap_export.pipeline.folder.manifest import card_key
 
-__all__ = ["Artifact", "flip_byte", "re_record", "tree"]
+__all__ = ["Artifact", "flip_byte", "re_record"]
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,6 @@ class Artifact:
     @cached_property
     def spec(self) -> ModelSpec:
         return model_spec(json.loads((self.hf / "config.json").read_text("utf-8")))
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """The content of every file under a folder."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def flip_byte(path: Path, fraction: float) -> None:

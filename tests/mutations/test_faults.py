@@ -10,10 +10,11 @@ import pytest
 from click.testing import CliRunner, Result
 from mutations.artifacts import BASES
 from mutations.catalogue import FAULTS, MISSED, NUMERIC
-from mutations.editing import Artifact, tree
+from mutations.editing import Artifact
 from mutations.fault import Fault, recorded
 from mutations.graphs.graph import edited
 from support.editing import edit_json, edit_weights
+from support.exports import tree
 from support.product import read_manifest
 
 from seap_export.cli import main
@@ -90,7 +91,7 @@ def _rewrite(artifact: Artifact) -> None:
 
 def _changed(good: Artifact, planted: Artifact) -> set[str]:
     """The files that are not as they were."""
-    return {name for name, _ in tree(good.out).items() ^ tree(planted.out).items()}
+    return {name for name, _ in tree(good.out, ()).items() ^ tree(planted.out, ()).items()}
 
 
 def _assert_hashes_agree(artifact: Artifact) -> None:

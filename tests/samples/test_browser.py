@@ -17,6 +17,7 @@ import pytest
 from support.corpora import WORDS
 from support.models import write_micro_model
 from support.needs import find
+from support.processes.browser import browser_command
 from support.product import TorchRunner
 from tokenizers import Tokenizer
 
@@ -26,16 +27,6 @@ pytestmark = pytest.mark.needs("browser", "transformers.js")
 ROOT = Path(__file__).parents[2]
 SERVE = ROOT / "samples" / "browser" / "serve.py"
 SCRIPTS = (ROOT / "tests" / "validation" / "reports" / "measure.js", Path(__file__).with_name("drive.js"))
-OPTIONS = (
-    "--headless",
-    "--no-sandbox",  # as root there is none
-    "--disable-gpu",
-    "--disable-dev-shm-usage",  # small in containers
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 PROMPT, TOKENS = "the cat sat on", 8
 WIDTHS, HEIGHT = (390, 1280), 900
 # WCAG 2 AA
@@ -101,7 +92,7 @@ def show(serve: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Callabl
         threading.Thread(target=running.serve_forever, daemon=True).start()
         profile = tmp_path_factory.mktemp("profile")
         address = f"http://127.0.0.1:{running.server_port}/drive.html"
-        command = [str(find("browser")), *OPTIONS, f"--user-data-dir={profile}", address]
+        command = browser_command(profile, address)
         browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             answer = seen.get(timeout=240)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,10 +91,10 @@ def export_with_router(folder: Path, ratios: tuple[float, ...]) -> Path:
 _ALWAYS_WRITTEN = {"performance.json", "frontier.json", ".seap-export.lock"}
 
 
-def tree(folder: Path) -> dict[str, bytes]:
-    """The content of all files but performance.json, whose times differ from run to run."""
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    return {name: path.read_bytes() for name, path in files.items() if name != "performance.json"}
+def tree(folder: Path, without: Collection[str] = ("performance.json",)) -> dict[str, bytes]:
+    """The content of all files but those of some names; the times in performance.json differ from run to run."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in without]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def times_of_writing(*folders: Path) -> dict[Path, tuple[int, int]]:

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from support.exports import Run, run_here
+from support.exports import run_here
 from support.oracles.references import reuse_references
 
 
@@ -14,21 +14,6 @@ from support.oracles.references import reuse_references
 def _references_of_equal_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most tests export the same micro model."""
     reuse_references(monkeypatch)
-
-
-@pytest.fixture
-def run() -> Run:
-    """`run("export", ...)`: exit code, stdout and stderr."""
-    return run_here
-
-
-@pytest.fixture
-def work(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with its own copy of the inputs, so that messages hold short paths."""
-    folder = tmp_path / "work"
-    shutil.copytree(inputs, folder)
-    monkeypatch.chdir(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

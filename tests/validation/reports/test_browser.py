@@ -10,23 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.needs import find
+from support.processes.browser import browser_command
 
 from validation.reports import html_page
 
 pytestmark = pytest.mark.needs("browser")
 MEASURE = Path(__file__).with_name("measure.js")
-OPTIONS = (
-    "--headless",
-    "--no-sandbox",  # as root there is none
-    "--disable-gpu",
-    "--disable-dev-shm-usage",  # small in containers
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 WIDTHS, HEIGHT = (390, 1200, 1600), 844
 DESKTOP = 1200
 SCHEMES = ("light", "dark")
@@ -46,7 +35,7 @@ def _measure(page: str, folder: Path) -> dict[str, Measured]:
     script = f"<script>{MEASURE.read_text('utf-8')}</script>"
     wrapper = folder / "wrapper.html"
     wrapper.write_text(f'<!doctype html><meta charset="utf-8">{script}{frames}<pre id="measured"></pre>', "utf-8")
-    command = [str(find("browser")), *OPTIONS, f"--user-data-dir={folder / 'profile'}", "--dump-dom", wrapper.as_uri()]
+    command = browser_command(folder / "profile", "--dump-dom", wrapper.as_uri())
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     match = re.search(r'<pre id="measured">(\{.*\})</pre>', done.stdout, re.DOTALL)
     assert match is not None, f"the browser measured nothing: {done.stderr[-2000:]}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.editing import set_json
-from support.exports import CARD, Run
+from support.exports import CARD, Run, tree
 
 from seap_export.cli import main
 
@@ -25,12 +25,6 @@ layer  heads  KV heads  neurons  removed
 a, method reconstruct: ratio requested 0.2, achieved 0.2020 of the attention and MLP weights
 parameters 171,168 -> 140,640; weights on disk: safetensors 0.6 MB, ONNX fp32 0.6 MB
 """
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    """The files, without the model cards, which only an export writes."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in CARD]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def test_the_steps_by_hand_make_what_export_makes(run: Run, work: Path, pristine: Path) -> None:
@@ -53,10 +47,10 @@ def test_the_steps_by_hand_make_what_export_makes(run: Run, work: Path, pristine
     assert outcome.out.splitlines()[-1] == "passed"
     assert outcome.err.startswith("a-0.2: checking files\na-0.2: comparing ONNX Runtime with torch\n")
 
-    expected = tree(pristine / "a-0.2")
+    expected = tree(pristine / "a-0.2", CARD)
     parity = json.loads(expected.pop("parity.json"))
     assert json.loads((work / "run" / "validation.json").read_text())["variants"]["a-0.2"]["parity"]["onnx"] == parity
-    assert tree(work / "run" / "a-0.2") == expected
+    assert tree(work / "run" / "a-0.2", CARD) == expected
     assert tree(work / "run" / "calibration" / "a") == tree(pristine / "calibration" / "a")
     assert [path.name for path in work.iterdir() if path.name.startswith(".")] == []
 
@@ -69,15 +63,15 @@ def test_export_goes_on_from_calibrate(run: Run, work: Path, pristine: Path) -> 
     outcome = run("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
     assert "calibration of a: reused" in outcome.err
     assert "calibrating" not in outcome.err
-    assert tree(work / "out" / "a-0.2") == tree(pristine / "a-0.2")
+    assert tree(work / "out" / "a-0.2", CARD) == tree(pristine / "a-0.2", CARD)
 
 
 def test_plan_in_json(run: Run, done: Path, work: Path) -> None:
-    before = tree(work)
+    before = tree(work, CARD)
     outcome = run("plan", "m", "--calibration", "out/calibration/a", "--ratio", "0.2", "--json", "--quiet")
     plan = json.loads(outcome.out)
     assert outcome.err == ""
-    assert tree(work) == before  # it writes nothing unless asked
+    assert tree(work, CARD) == before  # it writes nothing unless asked
     assert (plan["task"], plan["weights"], plan["method"], plan["budget"]) == (
         "a", {"a": 1.0}, "reconstruct", "weights",
     )  # fmt: skip
@@ -99,11 +93,11 @@ def test_plan_in_json(run: Run, done: Path, work: Path) -> None:
 def test_a_step_replaces_its_own_kind_with_force_only(
     run: Run, done: Path, work: Path, command: tuple[str, ...], out: str
 ) -> None:
-    before = tree(work)
+    before = tree(work, CARD)
     run(*command, "--out", out, "--quiet").refused(2, f"{out} already exists; ")
 
     assert run(*command, "--out", out, "--force", "--quiet").code == 0
-    assert tree(work) == before
+    assert tree(work, CARD) == before
     assert {path.name for path in (work / "out" / "a-0.2").iterdir()} == {"plan.json", "hf", "onnx", "parity.json"}
 
 
@@ -133,11 +127,11 @@ def test_the_help_names_the_commands_and_exit_codes(run: Run) -> None:
 def test_convert_of_a_truncated_model(run: Run, done: Path, work: Path, part: str) -> None:
     path = done / "a-0.2" / "hf" / part
     path.write_bytes(path.read_bytes()[:50])
-    before = tree(work)
+    before = tree(work, CARD)
     outcome = run("convert", "out/a-0.2/hf", "--out", "new/onnx", "--quiet")
     assert outcome.code == 8
     assert outcome.err.count("\n") == 1
-    assert tree(work) == before
+    assert tree(work, CARD) == before
     assert not (work / "new").exists()
 
 

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from support.corpora import task_texts
-from support.exports import times_of_writing
+from support.exports import times_of_writing, tree
 from support.models import write_micro_model
 from support.product import Silent, Source, open_source
 from tokenizers import Tokenizer
@@ -72,10 +72,6 @@ def make(source: Source, tmp_path: Path) -> Make:
             return make_router(source, splits, variants, settings, workspace, Silent(), fallback)
 
     return call
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def written(tmp_path: Path) -> dict[str, Any]:
