@@ -63,14 +63,14 @@ class Step(ABC):
         """The path within the output folder."""
 
     @property
-    @abstractmethod
     def needs(self) -> tuple[Step, ...]:
         """The steps that must be made first."""
+        return ()
 
     @property
-    @abstractmethod
     def tasks(self) -> tuple[str, ...]:
-        """The tasks whose texts it works on."""
+        """The tasks whose texts it works on: those of the steps before it."""
+        return tuple(dict.fromkeys(task for step in self.needs for task in step.tasks))
 
     @property
     def planned_work(self) -> PlannedWork:

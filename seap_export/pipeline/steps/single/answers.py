@@ -82,10 +82,6 @@ class AnswersStep(Step):
         return answers_step(self.task)
 
     @property
-    def needs(self) -> tuple[Step, ...]:
-        return ()
-
-    @property
     def tasks(self) -> tuple[str, ...]:
         return (self.task,)
 

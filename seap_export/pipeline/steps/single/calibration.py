@@ -77,10 +77,6 @@ class CalibrationStep(Step):
         return calibration_step(self.task)
 
     @property
-    def needs(self) -> tuple[Step, ...]:
-        return ()
-
-    @property
     def tasks(self) -> tuple[str, ...]:
         return (self.task,)
 

@@ -72,10 +72,6 @@ class FreshStep(Step):
         return (self.calibration,)
 
     @property
-    def tasks(self) -> tuple[str, ...]:
-        return self.calibration.tasks
-
-    @property
     def planned_work(self) -> PlannedWork:
         return PlannedWork(replace(self.cost, count_seconds=partial(_seconds, self.number)), self.tasks)
 

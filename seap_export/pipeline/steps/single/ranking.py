@@ -86,10 +86,6 @@ class RankingStep(Step):
         return self.calibrations
 
     @property
-    def tasks(self) -> tuple[str, ...]:
-        return tuple(self.mixture.weights)
-
-    @property
     def label(self) -> str:
         return f"ranking {self.mixture.name}"
 

@@ -89,10 +89,6 @@ class PlanStep(Step):
         return (self.ranking,)
 
     @property
-    def tasks(self) -> tuple[str, ...]:
-        return self.ranking.tasks
-
-    @property
     def planned_work(self) -> PlannedWork:
         return PlannedWork(self.cost, self.tasks, self.ratio, vocabulary=self.vocabulary)
 
@@ -153,10 +149,6 @@ class OfVariant(Step):
     @property
     def needs(self) -> tuple[Step, ...]:
         return (self.before,)
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        return self.before.tasks
 
     @property
     def variant(self) -> str:
