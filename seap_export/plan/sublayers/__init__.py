@@ -5,19 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from seap_export.families import (
-    Attention,
-    Convolution,
-    DeltaNet,
-    Experts,
-    LayerInput,
-    LayerSpec,
-    Mamba,
-    Mlp,
-    ModelSpec,
-    SharedExpert,
-    Sublayer,
-)
+from seap_export.families import Attention, LayerSpec, ModelSpec, Sublayer
 from seap_export.families.names import Projection
 from seap_export.plan.cost import CostModel
 from seap_export.plan.settings import Layout
@@ -41,15 +29,12 @@ __all__ = [
 
 #: The options of each kind of sublayer.
 OPTIONS: Mapping[type[Sublayer], type[Options[Any]]] = {
-    Attention: HeadOptions,
-    Convolution: ConvolutionOptions,
-    DeltaNet: DeltaNetOptions,
-    Mamba: MambaOptions,
-    Mlp: NeuronOptions,
-    Experts: ExpertOptions,
-    SharedExpert: SharedOptions,
-    LayerInput: LayerInputOptions,
-}
+    options.kept_type.kind: options
+    for options in (
+        HeadOptions, ConvolutionOptions, DeltaNetOptions, MambaOptions, NeuronOptions, ExpertOptions, SharedOptions,
+        LayerInputOptions,
+    )
+}  # fmt: skip
 #: What plans have of each kind.
 KEPT = tuple(options.kept_type for options in OPTIONS.values())
 
