@@ -3,13 +3,13 @@
 from seap_export.corpus.answers import LAST_NUMBER, AnswerRule
 from seap_export.corpus.conversation import Chat, JoinedTurns
 from seap_export.corpus.parse import parse_task, parse_tasks
-from seap_export.corpus.readers import check_corpus, read_records
+from seap_export.corpus.readers import read_records
 from seap_export.corpus.split import Split, check_disjoint, split_samples, text_digest
-from seap_export.corpus.task import ChoiceCompletion, Completion, Sample, Task, TemplateCompletion
+from seap_export.corpus.task import ChoiceCompletion, Sample, Task, TemplateCompletion
 from seap_export.corpus.templates import render
 
 __all__ = [
-    "LAST_NUMBER", "AnswerRule", "Chat", "ChoiceCompletion", "Completion", "JoinedTurns", "Sample", "Split", "Task",
-    "TemplateCompletion", "check_corpus", "check_disjoint", "parse_task", "parse_tasks", "read_records", "render",
-    "split_samples", "text_digest",
+    "LAST_NUMBER", "AnswerRule", "Chat", "ChoiceCompletion", "JoinedTurns", "Sample", "Split", "Task",
+    "TemplateCompletion", "check_disjoint", "parse_task", "parse_tasks", "read_records", "render", "split_samples",
+    "text_digest",
 ]  # fmt: skip

@@ -21,10 +21,10 @@ from seap_export.plan.sublayers.options import Options
 from seap_export.plan.sublayers.shared_expert import KeptShared, SharedOptions
 
 __all__ = [
-    "KEPT", "OPTIONS", "ConvolutionOptions", "DeltaNetOptions", "ExpertOptions", "HeadOptions", "Kept",
-    "KeptConvolution", "KeptDeltaNet", "KeptExperts", "KeptHeads", "KeptInputs", "KeptMamba", "KeptNeurons",
-    "KeptShared", "LayerInputOptions", "LayerOptions", "MambaOptions", "NeuronOptions", "Options", "SharedOptions",
-    "alike", "kinds_in", "layer_cost", "options_type", "smallest_layer", "thinner_layer", "whole_words",
+    "KEPT", "OPTIONS", "DeltaNetOptions", "ExpertOptions", "HeadOptions", "Kept", "KeptConvolution", "KeptDeltaNet",
+    "KeptExperts", "KeptHeads", "KeptInputs", "KeptMamba", "KeptNeurons", "KeptShared", "LayerOptions", "MambaOptions",
+    "NeuronOptions", "Options", "alike", "kinds_in", "layer_cost", "options_type", "smallest_layer", "thinner_layer",
+    "whole_words",
 ]  # fmt: skip
 
 #: The options of each kind of sublayer.
