@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,10 @@ from seap_export.runtime.session import available_threads
 if TYPE_CHECKING:
     from seap_export.layers.compute import Compute
 
-__all__ = ["Execution"]
+__all__ = ["Execution", "Say"]
+
+#: Takes a line on what is being done.
+Say = Callable[[str], object]
 
 
 @dataclass(frozen=True)

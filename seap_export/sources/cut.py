@@ -15,7 +15,7 @@ from seap_export.vocabulary.config import renumbered_tokenizer_config
 from seap_export.vocabulary.table import Vocabulary
 from seap_export.vocabulary.tokenizer import cut_tokenizer, fixed_tokens
 
-__all__ = ["KeptRows", "cut_tokenizer_files", "refuse_missing"]
+__all__ = ["KeptRows", "cut_tokenizer_files", "refuse_lost_tokens"]
 
 #: Files of a tokenizer that hold the dense vocabulary in other forms; tokenizer.json has all that they say.
 _OTHER_FORMS = ("vocab.json", "merges.txt", "tokenizer.model")
@@ -58,7 +58,7 @@ def cut_tokenizer_files(folder: Path, vocabulary: Vocabulary) -> None:
     """
     path = folder / "tokenizer.json"
     content = read_json(path)
-    refuse_missing(vocabulary, fixed_tokens(content))
+    refuse_lost_tokens(vocabulary, fixed_tokens(content))
     cut = cut_tokenizer(content, vocabulary)
     write_json(path, cut, indent=2)
     for name in ("tokenizer_config.json", "added_tokens.json"):
@@ -75,7 +75,7 @@ def cut_tokenizer_files(folder: Path, vocabulary: Vocabulary) -> None:
     _check_ids(path, {**cut["model"]["vocab"], **{entry["content"]: entry["id"] for entry in cut["added_tokens"]}})
 
 
-def refuse_missing(vocabulary: Vocabulary, needed: frozenset[int]) -> None:
+def refuse_lost_tokens(vocabulary: Vocabulary, needed: frozenset[int]) -> None:
     """Refuses a vocabulary that lacks a token which a config or the tokenizer names.
 
     Raises:

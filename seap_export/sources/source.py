@@ -16,7 +16,7 @@ from seap_export.hashing import sha256_files, sha256_json
 from seap_export.layers.embedding import Embedding
 from seap_export.layers.head import Head
 from seap_export.layers.sublayers.norm import Norm
-from seap_export.sources.cut import KeptRows, cut_tokenizer_files, refuse_missing
+from seap_export.sources.cut import KeptRows, cut_tokenizer_files, refuse_lost_tokens
 from seap_export.sources.weights import WeightReader, main_dtype
 from seap_export.vocabulary.config import named_tokens, renumbered_config
 from seap_export.vocabulary.table import Vocabulary
@@ -118,7 +118,7 @@ class Source:
         Raises:
             ArtifactError: A config names a token that is not kept.
         """
-        refuse_missing(vocabulary, named_tokens(self.config, self.generation_config))
+        refuse_lost_tokens(vocabulary, named_tokens(self.config, self.generation_config))
 
         def write_tokenizer(target: Path) -> None:
             self.write_tokenizer(target)

@@ -6,7 +6,7 @@ It runs first, a layer at a time, and is released; its logits are kept in a temp
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from seap_export.errors import InputError
 from validation.array_store import ArrayStore, StoredArray
 from validation.divergence.paired import TokenIds
-from validation.execution import Execution
+from validation.execution import Execution, Say
 from validation.likelihood import log_likelihoods
 from validation.runtimes.pytorch.torch_runner import Run, TorchRunner, open_torch_runner
 
 __all__ = ["DenseAnswers", "DenseReference", "perplexity_of", "text_loss"]
 
 Alternatives = tuple[TokenIds, ...]
-Progress = Callable[[str], object]
 #: Number of logits held in float64 at once.
 _CHUNK_ELEMENTS = 2**20
 #: Tokens that make an answer.
@@ -91,7 +90,7 @@ class DenseAnswers:
         prompts: Sequence[Alternatives] = (),
         steps: int = 0,
         stops: Collection[int] = (),
-        on_progress: Progress | None = None,
+        on_progress: Say | None = None,
     ) -> None:
         """Runs the dense model over what it has not seen yet.
 

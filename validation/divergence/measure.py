@@ -8,7 +8,7 @@ but the first of each. Both models get the same tokens, one text at a time; torc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,7 @@ from validation.divergence.paired import (
     same_cut,
 )
 from validation.estimate import Estimate, TokenEstimate
-from validation.execution import Execution
+from validation.execution import Execution, Say
 from validation.metrics import Defect, LogitComparison
 from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
 from validation.runtimes.table import REFERENCE, open_runtime
@@ -38,7 +38,6 @@ from validation.session_memory import Calls, claim_memory
 
 __all__ = ["DivergenceFigures", "claim_texts", "continue_prompt", "measure_divergence", "measure_divergences"]
 
-Progress = Callable[[str], object]
 _EXECUTION = Execution()
 
 
@@ -46,7 +45,7 @@ def claim_texts(
     folder: Path,
     texts: Iterable[TokenIds],
     execution: Execution = _EXECUTION,
-    say: Progress = lambda line: None,
+    say: Say = lambda line: None,
 ) -> bool:
     """Claims the memory for an `onnx` folder that runs texts one at a time, as `claim_memory` does.
 
@@ -108,7 +107,7 @@ def measure_divergence(
     texts: Sequence[PairedText] | None = None,
     kept: NDArray[np.int64] | None = None,
     execution: Execution = _EXECUTION,
-    on_progress: Progress | None = None,
+    on_progress: Say | None = None,
 ) -> DivergenceFigures:
     """Runs a variant on the reference's texts and compares its predictions.
 
@@ -138,7 +137,7 @@ def measure_divergences(
     *,
     kept: NDArray[np.int64] | None = None,
     execution: Execution = _EXECUTION,
-    on_progress: Progress | None = None,
+    on_progress: Say | None = None,
 ) -> tuple[DivergenceFigures, ...]:
     """The same for several sets of texts, in which each distinct text runs once.
 

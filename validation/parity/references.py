@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from converters.onnx.precision import Precision
 from converters.onnx.weights.scaling import Scaling
 from seap_export.families import Experts, ModelSpec
 from validation.array_store import ArrayStore, StoredArray
+from validation.execution import Say
 from validation.metrics import LogitComparison
 from validation.parity.caches import CacheComparison
 from validation.parity.profiles import Noise
@@ -30,7 +31,6 @@ __all__ = [
     "sequences_of",
 ]
 
-Progress = Callable[[str], None]
 #: So that the lines of a deep model do not hide the others.
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -97,7 +97,7 @@ def sequences_of(case: Case) -> list[TokenSequence]:
 
 
 def run_references(
-    runner: TorchRunner, cases: Iterable[Case], store: ArrayStore, spec: ModelSpec, say: Progress
+    runner: TorchRunner, cases: Iterable[Case], store: ArrayStore, spec: ModelSpec, say: Say
 ) -> dict[TokenSequence, Reference]:
     """Runs every sequence of the cases once; logits and caches go to the store."""
     sequences = list(dict.fromkeys(sequence for case in cases for sequence in sequences_of(case)))
@@ -120,7 +120,7 @@ def run_references(
 
 
 def measure_exact_noise(
-    runner: TorchRunner, references: Mapping[TokenSequence, Reference], store: ArrayStore, say: Progress
+    runner: TorchRunner, references: Mapping[TokenSequence, Reference], store: ArrayStore, say: Say
 ) -> dict[TokenSequence, Noise]:
     """The difference that another attention kernel and single decode steps make in float32, and that float64 makes.
 
@@ -158,7 +158,7 @@ def _differences(
     references: Mapping[TokenSequence, Reference],
     store: ArrayStore,
     source: str,
-    say: Progress,
+    say: Say,
 ) -> dict[TokenSequence, Noise]:
     """How far the runner is from the references now, part by part as the references' decode steps."""
     known = list(references.values())
@@ -192,7 +192,7 @@ def measure_rounding_noise(
     precision: Precision,
     scaling: Scaling,
     provider: str,
-    say: Progress,
+    say: Say,
     *,
     whole_rows: bool = False,
 ) -> tuple[dict[TokenSequence, Noise], float]:
@@ -226,7 +226,7 @@ def _tied_divergence(
     store: ArrayStore,
     spec: ModelSpec,
     precision: Precision,
-    say: Progress,
+    say: Say,
 ) -> dict[TokenSequence, Noise]:
     """What other choices make where a router is nearly tied in this precision; none if these are many."""
     if not _chooses(spec):
@@ -242,7 +242,7 @@ def _divergence(
     store: ArrayStore,
     spec: ModelSpec,
     source: str,
-    say: Progress,
+    say: Say,
 ) -> tuple[dict[TokenSequence, Noise], float]:
     """How far the runner's predictions are from the references' now, and the largest difference of a logit."""
     figures, variations = {}, {}

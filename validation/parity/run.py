@@ -16,7 +16,7 @@ from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.families import ModelSpec
 from seap_export.sources.config import read_spec
 from validation.array_store import ArrayStore
-from validation.execution import Execution
+from validation.execution import Execution, Say
 from validation.metrics import CLEAR_MARGIN
 from validation.parity.candidates.candidate import ParityInput, RuntimeCandidate, open_candidate
 from validation.parity.compared import Compared, compare
@@ -29,7 +29,6 @@ from validation.runtimes.table import require_runtime
 
 __all__ = ["DECODE_STEPS", "LONG_TOKENS", "MAX_PROMPT_TOKENS", "plan_cases", "run_parity"]
 
-Progress = Callable[[str], None]
 _DEFAULT = Limits()
 #: Tokens of the long prompt, whose attention grows with their square, and of the other prompts.
 LONG_TOKENS, MAX_PROMPT_TOKENS = 2048, 128
@@ -46,8 +45,8 @@ def run_parity(
     decode_steps: int = DECODE_STEPS,
     limits: Limits = _DEFAULT,
     long_tokens: int = LONG_TOKENS,
-    on_progress: Progress | None = None,
-    on_memory: Progress | None = None,
+    on_progress: Say | None = None,
+    on_memory: Say | None = None,
 ) -> ParityReport:
     """Compares the logits and caches of a written folder in a runtime with those of the float32 model in `hf_folder`.
 
@@ -124,7 +123,7 @@ def _compare_all(
     limits: Limits,
     references: Mapping[TokenSequence, Reference],
     store: ArrayStore,
-    say: Progress,
+    say: Say,
 ) -> list[Compared]:
     """Every case in each of the candidate's passes, and those that are decoded as it is served."""
     compared: list[Compared] = []
@@ -142,7 +141,7 @@ def _noise(
     store: ArrayStore,
     reopen: Callable[[], AbstractContextManager[TorchRunner]],
     candidate: RuntimeCandidate,
-    say: Progress,
+    say: Say,
 ) -> tuple[dict[TokenSequence, Noise], float]:
     """Torch's noise in the sequences whose verdict depends on it, and the margin of clear choices that it asks for.
 

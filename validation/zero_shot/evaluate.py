@@ -14,7 +14,7 @@ from typing import Any
 from seap_export.corpus.harness import quiet_harness, require_harness
 from seap_export.errors import UsageError
 from seap_export.hashing import sha256_json
-from validation.execution import Execution
+from validation.execution import Execution, Say
 from validation.quiet import quiet_transformers
 from validation.runtimes.table import REFERENCE
 from validation.zero_shot.figures import ZeroShotFigures
@@ -23,7 +23,6 @@ from validation.zero_shot.tasks import HarnessTask
 
 __all__ = ["evaluate_zero_shot"]
 
-Progress = Callable[[str], None]
 _PERCENT = 10  # between two progress lines
 
 
@@ -36,7 +35,7 @@ def evaluate_zero_shot(
     batch_size: int = 8,
     execution: Execution = Execution(),  # noqa: B008 - frozen
     tokenizer_folder: Path | None = None,
-    on_progress: Progress | None = None,
+    on_progress: Say | None = None,
 ) -> dict[str, ZeroShotFigures]:
     """Measures the accuracy of one model on each task, without few-shot examples; torch runs in float32.
 
@@ -98,7 +97,7 @@ def _ask(
     return answers["results"], answers["samples"]
 
 
-def _meter(on_progress: Progress | None) -> Callable[[int, int], None]:
+def _meter(on_progress: Say | None) -> Callable[[int, int], None]:
     """Turns counts of sequences into a progress line every few per cent, on a stderr the harness does not write to."""
     stderr, done = sys.stderr, 0
 

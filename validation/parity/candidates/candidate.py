@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from seap_export.extras import installed_versions
 from seap_export.families import ModelSpec
 from validation.array_store import ArrayStore
 from validation.checkpoint import Change
-from validation.execution import Execution
+from validation.execution import Execution, Say
 from validation.parity.compared import Compared
 from validation.parity.profiles import Limits, Noise, Pass, passes, single_pass
 from validation.parity.references import Reference, TokenSequence, measure_rounding_noise
@@ -30,7 +30,6 @@ from validation.runtimes.table import open_runtime, require_runtime, runtime_row
 
 __all__ = ["ParityInput", "Reads", "RuntimeCandidate", "arithmetic_of", "open_candidate"]
 
-Progress = Callable[[str], None]
 References = Mapping[TokenSequence, Reference]
 
 
@@ -48,7 +47,7 @@ class ParityInput:
     folder: Path
     spec: ModelSpec
     execution: Execution
-    say: Progress
+    say: Say
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class RuntimeCandidate:
         """What the report says about the form of the files, as JSON values."""
         return self.format.settings()
 
-    def claim(self, cases: Sequence[Case], say: Progress) -> None:
+    def claim(self, cases: Sequence[Case], say: Say) -> None:
         """Refuses cases for which there is not enough memory, before the references run, which take long.
 
         Raises:

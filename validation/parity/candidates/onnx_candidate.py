@@ -27,7 +27,8 @@ from seap_export.runtime.driver import gpu_name
 from seap_export.runtime.files import decoder_options
 from seap_export.runtime.session import nodes_by_provider, open_session, probe
 from validation.array_store import ArrayStore
-from validation.parity.candidates.candidate import ParityInput, Progress, Reads, References, RuntimeCandidate
+from validation.execution import Say
+from validation.parity.candidates.candidate import ParityInput, Reads, References, RuntimeCandidate
 from validation.parity.compared import Compared, compare_served, served_cases
 from validation.parity.profiles import SERVED, Limits, Pass, passes
 from validation.parity.report import Conditions
@@ -61,7 +62,7 @@ class OnnxCandidate(RuntimeCandidate):
         """As the graph records it."""
         return self._form.to_json()
 
-    def claim(self, cases: Sequence[Case], say: Progress) -> None:
+    def claim(self, cases: Sequence[Case], say: Say) -> None:
         """A session that does not fit may read its weights from the file."""
         parity_input, calls = self._input, [calls_of(case) for case in cases]
         self._mapped = claim_memory(self._model, calls, parity_input.execution, say)
