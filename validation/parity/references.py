@@ -135,7 +135,7 @@ def measure_exact_noise(
         store: Holds them.
         say: Receives a line about each sequence.
     """
-    runner.use_other_attention()
+    runner.use_attention("sdpa")
     kernel = _differences(runner, references, store, "another attention kernel", say)
     runner.change_weights(narrow(torch.float64))
     exact = _differences(runner, references, store, "float32", say)
@@ -215,7 +215,7 @@ def measure_rounding_noise(
     tied = _tied_divergence(runner, references, store, spec, precision, say)
     if not _round_alike(runner, spec, precision, scaling, provider, whole_rows=whole_rows):
         return {}, 0.0
-    runner.use_other_attention()
+    runner.use_attention("sdpa")
     rounded, largest = _divergence(runner, references, store, spec, precision.name, say)
     return {sequence: rounded[sequence] | tied.get(sequence, Noise()) for sequence in rounded}, largest
 

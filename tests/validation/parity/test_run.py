@@ -57,7 +57,7 @@ def fp32(max_abs: float) -> Limits:
 class FakeTorch:
     spec = model_spec(CONFIG)
 
-    def use_other_attention(self) -> None: ...
+    def use_attention(self, name: str) -> None: ...
 
     def change_weights(self, change: Change) -> None: ...
 
@@ -291,7 +291,7 @@ def test_what_torch_itself_cannot_tell_is_let_pass(
 
     assert not run(spoil).passed
     monkeypatch.setattr(FakeTorch, "logits", noisy)
-    monkeypatch.setattr(FakeTorch, "use_other_attention", lambda self: attention.append("sdpa"))
+    monkeypatch.setattr(FakeTorch, "use_attention", lambda self, name: attention.append(name))
     monkeypatch.setattr(FakeTorch, "change_weights", change)
     assert run(spoil).passed
     assert dtypes == [torch.float32, torch.float64, torch.float32]

@@ -186,10 +186,10 @@ class TorchRunner:
         self.pass_layers([passage], keep=True)
         return self._stock.finish(passage)[-1]
 
-    def use_other_attention(self) -> None:
-        """Switches to another attention implementation, if the class has one that computes the model."""
+    def use_attention(self, name: str) -> None:
+        """Switches to an attention implementation of transformers', if the class has it and it computes the model."""
         with contextlib.suppress(ValueError):  # a class may refuse it; Gemma 2's does even without a soft cap
-            self.model.set_attn_implementation(self._fastest or "sdpa")
+            self.model.set_attn_implementation(self._fastest or name)
 
     def change_weights(self, change: Change) -> None:
         """Changes the weights, after the changes before it."""
