@@ -6,6 +6,7 @@ import errno
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -27,11 +28,12 @@ _ENVIRONMENT, _INTERRUPTED = 6, 130
 
 
 class Failure(click.ClickException):
-    """A message and the exit code that goes with it."""
+    """A message and the exit code that goes with it, and what was found, for --json."""
 
-    def __init__(self, message: str, exit_code: int) -> None:
+    def __init__(self, message: str, exit_code: int, report: Any = None) -> None:
         super().__init__(message)
         self.exit_code = exit_code  # type: ignore[misc]  # a class variable in click's eyes
+        self.report = report
 
 
 def is_panic(error: BaseException) -> bool:

@@ -83,7 +83,7 @@ class _Commands(click.Group):
             code = super().main(arguments, **{**extra, "prog_name": "seap-export", "standalone_mode": False})
         except click.ClickException as error:
             code = error.exit_code
-            _print_error(_one_line(error), code, as_json="--json" in arguments)
+            _print_error(error, _one_line(error), as_json="--json" in arguments)
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -154,11 +154,13 @@ def _one_line(error: click.ClickException) -> str:
     return message
 
 
-def _print_error(message: str, code: int, as_json: bool) -> None:
+def _print_error(error: click.ClickException, message: str, as_json: bool) -> None:
+    report = getattr(error, "report", None)
     with suppress(BrokenPipeError):
         click.echo(f"Error: {message}", err=True)
         if as_json:
-            print_json({"error": {"message": message, "exit_code": code}})
+            values = {"error": {"message": message, "exit_code": error.exit_code}}
+            print_json(values if report is None else {**values, "report": report})
 
 
 @click.group(cls=_Commands, epilog=_EPILOG, context_settings=_HELP_OPTIONS)

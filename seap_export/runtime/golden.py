@@ -60,7 +60,8 @@ class GoldenComparison:
 
     def to_json(self) -> dict[str, Any]:
         """The comparison as JSON values."""
-        return {"schema": GOLDEN_SCHEMA, "verdict": "failed" if self.reasons else "passed", **asdict(self)}
+        values = {"schema": GOLDEN_SCHEMA, "verdict": "failed" if self.reasons else "passed", **asdict(self)}
+        return {**values, "mean_kl": self.mean_kl if np.isfinite(self.mean_kl) else None}
 
 
 def write_golden(

@@ -119,6 +119,7 @@ def evaluate_command(console: Console, path: str, **options: Any) -> None:
       seap-export evaluate pruned/piqa-0.2 --dense ./SmolLM2-135M --zero-shot piqa=piqa.toml --limit 500
       seap-export evaluate pruned/gsm8k-0.2 --dense ./SmolLM2-135M --generate gsm8k=gsm8k_test.toml --limit 200
     """
+    from seap_export.cli.errors import Failure
     from seap_export.errors import QualityFailure
 
     report = evaluate(path, **options, progress=console)
@@ -127,7 +128,7 @@ def evaluate_command(console: Console, path: str, **options: Any) -> None:
         return
     if not report.passed:
         console.text(_summary(report))
-        raise QualityFailure(f"{path}: {'; '.join(report.reasons)}")
+        raise Failure(f"{path}: {'; '.join(report.reasons)}", QualityFailure.exit_code, report.to_json())
     console.result(report.to_json(), _summary(report))
 
 

@@ -108,7 +108,7 @@ def export_command(console: Console, **options: Any) -> None:
     console.say(step_table(result.steps))
     if not result.passed:
         console.text(export_text(result))
-        raise Failure(result.failure, result.report.exit_code)
+        raise Failure(result.failure, result.report.exit_code, export_json(result))
     console.result(export_json(result), export_text(result))
 
 

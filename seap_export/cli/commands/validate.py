@@ -161,7 +161,7 @@ def _show(console: Console, report: ValidationReport) -> None:
         console.result(report.to_json(), text)
         return
     console.text(text)
-    raise Failure(report.failure, report.exit_code)
+    raise Failure(report.failure, report.exit_code, report.to_json())
 
 
 def _measured(report: ValidationReport) -> str:
@@ -178,6 +178,7 @@ def _name(check: Check) -> str:
 
 
 def _against_golden(console: Console, path: Path, golden: Path, options: dict[str, Any]) -> None:
+    from seap_export.cli.errors import Failure
     from seap_export.errors import ParityFailure, UsageError
     from seap_export.runtime.golden import compare_with_golden
 
@@ -193,5 +194,6 @@ def _against_golden(console: Console, path: Path, golden: Path, options: dict[st
     comparison = compare_with_golden(path, golden, options["provider"], options["threads"])
     if comparison.reasons:
         console.text(comparison.summary)
-        raise ParityFailure(f"{path}: {'; '.join(comparison.reasons[:3])}")
+        message = f"{path}: {'; '.join(comparison.reasons[:3])}"
+        raise Failure(message, ParityFailure.exit_code, comparison.to_json())
     console.result(comparison.to_json(), comparison.summary)

@@ -143,6 +143,7 @@ def test_the_gate_fails_after_the_report_was_written(run: Run, done: Path, work:
     assert outcome.out.startswith("a-0.4: task a, ratio ")
     error = _report(run, *command[1:4], "--max-kl", "1e-6", code=4)
     assert error["error"]["exit_code"] == 4
+    assert error["report"] == report
 
 
 def test_accuracy_retained_is_gated(run: Run, done: Path, quiz: Path) -> None:

@@ -129,7 +129,9 @@ def test_what_is_damaged_is_told_and_not_run(run: Run, done: Path) -> None:
     assert outcome.code == 7
     message = "a-0.2: integrity: out/a-0.2/onnx/model.onnx.data differs from its SHA-256 in manifest.json"
     assert outcome.err == f"Error: {message}; 1 more check failed\n"
-    assert json.loads(outcome.out)["error"] == {"message": f"{message}; 1 more check failed", "exit_code": 7}
+    said = json.loads(outcome.out)
+    assert said["error"] == {"message": f"{message}; 1 more check failed", "exit_code": 7}
+    assert (said["report"]["verdict"], said["report"]["failure"]) == ("failed", said["error"]["message"])
 
 
 def test_a_stale_file_is_stopped(run: Run, done: Path) -> None:

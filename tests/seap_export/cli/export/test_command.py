@@ -261,7 +261,9 @@ def test_a_parity_failure_stays_one(run: Run, work: Path) -> None:
 
     again = run(*ONE, *limits(work, 1e-9), "--quiet", "--json")
     assert again.code == 3
-    assert json.loads(again.out) == {"error": {"message": message.removeprefix("Error: "), "exit_code": 3}}
+    said = json.loads(again.out)
+    assert said["error"] == {"message": message.removeprefix("Error: "), "exit_code": 3}
+    assert said["report"]["a-0.2"]["parity"]["onnx"]["verdict"] == "failed"
     assert tree(work / "out") == before
 
     smallest = report["smallest_passing_limits"]["max_abs"]
