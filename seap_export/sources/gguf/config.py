@@ -46,7 +46,7 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
     hidden_size, heads = file.whole("embedding_length"), max(file.by_layer("attention.head_count"))
     head_dim = file.whole("attention.key_length", hidden_size // heads)
     if file.whole("attention.value_length", head_dim) != head_dim:
-        raise InputError(f"{file.path}: values of another width than keys are not supported")
+        raise InputError(f"{file.path}: values of another width than keys are not supported; give another model")
     config = {
         "architectures": [family.architecture],
         "model_type": family.model_type,

@@ -71,7 +71,7 @@ class GgufFile:
         if isinstance(value, list) and len(set(value)) == 1:
             value = value[0]
         if isinstance(value, list):
-            raise InputError(f"{self.path}: '{key}' differs by layer; only models with uniform layers are supported")
+            raise InputError(f"{self.path}: '{key}' differs by layer; give a model of uniform layers")
         return self._positive(key, value)
 
     def by_layer(self, key: str, default: Sequence[int] | None = None) -> list[int]:
@@ -84,7 +84,9 @@ class GgufFile:
         if not isinstance(value, list) or not self.is_uneven:
             return [self.whole(key, None if default is None else default[0])] * layers
         if len(value) != layers:
-            raise InputError(f"{self.path}: metadata '{key}' has {len(value)} numbers for {layers} layers")
+            raise InputError(
+                f"{self.path}: metadata '{key}' has {len(value)} numbers for {layers} layers; download it again"
+            )
         return [self._positive(key, number) for number in value]
 
     @property
@@ -96,7 +98,9 @@ class GgufFile:
         """
         number = self.whole("block_count")
         if number > len(self.tensors):
-            raise InputError(f"{self.path}: damaged: {number} layers in {len(self.tensors)} tensors")
+            raise InputError(
+                f"{self.path}: damaged: {number} layers in {len(self.tensors)} tensors; download it again"
+            )
         return number
 
     @property
@@ -106,7 +110,9 @@ class GgufFile:
 
     def _positive(self, key: str, value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise InputError(f"{self.path}: metadata '{key}' must be a positive whole number, not {value!r}")
+            raise InputError(
+                f"{self.path}: metadata '{key}' must be a positive whole number, not {value!r}; download it again"
+            )
         return value
 
     def number(self, key: str, default: float) -> float:
@@ -117,7 +123,7 @@ class GgufFile:
         """
         value = self.get(key, default)
         if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-            raise InputError(f"{self.path}: metadata '{key}' must be a number, not {value!r}")
+            raise InputError(f"{self.path}: metadata '{key}' must be a number, not {value!r}; download it again")
         return float(str(np.float32(value)))
 
     def unread(self) -> list[str]:
@@ -167,9 +173,9 @@ def _read_header(path: Path) -> tuple[Mapping[str, Any], Mapping[str, GgufTensor
     try:
         return read_header(path)
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
+        raise InputError(f"{path}: no such file; check the path") from error
     except OSError as error:
-        raise InputError(f"{path}: not a readable file ({error.strerror})") from error
+        raise InputError(f"{path}: not a readable file ({error.strerror}); check its permissions") from error
     except ValueError as error:
         reason = str(error).replace("\n", " ")
         raise InputError(f"{path}: truncated or not a GGUF file ({reason}); download it again") from error

@@ -27,7 +27,9 @@ def rope_keys(file: GgufFile, head_dim: int) -> dict[str, Any]:
     rotation = file.family.rotation
     rotated = file.whole("rope.dimension_count", head_dim)
     if rotated != head_dim and not rotation.partial:
-        raise InputError(f"{file.path}: partial rotation is not supported for {file.form.architecture}")
+        raise InputError(
+            f"{file.path}: partial rotation is not supported for {file.form.architecture}; give another model"
+        )
     theta = file.number("rope.freq_base", 10000.0)
     scaling = _scaling(file, theta, rotated)
     if rotation.query_scaling:
@@ -49,7 +51,8 @@ def _scaling(file: GgufFile, theta: float, rotated: int) -> dict[str, Any] | Non
         return _longrope(file)
     if (scale := file.number("rope.scaling.attn_factor", 1.0)) != 1.0:
         raise InputError(
-            f"{file.path}: 'rope.scaling.attn_factor' {scale:g} is not supported for rope scaling '{kind}'"
+            f"{file.path}: 'rope.scaling.attn_factor' {scale:g} is not supported for rope scaling '{kind}'; "
+            "give the Hugging Face folder"
         )
     if _FREQUENCIES in file.tensors:
         return _llama3(file, theta, rotated)
@@ -60,7 +63,7 @@ def _scaling(file: GgufFile, theta: float, rotated: int) -> dict[str, Any] | Non
     if kind != "yarn":
         raise InputError(
             f"{file.path}: rope scaling '{kind}' is not supported; supported: linear, yarn, llama3, and longrope with "
-            "its factors"
+            "its factors; give another model"
         )
     return _yarn(file, factor)
 
@@ -72,7 +75,9 @@ def _original(file: GgufFile) -> int:
 
 def _yarn(file: GgufFile, factor: float) -> dict[str, Any]:
     if file.number("rope.scaling.yarn_ext_factor", 1.0) != 1.0:
-        raise InputError(f"{file.path}: yarn with 'rope.scaling.yarn_ext_factor' other than 1 is not supported")
+        raise InputError(
+            f"{file.path}: yarn with 'rope.scaling.yarn_ext_factor' other than 1 is not supported; give another file"
+        )
     scaling: dict[str, Any] = {
         "rope_type": "yarn",
         "factor": factor,
