@@ -60,9 +60,9 @@ def file_differences(folder: Path, files: Mapping[str, Content]) -> Iterator[str
 
 def _value_differences(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
     try:
-        stored = read_json(path)
+        stored = read_json(path, "export again")
     except InputError as error:
-        yield f"{error}; export again"
+        yield str(error)
         return
     keys = ", ".join(f"'{key}'" for key in _differing(json.loads(json_text(content)), stored))
     if keys:

@@ -16,26 +16,26 @@ __all__ = ["MAX_JSON_BYTES", "json_text", "read_artifact", "read_json", "read_js
 MAX_JSON_BYTES = 256 * 2**20
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
+def read_json(path: Path, remedy: str = "correct it, or download it again") -> dict[str, Any]:
+    """Reads a JSON object; the errors end with the remedy.
 
     Raises:
         InputError: The file is missing, larger than `MAX_JSON_BYTES` or not a JSON object, or contains a number that
             is not finite.
     """
     if not os.path.exists(path):  # unlike Path.exists, does not raise for an impossible name
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: no such file; {remedy}")
     if not os.path.isfile(path):
-        raise InputError(f"{path}: not a readable JSON file (not a file)")
+        raise InputError(f"{path}: not a readable JSON file (not a file); {remedy}")
     try:
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise ValueError(f"{size / 1e6:.0f} MB, the limit is {MAX_JSON_BYTES / 1e6:.0f} MB")
         value = json.loads(path.read_text("utf-8"), parse_float=_finite, parse_constant=_finite)
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a readable JSON file ({error})") from error
+        raise InputError(f"{path}: not a readable JSON file ({error}); {remedy}") from error
     if not isinstance(value, dict):
-        raise InputError(f"{path}: expected a JSON object")
+        raise InputError(f"{path}: expected a JSON object; {remedy}")
     return value
 
 
@@ -51,9 +51,9 @@ def read_artifact(path: Path) -> dict[str, Any]:
         ArtifactError: The file is missing or is no longer a JSON object.
     """
     try:
-        return read_json(path)
+        return read_json(path, "the file is damaged, export again")
     except InputError as error:
-        raise ArtifactError(f"{error}; the file is damaged, export again") from error
+        raise ArtifactError(str(error)) from error
 
 
 def json_text(value: Any, *, indent: int = 1, sort_keys: bool = False, ensure_ascii: bool = False) -> str:

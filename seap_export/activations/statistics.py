@@ -165,9 +165,9 @@ class Calibration:
             raise ArtifactError(f"{folder}: no calibration found; make one with 'seap-export calibrate'")
         self._folder = folder
         try:
-            self.record = _parse_record(read_json(folder / _RECORD), folder)
+            self.record = _parse_record(read_json(folder / _RECORD, "calibrate again"), folder)
         except InputError as error:
-            raise ArtifactError(f"{error}; calibrate again") from error
+            raise ArtifactError(str(error)) from error
 
     def layer(self, index: int) -> LayerMoments:
         """The moments of one layer."""

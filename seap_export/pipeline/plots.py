@@ -160,9 +160,9 @@ def read_evaluations(paths: Sequence[Path]) -> tuple[QualityPoint, ...]:
 
 def _read_evaluation(path: Path) -> QualityPoint:
     try:
-        report = read_json(path)
+        report = read_json(path, "make a report with 'seap-export evaluate'")
     except InputError as error:
-        raise ArtifactError(f"{error}; make a report with 'seap-export evaluate'") from error
+        raise ArtifactError(str(error)) from error
     return parse_evaluation(report, str(path))
 
 

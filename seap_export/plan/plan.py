@@ -221,9 +221,9 @@ def read_plan(path: Path) -> Plan:
         ArtifactError: There is no such file, it is not a plan of this schema, or it contradicts itself.
     """
     try:
-        values: dict[str, Any] = read_json(path)
+        values: dict[str, Any] = read_json(path, "make the plan with 'seap-export plan'")
     except InputError as error:
-        raise ArtifactError(f"{error}; make the plan with 'seap-export plan'") from error
+        raise ArtifactError(str(error)) from error
     schema = values.pop("schema", None)
     if schema != PLAN_SCHEMA:
         raise ArtifactError(f"{path}: plan schema is {schema!r}, expected {PLAN_SCHEMA!r}")
