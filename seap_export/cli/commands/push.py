@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from seap_export.cli.console import Console, megabytes, table
+from seap_export.cli.console import Console, table
 from seap_export.cli.groups import GroupedCommand, option, titled
 from seap_export.cli.options import output_options
 from seap_export.cli.values import ExistingPath
@@ -38,6 +38,7 @@ def push_command(console: Console, **options: Any) -> None:
       seap-export push pruned me/maths --public
     """
     from seap_export.api.push import push
+    from validation.reports.numbers import megabytes
 
     pushed = push(**options, progress=console)
     values = {name: {**vars(variant), "bytes": variant.bytes} for name, variant in pushed.items()}

@@ -91,6 +91,7 @@ def test_a_dry_run_asks_nothing_of_the_hub(work: Path, hub: Hub, monkeypatch: py
     assert outcome.code == 0, outcome.err
     rows = dict(line.split("  ", 1) for line in outcome.out.splitlines()[1:-1])
     assert {name.removeprefix("me/small/") for name in rows} == {*on_disk(work / "a-0.4"), "README.md"}
+    assert rows["me/small/config.json"].endswith(" kB")
     assert "not uploaded" in outcome.out.splitlines()[-1]
     assert hub.repositories == {}
 
