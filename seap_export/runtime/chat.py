@@ -131,9 +131,12 @@ def rendered(prompt: Prompt, template: ChatTemplate | None, *, raw: bool = False
         raw: Whether a text stays as it is in any case.
 
     Raises:
+        TypeError: The prompt is neither a text nor a list.
         UsageError: Messages are given for a model without a template, or `raw`, or are no messages.
         InputError: The template refuses the messages.
     """
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
+        raise TypeError(f"a prompt is a text or a list of messages, not {prompt!r:.40}")
     if isinstance(prompt, str):
         if raw or template is None:
             return prompt

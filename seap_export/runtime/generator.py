@@ -140,6 +140,8 @@ class Generator:
         self, prompts: Sequence[Prompt], max_new_tokens: int, sampling: Sampling = GREEDY, *, raw: bool = False
     ) -> list[Completion]:
         """The answer to each prompt and why it ended; raises the errors of `generate`."""
+        if isinstance(prompts, str):  # its letters are no prompts
+            raise TypeError(f"several prompts are a list, not {prompts!r:.40}; give [prompt]")
         rows = [self.token_ids(prompt, raw=raw) for prompt in prompts]
         return [
             Completion(self._text_after(row, new), tuple(new), self.stop(new, max_new_tokens), len(row))

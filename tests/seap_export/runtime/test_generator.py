@@ -104,6 +104,11 @@ def test_requests_that_mean_nothing(pristine: Path) -> None:
         generator.generate("the", 0)
     with pytest.raises(InputError, match="has no token"):
         generator.generate("  ", 1)
+    for nothing in (None, 5, b"the"):
+        with pytest.raises(TypeError, match="a text or a list of messages"):
+            generator.generate(nothing, 1)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"give \[prompt\]"):
+        generator.generate_batch("the", 1)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.onnx.data", "genai_config.json", "tokenizer.json"])
