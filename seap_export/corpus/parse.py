@@ -11,6 +11,7 @@ from typing import Any
 
 from seap_export.corpus.answers import LAST_NUMBER, AnswerRule
 from seap_export.corpus.hub import HarnessCorpus, HubCorpus, is_dataset_id, is_harness_name
+from seap_export.corpus.names import is_folder_name
 from seap_export.corpus.readers import CORPUS_SUFFIXES, check_corpus
 from seap_export.corpus.task import ChoiceCompletion, Completion, Task, TemplateCompletion
 from seap_export.errors import InputError, UsageError
@@ -68,7 +69,9 @@ def parse_task(spec: str) -> Task:
         name, source = spec.removeprefix(SAMPLE).partition(":")[0].rpartition("/")[2], spec
     if not name or not source:
         file = source or (f"{name or 'maths'}.jsonl" if equals or not spec else spec)
-        raise UsageError(f"task {spec!r} is malformed; write NAME=FILE, such as {Path(file).stem}={file}")
+        stem = Path(file).stem
+        example = f"{stem if is_folder_name(stem) else 'maths'}={file}"
+        raise UsageError(f"task {spec!r} is malformed; write NAME=FILE, such as {example}")
     return replace(_task(name, source), given_as=source)
 
 

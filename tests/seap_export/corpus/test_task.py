@@ -242,6 +242,7 @@ def test_corpus_is_checked_when_the_task_is_parsed(tmp_path: Path) -> None:
         ("=a.jsonl", "a=a.jsonl"),
         ("a.jsonl", "a=a.jsonl"),
         ("task.toml", "task=task.toml"),
+        ("my texts.jsonl", "maths=my texts.jsonl"),
         ("=openai/gsm8k", "gsm8k=openai/gsm8k"),
     ],
 )
