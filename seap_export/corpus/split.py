@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from seap_export.corpus.task import Sample
 from seap_export.errors import InputError, UsageError
@@ -34,7 +34,7 @@ class Split:
     calibration: tuple[Sample, ...]
     held_out: tuple[Sample, ...]
     num_tokens: int | None = None
-    notices: tuple[str, ...] = ()
+    notices: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         if not self.calibration:

@@ -70,7 +70,7 @@ def cut_to_tokens(source: Source, splits: Mapping[str, Split], settings: Calibra
     most, longest = settings.most_tokens, _longest(source, settings.max_length)
     with quiet_transformers():
         tokenizer = load_tokenizer(source)
-        return {task: _cut_to_tokens(tokenizer, split, most, longest) for task, split in splits.items()}
+        return {task: _cut_to_tokens(task, tokenizer, split, most, longest) for task, split in splits.items()}
 
 
 def warn_of_texts(splits: Mapping[str, Split], spec: ModelSpec, progress: Progress, *, refits: bool = True) -> None:
@@ -110,17 +110,27 @@ def _split(
     return replace(split, notices=tuple(filter(None, (task.notice, chat.notice))))
 
 
-def _cut_to_tokens(tokenizer: Any, split: Split, most: int | None, max_length: int) -> Split:
+def _cut_to_tokens(task: str, tokenizer: Any, split: Split, most: int | None, max_length: int) -> Split:
     """Leaves out the texts from the one on that would exceed `most` tokens; the first one always stays."""
-    number = total = 0
-    for start in range(0, len(split.calibration), _TEXTS):
-        some = split.calibration[start : start + _TEXTS]
-        for ids in tokenizer([sample.text for sample in some])["input_ids"]:
-            more = total + min(len(ids), max_length)
-            if number and most is not None and more > most:
-                return split.calibrated_on(number, total)
-            number, total = number + 1, more
-    return split.calibrated_on(number, total)
+    number = total = whole = 0
+    for length in _lengths(tokenizer, split.calibration):
+        more = total + min(length, max_length)
+        if number and most is not None and more > most:
+            break
+        number, total, whole = number + 1, more, whole + length
+    cut = split.calibrated_on(number, total)
+    if whole <= 2 * total:
+        return cut
+    notice = (
+        f"task '{task}': texts are cut after {max_length} tokens, which leaves out {1 - total / whole:.0%} of their "
+        "tokens; split them, or raise max_length as far as the model has positions"
+    )
+    return replace(cut, notices=(*cut.notices, notice))
+
+
+def _lengths(tokenizer: Any, samples: Sequence[Sample]) -> Iterator[int]:
+    for start in range(0, len(samples), _TEXTS):
+        yield from map(len, tokenizer([sample.text for sample in samples[start : start + _TEXTS]])["input_ids"])
 
 
 def _longest(source: Source, max_length: int) -> int:

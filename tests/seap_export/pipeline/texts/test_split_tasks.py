@@ -80,3 +80,15 @@ def test_fewer_tokens_than_the_refit_has_inputs_are_worth_a_warning(tmp_path: Pa
     ]
     warn_of_texts({"a": split}, spec, listening, refits=False)
     assert len(listening.warnings) == 1
+
+
+@pytest.mark.parametrize(("max_length", "warnings"), [(2, 1), (8, 0)])
+def test_texts_of_which_more_than_half_is_cut_are_worth_a_warning(
+    tmp_path: Path, corpus: Path, max_length: int, warnings: int
+) -> None:
+    source = open_source(str(write_micro_model(tmp_path / "m", model_type="llama")))
+    listening = Listening()
+    splits = split_tasks(source, parse_tasks([f"a={corpus}"]), CalibrationSettings(max_length=max_length))
+    warn_of_texts(splits, source.spec, listening)
+    assert len(listening.warnings) == warnings
+    assert all("'a': texts are cut after 2 tokens, which leaves out 65%" in line for line in listening.warnings)
