@@ -183,8 +183,9 @@ def open_subject(path: str, dense: str | None, request: EvaluationRequest, progr
         EnvironmentFailure: A model on the hub cannot be downloaded.
     """
     folder = Path(os.path.expanduser(path))
-    if Export(folder).exists:
-        raise UsageError(f"{path} contains several variants; give one of them, such as {path}/TASK-0.2")
+    if (export := Export(folder)).exists:
+        example = next((variant.path for variant in export.variants), folder / "TASK-0.2")
+        raise UsageError(f"{path} is a whole export; give a variant in it, such as {example}")
     variant = Variant(folder)
     if Variant(folder.parent).plan_file.is_file() and folder.is_dir():
         raise UsageError(f"{path} is part of a variant; give the variant's folder, {folder.parent}")
@@ -211,7 +212,8 @@ def _dense_alone(path: str, dense: str | None, request: EvaluationRequest) -> Su
         refuse_missing(Path(os.path.expanduser(path)))
     if dense is not None or request.texts or request.max_kl is not None or request.min_accuracy_retained is not None:
         raise UsageError(
-            f"{path} is not a variant, so --dense has no effect; give a variant's folder, such as OUT/TASK-0.2"
+            f"{path} is no variant, and only one is compared with its dense model; give a variant's folder, such as "
+            "OUT/TASK-0.2, or leave out --dense, --text, --max-kl and --min-accuracy-retained"
         )
     if set(request.fixed_folders) - {"hf"}:
         raise UsageError(
