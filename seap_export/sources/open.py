@@ -78,6 +78,8 @@ def _download(model: str) -> Path:
 def _folder_source(folder: Path, name: str) -> Source:
     if not (folder / "config.json").is_file():
         refuse_adapter(folder)
+        if file := min(folder.glob("*.gguf"), default=None):
+            raise InputError(f"{folder}: no config.json; give a .gguf file in it, such as {file}")
         raise InputError(f"{folder}: no config.json; a model folder needs config.json, safetensors and a tokenizer")
     values = read_json(folder / "config.json")
     config, wrapper = language_config(values), wrapper_of_model_type(values.get("model_type"))

@@ -102,6 +102,12 @@ def test_a_pointer_of_git_lfs_is_refused(tmp_path: Path) -> None:
         SafetensorsReader(tmp_path)
 
 
+def test_a_folder_of_gguf_files_names_one(tmp_path: Path) -> None:
+    (tmp_path / "model.Q8_0.gguf").write_bytes(b"GGUF")
+    with pytest.raises(InputError, match=r"no config\.json; give a \.gguf file in it, such as .*/model\.Q8_0\.gguf"):
+        open_source(str(tmp_path))
+
+
 def test_an_adapter_is_refused(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}", "utf-8")
     with pytest.raises(InputError, match="merge it into its base model"):
