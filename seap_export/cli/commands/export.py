@@ -158,4 +158,4 @@ def _variants_text(planned: Preview) -> str:
         ]
         for row in planned.variants
     ]
-    return table(["variant", "calibration texts", "held out", "distilled", "size, about", ""], rows)
+    return table(["variant", "calibration texts", "held out", "distilled", "folder, about", ""], rows)
