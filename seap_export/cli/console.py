@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
 from seap_export.api.progress import PrintedProgress
 
-__all__ = ["Console", "difference", "megabytes", "print_json", "table"]
+__all__ = ["Console", "difference", "megabytes", "print_json", "quoted", "table"]
 
 
 class Console(PrintedProgress):
@@ -59,6 +60,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def megabytes(number: int) -> str:
     """A size in bytes as MB (10^6 bytes)."""
     return f"{number / 1e6:.1f} MB"
+
+
+def quoted(path: Path) -> str:
+    """A path in a command, as the shells of all systems take it; those of Windows know no single quotes."""
+    return f'"{path}"' if " " in str(path) else str(path)
 
 
 def difference(max_abs: float | None) -> str:

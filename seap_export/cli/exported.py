@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from seap_export.api.progress import duration
-from seap_export.cli.console import difference, megabytes, table
+from seap_export.cli.console import difference, megabytes, quoted, table
 from seap_export.cli.frontier import frontier_text
 from seap_export.cli.general_text import general_text_table
 from seap_export.pipeline.folder.names import HF, ONNX, PLAN, QUALITY
@@ -191,9 +191,9 @@ def _next_steps(result: ExportResult) -> Iterator[str]:
     variant = next(iter(result.variants.values()))
     has_onnx = variant.onnx.is_dir()
     commands = {
-        f"generate {variant.path} PROMPT": has_onnx and "let a variant answer",
-        f"route {out} PROMPT": has_onnx and (out / "router").is_dir() and "choose the variant for a prompt",
-        f"validate {out}": "check the files again after copying them",
+        f"generate {quoted(variant.path)} PROMPT": has_onnx and "let a variant answer",
+        f"route {quoted(out)} PROMPT": has_onnx and (out / "router").is_dir() and "choose the variant for a prompt",
+        f"validate {quoted(out)}": "check the files again after copying them",
     }
     width = max(map(len, commands))
     yield "Next:"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from support.product import Interval
 
 from seap_export.cli.commands.bench import speedup_cells
+from seap_export.cli.console import quoted
 from seap_export.cli.exported import measured_cells, measured_heads, no_gains, step_table
 from seap_export.pipeline.folder.performance import StepFigures
 from validation.speed.report import Speedup
@@ -75,3 +77,7 @@ def test_steps_are_summed_up_by_kind() -> None:
         ["shrinking", "2", "5", "s", "700.0", "MB"],
         ["all", "3", "1", "min", "6", "s", "700.0", "MB"],
     ]
+
+
+def test_a_path_in_a_command_can_be_pasted() -> None:
+    assert [quoted(Path(path)) for path in ("out/a-0.2", "my out/a-0.2")] == ["out/a-0.2", '"my out/a-0.2"']
