@@ -19,6 +19,7 @@ _OS_ERRORS = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: "the disk quota is used up; free some space and run the same command again to continue",
     errno.EFBIG: "larger than the file system or 'ulimit -f' allows; raise the limit, or choose another folder",
+    errno.ENOENT: "no such file or folder; check the path",
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.EACCES: "permission denied; choose another folder, or change its permissions",
     errno.EPERM: "not permitted; choose another folder, or change its permissions",

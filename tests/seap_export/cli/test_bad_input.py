@@ -285,6 +285,7 @@ FULL = "disk is full"
         (PermissionError(errno.EACCES, "Permission denied", "out/x"), "out/x: permission denied"),
         (OSError(errno.EROFS, "Read-only", "out/x"), "out/x: the file system is read-only; choose another folder"),
         (OSError(errno.EIO, "Input/output error", "out/x"), "out/x: Input/output error"),
+        (FileNotFoundError(errno.ENOENT, "No such", "out/x"), "out/x: no such file or folder; check the path"),
         (MemoryError(), "out of memory"),
         (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"), "out of memory"),
         (ImportError("libcudart.so"), "a library is missing or broken: libcudart.so; install seap-export again"),
