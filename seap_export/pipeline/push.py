@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seap_export.errors import EnvironmentFailure, UsageError, refuse_missing
+from seap_export.errors import ArtifactError, EnvironmentFailure, UsageError, refuse_missing
 from seap_export.json_file import read_artifact
 from seap_export.pipeline.card.text import with_speed
 from seap_export.pipeline.evaluation.speed import recorded_speed
@@ -96,6 +96,12 @@ def gate(path: Path, progress: Progress) -> ValidationReport:
     """
     contents = open_folder(path)
     variants = contents.variants if isinstance(contents, Export) else () if contents is None else (contents,)
+    for variant in variants:
+        if variant.records is None:
+            raise ArtifactError(
+                f"{variant.path}: the texts to check it on are missing, in calibration/ beside it; run 'seap-export "
+                f"validate {variant.path} --prompt-file FILE', then push with --force"
+            )
     known = {variant.name: _known_parity(variant) for variant in variants if variant.export.exists}
     return validate(path, ValidationRequest(checks=("integrity", "parity", "router")), progress, known)
 

@@ -101,7 +101,7 @@ def _variant_text(result: dict[str, Any]) -> str:
             _quality_text(result["quality"]),
             *([general_text] if general_text else []),
             *([f"warning: {result['warning']}"] if result["warning"] else []),
-            _model_text(result["model"]) if result["model"] else "not pruned yet",
+            _model_text(result["model"]) if result["model"] else "hf is missing: not pruned yet, or not copied",
         ]
     )
 

@@ -108,6 +108,12 @@ def test_an_interrupted_push_goes_on(work: Path, hub: Hub) -> None:
     assert hub.repositories["me/small"].commits == commits == 1
 
 
+def test_a_variant_without_texts_is_told_how_to_check_it(work: Path, hub: Hub) -> None:
+    shutil.copytree("out/a-0.4", "alone")
+    run_here("push", "alone", "me/small", "--dry-run").refused(7, "validate alone --prompt-file", "push with --force")
+    assert run_here("push", "alone", "me/small", "--dry-run", "--force").code == 0
+
+
 def test_what_fails_the_checks_is_not_pushed(work: Path, hub: Hub) -> None:
     config = work / "a-0.4" / "hf" / "config.json"
     config.write_text(config.read_text("utf-8") + "\n", "utf-8")
