@@ -60,7 +60,7 @@ def matmul_blocks(
 def embedding_blocks(g: GraphBuilder, table: QuantizedWeight, ids: ir.Value, name: str) -> ir.Value:
     """Looks up the rows `ids` of a quantised table [vocab, hidden], whose rows are whole numbers of blocks."""
     rows, columns = table.shape
-    flat = g.constant(f"{name}.shape", np.array([rows, columns * table.bits // 8], np.int64))
+    flat = g.ints(rows, columns * table.bits // 8, name=f"{name}.shape")
     packed = g.node("Reshape", [table.packed, flat], f"{name}.rows")  # the same bytes that MatMulNBits reads
     inputs = [packed, ids, table.scales, table.zero_points]
     attributes = {"bits": table.bits, "block_size": table.block_size, "gather_axis": 0, "quantize_axis": 1}

@@ -57,6 +57,15 @@ class GraphBuilder:
         """A small initializer with the content of `array`."""
         return self.initializer(ir.Tensor(np.asarray(array), name=name))
 
+    def ints(self, *values: int, name: str = "") -> ir.Value:
+        """int64 [values], named after them unless it has a name."""
+        label = "_".join(map(str, values)).replace("-", "minus")
+        return self.constant(name or f"ints_{label}", np.array(values, np.int64))
+
+    def integer(self, value: int, name: str) -> ir.Value:
+        """int64 without a dimension."""
+        return self.constant(name, np.array(value, np.int64))
+
     def node(
         self,
         op_type: str,

@@ -202,14 +202,14 @@ def split(
     g: GraphBuilder, x: ir.Value, sizes: Sequence[int], name: str, outputs: Sequence[str]
 ) -> tuple[ir.Value, ...]:
     """Splits the last axis into parts of these sizes, named `{name}.{output}`."""
-    constant = g.constant("sizes_" + "_".join(map(str, sizes)), np.array(sizes, np.int64))
+    constant = g.ints(*sizes, name="sizes_" + "_".join(map(str, sizes)))
     return g.node_with_outputs("Split", [x, constant], name, outputs, attributes={"axis": -1})
 
 
 def split_heads(g: GraphBuilder, x: ir.Value, shape: Sequence[int], name: str) -> ir.Value:
     """Reshapes [batch_size, sequence_length, width]; a 0 in `shape` keeps the dimension at that place."""
     label = "shape_" + "_".join(map(str, shape)).replace("-", "minus")
-    return g.node("Reshape", [x, g.constant(label, np.array(shape, np.int64))], name)
+    return g.node("Reshape", [x, g.ints(*shape, name=label)], name)
 
 
 def rows_at(g: GraphBuilder, x: ir.Value, columns: ir.Value, name: str) -> ir.Value:
@@ -221,5 +221,5 @@ def rows_at(g: GraphBuilder, x: ir.Value, columns: ir.Value, name: str) -> ir.Va
         columns: One for each row, int64 [batch_size].
         name: Name of the node.
     """
-    indices = g.node("Unsqueeze", [columns, g.constant("axes_1_2", np.array([1, 2], np.int64))], f"{name}.indices")
+    indices = g.node("Unsqueeze", [columns, g.ints(1, 2, name="axes_1_2")], f"{name}.indices")
     return g.node("GatherND", [x, indices], name, attributes={"batch_dims": 1})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
@@ -76,7 +75,7 @@ class RotaryTables:
         if number not in self._rows:
             g, name, switch = self._g, f"rows_{number}", self.switch(rope) or 0
             last = row_last()
-            start = skipped = g.constant(f"{name}.start", np.array([switch], np.int64))
+            start = skipped = g.ints(switch, name=f"{name}.start")
             if is_guarded:
                 skipped = self._guarded(start, last, name)
             else:
@@ -92,7 +91,7 @@ class RotaryTables:
         self, offset: int, positions: ir.Value, row_last: Callable[[], ir.Value], *, is_guarded: bool = True
     ) -> ir.Value:
         """The rows of tokens in an embedding of positions that begins at row `offset`; otherwise as `rows`."""
-        start = self._g.constant("positions.offset", np.array([offset], np.int64))
+        start = self._g.ints(offset, name="positions.offset")
         if is_guarded:
             start = self._guarded(start, row_last(), "positions")
         else:
@@ -101,16 +100,13 @@ class RotaryTables:
 
     def _within(self, positions: ir.Value, name: str) -> ir.Value:
         """The last position in place of those beyond."""
-        end = self._g.constant("last_row", np.array([self.positions - 1], np.int64))
+        end = self._g.ints(self.positions - 1, name="last_row")
         return self._g.node("Min", [positions, end], f"{name}.within")
 
     def _guarded(self, number: ir.Value, last: ir.Value, name: str) -> ir.Value:
         """`number`, [1], if the last token of every row has a position."""
         g = self._g
-        limit, axis = (
-            g.constant(label, np.array([value], np.int64))
-            for label, value in (("max_positions", self.positions), ("first_axis", 0))
-        )
+        limit, axis = g.ints(self.positions, name="max_positions"), g.ints(0, name="first_axis")
         largest = g.node("ReduceMax", [last, axis], f"{name}.largest", attributes={"keepdims": 0})
         fits = cast(g, g.node("Less", [largest, limit], f"{name}.fits"), ir.DataType.INT64, f"{name}.guard_width")
         guard = f"{LENGTH_GUARD}_{name.removeprefix('rows_')}"

@@ -68,9 +68,9 @@ def router_graph(table: NDArray[np.float32]) -> GraphBuilder:
     dims = ("batch_size", "length")
     ids, mask = (g.input(name, ir.DataType.INT64, dims) for name in ("input_ids", "attention_mask"))
     logits = rows_of(g, g.constant("logits_of_token", table), ids, "logits")
-    along_length = g.constant("length_axis", np.array([1], np.int64))
+    along_length = g.ints(1, name="length_axis")
     real = g.node("Cast", [mask], "mask.real", attributes={"to": int(ir.DataType.FLOAT)})
-    weights = g.node("Unsqueeze", [real, g.constant("last_axis", np.array([2], np.int64))], "mask.weights")
+    weights = g.node("Unsqueeze", [real, g.ints(2, name="last_axis")], "mask.weights")
     total = g.node(
         "ReduceSum", [multiply(g, logits, weights, "masked"), along_length], "sum", attributes={"keepdims": 0}
     )

@@ -45,9 +45,9 @@ class ConvolutionStates:
     def _expanded(self, channels: int, length: int) -> ir.Value:
         g, label = self._g, "convolution.places"
         if length not in self._rows:
-            axes = g.constant("axes_1_2", np.array([1, 2], np.int64))
+            axes = g.ints(1, 2, name="axes_1_2")
             first = g.node("Unsqueeze", [self._ends(), axes], f"{label}.first_{length}")
             steps = g.constant(f"steps_{length}", np.arange(length, dtype=np.int64).reshape(1, 1, -1))
             self._rows[length] = add(g, first, steps, f"{label}.row_{length}")
-        shape = g.constant(f"channels_{channels}", np.array([1, channels, 1], np.int64))
+        shape = g.ints(1, channels, 1, name=f"channels_{channels}")
         return g.node("Expand", [self._rows[length], shape], f"{label}_{channels}_{length}")

@@ -80,10 +80,8 @@ class CudaDialect(FusedDialect):
         first = g.constant("first_column", np.array([[0]], np.int64))
         is_sound = g.node("Gather", [self._mask, first], f"{name}.first", attributes={"axis": 1})
         if self._reads_positions:  # GroupQueryAttention refuses a cache longer than its tables, but not this
-            last = g.node(
-                "Unsqueeze", [self._last64, g.constant("axes_1_2", np.array([1, 2], np.int64))], f"{name}.last"
-            )
-            limit = g.constant("max_positions", np.array([self._tables.positions], np.int64))
+            last = g.node("Unsqueeze", [self._last64, g.ints(1, 2, name="axes_1_2")], f"{name}.last")
+            limit = g.ints(self._tables.positions, name="max_positions")
             fits = cast(g, g.node("Less", [last, limit], f"{name}.less"), ir.DataType.INT64, f"{name}.fits")
             is_sound = multiply(g, is_sound, fits, f"{name}.sound")
         divisor = cast(g, is_sound, self._tables.precision.onnx_dtype, f"{name}.divisor")
@@ -92,12 +90,12 @@ class CudaDialect(FusedDialect):
     @cached_property
     def last_columns(self) -> ir.Value:
         """That of the last real token in a prompt, which may be padded; the end of the call in later calls."""
-        g, one = self._g, self._g.constant("one", np.array([1], np.int64))
+        g, one = self._g, self._g.ints(1, name="one")
         end = g.node("Sub", [self._width, one], "last_token.end")
         return g.node("Min", [self._last64, end], "last_token.place")
 
     def _counted(self, mask: ir.Value) -> ir.Value:
-        one = self._g.constant("one", np.array([1], np.int64))
+        one = self._g.ints(1, name="one")
         count = self._g.node("ReduceSum", [mask, one], "mask.count", attributes={"keepdims": 0})
         return self._g.node("Sub", [count, one], "mask.last")
 
@@ -107,13 +105,13 @@ class CudaDialect(FusedDialect):
 
     @cached_property
     def _call_positions(self) -> tuple[ir.Value, ir.Value]:
-        g, one = self._g, self._g.constant("one", np.array([1], np.int64))
+        g, one = self._g, self._g.ints(1, name="one")
         last = g.node("Unsqueeze", [self._last64, one], "positions.row")
         counted = self._columns
         width = g.node("Unsqueeze", [self._width, one], "positions.width")
         start = g.node("Sub", [last, width], "positions.start")
         # A prompt padded on the right starts at 0.
-        start = g.node("Max", [start, g.constant("before", np.array([-1], np.int64))], "positions.before")
+        start = g.node("Max", [start, g.ints(-1, name="before")], "positions.before")
         return add(g, start, counted, "positions"), last
 
     @cached_property
@@ -126,5 +124,5 @@ class CudaDialect(FusedDialect):
         bounds = np.array([[[np.iinfo(np.int64).max]], [[np.iinfo(np.int64).min]]])
         below = g.node("Less", [self._ids, g.constant("bounds", bounds)], "input_ids.below")
         counts = cast(g, below, ir.DataType.INT64, "input_ids.counts")
-        axes = g.constant("axes_0_2", np.array([0, 2], np.int64))
+        axes = g.ints(0, 2, name="axes_0_2")
         return g.node("ReduceSum", [counts, axes], "input_ids.width", attributes={"keepdims": 0})

@@ -73,7 +73,7 @@ def _shares(
 
     The softmax of the scores and the sink is that of the scores times it.
     """
-    axis = g.constant("last_axis_of_scores", np.array([-1], np.int64))
+    axis = g.ints(-1, name="last_axis_of_scores")
     total = g.node("ReduceLogSumExp", [scores, axis], f"{name}.total", attributes={"keepdims": 1})
     total = split_heads(g, total, (0, attention.num_attention_heads, -1, 1), f"{name}.total.heads")
     wide = cast(g, sinks, ir.DataType.FLOAT, f"{name}.sinks.float32")

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from converters.onnx.graph import operators as op
@@ -133,10 +132,8 @@ class FusedDialect:
     def attention_to(self, query: ir.Value, cache: op.KeyValues, attention: Attention, name: str) -> ir.Value:
         """The same operator with no keys and values to be added to the cache, whose buffer it only reads."""
         g, width = self._g, attention.num_key_value_heads * attention.head_dim
-        start, end, axes = (
-            g.constant(label, np.array(numbers, np.int64))
-            for label, numbers in (("starts", [0, 0]), (f"none_of_{width}", [0, width]), ("axes_1_2", [1, 2]))
-        )
+        start, end = g.ints(0, 0, name="starts"), g.ints(0, width, name=f"none_of_{width}")
+        axes = g.ints(1, 2, name="axes_1_2")
         nothing = g.node("Slice", [query, start, end, axes], f"{name}.nothing")
         inputs = [query, nothing, nothing, cache.key, cache.value, self._last, self._total]
         attributes = _attributes(replace(attention, rope=None))
@@ -196,29 +193,29 @@ class FusedDialect:
     @cached_property
     def real(self) -> ir.Value:
         """Those up to the last one of the call."""
-        g, one = self._g, self._g.constant("one", np.array([1], np.int64))
+        g, one = self._g, self._g.ints(1, name="one")
         ends = g.node("Unsqueeze", [self._ends, one], "input_ids.end")
         real = g.node("LessOrEqual", [self._columns, ends], "input_ids.is_real")
-        axis = g.constant("last_axis", np.array([2], np.int64))
+        axis = g.ints(2, name="last_axis")
         return g.node("Unsqueeze", [real, axis], "input_ids.real")
 
     @cached_property
     def _columns(self) -> ir.Value:
         """1, 2, ... for the columns of this call, int64 [batch_size, sequence_length]."""
-        g, step = self._g, self._g.constant("step", np.array(1, np.int64))
+        g, step = self._g, self._g.integer(1, "step")
         same = g.node("Equal", [self._ids, self._ids], "input_ids.same")
         return g.node("CumSum", [op.cast(g, same, ir.DataType.INT64, "input_ids.ones"), step], "positions.counted")
 
     @cached_property
     def _ends(self) -> ir.Value:
         g = self._g
-        return op.add(g, self.last_columns, g.constant("one", np.array([1], np.int64)), "last_token.columns")
+        return op.add(g, self.last_columns, g.ints(1, name="one"), "last_token.columns")
 
     @cached_property
     def last_columns(self) -> ir.Value:
         """That of the last real token in a prompt, which may be padded; the end of the call in later calls."""
         g = self._g
-        end = g.node("Sub", [self._width, g.constant("one", np.array([1], np.int64))], "last_token.end")
+        end = g.node("Sub", [self._width, g.ints(1, name="one")], "last_token.end")
         return g.node("Min", [self._last64, end], "last_token.place")
 
     @cached_property
@@ -230,7 +227,7 @@ class FusedDialect:
     def is_step(self) -> ir.Value:
         """A row's last position is that of its column in a prompt."""
         g = self._g
-        one, axes = (g.constant(f, np.array(v, np.int64)) for f, v in (("one", [1]), ("axes_1_2", [1, 2])))
+        one, axes = g.ints(1, name="one"), g.ints(1, 2, name="axes_1_2")
         is_single = g.node("Equal", [self._width, one], "input_ids.is_single")
         follows = g.node("Greater", [self._last64, self.last_columns], "input_ids.follows")
         return g.node("Unsqueeze", [g.node("And", [is_single, follows], "input_ids.is_step"), axes], "is_step")
@@ -239,8 +236,8 @@ class FusedDialect:
     def _call_positions(self) -> tuple[ir.Value, ir.Value]:
         """Positions of this call's tokens, and each row's last, int64 [batch_size, 1]."""
         g = self._g
-        zero, one = (g.constant(name, np.array([value], np.int64)) for name, value in (("zero", 0), ("one", 1)))
-        first, step = (g.constant(name, np.array(value, np.int64)) for name, value in (("first", 0), ("step", 1)))
+        zero, one = g.ints(0, name="zero"), g.ints(1, name="one")
+        first, step = g.integer(0, "first"), g.integer(1, "step")
         last = self._last64
         length = g.node("Shape", [self._ids], "positions.length", attributes={"start": 1, "end": 2})
         before = g.node("Sub", [op.add(g, last, one, "positions.count"), length], "positions.before")
@@ -268,8 +265,8 @@ class FusedDialect:
         do: on a GPU it returns 0.)
         """
         g = self._g
-        one, two = (g.constant(name, np.array([value], np.int64)) for name, value in (("one", 1), ("two", 2)))
-        zero = g.constant("first", np.array(0, np.int64))
+        one, two = g.ints(1, name="one"), g.ints(2, name="two")
+        zero = g.integer(0, "first")
         first = g.node("Gather", [mask, zero], "mask.first", attributes={"axis": 1})
         lowest = g.node("ReduceMin", [first], "mask.first_lowest", attributes={"keepdims": 1})
         width = g.node("Sub", [two, lowest], "mask.guard_width")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from converters.onnx.graph.blocks import QuantizedWeight
-from converters.onnx.graph.dialects.mixtures import ExpertWeights, Matrix, Routed, ints, routing_weights
+from converters.onnx.graph.dialects.mixtures import ExpertWeights, Matrix, Routed, routing_weights
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
 from converters.onnx.graph.operators import activation, cast, multiply
 from seap_export.families import Experts
@@ -29,9 +29,9 @@ def looped_experts(
     assert weights.gate_up_bias is None
     assert weights.output_bias is None
     hidden_size = _shape(weights.output)[0]
-    tokens = g.node("Reshape", [x, ints(g, -1, hidden_size)], f"{name}.tokens")
+    tokens = g.node("Reshape", [x, g.ints(-1, hidden_size)], f"{name}.tokens")
     routing, indices = routing_weights(g, experts, routed, name)
-    every = g.node("Reshape", [indices, ints(g, -1)], f"{name}.choices")
+    every = g.node("Reshape", [indices, g.ints(-1)], f"{name}.choices")
     needed = g.node("Unique", [every], f"{name}.needed")
     wide = tokens if routed.dtype == _FLOAT else cast(g, tokens, _FLOAT, f"{name}.wide_tokens")
     nothing = g.node("Sub", [wide, wide], f"{name}.no_output")
@@ -71,9 +71,9 @@ def _body(
     read = g.node("GatherND", [tokens, rows], f"{name}.read")
     factors = g.node("GatherND", [of_tokens, rows], f"{name}.factor")
     both = _product(g, read, weights.gate_up, expert, f"{name}.both")
-    end, axis, two = ints(outer, 2 * width), ints(outer, 1), ints(outer, 2)
+    end, axis, two = outer.ints(2 * width), outer.ints(1), outer.ints(2)
     gate, up = (
-        g.node("Slice", [both, ints(outer, start), end, axis, two], f"{name}.{label}")
+        g.node("Slice", [both, outer.ints(start), end, axis, two], f"{name}.{label}")
         for start, label in ((0, "gate"), (1, "up"))
     )
     activated = _activated(g, experts, gate, f"{name}.activated")

@@ -15,7 +15,7 @@ from converters.onnx.graph.operators import add, cast, multiply, scalar, scaled
 from seap_export.families import Experts
 from seap_export.families.sublayers import Gates
 
-__all__ = ["ExpertWeights", "Matrix", "Routed", "fused_experts", "ints", "routing_weights", "standard_experts"]
+__all__ = ["ExpertWeights", "Matrix", "Routed", "fused_experts", "routing_weights", "standard_experts"]
 
 #: The matrices of all experts, [experts, out, in].
 Matrix: TypeAlias = ir.Value | QuantizedWeight
@@ -110,14 +110,14 @@ def fused_experts(
 
 def _sum(g: GraphBuilder, chosen: ir.Value, routed: Routed, name: str) -> ir.Value:
     """The sum of the scores of each token's experts, in the dtype of the graph."""
-    total = g.node("ReduceSum", [chosen, ints(g, -1)], name)
+    total = g.node("ReduceSum", [chosen, g.ints(-1)], name)
     return total if routed.dtype == ir.DataType.FLOAT else cast(g, total, routed.dtype, f"{name}.narrow")
 
 
 def _times(g: GraphBuilder, product: ir.Value, factor: ir.Value, name: str) -> ir.Value:
     """A product [batch_size, sequence_length, hidden_size], times a number for each token."""
     outer = g.node("Shape", [product], f"{name}.outer", attributes={"end": 2})
-    shape = g.node("Concat", [outer, ints(g, 1)], f"{name}.shape", attributes={"axis": 0})
+    shape = g.node("Concat", [outer, g.ints(1)], f"{name}.shape", attributes={"axis": 0})
     return multiply(g, product, g.node("Reshape", [factor, shape], f"{name}.factor"), name)
 
 
@@ -139,7 +139,7 @@ def _nothing(g: GraphBuilder, routed: Routed, name: str) -> ir.Value:
 
 def _chosen(g: GraphBuilder, experts: Experts, routed: Routed, name: str) -> tuple[ir.Value, ir.Value]:
     """The scores of each token's experts, float32 [tokens, experts_per_token], and which these are."""
-    logits, bias, number = routed.logits, routed.selection_bias, ints(g, experts.experts_per_token)
+    logits, bias, number = routed.logits, routed.selection_bias, g.ints(experts.experts_per_token)
     if routed.dtype != ir.DataType.FLOAT:
         logits = cast(g, logits, ir.DataType.FLOAT, f"{name}.wide_logits")
     if experts.scores == "sparsemixer":
@@ -162,11 +162,11 @@ def _mixed(g: GraphBuilder, experts: Experts, logits: ir.Value, name: str) -> tu
     never = g.constant("never", np.array(_NEVER, np.float32))
     farthest = scalar(g, 2 * experts.tolerance, ir.DataType.FLOAT)
     best, indices = g.node_with_outputs(
-        "TopK", [logits, ints(g, experts.experts_per_token)], f"{name}.chosen", ["values", "indices"]
+        "TopK", [logits, g.ints(experts.experts_per_token)], f"{name}.chosen", ["values", "indices"]
     )
     sizes, left, scores = g.node("Abs", [logits], f"{name}.sizes"), logits, []
     for rank in range(experts.experts_per_token):
-        label, window = f"{name}.{rank}", (ints(g, rank), ints(g, rank + 1), ints(g, 1))
+        label, window = f"{name}.{rank}", (g.ints(rank), g.ints(rank + 1), g.ints(1))
         first, index = (
             g.node("Slice", [value, *window], f"{label}.{part}")
             for value, part in ((best, "best"), (indices, "index"))
@@ -176,7 +176,7 @@ def _mixed(g: GraphBuilder, experts: Experts, logits: ir.Value, name: str) -> tu
         is_worse = g.node("Greater", [distance, farthest], f"{label}.is_worse")
         among = g.node("Where", [is_worse, never, left], f"{label}.among")
         ratios = g.node("Exp", [g.node("Sub", [among, first], f"{label}.below")], f"{label}.ratios")
-        total = g.node("ReduceSum", [ratios, ints(g, -1)], f"{label}.sum")
+        total = g.node("ReduceSum", [ratios, g.ints(-1)], f"{label}.sum")
         scores.append(g.node("Reciprocal", [total], f"{label}.score"))
         hidden = g.node("Expand", [never, g.node("Shape", [index], f"{label}.shape")], f"{label}.never")
         left = g.node("ScatterElements", [left, index, hidden], f"{label}.left", attributes={"axis": -1})
@@ -186,12 +186,6 @@ def _mixed(g: GraphBuilder, experts: Experts, logits: ir.Value, name: str) -> tu
 def _is_usual(experts: Experts) -> bool:
     """Whether the router is one that operators know."""
     return experts.scores == "softmax" and not experts.has_selection_bias
-
-
-def ints(g: GraphBuilder, *values: int) -> ir.Value:
-    """int64 [values]."""
-    label = "_".join(map(str, values)).replace("-", "minus")
-    return g.constant(f"ints_{label}", np.array(values, np.int64))
 
 
 def standard_experts(
@@ -222,14 +216,14 @@ def standard_experts(
         return g.node("Transpose", [value], f"{name}.{label}", attributes={"perm": order})
 
     hidden_size = int(output.shape.numpy()[1])  # type: ignore[union-attr]
-    tokens = g.node("Reshape", [x, ints(g, 1, -1, hidden_size)], f"{name}.tokens")
+    tokens = g.node("Reshape", [x, g.ints(1, -1, hidden_size)], f"{name}.tokens")
     both = g.node("MatMul", [tokens, transposed(gate_up, (0, 2, 1), "gate_up")], f"{name}.both")
     if weights.gate_up_bias is not None:
-        bias = g.node("Unsqueeze", [weights.gate_up_bias, ints(g, 1)], f"{name}.gate_up_bias")
+        bias = g.node("Unsqueeze", [weights.gate_up_bias, g.ints(1)], f"{name}.gate_up_bias")
         both = add(g, both, bias, f"{name}.both_biased")
-    end, axis, step = ints(g, 2 * experts.moe_intermediate_size), ints(g, 2), ints(g, 2)
+    end, axis, step = g.ints(2 * experts.moe_intermediate_size), g.ints(2), g.ints(2)
     gate, up = (
-        g.node("Slice", [both, ints(g, start), end, axis, step], f"{name}.{label}")
+        g.node("Slice", [both, g.ints(start), end, axis, step], f"{name}.{label}")
         for start, label in ((0, "gate"), (1, "up"))
     )
     if experts.gates == Gates():
@@ -237,13 +231,13 @@ def standard_experts(
     else:
         neurons = _gated(g, experts.gates, gate, up, routed.dtype, name)
     routing = transposed(routing_weights(g, experts, routed, name)[0], (1, 0), "weights_by_expert")
-    routing = g.node("Unsqueeze", [routing, ints(g, 2)], f"{name}.weights_by_neuron")
+    routing = g.node("Unsqueeze", [routing, g.ints(2)], f"{name}.weights_by_neuron")
     weighted = multiply(g, neurons, routing, f"{name}.weighted")
     written = g.node("MatMul", [weighted, transposed(output, (0, 2, 1), "output_projection")], f"{name}.written")
     if weights.output_bias is not None:
-        bias = g.node("Unsqueeze", [weights.output_bias, ints(g, 1)], f"{name}.output_bias")
+        bias = g.node("Unsqueeze", [weights.output_bias, g.ints(1)], f"{name}.output_bias")
         written = add(g, written, multiply(g, routing, bias, f"{name}.weighted_bias"), f"{name}.written_biased")
-    total = g.node("ReduceSum", [written, ints(g, 0)], f"{name}.total", attributes={"keepdims": 0})
+    total = g.node("ReduceSum", [written, g.ints(0)], f"{name}.total", attributes={"keepdims": 0})
     return g.node("Reshape", [total, g.node("Shape", [x], f"{name}.shape")], name)
 
 
@@ -262,7 +256,7 @@ def routing_weights(g: GraphBuilder, experts: Experts, routed: Routed, name: str
     """The weight of each expert for each token, times its scale, [tokens, experts], and the experts of each token."""
     chosen, indices = _chosen(g, experts, routed, name)
     if experts.is_normalised:
-        total = g.node("ReduceSum", [chosen, ints(g, -1)], f"{name}.sum")
+        total = g.node("ReduceSum", [chosen, g.ints(-1)], f"{name}.sum")
         chosen = g.node("Div", [chosen, total], f"{name}.normalised")
     chosen = scaled(g, chosen, experts.scaling, ir.DataType.FLOAT, f"{name}.scaled")
     if routed.expert_scale is not None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 
-import numpy as np
 import onnx_ir as ir
 
 from converters.onnx.graph import operators as op
@@ -67,10 +66,10 @@ class StandardDialect:
         """Gemm, which reads a matrix transposed without a copy but accepts only two dimensions."""
         g = self._g
         vocab_size, hidden_size = (int(size) for size in table.shape.numpy())  # type: ignore[union-attr]
-        rows = g.node("Reshape", [x, g.constant("rows_shape", np.array([-1, hidden_size], np.int64))], f"{name}.rows")
+        rows = g.node("Reshape", [x, g.ints(-1, hidden_size, name="rows_shape")], f"{name}.rows")
         logits = g.node("Gemm", [rows, table], f"{name}.gemm", attributes={"transB": 1})
         outer = g.node("Shape", [x], f"{name}.outer", attributes={"end": 2})
-        width = g.constant("vocab_size", np.array([vocab_size], np.int64))
+        width = g.ints(vocab_size, name="vocab_size")
         return g.node(
             "Reshape", [logits, g.node("Concat", [outer, width], f"{name}.shape", attributes={"axis": 0})], name
         )
@@ -195,7 +194,7 @@ class StandardDialect:
     @cached_property
     def real(self) -> ir.Value:
         """Those with a 1 in the mask."""
-        g, axis = self._g, self._g.constant("last_axis", np.array([2], np.int64))
+        g, axis = self._g, self._g.ints(2, name="last_axis")
         real = op.cast(g, self._new_mask, ir.DataType.BOOL, "input_ids.are_real")
         return g.node("Unsqueeze", [real, axis], "input_ids.which_real")
 
@@ -203,10 +202,7 @@ class StandardDialect:
     def is_step(self) -> ir.Value:
         """One column behind others."""
         g = self._g
-        one, axes, none = (
-            g.constant(label, np.array(value, np.int64))
-            for label, value in (("one", [1]), ("axes_1_2", [1, 2]), ("none", [0]))
-        )
+        one, axes, none = g.ints(1, name="one"), g.ints(1, 2, name="axes_1_2"), g.ints(0, name="none")
         length = g.node("Sub", [self._total, self._past], "input_ids.columns")
         is_single = g.node("Equal", [length, one], "input_ids.is_single")
         follows = g.node("Greater", [self._past, none], "input_ids.follows")
@@ -217,7 +213,7 @@ class StandardDialect:
         """1 for each real token of this call and 0 for padding, [batch_size, sequence_length, 1]."""
         g = self._g
         narrow = op.cast(g, self._new_mask, self._tables.precision.onnx_dtype, "input_ids.is_real")
-        axis = g.constant("last_axis", np.array([2], np.int64))
+        axis = g.ints(2, name="last_axis")
         return g.node("Unsqueeze", [narrow, axis], "input_ids.real")
 
     @cached_property
@@ -228,7 +224,7 @@ class StandardDialect:
     @cached_property
     def _ends(self) -> ir.Value:
         """0 for a row without a token in this call, which keeps its state."""
-        g, axis = self._g, self._g.constant("one", np.array([1], np.int64))
+        g, axis = self._g, self._g.ints(1, name="one")
         counted = op.multiply(
             g, self._new_mask, op.add(g, self._columns, axis, "last_token.numbers"), "last_token.counted"
         )
@@ -238,7 +234,7 @@ class StandardDialect:
     def _columns(self) -> ir.Value:
         """0, 1, ... for the columns of this call, int64 [sequence_length]."""
         g = self._g
-        zero, one = (g.constant(name, np.array(value, np.int64)) for name, value in (("first", 0), ("step", 1)))
+        zero, one = g.integer(0, "first"), g.integer(1, "step")
         length = g.node("Sub", [self._total, self._past], "last_token.length")
         return g.node("Range", [zero, self._scalar(length, "last_token.end"), one], "last_token.places")
 
@@ -246,7 +242,7 @@ class StandardDialect:
     def last_columns(self) -> ir.Value:
         """That of the last 1 in each row's mask."""
         g, mask, columns = self._g, self._new_mask, self._columns
-        axis = g.constant("one", np.array([1], np.int64))
+        axis = g.ints(1, name="one")
         return g.node(
             "ReduceMax",
             [op.multiply(g, mask, columns, "last_token.real"), axis],
@@ -256,16 +252,16 @@ class StandardDialect:
 
     def _row_last(self) -> ir.Value:
         """The position of each row's last token, int64 [batch_size, 1]."""
-        axis = self._g.constant("one", np.array([1], np.int64))
+        axis = self._g.ints(1, name="one")
         return self._g.node("ReduceMax", [self._position_ids, axis], "row_last", attributes={"keepdims": 1})
 
     def _positions(self) -> ir.Value:
         """Number of real tokens before each column of the mask, per row; int64 like the mask."""
         g = self._g
-        one = g.constant("one", np.array([1], np.int64))
-        counted = g.node("CumSum", [self._mask, g.constant("step", np.array(1, np.int64))], "mask.counted")
+        one = g.ints(1, name="one")
+        counted = g.node("CumSum", [self._mask, g.integer(1, "step")], "mask.counted")
         before = g.node("Sub", [counted, one], "mask.before")
-        return g.node("Max", [before, g.constant("none", np.array([0], np.int64))], "mask.positions")
+        return g.node("Max", [before, g.ints(0, name="none")], "mask.positions")
 
     def _causal(self) -> ir.Value:
         """The keys that each new token sees: bool [batch_size, 1, sequence_length, total_sequence_length].
@@ -273,12 +269,12 @@ class StandardDialect:
         Padding sees itself; otherwise its softmax would be empty and give NaN.
         """
         g = self._g
-        zero, one = (g.constant(name, np.array(value, np.int64)) for name, value in (("first", 0), ("step", 1)))
+        zero, one = g.integer(0, "first"), g.integer(1, "step")
         end = self._scalar(self._total, "mask.end")
         keys = g.node("Range", [zero, end, one], "keys")
         flat = g.node("Range", [self._scalar(self._past, "queries.start"), end, one], "queries.flat")
-        queries = g.node("Unsqueeze", [flat, g.constant("one", np.array([1], np.int64))], "queries")
-        axes = g.constant("axes_1_2", np.array([1, 2], np.int64))
+        queries = g.node("Unsqueeze", [flat, g.ints(1, name="one")], "queries")
+        axes = g.ints(1, 2, name="axes_1_2")
         real = g.node("Unsqueeze", [op.cast(g, self._mask, ir.DataType.BOOL, "mask.real"), axes], "keys.real")
         before = g.node("LessOrEqual", [keys, queries], "keys.before")
         itself = g.node("Equal", [keys, queries], "keys.itself")
@@ -288,11 +284,9 @@ class StandardDialect:
         """The visible keys less than `window` positions back; layers with the same window share one mask."""
         g = self._g
         if window not in self._windows:
-            width = g.constant(f"window_{window}", np.array([window], np.int64))
+            width = g.ints(window, name=f"window_{window}")
             start = g.node("Sub", [self._position_ids, width], f"queries.window_{window}")
-            axes_of_queries, axes_of_keys = (
-                g.constant(f"axes_{a}_{b}", np.array([a, b], np.int64)) for a, b in ((1, 3), (1, 2))
-            )
+            axes_of_queries, axes_of_keys = g.ints(1, 3, name="axes_1_3"), g.ints(1, 2, name="axes_1_2")
             queries = g.node("Unsqueeze", [start, axes_of_queries], f"queries.start_{window}")
             keys = g.node("Unsqueeze", [self._all_positions, axes_of_keys], f"keys.positions_{window}")
             near = g.node("Greater", [keys, queries], f"keys.window_{window}")
@@ -301,7 +295,7 @@ class StandardDialect:
 
     def _new_columns(self, x: ir.Value, name: str) -> ir.Value:
         """The columns of this call, out of [batch_size, total_sequence_length]."""
-        one = self._g.constant("one", np.array([1], np.int64))
+        one = self._g.ints(1, name="one")
         return self._g.node("Slice", [x, self._past, self._total, one], name)
 
     def _length(self, x: ir.Value, name: str) -> ir.Value:

@@ -122,13 +122,13 @@ class AttentionWriter(KindWriter):
             def number(label: str, value: float) -> ir.Value:
                 return g.constant(f"query_scaling.{label}", np.array(value, np.float32))
 
-            context = g.constant("query_scaling.context", np.array(scaling.context, np.int64))
+            context = g.integer(scaling.context, "query_scaling.context")
             blocks = g.node("Div", [self._dialect.positions(), context], "query_scaling.blocks")  # rounds down
             blocks = op.cast(g, blocks, ir.DataType.FLOAT, "query_scaling.float32")
             log = g.node("Log", [op.add(g, blocks, number("one", 1.0), "query_scaling.number")], "query_scaling.log")
             scaled = op.multiply(g, log, number("beta", scaling.beta), "query_scaling.scaled")
             factors = op.add(g, scaled, number("one", 1.0), "query_scaling.factors")
             narrow = op.cast(g, factors, self._weights.precision.onnx_dtype, "query_scaling.narrow")
-            axis = g.constant("last_axis", np.array([2], np.int64))
+            axis = g.ints(2, name="last_axis")
             self._factors = g.node("Unsqueeze", [narrow, axis], "query_scaling")
         return self._factors

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
@@ -75,7 +74,7 @@ class ExpertsWriter(KindWriter):
         read, self._routed_by = self._routed_by, None
         logits = op.matmul(self._g, x if read is None else read, table, f"{name}.router", added)
         logits = op.scaled(self._g, logits, experts.factors.get("router", 1.0), self._dtype, f"{name}.router_scaled")
-        flat = self._g.constant(f"shape_experts_{experts.num_experts}", np.array([-1, experts.num_experts], np.int64))
+        flat = self._g.ints(-1, experts.num_experts, name=f"shape_experts_{experts.num_experts}")
         logits = self._g.node("Reshape", [logits, flat], f"{name}.logits")
         bias, scale = (
             self._g.initializer(self._weights.exact(names.tensor(inner, index)))

@@ -60,7 +60,7 @@ class MambaWriter(RecurrentStates):
         times = g.node("Div", [decay32, factor], f"{name}.times")
         times = op.cast(g, times, self._dtype, f"{name}.times.narrow")
         by_head = op.split_heads(g, values, (0, 0, heads, mamba.head_dim), f"{name}.by_head")
-        axis = g.constant("axis_3", np.array([3], np.int64))
+        axis = g.ints(3, name="axis_3")
         written = op.multiply(
             g, by_head, g.node("Unsqueeze", [times, axis], f"{name}.times.column"), f"{name}.written"
         )
@@ -69,7 +69,7 @@ class MambaWriter(RecurrentStates):
         parts = op.Recurrence(query, key, written, decay, None, *sizes)
         recurred = self._dialect.recurrence(parts, self.recurrent[index], f"{name}.recurrence")
         self.recurrent[index] = recurred.present
-        last = g.constant("last_axis_of_1", np.array([1], np.int64))
+        last = g.ints(1, name="last_axis_of_1")
         d = g.node("Unsqueeze", [self._tensor("mamba_d", index), last], f"{name}.d")
         through = op.split_heads(
             g, op.multiply(g, by_head, d, f"{name}.through"), (0, 0, mamba.channels), f"{name}.through.join"
