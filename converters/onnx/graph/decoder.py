@@ -223,7 +223,7 @@ class _Decoder:
     def _lm_head(self, x: ir.Value) -> ir.Value:
         g, block = self._g, self._spec.block
         if self._form.logits == "last":
-            x = op.rows_at(g, x, self._dialect.last_columns, LAST_TOKEN)
+            x = op.rows_at(g, x, self._dialect.tokens.last_columns, LAST_TOKEN)
         x = self._dialect.poisoned(x, POISON)
         x = op.scaled(g, x, block.logits_multiplier, self._dtype, "norm.multiplied")
         is_tied = self._spec.tie_word_embeddings

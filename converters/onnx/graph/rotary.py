@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import onnx_ir as ir
 import torch
 
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import add, cast, multiply
+from converters.onnx.graph.tokens import Tokens
 from converters.onnx.precision import Precision
 from converters.onnx.weights.weights import lazy_tensor
 from seap_export.families import ModelSpec, RopeSpec
@@ -56,9 +57,7 @@ class RotaryTables:
         switch = rope.switches_at
         return switch if switch is not None and switch < self.positions else None
 
-    def rows(
-        self, rope: RopeSpec, positions: ir.Value, row_last: Callable[[], ir.Value], *, is_guarded: bool = True
-    ) -> ir.Value:
+    def rows(self, rope: RopeSpec, tokens: Tokens, *, is_guarded: bool = True) -> ir.Value:
         """The rows of tokens, int64 [batch_size, sequence_length].
 
         As in transformers, all tokens of a call use the table that the length of the input after this call decides on.
@@ -67,14 +66,13 @@ class RotaryTables:
 
         Args:
             rope: The rotation.
-            positions: The tokens' positions, int64 [batch_size, sequence_length]; always the same.
-            row_last: Gives the position of each row's last token, int64 [batch_size, 1].
+            tokens: Always the same.
             is_guarded: Whether a token beyond the model's positions fails.
         """
         number = self._ropes.index(rope)
         if number not in self._rows:
             g, name, switch = self._g, f"rows_{number}", self.switch(rope) or 0
-            last = row_last()
+            positions, last = tokens.positions, tokens.row_last
             start = skipped = g.ints(switch, name=f"{name}.start")
             if is_guarded:
                 skipped = self._guarded(start, last, name)
@@ -87,13 +85,11 @@ class RotaryTables:
             self._rows[number] = add(g, positions, skipped, name) if is_guarded or switch else positions
         return self._rows[number]
 
-    def learned_rows(
-        self, offset: int, positions: ir.Value, row_last: Callable[[], ir.Value], *, is_guarded: bool = True
-    ) -> ir.Value:
+    def learned_rows(self, offset: int, tokens: Tokens, *, is_guarded: bool = True) -> ir.Value:
         """The rows of tokens in an embedding of positions that begins at row `offset`; otherwise as `rows`."""
-        start = self._g.ints(offset, name="positions.offset")
+        positions, start = tokens.positions, self._g.ints(offset, name="positions.offset")
         if is_guarded:
-            start = self._guarded(start, row_last(), "positions")
+            start = self._guarded(start, tokens.row_last, "positions")
         else:
             positions = self._within(positions, "positions")
         return add(self._g, positions, start, "positions.rows")

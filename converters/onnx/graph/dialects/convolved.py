@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import onnx_ir as ir
 
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import Kernels, add
+from converters.onnx.graph.tokens import Tokens
 
 __all__ = ["ConvolutionStates", "swapped"]
 
@@ -23,11 +22,11 @@ class ConvolutionStates:
 
     Args:
         g: The graph.
-        ends: Gives the columns of a call up to each row's last token, int64 [batch_size].
+        tokens: Those of a call.
     """
 
-    def __init__(self, g: GraphBuilder, ends: Callable[[], ir.Value]) -> None:
-        self._g, self._ends = g, ends
+    def __init__(self, g: GraphBuilder, tokens: Tokens) -> None:
+        self._g, self._tokens = g, tokens
         self._rows: dict[int, ir.Value] = {}
         self._indices: dict[tuple[int, int], ir.Value] = {}
 
@@ -46,7 +45,7 @@ class ConvolutionStates:
         g, label = self._g, "convolution.places"
         if length not in self._rows:
             axes = g.ints(1, 2, name="axes_1_2")
-            first = g.node("Unsqueeze", [self._ends(), axes], f"{label}.first_{length}")
+            first = g.node("Unsqueeze", [self._tokens.ends, axes], f"{label}.first_{length}")
             steps = g.constant(f"steps_{length}", np.arange(length, dtype=np.int64).reshape(1, 1, -1))
             self._rows[length] = add(g, first, steps, f"{label}.row_{length}")
         shape = g.ints(1, channels, 1, name=f"channels_{channels}")

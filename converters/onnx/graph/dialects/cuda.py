@@ -7,14 +7,14 @@ cannot be captured as a CUDA graph. So no node here branches on data, and shapes
 from __future__ import annotations
 
 import math
-from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
 
 from converters.onnx.graph.dialects.fused import FusedDialect
+from converters.onnx.graph.dialects.fused_tokens import CudaTokens
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
-from converters.onnx.graph.operators import add, cast, multiply
+from converters.onnx.graph.operators import cast, multiply
 from converters.onnx.graph.rotary import RotaryTables
 from seap_export.families import Attention, RopeSpec
 from seap_export.families.sublayers import Activation
@@ -33,9 +33,10 @@ _SCALES = {"fp32": 30, "bf16": 30, "fp16": 15}
 class CudaDialect(FusedDialect):
     """com.microsoft operators of ONNX Runtime 1.31; see `converters.onnx.graph.dialects.Dialect`."""
 
+    tokens_type = CudaTokens
+
     def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables) -> None:
         super().__init__(g, ids, mask, tables)
-        self._mask = mask
         self._reads_positions = False
 
     @property
@@ -71,58 +72,20 @@ class CudaDialect(FusedDialect):
     def position_rows(self, offset: int) -> ir.Value:
         """The last row for what is beyond it, which `poisoned` tells."""
         self._reads_positions = True
-        positions, last = self._call_positions
-        return self._tables.learned_rows(offset, positions, lambda: last, is_guarded=False)
+        return self._tables.learned_rows(offset, self.tokens, is_guarded=False)
 
     def poisoned(self, x: ir.Value, name: str) -> ir.Value:
         """`x` divided by 1, or by 0 in rows whose first token is padding or whose last is beyond the positions."""
         g = self._g
         first = g.constant("first_column", np.array([[0]], np.int64))
-        is_sound = g.node("Gather", [self._mask, first], f"{name}.first", attributes={"axis": 1})
+        is_sound = g.node("Gather", [self.tokens.mask, first], f"{name}.first", attributes={"axis": 1})
         if self._reads_positions:  # GroupQueryAttention refuses a cache longer than its tables, but not this
-            last = g.node("Unsqueeze", [self._last64, g.ints(1, 2, name="axes_1_2")], f"{name}.last")
+            last = g.node("Unsqueeze", [self.tokens.last, g.ints(1, 2, name="axes_1_2")], f"{name}.last")
             limit = g.ints(self._tables.positions, name="max_positions")
             fits = cast(g, g.node("Less", [last, limit], f"{name}.less"), ir.DataType.INT64, f"{name}.fits")
             is_sound = multiply(g, is_sound, fits, f"{name}.sound")
         divisor = cast(g, is_sound, self._tables.precision.onnx_dtype, f"{name}.divisor")
         return g.node("Div", [x, divisor], name)
 
-    @cached_property
-    def last_columns(self) -> ir.Value:
-        """That of the last real token in a prompt, which may be padded; the end of the call in later calls."""
-        g, one = self._g, self._g.ints(1, name="one")
-        end = g.node("Sub", [self._width, one], "last_token.end")
-        return g.node("Min", [self._last64, end], "last_token.place")
-
-    def _counted(self, mask: ir.Value) -> ir.Value:
-        one = self._g.ints(1, name="one")
-        count = self._g.node("ReduceSum", [mask, one], "mask.count", attributes={"keepdims": 0})
-        return self._g.node("Sub", [count, one], "mask.last")
-
     def _rows(self, rope: RopeSpec) -> ir.Value:
-        positions, last = self._call_positions
-        return self._tables.rows(rope, positions, lambda: last, is_guarded=False)
-
-    @cached_property
-    def _call_positions(self) -> tuple[ir.Value, ir.Value]:
-        g, one = self._g, self._g.ints(1, name="one")
-        last = g.node("Unsqueeze", [self._last64, one], "positions.row")
-        counted = self._columns
-        width = g.node("Unsqueeze", [self._width, one], "positions.width")
-        start = g.node("Sub", [last, width], "positions.start")
-        # A prompt padded on the right starts at 0.
-        start = g.node("Max", [start, g.ints(-1, name="before")], "positions.before")
-        return add(g, start, counted, "positions"), last
-
-    @cached_property
-    def _width(self) -> ir.Value:
-        """The number of tokens of a call, padding included, int64 [batch_size], without asking the host.
-
-        A one and a zero are counted for each token, because ONNX Runtime copies what a sum of single numbers would be.
-        """
-        g = self._g
-        bounds = np.array([[[np.iinfo(np.int64).max]], [[np.iinfo(np.int64).min]]])
-        below = g.node("Less", [self._ids, g.constant("bounds", bounds)], "input_ids.below")
-        counts = cast(g, below, ir.DataType.INT64, "input_ids.counts")
-        axes = g.ints(0, 2, name="axes_0_2")
-        return g.node("ReduceSum", [counts, axes], "input_ids.width", attributes={"keepdims": 0})
+        return self._tables.rows(rope, self.tokens, is_guarded=False)

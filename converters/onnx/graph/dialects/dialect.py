@@ -14,6 +14,7 @@ from converters.onnx.graph.dialects.standard import StandardDialect
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import Attended, Convolved, Kernels, KeyValues, Norm, Recurred, Recurrence
 from converters.onnx.graph.rotary import RotaryTables
+from converters.onnx.graph.tokens import Tokens
 from seap_export.families import Attention, Experts, RopeSpec
 from seap_export.families.sublayers import Activation
 from seap_export.providers import PROVIDERS, DialectName
@@ -23,6 +24,10 @@ __all__ = ["Dialect", "open_dialect"]
 
 class Dialect(Protocol):
     """The operators of one graph, bound to its inputs and rotary tables."""
+
+    @property
+    def tokens(self) -> Tokens:
+        """Where the tokens of this call are."""
 
     @property
     def cache(self) -> str:
@@ -74,9 +79,6 @@ class Dialect(Protocol):
 
     def position_rows(self, offset: int) -> ir.Value:
         """The rows of this call's tokens in an embedding of positions that begins at row `offset`."""
-
-    def positions(self) -> ir.Value:
-        """The position of each token of this call, int64 [batch_size, sequence_length]."""
 
     def attention(
         self,
@@ -144,18 +146,6 @@ class Dialect(Protocol):
         """The RMS norms of groups of `width` channels of `x`, times SiLU of the gate; both [batch_size,
         sequence_length, channels].
         """
-
-    @property
-    def real(self) -> ir.Value:
-        """Which tokens of this call are no padding, bool [batch_size, sequence_length, 1]."""
-
-    @property
-    def is_step(self) -> ir.Value:
-        """Whether this call has a single token, and earlier calls had others, bool [batch_size or 1, 1, 1]."""
-
-    @property
-    def last_columns(self) -> ir.Value:
-        """The column of each row's last real token in this call, int64 [batch_size]."""
 
 
 def open_dialect(

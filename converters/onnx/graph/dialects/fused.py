@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import onnx_ir as ir
 
 from converters.onnx.graph import operators as op
 from converters.onnx.graph.dialects.convolved import ConvolutionStates, swapped
+from converters.onnx.graph.dialects.fused_tokens import FusedTokens
 from converters.onnx.graph.dialects.looped import is_looped, looped_experts
 from converters.onnx.graph.dialects.mixtures import ExpertWeights, Routed, fused_experts
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
@@ -18,10 +18,8 @@ from converters.onnx.graph.rotary import RotaryTables
 from seap_export.families import Attention, Experts, RopeSpec
 from seap_export.families.sublayers import Activation
 
-__all__ = ["LEFT_PADDING_GUARD", "FusedDialect"]
+__all__ = ["FusedDialect"]
 
-#: Name of the node that fails on a left-padded batch; the runtime's error message quotes it.
-LEFT_PADDING_GUARD = "left_padding_is_not_supported_pad_on_the_right"
 #: GroupQueryAttention rotates only heads whose size, and whose number of rotated channels, is a multiple of this.
 _ROTATED_MULTIPLE = 16
 
@@ -31,15 +29,12 @@ class FusedDialect:
 
     cache = "shared"
     state_dtype = ir.DataType.FLOAT
+    tokens_type: type[FusedTokens] = FusedTokens
 
     def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables) -> None:
-        self._g, self._ids, self._tables = g, ids, tables
-        self._last64 = self._counted(mask)
-        width = g.node("Shape", [mask], "mask.width", attributes={"start": 1, "end": 2})
-        total = g.node("Squeeze", [width], "mask.total")
-        self._last = op.cast(g, self._last64, ir.DataType.INT32, "last_position")
-        self._total = op.cast(g, total, ir.DataType.INT32, "total_length")
-        self._states = ConvolutionStates(g, lambda: self._ends)
+        self._g, self._tables = g, tables
+        self.tokens = self.tokens_type(g, ids, mask)
+        self._states = ConvolutionStates(g, self.tokens)
 
     def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
         """Two nodes."""
@@ -100,12 +95,7 @@ class FusedDialect:
 
     def position_rows(self, offset: int) -> ir.Value:
         """Guarded, since a GPU would read past the table."""
-        positions, last = self._call_positions
-        return self._tables.learned_rows(offset, positions, lambda: last)
-
-    def positions(self) -> ir.Value:
-        """As GroupQueryAttention counts them: a row's tokens end at its last position, or begin at 0 in a prompt."""
-        return self._call_positions[0]
+        return self._tables.learned_rows(offset, self.tokens)
 
     def attention(
         self,
@@ -121,7 +111,7 @@ class FusedDialect:
         tables = (None, None) if attention.rope is None else self._tables.caches(attention.rope)
         output, present_key, present_value = self._g.node_with_outputs(
             "GroupQueryAttention",
-            [query, key, value, past.key, past.value, self._last, self._total, *tables, None, None, sinks],
+            [query, key, value, past.key, past.value, *self.tokens.lengths, *tables, None, None, sinks],
             name,
             ["output", "present_key", "present_value"],
             domain=MS_DOMAIN,
@@ -135,7 +125,7 @@ class FusedDialect:
         start, end = g.ints(0, 0, name="starts"), g.ints(0, width, name=f"none_of_{width}")
         axes = g.ints(1, 2, name="axes_1_2")
         nothing = g.node("Slice", [query, start, end, axes], f"{name}.nothing")
-        inputs = [query, nothing, nothing, cache.key, cache.value, self._last, self._total]
+        inputs = [query, nothing, nothing, cache.key, cache.value, *self.tokens.lengths]
         attributes = _attributes(replace(attention, rope=None))
         return g.node("GroupQueryAttention", inputs, name, domain=MS_DOMAIN, attributes=attributes)
 
@@ -190,89 +180,12 @@ class FusedDialect:
         attributes = {"activation": "silu", "epsilon": epsilon}
         return self._g.node("GatedRMSNorm", [x, gain, gate], name, domain=MS_DOMAIN, attributes=attributes)
 
-    @cached_property
-    def real(self) -> ir.Value:
-        """Those up to the last one of the call."""
-        g, one = self._g, self._g.ints(1, name="one")
-        ends = g.node("Unsqueeze", [self._ends, one], "input_ids.end")
-        real = g.node("LessOrEqual", [self._columns, ends], "input_ids.is_real")
-        axis = g.ints(2, name="last_axis")
-        return g.node("Unsqueeze", [real, axis], "input_ids.real")
-
-    @cached_property
-    def _columns(self) -> ir.Value:
-        """1, 2, ... for the columns of this call, int64 [batch_size, sequence_length]."""
-        g, step = self._g, self._g.integer(1, "step")
-        same = g.node("Equal", [self._ids, self._ids], "input_ids.same")
-        return g.node("CumSum", [op.cast(g, same, ir.DataType.INT64, "input_ids.ones"), step], "positions.counted")
-
-    @cached_property
-    def _ends(self) -> ir.Value:
-        g = self._g
-        return op.add(g, self.last_columns, g.ints(1, name="one"), "last_token.columns")
-
-    @cached_property
-    def last_columns(self) -> ir.Value:
-        """That of the last real token in a prompt, which may be padded; the end of the call in later calls."""
-        g = self._g
-        end = g.node("Sub", [self._width, g.ints(1, name="one")], "last_token.end")
-        return g.node("Min", [self._last64, end], "last_token.place")
-
-    @cached_property
-    def _width(self) -> ir.Value:
-        """The number of tokens of a call, padding included, int64 [1]."""
-        return self._g.node("Shape", [self._ids], "last_token.width", attributes={"start": 1, "end": 2})
-
-    @cached_property
-    def is_step(self) -> ir.Value:
-        """A row's last position is that of its column in a prompt."""
-        g = self._g
-        one, axes = g.ints(1, name="one"), g.ints(1, 2, name="axes_1_2")
-        is_single = g.node("Equal", [self._width, one], "input_ids.is_single")
-        follows = g.node("Greater", [self._last64, self.last_columns], "input_ids.follows")
-        return g.node("Unsqueeze", [g.node("And", [is_single, follows], "input_ids.is_step"), axes], "is_step")
-
-    @cached_property
-    def _call_positions(self) -> tuple[ir.Value, ir.Value]:
-        """Positions of this call's tokens, and each row's last, int64 [batch_size, 1]."""
-        g = self._g
-        zero, one = g.ints(0, name="zero"), g.ints(1, name="one")
-        first, step = g.integer(0, "first"), g.integer(1, "step")
-        last = self._last64
-        length = g.node("Shape", [self._ids], "positions.length", attributes={"start": 1, "end": 2})
-        before = g.node("Sub", [op.add(g, last, one, "positions.count"), length], "positions.before")
-        start = g.node("Max", [before, zero], "positions.start")
-        offsets = g.node("Range", [first, g.node("Squeeze", [length], "positions.end"), step], "positions.own")
-        rows = [
-            g.node("Unsqueeze", [part, one], f"positions.{label}") for part, label in ((start, "first"), (last, "row"))
-        ]
-        return op.add(g, rows[0], offsets, "positions"), rows[1]
-
     def poisoned(self, x: ir.Value, name: str) -> ir.Value:
         """`x`: guards fail before anything is computed."""
         return x
 
     def _rows(self, rope: RopeSpec) -> ir.Value:
-        positions, last = self._call_positions
-        return self._tables.rows(rope, positions, lambda: last)
-
-    def _counted(self, mask: ir.Value) -> ir.Value:
-        """Each row's last position, int64 [batch_size].
-
-        GroupQueryAttention uses only the number of real tokens in each row, so a row padded on the left would be
-        computed wrongly without an error. A guard prevents this: the 1 that is subtracted from the count is reshaped
-        to [2 - min(mask[:, 0])], which fails in every runtime unless that is [1]. (An out-of-range Gather would not
-        do: on a GPU it returns 0.)
-        """
-        g = self._g
-        one, two = g.ints(1, name="one"), g.ints(2, name="two")
-        zero = g.integer(0, "first")
-        first = g.node("Gather", [mask, zero], "mask.first", attributes={"axis": 1})
-        lowest = g.node("ReduceMin", [first], "mask.first_lowest", attributes={"keepdims": 1})
-        width = g.node("Sub", [two, lowest], "mask.guard_width")
-        guarded = g.node("Reshape", [one, width], LEFT_PADDING_GUARD, attributes={"allowzero": 1})
-        count = g.node("ReduceSum", [mask, one], "mask.count", attributes={"keepdims": 0})
-        return g.node("Sub", [count, guarded], "mask.last")
+        return self._tables.rows(rope, self.tokens)
 
 
 def _attributes(attention: Attention) -> dict[str, Any]:

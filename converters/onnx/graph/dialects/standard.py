@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
 
 import onnx_ir as ir
 
@@ -12,6 +11,7 @@ from converters.onnx.graph.dialects.convolved import ConvolutionStates, swapped
 from converters.onnx.graph.dialects.elementary import elementary_attention
 from converters.onnx.graph.dialects.mixtures import ExpertWeights, Routed, standard_experts
 from converters.onnx.graph.dialects.recurrent import scanned
+from converters.onnx.graph.dialects.standard_tokens import StandardTokens
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.rotary import RotaryTables
 from seap_export.families import Attention, Experts, RopeSpec
@@ -21,24 +21,15 @@ __all__ = ["StandardDialect"]
 
 
 class StandardDialect:
-    """Attention-23, RotaryEmbedding-23, RMSNormalization-23; see `converters.onnx.graph.dialects.Dialect`.
-
-    Keys are masked individually, so padding may be anywhere. A decode step appends its token after all earlier
-    positions, padding included, with a 1 at the end of each row of the mask.
-    """
+    """Attention-23, RotaryEmbedding-23, RMSNormalization-23; see `converters.onnx.graph.dialects.Dialect`."""
 
     cache = "appended"
     state_dtype = ir.DataType.FLOAT
 
     def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables) -> None:
-        self._g, self._mask, self._tables = g, mask, tables
-        self._total = self._length(mask, "mask.total")
-        self._past = g.node("Sub", [self._total, self._length(ids, "input_ids.length")], "past_length")
-        self._all_positions = self._positions()
-        self._position_ids = self._new_columns(self._all_positions, "position_ids")
-        self._visible = self._causal()
-        self._windows: dict[int, ir.Value] = {}
-        self._states = ConvolutionStates(g, lambda: self._ends)
+        self._g, self._tables = g, tables
+        self.tokens = StandardTokens(g, ids, mask, tables.precision.onnx_dtype)
+        self._states = ConvolutionStates(g, self.tokens)
 
     def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
         """One node more than the activation."""
@@ -94,20 +85,15 @@ class StandardDialect:
         """A single node."""
         rope = attention.rope
         assert rope is not None
-        rows = self._position_ids
-        if self._tables.switch(rope) is not None:
-            rows = self._tables.rows(rope, rows, self._row_last)
+        switches = self._tables.switch(rope) is not None
+        rows = self._tables.rows(rope, self.tokens) if switches else self.tokens.positions
         inputs = [x, *self._tables.caches(rope), rows]
         attributes = self._tables.attributes(rope, heads, attention.head_dim)
         return self._g.node("RotaryEmbedding", inputs, f"{name}.rotated", attributes=attributes)
 
     def position_rows(self, offset: int) -> ir.Value:
         """Of the number of real tokens before each."""
-        return self._tables.learned_rows(offset, self._position_ids, self._row_last)
-
-    def positions(self) -> ir.Value:
-        """The number of real tokens before each."""
-        return self._position_ids
+        return self._tables.learned_rows(offset, self.tokens)
 
     def attention(
         self,
@@ -119,7 +105,6 @@ class StandardDialect:
     ) -> op.Attended:
         """Rotates queries and keys before the cache, which holds rotated keys."""
         heads, kv_heads = attention.num_attention_heads, attention.num_key_value_heads
-        window = attention.sliding_window
         if len(qkv) == 1:
             qkv = op.split(
                 self._g, qkv[0], list(attention.widths().values()), f"{name}.split", ["query", "key", "value"]
@@ -128,7 +113,7 @@ class StandardDialect:
         if attention.rope is not None:
             query = self.rotated(query, attention, heads, f"{name}.query")
             key = self.rotated(key, attention, kv_heads, f"{name}.key")
-        visible = self._visible if window is None else self._within(window)
+        visible = self.tokens.visible(attention.sliding_window)
         if not attention.is_usual_softmax:
             return elementary_attention(self._g, (query, key, value), past, visible, attention, name, sinks)
         output, present_key, present_value = self._g.node_with_outputs(
@@ -148,7 +133,7 @@ class StandardDialect:
     def attention_to(self, query: ir.Value, cache: op.KeyValues, attention: Attention, name: str) -> ir.Value:
         """The operator with four dimensions, which the cache has."""
         g, heads, width = self._g, attention.num_attention_heads, attention.head_dim
-        visible = self._visible if attention.sliding_window is None else self._within(attention.sliding_window)
+        visible = self.tokens.visible(attention.sliding_window)
         attributes = {"scale": attention.scale, "softmax_precision": int(ir.DataType.FLOAT)}
         swap = {"perm": (0, 2, 1, 3)}
         query = op.split_heads(g, query, (0, 0, heads, width), f"{name}.query.split")
@@ -161,7 +146,7 @@ class StandardDialect:
     def convolution(self, x: ir.Value, past: ir.Value, kernels: op.Kernels, name: str) -> op.Convolved:
         """Conv over the state and the values, which are 0 at padding: a row that begins with it sees zeros before."""
         g = self._g
-        values = swapped(g, op.multiply(g, x, self._real_factor, f"{name}.real"), f"{name}.channels_first")
+        values = swapped(g, op.multiply(g, x, self.tokens.real_factor, f"{name}.real"), f"{name}.channels_first")
         joined = self._states.joined(past, values, f"{name}.joined")
         inputs = [joined, kernels.weight, kernels.bias]
         output = g.node("Conv", inputs if kernels.bias else inputs[:2], name, attributes={"group": kernels.channels})
@@ -190,116 +175,3 @@ class StandardDialect:
         normed = op.rms_norm(self._g, heads, gain, epsilon, f"{name}.normed")
         joined = op.split_heads(self._g, normed, (0, 0, -1), f"{name}.join")
         return self.gated("silu", gate, joined, width, f"{name}.gated")
-
-    @cached_property
-    def real(self) -> ir.Value:
-        """Those with a 1 in the mask."""
-        g, axis = self._g, self._g.ints(2, name="last_axis")
-        real = op.cast(g, self._new_mask, ir.DataType.BOOL, "input_ids.are_real")
-        return g.node("Unsqueeze", [real, axis], "input_ids.which_real")
-
-    @cached_property
-    def is_step(self) -> ir.Value:
-        """One column behind others."""
-        g = self._g
-        one, axes, none = g.ints(1, name="one"), g.ints(1, 2, name="axes_1_2"), g.ints(0, name="none")
-        length = g.node("Sub", [self._total, self._past], "input_ids.columns")
-        is_single = g.node("Equal", [length, one], "input_ids.is_single")
-        follows = g.node("Greater", [self._past, none], "input_ids.follows")
-        return g.node("Unsqueeze", [g.node("And", [is_single, follows], "input_ids.is_step"), axes], "is_step")
-
-    @cached_property
-    def _real_factor(self) -> ir.Value:
-        """1 for each real token of this call and 0 for padding, [batch_size, sequence_length, 1]."""
-        g = self._g
-        narrow = op.cast(g, self._new_mask, self._tables.precision.onnx_dtype, "input_ids.is_real")
-        axis = g.ints(2, name="last_axis")
-        return g.node("Unsqueeze", [narrow, axis], "input_ids.real")
-
-    @cached_property
-    def _new_mask(self) -> ir.Value:
-        """The columns of this call, int64 [batch_size, sequence_length]."""
-        return self._new_columns(self._mask, "last_token.mask")
-
-    @cached_property
-    def _ends(self) -> ir.Value:
-        """0 for a row without a token in this call, which keeps its state."""
-        g, axis = self._g, self._g.ints(1, name="one")
-        counted = op.multiply(
-            g, self._new_mask, op.add(g, self._columns, axis, "last_token.numbers"), "last_token.counted"
-        )
-        return g.node("ReduceMax", [counted, axis], "last_token.columns", attributes={"keepdims": 0})
-
-    @cached_property
-    def _columns(self) -> ir.Value:
-        """0, 1, ... for the columns of this call, int64 [sequence_length]."""
-        g = self._g
-        zero, one = g.integer(0, "first"), g.integer(1, "step")
-        length = g.node("Sub", [self._total, self._past], "last_token.length")
-        return g.node("Range", [zero, self._scalar(length, "last_token.end"), one], "last_token.places")
-
-    @cached_property
-    def last_columns(self) -> ir.Value:
-        """That of the last 1 in each row's mask."""
-        g, mask, columns = self._g, self._new_mask, self._columns
-        axis = g.ints(1, name="one")
-        return g.node(
-            "ReduceMax",
-            [op.multiply(g, mask, columns, "last_token.real"), axis],
-            "last_token.place",
-            attributes={"keepdims": 0},
-        )
-
-    def _row_last(self) -> ir.Value:
-        """The position of each row's last token, int64 [batch_size, 1]."""
-        axis = self._g.ints(1, name="one")
-        return self._g.node("ReduceMax", [self._position_ids, axis], "row_last", attributes={"keepdims": 1})
-
-    def _positions(self) -> ir.Value:
-        """Number of real tokens before each column of the mask, per row; int64 like the mask."""
-        g = self._g
-        one = g.ints(1, name="one")
-        counted = g.node("CumSum", [self._mask, g.integer(1, "step")], "mask.counted")
-        before = g.node("Sub", [counted, one], "mask.before")
-        return g.node("Max", [before, g.ints(0, name="none")], "mask.positions")
-
-    def _causal(self) -> ir.Value:
-        """The keys that each new token sees: bool [batch_size, 1, sequence_length, total_sequence_length].
-
-        Padding sees itself; otherwise its softmax would be empty and give NaN.
-        """
-        g = self._g
-        zero, one = g.integer(0, "first"), g.integer(1, "step")
-        end = self._scalar(self._total, "mask.end")
-        keys = g.node("Range", [zero, end, one], "keys")
-        flat = g.node("Range", [self._scalar(self._past, "queries.start"), end, one], "queries.flat")
-        queries = g.node("Unsqueeze", [flat, g.ints(1, name="one")], "queries")
-        axes = g.ints(1, 2, name="axes_1_2")
-        real = g.node("Unsqueeze", [op.cast(g, self._mask, ir.DataType.BOOL, "mask.real"), axes], "keys.real")
-        before = g.node("LessOrEqual", [keys, queries], "keys.before")
-        itself = g.node("Equal", [keys, queries], "keys.itself")
-        return g.node("Or", [g.node("And", [real, before], "keys.real_before"), itself], "visible")
-
-    def _within(self, window: int) -> ir.Value:
-        """The visible keys less than `window` positions back; layers with the same window share one mask."""
-        g = self._g
-        if window not in self._windows:
-            width = g.ints(window, name=f"window_{window}")
-            start = g.node("Sub", [self._position_ids, width], f"queries.window_{window}")
-            axes_of_queries, axes_of_keys = g.ints(1, 3, name="axes_1_3"), g.ints(1, 2, name="axes_1_2")
-            queries = g.node("Unsqueeze", [start, axes_of_queries], f"queries.start_{window}")
-            keys = g.node("Unsqueeze", [self._all_positions, axes_of_keys], f"keys.positions_{window}")
-            near = g.node("Greater", [keys, queries], f"keys.window_{window}")
-            self._windows[window] = g.node("And", [self._visible, near], f"visible.window_{window}")
-        return self._windows[window]
-
-    def _new_columns(self, x: ir.Value, name: str) -> ir.Value:
-        """The columns of this call, out of [batch_size, total_sequence_length]."""
-        one = self._g.ints(1, name="one")
-        return self._g.node("Slice", [x, self._past, self._total, one], name)
-
-    def _length(self, x: ir.Value, name: str) -> ir.Value:
-        return self._g.node("Shape", [x], name, attributes={"start": 1, "end": 2})
-
-    def _scalar(self, x: ir.Value, name: str) -> ir.Value:
-        return self._g.node("Squeeze", [x], name)

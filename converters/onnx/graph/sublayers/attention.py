@@ -123,7 +123,7 @@ class AttentionWriter(KindWriter):
                 return g.constant(f"query_scaling.{label}", np.array(value, np.float32))
 
             context = g.integer(scaling.context, "query_scaling.context")
-            blocks = g.node("Div", [self._dialect.positions(), context], "query_scaling.blocks")  # rounds down
+            blocks = g.node("Div", [self._dialect.tokens.positions, context], "query_scaling.blocks")  # rounds down
             blocks = op.cast(g, blocks, ir.DataType.FLOAT, "query_scaling.float32")
             log = g.node("Log", [op.add(g, blocks, number("one", 1.0), "query_scaling.number")], "query_scaling.log")
             scaled = op.multiply(g, log, number("beta", scaling.beta), "query_scaling.scaled")

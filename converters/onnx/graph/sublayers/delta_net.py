@@ -62,7 +62,7 @@ class DeltaNetWriter(RecurrentStates):
             self._of_length_1(net, part, f"{name}.{label}") for part, label in ((query, "query"), (key, "key"))
         )
         closed = g.constant("closed", np.array(CLOSED, self._dtype.numpy()))
-        numbers = g.node("Where", [self._dialect.real, numbers, closed], f"{name}.numbers")
+        numbers = g.node("Where", [self._dialect.tokens.real, numbers, closed], f"{name}.numbers")
         rate, decay = op.split(g, numbers, [heads, heads], f"{name}.numbers.split", ["rate", "decay"])
         a_log, bias = (
             g.initializer(self._weights.exact(names.tensor(part, index))) for part in ("delta_a_log", "delta_dt_bias")

@@ -31,7 +31,7 @@ class MambaWriter(RecurrentStates):
         gate, seen, steps = op.split(g, packed, widths, f"{name}.split", ["gate", "seen", "steps"])
         steps = self._bounded(index, mamba, steps, name) if mamba.least_step else steps
         closed = g.constant("closed", np.array(CLOSED, self._dtype.numpy()))
-        steps = g.node("Where", [self._dialect.real, steps, closed], f"{name}.steps")
+        steps = g.node("Where", [self._dialect.tokens.real, steps, closed], f"{name}.steps")
         channels = self._recurred(index, mamba, self._convolved(index, mamba, seen, name), steps, name)
         return self._linears.output(mamba, index, self._gated(index, mamba, channels, gate, name))
 
@@ -84,7 +84,7 @@ class MambaWriter(RecurrentStates):
         bounds = g.node("Sub", [inverse, bias], f"{name}.steps.bounds")
         bounds = op.cast(g, bounds, self._dtype, f"{name}.steps.bounds.narrow")
         closed = g.constant("closed", np.array(CLOSED, self._dtype.numpy()))
-        bounds = g.node("Where", [self._dialect.is_step, closed, bounds], f"{name}.steps.least")
+        bounds = g.node("Where", [self._dialect.tokens.is_step, closed, bounds], f"{name}.steps.least")
         return g.node("Max", [steps, bounds], f"{name}.steps.bounded")
 
     def _gated(self, index: int, mamba: Mamba, x: ir.Value, gate: ir.Value, name: str) -> ir.Value:

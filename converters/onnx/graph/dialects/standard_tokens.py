@@ -1,0 +1,137 @@
+"""Where the tokens of a call are, and which keys they see, if padding may be anywhere."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import onnx_ir as ir
+
+from converters.onnx.graph.graph import GraphBuilder
+from converters.onnx.graph.operators import add, cast, multiply
+
+__all__ = ["StandardTokens"]
+
+
+class StandardTokens:
+    """Padding may be anywhere; a position is the number of real tokens before.
+
+    A decode step appends its token after all earlier positions, padding included, with a 1 at the end of each row of
+    the mask.
+    """
+
+    def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, dtype: ir.DataType) -> None:
+        self._g, self._mask, self._dtype = g, mask, dtype
+        self._total = self._length(mask, "mask.total")
+        self._past = g.node("Sub", [self._total, self._length(ids, "input_ids.length")], "past_length")
+        self._all_positions = self._counted()
+        self.positions = self._new_columns(self._all_positions, "position_ids")
+        self._causal = self._before()
+        self._windows: dict[int, ir.Value] = {}
+
+    @cached_property
+    def row_last(self) -> ir.Value:
+        """The largest."""
+        axis = self._g.ints(1, name="one")
+        return self._g.node("ReduceMax", [self.positions, axis], "row_last", attributes={"keepdims": 1})
+
+    @cached_property
+    def real(self) -> ir.Value:
+        """Those with a 1 in the mask."""
+        g, axis = self._g, self._g.ints(2, name="last_axis")
+        real = cast(g, self._new_mask, ir.DataType.BOOL, "input_ids.are_real")
+        return g.node("Unsqueeze", [real, axis], "input_ids.which_real")
+
+    @cached_property
+    def real_factor(self) -> ir.Value:
+        """1 for each real token and 0 for padding, in the dtype of the graph, [batch_size, sequence_length, 1]."""
+        g = self._g
+        narrow = cast(g, self._new_mask, self._dtype, "input_ids.is_real")
+        return g.node("Unsqueeze", [narrow, g.ints(2, name="last_axis")], "input_ids.real")
+
+    @cached_property
+    def is_step(self) -> ir.Value:
+        """One column behind others."""
+        g = self._g
+        one, axes, none = g.ints(1, name="one"), g.ints(1, 2, name="axes_1_2"), g.ints(0, name="none")
+        length = g.node("Sub", [self._total, self._past], "input_ids.columns")
+        is_single = g.node("Equal", [length, one], "input_ids.is_single")
+        follows = g.node("Greater", [self._past, none], "input_ids.follows")
+        return g.node("Unsqueeze", [g.node("And", [is_single, follows], "input_ids.is_step"), axes], "is_step")
+
+    @cached_property
+    def last_columns(self) -> ir.Value:
+        """That of the last 1 in each row's mask."""
+        g, mask, columns = self._g, self._new_mask, self._columns
+        axis = g.ints(1, name="one")
+        real = multiply(g, mask, columns, "last_token.real")
+        return g.node("ReduceMax", [real, axis], "last_token.place", attributes={"keepdims": 0})
+
+    @cached_property
+    def ends(self) -> ir.Value:
+        """0 for a row without a token in this call, which keeps its state."""
+        g, axis = self._g, self._g.ints(1, name="one")
+        mask = self._new_mask
+        counted = multiply(g, mask, add(g, self._columns, axis, "last_token.numbers"), "last_token.counted")
+        return g.node("ReduceMax", [counted, axis], "last_token.columns", attributes={"keepdims": 0})
+
+    def visible(self, window: int | None) -> ir.Value:
+        """The keys that each token sees: bool [batch_size, 1, sequence_length, total_sequence_length].
+
+        With a window those less than so many positions back; layers with the same window share one mask.
+        """
+        if window is None:
+            return self._causal
+        if window not in self._windows:
+            g, width = self._g, self._g.ints(window, name=f"window_{window}")
+            start = g.node("Sub", [self.positions, width], f"queries.window_{window}")
+            axes_of_queries, axes_of_keys = g.ints(1, 3, name="axes_1_3"), g.ints(1, 2, name="axes_1_2")
+            queries = g.node("Unsqueeze", [start, axes_of_queries], f"queries.start_{window}")
+            keys = g.node("Unsqueeze", [self._all_positions, axes_of_keys], f"keys.positions_{window}")
+            near = g.node("Greater", [keys, queries], f"keys.window_{window}")
+            self._windows[window] = g.node("And", [self._causal, near], f"visible.window_{window}")
+        return self._windows[window]
+
+    def _before(self) -> ir.Value:
+        """Padding sees itself; otherwise its softmax would be empty and give NaN."""
+        g = self._g
+        zero, one = g.integer(0, "first"), g.integer(1, "step")
+        end = self._scalar(self._total, "mask.end")
+        keys = g.node("Range", [zero, end, one], "keys")
+        flat = g.node("Range", [self._scalar(self._past, "queries.start"), end, one], "queries.flat")
+        queries = g.node("Unsqueeze", [flat, g.ints(1, name="one")], "queries")
+        axes = g.ints(1, 2, name="axes_1_2")
+        real = g.node("Unsqueeze", [cast(g, self._mask, ir.DataType.BOOL, "mask.real"), axes], "keys.real")
+        before = g.node("LessOrEqual", [keys, queries], "keys.before")
+        itself = g.node("Equal", [keys, queries], "keys.itself")
+        return g.node("Or", [g.node("And", [real, before], "keys.real_before"), itself], "visible")
+
+    def _counted(self) -> ir.Value:
+        """Number of real tokens before each column of the mask, per row; int64 like the mask."""
+        g = self._g
+        one = g.ints(1, name="one")
+        counted = g.node("CumSum", [self._mask, g.integer(1, "step")], "mask.counted")
+        before = g.node("Sub", [counted, one], "mask.before")
+        return g.node("Max", [before, g.ints(0, name="none")], "mask.positions")
+
+    @cached_property
+    def _new_mask(self) -> ir.Value:
+        """The columns of this call, int64 [batch_size, sequence_length]."""
+        return self._new_columns(self._mask, "last_token.mask")
+
+    @cached_property
+    def _columns(self) -> ir.Value:
+        """0, 1, ... for the columns of this call, int64 [sequence_length]."""
+        g = self._g
+        zero, one = g.integer(0, "first"), g.integer(1, "step")
+        length = g.node("Sub", [self._total, self._past], "last_token.length")
+        return g.node("Range", [zero, self._scalar(length, "last_token.end"), one], "last_token.places")
+
+    def _new_columns(self, x: ir.Value, name: str) -> ir.Value:
+        """The columns of this call, out of [batch_size, total_sequence_length]."""
+        return self._g.node("Slice", [x, self._past, self._total, self._g.ints(1, name="one")], name)
+
+    def _length(self, x: ir.Value, name: str) -> ir.Value:
+        return self._g.node("Shape", [x], name, attributes={"start": 1, "end": 2})
+
+    def _scalar(self, x: ir.Value, name: str) -> ir.Value:
+        return self._g.node("Squeeze", [x], name)
