@@ -102,6 +102,8 @@ def _on_curve(choices: Sequence[LayerChoices], curve: Sequence[float], ratio: fl
         achieved = 1.0 - sum(weights for _, weights in kept) / total
         if abs(achieved - ratio) < best_error:
             best, best_error = kept, abs(achieved - ratio)
+        if factor in (low, high):  # no float64 lies between them
+            break
         low, high = (factor, high) if achieved < ratio else (low, factor)
     return best
 

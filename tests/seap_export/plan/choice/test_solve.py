@@ -28,7 +28,7 @@ from seap_export.plan.settings import BALANCES
 from seap_export.plan.sparsity import SPARSITY_KINDS
 from seap_export.plan.sublayers import DeltaNetOptions, KeptHeads, MambaOptions, layer_cost
 
-RATIOS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.6)
+RATIOS = (0.05, 0.2, 0.35, 0.6)
 
 
 def solve(
