@@ -43,6 +43,7 @@ from seap_export.providers import DialectName
 
 TOLERANCE = 1e-5
 POSITIONS, SWITCH = 40, 12
+DIALECTS: tuple[DialectName, ...] = ("fused", "standard")
 BEFORE, AFTER = frozenset({NORMS[0], NORMS[2]}), frozenset({NORMS[1], NORMS[3]})
 ALL_BIASES = frozenset(PROJECTIONS)
 
@@ -175,6 +176,12 @@ SPECS: dict[str, ModelSpec] = {
     "everything": everything(rope(16, interleaved=True), rope(theta=10.0), None, qk_norm="before_rotation"),
     "everything, apart": everything(longrope(24, interleaved=True), rope(8), None, qk_norm="after_rotation"),
 }  # fmt: skip
+#: Each in one dialect, the next in the other; `make test-all` adds the other pairs.
+IN_TURN = [
+    pytest.param(name, dialect, marks=() if dialect == DIALECTS[index % 2] else pytest.mark.full)
+    for index, name in enumerate(SPECS)
+    for dialect in DIALECTS
+]
 
 
 @dataclass
@@ -271,7 +278,7 @@ def expected_batch(name: str) -> list[list[np.ndarray]]:
     ]
 
 
-@pytest.mark.parametrize("dialect", ["fused", "standard"])
+@pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("name", SPECS)
 def test_calls_and_steps(name: str, dialect: DialectName, written: Callable[..., Graph]) -> None:
     graph, ids, past = written(name, dialect), tokens(1, 18), None
@@ -283,7 +290,7 @@ def test_calls_and_steps(name: str, dialect: DialectName, written: Callable[...,
         assert_equal(computed[0], kept)
 
 
-@pytest.mark.parametrize("dialect", ["fused", "standard"])
+@pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("name", SPECS)
 def test_right_padded_batch(name: str, dialect: DialectName, written: Callable[..., Graph]) -> None:
     graph, ids, expected = written(name, dialect), tokens(3, 18), expected_batch(name)
@@ -312,7 +319,7 @@ def test_every_feature_changes_the_logits(name: str) -> None:
     assert difference.abs().max() > 1000 * TOLERANCE
 
 
-@pytest.mark.parametrize("dialect", ["fused", "standard"])
+@pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("name", ["everything", "everything, apart"])
 def test_logits_of_the_last_token(name: str, dialect: DialectName, tmp_path: Path) -> None:
     graph = write(tmp_path, SPECS[name], dialect, logits="last")
@@ -322,15 +329,13 @@ def test_logits_of_the_last_token(name: str, dialect: DialectName, tmp_path: Pat
     assert_equal(logits[0, 0], expected)
 
 
-@pytest.mark.parametrize("dialect", ["fused", "standard"])
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize(("name", "dialect"), IN_TURN)
 def test_fp16(name: str, dialect: DialectName, written: Callable[..., Graph]) -> None:
     graph = written(name, dialect, Precision("fp16"))
     assert_near(graph, 0.02)
 
 
-@pytest.mark.parametrize("dialect", ["fused", "standard"])
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize(("name", "dialect"), IN_TURN)
 def test_scaling_changes_no_bit(
     name: str, dialect: DialectName, written: Callable[..., Graph], tmp_path: Path
 ) -> None:
@@ -343,7 +348,7 @@ def test_scaling_changes_no_bit(
     assert all(np.array_equal(*pair) for pair in zip(*computed, strict=True))
 
 
-@pytest.mark.parametrize("dialect", ["fused", "standard"])
+@pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize(
     "name", ["everything", "everything, apart", "no norms around the MLP", "residual multiplier, biases"]
 )
@@ -373,7 +378,7 @@ def test_quantised(name: str, bits: int, tmp_path: Path) -> None:
     assert_near(graph, 0.05)  # activations are rounded to 8 bits
 
 
-@pytest.mark.parametrize("dialect", ["fused", "standard"])
+@pytest.mark.parametrize("dialect", DIALECTS)
 @pytest.mark.parametrize("name", ["plain", "norm after rotation", "longrope"])
 def test_a_call_beyond_the_positions_fails(name: str, dialect: DialectName, written: Callable[..., Graph]) -> None:
     graph = written(name, dialect)

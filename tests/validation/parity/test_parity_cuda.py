@@ -10,10 +10,12 @@ from fake_cuda.machine import Machine, Ran
 from support.models import write_micro_model
 from support.product import OnnxForm, Precision, convert_folder
 
+from seap_export.providers import DialectName
+
 pytestmark = pytest.mark.needs("fake-cuda")
 
 STEPS, LAYERS, VOCABULARY, FLOAT16 = 4, 3, 96, 2
-#: Runs parity on the folder that it is given, with a section of the log for each case.
+#: Runs parity on the model and each of the folders that it is given, with a section of the log for each case.
 PROGRAM = f"""
 import json, sys
 from pathlib import Path
@@ -21,14 +23,14 @@ from fake_cuda.log import mark
 from seap_export.errors import SeapError
 from validation.execution import Execution
 from validation.parity.run import run_parity
-folder = Path(sys.argv[1])
-try:
-    report = run_parity(folder / "m", folder / "onnx", ["w5 w6 w7", "w8"], execution=Execution("cuda", 1),
-                        decode_steps={STEPS}, long_tokens=16, on_progress=mark)
-    ran = report.conditions
-    print(json.dumps([type(report).__name__, bool(ran.complaints), ran.nodes.get("CPUExecutionProvider", {{}})]))
-except SeapError as error:
-    print(json.dumps([type(error).__name__, str(error)]))
+model, *folders = map(Path, sys.argv[1:])
+for folder in folders:
+    try:
+        report = run_parity(model, folder, ["w5 w6 w7", "w8"], execution=Execution("cuda", 1), decode_steps={STEPS},
+                            long_tokens=16, on_progress=lambda line: mark(f"{{folder.name}}, {{line}}"))
+        print(json.dumps([type(report).__name__, ""]))
+    except SeapError as error:
+        print(json.dumps([type(error).__name__, str(error)]))
 """
 
 
@@ -37,26 +39,26 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_micro_model(tmp_path_factory.mktemp("cuda") / "m", model_type="llama")
 
 
-def compared(machine: Machine, model: Path, folder: Path, form: OnnxForm) -> Ran:
-    (folder / "onnx").mkdir()
-    convert_folder(model, folder / "onnx", form)
-    (folder / "m").symlink_to(model)
-    ran = machine.run(["-c", PROGRAM, folder])
+def compared(machine: Machine, model: Path, folder: Path, *dialects: DialectName) -> Ran:
+    """Of the model in fp16 in each dialect; a line of the output and sections of the log for each."""
+    for dialect in dialects:
+        (folder / dialect).mkdir()
+        convert_folder(model, folder / dialect, OnnxForm(Precision("fp16"), dialect=dialect, provider="cuda"))
+    ran = machine.run(["-c", PROGRAM, model, *(folder / dialect for dialect in dialects)])
     assert ran.returncode == 0, ran.stderr
     return ran
 
 
 @pytest.fixture(scope="module")
-def fused(fake_cuda: type[Machine], model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
-    form = OnnxForm(Precision("fp16"), provider="cuda")
-    return compared(fake_cuda(), model, tmp_path_factory.mktemp("fused"), form)
+def ran(fake_cuda: type[Machine], model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    done = compared(fake_cuda(), model, tmp_path_factory.mktemp("compared"), "fused", "standard")
+    assert [json.loads(line)[0] for line in done.stdout.splitlines()] == ["ParityReport"] * 2
+    return done
 
 
-def test_caches_stay_on_the_gpu_until_they_are_compared(fused: Ran) -> None:
-    ran = fused
-    assert json.loads(ran.stdout)[0] == "ParityReport"
+def test_caches_stay_on_the_gpu_until_they_are_compared(ran: Ran) -> None:
     for case, rows in (("prompt 0", 1), ("batch of 3", 3)):
-        launches = ran[f"onnx: {case}"]
+        launches = ran[f"fused, onnx: {case}"]
         logits = launches.to_host[: STEPS + 1]
         assert logits[1:] == [rows * VOCABULARY * FLOAT16] * STEPS
         assert len(launches.to_host) == len(logits) + rows * 2 * LAYERS
@@ -64,14 +66,10 @@ def test_caches_stay_on_the_gpu_until_they_are_compared(fused: Ran) -> None:
         assert launches.captures == 0
 
 
-def test_steps_are_also_run_as_they_are_served(
-    fused: Ran, fake_cuda: type[Machine], model: Path, tmp_path: Path
-) -> None:
-    form = OnnxForm(Precision("fp16"), dialect="standard", provider="cuda")
-    for ran, captures in ((fused, 1), (compared(fake_cuda(), model, tmp_path, form), 0)):
-        assert json.loads(ran.stdout)[0] == "ParityReport"
+def test_steps_are_also_run_as_they_are_served(ran: Ran) -> None:
+    for dialect, captures in (("fused", 1), ("standard", 0)):
         for case in ("prompt 0", "batch of 3"):
-            served = ran[f"onnx: {case}, served"]
+            served = ran[f"{dialect}, onnx: {case}, served"]
             assert (served.captures, len(served.replays) > 0) == (captures, captures > 0)
             assert served.lost == 0
 
@@ -87,8 +85,8 @@ def test_steps_are_also_run_as_they_are_served(
 def test_what_the_machine_lacks_is_said(
     fake_cuda: type[Machine], model: Path, tmp_path: Path, machine: dict[str, object], words: str
 ) -> None:
-    ran = compared(fake_cuda(**machine), model, tmp_path, OnnxForm(Precision("fp16"), provider="cuda"))
+    ran = compared(fake_cuda(**machine), model, tmp_path, "fused")
     kind, message = json.loads(ran.stdout)
     assert kind == "EnvironmentFailure"
     assert words in message
-    assert not [section for section in ran.sections if section.startswith("torch")] or "memory" in machine
+    assert not [section for section in ran.sections if section.startswith("fused, torch")] or "memory" in machine
