@@ -22,6 +22,8 @@ def test_general_is_of_all_tasks_and_weighs_1_unless_told_otherwise() -> None:
 def test_general_needs_several_tasks() -> None:
     with pytest.raises(UsageError, match="one task"):
         parse_mixtures(["a"], general=True, weights=(), mixes=())
+    with pytest.raises(UsageError, match="no effect on one task"):
+        parse_mixtures(["a"], general=False, weights=["a=2"], mixes=())
 
 
 def test_mixes_are_of_the_tasks_they_name() -> None:
