@@ -18,7 +18,7 @@ def read_prompt(file: Path) -> str:
 
     try:
         read = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
-        return read.decode("utf-8").replace("\r\n", "\n").removesuffix("\n")
+        return read.decode("utf-8-sig").replace("\r\n", "\n").removesuffix("\n")
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); give a text file") from error
     except UnicodeDecodeError as error:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import codecs
 import json
 import re
 import shutil
@@ -76,7 +77,7 @@ def test_a_chat_model_answers_in_its_template(run: Run, out: Path) -> None:
 
 def test_a_prompt_from_a_file(run: Run, out: Path) -> None:
     expected = run("route", "out", PROMPT, "--ratio", "0.2", "--json").out
-    Path("prompt.txt").write_bytes(PROMPT.encode() + b"\r\n")
+    Path("prompt.txt").write_bytes(codecs.BOM_UTF8 + PROMPT.encode() + b"\r\n")
     assert run("route", "out", "--prompt-file", "prompt.txt", "--ratio", "0.2", "--json").out == expected
     Path("prompt.txt").write_bytes(b"\xff")
     run("route", "out", "--prompt-file", "prompt.txt", "--ratio", "0.2").refused(
