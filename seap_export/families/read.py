@@ -40,7 +40,9 @@ def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
     model_type = inner.get("model_type", wrapper.default)
     family = family_of_model_type(model_type)
     if family.wrapper is None or family.wrapper.model_type != wrapper.model_type:
-        raise InputError(f"config.json: a {model_type} model in a {wrapper.model_type} model is not supported")
+        raise InputError(
+            f"config.json: a {model_type} model in a {wrapper.model_type} model is not supported; use another"
+        )
     shared = {key: config[key] for key in _SHARED_KEYS if config.get(key) is not None}
     return _in_usual_keys({**inner, **shared, "model_type": model_type, "architectures": [family.architecture]})
 

@@ -143,7 +143,9 @@ def _check_token_ids(configs: Mapping[str, Mapping[str, Any]], vocab_size: int) 
             value = config.get(key)
             for token in value if isinstance(value, list) else [value]:
                 if token is not None and not (type(token) is int and -1 <= token < vocab_size):
-                    raise InputError(f"{where}: {key} {token!r:.40} is not one of the model's {vocab_size} tokens")
+                    raise InputError(
+                        f"{where}: {key} {token!r:.40} is not one of the model's {vocab_size} tokens; correct it"
+                    )
 
 
 def _refuse_other_head(reader: WeightReader, spec: ModelSpec, where: str) -> None:

@@ -42,7 +42,7 @@ def check_tokenizer_config(path: Path, config: Mapping[str, Any]) -> None:
     """
     longest = config.get("model_max_length")
     if longest is not None and not isinstance(longest, int | float):
-        raise InputError(f"{path}: model_max_length must be a number, not {longest!r:.40}")
+        raise InputError(f"{path}: model_max_length must be a number, not {longest!r:.40}; correct it")
 
 
 def _parts(value: Any, key: str) -> Iterator[dict[str, Any]]:

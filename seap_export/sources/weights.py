@@ -130,7 +130,7 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     except (InputError, KeyError, AttributeError, TypeError) as error:
         raise InputError(f"{index}: not a valid weight index; download the model again") from error
     if outside:
-        raise InputError(f"{index}: '{outside[0]}' points outside the model folder")
+        raise InputError(f"{index}: '{outside[0]}' points outside the model folder; download the model again")
     return tuple(folder / name for name in names)
 
 
@@ -182,10 +182,13 @@ def check_weights(
     shapes = reader.shapes()
     for name, shape in expected.items():
         if name not in shapes:
-            raise InputError(f"{where}: config and weights disagree: tensor '{name}' is missing")
+            raise InputError(
+                f"{where}: config and weights disagree: tensor '{name}' is missing; download the model again"
+            )
         if shapes[name] != shape:
             raise InputError(
-                f"{where}: config and weights disagree: '{name}' is {list(shapes[name])}, not {list(shape)}"
+                f"{where}: config and weights disagree: '{name}' is {list(shapes[name])}, not {list(shape)}; "
+                "download the model again"
             )
     ignored = ("rotary_emb.inv_freq", "lm_head.weight", *buffers)
     extra = [name for name in shapes if name not in expected and not name.endswith(ignored)]

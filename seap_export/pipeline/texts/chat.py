@@ -67,7 +67,7 @@ class ModelChat:
             with self._folder() as folder:
                 return read_chat_template(folder, load_tokenizer(folder), _DATE) or JoinedTurns()
         except ArtifactError as error:
-            raise InputError(f"{self._name}: its chat template cannot be read ({error})") from error
+            raise InputError(f"{self._name}: its chat template cannot be read ({error}); download it again") from error
 
 
 def chat_of_source(source: Source) -> ModelChat:
