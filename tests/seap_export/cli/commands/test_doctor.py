@@ -68,15 +68,6 @@ def test_this_machine_without_torch(tmp_path: Path) -> None:
     assert (values["providers"]["cuda"]["works"], values["driver"]["gpus"]) == (False, [])
 
 
-@without_gpu
-def test_cuda_is_required_of_this_machine(run: Run) -> None:
-    outcome = run("doctor", "--require", "cuda", "--quiet")
-    assert (outcome.code, outcome.out) == (6, "")
-    assert outcome.err.startswith("Error: cuda does not work here: ")
-    assert outcome.err.count("\n") == 1
-    assert re.search(r"no NVIDIA GPU, since .*; if there is a GPU, install the NVIDIA driver", outcome.err)
-
-
 def test_a_machine_without_a_gpu(run: Run, diagnosed: Callable[[Diagnosis], None]) -> None:
     machine = diagnosis(
         installed=packages(missing=("torch",)), cuda=failing("cuda", "it fails", ("libcublas.so.13", "libcuda.so.1"))
