@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import re
-import subprocess
-import sys
 from pathlib import Path
 from unittest import mock
 
@@ -92,14 +90,13 @@ def test_make_has_the_targets(target: str) -> None:
     assert re.search(rf"^{re.escape(target)}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
 
 
-def test_the_dry_run_shows_every_command_and_writes_nothing(tmp_path: Path) -> None:
-    folders = ("--out", str(tmp_path / "report"), "--work", str(tmp_path / "work"))
-    words = ["-m", "validation.readiness", "--model", "model.gguf", *folders, "--dry-run"]
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("  $ ") == len(commands("cuda"))
+def test_the_dry_run_shows_every_command_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(readiness, ["--model", "model.gguf", "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert done.output.count("  $ ") == len(commands("cuda"))
     for word in ("doctor --require cuda", "make .venv-genai-cuda/installed", "GB of GPU memory", "GB of disk space"):
-        assert word in done.stdout
+        assert word in done.output
     assert list(tmp_path.iterdir()) == []
 
 

@@ -228,9 +228,9 @@ def test_without_matplotlib_the_extra_is_named(run: Run, done: Path, monkeypatch
     assert run("plot", "--help").code == 0
 
 
-def test_other_commands_do_not_load_matplotlib() -> None:
+def test_other_commands_load_neither_matplotlib_nor_ray() -> None:
     import subprocess
 
-    code = "import sys; from seap_export.cli import main; import seap_export.pipeline.plots; print(*sys.modules)"
+    code = "import sys, seap_export.cli, seap_export.pipeline.export, seap_export.pipeline.plots; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "matplotlib" not in done.stdout.split()
+    assert not {"matplotlib", "ray"} & set(done.stdout.split())
