@@ -123,7 +123,7 @@ def parse_mixtures(
     Raises:
         UsageError: A value is malformed, a name is already used, or there is one task for the general variant.
     """
-    if weights and len(tasks) < 2:
+    if weights and not general and len(tasks) < 2:
         raise UsageError("weights have no effect on one task; leave them out")
     if weights and not general:
         raise UsageError("weights of tasks are for the general variant; add --general, or give a mix its own weights")
