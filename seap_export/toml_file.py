@@ -93,7 +93,7 @@ def parse_toml(name: str, text: str) -> TomlFile:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         position = _POSITION.search(str(error))
         line = position[1] if position else len(text.splitlines())  # "at end of document"
-        raise UsageError(f"{name}:{line}: not valid TOML ({_POSITION.sub('', str(error))})") from error
+        raise UsageError(f"{name}:{line}: not valid TOML ({_POSITION.sub('', str(error))}); correct it") from error
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:

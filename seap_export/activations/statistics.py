@@ -237,7 +237,9 @@ class Calibration:
 def _parse_record(values: dict[str, Any], folder: Path) -> CalibrationRecord:
     schema = values.pop("schema", None)
     if schema != CALIBRATION_SCHEMA:
-        raise ArtifactError(f"{folder}: calibration schema is {schema!r}, expected {CALIBRATION_SCHEMA!r}")
+        raise ArtifactError(
+            f"{folder}: calibration schema is {schema!r}, expected {CALIBRATION_SCHEMA!r}; calibrate again"
+        )
     try:
         fields: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in values.items()}
         return CalibrationRecord(**fields)

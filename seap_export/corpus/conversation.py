@@ -138,7 +138,9 @@ def _turns(name: str, value: object) -> tuple[Message, ...]:
 def _checked(where: str, value: object) -> Message:
     """A turn without what is null, as tables represent what is missing; its content is a text."""
     if not isinstance(value, Mapping):
-        raise InputError(f"{where} is {_short(value)}, not an object with 'role' and 'content'")
+        raise InputError(
+            f"{where} is {_short(value)}, not an object with 'role' and 'content'; correct or drop the record"
+        )
     turn = {key: item for key, item in value.items() if item is not None}
     if "from" in turn and "role" not in turn:
         turn = {"role": _SHARE_GPT.get(str(turn["from"]), turn["from"]), "content": turn.get("value")}

@@ -38,7 +38,9 @@ class MemoryCorpus:
         number, where = 0, f"task '{self.task}': {self}"
         for number, item in enumerate(self.items, start=1):
             if not isinstance(item, str | Mapping):
-                raise InputError(f"{where}, record {number}: not a string or a mapping, but {item!r:.40}")
+                raise InputError(
+                    f"{where}, record {number}: not a string or a mapping, but {item!r:.40}; correct or drop it"
+                )
             record = {"text": item} if isinstance(item, str) else dict(item)
             try:  # half of a surrogate pair cannot be encoded
                 json.dumps(record, ensure_ascii=False, default=str).encode()

@@ -226,7 +226,9 @@ def read_plan(path: Path) -> Plan:
         raise ArtifactError(str(error)) from error
     schema = values.pop("schema", None)
     if schema != PLAN_SCHEMA:
-        raise ArtifactError(f"{path}: plan schema is {schema!r}, expected {PLAN_SCHEMA!r}")
+        raise ArtifactError(
+            f"{path}: plan schema is {schema!r}, expected {PLAN_SCHEMA!r}; make it again with 'seap-export plan'"
+        )
     try:
         layers = tuple(LayerPlan.from_json(row) for row in values.pop("layers"))
         if (vocabulary := values.pop("vocabulary", None)) is not None:

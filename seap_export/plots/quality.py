@@ -70,7 +70,9 @@ def parse_evaluation(report: Mapping[str, Any], name: str) -> QualityPoint:
         ArtifactError: The report has another schema, or a value is missing or impossible.
     """
     if report.get("schema") != EVALUATION_SCHEMA:
-        raise ArtifactError(f"{name}: evaluation schema is {report.get('schema')!r}, expected {EVALUATION_SCHEMA!r}")
+        raise ArtifactError(
+            f"{name}: evaluation schema is {report.get('schema')!r}, expected {EVALUATION_SCHEMA!r}; evaluate again"
+        )
     if report.get("variant", "") is None:
         raise ArtifactError(f"{name}: the evaluated model has no plan; evaluate a variant's folder")
     try:

@@ -174,7 +174,7 @@ def test_the_schema_is_that_of_statistics_with_covariances() -> None:
 @pytest.mark.parametrize("schema", ["seap-export/calibration/2", "seap-export/plan/4", None])
 def test_another_schema_is_refused(folder: Path, schema: str | None) -> None:
     change_record(folder, schema=schema)
-    with pytest.raises(ArtifactError, match=r"expected 'seap-export/calibration/3'"):
+    with pytest.raises(ArtifactError, match=r"expected 'seap-export/calibration/3'; calibrate again"):
         Calibration(folder)
 
 

@@ -111,7 +111,7 @@ def test_a_plan_is_json_with_one_line_a_layer(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("schema", ["seap-export/plan/4", "seap-export/calibration/2", None])
 def test_another_schema_is_refused(tmp_path: Path, schema: str | None) -> None:
-    with pytest.raises(ArtifactError, match="expected 'seap-export/plan/5'"):
+    with pytest.raises(ArtifactError, match="expected 'seap-export/plan/5'; make it again"):
         read_plan(changed_file(tmp_path / "plan.json", schema=schema))
 
 
