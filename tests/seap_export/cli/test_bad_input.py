@@ -124,7 +124,7 @@ def test_a_corpus_shorter_than_the_sample(run: Run, work: Path) -> None:
         (["--config", "none.toml"], "none.toml: cannot be read"),
         (["--config", "a.jsonl"], "a.jsonl:1: not valid TOML"),
         (["--set", "weight.a=2"], "no effect on one task"),
-        (["--task", "b=a.jsonl", "--set", "weight.a=2"], "--general"),
+        (["--task", "a=a.jsonl", "--task", "b=a.jsonl", "--set", "weight.a=2"], "--general"),
         (["--general", "--set", "weight.c=2"], "name a task of this run"),
         (["--general", "--set", "weight.a=two"], "weight 'a=two' is malformed"),
         (["--general", "--set", "weight.a=0"], "weight 0 of task 'a' is out of range"),
