@@ -128,12 +128,13 @@ def _line(targets: Targets, task: str, nearest: Point, what: str, option: str) -
         limits.append(f"decode speed-up at least {targets.decode_speedup:g}")
     if targets.max_kl is not None:
         limits.append(f"KL at most {targets.max_kl:g}")
+    others = " or another target" * (len(limits) > 1 and option != "--target-size")  # no other makes a file smaller
     figures = nearest.figures
     speed = "" if nearest.speedup is None else f", decode speed-up {_speed(nearest)}"
     error = "" if figures.kl.stderr is None else f" +- {figures.kl.stderr:.2g}"
     return (
         f"{task}: nothing {what} ({', '.join(limits)}); {_name(task, nearest.candidate)} comes nearest: "
-        f"{_size(figures.bytes)}, KL {figures.kl.mean:.3f}{error}{speed}; change {option} or another target"
+        f"{_size(figures.bytes)}, KL {figures.kl.mean:.3f}{error}{speed}; change {option}{others}"
     )
 
 

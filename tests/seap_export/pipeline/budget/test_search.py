@@ -221,6 +221,7 @@ def test_where_nothing_fits_the_nearest_is_named(
     assert type(failure) is error
     assert [word for word in words if word not in str(failure)] == []
     assert "\n" not in str(failure)
+    assert ("or another target" in str(failure)) is (len(targets) > 1)
 
 
 def _point(kl: float, speedup: float) -> Point:
