@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from support.chosen import VARIED, VARIED_JOINT, in_turn
+from support.chosen import JOINT, VARIED, in_turn
 from support.execution import ONE_THREAD, empty_state
 from support.formats import write_scaled_graph
 from support.models import write_micro_model
@@ -81,8 +81,9 @@ def test_scaled(
     assert largest_difference(tmp_path, expected) <= 1e-4
 
 
-@pytest.mark.parametrize("dialect", ["fused", "standard"])
-@pytest.mark.parametrize("variation", VARIED_JOINT)  # where others are rounded, a token may reach another expert
+@pytest.mark.parametrize(  # where mixtures are rounded, a token may reach another expert
+    ("variation", "dialect"), in_turn(JOINT, ["fused", "standard"])
+)
 def test_fp16(
     variation: str, dialect: DialectName, truth: Callable[[str], tuple[Path, list[np.ndarray]]], tmp_path: Path
 ) -> None:
