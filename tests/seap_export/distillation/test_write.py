@@ -93,16 +93,6 @@ def test_a_model_that_lost_nothing_stays_as_it_is(model: tuple[Source, Mixture],
     )
 
 
-def test_on_disk_it_is_the_same(model: tuple[Source, Mixture], tmp_path: Path) -> None:
-    source, statistics = model
-    plan = micro_plan(source, "sequential", distillation=1.0)
-    first, second = (
-        made(tmp_path / name, source, plan, statistics, compute)
-        for name, compute in (("memory", compute_in_memory()), ("disk", compute_on_disk(source)))
-    )
-    assert file_contents(first) == file_contents(second)
-
-
 def test_the_size_of_a_batch_changes_the_rounding_alone(model: tuple[Source, Mixture], tmp_path: Path) -> None:
     source, statistics = model
     plan = micro_plan(source, "sequential", distillation=1.0)

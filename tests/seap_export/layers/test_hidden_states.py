@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.chosen import OF_EACH_FAMILY
+from support.chosen import VARIED
 from support.corpora import random_token_ids
 from support.models import micro_source, transformers_model, write_micro_model
 from support.product import Source, open_source
@@ -68,7 +68,7 @@ def test_every_variation_is_what_transformers_computes(tmp_path: Path, variation
     assert_equals_transformers(tmp_path / "model", source, random_token_ids(10, longest=40))
 
 
-@pytest.mark.parametrize("variation", OF_EACH_FAMILY)
+@pytest.mark.parametrize("variation", VARIED)
 def test_batches_padding_and_order_change_nothing(tmp_path: Path, variation: str) -> None:
     source = micro_source(tmp_path / "model", variation)
     texts = random_token_ids(12, longest=40)
