@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from validation.benchmarks.peers.artifacts import Written
 from validation.benchmarks.peers.contest import Result
 from validation.benchmarks.peers.loops import LoopResult
 from validation.benchmarks.process import megabytes
+from validation.reports.markdown import markdown_table
 from validation.speed.measure import Timing
 
-__all__ = ["loops_table", "markdown", "ratios_table", "sessions_table", "writers_table"]
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; every row has as many cells as the header."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+__all__ = ["loops_table", "ratios_table", "sessions_table", "writers_table"]
 
 
 def writers_table(written: Mapping[str, Written]) -> str:
     """The table of the cost of writing each artifact."""
-    return markdown(
+    return markdown_table(
         ("artifact", "wall", "peak memory", "ONNX on disk", "written"),
         [
             (
@@ -38,7 +33,7 @@ def writers_table(written: Mapping[str, Written]) -> str:
 
 def sessions_table(results: Mapping[str, Result]) -> str:
     """Agreement and times of graphs in plain sessions."""
-    return markdown(
+    return markdown_table(
         ("artifact", "max abs", "same tokens", "prefill", "p95", "decode step"),
         [
             (name, f"{result.agreement.max_abs:.1e}", f"{result.agreement.same_tokens:.0%}", *_times(result.timing))
@@ -49,7 +44,7 @@ def sessions_table(results: Mapping[str, Result]) -> str:
 
 def loops_table(results: Mapping[str, LoopResult], tokens: Sequence[int]) -> str:
     """Times of generation loops, and how many of their tokens are the fp32 reference's."""
-    return markdown(
+    return markdown_table(
         ("artifact, loop", "same tokens", "first token", "p95", "each later token"),
         [(name, f"{_same(result.tokens, tokens):.0%}", *_times(result.timing)) for name, result in results.items()],
     )
@@ -62,7 +57,7 @@ def ratios_table(timings: Mapping[str, Timing], ours: Sequence[str]) -> str:
         if name not in ours:
             cells = [_ratio(timings[our_name], peer) for our_name in ours]
             rows.append([name, *cells])
-    return markdown(("ours / peer: prefill / decode", *ours), rows)
+    return markdown_table(("ours / peer: prefill / decode", *ours), rows)
 
 
 def _ratio(ours: Timing, peer: Timing) -> str:
