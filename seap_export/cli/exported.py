@@ -34,10 +34,10 @@ _MOST_ANSWERS = 6
 
 
 def export_json(result: ExportResult) -> dict[str, Any]:
-    """The manifest's entries of the variants, each with its speed figures, or null. With targets: and the frontier."""
+    """The manifest's entries of the variants, each with its speed figures, or null, and with targets the frontier."""
     reported = result.described
     variants = {name: {**entry, "speed": reported[name]["speed"]} for name, entry in result.entries.items()}
-    return variants if result.frontier is None else {"variants": variants, "frontier": result.frontier}
+    return {"variants": variants} if result.frontier is None else {"variants": variants, "frontier": result.frontier}
 
 
 def export_text(result: ExportResult) -> str:

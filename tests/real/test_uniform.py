@@ -27,7 +27,7 @@ def test_a_uniform_variant_is_a_plain_llama(smollm2_gguf: Path, run: Callable[..
         "export", smollm2_gguf, "--task", "sample:reading", "--ratio", "0.2", "--layout", "uniform", *few,
         "--precision", "fp32", "--out", tmp_path / "out", "--json",
     )  # fmt: skip
-    made = json.loads(done.stdout)["reading-0.2"]
+    made = json.loads(done.stdout)["variants"]["reading-0.2"]
     assert (made["method"], made["parity"]["onnx"]["verdict"]) == ("custom", "passed")
     assert abs(made["achieved_ratio"] - 0.2) <= 0.005
     folder = tmp_path / "out" / "reading-0.2"

@@ -71,7 +71,7 @@ def test_every_argument_reaches_our_command(
 def test_it_exports(tool: Tool, work: Path) -> None:
     outcome = tool(work, "export", "seap", *GOOD, program=PROGRAM)
     assert outcome.code == 0, outcome.err
-    assert json.loads(outcome.out)["a-0.2"]["parity"]["onnx"]["verdict"] == "passed"
+    assert json.loads(outcome.out)["variants"]["a-0.2"]["parity"]["onnx"]["verdict"] == "passed"
     assert (work / "out" / "a-0.2" / "onnx" / "model.onnx").is_file()
 
 

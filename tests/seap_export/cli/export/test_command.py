@@ -110,7 +110,7 @@ def test_json_is_all_of_stdout(run: Run, done: Path) -> None:
     outcome = run(*ALL, "--json", "--quiet")
 
     assert outcome.err == ""
-    variants = json.loads(outcome.out)
+    variants = json.loads(outcome.out)["variants"]
     recorded = json.loads((done / "manifest.json").read_text())["variants"]
     assert variants == {name: {**variant, "speed": None} for name, variant in recorded.items()}
     assert (variants["a-0.2"]["requested_ratio"], variants["a-0.2"]["method"]) == (0.2, "reconstruct")
@@ -169,7 +169,7 @@ def test_another_form_of_the_onnx_files(run: Run, done: Path) -> None:
 
     outcome = run(*ONE, *form, "--force", "--quiet", "--json")
     assert outcome.code == 0
-    variant = json.loads(outcome.out)["a-0.2"]
+    variant = json.loads(outcome.out)["variants"]["a-0.2"]
     assert (variant["precision"]["onnx"], variant["parity"]["onnx"]["verdict"]) == ("int4", "passed")
     after = times_of_writing(done / "a-0.2" / "hf")
     assert {Path(path).name for path in after if after[path] != hf[path]} == CARD  # it names the form
@@ -263,7 +263,7 @@ def test_a_parity_failure_stays_one(run: Run, work: Path) -> None:
     assert again.code == 3
     said = json.loads(again.out)
     assert said["error"] == {"message": message.removeprefix("Error: "), "exit_code": 3}
-    assert said["report"]["a-0.2"]["parity"]["onnx"]["verdict"] == "failed"
+    assert said["report"]["variants"]["a-0.2"]["parity"]["onnx"]["verdict"] == "failed"
     assert tree(work / "out") == before
 
     smallest = report["smallest_passing_limits"]["max_abs"]

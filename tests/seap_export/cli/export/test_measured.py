@@ -78,7 +78,7 @@ def test_report_manifest_and_inspect_show_the_figures(run: Run, measured: Path) 
     for shown in (run("inspect", measured), run("inspect", measured / "a-0.4"), run(*EXPORT)):
         assert kl in shown.out
     assert interval_in_words(cell["decode_speedup_low"], cell["decode_speedup_high"]) in run("inspect", measured).out
-    as_json = json.loads(run(*EXPORT, "--json").out)["a-0.4"]
+    as_json = json.loads(run(*EXPORT, "--json").out)["variants"]["a-0.4"]
     assert as_json["speed"] == variant["speed"]
 
 
@@ -132,7 +132,7 @@ def test_a_replaced_variant_loses_its_old_figures(run: Run, measured: Path) -> N
 def test_int4_that_returns_the_last_logits_is_measured_as_it_serves(run: Run, work: Path) -> None:
     outcome = run(*EXPORT, "--precision", "int4", "--logits", "last", "--json", "--quiet")
     assert outcome.code == 0, outcome.err
-    figures = json.loads(outcome.out)["a-0.4"]
+    figures = json.loads(outcome.out)["variants"]["a-0.4"]
     assert figures["quality"]["tokens"] > 100
     assert figures["speed"]["variant"][0]["depth"] > 1
 

@@ -273,7 +273,7 @@ def test_evaluate_and_plot_know_mixtures(run: Run, home: Path) -> None:
 def test_every_other_method_is_proven(run: Run, bare: Path, method: str) -> None:
     outcome = run("export", "m", *TASKS[:2], "--recipe", method, "--ratio", "0.3", "--out", "out", "--json")
     assert outcome.code == 0, outcome.err
-    variant = json.loads(outcome.out)["a-0.3"]
+    variant = json.loads(outcome.out)["variants"]["a-0.3"]
     plan = json.loads((bare / "out" / "a-0.3" / "plan.json").read_text("utf-8"))
     assert (variant["method"], plan["method"], variant["parity"]["onnx"]["verdict"]) == (method, method, "passed")
     assert abs(variant["achieved_ratio"] - 0.3) <= 0.005
@@ -296,7 +296,7 @@ def test_a_changed_recipe_is_custom_and_proven(run: Run, bare: Path, recipe: str
     arguments = ("export", "m", *TASKS[:2], "--recipe", "mine.toml", "--ratio", "0.3", "--out", "out", "--json")
     outcome = run(*arguments)
     assert outcome.code == 0, outcome.err
-    variant = json.loads(outcome.out)["a-0.3"]
+    variant = json.loads(outcome.out)["variants"]["a-0.3"]
     assert (variant["method"], variant["parity"]["onnx"]["verdict"]) == ("custom", "passed")
     if "budget" in recipe:
         assert run("plot", "out", "--out", "pictures", "-q").code == 0  # checks the plan's ratio against its budget

@@ -73,7 +73,7 @@ def test_every_family_is_exported_with_parity_and_loads_as_a_plain_model(
     is_coarse = variation not in JOINT  # an expert is a large part of a micro model
     assert outcome.code == 0
     assert is_coarse or not outcome.err
-    made = json.loads(outcome.out)["a-0.4"]
+    made = json.loads(outcome.out)["variants"]["a-0.4"]
     assert (made["method"], made["parity"]["onnx"]["verdict"]) == ("reconstruct", "passed")
     assert abs(made["achieved_ratio"] - 0.4) <= (0.1 if is_coarse else 0.005)
     folder = tmp_path / "out" / "a-0.4"
@@ -92,7 +92,7 @@ def test_every_family_is_exported_with_parity_and_loads_as_a_plain_model(
 def test_every_recipe_keeps_its_name(run: Run, work: Path, method: str) -> None:
     outcome = run(*EXPORT, "--recipe", method, "--json", "-q")
     assert outcome.code == 0, outcome.err
-    made = json.loads(outcome.out)["a-0.4"]
+    made = json.loads(outcome.out)["variants"]["a-0.4"]
     assert (made["method"], made["parity"]["onnx"]["verdict"]) == (method, "passed")
     switches = json.loads((work / "out" / "a-0.4" / "hf" / "config.json").read_text("utf-8"))
     assert switches.get("mlp_bias", False) is (method != "wanda-sp")

@@ -84,7 +84,7 @@ def test_texts_of_the_task_get_the_same_tokens_and_at_ratio_0_the_same_logits(
     chosen = ("--ratio", 0, "--vocabulary", size, "--layout", layout, "--set", "samples=4", "--set", "held_out=2")
     outcome = run("export", tmp_path / "m", "--task", task, *chosen, "--out", tmp_path / "out", "--json", "-q")
     assert outcome.code == 0, outcome.err
-    assert json.loads(outcome.out)["a-0"]["parity"]["onnx"]["verdict"] == "passed"
+    assert json.loads(outcome.out)["variants"]["a-0"]["parity"]["onnx"]["verdict"] == "passed"
     kept = read_plan(folder / "plan.json").vocabulary
     assert kept is not None
     assert (len(kept), kept.of) == (size, MODELS[variation][1])
@@ -303,7 +303,7 @@ def test_every_format_holds_the_kept_tokens(run: Run, tmp_path: Path, name: str,
         "--json", "-q",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
-    assert json.loads(outcome.out)["a-0.4"]["parity"][name]["verdict"] == "passed"
+    assert json.loads(outcome.out)["variants"]["a-0.4"]["parity"][name]["verdict"] == "passed"
     assert run("validate", out, "-q").code == 0
 
 
