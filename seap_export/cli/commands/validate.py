@@ -129,18 +129,22 @@ def validate_command(console: Console, path: Path, against_golden: Path | None, 
         _against_golden(console, path, against_golden, options)
         return
     report = validate(path, **options, progress=console).report
-    _job_summary(report)
+    _job_summary(console, report)
     _show(console, report)
 
 
-def _job_summary(report: ValidationReport) -> None:
-    """The file for the job summary, if GitHub Actions names one."""
+def _job_summary(console: Console, report: ValidationReport) -> None:
+    """The file for the job summary, if GitHub Actions names one; the verdict does not depend on it."""
     from validation.reports import job_summary
 
     path = os.environ.get("GITHUB_STEP_SUMMARY")
-    if path:
+    if not path:
+        return
+    try:
         with open(path, "a", encoding="utf-8", newline="\n") as file:
             file.write(job_summary(report.to_json()) + "\n")
+    except OSError as error:
+        console.warn(f"GITHUB_STEP_SUMMARY: {path} cannot be written ({error.strerror}), so the job has no summary")
 
 
 def _show(console: Console, report: ValidationReport) -> None:

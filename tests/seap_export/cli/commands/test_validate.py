@@ -228,6 +228,10 @@ def test_a_job_summary_is_written_where_github_says(
     assert text.startswith("before\n")
     assert "a-0.2" in text
 
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(work / "nowhere" / "summary.md"))
+    outcome = run("validate", "out/a-0.2", "--check", "integrity", "--quiet")
+    assert (outcome.code, outcome.err.count("\n"), "has no summary" in outcome.err) == (0, 1, True)
+
 
 def test_prompts_of_ones_own_need_no_statistics(run: Run, done: Path, work: Path) -> None:
     (work / "prompts.txt").write_text("the cat sat\n\na dog ran far\n")
