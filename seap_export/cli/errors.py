@@ -65,7 +65,7 @@ def as_click_error(error: BaseException) -> click.ClickException:
     if "No space left on device" in text:  # safetensors and others report a failed write in words only
         return Failure(_FULL, _ENVIRONMENT)
     if isinstance(error, MemoryError) or "allocate memory" in text:  # torch raises a RuntimeError
-        remedy = "close other programs, or lower batch_tokens, or --batch-size of evaluate"
+        remedy = "close other programs, or lower batch_tokens (evaluate: --batch-size)"
         return Failure(f"out of memory; {remedy}", _ENVIRONMENT)
     if isinstance(error, ImportError):
         remedy = "install seap-export again with its dependencies"

@@ -212,8 +212,8 @@ def _dense_alone(path: str, dense: str | None, request: EvaluationRequest) -> Su
         refuse_missing(Path(os.path.expanduser(path)))
     if dense is not None or request.texts or request.max_kl is not None or request.min_accuracy_retained is not None:
         raise UsageError(
-            f"{path} is no variant, and only one is compared with its dense model; give a variant's folder, such as "
-            "OUT/TASK-0.2, or leave out --dense, --text, --max-kl and --min-accuracy-retained"
+            f"{path} is not a variant, so there is no dense model to compare it with; give a variant's folder, "
+            "such as OUT/TASK-0.2, or leave out --dense, --text, --max-kl and --min-accuracy-retained"
         )
     if set(request.fixed_folders) - {"hf"}:
         raise UsageError(
