@@ -301,7 +301,7 @@ def test_the_sample_exports(run: Run, work: Path) -> None:
     sample = ROOT / "samples" / "export.toml"
     outcome = run("export", "m", "--config", sample, "--out", "out", "--json", "--quiet")
     assert outcome.code == 0, outcome.err
-    assert {name.rpartition("-")[0] for name in json.loads(outcome.out)} == {
+    assert {name.rpartition("-")[0] for name in json.loads(outcome.out)["variants"]} == {
         "arithmetic", "everyday", "reading", "general",
     }  # fmt: skip
 
