@@ -18,11 +18,11 @@ from seap_export.activations.statistics import (
     write_sensitivity,
     write_tokens,
 )
-from seap_export.activations.walk_check import WalkCheck
+from seap_export.activations.walk_check import WalkCheck, refuse_overflow
 from seap_export.families.names import Projection
 from seap_export.layers.batches import length_buckets
 from seap_export.layers.compute import Compute
-from seap_export.layers.hidden_states import HiddenStates
+from seap_export.layers.hidden_states import HiddenStates, SublayerPass
 from seap_export.layers.kept import UNFINISHED, keep_tensors, kept_tensors, path_of
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.streams import StreamStorage, choose_storage
@@ -133,7 +133,12 @@ class _Run:
     def _sublayer(self, index: int, output: Projection, tensors: dict[str, torch.Tensor]) -> SublayerStatistics:
         layer = DecoderLayer(self._source.spec, index, tensors, self._compute.device, only=output)
         kept = observer(layer, output, self._hidden, self._unfinished)
-        self._hidden.advance(layer, output, kept.see)
+
+        def see(passed: SublayerPass) -> None:
+            refuse_overflow(self._source.name, f"layer {index}", passed.stream)
+            kept.see(passed)
+
+        self._hidden.advance(layer, output, see)
         return SublayerStatistics(kept.moments(), kept.tensors())
 
     def _save(self, index: int) -> None:

@@ -30,7 +30,7 @@ from seap_export.layers.sublayers.operands import stream_of
 from seap_export.sources.source import Source
 from seap_export.sources.stored import StoredForm
 
-__all__ = ["WalkCheck", "short_context"]
+__all__ = ["WalkCheck", "refuse_overflow", "short_context"]
 
 #: Tokens that are compared; a text is cut there.
 _TOKENS = 256
@@ -148,6 +148,7 @@ class WalkCheck:
         self._compare("the logits", walked, self._model.logits(self._passage.hidden[0])[0])
 
     def _compare(self, where: str, walked: torch.Tensor, stock: torch.Tensor) -> None:
+        refuse_overflow(self._source.name, where, stock)
         scale = stock.square().mean(-1, keepdim=True).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
         difference = ((walked - stock).abs() / scale).max().item()
         if not difference <= _LIMIT:
@@ -156,6 +157,18 @@ class WalkCheck:
                 f"'{self._source.spec.family.model_type}' computes something else than transformers "
                 f"({difference:.1e} of the values' size); this model cannot be exported"
             )
+
+
+def refuse_overflow(model: str, where: str, values: torch.Tensor) -> None:
+    """Refuses hidden states or logits whose squares float32 cannot hold.
+
+    Raises:
+        InputError: It cannot hold them, or a value is NaN.
+    """
+    if not values.square().sum().isfinite():
+        raise InputError(
+            f"{model}: {where} computes values that float32 cannot hold, as damaged weights do; download the model again"
+        )
 
 
 def _stock_config(config: Mapping[str, Any]) -> Any:

@@ -25,6 +25,8 @@ __all__ = ["Source"]
 
 #: Values that are checked at a time, so that what the check takes is little against a tensor.
 _CHECKED = 2**20
+#: Outer tensors without which a model computes nothing; those of a layer may be zero, which leaves it out.
+_NEVER_ZERO = ("embed_tokens", "lm_head", "norm")
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,13 @@ class Source:
         """Reads one of `outer_names`, such as the embedding (`embed_tokens`) or the LM head (`lm_head`).
 
         Raises:
-            InputError: A weight is NaN or infinite.
+            InputError: A weight is NaN or infinite, or all that there must be are zero.
         """
         full = names.tensor(name)
-        return self._read([full])[full]
+        tensor = self._read([full])[full]
+        if name in _NEVER_ZERO and not tensor.any():
+            raise InputError(f"{self.name}: tensor '{full}' holds only zeros; save or download the model again")
+        return tensor
 
     def read_norm(self) -> Norm:
         """Reads the final norm; raises as `read_outer` does."""

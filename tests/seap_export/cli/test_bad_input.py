@@ -197,6 +197,20 @@ def test_weights_that_are_no_numbers(run: Run, work: Path, name: str, value: flo
     refuse(run, work, code=8, says=f"m: tensor '{name}' NaN or infinite")
 
 
+@pytest.mark.parametrize(
+    ("name", "factor", "says"),
+    [
+        ("model.embed_tokens.weight", 0.0, "m: tensor 'model.embed_tokens.weight' only zeros"),
+        ("lm_head.weight", 0.0, "m: tensor 'lm_head.weight' only zeros"),
+        ("model.layers.1.mlp.down_proj.weight", 1e30, "m: layer 1 float32"),  # its squares are infinite
+        ("model.layers.1.mlp.gate_proj.weight", 1e38, "m: layer 1 float32"),
+    ],
+)
+def test_weights_that_compute_nothing(run: Run, work: Path, name: str, factor: float, says: str) -> None:
+    edit_weights(work / "m", lambda tensors: tensors[name].mul_(factor))
+    refuse(run, work, code=8, says=says)
+
+
 def test_a_model_that_names_no_end_of_sequence(run: Run, work: Path) -> None:
     for name in ("config.json", "generation_config.json"):
         set_json(work / "m" / name, eos_token_id=None)
