@@ -36,6 +36,7 @@ def write_files(folder: Path, files: Mapping[str, Content]) -> None:
         OSError: They cannot be written.
     """
     for name, content in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         if isinstance(content, bytes):
             (folder / name).write_bytes(content)
         elif content is not None:

@@ -23,7 +23,7 @@ from seap_export.json_file import read_json
 from seap_export.rounding.note import read_note
 from seap_export.sources.stored import PlainReader
 from seap_export.sources.tensor_writer import SafetensorsWriter
-from seap_export.sources.tokenizer import TOKENIZER_FILES
+from seap_export.sources.tokenizer import tokenizer_names
 from seap_export.sources.weights import SafetensorsReader, main_dtype
 
 __all__ = ["MODEL_FILE", "WEIGHTS", "mlx_files", "model_dtype", "stored_parts", "write_mlx"]
@@ -66,7 +66,7 @@ def model_dtype(model_folder: Path) -> torch.dtype:
 def mlx_files(model_folder: Path, spec: ModelSpec, layout: Layout) -> dict[str, Content]:
     """All files but the weights and the model file; generation_config.json holds the tokens that end a text."""
     return {
-        **copies(model_folder, *TOKENIZER_FILES, "generation_config.json"),
+        **copies(model_folder, *tokenizer_names(model_folder), "generation_config.json"),
         "config.json": in_order(_config(model_folder, spec, layout)),
     }
 

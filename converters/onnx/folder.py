@@ -15,7 +15,7 @@ from converters.whole import whole_or_nothing
 from seap_export.families import ModelSpec
 from seap_export.json_file import read_json, read_json_if_present
 from seap_export.sources.config import read_spec
-from seap_export.sources.tokenizer import TOKENIZER_FILES, read_tokenizer_config, tokenizer_files
+from seap_export.sources.tokenizer import read_tokenizer_config, tokenizer_files, tokenizer_names
 
 __all__ = ["convert_folder", "folder_damages", "genai_config_of"]
 
@@ -62,7 +62,7 @@ def _small_files(model_folder: Path, form: OnnxForm) -> dict[str, Content]:
     """The tokenizer, whose only other setting is that graphs need padding on the right, and genai_config.json."""
     genai = genai_config_of(model_folder, read_spec(model_folder), form)
     return {
-        **copies(model_folder, *TOKENIZER_FILES),
+        **copies(model_folder, *tokenizer_names(model_folder)),
         "tokenizer_config.json": {**read_tokenizer_config(model_folder), "padding_side": "right"},
         GENAI_CONFIG: in_order(genai),
     }

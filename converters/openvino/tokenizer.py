@@ -12,7 +12,7 @@ from converters.small_files import Content, copies, write_files
 from seap_export.errors import EnvironmentFailure, InputError, in_one_line
 from seap_export.families import model_spec
 from seap_export.rounding.note import without_dtype
-from seap_export.sources.tokenizer import TOKENIZER_FILES, read_tokenizer_config, without_code
+from seap_export.sources.tokenizer import read_tokenizer_config, tokenizer_names, without_code
 
 __all__ = ["DETOKENIZER_FILE", "TOKENIZER_FILE", "openvino_files", "tokenizer_graphs", "write_tokenizer"]
 
@@ -43,7 +43,7 @@ def openvino_files(model_folder: Path) -> dict[str, Content]:
 
 def _tokenizer(model_folder: Path) -> dict[str, Content]:
     config = without_code(read_tokenizer_config(model_folder), name_class=True)
-    return {**copies(model_folder, *TOKENIZER_FILES), "tokenizer_config.json": config}
+    return {**copies(model_folder, *tokenizer_names(model_folder)), "tokenizer_config.json": config}
 
 
 def _configs(model_folder: Path) -> dict[str, Content]:

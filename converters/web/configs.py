@@ -10,6 +10,7 @@ from converters.small_files import Content, copies
 from converters.web.precisions import file_name
 from seap_export.families import ModelSpec, model_spec
 from seap_export.json_file import read_json, read_json_if_present
+from seap_export.runtime.chat import DEFAULT_TEMPLATE, template_sources
 from seap_export.runtime.files import load_tokenizer
 from seap_export.sources.tokenizer import MODEL_INPUTS, read_tokenizer_config
 
@@ -80,21 +81,15 @@ def _tokenizer_config(folder: Path) -> dict[str, Any]:
     tokenizer.json does.
     """
     settings = {key: value for key, value in read_tokenizer_config(folder).items() if key not in _DROPPED}
-    template = _chat_template(folder)
+    templates = template_sources(folder, settings)
+    listed: Any = [{"name": name, "template": template} for name, template in templates.items()]
+    template = templates.get(DEFAULT_TEMPLATE) if len(templates) == 1 else listed
     return {
         "clean_up_tokenization_spaces": False,  # transformers.js would
         "model_input_names": MODEL_INPUTS,
         **settings,
-        **({} if template is None else {"chat_template": template}),
+        **({"chat_template": template} if template else {}),
         "add_bos_token": bool(load_tokenizer(folder).encode("").ids),
         "padding_side": "right",
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
-
-
-def _chat_template(folder: Path) -> Any:
-    """That of a file of its own; None: there is none."""
-    text = folder / "chat_template.jinja"
-    if text.is_file():
-        return text.read_text("utf-8")
-    return (read_json_if_present(folder / "chat_template.json") or {}).get("chat_template")

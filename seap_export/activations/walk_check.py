@@ -167,7 +167,7 @@ def refuse_overflow(model: str, where: str, values: torch.Tensor) -> None:
     """
     if not values.square().sum().isfinite():
         raise InputError(
-            f"{model}: {where} computes values that float32 cannot hold, as damaged weights do; download the model again"
+            f"{model}: {where} gives values that float32 cannot hold, as of damaged weights; download the model again"
         )
 
 

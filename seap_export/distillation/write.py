@@ -92,9 +92,8 @@ def write_variant(
             yield {name: layers[index][name] if tensor.dim() == 2 else tensor for name, tensor in stored.items()}
 
     write_weights(reduced, spec, distilled, folder)
-    for path in shrunk.iterdir():
-        if path.name != _WEIGHTS:
-            shutil.copyfile(path, folder / path.name)
+    others = shutil.ignore_patterns(_WEIGHTS)
+    shutil.copytree(shrunk, folder, ignore=others, copy_function=shutil.copyfile, dirs_exist_ok=True)
     shutil.rmtree(unfinished)
 
 

@@ -192,18 +192,24 @@ def template_sources(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     Raises:
         ArtifactError: A file with templates is damaged.
     """
-    text, old = folder / "chat_template.jinja", folder / "chat_template.json"
-    if text.is_file():
-        try:
-            return {DEFAULT_TEMPLATE: text.read_text("utf-8")}
-        except (OSError, ValueError) as error:
-            raise ArtifactError(f"{text}: cannot be read ({error}); it is damaged, export again") from error
+    old = folder / "chat_template.json"
     template = (read_object(old) if old.is_file() else config).get("chat_template")
     if isinstance(template, list):
         named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, Mapping)}
-        sources = {name: source for name, source in named.items() if isinstance(name, str) and isinstance(source, str)}
-        return sources if DEFAULT_TEMPLATE in sources else {}
-    return {DEFAULT_TEMPLATE: template} if isinstance(template, str) and template else {}
+    else:
+        named = {DEFAULT_TEMPLATE: template}
+    if (text := folder / "chat_template.jinja").is_file():  # takes the place of all that the others say
+        named = {DEFAULT_TEMPLATE: _text_in(text)}
+    named |= {path.stem: _text_in(path) for path in sorted(folder.glob("additional_chat_templates/*.jinja"))}
+    sources = {name: source for name, source in named.items() if isinstance(name, str) and isinstance(source, str)}
+    return sources if sources.get(DEFAULT_TEMPLATE) else {}
+
+
+def _text_in(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error}); it is damaged, export again") from error
 
 
 def _text_of(token: object) -> str | None:

@@ -105,4 +105,4 @@ def _licence_files(folder: Path) -> dict[str, bytes]:
 
 
 def _is_readable(file: Path) -> bool:
-    return file.is_file() and not is_stray_link(file) and file.stat().st_size <= _MOST_BYTES
+    return file.is_file() and not is_stray_link(file, file.parent) and file.stat().st_size <= _MOST_BYTES

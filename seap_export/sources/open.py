@@ -64,7 +64,8 @@ def _download(model: str) -> Path:
 
     patterns = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
     patterns += ["README.md", "LICEN[CS]E*", "NOTICE*", "COPYING*"]  # the card of a variant passes them on
-    copies = ["consolidated*", "*/*"]  # the same weights in the original authors' format
+    # the same weights in the original authors' format; of other folders, only further chat templates count
+    copies = ["consolidated*", *(f"*/{pattern}" for pattern in patterns if pattern != "*.jinja")]
     try:
         return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=copies))
     except Exception as error:  # the hub client's errors share no useful base class across its releases

@@ -13,18 +13,18 @@ from seap_export.sources.tokenizer_check import check_tokenizer, check_tokenizer
 
 __all__ = [
     "MODEL_INPUTS",
-    "TOKENIZER_FILES",
     "copy_tokenizer",
     "is_stray_link",
     "read_tokenizer_config",
     "tokenizer_files",
+    "tokenizer_names",
     "without_code",
 ]
 
 #: The inputs of a decoder. By default `PreTrainedTokenizerFast` of transformers 4.57 also returns token_type_ids,
 #: which `generate` rejects.
 MODEL_INPUTS = ["input_ids", "attention_mask"]
-TOKENIZER_FILES = (
+_NAMES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
@@ -35,6 +35,13 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
+#: Where transformers looks for chat templates beside the default one.
+_FURTHER_TEMPLATES = "additional_chat_templates/*.jinja"
+
+
+def tokenizer_names(folder: Path) -> list[str]:
+    """What a model folder may call the tokenizer's files, and the further chat templates that it has."""
+    return [*_NAMES, *sorted(path.relative_to(folder).as_posix() for path in folder.glob(_FURTHER_TEMPLATES))]
 
 
 def tokenizer_files(folder: Path) -> tuple[Path, ...]:
@@ -44,27 +51,27 @@ def tokenizer_files(folder: Path) -> tuple[Path, ...]:
         InputError: There is no tokenizer.json, which every runtime needs; it or tokenizer_config.json is damaged; or a
             file is a link to a place outside the folder.
     """
-    files = tuple(folder / name for name in TOKENIZER_FILES if (folder / name).is_file())
+    files = tuple(folder / name for name in tokenizer_names(folder) if (folder / name).is_file())
     if folder / "tokenizer.json" not in files:
         raise InputError(
             f"{folder}: no tokenizer.json; save a fast tokenizer there first: "
             "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
         )
     for file in files:
-        if is_stray_link(file):
+        if is_stray_link(file, folder):
             raise InputError(f"{file}: is a link to a file outside the model folder; replace it with the file itself")
     check_tokenizer(folder / "tokenizer.json")
     check_tokenizer_config(folder / "tokenizer_config.json", read_tokenizer_config(folder))
     return files
 
 
-def is_stray_link(file: Path) -> bool:
-    """Whether this is a link that would copy some other file of this machine into the artifacts.
+def is_stray_link(file: Path, folder: Path) -> bool:
+    """Whether this file of a folder is a link that would copy some other file of this machine into the artifacts.
 
     Links within the folder are allowed, as are those of the hub's cache, where snapshots/REVISION/NAME points to
     blobs/HASH. If the folder itself is a link, its target counts as the folder.
     """
-    folder, target = file.parent.resolve(), file.resolve()
+    folder, target = folder.resolve(), file.resolve()
     homes = [folder, *([folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else [])]
     return not any(target.is_relative_to(home) for home in homes)
 
@@ -72,7 +79,9 @@ def is_stray_link(file: Path) -> bool:
 def copy_tokenizer(folder: Path, target: Path) -> None:
     """Copies the tokenizer's files, unchanged, into the existing folder `target`."""
     for file in tokenizer_files(folder):
-        shutil.copyfile(file, target / file.name)
+        copy = target / file.relative_to(folder)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, copy)
 
 
 def without_code(config: Mapping[str, Any], *, name_class: bool) -> Mapping[str, Any]:

@@ -40,12 +40,15 @@ def special_metadata(folder: Path, tokenizer: Mapping[str, Any], tokens: Tokens)
     for name, text, key in (("BOS", first, "bos"), ("EOS", last, "eos")):
         if text is not None and tokens.ids.get(text) != ids.get(key):
             raise refuse(f"texts are framed by '{text}', which is not its {name} token")
-    template = template_sources(folder, settings).get(DEFAULT_TEMPLATE)
+    templates = template_sources(folder, settings)
+    further = [name for name in templates if name != DEFAULT_TEMPLATE]
     return {
         **{_ID.format(key): value for key, value in ids.items() if value is not None},
         "tokenizer.ggml.add_bos_token": first is not None,
         "tokenizer.ggml.add_eos_token": last is not None,
-        **({"tokenizer.chat_template": template} if template else {}),
+        **({"tokenizer.chat_template": templates[DEFAULT_TEMPLATE]} if templates else {}),
+        **({"tokenizer.chat_templates": further} if further else {}),
+        **{f"tokenizer.chat_template.{name}": templates[name] for name in further},
         **_name(tokenizer),
     }
 

@@ -14,6 +14,7 @@ from seap_export.errors import SeapError
 from seap_export.pipeline.folder.contents import Export, Variant
 from seap_export.pipeline.folder.manifest import Manifest
 from seap_export.pipeline.folder.names import calibration_step
+from seap_export.runtime.chat import template_sources
 from seap_export.runtime.files import read_object
 from seap_export.runtime.manifest import ROUTER_FOLDER, ROUTER_GRAPH, RouterManifest
 from seap_export.runtime.router import Router
@@ -78,12 +79,8 @@ def _other_model(router: RouterManifest, export: Export) -> list[str]:
 def _tokenizer(folder: Path) -> list[Any]:
     """The parts of a tokenizer and its chat template that must agree; class and padding may differ."""
     config = folder / "tokenizer_config.json"
-    templates = [folder / name for name in ("chat_template.jinja", "chat_template.json")]
-    return [
-        read_object(folder / "tokenizer.json"),
-        read_object(config).get("chat_template") if config.is_file() else None,
-        *(template.read_bytes() if template.is_file() else None for template in templates),
-    ]
+    templates = template_sources(folder, read_object(config) if config.is_file() else {})
+    return [read_object(folder / "tokenizer.json"), templates]
 
 
 def _cut_for(variant: Variant, tokenizer: list[Any]) -> list[Any]:

@@ -16,8 +16,9 @@ from tokenizers import Tokenizer
 
 from converters.gguf.tokenizer.vocabulary import tokenizer_metadata
 from seap_export.errors import InputError
-from seap_export.families import model_spec
-from seap_export.sources.gguf.tokenizers import split_rules, tokenizer_of
+from seap_export.families import GgufForm, model_spec
+from seap_export.sources.gguf.file import GgufFile
+from seap_export.sources.gguf.tokenizers import gguf_tokenizer_files, split_rules, tokenizer_of
 
 SPEC = model_spec(micro_config(model_type="llama", vocab_size=512))
 
@@ -67,6 +68,15 @@ def test_a_template_in_a_file_of_its_own_counts(folder: Path) -> None:
     assert tokenizer_metadata(folder, SPEC)["tokenizer.chat_template"] == "{{ old }}"
     (folder / "chat_template.jinja").write_text("{{ other }}", "utf-8")
     assert tokenizer_metadata(folder, SPEC)["tokenizer.chat_template"] == "{{ other }}"
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("{{ tools }}", "utf-8")
+    metadata = tokenizer_metadata(folder, SPEC)
+    assert metadata["tokenizer.chat_templates"] == ["tool_use"]
+    file = GgufFile(folder, {**metadata, "llama.context_length": 8}, {}, SPEC.family, GgufForm("llama"))
+    written = json.loads(gguf_tokenizer_files(file)["tokenizer_config.json"])
+    named = {"default": "{{ other }}", "tool_use": "{{ tools }}"}
+    listed = [{"name": name, "template": template} for name, template in named.items()]
+    assert written["chat_template"] == listed
 
 
 @pytest.mark.parametrize("name", list(split_rules()))

@@ -52,6 +52,11 @@ def test_chat_template_is_in_the_tokenizers_config(source: Path) -> None:
     assert written(source, "tokenizer_config.json")["chat_template"] == "json"
     (source / "chat_template.jinja").write_text("{{ messages }}\n", "utf-8")
     assert written(source, "tokenizer_config.json")["chat_template"] == "{{ messages }}\n"
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "tool_use.jinja").write_text("tools", "utf-8")
+    named = {"default": "{{ messages }}\n", "tool_use": "tools"}
+    listed = [{"name": name, "template": template} for name, template in named.items()]
+    assert written(source, "tokenizer_config.json")["chat_template"] == listed
 
 
 def test_tokenizer_is_taken_as_it_is(source: Path) -> None:

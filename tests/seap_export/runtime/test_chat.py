@@ -106,11 +106,14 @@ NAMED = [{"name": "default", "template": "a"}, {"name": "tool_use", "template": 
         ({"tokenizer_config.json": {"chat_template": NAMED[1:]}}, None),
         ({"tokenizer_config.json": {"chat_template": "a"}, "chat_template.json": {"chat_template": "b"}}, ("b", "b")),
         ({"chat_template.json": {"chat_template": "b"}, "chat_template.jinja": "c"}, ("c", "c")),
+        ({"chat_template.jinja": "c", "additional_chat_templates/tool_use.jinja": "d"}, ("c", "d")),
+        ({"additional_chat_templates/tool_use.jinja": "d"}, None),
     ],
 )
 def test_where_templates_stand(tmp_path: Path, files: dict[str, Any], expected: tuple[str, str] | None) -> None:
     write_micro_tokenizer(tmp_path)
     for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content), "utf-8")
     chat = template_of(tmp_path)
     assert (chat and (chat.render([USER]), chat.render([USER], tools=[TOOL]))) == expected

@@ -211,7 +211,9 @@ def test_a_hub_model_is_read_from_its_snapshot(folder: Path, monkeypatch: pytest
     assert source.name == "owner--name"
     assert source.digest == open_source(str(folder)).digest
     wanted = ["config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json"]
+    wanted += ["additional_chat_templates/tool_use.jinja"]
     others = ["consolidated.safetensors", "original/model.safetensors", "model.bin", "model.pth", "modeling.py"]
+    others += ["onnx/config.json"]
     assert list(filter_repo_objects(wanted + others, **asked)) == wanted
 
 

@@ -78,7 +78,11 @@ def _build(file: GgufFile) -> tuple[Tokenizer, bool]:
 
 def _tokenizer_config(file: GgufFile) -> dict[str, Any]:
     names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
-    template = file.metadata.get("tokenizer.chat_template")
+    template: Any = file.metadata.get("tokenizer.chat_template")
+    further = file.metadata.get("tokenizer.chat_templates")
+    if template and isinstance(further, list):
+        named = {str(name): file.metadata.get(f"tokenizer.chat_template.{name}") for name in further}
+        template = [{"name": name, "template": text} for name, text in {"default": template, **named}.items() if text]
     return {
         # This class uses tokenizer.json unchanged; one named after a model would rebuild parts of it.
         "tokenizer_class": "PreTrainedTokenizerFast",
