@@ -75,7 +75,8 @@ def continue_prompts(
         prompts: Token ids, each shorter than the context.
         ends: When a text ends.
         batch_size: The most prompts that run together.
-        on_done: Called once for each prompt, when its text ends.
+        on_done: Called once for each prompt, when all texts of its batch have ended: what takes as long as the longest
+            would otherwise seem to take as long as the shortest.
 
     Raises:
         ArtifactError: The model gives NaN or infinite logits.
@@ -83,13 +84,14 @@ def continue_prompts(
     """
     continuations: dict[int, Continuation] = {}
     for batch in _batches(prompts, ends, batch_size):
-        rows = [_Row(tokenizer, prompts[number], ends, on_done) for number in batch]
+        rows = [_Row(tokenizer, prompts[number], ends) for number in batch]
         if isinstance(runner, Follows):
             _follow(runner, rows)
         else:
             decode(runner, rows, _likeliest)
         for number, row in zip(batch, rows, strict=True):
             continuations[number] = row.continuation()
+            on_done(row)
     return [continuations[number] for number in range(len(prompts))]
 
 
@@ -105,12 +107,10 @@ def _batches(prompts: Sequence[TokenIds], ends: Ends, size: int) -> Iterator[lis
 class _Row:
     """A prompt and what follows it."""
 
-    def __init__(
-        self, tokenizer: Tokenizer, prompt: TokenIds, ends: Ends, on_done: Callable[[object], object]
-    ) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt: TokenIds, ends: Ends) -> None:
         self.prompt, self.room = prompt, ends.room(prompt)
         self.is_done, self.last = False, 0
-        self._ends, self._stream, self._on_done = ends, TextStream(tokenizer, prompt), on_done
+        self._ends, self._stream = ends, TextStream(tokenizer, prompt)
         self._tokenizer, self._text, self._tokens, self._is_stopped, self._end_text = tokenizer, "", 0, False, ""
 
     def add(self, token: int) -> None:
@@ -119,24 +119,17 @@ class _Row:
             return
         if token in self._ends.tokens:
             self._is_stopped, self._end_text = True, self._tokenizer.id_to_token(token) or ""
-            self._end()
+            self.is_done = True
             return
         self.last = token
         self._tokens += 1
         piece = self._stream.add(token)
         self._text += piece
         self._is_stopped = bool(piece) and self._ends.rule.before_stop(self._text) is not None
-        if self._is_stopped or self._tokens == self.room:
-            self._end()
-
-    def _end(self) -> None:
-        self.is_done = True
-        self._on_done(self)
+        self.is_done = self._is_stopped or self._tokens == self.room
 
     def continuation(self) -> Continuation:
         """What followed the prompt; nothing more does."""
-        if not self.is_done:
-            self._end()
         text = self._text + self._stream.end()
         before = self._ends.rule.before_stop(text)
         if before is None:
