@@ -29,6 +29,7 @@ from seap_export.activations.statistics import Calibration
 from seap_export.runtime.files import load_tokenizer
 from validation.benchmarks.command import Benchmark
 from validation.execution import Execution
+from validation.reports.markdown import markdown_table
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner, open_onnx_runtime
 from validation.runtimes.runner import Opening
 
@@ -70,8 +71,7 @@ def draft_table(
 ) -> None:
     """Print the table: acceptance is the mean share of guesses that are right, wherever they are made."""
     held_out = [sample["prompt"] or sample["completion"] for sample in Calibration(folder).record.held_out[:prompts]]
-    click.echo("| target | draft | acceptance | k | tokens a round | step | guess | check of k + 1 | speed-up |")
-    click.echo("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    rows = []
     for target, path in _named(targets):
         runner = _open(path, threads)
         tokenizer = load_tokenizer(path)
@@ -85,18 +85,13 @@ def draft_table(
             per_round = {k: answers / sum(rounds(right, k) for right in guessed) for k in range(1, _MOST + 1)}
             gains = {k: count * steps[1] / (k * guess[1] + steps[k + 1]) for k, count in per_round.items()}
             k = max(gains, key=lambda each: gains[each])
-            cells = [
-                target,
-                draft,
-                f"{np.concatenate(guessed).mean():.1%}",
-                str(k),
-                f"{per_round[k]:.2f}",
-                *(f"{seconds * 1e3:.1f} ms" for seconds in (steps[1], guess[1], steps[k + 1])),
-                f"{gains[k]:.2f}",
-            ]
-            click.echo(f"| {' | '.join(cells)} |")
+            times = (f"{seconds * 1e3:.1f} ms" for seconds in (steps[1], guess[1], steps[k + 1]))
+            acceptance = f"{np.concatenate(guessed).mean():.1%}"
+            rows.append((target, draft, acceptance, str(k), f"{per_round[k]:.2f}", *times, f"{gains[k]:.2f}"))
             guesser.close()
         runner.close()
+    head = ("target", "draft", "acceptance", "k", "tokens a round", "step", "guess", "check of k + 1", "speed-up")
+    click.echo(markdown_table(head, rows))
 
 
 def rounds(right: Guessed, k: int) -> int:

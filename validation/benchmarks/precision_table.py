@@ -12,7 +12,6 @@ by size, so that a pruned model is next to a dense one of about the same size.
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +34,7 @@ from validation.benchmarks.shrinker import Shrinker
 from validation.divergence.dense import DenseAnswers, DenseReference
 from validation.divergence.measure import measure_divergence
 from validation.prompts import tokenize_prompts
+from validation.reports.markdown import markdown_table
 from validation.reports.numbers import with_error
 
 __all__ = ["precision_table"]
@@ -51,10 +51,10 @@ class _Row:
     perplexity: float
     top1_agreement: float
 
-    def __str__(self) -> str:
+    def cells(self) -> tuple[str, ...]:
         size, perplexity = f"{self.onnx_bytes / 1e6:.1f} MB", f"{self.perplexity:.1f}"
         quality = (with_error(self.mean_kl_nats, self.mean_kl_nats_stderr), perplexity, f"{self.top1_agreement:.1%}")
-        return f"| {' | '.join((self.model, self.precision, self.rounding, size, *quality))} |"
+        return self.model, self.precision, self.rounding, size, *quality
 
 
 @click.command(cls=Benchmark)
@@ -98,10 +98,9 @@ def precision_table(
                     how = format.grid(read_spec(path))
                     for rounding in (None, how) if how else (None,):
                         rows.append(_row(reference, path, format, statistics, rounding))
-                        click.echo(str(rows[-1]), file=sys.stderr)
-    click.echo("| model | precision | rounding | ONNX | mean KL | perplexity | top-1 |\n|" + " --- |" * 7)
-    for row in sorted(rows, key=lambda row: -row.onnx_bytes):
-        click.echo(str(row))
+                        click.echo(" ".join(rows[-1].cells()), err=True)
+    head = ("model", "precision", "rounding", "ONNX", "mean KL", "perplexity", "top-1")
+    click.echo(markdown_table(head, (row.cells() for row in sorted(rows, key=lambda row: -row.onnx_bytes))))
     if json_file:
         json_file.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n", "utf-8", newline="\n")
 

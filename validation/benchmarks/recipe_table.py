@@ -11,7 +11,6 @@ nats per token / perplexity, on the task's held-out texts, or on those of `--tex
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from validation.benchmarks.shrinker import Shrinker
 from validation.divergence.dense import DenseAnswers, DenseReference
 from validation.divergence.measure import measure_divergence
 from validation.prompts import tokenize_prompts
+from validation.reports.markdown import markdown_table
 from validation.reports.numbers import with_error
 
 __all__ = ["recipe_table"]
@@ -104,7 +104,7 @@ def _cells(
             achieved = shrinker.write(calibration, open_recipe(text), ratio, Path(folder))
             figures = measure_divergence(reference, Path(folder))
         column = f"{calibration.record.task} {ratio:g}"
-        cells[column] = _Cell(
+        cells[column] = cell = _Cell(
             figures.kl.mean,
             figures.kl.stderr,
             figures.perplexity,
@@ -112,21 +112,18 @@ def _cells(
             figures.top1_agreement,
             achieved,
         )
-        click.echo(
-            f"{column} {text}: {cells[column]} (dense {figures.dense_perplexity:.1f}), {achieved:.4f}", file=sys.stderr
-        )
+        click.echo(f"{column} {text}: {cell} (dense {figures.dense_perplexity:.1f}), {achieved:.4f}", err=True)
     return cells
 
 
 def _table(cells: dict[str, dict[str, _Cell]]) -> str:
     """A row for each recipe; the last column is the mean of its KL as a fraction of the first recipe's."""
     first = next(iter(cells.values()))
-    lines = ["| recipe | " + " | ".join(first) + " | mean KL ratio |", "| --- " * (len(first) + 2) + "|"]
+    rows = []
     for text, row in cells.items():
         fractions = [cell.mean_kl_nats / first[column].mean_kl_nats for column, cell in row.items()]
-        mean = sum(fractions) / len(fractions)
-        lines.append(f"| {text} | " + " | ".join(map(str, row.values())) + f" | {mean:.2f} |")
-    return "\n".join(lines)
+        rows.append((text, *map(str, row.values()), f"{sum(fractions) / len(fractions):.2f}"))
+    return markdown_table(("recipe", *first, "mean KL ratio"), rows)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ figure is written to the JSON file at once; a second run continues where the fir
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from seap_export.plan.recipes import open_recipe
 from seap_export.sources.open import open_source
 from validation.benchmarks.command import Benchmark
 from validation.benchmarks.shrinker import Shrinker
+from validation.reports.markdown import markdown_table
 from validation.zero_shot.evaluate import evaluate_zero_shot
 from validation.zero_shot.questions import Question, read_questions
 from validation.zero_shot.tasks import HarnessTask, local_task
@@ -94,18 +94,16 @@ def _measure(
         measured = evaluate_zero_shot(folder, [task], batch_size=_BATCH)[name]
         figures[row][name] = {**vars(measured), "achieved_ratio": achieved}
         json_file.write_text(json.dumps(figures, indent=1) + "\n", "utf-8", newline="\n")
-        click.echo(f"{row} {name}: {measured.acc:.3f} / {measured.acc_norm or 0.0:.3f}", file=sys.stderr)
+        click.echo(f"{row} {name}: {measured.acc:.3f} / {measured.acc_norm or 0.0:.3f}", err=True)
 
 
 def _table(figures: Figures, tasks: list[str], rows: list[str]) -> str:
-    def cells(row: str) -> str:
-        of_row = [figures[row][task] for task in tasks]
-        means = (sum(one[metric] for one in of_row) / len(of_row) for metric in ("acc", "acc_norm"))
-        parts = [f"{one['acc']:.1%} / {one['acc_norm']:.1%}" for one in of_row]
-        return " | ".join([*parts, " / ".join(f"{mean:.1%}" for mean in means)])
+    def cells(row: str) -> list[str]:
+        pairs = [(figures[row][task]["acc"], figures[row][task]["acc_norm"]) for task in tasks]
+        pairs.append(tuple(sum(metric) / len(pairs) for metric in zip(*pairs, strict=True)))
+        return [row, *(f"{acc:.1%} / {acc_norm:.1%}" for acc, acc_norm in pairs)]
 
-    lines = ["| recipe, ratio | " + " | ".join([*tasks, "mean"]) + " |", "| --- " * (len(tasks) + 2) + "|"]
-    return "\n".join([*lines, *(f"| {row} | {cells(row)} |" for row in ["dense", *rows])])
+    return markdown_table(("recipe, ratio", *tasks, "mean"), map(cells, ["dense", *rows]))
 
 
 if __name__ == "__main__":
