@@ -124,7 +124,7 @@ def evaluate_command(console: Console, path: str, **options: Any) -> None:
 
     report = evaluate(path, **options, progress=console)
     if report.planned:
-        console.result(report.planned, _preview_table(report.planned))
+        console.result({"planned": report.planned}, _preview_table(report.planned))
         return
     if not report.passed:
         console.text(_summary(report))

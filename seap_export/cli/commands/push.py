@@ -51,4 +51,4 @@ def push_command(console: Console, **options: Any) -> None:
         f"{name}: {variant.address or f'to {variant.repository} (not uploaded)'}, {megabytes(variant.bytes)}"
         for name, variant in pushed.items()
     ]
-    console.result(values, "\n".join([table(["file", "size"], rows), *addresses]))
+    console.result({"variants": values}, "\n".join([table(["file", "size"], rows), *addresses]))

@@ -257,7 +257,7 @@ def test_dry_runs_return_what_the_command_shows_and_write_nothing(inputs: Path, 
 
     report = evaluate(done / "a-0.2", dense=inputs / "m", dry_run=True, out=tmp_path / "told.json", max_kl=1e-9)
     command = ("evaluate", done / "a-0.2", "--dense", inputs / "m", "--dry-run", "--json")
-    assert json.loads(run_here(*command).out) == report.planned
+    assert json.loads(run_here(*command).out) == {"planned": report.planned}
     assert (len(report.planned), report.passed, report.divergence) == (1, True, {})
     assert not (tmp_path / "told.json").exists()
     assert times_of_writing(done) == written

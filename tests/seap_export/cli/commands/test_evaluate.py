@@ -217,7 +217,7 @@ def test_a_dry_run_measures_and_writes_nothing(run: Run, done: Path, quiz: Path,
         "evaluate", "out/a-0.2", "--dense", "m", "--zero-shot", "quiz=quiz.toml", "--harness-task", "piqa",
         "--generate", "asked=asked.toml", "--dry-run", "--out", "report.json",
     )  # fmt: skip
-    rows = json.loads(run(*command, "--json").out)
+    rows = json.loads(run(*command, "--json").out)["planned"]
     assert [(row["measurement"], row["name"], row["items"], row["disjoint"]) for row in rows] == [
         ("divergence", "a", 16, True), ("zero-shot", "quiz", 12, True), ("zero-shot", "piqa", None, None),
         ("generation", "asked", 12, True),

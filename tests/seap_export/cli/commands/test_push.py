@@ -62,7 +62,7 @@ def test_a_variant_becomes_a_private_repository_with_its_card(work: Path, hub: H
     assert ModelCard(card).data.library_name == "transformers"
     assert "## Speed" in card
     assert "## Speed" not in (work / "a-0.4" / "hf" / "README.md").read_text("utf-8")
-    pushed = json.loads(outcome.out)["a-0.4"]
+    pushed = json.loads(outcome.out)["variants"]["a-0.4"]
     assert pushed["address"] == f"{hub.address}/me/small"
     assert (
         pushed["bytes"]
