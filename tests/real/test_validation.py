@@ -7,9 +7,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import onnx
 import pytest
+from support.editing import edit_tensor
 
 pytestmark = pytest.mark.release
 
@@ -20,15 +19,9 @@ def test_one_wrong_weight_is_stopped_and_followed_to_its_layer(
     for part in ("reading-0.2", "calibration"):
         shutil.copytree(demo / part, tmp_path / part)
     folder = tmp_path / "reading-0.2" / "onnx"
-    proto = onnx.load(folder / "model.onnx", load_external_data=False)
     name = "model.layers.17.self_attn.o_proj.weight.packed"
-    location = {e.key: e.value for t in proto.graph.initializer if t.name == name for e in t.external_data}
-    with (folder / "model.onnx.data").open("r+b") as file:
-        file.seek(int(location["offset"]))
-        values = np.frombuffer(file.read(int(location["length"])), np.uint8).copy()
-        values[values.argmin()] = 255  # from the lowest level to the highest one
-        file.seek(int(location["offset"]))
-        file.write(values.tobytes())
+    # from the lowest level to the highest one
+    edit_tensor(folder / "model.onnx", name, lambda levels: levels.put(levels.argmin(), 255))
     few = ("--prompts", "1", "--long-tokens", "48", "--decode-steps", "2")
     done = run("validate", folder.parent, *few, "--bisect", "--quiet", code=3)
     assert " layers.17.self_attn.o_proj (and " in done.stderr

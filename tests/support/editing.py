@@ -7,10 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-__all__ = ["edit_json", "edit_weights", "set_json"]
+__all__ = ["edit_json", "edit_tensor", "edit_weights", "set_json"]
 
 
 def edit_json(path: Path, change: Callable[[Any], object]) -> None:
@@ -23,6 +26,17 @@ def edit_json(path: Path, change: Callable[[Any], object]) -> None:
 def set_json(path: Path, /, **values: Any) -> None:
     """Rewrites a JSON file with these values."""
     edit_json(path, lambda content: content.update(values))
+
+
+def edit_tensor(graph: Path, name: str, change: Callable[[NDArray[Any]], object]) -> None:
+    """Changes a tensor of an ONNX graph in its data file, in place."""
+    proto = onnx.load(graph, load_external_data=False)
+    tensor = next(tensor for tensor in proto.graph.initializer if tensor.name == name)
+    location = {entry.key: entry.value for entry in tensor.external_data}
+    dtype, shape = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type), tuple(tensor.dims)
+    values = np.memmap(graph.with_name(location["location"]), dtype, "r+", int(location["offset"]), shape)
+    change(values)
+    values.flush()
 
 
 def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from support.editing import edit_tensor
 
 from converters.onnx.form import OnnxForm
 from converters.onnx.precision import Precision, choose_precision
@@ -27,20 +28,6 @@ def differences(written: Any, form: OnnxForm) -> list[str]:
     return list(weight_differences(written.source, written.folder, form))
 
 
-def change(written: Any, name: str, edit: Callable[[np.ndarray], Any]) -> None:
-    """Edits a tensor in place in the data file."""
-    proto = onnx.load(written.folder / "model.onnx", load_external_data=False)
-    tensor = next(tensor for tensor in proto.graph.initializer if tensor.name == name)
-    location = {entry.key: entry.value for entry in tensor.external_data}
-    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-    with (written.folder / "model.onnx.data").open("r+b") as file:
-        file.seek(int(location["offset"]))
-        values = np.frombuffer(file.read(int(location["length"])), dtype).reshape(tuple(tensor.dims)).copy()
-        edit(values)
-        file.seek(int(location["offset"]))
-        file.write(values.tobytes())
-
-
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: f"{form.precision.name}-{form.dialect}")
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
 def test_what_was_written_does_not_differ(written: Callable[..., Any], family: str, form: OnnxForm) -> None:
@@ -52,10 +39,10 @@ def test_what_was_written_does_not_differ(written: Callable[..., Any], family: s
 
 def test_one_number_that_differs_is_named(written: Callable[..., Any]) -> None:
     graph, name = written("llama"), "model.layers.1.mlp.up_proj.weight.transposed"
-    change(graph, name, lambda values: values.__setitem__((3, 5), values[3, 5] + 1e-3))
+    edit_tensor(graph.folder / "model.onnx", name, lambda values: values.__setitem__((3, 5), values[3, 5] + 1e-3))
     (line,) = differences(graph, OnnxForm())
     assert line.startswith(f"'{name}' differs from the model's by ")
-    change(graph, name, lambda values: values.__setitem__((3, 5), np.nan))
+    edit_tensor(graph.folder / "model.onnx", name, lambda values: values.__setitem__((3, 5), np.nan))
     assert differences(graph, OnnxForm()) == [f"'{name}' holds NaN or infinite values"]
 
 
@@ -67,7 +54,7 @@ def test_one_row_of_a_quantised_weight_is_named(written: Callable[..., Any], par
     def edit(values: np.ndarray) -> None:
         values[7] = values[7] * 1.1 if part == "scales" else values[7] ^ 1
 
-    change(graph, f"{name}.{part}", edit)
+    edit_tensor(graph.folder / "model.onnx", f"{name}.{part}", edit)
     (line,) = differences(graph, form)
     assert f"'{name}'" in line
     assert line.endswith("row 7")

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from support.editing import edit_json
+from support.editing import edit_json, edit_tensor
 
 Edit = Callable[[Any], None]
 _LAYER = "model.layers.0"
@@ -18,21 +18,7 @@ _QKV = f"{_LAYER}.self_attn.qkv_proj"
 
 
 def _tensor(name: str, edit: Callable[[NDArray[Any]], Any]) -> Edit:
-    """Edits a tensor in the data file, in place."""
-
-    def plant(model: Any) -> None:
-        proto = onnx.load(model.graph, load_external_data=False)
-        tensor = next(tensor for tensor in proto.graph.initializer if tensor.name == name)
-        location = {entry.key: entry.value for entry in tensor.external_data}
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        with model.data.open("r+b") as file:
-            file.seek(int(location["offset"]))
-            values = np.frombuffer(file.read(int(location["length"])), dtype).reshape(tuple(tensor.dims)).copy()
-            edit(values)
-            file.seek(int(location["offset"]))
-            file.write(values.tobytes())
-
-    return plant
+    return lambda model: edit_tensor(model.graph, name, edit)
 
 
 def _graph(edit: Callable[[onnx.GraphProto], None]) -> Edit:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
+from support.editing import edit_tensor
 from support.execution import ONE_THREAD
 from support.models import write_micro_model
 from support.product import OnnxForm, Precision
@@ -27,13 +27,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bisected(model: Path, folder: Path, factor: float) -> Bisection:
     """Of an fp16 graph, one norm of which has a weight that is so many times as large."""
     write_onnx(model, folder, OnnxForm(Precision("fp16")))
-    proto = onnx.load(folder / "model.onnx", load_external_data=False)
-    location = {e.key: e.value for t in proto.graph.initializer if t.name == GAMMA for e in t.external_data}
-    with (folder / "model.onnx.data").open("r+b") as file:
-        file.seek(int(location["offset"]))
-        values = np.frombuffer(file.read(int(location["length"])), np.float16)
-        file.seek(int(location["offset"]))
-        file.write((values * np.float16(factor)).tobytes())
+    edit_tensor(folder / "model.onnx", GAMMA, lambda gains: np.multiply(gains, np.float16(factor), out=gains))
     return bisect(model, folder, CASE, "prefill", 2, execution=ONE_THREAD)
 
 

@@ -10,9 +10,8 @@ from xml.etree import ElementTree
 
 import jsonschema
 import numpy as np
-import onnx
 import pytest
-from support.editing import edit_json
+from support.editing import edit_json, edit_tensor
 from support.exports import Run, tree
 
 from seap_export.hashing import sha256_file
@@ -30,17 +29,10 @@ def record_again(out: Path) -> None:
     (out / "manifest.json").write_text(json.dumps(manifest))
 
 
-def flip_a_weight(variant: Path, name: str) -> None:
-    """The largest weight of an int8 matrix in model.onnx.data gets the other sign."""
-    proto = onnx.load(variant / "onnx" / "model.onnx", load_external_data=False)
-    tensor = next(tensor for tensor in proto.graph.initializer if tensor.name == name)
-    location = {entry.key: entry.value for entry in tensor.external_data}
-    with (variant / "onnx" / "model.onnx.data").open("r+b") as file:
-        file.seek(int(location["offset"]))
-        values = np.frombuffer(file.read(int(location["length"])), np.uint8).copy()
-        values[values.argmin()] = 255  # the lowest level is the largest weight of its block
-        file.seek(int(location["offset"]))
-        file.write(values.tobytes())
+def flip_a_weight(variant: Path) -> None:
+    """The largest weight of an int8 matrix gets the other sign: the lowest level of its block becomes the highest."""
+    name = "model.layers.1.mlp.up_proj.weight.packed"
+    edit_tensor(variant / "onnx" / "model.onnx", name, lambda levels: levels.put(levels.argmin(), 255))
 
 
 def test_a_good_export_passes_and_is_left_as_it_was(run: Run, done: Path, work: Path) -> None:
@@ -88,7 +80,7 @@ def test_the_export_itself_ends_with_it(pristine: Path) -> None:
 
 
 def test_one_wrong_weight_is_stopped_named_and_followed_to_its_layer(run: Run, done: Path, work: Path) -> None:
-    flip_a_weight(done / "a-0.2", "model.layers.1.mlp.up_proj.weight.packed")
+    flip_a_weight(done / "a-0.2")
     record_again(done)
     outcome = run("validate", "out/a-0.2", *QUICK, "--bisect", "--quiet", "--out", "v.json", "--junit", "v.xml")
     assert (outcome.code, outcome.out) == (3, "")
@@ -105,15 +97,8 @@ def test_one_wrong_weight_is_stopped_named_and_followed_to_its_layer(run: Run, d
 
 def test_a_rare_token_is_found_by_its_weights(run: Run, done: Path, work: Path) -> None:
     """Whether or not a text has the token: what is stored is compared with what the model says."""
-    path = done / "a-0.2" / "onnx"
-    proto = onnx.load(path / "model.onnx", load_external_data=False)
-    tensor = next(tensor for tensor in proto.graph.initializer if tensor.name == "model.embed_tokens.weight.packed")
-    location = {entry.key: entry.value for entry in tensor.external_data}
-    with (path / "model.onnx.data").open("r+b") as file:
-        file.seek(int(location["offset"]) + 95 * 96)  # the last row
-        level = file.read(1)[0]
-        file.seek(-1, 1)
-        file.write(bytes([level ^ 128]))
+    graph, name = done / "a-0.2" / "onnx" / "model.onnx", "model.embed_tokens.weight.packed"
+    edit_tensor(graph, name, lambda levels: levels.put(95 * 96, levels.flat[95 * 96] ^ 128))  # in the last row
     record_again(done)
     outcome = run("validate", "out/a-0.2", *QUICK, "--quiet", "--out", "v.json")
     assert outcome.code == 3
@@ -286,7 +271,7 @@ def test_a_golden_is_kept_and_compared(run: Run, done: Path, work: Path) -> None
         outcome = run("validate", path, "--against-golden", "a.npz")
         assert outcome.code == 0, outcome.err
         assert outcome.out.startswith("golden passed: max abs ")
-    flip_a_weight(done / "a-0.2", "model.layers.1.mlp.up_proj.weight.packed")
+    flip_a_weight(done / "a-0.2")
     run("validate", "out/a-0.2", "--against-golden", "a.npz", "--quiet").refused(
         7, "not the file that a.npz was made from"
     )
