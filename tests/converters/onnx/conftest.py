@@ -76,6 +76,11 @@ class Written:
         options.intra_op_num_threads = 1
         return onnxruntime.InferenceSession(self.folder / "model.onnx", options, providers=["CPUExecutionProvider"])
 
+    def truth(self, ids: np.ndarray) -> np.ndarray:
+        """The logits of torch."""
+        with torch.no_grad():
+            return self.model(torch.from_numpy(ids)).logits.numpy()
+
     def kv_dims(self) -> list[tuple[int, int]]:
         """KV heads and head_dim of each layer, as the inputs declare them."""
         keys = [i for i in self.session.get_inputs() if i.name.endswith(".key")]

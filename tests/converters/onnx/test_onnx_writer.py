@@ -47,11 +47,6 @@ def tokens(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).integers(3, 128, shape)
 
 
-def torch_logits(model: Any, ids: np.ndarray) -> np.ndarray:
-    with torch.no_grad():
-        return model(torch.from_numpy(ids)).logits.numpy()
-
-
 @pytest.mark.parametrize("dialect", ["fused", "standard"])
 @pytest.mark.parametrize("case", CASES)
 def test_equals_torch(case: str, dialect: str, written: Callable[..., Any]) -> None:
@@ -75,7 +70,7 @@ def test_equals_torch(case: str, dialect: str, written: Callable[..., Any]) -> N
     for step in range(4):
         ids = np.concatenate([ids, tokens(step + 1, 1)[-1:]], axis=1)
         logits, past = made.run(ids[:, -1:], np.ones_like(ids), past)
-        assert np.abs(logits[:, -1] - torch_logits(made.model, ids)[:, -1]).max() <= TOLERANCE
+        assert np.abs(logits[:, -1] - made.truth(ids)[:, -1]).max() <= TOLERANCE
 
 
 @pytest.mark.parametrize("dialect", ["fused", "standard"])
@@ -100,7 +95,7 @@ def test_right_padded_batch(case: str, dialect: str, written: Callable[..., Any]
 
     logits, past = made.run(ids, mask)
     for row, length in enumerate(lengths):
-        difference = logits[row, :length] - torch_logits(made.model, rows[row])[0]
+        difference = logits[row, :length] - made.truth(rows[row])[0]
         assert np.abs(difference).max() <= TOLERANCE
 
     for step in range(4):
@@ -109,7 +104,7 @@ def test_right_padded_batch(case: str, dialect: str, written: Callable[..., Any]
         mask = np.concatenate([mask, np.ones((3, 1), np.int64)], axis=1)
         logits, past = made.run(new, mask, past)
         for row, history in enumerate(rows):
-            assert np.abs(logits[row, 0] - torch_logits(made.model, history)[0, -1]).max() <= TOLERANCE
+            assert np.abs(logits[row, 0] - made.truth(history)[0, -1]).max() <= TOLERANCE
 
 
 def test_every_layer_declares_its_own_kv_heads(written: Callable[..., Any]) -> None:
@@ -165,7 +160,7 @@ def test_sixteen_bit_source(dtype: torch.dtype, written: Callable[..., Any]) -> 
     made = written("qwen2", dtype)  # its model is the 16-bit weights, computed in float32
     ids = tokens(1, 9)
     logits, _ = made.run(ids, np.ones_like(ids))
-    assert np.abs(logits - torch_logits(made.model, ids)).max() <= TOLERANCE
+    assert np.abs(logits - made.truth(ids)).max() <= TOLERANCE
 
 
 def refused(made: Any, folder: Path) -> str:

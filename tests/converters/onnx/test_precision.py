@@ -29,11 +29,6 @@ QUANTIZATIONS = [
 ]
 
 
-def logits_of(model: Any) -> np.ndarray:
-    with torch.no_grad():
-        return model(torch.from_numpy(IDS)).logits.numpy()
-
-
 def run(session: onnxruntime.InferenceSession, lengths: list[int] | None = None) -> np.ndarray:
     mask = np.arange(IDS.shape[1])[None] < np.array(lengths or [IDS.shape[1]] * len(IDS))[:, None]
     feeds = {"input_ids": IDS, "attention_mask": mask.astype(np.int64)}
@@ -71,9 +66,9 @@ def test_quantised_weights_are_the_rounded_ones(
 ) -> None:
     made = written(family, precision=Precision("fp32", how), **extra)
     onnx.checker.check_model(made.folder / "model.onnx")
-    before = logits_of(made.model)
+    before = made.truth(IDS)
     round_weights(made.model, how)
-    expected = logits_of(made.model)
+    expected = made.truth(IDS)
     assert np.abs(before - expected).max() > 1e-3
     assert np.abs(run(in_float_activations(made.folder)) - expected).max() < 2e-4
     noise = run(made.session) - expected
@@ -84,7 +79,7 @@ def test_quantised_weights_are_the_rounded_ones(
 def test_fp16_is_close(family: str, extra: dict[str, Any], written: Callable[..., Any]) -> None:
     made = written(family, precision=Precision("fp16"), **extra)
     onnx.checker.check_model(made.folder / "model.onnx", full_check=True)
-    expected = logits_of(made.model)
+    expected = made.truth(IDS)
     assert np.sqrt(((run(made.session) - expected) ** 2).mean()) < 0.01 * np.sqrt((expected**2).mean())
     assert {item.type for item in made.session.get_inputs()[2:]} == {"tensor(float16)"}
     assert made.session.get_outputs()[0].type == "tensor(float)"
@@ -199,7 +194,7 @@ def test_an_embedding_that_no_blocks_fit_stays_as_it_is(bits: int, tied: bool, w
     how = BlockQuantization(bits)
     made = written("llama", precision=Precision("fp32", how), hidden_size=72, head_dim=16, tie_word_embeddings=tied)
     round_weights(made.model, BlockQuantization(bits, embeddings=False))
-    assert np.abs(run(in_float_activations(made.folder)) - logits_of(made.model)).max() < 2e-4
+    assert np.abs(run(in_float_activations(made.folder)) - made.truth(IDS)).max() < 2e-4
     remark = OnnxFormat.of(OnnxForm(Precision("fp32", how))).remark(read_spec(made.source))
     assert f"int{bits}: the embedding and the LM head stay in fp32, because their rows of 72" in str(remark)
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
 from onnx.reference import ReferenceEvaluator
 from support.product import BlockQuantization, Precision
 from support.uneven import GRAPH_MODELS, PRUNED_LAYERS
@@ -19,11 +18,6 @@ from seap_export.errors import UsageError
 MODELS = [*GRAPH_MODELS, ("qwen3", PRUNED_LAYERS)]
 NAMES = [f"{family}-{index}" for index, (family, _) in enumerate(MODELS)]
 IDS = np.random.default_rng(1).integers(3, 128, (3, 13))
-
-
-def torch_logits(model: Any, ids: np.ndarray) -> np.ndarray:
-    with torch.no_grad():
-        return model(torch.from_numpy(ids)).logits.numpy()
 
 
 def graph(folder: Path) -> onnx.ModelProto:
@@ -56,12 +50,12 @@ def test_the_reference_evaluator_agrees_with_torch(
         )
     }
     logits, *presents = evaluator.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids), **caches})
-    assert np.abs(logits - torch_logits(made.model, ids)).max() < 1e-4
+    assert np.abs(logits - made.truth(ids)).max() < 1e-4
 
     longer = np.concatenate([ids, IDS[1:2, :1]], axis=1)
     caches = dict(zip(caches, presents, strict=True))
     logits, *_ = evaluator.run(None, {"input_ids": longer[:, -1:], "attention_mask": np.ones_like(longer), **caches})
-    assert np.abs(logits[:, 0] - torch_logits(made.model, longer)[:, -1]).max() < 1e-4
+    assert np.abs(logits[:, 0] - made.truth(longer)[:, -1]).max() < 1e-4
 
 
 @pytest.mark.parametrize(("family", "extra"), MODELS, ids=NAMES)
@@ -73,7 +67,7 @@ def test_padding_may_stand_on_the_left(family: str, extra: dict[str, Any], writt
     logits, past = made.run(IDS, mask)
     for step in range(3):
         for row, history in enumerate(rows):
-            assert np.abs(logits[row, -1] - torch_logits(made.model, history)[0, -1]).max() < 1e-4
+            assert np.abs(logits[row, -1] - made.truth(history)[0, -1]).max() < 1e-4
         new = IDS[:, step : step + 1]
         rows = [np.concatenate([row, token[None]], axis=1) for row, token in zip(rows, new, strict=True)]
         mask = np.concatenate([mask, np.ones((3, 1), np.int64)], axis=1)
@@ -106,7 +100,7 @@ def test_a_row_without_a_token_spoils_no_other(written: Callable[..., Any]) -> N
     mask[1] = 0
     logits, _ = made.run(IDS, mask)
     assert np.isfinite(logits).all()
-    assert np.abs(logits[0] - torch_logits(made.model, IDS[:1])[0]).max() < 1e-4
+    assert np.abs(logits[0] - made.truth(IDS[:1])[0]).max() < 1e-4
 
 
 def test_the_model_says_how_its_cache_grows(written: Callable[..., Any]) -> None:
@@ -126,5 +120,5 @@ def test_fp16_runs(written: Callable[..., Any]) -> None:
     for item in made.session.get_inputs()[2:]:
         feeds[item.name] = np.zeros((3, item.shape[1], 0, item.shape[3]), np.float16)
     logits = made.session.run(["logits"], feeds)[0]
-    expected = torch_logits(made.model, IDS)
+    expected = made.truth(IDS)
     assert np.sqrt(((logits - expected) ** 2).mean()) < 0.01 * np.sqrt((expected**2).mean())
