@@ -54,6 +54,21 @@ def fp32(max_abs: float) -> Limits:
     return Limits((("fp32", "max_abs", max_abs),))
 
 
+def raised(token: int, by: float, **where: Any) -> Spoil:
+    """Adds to the logit of a token, in what has this `stage`, `row` or `position`."""
+
+    def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
+        if stage != "cache" and where.items() <= {"stage": stage, "row": row, "position": position}.items():
+            logits[token] += by
+
+    return spoil
+
+
+def session_on(provider: str) -> SimpleNamespace:
+    options = SimpleNamespace(intra_op_num_threads=2)
+    return SimpleNamespace(get_providers=lambda: [provider], get_session_options=lambda: options)
+
+
 class FakeTorch:
     spec = model_spec(CONFIG)
 
@@ -124,12 +139,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Parity
     def torch_runner(folder: Path, *_: Any, **__: Any) -> Iterator[FakeTorch]:
         yield FakeTorch()
 
-    options = SimpleNamespace(intra_op_num_threads=2)
-    session = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"], get_session_options=lambda: options)
     (tmp_path / "config.json").write_text(json.dumps(CONFIG), "utf-8")
     monkeypatch.setattr(parity, "open_torch_runner", torch_runner)
     monkeypatch.setattr(onnx_candidate, "claim_memory", lambda *_, **__: False)
-    monkeypatch.setattr(onnx_candidate, "open_session", lambda *_, **__: session)
+    monkeypatch.setattr(onnx_candidate, "open_session", lambda *_, **__: session_on("CPUExecutionProvider"))
     monkeypatch.setattr(OnnxFormat, "read", lambda _: OnnxFormat("fp32"))
     monkeypatch.setattr(onnx_candidate, "read_scaling", lambda _: Scaling())
     monkeypatch.setattr(
@@ -178,9 +191,7 @@ def test_equal_models_pass_in_every_case_and_stage(run: Callable[..., ParityRepo
 @pytest.fixture
 def on_cuda(run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch) -> Callable[..., ParityReport]:
     """`on_cuda(spoil)`: the same on a GPU that there is not; `spoil(step, logits)` may change what is served."""
-    options = SimpleNamespace(intra_op_num_threads=2)
-    session = SimpleNamespace(get_providers=lambda: ["CUDAExecutionProvider"], get_session_options=lambda: options)
-    monkeypatch.setattr(onnx_candidate, "open_session", lambda *_, **__: session)
+    monkeypatch.setattr(onnx_candidate, "open_session", lambda *_, **__: session_on("CUDAExecutionProvider"))
     monkeypatch.setattr(onnx_candidate, "probe", lambda provider: None)
     monkeypatch.setattr(onnx_candidate, "gpu_name", lambda: "NVIDIA H100")
     monkeypatch.setattr(onnx_candidate, "decoder_options", lambda path, provider: {"enable_cuda_graph": "1"})
@@ -240,10 +251,7 @@ def test_a_difference_in_what_is_served_is_located(
 
 
 def test_a_difference_in_one_decode_step_of_one_row_is_located(run: Callable[..., ParityReport]) -> None:
-    def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
-        if (stage, row, position) == ("decode 3", 1, 4):
-            logits[7] += 0.00321
-
+    spoil = raised(7, 0.00321, stage="decode 3", row=1, position=4)
     report = run(spoil)
     assert not report.passed
     assert report.reasons == ("max abs 0.00322 > 0.001 at case 'batch of 3', row 1, decode step 4, token id 7",)
@@ -285,10 +293,7 @@ def test_what_torch_itself_cannot_tell_is_let_pass(
     def change(self: FakeTorch, changed: Change) -> None:
         dtypes.append(changed({"a": torch.zeros(1)})["a"].dtype)
 
-    def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
-        if stage != "cache":
-            logits[7] += 0.0045
-
+    spoil = raised(7, 0.0045)
     assert not run(spoil).passed
     monkeypatch.setattr(FakeTorch, "logits", noisy)
     monkeypatch.setattr(FakeTorch, "use_attention", lambda self, name: attention.append(name))
@@ -301,12 +306,8 @@ def test_what_torch_itself_cannot_tell_is_let_pass(
 
 
 def test_noise_is_measured_for_the_cases_beyond_a_default_limit_alone(run: Callable[..., ParityReport]) -> None:
-    def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
-        if (stage, row) == ("decode 3", 1):
-            logits[7] += 0.0045
-
     said: list[str] = []
-    report = run(spoil, on_progress=said.append)
+    report = run(raised(7, 0.0045, stage="decode 3", row=1), on_progress=said.append)
     assert not report.passed
     assert [line for line in said if "noise" in line] == [
         f"torch: noise of {source}, sequence {number} of 3"
@@ -371,11 +372,7 @@ def test_a_graph_that_takes_padding_on_the_left_fails(
 
 @pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "Inf")])
 def test_nan_and_inf_fail_at_any_tolerance(run: Callable[..., ParityReport], value: float, word: str) -> None:
-    def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
-        if (stage, position) == ("prefill 1", 1):
-            logits[5] = value
-
-    report = run(spoil, limits=fp32(1e30))
+    report = run(raised(5, value, stage="prefill 1", position=1), limits=fp32(1e30))
     assert not report.passed
     assert report.reasons[0] == (
         f"{word} in the candidate's logits (1 token), first at case 'prompt 0', row 0, position 1, token id 5"
@@ -396,12 +393,7 @@ def test_a_tie_in_the_reference_is_no_disagreement(
 ) -> None:
     tied = np.zeros(VOCABULARY, np.float32)
     monkeypatch.setattr(f"{__name__}._truth", lambda token, position: tied.copy())
-
-    def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
-        if stage != "cache":
-            logits[9] += 1e-6
-
-    report = run(spoil)
+    report = run(raised(9, 1e-6))
     assert report.passed
     assert {stage.figures.top1_agreement for stage in report.stages} == {1.0}
 
