@@ -21,6 +21,8 @@ from seap_export.sources.weights import WeightReader
 
 __all__ = ["PlainReader", "StoredForm"]
 
+_Shapes = Mapping[str, tuple[int, ...]]
+
 
 @dataclass(frozen=True)
 class _Rows:
@@ -50,74 +52,84 @@ class StoredForm:
 
     def __init__(self, spec: ModelSpec) -> None:
         self.shapes: dict[str, tuple[int, ...]] = {}
+        self._spec, self._family = spec, spec.family
         self._parts: dict[str, _Rows] = {}
         self._ones: dict[str, torch.Tensor] = {}
         self._stacked: dict[str, Stacked | Joint] = {}
-        family, offset = spec.family, spec.family.block.norm_offset
-        self._is_transposed = family.transposed
         shapes = spec.outer_tensors()
         for name in spec.outer_names:
-            plain = names.tensor(name)
             if name == "norm":
-                self._append_gain(spec, plain, family.stored(name))
+                self._append_gain(name, None, shapes)
             else:
-                self._append(plain, shapes[plain], family.stored(name))
-        stored_as = {part: fused for fused in family.fused for part in FUSED[fused]}
+                self._append(name, None, shapes)
         for layer in range(len(spec.layers)):
             shapes = spec.layer_tensors(layer)
-            for sublayer in spec.layers[layer].sublayers:
-                for norm in sublayer.norms:
-                    gain, *bias = spec.norm_parts(norm)
-                    self._append_gain(spec, names.tensor(gain, layer), family.stored(gain, layer))
-                    for part in bias:
-                        self._append(names.tensor(part, layer), (spec.hidden_size,), family.stored(part, layer))
-                for inner in sublayer.inner_norms():
-                    plain = names.tensor(inner, layer)
-                    if inner == V_NORM:
-                        self._ones[plain] = torch.ones(shapes[plain])
-                    else:
-                        self._append(plain, shapes[plain], family.stored(inner, layer), offset)
-                if sublayer.scales_stream:
-                    plain = names.tensor(names.STREAM_SCALE, layer)
-                    self._append(plain, shapes[plain], family.stored(names.STREAM_SCALE, layer))
-                for name in sublayer.inner_tensors():
-                    plain = names.tensor(name, layer)
-                    is_row = name == "selection_bias" and family.experts is not None and family.experts.bias_is_row
-                    self._append(plain, shapes[plain], family.stored(name, layer), is_row=is_row)
-            stacked = stacked_projections(spec, layer)
-            of_experts = {names.weight(projection, layer): whole for projection, whole in stacked.items()}
-            biases = stacked_biases(spec, layer).items()
-            of_experts |= {names.bias(projection, layer): whole for projection, whole in biases}
-            for plain, whole in of_experts.items():
-                self._stacked[plain] = whole
-                self.shapes |= dict.fromkeys(whole.parts, whole.shape(shapes[plain]))
-            widths = {name: spec.projection_shape(name, layer)[0] for name in spec.layers[layer].projections}
-            rows = fused_rows(family, spec.layers[layer], widths)
-            for projection in spec.layers[layer].projections:
-                if projection in stacked:
-                    continue
-                stored = family.stored(stored_as.get(projection, projection), layer)
-                for suffix in (".weight", ".bias"):
-                    if (plain := names.tensor(projection, layer) + suffix) in shapes:
-                        self._append_projection(plain, shapes[plain], stored + suffix, rows.get(projection))
+            self._append_inner(layer, shapes)
+            self._append_projections(layer, shapes)
         # In the order of use, which is that of the plain form.
         self.shapes = {stored: self.shapes[stored] for stored in self.holders(spec.tensors())}
 
-    def _append_gain(self, spec: ModelSpec, plain: str, stored: str) -> None:
-        if spec.family.block.norm_weight:
-            self._append(plain, (spec.hidden_size,), stored, spec.family.block.norm_offset)
+    def _append_inner(self, layer: int, shapes: _Shapes) -> None:
+        """Appends what a layer has besides projections."""
+        experts, offset = self._family.experts, self._family.block.norm_offset
+        for sublayer in self._spec.layers[layer].sublayers:
+            for norm in sublayer.norms:
+                gain, *bias = self._spec.norm_parts(norm)
+                self._append_gain(gain, layer, shapes)
+                for part in bias:
+                    self._append(part, layer, shapes)
+            for inner in sublayer.inner_norms():
+                if inner == V_NORM:
+                    self._append_ones(names.tensor(inner, layer), shapes)
+                else:
+                    self._append(inner, layer, shapes, offset)
+            if sublayer.scales_stream:
+                self._append(names.STREAM_SCALE, layer, shapes)
+            for name in sublayer.inner_tensors():
+                is_row = name == "selection_bias" and experts is not None and experts.bias_is_row
+                self._append(name, layer, shapes, is_row=is_row)
+
+    def _append_projections(self, layer: int, shapes: _Shapes) -> None:
+        spec, family = self._spec, self._family
+        stacked = stacked_projections(spec, layer)
+        of_experts = {names.weight(projection, layer): whole for projection, whole in stacked.items()}
+        biases = stacked_biases(spec, layer).items()
+        of_experts |= {names.bias(projection, layer): whole for projection, whole in biases}
+        for plain, whole in of_experts.items():
+            self._stacked[plain] = whole
+            self.shapes |= dict.fromkeys(whole.parts, whole.shape(shapes[plain]))
+        stored_as = {part: fused for fused in family.fused for part in FUSED[fused]}
+        projections = spec.layers[layer].projections
+        rows = fused_rows(
+            family, spec.layers[layer], {name: spec.projection_shape(name, layer)[0] for name in projections}
+        )
+        for projection in projections:
+            if projection in stacked:
+                continue
+            stored = family.stored(stored_as.get(projection, projection), layer)
+            for suffix in (".weight", ".bias"):
+                if (plain := names.tensor(projection, layer) + suffix) in shapes:
+                    self._append_projection(plain, shapes[plain], stored + suffix, rows.get(projection))
+
+    def _append_gain(self, name: str, layer: int | None, shapes: _Shapes) -> None:
+        if self._family.block.norm_weight:
+            self._append(name, layer, shapes, self._family.block.norm_offset)
         else:
-            self._ones[plain] = torch.ones(spec.hidden_size)
+            self._append_ones(names.tensor(name, layer), shapes)
+
+    def _append_ones(self, plain: str, shapes: _Shapes) -> None:
+        self._ones[plain] = torch.ones(shapes[plain])
 
     def _append(
-        self, plain: str, shape: tuple[int, ...], stored: str, offset: float = 0.0, *, is_row: bool = False
+        self, name: str, layer: int | None, shapes: _Shapes, offset: float = 0.0, *, is_row: bool = False
     ) -> None:
+        stored, plain = self._family.stored(name, layer), names.tensor(name, layer)
         self._parts[plain] = _Rows(stored, offset=offset, is_row=is_row)
-        self.shapes[stored] = (1, *shape) if is_row else shape
+        self.shapes[stored] = (1, *shapes[plain]) if is_row else shapes[plain]
 
     def _append_projection(self, plain: str, shape: tuple[int, ...], stored: str, rows: Rows | None) -> None:
         """Appends a weight or bias, which may be some rows of a stored one."""
-        is_transposed = self._is_transposed and len(shape) == 2
+        is_transposed = self._family.transposed and len(shape) == 2
         self._parts[plain] = _Rows(stored, rows, is_transposed=is_transposed)
         before = self.shapes.get(stored, (0,))[-1 if is_transposed else 0] if rows is not None else 0
         whole = (before + shape[0], *shape[1:])
