@@ -11,6 +11,7 @@ from converters.onnx.format import OnnxFormat
 from seap_export.errors import UsageError
 from seap_export.families import ModelSpec
 from seap_export.pipeline.folder.names import HF
+from seap_export.pipeline.request.settings import refuse_below
 from seap_export.runtime.session import check_session_options
 from validation.execution import Execution
 from validation.speed.engines import EngineName
@@ -65,9 +66,7 @@ class BenchRequest:
             raise UsageError("depths must be at least 1")
         if min(self.batches, default=0) < 1:
             raise UsageError("batches must be at least 1")
-        for name in ("runs", "steps"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} must be at least 1, not {getattr(self, name)}")
+        refuse_below(self, runs=1, steps=1)
 
     def written(self, engine: EngineName) -> Format | None:
         """The format that an engine runs; None: the model folder itself.

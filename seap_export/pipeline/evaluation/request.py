@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from seap_export.corpus import Task
 from seap_export.errors import UsageError
 from seap_export.layers.compute import Compute
+from seap_export.pipeline.request.settings import refuse_below
 from validation.execution import Execution
 from validation.generation.evaluate import MAX_NEW_TOKENS
 from validation.runtimes.table import REFERENCE
@@ -59,11 +60,7 @@ class EvaluationRequest:
             raise UsageError("--runtime must name at least one runtime, each once")
         if self.provider != "cpu" and "onnxruntime" not in self.runtimes:
             raise UsageError(f"--provider {self.provider} runs ONNX files; add --runtime onnxruntime")
-        least_values = {"limit": 1, "max_length": 2, "batch_size": 1, "threads": 1, "max_new_tokens": 1}
-        for name, least in least_values.items():
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"--{name.replace('_', '-')} {value} is out of range; give at least {least}")
+        refuse_below(self, limit=1, max_length=2, batch_size=1, threads=1, max_new_tokens=1)
         for name, limit in (("max_kl", self.max_kl), ("min_accuracy_retained", self.min_accuracy_retained)):
             if limit is not None and not (0.0 <= limit < math.inf):
                 raise UsageError(f"--{name.replace('_', '-')} {limit:g} is out of range; give 0 or more")

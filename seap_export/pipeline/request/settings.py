@@ -11,7 +11,7 @@ from validation.execution import Execution
 from validation.parity.profiles import Limits
 from validation.parity.run import DECODE_STEPS, LONG_TOKENS
 
-__all__ = ["CALIBRATION_TOKENS", "Answers", "CalibrationSettings", "ParitySettings", "RouterSettings"]
+__all__ = ["CALIBRATION_TOKENS", "Answers", "CalibrationSettings", "ParitySettings", "RouterSettings", "refuse_below"]
 
 Answers = Literal["data", "model"]
 #: The default number of calibration tokens per task, if its texts have as many: docs/measurements.md has their gain.
@@ -41,7 +41,7 @@ class CalibrationSettings:
     answer_tokens: int = 256
 
     def __post_init__(self) -> None:
-        _refuse_below(self, answer_tokens=1, samples=1, calibration_tokens=1, held_out=1, max_length=2)
+        refuse_below(self, answer_tokens=1, samples=1, calibration_tokens=1, held_out=1, max_length=2)
 
     @property
     def most_tokens(self) -> int | None:
@@ -70,14 +70,15 @@ class ParitySettings:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        _refuse_below(self, decode_steps=1, prompts=1, long_tokens=1, threads=1)
+        refuse_below(self, decode_steps=1, prompts=1, long_tokens=1, threads=1)
 
     def execution(self, compute: Compute | None) -> Execution:
         """Where both sides run; `compute` is torch's."""
         return Execution(self.provider, self.threads, compute)
 
 
-def _refuse_below(settings: object, **least: int) -> None:
+def refuse_below(settings: object, **least: int) -> None:
+    """Raises `UsageError` if a setting is below its least value, as if it were an option."""
     for name, number in least.items():
         value = getattr(settings, name)
         if value is not None and value < number:
@@ -99,7 +100,6 @@ class RouterSettings:
     threshold: float = 0.7
 
     def __post_init__(self) -> None:
-        if self.max_length < 1:
-            raise UsageError(f"--max-length {self.max_length} is out of range; give at least 1")
+        refuse_below(self, max_length=1)
         if not 0 <= self.threshold <= 1:
             raise UsageError(f"threshold {self.threshold:g} is out of range; give 0 to 1")
