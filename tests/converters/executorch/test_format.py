@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from support.formats.written import assert_read_back
 from support.models import write_micro_model
 from support.plans import random_projection, write_pruned_micro_model
 from support.product import read_spec, round_columns
@@ -34,15 +34,7 @@ def test_weights_are_read_back_as_the_model_s(qwen3: Path, made: Callable[[str],
     assert [*form.differences(qwen3, folder), *form.damages(qwen3, folder)] == []
     # the nodes, of which the size is a guess, are a third of it
     assert form.size(read_spec(qwen3)) == pytest.approx((folder / PROGRAM).stat().st_size, rel=0.15)
-    stored = load_file(qwen3 / "model.safetensors")
-    read = form.weights(folder, read_spec(qwen3)).read(stored)
-    assert {name: (tensor.shape, tensor.dtype) for name, tensor in read.items()} == {
-        name: (tensor.shape, torch.float32) for name, tensor in stored.items()
-    }
-    steps = {"fp32": 0.0, "int8": 0.5 / 127, "int4": 1.2 / 7}
-    for name, tensor in read.items():
-        step = steps[precision] if tensor.dim() == 2 else 0.0
-        assert ((tensor - stored[name]).abs() <= step * 1.001 * stored[name].abs().amax(-1, keepdim=True)).all(), name
+    assert_read_back(form, qwen3, folder, {"fp32": 0.0, "int8": 0.5 / 127, "int4": 1.2 / 7}[precision])
 
 
 @pytest.mark.needs("executorch")

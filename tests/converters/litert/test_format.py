@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from support.formats.written import assert_read_back
 from support.plans import write_pruned_micro_model
 from support.product import read_spec
 from support.tokenizers import add_chat_template, name_all_tokens
@@ -37,14 +37,7 @@ def test_weights_are_read_back_as_the_model_s(qwen3: Path, made: Callable[[str],
     span = Bundle(folder).span(PROGRAM)
     # the nodes, of which the size is a guess, are a third of it
     assert form.size(read_spec(qwen3)) == pytest.approx(span.stop - span.start, rel=0.1)
-    stored = load_file(qwen3 / "model.safetensors")
-    read = form.weights(folder, read_spec(qwen3)).read(stored)
-    assert {name: (tensor.shape, tensor.dtype) for name, tensor in read.items()} == {
-        name: (tensor.shape, torch.float32) for name, tensor in stored.items()
-    }
-    step = {"fp32": 0.0, "int8": 0.5 / 127}[precision]
-    for name, tensor in read.items():
-        assert ((tensor - stored[name]).abs() <= step * 1.001 * stored[name].abs().amax(-1, keepdim=True)).all(), name
+    assert_read_back(form, qwen3, folder, {"fp32": 0.0, "int8": 0.5 / 127}[precision])
 
 
 def test_levels_are_symmetric_and_a_row_of_zeros_stays() -> None:

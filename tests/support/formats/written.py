@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from converters.format import Format
@@ -16,7 +17,7 @@ from seap_export.families import ModelSpec
 from seap_export.sources.config import read_spec
 from support.plans import write_pruned_micro_model
 
-__all__ = ["WrittenModel", "fixtures_of"]
+__all__ = ["WrittenModel", "assert_read_back", "fixtures_of"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,18 @@ class WrittenModel:
         tensors = {name: weights.read([name])[name].contiguous() for name in names}
         save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
         return target
+
+
+def assert_read_back(format: Format, model: Path, folder: Path, step: float) -> None:
+    """What is read has the model's names and shapes, in float32; matrices are off by a `step` of a row at most."""
+    stored = load_file(model / "model.safetensors")
+    read = format.weights(folder, read_spec(model)).read(stored)
+    assert {name: (tensor.shape, tensor.dtype) for name, tensor in read.items()} == {
+        name: (tensor.shape, torch.float32) for name, tensor in stored.items()
+    }
+    for name, tensor in read.items():
+        most = (1.001 * step if tensor.dim() == 2 else 0.0) * stored[name].abs().amax(-1, keepdim=True)
+        assert ((tensor - stored[name]).abs() <= most).all(), name
 
 
 def fixtures_of(form: type[Format]) -> tuple[Any, Any, Any]:
