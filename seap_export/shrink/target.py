@@ -13,9 +13,10 @@ target is z* + s e / (m g), and the rows of W' are still fitted one by one, with
 Where |g| is small, an error could only be corrected by a large product, which would change s: there, a tenth of the
 root mean square of g takes its place.
 
-The next sublayer divides the stream by its length, so an error counts relative to it: each token weighs 1 / |h*|²
-besides. Otherwise the few tokens whose hidden states are a hundred times as long as the others', mostly the first of
-each text, would decide the fit alone.
+The next sublayer divides the stream by its length, so that an error of a long one costs less: each token weighs
+1 / |h*| besides. Otherwise the few tokens whose hidden states are a hundred times as long as the others', mostly the
+first of each text, would decide the fit alone. With 1 / |h*|² they would hardly count, but all others attend to them:
+the squared gradients of predictions fall with |h*| to the power of 0.6 to 0.9 (docs/research/method.md).
 
 If what a sublayer writes is held, h is nothing, and all tokens count alike. What is normalised with it goes through a
 second norm, which is linearised alike: g and 1 / s are then those of both norms, and what is held in the dense model
@@ -53,8 +54,8 @@ def refit_target(
     target, factors = _target(dense, output, passed, shrunk)
     if dense.spec.is_held(output):
         return target, factors
-    squares = passed.stream.square().sum(1)
-    return target, torch.where(squares > 0.0, factors / squares, 0.0)
+    lengths = passed.stream.norm(dim=1)
+    return target, torch.where(lengths > 0.0, factors / lengths, 0.0)
 
 
 def _target(

@@ -222,10 +222,10 @@ class Walk:
         parts, counts = [], []
         for stream, batch in zip(self.dense.streams, batches, strict=True):
             channels, product = self.exact.channels_and_product(Experts.output, stream, batch)
-            count = (stream + product).square().sum(1).reciprocal()
+            count = (stream + product).norm(dim=1).reciprocal()
             parts.append(channels)
             counts.append([count[reached != 0] for reached in router_weights(self.exact, self.experts, stream).T])
-        #: Of each expert, and what its tokens count, relative to their hidden states.
+        #: Of each expert, and what its tokens count, by the lengths of their hidden states.
         self.channels = [torch.cat(part) for part in zip(*parts, strict=True)]
         self.counts = [torch.cat(part).double() for part in zip(*counts, strict=True)]
 

@@ -44,7 +44,7 @@ class OneSublayer:
         return self.shrunk + self.layer.update(self.output, (self.x @ weight.T + bias).float())
 
     def error(self, weight: torch.Tensor, bias: torch.Tensor) -> float:
-        """Mean square distance from the dense stream, relative to its length."""
+        """Mean square distance from the dense stream, over its length."""
         return self._mean((self.stream(weight, bias) - self.passed.stream).double())
 
     def linearised(self, weight: torch.Tensor, bias: torch.Tensor) -> float:
@@ -55,7 +55,7 @@ class OneSublayer:
         return self._mean(self.shrunk.double() + written - self.passed.stream)
 
     def _mean(self, distance: torch.Tensor) -> float:
-        return float((distance.square().sum(1) / self.passed.stream.double().square().sum(1)).mean())
+        return float((distance.square().sum(1) / self.passed.stream.double().norm(dim=1)).mean())
 
     def fit(self, target: torch.Tensor, weights: torch.Tensor | float) -> tuple[torch.Tensor, torch.Tensor]:
         sums = CovarianceAccumulator()
@@ -91,7 +91,7 @@ def test_without_norm_and_multiplier_it_is_the_distance_bit_for_bit(tmp_path: Pa
     target, weights = refit_target(sublayer.layer, output, sublayer.passed, sublayer.shrunk)
     assert torch.equal(target, sublayer.passed.stream - sublayer.shrunk)
     assert isinstance(weights, torch.Tensor)
-    torch.testing.assert_close(weights * sublayer.passed.stream.square().sum(1), torch.ones(len(target)))
+    torch.testing.assert_close(weights * sublayer.passed.stream.norm(dim=1), torch.ones(len(target)))
 
 
 def test_a_token_without_a_hidden_state_does_not_count(tmp_path: Path) -> None:

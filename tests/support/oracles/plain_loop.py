@@ -105,7 +105,7 @@ def plain_loop(
             target = around_sublayer(dense, index, name, texts)[2]
             before, inputs, _ = around_sublayer(model, index, name, texts)
             x, y = inputs[:, kept], target - before
-            counted = weights / target.square().sum(1)  # an error counts relative to the dense stream
+            counted = weights / target.norm(dim=1)  # an error counts less where the dense stream is long
             p = (counted / counted.sum()).unsqueeze(1)
             intercept = plan.settings.layout == "per-layer" or name not in WITHOUT_BIAS[source.spec.family.model_type]
             spread = float((p * (x - (p * x).sum(0) * intercept).square()).sum())

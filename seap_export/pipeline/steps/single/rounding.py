@@ -19,7 +19,7 @@ from seap_export.rounding.write import write_rounded_model
 __all__ = ["RoundingStep"]
 
 #: Increased when the same inputs give different bytes than before.
-_VERSION = 4
+_VERSION = 5
 
 
 def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:

@@ -29,7 +29,7 @@ from seap_export.vocabulary.table import Vocabulary
 __all__ = ["OfVariant", "PlanStep", "ShrinkStep"]
 
 #: Increased when the same inputs give different bytes than before.
-_PLAN, _HF = 2, 4
+_PLAN, _HF = 3, 5
 #: Bytes of plan.json for each single channel that is kept.
 _CHANNEL = 5
 #: Bytes that are read and written of each weight when it is trained.
