@@ -16,7 +16,7 @@ root mean square of g takes its place.
 The next sublayer divides the stream by its length, so that an error of a long one costs less: each token weighs
 1 / |h*| besides. Otherwise the few tokens whose hidden states are a hundred times as long as the others', mostly the
 first of each text, would decide the fit alone. With 1 / |h*|² they would hardly count, but all others attend to them:
-the squared gradients of predictions fall with |h*| to the power of 0.6 to 0.9 (docs/research/method.md).
+the squared gradients of predictions fall with |h*| to the power of 0.6 to 1.2 (docs/research/method.md).
 
 If what a sublayer writes is held, h is nothing, and all tokens count alike. What is normalised with it goes through a
 second norm, which is linearised alike: g and 1 / s are then those of both norms, and what is held in the dense model
