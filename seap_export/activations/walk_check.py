@@ -160,14 +160,14 @@ class WalkCheck:
 
 
 def refuse_overflow(model: str, where: str, values: torch.Tensor) -> None:
-    """Refuses hidden states or logits whose squares float32 cannot hold.
+    """Refuses hidden states or logits whose squares are too large for float32.
 
     Raises:
-        InputError: It cannot hold them, or a value is NaN.
+        InputError: They are, or a value is NaN.
     """
     if not values.square().sum().isfinite():
         raise InputError(
-            f"{model}: {where} gives values that float32 cannot hold, as of damaged weights; download the model again"
+            f"{model}: {where} gives values too large for float32; its weights may be damaged: download it again"
         )
 
 
