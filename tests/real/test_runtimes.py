@@ -55,13 +55,15 @@ def of(*names: str) -> pytest.MarkDecorator:
 
 
 def write(name: str, hf: Path, out: Path) -> tuple[Format, Path]:
-    """The format, and the folder that it has written; `hf` itself is not written anew."""
+    """The format, and the folder in `out` that it has written; `hf` itself is not written anew."""
     kind, precision = parse_format(name)
     format = kind(str(precision))
     if format.name == "hf":
         return format, hf
-    format.write(hf, out, lambda layer: None)
-    return format, out
+    folder = out / format.name  # which tells what wrote it
+    folder.mkdir()
+    format.write(hf, folder, lambda layer: None)
+    return format, folder
 
 
 def runtime(format: Format) -> str:
@@ -73,14 +75,16 @@ def test_parity(name: str, demo: Path, tmp_path: Path) -> None:
     hf = demo / "reading-0.2" / "hf"
     format, folder = write(name, hf, tmp_path)
     options = {"runtime": runtime(format), "execution": Execution(threads=2), "decode_steps": 8, "long_tokens": 256}
-    report = run_parity(hf, folder, PROMPTS, format=format, **options)
+    report = run_parity(hf, folder, PROMPTS, **options)
     assert report.passed, report.summary()
 
 
 @of(*EXACT)
 def test_the_text_is_that_of_onnx_runtime(name: str, demo: Path, tmp_path: Path) -> None:
-    format, folder = write(name, demo / "reading-0.2" / "hf", tmp_path)
-    assert greedy(runtime(format), folder) == greedy("onnxruntime", demo / "reading-0.2" / "onnx")
+    hf = demo / "reading-0.2" / "hf"
+    format, folder = write(name, hf, tmp_path)
+    _, reference = write("onnx:fp32", hf, tmp_path)
+    assert greedy(runtime(format), folder) == greedy("onnxruntime", reference)
 
 
 @of("gguf:q4_0", "openvino:int4", "litert:int8", "executorch:int4", "web:q4", "mlx:4bit", "hf:fp32")
