@@ -167,7 +167,7 @@ def refuse_overflow(model: str, where: str, values: torch.Tensor) -> None:
     """
     if not values.square().sum().isfinite():
         raise InputError(
-            f"{model}: {where} gives values too large for float32; its weights may be damaged: download it again"
+            f"{model}: {where} gives values too large for float32; the model may be damaged: download it again"
         )
 
 

@@ -75,8 +75,8 @@ def continue_prompts(
         prompts: Token ids, each shorter than the context.
         ends: When a text ends.
         batch_size: The most prompts that run together.
-        on_done: Called once for each prompt, when all texts of its batch have ended: what takes as long as the longest
-            would otherwise seem to take as long as the shortest.
+        on_done: Called once for each prompt, when all texts of its batch have ended; otherwise the time left would be
+            guessed from the shortest.
 
     Raises:
         ArtifactError: The model gives NaN or infinite logits.
