@@ -11,12 +11,11 @@ from support.chosen import JOINT, RICHEST
 from support.corpora import write_corpus
 from support.exports import run_here
 from support.models import write_micro_model
-from support.product import OnnxForm, ParitySettings, Precision, choose_precision, convert_folder
+from support.product import Limits, OnnxForm, ParitySettings, Precision, choose_precision, convert_folder
 from support.variations import VARIATIONS
 
 from seap_export.pipeline.gate.request import ValidationRequest
 from seap_export.pipeline.gate.validate import validate
-from validation.parity.profiles import Limits
 
 pytestmark = pytest.mark.release
 RATIOS = ("0", "0.2", "0.5")

@@ -69,6 +69,7 @@ from seap_export.sources.weights import SafetensorsReader
 from seap_export.vocabulary.table import Vocabulary
 from validation.benchmarks.random_model import write_random_model
 from validation.divergence.measure import DivergenceFigures
+from validation.parity.profiles import Limits
 from validation.parity.rounding import round_activations, round_weights
 from validation.parity.run import run_parity
 from validation.reports.numbers import figure, with_error

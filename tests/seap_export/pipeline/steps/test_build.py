@@ -16,6 +16,7 @@ from support.product import (
     CalibrationSettings,
     ExportRequest,
     GgufFormat,
+    Limits,
     MixtureSpec,
     OnnxForm,
     OnnxFormat,
@@ -37,7 +38,6 @@ from seap_export.pipeline.steps.single.formats import FormatStep, ParityStep
 from seap_export.pipeline.steps.single.ranking import RankingStep
 from seap_export.pipeline.steps.single.rounding import RoundingStep
 from seap_export.pipeline.steps.single.variant import PlanStep, ShrinkStep
-from validation.parity.profiles import Limits
 
 TEXTS = micro_texts(6)
 SPLIT = Split(tuple(Sample(text, "") for text in TEXTS[:4]), tuple(Sample(text, "") for text in TEXTS[4:]))
