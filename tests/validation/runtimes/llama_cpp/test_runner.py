@@ -121,7 +121,7 @@ REFUSED = {
     "qwen3-biases": "no biases at o_proj",
     "qwen3_5-all": "keys as wide as values",
     "qwen3_moe-all": "weights by their sum",
-    "qwen3_moe-some": "norms of queries and keys",
+    "qwen3_moe-some": "a mixture of experts in all layers or in none",
     "qwen3_next": "weights by their sum",
     "smollm3": "rotates other layers",
     "smollm3-all": "no biases at",
