@@ -55,4 +55,4 @@ def calibrate_command(
         for task, calibration in calibrations.items()
     }
     rows = [[task, str(row["texts"]), str(row["tokens"]), str(row["statistics"])] for task, row in result.items()]
-    console.result(result, table(["task", "texts", "tokens", "statistics"], rows))
+    console.result({"tasks": result}, table(["task", "texts", "tokens", "statistics"], rows))

@@ -49,4 +49,4 @@ def recipes_command(console: Console, name: str | None) -> None:
         f"{row['name']}{' (default)' if row['default'] else ''}: {row['summary']}\n  source: {row['source']}"
         for row in values
     ]
-    console.result(values, "\n".join(lines))
+    console.result({"recipes": values}, "\n".join(lines))

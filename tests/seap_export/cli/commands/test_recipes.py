@@ -16,7 +16,7 @@ from seap_export.plan.recipes import DEFAULT_RECIPE, shipped_recipes
 def test_all_recipes_are_listed_with_what_they_do_and_their_source(run: Run) -> None:
     outcome = run("recipes")
     assert (outcome.code, outcome.err) == (0, "")
-    rows = json.loads(run("recipes", "--json").out)
+    rows = json.loads(run("recipes", "--json").out)["recipes"]
     assert [row["name"] for row in rows] == list(shipped_recipes())
     assert [row["name"] for row in rows if row["default"]] == [DEFAULT_RECIPE]
     for row in rows:

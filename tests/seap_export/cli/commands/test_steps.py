@@ -56,7 +56,9 @@ def test_the_steps_by_hand_make_what_export_makes(run: Run, work: Path, pristine
 
 
 def test_export_goes_on_from_calibrate(run: Run, work: Path, pristine: Path) -> None:
-    assert run("calibrate", "m", "--task", "b=b.jsonl", "--task", "a=a.jsonl", "--out", "out", "--json").code == 0
+    outcome = run("calibrate", "m", "--task", "b=b.jsonl", "--task", "a=a.jsonl", "--out", "out", "--json")
+    told = {"statistics": "out/calibration/a", "texts": 44, "tokens": 619}
+    assert (outcome.code, json.loads(outcome.out)["tasks"]["a"]) == (0, told)
     outcome = run("inspect", "out")
     assert outcome.out.startswith("export of m (llama), not complete: ")
     assert outcome.out.endswith("calibrated: a, b; 12 files as in the manifest\n")
