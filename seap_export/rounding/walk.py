@@ -14,16 +14,14 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch.nn import functional
 
 from seap_export.activations.covariance import CovarianceAccumulator
 from seap_export.activations.mixture import Mixture
 from seap_export.families import Sublayer, names
 from seap_export.families.names import Projection
-from seap_export.layers.batches import length_buckets, token_weights
 from seap_export.layers.compute import Compute
 from seap_export.layers.embedding import Embedding
-from seap_export.layers.hidden_states import HiddenStates, SublayerPass, output_stream
+from seap_export.layers.hidden_states import HiddenStates, output_stream
 from seap_export.layers.layer import DecoderLayer
 from seap_export.rounding.columns import round_columns
 from seap_export.rounding.grid import BlockQuantization
@@ -31,8 +29,7 @@ from seap_export.shrink.expert_refit import Moment
 from seap_export.shrink.kinds import PartsFit, parts_fit
 from seap_export.shrink.refit import refit
 from seap_export.shrink.refit_streams import Inputs
-from seap_export.shrink.sequential import storage_for
-from seap_export.shrink.target import refit_target
+from seap_export.shrink.sequential import SideBySide
 from seap_export.sources.source import Source
 
 __all__ = ["RoundedLayers"]
@@ -45,11 +42,8 @@ _EMBEDDING = 0.01
 Tensors = Mapping[str, torch.Tensor]
 
 
-class RoundedLayers:
-    """The hidden states of both models at the real tokens of each batch, advanced layer by layer.
-
-    Memory holds a sublayer of each model, two hidden states for each calibration token if they fit, and, if it fits
-    besides, the input of one projection for each.
+class RoundedLayers(SideBySide):
+    """The model in floats and the rounded one.
 
     Args:
         source: The model in floats, dense or pruned.
@@ -69,20 +63,10 @@ class RoundedLayers:
         folder: Path,
         compute: Compute,
     ) -> None:
-        self._source, self._spec, self._how, self._device = source, source.spec, how, compute.device
+        super().__init__(source, ("floats", "rounded"), statistics, texts, folder, compute)
+        self._spec, self._how, self._device = source.spec, how, compute.device
         self._tokens = statistics.effective_tokens
-        batches = length_buckets([ids for ids, _ in texts], compute.batch_tokens, compute.device)
-        self._weights = [weights.to(compute.device) for weights in token_weights(batches, texts)]
-        storage = storage_for(source, statistics, folder, compute)
-        self._saved = [storage.streams(name, source.spec, batches) for name in ("floats", "rounded")]
-        self._floats, self._rounded = (HiddenStates(batches, streams) for streams in self._saved)
-        self._room = storage.room(compute, source.spec)
-
-    @property
-    def finished(self) -> int:
-        """The number of layers that both streams were saved after."""
-        both = set.intersection(*(set(streams.saved()) for streams in self._saved))
-        return max(both, default=0)
+        self._floats, self._rounded = self._hidden
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -108,36 +92,18 @@ class RoundedLayers:
         for name in self.tables:
             yield name, round_columns(self._source.read_outer(name), metrics[name], self._how).cpu()
 
-    @torch.no_grad()
     def layers(self, first: int, embedding: Embedding) -> Iterator[dict[str, torch.Tensor]]:
         """Yields the tensors of each rounded layer from the first one on, by full name; what is rounded is float32.
 
-        The streams are saved after a layer once the next one is asked for. They must have been saved after those
-        before the first one.
-
         Args:
-            first: Index of a layer.
+            first: Index of a layer; see `SideBySide`.
             embedding: The rounded model's.
         """
-        if first == 0:
-            self._embed(self._floats, 0, self._source.read_embedding())
-            self._embed(self._rounded, 1, embedding)
-        else:
-            for streams in self._saved:
-                streams.load(first)
-        for index in range(first, len(self._spec.layers)):
-            yield self._layer(index)
-            for streams in self._saved:
-                streams.save(index + 1)
-            for streams in self._saved:
-                streams.forget(index + 1)
-
-    def _embed(self, hidden: HiddenStates, stream_index: int, embedding: Embedding) -> None:
-        HiddenStates.embedded(self._spec, embedding, hidden.batches, self._saved[stream_index])
+        return self._walk(first, lambda: [self._source.read_embedding(), embedding], self._layer)
 
     def _last_moment(self) -> torch.Tensor:
         """E[x xᵀ] of what the LM head multiplies in the model in floats, float64 [hidden_size, hidden_size]."""
-        self._embed(self._floats, 0, self._source.read_embedding())
+        HiddenStates.embedded(self._spec, self._source.read_embedding(), self._floats.batches, self._floats.streams)
         for index in range(len(self._spec.layers)):
             tensors = self._source.read_layer(index)
             for output in self._spec.layers[index].outputs:
@@ -149,6 +115,7 @@ class RoundedLayers:
         mean = sums.mean()
         return sums.covariance().addr_(mean, mean)
 
+    @torch.no_grad()
     def _layer(self, index: int) -> dict[str, torch.Tensor]:
         """Rounds one layer, and advances both streams through it."""
         tensors = self._source.read_layer(index)
@@ -199,24 +166,14 @@ class RoundedLayers:
         self, index: int, output: Projection, exact: DecoderLayer, layer: DecoderLayer, tensors: Tensors
     ) -> dict[str, torch.Tensor]:
         """Rounds the projection at the end of a sublayer, to bring the stream back, and advances both streams."""
-        inputs, sums = Inputs(layer, output, self._rounded, self._room), CovarianceAccumulator()
-
-        def add(passed: SublayerPass) -> None:
-            stream = self._rounded.streams[passed.batch_index]
-            targets, weights = refit_target(exact, output, passed, stream)
-            sums.update(inputs.make(passed.batch_index), targets, self._weights[passed.batch_index] * weights)
-
-        self._floats.advance(exact, output, add)
+        inputs = Inputs(layer, output, self._rounded, self._room)
+        sums = inputs.sums(self._floats, exact, self._weights)
         mean, target_mean = sums.mean(), sums.target_mean()
         operands = self._operands(output, index, tensors)
         fitted = self._rounded_projection(
             output, index, operands, mean, sums.covariance(), target_mean, sums.cross_covariance()
         )
-        operands_fitted = [tensor.to(self._device) for tensor in fitted.values()]
-        for batch_index in range(len(self._weights)):
-            product = functional.linear(inputs.take(batch_index), *operands_fitted)
-            held = layer.held(output, self._rounded.streams[batch_index])
-            self._rounded.add(layer, output, batch_index, layer.update(output, product, held))
+        inputs.advance([tensor.to(self._device) for tensor in fitted.values()])
         return fitted
 
     def _parts(

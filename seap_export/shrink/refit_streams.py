@@ -102,18 +102,17 @@ class RefitStreams:
         """
         layer = DecoderLayer(self._spec, index, tensors, self._device, only=output)
         inputs = Inputs(layer, output, self._shrunk, self._room)
-        fit = self._fit_to(self._sums(index, output, dense, inputs), output, tensors[names.weight(output, index)])
+        exact = DecoderLayer(self._source.spec, index, dense, self._device, only=output)
+        sums = inputs.sums(self._dense, exact, self._weights)
+        del exact  # before matrices over the inputs are made
+        fit = self._fit_to(sums, output, tensors[names.weight(output, index)])
         fitted = {names.weight(output, index): fit.weight}
         if fit.bias is not None:
             fitted[names.bias(output, index)] = fit.bias
         # what is stored is what the later layers correct
         stored = {name: tensor.to(self._source.dtype_of(name)) for name, tensor in fitted.items()}
         del fit, fitted
-        operands = [tensor.float() for tensor in stored.values()]
-        for batch_index in range(len(self._weights)):
-            product = functional.linear(inputs.take(batch_index), *operands)
-            held = layer.held(output, self._shrunk.streams[batch_index])
-            self._shrunk.add(layer, output, batch_index, layer.update(output, product, held))
+        inputs.advance([tensor.float() for tensor in stored.values()])
         return {name: tensor.cpu() for name, tensor in stored.items()}
 
     def _fit_parts(
@@ -139,22 +138,6 @@ class RefitStreams:
         self._shrunk.advance(DecoderLayer(self._spec, index, {**tensors, **stored}, self._device, only=output), output)
         return {name: tensor.cpu() for name, tensor in stored.items()}
 
-    def _sums(
-        self, index: int, output: Projection, tensors: Mapping[str, torch.Tensor], inputs: Inputs
-    ) -> CovarianceAccumulator:
-        """Advances the dense stream, and sums the shrunk model's inputs and what they are fitted to."""
-        dense = DecoderLayer(self._source.spec, index, tensors, self._device, only=output)
-        sums = CovarianceAccumulator()
-
-        def add(passed: SublayerOutput) -> None:
-            stream = self._shrunk.streams[passed.batch_index]
-            targets, weights = refit_target(dense, output, passed, stream)
-            token_weights = self._weights[passed.batch_index].to(self._device)
-            sums.update(inputs.make(passed.batch_index), targets, token_weights * weights)
-
-        self._dense.advance(dense, output, add)
-        return sums
-
     def _fit_to(self, sums: CovarianceAccumulator, output: Projection, weight: torch.Tensor) -> OutputFit:
         mean, target_mean = sums.mean(), sums.target_mean()  # each sum is released as soon as it is used
         return refit(
@@ -176,7 +159,34 @@ class Inputs:
         self._layer, self._output, self._hidden, self._room = layer, output, hidden, room
         self._kept: dict[int, torch.Tensor] = {}
 
-    def make(self, batch_index: int) -> torch.Tensor:
+    def sums(self, dense: DenseStates, exact: DecoderLayer, weights: Sequence[torch.Tensor]) -> CovarianceAccumulator:
+        """Advances the unchanged model, and sums the inputs and what they are fitted to.
+
+        Args:
+            dense: Its hidden states.
+            exact: Its layer.
+            weights: The weight of each token, float32 [tokens] for each batch.
+        """
+        sums = CovarianceAccumulator()
+
+        def add(passed: SublayerOutput) -> None:
+            stream = self._hidden.streams[passed.batch_index]
+            targets, factors = refit_target(exact, self._output, passed, stream)
+            factors = weights[passed.batch_index].to(stream.device) * factors
+            sums.update(self._make(passed.batch_index), targets, factors)
+
+        dense.advance(exact, self._output, add)
+        return sums
+
+    def advance(self, operands: Sequence[torch.Tensor]) -> None:
+        """Advances the changed model with the fitted weight, and bias if there is one; the inputs are let go."""
+        for batch_index in range(len(self._hidden.batches)):
+            product = functional.linear(self._take(batch_index), *operands)
+            held = self._layer.held(self._output, self._hidden.streams[batch_index])
+            update = self._layer.update(self._output, product, held)
+            self._hidden.add(self._layer, self._output, batch_index, update)
+
+    def _make(self, batch_index: int) -> torch.Tensor:
         """The inputs in one batch, [tokens, channels]."""
         channels = self._channels(batch_index)
         if channels.nbytes <= self._room:
@@ -184,12 +194,10 @@ class Inputs:
             self._kept[batch_index] = channels
         return channels
 
-    def take(self, batch_index: int) -> torch.Tensor:
+    def _take(self, batch_index: int) -> torch.Tensor:
         """The same again; they are not kept any longer."""
         kept = self._kept.pop(batch_index, None)
-        if kept is not None:
-            return kept
-        return self._channels(batch_index)
+        return self._channels(batch_index) if kept is None else kept
 
     def _channels(self, batch_index: int) -> torch.Tensor:
         stream = self._hidden.read(self._layer, self._output, batch_index)
