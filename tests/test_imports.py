@@ -28,7 +28,9 @@ def imported_by_path(file: Path) -> Iterator[tuple[str, str]]:
     """
     mirrored = ".".join(file.relative_to(TESTS).parent.parts)
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
-        module = node.module if isinstance(node, ast.ImportFrom) and node.module else ""
+        if not isinstance(node, ast.ImportFrom) or node.module is None:
+            continue
+        module = node.module
         if module.split(".")[0] not in PACKAGES or module.count(".") < 2 or _path(module).is_dir():
             continue
         if mirrored and f"{module}.".startswith(f"{mirrored}."):

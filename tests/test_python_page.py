@@ -19,7 +19,7 @@ from validation.reports.speedups import MeasuredSpeedup
 
 PAGE = (Path(__file__).parents[1] / "docs" / "python.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
-DOCUMENTED = [export, prune, push, convert, validate, evaluate, Variant]
+DOCUMENTED: list[Any] = [export, prune, push, convert, validate, evaluate, Variant]
 
 
 def section(name: str) -> str:

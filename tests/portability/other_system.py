@@ -90,4 +90,4 @@ for _name in SIGNALS:
 builtins.open = io.open = _without_proc(io.open)
 for _name in ("rename", "replace", "unlink", "remove"):
     setattr(os, _name, _refuse_files_in_use(getattr(os, _name)))
-shutil._use_fd_functions = False  # rmtree goes by paths, as on Windows
+shutil._use_fd_functions = False  # type: ignore[attr-defined]  # rmtree goes by paths, as on Windows

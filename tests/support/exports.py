@@ -16,7 +16,7 @@ from support.models import write_micro_model
 #: Decoding 16 tokens for each prompt is most of the time of a micro export; tests of the caches ask for more.
 FEW_STEPS = {"decode_steps": 2}
 #: What an export measures besides takes time, and its times differ from run to run; few tests ask for it.
-UNMEASURED = {"quality": False, "speed": False}
+UNMEASURED: dict[str, Any] = {"quality": False, "speed": False}
 #: The same for tests of the Python API, and the texts of `a.jsonl` and `b.jsonl` beside a micro model.
 FEW: dict[str, Any] = {**FEW_STEPS, **UNMEASURED, "prompts": 1}
 TEXTS = {"a": micro_texts(60), "b": micro_texts(60, seed=5)}

@@ -77,7 +77,7 @@ def _genai_library() -> str | None:
 
 def _fake_cuda() -> str | None:
     folder = build.built()
-    return folder and str(folder)
+    return str(folder) if folder else None
 
 
 INSTALL = "run 'npm install @huggingface/transformers@4.3 --ignore-scripts', or set SEAP_NODE_MODULES"

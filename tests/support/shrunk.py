@@ -59,7 +59,7 @@ class Shrunk:
         )
         for index, (layer, plan) in enumerate(zip(decoder_layers(model), self.plan.layers, strict=True)):
             for output in self.source.spec.layers[index].outputs:
-                linear = layer.get_submodule(projection_paths(model)[output])
+                linear: Any = layer.get_submodule(projection_paths(model)[output])
                 kept = kept_channels(plan, self.source.spec.layers[index], output)
                 mask = torch.zeros(linear.in_features)
                 mask[kept] = 1.0
@@ -71,7 +71,7 @@ class Shrunk:
                     linear.register_forward_hook(lambda _, args, product, moved=moved: product + moved)
                 elif compensation in ("one-shot", "sequential"):
                     linear.weight.data[:, kept] = stored[names.weight(output, index)]
-                    linear.bias = None if bias is None else nn.Parameter(bias)
+                    linear.register_parameter("bias", None if bias is None else nn.Parameter(bias))
         return model
 
 

@@ -57,9 +57,9 @@ def _rotated_by(**changed: Any) -> Edit:
 
     def edit(graph: Graph) -> None:
         spec = graph.spec
-        assert spec.first(Attention).rope is not None
-        rope = replace(spec.first(Attention).rope, **changed)
-        caches = rotary_tables(rope, spec.max_position_embeddings)
+        rope = spec.first(Attention).rope
+        assert rope is not None
+        caches = rotary_tables(replace(rope, **changed), spec.max_position_embeddings)
         for name, cache in zip(("cos_cache", "sin_cache"), caches, strict=True):
             graph[name] = cache.numpy().astype(graph[name].dtype)
 

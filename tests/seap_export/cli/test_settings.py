@@ -196,7 +196,8 @@ def test_what_a_target_is_met_with(home: Path, arguments: list[str], written: li
 
 def test_settings_of_blocks_hold_for_all_quantised_precisions(home: Path) -> None:
     options = ("m", "--task", "a=a.jsonl", "--target-size", "1MB", "--out", "out", "--set", "block_size=64")
-    forms = {format.precision: format.form for format in request_of(values_of(*options)).formats}
+    formats: Any = request_of(values_of(*options)).formats
+    forms = {format.precision: format.form for format in formats}
     assert list(forms) == ["fp32", "fp16", "int8", "int4"]
     assert {forms[name].precision.quantization.block_size for name in ("int8", "int4")} == {64}
 

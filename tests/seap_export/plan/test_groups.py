@@ -41,7 +41,7 @@ def raised_by_half(dense: LayerOptions) -> set[int]:
     for kept, loss, other in zip(heads.sets, preferring.losses, heads.losses, strict=True):
         if loss != other:
             assert loss == pytest.approx(1.5 * other)
-            changed.add(len(kept.heads) // len(kept.kv_groups))
+            changed.add(len(kept.units) // len(kept.groups))
     return changed
 
 

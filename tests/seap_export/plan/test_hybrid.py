@@ -186,9 +186,9 @@ def test_rankings_of_scores_and_of_elimination_come_back(tmp_path: Path) -> None
         write_scores(tmp_path, index, layer, scores[index])
     read = read_ranking(spec, tmp_path).scores
     assert read is not None
-    for layer, other in zip(read, scores, strict=True):
-        assert layer.keys() == other.keys()
-        assert all(torch.equal(layer[output], other[output]) for output in other)
+    for found, written in zip(read, scores, strict=True):
+        assert found.keys() == written.keys()
+        assert all(torch.equal(found[output], written[output]) for output in written)
 
 
 def olmo_spec() -> ModelSpec:
@@ -286,7 +286,7 @@ def test_the_largest_ratio_counts_all_sublayers() -> None:
 def test_heads_that_are_normalised_together_go_together() -> None:
     spec = model_spec(micro_config(**VARIATIONS["nemotron_h-all"]))
     mamba = spec.first(Mamba)
-    (options, *_) = scored_options(spec, random_scores(spec))[0]
+    options: Any = scored_options(spec, random_scores(spec))[0][0]
     assert [kept.units for kept in options.sets] in (
         [tuple(range(3)), tuple(range(6))],
         [tuple(range(3, 6)), tuple(range(6))],

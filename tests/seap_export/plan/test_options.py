@@ -20,14 +20,14 @@ HEADS, NEURONS = both(options_from_scores(SPEC, 0, random_scores(SPEC)[0]))
 def test_an_attention_option_loses_the_scores_of_all_channels_of_the_heads_removed() -> None:
     scores = random_scores(SPEC)[0]
     for kept, loss, weights in zip(HEADS.sets, HEADS.losses, HEADS.costs(CostModel()), strict=True):
-        removed = [head for head in range(6) if head not in kept.heads]
+        removed = [head for head in range(6) if head not in kept.units]
         lost = sum(float(scores["o_proj"][head, channel]) for head in removed for channel in range(4))
         assert loss == pytest.approx(lost, rel=1e-12, abs=0.0)
-        assert weights == 2 * 24 * 4 * (len(kept.heads) + len(kept.kv_groups))
+        assert weights == 2 * 24 * 4 * (len(kept.units) + len(kept.groups))
 
 
 def test_there_is_one_option_for_every_pair_of_groups_and_heads_a_group() -> None:
-    pairs = [(len(kept.kv_groups), len(kept.heads) // len(kept.kv_groups)) for kept in HEADS.sets]
+    pairs = [(len(kept.groups), len(kept.units) // len(kept.groups)) for kept in HEADS.sets]
     assert sorted(pairs) == [(groups, heads) for groups in (1, 2, 3) for heads in (1, 2)]
     assert pairs[0] == (1, 1)
     assert pairs[-1] == (3, 2)

@@ -111,12 +111,12 @@ class Reference:
         """The stream, or what is added to it, after a norm; `x` itself if there is none."""
         if name is None:
             return x
+        if not self._spec.norm.is_centred:
+            return self._norm(name, index, x)
         gain, bias = (self._tensors.get(names.tensor(part, index)) for part in (name, f"{name}_bias"))
-        if self._spec.norm.is_centred:
-            return functional.layer_norm(x, x.shape[-1:], gain, bias, self._spec.norm.epsilon)
-        return self._gained(x, gain)
+        return functional.layer_norm(x, x.shape[-1:], gain, bias, self._spec.norm.epsilon)
 
-    def _norm(self, name: str, index: int, x: torch.Tensor) -> torch.Tensor:
+    def _norm(self, name: str, index: int | None, x: torch.Tensor) -> torch.Tensor:
         return self._gained(x, self._tensors[names.tensor(name, index)])
 
     def _gained(self, x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
@@ -125,9 +125,9 @@ class Reference:
     def _linear(self, name: str, index: int, x: torch.Tensor) -> torch.Tensor:
         stem = names.tensor(name, index)
         product = functional.linear(x, self._tensors[f"{stem}.weight"], self._tensors.get(f"{stem}.bias"))
-        return product * {
-            one: f for sublayer in self._spec.layers[index].sublayers for one, f in sublayer.factors.items()
-        }.get(name, 1.0)
+        sublayers = self._spec.layers[index].sublayers
+        factors: dict[str, float] = {one: f for sublayer in sublayers for one, f in sublayer.factors.items()}
+        return product * factors.get(name, 1.0)
 
 
 def _capped(x: torch.Tensor, cap: float) -> torch.Tensor:

@@ -12,6 +12,7 @@ from support.models import projection_paths, transformers_model
 from torch import nn
 from transformers import PreTrainedModel
 
+from seap_export.families.names import Projection
 from seap_export.plan.plan import Plan
 from seap_export.shrink.layer import kept_channels
 from seap_export.sources.source import Source
@@ -39,7 +40,7 @@ WITHOUT_BIAS: dict[str, tuple[str, ...]] = {
 
 @torch.no_grad()
 def around_sublayer(
-    model: PreTrainedModel, index: int, name: str, texts: Sequence[Sequence[int]]
+    model: PreTrainedModel, index: int, name: Projection, texts: Sequence[Sequence[int]]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The stream before a sublayer, its output projection's input, and the stream after; float64 [tokens, ...]."""
     layer = model.model.layers[index]
@@ -115,5 +116,5 @@ def plain_loop(
             whole = torch.zeros(linear.weight.shape)
             whole[:, kept] = weight.float()
             linear.weight = nn.Parameter(whole)
-            linear.bias = nn.Parameter(bias.float()) if intercept else None
+            linear.register_parameter("bias", nn.Parameter(bias.float()) if intercept else None)
     return model

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -146,10 +147,10 @@ def serve() -> None:
     gc.collect()
     gc.freeze()  # or each fork that collects garbage would copy all that was imported
     print(json.dumps("ready"), flush=True)
+    operations: dict[str, Callable[..., object]] = {"start": start, "wait": wait, "shell": shell}
     for line in sys.stdin:
         request = json.loads(line)
-        operation = {"start": start, "wait": wait, "shell": shell}[request.pop("operation")]
-        print(json.dumps(operation(**request)), flush=True)
+        print(json.dumps(operations[request.pop("operation")](**request)), flush=True)
     os._exit(0)  # unloading everything takes seconds
 
 

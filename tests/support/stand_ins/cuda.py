@@ -62,14 +62,14 @@ CUDA = torch.device("cuda", 0)
 class PretendCuda(torch.Tensor):
     """To torch's own kernels a tensor of the CPU, so that it takes the ways of the CPU; to its users one of CUDA."""
 
-    inner: torch.Tensor
+    plain: torch.Tensor
 
     @staticmethod
-    def __new__(cls, inner: torch.Tensor) -> PretendCuda:
-        wrapped = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, inner.size(), strides=inner.stride(), dtype=inner.dtype, device="cpu"
+    def __new__(cls, plain: torch.Tensor) -> PretendCuda:
+        wrapped = torch.Tensor._make_wrapper_subclass(
+            cls, plain.size(), strides=plain.stride(), dtype=plain.dtype, device=torch.device("cpu")
         )
-        wrapped.inner = inner
+        wrapped.plain = plain
         return wrapped
 
     @property
@@ -77,10 +77,10 @@ class PretendCuda(torch.Tensor):
         return CUDA
 
     def __repr__(self) -> str:  # type: ignore[override]
-        return f"PretendCuda({self.inner})"
+        return f"PretendCuda({self.plain})"
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         kwargs = dict(kwargs or {})
         for operand in tree_leaves((args, kwargs)):
             if isinstance(operand, torch.Tensor) and not isinstance(operand, cls) and operand.dim():  # as CUDA has it
@@ -88,12 +88,12 @@ class PretendCuda(torch.Tensor):
         result = func(*tree_map(_inner, args), **tree_map(_inner, kwargs))
         if func._schema.is_mutable:  # what is changed in place is handed back
             changed = [tensor for tensor in tree_leaves((args, kwargs)) if isinstance(tensor, cls)]
-            return tree_map(lambda tensor: next((c for c in changed if c.inner is tensor), tensor), result)
+            return tree_map(lambda tensor: next((c for c in changed if c.plain is tensor), tensor), result)
         return tree_map(lambda tensor: cls(tensor) if isinstance(tensor, torch.Tensor) else tensor, result)
 
 
 def _inner(value: Any) -> Any:
-    return value.inner if isinstance(value, PretendCuda) else value
+    return value.plain if isinstance(value, PretendCuda) else value
 
 
 class _Moves(TorchFunctionMode):
@@ -113,7 +113,7 @@ class _Moves(TorchFunctionMode):
 def _moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device == tensor.device:
         return tensor
-    return tensor.inner if isinstance(tensor, PretendCuda) else PretendCuda(tensor.detach().clone())
+    return tensor.plain if isinstance(tensor, PretendCuda) else PretendCuda(tensor.detach().clone())
 
 
 @contextmanager

@@ -92,6 +92,7 @@ class FakeOnnx:
     spoil: Spoil = staticmethod(lambda *_: None)  # type: ignore[assignment]
     gives = "logits"
     runs_left_padding = False
+    lengths: list[int]
 
     def __init__(self, session: Any) -> None: ...
 

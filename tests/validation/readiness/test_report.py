@@ -15,7 +15,7 @@ from validation.readiness.tables import PAPER
 def reported(request: Request) -> tuple[str, str]:
     steps = plan_steps(request)
     run_steps(steps, request, [step.name for step in steps], 60.0, lambda line: None)
-    return tuple((request.out / name).read_text("utf-8") for name in ("report.md", "table.md"))
+    return (request.out / "report.md").read_text("utf-8"), (request.out / "table.md").read_text("utf-8")
 
 
 def test_the_page_names_the_machine_and_every_step(pretended: Callable[..., Request]) -> None:

@@ -51,7 +51,7 @@ def reader() -> Reader:
     return Reader()
 
 
-def bytes_of(tensor: ir.TensorProtocol) -> bytes:
+def bytes_of(tensor: LazyTensor) -> bytes:
     file = io.BytesIO()
     tensor.tofile(file)
     return file.getvalue()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ class Spoken(Silent):
     def __init__(self) -> None:
         self.labels: list[str] = []
 
-    def step(self, label: str, total: int | None = None, unit: str = "layers", *, name: str | None = None):
+    def step(self, label: str, total: int | None = None, unit: str = "layers", *, name: str | None = None) -> Any:
         self.labels.append(label)
         return super().step(label, total, unit)
 

@@ -205,7 +205,7 @@ def test_at_a_price_no_other_selection_is_cheaper(price: float, budget: Any) -> 
 
     def bill(attention: int, count: int) -> float:
         kept = heads.sets[attention]
-        total = attention_cost(spec, cost, len(kept.heads), len(kept.kv_groups)) + count * 3 * HIDDEN
+        total = attention_cost(spec, cost, len(kept.units), len(kept.groups)) + count * 3 * HIDDEN
         return 3.0 * float(heads.losses[attention]) + 0.5 * float(neurons.loss_of[count]) + price * total
 
     attention, step = choices.at_price(price, (3.0, 0.5), cost)

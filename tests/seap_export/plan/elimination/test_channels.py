@@ -18,7 +18,8 @@ from seap_export.plan.elimination import head_sets
 from seap_export.plan.elimination.channels import eliminate_channels
 from seap_export.plan.elimination.refit import removal_losses
 from seap_export.plan.options import options_from_elimination
-from seap_export.plan.sublayers import HeadOptions, KeptHeads, NeuronOptions
+from seap_export.plan.sublayers import HeadOptions, NeuronOptions
+from seap_export.plan.sublayers.grouped import KeptGrouped
 
 RIDGE = 0.001
 #: So small that all is computed in float64.
@@ -161,13 +162,13 @@ def test_inputs_that_never_vary_keep_their_order_and_lose_nothing() -> None:
     assert neurons.order.tolist() == list(range(20))
     assert not neurons.loss_of.any()
     assert not heads.losses.any()
-    assert heads.sets[0].heads == (0,)
-    assert heads.sets[-2].heads in {(0, 2, 4), (0, 1, 2, 3)}
+    assert heads.sets[0].units == (0,)
+    assert heads.sets[-2].units in {(0, 2, 4), (0, 1, 2, 3)}
 
 
-def pair(kept: KeptHeads) -> tuple[int, int]:
+def pair(kept: KeptGrouped) -> tuple[int, int]:
     """Kept groups, and heads in each."""
-    return len(kept.kv_groups), len(kept.heads) // len(kept.kv_groups)
+    return len(kept.groups), len(kept.units) // len(kept.groups)
 
 
 def sets_by_hand(heads: int, groups: int, kept_groups: int, kept_heads: int) -> list[tuple[int, ...]]:
@@ -193,8 +194,8 @@ def test_attention_keeps_the_best_of_all_sets(heads: int, groups: int, seed: int
             subset: refitted_loss(o_proj, o_cov, [4 * head + i for head in subset for i in range(4)], RIDGE)
             for subset in sets_by_hand(heads, groups, *pair(option))
         }
-        assert option.heads == min(losses, key=losses.__getitem__)
-        assert loss == pytest.approx(losses[option.heads], rel=1e-8, abs=1e-12)
+        assert option.units == min(losses, key=losses.__getitem__)
+        assert loss == pytest.approx(losses[option.units], rel=1e-8, abs=1e-12)
 
 
 @pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 3), (6, 2), (8, 2), (4, 1)])
@@ -209,9 +210,9 @@ def test_where_the_sets_are_many_the_elimination_is_greedy_and_its_losses_exact(
     greedy, _ = options_of(spec)
     assert len(greedy.sets) == heads
     for option, loss in zip(greedy.sets, greedy.losses, strict=True):
-        kept = [4 * head + i for head in option.heads for i in range(4)]
+        kept = [4 * head + i for head in option.units for i in range(4)]
         assert loss == pytest.approx(refitted_loss(o_proj, o_cov, kept, RIDGE), rel=1e-8, abs=1e-12)
-        assert option.heads in sets_by_hand(heads, groups, *pair(option))
+        assert option.units in sets_by_hand(heads, groups, *pair(option))
         assert loss >= best[pair(option)] * (1.0 - 1e-9)
     # One removal from the whole is as good as the best.
     assert greedy.losses[-2] == pytest.approx(best[pair(greedy.sets[-2])], rel=1e-9)
@@ -229,7 +230,7 @@ def test_the_greedy_elimination_removes_the_head_that_costs_least_each_time() ->
             for head in kept
         }
         kept.remove(min(losses, key=losses.__getitem__))
-        assert option.heads == tuple(sorted(kept))
+        assert option.units == tuple(sorted(kept))
 
 
 @pytest.mark.parametrize("ridge", [0.0, -1.0, math.nan, math.inf])
