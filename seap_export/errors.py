@@ -10,7 +10,7 @@ from pathlib import Path
 
 __all__ = [
     "ArtifactError", "EnvironmentFailure", "InputError", "ParityFailure", "QualityFailure", "SeapError",
-    "SpeedFailure", "UsageError", "in_one_line", "refuse_missing",
+    "SpeedFailure", "UsageError", "in_one_line", "refuse_less", "refuse_missing",
 ]  # fmt: skip
 
 
@@ -65,6 +65,13 @@ class InputError(SeapError):
 def in_one_line(error: Exception) -> str:
     """What an error of a library says, at most 200 characters."""
     return " ".join(str(error).split())[:200]
+
+
+def refuse_less(least: int, **options: int | None) -> None:
+    """Raises `UsageError` if the value of an option is below the least one; options that are None are not given."""
+    for name, value in options.items():
+        if value is not None and value < least:
+            raise UsageError(f"--{name.replace('_', '-')} {value} is out of range; give at least {least}")
 
 
 def refuse_missing(path: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from seap_export.errors import EnvironmentFailure, UsageError
+from seap_export.errors import EnvironmentFailure, UsageError, refuse_less
 from seap_export.memory import available_memory
 from seap_export.runtime.driver import read_driver
 
@@ -61,8 +61,7 @@ def choose_compute(device: str = "auto", memory: str | None = None, batch_tokens
         UsageError: The device or a size is not a valid one.
         EnvironmentFailure: torch cannot use the GPU.
     """
-    if batch_tokens < 1:
-        raise UsageError(f"--batch-tokens {batch_tokens} is out of range; give at least 1")
+    refuse_less(1, batch_tokens=batch_tokens)
     limit = parse_bytes(memory) if memory is not None else int(available_memory() * (1 - _MARGIN))
     chosen = _device(device)
     free = 0 if chosen.type == "cpu" else int(torch.cuda.mem_get_info(chosen)[0] * (1 - _MARGIN))

@@ -58,11 +58,10 @@ def route_command(
     Example:
       seap-export route pruned "How many legs do 3 cats have?" --generate 32
     """
-    from seap_export.errors import UsageError
+    from seap_export.errors import UsageError, refuse_less
     from seap_export.runtime import RoutedModel
 
-    if max_new_tokens is not None and max_new_tokens < 1:
-        raise UsageError(f"--generate {max_new_tokens} is out of range; give at least 1")
+    refuse_less(1, generate=max_new_tokens)
     if raw and max_new_tokens is None:
         raise UsageError("--raw has no effect without --generate; give both or neither")
     text = _prompt(prompt, prompt_file)

@@ -8,10 +8,9 @@ from converters.format import Format
 from converters.formats import FORMATS, format_class
 from converters.onnx.form import OnnxForm, default_form
 from converters.onnx.format import OnnxFormat
-from seap_export.errors import UsageError
+from seap_export.errors import UsageError, refuse_less
 from seap_export.families import ModelSpec
 from seap_export.pipeline.folder.names import HF
-from seap_export.pipeline.request.settings import refuse_below
 from seap_export.runtime.session import check_session_options
 from validation.execution import Execution
 from validation.speed.engines import EngineName
@@ -62,11 +61,8 @@ class BenchRequest:
 
     def __post_init__(self) -> None:
         check_session_options(self.provider, self.threads)
-        if min(self.depths, default=1) < 1:
-            raise UsageError("depths must be at least 1")
-        if min(self.batches, default=0) < 1:
-            raise UsageError("batches must be at least 1")
-        refuse_below(self, runs=1, steps=1)
+        depth, batch = min(self.depths, default=None), min(self.batches, default=None)
+        refuse_less(1, depth=depth, batch=batch, runs=self.runs, steps=self.steps)
 
     def written(self, engine: EngineName) -> Format | None:
         """The format that an engine runs; None: the model folder itself.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from seap_export.errors import UsageError
+from seap_export.errors import UsageError, refuse_less
 from seap_export.layers.compute import Compute
 from validation.execution import Execution
 from validation.parity.profiles import Limits
@@ -80,9 +80,7 @@ class ParitySettings:
 def refuse_below(settings: object, **least: int) -> None:
     """Raises `UsageError` if a setting is below its least value, as if it were an option."""
     for name, number in least.items():
-        value = getattr(settings, name)
-        if value is not None and value < number:
-            raise UsageError(f"--{name.replace('_', '-')} {value} is out of range; give at least {number}")
+        refuse_less(number, **{name: getattr(settings, name)})
 
 
 @dataclass(frozen=True)
