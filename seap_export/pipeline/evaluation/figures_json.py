@@ -7,7 +7,8 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 from seap_export.hashing import sha256_json
-from seap_export.pipeline.evaluation.subject import Subject, Texts
+from seap_export.pipeline.evaluation.material import Texts
+from seap_export.pipeline.evaluation.subject import Subject
 from validation.divergence.measure import DivergenceFigures
 from validation.divergence.paired import PerByte
 from validation.estimate import Estimate

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 from seap_export.errors import ArtifactError
 from seap_export.hashing import sha256_json
 from seap_export.json_file import read_artifact
-from seap_export.pipeline.evaluation.evaluate import divergence_report, divergence_texts, text_sets
+from seap_export.pipeline.evaluation.divergence import divergence_report, divergence_texts, text_sets
 from seap_export.pipeline.evaluation.request import EvaluationRequest
 from seap_export.pipeline.evaluation.subject import Subject, variant_subject
 from seap_export.pipeline.evaluation.texts import dense_tokenizer

@@ -16,8 +16,9 @@ from seap_export.pipeline.evaluation.figures_json import (
     texts_json,
     zero_shot_json,
 )
+from seap_export.pipeline.evaluation.material import Texts
 from seap_export.pipeline.evaluation.request import EvaluationRequest
-from seap_export.pipeline.evaluation.subject import Subject, Texts
+from seap_export.pipeline.evaluation.subject import Subject
 from seap_export.pipeline.evaluation.verdicts import QualityVerdict
 from seap_export.pipeline.texts.general_text import ElsewhereFigures
 from validation.divergence.measure import DivergenceFigures

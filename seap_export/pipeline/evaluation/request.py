@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import metadata
 
 from seap_export.corpus import Task
 from seap_export.errors import UsageError
+from seap_export.extras import installed_versions
 from seap_export.layers.compute import Compute
 from seap_export.pipeline.request.settings import refuse_below
 from validation.execution import Execution
 from validation.generation.evaluate import MAX_NEW_TOKENS
-from validation.runtimes.table import REFERENCE
+from validation.runtimes.table import REFERENCE, runtime_row
 
 __all__ = ["RUN_FOLDERS", "EvaluationRequest"]
 
@@ -80,6 +82,11 @@ class EvaluationRequest:
         """The folder of the variant whose tokenizer all models are given the tokens of."""
         return next(iter(self.fixed_folders), "hf")
 
+    @property
+    def run_names(self) -> list[str]:
+        """What progress and dry runs call the runs of a variant."""
+        return [RUN_FOLDERS.get(name, name) for name in self.runtimes]
+
     def execution(self, compute: Compute | None) -> Execution:
         """Where models run; `compute` is torch's."""
         return Execution(self.provider, self.threads, compute)
@@ -93,3 +100,18 @@ class EvaluationRequest:
     def asks_questions(self) -> bool:
         """Whether a model answers questions, which a dense model alone can do."""
         return self.needs_harness or bool(self.generate)
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the libraries that are used."""
+        import onnxruntime
+        import torch
+        import transformers
+
+        used = {"torch": torch.__version__, "transformers": transformers.__version__}
+        if "onnxruntime" in self.runtimes:
+            used["onnxruntime"] = onnxruntime.__version__
+        for extra in filter(None, (runtime_row(name).extra for name in self.runtimes if name != REFERENCE)):
+            used |= installed_versions(extra)
+        if self.asks_questions:
+            used["lm_eval"] = metadata.version("lm_eval")
+        return used

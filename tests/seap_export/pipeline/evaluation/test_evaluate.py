@@ -15,9 +15,10 @@ from support.product import DivergenceFigures, Source, dense_folder, open_source
 
 from seap_export.corpus import Task
 from seap_export.errors import InputError, UsageError
+from seap_export.pipeline.evaluation.material import Texts
 from seap_export.pipeline.evaluation.report import EvaluationReport, TaskOrigin
 from seap_export.pipeline.evaluation.request import EvaluationRequest
-from seap_export.pipeline.evaluation.subject import Subject, Texts
+from seap_export.pipeline.evaluation.subject import Subject
 from validation.generation import GenerationFigures
 from validation.generation.figures import Answer
 from validation.zero_shot import ZeroShotFigures
