@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 
 from seap_export.errors import ArtifactError, UsageError
 from seap_export.hashing import sha256_json
+from seap_export.pipeline.folder.keys import differing
 from seap_export.pipeline.folder.manifest import MANIFEST, read_manifest
 from seap_export.pipeline.folder.outputs import (
     make_folders,
@@ -81,12 +82,13 @@ class Workspace:
         target = self.folder / step
         if not target.exists():
             return False
-        if self.manifest.steps.get(step) != key:
+        recorded = self.manifest.steps.get(step)
+        if recorded != key:
             if not self.force:
-                raise UsageError(
-                    f"{target} was made from other inputs (model, corpus or options); "
-                    "use --force to replace it, or another --out"
-                )
+                origin = f"is not listed in {MANIFEST}"
+                if recorded is not None:
+                    origin = f"was made from other inputs ({', '.join(differing(recorded, key))})"
+                raise UsageError(f"{target} {origin}; use --force to replace it, or another --out")
             return False
         damages = self.manifest.damages(self.folder, step)
         if damages and not self.force:

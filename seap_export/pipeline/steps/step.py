@@ -6,10 +6,11 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from seap_export.layers.compute import Compute
 from seap_export.pipeline.cost.cost import Cost
+from seap_export.pipeline.folder.keys import step_key
 from seap_export.pipeline.progress import Advance, Progress
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.sources.source import Source
@@ -94,14 +95,15 @@ class Step(ABC):
 
     @cached_property
     def key(self) -> str:
-        """The hash of everything that the result depends on, so that it is reused only for the same inputs.
-
-        It contains the keys of the steps before. Paths and settings that change only the speed are left out.
-        """
-        return self._key()
+        """The hash of everything that the result depends on, so that it is reused only for the same inputs."""
+        return step_key(self._inputs())
 
     @abstractmethod
-    def _key(self) -> str: ...
+    def _inputs(self) -> dict[str, Any]:
+        """What the result depends on, each by what a user calls it: with `RELEASE`, and the keys of the steps before.
+
+        Paths and settings that change only the speed are left out.
+        """
 
     @abstractmethod
     def make(self, work: Work, path: Path, advance: Advance) -> None:

@@ -14,11 +14,11 @@ import torch
 from seap_export.corpus import LAST_NUMBER, AnswerRule, Sample, Split, Task
 from seap_export.errors import ArtifactError
 from seap_export.families import Attention, ModelSpec
-from seap_export.hashing import sha256_json
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.evaluation.quality import MAX_LENGTH
 from seap_export.pipeline.folder.dense_folder import dense_folder
+from seap_export.pipeline.folder.keys import RELEASE
 from seap_export.pipeline.folder.names import answers_step
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.request.settings import CalibrationSettings
@@ -124,12 +124,20 @@ class AnswersStep(Step):
     def _samples(self) -> tuple[Sample, ...]:
         return (*self.prompts.held_out, *self.prompts.calibration)
 
-    def _key(self) -> str:
+    def _inputs(self) -> dict[str, Any]:
         texts = [
             [sample.prompt for sample in samples] for samples in (self.prompts.held_out, self.prompts.calibration)
         ]
-        settings = [self.settings.answer_tokens, self.settings.most_tokens, self.settings.max_length]
-        return sha256_json([_VERSION, self.model, texts, list(self.rule.stop), settings])
+        settings = self.settings
+        return {
+            "model": self.model,
+            "prompts": texts,
+            "stop": list(self.rule.stop),
+            "answer_tokens": settings.answer_tokens,
+            "tokens": settings.most_tokens,
+            "max_length": settings.max_length,
+            RELEASE: _VERSION,
+        }
 
     def make(self, work: Work, path: Path, advance: Advance) -> None:
         """Writes a line for each answer, and goes on after those that an interrupted call wrote.

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from seap_export.activations.statistics import CALIBRATION_SCHEMA, CalibrationRecord, covariance_bytes, write_record
 from seap_export.corpus import Sample, Split, text_digest
-from seap_export.hashing import sha256_json
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
+from seap_export.pipeline.folder.keys import RELEASE
 from seap_export.pipeline.folder.names import calibration_step
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.request.settings import CalibrationSettings
@@ -92,12 +93,17 @@ class CalibrationStep(Step):
     def units(self) -> int:
         return self.layers
 
-    def _key(self) -> str:
-        held_out = [list(_recorded(sample).values()) for sample in self.split.held_out]
-        texts = self.split.digests()["calibration"]
-        inputs = [self.model, texts, held_out, self.settings.seed, self.settings.max_length]
-        inputs += ["answers of the model"] if self.settings.answers == "model" else []
-        return sha256_json([CALIBRATION_SCHEMA, _VERSION, *inputs])
+    def _inputs(self) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            "model": self.model,
+            "answers": settings.answers == "model",
+            "seed": settings.seed,
+            "max_length": settings.max_length,
+            "calibration texts": self.split.digests()["calibration"],
+            "held-out texts": [list(_recorded(sample).values()) for sample in self.split.held_out],
+            RELEASE: [CALIBRATION_SCHEMA, _VERSION],
+        }
 
     def make(self, work: Work, path: Path, advance: Advance) -> None:
         """Writes the statistics.

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from converters.format import Format
 from converters.formats import row_of
 from seap_export.families import Attention
-from seap_export.hashing import sha256_json
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates, quantization_factor
 from seap_export.pipeline.cost.workload import GRAPH_BYTES, KeptPart, TokenCounts
 from seap_export.pipeline.folder.contents import Export
+from seap_export.pipeline.folder.keys import RELEASE
 from seap_export.pipeline.folder.names import parity_file
 from seap_export.pipeline.folder.rounded import write_format
 from seap_export.pipeline.gate.parity import check_parity, held_out_prompts, write_report
@@ -81,8 +82,10 @@ class FormatStep(OfVariant):
     def units(self) -> int:
         return self.plan.ranking.units
 
-    def _key(self) -> str:
-        return sha256_json([self.format.name, self.before.key, self.format.settings()])
+    def _inputs(self) -> dict[str, Any]:
+        settings = self.format.settings()
+        release = settings.pop("version")
+        return {"format": self.format.name, **settings, "weights": self.before.key, RELEASE: release}
 
     def make(self, work: Work, path: Path, advance: Advance) -> None:
         """Writes the folder."""
@@ -181,10 +184,16 @@ class ParityStep(OfVariant):
         held_out = [[(sample.prompt, sample.completion) for sample in split.held_out] for split in splits]
         return held_out_prompts(held_out, self.settings.prompts)
 
-    def _key(self) -> str:
+    def _inputs(self) -> dict[str, Any]:
         how = self.settings
-        values = [how.provider, how.decode_steps, how.long_tokens, [list(limit) for limit in how.limits.given]]
-        return sha256_json([PARITY_SCHEMA, _PARITY, self.runtime, self.before.key, values, how.threads, self.prompts])
+        return {
+            self.before.name: self.before.key,
+            "runtime": self.runtime,
+            **{name: getattr(how, name) for name in ("provider", "decode_steps", "long_tokens", "threads")},
+            "limits": [list(limit) for limit in how.limits.given],
+            "prompts": self.prompts,
+            RELEASE: [PARITY_SCHEMA, _PARITY],
+        }
 
     def make(self, work: Work, path: Path, advance: Advance) -> None:
         """Writes the report, whatever its verdict."""

@@ -6,13 +6,14 @@ import shutil
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from seap_export.activations.statistics import TOKENS, Calibration, read_tokens, write_tokens
-from seap_export.hashing import sha256_json
 from seap_export.layers.kept import UNFINISHED
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.folder.dense_folder import dense_folder
+from seap_export.pipeline.folder.keys import RELEASE
 from seap_export.pipeline.folder.names import fresh_step
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.steps.planned_work import PlannedWork
@@ -87,8 +88,8 @@ class FreshStep(Step):
     def units(self) -> int:
         return PARTS
 
-    def _key(self) -> str:
-        return sha256_json(["fresh", _VERSION, self.calibration.key, self.number])
+    def _inputs(self) -> dict[str, Any]:
+        return {self.calibration.name: self.calibration.key, "fresh_tokens": self.number, RELEASE: _VERSION}
 
     def make(self, work: Work, path: Path, advance: Advance) -> None:
         """Writes their token ids.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration
-from seap_export.hashing import sha256_json
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
+from seap_export.pipeline.folder.keys import RELEASE
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.request.mixtures import MixtureSpec
 from seap_export.pipeline.steps.single.calibration import CalibrationStep
@@ -104,11 +105,15 @@ class RankingStep(Step):
         """Calibration tokens of all tasks."""
         return sum(step.split.num_tokens or 0 for step in self.calibrations)
 
-    def _key(self) -> str:
-        keys = {step.task: step.key for step in self.calibrations}
-        parts = [[task, weight, keys[task]] for task, weight in self.mixture.weights.items()]
+    def _inputs(self) -> dict[str, Any]:
         how = self.settings
-        return sha256_json(["ranking", _VERSION, parts, how.score, how.ridge, how.mix, how.square_heads])
+        return {
+            **{step.name: step.key for step in self.calibrations},
+            "weight": dict(self.mixture.weights),
+            **{name: getattr(how, name) for name in ("score", "ridge", "mix")},
+            "sparsity": how.square_heads,
+            RELEASE: _VERSION,
+        }
 
     def make(self, work: Work, path: Path, advance: Advance) -> None:
         """Writes the options of each layer."""

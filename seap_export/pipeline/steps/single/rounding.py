@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from converters.hf.format import HfFormat
-from seap_export.hashing import sha256_json
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
+from seap_export.pipeline.folder.keys import RELEASE
 from seap_export.pipeline.folder.rounded import rounding_step
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.steps.single.variant import OfVariant
@@ -79,8 +80,8 @@ class RoundingStep(OfVariant):
     def units(self) -> int:
         return self.plan.ranking.units
 
-    def _key(self) -> str:
-        return sha256_json(["rounding", _VERSION, self.before.key, asdict(self.grid)])
+    def _inputs(self) -> dict[str, Any]:
+        return {self.before.name: self.before.key, **asdict(self.grid), RELEASE: _VERSION}
 
     def make(self, work: Work, path: Path, advance: Advance) -> None:
         """Writes the folder."""

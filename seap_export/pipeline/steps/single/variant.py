@@ -6,14 +6,15 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from seap_export.allocation.planning import choose_plan
 from seap_export.allocation.texts import FITTED_TOKENS, JUDGED_TOKENS
 from seap_export.distillation.texts import STEP_TOKENS
 from seap_export.distillation.write import variant_units, write_variant
-from seap_export.hashing import sha256_json
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
+from seap_export.pipeline.folder.keys import RELEASE
 from seap_export.pipeline.folder.names import PLAN, variant_name
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.steps.planned_work import PlannedWork
@@ -100,7 +101,7 @@ class PlanStep(Step):
     def units(self) -> int | None:
         return self.ranking.settings.tried or None
 
-    def _key(self) -> str:
+    def _inputs(self) -> dict[str, Any]:
         settings, layers = self.ranking.settings, self.ranking.units
         # The default protection gives the same key as the equal explicit one.
         values = asdict(settings) | {"sparsity": asdict(settings.sparsity.resolved(layers))}
@@ -109,8 +110,13 @@ class PlanStep(Step):
             del values["trials"]
         if not settings.fresh:
             del values["fresh_tokens"]
-        parts = [PLAN_SCHEMA, _PLAN, self.ranking.key, self.ranking.mixture.name, values, self.ratio]
-        return sha256_json(parts if self.vocabulary is None else [*parts, self.vocabulary.to_json()])
+        return {
+            self.ranking.name: self.ranking.key,
+            "ratio": self.ratio,
+            "vocabulary": None if self.vocabulary is None else self.vocabulary.to_json(),
+            **values,
+            RELEASE: [PLAN_SCHEMA, _PLAN],
+        }
 
     def make(self, work: Work, path: Path, advance: Advance) -> None:
         """Writes plan.json."""
@@ -260,10 +266,10 @@ class ShrinkStep(OfVariant):
         ranking = self.plan.ranking
         return variant_units(ranking.units, ranking.settings.passes_over(ranking.num_tokens), self.plan.ratio)
 
-    def _key(self) -> str:
+    def _inputs(self) -> dict[str, Any]:
         """The modelling code is part of the model."""
         code = [(resources.files("seap_export.modeling") / name).read_text("utf-8") for name in MODELING_FILES]
-        return sha256_json(["hf", _HF, self.before.key, code, *(step.key for step in self.fresh)])
+        return {**{step.name: step.key for step in self.needs}, RELEASE: [_HF, code]}
 
     def make(self, work: Work, path: Path, advance: Advance) -> None:
         """Writes the folder."""

@@ -71,6 +71,7 @@ class Recipe:
         lost: A step of which a file is lost, and then all.
         fewer: Options of an export to which this one adds.
         changed: Options that need --force.
+        differs: What these change, as the refusal names it.
         stays: What these leave as it is.
     """
 
@@ -81,6 +82,7 @@ class Recipe:
     lost: str
     fewer: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
+    differs: str = ""
     stays: tuple[str, ...] = ()
 
 
@@ -93,6 +95,7 @@ RECIPES = {
         lost="a-0.2/onnx",
         fewer=(*A, "--ratio", "0.2", *SHORT),
         changed=(*A, *B, "--ratio", "0.2", "--ratio", "0.4", "--recipe", "plain.toml", *SHORT),
+        differs="compensation",
         stays=("calibration/a", "calibration/b"),
     ),
     "mixtures": Recipe(
@@ -103,6 +106,7 @@ RECIPES = {
         lost="calibration/b",
         fewer=(*B, *A, "--general", "--set", "weight.b=3", "--ratio", "0.3", *SHORT),
         changed=(*A, *B, "--general", "--set", "mix.x=a:2,b", "--ratio", "0.3", *SHORT),
+        differs="weight",
         stays=("calibration/a", "a-0.3", "b-0.3", "x-0.3", "ranking/a"),
     ),
     "figures": Recipe(
@@ -113,6 +117,7 @@ RECIPES = {
         lost="a-0.4/parity.json",
         fewer=(*A, "--ratio", "0.4", "--format", "onnx:int8", *SHORT),
         changed=(*A, "--ratio", "0.4", "--format", "onnx:int8", "--set", "limits=limits.toml", *MEASURED),
+        differs="limits",
         stays=("a-0.4/hf", "a-0.4/onnx"),
     ),
     "4 bits": Recipe(
@@ -123,6 +128,7 @@ RECIPES = {
         lost="rounding/a-0.3/int4-32",
         fewer=(*A, "--ratio", "0.3", "--vocabulary", "64", "--format", "onnx:int4", *SHORT),
         changed=(*A, "--ratio", "0.3", "--format", "onnx:int4", "--format", "onnx:fp32", *SHORT),
+        differs="vocabulary",
         stays=("calibration/a", "ranking/a"),
     ),
     "answers": Recipe(
@@ -133,6 +139,7 @@ RECIPES = {
         lost="fresh/a",
         fewer=(*TALKS, "--set", "answer_tokens=24", "--ratio", "0.4"),
         changed=(*TALKS, "--set", "answer_tokens=5", "--ratio", "0.2", "--ratio", "0.4"),
+        differs="answer_tokens",
     ),
     "plain model": Recipe(
         (*A, "--ratio", "0.4", "--layout", "uniform", "--recipe", "obc", *SHORT),
@@ -141,6 +148,7 @@ RECIPES = {
         damaged="a-0.4/hf/model.safetensors",
         lost="a-0.4/hf",
         changed=(*A, "--ratio", "0.4", "--layout", "uniform", "--recipe", "obc", "--precision", "int4", *SHORT),
+        differs="precision, weights",
         stays=("a-0.4/hf/model.safetensors", "calibration/a"),
     ),
     "a target": Recipe(
@@ -265,7 +273,7 @@ def changed(life: Life) -> None:
     stays = times_of_writing(*(OUT / name for name in life.recipe.stays))
     assert bool(stays) is bool(life.recipe.stays)
     others = ("export", life.recipe.model, *life.recipe.changed)
-    run_here(*others).refused(2, "other inputs", "--force")
+    run_here(*others).refused(2, f"other inputs ({life.recipe.differs})", "--force")
     assert tree(OUT) == life.whole
     outcome = run_here(*others, "--force")
     assert outcome.code == 0, outcome.err

@@ -31,8 +31,8 @@ class Written(Step):
     tasks = ()
     label = "writing"
 
-    def _key(self) -> str:
-        return "key"
+    def _inputs(self) -> dict[str, Any]:
+        return {}
 
     def make(self, work: Any, path: Path, advance: Callable[[object], None]) -> None:
         self.act(work, path)

@@ -7,6 +7,7 @@ import pytest
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
 from seap_export.pipeline.folder import workspace as module
+from seap_export.pipeline.folder.keys import RELEASE, step_key
 from seap_export.pipeline.folder.manifest import MANIFEST_SCHEMA, Manifest, read_manifest
 from seap_export.pipeline.folder.workspace import Workspace
 
@@ -73,10 +74,26 @@ def test_other_inputs_and_damage_need_force(tmp_path: Path) -> None:
     assert (tmp_path / "v" / "hf" / "sub" / "file").read_text() == "longer"
 
 
+@pytest.mark.parametrize(
+    ("recorded", "differs"),
+    [
+        (step_key({"model": "x", "seed": 0, RELEASE: 1}), "seed"),
+        (step_key({"model": "y", "seed": 1, "ridge": 2.0, RELEASE: 2}), f"model, {RELEASE}, ridge"),
+        ("the digest that earlier releases wrote", RELEASE),
+    ],
+)
+def test_the_inputs_that_differ_are_named(tmp_path: Path, recorded: str, differs: str) -> None:
+    workspace = Workspace(tmp_path, force=False)
+    with workspace.locked():
+        make(workspace, "v/hf", recorded)
+        with pytest.raises(UsageError, match=rf"other inputs \({differs}\); use --force"):
+            workspace.is_done("v/hf", step_key({"model": "x", "seed": 1, RELEASE: 1}))
+
+
 def test_what_no_run_recorded_is_not_replaced(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, force=False)
     (tmp_path / "v" / "hf").mkdir(parents=True)
-    with workspace.locked(), pytest.raises(UsageError, match="was made from other inputs"):
+    with workspace.locked(), pytest.raises(UsageError, match=r"hf is not listed in manifest\.json; use --force"):
         workspace.is_done("v/hf", "key")
 
 

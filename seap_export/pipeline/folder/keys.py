@@ -1,0 +1,28 @@
+"""The keys of steps: hashes of what a step was made from, which can also say what differs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from seap_export.hashing import sha256_json
+
+__all__ = ["RELEASE", "differing", "step_key"]
+
+#: The name of the input that changes when a release makes other bytes of the same inputs.
+RELEASE = "release of seap-export"
+
+
+def step_key(inputs: Mapping[str, Any]) -> str:
+    """The hash of all inputs, and a short one of each by its name.
+
+    Args:
+        inputs: JSON values, each by what a user calls it.
+    """
+    return ",".join([sha256_json(inputs), *(f"{name}={sha256_json(value)[:8]}" for name, value in inputs.items())])
+
+
+def differing(recorded: str, key: str) -> list[str]:
+    """The names of the inputs in which two keys of a step differ; earlier releases recorded no names."""
+    before, now = (dict(part.partition("=")[::2] for part in one.split(",")[1:]) for one in (recorded, key))
+    return [name for name in {**now, **before} if before.get(name) != now.get(name)] if before else [RELEASE]
