@@ -141,11 +141,12 @@ class Source:
 
     @cached_property
     def digest(self) -> str:
-        """Hex SHA-256 of the contents of the model's files, and of their names if there are several."""
+        """Hex SHA-256 of the contents of the model's files, and of their paths in its folder if there are several."""
         hashes = sha256_files(self.files)
         if len(hashes) == 1:
             return hashes[0]
-        return sha256_json({path.name: digest for path, digest in zip(self.files, hashes, strict=True)})
+        names = (path.relative_to(self.files[0].parent).as_posix() for path in self.files)
+        return sha256_json(dict(zip(names, hashes, strict=True)))
 
     @property
     def is_hashed(self) -> bool:

@@ -65,7 +65,7 @@ class SafetensorsReader:
     """
 
     def __init__(self, folder: Path) -> None:
-        """Raises `InputError` if a file is missing, truncated or not a safetensors file."""
+        """Raises `InputError` if a file is missing, truncated or no safetensors file, or two disagree on a tensor."""
         self.files: tuple[Path, ...] = _weight_files(folder)
         self._file_of: dict[str, Path] = {}
         shapes: dict[str, tuple[int, ...]] = {}
@@ -73,6 +73,8 @@ class SafetensorsReader:
         for file in self.files:
             with _open(file) as handle:
                 for name in handle.keys():  # noqa: SIM118 - not a dict
+                    if name in self._file_of:
+                        _refuse_other_values(name, self._file_of[name], file)
                     entry = handle.get_slice(name)
                     self._file_of[name] = file
                     shapes[name] = tuple(entry.get_shape())
@@ -132,6 +134,15 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     if outside:
         raise InputError(f"{index}: '{outside[0]}' points outside the model folder; download the model again")
     return tuple(folder / name for name in names)
+
+
+def _refuse_other_values(name: str, one: Path, other: Path) -> None:
+    with _open(one) as first, _open(other) as second:
+        if not torch.equal(first.get_tensor(name), second.get_tensor(name)):
+            raise InputError(
+                f"{other}: tensor '{name}' has other values than in {one.name}; download the model again, or save it "
+                "again with transformers"
+            )
 
 
 def _open(file: Path) -> safe_open:

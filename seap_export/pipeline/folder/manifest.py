@@ -173,7 +173,9 @@ def _is_manifest(values: dict[str, Any]) -> bool:
 
 
 def _is_path_inside(name: str) -> bool:
-    return all(map(_NAME.fullmatch, name.split("/")))
+    """Whether it leads nowhere else, on any system; chat templates beside the default one have any names."""
+    parts = name.split("/")
+    return all(part not in ("", ".", "..") and part.isprintable() and not {"\\", ":"} & {*part} for part in parts)
 
 
 def _is_variant(entry: dict[str, Any]) -> bool:

@@ -50,6 +50,19 @@ def test_shards_with_an_index_equal_one_file(tmp_path: Path) -> None:
         assert torch.equal(tensor, tensors[name])
 
 
+def test_a_tensor_in_two_files_has_the_same_values_in_both(tmp_path: Path) -> None:
+    """Otherwise it depends on the loader which of them counts."""
+    tensors = some_tensors()
+    write_shards(tmp_path, tensors)
+    second = tmp_path / "model-00002-of-00002.safetensors"
+    save_file({**load_file(second), "a": tensors["a"]}, second)
+    assert torch.equal(SafetensorsReader(tmp_path).read("a")["a"], tensors["a"])
+    for other in (tensors["a"] + 1, tensors["a"].half(), tensors["a"][:2]):
+        save_file({**load_file(second), "a": other}, second)
+        with pytest.raises(InputError, match=r"00002\.safetensors: tensor 'a' has other values than in model-00001"):
+            SafetensorsReader(tmp_path)
+
+
 def test_tensors_come_in_the_order_asked_for_and_no_others(tmp_path: Path) -> None:
     assert list(SafetensorsReader(write_shards(tmp_path, some_tensors())).read("cba")) == ["c", "b", "a"]
 

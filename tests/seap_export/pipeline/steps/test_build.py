@@ -68,9 +68,16 @@ def test_the_statistics_key() -> None:
     assert CalibrationStep("b", SPLIT, settings, "model", 12, checks=False).key == keys[0]
 
 
-@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"])
+TEMPLATES = ["chat_template.jinja", "additional_chat_templates/chat_template.jinja"]
+FILES = ["config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", *TEMPLATES]
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_every_file_of_the_model_counts(source: Source, tmp_path: Path, name: str) -> None:
-    digest = source.digest
+    (tmp_path / "m" / TEMPLATES[1]).parent.mkdir()
+    for template in TEMPLATES:
+        (tmp_path / "m" / template).write_text("x")
+    digest = open_source(str(tmp_path / "m")).digest
     path = tmp_path / "m" / name
     path.write_text(path.read_text() + "\n")
     assert open_source(str(tmp_path / "m")).digest != digest
