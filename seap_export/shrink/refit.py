@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import torch
 
-from seap_export.errors import UsageError
+from seap_export.plan.elimination.symmetric import factorise
 
 __all__ = ["OutputFit", "mean_fit", "refit", "refit_from_dense", "solved"]
 
@@ -134,13 +134,7 @@ def solved(matrix: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     Raises:
         UsageError: The matrix is not positive definite.
     """
-    factor, failed = matrix.mT, torch.empty(0, dtype=torch.int32, device=matrix.device)
-    torch.linalg.cholesky_ex(factor, out=(factor, failed))  # in place, since LAPACK counts columns first
-    if failed:
-        raise UsageError(
-            "the ridge is too small for the covariance of these statistics; use a larger 'ridge' in the recipe"
-        )
-    transposed = right.T
+    factor, transposed = factorise(matrix), right.T
     for side, upper in ((factor, False), (factor.mT, True)):  # `cholesky_solve` would copy both matrices
         torch.linalg.solve_triangular(side, transposed, upper=upper, out=transposed)
     return transposed.T

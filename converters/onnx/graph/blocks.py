@@ -10,6 +10,8 @@ import onnx
 import onnx_ir as ir
 
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
+from converters.onnx.weights.weights import QuantizedTensors
+from seap_export.rounding.grid import BlockQuantization
 
 __all__ = ["QuantizedWeight", "embedding_blocks", "in_float_activations", "matmul_blocks"]
 
@@ -37,6 +39,15 @@ class QuantizedWeight:
     packed: ir.Value
     scales: ir.Value
     zero_points: ir.Value | None
+
+    @classmethod
+    def of(
+        cls, g: GraphBuilder, tensors: QuantizedTensors, shape: tuple[int, ...], how: BlockQuantization
+    ) -> QuantizedWeight:
+        """A matrix, or those of all experts, whose tensors the graph stores."""
+        packed, scales = g.initializer(tensors.packed), g.initializer(tensors.scales)
+        points = None if tensors.zero_points is None else g.initializer(tensors.zero_points)
+        return cls((shape[-2], shape[-1]), how.bits, how.block_size, packed, scales, points)
 
 
 def matmul_blocks(

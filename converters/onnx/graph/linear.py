@@ -131,7 +131,4 @@ class Linears:
         how = self._quantization
         if how is None:
             raise ValueError("this precision does not quantise weights")
-        tensors = self._weights.quantized(weights, name)
-        packed, scales = (self._g.initializer(tensor) for tensor in (tensors.packed, tensors.scales))
-        points = None if tensors.zero_points is None else self._g.initializer(tensors.zero_points)
-        return QuantizedWeight(self._weights.shape(weights), how.bits, how.block_size, packed, scales, points)
+        return QuantizedWeight.of(self._g, self._weights.quantized(weights, name), self._weights.shape(weights), how)

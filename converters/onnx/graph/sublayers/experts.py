@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -14,7 +13,6 @@ from converters.onnx.graph.dialects.mixtures import ExpertWeights, Matrix, Route
 from converters.onnx.graph.kind import KindWriter
 from converters.onnx.weights.weights import StackedLayout
 from seap_export.families import Experts, names
-from seap_export.rounding.grid import BlockQuantization
 
 __all__ = ["ExpertsWriter", "expert_biases", "expert_matrices"]
 
@@ -100,14 +98,7 @@ class ExpertsWriter(KindWriter):
         if how is None or not experts.rounded(hidden_size, how.block_size):
             first, second = (self._g.initializer(self._weights.stacked(*matrix)) for matrix in named)
             return first, second
-        quantized, other = (self._quantized(*matrix, how) for matrix in named)
+        quantized, other = (
+            QuantizedWeight.of(self._g, self._weights.quantized(*matrix), matrix[2].shape, how) for matrix in named
+        )
         return quantized, other
-
-    def _quantized(
-        self, weights: Sequence[str], name: str, layout: StackedLayout, how: BlockQuantization
-    ) -> QuantizedWeight:
-        tensors = self._weights.quantized(weights, name, layout)
-        packed, scales = (self._g.initializer(tensor) for tensor in (tensors.packed, tensors.scales))
-        points = None if tensors.zero_points is None else self._g.initializer(tensors.zero_points)
-        _, rows, columns = layout.shape
-        return QuantizedWeight((rows, columns), how.bits, how.block_size, packed, scales, points)
