@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from support.editing import edit_weights
+from support.exports import tree
 from support.plans import write_pruned_micro_model
 from support.tokenizers import write_byte_level
 
@@ -44,10 +45,6 @@ def made(name: str, precision: str) -> Format:
     return format_class(name)(precision)
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 @pytest.mark.parametrize(("name", "precision"), CASES)
 def test_it_is_whole_and_has_the_same_bytes_again(
     model: Path, out: Path, tmp_path: Path, name: str, precision: str
@@ -59,7 +56,7 @@ def test_it_is_whole_and_has_the_same_bytes_again(
     assert [*format.differences(model, out), *format.damages(model, out)] == []
     again.mkdir()
     format.write(model, again, lambda layer: None)
-    assert contents(again) == contents(out)
+    assert tree(again) == tree(out)
 
 
 @pytest.mark.parametrize(("name", "precision"), CASES[::2])
@@ -67,7 +64,7 @@ def test_what_is_there_is_not_overwritten(model: Path, out: Path, name: str, pre
     (out / "anything").write_text("mine")
     with pytest.raises(UsageError, match="anything already exists"):
         made(name, precision).write(model, out, lambda layer: None)
-    assert contents(out) == {"anything": b"mine"}
+    assert tree(out) == {"anything": b"mine"}
 
 
 @pytest.mark.parametrize(("name", "precision"), CASES[::2])
@@ -85,7 +82,7 @@ def test_nothing_is_left_of_what_fails(
 
     with pytest.raises(raised):
         made(name, precision).write(model, out, fail)
-    assert contents(out) == {}
+    assert tree(out) == {}
 
 
 @pytest.mark.parametrize(("name", "precision"), CASES)
@@ -97,4 +94,4 @@ def test_numbers_that_are_none_are_refused_by_name(
     edit_weights(source, lambda weights: weights["model.layers.1.mlp.up_proj.weight"][2, 3].fill_(value))
     with pytest.raises(InputError, match=r"up_proj.* NaN or infinite"):
         made(name, precision).write(source, out, lambda layer: None)
-    assert contents(out) == {}
+    assert tree(out) == {}

@@ -11,14 +11,12 @@ _TEXT = "the a cat dog mat sat on and then it ran far from home to see one more 
 WORDS = tuple(_TEXT.split())
 
 
-def micro_texts(number: int, seed: int = 0) -> list[str]:
+def micro_texts(number: int, seed: int | str = 0, words: Sequence[str] = WORDS) -> list[str]:
     """Distinct texts of 4 to 24 words."""
-    import random
-
     chance = random.Random(seed)
     texts: dict[str, None] = {}
     while len(texts) < number:
-        texts[" ".join(chance.choices(WORDS, k=chance.randint(4, 24)))] = None
+        texts[" ".join(chance.choices(words, k=chance.randint(4, 24)))] = None
     return list(texts)
 
 
@@ -34,11 +32,7 @@ TASK_WORDS = {"a": WORDS[:10], "b": WORDS[8:]}
 
 def task_texts(task: str, number: int, seed: int = 0) -> list[str]:
     """Distinct texts of 4 to 24 words of the task."""
-    chance = random.Random(f"{seed}{task}")
-    texts: dict[str, None] = {}
-    while len(texts) < number:
-        texts[" ".join(chance.choices(TASK_WORDS[task], k=chance.randint(4, 24)))] = None
-    return list(texts)
+    return micro_texts(number, f"{seed}{task}", TASK_WORDS[task])
 
 
 def write_task_corpora(folder: Path) -> None:

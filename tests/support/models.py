@@ -295,9 +295,7 @@ class Completion:
     is_ended: bool
 
 
-def greedy_completions(
-    folder: Path, prompts: Sequence[str], steps: int = COMPLETION_STEPS, end: int = 2
-) -> list[Completion]:
+def greedy_completions(folder: Path, prompts: Sequence[str], steps: int = COMPLETION_STEPS) -> list[Completion]:
     """The most likely tokens after each prompt, alone, without a cache."""
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -308,7 +306,7 @@ def greedy_completions(
         while len(ids) < start + steps and not is_ended:
             with torch.no_grad():
                 token = int(model(torch.tensor([ids])).logits[0, -1].argmax())
-            is_ended = token == end
+            is_ended = token == 2
             ids += [] if is_ended else [token]
         tokens = tuple(ids[start:])
         written.append(Completion(tokens, tokenizer.decode(ids)[len(tokenizer.decode(ids[:start])) :], is_ended))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers.models import BPE, WordLevel
+from tokenizers.trainers import BpeTrainer
 
 from support.corpora import WORDS
 from support.editing import set_json
@@ -56,6 +58,17 @@ def pairs_of_words(start: str) -> dict[str, tuple[str, str]]:
             pairs.setdefault(known + letter, (known, letter))
             known += letter
     return pairs
+
+
+def trained_byte_level(texts: Sequence[str], size: int, special: Sequence[str] = ()) -> Tokenizer:
+    """A byte-level BPE of texts, which has few merges."""
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    options: dict[str, Any] = {"vocab_size": size, "special_tokens": list(special), "show_progress": False}
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(texts, BpeTrainer(initial_alphabet=alphabet, **options))
+    return tokenizer
 
 
 def write_byte_level(folder: Path, **config: Any) -> None:

@@ -7,10 +7,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from support.formats.written import assert_read_back
+from support.formats.written import assert_read_back, greedy_answer
 from support.models import write_micro_model
 from support.plans import random_projection, write_pruned_micro_model
 from support.product import read_spec, round_columns
@@ -69,11 +68,7 @@ def test_executorch_s_own_runner_answers_what_the_model_does(tmp_path: Path) -> 
     folder.mkdir()
     ExecutorchFormat("int8").write(model, folder, lambda layer: None)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    runner, ids = ExecutorchRunner(folder), tokenizer.encode("the cat").ids
-    logits, answer = runner.prefill(np.array([ids]), [len(ids)])[0, -1], list[int]()
-    while len(answer) < 8 and logits.argmax() != 2:
-        answer.append(int(logits.argmax()))
-        logits = runner.step(answer[-1:])[0]
+    answer = greedy_answer(ExecutorchRunner(folder), tokenizer.encode("the cat").ids)
     done = subprocess.run((sys.executable, "-c", ANSWER), cwd=folder, check=True, capture_output=True, timeout=400)
     assert answer
     assert f"answer: {tokenizer.decode(answer)}" in done.stdout.decode(errors="replace")

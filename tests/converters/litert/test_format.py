@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support.formats.written import assert_read_back
+from support.formats.written import assert_read_back, greedy_answer
 from support.plans import write_pruned_micro_model
 from support.product import read_spec
 from support.tokenizers import add_chat_template, name_all_tokens
@@ -87,11 +87,7 @@ def test_litert_lm_answers_what_the_model_does(tmp_path: Path, template: str, to
     folder.mkdir()
     LitertFormat("fp32").write(model, folder, lambda layer: None)
     prompt = f"{BOS} the cat home"
-    runner, ids = LitertRunner(folder), tokenizer.encode(prompt, add_special_tokens=False).ids
-    logits, answer = runner.prefill(np.array([ids]), [len(ids)])[0, -1], list[int]()
-    while len(answer) < 8 and logits.argmax() != 2:
-        answer.append(int(logits.argmax()))
-        logits = runner.step(answer[-1:])[0]
+    answer = greedy_answer(LitertRunner(folder), tokenizer.encode(prompt, add_special_tokens=False).ids)
     options = ("--cache", "memory", "--temperature", "0", "--prompt", "the cat")
     run = (Path(sys.executable).parent / "litert-lm", "run", folder / BUNDLE, *options)
     environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}

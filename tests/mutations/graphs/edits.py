@@ -61,9 +61,9 @@ def becomes(node: str, op_type: str, inputs: Sequence[str] = (), domain: str = "
     return edit
 
 
-def left_out(node: str, index: int = 0) -> Edit:
-    """A node passes on one of its inputs."""
-    return lambda graph: becomes(node, "Identity", [graph.node(node).input[index]])(graph)
+def left_out(node: str) -> Edit:
+    """A node passes on its first input."""
+    return lambda graph: becomes(node, "Identity", [graph.node(node).input[0]])(graph)
 
 
 def attributes(node: str, **values: Any) -> Edit:

@@ -67,6 +67,6 @@ def with_bias(layer: int, projection: Projection, change: Callable[[Array], Any]
     return lambda graph: change_bias(graph, layer, projection, change)
 
 
-def heads_of(array: Array, head_dim: int, axis: int = 0) -> list[Array]:
+def heads_of(array: Array, head_dim: int) -> list[Array]:
     """The parts of an array that belong to each head."""
-    return np.split(array, array.shape[axis] // head_dim, axis)
+    return np.split(array, len(array) // head_dim)

@@ -37,13 +37,13 @@ def measured(source: Source, texts: Sequence[Sequence[int]], **options: int) -> 
         ).sensitivity()
 
 
-def drawn_labels(model: PreTrainedModel, batch: Batch, block: int = 256) -> list[torch.Tensor]:
+def drawn_labels(model: PreTrainedModel, batch: Batch) -> list[torch.Tensor]:
     """The labels of each text of a batch, drawn as the module draws them: by blocks of its real tokens."""
     texts = [ids[real] for ids, real in zip(batch.input_ids, batch.real, strict=True)]
     with torch.no_grad():
         chances = torch.cat([model(ids[None]).logits[0].softmax(-1) for ids in texts])
     generator = torch.Generator().manual_seed(0)
-    drawn = [torch.multinomial(part, 1, generator=generator)[:, 0] for part in chances.split(block)]
+    drawn = [torch.multinomial(part, 1, generator=generator)[:, 0] for part in chances.split(256)]
     return list(torch.cat(drawn).split([len(ids) for ids in texts]))
 
 

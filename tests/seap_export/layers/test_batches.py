@@ -10,10 +10,10 @@ import torch
 from seap_export.layers.batches import Batch, length_buckets
 
 
-def sequences(number: int = 200) -> list[list[int]]:
+def sequences() -> list[list[int]]:
     """Token ids from 0, the id that padding has too, to 9; some sequences are alike."""
     chance = random.Random(0)
-    return [chance.choices(range(10), k=chance.randint(1, 40)) for _ in range(number)] + [[0], [0], [0, 0]]
+    return [chance.choices(range(10), k=chance.randint(1, 40)) for _ in range(200)] + [[0], [0], [0, 0]]
 
 
 def real_tokens(batch: Batch) -> list[list[int]]:

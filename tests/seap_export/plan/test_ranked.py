@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.exports import tree
 from support.models import micro_source
 from support.plans import assert_same_options
 from support.product import Calibration, Compute, Mixture, Source
@@ -35,10 +36,6 @@ def source(tmp_path: Path) -> Source:
 def statistics(source: Source, random_calibration: Calibrate) -> Mixture:
     calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(("one", "two"))}
     return Mixture("mix", {"one": 1.0, "two": 2.0}, calibrations)
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def ranked(source: Source, statistics: Mixture, settings: PlanSettings, folder: Path, **more: Any) -> Ranking:
@@ -69,7 +66,7 @@ def test_an_interrupted_ranking_goes_on_and_is_the_same(
         again = ranked(source, statistics, settings, folder, on_layer=done.append)
         assert done == [0, 1, 2]
         assert sorted(set(made)) == list(range(last + 1, 3))
-        assert contents(folder) == contents(tmp_path / "whole")
+        assert tree(folder) == tree(tmp_path / "whole")
         plans = [plan_variant(source, statistics, ranking, settings, 0.3) for ranking in (whole, again)]
         assert plans[0] == plans[1]
 
@@ -97,13 +94,13 @@ def test_half_a_file_counts_as_none_and_a_damaged_one_is_refused(
 ) -> None:
     settings, folder = open_recipe(), tmp_path / "ranking"
     ranked(source, statistics, settings, folder)
-    expected = contents(folder)
+    expected = tree(folder)
     last = folder / "layer-00002.safetensors"
     (folder / "sensitivity.safetensors").unlink()
     last.with_name(f"{last.name}.part").write_bytes(last.read_bytes()[:100])
     last.unlink()
     ranked(source, statistics, settings, folder)
-    assert contents(folder) == expected
+    assert tree(folder) == expected
     last.write_bytes(last.read_bytes()[:100])
     with pytest.raises(ArtifactError, match="rank again"):
         read_ranking(source.spec, folder)

@@ -17,12 +17,12 @@ from seap_export.router.fit import LinearClassifier, evaluate, fit_classifier, m
 NAMES = ("d", "b", "a", "c")
 
 
-def clusters(classes: int, spread: float = 1.0) -> dict[str, Any]:
+def clusters(classes: int) -> dict[str, Any]:
     """Classes of different sizes around centres of their own; features of very different scales."""
     generator = np.random.default_rng(0)
     scales = 10.0 ** np.arange(-3, 3)
     return {
-        name: (generator.normal(size=6) + spread * generator.normal(size=(10 + 15 * index, 6))) * scales + 5.0
+        name: (generator.normal(size=6) + generator.normal(size=(10 + 15 * index, 6))) * scales + 5.0
         for index, name in enumerate(NAMES[:classes])
     }
 

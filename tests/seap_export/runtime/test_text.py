@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from support.tokenizers import trained_byte_level
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from seap_export.runtime.text import TextStream
 
@@ -19,13 +20,8 @@ TEXTS = [
 
 
 def byte_level() -> Tokenizer:
-    """A byte-level BPE with few merges: most characters beyond ASCII are several tokens."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=270, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(TEXTS, trainer)
+    """Most characters beyond ASCII are several tokens."""
+    tokenizer = trained_byte_level(TEXTS, 270)
     tokenizer.add_special_tokens(["<s>"])
     return tokenizer
 

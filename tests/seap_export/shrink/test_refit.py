@@ -46,17 +46,15 @@ class Case:
         return float(difference.square().sum(1).mean())
 
 
-def some_case(
-    tokens: int = 60, channels: int = 12, kept: int = 7, out: int = 5, bias: bool = True, seed: int = 0
-) -> Case:
-    generator = torch.Generator().manual_seed(seed)
+def some_case(tokens: int = 60, bias: bool = True) -> Case:
+    channels, out, generator = 12, 5, torch.Generator().manual_seed(0)
     mixing = torch.randn(channels, channels, generator=generator, dtype=torch.float64)
     mean = 3.0 * torch.randn(channels, generator=generator, dtype=torch.float64)
     return Case(
         inputs=torch.randn(tokens, channels, generator=generator, dtype=torch.float64) @ mixing + mean,
         weight=torch.randn(out, channels, generator=generator),
         bias=torch.randn(out, generator=generator) if bias else None,
-        kept=torch.randperm(channels, generator=generator)[:kept].sort().values,
+        kept=torch.randperm(channels, generator=generator)[:7].sort().values,
     )
 
 

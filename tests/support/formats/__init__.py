@@ -49,9 +49,9 @@ def every_exponent(spec: ModelSpec) -> Scaling:
     return Scaling(3, outputs, {names.tensor(output, i): 2 + i for output, i in scalable})
 
 
-def write_scaled_graph(model: Path, out: Path, form: OnnxForm, scaling: Scaling | None = None) -> None:
-    """As `write_onnx` does, with every exponent if none is given."""
+def write_scaled_graph(model: Path, out: Path, form: OnnxForm) -> None:
+    """As `write_onnx` does, with every exponent."""
     spec = read_spec(model)
     weights = open_weights(model, spec, form.precision)
-    graph = decoder_graph(spec, weights, form, scaling or every_exponent(spec))
+    graph = decoder_graph(spec, weights, form, every_exponent(spec))
     ir.save(graph.build("test"), out / MODEL_FILE, external_data=DATA_FILE, size_threshold_bytes=INLINE_BYTES)

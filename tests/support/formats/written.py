@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,7 +18,7 @@ from seap_export.families import ModelSpec
 from seap_export.sources.config import read_spec
 from support.plans import write_pruned_micro_model
 
-__all__ = ["WrittenModel", "assert_read_back", "fixtures_of"]
+__all__ = ["WrittenModel", "assert_read_back", "fixtures_of", "greedy_answer"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,15 @@ def assert_read_back(format: Format, model: Path, folder: Path, step: float) -> 
     for name, tensor in read.items():
         most = (1.001 * step if tensor.dim() == 2 else 0.0) * stored[name].abs().amax(-1, keepdim=True)
         assert ((tensor - stored[name]).abs() <= most).all(), name
+
+
+def greedy_answer(runner: Any, ids: Sequence[int]) -> list[int]:
+    """Up to 8 tokens that a runner of one row gives after a prompt, without the end token."""
+    logits, answer = runner.prefill(np.array([ids]), [len(ids)])[0, -1], list[int]()
+    while len(answer) < 8 and logits.argmax() != 2:
+        answer.append(int(logits.argmax()))
+        logits = runner.step(answer[-1:])[0]
+    return answer
 
 
 def fixtures_of(form: type[Format]) -> tuple[Any, Any, Any]:

@@ -11,9 +11,9 @@ from seap_export.families import Attention, Experts, Mlp, ModelSpec, RopeSpec, S
 from seap_export.layers.sublayers.rotary import rotary_tables
 
 
-def random_tensors(spec: ModelSpec, seed: int = 0) -> dict[str, torch.Tensor]:
+def random_tensors(spec: ModelSpec) -> dict[str, torch.Tensor]:
     """Weights of the plain form that make attention, norms and biases matter."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     tensors = {}
     for name, shape in spec.tensors().items():
         scale = 0.5 if "embed" in name else 0.2

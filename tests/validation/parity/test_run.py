@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.product import OnnxFormat, Run, States
+from support.product import OnnxFormat, Run, States, padded
 
 from converters.onnx.weights.scaling import Scaling
 from seap_export.errors import ArtifactError, InputError, UsageError
@@ -204,10 +204,7 @@ def on_cuda(run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch) -
 
             def start(self, prompts: Sequence[Sequence[int]], room: int) -> Any:
                 runner, lengths = FakeOnnx(None), [len(prompt) for prompt in prompts]
-                padded = np.zeros((len(prompts), max(lengths)), np.int64)
-                for row, prompt in zip(padded, prompts, strict=True):
-                    row[: len(prompt)] = prompt
-                logits = runner.prefill(padded, lengths, room)[np.arange(len(lengths)), np.array(lengths) - 1]
+                logits = runner.prefill(padded(prompts), lengths, room)[np.arange(len(lengths)), np.array(lengths) - 1]
                 spoil(-1, logits)
                 decoding = SimpleNamespace(logits=logits)
 

@@ -121,7 +121,7 @@ def _quality(mean_kl: float, max_kl: float | None = 0.1, **changes: Any) -> dict
     }
 
 
-def _speed(decode: float, prefill: float, verdict: str = "passed") -> dict[str, Any]:
+def _speed(decode: float, prefill: float) -> dict[str, Any]:
     cells = [(1, 128, 210.4, 21.9), (1, 512, 911.0, 24.2), (4, 128, 805.5, 40.3)]
     verdicts = [
         {
@@ -132,7 +132,7 @@ def _speed(decode: float, prefill: float, verdict: str = "passed") -> dict[str, 
             "found": measured,
             "low": measured - 0.04 * batch,
             "high": measured + 0.05 * batch,
-            "verdict": verdict,
+            "verdict": "passed",
         }
         for batch, depth, *_ in cells
         for figure, measured in (("decode_speedup", decode), ("prefill_speedup", prefill))

@@ -12,7 +12,7 @@ from support.chosen import RICHEST
 from support.execution import ONE_THREAD
 from support.formats.written import WrittenModel
 from support.plans import write_pruned_micro_model
-from support.product import Run, choose_precision, open_torch_runner, round_activations, run_parity
+from support.product import run_parity
 from support.variations import VARIATIONS, micro_config
 
 from converters.executorch.format import ExecutorchFormat
@@ -48,15 +48,10 @@ def test_equals_torch(tmp_path: Path, variation: str, check_rows: Callable[..., 
 
 @pytest.mark.parametrize("precision", ["int8", "int4"])
 def test_levels_are_exact_but_for_activations_that_are_rounded_as_in_torch(
-    tmp_path: Path, prompts: list[list[int]], precision: str
+    tmp_path: Path, prompts: list[list[int]], exact_and_rounded: Callable[..., Any], precision: str
 ) -> None:
     made = written(tmp_path, "qwen3-biases", precision)
-    prompt, how = prompts[-1], choose_precision("int8").quantization
-    assert how is not None
-    with open_torch_runner(made.with_stored_weights(tmp_path / "again"), ONE_THREAD) as torch_runner:
-        (exact,) = torch_runner.run([Run([prompt], len(prompt))])
-        round_activations(torch_runner.model, torch_runner.spec, how, whole_rows=True)
-        (rounded,) = torch_runner.run([Run([prompt], len(prompt))])
+    prompt, (exact, rounded) = prompts[-1], exact_and_rounded(made)
     given = ExecutorchRunner(made.folder, all_logits=True).prefill(np.array([prompt]), [len(prompt)])[0]
     assert np.abs(given - rounded).mean() < 0.3 * np.abs(given - exact).mean()
 

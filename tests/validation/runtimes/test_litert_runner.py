@@ -12,7 +12,7 @@ from support.chosen import RICHEST
 from support.execution import ONE_THREAD
 from support.formats.written import WrittenModel
 from support.plans import write_pruned_micro_model
-from support.product import Run, States, choose_precision, open_torch_runner, round_activations, run_parity
+from support.product import Run, States, open_torch_runner, run_parity
 from support.variations import VARIATIONS, micro_config
 
 from converters.litert.bundle import BUNDLE
@@ -47,15 +47,10 @@ def test_equals_torch(tmp_path: Path, variation: str, check_rows: Callable[..., 
 
 
 def test_int8_is_exact_but_for_activations_that_are_rounded_as_in_torch(
-    tmp_path: Path, prompts: list[list[int]]
+    tmp_path: Path, prompts: list[list[int]], exact_and_rounded: Callable[..., Any]
 ) -> None:
     made = written(tmp_path, "qwen3-biases", "int8")
-    prompt, how = prompts[-1], choose_precision("int8").quantization
-    assert how is not None
-    with open_torch_runner(made.with_stored_weights(tmp_path / "again"), ONE_THREAD) as torch_runner:
-        (exact,) = torch_runner.run([Run([prompt], len(prompt))])
-        round_activations(torch_runner.model, torch_runner.spec, how, whole_rows=True)
-        (rounded,) = torch_runner.run([Run([prompt], len(prompt))])
+    prompt, (exact, rounded) = prompts[-1], exact_and_rounded(made)
     in_float, as_it_is = (
         LitertRunner(made.folder, in_float=in_float, all_logits=True).prefill(np.array([prompt]), [len(prompt)])[0]
         for in_float in (True, False)

@@ -8,25 +8,9 @@ from pathlib import Path
 import pytest
 from support.corpora import WORDS, micro_texts
 from support.models import write_micro_model
+from support.tokenizers import trained_byte_level
 
 from validation.zero_shot import Question
-
-
-def write_bpe_tokenizer(folder: Path, vocab_size: int) -> None:
-    """Trained on the micro texts, so that some words are one token and others several."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=["<pad>", "<s>", "</s>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(micro_texts(40), trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +20,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("zero_shot")
     write_micro_model(folder / "hf", vocab_size=280, max_position_embeddings=64, model_type="llama")
-    write_bpe_tokenizer(folder / "hf", 280)
+    tokenizer = trained_byte_level(micro_texts(40), 280, ["<pad>", "<s>", "</s>"])  # some words are several tokens
+    tokenizer.save(str(folder / "hf" / "tokenizer.json"))
     (folder / "onnx").mkdir()
     convert_folder(folder / "hf", folder / "onnx")
     return folder

@@ -30,8 +30,8 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def _record(out: Path = Path("out")) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((out / "calibration/a/calibration.json").read_text())
+def _record() -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(Path("out/calibration/a/calibration.json").read_text())
     return record
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from support.editing import set_json
-from support.exports import Run
+from support.exports import Run, tree
 from support.models import write_micro_model
 from support.stand_ins.families import WRONG_FAMILIES, describe_gemma3
 from support.variations import VARIATIONS
@@ -17,10 +17,10 @@ from seap_export.families import family_of_model_type
 
 def refused(run: Run, folder: Path, model: str, *keywords: str) -> None:
     """Runs an export that must end with one line and leave no file."""
-    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    before = tree(folder)
     outcome = run("export", model, "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out", "--quiet")
     outcome.refused(8, *keywords)
-    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert tree(folder) == before
     assert not (folder / "out").exists()
 
 

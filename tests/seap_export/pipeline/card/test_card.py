@@ -12,7 +12,7 @@ import pytest
 from huggingface_hub import ModelCard
 from support.corpora import write_corpus
 from support.editing import edit_json
-from support.exports import Outcome, run_here, times_of_writing
+from support.exports import Outcome, run_here, times_of_writing, tree
 from support.models import write_micro_model
 from support.product import figure, with_error
 
@@ -155,11 +155,7 @@ def test_the_settings_file_makes_the_same_variant_again(work: Path, name: str) -
     outcome = run_here("export", "--config", again / "recipe.toml", "--out", "second", *quality)
     assert outcome.code == 0, outcome.err
 
-    def files(out: str) -> dict[str, bytes]:
-        folder = work / out / variant
-        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-    first, second = files("first"), files("second")
+    first, second = (tree(work / out / variant) for out in ("first", "second"))
     assert {path for path in first if first[path] != second.get(path)} == set()
     assert first.keys() == second.keys()
 

@@ -24,11 +24,11 @@ RATIOS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.6, 0.8)
 
 
 def solve(
-    spec: ModelSpec, ratio: float, balance: Any = "loss", align: int = 16, head_worth: float = 1.0, seed: int = 0
+    spec: ModelSpec, ratio: float, balance: Any = "loss", align: int = 16, head_worth: float = 1.0
 ) -> tuple[tuple[LayerPlan, ...], float]:
     """From random scores and a random sensitivity."""
-    options = scored_options(spec, random_scores(spec, head_worth, seed))
-    return solve_uniform(spec, options, ratio, align, balance, random_sensitivity(spec, seed))
+    options = scored_options(spec, random_scores(spec, head_worth))
+    return solve_uniform(spec, options, ratio, align, balance, random_sensitivity(spec))
 
 
 class Shape(NamedTuple):

@@ -13,6 +13,7 @@ from support.chosen import VARIED, of_each_kind
 from support.execution import ONE_THREAD
 from support.models import write_micro_model
 from support.product import Compute, read_spec
+from support.product import padded as batch_of
 from support.variations import VARIATIONS
 
 from validation.execution import Execution
@@ -64,7 +65,7 @@ def test_what_all_rows_begin_with_runs_once(
         extend = Mock(wraps=runner.extend)
         monkeypatch.setattr(runner, "extend", extend)
         batch = TorchBatch(runner)
-        logits = np.stack([batch.prefill(_padded(texts), lengths)[:, 0], *map(batch.step, steps)], 1)
+        logits = np.stack([batch.prefill(batch_of(texts), lengths)[:, 0], *map(batch.step, steps)], 1)
         batch.close()
     longest = max(lengths)
     can_rewind = all(sublayer.can_rewind for sublayer in read_spec(model).sublayers)
@@ -88,7 +89,7 @@ def test_a_short_beginning_takes_no_pass_of_its_own(
     texts: list[list[int]], common: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = write_micro_model(tmp_path / "m", model_type="llama")
-    ids, rows = _padded(texts), len(texts)
+    ids, rows = batch_of(texts), len(texts)
     with open_torch_runner(model, ONE_THREAD) as runner, runner.head():
         extend = Mock(wraps=runner.extend)
         monkeypatch.setattr(runner, "extend", extend)
@@ -108,13 +109,6 @@ def test_a_model_that_does_not_fit_is_read_for_every_step(
             logits.append((batch.prefill(padded, lengths), batch.step([5] * len(lengths))))
     for roomy, tight in zip(*logits, strict=True):
         assert np.array_equal(roomy, tight)
-
-
-def _padded(texts: list[list[int]]) -> np.ndarray:
-    ids = np.zeros((len(texts), max(map(len, texts))), np.int64)
-    for row, text in zip(ids, texts, strict=True):
-        row[: len(text)] = text
-    return ids
 
 
 def _shapes(extend: Mock) -> list[tuple[int, ...]]:
