@@ -63,6 +63,11 @@ def _commands(page: Path) -> Iterator[list[str]]:
             yield shlex.split(shown[1])
 
 
+def _context(command: click.Command) -> click.Context:
+    """With the settings of the command, which keeps the help option that its first context asks for."""
+    return click.Context(command, **command.context_settings)
+
+
 def test_commands_are_found() -> None:
     assert len([words for page in PAGES for words in _commands(page)]) >= 60
 
@@ -72,7 +77,7 @@ def test_commands_have_the_options_that_are_shown(page: Path) -> None:
     """`make_parser` refuses options that a command lacks; the values of choices are compared here."""
     for name, *words in _commands(page):
         command = main.commands[name]
-        values, _, _ = command.make_parser(click.Context(command)).parse_args(words)
+        values, _, _ = command.make_parser(_context(command)).parse_args(words)
         for parameter in command.params:
             if isinstance(parameter.type, click.Choice) and parameter.name in values:
                 given = values[parameter.name]
@@ -86,7 +91,7 @@ def test_options_in_sentences_exist(page: Path) -> None:
     shown = [
         shown_option
         for command in main.commands.values()
-        for shown_option in command.get_params(click.Context(command))
+        for shown_option in command.get_params(_context(command))
     ]
     known = {option for shown_option in shown for option in (*shown_option.opts, *shown_option.secondary_opts)}
     named = {

@@ -42,7 +42,7 @@ def named(text: str) -> set[str]:
 @pytest.mark.parametrize("function", [export, prune, push, convert, validate, evaluate])
 def test_the_reference_names_every_argument(function: Callable[..., Any]) -> None:
     assert arguments(function) - named(section(function.__name__)) == set()
-    documented = re.findall(r"^        (\w+): ", (inspect.getdoc(function) and function.__doc__) or "", re.MULTILINE)
+    documented = re.findall(r"^    (\w+): ", inspect.getdoc(function) or "", re.MULTILINE)
     listed = [name for name in documented if name in inspect.signature(function).parameters]
     assert listed == list(inspect.signature(function).parameters), "the docstring lists them in their order"
 

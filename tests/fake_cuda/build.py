@@ -31,7 +31,7 @@ LIBRARIES = {
 }
 #: What a machine lacks where `built` returns None.
 REMEDY = (
-    "it takes Linux on x86-64 with onnxruntime-gpu, a C compiler and CUDA 13's headers: "
+    "it takes Linux on x86-64 with onnxruntime-gpu, torch without CUDA, a C compiler and CUDA 13's headers: "
     "pip install 'nvidia-cuda-runtime==13.*' 'nvidia-cuda-crt==13.*', or set CUDA_HOME"
 )
 
@@ -44,7 +44,7 @@ def built() -> Path | None:
         subprocess.CalledProcessError: The compiler refuses them.
     """
     compiler, include = shutil.which("cc"), _include()
-    if compiler is None or include is None or not _has_provider():
+    if compiler is None or include is None or not _has_provider() or _needs_cuda():
         return None
     flags = ["-std=gnu17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", f"-I{include}"]
     state = hashlib.sha256(repr((LIBRARIES, flags, platform.platform())).encode())
@@ -99,4 +99,12 @@ def _has_provider() -> bool:
     return spec is not None and any(
         (Path(path) / "capi/libonnxruntime_providers_cuda.so").is_file()
         for path in spec.submodule_search_locations or ()
+    )
+
+
+def _needs_cuda() -> bool:
+    """Whether torch is built for CUDA: it asks its libraries, which come with it, for more than the stand-ins have."""
+    spec = importlib.util.find_spec("torch")
+    return spec is not None and any(
+        (Path(path) / "lib/libtorch_cuda.so").is_file() for path in spec.submodule_search_locations or ()
     )
