@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +24,7 @@ __all__ = [
     "ChatTemplate",
     "Message",
     "Prompt",
+    "answer_end",
     "last_user_text",
     "read_chat_template",
     "rendered",
@@ -104,12 +105,10 @@ class ChatTemplate:
 
         Not every model's config names it among the tokens that end a text.
         """
-        with suppress(InputError):  # a template may refuse any conversation
-            after = self.render([{"role": "user", "content": "user"}, {"role": "assistant", "content": _ANSWER}])
-            following = tokenizer.encode(after.rpartition(_ANSWER)[2].strip(), add_special_tokens=False).ids
-            special = tokenizer.get_added_tokens_decoder()
-            if following and following[0] in special and special[following[0]].special:
-                return frozenset(following[:1])
+        following = tokenizer.encode(answer_end(self.render).strip(), add_special_tokens=False).ids
+        special = tokenizer.get_added_tokens_decoder()
+        if following and following[0] in special and special[following[0]].special:
+            return frozenset(following[:1])
         return frozenset()
 
     def answer_start(self, tokenizer: Tokenizer) -> tuple[int, ...]:
@@ -120,6 +119,14 @@ class ChatTemplate:
             if after.startswith(before):
                 return tuple(tokenizer.encode(after.removeprefix(before), add_special_tokens=False).ids)
         return ()
+
+
+def answer_end(render: Callable[[Sequence[Message]], str]) -> str:
+    """What is written after an assistant's turn; "" if nothing is."""
+    with suppress(InputError):  # a template may refuse any conversation
+        turns = [{"role": "user", "content": "user"}, {"role": "assistant", "content": _ANSWER}]
+        return render(turns).rpartition(_ANSWER)[2]
+    return ""
 
 
 def rendered(prompt: Prompt, template: ChatTemplate | None, *, raw: bool = False) -> str:

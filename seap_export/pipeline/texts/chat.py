@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 from seap_export.corpus import Chat, JoinedTurns
 from seap_export.errors import ArtifactError, InputError
 from seap_export.pipeline.texts.tokenizer import tokenizer_folder
-from seap_export.runtime.chat import Message, read_chat_template
+from seap_export.runtime.chat import Message, answer_end, read_chat_template
 from seap_export.runtime.files import load_tokenizer
 from seap_export.sources.source import Source
 
@@ -20,8 +20,6 @@ __all__ = ["ModelChat", "chat_of_folder", "chat_of_source"]
 
 #: What templates that ask for the date are told, so that the same inputs give the same texts on every day.
 _DATE = datetime(2024, 7, 26)
-#: Stands for an assistant's turn, to find what follows it.
-_ANSWER = "assistant's answer"
 
 
 class ModelChat:
@@ -56,10 +54,7 @@ class ModelChat:
     @cached_property
     def answer_end(self) -> str:
         """What the template writes after an assistant's turn; "" if it writes nothing, or the model has none."""
-        turns = [{"role": "user", "content": "user"}, {"role": "assistant", "content": _ANSWER}]
-        with suppress(InputError):  # a template may refuse any conversation
-            return self.render(turns).rpartition(_ANSWER)[2]
-        return ""
+        return answer_end(self.render)
 
     @cached_property
     def _chat(self) -> Chat:

@@ -13,7 +13,7 @@ import huggingface_hub
 import onnx
 import pytest
 from faults.commands import ALL
-from support.editing import edit_json, set_json
+from support.editing import edit_json
 from support.exports import Outcome
 from support.product import open_source
 
@@ -85,28 +85,21 @@ def test_a_manifest_with_other_figures(run: RunIt, done: Path, entry: Any) -> No
 
 
 @pytest.mark.parametrize(
-    "change_variant",
+    "change",
     [
-        lambda variant: variant.clear(),
-        lambda variant: variant.update(bytes={}),
-        lambda variant: variant.update(parity=[]),
-        lambda variant: variant.update(parity={"verdict": 1}),
-        lambda variant: variant.update(achieved_ratio="x"),
-        lambda variant: variant.update(weights=None),
+        lambda variant, values: variant.clear(),
+        lambda variant, values: variant.update(bytes={}),
+        lambda variant, values: variant.update(parity=[]),
+        lambda variant, values: variant.update(parity={"verdict": 1}),
+        lambda variant, values: variant.update(achieved_ratio="x"),
+        lambda variant, values: variant.update(weights=None),
+        lambda variant, values: values.update(source={"name": 5}),
+        lambda variant, values: values.update(source={"name": "m"}),
+        lambda variant, values: values.update(source={"sha256": "00"}),
     ],
-    ids=["empty", "no sizes", "a list", "no verdict", "a ratio in words", "no weights"],
 )
-def test_a_variant_with_other_figures(
-    run: RunIt, done: Path, change_variant: Callable[[dict[str, Any]], None]
-) -> None:
-    edit_json(done / "manifest.json", lambda values: change_variant(values["variants"]["a-0.2"]))
-    for command in (("inspect", "out"), ALL, ("validate", "out")):
-        run(*command).refused(7, "out/manifest.json", "damaged")
-
-
-@pytest.mark.parametrize("source", [{"name": 5}, {"name": "m"}, {"sha256": "00"}])
-def test_a_source_with_other_figures(run: RunIt, done: Path, source: dict[str, Any]) -> None:
-    set_json(done / "manifest.json", source=source)
+def test_a_variant_or_a_source_with_other_figures(run: RunIt, done: Path, change: Callable[..., None]) -> None:
+    edit_json(done / "manifest.json", lambda values: change(values["variants"]["a-0.2"], values))
     for command in (("inspect", "out"), ALL, ("validate", "out")):
         run(*command).refused(7, "out/manifest.json", "damaged")
 

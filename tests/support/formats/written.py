@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -14,11 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from converters.format import Format
+from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec
 from seap_export.sources.config import read_spec
 from support.plans import write_pruned_micro_model
 
-__all__ = ["WrittenModel", "assert_read_back", "fixtures_of", "greedy_answer"]
+__all__ = ["WrittenModel", "assert_read_back", "damages_by_byte", "fixtures_of", "greedy_answer"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,18 @@ def assert_read_back(format: Format, model: Path, folder: Path, step: float) -> 
     for name, tensor in read.items():
         most = (1.001 * step if tensor.dim() == 2 else 0.0) * stored[name].abs().amax(-1, keepdim=True)
         assert ((tensor - stored[name]).abs() <= most).all(), name
+
+
+def damages_by_byte(format: Format, model: Path, file: Path, positions: Iterable[int]) -> Iterator[list[str]]:
+    """What is found where a byte of a file is another one, in turn for each position: nothing else is raised."""
+    whole = file.read_bytes()
+    for position in positions:
+        changed = bytearray(whole)
+        changed[position] ^= 0xFF
+        file.write_bytes(changed)
+        yield list(format.damages(model, file.parent))
+        with suppress(ArtifactError):
+            list(format.differences(model, file.parent))
 
 
 def greedy_answer(runner: Any, ids: Sequence[int]) -> list[int]:
