@@ -89,9 +89,7 @@ def test_commands_have_the_options_that_are_shown(page: Path) -> None:
 )
 def test_options_in_sentences_exist(page: Path) -> None:
     shown = [
-        shown_option
-        for command in main.commands.values()
-        for shown_option in command.get_params(_context(command))
+        shown_option for command in main.commands.values() for shown_option in command.get_params(_context(command))
     ]
     known = {option for shown_option in shown for option in (*shown_option.opts, *shown_option.secondary_opts)}
     named = {
