@@ -80,10 +80,12 @@ class _Commands(click.Group):
         _write_utf8()
         arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
         try:
+            _refuse_other_bytes(arguments)
             code = super().main(arguments, **{**extra, "prog_name": "seap-export", "standalone_mode": False})
-        except click.ClickException as error:
-            code = error.exit_code
-            _print_error(error, _one_line(error), as_json="--json" in arguments)
+        except (click.ClickException, OSError) as error:
+            shown = error if isinstance(error, click.ClickException) else as_click_error(error)
+            code = shown.exit_code
+            _print_error(shown, _one_line(shown), as_json="--json" in arguments)
         sys.exit(code if isinstance(code, int) else 0)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -113,7 +115,14 @@ def _write_utf8() -> None:
         if stream.isatty():
             stream.reconfigure(errors="replace")
         else:
-            stream.reconfigure(encoding="utf-8")
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def _refuse_other_bytes(arguments: Sequence[str]) -> None:
+    """Raises `click.UsageError` for a name that neither JSON nor safetensors and tokenizers could hold."""
+    for argument in arguments:
+        if not argument.isascii() and argument.encode("utf-8", "replace").decode() != argument:
+            raise click.UsageError(f"'{argument}' is not UTF-8; rename the file or folder, or use a UTF-8 locale")
 
 
 @contextmanager
@@ -156,11 +165,14 @@ def _one_line(error: click.ClickException) -> str:
 
 def _print_error(error: click.ClickException, message: str, as_json: bool) -> None:
     report = getattr(error, "report", None)
-    with suppress(BrokenPipeError):
+    with suppress(OSError):
         click.echo(f"Error: {message}", err=True)
-        if as_json:
-            values = {"error": {"message": message, "exit_code": error.exit_code}}
+    if as_json:
+        values = {"error": {"message": message, "exit_code": error.exit_code}}
+        try:
             print_json(values if report is None else {**values, "report": report})
+        except OSError:
+            _forget_stdout()
 
 
 @click.group(cls=_Commands, epilog=_EPILOG, context_settings=_HELP_OPTIONS)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.exports import HELD_OUT_OPTION, tree
+from support.exports import HELD_OUT_OPTION, Outcome, tree
 from support.processes import MAIN, Tool
 
 ROOT = Path(__file__).parents[3]
@@ -127,6 +127,27 @@ def test_nobody_reads_the_output(work: Path) -> None:
     os.close(writing)
     _, err = process.communicate()
     assert (process.returncode, err) == (141, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize(
+    ("command", "code", "message"),
+    [("recipes", 6, "disk is full"), ("--version", 6, "disk is full"), ("inspect nothing --json", 2, "nothing: no")],
+)
+def test_the_disk_that_takes_the_output_is_full(work: Path, command: str, code: int, message: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        process = start(work, *command.split(), stdout=full.fileno())
+        _, err = process.communicate()
+    Outcome(process.returncode, "", err).refused(code, message)
+
+
+@pytest.mark.parametrize("arguments", [("inspect", "m\udcff"), ("inspect", "m\udcff", "--json")])
+def test_a_name_that_is_not_utf8_is_refused(work: Path, arguments: tuple[str, ...]) -> None:
+    """Neither JSON nor the libraries that open weights and tokenizers could hold it."""
+    process = start(work, *arguments)
+    out, err = process.communicate()
+    message = Outcome(process.returncode, out, err).refused(2, "m\\udcff", "not UTF-8")
+    assert out == "" or json.loads(out)["error"]["message"] == message.replace("\\udcff", "\udcff")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="torch brings libgomp on Linux")
