@@ -23,7 +23,6 @@ _OS_ERRORS = {
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.EACCES: "permission denied; choose another folder, or change its permissions",
     errno.EPERM: "not permitted; choose another folder, or change its permissions",
-    errno.ENOTDIR: "a part of this path is a file; choose another folder",
 }
 _ENVIRONMENT, _INTERRUPTED = 6, 130
 

@@ -52,6 +52,7 @@ def write_whole(target: Path, *, marker: str | None = None, force: bool = False)
 
 def _refuse_existing(target: Path, marker: str | None, force: bool) -> None:
     if not target.exists():
+        _refuse_file_above(target)
         return
     if marker is None and target.is_dir():
         raise UsageError(f"{target} is a folder; give the path of a file")
@@ -70,12 +71,19 @@ def refuse_foreign_folder(folder: Path, marker: str) -> None:
         UsageError: The path is a file, or a folder with other contents.
     """
     if not os.path.lexists(folder):
+        _refuse_file_above(folder)
         return
     if not folder.is_dir():
         raise UsageError(f"{folder} is not a folder; give a folder as --out")
     others = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".seap-export"))
     if others and marker not in others:
         raise UsageError(f"{folder} is not empty (it contains '{others[0]}'); give an empty or a new folder as --out")
+
+
+def _refuse_file_above(path: Path) -> None:
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise UsageError(f"{above} is not a folder, so that {path} cannot be made; give another --out")
 
 
 @contextmanager

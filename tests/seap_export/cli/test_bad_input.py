@@ -118,6 +118,8 @@ def test_a_corpus_shorter_than_the_sample(run: Run, work: Path) -> None:
         (["--out", "m"], "m not empty 'config.json'"),
         (["--out", "a.jsonl"], "a.jsonl is not a folder"),
         (["--out", "dangling"], "dangling is not a folder"),
+        (["--out", "a.jsonl/deep/out"], "a.jsonl is not a folder"),
+        (["--out", "a.jsonl/out", "--dry-run"], "a.jsonl is not a folder"),
         (["--recipe", "magic"], "recipe 'magic' is not known"),
         (["--recipe", "a.jsonl"], "a.jsonl:1: not valid TOML"),
         (["--recipe", "uneven.toml", "--layout", "uniform"], "uneven.toml:2: sparsity: "),
@@ -353,11 +355,6 @@ def test_a_failure_in_the_conversion_leaves_no_onnx(run: Run, work: Path, monkey
     assert sorted(path.name for path in (work / "out").iterdir()) == [
         ".seap-export.lock", "a-0.2", "calibration", "manifest.json", "performance.json", "ranking",
     ]  # fmt: skip
-
-
-def test_a_folder_that_cannot_be_made(run: Run, work: Path) -> None:
-    says = "a part of this path is a file; choose another folder"
-    refuse(run, work, "--out", "/dev/null/x", code=6, says=f"/dev/null/x: {says}")
 
 
 def test_an_internal_error_is_one_line_too(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
