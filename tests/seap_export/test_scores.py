@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -53,48 +54,30 @@ def test_there_are_the_two_scores_of_the_paper_and_elimination() -> None:
     assert ("wifv", "wifn", *EXPERT_SCORES, "elimination") == SCORES
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("score", CHANNEL_SCORES)
-def test_channel_scores_are_those_by_hand(score: str) -> None:
-    weight, moments = some_weight(NEURONS, 0), some_moments(NEURONS, 1)
+def test_channel_scores_are_those_by_hand(score: str, dtype: torch.dtype) -> None:
+    """In float64, whatever the weights are stored in."""
+    weight, moments = some_weight(NEURONS, 0).to(dtype), some_moments(NEURONS, 1)
     expected = torch.tensor(by_hand(score, weight, moments), dtype=torch.float64)
     torch.testing.assert_close(channel_scores(score, weight, moments), expected, rtol=1e-12, atol=0.0)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("square", [False, True])
 @pytest.mark.parametrize("score", CHANNEL_SCORES)
-def test_a_head_s_score_is_the_mean_over_its_channels(score: str) -> None:
+def test_a_head_s_score_is_the_mean_over_its_channels(score: Any, square: bool) -> None:
+    """Or over their squares."""
     o_proj, down_proj = some_weight(HEADS * HEAD_DIM, 2), some_weight(NEURONS, 3)
     moments = {"o_proj": some_moments(HEADS * HEAD_DIM, 4), "down_proj": some_moments(NEURONS, 5)}
-    scores = layer_scores(score, {"o_proj": o_proj, "down_proj": down_proj}, moments, LAYER)  # type: ignore[arg-type]
-    channels = by_hand(score, o_proj, moments["o_proj"])
+    weights: Any = {"o_proj": o_proj, "down_proj": down_proj}
+    scores = layer_scores(score, weights, moments, LAYER, square_heads=square)
+    channels = [channel ** (1 + square) for channel in by_hand(score, o_proj, moments["o_proj"])]
     heads = [sum(channels[head * HEAD_DIM : (head + 1) * HEAD_DIM]) / HEAD_DIM for head in range(HEADS)]
     torch.testing.assert_close(
         unit_scores(scores["o_proj"]), torch.tensor(heads, dtype=torch.float64), rtol=1e-12, atol=0.0
     )
     neurons = torch.tensor(by_hand(score, down_proj, moments["down_proj"]), dtype=torch.float64)
     torch.testing.assert_close(scores["down_proj"], neurons, rtol=1e-12, atol=0.0)
-
-
-@pytest.mark.parametrize("score", CHANNEL_SCORES)
-def test_half_precision_weights_are_scored_in_float64(score: str) -> None:
-    weight, moments = some_weight(NEURONS, 0).bfloat16(), some_moments(NEURONS, 1)
-    expected = torch.tensor(by_hand(score, weight, moments), dtype=torch.float64)
-    scores = channel_scores(score, weight, moments)  # type: ignore[arg-type]
-    torch.testing.assert_close(scores, expected, rtol=1e-12, atol=0.0)
-
-
-def test_squared_heads_are_the_mean_of_squares_and_neurons_stay() -> None:
-    o_proj, down_proj = some_weight(HEADS * HEAD_DIM, 2), some_weight(NEURONS, 3)
-    moments = {"o_proj": some_moments(HEADS * HEAD_DIM, 4), "down_proj": some_moments(NEURONS, 5)}
-    scores = layer_scores("wifv", {"o_proj": o_proj, "down_proj": down_proj}, moments, LAYER, square_heads=True)
-    channels = by_hand("wifv", o_proj, moments["o_proj"])
-    heads = [
-        sum(channel**2 for channel in channels[head * HEAD_DIM : (head + 1) * HEAD_DIM]) / HEAD_DIM
-        for head in range(HEADS)
-    ]
-    torch.testing.assert_close(
-        unit_scores(scores["o_proj"]), torch.tensor(heads, dtype=torch.float64), rtol=1e-12, atol=0.0
-    )
-    assert torch.equal(scores["down_proj"], channel_scores("wifv", down_proj, moments["down_proj"]))
 
 
 @pytest.mark.parametrize("is_normalised", [True, False])

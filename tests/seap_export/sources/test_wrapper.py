@@ -52,9 +52,13 @@ def test_it_gives_the_same_shrunk_model_byte_for_byte(tmp_path: Path, spelling: 
     assert [name for name in trees[0] if trees[0][name] != trees[1][name]] == []
 
 
-def test_whether_the_head_is_tied_is_seen_in_the_weights(tmp_path: Path) -> None:
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
     write_micro_model(tmp_path / "text", **VARIATIONS["gemma3"])
-    folder = write_wrapped_model(tmp_path / "wrapped", tmp_path / "text", "newer")
+    return write_wrapped_model(tmp_path / "wrapped", tmp_path / "text", "newer")
+
+
+def test_whether_the_head_is_tied_is_seen_in_the_weights(folder: Path) -> None:
     assert not open_source(str(folder)).spec.tie_word_embeddings
     edit_weights(folder, lambda tensors: tensors.pop("lm_head.weight"))
     config = (folder / "config.json").read_text("utf-8")
@@ -63,17 +67,13 @@ def test_whether_the_head_is_tied_is_seen_in_the_weights(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["model.audio_tower.weight", "model.language_model.layers.0.mlp.extra.weight", "x"])
-def test_a_tensor_of_another_part_is_refused_by_name(tmp_path: Path, name: str) -> None:
-    write_micro_model(tmp_path / "text", **VARIATIONS["gemma3"])
-    folder = write_wrapped_model(tmp_path / "wrapped", tmp_path / "text", "newer")
+def test_a_tensor_of_another_part_is_refused_by_name(folder: Path, name: str) -> None:
     edit_weights(folder, lambda tensors: tensors.update({name: torch.ones(2)}))
     with pytest.raises(InputError, match="is not part of the family"):
         open_source(str(folder))
 
 
-def test_two_tensors_that_become_one_are_refused(tmp_path: Path) -> None:
-    write_micro_model(tmp_path / "text", **VARIATIONS["gemma3"])
-    folder = write_wrapped_model(tmp_path / "wrapped", tmp_path / "text", "newer")
+def test_two_tensors_that_become_one_are_refused(folder: Path) -> None:
     second = {"language_model.model.norm.weight": torch.ones(96)}
     edit_weights(folder, lambda tensors: tensors.update(second))
     with pytest.raises(InputError, match=r"norm\.weight"):
