@@ -44,6 +44,11 @@ def small_disk(tool: Tool) -> Callable[[Path], Path]:
     return mount
 
 
+def _resize(tool: Tool, disk: Path, size: str) -> None:
+    """With its source, without which `mount` repeats options that users other than root may not give."""
+    tool.shell("mount", "-o", f"remount,size={size}", "tmpfs", disk)
+
+
 @pytest.mark.needs("mount")
 def test_a_disk_that_grows_a_little_each_time_gets_the_same_export(
     tool: Tool,
@@ -56,7 +61,7 @@ def test_a_disk_that_grows_a_little_each_time_gets_the_same_export(
     disk = small_disk(work / "out")
     takes, steps = sum(path.stat().st_size for path in undisturbed.rglob("*") if path.is_file()), set()
     for share in SHARES:
-        tool.shell("mount", "-o", f"remount,size={takes * share / 2**10:.0f}k", disk)
+        _resize(tool, disk, f"{takes * share / 2**10:.0f}k")
         message = tool(work, *ALL, before=ROOM_ENOUGH).refused(6)
         assert FULL in message or "No space left on device" in message
         copy = work / f"at {share}"
@@ -66,7 +71,7 @@ def test_a_disk_that_grows_a_little_each_time_gets_the_same_export(
         steps.add(len(read_manifest(copy).steps))
         shutil.rmtree(copy)
     assert len(steps) > 3  # it went on each time, as far as the disk took it
-    tool.shell("mount", "-o", "remount,size=100m", disk)
+    _resize(tool, disk, "100m")
     assert tool(work, *ALL).code == 0
     tool.shell("cp", "-a", disk, work / "copy")
     assert tree(work / "copy") == tree(undisturbed)
@@ -79,9 +84,9 @@ def test_a_full_folder_of_temporary_files(
     """The tokenizer's files and the reference's logits go there."""
     disk = small_disk(work / "temporary")
     for size in (4, 48):
-        tool.shell("mount", "-o", f"remount,size={size}k", disk)
+        _resize(tool, disk, f"{size}k")
         tool(work, *ALL, environment={"TMPDIR": str(disk)}).refused(6)
-    tool.shell("mount", "-o", "remount,size=100m", disk)
+    _resize(tool, disk, "100m")
     assert tool(work, *ALL, environment={"TMPDIR": str(disk)}).code == 0
     assert tree(work / "out") == tree(undisturbed)
 
