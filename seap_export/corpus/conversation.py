@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -148,7 +149,23 @@ def _checked(where: str, value: object) -> Message:
         raise InputError(f"{where} has the role {_short(turn.get('role'))}; use one of {', '.join(_ROLES)}")
     if turn.get("content") is None and "tool_calls" not in turn:
         raise InputError(f"{where} has no 'content'; correct or drop the record")
+    if isinstance(turn.get("tool_calls"), list):
+        turn["tool_calls"] = [_call(call) for call in turn["tool_calls"]]
     return {**turn, "content": _text(where, turn.get("content", ""))}
+
+
+def _call(value: object) -> object:
+    """A call of a function with its arguments as an object, as templates want it; OpenAI has them as JSON."""
+    if not isinstance(value, Mapping):
+        return value
+    call = dict(value)
+    if "function" in call:
+        call["function"] = _call(call["function"])
+    if isinstance(call.get("arguments"), str):
+        with suppress(ValueError, RecursionError):
+            arguments = json.loads(call["arguments"])
+            call["arguments"] = arguments if isinstance(arguments, dict) else call["arguments"]
+    return call
 
 
 def _text(where: str, content: object) -> str:

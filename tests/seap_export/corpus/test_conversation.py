@@ -16,7 +16,9 @@ CHATML = ChatTemplate(
     {
         "default": "{% for tool in tools or [] %}({{ tool.name }}){% endfor %}"
         "{% for message in messages %}<{{ message.role }}>{{ message.content }}"
-        "{% for call in message.tool_calls or [] %}[{{ call.name }}]{% endfor %}</>\n{% endfor %}"
+        "{% for call in message.tool_calls or [] %}[{{ (call.function or call).name }}"
+        "{% for key, value in ((call.function or call).arguments or {}).items() %} {{ key }}={{ value }}{% endfor %}]"
+        "{% endfor %}</>\n{% endfor %}"
         "{% if add_generation_prompt %}<assistant>{% endif %}"
     },
     {},
@@ -67,6 +69,12 @@ def _task(tmp_path: Path, *records: dict[str, Any], task_file: str = "") -> Any:
             Sample("(add)<user>Hi</>\n<assistant>[add]</>\n<tool>4</>\n<assistant>", "Ho</>\n", "Hi"),
         ),
         ({"messages": [USER, CALL], "tools": []}, Sample("<user>Hi</>\n<assistant>", "[add]</>\n", "Hi")),
+        *(
+            ({"messages": [USER, {**CALL, "tool_calls": [call]}]}, Sample(ANSWERED.prompt, "[add x=1]</>\n", "Hi"))
+            for arguments in ({"x": 1}, '{"x": 1}')
+            for add in [{"name": "add", "arguments": arguments}]
+            for call in (add, {"type": "function", "function": add})
+        ),
         ({"messages": [ASSISTANT]}, Sample("", "<assistant>Ho</>\n")),
         ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]}, ANSWERED),
         ({"prompt": "Hi", "completion": "Ho"}, ANSWERED),
