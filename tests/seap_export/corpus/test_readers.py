@@ -88,6 +88,8 @@ def test_tables_give_their_rows(tmp_path: Path, name: str, content: str | bytes,
     [
         ("q,a\n1,2\n1,2,3\n", ["line 3", "3 fields", "names 2", "quotes"]),
         ("q,a\n1\n", ["line 2", "1 fields"]),
+        ("q;a\n1;2\n", ["separated by ';'", ".tsv"]),  # as spreadsheets write it in much of Europe
+        ("q\ta\n1\t2\n", ["separated by", "commas"]),
         ("q,q\n1,2\n", ["first row", "'q' twice"]),
         ("\nq,a\n1,2\n", ["first row is empty"]),
         ('q,a\n"1"x,2\n', ["line 2", "not readable as a table", "quotes"]),
