@@ -114,9 +114,11 @@ def _read_table(path: Path, delimiter: str) -> Iterator[dict[str, Any]]:
             lines.size = 0
             if not names:
                 names = _checked_names(path, row)
-                if len(names) == 1 and (other := next((mark for mark in "\t;," if mark in names[0]), None)):
+                others = [mark for mark in "\t;," if mark != delimiter and mark in names[0]]
+                if others and len(names) == 1:
                     raise InputError(
-                        f"{path}: its first row is separated by {other!r}; save it with commas, or with tabs as .tsv"
+                        f"{path}: its first row is separated by {others[0]!r}; save it with commas, or with tabs as "
+                        ".tsv"
                     )
             elif row and len(row) != len(names):
                 raise InputError(

@@ -77,6 +77,7 @@ def test_parquet_gives_its_rows_over_several_batches(tmp_path: Path) -> None:
         ("a.CSV", b'\xef\xbb\xbfq,a\r\n"one, ""two""\r\nthree",4', [{"q": 'one, "two"\nthree', "a": "4"}]),
         ("a.tsv", "q\ta\nx,y\tz\n", [{"q": "x,y", "a": "z"}]),
         ("a.csv", ",text\n0,x\n", [{"": "0", "text": "x"}]),  # the index of a data frame
+        ("a.csv", '"text, cut"\nx\n', [{"text, cut": "x"}]),
     ],
 )
 def test_tables_give_their_rows(tmp_path: Path, name: str, content: str | bytes, records: list[Any]) -> None:
