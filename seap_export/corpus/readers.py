@@ -117,7 +117,7 @@ def _read_table(path: Path, delimiter: str) -> Iterator[dict[str, Any]]:
                 others = [mark for mark in "\t;," if mark != delimiter and mark in names[0]]
                 if others and len(names) == 1:
                     raise InputError(
-                        f"{path}: its first row is separated by {others[0]!r}; save it with commas, or with tabs as "
+                        f"{path}: its columns are separated by {others[0]!r}; save it with commas, or with tabs as "
                         ".tsv"
                     )
             elif row and len(row) != len(names):

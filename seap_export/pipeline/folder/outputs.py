@@ -83,7 +83,7 @@ def refuse_foreign_folder(folder: Path, marker: str) -> None:
 def _refuse_file_above(path: Path) -> None:
     above = next(parent for parent in path.absolute().parents if parent.exists())
     if not above.is_dir():
-        raise UsageError(f"{above} is not a folder, so that {path} cannot be made; give another --out")
+        raise UsageError(f"{above} is not a folder, so {path} cannot be made; give another --out")
 
 
 @contextmanager
