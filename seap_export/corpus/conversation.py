@@ -65,6 +65,11 @@ class Conversation:
         return last_user_text(self.messages)
 
     @property
+    def is_asked(self) -> bool:
+        """Whether anyone but the assistant has a turn."""
+        return any(turn["role"] != "assistant" for turn in self.messages)
+
+    @property
     def unanswered(self) -> Conversation:
         """The turns before the assistant's last one, if that ends the conversation."""
         is_answered = self.messages[-1]["role"] == "assistant"
@@ -89,6 +94,28 @@ class Conversation:
         return whole[:end], whole[end:]
 
 
+class _Arguments(dict[str, Any]):
+    """The arguments of a call, which some templates take for an object, and some for its JSON as a text.
+
+    Args:
+        value: The object.
+        text: Its JSON.
+    """
+
+    def __init__(self, value: Mapping[str, Any], text: str) -> None:
+        super().__init__(value)
+        self._text = text
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __add__(self, other: str) -> str:
+        return self._text + other
+
+    def __radd__(self, other: str) -> str:
+        return other + self._text
+
+
 def read_record(record: Mapping[str, Any]) -> str | Conversation:
     """The text or the conversation of a record, which is recognised by its fields.
 
@@ -101,21 +128,28 @@ def read_record(record: Mapping[str, Any]) -> str | Conversation:
     if first == "text":
         return render("{text}", record)
     if first in ("messages", "conversations"):
-        return Conversation(_turns(first, record[first]), _tools(record.get("tools")))
+        return _conversation(record, _turns(first, record[first]))
     if first == "prompt":
-        turns = _part(record, "prompt", "user") + _part(record, "completion", "assistant")
-        return Conversation(turns, _tools(record.get("tools")))
+        return _conversation(record, _part(record, "prompt", "user") + _part(record, "completion", "assistant"))
     if first == "instruction":
         texts = [
             render("{instruction}", record),
             *(render("{input}", record) for _ in range(bool(record.get("input")))),
         ]
-        return Conversation((_turn("user", _BETWEEN.join(texts)), *_part(record, "output", "assistant")))
+        return _conversation(record, (_turn("user", _BETWEEN.join(texts)), *_part(record, "output", "assistant")))
     fields = ", ".join(repr(str(name)) for name in record) or "none"
     raise InputError(
         "no form is recognised: a record has 'text', 'messages', 'prompt' and 'completion', or 'instruction' and "
         f"'output' (fields there: {fields:.200}); give a task file (.toml) that turns them into a text"
     )
+
+
+def _conversation(record: Mapping[str, Any], turns: tuple[Message, ...]) -> Conversation:
+    """The turns, after the system prompt that stands in a field of its own, with the tools of the record."""
+    system = record.get("system")
+    if isinstance(system, str) and system.strip() and turns and turns[0]["role"] not in ("system", "developer"):
+        turns = (_turn("system", system), *turns)
+    return Conversation(turns, _tools(record.get("tools")))
 
 
 def _turn(role: str, content: str) -> Message:
@@ -131,8 +165,13 @@ def _part(record: Mapping[str, Any], name: str, role: str) -> tuple[Message, ...
 
 
 def _turns(name: str, value: object) -> tuple[Message, ...]:
+    """The turns of a list, or of its JSON, as tables hold it."""
+    with suppress(ValueError, RecursionError):
+        value = json.loads(value) if isinstance(value, str) else value
     if not isinstance(value, list) or not value:
-        raise InputError(f"field {name!r} is {_short(value)}, not a list of turns; correct or drop the record")
+        raise InputError(
+            f"field {name!r} is {_short(value)}, not a list of turns or its JSON; correct or drop the record"
+        )
     return tuple(_checked(f"turn {number} of {name!r}", turn) for number, turn in enumerate(value, start=1))
 
 
@@ -155,16 +194,18 @@ def _checked(where: str, value: object) -> Message:
 
 
 def _call(value: object) -> object:
-    """A call of a function with its arguments as an object, as templates want it; OpenAI has them as JSON."""
+    """A call of a function with its arguments as templates want them; OpenAI has them as JSON."""
     if not isinstance(value, Mapping):
         return value
     call = dict(value)
     if "function" in call:
         call["function"] = _call(call["function"])
-    if isinstance(call.get("arguments"), str):
-        with suppress(ValueError, RecursionError):
-            arguments = json.loads(call["arguments"])
-            call["arguments"] = arguments if isinstance(arguments, dict) else call["arguments"]
+    given = arguments = call.get("arguments")
+    with suppress(ValueError, RecursionError):
+        arguments = json.loads(given) if isinstance(given, str) else given
+    if isinstance(arguments, dict):
+        text = given if isinstance(given, str) else json.dumps(arguments, ensure_ascii=False)
+        call["arguments"] = _Arguments(arguments, text)
     return call
 
 

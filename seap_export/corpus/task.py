@@ -127,7 +127,7 @@ class ChoiceCompletion:
         if not isinstance(label, int) or not 0 <= label < num_choices:
             raise InputError(
                 f"label {label!r:.40} in field '{self.label}' is not the index of a choice (0 to {num_choices - 1}); "
-                "use records that have a right answer"
+                "use records that have a right answer, or name the field with the names of the choices as 'labels'"
             )
         return int(label)
 
@@ -210,7 +210,7 @@ class Task:
 
         def prompt(record: Mapping[str, Any]) -> Sample | None:
             content = self._content({"completion": None, **record}, "")
-            if isinstance(content, Conversation) and content.messages[0]["role"] != "assistant":
+            if isinstance(content, Conversation) and content.is_asked:
                 return _sample(content.unanswered, chat)
             if isinstance(content, Conversation) or self.prompt is None:
                 raise InputError(

@@ -42,8 +42,8 @@ def look_up(path: str, record: Mapping[str, Any]) -> Any:
     Raises:
         InputError: The path is malformed, or the record has no such field.
     """
-    value: Any = record
-    for part in _parts(path):
+    parts, value = _parts(path), record
+    for part in (path,) if path in record else parts:  # tables made flat have names such as answer.value
         try:
             value = _item(value, part)
         except LookupError as error:

@@ -76,6 +76,20 @@ def _task(tmp_path: Path, *records: dict[str, Any], task_file: str = "") -> Any:
             for call in (add, {"type": "function", "function": add})
         ),
         ({"messages": [ASSISTANT]}, Sample("", "<assistant>Ho</>\n")),
+        ({"messages": json.dumps([USER, ASSISTANT])}, ANSWERED),  # as in a CSV file
+        *(
+            ({**form, "system": "Be"}, Sample(f"<system>Be</>\n{ANSWERED.prompt}", ANSWERED.completion, "Hi"))
+            for form in (
+                {"messages": [USER, ASSISTANT]},
+                {"prompt": "Hi", "completion": "Ho"},
+                {"instruction": "Hi", "output": "Ho"},
+            )
+        ),
+        *(({"messages": [USER, ASSISTANT], "system": system}, ANSWERED) for system in (None, " ", True)),
+        (
+            {"messages": [SYSTEM, USER, ASSISTANT], "system": "Do"},
+            Sample(f"<system>Be</>\n{ANSWERED.prompt}", ANSWERED.completion, "Hi"),
+        ),
         ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]}, ANSWERED),
         ({"prompt": "Hi", "completion": "Ho"}, ANSWERED),
         ({"prompt": [USER], "completion": [ASSISTANT], "tools": None}, ANSWERED),
@@ -90,6 +104,44 @@ def _task(tmp_path: Path, *records: dict[str, Any], task_file: str = "") -> Any:
 )
 def test_forms(tmp_path: Path, record: dict[str, Any], sample: Sample) -> None:
     assert list(_task(tmp_path, record).texts(CHATML)) == [sample]
+
+
+@pytest.mark.parametrize("arguments", [{"at": "<ä>"}, '{"at": "<ä>"}'])
+@pytest.mark.parametrize(
+    "written",
+    [
+        "{{ call.arguments | tojson }}",
+        "{{ '' + call.arguments + '' }}",  # DeepSeek's, which wants a text
+        "{{ '' ~ call.arguments }}",
+        "{{ call.arguments }}",
+        "{{ call.arguments if call.arguments is string else call.arguments | tojson }}",
+    ],
+)
+def test_a_template_may_write_the_arguments_of_a_call_as_an_object_or_as_a_text(
+    tmp_path: Path, arguments: object, written: str
+) -> None:
+    template = f"{{% for m in messages %}}{{% for call in m.tool_calls %}}{written}{{% endfor %}}{{% endfor %}}"
+    turn = {**CALL, "tool_calls": [{"name": "add", "arguments": arguments}]}
+    (sample,) = _task(tmp_path, {"messages": [USER, turn]}).texts(ChatTemplate({"default": template}, {}))
+    assert sample.text == '{"at": "<ä>"}'
+
+
+@pytest.mark.parametrize(
+    ("messages", "prompt"),
+    [
+        ([USER, ASSISTANT], "<user>Hi</>\n<assistant>"),
+        ([ASSISTANT, USER, ASSISTANT], "<assistant>Ho</>\n<user>Hi</>\n<assistant>"),
+        ([ASSISTANT], None),
+        ([ASSISTANT, ASSISTANT], None),
+    ],
+)
+def test_the_prompt_for_a_model_to_answer(tmp_path: Path, messages: list[Any], prompt: str | None) -> None:
+    prompts = _task(tmp_path, {"messages": messages}).prompts(CHATML)
+    if prompt is None:
+        with pytest.raises(InputError, match="no prompt"):
+            list(prompts)
+    else:
+        assert [sample.text for sample in prompts] == [prompt]
 
 
 def test_what_says_nothing_is_skipped(tmp_path: Path) -> None:
@@ -136,6 +188,7 @@ def test_a_task_file_says_what_is_a_conversation(tmp_path: Path, task_file: str,
         ({"prompt": None, "completion": "x", "messages": None}, ["prompt", "null"]),
         ({"messages": []}, ["'messages' is []"]),
         ({"messages": "Hi"}, ["'messages' is 'Hi'"]),
+        ({"messages": "[{'role': 'user', 'content': 'Hi'}]"}, ["'messages'", "not a list of turns", "JSON"]),
         ({"messages": [USER, "Ho"]}, ["turn 2", "'Ho'", "'role'"]),
         ({"messages": [{"content": "Hi"}]}, ["turn 1", "role None"]),
         ({"messages": [{"role": "bot", "content": "Hi"}]}, ["turn 1", "'bot'", "assistant"]),

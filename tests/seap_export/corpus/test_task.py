@@ -90,7 +90,7 @@ def test_label_that_is_no_index_is_refused(tmp_path: Path, label: object, shown:
     spec = _write(tmp_path, PIQA, good, {**good, "label": label})
     assert _error(tmp_path, spec) == (
         f"task 'a': DIR/a.jsonl, record 2: label {shown} in field 'label' is not the index of a choice (0 to 1); "
-        "use records that have a right answer"
+        "use records that have a right answer, or name the field with the names of the choices as 'labels'"
     )
 
 

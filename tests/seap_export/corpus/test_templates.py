@@ -15,6 +15,8 @@ RECORD: dict[str, Any] = {
     "ok": False,
     "none": None,
     "my field": "spaced",
+    "flat.name": "dot",
+    "flat[0]": "bracket",
     "choices": {"text": ["pot", "pan"], "a.b": "dotted", "0": "zero"},
 }
 
@@ -34,6 +36,7 @@ def _error(call: Callable[..., Any], *arguments: Any) -> str:
         ("{n}{share}{ok}", "30.5False"),
         ("{my field}", "spaced"),
         ("{choices.text[1]} {choices[text][0]} {choices.text.0}", "pan pot pot"),
+        ("{flat.name}{flat[0]}", "dotbracket"),
         ("{choices[a.b]}{choices[0]}{choices.0}", "dottedzerozero"),
         ("{{goal}} {{{goal}}}", "{goal} {boil {water}}"),
     ],
