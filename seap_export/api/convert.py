@@ -29,6 +29,7 @@ def convert(
     weight: Weights = (),
     device: str = "auto",
     memory: str | None = None,
+    threads: int | None = None,
     force: bool = False,
     progress: ProgressArgument = False,
 ) -> ConvertedModel:
@@ -56,6 +57,7 @@ def convert(
         weight: The weights of these tasks, such as {"maths": 2}; 1 by default.
         device: Where torch rounds: "auto", "cpu", "cuda" or "cuda:N".
         memory: Memory that it may take, such as "8GiB"; None: most of what is free.
+        threads: Number of threads; None: all cores.
         force: Replace a folder of the same format.
         progress: Print on stderr what happens, as the command does. Otherwise warnings are those of `warnings`.
 
@@ -70,6 +72,7 @@ def convert(
 
     from seap_export.api.formats import formats_of
     from seap_export.api.settings import compute_of
+    from seap_export.layers.compute import torch_threads
     from seap_export.pipeline.convert import convert as write_model
     from seap_export.pipeline.request.mixtures import open_mixture
 
@@ -79,7 +82,8 @@ def convert(
     (chosen,) = formats_of([options["format"]], options)
     compute = compute_of(options)
     statistics = open_mixture(folders, weights) if folders else None
-    size = write_model(
-        options["folder"], chosen, target, options["progress"], force=force, statistics=statistics, compute=compute
-    )
+    with torch_threads(options["threads"]):
+        size = write_model(
+            options["folder"], chosen, target, options["progress"], force=force, statistics=statistics, compute=compute
+        )
     return ConvertedModel(target, size)

@@ -19,6 +19,7 @@ def prune(
     out: FilePath,
     device: str = "auto",
     memory: str | None = None,
+    threads: int | None = None,
     force: bool = False,
     progress: ProgressArgument = False,
 ) -> PrunedModel:
@@ -37,6 +38,7 @@ def prune(
         out: Folder for the shrunk model.
         device: Where torch computes: "auto", "cpu", "cuda" or "cuda:N".
         memory: Memory that hidden states and weights may take, such as "8GiB"; None: most of what is free.
+        threads: Number of threads; None: all cores.
         force: Replace a pruned model at `out`.
         progress: Print on stderr what happens, as the command does. Otherwise warnings are those of `warnings`.
 
@@ -52,6 +54,7 @@ def prune(
     from seap_export.api.memory import warn_of_memory
     from seap_export.api.settings import compute_of
     from seap_export.distillation.write import variant_units, write_variant
+    from seap_export.layers.compute import torch_threads
     from seap_export.layers.kept import UNFINISHED
     from seap_export.pipeline.folder.dense_folder import dense_folder
     from seap_export.pipeline.folder.outputs import write_whole
@@ -70,6 +73,7 @@ def prune(
     units += PARTS * len(statistics.calibrations) if number else 0
     said.say(f"hashing {source.name}")
     with (
+        torch_threads(options["threads"]),
         write_whole(target, marker=_marker(target), force=force) as folder,
         said.step("shrinking", units, "parts") as advance,
     ):

@@ -26,6 +26,7 @@ class _IntChoice(click.Choice):
 format_option = option(
     "--format",
     defaults=defaults_of(convert),
+    once=True,
     metavar="NAME[:PRECISION]",
     help="Format to write: onnx, gguf, openvino, web, litert, executorch or mlx (docs/runtimes.md).",
 )

@@ -20,11 +20,16 @@ class Option(click.Option):
         title: The title, empty for none.
         is_rare: Whether only --help-all shows it.
         is_setting: Whether it is a setting: it can be given in a --config file or with --set, but not as an option.
+        once: Whether a second value is refused, since `export` takes several; of others, the last one counts.
     """
 
     title = ""
     is_rare = False
     is_setting = False
+
+    def __init__(self, *args: Any, once: bool = False, **attributes: Any) -> None:
+        self.once = once
+        super().__init__(*args, **attributes)
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
         """Makes the command line accept it, unless it is a setting."""
@@ -94,6 +99,16 @@ class GroupedCommand(click.Command):
         params = super().get_params(ctx)
         is_short = any(isinstance(param, Option) and (param.is_rare or param.is_setting) for param in params)
         return [*params[:-1], _HELP_ALL, params[-1]] if is_short else params
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuses several values of an option that takes one here, and elsewhere several."""
+        given = self.make_parser(ctx).parse_args(list(args))[2]
+        for param in given:
+            if getattr(param, "once", False) and given.count(param) > 1:
+                raise click.UsageError(
+                    f"'{param.opts[0]}' is given {given.count(param)} times; run the command once for each value", ctx
+                )
+        return super().parse_args(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes each title and its options, in the order of the command, with --help last."""

@@ -125,6 +125,7 @@ compute_options = (
             "the free memory]",
         )
     ),
+    threads_option,
 )
 
 cluster_option = option(
@@ -218,6 +219,7 @@ def ratio_option(*, multiple: bool) -> Command:
         "--ratio",
         multiple=multiple,
         required=not multiple,
+        once=not multiple,
         type=Ratio(),
         metavar="R",
         help="Fraction of the attention and MLP weights to remove, such as 0.2 or 20%."

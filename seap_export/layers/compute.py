@@ -70,7 +70,12 @@ def choose_compute(device: str = "auto", memory: str | None = None, batch_tokens
 
 @contextmanager
 def torch_threads(number: int | None) -> Iterator[None]:
-    """Lets torch use this many threads within the block; None: as many as before. Results depend on it by rounding."""
+    """Lets torch use this many threads within the block; None: as many as before. Results depend on it by rounding.
+
+    Raises:
+        UsageError: The number is not positive.
+    """
+    refuse_less(1, threads=number)
     before = torch.get_num_threads()
     torch.set_num_threads(number or before)
     try:

@@ -24,7 +24,7 @@ __all__ = ["calibrate_command"]
 )
 @titled("Machine", *shared.compute_options, shared.output_options)
 def calibrate_command(
-    console: Console, model: str, tasks: tuple[str, ...], out: Path, force: bool, **options: Any
+    console: Console, model: str, tasks: tuple[str, ...], out: Path, threads: int | None, force: bool, **options: Any
 ) -> None:
     """Run the texts of each task through MODEL, and save the statistics that plans are made from.
 
@@ -36,6 +36,7 @@ def calibrate_command(
     from seap_export.api.memory import warn_of_memory
     from seap_export.api.settings import calibration_settings, compute_of
     from seap_export.corpus import parse_tasks
+    from seap_export.layers.compute import torch_threads
     from seap_export.pipeline.calibrate import calibrate
     from seap_export.pipeline.folder.names import calibration_step
     from seap_export.sources.open import open_source
@@ -44,7 +45,8 @@ def calibrate_command(
     parsed = parse_tasks(tasks)
     source = open_source(model)
     warn_of_memory(console, source, compute)
-    calibrate(source, parsed, settings, out, force=force, compute=compute, progress=console)
+    with torch_threads(threads):
+        calibrate(source, parsed, settings, out, force=force, compute=compute, progress=console)
     calibrations = {task.name: Calibration(out / calibration_step(task.name)) for task in parsed}
     result = {
         task: {

@@ -17,7 +17,6 @@ from seap_export.cli.options import (
     max_kl_option,
     output_options,
     provider_option,
-    threads_option,
 )
 from seap_export.cli.values import PathType
 
@@ -103,7 +102,6 @@ _BESIDE_DENSE = ("retained", "difference", "lost", "won")
     ),
     *compute_options,
     provider_option("Execution provider of ONNX Runtime that runs the ONNX files."),
-    threads_option,
     output_options,
 )
 def evaluate_command(console: Console, path: str, **options: Any) -> None:

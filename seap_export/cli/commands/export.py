@@ -65,7 +65,6 @@ __all__ = ["export_command"]
     "Machine",
     *shared.compute_options,
     shared.provider_option("Execution provider of ONNX Runtime that the variants are made for and checked on."),
-    shared.threads_option,
     *rare(shared.cluster_option),
     shared.output_options,
 )

@@ -20,7 +20,6 @@ from seap_export.cli.options import (
     output_options,
     parity_options,
     provider_option,
-    threads_option,
 )
 from seap_export.cli.values import ExistingPath, PathType
 
@@ -98,7 +97,6 @@ _CHECKS = ("integrity", "parity", "router", "quality", "speed")
     "Machine",
     *compute_options,
     provider_option("Execution provider of ONNX Runtime that runs the ONNX files."),
-    threads_option,
     output_options,
 )
 def validate_command(console: Console, path: Path, against_golden: Path | None, **options: Any) -> None:

@@ -60,3 +60,5 @@ def test_threads_are_those_of_the_block_only() -> None:
         with torch_threads(None):
             assert torch.get_num_threads() == before + 1
     assert torch.get_num_threads() == before
+    with pytest.raises(UsageError, match="--threads 0"), torch_threads(0):
+        pass

@@ -51,6 +51,7 @@ def test_a_precision_follows_a_colon(run: Run, work: Path) -> None:
         (("--format", "fake", "--precision", "int4"), "no effect"),
         (("--format", "fake", "--logits", "all"), "--logits"),
         (("--format", "onnx:int4", "--precision", "int8"), "contradict"),
+        (("--format", "onnx", "--format", "gguf"), "'--format' is given 2 times; run the command once for each"),
     ],
 )
 def test_options_that_are_wrong(run: Run, work: Path, options: tuple[str, ...], words: str) -> None:

@@ -7,12 +7,14 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from support.editing import set_json
 from support.exports import CARD, Run, tree
 
 from seap_export.cli import main
 
 STATISTICS = "run/calibration/a"
+CALIBRATE = ("calibrate", "m", "--task", "a=a.jsonl", "--out", "run")
 PLAN = ("plan", "m", "--calibration", STATISTICS, "--ratio", "0.2", "--out", "run/a-0.2/plan.json")
 PRUNE = ("prune", "m", "--plan", "run/a-0.2/plan.json", "--calibration", STATISTICS, "--out", "run/a-0.2/hf")
 CONVERT = ("convert", "run/a-0.2/hf", "--out", "run/a-0.2/onnx")
@@ -28,7 +30,7 @@ parameters 171,168 -> 140,640; weights on disk: safetensors 0.6 MB, ONNX fp32 0.
 
 
 def test_the_steps_by_hand_make_what_export_makes(run: Run, work: Path, pristine: Path) -> None:
-    outcome = run("calibrate", "m", "--task", "a=a.jsonl", "--out", "run")
+    outcome = run(*CALIBRATE)
     assert (outcome.code, outcome.err) == (0, "hashing m\ncalibrating a\na: hidden states in memory (0.2 MB)\n")
     table = "task  texts  tokens  statistics\na        44     619  run/calibration/a\n"
     assert outcome.out == table
@@ -101,6 +103,23 @@ def test_a_step_replaces_its_own_kind_with_force_only(
     assert run(*command, "--out", out, "--force", "--quiet").code == 0
     assert tree(work, CARD) == before
     assert {path.name for path in (work / "out" / "a-0.2").iterdir()} == {"plan.json", "hf", "onnx", "parity.json"}
+
+
+@pytest.mark.parametrize("command", [CALIBRATE, PLAN, PRUNE, CONVERT], ids=lambda command: command[0])
+def test_a_step_takes_as_many_threads_as_it_is_given(
+    run: Run, done: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    done.rename(done.with_name("run"))
+    taken: list[int] = []
+    monkeypatch.setattr("torch.set_num_threads", taken.append)
+    assert run(*command, "--threads", "3", "--force", "--quiet").code == 0
+    assert taken[0] == 3
+    assert taken[-1] == torch.get_num_threads()
+
+
+def test_a_plan_has_one_ratio(run: Run, done: Path) -> None:
+    plan = ("plan", "m", "--calibration", "out/calibration/a", "--ratio", "0.2", "--ratio", "0.4")
+    run(*plan).refused(2, "'--ratio' is given 2 times")
 
 
 @pytest.mark.parametrize("name", list(main.commands))
