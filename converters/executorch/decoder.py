@@ -17,9 +17,10 @@ from converters.executorch import operators as op
 from converters.executorch.graph import TOKENS, Graph, Shape, Value
 from converters.executorch.program import Program
 from converters.executorch.weights import GRID, Kind, Weight
-from seap_export.families import Attention, Mlp, ModelSpec, RopeSpec, Sublayer, names
-from seap_export.families.names import QKV, Projection
-from seap_export.layers.sublayers.rotary import pair_swap, rotary_tables
+from converters.program_decoder import ProgramDecoder
+from seap_export.families import Attention, ModelSpec, RopeSpec, names
+from seap_export.families.names import QKV
+from seap_export.layers.sublayers.rotary import rotary_tables
 
 __all__ = ["BITS", "CONTEXT", "PRECISION", "cache_length", "decoder_program", "decoder_weights", "rotations"]
 
@@ -72,17 +73,19 @@ def decoder_program(spec: ModelSpec, precision: str, ends: Collection[int]) -> P
     return program
 
 
-class _Decoder:
+class _Decoder(ProgramDecoder[Value]):
     """Emits `forward`."""
 
+    op = op
+
     def __init__(self, program: Program, spec: ModelSpec) -> None:
-        self._p, self._spec = program, spec
-        p = program
+        super().__init__(spec, TOKENS)
+        self._p = p = program
         self._ids = p.input("tokens", (1, TOKENS), is_open=True)
         position = p.input("position", (1,), is_open=False)
         self._tables: list[tuple[RopeSpec, int, tuple[int, int]]] = []
         for rope, size in rotations(spec):
-            self._tables.append((rope, size, self._angles(rope, size)))
+            self._tables.append((rope, size, self._whole_angles(rope, size)))
         first = p.tensor("first", (), "LONG")
         self._start, count, self._end = p.number(), p.number(), p.number()
         p.kernel("aten::select_copy", "int_out", position, p.scalar("Int", 0), p.scalar("Int", 0), first, first)
@@ -93,7 +96,7 @@ class _Decoder:
         self._streams = 0
         self._open()
 
-    def _angles(self, rope: RopeSpec, size: int) -> tuple[int, int]:
+    def _whole_angles(self, rope: RopeSpec, size: int) -> tuple[int, int]:
         """Cosines and sines of all positions, [C, 1, head size]; channels that do not rotate have angle 0."""
         made = []
         for half, still in zip(rotary_tables(rope, cache_length(self._spec)), (1.0, 0.0), strict=True):
@@ -134,17 +137,7 @@ class _Decoder:
     def emit(self) -> None:
         """Emits all of it."""
         p, spec = self._p, self._spec
-        read = stream = self._embedded()
-        for index, layer in enumerate(spec.layers):
-            for sublayer in layer.sublayers:
-                read = read if sublayer.beside else stream
-                x = read if sublayer.norm_before is None else self._norm(sublayer.norm_before, index, read)
-                if isinstance(sublayer, Attention):
-                    channels, stream, read = self._attended(index, sublayer, x, stream, read)
-                else:
-                    assert isinstance(sublayer, Mlp)
-                    channels = self._neurons(index, sublayer, x)
-                stream = op.add(self._g, stream, self._written(index, sublayer, channels))
+        stream = self._through_layers(self._embedded())
         (whole,) = self._close(("last", stream))
         last = p.tensor("head", (1, spec.hidden_size))
         p.kernel("aten::select_copy", "int_out", whole, p.scalar("Int", 1), p.scalar("Int", -1), last, last)
@@ -170,42 +163,13 @@ class _Decoder:
         positions = self._slice(p.weight(names.tensor("positions"))[0], spec.hidden_size, offset=spec.position_offset)
         return op.add(self._g, stream, self._g.take(positions, (TOKENS, spec.hidden_size)))
 
-    def _logits(self, last: Value) -> Value:
-        g, spec = self._g, self._spec
-        normed = op.scaled(g, self._norm("norm", None, last), spec.block.logits_multiplier)
-        bias = names.tensor("lm_head_bias") if spec.lm_head_bias else None
-        table = names.tensor("embed_tokens" if spec.tie_word_embeddings else "lm_head")
-        return op.capped(g, g.linear(normed, table, bias), spec.block.logits_softcap)
-
-    def _neurons(self, index: int, sublayer: Mlp, x: Value) -> Value:
-        *gates, up = (self._projected(index, sublayer, name, x) for name in sublayer.readers)
-        channels = op.activated(self._g, sublayer.activation, gates[0] if gates else up)
-        return op.multiply(self._g, channels, up) if gates else channels
-
-    def _written(self, index: int, sublayer: Sublayer, channels: Value) -> Value:
-        """What a sublayer adds to the stream."""
-        product, after = self._projected(index, sublayer, sublayer.output, channels), sublayer.norm_after
-        return op.scaled(self._g, product if after is None else self._norm(after, index, product), sublayer.multiplier)
-
-    def _projected(self, index: int, sublayer: Sublayer, projection: Projection, x: Value) -> Value:
-        bias = names.bias(projection, index) if projection in sublayer.biases else None
-        return self._g.linear(x, names.weight(projection, index), bias)
-
-    def _norm(self, norm: str, index: int | None, x: Value) -> Value:
-        spec = self._spec.norm
-        gain, *bias = (self._g.vector(names.tensor(part, index)) for part in self._spec.norm_parts(norm))
-        return op.norm(self._g, x, spec.epsilon, gain, *bias, centred=spec.is_centred)
-
-    def _attended(
-        self, index: int, attention: Attention, x: Value, stream: Value, read: Value
-    ) -> tuple[Value, Value, Value]:
-        """What the query heads attend to, [1, N, channels], the stream, and what was read from it, in a new graph."""
+    def _attended(self, index: int, attention: Attention, x: Value, *kept: Value) -> tuple[Value, ...]:
+        """See `ProgramDecoder`; what comes after it is in a new graph."""
         p, groups, size = self._p, attention.num_key_value_heads, attention.head_dim
-        heads = [attention.num_attention_heads, groups, groups]
-        new = [(part, self._heads(index, attention, part, x, count)) for part, count in zip(QKV, heads, strict=True)]
+        new = [(part, self._heads(index, attention, part, x)) for part in QKV]
         self._streams += 1
-        kept = [(f"{name}-{self._streams % 2}", value) for name, value in (("stream", stream), ("read", read))]
-        query, key, value, stream_at, read_at = self._close(*new, *kept)
+        slots = (f"{name}-{self._streams % 2}" for name in ("stream", "read"))
+        query, key, value, *kept_at = self._close(*new, *zip(slots, kept, strict=True))
         caches = []
         for part, tensor in (("key", key), ("value", value)):
             caches.append(p.tensor(f"{part}-{index}", (1, cache_length(self._spec), groups, size)))
@@ -217,28 +181,9 @@ class _Decoder:
         p.kernel("llama::custom_sdpa", "out", query, *caches, self._start, *how, out, out)
         self._open()
         attended = op.reshape(self._g, self._g.take(out, shape), (1, TOKENS, attention.channels))
-        return attended, self._g.take(stream_at, stream.shape), self._g.take(read_at, read.shape)
+        return attended, *(self._g.take(tensor, one.shape) for tensor, one in zip(kept_at, kept, strict=True))
 
-    def _heads(self, index: int, attention: Attention, projection: Projection, x: Value, heads: int) -> Value:
-        """Queries, keys or values of the new tokens, [1, N, heads, head size], normalised and rotated."""
-        g, norm, is_value = self._g, projection.replace("proj", "norm"), projection == "v_proj"
-        rope, normed = (None, None) if is_value else (attention.rope, attention.qk_norm)
-        made = self._projected(index, attention, projection, x)
-        if normed == "over_all_heads":
-            made = self._head_norm(norm, index, made)
-        made = op.reshape(g, made, (1, TOKENS, heads, attention.head_dim))
-        if normed == "before_rotation":
-            made = self._head_norm(norm, index, made)
-        made = made if rope is None else self._rotated(made, rope)
-        return self._head_norm(norm, index, made) if normed == "after_rotation" else made
-
-    def _head_norm(self, norm: str, index: int, x: Value) -> Value:
-        return op.norm(self._g, x, self._spec.norm.epsilon, self._g.vector(names.tensor(norm, index)))
-
-    def _rotated(self, x: Value, rope: RopeSpec) -> Value:
-        """x cos + swap(x) sin, where a constant matrix swaps the channels of pairs, one of them with its sign."""
-        g, size = self._g, x.shape[-1]
+    def _angles(self, rope: RopeSpec, size: int) -> tuple[Value, Value]:
         tables = next(tables for one, of_size, tables in self._tables if one == rope and of_size == size)
         cosines, sines = (self._g.take(self._slices[table], (TOKENS, 1, size)) for table in tables)
-        swapped = g.linear(x, g.packed_constant(pair_swap(rope, size).numpy()))
-        return op.add(g, op.multiply(g, x, cosines), op.multiply(g, swapped, sines))
+        return cosines, sines

@@ -85,7 +85,7 @@ class Graph:
             self.inputs[tensor] = self._value(shape)
         return self.inputs[tensor]
 
-    def vector(self, name: str) -> Value:
+    def weight(self, name: str) -> Value:
         """A tensor of the model that is no matrix."""
         return self.take(self._program.weight(name)[0], self._program.weights[name].shape)
 
@@ -97,7 +97,7 @@ class Graph:
         """Gives a value to the program."""
         self.outputs.append(value)
 
-    def packed_constant(self, numbers: NDArray[np.float32]) -> Value:
+    def constant(self, numbers: NDArray[np.float32]) -> Value:
         """float32 numbers for `linear`."""
         data, key = numbers.tobytes(), (numbers.shape, numbers.tobytes())
         if key not in self._known:

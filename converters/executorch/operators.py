@@ -47,8 +47,8 @@ def reshape(g: Graph, x: Value, shape: Shape) -> Value:
 
 def _mean(g: Graph, x: Value, more: float = 0.0) -> Value:
     """Over the last axis, which stays, and `more` added; XNNPACK has no such mean."""
-    share = g.packed_constant(np.full((1, x.shape[-1]), 1 / x.shape[-1], np.float32))
-    return g.linear(x, share, g.packed_constant(np.array([more], np.float32)) if more else None)
+    share = g.constant(np.full((1, x.shape[-1]), 1 / x.shape[-1], np.float32))
+    return g.linear(x, share, g.constant(np.array([more], np.float32)) if more else None)
 
 
 def norm(

@@ -13,9 +13,10 @@ import numpy as np
 
 from converters.litert import operators as op
 from converters.litert.program import Graph, Program, Value, Weight
-from seap_export.families import Attention, Mlp, ModelSpec, QueryScaling, RopeSpec, Sublayer, names
-from seap_export.families.names import QKV, Projection
-from seap_export.layers.sublayers.rotary import attention_factor, inverse_frequencies, pair_swap
+from converters.program_decoder import ProgramDecoder
+from seap_export.families import Attention, ModelSpec, QueryScaling, RopeSpec, names
+from seap_export.families.names import QKV
+from seap_export.layers.sublayers.rotary import attention_factor, inverse_frequencies
 
 __all__ = ["CONTEXT", "HIDDEN", "cache_length", "decoder_program", "decoder_weights"]
 
@@ -47,12 +48,15 @@ def decoder_program(spec: ModelSpec, precision: str) -> Program:
     return program
 
 
-class _Decoder:
+class _Decoder(ProgramDecoder[Value]):
     """Emits one subgraph."""
 
+    op = op
+
     def __init__(self, graph: Graph, spec: ModelSpec, tokens: int) -> None:
-        self._g, self._spec, self._tokens, self._cache_length = graph, spec, tokens, cache_length(spec)
-        g = self._g
+        super().__init__(spec, tokens)
+        self._g, self._cache_length = graph, cache_length(spec)
+        g = graph
         self._ids = g.input("tokens", (1, tokens), "int32")
         self._positions = g.input("input_pos", (tokens,), "int32")
         self._mask = g.input("mask", (1, 1, tokens, self._cache_length))
@@ -68,17 +72,13 @@ class _Decoder:
         self._start = g.node("CONCATENATION", zeros, (4,), "ConcatenationOptions", "int32")
         column = g.node("CAST", [self._positions], (tokens,), "CastOptions")
         self._column = op.reshape(g, column, (tokens, 1))
-        self._rotations: list[tuple[RopeSpec, Value, Value]] = []
+        self._rotations: list[tuple[RopeSpec, tuple[Value, Value]]] = []
         self._masks: dict[int, Value] = {}
 
     def emit(self, *, with_logits: bool) -> None:
         """Emits all nodes; without logits, those that only they need are left out."""
-        g, spec = self._g, self._spec
-        read = stream = self._embedded()
-        for index, layer in enumerate(spec.layers):
-            for sublayer in layer.sublayers:
-                read = read if sublayer.beside else stream
-                stream = op.add(g, stream, self._added(index, sublayer, read))
+        g = self._g
+        stream = self._through_layers(self._embedded())
         for name, cache in self._caches.items():
             g.output(name, cache)
         if with_logits:
@@ -97,44 +97,10 @@ class _Decoder:
             embedded = op.add(g, embedded, op.lookup(g, rows, g.weight(names.tensor("positions"))))
         return op.reshape(g, embedded, (1, self._tokens, spec.hidden_size))
 
-    def _logits(self, stream: Value) -> Value:
-        g, block = self._g, self._spec.block
-        normed = op.scaled(g, self._norm("norm", None, stream), block.logits_multiplier)
-        table = names.tensor("embed_tokens" if self._spec.tie_word_embeddings else "lm_head")
-        bias = g.weight(names.tensor("lm_head_bias")) if self._spec.lm_head_bias else None
-        return op.capped(g, op.linear(g, normed, g.weight(table), bias), block.logits_softcap)
-
-    def _added(self, index: int, sublayer: Sublayer, read: Value) -> Value:
-        """What a sublayer adds to the stream that it reads."""
-        g, before, after = self._g, sublayer.norm_before, sublayer.norm_after
-        x = read if before is None else self._norm(before, index, read)
-        if isinstance(sublayer, Attention):
-            channels = self._attended(index, sublayer, x)
-        else:
-            assert isinstance(sublayer, Mlp)
-            *gates, up = (self._projected(index, sublayer, name, x) for name in sublayer.readers)
-            channels = op.activated(g, sublayer.activation, gates[0] if gates else up)
-            channels = op.multiply(g, channels, up) if gates else channels
-        product = self._projected(index, sublayer, sublayer.output, channels)
-        written = product if after is None else self._norm(after, index, product)
-        return op.scaled(g, written, sublayer.multiplier)
-
-    def _projected(self, index: int, sublayer: Sublayer, projection: Projection, x: Value) -> Value:
-        g = self._g
-        bias = g.weight(names.bias(projection, index)) if projection in sublayer.biases else None
-        return op.linear(g, x, g.weight(names.weight(projection, index)), bias)
-
-    def _norm(self, norm: str, index: int | None, x: Value) -> Value:
-        spec = self._spec.norm
-        gain, *bias = (self._g.weight(names.tensor(part, index)) for part in self._spec.norm_parts(norm))
-        return op.norm(self._g, x, spec.epsilon, gain, *bias, centred=spec.is_centred)
-
-    def _attended(self, index: int, attention: Attention, x: Value) -> Value:
-        """What the query heads attend to, [1, N, channels]."""
+    def _attended(self, index: int, attention: Attention, x: Value, *kept: Value) -> tuple[Value, ...]:
         g, groups, size = self._g, attention.num_key_value_heads, attention.head_dim
         shared, tokens, length = attention.heads_per_group, self._tokens, self._cache_length
-        query = self._heads(index, attention, "q_proj", x, attention.num_attention_heads)
-        key, value = (self._heads(index, attention, part, x, groups) for part in QKV[1:])
+        query, key, value = (op.transpose(g, self._heads(index, attention, part, x), (0, 2, 1, 3)) for part in QKV)
         for part, new in (("k", key), ("v", value)):
             name = f"kv_cache_{part}_{index}"
             self._caches[name] = op.update(g, self._caches[name], new, self._start)
@@ -149,40 +115,16 @@ class _Decoder:
         scores = op.reshape(g, scores, (1, groups, shared * tokens, length))
         attended = op.batch_matmul(g, scores, values, transposed=False)
         attended = op.reshape(g, attended, (1, attention.num_attention_heads, tokens, size))
-        return op.reshape(g, op.transpose(g, attended, (0, 2, 1, 3)), (1, tokens, attention.channels))
+        return op.reshape(g, op.transpose(g, attended, (0, 2, 1, 3)), (1, tokens, attention.channels)), *kept
 
-    def _heads(self, index: int, attention: Attention, projection: Projection, x: Value, heads: int) -> Value:
-        """Queries, keys or values of the new tokens, [1, heads, N, head size], normalised and rotated."""
-        g, norm, is_value = self._g, projection.replace("proj", "norm"), projection == "v_proj"
-        rope, normed = (None, None) if is_value else (attention.rope, attention.qk_norm)
-        split = (1, self._tokens, heads, attention.head_dim)
-        made = self._projected(index, attention, projection, x)
-        if normed == "over_all_heads":
-            made = self._head_norm(norm, index, made)
-        made = op.reshape(g, made, split)
-        if normed == "before_rotation":
-            made = self._head_norm(norm, index, made)
-        made = made if rope is None else self._rotated(made, rope)
-        if normed == "after_rotation":
-            made = self._head_norm(norm, index, made)
-        return op.transpose(g, made, (0, 2, 1, 3))
-
-    def _head_norm(self, norm: str, index: int, x: Value) -> Value:
-        return op.norm(self._g, x, self._spec.norm.epsilon, self._g.weight(names.tensor(norm, index)))
-
-    def _rotated(self, x: Value, rope: RopeSpec) -> Value:
-        """x cos + swap(x) sin, where a constant matrix swaps the channels of pairs, one of them with its sign."""
-        g = self._g
-        known = next((rotation for rotation in self._rotations if rotation[0] == rope), None)
+    def _angles(self, rope: RopeSpec, size: int) -> tuple[Value, Value]:
+        known = next((tables for one, tables in self._rotations if one == rope), None)
         if known is None:
-            known = rope, *self._tables(rope, x.shape[-1])
-            self._rotations.append(known)
-        _, cosines, sines = known
-        swapped = op.linear(g, x, g.constant(pair_swap(rope, x.shape[-1]).numpy()))
-        return op.add(g, op.multiply(g, x, cosines), op.multiply(g, swapped, sines))
+            known = self._tables(rope, size)
+            self._rotations.append((rope, known))
+        return known
 
     def _tables(self, rope: RopeSpec, size: int) -> tuple[Value, Value]:
-        """Cosines and sines of the new tokens' angles, [N, 1, head size]; channels that do not rotate have angle 0."""
         g, half, factor = self._g, inverse_frequencies(rope).numpy(), attention_factor(rope)
         still = np.zeros(size - rope.dim, np.float32)
         frequencies = np.concatenate([np.repeat(half, 2) if rope.interleaved else np.tile(half, 2), still])

@@ -7,7 +7,7 @@ import numpy as np
 from converters.litert.program import Graph, Shape, Value
 
 __all__ = [
-    "activated", "add", "batch_matmul", "bounded", "capped", "constant", "elementwise", "linear",
+    "activated", "add", "batch_matmul", "bounded", "capped", "constant", "elementwise",
     "lookup", "multiply", "norm", "reshape", "scaled", "softmax", "subtract", "transpose", "update",
 ]  # fmt: skip
 
@@ -71,15 +71,6 @@ def transpose(g: Graph, x: Value, axes: Shape) -> Value:
     if moved == sorted(moved):
         return reshape(g, x, shape)
     return g.node("TRANSPOSE", [x, g.constant(np.array(axes, np.int32))], shape, "TransposeOptions", x.dtype)
-
-
-def linear(g: Graph, x: Value, weight: Value, bias: Value | None = None) -> Value:
-    """`x @ weight.T + bias`; the kernel rounds `x` to 8 bits, a scale for each row, if the weights are int8."""
-    shape = (*x.shape[:-1], weight.shape[0])
-    return g.node(
-        "FULLY_CONNECTED", [x, weight, bias], shape, "FullyConnectedOptions",
-        keepNumDims=True, asymmetricQuantizeInputs=weight.dtype == "int8",
-    )  # fmt: skip
 
 
 def batch_matmul(g: Graph, a: Value, b: Value, *, transposed: bool) -> Value:

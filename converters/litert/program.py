@@ -130,6 +130,15 @@ class Graph:
         self.nodes.append(node)
         return made
 
+    def linear(self, x: Value, weight: str | Value, bias: str | None = None) -> Value:
+        """`x @ weight.T + bias`; the kernel rounds `x` to 8 bits, a scale for each row, if the weights are int8."""
+        added = None if bias is None else self.weight(bias)
+        matrix = self.weight(weight) if isinstance(weight, str) else weight
+        return self.node(
+            "FULLY_CONNECTED", [x, matrix, added], (*x.shape[:-1], matrix.shape[0]), "FullyConnectedOptions",
+            keepNumDims=True, asymmetricQuantizeInputs=matrix.dtype == "int8",
+        )  # fmt: skip
+
     def leave_out_unused(self) -> None:
         """Leaves out the nodes that no output needs."""
         needed, kept = {value.index for value in self.outputs.values()}, []
