@@ -15,8 +15,6 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-__all__ = ["REMEDY", "built"]
-
 SOURCES = Path(__file__).parent / "libraries"
 CACHE = Path(__file__).parents[2] / ".cache"
 #: Libraries that ONNX Runtime's CUDA provider loads, by their names at run time, and what each is built from.

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Copy", "Counts", "mark", "read", "readable"]
-
 HOST = -1
 
 

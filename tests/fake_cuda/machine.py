@@ -13,8 +13,6 @@ from pathlib import Path
 from .build import built
 from .log import Counts, read
 
-__all__ = ["Machine", "Ran"]
-
 TESTS = Path(__file__).parents[1]
 
 

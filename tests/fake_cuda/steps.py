@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 from fake_cuda.log import mark
 from fake_cuda.machine import Machine, Ran
 
-__all__ = ["BETWEEN", "Job", "run"]
-
 #: The section of what lies between calls, such as the caches' zeros.
 BETWEEN = "between"
 PROMPT = 5

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from support.exports import HELD_OUT_OPTION
 
-__all__ = ["ALL", "COMMON", "EXPORT"]
-
 COMMON = (
     "export", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--out", "out", *HELD_OUT_OPTION,
     "--set", "prompts=1",

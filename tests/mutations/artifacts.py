@@ -16,8 +16,6 @@ from support.variations import VARIATIONS
 
 from seap_export.cli import main
 
-__all__ = ["BASES", "CHAT_TEMPLATE", "SCALED", "Base", "make"]
-
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 _FEW = ("--no-quality", "--no-speed", "--set", "samples=24", "--set", "held_out=6", "--set", "prompts=1")
 _EXACT = ("--precision", "fp32", "--logits", "all")

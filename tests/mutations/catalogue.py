@@ -19,8 +19,6 @@ from mutations.graphs import (
     wiring,
 )
 
-__all__ = ["FAULTS", "MISSED", "NUMERIC"]
-
 FAULTS: tuple[Fault, ...] = (
     *projections.FAULTS,
     *attention.FAULTS,

@@ -14,8 +14,6 @@ from seap_export.families import ModelSpec, model_spec
 from seap_export.hashing import sha256_file
 from seap_export.pipeline.folder.manifest import card_key
 
-__all__ = ["Artifact", "flip_byte", "re_record"]
-
 
 @dataclass(frozen=True)
 class Artifact:

@@ -10,8 +10,6 @@ from typing import Any, Literal
 from mutations.editing import Artifact, re_record
 from mutations.graphs.graph import Edit, edited
 
-__all__ = ["ANY", "Change", "Fault", "Layer", "damage", "numeric", "quiet", "recorded"]
-
 Change = Callable[[Artifact], Any]
 
 

@@ -13,8 +13,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-__all__ = ["edit_json", "edit_tensor", "edit_weights", "set_json"]
-
 
 def edit_json(path: Path, change: Callable[[Any], object]) -> None:
     """Rewrites a JSON file after `change` has had its object."""

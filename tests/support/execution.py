@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from validation.execution import Execution
 
-__all__ = ["ONE_THREAD", "RUN_BY", "empty_state"]
-
 ONE_THREAD = Execution(threads=1)
 #: The runtimes of a variant's two folders.
 RUN_BY = {"hf": "torch", "onnx": "onnxruntime"}

@@ -20,15 +20,6 @@ from fake_cuda import build
 
 from seap_export.extras import install_remedy
 
-__all__ = [
-    "NAMESPACE",
-    "find",
-    "pytest_addoption",
-    "pytest_collection_modifyitems",
-    "pytest_configure",
-    "pytest_runtest_setup",
-]
-
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 #: Runs a command that may mount file systems which nothing else sees.
 NAMESPACE = ("unshare", "--user", "--map-root-user", "--mount")

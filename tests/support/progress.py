@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from support.product import Silent
 
-__all__ = ["Listening"]
-
 
 class Listening(Silent):
     """Keeps the warnings."""

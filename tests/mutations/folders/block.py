@@ -10,8 +10,6 @@ from mutations.fault import ANY, Change, Fault, Layer, quiet
 from mutations.folders.model import config, tensors
 from support.editing import edit_json
 
-__all__ = ["FAULTS", "offset_twice"]
-
 Tensors = dict[str, torch.Tensor]
 _EITHER = (3, 7)
 _LAYER = "model.layers.1."

@@ -11,8 +11,6 @@ from mutations.folders.block import offset_twice
 from mutations.folders.model import config, tensors
 from support.product import convert_folder
 
-__all__ = ["FAULTS"]
-
 Tensors = dict[str, torch.Tensor]
 
 

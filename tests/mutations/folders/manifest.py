@@ -10,8 +10,6 @@ from mutations.editing import Artifact, flip_byte
 from mutations.fault import Change, Fault, damage, quiet
 from support.editing import edit_json
 
-__all__ = ["FAULTS"]
-
 
 def _manifest(change: Callable[[dict[str, Any]], Any]) -> Change:
     return lambda artifact: edit_json(artifact.manifest, change)

@@ -10,8 +10,6 @@ from mutations.editing import Artifact, flip_byte
 from mutations.fault import Change, Fault, damage, quiet
 from support.editing import edit_json, edit_weights
 
-__all__ = ["FAULTS", "config", "tensors"]
-
 _WEIGHTS = "model.safetensors"
 _LAYER = "model.layers.1."
 

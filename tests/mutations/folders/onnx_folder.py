@@ -13,8 +13,6 @@ from mutations.editing import Artifact, flip_byte
 from mutations.fault import Change, Fault, damage, quiet
 from support.editing import edit_json
 
-__all__ = ["FAULTS"]
-
 _MODEL, _DATA, _GENAI = "model.onnx", "model.onnx.data", "genai_config.json"
 _FORM = "seap_export.form"
 

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from support.editing import edit_json
 
-__all__ = ["FAULTS"]
-
 _ROUTER = ("--check", "integrity", "--check", "router")
 
 

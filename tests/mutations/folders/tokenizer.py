@@ -10,8 +10,6 @@ from mutations.editing import Artifact
 from mutations.fault import Change, Fault, damage, quiet
 from support.editing import edit_json
 
-__all__ = ["FAULTS"]
-
 _TOKENIZER, _CONFIG = "tokenizer.json", "tokenizer_config.json"
 _Edit = Callable[[dict[str, Any]], Any]
 

@@ -14,8 +14,6 @@ from support.product import Projection, rotary_tables
 
 from seap_export.families import Attention
 
-__all__ = ["FAULTS"]
-
 _FAR = np.iinfo(np.int64).max
 
 

@@ -8,13 +8,6 @@ from typing import Any
 import numpy as np
 from mutations.graphs.graph import Edit, Graph
 
-from converters.onnx.graph.graph import MS_DOMAIN
-
-__all__ = [
-    "ATTENTION", "MS_DOMAIN", "all_of", "attributes", "becomes", "constant", "left_out", "reads", "replaced", "scaled",
-    "swapped_inputs",
-]  # fmt: skip
-
 #: The name of a layer's attention.
 ATTENTION = "layers.{}.self_attn.attention"
 

@@ -9,8 +9,6 @@ from mutations.fault import Fault, numeric
 from mutations.graphs.graph import Edit, Graph
 from mutations.graphs.weights import Array
 
-__all__ = ["FAULTS"]
-
 _LAYER = "model.layers.1."
 
 

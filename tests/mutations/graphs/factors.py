@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 from mutations.fault import Fault, numeric
-from mutations.graphs.edits import ATTENTION, MS_DOMAIN, all_of, attributes, becomes, constant, left_out, scaled
+from mutations.graphs.edits import ATTENTION, all_of, attributes, becomes, constant, left_out, scaled
 from mutations.graphs.graph import Graph
 
-__all__ = ["FAULTS"]
+from converters.onnx.graph.graph import MS_DOMAIN
 
 _ROOT = 96**0.5
 _CAPPED = "lm_head.capped"

@@ -14,8 +14,6 @@ from onnx import helper, numpy_helper
 
 from converters.onnx.weights.weights import INLINE_BYTES
 
-__all__ = ["Edit", "Graph", "edited"]
-
 _DATA = "model.onnx.data"
 #: Smaller tensors stand in the graph itself, as the converter has it; onnx counts the bytes of the Python object.
 _EXTERNAL_BYTES = sys.getsizeof(bytes(INLINE_BYTES)) + 1

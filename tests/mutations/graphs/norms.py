@@ -9,8 +9,6 @@ from mutations.fault import Fault, numeric
 from mutations.graphs.edits import ATTENTION, all_of, left_out, reads, replaced, scaled, swapped_inputs
 from mutations.graphs.graph import Edit, Graph
 
-__all__ = ["FAULTS"]
-
 _ATTENTION, _MLP = "post_self_attn_layernorm", "post_mlp_layernorm"
 
 

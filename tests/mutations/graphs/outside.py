@@ -10,8 +10,6 @@ from mutations.fault import Fault, numeric, quiet
 from mutations.graphs.graph import Edit, Graph, edited
 from support.editing import edit_weights
 
-__all__ = ["FAULTS"]
-
 #: "the", which the texts hold, and an id without a word.
 _COMMON, _RARE = 4, 93
 _EMBEDDING, _HEAD = "model.embed_tokens.weight", "lm_head.weight.transposed"

@@ -12,8 +12,6 @@ from support.variations import micro_config
 
 from seap_export.families import model_spec
 
-__all__ = ["FAULTS"]
-
 
 def _flip_largest(weight: Array) -> None:
     """The other sign for the largest weight."""

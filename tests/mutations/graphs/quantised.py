@@ -12,8 +12,6 @@ from mutations.graphs.weights import Array, columns_of, layer_name
 
 from seap_export.families.family import Projection
 
-__all__ = ["FAULTS"]
-
 
 def _part(layer: int, projection: Projection, part: str, change: Callable[[Array], Any]) -> Edit:
     """Alters what belongs to one projection [out, ...] of `packed`, `scales` or `zero_points`."""

@@ -15,8 +15,6 @@ from support.product import attention_factor, rotary_tables
 
 from seap_export.families import Attention, RopeSpec
 
-__all__ = ["FAULTS"]
-
 _TABLES = ("cos_cache", "sin_cache")
 
 

@@ -12,8 +12,6 @@ from mutations.graphs.graph import Edit, Graph, edited
 
 from converters.onnx.weights.scaling import SCALING_NOTE
 
-__all__ = ["FAULTS"]
-
 _O_PROJ, _UP, _DOWN = (
     f"model.layers.1.{name}.weight.transposed" for name in ("self_attn.o_proj", "mlp.up_proj", "mlp.down_proj")
 )

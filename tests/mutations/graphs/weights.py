@@ -12,8 +12,6 @@ from support.product import Projection
 
 from seap_export.families.names import QKV
 
-__all__ = ["change_bias", "change_weight", "columns_of", "heads_of", "layer_name", "with_bias", "with_weight"]
-
 Array = NDArray[Any]
 
 

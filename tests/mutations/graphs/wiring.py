@@ -10,8 +10,6 @@ from mutations.fault import ANY, Fault, numeric
 from mutations.graphs.edits import attributes, replaced, scaled, swapped_inputs
 from mutations.graphs.graph import Edit, Graph
 
-__all__ = ["FAULTS"]
-
 
 def _swap_outputs(one: str, other: str) -> Edit:
     return lambda graph: graph.rename_outputs({one: other, other: one})

@@ -29,8 +29,6 @@ from validation.runtimes.runner import Gives, Layers, Opening, Runner, Runtime
 from validation.runtimes.table import RUNTIMES
 from validation.runtimes.timing import Pace
 
-__all__ = ["FakeFormat", "FakeRunner", "Quiet", "install_fake_format"]
-
 FAKE_FILE = "model.fake"
 _DTYPES = {"f32": torch.float32, "f16": torch.float16}
 

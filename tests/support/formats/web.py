@@ -7,8 +7,6 @@ from pathlib import Path
 from converters.web.precisions import file_name
 from support.formats.written import WrittenModel
 
-__all__ = ["WebModel"]
-
 
 class WebModel(WrittenModel):
     """A model folder, and what the format has made of it."""

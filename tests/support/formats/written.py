@@ -20,8 +20,6 @@ from seap_export.families import ModelSpec
 from seap_export.sources.config import read_spec
 from support.plans import write_pruned_micro_model
 
-__all__ = ["WrittenModel", "assert_read_back", "damages_by_byte", "fixtures_of", "greedy_answer"]
-
 
 @dataclass(frozen=True)
 class WrittenModel:

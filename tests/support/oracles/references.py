@@ -13,8 +13,6 @@ from seap_export.hashing import sha256_file
 from validation.parity import run as parity
 from validation.parity.references import Reference
 
-__all__ = ["reuse_references"]
-
 #: Logits and caches of a micro model take about a megabyte.
 KEPT = 64
 _known: dict[Any, Any] = {}

@@ -15,8 +15,6 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard, constants
 
-__all__ = ["Hub", "Repository", "standing_hub"]
-
 TOKEN, OWNER = "hf_secret", "me"
 #: What the hub keeps as large files.
 _LARGE = (".safetensors", ".onnx", ".data", ".gguf")
