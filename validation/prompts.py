@@ -20,6 +20,7 @@ __all__ = [
     "KEPT_TOKENS",
     "RANDOM_TOKENS",
     "Case",
+    "load_tokenizer",
     "parity_cases",
     "prompt_digests",
     "tokenize_prompts",
@@ -91,7 +92,7 @@ def tokenize_prompts(
     """
     if not prompts:
         raise InputError("parity needs at least one prompt; use a larger corpus")
-    tokenizer = _load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder)
     with quiet_transformers():  # prompts longer than the tokenizer's own limit are cut here
         sequences = tuple(tuple(tokenizer(prompt).input_ids[:max_tokens]) for prompt in prompts)
     for index, sequence in enumerate(sequences):
@@ -105,7 +106,8 @@ def tokenize_prompts(
     return sequences
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> Any:
+    """Loads the tokenizer of a model folder as transformers has it; raises `ArtifactError`."""
     from transformers import AutoTokenizer
 
     try:

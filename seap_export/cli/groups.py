@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import click
@@ -132,41 +132,17 @@ class GroupedCommand(click.Command):
 
 def titled(title: str, *options: Decorator) -> Decorator:
     """The options under a title."""
-
-    def decorate(command: Decorator) -> Decorator:
-        command, new = _added(command, options)
-        for added in new:
-            added.title = title
-        return command
-
-    return decorate
+    return _with(options, title=title)
 
 
 def rare(*options: Decorator) -> tuple[Decorator, ...]:
     """The options as rare ones: they work as others do, but only --help-all shows them."""
-
-    def marked(option: Decorator) -> Decorator:
-        def decorate(command: Decorator) -> Decorator:
-            command, new = _added(command, (option,))
-            for added in new:
-                added.is_rare = True
-            return command
-
-        return decorate
-
-    return tuple(map(marked, options))
+    return tuple(_with((option,), is_rare=True) for option in options)
 
 
 def settings(*options: Decorator) -> Decorator:
     """The options as settings, which are neither on the command line nor in the help."""
-
-    def decorate(command: Decorator) -> Decorator:
-        command, new = _added(command, options)
-        for added in new:
-            added.is_setting = added.hidden = True
-        return command
-
-    return decorate
+    return _with(options, is_setting=True, hidden=True)
 
 
 def setting_key(param: click.Parameter) -> str:
@@ -181,10 +157,15 @@ def _setting_record(param: Option, ctx: click.Context) -> tuple[str, str]:
     return setting_key(param), (shown.get_help_record(ctx) or ("", ""))[1]
 
 
-def _added(command: Decorator, options: tuple[Decorator, ...]) -> tuple[Decorator, list[Option]]:
-    """The command with the options added, and these options; click keeps parameters at the function until the command
-    is made."""
-    before = len(getattr(command, "__click_params__", []))
-    for decorator in reversed(options):
-        command = decorator(command)
-    return command, command.__click_params__[before:]  # type: ignore[attr-defined]
+def _with(options: Sequence[Decorator], **attributes: Any) -> Decorator:
+    """Adds the options with these attributes; click keeps parameters at the function until the command is made."""
+
+    def decorate(command: Decorator) -> Decorator:
+        before = len(getattr(command, "__click_params__", []))
+        for decorator in reversed(options):
+            command = decorator(command)
+        for added in command.__click_params__[before:]:  # type: ignore[attr-defined]
+            vars(added).update(attributes)
+        return command
+
+    return decorate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 __all__ = [
     "NOTHING", "count", "figure", "megabytes", "milliseconds", "percent", "percent_with_error", "ratio", "share",
@@ -45,22 +46,12 @@ def share(part: float | None, whole: float | None) -> str:
 
 def megabytes(number: int | None) -> str:
     """A size in bytes as kB, MB or GB (powers of 1000)."""
-    if number is None:
-        return NOTHING
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if number >= size:
-            return f"{_three(number / size)} {unit}"
-    return f"{number} B"
+    return NOTHING if number is None else _with_unit(number, ("GB", "MB", "kB", "B"))
 
 
 def count(number: int | None) -> str:
     """A number of parameters, in thousands (k), millions (M) or billions (B)."""
-    if number is None:
-        return NOTHING
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if number >= size:
-            return f"{_three(number / size)} {unit}"
-    return str(number)
+    return NOTHING if number is None else _with_unit(number, ("B", "M", "k", ""))
 
 
 def times(value: float) -> str:
@@ -93,6 +84,14 @@ def with_error(value: float, error: float | None) -> str:
 def milliseconds(value: float | None) -> str:
     """A time in ms."""
     return NOTHING if value is None else f"{figure(value)} ms"
+
+
+def _with_unit(number: int, units: Sequence[str]) -> str:
+    """In the first of the units, for 1e9, 1e6, 1e3 and 1, that is not larger than the number."""
+    for unit, size in zip(units, (1e9, 1e6, 1e3), strict=False):
+        if number >= size:
+            return f"{_three(number / size)} {unit}"
+    return f"{number} {units[-1]}".rstrip()
 
 
 def _three(value: float) -> str:

@@ -11,6 +11,7 @@ from seap_export.errors import ArtifactError, InputError
 from seap_export.json_file import read_json
 from seap_export.sources.config import read_spec
 from validation.execution import Execution
+from validation.prompts import load_tokenizer
 from validation.runtimes.pytorch.torch_runner import open_torch_runner
 from validation.runtimes.runner import Bounded
 from validation.runtimes.table import REFERENCE, open_runtime
@@ -58,14 +59,7 @@ def open_model(
 
 
 def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (ImportError, MemoryError):
-        raise
-    except Exception as error:  # damaged files raise nearly anything, including a bare Exception of `tokenizers`
-        raise ArtifactError(f"{folder}: its tokenizer cannot be loaded: {' '.join(str(error).split())}") from error
+    tokenizer = load_tokenizer(folder)
     if tokenizer.bos_token_id is None and tokenizer.eos_token_id is None:
         raise ArtifactError(
             f"{folder}: its tokenizer has neither a BOS nor an EOS token, and tasks need one; add one to the tokenizer"

@@ -184,10 +184,7 @@ def _zero_shot_table(report: EvaluationReport) -> str:
             f"{figures.chance:.1%}",
             *_beside_dense(report, model, task),
         ]
-        for task in report.tasks
-        for model, by_task in report.zero_shot.items()
-        for figures in [by_task.get(task)]
-        if figures is not None
+        for task, model, figures in _answered(report, report.zero_shot)
     ]
     header = ["zero-shot", "questions", "acc", "+-", "acc_norm", "+-", "chance", *_BESIDE_DENSE]
     return table(header, rows)
@@ -206,13 +203,16 @@ def _generation_table(report: EvaluationReport) -> str:
             f"{figures.mean_tokens:.0f}",
             _share(figures.never_stopped),
         ]
-        for task in report.tasks
-        for model, by_task in report.generation.items()
-        for figures in [by_task.get(task)]
-        if figures is not None
+        for task, model, figures in _answered(report, report.generation)
     ]
     header = ["generated", "questions", "exact match", "+-", *_BESIDE_DENSE, "tokens", "never stopped"]
     return table(header, rows)
+
+
+def _answered(report: EvaluationReport, models: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str, str, Any]]:
+    """The figures of each task and model that answered its questions."""
+    for task in report.tasks:
+        yield from ((task, model, by_task[task]) for model, by_task in models.items() if task in by_task)
 
 
 def _beside_dense(report: EvaluationReport, model: str, task: str) -> list[str]:
