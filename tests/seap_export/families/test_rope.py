@@ -56,35 +56,6 @@ def test_yarn_starts_from_the_model_s_length_where_it_names_no_other() -> None:
     assert rope.parameters["original_max_position_embeddings"] == 128
 
 
-def test_a_rope_type_that_is_not_supported_is_refused_by_name() -> None:
-    with pytest.raises(InputError, match=r"'mrope' is not supported.*default, linear, llama3, yarn, longrope"):
-        model_spec(micro_config(model_type="llama", rope_scaling={"rope_type": "mrope", "factor": 2.0}))
-
-
-@pytest.mark.parametrize("rope_type", ["linear", "llama3", "yarn"])
-def test_a_rope_type_without_its_factor_is_refused(rope_type: str) -> None:
-    with pytest.raises(InputError, match="factor"):
-        model_spec(micro_config(model_type="llama", rope_scaling={"rope_type": rope_type}))
-
-
-def test_a_negative_theta_is_refused() -> None:
-    with pytest.raises(InputError, match="rope_theta"):
-        model_spec(micro_config(model_type="llama", rope_theta=-1.0))
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {"partial_rotary_factor": 0.5},
-        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
-    ],
-    ids=["transformers 4", "transformers 5"],
-)
-def test_partial_rotation_is_refused(values: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match=r"partial_rotary_factor 0\.5"):
-        model_spec(micro_config(model_type="llama", **values))
-
-
 def test_full_rotation_may_be_spelled_out() -> None:
     assert model_spec(micro_config(model_type="llama", partial_rotary_factor=1.0)).head_dim == 16
 
@@ -178,20 +149,31 @@ def test_queries_are_scaled_by_position_where_the_family_knows_it() -> None:
         )
 
 
-def test_a_rope_parameter_that_is_not_known_is_refused_by_name() -> None:
-    with pytest.raises(InputError, match="'mrope_section'"):
-        rope_of(model_type="llama", rope_scaling={"rope_type": "linear", "factor": 2.0, "mrope_section": [1]})
+LONGROPE_OF_PHIMOE = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "long_mscale": 1.2}
 
 
-@pytest.mark.parametrize("values", [[1], "linear", 5])
-@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
-def test_rope_parameters_that_are_no_object_are_refused(key: str, values: object) -> None:
-    with pytest.raises(InputError, match=key):
-        rope_of(model_type="llama", **{key: values})
-
-
-def test_longrope_with_factors_of_its_own_is_refused() -> None:
-    """That of Phi-3.5 MoE."""
-    longrope = {"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [2.0] * 8, "long_mscale": 1.2}
-    with pytest.raises(InputError, match="'long_mscale' is not known"):
-        model_spec(micro_config(model_type="phimoe", rope_scaling={**longrope, "short_mscale": 1.1}))
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (
+            {"rope_scaling": {"rope_type": "mrope", "factor": 2.0}},
+            r"'mrope' is not supported.*default, linear, llama3, yarn, longrope",
+        ),
+        *(({"rope_scaling": {"rope_type": kind}}, "factor") for kind in ("linear", "llama3", "yarn")),
+        ({"rope_theta": -1.0}, "rope_theta"),
+        ({"partial_rotary_factor": 0.5}, r"partial_rotary_factor 0\.5"),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+            r"partial_rotary_factor 0\.5",
+        ),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0, "mrope_section": [1]}}, "'mrope_section'"),
+        *(({key: value}, key) for value in ([1], "linear", 5) for key in ("rope_scaling", "rope_parameters")),
+        (
+            {"model_type": "phimoe", "rope_scaling": {**LONGROPE_OF_PHIMOE, "short_mscale": 1.1}},
+            "'long_mscale' is not known",
+        ),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        ropes_of(**{"model_type": "llama", **values})

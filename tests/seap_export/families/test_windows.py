@@ -68,30 +68,20 @@ def test_layer_types_take_precedence_over_a_pattern() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kinds", "says"),
+    ("model_type", "values", "says"),
     [
-        (["sliding_attention"], "every layer"),
-        ("sliding_attention", "every layer"),
-        (["sliding_attention", "chunked_attention", "full_attention"], "chunked_attention"),
+        ("gemma3_text", {"layer_types": ["sliding_attention"]}, "every layer"),
+        ("gemma3_text", {"layer_types": "sliding_attention"}, "every layer"),
+        (
+            "gemma3_text",
+            {"layer_types": ["sliding_attention", "chunked_attention", "full_attention"]},
+            "chunked_attention",
+        ),
+        ("smollm3", {"use_sliding_window": True, "sliding_window": 5, "layer_types": None}, "layer_types"),
+        *(("mistral", {"sliding_window": window}, "sliding_window") for window in (-1, 2**40)),
+        *(("gemma3_text", {"sliding_window_pattern": one}, "sliding_window_pattern") for one in (-1, 1.5)),
     ],
 )
-def test_layer_types_that_leave_open_what_a_layer_is_are_refused(kinds: object, says: str) -> None:
+def test_what_says_no_window_is_refused(model_type: str, values: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
-        windows_of(model_type="gemma3_text", layer_types=kinds)
-
-
-def test_a_window_in_layers_that_the_config_does_not_name_is_refused() -> None:
-    with pytest.raises(InputError, match="layer_types"):
-        windows_of(model_type="smollm3", use_sliding_window=True, sliding_window=5, layer_types=None)
-
-
-@pytest.mark.parametrize("window", [-1, 2**40])
-def test_an_impossible_window_is_refused(window: int) -> None:
-    with pytest.raises(InputError, match="sliding_window"):
-        windows_of(model_type="mistral", sliding_window=window)
-
-
-@pytest.mark.parametrize("pattern", [-1, 1.5])
-def test_a_pattern_that_is_no_positive_whole_number_is_refused(pattern: object) -> None:
-    with pytest.raises(InputError, match="sliding_window_pattern"):
-        windows_of(model_type="gemma3_text", sliding_window_pattern=pattern)
+        windows_of(model_type=model_type, **values)

@@ -50,15 +50,28 @@ def test_generation_config_is_read_where_there_is_one(folder: Path) -> None:
     assert open_source(str(folder)).generation_config is None
 
 
-def test_config_and_weights_of_another_depth_disagree(folder: Path) -> None:
-    change_config(folder, num_hidden_layers=4)
-    with pytest.raises(InputError, match=r"disagree: tensor 'model\.layers\.3\..*' is missing"):
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_hidden_layers": 4}, r"disagree: tensor 'model\.layers\.3\..*' is missing"),
+        ({"intermediate_size": 64}, r"disagree: '.*mlp.*' is \[80, 96\],.* \[64, 96\]"),
+        ({"per_layer_config": {"0": {"intermediate_size": 80}}}, "already pruned"),
+        ({"model_type": "xglm"}, "'xglm' is not supported"),
+    ],
+    ids=["another depth", "another shape", "pruned", "an unknown family"],
+)
+def test_a_config_that_does_not_fit_is_refused(folder: Path, values: dict[str, Any], message: str) -> None:
+    change_config(folder, **values)
+    with pytest.raises(InputError, match=message):
         open_source(str(folder))
 
 
-def test_config_and_weights_of_another_shape_disagree(folder: Path) -> None:
-    change_config(folder, intermediate_size=64)
-    with pytest.raises(InputError, match=r"disagree: '.*mlp.*' is \[80, 96\],.* \[64, 96\]"):
+@pytest.mark.parametrize(
+    ("file", "message"), [("tokenizer.json", r"no tokenizer\.json"), ("config.json", r"no config\.json")]
+)
+def test_a_folder_without_a_file_is_refused(folder: Path, file: str, message: str) -> None:
+    (folder / file).unlink()
+    with pytest.raises(InputError, match=message):
         open_source(str(folder))
 
 
@@ -66,6 +79,11 @@ def test_weights_that_the_family_has_not_disagree(folder: Path) -> None:
     edit_weights(folder, lambda tensors: tensors.update({"model.layers.0.self_attn.q_norm.weight": torch.ones(16)}))
     with pytest.raises(InputError, match=r"q_norm\.weight' is not part of the family"):
         open_source(str(folder))
+
+
+def test_a_file_that_is_no_model_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match="not a model"):
+        open_source(str(folder / "model.safetensors"))
 
 
 _ROUTER = "model.layers.1.block_sparse_moe.gate.weight"
@@ -143,34 +161,6 @@ def test_an_embedding_that_is_not_finite_is_refused_by_tensor(folder: Path) -> N
     edit_weights(folder, lambda tensors: tensors["model.embed_tokens.weight"][0].fill_(float("nan")))
     with pytest.raises(InputError, match=r"embed_tokens\.weight"):
         open_source(str(folder)).read_outer("embed_tokens")
-
-
-def test_a_folder_without_a_fast_tokenizer_is_refused(folder: Path) -> None:
-    (folder / "tokenizer.json").unlink()
-    with pytest.raises(InputError, match=r"no tokenizer\.json"):
-        open_source(str(folder))
-
-
-def test_a_pruned_folder_is_refused(folder: Path) -> None:
-    change_config(folder, per_layer_config={"0": {"intermediate_size": 80}})
-    with pytest.raises(InputError, match="already pruned"):
-        open_source(str(folder))
-
-
-def test_a_folder_of_an_unknown_family_is_refused(folder: Path) -> None:
-    change_config(folder, model_type="xglm")
-    with pytest.raises(InputError, match="'xglm' is not supported"):
-        open_source(str(folder))
-
-
-def test_a_folder_without_a_config_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"no config\.json"):
-        open_source(str(tmp_path))
-
-
-def test_a_file_that_is_no_model_is_refused(folder: Path) -> None:
-    with pytest.raises(InputError, match="not a model"):
-        open_source(str(folder / "model.safetensors"))
 
 
 @pytest.fixture

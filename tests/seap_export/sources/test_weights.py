@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,14 @@ def test_an_index_beside_the_whole_is_a_leftover(tmp_path: Path) -> None:
     assert reader.shapes() == {"a": (2,)}
 
 
+@pytest.mark.parametrize("missing", ["model.safetensors", "model-00002-of-00002.safetensors"])
+def test_missing_weights_are_refused_by_name(tmp_path: Path, missing: str) -> None:
+    write = write_one if missing == "model.safetensors" else write_shards
+    (write(tmp_path, some_tensors()) / missing).unlink()
+    with pytest.raises(InputError, match=rf"{re.escape(missing)}: weights are missing"):
+        SafetensorsReader(tmp_path)
+
+
 def test_a_pointer_of_git_lfs_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n", "utf-8")
     with pytest.raises(InputError, match=r"model\.safetensors: .*git lfs pull"):
@@ -127,17 +136,6 @@ def test_an_adapter_is_refused(tmp_path: Path) -> None:
         SafetensorsReader(tmp_path)
     with pytest.raises(InputError, match="merge it into its base model"):
         open_source(str(tmp_path))
-
-
-def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"model\.safetensors: weights are missing"):
-        SafetensorsReader(tmp_path)
-
-
-def test_a_missing_shard_is_refused_by_name(tmp_path: Path) -> None:
-    (write_shards(tmp_path, some_tensors()) / "model-00002-of-00002.safetensors").unlink()
-    with pytest.raises(InputError, match=r"model-00002-of-00002\.safetensors: weights are missing"):
-        SafetensorsReader(tmp_path)
 
 
 @pytest.mark.parametrize("where", ["../model.safetensors", "/etc/model.safetensors", "inner/model.safetensors"])
