@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,11 @@ class Outcome:
         missing = [keyword for keyword in keywords if keyword.lower() not in self.err.lower()]
         assert missing == [], self.err
         return self.err.removeprefix("Error: ").removesuffix("\n")
+
+    def refused_in_json(self, code: int, *keywords: str) -> None:
+        """Likewise with --json: the message is on stdout, too."""
+        message = self.refused(code, *keywords)
+        assert json.loads(self.out) == {"error": {"message": message, "exit_code": code}}
 
 
 #: `run("export", ...)`.

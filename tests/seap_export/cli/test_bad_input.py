@@ -38,8 +38,7 @@ def refuse(run: Run, work: Path, *arguments: object, code: int, says: str, resum
         given += [] if name in given else [name, value]
     outcome = run("export", *model, *given, "--quiet", "--json")
 
-    message = outcome.refused(code, *says.split())
-    assert json.loads(outcome.out) == {"error": {"message": message, "exit_code": code}}
+    outcome.refused_in_json(code, *says.split())
     kept = set((work / "out").glob(".seap-export-*")) if resumable else set()
     after = files(work)
     for path in (*kept, *(below for folder in kept for below in folder.rglob("*")), *([work / "out"] if kept else ())):

@@ -101,12 +101,7 @@ def test_a_full_context_is_told(run: Run, done: Path) -> None:
     ],
 )
 def test_bad_input(run: Run, done: Path, arguments: list[Any], code: int, word: str) -> None:
-    outcome = run("generate", *arguments, "--json")
-    assert outcome.code == code
-    assert word in outcome.err
-    assert outcome.err.count("\n") == 1
-    message = outcome.err.removeprefix("Error: ").removesuffix("\n")
-    assert json.loads(outcome.out) == {"error": {"message": message, "exit_code": code}}
+    run("generate", *arguments, "--json").refused_in_json(code, word)
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])

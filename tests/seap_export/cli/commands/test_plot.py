@@ -197,11 +197,7 @@ def test_bad_input(
     if prepare is not None:
         prepare(work)
     before = tree(work)
-    outcome = run("plot", *arguments, "--out", "p", "--json")
-    error = json.loads(outcome.out)["error"]
-    assert message in error["message"]
-    assert (outcome.code, error["exit_code"]) == (code, code)
-    assert outcome.err == f"Error: {error['message']}\n"
+    run("plot", *arguments, "--out", "p", "--json").refused_in_json(code, message)
     assert tree(work) == before
     assert not (work / "p").exists()
 
@@ -216,9 +212,7 @@ def test_an_error_while_drawing_leaves_nothing(
 
     monkeypatch.setattr(figures, "kept_figure", fail)
     before = tree(work)
-    outcome = run("plot", "out", "--out", "p")
-    assert outcome.code == 6
-    assert outcome.err.count("\n") == 1
+    run("plot", "out", "--out", "p").refused(6)
     assert tree(work) == before
     assert not (work / "p").exists()
 

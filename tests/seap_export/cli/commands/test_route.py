@@ -114,11 +114,7 @@ def test_a_prompt_from_stdin(run: Run, out: Path) -> None:
     ],
 )  # fmt: skip
 def test_bad_input(run: Run, out: Path, arguments: list[str], code: int, message: str) -> None:
-    outcome = run("route", *arguments, "--json")
-    error = json.loads(outcome.out)["error"]
-    assert (outcome.code, outcome.err) == (code, f"Error: {error['message']}\n")
-    assert error["exit_code"] == code
-    assert message in error["message"]
+    run("route", *arguments, "--json").refused_in_json(code, message)
 
 
 @pytest.mark.parametrize("name", ["router.json", "router.onnx", "tokenizer.json"])
