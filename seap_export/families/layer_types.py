@@ -69,6 +69,10 @@ def read_windows(config: ConfigReader, num_hidden_layers: int) -> list[int | Non
         return [None] * num_hidden_layers
     switched_on = rule.switch is None or bool(config.get(rule.switch))
     slides = _slides(config, rule, kinds, num_hidden_layers)
+    if window and not switched_on and isinstance(kinds, list) and any(slides or ()):
+        raise InputError(
+            f"config.json: '{rule.switch}' is off, but 'layer_types' has layers with a window; correct one of them"
+        )
     if not window or not switched_on:
         return [None] * num_hidden_layers
     if slides is None:

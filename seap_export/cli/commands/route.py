@@ -50,9 +50,9 @@ def route_command(
 ) -> None:
     """Show which variant in DIR should answer PROMPT, and its answer if asked for.
 
-    DIR is an output folder of `export` with several tasks. The router was fitted to the questions of the tasks'
-    corpora, without a chat template, so give PROMPT in the same form. With --generate, a chat model answers it in its
-    chat template.
+    DIR is an output folder of `export` with several tasks. If PROMPT is `-`, it is read from stdin. The router was
+    fitted to the questions of the tasks' corpora, without a chat template, so give PROMPT in the same form. With
+    --generate, a chat model answers it in its chat template.
 
     \b
     Example:
@@ -74,7 +74,7 @@ def route_command(
 
 
 def _prompt(prompt: str | None, file: Path | None) -> str:
-    """The prompt itself, or the contents of the file without the final line break.
+    """The prompt itself, or the contents of the file, or of stdin for `-`, without the final line break.
 
     Raises:
         UsageError: Both or neither is given.
@@ -84,6 +84,8 @@ def _prompt(prompt: str | None, file: Path | None) -> str:
 
     if (prompt is None) == (file is None):
         raise UsageError("give either a prompt or --prompt-file")
+    if prompt == "-":
+        file = Path("-")
     return str(prompt) if file is None else read_prompt(file)
 
 

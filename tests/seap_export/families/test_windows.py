@@ -78,6 +78,8 @@ def test_layer_types_take_precedence_over_a_pattern() -> None:
             "chunked_attention",
         ),
         ("smollm3", {"use_sliding_window": True, "sliding_window": 5, "layer_types": None}, "layer_types"),
+        # transformers masks these all the same
+        ("smollm3", {"sliding_window": 5, "layer_types": [*["sliding_attention"] * 2, "full_attention"]}, "is off"),
         *(("mistral", {"sliding_window": window}, "sliding_window") for window in (-1, 2**40)),
         *(("gemma3_text", {"sliding_window_pattern": one}, "sliding_window_pattern") for one in (-1, 1.5)),
     ],

@@ -88,12 +88,13 @@ def test_a_prompt_from_a_file(run: Run, out: Path) -> None:
     assert (outcome.code, outcome.err) == (8, message)
 
 
-def test_a_prompt_from_stdin(run: Run, out: Path) -> None:
+@pytest.mark.parametrize("given", [["--prompt-file", "-"], ["-"]])
+def test_a_prompt_from_stdin(run: Run, out: Path, given: list[str]) -> None:
     from click.testing import CliRunner
 
     from seap_export.cli import main
 
-    command = ["route", "out", "--prompt-file", "-", "--ratio", "0.2", "--json"]
+    command = ["route", "out", *given, "--ratio", "0.2", "--json"]
     piped = CliRunner().invoke(main, command, input=PROMPT + "\n")
     assert piped.stdout == run("route", "out", PROMPT, "--ratio", "0.2", "--json").out
 
