@@ -158,6 +158,13 @@ def _kinds(config: ConfigReader, head_dim: int, local_head_dim: int) -> tuple[Ro
     if nested is not rules.nested and not (nested and rules.local_theta):
         layers = "each kind of layers" if rules.nested else "all layers"
         raise InputError(f"config.json: this model family has one rotation for {layers}; correct rope_parameters")
+    if rules.local_theta and parameters and not nested:
+        key = "rope_scaling" if config.mapping("rope_scaling") else "rope_parameters"
+        if key == "rope_parameters" or "rope_type" not in parameters:
+            raise InputError(
+                f"config.json: transformers does not read {key} in this form for this family; write rope_scaling "
+                "with its 'rope_type', or rope_parameters with 'full_attention' and 'sliding_attention'"
+            )
     full = _rope(config, dict(parameters.get("full_attention") or {}) if nested else parameters, head_dim)
     if not (rules.nested or rules.local_theta):
         return full, full

@@ -35,7 +35,12 @@ from seap_export.pipeline.steps.step import Step, Work
 from seap_export.pipeline.targets.targets import Targets
 from seap_export.pipeline.texts.chat import chat_of_source
 from seap_export.pipeline.texts.general_text import general_samples
-from seap_export.pipeline.texts.split_tasks import cut_to_tokens, split_tasks, warn_of_texts
+from seap_export.pipeline.texts.split_tasks import (
+    cut_to_tokens,
+    refuse_shared_texts,
+    split_tasks,
+    warn_of_texts,
+)
 from seap_export.pipeline.texts.tokenizer import tokenizer_folder
 from seap_export.pipeline.texts.vocabulary import choose_vocabularies
 from seap_export.plan.choice.solve import check_ratio
@@ -207,6 +212,8 @@ def plan_export(source: Source, request: ExportRequest, out: Path, force: bool, 
     splits |= cut_to_tokens(source, {task: step.answered(out) for task, step in answered.items()}, request.calibration)
     unanswered = {task: step for task, step in answers.items() if task not in answered}
     splits |= {task: replace(splits[task], num_tokens=step.most_tokens) for task, step in unanswered.items()}
+    if request.quality or request.targets is not None:
+        refuse_shared_texts(request.all_mixtures, splits)
     calibrated = {digest for split in splits.values() for digest in split.digests()["calibration"]}
     general = general_samples(request.general_text, calibrated, chat) if request.quality else ()
     mixtures = {mixture.name: tuple(mixture.weights) for mixture in request.all_mixtures}

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
 from seap_export.corpus import Sample, Split, Task, split_samples
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec
 from seap_export.pipeline.progress import Progress
-from seap_export.pipeline.request.mixtures import Support
+from seap_export.pipeline.request.mixtures import MixtureSpec, Support
 from seap_export.pipeline.request.settings import CALIBRATION_TOKENS, CalibrationSettings
 from seap_export.pipeline.texts.chat import ModelChat, chat_of_source
 from seap_export.pipeline.texts.tokenizer import load_tokenizer
 from seap_export.sources.source import Source
 from validation.quiet import quiet_transformers
 
-__all__ = ["cut_to_tokens", "split_tasks", "tokenize", "warn_of_texts"]
+__all__ = ["cut_to_tokens", "refuse_shared_texts", "split_tasks", "tokenize", "warn_of_texts"]
 
 #: Texts that are tokenized at a time.
 _TEXTS = 256
@@ -38,7 +39,7 @@ def split_tasks(
         source: The dense model.
         tasks: Tasks.
         settings: How texts are sampled.
-        support: Text that every variant is made from as well.
+        support: Text that every variant is made from as well, without what is held out of a task.
         chat: Renders conversations; None: the model's chat template does.
 
     Raises:
@@ -57,8 +58,27 @@ def split_tasks(
         for task in tasks
     }
     if support is not None:
-        splits[support.task.name] = _split(support.task, support.task.texts(chat), settings, 0, chat)
+        measured = {sample.text for split in splits.values() for sample in split.held_out}
+        others = (sample for sample in support.task.texts(chat) if sample.text not in measured)
+        splits[support.task.name] = _split(support.task, others, settings, 0, chat)
     return cut_to_tokens(source, splits, settings)
+
+
+def refuse_shared_texts(mixtures: Iterable[MixtureSpec], splits: Mapping[str, Split]) -> None:
+    """Refuses a variant that would be measured on texts that it is made from.
+
+    Raises:
+        InputError: A text that is held out of one of its tasks is calibrated on in another.
+    """
+    digests = {task: split.digests() for task, split in splits.items()}
+    for mixture in mixtures:
+        for one, other in permutations(mixture.weights, 2):
+            shared = set(digests[one]["held_out"]).intersection(digests[other]["calibration"])
+            if shared:
+                raise InputError(
+                    f"variant '{mixture.name}': {len(shared)} of the held-out texts of task '{one}' are calibration "
+                    f"texts of task '{other}'; give each text to one task only"
+                )
 
 
 def cut_to_tokens(source: Source, splits: Mapping[str, Split], settings: CalibrationSettings) -> dict[str, Split]:

@@ -236,6 +236,15 @@ def test_texts_without_a_token(run: Run, work: Path) -> None:
     refuse(run, work, code=8, says=says)
 
 
+@pytest.mark.parametrize("more", [("--quality",), ("--quality", "--dry-run")])
+def test_tasks_in_one_variant_that_share_texts(run: Run, work: Path, more: tuple[str, ...]) -> None:
+    """The variant would be measured on texts that it was made from."""
+    lines = (work / "a.jsonl").read_text().splitlines(keepends=True)
+    (work / "b.jsonl").write_text("".join(lines[:50]) + (work / "b.jsonl").read_text())
+    tasks = ("--task", "a=a.jsonl", "--task", "b=b.jsonl")
+    refuse(run, work, *tasks, "--general", *more, code=8, says="general held-out texts of task 'a' calibration 'b'")
+
+
 def test_a_disk_that_is_too_small(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: SimpleNamespace(total=1 << 40, free=1_000_000))
     says = "out: about 4.7 MB are needed and 1.0 MB are free; free some space, or use another --out"

@@ -96,6 +96,9 @@ def test_rotations_of_two_kinds_of_layers_are_read_from_one_table_too() -> None:
     assert ropes_of(**both, rope_local_base_freq=7.0) == ropes_of(**values)
     with pytest.raises(InputError, match="one rotation"):
         rope_of(model_type="llama", rope_parameters=nested)
+    for unread in ({"rope_parameters": nested["full_attention"]}, {"rope_scaling": {"type": "linear", "factor": 4.0}}):
+        with pytest.raises(InputError, match="transformers does not read"):
+            ropes_of(model_type="gemma3_text", **unread)
 
 
 @pytest.mark.parametrize(
