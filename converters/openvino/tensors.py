@@ -103,7 +103,9 @@ def _weight(name: str, tensor: ir.TensorProtocol, weights: LazyWeights, storage:
     rows, columns = weights.shape(parts)
     how = storage.rounding_of(stored_as, columns)
     if how is None:
-        tensor_of_floats = floats(stored_as, (rows, columns), storage.floats, lambda: _rows(weights, parts))
+        tensor_of_floats = floats(
+            stored_as, (rows, columns), storage.floats, lambda: iter(_read(weights, parts).values())
+        )
         return Weight(name, (tensor_of_floats,), tensor_of_floats.shape, is_transposed)
     both = integers(stored_as, (rows, columns), how, lambda: _joined(weights, parts))
     return Weight(name, both, (rows, columns), is_transposed)
@@ -114,10 +116,6 @@ def _pieces(tensor: ir.TensorProtocol) -> Iterator[torch.Tensor]:
         yield from tensor.pieces()
     else:
         yield torch.from_numpy(tensor.numpy())
-
-
-def _rows(weights: LazyWeights, parts: Sequence[str]) -> Iterator[torch.Tensor]:
-    yield from _read(weights, parts).values()
 
 
 def _joined(weights: LazyWeights, parts: Sequence[str]) -> torch.Tensor:

@@ -8,7 +8,6 @@ from pathlib import Path
 import onnx_ir as ir
 
 from converters.onnx.form import read_form
-from converters.onnx.precision import Precision
 from converters.onnx.stored import open_graph
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import open_weights
@@ -74,7 +73,8 @@ def _wrong_graph(model_folder: Path, path: Path, model: ir.Model, spec: ModelSpe
     if stored_precision != wanted_precision:
         yield f"{path}: it was written as {stored_precision.name} and not as {precision}; export again"
         return
-    expected = _expected(model_folder, spec, wanted_precision)
+    weights = open_weights(model_folder, spec, wanted_precision)
+    expected = web_graph(spec, weights, wanted_precision, Scaling())
     for kind in ("inputs", "outputs"):
         wanted, given = (
             {str(value.name): f"{value.dtype} {value.shape}" for value in getattr(graph, kind)}
@@ -86,7 +86,3 @@ def _wrong_graph(model_folder: Path, path: Path, model: ir.Model, spec: ModelSpe
                     f"{path}: {kind[:-1]} '{name:.60}' is {given.get(name, 'missing')}, and "
                     f"{wanted.get(name, 'unknown')} according to config.json"
                 )
-
-
-def _expected(model_folder: Path, spec: ModelSpec, precision: Precision) -> ir.Model:
-    return web_graph(spec, open_weights(model_folder, spec, precision), precision, Scaling())

@@ -68,7 +68,7 @@ class WebFormat(Format):
             )
         largest = max(_slots(spec, self.precision), key=lambda slot: slot.length)
         if largest.length > CHUNK_BYTES:
-            smaller = [other for other in PRECISIONS if _largest(spec, other) <= CHUNK_BYTES]
+            smaller = [other for other in PRECISIONS if max(one.length for one in _slots(spec, other)) <= CHUNK_BYTES]
             remedy = f"use web:{smaller[0]}" if smaller else "use another format"
             return (
                 f"the tensor '{largest.name}' takes {largest.length / 1e9:.1f} GB in {self.precision}, more than "
@@ -120,7 +120,3 @@ class WebFormat(Format):
 
 def _slots(spec: ModelSpec, name: str) -> Iterator[DataSlot]:
     return data_slots(shape_graph(spec, precision_of(name)))
-
-
-def _largest(spec: ModelSpec, name: str) -> int:
-    return max(slot.length for slot in _slots(spec, name))

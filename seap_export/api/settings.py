@@ -76,10 +76,6 @@ def _target(formats: Sequence[Format]) -> Target:
     return Target(form.provider, whole_blocks(form), groups_heads=form.dialect == "fused")
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
 def parity_settings(options: dict[str, Any]) -> ParitySettings:
     """Removes its options from `options`."""
     file = options.pop("limits")
@@ -116,7 +112,7 @@ def export_request(options: dict[str, Any]) -> ExportRequest:
         rounding=options.pop("rounding"),
         support=None if support is None else parse_support(support, names),
         router=router,
-        **_given({"threshold": threshold}),
+        **({} if threshold is None else {"threshold": threshold}),
         ratios=options.pop("ratio"),
         calibration=calibration,
         plan=plan,

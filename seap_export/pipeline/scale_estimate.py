@@ -122,16 +122,12 @@ def scale_estimate(
     rows = [(step, seconds, taken.memory.get(step)) for step, seconds in taken.seconds.items()]
     rows.append(("all", sum(taken.seconds.values()), most))
     disk = replace(taken.disk, kept=tasks * taken.disk.kept)
-    cells = ((step, _hours(rounds * seconds), *_sizes(need)) for step, seconds, need in rows)
+    cells = ((step, f"{rounds * seconds / 3600:.2f} h", *_sizes(need)) for step, seconds, need in rows)
     click.echo(markdown_table(("step", "time", "host memory", "GPU memory"), cells))
     click.echo(
         f"\nDisk: {_gigabytes(disk.kept)} stay, at most {_gigabytes(disk.unfinished)} more there and "
         f"{_gigabytes(disk.temporary)} in the temporary folder of each machine."
     )
-
-
-def _hours(seconds: float) -> str:
-    return f"{seconds / 3600:.2f} h"
 
 
 def _sizes(need: Memory | None) -> tuple[str, str]:

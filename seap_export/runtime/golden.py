@@ -103,7 +103,7 @@ def write_golden(
         arrays |= {f"{name}.{number}": np.stack([part[name] for part in parts]) for name in parts[0]}
     about = {
         "schema": GOLDEN_SCHEMA,
-        "files": {path.name: sha256_file(path) for path in _files(folder)},
+        "files": {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.is_file()},
         "limit": list(limit),
         "prompts": list(prompts),
         "token_ids": ids,
@@ -173,10 +173,6 @@ def _opened(folder: Path, provider: str, threads: int | None) -> tuple[Any, Onnx
     _, context_length = model_limits(config)
     options = decoder_options(config, provider)
     return load_tokenizer(folder), OnnxDecoder(folder / _GRAPH, context_length, provider, threads, options)
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file())
 
 
 def _run(

@@ -25,7 +25,7 @@ class LanguagePart:
         self._reader = reader
         self._names: dict[str, str] = {}
         for name in reader.shapes():
-            if _is_left_out(name, wrapper):
+            if name.removeprefix("model.").startswith(wrapper.left_out):
                 continue
             plain = _unwrapped(name, wrapper, root)
             first = self._names.setdefault(plain, name)
@@ -57,10 +57,6 @@ def with_prefix(reader: WeightReader, family: Family) -> WeightReader:
         return reader
     left_out = () if family.other_root else ("lm_head.",)
     return LanguagePart(reader, Wrapper("", "", prefixes=(family.other_root,), left_out=left_out), prefix)
-
-
-def _is_left_out(name: str, wrapper: Wrapper) -> bool:
-    return name.removeprefix("model.").startswith(wrapper.left_out)
 
 
 def _unwrapped(name: str, wrapper: Wrapper, root: str) -> str:

@@ -212,7 +212,7 @@ def _large_model(request: Request) -> Step:
         "a model in the shape of Llama-2-7B, with random weights, is pruned at both ratios",
         tuple(commands),
         replaces=folder,
-        disk_bytes=shape.statistics_bytes + _large_bytes(request),
+        disk_bytes=shape.statistics_bytes + sum(map(request.large.weight_bytes, (0.0, *RATIOS))),
         memory_bytes=_SESSION_BYTES + 8 * shape.weight_bytes() // shape.layers,
         gpu_bytes=_large_gpu_bytes(request),
     )
@@ -231,10 +231,6 @@ def _large_bench(request: Request, ratio: float) -> Step:
         disk_bytes=request.large.weight_bytes() + request.large.weight_bytes(ratio),
         gpu_bytes=_large_gpu_bytes(request),
     )
-
-
-def _large_bytes(request: Request) -> int:
-    return sum(map(request.large.weight_bytes, (0.0, *RATIOS)))
 
 
 def _large_gpu_bytes(request: Request) -> int:

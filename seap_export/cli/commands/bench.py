@@ -113,11 +113,8 @@ def bench_command(
             write_json(target, report.to_json(), ensure_ascii=True)
     for line in (*report.left_out, *report.complaints):
         console.warn(line)
-    console.result(report.to_json(), _summary(report))
-
-
-def _summary(report: SpeedReport) -> str:
-    return "\n\n".join([_size_table(report), *(_time_table(report, engine) for engine in _engines(report))])
+    tables = [_size_table(report), *(_time_table(report, engine) for engine in _engines(report))]
+    console.result(report.to_json(), "\n\n".join(tables))
 
 
 def _engines(report: SpeedReport) -> list[Any]:

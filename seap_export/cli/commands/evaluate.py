@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from seap_export.pipeline.evaluation.report import EvaluationReport
     from validation.divergence.measure import DivergenceFigures
     from validation.estimate import Estimate
-    from validation.zero_shot import ZeroShotFigures
 
 __all__ = ["evaluate_command"]
 
@@ -180,7 +179,7 @@ def _zero_shot_table(report: EvaluationReport) -> str:
         [
             f"{task} {model}",
             str(figures.questions),
-            *_accuracies(figures),
+            *map(_share, (figures.acc, figures.acc_stderr, figures.acc_norm, figures.acc_norm_stderr)),
             f"{figures.chance:.1%}",
             *_beside_dense(report, model, task),
         ]
@@ -233,15 +232,6 @@ def _with_error(share: Estimate | None, *, signed: bool = False) -> str:
     from validation.reports.numbers import percent_with_error
 
     return "-" if share is None else Cell(percent_with_error(share.mean, share.stderr, signed=signed)).line
-
-
-def _accuracies(figures: ZeroShotFigures) -> list[str]:
-    return [
-        _share(figures.acc),
-        _share(figures.acc_stderr),
-        _share(figures.acc_norm),
-        _share(figures.acc_norm_stderr),
-    ]
 
 
 def _share(value: float | None) -> str:

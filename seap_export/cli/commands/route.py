@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -67,7 +67,7 @@ def route_command(
     text = _prompt(prompt, prompt_file)
     model = RoutedModel(folder, ratio=ratio, threshold=threshold)
     route = model.route(text)
-    result = _describe(route)
+    result = {**vars(route), "variant": str(route.variant), "probabilities": dict(route.probabilities)}
     if max_new_tokens is not None:
         result["text"] = model.generator(route).generate(text, max_new_tokens, raw=raw)
     console.result(result, "\n".join([_summary(route), *([result["text"]] if "text" in result else [])]))
@@ -87,10 +87,6 @@ def _prompt(prompt: str | None, file: Path | None) -> str:
     if prompt == "-":
         file = Path("-")
     return str(prompt) if file is None else read_prompt(file)
-
-
-def _describe(route: Route) -> dict[str, Any]:
-    return {**vars(route), "variant": str(route.variant), "probabilities": dict(route.probabilities)}
 
 
 def _summary(route: Route) -> str:

@@ -24,7 +24,7 @@ from seap_export.cli.options import (
 from seap_export.cli.values import ExistingPath, PathType
 
 if TYPE_CHECKING:
-    from seap_export.pipeline.gate.report import Check, ValidationReport
+    from seap_export.pipeline.gate.report import ValidationReport
 
 __all__ = ["validate_command"]
 
@@ -151,7 +151,7 @@ def _show(console: Console, report: ValidationReport) -> None:
     rows = [
         [
             check.variant or report.name,
-            _name(check),
+            check.check if check.subject is None else f"{check.check} of {check.subject}",
             check.verdict,
             textwrap.shorten("; ".join(check.reasons or check.notes), 80, placeholder=" ..."),
         ]
@@ -173,10 +173,6 @@ def _measured(report: ValidationReport) -> str:
     measured = {name: variant for name, variant in report.variants.items() if variant["speed"] or variant["quality"]}
     rows = [[name, *measured_cells(variant)] for name, variant in measured.items()]
     return f"\n{table(['compared with dense', *measured_heads()], rows)}\n" if rows else ""
-
-
-def _name(check: Check) -> str:
-    return check.check if check.subject is None else f"{check.check} of {check.subject}"
 
 
 def _against_golden(console: Console, path: Path, golden: Path, options: dict[str, Any]) -> None:

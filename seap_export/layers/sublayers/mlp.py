@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch.nn import functional
@@ -14,20 +15,12 @@ from seap_export.layers.sublayers.operands import Operands
 __all__ = ["ACTIVATIONS", "mlp_channels", "shared_channels"]
 
 
-def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
-    return functional.gelu(x, approximate="tanh")
-
-
-def _relu2(x: torch.Tensor) -> torch.Tensor:
-    return functional.relu(x).square()
-
-
 ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": functional.silu,
-    "gelu_tanh": _gelu_tanh,
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
     "gelu": functional.gelu,
     "relu": functional.relu,
-    "relu2": _relu2,
+    "relu2": lambda x: functional.relu(x).square(),
     "sigmoid": torch.sigmoid,
 }
 

@@ -59,12 +59,8 @@ def _describe(source: Source) -> dict[str, Any]:
         "sha256": source.digest,
         "family": source.spec.family.model_type,
         "num_parameters": source.spec.num_parameters(),
-        "prunable_weights": _prunable_weights(source),
+        "prunable_weights": sum(map(source.spec.prunable_weights, range(len(source.spec.layers)))),
     }
-
-
-def _prunable_weights(source: Source) -> int:
-    return sum(source.spec.prunable_weights(layer) for layer in range(len(source.spec.layers)))
 
 
 def refuse_missing_provider(provider: str) -> None:

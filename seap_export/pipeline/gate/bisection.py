@@ -62,7 +62,8 @@ def bisect_variant(
                 cases[0] if worst is None else worst.prompts,
                 stage,
                 0 if worst is None else _steps(worst, settings.decode_steps),
-                in_float=(worst is not None and worst.run.in_float) or _is_quantized(variant.onnx),
+                in_float=(worst is not None and worst.run.in_float)
+                or read_form(variant.onnx / "model.onnx").precision.quantization is not None,
                 execution=settings.execution(compute),
             )
     except ParityFailure as error:
@@ -94,7 +95,3 @@ def _steps(result: StageResult, most: int) -> int:
         return 0
     logits = [result.figures.worst, *(defect.logit for defect in result.figures.defects)]
     return min(most, max((logit.position for logit in logits if logit is not None), default=1) + 1)
-
-
-def _is_quantized(onnx_folder: Path) -> bool:
-    return read_form(onnx_folder / "model.onnx").precision.quantization is not None

@@ -68,7 +68,7 @@ def fused_experts(
     multiplied afterwards. They know the softmax alone: of other scores they get the
     logarithms of those that are chosen.
     """
-    is_usual = _is_usual(experts)
+    is_usual = experts.scores == "softmax" and not experts.has_selection_bias
     logits, factor = routed.logits, None
     if not (is_usual and experts.is_normalised):
         chosen, indices = _chosen(g, experts, routed, name)
@@ -181,11 +181,6 @@ def _mixed(g: GraphBuilder, experts: Experts, logits: ir.Value, name: str) -> tu
         hidden = g.node("Expand", [never, g.node("Shape", [index], f"{label}.shape")], f"{label}.never")
         left = g.node("ScatterElements", [left, index, hidden], f"{label}.left", attributes={"axis": -1})
     return g.node("Concat", scores, f"{name}.chosen_scores", attributes={"axis": -1}), indices
-
-
-def _is_usual(experts: Experts) -> bool:
-    """Whether the router is one that operators know."""
-    return experts.scores == "softmax" and not experts.has_selection_bias
 
 
 def standard_experts(

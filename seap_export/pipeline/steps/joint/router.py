@@ -152,7 +152,14 @@ def make_router(
         label = f"router: fitting {', '.join(sorted(splits))}"
         with progress.step(label, name=ROUTER_FOLDER), workspace.writing(ROUTER_FOLDER, key, folder=True) as folder:
             _write(folder, source, splits, settings, targets)
-    return _describe(read_router(workspace.folder / ROUTER_FOLDER))
+    manifest = read_router(workspace.folder / ROUTER_FOLDER)
+    return {
+        "classes": list(manifest.classes),
+        "threshold": manifest.threshold,
+        "held_out": {name: manifest.held_out[name] for name in ("prompts", "accuracy", "below_threshold")},
+        "ratios": list(manifest.variants),
+        "fallback": dict(manifest.fallback),
+    }
 
 
 def refuse_lost_tasks(workspace: Workspace, tasks: Collection[str]) -> None:
@@ -260,13 +267,3 @@ def _refuse_difference(
                 f"router: a probability of the ONNX graph differs by {difference:.1e} on prompts of '{task}', "
                 f"more than {_TOLERANCE:g}; please report this as a bug"
             )
-
-
-def _describe(manifest: RouterManifest) -> dict[str, Any]:
-    return {
-        "classes": list(manifest.classes),
-        "threshold": manifest.threshold,
-        "held_out": {name: manifest.held_out[name] for name in ("prompts", "accuracy", "below_threshold")},
-        "ratios": list(manifest.variants),
-        "fallback": dict(manifest.fallback),
-    }
