@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.editing import edit_json
+from support.editing import edit_json, set_json
 from support.tokenizers import write_micro_tokenizer
 
 from converters.mlx import MlxFormat
@@ -19,6 +19,7 @@ from validation.runtimes.mlx_runner import MlxRunner
 
 Tensors = dict[str, torch.Tensor]
 Copied = Callable[[str], Path]
+Fault = Callable[[Path], object]
 _LAYER = "model.layers.2"
 
 
@@ -112,90 +113,71 @@ def test_rounding_of_another_machine_is_none(qwen3: Path, copied: Copied) -> Non
     assert list(MlxFormat("4bit").differences(qwen3, folder)) == []
 
 
-def truncated(folder: Path) -> None:
-    path = folder / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:-100])
+def stored(edit: Callable[[Tensors], object]) -> Fault:
+    return lambda folder: change(folder, edit)
 
 
-def without_a_bias(folder: Path) -> None:
-    change(folder, lambda tensors: tensors.pop("model.layers.1.mlp.down_proj.bias"))
+def told(file: str, **values: object) -> Fault:
+    return lambda folder: set_json(folder / file, **values)
 
 
-def with_a_tensor_too_many(folder: Path) -> None:
-    change(folder, lambda tensors: tensors.update(other=torch.zeros(3)))
+def computed(**values: object) -> Fault:
+    return lambda folder: edit_json(folder / "config.json", lambda config: config["decoder"].update(values))
 
 
-def in_another_dtype(folder: Path) -> None:
-    change(folder, lambda tensors: tensors.update({"model.norm.weight": tensors["model.norm.weight"].float()}))
+def text(file: str, edit: Callable[[str], str]) -> Fault:
+    return lambda folder: (folder / file).write_text(edit((folder / file).read_text()))
 
 
-def transposed(folder: Path) -> None:
-    name = f"{_LAYER}.mlp.up_proj.weight"
-    change(folder, lambda tensors: tensors.update({name: tensors[name].T.contiguous()}))
-
-
-def tokenizer_of_another_model(folder: Path) -> None:
-    text = (folder / "tokenizer.json").read_text()
-    (folder / "tokenizer.json").write_text(text.replace('"cat"', '"cow"'))
-
-
-def without_a_tokenizer(folder: Path) -> None:
-    (folder / "tokenizer.json").unlink()
-
-
-def tokenizer_config_changed(folder: Path) -> None:
-    edit_json(folder / "tokenizer_config.json", lambda config: config.update(eos_token="the"))
-
-
-def another_end_of_text(folder: Path) -> None:
-    edit_json(folder / "generation_config.json", lambda config: config.update(eos_token_id=7))
-
-
-def another_end_in_the_config(folder: Path) -> None:
-    edit_json(folder / "config.json", lambda config: config.update(eos_token_id=7))
+def missing(file: str) -> Fault:
+    return lambda folder: (folder / file).unlink()
 
 
 def another_rope(folder: Path) -> None:
     edit_json(folder / "config.json", lambda config: config["decoder"]["ropes"][0]["periods"].reverse())
 
 
-def another_epsilon(folder: Path) -> None:
-    edit_json(folder / "config.json", lambda config: config["decoder"].update(rms_norm_eps=1e-2))
+def truncated(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
 
 
-def another_scale(folder: Path) -> None:
-    edit_json(folder / "config.json", lambda config: config["decoder"].update(attention_scale=0.1))
+_UP, _NORM = f"{_LAYER}.mlp.up_proj.weight", "model.norm.weight"
+#: What can no longer be compared with the model.
+UNREADABLE: dict[str, Fault] = {
+    "truncated": truncated,
+    "a bias is missing": stored(lambda tensors: tensors.pop("model.layers.1.mlp.down_proj.bias")),
+    "transposed": stored(lambda tensors: tensors.update({_UP: tensors[_UP].T.contiguous()})),
+}
+COMPUTED: dict[str, Fault] = {
+    "another rope": another_rope,
+    "another epsilon": computed(rms_norm_eps=1e-2),
+    "another scale": computed(attention_scale=0.1),
+}
+DAMAGED: dict[str, Fault] = {
+    **UNREADABLE,
+    **COMPUTED,
+    "a tensor too many": stored(lambda tensors: tensors.update(other=torch.zeros(3))),
+    "another dtype": stored(lambda tensors: tensors.update({_NORM: tensors[_NORM].float()})),
+    "the tokenizer of another model": text("tokenizer.json", lambda text: text.replace('"cat"', '"cow"')),
+    "no tokenizer": missing("tokenizer.json"),
+    "another tokenizer config": told("tokenizer_config.json", eos_token="the"),
+    "another end of text": told("generation_config.json", eos_token_id=7),
+    "another end in the config": told("config.json", eos_token_id=7),
+    "another group": told("config.json", quantization={"group_size": 32, "bits": 8}),
+    "no model file": missing("modeling_mlx.py"),
+    "half a model file": text("modeling_mlx.py", lambda text: text[: text.index("def turned") + 9]),
+}
 
 
-def another_group(folder: Path) -> None:
-    edit_json(folder / "config.json", lambda config: config.update(quantization={"group_size": 32, "bits": 8}))
-
-
-def without_a_model_file(folder: Path) -> None:
-    (folder / "modeling_mlx.py").unlink()
-
-
-def half_a_model_file(folder: Path) -> None:
-    text = (folder / "modeling_mlx.py").read_text()
-    (folder / "modeling_mlx.py").write_text(text[: text.index("def turned") + 9])
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [
-        truncated, without_a_bias, with_a_tensor_too_many, in_another_dtype, transposed, tokenizer_of_another_model,
-        without_a_tokenizer, tokenizer_config_changed, another_end_of_text, another_end_in_the_config, another_rope,
-        another_epsilon, another_scale, another_group, without_a_model_file, half_a_model_file,
-    ],
-)  # fmt: skip
-def test_it_is_damage(qwen3: Path, copied: Copied, fault: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize("fault", DAMAGED)
+def test_it_is_damage(qwen3: Path, copied: Copied, fault: str) -> None:
     folder = copied("fp16")
-    fault(folder)
-    damages = list(MlxFormat("fp16").damages(qwen3, folder))
-    assert len(damages) == 1
-    assert damages[0].startswith(str(folder))
-    assert "\n" not in damages[0]
-    if fault in (truncated, without_a_bias, transposed):
+    DAMAGED[fault](folder)
+    (line,) = MlxFormat("fp16").damages(qwen3, folder)
+    assert line.startswith(str(folder))
+    assert "\n" not in line
+    if fault in UNREADABLE:
         with pytest.raises(ArtifactError):
             list(MlxFormat("fp16").differences(qwen3, folder))
 
@@ -210,16 +192,21 @@ def test_what_is_not_found(qwen3: Path, copied: Copied) -> None:
 
 
 @pytest.mark.needs("mlx-lm")
-@pytest.mark.parametrize("fault", [another_rope, another_epsilon, another_scale, "norms after the rotation", "window"])
-def test_another_computation_changes_logits(copied: Copied, fault: Callable[[Path], None] | str) -> None:
+@pytest.mark.parametrize(
+    "fault",
+    [
+        *COMPUTED.values(),
+        computed(qk_norm="after_rotation"),
+        lambda folder: edit_json(
+            folder / "config.json", lambda config: config["decoder"]["layers"][1].update(window=4)
+        ),
+    ],
+    ids=[*COMPUTED, "norms after the rotation", "window"],
+)
+def test_another_computation_changes_logits(copied: Copied, fault: Fault) -> None:
     folder, ids = copied("fp32"), np.arange(3, 33)[None]
     wanted = MlxRunner(folder).prefill(ids, [30])
-    if fault == "window":
-        edit_json(folder / "config.json", lambda config: config["decoder"]["layers"][1].update(window=4))
-    elif isinstance(fault, str):
-        edit_json(folder / "config.json", lambda config: config["decoder"].update(qk_norm="after_rotation"))
-    else:
-        fault(folder)
+    fault(folder)
     assert np.abs(MlxRunner(folder).prefill(ids, [30]) - wanted).max() > 1e-2
 
 
