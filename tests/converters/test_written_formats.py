@@ -95,3 +95,42 @@ def test_numbers_that_are_none_are_refused_by_name(
     with pytest.raises(InputError, match=r"up_proj.* NaN or infinite"):
         made(name, precision).write(source, out, lambda layer: None)
     assert tree(out) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "says"),
+    [
+        ("gguf", "f16", "beyond float16"),
+        ("mlx", "fp16", r"up_proj.weight' is too large for float16; use bf16 or fp32"),
+        ("mlx", "8bit", r"up_proj.weight' is too large for float16; use bf16 or fp32"),
+        pytest.param("openvino", "fp16", "too large for fp16", marks=pytest.mark.needs("openvino")),
+    ],
+)
+def test_numbers_beyond_float16_are_refused(
+    model: Path, out: Path, tmp_path: Path, name: str, precision: str, says: str
+) -> None:
+    source = Path(shutil.copytree(model, tmp_path / "hf"))
+    edit_weights(source, lambda weights: weights["model.layers.1.mlp.up_proj.weight"][2, 3].fill_(1e5))
+    with pytest.raises(InputError, match=says):
+        made(name, precision).write(source, out, lambda layer: None)
+    assert tree(out) == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "command"),
+    [
+        ("openvino", "fp16", 'pip install "openvino.*" "openvino-genai.*" "openvino-tokenizers'),
+        ("litert", "int8", "pip install"),
+    ],
+)
+def test_a_missing_package_names_the_extra(
+    model: Path, out: Path, monkeypatch: pytest.MonkeyPatch, name: str, precision: str, command: str
+) -> None:
+    format = made(name, precision)
+
+    def missing(module: str) -> None:
+        raise ImportError(f"No module named '{module}'")
+
+    monkeypatch.setattr("seap_export.extras.importlib.import_module", missing)
+    with pytest.raises(EnvironmentFailure, match=command):
+        format.write(model, out, lambda layer: None)

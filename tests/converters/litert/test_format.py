@@ -16,12 +16,10 @@ from support.product import read_spec
 from support.tokenizers import add_chat_template, name_all_tokens
 from tokenizers import Tokenizer, processors
 
-from converters.litert import packages
 from converters.litert.bundle import BUNDLE, METADATA, PROGRAM, Bundle
 from converters.litert.format import LitertFormat
 from converters.litert.program import Weight
 from converters.litert.weights import stored_numbers
-from seap_export.errors import EnvironmentFailure
 from validation.runtimes.litert_runner import LitertRunner
 
 PRECISIONS = LitertFormat.precisions
@@ -95,12 +93,3 @@ def test_litert_lm_answers_what_the_model_does(tmp_path: Path, template: str, to
     assert answer
     assert done.stdout.split()[: len(answer)] == [tokenizer.id_to_token(token) for token in answer]
     assert [path.name for path in folder.iterdir()] == [BUNDLE]
-
-
-def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> None:
-        raise ImportError(f"No module named '{name}'")
-
-    monkeypatch.setattr("seap_export.extras.importlib.import_module", missing)
-    with pytest.raises(EnvironmentFailure, match="pip install"):
-        packages.schema()
