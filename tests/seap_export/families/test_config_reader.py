@@ -68,6 +68,7 @@ def test_harmless_keys_change_nothing(model_type: str) -> None:
         ("hunyuan_v1_dense", "use_cla", True, "caches shared by layers"),
         ("hunyuan_v1_dense", "use_mla", True, "latent attention"),
         ("phi3", "lm_head_bias", True, "a bias of the LM head"),
+        ("gemma2", "sliding_window_pattern", 3, "another pattern of windows"),
         ("qwen2", "use_mrope", True, "multimodal rotation"),
         ("mistral", "layer_types", ["full_attention", "sliding_attention", "full_attention"], "window in some layers"),
     ],
