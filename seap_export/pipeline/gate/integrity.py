@@ -21,10 +21,12 @@ __all__ = ["folder_damages", "variant_damages"]
 def folder_damages(export: Export) -> list[str]:
     """Damage to an output folder as a whole, in words."""
     folder, manifest, damages = export.path, export.manifest, []
-    if not manifest.complete:
-        damages.append(f"{folder}: its last export did not finish; run the same command again")
     if not manifest.variants:
-        damages.append(f"{folder}: {MANIFEST} lists no variant; export again")
+        damages.append(
+            f"{folder}: {MANIFEST} lists no variant; finish the export, or give the folder of a variant made by hand"
+        )
+    elif not manifest.complete:
+        damages.append(f"{folder}: its last export did not finish; run the same command again")
     made = {step.split("/")[0] for step in manifest.steps if step.endswith(f"/{HF}")}
     damages += [
         f"{folder / name}: not listed in {MANIFEST}; run the same export again"

@@ -61,6 +61,7 @@ def test_export_goes_on_from_calibrate(run: Run, work: Path, pristine: Path) -> 
     outcome = run("calibrate", "m", "--task", "b=b.jsonl", "--task", "a=a.jsonl", "--out", "out", "--json")
     told = {"statistics": "out/calibration/a", "texts": 44, "tokens": 619}
     assert (outcome.code, json.loads(outcome.out)["tasks"]["a"]) == (0, told)
+    run("validate", "out", "-q").refused(7, "no variant", "made by hand")
     outcome = run("inspect", "out")
     assert outcome.out.startswith("export of m (llama), not complete: ")
     assert outcome.out.endswith("calibrated: a, b; 12 files as in the manifest\n")
