@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial, reduce
 from itertools import chain, islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 from seap_export.corpus import Split, Task
 from seap_export.errors import InputError
@@ -22,12 +23,15 @@ from seap_export.vocabulary.config import named_tokens
 from seap_export.vocabulary.pairs import BytePairs
 from seap_export.vocabulary.table import Vocabulary
 from seap_export.vocabulary.tokenizer import fixed_tokens
+from seap_export.vocabulary.use import TokenUse
 from validation.quiet import quiet_transformers
 
 __all__ = ["choose_vocabularies"]
 
 #: Texts that are cut at a time.
 _BATCH = 1000
+#: The share of a further text's tokens that may be missing without a warning.
+_MISSING = 0.01
 #: What a chat template puts into a prompt without naming it.
 _ROLES = ("system", "user", "assistant")
 
@@ -72,12 +76,46 @@ def choose_vocabularies(
         named = named_tokens(source.config, source.generation_config) | _chat_tokens(tokenizer)
         renders = chat or chat_of_source(source)
         used = {task.name: _used(tokenizer, task, splits.get(task.name), renders, progress) for task in tasks}
-    required = {
-        name: required_tokens(content, pairs, named.union(*(used[task] for task in names if task in used)))
+    uses = {
+        name: reduce(TokenUse.together_with, [used[task] for task in names if task in used], TokenUse())
         for name, names in mixtures.items()
     }
+    required = {name: required_tokens(content, pairs, named | use.tokens) for name, use in uses.items()}
     check_size(size, max(map(len, required.values())), all_tokens)
-    return {name: choose_tokens(pairs, needed, size, all_tokens) for name, needed in required.items()}
+    vocabularies = {name: choose_tokens(pairs, needed, size, all_tokens) for name, needed in required.items()}
+    for name, use in uses.items():
+        without = required_tokens(content, pairs, named | (use.tokens - use.of_one_text))
+        _tell_missing(name, vocabularies[name], size, partial(_missing, use, pairs, without, all_tokens), progress)
+    return vocabularies
+
+
+def _missing(
+    use: TokenUse, pairs: BytePairs, without: frozenset[int], all_tokens: int, size: int | Literal["auto"]
+) -> float:
+    """The share of a further text's tokens that are not kept, if `without` must be, which no text needs alone."""
+    return use.missing(choose_tokens(pairs, without, size, all_tokens).kept)
+
+
+def _tell_missing(
+    name: str,
+    vocabulary: Vocabulary,
+    size: int | Literal["auto"],
+    missing: Callable[[int | Literal["auto"]], float],
+    progress: Progress,
+) -> None:
+    """Says how many tokens of further texts will be missing, and warns if these are many."""
+    share = missing(size)
+    said = f"{name}: about {share:.1%} of the tokens in further texts will not be among the {len(vocabulary):,}"
+    if share <= _MISSING:
+        progress.say(f"{said} that are kept")
+        return
+    sizes = (1 << power for power in range(len(vocabulary).bit_length(), (vocabulary.of - 1).bit_length()))
+    enough = next((number for number in sizes if missing(number) <= _MISSING), None)
+    remedy = "all" if enough is None else f"{enough} ({missing(enough):.1%})"
+    progress.warn(
+        f"{said} that --vocabulary keeps, and are cut into smaller ones, which the model knows less well; "
+        f"give more texts, or --vocabulary {remedy}"
+    )
 
 
 def _refuse_tokens_without_rows(source: Source, largest: int) -> None:
@@ -88,22 +126,18 @@ def _refuse_tokens_without_rows(source: Source, largest: int) -> None:
         )
 
 
-def _used(tokenizer: Any, task: Task, split: Split | None, chat: ModelChat, progress: Progress) -> frozenset[int]:
-    """The tokens of all texts of a task."""
-    used: set[int] = set()
+def _used(tokenizer: Any, task: Task, split: Split | None, chat: ModelChat, progress: Progress) -> TokenUse:
+    """The tokens of all texts of a task, and those of their prompts alone."""
+    use = TokenUse()
     with progress.step(f"tokens of all texts of {task.name}", name=f"vocabulary/{task.name}"):
-        texts = _texts(task, split, chat)
-        while batch := list(islice(texts, _BATCH)):
-            for ids in tokenizer(batch)["input_ids"]:
-                used.update(ids)
-    return frozenset(used)
-
-
-def _texts(task: Task, split: Split | None, chat: ModelChat) -> Iterator[str]:
-    for sample in chain(task.texts(chat), (*split.calibration, *split.held_out) if split else ()):
-        yield sample.text
-        if sample.prompt and sample.completion:
-            yield sample.prompt
+        samples = chain(task.texts(chat), (*split.calibration, *split.held_out) if split else ())
+        while batch := list(islice(samples, _BATCH)):
+            for sample, ids in zip(batch, tokenizer([sample.text for sample in batch])["input_ids"], strict=True):
+                use.add(sample.text, sample.prompt, ids)
+            if prompts := [sample.prompt for sample in batch if sample.prompt and sample.completion]:
+                for ids in tokenizer(prompts)["input_ids"]:
+                    use.add_uncounted(ids)
+    return use
 
 
 def _chat_tokens(tokenizer: Any) -> frozenset[int]:

@@ -9,6 +9,7 @@ import pytest
 from support.editing import edit_json
 from support.models import write_micro_model
 from support.product import Silent, Vocabulary, open_source
+from support.progress import Listening
 from support.tokenizers import write_byte_level
 from tokenizers import Tokenizer
 
@@ -16,11 +17,16 @@ from seap_export.corpus import Task, parse_tasks
 from seap_export.errors import InputError
 from seap_export.pipeline.texts import vocabulary
 from seap_export.pipeline.texts.vocabulary import choose_vocabularies
+from seap_export.vocabulary import choice
 from seap_export.vocabulary.choice import VocabularySize
 
 
 def _chosen(
-    folder: Path, lines: dict[str, list[dict[str, str]]], size: VocabularySize = 60, **mixtures: list[str]
+    folder: Path,
+    lines: dict[str, list[dict[str, str]]],
+    size: VocabularySize = 60,
+    progress: Silent | None = None,
+    **mixtures: list[str],
 ) -> dict[str, Vocabulary]:
     for name, records in lines.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
@@ -28,7 +34,7 @@ def _chosen(
             f'corpus = "{name}.jsonl"\nprompt = "{{text}}"\ncompletion = "{{answer}}"\n'
         )
     tasks = parse_tasks([f"{name}={folder / name}.toml" for name in lines])
-    return choose_vocabularies(open_source(str(folder / "m")), tasks, mixtures, size, Silent())
+    return choose_vocabularies(open_source(str(folder / "m")), tasks, mixtures, size, progress or Silent())
 
 
 @pytest.fixture
@@ -66,6 +72,22 @@ def test_words_of_the_chat_template_count(model: Path) -> None:
     without = _least(model, lines, a=["a"])["a"]
     write_byte_level(model / "m", chat_template="{{ bos }} see {{ messages }}")
     assert _least(model, lines, a=["a"])["a"] - without >= _ids(model, " see") - _ids(model, " ")
+
+
+def test_what_further_texts_will_lack_is_said_and_a_warning_if_it_is_much(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice, "MULTIPLE", 1)
+    few = [*({"text": " the" * number, "answer": ""} for number in range(1, 20)), {"text": " far more", "answer": ""}]
+    enough, progress = [*few, {"text": " more far", "answer": ""}], Listening()
+    mixtures = {"a": ["a"], "b": ["b"], "both": ["a", "b"]}
+    kept = _chosen(model, {"a": few, "b": enough}, "auto", progress, **mixtures)["a"]
+    (warned,) = progress.warnings
+    rare = len(Tokenizer.from_file(str(model / "m/tokenizer.json")).encode(" far more").ids)
+    said = f"a: about {rare / (rare + sum(range(1, 20))):.1%} of the tokens in further texts will not be among the "
+    assert warned.startswith(f"{said}{len(kept)} that --vocabulary keeps")
+    assert warned.endswith("give more texts, or --vocabulary 64 (0.0%)")
+    assert [line.partition(" of ")[0] for line in progress.said] == ["b: about 0.0%", "both: about 0.0%"]
 
 
 def test_all_reads_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""Which tokens texts use, and how many of further texts will be missing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable
+
+__all__ = ["TokenUse"]
+
+#: Stands for the texts of a token that more than one text has.
+_SEVERAL = None
+
+
+class TokenUse:
+    """How often tokens occur in texts, and in which of them if it is only one.
+
+    Texts that share a prompt, such as two answers to a question, are one text here.
+    """
+
+    def __init__(self) -> None:
+        self._counts = Counter[int]()
+        self._only: dict[int, int | None] = {}
+        self._seen: set[int] = set()
+
+    @property
+    def tokens(self) -> frozenset[int]:
+        """All that occur."""
+        return frozenset(self._counts)
+
+    @property
+    def of_one_text(self) -> frozenset[int]:
+        """Those that only one text has."""
+        return frozenset(token for token, text in self._only.items() if text is not _SEVERAL)
+
+    def add(self, text: str, prompt: str, ids: Iterable[int]) -> None:
+        """Counts the tokens of a text; one that was there before counts once."""
+        if (key := hash(text)) in self._seen:
+            return
+        self._seen.add(key)
+        self._counts.update(ids := list(ids))
+        for token in set(ids):
+            self._is_in(token, hash(prompt or text))
+
+    def add_uncounted(self, ids: Iterable[int]) -> None:
+        """Adds tokens that occur, but not in a text as a whole."""
+        for token in ids:
+            self._counts[token] += 0
+
+    def together_with(self, other: TokenUse) -> TokenUse:
+        """The use in the texts of both."""
+        both = TokenUse()
+        both._seen = self._seen | other._seen
+        for part in (self, other):
+            both._counts.update(part._counts)
+            for token, text in part._only.items():
+                both._is_in(token, text)
+        return both
+
+    def missing(self, kept: Collection[int]) -> float:
+        """The share of a further text's tokens that will not be kept, 0 to 1.
+
+        Each text in turn is left out, and its tokens that no other text has are counted.
+
+        Args:
+            kept: What is kept without the tokens `of_one_text`.
+        """
+        missing = sum(self._counts[token] for token in self.of_one_text - frozenset(kept))
+        return missing / max(1, self._counts.total())
+
+    def _is_in(self, token: int, text: int | None) -> None:
+        self._only[token] = text if self._only.get(token, text) == text else _SEVERAL
