@@ -11,8 +11,6 @@ from seap_export.families import ModelSpec, model_spec
 from seap_export.json_file import read_json
 from seap_export.sources.tokenizer import tokenizer_files
 
-__all__ = ["accepted_model", "cannot_hold", "changing_rotation", "remark_on_length"]
-
 
 def accepted_model(format: Format, folder: Path) -> tuple[dict[str, Any], ModelSpec]:
     """The config.json of a model folder, and what it describes.

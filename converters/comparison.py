@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ERROR_RATIO", "Tolerance", "are_as_near", "other_numbers", "worse_rows"]
-
 #: Largest difference of a number over the largest of its tensor: one or two units in the last place.
 _SHARES = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 2e-2}
 #: Rounded weights may have this many times the squared error that they would have if they were rounded now.

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from seap_export.families import ModelSpec, Sublayer
     from seap_export.rounding.grid import BlockQuantization
 
-__all__ = ["Format", "StoredWeights", "lacks", "named_folders"]
-
 
 def lacks(spec: ModelSpec, *known: type[Sublayer]) -> str | None:
     """The first part of a model's layers that is of none of the known kinds, or unusual; None: there is none."""

@@ -12,8 +12,6 @@ from converters.format import Format
 from seap_export.errors import ArtifactError, UsageError
 from seap_export.toml_file import either
 
-__all__ = ["FORMATS", "Row", "alike", "format_class", "format_name", "parse_format", "read_format", "row_of"]
-
 
 @dataclass(frozen=True)
 class Row:

@@ -9,8 +9,6 @@ from seap_export.families import Attention, Mlp, ModelSpec, RopeSpec, Sublayer, 
 from seap_export.families.names import Projection
 from seap_export.layers.sublayers.rotary import pair_swap
 
-__all__ = ["ProgramDecoder"]
-
 V = TypeVar("V")
 
 

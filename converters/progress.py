@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable
 
 from seap_export.families import names
 
-__all__ = ["LayerProgress"]
-
 
 class LayerProgress:
     """Counts the tensors of each layer as they are written, in any order.

@@ -13,8 +13,6 @@ from seap_export.families import ModelSpec
 from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.weights import SafetensorsReader, check_weights
 
-__all__ = ["PlainWeights", "not_finite", "open_plain"]
-
 
 def open_plain(model_folder: Path, spec: ModelSpec) -> PlainReader:
     """The weights of a model folder in the plain form.

@@ -10,8 +10,6 @@ from typing import Any
 from seap_export.errors import InputError
 from seap_export.json_file import json_text, read_json, write_json
 
-__all__ = ["Content", "copies", "file_differences", "in_order", "write_files"]
-
 #: Bytes as they are, JSON values, or None: there is no such file.
 Content = bytes | Mapping[str, Any] | None
 _MISSING = object()

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from seap_export.errors import EnvironmentFailure, UsageError
 
-__all__ = ["whole_or_nothing"]
-
 
 @contextmanager
 def whole_or_nothing(folder: Path) -> Iterator[None]:

@@ -8,11 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = [
-    "ArtifactError", "EnvironmentFailure", "InputError", "ParityFailure", "QualityFailure", "SeapError",
-    "SpeedFailure", "UsageError", "in_one_line", "refuse_less", "refuse_missing",
-]  # fmt: skip
-
 
 class SeapError(Exception):
     """Base of all errors that are reported as one line and an exit code (1: internal)."""

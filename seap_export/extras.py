@@ -13,15 +13,6 @@ from packaging.requirements import Requirement
 
 from seap_export.errors import EnvironmentFailure
 
-__all__ = [
-    "import_of_extra",
-    "install_remedy",
-    "installed_versions",
-    "missing_packages",
-    "optional_extras",
-    "require_extra",
-]
-
 #: The folder of the source, if this package was not installed.
 _SOURCE = Path(__file__).parents[1]
 

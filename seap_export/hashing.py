@@ -11,8 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-__all__ = ["sha256_file", "sha256_files", "sha256_json"]
-
 #: Device, inode, size, time of the last write and of the last change of the inode, the times in nanoseconds.
 _State = tuple[int, int, int, int, int]
 _known: dict[_State, str] = {}

@@ -10,8 +10,6 @@ from typing import Any
 
 from seap_export.errors import ArtifactError, InputError
 
-__all__ = ["MAX_JSON_BYTES", "json_text", "read_artifact", "read_json", "read_json_if_present", "write_json"]
-
 #: The largest JSON file that is read (256 MiB); tokenizers with large vocabularies take 35 MB.
 MAX_JSON_BYTES = 256 * 2**20
 

@@ -22,8 +22,6 @@ from typing import Any
 from seap_export.errors import EnvironmentFailure
 from seap_export.extras import install_remedy
 
-__all__ = ["LIBRARY_EXTRA", "ContextParameters", "LlamaBatch", "ModelParameters", "llama_library"]
-
 #: The extra that installs the library.
 LIBRARY_EXTRA = "gguf"
 _PACKAGE = "xllamacpp"

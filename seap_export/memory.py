@@ -12,8 +12,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["available_memory", "children_peak", "peak_memory", "reset_peak_memory"]
-
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 #: The limit of a container (cgroup v2, then v1), what it uses, and its counters.
 _GROUPS = (

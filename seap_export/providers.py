@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-__all__ = ["CUDA_GRAPH", "PROVIDERS", "WRITTEN_FOR", "Device", "DialectName", "Dtype", "Provider"]
-
 #: Where the tensors of a session lie, by ONNX Runtime's names.
 Device = Literal["cpu", "cuda"]
 Dtype = Literal["fp32", "fp16", "bf16"]

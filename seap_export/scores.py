@@ -14,11 +14,6 @@ from seap_export.families import Experts, LayerSpec
 from seap_export.families.names import Projection
 from seap_export.layers.sublayers.experts import routing_weights
 
-__all__ = [
-    "CHANNEL_SCORES", "EXPERT_SCORES", "SCORES", "ChannelScore", "ExpertScore", "LayerScores", "Score",
-    "channel_scores", "expert_scores", "layer_scores", "unit_scores",
-]  # fmt: skip
-
 #: Scores computed for each channel independently.
 ChannelScore = Literal["wifv", "wifn"]
 CHANNEL_SCORES: tuple[ChannelScore, ...] = get_args(ChannelScore)

@@ -6,8 +6,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["silent_stderr"]
-
 
 @contextmanager
 def silent_stderr() -> Iterator[None]:

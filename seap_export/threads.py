@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["spin_briefly"]
-
 
 def spin_briefly() -> None:
     """To be called before torch is loaded, which reads it; a value from outside stays.

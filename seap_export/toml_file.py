@@ -12,8 +12,6 @@ from typing import Any
 
 from seap_export.errors import UsageError
 
-__all__ = ["TomlFile", "either", "parse_toml", "read_toml", "unknown_key"]
-
 #: 16 KiB: the parser's memory grows with the square of a long dotted key.
 _MAX_BYTES = 16 * 2**10
 _POSITION = re.compile(r" \(at line (\d+), column \d+\)")

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from seap_export.errors import EnvironmentFailure
 
-__all__ = ["ArrayStore", "StoredArray"]
-
 
 @dataclass(frozen=True)
 class StoredArray:

@@ -16,8 +16,6 @@ from seap_export.sources.config import read_spec
 from seap_export.sources.weights import SafetensorsReader, WeightReader
 from validation.quiet import quiet_transformers
 
-__all__ = ["Change", "Checkpoint", "Weights"]
-
 #: Stored tensors by name: those of a layer, or one outside the layers.
 Weights = dict[str, torch.Tensor]
 #: Makes other weights of float32 ones; it sees each tensor by itself, or with all others of its layer.

@@ -14,8 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Estimate", "TokenEstimate", "is_close", "kl_json"]
-
 #: A mean is too close to a limit to tell on which side it is within this many standard errors.
 _ERRORS = 2.0
 #: More texts than this are not named as a remedy.

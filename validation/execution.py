@@ -12,8 +12,6 @@ from seap_export.runtime.session import available_threads
 if TYPE_CHECKING:
     from seap_export.layers.compute import Compute
 
-__all__ = ["Execution", "Say"]
-
 #: Takes a line on what is being done.
 Say = Callable[[str], object]
 

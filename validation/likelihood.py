@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["log_likelihoods"]
-
 
 def log_likelihoods(logits: NDArray[np.floating], tokens: Sequence[int]) -> NDArray[np.float64]:
     """log P(token), nats, [T], of each of T tokens with the logits [T, V] of its position, in float64."""

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from seap_export.errors import ParityFailure
 from validation.estimate import Estimate, TokenEstimate
 
-__all__ = ["CLEAR_MARGIN", "Defect", "LogitComparison", "LogitFigures", "LogitIndex"]
-
 Floats = NDArray[np.floating]
 Logits = NDArray[np.float64]
 Tokens = NDArray[np.float64]

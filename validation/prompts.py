@@ -14,18 +14,6 @@ import numpy as np
 from seap_export.errors import ArtifactError, InputError
 from validation.quiet import quiet_transformers
 
-__all__ = [
-    "BATCH_ROWS",
-    "CALL_TOKENS",
-    "KEPT_TOKENS",
-    "RANDOM_TOKENS",
-    "Case",
-    "load_tokenizer",
-    "parity_cases",
-    "prompt_digests",
-    "tokenize_prompts",
-]
-
 TokenIds = tuple[int, ...]
 BATCH_ROWS = 3
 RANDOM_TOKENS, _RANDOM_SEED = 64, 0

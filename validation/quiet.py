@@ -7,8 +7,6 @@ import logging
 import warnings
 from collections.abc import Iterator
 
-__all__ = ["quiet_transformers"]
-
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:

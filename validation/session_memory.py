@@ -22,8 +22,6 @@ from seap_export.runtime.driver import free_gpu_memory
 from validation.execution import Execution
 from validation.prompts import Case
 
-__all__ = ["Calls", "SessionMemory", "calls_of", "claim_memory", "session_memory"]
-
 #: What a session takes besides weights: the graph, its plan and the threads.
 _SESSION = 32_000_000
 #: Values per token that a layer holds at once, in multiples of the hidden size and of the widest matrix's rows.

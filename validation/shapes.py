@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from seap_export.activations.statistics import covariance_bytes
 from seap_export.families import ModelSpec, model_spec
 
-__all__ = ["LLAMA_2_7B", "SHAPES", "Shape"]
-
 
 @dataclass(frozen=True)
 class Shape:

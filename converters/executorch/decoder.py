@@ -22,8 +22,6 @@ from seap_export.families import Attention, ModelSpec, RopeSpec, names
 from seap_export.families.names import QKV
 from seap_export.layers.sublayers.rotary import rotary_tables
 
-__all__ = ["BITS", "CONTEXT", "PRECISION", "cache_length", "decoder_program", "decoder_weights", "rotations"]
-
 #: Tokens of the cache at most: it takes its whole memory, however short the text is.
 CONTEXT = 2048
 #: The method that gives the bits of matrices, and those of each precision.

@@ -23,8 +23,6 @@ from seap_export.families import Attention, Mlp, ModelSpec
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.sources.config import end_tokens
 
-__all__ = ["ExecutorchFormat"]
-
 #: The nodes of a layer, bytes.
 _LAYER = 12_000
 

@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from converters.executorch.packages import graph_schema, require
 from converters.executorch.weights import GRID, Weight
 
-__all__ = ["TOKENS", "Graph", "Shape", "Value"]
-
 Shape = tuple[int, ...]
 #: The most tokens of a call, which shapes have where the number of tokens is open.
 TOKENS = 128

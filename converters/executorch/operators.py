@@ -6,8 +6,6 @@ import numpy as np
 
 from converters.executorch.graph import TOKENS, Graph, Shape, Value
 
-__all__ = ["activated", "add", "capped", "multiply", "norm", "reshape", "scaled"]
-
 
 def _unary(g: Graph, operator: str, x: Value, bounds: tuple[float, float] | None = None) -> Value:
     return g.node(operator, x.shape, bounds, input_id=x.index)

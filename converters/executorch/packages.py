@@ -11,8 +11,6 @@ from typing import Any
 from seap_export.extras import import_of_extra
 from seap_export.stderr import silent_stderr
 
-__all__ = ["EXTRA", "graph_schema", "program_schema", "quiet", "require"]
-
 #: The extra of this package that installs them.
 EXTRA = "executorch"
 

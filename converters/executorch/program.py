@@ -20,8 +20,6 @@ from converters.executorch.graph import Graph, Shape
 from converters.executorch.packages import program_schema, require
 from converters.executorch.weights import Weight
 
-__all__ = ["ALIGNMENT", "Program"]
-
 #: Of segments and of what is in memory, bytes.
 ALIGNMENT = 128
 _SIZES = {"FLOAT": 4, "LONG": 8, "CHAR": 1}

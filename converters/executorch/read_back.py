@@ -19,8 +19,6 @@ from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec
 from seap_export.sources.config import end_tokens, read_spec
 
-__all__ = ["ExecutorchWeights", "program_damages", "weight_differences"]
-
 
 class ExecutorchWeights(PlainWeights):
     """The weights of a program by the names of the model folder, float32; one tensor is in memory at a time."""

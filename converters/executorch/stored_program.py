@@ -17,8 +17,6 @@ from converters.executorch.program import Program
 from converters.executorch.weights import GRID, StoredNumbers, Weight
 from seap_export.errors import ArtifactError
 
-__all__ = ["PROGRAM", "StoredProgram"]
-
 PROGRAM = "model.pte"
 #: What parsers raise when they read a damaged file.
 _DAMAGES = (struct.error, ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, AssertionError)

@@ -11,8 +11,6 @@ import torch
 from converters.read_back import not_finite
 from seap_export.rounding.grid import BlockQuantization, best_scales, levels, padded_blocks
 
-__all__ = ["GRID", "Kind", "StoredNumbers", "Weight", "stored_numbers"]
-
 Kind = Literal["fp32", "int8", "int4"]
 #: What int4 matrices are on; XNNPACK wants scales above zero.
 GRID = BlockQuantization(4, 32, embeddings=False, whole_blocks=True, positive=True)

@@ -10,8 +10,6 @@ import torch
 from converters.executorch.program import Program
 from converters.executorch.weights import stored_numbers
 
-__all__ = ["write_program"]
-
 
 def write_program(
     path: Path,

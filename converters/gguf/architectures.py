@@ -29,16 +29,6 @@ from seap_export.families import (
 from seap_export.families.names import DENSE, PROJECTIONS, QKV, Norm, Projection
 from seap_export.families.sublayers import Activation, QkNorm
 
-__all__ = [
-    "ARCHITECTURES",
-    "Architecture",
-    "attention_interval",
-    "differ_in_shape",
-    "effective_window",
-    "full_rope",
-    "local_rope",
-]
-
 _USUAL_NORMS: frozenset[Norm] = frozenset({"input_layernorm", "post_attention_layernorm"})
 _NO_NAMES: Mapping[str, str] = MappingProxyType({})
 _UNSCALED = frozenset({"default", "linear", "yarn"})

@@ -31,8 +31,6 @@ from seap_export.families import (
 from seap_export.families.names import PROJECTIONS
 from seap_export.families.sublayers import Gates
 
-__all__ = ["choose_architecture", "keeps_levels", "refusal"]
-
 #: A least time step that llama.cpp may leave out: its tokens change a state by a thousandth.
 _NO_STEP = 0.001
 

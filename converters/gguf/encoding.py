@@ -16,8 +16,6 @@ from converters.gguf.q4_0 import encode_q4_0
 from converters.gguf.types import needs_library
 from seap_export.llama_library import llama_library
 
-__all__ = ["TOLERANCES", "decode", "encode"]
-
 #: Half the smallest number of float16: what lies below is rounded to it or to zero.
 _TINY = 2.0**-25
 #: How far a number may be off by the rounding of a type other than Q4_0. Scales are float16; in K-quants those of 16

@@ -17,8 +17,6 @@ from converters.gguf.metadata import Metadata, model_metadata, rope_tensors
 from converters.gguf.types import PRESETS, Preset, bytes_of, needs_library, type_of, wanted_type
 from seap_export.families import ModelSpec
 
-__all__ = ["MODEL_FILE", "FilePlan"]
-
 MODEL_FILE = "model.gguf"
 #: About what the metadata take: a token with its text and kind, and two merges.
 _BYTES_OF_TOKEN, _BYTES_OF_TENSOR = 45, 64

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from converters.gguf.architectures import Architecture
 from seap_export.families import Attention, ModelSpec
 
-__all__ = ["Folding", "attention_scale", "embedding_scale"]
-
 
 def attention_scale(architecture: Architecture, spec: ModelSpec) -> float:
     """The factor on attention scores in llama.cpp, where the metadata do not give it."""

@@ -20,8 +20,6 @@ from seap_export.families import ModelSpec
 from seap_export.llama_library import llama_library
 from seap_export.rounding.grid import BlockQuantization
 
-__all__ = ["GgufFormat"]
-
 
 @dataclass(frozen=True)
 class GgufFormat(Format):

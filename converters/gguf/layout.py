@@ -17,8 +17,6 @@ from seap_export.families.family import FUSED
 from seap_export.families.names import DENSE, NORMS, PROJECTIONS, ROUTED, Projection
 from seap_export.families.sublayers import QK_NORMS
 
-__all__ = ["FileTensor", "Part", "file_tensors"]
-
 _NORM_NAMES: Mapping[str, str] = {
     "input_layernorm": "attn_norm.weight",
     "post_self_attn_layernorm": "post_attention_norm.weight",

@@ -28,8 +28,6 @@ from seap_export.families import (
 from seap_export.layers.sublayers.rotary import attention_factor, inverse_frequencies
 from seap_export.sources.gguf.file import MODEL_TYPE_KEY
 
-__all__ = ["Metadata", "Value", "model_metadata", "rope_tensors"]
-
 Value: TypeAlias = bool | int | float | str | list[str] | list[int] | list[float] | list[bool]
 Metadata: TypeAlias = dict[str, Value]
 _SIZES = {

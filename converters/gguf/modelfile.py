@@ -15,8 +15,6 @@ from seap_export.families import ModelSpec
 from seap_export.runtime.chat import ChatTemplate, Message, read_chat_template
 from seap_export.runtime.files import load_tokenizer
 
-__all__ = ["modelfile"]
-
 #: Tokens of the context at most, for Ollama allocates the whole cache; users set more with `num_ctx`.
 _MOST_CONTEXT = 8192
 _CONTENT = "{{ .Content }}"

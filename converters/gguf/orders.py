@@ -11,8 +11,6 @@ from converters.gguf.architectures import Architecture, full_rope
 from seap_export.families import Attention, DeltaNet, ModelSpec
 from seap_export.families.names import Projection
 
-__all__ = ["Orders"]
-
 #: Position i holds what the plain form has at position `order[i]`, int64; None: at i.
 Order = NDArray[np.int64] | None
 

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from seap_export.rounding.grid import BlockQuantization, best_scales, levels, padded_blocks
 
-__all__ = ["Q4_0", "encode_q4_0"]
-
 Q4_0 = BlockQuantization(4, 32, embeddings=False, whole_blocks=True)
 #: Numbers that are rounded at a time.
 _ELEMENTS = 1 << 18

@@ -14,8 +14,6 @@ from converters.read_back import not_finite
 from seap_export.errors import InputError
 from seap_export.sources.weights import WeightReader
 
-__all__ = ["plain_rows", "rows_of"]
-
 #: Values that are converted at a time (16 MiB in float32).
 _AT_ONCE = 2**22
 _LARGEST_FLOAT16 = 65504.0

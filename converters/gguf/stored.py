@@ -26,8 +26,6 @@ from seap_export.sources.gguf.header import GgufTensor, read_header
 from seap_export.sources.stored import PlainReader
 from seap_export.sources.weights import SafetensorsReader
 
-__all__ = ["GgufWeights", "file_damages", "precision_of", "weight_differences"]
-
 #: Rows that are compared at a time.
 _ROWS = 4096
 

@@ -18,8 +18,6 @@ from gguf.constants import GGML_QUANT_SIZES
 
 from converters.gguf.layout import FileTensor
 
-__all__ = ["PRESETS", "Preset", "bytes_of", "needs_library", "type_of", "wanted_type"]
-
 
 @dataclass(frozen=True)
 class Preset:

@@ -24,8 +24,6 @@ from seap_export.sources.config import read_spec
 from seap_export.sources.stored import PlainReader
 from seap_export.sources.weights import SafetensorsReader, WeightReader
 
-__all__ = ["whole_metadata", "write_gguf"]
-
 _TYPES: dict[type, GGUFValueType] = {
     bool: GGUFValueType.BOOL,
     int: GGUFValueType.UINT32,

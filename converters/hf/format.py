@@ -16,8 +16,6 @@ from seap_export.sources.config import read_spec
 from seap_export.sources.stored import StoredForm
 from seap_export.sources.weights import SafetensorsReader, check_weights, main_dtype
 
-__all__ = ["HfFormat", "dtype_name"]
-
 _NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 _SIZES = {name: dtype.itemsize for dtype, name in _NAMES.items()}
 

@@ -16,8 +16,6 @@ from typing import Any
 from converters.litert.packages import require
 from seap_export.errors import ArtifactError
 
-__all__ = ["BUNDLE", "DAMAGES", "METADATA", "PROGRAM", "TOKENIZER", "Bundle", "Section", "header"]
-
 BUNDLE = "model.litertlm"
 #: The kinds of sections, by their names in the schema.
 METADATA, TOKENIZER, PROGRAM = "LlmMetadataProto", "HF_Tokenizer_Zlib", "TFLiteModel"

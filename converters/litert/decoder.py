@@ -18,8 +18,6 @@ from seap_export.families import Attention, ModelSpec, QueryScaling, RopeSpec, n
 from seap_export.families.names import QKV
 from seap_export.layers.sublayers.rotary import attention_factor, inverse_frequencies
 
-__all__ = ["CONTEXT", "HIDDEN", "cache_length", "decoder_program", "decoder_weights"]
-
 #: Tokens of the prompt's signatures, and of the cache at most: every step reads all of it, however short the text is.
 _PREFILL, CONTEXT = (16, 128), 1024
 #: Added to the scores of what a token does not see, as LiteRT-LM's mask has it.

@@ -24,8 +24,6 @@ from converters.read_back import open_plain
 from converters.whole import whole_or_nothing
 from seap_export.families import Attention, Mlp, ModelSpec
 
-__all__ = ["LitertFormat"]
-
 #: The nodes and tensors of a layer in all signatures, bytes.
 _LAYER = 21_000
 

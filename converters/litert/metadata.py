@@ -14,8 +14,6 @@ from seap_export.runtime.chat import ChatTemplate, read_chat_template
 from seap_export.runtime.files import load_tokenizer
 from seap_export.sources.config import end_tokens
 
-__all__ = ["llm_metadata", "packed_tokenizer", "unpacked_tokenizer"]
-
 #: LiteRT-LM gives the content of a turn as a list of parts, which few templates take.
 _AS_TEXT = (
     "{% set ns = namespace(turns=[]) %}{% for message in messages %}{% if message.content is string %}"

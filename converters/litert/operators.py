@@ -6,11 +6,6 @@ import numpy as np
 
 from converters.litert.program import Graph, Shape, Value
 
-__all__ = [
-    "activated", "add", "batch_matmul", "bounded", "capped", "constant", "elementwise",
-    "lookup", "multiply", "norm", "reshape", "scaled", "softmax", "subtract", "transpose", "update",
-]  # fmt: skip
-
 
 def constant(g: Graph, *numbers: float) -> Value:
     """float32 numbers: of no dimension if it is one, otherwise a vector."""

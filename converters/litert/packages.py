@@ -7,8 +7,6 @@ from typing import Any
 
 from seap_export.extras import import_of_extra
 
-__all__ = ["EXTRA", "require", "schema"]
-
 #: The extra of this package that installs them.
 EXTRA = "litert"
 #: Imports a module of them; see `import_of_extra`.

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from converters.litert.packages import require, schema
 
-__all__ = ["ALIGNMENT", "Graph", "Program", "Shape", "Value", "Weight", "packed"]
-
 #: Of weights in the file, bytes.
 ALIGNMENT = 64
 _DTYPES = {"float32": "FLOAT32", "int32": "INT32", "int8": "INT8", "bool": "BOOL"}

@@ -21,8 +21,6 @@ from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec
 from seap_export.sources.config import read_spec
 
-__all__ = ["LitertWeights", "bundle_damages", "weight_differences"]
-
 
 class LitertWeights(PlainWeights):
     """The weights of a bundle by the names of the model folder, float32; one tensor is in memory at a time."""

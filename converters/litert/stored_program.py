@@ -14,8 +14,6 @@ from converters.litert.packages import schema
 from converters.litert.program import ALIGNMENT, Program, Shape, packed
 from converters.litert.weights import StoredNumbers
 
-__all__ = ["StoredProgram"]
-
 
 @dataclass(frozen=True)
 class _Entry:

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from converters.litert.program import Weight
 from converters.read_back import not_finite
 
-__all__ = ["StoredNumbers", "stored_numbers"]
-
 #: The largest level; -128 is not used, so that levels are symmetric.
 _LARGEST = 127
 

@@ -11,8 +11,6 @@ from seap_export.families import Attention, Experts, LayerSpec, Mlp, ModelSpec, 
 from seap_export.families.names import NORMS, PROJECTIONS
 from seap_export.layers.sublayers.rotary import attention_factor, inverse_frequencies
 
-__all__ = ["described"]
-
 
 def described(spec: ModelSpec) -> dict[str, Any]:
     """All that `modeling_mlx.py` needs to know of a model, as JSON."""

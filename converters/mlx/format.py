@@ -23,8 +23,6 @@ from seap_export.rounding.grid import BlockQuantization
 from seap_export.sources.config import read_spec
 from seap_export.sources.tensor_writer import SafetensorsWriter
 
-__all__ = ["MlxFormat"]
-
 #: Of the gates in `modeling_mlx.py`.
 _ACTIVATIONS = ("silu", "gelu_tanh")
 #: Of its routers.

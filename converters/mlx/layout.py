@@ -15,8 +15,6 @@ from seap_export.families import Experts, ModelSpec, names
 from seap_export.families.names import ROUTED
 from seap_export.families.stacked import Joint
 
-__all__ = ["GROUPS", "PRECISIONS", "Layout", "MlxPrecision"]
-
 #: Group sizes, the one first that is tried first; what the columns of a matrix are no multiple of is not quantised.
 GROUPS = (64, 32)
 

@@ -16,8 +16,6 @@ import torch
 
 from seap_export.rounding.grid import BlockQuantization, best_scales, levels, on_grid, padded_blocks
 
-__all__ = ["GRID", "QuantizedRows", "dequantize", "kept", "quantize"]
-
 #: The grid that a matrix keeps.
 GRID = BlockQuantization(4, 64, whole_blocks=True)
 

@@ -18,8 +18,6 @@ from converters.small_files import file_differences
 from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec
 
-__all__ = ["MlxWeights", "folder_damages", "weight_differences"]
-
 #: A number may be this many times as far off as half a unit in the last place of its dtype: machines round alike.
 _ULPS = 2.0
 

@@ -26,8 +26,6 @@ from seap_export.sources.tensor_writer import SafetensorsWriter
 from seap_export.sources.tokenizer import tokenizer_names
 from seap_export.sources.weights import SafetensorsReader, main_dtype
 
-__all__ = ["MODEL_FILE", "WEIGHTS", "mlx_files", "model_dtype", "stored_parts", "write_mlx"]
-
 #: The model file's name in an artifact.
 MODEL_FILE = "modeling_mlx.py"
 WEIGHTS = "model.safetensors"

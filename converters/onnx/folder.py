@@ -17,8 +17,6 @@ from seap_export.json_file import read_json, read_json_if_present
 from seap_export.sources.config import read_spec
 from seap_export.sources.tokenizer import read_tokenizer_config, tokenizer_files, tokenizer_names
 
-__all__ = ["convert_folder", "folder_damages", "genai_config_of"]
-
 _DEFAULT = OnnxForm()
 
 

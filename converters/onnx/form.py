@@ -13,8 +13,6 @@ from converters.onnx.precision import BlockQuantization, Precision, PrecisionNam
 from seap_export.errors import ArtifactError
 from seap_export.providers import PROVIDERS, WRITTEN_FOR, DialectName
 
-__all__ = ["FORM_NOTE", "Logits", "OnnxForm", "default_form", "read_form"]
-
 #: The positions for which a graph returns logits.
 Logits = Literal["all", "last"]
 #: Metadata key under which a graph records its form.

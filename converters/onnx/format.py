@@ -19,8 +19,6 @@ from converters.onnx.weights.widths import float_tables, width_warning
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec
 
-__all__ = ["OnnxFormat"]
-
 
 @dataclass(frozen=True)
 class OnnxFormat(Format):

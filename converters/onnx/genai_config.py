@@ -11,8 +11,6 @@ from seap_export.errors import InputError
 from seap_export.families import Attention, Convolution, LayerSpec, ModelSpec
 from seap_export.providers import PROVIDERS
 
-__all__ = ["GENAI_CONFIG", "genai_config"]
-
 GENAI_CONFIG = "genai_config.json"
 _DEFAULT = OnnxForm()
 #: Search options that a generation_config.json may set, with their defaults.

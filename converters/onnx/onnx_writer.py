@@ -11,7 +11,6 @@ import onnx_ir as ir
 from converters.onnx.form import OnnxForm
 from converters.onnx.graph.decoder import HEAD_DIM_MULTIPLE, decoder_graph
 from converters.onnx.graph.dialects.looped import is_looped
-from converters.onnx.precision import BLOCK_SIZES
 from converters.onnx.weights.overflow import find_scaling
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import INLINE_BYTES, open_weights
@@ -20,8 +19,7 @@ from converters.whole import whole_or_nothing
 from seap_export.errors import InputError, UsageError
 from seap_export.families import Attention, Experts, ModelSpec, model_spec
 from seap_export.json_file import read_json
-
-__all__ = ["DATA_FILE", "MODEL_FILE", "refuse_unsupported", "write_onnx"]
+from seap_export.rounding.grid import BLOCK_SIZES
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"

@@ -10,10 +10,8 @@ import torch
 
 from seap_export.errors import UsageError
 from seap_export.providers import PROVIDERS, DialectName, Dtype
-from seap_export.rounding.grid import BLOCK_SIZES, BlockQuantization
+from seap_export.rounding.grid import BlockQuantization
 from seap_export.toml_file import either
-
-__all__ = ["BLOCK_SIZES", "PRECISIONS", "BlockQuantization", "Precision", "PrecisionName", "choose_precision"]
 
 PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)

@@ -20,8 +20,6 @@ from converters.read_back import PlainWeights
 from seap_export.errors import ArtifactError
 from seap_export.families import Experts, ModelSpec, names
 
-__all__ = ["GraphWeights"]
-
 
 class GraphWeights(PlainWeights):
     """The weights of a graph, under the names of the model folder's safetensors; see `StoredWeights`.

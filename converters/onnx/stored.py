@@ -26,8 +26,6 @@ from seap_export.errors import ArtifactError
 from seap_export.sources.config import read_spec
 from seap_export.sources.weights import Difference
 
-__all__ = ["interface_differences", "open_graph", "refuse_bad_data", "weight_differences"]
-
 #: Approximations of the same function.
 _GELUS = ("FastGelu", "Gelu")
 _PARTS = (".packed", ".scales", ".zero_points")

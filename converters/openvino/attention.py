@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from converters.openvino.packages import require
 
-__all__ = ["attention_translation", "ints"]
-
 _SWAPPED = (0, 2, 1, 3)
 
 

@@ -15,8 +15,6 @@ from converters.openvino.tokenizer import DETOKENIZER_FILE, TOKENIZER_FILE, open
 from converters.openvino.translate import translate
 from converters.small_files import file_differences
 
-__all__ = ["file_damages", "graph_differences"]
-
 _VERSION = "openvino_version"
 
 

@@ -24,8 +24,6 @@ from seap_export.families import Attention, Mlp, ModelSpec, RopeSpec, names
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.sources.config import read_spec
 
-__all__ = ["OpenvinoFormat"]
-
 #: The share of a file from which on the user is told.
 _REMARKABLE = 0.01
 _TYPES = {"f32": "fp32", "f16": "fp16", "i8": "int8", "i4": "int4"}

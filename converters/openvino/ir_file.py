@@ -21,8 +21,6 @@ from converters.openvino.stored_tensor import StoredTensor
 from seap_export.errors import ArtifactError, EnvironmentFailure
 from seap_export.families import names
 
-__all__ = ["DATA_FILE", "MODEL_FILE", "Constant", "Ir", "read_ir", "write_ir"]
-
 MODEL_FILE = "openvino_model.xml"
 DATA_FILE = "openvino_model.bin"
 #: Each tensor starts at a multiple of so many bytes, where kernels read fastest.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-__all__ = ["settle_names"]
-
 #: Names that OpenVINO makes up count all nodes that the process ever made.
 _MADE_UP = re.compile(r"(.*?)_\d+(\.\d+)?")
 

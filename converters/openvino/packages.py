@@ -6,8 +6,6 @@ from functools import partial
 
 from seap_export.extras import import_of_extra
 
-__all__ = ["EXTRA", "require"]
-
 #: The extra of this package that installs them.
 EXTRA = "openvino"
 #: Imports one of them, such as `openvino` or `openvino_tokenizers`; see `import_of_extra`.

@@ -17,8 +17,6 @@ from converters.read_back import PlainWeights
 from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec, names
 
-__all__ = ["IrWeights", "weight_differences"]
-
 #: The bytes of a matrix of integers, and those of its scales.
 Stored = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 

@@ -17,8 +17,6 @@ from seap_export.errors import InputError
 from seap_export.families import names
 from seap_export.rounding.grid import BlockQuantization
 
-__all__ = ["BLOCK", "ElementType", "Storage", "StoredTensor", "dequantized", "padded", "storage_of"]
-
 ElementType = Literal["f32", "f16", "i8", "i4"]
 #: Weights of a row that share a scale.
 BLOCK = 32

@@ -19,8 +19,6 @@ from seap_export.families import Attention, ModelSpec, names
 from seap_export.families.names import QKV
 from seap_export.sources.config import read_spec
 
-__all__ = ["Graph", "Weight", "parts_of", "standard_graph"]
-
 _TRANSPOSED = ".transposed"
 
 

@@ -14,8 +14,6 @@ from seap_export.families import model_spec
 from seap_export.rounding.note import without_dtype
 from seap_export.sources.tokenizer import read_tokenizer_config, tokenizer_names, without_code
 
-__all__ = ["DETOKENIZER_FILE", "TOKENIZER_FILE", "openvino_files", "tokenizer_graphs", "write_tokenizer"]
-
 TOKENIZER_FILE = "openvino_tokenizer.xml"
 DETOKENIZER_FILE = "openvino_detokenizer.xml"
 

@@ -23,8 +23,6 @@ from converters.openvino.packages import require
 from converters.openvino.stored_tensor import StoredTensor, padded
 from converters.openvino.tensors import Graph, Weight
 
-__all__ = ["translate"]
-
 _CACHE = re.compile(r"past_key_values\.\d+\.(key|value)")
 
 

@@ -14,8 +14,6 @@ from seap_export.runtime.chat import DEFAULT_TEMPLATE, template_sources
 from seap_export.runtime.files import load_tokenizer
 from seap_export.sources.tokenizer import MODEL_INPUTS, read_tokenizer_config
 
-__all__ = ["web_files"]
-
 #: Keys of a tokenizer_config.json that name code, or contradict tokenizer.json.
 _DROPPED = ("auto_map", "add_eos_token")
 _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")

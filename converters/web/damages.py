@@ -20,8 +20,6 @@ from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec
 from seap_export.sources.config import read_spec
 
-__all__ = ["ONNX_FOLDER", "folder_damages"]
-
 #: The folder of the graph, in which transformers.js looks for it.
 ONNX_FOLDER = "onnx"
 

@@ -18,8 +18,6 @@ import onnx_ir as ir
 from converters.onnx.weights.weights import INLINE_BYTES
 from converters.progress import LayerProgress
 
-__all__ = ["CHUNK_BYTES", "DataSlot", "data_name", "data_slots", "write_graph"]
-
 #: The most bytes of a data file: browsers' arrays have ended at 2^31 - 1 bytes.
 CHUNK_BYTES = 2_000_000_000
 #: ONNX Runtime reads tensors from aligned offsets without a copy.

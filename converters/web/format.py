@@ -28,8 +28,6 @@ from seap_export.families import Attention, Mlp, ModelSpec
 from seap_export.json_file import read_artifact
 from seap_export.rounding.grid import BlockQuantization
 
-__all__ = ["WebFormat"]
-
 #: Weights above this leave too little of WebAssembly's 4 GB, where a part of them is held twice.
 _MOST_WASM = 2_500_000_000
 

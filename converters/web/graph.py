@@ -20,8 +20,6 @@ from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import LazyWeights
 from seap_export.families import ModelSpec
 
-__all__ = ["KEPT", "shape_graph", "web_graph"]
-
 #: The input, int64 [], whose name transformers.js knows.
 KEPT = "num_logits_to_keep"
 _HEAD = "lm_head"

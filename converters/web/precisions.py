@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from converters.onnx.precision import Precision
 from seap_export.rounding.grid import BlockQuantization
 
-__all__ = ["PRECISIONS", "file_name", "precision_of"]
-
 #: By name, the default first: what a file's name ends with, the dtype that is computed in, and the bits of weights.
 #: q8 is what transformers.js loads in a browser if it is not told otherwise.
 _KINDS: Mapping[str, tuple[str, Precision]] = {

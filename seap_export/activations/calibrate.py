@@ -28,8 +28,6 @@ from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.streams import StreamStorage, choose_storage
 from seap_export.sources.source import Source
 
-__all__ = ["collect_statistics", "storage_for"]
-
 _STREAM, _CHECK = "stream", "check"
 
 

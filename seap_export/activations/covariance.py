@@ -7,8 +7,6 @@ from functools import partial
 
 import torch
 
-__all__ = ["CovarianceAccumulator", "add_packed", "add_products", "mirrored", "pack_symmetric"]
-
 #: Rows of the matrix computed at a time, only from the diagonal to the right, which saves nearly half of the work.
 _STRIP = 256
 #: Tokens whose products are summed in float32 before float64 takes over.

@@ -18,8 +18,6 @@ from seap_export.families import Experts, ModelSpec
 from seap_export.families.names import Projection
 from seap_export.layers.sublayers.experts import routing_weights
 
-__all__ = ["ExpertStatistics", "Mixture"]
-
 #: What a fresh token counts beside one of a calibration text, since models do not write quite as people do.
 FRESH_WEIGHT = 0.3
 

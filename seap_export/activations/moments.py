@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["MomentAccumulator", "Moments"]
-
 #: Tokens converted to float64 at a time: few enough to stay in the processor's cache.
 _BLOCK = 128
 

@@ -16,8 +16,6 @@ from seap_export.families.names import Projection
 from seap_export.layers.hidden_states import HiddenStates, SublayerPass
 from seap_export.layers.layer import DecoderLayer
 
-__all__ = ["Observer", "kept_numbers", "observer"]
-
 
 class Observer(Protocol):
     """Sees all tokens at a sublayer."""

@@ -24,8 +24,6 @@ from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.sublayers.experts import expert_channels, expert_outputs, router_logits, router_weights
 from seap_export.layers.working_memory import summed_parts
 
-__all__ = ["RoutingObserver", "RoutingSample"]
-
 #: Tokens that are sampled at least, if there are as many, and products that are kept of a layer at most.
 _FEWEST, _PRODUCTS = 1024, 1 << 24
 #: A larger sample takes all experts one part in so many of what the pass takes them.

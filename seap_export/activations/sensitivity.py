@@ -23,8 +23,6 @@ from seap_export.layers.sublayers.norm import Norm
 from seap_export.layers.working_memory import LOGIT_TOKENS
 from seap_export.sources.source import Source
 
-__all__ = ["SENSITIVITY_TOKENS", "Backward", "last_gradients", "sensitivity_texts"]
-
 #: Tokens whose gradients are taken. Each contributes hidden_size squares, so a few hundred are plenty.
 SENSITIVITY_TOKENS = 512
 _INPUTS, _GRADIENT, _SQUARES = "inputs", "gradient", "squares"

@@ -23,12 +23,6 @@ from seap_export.json_file import read_json, write_json
 from seap_export.layers.kept import UNFINISHED, keep_tensors, kept_tensors
 from seap_export.sources.tensor_writer import SafetensorsWriter
 
-__all__ = [
-    "CALIBRATION_SCHEMA", "TOKENS", "Calibration", "CalibrationRecord", "LayerMoments", "SublayerStatistics",
-    "covariance_bytes", "has_sensitivity", "read_tokens", "write_layer", "write_record", "write_sensitivity",
-    "write_tokens",
-]  # fmt: skip
-
 CALIBRATION_SCHEMA = "seap-export/calibration/3"
 #: The file of the token ids of the calibration texts.
 TOKENS = "tokens.safetensors"

@@ -30,8 +30,6 @@ from seap_export.layers.sublayers.operands import stream_of
 from seap_export.sources.source import Source
 from seap_export.sources.stored import StoredForm
 
-__all__ = ["WalkCheck", "refuse_overflow", "short_context"]
-
 #: Tokens that are compared; a text is cut there.
 _TOKENS = 256
 #: Largest difference of a token's hidden states, or logits, relative to their root mean square. Rounding in float32

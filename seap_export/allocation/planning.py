@@ -18,8 +18,6 @@ from seap_export.plan.sublayers import whole_words
 from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 
-__all__ = ["choose_plan"]
-
 _LOG = "trials.jsonl"
 
 

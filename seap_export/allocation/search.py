@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["BestSteps", "TrialLog", "directions", "multipliers", "search"]
-
 #: The first step and the last one; each is half of the one before.
 _FIRST, _LAST = 0.5, 0.125
 

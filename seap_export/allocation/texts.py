@@ -10,8 +10,6 @@ import torch
 
 from seap_export.activations.mixture import Mixture
 
-__all__ = ["FITTED_TOKENS", "JUDGED_TOKENS", "TrialTexts", "draw_texts"]
-
 #: Tokens that plans are refitted on and judged on, and tokens of a text: few, so that many plans can be tried.
 #: docs/research/measurements.md shows that what is found with them holds for more; other numbers were not compared.
 FITTED_TOKENS, JUDGED_TOKENS, _LENGTH = 4096, 1536, 256

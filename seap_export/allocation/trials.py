@@ -17,8 +17,6 @@ from seap_export.plan.plan import Plan
 from seap_export.shrink.refit_streams import RefitStreams
 from seap_export.sources.source import Source
 
-__all__ = ["Trials"]
-
 
 class Trials:
     """Measures plans of one model on the same texts. The dense model runs once, when this is made.

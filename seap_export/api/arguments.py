@@ -12,11 +12,6 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from seap_export.errors import UsageError
 
-__all__ = [
-    "FilePath", "Mismatch", "Mixes", "NameOrPath", "Provider", "Several", "Weights", "checked", "defaults_of",
-    "joined",
-]  # fmt: skip
-
 _T = TypeVar("_T")
 #: What a type is called in messages, alone and in a list.
 _WORDS: Mapping[type, tuple[str, str]] = {

@@ -9,8 +9,6 @@ from seap_export.api.progress import ProgressArgument
 from seap_export.api.results import ConvertedModel
 from seap_export.errors import UsageError
 
-__all__ = ["convert"]
-
 
 def convert(
     folder: FilePath,

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from seap_export.pipeline.evaluation.request import EvaluationRequest
     from seap_export.pipeline.progress import Progress
 
-__all__ = ["evaluate"]
-
 
 def evaluate(
     path: NameOrPath,

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from seap_export.pipeline.request.export_request import ExportRequest
     from seap_export.sources.source import Source
 
-__all__ = ["export"]
-
 
 def export(
     model: NameOrPath,

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from validation.estimate import TokenEstimate
     from validation.reports.speedups import MeasuredSpeedup
 
-__all__ = ["Figures", "FormatFigures", "figures_of"]
-
 
 @dataclass(frozen=True)
 class FormatFigures:

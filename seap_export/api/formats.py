@@ -14,8 +14,6 @@ from converters.onnx.precision import PRECISIONS, choose_precision
 from seap_export.errors import UsageError
 from seap_export.providers import PROVIDERS, DialectName
 
-__all__ = ["all_formats_of", "form_if_any", "formats_of"]
-
 #: The options of a graph; formats other than ONNX have none of them. Unset ones are None or False.
 _OF_BLOCKS = ("activations", "block_size", "asymmetric", "float_embeddings")
 _OF_GRAPHS = ("precision", *_OF_BLOCKS, "dialect", "logits")

@@ -8,8 +8,6 @@ from seap_export.pipeline.progress import Progress
 from seap_export.sources.source import Source
 from validation.reports.numbers import megabytes
 
-__all__ = ["warn_of_memory"]
-
 
 def warn_of_memory(progress: Progress, source: Source, compute: Compute) -> None:
     """Warns if a single layer, which is always in memory, needs more than the limit."""

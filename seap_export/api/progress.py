@@ -16,8 +16,6 @@ import click
 from seap_export.api.arguments import Mismatch
 from seap_export.pipeline.progress import Progress, Silent
 
-__all__ = ["PrintedProgress", "ProgressArgument", "duration", "progress_line"]
-
 #: Seconds between two progress lines if there is no terminal.
 _HEARTBEAT_SECONDS = 30.0
 

@@ -8,8 +8,6 @@ from seap_export.api.arguments import FilePath, NameOrPath, Several, checked
 from seap_export.api.progress import ProgressArgument
 from seap_export.api.results import PrunedModel
 
-__all__ = ["prune"]
-
 
 def prune(
     model: NameOrPath,

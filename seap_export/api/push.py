@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from seap_export.api.arguments import FilePath, checked
 from seap_export.api.progress import ProgressArgument
 
-__all__ = ["PushedVariant", "push"]
-
 
 @dataclass(frozen=True)
 class PushedVariant:

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from seap_export.pipeline.gate.report import Check, ValidationReport
     from seap_export.pipeline.preview import Preview
 
-__all__ = ["ConvertedModel", "ExportResult", "PrunedModel", "ValidationResult"]
-
 
 @dataclass(frozen=True)
 class PrunedModel:

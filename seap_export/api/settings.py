@@ -24,8 +24,6 @@ from seap_export.plan.settings import PlanSettings
 from seap_export.vocabulary.choice import parse_size
 from validation.parity.profiles import Limits, read_limits
 
-__all__ = ["calibration_settings", "cluster_of", "compute_of", "export_request", "parity_settings", "plan_settings"]
-
 
 def compute_of(options: dict[str, Any]) -> Compute:
     """The device and its limits; removes their options from `options`.

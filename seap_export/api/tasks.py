@@ -12,8 +12,6 @@ from seap_export.errors import UsageError
 if TYPE_CHECKING:
     from seap_export.corpus import Task
 
-__all__ = ["Tasks"]
-
 _EXPECTED = "a mapping from names to texts, records or files, or a list of NAME=SOURCE"
 
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from seap_export.pipeline.gate.request import ValidationRequest
     from seap_export.pipeline.progress import Progress
 
-__all__ = ["validate"]
-
 
 def validate(
     path: FilePath,

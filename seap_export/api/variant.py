@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from seap_export.runtime import Generator
     from seap_export.runtime.chat import Prompt
 
-__all__ = ["Variant"]
-
 
 class Variant:
     """A variant that `export` wrote. Nothing is read before it is needed, and `generate` needs no torch.

@@ -16,8 +16,6 @@ from seap_export.cli.values import NumberOrWord, PathType
 from seap_export.errors import UsageError
 from seap_export.toml_file import read_toml, unknown_key
 
-__all__ = ["ConfigurableCommand", "config_option", "set_option", "settings_of"]
-
 #: Options of a single run; the others describe an export and may appear in a file.
 _OF_A_RUN = frozenset({"config", "set", "force", "dry_run", "as_json", "quiet", "help"})
 #: Parameters that hold a path or a name; paths are relative to the file.

@@ -11,8 +11,6 @@ import click
 
 from seap_export.api.progress import PrintedProgress
 
-__all__ = ["Console", "difference", "megabytes", "print_json", "quoted", "table"]
-
 
 class Console(PrintedProgress):
     """The output of one command.

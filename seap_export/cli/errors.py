@@ -12,8 +12,6 @@ import click
 
 from seap_export.errors import InputError, SeapError
 
-__all__ = ["Failure", "as_click_error", "is_panic"]
-
 _FULL = "the disk is full; free some space and run the same command again to continue"
 _OS_ERRORS = {
     errno.ENOSPC: _FULL,

@@ -17,16 +17,6 @@ if TYPE_CHECKING:
     from seap_export.api.results import ExportResult
     from seap_export.pipeline.folder.performance import StepFigures
 
-__all__ = [
-    "export_json",
-    "export_text",
-    "measured_cells",
-    "measured_heads",
-    "no_gains",
-    "parity_verdict",
-    "step_table",
-]
-
 _BEFORE = ("variant", "removed", "parameters")
 #: Number of characters of a prompt or an answer that are shown.
 _LETTERS = 88

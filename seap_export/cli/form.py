@@ -12,8 +12,6 @@ from seap_export.api.convert import convert
 from seap_export.api.export import export
 from seap_export.cli.groups import option
 
-__all__ = ["format_option", "formats_option", "logits_option", "precision_option", "rare_form_options"]
-
 
 class _IntChoice(click.Choice):
     """One of some numbers."""

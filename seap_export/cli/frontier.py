@@ -7,8 +7,6 @@ from typing import Any
 
 from seap_export.cli.console import megabytes, table
 
-__all__ = ["candidates_text", "frontier_text"]
-
 
 def frontier_text(frontier: Mapping[str, Any]) -> str:
     """A table of each task's points by size, and what it says."""

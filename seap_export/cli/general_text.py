@@ -7,8 +7,6 @@ from typing import Any
 
 from seap_export.cli.console import table
 
-__all__ = ["general_text_table"]
-
 
 def general_text_table(reports: Mapping[str, Mapping[str, Any] | None]) -> str:
     """The table, and what it shows; "" if nothing was measured.

@@ -8,8 +8,6 @@ from typing import Any
 
 import click
 
-__all__ = ["GroupedCommand", "Option", "number_option", "option", "rare", "setting_key", "settings", "titled"]
-
 Decorator = Callable[..., Any]
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["layer_columns", "pruned_parts"]
-
 
 def layer_columns(layers: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows: the number of each layer and its sizes, which are given by the keys of config.json."""

@@ -33,8 +33,6 @@ from seap_export.cli.commands.validate import validate_command
 from seap_export.cli.console import print_json
 from seap_export.cli.errors import as_click_error, is_panic
 
-__all__ = ["main"]
-
 _EPILOG = """\b
 Exit codes:
   0  done, all checks passed

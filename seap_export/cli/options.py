@@ -16,13 +16,6 @@ from seap_export.cli.groups import number_option, option, rare
 from seap_export.cli.values import NumberOrWord, PathType, Ratio, Threads
 from seap_export.providers import WRITTEN_FOR
 
-__all__ = [
-    "calibration_options", "cluster_option", "force_option", "general_option", "general_text_option", "layout_option",
-    "max_kl_option", "mixture_options", "model_argument", "out_option", "output_options", "parity_options",
-    "provider_option", "ratio_option", "raw_option", "recipe_option", "rounding_option", "router_options",
-    "support_option", "task_option", "threads_option", "tokens_option", "vocabulary_option", "weight_option",
-]  # fmt: skip
-
 Command = Callable[..., Any]
 _AT_LEAST_1 = click.IntRange(min=1)
 #: The defaults are those of the Python API.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-__all__ = ["read_prompt"]
-
 
 def read_prompt(file: Path) -> str:
     """The contents of the file, or of stdin for `-`, without the final line break.

@@ -11,8 +11,6 @@ import click
 
 from seap_export.errors import refuse_missing
 
-__all__ = ["ExistingPath", "NumberOrWord", "PathType", "Ratio", "Threads"]
-
 #: Some machines of a cluster have more cores than this one, but hardly more than this many.
 _MOST_THREADS = 1024
 

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from seap_export.errors import InputError
 
-__all__ = ["LAST_NUMBER", "AnswerRule"]
-
 #: The rule of GSM8K and the like.
 LAST_NUMBER = "last number"
 #: A minus sign counts unless it follows a word or a parenthesis, as in 7-5; commas separate thousands.

@@ -12,8 +12,6 @@ from seap_export.corpus.templates import render
 from seap_export.errors import InputError
 from seap_export.runtime.chat import Message, last_user_text
 
-__all__ = ["Chat", "Conversation", "JoinedTurns", "read_record"]
-
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 #: The fields of each form, by the first of which it is recognised.
 _FORMS = (("text",), ("messages",), ("conversations",), ("prompt", "completion"), ("instruction", "output"))

@@ -17,8 +17,6 @@ from typing import Any
 from seap_export.errors import EnvironmentFailure, UsageError
 from seap_export.extras import install_remedy
 
-__all__ = ["load_harness_tasks", "quiet_harness", "refuse_unknown_harness_tasks", "require_harness"]
-
 #: Libraries that log retries, deprecations and the like while a task is loaded.
 _LOGGERS = ("lm_eval", "datasets", "huggingface_hub")
 

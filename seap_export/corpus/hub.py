@@ -16,8 +16,6 @@ from seap_export.corpus.harness import load_harness_tasks, quiet_harness, refuse
 from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.extras import install_remedy
 
-__all__ = ["HarnessCorpus", "HubCorpus", "is_dataset_id", "is_harness_name"]
-
 _ID_PART = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 _HUB_ID = re.compile(rf"{_ID_PART}/{_ID_PART}(:{_ID_PART})?")
 _HARNESS_NAME = re.compile(r"[A-Za-z0-9_-]{1,96}")

@@ -9,8 +9,6 @@ from typing import Any
 
 from seap_export.errors import InputError
 
-__all__ = ["MemoryCorpus"]
-
 
 @dataclass(frozen=True)
 class MemoryCorpus:

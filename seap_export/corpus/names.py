@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["NAME_RULE", "is_folder_name"]
-
 #: The rule in words, for error messages.
 NAME_RULE = "up to 64 of A-Z a-z 0-9 - _ . (no '.' at either end), and not a Windows device name such as nul"
 

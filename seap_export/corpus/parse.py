@@ -16,8 +16,6 @@ from seap_export.corpus.readers import CORPUS_SUFFIXES, check_corpus
 from seap_export.corpus.task import ChoiceCompletion, Completion, Task, TemplateCompletion
 from seap_export.errors import InputError, UsageError
 
-__all__ = ["SAMPLE", "parse_task", "parse_tasks", "refuse_same_names"]
-
 #: The longest task file (16 KiB); the parser's memory grows with the square of a long dotted key.
 _MAX_TASK_BYTES = 16 * 2**10
 _TASK_FILE = ".toml"

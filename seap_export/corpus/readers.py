@@ -14,8 +14,6 @@ from typing import Any
 
 from seap_export.errors import InputError
 
-__all__ = ["CORPUS_SUFFIXES", "MAX_LINE_BYTES", "check_corpus", "read_records"]
-
 #: The longest line, and the longest plain text, that is read into memory (16 MiB).
 MAX_LINE_BYTES = 16 * 2**20
 _PARQUET_BATCH_ROWS = 256

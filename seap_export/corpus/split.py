@@ -14,8 +14,6 @@ from dataclasses import dataclass, field, replace
 from seap_export.corpus.task import Sample
 from seap_export.errors import InputError, UsageError
 
-__all__ = ["Split", "check_disjoint", "split_samples", "text_digest"]
-
 #: Held-out texts where their number is not given, and which part of a corpus they may be: one text in so many.
 _HELD_OUT, _ONE_IN = 16, 4
 

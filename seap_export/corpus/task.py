@@ -16,8 +16,6 @@ from seap_export.corpus.readers import read_records
 from seap_export.corpus.templates import check_path, check_template, is_index, look_up, render
 from seap_export.errors import InputError, UsageError
 
-__all__ = ["ChoiceCompletion", "Completion", "Corpus", "Sample", "Task", "TemplateCompletion"]
-
 #: A file, data that are downloaded, or texts in memory.
 Corpus = Path | HubCorpus | HarnessCorpus | MemoryCorpus
 

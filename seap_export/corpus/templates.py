@@ -16,8 +16,6 @@ from typing import Any
 
 from seap_export.errors import InputError
 
-__all__ = ["check_path", "check_template", "is_index", "look_up", "render"]
-
 _PATH = re.compile(r"[^.\[\]{}]+(?:\.[^.\[\]{}]+|\[[^\[\]{}]+\])*")
 _PART = re.compile(r"\[([^\]]+)\]|([^.\[\]]+)")
 #: An index into a list; longer digit strings cannot be an index and are slow to convert.

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 
 import torch
 
-__all__ = ["FIRST", "SECOND", "Adam", "learning_rate"]
-
 #: What is appended to the name of a weight for the running means of its gradient and of the gradient's square.
 FIRST, SECOND = ".first", ".second"
 #: The largest step, in units of a matrix's root mean square, and the KL, in nats per token, from which on it is taken.

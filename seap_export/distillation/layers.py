@@ -9,8 +9,6 @@ import torch
 
 from seap_export.layers.kept import keep_tensors, kept_layers, kept_tensors, path_of
 
-__all__ = ["TrainedLayers"]
-
 #: Training steps after which layers in memory are saved, too.
 _SAVE_EVERY = 16
 

@@ -22,8 +22,6 @@ from seap_export.layers.streams import Streams
 from seap_export.layers.sublayers.norm import Norm
 from seap_export.layers.working_memory import LOGIT_TOKENS
 
-__all__ = ["OuterTensors", "Student"]
-
 
 @dataclass(frozen=True)
 class OuterTensors:

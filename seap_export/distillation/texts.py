@@ -13,8 +13,6 @@ import torch
 from seap_export.layers.batches import Batch, length_buckets, token_weights
 from seap_export.layers.compute import Compute
 
-__all__ = ["STEP_TOKENS", "TrainingStep", "WeightedIds", "batches_of", "number_of_steps", "training_steps"]
-
 #: Token ids of a text, and the probability of each of its tokens.
 WeightedIds: TypeAlias = tuple[Sequence[int], float]
 

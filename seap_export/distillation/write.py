@@ -27,8 +27,6 @@ from seap_export.sources.source import Source
 from seap_export.sources.stored import PlainReader
 from seap_export.sources.weights import SafetensorsReader, WeightReader
 
-__all__ = ["variant_units", "write_variant"]
-
 _WEIGHTS = "model.safetensors"
 
 

@@ -7,8 +7,6 @@ from typing import Any
 
 from seap_export.errors import InputError
 
-__all__ = ["check_rope", "check_sizes", "check_window"]
-
 #: More than any model has. Every layer gets a description, and every position a row in the graph's rotary tables.
 _MAX_SIZES = {"num_hidden_layers": 10_000, "max_position_embeddings": 2**24}
 _MAX_WINDOW = 2**31 - 1  # limit of the attention operators

@@ -18,8 +18,6 @@ from seap_export.families.files import common_keys
 from seap_export.families.names import OUTPUTS, Projection
 from seap_export.families.parts import Requirement
 
-__all__ = ["PROJECTION_PATHS", "ConfigReader", "above_zero", "class_settings"]
-
 _FORMULA = re.compile(r"(\w+)(?: \*\* (-?[0-9.]+))?")
 #: Where the code of a pruned model finds the output projections.
 PROJECTION_PATHS: Mapping[Projection, str] = {name: f"{name}_path" for name in OUTPUTS}

@@ -39,8 +39,6 @@ from seap_export.families.parts import (
 )
 from seap_export.families.routing import Routing
 
-__all__ = ["FUSED", "PRUNED_FROM", "PRUNED_PREFIX", "Family", "bias_names", "is_pruned", "lacking_projections"]
-
 #: Prefix of the `model_type` of a pruned model whose layers differ in shape.
 PRUNED_PREFIX = "seap_"
 #: Key in the config.json of a pruned model with uniform layers, which keeps the `model_type` of its family: the dense

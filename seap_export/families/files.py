@@ -16,15 +16,6 @@ from seap_export.families.gguf_form import GgufForm
 from seap_export.families.names import USUAL_NAMES, Projection
 from seap_export.families.routing import Routing
 
-__all__ = [
-    "common_keys",
-    "families",
-    "family_of_gguf",
-    "family_of_model_type",
-    "refused_models",
-    "wrapper_of_model_type",
-]
-
 _COMMON, _REFUSED = "common.toml", "refused.toml"
 _PARTS = {
     "adjusted_size": parts.AdjustedSize,

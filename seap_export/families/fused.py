@@ -11,8 +11,6 @@ from seap_export.families.layer_spec import LayerSpec
 from seap_export.families.names import Projection
 from seap_export.families.sublayers import Attention, DeltaNet
 
-__all__ = ["Rows", "fused_rows"]
-
 #: Rows of a stored tensor: a slice where they follow each other, else their numbers, int64.
 Rows = slice | torch.Tensor
 #: What there is a part for, by kind and attribute.

@@ -32,8 +32,6 @@ from seap_export.families.sublayers import (
     Sublayer,
 )
 
-__all__ = ["LayerReader", "bias_switches", "inputs_of_layers"]
-
 #: The norms before and after experts, and after the MLP beside them.
 _BRANCHES: tuple[Norm, Norm, Norm] = ("pre_experts_layernorm", "post_experts_layernorm", "post_dense_layernorm")
 _ACTIVATIONS: Mapping[str, Activation] = {

@@ -9,8 +9,6 @@ from seap_export.errors import InputError
 from seap_export.families.names import Projection
 from seap_export.families.sublayers import Sublayer
 
-__all__ = ["Kind", "LayerSpec"]
-
 Kind = TypeVar("Kind", bound=Sublayer)
 
 

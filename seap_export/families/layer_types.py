@@ -11,8 +11,6 @@ from seap_export.families.check import check_window
 from seap_export.families.config_reader import ConfigReader, positive
 from seap_export.families.parts import LayerKind, Window
 
-__all__ = ["read_layer_types", "read_windows"]
-
 
 def read_layer_types(config: ConfigReader, num_hidden_layers: int) -> list[tuple[LayerKind, ...]]:
     """The kinds of each layer's sublayers before the MLP, which stand side by side if there are several; where a layer

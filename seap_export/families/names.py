@@ -9,12 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal, get_args
 
-__all__ = [
-    "BCX", "CONVOLUTION", "DELTA", "DENSE", "INPUT_TABLES", "LAYER", "LAYER_INPUTS", "MAMBA", "NORMS", "OUTPUTS",
-    "PROJECTIONS", "QKV", "ROUTED", "SHARED", "STREAM_SCALE", "USUAL_NAMES", "Norm", "Projection", "bias", "layer_of",
-    "tensor", "weight",
-]  # fmt: skip
-
 Projection = Literal[
     "q_proj", "k_proj", "v_proj", "g_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
     "b_proj", "c_proj", "x_proj", "out_proj",

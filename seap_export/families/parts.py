@@ -8,11 +8,6 @@ from typing import Any, Literal, get_args
 
 from seap_export.families.names import Projection
 
-__all__ = [
-    "AdjustedSize", "Block", "FusedRows", "GlobalLayers", "KeyValueHeads", "LayerKind", "QkNorm", "Requirement",
-    "RotaryRules", "SharedCaches", "Variant", "Window", "Wrapper",
-]  # fmt: skip
-
 #: The kinds of sublayers that a layer can have before its MLP, or an MLP where each layer has a single sublayer.
 LayerKind = Literal["attention", "convolution", "delta_net", "mamba", "mlp"]
 #: How queries and keys are normalised: each head before or after it is rotated, or all heads as one vector before.

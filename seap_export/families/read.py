@@ -15,8 +15,6 @@ from seap_export.families.layer_types import read_layer_types, read_windows
 from seap_export.families.rope import read_ropes
 from seap_export.families.spec import BlockSpec, ModelSpec, NormSpec
 
-__all__ = ["dense_config", "language_config", "model_spec"]
-
 #: What a multimodal wrapper may say of its language model.
 _SHARED_KEYS = (
     "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype",

@@ -11,8 +11,6 @@ from seap_export.errors import InputError
 from seap_export.families.check import check_rope
 from seap_export.families.config_reader import ConfigReader, number
 
-__all__ = ["ROPE_TYPES", "QueryScaling", "RopeSpec", "query_scaling", "read_ropes"]
-
 #: Rotary variants. Their frequencies do not depend on the length of the input, but for longrope, which has two sets.
 ROPE_TYPES = ("default", "linear", "llama3", "yarn", "longrope", "proportional")
 _REQUIRED: Mapping[str, tuple[str, ...]] = {

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-__all__ = ["Routing", "Scores"]
-
 #: What a router's products become: probabilities of all experts, one number for each by itself, or, one expert after
 #: another, probabilities among those that are about as good.
 Scores = Literal["softmax", "sigmoid", "sparsemixer"]

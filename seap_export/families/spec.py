@@ -14,8 +14,6 @@ from seap_export.families.names import Norm, Projection
 from seap_export.families.rope import RopeSpec
 from seap_export.families.sublayers import V_NORM, Attention, Sublayer
 
-__all__ = ["BlockSpec", "ModelSpec", "NormSpec"]
-
 
 @dataclass(frozen=True)
 class NormSpec:

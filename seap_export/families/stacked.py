@@ -11,8 +11,6 @@ from seap_export.families.names import ROUTED, Projection
 from seap_export.families.spec import ModelSpec
 from seap_export.families.sublayers import Experts
 
-__all__ = ["Joint", "Stacked", "stacked_biases", "stacked_projections"]
-
 
 @dataclass(frozen=True)
 class Stacked:

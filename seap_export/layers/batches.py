@@ -8,8 +8,6 @@ from functools import cached_property
 
 import torch
 
-__all__ = ["Batch", "length_buckets", "token_weights"]
-
 _CPU = torch.device("cpu")
 
 

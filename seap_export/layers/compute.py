@@ -13,8 +13,6 @@ from seap_export.errors import EnvironmentFailure, UsageError, refuse_less
 from seap_export.memory import available_memory
 from seap_export.runtime.driver import read_driver
 
-__all__ = ["Compute", "choose_compute", "parse_bytes", "torch_threads"]
-
 #: What stays free for the rest of the machine, as a fraction of what is free now.
 _MARGIN = 0.1
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}

@@ -12,8 +12,6 @@ from seap_export.families import ModelSpec, names
 from seap_export.layers.batches import Batch
 from seap_export.layers.sublayers.norm import rms_norm
 
-__all__ = ["Embedding"]
-
 
 @dataclass(frozen=True)
 class Embedding:

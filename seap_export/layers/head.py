@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-__all__ = ["Head"]
-
 #: Rows in float32 at a time.
 _VOCABULARY_BLOCK = 8192
 

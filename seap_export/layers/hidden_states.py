@@ -17,16 +17,6 @@ from seap_export.layers.streams import MemoryStreams, Streams
 from seap_export.layers.sublayers.norm import Norm
 from seap_export.layers.sublayers.operands import stream_of
 
-__all__ = [
-    "HiddenStates",
-    "SublayerOutput",
-    "SublayerPass",
-    "Visitor",
-    "log_predictions",
-    "logits",
-    "output_stream",
-]
-
 
 @dataclass(frozen=True)
 class SublayerOutput:

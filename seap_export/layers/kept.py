@@ -9,8 +9,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import load, save
 
-__all__ = ["PART", "UNFINISHED", "keep_tensors", "kept_layers", "kept_tensors", "path_of"]
-
 #: The folder inside an unfinished result that holds what is needed to go on with it.
 UNFINISHED = "unfinished"
 #: What a file is called until it is whole.

@@ -42,8 +42,6 @@ from seap_export.layers.sublayers.operands import stream_of
 from seap_export.layers.widened import widened_product
 from seap_export.layers.working_memory import is_widened_in_parts
 
-__all__ = ["DecoderLayer"]
-
 _CPU = torch.device("cpu")
 #: How the channels of each kind are computed, given the stream at the real tokens of a batch; the output projection
 #: multiplies all of them.

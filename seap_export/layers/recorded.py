@@ -14,8 +14,6 @@ from seap_export.layers.hidden_states import HiddenStates, SublayerOutput
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.streams import Streams, StreamStorage
 
-__all__ = ["Recording", "copies"]
-
 
 def copies(spec: ModelSpec) -> int:
     """Values of hidden_size that a recording keeps for each token."""

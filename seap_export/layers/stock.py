@@ -27,8 +27,6 @@ from seap_export.layers.stock_pass import (
     new_cache,
 )
 
-__all__ = ["StockModel"]
-
 
 class _AllRecorded(Exception):
     """Ends a pass over empty layers, whose result nobody needs."""

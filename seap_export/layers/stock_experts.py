@@ -11,8 +11,6 @@ from seap_export.families import ModelSpec
 from seap_export.families.names import ROUTED, Projection
 from seap_export.families.stacked import Joint, Stacked, stacked_projections
 
-__all__ = ["ExpertMatrices", "ExpertModules"]
-
 
 @dataclass(frozen=True)
 class ExpertMatrices:

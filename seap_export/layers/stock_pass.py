@@ -10,8 +10,6 @@ import torch
 
 from seap_export.families import LayerSpec, Mamba, ModelSpec
 
-__all__ = ["BatchPass", "RecordedCall", "empty_cache_layer", "filled_cache", "has_caches_for", "new_cache"]
-
 #: The positional arguments of a layer, and those by keyword.
 RecordedCall = tuple[tuple[Any, ...], dict[str, Any]]
 

@@ -21,8 +21,6 @@ from seap_export.layers.compute import Compute
 from seap_export.layers.kept import PART, kept_layers, path_of
 from seap_export.layers.working_memory import working_bytes
 
-__all__ = ["MemoryStreams", "SavedStreams", "StreamStorage", "Streams", "choose_storage"]
-
 _CPU = torch.device("cpu")
 
 

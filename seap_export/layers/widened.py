@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-__all__ = ["widened_product"]
-
 
 class _WidenedProduct(torch.autograd.Function):
     """Gives the gradient of the input alone; until the way back, the weight is kept as it is stored."""

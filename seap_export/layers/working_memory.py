@@ -6,8 +6,6 @@ import math
 
 from seap_export.families import Attention, ModelSpec, Sublayer
 
-__all__ = ["is_widened_in_parts", "summed_parts", "working_bytes"]
-
 #: Tokens whose logits are in memory at once while the sensitivity is taken, and copies of these logits.
 LOGIT_TOKENS = 256
 _LOGIT_COPIES = 4

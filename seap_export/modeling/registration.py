@@ -16,8 +16,6 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-__all__ = ["register_models", "register_pruned_families"]
-
 _AUTO_CONFIGS = "transformers.models.auto.configuration_auto"
 
 

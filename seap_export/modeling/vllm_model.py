@@ -8,8 +8,6 @@ from vllm.model_executor.models.transformers import TransformersForCausalLM
 
 from seap_export.modeling.registration import register_models
 
-__all__ = ["PrunedForCausalLM"]
-
 
 class PrunedForCausalLM(TransformersForCausalLM):
     """A pruned model in vLLM.

@@ -6,8 +6,6 @@ the configs of pruned models with transformers by then; what is left is to name 
 
 from __future__ import annotations
 
-__all__ = ["register_with_vllm"]
-
 #: Named and not imported, since importing it may start CUDA too early.
 _CLASS = "seap_export.modeling.vllm_model:PrunedForCausalLM"
 

@@ -6,8 +6,6 @@ from argparse import REMAINDER, ArgumentParser
 
 from optimum.commands.base import BaseOptimumCLICommand, CommandInfo
 
-__all__ = ["SeapExportCommand"]
-
 
 class SeapExportCommand(BaseOptimumCLICommand):
     """Passes all arguments to `seap-export export`, with the same options, help, output and exit codes."""

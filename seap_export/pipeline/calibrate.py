@@ -17,8 +17,6 @@ from seap_export.pipeline.steps.step import Work
 from seap_export.pipeline.texts.split_tasks import split_tasks, warn_of_texts
 from seap_export.sources.source import Source
 
-__all__ = ["calibrate"]
-
 
 def calibrate(
     source: Source,

@@ -22,8 +22,6 @@ from seap_export.pipeline.folder.rounded import write_format
 from seap_export.pipeline.progress import Progress
 from seap_export.rounding.write import write_rounded_model
 
-__all__ = ["convert", "writable_spec"]
-
 
 def convert(
     model_folder: Path,

@@ -48,8 +48,6 @@ from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 from validation.runtimes.table import require_runtime
 
-__all__ = ["Exported", "PlannedExport", "export", "plan_answered", "plan_export"]
-
 
 @dataclass(frozen=True)
 class Exported:

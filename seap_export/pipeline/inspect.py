@@ -17,8 +17,6 @@ from seap_export.plan.sublayers import whole_words
 from seap_export.sources.stored import StoredForm
 from seap_export.sources.weights import SafetensorsReader, check_weights, main_dtype
 
-__all__ = ["describe"]
-
 
 def describe(path: str) -> dict[str, Any]:
     """Describes an export, a variant or a model; the key `kind` says which.

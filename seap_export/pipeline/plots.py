@@ -31,16 +31,6 @@ from seap_export.plots.quality import QualityPoint, parse_evaluation, refuse_inc
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = [
-    "PLOTS_FILE",
-    "PLOTS_SCHEMA",
-    "PictureFormat",
-    "read_evaluations",
-    "read_variants",
-    "require_matplotlib",
-    "write_plots",
-]
-
 PLOTS_FILE = "plots.json"
 PLOTS_SCHEMA = "seap-export/plots/1"
 PictureFormat = Literal["svg", "png"]

@@ -26,8 +26,6 @@ from seap_export.pipeline.texts.split_tasks import split_tasks, tokenize, warn_o
 from seap_export.plan.recipes import DEFAULT_RECIPE, EFFORTS, open_recipe
 from seap_export.sources.source import Source
 
-__all__ = ["Preview", "preview"]
-
 
 @dataclass(frozen=True)
 class Preview:

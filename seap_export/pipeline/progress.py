@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
-__all__ = ["Advance", "Progress", "Silent"]
-
 #: Called once for each unit of work that is done; the argument is ignored.
 Advance = Callable[[object], None]
 

@@ -19,8 +19,6 @@ from seap_export.pipeline.gate.validate import validate
 from seap_export.pipeline.progress import Progress
 from seap_export.sources.open import is_hub_id
 
-__all__ = ["Upload", "gate", "plan_uploads", "upload"]
-
 
 @dataclass(frozen=True)
 class Upload:

@@ -28,8 +28,6 @@ from seap_export.pipeline.steps.single.variant import PlanStep, ShrinkStep
 from validation.reports.markdown import markdown_table
 from validation.shapes import SHAPES
 
-__all__ = ["MACHINES", "Estimate", "Machine", "estimate", "scale_estimate"]
-
 _COSTS: Mapping[str, Cost] = {
     "calibration": CalibrationStep.cost,
     "ranking": RankingStep.cost,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-__all__ = ["BUDGETS", "Budget", "CostModel"]
-
 Budget = Literal["weights", "macs", "bytes"]
 BUDGETS: tuple[Budget, ...] = get_args(Budget)
 

@@ -36,8 +36,6 @@ from seap_export.scores import EXPERT_SCORES, ChannelScore, ExpertScore, LayerSc
 from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 
-__all__ = ["plan_variant", "rank_layers"]
-
 
 def rank_layers(
     source: Source,

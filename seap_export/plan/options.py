@@ -14,8 +14,6 @@ from seap_export.families.names import Projection
 from seap_export.plan.sublayers import LayerOptions, options_type
 from seap_export.scores import LayerScores
 
-__all__ = ["options_from_elimination", "options_from_scores"]
-
 
 def options_from_scores(spec: ModelSpec, layer: int, scores: LayerScores) -> LayerOptions:
     """The options of a layer whose channels are scored independently: a loss is the sum of the scores removed.

@@ -19,8 +19,6 @@ from seap_export.plan.sparsity import Sparsity
 from seap_export.plan.sublayers import KEPT, Kept, alike
 from seap_export.vocabulary.table import Vocabulary
 
-__all__ = ["PLAN_SCHEMA", "LayerPlan", "Plan", "read_plan", "write_plan"]
-
 K = TypeVar("K", bound=Kept)
 
 PLAN_SCHEMA = "seap-export/plan/5"

@@ -18,17 +18,6 @@ from seap_export.plan.options import options_from_scores
 from seap_export.plan.sublayers import LayerOptions, options_type
 from seap_export.scores import LayerScores
 
-__all__ = [
-    "Ranking",
-    "is_finished",
-    "layer_file",
-    "read_ranking",
-    "read_tensors",
-    "write_options",
-    "write_scores",
-    "write_sensitivity",
-]
-
 _SENSITIVITY = "sensitivity"
 
 

@@ -17,18 +17,6 @@ from seap_export.plan.sparsity import EVEN, SettingError, Sparsity
 from seap_export.providers import PROVIDERS
 from seap_export.toml_file import TomlFile, either, parse_toml, read_toml
 
-__all__ = [
-    "CUSTOM",
-    "DEFAULT_RECIPE",
-    "EFFORTS",
-    "Recipe",
-    "Target",
-    "in_layout",
-    "method_of",
-    "open_recipe",
-    "shipped_recipes",
-]
-
 DEFAULT_RECIPE = "reconstruct"
 #: The same with less and with more work.
 EFFORTS = ("fast", "best")

@@ -11,11 +11,6 @@ from seap_export.providers import PROVIDERS
 from seap_export.scores import CHANNEL_SCORES, SCORES, Score
 from seap_export.toml_file import either
 
-__all__ = [
-    "BALANCES", "BIASES", "COMPENSATIONS", "LAYOUTS", "SCORE_MIXES", "Balance", "Biases", "Compensation", "Layout",
-    "PlanSettings", "ScoreMix",
-]  # fmt: skip
-
 Compensation = Literal["sequential", "one-shot", "bias", "none"]
 COMPENSATIONS: tuple[Compensation, ...] = get_args(Compensation)
 Balance = Literal["loss", "alike"]

@@ -10,8 +10,6 @@ from seap_export.errors import UsageError
 from seap_export.plan.cost import BUDGETS, Budget, CostModel
 from seap_export.toml_file import either
 
-__all__ = ["EVEN", "SPARSITY_KINDS", "SettingError", "Sparsity", "SparsityKind", "default_protection"]
-
 SparsityKind = Literal["logistic", "uniform", "adaptive", "global"]
 SPARSITY_KINDS: tuple[SparsityKind, ...] = get_args(SparsityKind)
 _CURVES = ("logistic", "uniform")

@@ -10,18 +10,6 @@ from seap_export.families.names import Projection
 from seap_export.plan.plan import Plan
 from seap_export.plan.sublayers import Kept, kinds_in
 
-__all__ = [
-    "DrawnVariant",
-    "Overlap",
-    "Removed",
-    "by_ratio",
-    "kinds_of",
-    "number_kept",
-    "overlap",
-    "removed_by_layer",
-    "short_names",
-]
-
 #: One value per layer; None: the layer has no sublayer of this kind.
 ByLayer = tuple[float | None, ...]
 Matrix = tuple[tuple[float | None, ...], ...]

@@ -15,8 +15,6 @@ from seap_export.plan.sublayers import Kept
 from seap_export.plots.data import DrawnVariant, Overlap, Removed, kinds_of, short_names
 from seap_export.plots.style import BLUE, GREEN, GREY, LETTER, ORANGE, PALE, PURPLE, fitted, new_figure
 
-__all__ = ["kept_figure", "overlap_figure", "sparsity_figure", "unit_states"]
-
 _COLUMNS = 3
 _COUNTED = {"weights": "{} weights", "macs": "multiply-adds", "bytes": "bytes of weights and cache"}
 _LAYER = "layer (0 is next to the embedding)"

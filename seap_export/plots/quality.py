@@ -9,8 +9,6 @@ from typing import Any
 
 from seap_export.errors import ArtifactError, UsageError
 
-__all__ = ["EVALUATION_SCHEMA", "QualityPoint", "parse_evaluation", "refuse_incomparable", "series_names"]
-
 EVALUATION_SCHEMA = "seap-export/evaluation/1"
 #: Largest relative difference of one dense model's results on the same texts, due to rounding on different machines.
 _DENSE_TOLERANCE = 1e-3

@@ -12,8 +12,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from seap_export.plots.quality import QualityPoint, series_names
 from seap_export.plots.style import GREY, LETTER, line_style, new_figure
 
-__all__ = ["quality_figure"]
-
 _DENSE = "dense model"
 _LEGEND_LINE = 0.7  # inches for the line next to a name and the gap after it
 

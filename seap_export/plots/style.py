@@ -13,8 +13,6 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-__all__ = ["BLUE", "GREY", "LETTER", "ORANGE", "PALE", "fitted", "house_style", "line_style", "new_figure", "save"]
-
 #: Colours of Okabe and Ito (2008), which colour-blind readers can distinguish.
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9"
 GREY, PALE = "#666666", "#dddddd"

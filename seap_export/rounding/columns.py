@@ -18,8 +18,6 @@ import torch
 
 from seap_export.rounding.grid import BlockQuantization, best_scales, padded_blocks, short_scales
 
-__all__ = ["round_columns"]
-
 #: What is added to the diagonal of M, as a fraction of its mean, so that inputs that never vary can be inverted.
 _DAMPING = 0.01
 #: Rows that are rounded at a time: of a large vocabulary's table, several copies in float32 take gigabytes.

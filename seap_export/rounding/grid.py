@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["BLOCK_SIZES", "BlockQuantization", "best_scales", "levels", "on_grid", "padded_blocks", "short_scales"]
-
 BLOCK_SIZES = (32, 64, 128)
 #: Candidate scales for a block of 4-bit weights, as fractions of the scale that clips nothing: those with the nearest
 #: levels, which earlier versions took, too, and those by importance.

@@ -19,8 +19,6 @@ from seap_export.json_file import read_artifact, read_json, write_json
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.sources.weights import Difference, SafetensorsReader, main_dtype
 
-__all__ = ["ROUNDING_FILE", "RoundingNote", "read_note", "without_dtype"]
-
 ROUNDING_FILE = "rounding.json"
 _SCHEMA = "seap-export/rounding/2"
 #: What a rounded model's config.json has otherwise.

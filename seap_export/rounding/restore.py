@@ -14,8 +14,6 @@ from seap_export.sources.stored import StoredForm
 from seap_export.sources.tensor_writer import SafetensorsWriter
 from seap_export.sources.weights import SafetensorsReader, check_weights
 
-__all__ = ["restore_rounded_model"]
-
 
 def restore_rounded_model(
     model_folder: Path,

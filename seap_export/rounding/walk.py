@@ -32,8 +32,6 @@ from seap_export.shrink.refit_streams import Inputs
 from seap_export.shrink.sequential import SideBySide
 from seap_export.sources.source import Source
 
-__all__ = ["RoundedLayers"]
-
 #: Strength of the ridge of each fit, as in the default recipe.
 _RIDGE = 5.0
 #: What is added to the diagonal of the LM head's metric, as a fraction of its mean, where its table is the embedding.

@@ -32,8 +32,6 @@ from seap_export.sources.tokenizer import copy_tokenizer
 from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
 from seap_export.vocabulary.table import Vocabulary
 
-__all__ = ["folder_source", "write_other_files", "write_rounded_model"]
-
 _TABLES = "tables"
 
 

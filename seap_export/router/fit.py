@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 
 from seap_export.errors import InputError
 
-__all__ = ["LinearClassifier", "evaluate", "fit_classifier", "mean_embeddings"]
-
 Floats = NDArray[np.float64]
 
 #: Inverse strength of the L2 penalty on standardised features. There are about as many features as prompts: with a

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from seap_export.corpus import Sample, Split
 from seap_export.errors import InputError
 
-__all__ = ["RouterPrompts", "router_prompts"]
-
 TokenIds = list[list[int]]
 
 

@@ -19,18 +19,6 @@ from tokenizers import Tokenizer
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.runtime.files import read_object
 
-__all__ = [
-    "DEFAULT_TEMPLATE",
-    "ChatTemplate",
-    "Message",
-    "Prompt",
-    "answer_end",
-    "last_user_text",
-    "read_chat_template",
-    "rendered",
-    "template_sources",
-]
-
 #: A turn of a conversation: `role`, `content`, and what else the template reads, such as `tool_calls`.
 Message = Mapping[str, Any]
 #: What a model is asked: a text, or the turns of a conversation.

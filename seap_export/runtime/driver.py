@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["DRIVER_LIBRARY", "Driver", "Gpu", "free_gpu_memory", "gpu_name", "read_driver"]
-
 #: Comes with the driver; all other libraries can be installed with pip.
 DRIVER_LIBRARY = "libcuda.so.1"
 Load = Callable[[str], Any]

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from seap_export.errors import EnvironmentFailure
 from seap_export.runtime.providers import one_line
 
-__all__ = ["environment_failure"]
-
 
 @dataclass(frozen=True)
 class _Cause:

@@ -13,8 +13,6 @@ from tokenizers import Tokenizer
 from seap_export.errors import ArtifactError
 from seap_export.providers import PROVIDERS
 
-__all__ = ["decoder_options", "load_tokenizer", "model_limits", "read_object"]
-
 _MAX_BYTES = 256 * 2**20
 
 

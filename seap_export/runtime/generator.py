@@ -16,8 +16,6 @@ from seap_export.runtime.decoding.sampling import GREEDY, Sampler, Sampling
 from seap_export.runtime.files import decoder_options, load_tokenizer, model_limits
 from seap_export.runtime.text import TextStream
 
-__all__ = ["Completion", "Generator", "Stop", "Stream"]
-
 _GRAPH, _CONFIG = "model.onnx", "genai_config.json"
 #: Why a text ended: end-of-sequence token, requested number of tokens, or full context.
 Stop = Literal["end", "length", "context"]

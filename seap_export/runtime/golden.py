@@ -18,8 +18,6 @@ from seap_export.hashing import sha256_file
 from seap_export.runtime.decoding.decoder import OnnxDecoder
 from seap_export.runtime.files import decoder_options, load_tokenizer, model_limits
 
-__all__ = ["GOLDEN_SCHEMA", "GoldenComparison", "compare_with_golden", "write_golden"]
-
 GOLDEN_SCHEMA = "seap-export/golden/1"
 #: Kept of each distribution: the logits of the most likely tokens and of tokens spread over the vocabulary.
 _TOP, _SPREAD = 64, 64

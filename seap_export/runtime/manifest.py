@@ -13,8 +13,6 @@ from typing import Any
 from seap_export.errors import ArtifactError
 from seap_export.runtime.files import read_object
 
-__all__ = ["CHOSEN", "ROUTER_FOLDER", "ROUTER_GRAPH", "ROUTER_SCHEMA", "RouterManifest", "read_router", "write_router"]
-
 ROUTER_SCHEMA = "seap-export/router/1"
 #: The router's folder in an output folder, and the files in it.
 ROUTER_FOLDER = "router"

@@ -18,8 +18,6 @@ from seap_export.runtime.failures import environment_failure
 from seap_export.runtime.providers import device_of, one_line
 from seap_export.runtime.session import ORT_ERRORS, nodes_by_provider, open_session
 
-__all__ = ["NO_GRAPH", "OnnxModel"]
-
 #: Run option: the CUDA graph to capture or replay, and the number that stands for none.
 _GRAPH_ID, NO_GRAPH = "gpu_graph_id", -1
 

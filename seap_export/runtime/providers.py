@@ -15,11 +15,6 @@ import onnxruntime as ort
 from seap_export.errors import EnvironmentFailure, UsageError
 from seap_export.providers import PROVIDERS
 
-__all__ = [
-    "CPU", "OLDEST_FOR_CUDA", "TensorDevice", "check_session_options", "device_of", "is_too_old_for_cuda", "one_line",
-    "prepare", "provider_failure", "provider_list",
-]  # fmt: skip
-
 #: Earlier releases run attention of the standard dialect on the CPU, and norms overflow in float16.
 OLDEST_FOR_CUDA = "1.31"
 _DEVICE = "device_id"

@@ -14,8 +14,6 @@ from seap_export.runtime.manifest import CHOSEN, ROUTER_FOLDER, RouterManifest
 from seap_export.runtime.providers import check_session_options
 from seap_export.runtime.router import Router
 
-__all__ = ["Route", "RoutedModel"]
-
 
 @dataclass(frozen=True)
 class Route:

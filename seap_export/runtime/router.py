@@ -13,8 +13,6 @@ from seap_export.runtime.files import load_tokenizer
 from seap_export.runtime.manifest import ROUTER_GRAPH, read_router
 from seap_export.runtime.onnx_model import OnnxModel
 
-__all__ = ["Router"]
-
 _INPUTS, _OUTPUT = {"input_ids", "attention_mask"}, "probabilities"
 
 

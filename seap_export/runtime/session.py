@@ -16,8 +16,6 @@ from seap_export.runtime.driver import read_driver
 from seap_export.runtime.failures import environment_failure
 from seap_export.runtime.providers import check_session_options, one_line, prepare, provider_failure, provider_list
 
-__all__ = ["ORT_ERRORS", "WORKING_OPERATORS", "available_threads", "nodes_by_provider", "open_session", "probe"]
-
 #: The exceptions that ONNX Runtime raises; they share no specific base class.
 ORT_ERRORS: tuple[type[Exception], ...] = (
     *(item for item in vars(state).values() if isinstance(item, type) and issubclass(item, Exception)),

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
-__all__ = ["TextStream"]
-
 #: What a tokenizer's decoder returns for an incomplete character.
 _INCOMPLETE = "\ufffd"
 

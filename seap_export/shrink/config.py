@@ -11,8 +11,6 @@ from seap_export.families.names import Projection
 from seap_export.plan.settings import Layout
 from seap_export.sources.source import Source
 
-__all__ = ["shrunk_config"]
-
 
 def shrunk_config(source: Source, spec: ModelSpec, layout: Layout) -> dict[str, Any]:
     """The config.json of a shrunk model of these shapes: the dense one with what pruning changed."""

@@ -23,8 +23,6 @@ from seap_export.layers.sublayers.experts import expert_channels, router_weights
 from seap_export.shrink.refit import solved
 from seap_export.shrink.target import refit_target
 
-__all__ = ["ExpertFit", "Moment", "Store"]
-
 #: Gives E[c cᵀ] of the channels of a part, float64.
 Moment = Callable[[], torch.Tensor]
 #: Gives the matrix that is stored for a fitted one, float64 [hidden_size, neurons].

@@ -12,8 +12,6 @@ from seap_export.layers.hidden_states import HiddenStates, SublayerOutput
 from seap_export.layers.layer import DecoderLayer
 from seap_export.shrink.expert_refit import ExpertFit, Store
 
-__all__ = ["PartsFit", "parts_fit"]
-
 
 class PartsFit(Protocol):
     """The fit of one sublayer; see `ExpertFit`."""

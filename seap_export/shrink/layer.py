@@ -10,8 +10,6 @@ from seap_export.families import LayerSpec, ModelSpec, names
 from seap_export.families.names import Projection
 from seap_export.plan.plan import LayerPlan
 
-__all__ = ["kept_channels", "shrink_layer", "with_all_biases"]
-
 
 def shrink_layer(
     tensors: Mapping[str, torch.Tensor], dense: ModelSpec, layer: int, plan: LayerPlan

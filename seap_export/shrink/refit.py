@@ -25,8 +25,6 @@ import torch
 
 from seap_export.plan.elimination.symmetric import factorise
 
-__all__ = ["OutputFit", "mean_fit", "refit", "refit_from_dense", "solved"]
-
 
 @dataclass(frozen=True)
 class OutputFit:

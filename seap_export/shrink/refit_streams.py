@@ -25,8 +25,6 @@ from seap_export.shrink.refit import OutputFit, refit
 from seap_export.shrink.target import refit_target
 from seap_export.sources.source import Source
 
-__all__ = ["DenseStates", "Inputs", "RefitStreams"]
-
 
 class DenseStates(Protocol):
     """The dense model's hidden states, computed or recorded."""

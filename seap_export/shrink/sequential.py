@@ -17,8 +17,6 @@ from seap_export.plan.plan import Plan
 from seap_export.shrink.refit_streams import RefitStreams
 from seap_export.sources.source import Source
 
-__all__ = ["DENSE", "SequentialLayers", "SideBySide", "storage_for"]
-
 #: The name of the dense model's streams.
 DENSE = "dense"
 

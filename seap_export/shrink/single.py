@@ -14,8 +14,6 @@ from seap_export.shrink.layer import kept_channels, shrink_layer, with_all_biase
 from seap_export.shrink.refit import OutputFit, mean_fit, refit_from_dense
 from seap_export.sources.source import Source
 
-__all__ = ["single_layers"]
-
 _CPU = torch.device("cpu")
 
 

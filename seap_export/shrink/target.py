@@ -31,8 +31,6 @@ from seap_export.families.names import Projection
 from seap_export.layers.hidden_states import SublayerOutput
 from seap_export.layers.layer import DecoderLayer
 
-__all__ = ["refit_target"]
-
 #: The smallest gain that an error is divided by, as a fraction of the gains' root mean square.
 _SMALLEST_GAIN = 0.1
 

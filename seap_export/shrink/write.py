@@ -23,8 +23,6 @@ from seap_export.sources.source import Source
 from seap_export.sources.stored import StoredForm
 from seap_export.sources.tensor_writer import SafetensorsWriter
 
-__all__ = ["MODELING_FILES", "write_shrunk_model", "write_weights"]
-
 #: The code shipped with a model whose layers differ in shape, for environments without this package.
 MODELING_FILES = ("configuration_seap.py", "modeling_seap.py")
 

@@ -12,8 +12,6 @@ from seap_export.families import ModelSpec, family_of_model_type, model_spec
 from seap_export.families.family import Family
 from seap_export.json_file import read_artifact, read_json
 
-__all__ = ["end_tokens", "portable_config", "read_spec"]
-
 #: Keys that say nothing about the model: set by a loader, or for classifiers (a number of labels becomes a table).
 _TRANSIENT_KEYS = (
     "_name_or_path", "_model_name_or_path", "transformers_version", "quantization_config", "num_labels", "id2label",

@@ -15,8 +15,6 @@ from seap_export.vocabulary.config import renumbered_tokenizer_config
 from seap_export.vocabulary.table import Vocabulary
 from seap_export.vocabulary.tokenizer import cut_tokenizer, fixed_tokens
 
-__all__ = ["KeptRows", "cut_tokenizer_files", "refuse_lost_tokens"]
-
 #: Files of a tokenizer that hold the dense vocabulary in other forms; tokenizer.json has all that they say.
 _OTHER_FORMS = ("vocab.json", "merges.txt", "tokenizer.model")
 

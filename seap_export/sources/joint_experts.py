@@ -11,8 +11,6 @@ from seap_export.families import ModelSpec
 from seap_export.families.names import ROUTED
 from seap_export.sources.weights import WeightReader
 
-__all__ = ["with_experts_apart"]
-
 
 @dataclass(frozen=True)
 class _Part:

@@ -16,8 +16,6 @@ from seap_export.sources.open import is_hub_id
 from seap_export.sources.source import Source
 from seap_export.sources.tokenizer import is_stray_link
 
-__all__ = ["ModelMetadata", "model_metadata"]
-
 #: The files that a licence asks to be passed on with the model.
 _LICENCE_FILE = re.compile(r"(LICEN[CS]E|NOTICE|COPYING)[A-Za-z0-9_.-]*", re.IGNORECASE)
 _HUB = re.compile(r"https?://(?:huggingface\.co|hf\.co)/([^/]+/[^/?#]+)/?")

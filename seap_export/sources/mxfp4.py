@@ -11,8 +11,6 @@ import torch
 
 from seap_export.errors import InputError
 
-__all__ = ["BLOCKS", "SCALES", "decoded", "decoded_shapes"]
-
 #: What the names of the two tensors end with that stand for one.
 BLOCKS, SCALES = "_blocks", "_scales"
 _POSITIVE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)

@@ -24,8 +24,6 @@ from seap_export.sources.tokenizer import copy_tokenizer, read_tokenizer_config,
 from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights, refuse_adapter
 from seap_export.sources.wrapper import LanguagePart, with_prefix
 
-__all__ = ["is_hub_id", "open_gguf", "open_source"]
-
 #: Owner and name of a model on the hub.
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")

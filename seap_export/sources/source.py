@@ -21,8 +21,6 @@ from seap_export.sources.weights import WeightReader, main_dtype
 from seap_export.vocabulary.config import named_tokens, renumbered_config
 from seap_export.vocabulary.table import Vocabulary
 
-__all__ = ["Source"]
-
 #: Values that are checked at a time, so that what the check takes is little against a tensor.
 _CHECKED = 2**20
 #: Outer tensors without which a model computes nothing; those of a layer may be zero, which leaves it out.

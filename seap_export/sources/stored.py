@@ -19,8 +19,6 @@ from seap_export.families.stacked import Joint, Stacked, stacked_biases, stacked
 from seap_export.families.sublayers import V_NORM
 from seap_export.sources.weights import WeightReader
 
-__all__ = ["PlainReader", "StoredForm"]
-
 _Shapes = Mapping[str, tuple[int, ...]]
 
 

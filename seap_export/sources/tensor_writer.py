@@ -15,8 +15,6 @@ from typing import BinaryIO, Self
 
 import torch
 
-__all__ = ["SafetensorsWriter"]
-
 _DTYPE_NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.uint32: "U32",
 }  # fmt: skip

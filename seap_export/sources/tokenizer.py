@@ -11,16 +11,6 @@ from seap_export.errors import InputError
 from seap_export.json_file import read_json_if_present
 from seap_export.sources.tokenizer_check import check_tokenizer, check_tokenizer_config
 
-__all__ = [
-    "MODEL_INPUTS",
-    "copy_tokenizer",
-    "is_stray_link",
-    "read_tokenizer_config",
-    "tokenizer_files",
-    "tokenizer_names",
-    "without_code",
-]
-
 #: The inputs of a decoder. By default `PreTrainedTokenizerFast` of transformers 4.57 also returns token_type_ids,
 #: which `generate` rejects.
 MODEL_INPUTS = ["input_ids", "attention_mask"]

@@ -15,8 +15,6 @@ from typing import Any
 from seap_export.errors import InputError
 from seap_export.json_file import read_json
 
-__all__ = ["check_tokenizer", "check_tokenizer_config"]
-
 
 def check_tokenizer(path: Path) -> None:
     """Rejects a tokenizer.json with damage that the library does not report.

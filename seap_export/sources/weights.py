@@ -15,8 +15,6 @@ from seap_export.errors import InputError
 from seap_export.json_file import read_json
 from seap_export.sources.mxfp4 import BLOCKS, SCALES, decoded, decoded_shapes
 
-__all__ = ["Difference", "SafetensorsReader", "WeightReader", "check_weights", "main_dtype", "refuse_adapter"]
-
 #: The types of weights, and in which a copy of them is stored.
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float32}
 #: The longest header that is parsed (16 MiB); this is enough for a hundred thousand tensors.

@@ -11,8 +11,6 @@ from seap_export.families import Family
 from seap_export.families.parts import Wrapper
 from seap_export.sources.weights import WeightReader
 
-__all__ = ["LanguagePart", "with_prefix"]
-
 
 class LanguagePart:
     """A `WeightReader` with the names that the family's own checkpoints have; the rest of the model is left out.

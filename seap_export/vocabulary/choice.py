@@ -10,8 +10,6 @@ from seap_export.vocabulary.pairs import BytePairs
 from seap_export.vocabulary.table import Vocabulary
 from seap_export.vocabulary.tokenizer import fixed_tokens
 
-__all__ = ["MULTIPLE", "VocabularySize", "check_size", "choose_tokens", "parse_size", "required_tokens"]
-
 #: How many tokens are kept: a number, those that the texts use (`auto`), or all of them.
 VocabularySize = int | Literal["auto", "all"]
 #: `auto` keeps a multiple of this many tokens, which suits kernels.

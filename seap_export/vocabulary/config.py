@@ -7,8 +7,6 @@ from typing import Any
 
 from seap_export.vocabulary.table import Vocabulary
 
-__all__ = ["named_tokens", "renumbered_config", "renumbered_tokenizer_config"]
-
 #: Keys that hold token ids besides those that end in the first of these.
 _SUFFIXES = ("_token_id", "_token_index")
 #: The number of tokens: that of the embedding, and that of inputs of layers.

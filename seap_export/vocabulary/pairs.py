@@ -14,8 +14,6 @@ from typing import Any
 
 from seap_export.errors import InputError
 
-__all__ = ["BytePairs"]
-
 #: Why other kinds of tokenizers are refused.
 _REASONS = {
     "Unigram": "Unigram chooses among all cuts of a word by the scores of all tokens",

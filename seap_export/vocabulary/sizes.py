@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["token_sizes"]
-
 
 def token_sizes(tokenizer: Mapping[str, Any]) -> NDArray[np.int64]:
     """Bytes of every token of a BPE, by id, in the text as the pre-tokenizer leaves it; 0 for ids without a token.

@@ -7,8 +7,6 @@ from typing import Any
 
 from seap_export.vocabulary.table import Vocabulary
 
-__all__ = ["cut_tokenizer", "fixed_tokens"]
-
 
 def fixed_tokens(tokenizer: Mapping[str, Any]) -> frozenset[int]:
     """The tokens that a tokenizer.json names outside its vocabulary: added, for padding, of the post-processor."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable
 
-__all__ = ["TokenUse"]
-
 #: Stands for the texts of a token that more than one text has.
 _SEVERAL = None
 

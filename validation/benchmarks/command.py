@@ -8,8 +8,6 @@ import click
 
 from seap_export.errors import SeapError
 
-__all__ = ["Benchmark"]
-
 
 class Benchmark(click.Command):
     """Shows bad input as one line, with its exit code."""

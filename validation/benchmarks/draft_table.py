@@ -33,8 +33,6 @@ from validation.reports.markdown import markdown_table
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner, open_onnx_runtime
 from validation.runtimes.runner import Opening
 
-__all__ = ["draft_table", "rounds", "shared_numbers"]
-
 #: The most tokens that are guessed in one round.
 _MOST = 8
 Guessed = NDArray[np.bool_]

@@ -38,8 +38,6 @@ from validation.benchmarks.peers.setting import versions
 from validation.benchmarks.peers.tables import loops_table, ratios_table, sessions_table, writers_table
 from validation.speed.measure import Timing
 
-__all__ = ["peers_table"]
-
 SCHEMA = "seap-export/peers/1"
 _PYTHON = click.Path(exists=True, dir_okay=False, path_type=Path)
 

@@ -37,8 +37,6 @@ from validation.prompts import tokenize_prompts
 from validation.reports.markdown import markdown_table
 from validation.reports.numbers import with_error
 
-__all__ = ["precision_table"]
-
 
 @dataclass(frozen=True)
 class _Row:

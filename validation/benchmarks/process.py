@@ -10,8 +10,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["ProcessFigures", "measure", "megabytes"]
-
 
 @dataclass(frozen=True)
 class ProcessFigures:

@@ -26,8 +26,6 @@ from seap_export.sources.tensor_writer import SafetensorsWriter
 from validation.benchmarks.command import Benchmark
 from validation.shapes import SHAPES, Shape
 
-__all__ = ["write_random_model"]
-
 #: Standard deviation of the weights, Llama's own `initializer_range`.
 _SPREAD = 0.02
 #: Standard deviation of the logarithm of what each channel of v_proj and up_proj is multiplied by. So 1 % of the

@@ -30,8 +30,6 @@ from validation.prompts import tokenize_prompts
 from validation.reports.markdown import markdown_table
 from validation.reports.numbers import with_error
 
-__all__ = ["recipe_table"]
-
 
 @dataclass(frozen=True)
 class _Cell:

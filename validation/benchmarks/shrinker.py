@@ -17,8 +17,6 @@ from seap_export.plan.settings import PlanSettings
 from seap_export.sources.source import Source
 from validation.generation.fresh import with_fresh_texts
 
-__all__ = ["Shrinker"]
-
 
 class Shrinker:
     """Writes shrunk models; a ranking serves all ratios."""

@@ -41,8 +41,6 @@ from seap_export.sources.source import Source
 from validation.benchmarks.command import Benchmark
 from validation.prompts import tokenize_prompts
 
-__all__ = ["balanced_groups", "fitted_router", "talking_mixture", "write_mixture"]
-
 Tensors = Mapping[str, torch.Tensor]
 #: Tokens by which neurons are grouped and routers fitted, and rounds of the grouping.
 _GROUPED_TOKENS, _ROUNDS = 4096, 12

@@ -30,8 +30,6 @@ from validation.zero_shot.evaluate import evaluate_zero_shot
 from validation.zero_shot.questions import Question, read_questions
 from validation.zero_shot.tasks import HarnessTask, local_task
 
-__all__ = ["zero_shot_table"]
-
 _BATCH = 16
 Figures = dict[str, dict[str, Any]]
 

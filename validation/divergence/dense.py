@@ -21,8 +21,6 @@ from validation.execution import Execution, Say
 from validation.likelihood import log_likelihoods
 from validation.runtimes.pytorch.torch_runner import Run, TorchRunner, open_torch_runner
 
-__all__ = ["DenseAnswers", "DenseReference", "perplexity_of", "text_loss"]
-
 Alternatives = tuple[TokenIds, ...]
 #: Number of logits held in float64 at once.
 _CHUNK_ELEMENTS = 2**20

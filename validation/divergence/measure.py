@@ -36,8 +36,6 @@ from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
 from validation.runtimes.table import REFERENCE, open_runtime
 from validation.session_memory import Calls, claim_memory
 
-__all__ = ["DivergenceFigures", "claim_texts", "continue_prompt", "measure_divergence", "measure_divergences"]
-
 _EXECUTION = Execution()
 
 

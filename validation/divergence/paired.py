@@ -10,18 +10,6 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "Bytes",
-    "CutFigures",
-    "PairedText",
-    "PerByte",
-    "cut_figures",
-    "lost_mass",
-    "pair_cuts",
-    "per_byte",
-    "same_cut",
-]
-
 TokenIds = tuple[int, ...]
 #: Rows of logits in float64 at a time.
 _ROWS = 16

@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 from seap_export.errors import ArtifactError
 from validation.runtimes.runner import Keeps, Runner, padded
 
-__all__ = ["Row", "decode"]
-
 
 class Row(Protocol):
     """A text that grows.

@@ -12,8 +12,6 @@ from validation.generation.questions import OpenTask
 from validation.generation.writer import open_writer
 from validation.runtimes.table import REFERENCE
 
-__all__ = ["MAX_NEW_TOKENS", "evaluate_generation"]
-
 #: The most tokens of an answer, unless asked otherwise.
 MAX_NEW_TOKENS = 256
 

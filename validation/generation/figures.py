@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from validation.estimate import Estimate
 
-__all__ = ["Answer", "GenerationFigures"]
-
 
 @dataclass(frozen=True)
 class Answer:

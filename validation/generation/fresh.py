@@ -18,8 +18,6 @@ from seap_export.runtime.files import load_tokenizer
 from validation.execution import Execution
 from validation.generation.sampled import Beginning, open_author, sampled_texts
 
-__all__ = ["BATCH_TOKENS", "PARTS", "FreshTexts", "beginnings", "with_fresh_texts", "write_fresh_texts"]
-
 #: Tokens of the texts that are written together, after which they are on disk.
 BATCH_TOKENS = 8192
 #: How often progress is reported.

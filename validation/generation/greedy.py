@@ -14,8 +14,6 @@ from seap_export.runtime.text import TextStream
 from validation.generation.decoding import decode
 from validation.runtimes.runner import Follows, Runner
 
-__all__ = ["Continuation", "Ends", "continue_prompts"]
-
 TokenIds = Sequence[int]
 
 

@@ -10,8 +10,6 @@ from seap_export.json_file import read_artifact
 from seap_export.runtime.files import model_limits
 from seap_export.sources.config import end_tokens
 
-__all__ = ["TextLimits", "text_limits"]
-
 
 @dataclass(frozen=True)
 class TextLimits:

@@ -10,8 +10,6 @@ from seap_export.corpus import AnswerRule, Chat, Sample, Task
 from seap_export.errors import InputError
 from seap_export.hashing import sha256_json
 
-__all__ = ["OpenQuestion", "OpenTask", "open_task"]
-
 _BETWEEN = "\n\n"  # examples, and the last of them and the question
 
 

@@ -22,8 +22,6 @@ from validation.runtimes.pytorch.torch_batch import TorchBatch
 from validation.runtimes.pytorch.torch_runner import open_torch_runner
 from validation.runtimes.runner import Runner
 
-__all__ = ["ROWS", "Author", "Beginning", "open_author", "sampled_texts"]
-
 #: Texts that are written together.
 ROWS = 128
 

@@ -24,8 +24,6 @@ from validation.runtimes.runner import Bounded, Runner
 from validation.runtimes.table import REFERENCE, open_runtime
 from validation.session_memory import Calls
 
-__all__ = ["Writer", "open_writer"]
-
 
 @dataclass(frozen=True)
 class Writer:

@@ -31,8 +31,6 @@ from validation.runtimes.pytorch.torch_runner import open_torch_runner
 from validation.runtimes.runner import padded
 from validation.session_memory import calls_of, claim_memory
 
-__all__ = ["Bisection", "Overflow", "TapError", "bisect"]
-
 #: The relative error above which a difference is a fault, not rounding, by the dtype the graph computes in.
 _FAULT: dict[str, float] = {"fp32": 1e-3, "fp16": 0.3, "bf16": 1.0}
 _ROUNDED_ACTIVATIONS = 0.4

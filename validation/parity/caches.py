@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CacheComparison", "CacheFigures"]
-
 #: The states of a layer by name.
 Layer = Mapping[str, NDArray[np.float32]]
 

@@ -21,8 +21,6 @@ from validation.parity.stage import StageResult
 from validation.prompts import Case
 from validation.runtimes.runner import PER_TOKEN, Gives, Runner, States, padded
 
-__all__ = ["Compared", "compare", "compare_served", "served_cases"]
-
 
 @dataclass
 class Compared:

@@ -14,10 +14,6 @@ from seap_export.providers import PROVIDERS
 from seap_export.toml_file import read_toml
 from validation.prompts import Case
 
-__all__ = [
-    "DEFAULT_LIMITS", "FIGURES", "Figure", "Limit", "Limits", "Noise", "Pass", "passes", "read_limits", "single_pass",
-]  # fmt: skip
-
 #: Largest difference of a logit; largest difference of keys or values relative to the root mean square of their layer;
 #: mean KL divergence in nats per token; share of clear choices that agree.
 Figure = Literal["max_abs", "cache_error", "mean_kl", "clear_top1_agreement"]

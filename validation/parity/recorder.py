@@ -17,8 +17,6 @@ from validation.parity.taps import Tap, decoder_taps
 from validation.runtimes.pytorch.torch_runner import Run, TorchRunner
 from validation.runtimes.runner import States
 
-__all__ = ["RecordedSequence", "Recorder"]
-
 
 @dataclass(frozen=True)
 class RecordedSequence:

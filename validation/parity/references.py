@@ -22,15 +22,6 @@ from validation.prompts import CALL_TOKENS, Case, TokenIds
 from validation.runtimes.pytorch.torch_runner import Run, TorchRunner
 from validation.runtimes.runner import States
 
-__all__ = [
-    "Reference",
-    "TokenSequence",
-    "measure_exact_noise",
-    "measure_rounding_noise",
-    "run_references",
-    "sequences_of",
-]
-
 #: So that the lines of a deep model do not hide the others.
 _SECONDS_BETWEEN_LINES = 10.0
 

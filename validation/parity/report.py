@@ -12,8 +12,6 @@ from seap_export.runtime.session import WORKING_OPERATORS
 from validation.parity.profiles import FIGURES, Figure, Limit
 from validation.parity.stage import FIGURE_WORDS, StageResult, counted, round_beyond
 
-__all__ = ["SCHEMA", "ComparedFolder", "Conditions", "ParityReport"]
-
 SCHEMA = "seap-export/parity/4"
 
 

@@ -23,8 +23,6 @@ from seap_export.rounding.grid import BlockQuantization, best_scales, levels, pa
 from seap_export.sources.stored import StoredForm
 from validation.checkpoint import Change, Weights
 
-__all__ = ["narrow", "round_activations", "round_weights", "scale_norms", "scale_weights"]
-
 #: Elements that are rounded at a time.
 _ELEMENTS = 1 << 18
 

@@ -27,8 +27,6 @@ from validation.prompts import BATCH_ROWS, Case, parity_cases, prompt_digests, t
 from validation.runtimes.pytorch.torch_runner import TorchRunner, open_torch_runner
 from validation.runtimes.table import require_runtime
 
-__all__ = ["DECODE_STEPS", "LONG_TOKENS", "MAX_PROMPT_TOKENS", "plan_cases", "run_parity"]
-
 _DEFAULT = Limits()
 #: Tokens of the long prompt, whose attention grows with their square, and of the other prompts.
 LONG_TOKENS, MAX_PROMPT_TOKENS = 2048, 128

@@ -12,8 +12,6 @@ from validation.parity.caches import CacheFigures
 from validation.parity.profiles import Figure, Limit, Noise, Pass
 from validation.prompts import Case
 
-__all__ = ["FIGURE_WORDS", "Stage", "StageResult", "counted", "round_beyond"]
-
 Stage = Literal["prefill", "decode"]
 FIGURE_WORDS: dict[Figure, str] = {
     "max_abs": "max abs",

@@ -25,8 +25,6 @@ from seap_export.families.family import FUSED
 from seap_export.families.fused import fused_rows
 from seap_export.families.sublayers import QK_NORMS
 
-__all__ = ["Tap", "decoder_taps", "tapped"]
-
 Side = Literal["input", "output", "output without bias"]
 _UNSCALED = Scaling()
 

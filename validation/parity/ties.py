@@ -18,8 +18,6 @@ from converters.onnx.precision import PrecisionName
 from seap_export.families import Experts, ModelSpec
 from seap_export.layers.sublayers.experts import preferences, weights_of
 
-__all__ = ["NEARLY_TIED", "Ties", "other_choices"]
-
 #: How little a router may prefer the last expert of a token to the next one, over the standard deviation of what it
 #: prefers experts by, for rounding in this arithmetic to decide.
 NEARLY_TIED: Mapping[PrecisionName, float] = {"fp32": 1e-5, "fp16": 1.2e-2, "bf16": 3e-2, "int8": 3e-2, "int4": 3e-2}

@@ -16,8 +16,6 @@ from validation.readiness.run import known_outcomes, run_steps
 from validation.readiness.step import Step
 from validation.readiness.steps import plan_steps
 
-__all__ = ["readiness"]
-
 _FAILED = 1
 _PATH = click.Path(path_type=Path)
 

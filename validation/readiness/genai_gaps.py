@@ -20,8 +20,6 @@ from seap_export.json_file import write_json
 from seap_export.runtime.decoding.decoder import OnnxDecoder
 from seap_export.runtime.files import model_limits
 
-__all__ = ["LARGEST_GAP", "gaps"]
-
 #: Logits that differ by less are no clear choice, as in the comparison with torch.
 LARGEST_GAP = 0.1
 

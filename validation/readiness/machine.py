@@ -10,8 +10,6 @@ from typing import Any
 from validation.readiness.request import Request
 from validation.readiness.step import Step
 
-__all__ = ["missing_file", "read_json", "shortage"]
-
 
 def missing_file(step: Step) -> str:
     """What an earlier step should have left and did not, in words; "" if all is there."""

@@ -12,8 +12,6 @@ from typing import IO
 
 from validation.readiness.step import Command, Done
 
-__all__ = ["run_command", "words_of_exit"]
-
 #: Seconds that a stopped command has to clean up.
 _PATIENCE = 30.0
 #: Seconds after which a wait looks whether the run is to stop. A signal handler that raised could do so between the

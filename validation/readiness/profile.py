@@ -18,8 +18,6 @@ import click
 
 from seap_export.json_file import write_json
 
-__all__ = ["summary"]
-
 
 def summary(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The calls of a session, and the nodes of its first decode step.

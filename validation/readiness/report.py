@@ -25,8 +25,6 @@ from validation.readiness.tables import (
 )
 from validation.reports.markdown import markdown_table
 
-__all__ = ["SCHEMA", "write_report"]
-
 SCHEMA = "seap-export/readiness/1"
 
 

@@ -8,8 +8,6 @@ from typing import Literal
 
 from validation.shapes import LLAMA_2_7B, Shape
 
-__all__ = ["FORMS", "RATIOS", "Programs", "Request"]
-
 Provider = Literal["cpu", "cuda"]
 #: The ratios of the paper.
 RATIOS = (0.2, 0.5)

@@ -12,8 +12,6 @@ from validation.readiness.report import write_report
 from validation.readiness.request import Request
 from validation.readiness.step import Done, Outcome, Step
 
-__all__ = ["REPORT", "known_outcomes", "run_steps"]
-
 REPORT = "report.json"
 
 

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-__all__ = ["Command", "Done", "Outcome", "Step", "Verdict"]
-
 Verdict = Literal["passed", "failed", "blocked", "skipped", "interrupted"]
 
 

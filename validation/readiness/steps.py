@@ -8,8 +8,6 @@ from seap_export.plan.recipes import DEFAULT_RECIPE
 from validation.readiness.request import RATIOS, Request
 from validation.readiness.step import Command, Step
 
-__all__ = ["LARGE", "TASK", "plan_steps"]
-
 TASK = "arithmetic"
 #: Name of the model with random weights.
 LARGE = "random"

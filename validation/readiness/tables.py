@@ -9,11 +9,6 @@ from typing import Any
 from validation.readiness.machine import read_json
 from validation.readiness.request import RATIOS, Request
 
-__all__ = [
-    "PAPER", "PARITY_HEADER", "PROFILE_HEADER", "SPEED_HEADER", "parity_cells", "parity_rows", "profile_rows",
-    "speed_cells", "speed_rows",
-]  # fmt: skip
-
 #: Speed-ups of Llama-2-7B's generation in PyTorch on one GPU, from "SEAP", arXiv 2503.07605: removed fraction of the
 #: weights -> method -> times as many tokens per second as the dense model.
 PAPER: Mapping[float, Mapping[str, float]] = {

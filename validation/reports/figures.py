@@ -24,8 +24,6 @@ from validation.reports.reading import Json
 from validation.reports.speedups import NO_INTERVAL, NO_SPEEDUP, Kind, MeasuredSpeedup, speedups
 from validation.reports.yardstick import kl_in_words
 
-__all__ = ["FIGURES", "KL", "QUALITY", "TOP1", "Cell", "Figure", "Tile", "divergence_of", "main_figures"]
-
 Tile = Literal["smaller", "faster", "worse"]
 #: For terminals that show nothing but ASCII.
 _ASCII = str.maketrans({"×": "x", "±": "+-", "–": "-", "−": "-"})

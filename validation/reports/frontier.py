@@ -8,8 +8,6 @@ from validation.reports.numbers import NOTHING, signed_with_error, times
 from validation.reports.reading import Json
 from validation.reports.speedups import interval_in_words, speedup_in_words
 
-__all__ = ["FRONTIER_HEAD", "frontier_cells", "state", "written"]
-
 #: The titles of `frontier_cells`.
 FRONTIER_HEAD = ("KL", "KL - chosen", "top-1", "decode, ideal", "decode, measured")
 

@@ -10,8 +10,6 @@ from validation.reports.figures import main_figures
 from validation.reports.numbers import NOTHING
 from validation.reports.reading import Json, case_failures, check_label, clean, failed_checks, label, subjects
 
-__all__ = ["junit_xml"]
-
 
 @dataclass(frozen=True)
 class _Case:

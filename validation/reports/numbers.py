@@ -5,11 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-__all__ = [
-    "NOTHING", "count", "figure", "megabytes", "milliseconds", "percent", "percent_with_error", "ratio", "share",
-    "signed_with_error", "times", "with_error",
-]  # fmt: skip
-
 #: Shown for a missing value.
 NOTHING = "–"
 

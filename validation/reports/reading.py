@@ -8,11 +8,6 @@ from typing import Any
 
 from validation.reports.numbers import figure
 
-__all__ = [
-    "EXIT_WORDS", "FOLDER", "Json", "advice", "bisection", "case_failures", "check_label", "clean", "diverges_first",
-    "failed_checks", "headline", "label", "limits_in_words", "remarks", "subjects", "written_answers",
-]  # fmt: skip
-
 Json = Mapping[str, Any]
 
 #: Used for the folder as a whole instead of a variant's name.

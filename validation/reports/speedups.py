@@ -8,8 +8,6 @@ from typing import Literal
 from validation.reports.numbers import times
 from validation.reports.reading import Json
 
-__all__ = ["NO_INTERVAL", "NO_SPEEDUP", "Kind", "MeasuredSpeedup", "interval_in_words", "speedup_in_words", "speedups"]
-
 Kind = Literal["decode", "prefill"]
 NO_INTERVAL, NO_SPEEDUP = "no interval", "no speed-up"
 #: The time that a speed-up is about, by kind.

@@ -19,8 +19,6 @@ from validation.reports.reading import (
 )
 from validation.reports.variants import cells, head
 
-__all__ = ["job_summary"]
-
 _TITLES = {"passed": "✅ Passed", "failed": "❌ Failed"}
 _SIGNS = {"passed": "✅ passed", "failed": "❌ failed", "skipped": "⏭ skipped"}
 #: Characters that would start HTML or end a cell.

@@ -6,8 +6,6 @@ from validation.reports.figures import Cell, main_figures
 from validation.reports.numbers import NOTHING, count, figure, percent
 from validation.reports.reading import Json
 
-__all__ = ["cells", "head", "parameters_in_words", "verdict_of"]
-
 
 def verdict_of(report: Json, variant: str | None) -> str:
     """The verdict of a variant or of the folder: failed if one check failed, skipped if all were."""

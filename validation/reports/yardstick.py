@@ -6,8 +6,6 @@ import math
 
 from validation.reports.numbers import percent
 
-__all__ = ["YARDSTICK", "kl_in_words"]
-
 #: Mean KL from fp16, nats per token, of Llama 3 8B on Wikitext-2, quantised by llama.cpp without an importance matrix.
 #: Source: github.com/ggml-org/llama.cpp, tools/perplexity/README.md, "LLaMA 3 8b Scoreboard", revision f364eb6f.
 YARDSTICK = (

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ChildEnded", "ChildProcess"]
-
 #: How much of the end of its log is kept, bytes.
 _LOG = 1 << 16
 _LAST_CHARACTERS = 500

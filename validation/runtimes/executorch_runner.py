@@ -19,8 +19,6 @@ from seap_export.errors import ArtifactError, ParityFailure, UsageError, in_one_
 from validation.runtimes.row_by_row import RowByRow
 from validation.runtimes.runner import Logits, Opening
 
-__all__ = ["ExecutorchRunner", "open_executorch"]
-
 #: The packages that register the kernels of attention and of embeddings in 8 bits.
 _KERNELS = ("executorch.extension.llm.custom_ops.custom_ops", "executorch.kernels.quantized")
 #: What ExecuTorch raises.

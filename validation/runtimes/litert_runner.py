@@ -26,8 +26,6 @@ from seap_export.stderr import silent_stderr
 from validation.runtimes.row_by_row import RowByRow
 from validation.runtimes.runner import Layers, Logits, Opening
 
-__all__ = ["LitertRunner", "open_litert"]
-
 _DECODE, _PREFILL, _CACHE = "decode", "prefill_", "kv_cache_"
 #: What LiteRT raises.
 _ERRORS = (RuntimeError, ValueError, TypeError, KeyError)

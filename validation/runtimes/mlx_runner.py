@@ -19,8 +19,6 @@ from seap_export.extras import install_remedy
 from validation.runtimes.runner import Layers, Logits, Opening, Runner, States, real_lengths
 from validation.runtimes.timing import Pace, timed_loop
 
-__all__ = ["MlxRunner", "open_mlx"]
-
 #: What MLX and mlx-lm raise when a folder cannot be loaded or run.
 _ERRORS = (ValueError, TypeError, KeyError, AttributeError, RuntimeError, IndexError, OSError)
 

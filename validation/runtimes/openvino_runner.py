@@ -23,8 +23,6 @@ from seap_export.families import Attention
 from seap_export.sources.config import read_spec
 from validation.runtimes.runner import Layers, Logits, Opening, Runner, real_lengths
 
-__all__ = ["OpenvinoRunner", "open_openvino"]
-
 _INPUTS = {"input_ids", "attention_mask", "position_ids", "beam_idx"}
 _STATE = re.compile(r"past_key_values\.(\d+)\.(key|value)present\.\1\.\2")
 

@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from validation.runtimes.runner import Logits, Runner
 from validation.runtimes.timing import Pace, timed_loop
 
-__all__ = ["RowByRow"]
-
 #: What a runner knows of a row.
 Row = TypeVar("Row")
 

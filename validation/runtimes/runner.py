@@ -16,11 +16,6 @@ from validation.runtimes.timing import Pace
 if TYPE_CHECKING:
     from validation.session_memory import Calls
 
-__all__ = [
-    "PER_TOKEN", "Bounded", "Follows", "Gives", "Keeps", "Layers", "Logits", "Opening", "Purpose", "Runner", "Runtime",
-    "States", "TimesItself", "padded", "real_lengths",
-]  # fmt: skip
-
 #: float32; of a prompt [rows, tokens, vocabulary], of a step [rows, vocabulary].
 Logits = NDArray[np.float32]
 #: The states of a layer by name, float32: `key` and `value` are [KV heads, tokens, head_dim], `conv` is [channels,

@@ -16,9 +16,6 @@ from validation.runtimes.runner import Opening, Purpose, Runner, Runtime
 if TYPE_CHECKING:
     from validation.session_memory import Calls
 
-__all__ = ["REFERENCE", "RUNTIMES", "open_runtime", "require_runtime", "runtime_lack", "runtime_row", "runtime_title"]
-
-
 #: What the others are compared with.
 REFERENCE = "torch"
 RUNTIMES: Mapping[str, Runtime] = {

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TypeVar
 
-__all__ = ["Pace", "timed_loop"]
-
 Tokens = TypeVar("Tokens")
 
 

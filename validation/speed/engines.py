@@ -23,8 +23,6 @@ from validation.runtimes.runner import Bounded, Runner, TimesItself
 from validation.runtimes.table import REFERENCE, open_runtime
 from validation.runtimes.timing import Pace, timed_loop
 
-__all__ = ["Engine", "EngineName", "open_engine", "pace_of"]
-
 #: "torch", or a runtime of `validation.runtimes.table`.
 EngineName = str
 

@@ -16,8 +16,6 @@ from validation.speed.interval import FEWEST_RUNS, spread
 from validation.speed.measure import SpeedCell
 from validation.speed.report import DENSE, SpeedReport, Speedup, SubjectFigures
 
-__all__ = ["MAX_SPREAD", "Figure", "SpeedLimits", "SpeedVerdict", "Verdict", "judge_speed"]
-
 Figure = Literal["decode_speedup", "prefill_speedup", "bytes_ratio"]
 Verdict = Literal["passed", "failed", "too noisy"]
 

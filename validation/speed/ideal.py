@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from converters.onnx.precision import Precision
 from seap_export.families import Attention, ModelSpec
 
-__all__ = ["ModelWork", "model_work"]
-
 
 @dataclass(frozen=True)
 class ModelWork:

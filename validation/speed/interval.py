@@ -12,8 +12,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-__all__ = ["COVERAGE", "FEWEST_RUNS", "Interval", "median_interval", "speedup_interval", "spread"]
-
 #: The range of five runs contains the true median in 15 of 16 cases; with more runs, inner values suffice.
 COVERAGE = 15 / 16
 FEWEST_RUNS = 5

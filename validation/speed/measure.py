@@ -13,8 +13,6 @@ import numpy as np
 from validation.runtimes.timing import Pace
 from validation.speed.engines import Engine
 
-__all__ = ["SpeedCell", "Timing", "measure_speed"]
-
 #: Waiting threads spin for some milliseconds.
 _PAUSE_SECONDS = 0.05
 

@@ -22,8 +22,6 @@ from validation.execution import Execution
 from validation.speed.engines import EngineName, open_engine
 from validation.speed.measure import SpeedCell
 
-__all__ = ["PeakMemory", "peak_memory"]
-
 _STEPS = 4
 
 

@@ -11,8 +11,6 @@ from validation.speed.ideal import ModelWork
 from validation.speed.interval import Interval, speedup_interval
 from validation.speed.measure import SpeedCell, Timing
 
-__all__ = ["DENSE", "SCHEMA", "SpeedReport", "Speedup", "SubjectFigures"]
-
 SCHEMA = "seap-export/bench/2"
 DENSE = "dense"
 

@@ -21,8 +21,6 @@ from validation.zero_shot.figures import ZeroShotFigures
 from validation.zero_shot.models import open_model
 from validation.zero_shot.tasks import HarnessTask
 
-__all__ = ["evaluate_zero_shot"]
-
 _PERCENT = 10  # between two progress lines
 
 

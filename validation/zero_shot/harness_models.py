@@ -22,8 +22,6 @@ from validation.likelihood import log_likelihoods
 from validation.runtimes.pytorch.torch_runner import TorchRunner
 from validation.runtimes.runner import Runner, padded
 
-__all__ = ["RunnerLM", "TorchLM"]
-
 Answer = tuple[float, bool]
 TokenIds = tuple[int, ...]
 #: (prompt, continuation) or None, and the tokens of each.

@@ -17,8 +17,6 @@ from validation.runtimes.runner import Bounded
 from validation.runtimes.table import REFERENCE, open_runtime
 from validation.session_memory import Calls
 
-__all__ = ["open_model"]
-
 #: Tokens of a question, as far as memory is concerned; the questions are not known yet.
 _TOKENS = 256
 OnSequences = Callable[[int, int], None]

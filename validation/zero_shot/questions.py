@@ -9,8 +9,6 @@ from itertools import islice
 from seap_export.corpus import Chat, ChoiceCompletion, Task
 from seap_export.errors import InputError
 
-__all__ = ["Question", "read_questions"]
-
 
 @dataclass(frozen=True)
 class Question:

@@ -14,8 +14,6 @@ from seap_export.corpus.harness import load_harness_tasks, quiet_harness, requir
 from seap_export.errors import InputError, UsageError
 from validation.zero_shot.questions import Question
 
-__all__ = ["HarnessTask", "hub_tasks", "local_task"]
-
 _SEED = 0  # of the harness's choice of few-shot examples; none are used
 _METRICS = ("acc", "acc_norm")
 

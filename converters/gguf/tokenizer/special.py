@@ -11,8 +11,6 @@ from converters.gguf.tokenizer.tokens import Tokens, refuse
 from seap_export.json_file import read_json, read_json_if_present
 from seap_export.runtime.chat import DEFAULT_TEMPLATE, template_sources
 
-__all__ = ["special_metadata"]
-
 #: Where the further tokens that end a text go.
 _FURTHER_ENDS = ("eot", "eom")
 _ID = "tokenizer.ggml.{}_token_id"

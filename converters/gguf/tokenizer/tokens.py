@@ -8,8 +8,6 @@ from typing import Any
 
 from seap_export.errors import InputError
 
-__all__ = ["Tokens", "refuse"]
-
 #: Kinds of tokens in `tokenizer.ggml.token_type`.
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 

@@ -22,8 +22,6 @@ from seap_export.families import ModelSpec
 from seap_export.json_file import read_json
 from seap_export.sources.gguf.tokenizers import split_rules, tokenizer_of
 
-__all__ = ["tokenizer_metadata"]
-
 _SPACE = "\u2581"  # sentencepiece's symbol for a space
 #: Texts that rules for splitting treat differently.
 _PROBES = (

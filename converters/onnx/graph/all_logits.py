@@ -8,8 +8,6 @@ import onnx
 
 from converters.onnx.graph.decoder import LAST_TOKEN
 
-__all__ = ["with_all_logits"]
-
 
 def with_all_logits(model: Path) -> bytes:
     """The content of an .onnx file that this package wrote, with `logits` for every position of a call.

@@ -13,8 +13,6 @@ from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
 from converters.onnx.weights.weights import QuantizedTensors
 from seap_export.rounding.grid import BlockQuantization
 
-__all__ = ["QuantizedWeight", "embedding_blocks", "in_float_activations", "matmul_blocks"]
-
 #: The accuracy level at which MatMulNBits on the CPU multiplies in int8, scaling each block of activations; only this
 #: makes weight-only quantisation faster than float32 there. CUDA ignores it and computes in the activations' dtype.
 _INT8_ACTIVATIONS = 4

@@ -40,8 +40,6 @@ from seap_export.families import (
 )
 from seap_export.providers import PROVIDERS
 
-__all__ = ["HEAD_DIM_MULTIPLE", "LAST_TOKEN", "decoder_graph"]
-
 #: The node that selects each row's last token, in graphs that return the logits of that token only.
 LAST_TOKEN = "last_token"
 

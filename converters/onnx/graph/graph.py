@@ -9,8 +9,6 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-__all__ = ["IR_VERSION", "MS_DOMAIN", "OPSETS", "Dims", "GraphBuilder"]
-
 #: The domain of ONNX Runtime's custom operators.
 MS_DOMAIN = "com.microsoft"
 #: Opset 23 introduced RMSNormalization; ONNX Runtime supports it from 1.23 on.

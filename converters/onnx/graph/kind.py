@@ -13,8 +13,6 @@ from converters.onnx.graph.linear import Linears
 from converters.onnx.weights.weights import LazyWeights
 from seap_export.families import ModelSpec
 
-__all__ = ["KindWriter"]
-
 
 @dataclass(eq=False)
 class KindWriter(ABC):

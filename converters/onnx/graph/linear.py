@@ -15,8 +15,6 @@ from converters.onnx.weights.weights import LazyWeights
 from seap_export.families import Attention, Convolution, DeltaNet, Mamba, Sublayer, names
 from seap_export.families.names import Projection
 
-__all__ = ["JOINED", "Linears", "joined_name"]
-
 #: The kinds whose readers are joined: what their products' weights are called, and which readers each has.
 JOINED: Mapping[type[Sublayer], Mapping[str, slice]] = {
     Attention: {"qkv_proj": slice(None)},

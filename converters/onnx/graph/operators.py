@@ -11,12 +11,6 @@ import onnx_ir as ir
 from converters.onnx.graph.graph import GraphBuilder
 from seap_export.families.sublayers import Activation
 
-__all__ = [
-    "Attended", "Convolved", "Kernels", "KeyValues", "Norm", "Recurred", "Recurrence", "activation", "add", "capped",
-    "cast", "embedding", "matmul", "multiply", "normed", "rms_norm", "rows_at", "scalar", "scaled", "split",
-    "split_heads",
-]  # fmt: skip
-
 
 @dataclass(frozen=True)
 class KeyValues:

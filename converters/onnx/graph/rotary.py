@@ -15,8 +15,6 @@ from converters.onnx.weights.weights import lazy_tensor
 from seap_export.families import ModelSpec, RopeSpec
 from seap_export.layers.sublayers.rotary import rotary_tables
 
-__all__ = ["LENGTH_GUARD", "RotaryTables"]
-
 #: What the names of nodes begin with that fail on too many tokens; the runtime's error message quotes it.
 LENGTH_GUARD = "more_tokens_than_the_model_has_positions"
 

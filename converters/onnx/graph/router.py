@@ -19,8 +19,6 @@ from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import embedding as rows_of
 from converters.onnx.graph.operators import multiply
 
-__all__ = ["fold_table", "router_graph", "write_router_graph"]
-
 _PRODUCER = "seap-export"
 #: Number of embedding rows to widen to float64 at a time.
 _BLOCK_ROWS = 4096

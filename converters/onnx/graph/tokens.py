@@ -6,8 +6,6 @@ from typing import Protocol
 
 import onnx_ir as ir
 
-__all__ = ["Tokens"]
-
 
 class Tokens(Protocol):
     """The tokens of a call, padding among them."""

@@ -22,8 +22,6 @@ from seap_export.layers.sublayers.norm import Norm
 from seap_export.layers.sublayers.operands import stream_of
 from seap_export.sources.weights import WeightReader
 
-__all__ = ["find_scaling", "most_exponent"]
-
 _LARGEST = 65504.0
 #: Values are scaled below this: other tokens may reach further than those tried. Most values are thousands of times
 #: smaller than the largest, and must stay clear of the subnormal numbers, which begin at 0.00006.

@@ -8,8 +8,6 @@ import torch
 
 from seap_export.rounding.grid import BlockQuantization, best_scales, levels, padded_blocks
 
-__all__ = ["QuantizedMatrix", "dequantize", "quantize"]
-
 #: Elements that are quantised at a time.
 _ELEMENTS = 1 << 18
 

@@ -21,8 +21,6 @@ from seap_export.families import ModelSpec, names
 from seap_export.families.names import Projection
 from seap_export.sources.weights import WeightReader
 
-__all__ = ["SCALING_NOTE", "ScaledReader", "Scaling", "read_scaling", "scaled_epsilon"]
-
 #: Metadata key under which a graph records its scaling, if it has any.
 SCALING_NOTE = "seap_export.scaling"
 #: The largest exponent of a note that is believed.

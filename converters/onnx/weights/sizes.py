@@ -7,8 +7,6 @@ import math
 from converters.onnx.precision import Precision
 from seap_export.families import ModelSpec, names
 
-__all__ = ["weight_bytes"]
-
 
 def weight_bytes(spec: ModelSpec, precision: Precision) -> int:
     """About how many bytes weights and rotary tables take: norms count like matrices."""

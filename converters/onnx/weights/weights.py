@@ -21,16 +21,6 @@ from seap_export.families import ModelSpec
 from seap_export.sources.stored import PlainReader, StoredForm
 from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
 
-__all__ = [
-    "INLINE_BYTES",
-    "LazyTensor",
-    "LazyWeights",
-    "QuantizedTensors",
-    "StackedLayout",
-    "lazy_tensor",
-    "open_weights",
-]
-
 #: Tensors up to this size, such as shapes and scalars, are stored in the graph itself.
 INLINE_BYTES = 48
 #: Elements that are converted at a time: of a large vocabulary's table, a whole copy in float32 takes gigabytes.

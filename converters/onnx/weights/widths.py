@@ -6,12 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from converters.onnx.form import OnnxForm
-from converters.onnx.precision import BLOCK_SIZES, BlockQuantization
 from seap_export.families import Mlp, ModelSpec
 from seap_export.families.names import PROJECTIONS
 from seap_export.providers import PROVIDERS
-
-__all__ = ["float_tables", "slow_products", "whole_blocks", "width_warning"]
+from seap_export.rounding.grid import BLOCK_SIZES, BlockQuantization
 
 _HEAD = "lm_head"
 

@@ -18,8 +18,6 @@ from seap_export.json_file import write_json
 if TYPE_CHECKING:
     from validation.speed.report import SpeedReport, Speedup
 
-__all__ = ["bench_command", "speedup_cells"]
-
 
 @click.command("bench", cls=GroupedCommand)
 @click.argument("paths", nargs=-1, required=True, type=ExistingPath(), metavar="PATH...")

@@ -11,8 +11,6 @@ from seap_export.cli import options as shared
 from seap_export.cli.console import Console, table
 from seap_export.cli.groups import GroupedCommand, titled
 
-__all__ = ["calibrate_command"]
-
 
 @click.command("calibrate", cls=GroupedCommand)
 @shared.model_argument

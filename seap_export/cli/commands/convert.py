@@ -19,8 +19,6 @@ from seap_export.cli.options import (
 )
 from seap_export.cli.values import ExistingPath, PathType
 
-__all__ = ["convert_command"]
-
 
 @click.command("convert", cls=GroupedCommand)
 @click.argument("folder", type=ExistingPath())

@@ -14,8 +14,6 @@ from seap_export.providers import PROVIDERS
 if TYPE_CHECKING:
     from seap_export.runtime.doctor import Diagnosis, ProviderCheck, ProviderState
 
-__all__ = ["doctor_command"]
-
 
 @click.command("doctor")
 @click.option(

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from validation.divergence.measure import DivergenceFigures
     from validation.estimate import Estimate
 
-__all__ = ["evaluate_command"]
-
 _DEFAULTS = defaults_of(evaluate)
 #: What is kept of the dense model's accuracy, the difference from it, and how many answers became wrong and right.
 _BESIDE_DENSE = ("retained", "difference", "lost", "won")

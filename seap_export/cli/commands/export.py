@@ -17,8 +17,6 @@ from seap_export.cli.groups import option, rare, settings, titled
 if TYPE_CHECKING:
     from seap_export.pipeline.preview import Preview
 
-__all__ = ["export_command"]
-
 
 @click.command("export", cls=ConfigurableCommand)
 @shared.model_argument

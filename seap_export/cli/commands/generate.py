@@ -17,8 +17,6 @@ from seap_export.providers import PROVIDERS
 if TYPE_CHECKING:
     from seap_export.runtime import Completion, Prompt
 
-__all__ = ["generate_command"]
-
 
 @click.command("generate", cls=GroupedCommand)
 @click.argument("folder", type=ExistingPath())

@@ -14,8 +14,6 @@ from seap_export.cli.layer_table import layer_columns
 from seap_export.cli.options import output_options
 from seap_export.cli.values import ExistingPath
 
-__all__ = ["inspect_command"]
-
 
 @click.command("inspect")
 @click.argument("path", type=ExistingPath())

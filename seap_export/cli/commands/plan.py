@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from seap_export.sources.source import Source
     from seap_export.vocabulary.table import Vocabulary
 
-__all__ = ["plan_command"]
-
 
 @click.command("plan", cls=GroupedCommand)
 @shared.model_argument

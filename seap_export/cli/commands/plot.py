@@ -11,8 +11,6 @@ from seap_export.cli.console import Console
 from seap_export.cli.options import force_option, out_option, output_options
 from seap_export.cli.values import ExistingPath, PathType
 
-__all__ = ["plot_command"]
-
 
 @click.command("plot")
 @click.argument("paths", nargs=-1, type=ExistingPath(), metavar="[PATH]...")

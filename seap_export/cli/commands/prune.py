@@ -17,8 +17,6 @@ from seap_export.cli.options import (
 )
 from seap_export.cli.values import PathType
 
-__all__ = ["prune_command"]
-
 
 @click.command("prune", cls=GroupedCommand)
 @model_argument

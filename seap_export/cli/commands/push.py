@@ -11,8 +11,6 @@ from seap_export.cli.groups import GroupedCommand, option, titled
 from seap_export.cli.options import output_options
 from seap_export.cli.values import ExistingPath
 
-__all__ = ["push_command"]
-
 
 @click.command("push", cls=GroupedCommand)
 @click.argument("path", type=ExistingPath())

@@ -7,8 +7,6 @@ import click
 from seap_export.cli.console import Console
 from seap_export.cli.options import output_options
 
-__all__ = ["recipes_command"]
-
 
 @click.command("recipes")
 @click.argument("name", required=False)

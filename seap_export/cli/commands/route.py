@@ -16,8 +16,6 @@ from seap_export.cli.values import ExistingPath, PathType, Ratio
 if TYPE_CHECKING:
     from seap_export.runtime import Route
 
-__all__ = ["route_command"]
-
 
 @click.command("route")
 @click.argument("folder", type=ExistingPath(), metavar="DIR")

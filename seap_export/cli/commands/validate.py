@@ -26,8 +26,6 @@ from seap_export.cli.values import ExistingPath, PathType
 if TYPE_CHECKING:
     from seap_export.pipeline.gate.report import ValidationReport
 
-__all__ = ["validate_command"]
-
 _DEFAULTS = defaults_of(validate)
 #: What applies to the comparison with a golden, which runs ONNX Runtime alone.
 _OF_GOLDENS = frozenset({"path", "against_golden", "provider", "threads", "as_json", "quiet"})

@@ -12,8 +12,6 @@ from seap_export.families.parts import QkNorm
 from seap_export.families.rope import QueryScaling, RopeSpec
 from seap_export.families.sublayers.grouped import Grouped
 
-__all__ = ["QK_NORMS", "V_NORM", "Attention", "QkNorm"]
-
 #: The norms of query and key heads, and that of value heads.
 QK_NORMS = ("q_norm", "k_norm")
 V_NORM = "v_norm"

@@ -10,8 +10,6 @@ from seap_export.errors import InputError
 from seap_export.families.names import BCX, Norm, Projection
 from seap_export.families.sublayers.sublayer import Sublayer
 
-__all__ = ["Convolution"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Convolution(Sublayer):

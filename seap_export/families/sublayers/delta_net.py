@@ -10,8 +10,6 @@ from seap_export.errors import InputError
 from seap_export.families.names import DELTA, Norm, Projection
 from seap_export.families.sublayers.grouped import Grouped
 
-__all__ = ["DeltaNet"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class DeltaNet(Grouped):

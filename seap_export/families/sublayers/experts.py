@@ -12,8 +12,6 @@ from seap_export.families.routing import Scores
 from seap_export.families.sublayers.mlp import Activation
 from seap_export.families.sublayers.sublayer import Sublayer
 
-__all__ = ["Experts", "Gates"]
-
 
 @dataclass(frozen=True)
 class Gates:

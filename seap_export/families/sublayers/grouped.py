@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from seap_export.families.sublayers.sublayer import Sublayer
 
-__all__ = ["Grouped"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Grouped(Sublayer):

@@ -10,8 +10,6 @@ from seap_export.errors import InputError
 from seap_export.families.names import Norm, Projection
 from seap_export.families.sublayers.sublayer import Sublayer
 
-__all__ = ["Activation", "Mlp"]
-
 Activation = Literal["silu", "gelu_tanh", "gelu", "relu", "relu2", "sigmoid"]
 
 

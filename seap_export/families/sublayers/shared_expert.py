@@ -11,8 +11,6 @@ from seap_export.families.names import SHARED, Norm, Projection
 from seap_export.families.sublayers.mlp import Activation
 from seap_export.families.sublayers.sublayer import Sublayer
 
-__all__ = ["SharedExpert"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SharedExpert(Sublayer):

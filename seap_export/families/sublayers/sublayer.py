@@ -10,8 +10,6 @@ from typing import ClassVar
 
 from seap_export.families.names import Norm, Projection
 
-__all__ = ["Sublayer"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Sublayer(ABC):

@@ -12,8 +12,6 @@ from seap_export.layers.sublayers.norm import rms_norm
 from seap_export.layers.sublayers.operands import Operands, stream_of
 from seap_export.layers.sublayers.rotary import rotary_tables
 
-__all__ = ["attention_channels", "lent_keys_and_values"]
-
 
 def attention_channels(operands: Operands, attention: Attention, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
     """What the heads attend to, [tokens, heads * head_dim].

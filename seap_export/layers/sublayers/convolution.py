@@ -9,8 +9,6 @@ from seap_export.families import Convolution
 from seap_export.layers.batches import Batch
 from seap_export.layers.sublayers.operands import Operands
 
-__all__ = ["convolution_channels", "convolved"]
-
 
 def convolution_channels(
     operands: Operands, convolution: Convolution, stream: torch.Tensor, batch: Batch

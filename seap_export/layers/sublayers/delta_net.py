@@ -12,8 +12,6 @@ from seap_export.layers.sublayers.norm import rms_norm
 from seap_export.layers.sublayers.operands import Operands
 from seap_export.layers.sublayers.recurrence import in_chunks, pairwise_decay
 
-__all__ = ["delta_net_channels", "delta_rule"]
-
 #: What is added to the square of the length of queries and keys.
 _LENGTH_EPSILON = 1e-6
 

@@ -9,19 +9,6 @@ from seap_export.layers.sublayers.mlp import ACTIVATIONS
 from seap_export.layers.sublayers.norm import rms_norm
 from seap_export.layers.sublayers.operands import Operands, stream_of
 
-__all__ = [
-    "chosen_experts",
-    "expert_channels",
-    "expert_outputs",
-    "experts_pass",
-    "preferences",
-    "router_logits",
-    "router_weights",
-    "routing_margins",
-    "routing_weights",
-    "weights_of",
-]
-
 
 def chosen_experts(
     logits: torch.Tensor, experts: Experts, selection_bias: torch.Tensor | None

@@ -9,8 +9,6 @@ from seap_export.layers.batches import Batch
 from seap_export.layers.sublayers.mlp import ACTIVATIONS
 from seap_export.layers.sublayers.operands import Operands
 
-__all__ = ["layer_input_channels"]
-
 
 def layer_input_channels(operands: Operands, gated: LayerInput, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
     """The inputs of the layer, each times its gate, [tokens, inputs]."""

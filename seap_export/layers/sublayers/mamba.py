@@ -12,8 +12,6 @@ from seap_export.layers.sublayers.norm import rms_norm
 from seap_export.layers.sublayers.operands import Operands
 from seap_export.layers.sublayers.recurrence import in_chunks, pairwise_decay
 
-__all__ = ["mamba_channels", "written_and_read"]
-
 
 def mamba_channels(operands: Operands, mamba: Mamba, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
     """The gated channels of the heads, [tokens, heads * head_dim]; see `Mamba`."""

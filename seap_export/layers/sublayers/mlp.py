@@ -12,9 +12,6 @@ from seap_export.families import Mlp, SharedExpert
 from seap_export.layers.batches import Batch
 from seap_export.layers.sublayers.operands import Operands
 
-__all__ = ["ACTIVATIONS", "mlp_channels", "shared_channels"]
-
-
 ACTIVATIONS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "silu": functional.silu,
     "gelu_tanh": partial(functional.gelu, approximate="tanh"),

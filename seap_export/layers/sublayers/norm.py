@@ -8,8 +8,6 @@ import torch
 
 from seap_export.families import NormSpec
 
-__all__ = ["Norm", "rms_norm"]
-
 
 def rms_norm(x: torch.Tensor, gain: torch.Tensor, epsilon: float) -> torch.Tensor:
     """The RMS norm over the last axis, float32."""

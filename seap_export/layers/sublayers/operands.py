@@ -9,8 +9,6 @@ import torch
 
 from seap_export.families.names import Projection
 
-__all__ = ["Operands", "stream_of"]
-
 
 def stream_of(hidden: torch.Tensor, hidden_size: int) -> torch.Tensor:
     """The residual stream in hidden states [..., width], whose first columns it is."""

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
-__all__ = ["in_chunks", "pairwise_decay"]
-
 #: Tokens of a chunk: within it, memory grows with the square of the tokens, beyond it as they do.
 _CHUNK = 64
 

@@ -13,8 +13,6 @@ import torch
 
 from seap_export.families import RopeSpec
 
-__all__ = ["attention_factor", "inverse_frequencies", "pair_swap", "rotary_tables"]
-
 
 def inverse_frequencies(rope: RopeSpec, *, long: bool = False) -> torch.Tensor:
     """The angular frequencies of the rotation, float32 [rope.dim / 2].

@@ -14,8 +14,6 @@ from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.measured import Measured
 from seap_export.providers import PROVIDERS
 
-__all__ = ["baseline_format", "timed_depth"]
-
 
 def baseline_format(formats: Sequence[Format]) -> Format:
     """The dense model that is timed: the first format in its first precision, or in its provider's first dtype."""

@@ -43,8 +43,6 @@ from validation.speed.engines import open_engine
 from validation.speed.interval import Interval, speedup_interval
 from validation.speed.measure import measure_speed
 
-__all__ = ["CANDIDATES_FOLDER", "Candidates", "open_candidates"]
-
 #: Kept for a run that goes on after an interruption, and removed by the next export that finishes.
 CANDIDATES_FOLDER = ".seap-export-unfinished-frontier"
 

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 
 from seap_export.pipeline.targets.candidate import Candidate, Point
 
-__all__ = ["KlCurve"]
-
 #: KL of a model without half of its weights, and the power with which it grows, before anything was evaluated: about
 #: those of SmolLM2-135M.
 _AT_HALF, _POWER = 0.4, 1.5

@@ -16,8 +16,6 @@ from seap_export.pipeline.targets.frontier import Frontier
 from seap_export.pipeline.targets.targets import Targets
 from seap_export.plan.sublayers import smallest_layer
 
-__all__ = ["close_calls", "nothing_fits", "refuse_unreachable"]
-
 #: What standard errors are over.
 _TEXTS = "held-out texts"
 

@@ -14,8 +14,6 @@ from seap_export.pipeline.targets.targets import Targets
 from validation.parity.candidates.candidate import arithmetic_of
 from validation.speed.ideal import model_work
 
-__all__ = ["Predictor", "arithmetic"]
-
 #: A predicted size must stay below the target by this share, for what a pruned graph has more nodes.
 _MARGIN = 0.003
 

@@ -24,8 +24,6 @@ from seap_export.plan.choice.solve import largest_ratio
 from seap_export.plan.sublayers import thinner_layer
 from seap_export.vocabulary.table import Vocabulary
 
-__all__ = ["first_candidates", "search_disk", "search_work"]
-
 #: A ratio that stands for those that KL alone decides.
 _TYPICAL = 0.4
 

@@ -36,8 +36,6 @@ from seap_export.plan.ranked import read_ranking
 from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 
-__all__ = ["ExportedWithin", "export_within"]
-
 
 @dataclass(frozen=True)
 class ExportedWithin:

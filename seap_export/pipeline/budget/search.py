@@ -11,8 +11,6 @@ from seap_export.pipeline.targets.candidate import RATIO_DIGITS, Candidate, Poin
 from seap_export.pipeline.targets.targets import Targets
 from validation.speed.interval import Interval
 
-__all__ = ["MOST_EVALUATIONS", "SearchResult", "search"]
-
 #: Pruned candidates that are made and evaluated for each task. Dense ones come on top, and a few that may come nearest
 #: where none of them meets the targets.
 MOST_EVALUATIONS, _NEAREST = 6, 3

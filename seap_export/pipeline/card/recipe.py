@@ -22,8 +22,6 @@ from seap_export.plan.settings import PlanSettings
 from seap_export.plan.sparsity import Sparsity
 from seap_export.sources.source import Source
 
-__all__ = ["RECIPE", "given_as", "model_name", "needed_files", "recipe_files"]
-
 #: The file, for `export --config`, and the one with a pruning recipe that does not come with the package.
 RECIPE, _PRUNING = "recipe.toml", "pruning.toml"
 _PARITY = ("provider", "decode_steps", "prompts", "long_tokens")

@@ -22,8 +22,6 @@ from validation.reports.markdown import markdown_table
 from validation.reports.numbers import count, figure, megabytes, percent, with_error
 from validation.runtimes.table import runtime_title
 
-__all__ = ["CalibrationText", "CardFacts", "card_text", "with_speed"]
-
 _HUB = "https://huggingface.co"
 _TAGS = ("seap-export", "pruned")
 _USAGE = "How to run it"

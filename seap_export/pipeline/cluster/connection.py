@@ -20,8 +20,6 @@ from seap_export.layers.compute import parse_bytes
 from seap_export.providers import PROVIDERS
 from seap_export.runtime.session import available_threads
 
-__all__ = ["Cluster", "Share", "connected", "import_ray", "share_of"]
-
 LOCAL = "local"
 _ADDRESS = re.compile(r"ray://([^:/\s]+|\[[0-9a-fA-F:]+\]):(\d{1,5})")
 _CONNECT_SECONDS = 10.0

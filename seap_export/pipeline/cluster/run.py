@@ -18,8 +18,6 @@ from seap_export.pipeline.folder.performance import Timed
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.steps.step import Step, Work
 
-__all__ = ["run_on_cluster"]
-
 #: How often a step whose worker is lost is given to another one.
 _RETRIES = 3
 #: How often the driver looks for reports, and says how far the steps have come, in seconds.

@@ -29,8 +29,6 @@ from seap_export.runtime.session import available_threads
 from seap_export.sources.open import open_source
 from seap_export.sources.source import Source
 
-__all__ = ["Event", "Events", "Failed", "Made", "Order", "make_order"]
-
 _SECONDS_BETWEEN_COUNTS = 1.0
 
 

@@ -16,8 +16,6 @@ from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.runtime.session import probe
 from seap_export.sources.source import Source
 
-__all__ = ["claim_folder", "refuse_full_disk", "refuse_missing_provider"]
-
 
 def claim_folder(
     workspace: Workspace, source: Source, keys: Mapping[str, str], replaced: Collection[str] = ()

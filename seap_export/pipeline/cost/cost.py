@@ -20,8 +20,6 @@ from converters.format import Format
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts, Workload
 from validation.parity.candidates.candidate import arithmetic_of
 
-__all__ = ["Cost", "Disk", "Memory", "Rates", "measure_rates", "prompt_factor", "quantization_factor", "total_disk"]
-
 _SIZE, _READ, _REPEATS = 1024, 2**26, 5
 #: How many times as long as in float32 it takes to write quantised weights, whose scales are searched, or to compare
 #: them, where torch rounds activations as well.

@@ -25,8 +25,6 @@ from seap_export.vocabulary.table import Vocabulary
 from validation.parity.run import DECODE_STEPS, LONG_TOKENS
 from validation.speed.interval import FEWEST_RUNS
 
-__all__ = ["GRAPH_BYTES", "KeptPart", "TokenCounts", "Workload", "at_most", "workload"]
-
 #: Bytes of a graph for each layer, and of an artifact's small files.
 GRAPH_BYTES, _SMALL = 5000, 20_000
 

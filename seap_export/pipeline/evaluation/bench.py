@@ -38,8 +38,6 @@ from validation.speed.measure import SpeedCell, measure_speed
 from validation.speed.memory import PeakMemory, peak_memory
 from validation.speed.report import DENSE, SpeedReport, SubjectFigures
 
-__all__ = ["bench", "time_variants"]
-
 #: The suffixes of what lies beside weights and graphs.
 _BESIDE = (".json", ".txt", ".jinja", ".py", ".pyc", ".model")
 _PACKAGES = ("torch", "transformers", "onnxruntime-gpu", "onnxruntime", "seap-export")

@@ -16,8 +16,6 @@ from validation.execution import Execution
 from validation.speed.engines import EngineName
 from validation.speed.measure import SpeedCell
 
-__all__ = ["BenchRequest", "default_depths", "refuse_long_prompts"]
-
 DEPTHS = (128, 512, 2048)
 
 

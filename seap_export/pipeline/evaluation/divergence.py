@@ -20,8 +20,6 @@ from validation.divergence.dense import DenseAnswers
 from validation.divergence.measure import DivergenceFigures, claim_texts, measure_divergences
 from validation.divergence.paired import PairedText
 
-__all__ = ["divergence_report", "divergence_texts", "measured_divergence", "text_sets"]
-
 
 def divergence_texts(subject: Subject, request: EvaluationRequest) -> tuple[PairedText, ...]:
     """The texts that a variant and its dense model are compared on, as the tokens of both.

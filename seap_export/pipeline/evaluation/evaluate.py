@@ -25,8 +25,6 @@ from validation.divergence.measure import DivergenceFigures
 from validation.generation import GenerationFigures
 from validation.zero_shot import HarnessTask, ZeroShotFigures, evaluate_zero_shot, hub_tasks, local_task
 
-__all__ = ["evaluate", "preview", "write_answers", "write_evaluation"]
-
 
 def evaluate(
     path: str,

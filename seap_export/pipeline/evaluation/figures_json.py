@@ -15,16 +15,6 @@ from validation.estimate import Estimate
 from validation.generation import GenerationFigures
 from validation.zero_shot import ZeroShotFigures
 
-__all__ = [
-    "by_task_json",
-    "divergence_json",
-    "estimate_json",
-    "generation_json",
-    "plan_json",
-    "texts_json",
-    "zero_shot_json",
-]
-
 _Figures = TypeVar("_Figures")
 #: Generated answers that are in the report.
 _SAMPLES = 3

@@ -15,8 +15,6 @@ from seap_export.pipeline.progress import Progress
 from validation.generation import GenerationFigures, OpenTask, evaluate_generation
 from validation.runtimes.table import REFERENCE
 
-__all__ = ["generated_answers"]
-
 
 def generated_answers(
     subject: Subject,

@@ -15,8 +15,6 @@ from seap_export.pipeline.texts.chat import ModelChat
 from validation.generation import OpenTask, open_task
 from validation.zero_shot import Question, read_questions
 
-__all__ = ["Texts", "chosen_texts", "local_questions", "open_tasks"]
-
 
 @dataclass(frozen=True)
 class Texts:

@@ -36,11 +36,6 @@ from validation.divergence.paired import PairedText
 from validation.estimate import TokenEstimate
 from validation.reports.figures import QUALITY as QUALITY_FIGURES
 
-__all__ = [
-    "MAX_LENGTH", "QualityRequest", "QualityWork", "folder_quality_key", "quality_figures", "quality_key",
-    "quality_report", "quality_request", "quality_work", "recorded_quality",
-]  # fmt: skip
-
 #: Tokens after which a text is cut.
 MAX_LENGTH = 256
 #: Increased when the same inputs give different bytes than before, so that older reports are not reused.

@@ -26,8 +26,6 @@ from validation.estimate import Estimate
 from validation.generation import GenerationFigures
 from validation.zero_shot import ZeroShotFigures
 
-__all__ = ["EVALUATION_SCHEMA", "EvaluationReport", "TaskOrigin"]
-
 EVALUATION_SCHEMA = "seap-export/evaluation/1"
 _Figures = ZeroShotFigures | GenerationFigures
 _Result = TypeVar("_Result")

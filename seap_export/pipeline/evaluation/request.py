@@ -16,8 +16,6 @@ from validation.execution import Execution
 from validation.generation.evaluate import MAX_NEW_TOKENS
 from validation.runtimes.table import REFERENCE, runtime_row
 
-__all__ = ["RUN_FOLDERS", "EvaluationRequest"]
-
 #: What these runtimes run of a variant, which reports call by the folder's name.
 RUN_FOLDERS: Mapping[str, str] = {REFERENCE: "hf", "onnxruntime": "onnx"}
 

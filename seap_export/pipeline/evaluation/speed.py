@@ -17,8 +17,6 @@ from validation.speed.interval import FEWEST_RUNS
 from validation.speed.measure import SpeedCell
 from validation.speed.report import SpeedReport, SubjectFigures
 
-__all__ = ["recorded_speed", "speed_json", "speed_request"]
-
 _DEPTH, _STEPS = 128, 16
 #: What every cell of recorded figures has, and what those of a variant have too.
 _TIMES = ("batch", "depth", "prefill_ms", "decode_ms_per_token")

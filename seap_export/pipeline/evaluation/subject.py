@@ -22,8 +22,6 @@ from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 from validation.runtimes.table import REFERENCE, require_runtime, runtime_row
 
-__all__ = ["Subject", "VariantRun", "open_subject", "variant_subject"]
-
 
 @dataclass(frozen=True)
 class VariantRun:

@@ -18,8 +18,6 @@ from seap_export.vocabulary.sizes import token_sizes
 from validation.divergence.paired import Bytes, PairedText, pair_cuts, same_cut
 from validation.prompts import tokenize_prompts
 
-__all__ = ["dense_tokenizer", "paired_texts"]
-
 
 @contextmanager
 def dense_tokenizer(subject: Subject, request: EvaluationRequest) -> Iterator[Path | None]:

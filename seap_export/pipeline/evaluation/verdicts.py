@@ -11,8 +11,6 @@ from typing import Any
 
 from validation.estimate import Estimate
 
-__all__ = ["QualityVerdict"]
-
 
 @dataclass(frozen=True)
 class QualityVerdict:

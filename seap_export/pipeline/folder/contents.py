@@ -20,8 +20,6 @@ from seap_export.plan.plan import Plan, read_plan
 from seap_export.sources.config import read_spec
 from seap_export.vocabulary.table import Vocabulary
 
-__all__ = ["Export", "FormatFolder", "Variant", "open_folder"]
-
 
 class Export:
     """An output folder of `seap-export export`.

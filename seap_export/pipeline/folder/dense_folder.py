@@ -12,8 +12,6 @@ from seap_export.json_file import read_json, write_json
 from seap_export.shrink.write import write_weights
 from seap_export.sources.source import Source
 
-__all__ = ["dense_folder", "shared_dense_folder"]
-
 
 @contextmanager
 def dense_folder(source: Source) -> Iterator[Path]:

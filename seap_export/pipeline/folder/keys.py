@@ -7,8 +7,6 @@ from typing import Any
 
 from seap_export.hashing import sha256_json
 
-__all__ = ["RELEASE", "differing", "step_key"]
-
 #: The name of the input that changes when a release makes other bytes of the same inputs.
 RELEASE = "release of seap-export"
 

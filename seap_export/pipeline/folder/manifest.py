@@ -18,8 +18,6 @@ from seap_export.json_file import json_text, read_artifact
 from seap_export.pipeline.folder.names import CARD, HF
 from seap_export.pipeline.folder.outputs import write_whole
 
-__all__ = ["MANIFEST", "MANIFEST_SCHEMA", "Manifest", "card_key", "package_versions", "read_manifest"]
-
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = "seap-export/manifest/3"
 #: The fields of every finished variant, and their types.

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = [
-    "CARD", "HF", "ONNX", "PLAN", "QUALITY", "answers_step", "calibration_step", "fresh_step", "parity_file",
-    "variant_name",
-]  # fmt: skip
-
 # What lies in a variant's folder: its plan, its model folder, its ONNX files and its quality report.
 PLAN: Final = "plan.json"
 HF: Final = "hf"

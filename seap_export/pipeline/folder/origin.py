@@ -6,8 +6,6 @@ from seap_export.errors import InputError
 from seap_export.plan.plan import Plan
 from seap_export.sources.source import Source
 
-__all__ = ["refuse_another_model"]
-
 
 def refuse_another_model(source: Source, plan: Plan, variant: str) -> None:
     """Compares the hashes of the two models; hashing reads all files of the dense model once.

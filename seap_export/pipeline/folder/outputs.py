@@ -13,11 +13,6 @@ from filelock import FileLock, Timeout
 
 from seap_export.errors import EnvironmentFailure, SeapError, UsageError
 
-__all__ = [
-    "alone", "make_folders", "move_into_place", "refuse_foreign_folder", "remove_leftovers", "remove_unfinished",
-    "scratch_folder", "set_aside", "unfinished_folder", "write_whole",
-]  # fmt: skip
-
 _TEMPORARY_PREFIX = ".seap-export-tmp-"
 _UNFINISHED_PREFIX = ".seap-export-unfinished-"
 _WRITER_LOCK = ".seap-export-writer.lock"

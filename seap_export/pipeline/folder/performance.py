@@ -20,8 +20,6 @@ from seap_export.pipeline.folder.manifest import MANIFEST
 from seap_export.pipeline.folder.outputs import write_whole
 from seap_export.pipeline.progress import Advance, Progress
 
-__all__ = ["PERFORMANCE", "Performance", "StepFigures", "Timed", "read_performance", "recorded"]
-
 PERFORMANCE = "performance.json"
 PERFORMANCE_SCHEMA = "seap-export/performance/1"
 

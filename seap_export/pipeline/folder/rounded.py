@@ -17,8 +17,6 @@ from seap_export.rounding.note import ROUNDING_FILE, RoundingNote, read_note
 from seap_export.rounding.restore import restore_rounded_model
 from seap_export.sources.config import read_spec
 
-__all__ = ["ROUNDING", "differences", "opened_model", "rounding_step", "write_format"]
-
 #: The folder of rounded models within an output folder.
 ROUNDING = "rounding"
 

@@ -24,8 +24,6 @@ from seap_export.pipeline.folder.outputs import (
     unfinished_folder,
 )
 
-__all__ = ["Workspace"]
-
 _LOCK = ".seap-export.lock"
 
 

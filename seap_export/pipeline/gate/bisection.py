@@ -21,8 +21,6 @@ from validation.parity.bisect import Bisection, TapError, bisect
 from validation.parity.run import plan_cases
 from validation.parity.stage import StageResult
 
-__all__ = ["bisect_variant"]
-
 
 def bisect_variant(
     variant: Variant,

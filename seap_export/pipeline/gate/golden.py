@@ -12,8 +12,6 @@ from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.request.settings import ParitySettings
 from seap_export.runtime.golden import write_golden
 
-__all__ = ["refuse_golden", "save_golden"]
-
 
 def refuse_golden(path: Path, target: Path, *, force: bool) -> None:
     """Checks before validation that the golden file can be written afterwards.

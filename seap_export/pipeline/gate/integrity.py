@@ -15,8 +15,6 @@ from seap_export.pipeline.folder.contents import Export, Variant
 from seap_export.pipeline.folder.manifest import MANIFEST
 from seap_export.pipeline.folder.names import CARD, HF, ONNX, PLAN, parity_file, variant_name
 
-__all__ = ["folder_damages", "variant_damages"]
-
 
 def folder_damages(export: Export) -> list[str]:
     """Damage to an output folder as a whole, in words."""

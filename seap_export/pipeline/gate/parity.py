@@ -17,8 +17,6 @@ from seap_export.pipeline.texts.chat import chat_of_folder
 from validation.parity.report import ParityReport
 from validation.parity.run import run_parity
 
-__all__ = ["check_parity", "held_out_prompts", "prompts_of", "write_report"]
-
 
 def held_out_prompts(held_out: Sequence[Sequence[tuple[str, str]]], number: int) -> list[str]:
     """Up to `number` prompts for parity, taken from the tasks in turn.

@@ -16,8 +16,6 @@ from seap_export.pipeline.folder.manifest import Manifest, package_versions
 from seap_export.pipeline.folder.names import HF
 from seap_export.runtime.doctor.machine import processor
 
-__all__ = ["CHECKS", "VALIDATION_SCHEMA", "Check", "CheckName", "ValidationReport", "Verdict", "describe_variant"]
-
 VALIDATION_SCHEMA = "seap-export/validation/2"
 CheckName = Literal["integrity", "parity", "router", "quality", "speed"]
 CHECKS: tuple[CheckName, ...] = get_args(CheckName)

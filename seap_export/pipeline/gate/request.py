@@ -13,8 +13,6 @@ from seap_export.pipeline.gate.report import CHECKS, CheckName
 from seap_export.pipeline.request.settings import ParitySettings
 from validation.speed.gate import SpeedLimits
 
-__all__ = ["ValidationRequest"]
-
 
 @dataclass(frozen=True)
 class ValidationRequest:

@@ -20,8 +20,6 @@ from seap_export.runtime.manifest import ROUTER_FOLDER, ROUTER_GRAPH, RouterMani
 from seap_export.runtime.router import Router
 from seap_export.vocabulary.tokenizer import cut_tokenizer
 
-__all__ = ["router_damages"]
-
 #: router.json leaves out held-out prompts that also occur in calibration, and this check does not, so the two
 #: accuracies differ a little; swapped classes make them differ by far more.
 _TOLERANCE = 0.25

@@ -12,8 +12,6 @@ from seap_export.errors import EnvironmentFailure, UsageError
 from seap_export.extras import install_remedy
 from seap_export.pipeline.folder.contents import Variant
 
-__all__ = ["refuse_unusable_key", "signature_damages", "signatures"]
-
 
 def refuse_unusable_key(public_key: Path) -> None:
     """Tries a key before anything is hashed.

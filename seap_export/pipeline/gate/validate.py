@@ -38,8 +38,6 @@ from validation.parity.stage import StageResult
 from validation.runtimes.table import REFERENCE, require_runtime, runtime_row, runtime_title
 from validation.speed.gate import judge_speed
 
-__all__ = ["validate"]
-
 #: Parity reports by variant and folder.
 _Known = Mapping[str, Mapping[str, Mapping[str, Any]]]
 #: The most differing weights that are named, since all weights of a wrong file differ.

@@ -23,8 +23,6 @@ from seap_export.plan.settings import PlanSettings
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.vocabulary.choice import VocabularySize
 
-__all__ = ["ExportRequest", "Rounding", "VariantRequest"]
-
 Rounding = Literal["calibrated", "nearest"]
 
 

@@ -10,8 +10,6 @@ from converters.format import Format
 from seap_export.pipeline.folder.names import ONNX
 from validation.runtimes.table import RUNTIMES, runtime_title
 
-__all__ = ["ONNX_RUNTIME", "Measured", "measured_of", "measured_title"]
-
 #: What is measured in if the folder `onnx` is written.
 ONNX_RUNTIME = "onnxruntime"
 

@@ -15,18 +15,6 @@ from seap_export.corpus.parse import parse_task
 from seap_export.errors import UsageError
 from seap_export.plan.plan import Plan
 
-__all__ = [
-    "GENERAL",
-    "SUPPORT",
-    "MixtureSpec",
-    "Support",
-    "open_mixture",
-    "open_mixture_of",
-    "parse_mixtures",
-    "parse_support",
-    "parse_weights",
-]
-
 GENERAL = "general"
 #: The name of the text of --support among the tasks, and its share by default.
 SUPPORT, _SHARE = "support", 0.3

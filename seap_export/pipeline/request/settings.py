@@ -11,8 +11,6 @@ from validation.execution import Execution
 from validation.parity.profiles import Limits
 from validation.parity.run import DECODE_STEPS, LONG_TOKENS
 
-__all__ = ["CALIBRATION_TOKENS", "Answers", "CalibrationSettings", "ParitySettings", "RouterSettings", "refuse_below"]
-
 Answers = Literal["data", "model"]
 #: The default number of calibration tokens per task, if its texts have as many: docs/measurements.md has their gain.
 CALIBRATION_TOKENS = 65_536

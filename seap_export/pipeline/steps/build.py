@@ -25,8 +25,6 @@ from seap_export.pipeline.texts.general_text import GENERAL_TEXT
 from seap_export.sources.source import Source
 from seap_export.vocabulary.table import Vocabulary
 
-__all__ = ["ExportSteps", "export_steps"]
-
 
 @dataclass(frozen=True)
 class ExportSteps:

@@ -21,8 +21,6 @@ from seap_export.pipeline.steps.variant_steps import VariantSteps
 from seap_export.plan.plan import read_plan
 from seap_export.rounding.note import read_note
 
-__all__ = ["describe_task", "describe_variant", "remarks"]
-
 #: What is repeated of a parity report.
 _PARITY = ("verdict", "failure", "max_abs", "top1_agreement", "mean_kl_nats", "runtime")
 

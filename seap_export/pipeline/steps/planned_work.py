@@ -13,8 +13,6 @@ from seap_export.pipeline.evaluation.quality import MAX_LENGTH
 from seap_export.pipeline.texts.general_text import GENERAL_TEXT, MOST_TEXTS
 from seap_export.vocabulary.table import Vocabulary
 
-__all__ = ["PlannedWork", "planned_disk", "token_counts"]
-
 #: Tokens of each task's texts, given the texts by task and the length after which a text is cut.
 CountTokens = Callable[[Mapping[str, Sequence[Sample]], int], Mapping[str, int]]
 

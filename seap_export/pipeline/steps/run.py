@@ -8,8 +8,6 @@ from seap_export.pipeline.folder.outputs import alone
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.steps.step import Step, Work
 
-__all__ = ["make_step", "run_steps"]
-
 
 def run_steps(steps: Iterable[Step], work: Work, workspace: Workspace) -> Generator[Step, None, None]:
     """Makes what is not there yet; yields each step once it is.

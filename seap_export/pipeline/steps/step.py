@@ -15,8 +15,6 @@ from seap_export.pipeline.progress import Advance, Progress
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.sources.source import Source
 
-__all__ = ["Step", "Work"]
-
 
 @dataclass(frozen=True)
 class Work:

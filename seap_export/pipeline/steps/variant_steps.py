@@ -17,8 +17,6 @@ from seap_export.pipeline.steps.single.rounding import RoundingStep
 from seap_export.pipeline.steps.single.variant import OfVariant, PlanStep, ShrinkStep
 from seap_export.vocabulary.table import Vocabulary
 
-__all__ = ["VariantSteps", "variant_steps"]
-
 
 @dataclass(frozen=True)
 class VariantSteps:

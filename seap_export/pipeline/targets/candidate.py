@@ -12,8 +12,6 @@ from seap_export.vocabulary.choice import VocabularySize
 from validation.estimate import TokenEstimate
 from validation.speed.interval import Interval
 
-__all__ = ["RATIO_DIGITS", "Candidate", "Figures", "Point", "ways"]
-
 #: Ratios are rounded to so many digits, so that `--ratio` with the number in a variant's name makes it again.
 RATIO_DIGITS = 3
 

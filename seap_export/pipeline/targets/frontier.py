@@ -19,8 +19,6 @@ from seap_export.pipeline.folder.outputs import write_whole
 from seap_export.pipeline.targets.candidate import Candidate, Figures, Point
 from seap_export.pipeline.targets.targets import Targets
 
-__all__ = ["FRONTIER", "Frontier", "frontier_json", "known_figures", "read_frontier", "write_frontier"]
-
 FRONTIER = "frontier.json"
 FRONTIER_SCHEMA = "seap-export/frontier/1"
 _OF_A_POINT = {

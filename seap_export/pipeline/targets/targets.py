@@ -10,8 +10,6 @@ from typing import Any
 from converters.format import Format
 from seap_export.errors import UsageError
 
-__all__ = ["Targets"]
-
 
 @dataclass(frozen=True)
 class Targets:

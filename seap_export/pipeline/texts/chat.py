@@ -16,8 +16,6 @@ from seap_export.runtime.chat import Message, answer_end, read_chat_template
 from seap_export.runtime.files import load_tokenizer
 from seap_export.sources.source import Source
 
-__all__ = ["ModelChat", "chat_of_folder", "chat_of_source"]
-
 #: What templates that ask for the date are told, so that the same inputs give the same texts on every day.
 _DATE = datetime(2024, 7, 26)
 

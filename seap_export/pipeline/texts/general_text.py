@@ -16,16 +16,6 @@ from validation.divergence.measure import DivergenceFigures
 from validation.divergence.paired import PairedText
 from validation.estimate import kl_json
 
-__all__ = [
-    "GENERAL_TEXT",
-    "MOST_TEXTS",
-    "ElsewhereFigures",
-    "TextSet",
-    "elsewhere_texts",
-    "general_samples",
-    "refuse_damaged_cell",
-]
-
 #: The name of the general text beside those of tasks, which have no space.
 GENERAL_TEXT = "general text"
 #: Texts of each task, and of the general text, that all variants are compared on.

@@ -18,8 +18,6 @@ from seap_export.pipeline.texts.tokenizer import load_tokenizer
 from seap_export.sources.source import Source
 from validation.quiet import quiet_transformers
 
-__all__ = ["cut_to_tokens", "refuse_shared_texts", "split_tasks", "tokenize", "warn_of_texts"]
-
 #: Texts that are tokenized at a time.
 _TEXTS = 256
 

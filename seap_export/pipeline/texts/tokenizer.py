@@ -13,8 +13,6 @@ from seap_export.families.family import PRUNED_PREFIX
 from seap_export.json_file import write_json
 from seap_export.sources.source import Source
 
-__all__ = ["load_tokenizer", "tokenizer_folder"]
-
 
 @contextmanager
 def tokenizer_folder(source: Source) -> Iterator[Path]:

@@ -26,8 +26,6 @@ from seap_export.vocabulary.tokenizer import fixed_tokens
 from seap_export.vocabulary.use import TokenUse
 from validation.quiet import quiet_transformers
 
-__all__ = ["choose_vocabularies"]
-
 #: Texts that are cut at a time.
 _BATCH = 1000
 #: The share of a further text's tokens that may be missing without a warning.

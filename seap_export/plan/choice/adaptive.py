@@ -12,8 +12,6 @@ import numpy.typing as npt
 from seap_export.plan.choice.layer import LayerChoices, Planned, Selection
 from seap_export.plan.cost import CostModel
 
-__all__ = ["check_sensitivity", "spend"]
-
 #: The lowest price searched, as a fraction of the highest, and the number of halvings: the precision of a float64.
 _LOWEST_PRICE = 1e-40
 _BISECTIONS = 64

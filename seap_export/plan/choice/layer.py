@@ -14,8 +14,6 @@ from seap_export.plan.plan import LayerPlan
 from seap_export.plan.settings import BALANCES, Balance
 from seap_export.plan.sublayers import LayerOptions
 
-__all__ = ["LayerChoices", "Planned", "Selection", "one_layer_nearer", "sums"]
-
 #: What a layer keeps, and what it costs.
 Planned = tuple[LayerPlan, int]
 #: What a layer keeps: an option of each of its sublayers.

@@ -11,8 +11,6 @@ import torch
 from seap_export.plan.choice.layer import LayerChoices, Planned, Selection
 from seap_export.scores import LayerScores, unit_scores
 
-__all__ = ["rank", "standardised"]
-
 
 def standardised(scores: LayerScores) -> list[npt.NDArray[np.float64]]:
     """Scores of the units of each sublayer that are comparable across layers: (s - mean) / std.

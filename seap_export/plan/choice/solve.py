@@ -19,8 +19,6 @@ from seap_export.plan.sublayers import LayerOptions, layer_cost, smallest_layer,
 from seap_export.scores import LayerScores
 from seap_export.toml_file import either
 
-__all__ = ["RATIO_TOLERANCE", "check_ratio", "largest_ratio", "solve_layers"]
-
 #: The achieved ratio is this near to the requested one if the model's granularity allows.
 RATIO_TOLERANCE = 0.005
 #: Enough for a curve so steep that its values differ by the precision of a float64.

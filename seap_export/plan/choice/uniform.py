@@ -23,8 +23,6 @@ from seap_export.plan.settings import BALANCES, Balance
 from seap_export.plan.sparsity import EVEN
 from seap_export.plan.sublayers import LayerOptions, Options, alike, options_type
 
-__all__ = ["solve_uniform"]
-
 _WEIGHTS = CostModel()
 #: The sizes of a sublayer.
 _Sizes = tuple[int, ...]

@@ -8,8 +8,6 @@ import torch
 
 from seap_export.plan.elimination.refit import Refit, removal_losses
 
-__all__ = ["eliminate_channels", "removal_order"]
-
 #: Fraction of the remaining channels that is removed before the others are evaluated again.
 _FRACTION = 1 / 8
 #: Down to this ridge single precision will do: the condition number is at most its reciprocal, so that the rounding

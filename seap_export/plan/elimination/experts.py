@@ -17,8 +17,6 @@ from seap_export.families import Experts
 from seap_export.layers.sublayers.experts import chosen_experts
 from seap_export.plan.elimination.channels import eliminate_channels
 
-__all__ = ["RoutingLosses", "eliminate_experts", "eliminate_neurons"]
-
 
 def eliminate_experts(
     experts: Experts, sample: RoutingSample, weights: torch.Tensor

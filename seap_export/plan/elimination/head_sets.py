@@ -13,8 +13,6 @@ import torch
 
 from seap_export.plan.elimination.refit import Refit, SetLosses
 
-__all__ = ["HeadGroups", "HeadSets", "best_sets", "eliminate_heads"]
-
 #: Largest number of sets of heads that are all tried in a layer; beyond it, the elimination is greedy.
 _EXACT_SETS = 200
 

@@ -16,8 +16,6 @@ from seap_export.plan.elimination.symmetric import (
     subtract_square,
 )
 
-__all__ = ["Refit", "SetLosses", "removal_losses"]
-
 
 class Refit:
     """A projection y = W x whose input channels are removed set by set, the others refitted each time.

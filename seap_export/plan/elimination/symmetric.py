@@ -8,8 +8,6 @@ import torch
 
 from seap_export.errors import UsageError
 
-__all__ = ["cholesky", "factorise", "invert", "permute", "reduced", "strips", "subtract_square"]
-
 #: Rows or columns that are computed or moved at a time.
 _STRIP = 512
 

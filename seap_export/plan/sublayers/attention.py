@@ -15,8 +15,6 @@ from seap_export.plan.cost import CostModel
 from seap_export.plan.sublayers.grouped import GroupedOptions, KeptGrouped
 from seap_export.plan.sublayers.kept import spread
 
-__all__ = ["XQA_HEADS", "HeadOptions", "KeptHeads", "keeps_heads"]
-
 #: Query heads in a KV group, and channels of a head, for which GroupQueryAttention (onnxruntime-gpu 1.31) decodes with
 #: its kernel XQA, on GPUs of compute capability 8.0 or later and without a soft cap; others take flash attention.
 XQA_HEADS = frozenset({1, 2, 4, 5, 8, 16, 32})

@@ -17,8 +17,6 @@ from seap_export.plan.elimination.channels import eliminate_channels
 from seap_export.plan.sublayers.kept import Kept, sorted_indices
 from seap_export.plan.sublayers.options import Options, covariance_for
 
-__all__ = ["ChannelOptions", "KeptChannels"]
-
 S = TypeVar("S", bound=Sublayer)
 
 

@@ -9,8 +9,6 @@ from typing import ClassVar
 from seap_export.families import Convolution, ModelSpec
 from seap_export.plan.sublayers.channels import ChannelOptions, KeptChannels
 
-__all__ = ["ConvolutionOptions", "KeptConvolution"]
-
 
 @dataclass(frozen=True)
 class KeptConvolution(KeptChannels):

@@ -14,8 +14,6 @@ from seap_export.plan.cost import CostModel
 from seap_export.plan.sublayers.grouped import GroupedOptions, KeptGrouped
 from seap_export.plan.sublayers.kept import spread
 
-__all__ = ["DeltaNetOptions", "KeptDeltaNet"]
-
 
 @dataclass(frozen=True)
 class KeptDeltaNet(KeptGrouped):

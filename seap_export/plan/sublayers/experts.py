@@ -20,8 +20,6 @@ from seap_export.plan.elimination.experts import eliminate_experts, eliminate_ne
 from seap_export.plan.sublayers.kept import Kept, sorted_indices
 from seap_export.plan.sublayers.options import Options
 
-__all__ = ["ExpertOptions", "KeptExperts"]
-
 #: Numbers of neurons are multiples of this where the dense experts' is: the blocks of 4-bit weights.
 _BLOCK = 32
 #: Of options whose costs are as near to a budget, up to this fraction of the whole, the one that loses least is taken.

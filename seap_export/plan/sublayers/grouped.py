@@ -18,8 +18,6 @@ from seap_export.plan.elimination.head_sets import HeadGroups, HeadSets, best_se
 from seap_export.plan.sublayers.kept import Kept, sorted_indices
 from seap_export.plan.sublayers.options import Options, covariance_for
 
-__all__ = ["GroupedOptions", "KeptGrouped"]
-
 S = TypeVar("S", bound=Grouped)
 _WEIGHTS = CostModel()
 

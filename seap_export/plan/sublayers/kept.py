@@ -12,8 +12,6 @@ import torch
 from seap_export.families import Sublayer
 from seap_export.families.names import Projection
 
-__all__ = ["Kept", "sorted_indices"]
-
 S = TypeVar("S", bound=Sublayer)
 
 

@@ -9,8 +9,6 @@ from typing import ClassVar
 from seap_export.families import LayerInput
 from seap_export.plan.sublayers.channels import ChannelOptions, KeptChannels
 
-__all__ = ["KeptInputs", "LayerInputOptions"]
-
 
 @dataclass(frozen=True)
 class KeptInputs(KeptChannels):

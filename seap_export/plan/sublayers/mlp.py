@@ -9,8 +9,6 @@ from typing import ClassVar
 from seap_export.families import Mlp
 from seap_export.plan.sublayers.channels import ChannelOptions, KeptChannels
 
-__all__ = ["KeptNeurons", "NeuronOptions"]
-
 
 @dataclass(frozen=True)
 class KeptNeurons(KeptChannels):

@@ -16,8 +16,6 @@ from seap_export.families import ModelSpec, Sublayer
 from seap_export.plan.cost import CostModel
 from seap_export.plan.sublayers.kept import Kept
 
-__all__ = ["Options", "covariance_for"]
-
 S = TypeVar("S", bound=Sublayer)
 
 

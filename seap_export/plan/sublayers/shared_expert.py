@@ -12,8 +12,6 @@ from seap_export.families import ModelSpec, SharedExpert
 from seap_export.families.names import Projection
 from seap_export.plan.sublayers.channels import ChannelOptions, KeptChannels
 
-__all__ = ["KeptShared", "SharedOptions"]
-
 
 @dataclass(frozen=True)
 class KeptShared(KeptChannels):

@@ -15,8 +15,6 @@ from seap_export.runtime.decoding.steps import CapturedSteps
 from seap_export.runtime.decoding.tensors import Element
 from seap_export.runtime.onnx_model import NO_GRAPH, OnnxModel
 
-__all__ = ["BufferPool", "DecodingBuffers"]
-
 #: ONNX Runtime keeps a captured graph until the session ends, so there are at most this many.
 _MOST_GRAPHS = 8
 

@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 from seap_export.runtime.decoding.tensors import ELEMENTS, Element, zeros
 from seap_export.runtime.providers import CPU, TensorDevice
 
-__all__ = ["AppendedCache", "Cache", "CacheLayout", "SharedCache", "empty_buffers", "is_state"]
-
 _STATE = re.compile(r"past\w*\.\d+\.\w+")
 
 

@@ -20,8 +20,6 @@ from seap_export.runtime.onnx_model import OnnxModel
 from seap_export.runtime.providers import CPU
 from seap_export.runtime.session import WORKING_OPERATORS
 
-__all__ = ["CACHE_KEY", "Decoding", "OnnxDecoder"]
-
 #: Key in `metadata_props`: how the graph treats its cache, "shared" (the default) or "appended".
 CACHE_KEY = "seap_export.cache"
 #: Capacities are multiples of this, so that the allocator sees only a few different sizes.

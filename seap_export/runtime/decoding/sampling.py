@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 
 from seap_export.errors import UsageError
 
-__all__ = ["GREEDY", "Sampler", "Sampling", "distribution"]
-
 
 @dataclass(frozen=True)
 class Sampling:

@@ -13,8 +13,6 @@ from seap_export.runtime.decoding.cache import Cache, SharedCache
 from seap_export.runtime.decoding.tensors import Element, zeros
 from seap_export.runtime.onnx_model import OnnxModel
 
-__all__ = ["BoundSteps", "CapturedSteps", "Steps"]
-
 
 class Steps(Protocol):
     """Runs the steps of a decoding."""

@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 
 from seap_export.runtime.providers import TensorDevice
 
-__all__ = ["ELEMENTS", "Element", "float32_of", "view", "zeros"]
-
 
 @dataclass(frozen=True)
 class Element:

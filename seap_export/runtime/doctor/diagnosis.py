@@ -24,8 +24,6 @@ from seap_export.runtime.doctor.packages import (
 from seap_export.runtime.driver import Driver, Gpu
 from seap_export.runtime.providers import OLDEST_FOR_CUDA
 
-__all__ = ["SCHEMA", "Diagnosis", "ProviderCheck", "ProviderState", "diagnose"]
-
 SCHEMA = "seap-export/doctor/1"
 #: Long, because a first start of CUDA may compile kernels and TensorRT always does.
 _TIMEOUT_SECONDS = 120.0

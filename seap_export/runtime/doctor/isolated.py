@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["IsolatedResult", "ask"]
-
 
 @dataclass(frozen=True)
 class IsolatedResult:

@@ -15,8 +15,6 @@ import onnxruntime as ort
 
 from seap_export.providers import PROVIDERS
 
-__all__ = ["Library", "library_names", "linked_libraries", "load_libraries", "provider_file"]
-
 _NVIDIA = re.compile(r"lib(cu|nv)\w*\.so")
 #: ONNX Runtime 1.31 loads it when an operator needs it: ReduceMin and ReduceMax of graphs for the CPU and of the
 #: standard dialect. Attention uses it where it is there, on recent GPUs.

@@ -12,8 +12,6 @@ from pathlib import Path
 
 from seap_export.runtime.session import available_threads
 
-__all__ = ["HostMachine", "processor", "read_machine"]
-
 _KIB = 1024
 
 

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["TRIALS", "ProbeModel"]
-
 _TOKENS, _HEADS, _HEAD_SIZE = 4, 2, 64
 #: y = a @ b in float16, 4x8 by 8x4. The tests rebuild these models and compare the bytes.
 _PRODUCT = bytes.fromhex(

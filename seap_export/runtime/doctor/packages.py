@@ -12,17 +12,6 @@ import onnxruntime as ort
 from seap_export.runtime.driver import DRIVER_LIBRARY
 from seap_export.runtime.providers import OLDEST_FOR_CUDA, is_too_old_for_cuda
 
-__all__ = [
-    "EXPORT",
-    "GPU_DISTRIBUTION",
-    "RUNTIME",
-    "Packages",
-    "missing_remedy",
-    "read_packages",
-    "reinstall_remedy",
-    "upgrade_remedy",
-]
-
 #: Needed to run a variant, besides ONNX Runtime, which comes in several distributions.
 RUNTIME = ("click", "jinja2", "numpy", "tokenizers")
 #: Needed in addition to export one.

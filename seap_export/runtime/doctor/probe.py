@@ -24,8 +24,6 @@ from seap_export.runtime.driver import read_driver
 from seap_export.runtime.providers import one_line, prepare
 from seap_export.runtime.session import ORT_ERRORS, nodes_by_provider, open_session
 
-__all__ = ["TOLERANCE", "answer", "try_model"]
-
 #: Largest accepted difference from float64; values are near 1, where float16 has steps of 0.001.
 TOLERANCE = 0.01
 #: The advice in a session's error, which is meant for other commands.

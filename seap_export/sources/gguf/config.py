@@ -13,8 +13,6 @@ from seap_export.sources.gguf.reader import GgufReader, projections_of
 from seap_export.sources.gguf.rope import rope_keys
 from seap_export.sources.weights import main_dtype
 
-__all__ = ["gguf_config"]
-
 #: The value that metadata must have where they are given, and the part of the model that is not supported otherwise.
 _REQUIRED = {
     "attention.causal": (True, "bidirectional attention"),

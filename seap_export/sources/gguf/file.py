@@ -15,8 +15,6 @@ from seap_export.errors import InputError
 from seap_export.families import Family, GgufForm, family_of_gguf, family_of_model_type
 from seap_export.sources.gguf.header import GgufTensor, read_header
 
-__all__ = ["MODEL_TYPE_KEY", "GgufFile"]
-
 #: The family of a model in an architecture that serves several; this package writes it.
 MODEL_TYPE_KEY = "seap.model_type"
 

@@ -19,8 +19,6 @@ import gguf
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGUF_DEFAULT_ALIGNMENT
 
-__all__ = ["GgufTensor", "read_header"]
-
 _STRING, _ARRAY = int(gguf.GGUFValueType.STRING), int(gguf.GGUFValueType.ARRAY)
 #: The numpy type of each scalar metadata type.
 _SCALARS: Mapping[int, np.dtype[Any]] = MappingProxyType(

@@ -12,8 +12,6 @@ from seap_export.families import names
 from seap_export.families.names import QKV, Projection
 from seap_export.sources.gguf.file import GgufFile
 
-__all__ = ["ROPE_FACTORS", "GgufReader", "projections_of"]
-
 #: GGUF tensor names and the matching names of `families.names`; projections have a suffix, `.weight` or `.bias`.
 _OUTER = {"token_embd.weight": "embed_tokens", "output_norm.weight": "norm", "output.weight": "lm_head"}
 _NORMS = {

@@ -11,8 +11,6 @@ from seap_export.errors import InputError
 from seap_export.sources.gguf.file import GgufFile
 from seap_export.sources.gguf.reader import ROPE_FACTORS
 
-__all__ = ["rope_keys"]
-
 _FREQUENCIES, _SHORT, _LONG = ROPE_FACTORS
 #: Possible original context lengths of models with llama3 scaling; a GGUF file does not store it.
 _LLAMA3_CONTEXTS = (8192, 4096, 2048)

@@ -12,8 +12,6 @@ from typing import Any
 from seap_export.errors import ArtifactError
 from validation.benchmarks.process import measure
 
-__all__ = ["Artifact", "Environments", "Written", "all_artifacts", "write"]
-
 _RECORD = "written.json"
 
 

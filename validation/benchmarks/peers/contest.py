@@ -14,17 +14,6 @@ from seap_export.errors import ArtifactError
 from validation.benchmarks.peers.sessions import PlainGraph
 from validation.speed.measure import Timing
 
-__all__ = [
-    "Agreement",
-    "Passage",
-    "Result",
-    "choose_passage",
-    "compare",
-    "refuse_disagreement",
-    "rotated",
-    "take_times",
-]
-
 #: Waiting threads spin for some milliseconds.
 _PAUSE_SECONDS = 0.05
 

@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-__all__: list[str] = []
-
 #: Yields new tokens one by one, given a prompt and their number.
 _Loop = Callable[[list[int], int], Iterator[int]]
 

@@ -15,8 +15,6 @@ from validation.benchmarks.peers.artifacts import Environments
 from validation.benchmarks.peers.contest import Passage, rotated
 from validation.speed.measure import Timing
 
-__all__ = ["Loop", "LoopResult", "all_loops", "prepare", "run_loops"]
-
 _WARM_UP = 1
 _RUNS_A_PROCESS = 3
 

@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from seap_export.errors import ArtifactError
 from seap_export.runtime.session import open_session
 
-__all__ = ["PlainGraph"]
-
 _PAST = re.compile(r"past(_key_values)?(?=\.\d+\.\w+$)")
 #: The states that have a place for each token.
 _APPENDED = ("key", "value")

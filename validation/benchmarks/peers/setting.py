@@ -9,8 +9,6 @@ from pathlib import Path
 
 from validation.benchmarks.peers.artifacts import Environments
 
-__all__ = ["versions"]
-
 _PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",

@@ -11,8 +11,6 @@ from validation.benchmarks.process import megabytes
 from validation.reports.markdown import markdown_table
 from validation.speed.measure import Timing
 
-__all__ = ["loops_table", "ratios_table", "sessions_table", "writers_table"]
-
 
 def writers_table(written: Mapping[str, Written]) -> str:
     """The table of the cost of writing each artifact."""

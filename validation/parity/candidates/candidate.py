@@ -28,8 +28,6 @@ from validation.runtimes.pytorch.torch_runner import TorchRunner
 from validation.runtimes.runner import Runner, Runtime
 from validation.runtimes.table import open_runtime, require_runtime, runtime_row
 
-__all__ = ["ParityInput", "Reads", "RuntimeCandidate", "arithmetic_of", "open_candidate"]
-
 References = Mapping[TokenSequence, Reference]
 
 

@@ -16,8 +16,6 @@ from validation.parity.candidates.candidate import RuntimeCandidate
 from validation.parity.profiles import Pass
 from validation.runtimes.executorch_runner import ExecutorchRunner
 
-__all__ = ["ExecutorchCandidate"]
-
 
 class ExecutorchCandidate(RuntimeCandidate):
     """See `RuntimeCandidate`."""

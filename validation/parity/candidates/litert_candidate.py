@@ -11,8 +11,6 @@ from validation.parity.candidates.candidate import RuntimeCandidate
 from validation.parity.profiles import Pass
 from validation.runtimes.litert_runner import LitertRunner
 
-__all__ = ["LitertCandidate"]
-
 
 class LitertCandidate(RuntimeCandidate):
     """See `RuntimeCandidate`."""

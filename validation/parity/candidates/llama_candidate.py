@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from converters.onnx.precision import BLOCK_SIZES, Precision, choose_precision
+from converters.onnx.precision import Precision, choose_precision
 from seap_export.families import Mlp
+from seap_export.rounding.grid import BLOCK_SIZES
 from validation.parity.candidates.candidate import ParityInput, RuntimeCandidate
 from validation.runtimes.runner import Runtime
-
-__all__ = ["LlamaCandidate"]
 
 
 class LlamaCandidate(RuntimeCandidate):

@@ -38,8 +38,6 @@ from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
 from validation.runtimes.runner import Runtime
 from validation.session_memory import calls_of, claim_memory
 
-__all__ = ["OnnxCandidate"]
-
 
 class OnnxCandidate(RuntimeCandidate):
     """See `RuntimeCandidate`."""

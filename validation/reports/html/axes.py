@@ -11,8 +11,6 @@ from collections.abc import Sequence
 
 from validation.reports.html.markup import Markup, join, tag
 
-__all__ = ["across", "chart", "floor_ticks", "line", "round_ticks", "steps", "text", "x_axis", "y_axis"]
-
 _MOST_TICKS = 8
 
 

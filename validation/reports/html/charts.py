@@ -10,8 +10,6 @@ from validation.reports.html.axes import across, chart, floor_ticks, line, round
 from validation.reports.html.markup import Markup, tag
 from validation.reports.numbers import figure, with_error
 
-__all__ = ["Bar", "ErrorPoint", "JudgedFigure", "bars", "columns", "errors", "intervals"]
-
 _BELOW = 38  # pixels for a horizontal axis, its ticks and its label
 _ABOVE = 20  # pixels for the label of a vertical axis
 _ROW = 38  # pixels for a bar and the line of text above it

@@ -10,8 +10,6 @@ from validation.reports.numbers import figure, percent, percent_with_error, rati
 from validation.reports.reading import Json, case_failures, diverges_first, limits_in_words
 from validation.reports.variants import verdict_of
 
-__all__ = ["variant_section"]
-
 _SCORES = ("Task", "Form", "acc", "acc_norm", "Chance", "Questions", "Difference", "Lost / won")
 _EXACT = ("Task", "Form", "Exact match", "Questions", "Difference", "Lost / won", "Tokens", "Never stopped")
 _OVERFLOW_WORDS = {"nan": "NaN", "inf": "Inf", "near": "near the largest number of its type"}

@@ -13,8 +13,6 @@ from validation.reports.html.markup import Markup, join, pill, table, tag
 from validation.reports.numbers import NOTHING, figure, megabytes
 from validation.reports.reading import Json
 
-__all__ = ["frontier_chart", "frontier_section"]
-
 _ABOVE, _HEIGHT, _BELOW = 20, 220, 38  # pixels: the label of the vertical axis, the plot, the horizontal axis
 _MOST_TICKS = 6
 _COLUMNS = ("Candidate", "Written as", "Result", "Size", *FRONTIER_HEAD)

@@ -10,8 +10,6 @@ from validation.reports.html.matrix import STEPS, loss_matrix, step_of
 from validation.reports.numbers import NOTHING, figure, with_error
 from validation.reports.reading import Json
 
-__all__ = ["elsewhere_section"]
-
 _WORDS = (
     "In colour: mean KL divergence from the dense model, nats per token, ± its standard error. Below it: bits per "
     "byte of text. A frame marks a task that the variant was made for."

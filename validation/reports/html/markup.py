@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 
 from validation.reports.reading import clean
 
-__all__ = ["Markup", "join", "pill", "table", "tag"]
-
 _WORDS = {"passed": "✓ passed", "failed": "✗ failed", "skipped": "– skipped", "too noisy": "≈ too noisy"}
 _TAGS = re.compile("<[^>]*>")
 _LONG = 24  # letters

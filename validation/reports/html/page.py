@@ -27,8 +27,6 @@ from validation.reports.reading import (
     remarks,
 )
 
-__all__ = ["html_page"]
-
 _TITLES = {"passed": "✓ Passed", "failed": "✗ Failed"}
 _FORMS = {"hf": ("a", "safetensors (hf)"), "onnx": ("b", "ONNX")}
 _MOST_REASONS = 5

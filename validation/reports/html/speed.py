@@ -8,8 +8,6 @@ from validation.reports.numbers import NOTHING, figure, milliseconds, percent, t
 from validation.reports.reading import Json
 from validation.reports.speedups import Kind, MeasuredSpeedup, interval_in_words, speedups
 
-__all__ = ["speed_section"]
-
 _RUNTIMES = {"onnxruntime": "ONNX Runtime"}
 _WORDS = {"decode_speedup": "decode", "prefill_speedup": "prefill", "bytes_ratio": "size on disk"}
 _SIZE = "bytes_ratio"  # the only figure with an upper limit; it is not a speed-up

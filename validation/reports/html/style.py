@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["STYLE"]
-
 # Colour-blind readers can distinguish this blue and orange, and green and red of this lightness; every verdict has a
 # sign and a word as well. The steps h1 to h5 of a heat map get closer to --b. The SVG's margin leaves room for the
 # labels of the vertical axis.

@@ -10,8 +10,6 @@ from validation.reports.numbers import NOTHING, percent
 from validation.reports.reading import Json, written_answers
 from validation.reports.variants import cells, head, parameters_in_words, verdict_of
 
-__all__ = ["variants_section"]
-
 #: The tiles in order, and the check that says why one is empty.
 _TILES: Mapping[Tile, str | None] = {"smaller": None, "faster": "speed", "worse": "quality"}
 _SPEED_NOTE = (

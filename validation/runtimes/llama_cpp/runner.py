@@ -24,8 +24,6 @@ from validation.runtimes.llama_cpp.worker import LlamaOptions
 from validation.runtimes.runner import Logits, Opening, Runner, real_lengths
 from validation.runtimes.timing import Pace
 
-__all__ = ["LlamaCppRunner", "LlamaOptions", "open_llama_cpp"]
-
 _WORKER = "validation.runtimes.llama_cpp.worker"
 #: How much of what the process wrote before it ended is repeated.
 _LAST_CHARACTERS = 200

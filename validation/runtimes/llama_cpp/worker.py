@@ -21,8 +21,6 @@ from seap_export.errors import EnvironmentFailure, ParityFailure, SeapError
 from seap_export.llama_library import LlamaLibrary, llama_library
 from validation.runtimes.timing import timed_loop
 
-__all__ = ["LlamaOptions", "LlamaSession", "serve"]
-
 #: ggml's numbers of the types that a cache may have.
 _CACHE_TYPES = {"f32": 0, "f16": 1}
 #: Tokens that are computed at a time.

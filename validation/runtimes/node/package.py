@@ -12,8 +12,6 @@ from pathlib import Path
 from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.json_file import read_json
 
-__all__ = ["NODE_MODULES", "PACKAGE", "NodePackage", "find_transformers_js"]
-
 PACKAGE = "@huggingface/transformers"
 #: The environment variable that names a folder `node_modules`, or the folder that contains it.
 NODE_MODULES = "SEAP_NODE_MODULES"

@@ -20,8 +20,6 @@ from validation.runtimes.node.package import find_transformers_js
 from validation.runtimes.runner import Layers, Logits, Opening, Runner, real_lengths
 from validation.runtimes.timing import Pace
 
-__all__ = ["Backend", "TransformersJsRunner", "open_transformers_js"]
-
 #: ONNX Runtime's own library in Node, or WebAssembly, as in a browser.
 Backend = Literal["node", "wasm"]
 #: Weights above this do not fit in WebAssembly, which has 4 GB for them, their copy in some products, and the rest.

@@ -28,8 +28,6 @@ from seap_export.runtime.session import ORT_ERRORS, open_session
 from validation.runtimes.runner import Layers, Logits, Opening, Runner, real_lengths
 from validation.session_memory import claim_memory
 
-__all__ = ["OnnxRunner", "open_onnx_runtime"]
-
 #: The largest change of a logit that is rounding, over the largest logit.
 _SAME = 1e-2
 

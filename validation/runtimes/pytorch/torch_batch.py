@@ -19,8 +19,6 @@ from seap_export.layers.stock_pass import BatchPass
 from validation.runtimes.pytorch.torch_runner import TorchRunner
 from validation.runtimes.runner import Logits, Runner
 
-__all__ = ["TorchBatch"]
-
 #: Tokens that rows must share for a pass of their own to take less time than it saves.
 _WORTH_A_PASS = 8
 

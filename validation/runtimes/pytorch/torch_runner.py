@@ -28,8 +28,6 @@ from validation.checkpoint import Change, Checkpoint
 from validation.execution import Execution
 from validation.runtimes.runner import States
 
-__all__ = ["Run", "TakeCache", "TorchRunner", "open_torch_runner"]
-
 TokenIds = Sequence[int]
 #: Called with the place of a sequence and its states in the next layer that has any.
 TakeCache = Callable[[int, States], None]

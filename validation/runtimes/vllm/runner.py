@@ -29,8 +29,6 @@ from validation.runtimes.child_process import ChildEnded, ChildProcess
 from validation.runtimes.runner import Gives, Logits, Opening, Runner
 from validation.runtimes.timing import Pace
 
-__all__ = ["PYTHON", "VllmRunner", "open_vllm", "require_vllm", "vllm_refusal"]
-
 #: Environment variable with the interpreter of vLLM's environment; without it, the one that runs this.
 PYTHON = "SEAP_EXPORT_VLLM_PYTHON"
 _WORKER = Path(__file__).with_name("worker.py")

@@ -9,8 +9,6 @@ from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import Kernels, add
 from converters.onnx.graph.tokens import Tokens
 
-__all__ = ["ConvolutionStates", "swapped"]
-
 
 def swapped(g: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
     """[batch_size, a, b] as [batch_size, b, a]."""

@@ -19,8 +19,6 @@ from converters.onnx.graph.rotary import RotaryTables
 from seap_export.families import Attention, RopeSpec
 from seap_export.families.sublayers import Activation
 
-__all__ = ["POISON", "CudaDialect"]
-
 #: Name of the node that makes the logits of a row that is padded on the left, or longer than the model's positions,
 #: infinite or NaN.
 POISON = "poison_of_left_padding"

@@ -19,8 +19,6 @@ from seap_export.families import Attention, Experts, RopeSpec
 from seap_export.families.sublayers import Activation
 from seap_export.providers import PROVIDERS, DialectName
 
-__all__ = ["Dialect", "open_dialect"]
-
 
 class Dialect(Protocol):
     """The operators of one graph, bound to its inputs and rotary tables."""

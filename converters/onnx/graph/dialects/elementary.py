@@ -13,8 +13,6 @@ from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import Attended, KeyValues, capped, cast, multiply, scaled, split_heads
 from seap_export.families import Attention
 
-__all__ = ["elementary_attention"]
-
 
 def elementary_attention(
     g: GraphBuilder,

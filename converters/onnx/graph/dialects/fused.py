@@ -18,8 +18,6 @@ from converters.onnx.graph.rotary import RotaryTables
 from seap_export.families import Attention, Experts, RopeSpec
 from seap_export.families.sublayers import Activation
 
-__all__ = ["FusedDialect"]
-
 #: GroupQueryAttention rotates only heads whose size, and whose number of rotated channels, is a multiple of this.
 _ROTATED_MULTIPLE = 16
 

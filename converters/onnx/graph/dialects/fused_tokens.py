@@ -10,8 +10,6 @@ import onnx_ir as ir
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import add, cast
 
-__all__ = ["LEFT_PADDING_GUARD", "CudaTokens", "FusedTokens"]
-
 #: Name of the node that fails on a left-padded batch; the runtime's error message quotes it.
 LEFT_PADDING_GUARD = "left_padding_is_not_supported_pad_on_the_right"
 

@@ -11,8 +11,6 @@ from converters.onnx.graph.operators import activation, cast, multiply
 from seap_export.families import Experts
 from seap_export.families.sublayers import Gates
 
-__all__ = ["is_looped", "looped_experts"]
-
 _FLOAT = ir.DataType.FLOAT
 
 

@@ -15,8 +15,6 @@ from converters.onnx.graph.operators import add, cast, multiply, scalar, scaled
 from seap_export.families import Experts
 from seap_export.families.sublayers import Gates
 
-__all__ = ["ExpertWeights", "Matrix", "Routed", "fused_experts", "routing_weights", "standard_experts"]
-
 #: The matrices of all experts, [experts, out, in].
 Matrix: TypeAlias = ir.Value | QuantizedWeight
 #: The accuracy level at which experts of 4 bits are multiplied in int8; those of 8 bits always are.

@@ -7,8 +7,6 @@ import onnx_ir as ir
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import Recurred, Recurrence, add, cast, multiply, scaled, split_heads
 
-__all__ = ["scanned"]
-
 _FLOAT = ir.DataType.FLOAT
 
 

@@ -17,8 +17,6 @@ from converters.onnx.graph.rotary import RotaryTables
 from seap_export.families import Attention, Experts, RopeSpec
 from seap_export.families.sublayers import Activation
 
-__all__ = ["StandardDialect"]
-
 
 class StandardDialect:
     """Attention-23, RotaryEmbedding-23, RMSNormalization-23; see `converters.onnx.graph.dialects.Dialect`."""

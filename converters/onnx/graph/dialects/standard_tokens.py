@@ -9,8 +9,6 @@ import onnx_ir as ir
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import add, cast, multiply
 
-__all__ = ["StandardTokens"]
-
 
 class StandardTokens:
     """Padding may be anywhere; a position is the number of real tokens before.

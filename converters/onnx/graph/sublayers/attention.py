@@ -14,8 +14,6 @@ from converters.onnx.graph.kind import KindWriter
 from seap_export.families import Attention, QueryScaling, names
 from seap_export.families.sublayers import V_NORM
 
-__all__ = ["AttentionWriter"]
-
 
 @dataclass(eq=False)
 class AttentionWriter(KindWriter):

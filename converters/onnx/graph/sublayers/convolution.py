@@ -11,8 +11,6 @@ from converters.onnx.graph.graph import Dims
 from converters.onnx.graph.kind import KindWriter
 from seap_export.families import Convolution, names
 
-__all__ = ["ConvolutionWriter"]
-
 
 @dataclass(eq=False)
 class ConvolutionWriter(KindWriter):

@@ -10,8 +10,6 @@ from converters.onnx.graph.graph import Dims
 from converters.onnx.graph.sublayers.recurrent_states import CLOSED, RecurrentStates
 from seap_export.families import DeltaNet, names
 
-__all__ = ["DeltaNetWriter"]
-
 #: What is added to the square of the length of queries and keys.
 _LENGTH_EPSILON = 1e-6
 

@@ -14,8 +14,6 @@ from converters.onnx.graph.kind import KindWriter
 from converters.onnx.weights.weights import StackedLayout
 from seap_export.families import Experts, names
 
-__all__ = ["ExpertsWriter", "expert_biases", "expert_matrices"]
-
 
 def expert_matrices(
     experts: Experts, layer: int, hidden_size: int

@@ -12,8 +12,6 @@ from converters.onnx.graph.kind import KindWriter
 from converters.onnx.weights.scaling import Scaling, scaled_epsilon
 from seap_export.families import LayerInput, names
 
-__all__ = ["LayerInputWriter"]
-
 
 @dataclass(eq=False)
 class LayerInputWriter(KindWriter):

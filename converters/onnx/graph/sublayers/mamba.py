@@ -12,8 +12,6 @@ from converters.onnx.graph.graph import Dims
 from converters.onnx.graph.sublayers.recurrent_states import CLOSED, RecurrentStates
 from seap_export.families import Mamba, names
 
-__all__ = ["MambaWriter"]
-
 
 class MambaWriter(RecurrentStates):
     """Emits Mamba-2."""

@@ -7,8 +7,6 @@ import onnx_ir as ir
 from converters.onnx.graph.kind import KindWriter
 from seap_export.families import Mlp, SharedExpert
 
-__all__ = ["MlpWriter", "SharedWriter"]
-
 
 class MlpWriter(KindWriter):
     """Emits the MLPs."""

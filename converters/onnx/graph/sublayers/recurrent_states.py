@@ -10,8 +10,6 @@ import onnx_ir as ir
 from converters.onnx.graph.graph import Dims
 from converters.onnx.graph.kind import KindWriter
 
-__all__ = ["CLOSED", "RecurrentStates"]
-
 #: What softplus and sigmoid make 0 of, in every dtype: padding then leaves a state as it is.
 CLOSED = -1e4
 

@@ -18,8 +18,6 @@ from seap_export.pipeline.steps.joint.joint_step import JointStep, MadeVariants
 from seap_export.pipeline.steps.variant_steps import VariantSteps
 from seap_export.sources.metadata import model_metadata
 
-__all__ = ["CardStep"]
-
 
 @dataclass(frozen=True)
 class CardStep(JointStep):

@@ -16,8 +16,6 @@ from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.step import Step, Work
 from seap_export.pipeline.steps.variant_steps import VariantSteps
 
-__all__ = ["JointStep", "MadeVariants"]
-
 
 @dataclass
 class MadeVariants:

@@ -35,8 +35,6 @@ from seap_export.pipeline.texts.general_text import GENERAL_TEXT, elsewhere_text
 from validation.divergence.dense import DenseAnswers
 from validation.divergence.measure import claim_texts
 
-__all__ = ["DENSE_TEXTS", "QualityStep", "settled_quality"]
-
 #: The name under which the run of the dense model is shown and recorded.
 DENSE_TEXTS = "dense texts"
 

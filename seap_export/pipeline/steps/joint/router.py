@@ -40,17 +40,6 @@ from seap_export.runtime.manifest import (
 from seap_export.runtime.router import Router
 from seap_export.sources.source import Source
 
-__all__ = [
-    "RouterStep",
-    "RouterTargets",
-    "chosen_targets",
-    "make_router",
-    "refuse_lost_tasks",
-    "router_key",
-    "router_step",
-    "router_targets",
-]
-
 #: Increase this when the same inputs give other bytes than before, so that an older router is not reused.
 _ROUTER = 1
 #: Largest accepted difference between a probability of the float32 graph and of the float64 classifier.

@@ -22,8 +22,6 @@ from seap_export.runtime.doctor.machine import processor
 from seap_export.runtime.driver import gpu_name
 from seap_export.runtime.session import available_threads
 
-__all__ = ["SpeedStep"]
-
 
 def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
     prefill = 2 * 128 * model.active / rates.operations

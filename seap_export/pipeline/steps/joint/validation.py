@@ -19,8 +19,6 @@ from seap_export.pipeline.steps.step import Step
 from seap_export.pipeline.steps.variant_steps import VariantSteps
 from validation.reports import html_page
 
-__all__ = ["ValidationStep"]
-
 
 @dataclass(frozen=True)
 class ValidationStep(JointStep):

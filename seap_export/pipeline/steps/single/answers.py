@@ -30,8 +30,6 @@ from validation.execution import Execution
 from validation.generation.greedy import Continuation
 from validation.generation.writer import Writer, open_writer
 
-__all__ = ["AnswersStep", "answers_steps"]
-
 #: Increased when the same inputs give different bytes than before, so that older answers are not reused.
 _VERSION = 1
 _FILE = "answers.jsonl"

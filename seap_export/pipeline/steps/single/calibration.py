@@ -20,8 +20,6 @@ from seap_export.pipeline.texts.split_tasks import tokenize
 from seap_export.sources.source import Source
 from validation.quiet import quiet_transformers
 
-__all__ = ["CalibrationStep", "calibration_steps"]
-
 #: Increased when the same inputs give different bytes than before, so that older steps are not reused.
 _VERSION = 2
 #: Tokens that the sensitivity runs.

@@ -29,8 +29,6 @@ from validation.parity.run import MAX_PROMPT_TOKENS
 from validation.prompts import BATCH_ROWS, CALL_TOKENS, KEPT_TOKENS, RANDOM_TOKENS
 from validation.runtimes.table import runtime_title
 
-__all__ = ["FormatStep", "ParityStep", "format_step"]
-
 #: Increased when the same inputs give another report than before.
 _PARITY = 4
 #: How many times as long as in ONNX Runtime parity takes; measured on SmolLM2-135M beside other work, so roughly. For

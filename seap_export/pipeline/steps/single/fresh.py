@@ -22,8 +22,6 @@ from seap_export.pipeline.steps.step import Step, Work
 from validation.generation.fresh import PARTS, write_fresh_texts
 from validation.generation.sampled import ROWS
 
-__all__ = ["FreshStep"]
-
 #: Increased when the same inputs give different bytes than before.
 _VERSION = 2
 #: The share of a text's tokens that the model writes, about.

@@ -19,8 +19,6 @@ from seap_export.pipeline.steps.step import Step, Work
 from seap_export.plan.make import rank_layers
 from seap_export.plan.settings import PlanSettings
 
-__all__ = ["RankingStep"]
-
 #: Increased when the same inputs give different bytes than before.
 _VERSION = 1
 #: What the choice of heads takes, in cubes of their channels: if there are few, all sets of them are tried.

@@ -17,8 +17,6 @@ from seap_export.pipeline.steps.step import Work
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.rounding.write import write_rounded_model
 
-__all__ = ["RoundingStep"]
-
 #: Increased when the same inputs give different bytes than before.
 _VERSION = 5
 

@@ -27,8 +27,6 @@ from seap_export.shrink.sequential import storage_for
 from seap_export.shrink.write import MODELING_FILES
 from seap_export.vocabulary.table import Vocabulary
 
-__all__ = ["OfVariant", "PlanStep", "ShrinkStep"]
-
 #: Increased when the same inputs give different bytes than before.
 _PLAN, _HF = 3, 5
 #: Bytes of plan.json for each single channel that is kept.

@@ -22,8 +22,6 @@ from seap_export.errors import InputError
 from seap_export.sources.gguf.file import GgufFile
 from seap_export.sources.gguf.tokenizers.vocabulary import token_list, vocabulary
 
-__all__ = ["byte_level", "split_rules"]
-
 
 @dataclass(frozen=True)
 class _Rule:

@@ -18,8 +18,6 @@ from seap_export.sources.gguf.tokenizers.special_tokens import add_special_token
 from seap_export.sources.gguf.tokenizers.vocabulary import special_id, special_token
 from seap_export.sources.tokenizer import MODEL_INPUTS
 
-__all__ = ["gguf_generation_config", "gguf_tokenizer_files", "tokenizer_of"]
-
 #: The special tokens that end a text, a turn or a message.
 _ENDS = ("eos", "eot", "eom")
 

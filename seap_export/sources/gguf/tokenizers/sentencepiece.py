@@ -9,8 +9,6 @@ from seap_export.errors import InputError
 from seap_export.sources.gguf.file import GgufFile
 from seap_export.sources.gguf.tokenizers.vocabulary import NORMAL, special_token, token_list, vocabulary
 
-__all__ = ["sentencepiece"]
-
 _SPACE = "\u2581"  # sentencepiece's symbol for a space
 
 

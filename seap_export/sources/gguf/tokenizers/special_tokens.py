@@ -8,8 +8,6 @@ from seap_export.errors import InputError
 from seap_export.sources.gguf.file import GgufFile
 from seap_export.sources.gguf.tokenizers.vocabulary import CONTROL, UNKNOWN, USER_DEFINED, special_token, token_list
 
-__all__ = ["add_special_tokens", "frame"]
-
 
 def add_special_tokens(file: GgufFile, tokenizer: Tokenizer) -> None:
     """Keeps special and user-defined tokens whole wherever they occur in a text.

@@ -8,8 +8,6 @@ from typing import Any
 from seap_export.errors import InputError
 from seap_export.sources.gguf.file import GgufFile
 
-__all__ = ["CONTROL", "NORMAL", "UNKNOWN", "USER_DEFINED", "special_id", "special_token", "token_list", "vocabulary"]
-
 #: Kinds of tokens in `tokenizer.ggml.token_type`.
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED = 1, 2, 3, 4
 
