@@ -10,10 +10,7 @@ _SEVERAL = None
 
 
 class TokenUse:
-    """How often tokens occur in texts, and in which of them if it is only one.
-
-    Texts that share a prompt, such as two answers to a question, are one text here.
-    """
+    """How often tokens occur in texts, and in which of them if it is only one."""
 
     def __init__(self) -> None:
         self._counts = Counter[int]()
@@ -30,14 +27,20 @@ class TokenUse:
         """Those that only one text has."""
         return frozenset(token for token, text in self._only.items() if text is not _SEVERAL)
 
-    def add(self, text: str, prompt: str, ids: Iterable[int]) -> None:
-        """Counts the tokens of a text; one that was there before counts once."""
+    def add(self, text: str, ids: Iterable[int], version_of: str | None = None) -> None:
+        """Counts the tokens of a text; one that was there before counts once.
+
+        Args:
+            text: The text.
+            ids: Its tokens.
+            version_of: A text that it has its prompt from; both are one text then, with two answers.
+        """
         if (key := hash(text)) in self._seen:
             return
         self._seen.add(key)
         self._counts.update(ids := list(ids))
         for token in set(ids):
-            self._is_in(token, hash(prompt or text))
+            self._is_in(token, hash(version_of or text))
 
     def add_uncounted(self, ids: Iterable[int]) -> None:
         """Adds tokens that occur, but not in a text as a whole."""

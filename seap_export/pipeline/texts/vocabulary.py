@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial, reduce
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from seap_export.corpus import Split, Task
+from seap_export.corpus import Sample, Split, Task
 from seap_export.errors import InputError
 from seap_export.json_file import read_json
 from seap_export.pipeline.progress import Progress
@@ -126,16 +126,27 @@ def _refuse_tokens_without_rows(source: Source, largest: int) -> None:
 
 def _used(tokenizer: Any, task: Task, split: Split | None, chat: ModelChat, progress: Progress) -> TokenUse:
     """The tokens of all texts of a task, and those of their prompts alone."""
-    use = TokenUse()
+    use, answered = TokenUse(), (*split.calibration, *split.held_out) if split else ()
+    asked, corpus_texts = {sample.prompt for sample in answered if sample.prompt}, dict[str, str]()
     with progress.step(f"tokens of all texts of {task.name}", name=f"vocabulary/{task.name}"):
-        samples = chain(task.texts(chat), (*split.calibration, *split.held_out) if split else ())
-        while batch := list(islice(samples, _BATCH)):
-            for sample, ids in zip(batch, tokenizer([sample.text for sample in batch])["input_ids"], strict=True):
-                use.add(sample.text, sample.prompt, ids)
-            if prompts := [sample.prompt for sample in batch if sample.prompt and sample.completion]:
-                for ids in tokenizer(prompts)["input_ids"]:
-                    use.add_uncounted(ids)
+        for sample, ids, prompt_ids in _cut(tokenizer, task.texts(chat)):
+            use.add(sample.text, ids)
+            use.add_uncounted(prompt_ids)
+            if sample.prompt in asked:
+                corpus_texts.setdefault(sample.prompt, sample.text)
+        for sample, ids, prompt_ids in _cut(tokenizer, answered):
+            use.add(sample.text, ids, version_of=corpus_texts.get(sample.prompt))
+            use.add_uncounted(prompt_ids)
     return use
+
+
+def _cut(tokenizer: Any, samples: Iterable[Sample]) -> Iterator[tuple[Sample, Sequence[int], Sequence[int]]]:
+    """Each sample with the tokens of its text, and those of its prompt alone, if it is a part of the text."""
+    remaining = iter(samples)
+    while batch := list(islice(remaining, _BATCH)):
+        texts = tokenizer([sample.text for sample in batch])["input_ids"]
+        prompts = tokenizer([sample.prompt if sample.completion else "" for sample in batch])["input_ids"]
+        yield from zip(batch, texts, prompts, strict=True)
 
 
 def _chat_tokens(tokenizer: Any) -> frozenset[int]:
