@@ -86,7 +86,7 @@ def _of_config() -> Iterator[Fault]:
         ("windows in other layers", "gemma2 standard", config(layer_types=[sliding, sliding, full]), 1),
         ("windows and rotation in other layers", "exaone4", config(layer_types=[sliding, sliding, full]), 1),
         ("windows and local rotation in other layers", "gemma3", config(layer_types=[full, full, sliding]), 1),
-        ("no windows", "smollm3", config(use_sliding_window=False), 0),
+        ("no windows", "smollm3", config(use_sliding_window=False, layer_types=[full] * 3), 0),
         ("rotation in other layers", "smollm3", config(no_rope_layers=[1, 1, 0]), 1),
         ("layers without rotation by default", "smollm3", _without("no_rope_layers"), 1),
         ("embedding multiplier", "granite", config(embedding_multiplier=3.1), None),
