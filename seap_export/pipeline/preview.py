@@ -58,8 +58,9 @@ def preview(
     """
     if request.targets is not None:
         refuse_unreachable(source.spec, request)
-    planned = plan_export(source, request, out, force, Silent())
-    warn_of_texts(planned.splits, source.spec, progress or Silent(), refits=request.refits)
+    progress = progress or Silent()
+    planned = plan_export(source, request, out, force, progress)
+    warn_of_texts(planned.splits, source.spec, progress, refits=request.refits)
     work, parts, candidates = workload(source, request), planned.planned_work, tuple[dict[str, Any], ...]()
     if request.targets is not None:
         search = source.spec, request, planned.vocabularies, work.beside_weights

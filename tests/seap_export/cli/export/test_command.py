@@ -125,7 +125,7 @@ def test_a_dry_run_writes_nothing(run: Run, work: Path) -> None:
     outcome = run(*ALL, "--dry-run")
 
     assert outcome.code == 0
-    assert outcome.err == ""
+    assert outcome.err == "hashing m\n"
     assert [row[1:6] for row in rows(outcome.out)] == [
         ["44", "16", "no", "0.8", "MB"], ["44", "16", "no", "0.6", "MB"],
         ["44", "16", "no", "0.8", "MB"], ["44", "16", "no", "0.6", "MB"],
