@@ -103,16 +103,16 @@ def _tell_missing(
 ) -> None:
     """Says how many tokens of further texts will be missing, and warns if these are many."""
     share = missing(size)
-    said = f"{name}: about {share:.1%} of the tokens in further texts will not be among the {len(vocabulary):,}"
+    said = f"{name}: in new texts, about {share:.1%} of the tokens will be missing from the {len(vocabulary):,}"
     if share <= _MISSING:
         progress.say(f"{said} that are kept")
         return
     sizes = (1 << power for power in range(len(vocabulary).bit_length(), (vocabulary.of - 1).bit_length()))
-    enough = next((number for number in sizes if missing(number) <= _MISSING), None)
-    remedy = "all" if enough is None else f"{enough} ({missing(enough):.1%})"
+    shares = ((number, missing(number)) for number in sizes)
+    enough = next((f"{number} ({less:.1%} missing)" for number, less in shares if less <= _MISSING), "all")
     progress.warn(
-        f"{said} that --vocabulary keeps, and are cut into smaller ones, which the model knows less well; "
-        f"give more texts, or --vocabulary {remedy}"
+        f"{said} that --vocabulary keeps; they are split into smaller tokens, which the model knows less well; "
+        f"give more texts, or --vocabulary {enough}"
     )
 
 

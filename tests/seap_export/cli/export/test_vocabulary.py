@@ -232,7 +232,7 @@ def test_what_cannot_be_cut_is_refused_in_one_line(run: Run, cut: Path, work: Pa
     )
     run(*export, "--vocabulary", least - 1, "-q").refused(2, "too small", str(least))
     dry = run(*export, "--vocabulary", least, "--dry-run")
-    assert (dry.code, f"of the tokens in further texts will not be among the {least}" in dry.err) == (0, True)
+    assert (dry.code, f"of the tokens will be missing from the {least} that" in dry.err) == (0, True)
     run(*export, "--vocabulary", 130, "-q").refused(2, "cuts nothing", "all")
     run(*export, "--vocabulary", "few", "-q").refused(2, "few", "auto")
     run("export", "m", "--task", "a=a.jsonl", "--ratio", 0.4, "--vocabulary", "auto", "--out", "x", "-q").refused(

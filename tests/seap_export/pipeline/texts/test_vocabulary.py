@@ -84,10 +84,12 @@ def test_what_further_texts_will_lack_is_said_and_a_warning_if_it_is_much(
     kept = _chosen(model, {"a": few, "b": enough}, "auto", progress, **mixtures)["a"]
     (warned,) = progress.warnings
     rare = len(Tokenizer.from_file(str(model / "m/tokenizer.json")).encode(" far more").ids)
-    said = f"a: about {rare / (rare + sum(range(1, 20))):.1%} of the tokens in further texts will not be among the "
+    said = f"a: in new texts, about {rare / (rare + sum(range(1, 20))):.1%} of the tokens will be missing from the "
     assert warned.startswith(f"{said}{len(kept)} that --vocabulary keeps")
-    assert warned.endswith("give more texts, or --vocabulary 64 (0.0%)")
-    assert [line.partition(" of ")[0] for line in progress.said] == ["b: about 0.0%", "both: about 0.0%"]
+    assert warned.endswith("give more texts, or --vocabulary 64 (0.0% missing)")
+    assert [line.partition(" of ")[0] for line in progress.said] == [
+        f"{name}: in new texts, about 0.0%" for name in ("b", "both")
+    ]
 
 
 def test_all_reads_nothing(tmp_path: Path) -> None:
