@@ -21,8 +21,9 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell ignores it for 
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from fake_cuda.machine import Machine  # noqa: E402
-from support import needs  # noqa: E402
+from support import needs, planted  # noqa: E402
 from support.needs import pytest_collection_modifyitems, pytest_configure, pytest_runtest_setup  # noqa: E402, F401
+from support.planted import pytest_itemcollected, pytest_terminal_summary  # noqa: E402, F401
 
 if TYPE_CHECKING:
     from support.exports import Run
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds --demo, and --require of `needs`."""
+    """Adds --demo, --require of `needs`, and --planted."""
     needs.pytest_addoption(parser)
+    planted.pytest_addoption(parser)
     help = "where `make demo` writes, or has written; without it, into a folder of the tests"
     parser.addoption("--demo", default="", metavar="FOLDER", help=help)
 

@@ -44,6 +44,7 @@ def test_so_does_one_that_says_the_same_in_other_bytes(good: Copies, copied: Cop
     assert result.exit_code == 0, result.stderr
 
 
+@pytest.mark.planted("onnx")
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.id.replace(" ", "_"))
 def test_a_fault_is_stopped(good: Copies, copied: Copies, tmp_path: Path, fault: Fault) -> None:
     artifact, report = copied(fault.base), tmp_path / "report.json"

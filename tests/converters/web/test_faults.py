@@ -18,6 +18,7 @@ def said(model: Any, check: str) -> list[str]:
         return [str(error)]
 
 
+@pytest.mark.planted("web")
 @pytest.mark.parametrize(("edit", "check", "word"), [fault[1:] for fault in FAULTS], ids=[name for name, *_ in FAULTS])
 def test_fault_is_found(webbed: Callable[..., Any], edit: Edit, check: str, word: str) -> None:
     model = webbed()
@@ -28,6 +29,7 @@ def test_fault_is_found(webbed: Callable[..., Any], edit: Edit, check: str, word
     assert all("\n" not in line for line in lines)
 
 
+@pytest.mark.planted("web")
 @pytest.mark.parametrize("precision", ["q8", "q4"])
 @pytest.mark.parametrize(
     ("edit", "check", "word"), [fault[1:] for fault in QUANTISED], ids=[name for name, *_ in QUANTISED]
