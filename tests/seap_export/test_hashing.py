@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from seap_export import hashing
 from seap_export.hashing import sha256_file, sha256_files
 
 
@@ -62,6 +63,29 @@ def test_changes_within_a_tick_are_seen(tmp_path: Path) -> None:
         content = b"%03d" % number
         path.write_bytes(content)
         assert sha256_file(path) == _sha256(content)
+
+
+@pytest.mark.parametrize(
+    ("written", "age", "is_remembered"),
+    [
+        (7_000_000_001, 50_000_000, False),
+        (7_000_000_001, 50_000_001, True),
+        (7_000_000_000, 2_000_000_000, False),  # whole seconds
+        (7_000_000_000, 2_000_000_001, True),
+    ],
+)
+def test_a_hash_is_remembered_only_if_the_file_is_older_than_a_tick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int, age: int, is_remembered: bool
+) -> None:
+    """The clock of the file system stands still, as between two ticks, so that a change shows in no time."""
+    path = tmp_path / "weights"
+    monkeypatch.setattr(hashing, "_state", lambda _: (1, path.stat().st_ino, 3, written, written))
+    monkeypatch.setattr(time, "time_ns", lambda: written + age)
+    monkeypatch.setattr(hashing, "_known", {})
+    path.write_bytes(b"one")
+    assert sha256_file(path) == _sha256(b"one")
+    path.write_bytes(b"two")
+    assert sha256_file(path) == _sha256(b"one" if is_remembered else b"two")
 
 
 def test_hashes_of_several_files_keep_their_order(tmp_path: Path) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
+from support.tokenizers import write_micro_tokenizer
 
-from validation.prompts import Case, parity_cases
+from seap_export.errors import ArtifactError
+from validation.prompts import Case, parity_cases, tokenize_prompts
 
 
 def plan(texts: Sequence[tuple[int, ...]], long_tokens: int = 40, steps: int = 3) -> tuple[Case, ...]:
@@ -58,3 +61,12 @@ def test_a_long_prompt_is_run_in_calls_and_its_end_is_compared() -> None:
     assert long.kept == 64
     one = plan([(1,)], long_tokens=1)[-1]
     assert (one.calls, one.kept) == (((1,),), 1)
+
+
+def test_a_token_id_beyond_the_vocabulary_is_refused(tmp_path: Path) -> None:
+    write_micro_tokenizer(tmp_path)
+    (ids,) = tokenize_prompts(tmp_path, ["the cat sat"], max_tokens=8, vocab_size=99)
+    largest = max(ids)
+    assert tokenize_prompts(tmp_path, ["the cat sat"], max_tokens=8, vocab_size=largest + 1) == (ids,)
+    with pytest.raises(ArtifactError, match=f"token id {largest}, its model has a vocabulary of {largest}"):
+        tokenize_prompts(tmp_path, ["the cat sat"], max_tokens=8, vocab_size=largest)

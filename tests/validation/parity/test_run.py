@@ -349,6 +349,20 @@ def test_where_routers_choose_otherwise_predictions_count(
     assert run(spoil, limits=fp32(2.1)).passed
 
 
+@pytest.mark.parametrize(("noise", "passes"), [(0.0, False), (0.075, False), (0.08, True)])
+def test_a_choice_is_clear_beyond_twice_the_largest_difference_of_rounding(
+    run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch, noise: float, passes: bool
+) -> None:
+    best, second = np.argsort(-_truth(3, 0))[:2]  # the first token of each prompt has three letters
+    lead = float(_truth(3, 0)[best] - _truth(3, 0)[second])
+    assert 2 * 0.075 < lead < 2 * 0.08
+    monkeypatch.setattr(OnnxFormat, "read", lambda _: OnnxFormat("fp16"))
+    monkeypatch.setattr(onnx_candidate.OnnxCandidate, "rounding_noise", lambda *_: ({}, noise))
+    wide = Limits((("fp16", "mean_kl", 9.0),))
+    report = run(raised(int(second), lead + 0.01, stage="prefill 1", position=0), limits=wide)
+    assert report.passed is passes, report.reasons
+
+
 def test_the_largest_difference_is_named_first(run: Callable[..., ParityReport]) -> None:
     def spoil(stage: str, row: int, position: int, logits: np.ndarray) -> None:
         if stage != "cache":

@@ -1,0 +1,112 @@
+"""A golden file holds a variant to its numbers: to its limit, to finite logits and to the same token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from seap_export.errors import ArtifactError
+from seap_export.runtime import golden
+from seap_export.runtime.golden import GoldenComparison, compare_with_golden, write_golden
+
+PROMPTS = ["the cat", "a dog sat on", "home"]
+LIMIT = 1e-3
+
+
+@pytest.fixture(scope="module")
+def onnx(pristine: Path) -> Path:
+    return pristine / "a-0.2" / "onnx"
+
+
+@pytest.fixture
+def compared(onnx: Path, tmp_path: Path) -> Callable[..., GoldenComparison]:
+    """`compared(figure, limit, change)`: with a file in which `change` has changed the arrays by name."""
+
+    def compare(
+        figure: str = "max_abs", limit: float = LIMIT, change: Callable[[dict[str, Any]], None] | None = None
+    ) -> GoldenComparison:
+        path = tmp_path / "golden.npz"
+        write_golden(onnx, path, PROMPTS, 3, (figure, limit), threads=1)
+        if change is not None:
+            with np.load(path) as file:
+                arrays = dict(file)
+            change(arrays)
+            np.savez(path, **arrays)  # type: ignore[arg-type]
+        return compare_with_golden(onnx, path, threads=1)
+
+    return compare
+
+
+def _raised(part: str, by: float) -> Callable[[dict[str, Any]], None]:
+    """Raises one recorded number, of the batch's second row after the last step."""
+
+    def change(arrays: dict[str, Any]) -> None:
+        arrays[f"{part}.{len(PROMPTS)}"][-1, 1, 0] += by
+
+    return change
+
+
+def test_the_same_machine_computes_the_same(compared: Callable[..., GoldenComparison]) -> None:
+    comparison = compared()
+    assert (comparison.reasons, comparison.max_abs) == ((), 0.0)
+    assert comparison.tokens == 4 * 2 * len(PROMPTS)  # each prompt alone and in the batch, and three steps
+
+
+@pytest.mark.parametrize("part", ["top_logits", "spread_logits"])
+@pytest.mark.parametrize(("by", "passes"), [(0.9 * LIMIT, True), (1.1 * LIMIT, False)])
+def test_one_logit_beyond_the_limit_fails(
+    compared: Callable[..., GoldenComparison], part: str, by: float, passes: bool
+) -> None:
+    comparison = compared(change=_raised(part, by))
+    assert comparison.max_abs == pytest.approx(by, rel=0.05)
+    assert [reason.startswith("max_abs 0.0011 > 0.001") for reason in comparison.reasons] == [True] * (not passes)
+
+
+def test_a_divergence_beyond_the_limit_fails(compared: Callable[..., GoldenComparison]) -> None:
+    divergence = compared("mean_kl", 1.0, _raised("top_logits", 1.0)).mean_kl
+    assert divergence > 0
+    assert compared("mean_kl", 1.01 * divergence, _raised("top_logits", 1.0)).reasons == ()
+    (reason,) = compared("mean_kl", 0.99 * divergence, _raised("top_logits", 1.0)).reasons
+    assert reason.startswith("mean_kl ")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("figure", ["max_abs", "mean_kl"])
+def test_a_logit_that_is_not_finite_fails_at_any_limit(
+    compared: Callable[..., GoldenComparison], monkeypatch: pytest.MonkeyPatch, figure: str, value: float
+) -> None:
+    ran = golden._run
+
+    def run(decoder: Any, rows: list[list[int]], steps: int, forced: list[list[int]]) -> Any:
+        is_comparison = len(forced) == steps
+        for logits in ran(decoder, rows, steps, forced):
+            if is_comparison and len(rows) > 1:
+                logits = logits.copy()
+                logits[1, 5] = value
+            yield logits
+
+    monkeypatch.setattr(golden, "_run", run)
+    reasons = compared(figure, 1e30).reasons
+    assert reasons == tuple(f"NaN or infinite logits in case 3, step {step}" for step in range(4))
+
+
+def test_other_token_ids_are_refused(
+    compared: Callable[..., GoldenComparison], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load = golden.load_tokenizer
+
+    def other(folder: Path) -> Any:
+        tokenizer = load(folder)
+        encode = tokenizer.encode
+        return SimpleNamespace(encode=lambda text: encode(text.replace(PROMPTS[-1], "mat")))
+
+    def change(arrays: dict[str, Any]) -> None:
+        monkeypatch.setattr(golden, "load_tokenizer", other)
+
+    with pytest.raises(ArtifactError, match="its tokenizer gives other token ids here"):
+        compared(change=change)
