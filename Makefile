@@ -64,10 +64,11 @@ test-runtimes: .venv-runtimes/installed .venv-vllm/installed $(MODEL)
 	$(IN_RUNTIMES)$(PYTEST) $(PARALLEL) --require=$(RUNTIMES) --needing=$(RUNTIMES) -m "not real"
 	$(IN_RUNTIMES)$(PYTEST) --require=$(RUNTIMES) --needing=$(RUNTIMES) -m real --durations 15
 
-# Everything, with mutants of the code, transformers 4.57 and a second real model, too.
-test-all: lint .venv/installed .venv-transformers4/installed .venv-genai/installed .venv-genai-cuda/installed \
-		$(MODEL) $(CODER)
-	.venv/bin/$(PYTEST) $(PARALLEL) -m "not real"
+# Everything, with mutants of the code, transformers 4.57 and a second real model, too. Mutants of the formats are found
+# by tests that run these.
+test-all: lint environments $(MODEL) $(CODER)
+	.venv/bin/$(PYTEST) $(PARALLEL) -m "not real" --ignore=tests/mutants
+	$(IN_RUNTIMES)$(PYTEST) $(PARALLEL) tests/mutants
 	.venv/bin/$(PYTEST) -m real --durations 15
 	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not real" --ignore=tests/mutants
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from seap_export.memory import _linux_peak, _unix_peak, _windows_peak, peak_memory
+from seap_export import memory
+from seap_export.memory import _linux_peak, _unix_peak, _windows_peak, available_memory, peak_memory
 
 
 class _Function:
@@ -52,3 +53,11 @@ def test_without_proc_and_resource_there_is_none(monkeypatch: pytest.MonkeyPatch
     assert (_unix_peak() or 0) > 1_000_000
     monkeypatch.setitem(sys.modules, "resource", None)
     assert _unix_peak() is None
+
+
+def test_a_container_could_take_back_what_it_keeps_of_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    files = {"limit": "1000\n", "used": "900\n", "counters": "anon 600\ninactive_file 250\n"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(memory, "_GROUPS", (tuple(str(tmp_path / name) for name in files),))
+    assert available_memory() == 350

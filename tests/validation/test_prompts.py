@@ -9,6 +9,7 @@ import pytest
 from support.tokenizers import write_micro_tokenizer
 
 from seap_export.errors import ArtifactError
+from seap_export.pipeline.gate.parity import held_out_prompts
 from validation.prompts import Case, parity_cases, tokenize_prompts
 
 
@@ -30,6 +31,11 @@ def test_decode_steps_take_the_tokens_that_follow_in_the_text() -> None:
     assert (cases["one token"].rows, cases["one token"].forced) == (((0,),), ((1, 2, 3),))
     assert cases["random tokens"].forced == ((0, 1, 2),)
     assert [*cases["long prompt"].rows[0], *cases["long prompt"].forced[0]] == [*range(8), 7, 8] * 4 + [0, 1, 2]
+
+
+def test_the_tasks_of_a_variant_give_prompts_in_turn() -> None:
+    held_out = [[("a", " b"), ("", "c")], [("d", "")]]
+    assert [held_out_prompts(held_out, number) for number in (2, 9)] == [["a", "d"], ["a", "d", "c"]]
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,7 @@ def test_a_corpus_shorter_than_the_sample(run: Run, work: Path) -> None:
         (["--ratio", "inf"], "'--ratio': inf is out of range"),
         (["--ratio", "0.999"], "ratio 0.999 cannot be reached"),
         (["--ratio", "0.2", "--ratio", "0.20"], "a ratio is given twice"),
+        (["--ratio", "0.2", "--ratio", "0.20000001"], "a ratio is given twice"),  # both would be called a-0.2
         (["--ratio", "much"], "'--ratio': 'much' is not a number; give a fraction such as 0.2, or 20%"),
         (["--ratio", "20"], "'--ratio': 20 is out of range; for 20 percent, give 20%"),
         (["--ratio", "120%"], "'--ratio': 120% is out of range"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -54,7 +55,7 @@ def test_look_up_gives_values_of_any_type() -> None:
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{sol}", "field 'sol' is missing; fields there: 'a', 'b', 'c'"),
+        ("{sol}", "field 'sol' is missing; fields there: 'a', 'b', 'c', 'd', 'e'"),
         ("{b.x}", "field 'b.x' is missing; fields there: 'y'"),
         ("{b.y[2]}", "field 'b.y[2]' is missing; the list there has 2 items, numbered from 0"),
         ("{b.y[-1]}", "field 'b.y[-1]' is missing; the list there has 2 items, numbered from 0"),
@@ -64,10 +65,13 @@ def test_look_up_gives_values_of_any_type() -> None:
         ("{c}", "field 'c' is null; drop the record or give it a value"),
         ("{b}", "field 'b' is neither a text nor a number; choose one of its items or another field"),
         ("{b.y}", "field 'b.y' is neither a text nor a number; choose one of its items or another field"),
+        ("{d}", "field 'd' is nan; drop the record or give it a value"),
+        ("{e}", "field 'e' is -inf; drop the record or give it a value"),
     ],
 )
 def test_field_without_a_usable_value_is_named(template: str, message: str) -> None:
-    assert _error(render, template, {"a": "text", "b": {"y": [1, 2]}, "c": None}) == message
+    record = {"a": "text", "b": {"y": [1, 2]}, "c": None, "d": math.nan, "e": -math.inf}
+    assert _error(render, template, record) == message
 
 
 def test_missing_field_of_an_empty_record() -> None:

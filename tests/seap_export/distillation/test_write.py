@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from seap_export.distillation import adam, texts
 from seap_export.distillation import write as write_module
 from seap_export.distillation.layers import TrainedLayers
 from seap_export.distillation.student import OuterTensors, Student
+from seap_export.distillation.texts import training_steps
 from seap_export.distillation.write import variant_units, write_variant
 from seap_export.errors import InputError
 from seap_export.families import ModelSpec
@@ -186,10 +188,12 @@ def test_a_loss_that_is_not_finite_stops_it(
 
 
 @pytest.mark.parametrize("passes", [0.0, 0.1, 1.0, 3.0])
-def test_progress_is_reported_as_often_as_it_was_said(
-    model: tuple[Source, Mixture], tmp_path: Path, passes: float
+def test_it_learns_from_the_texts_as_often_as_asked_and_reports_as_often_as_it_said(
+    model: tuple[Source, Mixture], tmp_path: Path, passes: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, statistics = model
-    plan, calls = micro_plan(source, "sequential", distillation=passes), []
+    plan, calls, learnt, train = micro_plan(source, "sequential", distillation=passes), [], [], Student.train
+    monkeypatch.setattr(Student, "train", lambda *given: learnt.append(1) or train(*given))
     made(tmp_path / "out", source, plan, statistics, on_unit=calls.append)
     assert len(calls) == variant_units(3, passes, plan.requested_ratio)
+    assert len(learnt) == math.ceil(passes * len(training_steps(statistics.token_ids(), compute_in_memory())))

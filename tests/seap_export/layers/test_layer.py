@@ -16,6 +16,7 @@ from seap_export.families import names
 from seap_export.families.names import Projection
 from seap_export.layers.batches import length_buckets
 from seap_export.layers.layer import DecoderLayer
+from seap_export.layers.widened import widened_product
 
 
 @torch.no_grad()
@@ -68,3 +69,12 @@ def test_half_precision_weights_are_run_in_float32(tmp_path: Path, dtype: str) -
     layer = DecoderLayer(source.spec, 0, source.read_layer(0))
     (batch,) = length_buckets([[1, 2, 3]], 4096)
     assert layer.channels("o_proj", torch.ones(3, 96), batch).dtype == torch.float32
+
+
+def test_the_gradient_of_a_product_with_half_precision_weights_is_that_of_one_in_float32() -> None:
+    chance = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(shape, generator=chance) for shape in ((7, 5), (3, 5)))
+    wanted, found = (x.clone().requires_grad_() for _ in range(2))
+    (wanted @ weight.bfloat16().float().T).square().sum().backward()
+    widened_product(found, weight.bfloat16(), None).square().sum().backward()
+    torch.testing.assert_close(found.grad, wanted.grad)

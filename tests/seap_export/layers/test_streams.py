@@ -15,7 +15,7 @@ from seap_export.layers.batches import Batch, length_buckets
 from seap_export.layers.compute import Compute
 from seap_export.layers.kept import keep_tensors, kept_layers, path_of
 from seap_export.layers.streams import SavedStreams, StreamStorage, choose_storage
-from seap_export.layers.working_memory import working_bytes
+from seap_export.layers.working_memory import LOGIT_TOKENS, working_bytes
 
 SPEC = model_spec(micro_config(model_type="llama"))
 Kind = Literal["memory", "disk"]
@@ -104,6 +104,12 @@ def test_the_fastest_place_that_fits_is_taken(tmp_path: Path) -> None:
         assert (storage.kind, storage.size) == (kind, size)
         assert says in storage.description
     assert choose_storage(SPEC, 100, Compute(memory=need + size), tmp_path, copies=2).kind == "disk"
+
+
+def test_what_is_computed_with_a_large_vocabulary_counts_with_its_logits() -> None:
+    """Beside the head, those of both models, and what comes of them."""
+    large = SPEC.with_tokens(1 << 20)
+    assert working_bytes(large, 1024) >= 4 * large.vocab_size * (large.hidden_size + 3 * LOGIT_TOKENS)
 
 
 @pytest.mark.parametrize("kind", ["device", "memory", "disk"])

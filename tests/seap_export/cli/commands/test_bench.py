@@ -84,7 +84,7 @@ def test_what_is_in_the_folder_is_timed_unless_options_say_a_form(run: Run, work
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("bench", "out", "--dense", "m", "--depth", 120), 2, "120 tokens and 16 steps"),
+        (("bench", "out", "--dense", "m", "--depth", 113), 2, "113 tokens and 16 steps"),
         (("bench", "out", "--dense", "m", "--depth", 8, "--depth", 0), 2, "--depth 0 is out of range"),
         (("bench", "out", "--dense", "m", "--batch", 0), 2, "--batch 0 is out of range"),
         (("bench", "out", "--dense", "m", "--runs", 0), 2, "--runs 0 is out of range; give at least 1"),

@@ -59,6 +59,13 @@ def test_options_that_are_wrong(run: Run, work: Path, options: tuple[str, ...], 
     assert not (work / "new").exists()
 
 
+def test_a_folder_that_is_no_model_is_refused(run: Run, work: Path) -> None:
+    (work / "out" / "a-0.2").mkdir(parents=True)
+    (work / "m").rename(work / "out" / "a-0.2" / "hf")
+    run("convert", "out", "--out", "new", "-q").refused(8, "no config.json", "OUT/TASK-0.2/hf")
+    run("convert", "out/a-0.2", "--out", "new", "-q").refused(8, "no config.json", "give out/a-0.2/hf")
+
+
 def test_a_model_that_the_format_does_not_take(run: Run, work: Path) -> None:
     set_json(work / "m" / "config.json", eos_token_id=None)
     (work / "m" / "generation_config.json").unlink(missing_ok=True)

@@ -21,6 +21,7 @@ from support.variations import micro_config
 
 from seap_export.corpus import Task
 from seap_export.families import model_spec
+from seap_export.pipeline.budget.baseline import baseline_format
 from seap_export.pipeline.budget.preview import first_candidates, search_work
 
 SPEC = model_spec(micro_config(model_type="llama", vocab_size=1000))
@@ -59,3 +60,7 @@ def test_a_cut_vocabulary_that_is_small_enough_needs_no_pruning() -> None:
     assert {
         candidate["variant"].partition("-")[0] for candidate in tried if not candidate["variant"].endswith("-0")
     } == {"b"}
+
+
+def test_speed_ups_are_over_the_usual_precision_whatever_is_tried() -> None:
+    assert baseline_format((OnnxFormat("int4"), OnnxFormat("fp16"))).precision == "fp32"

@@ -77,6 +77,7 @@ def test_the_hub_reads_what_the_dense_model_says_of_itself(once: Path) -> None:
 
 
 def test_it_shows_the_figures_of_the_manifest(once: Path) -> None:
+    from seap_export.plan.plan import read_plan
     from validation.reports.numbers import megabytes, percent
 
     manifest = json.loads((once / "out" / "manifest.json").read_text("utf-8"))
@@ -85,7 +86,10 @@ def test_it_shows_the_figures_of_the_manifest(once: Path) -> None:
     parity = entry["parity"]["onnx"]
     quality, (elsewhere,) = entry["quality"], entry["quality"]["elsewhere"].values()
     card = (once / "out" / "a-0.4" / "hf" / "README.md").read_text("utf-8")
+    dense = json.loads((once / "m" / "config.json").read_text("utf-8"))
+    neurons = sum(layer.sizes["intermediate_size"] for layer in read_plan(once / "out" / "a-0.4" / "plan.json").layers)
     shown = [
+        f"| {neurons:,} | {dense['num_hidden_layers'] * dense['intermediate_size']:,} |",
         percent(entry["achieved_ratio"]),
         megabytes(entry["bytes"]["onnx"]),
         f"| {megabytes(report['variants']['a-0.4']['dense_bytes']['onnx'])} | passed in ONNX Runtime",

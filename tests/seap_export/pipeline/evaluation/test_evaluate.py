@@ -19,6 +19,7 @@ from seap_export.pipeline.evaluation.material import Texts
 from seap_export.pipeline.evaluation.report import EvaluationReport, TaskOrigin
 from seap_export.pipeline.evaluation.request import EvaluationRequest
 from seap_export.pipeline.evaluation.subject import Subject
+from seap_export.pipeline.evaluation.texts import paired_texts
 from validation.generation import GenerationFigures
 from validation.generation.figures import Answer
 from validation.zero_shot import ZeroShotFigures
@@ -77,7 +78,9 @@ def test_the_gate(source: Source, limits: dict[str, float], reasons: tuple[str, 
     assert not any(verdict["too_close_to_tell"] for verdict in report.to_json()["verdicts"])
     assert report.passed == (not reasons)
     verdict = None if not limits else "failed" if reasons else "passed"
-    assert report.to_json()["verdict"] == verdict
+    values = report.to_json()
+    assert values["verdict"] == verdict
+    assert [values["divergence"]["hf"][key] for key in ("perplexity", "dense_perplexity")] == [12.0, 10.0]
 
 
 @pytest.mark.parametrize(
@@ -241,3 +244,10 @@ def test_calibrated_texts_are_refused_by_digest(source: Source) -> None:
     assert replace(subject, records=None).is_disjoint("task 'a'", [("the cat sat", "")]) is None
     with pytest.raises(InputError, match="task 'a': 1 of the 2 evaluated texts"):
         subject.is_disjoint("task 'a'", [("the cat", ""), ("the cat sat", "")])
+
+
+def test_a_model_predicts_all_bytes_of_a_text_but_those_of_the_first_token(source: Source) -> None:
+    text = "the cat sat"
+    (pair,) = paired_texts(Subject("m", None, None, source), source, source.files[0].parent, [text], 64)
+    assert pair.bytes is not None
+    assert 0 < pair.bytes.dense == pair.bytes.variant < pair.bytes.all == len(text)

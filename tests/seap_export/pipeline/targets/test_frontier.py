@@ -46,6 +46,8 @@ def test_points_are_sorted_and_say_whether_they_are_beaten() -> None:
     assert [row["bytes"] for row in rows] == [88, 90, 95, 150, 500]
     assert [row["beaten"] for row in rows] == [False, True, True, False, False]
     assert [row["variant"] for row in rows if row["chosen"]] == ["a-0.1"]
+    assert rows[0]["kl_difference"] is None
+    assert [row["kl_difference"] for row in rows[1:]] == pytest.approx([0.05, 0.0, -0.34, -0.35])
 
 
 def test_equal_points_do_not_beat_each_other() -> None:

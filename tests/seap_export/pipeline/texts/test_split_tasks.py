@@ -10,12 +10,14 @@ import pytest
 from support.models import write_micro_model
 from support.product import CalibrationSettings, open_source
 from support.progress import Listening
+from support.tokenizers import write_byte_level
 from support.variations import FAMILIES
 from tokenizers import Tokenizer
 
 from seap_export.corpus import Sample, Split, parse_tasks
 from seap_export.pipeline.request.mixtures import parse_support
 from seap_export.pipeline.request.settings import CALIBRATION_TOKENS
+from seap_export.pipeline.texts.chat import chat_of_folder
 from seap_export.pipeline.texts.split_tasks import split_tasks, tokenize, warn_of_texts
 
 
@@ -25,6 +27,11 @@ def test_ids_are_those_of_thetokenizer_file_whatever_the_family(tmp_path: Path, 
     text = "the cat sat on a mat"
     ids = tokenize(open_source(str(folder)), {"a": [Sample(text, "")]}, max_length=64)
     assert ids == {"a": [Tokenizer.from_file(str(folder / "tokenizer.json")).encode(text).ids]}
+
+
+def test_a_template_that_tells_the_date_tells_the_same_every_day(tmp_path: Path) -> None:
+    write_byte_level(tmp_path, chat_template="{{ strftime_now('%Y-%m-%d') }}")
+    assert chat_of_folder(tmp_path).render([{"role": "user", "content": "x"}]) == "2024-07-26"
 
 
 @pytest.fixture
