@@ -51,6 +51,7 @@ def prune(
 
     from seap_export.api.memory import warn_of_memory
     from seap_export.api.settings import compute_of
+    from seap_export.checksums import write_checksums
     from seap_export.distillation.write import variant_units, write_variant
     from seap_export.layers.compute import torch_threads
     from seap_export.layers.kept import UNFINISHED
@@ -81,6 +82,7 @@ def prune(
             with dense_folder(source) as dense:
                 statistics = with_fresh_texts(dense, statistics, number, texts, compute=compute, on_part=advance)
         write_variant(source, made_by, statistics, folder, advance, compute=compute)
+        write_checksums(folder)
     return PrunedModel(target, made_by.shrunk_spec(source.spec).num_parameters())
 
 

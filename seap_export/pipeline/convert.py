@@ -10,6 +10,7 @@ from converters.format import Format
 from converters.formats import row_of
 from converters.hf.format import HfFormat
 from seap_export.activations.mixture import Mixture
+from seap_export.checksums import write_checksums
 from seap_export.errors import InputError, UsageError
 from seap_export.extras import require_extra
 from seap_export.families import ModelSpec
@@ -75,6 +76,7 @@ def convert(
             model_folder = Path(scratch)
         with progress.step(f"writing {row.title}", len(spec.layers)) as advance:
             write_format(format, model_folder, target, advance)
+        write_checksums(target)
     return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
 
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seap_export.checksums import SUMS, checksums_text, listed_files, read_checksums, refuse_damages
 from seap_export.errors import ArtifactError, EnvironmentFailure, UsageError, refuse_missing
+from seap_export.hashing import sha256_file
 from seap_export.json_file import read_artifact
 from seap_export.pipeline.card.text import with_speed
 from seap_export.pipeline.evaluation.speed import recorded_speed
 from seap_export.pipeline.folder.contents import Export, Variant, open_folder
 from seap_export.pipeline.folder.names import CARD, HF, parity_file
+from seap_export.pipeline.gate.code import code_damages
+from seap_export.pipeline.gate.integrity import list_damages
 from seap_export.pipeline.gate.report import ValidationReport
 from seap_export.pipeline.gate.request import ValidationRequest
 from seap_export.pipeline.gate.validate import validate
@@ -46,7 +51,8 @@ def plan_uploads(path: Path, repository: str) -> tuple[Upload, ...]:
     """What is to be uploaded.
 
     The model folder becomes the top of the repository, where transformers and the hub look for a model and its card;
-    the other formats keep their folders. Reports, calibration data and the router stay here.
+    the other formats keep their folders, whose lists of files are named by that at the top. Reports, calibration data
+    and the router stay here.
 
     Args:
         path: An output folder, or a variant.
@@ -54,7 +60,7 @@ def plan_uploads(path: Path, repository: str) -> tuple[Upload, ...]:
 
     Raises:
         UsageError: The path is neither, or the repository's name is not one.
-        ArtifactError: The manifest is damaged, or a model folder is missing.
+        ArtifactError: The manifest is damaged, or a variant's files are not those of its lists; see `_files`.
     """
     refuse_missing(path)
     if not is_hub_id(repository):
@@ -70,17 +76,23 @@ def plan_uploads(path: Path, repository: str) -> tuple[Upload, ...]:
 
 
 def _files(variant: Variant) -> dict[str, Path | bytes]:
+    """What the lists of the folders name, and nothing else.
+
+    Raises:
+        ArtifactError: There is no model folder, or a folder holds something else or code that is not ours.
+    """
     variant.require(HF)
-    files: dict[str, Path | bytes] = {}
-    for folder in variant.folders.values():
-        inside = (
-            path for path in sorted(folder.path.rglob("*")) if path.is_file() and "__pycache__" not in path.parts
-        )
-        top = folder.path if folder.name == HF else variant.path
-        files |= {path.relative_to(top).as_posix(): path for path in inside}
+    refuse_damages(list_damages(variant) or code_damages(variant.path))
+    files: dict[str, Path | bytes] = dict(listed_files(variant.hf))
+    digests = read_checksums(variant.hf)
+    for folder in variant.formats:
+        files |= {f"{folder.name}/{path}": file for path, file in listed_files(folder.path).items()}
+        digests[f"{folder.name}/{SUMS}"] = sha256_file(folder.path / SUMS)
     card, speed = variant.hf / CARD, recorded_speed(variant)
     if speed is not None and card.is_file():
-        files[CARD] = with_speed(card.read_text("utf-8"), speed).encode()
+        files[CARD] = content = with_speed(card.read_text("utf-8"), speed).encode()
+        digests[CARD] = hashlib.sha256(content).hexdigest()
+    files[SUMS] = checksums_text(digests).encode()
     return files
 
 

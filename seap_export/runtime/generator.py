@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from seap_export.checksums import refuse_changed
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.runtime.chat import Prompt, read_chat_template, rendered
 from seap_export.runtime.decoding.decoder import OnnxDecoder
@@ -77,6 +78,7 @@ class Generator:
     Attributes:
         tokenizer: The tokenizer, as `load_tokenizer` loads it.
         chat_template: The model's chat template; None: it has none, and continues texts only.
+        is_checked: Whether the folder has a list of its files, SHA256SUMS, with which all were compared.
     """
 
     def __init__(
@@ -96,10 +98,11 @@ class Generator:
 
         Raises:
             UsageError: The provider is unknown, `threads` is not positive or a provider option is not supported.
-            ArtifactError: A file is missing or damaged.
+            ArtifactError: A file is missing or damaged, or not in the folder's list.
             EnvironmentFailure: The provider is not available on this machine.
         """
         folder = Path(folder)
+        self.is_checked = refuse_changed(folder)
         self._eos, context_length = model_limits(folder / _CONFIG)
         self.tokenizer = load_tokenizer(folder)
         self.chat_template = read_chat_template(folder, self.tokenizer)

@@ -13,6 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from seap_export.checksums import refuse_changed
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.hashing import sha256_file
 from seap_export.runtime.decoding.decoder import OnnxDecoder
@@ -167,6 +168,7 @@ _PARTS = ("top_ids", "top_logits", "spread_logits", "log_sum")
 
 
 def _opened(folder: Path, provider: str, threads: int | None) -> tuple[Any, OnnxDecoder]:
+    refuse_changed(folder)
     config = folder / "genai_config.json"
     _, context_length = model_limits(config)
     options = decoder_options(config, provider)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from seap_export.checksums import refuse_changed
 from seap_export.errors import ArtifactError
 from seap_export.runtime.files import load_tokenizer
 from seap_export.runtime.manifest import ROUTER_GRAPH, read_router
@@ -31,8 +32,10 @@ class Router:
             threads: Threads of the session; None: all cores available to this process.
 
         Raises:
-            ArtifactError: A file is missing or damaged, or the graph does not match router.json.
+            ArtifactError: A file is missing or damaged, or not in the folder's list, or the graph does not match
+                router.json.
         """
+        refuse_changed(folder)
         self.manifest = read_router(folder)
         self._path = folder / ROUTER_GRAPH
         self._tokenizer = load_tokenizer(folder)

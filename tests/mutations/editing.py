@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from support.editing import edit_json
+from support.editing import edit_json, list_again
 
 from seap_export.families import ModelSpec, model_spec
 from seap_export.hashing import sha256_file
@@ -55,7 +55,8 @@ def flip_byte(path: Path, fraction: float) -> None:
 
 
 def re_record(artifact: Artifact) -> None:
-    """Writes the sizes and hashes of the files as they are now into the manifest, so that these give nothing away."""
+    """Writes the sizes and hashes of the files into the lists and the manifest, so that these give nothing away."""
+    list_again(artifact.out)
 
     def change(manifest: dict[str, Any]) -> None:
         paths = (artifact.out / step for step in manifest["steps"])

@@ -10,6 +10,7 @@ from typing import Any
 
 from click.testing import CliRunner
 
+from seap_export.checksums import SUMS
 from seap_export.cli import main
 from support.corpora import TASK_WORDS, micro_texts, write_task_corpora
 from support.models import write_micro_model
@@ -25,8 +26,8 @@ TEXTS = {"a": micro_texts(60), "b": micro_texts(60, seed=5)}
 HELD_OUT = {"held_out": 16}
 #: The same for runs in processes of their own, which must write the same.
 HELD_OUT_OPTION = ("--set", "held_out=16")
-#: What only an export writes into a model folder, once the variant's figures are known.
-CARD = {"README.md", "recipe.toml"}
+#: What only an export writes into a model folder, once the variant's figures are known, and the lists that name it.
+CARD = {"README.md", "recipe.toml", SUMS}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from tokenizers.models import BPE, WordLevel
 from tokenizers.trainers import BpeTrainer
 
 from support.corpora import WORDS
-from support.editing import set_json
+from support.editing import list_again, set_json
 
 
 def write_micro_tokenizer(folder: Path) -> None:
@@ -34,7 +34,7 @@ def name_all_tokens(onnx_folder: Path) -> Path:
     words = values["model"]["vocab"]
     words.update({f"w{token}": token for token in range(96) if token not in words.values()})
     path.write_text(json.dumps(values), "utf-8")
-    return onnx_folder
+    return list_again(onnx_folder)
 
 
 def add_chat_template(folder: Path) -> Path:
@@ -43,7 +43,7 @@ def add_chat_template(folder: Path) -> Path:
     path = folder / "tokenizer_config.json"
     template = f"{{% for message in messages %}}{turns}{{% endfor %}}{{% if add_generation_prompt %}}dog{{% endif %}}"
     set_json(path, chat_template=template)
-    return folder
+    return list_again(folder)
 
 
 _SPECIAL = ("<pad>", "<s>", "</s>")

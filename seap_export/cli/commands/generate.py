@@ -83,6 +83,8 @@ def generate_command(
     if system is not None:
         request = [{"role": "system", "content": system}, {"role": "user", "content": request}]
     generator = Generator(_onnx_folder(folder), provider, threads)
+    if not generator.is_checked:
+        console.say(f"{_onnx_folder(folder)} has no SHA256SUMS, so its files were not checked; 'convert' writes one")
     if system is not None and generator.chat_template is None:
         raise UsageError(f"{folder}: this model has no chat template, which --system needs; leave it out")
     if console.as_json:

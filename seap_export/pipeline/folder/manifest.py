@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import seap_export
+from seap_export.checksums import is_path_inside
 from seap_export.errors import ArtifactError
 from seap_export.hashing import sha256_files, sha256_json
 from seap_export.json_file import json_text, read_artifact
@@ -160,7 +161,7 @@ def _is_manifest(values: dict[str, Any]) -> bool:
     steps, files, source = values["steps"], values["files"], values["source"]
     entries = [*values["tasks"].values(), *values["variants"].values(), *files.values()]
     return (
-        all(map(_is_path_inside, [*steps, *files]))
+        all(map(is_path_inside, [*steps, *files]))  # chat templates beside the default one have any names
         and all(map(_NAME.fullmatch, [*values["tasks"], *values["variants"]]))
         and all(isinstance(key, str) for key in steps.values())
         and all(isinstance(entry, dict) for entry in entries)
@@ -168,12 +169,6 @@ def _is_manifest(values: dict[str, Any]) -> bool:
         and all(map(_is_variant, values["variants"].values()))
         and (not source or all(isinstance(source.get(key), str) for key in ("name", "sha256")))
     )
-
-
-def _is_path_inside(name: str) -> bool:
-    """Whether it leads nowhere else, on any system; chat templates beside the default one have any names."""
-    parts = name.split("/")
-    return all(part not in ("", ".", "..") and part.isprintable() and not {"\\", ":"} & {*part} for part in parts)
 
 
 def _is_variant(entry: dict[str, Any]) -> bool:

@@ -17,10 +17,12 @@ def refuse_golden(path: Path, target: Path, *, force: bool) -> None:
     """Checks before validation that the golden file can be written afterwards.
 
     Raises:
-        UsageError: The path is not a single variant, or the target already exists and `force` is not set.
+        UsageError: The path is not a single variant with ONNX files, or the target exists and `force` is not set.
     """
     if Export(path).exists:
         raise UsageError(f"--save-golden records a single variant; give one of those in {path}")
+    if not (Variant(path).onnx / "model.onnx").is_file():
+        raise UsageError(f"{path}: no onnx/model.onnx for --save-golden to record; give a variant's folder")
     if target.exists() and not force:
         raise UsageError(f"{target} already exists; use --force to replace it, or another --save-golden")
 

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from converters.formats import FORMATS, format_name, read_format
+from seap_export.checksums import LEFT_BY_OTHERS, SUMS, checksum_damages
 from seap_export.errors import ArtifactError, InputError
 from seap_export.json_file import read_artifact
 from seap_export.pipeline.evaluation.quality import quality_figures, recorded_quality
 from seap_export.pipeline.folder.contents import Export, Variant
 from seap_export.pipeline.folder.manifest import MANIFEST
-from seap_export.pipeline.folder.names import CARD, HF, ONNX, PLAN, parity_file, variant_name
+from seap_export.pipeline.folder.names import CARD, HF, ONNX, PLAN, QUALITY, parity_file, variant_name
+from seap_export.pipeline.gate.code import code_damages
+from seap_export.pipeline.gate.signature import signatures
 
 
 def folder_damages(export: Export) -> list[str]:
@@ -40,13 +43,15 @@ def variant_damages(variant: Variant, is_recorded: bool) -> list[str]:
 
     Args:
         variant: The variant.
-        is_recorded: Whether the manifest of its output folder knows it; if not, hashes are not compared.
+        is_recorded: Whether the manifest of its output folder knows it; if not, only its own lists have hashes.
     """
     folder, folders = variant.path, _recorded(variant) if is_recorded else _least(variant)
     missing = [f"{folder / part} is missing" for part in (PLAN, HF, *folders) if not (folder / part).exists()]
     hashes = list(_against_manifest(variant)) if is_recorded else []
     if missing or hashes:
         return [*missing, *(line for line in hashes if line not in missing)]
+    if foreign := list_damages(variant) or code_damages(folder):
+        return foreign
     checks: list[Callable[[Variant], Iterable[str]]] = [
         _plan_and_weights,
         *(partial(_files, part=folder.name) for folder in variant.formats),
@@ -63,6 +68,27 @@ def variant_damages(variant: Variant, is_recorded: bool) -> list[str]:
     return damages
 
 
+def list_damages(variant: Variant) -> list[str]:
+    """How a variant differs from its lists, in words.
+
+    Folders that `convert` wrote into it have lists of their own, and one made by hand has no other.
+    """
+    folders, signed = variant.folders, [path.name for path in signatures(variant)]
+    if (variant.path / SUMS).exists():
+        return checksum_damages(variant.path, [*folders, *signed])
+    known = {
+        PLAN,
+        QUALITY,
+        *LEFT_BY_OTHERS,
+        *signed,
+        *folders,
+        *(folder.parity_file.name for folder in folders.values()),
+    }
+    others = [path for path in sorted(variant.path.iterdir()) if path.name not in known or path.is_symlink()]
+    lines = (line for folder in folders.values() for line in checksum_damages(folder.path))
+    return [*(f"{path} does not belong to a variant; remove it" for path in others), *lines]
+
+
 def _recorded(variant: Variant) -> list[str]:
     """The folders beside `hf` that the manifest names."""
     entry = variant.export.manifest.variants.get(variant.name, {})
@@ -77,16 +103,16 @@ def _least(variant: Variant) -> list[str]:
 
 def _against_manifest(variant: Variant) -> Iterator[str]:
     manifest, out, folders = variant.export.manifest, variant.path.parent, _recorded(variant)
-    expected = [f"{variant.name}/{part}" for part in (PLAN, HF, *folders, *map(parity_file, folders))]
-    yield from (f"{MANIFEST} does not list {step}" for step in expected if step not in manifest.steps)
+    lists = (SUMS, *(f"{part}/{SUMS}" for part in (HF, *folders)))
+    expected = [f"{variant.name}/{part}" for part in (PLAN, HF, *folders, *map(parity_file, folders), *lists)]
+    yield from (
+        f"{MANIFEST} does not list {step}; run the same export again"
+        for step in expected
+        if step not in manifest.steps
+    )
     made = [step for step in manifest.steps if step.startswith(f"{variant.name}/")]
     for step in dict.fromkeys([*expected, *made]):
         yield from manifest.damages(out, step)
-    for part in (HF, *folders):
-        for path in sorted((variant.path / part).rglob("*")):
-            name = path.relative_to(out).as_posix()
-            if path.is_file() and name not in manifest.files and "__pycache__" not in path.parts:
-                yield f"{path} is not in {MANIFEST}; remove it"
 
 
 def _plan_and_weights(variant: Variant) -> Iterator[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.formats import FORMATS
+from seap_export.checksums import SUMS, checksum_damages, read_checksums
 from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageError, refuse_missing
 from seap_export.pipeline.evaluation.bench import bench
 from seap_export.pipeline.evaluation.bench_request import refuse_long_prompts
@@ -22,6 +23,7 @@ from seap_export.pipeline.folder.names import ONNX, PLAN
 from seap_export.pipeline.folder.origin import refuse_another_model
 from seap_export.pipeline.folder.rounded import differences
 from seap_export.pipeline.gate.bisection import bisect_variant
+from seap_export.pipeline.gate.code import code_damages
 from seap_export.pipeline.gate.integrity import folder_damages, variant_damages
 from seap_export.pipeline.gate.parity import check_parity, prompts_of
 from seap_export.pipeline.gate.report import Check, CheckName, ValidationReport, describe_variant
@@ -42,6 +44,8 @@ from validation.speed.gate import judge_speed
 _Known = Mapping[str, Mapping[str, Mapping[str, Any]]]
 #: The most differing weights that are named, since all weights of a wrong file differ.
 _MOST_WEIGHTS = 5
+_ALONE = f"files were compared with {SUMS} in the folder itself, as no {MANIFEST} beside it lists them"
+_BY_HAND = f"the folder has no {SUMS} of its own, so that only its formats' folders were compared with theirs"
 
 
 def validate(
@@ -78,6 +82,8 @@ class _Validation:
         self._checks: list[Check] = []
         self._results: dict[str, dict[str, Any]] = {}
         self._export = Export(path)
+        # a format's folder alone, or a copy of a repository that `push` filled
+        self._is_listed_folder = _is_listed_folder(path)
         self._variants = self._chosen_variants()
         self._manifest = self._recorded_manifest()
 
@@ -89,6 +95,10 @@ class _Validation:
             refuse_unusable_key(self._request.signed_by)
         if self._export.exists and self._asks("integrity"):
             self._add(Check.of(None, "integrity", folder_damages(self._export), 7))
+        if self._is_listed_folder and self._asks("integrity"):
+            damages = checksum_damages(self._path) or code_damages(self._path)
+            note = f"{self._path} was compared with its {SUMS} alone; give a variant's folder for the other checks"
+            self._add(Check.of(None, "integrity", damages, ArtifactError.exit_code, [note]))
         for variant in self._variants:
             self._results[variant.name] = {}
             is_sound = self._integrity(variant)
@@ -160,6 +170,9 @@ class _Validation:
             variants = sorted(self._export.variants, key=lambda variant: variant.name)
             return [variant for variant in variants if names is None or variant.name in names]
         refuse_missing(path)
+        if self._is_listed_folder:
+            self._refuse_more_than_files()
+            return []
         if not any((path / part).exists() for part in (PLAN, *FORMATS)):
             if (path / "calibration").is_dir() or any(path.glob(f"*/{PLAN}")):
                 raise ArtifactError(f"{path}: {MANIFEST} is missing; export again, or copy the whole folder")
@@ -169,12 +182,18 @@ class _Validation:
             )
         return [Variant(path.resolve())]  # "." has a parent, too
 
+    def _refuse_more_than_files(self) -> None:
+        of = self._request
+        if of.signed_by or of.quality or of.speed or of.runtimes or of.bisect or not self._asks("integrity"):
+            raise UsageError(f"{self._path}: of such a folder, only the files can be checked; give a variant's folder")
+
     def _recorded_manifest(self) -> Manifest | None:
         """The manifest of the output folder, if it knows a variant that is checked alone."""
         if self._export.exists:
             return self._export.manifest
-        (variant,) = self._variants
-        return variant.export.manifest if variant.export.parts_of(variant.name) else None
+        for variant in self._variants:
+            return variant.export.manifest if variant.export.parts_of(variant.name) else None
+        return None
 
     def _asks(self, check: CheckName) -> bool:
         return check in self._request.checks
@@ -192,7 +211,7 @@ class _Validation:
             return True
         self._progress.say(f"{variant.name}: checking files")
         reasons = variant_damages(variant, is_recorded=self._manifest is not None)
-        notes = [] if self._manifest else [f"hashes were not compared, as no {MANIFEST} beside the folder lists it"]
+        notes = [] if self._manifest else [_ALONE if (variant.path / SUMS).exists() else _BY_HAND]
         if self._request.signed_by is not None:
             reasons += signature_damages(variant, self._request.signed_by)
         else:
@@ -325,6 +344,11 @@ class _Validation:
 
     def _is_sound(self, variant: Variant) -> bool:
         return not any(check.variant == variant.name and check.exit_code == 7 for check in self._checks)
+
+
+def _is_listed_folder(path: Path) -> bool:
+    """Whether a folder is no variant and has a list of its files."""
+    return (path / SUMS).exists() and not (path / PLAN).exists() and PLAN not in read_checksums(path)
 
 
 def _quality_request(variant: Variant, request: EvaluationRequest) -> EvaluationRequest:

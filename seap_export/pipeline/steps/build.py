@@ -11,6 +11,7 @@ from seap_export.corpus import Split
 from seap_export.pipeline.cost.cost import Cost
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.joint.card import CardStep
+from seap_export.pipeline.steps.joint.checksums import ChecksumStep
 from seap_export.pipeline.steps.joint.joint_step import JointStep
 from seap_export.pipeline.steps.joint.quality import QualityStep
 from seap_export.pipeline.steps.joint.router import RouterStep, router_step
@@ -38,6 +39,7 @@ class ExportSteps:
         quality: None: it is not measured.
         speed: None: it is not measured.
         cards: What is said of each variant in its model folder.
+        checksums: The lists of files in the folders.
         validation: The last one.
     """
 
@@ -48,6 +50,7 @@ class ExportSteps:
     quality: QualityStep | None
     speed: SpeedStep | None
     cards: CardStep
+    checksums: ChecksumStep
     validation: ValidationStep
 
     @property
@@ -62,7 +65,7 @@ class ExportSteps:
     @property
     def joint(self) -> tuple[JointStep, ...]:
         """Those over all variants, in order."""
-        steps = self.router, self.quality, self.speed, self.cards, self.validation
+        steps = self.router, self.quality, self.speed, self.cards, self.checksums, self.validation
         return tuple(step for step in steps if step is not None)
 
     def planned_work(self, missing: Sequence[Step], folder: Path) -> tuple[PlannedWork, ...]:
@@ -127,5 +130,6 @@ def export_steps(
         QualityStep(variants, tasks, parity, request.general_text) if request.quality else None,
         SpeedStep(variants, parity) if request.speed else None,
         CardStep(variants, request),
+        ChecksumStep(),
         ValidationStep(variants, parity),
     )

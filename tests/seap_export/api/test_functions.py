@@ -150,7 +150,9 @@ def test_prune_and_convert_write_what_the_export_does(inputs: Path, done: Path, 
     model = prune(
         inputs / "m", plan=variant / "plan.json", calibration=done / "calibration" / "a", out=tmp_path / "shrunk"
     )
-    assert tree(model.path) == {name: content for name, content in tree(variant / "hf").items() if name not in CARD}
+    assert tree(model.path, CARD) == {
+        name: content for name, content in tree(variant / "hf").items() if name not in CARD
+    }
     assert (
         model.num_parameters == json.loads((done / "manifest.json").read_text())["variants"]["a-0.2"]["num_parameters"]
     )

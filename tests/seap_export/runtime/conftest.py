@@ -15,6 +15,7 @@ from support.models import write_micro_model
 from support.product import OnnxForm, Precision, convert_folder
 from support.variations import VARIATIONS
 
+from seap_export.checksums import SUMS
 from seap_export.runtime.decoding.decoder import CACHE_KEY
 
 
@@ -26,8 +27,8 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def done(pristine: Path, tmp_path: Path) -> Path:
-    """A copy of `pristine`."""
-    return Path(shutil.copytree(pristine, tmp_path / "out"))
+    """A copy of `pristine` to be changed, without lists of its files."""
+    return Path(shutil.copytree(pristine, tmp_path / "out", ignore=shutil.ignore_patterns(SUMS)))
 
 
 @pytest.fixture(scope="session")

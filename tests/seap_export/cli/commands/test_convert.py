@@ -11,6 +11,8 @@ from support.editing import set_json
 from support.exports import Run
 from support.formats.fake_format import FakeFormat, install_fake_format
 
+from seap_export.checksums import SUMS
+
 CONVERT = ("convert", "m", "--format", "fake", "--out", "new")
 
 
@@ -24,7 +26,7 @@ def test_it_says_what_it_writes(run: Run, work: Path) -> None:
     assert outcome.code == 0
     assert outcome.err == "Warning: fake is slow in f16\nwriting Fake\n"
     assert outcome.out.startswith("new: ")
-    assert {path.name for path in (work / "new").iterdir()} == {"model.fake", "about.json", "config.json"}
+    assert {path.name for path in (work / "new").iterdir()} == {"model.fake", "about.json", "config.json", SUMS}
     size = sum(path.stat().st_size for path in (work / "new").iterdir())
     assert json.loads(run("convert", "m", "--format", "fake:f16", "--out", "new", "--force", "--json").out) == {
         "folder": "new",

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.editing import edit_json
+from support.editing import edit_json, list_again
 from support.exports import Run
 from support.tokenizers import add_chat_template, name_all_tokens
 
@@ -78,6 +78,7 @@ def test_it_prints_as_it_comes(run: Run, expected: Generator, monkeypatch: pytes
 def test_a_full_context_is_told(run: Run, done: Path) -> None:
     config = done / "a-0.2" / "onnx" / "genai_config.json"
     edit_json(config, lambda values: values["model"].update(context_length=10, eos_token_id=96))
+    list_again(config.parent)
     outcome = run("generate", "out/a-0.2", PROMPT)
     assert (outcome.code, outcome.err) == (0, "the model's context is full\n")
     assert run("generate", "out/a-0.2", PROMPT, "--quiet").err == ""

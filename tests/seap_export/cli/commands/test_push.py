@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard, constants
 from support.corpora import write_corpus
-from support.exports import run_here
+from support.editing import edit_json, list_again
+from support.exports import run_here, tree
 from support.models import write_micro_model
 from support.stand_ins.hub import Hub, standing_hub
 
 from seap_export import push
+from seap_export.checksums import SUMS
 from seap_export.errors import ArtifactError
 
 
@@ -46,10 +48,10 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 def on_disk(variant: Path) -> dict[str, bytes]:
-    """The files that a repository should hold, without the card."""
-    files = {path.relative_to(variant / "hf"): path for path in (variant / "hf").rglob("*")}
-    files |= {path.relative_to(variant): path for path in (variant / "onnx").rglob("*")}
-    return {name.as_posix(): path.read_bytes() for name, path in files.items() if name.name != "README.md"}
+    """The files that a repository should hold, without the card and the list at its top."""
+    return tree(variant / "hf", ("README.md", SUMS)) | {
+        f"onnx/{name}": content for name, content in tree(variant / "onnx").items()
+    }
 
 
 def test_a_variant_becomes_a_private_repository_with_its_card(work: Path, hub: Hub) -> None:
@@ -57,18 +59,22 @@ def test_a_variant_becomes_a_private_repository_with_its_card(work: Path, hub: H
     assert outcome.code == 0, outcome.err
     repository = hub.repositories["me/small"]
     assert repository.private
-    card = repository.files.pop("README.md").decode()
-    assert repository.files == on_disk(work / "a-0.4")
+    card = repository.files["README.md"].decode()
+    names = {"README.md", SUMS}
+    assert {name: file for name, file in repository.files.items() if name not in names} == on_disk(work / "a-0.4")
     assert ModelCard(card).data.get("library_name") == "transformers"
     assert "## Speed" in card
     assert "## Speed" not in (work / "a-0.4" / "hf" / "README.md").read_text("utf-8")
     pushed = json.loads(outcome.out)["variants"]["a-0.4"]
     assert pushed["address"] == f"{hub.address}/me/small"
-    assert (
-        pushed["bytes"]
-        == sum(pushed["files"].values())
-        == len(card.encode()) + sum(map(len, repository.files.values()))
-    )
+    assert pushed["bytes"] == sum(pushed["files"].values()) == sum(map(len, repository.files.values()))
+    for name, content in repository.files.items() | {(".gitattributes", b""), (".cache/huggingface/lock", b"")}:
+        Path("clone", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("clone", name).write_bytes(content)
+    assert run_here("validate", "clone").code == 0
+    edit_json(Path("clone/onnx/genai_config.json"), lambda values: None)
+    run_here("validate", "clone", "--quiet").refused(7, "clone/onnx/genai_config.json", SUMS)
+    run_here("generate", "clone", "the", "--quiet").refused(7, "clone/onnx/genai_config.json", SUMS)
 
 
 def test_the_commands_of_the_guide(work: Path, hub: Hub) -> None:
@@ -90,7 +96,9 @@ def test_a_dry_run_asks_nothing_of_the_hub(work: Path, hub: Hub, monkeypatch: py
     outcome = run_here("push", "out/a-0.4", "me/small", "--dry-run")
     assert outcome.code == 0, outcome.err
     rows = dict(line.split("  ", 1) for line in outcome.out.splitlines()[1:-1])
-    assert {name.removeprefix("me/small/") for name in rows} == {*on_disk(work / "a-0.4"), "README.md"}
+    assert {name.removeprefix("me/small/") for name in rows} == {
+        *on_disk(work / "a-0.4"), "README.md", SUMS,
+    }  # fmt: skip
     assert rows["me/small/config.json"].endswith(" kB")
     assert "not uploaded" in outcome.out.splitlines()[-1]
     assert hub.repositories == {}
@@ -121,6 +129,9 @@ def test_what_fails_the_checks_is_not_pushed(work: Path, hub: Hub) -> None:
     with pytest.raises(ArtifactError, match=r"config\.json"):
         push("out", "me/small")
     assert hub.repositories == {}
+    run_here("push", "out/a-0.4", "me/small", "--force", "--quiet").refused(7, "config.json", SUMS)
+    list_again(work / "a-0.4")
+    run_here("push", "out/a-0.4", "me/small", "--quiet").refused(7, "config.json", "manifest.json")
     assert run_here("push", "out/a-0.4", "me/small", "--force").code == 0
     assert hub.repositories["me/small"].files["config.json"].endswith(b"\n\n")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.corpora import task_texts
-from support.editing import set_json
+from support.editing import list_again, set_json
 from support.exports import Run, export_with_router
 from support.tokenizers import add_chat_template
 
@@ -55,6 +55,7 @@ def test_below_the_threshold(run: Run, out: Path) -> None:
     command = ("route", "out", PROMPT, "--ratio", "0.2", "--threshold", "1")
     assert re.fullmatch(r"no clear task \(b, confidence 0\.\d{3}\): out/general-0\.2\n", run(*command).out)
     set_json(out / "router" / "router.json", fallback={"0.2": None, "0.4": None})
+    list_again(out / "router")
     text = r"no clear task and no general variant; most likely b, confidence 0\.\d{3}: out/b-0\.2\n"
     assert re.fullmatch(text, run(*command).out)
 
@@ -123,7 +124,7 @@ def test_bad_input(run: Run, out: Path, arguments: list[str], code: int, message
 def test_a_damaged_router(run: Run, out: Path, name: str, is_missing: bool) -> None:
     path = out / "router" / name
     path.unlink() if is_missing else path.write_bytes(path.read_bytes()[:40])
-    run("route", "out", PROMPT, "--ratio", "0.2").refused(7, f"out/router/{name}: ")
+    run("route", "out", PROMPT, "--ratio", "0.2").refused(7, f"out/router/{name} ")
 
 
 def test_a_variant_that_is_missing(run: Run, out: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from support.editing import set_json
 from support.exports import CARD, Run, tree
 
+from seap_export.checksums import SUMS
 from seap_export.cli import main
 
 STATISTICS = "run/calibration/a"
@@ -103,7 +104,13 @@ def test_a_step_replaces_its_own_kind_with_force_only(
 
     assert run(*command, "--out", out, "--force", "--quiet").code == 0
     assert tree(work, CARD) == before
-    assert {path.name for path in (work / "out" / "a-0.2").iterdir()} == {"plan.json", "hf", "onnx", "parity.json"}
+    assert {path.name for path in (work / "out" / "a-0.2").iterdir()} == {
+        "plan.json",
+        "hf",
+        "onnx",
+        "parity.json",
+        SUMS,
+    }
 
 
 @pytest.mark.parametrize("command", [CALIBRATE, PLAN, PRUNE, CONVERT], ids=lambda command: command[0])
@@ -178,7 +185,7 @@ def test_inspect_an_export(run: Run, done: Path) -> None:
     assert (outcome.code, outcome.err) == (0, "")
     first, second, header, *rows = outcome.out.splitlines()
     assert first == "export of m (llama), complete"
-    assert "88 files" in second
+    assert "101 files" in second
     assert header.split() == [
         "variant", "method", "tasks", "removed", "parameters", "hf", "onnx", "decode", "prefill", "KL", "top-1",
         "perplexity", "parity",

@@ -11,22 +11,12 @@ from xml.etree import ElementTree
 import jsonschema
 import numpy as np
 import pytest
-from support.editing import edit_json, edit_tensor
+from support.editing import edit_json, edit_tensor, record_again
 from support.exports import Run, tree
 
-from seap_export.hashing import sha256_file
 from validation.reports import schema
 
 QUICK = ("--prompts", "1", "--threads", "1")
-
-
-def record_again(out: Path) -> None:
-    """Makes the manifest agree with the files, as if they had been made so."""
-    manifest = json.loads((out / "manifest.json").read_text())
-    for name, entry in manifest["files"].items():
-        path = out / name
-        entry |= {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-    (out / "manifest.json").write_text(json.dumps(manifest))
 
 
 def flip_a_weight(variant: Path) -> None:
@@ -123,7 +113,7 @@ def test_a_stale_file_is_stopped(run: Run, done: Path) -> None:
     shutil.copy(done / "a-0.4" / "onnx" / "model.onnx.data", done / "a-0.2" / "onnx" / "old.onnx.data")
     outcome = run("validate", "out/a-0.2", *QUICK, "--check", "integrity", "--quiet")
     assert outcome.code == 7
-    assert "out/a-0.2/onnx/old.onnx.data is not in manifest.json; remove it" in outcome.err.replace(
+    assert "out/a-0.2/onnx/old.onnx.data is not in SHA256SUMS; remove it" in outcome.err.replace(
         str(done.parent) + "/", ""
     )
 
@@ -226,7 +216,7 @@ def test_prompts_of_ones_own_need_no_statistics(run: Run, done: Path, work: Path
     assert outcome.code == 0, outcome.err
     report = json.loads(outcome.out)
     assert report["variants"]["alone"]["parity"]["onnx"]["prompts"]["count"] == 2
-    assert ["hashes were not compared" in note for note in report["checks"][0]["notes"]] == [True]
+    assert ["as no manifest.json beside it" in note for note in report["checks"][0]["notes"]] == [True]
 
 
 def test_a_signature_is_reported_as_not_checked(run: Run, done: Path) -> None:
@@ -255,8 +245,8 @@ def test_the_signatures_must_be_those_of_the_key(run: Run, done: Path, work: Pat
     run(*check, "signer.key").refused(2, "signer.key", "public key")
     run("validate", "out/a-0.4", *check[2:], "signer.pem").refused(7, "a-0.4", "no signature")
     run("validate", "out", "--check", "router", "--signed-by", "signer.pem").refused(2, "integrity")
-    (variant / "notes.txt").write_text("Not signed, and not in the manifest.")
-    run(*check, "signer.pem").refused(7, "model.sig", "notes.txt")
+    (variant / ".DS_Store").write_text("Not signed, and not in the lists.")
+    run(*check, "signer.pem").refused(7, "model.sig", ".DS_Store")
     (variant / "model.sig").write_text("{}")
     run(*check, "signer.pem").refused(7, "model.sig")
 

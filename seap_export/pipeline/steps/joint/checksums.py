@@ -1,0 +1,69 @@
+"""The lists of checksums: SHA256SUMS in each folder of a format, in each variant's folder and in the router's."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from converters.formats import FORMATS, format_name
+from seap_export.checksums import SUMS, checksums_text
+from seap_export.pipeline.folder.workspace import Workspace
+from seap_export.pipeline.steps.joint.joint_step import JointStep, MadeVariants
+from seap_export.runtime.manifest import ROUTER_FOLDER
+
+
+@dataclass(frozen=True)
+class ChecksumStep(JointStep):
+    """Writes the hashes of the manifest into the folders themselves, once all their other files are made."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ()
+
+    def make(self, made: MadeVariants) -> None:
+        """Writes the lists that are missing or outdated.
+
+        Raises:
+            ArtifactError: One was changed since, and there is no --force.
+        """
+        workspace = made.workspace
+        steps = workspace.manifest.steps
+        for step in [step for step in steps if step.endswith(f"/{SUMS}")]:
+            folder = step.rpartition("/")[0]
+            if "/" in folder and folder not in steps:  # which --force has removed
+                workspace.remove(step)
+        for name, entry in made.variants.items():
+            folders = [step for step in sorted(steps) if _is_folder_of(name, step)]
+            for folder in folders:
+                _write(workspace, folder)
+            _write(workspace, name, folders)
+            workspace.manifest.variants[name] = entry  # which a new list has taken off
+        if ROUTER_FOLDER in steps:
+            _write(workspace, ROUTER_FOLDER)
+
+
+def _is_folder_of(variant: str, step: str) -> bool:
+    """Whether a step is the folder of a format in a variant."""
+    first, _, folder = step.partition("/")
+    return first == variant and format_name(folder) in FORMATS and "/" not in folder
+
+
+def _write(workspace: Workspace, folder: str, inner: Sequence[str] = ()) -> None:
+    """Writes a folder's list, which names the lists of the inner folders in the place of their files."""
+    manifest, step = workspace.manifest, f"{folder}/{SUMS}"
+    lists = {f"{name}/{SUMS}" for name in inner}
+    covered = tuple(f"{name}/" for name in inner)
+    names = [
+        name
+        for name in manifest.files
+        if name.startswith(f"{folder}/") and name != step and (name in lists or not name.startswith(covered))
+    ]
+    digests = {name.removeprefix(f"{folder}/"): manifest.files[name]["sha256"] for name in names}
+    content = checksums_text(digests).encode()
+    key = hashlib.sha256(content).hexdigest()
+    if manifest.steps.get(step, key) != key:
+        workspace.remove(step)
+    if not workspace.is_done(step, key):
+        with workspace.writing(step, key, folder=False) as path:
+            path.write_bytes(content)
