@@ -41,7 +41,6 @@ FAULTS: tuple[Fault, ...] = (
 NUMERIC: tuple[Fault, ...] = tuple(fault for fault in FAULTS if fault.kind == "numeric")
 #: Those that `seap-export validate` does not stop, or not with the code or the layer that is right, and why.
 MISSED: Mapping[str, str] = {
-    "modelling code changed, recorded": "the code may be that of another version of this package",
     "two ids of both swapped, without a router": "only the dense model's own tokenizer could tell",
     "plan of another layout": "both layouts may have the same shapes",
     "plan keeps other neurons": "only the dense model's own weights could tell",

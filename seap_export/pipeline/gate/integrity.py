@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from converters.formats import FORMATS, format_name, read_format
-from seap_export.checksums import LEFT_BY_OTHERS, SUMS, checksum_damages
+from seap_export.checksums import LEFT_BY_OTHERS, SUMS, checksum_damages, listed_files
 from seap_export.errors import ArtifactError, InputError
 from seap_export.json_file import read_artifact
 from seap_export.pipeline.evaluation.quality import quality_figures, recorded_quality
@@ -138,6 +138,9 @@ def _entry(variant: Variant) -> Iterator[str]:
     if entry is None:
         yield f"{MANIFEST} does not list the variant {variant.name}"
         return
+    for name in listed_files(folder):
+        if f"{variant.name}/{name}" not in manifest.files:
+            yield f"{MANIFEST} does not list {folder / name}; run the same export again"
     folders = _recorded(variant)
     values = {
         "task": plan.task,

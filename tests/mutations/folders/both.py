@@ -11,6 +11,8 @@ from mutations.folders.block import offset_twice
 from mutations.folders.model import config, tensors
 from support.product import convert_folder
 
+from seap_export.checksums import write_checksums
+
 Tensors = dict[str, torch.Tensor]
 
 
@@ -22,6 +24,7 @@ def _converted(change: Change) -> Change:
         shutil.rmtree(artifact.onnx)
         artifact.onnx.mkdir()
         convert_folder(artifact.hf, artifact.onnx)
+        write_checksums(artifact.onnx)
 
     return plant
 

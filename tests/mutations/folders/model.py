@@ -78,7 +78,17 @@ def _code(artifact: Artifact) -> None:
 
 
 def _text(name: str, text: str) -> Change:
-    return lambda artifact: (artifact.hf / name).write_text(text, "utf-8")
+    def change(artifact: Artifact) -> None:
+        (artifact.hf / name).parent.mkdir(exist_ok=True)
+        (artifact.hf / name).write_text(text, "utf-8")
+
+    return change
+
+
+def _list_lacks_the_code(artifact: Artifact) -> None:
+    path = artifact.hf / "SHA256SUMS"
+    lines = path.read_text("utf-8").splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if "modeling_seap.py" not in line), "utf-8")
 
 
 def _missing(name: str) -> Change:
@@ -125,4 +135,12 @@ FAULTS: tuple[Fault, ...] = (
         ),
     ),
     quiet("modelling code changed, recorded", "routed", _code),
+    quiet("modelling code of one's own, recorded", "tied", _text("more.py", "print('hello')")),
+    quiet("compiled code, recorded", "routed", _text("__pycache__/modeling_seap.cpython-311.pyc", "code")),
+    quiet("pickled weights, recorded", "whole", _text("pytorch_model.bin", "pickled")),
+    quiet("config: code on the hub", "tied", config(auto_map={"AutoConfig": "else/where--modeling_seap.SeapX"})),
+    quiet("config: a kernel on the hub", "whole", config(attn_implementation="else/where")),
+    damage("a file of secrets beside the model", "tied", _text(".env", "TOKEN=1")),
+    damage("list of files without the code", "routed", _list_lacks_the_code),
+    damage("list of files missing", "qwen3", _missing("SHA256SUMS")),
 )
