@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
 
 import jsonschema
 import numpy as np
 import pytest
-from support.editing import edit_json, edit_tensor, record_again
+from support.editing import edit_json, edit_tensor, list_again, record_again, set_json
 from support.exports import Run, tree
 
 from validation.reports import schema
@@ -217,6 +218,69 @@ def test_prompts_of_ones_own_need_no_statistics(run: Run, done: Path, work: Path
     report = json.loads(outcome.out)
     assert report["variants"]["alone"]["parity"]["onnx"]["prompts"]["count"] == 2
     assert ["as no manifest.json beside it" in note for note in report["checks"][0]["notes"]] == [True]
+
+
+def _write(name: str, text: str) -> Callable[[Path], object]:
+    def change(variant: Path) -> None:
+        (variant / name).parent.mkdir(exist_ok=True)
+        (variant / name).write_text(text)
+
+    return change
+
+
+def _overwritten(variant: Path) -> None:
+    path = variant / "onnx" / "model.onnx.data"
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + bytes(64) + content[4160:])
+
+
+def _append_code(variant: Path) -> None:
+    path = variant / "hf" / "modeling_seap.py"
+    path.write_text(path.read_text() + "\nimport os\nos.system('true')\n")
+
+
+@pytest.mark.parametrize(
+    ("change", "is_listed", "words"),
+    [
+        (_overwritten, False, ["onnx/model.onnx.data", "SHA256SUMS"]),
+        (_append_code, False, ["hf/modeling_seap.py", "SHA256SUMS"]),
+        (_append_code, True, ["hf/modeling_seap.py", "not the code of seap-export", "another release"]),
+        (_write("hf/.env", "TOKEN=1"), False, ["hf/.env", "remove it"]),
+        (_write(".env", "TOKEN=1"), False, [".env", "remove it"]),
+        (_write("hf/pytorch_model.bin", "pickled"), True, ["hf/pytorch_model.bin", "remove it"]),
+        (_write("onnx/__pycache__/a.pyc", "code"), False, ["onnx/__pycache__ ", "remove it"]),
+        (lambda variant: (variant / "hf" / "notes").symlink_to("/etc/hostname"), False, ["hf/notes", "link"]),
+        (lambda variant: (variant / "onnx" / "SHA256SUMS").unlink(), False, ["onnx/SHA256SUMS", "missing"]),
+        (lambda variant: set_json(variant / "hf/config.json", auto_map={"AutoConfig": "a/b--c.D"}), True, ["auto_map"]),
+    ],
+)  # fmt: skip
+def test_a_variant_copied_alone_is_checked_and_not_pushed_if_it_was_changed(
+    run: Run, done: Path, work: Path, change: Callable[[Path], object], is_listed: bool, words: list[str]
+) -> None:
+    """Its own lists tell, and of code not even they."""
+    alone = Path(shutil.copytree(done / "a-0.2", work / "alone"))
+    assert run("validate", "alone", "--check", "integrity", "--quiet").code == 0
+    change(alone)
+    if is_listed:
+        list_again(alone)
+    run("validate", "alone", "--quiet").refused(7, *words)
+    run("push", "alone", "me/small", "--dry-run", "--force", "--quiet").refused(7, *words)
+
+
+def test_a_folder_copied_alone_is_checked_and_not_opened_if_it_was_changed(run: Run, done: Path, work: Path) -> None:
+    alone = Path(shutil.copytree(done / "a-0.2" / "onnx", work / "alone"))
+    outcome = run("validate", "alone", "--json", "--html", "v.html", "--junit", "v.xml")
+    assert outcome.code == 0, outcome.err
+    (check,) = json.loads(outcome.out)["checks"]
+    assert (check["check"], check["verdict"]) == ("integrity", "passed")
+    assert run("generate", "alone", "the cat").code == 0
+    run("validate", "alone", "--check", "parity", "--quiet").refused(2, "alone", "only the files")
+    run("validate", "alone", "--save-golden", "a.npz", "--quiet").refused(2, "alone", "onnx/model.onnx")
+    _overwritten(alone.rename(work / "onnx").parent)
+    for command in (("validate", "onnx"), ("generate", "onnx", "the cat")):
+        run(*command, "--quiet").refused(7, "onnx/model.onnx.data", "SHA256SUMS")
+    (work / "onnx" / "SHA256SUMS").unlink()
+    assert "not checked" in run("generate", "onnx", "the cat").err
 
 
 def test_a_signature_is_reported_as_not_checked(run: Run, done: Path) -> None:

@@ -9,6 +9,8 @@ from support.corpora import write_corpus
 from support.exports import CARD, Run, times_of_writing, tree
 from support.models import write_micro_model
 
+from seap_export.checksums import SUMS
+
 WHOLE = "attention stays whole: its norms run over all heads"
 ONE = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
 ALL = ("export", "m", "--task", "a=a.jsonl", "--task", "b=b.jsonl", "--ratio", "0.2", "--ratio", "0.4", "--out", "out")
@@ -61,17 +63,17 @@ def test_export_says_what_it_does_and_what_came_of_it(run: Run, work: Path, pris
 def test_an_export_holds_these_files_and_no_others(pristine: Path) -> None:
     hf = {"config.json", "configuration_seap.py", "generation_config.json", "model.safetensors", "modeling_seap.py"}
     hf |= CARD
-    onnx = {"genai_config.json", "model.onnx", "model.onnx.data"}
+    onnx = {"genai_config.json", "model.onnx", "model.onnx.data", SUMS}
     tokenizer = {"tokenizer.json", "tokenizer_config.json"}
     expected = {".seap-export.lock", "manifest.json", "validation.json", "validation.html"}
-    expected |= {f"router/{name}" for name in {"router.json", "router.onnx"} | tokenizer}
+    expected |= {f"router/{name}" for name in {"router.json", "router.onnx", SUMS} | tokenizer}
     for task in "ab":
         layers = {f"layer-0000{layer}" for layer in range(3)}
         statistics = {f"{name}.safetensors" for name in {"sensitivity", "tokens"} | layers}
         expected |= {f"ranking/{task}/{name}.safetensors" for name in {"sensitivity"} | layers}
         expected |= {f"calibration/{task}/{name}" for name in {"calibration.json"} | statistics}
         for ratio in ("0.2", "0.4"):
-            expected |= {f"{task}-{ratio}/{name}" for name in ("plan.json", "parity.json")}
+            expected |= {f"{task}-{ratio}/{name}" for name in ("plan.json", "parity.json", SUMS)}
             expected |= {f"{task}-{ratio}/hf/{name}" for name in hf | tokenizer}
             expected |= {f"{task}-{ratio}/onnx/{name}" for name in onnx | tokenizer}
 

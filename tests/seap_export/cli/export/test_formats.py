@@ -16,6 +16,7 @@ from support.exports import CARD, Run, run_here
 from support.formats.fake_format import FAKE_FILE, FakeFormat, FakeRunner, install_fake_format
 from support.product import PeakMemory
 
+from seap_export.checksums import SUMS
 from validation.reports import schema
 
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
@@ -58,7 +59,7 @@ def change(path: Path, name: str) -> None:
 
 def test_each_format_gets_its_folder_and_its_parity(whole: Path) -> None:
     variant = whole / "a-0.2"
-    files = {"plan.json", "parity.json", "parity-fake.json", "parity-fake-f16.json"}
+    files = {"plan.json", "parity.json", "parity-fake.json", "parity-fake-f16.json", SUMS}
     assert {path.name for path in variant.iterdir()} == {*FOLDERS, *files}
     entry = manifest_of(whole)["variants"]["a-0.2"]
     assert entry["precision"] == {"onnx": "int8", "fake": "f32", "fake-f16": "f16"}
@@ -94,7 +95,7 @@ def test_force_removes_what_was_written_from_the_model_that_it_replaces(run: Run
     assert (out / "a-0.2" / "fake").is_dir()
     outcome = run(*fewer, "--set", "seed=1")
     assert outcome.code == 0, outcome.err
-    assert {path.name for path in (out / "a-0.2").iterdir()} == {"hf", "onnx", "plan.json", "parity.json"}
+    assert {path.name for path in (out / "a-0.2").iterdir()} == {"hf", "onnx", "plan.json", "parity.json", SUMS}
     assert not [step for step in manifest_of(out)["steps"] if "fake" in step]
     assert run("validate", "out").code == 0
 

@@ -134,7 +134,7 @@ def test_the_steps_by_hand_give_the_same_bytes(run: Run, cut: Path) -> None:
         made = cut / "out" / f"{name}-0.4"
         assert Path(f"{name}.json").read_bytes() == (made / "plan.json").read_bytes()
         assert run("prune", "m", "--plan", f"{name}.json", *calibrations, "--out", f"{name}-hf", "-q").code == 0
-        files = {path.name: path.read_bytes() for path in Path(f"{name}-hf").iterdir()}
+        files = {path.name: path.read_bytes() for path in Path(f"{name}-hf").iterdir() if path.name not in CARD}
         assert files == {path.name: path.read_bytes() for path in (made / "hf").iterdir() if path.name not in CARD}
 
 
