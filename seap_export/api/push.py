@@ -53,7 +53,7 @@ def push(
         public: New repositories are public, and public ones are accepted; otherwise new ones are private, and public
             ones are refused. A repository that is private already stays private.
         dry_run: Check, and upload nothing.
-        force: Upload without the checks.
+        force: Upload without the checks, but for hashes and code.
         progress: Print on stderr what happens, as the command does. Otherwise warnings are those of `warnings`.
 
     Returns:

@@ -19,7 +19,7 @@ from seap_export.cli.values import ExistingPath
     "Upload",
     option("--public", is_flag=True, help="Create a public repository, or upload to one.  [default: private]"),
     option("--dry-run", is_flag=True, help="Run the checks, show what would be uploaded, and upload nothing."),
-    option("--force", is_flag=True, help="Upload without the checks of `validate`."),
+    option("--force", is_flag=True, help="Upload without the checks of `validate`, but for hashes and code."),
     output_options,
 )
 def push_command(console: Console, **options: Any) -> None:

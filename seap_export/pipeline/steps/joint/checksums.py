@@ -51,6 +51,8 @@ def _is_folder_of(variant: str, step: str) -> bool:
 
 def _write(workspace: Workspace, folder: str, inner: Sequence[str] = ()) -> None:
     """Writes a folder's list, which names the lists of the inner folders in the place of their files."""
+    if not (workspace.folder / folder).is_dir():  # somebody removed it, which the validation reports
+        return
     manifest, step = workspace.manifest, f"{folder}/{SUMS}"
     lists = {f"{name}/{SUMS}" for name in inner}
     covered = tuple(f"{name}/" for name in inner)

@@ -251,7 +251,7 @@ def _append_code(variant: Path) -> None:
         (_write("onnx/__pycache__/a.pyc", "code"), False, ["onnx/__pycache__ ", "remove it"]),
         (lambda variant: (variant / "hf" / "notes").symlink_to("/etc/hostname"), False, ["hf/notes", "link"]),
         (lambda variant: (variant / "onnx" / "SHA256SUMS").unlink(), False, ["onnx/SHA256SUMS", "missing"]),
-        (lambda variant: set_json(variant / "hf/config.json", auto_map={"AutoConfig": "a/b--c.D"}), True, ["auto_map"]),
+        (lambda variant: set_json(variant / "hf/config.json", auto_map={"AutoModel": "a/b--c.D"}), True, ["auto_map"]),
     ],
 )  # fmt: skip
 def test_a_variant_copied_alone_is_checked_and_not_pushed_if_it_was_changed(
