@@ -102,7 +102,11 @@ def checksum_damages(folder: Path, apart: Collection[str] = (), *, follow_links:
     digests = dict(zip(hashed, sha256_files(known[name] for name in hashed), strict=True))
     lines = [
         *(f"{present[name]} {_LINK}" for name in links),
-        *(f"{path} is missing; copy it again" for name, path in known.items() if name not in digests),
+        *(
+            f"{path} is missing; copy it again"
+            for name, path in known.items()
+            if name not in digests and path.parent not in (folder / one for one in inner)  # whose list is missing
+        ),
         *(
             f"{folder / name} differs from its SHA-256 in {SUMS}; copy it again, or make the folder again"
             for name, digest in digests.items()

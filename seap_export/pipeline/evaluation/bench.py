@@ -17,6 +17,7 @@ from converters.formats import row_of
 from converters.onnx.form import OnnxForm
 from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import Precision
+from seap_export.checksums import SUMS
 from seap_export.errors import ArtifactError, UsageError
 from seap_export.families import ModelSpec
 from seap_export.pipeline.evaluation.bench_request import BenchRequest, default_depths, refuse_long_prompts
@@ -228,7 +229,7 @@ def _work(model: _Model, engine: EngineName, cell: SpeedCell, request: BenchRequ
 
 def _weights_and_graph(folder: Path) -> int:
     """Bytes of a folder without its tokenizer, settings and code."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix not in _BESIDE)
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix not in _BESIDE and path.name != SUMS)
     return sum(path.stat().st_size for path in files)
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.corpora import micro_texts
+from support.editing import list_again
 from support.exports import CARD, Run, run_here
 from support.formats.fake_format import FAKE_FILE, FakeFormat, FakeRunner, install_fake_format
 from support.product import PeakMemory
@@ -183,6 +184,7 @@ def test_damage_is_found_by_the_format(run: Run, out: Path, work: Path) -> None:
     (out / "a-0.2").rename(work / "alone")
     about = work / "alone" / "fake" / "about.json"
     about.write_text(about.read_text().replace('"eos_token_id": 2', '"eos_token_id": 3'))
+    list_again(work / "alone")
     run("validate", "alone", "--check", "integrity", "-q").refused(7, "EOS")
     (work / "alone" / "fake" / FAKE_FILE).unlink()
     run("validate", "alone", "--check", "integrity", "-q").refused(7, FAKE_FILE)
