@@ -10,6 +10,7 @@ from pathlib import Path
 
 from converters.mlx.writer import MODEL_FILE
 from seap_export import __version__
+from seap_export.checksums import LEFT_BY_OTHERS
 from seap_export.errors import InputError
 from seap_export.json_file import read_json
 from seap_export.shrink.write import MODELING_FILES
@@ -34,7 +35,8 @@ def code_damages(folder: Path) -> list[str]:
     Nothing is run. Lists of hashes do not tell, since whoever changes the code can change them, too.
     """
     lines: list[str] = []
-    for parent, _, names in os.walk(folder):
+    for parent, inner, names in os.walk(folder):
+        inner[:] = sorted({*inner} - LEFT_BY_OTHERS)
         for name in sorted(names):
             path = Path(parent, name)
             lines += _code(path)

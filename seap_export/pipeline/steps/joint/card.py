@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from seap_export.checksums import SUMS
 from seap_export.corpus.hub import HubCorpus
 from seap_export.hashing import sha256_json
 from seap_export.pipeline.card.recipe import given_as, model_name, needed_files, recipe_files
@@ -47,7 +48,7 @@ class CardStep(JointStep):
             files = {f"{name}/{HF}/{file}": content for file, content in self._files(made, name).items()}
             recorded = [step for step in workspace.manifest.steps if step.startswith(f"{name}/{HF}/")]
             for step in recorded:
-                if step not in files:  # such as the recipe file of other settings
+                if step not in {*files, f"{name}/{HF}/{SUMS}"}:  # such as the recipe file of other settings
                     workspace.remove(step)
             for step, content in files.items():
                 file, digest = step.rpartition("/")[2], hashlib.sha256(content).hexdigest()

@@ -86,6 +86,7 @@ def test_the_files_of_an_export_without_onnx(once: tuple[Path, str, str]) -> Non
     out, _, said = once
     assert {path.name for path in (out / "a-0.2").iterdir()} == {
         "plan.json", "hf", "fake", "parity-fake.json", "fake-f16", "parity-fake-f16.json", "quality.json",
+        "SHA256SUMS",
     }  # fmt: skip
     assert "a-0.2: writing Fake\n" in said
     assert "comparing Faked with torch" in said

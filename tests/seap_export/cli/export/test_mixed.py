@@ -243,7 +243,7 @@ def test_pruning_needs_the_statistics_of_all_tasks_of_the_plan(run: Run, home: P
 
 def test_inspect_tells_the_tasks_of_a_mixture(run: Run, home: Path) -> None:
     lines = run("inspect", "out").out.splitlines()
-    assert lines[1] == "calibrated: a, b; 96 files as in the manifest"
+    assert lines[1] == "calibrated: a, b; 109 files as in the manifest"
     assert [line.split()[:3] for line in lines[3:]] == [
         ["a-0.3", "reconstruct", "a"],
         ["b-0.3", "reconstruct", "b"],
