@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.chosen import VARIED_FOR_MLX
+from support.editing import edit_weights
 from support.models import rounded_copy, write_micro_model
 from support.plans import write_pruned_micro_model
 from support.product import read_spec
@@ -183,3 +184,17 @@ def test_a_rounded_model_keeps_its_levels_in_the_dtype_of_the_one_that_was_round
     changed["model.layers.1.mlp.up_proj.weight"] = words.view(torch.uint32)
     save_file(changed, out / "model.safetensors", {"format": "mlx"})
     assert len(list(format.differences(tmp_path / "rounded", out))) == 1
+
+
+def test_a_model_that_overflows_in_float16_is_refused(tmp_path: Path) -> None:
+    model = write_micro_model(tmp_path / "hf", model_type="llama")
+    edit_weights(model, lambda tensors: tensors["model.layers.1.mlp.up_proj.weight"].mul_(3e4))
+    for name, is_narrow in (("fp16", True), ("4bit", True), ("bf16", False)):
+        folder = tmp_path / name
+        folder.mkdir()
+        if is_narrow:
+            with pytest.raises(InputError, match=r"fp16 cannot hold this model.*use mlx:bf16"):
+                MlxFormat(name).write(model, folder, lambda layer: None)
+            assert list(folder.iterdir()) == []
+        else:
+            MlxFormat(name).write(model, folder, lambda layer: None)
