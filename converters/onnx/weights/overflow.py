@@ -179,7 +179,7 @@ def _multiplies_bfloat16() -> bool:
 
     Its range is that of float32, and the largest values differ by less than a hundredth.
     """
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # of recent releases of torch
+    capabilities: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # of recent releases of torch
     return bool(capabilities.get("amx_bf16"))
 
 
