@@ -58,8 +58,7 @@ _CHECKS = ("integrity", "parity", "router", "quality", "speed")
         "--runtime",
         multiple=True,
         metavar="NAME",
-        help="Runtime to compare with torch and to judge, such as onnxruntime. Repeatable.  [default: the first of each "
-        "format]",
+        help="Runtime to compare and judge, such as onnxruntime. Repeatable.  [default: the first of each format]",
     ),
     *rare(*parity_options),
 )

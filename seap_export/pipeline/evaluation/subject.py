@@ -108,7 +108,7 @@ class Subject:
             UsageError, EnvironmentFailure: As for `run_by`.
         """
         if request.folders:
-            for runtime in request.runtimes:
+            for runtime in set(request.runtimes) - {REFERENCE}:
                 require_runtime(runtime)
             return tuple(VariantRun(runtime, self.artifact(folder)) for folder, runtime in request.folders)
         names = [name for name in request.runtimes if self.variant is not None or name not in RUN_FOLDERS]
