@@ -233,7 +233,7 @@ class _Trial:
         name = names.tensor(sublayer.output, layer)
         self._stream = max(self._stream, _peak(passed.stream), _peak(passed.update))
         self._see_product(name, sublayer, _peak(passed.product))
-        self._see_channels(name, sublayer, max(map(_peak, passed.channels)))
+        self._see_channels(name, max(map(_peak, passed.channels)))
 
     def see_peaks(self, layer: int, sublayer: Sublayer, peaks: Mapping[str, float]) -> None:
         """Refuses what cannot be scaled: heads are rotated, compared and cached as they are, and a gate is not linear.
@@ -247,11 +247,13 @@ class _Trial:
             elif what == PRODUCT:
                 self._see_product(name, sublayer, peak)
             elif what in (CHANNELS, sublayer.scalable):
-                self._see_channels(name, sublayer, peak)
+                self._see_channels(name, peak)
             elif what in sublayer.readers:
                 _refuse_beyond(_FIXED_LIMIT, peak, names.tensor(what, layer))
             elif what != sublayer.output:  # which `see` has noted
                 _refuse_beyond(_FIXED_LIMIT, peak, f"{what} before {name}")
+        if sublayer.scalable is None:
+            _refuse_beyond(_FIXED_LIMIT, self._inputs.pop(name), f"the input of {name}")
 
     def _see_product(self, name: str, sublayer: Sublayer, peak: float) -> None:
         if sublayer.norm_after is not None:
@@ -259,11 +261,8 @@ class _Trial:
         else:
             self._stream = max(self._stream, peak)
 
-    def _see_channels(self, name: str, sublayer: Sublayer, peak: float) -> None:
-        if sublayer.scalable is None:
-            _refuse_beyond(_FIXED_LIMIT, peak, f"the input of {name}")
-        else:
-            self._inputs[name] = max(self._inputs.get(name, 0.0), peak)
+    def _see_channels(self, name: str, peak: float) -> None:
+        self._inputs[name] = max(self._inputs.get(name, 0.0), peak)
 
     def scaling(self) -> Scaling:
         """The smallest exponents that keep all of it below the limit."""
