@@ -13,8 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Largest difference of a number over the largest of its tensor: one or two units in the last place.
-_SHARES = {"fp32": 1e-6, "fp16": 2e-3, "bf16": 2e-2}
+#: What another machine's arithmetic in float32 may change before a number is rounded, over the largest of its block:
+#: eight units in the last place, as where two numbers nearly cancel.
+_ARITHMETIC = 8 * 2.0**-23
+#: Numbers of such a block, one behind the other as they are stored.
+_BLOCK = 64
+#: Bits of a number behind the first, and the smallest exponent of two that is a step between two numbers.
+_STEPS = {"fp32": (23, -149), "fp16": (10, -24), "bf16": (7, -133)}
 #: Rounded weights may have this many times the squared error that they would have if they were rounded now.
 ERROR_RATIO = 1.01
 #: Rows that are compared in float32 at a time.
@@ -71,8 +76,11 @@ def other_numbers(name: str, pieces: Iterable[tuple[NDArray[Any], NDArray[Any]]]
         name: The tensor.
         pieces: Its numbers as the model gives them and as they are stored, piece by piece; integers must be equal.
         dtype: That they are stored in: fp32, fp16 or bf16.
+
+    Each number may be one unit in its own last place off, as where another machine's arithmetic makes it round to the
+    other side, besides what that arithmetic changes itself.
     """
-    largest = difference = 0.0
+    far, worst = 0, 0.0
     for wanted, stored in pieces:
         if not np.issubdtype(wanted.dtype, np.floating):
             if not np.array_equal(wanted, stored):
@@ -80,12 +88,29 @@ def other_numbers(name: str, pieces: Iterable[tuple[NDArray[Any], NDArray[Any]]]
             continue
         if not np.isfinite(stored).all():
             return f"'{name}' holds NaN or infinite values"
-        largest = max(largest, float(np.abs(wanted).max(initial=0.0)))
-        difference = max(difference, float(np.abs(wanted - stored).max(initial=0.0)))
-    relative = difference / (largest or 1.0)
-    if relative > _SHARES[dtype]:
-        return f"'{name}' differs from the model's by {relative:.1e} of its largest number"
+        if np.array_equal(wanted, stored):
+            continue
+        off = np.abs(wanted - stored)
+        is_far = off > _unit(wanted, dtype) + _ARITHMETIC * _largest_near(wanted)
+        far, worst = far + int(is_far.sum()), max(worst, float(off[is_far].max(initial=0.0)))
+    if far:
+        return f"'{name}' differs from the model's in {far} numbers, by up to {worst:.2g}"
     return None
+
+
+def _unit(values: NDArray[np.floating[Any]], dtype: str) -> NDArray[np.floating[Any]]:
+    """The distance of each number to the next larger one of a dtype."""
+    bits, smallest = _STEPS[dtype]
+    _, exponents = np.frexp(values)
+    units: NDArray[np.floating[Any]] = np.ldexp(1.0, np.maximum(exponents - 1 - bits, smallest))
+    return units
+
+
+def _largest_near(values: NDArray[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    """The largest magnitude of the block of each number, in the shape of `values`."""
+    flat = np.abs(values).reshape(-1)
+    blocks = np.pad(flat, (0, -len(flat) % _BLOCK)).reshape(-1, _BLOCK)
+    return blocks.max(1).repeat(_BLOCK)[: len(flat)].reshape(values.shape)
 
 
 def worse_rows(name: str, count: int, read: LevelRows) -> str | None:

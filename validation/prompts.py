@@ -33,6 +33,7 @@ class Case:
             in one call.
         kept: The logits of this many tokens at the prompt's end are compared; None: of all.
         in_float: Whether a graph that rounds activations runs it with float activations, too.
+        filled: How many tokens a cache holds before the prompt, of made-up keys and values; 0: it begins empty.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Case:
     call_tokens: int | None = None
     kept: int | None = None
     in_float: bool = False
+    filled: int = 0
 
     def __post_init__(self) -> None:
         if not self.rows or not all(self.rows):

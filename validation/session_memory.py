@@ -47,7 +47,7 @@ class Calls:
 
 def calls_of(case: Case) -> Calls:
     """What a case of parity asks for."""
-    positions = max(map(len, case.rows)) + len(case.forced[0])
+    positions = case.filled + max(map(len, case.rows)) + len(case.forced[0])
     tokens = max(map(len, case.calls if len(case.rows) == 1 else case.rows))
     return Calls(len(case.rows), tokens, positions)
 

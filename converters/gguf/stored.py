@@ -12,7 +12,7 @@ from gguf import GGMLQuantizationType as Kind
 from numpy.typing import NDArray
 
 from converters.comparison import are_as_near
-from converters.gguf.encoding import TOLERANCES, decode, encode
+from converters.gguf.encoding import TOLERANCES, decode, encode, worse_rows
 from converters.gguf.file import MODEL_FILE, FilePlan
 from converters.gguf.layout import FileTensor
 from converters.gguf.q4_0 import Q4_0
@@ -106,7 +106,8 @@ def weight_differences(model_folder: Path, folder: Path, precision: str) -> Iter
                 if kind == Kind.Q4_0:
                     far += _in_worse_blocks(stored, wanted)
                 else:
-                    far += int(TOLERANCES[kind].exceeded(stored, wanted).sum())
+                    worse = worse_rows(stored, wanted, kind)[:, None] if wanted.ndim == 2 else False
+                    far += int((TOLERANCES[kind].exceeded(stored, wanted) | worse).sum())
                     if not needs_library(kind):
                         packed = weights.packed(tensor, chunk).reshape(-1)
                         other += int((packed != encode(wanted, kind).reshape(-1)).any())

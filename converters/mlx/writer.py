@@ -13,6 +13,7 @@ import torch
 from converters.mlx.decoder import described
 from converters.mlx.layout import Layout
 from converters.mlx.quantize import GRID, kept, quantize
+from converters.onnx.weights.overflow import refuse_overflow
 from converters.progress import LayerProgress
 from converters.read_back import not_finite, open_plain
 from converters.small_files import Content, copies, in_order, write_files
@@ -40,11 +41,13 @@ def write_mlx(
 ) -> None:
     """Writes weights, config, model file and tokenizer; see `Format.write`.
 
-    Memory holds one tensor, as it is stored and as it is written.
+    Memory holds one tensor, as it is stored and as it is written. What MLX computes in float16 is tried before.
     """
     plain = open_plain(model_folder, spec)
     layout = Layout(spec, precision, model_dtype(model_folder))
     files = mlx_files(model_folder, spec, layout)
+    if layout.dtype == torch.float16:
+        refuse_overflow(read_json(model_folder / "config.json"), spec, plain, "use mlx:bf16 or mlx:fp32")
     with whole_or_nothing(out_folder):
         _write_weights(plain, spec, layout, out_folder / WEIGHTS, on_layer)
         write_files(out_folder, files)

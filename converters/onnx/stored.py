@@ -25,6 +25,7 @@ from seap_export.errors import ArtifactError
 from seap_export.sources.config import read_spec
 from seap_export.sources.weights import Difference
 
+_DTYPES = {ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
 _PARTS = (".packed", ".scales", ".zero_points")
 
 
@@ -74,7 +75,7 @@ def weight_differences(
         else:
             numbers = _Stored(tensor)
             pieces = ((piece, numbers.take(piece.size)) for piece in _pieces(wanted))
-            if line := other_numbers(name, pieces, form.precision.dtype):
+            if line := other_numbers(name, pieces, _DTYPES.get(wanted.dtype, "fp32")):
                 yield Difference(name, line)
 
 

@@ -66,7 +66,7 @@ def validate(
         bisect: After a failed parity, find the sublayer that diverges first.
         signed_by: The public key, as PEM, with which every variant must be signed.
         save_golden: Save what a passing variant computes to this file, for `--against-golden` of the command.
-        runtime: Compare what these runtimes run, such as "onnxruntime"; none: of each format the first.
+        runtime: Compare and judge what these runtimes run, such as "onnxruntime"; none: of each format the first.
         limits: A TOML file of limits for parity; None: the defaults.
         decode_steps: For parity: tokens decoded with the cache.
         prompts: For parity: prompts compared.

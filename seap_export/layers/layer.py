@@ -210,6 +210,9 @@ class DecoderLayer:
             kept = self._widened[projection] = rows, columns, part.float()
         return kept[2]
 
+    def see(self, what: str, values: Callable[[], torch.Tensor]) -> None:
+        """See `Operands`: nobody looks."""
+
     def held(self, output: Projection, hidden: torch.Tensor) -> torch.Tensor | None:
         """What was written before a sublayer to be normalised with what it writes; None: nothing.
 

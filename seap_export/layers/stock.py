@@ -220,6 +220,8 @@ class StockModel:
         """Passes the parts through one layer, whose weights are loaded; adds its states to the caches."""
         if index not in passage.caches:
             passage.caches[index] = empty_cache_layer(self._spec.layers[index])
+            if passage.fill is not None:
+                passage.caches[index].update(*(states.to(passage.hidden[0]) for states in passage.fill(index)))
         layer = passage.caches[index]
         cache = new_cache([layer] * (index + 1))
         for part_index, calls in enumerate(passage.calls):

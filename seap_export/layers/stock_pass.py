@@ -24,6 +24,8 @@ class BatchPass:
         groups: The key/value heads of each layer with attention.
         calls: The arguments of each layer after the hidden states, for each part.
         length: How many tokens of each sequence there are so far.
+        fill: Gives the keys and values that a layer's cache begins with, [batch, KV heads, tokens, head_dim] each,
+            which `length` counts; None: it begins empty.
     """
 
     hidden: list[torch.Tensor] = field(default_factory=list)
@@ -31,6 +33,7 @@ class BatchPass:
     groups: Mapping[int, int] = field(default_factory=dict)
     calls: list[list[RecordedCall]] = field(default_factory=list)
     length: int = 0
+    fill: Callable[[int], Sequence[torch.Tensor]] | None = None
 
     def spread(self, lengths: Sequence[int]) -> None:
         """Makes a batch of a single sequence that has passed all layers, with a cache that can be rewound.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from converters.comparison import Tolerance, are_as_near, other_numbers, worse_rows
 
@@ -26,12 +27,25 @@ def test_rounded_weights_may_be_as_far_off_as_the_best() -> None:
     assert are_as_near(stored, best, wanted).tolist() == [True, False, False]
 
 
-@pytest.mark.parametrize(("dtype", "off"), [("fp32", 3e-6), ("fp16", 5e-3), ("bf16", 5e-2)])
-def test_a_number_is_compared_with_the_largest_of_its_tensor(dtype: str, off: float) -> None:
-    pieces = [(numbers(1, 0), numbers(1, off)), (numbers(4), numbers(4))]
-    assert other_numbers("x", pieces, dtype) is None
-    (line,) = filter(None, [other_numbers("x", pieces[:1], dtype)])
-    assert line.startswith("'x' differs from the model's by")
+@pytest.mark.parametrize(
+    ("dtype", "torch_dtype"), [("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)]
+)
+def test_a_number_may_be_one_unit_in_its_own_last_place_off(dtype: str, torch_dtype: torch.dtype) -> None:
+    """However large others of its tensor are; rounding a row that is 1 % larger gives other numbers."""
+    info = torch.finfo(torch_dtype)
+
+    def complaint(wanted: torch.Tensor, stored: torch.Tensor) -> str | None:
+        pieces = [(part.to(torch_dtype).float().numpy() for part in (wanted, stored))]
+        return other_numbers("x", pieces, dtype)  # type: ignore[arg-type]
+
+    few, many = torch.tensor([1.5, 1e-4, 0.0]), torch.tensor([1000.0]).repeat(64)
+    assert complaint(few, few + torch.tensor([info.eps, 0, 0])) is None
+    further = torch.tensor([max(2.1 * info.eps, 3e-6), 0, 0])
+    assert "differs from the model's in 1 numbers" in str(complaint(few, few + further))
+    assert complaint(few, few + torch.tensor([0, 0, info.smallest_normal * info.eps])) is None
+    assert complaint(few, few + torch.tensor([0, 0, 1e-7 if dtype != "fp16" else 0])) is None  # beside 1.5
+    row = torch.randn(576, generator=torch.Generator().manual_seed(0)) * 0.02
+    assert "x" in str(complaint(torch.cat((many, row)), torch.cat((many, row * 1.01))))
     assert "NaN" in str(other_numbers("x", [(numbers(1), numbers(np.inf))], dtype))
     assert other_numbers("x", [(np.array([1]), np.array([2]))], dtype) == "'x' differs from the model's"
 

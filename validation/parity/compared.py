@@ -11,15 +11,17 @@ from operator import or_
 import numpy as np
 from numpy.typing import NDArray
 
+from seap_export.families import ModelSpec
 from seap_export.runtime.decoding.decoder import OnnxDecoder
 from validation.array_store import ArrayStore
 from validation.metrics import CLEAR_MARGIN, LogitComparison
 from validation.parity.caches import CacheComparison
+from validation.parity.filled import filling
 from validation.parity.profiles import Figure, Noise, Pass
-from validation.parity.references import Reference, TokenSequence, sequences_of
+from validation.parity.references import Reference, TokenSequence, behind, sequences_of
 from validation.parity.stage import StageResult
 from validation.prompts import Case
-from validation.runtimes.runner import PER_TOKEN, Gives, Runner, States, padded
+from validation.runtimes.runner import PER_TOKEN, Fills, Gives, Runner, States, padded
 
 
 @dataclass
@@ -59,14 +61,19 @@ class Compared:
 
 
 def compare(
-    case: Case, run: Pass, references: Mapping[TokenSequence, Reference], runner: Runner, store: ArrayStore
+    case: Case,
+    run: Pass,
+    references: Mapping[TokenSequence, Reference],
+    runner: Runner,
+    store: ArrayStore,
+    spec: ModelSpec,
 ) -> Compared:
     """Runs a case as parity does, and compares its logits and caches after as many steps as the pass runs."""
     compared = Compared(case, run)
     truths = [references[sequence] for sequence in sequences_of(case)]
     wanted = [_comparable(store.get(truth.logits), runner.gives) for truth in truths]
     steps = len(case.forced[0])
-    last = _last_call(case, runner)
+    last = _last_call(case, runner, spec)
     gives_last_only = last.shape[1] == 1
     for row, ids in enumerate(case.rows):
         prompt = wanted[row][:-steps]
@@ -83,7 +90,7 @@ def compare(
             compared.caches = compared.caches or CacheComparison()
             taken = min(steps, run.steps or steps)
             layers = _layers(truth, len(ids) + taken, store, is_whole=taken == steps)
-            compared.caches.update(layers, cache, row)
+            compared.caches.update(layers, (behind(states, case.filled) for states in cache), row)
     return compared
 
 
@@ -148,9 +155,14 @@ def _layers(reference: Reference, tokens: int, store: ArrayStore, *, is_whole: b
         )
 
 
-def _last_call(case: Case, runner: Runner) -> NDArray[np.floating]:
+def _last_call(case: Case, runner: Runner, spec: ModelSpec) -> NDArray[np.floating]:
     """The logits of the prompts' only call, or of the last one of a prompt that runs in several."""
     steps = len(case.forced[0])
+    if case.filled:
+        if not isinstance(runner, Fills):
+            raise ValueError(f"case {case.name}: {runner.runtime} takes no cache")
+        runner.fill(filling(spec, case.filled), case.filled, len(case.rows[0]) + steps)
+        return runner.append(np.array(case.rows, np.int64))
     if case.call_tokens is None:
         return runner.prefill(padded(case.rows), [len(row) for row in case.rows], steps)
     first, *others = (np.array([part], np.int64) for part in case.calls)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -15,6 +16,7 @@ from validation.array_store import ArrayStore, StoredArray
 from validation.execution import Say
 from validation.metrics import LogitComparison
 from validation.parity.caches import CacheComparison
+from validation.parity.filled import layer_filling
 from validation.parity.profiles import Noise
 from validation.parity.rounding import narrow, round_activations, scale_norms, scale_weights
 from validation.parity.ties import NEARLY_TIED, other_choices
@@ -35,12 +37,14 @@ class TokenSequence:
         forced: Those of the decode steps.
         kept: How many of the prompt's logits are kept.
         call_tokens: How many tokens of the prompt the graph takes in a call.
+        filled: How many tokens a filled cache holds before them.
     """
 
     prompt: TokenIds
     forced: TokenIds
     kept: int
     call_tokens: int
+    filled: int = 0
 
     @property
     def logits(self) -> int:
@@ -61,7 +65,7 @@ class TokenSequence:
         tokens = (*self.prompt, *self.forced)
         switches = [rope.switches_at for rope in spec.ropes]
         steps_differ = any(sublayer.steps_differ for sublayer in spec.sublayers)
-        if steps_differ or any(switch is not None and switch < len(tokens) for switch in switches):
+        if self.filled or steps_differ or any(switch is not None and switch < len(tokens) for switch in switches):
             return self.calls
         return _split(tokens, CALL_TOKENS)
 
@@ -82,7 +86,7 @@ class Reference:
 def sequences_of(case: Case) -> list[TokenSequence]:
     """The sequence of each row."""
     return [
-        TokenSequence(row, forced, case.kept or len(row), case.call_tokens or len(row))
+        TokenSequence(row, forced, case.kept or len(row), case.call_tokens or len(row), case.filled)
         for row, forced in zip(case.rows, case.forced, strict=True)
     ]
 
@@ -100,14 +104,25 @@ def run_references(
         if number == 0 and time.monotonic() >= next_line:
             say(f"torch: layer {len(caches[0]) + 1} of {len(spec.layers)}")
             next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
-        caches[number].append({state: store.put(array) for state, array in states.items()})
+        computed = behind(states, sequences[number].filled)
+        caches[number].append({state: store.put(array) for state, array in computed.items()})
 
-    runs = runner.run([Run(sequence.parts(spec), sequence.logits) for sequence in sequences], keep)
+    runs = runner.run([_run(one, one.parts(spec), spec) for one in sequences], keep)
     logits_of = [store.put(logits) for logits in runs]
     return {
         sequence: Reference(logits, tuple(cache))
         for sequence, logits, cache in zip(sequences, logits_of, caches, strict=True)
     }
+
+
+def _run(sequence: TokenSequence, parts: Sequence[TokenIds], spec: ModelSpec) -> Run:
+    """What torch runs of a sequence, in these parts."""
+    return Run(parts, sequence.logits, sequence.filled, partial(layer_filling, spec, tokens=sequence.filled))
+
+
+def behind(states: States, filled: int) -> States:
+    """The states without the tokens of a filled cache."""
+    return {state: array[:, filled:] for state, array in states.items()} if filled else states
 
 
 def measure_exact_noise(
@@ -152,16 +167,16 @@ def _differences(
     say: Say,
 ) -> dict[TokenSequence, Noise]:
     """How far the runner is from the references now, part by part as the references' decode steps."""
-    known = list(references.values())
+    known, sequences = list(references.values()), list(references)
     caches, passed = [CacheComparison() for _ in known], [0] * len(known)
 
     def compare(index: int, states: States) -> None:
         wanted = {state: store.get(stored) for state, stored in known[index].cache[passed[index]].items()}
-        caches[index].add_layer(wanted, states, 0, passed[index])
+        caches[index].add_layer(wanted, behind(states, sequences[index].filled), 0, passed[index])
         passed[index] += 1
 
     noise, chooses = {}, _chooses(runner.spec)
-    runs = runner.run([Run(sequence.calls, sequence.logits) for sequence in references], compare)
+    runs = runner.run([_run(one, one.calls, runner.spec) for one in references], compare)
     for index, (sequence, again) in enumerate(zip(references, runs, strict=True)):
         say(f"torch: noise of {source}, sequence {index + 1} of {len(references)}")
         comparison = LogitComparison()
@@ -237,7 +252,7 @@ def _divergence(
 ) -> tuple[dict[TokenSequence, Noise], float]:
     """How far the runner's predictions are from the references' now, and the largest difference of a logit."""
     figures, variations = {}, {}
-    runs = runner.run([Run(sequence.parts(spec), sequence.logits) for sequence in references])
+    runs = runner.run([_run(one, one.parts(spec), spec) for one in references])
     for index, (sequence, logits) in enumerate(zip(references, runs, strict=True)):
         say(f"torch: noise of {source}, sequence {index + 1} of {len(references)}")
         comparison = LogitComparison()

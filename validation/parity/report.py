@@ -12,7 +12,7 @@ from seap_export.runtime.session import WORKING_OPERATORS
 from validation.parity.profiles import FIGURES, Figure, Limit
 from validation.parity.stage import FIGURE_WORDS, StageResult, counted, round_beyond
 
-SCHEMA = "seap-export/parity/4"
+SCHEMA = "seap-export/parity/5"
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ class ParityReport:
         context_length: Maximum number of positions of the model.
         noise_kl: Largest mean KL divergence of torch that rounds like the graph; None if no verdict depended on it.
         looser_limits: Limits that are looser than the defaults, in words.
+        uncrossed: The places where the model begins to compute differently that no case crossed, in words.
     """
 
     stages: tuple[StageResult, ...]
@@ -86,6 +87,7 @@ class ParityReport:
     context_length: int
     noise_kl: float | None = None
     looser_limits: tuple[str, ...] = ()
+    uncrossed: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if {result.stage for result in self.stages} != {"prefill", "decode"}:
@@ -243,6 +245,7 @@ class ParityReport:
             "limits": self.limits,
             "smallest_passing_limits": self.smallest_passing_limits,
             "looser_limits": list(self.looser_limits),
+            "uncrossed": list(self.uncrossed),
             "noise_kl_nats": self.noise_kl,
             "provider": {
                 "asked": self.provider_asked,

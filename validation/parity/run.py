@@ -20,12 +20,13 @@ from validation.execution import Execution, Say
 from validation.metrics import CLEAR_MARGIN
 from validation.parity.candidates.candidate import ParityInput, RuntimeCandidate, open_candidate
 from validation.parity.compared import Compared, compare
+from validation.parity.filled import filled_cases
 from validation.parity.profiles import Limits, Noise
 from validation.parity.references import Reference, TokenSequence, measure_exact_noise, run_references, sequences_of
 from validation.parity.report import ComparedFolder, ParityReport
 from validation.prompts import BATCH_ROWS, Case, parity_cases, prompt_digests, tokenize_prompts
 from validation.runtimes.pytorch.torch_runner import TorchRunner, open_torch_runner
-from validation.runtimes.table import require_runtime
+from validation.runtimes.table import require_runtime, runtime_title
 
 _DEFAULT = Limits()
 #: Tokens of the long prompt, whose attention grows with their square, and of the other prompts.
@@ -86,6 +87,10 @@ def run_parity(
     candidate = open_candidate(runtime, ParityInput(folder, spec, execution, say))
     if candidate.context_length < min(long_tokens, spec.max_position_embeddings):
         cases = plan_cases(hf_folder, prompts, decode_steps=decode_steps, long_tokens=candidate.context_length)
+    longest = max(len(row) for case in cases for row in case.rows) + decode_steps
+    context = min(candidate.context_length, spec.max_position_embeddings)
+    filled, uncrossed = filled_cases(cases, spec, context, None if candidate.fills else runtime_title(runtime))
+    cases = (*cases, *filled)
     candidate.claim(cases, on_memory or say)
     reads = candidate.reads()
 
@@ -95,7 +100,7 @@ def run_parity(
     with ArrayStore() as store:
         with opened() as torch_runner:
             references = run_references(torch_runner, cases, store, spec, say)
-        compared = _compare_all(candidate, cases, limits, references, store, say)
+        compared = _compare_all(candidate, cases, limits, references, store, spec, say)
         noise, margin = _noise(compared, references, store, opened, candidate, say)
     return ParityReport(
         stages=tuple(stage for comparison in compared for stage in comparison.results(noise, margin)),
@@ -108,10 +113,11 @@ def run_parity(
         decode_steps=decode_steps,
         max_prompt_tokens=_prompt_limit(spec, decode_steps),
         prompt_sha256=prompt_digests(prompts),
-        longest_tokens=max(len(row) for case in cases for row in case.rows) + decode_steps,
+        longest_tokens=longest,
         context_length=spec.max_position_embeddings,
         noise_kl=max((of_sequence.mean_kl for of_sequence in noise.values()), default=0.0) or None,
         looser_limits=limits.looser(candidate.arithmetic.name),
+        uncrossed=uncrossed,
     )
 
 
@@ -121,6 +127,7 @@ def _compare_all(
     limits: Limits,
     references: Mapping[TokenSequence, Reference],
     store: ArrayStore,
+    spec: ModelSpec,
     say: Say,
 ) -> list[Compared]:
     """Every case in each of the candidate's passes, and those that are decoded as it is served."""
@@ -129,7 +136,7 @@ def _compare_all(
         with candidate.opened(way) as runner:
             for case in filter(way.takes, cases):
                 say(f"{candidate.format.name}: {case.name}{way.suffix}")
-                compared.append(compare(case, way, references, runner, store))
+                compared.append(compare(case, way, references, runner, store, spec))
     return [*compared, *candidate.served(cases, way, references, store)]
 
 

@@ -110,7 +110,7 @@ def remarks(report: Json) -> list[tuple[str, str]]:
                 lines.append((label(check["variant"]), f"{check_label(check)}{skipped}: {note}"))
     for name, variant in report["variants"].items():
         for parity in variant["parity"].values():
-            lines += [(name, f"parity: {limit}") for limit in parity["looser_limits"]]
+            lines += [(name, f"parity: {line}") for line in (*parity["looser_limits"], *parity["uncrossed"])]
     return list(dict.fromkeys(lines))
 
 

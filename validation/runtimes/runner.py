@@ -129,6 +129,20 @@ class Keeps(Protocol):
 
 
 @runtime_checkable
+class Fills(Protocol):
+    """A runner that can begin behind tokens which it has not computed."""
+
+    def fill(self, states: Iterator[States], tokens: int, room: int) -> None:
+        """Starts a generation of one row with a cache of made-up keys and values; `append` continues it.
+
+        Args:
+            states: The keys and values of each layer that has any, [KV heads, tokens, head_dim].
+            tokens: How many tokens they are of.
+            room: How many tokens may be appended.
+        """
+
+
+@runtime_checkable
 class Bounded(Protocol):
     """A runner of a file that takes shorter texts than its model.
 

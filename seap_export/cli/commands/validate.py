@@ -58,7 +58,7 @@ _CHECKS = ("integrity", "parity", "router", "quality", "speed")
         "--runtime",
         multiple=True,
         metavar="NAME",
-        help="Runtime to compare with torch, such as onnxruntime. Repeatable.  [default: the first of each format]",
+        help="Runtime to compare and judge, such as onnxruntime. Repeatable.  [default: the first of each format]",
     ),
     *rare(*parity_options),
 )
@@ -106,7 +106,7 @@ def validate_command(console: Console, path: Path, against_golden: Path | None, 
     integrity  every file exists, has its hash and agrees with the others
     parity     every written format gives the same logits in its runtime as the model in hf/ in torch
     router     its files fit the variants, and it answers as recorded
-    quality    the divergence from --dense is within --max-kl
+    quality    the divergence of every written format from --dense is within --max-kl
     speed      the speed and the size, compared with --dense, are within their limits
 
     \b

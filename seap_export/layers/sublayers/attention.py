@@ -27,6 +27,9 @@ def attention_channels(operands: Operands, attention: Attention, stream: torch.T
         key, value = shared.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2).chunk(2, 1)
     if attention.query_scaling is not None:
         query = query * _query_factors(attention.query_scaling, query.shape[2]).to(query.device)
+    for what, heads in (("queries", query), ("keys", key), ("values", value)):
+        operands.see(what, lambda heads=heads: heads)  # type: ignore[misc]
+    operands.see("scores", lambda: _scores(query, key, attention))
     attended = _attended(query, key, value, attention, operands.tensor("sinks")).transpose(1, 2).flatten(2)
     if attention.has_gate:
         attended = attended * operands.linear("g_proj", x).sigmoid()
@@ -125,8 +128,7 @@ def _unusual_softmax(
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
     """With a cap on scores, or a sink: one more score of each head, whose share of the softmax is lost."""
-    key, value = (_repeated(part, query.shape[1]) for part in (key, value))
-    scores, cap = torch.matmul(query, key.transpose(2, 3)) * attention.scale, attention.softcap
+    value, scores, cap = _repeated(value, query.shape[1]), _scores(query, key, attention), attention.softcap
     scores = scores if cap is None else torch.tanh(scores / cap) * cap
     visible = _window_mask(query.shape[2], query.shape[2], query.device) if mask is None else mask
     scores = scores.masked_fill(~visible, -torch.inf)
@@ -134,6 +136,11 @@ def _unusual_softmax(
         return torch.matmul(functional.softmax(scores, -1), value)
     scores = torch.cat((scores, sinks[:, None, None].expand(*scores.shape[:-1], 1)), -1)
     return torch.matmul(functional.softmax(scores, -1)[..., :-1], value)
+
+
+def _scores(query: torch.Tensor, key: torch.Tensor, attention: Attention) -> torch.Tensor:
+    """Of each query (row) and key (column), before a cap and the mask, [batch, heads, length, length]."""
+    return torch.matmul(query, _repeated(key, query.shape[1]).transpose(2, 3)) * attention.scale
 
 
 def _repeated(x: torch.Tensor, heads: int) -> torch.Tensor:

@@ -18,7 +18,11 @@ def convolution_channels(
     before, after, values = (operands.linear(projection, x) for projection in convolution.readers)
     kernel = operands.tensor("kernel")
     assert kernel is not None
-    return after * convolved(before * values, kernel, operands.tensor("kernel_bias"), batch)
+    gated = before * values
+    operands.see("gated inputs", lambda: gated)
+    mixed = convolved(gated, kernel, operands.tensor("kernel_bias"), batch)
+    operands.see("convolution", lambda: mixed)
+    return after * mixed
 
 
 def convolved(values: torch.Tensor, kernel: torch.Tensor, bias: torch.Tensor | None, batch: Batch) -> torch.Tensor:

@@ -26,6 +26,7 @@ def delta_net_channels(operands: Operands, net: DeltaNet, stream: torch.Tensor, 
     assert dt_bias is not None
     assert gain is not None
     packed = functional.silu(convolved(packed, kernel, None, batch))
+    operands.see("convolution", lambda: packed)
     query, key, value = packed.split([net.keys, net.keys, net.channels], -1)
     query, key = (_of_length_1(part, net.key_head_dim) for part in (query, key))
     decay = -a_log.exp() * functional.softplus(decay + dt_bias)
@@ -39,6 +40,7 @@ def delta_net_channels(operands: Operands, net: DeltaNet, stream: torch.Tensor, 
     query, key, value, rates, decay = (in_chunks(batch.padded(part.flatten(1)), part.shape[1:]) for part in parts)
     query, key = (part.repeat_interleave(net.heads_per_group, 1) for part in (query, key))
     heads = batch.packed(delta_rule(query, key, value, rates, decay)[:, : batch.real.shape[1]].flatten(2))
+    operands.see("recurrence", lambda: heads)
     normed = rms_norm(heads.unflatten(-1, (-1, net.value_head_dim)), gain, operands.epsilon).flatten(1)
     return normed * functional.silu(gate)
 

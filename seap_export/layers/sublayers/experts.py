@@ -7,7 +7,7 @@ import torch
 from seap_export.families.sublayers import Experts, Gates
 from seap_export.layers.sublayers.mlp import ACTIVATIONS
 from seap_export.layers.sublayers.norm import rms_norm
-from seap_export.layers.sublayers.operands import Operands, stream_of
+from seap_export.layers.sublayers.operands import CHANNELS, PRODUCT, Operands, stream_of
 
 
 def chosen_experts(
@@ -80,7 +80,9 @@ def router_logits(operands: Operands, experts: Experts, stream: torch.Tensor) ->
     gain = operands.tensor("router_norm")
     if gain is None:
         return operands.linear("router", operands.read(experts.output, stream))
-    return operands.linear("router", rms_norm(stream_of(stream, operands.hidden_size), gain, operands.epsilon))
+    normed = rms_norm(stream_of(stream, operands.hidden_size), gain, operands.epsilon)
+    operands.see("router's norm", lambda: normed)
+    return operands.linear("router", normed)
 
 
 def router_weights(operands: Operands, experts: Experts, stream: torch.Tensor) -> torch.Tensor:
@@ -141,6 +143,8 @@ def _reached(weights: torch.Tensor, expert: int) -> tuple[torch.Tensor, torch.Te
 def _neurons(operands: Operands, experts: Experts, expert: int, x: torch.Tensor) -> torch.Tensor:
     """The activations of one expert's neurons, times its scale if it has one, [tokens, neurons], given its input."""
     neurons, scales = _activations(operands, experts, expert, x), operands.tensor("expert_scale")
+    operands.see(CHANNELS, lambda: neurons)
+    operands.see(PRODUCT, lambda: _biased(operands, expert, _written(operands, experts, expert, neurons)))
     return neurons if scales is None else neurons * scales[expert]
 
 

@@ -23,6 +23,7 @@ def mamba_channels(operands: Operands, mamba: Mamba, stream: torch.Tensor, batch
     assert dt_bias is not None
     assert d is not None
     seen = functional.silu(convolved(torch.cat(parts, -1), kernel, operands.tensor("mamba_kernel_bias"), batch))
+    operands.see("convolution", lambda: seen)
     values, key, query = seen.split([mamba.channels, mamba.keys, mamba.keys], -1)
     values = values.unflatten(-1, (-1, mamba.head_dim))
     key, query = (part.unflatten(-1, (-1, mamba.state_size)) for part in (key, query))
@@ -32,6 +33,8 @@ def mamba_channels(operands: Operands, mamba: Mamba, stream: torch.Tensor, batch
     query, key = (part.repeat_interleave(mamba.heads_per_group, 1) for part in (query, key))
     states = batch.packed(written_and_read(query, key, written, decay)[:, : batch.real.shape[1]].flatten(2))
     channels = states + (values * d.unsqueeze(-1)).flatten(1)
+    for what, part in (("time steps", steps), ("inputs", inputs[2]), ("recurrence", states), ("states", channels)):
+        operands.see(what, lambda part=part: part)  # type: ignore[misc]
     return _gated(operands, mamba, channels, functional.silu(gate))
 
 
@@ -41,6 +44,7 @@ def _gated(operands: Operands, mamba: Mamba, channels: torch.Tensor, gate: torch
         return channels * gate
     groups = (mamba.mamba_n_groups, -1)
     gated = channels * gate if mamba.norm == "after_gate" else channels
+    operands.see("gated states", lambda: gated)
     normed = rms_norm(gated.unflatten(-1, groups), gain.unflatten(-1, groups), operands.epsilon).flatten(1)
     return normed * gate if mamba.norm == "before_gate" else normed
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import torch
@@ -13,6 +13,10 @@ from seap_export.families.names import Projection
 def stream_of(hidden: torch.Tensor, hidden_size: int) -> torch.Tensor:
     """The residual stream in hidden states [..., width], whose first columns it is."""
     return hidden if hidden.shape[-1] == hidden_size else hidden[..., :hidden_size]
+
+
+#: What `Operands.see` calls the neurons of one expert and what it writes, before the router weights them.
+CHANNELS, PRODUCT = "channels", "product"
 
 
 class Operands(Protocol):
@@ -47,3 +51,6 @@ class Operands(Protocol):
 
     def tensor(self, name: str) -> torch.Tensor | None:
         """A tensor by its name in the plain form, such as `q_norm`; None: the layer has none."""
+
+    def see(self, what: str, values: Callable[[], torch.Tensor]) -> None:
+        """Shows values in between to whoever looks at them: what they are, and how to compute them."""

@@ -18,8 +18,9 @@ def in_chunks(values: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
         values: The values of all tokens; zeros at padding, which is behind the last token.
         shape: Those of a token: heads, and what each has.
     """
-    filled = functional.pad(values, (0, 0, 0, -values.shape[1] % _CHUNK))
-    return filled.unflatten(1, (-1, _CHUNK)).unflatten(3, tuple(shape)).movedim(3, 1)
+    chunk = min(_CHUNK, values.shape[1])
+    filled = functional.pad(values, (0, 0, 0, -values.shape[1] % chunk))
+    return filled.unflatten(1, (-1, chunk)).unflatten(3, tuple(shape)).movedim(3, 1)
 
 
 def pairwise_decay(decay: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -80,8 +80,7 @@ def divergence_report(
     options: Any = {"execution": request.execution(compute), "on_progress": on_progress}
     options["kept"] = None if kept is None else kept.rows
     figures_by_run = {
-        run.label: measure_divergences(references, run.folder, run.runtime, **options)
-        for run in subject.runs(request.runtimes)
+        run.label: measure_divergences(references, run.folder, run.runtime, **options) for run in subject.runs(request)
     }
     return EvaluationReport(
         subject=subject,
@@ -110,10 +109,9 @@ def measured_divergence(
     with DenseAnswers(folder, execution) as answers:
         pairs = divergence_texts(subject, request)
         texts = [pair.dense for pair in pairs]
-        if "onnxruntime" in request.runtimes and pairs:  # without a text, the reference is refused
-            claim_texts(
-                subject.run_by("onnxruntime").folder, [pair.variant for pair in pairs], execution, progress.say
-            )
+        for run in subject.runs(request):
+            if run.runtime == "onnxruntime" and pairs:  # without a text, the reference is refused
+                claim_texts(run.folder, [pair.variant for pair in pairs], execution, progress.say)
         with progress.step("running the dense model", len(set(texts)), "texts") as done:
             answers.run(texts, on_progress=done)
         names = request.run_names

@@ -57,7 +57,7 @@ def evaluate(
     if request.needs_harness:
         require_harness()
     subject = open_subject(path, dense, request, progress)
-    runs = subject.runs(request.runtimes)  # refuses what is not there
+    runs = subject.runs(request)  # refuses what is not there
     texts = chosen_texts(subject, request)
     tasks, origins = _tasks(subject, request)
     generated = open_tasks(subject, request)
@@ -110,7 +110,7 @@ def preview(
     if request.needs_harness:
         require_harness()
     subject = open_subject(path, dense, request, progress or Silent())
-    subject.runs(request.runtimes)
+    subject.runs(request)
     run_names = [] if subject.variant is None else request.run_names
     models = [*([] if subject.dense is None else ["dense"]), *run_names]
     texts = chosen_texts(subject, request)

@@ -177,12 +177,17 @@ class EvaluationReport:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What limits the meaning of the results."""
+        """What limits the meaning of the results, and limits that are met closely."""
+        return (*(verdict.result for verdict in self.verdicts if verdict.passed and verdict.close), *self.remarks)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What limits the meaning of all results."""
         unchecked = [name for name, task in self.tasks.items() if task.origin == "file" and task.disjoint is None]
         hub = [f"{name} ({task.split} split)" for name, task in self.tasks.items() if task.origin == "hub"]
         if self.texts is not None and self.texts.disjoint is None:
             unchecked.append("the texts")
-        notes = [verdict.result for verdict in self.verdicts if verdict.passed and verdict.close]
+        notes = list[str]()
         if hub and self.subject.variant is not None:
             notes.append(f"overlap with the calibration texts cannot be checked for hub data: {', '.join(hub)}")
         if unchecked and self.subject.variant is not None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib import metadata
 
 from seap_export.corpus import Task
@@ -27,6 +27,7 @@ class EvaluationRequest:
     Attributes:
         runtimes: What runs the variant: torch its folder `hf`, ONNX Runtime `onnx`, and others the first folder that
             they take.
+        folders: Folders of the variant that are run instead, by name, with the runtime of each; empty: none.
         texts: Corpora for the divergence; empty: the held-out texts of the variant's tasks.
         zero_shot: Task files with choices, for zero-shot accuracy.
         harness_tasks: Names of lm-evaluation-harness tasks.
@@ -42,6 +43,7 @@ class EvaluationRequest:
     """
 
     runtimes: tuple[str, ...] = (REFERENCE,)
+    folders: tuple[tuple[str, str], ...] = ()
     texts: tuple[Task, ...] = ()
     zero_shot: tuple[Task, ...] = ()
     harness_tasks: tuple[str, ...] = ()
@@ -70,9 +72,17 @@ class EvaluationRequest:
         if self.min_accuracy_retained is not None and not names:
             raise UsageError("--min-accuracy-retained needs a task; add --zero-shot, --harness-task or --generate")
 
+    def of_folders(self, folders: Sequence[tuple[str, str]]) -> EvaluationRequest:
+        """The same of some folders of a variant, each with its runtime; the provider is for ONNX files alone."""
+        runtimes = tuple(dict.fromkeys(runtime for _, runtime in folders))
+        provider = self.provider if "onnxruntime" in runtimes else "cpu"
+        return replace(self, runtimes=runtimes, folders=tuple(folders), provider=provider)
+
     @property
     def fixed_folders(self) -> tuple[str, ...]:
-        """`hf` and `onnx` as far as they are run."""
+        """`hf` and `onnx` as far as they are run, or what is run in their place."""
+        if self.folders:
+            return tuple(folder for folder, runtime in self.folders if runtime in RUN_FOLDERS)
         return tuple(RUN_FOLDERS[name] for name in self.runtimes if name in RUN_FOLDERS)
 
     @property
@@ -83,6 +93,8 @@ class EvaluationRequest:
     @property
     def run_names(self) -> list[str]:
         """What progress and dry runs call the runs of a variant."""
+        if self.folders:
+            return [folder for folder, _ in self.folders]
         return [RUN_FOLDERS.get(name, name) for name in self.runtimes]
 
     def execution(self, compute: Compute | None) -> Execution:

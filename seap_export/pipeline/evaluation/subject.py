@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class VariantRun:
     @property
     def label(self) -> str:
         """What reports call it."""
-        return RUN_FOLDERS.get(self.runtime, f"{self.folder.name} in {self.runtime}")
+        return self.folder.name if self.runtime in RUN_FOLDERS else f"{self.folder.name} in {self.runtime}"
 
 
 @dataclass(frozen=True)
@@ -101,13 +101,17 @@ class Subject:
             return VariantRun(runtime, folder.path)
         raise UsageError(f"{self.variant.path}: no folder here runs in {runtime}; export it with another --format")
 
-    def runs(self, runtimes: Sequence[str]) -> tuple[VariantRun, ...]:
-        """What runtimes run of the variant; a dense model alone has no runs, and torch is not refused there.
+    def runs(self, request: EvaluationRequest) -> tuple[VariantRun, ...]:
+        """What is run of the variant; a dense model alone has no runs, and torch is not refused there.
 
         Raises:
             UsageError, EnvironmentFailure: As for `run_by`.
         """
-        names = [name for name in runtimes if self.variant is not None or name not in RUN_FOLDERS]
+        if request.folders:
+            for runtime in set(request.runtimes) - {REFERENCE}:
+                require_runtime(runtime)
+            return tuple(VariantRun(runtime, self.artifact(folder)) for folder, runtime in request.folders)
+        names = [name for name in request.runtimes if self.variant is not None or name not in RUN_FOLDERS]
         return tuple(map(self.run_by, names))
 
     def is_disjoint(self, what: str, texts: Iterable[tuple[str, str]]) -> bool | None:

@@ -31,7 +31,7 @@ def bisect_variant(
     progress: Progress,
     compute: Compute | None = None,
 ) -> Bisection | None:
-    """Traces the cheapest failed stage, or the first case if no stage failed.
+    """Traces the cheapest failed stage that needs no filled cache, or the first case if no stage failed.
 
     Args:
         variant: The variant.
@@ -45,7 +45,7 @@ def bisect_variant(
     Returns:
         None if the graph does not run with intermediate values as outputs.
     """
-    failed = [stage for stage in stages if stage.reasons]
+    failed = [stage for stage in stages if stage.reasons and not stage.prompts.filled]
     # A single prompt in a single call is the cheapest to trace.
     worst = min(failed, key=lambda stage: (stage.rows > 1, stage.prompts.call_tokens is not None), default=None)
     name, stage = ("prompt 0", "prefill") if worst is None else (worst.case, worst.stage)

@@ -15,11 +15,10 @@ from seap_export.pipeline.evaluation.bench import bench
 from seap_export.pipeline.evaluation.bench_request import refuse_long_prompts
 from seap_export.pipeline.evaluation.evaluate import evaluate
 from seap_export.pipeline.evaluation.quality import recorded_quality
-from seap_export.pipeline.evaluation.request import EvaluationRequest
 from seap_export.pipeline.evaluation.speed import recorded_speed, speed_json
 from seap_export.pipeline.folder.contents import Export, FormatFolder, Variant
 from seap_export.pipeline.folder.manifest import MANIFEST, Manifest
-from seap_export.pipeline.folder.names import ONNX, PLAN
+from seap_export.pipeline.folder.names import HF, PLAN
 from seap_export.pipeline.folder.origin import refuse_another_model
 from seap_export.pipeline.folder.rounded import differences
 from seap_export.pipeline.gate.bisection import bisect_variant
@@ -136,13 +135,15 @@ class _Validation:
         """Tries runtimes and execution providers before anything is hashed or computed."""
         request = self._request
         compared = [runtime for variant in self._variants for _, runtime in self._comparisons(variant)]
-        if request.runtimes and self._asks("parity") and not compared:
-            runtimes = either(request.runtimes)
-            raise UsageError(f"{self._path}: no folder here runs in {runtimes}; give another --runtime")
-        for runtime in dict.fromkeys(compared) if self._asks("parity") else ():
-            require_runtime(runtime)
+        judges = request.quality is not None and self._asks("quality")
+        if self._asks("parity") or judges:
+            if request.runtimes and not compared:
+                runtimes = either(request.runtimes)
+                raise UsageError(f"{self._path}: no folder here runs in {runtimes}; give another --runtime")
+            for runtime in dict.fromkeys(compared):
+                require_runtime(runtime)
         used = [request.parity.provider] if self._asks("parity") else []
-        used += [request.quality.provider] if request.quality is not None and self._asks("quality") else []
+        used += [request.quality.provider] if request.quality is not None and judges else []
         used += [request.bench.provider] if request.speed is not None and self._asks("speed") else []
         for provider in dict.fromkeys(used):
             probe(provider)
@@ -203,8 +204,8 @@ class _Validation:
         if check.verdict == "failed":
             self._progress.say(check.line)
 
-    def _skip(self, variant: str | None, check: CheckName, why: str) -> None:
-        self._add(Check(variant, check, "skipped", notes=(why,)))
+    def _skip(self, variant: str | None, check: CheckName, why: str, subject: str | None = None) -> None:
+        self._add(Check(variant, check, "skipped", notes=(why,), subject=subject))
 
     def _integrity(self, variant: Variant) -> bool:
         if not self._asks("integrity"):
@@ -250,7 +251,7 @@ class _Validation:
             report, stages = self._logits(variant, folder, runtime)
             first, *others = report["reasons"] or [""]
             reasons += [f"{first}; {report['hint']}", *others] if first else []
-            notes = report.get("looser_limits", ())
+            notes = (*report.get("looser_limits", ()), *report.get("uncrossed", ()))
             weights = self._weights(variant, folder)
             reasons += [f"weights: {line}" for line in weights[:_MOST_WEIGHTS]]
             if len(weights) > _MOST_WEIGHTS:
@@ -308,14 +309,32 @@ class _Validation:
             self._skip(variant.name, "quality", "its files are damaged")
             return
         self._progress.say(f"{variant.name}: comparing with the dense model")
+        judged = self._judged(variant)
+        for folder in variant.formats:
+            if folder.name not in dict(judged):
+                self._skip(variant.name, "quality", "it was not judged: --runtime leaves it out", folder.name)
+        if not judged:
+            return
         try:
-            request = _quality_request(variant, self._request.quality)
+            request = self._request.quality.of_folders(judged)
             report = evaluate(str(variant.path), self._request.dense, request, self._progress, self._request.compute)
         except ArtifactError as error:
             self._add(Check.of(variant.name, "quality", [str(error)], ArtifactError.exit_code))
             return
         self._results[variant.name]["quality"] = report.to_json()
-        self._add(Check.of(variant.name, "quality", report.reasons, 4, report.notes))
+        forms = list(dict.fromkeys(verdict.form for verdict in report.verdicts))
+        for form in forms:
+            verdicts = [verdict for verdict in report.verdicts if verdict.form == form]
+            reasons = [verdict.result for verdict in verdicts if not verdict.passed]
+            close = [verdict.result for verdict in verdicts if verdict.passed and verdict.close]
+            subject = form if len(forms) > 1 else None
+            self._add(Check.of(variant.name, "quality", reasons, 4, (*close, *report.remarks), subject))
+
+    def _judged(self, variant: Variant) -> list[tuple[str, str]]:
+        """The folders whose quality is judged, each with its runtime: those of parity, or else the model folder."""
+        if not variant.formats:
+            return [(HF, REFERENCE)]
+        return [(folder.name, runtime) for folder, runtime in self._comparisons(variant)]
 
     def _router(self) -> None:
         if self._asks("router") and self._export.exists and ROUTER_FOLDER in self._export.manifest.steps:
@@ -349,12 +368,3 @@ class _Validation:
 def _is_listed_folder(path: Path) -> bool:
     """Whether a folder is no variant and has a list of its files."""
     return (path / SUMS).exists() and not (path / PLAN).exists() and PLAN not in read_checksums(path)
-
-
-def _quality_request(variant: Variant, request: EvaluationRequest) -> EvaluationRequest:
-    """The same of a variant without ONNX files: of what an export measures there, or else of the model folder."""
-    if ONNX in variant.folders:
-        return request
-    if not variant.formats:
-        return replace(request, runtimes=(REFERENCE,), provider="cpu")
-    return replace(request, runtimes=(variant.formats[0].runtimes[0],), provider="cpu")

@@ -188,11 +188,11 @@ class AppendedCache:
     New positions are appended after all others, including padding, which the mask hides.
     """
 
-    def __init__(self, layouts: Sequence[CacheLayout], rows: int, device: TensorDevice) -> None:
-        """Starts with an empty cache."""
-        self._layouts, self._rows, self._positions, self._device = layouts, rows, 0, device
-        self._mask = np.zeros((rows, 0), np.int64)
-        self.buffers = empty_buffers(layouts, rows, 0, device)
+    def __init__(self, layouts: Sequence[CacheLayout], rows: int, device: TensorDevice, positions: int = 0) -> None:
+        """Starts with an empty cache, or with zeros as those of real tokens at the first positions."""
+        self._layouts, self._rows, self._positions, self._device = layouts, rows, positions, device
+        self._mask = np.ones((rows, positions), np.int64)
+        self.buffers = empty_buffers(layouts, rows, positions, device)
 
     def mask(self, is_real: NDArray[np.int64]) -> NDArray[np.int64]:
         """The mask of the previous call followed by the new tokens; padding keeps its place."""

@@ -46,6 +46,14 @@ def view(value: ort.OrtValue, element: Element) -> NDArray[Any]:
     return np.frombuffer(memory, element.storage).reshape(value.shape())
 
 
+def narrowed(array: NDArray[np.float32], element: Element) -> NDArray[Any]:
+    """Numbers that an element type holds exactly, as `element.storage`."""
+    if element.storage is np.uint16:
+        bits: NDArray[np.uint16] = (array.view(np.uint32) >> 16).astype(np.uint16)
+        return bits
+    return array.astype(element.storage)
+
+
 def float32_of(array: NDArray[Any], element: Element) -> NDArray[np.float32]:
     """Converts stored numbers to float32; returns `array` itself if it is float32 already."""
     if element.storage is np.uint16:  # bfloat16 is the upper half of a float32

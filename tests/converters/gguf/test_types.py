@@ -13,7 +13,7 @@ from support.tokenizers import write_byte_level
 from support.variations import micro_config
 
 from converters.gguf import GgufFormat
-from converters.gguf.encoding import TOLERANCES, decode, encode
+from converters.gguf.encoding import TOLERANCES, decode, encode, worse_rows
 from converters.gguf.file import FilePlan
 from seap_export.errors import EnvironmentFailure, UsageError
 from seap_export.families import ModelSpec, model_spec
@@ -116,6 +116,39 @@ def test_rounding_is_within_the_tolerance_and_the_tolerance_is_not_idle(kind: Ki
     quarter = replace(tolerance, share=tolerance.share / 4, tiny=tolerance.tiny / 4)
     assert not tolerance.exceeded(stored, rows).any()
     assert quarter.exceeded(stored, rows).any()
+
+
+K_QUANTS = {Kind.Q4_K: 15, Kind.Q5_K: 31, Kind.Q6_K: 63}
+
+
+@pytest.mark.parametrize("kind", K_QUANTS)
+def test_a_number_or_a_row_that_is_further_off_than_a_k_quant_s_steps_is_found(kind: Kind) -> None:
+    chance = np.random.default_rng(0)
+    wanted = chance.standard_normal((64, 512)).astype(np.float32)
+    blocks = wanted.reshape(64, -1, 16 if kind == Kind.Q6_K else 32)
+    steps = (2 * np.abs(blocks).max(-1) if kind == Kind.Q6_K else np.ptp(blocks, -1)) / K_QUANTS[kind]
+    noise = (steps[..., None] * chance.uniform(-0.5, 0.5, blocks.shape)).reshape(wanted.shape).astype(np.float32)
+    assert not worse_rows(wanted + noise, wanted, kind).any()
+    assert worse_rows(wanted + 3 * noise, wanted, kind).all()
+    assert worse_rows(np.full_like(wanted, np.nan), wanted, kind).all()
+    one = wanted.copy()
+    one[3, 7] += 3.5 * np.abs(wanted[3, :256]).max() / K_QUANTS[kind]
+    assert np.argwhere(TOLERANCES[kind].exceeded(one, wanted)).tolist() == [[3, 7]]
+
+
+@pytest.mark.needs("llama.cpp")
+@pytest.mark.parametrize("kind", K_QUANTS)
+def test_what_llama_cpp_rounds_is_near_enough_and_a_row_a_fifth_larger_is_not(kind: Kind) -> None:
+    chance, shape = np.random.default_rng(0), (64, 512)
+    uneven = np.exp(2 * chance.standard_normal((64, 16))).repeat(32, 1)  # blocks of very different sizes
+    for numbers in (
+        chance.standard_normal(shape),
+        chance.standard_t(2, shape),
+        chance.standard_normal(shape) * uneven,
+    ):
+        rows = numbers.astype(np.float32)
+        assert not worse_rows(decode(encode(rows, kind), kind), rows, kind).any()
+        assert worse_rows(decode(encode(1.2 * rows, kind), kind), rows, kind).all()
 
 
 @pytest.mark.needs("llama.cpp")

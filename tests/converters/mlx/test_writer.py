@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.chosen import VARIED_FOR_MLX
+from support.editing import edit_weights
 from support.models import rounded_copy, write_micro_model
 from support.plans import write_pruned_micro_model
 from support.product import read_spec
@@ -155,9 +156,9 @@ def test_one_tensor_is_read_at_a_time(qwen3: Path, tmp_path: Path, monkeypatch: 
 
     read, calls = PlainReader.read, []
     monkeypatch.setattr(PlainReader, "read", lambda self, names: calls.append(list(names)) or read(self, calls[-1]))
-    MlxFormat().write(qwen3, tmp_path, lambda layer: None)
+    MlxFormat("bf16").write(qwen3, tmp_path, lambda layer: None)  # fp16 is tried, layer by layer
     assert all(len(names) == 1 for names in calls)
-    assert len(calls) == len(Layout(spec_of(qwen3), "fp16").shapes)
+    assert len(calls) == len(Layout(spec_of(qwen3), "bf16").shapes)
 
 
 @pytest.mark.parametrize(("dtype", "stored"), [("bfloat16", "bfloat16"), ("float32", "float16")])
@@ -183,3 +184,17 @@ def test_a_rounded_model_keeps_its_levels_in_the_dtype_of_the_one_that_was_round
     changed["model.layers.1.mlp.up_proj.weight"] = words.view(torch.uint32)
     save_file(changed, out / "model.safetensors", {"format": "mlx"})
     assert len(list(format.differences(tmp_path / "rounded", out))) == 1
+
+
+def test_a_model_that_overflows_in_float16_is_refused(tmp_path: Path) -> None:
+    model = write_micro_model(tmp_path / "hf", model_type="llama")
+    edit_weights(model, lambda tensors: tensors["model.layers.1.mlp.up_proj.weight"].mul_(3e4))
+    for name, is_narrow in (("fp16", True), ("4bit", True), ("bf16", False)):
+        folder = tmp_path / name
+        folder.mkdir()
+        if is_narrow:
+            with pytest.raises(InputError, match=r"fp16 cannot hold this model.*use mlx:bf16"):
+                MlxFormat(name).write(model, folder, lambda layer: None)
+            assert list(folder.iterdir()) == []
+        else:
+            MlxFormat(name).write(model, folder, lambda layer: None)

@@ -414,11 +414,11 @@ def test_the_report_says_what_was_run(run: Callable[..., ParityReport]) -> None:
     report = run(decode_steps=2).to_json()
     assert list(report) == [
         "schema", "verdict", "failure", "reasons", "hint", "max_abs", "top1_agreement", "mean_kl_nats", "cache_error",
-        "format", "runtime", "precision", "form", "limits", "smallest_passing_limits", "looser_limits",
+        "format", "runtime", "precision", "form", "limits", "smallest_passing_limits", "looser_limits", "uncrossed",
         "noise_kl_nats", "provider", "threads", "versions", "prompts", "max_prompt_tokens", "decode_steps",
         "longest_tokens", "context_length", "cases",
     ]  # fmt: skip
-    assert report["schema"] == "seap-export/parity/4"
+    assert report["schema"] == "seap-export/parity/5"
     assert report["verdict"] == "passed"
     assert (report["format"], report["runtime"], report["precision"]) == ("onnx", "onnxruntime", "fp32")
     assert report["provider"] == {"asked": "cpu", "obtained": "CPUExecutionProvider", "gpu": None, "nodes": None}

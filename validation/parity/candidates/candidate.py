@@ -74,9 +74,11 @@ class RuntimeCandidate:
         scaling: Powers of two that the written model has been scaled by.
         rounds_rows: Whether it rounds activations with a scale and a zero point for each token, and not in blocks, as
             XNNPACK does for rounded weights. Then it also runs in float32.
+        fills: Whether its runner can begin behind a cache that is filled; see `Fills`.
     """
 
     rounds_rows: ClassVar[bool] = False
+    fills: ClassVar[bool] = False
 
     def __init__(self, runtime: str, row: Runtime, parity_input: ParityInput) -> None:
         """Raises `ArtifactError` if the folder does not say its format."""

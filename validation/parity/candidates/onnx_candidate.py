@@ -42,6 +42,8 @@ from validation.session_memory import calls_of, claim_memory
 class OnnxCandidate(RuntimeCandidate):
     """See `RuntimeCandidate`."""
 
+    fills = True
+
     def __init__(self, runtime: str, row: Runtime, parity_input: ParityInput) -> None:
         """Raises `EnvironmentFailure` if no session runs on the provider."""
         probe(parity_input.execution.provider)

@@ -21,11 +21,11 @@ from converters.onnx.graph.all_logits import with_all_logits
 from seap_export.errors import ArtifactError, ParityFailure
 from seap_export.runtime.decoding.cache import AppendedCache, Cache, CacheLayout, SharedCache, empty_buffers, is_state
 from seap_export.runtime.decoding.decoder import CACHE_KEY
-from seap_export.runtime.decoding.tensors import ELEMENTS, Element, float32_of, view
+from seap_export.runtime.decoding.tensors import ELEMENTS, Element, float32_of, narrowed, view
 from seap_export.runtime.failures import environment_failure
 from seap_export.runtime.providers import CPU, device_of, one_line
 from seap_export.runtime.session import ORT_ERRORS, open_session
-from validation.runtimes.runner import Layers, Logits, Opening, Runner, real_lengths
+from validation.runtimes.runner import Layers, Logits, Opening, Runner, States, real_lengths
 from validation.session_memory import claim_memory
 
 #: The largest change of a logit that is rounding, over the largest logit.
@@ -84,6 +84,18 @@ class OnnxRunner(Runner):
         cache = self._start(rows, width + room)
         return self._run(input_ids, cache.mask(self._is_real), what="prefill")
 
+    def fill(self, states: Iterator[States], tokens: int, room: int) -> None:
+        """See `Fills`."""
+        self._is_real = np.ones((1, tokens), np.int64)
+        cache = self._start(1, tokens + room, filled=tokens)
+        for layer, made_up in zip(self._layers, states, strict=True):
+            for state, layout in layer.items():
+                stored = _stored(cache.buffers[layout.past], layout.element).copy()
+                stored[0, :, :tokens] = narrowed(made_up[state], layout.element)
+                cache.buffers[layout.past].update_inplace(stored)
+        if self._is_shared:  # counts them as a prompt
+            cache.mask(self._is_real)
+
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
         """Appends tokens to each row, within the room of `prefill`."""
         if self._started is None:
@@ -134,20 +146,20 @@ class OnnxRunner(Runner):
         self._started = None
         del self._session
 
-    def _start(self, rows: int, capacity: int) -> Cache:
+    def _start(self, rows: int, capacity: int, filled: int = 0) -> Cache:
         """An empty cache; the one before is freed first."""
         self._started = None
         with _reported("allocate a cache"):
-            cache = self._empty(rows, capacity)
+            cache = self._empty(rows, capacity, filled)
         self._started = self._session.io_binding(), cache
         return cache
 
-    def _empty(self, rows: int, capacity: int) -> Cache:
+    def _empty(self, rows: int, capacity: int, filled: int) -> Cache:
         if self._is_shared:
             buffers = empty_buffers(self._layouts, rows, capacity, self._device)
             return SharedCache(self._layouts, rows, capacity, self._device, buffers)
         # On the host, from where it can be read in any dtype. No kernel depends on where a cache that is copied lies.
-        return AppendedCache(self._layouts, rows, CPU)
+        return AppendedCache(self._layouts, rows, CPU, filled)
 
     def _run(self, input_ids: NDArray[np.int64], mask: NDArray[np.int64], what: str) -> Logits:
         if self._started is None:

@@ -42,10 +42,14 @@ class Run:
         parts: Token ids, which run one part after the other with a cache. Eager attention materialises [heads, tokens
             of the part, tokens so far], so long sequences take less memory and time in several parts.
         kept: How many tokens at the end to give logits for, at least 1.
+        filled: How many tokens a cache holds before them, which were not computed.
+        fill: Gives the keys and values of these in a layer.
     """
 
     parts: Sequence[TokenIds]
     kept: int
+    filled: int = 0
+    fill: Callable[[int], States] | None = None
 
 
 class TorchRunner:
@@ -89,7 +93,8 @@ class TorchRunner:
             take_cache: Receives the states of each sequence and layer, none of a layer that keeps nothing.
         """
         for block in self.blocks([self.passing_bytes(sum(map(len, run.parts))) for run in runs]):
-            passages = self.start([[torch.tensor([list(part)]) for part in runs[number].parts] for number in block])
+            parts = [[torch.tensor([list(part)]) for part in runs[number].parts] for number in block]
+            passages = self.start(parts, empty=[self._begun(runs[number]) for number in block])
 
             def show(number: int, index: int, passages: Sequence[BatchPass] = passages, first: int = block[0]) -> None:
                 states = passages[number].take(index)
@@ -101,9 +106,23 @@ class TorchRunner:
                 for number, passage in zip(block, passages, strict=True):
                     yield self._kept_logits(passage, runs[number])
 
-    def start(self, batches: Sequence[Sequence[torch.Tensor]], *, cached: bool = True) -> list[BatchPass]:
-        """Embeds sequences, whose parts are int64 [batch, tokens] each."""
-        passages = [self._stock.empty() for _ in batches]
+    def _begun(self, run: Run) -> BatchPass:
+        """A sequence without tokens of its own, behind those of its cache."""
+        passage, fill = self._stock.empty(), run.fill
+        if run.filled and fill is not None:
+            passage.length = run.filled
+            passage.fill = lambda index: [torch.from_numpy(array)[None] for array in fill(index).values()]
+        return passage
+
+    def start(
+        self,
+        batches: Sequence[Sequence[torch.Tensor]],
+        *,
+        cached: bool = True,
+        empty: Sequence[BatchPass] | None = None,
+    ) -> list[BatchPass]:
+        """Embeds sequences, whose parts are int64 [batch, tokens] each, behind what is there before; None: nothing."""
+        passages = [self._stock.empty() for _ in batches] if empty is None else list(empty)
         self._append(passages, batches, cached)
         return passages
 

@@ -15,11 +15,15 @@ from support.editing import edit_weights
 from support.models import write_micro_model
 from support.product import BlockQuantization, PlainReader, Precision, SafetensorsReader
 
+from converters.onnx.weights import overflow
 from converters.onnx.weights.overflow import find_scaling
 from converters.onnx.weights.scaling import Scaling
 from seap_export.errors import InputError
-from seap_export.families import model_spec
+from seap_export.families import Experts, model_spec
 from seap_export.json_file import read_json
+from seap_export.layers.batches import length_buckets
+from seap_export.layers.sublayers.experts import expert_outputs, router_weights
+from seap_export.layers.sublayers.operands import PRODUCT
 
 IDS = np.random.default_rng(1).integers(3, 128, (2, 17))
 FP16 = Precision("fp16")
@@ -51,7 +55,7 @@ OVERFLOWS: dict[str, tuple[dict[str, float], Scaling]] = {
     "nothing": ({}, Scaling()),
     "stream": ({"embed_tokens": 1e5}, Scaling(3)),
     "mlp-output": ({"mlp__down_proj": 2e5}, Scaling(6)),
-    "mlp-product": ({"mlp__up_proj": 3e3, "mlp__gate_proj": 1e2, "mlp__down_proj": 1e-2}, Scaling(inputs=down(8))),
+    "mlp-product": ({"mlp__up_proj": 3e3, "mlp__gate_proj": 1e2, "mlp__down_proj": 1e-3}, Scaling(inputs=down(8))),
     "attention-output": ({"self_attn__o_proj": 2e5}, Scaling(6)),
 }
 
@@ -66,6 +70,13 @@ def run(session: onnxruntime.InferenceSession) -> np.ndarray:
 def scaling_of(made: Any, precision: Precision = FP16) -> Scaling:
     config = read_json(made.source / "config.json")
     return find_scaling(config, model_spec(config), SafetensorsReader(made.source), precision)
+
+
+def scaling_in(folder: Path, **config: Any) -> Scaling:
+    """That of a model folder, whose config says this besides."""
+    values = read_json(folder / "config.json")
+    spec = model_spec(values)
+    return find_scaling(values | config, spec, PlainReader(SafetensorsReader(folder), spec), FP16)
 
 
 def relative_error(made: Any) -> float:
@@ -84,6 +95,78 @@ def test_what_overflows_is_scaled(case: str, dialect: str, written: Callable[...
     assert relative_error(made) < 0.02
 
 
+@pytest.mark.parametrize("length", [96, 7])
+@pytest.mark.parametrize("bos", [1, None])
+def test_every_token_is_tried_alone_and_in_a_text_behind_bos(
+    bos: int | None, length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts: list[list[int]] = []
+
+    def seen(sequences: Any, *others: Any) -> Any:
+        texts.extend(sequences)
+        return length_buckets(sequences, *others)
+
+    folder = write_micro_model(tmp_path / "m", model_type="llama", vocab_size=128, max_position_embeddings=length)
+    monkeypatch.setattr(overflow, "length_buckets", seen)
+    whole = scaling_in(folder, bos_token_id=bos)
+    alone, others = [ids[0] for ids in texts if len(ids) == 1], [ids for ids in texts if len(ids) > 1]
+    assert sorted(alone) == list(range(128))
+    start = [] if bos is None else [bos]
+    assert all(ids[: len(start)] == start and len(ids) <= length for ids in others)
+    assert sorted(token for ids in others for token in ids[len(start) :]) == list(range(128))
+    monkeypatch.setattr(overflow, "_MOST_BYTES", 4 * 64 * 100)
+    assert (scaling_in(folder, bos_token_id=bos), len(texts)) == (whole, 2 * len(alone + others))
+
+
+@pytest.mark.parametrize("token", [5, 2222, 4095])
+def test_a_single_token_that_overflows_is_found(token: int, tmp_path: Path) -> None:
+    folder = write_micro_model(tmp_path / "m", model_type="llama", vocab_size=4096)
+    assert scaling_in(folder) == Scaling()
+    edit_weights(folder, lambda tensors: tensors["model.embed_tokens.weight"][token].mul_(1e4))
+    assert scaling_in(folder).stream >= 1
+
+
+@pytest.mark.parametrize(
+    ("family", "factors", "what"),
+    [
+        ("qwen3", {"q_norm": 50.0, "k_norm": 200.0}, r"scores before model\.layers\.0\.self_attn\.o_proj"),
+        ("qwen3", {"k_norm": 1e5}, r"keys before model\.layers\.0\.self_attn\.o_proj"),
+        ("lfm2", {"conv.in_proj": 300.0}, r"gated inputs before model\.layers\.0\.conv\.out_proj"),
+        ("llama", {"post_attention_layernorm": 3e4}, r"norm before model\.layers\.0\.mlp\.down_proj"),
+        ("llama", {"lm_head": 1e5}, "a logit"),
+    ],
+)
+def test_what_is_between_two_products_is_refused_where_it_overflows(
+    family: str, factors: dict[str, float], what: str, tmp_path: Path
+) -> None:
+    folder = write_micro_model(tmp_path / "m", model_type=family)
+
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        for part, factor in factors.items():
+            for name in tensors:
+                if part in name:
+                    tensors[name] *= factor
+
+    scaling_in(folder)
+    edit_weights(folder, change)
+    with pytest.raises(InputError, match=f"{what} reaches"):
+        scaling_in(folder)
+
+
+def test_experts_are_looked_at_before_the_router_weights_them(tmp_path: Path) -> None:
+    folder = write_micro_model(tmp_path / "m", model_type="mixtral")
+    spec = model_spec(read_json(folder / "config.json"))
+    tensors = PlainReader(SafetensorsReader(folder), spec).read(spec.layer_tensors(0))
+    (experts,) = (one for one in spec.layers[0].sublayers if isinstance(one, Experts))
+    layer, x = overflow._WatchedLayer(spec, 0, tensors, experts.output), torch.randn(20, spec.hidden_size)
+    (batch,) = length_buckets([list(range(20))], 20)
+    layer.channels_and_product(experts.output, x, batch)
+    peak = layer.peaks[PRODUCT]
+    outputs = expert_outputs(layer, experts, layer.read(experts.output, x))
+    reached = router_weights(layer, experts, x) > 0
+    assert peak == pytest.approx(outputs[reached].abs().max().item(), rel=0.01)
+
+
 @pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3"])
 def test_pruned_models_of_every_family(family: str, written: Callable[..., Any]) -> None:
     made = written(family, precision=FP16, change=scale(mlp__down_proj=2e5), **PRUNED)
@@ -96,19 +179,15 @@ def test_a_norm_after_a_sublayer_scales_the_product_alone(family: str, tmp_path:
     folder = write_micro_model(tmp_path / "m", model_type=family)
     name = "model.layers.1.self_attn.o_proj"
     edit_weights(folder, lambda tensors: tensors[f"{name}.weight"].mul_(1e5))
-    config = read_json(folder / "config.json")
-    spec = model_spec(config)
-    scaling = find_scaling(config, spec, PlainReader(SafetensorsReader(folder), spec), FP16)
+    scaling = scaling_in(folder)
     assert scaling == Scaling(outputs={name: scaling.outputs[name]})
 
 
 def test_neurons_that_no_product_scales_are_refused_where_they_overflow(tmp_path: Path) -> None:
     folder = write_micro_model(tmp_path / "m", model_type="arcee")
     edit_weights(folder, lambda tensors: tensors["model.layers.1.mlp.up_proj.weight"].mul_(100))
-    config = read_json(folder / "config.json")
-    spec = model_spec(config)
     with pytest.raises(InputError, match=r"the input of model\.layers\.1\.mlp\.down_proj reaches"):
-        find_scaling(config, spec, PlainReader(SafetensorsReader(folder), spec), FP16)
+        scaling_in(folder)
 
 
 def test_without_it_the_graph_overflows(written: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -180,7 +180,7 @@ def broken_config(work: Path) -> None:
             None,
             ["out", "--evaluation", "out/a-0.2/parity.json"],
             7,
-            "out/a-0.2/parity.json: evaluation schema is 'seap-export/parity/4', expected 'seap-export/evaluation/1'; "
+            "out/a-0.2/parity.json: evaluation schema is 'seap-export/parity/5', expected 'seap-export/evaluation/1'; "
             "evaluate again",
         ),
     ],

@@ -136,11 +136,26 @@ def test_a_variant_that_fails_parity_is_not_measured(run: Run, work: Path, monke
 
 
 def test_the_gate_takes_what_there_is(run: Run, out: Path) -> None:
-    """The first folder in its runtime, and the model folder where there is no other."""
+    """Every folder in its runtime, and the model folder where there is no other."""
     words = ("validate", "out/a-0.2", "--check", "quality", "--dense", "m")
     report = json.loads(run(*words, "--max-kl", "99", "--json", "-q").out)
-    assert list(report["variants"]["a-0.2"]["quality"]["divergence"]) == [NAME]
+    jsonschema.validate(report, schema())
+    divergence = report["variants"]["a-0.2"]["quality"]["divergence"]
+    names = [NAME, NAME.replace("fake", "fake-f16", 1)]
+    assert list(divergence) == names
+    assert [(check["check"], check["subject"]) for check in report["checks"]] == [("quality", name) for name in names]
     run(*words, "--max-kl", "1e-9", "-q").refused(4, NAME)
+
+    # a file beside the first, in fewer bits, fails alone
+    kl = sorted(figures["mean_kl_nats"] for figures in divergence.values())
+    assert kl[0] < kl[1]
+    files = ("--junit", "out.xml", "--out", "report.json")
+    assert run(*words, "--max-kl", str(sum(kl) / 2), *files, "-q").code == 4
+    verdicts = {check["subject"]: check["verdict"] for check in read_json(Path("report.json"))["checks"]}
+    worst = max(divergence, key=lambda name: divergence[name]["mean_kl_nats"])
+    assert verdicts == {name: "failed" if name == worst else "passed" for name in names}
+    assert [name in Path("out.xml").read_text("utf-8") for name in names] == [True, True]
+
     for name in ("fake", "fake-f16"):
         shutil.rmtree(out / "a-0.2" / name)
     report = json.loads(run(*words, "--max-kl", "99", "--json", "-q").out)
