@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,17 @@ def file_differences(folder: Path, files: Mapping[str, Content]) -> Iterator[str
                 yield f"{path}: differs from that of the model's folder; export again"
         else:
             yield from _value_differences(path, content)
+
+
+def foreign_files(folder: Path, names: Collection[str]) -> Iterator[str]:
+    """The files in a folder that are none of these, one line each: a runtime may read them, too.
+
+    What Python keeps of code that it has run does not count.
+    """
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        if not path.is_dir() and name.as_posix() not in names and "__pycache__" not in name.parts:
+            yield f"{path}: is not written with the model; remove it"
 
 
 def _value_differences(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
