@@ -52,7 +52,7 @@ def file_differences(folder: Path, files: Mapping[str, Content]) -> Iterator[str
             yield f"{path}: the model's folder has no such file; export again"
         elif isinstance(content, bytes):
             if path.read_bytes() != content:
-                yield f"{path}: differs from that of the model's folder; export again"
+                yield f"{path}: differs from what is written for the model now; export again"
         else:
             yield from _value_differences(path, content)
 

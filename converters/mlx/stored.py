@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -12,9 +11,9 @@ from safetensors import SafetensorError, safe_open
 from converters.comparison import ERROR_RATIO, Tolerance, are_as_near
 from converters.mlx.layout import Layout
 from converters.mlx.quantize import QuantizedRows, dequantize
-from converters.mlx.writer import MODEL_FILE, WEIGHTS, mlx_files, stored_parts
+from converters.mlx.writer import WEIGHTS, mlx_files, stored_parts
 from converters.read_back import PlainWeights, open_plain
-from converters.small_files import file_differences
+from converters.small_files import file_differences, foreign_files
 from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec
 
@@ -71,16 +70,11 @@ def shape_damages(folder: Path, layout: Layout) -> Iterator[str]:
 
 
 def folder_damages(model_folder: Path, folder: Path, spec: ModelSpec, layout: Layout) -> Iterator[str]:
-    """Files that are missing, damaged or of another model than that of `model_folder`, in words.
-
-    The model file may be that of another version of this package, and is only parsed.
-    """
+    """Files that are missing, damaged, of another model than that of `model_folder`, or of none, in words."""
+    files = mlx_files(model_folder, spec, layout)
     yield from shape_damages(folder, layout)
-    yield from file_differences(folder, mlx_files(model_folder, spec, layout))
-    try:
-        ast.parse((folder / MODEL_FILE).read_bytes())
-    except (OSError, SyntaxError, ValueError) as error:
-        yield f"{folder / MODEL_FILE}: missing or damaged ({' '.join(str(error).split())}); export again"
+    yield from file_differences(folder, files)
+    yield from foreign_files(folder, [*files, WEIGHTS])
 
 
 def weight_differences(model_folder: Path, folder: Path, spec: ModelSpec, layout: Layout) -> Iterator[str]:

@@ -12,8 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
-from converters.openvino.ir_file import DATA_FILE, MODEL_FILE, Ir, read_ir, write_graph
-from converters.openvino.packages import require
+from converters.openvino.ir_file import DATA_FILE, MODEL_FILE, read_ir, write_graph
 from converters.openvino.stored_tensor import Storage
 from converters.openvino.tensors import standard_graph
 from converters.openvino.tokenizer import DETOKENIZER_FILE, TOKENIZER_FILE, openvino_files, write_tokenizer
@@ -99,9 +98,11 @@ def _other_graph(
         yield "nodes are in another order"
     edges, other_edges = (_edges(net) for net in (wanted, given))
     if edges != other_edges:
-        target = next((line[1][0] for line in [*set(other_edges) ^ set(edges)]), "?")
+        target = min((target for _, (target, _) in {*edges} ^ {*other_edges}), default="several times")
         yield f"nodes are connected differently, for example '{target:.60}'"
-    notes, other_notes = ({note.tag: _said(note, True) for note in net.iterfind("rt_info/*")} for net in (wanted, given))
+    notes, other_notes = (
+        {note.tag: _said(note, True) for note in net.iterfind("rt_info/*")} for net in (wanted, given)
+    )
     for tag in sorted(notes.keys() | other_notes.keys()):
         if notes.get(tag) != other_notes.get(tag) and not _ORIGINS.fullmatch(tag):
             yield f"its note '{tag:.60}' differs"
@@ -119,11 +120,11 @@ def _said(element: ElementTree.Element, with_places: bool) -> Said:
 def _edges(net: ElementTree.Element) -> list[tuple[tuple[str, str], tuple[str, str]]]:
     """The connections in order, each as the names and ports of the nodes from which and to which it leads."""
     names = {layer.attrib.get("id"): layer.attrib.get("name", "") for layer in net.iterfind("layers/layer")}
-    ends = [
-        [(names.get(edge.attrib.get(f"{end}-layer"), ""), edge.attrib.get(f"{end}-port", "")) for end in ("from", "to")]
-        for edge in net.iterfind("edges/edge")
-    ]
-    return sorted((start, end) for start, end in ends)
+
+    def end(edge: ElementTree.Element, which: str) -> tuple[str, str]:
+        return names.get(edge.attrib.get(f"{which}-layer"), ""), edge.attrib.get(f"{which}-port", "")
+
+    return sorted((end(edge, "from"), end(edge, "to")) for edge in net.iterfind("edges/edge"))
 
 
 def _other_release(wanted: ElementTree.Element, given: ElementTree.Element) -> str:
