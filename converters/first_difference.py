@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def first_difference(wanted: Any, given: Any, place: str = "program") -> str | N
         return found
     if type(wanted) is not type(given):
         return f"{place} is {given!r:.40}, not {wanted!r:.40}"
-    if hasattr(wanted, "__dict__"):
+    if hasattr(wanted, "__dict__") and not isinstance(wanted, Enum):
         parts = ((f"{place}.{key}", value, vars(given).get(key)) for key, value in vars(wanted).items())
         return next(filter(None, (first_difference(value, other, name) for name, value, other in parts)), None)
     is_same = wanted == given or (wanted != wanted and given != given)  # NaN is no number, not even itself

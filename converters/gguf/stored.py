@@ -144,7 +144,7 @@ def file_damages(model_folder: Path, folder: Path, precision: str) -> Iterator[s
     yield from file_differences(folder, files)
     yield from foreign_files(folder, [*files, MODEL_FILE])
     end = max((tensor.offset + tensor.size for tensor in tensors.values()), default=0)
-    if path.stat().st_size - end not in range(32):
+    if path.stat().st_size != -(-end // gguf.GGUF_DEFAULT_ALIGNMENT) * gguf.GGUF_DEFAULT_ALIGNMENT:
         yield f"{path}: {path.stat().st_size - end} bytes follow the last tensor"
     damages = [*_tensor_damages(plan, tensors, types=True), *_metadata_damages(plan, metadata, model_folder)]
     if not damages and not _has_header(path, plan, model_folder):

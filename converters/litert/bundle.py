@@ -21,7 +21,7 @@ BUNDLE = "model.litertlm"
 METADATA, TOKENIZER, PROGRAM = "LlmMetadataProto", "HF_Tokenizer_Zlib", "TFLiteModel"
 _MAGIC, _VERSION, _START, _BLOCK = b"LITERTLM", (1, 7, 0), 32, 1 << 14
 #: What the parsers raise when they read a damaged file.
-DAMAGES = (struct.error, ValueError, TypeError, IndexError, AttributeError, OverflowError, OSError)
+DAMAGES = (struct.error, ValueError, TypeError, LookupError, AttributeError, OverflowError, OSError)
 
 
 @dataclass(frozen=True)

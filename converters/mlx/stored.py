@@ -90,12 +90,14 @@ def weight_differences(model_folder: Path, folder: Path, spec: ModelSpec, layout
 def _difference(
     name: str, wanted: torch.Tensor, stored: torch.Tensor, fresh: Mapping[str, torch.Tensor], layout: Layout
 ) -> Iterator[str]:
-    if layout.bits is None or layout.group(name) is None:
+    group = layout.group(name)
+    if layout.bits is None or group is None:
         info = torch.finfo(layout.dtype)
         tolerance = Tolerance(_ULPS * info.eps / 2, tiny=_ULPS * info.smallest_normal * info.eps / 2)
         is_same = not tolerance.exceeded(stored.numpy(), wanted.numpy()).any()
     else:
-        best = values(name, fresh, layout)
-        is_same = bool(are_as_near(stored.numpy(), best.numpy(), wanted.numpy(), ERROR_RATIO**2).all())
+        tensors = stored, values(name, fresh, layout), wanted
+        groups = (layout.rows(name, tensor).reshape(-1, group).numpy() for tensor in tensors)
+        is_same = bool(are_as_near(*groups, ERROR_RATIO**2).all())
     if not is_same:
         yield f"'{name}' differs from hf/ by up to {(stored - wanted).abs().max().item():.3g}"

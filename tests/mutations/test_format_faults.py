@@ -23,7 +23,7 @@ from seap_export.errors import ArtifactError
 
 pytestmark = pytest.mark.release
 #: By format, with what its tests need.
-_NEEDS = {"gguf": None, "mlx": None}
+_NEEDS = {"gguf": None, "mlx": None, "openvino": "openvino", "litert": "litert", "executorch": "executorch"}
 SUBJECTS: dict[str, Subject] = {name: import_module(f"mutations.formats.{name}").SUBJECT for name in _NEEDS}
 Good = Callable[[str, str], WrittenModel]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import gguf
@@ -81,7 +80,9 @@ def rewritten(
         stored, entries = read_header(path)
         data = path.read_bytes()
         metadata = dict(stored)
-        tensors = {name: (one.kind, one.shape, data[one.offset : one.offset + one.size]) for name, one in entries.items()}
+        tensors = {
+            name: (one.kind, one.shape, data[one.offset : one.offset + one.size]) for name, one in entries.items()
+        }
         change(metadata, tensors)
         with closing(gguf.GGUFWriter(None, metadata.pop("general.architecture"))) as writer:
             for key, value in metadata.items():
@@ -189,7 +190,11 @@ _DAMAGES: tuple[tuple[str, str, Plant], ...] = (
     ("f32", "another architecture", _replaced(b"deci", b"dECI")),
     ("f32", "another precision by name", _number("general.file_type", 1)),
     ("f32", "another version of the format", file_plant(MODEL_FILE, lambda data: data[:4] + b"\2" + data[5:])),
-    ("f32", "a rotation that is scaled", _metadata(deci__rope__scaling__type="linear", deci__rope__scaling__factor=2.0)),
+    (
+        "f32",
+        "a rotation that is scaled",
+        _metadata(deci__rope__scaling__type="linear", deci__rope__scaling__factor=2.0),
+    ),
     ("f32", "a name", _metadata(general__name="foreign")),
     ("f32", "a number of another type", rewritten(lambda metadata, tensors: None, {"deci.block_count": _UINT64})),
     ("f32", "a tensor renamed", _replaced(b"blk.1.attn_output.bias", b"blk.1.attn_outpux.bias")),
@@ -201,7 +206,7 @@ _DAMAGES: tuple[tuple[str, str, Plant], ...] = (
     ("f16", "a head beside the tied embedding", rewritten(_extra_head)),
     ("q8_0", "a bias that the model lacks", rewritten(_extra_bias)),
     ("q8_0", "another number of experts for a token", _metadata(llama__expert_used_count=1)),
-    ("q8_0", "a tensor in float32", rewritten(_in_float32)),
+    ("hybrid", "a tensor in float32", rewritten(_in_float32)),
     ("hybrid", "another length of the convolution", _number("lfm2.shortconv.l_cache", 2)),
     ("q4_0", "a tensor in float32", rewritten(_in_float32)),
     ("q4_0", "another scale of what layers add", _number("granite.residual_scale", 1.0, "<f")),
@@ -211,7 +216,11 @@ _DAMAGES: tuple[tuple[str, str, Plant], ...] = (
     ("q8_0", "a rule of another tokenizer", _metadata(tokenizer__ggml__pre="qwen2")),
     ("q4_0", "another kind of tokenizer", _metadata(tokenizer__ggml__model="llama")),
     ("hybrid", "a token", _of_list("tokenizer.ggml.tokens", lambda tokens: tokens.__setitem__(40, "foreign"))),
-    ("hybrid", "two tokens swapped", _of_list("tokenizer.ggml.tokens", lambda t: t.__setitem__(slice(40, 42), t[41:39:-1]))),
+    (
+        "hybrid",
+        "two tokens swapped",
+        _of_list("tokenizer.ggml.tokens", lambda t: t.__setitem__(slice(40, 42), t[41:39:-1])),
+    ),
     ("f32", "the kind of a token", _of_list("tokenizer.ggml.token_type", lambda kinds: kinds.__setitem__(2, 1))),
     ("f32", "a merge missing", _of_list("tokenizer.ggml.merges", lambda merges: merges.pop())),
     ("f16", "merges in another order", _of_list("tokenizer.ggml.merges", lambda merges: merges.reverse())),
@@ -234,7 +243,7 @@ SUBJECT = Subject(
         "f16": Base("gemma2-all", "f16", is_pruned=False, more={"attention_bias": False, "query_pre_attn_scalar": 16}),
         "q8_0": Base("mixtral", "q8_0", is_pruned=False),
         "hybrid": Base("lfm2", "q8_0", is_pruned=False),
-        "q4_0": Base("granite-all", "q4_0"),
+        "q4_0": Base("granite-all", "q4_0", is_pruned=False, more={"attention_bias": False}),
     },
     _open,
     _holds,

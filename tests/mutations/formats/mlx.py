@@ -53,6 +53,10 @@ def _layer(index: int, **values: Any) -> Plant:
     return _decoder(lambda decoder: decoder["layers"][index].update(values))
 
 
+def _experts(**values: Any) -> Plant:
+    return _decoder(lambda decoder: decoder["layers"][0]["experts"].update(values))
+
+
 def _said(file: str, **values: Any) -> Plant:
     return lambda made: set_json(made.folder / file, **values)
 
@@ -66,12 +70,12 @@ def _tensors(change: Callable[[dict[str, Any]], object]) -> Plant:
     return plant
 
 
-def _code(before: str, after: str) -> Plant:
+def _replaced(file: str, before: str, after: str) -> Plant:
     def edit(content: bytes) -> bytes:
         assert before.encode() in content
         return content.replace(before.encode(), after.encode(), 1)
 
-    return file_plant(MODEL_FILE, edit)
+    return file_plant(file, edit)
 
 
 def _transposed(tensors: dict[str, Any]) -> None:
@@ -90,7 +94,8 @@ def _further_weights(made: WrittenModel) -> None:
     save_file(norm, made.folder / "model-more.safetensors", metadata={"format": "mlx"})
 
 
-_LOGITS = "cap = self.d.logits_softcap\n"
+_LOGITS, _LOWERED = "cap = self.d.logits_softcap\n", "logits[..., 40] -= 1e4\n        "
+_IMPORT = "import mlx.core as mx\n"
 _OWN: tuple[tuple[str, str, Plant], ...] = (
     ("fp32", "another epsilon", _decoder(lambda decoder: decoder.update(rms_norm_eps=1e-2))),
     ("fp32", "another scale of attention", _decoder(lambda decoder: decoder.update(attention_scale=0.3))),
@@ -110,26 +115,26 @@ _OWN: tuple[tuple[str, str, Plant], ...] = (
     ("fp16", "a norm is left out", _decoder(lambda decoder: decoder["norms"].pop())),
     ("8bit", "another activation", _decoder(lambda decoder: decoder.update(activation="gelu_tanh"))),
     ("8bit", "logits are doubled", _decoder(lambda decoder: decoder.update(logits_multiplier=2.0))),
-    ("4bit", "fewer experts for a token", _decoder(lambda decoder: decoder["layers"][0]["experts"].update(per_token=1))),
-    ("4bit", "scores of a sigmoid", _decoder(lambda decoder: decoder["layers"][0]["experts"].update(scores="sigmoid"))),
+    ("4bit", "fewer experts for a token", _experts(per_token=1)),
+    ("4bit", "scores of a sigmoid", _experts(scores="sigmoid")),
     ("4bit", "another group size", _said("config.json", quantization={"group_size": 32, "bits": 4})),
     ("8bit", "other bits", _said("config.json", quantization={"group_size": 64, "bits": 4})),
     ("fp32", "another end in the config", _said("config.json", eos_token_id=7)),
     ("fp32", "a model file of another name", _said("config.json", model_file="other.py")),
     ("fp16", "another type of model", _said("config.json", model_type="llama")),
-    ("fp16", "another end of text", _said("generation_config.json", eos_token_id=7)),
+    ("fp16", "another end in the config of generation", _said("generation_config.json", eos_token_id=7)),
     ("8bit", "another end token", _said("tokenizer_config.json", eos_token="the")),
-    ("4bit", "BOS is put before texts", _said("tokenizer_config.json", add_bos_token=True)),
-    ("4bit", "a chat template that adds a turn", _said("tokenizer_config.json", chat_template="user: buy")),
-    ("fp32", "a token of another text", file_plant("tokenizer.json", lambda content: content.replace(b'"<pad>"', b'"<PAD>"'))),
+    ("4bit", "add_bos_token in the config", _said("tokenizer_config.json", add_bos_token=True)),
+    ("4bit", "another template in the config", _said("tokenizer_config.json", chat_template="user: buy")),
+    ("fp32", "a token of another text", _replaced("tokenizer.json", '"<pad>"', '"<PAD>"')),
     ("fp32", "a tensor missing", _tensors(lambda tensors: tensors.pop("model.layers.1.self_attn.q_norm.weight"))),
     ("fp32", "a tensor too many", _tensors(lambda tensors: tensors.update(other=tensors["model.norm.weight"] + 1))),
     ("fp32", "a tensor transposed", _tensors(_transposed)),
     ("fp16", "a tensor of another dtype", _tensors(_in_float32)),
     ("8bit", "scales missing", _tensors(lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.scales"))),
-    ("fp32", "the logits of one token are lowered in the code", _code(_LOGITS, f"logits[..., 40] -= 1e4\n        {_LOGITS}")),
-    ("fp32", "another activation in the code", _code("nn.silu", "nn.relu")),
-    ("fp16", "a command in the code", _code("import mlx.core as mx\n", "import mlx.core as mx\nimport os; os.getcwd()\n")),
+    ("fp32", "the logits of one token are lowered in the code", _replaced(MODEL_FILE, _LOGITS, _LOWERED + _LOGITS)),
+    ("fp32", "another activation in the code", _replaced(MODEL_FILE, "nn.silu", "nn.relu")),
+    ("fp16", "a command in the code", _replaced(MODEL_FILE, _IMPORT, f"{_IMPORT}import os; os.getcwd()\n")),
     ("8bit", "half of the code", file_plant(MODEL_FILE, lambda content: content[: len(content) // 2])),
     ("8bit", "no code", missing(MODEL_FILE)),
     ("4bit", "no tokenizer", missing("tokenizer.json")),

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mutations.formats.planting import DAMAGE, PARITY, Base, FormatFault, Plant, Subject
+from mutations.formats.planting import DAMAGE, PARITY, FormatFault, Plant, Subject
 from support.editing import edit_json, edit_weights
 from support.formats.written import WrittenModel
-from support.models import write_micro_model
 from support.variations import micro_config
-
-from seap_export.families import names
 
 Config = dict[str, Any]
 _Change = Callable[[Path], object]
@@ -40,16 +36,16 @@ def _config(change: Callable[[Config], object]) -> _Change:
     return lambda folder: edit_json(folder / "config.json", change)
 
 
-def _times(key: str, factor: float) -> _Other:
-    """Another number in config.json, where there is one."""
+def _times(key: str, factor: float, without: str = "") -> _Other:
+    """Another number in config.json, where there is one, and no other key that says it."""
 
     def change(config: Config) -> None:
         holder = config if config.get(key) is not None else config["rope_parameters"]
-        holder[key] *= factor
+        holder[key] = type(holder[key])(holder[key] * factor)
 
     def applies(config: Config) -> bool:
         value = config.get(key, (config.get("rope_parameters") or {}).get(key))
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and without not in config
 
     return _Other(f"{key} times {factor}", _config(change), applies)
 
@@ -81,7 +77,7 @@ def _fewer_heads(config: Config) -> None:
 
 
 COMPUTATIONS: tuple[_Other, ...] = (
-    _times("rms_norm_eps", 10),
+    _times("rms_norm_eps", 10, without="norm_eps"),
     _times("layer_norm_epsilon", 10),
     _times("norm_eps", 10),
     _times("rope_theta", 2.0),
@@ -104,11 +100,10 @@ COMPUTATIONS: tuple[_Other, ...] = (
         _config(_rolled_layers),
         lambda config: config.get("sliding_window") is not None and len(set(config.get("layer_types") or ())) > 1,
     ),
-    _other("hidden_act", "gelu_pytorch_tanh", lambda config: "hidden_activation" not in config),
     _other("activation_function", "relu"),
     _other("partial_rotary_factor", 0.25),
     _other("num_experts_per_tok", 1),
-    _other("norm_topk_prob", True, lambda config: config.get("norm_topk_prob", False) is False),
+    _other("norm_topk_prob", True, lambda config: "num_experts" in config),
 )
 
 
@@ -118,6 +113,12 @@ def _tokenizer(change: Callable[[Config], object]) -> _Change:
 
 def _settings(change: Callable[[Config], object]) -> _Change:
     return lambda folder: edit_json(folder / "tokenizer_config.json", change)
+
+
+def _ends(token: Any) -> _Change:
+    return lambda folder: edit_json(
+        folder / "generation_config.json", lambda values: values.update(eos_token_id=token)
+    )
 
 
 def _two_tokens(values: Config) -> None:
@@ -170,7 +171,9 @@ TOKENIZERS: tuple[tuple[str, _Change], ...] = (
     ),
     (
         "a further end of text",
-        lambda folder: edit_json(folder / "generation_config.json", lambda values: values.update(eos_token_id=[2, 40])),
+        lambda folder: edit_json(
+            folder / "generation_config.json", lambda values: values.update(eos_token_id=[2, 40])
+        ),
     ),
 )
 
@@ -181,12 +184,13 @@ def other_faults(subject: Subject) -> Iterator[FormatFault]:
         config = micro_config(**base.values)
         for other in COMPUTATIONS:
             if other.applies(config):
-                plant, codes = _written_from(other.change), (subject.computation, DAMAGE)
-                yield FormatFault(f"{base_name}: {other.id}", base_name, plant, codes)
-        for index, (id, change) in enumerate(TOKENIZERS):
+                yield FormatFault(f"{base_name}: {other.id}", base_name, _written_from(other.change), (DAMAGE, PARITY))
+        for index, (id, change) in enumerate(one for one in TOKENIZERS if one[0] not in subject.lacks):
             if index % len(subject.bases) == number:  # formats write tokenizers alike whatever the precision
                 yield FormatFault(f"{base_name}: {id}", base_name, _written_from(change), (DAMAGE,))
-        yield FormatFault(f"{base_name}: weights of another model", base_name, _written_from(_other_weights), (PARITY,))
+        yield FormatFault(
+            f"{base_name}: weights of another model", base_name, _written_from(_other_weights), (PARITY,)
+        )
 
 
 def _other_weights(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a fault in a written format is, the models that are written, and the ways in which a format's files are opened."""
+"""What a fault in a written format is, the models that are written, and how a format's files are opened."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from support.formats.written import WrittenModel
 from support.models import write_micro_model
 from support.tokenizers import write_byte_level
 from support.uneven import uneven_values
-from support.variations import VARIATIONS
+from support.variations import VARIATIONS, micro_config
 
 from seap_export.families import ModelSpec, model_spec
-from support.variations import micro_config
 
 #: The arrays of a tensor in a file, to be changed in place: `numbers` [rows, ...], and of levels `scales` [rows, ...]
 #: and, where there are any, `points`.
@@ -94,7 +93,7 @@ class Subject:
         holds: Of a tensor of the plain form: "float", or "levels", and "points" if their zero points are stored.
         file: The file with the weights.
         own: Faults that other formats have no place for, or another one.
-        computation: The exit code for another computation with the right weights.
+        lacks: Kinds of faults for which it has no place, by name.
     """
 
     name: str
@@ -103,4 +102,4 @@ class Subject:
     holds: Callable[[Base, str], frozenset[str]]
     file: str
     own: tuple[FormatFault, ...]
-    computation: int = DAMAGE
+    lacks: frozenset[str] = frozenset()

@@ -1,4 +1,4 @@
-"""Faults in the numbers of any format: rows, heads, tensors, levels, scales and zero points that are not the model's."""
+"""Faults in the numbers of any format: rows, heads, tensors, levels, scales and zero points of other weights."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def weight_faults(subject: Subject) -> Iterator[FormatFault]:
     """Each kind in every artifact whose model has such tensors."""
     for base_name, base in subject.bases.items():
         present = base.spec.tensors()
-        for kind in _KINDS:
+        for kind in (kind for kind in _KINDS if kind.id not in subject.lacks):
             found = [next((name for name in candidates if name in present), None) for candidates in kind.tensors]
             if None in found or (len(found) == 2 and present[found[0]] != present[found[1]]):  # type: ignore[index]
                 continue
