@@ -67,7 +67,7 @@ class LitertFormat(Format):
         _, spec = accepted_model(self, model_folder)
         plain, program = open_plain(model_folder, spec), decoder_program(spec, self.precision)
         parts = {METADATA: llm_metadata(model_folder, cache_length(spec)), TOKENIZER: packed_tokenizer(model_folder)}
-        offsets, scales = program.offsets(), dict[str, NDArray[np.float32]]()
+        offsets, scales = program.offsets, dict[str, NDArray[np.float32]]()
         sizes = {kind: len(part) for kind, part in parts.items()}
         head, starts = header(model_sections({**sizes, PROGRAM: offsets[""]}))
         progress = LayerProgress(program.weights, on_layer)

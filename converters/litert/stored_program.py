@@ -80,7 +80,7 @@ class StoredProgram:
             return "matrices without scales"
         wanted = program.packed({name: of_rows for name, of_rows in scales.items() if of_rows is not None})
         if self._bundle.data[self._span.start : self._span.start + len(wanted)] == wanted:
-            return None if self._span.stop - self._span.start == program.offsets()[""] else "another length"
+            return None if self._span.stop - self._span.start == program.offsets[""] else "another length"
         try:
             models = [
                 schema().ModelT.InitFromPackedBuf(data, start)

@@ -209,7 +209,7 @@ def _other_matrix(graph: Graph) -> None:
     nodes[2].filter_id = nodes[3].filter_id
 
 
-_NORM = operators.norm
+_NORM, _ACTIVATED = operators.norm, operators.activated
 
 
 def _not_centred(g: Graph, x: Value, epsilon: float, gain: Value, bias: Value | None = None, **how: bool) -> Value:
@@ -247,7 +247,7 @@ _OWN: tuple[tuple[str, str, Plant], ...] = (
     ("int8", "rows are rounded otherwise", _graph(0, lambda graph: setattr(_rounded(graph), "num_nonbatch_dims", 2))),
     ("int4", "blocks of another size", _graph(0, lambda graph: setattr(_grouped(graph), "group_size", 64))),
     ("int8", "another node's flags", _node(0, "Multiply", 0, flags=1)),
-    ("fp32", "another GELU", emitted("activated", lambda g, _, x: operators.activated(g, "gelu", x))),
+    ("fp32", "another GELU", emitted("activated", lambda g, _, x: _ACTIVATED(g, "gelu", x))),
     ("fp32", "norms are not centred", emitted("norm", _not_centred)),
     ("fp32", "a bound that cuts off", emitted("scaled", lambda g, x, factor: _cut_off(g, x))),
     ("fp32", "positions one behind", _table(np.negative, -1)),

@@ -245,6 +245,21 @@ def _twice(told: list[Section]) -> list[Section]:
 
 
 _UP = names.weight("up_proj", 1)
+
+
+def _weight(model: Any) -> Any:
+    return model.subgraphs[0].tensors[_tensor(model, _UP)]
+
+
+def _transposed(model: Any) -> None:
+    _weight(model).shape = list(_weight(model).shape)[::-1]
+
+
+def _quantised(model: Any, **values: Any) -> None:
+    for key, value in values.items():
+        setattr(_weight(model).quantization, key, value)
+
+
 _OWN: tuple[tuple[str, str, Plant], ...] = (
     ("fp32", "another epsilon", _number(1e-5, 1e-3)),
     ("fp32", "another bound of logits", _number(8.0, 9.0)),
@@ -276,7 +291,7 @@ _OWN: tuple[tuple[str, str, Plant], ...] = (
     ("int8", "scales of a larger range", program(lambda model: _quantised(model, max=[1.0]))),
     ("fp32", "a weight of another type", program(lambda model: setattr(_weight(model), "type", 1))),
     ("fp32", "a weight of another name", program(lambda model: setattr(_weight(model), "name", b"other"))),
-    ("fp32", "a weight of another shape", program(lambda model: setattr(_weight(model), "shape", list(_weight(model).shape)[::-1]))),
+    ("fp32", "a weight of another shape", program(_transposed)),
     ("int8", "a note of the program", program(lambda model: setattr(model, "description", b"foreign"))),
     ("int8", "a further end token", _told(_stop)),
     ("int8", "no end token", _told(lambda message: message.ClearField("stop_tokens"))),
@@ -293,15 +308,6 @@ _OWN: tuple[tuple[str, str, Plant], ...] = (
     ("fp32", "sections in another order", _sections(lambda parts: None, lambda told: [told[1], told[0], told[2]])),
     ("int8", "another version of the bundle", file_plant(BUNDLE, lambda data: data[:8] + b"\2" + data[9:])),
 )  # fmt: skip
-
-
-def _weight(model: Any) -> Any:
-    return model.subgraphs[0].tensors[_tensor(model, _UP)]
-
-
-def _quantised(model: Any, **values: Any) -> None:
-    for key, value in values.items():
-        setattr(_weight(model).quantization, key, value)
 
 
 SUBJECT = Subject(
