@@ -13,6 +13,9 @@ from seap_export.json_file import json_text, read_json, write_json
 #: Bytes as they are, JSON values, or None: there is no such file.
 Content = bytes | Mapping[str, Any] | None
 _MISSING = object()
+#: What lies in a folder of a format and no runtime reads: its list of checksums, and what git, clients of the hub and
+#: file managers leave there.
+_BESIDE = frozenset({"SHA256SUMS", ".git", ".gitattributes", ".cache", ".DS_Store", "Thumbs.db", "desktop.ini"})
 
 
 def copies(model_folder: Path, *names: str) -> dict[str, Content]:
@@ -64,7 +67,8 @@ def foreign_files(folder: Path, names: Collection[str]) -> Iterator[str]:
     """
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder)
-        if not path.is_dir() and name.as_posix() not in names and "__pycache__" not in name.parts:
+        is_beside = name.parts[0] in _BESIDE or "__pycache__" in name.parts
+        if not path.is_dir() and name.as_posix() not in names and not is_beside:
             yield f"{path}: is not written with the model; remove it"
 
 

@@ -96,8 +96,10 @@ def _difference(
         tolerance = Tolerance(_ULPS * info.eps / 2, tiny=_ULPS * info.smallest_normal * info.eps / 2)
         is_same = not tolerance.exceeded(stored.numpy(), wanted.numpy()).any()
     else:
-        tensors = stored, values(name, fresh, layout), wanted
-        groups = (layout.rows(name, tensor).reshape(-1, group).numpy() for tensor in tensors)
-        is_same = bool(are_as_near(*groups, ERROR_RATIO**2).all())
+        near, best, wished = (
+            layout.rows(name, tensor).reshape(-1, group).numpy()
+            for tensor in (stored, values(name, fresh, layout), wanted)
+        )
+        is_same = bool(are_as_near(near, best, wished, ERROR_RATIO**2).all())
     if not is_same:
         yield f"'{name}' differs from hf/ by up to {(stored - wanted).abs().max().item():.3g}"

@@ -25,8 +25,8 @@ from converters.read_back import open_plain
 from seap_export.families import names
 from seap_export.sources.config import end_tokens, read_spec
 
-_NUMBERS = {"fp32": np.dtype("<f4"), "int8": np.dtype("i1"), "int4": np.dtype("u1")}
-_SCALES = {"int8": np.dtype("<f4"), "int4": np.dtype(ml_dtypes.bfloat16)}
+_NUMBERS: dict[str, np.dtype[Any]] = {"fp32": np.dtype("<f4"), "int8": np.dtype("i1"), "int4": np.dtype("u1")}
+_SCALES: dict[str, np.dtype[Any]] = {"int8": np.dtype("<f4"), "int4": np.dtype(ml_dtypes.bfloat16)}
 
 
 def _holds(base: Base, name: str) -> frozenset[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mutations.formats.planting import DAMAGE, PARITY, FormatFault, Plant, Subject
+from support.formats.written import WrittenModel
 
 #: A block of a disk.
 _BLOCK = 4096
@@ -15,7 +16,7 @@ _Edit = Callable[[bytes], bytes]
 def file_plant(name: str, edit: _Edit) -> Plant:
     """Rewrites a file of the folder."""
 
-    def plant(made) -> None:  # type: ignore[no-untyped-def]
+    def plant(made: WrittenModel) -> None:
         path = made.folder / name
         path.write_bytes(edit(path.read_bytes()))
 
@@ -29,7 +30,11 @@ def missing(name: str) -> Plant:
 
 def added(name: str, content: bytes) -> Plant:
     """Adds a file to the folder."""
-    return lambda made: (made.folder / name).write_bytes(content)
+
+    def plant(made: WrittenModel) -> None:
+        (made.folder / name).write_bytes(content)
+
+    return plant
 
 
 def _zeroed(start: float, size: int) -> _Edit:
@@ -80,5 +85,5 @@ def file_faults(subject: Subject) -> Iterator[FormatFault]:
     yield FormatFault(f"{bases[0]}: a link is added", bases[0], _link, (DAMAGE,))
 
 
-def _link(made) -> None:  # type: ignore[no-untyped-def]
+def _link(made: WrittenModel) -> None:
     (made.folder / "weights.bin").symlink_to(Path("/etc/hostname"))

@@ -19,7 +19,7 @@ from converters.gguf.file import MODEL_FILE, FilePlan
 from converters.gguf.layout import FileTensor
 from converters.gguf.writer import _TYPES, _item_type
 
-_BLOCKS = {
+_BLOCKS: dict[Kind, np.dtype[Any]] = {
     Kind.F32: np.dtype("<f4"),
     Kind.F16: np.dtype("<f2"),
     Kind.Q8_0: np.dtype([("scales", "<f2"), ("numbers", "u1", 32)]),
