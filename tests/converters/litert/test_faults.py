@@ -12,9 +12,17 @@ from support.models import write_micro_model
 
 from converters.litert.bundle import BUNDLE, PROGRAM, Bundle
 from converters.litert.format import LitertFormat
+from seap_export.errors import ArtifactError
 
 pytestmark = pytest.mark.needs("litert")
 Copied = Callable[[str], Path]
+
+
+def test_a_bundle_that_ends_early_is_not_read(copied: Copied) -> None:
+    path = copied("int8") / BUNDLE
+    path.write_bytes(path.read_bytes()[:-64])
+    with pytest.raises(ArtifactError, match="truncated"):
+        Bundle(path.parent)
 
 
 def test_random_bytes_are_refused_in_one_line(qwen3: Path, copied: Copied) -> None:
