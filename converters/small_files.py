@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,9 @@ from seap_export.json_file import json_text, read_json, write_json
 #: Bytes as they are, JSON values, or None: there is no such file.
 Content = bytes | Mapping[str, Any] | None
 _MISSING = object()
+#: What lies in a folder of a format and no runtime reads: its list of checksums, and what git, clients of the hub and
+#: file managers leave there.
+_BESIDE = frozenset({"SHA256SUMS", ".git", ".gitattributes", ".cache", ".DS_Store", "Thumbs.db", "desktop.ini"})
 
 
 def copies(model_folder: Path, *names: str) -> dict[str, Content]:
@@ -53,9 +56,21 @@ def file_differences(folder: Path, files: Mapping[str, Content]) -> Iterator[str
             yield f"{path}: the model's folder has no such file; export again"
         elif isinstance(content, bytes):
             if path.read_bytes() != content:
-                yield f"{path}: differs from that of the model's folder; export again"
+                yield f"{path}: differs from what is written for the model now; export again"
         else:
             yield from _value_differences(path, content)
+
+
+def foreign_files(folder: Path, names: Collection[str]) -> Iterator[str]:
+    """The files in a folder that are none of these, one line each: a runtime may read them, too.
+
+    What Python keeps of code that it has run does not count.
+    """
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder)
+        is_beside = name.parts[0] in _BESIDE or "__pycache__" in name.parts
+        if not path.is_dir() and name.as_posix() not in names and not is_beside:
+            yield f"{path}: is not written with the model; remove it"
 
 
 def _value_differences(path: Path, content: Mapping[str, Any]) -> Iterator[str]:

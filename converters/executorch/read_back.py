@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from converters.comparison import other_numbers, worse_rows
 from converters.executorch.decoder import decoder_program, decoder_weights
-from converters.executorch.stored_program import StoredProgram
+from converters.executorch.stored_program import PROGRAM, StoredProgram
 from converters.executorch.weights import StoredNumbers, stored_numbers
 from converters.read_back import PlainWeights, open_plain
-from converters.small_files import copies, file_differences
+from converters.small_files import copies, file_differences, foreign_files
 from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec
 from seap_export.sources.config import end_tokens, read_spec
@@ -63,10 +63,13 @@ def _other_levels(wanted: StoredNumbers, given: StoredNumbers) -> str | None:
 
 def program_damages(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
     """What shows without running a model that a program is damaged, or not of this model; see `Format.damages`."""
-    yield from file_differences(folder, copies(model_folder, "tokenizer.json"))
+    files = copies(model_folder, "tokenizer.json")
+    yield from file_differences(folder, files)
+    yield from foreign_files(folder, [*files, PROGRAM])
     try:
         stored = StoredProgram(folder)
-        if not stored.is_of(decoder_program(read_spec(model_folder), precision, end_tokens(model_folder))):
-            yield f"{stored.path}: another program than that of the model; export again"
+        program = decoder_program(read_spec(model_folder), precision, end_tokens(model_folder))
+        if (other := stored.other_program(program)) is not None:
+            yield f"{stored.path}: another program than that of the model: {other}; export again"
     except ArtifactError as error:
         yield str(error)

@@ -15,6 +15,7 @@ from converters.executorch.decoder import BITS, PRECISION
 from converters.executorch.packages import require
 from converters.executorch.program import Program
 from converters.executorch.weights import GRID, StoredNumbers, Weight
+from converters.first_difference import first_difference
 from seap_export.errors import ArtifactError
 
 PROGRAM = "model.pte"
@@ -94,9 +95,20 @@ class StoredProgram:
         numbers = np.frombuffer(self._data[span.start : span.start + size], dtype).reshape(shape)
         return torch.from_numpy(numbers.copy())
 
-    def is_of(self, program: Program) -> bool:
-        """Whether the file is that of a program, whatever the numbers of the model."""
-        pieces = program.pieces().items()
-        return len(self._data) == program.offsets()[""] and all(
-            self._data[start : start + len(piece)] == piece for start, piece in pieces
-        )
+    def other_program(self, program: Program) -> str | None:
+        """Where the file differs from that of a program first, but for the numbers of the model; None: nowhere.
+
+        All of it is compared byte for byte; what is read into objects only names the place.
+        """
+        if len(self._data) != program.offsets()[""]:
+            return f"{len(self._data)} bytes, not {program.offsets()['']}"
+        pieces = program.pieces()
+        wrong = [start for start, piece in pieces.items() if self._data[start : start + len(piece)] != piece]
+        if 0 not in wrong:
+            return f"other constants or another graph at byte {wrong[0]}" if wrong else None
+        try:
+            read = require("executorch.exir._serialize._flatbuffer_program")._flatbuffer_to_program
+            programs = (read(data[: len(pieces[0])]) for data in (pieces[0], self._data))
+            return first_difference(*programs) or "other bytes"
+        except _DAMAGES as error:
+            return " ".join(str(error).split())

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Kind
@@ -18,8 +21,9 @@ from converters.gguf.layout import FileTensor
 from converters.gguf.q4_0 import Q4_0
 from converters.gguf.rows import plain_rows, rows_of
 from converters.gguf.types import PRESETS, needs_library
-from converters.gguf.writer import whole_metadata
+from converters.gguf.writer import other_files, whole_metadata, write_header
 from converters.read_back import PlainWeights
+from converters.small_files import file_differences, foreign_files
 from seap_export.errors import ArtifactError, InputError
 from seap_export.sources.config import read_spec
 from seap_export.sources.gguf.header import GgufTensor, read_header
@@ -137,16 +141,34 @@ def file_damages(model_folder: Path, folder: Path, precision: str) -> Iterator[s
         yield str(error)
         return
     plan = _plan(model_folder, precision)
+    files = other_files(model_folder, plan)
+    yield from file_differences(folder, files)
+    yield from foreign_files(folder, [*files, MODEL_FILE])
     end = max((tensor.offset + tensor.size for tensor in tensors.values()), default=0)
-    if path.stat().st_size - end not in range(32):
+    if path.stat().st_size != -(-end // gguf.GGUF_DEFAULT_ALIGNMENT) * gguf.GGUF_DEFAULT_ALIGNMENT:
         yield f"{path}: {path.stat().st_size - end} bytes follow the last tensor"
-    for damage in _tensor_damages(plan, tensors, types=True):
-        yield f"{path}: {damage}"
+    damages = [*_tensor_damages(plan, tensors, types=True), *_metadata_damages(plan, metadata, model_folder)]
+    if not damages and not _has_header(path, plan, model_folder):
+        damages.append("its header has other types, another order or other places of tensors; export it again")
+    yield from (f"{path}: {damage}" for damage in damages)
+
+
+def _metadata_damages(plan: FilePlan, stored: Mapping[str, Any], model_folder: Path) -> Iterator[str]:
     expected = {"general.architecture": plan.architecture.name, **whole_metadata(plan, model_folder)}
-    for key in sorted(expected.keys() | metadata.keys()):
-        if not _is_same(metadata.get(key), expected.get(key)):
-            stored, wanted = _short(metadata.get(key)), _short(expected.get(key))
-            yield f"{path}: metadata '{key}' are {stored}, not {wanted}"
+    for key in sorted(expected.keys() | stored.keys()):
+        if not _is_same(stored.get(key), expected.get(key)):
+            yield f"metadata '{key:.60}' are {_short(stored.get(key))}, not {_short(expected.get(key))}"
+
+
+def _has_header(path: Path, plan: FilePlan, model_folder: Path) -> bool:
+    """Whether a file begins with the bytes with which it would be written now."""
+    with tempfile.TemporaryDirectory() as made, closing(gguf.GGUFWriter(None, plan.architecture.name)) as writer:
+        header = Path(made) / path.name
+        write_header(writer, header, plan, whole_metadata(plan, model_folder))
+        writer.fout[0].flush()
+        expected = header.read_bytes()
+    with path.open("rb") as file:
+        return file.read(len(expected)) == expected
 
 
 def _plan(model_folder: Path, precision: str) -> FilePlan:

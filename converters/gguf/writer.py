@@ -18,6 +18,7 @@ from converters.gguf.modelfile import modelfile
 from converters.gguf.rows import rows_of
 from converters.gguf.tokenizer.vocabulary import tokenizer_metadata
 from converters.gguf.types import bytes_of
+from converters.small_files import Content, write_files
 from converters.whole import whole_or_nothing
 from seap_export.llama_library import llama_library
 from seap_export.sources.config import read_spec
@@ -47,8 +48,8 @@ def write_gguf(
     reader = PlainReader(SafetensorsReader(model_folder), plan.spec)
     # the writer is closed first: what the disk has no room for is written once more then
     with whole_or_nothing(out_folder), closing(gguf.GGUFWriter(None, plan.architecture.name)) as writer:
-        (out_folder / "Modelfile").write_text(modelfile(model_folder, plan.spec, MODEL_FILE), "utf-8", newline="\n")
-        _write_header(writer, out_folder / MODEL_FILE, plan, metadata)
+        write_files(out_folder, other_files(model_folder, plan))
+        write_header(writer, out_folder / MODEL_FILE, plan, metadata)
         _write_tensors(writer.fout[0], plan, reader, on_layer)
 
 
@@ -61,7 +62,13 @@ def whole_metadata(plan: FilePlan, model_folder: Path) -> Metadata:
     return {**plan.metadata, **tokenizer_metadata(model_folder, plan.spec)}
 
 
-def _write_header(writer: Any, path: Path, plan: FilePlan, metadata: Metadata) -> None:
+def other_files(model_folder: Path, plan: FilePlan) -> dict[str, Content]:
+    """The files beside the model's."""
+    return {"Modelfile": modelfile(model_folder, plan.spec, MODEL_FILE).encode("utf-8")}
+
+
+def write_header(writer: Any, path: Path, plan: FilePlan, metadata: Metadata) -> None:
+    """Writes what comes before the tensors of a file with `whole_metadata`, with a `gguf.GGUFWriter`."""
     for key, value in metadata.items():
         writer.add_key_value(key, value, _TYPES[type(value)], _item_type(value))
     for name, factors in plan.rope_tensors.items():

@@ -21,7 +21,7 @@ BUNDLE = "model.litertlm"
 METADATA, TOKENIZER, PROGRAM = "LlmMetadataProto", "HF_Tokenizer_Zlib", "TFLiteModel"
 _MAGIC, _VERSION, _START, _BLOCK = b"LITERTLM", (1, 7, 0), 32, 1 << 14
 #: What the parsers raise when they read a damaged file.
-DAMAGES = (struct.error, ValueError, TypeError, IndexError, AttributeError, OverflowError, OSError)
+DAMAGES = (struct.error, ValueError, TypeError, LookupError, AttributeError, OverflowError, OSError)
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,12 @@ def header(sections: Sequence[Section]) -> tuple[bytes, list[int]]:
         end = starts[index] + section.size
     fields = struct.pack("<8s3IxxxxQ", _MAGIC, *_VERSION, _START + length)
     return fields + _packed(sections, starts), starts
+
+
+def model_sections(sizes: Mapping[str, int]) -> list[Section]:
+    """The sections of a model, in order, given the bytes of each kind."""
+    items = {PROGRAM: {"model_type": "tf_lite_prefill_decode"}}
+    return [Section(kind, sizes[kind], items.get(kind, {})) for kind in (METADATA, TOKENIZER, PROGRAM)]
 
 
 def _packed(sections: Sequence[Section], starts: Sequence[int]) -> bytes:
@@ -85,6 +91,7 @@ class Bundle:
     Attributes:
         path: The file.
         data: Its bytes.
+        head: Its beginning, which says what the sections are.
 
     Raises:
         ArtifactError: It is missing, truncated or no bundle.
@@ -101,6 +108,7 @@ class Bundle:
                 raise ValueError("not a file of LiteRT-LM")
             told = schema.LiteRTLMMetaData.GetRootAs(self.data[:end], _START).SectionMetadata()
             entries = [told.Objects(index) for index in range(told.ObjectsLength())]
+            self.head = self.data[:end]
             self._spans = {entry.DataType(): slice(entry.BeginOffset(), entry.EndOffset()) for entry in entries}
             if max(span.stop for span in self._spans.values()) > len(self.data):
                 raise ValueError("truncated")
@@ -110,6 +118,12 @@ class Bundle:
     def damaged(self, reason: object) -> ArtifactError:
         """The error of a damaged file."""
         return ArtifactError(f"{self.path}: missing or damaged ({' '.join(str(reason).split())}); export again")
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each section; raises `ArtifactError` if one of them is missing."""
+        spans = {kind: self.span(kind) for kind in (METADATA, TOKENIZER, PROGRAM)}
+        return {kind: span.stop - span.start for kind, span in spans.items()}
 
     def span(self, kind: str) -> slice:
         """Where the section of a kind lies; raises `ArtifactError` if there is none."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from converters.accepted import accepted_model, cannot_hold, changing_rotation, remark_on_length
 from converters.format import Format, lacks
-from converters.litert.bundle import BUNDLE, METADATA, PROGRAM, TOKENIZER, Bundle, Section, header
+from converters.litert.bundle import BUNDLE, METADATA, PROGRAM, TOKENIZER, Bundle, header, model_sections
 from converters.litert.decoder import cache_length, decoder_program, decoder_weights
 from converters.litert.metadata import llm_metadata, packed_tokenizer
 from converters.litert.packages import EXTRA
@@ -67,10 +67,9 @@ class LitertFormat(Format):
         _, spec = accepted_model(self, model_folder)
         plain, program = open_plain(model_folder, spec), decoder_program(spec, self.precision)
         parts = {METADATA: llm_metadata(model_folder, cache_length(spec)), TOKENIZER: packed_tokenizer(model_folder)}
-        offsets, scales = program.offsets(), dict[str, NDArray[np.float32]]()
-        sections = [Section(kind, len(part), {}) for kind, part in parts.items()]
-        sections.append(Section(PROGRAM, offsets[""], {"model_type": "tf_lite_prefill_decode"}))
-        head, starts = header(sections)
+        offsets, scales = program.offsets, dict[str, NDArray[np.float32]]()
+        sizes = {kind: len(part) for kind, part in parts.items()}
+        head, starts = header(model_sections({**sizes, PROGRAM: offsets[""]}))
         progress = LayerProgress(program.weights, on_layer)
         with whole_or_nothing(out_folder), (out_folder / BUNDLE).open("wb") as file:
             for start, part in zip([0, *starts], [head, *parts.values()], strict=False):

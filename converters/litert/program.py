@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -224,8 +225,12 @@ class Program:
             self._operators.append(name)
         return self._operators.index(name)
 
-    def offsets(self) -> dict[str, int]:
-        """Where each tensor's numbers start, in bytes after the beginning of the program, and where all end, as ""."""
+    @cached_property
+    def offsets(self) -> Mapping[str, int]:
+        """Where each tensor's numbers start, in bytes after the beginning of the program, and where all end, as "".
+
+        Nothing is to be added to a program that has been asked.
+        """
         scales = {weight.name: np.ones(weight.shape[0], np.float32) for weight in self.weights.values()}
         end = len(self._packed(scales, dict.fromkeys(self.weights, _UNKNOWN)))
         offsets = {}
@@ -236,7 +241,7 @@ class Program:
 
     def packed(self, scales: Mapping[str, NDArray[np.float32]]) -> bytes:
         """The flatbuffer; `scales` are those of the rows of each rounded matrix."""
-        return self._packed(scales, self.offsets())
+        return self._packed(scales, self.offsets)
 
     def _packed(self, scales: Mapping[str, NDArray[np.float32]], offsets: Mapping[str, int]) -> bytes:
         made, model = schema(), schema().ModelT()

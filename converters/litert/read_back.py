@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +10,13 @@ import torch
 from numpy.typing import NDArray
 
 from converters.comparison import other_numbers, worse_rows
-from converters.litert.bundle import METADATA, TOKENIZER, Bundle
+from converters.litert.bundle import BUNDLE, METADATA, PROGRAM, TOKENIZER, Bundle, header, model_sections
 from converters.litert.decoder import cache_length, decoder_program
-from converters.litert.metadata import llm_metadata, unpacked_tokenizer
+from converters.litert.metadata import is_packed, llm_metadata
 from converters.litert.stored_program import StoredProgram
 from converters.litert.weights import StoredNumbers, stored_numbers
 from converters.read_back import PlainWeights, open_plain
+from converters.small_files import foreign_files
 from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec
 from seap_export.sources.config import read_spec
@@ -62,19 +62,23 @@ def _other_levels(name: str, wanted: StoredNumbers, given: StoredNumbers) -> str
 
 
 def bundle_damages(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
-    """What shows without running a model that a bundle is damaged, or not of this model; see `Format.damages`."""
+    """What shows without running a model that a bundle is damaged, or not of this model; see `Format.damages`.
+
+    Two releases of zlib may compress the tokenizer to other bytes, so what they give is compared.
+    """
     spec = read_spec(model_folder)
+    yield from foreign_files(folder, [BUNDLE])
     try:
         bundle = Bundle(folder)
         if bundle.section(METADATA) != llm_metadata(model_folder, cache_length(spec)):
             yield f"{bundle.path}: other end tokens, chat template or context than the model's; export again"
-        try:
-            text = unpacked_tokenizer(bundle.section(TOKENIZER))
-        except zlib.error as error:
-            raise bundle.damaged(error) from error
-        if text != (model_folder / "tokenizer.json").read_bytes():
-            yield f"{bundle.path}: another tokenizer than the model's; export again"
-        if not StoredProgram(bundle).is_of(decoder_program(spec, precision)):
-            yield f"{bundle.path}: another program than that of the model; export again"
+        if not is_packed(bundle.section(TOKENIZER), (model_folder / "tokenizer.json").read_bytes()):
+            yield f"{bundle.path}: another tokenizer than the model's, or a damaged one; export again"
+        head, starts = header(model_sections(bundle.sizes))
+        if bundle.head != head or len(bundle.data) != starts[-1] + bundle.sizes[PROGRAM]:
+            yield f"{bundle.path}: other sections than the model's, or bytes after them; export again"
+        other = StoredProgram(bundle).other_program(decoder_program(spec, precision))
+        if other is not None:
+            yield f"{bundle.path}: another program than that of the model: {other}; export again"
     except ArtifactError as error:
         yield str(error)

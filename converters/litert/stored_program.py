@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from converters.first_difference import first_difference
 from converters.litert.bundle import DAMAGES, PROGRAM, Bundle
 from converters.litert.packages import schema
 from converters.litert.program import ALIGNMENT, Program, Shape, packed
@@ -68,14 +69,26 @@ class StoredProgram:
         numbers = np.frombuffer(self._bundle.data, entry.dtype, prod(shape), start).reshape(shape)
         return StoredNumbers(numbers, entry.scales)
 
-    def is_of(self, program: Program) -> bool:
-        """Whether the flatbuffer is that of a program, whatever the weights and their scales."""
+    def other_program(self, program: Program) -> str | None:
+        """Where the flatbuffer differs from that of a program first, but for the scales of its weights; None: nowhere.
+
+        All of it is compared byte for byte; what is read into objects only names the place.
+        """
         rounded = {name: weight for name, weight in program.weights.items() if weight.is_rounded}
         scales = {name: self.numbers(name, weight.shape).scales for name, weight in rounded.items()}
         if any(of_rows is None for of_rows in scales.values()):
-            return False
+            return "matrices without scales"
         wanted = program.packed({name: of_rows for name, of_rows in scales.items() if of_rows is not None})
-        return self._bundle.data[self._span.start : self._span.start + len(wanted)] == wanted
+        if self._bundle.data[self._span.start : self._span.start + len(wanted)] == wanted:
+            return None if self._span.stop - self._span.start == program.offsets[""] else "another length"
+        try:
+            models = [
+                schema().ModelT.InitFromPackedBuf(data, start)
+                for data, start in ((wanted, 0), (self._bundle.data, self._span.start))
+            ]
+        except DAMAGES as error:
+            return " ".join(str(error).split())
+        return first_difference(*models) or "other bytes"
 
     def in_float(self) -> bytes:
         """The same program with dequantised weights, so that no kernel rounds activations."""

@@ -13,7 +13,7 @@ from converters.mlx.layout import Layout
 from converters.mlx.quantize import QuantizedRows, dequantize
 from converters.mlx.writer import WEIGHTS, mlx_files, stored_parts
 from converters.read_back import PlainWeights, open_plain
-from converters.small_files import file_differences
+from converters.small_files import file_differences, foreign_files
 from seap_export.errors import ArtifactError
 from seap_export.families import ModelSpec
 
@@ -70,9 +70,11 @@ def shape_damages(folder: Path, layout: Layout) -> Iterator[str]:
 
 
 def folder_damages(model_folder: Path, folder: Path, spec: ModelSpec, layout: Layout) -> Iterator[str]:
-    """Files that are missing, damaged or of another model than that of `model_folder`, in words."""
+    """Files that are missing, damaged, of another model than that of `model_folder`, or of none, in words."""
+    files = mlx_files(model_folder, spec, layout)
     yield from shape_damages(folder, layout)
-    yield from file_differences(folder, mlx_files(model_folder, spec, layout))
+    yield from file_differences(folder, files)
+    yield from foreign_files(folder, [*files, WEIGHTS])
 
 
 def weight_differences(model_folder: Path, folder: Path, spec: ModelSpec, layout: Layout) -> Iterator[str]:
@@ -88,12 +90,16 @@ def weight_differences(model_folder: Path, folder: Path, spec: ModelSpec, layout
 def _difference(
     name: str, wanted: torch.Tensor, stored: torch.Tensor, fresh: Mapping[str, torch.Tensor], layout: Layout
 ) -> Iterator[str]:
-    if layout.bits is None or layout.group(name) is None:
+    group = layout.group(name)
+    if layout.bits is None or group is None:
         info = torch.finfo(layout.dtype)
         tolerance = Tolerance(_ULPS * info.eps / 2, tiny=_ULPS * info.smallest_normal * info.eps / 2)
         is_same = not tolerance.exceeded(stored.numpy(), wanted.numpy()).any()
     else:
-        best = values(name, fresh, layout)
-        is_same = bool(are_as_near(stored.numpy(), best.numpy(), wanted.numpy(), ERROR_RATIO**2).all())
+        near, best, wished = (
+            layout.rows(name, tensor).reshape(-1, group).numpy()
+            for tensor in (stored, values(name, fresh, layout), wanted)
+        )
+        is_same = bool(are_as_near(near, best, wished, ERROR_RATIO**2).all())
     if not is_same:
         yield f"'{name}' differs from hf/ by up to {(stored - wanted).abs().max().item():.3g}"

@@ -64,11 +64,14 @@ def model_dtype(model_folder: Path) -> torch.dtype:
 
 
 def mlx_files(model_folder: Path, spec: ModelSpec, layout: Layout) -> dict[str, Content]:
-    """All files but the weights; generation_config.json holds the tokens that end a text."""
+    """All files but the weights; generation_config.json holds the tokens that end a text.
+
+    The model file is code that mlx-lm runs, and it is that of this release.
+    """
     return {
+        MODEL_FILE: (resources.files("converters.mlx") / MODEL_FILE).read_bytes(),
         **copies(model_folder, *tokenizer_names(model_folder), "generation_config.json"),
         "config.json": in_order(_config(model_folder, spec, layout)),
-        MODEL_FILE: (resources.files("converters.mlx") / MODEL_FILE).read_bytes(),
     }
 
 

@@ -1,106 +1,140 @@
-"""Finds what shows without running a model: a graph or files that do not belong to the model folder."""
+"""Finds what shows without running a model: a graph or files that do not belong to the model folder.
+
+Graphs are compared whole with those that are written now: nodes, attributes, ports, connections, constants, and the
+notes on which plugins and OpenVINO GenAI act.
+"""
 
 from __future__ import annotations
 
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from xml.etree import ElementTree
 
-from converters.openvino.ir_file import Ir, read_ir, write_ir
-from converters.openvino.packages import require
+from converters.openvino.ir_file import DATA_FILE, MODEL_FILE, read_ir, write_graph
 from converters.openvino.stored_tensor import Storage
 from converters.openvino.tensors import standard_graph
 from converters.openvino.tokenizer import DETOKENIZER_FILE, TOKENIZER_FILE, openvino_files, write_tokenizer
 from converters.openvino.translate import translate
-from converters.small_files import file_differences
+from converters.small_files import file_differences, foreign_files
 
-_VERSION = "openvino_version"
+#: Notes that only say what wrote a graph.
+_ORIGINS = re.compile(r"\w+_version|original_tokenizer_class")
+_GRAPHS = (TOKENIZER_FILE, DETOKENIZER_FILE)
+#: What an element of a graph says: its tag, attributes and text, and what is in it.
+Said = tuple[str, Mapping[str, str], str, tuple["Said", ...]]
 
 
 def graph_differences(model_folder: Path, folder: Path, storage: Storage) -> Iterator[str]:
-    """The nodes that differ from those of the graph that is written now; see `Format.differences`.
+    """How the graph differs from the one that is written now; the numbers of the weights do not count.
 
-    Another release of OpenVINO may write another graph that is as good. Then nothing is compared; parity tells.
+    See `Format.differences`. Another release of OpenVINO may write another graph that is as good; the lines then say
+    that it is another release.
     """
-    stored = read_ir(folder)
-    if _noted(stored.net, _VERSION) != require("openvino").get_version():
-        return
-    graph = standard_graph(model_folder, storage)
+    stored, graph = read_ir(folder), standard_graph(model_folder, storage)
+    tensors = [tensor for weight in graph.weights for tensor in weight.tensors]
     with tempfile.TemporaryDirectory() as made:
-        # without the weights, which stay inputs
-        write_ir(translate(graph), (), Path(made), lambda _: None)
-        expected = read_ir(Path(made))
-        weights = {tensor.name for weight in graph.weights for tensor in weight.tensors}
-        yield from _other_nodes(expected, stored, weights)
-
-
-def _other_nodes(expected: Ir, stored: Ir, weights: set[str]) -> Iterator[str]:
-    wanted, given = (
-        {layer.attrib["id"]: layer for layer in ir.net.iterfind("layers/layer")} for ir in (expected, stored)
-    )
-    for index in sorted(wanted.keys() | given.keys(), key=int):
-        node, other = wanted.get(index), given.get(index)
-        if node is None or other is None:
-            present = other if node is None else node
-            what = "missing" if other is None else "not of the model"
-            yield f"node '{index if present is None else present.attrib['name']}' is {what}"
-        elif node.attrib["name"] != other.attrib["name"]:
-            yield f"node '{other.attrib['name']:.60}' is in the place of '{node.attrib['name']}'"
-        elif node.attrib["name"] not in weights and not _is_same_node(node, other, expected, stored):
-            yield f"node '{node.attrib['name']}' ({node.attrib['type']}) differs from the model's"
-    edges = [
-        [tuple(sorted(edge.attrib.items())) for edge in ir.net.iterfind("edges/edge")] for ir in (expected, stored)
-    ]
-    if sorted(edges[0]) != sorted(edges[1]):
-        yield "nodes are connected differently"
-
-
-def _is_same_node(node: ElementTree.Element, other: ElementTree.Element, expected: Ir, stored: Ir) -> bool:
-    if node.attrib["type"] != other.attrib["type"] or _data(node) != _data(other):
-        return False
-    name = node.attrib["name"]
-    return node.attrib["type"] != "Const" or expected.read(name).tobytes() == stored.read(name).tobytes()
-
-
-def _data(layer: ElementTree.Element) -> dict[str, str]:
-    data = layer.find("data")
-    return {} if data is None else {key: value for key, value in data.attrib.items() if key != "offset"}
-
-
-def _noted(net: ElementTree.Element, name: str) -> str | None:
-    note = net.find(f"rt_info/{name}")
-    return None if note is None else note.attrib.get("value")
+        write_graph(translate(graph), tensors, Path(made))
+        expected = read_ir(Path(made), is_whole=False)
+        weights = {tensor.name for tensor in tensors}
+        for line in _other_graph(expected.net, stored.net):
+            yield f"{line}{_other_release(expected.net, stored.net)}"
+        for name in expected.constants.keys() & stored.constants.keys() - weights:
+            if expected.read(name).tobytes() != stored.read(name).tobytes():
+                yield f"constant '{name}' differs from the model's"
 
 
 def file_damages(model_folder: Path, folder: Path) -> Iterator[str]:
     """The files beside the IR that are missing or not those of the model folder; see `Format.damages`."""
-    yield from file_differences(folder, openvino_files(model_folder))
+    files = openvino_files(model_folder)
+    yield from file_differences(folder, files)
+    graphs = [graph for name in _GRAPHS for graph in (name, str(Path(name).with_suffix(".bin")))]
+    yield from foreign_files(folder, [*files, *graphs, MODEL_FILE, DATA_FILE])
     with tempfile.TemporaryDirectory() as made:
         write_tokenizer(model_folder, Path(made))
-        for name in (TOKENIZER_FILE, DETOKENIZER_FILE):
-            for graph in (Path(made) / name, (Path(made) / name).with_suffix(".bin")):
-                stored = folder / graph.name
-                if not stored.is_file():
-                    yield f"{stored}: missing; export again"
-                elif not (_is_same_graph(graph, stored) if graph.suffix == ".xml" else _is_same_data(graph, stored)):
-                    yield f"{stored}: is not that of the model's tokenizer; export again"
+        for name in _GRAPHS:
+            reason = _other_tokenizer(Path(made) / name, folder / name)
+            if reason is not None:
+                yield f"{folder / name}: {reason}; export again"
 
 
-def _is_same_data(expected: Path, stored: Path) -> bool:
-    return expected.read_bytes() == stored.read_bytes()
-
-
-def _is_same_graph(expected: Path, stored: Path) -> bool:
-    """Another release of openvino-tokenizers may write another graph that is as good."""
+def _other_tokenizer(expected: Path, stored: Path) -> str | None:
+    """How the graph of a tokenizer differs from the one that is written now, with its numbers; None: it does not."""
+    if not stored.is_file() or not stored.with_suffix(".bin").is_file():
+        return "missing, or its data are"
     try:
-        nets = [ElementTree.parse(path).getroot() for path in (expected, stored)]
+        nets = ElementTree.parse(expected).getroot(), ElementTree.parse(stored).getroot()
     except ElementTree.ParseError:
-        return False
-    versions = {_noted(net, "openvino_tokenizers_version") for net in nets}
-    if len(versions) > 1:
-        return True
-    for net in nets:
-        for notes in net.findall("rt_info"):
-            net.remove(notes)
-    return ElementTree.tostring(nets[0]) == ElementTree.tostring(nets[1])
+        return "not a graph of OpenVINO"
+    line = next(_other_graph(*nets, with_places=True), None)
+    if line is None and expected.with_suffix(".bin").read_bytes() != stored.with_suffix(".bin").read_bytes():
+        line = "its data differ"
+    return None if line is None else f"is not that of the model's tokenizer: {line}{_other_release(*nets)}"
+
+
+def _other_graph(
+    wanted: ElementTree.Element, given: ElementTree.Element, *, with_places: bool = False
+) -> Iterator[str]:
+    """What differs, a line each.
+
+    Args:
+        wanted: The graph as it is written now.
+        given: As it is stored.
+        with_places: Whether it counts where the numbers of constants are.
+    """
+    layers = [list(net.iterfind("layers/layer")) for net in (wanted, given)]
+    nodes, others = ({layer.attrib.get("name", ""): layer for layer in of_net} for of_net in layers)
+    for name in [*nodes, *(name for name in others if name not in nodes)]:
+        if name not in others:
+            yield f"node '{name}' is missing"
+        elif name not in nodes:
+            yield f"node '{name:.60}' ({others[name].attrib.get('type', '')!s:.40}) is not of the model"
+        elif _said(nodes[name], with_places) != _said(others[name], with_places):
+            yield f"node '{name}' ({nodes[name].attrib['type']}) differs from the model's"
+    if len(layers[1]) != len(others):
+        yield "several nodes have one name"
+    if nodes.keys() == others.keys() and list(nodes) != list(others):
+        yield "nodes are in another order"
+    edges, other_edges = (_edges(net) for net in (wanted, given))
+    if edges != other_edges:
+        target = min((target for _, (target, _) in {*edges} ^ {*other_edges}), default="several times")
+        yield f"nodes are connected differently, for example '{target:.60}'"
+    notes, other_notes = (
+        {note.tag: _said(note, True) for note in net.iterfind("rt_info/*")} for net in (wanted, given)
+    )
+    for tag in sorted(notes.keys() | other_notes.keys()):
+        if notes.get(tag) != other_notes.get(tag) and not _ORIGINS.fullmatch(tag):
+            yield f"its note '{tag:.60}' differs"
+    if {"layers", "edges", "rt_info"} != {part.tag for part in given} or len(given) != len(wanted):
+        yield "it has other parts than nodes, connections and notes"
+
+
+def _said(element: ElementTree.Element, with_places: bool) -> Said:
+    """All that an element says, but for the number of a node and, unless `with_places`, the offset of its numbers."""
+    left_out = ("id",) if element.tag == "layer" else ("offset",) if element.tag == "data" and not with_places else ()
+    attributes = {key: value for key, value in element.attrib.items() if key not in left_out}
+    return element.tag, attributes, (element.text or "").strip(), tuple(_said(part, with_places) for part in element)
+
+
+def _edges(net: ElementTree.Element) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+    """The connections in order, each as the names and ports of the nodes from which and to which it leads."""
+    names = {layer.attrib.get("id"): layer.attrib.get("name", "") for layer in net.iterfind("layers/layer")}
+
+    def end(edge: ElementTree.Element, which: str) -> tuple[str, str]:
+        return names.get(edge.attrib.get(f"{which}-layer"), ""), edge.attrib.get(f"{which}-port", "")
+
+    return sorted((end(edge, "from"), end(edge, "to")) for edge in net.iterfind("edges/edge"))
+
+
+def _other_release(wanted: ElementTree.Element, given: ElementTree.Element) -> str:
+    """That a graph was written by other packages than these; "": it was not."""
+    notes = [
+        {note.tag: note.attrib.get("value", "") for note in net.iterfind("rt_info/*") if note.tag.endswith("_version")}
+        for net in (wanted, given)
+    ]
+    tag = next((tag for tag, version in notes[0].items() if notes[1].get(tag) != version), None)
+    if tag is None:
+        return ""
+    package, (here, there) = tag.removesuffix("_version"), (of.get(tag, "none").partition("-")[0] for of in notes)
+    return f" (it is of {package} {there:.20}, and this is {here}: install that one, or export again)"

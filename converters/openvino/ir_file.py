@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
@@ -81,7 +81,7 @@ class Ir:
 
 
 def write_ir(model: Any, tensors: Sequence[StoredTensor], folder: Path, on_layer: Callable[[int], None]) -> None:
-    """Writes both files.
+    """Writes both files; see `write_graph`.
 
     Args:
         model: An `openvino.Model` with a parameter for each tensor, of its name, shape and type.
@@ -94,6 +94,22 @@ def write_ir(model: Any, tensors: Sequence[StoredTensor], folder: Path, on_layer
         EnvironmentFailure: OpenVINO cannot write its own part.
         InputError: A weight is not finite, or too large for fp16.
     """
+    constants, layer = write_graph(model, tensors, folder), None
+    with (folder / DATA_FILE).open("ab") as file:
+        for tensor in tensors:
+            index = names.layer_of(tensor.name)
+            if index != layer and layer is not None:
+                on_layer(layer)
+            layer = index
+            file.write(bytes(constants[tensor.name].offset - file.tell()))
+            for piece in tensor.write():
+                file.write(piece.data)
+    if layer is not None:
+        on_layer(layer)
+
+
+def write_graph(model: Any, tensors: Sequence[StoredTensor], folder: Path) -> Mapping[str, Constant]:
+    """Writes the graph, and the numbers of all constants but the tensors; where those of the tensors are to be."""
     paths = folder / MODEL_FILE, folder / DATA_FILE
     try:
         require("openvino").serialize(model, *paths)
@@ -103,25 +119,13 @@ def write_ir(model: Any, tensors: Sequence[StoredTensor], folder: Path, on_layer
         raise EnvironmentFailure(
             f"{folder}: OpenVINO cannot write the graph ({reason:.160}); free disk space or check the permissions"
         ) from error
-    with paths[1].open("ab") as file:
-        _fill(net, _appended(file, tensors, on_layer))
-    ElementTree.ElementTree(net).write(paths[0], encoding="utf-8", xml_declaration=True)
-
-
-def _appended(file: BinaryIO, tensors: Sequence[StoredTensor], on_layer: Callable[[int], None]) -> dict[str, Constant]:
-    """Writes the tensors; where each is."""
-    constants, layer = {}, None
+    constants, end = {}, paths[1].stat().st_size
     for tensor in tensors:
-        index = names.layer_of(tensor.name)
-        if index != layer and layer is not None:
-            on_layer(layer)
-        layer = index
-        file.write(bytes(-file.tell() % _ALIGNMENT))
-        constants[tensor.name] = Constant(tensor.element_type, tensor.shape, file.tell(), tensor.size)
-        for piece in tensor.write():
-            file.write(piece.data)
-    if layer is not None:
-        on_layer(layer)
+        start = -(-end // _ALIGNMENT) * _ALIGNMENT
+        constants[tensor.name] = Constant(tensor.element_type, tensor.shape, start, tensor.size)
+        end = start + tensor.size
+    _fill(net, constants)
+    ElementTree.ElementTree(net).write(paths[0], encoding="utf-8", xml_declaration=True)
     return constants
 
 
@@ -145,8 +149,12 @@ def _fill(net: ElementTree.Element, constants: Mapping[str, Constant]) -> None:
         )
 
 
-def read_ir(folder: Path) -> Ir:
+def read_ir(folder: Path, *, is_whole: bool = True) -> Ir:
     """Reads the graph; no numbers yet.
+
+    Args:
+        folder: Where it is.
+        is_whole: Whether the numbers of all constants are to be there.
 
     Raises:
         ArtifactError: A file is missing, the graph is damaged, or a constant lies beyond the end of the data file.
@@ -165,7 +173,7 @@ def read_ir(folder: Path) -> Ir:
         ) from error
     size = data_file.stat().st_size
     end = max((constant.offset + constant.size for constant in constants.values()), default=0)
-    if end != size:
+    if is_whole and end != size:
         raise ArtifactError(f"{data_file}: has {size} bytes, but {MODEL_FILE} needs {end}; export again")
     return Ir(net, constants, data_file)
 
