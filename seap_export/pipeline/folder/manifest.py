@@ -11,10 +11,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import seap_export
 from seap_export.errors import ArtifactError
 from seap_export.hashing import sha256_files, sha256_json
 from seap_export.json_file import json_text, read_artifact
+from seap_export.layers.compute import Compute
 from seap_export.pipeline.folder.names import CARD, HF
 from seap_export.pipeline.folder.outputs import write_whole
 
@@ -121,6 +124,12 @@ def card_key(entry: Mapping[str, Any], content: str) -> str:
 def package_versions() -> dict[str, str]:
     """The versions of this package and of the installed packages that affect artifacts."""
     return {"seap-export": seap_export.__version__, **_installed_versions()}
+
+
+def made_with(compute: Compute) -> dict[str, object]:
+    """What bytes depend on beside the inputs of a step: packages, and how layers are computed."""
+    how = {"threads": torch.get_num_threads(), "device": compute.device.type, "batch_tokens": compute.batch_tokens}
+    return {**package_versions(), **how}
 
 
 @cache
