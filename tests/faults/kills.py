@@ -1,10 +1,11 @@
 """Kills exports at random places, and checks that the same command then ends in the bytes of an undisturbed run.
 
-    python tests/faults/kills.py --kills 300 --crashes 100 [--seed 0] [--only NAME] [--json FILE]
+    python tests/faults/kills.py --kill 300 --crash 100 --damage 50 [--seed 0] [--only NAME] [--json FILE]
 
 A kill is a SIGKILL, after which the kernel has all that was written. A crash is one of the machine: after the kill, a
-block may be what it was when it was last synced, or zeros, and a file may end earlier. The exports are of micro
-models; together they have every step that goes on after an interruption.
+block may be what it was when it was last synced, or zeros, and a file may end earlier. Damage befalls whatever an
+unfinished step has left, synced or not. The exports are of micro models; together they have every step that goes on
+after an interruption.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 
@@ -70,6 +72,7 @@ EXPORTS: Mapping[str, tuple[str, ...]] = {
     ),
 }
 Tree = dict[str, bytes]
+Kind = Literal["kill", "crash", "damage"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class Episode:
     Attributes:
         export: Its name.
         seed: Of all that is random in it.
-        is_crash: Whether what was not synced was lost.
+        kind: What else happened when it was killed.
         kills: How often it was interrupted.
         steps: Steps that were finished, or begun, at each.
         lost: Blocks and ends of files that were lost.
@@ -89,7 +92,7 @@ class Episode:
 
     export: str
     seed: int
-    is_crash: bool
+    kind: Kind
     kills: int
     steps: tuple[str, ...]
     lost: int
@@ -104,11 +107,11 @@ class Campaign:
         self._tool, self._folder = tool, folder
         self._whole: dict[str, tuple[Tree, int]] = {}
 
-    def episode(self, export: str, seed: int, is_crash: bool, most: int) -> Episode:
+    def episode(self, export: str, seed: int, kind: Kind, most: int) -> Episode:
         """Interrupts an export up to so many times, at random places, and lets it end."""
         whole, changes = self._undisturbed(export)
         chance, kills, lost, steps, lines = (
-            random.Random(f"{export} {seed} {is_crash}"),
+            random.Random(f"{export} {seed} {kind}"),
             0,
             0,
             list[str](),
@@ -124,15 +127,18 @@ class Campaign:
             kills += 1
             steps.append(_state(self._folder / OUT))
             lines += _lines(done)
-            if is_crash:
+            if kind == "crash":
                 lost += lose(self._folder / OUT, self._folder / SYNCED, chance)
+            if kind == "damage":
+                for folder in (self._folder / OUT).glob(".seap-export-unfinished-*"):
+                    lost += lose(folder, self._folder / "nothing is safe", chance)
         done = self._run(export)
         lines += _lines(done)
         failure = None if done.code == 0 else f"exit code {done.code}"
         if failure is None and (tree := _tree(self._folder / OUT)) != whole:
             names = sorted(name for name in {*tree, *whole} if tree.get(name) != whole.get(name))
             failure = f"other bytes: {', '.join(names[:5])}"
-        return Episode(export, seed, is_crash, kills, tuple(steps), lost, tuple(lines), failure)
+        return Episode(export, seed, kind, kills, tuple(steps), lost, tuple(lines), failure)
 
     def _undisturbed(self, export: str) -> tuple[Tree, int]:
         if export not in self._whole:
@@ -222,23 +228,23 @@ def campaign() -> Iterator[Campaign]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--kills", type=int, default=300)
-    parser.add_argument("--crashes", type=int, default=100)
+    for kind in get_args(Kind):
+        parser.add_argument(f"--{kind}", type=int, default=0, metavar="NUMBER", help="how many of these")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=EXPORTS)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     exports, episodes, begin = [given.only] if given.only else list(EXPORTS), list[Episode](), time.monotonic()
     with campaign() as runs:
-        for is_crash, wanted in ((False, given.kills), (True, given.crashes)):
-            number, left = 0, wanted
+        for kind in get_args(Kind):
+            number, left = 0, getattr(given, kind)
             while left > 0:
                 export, seed = exports[number % len(exports)], given.seed + number
-                episode = runs.episode(export, seed, is_crash, min(left, 1 + number % 3))
+                episode = runs.episode(export, seed, kind, min(left, 1 + number % 3))
                 episodes.append(episode)
                 number, left = number + 1, left - episode.kills
                 if episode.failure:
-                    print(f"{export}, seed {seed}{', crash' if is_crash else ''}: {episode.failure}", file=sys.stderr)
+                    print(f"{export}, seed {seed}, {kind}: {episode.failure}", file=sys.stderr)
                     print(*episode.lines, sep="\n", file=sys.stderr, flush=True)
     table = _table(episodes)
     print(*table, sep="\n")
@@ -249,16 +255,17 @@ def main() -> int:
 
 
 def _table(episodes: list[Episode]) -> Iterator[str]:
-    yield "| export | kills | crashes | blocks and ends lost | told to the user | other bytes in the end |"
-    yield "| --- | --- | --- | --- | --- | --- |"
+    yield "| export | killed | crashed | damaged | blocks and ends lost | lines to the user | other bytes in the end |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
     rows = {name: [one for one in episodes if one.export == name] for name in EXPORTS}
     for name, ones in {**rows, "all": episodes}.items():
-        kills = Counter[bool]()
+        kills = Counter[Kind]()
         for one in ones:
-            kills[one.is_crash] += one.kills
+            kills[one.kind] += one.kills
         lost, lines = sum(one.lost for one in ones), sum(len(one.lines) for one in ones)
         failed = sum(one.failure is not None for one in ones)
-        yield f"| {name} | {kills[False]} | {kills[True]} | {lost} | {lines} | {failed} |"
+        counts = " | ".join(str(kills[kind]) for kind in get_args(Kind))
+        yield f"| {name} | {counts} | {lost} | {lines} | {failed} |"
 
 
 if __name__ == "__main__":
