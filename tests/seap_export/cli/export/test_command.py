@@ -230,6 +230,7 @@ def test_a_folder_of_another_model_is_refused(run: Run, done: Path, work: Path) 
     assert "another model ('m')" in outcome.err
     assert run("calibrate", "other", "--task", "c=a.jsonl", "--out", "out", "--quiet").err == outcome.err
     assert run(*words, "--dry-run").err == outcome.err
+    run("export", "other", *ALL[2:], "--quiet").refused(2, "another model ('m')", "or --force")
     for options in ((), ("--dry-run",)):  # it would leave a-0.4 of model m behind
         run("export", "other", *ONE[2:], "--quiet", "--force", *options).refused(2, "use another --out", "a-0.4")
     assert tree(done) == before
