@@ -207,13 +207,13 @@ def _is_manifest(values: dict[str, Any]) -> bool:
     kinds = {item.name: bool if item.name == "complete" else dict for item in fields(Manifest)}
     if values.keys() != kinds.keys() or not all(isinstance(values[name], kind) for name, kind in kinds.items()):
         return False
-    steps, files, source = values["steps"], values["files"], values["source"]
+    steps, files, source, makers = (values[name] for name in ("steps", "files", "source", "makers"))
     entries = [*values["tasks"].values(), *values["variants"].values(), *files.values()]
     return (
         all(map(_is_path_inside, [*steps, *files]))
         and all(map(_NAME.fullmatch, [*values["tasks"], *values["variants"]]))
         and all(isinstance(key, str) for key in steps.values())
-        and all(isinstance(made, list) and all(step in steps for step in made) for made in values["makers"].values())
+        and all(isinstance(made, list) and all(isinstance(step, str) for step in made) for made in makers.values())
         and all(isinstance(entry, dict) for entry in entries)
         and all(map(_is_file_entry, files.values()))
         and all(map(_is_variant, values["variants"].values()))
