@@ -236,21 +236,19 @@ def main() -> int:
     given = parser.parse_args()
     exports, episodes, begin = [given.only] if given.only else list(EXPORTS), list[Episode](), time.monotonic()
     with campaign() as runs:
-        for kind in get_args(Kind):
-            number, left = 0, getattr(given, kind)
-            while left > 0:
-                export, seed = exports[number % len(exports)], given.seed + number
-                episode = runs.episode(export, seed, kind, min(left, 1 + number % 3))
-                episodes.append(episode)
-                number, left = number + 1, left - episode.kills
+        left, number = {kind: getattr(given, kind) for kind in get_args(Kind)}, 0
+        while any(left.values()):
+            export, seed, number = exports[number % len(exports)], given.seed + number, number + 1
+            for kind in [kind for kind, kills in left.items() if kills]:
+                episodes.append(episode := runs.episode(export, seed, kind, min(left[kind], 1 + number % 3)))
+                left[kind] -= episode.kills
                 if episode.failure:
                     print(f"{export}, seed {seed}, {kind}: {episode.failure}", file=sys.stderr)
                     print(*episode.lines, sep="\n", file=sys.stderr, flush=True)
-    table = _table(episodes)
-    print(*table, sep="\n")
+                if given.json:
+                    given.json.write_text(json.dumps([asdict(one) for one in episodes], indent=1) + "\n", "utf-8")
+    print(*_table(episodes), sep="\n")
     print(f"\n{time.monotonic() - begin:.0f} s, seed {given.seed}")
-    if given.json:
-        given.json.write_text(json.dumps([asdict(episode) for episode in episodes], indent=1) + "\n", "utf-8")
     return int(any(episode.failure for episode in episodes))
 
 
