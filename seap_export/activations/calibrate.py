@@ -13,6 +13,7 @@ from seap_export.activations.sensitivity import SENSITIVITY_TOKENS, Backward, se
 from seap_export.activations.statistics import (
     TOKENS,
     SublayerStatistics,
+    has_layers,
     has_sensitivity,
     write_layer,
     write_sensitivity,
@@ -58,9 +59,9 @@ def collect_statistics(
         EnvironmentFailure: The installed transformers has no class of the model's family.
     """
     layers, unfinished = len(source.spec.layers), folder / UNFINISHED
-    if not has_sensitivity(folder):
+    write_tokens(folder / TOKENS, token_ids)
+    if not (has_sensitivity(folder) and has_layers(folder, layers)):
         unfinished.mkdir(exist_ok=True)
-        write_tokens(folder / TOKENS, token_ids)
         with torch.no_grad():
             run = _Run(source, token_ids, folder, compute or Compute(), check)
             for index in range(layers):
@@ -98,9 +99,14 @@ class _Run:
     def _start(self, token_ids: Sequence[Sequence[int]], check: bool) -> int:
         """Sets the streams of the first layer that is to be computed; returns its index."""
         layers = len(self._source.spec.layers)
-        if self._backward.has_begun:
+        if self._backward.has_begun and self._has_all_before(layers):
             return layers
-        saved = [index for index in self._streams.saved() if not check or self._path_of_check(index).is_file()]
+        self._backward.forget()
+        saved = [
+            index
+            for index in self._streams.saved()
+            if self._has_all_before(index) and (not check or self._path_of_check(index).is_file())
+        ]
         if check or not saved:
             embedding = self._source.read_embedding()
             if check:
@@ -112,6 +118,10 @@ class _Run:
             self._check.restore(kept_tensors(self._path_of_check(saved[-1])))
         self._streams.load(saved[-1])
         return saved[-1]
+
+    def _has_all_before(self, index: int) -> bool:
+        """Whether everything is there that was kept of the layers before one."""
+        return has_layers(self._folder, index) and self._backward.has_inputs(index)
 
     def _path_of_check(self, index: int) -> Path:
         return path_of(self._unfinished, _CHECK, index)

@@ -58,6 +58,15 @@ class Backward:
         """Whether the way forward is done."""
         return bool(kept_layers(self._folder, _GRADIENT))
 
+    def has_inputs(self, layers: int) -> bool:
+        """Whether what went into the first layers is kept."""
+        return set(range(layers)) <= set(kept_layers(self._folder, _INPUTS))
+
+    def forget(self) -> None:
+        """Removes the gradients."""
+        for layer in kept_layers(self._folder, _GRADIENT):
+            path_of(self._folder, _GRADIENT, layer).unlink()
+
     def keep_inputs(self, index: int, streams: Sequence[torch.Tensor]) -> None:
         """Keeps the hidden states of the batches, [tokens, hidden_size] each, that go into a layer."""
         self._keep(_INPUTS, index, streams, {})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from seap_export.activations.covariance import add_packed, mirrored
 from seap_export.activations.moments import Moments
 from seap_export.activations.observers import kept_numbers
 from seap_export.activations.routing import RoutingSample
+from seap_export.durable import keep
 from seap_export.errors import ArtifactError, InputError
 from seap_export.families import ModelSpec
 from seap_export.families.names import Projection
@@ -102,7 +102,7 @@ def write_layer(folder: Path, index: int, statistics: Mapping[Projection, Sublay
     with SafetensorsWriter(part, shapes, {name: tensor.dtype for name, tensor in tensors.items()}) as writer:
         for name, tensor in tensors.items():
             writer.write(name, tensor)
-    os.replace(part, folder / _layer_file(index))
+    keep(part, folder / _layer_file(index))
 
 
 def write_tokens(path: Path, token_ids: Sequence[Sequence[int]]) -> None:
@@ -135,8 +135,13 @@ def write_sensitivity(folder: Path, sensitivity: torch.Tensor) -> None:
     keep_tensors(folder / _SENSITIVITY, {"sensitivity": sensitivity})
 
 
+def has_layers(folder: Path, layers: int) -> bool:
+    """Whether the files of the first layers are there."""
+    return all((folder / _layer_file(index)).is_file() for index in range(layers))
+
+
 def has_sensitivity(folder: Path) -> bool:
-    """Whether all that is computed is there."""
+    """Whether the sensitivity is there."""
     return (folder / _SENSITIVITY).is_file()
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from seap_export.durable import append
+
 #: The first step and the last one; each is half of the one before.
 _FIRST, _LAST = 0.5, 0.125
 
@@ -55,13 +57,12 @@ class TrialLog:
     """Measurements in the order in which they were made, in a file, so that an interrupted search goes on.
 
     Args:
-        path: The file, which need not exist; a line that was not written whole is dropped.
+        path: The file, which need not exist.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        *lines, _ = path.read_text("utf-8").split("\n") if path.exists() else [""]
-        path.write_text("".join(f"{line}\n" for line in lines), "utf-8", newline="\n")
+        lines = path.read_text("utf-8").splitlines() if path.exists() else []
         self._earlier = [float(json.loads(line)) for line in lines]
 
     def next(self, measure: Callable[[], float]) -> float:
@@ -69,8 +70,7 @@ class TrialLog:
         if self._earlier:
             return self._earlier.pop(0)
         value = measure()
-        with self._path.open("a", encoding="utf-8", newline="\n") as file:
-            file.write(f"{json.dumps(value)}\n")
+        append(self._path, f"{json.dumps(value)}\n".encode())
         return value
 
 

@@ -16,7 +16,7 @@ from seap_export.layers.batches import Batch
 from seap_export.layers.embedding import Embedding
 from seap_export.layers.head import Head
 from seap_export.layers.hidden_states import HiddenStates, log_predictions, logits, output_stream
-from seap_export.layers.kept import keep_tensors, kept_tensors, path_of
+from seap_export.layers.kept import kept_tensors, path_of, write_tensors
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.streams import Streams
 from seap_export.layers.sublayers.norm import Norm
@@ -87,7 +87,7 @@ class Student:
         """Keeps the stream before each layer, and returns that after the last, for each batch."""
         hidden = HiddenStates.embedded(self._spec, self._outer.embedding, step.batches)
         for index in range(len(self._spec.layers)):
-            keep_tensors(
+            write_tensors(
                 self._before(index), {str(batch_index): stream for batch_index, stream in enumerate(hidden.streams)}
             )
             tensors = self._layers[index]

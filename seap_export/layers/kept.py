@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import load, save
+
+from seap_export.durable import keep
 
 #: The folder inside an unfinished result that holds what is needed to go on with it.
 UNFINISHED = "unfinished"
@@ -27,13 +28,18 @@ def kept_layers(folder: Path, name: str) -> list[int]:
 
 
 def keep_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Writes a small file of tensors from any device."""
-    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    """Writes a small file of tensors from any device, to be relied on by a later run."""
     part = path.with_name(path.name + PART)
-    part.write_bytes(save(on_cpu))  # `save_file` would make it unreadable for others
-    os.replace(part, path)
+    write_tensors(part, tensors)
+    keep(part, path)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Writes a small file of tensors from any device, which only this run reads."""
+    on_cpu = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    path.write_bytes(save(on_cpu))  # `save_file` would make it unreadable for others
 
 
 def kept_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """What `keep_tensors` wrote, on the CPU."""
+    """What `keep_tensors` or `write_tensors` wrote, on the CPU."""
     return load(path.read_bytes())

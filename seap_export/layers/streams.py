@@ -5,7 +5,6 @@ All of them can be saved before a layer and loaded again, so that interrupted wo
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +14,7 @@ from typing import Literal, Protocol
 
 import torch
 
+from seap_export.durable import keep
 from seap_export.families import ModelSpec
 from seap_export.layers.batches import Batch
 from seap_export.layers.compute import Compute
@@ -165,7 +165,7 @@ class _KeptInMemory(_Saved, MemoryStreams):
         self._layout.part.unlink(missing_ok=True)
         for index, part in enumerate(self._parts):
             self._layout.write(self._layout.part, index, part)
-        os.replace(self._layout.part, self._layout.path(layer))
+        keep(self._layout.part, self._layout.path(layer))
 
     def load(self, layer: int) -> None:
         for index in range(len(self)):
@@ -206,7 +206,7 @@ class _KeptInFile(_Saved):
     def save(self, layer: int) -> None:
         for index in set(range(len(self))) - self._changed:
             self[index] = self[index]
-        os.replace(self._layout.part, self._layout.path(layer))
+        keep(self._layout.part, self._layout.path(layer))
         self.load(layer)
 
     def load(self, layer: int) -> None:

@@ -14,7 +14,12 @@ from seap_export.layers.compute import Compute, torch_threads
 from seap_export.pipeline.cluster.connection import Cluster
 from seap_export.pipeline.cluster.run import run_on_cluster
 from seap_export.pipeline.convert import writable_spec
-from seap_export.pipeline.cost.checks import claim_folder, refuse_full_disk, refuse_missing_provider
+from seap_export.pipeline.cost.checks import (
+    claim_folder,
+    refuse_full_disk,
+    refuse_missing_provider,
+    refuse_other_contents,
+)
 from seap_export.pipeline.cost.workload import at_most, workload
 from seap_export.pipeline.folder.dense_folder import shared_dense_folder
 from seap_export.pipeline.folder.performance import StepFigures, Timed, recorded
@@ -95,6 +100,8 @@ def export(
     with workspace.locked(), torch_threads(request.parity.threads):
         keys = {task: step.key for task, step in steps.calibrations.items()}
         claim_folder(workspace, source, keys, request.variants.keys())
+        if cluster is None:  # whose workers have threads of their own
+            _warn_of_mix(workspace, [step.name for step in steps.all if step not in planned.missing], timed)
         with recorded(workspace.folder, timed) as performance, shared_dense_folder(source) as dense:
             work = Work(source, workspace.folder, compute, timed)
             with closing(_making(steps.all, work, workspace, cluster, timed)) as finished:
@@ -104,6 +111,15 @@ def export(
                 step.make(made)
     assert made.report is not None
     return Exported(made.variants, made.report, timed.steps)
+
+
+def _warn_of_mix(workspace: Workspace, reused: Sequence[str], progress: Progress) -> None:
+    for words, steps in workspace.manifest.made_otherwise(reused).items():
+        more = f" and {len(steps) - 1} more" if len(steps) > 1 else ""
+        progress.warn(
+            f"{steps[0]}{more} of {workspace.folder} were made with {words}, unlike this run; they are used as they "
+            "are; use another --out to make all with the same"
+        )
 
 
 def _making(
@@ -190,6 +206,12 @@ def plan_answered(
 
 def plan_export(source: Source, request: ExportRequest, out: Path, force: bool, progress: Progress) -> PlannedExport:
     """Makes all checks that need no work, and finds what is to be done."""
+    workspace = Workspace(out, force)
+    with workspace.seen_unlocked():
+        return _plan_export(source, request, workspace, progress)
+
+
+def _plan_export(source: Source, request: ExportRequest, workspace: Workspace, progress: Progress) -> PlannedExport:
     with tokenizer_folder(source) as folder:
         for format in request.formats:  # before anybody installs a runtime in vain
             writable_spec(format, folder)
@@ -199,8 +221,7 @@ def plan_export(source: Source, request: ExportRequest, out: Path, force: bool, 
         refuse_missing_provider(request.parity.provider)
     for ratio in sorted({variant.ratio for variant in request.variants.values()}):
         check_ratio(source.spec, ratio, request.plan.sparsity, request.plan.align, request.plan.layout)
-    workspace = Workspace(out, force)
-    chat = chat_of_source(source)
+    out, chat = workspace.folder, chat_of_source(source)
     splits = split_tasks(source, request.tasks, request.calibration, request.support, chat)
     if not source.is_hashed:
         with progress.step(f"hashing {source.name}", name="hashing"):
@@ -217,6 +238,8 @@ def plan_export(source: Source, request: ExportRequest, out: Path, force: bool, 
     mixtures = {mixture.name: tuple(mixture.weights) for mixture in request.all_mixtures}
     vocabularies = choose_vocabularies(source, request.tasks, mixtures, request.vocabulary, progress, chat, splits)
     steps = export_steps(source, request, splits, vocabularies)
+    keys = {task: step.key for task, step in steps.calibrations.items()}
+    refuse_other_contents(workspace, source, {} if unanswered else keys, request.variants.keys())
     if request.router_settings is not None:
         refuse_lost_tasks(workspace, [task.name for task in request.tasks])
     missing = tuple(step for step in steps.all if not workspace.is_done(step.name, step.key))

@@ -68,7 +68,7 @@ def rank_layers(
             f"the calibration of '{statistics.name}' was made with another model; calibrate again with this one"
         )
     # The last file to be written tells that only the working files may be left to remove.
-    if not is_finished(folder):
+    if not is_finished(folder, len(source.spec.layers)):
         if settings.score == "elimination":
             for index in range(len(source.spec.layers)):
                 if not layer_file(folder, index).exists():

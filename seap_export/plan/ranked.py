@@ -67,9 +67,10 @@ def _scores(layer: LayerSpec, tensors: Mapping[str, torch.Tensor]) -> LayerScore
     return {output: tensors[name] for output, name in names.items() if name in tensors}
 
 
-def is_finished(folder: Path) -> bool:
-    """Whether the ranking in a folder is complete: the sensitivity is written last."""
-    return (folder / f"{_SENSITIVITY}.safetensors").exists()
+def is_finished(folder: Path, layers: int) -> bool:
+    """Whether the ranking of that many layers is complete; the sensitivity is written last."""
+    files = (folder / f"{_SENSITIVITY}.safetensors", *(layer_file(folder, layer) for layer in range(layers)))
+    return all(file.exists() for file in files)
 
 
 def layer_file(folder: Path, layer: int) -> Path:

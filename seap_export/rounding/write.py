@@ -6,7 +6,6 @@ levels. So no format needs to know how they were chosen.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
@@ -16,6 +15,7 @@ import torch
 from safetensors import safe_open
 
 from seap_export.activations.mixture import Mixture
+from seap_export.durable import keep
 from seap_export.errors import InputError
 from seap_export.families import model_spec, names
 from seap_export.json_file import read_json, write_json
@@ -80,7 +80,7 @@ def write_rounded_model(
     def layers(first: int) -> Iterator[Mapping[str, torch.Tensor]]:
         return walk.layers(first, rounded.read_embedding())
 
-    write_weights(rounded, source.spec, layers, folder, on_layer, finished=walk.finished)
+    write_weights(rounded, source.spec, layers, folder, on_layer, saved=walk.saved)
     write_other_files(model_folder, folder, RoundingNote.of(model_folder, folder, how))
     shutil.rmtree(unfinished)
 
@@ -140,7 +140,7 @@ def _keep_tables(walk: RoundedLayers, source: Source, file: Path) -> None:
     with SafetensorsWriter(part, shapes, torch.float32) as writer:
         for name, table in walk.outer():
             writer.write(names.tensor(name), table)
-    os.replace(part, file)
+    keep(part, file)
 
 
 class _Rounded:

@@ -54,10 +54,9 @@ class SideBySide:
         self._room = storage.room(compute, source.spec)
 
     @property
-    def finished(self) -> int:
-        """The number of layers that both streams were saved after."""
-        both = set.intersection(*(set(streams.saved()) for streams in self._saved))
-        return max(both, default=0)
+    def saved(self) -> frozenset[int]:
+        """The layers that both streams were saved before, or behind which they were."""
+        return frozenset.intersection(*(frozenset(streams.saved()) for streams in self._saved))
 
     def _walk(
         self, first: int, embeddings: Callable[[], Sequence[Embedding]], make: Callable[[int], dict[str, torch.Tensor]]

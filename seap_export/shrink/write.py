@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -81,7 +81,8 @@ def write_shrunk_model(
 
     if plan.settings.compensation == "sequential" and any(plan.compensated(source.spec)):
         walk = SequentialLayers(source, plan, statistics, unfinished, compute)
-        write_weights(reduced, spec, walk.layers, folder, on_layer, finished=walk.finished)
+        saved = walk.saved if streams is not None else walk.saved | {len(spec.layers)}  # they are of no more use there
+        write_weights(reduced, spec, walk.layers, folder, on_layer, saved=saved)
     else:
         write_weights(reduced, spec, layers, folder, on_layer)
     if streams is None:
@@ -94,7 +95,7 @@ def write_weights(
     layers: Callable[[int], Iterable[Mapping[str, torch.Tensor]]],
     folder: Path,
     on_layer: Callable[[int], None] = lambda layer: None,
-    finished: int | None = None,
+    saved: Collection[int] | None = None,
 ) -> None:
     """Writes model.safetensors in the family's stored form, or the rest of it.
 
@@ -104,14 +105,14 @@ def write_weights(
         layers: Gives the tensors of its layers from an index on, in the plain form.
         folder: Where to; an unfinished file of the same tensors there is continued.
         on_layer: Called with a layer's index once it is written.
-        finished: Layers that an unfinished file may have; None: as many as it has.
+        saved: The layers that it can go on before, besides the first one; None: all, and behind the last one.
     """
     form = StoredForm(spec)
     dtypes = {stored: source.dtype_of(plain) for plain in spec.tensors() for stored in form.holders([plain])}
     with SafetensorsWriter(folder / "model.safetensors", form.shapes, dtypes, resume=True) as writer:
         _write_outer(source, spec, form, writer)
         holders = [form.holders(spec.layer_tensors(index)) for index in range(len(spec.layers))]
-        first = _first_to_write(writer, holders, finished)
+        first = _first_to_write(writer, holders, saved)
         for index in range(first):
             on_layer(index)
         if first == len(holders):
@@ -133,10 +134,10 @@ def _write_outer(source: Source, spec: ModelSpec, form: StoredForm, writer: Safe
                 writer.write(stored, form.to_stored({names.tensor(name): source.read_outer(name)})[stored])
 
 
-def _first_to_write(writer: SafetensorsWriter, holders: Sequence[Sequence[str]], finished: int | None) -> int:
-    """The first layer that is not written, or not finished; all that is written of it and of later ones is dropped."""
+def _first_to_write(writer: SafetensorsWriter, holders: Sequence[Sequence[str]], saved: Collection[int] | None) -> int:
+    """The first layer to be made; all that is written of it and of later ones is dropped."""
     count = sum(stored[-1] not in writer.pending for stored in holders)
-    first = count if count == len(holders) or finished is None else min(count, finished)
+    first = count if saved is None else max((index for index in saved if index <= count), default=0)
     if first < len(holders):
         writer.rewind(holders[first][0])
     return first

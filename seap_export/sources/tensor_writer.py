@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
 import torch
+
+from seap_export.durable import note
 
 _DTYPE_NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.uint32: "U32",
@@ -28,7 +31,7 @@ class SafetensorsWriter:
         shapes: Name and shape of every tensor.
         dtypes: A float dtype for all tensors, or that of each, which may be uint32 for packed numbers.
         framework: Whose layout the tensors have, as loaders look it up: "pt" or "mlx".
-        resume: Goes on with an unfinished file at `path` that was to hold the same tensors.
+        resume: Goes on with an unfinished file at `path` that was to hold the same tensors, and notes what is flushed.
 
     Raises:
         ValueError: On `write`, if a tensor is out of order or has the wrong shape; on exit, if tensors are missing.
@@ -47,7 +50,8 @@ class SafetensorsWriter:
         self._shapes = dict(shapes)
         self._dtypes = dict.fromkeys(shapes, dtypes) if isinstance(dtypes, torch.dtype) else dict(dtypes)
         self._pending = list(shapes)
-        self._resume = resume
+        self._resume, self._position = resume, 0
+        self._written: list[tuple[int, int, int]] = []
         self._file: BinaryIO
 
     def __enter__(self) -> Self:
@@ -57,7 +61,7 @@ class SafetensorsWriter:
         if going_on:
             self._skip_written(self._path.stat().st_size - len(header))
         else:
-            self._file.write(header)
+            self._append(memoryview(header))
         return self
 
     @property
@@ -98,6 +102,7 @@ class SafetensorsWriter:
         end = len(self._header()) + size
         self._file.truncate(end)
         self._file.seek(end)
+        self._position = end
 
     @property
     def pending(self) -> tuple[str, ...]:
@@ -109,6 +114,8 @@ class SafetensorsWriter:
         names = list(self._shapes)
         self._pending = names[names.index(name) :]
         self._cut(sum(self._bytes(earlier) for earlier in names[: names.index(name)]))
+        self._written = [part for part in self._written if part[1] <= self._position]
+        self._written.append((self._position, self._position, 0))
 
     def write(self, name: str, tensor: torch.Tensor) -> None:
         """Appends a tensor from any device, converted to its dtype in the file."""
@@ -117,12 +124,20 @@ class SafetensorsWriter:
         if tuple(tensor.shape) != self._shapes[name]:
             raise ValueError(f"tensor '{name}' has shape {list(tensor.shape)}, expected {list(self._shapes[name])}")
         data = tensor.to(self._dtypes[name]).cpu().contiguous().view(torch.uint8)
-        self._file.write(data.numpy().data)
+        self._append(data.numpy().data)
         del self._pending[0]
 
+    def _append(self, data: memoryview) -> None:
+        self._file.write(data)
+        start, self._position = self._position, self._position + data.nbytes
+        if self._resume and data.nbytes:
+            self._written.append((start, self._position, zlib.crc32(data)))
+
     def flush(self) -> None:
-        """Hands all that is written to the operating system, which keeps it when the process is killed."""
+        """Hands all that is written to the disk, and notes it for the call that goes on; see `seap_export.durable`."""
         self._file.flush()
+        note(self._path, self._written)
+        self._written = []
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

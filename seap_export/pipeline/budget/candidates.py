@@ -21,7 +21,7 @@ from seap_export.pipeline.evaluation.subject import Subject
 from seap_export.pipeline.evaluation.texts import paired_texts
 from seap_export.pipeline.folder.contents import Export
 from seap_export.pipeline.folder.dense_folder import dense_folder
-from seap_export.pipeline.folder.rounded import ROUNDING
+from seap_export.pipeline.folder.names import ROUNDING
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.measured import ONNX_RUNTIME, Measured

@@ -11,6 +11,7 @@ from typing import Any
 
 from seap_export.errors import EnvironmentFailure
 from seap_export.extras import install_remedy
+from seap_export.layers.compute import torch_threads
 from seap_export.pipeline.cluster.connection import Cluster, connected, share_of
 from seap_export.pipeline.cluster.worker import Event, Events, Failed, Made, Order, make_order
 from seap_export.pipeline.folder.manifest import package_versions
@@ -138,6 +139,7 @@ class _Dispatch:
         running = self._running[ref]
         with ExitStack() as stack:
             stack.callback(self._running.pop, ref)
+            stack.enter_context(torch_threads(self._share.threads))  # they are recorded with the step
             stack.push(running.output)  # whose end records the step, or keeps what is there of it
             result = self._result(ref, running)
             if isinstance(result, Failed):

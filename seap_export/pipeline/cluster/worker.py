@@ -24,6 +24,7 @@ from seap_export.pipeline.folder.manifest import package_versions
 from seap_export.pipeline.folder.outputs import alone
 from seap_export.pipeline.folder.performance import StepFigures, Timed
 from seap_export.pipeline.progress import Advance
+from seap_export.pipeline.steps.run import make_or_continue
 from seap_export.pipeline.steps.step import Step, Work
 from seap_export.runtime.session import available_threads
 from seap_export.sources.open import open_source
@@ -155,7 +156,7 @@ def _make(order: Order, progress: _Forwarded) -> StepFigures:
             _clear(order.path)
         work = Work(_source(order.model, order.digest), order.folder, _compute(order), progress)
         with timed.step(order.step.label, order.step.units, order.step.unit, name=order.step.name) as advance:
-            order.step.make(work, order.path, advance)
+            make_or_continue(order.step, work, order.path, advance)
     return timed.steps[order.step.name]
 
 

@@ -20,10 +20,19 @@ from seap_export.sources.source import Source
 def claim_folder(
     workspace: Workspace, source: Source, keys: Mapping[str, str], replaced: Collection[str] = ()
 ) -> None:
-    """Records the model in the manifest, unless something in the folder would contradict it.
+    """Records the model in the manifest of a locked folder, unless `refuse_other_contents` refuses it."""
+    refuse_other_contents(workspace, source, keys, replaced)
+    if _is_other(workspace, source) or not workspace.manifest.source:
+        workspace.manifest.source = _describe(source)
+
+
+def refuse_other_contents(
+    workspace: Workspace, source: Source, keys: Mapping[str, str], replaced: Collection[str] = ()
+) -> None:
+    """Refuses a folder whose contents would contradict what is to be made.
 
     Args:
-        workspace: The folder, locked.
+        workspace: The folder.
         source: The dense model.
         keys: For each requested task, the key of its statistics.
         replaced: The variants that this run makes.
@@ -33,22 +42,25 @@ def claim_folder(
             others of its variants were made from.
     """
     manifest = workspace.manifest
-    is_other = bool(manifest.source) and manifest.source.get("sha256") != source.digest
-    if is_other and not workspace.force:
+    kept = [name for name in manifest.variants if name not in replaced]
+    if _is_other(workspace, source) and (kept or not workspace.force):
+        remedy = f"; --force would not replace {kept[0]}, which this run does not make" if kept else ", or --force"
         raise UsageError(
             f"{workspace.folder} contains an export of another model ('{manifest.source.get('name')}'); "
-            "use another --out, or --force"
+            f"use another --out{remedy}"
         )
-    for name, variant in manifest.variants.items() if workspace.force else ():
-        recorded = {task: manifest.steps.get(calibration_step(task)) for task in variant.get("weights", {})}
-        changed = any(keys.get(task, key) != key for task, key in recorded.items())
-        if name not in replaced and (is_other or changed):
+    for name in kept if workspace.force else ():
+        recorded = {task: manifest.steps.get(calibration_step(task)) for task in manifest.variants[name]["weights"]}
+        if any(keys.get(task, key) != key for task, key in recorded.items()):
             raise UsageError(
                 f"--force would replace the statistics that {workspace.folder / name} was made from; "
-                "export it again too, or use another --out"
+                "make it again in the same 'export --force', or use another --out"
             )
-    if is_other or not manifest.source:
-        manifest.source = _describe(source)
+
+
+def _is_other(workspace: Workspace, source: Source) -> bool:
+    recorded = workspace.manifest.source
+    return bool(recorded) and recorded.get("sha256") != source.digest
 
 
 def _describe(source: Source) -> dict[str, Any]:

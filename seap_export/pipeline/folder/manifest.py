@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache
@@ -11,12 +11,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import seap_export
 from seap_export.checksums import is_path_inside
 from seap_export.errors import ArtifactError
 from seap_export.hashing import sha256_files, sha256_json
 from seap_export.json_file import json_text, read_artifact
-from seap_export.pipeline.folder.names import CARD, HF
+from seap_export.layers.compute import Compute
+from seap_export.pipeline.folder.names import CARD, HF, ROUNDING
 from seap_export.pipeline.folder.outputs import write_whole
 
 MANIFEST = "manifest.json"
@@ -35,6 +38,8 @@ _VARIANT: dict[str, Any] = {
 }
 #: A plain name, not a path that leads out of the folder.
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+#: Folders with a step for each task or mixture.
+_OF_TASKS = ("answers", "calibration", "fresh", "ranking")
 _PACKAGES = ("torch", "transformers", "safetensors", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu")
 
 
@@ -50,6 +55,7 @@ class Manifest:
         variants: For each finished variant, its tasks, method and ratios; and by folder its precisions, sizes and
             parity verdicts.
         steps: For each step, named by the path it made, the key of its inputs.
+        makers: The steps that were made with the same packages and threads, by these in words.
         files: For each file of a step, its size in bytes and SHA-256.
     """
 
@@ -59,12 +65,13 @@ class Manifest:
     tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     steps: dict[str, str] = field(default_factory=dict)
+    makers: dict[str, list[str]] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Replaces the folder's manifest atomically if its contents have changed."""
         values = {"schema": MANIFEST_SCHEMA, **asdict(self)}
-        for name in ("tasks", "variants", "steps", "files"):
+        for name in ("tasks", "variants", "steps", "makers", "files"):
             values[name] = dict(sorted(values[name].items()))
         text = json_text(values)
         path = folder / MANIFEST
@@ -75,13 +82,13 @@ class Manifest:
 
     def record(self, step: str, key: str, made: Path) -> None:
         """Records a step and its files, which are at `made`; its variant no longer counts as finished."""
-        for name in self.files_of(step):
-            del self.files[name]
+        self.forget(step)
         paths = sorted(path for path in made.rglob("*") if path.is_file()) if made.is_dir() else [made]
         for path, digest in zip(paths, sha256_files(paths), strict=True):
             name = "/".join((step, *path.relative_to(made).parts))
             self.files[name] = {"bytes": path.stat().st_size, "sha256": digest}
         self.steps[step] = key
+        self.makers[maker()] = sorted([*self.makers.get(maker(), ()), step])
         self.complete = False
         self.variants.pop(step.split("/")[0], None)
         self.versions = package_versions()
@@ -91,6 +98,25 @@ class Manifest:
         for name in self.files_of(step):
             del self.files[name]
         self.steps.pop(step, None)
+        others = {words: [one for one in steps if one != step] for words, steps in self.makers.items()}
+        self.makers = {words: steps for words, steps in others.items() if steps}
+
+    def made_otherwise(self, steps: Iterable[str]) -> dict[str, list[str]]:
+        """Those of some steps that this run would make with other packages or threads, by what of it differs."""
+        return _differing(self.makers, frozenset(steps), maker())
+
+    def mix(self, variant: str) -> str:
+        """With which packages and threads a variant's steps were made, if not all with the same; else ""."""
+        entry, cards = self.variants[variant], f"{variant}/{HF}/"
+        tasks = {*entry["weights"], entry["task"]}  # whose statistics, texts and ranking it is made from
+        own = [step for step in self.steps if step.startswith((f"{variant}/", f"{ROUNDING}/{variant}/"))]
+        before = [
+            step
+            for step in self.steps
+            if step.partition("/")[::2] in {(of, task) for of in _OF_TASKS for task in tasks}
+        ]
+        made = _differing(self.makers, [*before, *(step for step in own if not step.startswith(cards))])
+        return "; ".join(f"{words}: {', '.join(names)}" for words, names in made.items()) if len(made) > 1 else ""
 
     def damages(self, folder: Path, step: str) -> list[str]:
         """The files of a step that are missing or have changed, in words."""
@@ -124,6 +150,29 @@ def package_versions() -> dict[str, str]:
     return {"seap-export": seap_export.__version__, **_installed_versions()}
 
 
+def maker() -> str:
+    """With which packages and threads this run makes steps, in words."""
+    return ", ".join(f"{name} {value}" for name, value in {**package_versions(), "threads": _threads()}.items())
+
+
+def _differing(makers: Mapping[str, Sequence[str]], steps: Collection[str], *others: str) -> dict[str, list[str]]:
+    """Some steps by what is not the same in all their makers and in others."""
+    made = {words: [step for step in names if step in steps] for words, names in makers.items() if words not in others}
+    made = {words: names for words, names in made.items() if names}
+    same = set.intersection(*({*words.split(", ")} for words in (*made, *others))) if made else set()
+    return {", ".join(word for word in words.split(", ") if word not in same): names for words, names in made.items()}
+
+
+def made_with(compute: Compute) -> dict[str, object]:
+    """What bytes depend on beside the inputs of a step: packages, and how layers are computed."""
+    how = {"threads": _threads(), "device": compute.device.type, "batch_tokens": compute.batch_tokens}
+    return {**package_versions(), **how}
+
+
+def _threads() -> int:
+    return torch.get_num_threads()
+
+
 @cache
 def _installed_versions() -> Mapping[str, str]:
     versions = {}
@@ -149,6 +198,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"{path}: manifest schema is {schema!r}, expected {MANIFEST_SCHEMA!r}: written by another release of "
             "seap-export; use that one, or export into another folder"
         )
+    values.setdefault("makers", {})  # unknown to earlier releases
     if not _is_manifest(values):
         raise ArtifactError(f"{path}: damaged; move the folder away and export again")
     return Manifest(**values)
@@ -158,12 +208,13 @@ def _is_manifest(values: dict[str, Any]) -> bool:
     kinds = {item.name: bool if item.name == "complete" else dict for item in fields(Manifest)}
     if values.keys() != kinds.keys() or not all(isinstance(values[name], kind) for name, kind in kinds.items()):
         return False
-    steps, files, source = values["steps"], values["files"], values["source"]
+    steps, files, source, makers = (values[name] for name in ("steps", "files", "source", "makers"))
     entries = [*values["tasks"].values(), *values["variants"].values(), *files.values()]
     return (
         all(map(is_path_inside, [*steps, *files]))  # chat templates beside the default one have any names
         and all(map(_NAME.fullmatch, [*values["tasks"], *values["variants"]]))
         and all(isinstance(key, str) for key in steps.values())
+        and all(isinstance(made, list) and all(isinstance(step, str) for step in made) for made in makers.values())
         and all(isinstance(entry, dict) for entry in entries)
         and all(map(_is_file_entry, files.values()))
         and all(map(_is_variant, values["variants"].values()))

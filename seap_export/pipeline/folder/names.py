@@ -9,6 +9,8 @@ PLAN: Final = "plan.json"
 HF: Final = "hf"
 ONNX: Final = "onnx"
 QUALITY: Final = "quality.json"
+#: The folder of rounded models within an output folder.
+ROUNDING: Final = "rounding"
 #: The model card, in the model folder.
 CARD: Final = "README.md"
 

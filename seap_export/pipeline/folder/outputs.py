@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from seap_export import durable
+from seap_export.durable import JOURNAL
 from seap_export.errors import EnvironmentFailure, SeapError, UsageError
 
 _TEMPORARY_PREFIX = ".seap-export-tmp-"
 _UNFINISHED_PREFIX = ".seap-export-unfinished-"
 _WRITER_LOCK = ".seap-export-writer.lock"
+#: What lies in an unfinished folder beside the result.
+_OWN_FILES = frozenset({_WRITER_LOCK, JOURNAL})
 #: How long a process waits for another one that still writes to the same place, in seconds.
 _PATIENCE = 60.0
 
@@ -88,6 +92,7 @@ def make_folders(folder: Path) -> Iterator[None]:
     try:
         for path in missing:
             path.mkdir(exist_ok=True)
+            durable.sync_folder(path.parent)
         yield
     finally:
         for path in reversed(missing):
@@ -118,7 +123,7 @@ def unfinished_folder(parent: Path, key: str) -> Iterator[Path]:
         yield unfinished
     except BaseException as error:
         is_of_no_use = isinstance(error, SeapError) and not isinstance(error, EnvironmentFailure)
-        if is_of_no_use or not any(path.is_file() and path.name != _WRITER_LOCK for path in unfinished.rglob("*")):
+        if is_of_no_use or not any(path.is_file() and path.name not in _OWN_FILES for path in unfinished.rglob("*")):
             shutil.rmtree(unfinished, ignore_errors=True)
         raise
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -146,6 +151,11 @@ def alone(path: Path) -> Iterator[None]:
         yield
 
 
+def go_on(path: Path, made_with: Mapping[str, object]) -> str | None:
+    """Prepares a path of `unfinished_folder`, held `alone`; see `durable.begin_or_resume`."""
+    return durable.begin_or_resume(path.parent, made_with, _OWN_FILES)
+
+
 def remove_unfinished(folder: Path) -> None:
     """Removes the folders that were kept for a run with the same inputs."""
     for path in folder.glob(f"{_UNFINISHED_PREFIX}*"):
@@ -156,7 +166,7 @@ def move_into_place(temporary: Path, target: Path) -> None:
     """Moves a result from a scratch folder to `target`; the previous content is removed with the scratch folder."""
     if temporary.is_dir() and target.exists():
         target.rename(temporary.with_name(f"{target.name}.replaced"))
-    temporary.replace(target)
+    durable.replace(temporary, target)
 
 
 @contextmanager
@@ -165,6 +175,7 @@ def set_aside(target: Path, scratch: Path) -> Iterator[None]:
     aside = scratch / f"{target.name}.replaced"
     if target.exists():
         target.rename(aside)
+        durable.sync_folder(target.parent)
     try:
         yield
     except BaseException:

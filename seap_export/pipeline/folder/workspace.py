@@ -43,6 +43,30 @@ class Workspace:
         self.manifest = read_manifest(folder)
 
     @contextmanager
+    def seen_unlocked(self) -> Iterator[None]:
+        """Raises `UsageError` instead of an error about the folder's content if another run is writing to it."""
+        try:
+            yield
+        except (UsageError, ArtifactError) as error:
+            if self._is_busy():
+                raise self._busy() from error
+            raise
+
+    def _is_busy(self) -> bool:
+        if not (self.folder / _LOCK).exists():
+            return False
+        try:
+            FileLock(self.folder / _LOCK).acquire(timeout=0).lock.release()
+        except Timeout:
+            return True
+        except OSError:  # nobody can write there
+            pass
+        return False
+
+    def _busy(self) -> UsageError:
+        return UsageError(f"another run is writing to {self.folder}; wait for it, or use another --out")
+
+    @contextmanager
     def locked(self) -> Iterator[None]:
         """Creates the folder and locks it; a folder in which nothing was made is removed again.
 
@@ -60,7 +84,7 @@ class Workspace:
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise UsageError(f"another run is writing to {self.folder}; wait for it, or use another --out") from error
+            raise self._busy() from error
         try:
             yield
         finally:

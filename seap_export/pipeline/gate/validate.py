@@ -213,6 +213,8 @@ class _Validation:
         self._progress.say(f"{variant.name}: checking files")
         reasons = variant_damages(variant, is_recorded=self._manifest is not None)
         notes = [] if self._manifest else [_ALONE if (variant.path / SUMS).exists() else _BY_HAND]
+        if self._manifest and variant.name in self._manifest.variants and (mix := self._manifest.mix(variant.name)):
+            notes.append(f"its steps were not all made with the same packages and threads ({mix})")
         if self._request.signed_by is not None:
             reasons += signature_damages(variant, self._request.signed_by)
         else:

@@ -10,8 +10,7 @@ from seap_export.activations.statistics import Calibration
 from seap_export.errors import ArtifactError
 from seap_export.json_file import read_artifact
 from seap_export.pipeline.folder.contents import Export
-from seap_export.pipeline.folder.names import HF, parity_file
-from seap_export.pipeline.folder.rounded import ROUNDING
+from seap_export.pipeline.folder.names import HF, ROUNDING, parity_file
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.steps.joint.quality import settled_quality
 from seap_export.pipeline.steps.single.calibration import CalibrationStep

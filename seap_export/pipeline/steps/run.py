@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
+from pathlib import Path
 
-from seap_export.pipeline.folder.outputs import alone
+from seap_export.pipeline.folder.manifest import made_with
+from seap_export.pipeline.folder.outputs import alone, go_on
 from seap_export.pipeline.folder.workspace import Workspace
+from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.steps.step import Step, Work
 
 
@@ -35,4 +38,11 @@ def make_step(step: Step, work: Work, workspace: Workspace) -> None:
         workspace.writing(step.name, step.key, folder=step.is_folder, resumes=step.resumes) as path,
         alone(path),
     ):
-        step.make(work, path, advance)
+        make_or_continue(step, work, path, advance)
+
+
+def make_or_continue(step: Step, work: Work, path: Path, advance: Advance) -> None:
+    """Makes a step at a path that is held `alone`, from what can be used of an interrupted call's if it resumes."""
+    if step.resumes and (line := go_on(path, made_with(work.compute))):
+        work.progress.warn(f"{step.label}: {line}")
+    step.make(work, path, advance)

@@ -89,6 +89,26 @@ def test_the_bytes_are_those_of_an_undisturbed_run(
     assert len(again) <= 1
 
 
+@pytest.mark.parametrize("lost", ["layer-00000.safetensors", "unfinished/inputs-00000", "unfinished/gradient-00002"])
+@pytest.mark.parametrize("place", [(calibrate._Run, "_sublayer", 4), (sensitivity, "_backward", 2)])
+def test_what_was_lost_since_is_made_again(
+    source: Source,
+    expected: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: tuple[Any, str, int],
+    lost: str,
+) -> None:
+    """On the way forward, and on the way back."""
+    with monkeypatch.context() as patch:
+        die_at(patch, *place)
+        with pytest.raises(Killed):
+            run(source, tmp_path, compute_in_memory(), check=False)
+    (tmp_path / lost).unlink(missing_ok="gradient" in lost)
+    run(source, tmp_path, compute_in_memory(), check=False)
+    assert file_contents(tmp_path) == expected
+
+
 @pytest.mark.parametrize("name", ["write_layer", "keep_tensors"])
 @pytest.mark.parametrize("call", range(3))
 def test_the_comparison_with_transformers_goes_on_too(

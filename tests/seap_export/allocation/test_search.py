@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from seap_export.allocation.search import BestSteps, TrialLog, directions, multipliers, search
+from seap_export.durable import begin_or_resume
 
 NAMES = ("depth", "ends", "heads")
 BEST = {"depth": 0.75, "ends": -0.5, "heads": 0.0}
@@ -52,9 +53,11 @@ def test_equal_proposals_are_measured_once() -> None:
 
 def test_a_log_repeats_nothing_that_was_written_whole(tmp_path: Path) -> None:
     path, values = tmp_path / "log", [0.1, 1e-17, 3.0]
+    begin_or_resume(tmp_path, {})
     first = TrialLog(path)
     assert [first.next(lambda value=value: value) for value in values[:2]] == values[:2]  # type: ignore[misc]
     path.write_text(path.read_text("utf-8") + "0.2", "utf-8")
+    begin_or_resume(tmp_path, {})
 
     def never() -> float:
         raise AssertionError

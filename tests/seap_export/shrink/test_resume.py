@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -115,6 +116,23 @@ def test_killed_while_the_streams_are_saved(
         run(case, folder, "sequential", compute)
         assert file_contents(folder) == case.expected["sequential"]
         assert len(layers) <= 4
+
+
+@pytest.mark.parametrize("lost", ["model.safetensors", "unfinished/dense-00002"])
+def test_what_was_lost_since_is_made_again(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """The end of the second layer, behind which alone streams are saved; or these."""
+    with monkeypatch.context() as patch:
+        die_at(patch, streams._KeptInMemory, "save", 4)
+        with pytest.raises(Killed):
+            run(case, tmp_path, "sequential", compute_in_memory())
+    if lost == "model.safetensors":
+        os.truncate(tmp_path / lost, (tmp_path / lost).stat().st_size - 1)
+    else:
+        (tmp_path / lost).unlink()
+    run(case, tmp_path, "sequential", compute_in_memory())
+    assert file_contents(tmp_path) == case.expected["sequential"]
 
 
 def test_streams_on_disk_and_inputs_computed_twice_give_the_same_bytes(case: Case, tmp_path: Path) -> None:

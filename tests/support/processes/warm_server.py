@@ -142,6 +142,7 @@ def serve() -> None:
 
     torch.set_num_threads(1)
     os.sched_getaffinity = lambda process: {0}  # one thread of ONNX Runtime, too
+    os.fsync = lambda fd: None  # as in conftest.py
     for name in MODULES:
         importlib.import_module(name)
     gc.collect()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from seap_export.corpus import LAST_NUMBER, AnswerRule, Sample, Split, Task
+from seap_export.durable import keep
 from seap_export.errors import ArtifactError
 from seap_export.families import Attention, ModelSpec
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates
@@ -251,4 +252,4 @@ def _write(file: Path, lines: Sequence[Mapping[str, Any]]) -> None:
     part = file.with_suffix(".part")
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     part.write_text(text, "utf-8", newline="\n")
-    part.replace(file)
+    keep(part, file)

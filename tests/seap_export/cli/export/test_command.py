@@ -225,12 +225,16 @@ def test_force_leaves_no_variant_behind_without_its_statistics(run: Run, done: P
 def test_a_folder_of_another_model_is_refused(run: Run, done: Path, work: Path) -> None:
     write_micro_model(work / "other", seed=1, model_type="llama")
     before = tree(done)
-    outcome = run("export", "other", "--task", "c=a.jsonl", "--ratio", "0.2", "--out", "out", "--quiet")
+    words = ("export", "other", "--task", "c=a.jsonl", "--ratio", "0.2", "--out", "out", "--quiet")
+    outcome = run(*words)
 
     assert outcome.code == 2
     assert "another model ('m')" in outcome.err
     assert run("calibrate", "other", "--task", "c=a.jsonl", "--out", "out", "--quiet").err == outcome.err
-    assert run("export", "other", *ONE[2:], "--force").code == 2  # would leave a-0.4 of model m behind
+    assert run(*words, "--dry-run").err == outcome.err
+    run("export", "other", *ALL[2:], "--quiet").refused(2, "another model ('m')", "or --force")
+    for options in ((), ("--dry-run",)):  # it would leave a-0.4 of model m behind
+        run("export", "other", *ONE[2:], "--quiet", "--force", *options).refused(2, "use another --out", "a-0.4")
     assert tree(done) == before
 
 

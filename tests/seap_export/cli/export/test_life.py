@@ -21,7 +21,7 @@ from support.exports import HELD_OUT_OPTION, run_here, times_of_writing, tree
 from support.processes import Tool
 from support.product import Step
 
-from seap_export.pipeline.folder import outputs
+from seap_export.pipeline.folder import manifest, outputs
 from seap_export.pipeline.steps import run as steps
 
 OUT = Path("out")
@@ -330,6 +330,25 @@ def test_an_export_lives(
     home = Path(shutil.copytree(undisturbed(recipe), tmp_path / "work"))
     monkeypatch.chdir(home)
     event(Life(recipe, tree(OUT), tool, monkeypatch))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_what_another_release_began_is_made_anew(tool: Tool, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it finished stays, and everybody is told."""
+    words = ("export", "m", *A, "--ratio", "0.2", *SHORT)
+    assert tool(work, "a-0.2/hf", *words, program=KILLED).code == -signal.SIGKILL
+    others = {**manifest.package_versions(), "torch": "2.5.0"}
+    monkeypatch.setattr(manifest, "package_versions", lambda: others)
+    outcome = run_here(*words)
+    assert outcome.code == 0
+    finished, unfinished = outcome.err.splitlines()
+    assert "used as they are" in finished
+    assert "torch" in finished
+    assert "begins anew" in unfinished
+    assert "now 2.5.0" in unfinished
+    run_here("validate", "out", "--check", "integrity", "--out", "report.json")
+    checks = json.loads(Path("report.json").read_text("utf-8"))["checks"]
+    assert "torch 2.5.0: a-0.2/hf" in str(checks)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")

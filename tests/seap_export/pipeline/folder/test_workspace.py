@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError, UsageError
+from seap_export.pipeline.folder import manifest as manifests
 from seap_export.pipeline.folder import workspace as module
 from seap_export.pipeline.folder.keys import RELEASE, step_key
 from seap_export.pipeline.folder.manifest import MANIFEST_SCHEMA, Manifest, read_manifest
@@ -161,6 +162,7 @@ def test_a_manifest_that_says_the_same_is_not_written_again(tmp_path: Path) -> N
         (json.dumps({"schema": MANIFEST_SCHEMA, **vars(Manifest()), "steps": []}), "damaged"),
         (json.dumps({"schema": MANIFEST_SCHEMA, **vars(Manifest()), "steps": {"a/../../b": "1"}}), "damaged"),
         (json.dumps({"schema": MANIFEST_SCHEMA, **vars(Manifest()), "files": {"a": {}}}), "damaged"),
+        (json.dumps({"schema": MANIFEST_SCHEMA, **vars(Manifest()), "makers": {"torch 2.8": [1]}}), "damaged"),
         (json.dumps({"schema": MANIFEST_SCHEMA, **vars(Manifest()), "variants": {"a": 1}}), "damaged"),
     ],
 )
@@ -168,6 +170,31 @@ def test_a_manifest_that_cannot_be_trusted(tmp_path: Path, text: str, message: s
     (tmp_path / "manifest.json").write_text(text)
     with pytest.raises(ArtifactError, match=message):
         read_manifest(tmp_path)
+
+
+def test_steps_that_were_made_with_something_else_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, variant = Workspace(tmp_path, force=False), {"task": "a", "weights": {"a": 1.0}}
+    with workspace.locked():
+        for release, steps in (
+            ("2.8", ["calibration/a", "calibration/b", "v/plan.json"]),
+            ("2.9", ["v/hf", "v/hf/x"]),
+        ):
+            monkeypatch.setattr(manifests, "package_versions", lambda release=release: {"p": "1", "torch": release})
+            for step in steps:
+                make(workspace, step, "key")
+        manifest = workspace.manifest
+        assert manifest.made_otherwise(["calibration/a", "v/hf"]) == {"torch 2.8": ["calibration/a"]}
+        manifest.variants = {"v": variant, "w": {**variant, "weights": {"b": 1.0}, "task": "b"}}
+        assert manifest.mix("v") == "torch 2.8: calibration/a, v/plan.json; torch 2.9: v/hf"
+        assert manifest.mix("w") == ""
+        make(workspace, "v/plan.json", "key")
+        make(workspace, "calibration/a", "key")
+        manifest.variants = {"v": variant}
+        assert manifest.mix("v") == ""
+        workspace.remove("calibration/b")
+        assert list(map(len, manifest.makers.values())) == [4]
 
 
 class Killed(BaseException):
