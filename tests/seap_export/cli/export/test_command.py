@@ -232,12 +232,22 @@ def test_a_folder_of_another_model_is_refused(run: Run, done: Path, work: Path) 
     assert tree(done) == before
 
 
-def test_a_damaged_manifest_is_noticed(run: Run, done: Path) -> None:
-    (done / "manifest.json").write_text("{")
-    run(*ALL, "--quiet").refused(7, "out/manifest.json: not a readable JSON file (")
+def test_a_damaged_manifest_is_noticed_and_force_replaces_it(run: Run, done: Path) -> None:
+    before = tree(done)
+    for content in (b"", b"{}", b"[]", b'{"schema": "seap-export/manifest/3"}', b'{"schema": "seap', b"\xff\0\x80"):
+        (done / "manifest.json").write_bytes(content)
+        for command in (ALL, ("calibrate", *ALL[1:6], "--out", "out")):
+            run(*command, "--quiet").refused(7, "out/manifest.json: ", "damaged", "--force")
+    for name in ("performance.json", "validation.json", "validation.html"):  # which no hash is kept of
+        (done / name).write_bytes(b"\xff\0\x80")
+    assert run(*ALL, "--quiet", "--force").code == 0
+    assert tree(done) == before
 
-    (done / "manifest.json").write_text('{"schema": "seap-export/manifest/3"}')
-    run(*ALL, "--quiet", "--force").refused(7, "out/manifest.json: damaged; move the folder away and export again")
+
+def test_calibrating_into_a_finished_export_leaves_it_finished(run: Run, done: Path) -> None:
+    assert run("calibrate", "m", "--task", "c=a.jsonl", "--out", "out", "--quiet").code == 0
+    assert run("validate", "out", "--check", "integrity", "--quiet").code == 0
+    assert json.loads((done / "manifest.json").read_text())["complete"]
 
 
 def test_a_parity_failure_stays_one(run: Run, work: Path) -> None:
