@@ -61,8 +61,12 @@ class LimitedEnvironment(ImmutableSandboxedEnvironment):
             finalize=_finalize,
             optimized=False,  # which would compute constants before there is a budget
         )
-        self.filters = {name: _paid(costs.called, name, function) for name, function in self.filters.items()}
-        self.tests = {name: _paid(costs.tested, name, function) for name, function in self.tests.items()}
+        self.filters = {
+            name: _paid(costs.called, name, function) for name, function in dict[str, Any](self.filters).items()
+        }
+        self.tests = {
+            name: _paid(costs.tested, name, function) for name, function in dict[str, Any](self.tests).items()
+        }
         self.filters |= {"tojson": _to_json, **_PAYING}
         self.globals["namespace"] = _PlainNamespace
         del self.globals["lipsum"]

@@ -13,6 +13,7 @@ from support.processes import Tool
 
 SEQUENCE = {"Sequence": {"id": "A", "type_id": 0}}
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 SPECIAL = {"SpecialToken": {"id": "[X]", "type_id": 0}}
 
 
@@ -73,9 +74,7 @@ PARTS: dict[str, dict[str, Any]] = {
         "normalizer", "normalizers", *(replacement({"Regex": "[tx]"}, "x" * 9) for _ in range(4))
     ),
     "a decoder that multiplies": sequence("decoder", "decoders", replacement("t"), replacement("x")),
-    "bytes that double": sequence(
-        "pre_tokenizer", "pretokenizers", *({"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True} for _ in range(40))
-    ),
+    "bytes that double": sequence("pre_tokenizer", "pretokenizers", *[BYTE_LEVEL] * 40),
     "a template that repeats": template(single=[SEQUENCE] * 9999),
     "padding of 40 GB": {
         "padding": {

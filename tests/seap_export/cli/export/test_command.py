@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from support.corpora import write_corpus
 from support.exports import CARD, Run, times_of_writing, tree
 from support.models import write_micro_model
+from support.product import read_manifest
 
 WHOLE = "attention stays whole: its norms run over all heads"
 ONE = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
@@ -248,6 +251,25 @@ def test_calibrating_into_a_finished_export_leaves_it_finished(run: Run, done: P
     assert run("calibrate", "m", "--task", "c=a.jsonl", "--out", "out", "--quiet").code == 0
     assert run("validate", "out", "--check", "integrity", "--quiet").code == 0
     assert json.loads((done / "manifest.json").read_text())["complete"]
+
+
+def test_a_model_of_the_hub_is_kept_at_its_commit(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = [digit * 40 for digit in "ab"]
+    asked: list[str | None] = []
+    for commit in commits:
+        shutil.copytree(work / "m", work / "snapshots" / commit)
+
+    def snapshot_download(model: str, revision: str | None, **patterns: object) -> str:
+        asked.append(revision)
+        return str(work / "snapshots" / (revision or commits[min(len(asked), 2) - 1]))  # it has moved on since
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    for task in "ab":
+        assert run("calibrate", "owner/name", "--task", f"{task}={task}.jsonl", "--out", "out", "--quiet").code == 0
+    assert asked == [None, commits[0]]
+    assert read_manifest(work / "out").source["hub"] == f"owner/name@{commits[0]}"
+    assert run("calibrate", f"owner/name@{commits[1]}", "--task", "b=b.jsonl", "--out", "out", "--quiet").code == 0
+    assert asked[2:] == [commits[1]]
 
 
 def test_a_parity_failure_stays_one(run: Run, work: Path) -> None:
