@@ -23,12 +23,20 @@ TRANSFORMERS := $(patsubst %,tests/seap_export/%,modeling optimum_plugin activat
 	$(patsubst %,tests/seap_export/sources/test_%.py,config gguf gguf_families gguf_tokenizers stored tokenizer_files) \
 	$(patsubst %,tests/seap_export/shrink/test_%.py,uniform write) tests/validation/parity/test_parity_micro.py
 
+# The releases that CI passed with. A new one reaches the tests when `make constraints` has written it down; "CONSTRAIN="
+# installs the newest.
+CONSTRAINTS := tests/constraints
+CONSTRAIN = --constraint $(CONSTRAINTS)/$(1)
+FREEZE = .venv/bin/python -m pip freeze --exclude-editable --path $$(ls -d $(1)/lib/python*/site-packages)
+# Without what torch's own index adds to its version, and without CUDA's libraries, of which each index has others.
+PLAIN := sed 's/+cpu$$//' | grep -v '^nvidia-' | sort -fu
+
 # Tests of further runtimes, with what is installed for them; CI leaves out vLLM.
 IN_RUNTIMES := SEAP_NODE_MODULES=$(CURDIR)/.venv-runtimes/npm/node_modules .venv-runtimes/bin/
 FEWER_RUNTIMES := llama.cpp,openvino,transformers.js,mlx-lm,litert,executorch
 RUNTIMES := $(FEWER_RUNTIMES),vllm
 
-.PHONY: demo environments test test-fast test-release test-all test-runtimes test-gpu lint clean
+.PHONY: demo environments test test-fast test-release test-all test-runtimes test-floors test-gpu constraints lint clean
 
 # The main job on a real model: three tasks, ratio 0.2, CPU, with as many tokens of each task as the shortest has.
 demo: .venv/installed $(MODEL)
@@ -72,6 +80,16 @@ test-all: lint environments $(MODEL) $(CODER)
 	.venv/bin/$(PYTEST) -m real --durations 15
 	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not real" --ignore=tests/mutants
 
+# The fast tests with the lowest releases that pyproject.toml allows; it is not in CI.
+test-floors: .venv-floors/installed $(MODEL)
+	.venv-floors/bin/$(PYTEST) $(PARALLEL) --dist loadfile -m "not (real or release or full)"
+
+# Writes down the releases in the environments of the tests; let them pass first (CONTRIBUTING.md).
+constraints: environments
+	{ $(call FREEZE,.venv); $(call FREEZE,.venv-runtimes); $(call FREEZE,.venv-genai); $(call FREEZE,.venv-genai-cuda); } \
+		| $(PLAIN) > $(CONSTRAINTS)/current.txt
+	$(call FREEZE,.venv-transformers4) | $(PLAIN) > $(CONSTRAINTS)/transformers4.txt
+
 # Everything that has to be seen on a CUDA GPU, with a report in gpu-report; docs/contributing/gpu.md.
 test-gpu: .venv/installed $(MODEL)
 	.venv/bin/python -m validation.readiness --model $(MODEL) $(ARGS)
@@ -82,11 +100,11 @@ lint: .venv/installed
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 
-.venv/installed: pyproject.toml
+.venv/installed: pyproject.toml $(CONSTRAINTS)/current.txt
 	@echo 'Installing into .venv (about 2 GB, a minute or more) ...'
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --upgrade pip
-	.venv/bin/python -m pip install --quiet --editable '.[dev]'
+	.venv/bin/python -m pip install --quiet $(call CONSTRAIN,current.txt) --editable '.[dev]'
 	@touch $@
 
 # The other environments need no pip of their own, and those with a path file are lent the packages of .venv, torch
@@ -101,7 +119,7 @@ endef
 # The oldest supported transformers, which many production stacks still use.
 .venv-transformers4/installed: .venv/installed
 	$(LENT)
-	$(INTO) --editable '.[dev]' 'transformers==4.57.*'
+	$(INTO) $(call CONSTRAIN,transformers4.txt) --editable '.[dev]' 'transformers==4.57.*'
 	$(CHECK)
 	@touch $@
 
@@ -109,21 +127,28 @@ endef
 # download CUDA's libraries.
 .venv-runtimes/installed: .venv/installed
 	$(LENT)
-	$(INTO) --editable '.[dev,gguf,openvino,litert,executorch,mlx]'
+	$(INTO) $(call CONSTRAIN,current.txt) --editable '.[dev,gguf,openvino,litert,executorch,mlx]'
 	$(CHECK)
 	npm install --prefix .venv-runtimes/npm --ignore-scripts --no-audit --no-fund '@huggingface/transformers@4.3'
+	@touch $@
+
+# The lowest releases, which uv finds, since pip only takes the newest.
+.venv-floors/installed: pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet uv
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python --resolution lowest-direct --editable '.[dev]'
 	@touch $@
 
 # ONNX Runtime GenAI brings its own onnxruntime, so it cannot share an environment with ours.
 .venv-genai/installed: .venv/installed
 	$(PYTHON) -m venv --without-pip $(@D)
-	$(INTO) 'onnxruntime-genai==0.18.*'
+	$(INTO) $(call CONSTRAIN,current.txt) onnxruntime-genai
 	@touch $@
 
 # GenAI's CUDA package runs on the onnxruntime-gpu of .venv, with the CUDA libraries that are installed there.
 .venv-genai-cuda/installed: .venv/installed
 	$(LENT)
-	$(INTO) --no-deps 'onnxruntime-genai-cuda==0.18.*'
+	$(INTO) --no-deps $(call CONSTRAIN,current.txt) onnxruntime-genai-cuda
 	@touch $@
 
 # vLLM pins torch, so it cannot share an environment with ours; the torchaudio and torchcodec that it asks for fit
@@ -146,4 +171,4 @@ $(CODER): samples/get_model.py
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-transformers4 .venv-genai .venv-genai-cuda .venv-runtimes .venv-vllm .cache $(OUT) gpu-work
+	rm -rf .venv .venv-transformers4 .venv-genai .venv-genai-cuda .venv-runtimes .venv-vllm .venv-floors .cache $(OUT) gpu-work

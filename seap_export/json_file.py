@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,17 @@ from seap_export.errors import ArtifactError, InputError
 MAX_JSON_BYTES = 256 * 2**20
 
 
-def read_json(path: Path, remedy: str = "correct it, or download it again") -> dict[str, Any]:
+def read_json(
+    path: Path,
+    remedy: str = "correct it, or download it again",
+    make_object: Callable[[list[tuple[str, Any]]], dict[str, Any]] = dict,
+) -> dict[str, Any]:
     """Reads a JSON object; the errors end with the remedy.
+
+    Args:
+        path: The file.
+        remedy: What the user can do if it cannot be read.
+        make_object: Makes each object of its keys and values; a `ValueError` says what is wrong with one.
 
     Raises:
         InputError: The file is missing, larger than `MAX_JSON_BYTES` or not a JSON object, or contains a number that
@@ -29,7 +39,9 @@ def read_json(path: Path, remedy: str = "correct it, or download it again") -> d
         size = path.stat().st_size
         if size > MAX_JSON_BYTES:
             raise ValueError(f"{size / 1e6:.0f} MB, the limit is {MAX_JSON_BYTES / 1e6:.0f} MB")
-        value = json.loads(path.read_text("utf-8"), parse_float=_finite, parse_constant=_finite)
+        value = json.loads(
+            path.read_text("utf-8"), parse_float=_finite, parse_constant=_finite, object_pairs_hook=make_object
+        )
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a readable JSON file ({error}); {remedy}") from error
     if not isinstance(value, dict):

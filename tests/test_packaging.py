@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import shutil
 import subprocess
 import sys
+import tomllib
 import venv
 import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from support.product import families
 
 ROOT = Path(__file__).parents[1]
@@ -51,6 +54,39 @@ def test_wheel_holds_the_three_packages_and_the_file_that_optimum_looks_for(whee
     ):
         assert f"seap_export/{data}" in names
     assert "validation/runtimes/node/transformers_js.mjs" in names
+
+
+#: Modules whose package has another name.
+PACKAGES = {"sklearn": "scikit-learn", "litert_lm_builder": "litert-lm"}
+OURS = {"seap_export", "converters", "validation"}
+
+
+def third_party_imports() -> dict[str, Path]:
+    """The packages that the files of the wheel import, each with a file that does."""
+    found = {}
+    for file in sorted(path for name in OURS for path in (ROOT / name).rglob("*.py")):
+        if {"benchmarks", "readiness"} & set(file.parts):
+            continue
+        for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and not node.level:
+                modules = [str(node.module)]
+            elif isinstance(node, ast.Call) and getattr(node.func, "id", "") == "require":
+                modules = [str(word.value) for word in node.args if isinstance(word, ast.Constant)]
+            for name in {module.split(".")[0] for module in modules} - OURS - sys.stdlib_module_names:
+                found.setdefault(PACKAGES.get(name, name).replace("_", "-"), file)
+    return found
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    """Not one that another package brings along today."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = {name: texts for name, texts in project["optional-dependencies"].items() if name != "dev"}
+    declared = [Requirement(text) for texts in (project["dependencies"], *extras.values()) for text in texts]
+    names = {requirement.name.replace("_", "-").lower() for requirement in declared}
+    imported = third_party_imports()
+    assert {"torch", "huggingface-hub", "flatbuffers", "litert-lm", "mlx-lm"} <= imported.keys()
+    assert {name: file for name, file in imported.items() if name.lower() not in names} == {}
 
 
 def test_wheel_works_in_a_fresh_environment(wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from seap_export.errors import ArtifactError, InputError
+from seap_export.runtime.files import refuse_excess, too_slow
+from seap_export.runtime.limits.tokenizer import watched
 from validation.quiet import quiet_transformers
 
 TokenIds = tuple[int, ...]
@@ -84,7 +86,8 @@ def tokenize_prompts(
         raise InputError("parity needs at least one prompt; use a larger corpus")
     tokenizer = load_tokenizer(folder)
     with quiet_transformers():  # prompts longer than the tokenizer's own limit are cut here
-        sequences = tuple(tuple(tokenizer(prompt).input_ids[:max_tokens]) for prompt in prompts)
+        encoded = watched(lambda: tokenizer(list(prompts)).input_ids, sum(map(len, prompts)), too_slow)
+    sequences = tuple(tuple(ids[:max_tokens]) for ids in encoded)
     for index, sequence in enumerate(sequences):
         if not sequence:
             raise InputError(f"prompt {index} has no tokens; remove it")
@@ -100,6 +103,8 @@ def load_tokenizer(folder: Path) -> Any:
     """Loads the tokenizer of a model folder as transformers has it; raises `ArtifactError`."""
     from transformers import AutoTokenizer
 
+    if (folder / "tokenizer.json").is_file():
+        refuse_excess(folder / "tokenizer.json")
     try:
         with quiet_transformers():
             return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

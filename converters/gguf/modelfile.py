@@ -40,9 +40,14 @@ def modelfile(model_folder: Path, spec: ModelSpec, file: str) -> str:
         turns = _turns(template)
         lines += [] if turns is None else turns.lines()
         ends = (tokenizer.id_to_token(token) for token in sorted(template.turn_ends(tokenizer)))
-        lines += [f'PARAMETER stop "{end}"' for end in ends if end and '"' not in end]
+        lines += [f'PARAMETER stop "{end}"' for end in ends if end and _is_plain(end)]
     lines.append(f"PARAMETER num_ctx {min(spec.max_position_embeddings, _MOST_CONTEXT)}")
     return "\n".join(lines) + "\n"
+
+
+def _is_plain(text: str) -> bool:
+    """Whether a text can stand between quotation marks: a line break would begin an instruction of its own."""
+    return '"' not in text and text.isprintable()
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,8 @@ class _Turns:
             for role, around in (("system", self.system), ("user", self.user), ("assistant", self.assistant))
         )
         template = f"{self.start}{{{{ range .Messages }}}}{{{{ {'else '.join(turns)}end }}}}{{{{ end }}}}{self.answer}"
+        if any(text.startswith('"') or text.endswith('"') for text in (template, self.usual or "")):
+            return []  # which would end the text before it ends, or later
         usual = [] if self.usual is None else [f'SYSTEM """{self.usual}"""']
         return [f'TEMPLATE """{template}"""', *usual]
 

@@ -11,7 +11,7 @@ from converters.web.precisions import file_name
 from seap_export.families import ModelSpec, model_spec
 from seap_export.json_file import read_json, read_json_if_present
 from seap_export.runtime.chat import DEFAULT_TEMPLATE, template_sources
-from seap_export.runtime.files import load_tokenizer
+from seap_export.runtime.files import encode, load_tokenizer
 from seap_export.sources.tokenizer import MODEL_INPUTS, read_tokenizer_config
 
 #: Keys of a tokenizer_config.json that name code, or contradict tokenizer.json.
@@ -87,7 +87,7 @@ def _tokenizer_config(folder: Path) -> dict[str, Any]:
         "model_input_names": MODEL_INPUTS,
         **settings,
         **({"chat_template": template} if template else {}),
-        "add_bos_token": bool(load_tokenizer(folder).encode("").ids),
+        "add_bos_token": bool(encode(load_tokenizer(folder), "")),
         "padding_side": "right",
         "tokenizer_class": "PreTrainedTokenizerFast",
     }

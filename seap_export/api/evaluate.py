@@ -101,13 +101,13 @@ def evaluate(
 
     from seap_export.pipeline.evaluation.evaluate import evaluate as measure
     from seap_export.pipeline.evaluation.evaluate import preview, write_answers, write_evaluation
-    from seap_export.pipeline.folder.outputs import write_whole
+    from seap_export.pipeline.folder.outputs import write_report
 
     if dry_run:
         return preview(job.path, job.dense, job.request, job.progress)
     with (
-        write_whole(job.out, force=force) if job.out else nullcontext() as target,
-        write_whole(job.answers, force=force) if job.answers else nullcontext() as lines,
+        write_report(job.out, force=force) if job.out else nullcontext() as target,
+        write_report(job.answers, force=force) if job.answers else nullcontext() as lines,
     ):
         report = measure(job.path, job.dense, job.request, job.progress, job.compute)
         if target:

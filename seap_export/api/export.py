@@ -172,6 +172,7 @@ def _open(options: dict[str, Any]) -> _Job:
     """The arguments as a request, and the model opened."""
     from seap_export.api.memory import warn_of_memory
     from seap_export.api.settings import cluster_of, export_request
+    from seap_export.pipeline.cost.checks import recorded_model
     from seap_export.sources.open import open_source
 
     model, out, force, progress = (options.pop(name) for name in ("model", "out", "force", "progress"))
@@ -182,7 +183,7 @@ def _open(options: dict[str, Any]) -> _Job:
         progress.say(
             "quality and speed are not measured on hf alone: they need a further format, such as --format onnx"
         )
-    source = open_source(model)
+    source = open_source(recorded_model(model, out))
     warn_of_memory(progress, source, compute)
     if request.targets is not None and cluster is not None:
         raise UsageError("--cluster makes variants of given ratios only; leave it out, or give --ratio")

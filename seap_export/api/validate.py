@@ -100,7 +100,7 @@ def validate(
     """
     options = checked(validate, locals())
 
-    from seap_export.pipeline.folder.outputs import write_whole
+    from seap_export.pipeline.folder.outputs import write_report
     from seap_export.pipeline.gate.golden import refuse_golden
     from seap_export.pipeline.gate.validate import validate as run_checks
 
@@ -112,7 +112,7 @@ def validate(
         refuse_golden(folder, golden, force=force)
     with ExitStack() as stack:
         temporaries = {
-            name: stack.enter_context(write_whole(target, force=force))
+            name: stack.enter_context(write_report(target, force=force))
             for name, target in targets.items()
             if target is not None
         }
@@ -165,10 +165,10 @@ def _write(report: ValidationReport, paths: dict[str, Path]) -> None:
 
 def _save_golden(path: Path, target: Path, request: ValidationRequest, progress: Progress, *, force: bool) -> None:
     from seap_export.pipeline.folder.contents import Variant as Contents
-    from seap_export.pipeline.folder.outputs import write_whole
+    from seap_export.pipeline.folder.outputs import write_report
     from seap_export.pipeline.gate.golden import save_golden
 
-    with write_whole(target, force=force) as temporary:
+    with write_report(target, force=force) as temporary:
         save_golden(Contents(path), temporary, request.parity, request.prompt_file, progress)
     progress.say(f"golden written to {target}")
 

@@ -41,6 +41,10 @@ def calibrate(
         steps = calibration_steps(source, splits, settings)
     warn_of_texts(splits, source.spec, progress)
     with workspace.locked():
+        was_complete = workspace.manifest.complete
         claim_folder(workspace, source, {task: step.key for task, step in steps.items()})
         for _ in run_steps(steps.values(), Work(source, out, compute, progress), workspace):
             pass
+        if was_complete:  # what was exported into the folder stays finished
+            workspace.manifest.complete = True
+            workspace.manifest.write(out)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, TemplateError, nodes
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import Template, TemplateError
 from tokenizers import Tokenizer
 
 from seap_export.errors import ArtifactError, InputError, UsageError
-from seap_export.runtime.files import read_object
+from seap_export.runtime.files import encode, read_object
+from seap_export.runtime.limits.budget import CURRENT, Budget, TooMuchWork
+from seap_export.runtime.limits.template import MAX_TEMPLATE, LimitedEnvironment
 
 #: A turn of a conversation: `role`, `content`, and what else the template reads, such as `tool_calls`.
 Message = Mapping[str, Any]
@@ -27,17 +26,13 @@ Prompt = str | Sequence[Message]
 DEFAULT_TEMPLATE, _WITH_TOOLS = "default", "tool_use"
 #: Stands for an assistant's turn, to find what follows it.
 _ANSWER = "assistant's answer"
+#: What a model that calls functions is told of one.
+_TOOLS = ({"type": "function", "function": {"name": "f", "description": "f", "parameters": {"type": "object"}}},)
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 
-class _Generation(Extension):
-    """`{% generation %}`, by which some templates mark the assistant's part; here it changes nothing."""
-
-    tags = {"generation"}  # noqa: RUF012 - jinja2 declares it so
-
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+class TemplateWorkError(InputError):
+    """A chat template computes more than any conversation needs."""
 
 
 @dataclass(frozen=True)
@@ -70,15 +65,20 @@ class ChatTemplate:
             InputError: The template refuses the messages or is damaged.
         """
         name = _WITH_TOOLS if tools and _WITH_TOOLS in self.sources else DEFAULT_TEMPLATE
-        environment = _environment(self.date)
+        token = CURRENT.set(Budget([messages, tools]))
         try:
-            text = environment.from_string(self.sources[name]).render(
+            text = _compiled(self.sources[name], self.date).render(
                 messages=messages,
                 tools=tools or None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,
                 **self.special_tokens,
             )
+        except TooMuchWork as error:
+            raise TemplateWorkError(
+                "the model's chat template computes more than a conversation needs; it may be meant to harm, so use "
+                "another one, or none"
+            ) from error
         except (MemoryError, KeyboardInterrupt):
             raise
         except Exception as error:  # a template may fail as any program does
@@ -86,6 +86,8 @@ class ChatTemplate:
             raise InputError(
                 f"the model's chat template refuses the messages ({reason}); correct them or it"
             ) from error
+        finally:
+            CURRENT.reset(token)
         return text.removeprefix(self.prefix)
 
     def turn_ends(self, tokenizer: Tokenizer) -> frozenset[int]:
@@ -93,7 +95,7 @@ class ChatTemplate:
 
         Not every model's config names it among the tokens that end a text.
         """
-        following = tokenizer.encode(answer_end(self.render).strip(), add_special_tokens=False).ids
+        following = encode(tokenizer, answer_end(self.render).strip(), add_special_tokens=False)
         special = tokenizer.get_added_tokens_decoder()
         if following and following[0] in special and special[following[0]].special:
             return frozenset(following[:1])
@@ -105,7 +107,7 @@ class ChatTemplate:
             user = [{"role": "user", "content": "user"}]
             before, after = self.render(user), self.render(user, add_generation_prompt=True)
             if after.startswith(before):
-                return tuple(tokenizer.encode(after.removeprefix(before), add_special_tokens=False).ids)
+                return tuple(encode(tokenizer, after.removeprefix(before), add_special_tokens=False))
         return ()
 
 
@@ -171,9 +173,9 @@ def read_chat_template(folder: Path, tokenizer: Tokenizer, date: datetime | None
     sources = template_sources(folder, config)
     if not sources:
         return None
-    tokens = {name: text for name in _SPECIAL_TOKENS if (text := _text_of(config.get(name))) is not None}
+    tokens = _special_tokens(config)
     bos = tokens.get("bos_token")
-    adds_bos = bos is not None and tokenizer.encode("").ids[:1] == [tokenizer.token_to_id(bos)]
+    adds_bos = bos is not None and encode(tokenizer, "")[:1] == [tokenizer.token_to_id(bos)]
     return ChatTemplate(sources, tokens, bos if bos is not None and adds_bos else "", date)
 
 
@@ -200,6 +202,46 @@ def template_sources(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     return sources if sources.get(DEFAULT_TEMPLATE) else {}
 
 
+def refuse_costly_template(folder: Path, config: Mapping[str, Any]) -> None:
+    """Refuses a model's folder with a chat template that computes too much for plain conversations.
+
+    Args:
+        folder: The folder with tokenizer.json and what belongs to it, or a GGUF file.
+        config: What its tokenizer_config.json says, or would.
+
+    Raises:
+        InputError: A template does.
+        ArtifactError: A file with templates is damaged.
+    """
+    for name, source in template_sources(folder, config).items():
+        try:
+            _try_template(ChatTemplate({DEFAULT_TEMPLATE: source}, _special_tokens(config)))
+        except TemplateWorkError as error:
+            files = (f"additional_chat_templates/{name}.jinja", "chat_template.jinja", "chat_template.json")
+            places = [folder / file for file in (*files, "tokenizer_config.json")]
+            file = next((place for place in places if place.is_file()), folder)
+            raise InputError(f"{file}: {error}") from error
+
+
+def _try_template(template: ChatTemplate) -> None:
+    """Renders plain conversations, which it may refuse; raises `TemplateWorkError`."""
+    long = [{"role": "user", "content": "a longer question "}, {"role": "assistant", "content": "and its answer "}]
+    turns = [{"role": "system", "content": "system"}, *(turn for _ in range(8) for turn in long)]
+    for messages in (turns[1:2], turns[:2], turns[1:3], turns):
+        for tools in ((), _TOOLS):
+            for is_asked in (False, True):
+                try:
+                    template.render(messages, add_generation_prompt=is_asked, tools=tools)
+                except TemplateWorkError:
+                    raise
+                except InputError:
+                    continue
+
+
+def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
+    return {name: text for name in _SPECIAL_TOKENS if (text := _text_of(config.get(name))) is not None}
+
+
 def _text_in(path: Path) -> str:
     try:
         return path.read_text("utf-8")
@@ -213,25 +255,19 @@ def _text_of(token: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _environment(date: datetime | None) -> Environment:
-    """Where templates run: no template can reach anything but its inputs. Settings and names are transformers'."""
+@lru_cache(maxsize=8)
+def _compiled(source: str, date: datetime | None) -> Template:
+    """A template, where it can reach nothing but its inputs. Settings and names are transformers'."""
+    if len(source) > MAX_TEMPLATE:
+        raise TooMuchWork
 
     def raise_exception(message: str) -> None:
         raise TemplateError(message)
 
-    def to_json(
-        value: object,
-        ensure_ascii: bool = False,
-        indent: int | None = None,
-        separators: tuple[str, str] | None = None,
-        sort_keys: bool = False,
-    ) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, "jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = to_json
+    environment = LimitedEnvironment()
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda form: (date or datetime.now()).strftime(form)
-    return environment
+    try:
+        return environment.from_string(source)
+    except MemoryError as error:  # Python's parser says so of what is nested too deeply
+        raise TooMuchWork from error

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from seap_export.errors import ArtifactError
+from seap_export.errors import ArtifactError, InputError
 from seap_export.providers import PROVIDERS
+from seap_export.runtime.limits.tokenizer import excess, unique_keys, watched
 
 _MAX_BYTES = 256 * 2**20
 
@@ -46,17 +47,59 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ArtifactError(f"{path}: no such file; export again")
+    refuse_excess(path)
     try:
         tokenizer = Tokenizer.from_file(str(path))
-        tokenizer.encode("")  # panics if its template uses a token that it does not define
+        tokenizer.no_padding()  # before anything is encoded, since it may pad to any length
+        tokenizer.no_truncation()
+        encode(tokenizer, "")  # panics if its template uses a token that it does not define
     except BaseException as error:  # `tokenizers` raises a bare Exception, and its panics not even that
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = " ".join(str(error).split())
         raise ArtifactError(f"{path}: cannot be loaded ({reason}); it is damaged, export again") from error
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
     return tokenizer
+
+
+def refuse_excess(path: Path) -> None:
+    """Refuses a tokenizer.json that would take all memory; see `limits.tokenizer`.
+
+    Raises:
+        ArtifactError: It would, or it is no JSON.
+    """
+    try:
+        problem = excess(json.loads(path.read_text("utf-8"), object_pairs_hook=unique_keys))
+    except (OSError, ValueError, RecursionError, AttributeError) as error:
+        raise ArtifactError(f"{path}: cannot be loaded ({error}); it is damaged, export again") from error
+    if problem:
+        raise ArtifactError(f"{path}: {problem}; it may be meant to harm, so get the artifact from elsewhere")
+
+
+def encode(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool = True) -> list[int]:
+    """The token ids of a text; see `encode_all`."""
+    return encode_all(tokenizer, [text], add_special_tokens=add_special_tokens)[0]
+
+
+def encode_all(tokenizer: Tokenizer, texts: Sequence[str], *, add_special_tokens: bool = True) -> list[list[int]]:
+    """The token ids of texts, within the time that a stranger's tokenizer gets.
+
+    Raises:
+        InputError: It takes too long.
+    """
+    encodings = watched(
+        lambda: tokenizer.encode_batch(list(texts), add_special_tokens=add_special_tokens),
+        sum(map(len, texts)),
+        too_slow,
+    )
+    return [list(encoding.ids) for encoding in encodings]
+
+
+def too_slow(seconds: float) -> InputError:
+    """What is said of a tokenizer that takes too long."""
+    return InputError(
+        f"the model's tokenizer.json takes more than {seconds:.0f} seconds for a text; it may be meant to harm, so "
+        "use the tokenizer of another copy, or other texts"
+    )
 
 
 def model_limits(path: Path) -> tuple[frozenset[int], int]:

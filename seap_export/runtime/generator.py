@@ -14,7 +14,7 @@ from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.runtime.chat import Prompt, read_chat_template, rendered
 from seap_export.runtime.decoding.decoder import OnnxDecoder
 from seap_export.runtime.decoding.sampling import GREEDY, Sampler, Sampling
-from seap_export.runtime.files import decoder_options, load_tokenizer, model_limits
+from seap_export.runtime.files import decoder_options, encode, load_tokenizer, model_limits
 from seap_export.runtime.text import TextStream
 
 _GRAPH, _CONFIG = "model.onnx", "genai_config.json"
@@ -156,7 +156,7 @@ class Generator:
             UsageError: Messages are given for a model without a chat template, or `raw`.
             InputError: The chat template refuses the messages.
         """
-        return list(self.tokenizer.encode(rendered(prompt, self.chat_template, raw=raw)).ids)
+        return encode(self.tokenizer, rendered(prompt, self.chat_template, raw=raw))
 
     def generate_ids(self, token_ids: Sequence[int], max_new_tokens: int, sampling: Sampling = GREEDY) -> list[int]:
         """Generates tokens up to and including an end-of-sequence token.

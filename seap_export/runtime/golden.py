@@ -17,7 +17,7 @@ from seap_export.checksums import refuse_changed
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.hashing import sha256_file
 from seap_export.runtime.decoding.decoder import OnnxDecoder
-from seap_export.runtime.files import decoder_options, load_tokenizer, model_limits
+from seap_export.runtime.files import decoder_options, encode, load_tokenizer, model_limits
 
 GOLDEN_SCHEMA = "seap-export/golden/1"
 #: Kept of each distribution: the logits of the most likely tokens and of tokens spread over the vocabulary.
@@ -87,7 +87,7 @@ def write_golden(
         InputError: No prompt has a token.
     """
     tokenizer, decoder = _opened(folder, provider, threads)
-    ids = [list(tokenizer.encode(prompt).ids) for prompt in prompts]
+    ids = [encode(tokenizer, prompt) for prompt in prompts]
     room = decoder.context_length - steps
     cut = [row[:room] for row in ids if row]
     if not cut:
@@ -139,7 +139,7 @@ def compare_with_golden(
             raise ArtifactError(f"{folder / name}: not the file that {golden} was made from; copy it again")
     tokenizer, decoder = _opened(folder, provider, threads)
     for prompt, ids in zip(about["prompts"], about["token_ids"], strict=True):
-        if list(tokenizer.encode(prompt).ids) != ids:
+        if encode(tokenizer, prompt) != ids:
             raise ArtifactError(
                 f"{folder}: its tokenizer gives other token ids here than on the machine that recorded {golden}; "
                 "install the same version of tokenizers"

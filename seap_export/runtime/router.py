@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from seap_export.checksums import refuse_changed
 from seap_export.errors import ArtifactError
-from seap_export.runtime.files import load_tokenizer
+from seap_export.runtime.files import encode, load_tokenizer
 from seap_export.runtime.manifest import ROUTER_GRAPH, read_router
 from seap_export.runtime.onnx_model import OnnxModel
 
@@ -48,7 +48,7 @@ class Router:
 
     def token_ids(self, prompt: str) -> list[int]:
         """The token ids of a prompt, truncated to `max_length`."""
-        return list(self._tokenizer.encode(prompt).ids[: self.manifest.max_length])
+        return encode(self._tokenizer, prompt)[: self.manifest.max_length]
 
     def probabilities(self, token_ids: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """The probability of each class for each prompt; uniform for a prompt without tokens.

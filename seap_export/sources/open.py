@@ -16,21 +16,34 @@ from seap_export.errors import EnvironmentFailure, InputError
 from seap_export.families import Attention, ModelSpec, language_config, model_spec, names, wrapper_of_model_type
 from seap_export.families.family import PRUNED_PREFIX
 from seap_export.json_file import read_json, read_json_if_present, write_json
+from seap_export.runtime.chat import refuse_costly_template
 from seap_export.sources.config import portable_config
 from seap_export.sources.joint_experts import with_experts_apart
 from seap_export.sources.source import Source
 from seap_export.sources.stored import PlainReader, StoredForm
-from seap_export.sources.tokenizer import copy_tokenizer, read_tokenizer_config, tokenizer_files, without_code
+from seap_export.sources.tokenizer import (
+    check_templates,
+    copy_tokenizer,
+    read_tokenizer_config,
+    tokenizer_files,
+    without_code,
+)
 from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights, refuse_adapter
 from seap_export.sources.wrapper import LanguagePart, with_prefix
 
 #: Owner and name of a model on the hub.
 _HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9][A-Za-z0-9_.-]{0,95}")
+#: A branch, a tag or a commit of it.
+_REVISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./-]{0,254}")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def open_source(model: str) -> Source:
     """Opens a model folder, a GGUF file or a model on the hub, and checks that its config and weights agree.
+
+    Args:
+        model: A path, OWNER/NAME or OWNER/NAME@REVISION.
 
     Raises:
         InputError: The model does not exist, is not supported or is damaged.
@@ -47,9 +60,13 @@ def open_source(model: str) -> Source:
         return source
     if os.path.isdir(path):
         return _folder_source(path, path.resolve().name)
-    if not is_hub_id(model) or path.suffix == ".gguf":
+    hub_id, at, revision = model.partition("@")
+    if not is_hub_id(hub_id) or path.suffix == ".gguf" or (at and not _REVISION.fullmatch(revision)):
         raise InputError(f"{model}: no such folder or file; give a model folder, a .gguf file or a hub id")
-    return replace(_folder_source(_download(model), model.replace("/", "--")), hub_id=model)
+    folder = _download(hub_id, revision or None)
+    # the hub's cache names a snapshot by its commit
+    commit = folder.name if folder.parent.name == "snapshots" and _COMMIT.fullmatch(folder.name) else None
+    return replace(_folder_source(folder, hub_id.replace("/", "--")), hub_id=hub_id, revision=commit)
 
 
 def is_hub_id(text: str) -> bool:
@@ -57,7 +74,7 @@ def is_hub_id(text: str) -> bool:
     return _HUB_ID.fullmatch(text) is not None and ".." not in text
 
 
-def _download(model: str) -> Path:
+def _download(model: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     patterns = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "merges.txt"]
@@ -65,7 +82,7 @@ def _download(model: str) -> Path:
     # the same weights in the original authors' format; of other folders, only further chat templates count
     copies = ["consolidated*", *(f"*/{pattern}" for pattern in patterns if pattern != "*.jinja")]
     try:
-        return Path(snapshot_download(model, allow_patterns=patterns, ignore_patterns=copies))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns, ignore_patterns=copies))
     except Exception as error:  # the hub client's errors share no useful base class across its releases
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].removeprefix("Got: ")
         raise EnvironmentFailure(
@@ -101,6 +118,7 @@ def _folder_source(folder: Path, name: str) -> Source:
     generation = folder / "generation_config.json"
     defaults = read_json_if_present(generation)
     _check_token_ids({str(folder / "config.json"): config, str(generation): defaults or {}}, spec.vocab_size)
+    check_templates(folder)
     extras = [file for file in (folder / "model.safetensors.index.json", generation) if file.is_file()]
     return Source(
         name=name,
@@ -177,7 +195,7 @@ def open_gguf(path: Path) -> Source:
     from seap_export.sources.gguf.config import gguf_config
     from seap_export.sources.gguf.file import GgufFile
     from seap_export.sources.gguf.reader import GgufReader
-    from seap_export.sources.gguf.tokenizers import gguf_generation_config, gguf_tokenizer_files
+    from seap_export.sources.gguf.tokenizers import gguf_chat_template, gguf_generation_config, gguf_tokenizer_files
 
     file = GgufFile.open(path)
     config = portable_config(gguf_config(file))
@@ -185,6 +203,7 @@ def open_gguf(path: Path) -> Source:
         spec = model_spec(config)
     except InputError as error:  # the file has no config.json
         raise InputError(f"{path}: {str(error).removeprefix('config.json: ')}") from error
+    refuse_costly_template(path, gguf_chat_template(file))
     reader = GgufReader(file)
     check_weights(reader, spec.tensors(), str(path))
     texts = cache(partial(gguf_tokenizer_files, file))  # which takes a while, and is asked for often

@@ -40,6 +40,7 @@ class Source:
         files: All files that the model consists of.
         write_tokenizer: Writes the tokenizer files into a folder.
         hub_id: OWNER/NAME, if it was downloaded from the hub.
+        revision: The commit that was downloaded, if the hub's client says which one it was.
     """
 
     name: str
@@ -50,6 +51,12 @@ class Source:
     files: tuple[Path, ...]
     write_tokenizer: Callable[[Path], None]
     hub_id: str | None = None
+    revision: str | None = None
+
+    @property
+    def pinned_id(self) -> str | None:
+        """What opens the same files of the hub again: OWNER/NAME@COMMIT; None: it is not from the hub."""
+        return f"{self.hub_id}@{self.revision}" if self.hub_id and self.revision else self.hub_id
 
     @cached_property
     def dtype(self) -> torch.dtype:

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from seap_export.errors import InputError
+from seap_export.errors import ArtifactError, InputError
 from seap_export.json_file import read_json_if_present
+from seap_export.runtime.chat import refuse_costly_template
 from seap_export.sources.tokenizer_check import check_tokenizer, check_tokenizer_config
 
 #: The inputs of a decoder. By default `PreTrainedTokenizerFast` of transformers 4.57 also returns token_type_ids,
@@ -53,6 +54,18 @@ def tokenizer_files(folder: Path) -> tuple[Path, ...]:
     check_tokenizer(folder / "tokenizer.json")
     check_tokenizer_config(folder / "tokenizer_config.json", read_tokenizer_config(folder))
     return files
+
+
+def check_templates(folder: Path) -> None:
+    """Refuses a folder with a chat template that computes too much, before any work.
+
+    Raises:
+        InputError: A template does, or its file is damaged.
+    """
+    try:
+        refuse_costly_template(folder, read_tokenizer_config(folder))
+    except ArtifactError as error:
+        raise InputError(str(error).replace("export again", "download it again")) from error
 
 
 def is_stray_link(file: Path, folder: Path) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 from seap_export.errors import InputError
 from seap_export.json_file import read_json
+from seap_export.runtime.limits.tokenizer import excess, unique_keys
 
 
 def check_tokenizer(path: Path) -> None:
@@ -21,9 +22,11 @@ def check_tokenizer(path: Path) -> None:
 
     Raises:
         InputError: The file is not a JSON object, its template uses an undefined special token, or its character map
-            is shorter than declared.
+            is shorter than declared; or it makes too much of a text.
     """
-    values = read_json(path)
+    values = read_json(path, make_object=unique_keys)
+    if problem := excess(values):
+        raise InputError(f"{path}: {problem}; it may be meant to harm, so use the tokenizer of another copy")
     for part in _parts(values.get("post_processor"), "processors"):
         if part.get("type") == "TemplateProcessing":
             _check_template(part, path)

@@ -14,7 +14,7 @@ from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration, read_tokens, write_tokens
 from seap_export.corpus import Sample
 from seap_export.layers.compute import Compute
-from seap_export.runtime.files import load_tokenizer
+from seap_export.runtime.files import encode_all, load_tokenizer
 from validation.execution import Execution
 from validation.generation.sampled import Beginning, open_author, sampled_texts
 
@@ -177,7 +177,7 @@ def write_fresh_texts(
     """
     record, known = calibration.record, calibration.token_ids()
     texts = [Sample(**sample).text for sample in record.held_out]
-    held_out = [encoding.ids for encoding in load_tokenizer(model).encode_batch(texts)]
+    held_out = encode_all(load_tokenizer(model), texts)
     fresh, tried, kept, done = FreshTexts(known, held_out), 0, 0, 0
     with open_author(model, Execution(compute=compute)) as author:
         length = min(record.max_length, author.longest)

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from seap_export.corpus import AnswerRule
 from seap_export.errors import ArtifactError, InputError
 from seap_export.runtime.chat import read_chat_template
-from seap_export.runtime.files import load_tokenizer
+from seap_export.runtime.files import encode_all, load_tokenizer
 from validation.execution import Execution
 from validation.generation.greedy import Continuation, Ends, continue_prompts
 from validation.generation.limits import TextLimits, text_limits
@@ -114,7 +114,7 @@ def open_writer(
 
 
 def _tokens(prompts: Sequence[str], tokenizer: Tokenizer, limits: TextLimits) -> list[list[int]]:
-    token_ids = [list(encoding.ids) for encoding in tokenizer.encode_batch(list(prompts))]
+    token_ids = encode_all(tokenizer, prompts)
     for prompt, ids in zip(prompts, token_ids, strict=True):
         if not 1 <= len(ids) < limits.context:
             raise InputError(

@@ -18,6 +18,8 @@ from lm_eval.api.model import TemplateLM
 from numpy.typing import NDArray
 
 from seap_export.errors import InputError
+from seap_export.runtime.files import too_slow
+from seap_export.runtime.limits.tokenizer import watched
 from validation.likelihood import log_likelihoods
 from validation.runtimes.pytorch.torch_runner import TorchRunner
 from validation.runtimes.runner import Runner, padded
@@ -63,7 +65,7 @@ class _BatchLM(TemplateLM):
         if add_special_tokens is None and string.startswith(self.tokenizer.decode(self.prefix_token_id)):
             add_special_tokens = False
         choice = {} if add_special_tokens is None else {"add_special_tokens": add_special_tokens}
-        return list(self.tokenizer.encode(string, **choice))
+        return list(watched(lambda: self.tokenizer.encode(string, **choice), len(string), too_slow))
 
     def loglikelihood_rolling(self, requests: Any, disable_tqdm: bool = False) -> list[float]:
         """Not supported; multiple choice does not need it."""

@@ -93,7 +93,7 @@ def bench_command(
     from seap_export.api.formats import form_if_any
     from seap_export.pipeline.evaluation.bench import bench
     from seap_export.pipeline.evaluation.bench_request import BenchRequest
-    from seap_export.pipeline.folder.outputs import write_whole
+    from seap_export.pipeline.folder.outputs import write_report
     from validation.runtimes.table import REFERENCE, runtime_row
 
     form = form_if_any(options)
@@ -105,7 +105,7 @@ def bench_command(
             runtime_row(name, REFERENCE)
     defaults = {name: value for name, value in options.items() if value not in ((), None)}
     request = BenchRequest(form=form, **defaults)
-    with write_whole(out, force=force) if out else nullcontext() as target:
+    with write_report(out, force=force) if out else nullcontext() as target:
         report = bench(list(map(str, paths)), dense, request, console)
         if target:
             write_json(target, report.to_json(), ensure_ascii=True)

@@ -36,12 +36,13 @@ def calibrate_command(
     from seap_export.corpus import parse_tasks
     from seap_export.layers.compute import torch_threads
     from seap_export.pipeline.calibrate import calibrate
+    from seap_export.pipeline.cost.checks import recorded_model
     from seap_export.pipeline.folder.names import calibration_step
     from seap_export.sources.open import open_source
 
     compute, settings = compute_of(options), calibration_settings(options)
     parsed = parse_tasks(tasks)
-    source = open_source(model)
+    source = open_source(recorded_model(model, out))
     warn_of_memory(console, source, compute)
     with torch_threads(threads):
         calibrate(source, parsed, settings, out, force=force, compute=compute, progress=console)

@@ -79,7 +79,7 @@ if TYPE_CHECKING:
 def export_command(console: Console, **options: Any) -> None:
     """Prune MODEL for each task and ratio, write the variants, and check that every written file computes the same.
 
-    MODEL is a Hugging Face folder, a .gguf file or a hub id.
+    MODEL is a Hugging Face folder, a .gguf file or a hub id, OWNER/NAME or OWNER/NAME@REVISION.
 
     \b
     Examples:

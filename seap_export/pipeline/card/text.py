@@ -126,10 +126,12 @@ def _one_or_list(values: tuple[str, ...]) -> str | list[str] | None:
 
 def _introduction(facts: CardFacts) -> Iterator[str]:
     entry, dense = facts.entry, facts.manifest.source
-    name, noun = facts.model, "task" if len(facts.texts) == 1 else "tasks"
+    name, noun = " ".join(facts.model.split()), "task" if len(facts.texts) == 1 else "tasks"
     yield f"# {name}, pruned for {entry['task']}"
     yield ""
-    origin = f"[{name}]({_HUB}/{facts.source.hub_id})" if facts.source.hub_id else name
+    source = facts.source
+    commit = f"/tree/{source.revision}" if source.revision else ""
+    origin = f"[{name}]({_HUB}/{source.hub_id}{commit})" if source.hub_id else name
     if entry["num_parameters"] == dense.get("num_parameters"):
         yield f"This is {origin} with all of its {count(entry['num_parameters'])} parameters."
         return

@@ -125,7 +125,7 @@ class _Dispatch:
                 step=step,
                 path=path.absolute(),
                 folder=self._work.folder.absolute(),
-                model=self._cluster.model_path,
+                model=self._work.source.pinned_id or self._cluster.model_path,
                 digest=self._work.source.digest,
                 share=self._share,
                 memory=self._cluster.memory,

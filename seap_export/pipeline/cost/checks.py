@@ -6,11 +6,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from seap_export.errors import EnvironmentFailure, UsageError
+from seap_export.errors import ArtifactError, EnvironmentFailure, UsageError
 from seap_export.pipeline.cost.cost import Disk
+from seap_export.pipeline.folder.manifest import read_manifest
 from seap_export.pipeline.folder.names import calibration_step
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.runtime.session import probe
@@ -63,10 +65,25 @@ def _is_other(workspace: Workspace, source: Source) -> bool:
     return bool(recorded) and recorded.get("sha256") != source.digest
 
 
+def recorded_model(model: str, folder: Path) -> str:
+    """The model as `open_source` takes it, at the commit of the hub that an output folder was begun with.
+
+    Args:
+        model: As the user gives it; one with a revision stays as it is.
+        folder: The output folder, which need not exist.
+    """
+    with suppress(ArtifactError):  # which is said where the folder is used
+        hub = read_manifest(folder).source.get("hub")
+        if isinstance(hub, str) and hub.partition("@")[0] == model and not os.path.exists(model):
+            return hub
+    return model
+
+
 def _describe(source: Source) -> dict[str, Any]:
     return {
         "name": source.name,
         "sha256": source.digest,
+        **({"hub": source.pinned_id} if source.pinned_id else {}),
         "family": source.spec.family.model_type,
         "num_parameters": source.spec.num_parameters(),
         "prunable_weights": sum(map(source.spec.prunable_weights, range(len(source.spec.layers)))),

@@ -26,7 +26,7 @@ from seap_export.pipeline.request.measured import Measured
 from seap_export.pipeline.request.settings import ParitySettings
 from seap_export.pipeline.texts.general_text import TextSet, refuse_damaged_cell
 from seap_export.runtime.chat import read_chat_template
-from seap_export.runtime.files import load_tokenizer, model_limits
+from seap_export.runtime.files import encode, load_tokenizer, model_limits
 from seap_export.runtime.text import TextStream
 from seap_export.sources.config import end_tokens
 from seap_export.sources.source import Source
@@ -227,7 +227,7 @@ def _sample_prompts(
 
 def _prompt(tokenizer: Tokenizer, record: Mapping[str, str]) -> list[int]:
     """The tokens of a sample's prompt, or the first half of a text that is not divided into prompt and completion."""
-    ids = tokenizer.encode(record["prompt"] or record["completion"]).ids
+    ids = encode(tokenizer, record["prompt"] or record["completion"])
     is_divided = record["prompt"] and (record["completion"] or "question" in record)
     return list(ids if is_divided else ids[: max(1, len(ids) // 2)])
 

@@ -15,15 +15,18 @@ import torch
 
 import seap_export
 from seap_export.checksums import is_path_inside
-from seap_export.errors import ArtifactError
+from seap_export.errors import ArtifactError, InputError
 from seap_export.hashing import sha256_files, sha256_json
-from seap_export.json_file import json_text, read_artifact
+from seap_export.json_file import json_text, read_json
 from seap_export.layers.compute import Compute
 from seap_export.pipeline.folder.names import CARD, HF, ROUNDING
 from seap_export.pipeline.folder.outputs import write_whole
 
 MANIFEST = "manifest.json"
 MANIFEST_SCHEMA = "seap-export/manifest/3"
+_REMEDY = (
+    "it is damaged: put back a copy, or run the same export with --force, which makes everything in the folder anew"
+)
 #: The fields of every finished variant, and their types.
 _VARIANT: dict[str, Any] = {
     "task": str,
@@ -75,7 +78,7 @@ class Manifest:
             values[name] = dict(sorted(values[name].items()))
         text = json_text(values)
         path = folder / MANIFEST
-        if path.is_file() and path.read_text("utf-8") == text:
+        if path.is_file() and path.read_bytes() == text.encode():
             return
         with write_whole(path, force=True) as temporary:
             temporary.write_text(text, "utf-8", newline="\n")
@@ -182,25 +185,38 @@ def _installed_versions() -> Mapping[str, str]:
     return versions
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path, *, force: bool = False) -> Manifest:
     """The manifest of a folder; an empty one if it has none.
 
+    Args:
+        folder: The output folder.
+        force: Whether a damaged manifest counts as none, so that all steps are made anew.
+
     Raises:
-        ArtifactError: The manifest is damaged or has another schema.
+        ArtifactError: The manifest is damaged, or of another release.
     """
     path = folder / MANIFEST
     if not path.exists():
         return Manifest()
-    values = read_artifact(path)
+    try:
+        return _parse(path, read_json(path, _REMEDY))
+    except InputError as error:
+        if force:
+            return Manifest()
+        raise ArtifactError(str(error)) from error
+
+
+def _parse(path: Path, values: dict[str, Any]) -> Manifest:
+    """The manifest of a JSON object; raises `InputError` if it is damaged, `ArtifactError` if of another release."""
     schema = values.pop("schema", None)
-    if schema != MANIFEST_SCHEMA:
+    if isinstance(schema, str) and schema != MANIFEST_SCHEMA:
         raise ArtifactError(
             f"{path}: manifest schema is {schema!r}, expected {MANIFEST_SCHEMA!r}: written by another release of "
             "seap-export; use that one, or export into another folder"
         )
     values.setdefault("makers", {})  # unknown to earlier releases
-    if not _is_manifest(values):
-        raise ArtifactError(f"{path}: damaged; move the folder away and export again")
+    if schema is None or not _is_manifest(values):
+        raise InputError(f"{path}: it is no manifest of an export; {_REMEDY}")
     return Manifest(**values)
 
 

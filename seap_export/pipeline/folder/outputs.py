@@ -14,7 +14,12 @@ from filelock import FileLock, Timeout
 from seap_export import durable
 from seap_export.durable import JOURNAL
 from seap_export.errors import EnvironmentFailure, SeapError, UsageError
+from seap_export.pipeline.folder.names import HF, PLAN
 
+LOCK = ".seap-export.lock"
+_MANIFEST = "manifest.json"
+#: Beside the variants of an export lie these, and reports, which may be replaced.
+_OF_AN_EXPORT = (_MANIFEST, "performance.json", "frontier.json", LOCK)
 _TEMPORARY_PREFIX = ".seap-export-tmp-"
 _UNFINISHED_PREFIX = ".seap-export-unfinished-"
 _WRITER_LOCK = ".seap-export-writer.lock"
@@ -47,6 +52,41 @@ def write_whole(target: Path, *, marker: str | None = None, force: bool = False)
         yield temporary
         _refuse_existing(target, marker, force)
         move_into_place(temporary, real)
+
+
+@contextmanager
+def write_report(target: Path, *, force: bool = False) -> Iterator[Path]:
+    """As `write_whole`, for a file that a user names: one that belongs to an export is not replaced.
+
+    Raises:
+        UsageError: `target` exists and must not be replaced.
+    """
+    refuse_part_of_export(target)
+    with write_whole(target, force=force) as temporary:
+        yield temporary
+
+
+def refuse_part_of_export(target: Path) -> None:
+    """Refuses an existing file of an export, or of a variant that was copied alone, but for reports beside variants.
+
+    Raises:
+        UsageError: The path leads to one.
+    """
+    real = Path(os.path.realpath(target))
+    if not real.is_file():
+        return
+    for folder in real.parents:
+        is_export = (folder / _MANIFEST).is_file() and ((folder / LOCK).exists() or _is_manifest(folder))
+        is_report = real.parent == folder and real.name not in _OF_AN_EXPORT
+        is_variant = (folder / PLAN).is_file() and (folder / HF).is_dir()
+        is_model = real.parent == folder and (folder / "tokenizer.json").is_file()
+        if (is_export and not is_report) or is_variant or is_model:
+            raise UsageError(f"{target} is a file of the model or export in {folder}; give a path outside it")
+
+
+def _is_manifest(folder: Path) -> bool:
+    with (folder / _MANIFEST).open("rb") as file:
+        return b"seap-export/manifest" in file.read(200)
 
 
 def _refuse_existing(target: Path, marker: str | None, force: bool) -> None:

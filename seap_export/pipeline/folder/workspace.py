@@ -14,6 +14,7 @@ from seap_export.hashing import sha256_json
 from seap_export.pipeline.folder.keys import differing
 from seap_export.pipeline.folder.manifest import MANIFEST, read_manifest
 from seap_export.pipeline.folder.outputs import (
+    LOCK,
     make_folders,
     move_into_place,
     refuse_foreign_folder,
@@ -23,8 +24,6 @@ from seap_export.pipeline.folder.outputs import (
     set_aside,
     unfinished_folder,
 )
-
-_LOCK = ".seap-export.lock"
 
 
 class Workspace:
@@ -40,7 +39,7 @@ class Workspace:
         self.folder = folder
         self.force = force
         refuse_foreign_folder(folder, MANIFEST)
-        self.manifest = read_manifest(folder)
+        self.manifest = read_manifest(folder, force=force)
 
     @contextmanager
     def seen_unlocked(self) -> Iterator[None]:
@@ -74,13 +73,13 @@ class Workspace:
             UsageError: Another run is writing to the folder.
         """
         with make_folders(self.folder), self._lock():
-            self.manifest = read_manifest(self.folder)
+            self.manifest = read_manifest(self.folder, force=self.force)
             remove_leftovers(self.folder)
             yield
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        lock = FileLock(self.folder / _LOCK)
+        lock = FileLock(self.folder / LOCK)
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
@@ -91,7 +90,7 @@ class Workspace:
             # If something was made, the file stays: removing it while another run waits would admit two runs.
             if not (self.folder / MANIFEST).exists():
                 with suppress(PermissionError):  # Windows removes it when it is released
-                    (self.folder / _LOCK).unlink(missing_ok=True)
+                    (self.folder / LOCK).unlink(missing_ok=True)
             lock.release()
 
     def is_done(self, step: str, key: str) -> bool:

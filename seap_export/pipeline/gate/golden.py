@@ -7,6 +7,7 @@ from pathlib import Path
 from converters.onnx.form import read_form
 from seap_export.errors import UsageError
 from seap_export.pipeline.folder.contents import Export, Variant
+from seap_export.pipeline.folder.outputs import refuse_part_of_export
 from seap_export.pipeline.gate.parity import prompts_of
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.request.settings import ParitySettings
@@ -23,6 +24,7 @@ def refuse_golden(path: Path, target: Path, *, force: bool) -> None:
         raise UsageError(f"--save-golden records a single variant; give one of those in {path}")
     if not (Variant(path).onnx / "model.onnx").is_file():
         raise UsageError(f"{path}: no onnx/model.onnx for --save-golden to record; give a variant's folder")
+    refuse_part_of_export(target)
     if target.exists() and not force:
         raise UsageError(f"{target} already exists; use --force to replace it, or another --save-golden")
 

@@ -14,7 +14,7 @@ from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.request.mixtures import MixtureSpec, Support
 from seap_export.pipeline.request.settings import CALIBRATION_TOKENS, CalibrationSettings
 from seap_export.pipeline.texts.chat import ModelChat, chat_of_source
-from seap_export.pipeline.texts.tokenizer import load_tokenizer
+from seap_export.pipeline.texts.tokenizer import load_tokenizer, token_ids
 from seap_export.sources.source import Source
 from validation.quiet import quiet_transformers
 
@@ -148,7 +148,7 @@ def _cut_to_tokens(task: str, tokenizer: Any, split: Split, most: int | None, ma
 
 def _lengths(tokenizer: Any, samples: Sequence[Sample]) -> Iterator[int]:
     for start in range(0, len(samples), _TEXTS):
-        yield from map(len, tokenizer([sample.text for sample in samples[start : start + _TEXTS]])["input_ids"])
+        yield from map(len, token_ids(tokenizer, [sample.text for sample in samples[start : start + _TEXTS]]))
 
 
 def _longest(source: Source, max_length: int) -> int:
@@ -162,13 +162,13 @@ def tokenize(source: Source, texts: Mapping[str, Sequence[Sample]], max_length: 
     Raises:
         InputError: The tokenizer is damaged or belongs to another model, or no text of a task has a token.
     """
-    token_ids = {}
+    by_task = {}
     with quiet_transformers():
         tokenizer = load_tokenizer(source)
         for task, samples in texts.items():
-            sequences = tokenizer([sample.text for sample in samples])["input_ids"]
-            token_ids[task] = [ids[: _longest(source, max_length)] for ids in sequences if ids]
-    for task, sequences in token_ids.items():
+            sequences = token_ids(tokenizer, [sample.text for sample in samples])
+            by_task[task] = [ids[: _longest(source, max_length)] for ids in sequences if ids]
+    for task, sequences in by_task.items():
         if not sequences:
             raise InputError(f"task '{task}': the tokenizer gives no token for any text; use another corpus")
         largest = max(map(max, sequences))
@@ -177,4 +177,4 @@ def tokenize(source: Source, texts: Mapping[str, Sequence[Sample]], max_length: 
                 f"{source.name}: its tokenizer gives token id {largest}, its model has a vocabulary of "
                 f"{source.spec.vocab_size}; use the tokenizer that belongs to the model"
             )
-    return token_ids
+    return by_task

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 from seap_export.errors import InputError
 from seap_export.families.family import PRUNED_PREFIX
 from seap_export.json_file import write_json
+from seap_export.runtime.files import too_slow
+from seap_export.runtime.limits.tokenizer import watched
 from seap_export.sources.source import Source
 
 
@@ -30,6 +32,15 @@ def tokenizer_folder(source: Source) -> Iterator[Path]:
             if values is not None:
                 write_json(Path(folder) / name, dict(values))
         yield Path(folder)
+
+
+def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """The token ids of texts by a tokenizer of `load_tokenizer`.
+
+    Raises:
+        InputError: It takes too long for them.
+    """
+    return watched(lambda: tokenizer(list(texts))["input_ids"], sum(map(len, texts)), too_slow)
 
 
 def load_tokenizer(source: Source) -> Any:

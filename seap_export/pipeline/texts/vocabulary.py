@@ -16,7 +16,7 @@ from seap_export.errors import InputError
 from seap_export.json_file import read_json
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.texts.chat import ModelChat, chat_of_source
-from seap_export.pipeline.texts.tokenizer import load_tokenizer
+from seap_export.pipeline.texts.tokenizer import load_tokenizer, token_ids
 from seap_export.sources.source import Source
 from seap_export.vocabulary.choice import VocabularySize, check_size, choose_tokens, required_tokens
 from seap_export.vocabulary.config import named_tokens
@@ -144,8 +144,8 @@ def _cut(tokenizer: Any, samples: Iterable[Sample]) -> Iterator[tuple[Sample, Se
     """Each sample with the tokens of its text, and those of its prompt alone, if it is a part of the text."""
     remaining = iter(samples)
     while batch := list(islice(remaining, _BATCH)):
-        texts = tokenizer([sample.text for sample in batch])["input_ids"]
-        prompts = tokenizer([sample.prompt if sample.completion else "" for sample in batch])["input_ids"]
+        texts = token_ids(tokenizer, [sample.text for sample in batch])
+        prompts = token_ids(tokenizer, [sample.prompt if sample.completion else "" for sample in batch])
         yield from zip(batch, texts, prompts, strict=True)
 
 
@@ -156,4 +156,4 @@ def _chat_tokens(tokenizer: Any) -> frozenset[int]:
         return frozenset()
     texts = [template if isinstance(template, str) else json.dumps(template, ensure_ascii=False)]
     texts += [f"{role}{end}" for role in _ROLES for end in ("", "\n")]
-    return frozenset(token for ids in tokenizer(texts)["input_ids"] for token in ids)
+    return frozenset(token for ids in token_ids(tokenizer, texts) for token in ids)

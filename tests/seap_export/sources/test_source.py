@@ -182,7 +182,10 @@ def test_a_hub_model_that_cannot_be_had_is_a_failure_of_the_environment(hub: lis
     assert hub == ["owner/name"]
 
 
-@pytest.mark.parametrize("model", ["./no/where", "no/where/at/all", "../x", "/no/where", "~/x", "name", "a/b.gguf"])
+@pytest.mark.parametrize(
+    "model",
+    ["./no/where", "a/b@", "a/b@../c", "a/b@-c", "no/where/at/all", "../x", "/no/where", "~/x", "name", "a/b.gguf"],
+)
 def test_a_path_that_is_not_there_is_never_asked_of_the_hub(hub: list[str], model: str) -> None:
     with pytest.raises(InputError, match="no such folder or file"):
         open_source(model)
@@ -192,13 +195,21 @@ def test_a_path_that_is_not_there_is_never_asked_of_the_hub(hub: list[str], mode
 def test_a_hub_model_is_read_from_its_snapshot(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, list[str]] = {}
 
-    def snapshot_download(model: str, **patterns: list[str]) -> str:
+    def snapshot_download(model: str, revision: str | None, **patterns: list[str]) -> str:
         asked.update(patterns)
-        return str(folder)
+        revisions.append(revision)
+        return str(snapshot)
 
+    commit, revisions = "0123456789" * 4, []
+    snapshot = folder.parent / "snapshots" / commit
+    snapshot.parent.mkdir()
+    folder.rename(snapshot)
+    folder = snapshot
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     source = open_source("owner/name")
-    assert source.name == "owner--name"
+    assert (source.name, source.hub_id, source.pinned_id) == ("owner--name", "owner/name", f"owner/name@{commit}")
+    assert open_source("owner/name@refs/pr/1").pinned_id == f"owner/name@{commit}"
+    assert revisions == [None, "refs/pr/1"]
     assert source.digest == open_source(str(folder)).digest
     wanted = ["config.json", "model-00001-of-00002.safetensors", "model.safetensors.index.json", "tokenizer.json"]
     wanted += ["additional_chat_templates/tool_use.jinja"]

@@ -73,7 +73,7 @@ class CardStep(JointStep):
         corpora = [tasks[task].corpus for task in splits]
         datasets = [corpus.dataset for corpus in corpora if isinstance(corpus, HubCorpus)]
         model = model_name(source, manifest.source["name"])
-        recipe = recipe_files(model, request, asked, formats)
+        recipe = recipe_files(source.pinned_id or model, request, asked, formats)
         needed = [*recipe, *([] if source.hub_id else [model]), *needed_files(request, asked)]
         facts = CardFacts(source, model, metadata, variant, entry, manifest, texts, datasets, needed)
         return {CARD: card_text(facts).encode(), **recipe, **metadata.licence_files}

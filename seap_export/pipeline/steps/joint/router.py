@@ -27,7 +27,7 @@ from seap_export.pipeline.request.settings import RouterSettings
 from seap_export.pipeline.steps.joint.joint_step import JointStep, MadeVariants
 from seap_export.router.fit import LinearClassifier, evaluate, fit_classifier, mean_embeddings
 from seap_export.router.prompts import RouterPrompts, router_prompts
-from seap_export.runtime.files import load_tokenizer
+from seap_export.runtime.files import encode, load_tokenizer
 from seap_export.runtime.manifest import (
     CHOSEN,
     ROUTER_FOLDER,
@@ -219,7 +219,7 @@ def _write(
 ) -> None:
     source.write_tokenizer(folder)
     tokenizer = load_tokenizer(folder)
-    prompts = router_prompts(splits, lambda prompt: list(tokenizer.encode(prompt).ids[: settings.max_length]))
+    prompts = router_prompts(splits, lambda prompt: encode(tokenizer, prompt)[: settings.max_length])
     embedding = source.read_outer("embed_tokens")
     classifier = fit_classifier({task: mean_embeddings(embedding, ids) for task, ids in prompts.calibration.items()})
     held_out = {task: mean_embeddings(embedding, ids) for task, ids in prompts.held_out.items()}

@@ -60,6 +60,6 @@ class ValidationStep(JointStep):
 
 
 def _write(path: Path, text: str) -> None:
-    if not path.is_file() or path.read_text("utf-8") != text:
+    if not path.is_file() or path.read_bytes() != text.encode():
         with write_whole(path, force=True) as scratch:
             scratch.write_text(text, "utf-8", newline="\n")

@@ -26,6 +26,7 @@ from seap_export.pipeline.request.settings import CalibrationSettings
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.step import Step, Work
 from seap_export.pipeline.texts.chat import chat_of_source
+from seap_export.runtime.files import encode_all
 from seap_export.sources.source import Source
 from validation.execution import Execution
 from validation.generation.greedy import Continuation
@@ -185,8 +186,8 @@ class AnswersStep(Step):
         """The number of calibration texts that have no more than the tokens to calibrate on."""
         texts = [line["prompt"] + line["completion"] for line in lines[len(self.prompts.held_out) :]]
         total = number = 0
-        for encoding in writer.tokenizer.encode_batch(texts):
-            total += min(len(encoding.ids), self.settings.max_length)
+        for ids in encode_all(writer.tokenizer, texts):
+            total += min(len(ids), self.settings.max_length)
             if self.settings.most_tokens is not None and total > self.settings.most_tokens:
                 break
             number += 1

@@ -4,6 +4,11 @@ One module per kind of tokenizer; the rules by which byte-level vocabularies spl
 """
 
 from seap_export.sources.gguf.tokenizers.byte_level import split_rules
-from seap_export.sources.gguf.tokenizers.files import gguf_generation_config, gguf_tokenizer_files, tokenizer_of
+from seap_export.sources.gguf.tokenizers.files import (
+    gguf_chat_template,
+    gguf_generation_config,
+    gguf_tokenizer_files,
+    tokenizer_of,
+)
 
-__all__ = ["gguf_generation_config", "gguf_tokenizer_files", "split_rules", "tokenizer_of"]
+__all__ = ["gguf_chat_template", "gguf_generation_config", "gguf_tokenizer_files", "split_rules", "tokenizer_of"]

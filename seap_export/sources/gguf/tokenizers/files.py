@@ -74,13 +74,18 @@ def _build(file: GgufFile) -> tuple[Tokenizer, bool]:
     )
 
 
-def _tokenizer_config(file: GgufFile) -> dict[str, Any]:
-    names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+def gguf_chat_template(file: GgufFile) -> dict[str, Any]:
+    """The chat templates of a GGUF file, as tokenizer_config.json says them; nothing if it has none."""
     template: Any = file.metadata.get("tokenizer.chat_template")
     further = file.metadata.get("tokenizer.chat_templates")
     if template and isinstance(further, list):
         named = {str(name): file.metadata.get(f"tokenizer.chat_template.{name}") for name in further}
         template = [{"name": name, "template": text} for name, text in {"default": template, **named}.items() if text]
+    return {"chat_template": template} if template else {}
+
+
+def _tokenizer_config(file: GgufFile) -> dict[str, Any]:
+    names = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
     return {
         # This class uses tokenizer.json unchanged; one named after a model would rebuild parts of it.
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -89,5 +94,5 @@ def _tokenizer_config(file: GgufFile) -> dict[str, Any]:
         "model_max_length": file.whole("context_length"),
         # A missing token must be stated as null, or some classes add a default.
         **{name: special_token(file, key) for name, key in names.items()},
-        **({"chat_template": template} if template else {}),
+        **gguf_chat_template(file),
     }

@@ -181,6 +181,17 @@ def test_quality_and_speed_against_the_dense_model(run: Run, done: Path, work: P
         (("validate", "out", "--check", "integrity", "--save-golden", "g"), 2, "--save-golden"),
         (("validate", "out/a-0.2", "--save-golden", "a.jsonl"), 2, "another --save-golden"),
         (("validate", "out/a-0.2", "--out", "a.jsonl"), 2, "another path"),
+        *(
+            (("validate", path, option, file, "--force"), 2, "a path outside")
+            for path, option, file in (
+                ("out", "--out", "out/manifest.json"),
+                ("out", "--html", "out/router/router.json"),
+                ("out", "--junit", "out/calibration/a/tokens.safetensors"),
+                ("out/a-0.2", "--out", "out/a-0.2/plan.json"),
+                ("out/a-0.2", "--save-golden", "out/a-0.4/onnx/tokenizer.json"),
+                ("m", "--out", "m/config.json"),
+            )
+        ),
         (
             ("validate", "out/a-0.2", "--against-golden", "a.npz", "--max-kl", "1", "--html", "a.html"),
             2,

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 from support.corpora import write_corpus
 from support.exports import CARD, Run, times_of_writing, tree
 from support.models import write_micro_model
+from support.product import read_manifest
 
 from seap_export.checksums import SUMS
 
@@ -238,12 +241,41 @@ def test_a_folder_of_another_model_is_refused(run: Run, done: Path, work: Path) 
     assert tree(done) == before
 
 
-def test_a_damaged_manifest_is_noticed(run: Run, done: Path) -> None:
-    (done / "manifest.json").write_text("{")
-    run(*ALL, "--quiet").refused(7, "out/manifest.json: not a readable JSON file (")
+def test_a_damaged_manifest_is_noticed_and_force_replaces_it(run: Run, done: Path) -> None:
+    before = tree(done)
+    for content in (b"", b"{}", b"[]", b'{"schema": "seap-export/manifest/3"}', b'{"schema": "seap', b"\xff\0\x80"):
+        (done / "manifest.json").write_bytes(content)
+        for command in (ALL, ("calibrate", *ALL[1:6], "--out", "out")):
+            run(*command, "--quiet").refused(7, "out/manifest.json: ", "damaged", "--force")
+    for name in ("performance.json", "validation.json", "validation.html"):  # which no hash is kept of
+        (done / name).write_bytes(b"\xff\0\x80")
+    assert run(*ALL, "--quiet", "--force").code == 0
+    assert tree(done) == before
 
-    (done / "manifest.json").write_text('{"schema": "seap-export/manifest/3"}')
-    run(*ALL, "--quiet", "--force").refused(7, "out/manifest.json: damaged; move the folder away and export again")
+
+def test_calibrating_into_a_finished_export_leaves_it_finished(run: Run, done: Path) -> None:
+    assert run("calibrate", "m", "--task", "c=a.jsonl", "--out", "out", "--quiet").code == 0
+    assert run("validate", "out", "--check", "integrity", "--quiet").code == 0
+    assert json.loads((done / "manifest.json").read_text())["complete"]
+
+
+def test_a_model_of_the_hub_is_kept_at_its_commit(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = [digit * 40 for digit in "ab"]
+    asked: list[str | None] = []
+    for commit in commits:
+        shutil.copytree(work / "m", work / "snapshots" / commit)
+
+    def snapshot_download(model: str, revision: str | None, **patterns: object) -> str:
+        asked.append(revision)
+        return str(work / "snapshots" / (revision or commits[min(len(asked), 2) - 1]))  # it has moved on since
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    for task in "ab":
+        assert run("calibrate", "owner/name", "--task", f"{task}={task}.jsonl", "--out", "out", "--quiet").code == 0
+    assert asked == [None, commits[0]]
+    assert read_manifest(work / "out").source["hub"] == f"owner/name@{commits[0]}"
+    assert run("calibrate", f"owner/name@{commits[1]}", "--task", "b=b.jsonl", "--out", "out", "--quiet").code == 0
+    assert asked[2:] == [commits[1]]
 
 
 def test_a_parity_failure_stays_one(run: Run, work: Path) -> None:

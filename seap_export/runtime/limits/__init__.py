@@ -1,0 +1,1 @@
+"""What a stranger's chat template and tokenizer may take: memory and time."""

@@ -1,0 +1,139 @@
+"""Chat templates that would take all memory, or forever, are stopped; what they compute is counted, not timed."""
+
+from __future__ import annotations
+
+import pytest
+
+from seap_export.errors import InputError
+from seap_export.runtime.chat import ChatTemplate, TemplateWorkError
+from seap_export.runtime.limits import budget
+
+_USER = [{"role": "user", "content": "user"}]
+_BIG = "{% set big = 'a' * 90000 %}"
+_LOOP = "{% for i in range(99999) %}"
+_END = "{% endfor %}"
+
+
+def doubled(value: str, start: str = "'a'", use: str = "") -> str:
+    """A template that replaces a value by one of twice its size, 60 times, and then uses it."""
+    values = f"{{% set ns = namespace(x={start}, y={start}) %}}"
+    return f"{values}{{% for i in range(60) %}}{value}{_END}{use}"
+
+
+def nested(use: str, new: str = "[ns.x, ns.x]", start: str = "['a']") -> str:
+    """A template in which a list holds another one twice, and that the same, which takes 60 lists and is 2^60 long."""
+    other = new.replace("ns.x", "ns.y")
+    return doubled(f"{{% set ns.x = {new} %}}{{% set ns.y = {other} %}}", start, use)
+
+
+_TUPLES = ("(ns.x, ns.x)", "(1,)")
+ATTACKS = {
+    "loops": f"{_LOOP}{_LOOP}{_END}{_END}",
+    "loops that skip": _LOOP + "{% for j in range(99999) if false %}{% endfor %}" + _END,
+    "a loop in itself": "{% for x in range(999) recursive %}{{ loop(range(999)) if loop.depth < 9 }}{% endfor %}",
+    "a macro in itself": "{% macro m(n) %}{% if n %}{{ m(n-1) }}{{ m(n-1) }}{% endif %}{% endmacro %}{{ m(90) }}",
+    "generators": f"{_BIG}{_LOOP}{{{{ (big|list)|map('string')|list|length }}}}{_END}",
+    "generators that skip": f"{_BIG}{_LOOP}{{{{ (big|list)|selectattr('a')|list|length }}}}{_END}",
+    "text times a number": "{{ 'a' * 10 ** 10 }}",
+    "a number times text": "{{ 10 ** 10 * 'a' }}",
+    "a list times a number": "{{ [0] * 10 ** 10 }}",
+    "a power": "{{ 9 ** (9 ** 9) }}",
+    "squares": "{% set ns = namespace(x=3) %}{% for i in range(60) %}{% set ns.x = ns.x * ns.x %}{% endfor %}",
+    "center": "{{ 'a'|center(10 ** 10) }}",
+    "center of constants": "{{ 'a'|center(10000000000) }}",
+    "center where constants are computed": "{% autoescape 'a'|center(10000000000) %}{% endautoescape %}",
+    "center of each": "{{ range(99999)|map('center', 10 ** 6)|list|length }}",
+    "ljust": "{{ 'a'.ljust(10 ** 10) }}",
+    "expandtabs": "{{ '\\t'.expandtabs(10 ** 10) }}",
+    "to_bytes": "{{ (5).to_bytes(length=10 ** 10, byteorder='big') }}",
+    "round": "{{ 5|round(-10 ** 9) }}",
+    "batch": "{{ [1]|batch(10 ** 9, 'x')|list|length }}",
+    "slice": "{{ [1]|slice(10 ** 9)|list|length }}",
+    "indent": "{{ 'a\\na'|indent(10 ** 10) }}",
+    "indent by a text": f"{_BIG}{{{{ ('\\n' * 9000)|indent(first=true, width=big) }}}}",
+    "tojson": "{{ [1]|tojson(indent=10 ** 10) }}",
+    "tojson with separators": f"{_BIG}{{{{ ([1] * 9000)|tojson(separators=(big, ':')) }}}}",
+    "wordwrap": f"{_BIG}{{{{ big|wordwrap(1, wrapstring=big) }}}}",
+    "translate": f"{_BIG}{{{{ big.translate({{97: big}})|length }}}}",
+    "format": "{{ '%1000000000d'|format(1) }}",
+    "per cent": "{{ '%1000000000d' % 1 }}",
+    "per cent star": "{{ '%*d' % (10 ** 9, 1) }}",
+    "format of a text": "{{ '{:1000000000}'.format(1) }}",
+    "format in a format": "{{ '{:{}}'.format(1, 10 ** 9) }}",
+    "format_map": "{{ '{a:1000000000}'.format_map({'a': 1}) }}",
+    "format as an attribute": "{{ ('{:1000000000}'|attr('format'))(1) }}",
+    "plus": doubled("{% set ns.x = ns.x + ns.x %}"),
+    "tilde": doubled("{% set ns.x = ns.x ~ ns.x %}"),
+    "a block": doubled("{% set ns.x %}{{ ns.x }}{{ ns.x }}{% endset %}"),
+    "a macro": "{% macro m(x) %}{{ x }}{{ x }}{% endmacro %}" + doubled("{% set ns.x = m(ns.x) %}"),
+    "join": doubled("{% set ns.x = [ns.x, ns.x]|join %}"),
+    "join of a text": doubled("{% set ns.x = ''.join([ns.x, ns.x]) %}"),
+    "join by a text": f"{_BIG}{{{{ big|join(big) }}}}{{{{ big.join(big) }}}}",
+    "join by name": f"{_BIG}{{{{ big|map('upper')|join(d=big) }}}}",
+    "replace": doubled("{% set ns.x = ns.x|replace('a', 'aa') %}"),
+    "replace of nothing": f"{_BIG}{{{{ big.replace('', big) }}}}",
+    "replace by name": f"{_BIG}{{{{ big|replace(new=big, old='') }}}}",
+    "escape": doubled("{% set ns.x = (ns.x|forceescape)|replace('&', '&&') %}", "'<'"),
+    "sums of lists": "{% set x = [[1]] * 99999 %}{{ (x|sum(start=[]))|length }}",
+    "static text": _LOOP + "x" * 9000 + _END,
+    "static text of a macro": "{% macro m() %}" + "x" * 9000 + "{% endmacro %}" + _LOOP + "{% set a = m() %}" + _END,
+    "output": f"{_BIG}{_LOOP}{{{{ big }}}}{_END}",
+    "slices": f"{_BIG}{{% set ns = namespace(l=[]) %}}{_LOOP}{{% set ns.l = ns.l + [big[1:]] %}}{_END}",
+    "methods": f"{_BIG}{{% set ns = namespace(l=[]) %}}{_LOOP}{{% set ns.l = ns.l + [big.upper()] %}}{_END}",
+    "words": "{{ ('a ' * 400000).split()|length }}",
+    "letters": "{{ ('ä' * 400000)|list|length }}",
+    "comparisons": f"{_BIG}{{% set other = 'a' * 90000 %}}{_LOOP}{{% set a = big == other %}}{_END}",
+    "searches": f"{_BIG}{_LOOP}{{% set a = 'b' in big %}}{_END}",
+    "tests": f"{_BIG}{_LOOP}{{% set a = 'b' is in big %}}{_END}",
+    "mappings": f"{_LOOP}{{% set x = dict.fromkeys(range(99999)) %}}{_END}",
+    "a list written": nested("{{ ns.x }}"),
+    "a list as a text": nested("{{ ns.x|string|length }}"),
+    "a list as JSON": nested("{{ ns.x|tojson }}"),
+    "a list in a format": nested("{{ '%s' % ns.x }}"),
+    "a list in a text": nested("{{ ns.x ~ '' }}"),
+    "a list that is safe": nested("{{ (ns.x|safe)|length }}"),
+    "a list printed": nested("{{ ns.x|pprint }}"),
+    "a list as attributes": nested("{{ {'a': ns.x}|xmlattr }}"),
+    "a list in an error": nested("{{ raise_exception(ns.x) }}"),
+    "a list in the name of what is missing": nested("{{ ('a'[ns.x]).b }}"),
+    "lists compared": nested("{{ ns.x == ns.y }}"),
+    "lists tested": nested("{{ ns.x is eq ns.y }}"),
+    "lists sorted": nested("{{ [ns.x, ns.y]|min }}"),
+    "lists counted": nested("{{ [ns.x].count(ns.y) }}"),
+    "lists of a loop": nested("{% for i in range(2) %}{{ loop.changed(ns.x if i else ns.y) }}{% endfor %}"),
+    "a tuple as a key": nested("{{ {ns.x: 1} }}", *_TUPLES),
+    "a tuple looked up": nested("{{ {1: 1}[ns.x] }}{{ {1: 1}.get(ns.x) }}", *_TUPLES),
+    "a tuple in a mapping": nested("{{ ns.x in {1: 1} }}", *_TUPLES),
+    "a mapping": nested("{{ ns.x }}", "dict(a=ns.x, b=ns.x)", "{}"),
+    "values of a mapping": nested("{{ ns.x }}", "dict(a=ns.x, b=ns.x).values()", "{}"),
+    "items of a mapping": nested("{{ ns.x }}", "dict(a=ns.x, b=ns.x).items()", "{}"),
+    "a long template": "{% set a = 1 %}" * 20000,
+    "a deep template": "{% if 0 %}" + "{% elif 0 %}" * 8000 + "{% endif %}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("template", ATTACKS.values(), ids=ATTACKS.keys())
+def test_a_template_that_computes_too_much_is_stopped(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "_BASE", 1_000_000)  # a twentieth, which takes a twentieth of the time
+    with pytest.raises(TemplateWorkError, match="computes more than a conversation needs"):
+        ChatTemplate({"default": template}, {}).render(_USER)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ lipsum(10 ** 7) }}",
+        "{% macro m() %}{{ m() }}{{ m() }}{% endmacro %}{{ m() }}",
+        "{% block b %}{{ self.b() }}{{ self.b() }}{% endblock %}",
+        "{{ " + "(" * 9000 + "1" + ")" * 9000 + " }}",
+    ],
+    ids=["lipsum", "a macro without end", "a block without end", "brackets"],
+)
+def test_others_fail_as_templates_do(template: str) -> None:
+    with pytest.raises(InputError, match="refuses the messages"):
+        ChatTemplate({"default": template}, {}).render(_USER)
+
+
+def test_a_namespace_is_not_written() -> None:
+    template = nested("{{ ns.x }}", "namespace(a=ns.x, b=ns.x)", "1")
+    assert ChatTemplate({"default": template}, {}).render(_USER) == "<Namespace>"
