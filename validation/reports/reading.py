@@ -155,6 +155,13 @@ def case_failures(case: Json) -> list[str]:
     return failures or ["failed"]
 
 
+def texts_in_words(texts: Json) -> str:
+    """What of a runtime's tokenizer and chat template was compared."""
+    number, strings = texts["conversations"], _counted(texts["strings"], "text")
+    talks = f", and its chat template for {_counted(number, 'conversation')}" if number else ""
+    return f"Its tokenizer was compared for {strings}{talks}."
+
+
 def diverges_first(first: Json) -> str:
     """The first diverging tensor of a bisection in words."""
     where = "outside the layers" if first["layer"] is None else f"layer {first['layer']}"
