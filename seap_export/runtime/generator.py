@@ -79,6 +79,8 @@ class Generator:
         tokenizer: The tokenizer, as `load_tokenizer` loads it.
         chat_template: The model's chat template; None: it has none, and continues texts only.
         is_checked: Whether the folder has a list of its files, SHA256SUMS, with which all were compared.
+        ends: The tokens that end a text.
+        decoder: The opened graph.
     """
 
     def __init__(
@@ -103,13 +105,13 @@ class Generator:
         """
         folder = Path(folder)
         self.is_checked = refuse_changed(folder)
-        self._eos, context_length = model_limits(folder / _CONFIG)
+        self.ends, context_length = model_limits(folder / _CONFIG)
         self.tokenizer = load_tokenizer(folder)
         self.chat_template = read_chat_template(folder, self.tokenizer)
         if self.chat_template is not None:
-            self._eos |= self.chat_template.turn_ends(self.tokenizer)
+            self.ends |= self.chat_template.turn_ends(self.tokenizer)
         options = decoder_options(folder / _CONFIG, provider, provider_options)
-        self._decoder = OnnxDecoder(folder / _GRAPH, context_length, provider, threads, options)
+        self.decoder = OnnxDecoder(folder / _GRAPH, context_length, provider, threads, options)
 
     def generate(self, prompt: Prompt, max_new_tokens: int, sampling: Sampling = GREEDY, *, raw: bool = False) -> str:
         """Generates the answer to a prompt, or what follows a raw one, without special tokens.
@@ -182,9 +184,9 @@ class Generator:
         self, rows: Sequence[Sequence[int]], max_new_tokens: int, sampling: Sampling
     ) -> Iterator[dict[int, int]]:
         """Yields the next token of every unfinished row, step by step; the prompts must fit the context."""
-        decoding = self._decoder.start(rows, max_new_tokens)
+        decoding = self.decoder.start(rows, max_new_tokens)
         samplers = [Sampler(sampling, row) for row in rows]
-        room = [min(max_new_tokens, self._decoder.context_length - len(row)) for row in rows]
+        room = [min(max_new_tokens, self.decoder.context_length - len(row)) for row in rows]
         every = range(len(rows))
         active = list(every)
         for number in range(1, max(room) + 1):
@@ -192,11 +194,11 @@ class Generator:
             # A NaN or an infinity shows in the minimum or the maximum.
             if not (math.isfinite(logits.min()) and math.isfinite(logits.max())):
                 raise ArtifactError(
-                    f"{self._decoder.path}: its logits are NaN or infinite; the model is damaged, export again"
+                    f"{self.decoder.path}: its logits are NaN or infinite; the model is damaged, export again"
                 )
             chosen = {row: samplers[row].choose(decoding.logits[row]) for row in active}
             yield chosen
-            active = [row for row, token in chosen.items() if token not in self._eos and number < room[row]]
+            active = [row for row, token in chosen.items() if token not in self.ends and number < room[row]]
             if not active:
                 return
             decoding.step([chosen.get(row, 0) for row in every], [row in active for row in every])
@@ -208,7 +210,7 @@ class Generator:
 
     def stop(self, new: Sequence[int], max_new_tokens: int) -> Stop:
         """Why the generation of these new tokens ended."""
-        if new[-1] in self._eos:
+        if new[-1] in self.ends:
             return "end"
         return "length" if len(new) == max_new_tokens else "context"
 
@@ -217,7 +219,7 @@ class Generator:
             raise UsageError(f"{max_new_tokens} new tokens were requested; request at least 1")
         if not token_ids:
             raise InputError("the prompt has no tokens; give a longer prompt")
-        context = self._decoder.context_length
+        context = self.decoder.context_length
         if len(token_ids) >= context:
             raise InputError(
                 f"the prompt has {len(token_ids)} tokens, but the model's context is {context}; give a shorter prompt"

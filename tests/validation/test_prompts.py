@@ -71,8 +71,9 @@ def test_a_long_prompt_is_run_in_calls_and_its_end_is_compared() -> None:
 
 def test_a_token_id_beyond_the_vocabulary_is_refused(tmp_path: Path) -> None:
     write_micro_tokenizer(tmp_path)
-    (ids,) = tokenize_prompts(tmp_path, ["the cat sat"], max_tokens=8, vocab_size=99)
+    arguments = (tmp_path, ["the cat sat"])
+    (ids,) = tokenize_prompts(*arguments, max_tokens=8, vocab_size=99)
     largest = max(ids)
-    assert tokenize_prompts(tmp_path, ["the cat sat"], max_tokens=8, vocab_size=largest + 1) == (ids,)
+    assert tokenize_prompts(*arguments, max_tokens=8, vocab_size=largest + 1) == (ids,)
     with pytest.raises(ArtifactError, match=f"token id {largest}, its model has a vocabulary of {largest}"):
-        tokenize_prompts(tmp_path, ["the cat sat"], max_tokens=8, vocab_size=largest)
+        tokenize_prompts(*arguments, max_tokens=8, vocab_size=largest)

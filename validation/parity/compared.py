@@ -110,9 +110,15 @@ def _compare_step(
 ) -> None:
     """Adds the logits [rows, V] of a decode step; `wanted` are those of each row's prompt and all of its steps."""
     for row, forced in enumerate(compared.case.forced):
-        expected = wanted[row][len(wanted[row]) - len(forced) + step][None]
-        following = forced[step + 1 : step + 2]
-        compared.decode.update(expected, logits[row : row + 1], row=row, first_position=step, following=following)
+        add_step(compared, row, step, wanted[row][len(wanted[row]) - len(forced) + step], logits[row])
+
+
+def add_step(
+    compared: Compared, row: int, step: int, wanted: NDArray[np.float32], logits: NDArray[np.floating]
+) -> None:
+    """Adds the logits [V] of a row after a decode step."""
+    following = compared.case.forced[row][step + 1 : step + 2]
+    compared.decode.update(wanted[None], logits[None], row=row, first_position=step, following=following)
 
 
 def served_cases(cases: Sequence[Case]) -> list[Case]:

@@ -11,6 +11,7 @@ from converters.onnx.precision import PrecisionName
 from seap_export.runtime.session import WORKING_OPERATORS
 from validation.parity.profiles import FIGURES, Figure, Limit
 from validation.parity.stage import FIGURE_WORDS, StageResult, counted, round_beyond
+from validation.texts.compare import TextFigures
 
 SCHEMA = "seap-export/parity/5"
 
@@ -72,7 +73,9 @@ class ParityReport:
         context_length: Maximum number of positions of the model.
         noise_kl: Largest mean KL divergence of torch that rounds like the graph; None if no verdict depended on it.
         looser_limits: Limits that are looser than the defaults, in words.
-        uncrossed: The places where the model begins to compute differently that no case crossed, in words.
+        texts: How the runtime reads and writes texts; None: with the model folder's own tokenizer.
+        complaints: Defects of what `generate` wrote, in words.
+        remarks: What was not done, in words.
     """
 
     stages: tuple[StageResult, ...]
@@ -87,7 +90,9 @@ class ParityReport:
     context_length: int
     noise_kl: float | None = None
     looser_limits: tuple[str, ...] = ()
-    uncrossed: tuple[str, ...] = ()
+    texts: TextFigures | None = None
+    complaints: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if {result.stage for result in self.stages} != {"prefill", "decode"}:
@@ -105,8 +110,18 @@ class ParityReport:
         return (
             *self.conditions.complaints,
             *self._misplaced(),
+            *self._of_texts(),
             *(reason for result in ranked for reason in result.reasons),
         )
+
+    def _of_texts(self) -> tuple[str, ...]:
+        """What is wrong with texts, whatever the logits are."""
+        return (*self.complaints, *(() if self.texts is None else self.texts.reasons))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a verdict does not say, in words."""
+        return (*self.looser_limits, *self.remarks, *(() if self.texts is None else self.texts.remarks))
 
     def _misplaced(self) -> list[str]:
         """Operators that do the model's work on another provider; shape arithmetic may run anywhere."""
@@ -162,7 +177,12 @@ class ParityReport:
     @property
     def smallest_passing_limits(self) -> dict[Figure, float] | None:
         """The tightest limit of each judged figure that would pass, to two digits; None if no limit would."""
-        if self.conditions.complaints or self._misplaced() or any(result.has_defect for result in self.stages):
+        if (
+            self.conditions.complaints
+            or self._misplaced()
+            or self._of_texts()
+            or any(result.has_defect for result in self.stages)
+        ):
             return None
         worst: dict[Figure, float] = {}
         for result in self.stages:
@@ -245,7 +265,7 @@ class ParityReport:
             "limits": self.limits,
             "smallest_passing_limits": self.smallest_passing_limits,
             "looser_limits": list(self.looser_limits),
-            "uncrossed": list(self.uncrossed),
+            "notes": list(self.notes),
             "noise_kl_nats": self.noise_kl,
             "provider": {
                 "asked": self.provider_asked,
@@ -260,5 +280,6 @@ class ParityReport:
             "decode_steps": self.decode_steps,
             "longest_tokens": self.longest_tokens,
             "context_length": self.context_length,
+            "texts": None if self.texts is None else self.texts.to_json(),
             "cases": [result.to_json() for result in self.stages],
         }

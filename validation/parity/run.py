@@ -18,6 +18,7 @@ from seap_export.sources.config import read_spec
 from validation.array_store import ArrayStore
 from validation.execution import Execution, Say
 from validation.metrics import CLEAR_MARGIN
+from validation.parity.answers import Answers, compare_answers
 from validation.parity.candidates.candidate import ParityInput, RuntimeCandidate, open_candidate
 from validation.parity.compared import Compared, compare
 from validation.parity.filled import filled_cases
@@ -27,6 +28,8 @@ from validation.parity.report import ComparedFolder, ParityReport
 from validation.prompts import BATCH_ROWS, Case, parity_cases, prompt_digests, tokenize_prompts
 from validation.runtimes.pytorch.torch_runner import TorchRunner, open_torch_runner
 from validation.runtimes.table import require_runtime, runtime_title
+from validation.texts.compare import runtime_figures
+from validation.texts.model import ModelTexts
 
 _DEFAULT = Limits()
 #: Tokens of the long prompt, whose attention grows with their square, and of the other prompts.
@@ -93,14 +96,18 @@ def run_parity(
     cases = (*cases, *filled)
     candidate.claim(cases, on_memory or say)
     reads = candidate.reads()
+    model = ModelTexts(hf_folder)
+    texts = runtime_figures(model, runtime, folder, prompts)
 
     def opened() -> AbstractContextManager[TorchRunner]:
         return open_torch_runner(hf_folder, execution, change=reads.change, stored=reads.stored)
 
     with ArrayStore() as store:
+        answers = candidate.answers(next(case for case in cases if len(case.rows) > 1), model, store)
+        cases = tuple(answers.case if case.name == answers.case.name else case for case in cases)
         with opened() as torch_runner:
             references = run_references(torch_runner, cases, store, spec, say)
-        compared = _compare_all(candidate, cases, limits, references, store, spec, say)
+        compared = _compare_all(candidate, cases, answers, limits, references, store, spec, say)
         noise, margin = _noise(compared, references, store, opened, candidate, say)
     return ParityReport(
         stages=tuple(stage for comparison in compared for stage in comparison.results(noise, margin)),
@@ -117,26 +124,30 @@ def run_parity(
         context_length=spec.max_position_embeddings,
         noise_kl=max((of_sequence.mean_kl for of_sequence in noise.values()), default=0.0) or None,
         looser_limits=limits.looser(candidate.arithmetic.name),
-        uncrossed=uncrossed,
+        texts=texts,
+        complaints=answers.complaints,
+        remarks=(*answers.remarks, *uncrossed),
     )
 
 
 def _compare_all(
     candidate: RuntimeCandidate,
     cases: Sequence[Case],
+    answers: Answers,
     limits: Limits,
     references: Mapping[TokenSequence, Reference],
     store: ArrayStore,
     spec: ModelSpec,
     say: Say,
 ) -> list[Compared]:
-    """Every case in each of the candidate's passes, and those that are decoded as it is served."""
+    """Every case in each of the candidate's passes, its answers, and those that are decoded as it is served."""
     compared: list[Compared] = []
     for way in candidate.passes(limits):
         with candidate.opened(way) as runner:
             for case in filter(way.takes, cases):
                 say(f"{candidate.format.name}: {case.name}{way.suffix}")
                 compared.append(compare(case, way, references, runner, store, spec))
+    compared += compare_answers(answers, way, references, store)
     return [*compared, *candidate.served(cases, way, references, store)]
 
 
@@ -182,7 +193,7 @@ def plan_cases(
     decode_steps: int = DECODE_STEPS,
     long_tokens: int = LONG_TOKENS,
 ) -> tuple[Case, ...]:
-    """The cases that `run_parity` runs for the same arguments; it raises the same errors."""
+    """The cases that `run_parity` plans for the same arguments; it raises the same errors."""
     if decode_steps < 1:
         raise UsageError(f"parity needs at least one decode step, not {decode_steps}")
     if long_tokens < 1:

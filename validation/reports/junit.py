@@ -8,7 +8,16 @@ from xml.etree import ElementTree
 
 from validation.reports.figures import main_figures
 from validation.reports.numbers import NOTHING
-from validation.reports.reading import Json, case_failures, check_label, clean, failed_checks, label, subjects
+from validation.reports.reading import (
+    Json,
+    case_failures,
+    check_label,
+    clean,
+    failed_checks,
+    label,
+    subjects,
+    texts_in_words,
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,9 @@ def _cases(report: Json, subject: str | None) -> Iterator[_Case]:
         for case in parity["cases"]:
             name = f"parity{of}: {case['case']}, {case['stage']}"
             yield _Case(name, "parity", tuple(case_failures(case)))
+        if texts := parity.get("texts"):
+            notes = (texts_in_words(texts),)
+            yield _Case(f"parity{of}: texts", "parity", tuple(texts["reasons"]), None, notes)
 
 
 def _write_figures(suite: ElementTree.Element, variant: Json | None) -> None:

@@ -110,7 +110,7 @@ def remarks(report: Json) -> list[tuple[str, str]]:
                 lines.append((label(check["variant"]), f"{check_label(check)}{skipped}: {note}"))
     for name, variant in report["variants"].items():
         for parity in variant["parity"].values():
-            lines += [(name, f"parity: {line}") for line in (*parity["looser_limits"], *parity["uncrossed"])]
+            lines += [(name, f"parity: {line}") for line in parity["notes"]]
     return list(dict.fromkeys(lines))
 
 
@@ -153,6 +153,13 @@ def case_failures(case: Json) -> list[str]:
             sign = "<" if name in _AT_LEAST else ">"
             failures.append(f"{_word(name)} {figure(value)} {sign} {figure(limit)}")
     return failures or ["failed"]
+
+
+def texts_in_words(texts: Json) -> str:
+    """What of a runtime's tokenizer and chat template was compared."""
+    number, strings = texts["conversations"], _counted(texts["strings"], "text")
+    talks = f", and its chat template for {_counted(number, 'conversation')}" if number else ""
+    return f"Its tokenizer was compared for {strings}{talks}."
 
 
 def diverges_first(first: Json) -> str:

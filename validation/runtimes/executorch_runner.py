@@ -18,6 +18,7 @@ from converters.executorch.stored_program import PROGRAM
 from seap_export.errors import ArtifactError, ParityFailure, UsageError, in_one_line
 from validation.runtimes.row_by_row import RowByRow
 from validation.runtimes.runner import Logits, Opening
+from validation.runtimes.texts import RuntimeTexts
 
 #: The packages that register the kernels of attention and of embeddings in 8 bits.
 _KERNELS = ("executorch.extension.llm.custom_ops.custom_ops", "executorch.kernels.quantized")
@@ -99,6 +100,38 @@ class ExecutorchRunner(RowByRow[list[int]]):
             raise ParityFailure(f"ExecuTorch does not run the program: {in_one_line(error)}") from error
         logits: Logits = np.zeros((1, 0), np.float32) if given is None else given.numpy().copy()
         return logits
+
+
+class ExecutorchTexts(RuntimeTexts):
+    """See `RuntimeTexts`: the tokenizer of ExecuTorch's LLM runners, in C++. They have no chat templates.
+
+    Raises:
+        ArtifactError: It cannot be loaded.
+        EnvironmentFailure: The package is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        library, path = require("pytorch_tokenizers"), folder / "tokenizer.json"
+        try:
+            with quiet():
+                self._tokenizer = library.CppHFTokenizer()
+                self._tokenizer.load(str(path))
+        except _ERRORS as error:
+            raise ArtifactError(f"{path}: ExecuTorch cannot load it ({in_one_line(error)}); export again") from error
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """See `RuntimeTexts`."""
+        try:
+            return list(map(int, self._tokenizer.encode(text, 0, 0)))
+        except _ERRORS as error:
+            raise ParityFailure(f"ExecuTorch does not tokenize: {in_one_line(error)}") from error
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See `RuntimeTexts`."""
+        try:
+            return str(self._tokenizer.decode_batch(list(ids), True))
+        except _ERRORS as error:
+            raise ParityFailure(f"ExecuTorch does not decode: {in_one_line(error)}") from error
 
 
 def open_executorch(folder: Path, opening: Opening) -> ExecutorchRunner:

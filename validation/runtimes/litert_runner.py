@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -16,17 +16,22 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
-from converters.litert.bundle import BUNDLE, PROGRAM, Bundle
+from converters.litert.bundle import BUNDLE, PROGRAM, TOKENIZER, Bundle
 from converters.litert.decoder import HIDDEN
+from converters.litert.metadata import unpacked_tokenizer
 from converters.litert.packages import EXTRA, require
 from converters.litert.stored_program import StoredProgram
 from seap_export.errors import ArtifactError, ParityFailure, UsageError, in_one_line
 from seap_export.stderr import silent_stderr
 from validation.runtimes.row_by_row import RowByRow
 from validation.runtimes.runner import Layers, Logits, Opening
+from validation.runtimes.texts import Conversation, RuntimeTexts
 
 _DECODE, _PREFILL, _CACHE = "decode", "prefill_", "kv_cache_"
+#: LiteRT-LM's name for a cache that is not kept.
+_NO_CACHE = ":nocache"
 #: What LiteRT raises.
 _ERRORS = (RuntimeError, ValueError, TypeError, KeyError)
 
@@ -147,6 +152,59 @@ class LitertRunner(RowByRow["_Row"]):
         except _ERRORS as error:
             raise ParityFailure(f"LiteRT does not run {key}: {in_one_line(error)}") from error
         return logits
+
+
+class LitertTexts(RuntimeTexts):
+    """See `RuntimeTexts`: LiteRT-LM's, which opens the whole bundle. It renders what ends in a question to the model.
+
+    Raises:
+        ArtifactError: The bundle cannot be loaded.
+        EnvironmentFailure: LiteRT-LM is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        library, bundle = require("litert_lm"), Bundle(folder)
+        tokenizer = Tokenizer.from_str(unpacked_tokenizer(bundle.section(TOKENIZER)).decode("utf-8"))
+        self._special = {number for number, token in tokenizer.get_added_tokens_decoder().items() if token.special}
+        try:
+            with _quiet():
+                self._engine = library.Engine(str(folder / BUNDLE), cache_dir=_NO_CACHE)
+        except _ERRORS as error:
+            raise ArtifactError(
+                f"{folder / BUNDLE}: LiteRT-LM cannot load it ({in_one_line(error)}); export again"
+            ) from error
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """See `RuntimeTexts`; a session puts the start token before a text."""
+        start = self._engine.bos_token_id if special else None
+        try:
+            ids: list[int] = self._engine.tokenize(text) if text else []
+        except _ERRORS as error:
+            raise ParityFailure(f"LiteRT-LM does not tokenize: {in_one_line(error)}") from error
+        return ids if start is None else [start, *ids]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See `RuntimeTexts`; LiteRT-LM's own answers end before a special token."""
+        try:
+            return str(self._engine.detokenize([token for token in ids if token not in self._special]))
+        except _ERRORS as error:
+            raise ParityFailure(f"LiteRT-LM does not decode: {in_one_line(error)}") from error
+
+    def render(self, conversation: Conversation) -> str | None:
+        """See `RuntimeTexts`; tools are functions of Python there."""
+        if conversation.tools or not conversation.prompts:
+            return None
+        *before, last = map(dict, conversation.messages)
+        try:
+            with _quiet(), self._engine.create_conversation(messages=before or None) as talk:
+                return str(talk.render_message_to_string(last))
+        except _ERRORS as error:
+            raise ParityFailure(f"LiteRT-LM does not render it: {in_one_line(error)}") from error
+
+    def close(self) -> None:
+        """Frees the bundle."""
+        with _quiet():
+            self._engine.close()
 
 
 class _Row:

@@ -22,6 +22,7 @@ from seap_export.errors import ArtifactError, ParityFailure, in_one_line
 from seap_export.families import Attention
 from seap_export.sources.config import read_spec
 from validation.runtimes.runner import Layers, Logits, Opening, Runner, real_lengths
+from validation.runtimes.texts import Conversation, RuntimeTexts
 
 _INPUTS = {"input_ids", "attention_mask", "position_ids", "beam_idx"}
 _STATE = re.compile(r"past_key_values\.(\d+)\.(key|value)present\.\1\.\2")
@@ -129,6 +130,43 @@ class OpenvinoRunner(Runner):
         return logits
 
 
+class OpenvinoTexts(RuntimeTexts):
+    """See `RuntimeTexts`: the tokenizer of OpenVINO GenAI, whose graphs are in the folder.
+
+    Raises:
+        ArtifactError: They cannot be loaded.
+        EnvironmentFailure: OpenVINO GenAI is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        genai = require("openvino_genai")
+        try:
+            self._tokenizer = genai.Tokenizer(folder)
+        except RuntimeError as error:
+            raise ArtifactError(
+                f"{folder}: OpenVINO cannot load its tokenizer ({in_one_line(error)}); export again"
+            ) from error
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """See `RuntimeTexts`."""
+        with _reported("tokenize"):
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special).input_ids.data[0].tolist()
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See `RuntimeTexts`."""
+        with _reported("decode"):
+            return str(self._tokenizer.decode(list(ids)))
+
+    def render(self, conversation: Conversation) -> str:
+        """See `RuntimeTexts`."""
+        tools = list(conversation.tools) or None
+        with _reported("render"):
+            return str(
+                self._tokenizer.apply_chat_template(list(conversation.messages), conversation.prompts, tools=tools)
+            )
+
+
 def open_openvino(folder: Path, opening: Opening) -> OpenvinoRunner:
     """Opens a folder; errors are those of `OpenvinoRunner`.
 
@@ -139,8 +177,8 @@ def open_openvino(folder: Path, opening: Opening) -> OpenvinoRunner:
 
 
 @contextmanager
-def _reported() -> Iterator[None]:
+def _reported(what: str = "run the model") -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise ParityFailure(f"OpenVINO cannot run the model: {in_one_line(error)}") from error
+        raise ParityFailure(f"OpenVINO cannot {what}: {in_one_line(error)}") from error

@@ -178,6 +178,8 @@ class Runtime:
         check: A function that raises `EnvironmentFailure` where the runtime is missing and no extra tells; None: the
             packages of the extra are all that it needs.
         candidate: The `RuntimeCandidate` of its parity.
+        texts: A function that opens the folder's tokenizer, called with the folder: it gives a `RuntimeTexts`. None:
+            the runtime has transformers' tokenizer, with which others are compared.
         title: Its name in texts; "": its name.
         traces: Whether `--bisect` can follow a difference into a folder that it runs.
     """
@@ -186,5 +188,6 @@ class Runtime:
     extra: str | None = None
     check: str | None = None
     candidate: str = "validation.parity.candidates.candidate:RuntimeCandidate"
+    texts: str | None = None
     title: str = ""
     traces: bool = False

@@ -12,6 +12,7 @@ from seap_export.extras import require_extra
 from seap_export.toml_file import either
 from validation.execution import Execution
 from validation.runtimes.runner import Opening, Purpose, Runner, Runtime
+from validation.runtimes.texts import RuntimeTexts
 
 if TYPE_CHECKING:
     from validation.session_memory import Calls
@@ -22,6 +23,7 @@ RUNTIMES: Mapping[str, Runtime] = {
     "onnxruntime": Runtime(
         "validation.runtimes.onnx_runtime.onnx_runner:open_onnx_runtime",
         candidate="validation.parity.candidates.onnx_candidate:OnnxCandidate",
+        texts="validation.runtimes.onnx_runtime.texts:OnnxTexts",
         title="ONNX Runtime",
         traces=True,
     ),
@@ -29,22 +31,31 @@ RUNTIMES: Mapping[str, Runtime] = {
         "validation.runtimes.llama_cpp.runner:open_llama_cpp",
         extra="gguf",
         candidate="validation.parity.candidates.llama_candidate:LlamaCandidate",
+        texts="validation.runtimes.llama_cpp.texts:LlamaTexts",
     ),
     "transformers.js": Runtime(
         "validation.runtimes.node.transformers_js:open_transformers_js",
         check="validation.runtimes.node.package:find_transformers_js",
+        texts="validation.runtimes.node.transformers_js:TransformersJsTexts",
     ),
-    "openvino": Runtime("validation.runtimes.openvino_runner:open_openvino", extra="openvino", title="OpenVINO"),
+    "openvino": Runtime(
+        "validation.runtimes.openvino_runner:open_openvino",
+        extra="openvino",
+        texts="validation.runtimes.openvino_runner:OpenvinoTexts",
+        title="OpenVINO",
+    ),
     "litert": Runtime(
         "validation.runtimes.litert_runner:open_litert",
         extra="litert",
         candidate="validation.parity.candidates.litert_candidate:LitertCandidate",
+        texts="validation.runtimes.litert_runner:LitertTexts",
         title="LiteRT",
     ),
     "executorch": Runtime(
         "validation.runtimes.executorch_runner:open_executorch",
         extra="executorch",
         candidate="validation.parity.candidates.executorch_candidate:ExecutorchCandidate",
+        texts="validation.runtimes.executorch_runner:ExecutorchTexts",
         title="ExecuTorch",
     ),
     "mlx": Runtime("validation.runtimes.mlx_runner:open_mlx", extra="mlx", title="MLX"),
@@ -116,3 +127,18 @@ def open_runtime(
     require_runtime(name)
     opener: Callable[[Path, Opening], Runner] = resolve_name(runtime_row(name).opener)
     return opener(folder, Opening(execution, purpose, calls))
+
+
+def open_texts(name: str, folder: Path) -> RuntimeTexts | None:
+    """Opens the tokenizer of a written folder in a runtime; None: it is transformers'.
+
+    Raises:
+        UsageError, EnvironmentFailure: As for `require_runtime`.
+        ArtifactError, ParityFailure: The tokenizer cannot be loaded.
+    """
+    require_runtime(name)
+    texts = runtime_row(name).texts
+    if texts is None:
+        return None
+    opener: Callable[[Path], RuntimeTexts] = resolve_name(texts)
+    return opener(folder)

@@ -52,10 +52,10 @@ class Workspace:
             raise
 
     def _is_busy(self) -> bool:
-        if not (self.folder / _LOCK).exists():
+        if not (self.folder / LOCK).exists():
             return False
         try:
-            FileLock(self.folder / _LOCK).acquire(timeout=0).lock.release()
+            FileLock(self.folder / LOCK).acquire(timeout=0).lock.release()
         except Timeout:
             return True
         except OSError:  # nobody can write there

@@ -253,7 +253,7 @@ class _Validation:
             report, stages = self._logits(variant, folder, runtime)
             first, *others = report["reasons"] or [""]
             reasons += [f"{first}; {report['hint']}", *others] if first else []
-            notes = (*report.get("looser_limits", ()), *report.get("uncrossed", ()))
+            notes = report.get("notes", ())
             weights = self._weights(variant, folder)
             reasons += [f"weights: {line}" for line in weights[:_MOST_WEIGHTS]]
             if len(weights) > _MOST_WEIGHTS:

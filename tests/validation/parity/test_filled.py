@@ -107,7 +107,7 @@ def short_factors_everywhere(graph: Path) -> None:
 )
 def test_good_graphs_pass(config: dict[str, Any], form: OnnxForm, tmp_path: Path) -> None:
     report = compared(tmp_path, config, form, None)
-    assert (report.reasons, report.uncrossed) == ((), ())
+    assert (report.reasons, report.remarks) == ((), ())
     crossing = [stage for stage in report.stages if stage.prompts.name == CASE]
     assert [stage.stage for stage in crossing] == ["prefill", "decode"]
     assert all(stage.figures.tokens for stage in crossing)

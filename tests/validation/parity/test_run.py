@@ -20,6 +20,7 @@ from seap_export.families import model_spec
 from validation.checkpoint import Change
 from validation.execution import Execution
 from validation.parity import run as parity
+from validation.parity.answers import Answers
 from validation.parity.candidates import onnx_candidate
 from validation.parity.profiles import Limits, Noise
 from validation.parity.report import ParityReport
@@ -146,6 +147,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Parity
     monkeypatch.setattr(onnx_candidate, "open_session", lambda *_, **__: session_on("CPUExecutionProvider"))
     monkeypatch.setattr(OnnxFormat, "read", lambda _: OnnxFormat("fp32"))
     monkeypatch.setattr(onnx_candidate, "read_scaling", lambda _: Scaling())
+    monkeypatch.setattr(onnx_candidate.OnnxCandidate, "answers", lambda self, case, *_: Answers(case))
+    monkeypatch.setattr(parity, "ModelTexts", lambda _: None)
+    monkeypatch.setattr(parity, "runtime_figures", lambda *_: None)
     monkeypatch.setattr(
         parity,
         "tokenize_prompts",
@@ -414,9 +418,9 @@ def test_the_report_says_what_was_run(run: Callable[..., ParityReport]) -> None:
     report = run(decode_steps=2).to_json()
     assert list(report) == [
         "schema", "verdict", "failure", "reasons", "hint", "max_abs", "top1_agreement", "mean_kl_nats", "cache_error",
-        "format", "runtime", "precision", "form", "limits", "smallest_passing_limits", "looser_limits", "uncrossed",
+        "format", "runtime", "precision", "form", "limits", "smallest_passing_limits", "looser_limits", "notes",
         "noise_kl_nats", "provider", "threads", "versions", "prompts", "max_prompt_tokens", "decode_steps",
-        "longest_tokens", "context_length", "cases",
+        "longest_tokens", "context_length", "texts", "cases",
     ]  # fmt: skip
     assert report["schema"] == "seap-export/parity/5"
     assert report["verdict"] == "passed"

@@ -19,6 +19,7 @@ from seap_export.families import ModelSpec
 from validation.array_store import ArrayStore
 from validation.checkpoint import Change
 from validation.execution import Execution, Say
+from validation.parity.answers import Answers
 from validation.parity.compared import Compared
 from validation.parity.profiles import Limits, Noise, Pass, passes, single_pass
 from validation.parity.references import Reference, TokenSequence, measure_rounding_noise
@@ -27,6 +28,7 @@ from validation.prompts import Case
 from validation.runtimes.pytorch.torch_runner import TorchRunner
 from validation.runtimes.runner import Runner, Runtime
 from validation.runtimes.table import open_runtime, require_runtime, runtime_row
+from validation.texts.model import ModelTexts
 
 References = Mapping[TokenSequence, Reference]
 
@@ -105,6 +107,10 @@ class RuntimeCandidate:
         Raises:
             EnvironmentFailure: Memory is missing.
         """
+
+    def answers(self, case: Case, model: ModelTexts, store: ArrayStore) -> Answers:
+        """What users' own decoding writes after the prompts of a case, where that is ours."""
+        return Answers(case)
 
     def reads(self) -> Reads:
         """What torch computes with."""

@@ -5,7 +5,8 @@ other formats: a weight that is stored wrongly is then a difference of logits, t
 decides whether a variant's quality and speed are measured, and `run_parity` by itself compare logits alone; with the
 file's weights such a fault would wait for `Format.differences`, which only a validation runs. On the CPU such a graph
 also runs with activations that are not rounded, so that only the order of sums differs. On a GPU, a prompt and a batch
-are decoded a second time through the runner, so that its CUDA graph is compared too.
+are decoded a second time through the runner, so that its CUDA graph is compared too. On the CPU, the batch's steps are
+what `generate` writes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 import onnxruntime as ort
 
@@ -25,9 +27,11 @@ from seap_export.providers import PROVIDERS
 from seap_export.runtime.decoding.decoder import OnnxDecoder
 from seap_export.runtime.driver import gpu_name
 from seap_export.runtime.files import decoder_options
+from seap_export.runtime.generator import Generator
 from seap_export.runtime.session import nodes_by_provider, open_session, probe
 from validation.array_store import ArrayStore
 from validation.execution import Say
+from validation.parity.answers import GENERATE, Answers, write_answers
 from validation.parity.candidates.candidate import ParityInput, Reads, References, RuntimeCandidate
 from validation.parity.compared import Compared, compare_served, served_cases
 from validation.parity.profiles import SERVED, Limits, Pass, passes
@@ -37,6 +41,7 @@ from validation.prompts import Case
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
 from validation.runtimes.runner import Runtime
 from validation.session_memory import calls_of, claim_memory
+from validation.texts.model import ModelTexts
 
 
 class OnnxCandidate(RuntimeCandidate):
@@ -66,6 +71,18 @@ class OnnxCandidate(RuntimeCandidate):
         """A session that does not fit may read its weights from the file."""
         parity_input, calls = self._input, [calls_of(case) for case in cases]
         self._mapped = claim_memory(self._model, calls, parity_input.execution, say)
+
+    def answers(self, case: Case, model: ModelTexts, store: ArrayStore) -> Answers:
+        """What `generate` writes on the CPU; on a GPU, `served` runs its steps."""
+        parity_input = self._input
+        folder, execution = parity_input.folder, parity_input.execution
+        if execution.provider != "cpu":
+            return Answers(case)
+        if self._mapped:
+            return Answers(case, remarks=("generate did not run, for the model does not fit into memory",))
+        parity_input.say(f"{self.format.name}: {GENERATE}")
+        open_generator = partial(Generator, folder, threads=execution.threads)
+        return write_answers(open_generator, case, model.ends(), store)
 
     def reads(self) -> Reads:
         """The model's weights, rounded to the graph's levels."""

@@ -7,7 +7,7 @@ from validation.reports.html.charts import ErrorPoint, columns, errors
 from validation.reports.html.markup import Markup, join, pill, table, tag
 from validation.reports.html.speed import speed_section
 from validation.reports.numbers import figure, percent, percent_with_error, ratio
-from validation.reports.reading import Json, case_failures, diverges_first, limits_in_words
+from validation.reports.reading import Json, case_failures, diverges_first, limits_in_words, texts_in_words
 from validation.reports.variants import verdict_of
 
 _SCORES = ("Task", "Form", "acc", "acc_norm", "Chance", "Questions", "Difference", "Lost / won")
@@ -58,6 +58,11 @@ def _parity(parity: Json, name: str) -> Markup:
         tokens, max_abs = str(case["tokens"]), figure(case["max_abs"])
         rows.append((case["case"], case["stage"], result, tokens, max_abs, *kl, *agreement, *last))
     limits = f"KL in nats per token. Limits: {limits_in_words(parity)}."
+    texts = parity.get("texts")
+    if texts:
+        result = join([pill(texts["verdict"]), *(tag("small", words) for words in texts["reasons"])])
+        rows.append(("texts", "", result, *("" for _ in (*head[3:], *more))))
+        limits = f"{limits} {texts_in_words(texts)}"
     told = tag("p", f"{name}, run by {parity['runtime']}, compared with the model in hf/. {limits}", class_="quiet")
     number = len(parity["cases"])
     told_briefly = f" {number} comparisons, largest difference of a logit {figure(parity['max_abs'])}"

@@ -73,10 +73,20 @@ class LlamaCppRunner(Runner):
         first, *others = self._ask("timed", prompt=list(map(int, prompt)), steps=steps)
         return Pace(first, tuple(others))
 
-    def tokenize(self, text: str) -> list[int]:
-        """llama.cpp's own ids of a text, in which special tokens are recognised."""
-        ids: list[int] = self._ask("tokenize", text=text)
+    def tokenize(self, text: str, *, special: bool = True) -> list[int]:
+        """llama.cpp's own ids of a text, in which special tokens are recognised, with those around it or without."""
+        ids: list[int] = self._ask("tokenize", text=text, special=special)
         return ids
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """llama.cpp's own text of tokens, without special ones."""
+        text: str = self._ask("detokenize", ids=list(ids))
+        return text
+
+    def render(self, messages: Sequence[Any], tools: Sequence[Any], *, prompts: bool) -> str:
+        """What the file's chat template makes of messages, and whether on to where an answer begins."""
+        text: str = self._ask("render", messages=messages, tools=tools, prompts=prompts)
+        return text
 
     def ends(self) -> list[int]:
         """The tokens that end a text for llama.cpp."""

@@ -6,9 +6,12 @@ It is started by `validation.runtimes.llama_cpp.runner` alone; see `serve`.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +28,8 @@ from validation.runtimes.timing import timed_loop
 _CACHE_TYPES = {"f32": 0, "f16": 1}
 #: Tokens that are computed at a time.
 _UBATCH = 512
+#: Bytes of the longest token of any vocabulary, and more.
+_LONGEST_TOKEN = 512
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,8 @@ class LlamaSession:
 
     def __init__(self, path: Path, options: LlamaOptions) -> None:
         self._library: LlamaLibrary = llama_library()
-        self._options = options
+        self._path, self._options = path, options
+        self._server: Any = None
         parameters = self._library.llama_model_default_params()
         parameters.n_gpu_layers = 0
         parameters.use_extra_bufts = options.repack
@@ -148,15 +154,46 @@ class LlamaSession:
             self._library.llama_batch_free(batch)
         return [pace.first_s, *pace.steps_s]
 
-    def tokenize(self, text: str) -> list[int]:
-        """The ids of a text, in which special tokens are recognised."""
+    def tokenize(self, text: str, special: bool = True) -> list[int]:
+        """The ids of a text, in which special tokens are recognised, with those that belong around it or without."""
         data = text.encode("utf-8")
         room = len(data) + 8
         buffer = (ctypes.c_int32 * room)()
-        count = self._library.llama_tokenize(self._vocabulary, data, len(data), buffer, room, True, True)
+        count = self._library.llama_tokenize(self._vocabulary, data, len(data), buffer, room, special, True)
         if count < 0:
             raise ParityFailure(f"llama.cpp needs {-count} tokens for {len(data)} bytes")
         return list(buffer[:count])
+
+    def detokenize(self, ids: Sequence[int]) -> str:
+        """The text of tokens, without special ones."""
+        tokens = (ctypes.c_int32 * len(ids))(*ids)
+        room = 8 + _LONGEST_TOKEN * len(ids)
+        text = ctypes.create_string_buffer(room)
+        count = self._library.llama_detokenize(self._vocabulary, tokens, len(ids), text, room, False, False)
+        if count < 0:
+            raise ParityFailure(f"llama.cpp needs {-count} bytes for {len(ids)} tokens")
+        return text.raw[:count].decode("utf-8", "replace")
+
+    def render(self, messages: Sequence[Any], tools: Sequence[Any], prompts: bool) -> str:
+        """The text that the file's chat template makes of messages, as llama.cpp's server gives it.
+
+        Raises:
+            ParityFailure: It does not.
+        """
+        if self._server is None:
+            self._server = _started_server(self._path)
+        body = {"messages": messages, "add_generation_prompt": prompts, **({"tools": tools} if tools else {})}
+        request = urllib.request.Request(
+            f"{self._server.listening_address}/apply-template",
+            json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
+                return str(json.load(answer)["prompt"])
+        except urllib.error.HTTPError as error:
+            reason = " ".join(error.read().decode("utf-8", "replace").split())
+            raise ParityFailure(f"llama.cpp's server does not render it: {reason:.200}") from error
 
     def ends(self) -> list[int]:
         """The tokens that end a text."""
@@ -189,6 +226,19 @@ class LlamaSession:
         if self._context:
             self._library.llama_free(self._context)
         self._context = None
+
+
+def _started_server(path: Path) -> Any:
+    """llama.cpp's server with a file, on this machine alone; it ends with the process."""
+    library: Any = importlib.import_module("xllamacpp")
+    parameters = library.CommonParams()
+    parameters.model.path = os.fspath(path)
+    parameters.n_ctx, parameters.n_parallel, parameters.warmup = _UBATCH, 1, False
+    parameters.use_jinja = True
+    try:
+        return library.Server(parameters)
+    except RuntimeError as error:
+        raise ParityFailure(f"llama.cpp's server does not start: {' '.join(str(error).split()):.200}") from error
 
 
 def serve(requests: TextIO, answers: TextIO) -> None:

@@ -11,7 +11,10 @@
 //   { do: "cache", layer, file }                                -> { dims }: keys, then values, [2, rows, heads, ...]
 //   { do: "timed", ids, steps }                                 -> { seconds }: of the prompt, and of each token after it
 //   { do: "generate", prompts, tokens }                         -> { texts }: what the pipeline says, greedily
+//   { do: "openTexts", folder }                                 -> {}: the tokenizer alone, for the next three
 //   { do: "encode", text, special }                             -> { ids }
+//   { do: "decode", ids }                                       -> { text }: without special tokens
+//   { do: "render", messages, tools, prompts }                  -> { text }: by the chat template
 import { readFile, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
@@ -33,6 +36,12 @@ function useWasm(threads) {
   runtime.env.wasm.numThreads = threads;
   runtime.env.wasm.wasmPaths = pathToFileURL(dirname(main) + "/").href;
   globalThis[Symbol.for("onnxruntime")] = runtime;
+}
+
+function openLibrary() {
+  library = require(require.resolve("@huggingface/transformers"));
+  Object.assign(library.env, { allowRemoteModels: false, allowLocalModels: true, useFSCache: false });
+  return library;
 }
 
 /** Session options: ONNX Runtime Web reads no data files of its own accord. */
@@ -89,9 +98,7 @@ async function forward(file) {
 const requests = {
   async open({ folder, backend, threads }) {
     if (backend === "wasm") useWasm(threads);
-    library = require(require.resolve("@huggingface/transformers"));
-    const { env, pipeline } = library;
-    Object.assign(env, { allowRemoteModels: false, allowLocalModels: true, useFSCache: false });
+    const { env, pipeline } = openLibrary();
     pipe = await pipeline("text-generation", folder, { // absolute, so not taken for the name of a model
       device: backend === "wasm" ? "auto" : "cpu",
       session_options: await sessionOptions(folder, backend, threads),
@@ -143,6 +150,21 @@ const requests = {
     const texts = [];
     for (const prompt of prompts) texts.push((await pipe(prompt, options))[0].generated_text);
     return { texts };
+  },
+
+  async openTexts({ folder }) {
+    pipe = { tokenizer: await openLibrary().AutoTokenizer.from_pretrained(folder) };
+    return {};
+  },
+
+  async decode({ ids }) {
+    const options = { skip_special_tokens: true, clean_up_tokenization_spaces: false };
+    return { text: pipe.tokenizer.decode(ids, options) };
+  },
+
+  async render({ messages, tools, prompts }) {
+    const options = { tokenize: false, add_generation_prompt: prompts, tools: tools.length ? tools : null };
+    return { text: pipe.tokenizer.apply_chat_template(messages, options) };
   },
 
   async encode({ text, special }) {

@@ -6,7 +6,7 @@ the next, so both are what is tested. Batches are padded on the right, as the fu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -18,6 +18,7 @@ from seap_export.json_file import read_json
 from validation.runtimes.child_process import ChildEnded, ChildProcess
 from validation.runtimes.node.package import find_transformers_js
 from validation.runtimes.runner import Layers, Logits, Opening, Runner, real_lengths
+from validation.runtimes.texts import Conversation, RuntimeTexts
 from validation.runtimes.timing import Pace
 
 #: ONNX Runtime's own library in Node, or WebAssembly, as in a browser.
@@ -49,16 +50,10 @@ class TransformersJsRunner(Runner):
     runtime: ClassVar[str] = "transformers.js"
 
     def __init__(self, folder: Path, backend: Backend | None = None, threads: int = 1) -> None:
-        package = find_transformers_js()
         self._layers = int(read_json(folder / "config.json")["num_hidden_layers"])
         self._real: NDArray[np.int64] = np.zeros(0, np.int64)
         backend = backend or _fitting(folder)
-        try:
-            self._process = ChildProcess([package.node, str(_SCRIPT), str(package.folder)])
-        except OSError as error:
-            raise EnvironmentFailure(
-                f"{package.node}: cannot be started ({error}); install Node 20 or later"
-            ) from error
+        self._process = _started()
         try:
             answer = self._ask("open", folder=folder.resolve(), backend=backend, threads=threads)
         except BaseException:
@@ -115,16 +110,63 @@ class TransformersJsRunner(Runner):
         return self._process.tensor(dims)
 
     def _ask(self, do: str, **values: Any) -> dict[str, Any]:
+        return _asked(self._process, do, **values)
+
+
+class TransformersJsTexts(RuntimeTexts):
+    """See `RuntimeTexts`; the model is not opened. Errors are those of `TransformersJsRunner`.
+
+    Source of what is known: @huggingface/tokenizers 0.2, class `Digits`, whose pattern has JavaScript's `\\d`.
+    """
+
+    known: ClassVar[Mapping[str, str]] = {"digits of other scripts": "transformers.js splits the digits 0 to 9 alone"}
+
+    def __init__(self, folder: Path) -> None:
+        self._process = _started()
         try:
-            answer = self._process.ask(do=do, **values)
-        except ChildEnded as ended:
-            answer = {"error": f"Node ended: {ended}"}
-        if "error" in answer:
-            reason = " ".join(str(answer["error"]).split())
-            if any(sign in reason for sign in _NO_MEMORY):
-                raise EnvironmentFailure(f"transformers.js has too little memory ({reason:.300}); use a smaller model")
-            raise ParityFailure(f"transformers.js does not {do}: {reason:.600}")
-        return answer
+            _asked(self._process, "openTexts", folder=folder.resolve())
+        except BaseException:
+            self.close()
+            raise
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """See `RuntimeTexts`."""
+        ids: list[int] = _asked(self._process, "encode", text=text, special=special)["ids"]
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """See `RuntimeTexts`."""
+        return str(_asked(self._process, "decode", ids=list(ids))["text"])
+
+    def render(self, conversation: Conversation) -> str:
+        """See `RuntimeTexts`."""
+        talk = {"messages": list(conversation.messages), "tools": list(conversation.tools)}
+        return str(_asked(self._process, "render", prompts=conversation.prompts, **talk)["text"])
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.close()
+
+
+def _started() -> ChildProcess:
+    package = find_transformers_js()
+    try:
+        return ChildProcess([package.node, str(_SCRIPT), str(package.folder)])
+    except OSError as error:
+        raise EnvironmentFailure(f"{package.node}: cannot be started ({error}); install Node 20 or later") from error
+
+
+def _asked(process: ChildProcess, do: str, **values: Any) -> dict[str, Any]:
+    try:
+        answer = process.ask(do=do, **values)
+    except ChildEnded as ended:
+        answer = {"error": f"Node ended: {ended}"}
+    if "error" in answer:
+        reason = " ".join(str(answer["error"]).split())
+        if any(sign in reason for sign in _NO_MEMORY):
+            raise EnvironmentFailure(f"transformers.js has too little memory ({reason:.300}); use a smaller model")
+        raise ParityFailure(f"transformers.js does not {do}: {reason:.600}")
+    return answer
 
 
 def open_transformers_js(folder: Path, opening: Opening) -> TransformersJsRunner:

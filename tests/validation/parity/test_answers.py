@@ -1,0 +1,158 @@
+"""What `generate` writes is compared with torch, whatever its own loop, cache, ends and streams do wrong."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.editing import edit_json, set_json
+from support.execution import ONE_THREAD
+from support.product import convert_folder
+
+from seap_export.errors import ArtifactError
+from seap_export.runtime import generator as generators
+from seap_export.runtime.decoding.decoder import Decoding
+from seap_export.runtime.decoding.sampling import Sampler
+from seap_export.runtime.generator import Generator
+from seap_export.runtime.text import TextStream
+from validation.parity.report import ParityReport
+from validation.parity.run import run_parity
+
+PROMPTS = ("the cat sat on the mat and the dog sat", "a dog", "the mat and a cat sat")
+STEPS = 6
+Compare = Callable[..., ParityReport]
+
+
+@pytest.fixture(scope="module")
+def written(micro_hf: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A model folder and its ONNX folder."""
+    folder = tmp_path_factory.mktemp("answers")
+    convert_folder(micro_hf("Llama"), folder)
+    return micro_hf("Llama"), folder
+
+
+@pytest.fixture
+def compared(written: tuple[Path, Path], tmp_path: Path) -> Compare:
+    """`compared(eos=..., genai=...)`: after these ends were put into the model folder and into genai_config.json."""
+
+    def compare(eos: Sequence[int] = (), genai: Sequence[int] = ()) -> ParityReport:
+        hf, folder = (Path(shutil.copytree(path, tmp_path / path.name)) for path in written)
+        if eos:
+            set_json(hf / "generation_config.json", eos_token_id=list(eos))
+        if genai:
+            values = {"eos_token_id": list(genai)}
+            path = folder / "genai_config.json"
+            edit_json(path, lambda config: config["model"].update(values))
+        return run_parity(hf, folder, PROMPTS, execution=ONE_THREAD, decode_steps=STEPS, long_tokens=24)
+
+    return compare
+
+
+def _answers(folder: Path) -> list[list[int]]:
+    """What the variant writes after each prompt, in a batch."""
+    generator = Generator(folder, threads=1)
+    return generator.generate_ids_batch([generator.token_ids(prompt) for prompt in PROMPTS], STEPS)
+
+
+def test_what_it_writes_are_the_steps_of_the_batch(compared: Compare, written: tuple[Path, Path]) -> None:
+    report = compared()
+    assert report.passed, report.reasons
+    cases = {(stage.case, stage.stage): stage for stage in report.stages}
+    answers = _answers(written[1])
+    assert [list(forced) for forced in cases["batch of 3", "decode"].prompts.forced] == answers
+    prefill, decode = cases["generate", "prefill"], cases["generate", "decode"]
+    assert (prefill.figures.tokens, decode.figures.tokens) == (3, 3 * (STEPS - 1))
+    assert decode.figures.max_abs is not None
+    assert 0 < decode.figures.max_abs < 1e-4
+
+
+def test_a_text_that_ends_early_is_compared_up_to_its_end(compared: Compare, written: tuple[Path, Path]) -> None:
+    first, second, _ = _answers(written[1])
+    ends = [first[2], second[3]]
+    report = compared(ends, ends)
+    assert report.passed, report.reasons
+    lengths = [next((n for n, token in enumerate(row, 1) if token in ends), STEPS) for row in _answers(written[1])]
+    assert min(lengths) < STEPS
+    (decode,) = (stage for stage in report.stages if (stage.case, stage.stage) == ("generate", "decode"))
+    assert decode.figures.tokens == sum(lengths) - 3
+
+
+def test_other_ends_than_the_models_are_named(compared: Compare) -> None:
+    report = compared(genai=[2, 7])
+    assert report.reasons == ("generate ends a text at the tokens [2, 7], and the model at [2]",)
+    assert report.hint == "no limit would pass"
+
+
+def _another_token(self: Decoding, tokens: Any, is_active: Any = None, step: Any = Decoding.step) -> None:
+    """Each step is given the token before the one that was chosen."""
+    step(self, [max(token - 1, 0) for token in tokens], is_active)
+
+
+def _second_best(self: Sampler, logits: np.ndarray) -> int:
+    return int(np.argsort(-logits)[1])
+
+
+def _lost_piece(self: TextStream, token: int) -> str:
+    self._tokens.append(token)
+    self._given = len(self._tokens)
+    return ""
+
+
+def _unending(self: Generator, rows: Any, new: int, sampling: Any, steps: Any = Generator.steps) -> Any:
+    self.ends, ends = frozenset(), self.ends
+    yield from steps(self, rows, new, sampling)
+    self.ends = ends
+
+
+FAULTS: dict[str, tuple[Any, str, Any, str]] = {
+    "steps": (Decoding, "step", _another_token, "case 'generate', row"),
+    "choice": (Sampler, "choose", _second_best, "its own logits say"),
+    "pieces": (TextStream, "add", _lost_piece, "the text of the tokens of"),
+    "end": (Generator, "steps", _unending, "generate ended row 0 after 6 tokens, and should have after"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_in_its_path_is_found(
+    compared: Compare, written: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    kind, name, wrong, words = FAULTS[fault]
+    ends = [_answers(written[1])[0][2]]
+    monkeypatch.setattr(kind, name, wrong)
+    report = compared(ends, ends)
+    assert any(words in reason for reason in report.reasons), report.reasons
+
+
+def test_other_tokens_in_a_stream_are_named(compared: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
+    choose = Sampler.choose
+    monkeypatch.setattr(generators, "Sampler", lambda sampling, row: _OfBatch(choose, sampling, row))
+    monkeypatch.setattr(_OfBatch, "made", 0)
+    (reason, *_) = compared().reasons
+    assert reason == "generate streams other tokens than it writes in a batch, from step 0 on"
+
+
+class _OfBatch:
+    """A sampler that chooses the most likely token for the first three rows that there are, and then the least."""
+
+    made = 0
+
+    def __init__(self, choose: Any, sampling: Any, row: Any) -> None:
+        type(self).made += 1
+        self._sampler, self._is_wrong = Sampler(sampling, row), type(self).made > len(PROMPTS)
+
+    def choose(self, logits: np.ndarray) -> int:
+        return int(logits.argmin()) if self._is_wrong else self._sampler.choose(logits)
+
+
+def test_a_failure_to_generate_is_a_reason(compared: Compare, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ArtifactError("no cache")
+
+    monkeypatch.setattr(Generator, "steps", fail)
+    report = compared()
+    assert report.reasons == ("generate: no cache",)
+    assert "generate" not in {stage.case for stage in report.stages}

@@ -1,0 +1,134 @@
+"""A runtime that reads, writes or renders a text otherwise than the model folder is named, and where it differs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from support.conversations import TEMPLATE
+from support.corpora import WORDS
+from support.editing import edit_json, set_json
+from support.tokenizers import write_byte_level, write_sentencepiece
+
+from seap_export.errors import ParityFailure
+from validation.runtimes.onnx_runtime.texts import OnnxTexts
+from validation.runtimes.texts import Conversation
+from validation.texts.compare import compare_texts, runtime_figures
+from validation.texts.model import ModelTexts
+from validation.texts.strings import CONVERSATIONS, HARD_STRINGS
+
+WRITERS: dict[str, Callable[..., None]] = {"byte level": write_byte_level, "SentencePiece": write_sentencepiece}
+
+
+@pytest.fixture(params=WRITERS)
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 2}), "utf-8")
+    WRITERS[request.param](tmp_path, chat_template=TEMPLATE)
+    return tmp_path
+
+
+class Wrong(OnnxTexts):
+    """Reads, writes or renders some texts in another way."""
+
+    read: Sequence[str] = ()
+    written: Sequence[str] = ()
+    rendered: Sequence[str] = ()
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        ids = super().encode(text, special=special)
+        return [*ids[:1], 5, *ids[2:]] if text in [HARD_STRINGS[name] for name in self.read] else ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        text = super().decode(ids)
+        return f"{text}." if list(ids) in [self.encode(HARD_STRINGS[name]) for name in self.written] else text
+
+    def render(self, conversation: Conversation) -> str:
+        text = super().render(conversation)
+        return text.replace("12", "13") if conversation.name in self.rendered else text
+
+
+def test_our_runtime_reads_and_writes_all_of_them(folder: Path) -> None:
+    figures = runtime_figures(ModelTexts(folder), "onnxruntime", folder, ["the cat", "a dog"])
+    assert figures is not None
+    assert (figures.reasons, figures.remarks) == ((), ())
+    assert figures.strings == len(HARD_STRINGS) + 4  # special tokens alone and in a text, and the prompts
+    assert figures.conversations
+    assert figures.to_json()["verdict"] == "passed"
+
+
+def test_each_difference_is_named_with_its_place(folder: Path) -> None:
+    runtime = Wrong(folder)
+    runtime.read, runtime.written, runtime.rendered = ["emoji"], ["tabs"], ["a question"]
+    model = ModelTexts(folder)
+    reasons = compare_texts(model, runtime, (), "X").reasons
+    assert reasons[1].startswith(f"emoji: token ids of {HARD_STRINGS['emoji']!a}: at 1, [5")
+    assert reasons[1].endswith("] in the model")
+    assert reasons[0].startswith("tabs: the text of the tokens of '\\tone\\t\\ttwo \\t three': at ")
+    assert reasons[0].endswith("'.' in X and '' in the model")
+    assert reasons[2].startswith("chat template, a question: the text: at ")
+    assert "'3 + 30?" in reasons[2]
+    assert all("\n" not in reason for reason in reasons)
+
+
+def test_what_is_known_is_told_and_passes(folder: Path) -> None:
+    runtime = Wrong(folder)
+    runtime.read, runtime.known = ["emoji", "tabs"], {"emoji": "it has no emoji"}  # type: ignore[misc]
+    figures = compare_texts(ModelTexts(folder), runtime, (), "X")
+    (reason,) = figures.reasons
+    assert reason.startswith("tabs: ")
+    (remark,) = figures.remarks
+    assert remark.startswith("emoji: token ids of ")
+    assert remark.endswith("(it has no emoji)")
+
+
+def test_a_text_that_is_cut_differs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode = OnnxTexts.encode
+    monkeypatch.setattr(
+        OnnxTexts, "encode", lambda self, text, *, special=True: encode(self, text, special=special)[:9]
+    )
+    reasons = compare_texts(ModelTexts(folder), OnnxTexts(folder), (), "X").reasons
+    assert ": at 9, [] in X and [" in reasons[0]
+
+
+def test_many_differences_are_counted(folder: Path) -> None:
+    runtime = Wrong(folder)
+    runtime.read = list(HARD_STRINGS)[5:25]
+    reasons = compare_texts(ModelTexts(folder), runtime, (), "X").reasons
+    assert len(reasons) == 6
+    assert reasons[-1] == "15 more texts differ in X"
+
+
+def test_what_a_runtime_refuses_differs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: OnnxTexts, conversation: Conversation) -> str:
+        raise ParityFailure("it has no templates")
+
+    monkeypatch.setattr(OnnxTexts, "render", refuse)
+    figures = compare_texts(ModelTexts(folder), OnnxTexts(folder), (), "X")
+    assert figures.reasons[0] == f"chat template, {CONVERSATIONS[0].name}: it has no templates"
+    monkeypatch.setattr(OnnxTexts, "render", lambda *_: None)
+    figures = compare_texts(ModelTexts(folder), OnnxTexts(folder), (), "X")
+    assert (figures.conversations, figures.reasons) == (0, ())
+
+
+def test_another_tokenizer_or_template_in_the_folder_is_found(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    model = ModelTexts(folder)
+    edit_json(folder / "tokenizer.json", lambda values: values["model"]["merges"].pop())
+    other = compare_texts(model, OnnxTexts(folder), [f" {' '.join(WORDS)}"], "X")
+    assert [reason for reason in other.reasons if "in the model" in reason]
+    model = ModelTexts(folder)
+    set_json(folder / "tokenizer_config.json", chat_template=TEMPLATE + " ")
+    reasons = compare_texts(model, OnnxTexts(folder), (), "X").reasons
+    assert all(reason.startswith("chat template, ") for reason in reasons)
+    assert reasons
+
+
+def test_ends_are_those_of_the_configs_and_of_a_turn(folder: Path) -> None:
+    assert ModelTexts(folder).ends() == {2}
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [7, 9]}), "utf-8")
+    assert ModelTexts(folder).ends() == {2, 7, 9}  # a turn ends with token 2
+    set_json(folder / "tokenizer_config.json", chat_template="{% for m in messages %}{{ m.content }}{% endfor %}")
+    assert ModelTexts(folder).ends() == {7, 9}

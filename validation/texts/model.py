@@ -1,0 +1,67 @@
+"""The tokenizer and the chat template of a model folder, with which those of runtimes are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from seap_export.errors import InputError
+from seap_export.json_file import read_artifact
+from seap_export.runtime.chat import read_chat_template
+from seap_export.runtime.files import load_tokenizer
+from validation.runtimes.texts import Conversation
+
+#: Stands for an assistant's turn, to find what follows it.
+_ANSWER = "what the assistant says"
+
+
+class ModelTexts:
+    """What tokenizer.json and the template of a folder make of texts and conversations.
+
+    Raises:
+        ArtifactError: A file of the folder is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._tokenizer = folder, load_tokenizer(folder)
+        self._template = read_chat_template(folder, self._tokenizer)
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        """The ids of a text, with the tokens that the tokenizer puts around it or without."""
+        return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens, without special ones."""
+        return str(self._tokenizer.decode(list(ids)))
+
+    def render(self, conversation: Conversation) -> str | None:
+        """The text of a conversation, BOS included; None: there is no template, or it refuses the conversation."""
+        if self._template is None:
+            return None
+        try:
+            return self._template.prefix + self._template.render(
+                conversation.messages, add_generation_prompt=conversation.prompts, tools=conversation.tools
+            )
+        except InputError:
+            return None
+
+    def special_tokens(self) -> list[str]:
+        """The text of every special token, in the order of ids."""
+        return [str(token.content) for _, token in sorted(self._special().items())]
+
+    def ends(self) -> set[int]:
+        """The tokens that end a text: those of the configs, and a special one that follows a turn in the template."""
+        ids: Any = None
+        for path in (self._folder / "config.json", self._folder / "generation_config.json"):
+            given = read_artifact(path).get("eos_token_id") if path.is_file() else None
+            ids = ids if given is None or given == [] else given
+        turns = ({"role": "user", "content": "hello"}, {"role": "assistant", "content": _ANSWER})
+        text = self.render(Conversation("", turns, prompts=False)) or ""
+        following = self.encode(text.rpartition(_ANSWER)[2].strip(), special=False) if _ANSWER in text else []
+        ends = {*(ids if isinstance(ids, list) else [] if ids is None else [ids])}
+        return ends | {token for token in following[:1] if token in self._special()}
+
+    def _special(self) -> dict[int, Any]:
+        added = self._tokenizer.get_added_tokens_decoder()
+        return {number: token for number, token in added.items() if token.special}
