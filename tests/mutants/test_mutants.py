@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,6 +24,17 @@ ROOT = Path(__file__).parents[2]
 #: What the named tests need: the packages, the tests and what these read.
 COPIED = ("converters", "samples", "seap_export", "tests", "validation", "pyproject.toml")
 PASSED, FAILED = 0, 1
+PACKAGES = ("seap_export", "converters", "validation")
+#: Folders whose modules need no mutant, and why.
+MEASURING = {
+    "validation/benchmarks": "commands for contributors, whose tables are read by who runs them",
+    "validation/readiness": "`make test-gpu`, which is rehearsed as a whole",
+}
+#: What computes or decides, in a function.
+_DECIDING = (
+    ast.If, ast.IfExp, ast.Match, ast.For, ast.While, ast.Try, ast.With, ast.comprehension, ast.BoolOp, ast.Compare,
+    ast.BinOp, ast.UnaryOp,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,14 @@ def test_there_are_many_and_each_is_another_one() -> None:
     assert len({mutant.id for mutant in MUTANTS}) == len(MUTANTS)
 
 
+def test_every_module_that_computes_or_decides_has_a_mutant() -> None:
+    named = {mutant.module for mutant in MUTANTS}
+    paths = [path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    others = sorted(path for path in paths if path not in named and not path.startswith(tuple(MEASURING)))
+    assert [path for path in others if _decides(path)] == [], "plant a bug in each of these: CONTRIBUTING.md, Tests"
+    assert all((ROOT / folder).is_dir() for folder in MEASURING)
+
+
 @pytest.mark.release
 def test_every_test_that_a_row_names_exists() -> None:
     """Names change with the cases of a test; only a whole run of the mutants would show it."""
@@ -123,6 +143,22 @@ def test_its_tests_find_a_mutant(mutant: Mutant, tmp_path: Path) -> None:
     )
     shutil.rmtree(tmp_path)  # hundreds of them would fill the disk
     assert result.returncode == (FAILED if mutant.killed_by else PASSED), result.stdout + result.stderr
+
+
+def _decides(path: str) -> bool:
+    """Whether a module does more in its functions than name, hand on or call something."""
+    functions = [
+        node
+        for node in ast.walk(ast.parse((ROOT / path).read_text("utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.Lambda)
+    ]
+    return any(isinstance(node, _DECIDING) for function in functions for node in _inside(function))
+
+
+def _inside(function: ast.FunctionDef | ast.Lambda) -> Iterator[ast.AST]:
+    """What stands in a function, without its annotations and defaults."""
+    for part in function.body if isinstance(function, ast.FunctionDef) else [function.body]:
+        yield from ast.walk(part)
 
 
 def _inherited() -> dict[str, str]:

@@ -15,7 +15,15 @@ def test_a_file_is_written_in_utf_8_and_ends_with_a_newline(tmp_path: Path) -> N
     assert read_json(path) == {"a": [1], "b": "\u00e9"}
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "not a readable JSON"), ("[1]", "expected a JSON object")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not a readable JSON"),
+        ("[1]", "expected a JSON object"),
+        ('{"a": 1e999}', ".*the number 1e999"),
+        ('{"a": -Infinity}', ".*the number -Infinity"),
+    ],
+)
 def test_a_file_that_holds_no_json_object_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "some.json").write_text(text, "utf-8")
     with pytest.raises(InputError, match=rf"some\.json: {message}.*; correct it, or download it again"):

@@ -8,6 +8,7 @@ import pytest
 from seap_export.errors import ParityFailure
 from validation import metrics
 from validation.estimate import Estimate
+from validation.likelihood import log_likelihoods
 from validation.metrics import Defect, LogitComparison, LogitFigures, LogitIndex
 
 
@@ -174,3 +175,7 @@ def test_a_row_is_a_text_that_may_come_in_parts() -> None:
     assert in_parts is not None
     assert [tokens for _, tokens in in_parts.texts] == [3, 4, 5, 6, 7]
     assert (in_parts.mean, in_parts.stderr) == pytest.approx((kl.mean, kl.stderr), rel=1e-12)
+
+
+def test_the_likelihoods_of_large_logits_are_finite() -> None:
+    assert log_likelihoods(np.array([[1000.0, 0.0], [-1000.0, -1000.0]]), [0, 1]) == pytest.approx([0.0, -math.log(2)])

@@ -185,3 +185,8 @@ def test_texts_and_questions_are_refused(
         open_model(model.parent, "onnxruntime", **options),
     ):
         pytest.fail("it was opened")
+
+
+def test_a_run_has_the_threads_that_it_was_given() -> None:
+    assert Execution(threads=3).thread_count == 3
+    assert Execution().thread_count >= 1

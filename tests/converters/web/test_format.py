@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -22,6 +23,7 @@ from converters.web.graph import KEPT
 from converters.web.precisions import precision_of
 from seap_export.errors import ArtifactError, InputError
 from seap_export.json_file import read_json
+from seap_export.runtime.session import open_session
 
 
 def faults(model: Any) -> list[str]:
@@ -97,6 +99,16 @@ def test_inputs_are_those_that_transformers_js_fills(webbed: Callable[..., Any])
         KEPT: [],
     }
     onnx.checker.check_model(str(model.graph))
+
+
+def test_the_logits_of_as_many_last_tokens_are_given_as_are_asked_for(webbed: Callable[..., Any]) -> None:
+    model, ids = webbed(), np.array([[4, 5, 6]])
+    session = open_session(model.graph, "cpu", 1)
+    past = [item for item in session.get_inputs() if item.name.startswith("past")]
+    feeds = {item.name: np.zeros((1, item.shape[1], 0, item.shape[3]), np.float32) for item in past}
+    feeds |= {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    every, last = (session.run(["logits"], {**feeds, KEPT: np.array(kept)})[0] for kept in (0, 2))
+    np.testing.assert_allclose(last, every[:, 1:], rtol=1e-5)
 
 
 def test_data_are_divided_and_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

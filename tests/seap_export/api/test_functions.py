@@ -13,6 +13,7 @@ import pytest
 from support.exports import CARD, FEW, TEXTS, run_here, times_of_writing, tree
 
 from seap_export import Variant, convert, evaluate, export, prune, validate
+from seap_export.api.prune import _marker
 from seap_export.errors import ArtifactError, InputError, QualityFailure, SeapError, UsageError
 from seap_export.runtime import Generator, Sampling
 
@@ -269,3 +270,9 @@ def test_a_target_that_is_missed_raises(inputs: Path, tmp_path: Path) -> None:
     options: dict[str, Any] = {**FEW, "quality": True, "format": "onnx:int8"}
     with pytest.raises(QualityFailure):
         export(inputs / "m", {"a": TEXTS["a"]}, max_kl=1e-9, target_size="300kB", out=tmp_path / "out", **options)
+
+
+@pytest.mark.parametrize(("model_type", "is_replaced"), [("llama", False), ("seap_llama", True)])
+def test_only_a_pruned_model_may_be_replaced(tmp_path: Path, model_type: str, is_replaced: bool) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}), "utf-8")
+    assert (tmp_path / _marker(tmp_path)).is_file() is is_replaced

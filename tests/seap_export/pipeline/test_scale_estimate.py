@@ -29,6 +29,12 @@ def memory_of(step: Any, tokens: TokenCounts, ratio: float, work: Workload, *, o
     return step.cost.memory(tokens, ratio, work, on_gpu=on_gpu)
 
 
+def test_shapes_are_those_of_the_models_that_they_are_named_after() -> None:
+    shape = SHAPES["llama-3.1-8b"]
+    assert shape.spec.num_parameters() == 8_030_261_248
+    assert shape.cache_bytes(1) == 128 * 1024  # of each token, in bfloat16
+
+
 def test_memory_of_a_layer() -> None:
     """The layer twice in float32, two float64 matrices of 11008 channels, a batch of 1,024, and the hidden states."""
     batch = 4 * 1024 * (6 * 11008 + 2 * 32 * 1024)

@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 from support.plans import both, random_scores, scores_of, small_spec
+from support.variations import VARIATIONS, micro_config
 
+from seap_export.families import Convolution, model_spec
 from seap_export.plan.cost import BUDGETS, CostModel
 from seap_export.plan.options import options_from_scores
 from seap_export.plan.sublayers import KeptHeads, KeptNeurons
+from seap_export.plan.sublayers.convolution import ConvolutionOptions
 
 SPEC = small_spec(6, 3, 5)
 HEADS, NEURONS = both(options_from_scores(SPEC, 0, random_scores(SPEC)[0]))
@@ -87,3 +90,10 @@ def test_options_that_contradict_themselves_are_refused(options: Any, values: di
 def test_heads_without_meaning_are_refused(size: int, groups: tuple[int, ...], heads: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="must"):
         KeptHeads(size, groups, heads)
+
+
+def test_stock_classes_load_convolutions_of_the_hidden_size_alone() -> None:
+    spec = model_spec(micro_config(**VARIATIONS["lfm2"]))
+    whole = spec.first(Convolution)
+    narrow = dataclasses.replace(whole, conv_dim=whole.conv_dim // 2)
+    assert [ConvolutionOptions.is_loaded(spec, one) for one in (whole, narrow)] == [True, False]

@@ -253,3 +253,8 @@ def test_the_uniform_layout_does_not_ignore_a_sparsity_that_somebody_chose(table
     assert open_recipe(file).layout == "per-layer"
     with pytest.raises(UsageError, match=r"mine\.toml:2: sparsity: .*uniform"):
         open_recipe(file, layout="uniform")
+
+
+@pytest.mark.parametrize(("tokens", "fresh", "passes"), [(99, 0, 0.0), (100, 0, 2.0), (1, 100, 2.0), (1, 99, 0.0)])
+def test_distillation_needs_as_many_tokens_of_the_texts_or_fresh_ones(tokens: int, fresh: int, passes: float) -> None:
+    assert PlanSettings(distillation=2.0, min_tokens=100, fresh_tokens=fresh).passes_over(tokens) == passes

@@ -157,7 +157,7 @@ def test_an_old_onnxruntime_is_refused_by_name(model: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize(
     ("version", "is_too_old"),
-    [("1.24.4", True), ("1.30.9", True), ("1.31.0", False), ("1.32.0.dev1", False), ("2.0", False)],
+    [("1.9.2", True), ("1.24.4", True), ("1.30.9", True), ("1.31.0", False), ("1.32.0.dev1", False), ("2.0", False)],
 )
 def test_releases_for_cuda(version: str, is_too_old: bool) -> None:
     assert is_too_old_for_cuda(version) is is_too_old

@@ -20,7 +20,7 @@ from seap_export.errors import InputError
 from seap_export.families import Attention, Mlp, model_spec
 from seap_export.json_file import read_json
 from seap_export.layers.sublayers.rotary import inverse_frequencies
-from seap_export.sources.config import portable_config
+from seap_export.sources.config import end_tokens, portable_config
 
 THETA = 5000.0
 PLAIN: dict[str, dict[str, Any]] = {
@@ -202,3 +202,13 @@ def test_the_config_given_is_not_changed() -> None:
     before = json.dumps(config)
     portable_config(config)
     assert json.dumps(config) == before
+
+
+def test_a_text_ends_with_the_tokens_of_the_generation_config_if_it_names_any(tmp_path: Path) -> None:
+    for name, values, ends in (
+        ("config.json", {"eos_token_id": 2}, {2}),
+        ("generation_config.json", {"do_sample": True}, {2}),
+        ("generation_config.json", {"eos_token_id": [3, 4]}, {3, 4}),
+    ):
+        (tmp_path / name).write_text(json.dumps(values), "utf-8")
+        assert end_tokens(tmp_path) == ends

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from seap_export.errors import InputError
 from seap_export.families import family_of_model_type
 from seap_export.sources.open import open_source
 from seap_export.sources.tokenizer import copy_tokenizer, tokenizer_files
+from seap_export.sources.tokenizer_check import check_tokenizer
 
 
 def test_every_known_file_is_copied_byte_for_byte_and_no_other(tmp_path: Path) -> None:
@@ -76,3 +78,16 @@ def test_whether_transformers_5_takes_tokenizer_json_as_it_is_is_known(tmp_path:
     (tmp_path / "config.json").write_text(json.dumps(micro_config(model_type=model_type)))
     class_name = type(AutoTokenizer.from_pretrained(tmp_path)).__name__
     assert (class_name == "TokenizersBackend") is family_of_model_type(model_type).tokenizer_json_as_it_is
+
+
+@pytest.mark.parametrize(("size", "is_whole"), [(2, True), (3, False)])
+def test_a_character_map_has_as_many_bytes_as_it_says(tmp_path: Path, size: int, is_whole: bool) -> None:
+    table = base64.b64encode(size.to_bytes(4, "little") + b"ab").decode()
+    normalizer = {"type": "Sequence", "normalizers": [{"type": "Precompiled", "precompiled_charsmap": table}]}
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps({"normalizer": normalizer}), "utf-8")
+    if is_whole:
+        check_tokenizer(path)
+        return
+    with pytest.raises(InputError, match="shorter than declared"):
+        check_tokenizer(path)

@@ -16,3 +16,9 @@ def test_the_sizes_of_a_text_add_up(kind: str) -> None:
     for text in [*random_bpe_texts(7, 20), "<s>ab"]:
         length = len(text.replace(" ", "\u2581" if kind == "fallback" else " ").encode())
         assert sizes[tokenizer.encode(text).ids].sum() == length
+
+
+def test_added_tokens_have_the_bytes_of_their_text() -> None:
+    content = random_bpe(7, BPE_KINDS[0])
+    content["added_tokens"].append({"id": 500, "content": "«é»"})
+    assert token_sizes(content)[500] == 6

@@ -17,13 +17,13 @@ from validation.runtimes.runner import Logits
 
 
 class _Following:
-    """A runner that generates by itself, past the end of texts."""
+    """A runner that generates by itself, past the end of texts and what was asked for."""
 
     def __init__(self, tokens: Sequence[Sequence[int]]) -> None:
         self._tokens = dict(enumerate(tokens))
 
     def follow(self, prompts: Sequence[Sequence[int]], steps: int) -> list[list[int]]:
-        return [list(self._tokens[prompt[0]])[:steps] for prompt in prompts]
+        return [list(self._tokens[prompt[0]]) for prompt in prompts]
 
 
 class _Counting:

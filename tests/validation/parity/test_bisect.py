@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from support.editing import edit_tensor
 from support.execution import ONE_THREAD
 from support.models import write_micro_model
-from support.product import OnnxForm, Precision
+from support.product import OnnxForm, ParitySettings, Precision, Silent
 
 from converters.onnx import write_onnx
-from validation.parity.bisect import Bisection, bisect
+from seap_export.pipeline.gate import bisection as gate
+from seap_export.sources.weights import Difference
+from validation.parity.bisect import Bisection, TapError, bisect
 from validation.prompts import Case
 
 CASE = Case("prompt 0", ((5, 6, 7, 8, 9),), ((10, 11),))
@@ -50,3 +55,33 @@ def test_a_graph_that_is_right_diverges_nowhere(model: Path, tmp_path: Path) -> 
     assert {"layers.0.self_attn.qkv_proj", "layers.2.mlp.down_proj", "norm", "lm_head"} <= set(names)
     assert {"layers.1.self_attn.key_cache", "layers.1.self_attn.value_cache"} <= set(names)
     assert all(tap.error is not None and tap.error < 0.3 for tap in bisection.taps)
+
+
+@pytest.mark.parametrize(
+    ("diverges_in", "wrong", "first"),
+    [
+        (2, "model.layers.1.mlp.up_proj.weight", "layers.1.mlp.up_proj.weight"),
+        (None, "model.layers.1.mlp.up_proj.weight", "layers.1.mlp.up_proj.weight"),
+        (0, "model.layers.1.mlp.up_proj.weight", "layers.0.mlp"),
+        (0, "model.embed_tokens.weight", "embed_tokens.weight"),
+        (2, "model.norm.weight", "layers.2.mlp"),
+    ],
+)
+def test_a_wrong_weight_explains_what_diverges_after_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, diverges_in: int | None, wrong: str, first: str
+) -> None:
+    tap = None if diverges_in is None else TapError(f"layers.{diverges_in}.mlp", diverges_in, "mlp", 1.0)
+    stand_ins: dict[str, Any] = {
+        "opened_model": lambda folder: nullcontext(folder),
+        "prompts_of": lambda *given: [],
+        "plan_cases": lambda *given, **options: [CASE],
+        "bisect": lambda *given, **options: Bisection("prompt 0", "prefill", tap, (), ()),
+        "read_form": lambda path: OnnxForm(),
+    }
+    for name, stand_in in stand_ins.items():
+        monkeypatch.setattr(gate, name, stand_in)
+    variant: Any = SimpleNamespace(name="a-0.2", onnx=tmp_path)
+    found = gate.bisect_variant(variant, ParitySettings(), None, [], [Difference(wrong, "differs")], Silent())
+    assert found is not None
+    assert found.first is not None
+    assert found.first.name == first

@@ -18,7 +18,7 @@ from support.variations import VARIATIONS
 from converters.onnx.weights.overflow import find_scaling
 from seap_export.families import model_spec
 from seap_export.json_file import read_json
-from validation.parity.rounding import narrow, scale_norms, scale_weights
+from validation.parity.rounding import _row_to_8_bits, _to_8_bits, narrow, scale_norms, scale_weights
 
 TOKENS = [[3, 4, 5, 6, 7, 8, 9, 10]]
 
@@ -58,3 +58,12 @@ def test_what_overflows_in_fp16_is_rounded_like_the_graph(tmp_path: Path) -> Non
     with open_torch_runner(folder, ONE_THREAD) as runner:
         runner.change_weights(narrow(torch.float16))
         assert not np.isfinite(_logits(runner)).all()
+
+
+def test_activations_are_rounded_to_8_bits_in_blocks_or_in_rows() -> None:
+    x = torch.randn(4, 48, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    blocks, ends = x.unflatten(1, (3, 16)), torch.zeros(4, 1, dtype=torch.float64)
+    step = blocks.abs().amax(-1, keepdim=True) / 127
+    assert ((_to_8_bits(x, 16).unflatten(1, (3, 16)) - blocks).abs() <= step / 2 * 1.001).all()
+    step = (torch.cat([x, ends], 1).amax(1) - torch.cat([x, ends], 1).amin(1))[:, None] / 255
+    assert ((_row_to_8_bits(x) - x).abs() <= step / 2 * 1.001).all()

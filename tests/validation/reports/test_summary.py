@@ -4,7 +4,9 @@ from typing import Any
 
 from validation.reports import job_summary
 from validation.reports.figures import main_figures
+from validation.reports.markdown import markdown_table
 from validation.reports.variants import head as columns
+from validation.reports.variants import verdict_of
 
 Report = dict[str, Any]
 
@@ -98,3 +100,15 @@ def test_long_lists_are_cut(failing: Report) -> None:
 
 def test_same_report_gives_the_same_text(passing: Report) -> None:
     assert job_summary(passing) == job_summary(passing)
+
+
+def test_a_variant_failed_if_one_of_its_checks_did() -> None:
+    verdicts = [("a", "passed"), ("a", "failed"), ("b", "skipped"), ("b", "passed"), (None, "failed")]
+    report = {"checks": [{"variant": variant, "verdict": verdict} for variant, verdict in verdicts]}
+    assert [verdict_of(report, variant) for variant in ("a", "b", "c", None)] == [
+        "failed", "passed", "skipped", "failed",
+    ]  # fmt: skip
+
+
+def test_a_bar_in_a_cell_begins_no_other_cell() -> None:
+    assert markdown_table(["a"], [["b|c"]]).splitlines()[-1] == "| b\\|c |"

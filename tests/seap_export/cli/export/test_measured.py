@@ -127,6 +127,8 @@ def test_a_replaced_variant_loses_its_old_figures(run: Run, measured: Path) -> N
     assert not (measured / "a-0.4" / "quality.json").exists()
     variant = read_json(measured / "validation.json")["variants"]["a-0.4"]
     assert (variant["quality"], variant["speed"]) == (None, None)
+    assert run(*EXPORT, "--set", "seed=1", "--no-quality").code == 0  # and is timed again
+    assert read_json(measured / "validation.json")["variants"]["a-0.4"]["speed"]["dense"]
 
 
 def test_int4_that_returns_the_last_logits_is_measured_as_it_serves(run: Run, work: Path) -> None:

@@ -15,6 +15,7 @@ from support.product import Step, open_source
 
 from seap_export.errors import InputError
 from seap_export.pipeline.cluster.connection import Share
+from seap_export.pipeline.cluster.run import _Dispatch
 from seap_export.pipeline.cluster.worker import Event, Events, Failed, Made, Order, make_order
 from seap_export.pipeline.folder import outputs
 from seap_export.pipeline.folder.manifest import package_versions
@@ -123,3 +124,19 @@ def test_errors_reach_the_driver(order: Order, error: BaseException, expected: E
     received = pickle.loads(pickle.dumps(result)).error
     assert (type(received), received.args, str(received)) == (type(expected), expected.args, str(expected))
     assert "in act" in received.__notes__[-1]  # where it was raised
+
+
+def test_a_step_waits_for_all_that_it_needs() -> None:
+    first, second = (SimpleNamespace(name=name, needs=()) for name in ("first", "second"))
+    last, handed_out = SimpleNamespace(name="last", needs=(first, second)), list[str]()
+    dispatch: Any = object.__new__(_Dispatch)
+    dispatch._ray = SimpleNamespace(wait=lambda refs, timeout: ([], refs), get=lambda events: [])
+    dispatch._events = SimpleNamespace(take=SimpleNamespace(remote=lambda: None))
+    dispatch._running, dispatch._waiting, dispatch._made = {}, [first, last], set[str]()
+    dispatch._hand_out, dispatch._tell = lambda step: handed_out.append(step.name), lambda: None
+    for made in ("first", "second"):
+        dispatch.go_on()
+        assert handed_out == ["first"]
+        dispatch._made.add(made)
+    dispatch.go_on()
+    assert handed_out == ["first", "last"]

@@ -211,6 +211,9 @@ def test_a_model_folder_is_used_where_it_is(source: Source) -> None:
     with dense_folder(source) as folder:
         assert (folder / "config.json") == source.files[0]
     assert folder.is_dir()
+    part = replace(source, config={**source.config, "model_type": "mistral"})  # of a file that names another class
+    with dense_folder(part) as folder:
+        assert folder != source.files[0].parent
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -244,6 +247,11 @@ def test_calibrated_texts_are_refused_by_digest(source: Source) -> None:
     assert replace(subject, records=None).is_disjoint("task 'a'", [("the cat sat", "")]) is None
     with pytest.raises(InputError, match="task 'a': 1 of the 2 evaluated texts"):
         subject.is_disjoint("task 'a'", [("the cat", ""), ("the cat sat", "")])
+
+
+def test_of_each_question_it_is_known_if_it_was_right() -> None:
+    with pytest.raises(ValueError, match="of each"):
+        replace(_figures(0.8), questions=21)
 
 
 def test_a_model_predicts_all_bytes_of_a_text_but_those_of_the_first_token(source: Source) -> None:

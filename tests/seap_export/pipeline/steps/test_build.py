@@ -32,9 +32,11 @@ from converters.openvino.format import OpenvinoFormat
 from converters.web.format import WebFormat
 from seap_export.corpus import Sample, Split, Task
 from seap_export.errors import UsageError
+from seap_export.pipeline.request.measured import measured_of
 from seap_export.pipeline.steps.build import ExportSteps, export_steps
 from seap_export.pipeline.steps.single.calibration import CalibrationStep
 from seap_export.pipeline.steps.single.formats import FormatStep, ParityStep
+from seap_export.pipeline.steps.single.fresh import FreshStep
 from seap_export.pipeline.steps.single.ranking import RankingStep
 from seap_export.pipeline.steps.single.rounding import RoundingStep
 from seap_export.pipeline.steps.single.variant import PlanStep, ShrinkStep
@@ -50,6 +52,20 @@ def source(tmp_path: Path) -> Source:
 
 def calibration(digest: str = "model", settings: CalibrationSettings = CalibrationSettings(), **change: Any) -> str:  # noqa: B008
     return CalibrationStep("a", replace(SPLIT, **change), settings, digest, 12, checks=True).key
+
+
+def test_the_onnx_file_is_measured_wherever_it_stands() -> None:
+    measured = measured_of({"gguf": GgufFormat("f16"), "onnx": OnnxFormat("fp32")})
+    assert measured is not None
+    assert measured.folder == "onnx"
+    assert measured_of({}) is None
+
+
+def test_the_key_of_fresh_texts() -> None:
+    made = (("model", 64), ("model", 65), ("other", 64))
+    statistics = (CalibrationStep("a", SPLIT, CalibrationSettings(), digest, 12, checks=True) for digest, _ in made)
+    keys = {FreshStep(step, number).key for step, (_, number) in zip(statistics, made, strict=True)}
+    assert len(keys) == len(made)
 
 
 def test_the_statistics_key() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from seap_export.families.names import LAYER
 from seap_export.json_file import read_json
 from validation.runtimes.vllm import runner as vllm_runner
 from validation.runtimes.vllm.runner import PYTHON, VllmRunner, require_vllm, vllm_refusal
+from validation.runtimes.vllm.worker import _Server
 
 Logits = Callable[..., list[np.ndarray]]
 #: vLLM's kernel for the CPU takes heads of 32, 64 and more, and not those of 16 that micro models have.
@@ -144,6 +146,29 @@ def test_what_vllm_cannot_run_is_said_in_one_line(tmp_path: Path, vllm: Callable
     with pytest.raises((ArtifactError, ParityFailure), match=r"vLLM does not .*head_dim") as caught:
         vllm(write_micro_model(tmp_path / "hf", **VARIATIONS["llama-gqa"])).prefill(np.array([[3, 4]]), [2])
     assert "\n" not in str(caught.value)
+
+
+def test_the_log_probabilities_after_each_token_are_in_the_order_of_token_ids(tmp_path: Path) -> None:
+    """vLLM gives those of a token beside the token itself, so nothing for the first one, and sorts them."""
+
+    def flat(*rows: dict[int, float]) -> Any:
+        ends = np.cumsum([len(row) for row in rows]).tolist()
+        return SimpleNamespace(
+            start_indices=[0, *ends[:-1]],
+            end_indices=ends,
+            token_ids=[token for row in rows for token in row],
+            logprobs=[value for row in rows for value in row.values()],
+        )
+
+    following = SimpleNamespace(token_ids=[0], logprobs=flat({2: -1.0, 1: -2.0, 0: -3.0}))
+    output = SimpleNamespace(outputs=[following], prompt_logprobs=flat({}, {0: -4.0, 2: -5.0, 1: -6.0}))
+    server = object.__new__(_Server)
+    server.vocab_size, server._sampling = 3, SimpleNamespace
+    server._llm = SimpleNamespace(generate=lambda given, how, use_tqdm: [output] * len(given))
+    path = tmp_path / "scores.npz"
+    assert server.score([[1, 2]], 1, str(path)) == [[0]]
+    with np.load(path) as arrays:
+        assert arrays["0"].tolist() == [[-4.0, -6.0, -5.0], [-3.0, -2.0, -1.0]]
 
 
 def test_a_missing_vllm_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

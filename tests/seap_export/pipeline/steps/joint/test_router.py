@@ -6,7 +6,8 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from tokenizers import Tokenizer
 from seap_export.corpus import Sample, Split
 from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageError
 from seap_export.pipeline.folder.workspace import Workspace
+from seap_export.pipeline.gate.router_check import _lost_targets
 from seap_export.pipeline.request.settings import RouterSettings
 from seap_export.pipeline.steps.joint import router as module
 from seap_export.pipeline.steps.joint.router import (
@@ -270,3 +272,17 @@ def test_without_a_held_out_prompt_there_are_no_figures(make: Make) -> None:
 def test_settings_refuse_values_that_mean_nothing(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         RouterSettings(**values)
+
+
+def test_a_router_that_sends_a_task_to_the_variant_of_another_one_is_damage(tmp_path: Path) -> None:
+    manifest = SimpleNamespace(variants=variants_of("ab", 0.2), tasks={"a": {}, "b": {}})
+    for name in manifest.variants:
+        (tmp_path / name).mkdir()
+
+    def damages(a: str, b: str) -> list[str]:
+        targets = {"0.2": {"a": a, "b": b}}
+        router = SimpleNamespace(classes=("a", "b"), variants=targets, fallback={"0.2": None})
+        return _lost_targets(cast(Any, router), tmp_path, cast(Any, manifest))
+
+    assert damages("a-0.2", "b-0.2") == []
+    assert damages("b-0.2", "b-0.2") == ["router.json uses 'b-0.2' for a task that it was not made for"]
