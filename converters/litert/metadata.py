@@ -72,6 +72,11 @@ def packed_tokenizer(model_folder: Path) -> bytes:
     return len(text).to_bytes(_SIZE_BYTES, "little") + zlib.compress(text)
 
 
+def unpacked_tokenizer(section: bytes) -> bytes:
+    """What `packed_tokenizer` packed; raises `zlib.error` if it is damaged."""
+    return zlib.decompress(section[_SIZE_BYTES:])
+
+
 def is_packed(section: bytes, text: bytes) -> bool:
     """Whether a section is what `packed_tokenizer` makes of a text, with any release of zlib, and nothing more."""
     stream = zlib.decompressobj()
