@@ -8,8 +8,11 @@ from typing import Any
 
 from converters.onnx.form import OnnxForm, read_form
 from converters.onnx.genai_config import GENAI_CONFIG, genai_config
-from converters.onnx.onnx_writer import MODEL_FILE, write_onnx
-from converters.onnx.stored import interface_differences, refuse_bad_data
+from converters.onnx.graph.decoder import decoder_graph
+from converters.onnx.onnx_writer import DATA_FILE, MODEL_FILE, write_onnx
+from converters.onnx.structure import graph_differences, large_tensors
+from converters.onnx.weights.scaling import read_scaling
+from converters.onnx.weights.weights import open_weights
 from converters.small_files import Content, copies, file_differences, in_order, write_files
 from converters.whole import whole_or_nothing
 from seap_export.families import ModelSpec
@@ -38,11 +41,13 @@ def convert_folder(
 
 
 def folder_damages(model_folder: Path, onnx_folder: Path) -> Iterator[str]:
-    """Damage to the data file, and inputs, outputs, genai_config.json or a tokenizer that are not the model's."""
-    refuse_bad_data(onnx_folder)
-    form = read_form(onnx_folder / MODEL_FILE)
-    lines = [f"{onnx_folder}: {line}" for line in interface_differences(model_folder, onnx_folder, form)]
-    # the files would only repeat what the interface says
+    """A graph, data file, genai_config.json or tokenizer that is not the model's."""
+    path = onnx_folder / MODEL_FILE
+    form, scaling, spec = read_form(path), read_scaling(path), read_spec(model_folder)
+    weights = open_weights(model_folder, spec, form.precision)
+    expected = decoder_graph(spec, weights, form, scaling).build("")
+    lines = list(graph_differences(expected, path, dict.fromkeys(large_tensors(expected), DATA_FILE)))
+    # the files would only repeat what the graph says
     yield from lines or file_differences(onnx_folder, _small_files(model_folder, form))
 
 

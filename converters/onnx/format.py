@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from converters.format import Format
 from converters.onnx.folder import convert_folder, folder_damages, genai_config_of
 from converters.onnx.form import OnnxForm, read_form
+from converters.onnx.graph.graph import GRAPH_VERSION
 from converters.onnx.onnx_writer import MODEL_FILE, refuse_unsupported
 from converters.onnx.precision import PRECISIONS, BlockQuantization, choose_precision
 from converters.onnx.read_back import GraphWeights
@@ -32,7 +33,7 @@ class OnnxFormat(Format):
     name: ClassVar[str] = "onnx"
     runtimes: ClassVar[tuple[str, ...]] = ("onnxruntime",)
     precisions: ClassVar[tuple[str, ...]] = PRECISIONS
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = GRAPH_VERSION
     form: OnnxForm = field(init=False)
 
     def __post_init__(self) -> None:

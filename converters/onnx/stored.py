@@ -16,7 +16,6 @@ from onnx_ir.tensor_adapters import TorchTensor
 from converters.comparison import other_numbers, worse_rows
 from converters.onnx.form import OnnxForm
 from converters.onnx.graph.decoder import decoder_graph
-from converters.onnx.graph.dialects import LEFT_PADDING_GUARD, POISON
 from converters.onnx.onnx_writer import MODEL_FILE
 from converters.onnx.precision import BlockQuantization
 from converters.onnx.weights.quantize import QuantizedMatrix, dequantize
@@ -26,28 +25,8 @@ from seap_export.errors import ArtifactError
 from seap_export.sources.config import read_spec
 from seap_export.sources.weights import Difference
 
-#: Approximations of the same function.
-_GELUS = ("FastGelu", "Gelu")
 _DTYPES = {ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
 _PARTS = (".packed", ".scales", ".zero_points")
-
-
-def refuse_bad_data(folder: Path) -> None:
-    """Refuses a graph whose data file cannot be the one it was written with, judged by the offsets and the size.
-
-    Raises:
-        ArtifactError: The graph cannot be read, refers to another file or to a place beyond its end, or leaves bytes
-            of the file unused.
-    """
-    size, end = 0, 0
-    for value in open_graph(folder / MODEL_FILE).graph.initializers.values():
-        tensor = value.const_value
-        if not isinstance(tensor, ir.ExternalTensor):
-            continue
-        size = _data_file(tensor).stat().st_size
-        end = max(end, (tensor.offset or 0) + (tensor.length or 0))
-    if end != size:
-        raise ArtifactError(f"{folder}: the data file has {size} bytes, but model.onnx needs {end}; export again")
 
 
 def _data_file(tensor: ir.ExternalTensor) -> Path:
@@ -61,7 +40,7 @@ def _data_file(tensor: ir.ExternalTensor) -> Path:
 def weight_differences(
     model_folder: Path, onnx_folder: Path, form: OnnxForm, file: str = MODEL_FILE
 ) -> Iterator[Difference]:
-    """The tensors and nodes that differ from the model's, and NaN and infinities, one line each.
+    """The tensors that differ from the model's, and NaN and infinities, one line each.
 
     Tensors are matched by name and compared one at a time, in blocks of rows; the graph's are read and not mapped,
     because the pages of a mapped file count as memory of the process. Differences within rounding pass: float tensors
@@ -76,9 +55,10 @@ def weight_differences(
     model = open_graph(onnx_folder / file)
     # Any scaling is right that all of the graph follows.
     scaling = Scaling.noted(model.metadata_props, onnx_folder / file)
-    graph, other = decoder_graph(spec, weights, form, scaling).build("").graph, model.graph
-    yield from _other_attributes(graph, other)
-    expected, stored = graph.initializers, other.initializers
+    expected, stored = (
+        decoder_graph(spec, weights, form, scaling).build("").graph.initializers,
+        model.graph.initializers,
+    )
     for name, value in expected.items():
         wanted = value.const_value
         if name not in stored or wanted is None:
@@ -97,34 +77,6 @@ def weight_differences(
             pieces = ((piece, numbers.take(piece.size)) for piece in _pieces(wanted))
             if line := other_numbers(name, pieces, _DTYPES.get(wanted.dtype, "fp32")):
                 yield Difference(name, line)
-
-
-def _other_attributes(expected: ir.Graph, stored: ir.Graph) -> Iterator[Difference]:
-    """Attributes that differ between nodes of the same name and operator, a missing guard or poison against left
-    padding, and another activation where results may tell too little.
-    """
-    nodes = {node.name: node for node in stored}
-    for node in expected:
-        name, other = str(node.name), nodes.get(node.name)
-        if other is None:
-            if name in (LEFT_PADDING_GUARD, POISON):
-                yield Difference(name, f"node '{name}' is missing: rows padded on the left would be computed wrongly")
-            continue
-        if other.op_type != node.op_type:
-            if node.op_type in _GELUS:
-                yield Difference(name, f"node '{name}' is {other.op_type} and not {node.op_type}")
-            continue
-        for key in sorted(node.attributes.keys() | other.attributes.keys()):
-            wanted, given = (attributes.get(key) for attributes in (node.attributes, other.attributes))
-            if wanted is not None and given is not None and isinstance(wanted.value, ir.Graph):
-                yield from _other_attributes(wanted.value, given.value)
-            elif wanted is None or given is None or not _is_same(wanted.value, given.value):
-                yield Difference(name, f"node '{name}' has a different {key} than the model")
-
-
-def _is_same(expected: Any, stored: Any) -> bool:
-    """Floats are compared in 32 bits, as files store them."""
-    return bool(np.float32(expected) == np.float32(stored) if isinstance(expected, float) else expected == stored)
 
 
 def open_graph(path: Path) -> ir.Model:
@@ -216,22 +168,3 @@ def _part(name: str, tensors: Mapping[str, ir.Value]) -> torch.Tensor | None:
         return torch.cat(list(tensor.pieces()))
     array = _Stored(tensor).take(tensor.size).reshape(tensor.shape.numpy())
     return torch.from_numpy(np.require(array, requirements="W"))  # an inline tensor is read-only
-
-
-def interface_differences(model_folder: Path, onnx_folder: Path, form: OnnxForm) -> Iterator[str]:
-    """The inputs and outputs that differ from the model's, one line each; see `weight_differences`."""
-    spec = read_spec(model_folder)
-    expected = decoder_graph(spec, open_weights(model_folder, spec, form.precision), form).build("").graph
-    stored = open_graph(onnx_folder / MODEL_FILE).graph
-    for kind in ("inputs", "outputs"):
-        wanted, given = ({str(v.name): _described(v) for v in getattr(graph, kind)} for graph in (expected, stored))
-        for name in sorted(wanted.keys() | given.keys()):
-            if wanted.get(name) != given.get(name):
-                yield (
-                    f"{kind[:-1]} '{name:.60}' is {given.get(name, 'missing')} in model.onnx, "
-                    f"{wanted.get(name, 'unknown')} according to config.json"
-                )
-
-
-def _described(value: ir.Value) -> str:
-    return f"{value.dtype} {value.shape}"

@@ -16,6 +16,7 @@ from mutations.graphs import (
     quantised,
     rotations,
     scaling,
+    structure,
     wiring,
 )
 
@@ -30,6 +31,7 @@ FAULTS: tuple[Fault, ...] = (
     *experts.FAULTS,
     *quantised.FAULTS,
     *scaling.FAULTS,
+    *structure.FAULTS,
     *both.FAULTS,
     *model.FAULTS,
     *block.FAULTS,

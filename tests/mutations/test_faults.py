@@ -17,6 +17,7 @@ from support.editing import edit_json, edit_weights
 from support.exports import tree
 from support.product import read_manifest
 
+from converters.onnx import folder
 from seap_export.cli import main
 
 pytestmark = pytest.mark.release
@@ -46,8 +47,12 @@ def test_so_does_one_that_says_the_same_in_other_bytes(good: Copies, copied: Cop
 
 @pytest.mark.planted("onnx")
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.id.replace(" ", "_"))
-def test_a_fault_is_stopped(good: Copies, copied: Copies, tmp_path: Path, fault: Fault) -> None:
+def test_a_fault_is_stopped(
+    good: Copies, copied: Copies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
+) -> None:
     artifact, report = copied(fault.base), tmp_path / "report.json"
+    if fault.kind == "numeric":
+        _leave_to_numbers(monkeypatch)
     fault.plant(artifact)
     changed = _changed(good(fault.base), artifact)
     assert changed
@@ -65,6 +70,11 @@ def test_a_fault_is_stopped(good: Copies, copied: Copies, tmp_path: Path, fault:
         assert wrong, "it is stopped: take it out of MISSED"
         pytest.xfail(MISSED[fault.id])
     assert wrong == [], result.output
+
+
+def _leave_to_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No graph is compared with the one that its model gives, which would find most of what results must tell."""
+    monkeypatch.setattr(folder, "graph_differences", lambda *_: iter(()))
 
 
 def _wrong(fault: Fault, artifact: Artifact, result: Result, report: Path) -> Iterator[str]:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 MS_DOMAIN = "com.microsoft"
 #: Opset 23 introduced RMSNormalization; ONNX Runtime supports it from 1.23 on.
 OPSETS: Mapping[str, int] = {"": 23, MS_DOMAIN: 1}
+#: Grows when the same model gives another graph; files record it.
+GRAPH_VERSION = 4
 #: The file format version that belongs to opset 23.
 IR_VERSION = 11
 
@@ -126,4 +128,10 @@ class GraphBuilder:
             opset_imports={domain: version for domain, version in OPSETS.items() if domain in domains},
             name=self._name,
         )
-        return ir.Model(graph, ir_version=IR_VERSION, producer_name=producer, metadata_props=self._notes)
+        return ir.Model(
+            graph,
+            ir_version=IR_VERSION,
+            producer_name=producer,
+            model_version=GRAPH_VERSION,
+            metadata_props=self._notes,
+        )

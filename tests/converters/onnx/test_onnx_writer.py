@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from support.editing import edit_json, set_json
 from support.models import write_source
 
 from converters.onnx import write_onnx
-from converters.onnx.graph.dialects import LEFT_PADDING_GUARD
+from converters.onnx.graph.dialects import MASK_GUARD
 from seap_export.errors import InputError
 
 TOLERANCE = 1e-4
@@ -118,12 +119,28 @@ def test_every_layer_declares_its_own_kv_heads(written: Callable[..., Any]) -> N
     assert outputs[1].shape == ["batch_size", 3, "total_sequence_length", 16]
 
 
-@pytest.mark.parametrize("mask", [[[0, 0, 1, 1], [1, 1, 1, 1]], [[1, 1, 1, 1], [0, 1, 1, 1]]])
-def test_left_padding_fails_by_name(mask: list[list[int]], written: Callable[..., Any]) -> None:
-    made = written()
-    with pytest.raises(Exception, match=LEFT_PADDING_GUARD):
-        made.run(tokens(2, 4), np.array(mask, np.int64))
-    made.run(tokens(2, 4), np.array([[1, 1, 1, 1], [1, 0, 0, 0]], np.int64))
+def test_every_mask_of_a_prompt_is_computed_rightly_or_fails_by_name(written: Callable[..., Any]) -> None:
+    made, ids = written(), tokens(1, 5)
+    for mask in itertools.product((0, 1), repeat=5):
+        count = sum(mask)
+        if count and mask == (1,) * count + (0,) * (5 - count):
+            logits, _ = made.run(ids, np.array([mask]))
+            assert np.abs(logits[:, :count] - made.truth(ids[:, :count])).max() <= TOLERANCE
+        else:
+            for both in ([mask], [mask, (1,) * 5], [(1, 1, 0, 0, 0), mask]):
+                with pytest.raises(Exception, match=MASK_GUARD):
+                    made.run(np.repeat(ids, len(both), 0), np.array(both))
+
+
+def test_a_step_with_a_hole_in_every_row_fails_by_name(written: Callable[..., Any]) -> None:
+    """If one row has none, the others may have been padded in the prompt."""
+    made, ids = written(), tokens(1, 5)
+    _, past = made.run(ids, np.ones((1, 5), np.int64))
+    for mask in ([1, 1, 0, 1, 1, 1], [0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 1]):
+        with pytest.raises(Exception, match=MASK_GUARD):
+            made.run(ids[:, :1], np.array([mask]), past)
+    logits, _ = made.run(ids[:, :1], np.ones((1, 6), np.int64), past)
+    assert np.abs(logits[0, 0] - made.truth(np.append(ids, ids[:, :1], 1))[0, -1]).max() <= TOLERANCE
 
 
 @pytest.mark.parametrize("variation", ["gemma4", "glm4_moe"])
@@ -152,7 +169,7 @@ def test_everything_is_stored_once(tied: bool, written: Callable[..., Any]) -> N
 
 def test_ten_nodes_a_layer(written: Callable[..., Any]) -> None:
     nodes = onnx.load(written().folder / "model.onnx", load_external_data=False).graph.node
-    assert len(nodes) == 13 + 3 * 10
+    assert len(nodes) == 18 + 3 * 10
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

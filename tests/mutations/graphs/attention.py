@@ -12,6 +12,7 @@ from mutations.graphs.graph import Edit, Graph
 from mutations.graphs.weights import Array, change_weight, heads_of, with_weight
 from support.product import Projection, rotary_tables
 
+from converters.onnx.graph.dialects import MASK_GUARD
 from seap_export.families import Attention
 
 _FAR = np.iinfo(np.int64).max
@@ -149,11 +150,18 @@ def _counts_padding(graph: Graph) -> None:
     node.input[0] = graph.before(node, "Cast", [equal], to=7)
 
 
-def _left_padding_unguarded(graph: Graph) -> None:
-    """A batch padded on the left gets numbers instead of an error."""
-    graph.rename_inputs({"left_padding_is_not_supported_pad_on_the_right.output": "one"})
-    # Unread it would run, and fail, all the same.
-    graph.proto.graph.node.remove(graph.node("left_padding_is_not_supported_pad_on_the_right"))
+def _unguarded(graph: Graph) -> None:
+    """A batch with padding before its tokens gets numbers instead of an error."""
+    graph.rename_inputs({f"{MASK_GUARD}.output": "one"})
+    graph.proto.graph.node.remove(graph.node(MASK_GUARD))
+
+
+def _holes_unguarded(graph: Graph) -> None:
+    """As this was once: only the first column is looked at."""
+    node = graph.node("mask.wanted")
+    first = graph.before(node, "Gather", ["attention_mask", "first"], axis=1)
+    node.op_type, node.input[:] = "ReduceMin", [first]
+    graph.set(node, keepdims=1)
 
 
 FAULTS: tuple[Fault, ...] = (
@@ -201,5 +209,7 @@ FAULTS: tuple[Fault, ...] = (
     numeric("the future is seen", "standard", _sees_the_future, layer=0),
     numeric("padding is seen", "standard", _sees_padding, layer=0),
     numeric("padding is counted", "whole", _counts_padding, layer=0),
-    numeric("padding on the left is not refused", "whole", _left_padding_unguarded, layer=ANY),
+    numeric("padding on the left is not refused", "whole", _unguarded, layer=ANY),
+    numeric("holes in a mask are not refused", "whole", _holes_unguarded, layer=ANY),
+    numeric("holes in a mask are not refused, int4", "int4", _holes_unguarded, layer=ANY),
 )

@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 
 from support.editing import edit_json, edit_tensor
+from support.formats.graph_faults import STRUCTURE
 
 Edit = Callable[[Any], None]
 _LAYER = "model.layers.0"
@@ -21,24 +22,17 @@ def _tensor(name: str, edit: Callable[[NDArray[Any]], Any]) -> Edit:
     return lambda model: edit_tensor(model.graph, name, edit)
 
 
-def _graph(edit: Callable[[onnx.GraphProto], None]) -> Edit:
+def _proto(edit: Callable[[onnx.ModelProto], object]) -> Edit:
     def plant(model: Any) -> None:
         proto = onnx.load(model.graph, load_external_data=False)
-        edit(proto.graph)
+        edit(proto)
         model.graph.write_bytes(proto.SerializeToString())
 
     return plant
 
 
-def _attribute(op_type: str, name: str, value: float) -> Edit:
-    """Changes an attribute of the first node of a kind."""
-
-    def edit(graph: onnx.GraphProto) -> None:
-        node = next(node for node in graph.node if node.op_type == op_type)
-        attribute = next(item for item in node.attribute if item.name == name)
-        attribute.CopyFrom(onnx.helper.make_attribute(name, value))
-
-    return _graph(edit)
+def _graph(edit: Callable[[onnx.GraphProto], object]) -> Edit:
+    return _proto(lambda proto: edit(proto.graph))
 
 
 def _json(file: str, edit: Callable[[dict[str, Any]], Any]) -> Edit:
@@ -80,6 +74,28 @@ def _other_heads(graph: onnx.GraphProto) -> None:
     item.type.tensor_type.shape.dim[1].dim_value = 1
 
 
+def _other_input(node: str, index: int, value: str) -> Edit:
+    def edit(graph: onnx.GraphProto) -> None:
+        target = next(item for item in graph.node if item.name == node)
+        target.input[index] = value
+
+    return _graph(edit)
+
+
+def _without_refit(graph: onnx.GraphProto) -> None:
+    """The refit's bias of o_proj is the last input of the norm after attention."""
+    node = next(node for node in graph.node if node.input[-1].endswith("o_proj.bias"))
+    del node.input[-1]
+
+
+#: What the runtime computes is another result, too.
+WIRING: list[tuple[str, Edit]] = [
+    ("refit's bias is not added", _graph(_without_refit)),
+    ("gate for up", _other_input("layers.2.mlp.gated", 1, "layers.2.mlp.gate_proj.bias_add.output")),
+    ("norm of another layer", _other_input("layers.2.input_layernorm", 2, "model.layers.1.input_layernorm.weight")),
+    ("cache of another layer", _other_input("layers.2.self_attn.attention", 3, "past_key_values.0.key")),
+    ("logits of the last token alone", _other_input("num_logits_to_keep.tokens.node", 1, "num_logits_to_keep.flat")),
+]
 #: Of a pruned fp32 model with biases: name, edit, which check finds it, and a word of what it says.
 FAULTS: list[tuple[str, Edit, str, str]] = [
     (
@@ -104,16 +120,12 @@ FAULTS: list[tuple[str, Edit, str, str]] = [
     ("one number", _tensor("model.embed_tokens.weight", lambda v: v.__setitem__((7, 7), 9)), "differences", "embed"),
     ("NaN", _tensor("model.norm.weight", lambda v: v.__setitem__(3, np.nan)), "differences", "NaN"),
     ("rope of another base", _tensor("cos_cache", lambda v: np.square(v, out=v)), "differences", "cos_cache"),
-    ("another epsilon", _attribute("SkipSimplifiedLayerNormalization", "epsilon", 1e-2), "differences", "epsilon"),
-    ("another scale of scores", _attribute("GroupQueryAttention", "scale", 0.5), "differences", "scale"),
-    ("no rotation", _attribute("GroupQueryAttention", "do_rotary", 0), "differences", "do_rotary"),
-    ("interleaved rotation", _attribute("GroupQueryAttention", "rotary_interleaved", 1), "differences", "interleaved"),
-    ("data end early", _bytes(True, lambda content: content[:-512]), "damages", "needs"),
-    ("data are too long", _bytes(True, lambda content: content + b"more"), "damages", "needs"),
-    ("data are missing", lambda model: model.data.unlink(), "damages", "no such file"),
+    ("data end early", _bytes(True, lambda content: content[:-512]), "damages", "bytes and not"),
+    ("data are too long", _bytes(True, lambda content: content + b"more"), "damages", "bytes and not"),
+    ("data are missing", lambda model: model.data.unlink(), "damages", "onnx_data is missing"),
     ("graph ends early", _bytes(False, lambda content: content[:-900]), "damages", "onnx"),
-    ("graph is missing", lambda model: model.graph.unlink(), "damages", "cannot be read"),
-    ("data of another name", _graph(_other_location), "damages", "its data are in"),
+    ("graph is missing", lambda model: model.graph.unlink(), "damages", "no such file"),
+    ("data of another name", _graph(_other_location), "damages", "model.onnx.data"),
     ("no input for kept logits", _graph(_without_kept), "damages", "num_logits_to_keep"),
     ("cache of another shape", _graph(_other_heads), "damages", "past_key_values.0.key"),
     ("too few layers", _json("config.json", lambda v: v.update(num_hidden_layers=2)), "damages", "num_hidden_layers"),
@@ -140,6 +152,35 @@ FAULTS: list[tuple[str, Edit, str, str]] = [
         "damages",
         "config.json",
     ),
+    ("another size", _json("config.json", lambda v: v.update(vocab_size=97)), "damages", "vocab_size"),
+    ("another head", _json("config.json", lambda v: v.update(head_dim=32)), "damages", "head_dim"),
+    (
+        "code of a stranger",
+        _json("config.json", lambda v: v.update(auto_map={"AutoModel": "x.y"})),
+        "damages",
+        "auto_map",
+    ),
+    (
+        "more data files",
+        _json("config.json", lambda v: v["transformers.js_config"].update(use_external_data_format=2)),
+        "damages",
+        "use_external_data_format",
+    ),
+    ("sampling", _json("generation_config.json", lambda v: v.update(do_sample=True)), "damages", "do_sample"),
+    (
+        "another chat template",
+        _json("tokenizer_config.json", lambda v: v.update(chat_template="{{ 1 }}")),
+        "damages",
+        "chat_template",
+    ),
+    (
+        "padding on the left",
+        _json("tokenizer_config.json", lambda v: v.update(padding_side="left")),
+        "damages",
+        "padding",
+    ),
+    *((name, edit, "damages", "node '") for name, edit in WIRING),
+    *((name, _proto(edit), "damages", word) for name, edit, word in STRUCTURE),
 ]
 
 QUANTISED: list[tuple[str, Edit, str, str]] = [
@@ -162,28 +203,4 @@ QUANTISED: list[tuple[str, Edit, str, str]] = [
         "differences",
         "infinite",
     ),
-]
-
-
-def _other_input(node: str, index: int, value: str) -> Edit:
-    def edit(graph: onnx.GraphProto) -> None:
-        target = next(item for item in graph.node if item.name == node)
-        target.input[index] = value
-
-    return _graph(edit)
-
-
-def _without_refit(graph: onnx.GraphProto) -> None:
-    """The refit's bias of o_proj is the last input of the norm after attention."""
-    node = next(node for node in graph.node if node.input[-1].endswith("o_proj.bias"))
-    del node.input[-1]
-
-
-#: Wiring is not compared: only the runtime tells.
-PARITY: list[tuple[str, Edit]] = [
-    ("refit's bias is not added", _graph(_without_refit)),
-    ("gate for up", _other_input("layers.2.mlp.gated", 1, "layers.2.mlp.gate_proj.bias_add.output")),
-    ("norm of another layer", _other_input("layers.2.input_layernorm", 2, "model.layers.1.input_layernorm.weight")),
-    ("cache of another layer", _other_input("layers.2.self_attn.attention", 3, "past_key_values.0.key")),
-    ("logits of the last token alone", _other_input("num_logits_to_keep.tokens.node", 1, "num_logits_to_keep.flat")),
 ]

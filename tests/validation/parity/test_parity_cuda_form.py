@@ -16,6 +16,7 @@ from support.variations import VARIATIONS
 
 from converters.onnx import write_onnx
 from converters.onnx.form import read_form
+from converters.onnx.graph.dialects import POISON
 from seap_export.errors import ParityFailure
 from validation.parity.run import run_parity
 
@@ -65,7 +66,7 @@ def attribute(graph: Graph, name: str, key: str) -> onnx.AttributeProto:
 
 
 def _without_poison(graph: Graph) -> None:
-    poison = node(graph, "poison_of_left_padding")
+    poison = node(graph, POISON)
     poison.op_type = "Identity"
     del poison.input[1:]
 
@@ -109,10 +110,6 @@ def _padding_counted(graph: Graph) -> None:
     graph.node.insert(index + 1, cast)
 
 
-def _epsilon_of_a_head_norm(graph: Graph) -> None:
-    attribute(graph, "layers.2.self_attn.q_norm", "epsilon").f = 1e-2
-
-
 FAULTS = (
     _without_poison,
     _poison_of_the_second_column,
@@ -122,7 +119,6 @@ FAULTS = (
     _first_token_instead_of_the_last,
     _tokens_of_the_whole_row,
     _padding_counted,
-    _epsilon_of_a_head_norm,
 )
 
 

@@ -91,15 +91,15 @@ class FakeOnnx:
 
     spoil: Spoil = staticmethod(lambda *_: None)  # type: ignore[assignment]
     gives = "logits"
-    runs_left_padding = False
+    misreads = False
     lengths: list[int]
 
     def __init__(self, session: Any) -> None: ...
 
     def close(self) -> None: ...
 
-    def takes_left_padding(self) -> bool:
-        return type(self).runs_left_padding
+    def misreads_masks(self) -> bool:
+        return type(self).misreads
 
     def append(self, input_ids: np.ndarray) -> np.ndarray:
         (start,) = self.lengths
@@ -376,7 +376,7 @@ def test_the_largest_difference_is_named_first(run: Callable[..., ParityReport])
 def test_a_graph_that_takes_padding_on_the_left_fails(
     run: Callable[..., ParityReport], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(FakeOnnx, "runs_left_padding", True)
+    monkeypatch.setattr(FakeOnnx, "misreads", True)
     report = run()
     assert "padded on the left" in " ".join(report.reasons)
     assert report.failure().endswith("no limit would pass")

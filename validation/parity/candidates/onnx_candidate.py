@@ -50,7 +50,7 @@ class OnnxCandidate(RuntimeCandidate):
         super().__init__(runtime, row, parity_input)
         self._model = parity_input.folder / "model.onnx"
         self.arithmetic, self.scaling = self._form.precision, read_scaling(self._model)
-        self._mapped = self._is_unguarded = False
+        self._mapped = self._misreads_masks = False
         self._conditions: Conditions | None = None
 
     def _format(self, parity_input: ParityInput) -> Format:
@@ -85,8 +85,8 @@ class OnnxCandidate(RuntimeCandidate):
         runner = OnnxRunner(session)
         try:
             yield runner
-            if self._form.dialect == "fused" and way.steps is None:  # once; calls of the other pass are slow
-                self._is_unguarded = runner.takes_left_padding()  # and computes such rows wrongly without an error
+            if way.steps is None:  # once; calls of the other pass are slow
+                self._misreads_masks = runner.misreads_masks()
         finally:
             runner.close()
 
@@ -109,8 +109,8 @@ class OnnxCandidate(RuntimeCandidate):
         """The provider that was obtained, and the nodes that each one ran."""
         if self._conditions is None:
             raise ValueError("conditions are asked for before a session was opened")
-        complaint = "rows padded on the left are accepted and computed wrongly"
-        return replace(self._conditions, complaints=(complaint,) if self._is_unguarded else ())
+        complaint = "rows padded on the left, or with a hole in their mask, are computed wrongly without an error"
+        return replace(self._conditions, complaints=(complaint,) if self._misreads_masks else ())
 
     def versions(self) -> dict[str, str]:
         """ONNX Runtime's."""

@@ -30,6 +30,8 @@ from validation.session_memory import claim_memory
 
 #: The largest change of a logit that is rounding, over the largest logit.
 _SAME = 1e-2
+#: Padding on the left, and a hole.
+_BAD_MASKS = ([0, 1, 1], [1, 0, 1])
 
 
 class OnnxRunner(Runner):
@@ -102,8 +104,8 @@ class OnnxRunner(Runner):
         self._is_real = np.concatenate([self._is_real, new], axis=1)
         return self._run(input_ids, self._started[1].mask(new), what="a decode step")
 
-    def takes_left_padding(self) -> bool:
-        """Whether a row that is padded on the left is computed without a sign that it is wrong.
+    def misreads_masks(self) -> bool:
+        """Whether a row with padding before one of its tokens is computed wrongly, without a sign of it.
 
         The signs are an error, or logits that are not finite at any position of that row, while the other row keeps
         its own. Earlier tokens are forgotten.
@@ -111,19 +113,24 @@ class OnnxRunner(Runner):
         Raises:
             EnvironmentFailure: As for `prefill`.
         """
-        ids = np.zeros((2, 3), np.int64)
-        wanted = self.prefill(ids, [3, 3])[0]
-        self._start(2, 3)
+        ids = np.tile(np.arange(3, dtype=np.int64), (2, 1))
+        whole = self.prefill(ids, [3, 3])[0]
+        # If it is not finite, that is a defect that parity reports by itself.
+        return bool(np.isfinite(whole).all()) and any(self._misreads(ids, mask, whole) for mask in _BAD_MASKS)
+
+    def _misreads(self, ids: NDArray[np.int64], mask: Sequence[int], whole: Logits) -> bool:
+        """Whether it does with this mask of the second row; `whole` are the logits of the first."""
+        real = np.flatnonzero(mask)
+        # A graph that takes the mask as it is may compute the row rightly.
+        truth = None if self._is_shared else self.prefill(ids[:1, real], [len(real)])[0, -1]
+        self._start(2, len(mask))
         try:
-            computed, padded = self._run(
-                ids, np.array([[1, 1, 1], [0, 1, 1]], np.int64), what="a row padded on the left"
-            )
+            computed, padded = self._run(ids, np.array([[1] * len(mask), mask]), what="a row with such a mask")
         except ParityFailure:
             return False
-        if not np.isfinite(wanted).all():  # a defect that parity reports by itself
-            return False
-        is_kept = np.allclose(computed, wanted, rtol=0, atol=_SAME * np.abs(wanted).max())
-        return bool(np.isfinite(padded).all(axis=1).any()) or not is_kept
+        is_sound = truth is not None and _is_same(padded[-1], truth)
+        is_marked = not np.isfinite(padded).all(axis=1).any()
+        return not ((is_sound or is_marked) and _is_same(computed, whole))
 
     def cache(self, row: int) -> Layers:
         """The states of each layer that has any; keys and values are [KV heads, tokens of the row, head_dim]."""
@@ -191,6 +198,10 @@ def open_onnx_runtime(folder: Path, opening: Opening) -> OnnxRunner:
     mapped = bool(opening.calls) and claim_memory(model, opening.calls, execution)
     graph = with_all_logits(model) if opening.purpose == "scored" else None
     return OnnxRunner(open_session(model, execution.provider, execution.threads, graph=graph, mapped=mapped))
+
+
+def _is_same(logits: Logits, truth: Logits) -> bool:
+    return bool(np.allclose(logits, truth, rtol=0, atol=_SAME * np.abs(truth).max()))
 
 
 def _layout(item: Any) -> CacheLayout:

@@ -2,6 +2,7 @@
 
 from converters.onnx.graph.dialects.cuda import POISON
 from converters.onnx.graph.dialects.dialect import Dialect, open_dialect
-from converters.onnx.graph.dialects.fused_tokens import LEFT_PADDING_GUARD
+from converters.onnx.graph.dialects.fused_tokens import MASK_GUARD
+from converters.onnx.graph.dialects.standard_tokens import HOLES_GUARD
 
-__all__ = ["LEFT_PADDING_GUARD", "POISON", "Dialect", "open_dialect"]
+__all__ = ["HOLES_GUARD", "MASK_GUARD", "POISON", "Dialect", "open_dialect"]

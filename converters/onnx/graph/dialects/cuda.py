@@ -14,14 +14,14 @@ import onnx_ir as ir
 from converters.onnx.graph.dialects.fused import FusedDialect
 from converters.onnx.graph.dialects.fused_tokens import CudaTokens
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
-from converters.onnx.graph.operators import cast, multiply
+from converters.onnx.graph.operators import cast
 from converters.onnx.graph.rotary import RotaryTables
 from seap_export.families import Attention, RopeSpec
 from seap_export.families.sublayers import Activation
 
-#: Name of the node that makes the logits of a row that is padded on the left, or longer than the model's positions,
-#: infinite or NaN.
-POISON = "poison_of_left_padding"
+#: Name of the node that makes the logits of a row infinite or NaN if padding stands before one of its tokens, or if it
+#: is longer than the model's positions.
+POISON = "poison_of_holes_and_left_padding"
 #: Numbers that share a block of threads in the product of gate and up; a smaller block is slower than two kernels.
 _MOST_CHANNELS, _LEAST_CHANNELS = 256, 32
 #: Exponents of the scale in that product, within the range of each dtype.
@@ -35,7 +35,7 @@ class CudaDialect(FusedDialect):
 
     def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value, tables: RotaryTables) -> None:
         super().__init__(g, ids, mask, tables)
-        self._reads_positions = False
+        self._ids, self._reads_positions = ids, False
 
     @property
     def state_dtype(self) -> ir.DataType:  # type: ignore[override]
@@ -73,17 +73,35 @@ class CudaDialect(FusedDialect):
         return self._tables.learned_rows(offset, self.tokens, is_guarded=False)
 
     def poisoned(self, x: ir.Value, name: str) -> ir.Value:
-        """`x` divided by 1, or by 0 in rows whose first token is padding or whose last is beyond the positions."""
+        """`x` divided by 1, or by 0 in rows with padding before a token, or with one beyond the positions."""
         g = self._g
         first = g.constant("first_column", np.array([[0]], np.int64))
-        is_sound = g.node("Gather", [self.tokens.mask, first], f"{name}.first", attributes={"axis": 1})
+        is_first = g.node("Gather", [self.tokens.mask, first], f"{name}.first", attributes={"axis": 1})
+        is_sound = g.node("Greater", [is_first, self._misplaced(f"{name}.misplaced")], f"{name}.dense")
         if self._reads_positions:  # GroupQueryAttention refuses a cache longer than its tables, but not this
             last = g.node("Unsqueeze", [self.tokens.last, g.ints(1, 2, name="axes_1_2")], f"{name}.last")
             limit = g.ints(self._tables.positions, name="max_positions")
-            fits = cast(g, g.node("Less", [last, limit], f"{name}.less"), ir.DataType.INT64, f"{name}.fits")
-            is_sound = multiply(g, is_sound, fits, f"{name}.sound")
+            is_sound = g.node("And", [is_sound, g.node("Less", [last, limit], f"{name}.fits")], f"{name}.sound")
         divisor = cast(g, is_sound, self._tables.precision.onnx_dtype, f"{name}.divisor")
         return g.node("Div", [x, divisor], name)
+
+    def _misplaced(self, name: str) -> ir.Value:
+        """How many columns behind the first are not as the number of tokens says, int64 [batch_size, 1, 1].
+
+        Of as many columns as the call has tokens: all of a prompt's, and none in a decode step, for which only the
+        sum is a kernel.
+        """
+        g, one = self._g, self._g.ints(1, name="one")
+        length = g.node("Shape", [self._ids], f"{name}.length", attributes={"start": 1, "end": 2})
+        mask = g.node("Slice", [self.tokens.mask, one, length, one], f"{name}.mask")
+        ones = cast(g, g.node("Equal", [mask, mask], f"{name}.same"), ir.DataType.INT64, f"{name}.ones")
+        columns = g.node("CumSum", [ones, g.integer(1, "step")], f"{name}.columns")
+        last = g.node("Unsqueeze", [self.tokens.last, one], f"{name}.last")
+        expected = g.node("LessOrEqual", [columns, last], f"{name}.expected")
+        wrong = g.node("Xor", [cast(g, mask, ir.DataType.BOOL, f"{name}.given"), expected], f"{name}.wrong")
+        counted = cast(g, wrong, ir.DataType.INT64, f"{name}.counted")
+        total = g.node("ReduceSum", [counted, one], f"{name}.total", attributes={"keepdims": 1})
+        return g.node("Unsqueeze", [total, g.ints(2, name="last_axis")], name)
 
     def _rows(self, rope: RopeSpec) -> ir.Value:
         return self._tables.rows(rope, self.tokens, is_guarded=False)

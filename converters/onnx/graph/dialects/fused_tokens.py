@@ -10,8 +10,8 @@ import onnx_ir as ir
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import add, cast
 
-#: Name of the node that fails on a left-padded batch; the runtime's error message quotes it.
-LEFT_PADDING_GUARD = "left_padding_is_not_supported_pad_on_the_right"
+#: Name of the node that fails on a mask that would be misread; the runtime's error message quotes it.
+MASK_GUARD = "mask_with_holes_or_left_padding_is_not_supported_pad_on_the_right"
 
 
 class FusedTokens:
@@ -25,9 +25,9 @@ class FusedTokens:
 
     def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value) -> None:
         self._g, self._ids, self.mask = g, ids, mask
+        self._total = g.node("Shape", [mask], "mask.width", attributes={"start": 1, "end": 2})
         self.last = self._counted()
-        width = g.node("Shape", [mask], "mask.width", attributes={"start": 1, "end": 2})
-        total = g.node("Squeeze", [width], "mask.total")
+        total = g.node("Squeeze", [self._total], "mask.total")
         self.lengths = tuple(
             cast(g, value, ir.DataType.INT32, name)
             for value, name in ((self.last, "last_position"), (total, "total_length"))
@@ -100,19 +100,27 @@ class FusedTokens:
     def _counted(self) -> ir.Value:
         """`last`.
 
-        GroupQueryAttention uses only the number of real tokens in each row, so a row padded on the left would be
-        computed wrongly without an error. A guard prevents this: the 1 that is subtracted from the count is reshaped
-        to [2 - min(mask[:, 0])], which fails in every runtime unless that is [1]. (An out-of-range Gather would not
-        do: on a GPU it returns 0.)
+        GroupQueryAttention uses only the number of real tokens in each row, so a row with padding before one of them
+        would be computed wrongly without an error. A guard prevents this: the 1 that is subtracted from the count is
+        reshaped to a width that is [1] only if the mask is right, and fails in every runtime if it is not. (An
+        out-of-range Gather would not do: on a GPU it returns 0.)
+
+        Where the last token of a row follows the others without a gap, the count is 1 more than its column, and less
+        otherwise. This must hold for all rows of a prompt. Later calls also get masks in which a row's padding in the
+        prompt is a gap, but only if another row had none.
         """
-        g = self._g
-        one, two = g.ints(1, name="one"), g.ints(2, name="two")
-        zero = g.integer(0, "first")
-        first = g.node("Gather", [self.mask, zero], "mask.first", attributes={"axis": 1})
-        lowest = g.node("ReduceMin", [first], "mask.first_lowest", attributes={"keepdims": 1})
-        width = g.node("Sub", [two, lowest], "mask.guard_width")
-        guarded = g.node("Reshape", [one, width], LEFT_PADDING_GUARD, attributes={"allowzero": 1})
+        g, one, two = self._g, self._g.ints(1, name="one"), self._g.ints(2, name="two")
         count = g.node("ReduceSum", [self.mask, one], "mask.count", attributes={"keepdims": 0})
+        places = {"axis": 1, "keepdims": 0, "select_last_index": 1}
+        dense = g.node("Sub", [count, g.node("ArgMax", [self.mask], "mask.place", attributes=places)], "mask.dense")
+        least, most = (
+            g.node(operator, [dense], f"mask.{name}", attributes={"keepdims": 1})
+            for operator, name in (("ReduceMin", "least_dense"), ("ReduceMax", "most_dense"))
+        )
+        is_later = g.node("Less", [self._width, self._total], "mask.is_later")
+        wanted = g.node("Where", [is_later, most, least], "mask.wanted")
+        width = g.node("Sub", [two, wanted], "mask.guard_width")
+        guarded = g.node("Reshape", [one, width], MASK_GUARD, attributes={"allowzero": 1})
         return g.node("Sub", [count, guarded], "mask.last")
 
 

@@ -9,6 +9,9 @@ import onnx_ir as ir
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import add, cast, multiply
 
+#: Name of the node that fails on a gap between the tokens of a call; the runtime's error message quotes it.
+HOLES_GUARD = "mask_with_holes_is_not_supported_by_convolutions"
+
 
 class StandardTokens:
     """Padding may be anywhere; a position is the number of real tokens before.
@@ -59,18 +62,30 @@ class StandardTokens:
     @cached_property
     def last_columns(self) -> ir.Value:
         """That of the last 1 in each row's mask."""
-        g, mask, columns = self._g, self._new_mask, self._columns
-        axis = g.ints(1, name="one")
-        real = multiply(g, mask, columns, "last_token.real")
-        return g.node("ReduceMax", [real, axis], "last_token.place", attributes={"keepdims": 0})
+        return self._largest(self._columns, "last_token.place")
 
     @cached_property
     def ends(self) -> ir.Value:
-        """0 for a row without a token in this call, which keeps its state."""
-        g, axis = self._g, self._g.ints(1, name="one")
-        mask = self._new_mask
-        counted = multiply(g, mask, add(g, self._columns, axis, "last_token.numbers"), "last_token.counted")
-        return g.node("ReduceMax", [counted, axis], "last_token.columns", attributes={"keepdims": 0})
+        """0 for a row without a token in this call, which keeps its state.
+
+        Only convolutions ask for them, whose kernels would see zeros in a gap between tokens; there a guard fails.
+        """
+        g, axis, none = self._g, self._g.ints(1, name="one"), self._g.ints(0, name="none")
+        numbers = add(g, self._columns, axis, "last_token.numbers")
+        ends = self._largest(numbers, "last_token.columns")
+        back = self._largest(g.node("Sub", [self._length_of_call, self._columns], "holes.back"), "holes.most_back")
+        count = g.node("ReduceSum", [self._new_mask, axis], "holes.count", attributes={"keepdims": 0})
+        gaps = g.node(
+            "Sub", [ends, count], "holes.gaps"
+        )  # and padding before the first token, which only prompts have
+        before = g.node("Sub", [self._length_of_call, back], "holes.before")
+        is_prompt = g.node("Equal", [self._past, none], "holes.is_prompt")
+        allowed = g.node("Where", [is_prompt, before, none], "holes.allowed")
+        wrong = cast(g, g.node("Greater", [gaps, allowed], "holes.are_there"), ir.DataType.INT64, "holes.wrong")
+        most = g.node("ReduceMax", [wrong, none], "holes.most", attributes={"keepdims": 1})
+        width = add(g, most, axis, "holes.guard_width")
+        guarded = g.node("Reshape", [none, width], HOLES_GUARD, attributes={"allowzero": 1})
+        return add(g, ends, guarded, "last_token.guarded_columns")
 
     def visible(self, window: int | None) -> ir.Value:
         """The keys that each token sees: bool [batch_size, 1, sequence_length, total_sequence_length].
@@ -121,8 +136,18 @@ class StandardTokens:
         """0, 1, ... for the columns of this call, int64 [sequence_length]."""
         g = self._g
         zero, one = g.integer(0, "first"), g.integer(1, "step")
-        length = g.node("Sub", [self._total, self._past], "last_token.length")
-        return g.node("Range", [zero, self._scalar(length, "last_token.end"), one], "last_token.places")
+        return g.node("Range", [zero, self._scalar(self._length_of_call, "last_token.end"), one], "last_token.places")
+
+    @cached_property
+    def _length_of_call(self) -> ir.Value:
+        """The number of columns of this call, int64 [1]."""
+        return self._g.node("Sub", [self._total, self._past], "last_token.length")
+
+    def _largest(self, numbers: ir.Value, name: str) -> ir.Value:
+        """The largest number of each row's real columns, int64 [batch_size]; 0 where there are none."""
+        counted = multiply(self._g, self._new_mask, numbers, f"{name}.counted")
+        axis = self._g.ints(1, name="one")
+        return self._g.node("ReduceMax", [counted, axis], name, attributes={"keepdims": 0})
 
     def _new_columns(self, x: ir.Value, name: str) -> ir.Value:
         """The columns of this call, out of [batch_size, total_sequence_length]."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 from support.execution import ONE_THREAD, empty_state
 from support.models import write_source
 from support.product import OnnxDecoder, OnnxForm, OnnxRunner, Run, States, open_session, open_torch_runner, write_onnx
+
+from converters.onnx.graph.dialects import HOLES_GUARD
 
 #: Shorter than a kernel, as long as one, and longer.
 PROMPTS = ([5], [7, 8, 9], [11, 12, 13, 14], list(range(20, 37)))
@@ -113,6 +116,32 @@ def _left_padded(session: Any) -> Iterator[NDArray[np.float32]]:
         feeds = {item.name: state for item, state in zip(inputs, states, strict=True)}
         logits, *states = session.run(None, {"input_ids": ids, "attention_mask": mask, **feeds})
         yield logits
+
+
+def test_a_gap_between_tokens_fails_by_name_in_the_standard_dialect(
+    models: Callable[[str], Made], tmp_path: Path
+) -> None:
+    """A kernel would see zeros in it."""
+    path = written(models("lfm2-all")[0], FORMS["standard"], tmp_path)
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    empty = {item.name: empty_state(item) for item in session.get_inputs()[2:]}
+    names = [item.name.replace("present", "past", 1) for item in session.get_outputs()]
+    ids, whole = np.arange(3, 8)[None], np.ones((1, 2), np.int64)
+    states = session.run(None, {"input_ids": ids[:, :2], "attention_mask": whole, **empty})
+    after = {
+        name if name.endswith(FIXED) else name.replace("past", "past_key_values"): state
+        for name, state in zip(names[1:], states[1:], strict=True)
+    }
+    for mask in itertools.product("01", repeat=3):
+        text = "".join(mask)
+        for past, has_gap in ((empty, "0" in text.strip("0")), (after, "01" in text)):
+            given = np.array([[1] * (2 if past is after else 0) + [*map(int, mask)]])
+            feeds = {"input_ids": ids[:, 2:], "attention_mask": given, **past}
+            if has_gap:
+                with pytest.raises(Exception, match=HOLES_GUARD):
+                    session.run(None, feeds)
+            else:
+                session.run(None, feeds)
 
 
 @pytest.mark.parametrize("name", ["lfm2-all", "qwen3_5-all", "granitemoehybrid-mamba"])

@@ -153,18 +153,6 @@ def test_another_exponent_than_the_weights_have_is_named(
     assert any("differs from the model's" in line for line in weight_differences(model, folder, FORMS[0]))
 
 
-@pytest.mark.parametrize("name", ["layers.1.input_layernorm", "layers.1.post_mlp_layernorm", "norm"])
-def test_an_epsilon_that_is_not_scaled_is_named(name: str, scaled: Callable[[OnnxForm], tuple[Path, Path]]) -> None:
-    model, folder = scaled(FORMS[0])
-
-    def change(proto: onnx.ModelProto) -> None:
-        node = next(node for node in proto.graph.node if node.name == name)
-        next(attribute for attribute in node.attribute if attribute.name == "epsilon").f = 1e-5
-
-    edit(folder, change)
-    assert f"node '{name}' has a different epsilon than the model" in weight_differences(model, folder, FORMS[0])
-
-
 def test_a_note_is_read_back() -> None:
     scaling = every_exponent(model_spec(micro_config(model_type="glm4")))
     assert Scaling.noted({SCALING_NOTE: scaling.note()}, "m") == scaling

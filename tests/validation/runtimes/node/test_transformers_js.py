@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from support.chosen import VARIED_ATTENDING
 from support.corpora import WORDS
 from support.formats.web import WebModel
-from support.formats.web_faults import PARITY, Edit
+from support.formats.web_faults import WIRING, Edit
 from support.models import write_source
 from support.product import Run, TorchRunner, round_activations
 from tokenizers import Tokenizer, processors
@@ -134,15 +134,11 @@ def test_several_tokens_after_a_cache_are_those_without(subject: Callable[..., S
     assert np.abs(runner.append(PROMPTS[:1, 12:]) - whole[:, 12:]).max() < 1e-4
 
 
-@pytest.mark.parametrize("edit", [edit for _, edit in PARITY], ids=[name for name, _ in PARITY])
+@pytest.mark.parametrize("edit", [edit for _, edit in WIRING], ids=[name for name, _ in WIRING])
 def test_wrong_wiring_shows(subject: Callable[..., Subject], opened: Any, edit: Edit) -> None:
     model = subject()
     expected = model.truth()
     edit(model)
-    assert [
-        *model.format.damages(model.source, model.folder),
-        *model.format.differences(model.source, model.folder),
-    ] == []
     try:
         result = computed(opened(model.folder))
     except ParityFailure:

@@ -9,10 +9,11 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from support.models import write_source
 from support.product import OnnxForm, open_session
 
 from converters.onnx import write_onnx
-from converters.onnx.graph.dialects import LEFT_PADDING_GUARD, POISON
+from converters.onnx.graph.dialects import HOLES_GUARD, MASK_GUARD, POISON
 from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
 from validation.runtimes.onnx_runtime import onnx_runner
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
@@ -72,19 +73,26 @@ def test_tokens_need_a_prompt_before_them(micro_hf: Callable[[str], Path], tmp_p
 
 @pytest.mark.parametrize("logits", ["all", "last"])
 @pytest.mark.parametrize("form", [FUSED, POISONED], ids=["guard", "poison"])
-def test_a_sign_of_padding_on_the_left_is_seen(
+def test_a_sign_of_a_mask_that_would_be_misread_is_seen(
     micro_hf: Callable[[str], Path], tmp_path: Path, form: OnnxForm, logits: str
 ) -> None:
     """An error, or logits that are not finite; without either, the row is taken."""
     runner = runner_of(micro_hf("Llama"), tmp_path, OnnxForm(logits=logits, provider=form.provider))
-    assert not runner.takes_left_padding()
+    assert not runner.misreads_masks()
     assert np.isfinite(runner.prefill(IDS, [12])).all()
-    assert edited(tmp_path, _without_sign).takes_left_padding()
+    assert edited(tmp_path, _without_sign).misreads_masks()
+
+
+def test_a_gap_that_a_convolution_misreads_is_seen(tmp_path: Path) -> None:
+    source, folder = write_source(tmp_path / "hf", "lfm2-all"), tmp_path / "onnx"
+    folder.mkdir()
+    assert not runner_of(source, folder, STANDARD).misreads_masks()
+    assert edited(folder, _without_sign).misreads_masks()
 
 
 def test_a_sign_that_spoils_the_other_rows_does_not_count(micro_hf: Callable[[str], Path], tmp_path: Path) -> None:
     write_onnx(micro_hf("Llama"), tmp_path, POISONED)
-    assert edited(tmp_path, _of_the_lowest_row).takes_left_padding()
+    assert edited(tmp_path, _of_the_lowest_row).misreads_masks()
 
 
 @pytest.mark.parametrize(
@@ -133,7 +141,7 @@ def edited(folder: Path, change: Callable[[onnx.GraphProto], None]) -> OnnxRunne
 
 def _without_sign(graph: onnx.GraphProto) -> None:
     """Reads what guard or poison read instead of what they give."""
-    sign = next(node for node in graph.node if node.name in (LEFT_PADDING_GUARD, POISON))
+    sign = next(node for node in graph.node if node.name in (MASK_GUARD, HOLES_GUARD, POISON))
     for node in graph.node:
         for index, name in enumerate(node.input):
             if name == sign.output[0]:
@@ -143,6 +151,6 @@ def _without_sign(graph: onnx.GraphProto) -> None:
 
 def _of_the_lowest_row(graph: onnx.GraphProto) -> None:
     """Poisons all rows if one is padded."""
-    index, divisor = next((index, node) for index, node in enumerate(graph.node) if node.name == f"{POISON}.divisor")
-    graph.node.insert(index, helper.make_node("ReduceMin", list(divisor.input), ["lowest"], keepdims=0))
-    graph.node[index + 1].input[0] = "lowest"
+    index, poison = next((index, node) for index, node in enumerate(graph.node) if node.name == POISON)
+    graph.node.insert(index, helper.make_node("ReduceMin", [poison.input[1]], ["lowest"], keepdims=0))
+    poison.input[1] = "lowest"

@@ -5,6 +5,7 @@ What CUDA itself makes of them is in tests/fake_cuda.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -80,14 +81,14 @@ def test_they_compute_the_same(name: str, logits: Logits, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("logits", ["all", "last"])
 @pytest.mark.parametrize("name", ["llama-gqa", "qwen3", "phi3-all"])
-def test_a_row_padded_on_the_left_has_no_finite_logit(name: str, logits: Logits, tmp_path: Path) -> None:
+def test_a_row_with_padding_before_a_token_has_no_finite_logit(name: str, logits: Logits, tmp_path: Path) -> None:
     runner = Runner(written(tmp_path, name, "cuda", logits))
-    whole = np.ones((2, 9), np.int64)
-    padded = whole.copy()
-    padded[1, :3] = 0
-    wanted, padded_logits = (runner.run(IDS[:2], mask)[0] for mask in (whole, padded))
-    assert np.array_equal(padded_logits[0], wanted[0])
-    assert not np.isfinite(padded_logits[1]).any()
+    ids, good = np.repeat(IDS[:1, :5], 2, 0), [(1,) * count + (0,) * (5 - count) for count in range(1, 6)]
+    whole = runner.run(ids[:1], np.ones((1, 5), np.int64))[0][0]
+    for mask in list(itertools.product((0, 1), repeat=5))[1:]:
+        first, second = runner.run(ids, np.array([(1,) * 5, mask]))[0]
+        np.testing.assert_allclose(first, whole, rtol=0, atol=1e-5)
+        assert np.isfinite(second).all() if mask in good else not np.isfinite(second).any()
 
 
 def test_tokens_beyond_the_positions_have_no_finite_logit(tmp_path: Path) -> None:
