@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,20 @@ def _value_differences(path: Path, content: Mapping[str, Any]) -> Iterator[str]:
     keys = ", ".join(f"'{key}'" for key in _differing(json.loads(json_text(content)), stored))
     if keys:
         yield f"{path}: {keys:.200} differ from what the model's folder says; export again"
+    if twice := ", ".join(f"'{key}'" for key in _given_twice(path.read_text("utf-8"))):
+        yield f"{path}: {twice:.200} are given twice, of which runtimes may take either; export again"
+
+
+def _given_twice(text: str) -> list[str]:
+    """The keys that an object in a JSON text has more than once."""
+    found: list[str] = []
+
+    def noted(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found.extend(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        return dict(pairs)
+
+    json.loads(text, object_pairs_hook=noted)
+    return found
 
 
 def _differing(wanted: Any, stored: Any, key: str = "") -> Iterator[str]:
@@ -74,5 +89,5 @@ def _differing(wanted: Any, stored: Any, key: str = "") -> Iterator[str]:
         for name in sorted(wanted.keys() | stored.keys()):
             inner = wanted.get(name, _MISSING), stored.get(name, _MISSING)
             yield from _differing(*inner, f"{key}.{name}" if key else name)
-    elif wanted != stored:
+    elif wanted != stored or isinstance(wanted, bool) != isinstance(stored, bool):
         yield key

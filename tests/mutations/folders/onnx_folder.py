@@ -129,6 +129,12 @@ def _search(**values: Any) -> Change:
     return _genai(lambda config: config["search"].update(values))
 
 
+def _setting_twice(artifact: Artifact) -> None:
+    """Python takes the last value, others the first."""
+    path = artifact.onnx / _GENAI
+    path.write_text(path.read_text("utf-8").replace('"search": {', '"search": {"max_length": 1,', 1), "utf-8")
+
+
 def _stale(name: str) -> Change:
     def change(artifact: Artifact) -> None:
         path: Path = artifact.onnx / name
@@ -187,5 +193,7 @@ FAULTS: tuple[Fault, ...] = (
     quiet("genai: type", "points", _model(type="llama")),
     quiet("genai: shared buffers", "standard", _search(past_present_share_buffer=True)),
     quiet("genai: longest text", "whole", _search(max_length=4096)),
+    quiet("genai: a setting twice", "whole", _setting_twice),
+    quiet("genai: 1 for true", "whole", _search(early_stopping=1)),
     quiet("genai: no JSON", "routed", lambda artifact: (artifact.onnx / _GENAI).write_text("[]", "utf-8")),
 )
