@@ -28,6 +28,17 @@ def test_each_file_that_differs_is_one_line(tmp_path: Path) -> None:
     assert "c.txt: the model's folder has no such file" in surplus
 
 
+def test_a_key_that_is_given_twice_is_named(tmp_path: Path) -> None:
+    """Python takes the last value, and other readers the first."""
+    (tmp_path / "b.txt").write_bytes(b"\r\n")
+    (tmp_path / "a.json").write_text('{"x": {"y": 2, "z": null, "y": 1}}')
+    (line,) = file_differences(tmp_path, FILES)
+    assert "a.json: 'y' are given twice" in line
+    (tmp_path / "a.json").write_text('{"x": {"y": true, "z": null}}')
+    (line,) = file_differences(tmp_path, FILES)
+    assert "'x.y' differ" in line
+
+
 def test_a_file_that_is_missing_or_no_json_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{")
     damaged, missing = file_differences(tmp_path, FILES)

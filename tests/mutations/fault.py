@@ -58,6 +58,11 @@ def numeric(id: str, base: str, edit: Edit, layer: Layer, **more: Any) -> Fault:
     return Fault(id, base, recorded(edited(edit)), "numeric", frozenset({PARITY}), layer=layer, **more)
 
 
+def structural(id: str, base: str, edit: Edit) -> Fault:
+    """A fault in the ONNX file that results do not tell, as rounding explains it: the graph itself is another."""
+    return quiet(id, base, edited(edit))
+
+
 def quiet(
     id: str, base: str, change: Change, codes: Collection[int] = (ARTIFACT,), layer: Layer = ANY, **more: Any
 ) -> Fault:

@@ -159,7 +159,7 @@ def _unguarded(graph: Graph) -> None:
 def _holes_unguarded(graph: Graph) -> None:
     """As this was once: only the first column is looked at."""
     node = graph.node("mask.wanted")
-    first = graph.before(node, "Gather", ["attention_mask", "first"], axis=1)
+    first = graph.before(node, "Gather", ["attention_mask", graph.constant(0)], axis=1)
     node.op_type, node.input[:] = "ReduceMin", [first]
     graph.set(node, keepdims=1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-from mutations.fault import Fault, numeric
+from mutations.fault import Fault, numeric, structural
 from mutations.graphs.edits import ATTENTION, all_of, attributes, becomes, constant, left_out, scaled
 from mutations.graphs.graph import Graph
 
@@ -103,9 +103,9 @@ def _activations() -> Iterator[Fault]:
     gelu, silu = "layers.{}.mlp.gelu_tanh", "layers.{}.mlp.silu"
     exact = {layer: becomes(gelu.format(layer), "Gelu") for layer in range(3)}
     sigmoid = {"op_type": "QuickGelu", "domain": MS_DOMAIN}
-    yield numeric("exact gelu in a layer", "gemma3", exact[1], layer=1)
-    yield numeric("exact gelu", "gemma2", all_of(*exact.values()), layer=0)
-    yield numeric("exact gelu, standard", "gemma2 standard", exact[2], layer=2)
+    yield structural("exact gelu in a layer", "gemma3", exact[1])
+    yield structural("exact gelu", "gemma2", all_of(*exact.values()))
+    yield structural("exact gelu, standard", "gemma2 standard", exact[2])
     yield numeric("silu instead of gelu", "gemma3", becomes(gelu.format(2), alpha=1.0, **sigmoid), layer=2)
     yield numeric("gelu by a sigmoid", "gemma2", becomes(gelu.format(1), alpha=1.702, **sigmoid), layer=1)
     yield numeric("gelu instead of silu", "phi3", becomes(silu.format(1), "FastGelu", domain=MS_DOMAIN), layer=1)

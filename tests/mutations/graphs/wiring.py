@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 import numpy as np
-from mutations.fault import ANY, Fault, numeric
+from mutations.fault import Fault, numeric, structural
 from mutations.graphs.edits import attributes, replaced, scaled, swapped_inputs
 from mutations.graphs.graph import Edit, Graph
 
@@ -134,11 +134,10 @@ def _norms() -> Iterator[Fault]:
 FAULTS: tuple[Fault, ...] = (
     *_norms(),
     numeric("epsilon of a norm", "routed", attributes("layers.1.post_attention_layernorm", epsilon=0.1), layer=1),
-    numeric(
+    structural(
         "epsilon of a norm of large values",
         "routed",
         attributes("layers.1.post_attention_layernorm", epsilon=1e-3),
-        layer=ANY,
     ),
     numeric(
         "epsilon of the first norm, standard",
