@@ -111,13 +111,15 @@ def _assert_hashes_agree(artifact: Artifact) -> None:
 
 
 def test_the_score_is_kept() -> None:
-    """At least 485 of 490 faults are stopped, whatever is added; `test_a_fault_is_stopped` asserts each of them."""
+    """All but 5 faults are stopped, whatever is added; `test_a_fault_is_stopped` asserts each of them."""
     ids = {fault.id for fault in FAULTS}
     assert len(ids) == len(FAULTS)
     assert MISSED.keys() <= ids
-    assert len(FAULTS) >= 490
+    assert len(FAULTS) >= 677
     assert len(MISSED) <= 5
     assert {fault.base for fault in NUMERIC} == set(BASES)
+    page = (Path(__file__).parents[2] / "docs" / "validation.md").read_text("utf-8")
+    assert f"| onnx | {len(FAULTS)} | {len(FAULTS) - len(MISSED)} | {len(MISSED)} |" in page
 
 
 def test_at_least_nine_in_ten_numeric_faults_are_bisected() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,3 +49,9 @@ def test_folder_of_another_precision_is_found(webbed: Callable[..., Any]) -> Non
     lines = list(type(model.format)("q4").damages(model.source, model.folder))
     assert any("it was written as int8 and not as q4" in line for line in lines)
     assert any("transformers.js_config" in line for line in lines)
+
+
+def test_the_table_of_the_docs_counts_them() -> None:
+    count = len(FAULTS) + 2 * len(QUANTISED)
+    page = (Path(__file__).parents[3] / "docs" / "validation.md").read_text("utf-8")
+    assert f"| web | {count} | {count} | 0 |" in page

@@ -144,7 +144,7 @@ def _sees_padding(graph: Graph) -> None:
 
 
 def _counts_padding(graph: Graph) -> None:
-    """The fused dialect: every row is as long as the batch is wide."""
+    """The fused dialect: every row is as long as the batch is wide, which its guard takes for a hole."""
     node = graph.node("mask.count")
     equal = graph.before(node, "Equal", ["attention_mask", "attention_mask"])
     node.input[0] = graph.before(node, "Cast", [equal], to=7)
@@ -208,7 +208,7 @@ FAULTS: tuple[Fault, ...] = (
     numeric("a window where there is none", "whole", attributes(ATTENTION.format(2), local_window_size=8), layer=2),
     numeric("the future is seen", "standard", _sees_the_future, layer=0),
     numeric("padding is seen", "standard", _sees_padding, layer=0),
-    numeric("padding is counted", "whole", _counts_padding, layer=0),
+    numeric("padding is counted", "whole", _counts_padding, layer=ANY),
     numeric("padding on the left is not refused", "whole", _unguarded, layer=ANY),
     numeric("holes in a mask are not refused", "whole", _holes_unguarded, layer=ANY),
     numeric("holes in a mask are not refused, int4", "int4", _holes_unguarded, layer=ANY),
