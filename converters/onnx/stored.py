@@ -55,10 +55,8 @@ def weight_differences(
     model = open_graph(onnx_folder / file)
     # Any scaling is right that all of the graph follows.
     scaling = Scaling.noted(model.metadata_props, onnx_folder / file)
-    expected, stored = (
-        decoder_graph(spec, weights, form, scaling).build("").graph.initializers,
-        model.graph.initializers,
-    )
+    expected = decoder_graph(spec, weights, form, scaling).build("").graph.initializers
+    stored = model.graph.initializers
     for name, value in expected.items():
         wanted = value.const_value
         if name not in stored or wanted is None:
