@@ -106,7 +106,7 @@ class ExecutorchTexts(RuntimeTexts):
     """See `RuntimeTexts`: the tokenizer of ExecuTorch's LLM runners, in C++. They have no chat templates.
 
     Raises:
-        ArtifactError: It cannot be loaded.
+        ParityFailure: It does not know such a tokenizer.
         EnvironmentFailure: The package is missing.
     """
 
@@ -117,7 +117,7 @@ class ExecutorchTexts(RuntimeTexts):
                 self._tokenizer = library.CppHFTokenizer()
                 self._tokenizer.load(str(path))
         except _ERRORS as error:
-            raise ArtifactError(f"{path}: ExecuTorch cannot load it ({in_one_line(error)}); export again") from error
+            raise ParityFailure(f"ExecuTorch does not read {path.name} ({in_one_line(error)})") from error
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """See `RuntimeTexts`."""

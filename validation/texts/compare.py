@@ -56,12 +56,13 @@ def compare_texts(model: ModelTexts, runtime: RuntimeTexts, prompts: Sequence[st
         title: The runtime's name in messages.
     """
     special = model.special_tokens()
-    strings = {
+    every = {
         **HARD_STRINGS,
         "every special token": "".join(special),
         "special tokens in a text": "".join(f"a {token} b" for token in special),
         **{f"prompt {number}": prompt for number, prompt in enumerate(prompts)},
     }
+    strings = {name: text for name, text in every.items() if model.can_read(text)}
     reasons: list[str] = []
     remarks: list[str] = []
 
@@ -97,7 +98,7 @@ def runtime_figures(model: ModelTexts, runtime: str, folder: Path, prompts: Sequ
     try:
         texts = open_texts(runtime, folder)
     except ParityFailure as error:
-        return TextFigures(0, 0, (str(error),))
+        return TextFigures(0, 0, (), (f"texts were not compared: {error}",))
     if texts is None:
         return None
     with closing(texts):
@@ -109,6 +110,7 @@ def _of_string(model: ModelTexts, runtime: RuntimeTexts, text: str, title: str) 
     ids = model.encode(text)
     shown = ascii(text[:_SHOWN]) + ("..." if len(text) > _SHOWN else "")
     yield from _apart(f"token ids of {shown}", lambda: runtime.encode(text), ids, title)
+    ids = model.unambiguous(ids)
     if ids:
         yield from _apart(f"the text of the tokens of {shown}", lambda: runtime.decode(ids), model.decode(ids), title)
 

@@ -116,10 +116,16 @@ class TransformersJsRunner(Runner):
 class TransformersJsTexts(RuntimeTexts):
     """See `RuntimeTexts`; the model is not opened. Errors are those of `TransformersJsRunner`.
 
-    Source of what is known: @huggingface/tokenizers 0.2, class `Digits`, whose pattern has JavaScript's `\\d`.
+    Source of what is known: @huggingface/tokenizers 0.2, whose patterns are JavaScript's, with its `\\d` and `\\s`.
     """
 
-    known: ClassVar[Mapping[str, str]] = {"digits of other scripts": "transformers.js splits the digits 0 to 9 alone"}
+    known: ClassVar[Mapping[str, str]] = {
+        "digits of other scripts": "transformers.js splits the digits 0 to 9 alone",
+        **dict.fromkeys(
+            ("byte order mark", "byte order mark inside", "line separators"),
+            "JavaScript's white space has U+FEFF and lacks U+0085",
+        ),
+    }
 
     def __init__(self, folder: Path) -> None:
         self._process = _started()

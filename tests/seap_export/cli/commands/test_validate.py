@@ -376,7 +376,7 @@ def test_progress_is_told(run: Run, done: Path) -> None:
     said = outcome.err.splitlines()
     assert said[:2] == ["a-0.2: checking files", "a-0.2: comparing ONNX Runtime with torch"]
     assert said[2].startswith("ONNX Runtime will take about ")
-    assert said[3] == "torch: layer 1 of 3"
+    assert said[3:5] == ["onnx: generate", "torch: layer 1 of 3"]
     assert said[-2:] == ["onnx: one token", "a-0.2: comparing weights"]
 
 
