@@ -56,6 +56,7 @@ from seap_export.rounding.grid import BlockQuantization
 from seap_export.runtime.chat import ChatTemplate
 from seap_export.runtime.decoding.decoder import OnnxDecoder
 from seap_export.runtime.driver import Driver
+from seap_export.runtime.files import load_tokenizer
 from seap_export.runtime.session import open_session
 from seap_export.shrink.layer import shrink_layer
 from seap_export.shrink.write import write_shrunk_model

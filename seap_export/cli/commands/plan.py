@@ -80,7 +80,7 @@ def plan_command(
     from seap_export.api.memory import warn_of_memory
     from seap_export.api.settings import compute_of, plan_settings
     from seap_export.layers.compute import torch_threads
-    from seap_export.pipeline.folder.outputs import write_report
+    from seap_export.pipeline.folder.outputs import write_whole
     from seap_export.pipeline.request.mixtures import open_mixture
     from seap_export.plan.choice.solve import check_ratio
     from seap_export.plan.make import rank_layers
@@ -95,7 +95,7 @@ def plan_command(
     check_ratio(source.spec, ratio, settings.sparsity, settings.align, settings.layout)
     statistics = open_mixture(calibrations, weight)
     tokens = _vocabulary(source, statistics, tasks, vocabulary, console)
-    with torch_threads(threads), write_report(out, force=force) if out else nullcontext() as path:
+    with torch_threads(threads), write_whole(out, force=force) if out else nullcontext() as path:
         console.say(f"hashing {source.name}")
         with TemporaryDirectory() as folder:
             with console.step(f"ranking {statistics.name}", len(source.spec.layers)) as advance:

@@ -9,9 +9,9 @@ from typing import Any, cast
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from support.product import load_tokenizer
 
 from seap_export.corpus import AnswerRule
-from seap_export.runtime.files import load_tokenizer
 from validation.generation.greedy import Ends, continue_prompts
 from validation.runtimes.runner import Logits
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from support.editing import set_json
+from support.product import load_tokenizer
 from support.tokenizers import write_byte_level
 
 from seap_export.errors import ArtifactError, InputError
-from seap_export.runtime.files import encode, load_tokenizer, refuse_excess
+from seap_export.runtime.files import encode, refuse_excess
 from seap_export.runtime.limits import tokenizer as limits
 
 
