@@ -44,8 +44,9 @@ def graph_differences(expected: ir.Model, path: Path, files: Mapping[str, str]) 
         yield f"{path}: another release of this package wrote it, whose graphs differ; export again"
         return
     wanted = ir.to_proto(_without_data(expected))
-    lines = [*_initializers(wanted.graph, stored.graph, constants, files), *_model(_plain(wanted), _plain(stored))]
-    yield from (f"{path}: {line}; export again" for line in lines or _data(stored.graph, path))
+    lines = [*_model(_plain(wanted), _plain(stored)), *_initializers(wanted.graph, stored.graph, constants, files)]
+    for line in lines or _data(stored.graph, path):
+        yield f"{path}: {' '.join(line.split())}; export again"  # names may hold line breaks
 
 
 def load_proto(path: Path) -> onnx.ModelProto:
@@ -55,10 +56,24 @@ def load_proto(path: Path) -> onnx.ModelProto:
         ArtifactError: It cannot be read.
     """
     try:
-        return onnx.load(path, load_external_data=False)
+        model = onnx.load(path, load_external_data=False)
+        if not all(isinstance(text, str) for text in _texts(model)):  # protobuf gives bytes for what it cannot decode
+            raise ValueError("a text is not UTF-8")
+        return model
     except Exception as error:  # errors of several packages: file system, protobuf
         reason = " ".join(str(error).split())
         raise ArtifactError(f"{path}: cannot be read as ONNX ({reason:.200}); export again") from error
+
+
+def _texts(message: Any) -> Iterator[Any]:
+    """All texts of a message."""
+    for field, value in message.ListFields():
+        parts = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
+        if field.type == field.TYPE_STRING:
+            yield from parts
+        elif field.type == field.TYPE_MESSAGE:
+            for part in parts:
+                yield from _texts(part)
 
 
 def large_tensors(model: ir.Model) -> list[str]:

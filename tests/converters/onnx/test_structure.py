@@ -13,6 +13,7 @@ from support.models import write_source
 from support.product import OnnxForm, Precision, choose_precision, convert_folder
 
 from converters.onnx.folder import folder_damages
+from seap_export.errors import ArtifactError
 
 Written = Callable[..., tuple[Path, Path]]
 FORMS = [
@@ -165,3 +166,18 @@ def test_bytes_of_no_tensor_are_those_of_alignment(
 
     lines = said_of(good(), tmp_path / "onnx", edit)
     assert (lines == []) == is_taken, lines
+
+
+def test_names_cannot_make_a_line_two(good: Written, tmp_path: Path) -> None:
+    lines = said_of(good(), tmp_path / "onnx", lambda model: setattr(model.graph.node[3], "name", "a\nError: b"))
+    assert lines
+    assert not any("\n" in line for line in lines)
+
+
+def test_a_text_that_is_none_is_refused(good: Written, tmp_path: Path) -> None:
+    source, out = good()
+    shutil.copytree(out, tmp_path / "onnx")
+    path = tmp_path / "onnx" / "model.onnx"
+    path.write_bytes(path.read_bytes().replace(b"layers.1.mlp.gated", b"layers.1.mlp.\xff\xfe\xfd\xfc\xfb"))
+    with pytest.raises(ArtifactError, match="not UTF-8"):
+        list(folder_damages(source, tmp_path / "onnx"))
