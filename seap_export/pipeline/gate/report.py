@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from converters.formats import row_of
+from seap_export.checksums import SUMS
 from seap_export.errors import SeapError
 from seap_export.families import ModelSpec
 from seap_export.pipeline.folder.contents import FormatFolder, Variant
@@ -206,7 +207,7 @@ def _layers(spec: ModelSpec, dense_weights: int | None) -> list[dict[str, Any]]:
 
 
 def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
 
 
 def _readable(contents: Variant | FormatFolder, name: str) -> Any:

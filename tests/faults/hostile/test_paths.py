@@ -13,7 +13,7 @@ import huggingface_hub
 import onnx
 import pytest
 from faults.commands import ALL
-from support.editing import edit_json
+from support.editing import edit_json, list_again
 from support.exports import Outcome
 from support.product import open_source
 
@@ -110,6 +110,7 @@ def test_a_router_that_leads_out(run: RunIt, done: Path, secret: Path, name: str
     outside = route(name, secret).replace("secret", "elsewhere")
     variants = {"0.2": dict.fromkeys("ab", outside)}
     edit_json(done / "router" / "router.json", lambda values: values["variants"].update(variants))
+    list_again(done / "router")
     command = ("route", "out", "the cat sat", "--ratio", "0.2", "--generate", "1")
     run(*command).refused(7, "out/router/router.json", "'variants'", "0.2")
 

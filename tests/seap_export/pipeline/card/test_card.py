@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 from support.corpora import write_corpus
-from support.editing import edit_json
+from support.editing import edit_json, record_again
 from support.exports import Outcome, run_here, times_of_writing, tree
 from support.models import write_micro_model
 from support.product import figure, with_error
 
+from seap_export.checksums import SUMS
 from seap_export.hashing import sha256_json
 
 LICENCE = "Do what you like.\n"
@@ -177,22 +178,18 @@ def test_a_card_follows_its_figures(once: Path, tmp_path: Path, monkeypatch: pyt
     assert run_here(*EXPORT, "--quality").code == 0
     assert card.read_bytes() == (once / "out" / "a-0.4" / "hf" / "README.md").read_bytes()
     changed = {path for path, time in times_of_writing(tmp_path / "out" / "a-0.4").items() if times.get(path) != time}
-    assert {path.name for path in changed} == {"README.md", "quality.json"}
+    assert {path.name for path in changed} == {"README.md", "quality.json", SUMS}
     assert validated().code == 0
 
 
 def test_a_card_of_other_figures_is_damage(work: Path) -> None:
-    """Both the report and what the manifest repeats of it are changed, with the hash."""
-    import hashlib
-
+    """Both the report and what the manifest repeats of it are changed, with the hashes."""
     report = work / "out" / "a-0.4" / "quality.json"
     edit_json(report, lambda values: values["divergence"]["onnx"].update(mean_kl_nats=0.001))
-    content = report.read_bytes()
+    record_again(work / "out")
 
     def edit(manifest: Any) -> None:
         manifest["variants"]["a-0.4"]["quality"]["mean_kl_nats"] = 0.001
-        digest = hashlib.sha256(content).hexdigest()
-        manifest["files"]["a-0.4/quality.json"] = {"bytes": len(content), "sha256": digest}
 
     edit_json(work / "out" / "manifest.json", edit)
     validated().refused(7, "README.md", "other figures", "run the same export again")
@@ -218,16 +215,17 @@ def test_a_changed_card_is_damage_and_with_force_it_alone_is_replaced(work: Path
     assert path.read_bytes() == whole
 
 
-def test_an_export_of_an_earlier_release_has_no_card(work: Path) -> None:
-    names = ("README.md", "recipe.toml", "LICENSE")
+def test_an_export_of_an_earlier_release_has_no_card_and_no_lists(work: Path) -> None:
+    names = [f"a-0.4/hf/{name}" for name in ("README.md", "recipe.toml", "LICENSE")]
+    names += [f"a-0.4/{name}" for name in (SUMS, f"hf/{SUMS}", f"onnx/{SUMS}")]
 
     def forget(manifest: Any) -> None:
         for name in names:
-            del manifest["steps"][f"a-0.4/hf/{name}"], manifest["files"][f"a-0.4/hf/{name}"]
-            (work / "out" / "a-0.4" / "hf" / name).unlink()
+            del manifest["steps"][name], manifest["files"][name]
+            (work / "out" / name).unlink()
 
     edit_json(work / "out" / "manifest.json", forget)
-    assert validated().code == 0
+    validated().refused(7, f"a-0.4/{SUMS}", "run the same export again")
     mine = work / "out" / "a-0.4" / "hf" / "README.md"
     mine.write_text("Mine.", "utf-8")
     run_here(*EXPORT, "--quiet").refused(2, "README.md", "--force")
