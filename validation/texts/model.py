@@ -13,7 +13,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from seap_export.errors import InputError
 from seap_export.json_file import read_artifact
 from seap_export.runtime.chat import read_chat_template
-from seap_export.runtime.files import load_tokenizer
+from seap_export.runtime.files import encode, load_tokenizer
 from validation.runtimes.texts import Conversation
 
 #: Gives bytes as byte-level tokenizers spell them.
@@ -36,7 +36,7 @@ class ModelTexts:
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """The ids of a text, with the tokens that the tokenizer puts around it or without."""
-        return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+        return encode(self._tokenizer, text, add_special_tokens=special)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens, without special ones."""
