@@ -11,10 +11,9 @@ import pytest
 from onnx import helper, numpy_helper
 from support.execution import ONE_THREAD
 from support.models import write_micro_model
-from support.product import OnnxForm, PrecisionName, choose_precision, weight_differences
+from support.product import OnnxForm, PrecisionName, choose_precision, convert_folder, weight_differences
 from support.variations import VARIATIONS
 
-from converters.onnx import write_onnx
 from converters.onnx.form import read_form
 from converters.onnx.graph.dialects import POISON
 from seap_export.errors import ParityFailure
@@ -37,7 +36,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
         if not out.exists():
             out.mkdir()
             form = OnnxForm(choose_precision(precision, "cuda"), "fused", "last", "cuda")
-            write_onnx(folder / "hf", out, form)
+            convert_folder(folder / "hf", out, form)
         return folder / "hf", out
 
     return write

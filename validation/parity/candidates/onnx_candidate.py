@@ -76,7 +76,7 @@ class OnnxCandidate(RuntimeCandidate):
         """What `generate` writes on the CPU; on a GPU, `served` runs its steps."""
         parity_input = self._input
         folder, execution = parity_input.folder, parity_input.execution
-        if execution.provider != "cpu":
+        if execution.provider != "cpu" or self.passes(Limits())[-1].in_float:  # a file for a GPU, tried on the CPU
             return Answers(case)
         if self._mapped:
             return Answers(case, remarks=("generate did not run, for the model does not fit into memory",))
