@@ -12,7 +12,7 @@ import pytest
 from support.editing import edit_tensor
 from support.models import write_micro_model
 
-from converters.onnx import write_onnx
+from converters.onnx.folder import convert_folder
 from converters.onnx.form import OnnxForm
 from converters.onnx.precision import Precision, choose_precision
 from seap_export.families import model_spec
@@ -55,7 +55,7 @@ def compared(
 ) -> ParityReport:
     model, graph = write_micro_model(folder / "m", **config), folder / "onnx"
     graph.mkdir()
-    write_onnx(model, graph, form)
+    convert_folder(model, graph, form)
     if fault is not None:
         fault(graph / "model.onnx")
     how = Execution("cpu", 1)
