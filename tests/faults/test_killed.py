@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faults.commands import ALL, COMMON
-from faults.kills import campaign
 from support.processes import Tool
 from support.product import read_manifest
 
@@ -68,16 +67,6 @@ def test_thirty_kills_change_nothing_in_the_end(
     outcome = tool(work, *ALL)
     assert (outcome.code, outcome.err) == (0, "")
     assert tree(work / "out") == tree(undisturbed)
-
-
-@pytest.mark.release
-def test_what_was_damaged_after_a_kill_is_made_again() -> None:
-    """The same on a large scale: see `kills.py`."""
-    with campaign() as runs:
-        episodes = [runs.episode("trained on disk", seed, "damage", 2) for seed in range(3)]
-    assert [episode.failure for episode in episodes] == [None] * 3
-    assert sum(episode.lost for episode in episodes) > 0
-    assert any("damaged" in line for episode in episodes for line in episode.lines)
 
 
 @pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.full)])

@@ -6,6 +6,7 @@ A row is an export and what befalls it. In the end the folder holds the bytes th
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import sys
@@ -330,6 +331,24 @@ def test_an_export_lives(
     home = Path(shutil.copytree(undisturbed(recipe), tmp_path / "work"))
     monkeypatch.chdir(home)
     event(Life(recipe, tree(OUT), tool, monkeypatch))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_zeros_in_what_a_kill_left_are_found(tool: Tool, work: Path) -> None:
+    """At the same size, as a crash of the machine leaves them; `tests/faults/kills.py` tries random ones."""
+    words = ("export", "m", *A, "--ratio", "0.2", *SHORT)
+    assert run_here(*words).code == 0
+    whole = tree(Path(shutil.move(OUT, "whole")))
+    assert tool(work, "a-0.2/hf", *words, program=KILLED).code == -signal.SIGKILL
+    for path in next(OUT.glob(".seap-export-unfinished-*")).rglob("*"):
+        if path.name == "model.safetensors" or path.parent.name == "unfinished":
+            size = path.stat().st_size
+            os.truncate(path, size // 2)
+            os.truncate(path, size)
+    outcome = run_here(*words)
+    assert outcome.code == 0
+    assert "damaged" in outcome.err
+    assert tree(OUT) == whole
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
