@@ -159,7 +159,8 @@ class Campaign:
             shutil.rmtree(self._folder / name, ignore_errors=True)
 
     def _run(self, export: str, **options: object) -> Outcome:
-        return self._tool(self._folder, "export", *EXPORTS[export], before=COPIES_WHAT_IS_SYNCED, **options)
+        words = ("export", *EXPORTS[export])
+        return self._tool(self._folder, *words, timeout=600, before=COPIES_WHAT_IS_SYNCED, **options)
 
 
 def lose(folder: Path, synced: Path, chance: random.Random) -> int:
