@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from faults.commands import EXPORT
-from support.editing import set_json
+from support.editing import list_again, set_json
 from support.processes import Tool
 
 SEQUENCE = {"Sequence": {"id": "A", "type_id": 0}}
@@ -122,6 +122,7 @@ def test_a_chat_template_that_never_ends_is_refused_before_any_work(tool: Tool, 
 
 def test_a_chat_template_of_an_artifact_that_never_ends(tool: Tool, done: Path, work: Path) -> None:
     (done / "a-0.2" / "onnx" / "chat_template.jinja").write_text(ENDLESS)
+    list_again(done / "a-0.2")
     command = ("generate", "out/a-0.2", "the cat", "--max-new-tokens", "2")
     tool(work, *command, memory=2**31, timeout=40).refused(8, "chat template")
     assert tool(work, *command, "--raw", memory=2**31, timeout=40).code == 0
@@ -138,6 +139,7 @@ def test_a_chat_template_of_an_artifact_that_never_ends(tool: Tool, done: Path, 
 )
 def test_a_tokenizer_of_an_artifact_at_which_the_library_panics(tool: Tool, done: Path, work: Path, name: str) -> None:
     set_json(done / "a-0.2" / "onnx" / "tokenizer.json", **PARTS[name])
+    list_again(done / "a-0.2")
     outcome = tool(work, "generate", "out/a-0.2", "the cat", memory=2**31, timeout=20)
     if name in WORKS:
         assert outcome.code == 0, outcome
