@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from support.editing import edit_weights
 from support.exports import tree
 from support.plans import write_pruned_micro_model
@@ -110,7 +111,12 @@ def test_numbers_beyond_float16_are_refused(
     model: Path, out: Path, tmp_path: Path, name: str, precision: str, says: str
 ) -> None:
     source = Path(shutil.copytree(model, tmp_path / "hf"))
-    edit_weights(source, lambda weights: weights["model.layers.1.mlp.up_proj.weight"][2, 3].fill_(1e5))
+
+    def spoil(weights: dict[str, torch.Tensor]) -> None:
+        weights["model.layers.1.mlp.up_proj.weight"][2, 3] = 1e5
+        weights["model.layers.1.post_attention_layernorm.weight"][3] = 0  # or else what it computes overflows
+
+    edit_weights(source, spoil)
     with pytest.raises(InputError, match=says):
         made(name, precision).write(source, out, lambda layer: None)
     assert tree(out) == {}
