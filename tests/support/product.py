@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from converters.executorch.stored_program import PROGRAM as EXECUTORCH_PROGRAM
 from converters.gguf.format import GgufFormat
+from converters.litert.bundle import BUNDLE as LITERT_BUNDLE
 from converters.onnx.folder import convert_folder
 from converters.onnx.form import Logits, OnnxForm
 from converters.onnx.format import OnnxFormat
@@ -11,6 +13,7 @@ from converters.onnx.onnx_writer import write_onnx
 from converters.onnx.precision import Precision, PrecisionName, choose_precision
 from converters.onnx.stored import weight_differences
 from converters.onnx.weights.quantize import dequantize, quantize
+from converters.openvino.ir_file import MODEL_FILE as OPENVINO_MODEL
 from seap_export.activations.calibrate import collect_statistics
 from seap_export.activations.mixture import Mixture
 from seap_export.activations.statistics import Calibration, CalibrationRecord, read_tokens
@@ -23,6 +26,7 @@ from seap_export.layers.compute import Compute
 from seap_export.layers.hidden_states import HiddenStates, SublayerPass
 from seap_export.layers.layer import DecoderLayer
 from seap_export.layers.stock_experts import ExpertModules
+from seap_export.layers.sublayers.experts import router_weights
 from seap_export.layers.sublayers.rotary import attention_factor, rotary_tables
 from seap_export.pipeline.budget.candidates import CANDIDATES_FOLDER
 from seap_export.pipeline.folder.contents import Variant
@@ -54,7 +58,7 @@ from seap_export.providers import DialectName
 from seap_export.rounding.columns import round_columns
 from seap_export.rounding.grid import BlockQuantization
 from seap_export.runtime.chat import ChatTemplate
-from seap_export.runtime.decoding.decoder import OnnxDecoder
+from seap_export.runtime.decoding.decoder import Decoding, OnnxDecoder
 from seap_export.runtime.driver import Driver
 from seap_export.runtime.files import load_tokenizer
 from seap_export.runtime.session import open_session

@@ -12,12 +12,12 @@ import pytest
 from support.conversations import TEMPLATE as WITHOUT_SYSTEM
 from support.formats.gguf import GgufModel
 from support.models import write_micro_model
+from support.product import read_spec
 from support.tokenizers import write_byte_level
 from tokenizers import Tokenizer
 
 from converters.gguf.modelfile import modelfile
 from seap_export.runtime.chat import read_chat_template
-from seap_export.sources.config import read_spec
 
 _CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}"

@@ -14,16 +14,17 @@ from mutations.formats.files import added, file_plant, missing
 from mutations.formats.planting import DAMAGE, Base, FormatFault, Parts, Plant, Subject
 from support.editing import edit_json
 from support.formats.written import WrittenModel
+from support.product import EXECUTORCH_PROGRAM as PROGRAM
+from support.product import read_spec
 
 from converters.executorch import operators
 from converters.executorch.decoder import decoder_program, decoder_weights
 from converters.executorch.graph import Graph, Value
 from converters.executorch.program import Program
-from converters.executorch.stored_program import PROGRAM
 from converters.executorch.writer import write_program
 from converters.read_back import open_plain
 from seap_export.families import names
-from seap_export.sources.config import end_tokens, read_spec
+from seap_export.sources.config import end_tokens
 
 _NUMBERS: dict[str, np.dtype[Any]] = {"fp32": np.dtype("<f4"), "int8": np.dtype("i1"), "int4": np.dtype("u1")}
 _SCALES: dict[str, np.dtype[Any]] = {"int8": np.dtype("<f4"), "int4": np.dtype(ml_dtypes.bfloat16)}

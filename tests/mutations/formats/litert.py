@@ -11,8 +11,9 @@ import numpy as np
 from mutations.formats.files import file_plant
 from mutations.formats.planting import DAMAGE, Base, FormatFault, Parts, Plant, Subject
 from support.formats.written import WrittenModel
+from support.product import LITERT_BUNDLE as BUNDLE
 
-from converters.litert.bundle import BUNDLE, METADATA, PROGRAM, TOKENIZER, Bundle, Section, header, model_sections
+from converters.litert.bundle import METADATA, PROGRAM, TOKENIZER, Bundle, Section, header, model_sections
 from converters.litert.packages import require, schema
 from converters.litert.program import ALIGNMENT, packed
 from converters.litert.stored_program import StoredProgram

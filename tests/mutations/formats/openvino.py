@@ -13,8 +13,9 @@ from mutations.formats.files import added, file_plant, missing
 from mutations.formats.planting import DAMAGE, PARITY, Base, FormatFault, Parts, Plant, Subject
 from support.editing import set_json
 from support.formats.written import WrittenModel
+from support.product import OPENVINO_MODEL as MODEL_FILE
 
-from converters.openvino.ir_file import DATA_FILE, MODEL_FILE, read_ir
+from converters.openvino.ir_file import DATA_FILE, read_ir
 from converters.openvino.stored_tensor import storage_of
 from seap_export.families import names
 

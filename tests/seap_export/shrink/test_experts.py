@@ -16,18 +16,16 @@ from support.calibration import mixture_of
 from support.corpora import random_token_ids
 from support.models import masked_logits, mean_divergence, micro_source, transformers_model, write_micro_model
 from support.plans import layer_plan, plan_of
-from support.product import EVEN, LayerPlan, open_source, plan_variant, rank_layers
+from support.product import EVEN, LayerPlan, length_buckets, open_source, plan_variant, rank_layers, router_weights
 from support.variations import VARIATIONS
 from torch import nn
 
 from seap_export.errors import UsageError
 from seap_export.families import Attention, Experts
 from seap_export.layers import working_memory
-from seap_export.layers.batches import length_buckets
 from seap_export.layers.compute import Compute
 from seap_export.layers.hidden_states import HiddenStates
 from seap_export.layers.layer import DecoderLayer
-from seap_export.layers.sublayers.experts import router_weights
 from seap_export.plan.plan import Plan
 from seap_export.plan.recipes import open_recipe
 from seap_export.plan.settings import Compensation, PlanSettings

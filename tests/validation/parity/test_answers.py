@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from support.editing import edit_json, set_json
 from support.execution import ONE_THREAD
-from support.product import convert_folder
+from support.product import Decoding, convert_folder
 
 from seap_export.errors import ArtifactError
 from seap_export.runtime import generator as generators
-from seap_export.runtime.decoding.decoder import Decoding
 from seap_export.runtime.decoding.sampling import Sampler
 from seap_export.runtime.generator import Generator
 from seap_export.runtime.text import TextStream

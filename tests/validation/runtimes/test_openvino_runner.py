@@ -9,10 +9,10 @@ import pytest
 from support.chosen import VARIED_ATTENDING
 from support.execution import ONE_THREAD
 from support.formats import PARTS, torch_logits, write_ir_model
+from support.product import OPENVINO_MODEL as MODEL_FILE
 from support.product import States
 from support.variations import VARIATIONS
 
-from converters.openvino.ir_file import MODEL_FILE
 from seap_export.errors import ArtifactError
 from validation.runtimes.openvino_runner import OpenvinoRunner
 from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner

@@ -12,12 +12,12 @@ from support.chosen import RICHEST
 from support.execution import ONE_THREAD
 from support.formats.written import WrittenModel
 from support.plans import write_pruned_micro_model
+from support.product import EXECUTORCH_PROGRAM as PROGRAM
+from support.product import LITERT_BUNDLE as BUNDLE
 from support.product import Run, States, open_torch_runner, run_parity
 from support.variations import VARIATIONS, micro_config
 
-from converters.executorch.stored_program import PROGRAM
 from converters.formats import format_class
-from converters.litert.bundle import BUNDLE
 from seap_export.errors import ArtifactError, UsageError
 from seap_export.families import model_spec
 from validation.runtimes.executorch_runner import ExecutorchRunner, open_executorch

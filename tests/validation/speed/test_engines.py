@@ -12,14 +12,13 @@ from numpy.typing import NDArray
 from support.chosen import of_each_kind
 from support.execution import ONE_THREAD
 from support.models import skip_unless_loaded, write_source
-from support.product import Pace, convert_folder
+from support.product import Decoding, Pace, convert_folder
 from support.tokenizers import write_byte_level
 from support.variations import VARIATIONS
 from transformers.utils import logging
 
 from converters.formats import format_class
 from seap_export.families import family_of_model_type
-from seap_export.runtime.decoding.decoder import Decoding
 from validation.execution import Execution
 from validation.runtimes.runner import Runtime
 from validation.runtimes.table import RUNTIMES

@@ -13,7 +13,14 @@ import pytest
 import torch
 from support.editing import edit_weights
 from support.models import write_micro_model
-from support.product import BlockQuantization, PlainReader, Precision, SafetensorsReader
+from support.product import (
+    BlockQuantization,
+    PlainReader,
+    Precision,
+    SafetensorsReader,
+    length_buckets,
+    router_weights,
+)
 
 from converters.onnx.weights import overflow
 from converters.onnx.weights.overflow import find_scaling
@@ -21,8 +28,7 @@ from converters.onnx.weights.scaling import Scaling
 from seap_export.errors import InputError
 from seap_export.families import Experts, model_spec
 from seap_export.json_file import read_json
-from seap_export.layers.batches import length_buckets
-from seap_export.layers.sublayers.experts import expert_outputs, router_weights
+from seap_export.layers.sublayers.experts import expert_outputs
 from seap_export.layers.sublayers.operands import PRODUCT
 
 IDS = np.random.default_rng(1).integers(3, 128, (2, 17))
