@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import seap_export
-from seap_export.checksums import is_path_inside
+from seap_export.checksums import SUMS, is_path_inside
 from seap_export.errors import ArtifactError, InputError
 from seap_export.hashing import sha256_files, sha256_json
 from seap_export.json_file import json_text, read_json
@@ -118,7 +118,9 @@ class Manifest:
             for step in self.steps
             if step.partition("/")[::2] in {(of, task) for of in _OF_TASKS for task in tasks}
         ]
-        made = _differing(self.makers, [*before, *(step for step in own if not step.startswith(cards))])
+        made = _differing(
+            self.makers, [*before, *(step for step in own if not step.startswith(cards) and not step.endswith(SUMS))]
+        )
         return "; ".join(f"{words}: {', '.join(names)}" for words, names in made.items()) if len(made) > 1 else ""
 
     def damages(self, folder: Path, step: str) -> list[str]:

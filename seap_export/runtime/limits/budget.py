@@ -58,10 +58,10 @@ def weight(value: object, budget: Budget | None = None) -> int:
         if isinstance(value, str | bytes):
             units += len(value)
         elif isinstance(value, Mapping):
-            stack += value
-            stack += value.values()
+            stack.extend(value)  # not "+=", which a value may define for itself
+            stack.extend(value.values())
         elif isinstance(value, Sequence | Set | ValuesView) and not isinstance(value, range):
-            stack += value
+            stack.extend(value)
         else:
             units += flat_weight(value)
         total += units

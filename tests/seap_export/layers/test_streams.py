@@ -134,7 +134,7 @@ def test_a_file_of_tensors_is_there_as_a_whole_or_not_at_all(tmp_path: Path, mon
         assert not path.exists()
         raise InterruptedError
 
-    monkeypatch.setattr("seap_export.layers.kept.os.replace", fail)
+    monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(InterruptedError):
         keep_tensors(path_of(tmp_path, "x", 11), {"a": torch.ones(1)})
     assert kept_layers(tmp_path, "x") == [9, 10]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from seap_export.checksums import SUMS, write_checksums
 from seap_export.errors import ArtifactError
 from validation.benchmarks.peers.artifacts import Environments
 from validation.benchmarks.peers.contest import Passage, rotated
@@ -74,6 +75,8 @@ def prepare(folder: Path, threads: int, end: int) -> None:
     config["model"]["decoder"]["session_options"]["intra_op_num_threads"] = threads
     config["model"]["eos_token_id"] = end
     path.write_text(json.dumps(config, indent=2) + "\n", "utf-8", newline="\n")
+    if (folder / SUMS).exists():
+        write_checksums(folder)
 
 
 def run_loops(
