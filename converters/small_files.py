@@ -8,15 +8,15 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from seap_export.checksums import LEFT_BY_OTHERS, SUMS
 from seap_export.errors import InputError
 from seap_export.json_file import json_text, read_json, write_json
 
 #: Bytes as they are, JSON values, or None: there is no such file.
 Content = bytes | Mapping[str, Any] | None
 _MISSING = object()
-#: What lies in a folder of a format and no runtime reads: its list of checksums, and what git, clients of the hub and
-#: file managers leave there.
-_BESIDE = frozenset({"SHA256SUMS", ".git", ".gitattributes", ".cache", ".DS_Store", "Thumbs.db", "desktop.ini"})
+#: What lies in a folder of a format and no runtime reads.
+_BESIDE = frozenset({SUMS, *LEFT_BY_OTHERS})
 
 
 def copies(model_folder: Path, *names: str) -> dict[str, Content]:
