@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.editing import edit_tensor
+from support.editing import edit_tensor, list_again
 
 pytestmark = pytest.mark.release
 
@@ -22,6 +22,7 @@ def test_one_wrong_weight_is_stopped_and_followed_to_its_layer(
     name = "model.layers.17.self_attn.o_proj.weight.packed"
     # from the lowest level to the highest one
     edit_tensor(folder / "model.onnx", name, lambda levels: levels.put(levels.argmin(), 255))
+    list_again(folder.parent)
     few = ("--prompts", "1", "--long-tokens", "48", "--decode-steps", "2")
     done = run("validate", folder.parent, *few, "--bisect", "--quiet", code=3)
     assert " layers.17.self_attn.o_proj (and " in done.stderr
