@@ -11,12 +11,13 @@ from typing import Any
 from seap_export.checksums import LEFT_BY_OTHERS, SUMS
 from seap_export.errors import InputError
 from seap_export.json_file import json_text, read_json, write_json
+from seap_export.rounding.note import ROUNDING_FILE
 
 #: Bytes as they are, JSON values, or None: there is no such file.
 Content = bytes | Mapping[str, Any] | None
 _MISSING = object()
-#: What lies in a folder of a format and no runtime reads.
-_BESIDE = frozenset({SUMS, *LEFT_BY_OTHERS})
+#: What lies in a folder of a format beside the format's own files, and no runtime reads.
+_BESIDE = frozenset({SUMS, ROUNDING_FILE, *LEFT_BY_OTHERS})
 
 
 def copies(model_folder: Path, *names: str) -> dict[str, Content]:

@@ -68,7 +68,7 @@ class ChatTemplate:
         token = CURRENT.set(Budget([messages, tools]))
         try:
             text = _compiled(self.sources[name], self.date).render(
-                messages=messages,
+                messages=list(messages),  # as transformers gives them, should a template print them
                 tools=tools or None,
                 documents=None,
                 add_generation_prompt=add_generation_prompt,

@@ -15,6 +15,8 @@ from tokenizers.trainers import BpeTrainer
 from support.corpora import WORDS
 from support.editing import list_again, set_json
 
+_TEMPLATE = "{% for message in messages %}{{ message.role }} {{ message.content }} {% endfor %}"
+
 
 def write_micro_tokenizer(folder: Path) -> None:
     """A word-level tokenizer over `WORDS`."""
@@ -110,7 +112,7 @@ def _finish(folder: Path, tokenizer: Tokenizer, config: dict[str, Any]) -> None:
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in known])
     tokenizer.save(str(folder / "tokenizer.json"))
     names = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": None}
-    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **names, "chat_template": "{{ messages }}", **config}
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **names, "chat_template": _TEMPLATE, **config}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
 
 

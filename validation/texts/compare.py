@@ -125,11 +125,10 @@ def _of_conversation(
         return True, str(error)
     if text is None:
         return False, None
-    ids = model.encode(wanted, special=False)
-    lines = [
-        *_apart("the text", lambda: text, wanted, title),
-        *_apart("the token ids", lambda: runtime.conversation_ids(talk, text), ids, title),
-    ]
+    lines = [*_apart("the text", lambda: text, wanted, title)]
+    if model.can_read(wanted):
+        ids = model.encode(wanted, special=False)
+        lines += _apart("the token ids", lambda: runtime.conversation_ids(talk, text), ids, title)
     return True, next(iter(lines), None)
 
 
