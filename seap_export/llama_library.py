@@ -137,6 +137,8 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "llama_vocab_n_tokens": (c_int32, (pointer,)),
     "llama_vocab_is_eog": (c_bool, (pointer, c_int32)),
     "llama_tokenize": (c_int32, (pointer, c_char_p, c_int32, POINTER(c_int32), c_int32, c_bool, c_bool)),
+    "llama_token_to_piece": (c_int32, (pointer, c_int32, c_char_p, c_int32, c_int32, c_bool)),
+    "llama_vocab_type": (c_int, (pointer,)),
     "llama_detokenize": (c_int32, (pointer, POINTER(c_int32), c_int32, c_char_p, c_int32, c_bool, c_bool)),
 }
 

@@ -15,19 +15,21 @@ from converters.formats import format_class
 from validation.texts.compare import runtime_figures
 from validation.texts.model import ModelTexts
 
-#: What each is written as, and how many conversations it renders of the two that the template takes.
-RUNTIMES = {
-    "llama.cpp": ("gguf", "f32", 2),
-    "openvino": ("openvino", "fp32", 2),
-    "transformers.js": ("web", "fp32", 2),
-    "litert": ("litert", "fp32", 1),
-    "executorch": ("executorch", "fp32", 0),
-}
 
-
-@pytest.mark.parametrize("runtime", [pytest.param(name, marks=pytest.mark.needs(name)) for name in RUNTIMES])
-def test_a_runtime_agrees_and_another_tokenizer_does_not(runtime: str, tmp_path: Path) -> None:
-    named, precision, conversations = RUNTIMES[runtime]
+# A runtime, what it is given, and how many conversations it renders of the two that the template takes.
+@pytest.mark.parametrize(
+    ("runtime", "named", "precision", "conversations"),
+    [
+        pytest.param("llama.cpp", "gguf", "f32", 2, marks=pytest.mark.needs("llama.cpp")),
+        pytest.param("openvino", "openvino", "fp32", 2, marks=pytest.mark.needs("openvino")),
+        pytest.param("transformers.js", "web", "fp32", 2, marks=pytest.mark.needs("transformers.js")),
+        pytest.param("litert", "litert", "fp32", 1, marks=pytest.mark.needs("litert")),
+        pytest.param("executorch", "executorch", "fp32", 0, marks=pytest.mark.needs("executorch")),
+    ],
+)
+def test_a_runtime_agrees_and_another_tokenizer_does_not(
+    tmp_path: Path, runtime: str, named: str, precision: str, conversations: int
+) -> None:
     hf, folder = write_micro_model(tmp_path / "hf", vocab_size=400, model_type="llama"), tmp_path / "written"
     write_byte_level(hf, chat_template=TEMPLATE)
     tokenizer = trained_byte_level(micro_texts(50), 400, ("<pad>", "<s>", "</s>"))  # every byte has a token
@@ -42,4 +44,4 @@ def test_a_runtime_agrees_and_another_tokenizer_does_not(runtime: str, tmp_path:
     edit_json(hf / "tokenizer.json", lambda values: values["model"]["merges"].pop(0))
     figures = runtime_figures(ModelTexts(hf), runtime, folder, prompts)
     assert figures is not None
-    assert any(reason.startswith("prompt 0: token ids of ") for reason in figures.reasons), figures.reasons
+    assert any(": token ids of " in reason for reason in figures.reasons), figures.reasons

@@ -30,6 +30,8 @@ _CACHE_TYPES = {"f32": 0, "f16": 1}
 _UBATCH = 512
 #: Bytes of the longest token of any vocabulary, and more.
 _LONGEST_TOKEN = 512
+#: LLAMA_VOCAB_TYPE_BPE.
+_BYTE_LEVEL = 2
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,13 @@ class LlamaSession:
         return list(buffer[:count])
 
     def detokenize(self, ids: Sequence[int]) -> str:
-        """The text of tokens, without special ones."""
+        """The text of tokens, without special ones, as the server streams it.
+
+        `llama_detokenize` strips the space at the start of a SentencePiece text, as it should, but cleans up spaces
+        between the tokens of byte-level tokenizers, which the server does not.
+        """
+        if self._library.llama_vocab_type(self._vocabulary) == _BYTE_LEVEL:
+            return b"".join(map(self._piece, ids)).decode("utf-8", "replace")
         tokens = (ctypes.c_int32 * len(ids))(*ids)
         room = 8 + _LONGEST_TOKEN * len(ids)
         text = ctypes.create_string_buffer(room)
@@ -173,6 +181,13 @@ class LlamaSession:
         if count < 0:
             raise ParityFailure(f"llama.cpp needs {-count} bytes for {len(ids)} tokens")
         return text.raw[:count].decode("utf-8", "replace")
+
+    def _piece(self, token: int) -> bytes:
+        text = ctypes.create_string_buffer(_LONGEST_TOKEN)
+        count = self._library.llama_token_to_piece(self._vocabulary, token, text, _LONGEST_TOKEN, 0, False)
+        if count < 0:
+            raise ParityFailure(f"llama.cpp needs {-count} bytes for the token {token}")
+        return text.raw[:count]
 
     def render(self, messages: Sequence[Any], tools: Sequence[Any], prompts: bool) -> str:
         """The text that the file's chat template makes of messages, as llama.cpp's server gives it.
