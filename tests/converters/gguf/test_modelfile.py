@@ -99,7 +99,7 @@ def test_the_template_renders_as_that_of_the_model(
 @pytest.mark.parametrize(
     "template",
     [
-        None,
+        "{{ messages }}",
         _DATED,
         _MERGED,
         _BRACES,
@@ -111,7 +111,7 @@ def test_the_template_renders_as_that_of_the_model(
     ],
 )
 def test_a_template_that_cannot_be_said_in_go_is_left_to_ollama(
-    written: Callable[[str | None], dict[str, Any]], template: str | None
+    written: Callable[[str], dict[str, Any]], template: str
 ) -> None:
     assert not {"TEMPLATE", "SYSTEM"} & written(template).keys()
 

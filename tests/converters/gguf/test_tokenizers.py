@@ -54,7 +54,8 @@ def test_special_tokens_and_the_template(folder: Path) -> None:
         written["padding_token_id"],
     ) == (2, 5, 1, 0)
     assert (written["add_bos_token"], written["add_eos_token"]) == (False, False)
-    assert metadata["tokenizer.chat_template"] == "{{ messages }}"
+    config = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    assert metadata["tokenizer.chat_template"] == config["chat_template"]
     assert written["token_type"][:4] == [3, 3, 3, 1]  # type: ignore[index]
     assert written["token_type"][-1] == 5  # type: ignore[index]
     write_sentencepiece(folder)
