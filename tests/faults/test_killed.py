@@ -16,7 +16,7 @@ from faults.commands import ALL, COMMON
 from support.processes import Tool
 from support.product import read_manifest
 
-KILLS = 30
+KILLS = 45
 TreeOf = Callable[[Path], object]
 
 
@@ -30,7 +30,7 @@ def steps_done(out: Path) -> int:
 
 
 @pytest.mark.release
-def test_thirty_kills_change_nothing_in_the_end(
+def test_kills_change_nothing_in_the_end(
     tool: Tool, work: Path, undisturbed: Path, tree: TreeOf, assert_whole: Callable[[Path], None]
 ) -> None:
     pipe = work / "events"
@@ -63,7 +63,7 @@ def test_thirty_kills_change_nothing_in_the_end(
         step = (KILLS - left) * len(sizes) // KILLS
 
     assert num_halves > KILLS / 3  # most kills interrupt something
-    assert len(set(stages)) > min(len(begins), KILLS) / 2  # at all stages of the work
+    assert len(set(stages)) > len(begins) / 2  # at all stages of the work
     outcome = tool(work, *ALL)
     assert (outcome.code, outcome.err) == (0, "")
     assert tree(work / "out") == tree(undisturbed)

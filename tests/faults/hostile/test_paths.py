@@ -68,9 +68,15 @@ def test_a_manifest_that_leads_out(
     change(done / "manifest.json", **{part: added[part]})
     before = tree(secret.parent)
     for command in (("inspect", "out"), ALL, ("plot", "out", "--out", "plots")):
-        run(*command).refused(7, "out/manifest.json", "--force")
+        run(*command).refused(7, "out/manifest.json", "damaged", "--force")
     run("bench", "out", "--dense", "m").refused(7)
     assert tree(secret.parent) == before
+    # which makes everything in the folder anew, and touches nothing outside
+    assert run(*ALL, "--force").code == 0
+    now = tree(secret.parent)
+    assert {name: now.get(name) for name in before if not str(name).startswith("out")} == {
+        name: value for name, value in before.items() if not str(name).startswith("out")
+    }
 
 
 @pytest.mark.parametrize(
