@@ -19,9 +19,9 @@ with = $(shell grep -rlE $(1) tests --include='test_*.py')
 # Options of test-gpu, such as ARGS=--dry-run.
 ARGS ?=
 # What depends on transformers' release.
-TRANSFORMERS := $(patsubst %,tests/seap_export/%,modeling optimum_plugin activations/test_walk_check.py) \
-	$(patsubst %,tests/seap_export/sources/test_%.py,config gguf gguf_families gguf_tokenizers stored tokenizer_files) \
-	$(patsubst %,tests/seap_export/shrink/test_%.py,uniform write) tests/validation/parity/test_parity_micro.py
+TRANSFORMERS := $(patsubst %,tests/seap_export/%,model/modeling optimum_plugin pruning/activations/test_walk_check.py) \
+	$(patsubst %,tests/seap_export/model/sources/test_%.py,config gguf gguf_families gguf_tokenizers stored tokenizer_files) \
+	$(patsubst %,tests/seap_export/pruning/shrink/test_%.py,uniform write) tests/validation/parity/test_parity_micro.py
 
 # The releases that CI passed with. A new one reaches the tests when `make constraints` has written it down; "CONSTRAIN="
 # installs the newest.

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from converters.format import Format
+from seap_export.common.json_file import read_json
 from seap_export.errors import InputError
-from seap_export.families import ModelSpec, model_spec
-from seap_export.json_file import read_json
-from seap_export.sources.tokenizer import tokenizer_files
+from seap_export.model.families import ModelSpec, model_spec
+from seap_export.model.sources.tokenizer import tokenizer_files
 
 
 def accepted_model(format: Format, folder: Path) -> tuple[dict[str, Any], ModelSpec]:

@@ -13,8 +13,8 @@ from seap_export.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
-    from seap_export.families import ModelSpec, Sublayer
-    from seap_export.rounding.grid import BlockQuantization
+    from seap_export.model.families import ModelSpec, Sublayer
+    from seap_export.pruning.rounding.grid import BlockQuantization
 
 
 def lacks(spec: ModelSpec, *known: type[Sublayer]) -> str | None:

@@ -9,8 +9,8 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from converters.format import Format
+from seap_export.common.toml_file import either
 from seap_export.errors import ArtifactError, UsageError
-from seap_export.toml_file import either
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, Generic, TypeVar
 
-from seap_export.families import Attention, Mlp, ModelSpec, RopeSpec, Sublayer, names
-from seap_export.families.names import Projection
-from seap_export.layers.sublayers.rotary import pair_swap
+from seap_export.model.families import Attention, Mlp, ModelSpec, RopeSpec, Sublayer, names
+from seap_export.model.families.names import Projection
+from seap_export.model.layers.sublayers.rotary import pair_swap
 
 V = TypeVar("V")
 

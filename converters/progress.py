@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 
-from seap_export.families import names
+from seap_export.model.families import names
 
 
 class LayerProgress:

@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from seap_export.errors import ArtifactError, InputError
-from seap_export.families import ModelSpec
-from seap_export.sources.stored import PlainReader, StoredForm
-from seap_export.sources.weights import SafetensorsReader, check_weights
+from seap_export.model.families import ModelSpec
+from seap_export.model.sources.stored import PlainReader, StoredForm
+from seap_export.model.sources.weights import SafetensorsReader, check_weights
 
 
 def open_plain(model_folder: Path, spec: ModelSpec) -> PlainReader:

@@ -8,10 +8,10 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from seap_export.checksums import LEFT_BY_OTHERS, SUMS
+from seap_export.common.checksums import LEFT_BY_OTHERS, SUMS
+from seap_export.common.json_file import json_text, read_json, write_json
 from seap_export.errors import InputError
-from seap_export.json_file import json_text, read_json, write_json
-from seap_export.rounding.note import ROUNDING_FILE
+from seap_export.pruning.rounding.note import ROUNDING_FILE
 
 #: Bytes as they are, JSON values, or None: there is no such file.
 Content = bytes | Mapping[str, Any] | None

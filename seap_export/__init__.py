@@ -7,7 +7,7 @@ what the commands of the same names do; they are imported when they are first us
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from seap_export.modeling.registration import register_pruned_families
+from seap_export.model.modeling.registration import register_pruned_families
 
 if TYPE_CHECKING:
     from seap_export.api.convert import convert

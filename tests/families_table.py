@@ -39,7 +39,7 @@ from support.variations import VARIATIONS, micro_config  # noqa: E402
 from converters.format import Format  # noqa: E402
 from converters.formats import format_class  # noqa: E402
 from seap_export.cli import main  # noqa: E402
-from seap_export.families import Experts, Family, Sublayer, model_spec  # noqa: E402
+from seap_export.model.families import Experts, Family, Sublayer, model_spec  # noqa: E402
 from seap_export.pipeline.gate.parity import check_parity  # noqa: E402
 
 VARIANT = "a-0.3"
@@ -198,8 +198,8 @@ def _inside_of(known: Sequence[Family]) -> str:
 
 _INTRODUCTION = """# Families
 
-A family is one TOML file in `seap_export/families/` ([how to add one](contributing/adding-a-family.md)). Micro models
-of each were exported in both layouts and every precision, and compared with transformers
+A family is one TOML file in `seap_export/model/families/` ([how to add one](contributing/adding-a-family.md)). Micro
+models of each were exported in both layouts and every precision, and compared with transformers
 ([figures](research/families.md)). `stock class`: a uniform variant loads in transformers' own class, in release 5
 and in 4.57 (`no`: it lacks the class). `GenAI`: ONNX Runtime GenAI generates with it, or with `--layout uniform` only.
 `GGUF`: a GGUF file of it can be read, or only written. `-`: not run.

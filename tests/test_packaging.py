@@ -45,11 +45,11 @@ def test_wheel_holds_the_three_packages_and_the_file_that_optimum_looks_for(whee
         "corpus/samples/everyday.jsonl",
         "corpus/samples/everyday.toml",
         "corpus/samples/reading.txt",
-        "families/llama.toml",
-        "recipes/seap.toml",
-        "sources/gguf/tokenizers/byte_level.toml",
-        "modeling/modeling_seap.py",
-        "modeling/configuration_seap.py",
+        "model/families/llama.toml",
+        "pruning/recipes/seap.toml",
+        "model/sources/gguf/tokenizers/byte_level.toml",
+        "model/modeling/modeling_seap.py",
+        "model/modeling/configuration_seap.py",
         "py.typed",
     ):
         assert f"seap_export/{data}" in names
@@ -106,7 +106,7 @@ def test_wheel_works_in_a_fresh_environment(wheel: Path, tmp_path: Path, monkeyp
     assert subprocess.run(command, cwd=empty, check=True, capture_output=True, text=True).stdout.startswith("seap-ex")
     code = (
         "import json, converters, seap_export, validation;"
-        "from seap_export.families.files import families;"
+        "from seap_export.model.families.files import families;"
         "names = [family.model_type for family in families()];"
         "print(json.dumps([m.__file__ for m in (converters, seap_export, validation)] + [names]))"
     )

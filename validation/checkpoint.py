@@ -10,10 +10,10 @@ import torch
 
 from converters.format import StoredWeights
 from seap_export.errors import ArtifactError, InputError
-from seap_export.families import ModelSpec
-from seap_export.layers.stock import StockModel
-from seap_export.sources.config import read_spec
-from seap_export.sources.weights import SafetensorsReader, WeightReader
+from seap_export.model.families import ModelSpec
+from seap_export.model.layers.stock import StockModel
+from seap_export.model.sources.config import read_spec
+from seap_export.model.sources.weights import SafetensorsReader, WeightReader
 from validation.quiet import quiet_transformers
 
 #: Stored tensors by name: those of a layer, or one outside the layers.

@@ -10,7 +10,7 @@ from seap_export.errors import UsageError
 from seap_export.runtime.session import available_threads
 
 if TYPE_CHECKING:
-    from seap_export.layers.compute import Compute
+    from seap_export.model.layers.compute import Compute
 
 #: Takes a line on what is being done.
 Say = Callable[[str], object]
@@ -46,6 +46,6 @@ class Execution:
     @property
     def torch_compute(self) -> Compute:
         """Where torch runs; raises what `choose_compute` does."""
-        from seap_export.layers.compute import choose_compute
+        from seap_export.model.layers.compute import choose_compute
 
         return self.compute or choose_compute("cpu")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import onnx
 
+from seap_export.common.memory import available_memory
 from seap_export.errors import ArtifactError, EnvironmentFailure
-from seap_export.memory import available_memory
 from seap_export.runtime.decoding.cache import is_state
 from seap_export.runtime.decoding.decoder import CACHE_KEY
 from seap_export.runtime.driver import free_gpu_memory

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from seap_export.activations.statistics import covariance_bytes
-from seap_export.families import ModelSpec, model_spec
+from seap_export.model.families import ModelSpec, model_spec
+from seap_export.pruning.activations.statistics import covariance_bytes
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from converters.executorch.graph import TOKENS, Graph, Shape, Value
 from converters.executorch.program import Program
 from converters.executorch.weights import GRID, Kind, Weight
 from converters.program_decoder import ProgramDecoder
-from seap_export.families import Attention, ModelSpec, RopeSpec, names
-from seap_export.families.names import QKV
-from seap_export.layers.sublayers.rotary import rotary_tables
+from seap_export.model.families import Attention, ModelSpec, RopeSpec, names
+from seap_export.model.families.names import QKV
+from seap_export.model.layers.sublayers.rotary import rotary_tables
 
 #: Tokens of the cache at most: it takes its whole memory, however short the text is.
 CONTEXT = 2048

@@ -19,9 +19,9 @@ from converters.progress import LayerProgress
 from converters.read_back import open_plain
 from converters.small_files import copies, write_files
 from converters.whole import whole_or_nothing
-from seap_export.families import Attention, Mlp, ModelSpec
-from seap_export.rounding.grid import BlockQuantization
-from seap_export.sources.config import end_tokens
+from seap_export.model.families import Attention, Mlp, ModelSpec
+from seap_export.model.sources.config import end_tokens
+from seap_export.pruning.rounding.grid import BlockQuantization
 
 #: The nodes of a layer, bytes.
 _LAYER = 12_000

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from seap_export.extras import import_of_extra
-from seap_export.stderr import silent_stderr
+from seap_export.common.extras import import_of_extra
+from seap_export.common.stderr import silent_stderr
 
 #: The extra of this package that installs them.
 EXTRA = "executorch"

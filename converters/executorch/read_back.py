@@ -16,8 +16,8 @@ from converters.executorch.weights import StoredNumbers, stored_numbers
 from converters.read_back import PlainWeights, open_plain
 from converters.small_files import copies, file_differences, foreign_files
 from seap_export.errors import ArtifactError
-from seap_export.families import ModelSpec
-from seap_export.sources.config import end_tokens, read_spec
+from seap_export.model.families import ModelSpec
+from seap_export.model.sources.config import end_tokens, read_spec
 
 
 class ExecutorchWeights(PlainWeights):

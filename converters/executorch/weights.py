@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from converters.read_back import not_finite
-from seap_export.rounding.grid import BlockQuantization, best_scales, levels, padded_blocks
+from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, levels, padded_blocks
 
 Kind = Literal["fp32", "int8", "int4"]
 #: What int4 matrices are on; XNNPACK wants scales above zero.

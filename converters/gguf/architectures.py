@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
 
-from seap_export.families import (
+from seap_export.model.families import (
     Attention,
     Convolution,
     DeltaNet,
@@ -26,8 +26,8 @@ from seap_export.families import (
     SharedExpert,
     Sublayer,
 )
-from seap_export.families.names import DENSE, PROJECTIONS, QKV, Norm, Projection
-from seap_export.families.sublayers import Activation, QkNorm
+from seap_export.model.families.names import DENSE, PROJECTIONS, QKV, Norm, Projection
+from seap_export.model.families.sublayers import Activation, QkNorm
 
 _USUAL_NORMS: frozenset[Norm] = frozenset({"input_layernorm", "post_attention_layernorm"})
 _NO_NAMES: Mapping[str, str] = MappingProxyType({})

@@ -17,7 +17,7 @@ from converters.gguf.architectures import (
 )
 from converters.gguf.folding import Folding
 from seap_export.errors import InputError
-from seap_export.families import (
+from seap_export.model.families import (
     Attention,
     Convolution,
     DeltaNet,
@@ -28,8 +28,8 @@ from seap_export.families import (
     RopeSpec,
     SharedExpert,
 )
-from seap_export.families.names import PROJECTIONS
-from seap_export.families.sublayers import Gates
+from seap_export.model.families.names import PROJECTIONS
+from seap_export.model.families.sublayers import Gates
 
 #: A least time step that llama.cpp may leave out: its tokens change a state by a thousandth.
 _NO_STEP = 0.001

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from converters.comparison import Tolerance
 from converters.gguf.q4_0 import encode_q4_0
 from converters.gguf.types import needs_library
-from seap_export.llama_library import llama_library
+from seap_export.common.llama_library import llama_library
 
 #: Half the smallest number of float16: what lies below is rounded to it or to zero.
 _TINY = 2.0**-25

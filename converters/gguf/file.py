@@ -15,7 +15,7 @@ from converters.gguf.choice import choose_architecture
 from converters.gguf.layout import FileTensor, file_tensors
 from converters.gguf.metadata import Metadata, model_metadata, rope_tensors
 from converters.gguf.types import PRESETS, Preset, bytes_of, needs_library, type_of, wanted_type
-from seap_export.families import ModelSpec
+from seap_export.model.families import ModelSpec
 
 MODEL_FILE = "model.gguf"
 #: About what the metadata take: a token with its text and kind, and two merges.

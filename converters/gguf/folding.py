@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from converters.gguf.architectures import Architecture
-from seap_export.families import Attention, ModelSpec
+from seap_export.model.families import Attention, ModelSpec
 
 
 def attention_scale(architecture: Architecture, spec: ModelSpec) -> float:

@@ -15,10 +15,10 @@ from converters.gguf.stored import GgufWeights, file_damages, precision_of, weig
 from converters.gguf.tokenizer.vocabulary import tokenizer_metadata
 from converters.gguf.types import PRESETS
 from converters.gguf.writer import write_gguf
+from seap_export.common.llama_library import llama_library
 from seap_export.errors import InputError
-from seap_export.families import ModelSpec
-from seap_export.llama_library import llama_library
-from seap_export.rounding.grid import BlockQuantization
+from seap_export.model.families import ModelSpec
+from seap_export.pruning.rounding.grid import BlockQuantization
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from converters.gguf.architectures import Architecture
 from converters.gguf.folding import Folding
 from converters.gguf.orders import Orders
-from seap_export.families import Experts, Mamba, ModelSpec, Sublayer, names
-from seap_export.families.family import FUSED
-from seap_export.families.names import DENSE, NORMS, PROJECTIONS, ROUTED, Projection
-from seap_export.families.sublayers import QK_NORMS
+from seap_export.model.families import Experts, Mamba, ModelSpec, Sublayer, names
+from seap_export.model.families.family import FUSED
+from seap_export.model.families.names import DENSE, NORMS, PROJECTIONS, ROUTED, Projection
+from seap_export.model.families.sublayers import QK_NORMS
 
 _NORM_NAMES: Mapping[str, str] = {
     "input_layernorm": "attn_norm.weight",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from converters.gguf.architectures import Architecture, attention_interval, effective_window, full_rope, local_rope
 from converters.gguf.folding import Folding
 from converters.gguf.types import Preset
-from seap_export.families import (
+from seap_export.model.families import (
     Attention,
     Convolution,
     DeltaNet,
@@ -25,8 +25,8 @@ from seap_export.families import (
     RopeSpec,
     SharedExpert,
 )
-from seap_export.layers.sublayers.rotary import attention_factor, inverse_frequencies
-from seap_export.sources.gguf.file import MODEL_TYPE_KEY
+from seap_export.model.layers.sublayers.rotary import attention_factor, inverse_frequencies
+from seap_export.model.sources.gguf.file import MODEL_TYPE_KEY
 
 Value: TypeAlias = bool | int | float | str | list[str] | list[int] | list[float] | list[bool]
 Metadata: TypeAlias = dict[str, Value]

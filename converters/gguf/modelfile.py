@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from seap_export.errors import InputError
-from seap_export.families import ModelSpec
+from seap_export.model.families import ModelSpec
 from seap_export.runtime.chat import ChatTemplate, Message, read_chat_template
 from seap_export.runtime.files import load_tokenizer
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from converters.gguf.architectures import Architecture, full_rope
-from seap_export.families import Attention, DeltaNet, ModelSpec
-from seap_export.families.names import Projection
+from seap_export.model.families import Attention, DeltaNet, ModelSpec
+from seap_export.model.families.names import Projection
 
 #: Position i holds what the plain form has at position `order[i]`, int64; None: at i.
 Order = NDArray[np.int64] | None

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seap_export.rounding.grid import BlockQuantization, best_scales, levels, padded_blocks
+from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, levels, padded_blocks
 
 Q4_0 = BlockQuantization(4, 32, embeddings=False, whole_blocks=True)
 #: Numbers that are rounded at a time.

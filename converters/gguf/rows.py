@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from converters.gguf.layout import FileTensor, Part
 from converters.read_back import not_finite
 from seap_export.errors import InputError
-from seap_export.sources.weights import WeightReader
+from seap_export.model.sources.weights import WeightReader
 
 #: Values that are converted at a time (16 MiB in float32).
 _AT_ONCE = 2**22

@@ -25,10 +25,10 @@ from converters.gguf.writer import other_files, whole_metadata, write_header
 from converters.read_back import PlainWeights
 from converters.small_files import file_differences, foreign_files
 from seap_export.errors import ArtifactError, InputError
-from seap_export.sources.config import read_spec
-from seap_export.sources.gguf.header import GgufTensor, read_header
-from seap_export.sources.stored import PlainReader
-from seap_export.sources.weights import SafetensorsReader
+from seap_export.model.sources.config import read_spec
+from seap_export.model.sources.gguf.header import GgufTensor, read_header
+from seap_export.model.sources.stored import PlainReader
+from seap_export.model.sources.weights import SafetensorsReader
 
 #: Rows that are compared at a time.
 _ROWS = 4096

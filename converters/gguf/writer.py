@@ -20,10 +20,10 @@ from converters.gguf.tokenizer.vocabulary import tokenizer_metadata
 from converters.gguf.types import bytes_of
 from converters.small_files import Content, write_files
 from converters.whole import whole_or_nothing
-from seap_export.llama_library import llama_library
-from seap_export.sources.config import read_spec
-from seap_export.sources.stored import PlainReader
-from seap_export.sources.weights import SafetensorsReader, WeightReader
+from seap_export.common.llama_library import llama_library
+from seap_export.model.sources.config import read_spec
+from seap_export.model.sources.stored import PlainReader
+from seap_export.model.sources.weights import SafetensorsReader, WeightReader
 
 _TYPES: dict[type, GGUFValueType] = {
     bool: GGUFValueType.BOOL,

@@ -11,10 +11,10 @@ import torch
 
 from converters.format import Format
 from seap_export.errors import ArtifactError, InputError, UsageError
-from seap_export.families import ModelSpec
-from seap_export.sources.config import read_spec
-from seap_export.sources.stored import StoredForm
-from seap_export.sources.weights import SafetensorsReader, check_weights, main_dtype
+from seap_export.model.families import ModelSpec
+from seap_export.model.sources.config import read_spec
+from seap_export.model.sources.stored import StoredForm
+from seap_export.model.sources.weights import SafetensorsReader, check_weights, main_dtype
 
 _NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16"}
 _SIZES = {name: dtype.itemsize for dtype, name in _NAMES.items()}

@@ -14,9 +14,9 @@ import numpy as np
 from converters.litert import operators as op
 from converters.litert.program import Graph, Program, Value, Weight
 from converters.program_decoder import ProgramDecoder
-from seap_export.families import Attention, ModelSpec, QueryScaling, RopeSpec, names
-from seap_export.families.names import QKV
-from seap_export.layers.sublayers.rotary import attention_factor, inverse_frequencies
+from seap_export.model.families import Attention, ModelSpec, QueryScaling, RopeSpec, names
+from seap_export.model.families.names import QKV
+from seap_export.model.layers.sublayers.rotary import attention_factor, inverse_frequencies
 
 #: Tokens of the prompt's signatures, and of the cache at most: every step reads all of it, however short the text is.
 _PREFILL, CONTEXT = (16, 128), 1024

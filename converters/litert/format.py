@@ -22,7 +22,7 @@ from converters.litert.weights import stored_numbers
 from converters.progress import LayerProgress
 from converters.read_back import open_plain
 from converters.whole import whole_or_nothing
-from seap_export.families import Attention, Mlp, ModelSpec
+from seap_export.model.families import Attention, Mlp, ModelSpec
 
 #: The nodes and tensors of a layer in all signatures, bytes.
 _LAYER = 21_000

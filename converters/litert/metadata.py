@@ -10,9 +10,9 @@ from pathlib import Path
 
 from converters.litert.packages import require
 from seap_export.errors import InputError
+from seap_export.model.sources.config import end_tokens
 from seap_export.runtime.chat import ChatTemplate, read_chat_template
 from seap_export.runtime.files import load_tokenizer
-from seap_export.sources.config import end_tokens
 
 #: LiteRT-LM gives the content of a turn as a list of parts, which few templates take.
 _AS_TEXT = (

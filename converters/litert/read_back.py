@@ -18,8 +18,8 @@ from converters.litert.weights import StoredNumbers, stored_numbers
 from converters.read_back import PlainWeights, open_plain
 from converters.small_files import foreign_files
 from seap_export.errors import ArtifactError
-from seap_export.families import ModelSpec
-from seap_export.sources.config import read_spec
+from seap_export.model.families import ModelSpec
+from seap_export.model.sources.config import read_spec
 
 
 class LitertWeights(PlainWeights):

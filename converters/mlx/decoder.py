@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from seap_export.families import Attention, Experts, LayerSpec, Mlp, ModelSpec, RopeSpec, SharedExpert
-from seap_export.families.names import NORMS, PROJECTIONS
-from seap_export.layers.sublayers.rotary import attention_factor, inverse_frequencies
+from seap_export.model.families import Attention, Experts, LayerSpec, Mlp, ModelSpec, RopeSpec, SharedExpert
+from seap_export.model.families.names import NORMS, PROJECTIONS
+from seap_export.model.layers.sublayers.rotary import attention_factor, inverse_frequencies
 
 
 def described(spec: ModelSpec) -> dict[str, Any]:

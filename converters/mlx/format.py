@@ -15,13 +15,13 @@ from converters.mlx.layout import GROUPS, PRECISIONS, Layout
 from converters.mlx.quantize import GRID
 from converters.mlx.stored import MlxWeights, folder_damages, weight_differences
 from converters.mlx.writer import model_dtype, write_mlx
+from seap_export.common.json_file import read_json
 from seap_export.errors import ArtifactError, InputError
-from seap_export.families import Attention, Experts, Mlp, ModelSpec, SharedExpert
-from seap_export.families.sublayers import Gates
-from seap_export.json_file import read_json
-from seap_export.rounding.grid import BlockQuantization
-from seap_export.sources.config import read_spec
-from seap_export.sources.tensor_writer import SafetensorsWriter
+from seap_export.model.families import Attention, Experts, Mlp, ModelSpec, SharedExpert
+from seap_export.model.families.sublayers import Gates
+from seap_export.model.sources.config import read_spec
+from seap_export.model.sources.tensor_writer import SafetensorsWriter
+from seap_export.pruning.rounding.grid import BlockQuantization
 
 #: Of the gates in `modeling_mlx.py`.
 _ACTIVATIONS = ("silu", "gelu_tanh")

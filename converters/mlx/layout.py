@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from seap_export.families import Experts, ModelSpec, names
-from seap_export.families.names import ROUTED
-from seap_export.families.stacked import Joint
+from seap_export.model.families import Experts, ModelSpec, names
+from seap_export.model.families.names import ROUTED
+from seap_export.model.families.stacked import Joint
 
 #: Group sizes, the one first that is tried first; what the columns of a matrix are no multiple of is not quantised.
 GROUPS = (64, 32)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from seap_export.rounding.grid import BlockQuantization, best_scales, levels, on_grid, padded_blocks
+from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, levels, on_grid, padded_blocks
 
 #: The grid that a matrix keeps.
 GRID = BlockQuantization(4, 64, whole_blocks=True)

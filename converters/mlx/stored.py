@@ -15,7 +15,7 @@ from converters.mlx.writer import WEIGHTS, mlx_files, stored_parts
 from converters.read_back import PlainWeights, open_plain
 from converters.small_files import file_differences, foreign_files
 from seap_export.errors import ArtifactError
-from seap_export.families import ModelSpec
+from seap_export.model.families import ModelSpec
 
 #: A number may be this many times as far off as half a unit in the last place of its dtype: machines round alike.
 _ULPS = 2.0

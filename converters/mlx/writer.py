@@ -18,14 +18,14 @@ from converters.progress import LayerProgress
 from converters.read_back import not_finite, open_plain
 from converters.small_files import Content, copies, in_order, write_files
 from converters.whole import whole_or_nothing
+from seap_export.common.json_file import read_json
 from seap_export.errors import InputError
-from seap_export.families import ModelSpec
-from seap_export.json_file import read_json
-from seap_export.rounding.note import read_note
-from seap_export.sources.stored import PlainReader
-from seap_export.sources.tensor_writer import SafetensorsWriter
-from seap_export.sources.tokenizer import tokenizer_names
-from seap_export.sources.weights import SafetensorsReader, main_dtype
+from seap_export.model.families import ModelSpec
+from seap_export.model.sources.stored import PlainReader
+from seap_export.model.sources.tensor_writer import SafetensorsWriter
+from seap_export.model.sources.tokenizer import tokenizer_names
+from seap_export.model.sources.weights import SafetensorsReader, main_dtype
+from seap_export.pruning.rounding.note import read_note
 
 #: The model file's name in an artifact.
 MODEL_FILE = "modeling_mlx.py"

@@ -15,10 +15,10 @@ from converters.onnx.weights.scaling import read_scaling
 from converters.onnx.weights.weights import open_weights
 from converters.small_files import Content, copies, file_differences, in_order, write_files
 from converters.whole import whole_or_nothing
-from seap_export.families import ModelSpec
-from seap_export.json_file import read_json, read_json_if_present
-from seap_export.sources.config import read_spec
-from seap_export.sources.tokenizer import read_tokenizer_config, tokenizer_files, tokenizer_names
+from seap_export.common.json_file import read_json, read_json_if_present
+from seap_export.model.families import ModelSpec
+from seap_export.model.sources.config import read_spec
+from seap_export.model.sources.tokenizer import read_tokenizer_config, tokenizer_files, tokenizer_names
 
 _DEFAULT = OnnxForm()
 

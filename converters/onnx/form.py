@@ -10,8 +10,8 @@ from typing import Any, Literal, cast, get_args
 import onnx
 
 from converters.onnx.precision import BlockQuantization, Precision, PrecisionName, choose_precision
+from seap_export.common.providers import PROVIDERS, WRITTEN_FOR, DialectName
 from seap_export.errors import ArtifactError
-from seap_export.providers import PROVIDERS, WRITTEN_FOR, DialectName
 
 #: The positions for which a graph returns logits.
 Logits = Literal["all", "last"]

@@ -18,7 +18,7 @@ from converters.onnx.stored import weight_differences
 from converters.onnx.weights.sizes import weight_bytes
 from converters.onnx.weights.widths import float_tables, width_warning
 from seap_export.errors import InputError
-from seap_export.families import ModelSpec
+from seap_export.model.families import ModelSpec
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Any
 
 from converters.onnx.form import OnnxForm
 from converters.onnx.onnx_writer import MODEL_FILE
+from seap_export.common.providers import PROVIDERS
 from seap_export.errors import InputError
-from seap_export.families import Attention, Convolution, LayerSpec, ModelSpec
-from seap_export.providers import PROVIDERS
+from seap_export.model.families import Attention, Convolution, LayerSpec, ModelSpec
 
 GENAI_CONFIG = "genai_config.json"
 _DEFAULT = OnnxForm()

@@ -16,10 +16,10 @@ from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import INLINE_BYTES, open_weights
 from converters.progress import LayerProgress
 from converters.whole import whole_or_nothing
+from seap_export.common.json_file import read_json
 from seap_export.errors import InputError, UsageError
-from seap_export.families import Attention, Experts, ModelSpec, model_spec
-from seap_export.json_file import read_json
-from seap_export.rounding.grid import BLOCK_SIZES
+from seap_export.model.families import Attention, Experts, ModelSpec, model_spec
+from seap_export.pruning.rounding.grid import BLOCK_SIZES
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"

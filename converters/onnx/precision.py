@@ -8,10 +8,10 @@ from typing import Literal, get_args
 import onnx_ir as ir
 import torch
 
+from seap_export.common.providers import PROVIDERS, DialectName, Dtype
+from seap_export.common.toml_file import either
 from seap_export.errors import UsageError
-from seap_export.providers import PROVIDERS, DialectName, Dtype
-from seap_export.rounding.grid import BlockQuantization
-from seap_export.toml_file import either
+from seap_export.pruning.rounding.grid import BlockQuantization
 
 PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)

@@ -18,7 +18,7 @@ from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import StackedLayout
 from converters.read_back import PlainWeights
 from seap_export.errors import ArtifactError
-from seap_export.families import Experts, ModelSpec, names
+from seap_export.model.families import Experts, ModelSpec, names
 
 
 class GraphWeights(PlainWeights):

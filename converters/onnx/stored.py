@@ -22,8 +22,8 @@ from converters.onnx.weights.quantize import QuantizedMatrix, dequantize
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import LazyTensor, open_weights
 from seap_export.errors import ArtifactError
-from seap_export.sources.config import read_spec
-from seap_export.sources.weights import Difference
+from seap_export.model.sources.config import read_spec
+from seap_export.model.sources.weights import Difference
 
 _DTYPES = {ir.DataType.FLOAT16: "fp16", ir.DataType.BFLOAT16: "bf16"}
 _PARTS = (".packed", ".scales", ".zero_points")

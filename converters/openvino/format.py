@@ -20,9 +20,9 @@ from converters.openvino.tokenizer import tokenizer_graphs, write_tokenizer
 from converters.openvino.translate import translate
 from converters.whole import whole_or_nothing
 from seap_export.errors import ArtifactError, InputError
-from seap_export.families import Attention, Mlp, ModelSpec, RopeSpec, names
-from seap_export.rounding.grid import BlockQuantization
-from seap_export.sources.config import read_spec
+from seap_export.model.families import Attention, Mlp, ModelSpec, RopeSpec, names
+from seap_export.model.sources.config import read_spec
+from seap_export.pruning.rounding.grid import BlockQuantization
 
 #: The share of a file from which on the user is told.
 _REMARKABLE = 0.01

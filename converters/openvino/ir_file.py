@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from converters.openvino.packages import require
 from converters.openvino.stored_tensor import StoredTensor
 from seap_export.errors import ArtifactError, EnvironmentFailure
-from seap_export.families import names
+from seap_export.model.families import names
 
 MODEL_FILE = "openvino_model.xml"
 DATA_FILE = "openvino_model.bin"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from seap_export.extras import import_of_extra
+from seap_export.common.extras import import_of_extra
 
 #: The extra of this package that installs them.
 EXTRA = "openvino"

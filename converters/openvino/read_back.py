@@ -15,7 +15,7 @@ from converters.openvino.stored_tensor import BLOCK, Storage, StoredTensor, dequ
 from converters.openvino.tensors import Weight, parts_of, standard_graph
 from converters.read_back import PlainWeights
 from seap_export.errors import ArtifactError
-from seap_export.families import ModelSpec, names
+from seap_export.model.families import ModelSpec, names
 
 #: The bytes of a matrix of integers, and those of its scales.
 Stored = tuple[NDArray[np.uint8], NDArray[np.uint8]]

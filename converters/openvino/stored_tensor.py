@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from converters.onnx.weights.quantize import QuantizedMatrix, quantize
 from converters.read_back import not_finite
 from seap_export.errors import InputError
-from seap_export.families import names
-from seap_export.rounding.grid import BlockQuantization
+from seap_export.model.families import names
+from seap_export.pruning.rounding.grid import BlockQuantization
 
 ElementType = Literal["f32", "f16", "i8", "i4"]
 #: Weights of a row that share a scale.

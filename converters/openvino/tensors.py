@@ -15,9 +15,9 @@ from converters.onnx.graph.decoder import decoder_graph
 from converters.onnx.precision import Precision
 from converters.onnx.weights.weights import LazyTensor, LazyWeights, open_weights
 from converters.openvino.stored_tensor import Storage, StoredTensor, floats, integers
-from seap_export.families import Attention, ModelSpec, names
-from seap_export.families.names import QKV
-from seap_export.sources.config import read_spec
+from seap_export.model.families import Attention, ModelSpec, names
+from seap_export.model.families.names import QKV
+from seap_export.model.sources.config import read_spec
 
 _TRANSPOSED = ".transposed"
 

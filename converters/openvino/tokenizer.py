@@ -10,9 +10,9 @@ from converters.openvino.node_names import settle_names
 from converters.openvino.packages import require
 from converters.small_files import Content, copies, write_files
 from seap_export.errors import EnvironmentFailure, InputError, in_one_line
-from seap_export.families import model_spec
-from seap_export.rounding.note import without_dtype
-from seap_export.sources.tokenizer import read_tokenizer_config, tokenizer_names, without_code
+from seap_export.model.families import model_spec
+from seap_export.model.sources.tokenizer import read_tokenizer_config, tokenizer_names, without_code
+from seap_export.pruning.rounding.note import without_dtype
 
 TOKENIZER_FILE = "openvino_tokenizer.xml"
 DETOKENIZER_FILE = "openvino_detokenizer.xml"

@@ -8,11 +8,11 @@ from typing import Any
 
 from converters.small_files import Content, copies
 from converters.web.precisions import file_name
-from seap_export.families import ModelSpec, model_spec
-from seap_export.json_file import read_json, read_json_if_present
+from seap_export.common.json_file import read_json, read_json_if_present
+from seap_export.model.families import ModelSpec, model_spec
+from seap_export.model.sources.tokenizer import MODEL_INPUTS, read_tokenizer_config
 from seap_export.runtime.chat import DEFAULT_TEMPLATE, template_sources
 from seap_export.runtime.files import encode, load_tokenizer
-from seap_export.sources.tokenizer import MODEL_INPUTS, read_tokenizer_config
 
 #: Keys of a tokenizer_config.json that name code, or contradict tokenizer.json.
 _DROPPED = ("auto_map", "add_eos_token")

@@ -15,7 +15,7 @@ from converters.web.data_files import data_name, data_slots
 from converters.web.graph import shape_graph, web_graph
 from converters.web.precisions import file_name, precision_of
 from seap_export.errors import ArtifactError
-from seap_export.sources.config import read_spec
+from seap_export.model.sources.config import read_spec
 
 #: The folder of the graph, in which transformers.js looks for it.
 ONNX_FOLDER = "onnx"

@@ -23,10 +23,10 @@ from converters.web.data_files import CHUNK_BYTES, DataSlot, data_slots, write_g
 from converters.web.graph import shape_graph, web_graph
 from converters.web.precisions import PRECISIONS, file_name, precision_of
 from converters.whole import whole_or_nothing
+from seap_export.common.json_file import read_artifact
 from seap_export.errors import ArtifactError
-from seap_export.families import Attention, Mlp, ModelSpec
-from seap_export.json_file import read_artifact
-from seap_export.rounding.grid import BlockQuantization
+from seap_export.model.families import Attention, Mlp, ModelSpec
+from seap_export.pruning.rounding.grid import BlockQuantization
 
 #: Weights above this leave too little of WebAssembly's 4 GB, where a part of them is held twice.
 _MOST_WASM = 2_500_000_000

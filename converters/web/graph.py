@@ -18,7 +18,7 @@ from converters.onnx.graph.decoder import decoder_graph
 from converters.onnx.precision import Precision
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import LazyWeights
-from seap_export.families import ModelSpec
+from seap_export.model.families import ModelSpec
 
 #: The input, int64 [], whose name transformers.js knows.
 KEPT = "num_logits_to_keep"

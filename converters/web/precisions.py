@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from converters.onnx.precision import Precision
-from seap_export.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.grid import BlockQuantization
 
 #: By name, the default first: what a file's name ends with, the dtype that is computed in, and the bits of weights.
 #: q8 is what transformers.js loads in a browser if it is not told otherwise.

@@ -70,7 +70,7 @@ def convert(
 
     from seap_export.api.formats import formats_of
     from seap_export.api.settings import compute_of
-    from seap_export.layers.compute import torch_threads
+    from seap_export.model.layers.compute import torch_threads
     from seap_export.pipeline.convert import convert as write_model
     from seap_export.pipeline.request.mixtures import open_mixture
 

@@ -13,7 +13,7 @@ from seap_export.api.tasks import Tasks
 from seap_export.errors import UsageError
 
 if TYPE_CHECKING:
-    from seap_export.layers.compute import Compute
+    from seap_export.model.layers.compute import Compute
     from seap_export.pipeline.evaluation.report import EvaluationReport
     from seap_export.pipeline.evaluation.request import EvaluationRequest
     from seap_export.pipeline.progress import Progress

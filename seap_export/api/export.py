@@ -15,11 +15,11 @@ from seap_export.api.variant import Variant
 from seap_export.errors import UsageError
 
 if TYPE_CHECKING:
-    from seap_export.layers.compute import Compute
+    from seap_export.model.layers.compute import Compute
+    from seap_export.model.sources.source import Source
     from seap_export.pipeline.cluster.connection import Cluster
     from seap_export.pipeline.progress import Progress
     from seap_export.pipeline.request.export_request import ExportRequest
-    from seap_export.sources.source import Source
 
 
 def export(
@@ -172,8 +172,8 @@ def _open(options: dict[str, Any]) -> _Job:
     """The arguments as a request, and the model opened."""
     from seap_export.api.memory import warn_of_memory
     from seap_export.api.settings import cluster_of, export_request
+    from seap_export.model.sources.open import open_source
     from seap_export.pipeline.cost.checks import recorded_model
-    from seap_export.sources.open import open_source
 
     model, out, force, progress = (options.pop(name) for name in ("model", "out", "force", "progress"))
     compute, cluster = cluster_of(options.pop("cluster"), model, options)

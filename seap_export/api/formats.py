@@ -11,8 +11,8 @@ from converters.formats import alike, parse_format
 from converters.onnx.form import OnnxForm
 from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import PRECISIONS, choose_precision
+from seap_export.common.providers import PROVIDERS, DialectName
 from seap_export.errors import UsageError
-from seap_export.providers import PROVIDERS, DialectName
 
 #: The options of a graph; formats other than ONNX have none of them. Unset ones are None or False.
 _OF_BLOCKS = ("activations", "block_size", "asymmetric", "float_embeddings")

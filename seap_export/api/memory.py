@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from seap_export.layers.compute import Compute
-from seap_export.layers.working_memory import working_bytes
+from seap_export.model.layers.compute import Compute
+from seap_export.model.layers.working_memory import working_bytes
+from seap_export.model.sources.source import Source
 from seap_export.pipeline.progress import Progress
-from seap_export.sources.source import Source
 from validation.reports.numbers import megabytes
 
 

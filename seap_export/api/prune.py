@@ -51,15 +51,15 @@ def prune(
 
     from seap_export.api.memory import warn_of_memory
     from seap_export.api.settings import compute_of
-    from seap_export.checksums import write_checksums
-    from seap_export.distillation.write import variant_units, write_variant
-    from seap_export.layers.compute import torch_threads
-    from seap_export.layers.kept import UNFINISHED
+    from seap_export.common.checksums import write_checksums
+    from seap_export.model.layers.compute import torch_threads
+    from seap_export.model.layers.kept import UNFINISHED
+    from seap_export.model.sources.open import open_source
     from seap_export.pipeline.folder.dense_folder import dense_folder
     from seap_export.pipeline.folder.outputs import write_whole
     from seap_export.pipeline.request.mixtures import open_mixture_of
-    from seap_export.plan.plan import read_plan
-    from seap_export.sources.open import open_source
+    from seap_export.pruning.distillation.write import variant_units, write_variant
+    from seap_export.pruning.plan.plan import read_plan
     from validation.generation.fresh import PARTS, with_fresh_texts
 
     compute, said, target = compute_of(options), options["progress"], options["out"]
@@ -88,9 +88,9 @@ def prune(
 
 def _marker(out: Path) -> str:
     """The file at `out` by which --force recognises a pruned model, and nothing else."""
-    from seap_export.families import is_pruned
-    from seap_export.json_file import read_json
-    from seap_export.shrink.write import MODELING_FILES
+    from seap_export.common.json_file import read_json
+    from seap_export.model.families import is_pruned
+    from seap_export.pruning.shrink.write import MODELING_FILES
 
     config = out / "config.json"
     return config.name if config.is_file() and is_pruned(read_json(config)) else MODELING_FILES[0]

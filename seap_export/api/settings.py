@@ -13,15 +13,15 @@ from converters.onnx.weights.widths import whole_blocks
 from seap_export.api.formats import all_formats_of, formats_of
 from seap_export.corpus import Task
 from seap_export.errors import UsageError
-from seap_export.layers.compute import Compute, choose_compute, parse_bytes
+from seap_export.model.layers.compute import Compute, choose_compute, parse_bytes
+from seap_export.model.vocabulary.choice import parse_size
 from seap_export.pipeline.cluster.connection import Cluster
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.mixtures import parse_mixtures, parse_support
 from seap_export.pipeline.request.settings import CalibrationSettings, ParitySettings
 from seap_export.pipeline.targets.targets import Targets
-from seap_export.plan.recipes import Target, open_recipe
-from seap_export.plan.settings import PlanSettings
-from seap_export.vocabulary.choice import parse_size
+from seap_export.pruning.plan.recipes import Target, open_recipe
+from seap_export.pruning.plan.settings import PlanSettings
 from validation.parity.profiles import Limits, read_limits
 
 

@@ -10,7 +10,7 @@ from seap_export.api.arguments import FilePath, NameOrPath, Provider, Several, c
 from seap_export.api.progress import ProgressArgument
 from seap_export.api.results import ValidationResult
 from seap_export.api.variant import Variant
-from seap_export.json_file import json_text
+from seap_export.common.json_file import json_text
 
 if TYPE_CHECKING:
     from seap_export.pipeline.gate.report import ValidationReport

@@ -73,7 +73,7 @@ class Variant:
         Raises:
             ArtifactError: There is no such variant, or a report in it is damaged.
         """
-        from seap_export.json_file import read_artifact
+        from seap_export.common.json_file import read_artifact
         from seap_export.pipeline.evaluation.quality import recorded_quality
         from seap_export.pipeline.evaluation.speed import recorded_speed
         from seap_export.pipeline.folder.contents import Variant as Contents

@@ -1,6 +1,6 @@
 """The command line: `seap-export COMMAND`."""
 
-from seap_export.threads import spin_briefly
+from seap_export.common.threads import spin_briefly
 
 spin_briefly()
 

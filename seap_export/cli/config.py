@@ -13,8 +13,8 @@ import click
 from seap_export.api.arguments import joined
 from seap_export.cli.groups import GroupedCommand, Option, option, setting_key
 from seap_export.cli.values import NumberOrWord, PathType
+from seap_export.common.toml_file import read_toml, unknown_key
 from seap_export.errors import UsageError
-from seap_export.toml_file import read_toml, unknown_key
 
 #: Options of a single run; the others describe an export and may appear in a file.
 _OF_A_RUN = frozenset({"config", "set", "force", "dry_run", "as_json", "quiet", "help"})

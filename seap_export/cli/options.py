@@ -14,7 +14,7 @@ from seap_export.api.export import export
 from seap_export.cli.console import Console
 from seap_export.cli.groups import number_option, option, rare
 from seap_export.cli.values import NumberOrWord, PathType, Ratio, Threads
-from seap_export.providers import WRITTEN_FOR
+from seap_export.common.providers import WRITTEN_FOR
 
 Command = Callable[..., Any]
 _AT_LEAST_1 = click.IntRange(min=1)

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
+from seap_export.common.extras import install_remedy
 from seap_export.errors import EnvironmentFailure, UsageError
-from seap_export.extras import install_remedy
 
 #: Libraries that log retries, deprecations and the like while a task is loaded.
 _LOGGERS = ("lm_eval", "datasets", "huggingface_hub")

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from seap_export.common.extras import install_remedy
 from seap_export.corpus.harness import load_harness_tasks, quiet_harness, refuse_unknown_harness_tasks
 from seap_export.errors import EnvironmentFailure, InputError
-from seap_export.extras import install_remedy
 
 _ID_PART = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,95}"
 _HUB_ID = re.compile(rf"{_ID_PART}/{_ID_PART}(:{_ID_PART})?")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from seap_export.corpus import Task
-from seap_export.layers.compute import Compute
+from seap_export.model.layers.compute import Compute
+from seap_export.model.sources.source import Source
 from seap_export.pipeline.cost.checks import claim_folder
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.progress import Progress
@@ -15,7 +16,6 @@ from seap_export.pipeline.steps.run import run_steps
 from seap_export.pipeline.steps.single.calibration import calibration_steps
 from seap_export.pipeline.steps.step import Work
 from seap_export.pipeline.texts.split_tasks import split_tasks, warn_of_texts
-from seap_export.sources.source import Source
 
 
 def calibrate(

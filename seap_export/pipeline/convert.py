@@ -9,19 +9,19 @@ from converters.accepted import accepted_model
 from converters.format import Format
 from converters.formats import row_of
 from converters.hf.format import HfFormat
-from seap_export.activations.mixture import Mixture
-from seap_export.checksums import write_checksums
+from seap_export.common.checksums import write_checksums
+from seap_export.common.extras import require_extra
 from seap_export.errors import InputError, UsageError
-from seap_export.extras import require_extra
-from seap_export.families import ModelSpec
-from seap_export.layers.compute import Compute
+from seap_export.model.families import ModelSpec
+from seap_export.model.layers.compute import Compute
 from seap_export.pipeline.cost.checks import refuse_full_disk
 from seap_export.pipeline.cost.cost import Disk
 from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.outputs import write_whole
 from seap_export.pipeline.folder.rounded import write_format
 from seap_export.pipeline.progress import Progress
-from seap_export.rounding.write import write_rounded_model
+from seap_export.pruning.activations.mixture import Mixture
+from seap_export.pruning.rounding.write import write_rounded_model
 
 
 def convert(

@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from seap_export.activations.statistics import Calibration
 from seap_export.corpus import Sample, Split
-from seap_export.layers.compute import Compute, torch_threads
+from seap_export.model.layers.compute import Compute, torch_threads
+from seap_export.model.sources.source import Source
+from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.cluster.connection import Cluster
 from seap_export.pipeline.cluster.run import run_on_cluster
 from seap_export.pipeline.convert import writable_spec
@@ -48,9 +49,8 @@ from seap_export.pipeline.texts.split_tasks import (
 )
 from seap_export.pipeline.texts.tokenizer import tokenizer_folder
 from seap_export.pipeline.texts.vocabulary import choose_vocabularies
-from seap_export.plan.choice.solve import check_ratio
-from seap_export.sources.source import Source
-from seap_export.vocabulary.table import Vocabulary
+from seap_export.pruning.activations.statistics import Calibration
+from seap_export.pruning.plan.choice.solve import check_ratio
 from validation.runtimes.table import require_runtime
 
 

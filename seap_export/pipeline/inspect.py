@@ -6,16 +6,16 @@ import os
 from pathlib import Path
 from typing import Any
 
+from seap_export.common.json_file import read_artifact, read_json
 from seap_export.errors import ArtifactError, InputError
-from seap_export.families import is_pruned, model_spec
-from seap_export.json_file import read_artifact, read_json
+from seap_export.model.families import is_pruned, model_spec
+from seap_export.model.sources.stored import StoredForm
+from seap_export.model.sources.weights import SafetensorsReader, check_weights, main_dtype
 from seap_export.pipeline.evaluation.quality import quality_figures, recorded_quality
 from seap_export.pipeline.evaluation.speed import recorded_speed
 from seap_export.pipeline.folder.contents import Export, Variant, open_folder
 from seap_export.pipeline.folder.names import calibration_step
-from seap_export.plan.sublayers import whole_words
-from seap_export.sources.stored import StoredForm
-from seap_export.sources.weights import SafetensorsReader, check_weights, main_dtype
+from seap_export.pruning.plan.sublayers import whole_words
 
 
 def describe(path: str) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def _model(folder: Path) -> dict[str, Any]:
 
 
 def _gguf(path: Path) -> dict[str, Any]:
-    from seap_export.sources.open import open_source
+    from seap_export.model.sources.open import open_source
 
     source = open_source(str(path))
     return {"pruned": False, **_shapes(source.name, source.spec, source.reader)}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.corpus import Sample
+from seap_export.model.sources.source import Source
 from seap_export.pipeline.budget.failure import refuse_unreachable
 from seap_export.pipeline.budget.preview import first_candidates, search_disk, search_work
 from seap_export.pipeline.cost.cost import Disk, measure_rates
@@ -23,8 +24,7 @@ from seap_export.pipeline.steps.single.formats import FormatStep
 from seap_export.pipeline.steps.single.variant import PlanStep, ShrinkStep
 from seap_export.pipeline.steps.variant_steps import VariantSteps
 from seap_export.pipeline.texts.split_tasks import split_tasks, tokenize, warn_of_texts
-from seap_export.plan.recipes import DEFAULT_RECIPE, EFFORTS, open_recipe
-from seap_export.sources.source import Source
+from seap_export.pruning.plan.recipes import DEFAULT_RECIPE, EFFORTS, open_recipe
 
 
 @dataclass(frozen=True)

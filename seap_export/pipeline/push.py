@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seap_export.checksums import SUMS, checksums_text, listed_files, read_checksums, refuse_damages
+from seap_export.common.checksums import SUMS, checksums_text, listed_files, read_checksums, refuse_damages
+from seap_export.common.hashing import sha256_file
+from seap_export.common.json_file import read_artifact
 from seap_export.errors import ArtifactError, EnvironmentFailure, UsageError, refuse_missing
-from seap_export.hashing import sha256_file
-from seap_export.json_file import read_artifact
+from seap_export.model.sources.open import is_hub_id
 from seap_export.pipeline.card.text import with_speed
 from seap_export.pipeline.evaluation.speed import recorded_speed
 from seap_export.pipeline.folder.contents import Export, Variant, open_folder
@@ -22,7 +23,6 @@ from seap_export.pipeline.gate.report import ValidationReport
 from seap_export.pipeline.gate.request import ValidationRequest
 from seap_export.pipeline.gate.validate import validate
 from seap_export.pipeline.progress import Progress
-from seap_export.sources.open import is_hub_id
 
 
 @dataclass(frozen=True)

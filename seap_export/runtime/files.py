@@ -10,8 +10,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from seap_export.common.providers import PROVIDERS
 from seap_export.errors import ArtifactError, InputError
-from seap_export.providers import PROVIDERS
 from seap_export.runtime.limits.tokenizer import excess, unique_keys, watched
 
 _MAX_BYTES = 256 * 2**20

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from seap_export.checksums import refuse_changed
+from seap_export.common.checksums import refuse_changed
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.runtime.chat import Prompt, read_chat_template, rendered
 from seap_export.runtime.decoding.decoder import OnnxDecoder

@@ -13,9 +13,9 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from seap_export.checksums import refuse_changed
+from seap_export.common.checksums import refuse_changed
+from seap_export.common.hashing import sha256_file
 from seap_export.errors import ArtifactError, InputError, UsageError
-from seap_export.hashing import sha256_file
 from seap_export.runtime.decoding.decoder import OnnxDecoder
 from seap_export.runtime.files import decoder_options, encode, load_tokenizer, model_limits
 

@@ -12,8 +12,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from seap_export.common.providers import CUDA_GRAPH, PROVIDERS
 from seap_export.errors import ArtifactError
-from seap_export.providers import CUDA_GRAPH, PROVIDERS
 from seap_export.runtime.failures import environment_failure
 from seap_export.runtime.providers import device_of, one_line
 from seap_export.runtime.session import ORT_ERRORS, nodes_by_provider, open_session

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import onnxruntime as ort
 
+from seap_export.common.providers import PROVIDERS
 from seap_export.errors import EnvironmentFailure, UsageError
-from seap_export.providers import PROVIDERS
 
 #: Earlier releases run attention of the standard dialect on the CPU, and norms overflow in float16.
 OLDEST_FOR_CUDA = "1.31"

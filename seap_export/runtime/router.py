@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from seap_export.checksums import refuse_changed
+from seap_export.common.checksums import refuse_changed
 from seap_export.errors import ArtifactError
 from seap_export.runtime.files import encode, load_tokenizer
 from seap_export.runtime.manifest import ROUTER_GRAPH, read_router

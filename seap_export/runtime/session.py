@@ -10,8 +10,8 @@ from pathlib import Path
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
+from seap_export.common.providers import CUDA_GRAPH, PROVIDERS
 from seap_export.errors import ArtifactError, EnvironmentFailure
-from seap_export.providers import CUDA_GRAPH, PROVIDERS
 from seap_export.runtime.driver import read_driver
 from seap_export.runtime.failures import environment_failure
 from seap_export.runtime.providers import check_session_options, one_line, prepare, provider_failure, provider_list

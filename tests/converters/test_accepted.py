@@ -11,7 +11,7 @@ from converters.executorch.decoder import CONTEXT as EXECUTORCH_CONTEXT
 from converters.executorch.format import ExecutorchFormat
 from converters.litert.decoder import CONTEXT as LITERT_CONTEXT
 from converters.litert.format import LitertFormat
-from seap_export.families import model_spec
+from seap_export.model.families import model_spec
 
 FORMATS = {"executorch": ExecutorchFormat("int8"), "litert": LitertFormat("int8")}
 

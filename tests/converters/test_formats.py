@@ -13,7 +13,7 @@ from converters.formats import FORMATS, format_class, parse_format, read_format
 from converters.hf.format import HfFormat
 from converters.onnx.format import OnnxFormat
 from seap_export.errors import ArtifactError, UsageError
-from seap_export.families import model_spec
+from seap_export.model.families import model_spec
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -137,6 +137,6 @@ def test_a_missing_package_names_the_extra(
     def missing(module: str) -> None:
         raise ImportError(f"No module named '{module}'")
 
-    monkeypatch.setattr("seap_export.extras.importlib.import_module", missing)
+    monkeypatch.setattr("seap_export.common.extras.importlib.import_module", missing)
     with pytest.raises(EnvironmentFailure, match=command):
         format.write(model, out, lambda layer: None)

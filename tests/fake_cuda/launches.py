@@ -31,7 +31,7 @@ from converters.onnx import write_onnx  # noqa: E402
 from fake_cuda.log import Counts  # noqa: E402
 from fake_cuda.machine import Machine  # noqa: E402
 from fake_cuda.steps import Job, run  # noqa: E402
-from seap_export.families import model_spec  # noqa: E402
+from seap_export.model.families import model_spec  # noqa: E402
 
 CUDNN = "libcudnn.so.9"
 STEP = "step 2"

@@ -13,8 +13,8 @@ from support.product import OnnxForm, Precision, genai_config
 from support.variations import VARIATIONS
 
 from converters.onnx import write_onnx
-from seap_export.families import model_spec
-from seap_export.json_file import read_json
+from seap_export.common.json_file import read_json
+from seap_export.model.families import model_spec
 
 pytestmark = pytest.mark.needs("fake-cuda")
 

@@ -14,7 +14,7 @@ from support.models import write_micro_model
 from support.product import Limits, OnnxForm, ParitySettings, Precision, choose_precision, convert_folder
 from support.variations import VARIATIONS
 
-from seap_export.checksums import write_checksums
+from seap_export.common.checksums import write_checksums
 from seap_export.pipeline.gate.request import ValidationRequest
 from seap_export.pipeline.gate.validate import validate
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from support.editing import edit_json, list_again
 
-from seap_export.families import ModelSpec, model_spec
-from seap_export.hashing import sha256_file
+from seap_export.common.hashing import sha256_file
+from seap_export.model.families import ModelSpec, model_spec
 from seap_export.pipeline.folder.manifest import card_key
 
 

@@ -39,7 +39,7 @@ print(count)
 COMMANDS = """
 import contextlib, io, json, sys
 from seap_export.cli import main
-from seap_export.memory import peak_memory
+from seap_export.common.memory import peak_memory
 said = []
 for arguments in json.loads(sys.argv[1]):
     out = io.StringIO()

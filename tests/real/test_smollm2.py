@@ -27,7 +27,7 @@ TEXTS = [
     "<|im_start|>user\nHi! It's 7 o'clock, isn't it?<|im_end|>\n<|im_start|>assistant\n",
     "Grüße aus Köln, 你好, 🙂🚀   three   spaces\r\nand a line",
 ]
-GOLDEN = json.loads((ROOT / "tests/seap_export/sources/smollm2_tokens.json").read_text("utf-8"))
+GOLDEN = json.loads((ROOT / "tests/seap_export/model/sources/smollm2_tokens.json").read_text("utf-8"))
 
 
 def _load(folder: Path) -> Any:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from seap_export.activations.statistics import Calibration
-    from seap_export.sources.source import Source
+    from seap_export.model.sources.source import Source
+    from seap_export.pruning.activations.statistics import Calibration
 
 
 @pytest.fixture
@@ -23,9 +23,9 @@ def random_calibration(tmp_path_factory: pytest.TempPathFactory) -> Callable[...
         import torch
         from support.calibration import write_calibration
 
-        from seap_export.activations.covariance import pack_symmetric
-        from seap_export.activations.moments import Moments
-        from seap_export.activations.statistics import SublayerStatistics
+        from seap_export.pruning.activations.covariance import pack_symmetric
+        from seap_export.pruning.activations.moments import Moments
+        from seap_export.pruning.activations.statistics import SublayerStatistics
 
         generator = torch.Generator().manual_seed(seed)
         spec = source.spec

@@ -16,9 +16,9 @@ from typing import Any
 import click
 import pytest
 
+from seap_export.common.llama_library import ModelParameters, _check
+from seap_export.common.stderr import silent_stderr
 from seap_export.errors import EnvironmentFailure
-from seap_export.llama_library import ModelParameters, _check
-from seap_export.stderr import silent_stderr
 from validation.quiet import quiet_transformers
 
 #: Where it is used; package; module; attribute; the parameters that it takes, None if it is no function.

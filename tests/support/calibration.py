@@ -12,10 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-from seap_export.activations.calibrate import collect_statistics
-from seap_export.activations.mixture import Mixture
-from seap_export.activations.moments import Moments
-from seap_export.activations.statistics import (
+from seap_export.model.families.names import Projection
+from seap_export.model.layers.compute import Compute
+from seap_export.model.layers.kept import UNFINISHED
+from seap_export.model.layers.working_memory import working_bytes
+from seap_export.model.sources.source import Source
+from seap_export.pruning.activations.calibrate import collect_statistics
+from seap_export.pruning.activations.mixture import Mixture
+from seap_export.pruning.activations.moments import Moments
+from seap_export.pruning.activations.statistics import (
     TOKENS,
     Calibration,
     CalibrationRecord,
@@ -25,11 +30,6 @@ from seap_export.activations.statistics import (
     write_sensitivity,
     write_tokens,
 )
-from seap_export.families.names import Projection
-from seap_export.layers.compute import Compute
-from seap_export.layers.kept import UNFINISHED
-from seap_export.layers.working_memory import working_bytes
-from seap_export.sources.source import Source
 from support.corpora import Texts, random_token_ids
 from support.models import skip_unless_loaded
 

@@ -12,8 +12,16 @@ import pytest
 
 from converters.format import lacks
 from converters.onnx.graph.dialects.looped import is_looped
-from seap_export.families import Attention, Experts, Mlp, ModelSpec, SharedExpert, family_of_model_type, model_spec
-from seap_export.families.family import Family
+from seap_export.model.families import (
+    Attention,
+    Experts,
+    Mlp,
+    ModelSpec,
+    SharedExpert,
+    family_of_model_type,
+    model_spec,
+)
+from seap_export.model.families.family import Family
 from support.variations import VARIATIONS, micro_config
 
 

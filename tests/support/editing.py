@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from seap_export.checksums import SUMS, checksums_text
-from seap_export.hashing import sha256_file
+from seap_export.common.checksums import SUMS, checksums_text
+from seap_export.common.hashing import sha256_file
 
 
 def edit_json(path: Path, change: Callable[[Any], object]) -> None:

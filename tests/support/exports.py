@@ -10,8 +10,8 @@ from typing import Any
 
 from click.testing import CliRunner
 
-from seap_export.checksums import SUMS
 from seap_export.cli import main
+from seap_export.common.checksums import SUMS
 from support.corpora import TASK_WORDS, micro_texts, write_task_corpora
 from support.models import write_micro_model
 
@@ -71,11 +71,11 @@ def run_here(*arguments: object) -> Outcome:
 def export_with_router(folder: Path, ratios: tuple[float, ...]) -> Path:
     """An export of tasks a and b and of both together, with a router, in float32 and with all logits."""
     from seap_export.corpus import parse_tasks
+    from seap_export.model.sources.open import open_source
     from seap_export.pipeline.export import export
     from seap_export.pipeline.request.export_request import ExportRequest
     from seap_export.pipeline.request.mixtures import parse_mixtures
     from seap_export.pipeline.request.settings import ParitySettings
-    from seap_export.sources.open import open_source
     from support.product import OnnxFormat
 
     write_task_corpora(folder)

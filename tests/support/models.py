@@ -22,17 +22,17 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from seap_export.families import Family, family_of_model_type, model_spec
-from seap_export.families.names import LAYER_INPUTS, OUTPUTS, Projection
-from seap_export.plan.settings import Layout
-from seap_export.rounding.grid import BlockQuantization, best_scales, on_grid, padded_blocks, short_scales
-from seap_export.rounding.note import RoundingNote
-from seap_export.rounding.write import write_other_files
-from seap_export.sources.config import read_spec
-from seap_export.sources.open import open_source
-from seap_export.sources.source import Source
-from seap_export.sources.stored import PlainReader, StoredForm
-from seap_export.sources.weights import SafetensorsReader
+from seap_export.model.families import Family, family_of_model_type, model_spec
+from seap_export.model.families.names import LAYER_INPUTS, OUTPUTS, Projection
+from seap_export.model.sources.config import read_spec
+from seap_export.model.sources.open import open_source
+from seap_export.model.sources.source import Source
+from seap_export.model.sources.stored import PlainReader, StoredForm
+from seap_export.model.sources.weights import SafetensorsReader
+from seap_export.pruning.plan.settings import Layout
+from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, on_grid, padded_blocks, short_scales
+from seap_export.pruning.rounding.note import RoundingNote
+from seap_export.pruning.rounding.write import write_other_files
 from support.corpora import Texts
 from support.tokenizers import write_micro_tokenizer
 from support.uneven import pruned_values

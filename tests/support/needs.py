@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from fake_cuda import build
 
-from seap_export.extras import install_remedy
+from seap_export.common.extras import install_remedy
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 #: Runs a command that may mount file systems which nothing else sees.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from seap_export.families import (
+from seap_export.model.families import (
     Attention,
     Convolution,
     DeltaNet,
@@ -25,13 +25,14 @@ from seap_export.families import (
     Sublayer,
     model_spec,
 )
-from seap_export.families.sublayers import Grouped
-from seap_export.plan.cost import CostModel
-from seap_export.plan.options import options_from_scores
-from seap_export.plan.plan import LayerPlan, Plan
-from seap_export.plan.settings import Compensation, PlanSettings
-from seap_export.plan.sparsity import EVEN
-from seap_export.plan.sublayers import (
+from seap_export.model.families.sublayers import Grouped
+from seap_export.model.sources.source import Source
+from seap_export.pruning.plan.cost import CostModel
+from seap_export.pruning.plan.options import options_from_scores
+from seap_export.pruning.plan.plan import LayerPlan, Plan
+from seap_export.pruning.plan.settings import Compensation, PlanSettings
+from seap_export.pruning.plan.sparsity import EVEN
+from seap_export.pruning.plan.sublayers import (
     HeadOptions,
     Kept,
     KeptConvolution,
@@ -45,10 +46,9 @@ from seap_export.plan.sublayers import (
     LayerOptions,
     NeuronOptions,
 )
-from seap_export.plan.sublayers.attention import keeps_heads
-from seap_export.scores import LayerScores
-from seap_export.shrink.write import write_shrunk_model
-from seap_export.sources.source import Source
+from seap_export.pruning.plan.sublayers.attention import keeps_heads
+from seap_export.pruning.scores import LayerScores
+from seap_export.pruning.shrink.write import write_shrunk_model
 from support.calibration import mixture_of
 from support.corpora import random_token_ids
 from support.models import micro_source, skip_unless_loaded

@@ -14,20 +14,26 @@ from converters.onnx.precision import Precision, PrecisionName, choose_precision
 from converters.onnx.stored import weight_differences
 from converters.onnx.weights.quantize import dequantize, quantize
 from converters.openvino.ir_file import MODEL_FILE as OPENVINO_MODEL
-from seap_export.activations.calibrate import collect_statistics
-from seap_export.activations.mixture import Mixture
-from seap_export.activations.statistics import Calibration, CalibrationRecord, read_tokens
-from seap_export.families.files import families, refused_models
-from seap_export.families.names import CONVOLUTION, DELTA, MAMBA, Projection
-from seap_export.families.names import PROJECTIONS as ALL_PROJECTIONS
-from seap_export.families.sublayers import Attention, Mlp
-from seap_export.layers.batches import Batch, length_buckets
-from seap_export.layers.compute import Compute
-from seap_export.layers.hidden_states import HiddenStates, SublayerPass
-from seap_export.layers.layer import DecoderLayer
-from seap_export.layers.stock_experts import ExpertModules
-from seap_export.layers.sublayers.experts import router_weights
-from seap_export.layers.sublayers.rotary import attention_factor, rotary_tables
+from seap_export.common.providers import DialectName
+from seap_export.model.families.files import families, refused_models
+from seap_export.model.families.names import CONVOLUTION, DELTA, MAMBA, Projection
+from seap_export.model.families.names import PROJECTIONS as ALL_PROJECTIONS
+from seap_export.model.families.sublayers import Attention, Mlp
+from seap_export.model.layers.batches import Batch, length_buckets
+from seap_export.model.layers.compute import Compute
+from seap_export.model.layers.hidden_states import HiddenStates, SublayerPass
+from seap_export.model.layers.layer import DecoderLayer
+from seap_export.model.layers.stock_experts import ExpertModules
+from seap_export.model.layers.sublayers.experts import router_weights
+from seap_export.model.layers.sublayers.rotary import attention_factor, rotary_tables
+from seap_export.model.sources.config import portable_config, read_spec
+from seap_export.model.sources.gguf.header import read_header
+from seap_export.model.sources.open import open_source
+from seap_export.model.sources.source import Source
+from seap_export.model.sources.stored import PlainReader, StoredForm
+from seap_export.model.sources.tensor_writer import SafetensorsWriter
+from seap_export.model.sources.weights import SafetensorsReader
+from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.budget.candidates import CANDIDATES_FOLDER
 from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.dense_folder import dense_folder
@@ -47,31 +53,25 @@ from seap_export.pipeline.steps.step import Step
 from seap_export.pipeline.targets.candidate import Candidate, ways
 from seap_export.pipeline.targets.targets import Targets
 from seap_export.pipeline.texts.general_text import GENERAL_TEXT, MOST_TEXTS
-from seap_export.plan.cost import BUDGETS, CostModel
-from seap_export.plan.make import plan_variant, rank_layers
-from seap_export.plan.plan import LayerPlan, Plan, read_plan
-from seap_export.plan.recipes import open_recipe
-from seap_export.plan.settings import COMPENSATIONS, Compensation, PlanSettings
-from seap_export.plan.sparsity import EVEN, Sparsity
-from seap_export.plan.sublayers import KeptHeads, KeptNeurons
-from seap_export.providers import DialectName
-from seap_export.rounding.columns import round_columns
-from seap_export.rounding.grid import BlockQuantization
+from seap_export.pruning.activations.calibrate import collect_statistics
+from seap_export.pruning.activations.mixture import Mixture
+from seap_export.pruning.activations.statistics import Calibration, CalibrationRecord, read_tokens
+from seap_export.pruning.plan.cost import BUDGETS, CostModel
+from seap_export.pruning.plan.make import plan_variant, rank_layers
+from seap_export.pruning.plan.plan import LayerPlan, Plan, read_plan
+from seap_export.pruning.plan.recipes import open_recipe
+from seap_export.pruning.plan.settings import COMPENSATIONS, Compensation, PlanSettings
+from seap_export.pruning.plan.sparsity import EVEN, Sparsity
+from seap_export.pruning.plan.sublayers import KeptHeads, KeptNeurons
+from seap_export.pruning.rounding.columns import round_columns
+from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.shrink.layer import shrink_layer
+from seap_export.pruning.shrink.write import write_shrunk_model
 from seap_export.runtime.chat import ChatTemplate
 from seap_export.runtime.decoding.decoder import Decoding, OnnxDecoder
 from seap_export.runtime.driver import Driver
 from seap_export.runtime.files import load_tokenizer
 from seap_export.runtime.session import open_session
-from seap_export.shrink.layer import shrink_layer
-from seap_export.shrink.write import write_shrunk_model
-from seap_export.sources.config import portable_config, read_spec
-from seap_export.sources.gguf.header import read_header
-from seap_export.sources.open import open_source
-from seap_export.sources.source import Source
-from seap_export.sources.stored import PlainReader, StoredForm
-from seap_export.sources.tensor_writer import SafetensorsWriter
-from seap_export.sources.weights import SafetensorsReader
-from seap_export.vocabulary.table import Vocabulary
 from validation.benchmarks.random_model import write_random_model
 from validation.divergence.measure import DivergenceFigures
 from validation.parity.profiles import Limits

@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import PreTrainedModel
 
-from seap_export.activations.mixture import Mixture
-from seap_export.activations.statistics import Calibration
-from seap_export.families import names
-from seap_export.plan.plan import Plan
-from seap_export.plan.settings import Compensation
-from seap_export.shrink.layer import kept_channels
-from seap_export.shrink.write import write_shrunk_model
-from seap_export.sources.source import Source
+from seap_export.model.families import names
+from seap_export.model.sources.source import Source
+from seap_export.pruning.activations.mixture import Mixture
+from seap_export.pruning.activations.statistics import Calibration
+from seap_export.pruning.plan.plan import Plan
+from seap_export.pruning.plan.settings import Compensation
+from seap_export.pruning.shrink.layer import kept_channels
+from seap_export.pruning.shrink.write import write_shrunk_model
 from support.calibration import single_mixture
 from support.models import decoder_layers, micro_source, plain_tensors, projection_paths, transformers_model
 from support.plans import micro_plan

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
-from seap_export.families import (
+from seap_export.model.families import (
     Convolution,
     DeltaNet,
     Experts,
@@ -16,8 +16,8 @@ from seap_export.families import (
     language_config,
     model_spec,
 )
-from seap_export.families.config_reader import class_settings
-from seap_export.families.family import PRUNED_PREFIX
+from seap_export.model.families.config_reader import class_settings
+from seap_export.model.families.family import PRUNED_PREFIX
 from support.variations import VARIATIONS, micro_config
 
 #: Layers of shapes of their own, with biases from compensation.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
-from seap_export.families import family_of_model_type
-from seap_export.families.files import families
+from seap_export.model.families import family_of_model_type
+from seap_export.model.families.files import families
 
 _LAYER_TYPES = ["sliding_attention", "full_attention", "sliding_attention"]
 _LINEAR = {"rope_type": "linear", "factor": 4.0}

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from seap_export.activations.statistics import Calibration
+from seap_export.pruning.activations.statistics import Calibration
 from seap_export.runtime.files import load_tokenizer
 from validation.benchmarks.command import Benchmark
 from validation.execution import Execution

@@ -22,13 +22,13 @@ import click
 from converters.onnx import write_onnx
 from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import PRECISIONS
-from seap_export.activations.mixture import Mixture
-from seap_export.activations.statistics import Calibration
-from seap_export.plan.recipes import DEFAULT_RECIPE, open_recipe
-from seap_export.rounding.grid import BlockQuantization
-from seap_export.rounding.write import write_rounded_model
-from seap_export.sources.config import read_spec
-from seap_export.sources.open import open_source
+from seap_export.model.sources.config import read_spec
+from seap_export.model.sources.open import open_source
+from seap_export.pruning.activations.mixture import Mixture
+from seap_export.pruning.activations.statistics import Calibration
+from seap_export.pruning.plan.recipes import DEFAULT_RECIPE, open_recipe
+from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.write import write_rounded_model
 from validation.benchmarks.command import Benchmark
 from validation.benchmarks.shrinker import Shrinker
 from validation.divergence.dense import DenseAnswers, DenseReference

@@ -20,9 +20,9 @@ import click
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from seap_export.families.names import OUTPUTS
-from seap_export.sources.stored import StoredForm
-from seap_export.sources.tensor_writer import SafetensorsWriter
+from seap_export.model.families.names import OUTPUTS
+from seap_export.model.sources.stored import StoredForm
+from seap_export.model.sources.tensor_writer import SafetensorsWriter
 from validation.benchmarks.command import Benchmark
 from validation.shapes import SHAPES, Shape
 

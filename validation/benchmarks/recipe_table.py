@@ -18,10 +18,10 @@ from pathlib import Path
 
 import click
 
-from seap_export.activations.statistics import Calibration
 from seap_export.corpus import Task, parse_tasks, split_samples
-from seap_export.plan.recipes import open_recipe
-from seap_export.sources.open import open_source
+from seap_export.model.sources.open import open_source
+from seap_export.pruning.activations.statistics import Calibration
+from seap_export.pruning.plan.recipes import open_recipe
 from validation.benchmarks.command import Benchmark
 from validation.benchmarks.shrinker import Shrinker
 from validation.divergence.dense import DenseAnswers, DenseReference

@@ -6,15 +6,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from seap_export.activations.mixture import Mixture
-from seap_export.activations.statistics import Calibration
-from seap_export.allocation.planning import choose_plan
-from seap_export.distillation.write import write_variant
-from seap_export.layers.compute import Compute
-from seap_export.plan.make import rank_layers
-from seap_export.plan.ranked import Ranking
-from seap_export.plan.settings import PlanSettings
-from seap_export.sources.source import Source
+from seap_export.model.layers.compute import Compute
+from seap_export.model.sources.source import Source
+from seap_export.pruning.activations.mixture import Mixture
+from seap_export.pruning.activations.statistics import Calibration
+from seap_export.pruning.allocation.planning import choose_plan
+from seap_export.pruning.distillation.write import write_variant
+from seap_export.pruning.plan.make import rank_layers
+from seap_export.pruning.plan.ranked import Ranking
+from seap_export.pruning.plan.settings import PlanSettings
 from validation.generation.fresh import with_fresh_texts
 
 

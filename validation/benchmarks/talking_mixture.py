@@ -22,22 +22,22 @@ from typing import Any
 import click
 import torch
 
+from seap_export.common.json_file import write_json
 from seap_export.corpus import parse_tasks, split_samples
-from seap_export.distillation.adam import Adam
-from seap_export.distillation.layers import TrainedLayers
-from seap_export.distillation.student import OuterTensors, Student
-from seap_export.distillation.texts import batches_of, training_steps
-from seap_export.families import Attention, Experts, Mlp, ModelSpec, model_spec, names
-from seap_export.json_file import write_json
-from seap_export.layers.batches import length_buckets
-from seap_export.layers.compute import Compute
-from seap_export.layers.hidden_states import HiddenStates
-from seap_export.layers.layer import DecoderLayer
-from seap_export.layers.sublayers.experts import expert_outputs, routing_weights
-from seap_export.shrink.expert_refit import ExpertFit
-from seap_export.shrink.write import write_weights
-from seap_export.sources.open import open_source
-from seap_export.sources.source import Source
+from seap_export.model.families import Attention, Experts, Mlp, ModelSpec, model_spec, names
+from seap_export.model.layers.batches import length_buckets
+from seap_export.model.layers.compute import Compute
+from seap_export.model.layers.hidden_states import HiddenStates
+from seap_export.model.layers.layer import DecoderLayer
+from seap_export.model.layers.sublayers.experts import expert_outputs, routing_weights
+from seap_export.model.sources.open import open_source
+from seap_export.model.sources.source import Source
+from seap_export.pruning.distillation.adam import Adam
+from seap_export.pruning.distillation.layers import TrainedLayers
+from seap_export.pruning.distillation.student import OuterTensors, Student
+from seap_export.pruning.distillation.texts import batches_of, training_steps
+from seap_export.pruning.shrink.expert_refit import ExpertFit
+from seap_export.pruning.shrink.write import write_weights
 from validation.benchmarks.command import Benchmark
 from validation.prompts import tokenize_prompts
 

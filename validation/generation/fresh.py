@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from seap_export.activations.mixture import Mixture
-from seap_export.activations.statistics import Calibration, read_tokens, write_tokens
 from seap_export.corpus import Sample
-from seap_export.layers.compute import Compute
+from seap_export.model.layers.compute import Compute
+from seap_export.pruning.activations.mixture import Mixture
+from seap_export.pruning.activations.statistics import Calibration, read_tokens, write_tokens
 from seap_export.runtime.files import encode_all, load_tokenizer
 from validation.execution import Execution
 from validation.generation.sampled import Beginning, open_author, sampled_texts

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from seap_export.families import model_spec
-from seap_export.json_file import read_artifact
+from seap_export.common.json_file import read_artifact
+from seap_export.model.families import model_spec
+from seap_export.model.sources.config import end_tokens
 from seap_export.runtime.files import model_limits
-from seap_export.sources.config import end_tokens
 
 
 @dataclass(frozen=True)

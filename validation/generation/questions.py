@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from seap_export.common.hashing import sha256_json
 from seap_export.corpus import AnswerRule, Chat, Sample, Task
 from seap_export.errors import InputError
-from seap_export.hashing import sha256_json
 
 _BETWEEN = "\n\n"  # examples, and the last of them and the question
 

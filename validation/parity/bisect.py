@@ -16,9 +16,9 @@ from converters.onnx.form import read_form
 from converters.onnx.graph.blocks import in_float_activations
 from converters.onnx.precision import Precision
 from converters.onnx.weights.scaling import read_scaling
-from seap_export.families import ModelSpec
+from seap_export.model.families import ModelSpec
+from seap_export.model.sources.config import read_spec
 from seap_export.runtime.session import open_session, probe
-from seap_export.sources.config import read_spec
 from validation.array_store import ArrayStore
 from validation.execution import Execution
 from validation.parity.recorder import RecordedSequence, Recorder

@@ -11,7 +11,7 @@ from operator import or_
 import numpy as np
 from numpy.typing import NDArray
 
-from seap_export.families import ModelSpec
+from seap_export.model.families import ModelSpec
 from seap_export.runtime.decoding.decoder import OnnxDecoder
 from validation.array_store import ArrayStore
 from validation.metrics import CLEAR_MARGIN, LogitComparison

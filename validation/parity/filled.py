@@ -13,7 +13,7 @@ from itertools import cycle, islice
 import numpy as np
 from numpy.typing import NDArray
 
-from seap_export.families import Attention, ModelSpec
+from seap_export.model.families import Attention, ModelSpec
 from validation.prompts import Case
 from validation.runtimes.runner import States
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from converters.onnx.precision import PRECISIONS, Precision, PrecisionName
+from seap_export.common.providers import PROVIDERS
+from seap_export.common.toml_file import read_toml
 from seap_export.errors import UsageError
-from seap_export.providers import PROVIDERS
-from seap_export.toml_file import read_toml
 from validation.prompts import Case
 
 #: Largest difference of a logit; largest difference of keys or values relative to the root mean square of their layer;

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from seap_export.families import Attention
+from seap_export.model.families import Attention
 from validation.array_store import ArrayStore, StoredArray
 from validation.parity.references import TokenSequence
 from validation.parity.taps import Tap, decoder_taps

@@ -11,7 +11,7 @@ import torch
 
 from converters.onnx.precision import Precision
 from converters.onnx.weights.scaling import Scaling
-from seap_export.families import Experts, ModelSpec
+from seap_export.model.families import Experts, ModelSpec
 from validation.array_store import ArrayStore, StoredArray
 from validation.execution import Say
 from validation.metrics import LogitComparison

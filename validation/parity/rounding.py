@@ -15,12 +15,12 @@ import torch
 from converters.onnx.graph.dialects.looped import is_looped
 from converters.onnx.precision import Precision
 from converters.onnx.weights.scaling import Scaling, scaled_epsilon
-from seap_export.families import Experts, Family, ModelSpec, names
-from seap_export.families.family import FUSED
-from seap_export.families.names import ROUTED
-from seap_export.families.stacked import stacked_projections
-from seap_export.rounding.grid import BlockQuantization, best_scales, levels, padded_blocks
-from seap_export.sources.stored import StoredForm
+from seap_export.model.families import Experts, Family, ModelSpec, names
+from seap_export.model.families.family import FUSED
+from seap_export.model.families.names import ROUTED
+from seap_export.model.families.stacked import stacked_projections
+from seap_export.model.sources.stored import StoredForm
+from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, levels, padded_blocks
 from validation.checkpoint import Change, Weights
 
 #: Elements that are rounded at a time.

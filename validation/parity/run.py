@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from seap_export.errors import ArtifactError, InputError, UsageError
-from seap_export.families import ModelSpec
-from seap_export.sources.config import read_spec
+from seap_export.model.families import ModelSpec
+from seap_export.model.sources.config import read_spec
 from validation.array_store import ArrayStore
 from validation.execution import Execution, Say
 from validation.metrics import CLEAR_MARGIN

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 
 from converters.onnx.weights.scaling import Scaling
-from seap_export.families import (
+from seap_export.model.families import (
     Attention,
     Convolution,
     DeltaNet,
@@ -21,9 +21,9 @@ from seap_export.families import (
     SharedExpert,
     Sublayer,
 )
-from seap_export.families.family import FUSED
-from seap_export.families.fused import fused_rows
-from seap_export.families.sublayers import QK_NORMS
+from seap_export.model.families.family import FUSED
+from seap_export.model.families.fused import fused_rows
+from seap_export.model.families.sublayers import QK_NORMS
 
 Side = Literal["input", "output", "output without bias"]
 _UNSCALED = Scaling()

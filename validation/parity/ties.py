@@ -15,8 +15,8 @@ from typing import Any
 import torch
 
 from converters.onnx.precision import PrecisionName
-from seap_export.families import Experts, ModelSpec
-from seap_export.layers.sublayers.experts import preferences, weights_of
+from seap_export.model.families import Experts, ModelSpec
+from seap_export.model.layers.sublayers.experts import preferences, weights_of
 
 #: How little a router may prefer the last expert of a token to the next one, over the standard deviation of what it
 #: prefers experts by, for rounding in this arithmetic to decide.

@@ -15,8 +15,8 @@ from typing import Any
 import click
 import numpy as np
 
+from seap_export.common.json_file import write_json
 from seap_export.errors import ArtifactError, SeapError
-from seap_export.json_file import write_json
 from seap_export.runtime.decoding.decoder import OnnxDecoder
 from seap_export.runtime.files import model_limits
 

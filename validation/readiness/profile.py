@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from seap_export.json_file import write_json
+from seap_export.common.json_file import write_json
 
 
 def summary(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from seap_export import __version__
-from seap_export.json_file import json_text
+from seap_export.common.json_file import json_text
 from validation.readiness.machine import read_json
 from validation.readiness.processes import words_of_exit
 from validation.readiness.request import Request

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seap_export.plan.recipes import DEFAULT_RECIPE
+from seap_export.pruning.plan.recipes import DEFAULT_RECIPE
 from validation.readiness.request import RATIOS, Request
 from validation.readiness.step import Command, Step
 

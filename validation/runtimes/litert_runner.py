@@ -23,8 +23,8 @@ from converters.litert.decoder import HIDDEN
 from converters.litert.metadata import unpacked_tokenizer
 from converters.litert.packages import EXTRA, require
 from converters.litert.stored_program import StoredProgram
+from seap_export.common.stderr import silent_stderr
 from seap_export.errors import ArtifactError, ParityFailure, UsageError, in_one_line
-from seap_export.stderr import silent_stderr
 from validation.runtimes.row_by_row import RowByRow
 from validation.runtimes.runner import Layers, Logits, Opening
 from validation.runtimes.texts import Conversation, RuntimeTexts

@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from seap_export.common.extras import install_remedy
 from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
-from seap_export.extras import install_remedy
 from validation.runtimes.runner import Layers, Logits, Opening, Runner, States, real_lengths
 from validation.runtimes.timing import Pace, timed_loop
 

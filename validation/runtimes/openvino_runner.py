@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from converters.openvino.ir_file import MODEL_FILE
 from converters.openvino.packages import EXTRA, require
 from seap_export.errors import ArtifactError, ParityFailure, in_one_line
-from seap_export.families import Attention
-from seap_export.sources.config import read_spec
+from seap_export.model.families import Attention
+from seap_export.model.sources.config import read_spec
 from validation.runtimes.runner import Layers, Logits, Opening, Runner, real_lengths
 from validation.runtimes.texts import Conversation, RuntimeTexts
 

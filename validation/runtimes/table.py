@@ -7,9 +7,9 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
+from seap_export.common.extras import require_extra
+from seap_export.common.toml_file import either
 from seap_export.errors import EnvironmentFailure, UsageError
-from seap_export.extras import require_extra
-from seap_export.toml_file import either
 from validation.execution import Execution
 from validation.runtimes.runner import Opening, Purpose, Runner, Runtime
 from validation.runtimes.texts import RuntimeTexts

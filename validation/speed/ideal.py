@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from converters.onnx.precision import Precision
-from seap_export.families import Attention, ModelSpec
+from seap_export.model.families import Attention, ModelSpec
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import Any
 
 import click
 
+from seap_export.common.memory import children_peak
+from seap_export.common.memory import peak_memory as process_peak
 from seap_export.errors import ArtifactError, EnvironmentFailure, SeapError
-from seap_export.memory import children_peak
-from seap_export.memory import peak_memory as process_peak
 from seap_export.runtime.driver import free_gpu_memory
 from validation.execution import Execution
 from validation.speed.engines import EngineName, open_engine

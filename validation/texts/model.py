@@ -10,8 +10,8 @@ from typing import Any
 from tokenizers import Tokenizer
 from tokenizers.pre_tokenizers import ByteLevel
 
+from seap_export.common.json_file import read_artifact
 from seap_export.errors import InputError
-from seap_export.json_file import read_artifact
 from seap_export.runtime.chat import read_chat_template
 from seap_export.runtime.files import encode, load_tokenizer
 from validation.runtimes.texts import Conversation

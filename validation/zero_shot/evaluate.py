@@ -11,9 +11,9 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from seap_export.common.hashing import sha256_json
 from seap_export.corpus.harness import quiet_harness, require_harness
 from seap_export.errors import UsageError
-from seap_export.hashing import sha256_json
 from validation.execution import Execution, Say
 from validation.quiet import quiet_transformers
 from validation.runtimes.table import REFERENCE

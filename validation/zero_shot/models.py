@@ -7,9 +7,9 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from seap_export.common.json_file import read_json
 from seap_export.errors import ArtifactError, InputError
-from seap_export.json_file import read_json
-from seap_export.sources.config import read_spec
+from seap_export.model.sources.config import read_spec
 from validation.execution import Execution
 from validation.prompts import load_tokenizer
 from validation.runtimes.pytorch.torch_runner import open_torch_runner

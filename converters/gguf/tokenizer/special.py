@@ -8,7 +8,7 @@ from typing import Any
 
 from converters.gguf.metadata import Metadata
 from converters.gguf.tokenizer.tokens import Tokens, refuse
-from seap_export.json_file import read_json, read_json_if_present
+from seap_export.common.json_file import read_json, read_json_if_present
 from seap_export.runtime.chat import DEFAULT_TEMPLATE, template_sources
 
 #: Where the further tokens that end a text go.

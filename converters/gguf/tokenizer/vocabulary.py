@@ -17,10 +17,10 @@ from tokenizers import Tokenizer
 from converters.gguf.metadata import Metadata
 from converters.gguf.tokenizer.special import special_metadata
 from converters.gguf.tokenizer.tokens import Tokens, refuse
+from seap_export.common.json_file import read_json
 from seap_export.errors import InputError, in_one_line
-from seap_export.families import ModelSpec
-from seap_export.json_file import read_json
-from seap_export.sources.gguf.tokenizers import split_rules, tokenizer_of
+from seap_export.model.families import ModelSpec
+from seap_export.model.sources.gguf.tokenizers import split_rules, tokenizer_of
 
 _SPACE = "\u2581"  # sentencepiece's symbol for a space
 #: Texts that rules for splitting treat differently.

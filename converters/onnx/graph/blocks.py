@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
 from converters.onnx.weights.weights import QuantizedTensors
-from seap_export.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.grid import BlockQuantization
 
 #: The accuracy level at which MatMulNBits on the CPU multiplies in int8, scaling each block of activations; only this
 #: makes weight-only quantisation faster than float32 there. CUDA ignores it and computes in the activations' dtype.

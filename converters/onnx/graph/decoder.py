@@ -25,7 +25,8 @@ from converters.onnx.graph.sublayers.mamba import MambaWriter
 from converters.onnx.graph.sublayers.mlp import MlpWriter, SharedWriter
 from converters.onnx.weights.scaling import SCALING_NOTE, Scaling, scaled_epsilon
 from converters.onnx.weights.weights import LazyWeights
-from seap_export.families import (
+from seap_export.common.providers import PROVIDERS
+from seap_export.model.families import (
     Attention,
     Convolution,
     DeltaNet,
@@ -38,7 +39,6 @@ from seap_export.families import (
     Sublayer,
     names,
 )
-from seap_export.providers import PROVIDERS
 
 #: The node that selects each row's last token, in graphs that return the logits of that token only.
 LAST_TOKEN = "last_token"

@@ -11,7 +11,7 @@ from converters.onnx.graph.dialects import Dialect
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.linear import Linears
 from converters.onnx.weights.weights import LazyWeights
-from seap_export.families import ModelSpec
+from seap_export.model.families import ModelSpec
 
 
 @dataclass(eq=False)

@@ -12,8 +12,8 @@ from converters.onnx.graph.blocks import QuantizedWeight, embedding_blocks, matm
 from converters.onnx.graph.dialects import Dialect
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.weights.weights import LazyWeights
-from seap_export.families import Attention, Convolution, DeltaNet, Mamba, Sublayer, names
-from seap_export.families.names import Projection
+from seap_export.model.families import Attention, Convolution, DeltaNet, Mamba, Sublayer, names
+from seap_export.model.families.names import Projection
 
 #: The kinds whose readers are joined: what their products' weights are called, and which readers each has.
 JOINED: Mapping[type[Sublayer], Mapping[str, slice]] = {

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from converters.onnx.graph.graph import GraphBuilder
-from seap_export.families.sublayers import Activation
+from seap_export.model.families.sublayers import Activation
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from converters.onnx.graph.operators import add, cast, multiply
 from converters.onnx.graph.tokens import Tokens
 from converters.onnx.precision import Precision
 from converters.onnx.weights.weights import lazy_tensor
-from seap_export.families import ModelSpec, RopeSpec
-from seap_export.layers.sublayers.rotary import rotary_tables
+from seap_export.model.families import ModelSpec, RopeSpec
+from seap_export.model.layers.sublayers.rotary import rotary_tables
 
 #: What the names of nodes begin with that fail on too many tokens; the runtime's error message quotes it.
 LENGTH_GUARD = "more_tokens_than_the_model_has_positions"

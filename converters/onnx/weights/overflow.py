@@ -17,16 +17,16 @@ import torch
 from converters.onnx.precision import Precision
 from converters.onnx.weights.scaling import Scaling
 from seap_export.errors import InputError
-from seap_export.families import ModelSpec, Sublayer, names
-from seap_export.families.names import Projection
-from seap_export.layers.batches import length_buckets
-from seap_export.layers.embedding import Embedding
-from seap_export.layers.head import Head
-from seap_export.layers.hidden_states import HiddenStates, SublayerPass, output_stream
-from seap_export.layers.layer import DecoderLayer
-from seap_export.layers.sublayers.norm import Norm
-from seap_export.layers.sublayers.operands import CHANNELS, PRODUCT
-from seap_export.sources.weights import WeightReader
+from seap_export.model.families import ModelSpec, Sublayer, names
+from seap_export.model.families.names import Projection
+from seap_export.model.layers.batches import length_buckets
+from seap_export.model.layers.embedding import Embedding
+from seap_export.model.layers.head import Head
+from seap_export.model.layers.hidden_states import HiddenStates, SublayerPass, output_stream
+from seap_export.model.layers.layer import DecoderLayer
+from seap_export.model.layers.sublayers.norm import Norm
+from seap_export.model.layers.sublayers.operands import CHANNELS, PRODUCT
+from seap_export.model.sources.weights import WeightReader
 
 _LARGEST = 65504.0
 #: Values are scaled below this: other texts may reach further than those tried. Most values are thousands of times

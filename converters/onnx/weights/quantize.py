@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from seap_export.rounding.grid import BlockQuantization, best_scales, levels, padded_blocks
+from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, levels, padded_blocks
 
 #: Elements that are quantised at a time.
 _ELEMENTS = 1 << 18

@@ -17,9 +17,9 @@ import onnx
 import torch
 
 from seap_export.errors import ArtifactError
-from seap_export.families import ModelSpec, names
-from seap_export.families.names import Projection
-from seap_export.sources.weights import WeightReader
+from seap_export.model.families import ModelSpec, names
+from seap_export.model.families.names import Projection
+from seap_export.model.sources.weights import WeightReader
 
 #: Metadata key under which a graph records its scaling, if it has any.
 SCALING_NOTE = "seap_export.scaling"

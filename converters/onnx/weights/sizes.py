@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from converters.onnx.precision import Precision
-from seap_export.families import ModelSpec, names
+from seap_export.model.families import ModelSpec, names
 
 
 def weight_bytes(spec: ModelSpec, precision: Precision) -> int:

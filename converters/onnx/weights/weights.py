@@ -17,9 +17,9 @@ from converters.onnx.weights.quantize import QuantizedMatrix, quantize
 from converters.onnx.weights.scaling import ScaledReader
 from converters.read_back import not_finite
 from seap_export.errors import InputError
-from seap_export.families import ModelSpec
-from seap_export.sources.stored import PlainReader, StoredForm
-from seap_export.sources.weights import SafetensorsReader, WeightReader, check_weights
+from seap_export.model.families import ModelSpec
+from seap_export.model.sources.stored import PlainReader, StoredForm
+from seap_export.model.sources.weights import SafetensorsReader, WeightReader, check_weights
 
 #: Tensors up to this size, such as shapes and scalars, are stored in the graph itself.
 INLINE_BYTES = 48

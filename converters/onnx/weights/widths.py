@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from converters.onnx.form import OnnxForm
-from seap_export.families import Mlp, ModelSpec
-from seap_export.families.names import PROJECTIONS
-from seap_export.providers import PROVIDERS
-from seap_export.rounding.grid import BLOCK_SIZES, BlockQuantization
+from seap_export.common.providers import PROVIDERS
+from seap_export.model.families import Mlp, ModelSpec
+from seap_export.model.families.names import PROJECTIONS
+from seap_export.pruning.rounding.grid import BLOCK_SIZES, BlockQuantization
 
 _HEAD = "lm_head"
 

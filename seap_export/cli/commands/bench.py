@@ -13,7 +13,7 @@ from seap_export.cli.form import logits_option, precision_option, rare_form_opti
 from seap_export.cli.groups import GroupedCommand, number_option, option, rare, titled
 from seap_export.cli.options import force_option, output_options, provider_option, threads_option
 from seap_export.cli.values import ExistingPath, PathType
-from seap_export.json_file import write_json
+from seap_export.common.json_file import write_json
 
 if TYPE_CHECKING:
     from validation.speed.report import SpeedReport, Speedup

@@ -30,15 +30,15 @@ def calibrate_command(
     Example:
       seap-export calibrate ./SmolLM2-135M --task gsm8k=gsm8k.jsonl --out pruned
     """
-    from seap_export.activations.statistics import Calibration
     from seap_export.api.memory import warn_of_memory
     from seap_export.api.settings import calibration_settings, compute_of
     from seap_export.corpus import parse_tasks
-    from seap_export.layers.compute import torch_threads
+    from seap_export.model.layers.compute import torch_threads
+    from seap_export.model.sources.open import open_source
     from seap_export.pipeline.calibrate import calibrate
     from seap_export.pipeline.cost.checks import recorded_model
     from seap_export.pipeline.folder.names import calibration_step
-    from seap_export.sources.open import open_source
+    from seap_export.pruning.activations.statistics import Calibration
 
     compute, settings = compute_of(options), calibration_settings(options)
     parsed = parse_tasks(tasks)

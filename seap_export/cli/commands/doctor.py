@@ -9,7 +9,7 @@ import click
 
 from seap_export.cli.console import Console, table
 from seap_export.cli.options import output_options
-from seap_export.providers import PROVIDERS
+from seap_export.common.providers import PROVIDERS
 
 if TYPE_CHECKING:
     from seap_export.runtime.doctor import Diagnosis, ProviderCheck, ProviderState
@@ -53,13 +53,13 @@ def _runtimes() -> dict[str, str | None]:
 
 def _extras() -> dict[str, list[str]]:
     """The packages that are missing of each extra."""
-    from seap_export.extras import missing_packages, optional_extras
+    from seap_export.common.extras import missing_packages, optional_extras
 
     return {name: missing_packages(name) for name in optional_extras()}
 
 
 def _optional(runtimes: dict[str, str | None], extras: dict[str, list[str]]) -> str:
-    from seap_export.extras import install_remedy
+    from seap_export.common.extras import install_remedy
 
     facts = {name: "ready" if lack is None else lack for name, lack in runtimes.items()}
     for name, missing in extras.items():

@@ -110,7 +110,7 @@ def export_command(console: Console, **options: Any) -> None:
 
 
 def _warn_of_coarse_shapes(console: Console, variants: Mapping[str, Any]) -> None:
-    from seap_export.plan.choice.solve import RATIO_TOLERANCE
+    from seap_export.pruning.plan.choice.solve import RATIO_TOLERANCE
 
     for name, variant in variants.items():
         achieved = variant["achieved_ratio"]

@@ -12,7 +12,7 @@ from seap_export.cli.groups import GroupedCommand, number_option, option, titled
 from seap_export.cli.options import output_options, provider_option, raw_option, threads_option
 from seap_export.cli.prompt import read_prompt
 from seap_export.cli.values import ExistingPath
-from seap_export.providers import PROVIDERS
+from seap_export.common.providers import PROVIDERS
 
 if TYPE_CHECKING:
     from seap_export.runtime import Completion, Prompt

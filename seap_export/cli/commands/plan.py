@@ -16,10 +16,10 @@ from seap_export.cli.layer_table import layer_columns, pruned_parts
 from seap_export.cli.values import PathType
 
 if TYPE_CHECKING:
-    from seap_export.activations.mixture import Mixture
-    from seap_export.plan.plan import Plan
-    from seap_export.sources.source import Source
-    from seap_export.vocabulary.table import Vocabulary
+    from seap_export.model.sources.source import Source
+    from seap_export.model.vocabulary.table import Vocabulary
+    from seap_export.pruning.activations.mixture import Mixture
+    from seap_export.pruning.plan.plan import Plan
 
 
 @click.command("plan", cls=GroupedCommand)
@@ -76,17 +76,17 @@ def plan_command(
       seap-export plan ./SmolLM2-135M --calibration pruned/calibration/gsm8k --ratio 0.5
       seap-export plan ./SmolLM2-135M --calibration pruned/calibration/gsm8k --ratio 0.5 --vocabulary auto --task gsm8k
     """
-    from seap_export.allocation.planning import choose_plan
     from seap_export.api.memory import warn_of_memory
     from seap_export.api.settings import compute_of, plan_settings
-    from seap_export.layers.compute import torch_threads
+    from seap_export.model.layers.compute import torch_threads
+    from seap_export.model.sources.open import open_source
     from seap_export.pipeline.folder.outputs import write_whole
     from seap_export.pipeline.request.mixtures import open_mixture
-    from seap_export.plan.choice.solve import check_ratio
-    from seap_export.plan.make import rank_layers
-    from seap_export.plan.plan import write_plan
-    from seap_export.plan.recipes import Target
-    from seap_export.sources.open import open_source
+    from seap_export.pruning.allocation.planning import choose_plan
+    from seap_export.pruning.plan.choice.solve import check_ratio
+    from seap_export.pruning.plan.make import rank_layers
+    from seap_export.pruning.plan.plan import write_plan
+    from seap_export.pruning.plan.recipes import Target
 
     compute = compute_of(options)
     settings = plan_settings(options, Target(options.pop("provider")))
@@ -125,9 +125,9 @@ def _vocabulary(
     """The tokens that are kept; None: all."""
     from seap_export.corpus import parse_tasks
     from seap_export.errors import UsageError
+    from seap_export.model.vocabulary.choice import parse_size
     from seap_export.pipeline.request.mixtures import SUPPORT
     from seap_export.pipeline.texts.vocabulary import choose_vocabularies
-    from seap_export.vocabulary.choice import parse_size
 
     parsed = parse_tasks(tasks)
     names, chosen = tuple(sorted(task.name for task in parsed)), parse_size(size)

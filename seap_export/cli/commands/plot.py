@@ -50,7 +50,13 @@ def plot_command(
       seap-export plot pruned --evaluation gsm8k-0.2.json --evaluation gsm8k-0.5.json --format png --out pictures
     """
     from seap_export.errors import UsageError
-    from seap_export.pipeline.plots import PLOTS_FILE, read_evaluations, read_variants, require_matplotlib, write_plots
+    from seap_export.pipeline.plots.draw import (
+        PLOTS_FILE,
+        read_evaluations,
+        read_variants,
+        require_matplotlib,
+        write_plots,
+    )
 
     if not paths and not evaluations:
         raise UsageError("nothing to plot; give an output folder, a variant or an --evaluation")

@@ -22,9 +22,9 @@ def recipes_command(console: Console, name: str | None) -> None:
     """
     from dataclasses import asdict
 
+    from seap_export.common.toml_file import either
     from seap_export.errors import UsageError
-    from seap_export.plan.recipes import DEFAULT_RECIPE, shipped_recipes
-    from seap_export.toml_file import either
+    from seap_export.pruning.plan.recipes import DEFAULT_RECIPE, shipped_recipes
 
     recipes = shipped_recipes()
     if name is not None and name not in recipes:

@@ -8,11 +8,11 @@ from dataclasses import replace
 from converters.format import Format
 from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import choose_precision
-from seap_export.families import ModelSpec
+from seap_export.common.providers import PROVIDERS
+from seap_export.model.families import ModelSpec
 from seap_export.pipeline.evaluation.speed import speed_request
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.measured import Measured
-from seap_export.providers import PROVIDERS
 
 
 def baseline_format(formats: Sequence[Format]) -> Format:

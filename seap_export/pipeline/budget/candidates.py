@@ -14,6 +14,8 @@ import numpy as np
 from converters.format import Format
 from seap_export.corpus import Split
 from seap_export.errors import ArtifactError, InputError
+from seap_export.model.vocabulary.choice import VocabularySize
+from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.budget.predictor import Predictor, arithmetic
 from seap_export.pipeline.evaluation.quality import MAX_LENGTH, folder_quality_key
 from seap_export.pipeline.evaluation.speed import speed_request
@@ -33,8 +35,6 @@ from seap_export.pipeline.steps.single.variant import OfVariant, PlanStep
 from seap_export.pipeline.steps.step import Work
 from seap_export.pipeline.steps.variant_steps import VariantSteps, variant_steps
 from seap_export.pipeline.targets.candidate import Candidate, Figures, Point, ways
-from seap_export.vocabulary.choice import VocabularySize
-from seap_export.vocabulary.table import Vocabulary
 from validation.divergence.dense import DenseAnswers
 from validation.divergence.measure import claim_texts, measure_divergence
 from validation.estimate import TokenEstimate

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from seap_export.errors import QualityFailure, SeapError, SpeedFailure, UsageError
-from seap_export.families import ModelSpec
+from seap_export.model.families import ModelSpec
 from seap_export.pipeline.budget.baseline import baseline_format, timed_depth
 from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.folder.names import variant_name
@@ -14,7 +14,7 @@ from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.targets.candidate import Candidate, Point, ways
 from seap_export.pipeline.targets.frontier import Frontier
 from seap_export.pipeline.targets.targets import Targets
-from seap_export.plan.sublayers import smallest_layer
+from seap_export.pruning.plan.sublayers import smallest_layer
 
 #: What standard errors are over.
 _TEXTS = "held-out texts"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from converters.format import Format
 from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import Precision
-from seap_export.families import ModelSpec
+from seap_export.model.families import ModelSpec
 from seap_export.pipeline.targets.candidate import RATIO_DIGITS, Candidate
 from seap_export.pipeline.targets.targets import Targets
 from validation.parity.candidates.candidate import arithmetic_of

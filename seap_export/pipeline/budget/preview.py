@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from seap_export.families import ModelSpec
+from seap_export.model.families import ModelSpec
+from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.budget.baseline import baseline_format, timed_depth
 from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.budget.search import MOST_EVALUATIONS
@@ -20,9 +21,8 @@ from seap_export.pipeline.steps.single.formats import FormatStep, ParityStep
 from seap_export.pipeline.steps.single.rounding import RoundingStep
 from seap_export.pipeline.steps.single.variant import ShrinkStep
 from seap_export.pipeline.targets.candidate import Candidate, ways
-from seap_export.plan.choice.solve import largest_ratio
-from seap_export.plan.sublayers import thinner_layer
-from seap_export.vocabulary.table import Vocabulary
+from seap_export.pruning.plan.choice.solve import largest_ratio
+from seap_export.pruning.plan.sublayers import thinner_layer
 
 #: A ratio that stands for those that KL alone decides.
 _TYPICAL = 0.4

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from converters.format import Format
-from seap_export.families import ModelSpec
-from seap_export.layers.compute import Compute, torch_threads
+from seap_export.model.families import ModelSpec
+from seap_export.model.layers.compute import Compute, torch_threads
+from seap_export.model.sources.source import Source
+from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.budget.baseline import baseline_format, timed_depth
 from seap_export.pipeline.budget.candidates import Candidates, open_candidates
 from seap_export.pipeline.budget.failure import close_calls, nothing_fits, refuse_unreachable
@@ -30,11 +32,9 @@ from seap_export.pipeline.steps.single.ranking import RankingStep
 from seap_export.pipeline.steps.step import Work
 from seap_export.pipeline.targets.candidate import Candidate, Point, ways
 from seap_export.pipeline.targets.frontier import Frontier, frontier_json, known_figures, write_frontier
-from seap_export.plan.choice.solve import largest_ratio
-from seap_export.plan.make import plan_variant
-from seap_export.plan.ranked import read_ranking
-from seap_export.sources.source import Source
-from seap_export.vocabulary.table import Vocabulary
+from seap_export.pruning.plan.choice.solve import largest_ratio
+from seap_export.pruning.plan.make import plan_variant
+from seap_export.pruning.plan.ranked import read_ranking
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from converters.onnx.format import OnnxFormat
 from seap_export.corpus import Task
 from seap_export.corpus.hub import HarnessCorpus, HubCorpus
 from seap_export.corpus.parse import SAMPLE
+from seap_export.model.sources.source import Source
 from seap_export.pipeline.request.export_request import ExportRequest, VariantRequest
 from seap_export.pipeline.request.mixtures import GENERAL
 from seap_export.pipeline.request.settings import CalibrationSettings, ParitySettings
-from seap_export.plan.recipes import open_recipe, shipped_recipes
-from seap_export.plan.settings import PlanSettings
-from seap_export.plan.sparsity import Sparsity
-from seap_export.sources.source import Source
+from seap_export.pruning.plan.recipes import open_recipe, shipped_recipes
+from seap_export.pruning.plan.settings import PlanSettings
+from seap_export.pruning.plan.sparsity import Sparsity
 
 #: The file, for `export --config`, and the one with a pruning recipe that does not come with the package.
 RECIPE, _PRUNING = "recipe.toml", "pruning.toml"

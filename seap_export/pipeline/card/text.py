@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from converters.formats import FORMATS, format_name
-from seap_export.families import ModelSpec
+from seap_export.model.families import ModelSpec
+from seap_export.model.sources.metadata import ModelMetadata
+from seap_export.model.sources.source import Source
 from seap_export.pipeline.card.recipe import RECIPE
 from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.manifest import Manifest
 from seap_export.pipeline.request.measured import measured_title
-from seap_export.plan.plan import Plan
-from seap_export.plan.sublayers import kinds_in, whole_words
-from seap_export.sources.metadata import ModelMetadata
-from seap_export.sources.source import Source
+from seap_export.pruning.plan.plan import Plan
+from seap_export.pruning.plan.sublayers import kinds_in, whole_words
 from validation.reports.figures import QUALITY, main_figures
 from validation.reports.html.matrix import loss_matrix
 from validation.reports.markdown import markdown_table

@@ -14,10 +14,10 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
+from seap_export.common.extras import install_remedy
+from seap_export.common.providers import PROVIDERS
 from seap_export.errors import EnvironmentFailure, UsageError
-from seap_export.extras import install_remedy
-from seap_export.layers.compute import parse_bytes
-from seap_export.providers import PROVIDERS
+from seap_export.model.layers.compute import parse_bytes
 from seap_export.runtime.session import available_threads
 
 LOCAL = "local"

@@ -9,9 +9,9 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
 
+from seap_export.common.extras import install_remedy
 from seap_export.errors import EnvironmentFailure
-from seap_export.extras import install_remedy
-from seap_export.layers.compute import torch_threads
+from seap_export.model.layers.compute import torch_threads
 from seap_export.pipeline.cluster.connection import Cluster, connected, share_of
 from seap_export.pipeline.cluster.worker import Event, Events, Failed, Made, Order, make_order
 from seap_export.pipeline.folder.manifest import package_versions

@@ -18,7 +18,9 @@ from typing import Any
 import torch
 
 from seap_export.errors import EnvironmentFailure
-from seap_export.layers.compute import Compute, choose_compute
+from seap_export.model.layers.compute import Compute, choose_compute
+from seap_export.model.sources.open import open_source
+from seap_export.model.sources.source import Source
 from seap_export.pipeline.cluster.connection import Share
 from seap_export.pipeline.folder.manifest import package_versions
 from seap_export.pipeline.folder.outputs import alone
@@ -27,8 +29,6 @@ from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.steps.run import make_or_continue
 from seap_export.pipeline.steps.step import Step, Work
 from seap_export.runtime.session import available_threads
-from seap_export.sources.open import open_source
-from seap_export.sources.source import Source
 
 _SECONDS_BETWEEN_COUNTS = 1.0
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.errors import ArtifactError, EnvironmentFailure, UsageError
+from seap_export.model.sources.source import Source
 from seap_export.pipeline.cost.cost import Disk
 from seap_export.pipeline.folder.manifest import read_manifest
 from seap_export.pipeline.folder.names import calibration_step
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.runtime.session import probe
-from seap_export.sources.source import Source
 
 
 def claim_folder(

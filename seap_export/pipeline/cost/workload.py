@@ -13,15 +13,15 @@ import torch
 from converters.format import Format
 from converters.hf.format import HfFormat, dtype_name
 from converters.onnx.format import OnnxFormat
+from seap_export.common.json_file import read_json
 from seap_export.corpus import Sample
-from seap_export.families import LayerSpec, ModelSpec
-from seap_export.json_file import read_json
-from seap_export.layers.compute import Compute
-from seap_export.layers.working_memory import working_bytes
+from seap_export.model.families import LayerSpec, ModelSpec
+from seap_export.model.layers.compute import Compute
+from seap_export.model.layers.working_memory import working_bytes
+from seap_export.model.sources.source import Source
+from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.request.export_request import ExportRequest
-from seap_export.plan.sublayers import options_type
-from seap_export.sources.source import Source
-from seap_export.vocabulary.table import Vocabulary
+from seap_export.pruning.plan.sublayers import options_type
 from validation.parity.run import DECODE_STEPS, LONG_TOKENS
 from validation.speed.interval import FEWEST_RUNS
 

@@ -17,9 +17,11 @@ from converters.formats import row_of
 from converters.onnx.form import OnnxForm
 from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import Precision
-from seap_export.checksums import SUMS
+from seap_export.common.checksums import SUMS
 from seap_export.errors import ArtifactError, UsageError
-from seap_export.families import ModelSpec
+from seap_export.model.families import ModelSpec
+from seap_export.model.sources.config import read_spec
+from seap_export.model.sources.open import open_source
 from seap_export.pipeline.evaluation.bench_request import BenchRequest, default_depths, refuse_long_prompts
 from seap_export.pipeline.folder.contents import Export, FormatFolder, Variant, open_folder
 from seap_export.pipeline.folder.dense_folder import dense_folder
@@ -28,8 +30,6 @@ from seap_export.pipeline.progress import Progress, Silent
 from seap_export.runtime.doctor.machine import processor
 from seap_export.runtime.driver import gpu_name
 from seap_export.runtime.session import probe
-from seap_export.sources.config import read_spec
-from seap_export.sources.open import open_source
 from validation.parity.candidates.candidate import arithmetic_of
 from validation.runtimes.table import REFERENCE, require_runtime
 from validation.session_memory import Calls, claim_memory

@@ -9,7 +9,7 @@ from converters.formats import FORMATS, format_class
 from converters.onnx.form import OnnxForm, default_form
 from converters.onnx.format import OnnxFormat
 from seap_export.errors import UsageError, refuse_less
-from seap_export.families import ModelSpec
+from seap_export.model.families import ModelSpec
 from seap_export.pipeline.folder.names import HF
 from seap_export.runtime.session import check_session_options
 from validation.execution import Execution

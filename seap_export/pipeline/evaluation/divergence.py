@@ -7,7 +7,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from seap_export.layers.compute import Compute
+from seap_export.model.layers.compute import Compute
 from seap_export.pipeline.evaluation.material import chosen_texts
 from seap_export.pipeline.evaluation.report import EvaluationReport
 from seap_export.pipeline.evaluation.request import EvaluationRequest

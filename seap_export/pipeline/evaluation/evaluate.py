@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from seap_export.common.json_file import write_json
 from seap_export.corpus.harness import require_harness
-from seap_export.json_file import write_json
-from seap_export.layers.compute import Compute
+from seap_export.model.layers.compute import Compute
 from seap_export.pipeline.evaluation.divergence import measured_divergence
 from seap_export.pipeline.evaluation.generation import generated_answers
 from seap_export.pipeline.evaluation.material import chosen_texts, local_questions, open_tasks

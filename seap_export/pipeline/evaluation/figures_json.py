@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
 
-from seap_export.hashing import sha256_json
+from seap_export.common.hashing import sha256_json
 from seap_export.pipeline.evaluation.material import Texts
 from seap_export.pipeline.evaluation.subject import Subject
 from validation.divergence.measure import DivergenceFigures

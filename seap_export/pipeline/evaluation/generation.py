@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from seap_export.layers.compute import Compute
+from seap_export.model.layers.compute import Compute
 from seap_export.pipeline.evaluation.request import EvaluationRequest
 from seap_export.pipeline.evaluation.subject import Subject, VariantRun
 from seap_export.pipeline.evaluation.texts import dense_tokenizer

@@ -13,9 +13,11 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from seap_export.common.hashing import sha256_json
+from seap_export.common.json_file import read_artifact
 from seap_export.errors import ArtifactError
-from seap_export.hashing import sha256_json
-from seap_export.json_file import read_artifact
+from seap_export.model.sources.config import end_tokens
+from seap_export.model.sources.source import Source
 from seap_export.pipeline.evaluation.divergence import divergence_report, divergence_texts, text_sets
 from seap_export.pipeline.evaluation.request import EvaluationRequest
 from seap_export.pipeline.evaluation.subject import Subject, variant_subject
@@ -28,8 +30,6 @@ from seap_export.pipeline.texts.general_text import TextSet, refuse_damaged_cell
 from seap_export.runtime.chat import read_chat_template
 from seap_export.runtime.files import encode, load_tokenizer, model_limits
 from seap_export.runtime.text import TextStream
-from seap_export.sources.config import end_tokens
-from seap_export.sources.source import Source
 from validation.divergence.dense import DenseAnswers
 from validation.divergence.measure import continue_prompt
 from validation.divergence.paired import PairedText

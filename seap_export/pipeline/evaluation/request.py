@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 
+from seap_export.common.extras import installed_versions
 from seap_export.corpus import Task
 from seap_export.errors import UsageError
-from seap_export.extras import installed_versions
-from seap_export.layers.compute import Compute
+from seap_export.model.layers.compute import Compute
 from seap_export.pipeline.request.settings import refuse_below
 from validation.execution import Execution
 from validation.generation.evaluate import MAX_NEW_TOKENS

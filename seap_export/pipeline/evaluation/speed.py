@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from converters.onnx.format import OnnxFormat
-from seap_export.families import ModelSpec
+from seap_export.model.families import ModelSpec
 from seap_export.pipeline.evaluation.bench_request import BenchRequest
 from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.names import ONNX

@@ -7,19 +7,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from seap_export.activations.statistics import CalibrationRecord
 from seap_export.corpus import check_disjoint, text_digest
 from seap_export.errors import ArtifactError, InputError, UsageError, refuse_missing
+from seap_export.model.sources.open import open_source
+from seap_export.model.sources.source import Source
+from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.evaluation.request import RUN_FOLDERS, EvaluationRequest
 from seap_export.pipeline.folder.contents import Export, Variant
 from seap_export.pipeline.folder.names import PLAN
 from seap_export.pipeline.folder.origin import refuse_another_model
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.texts.chat import ModelChat, chat_of_folder, chat_of_source
-from seap_export.plan.plan import Plan
-from seap_export.sources.open import open_source
-from seap_export.sources.source import Source
-from seap_export.vocabulary.table import Vocabulary
+from seap_export.pruning.activations.statistics import CalibrationRecord
+from seap_export.pruning.plan.plan import Plan
 from validation.runtimes.table import REFERENCE, require_runtime, runtime_row
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from seap_export.model.sources.source import Source
+from seap_export.model.vocabulary.sizes import token_sizes
 from seap_export.pipeline.evaluation.request import EvaluationRequest
 from seap_export.pipeline.evaluation.subject import Subject
 from seap_export.pipeline.texts.tokenizer import tokenizer_folder
 from seap_export.runtime.files import load_tokenizer, read_object
-from seap_export.sources.source import Source
-from seap_export.vocabulary.sizes import token_sizes
 from validation.divergence.paired import Bytes, PairedText, pair_cuts, same_cut
 from validation.prompts import tokenize_prompts
 

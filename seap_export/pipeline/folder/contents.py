@@ -9,16 +9,16 @@ from pathlib import Path
 
 from converters.format import Format
 from converters.formats import FORMATS, format_class, format_name, read_format
-from seap_export.activations.statistics import Calibration, CalibrationRecord
+from seap_export.common.json_file import read_json
 from seap_export.errors import ArtifactError
-from seap_export.families import ModelSpec, dense_config, model_spec
-from seap_export.json_file import read_json
+from seap_export.model.families import ModelSpec, dense_config, model_spec
+from seap_export.model.sources.config import read_spec
+from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.folder.manifest import MANIFEST, Manifest, read_manifest
 from seap_export.pipeline.folder.names import HF, ONNX, PLAN, QUALITY, calibration_step, parity_file
 from seap_export.pipeline.folder.performance import Performance, read_performance
-from seap_export.plan.plan import Plan, read_plan
-from seap_export.sources.config import read_spec
-from seap_export.vocabulary.table import Vocabulary
+from seap_export.pruning.activations.statistics import Calibration, CalibrationRecord
+from seap_export.pruning.plan.plan import Plan, read_plan
 
 
 class Export:

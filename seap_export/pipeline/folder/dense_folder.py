@@ -8,9 +8,9 @@ from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 
-from seap_export.json_file import read_json, write_json
-from seap_export.shrink.write import write_weights
-from seap_export.sources.source import Source
+from seap_export.common.json_file import read_json, write_json
+from seap_export.model.sources.source import Source
+from seap_export.pruning.shrink.write import write_weights
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from seap_export.hashing import sha256_json
+from seap_export.common.hashing import sha256_json
 
 #: The name of the input that changes when a release makes other bytes of the same inputs.
 RELEASE = "release of seap-export"

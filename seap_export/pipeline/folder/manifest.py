@@ -14,11 +14,11 @@ from typing import Any
 import torch
 
 import seap_export
-from seap_export.checksums import SUMS, is_path_inside
+from seap_export.common.checksums import SUMS, is_path_inside
+from seap_export.common.hashing import sha256_files, sha256_json
+from seap_export.common.json_file import json_text, read_json
 from seap_export.errors import ArtifactError, InputError
-from seap_export.hashing import sha256_files, sha256_json
-from seap_export.json_file import json_text, read_json
-from seap_export.layers.compute import Compute
+from seap_export.model.layers.compute import Compute
 from seap_export.pipeline.folder.names import CARD, HF, ROUNDING
 from seap_export.pipeline.folder.outputs import write_whole
 

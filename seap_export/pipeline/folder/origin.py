@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from seap_export.errors import InputError
-from seap_export.plan.plan import Plan
-from seap_export.sources.source import Source
+from seap_export.model.sources.source import Source
+from seap_export.pruning.plan.plan import Plan
 
 
 def refuse_another_model(source: Source, plan: Plan, variant: str) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from seap_export import durable
-from seap_export.durable import JOURNAL
+from seap_export.common import durable
+from seap_export.common.durable import JOURNAL
 from seap_export.errors import EnvironmentFailure, SeapError, UsageError
 from seap_export.pipeline.folder.names import HF, PLAN
 

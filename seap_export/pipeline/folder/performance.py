@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from seap_export.common.json_file import read_artifact, write_json
+from seap_export.common.memory import peak_memory, reset_peak_memory
 from seap_export.errors import ArtifactError
-from seap_export.json_file import read_artifact, write_json
-from seap_export.memory import peak_memory, reset_peak_memory
 from seap_export.pipeline.folder.manifest import MANIFEST
 from seap_export.pipeline.folder.outputs import write_whole
 from seap_export.pipeline.progress import Advance, Progress

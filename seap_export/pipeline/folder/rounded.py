@@ -11,11 +11,11 @@ from tempfile import TemporaryDirectory
 from converters.format import Format
 from converters.formats import read_format
 from seap_export.errors import ArtifactError, InputError, ParityFailure
+from seap_export.model.sources.config import read_spec
 from seap_export.pipeline.folder.names import HF, ROUNDING
-from seap_export.rounding.grid import BlockQuantization
-from seap_export.rounding.note import ROUNDING_FILE, RoundingNote, read_note
-from seap_export.rounding.restore import restore_rounded_model
-from seap_export.sources.config import read_spec
+from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.note import ROUNDING_FILE, RoundingNote, read_note
+from seap_export.pruning.rounding.restore import restore_rounded_model
 
 
 def rounding_step(variant: str, how: BlockQuantization) -> str:

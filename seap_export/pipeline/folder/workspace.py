@@ -9,8 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from seap_export.common.hashing import sha256_json
 from seap_export.errors import ArtifactError, UsageError
-from seap_export.hashing import sha256_json
 from seap_export.pipeline.folder.keys import differing
 from seap_export.pipeline.folder.manifest import MANIFEST, read_manifest
 from seap_export.pipeline.folder.outputs import (

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from converters.onnx.form import read_form
 from seap_export.errors import ParityFailure
-from seap_export.layers.compute import Compute
+from seap_export.model.layers.compute import Compute
+from seap_export.model.sources.weights import Difference
 from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.rounded import opened_model
 from seap_export.pipeline.gate.parity import prompts_of
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.request.settings import ParitySettings
-from seap_export.sources.weights import Difference
 from validation.parity.bisect import Bisection, TapError, bisect
 from validation.parity.run import plan_cases
 from validation.parity.stage import StageResult

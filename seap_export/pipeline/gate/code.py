@@ -10,13 +10,16 @@ from pathlib import Path
 
 from converters.mlx.writer import MODEL_FILE
 from seap_export import __version__
-from seap_export.checksums import LEFT_BY_OTHERS
+from seap_export.common.checksums import LEFT_BY_OTHERS
+from seap_export.common.json_file import read_json
 from seap_export.errors import InputError
-from seap_export.json_file import read_json
-from seap_export.shrink.write import MODELING_FILES
+from seap_export.pruning.shrink.write import MODELING_FILES
 
 #: Where the code is that a folder may have, by the file's name.
-_PACKAGES: Mapping[str, str] = {**dict.fromkeys(MODELING_FILES, "seap_export.modeling"), MODEL_FILE: "converters.mlx"}
+_PACKAGES: Mapping[str, str] = {
+    **dict.fromkeys(MODELING_FILES, "seap_export.model.modeling"),
+    MODEL_FILE: "converters.mlx",
+}
 #: What Python runs when it is imported or unpickled, and no export writes.
 _FOREIGN = re.compile(r".*\.(py|py[cdow]|so|dll|dylib|pkl|pickle|pt|pth|ckpt)|pytorch_model.*\.bin")
 #: The keys of configs by which loaders find code, and the values that lead to ours or to the library's own.

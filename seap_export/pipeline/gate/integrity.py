@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from converters.formats import FORMATS, format_name, read_format
-from seap_export.checksums import LEFT_BY_OTHERS, SUMS, checksum_damages, listed_files
+from seap_export.common.checksums import LEFT_BY_OTHERS, SUMS, checksum_damages, listed_files
+from seap_export.common.json_file import read_artifact
 from seap_export.errors import ArtifactError, InputError
-from seap_export.json_file import read_artifact
 from seap_export.pipeline.evaluation.quality import quality_figures, recorded_quality
 from seap_export.pipeline.folder.contents import Export, Variant
 from seap_export.pipeline.folder.manifest import MANIFEST

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from itertools import islice, zip_longest
 from pathlib import Path
 
+from seap_export.common.json_file import write_json
 from seap_export.corpus import Task
-from seap_export.json_file import write_json
-from seap_export.layers.compute import Compute
+from seap_export.model.layers.compute import Compute
 from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.names import HF
 from seap_export.pipeline.folder.rounded import opened_model

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from converters.formats import row_of
-from seap_export.checksums import SUMS
+from seap_export.common.checksums import SUMS
 from seap_export.errors import SeapError
-from seap_export.families import ModelSpec
+from seap_export.model.families import ModelSpec
 from seap_export.pipeline.folder.contents import FormatFolder, Variant
 from seap_export.pipeline.folder.manifest import Manifest, package_versions
 from seap_export.pipeline.folder.names import HF

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from seap_export.errors import UsageError
-from seap_export.layers.compute import Compute
+from seap_export.model.layers.compute import Compute
 from seap_export.pipeline.evaluation.bench_request import BenchRequest
 from seap_export.pipeline.evaluation.request import EvaluationRequest
 from seap_export.pipeline.gate.report import CHECKS, CheckName

@@ -8,17 +8,17 @@ from typing import Any
 import numpy as np
 import onnx
 
-from seap_export.activations.statistics import Calibration
 from seap_export.corpus import Sample
 from seap_export.errors import SeapError
+from seap_export.model.vocabulary.tokenizer import cut_tokenizer
 from seap_export.pipeline.folder.contents import Export, Variant
 from seap_export.pipeline.folder.manifest import Manifest
 from seap_export.pipeline.folder.names import calibration_step
+from seap_export.pruning.activations.statistics import Calibration
 from seap_export.runtime.chat import template_sources
 from seap_export.runtime.files import read_object
 from seap_export.runtime.manifest import ROUTER_FOLDER, ROUTER_GRAPH, RouterManifest
 from seap_export.runtime.router import Router
-from seap_export.vocabulary.tokenizer import cut_tokenizer
 
 #: router.json leaves out held-out prompts that also occur in calibration, and this check does not, so the two
 #: accuracies differ a little; swapped classes make them differ by far more.

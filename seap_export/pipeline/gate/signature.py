@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from seap_export.common.extras import install_remedy
 from seap_export.errors import EnvironmentFailure, UsageError
-from seap_export.extras import install_remedy
 from seap_export.pipeline.folder.contents import Variant
 
 

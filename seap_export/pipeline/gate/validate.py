@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from converters.formats import FORMATS
-from seap_export.checksums import SUMS, checksum_damages, read_checksums
+from seap_export.common.checksums import SUMS, checksum_damages, read_checksums
+from seap_export.common.toml_file import either
 from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageError, refuse_missing
+from seap_export.model.sources.open import open_source
 from seap_export.pipeline.evaluation.bench import bench
 from seap_export.pipeline.evaluation.bench_request import refuse_long_prompts
 from seap_export.pipeline.evaluation.evaluate import evaluate
@@ -33,8 +35,6 @@ from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.targets.frontier import read_frontier
 from seap_export.runtime.manifest import ROUTER_FOLDER
 from seap_export.runtime.session import available_threads, probe
-from seap_export.sources.open import open_source
-from seap_export.toml_file import either
 from validation.parity.stage import StageResult
 from validation.runtimes.table import REFERENCE, require_runtime, runtime_row, runtime_title
 from validation.speed.gate import judge_speed

@@ -12,16 +12,16 @@ from converters.onnx.form import default_form
 from converters.onnx.format import OnnxFormat
 from seap_export.corpus import Task
 from seap_export.errors import UsageError
-from seap_export.families import ModelSpec
+from seap_export.model.families import ModelSpec
+from seap_export.model.vocabulary.choice import VocabularySize
 from seap_export.pipeline.folder.names import variant_name
 from seap_export.pipeline.request.measured import Measured, measured_of
 from seap_export.pipeline.request.mixtures import MixtureSpec, Support
 from seap_export.pipeline.request.settings import CalibrationSettings, ParitySettings, RouterSettings
 from seap_export.pipeline.targets.candidate import Candidate
 from seap_export.pipeline.targets.targets import Targets
-from seap_export.plan.settings import PlanSettings
-from seap_export.rounding.grid import BlockQuantization
-from seap_export.vocabulary.choice import VocabularySize
+from seap_export.pruning.plan.settings import PlanSettings
+from seap_export.pruning.rounding.grid import BlockQuantization
 
 Rounding = Literal["calibrated", "nearest"]
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from seap_export.activations.mixture import Mixture
-from seap_export.activations.statistics import Calibration
 from seap_export.corpus import Task
 from seap_export.corpus.names import NAME_RULE, is_folder_name
 from seap_export.corpus.parse import parse_task
 from seap_export.errors import UsageError
-from seap_export.plan.plan import Plan
+from seap_export.pruning.activations.mixture import Mixture
+from seap_export.pruning.activations.statistics import Calibration
+from seap_export.pruning.plan.plan import Plan
 
 GENERAL = "general"
 #: The name of the text of --support among the tasks, and its share by default.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from seap_export.errors import UsageError, refuse_less
-from seap_export.layers.compute import Compute
+from seap_export.model.layers.compute import Compute
 from validation.execution import Execution
 from validation.parity.profiles import Limits
 from validation.parity.run import DECODE_STEPS, LONG_TOKENS

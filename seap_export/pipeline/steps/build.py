@@ -8,6 +8,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from seap_export.corpus import Split
+from seap_export.model.sources.source import Source
+from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.cost.cost import Cost
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.joint.card import CardStep
@@ -23,8 +25,6 @@ from seap_export.pipeline.steps.single.ranking import RankingStep
 from seap_export.pipeline.steps.step import Step
 from seap_export.pipeline.steps.variant_steps import VariantSteps, variant_steps
 from seap_export.pipeline.texts.general_text import GENERAL_TEXT
-from seap_export.sources.source import Source
-from seap_export.vocabulary.table import Vocabulary
 
 
 @dataclass(frozen=True)

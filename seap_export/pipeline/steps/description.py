@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
-from seap_export.activations.statistics import Calibration
+from seap_export.common.json_file import read_artifact
 from seap_export.errors import ArtifactError
-from seap_export.json_file import read_artifact
 from seap_export.pipeline.folder.contents import Export
 from seap_export.pipeline.folder.names import HF, ROUNDING, parity_file
 from seap_export.pipeline.folder.workspace import Workspace
@@ -17,8 +16,9 @@ from seap_export.pipeline.steps.single.calibration import CalibrationStep
 from seap_export.pipeline.steps.single.formats import FormatStep, format_step
 from seap_export.pipeline.steps.step import Work
 from seap_export.pipeline.steps.variant_steps import VariantSteps
-from seap_export.plan.plan import read_plan
-from seap_export.rounding.note import read_note
+from seap_export.pruning.activations.statistics import Calibration
+from seap_export.pruning.plan.plan import read_plan
+from seap_export.pruning.rounding.note import read_note
 
 #: What is repeated of a parity report.
 _PARITY = ("verdict", "failure", "max_abs", "top1_agreement", "mean_kl_nats", "runtime")

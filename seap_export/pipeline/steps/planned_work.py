@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 from converters.format import Format
 from seap_export.corpus import Sample, Split
+from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates, total_disk
 from seap_export.pipeline.cost.workload import TokenCounts, Workload
 from seap_export.pipeline.evaluation.quality import MAX_LENGTH
 from seap_export.pipeline.texts.general_text import GENERAL_TEXT, MOST_TEXTS
-from seap_export.vocabulary.table import Vocabulary
 
 #: Tokens of each task's texts, given the texts by task and the length after which a text is cut.
 CountTokens = Callable[[Mapping[str, Sequence[Sample]], int], Mapping[str, int]]

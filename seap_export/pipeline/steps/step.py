@@ -8,12 +8,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from seap_export.layers.compute import Compute
+from seap_export.model.layers.compute import Compute
+from seap_export.model.sources.source import Source
 from seap_export.pipeline.cost.cost import Cost
 from seap_export.pipeline.folder.keys import step_key
 from seap_export.pipeline.progress import Advance, Progress
 from seap_export.pipeline.steps.planned_work import PlannedWork
-from seap_export.sources.source import Source
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from converters.format import Format
-from seap_export.families import ModelSpec
+from seap_export.model.families import ModelSpec
+from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.cost.cost import Cost
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.measured import Measured, measured_of
@@ -15,7 +16,6 @@ from seap_export.pipeline.steps.single.formats import FormatStep, ParityStep, fo
 from seap_export.pipeline.steps.single.ranking import RankingStep
 from seap_export.pipeline.steps.single.rounding import RoundingStep
 from seap_export.pipeline.steps.single.variant import OfVariant, PlanStep, ShrinkStep
-from seap_export.vocabulary.table import Vocabulary
 
 
 @dataclass(frozen=True)

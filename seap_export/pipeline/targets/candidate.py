@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from converters.format import Format
-from seap_export.vocabulary.choice import VocabularySize
+from seap_export.model.vocabulary.choice import VocabularySize
 from validation.estimate import TokenEstimate
 from validation.speed.interval import Interval
 

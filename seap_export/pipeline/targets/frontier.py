@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from seap_export.common.json_file import read_artifact, write_json
 from seap_export.errors import SeapError
-from seap_export.json_file import read_artifact, write_json
 from seap_export.pipeline.folder.names import variant_name
 from seap_export.pipeline.folder.outputs import write_whole
 from seap_export.pipeline.targets.candidate import Candidate, Figures, Point

@@ -11,10 +11,10 @@ from typing import Any
 
 from seap_export.corpus import Chat, JoinedTurns
 from seap_export.errors import ArtifactError, InputError
+from seap_export.model.sources.source import Source
 from seap_export.pipeline.texts.tokenizer import tokenizer_folder
 from seap_export.runtime.chat import Message, answer_end, read_chat_template
 from seap_export.runtime.files import load_tokenizer
-from seap_export.sources.source import Source
 
 #: What templates that ask for the date are told, so that the same inputs give the same texts on every day.
 _DATE = datetime(2024, 7, 26)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import seap_export.corpus
-from seap_export.activations.statistics import CalibrationRecord
+from seap_export.common.hashing import sha256_json
 from seap_export.corpus import Chat, Sample, parse_task, text_digest
 from seap_export.errors import InputError
-from seap_export.hashing import sha256_json
+from seap_export.pruning.activations.statistics import CalibrationRecord
 from validation.divergence.measure import DivergenceFigures
 from validation.divergence.paired import PairedText
 from validation.estimate import kl_json

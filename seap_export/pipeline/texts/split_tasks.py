@@ -9,13 +9,13 @@ from typing import Any
 
 from seap_export.corpus import Sample, Split, Task, split_samples
 from seap_export.errors import InputError
-from seap_export.families import ModelSpec
+from seap_export.model.families import ModelSpec
+from seap_export.model.sources.source import Source
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.request.mixtures import MixtureSpec, Support
 from seap_export.pipeline.request.settings import CALIBRATION_TOKENS, CalibrationSettings
 from seap_export.pipeline.texts.chat import ModelChat, chat_of_source
 from seap_export.pipeline.texts.tokenizer import load_tokenizer, token_ids
-from seap_export.sources.source import Source
 from validation.quiet import quiet_transformers
 
 #: Texts that are tokenized at a time.

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from seap_export.common.json_file import write_json
 from seap_export.errors import InputError
-from seap_export.families.family import PRUNED_PREFIX
-from seap_export.json_file import write_json
+from seap_export.model.families.family import PRUNED_PREFIX
+from seap_export.model.sources.source import Source
 from seap_export.runtime.files import too_slow
 from seap_export.runtime.limits.tokenizer import watched
-from seap_export.sources.source import Source
 
 
 @contextmanager

@@ -11,19 +11,19 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from seap_export.common.json_file import read_json
 from seap_export.corpus import Sample, Split, Task
 from seap_export.errors import InputError
-from seap_export.json_file import read_json
+from seap_export.model.sources.source import Source
+from seap_export.model.vocabulary.choice import VocabularySize, check_size, choose_tokens, required_tokens
+from seap_export.model.vocabulary.config import named_tokens
+from seap_export.model.vocabulary.pairs import BytePairs
+from seap_export.model.vocabulary.table import Vocabulary
+from seap_export.model.vocabulary.tokenizer import fixed_tokens
+from seap_export.model.vocabulary.use import TokenUse
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.texts.chat import ModelChat, chat_of_source
 from seap_export.pipeline.texts.tokenizer import load_tokenizer, token_ids
-from seap_export.sources.source import Source
-from seap_export.vocabulary.choice import VocabularySize, check_size, choose_tokens, required_tokens
-from seap_export.vocabulary.config import named_tokens
-from seap_export.vocabulary.pairs import BytePairs
-from seap_export.vocabulary.table import Vocabulary
-from seap_export.vocabulary.tokenizer import fixed_tokens
-from seap_export.vocabulary.use import TokenUse
 from validation.quiet import quiet_transformers
 
 #: Texts that are cut at a time.

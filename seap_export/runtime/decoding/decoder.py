@@ -10,8 +10,8 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from seap_export.common.providers import CUDA_GRAPH, PROVIDERS
 from seap_export.errors import ArtifactError, EnvironmentFailure, UsageError
-from seap_export.providers import CUDA_GRAPH, PROVIDERS
 from seap_export.runtime.decoding.buffers import BufferPool, DecodingBuffers
 from seap_export.runtime.decoding.cache import AppendedCache, Cache, CacheLayout, SharedCache, empty_buffers, is_state
 from seap_export.runtime.decoding.steps import BoundSteps, Steps

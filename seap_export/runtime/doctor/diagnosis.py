@@ -8,8 +8,8 @@ from typing import Any
 
 import onnxruntime as ort
 
+from seap_export.common.providers import PROVIDERS
 from seap_export.errors import EnvironmentFailure
-from seap_export.providers import PROVIDERS
 from seap_export.runtime.doctor.isolated import IsolatedResult, ask
 from seap_export.runtime.doctor.libraries import Library
 from seap_export.runtime.doctor.machine import HostMachine, read_machine

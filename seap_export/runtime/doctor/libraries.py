@@ -13,7 +13,7 @@ from typing import Any
 
 import onnxruntime as ort
 
-from seap_export.providers import PROVIDERS
+from seap_export.common.providers import PROVIDERS
 
 _NVIDIA = re.compile(r"lib(cu|nv)\w*\.so")
 #: ONNX Runtime 1.31 loads it when an operator needs it: ReduceMin and ReduceMax of graphs for the CPU and of the

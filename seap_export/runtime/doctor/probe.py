@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from seap_export.common.providers import PROVIDERS
 from seap_export.errors import SeapError
-from seap_export.providers import PROVIDERS
 from seap_export.runtime.doctor.libraries import library_names, load_libraries
 from seap_export.runtime.doctor.models import TRIALS, ProbeModel
 from seap_export.runtime.driver import read_driver

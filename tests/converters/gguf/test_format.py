@@ -19,8 +19,8 @@ from converters.gguf import GgufFormat
 from converters.gguf.choice import choose_architecture, refusal
 from converters.gguf.folding import Folding
 from seap_export.errors import ArtifactError, InputError
-from seap_export.families import Attention, model_spec
-from seap_export.sources.open import open_gguf
+from seap_export.model.families import Attention, model_spec
+from seap_export.model.sources.open import open_gguf
 
 Write = Callable[..., GgufModel]
 UNEVEN = uneven_values("llama-gqa")

@@ -6,7 +6,7 @@ from support.variations import VARIATIONS, micro_config
 
 from converters.gguf.choice import choose_architecture
 from converters.gguf.orders import Orders
-from seap_export.families import model_spec
+from seap_export.model.families import model_spec
 
 
 def test_value_heads_follow_each_other_as_llama_cpp_repeats_key_heads() -> None:

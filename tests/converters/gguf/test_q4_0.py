@@ -18,7 +18,7 @@ import converters.gguf.q4_0 as module
 from converters.gguf import GgufFormat
 from converters.gguf.encoding import decode, encode
 from converters.gguf.q4_0 import Q4_0
-from seap_export.families import model_spec
+from seap_export.model.families import model_spec
 
 
 def random_rows(scale: float = 1.0) -> np.ndarray:

@@ -16,9 +16,9 @@ from tokenizers import Tokenizer
 
 from converters.gguf.tokenizer.vocabulary import tokenizer_metadata
 from seap_export.errors import InputError
-from seap_export.families import GgufForm, model_spec
-from seap_export.sources.gguf.file import GgufFile
-from seap_export.sources.gguf.tokenizers import gguf_tokenizer_files, split_rules, tokenizer_of
+from seap_export.model.families import GgufForm, model_spec
+from seap_export.model.sources.gguf.file import GgufFile
+from seap_export.model.sources.gguf.tokenizers import gguf_tokenizer_files, split_rules, tokenizer_of
 
 SPEC = model_spec(micro_config(model_type="llama", vocab_size=512))
 

@@ -16,7 +16,7 @@ from converters.gguf import GgufFormat
 from converters.gguf.encoding import TOLERANCES, decode, encode, worse_rows
 from converters.gguf.file import FilePlan
 from seap_export.errors import EnvironmentFailure, UsageError
-from seap_export.families import ModelSpec, model_spec
+from seap_export.model.families import ModelSpec, model_spec
 
 
 def _spec(**values: object) -> ModelSpec:
@@ -92,7 +92,7 @@ def test_an_unknown_precision_is_refused() -> None:
 
 
 def test_k_quants_without_the_library_name_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import seap_export.llama_library as library
+    import seap_export.common.llama_library as library
 
     (tmp_path / "config.json").write_text("{}", "utf-8")
     write_byte_level(tmp_path)
@@ -154,7 +154,7 @@ def test_what_llama_cpp_rounds_is_near_enough_and_a_row_a_fifth_larger_is_not(ki
 @pytest.mark.needs("llama.cpp")
 @pytest.mark.parametrize("kind", [Kind.Q8_0, Kind.Q5_0, Kind.Q5_1])
 def test_bytes_are_those_of_llama_cpp(kind: Kind) -> None:
-    from seap_export.llama_library import llama_library
+    from seap_export.common.llama_library import llama_library
 
     rows = np.random.default_rng(1).standard_normal((32, 256)).astype(np.float32)
     ours = encode(rows, kind)

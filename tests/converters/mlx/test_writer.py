@@ -19,9 +19,9 @@ from support.variations import VARIATIONS
 from converters.mlx import MlxFormat
 from converters.mlx.layout import Layout
 from converters.mlx.quantize import GRID
+from seap_export.common.json_file import read_json
 from seap_export.errors import ArtifactError, InputError, UsageError
-from seap_export.families import ModelSpec
-from seap_export.json_file import read_json
+from seap_export.model.families import ModelSpec
 
 PRECISIONS = MlxFormat.precisions
 

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from converters.onnx import write_onnx
 from converters.onnx.form import Logits, OnnxForm
 from converters.onnx.precision import Precision
-from seap_export.modeling import modeling_seap
-from seap_export.providers import DialectName
+from seap_export.common.providers import DialectName
+from seap_export.model.modeling import modeling_seap
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 128,

@@ -26,7 +26,8 @@ from converters.onnx.precision import BlockQuantization, Precision
 from converters.onnx.weights.quantize import dequantize, quantize
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import LazyWeights
-from seap_export.families import (
+from seap_export.common.providers import DialectName
+from seap_export.model.families import (
     Attention,
     BlockSpec,
     LayerSpec,
@@ -38,8 +39,7 @@ from seap_export.families import (
     Sublayer,
     family_of_model_type,
 )
-from seap_export.families.names import NORMS
-from seap_export.providers import DialectName
+from seap_export.model.families.names import NORMS
 
 TOLERANCE = 1e-5
 POSITIONS, SWITCH = 40, 12

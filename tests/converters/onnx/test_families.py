@@ -20,8 +20,8 @@ from support.variations import SHARED_CACHES, VARIATIONS
 from converters.onnx import genai_config, write_onnx
 from converters.onnx.form import OnnxForm
 from converters.onnx.precision import Precision
-from seap_export.families import model_spec
-from seap_export.providers import DialectName
+from seap_export.common.providers import DialectName
+from seap_export.model.families import model_spec
 
 #: A prompt, a second call, and steps, one of which passes the 16 tokens at which the micro phi3 switches its tables.
 PARTS = np.split(np.random.default_rng(0).integers(3, 96, 20), [6, *range(10, 20)])

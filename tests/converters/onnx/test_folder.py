@@ -11,8 +11,8 @@ from transformers import AutoTokenizer
 
 from converters.onnx import folder
 from converters.onnx.folder import convert_folder
+from seap_export.common.json_file import read_json, write_json
 from seap_export.errors import EnvironmentFailure
-from seap_export.json_file import read_json, write_json
 
 
 def test_nothing_is_left_where_the_tokenizer_cannot_be_written(

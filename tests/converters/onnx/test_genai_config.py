@@ -9,7 +9,7 @@ import pytest
 from converters.onnx.form import OnnxForm
 from converters.onnx.genai_config import genai_config
 from seap_export.errors import InputError
-from seap_export.families import model_spec
+from seap_export.model.families import model_spec
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama",

@@ -20,10 +20,10 @@ from support.variations import VARIATIONS
 
 from converters.openvino import OpenvinoFormat
 from converters.openvino.ir_file import DATA_FILE, MODEL_FILE, read_ir
+from seap_export.common.json_file import read_json
 from seap_export.errors import ArtifactError, EnvironmentFailure, InputError
-from seap_export.families import model_spec
-from seap_export.json_file import read_json
-from seap_export.rounding.grid import BlockQuantization
+from seap_export.model.families import model_spec
+from seap_export.pruning.rounding.grid import BlockQuantization
 
 pytestmark = pytest.mark.needs("openvino")
 PRECISIONS = OpenvinoFormat.precisions

@@ -21,8 +21,8 @@ from support.product import read_spec, round_weights
 from converters.web import WebFormat, data_files
 from converters.web.graph import KEPT
 from converters.web.precisions import precision_of
+from seap_export.common.json_file import read_json
 from seap_export.errors import ArtifactError, InputError
-from seap_export.json_file import read_json
 from seap_export.runtime.session import open_session
 
 

@@ -11,7 +11,7 @@ from mutations.folders.block import offset_twice
 from mutations.folders.model import config, tensors
 from support.product import convert_folder
 
-from seap_export.checksums import write_checksums
+from seap_export.common.checksums import write_checksums
 
 Tensors = dict[str, torch.Tensor]
 

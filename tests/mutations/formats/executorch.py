@@ -23,8 +23,8 @@ from converters.executorch.graph import Graph, Value
 from converters.executorch.program import Program
 from converters.executorch.writer import write_program
 from converters.read_back import open_plain
-from seap_export.families import names
-from seap_export.sources.config import end_tokens
+from seap_export.model.families import names
+from seap_export.model.sources.config import end_tokens
 
 _NUMBERS: dict[str, np.dtype[Any]] = {"fp32": np.dtype("<f4"), "int8": np.dtype("i1"), "int4": np.dtype("u1")}
 _SCALES: dict[str, np.dtype[Any]] = {"int8": np.dtype("<f4"), "int4": np.dtype(ml_dtypes.bfloat16)}

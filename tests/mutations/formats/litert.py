@@ -17,7 +17,7 @@ from converters.litert.bundle import METADATA, PROGRAM, TOKENIZER, Bundle, Secti
 from converters.litert.packages import require, schema
 from converters.litert.program import ALIGNMENT, packed
 from converters.litert.stored_program import StoredProgram
-from seap_export.families import names
+from seap_export.model.families import names
 
 
 def _holds(base: Base, name: str) -> frozenset[str]:

@@ -17,7 +17,7 @@ from support.product import OPENVINO_MODEL as MODEL_FILE
 
 from converters.openvino.ir_file import DATA_FILE, read_ir
 from converters.openvino.stored_tensor import storage_of
-from seap_export.families import names
+from seap_export.model.families import names
 
 _TOKENIZER, _DETOKENIZER = "openvino_tokenizer.xml", "openvino_detokenizer.xml"
 _DTYPES = {"f32": "<f4", "f16": "<f2", "i8": "u1", "i4": "u1"}

@@ -14,7 +14,7 @@ from support.tokenizers import write_byte_level
 from support.uneven import uneven_values
 from support.variations import VARIATIONS, micro_config
 
-from seap_export.families import ModelSpec, model_spec
+from seap_export.model.families import ModelSpec, model_spec
 
 #: The arrays of a tensor in a file, to be changed in place: `numbers` [rows, ...], and of levels `scales` [rows, ...]
 #: and, where there are any, `points`.

@@ -10,7 +10,7 @@ import numpy as np
 from mutations.formats.planting import DAMAGE, PARITY, FormatFault, Opener, Parts, Plant, Subject
 from numpy.typing import NDArray
 
-from seap_export.families import names
+from seap_export.model.families import names
 
 Edit = Callable[[Parts], None]
 Change = Callable[[NDArray[Any]], None]

@@ -13,7 +13,7 @@ from mutations.graphs.weights import Array, change_weight, heads_of, with_weight
 from support.product import Projection, rotary_tables
 
 from converters.onnx.graph.dialects import MASK_GUARD
-from seap_export.families import Attention
+from seap_export.model.families import Attention
 
 _FAR = np.iinfo(np.int64).max
 

@@ -10,7 +10,7 @@ from mutations.graphs.graph import Edit, Graph
 from mutations.graphs.weights import Array, layer_name, with_bias, with_weight
 from support.variations import micro_config
 
-from seap_export.families import model_spec
+from seap_export.model.families import model_spec
 
 
 def _flip_largest(weight: Array) -> None:

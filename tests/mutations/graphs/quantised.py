@@ -10,7 +10,7 @@ from mutations.fault import Fault, numeric
 from mutations.graphs.graph import Edit, Graph
 from mutations.graphs.weights import Array, columns_of, layer_name
 
-from seap_export.families.family import Projection
+from seap_export.model.families.family import Projection
 
 
 def _part(layer: int, projection: Projection, part: str, change: Callable[[Array], Any]) -> Edit:

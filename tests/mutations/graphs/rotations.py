@@ -13,7 +13,7 @@ from mutations.graphs.edits import ATTENTION, all_of, attributes, constant, read
 from mutations.graphs.graph import Edit, Graph
 from support.product import attention_factor, rotary_tables
 
-from seap_export.families import Attention, RopeSpec
+from seap_export.model.families import Attention, RopeSpec
 
 _TABLES = ("cos_cache", "sin_cache")
 

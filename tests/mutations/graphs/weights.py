@@ -10,7 +10,7 @@ from mutations.graphs.graph import Edit, Graph
 from numpy.typing import NDArray
 from support.product import Projection
 
-from seap_export.families.names import QKV
+from seap_export.model.families.names import QKV
 
 Array = NDArray[Any]
 

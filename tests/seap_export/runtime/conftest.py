@@ -15,7 +15,7 @@ from support.models import write_micro_model
 from support.product import OnnxForm, Precision, convert_folder
 from support.variations import VARIATIONS
 
-from seap_export.checksums import SUMS
+from seap_export.common.checksums import SUMS
 from seap_export.runtime.decoding.decoder import CACHE_KEY
 
 

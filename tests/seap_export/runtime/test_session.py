@@ -12,8 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support.stand_ins.cuda import without_gpu
 
+from seap_export.common.providers import PROVIDERS
 from seap_export.errors import ArtifactError, EnvironmentFailure, UsageError
-from seap_export.providers import PROVIDERS
 from seap_export.runtime import providers, session
 from seap_export.runtime.onnx_model import OnnxModel
 from seap_export.runtime.providers import CPU, TensorDevice, device_of, is_too_old_for_cuda, one_line

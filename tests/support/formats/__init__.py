@@ -14,8 +14,8 @@ from converters.onnx.onnx_writer import DATA_FILE, MODEL_FILE
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import INLINE_BYTES, open_weights
 from converters.openvino import OpenvinoFormat
-from seap_export.families import ModelSpec, names
-from seap_export.sources.config import read_spec
+from seap_export.model.families import ModelSpec, names
+from seap_export.model.sources.config import read_spec
 from support.execution import ONE_THREAD
 from support.formats.written import WrittenModel
 from support.models import write_source

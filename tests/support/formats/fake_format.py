@@ -20,10 +20,10 @@ from transformers import DynamicCache
 
 from converters.format import Format
 from converters.formats import FORMATS, Row
+from seap_export.common.json_file import read_json
 from seap_export.errors import ArtifactError
-from seap_export.families import ModelSpec, model_spec
-from seap_export.json_file import read_json
-from seap_export.sources.config import end_tokens
+from seap_export.model.families import ModelSpec, model_spec
+from seap_export.model.sources.config import end_tokens
 from validation.runtimes.pytorch.torch_runner import TorchRunner
 from validation.runtimes.runner import Gives, Layers, Opening, Runner, Runtime
 from validation.runtimes.table import RUNTIMES

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from converters.format import Format
 from seap_export.errors import ArtifactError
-from seap_export.families import ModelSpec
-from seap_export.sources.config import read_spec
+from seap_export.model.families import ModelSpec
+from seap_export.model.sources.config import read_spec
 from support.plans import write_pruned_micro_model
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch.nn import functional
 
-from seap_export.families import Attention, Experts, Mlp, ModelSpec, RopeSpec, SharedExpert, names
-from seap_export.layers.sublayers.rotary import rotary_tables
+from seap_export.model.families import Attention, Experts, Mlp, ModelSpec, RopeSpec, SharedExpert, names
+from seap_export.model.layers.sublayers.rotary import rotary_tables
 
 
 def random_tensors(spec: ModelSpec) -> dict[str, torch.Tensor]:

@@ -12,10 +12,10 @@ from support.models import projection_paths, transformers_model
 from torch import nn
 from transformers import PreTrainedModel
 
-from seap_export.families.names import Projection
-from seap_export.plan.plan import Plan
-from seap_export.shrink.layer import kept_channels
-from seap_export.sources.source import Source
+from seap_export.model.families.names import Projection
+from seap_export.model.sources.source import Source
+from seap_export.pruning.plan.plan import Plan
+from seap_export.pruning.shrink.layer import kept_channels
 
 #: Projections that have no bias in a family's own class, whatever its config says.
 WITHOUT_BIAS: dict[str, tuple[str, ...]] = {

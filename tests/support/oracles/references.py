@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from seap_export.hashing import sha256_file
+from seap_export.common.hashing import sha256_file
 from validation.parity import run as parity
 from validation.parity.references import Reference
 

@@ -25,8 +25,8 @@ from typing import Any
 MODULES = (
     "gguf", "onnx", "onnx_ir", "onnxruntime", "pyarrow.parquet", "safetensors.torch", "sklearn.linear_model",
     "transformers", "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama",
-    "seap_export.cli", "seap_export.modeling.modeling_seap", "seap_export.pipeline.export",
-    "seap_export.pipeline.inspect", "seap_export.sources.gguf.tokenizers", "validation.parity.run",
+    "seap_export.cli", "seap_export.model.modeling.modeling_seap", "seap_export.pipeline.export",
+    "seap_export.pipeline.inspect", "seap_export.model.sources.gguf.tokenizers", "validation.parity.run",
 )  # fmt: skip
 #: What the file system is changed by, as Python announces it (sys.addaudithook).
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir"}

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from support.variations import micro_config
 
-from seap_export.families import family_of_model_type
-from seap_export.families import files as module
-from seap_export.families.family import Family
+from seap_export.model.families import family_of_model_type
+from seap_export.model.families import files as module
+from seap_export.model.families.family import Family
 
 
 def _block(**values: Any) -> Callable[[Family], dict[str, Any]]:

@@ -15,8 +15,8 @@ from support.models import write_micro_model
 from support.product import OnnxForm, ParitySettings, Precision, Silent
 
 from converters.onnx import write_onnx
+from seap_export.model.sources.weights import Difference
 from seap_export.pipeline.gate import bisection as gate
-from seap_export.sources.weights import Difference
 from validation.parity.bisect import Bisection, TapError, bisect
 from validation.prompts import Case
 

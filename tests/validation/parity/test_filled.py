@@ -15,8 +15,8 @@ from support.models import write_micro_model
 from converters.onnx.folder import convert_folder
 from converters.onnx.form import OnnxForm
 from converters.onnx.precision import Precision, choose_precision
-from seap_export.families import model_spec
-from seap_export.json_file import read_json
+from seap_export.common.json_file import read_json
+from seap_export.model.families import model_spec
 from validation.execution import Execution
 from validation.parity.filled import filled_cases
 from validation.parity.report import ParityReport

@@ -9,7 +9,7 @@ from support.execution import ONE_THREAD
 from support.product import GgufFormat, Precision
 from support.variations import VARIATIONS, micro_config
 
-from seap_export.families import model_spec
+from seap_export.model.families import model_spec
 from validation.parity.candidates import candidate
 from validation.parity.candidates.candidate import ParityInput
 from validation.parity.candidates.llama_candidate import LlamaCandidate

@@ -10,7 +10,7 @@ from fake_cuda.machine import Machine, Ran
 from support.models import write_micro_model
 from support.product import OnnxForm, Precision, convert_folder
 
-from seap_export.providers import DialectName
+from seap_export.common.providers import DialectName
 
 pytestmark = pytest.mark.needs("fake-cuda")
 

@@ -19,7 +19,7 @@ from support.product import OnnxForm, Precision, choose_precision, convert_folde
 from support.variations import VARIATIONS
 
 from seap_export.errors import ArtifactError
-from seap_export.families import family_of_model_type
+from seap_export.model.families import family_of_model_type
 from validation.parity.profiles import Limits
 from validation.parity.run import run_parity
 

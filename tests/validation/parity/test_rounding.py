@@ -16,8 +16,8 @@ from support.product import Precision, Run, SafetensorsReader, TorchRunner, open
 from support.variations import VARIATIONS
 
 from converters.onnx.weights.overflow import find_scaling
-from seap_export.families import model_spec
-from seap_export.json_file import read_json
+from seap_export.common.json_file import read_json
+from seap_export.model.families import model_spec
 from validation.parity.rounding import _row_to_8_bits, _to_8_bits, narrow, scale_norms, scale_weights
 
 TOKENS = [[3, 4, 5, 6, 7, 8, 9, 10]]

@@ -16,7 +16,7 @@ from support.product import OnnxFormat, Run, States, padded
 
 from converters.onnx.weights.scaling import Scaling
 from seap_export.errors import ArtifactError, InputError, UsageError
-from seap_export.families import model_spec
+from seap_export.model.families import model_spec
 from validation.checkpoint import Change
 from validation.execution import Execution
 from validation.parity import run as parity

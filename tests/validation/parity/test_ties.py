@@ -14,8 +14,8 @@ from support.models import write_micro_model
 from support.product import Precision, open_torch_runner
 from support.variations import VARIATIONS
 
-from seap_export.families import Experts
-from seap_export.layers.sublayers.experts import chosen_experts
+from seap_export.model.families import Experts
+from seap_export.model.layers.sublayers.experts import chosen_experts
 from validation.array_store import ArrayStore
 from validation.parity import references, ties
 from validation.parity.profiles import Noise

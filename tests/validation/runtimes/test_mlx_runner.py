@@ -17,8 +17,8 @@ from support.product import States
 from support.variations import VARIATIONS
 
 from converters.mlx import MlxFormat
+from seap_export.common.json_file import read_json
 from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
-from seap_export.json_file import read_json
 from validation.runtimes import mlx_runner
 from validation.runtimes.mlx_runner import MlxRunner, open_mlx
 from validation.runtimes.runner import Opening

@@ -19,7 +19,7 @@ from support.variations import VARIATIONS, micro_config
 
 from converters.formats import format_class
 from seap_export.errors import ArtifactError, UsageError
-from seap_export.families import model_spec
+from seap_export.model.families import model_spec
 from validation.runtimes.executorch_runner import ExecutorchRunner, open_executorch
 from validation.runtimes.litert_runner import LitertRunner, open_litert
 from validation.runtimes.runner import Bounded, Opening

@@ -31,7 +31,7 @@ def test_an_unknown_name_is_refused() -> None:
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install_fake_format(monkeypatch)
     monkeypatch.setitem(RUNTIMES, "faked", Runtime("support.formats.fake_format:FakeRunner", extra="plots"))  # type: ignore[arg-type]
-    monkeypatch.setattr("seap_export.extras.missing_packages", lambda extra: ["some-package"])
+    monkeypatch.setattr("seap_export.common.extras.missing_packages", lambda extra: ["some-package"])
     with pytest.raises(EnvironmentFailure, match=r'faked needs some-package; run: pip install "matplotlib'):
         open_runtime("faked", tmp_path)
     runtime = Runtime("support.formats.fake_format:FakeRunner", check=f"{__name__}:missing")

@@ -18,7 +18,7 @@ from support.variations import VARIATIONS
 from transformers.utils import logging
 
 from converters.formats import format_class
-from seap_export.families import family_of_model_type
+from seap_export.model.families import family_of_model_type
 from validation.execution import Execution
 from validation.runtimes.runner import Runtime
 from validation.runtimes.table import RUNTIMES

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from support.product import BlockQuantization, Precision
 
-from seap_export.families import model_spec
+from seap_export.model.families import model_spec
 from validation.speed.ideal import ModelWork, model_work
 
 CONFIG: dict[str, Any] = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from seap_export.checksums import SUMS, write_checksums
+from seap_export.common.checksums import SUMS, write_checksums
 from seap_export.errors import ArtifactError
 from validation.benchmarks.peers.artifacts import Environments
 from validation.benchmarks.peers.contest import Passage, rotated

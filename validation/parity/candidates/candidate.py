@@ -14,8 +14,8 @@ from converters.format import Format, StoredWeights
 from converters.formats import read_format
 from converters.onnx.precision import Precision, PrecisionName, choose_precision
 from converters.onnx.weights.scaling import Scaling
-from seap_export.extras import installed_versions
-from seap_export.families import ModelSpec
+from seap_export.common.extras import installed_versions
+from seap_export.model.families import ModelSpec
 from validation.array_store import ArrayStore
 from validation.checkpoint import Change
 from validation.execution import Execution, Say

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from converters.onnx.precision import Precision, choose_precision
-from seap_export.families import Mlp
-from seap_export.rounding.grid import BLOCK_SIZES
+from seap_export.model.families import Mlp
+from seap_export.pruning.rounding.grid import BLOCK_SIZES
 from validation.parity.candidates.candidate import ParityInput, RuntimeCandidate
 from validation.runtimes.runner import Runtime
 

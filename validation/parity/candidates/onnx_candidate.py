@@ -23,7 +23,7 @@ from converters.onnx.form import OnnxForm
 from converters.onnx.format import OnnxFormat
 from converters.onnx.graph.blocks import in_float_activations
 from converters.onnx.weights.scaling import read_scaling
-from seap_export.providers import PROVIDERS
+from seap_export.common.providers import PROVIDERS
 from seap_export.runtime.decoding.decoder import OnnxDecoder
 from seap_export.runtime.driver import gpu_name
 from seap_export.runtime.files import decoder_options

@@ -20,8 +20,8 @@ from typing import Any, Literal, TextIO
 import numpy as np
 from numpy.typing import NDArray
 
+from seap_export.common.llama_library import LlamaLibrary, llama_library
 from seap_export.errors import EnvironmentFailure, ParityFailure, SeapError
-from seap_export.llama_library import LlamaLibrary, llama_library
 from validation.runtimes.timing import timed_loop
 
 #: ggml's numbers of the types that a cache may have.

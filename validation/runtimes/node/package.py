@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from seap_export.common.json_file import read_json
 from seap_export.errors import EnvironmentFailure, InputError
-from seap_export.json_file import read_json
 
 PACKAGE = "@huggingface/transformers"
 #: The environment variable that names a folder `node_modules`, or the folder that contains it.

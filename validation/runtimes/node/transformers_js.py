@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from seap_export.common.json_file import read_json
 from seap_export.errors import EnvironmentFailure, ParityFailure
-from seap_export.json_file import read_json
 from validation.runtimes.child_process import ChildEnded, ChildProcess
 from validation.runtimes.node.package import find_transformers_js
 from validation.runtimes.runner import Layers, Logits, Opening, Runner, real_lengths

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from seap_export.layers.stock_pass import BatchPass
+from seap_export.model.layers.stock_pass import BatchPass
 from validation.runtimes.pytorch.torch_runner import TorchRunner
 from validation.runtimes.runner import Logits, Runner
 

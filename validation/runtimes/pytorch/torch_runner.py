@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from converters.format import StoredWeights
 from seap_export.errors import EnvironmentFailure
-from seap_export.families import Attention
-from seap_export.layers.compute import Compute
-from seap_export.layers.stock_pass import BatchPass
+from seap_export.model.families import Attention
+from seap_export.model.layers.compute import Compute
+from seap_export.model.layers.stock_pass import BatchPass
 from validation.checkpoint import Change, Checkpoint
 from validation.execution import Execution
 from validation.runtimes.runner import States

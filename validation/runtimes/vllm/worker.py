@@ -51,7 +51,7 @@ class _Server:
     def __init__(self, options: dict[str, Any]) -> None:
         from vllm import LLM, SamplingParams
 
-        from seap_export.modeling.vllm_plugin import register_with_vllm
+        from seap_export.model.modeling.vllm_plugin import register_with_vllm
 
         register_with_vllm()
         self._llm: Any = LLM(**options)

@@ -16,8 +16,8 @@ from converters.onnx.graph.dialects.fused_tokens import CudaTokens
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
 from converters.onnx.graph.operators import cast
 from converters.onnx.graph.rotary import RotaryTables
-from seap_export.families import Attention, RopeSpec
-from seap_export.families.sublayers import Activation
+from seap_export.model.families import Attention, RopeSpec
+from seap_export.model.families.sublayers import Activation
 
 #: Name of the node that makes the logits of a row infinite or NaN if padding stands before one of its tokens, or if it
 #: is longer than the model's positions.

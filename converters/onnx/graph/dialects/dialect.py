@@ -15,9 +15,9 @@ from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import Attended, Convolved, Kernels, KeyValues, Norm, Recurred, Recurrence
 from converters.onnx.graph.rotary import RotaryTables
 from converters.onnx.graph.tokens import Tokens
-from seap_export.families import Attention, Experts, RopeSpec
-from seap_export.families.sublayers import Activation
-from seap_export.providers import PROVIDERS, DialectName
+from seap_export.common.providers import PROVIDERS, DialectName
+from seap_export.model.families import Attention, Experts, RopeSpec
+from seap_export.model.families.sublayers import Activation
 
 
 class Dialect(Protocol):

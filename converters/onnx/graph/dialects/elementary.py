@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.operators import Attended, KeyValues, capped, cast, multiply, scaled, split_heads
-from seap_export.families import Attention
+from seap_export.model.families import Attention
 
 
 def elementary_attention(

@@ -15,8 +15,8 @@ from converters.onnx.graph.dialects.looped import is_looped, looped_experts
 from converters.onnx.graph.dialects.mixtures import ExpertWeights, Routed, fused_experts
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
 from converters.onnx.graph.rotary import RotaryTables
-from seap_export.families import Attention, Experts, RopeSpec
-from seap_export.families.sublayers import Activation
+from seap_export.model.families import Attention, Experts, RopeSpec
+from seap_export.model.families.sublayers import Activation
 
 #: GroupQueryAttention rotates only heads whose size, and whose number of rotated channels, is a multiple of this.
 _ROTATED_MULTIPLE = 16

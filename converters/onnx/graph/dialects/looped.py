@@ -8,8 +8,8 @@ from converters.onnx.graph.blocks import QuantizedWeight
 from converters.onnx.graph.dialects.mixtures import ExpertWeights, Matrix, Routed, routing_weights
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
 from converters.onnx.graph.operators import activation, cast, multiply
-from seap_export.families import Experts
-from seap_export.families.sublayers import Gates
+from seap_export.model.families import Experts
+from seap_export.model.families.sublayers import Gates
 
 _FLOAT = ir.DataType.FLOAT
 

@@ -12,8 +12,8 @@ import onnx_ir as ir
 from converters.onnx.graph.blocks import QuantizedWeight
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
 from converters.onnx.graph.operators import add, cast, multiply, scalar, scaled
-from seap_export.families import Experts
-from seap_export.families.sublayers import Gates
+from seap_export.model.families import Experts
+from seap_export.model.families.sublayers import Gates
 
 #: The matrices of all experts, [experts, out, in].
 Matrix: TypeAlias = ir.Value | QuantizedWeight

@@ -14,8 +14,8 @@ from converters.onnx.graph.dialects.recurrent import scanned
 from converters.onnx.graph.dialects.standard_tokens import StandardTokens
 from converters.onnx.graph.graph import GraphBuilder
 from converters.onnx.graph.rotary import RotaryTables
-from seap_export.families import Attention, Experts, RopeSpec
-from seap_export.families.sublayers import Activation
+from seap_export.model.families import Attention, Experts, RopeSpec
+from seap_export.model.families.sublayers import Activation
 
 
 class StandardDialect:

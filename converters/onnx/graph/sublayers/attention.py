@@ -11,8 +11,8 @@ import onnx_ir as ir
 from converters.onnx.graph import operators as op
 from converters.onnx.graph.graph import Dims
 from converters.onnx.graph.kind import KindWriter
-from seap_export.families import Attention, QueryScaling, names
-from seap_export.families.sublayers import V_NORM
+from seap_export.model.families import Attention, QueryScaling, names
+from seap_export.model.families.sublayers import V_NORM
 
 
 @dataclass(eq=False)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from converters.onnx.graph import operators as op
 from converters.onnx.graph.graph import Dims
 from converters.onnx.graph.kind import KindWriter
-from seap_export.families import Convolution, names
+from seap_export.model.families import Convolution, names
 
 
 @dataclass(eq=False)

@@ -8,7 +8,7 @@ import onnx_ir as ir
 from converters.onnx.graph import operators as op
 from converters.onnx.graph.graph import Dims
 from converters.onnx.graph.sublayers.recurrent_states import CLOSED, RecurrentStates
-from seap_export.families import DeltaNet, names
+from seap_export.model.families import DeltaNet, names
 
 #: What is added to the square of the length of queries and keys.
 _LENGTH_EPSILON = 1e-6

@@ -12,7 +12,7 @@ from converters.onnx.graph.blocks import QuantizedWeight
 from converters.onnx.graph.dialects.mixtures import ExpertWeights, Matrix, Routed
 from converters.onnx.graph.kind import KindWriter
 from converters.onnx.weights.weights import StackedLayout
-from seap_export.families import Experts, names
+from seap_export.model.families import Experts, names
 
 
 def expert_matrices(

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from converters.onnx.graph import operators as op
 from converters.onnx.graph.kind import KindWriter
 from converters.onnx.weights.scaling import Scaling, scaled_epsilon
-from seap_export.families import LayerInput, names
+from seap_export.model.families import LayerInput, names
 
 
 @dataclass(eq=False)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from converters.onnx.graph import operators as op
 from converters.onnx.graph.graph import Dims
 from converters.onnx.graph.sublayers.recurrent_states import CLOSED, RecurrentStates
-from seap_export.families import Mamba, names
+from seap_export.model.families import Mamba, names
 
 
 class MambaWriter(RecurrentStates):

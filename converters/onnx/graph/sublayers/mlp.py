@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from converters.onnx.graph.kind import KindWriter
-from seap_export.families import Mlp, SharedExpert
+from seap_export.model.families import Mlp, SharedExpert
 
 
 class MlpWriter(KindWriter):

@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from seap_export.checksums import SUMS
+from seap_export.common.checksums import SUMS
+from seap_export.common.hashing import sha256_json
 from seap_export.corpus.hub import HubCorpus
-from seap_export.hashing import sha256_json
+from seap_export.model.sources.metadata import model_metadata
 from seap_export.pipeline.card.recipe import given_as, model_name, needed_files, recipe_files
 from seap_export.pipeline.card.text import CalibrationText, CardFacts, card_text
 from seap_export.pipeline.folder.contents import Export
@@ -17,7 +18,6 @@ from seap_export.pipeline.folder.names import CARD, HF
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.joint.joint_step import JointStep, MadeVariants
 from seap_export.pipeline.steps.variant_steps import VariantSteps
-from seap_export.sources.metadata import model_metadata
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from converters.formats import FORMATS, format_name
-from seap_export.checksums import SUMS, checksums_text
+from seap_export.common.checksums import SUMS, checksums_text
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.steps.joint.joint_step import JointStep, MadeVariants
 from seap_export.runtime.manifest import ROUTER_FOLDER

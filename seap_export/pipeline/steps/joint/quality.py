@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seap_export.activations.statistics import Calibration, CalibrationRecord
+from seap_export.common.json_file import read_artifact, write_json
 from seap_export.errors import ArtifactError
-from seap_export.json_file import read_artifact, write_json
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates, prompt_factor
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.evaluation.quality import (
@@ -32,6 +31,7 @@ from seap_export.pipeline.steps.step import Step
 from seap_export.pipeline.steps.variant_steps import VariantSteps
 from seap_export.pipeline.texts.chat import chat_of_source
 from seap_export.pipeline.texts.general_text import GENERAL_TEXT, elsewhere_texts
+from seap_export.pruning.activations.statistics import Calibration, CalibrationRecord
 from validation.divergence.dense import DenseAnswers
 from validation.divergence.measure import claim_texts
 

@@ -15,18 +15,19 @@ from typing import Any
 import numpy as np
 
 from converters.onnx.graph.router import write_router_graph
+from seap_export.common.hashing import sha256_json
 from seap_export.corpus import Sample, Split, text_digest
 from seap_export.errors import ParityFailure, UsageError
-from seap_export.hashing import sha256_json
+from seap_export.model.sources.source import Source
 from seap_export.pipeline.folder.names import variant_name
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.mixtures import GENERAL
 from seap_export.pipeline.request.settings import RouterSettings
+from seap_export.pipeline.router.fit import LinearClassifier, evaluate, fit_classifier, mean_embeddings
+from seap_export.pipeline.router.prompts import RouterPrompts, router_prompts
 from seap_export.pipeline.steps.joint.joint_step import JointStep, MadeVariants
-from seap_export.router.fit import LinearClassifier, evaluate, fit_classifier, mean_embeddings
-from seap_export.router.prompts import RouterPrompts, router_prompts
 from seap_export.runtime.files import encode, load_tokenizer
 from seap_export.runtime.manifest import (
     CHOSEN,
@@ -38,7 +39,6 @@ from seap_export.runtime.manifest import (
     write_router,
 )
 from seap_export.runtime.router import Router
-from seap_export.sources.source import Source
 
 #: Increase this when the same inputs give other bytes than before, so that an older router is not reused.
 _ROUTER = 1

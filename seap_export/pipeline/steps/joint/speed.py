@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from seap_export.hashing import sha256_json
+from seap_export.common.hashing import sha256_json
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates, prompt_factor
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.evaluation.bench import time_variants

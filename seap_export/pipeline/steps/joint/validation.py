@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from seap_export.json_file import json_text, read_artifact
+from seap_export.common.json_file import json_text, read_artifact
 from seap_export.pipeline.cost.cost import Cost
 from seap_export.pipeline.folder.names import parity_file
 from seap_export.pipeline.folder.outputs import write_whole

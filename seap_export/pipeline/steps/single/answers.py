@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
+from seap_export.common.durable import keep
 from seap_export.corpus import LAST_NUMBER, AnswerRule, Sample, Split, Task
-from seap_export.durable import keep
 from seap_export.errors import ArtifactError
-from seap_export.families import Attention, ModelSpec
+from seap_export.model.families import Attention, ModelSpec
+from seap_export.model.sources.source import Source
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.evaluation.quality import MAX_LENGTH
@@ -27,7 +28,6 @@ from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.step import Step, Work
 from seap_export.pipeline.texts.chat import chat_of_source
 from seap_export.runtime.files import encode_all
-from seap_export.sources.source import Source
 from validation.execution import Execution
 from validation.generation.greedy import Continuation
 from validation.generation.writer import Writer, open_writer

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seap_export.activations.statistics import CALIBRATION_SCHEMA, CalibrationRecord, covariance_bytes, write_record
 from seap_export.corpus import Sample, Split, text_digest
+from seap_export.model.sources.source import Source
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.folder.keys import RELEASE
@@ -17,7 +17,12 @@ from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.request.settings import CalibrationSettings
 from seap_export.pipeline.steps.step import Step, Work
 from seap_export.pipeline.texts.split_tasks import tokenize
-from seap_export.sources.source import Source
+from seap_export.pruning.activations.statistics import (
+    CALIBRATION_SCHEMA,
+    CalibrationRecord,
+    covariance_bytes,
+    write_record,
+)
 from validation.quiet import quiet_transformers
 
 #: Increased when the same inputs give different bytes than before, so that older steps are not reused.
@@ -109,7 +114,7 @@ class CalibrationStep(Step):
         Raises:
             InputError: The tokenizer, a text or a weight of the model cannot be used.
         """
-        from seap_export.activations.calibrate import collect_statistics, storage_for
+        from seap_export.pruning.activations.calibrate import collect_statistics, storage_for
 
         source = work.source
         for name in source.spec.outer_names[1:]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from converters.format import Format
 from converters.formats import row_of
-from seap_export.families import Attention
+from seap_export.model.families import Attention
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates, quantization_factor
 from seap_export.pipeline.cost.workload import GRAPH_BYTES, KeptPart, TokenCounts
 from seap_export.pipeline.folder.contents import Export
@@ -23,7 +23,7 @@ from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.single.rounding import RoundingStep
 from seap_export.pipeline.steps.single.variant import OfVariant, ShrinkStep
 from seap_export.pipeline.steps.step import Work
-from seap_export.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.grid import BlockQuantization
 from validation.parity.report import SCHEMA as PARITY_SCHEMA
 from validation.parity.run import MAX_PROMPT_TOKENS
 from validation.prompts import BATCH_ROWS, CALL_TOKENS, KEPT_TOKENS, RANDOM_TOKENS

@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from seap_export.activations.statistics import TOKENS, Calibration, read_tokens, write_tokens
-from seap_export.layers.kept import UNFINISHED
+from seap_export.model.layers.kept import UNFINISHED
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.folder.dense_folder import dense_folder
@@ -19,6 +18,7 @@ from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.single.calibration import CalibrationStep
 from seap_export.pipeline.steps.step import Step, Work
+from seap_export.pruning.activations.statistics import TOKENS, Calibration, read_tokens, write_tokens
 from validation.generation.fresh import PARTS, write_fresh_texts
 from validation.generation.sampled import ROWS
 

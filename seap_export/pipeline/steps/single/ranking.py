@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from seap_export.activations.mixture import Mixture
-from seap_export.activations.statistics import Calibration
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.folder.keys import RELEASE
@@ -16,8 +14,10 @@ from seap_export.pipeline.request.mixtures import MixtureSpec
 from seap_export.pipeline.steps.single.calibration import CalibrationStep
 from seap_export.pipeline.steps.single.fresh import FreshStep
 from seap_export.pipeline.steps.step import Step, Work
-from seap_export.plan.make import rank_layers
-from seap_export.plan.settings import PlanSettings
+from seap_export.pruning.activations.mixture import Mixture
+from seap_export.pruning.activations.statistics import Calibration
+from seap_export.pruning.plan.make import rank_layers
+from seap_export.pruning.plan.settings import PlanSettings
 
 #: Increased when the same inputs give different bytes than before.
 _VERSION = 1

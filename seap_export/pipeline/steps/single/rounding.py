@@ -14,8 +14,8 @@ from seap_export.pipeline.folder.rounded import rounding_step
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.steps.single.variant import OfVariant
 from seap_export.pipeline.steps.step import Work
-from seap_export.rounding.grid import BlockQuantization
-from seap_export.rounding.write import write_rounded_model
+from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.write import write_rounded_model
 
 #: Increased when the same inputs give different bytes than before.
 _VERSION = 5

@@ -8,10 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from seap_export.allocation.planning import choose_plan
-from seap_export.allocation.texts import FITTED_TOKENS, JUDGED_TOKENS
-from seap_export.distillation.texts import STEP_TOKENS
-from seap_export.distillation.write import variant_units, write_variant
+from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.folder.keys import RELEASE
@@ -21,11 +18,14 @@ from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.single.fresh import FreshStep
 from seap_export.pipeline.steps.single.ranking import RankingStep
 from seap_export.pipeline.steps.step import Step, Work
-from seap_export.plan.plan import PLAN_SCHEMA, read_plan, write_plan
-from seap_export.plan.ranked import read_ranking
-from seap_export.shrink.sequential import storage_for
-from seap_export.shrink.write import MODELING_FILES
-from seap_export.vocabulary.table import Vocabulary
+from seap_export.pruning.allocation.planning import choose_plan
+from seap_export.pruning.allocation.texts import FITTED_TOKENS, JUDGED_TOKENS
+from seap_export.pruning.distillation.texts import STEP_TOKENS
+from seap_export.pruning.distillation.write import variant_units, write_variant
+from seap_export.pruning.plan.plan import PLAN_SCHEMA, read_plan, write_plan
+from seap_export.pruning.plan.ranked import read_ranking
+from seap_export.pruning.shrink.sequential import storage_for
+from seap_export.pruning.shrink.write import MODELING_FILES
 
 #: Increased when the same inputs give different bytes than before.
 _PLAN, _HF = 3, 5
@@ -266,7 +266,7 @@ class ShrinkStep(OfVariant):
 
     def _inputs(self) -> dict[str, Any]:
         """The modelling code is part of the model."""
-        code = [(resources.files("seap_export.modeling") / name).read_text("utf-8") for name in MODELING_FILES]
+        code = [(resources.files("seap_export.model.modeling") / name).read_text("utf-8") for name in MODELING_FILES]
         return {**{step.name: step.key for step in self.needs}, RELEASE: [_HF, code]}
 
     def make(self, work: Work, path: Path, advance: Advance) -> None:

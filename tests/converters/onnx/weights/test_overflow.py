@@ -25,11 +25,11 @@ from support.product import (
 from converters.onnx.weights import overflow
 from converters.onnx.weights.overflow import find_scaling
 from converters.onnx.weights.scaling import Scaling
+from seap_export.common.json_file import read_json
 from seap_export.errors import InputError
-from seap_export.families import Experts, model_spec
-from seap_export.json_file import read_json
-from seap_export.layers.sublayers.experts import expert_outputs
-from seap_export.layers.sublayers.operands import PRODUCT
+from seap_export.model.families import Experts, model_spec
+from seap_export.model.layers.sublayers.experts import expert_outputs
+from seap_export.model.layers.sublayers.operands import PRODUCT
 
 IDS = np.random.default_rng(1).integers(3, 128, (2, 17))
 FP16 = Precision("fp16")

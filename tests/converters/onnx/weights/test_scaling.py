@@ -18,7 +18,7 @@ from converters.onnx.weights.overflow import most_exponent
 from converters.onnx.weights.quantize import QuantizedMatrix, dequantize, quantize
 from converters.onnx.weights.scaling import SCALING_NOTE, ScaledReader, Scaling
 from seap_export.errors import ArtifactError
-from seap_export.families import model_spec
+from seap_export.model.families import model_spec
 
 FP16 = Precision("fp16")
 FORMS = [

@@ -9,7 +9,7 @@ from support.product import OnnxForm, choose_precision
 from support.variations import micro_config
 
 from converters.onnx.weights.widths import slow_products, whole_blocks, width_warning
-from seap_export.families import ModelSpec, model_spec
+from seap_export.model.families import ModelSpec, model_spec
 
 
 def spec_of(**values: Any) -> ModelSpec:

@@ -12,7 +12,7 @@ from support.exports import Run
 from support.product import OnnxForm, PeakMemory, choose_precision
 from support.variations import micro_config
 
-from seap_export.families import model_spec
+from seap_export.model.families import model_spec
 from seap_export.pipeline.evaluation import bench
 from seap_export.pipeline.evaluation.bench_request import default_depths
 

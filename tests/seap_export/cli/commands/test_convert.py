@@ -11,7 +11,7 @@ from support.editing import set_json
 from support.exports import Run
 from support.formats.fake_format import FakeFormat, install_fake_format
 
-from seap_export.checksums import SUMS
+from seap_export.common.checksums import SUMS
 
 CONVERT = ("convert", "m", "--format", "fake", "--out", "new")
 
@@ -79,7 +79,7 @@ def test_a_model_that_the_format_does_not_take(run: Run, work: Path) -> None:
 
 def test_a_package_that_is_missing(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeFormat, "extra", "plots")
-    monkeypatch.setattr("seap_export.extras.missing_packages", lambda extra: ["matplotlib>=3.8"])
+    monkeypatch.setattr("seap_export.common.extras.missing_packages", lambda extra: ["matplotlib>=3.8"])
     run(*CONVERT, "-q").refused(6, 'pip install "matplotlib')
     assert not (work / "new").exists()
 

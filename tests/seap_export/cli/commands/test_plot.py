@@ -205,7 +205,7 @@ def test_bad_input(
 def test_an_error_while_drawing_leaves_nothing(
     run: Run, done: Path, work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from seap_export.plots import figures
+    from seap_export.pipeline.plots import figures
 
     def fail(*_: object) -> None:
         raise MemoryError

@@ -17,7 +17,7 @@ from support.models import write_micro_model
 from support.stand_ins.hub import Hub, standing_hub
 
 from seap_export import push
-from seap_export.checksums import SUMS
+from seap_export.common.checksums import SUMS
 from seap_export.errors import ArtifactError
 
 

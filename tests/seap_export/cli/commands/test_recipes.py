@@ -10,7 +10,7 @@ import pytest
 from support.exports import Run
 from support.product import open_recipe
 
-from seap_export.plan.recipes import DEFAULT_RECIPE, shipped_recipes
+from seap_export.pruning.plan.recipes import DEFAULT_RECIPE, shipped_recipes
 
 
 def test_all_recipes_are_listed_with_what_they_do_and_their_source(run: Run) -> None:

@@ -11,8 +11,8 @@ import torch
 from support.editing import set_json
 from support.exports import CARD, Run, tree
 
-from seap_export.checksums import SUMS
 from seap_export.cli import main
+from seap_export.common.checksums import SUMS
 
 STATISTICS = "run/calibration/a"
 CALIBRATE = ("calibrate", "m", "--task", "a=a.jsonl", "--out", "run")

@@ -12,8 +12,8 @@ from jsonschema import Draft202012Validator
 from support.exports import Run, run_here, tree
 from support.product import CANDIDATES_FOLDER, Timing
 
-from seap_export.checksums import SUMS
-from seap_export.json_file import read_json
+from seap_export.common.checksums import SUMS
+from seap_export.common.json_file import read_json
 from seap_export.pipeline.budget import candidates
 from validation.reports import schema
 

@@ -12,7 +12,7 @@ from support.exports import CARD, Run, times_of_writing, tree
 from support.models import write_micro_model
 from support.product import read_manifest
 
-from seap_export.checksums import SUMS
+from seap_export.common.checksums import SUMS
 
 WHOLE = "attention stays whole: its norms run over all heads"
 ONE = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")

@@ -17,7 +17,7 @@ from support.exports import CARD, Run, run_here
 from support.formats.fake_format import FAKE_FILE, FakeFormat, FakeRunner, install_fake_format
 from support.product import PeakMemory
 
-from seap_export.checksums import SUMS
+from seap_export.common.checksums import SUMS
 from validation.reports import schema
 
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
@@ -128,7 +128,7 @@ def test_formats_that_are_refused(run: Run, work: Path, words: tuple[str, ...], 
 
 def test_a_model_is_refused_before_any_work(run: Run, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(FakeFormat, "extra", "plots")
-    monkeypatch.setattr("seap_export.extras.missing_packages", lambda extra: ["matplotlib"])
+    monkeypatch.setattr("seap_export.common.extras.missing_packages", lambda extra: ["matplotlib"])
     run(*EXPORT, *FORMATS, "-q").refused(6, 'pip install "matplotlib')
     monkeypatch.setattr("seap_export.pipeline.export.require_runtime", lambda name: pytest.fail("not needed"))
     monkeypatch.setattr(FakeFormat, "refusal", lambda self, spec, folder: "fake takes no such model; use onnx")

@@ -12,7 +12,7 @@ from support.corpora import micro_texts
 from support.exports import Run, run_here
 from support.product import GENERAL_TEXT, MOST_TEXTS, figure, with_error
 
-from seap_export.json_file import read_json
+from seap_export.common.json_file import read_json
 
 TASKS = ("--task", "a=a.jsonl", "--task", "b=b.jsonl")
 SMALL = ("--ratio", "0.4", "--set", "router=false", "--out", "out")

@@ -18,7 +18,7 @@ from support.product import with_error
 from support.variations import VARIATIONS
 from tokenizers import Tokenizer
 
-from seap_export.json_file import read_json
+from seap_export.common.json_file import read_json
 from validation.reports import schema
 from validation.reports.speedups import interval_in_words
 

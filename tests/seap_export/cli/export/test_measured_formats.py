@@ -16,7 +16,7 @@ from support.formats.fake_format import FakeRunner, install_fake_format
 from support.product import GENERAL_TEXT, with_error
 
 from seap_export.cli import main
-from seap_export.json_file import read_json
+from seap_export.common.json_file import read_json
 from validation.reports import schema
 
 TASK = ("--ratio", "0.2", "--out", "out")

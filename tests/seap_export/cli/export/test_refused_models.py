@@ -12,7 +12,7 @@ from support.models import write_micro_model
 from support.stand_ins.families import WRONG_FAMILIES, describe_gemma3
 from support.variations import VARIATIONS
 
-from seap_export.families import family_of_model_type
+from seap_export.model.families import family_of_model_type
 
 
 def refused(run: Run, folder: Path, model: str, *keywords: str) -> None:

@@ -18,7 +18,7 @@ from support.tokenizers import write_byte_level
 from converters.formats import read_format
 from seap_export.errors import ParityFailure
 from seap_export.pipeline.folder.rounded import differences, opened_model
-from seap_export.rounding.note import read_note
+from seap_export.pruning.rounding.note import read_note
 
 FORMATS = ("--format", "onnx:int4", "--format", "onnx:fp32")
 FILES = ("model.onnx", "model.onnx.data", "rounding.json")

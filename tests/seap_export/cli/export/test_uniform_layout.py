@@ -16,7 +16,7 @@ from support.product import read_plan
 from support.variations import VARIATIONS
 from transformers import AutoModelForCausalLM
 
-from seap_export.families import family_of_model_type
+from seap_export.model.families import family_of_model_type
 
 #: Norms around sublayers and soft caps, multipliers, products that are stored together, and a tokenizer of its own.
 QUICK = ("gemma2-all", "granite-all", "phi3-all", "qwen2-window")

@@ -18,8 +18,8 @@ from support.tokenizers import write_byte_level, write_sentencepiece
 from support.variations import VARIATIONS
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from seap_export.model.vocabulary import choice
 from seap_export.pipeline.budget.candidates import Candidates
-from seap_export.vocabulary import choice
 
 #: Families, tied and not, with both kinds of tokenizers: its writer, the tokens of the model, those that are kept.
 MODELS = {

@@ -6,7 +6,7 @@ import pytest
 from support.product import Candidate, OnnxFormat, Targets, ways
 from support.variations import micro_config
 
-from seap_export.families import ModelSpec, model_spec
+from seap_export.model.families import ModelSpec, model_spec
 from seap_export.pipeline.budget.predictor import Predictor
 
 SPEC = model_spec(micro_config(model_type="llama", intermediate_size=1000))

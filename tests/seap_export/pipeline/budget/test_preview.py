@@ -20,7 +20,7 @@ from support.product import (
 from support.variations import micro_config
 
 from seap_export.corpus import Task
-from seap_export.families import model_spec
+from seap_export.model.families import model_spec
 from seap_export.pipeline.budget.baseline import baseline_format
 from seap_export.pipeline.budget.preview import first_candidates, search_work
 

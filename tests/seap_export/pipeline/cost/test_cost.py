@@ -20,7 +20,7 @@ from support.product import (
 from support.variations import micro_config
 
 from converters.mlx.format import MlxFormat
-from seap_export.families import model_spec
+from seap_export.model.families import model_spec
 from seap_export.pipeline.cost.cost import Rates
 from seap_export.pipeline.cost.workload import TokenCounts, Workload
 from seap_export.pipeline.steps.joint.speed import SpeedStep

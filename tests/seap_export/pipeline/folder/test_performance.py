@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.product import Silent
 
-from seap_export.memory import peak_memory
+from seap_export.common.memory import peak_memory
 from seap_export.pipeline.folder.manifest import MANIFEST
 from seap_export.pipeline.folder.performance import (
     PERFORMANCE,

@@ -9,9 +9,9 @@ import pytest
 from support.estimates import kl_estimate
 from support.product import CalibrationRecord, DivergenceFigures
 
+from seap_export.common.hashing import sha256_json
 from seap_export.corpus import text_digest
 from seap_export.errors import InputError
-from seap_export.hashing import sha256_json
 from seap_export.pipeline.texts.general_text import (
     GENERAL_TEXT,
     MOST_TEXTS,

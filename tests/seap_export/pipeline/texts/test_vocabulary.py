@@ -15,10 +15,10 @@ from tokenizers import Tokenizer
 
 from seap_export.corpus import Task, parse_tasks
 from seap_export.errors import InputError
+from seap_export.model.vocabulary import choice
+from seap_export.model.vocabulary.choice import VocabularySize
 from seap_export.pipeline.texts import vocabulary
 from seap_export.pipeline.texts.vocabulary import choose_vocabularies
-from seap_export.vocabulary import choice
-from seap_export.vocabulary.choice import VocabularySize
 
 
 def _chosen(

@@ -11,8 +11,8 @@ from support.product import Driver
 from support.stand_ins.cuda import without_gpu
 from support.stand_ins.doctor import NO_DRIVER, ONE_GPU, WORKS, diagnosis, failing, libraries, packages
 
+from seap_export.common.providers import PROVIDERS
 from seap_export.errors import EnvironmentFailure
-from seap_export.providers import PROVIDERS
 from seap_export.runtime.doctor import Diagnosis, ProviderCheck, ProviderState, diagnose
 from seap_export.runtime.doctor import diagnosis as module
 

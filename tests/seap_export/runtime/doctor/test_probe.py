@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from support.stand_ins.cuda import without_gpu
 
-from seap_export.providers import PROVIDERS
+from seap_export.common.providers import PROVIDERS
 from seap_export.runtime.doctor import probe
 from seap_export.runtime.doctor.models import TRIALS
 from seap_export.runtime.doctor.probe import TOLERANCE, answer, try_model

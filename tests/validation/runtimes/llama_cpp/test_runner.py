@@ -22,8 +22,8 @@ from tokenizers import Tokenizer
 from converters.format import StoredWeights
 from converters.gguf import GgufFormat
 from seap_export.errors import ParityFailure
-from seap_export.families import family_of_model_type, model_spec
-from seap_export.families.sublayers import V_NORM
+from seap_export.model.families import family_of_model_type, model_spec
+from seap_export.model.families.sublayers import V_NORM
 from validation.runtimes.llama_cpp.runner import LlamaCppRunner, LlamaOptions, open_llama_cpp
 from validation.runtimes.runner import Opening
 

@@ -21,10 +21,10 @@ from support.plans import write_pruned_micro_model
 from support.product import read_spec
 from support.variations import VARIATIONS, micro_config
 
+from seap_export.common.json_file import read_json
 from seap_export.errors import ArtifactError, EnvironmentFailure, ParityFailure
-from seap_export.families import family_of_model_type, model_spec
-from seap_export.families.names import LAYER
-from seap_export.json_file import read_json
+from seap_export.model.families import family_of_model_type, model_spec
+from seap_export.model.families.names import LAYER
 from validation.runtimes.vllm import runner as vllm_runner
 from validation.runtimes.vllm.runner import PYTHON, VllmRunner, require_vllm, vllm_refusal
 from validation.runtimes.vllm.worker import _Server

@@ -24,7 +24,7 @@ from support.variations import VARIATIONS, micro_config
 from converters.onnx import write_onnx
 from converters.onnx.onnx_writer import refuse_unsupported
 from seap_export.errors import InputError
-from seap_export.families import model_spec
+from seap_export.model.families import model_spec
 
 #: Where products of gate and up are one node; other widths take two.
 WIDTH = 96

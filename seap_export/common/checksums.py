@@ -1,0 +1,161 @@
+"""SHA256SUMS: a folder's own list of its files, in the form of `sha256sum -c`, so that a copy of it can be checked."""
+
+from __future__ import annotations
+
+import re
+import stat
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from seap_export.common.hashing import sha256_files
+from seap_export.errors import ArtifactError, InputError
+
+SUMS = "SHA256SUMS"
+#: What git, the client of the Hugging Face hub and file managers leave in a folder: no program reads a model from it,
+#: and it is never uploaded.
+LEFT_BY_OTHERS = frozenset({".git", ".gitattributes", ".cache", ".DS_Store", "Thumbs.db", "desktop.ini"})
+_LINE = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(.+)")
+_LINK = "is a link; put the file itself there (from the hub: 'hf download REPO --local-dir DIR')"
+_MOST_BYTES = 16 * 2**20
+
+
+def checksums_text(digests: Mapping[str, str]) -> str:
+    """The content of a list: a line for each file, by its path within the folder."""
+    return "".join(f"{digests[name]}  {name}\n" for name in sorted(digests))
+
+
+def write_checksums(folder: Path) -> None:
+    """Writes the list of all files in a folder.
+
+    Raises:
+        InputError: A file has a name that a list cannot hold.
+        OSError: It cannot be written, or a file cannot be read.
+    """
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / SUMS)
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    for name in names:
+        if not is_path_inside(name):
+            raise InputError(f"'{name:.100}': a name that {SUMS} cannot hold; rename the file in the model's folder")
+    text = checksums_text(dict(zip(names, sha256_files(paths), strict=True)))
+    (folder / SUMS).write_text(text, "utf-8", newline="\n")
+
+
+def read_checksums(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file that a folder's list names, by its path within the folder.
+
+    Raises:
+        ArtifactError: There is no list, or it is damaged.
+    """
+    path = folder / SUMS
+    try:
+        if not stat.S_ISREG(path.stat().st_mode) or path.stat().st_size > _MOST_BYTES:
+            raise ValueError("it is not a file, or is far too large")
+        lines = [_LINE.fullmatch(line) for line in path.read_text("utf-8").removesuffix("\n").split("\n")]
+        digests = {match[2]: match[1] for match in lines if match is not None}
+        if len(digests) < len(lines) or not all(map(is_path_inside, digests)):
+            raise ValueError("a line is not a SHA-256 and the path of another file in the folder")
+    except FileNotFoundError as error:
+        raise ArtifactError(
+            f"{path} is missing, so that the folder cannot be checked; copy the whole folder again, or make it again"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path}: damaged ({error}); copy the folder again, or make it again") from error
+    return digests
+
+
+def listed_files(folder: Path) -> dict[str, Path]:
+    """What a folder's list names, the list itself, and what the lists of folders in it name: by path in the folder.
+
+    Raises:
+        ArtifactError: A list is missing or damaged.
+    """
+    files = {SUMS: folder / SUMS}
+    for name in read_checksums(folder):
+        if name.endswith(f"/{SUMS}"):
+            inner = name.removesuffix(f"/{SUMS}")
+            files |= {f"{inner}/{path}": file for path, file in listed_files(folder / inner).items()}
+        else:
+            files[name] = folder / name
+    return files
+
+
+def checksum_damages(folder: Path, apart: Collection[str] = (), *, follow_links: bool = False) -> list[str]:
+    """How a folder differs from its list, each in a line with the remedy; a missing list is one, too.
+
+    A folder in it with a list that this one names is compared with that one.
+
+    Args:
+        folder: The folder.
+        apart: Names of files and folders in it that the list need not name; such a folder has a list of its own.
+        follow_links: Whether a link to a file with the right content passes, as in the cache of the hub's client.
+    """
+    try:
+        listed = read_checksums(folder)
+    except ArtifactError as error:
+        return [str(error)]
+    inner = {name.removesuffix(f"/{SUMS}") for name in listed if name.endswith(f"/{SUMS}")}
+    inner |= {name for name in apart if (folder / name).is_dir()}
+    present = {path.relative_to(folder).as_posix(): path for path in _walk(folder, inner)}
+    links = [] if follow_links else [name for name, path in present.items() if path.is_symlink()]
+    known = {name: folder / name for name in listed if name not in links}
+    hashed = [name for name, path in known.items() if path.is_file()]
+    digests = dict(zip(hashed, sha256_files(known[name] for name in hashed), strict=True))
+    lines = [
+        *(f"{present[name]} {_LINK}" for name in links),
+        *(
+            f"{path} is missing; copy it again"
+            for name, path in known.items()
+            if name not in digests and path.parent not in (folder / one for one in inner)  # whose list is missing
+        ),
+        *(
+            f"{folder / name} differs from its SHA-256 in {SUMS}; copy it again, or make the folder again"
+            for name, digest in digests.items()
+            if digest != listed[name]
+        ),
+        *(_unlisted(path) for name, path in present.items() if name not in {SUMS, *listed, *links, *apart}),
+        *(line for name in sorted(inner) for line in checksum_damages(folder / name, follow_links=follow_links)),
+    ]
+    return list(dict.fromkeys(lines))
+
+
+def refuse_changed(folder: Path) -> bool:
+    """Compares a folder with its list before it is opened; returns False if it has none.
+
+    Raises:
+        ArtifactError: A file is missing, was changed or is not in the list.
+    """
+    if not (folder / SUMS).exists():
+        return False
+    refuse_damages(checksum_damages(folder, follow_links=True))
+    return True
+
+
+def refuse_damages(lines: Sequence[str]) -> None:
+    """Raises `ArtifactError` with the first line, if there is any."""
+    if lines:
+        raise ArtifactError(lines[0] + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""))
+
+
+def is_path_inside(name: str) -> bool:
+    """Whether a path leads nowhere else, on any system."""
+    parts = name.split("/")
+    return all(part not in ("", ".", "..") and part.isprintable() and not {"\\", ":"} & {*part} for part in parts)
+
+
+def _walk(folder: Path, without: Collection[str]) -> Iterator[Path]:
+    """All that lies in a folder, in order, but for real folders and some in it."""
+    for path in sorted(folder.iterdir()):
+        if path.name in LEFT_BY_OTHERS:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            if path.name not in without:
+                inner = {name.removeprefix(f"{path.name}/") for name in without if name.startswith(f"{path.name}/")}
+                yield from _walk(path, inner)
+        else:
+            yield path
+
+
+def _unlisted(path: Path) -> str:
+    if path.parent.name == "__pycache__":
+        return f"{path.parent} is not in {SUMS}; remove it: Python made it when it ran the code in the folder"
+    return f"{path} is not in {SUMS}; remove it"

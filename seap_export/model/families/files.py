@@ -1,0 +1,135 @@
+"""The families that have a TOML file in this package, and those that are refused by name."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from types import MappingProxyType
+from typing import Any
+
+from seap_export.errors import InputError
+from seap_export.model.families import parts
+from seap_export.model.families.family import FUSED, PRUNED_PREFIX, Family, bias_names, lacking_projections
+from seap_export.model.families.gguf_form import GgufForm
+from seap_export.model.families.names import USUAL_NAMES, Projection
+from seap_export.model.families.routing import Routing
+
+_COMMON, _REFUSED = "common.toml", "refused.toml"
+_PARTS = {
+    "adjusted_size": parts.AdjustedSize,
+    "block": parts.Block,
+    "experts": Routing,
+    "gguf": GgufForm,
+    "global_layers": parts.GlobalLayers,
+    "key_value_heads": parts.KeyValueHeads,
+    "rotation": parts.RotaryRules,
+    "shared_caches": parts.SharedCaches,
+    "window": parts.Window,
+    "wrapper": parts.Wrapper,
+}
+
+
+@cache
+def families() -> tuple[Family, ...]:
+    """All families, sorted by the names of their files."""
+    files = sorted(
+        (f for f in resources.files(__package__).iterdir() if f.name.endswith(".toml")), key=lambda f: f.name
+    )
+    tables = {file.name: tomllib.loads(file.read_text("utf-8")) for file in files}
+    return tuple(_parse(table) for name, table in tables.items() if name not in (_COMMON, _REFUSED))
+
+
+def _parse(table: dict[str, Any]) -> Family:
+    parsed = {key: _parsed(key, _frozen(value)) for key, value in table.items()}
+    given = table.get("names", {})
+    lacking = lacking_projections(
+        parsed.get("block", parts.Block()),
+        parsed.get("layer_types", {}),
+        parsed.get("experts"),
+        "layer_inputs" in given,
+    )
+    stored_names = _names(given, lacking)
+    stored_names |= bias_names(stored_names, table.get("biases", {}))
+    return Family(**parsed | {"names": MappingProxyType(stored_names)})
+
+
+def _names(stored_names: Mapping[str, str], lacking: frozenset[Projection]) -> dict[str, str]:
+    """The given names, and the usual ones of what is stored by itself and has no other name."""
+    parts = {part for fused in FUSED if fused in stored_names for part in FUSED[fused]}
+    absent = parts | lacking
+    return {**{name: usual for name, usual in USUAL_NAMES.items() if name not in absent}, **stored_names}
+
+
+def _parsed(key: str, value: Any) -> Any:
+    if key in _PARTS:
+        return _PARTS[key](**value)
+    if key == "layer_types":
+        return MappingProxyType({word: (kind,) if isinstance(kind, str) else kind for word, kind in value.items()})
+    if key == "fused_rows":
+        return MappingProxyType({name: parts.FusedRows(**fields) for name, fields in value.items()})
+    if key == "variants":
+        return tuple(parts.Variant(**fields) for fields in value)
+    if key == "requires":
+        return MappingProxyType({name: parts.Requirement(**fields) for name, fields in value.items()})
+    return value
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, dict):
+        return MappingProxyType({key: _frozen(inner) for key, inner in value.items()})
+    return tuple(_frozen(inner) for inner in value) if isinstance(value, list) else value
+
+
+@cache
+def common_keys() -> tuple[frozenset[str], Mapping[str, parts.Requirement]]:
+    """The keys that do not change what any family computes, and what is required of others."""
+    table = tomllib.loads((resources.files(__package__) / _COMMON).read_text("utf-8"))
+    return frozenset(table["harmless"]), {
+        name: parts.Requirement(**fields) for name, fields in table["requires"].items()
+    }
+
+
+@cache
+def refused_models() -> Mapping[str, tuple[str, ...]]:
+    """The `model_type` of models that are refused, by the part of theirs that is not supported."""
+    table = tomllib.loads((resources.files(__package__) / _REFUSED).read_text("utf-8"))
+    return {part: tuple(model_types) for part, model_types in table.items()}
+
+
+def wrapper_of_model_type(model_type: str | None) -> parts.Wrapper | None:
+    """The multimodal wrapper with this `model_type`; None: it is none, or not one with a supported language model."""
+    wrappers = (family.wrapper for family in families() if family.wrapper is not None)
+    return next((wrapper for wrapper in wrappers if wrapper.model_type == model_type), None)
+
+
+def family_of_model_type(model_type: str | None) -> Family:
+    """The family of a `model_type`, of a dense model or of one pruned by seap-export.
+
+    Raises:
+        InputError: The family is not supported.
+    """
+    plain = str(model_type or "").removeprefix(PRUNED_PREFIX)
+    for family in families():
+        if family.model_type == plain:
+            return family
+    part = next((part for part, model_types in refused_models().items() if plain in model_types), None)
+    if part is not None:
+        raise InputError(f"model family '{model_type}' is not supported: {part}; use another model")
+    raise InputError(f"model family '{model_type}' is not supported; use one that docs/families.md lists")
+
+
+def family_of_gguf(architecture: str) -> Family:
+    """The family of a GGUF file's `general.architecture`.
+
+    Raises:
+        InputError: The architecture is not supported.
+    """
+    supported = {family.gguf.architecture: family for family in families() if family.gguf and family.gguf.is_read}
+    supported |= {family.gguf.uneven: family for family in supported.values() if family.gguf and family.gguf.uneven}
+    if architecture not in supported:
+        raise InputError(
+            f"GGUF architecture '{architecture}' is not supported; supported architectures: {', '.join(supported)}"
+        )
+    return supported[architecture]

@@ -1,0 +1,1 @@
+"""From the statistics of activations to a smaller model."""

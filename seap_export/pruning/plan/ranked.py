@@ -1,0 +1,103 @@
+"""What every layer may keep, on disk: one file for each layer, so that an interrupted ranking goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors import SafetensorError
+
+from seap_export.errors import ArtifactError
+from seap_export.model.families import LayerSpec, ModelSpec
+from seap_export.model.layers.kept import keep_tensors, kept_tensors
+from seap_export.pruning.plan.options import options_from_scores
+from seap_export.pruning.plan.sublayers import LayerOptions, options_type
+from seap_export.pruning.scores import LayerScores
+
+_SENSITIVITY = "sensitivity"
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """What every layer may keep and the resulting losses, for plans of any ratio.
+
+    Attributes:
+        options: One for each layer.
+        scores: Scores of each layer; None where the options come from elimination.
+        sensitivity: Sensitivity after each sublayer of each layer, float64 [layers, sublayers].
+    """
+
+    options: tuple[LayerOptions, ...]
+    scores: tuple[LayerScores, ...] | None
+    sensitivity: torch.Tensor
+
+    def weighted(self, multipliers: npt.NDArray[np.float64]) -> Ranking:
+        """The same with other sensitivities: times those of the first sublayer and of the others, [layers, 2]."""
+        columns = np.minimum(np.arange(self.sensitivity.shape[1]), 1)
+        return replace(self, sensitivity=self.sensitivity * torch.from_numpy(multipliers[:, columns]))
+
+
+def read_ranking(spec: ModelSpec, folder: Path) -> Ranking:
+    """The ranking in a finished folder; raises `ArtifactError` if a file is missing or damaged."""
+    layers = range(len(spec.layers))
+    sensitivity = read_tensors(folder / f"{_SENSITIVITY}.safetensors")[_SENSITIVITY]
+    stored = [read_tensors(layer_file(folder, layer)) for layer in layers]
+    scores = tuple(_scores(layer, tensors) for layer, tensors in zip(spec.layers, stored, strict=True))
+    if any(scores):
+        return Ranking(tuple(options_from_scores(spec, layer, scores[layer]) for layer in layers), scores, sensitivity)
+    options = tuple(
+        tuple(
+            options_type(sublayer).whole(sublayer, spec.hidden_size)
+            if sublayer.whole_because
+            else options_type(sublayer).from_tensors(sublayer, spec.hidden_size, tensors)
+            for sublayer in layer.sublayers
+        )
+        for layer, tensors in zip(spec.layers, stored, strict=True)
+    )
+    return Ranking(options, None, sensitivity)
+
+
+def _scores(layer: LayerSpec, tensors: Mapping[str, torch.Tensor]) -> LayerScores:
+    """Those of each sublayer; none where the ranking comes from elimination."""
+    names = {sublayer.output: options_type(sublayer).scores_name for sublayer in layer.sublayers}
+    return {output: tensors[name] for output, name in names.items() if name in tensors}
+
+
+def is_finished(folder: Path, layers: int) -> bool:
+    """Whether the ranking of that many layers is complete; the sensitivity is written last."""
+    files = (folder / f"{_SENSITIVITY}.safetensors", *(layer_file(folder, layer) for layer in range(layers)))
+    return all(file.exists() for file in files)
+
+
+def layer_file(folder: Path, layer: int) -> Path:
+    """The file of one layer."""
+    return folder / f"layer-{layer:05}.safetensors"
+
+
+def write_options(folder: Path, layer: int, options: LayerOptions) -> None:
+    """Writes the options that a layer has by elimination."""
+    tensors = {name: tensor for sublayer in options for name, tensor in sublayer.tensors().items()}
+    keep_tensors(layer_file(folder, layer), tensors)
+
+
+def write_scores(folder: Path, index: int, layer: LayerSpec, scores: LayerScores) -> None:
+    """Writes the scores that a layer's options are made from; a sublayer without any stays whole."""
+    tensors = {options_type(layer.named(output)).scores_name: vector for output, vector in scores.items()}
+    keep_tensors(layer_file(folder, index), tensors)
+
+
+def write_sensitivity(folder: Path, sensitivity: torch.Tensor) -> None:
+    """Writes the sensitivity, float64 [layers, sublayers], which finishes the folder."""
+    keep_tensors(folder / f"{_SENSITIVITY}.safetensors", {_SENSITIVITY: sensitivity})
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """What `keep_tensors` wrote; raises `ArtifactError`."""
+    try:
+        return kept_tensors(path)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{path}: damaged or missing ({error}); remove its folder and rank again") from error

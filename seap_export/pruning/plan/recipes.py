@@ -1,0 +1,212 @@
+"""Recipes: settings as TOML files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from seap_export.common.providers import PROVIDERS
+from seap_export.common.toml_file import TomlFile, either, parse_toml, read_toml
+from seap_export.errors import UsageError
+from seap_export.pruning.plan.settings import Layout, PlanSettings
+from seap_export.pruning.plan.sparsity import EVEN, SettingError, Sparsity
+
+DEFAULT_RECIPE = "reconstruct"
+#: The same with less and with more work.
+EFFORTS = ("fast", "best")
+#: The name of settings that match no shipped recipe.
+CUSTOM = "custom"
+#: Settings that a recipe keeps its name with.
+_FREE = (
+    "align", "biases", "calibration_tokens", "fresh_tokens", "group_tolerance", "min_tokens", "mix", "ridge", "trials",
+)  # fmt: skip
+#: The shipped recipes, one file each in `seap_export/pruning/recipes`.
+_SHIPPED = (DEFAULT_RECIPE, *EFFORTS, "seap", "wanda-sp", "flap", "obc", "reap")
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a variant is made for, which decides what a recipe leaves open.
+
+    Attributes:
+        provider: Execution provider.
+        block_size: Neurons that share a scale where the kernels of the provider take whole blocks only; else 1.
+        groups_heads: Whether the graph has an attention operator for which the number of heads in a group matters.
+    """
+
+    provider: str = "cpu"
+    block_size: int = 1
+    groups_heads: bool = True
+
+    @property
+    def align(self) -> int:
+        """Neuron counts are multiples of this."""
+        return math.lcm(PROVIDERS[self.provider].align, self.block_size)
+
+    @property
+    def group_tolerance(self) -> float:
+        """By how much the loss may rise for the sake of the numbers of heads in a group."""
+        return PROVIDERS[self.provider].group_tolerance if self.groups_heads else 0.0
+
+
+_CPU = Target()
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe file.
+
+    Attributes:
+        summary: What it does, in one line.
+        source: Where the method comes from.
+        settings: The settings in it, in the layout `per-layer`.
+        text: The whole file.
+    """
+
+    summary: str
+    source: str
+    settings: PlanSettings
+    text: str
+
+
+@cache
+def shipped_recipes() -> Mapping[str, Recipe]:
+    """The recipes that come with this package, by name; the default first."""
+    return MappingProxyType({name: _recipe(_shipped_file(name), _CPU) for name in _SHIPPED})
+
+
+def open_recipe(recipe: str = DEFAULT_RECIPE, *, layout: Layout = "per-layer", target: Target = _CPU) -> PlanSettings:
+    """The settings of a shipped recipe or of a recipe file.
+
+    Args:
+        recipe: Name of a shipped recipe, or path of a TOML file.
+        layout: Whether layers may differ in shape.
+        target: What the variant is made for, which decides `align` and `group_tolerance` where the recipe does not.
+
+    Raises:
+        UsageError: There is no such recipe, or the file holds an invalid value; the message names file, line and key.
+    """
+    if recipe in _SHIPPED:
+        file = _shipped_file(recipe)
+    else:
+        path = Path(recipe).expanduser()
+        if not path.is_file():
+            raise UsageError(f"recipe '{recipe}' is not known; use {either(_SHIPPED)}, or the path of a TOML file")
+        file = read_toml(path)
+    settings = _recipe(file, target).settings
+    if recipe in _SHIPPED and layout == "uniform":
+        settings = replace(settings, trials=0)  # which a file of one's own may not ask for there
+    try:
+        return in_layout(settings, layout)
+    except SettingError as error:
+        raise file.error(error.key, error.problem) from error
+
+
+def in_layout(settings: PlanSettings, layout: Layout) -> PlanSettings:
+    """The same settings in a layout; the uniform one replaces the sparsity, since all layers lose the same.
+
+    Raises:
+        SettingError: The layout is uniform, and the sparsity is not that of a shipped recipe or plans are to be
+            tried, so that a setting would be ignored.
+    """
+    if layout == "per-layer":
+        return replace(settings, layout=layout)
+    if settings.sparsity not in (EVEN, *(recipe.settings.sparsity for recipe in shipped_recipes().values())):
+        problem = "--layout uniform prunes all layers alike; remove this table, or use another layout"
+        raise SettingError("sparsity", problem)
+    if settings.trials:
+        raise SettingError("trials", "has no effect with --layout uniform; remove this key")
+    return replace(settings, layout=layout, sparsity=EVEN)
+
+
+def method_of(settings: PlanSettings, num_hidden_layers: int) -> str:
+    """The name of the shipped recipe with these settings, or `custom`.
+
+    It is the same whatever the keys in `_FREE` are. In the uniform layout it is the recipe whose other settings are
+    these, since sparsity is not free there.
+
+    Args:
+        settings: The settings.
+        num_hidden_layers: Layers of the model, on which the default protection depends.
+    """
+    resolved = settings.resolved(num_hidden_layers)
+    for name, recipe in shipped_recipes().items():
+        shipped = in_layout(replace(recipe.settings, trials=0), settings.layout).resolved(num_hidden_layers)
+        if replace(shipped, **{key: getattr(resolved, key) for key in _FREE}) == resolved:
+            return name
+    return CUSTOM
+
+
+def _shipped_file(name: str) -> TomlFile:
+    file = resources.files("seap_export.pruning") / "recipes" / f"{name}.toml"
+    return parse_toml(file.name, file.read_text("utf-8"))
+
+
+def _recipe(file: TomlFile, target: Target) -> Recipe:
+    """The recipe in a file that may leave out any key."""
+    values = _typed(file, file.values, {"summary": str, "source": str, "sparsity": dict, **_types(PlanSettings)})
+    about = {name: values.pop(name, "") for name in ("summary", "source")}
+    sparsity = _typed(file, values.pop("sparsity", {}), _types(Sparsity), "sparsity")
+    try:
+        settings = PlanSettings(
+            sparsity=Sparsity(**{"kind": "adaptive", **sparsity}),
+            **{"align": target.align, "group_tolerance": target.group_tolerance, **values},
+        )
+        _refuse_idle(settings, {*values, *(f"sparsity.{name}" for name in sparsity)})
+    except SettingError as error:
+        raise file.error(error.key, error.problem) from error
+    return Recipe(**about, settings=settings, text=file.text)
+
+
+def _types(settings: type[PlanSettings | Sparsity]) -> dict[str, type]:
+    """The type of each key, from the annotations; a choice among names is a string."""
+    kinds = {"int": int, "int | None": int, "float": float}
+    return {
+        setting.name: kinds.get(str(setting.type), str)
+        for setting in fields(settings)
+        if setting.name not in ("sparsity", "layout")
+    }
+
+
+_ARTICLES: Mapping[type, str] = {str: "a string", int: "a whole number", float: "a number", dict: "a table"}
+
+
+def _typed(file: TomlFile, table: Mapping[str, Any], types: Mapping[str, type], name: str = "") -> dict[str, Any]:
+    """The values of a table, each of its type."""
+    file.refuse_unknown(types, name)
+    typed = {}
+    for key, value in table.items():
+        wanted = types[key]
+        accepted = (int, float) if wanted is float else wanted
+        if isinstance(value, bool) or not isinstance(value, accepted):
+            full_key = f"{name}.{key}" if name else key
+            raise file.error(full_key, f"must be {_ARTICLES[wanted]}, not {value!r:.40}")
+        typed[key] = wanted(value)
+    return typed
+
+
+def _refuse_idle(settings: PlanSettings, set_keys: set[str]) -> None:
+    """Refuses keys that have no effect."""
+    sparsity = settings.sparsity
+    not_refitted = settings.compensation != "sequential" and f'compensation = "{settings.compensation}"'
+    idle = {
+        ("sparsity.k", "sparsity.x0"): sparsity.kind != "logistic" and f'kind = "{sparsity.kind}"',
+        ("sparsity.context",): sparsity.budget == "weights" and 'budget = "weights"',
+        ("mix",): settings.score == "elimination" and 'score = "elimination"',
+        ("distillation", "min_tokens", "fresh_tokens"): not_refitted,
+        ("trials",): not_refitted or (sparsity.kind != "adaptive" and f'kind = "{sparsity.kind}"'),
+        ("biases",): settings.compensation in ("bias", "none") and f'compensation = "{settings.compensation}"',
+        ("ridge",): settings.score != "elimination"
+        and settings.compensation in ("bias", "none")
+        and f'score = "{settings.score}" and compensation = "{settings.compensation}"',
+    }
+    for keys, cause in idle.items():
+        for key in keys:
+            if cause and key in set_keys:
+                raise SettingError(key, f"has no effect with {cause}; remove it")

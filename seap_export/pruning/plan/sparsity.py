@@ -1,0 +1,119 @@
+"""How sparsity is spread over the depth of the model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from seap_export.common.toml_file import either
+from seap_export.errors import UsageError
+from seap_export.pruning.plan.cost import BUDGETS, Budget, CostModel
+
+SparsityKind = Literal["logistic", "uniform", "adaptive", "global"]
+SPARSITY_KINDS: tuple[SparsityKind, ...] = get_args(SparsityKind)
+_CURVES = ("logistic", "uniform")
+
+
+class SettingError(UsageError):
+    """A setting of a recipe that is out of range or contradicts another one.
+
+    Attributes:
+        key: The setting, as a recipe file names it, such as `sparsity.k`.
+        problem: What is wrong with it, and how to fix it.
+    """
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key}: {problem}")
+        self.key = key
+        self.problem = problem
+
+
+def default_protection(kind: SparsityKind, num_hidden_layers: int) -> int:
+    """Protected layers at each end: 2 on a curve, as in the paper, but never more than a quarter of a shallow
+    model in all; none where the losses or the ranking decide, as in FLAP.
+    """
+    return min(2, num_hidden_layers // 8) if kind in _CURVES else 0
+
+
+@dataclass(frozen=True)
+class Sparsity:
+    """The sparsity setting; `logistic` is the paper's LB, `uniform` its UL, `global` its AL.
+
+    Attributes:
+        kind: `logistic` prunes later layers more, `uniform` prunes all alike, `adaptive` prunes where it costs least,
+            `global` by one ranking of all heads and neurons.
+        k: Steepness of the logistic curve.
+        x0: Its midpoint, as a fraction of the depth of the unprotected layers.
+        protect_first: Layers at the input side that stay whole; None: `default_protection`.
+        protect_last: Layers at the output side that stay whole; None: `default_protection`.
+        budget: What the ratio is a fraction of; only `adaptive` supports others than `weights`.
+        context: Positions in the cache, for the budgets that depend on them.
+    """
+
+    kind: SparsityKind = "logistic"
+    k: float = 0.8
+    x0: float = 0.3
+    protect_first: int | None = None
+    protect_last: int | None = None
+    budget: Budget = "weights"
+    context: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.kind not in SPARSITY_KINDS:
+            raise SettingError("sparsity.kind", f"'{self.kind}' is not known; use {either(SPARSITY_KINDS)}")
+        for name in ("k", "x0"):
+            if not math.isfinite(getattr(self, name)):
+                raise SettingError(
+                    f"sparsity.{name}", f"{getattr(self, name):g} is out of range; give a finite number"
+                )
+        for name in ("protect_first", "protect_last"):
+            if (getattr(self, name) or 0) < 0:
+                raise SettingError(f"sparsity.{name}", f"{getattr(self, name)} is out of range; give at least 0")
+        if self.budget not in BUDGETS:
+            raise SettingError("sparsity.budget", f"'{self.budget}' is not known; use {either(BUDGETS)}")
+        if self.budget != "weights" and self.kind != "adaptive":
+            problem = f"'{self.budget}' needs kind = \"adaptive\"; {self.kind} sparsity counts weights only"
+            raise SettingError("sparsity.budget", problem)
+        if self.context < 1:
+            raise SettingError("sparsity.context", f"{self.context} is out of range; give at least 1 position")
+
+    @property
+    def cost(self) -> CostModel:
+        """What the ratio is a fraction of."""
+        return CostModel(self.budget, self.context)
+
+    def resolved(self, num_hidden_layers: int) -> Sparsity:
+        """The same setting with the protection spelled out for a model of this depth.
+
+        Raises:
+            UsageError: Every layer would be protected.
+        """
+        default = default_protection(self.kind, num_hidden_layers)
+        first = default if self.protect_first is None else self.protect_first
+        last = default if self.protect_last is None else self.protect_last
+        if first + last >= num_hidden_layers:
+            raise UsageError(
+                f"all {num_hidden_layers} layers would be protected; lower protect_first or protect_last in the recipe"
+            )
+        return replace(self, protect_first=first, protect_last=last)
+
+    def curve(self, num_hidden_layers: int) -> list[float]:
+        """Relative sparsity of each layer, 0 where protected: 1 / (1 + exp(-k (x - x0))), x in [0, 1], or 1.
+
+        On a curve, a layer's sparsity is this times a factor that is solved for the requested ratio. `adaptive` and
+        `global` decide it in another way; for them, 1 means that a layer may be cut.
+        """
+        resolved = self.resolved(num_hidden_layers)
+        first, last = resolved.protect_first or 0, resolved.protect_last or 0
+        free = num_hidden_layers - first - last
+        middle = [self._at(index / (free - 1) if free > 1 else 0.0) for index in range(free)]
+        return [0.0] * first + middle + [0.0] * last
+
+    def _at(self, x: float) -> float:
+        # A logistic curve in the form that cannot overflow.
+        return 0.5 * (1.0 + math.tanh(0.5 * self.k * (x - self.x0))) if self.kind == "logistic" else 1.0
+
+
+#: All layers alike, none protected.
+EVEN = Sparsity("uniform", protect_first=0, protect_last=0)

@@ -1,0 +1,34 @@
+"""The short convolution: channels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from seap_export.model.families import Convolution, ModelSpec
+from seap_export.pruning.plan.sublayers.channels import ChannelOptions, KeptChannels
+
+
+@dataclass(frozen=True)
+class KeptConvolution(KeptChannels):
+    """The kept channels, sorted."""
+
+    kind, name = Convolution, "convolution"
+    unit, panel = "channels", ("channels of convolutions", "channel")
+    size_words: ClassVar[Mapping[str, tuple[str, str]]] = {"conv_dim": ("channels", "channels of convolutions")}
+
+    conv_channels: tuple[int, ...]
+
+
+class ConvolutionOptions(ChannelOptions[Convolution]):
+    """Numbers of channels."""
+
+    kept_type = KeptConvolution
+    scores_name = "conv_channels"
+    tensor_names = ("conv_order", "conv_loss")
+
+    @classmethod
+    def is_loaded(cls, spec: ModelSpec, shrunk: Convolution) -> bool:
+        """transformers' class makes it as wide as the hidden states."""
+        return shrunk.conv_dim == spec.hidden_size

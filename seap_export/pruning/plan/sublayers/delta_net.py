@@ -1,0 +1,69 @@
+"""The gated delta net: value heads, and the key heads that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from seap_export.model.families import DeltaNet
+from seap_export.model.families.names import Projection
+from seap_export.pruning.plan.cost import CostModel
+from seap_export.pruning.plan.sublayers.grouped import GroupedOptions, KeptGrouped
+from seap_export.pruning.plan.sublayers.kept import spread
+
+
+@dataclass(frozen=True)
+class KeptDeltaNet(KeptGrouped):
+    """The kept value heads and key heads.
+
+    Attributes:
+        value_heads_per_key: Value heads of a key head in the dense layer.
+        key_heads: Kept key heads, sorted.
+        value_heads: Kept value heads, sorted; every kept key head keeps the same number.
+    """
+
+    kind, name = DeltaNet, "linear attention"
+    unit, panel = "heads", ("heads of linear attention by key head", "value head")
+    size_words: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "linear_num_value_heads": ("value heads", "value heads of linear attention"),
+        "linear_num_key_heads": ("key heads", "key heads of linear attention"),
+    }
+
+    value_heads_per_key: int
+    key_heads: tuple[int, ...]
+    value_heads: tuple[int, ...]
+
+    def rows(self, dense: DeltaNet, name: Projection | str) -> torch.Tensor:
+        """Queries and keys follow the key heads, all else the value heads; the norm's gain is that of every head."""
+        match name:
+            case "delta_qkv_proj" | "delta_kernel":
+                queries = spread(self.key_heads, dense.key_head_dim)
+                return torch.cat([queries, queries + dense.keys, self.channels(dense) + 2 * dense.keys])
+            case "delta_z_proj":
+                return self.channels(dense)
+            case "delta_norm":
+                return torch.arange(dense.value_head_dim)
+            case _:
+                return torch.tensor(self.value_heads)
+
+
+class DeltaNetOptions(GroupedOptions[DeltaNet]):
+    """Sets of value heads, with as many for each key head."""
+
+    kept_type = KeptDeltaNet
+    scores_name = "delta_head_channels"
+    tensor_names = ("delta_heads", "delta_heads_kept", "delta_loss")
+
+    @classmethod
+    def beyond_weights(cls, sublayer: DeltaNet, cost: CostModel) -> int:
+        """The convolution and three products with the state for each token, or what is kept of earlier tokens."""
+        state = sublayer.channels * sublayer.key_head_dim
+        each = {
+            "weights": 0,
+            "macs": 3 * state + sublayer.convolved * sublayer.kernel_size,
+            "bytes": state + sublayer.convolved * (sublayer.kernel_size - 1),
+        }
+        return each[cost.budget]

@@ -1,0 +1,273 @@
+"""The mixture of experts: whole experts with their rows of the router, and neurons of all experts of a layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from seap_export.model.families import Experts, ModelSpec
+from seap_export.model.families.names import Projection
+from seap_export.pruning.activations.mixture import ExpertStatistics, Mixture
+from seap_export.pruning.plan.cost import CostModel
+from seap_export.pruning.plan.elimination.experts import eliminate_experts, eliminate_neurons
+from seap_export.pruning.plan.sublayers.kept import Kept, sorted_indices
+from seap_export.pruning.plan.sublayers.options import Options
+
+#: Numbers of neurons are multiples of this where the dense experts' is: the blocks of 4-bit weights.
+_BLOCK = 32
+#: Of options whose costs are as near to a budget, up to this fraction of the whole, the one that loses least is taken.
+_NEAR = 0.01
+
+
+@dataclass(frozen=True)
+class KeptExperts(Kept):
+    """The kept experts, and how many neurons each keeps.
+
+    Attributes:
+        experts: The kept experts, sorted.
+        expert_width: Neurons that each keeps.
+        expert_neurons: Those of each kept expert, sorted; none: all.
+    """
+
+    kind, name = Experts, "mixture of experts"
+    unit, panel = "experts", ("experts", "expert")
+    size_words: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "num_experts": ("experts", "experts"),
+        "moe_intermediate_size": ("expert neurons", "neurons of an expert"),
+    }
+
+    experts: tuple[int, ...]
+    expert_width: int
+    expert_neurons: tuple[tuple[int, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        sorted_indices(experts=self.experts)
+        for neurons in self.expert_neurons:
+            sorted_indices(expert_neurons=neurons)
+        numbers = [len(neurons) for neurons in self.expert_neurons]
+        if numbers not in ([], [self.expert_width] * len(self.experts)):
+            raise ValueError("every kept expert must keep the same number of neurons")
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Self:
+        """From a layer of plan.json."""
+        return cls(tuple(row["experts"]), row["expert_width"], tuple(map(tuple, row["expert_neurons"])))
+
+    @property
+    def units(self) -> tuple[int, ...]:
+        """The experts."""
+        return self.experts
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Their number, and the neurons of each."""
+        return {"num_experts": len(self.experts), "moe_intermediate_size": self.expert_width}
+
+    def fits(self, dense: Experts) -> bool:
+        """Whether the dense layer has these experts and neurons."""
+        last = max((neurons[-1] for neurons in self.expert_neurons), default=self.expert_width - 1)
+        is_whole = bool(self.expert_neurons) or self.expert_width == dense.moe_intermediate_size
+        return super().fits(dense) and is_whole and last < dense.moe_intermediate_size
+
+    def channels(self, dense: Experts) -> torch.Tensor:
+        """The kept neurons of one expert after the other, int64."""
+        if not self.expert_neurons:
+            return super().channels(dense)
+        starts = dense.moe_intermediate_size * torch.tensor(self.experts)
+        return (starts[:, None] + torch.tensor(self.expert_neurons)).flatten()
+
+    def rows(self, dense: Experts, name: Projection | str) -> torch.Tensor:
+        """The router has a row for each expert, and so have the biases of the choice and of what experts write."""
+        is_by_expert = name == "router" or name in dense.inner_tensors()
+        return torch.tensor(self.experts) if is_by_expert else self.channels(dense)
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertOptions(Options[Experts]):
+    """One option for each number of experts, from as many as compute a token, and of neurons that each keeps.
+
+    The most important ones are kept. The losses of both add up: tokens of experts that are gone are computed by as
+    many others, whose missing neurons cost as much.
+
+    Attributes:
+        order: All experts, most important first, int64 [experts].
+        loss_of: Loss when the n most important experts are kept, float64 [experts + 1]; never rises with n, and ends
+            in 0.
+        neuron_order: The neurons of each expert, most important first, int64 [experts, neurons].
+        neuron_loss: Loss when n neurons of each expert are kept, float64 [neurons + 1]; as `loss_of`.
+        step: Numbers of neurons that are cut are multiples of this.
+        all_stay: All experts are the only option.
+    """
+
+    kept_type = KeptExperts
+    scores_name = "experts"
+
+    order: npt.NDArray[np.int64]
+    loss_of: npt.NDArray[np.float64]
+    neuron_order: npt.NDArray[np.int64]
+    neuron_loss: npt.NDArray[np.float64]
+    step: int = 1
+    all_stay: bool = False
+
+    def __post_init__(self) -> None:
+        number, width = self.dense.num_experts, self.dense.moe_intermediate_size
+        if not np.array_equal(np.sort(self.order), np.arange(number)):
+            raise ValueError("order must be an order of all experts")
+        if not np.array_equal(np.sort(self.neuron_order), np.tile(np.arange(width), (number, 1))):
+            raise ValueError("neuron_order must be an order of all neurons of each expert")
+        for name, losses, most in (("loss_of", self.loss_of, number), ("neuron_loss", self.neuron_loss, width)):
+            if losses.shape != (most + 1,) or losses[-1] != 0.0:
+                raise ValueError(f"{name} must have one value for every number, 0 for all")
+            if not np.isfinite(losses).all() or (np.diff(losses) > 0.0).any():
+                raise ValueError(f"{name} must be finite and never rise with the number")
+
+    @classmethod
+    def whole(cls, dense: Experts, hidden_size: int) -> Self:
+        """All experts."""
+        number = dense.num_experts
+        order, losses = np.arange(number), np.zeros(number + 1)
+        return cls(dense, hidden_size, order, losses, *_whole_neurons(dense), all_stay=True)
+
+    @classmethod
+    def from_scores(cls, dense: Experts, hidden_size: int, scores: torch.Tensor) -> Self:
+        """Those whose channels have the highest sums are kept, with all their neurons; see `Options`."""
+        worth = scores.sum(1).numpy()
+        order = np.argsort(-worth, kind="stable")
+        removed = np.cumsum(worth[order][::-1])[::-1]  # summed from the least important
+        losses, width = np.append(removed, 0.0), dense.moe_intermediate_size
+        return cls(dense, hidden_size, order, losses, *_whole_neurons(dense), step=width)
+
+    @classmethod
+    def statistics(cls, mixture: Mixture, layer: int) -> ExpertStatistics:
+        """A sample of tokens, and the channels of each expert."""
+        return mixture.experts(layer, Experts.output)
+
+    @classmethod
+    def from_elimination(
+        cls, dense: Experts, hidden_size: int, weight: torch.Tensor, statistics: ExpertStatistics, ridge: float
+    ) -> Self:
+        """One after another, the expert goes without which the output changes least; and neurons as those of MLPs."""
+        sample, weights = statistics.sample, statistics.weights
+        order, losses = eliminate_experts(dense, sample, weights)
+        neurons = eliminate_neurons(dense, weight, statistics.moment, ridge, statistics.shares(dense).tolist())
+        return cls(dense, hidden_size, order, losses, *neurons)
+
+    @classmethod
+    def from_tensors(cls, dense: Experts, hidden_size: int, tensors: Mapping[str, torch.Tensor]) -> Self:
+        """From the orders and the losses."""
+        order, loss_of, neuron_order, neuron_loss = (tensors[name].numpy() for name in _TENSORS)
+        return cls(dense, hidden_size, order, loss_of, neuron_order, neuron_loss)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The orders and the losses."""
+        arrays = (self.order, self.loss_of, self.neuron_order, self.neuron_loss)
+        return {name: torch.from_numpy(array.copy()) for name, array in zip(_TENSORS, arrays, strict=True)}
+
+    @classmethod
+    def is_loaded(cls, spec: ModelSpec, shrunk: Experts) -> bool:
+        """Not with fewer neurons where the class makes a shared expert of several of these."""
+        rules = spec.family.experts
+        is_free = rules is None or not rules.shared_number
+        return is_free or shrunk.moe_intermediate_size == spec.first(Experts).moe_intermediate_size
+
+    @classmethod
+    def smallest_loaded(cls, spec: ModelSpec, dense: Experts, align: int) -> Experts:
+        """Fewer experts, and fewer neurons if the class takes them."""
+        smallest = cls.smallest(dense, align)
+        whole = replace(smallest, moe_intermediate_size=dense.moe_intermediate_size)
+        return smallest if cls.is_loaded(spec, smallest) else whole
+
+    @classmethod
+    def about(cls, dense: Experts, fraction: float) -> Experts:
+        """About this fraction of the experts, or, where fewer are too few for a token, of their neurons too."""
+        wanted, fewest = fraction * dense.num_experts, dense.experts_per_token
+        number = min(max(fewest, round(wanted)), dense.num_experts)
+        width = max(1, round(min(1.0, wanted / fewest) * dense.moe_intermediate_size))
+        return replace(dense, num_experts=number, moe_intermediate_size=width)
+
+    @classmethod
+    def smallest(cls, dense: Experts, align: int) -> Experts:
+        """As many experts as compute a token, each with the fewest neurons."""
+        width = min(_step(dense, align), dense.moe_intermediate_size)
+        return replace(dense, num_experts=dense.experts_per_token, moe_intermediate_size=width)
+
+    def aligned(self, align: int) -> ExpertOptions:
+        """Numbers of neurons are multiples of `align`, and of the blocks of 4-bit weights."""
+        return replace(self, step=max(self.step, _step(self.dense, align)))
+
+    @classmethod
+    def cost_of(cls, sublayer: Experts, hidden_size: int, cost: CostModel) -> int:
+        """Experts that do not compute a token multiply nothing."""
+        return (sublayer.active_weights if cost.budget == "macs" else sublayer.weights)(hidden_size)
+
+    @cached_property
+    def _counts(self) -> npt.NDArray[np.int64]:
+        """Experts and neurons of each option, int64 [options, 2], by weights."""
+        number, width = self.dense.num_experts, self.dense.moe_intermediate_size
+        if self.all_stay:
+            return np.array([[number, width]])
+        widths = np.append(np.arange(self.step, width, self.step), width)
+        experts = np.arange(self.dense.experts_per_token, number + 1)
+        counts = np.stack(np.meshgrid(experts, widths, indexing="ij"), -1).reshape(-1, 2)
+        return counts[np.lexsort((counts[:, 0], counts[:, 0] * (3 * counts[:, 1] + 1)))]
+
+    @property
+    def losses(self) -> npt.NDArray[np.float64]:
+        """The sum of both losses."""
+        return np.asarray(self.loss_of[self._counts[:, 0]] + self.neuron_loss[self._counts[:, 1]])
+
+    def costs(self, cost: CostModel) -> npt.NDArray[np.int64]:
+        """The cost of each option."""
+        options = range(len(self._counts))
+        return np.array([self.cost_of(self.shrunk(option), self.hidden_size, cost) for option in options])
+
+    @cached_property
+    def _weights(self) -> npt.NDArray[np.int64]:
+        return self.costs(CostModel())
+
+    def shrunk(self, option: int) -> Experts:
+        """The mixture with these numbers."""
+        number, width = map(int, self._counts[option])
+        return replace(self.dense, num_experts=number, moe_intermediate_size=width)
+
+    def kept(self, option: int) -> KeptExperts:
+        """The most important experts, and the most important neurons of each; sorted."""
+        number, width = map(int, self._counts[option])
+        experts = np.sort(self.order[:number])
+        if width == self.dense.moe_intermediate_size:
+            return KeptExperts(tuple(experts.tolist()), width)
+        neurons = np.sort(self.neuron_order[experts, :width])
+        return KeptExperts(tuple(experts.tolist()), width, tuple(map(tuple, neurons.tolist())))
+
+    def nearest(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+        """Of the options whose weights are about as near as any, the one that loses least."""
+        costs = self._weights
+        distances = np.abs(costs[:, None] - np.asarray(weights))
+        is_near = distances <= distances.min(0) + (_NEAR * costs[-1] if len(set(self._counts[:, 1])) > 1 else 0.0)
+        return np.asarray(np.where(is_near, self.losses[:, None], np.inf).argmin(0))
+
+    def of_units(self, units: npt.NDArray[np.bool_]) -> int:
+        """The number of experts nearest to that of the set, with all their neurons."""
+        distances = np.abs(self._counts[:, 0] - int(units.sum()))
+        return int(np.lexsort((-self._counts[:, 1], distances))[0])
+
+
+#: What the orders and the losses are called on disk.
+_TENSORS = ("expert_order", "expert_loss", "expert_neuron_order", "expert_neuron_loss")
+
+
+def _whole_neurons(dense: Experts) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Neurons that were not ranked: their order, and no loss."""
+    width = dense.moe_intermediate_size
+    return np.tile(np.arange(width), (dense.num_experts, 1)), np.zeros(width + 1)
+
+
+def _step(dense: Experts, align: int) -> int:
+    return align if dense.moe_intermediate_size % _BLOCK else math.lcm(align, _BLOCK)

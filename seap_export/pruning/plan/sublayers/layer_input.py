@@ -1,0 +1,31 @@
+"""Inputs of a layer, which all stay."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from seap_export.model.families import LayerInput
+from seap_export.pruning.plan.sublayers.channels import ChannelOptions, KeptChannels
+
+
+@dataclass(frozen=True)
+class KeptInputs(KeptChannels):
+    """The kept inputs, sorted."""
+
+    kind, name = LayerInput, "layer input"
+    unit, panel = "inputs", ("inputs of layers", "input")
+    size_words: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "hidden_size_per_layer_input": ("inputs", "inputs of a layer")
+    }
+
+    layer_inputs: tuple[int, ...]
+
+
+class LayerInputOptions(ChannelOptions[LayerInput]):
+    """Numbers of inputs."""
+
+    kept_type = KeptInputs
+    scores_name = "layer_inputs"
+    tensor_names = ("layer_input_order", "layer_input_loss")

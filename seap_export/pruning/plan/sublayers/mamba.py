@@ -1,0 +1,70 @@
+"""Mamba-2: heads, and the groups that share what is written and read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from seap_export.model.families import Mamba
+from seap_export.model.families.names import Projection
+from seap_export.pruning.plan.cost import CostModel
+from seap_export.pruning.plan.sublayers.grouped import GroupedOptions, KeptGrouped
+from seap_export.pruning.plan.sublayers.kept import spread
+
+
+@dataclass(frozen=True)
+class KeptMamba(KeptGrouped):
+    """The kept heads and groups.
+
+    Attributes:
+        mamba_heads_per_group: Heads of a group in the dense layer.
+        mamba_groups: Kept groups, sorted.
+        mamba_heads: Kept heads, sorted; every kept group keeps the same number.
+    """
+
+    kind, name = Mamba, "Mamba-2"
+    unit, panel = "heads", ("heads of Mamba-2 by group", "head")
+    size_words: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "mamba_n_heads": ("Mamba heads", "heads of Mamba-2"),
+        "mamba_n_groups": ("Mamba groups", "groups of Mamba-2"),
+    }
+
+    mamba_heads_per_group: int
+    mamba_groups: tuple[int, ...]
+    mamba_heads: tuple[int, ...]
+
+    def rows(self, dense: Mamba, name: Projection | str) -> torch.Tensor:
+        """B and C follow the groups, all else the heads; kernels are those of values, B and C."""
+        groups = spread(self.mamba_groups, dense.state_size)
+        match name:
+            case "mamba_b_proj" | "mamba_c_proj":
+                return groups
+            case "mamba_kernel" | "mamba_kernel_bias":
+                first = dense.channels
+                return torch.cat([self.channels(dense), groups + first, groups + first + dense.keys])
+            case "mamba_z_proj" | "mamba_x_proj" | "mamba_norm":
+                return self.channels(dense)
+            case _:
+                return torch.tensor(self.mamba_heads)
+
+
+class MambaOptions(GroupedOptions[Mamba]):
+    """Sets of heads, with as many in each group."""
+
+    kept_type = KeptMamba
+    scores_name = "mamba_head_channels"
+    tensor_names = ("mamba_heads", "mamba_heads_kept", "mamba_loss")
+
+    @classmethod
+    def beyond_weights(cls, sublayer: Mamba, cost: CostModel) -> int:
+        """The convolution and two products with the state for each token, or what is kept of earlier tokens."""
+        state = sublayer.channels * sublayer.state_size
+        each = {
+            "weights": 0,
+            "macs": 2 * state + sublayer.convolved * sublayer.kernel_size,
+            "bytes": state + sublayer.convolved * (sublayer.kernel_size - 1),
+        }
+        return each[cost.budget]

@@ -1,0 +1,29 @@
+"""The MLP: neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from seap_export.model.families import Mlp
+from seap_export.pruning.plan.sublayers.channels import ChannelOptions, KeptChannels
+
+
+@dataclass(frozen=True)
+class KeptNeurons(KeptChannels):
+    """The kept neurons, sorted."""
+
+    kind, name = Mlp, "MLP"
+    unit, panel = "neurons", ("MLP neurons", "neuron")
+    size_words: ClassVar[Mapping[str, tuple[str, str]]] = {"intermediate_size": ("neurons", "MLP neurons")}
+
+    neurons: tuple[int, ...]
+
+
+class NeuronOptions(ChannelOptions[Mlp]):
+    """Numbers of neurons."""
+
+    kept_type = KeptNeurons
+    scores_name = "neurons"
+    tensor_names = ("neuron_order", "neuron_loss")

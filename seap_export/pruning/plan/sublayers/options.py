@@ -1,0 +1,158 @@
+"""What all kinds of sublayers have in common in a choice: the ways to shrink them, the losses and the costs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from seap_export.model.families import ModelSpec, Sublayer
+from seap_export.pruning.activations.mixture import Mixture
+from seap_export.pruning.plan.cost import CostModel
+from seap_export.pruning.plan.sublayers.kept import Kept
+
+S = TypeVar("S", bound=Sublayer)
+
+
+@dataclass(frozen=True, eq=False)
+class Options(ABC, Generic[S]):
+    """The ways to shrink one sublayer, smallest first; the last keeps everything, without loss.
+
+    A loss is the squared error of the residual stream, mean over tokens, so that all sublayers are comparable. An
+    option is given by its index.
+
+    Attributes:
+        dense: The sublayer before it is shrunk.
+        hidden_size: Width of the residual stream.
+    """
+
+    #: What a plan has of the kind.
+    kept_type: ClassVar[type[Kept]]
+    #: The name of its scores on disk.
+    scores_name: ClassVar[str]
+
+    dense: S
+    hidden_size: int
+
+    @classmethod
+    @abstractmethod
+    def whole(cls, dense: S, hidden_size: int) -> Self:
+        """The one option of a sublayer that has to stay whole."""
+
+    @classmethod
+    @abstractmethod
+    def from_scores(cls, dense: S, hidden_size: int, scores: torch.Tensor) -> Self:
+        """The options where each channel is scored by itself: a loss is the sum of the scores removed.
+
+        Args:
+            dense: The sublayer.
+            hidden_size: Width of the residual stream.
+            scores: Of its channels, float64 [units, channels of a unit], or [units] if they have one each.
+        """
+
+    @classmethod
+    def statistics(cls, mixture: Mixture, layer: int) -> Any:
+        """What `from_elimination` needs to know of a layer's tokens: the covariance of the channels."""
+        return mixture.covariance(layer, cls.kept_type.kind.output)
+
+    @classmethod
+    @abstractmethod
+    def from_elimination(cls, dense: S, hidden_size: int, weight: torch.Tensor, statistics: Any, ridge: float) -> Self:
+        """The options where what is left is refitted; the losses are those of `Refit`.
+
+        Args:
+            dense: The sublayer.
+            hidden_size: Width of the residual stream.
+            weight: The output projection, [hidden_size, channels], where this is computed.
+            statistics: As `statistics` gives it: the centred covariance of its input, float64 [channels, channels],
+                contiguous; it is overwritten.
+            ridge: Ridge of the refit, as a fraction of the sum of the variances.
+
+        Raises:
+            ValueError: The covariance is not finite, or has the wrong shape.
+        """
+
+    @classmethod
+    @abstractmethod
+    def from_tensors(cls, dense: S, hidden_size: int, tensors: Mapping[str, torch.Tensor]) -> Self:
+        """From what `tensors` gave, among those of the other sublayers of the layer."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The options as they are kept on disk."""
+
+    @classmethod
+    @abstractmethod
+    def about(cls, dense: S, fraction: float) -> S:
+        """The sublayer with about this fraction of its weights."""
+
+    @classmethod
+    @abstractmethod
+    def smallest(cls, dense: S, align: int) -> S:
+        """The smallest form of the sublayer, where single channels come in multiples of `align`."""
+
+    @classmethod
+    def is_loaded(cls, spec: ModelSpec, shrunk: S) -> bool:
+        """Whether the family's transformers class takes layers of this shape, where all are alike."""
+        return True
+
+    @classmethod
+    def smallest_loaded(cls, spec: ModelSpec, dense: S, align: int) -> S:
+        """The smallest form that the class takes so."""
+        smallest = cls.smallest(dense, align)
+        return smallest if cls.is_loaded(spec, smallest) else dense
+
+    @classmethod
+    def beyond_weights(cls, sublayer: S, cost: CostModel) -> int:
+        """What a sublayer costs besides its weights."""
+        return 0
+
+    @classmethod
+    def cost_of(cls, sublayer: S, hidden_size: int, cost: CostModel) -> int:
+        """What a sublayer, dense or shrunk, costs."""
+        return sublayer.weights(hidden_size) + cls.beyond_weights(sublayer, cost)
+
+    def aligned(self, align: int) -> Options[S]:
+        """The options in which single channels come in multiples of `align`."""
+        return self
+
+    def preferring(self, tolerance: float) -> Options[S]:
+        """The options with losses 1 + `tolerance` times as high where a shape makes kernels slow."""
+        return self
+
+    @property
+    @abstractmethod
+    def losses(self) -> npt.NDArray[np.float64]:
+        """The loss of each option, float64."""
+
+    @abstractmethod
+    def costs(self, cost: CostModel) -> npt.NDArray[np.int64]:
+        """What each option costs, int64, ascending for weights."""
+
+    @abstractmethod
+    def shrunk(self, option: int) -> S:
+        """The sublayer that an option leaves."""
+
+    @abstractmethod
+    def kept(self, option: int) -> Kept:
+        """What an option keeps."""
+
+    @abstractmethod
+    def nearest(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+        """The options that come nearest to some numbers of weights."""
+
+    @abstractmethod
+    def of_units(self, units: npt.NDArray[np.bool_]) -> int:
+        """The option that comes nearest to a set of units, given as a mask over all."""
+
+
+def covariance_for(weight: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
+    """The covariance of a weight's input, where the weight is; raises `ValueError` if it cannot be that."""
+    if covariance.shape != (weight.shape[1],) * 2 or not bool(covariance.isfinite().all()):
+        raise ValueError("a covariance must be finite, and as wide as the weight's input")
+    return covariance.to(weight.device)

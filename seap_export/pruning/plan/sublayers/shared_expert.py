@@ -1,0 +1,45 @@
+"""The shared expert: neurons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from seap_export.model.families import ModelSpec, SharedExpert
+from seap_export.model.families.names import Projection
+from seap_export.pruning.plan.sublayers.channels import ChannelOptions, KeptChannels
+
+
+@dataclass(frozen=True)
+class KeptShared(KeptChannels):
+    """The kept neurons, sorted."""
+
+    kind, name = SharedExpert, "shared expert"
+    unit, panel = "neurons", ("neurons of shared experts", "neuron")
+    size_words: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "shared_expert_intermediate_size": ("shared neurons", "neurons of the shared expert")
+    }
+
+    shared_neurons: tuple[int, ...]
+
+    def rows(self, dense: SharedExpert, name: Projection | str) -> torch.Tensor:
+        """What scales all of them is one row."""
+        return torch.tensor([0]) if name == "shared_gate" else self.channels(dense)
+
+
+class SharedOptions(ChannelOptions[SharedExpert]):
+    """Numbers of neurons."""
+
+    kept_type = KeptShared
+    scores_name = "shared_neurons"
+    tensor_names = ("shared_order", "shared_loss")
+
+    @classmethod
+    def is_loaded(cls, spec: ModelSpec, shrunk: SharedExpert) -> bool:
+        """Not where the class makes it of a number of experts."""
+        rules, dense = spec.family.experts, spec.first(SharedExpert)
+        is_free = rules is None or not rules.shared_number
+        return is_free or shrunk.shared_expert_intermediate_size == dense.shared_expert_intermediate_size

@@ -1,0 +1,78 @@
+"""Rounding a matrix column by column, each error made up for by the columns that are left: GPTQ.
+
+The rounded weights Q of a projection should minimise tr((Q - W) M (Q - W)ᵀ), with M = E[x xᵀ] of its inputs: the mean
+squared change of its output. With U the upper Cholesky factor of M⁻¹, the column j is rounded to its grid, and what
+that changes goes into the columns k > j:
+
+    W_k -= (W_j - Q_j) U_jk / U_jj,
+
+which is the least squares solution for them (Frantar et al. 2022, arXiv 2210.17323; Hassibi and Stork 1993). What is
+left of an error in column j, once all later columns have made up for it, is (W_j - Q_j)² / U_jj². So a block of
+columns gets its scales just before it is rounded, for the weights that it then has, and by these errors. Columns whose
+inputs are largest go first, as most columns are left to make up for them: whole blocks, and the columns in each.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, padded_blocks, short_scales
+
+#: What is added to the diagonal of M, as a fraction of its mean, so that inputs that never vary can be inverted.
+_DAMPING = 0.01
+#: Rows that are rounded at a time: of a large vocabulary's table, several copies in float32 take gigabytes.
+_ROWS = 8192
+
+
+def round_columns(weight: torch.Tensor, moment: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
+    """The rounded matrix, float32 [out, in], on the grid.
+
+    Args:
+        weight: W, any float dtype [out, in].
+        moment: M up to a factor, float64 [in, in], symmetric, which is overwritten.
+        how: The grid, with 4 bits.
+    """
+    spread = moment.diagonal().mean()
+    damping = torch.where(spread > 0, _DAMPING * spread, torch.ones_like(spread))
+    moment.diagonal().add_(damping)
+    blocks = _blocks(moment.diagonal(), how.block_size)
+    order = torch.cat(blocks)
+    moment.copy_(moment[order[:, None], order])
+    for further in (0, 9, 90, 900):  # of inputs that hardly vary, M may be the noise of their sums
+        moment.diagonal().add_(further * damping)
+        factor, failed = torch.linalg.cholesky_ex(moment)
+        if not failed:
+            break
+    factor = torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True).float()
+    rounded = torch.empty(weight.shape, device=moment.device)
+    for start in range(0, len(weight), _ROWS):
+        left = weight[start : start + _ROWS].to(moment.device).float()[:, order]
+        rounded[start : start + _ROWS, order] = _rounded(left, factor, [len(block) for block in blocks], how)
+    return rounded
+
+
+def _blocks(power: torch.Tensor, block_size: int) -> list[torch.Tensor]:
+    """The columns of each block, those with the largest inputs first, and the blocks in the order of their means."""
+    columns = torch.arange(len(power), device=power.device).split(block_size)
+    blocks = [block[power[block].argsort(descending=True, stable=True)] for block in columns]
+    return sorted(blocks, key=lambda block: -float(power[block].mean()))
+
+
+def _rounded(left: torch.Tensor, factor: torch.Tensor, sizes: list[int], how: BlockQuantization) -> torch.Tensor:
+    """The rounded columns of a matrix in the order of `factor`, block by block; overwrites the matrix."""
+    rounded, end, top = torch.empty_like(left), 0, (1 << how.bits) - 1
+    for size in sizes:
+        start, end = end, end + size
+        remains = factor.diagonal()[start:end]
+        importance = padded_blocks(remains.reciprocal().square()[None], how)[0, 0]
+        scales, points = best_scales(padded_blocks(left[:, start:end], how), how, importance)
+        step, zero = short_scales(scales).flatten(), points.flatten()
+        errors = torch.empty(len(left), size, device=left.device)
+        for column in range(start, end):
+            level = (left[:, column] / step).round_().add_(zero).clamp_(0, top).sub_(zero)
+            rounded[:, column] = level.mul_(step)
+            error = (left[:, column] - rounded[:, column]) / factor[column, column]
+            errors[:, column - start] = error
+            left[:, column:end].addr_(error, factor[column, column:end], alpha=-1.0)
+        left[:, end:] -= errors @ factor[start:end, end:]
+    return rounded

@@ -1,0 +1,246 @@
+"""Rounds a model layer by layer, each fitted to what the rounded layers before it really give it.
+
+Two streams of hidden states go through the layers side by side: that of the model in floats, and that of the rounded
+model so far. A projection first gets new weights by least squares, with a ridge towards its own (`shrink.refit`): with
+the rounded model's inputs, its outputs should be those of the model in floats (Li et al. 2025, arXiv 2504.02692), or,
+at the end of a sublayer, bring the stream back to the one in floats (`shrink.target`). These weights are then rounded,
+and a bias, which is not, takes up the mean of what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from seap_export.model.families import Sublayer, names
+from seap_export.model.families.names import Projection
+from seap_export.model.layers.compute import Compute
+from seap_export.model.layers.embedding import Embedding
+from seap_export.model.layers.hidden_states import HiddenStates, output_stream
+from seap_export.model.layers.layer import DecoderLayer
+from seap_export.model.sources.source import Source
+from seap_export.pruning.activations.covariance import CovarianceAccumulator
+from seap_export.pruning.activations.mixture import Mixture
+from seap_export.pruning.rounding.columns import round_columns
+from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.shrink.expert_refit import Moment
+from seap_export.pruning.shrink.kinds import PartsFit, parts_fit
+from seap_export.pruning.shrink.refit import refit
+from seap_export.pruning.shrink.refit_streams import Inputs
+from seap_export.pruning.shrink.sequential import SideBySide
+
+#: Strength of the ridge of each fit, as in the default recipe.
+_RIDGE = 5.0
+#: What is added to the diagonal of the LM head's metric, as a fraction of its mean, where its table is the embedding.
+_EMBEDDING = 0.01
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+class RoundedLayers(SideBySide):
+    """The model in floats and the rounded one.
+
+    Args:
+        source: The model in floats, dense or pruned.
+        statistics: How many tokens there are.
+        texts: Token ids of the calibration texts, and the probability of each of their tokens; see `Mixture`.
+        how: The grid.
+        folder: An existing folder for what is needed to go on after an interruption.
+        compute: Where layers are computed, and with how much memory.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        statistics: Mixture,
+        texts: Sequence[tuple[Sequence[int], float]],
+        how: BlockQuantization,
+        folder: Path,
+        compute: Compute,
+    ) -> None:
+        super().__init__(source, ("floats", "rounded"), statistics, texts, folder, compute)
+        self._spec, self._how, self._device = source.spec, how, compute.device
+        self._tokens = statistics.effective_tokens
+        self._floats, self._rounded = self._hidden
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """What is rounded outside of the layers, by the names of `Source.read_outer`."""
+        both = ("embed_tokens",) if self._spec.tie_word_embeddings else ("embed_tokens", "lm_head")
+        return both if self._how.takes_table(self._spec.hidden_size) else ()
+
+    @torch.no_grad()
+    def outer(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The rounded `tables`, float32 on the CPU.
+
+        The rows of the LM head are rounded for what they read, the last norm of the model in floats, which goes
+        through all layers for this. A table that is the embedding as well serves both: the rows of an embedding are
+        not multiplied with anything, so that all errors in them count alike.
+        """
+        if not self.tables:
+            return
+        head = self._last_moment()
+        alike = torch.eye(len(head), dtype=torch.float64, device=self._device)
+        metrics = {"embed_tokens": alike, "lm_head": head}
+        if self._spec.tie_word_embeddings:
+            metrics["embed_tokens"] = head / head.diagonal().mean() + _EMBEDDING * alike
+        for name in self.tables:
+            yield name, round_columns(self._source.read_outer(name), metrics[name], self._how).cpu()
+
+    def layers(self, first: int, embedding: Embedding) -> Iterator[dict[str, torch.Tensor]]:
+        """Yields the tensors of each rounded layer from the first one on, by full name; what is rounded is float32.
+
+        Args:
+            first: Index of a layer; see `SideBySide`.
+            embedding: The rounded model's.
+        """
+        return self._walk(first, lambda: [self._source.read_embedding(), embedding], self._layer)
+
+    def _last_moment(self) -> torch.Tensor:
+        """E[x xᵀ] of what the LM head multiplies in the model in floats, float64 [hidden_size, hidden_size]."""
+        HiddenStates.embedded(self._spec, self._source.read_embedding(), self._floats.batches, self._floats.streams)
+        for index in range(len(self._spec.layers)):
+            tensors = self._source.read_layer(index)
+            for output in self._spec.layers[index].outputs:
+                layer = DecoderLayer(self._spec, index, tensors, self._device, only=output)
+                self._floats.advance(layer, output)
+        norm, sums = self._source.read_norm(), CovarianceAccumulator()
+        for stream, weights in zip(self._floats.streams, self._weights, strict=True):
+            sums.update(output_stream(self._spec, norm, stream), weights=weights)
+        mean = sums.mean()
+        return sums.covariance().addr_(mean, mean)
+
+    @torch.no_grad()
+    def _layer(self, index: int) -> dict[str, torch.Tensor]:
+        """Rounds one layer, and advances both streams through it."""
+        tensors = self._source.read_layer(index)
+        rounded = dict(tensors)
+        for sublayer in self._spec.layers[index].sublayers:
+            output = sublayer.output
+            exact = DecoderLayer(self._spec, index, tensors, self._device, only=output)
+            rounded |= self._readers(index, output, exact, tensors)
+            layer = DecoderLayer(self._spec, index, rounded, self._device, only=output)
+            if (make := parts_fit(sublayer)) is not None:
+                rounded |= self._parts(index, sublayer, make, exact, layer, rounded)
+            else:
+                rounded |= self._output(index, output, exact, layer, tensors)
+            del exact, layer  # before the next sublayer is converted
+        return rounded
+
+    def _readers(
+        self, index: int, output: Projection, exact: DecoderLayer, tensors: Tensors
+    ) -> dict[str, torch.Tensor]:
+        """Rounds the projections at the start of a sublayer, which share their input, so that they give the same."""
+        sums = CovarianceAccumulator()
+        for batch_index, weights in enumerate(self._weights):
+            inputs, targets = (
+                exact.read(output, hidden.read(exact, output, batch_index)) for hidden in (self._rounded, self._floats)
+            )
+            sums.update(inputs, targets, weights)
+        mean, float_mean = sums.mean(), sums.target_mean()
+        covariance, cross = sums.covariance(), sums.cross_covariance()
+        tensors_rounded: dict[str, torch.Tensor] = {}
+        sublayer = self._spec.layers[index].named(output)
+        for projection in sublayer.readers:
+            if projection not in sublayer.rounded(self._spec.hidden_size, self._how.block_size):
+                continue
+            weight, bias = self._operands(projection, index, tensors)
+            target = weight @ float_mean
+            tensors_rounded |= self._rounded_projection(
+                projection,
+                index,
+                (weight, bias),
+                mean,
+                covariance,
+                target if bias is None else target + bias,
+                weight @ cross,
+            )
+        return tensors_rounded
+
+    def _output(
+        self, index: int, output: Projection, exact: DecoderLayer, layer: DecoderLayer, tensors: Tensors
+    ) -> dict[str, torch.Tensor]:
+        """Rounds the projection at the end of a sublayer, to bring the stream back, and advances both streams."""
+        inputs = Inputs(layer, output, self._rounded, self._room)
+        sums = inputs.sums(self._floats, exact, self._weights)
+        mean, target_mean = sums.mean(), sums.target_mean()
+        operands = self._operands(output, index, tensors)
+        fitted = self._rounded_projection(
+            output, index, operands, mean, sums.covariance(), target_mean, sums.cross_covariance()
+        )
+        inputs.advance([tensor.to(self._device) for tensor in fitted.values()])
+        return fitted
+
+    def _parts(
+        self,
+        index: int,
+        sublayer: Sublayer,
+        make: Callable[..., PartsFit],
+        exact: DecoderLayer,
+        layer: DecoderLayer,
+        tensors: Tensors,
+    ) -> dict[str, torch.Tensor]:
+        """The same for a sublayer of parts, such as experts, whose projections are rounded one after another."""
+        output, name = sublayer.output, names.weight(sublayer.output, index)
+        if output not in sublayer.rounded(self._spec.hidden_size, self._how.block_size):
+            self._floats.advance(exact, output)
+            self._rounded.advance(layer, output)
+            return {}
+
+        def store(weight: torch.Tensor, moment: Moment) -> torch.Tensor:
+            return round_columns(weight, moment(), self._how)
+
+        fit = make(sublayer, layer, self._rounded, self._weights)
+        self._floats.advance(exact, output, partial(fit.add, exact))
+        rounded = {name: fit.fitted(tensors[name].float(), _RIDGE, store).cpu()}
+        self._rounded.advance(
+            DecoderLayer(self._spec, index, {**tensors, **rounded}, self._device, only=output), output
+        )
+        return rounded
+
+    def _operands(
+        self, projection: Projection, index: int, tensors: Tensors
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Weight and bias of a projection in float64, on the device."""
+        bias = tensors.get(names.bias(projection, index))
+        weight = tensors[names.weight(projection, index)].to(self._device).double()
+        return weight, None if bias is None else bias.to(self._device).double()
+
+    def _rounded_projection(
+        self,
+        projection: Projection,
+        index: int,
+        operands: tuple[torch.Tensor, torch.Tensor | None],
+        mean: torch.Tensor,
+        covariance: torch.Tensor,
+        target_mean: torch.Tensor,
+        cross: torch.Tensor,
+    ) -> dict[str, torch.Tensor]:
+        """Fits a projection to its target and rounds it: weight, and bias if there is one, float32 on the CPU.
+
+        One that the grid does not take stays as it is.
+        """
+        weight, bias = operands
+        if not self._how.takes(weight.shape[1]):
+            pairs = ((names.weight(projection, index), weight), (names.bias(projection, index), bias))
+            return {name: tensor.float().cpu() for name, tensor in pairs if tensor is not None}
+        fit = refit(
+            weight,
+            mean,
+            covariance.clone(),
+            target_mean,
+            cross,
+            ridge=_RIDGE,
+            tokens=self._tokens,
+            intercept=bias is not None,
+        )
+        # A bias takes up the mean, so that only what varies counts; without one, both do.
+        moment = covariance.clone() if bias is not None else covariance + torch.outer(mean, mean)
+        rounded = round_columns(fit.weight, moment, self._how)
+        tensors = {names.weight(projection, index): rounded.cpu()}
+        if bias is not None:
+            tensors[names.bias(projection, index)] = (target_mean - rounded.double() @ mean).float().cpu()
+        return tensors

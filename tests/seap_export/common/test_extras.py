@@ -1,0 +1,111 @@
+"""What an extra installs, and what is said if it is missing."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, metadata, requires
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from seap_export.common import extras
+from seap_export.errors import EnvironmentFailure
+from seap_export.runtime.doctor.packages import upgrade_remedy
+
+ROOT = Path(__file__).parents[3]
+SHIPPED = ("converters", "docs", "samples", "seap_export", "validation")
+TEXTS = {".md", ".py", ".yml"}
+REQUIRES = [
+    "numpy>=1.26",
+    'alpha>=2; extra == "some"',
+    'beta[more]<3; extra == "some"',
+    'gamma; sys_platform == "nowhere" and extra == "some"',
+    'delta; extra == "other"',
+]
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The versions of what is installed, to be changed."""
+    versions: dict[str, str] = {}
+
+    def version(name: str) -> str:
+        if name not in versions:
+            raise PackageNotFoundError(name)
+        return versions[name]
+
+    monkeypatch.setattr(extras, "requires", lambda name: REQUIRES)
+    monkeypatch.setattr(extras, "version", version)
+    return versions
+
+
+def test_what_is_missing_is_named(installed: dict[str, str]) -> None:
+    assert extras.missing_packages("some") == ["alpha>=2", "beta[more]<3"]
+    installed |= {"alpha": "1.9", "beta": "2.0"}
+    assert extras.missing_packages("some") == ["alpha>=2"]
+    installed["alpha"] = "2.1"
+    assert extras.missing_packages("some") == []
+    assert extras.missing_packages("unheard-of") == []
+
+
+def test_the_remedy_names_the_packages(installed: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    extras.require_extra(None, "nothing")
+    command = r'run: pip install "alpha>=2" "beta\[more\]<3"$'
+    with pytest.raises(EnvironmentFailure, match=rf"^llama\.cpp needs alpha>=2, beta\[more\]<3; {command}"):
+        extras.require_extra("some", "llama.cpp")
+    monkeypatch.setattr(extras, "optional_extras", lambda: ["elsewhere"])
+    assert extras.install_remedy("elsewhere") == "there are no packages for this system"
+    assert extras.install_remedy("some-of-a-source-tree") == f'run: pip install "{ROOT}[some-of-a-source-tree]"'
+
+
+@pytest.mark.parametrize("extra", extras.optional_extras())
+def test_a_remedy_is_what_the_metadata_name(extra: str) -> None:
+    """By the names of the packages: this one is on no index."""
+    command = shlex.split(extras.install_remedy(extra).removeprefix("run: "))
+    assert command[:2] == ["pip", "install"]
+    end = re.compile(rf"""extra == ['"]{extra}['"]\)?$""")
+    named = [Requirement(text.partition(";")[0]) for text in requires("seap-export") or [] if end.search(text)]
+    assert [Requirement(word) for word in command[2:]] == named != []
+
+
+COMMANDS = [
+    command[1]
+    for folder in ("converters", "seap_export", "validation")
+    for file in sorted((ROOT / folder).rglob("*.py"))
+    for command in re.finditer(r'run: pip install ((?:(?:[\w-]+|"[^"{]+") ?)+)', file.read_text("utf-8"))
+]
+
+
+@pytest.mark.parametrize("command", [*dict.fromkeys(COMMANDS), upgrade_remedy().partition("install ")[2]])
+def test_a_command_in_a_message_fits_what_is_installed(command: str) -> None:
+    """No release that this package refuses, and no extra that a package does not have."""
+    needed = {
+        requirement.name: requirement
+        for requirement in map(Requirement, requires("seap-export") or [])
+        if requirement.marker is None
+    }
+    for named in (Requirement(word) for word in shlex.split(command) if word != "--upgrade"):
+        requirement = needed.get(named.name)
+        assert requirement is None or not named.specifier.contains("999") or requirement.specifier.contains("999"), (
+            named
+        )
+        with suppress(PackageNotFoundError):
+            assert named.extras <= set(metadata(named.name).get_all("Provides-Extra") or []), named
+
+
+def test_no_text_installs_this_package_from_an_index() -> None:
+    files = [file for folder in SHIPPED for file in sorted((ROOT / folder).rglob("*")) if file.suffix in TEXTS]
+    commands = [
+        (file.name, pip[0])
+        for file in [*files, *ROOT.glob("*.md")]
+        for pip in re.finditer(r"pip install [^;\n`]*", file.read_text("utf-8"))
+    ]
+    assert len(commands) > 15
+    assert [command for command in commands if re.search(r"\bseap-export\b", command[1])] == []
+
+
+def test_the_extras_of_this_package_are_known() -> None:
+    assert extras.missing_packages("dev") == []

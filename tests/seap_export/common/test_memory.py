@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import ctypes
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from seap_export.common import memory
+from seap_export.common.memory import _linux_peak, _unix_peak, _windows_peak, available_memory, peak_memory
+
+
+class _Function:
+    """A function of a library, which takes attributes as those of ctypes do."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.call(*arguments)
+
+
+def _kernel(answer: int) -> Any:
+    def fill(process: int, counters: Any, size: int) -> int:
+        assert (process, size) == (7, 8 + 8 * ctypes.sizeof(ctypes.c_size_t))
+        counters._obj.peak_working_set_size = 123
+        return answer
+
+    return SimpleNamespace(GetCurrentProcess=_Function(lambda: 7), K32GetProcessMemoryInfo=_Function(fill))
+
+
+def test_it_grows_with_what_is_used() -> None:
+    before = peak_memory()
+    ballast = bytearray(b"x") * ((before or 0) + 50_000_000)
+    after = peak_memory()
+    assert before is not None
+    assert after is not None
+    assert before < len(ballast) < after
+
+
+def test_on_windows_the_kernel_is_asked() -> None:
+    assert _windows_peak(lambda name: {"kernel32": _kernel(1)}[name]) == 123
+    assert _windows_peak(lambda _: _kernel(0)) is None
+    assert _windows_peak(lambda _: SimpleNamespace()) is None
+
+
+def test_without_proc_and_resource_there_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert _linux_peak(tmp_path / "status") is None
+    (tmp_path / "status").write_text("Name:\tx\nVmHWM:\t     12 kB\n")
+    assert _linux_peak(tmp_path / "status") == 12 * 1024
+    assert (_unix_peak() or 0) > 1_000_000
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert _unix_peak() is None
+
+
+def test_a_container_could_take_back_what_it_keeps_of_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    files = {"limit": "1000\n", "used": "900\n", "counters": "anon 600\ninactive_file 250\n"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(memory, "_GROUPS", (tuple(str(tmp_path / name) for name in files),))
+    assert available_memory() == 350

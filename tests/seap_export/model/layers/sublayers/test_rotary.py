@@ -1,0 +1,137 @@
+"""The rotary tables equal transformers' own, bit for bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoConfig, LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from seap_export.model.families import Attention, RopeSpec, model_spec
+from seap_export.model.layers.sublayers.rotary import attention_factor, inverse_frequencies, rotary_tables
+
+LLAMA3 = {"factor": 32.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+YARN = {"factor": 4.0, "original_max_position_embeddings": 128}
+CASES: dict[str, tuple[float, str, dict[str, Any]]] = {
+    "default": (10000.0, "default", {}),
+    "default-theta": (1e6, "default", {}),
+    "linear": (10000.0, "linear", {"factor": 2.5}),
+    "llama3": (500000.0, "llama3", LLAMA3),
+    "yarn": (10000.0, "yarn", YARN),
+    "yarn-attention-factor": (10000.0, "yarn", {**YARN, "attention_factor": 0.7}),
+    "yarn-mscale": (10000.0, "yarn", {**YARN, "mscale": 1.2, "mscale_all_dim": 0.7}),
+    "yarn-mscale-alone": (10000.0, "yarn", {**YARN, "mscale": 1.2}),
+    "yarn-betas": (10000.0, "yarn", {**YARN, "beta_fast": 20, "beta_slow": 2}),
+    "yarn-not-truncated": (10000.0, "yarn", {**YARN, "truncate": False}),
+    "yarn-shrinking": (10000.0, "yarn", {**YARN, "factor": 0.5}),
+    "yarn-ramp-beyond-the-last": (3.0, "yarn", YARN),
+    "yarn-ramp-before-the-first": (10000.0, "yarn", {**YARN, "beta_fast": 1000}),
+    "yarn-narrow-ramp": (1e12, "yarn", {**YARN, "beta_fast": 1.0, "beta_slow": 1.0, "truncate": False}),
+}
+
+
+def config_of(case: str) -> dict[str, Any]:
+    theta, kind, parameters = CASES[case]
+    scaling = {"rope_type": kind, **parameters} if parameters else None
+    return {
+        "vocab_size": 32,
+        "hidden_size": 128,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "num_hidden_layers": 1,
+        "head_dim": 64,
+        "intermediate_size": 32,
+        "max_position_embeddings": 512,
+        "rope_theta": theta,
+        "rope_scaling": scaling,
+    }
+
+
+def rope_of(config: dict[str, Any]) -> RopeSpec:
+    rope = model_spec(config).first(Attention).rope
+    assert rope is not None
+    return rope
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_equals_transformers(case: str) -> None:
+    raw = config_of(case)
+    rope = rope_of({**raw, "model_type": "llama"})
+    module = LlamaRotaryEmbedding(LlamaConfig(**raw))
+    assert torch.equal(inverse_frequencies(rope), module.inv_freq)
+    assert attention_factor(rope) == pytest.approx(module.attention_scaling, abs=1e-12)
+
+    cos, sin = rotary_tables(rope, 512)
+    expected_cos, expected_sin = module(torch.zeros(1), torch.arange(512)[None])
+    assert (cos.shape, cos.dtype) == ((512, 32), torch.float32)
+    assert torch.equal(cos, expected_cos[0, :, :32])
+    assert torch.equal(sin, expected_sin[0, :, :32])
+
+
+LONG = {"short_factor": [1.0 + 0.1 * i for i in range(32)], "long_factor": [1.0 + 0.7 * i for i in range(32)]}
+
+
+@pytest.mark.parametrize("length", [64, 65])
+def test_longrope_equals_transformers_on_both_sides_of_its_switch(length: int) -> None:
+    from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
+
+    config = {
+        **config_of("default"),
+        "model_type": "phi3",
+        "original_max_position_embeddings": 64,
+        "rope_scaling": {"type": "longrope", **LONG},
+        "pad_token_id": 0,
+    }
+    rope = rope_of(config)
+    assert rope.switches_at == 64
+    module = Phi3RotaryEmbedding(AutoConfig.for_model(**config))
+    cos, sin = rotary_tables(rope, length, long=length > 64)
+    expected_cos, expected_sin = module(torch.zeros(1), torch.arange(length)[None])
+    assert torch.equal(cos, expected_cos[0, :, :32])
+    assert torch.equal(sin, expected_sin[0, :, :32])
+
+
+def test_a_given_attention_factor_of_longrope_takes_the_place_of_the_implied_one() -> None:
+    config = {**config_of("default"), "model_type": "phi3", "original_max_position_embeddings": 64}
+    scaling = {"type": "longrope", **LONG}
+    assert attention_factor(rope_of({**config, "rope_scaling": scaling})) == pytest.approx((1 + 3 / 6) ** 0.5)
+    assert attention_factor(rope_of({**config, "rope_scaling": {**scaling, "attention_factor": 1.3}})) == 1.3
+
+
+def test_only_the_rotated_channels_have_frequencies() -> None:
+    from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
+
+    config = {**config_of("default"), "model_type": "phi3", "partial_rotary_factor": 0.75, "pad_token_id": 0}
+    rope = rope_of(config)
+    assert rope.dim == 48
+    assert torch.equal(inverse_frequencies(rope), Phi3RotaryEmbedding(AutoConfig.for_model(**config)).inv_freq)
+
+
+def test_a_fixed_alpha_raises_the_base_as_in_transformers() -> None:
+    module = pytest.importorskip("transformers.models.hunyuan_v1_dense.modeling_hunyuan_v1_dense")
+    config = {
+        **config_of("default"),
+        "model_type": "hunyuan_v1_dense",
+        "rope_scaling": {"type": "dynamic", "alpha": 1000.0, "factor": 1.0},
+    }
+    expected = module.HunYuanDenseV1RotaryEmbedding(AutoConfig.for_model(**config))
+    assert torch.equal(inverse_frequencies(rope_of(config)), expected.inv_freq)
+
+
+def test_yarn_scales_cosines() -> None:
+    cos, sin = rotary_tables(rope_of({**config_of("yarn-attention-factor"), "model_type": "llama"}), 512)
+    assert cos[0].tolist() == pytest.approx([0.7] * 32)
+    assert sin[0].tolist() == [0.0] * 32
+
+
+def test_yarn_original_context_defaults_to_the_models() -> None:
+    raw = {**config_of("yarn"), "model_type": "llama"}
+    without, given = (
+        rope_of(
+            {**raw, "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": original}}
+        )
+        for original in (None, 512)
+    )
+    assert torch.equal(inverse_frequencies(without), inverse_frequencies(given))

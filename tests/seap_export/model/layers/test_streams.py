@@ -1,0 +1,140 @@
+"""Hidden states come back as they were set, wherever they are kept, and from what was saved."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from support.stand_ins.cuda import CUDA, pretend_cuda
+from support.variations import micro_config
+
+from seap_export.model.families import model_spec
+from seap_export.model.layers.batches import Batch, length_buckets
+from seap_export.model.layers.compute import Compute
+from seap_export.model.layers.kept import keep_tensors, kept_layers, path_of
+from seap_export.model.layers.streams import SavedStreams, StreamStorage, choose_storage
+from seap_export.model.layers.working_memory import LOGIT_TOKENS, working_bytes
+
+SPEC = model_spec(micro_config(model_type="llama"))
+Kind = Literal["memory", "disk"]
+
+
+def batches(device: torch.device | None = None) -> list[Batch]:
+    return length_buckets([[1, 2, 3], [4, 5], [6]], 4, device or torch.device("cpu"))
+
+
+def values(seed: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(batch.num_tokens, SPEC.hidden_size, generator=generator) for batch in batches()]
+
+
+def streams(folder: Path, kind: Kind) -> SavedStreams:
+    return StreamStorage(kind, 0, folder, torch.device("cpu")).streams("stream", SPEC, batches())
+
+
+def set_all(saved: SavedStreams, seed: int) -> None:
+    for index, stream in enumerate(values(seed)):
+        saved[index] = stream
+
+
+def assert_holds(saved: SavedStreams, seed: int) -> None:
+    assert len(saved) == len(values(seed))
+    assert all(torch.equal(stream, expected) for stream, expected in zip(saved, values(seed), strict=True))
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_what_is_set_comes_back(tmp_path: Path, kind: Kind) -> None:
+    saved = streams(tmp_path, kind)
+    set_all(saved, 0)
+    assert_holds(saved, 0)
+    saved[1] = values(1)[1]
+    assert torch.equal(saved[1], values(1)[1])
+    assert torch.equal(saved[0], values(0)[0])
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_what_was_saved_stays_while_new_values_are_set(tmp_path: Path, kind: Kind) -> None:
+    saved = streams(tmp_path, kind)
+    set_all(saved, 0)
+    saved.save(1)
+    set_all(saved, 1)
+    assert_holds(saved, 1)
+    again = streams(tmp_path, kind)
+    assert again.saved() == [1]
+    again.load(1)
+    assert_holds(again, 0)
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+def test_the_next_save_keeps_what_was_not_set_again(tmp_path: Path, kind: Kind) -> None:
+    saved = streams(tmp_path, kind)
+    set_all(saved, 0)
+    saved.save(1)
+    saved[1] = values(1)[1]
+    saved.save(2)
+    saved.forget(2)
+    again = streams(tmp_path, kind)
+    assert again.saved() == [2]
+    again.load(2)
+    assert [torch.equal(stream, old) for stream, old in zip(again, values(0), strict=True)] == [True, False]
+    assert torch.equal(again[1], values(1)[1])
+
+
+def test_a_truncated_file_is_noticed(tmp_path: Path) -> None:
+    saved = streams(tmp_path, "disk")
+    set_all(saved, 0)
+    saved.save(1)
+    file = next(tmp_path.iterdir())
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(OSError, match="truncated"):
+        list(saved)
+
+
+def test_the_fastest_place_that_fits_is_taken(tmp_path: Path) -> None:
+    need, size = working_bytes(SPEC, 1024), 4 * 100 * SPEC.hidden_size
+    for compute, kind, says in (
+        (Compute(memory=need + size), "memory", "in memory"),
+        (Compute(memory=need + size - 1), "disk", "on disk"),
+        (Compute(CUDA, memory=need + size, device_memory=need + size), "device", "on cuda:0"),
+        (Compute(CUDA, memory=need + size, device_memory=need + size - 1), "memory", "in memory"),
+    ):
+        storage = choose_storage(SPEC, 100, compute, tmp_path)
+        assert (storage.kind, storage.size) == (kind, size)
+        assert says in storage.description
+    assert choose_storage(SPEC, 100, Compute(memory=need + size), tmp_path, copies=2).kind == "disk"
+
+
+def test_what_is_computed_with_a_large_vocabulary_counts_with_its_logits() -> None:
+    """Beside the head, those of both models, and what comes of them."""
+    large = SPEC.with_tokens(1 << 20)
+    assert working_bytes(large, 1024) >= 4 * large.vocab_size * (large.hidden_size + 3 * LOGIT_TOKENS)
+
+
+@pytest.mark.parametrize("kind", ["device", "memory", "disk"])
+def test_they_are_handed_out_on_the_device(tmp_path: Path, kind: Literal["device", "memory", "disk"]) -> None:
+    with pretend_cuda() as device:
+        saved = StreamStorage(kind, 0, tmp_path, device).streams("stream", SPEC, batches(device))
+        for index, stream in enumerate(values(0)):
+            saved[index] = stream.to(device)
+        saved.save(1)
+        saved.load(1)
+        assert all(stream.device == device for stream in saved)
+        assert all(torch.equal(stream.cpu(), expected) for stream, expected in zip(saved, values(0), strict=True))
+
+
+def test_a_file_of_tensors_is_there_as_a_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for layer in (10, 9):
+        keep_tensors(path_of(tmp_path, "x", layer), {"a": torch.ones(1)})
+    assert kept_layers(tmp_path, "x") == [9, 10]
+
+    def fail(part: Path, path: Path) -> None:
+        assert part.is_file()
+        assert not path.exists()
+        raise InterruptedError
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(InterruptedError):
+        keep_tensors(path_of(tmp_path, "x", 11), {"a": torch.ones(1)})
+    assert kept_layers(tmp_path, "x") == [9, 10]

@@ -1,0 +1,88 @@
+"""Importing the package lets transformers load pruned models, and costs nothing before that."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.models import write_micro_model
+
+ROOT = Path(__file__).parents[4]
+PER_LAYER = {"1": {"num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 11}}
+#: Loads the pruned and the ordinary model, and prints what came of it.
+LOADING = """
+import json, sys, torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaForCausalLM
+pruned, dense = sys.argv[1:]
+config = AutoConfig.from_pretrained(pruned)
+model = AutoModelForCausalLM.from_pretrained(pruned)
+base = AutoModel.from_pretrained(pruned)
+plain = AutoModelForCausalLM.from_pretrained(dense)
+print(json.dumps({
+    "config": type(config).__name__,
+    "model": type(model).__name__,
+    "model config": type(model.config).__name__,
+    "base": type(base).__name__,
+    "same weights": all(map(torch.equal, base.parameters(), model.model.parameters())),
+    "module": type(model).__module__,
+    "dense": type(plain).__name__,
+    "dense is stock": type(plain) is LlamaForCausalLM,
+    "q_proj": list(model.model.layers[1].self_attn.q_proj.weight.shape),
+    "up_proj": list(model.model.layers[1].mlp.up_proj.weight.shape),
+    "made": [type(AutoConfig.for_model(f"seap_{name}")).__name__ for name in ("qwen2", "gemma3_text", "smollm3")],
+}))
+"""
+ORDERS = {
+    "the package first": "import seap_export\n" + LOADING,
+    "transformers first": (
+        "from transformers import AutoConfig, AutoModelForCausalLM\nimport seap_export\n"
+        "from seap_export.model.modeling.registration import register_pruned_families\n"
+        "register_pruned_families()\n" + LOADING
+    ),
+}
+
+
+def python(code: str, *arguments: str) -> str:
+    """What a fresh interpreter prints."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(
+    scope="module", params=["the package first", pytest.param("transformers first", marks=pytest.mark.release)]
+)
+def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("models")
+    write_micro_model(folder / "pruned", model_type="seap_llama", per_layer_config=PER_LAYER)
+    write_micro_model(folder / "dense", model_type="llama")
+    return json.loads(python(ORDERS[request.param], str(folder / "pruned"), str(folder / "dense")).splitlines()[-1])
+
+
+def test_importing_the_package_imports_neither_torch_nor_transformers() -> None:
+    code = "import sys, seap_export; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    assert python(code).strip() == "[]"
+
+
+def test_a_pruned_model_s_config_is_of_its_own_class(loaded: dict[str, Any]) -> None:
+    assert loaded["config"] == loaded["model config"] == "SeapLlamaConfig"
+    assert loaded["made"] == ["SeapQwen2Config", "SeapGemma3Config", "SeapSmolLM3Config"]
+
+
+def test_a_pruned_model_is_loaded_with_layers_of_its_own_shape(loaded: dict[str, Any]) -> None:
+    assert (loaded["model"], loaded["module"]) == ("SeapLlamaForCausalLM", "seap_export.model.modeling.modeling_seap")
+    assert loaded["q_proj"] == [32, 96]
+    assert loaded["up_proj"] == [11, 96]
+    assert (loaded["base"], loaded["same weights"]) == ("SeapLlamaModel", True)
+
+
+def test_an_ordinary_model_is_loaded_as_ever(loaded: dict[str, Any]) -> None:
+    assert loaded["dense"] == "LlamaForCausalLM"
+    assert loaded["dense is stock"]

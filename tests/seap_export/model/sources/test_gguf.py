@@ -1,0 +1,196 @@
+"""GGUF weights come back as the tensors they were made from; damaged files are refused."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import struct
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.formats.gguf import write_micro_gguf
+from transformers import AutoModelForCausalLM
+
+from seap_export.errors import InputError
+from seap_export.model.families import model_spec
+from seap_export.model.sources.gguf.config import gguf_config
+from seap_export.model.sources.gguf.file import GgufFile
+from seap_export.model.sources.gguf.reader import GgufReader
+from seap_export.model.sources.weights import check_weights
+
+F32, F16, BF16, Q8_0 = (gguf.GGMLQuantizationType[name] for name in ("F32", "F16", "BF16", "Q8_0"))
+#: Rows of whole blocks of Q8_0.
+LLAMA = {"model_type": "llama", "intermediate_size": 96}
+
+
+def rounded(tensor: torch.Tensor, kind: gguf.GGMLQuantizationType) -> torch.Tensor:
+    return torch.from_numpy(gguf.quants.dequantize(gguf.quants.quantize(tensor.numpy(), kind), kind))
+
+
+@pytest.mark.parametrize("kind", [F32, F16, BF16, Q8_0])
+def test_tensors_come_back_as_they_are_encoded(tmp_path: Path, kind: gguf.GGMLQuantizationType) -> None:
+    file = GgufFile.open(write_micro_gguf(tmp_path, kind, **LLAMA))
+    expected, reader = load_file(tmp_path / "model.safetensors"), GgufReader(file)
+    check_weights(reader, model_spec(gguf_config(file)).tensors(), "here")
+    assert reader.shapes() == {name: tuple(tensor.shape) for name, tensor in expected.items()}
+    assert set(reader.dtypes().values()) == {torch.float32}
+    for name, tensor in reader.read(expected).items():
+        wanted = rounded(expected[name], kind if tensor.ndim > 1 else F32)
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, wanted), name
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [(F16, torch.float16), (BF16, torch.bfloat16)])
+def test_a_file_of_one_narrow_dtype_keeps_it(
+    tmp_path: Path, kind: gguf.GGMLQuantizationType, dtype: torch.dtype
+) -> None:
+    file = GgufFile.open(write_micro_gguf(tmp_path, kind, norms=kind, **LLAMA))
+    expected = load_file(tmp_path / "model.safetensors")
+    assert gguf_config(file)["dtype"] == str(dtype).removeprefix("torch.")
+    for name, tensor in GgufReader(file).read(expected).items():
+        assert torch.equal(tensor, expected[name].to(dtype))
+
+
+def test_weights_agree_with_the_reader_of_transformers(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    path = write_micro_gguf(tmp_path, **LLAMA)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=path.name, dtype=torch.float32).state_dict()
+    ours = GgufReader(GgufFile.open(path))
+    assert set(ours.shapes()) == set(theirs)
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in ours.read(theirs).items())
+
+
+def test_unknown_tensors_stay_visible(tmp_path: Path) -> None:
+    tensors = {"blk.0.attn_sinks.weight": np.zeros(4, np.float32)}
+    file = GgufFile.open(write_micro_gguf(tmp_path, tensors=tensors, **LLAMA))
+    with pytest.raises(InputError, match=r"'blk\.0\.attn_sinks\.weight' is not part of the family"):
+        check_weights(GgufReader(file), model_spec(gguf_config(file)).tensors(), "here")
+
+
+def test_an_encoding_without_dequantisation_is_refused(tmp_path: Path) -> None:
+    tensors = {"output.bias": np.zeros(4, np.int32)}
+    file = GgufFile.open(write_micro_gguf(tmp_path, tensors=tensors, **LLAMA))
+    with pytest.raises(InputError, match=r"'output\.bias' is encoded as I32, which is not supported"):
+        GgufReader(file).read(["output.bias"])
+
+
+def test_unsupported_architecture_is_refused(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "mamba")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(InputError, match="GGUF architecture 'mamba' is not supported"):
+        GgufFile.open(tmp_path / "model.gguf")
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return write_micro_gguf(tmp_path_factory.mktemp("sound"), **LLAMA).read_bytes()
+
+
+def assert_refused(path: Path, message: str = "truncated or not a GGUF file") -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        GgufFile.open(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [0, 3, 4, 8, 23, 24, 40, 200, 900, 2000, 0.5, 0.99])
+def test_truncated_file_is_refused(tmp_path: Path, sound: bytes, kept: float) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(sound[: kept if isinstance(kept, int) else int(kept * len(sound))])
+    assert_refused(path)
+
+
+def test_file_without_its_last_byte_is_refused(tmp_path: Path, sound: bytes) -> None:
+    ends = [tensor.offset + tensor.size for tensor in _open(tmp_path / "sound.gguf", sound).tensors.values()]
+    path = tmp_path / "model.gguf"
+    path.write_bytes(sound[: max(ends) - 1])
+    assert_refused(path)
+
+
+def _open(path: Path, data: bytes) -> GgufFile:
+    path.write_bytes(data)
+    return GgufFile.open(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"GGML" + struct.pack("<IQQ", 3, 0, 0),
+        b"GGUF" + struct.pack("<IQQ", 1, 0, 0),
+        b"GGUF" + struct.pack(">IQQ", 3, 0, 0),
+        b"GGUF" + struct.pack("<IQQ", 3, 2**62, 0),
+        b"GGUF" + struct.pack("<IQQ", 3, 0, 2**62),
+        b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 2**63),  # a key of 2**63 characters
+        b"GGUF" + struct.pack("<IQQQ1sIIQ", 3, 0, 1, 1, b"a", 9, 8, 2**60),  # an array of 2**60 strings
+        b"GGUF" + struct.pack("<IQQQ1sIIQ", 3, 0, 1, 1, b"a", 9, 0, 2**60),  # of 2**60 bytes
+        b"GGUF" + struct.pack("<IQQQ1sIIQ", 3, 0, 1, 1, b"a", 9, 9, 2**20),  # of arrays
+        b"GGUF" + struct.pack("<IQQQ1sI", 3, 0, 1, 1, b"a", 77),  # of a type that does not exist
+        b"GGUF" + struct.pack("<IQQQ1sIQ", 3, 1, 0, 1, b"a", 2**31, 1),  # a tensor of 2**31 dimensions
+        b"GGUF" + struct.pack("<IQQQ1sIQQIQ", 3, 1, 0, 1, b"a", 2, 2**40, 2**40, 0, 0),  # of 2**80 numbers
+    ],
+)
+def test_absurd_header_is_refused_at_once(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(header + bytes(4096))
+    assert_refused(path)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_bytes_are_refused(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "model.gguf"
+    noise = random.Random(seed).randbytes(5000)
+    path.write_bytes(noise)
+    assert_refused(path)
+    path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 4, 4) + noise)
+    assert_refused(path)
+
+
+def test_a_damaged_header_raises_nothing_but_input_errors(tmp_path: Path, sound: bytes) -> None:
+    chance, path, messages = random.Random(0), tmp_path / "model.gguf", []
+    for _ in range(300):
+        damaged = bytearray(sound)
+        damaged[chance.randrange(2200)] = chance.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            file = GgufFile.open(path)
+            gguf_config(file)
+            reader = GgufReader(file)
+            reader.read(list(reader.shapes())[:3])
+        except InputError as error:
+            messages.append(str(error))
+    assert messages
+    assert not any("\n" in message for message in messages)
+
+
+def test_missing_file_and_folder_are_refused(tmp_path: Path) -> None:
+    assert_refused(tmp_path / "nowhere.gguf", "no such file")
+    assert_refused(tmp_path, "not a readable file")
+
+
+def test_file_that_shrinks_after_it_was_opened_is_refused(tmp_path: Path, sound: bytes) -> None:
+    file = _open(tmp_path / "model.gguf", sound)
+    file.path.write_bytes(sound[: len(sound) // 2])
+    reader = GgufReader(file)
+    with pytest.raises(InputError, match="cannot be read"):
+        reader.read(reader.shapes())
+
+
+def test_real_model_is_read(smollm2_gguf: Path, tmp_path: Path) -> None:
+    file = GgufFile.open(smollm2_gguf)
+    reader, config = GgufReader(file), gguf_config(file)
+    check_weights(reader, model_spec(config).tensors(), "here")
+    assert model_spec(config).num_parameters() == 134_515_008
+    assert (config["rms_norm_eps"], config["rope_theta"], config["tie_word_embeddings"]) == (1e-5, 1e5, True)
+    assert (config["bos_token_id"], config["eos_token_id"], config["pad_token_id"]) == (1, 2, 2)
+    tensors = reader.read(["model.layers.29.self_attn.k_proj.weight"])
+    assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
+    shutil.copyfile(smollm2_gguf, tmp_path / "half.gguf")
+    with (tmp_path / "half.gguf").open("r+b") as half:
+        half.truncate(smollm2_gguf.stat().st_size // 2)
+    assert_refused(tmp_path / "half.gguf")

@@ -1,0 +1,309 @@
+"""The tokenizer written from a GGUF file gives the ids of llama.cpp's own tokenizer."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+from support.product import families
+from tokenizers import pre_tokenizers
+from transformers import AutoTokenizer
+
+from seap_export.errors import InputError
+from seap_export.model.families import family_of_model_type
+from seap_export.model.sources.gguf.file import GgufFile
+from seap_export.model.sources.gguf.tokenizers import gguf_generation_config, gguf_tokenizer_files
+
+GOLDEN = json.loads(Path(__file__).with_name("smollm2_tokens.json").read_text("utf-8"))
+TEXTS: list[str] = GOLDEN["texts"]
+#: Rules for which llama.cpp gives the ids of another one. SmolLM3's (smaug-bpe) should give those of Llama 3, whose
+#: vocabulary it has; llama.cpp merges words that are tokens.
+SAME_IDS = {
+    "chatglm-bpe": "dbrx",
+    "exaone4": "gpt-2",
+    "glm4": "llama-bpe",
+    "refact": "smollm",
+    "smaug-bpe": "llama-bpe",
+    "starcoder": "smollm",
+}
+#: Decomposed accents: Qwen's own tokenizer composes them, and the expressions of Tekken and GPT-4o keep them with
+#: their letter; llama.cpp does neither.
+DECOMPOSED = [text for text in TEXTS if "\u0301" in text]
+
+
+def write_gguf_tokenizer(file: GgufFile, folder: Path) -> None:
+    for name, text in gguf_tokenizer_files(file).items():
+        (folder / name).write_text(text, "utf-8")
+
+
+def write_header(path: Path, tokenizer: dict[str, Any], architecture: str = "llama") -> GgufFile:
+    """A GGUF file with `tokenizer.*` metadata and no tensors."""
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_context_length(512)
+    for key, value in tokenizer.items():
+        name = f"tokenizer.{key}"
+        if isinstance(value, list):
+            writer.add_array(name, value)
+        elif isinstance(value, bool):
+            writer.add_bool(name, value)
+        elif isinstance(value, int):
+            writer.add_uint32(name, value)
+        else:
+            writer.add_string(name, value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return GgufFile.open(path)
+
+
+def byte_level(pre: str, **extra: Any) -> dict[str, Any]:
+    micro = GOLDEN["byte_level"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merged = [merge.replace(" ", "") for merge in micro["merges"]]
+    tokens = micro["controls"] + alphabet + merged + micro["unmerged"]
+    return {
+        "ggml.model": "gpt2",
+        "ggml.pre": pre,
+        "ggml.tokens": tokens,
+        "ggml.token_type": [3] * 3 + [1] * (len(tokens) - 3),
+        "ggml.merges": micro["merges"],
+        "ggml.bos_token_id": 1,
+        "ggml.eos_token_id": 2,
+        "ggml.add_bos_token": False,
+    } | {f"ggml.{key}": value for key, value in extra.items()}
+
+
+def sentencepiece(**extra: Any) -> dict[str, Any]:
+    pieces = GOLDEN["sentencepiece"]["pieces"]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
+    return {
+        "ggml.model": "llama",
+        "ggml.pre": "default",
+        "ggml.tokens": [*tokens, "<|im_start|>", "<|im_end|>"],
+        "ggml.scores": [0.0] * 259 + [-float(rank) for rank in range(len(pieces))] + [-1000.0, -1000.0],
+        "ggml.token_type": [2, 3, 3] + [6] * 256 + [1] * len(pieces) + [3, 4],
+        "ggml.bos_token_id": 1,
+        "ggml.eos_token_id": 2,
+        "ggml.unknown_token_id": 0,
+    } | {f"ggml.{key}": value for key, value in extra.items()}
+
+
+def gemma() -> dict[str, Any]:
+    """Gemma's order of special tokens, and user-defined tokens for runs of spaces, tabs and line breaks."""
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    runs = ["<table>", "\n\n", "\n\n\n", "  ", "   ", "    ", "\t", "\t\t"]
+    pieces = [piece for piece in GOLDEN["sentencepiece"]["pieces"] if piece not in runs]
+    return {
+        "ggml.model": "llama",
+        "ggml.pre": "default",
+        "ggml.tokens": ["<pad>", "<eos>", "<bos>", "<unk>", *runs, *bytes_, *pieces],
+        "ggml.scores": [-1000.0] * (4 + len(runs)) + [0.0] * 256 + [-float(rank) for rank in range(len(pieces))],
+        "ggml.token_type": [3, 3, 3, 2] + [4] * len(runs) + [6] * 256 + [1] * len(pieces),
+        "ggml.bos_token_id": 2,
+        "ggml.eos_token_id": 1,
+        "ggml.padding_token_id": 0,
+        "ggml.unknown_token_id": 3,
+        "ggml.add_space_prefix": False,
+    }
+
+
+def load(file: GgufFile, folder: Path) -> Any:
+    write_gguf_tokenizer(file, folder)
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+@pytest.fixture(scope="module")
+def smollm2(smollm2_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return load(GgufFile.open(smollm2_gguf), tmp_path_factory.mktemp("smollm2"))
+
+
+@pytest.mark.parametrize("index", range(len(TEXTS)))
+def test_real_model_gives_the_ids_of_llama_cpp(smollm2: Any, index: int) -> None:
+    assert ids(smollm2, TEXTS[index]) == GOLDEN["ids"][index]
+    assert smollm2.decode(GOLDEN["ids"][index]) == TEXTS[index]
+
+
+def test_real_model_adds_no_special_tokens_and_renders_its_chat_template(smollm2: Any) -> None:
+    assert smollm2("Hello")["input_ids"] == ids(smollm2, "Hello")
+    assert set(smollm2("Hello")) == {"input_ids", "attention_mask"}  # what `generate` takes
+    assert (smollm2.bos_token_id, smollm2.eos_token_id, smollm2.pad_token_id, smollm2.unk_token_id) == (1, 2, 2, 0)
+    assert (len(smollm2), smollm2.model_max_length) == (49152, 8192)
+    chat = smollm2.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True)
+    assert chat.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+
+
+@pytest.mark.parametrize(
+    "model_type", [family.model_type for family in families() if family.gguf and family.gguf.is_read]
+)
+def test_ids_do_not_depend_on_the_config_beside_the_tokenizer(tmp_path: Path, model_type: str) -> None:
+    form = family_of_model_type(model_type).gguf
+    assert form is not None
+    file = write_header(tmp_path / "model.gguf", byte_level((*form.tokenizers, "smollm")[0]), form.architecture)
+    alone = load(file, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}), "utf-8")
+    beside = load(file, tmp_path)
+    assert len(beside) == len(alone) == len(file.metadata["tokenizer.ggml.tokens"])
+    assert [ids(beside, text) for text in TEXTS] == [ids(alone, text) for text in TEXTS]
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "sentencepiece"])
+def test_qwen2_with_a_foreign_tokenizer_is_refused(tmp_path: Path, kind: str) -> None:
+    metadata = byte_level("smollm") if kind == "byte_level" else sentencepiece()
+    with pytest.raises(InputError, match="is not supported"):
+        write_gguf_tokenizer(write_header(tmp_path / "model.gguf", metadata, "qwen2"), tmp_path)
+
+
+def test_saving_and_loading_again_keeps_the_ids(tmp_path: Path) -> None:
+    tokenizer = load(write_header(tmp_path / "model.gguf", byte_level("llama-bpe", add_bos_token=True)), tmp_path)
+    tokenizer.save_pretrained(tmp_path / "again")
+    again = AutoTokenizer.from_pretrained(tmp_path / "again")
+    assert [again(text)["input_ids"] for text in TEXTS] == [tokenizer(text)["input_ids"] for text in TEXTS]
+
+
+@pytest.mark.parametrize("pre", [*GOLDEN["byte_level"]["ids"], *SAME_IDS])
+def test_byte_level_rule_splits_as_llama_cpp(tmp_path: Path, pre: str) -> None:
+    tokenizer = load(write_header(tmp_path / "model.gguf", byte_level(pre)), tmp_path)
+    for text, expected in zip(TEXTS, GOLDEN["byte_level"]["ids"][SAME_IDS.get(pre, pre)], strict=True):
+        if not (pre in ("gpt-4o", "qwen2", "tekken") and text in DECOMPOSED):
+            assert ids(tokenizer, text) == expected, text
+            assert tokenizer.decode(expected) == text
+
+
+def test_qwen2_composes_accents(tmp_path: Path) -> None:
+    tokenizer = load(write_header(tmp_path / "model.gguf", byte_level("qwen2")), tmp_path)
+    assert ids(tokenizer, "cafe\u0301") == ids(tokenizer, "caf\u00e9")
+
+
+@pytest.mark.parametrize("prefix", [True, False])
+def test_sentencepiece_gives_the_ids_of_llama_cpp(tmp_path: Path, prefix: bool) -> None:
+    tokenizer = load(write_header(tmp_path / "model.gguf", sentencepiece(add_space_prefix=prefix)), tmp_path)
+    expected = GOLDEN["sentencepiece"]["ids"][str(prefix).lower()]
+    assert [ids(tokenizer, text) for text in TEXTS] == expected
+    assert tokenizer.decode(ids(tokenizer, " x1 é😀")) == " x1 é😀"
+    assert tokenizer("a")["input_ids"] == [1, *ids(tokenizer, "a")]  # a sentencepiece file adds BOS by default
+
+
+def test_gemma_s_runs_of_spaces_tabs_and_lines_are_tokens(tmp_path: Path) -> None:
+    tokenizer = load(write_header(tmp_path / "model.gguf", gemma()), tmp_path)
+    assert [ids(tokenizer, text) for text in TEXTS] == GOLDEN["sentencepiece"]["gemma_ids"]
+    assert all(tokenizer.decode(ids(tokenizer, text)) == text for text in TEXTS)
+    assert tokenizer("a")["input_ids"] == [2, *ids(tokenizer, "a")]
+
+
+def test_runs_of_spaces_may_share_a_score(tmp_path: Path) -> None:
+    """Llama 2 and Phi-3 give all of them the score -1e9; the longest is taken from the left, as llama.cpp does."""
+    metadata = sentencepiece(add_space_prefix=False)
+    runs = ["\u2581" * length for length in (1, 2, 3, 4)]
+    metadata["ggml.tokens"] = [*metadata["ggml.tokens"], *runs[1:]]
+    metadata["ggml.scores"] = [*metadata["ggml.scores"], -1e9, -1e9, -1e9]
+    metadata["ggml.token_type"] = [*metadata["ggml.token_type"], 1, 1, 1]
+    tokenizer = load(write_header(tmp_path / "model.gguf", metadata), tmp_path)
+    one, two, three, four = (tokenizer.convert_tokens_to_ids(run) for run in runs)
+    expected = {1: [one], 2: [two], 3: [three], 4: [four], 5: [four, one], 7: [four, three], 10: [four, four, two]}
+    assert {length: ids(tokenizer, " " * length) for length in expected} == expected
+
+
+def test_special_tokens_that_take_the_spaces_after_them(tmp_path: Path) -> None:
+    file = write_header(tmp_path / "model.gguf", sentencepiece(add_space_prefix=False))
+    form = replace(file.form, spaces_kept_after=("<unk>", "<s>"))
+    tokenizer = load(replace(file, form=form), tmp_path)
+    start, end = tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"])
+    assert ids(tokenizer, "<|im_start|> \na<|im_end|>  ") == [start, *ids(tokenizer, "a"), end]
+    assert ids(tokenizer, "<s> a") == [1, *ids(tokenizer, " a")]
+
+
+def test_sentencepiece_merges_are_those_of_the_transformers_tokenizer(tmp_path: Path) -> None:
+    generate = pytest.importorskip("transformers.tokenization_utils_base")
+    if not hasattr(generate, "generate_merges"):
+        pytest.skip("this transformers derives merges elsewhere")
+    metadata = sentencepiece()
+    write_gguf_tokenizer(write_header(tmp_path / "model.gguf", metadata), tmp_path)
+    ours = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))["model"]["merges"]
+    tokens, scores = metadata["ggml.tokens"], metadata["ggml.scores"]
+    normal = {token: index for index, token in enumerate(tokens) if metadata["ggml.token_type"][index] == 1}
+    theirs = generate.generate_merges(normal, {token: scores[index] for token, index in normal.items()})
+    assert [tuple(merge) for merge in ours] == theirs
+
+
+@pytest.mark.parametrize(
+    ("pre", "extra", "first", "last"),
+    [
+        ("smollm", {"add_bos_token": True}, [1], []),
+        ("smollm", {"add_bos_token": True, "add_eos_token": True}, [1], [2]),
+        ("gpt-2", {"add_bos_token": False}, [], []),
+    ],
+)
+def test_bos_and_eos_are_added_as_the_file_says(
+    tmp_path: Path, pre: str, extra: dict[str, Any], first: list[int], last: list[int]
+) -> None:
+    tokenizer = load(write_header(tmp_path / "model.gguf", byte_level(pre, **extra)), tmp_path)
+    plain = ids(tokenizer, "Hello")
+    assert tokenizer("Hello")["input_ids"] == first + plain + last
+    assert tokenizer("Hello", "Hello")["input_ids"] == (first + plain + last) * 2
+
+
+def test_a_llama3_file_that_does_not_say_adds_bos(tmp_path: Path) -> None:
+    metadata = byte_level("llama-bpe")
+    del metadata["ggml.add_bos_token"]
+    tokenizer = load(write_header(tmp_path / "model.gguf", metadata), tmp_path)
+    assert tokenizer("Hello")["input_ids"] == [1, *ids(tokenizer, "Hello")]
+
+
+def test_user_defined_tokens_stay_whole_and_visible(tmp_path: Path) -> None:
+    metadata = byte_level("qwen2")
+    metadata["ggml.tokens"] = [*metadata["ggml.tokens"], "<think>"]
+    metadata["ggml.token_type"] = [*metadata["ggml.token_type"], 4]
+    tokenizer = load(write_header(tmp_path / "model.gguf", metadata), tmp_path)
+    last = len(metadata["ggml.tokens"]) - 1
+    assert ids(tokenizer, "<think>") == [last]
+    assert tokenizer.decode([1, last, 2], skip_special_tokens=True) == "<think>"
+
+
+def test_generation_config_lists_every_end_token(tmp_path: Path, smollm2_gguf: Path) -> None:
+    real = gguf_generation_config(GgufFile.open(smollm2_gguf))
+    assert real == {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    metadata = byte_level("llama-bpe", eos_token_id=0, eot_token_id=2)
+    assert gguf_generation_config(write_header(tmp_path / "model.gguf", metadata)) == {
+        "bos_token_id": 1,
+        "eos_token_id": [0, 2],
+    }
+
+
+def _without(metadata: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in metadata.items() if name != f"ggml.{key}"}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        (byte_level("made-up"), "pre-tokenizer 'made-up' is not supported; supported for llama: .*smollm"),
+        (byte_level("default"), "pre-tokenizer 'default' is not supported"),
+        (_without(byte_level("smollm"), "pre"), "pre-tokenizer None is not supported"),
+        (byte_level("smollm", model="bert"), "tokenizer model 'bert' is not supported"),
+        (_without(byte_level("smollm"), "model"), "tokenizer model None is not supported"),
+        (_without(byte_level("smollm"), "merges"), "'merges' are missing"),
+        (byte_level("smollm", merges=["a b c"]), "not a pair"),
+        (byte_level("smollm", merges=["a nowhere"]), "the tokenizer is damaged"),
+        (byte_level("smollm", tokens=["a", "a"]), "lists a token twice"),
+        (byte_level("smollm", token_type=[1, 1]), "token types do not match"),
+        (byte_level("smollm", bos_token_id=10**6), "bos token 1000000 is not one of"),
+        (_without(byte_level("smollm", add_bos_token=True), "bos_token_id"), "adds a BOS token but names none"),
+        (sentencepiece(scores=[-1000.0] * len(sentencepiece()["ggml.tokens"])), "do not rank"),
+        (_without(sentencepiece(), "scores"), "'scores' are missing"),
+        (_without(sentencepiece(), "unknown_token_id"), "no unknown token"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_right_is_refused(tmp_path: Path, metadata: dict[str, Any], message: str) -> None:
+    file = write_header(tmp_path / "model.gguf", metadata)
+    with pytest.raises(InputError, match=message) as caught:
+        write_gguf_tokenizer(file, tmp_path)
+    assert "\n" not in str(caught.value)

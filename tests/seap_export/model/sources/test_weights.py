@@ -1,0 +1,179 @@
+"""Weights are read from one file or many alike, and damaged or unfitting ones are refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from seap_export.errors import InputError
+from seap_export.model.sources.open import open_source
+from seap_export.model.sources.weights import SafetensorsReader, check_weights, main_dtype
+
+INDEX = "model.safetensors.index.json"
+
+
+def some_tensors(dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.randn(3, 4, generator=generator).to(dtype) for name in ("a", "b", "c", "d")}
+
+
+def write_one(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    save_file(tensors, folder / "model.safetensors")
+    return folder
+
+
+def write_shards(folder: Path, tensors: dict[str, torch.Tensor]) -> Path:
+    """Two files, the tensors in turn in one and the other."""
+    shards = {f"model-0000{part + 1}-of-00002.safetensors": list(tensors)[part::2] for part in range(2)}
+    for file, names in shards.items():
+        save_file({name: tensors[name] for name in names}, folder / file)
+    weight_map = {name: file for file, names in shards.items() for name in names}
+    (folder / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": weight_map}), "utf-8")
+    return folder
+
+
+def test_shards_with_an_index_equal_one_file(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "many").mkdir()
+    tensors = some_tensors()
+    one = SafetensorsReader(write_one(tmp_path / "one", tensors))
+    many = SafetensorsReader(write_shards(tmp_path / "many", tensors))
+    assert len(many.files) == 2
+    assert many.shapes() == one.shapes() == dict.fromkeys("abcd", (3, 4))
+    assert many.dtypes() == one.dtypes()
+    for name, tensor in many.read("dbca").items():
+        assert torch.equal(tensor, tensors[name])
+
+
+def test_a_tensor_in_two_files_has_the_same_values_in_both(tmp_path: Path) -> None:
+    """Otherwise it depends on the loader which of them counts."""
+    tensors = some_tensors()
+    write_shards(tmp_path, tensors)
+    second = tmp_path / "model-00002-of-00002.safetensors"
+    save_file({**load_file(second), "a": tensors["a"]}, second)
+    assert torch.equal(SafetensorsReader(tmp_path).read("a")["a"], tensors["a"])
+    for other in (tensors["a"] + 1, tensors["a"].half(), tensors["a"][:2]):
+        save_file({**load_file(second), "a": other}, second)
+        with pytest.raises(InputError, match=r"00002\.safetensors: tensor 'a' has other values than in model-00001"):
+            SafetensorsReader(tmp_path)
+
+
+def test_tensors_come_in_the_order_asked_for_and_no_others(tmp_path: Path) -> None:
+    assert list(SafetensorsReader(write_shards(tmp_path, some_tensors())).read("cba")) == ["c", "b", "a"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_weights_of_one_dtype_keep_it(tmp_path: Path, dtype: torch.dtype) -> None:
+    reader = SafetensorsReader(write_one(tmp_path, some_tensors(dtype)))
+    assert reader.dtypes() == dict.fromkeys("abcd", dtype)
+    assert torch.equal(reader.read("a")["a"], load_file(tmp_path / "model.safetensors")["a"])
+    assert reader.read("a")["a"].dtype == dtype
+
+
+@pytest.mark.parametrize("dtypes", [(torch.float16, torch.bfloat16), (torch.bfloat16, torch.float32)])
+def test_weights_of_mixed_dtypes_keep_theirs(tmp_path: Path, dtypes: tuple[torch.dtype, torch.dtype]) -> None:
+    tensors = {"z": torch.full((2,), 0.1, dtype=dtypes[1])} | some_tensors(dtypes[0])
+    reader = SafetensorsReader(write_one(tmp_path, tensors))
+    assert main_dtype(reader) == dtypes[0]
+    assert {name: tensor.dtype for name, tensor in reader.read("az").items()} == dict(zip("az", dtypes, strict=True))
+    assert torch.equal(reader.read("z")["z"], tensors["z"])
+
+
+def test_double_precision_becomes_float32(tmp_path: Path) -> None:
+    reader = SafetensorsReader(write_one(tmp_path, some_tensors(torch.float64)))
+    assert main_dtype(reader) == reader.read("a")["a"].dtype == torch.float32
+
+
+def test_weights_that_are_not_floating_are_refused_by_type(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="I8"):
+        SafetensorsReader(write_one(tmp_path, some_tensors() | {"q": torch.ones(2, dtype=torch.int8)}))
+
+
+@pytest.mark.parametrize("size", [0, 4, 40, -1])
+def test_a_truncated_file_is_refused_by_name(tmp_path: Path, size: int) -> None:
+    file = write_one(tmp_path, some_tensors()) / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(InputError, match=r"model\.safetensors: truncated"):
+        SafetensorsReader(tmp_path)
+
+
+def test_an_index_beside_the_whole_is_a_leftover(tmp_path: Path) -> None:
+    """As transformers takes it."""
+    write_shards(tmp_path, some_tensors())
+    reader = SafetensorsReader(write_one(tmp_path, {"a": torch.ones(2)}))
+    assert reader.shapes() == {"a": (2,)}
+
+
+@pytest.mark.parametrize("missing", ["model.safetensors", "model-00002-of-00002.safetensors"])
+def test_missing_weights_are_refused_by_name(tmp_path: Path, missing: str) -> None:
+    write = write_one if missing == "model.safetensors" else write_shards
+    (write(tmp_path, some_tensors()) / missing).unlink()
+    with pytest.raises(InputError, match=rf"{re.escape(missing)}: weights are missing"):
+        SafetensorsReader(tmp_path)
+
+
+def test_a_pointer_of_git_lfs_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n", "utf-8")
+    with pytest.raises(InputError, match=r"model\.safetensors: .*git lfs pull"):
+        SafetensorsReader(tmp_path)
+
+
+def test_a_folder_of_gguf_files_names_one(tmp_path: Path) -> None:
+    (tmp_path / "model.Q8_0.gguf").write_bytes(b"GGUF")
+    with pytest.raises(InputError, match=r"no config\.json; give a \.gguf file in it, such as .*/model\.Q8_0\.gguf"):
+        open_source(str(tmp_path))
+
+
+def test_an_adapter_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}", "utf-8")
+    with pytest.raises(InputError, match="merge it into its base model"):
+        SafetensorsReader(tmp_path)
+    with pytest.raises(InputError, match="merge it into its base model"):
+        open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("where", ["../model.safetensors", "/etc/model.safetensors", "inner/model.safetensors"])
+def test_an_index_that_points_outside_the_folder_is_refused(tmp_path: Path, where: str) -> None:
+    folder = tmp_path / "model"
+    (folder / "inner").mkdir(parents=True)
+    save_file(some_tensors(), tmp_path / "model.safetensors")
+    save_file(some_tensors(), folder / "inner" / "model.safetensors")
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"a": where}}), "utf-8")
+    with pytest.raises(InputError, match="points outside the model folder"):
+        SafetensorsReader(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": ["a"]}', '{"weight_map": {"a": null}}'])
+def test_an_index_that_is_none_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / INDEX).write_text(text, "utf-8")
+    with pytest.raises(InputError, match=r"index\.json: not a valid weight index"):
+        SafetensorsReader(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("expected", "message"),
+    [
+        ({"a": (3, 4), "b": (3, 4), "c": (3, 4), "d": (3, 4), "e": (1,)}, "tensor 'e' is missing"),
+        ({"a": (3, 4), "b": (4, 3), "c": (3, 4), "d": (3, 4)}, r"'b' is \[3, 4\],.* \[4, 3\]"),
+        ({"a": (3, 4), "b": (3, 4), "c": (3, 4)}, "tensor 'd' is not part of the family"),
+    ],
+    ids=["missing", "other shape", "extra"],
+)
+def test_weights_that_differ_from_the_config_are_refused_by_tensor(
+    tmp_path: Path, expected: dict[str, tuple[int, ...]], message: str
+) -> None:
+    reader = SafetensorsReader(write_one(tmp_path, some_tensors()))
+    with pytest.raises(InputError, match=f"model folder.*{message}"):
+        check_weights(reader, expected, "model folder")
+
+
+@pytest.mark.parametrize("name", ["model.layers.0.self_attn.rotary_emb.inv_freq", "lm_head.weight"])
+def test_tensors_that_carry_nothing_of_their_own_are_let_pass(tmp_path: Path, name: str) -> None:
+    tensors: dict[str, Any] = {"a": torch.ones(2), name: torch.ones(2)}
+    check_weights(SafetensorsReader(write_one(tmp_path, tensors)), {"a": (2,)}, "here")

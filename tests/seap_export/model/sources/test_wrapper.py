@@ -1,0 +1,93 @@
+"""The language model of a multimodal checkpoint is the same as one of its own."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.calibration import mixture_of
+from support.corpora import random_token_ids
+from support.editing import edit_weights
+from support.models import SPELLINGS, write_micro_model, write_wrapped_model
+from support.plans import micro_plan
+from support.product import write_shrunk_model
+from support.variations import VARIATIONS
+
+from seap_export.errors import InputError
+from seap_export.model.sources.open import open_source
+
+
+@pytest.mark.parametrize("variation", ["gemma3", "gemma3-all"])
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_its_weights_and_config_are_those_of_one_of_its_own(tmp_path: Path, variation: str, spelling: str) -> None:
+    """Tied or not, which the wrapper's config does not say."""
+    source = open_source(str(write_micro_model(tmp_path / "text", **VARIATIONS[variation])))
+    wrapped = open_source(str(write_wrapped_model(tmp_path / "wrapped", tmp_path / "text", spelling)))
+    assert wrapped.spec == source.spec
+    assert wrapped.config == source.config
+    assert wrapped.reader.shapes() == source.reader.shapes()
+    for index in range(3):
+        ours, theirs = wrapped.read_layer(index), source.read_layer(index)
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    for name in source.spec.outer_names:
+        assert torch.equal(wrapped.read_outer(name), source.read_outer(name))
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_it_gives_the_same_shrunk_model_byte_for_byte(tmp_path: Path, spelling: str) -> None:
+    write_micro_model(tmp_path / "text", **VARIATIONS["gemma3-all"])
+    write_wrapped_model(tmp_path / "wrapped", tmp_path / "text", spelling)
+    trees = []
+    for name in ("text", "wrapped"):
+        source = open_source(str(tmp_path / name))
+        statistics = mixture_of(source, tmp_path / f"{name}-statistics", {"boolq": random_token_ids(6)})
+        folder = tmp_path / f"{name}-shrunk"
+        folder.mkdir()
+        write_shrunk_model(source, micro_plan(source, "sequential"), statistics, folder)
+        trees.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert trees[0].keys() == trees[1].keys()
+    assert [name for name in trees[0] if trees[0][name] != trees[1][name]] == []
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_micro_model(tmp_path / "text", **VARIATIONS["gemma3"])
+    return write_wrapped_model(tmp_path / "wrapped", tmp_path / "text", "newer")
+
+
+def test_whether_the_head_is_tied_is_seen_in_the_weights(folder: Path) -> None:
+    assert not open_source(str(folder)).spec.tie_word_embeddings
+    edit_weights(folder, lambda tensors: tensors.pop("lm_head.weight"))
+    config = (folder / "config.json").read_text("utf-8")
+    (folder / "config.json").write_text(config.replace('"tie_word_embeddings": false', '"_": 0'), "utf-8")
+    assert open_source(str(folder)).spec.tie_word_embeddings
+
+
+@pytest.mark.parametrize("name", ["model.audio_tower.weight", "model.language_model.layers.0.mlp.extra.weight", "x"])
+def test_a_tensor_of_another_part_is_refused_by_name(folder: Path, name: str) -> None:
+    edit_weights(folder, lambda tensors: tensors.update({name: torch.ones(2)}))
+    with pytest.raises(InputError, match="is not part of the family"):
+        open_source(str(folder))
+
+
+def test_two_tensors_that_become_one_are_refused(folder: Path) -> None:
+    second = {"language_model.model.norm.weight": torch.ones(96)}
+    edit_weights(folder, lambda tensors: tensors.update(second))
+    with pytest.raises(InputError, match=r"norm\.weight"):
+        open_source(str(folder))
+
+
+def test_names_may_begin_as_in_the_first_checkpoints_of_a_family(tmp_path: Path) -> None:
+    folder = write_micro_model(tmp_path / "model", **VARIATIONS["nemotron_h"])
+    source = open_source(str(folder))
+    tensors = load_file(folder / "model.safetensors")
+    renamed = {name.replace("model.", "backbone."): tensor for name, tensor in tensors.items()}
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    save_file(renamed, other / "model.safetensors")
+    first = open_source(str(other))
+    assert first.reader.shapes() == source.reader.shapes()
+    assert all(torch.equal(first.read_outer(name), source.read_outer(name)) for name in source.spec.outer_names)

@@ -1,0 +1,109 @@
+"""Which tokens are kept: what must be, and then in the order of the merges."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from support.tokenizers import random_bpe, write_byte_level
+
+from seap_export.errors import InputError, UsageError
+from seap_export.model.vocabulary.choice import MULTIPLE, choose_tokens, parse_size, required_tokens
+from seap_export.model.vocabulary.pairs import BytePairs
+
+
+def test_sizes_are_read() -> None:
+    assert [parse_size(text) for text in ("all", "auto", "16384")] == ["all", "auto", 16384]
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1e4", "half", "", "٣", "9" * 20])
+def test_other_sizes_are_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="a number, auto or all"):
+        parse_size(text)
+
+
+def test_bytes_added_tokens_and_used_ones_are_kept() -> None:
+    content = random_bpe(1, "bytes")
+    ids = content["model"]["vocab"]
+    longest = max(ids, key=len)
+    required = required_tokens(content, BytePairs.read(content), frozenset({ids[longest]}))
+    assert {ids["<s>"], ids[longest]} <= required
+    assert {token for text, token in ids.items() if len(text) == 1} <= required
+    assert ids["<unk>"] not in required
+
+
+def test_with_a_fallback_byte_tokens_and_what_the_decoder_replaces_are_kept() -> None:
+    content = random_bpe(1, "fallback")
+    ids = content["model"]["vocab"]
+    ids["\u4e2d"] = len(ids)
+    required = required_tokens(content, BytePairs.read(content), frozenset())
+    assert {ids["<unk>"], ids["\u2581"], *(ids[f"<0x{value:02X}>"] for value in range(256))} <= required
+    assert ids["\u4e2d"] not in required  # cut into bytes
+
+
+def test_further_tokens_come_in_the_order_of_the_merges_with_what_makes_them() -> None:
+    content = random_bpe(2, "bytes")
+    pairs = BytePairs.read(content)
+    required = required_tokens(content, pairs, frozenset())
+    texts = {token: text for text, token in pairs.ids.items()}
+    before: set[int] = set()
+    for more in range(1, 21):
+        kept = choose_tokens(pairs, required, len(required) + more, len(texts))
+        assert len(kept) == len(required) + more
+        ids = set(kept.kept)
+        assert all(pairs.parts(texts[token]) <= ids for token in ids - required)
+        before = before or ids
+    first = next(token for _, token in sorted(pairs.merges.values()) if len(pairs.parts(texts[token]) - required) == 1)
+    assert before - required == {first}
+
+
+def test_a_tokenizers_own_order_is_kept(tmp_path: Path) -> None:
+    """Where each merge comes after those of its parts, as a training gives them, the kept ones are the first."""
+    write_byte_level(tmp_path)
+    content = json.loads((tmp_path / "tokenizer.json").read_text("utf-8"))
+    pairs = BytePairs.read(content)
+    required = required_tokens(content, pairs, frozenset())
+    first = [token for _, token in sorted(pairs.merges.values())]
+    kept = choose_tokens(pairs, required, len(required) + 9, len(pairs.ids))
+    assert set(kept.kept) - required == set(first[:9])
+
+
+def test_auto_rounds_up_what_is_required() -> None:
+    content = random_bpe(3, "bytes", merges=0)
+    ids = content["model"]["vocab"]
+    content["model"]["merges"] = [[one, other] for one in list(ids)[2:22] for other in list(ids)[2:22]]
+    ids |= {"".join(pair): len(ids) + index for index, pair in enumerate(content["model"]["merges"])}
+    pairs = BytePairs.read(content)
+    required = required_tokens(content, pairs, frozenset())
+    assert MULTIPLE < len(required) < 2 * MULTIPLE < len(ids)
+    assert len(choose_tokens(pairs, required, "auto", len(ids))) == 2 * MULTIPLE
+
+
+def test_too_few_and_too_many_are_refused_with_what_works() -> None:
+    content = random_bpe(4, "bytes")
+    pairs = BytePairs.read(content)
+    required = required_tokens(content, pairs, frozenset())
+    with pytest.raises(UsageError, match=f"too small.*at least {len(required)}"):
+        choose_tokens(pairs, required, len(required) - 1, len(pairs.ids))
+    with pytest.raises(UsageError, match=f"cuts nothing.*{len(pairs.ids)} tokens"):
+        choose_tokens(pairs, required, len(pairs.ids), len(pairs.ids))
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        ({"type": "Unigram", "vocab": [["a", -1.0]]}, "scores of all tokens"),
+        ({"type": "WordPiece", "vocab": {"a": 0}}, "'unknown'"),
+        ({"type": "WordLevel", "vocab": {"a": 0}}, "'unknown'"),
+        ({"type": "BPE", "vocab": {"a": 0}, "merges": [], "dropout": 0.1}, "dropout"),
+        ({"type": "BPE", "vocab": {"a": 0}, "merges": [], "end_of_word_suffix": "</w>"}, "end_of_word_suffix"),
+        (
+            {"type": "BPE", "vocab": {"a": 0, "u": 1, "au": 2}, "merges": ["a u"], "unk_token": "u"},
+            "merges byte tokens",
+        ),
+    ],
+)
+def test_other_tokenizers_are_refused_with_the_reason(model: dict, reason: str) -> None:
+    with pytest.raises(InputError, match=f"{reason}.*--vocabulary all"):
+        BytePairs.read({"model": model})

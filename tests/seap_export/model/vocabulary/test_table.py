@@ -1,0 +1,32 @@
+"""Old and new ids, and how a plan holds them."""
+
+from __future__ import annotations
+
+import pytest
+
+from seap_export.model.vocabulary.table import Vocabulary
+
+
+@pytest.mark.parametrize(("kept", "of"), [((0,), 1), ((0, 2, 8, 15), 16), ((1, 3, 16), 17), (tuple(range(300)), 999)])
+def test_a_vocabulary_is_read_as_it_was_written(kept: tuple[int, ...], of: int) -> None:
+    vocabulary = Vocabulary(kept, of)
+    assert Vocabulary.from_json(vocabulary.to_json()) == vocabulary
+    assert vocabulary.to_json()["tokens"] == len(vocabulary) == len(kept)
+    assert [vocabulary.new_ids[token] for token in kept] == list(range(len(kept)))
+    assert vocabulary.rows.tolist() == list(kept)
+
+
+def test_the_bits_are_in_order() -> None:
+    assert Vocabulary((0, 2, 8), 9).to_json() == {"tokens": 3, "of": 9, "kept": "oIA="}
+
+
+@pytest.mark.parametrize(("kept", "of"), [((), 4), ((1, 1), 4), ((2, 1), 4), ((-1, 1), 4), ((0, 4), 4)])
+def test_impossible_ones_are_refused(kept: tuple[int, ...], of: int) -> None:
+    with pytest.raises(ValueError, match="sorted list"):
+        Vocabulary(kept, of)
+
+
+@pytest.mark.parametrize("change", [{"kept": "!!"}, {"kept": "oA=="}, {"tokens": 2}, {"of": 40}, {"of": "9"}])
+def test_damaged_bits_are_refused(change: dict) -> None:
+    with pytest.raises(ValueError, match="bits of its vocabulary"):
+        Vocabulary.from_json({**Vocabulary((0, 2, 8), 9).to_json(), **change})

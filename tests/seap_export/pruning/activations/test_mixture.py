@@ -1,0 +1,140 @@
+"""A mixture's statistics are those of all its tokens, each counted by its task's weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from support.calibration import mixture_of, single_mixture
+from support.corpora import random_token_ids
+from support.models import micro_source, projection_inputs, transformers_model
+from support.product import OUTPUTS, Source
+
+from seap_export.errors import InputError
+from seap_export.pruning.activations.mixture import FRESH_WEIGHT, Mixture
+from seap_export.pruning.activations.statistics import Calibration
+
+#: Of different sizes, and with one text in common.
+TASKS = {"one": [[5, 6, 7], *random_token_ids(4, seed=1)], "two": [[5, 6, 7], *random_token_ids(15, seed=2)]}
+WEIGHTS = {"one": 3.0, "two": 0.5}
+
+
+def test_moments_and_covariances_are_those_of_the_weighted_tokens(tmp_path: Path) -> None:
+    source = micro_source(tmp_path / "model")
+    mixture = mixture_of(source, tmp_path / "statistics", TASKS, **WEIGHTS)
+    model = transformers_model(tmp_path / "model")
+    tokens = {task: sum(map(len, texts)) for task, texts in TASKS.items()}
+    seen = {task: projection_inputs(model, texts) for task, texts in TASKS.items()}
+    weights = torch.cat(
+        [torch.full((tokens[task],), WEIGHTS[task] / tokens[task], dtype=torch.float64) for task in TASKS]
+    )
+    weights = (weights / weights.sum()).unsqueeze(1)
+    assert mixture.num_tokens == sum(tokens.values())
+    for index in range(3):
+        for output in OUTPUTS:
+            values = torch.cat([seen[task][index][output] for task in TASKS])
+            mean = (weights * values).sum(0)
+            expected = ((values - mean) * weights).T @ (values - mean)
+            sublayer, spread = mixture.layer(index)[output], expected.diagonal().sqrt()
+            assert sublayer.count == mixture.num_tokens
+            assert ((sublayer.mean - mean).abs() <= 1e-5 * spread).all()
+            torch.testing.assert_close(sublayer.variance, expected.diagonal(), rtol=2e-5, atol=0.0)
+            covariance = mixture.covariance(index, output)
+            assert ((covariance - expected).abs() <= 1e-5 * torch.outer(spread, spread)).all()
+
+
+def test_each_text_s_tokens_have_the_probability_of_their_task(tmp_path: Path) -> None:
+    mixture = mixture_of(micro_source(tmp_path / "model"), tmp_path / "statistics", TASKS, **WEIGHTS)
+    texts = mixture.token_ids()
+    assert [ids for ids, _ in texts] == TASKS["one"] + TASKS["two"]
+    one = sum(len(ids) * each for ids, each in texts[: len(TASKS["one"])])
+    assert one == pytest.approx(3.0 / 3.5)
+    assert sum(len(ids) * each for ids, each in texts) == pytest.approx(1.0)
+    assert len({each for _, each in texts}) == 2
+
+
+def test_fresh_texts_count_less_than_calibration_texts(
+    tmp_path: Path, random_calibration: Callable[..., Calibration]
+) -> None:
+    source = micro_source(tmp_path / "model")
+    calibrations = {task: random_calibration(source, task) for task in TASKS}
+    mixture, fresh = Mixture("mix", WEIGHTS, calibrations), [[1, 2, 3], [4, 5]]
+    texts, more = mixture.token_ids(), mixture.with_fresh({"two": fresh})
+    assert [ids for ids, _ in more.token_ids()] == [ids for ids, _ in texts] + fresh
+    assert more.num_tokens == mixture.num_tokens + 5
+    weights = torch.cat([torch.full((len(ids),), each, dtype=torch.float64) for ids, each in more.token_ids()])
+    assert float(weights.sum()) == pytest.approx(1.0)
+    assert float(weights.square().sum()) == pytest.approx(1.0 / more.effective_tokens)
+    assert more.token_ids()[-1][1] == pytest.approx(FRESH_WEIGHT * more.token_ids()[-3][1])
+
+
+def test_the_sensitivity_is_the_weighted_mean(tmp_path: Path) -> None:
+    mixture = mixture_of(micro_source(tmp_path / "model"), tmp_path / "statistics", TASKS, **WEIGHTS)
+    one, two = (mixture.calibrations[task].sensitivity() for task in TASKS)
+    torch.testing.assert_close(mixture.sensitivity(), (3.0 * one + 0.5 * two) / 3.5, rtol=1e-12, atol=0.0)
+    assert not torch.allclose(one, two)
+
+
+def test_only_the_ratio_of_the_weights_counts(tmp_path: Path, random_calibration: Callable[..., Calibration]) -> None:
+    source = micro_source(tmp_path / "model")
+    calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(TASKS)}
+    small, large = (Mixture("mix", {"one": w, "two": 3 * w}, calibrations) for w in (0.25, 100.0))
+    assert small.probabilities == pytest.approx({"one": 0.25, "two": 0.75})
+    torch.testing.assert_close(small.covariance(1, "o_proj"), large.covariance(1, "o_proj"))
+    assert large.weights == {"one": 100.0, "two": 300.0}
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_a_single_task_s_mixture_is_its_calibration(
+    tmp_path: Path, random_calibration: Callable[[Source], Calibration], weight: float
+) -> None:
+    calibration = random_calibration(micro_source(tmp_path / "model"))
+    mixture = Mixture("boolq", {"boolq": weight}, {"boolq": calibration})
+    assert mixture.num_tokens == calibration.record.num_tokens == 40
+    assert mixture.source_sha256 == calibration.record.source_sha256
+    assert [ids for ids, _ in mixture.token_ids()] == calibration.token_ids()
+    assert {each for _, each in mixture.token_ids()} == {1.0 / 40}
+    assert torch.equal(mixture.sensitivity(), calibration.sensitivity())
+    for output in OUTPUTS:
+        sublayer, other = (statistics.layer(1)[output] for statistics in (mixture, calibration))
+        assert torch.equal(sublayer.mean, other.mean)
+        assert torch.equal(sublayer.variance, other.variance)
+        assert torch.equal(mixture.covariance(1, output), calibration.covariance(1, output))
+
+
+def test_tokens_of_small_weight_hardly_count(tmp_path: Path, random_calibration: Callable[..., Calibration]) -> None:
+    source = micro_source(tmp_path / "model")
+    calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(TASKS)}
+    number = calibrations["two"].record.num_tokens
+    assert number == calibrations["one"].record.num_tokens
+
+    def effective(**weights: float) -> float:
+        return Mixture("mix", weights, calibrations).effective_tokens
+
+    assert effective(one=1.0) == pytest.approx(number)
+    assert effective(one=1.0, two=1.0) == pytest.approx(2 * number)
+    assert effective(one=3.0, two=1.0) == pytest.approx(16 / 10 * number)
+    assert effective(one=1.0, two=1e-6) == pytest.approx(number, rel=1e-5)
+
+
+def test_only_the_tasks_with_a_weight_are_in_it(
+    tmp_path: Path, random_calibration: Callable[..., Calibration]
+) -> None:
+    source = micro_source(tmp_path / "model")
+    calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(TASKS)}
+    mixture = Mixture("two", {"two": 1.0}, calibrations)
+    assert list(mixture.calibrations) == ["two"]
+    assert torch.equal(mixture.layer(0)["o_proj"].mean, single_mixture(calibrations["two"]).layer(0)["o_proj"].mean)
+
+
+def test_statistics_of_different_models_are_refused(
+    tmp_path: Path, random_calibration: Callable[..., Calibration]
+) -> None:
+    calibrations = {
+        "one": random_calibration(micro_source(tmp_path / "one"), "one"),
+        "two": random_calibration(micro_source(tmp_path / "two", "qwen2"), "two"),
+    }
+    with pytest.raises(InputError, match=r"'mix'.* different models"):
+        Mixture("mix", {"one": 1.0, "two": 1.0}, calibrations)

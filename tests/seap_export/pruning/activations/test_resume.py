@@ -1,0 +1,162 @@
+"""Calibration that was interrupted anywhere goes on, does at most one layer again, and ends in the same bytes."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.calibration import TOKEN_IDS, Killed, compute_in_memory, compute_on_disk, die_at, file_contents
+from support.models import micro_source
+from support.processes import Tool
+from support.product import Compute, DecoderLayer, Source
+
+from seap_export.pruning.activations import calibrate, sensitivity
+from seap_export.pruning.activations.calibrate import collect_statistics
+
+#: Functions that calibration calls, and how often: each call is a place to die at.
+INTERRUPTED_CALLS: tuple[tuple[object, str, int], ...] = (
+    (calibrate, "write_layer", 3),
+    (calibrate._Run, "_save", 3),
+    (calibrate._Run, "_sublayer", 6),
+    (calibrate, "write_sensitivity", 1),
+    (calibrate.shutil, "rmtree", 1),
+    (sensitivity.Backward, "begin", 1),
+    (sensitivity.Backward, "_keep", 7),
+    (sensitivity, "_backward", 4),
+    (calibrate.HiddenStates, "advance", 6),
+)
+
+
+def run(source: Source, folder: Path, compute: Compute, **options: Any) -> None:
+    folder.mkdir(exist_ok=True)
+    collect_statistics(source, TOKEN_IDS, folder, compute, **options)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return micro_source(tmp_path_factory.mktemp("source") / "model", "gemma2-all")
+
+
+@pytest.fixture(scope="module")
+def expected(source: Source, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run(source, folder, compute_in_memory())
+    return dict(file_contents(folder))
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+@pytest.mark.parametrize(
+    ("module", "name", "call"),
+    [
+        pytest.param(module, name, call, id=f"{name}-{call}")
+        for module, name, calls in INTERRUPTED_CALLS
+        for call in range(calls)
+    ],
+)
+def test_the_bytes_are_those_of_an_undisturbed_run(
+    source: Source,
+    expected: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: object,
+    name: str,
+    call: int,
+    where: str,
+) -> None:
+    compute = compute_in_memory() if where == "memory" else compute_on_disk(source)
+    computed: Counter[int] = Counter()
+    plain = DecoderLayer.__init__
+
+    def counted(self: DecoderLayer, spec: Any, index: int, *arguments: Any, **options: Any) -> None:
+        computed[index] += 1
+        plain(self, spec, index, *arguments, **options)
+
+    monkeypatch.setattr(DecoderLayer, "__init__", counted)
+    with monkeypatch.context() as patch:
+        die_at(patch, module, name, call)
+        with pytest.raises(Killed):
+            run(source, tmp_path, compute, check=False)
+    before = Counter(computed)
+    reported: list[int] = []
+    run(source, tmp_path, compute, check=False, on_layer=reported.append)
+    assert reported == [0, 1, 2]
+    assert file_contents(tmp_path) == expected
+    again = {index: count for index, count in computed.items() if count > 3}  # two sublayers, and the way back
+    assert sum(computed.values()) <= 9 + 2, (before, computed)
+    assert len(again) <= 1
+
+
+@pytest.mark.parametrize("lost", ["layer-00000.safetensors", "unfinished/inputs-00000", "unfinished/gradient-00002"])
+@pytest.mark.parametrize("place", [(calibrate._Run, "_sublayer", 4), (sensitivity, "_backward", 2)])
+def test_what_was_lost_since_is_made_again(
+    source: Source,
+    expected: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: tuple[Any, str, int],
+    lost: str,
+) -> None:
+    """On the way forward, and on the way back."""
+    with monkeypatch.context() as patch:
+        die_at(patch, *place)
+        with pytest.raises(Killed):
+            run(source, tmp_path, compute_in_memory(), check=False)
+    (tmp_path / lost).unlink(missing_ok="gradient" in lost)
+    run(source, tmp_path, compute_in_memory(), check=False)
+    assert file_contents(tmp_path) == expected
+
+
+@pytest.mark.parametrize("name", ["write_layer", "keep_tensors"])
+@pytest.mark.parametrize("call", range(3))
+def test_the_comparison_with_transformers_goes_on_too(
+    source: Source, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int, name: str
+) -> None:
+    with monkeypatch.context() as patch:
+        die_at(patch, calibrate, name, call)
+        with pytest.raises(Killed):
+            run(source, tmp_path, compute_in_memory())
+    compared: list[str] = []
+    plain = calibrate.WalkCheck._compare
+    monkeypatch.setattr(
+        calibrate.WalkCheck,
+        "_compare",
+        lambda self, where, *values: (compared.append(where), plain(self, where, *values)),
+    )
+    run(source, tmp_path, compute_in_memory())
+    assert compared == ["the embedding", *(f"layer {index}" for index in range(call, 3)), "the logits"]
+    assert file_contents(tmp_path) == expected
+
+
+def test_streams_on_disk_give_the_same_bytes(source: Source, expected: dict[str, bytes], tmp_path: Path) -> None:
+    run(source, tmp_path, compute_on_disk(source))
+    assert file_contents(tmp_path) == expected
+
+
+def test_a_process_that_is_killed(tool: Tool, source: Source, expected: dict[str, bytes], tmp_path: Path) -> None:
+    script = """
+import os, signal, sys
+from pathlib import Path
+from support.calibration import TOKEN_IDS, compute_in_memory
+from seap_export.pruning.activations.calibrate import collect_statistics
+from seap_export.model.sources.open import open_source
+kill = lambda layer: layer == 1 and os.kill(os.getpid(), signal.SIGKILL)
+collect_statistics(open_source(sys.argv[1]), TOKEN_IDS, Path(sys.argv[2]), compute_in_memory(), on_layer=kill)
+"""
+    done = tool(tmp_path, source.files[0].parent, tmp_path, program=script)
+    assert done.code == -signal.SIGKILL, done.err
+    assert (tmp_path / "unfinished").is_dir()
+    run(source, tmp_path, compute_in_memory())
+    assert file_contents(tmp_path) == expected
+
+
+def test_what_is_finished_is_not_computed_again(
+    source: Source, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(source, tmp_path, compute_in_memory())
+    with monkeypatch.context() as patch:
+        die_at(patch, calibrate._Run, "_sublayer", 0)
+        run(source, tmp_path, compute_in_memory())
+    assert file_contents(tmp_path) == expected

@@ -1,0 +1,111 @@
+"""A plan that is chosen by trials is nearer to the dense model, and the same after an interruption."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support.calibration import Killed, compute_in_memory, die_at, mixture_of
+from support.corpora import random_token_ids
+from support.models import micro_source
+from support.product import Mixture, Plan, PlanSettings, Source, open_recipe, plan_variant, rank_layers, read_plan
+
+import seap_export  # noqa: F401 - registers the pruned families
+from seap_export.pruning.allocation import trials
+from seap_export.pruning.allocation.planning import choose_plan
+from seap_export.pruning.allocation.texts import draw_texts
+from seap_export.pruning.plan.plan import write_plan
+from seap_export.pruning.plan.ranked import Ranking
+
+SETTINGS = replace(open_recipe(), trials=9, align=4, min_tokens=0)
+Case = tuple[Source, Mixture, Ranking]
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    work = tmp_path_factory.mktemp("case")
+    source = micro_source(work / "dense")
+    statistics = mixture_of(source, work / "statistics", {"boolq": random_token_ids(45)})
+    (work / "ranking").mkdir()
+    return source, statistics, rank_layers(source, statistics, SETTINGS, work / "ranking", compute=compute_in_memory())
+
+
+def chosen(case: Case, folder: Path, settings: PlanSettings = SETTINGS, ratio: float = 0.5, **others: object) -> Plan:
+    folder.mkdir(exist_ok=True)
+    return choose_plan(*case, settings, ratio, folder, compute=compute_in_memory(), **others)  # type: ignore[arg-type]
+
+
+def test_the_best_of_the_plans_that_were_tried(case: Case, tmp_path: Path) -> None:
+    lines: list[str] = []
+    units: list[object] = []
+    plan = chosen(case, tmp_path, say=lines.append, on_trial=units.append)
+    texts = draw_texts(case[1])
+    assert texts is not None
+    judge = trials.Trials(case[0], texts, tmp_path, compute_in_memory())
+    before, after = judge.divergence(plan_variant(*case, SETTINGS, 0.5)), judge.divergence(plan)
+    assert after < before
+    assert lines == [
+        f"the best of 9 plans has a KL of {after:.4f} instead of {before:.4f} nats "
+        f"on {texts.judged_tokens} calibration tokens"
+    ]
+    assert len(units) == 9
+    assert (plan.settings.trials, plan.method) == (9, "reconstruct")
+    assert abs(plan.achieved_ratio - 0.5) < 0.02
+
+
+@pytest.mark.parametrize(("ratio", "more", "passes"), [(0.5, 0, 1.0), (0.5, 1, 0.0), (0.0, 1, 0.0)])
+def test_a_plan_of_too_few_tokens_is_not_distilled_and_says_so(
+    case: Case, tmp_path: Path, ratio: float, more: int, passes: float
+) -> None:
+    tokens, lines = case[1].num_tokens, list[str]()
+    settings = replace(SETTINGS, trials=0, min_tokens=tokens + more)
+    plan = chosen(case, tmp_path, settings, ratio, say=lines.append)
+    assert (plan.settings.distillation, plan.method) == (passes, "reconstruct")
+    says_so = f"not distilled: {tokens} calibration tokens, fewer than min_tokens = {tokens + 1}"
+    assert lines == ([says_so] if more and ratio else [])
+    write_plan(plan, tmp_path / "plan.json")
+    assert read_plan(tmp_path / "plan.json") == plan
+
+
+@pytest.mark.parametrize("call", [0, 1, 5])
+def test_interrupted(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    expected = chosen(case, tmp_path / "undisturbed")
+    with monkeypatch.context() as patch:
+        die_at(patch, trials.Trials, "divergence", call)
+        with pytest.raises(Killed):
+            chosen(case, tmp_path / "killed")
+    calls = []
+    plain = trials.Trials.divergence
+    monkeypatch.setattr(trials.Trials, "divergence", lambda self, plan: calls.append(plan) or plain(self, plan))
+    assert chosen(case, tmp_path / "killed") == expected
+    assert len(calls) == 9 - call
+
+
+def test_nothing_is_tried_without_need(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    die_at(monkeypatch, trials.Trials, "__init__", 0)
+    for settings, ratio in (
+        (replace(SETTINGS, trials=0), 0.5),
+        (replace(SETTINGS, compensation="one-shot"), 0.5),
+        (SETTINGS, 0.0),
+    ):
+        expected = plan_variant(*case, settings, ratio)
+        assert chosen(case, tmp_path, settings, ratio) == expected
+        assert expected.settings.trials == settings.tried
+
+
+def test_too_few_texts_are_said(case: Case, tmp_path: Path) -> None:
+    source, _, ranking = case
+    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": [list(range(90))]})
+    lines: list[str] = []
+    plan = chosen((source, statistics, ranking), tmp_path, say=lines.append)
+    assert plan.layers == plan_variant(source, statistics, ranking, SETTINGS, 0.5).layers
+    assert lines == ["too few calibration texts to try plans on"]
+
+
+def test_the_file_keeps_the_number_of_trials(case: Case, tmp_path: Path) -> None:
+    for trials_, named in ((9, True), (0, False)):
+        plan = plan_variant(*case, replace(SETTINGS, trials=trials_), 0.5)
+        write_plan(plan, tmp_path / "plan.json")
+        assert read_plan(tmp_path / "plan.json") == plan
+        assert ('"trials"' in (tmp_path / "plan.json").read_text("utf-8")) is named

@@ -1,0 +1,87 @@
+"""The search finds what is better, tries nothing twice, and goes on where it was interrupted; its directions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from seap_export.common.durable import begin_or_resume
+from seap_export.pruning.allocation.search import BestSteps, TrialLog, directions, multipliers, search
+
+NAMES = ("depth", "ends", "heads")
+BEST = {"depth": 0.75, "ends": -0.5, "heads": 0.0}
+
+
+def bowl(steps: Mapping[str, float]) -> float:
+    return 1.0 + sum((steps[name] - BEST[name]) ** 2 for name in NAMES)
+
+
+def search_bowl(trials: int) -> tuple[BestSteps, list[Mapping[str, float]]]:
+    measured: list[Mapping[str, float]] = []
+
+    def measure(steps: Mapping[str, float]) -> float:
+        measured.append(dict(steps))
+        return bowl(steps)
+
+    return search(NAMES, lambda steps: tuple(steps.items()), measure, trials), measured
+
+
+def test_it_finds_the_best_and_stops_by_itself() -> None:
+    best, measured = search_bowl(1000)
+    assert best.steps == {"depth": 0.75, "ends": -0.5}
+    assert (best.before, best.after) == (bowl(dict.fromkeys(NAMES, 0.0)), 1.0)
+    assert best.trials == len(measured) < 40
+    assert len({tuple(steps.items()) for steps in measured}) == len(measured)
+
+
+@pytest.mark.parametrize("trials", [1, 2, 7])
+def test_it_keeps_the_best_of_few(trials: int) -> None:
+    best, measured = search_bowl(trials)
+    assert best.trials == len(measured) == trials
+    assert best.after == min(map(bowl, measured))
+    assert bowl(dict.fromkeys(NAMES, 0.0) | best.steps) == best.after
+
+
+def test_equal_proposals_are_measured_once() -> None:
+    calls = []
+    best = search(NAMES, lambda steps: "the same", lambda steps: calls.append(steps) or 1.0, 50)
+    assert (len(calls), best.steps, best.before) == (1, {}, best.after)
+
+
+def test_a_log_repeats_nothing_that_was_written_whole(tmp_path: Path) -> None:
+    path, values = tmp_path / "log", [0.1, 1e-17, 3.0]
+    begin_or_resume(tmp_path, {})
+    first = TrialLog(path)
+    assert [first.next(lambda value=value: value) for value in values[:2]] == values[:2]  # type: ignore[misc]
+    path.write_text(path.read_text("utf-8") + "0.2", "utf-8")
+    begin_or_resume(tmp_path, {})
+
+    def never() -> float:
+        raise AssertionError
+
+    second = TrialLog(path)
+    assert [second.next(never), second.next(never), second.next(lambda: 3.0)] == values
+    third = TrialLog(path)
+    assert [third.next(never) for _ in values] == values
+
+
+@pytest.mark.parametrize("layers", [1, 2, 30])
+def test_no_steps_change_nothing(layers: int) -> None:
+    assert (multipliers(layers, {}) == np.ones((layers, 2))).all()
+    assert all(direction.shape == (layers, 2) for direction in directions(layers).values())
+
+
+def test_directions_are_independent() -> None:
+    matrix = np.stack([direction.ravel() for direction in directions(30).values()])
+    assert np.linalg.matrix_rank(matrix) == len(matrix)
+    similar = np.corrcoef(matrix) - np.eye(len(matrix))
+    assert np.abs(np.nan_to_num(similar)).max() < 0.2
+
+
+def test_a_step_of_1_by_depth() -> None:
+    factors = multipliers(12, {"depth": 1.0})
+    assert factors[-1] / factors[0] == pytest.approx(np.exp([2.0, 2.0]))
+    assert np.divide(*multipliers(12, {"heads": 1.0}).T) == pytest.approx(np.e)

@@ -1,0 +1,54 @@
+"""The divergence of a plan that is tried is that of the model which the same texts would give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.calibration import compute_in_memory, compute_on_disk, mixture_of
+from support.corpora import random_token_ids
+from support.models import mean_divergence, micro_source
+from support.plans import micro_plan
+from support.product import Compute, write_shrunk_model
+from support.stand_ins.cuda import pretend_cuda
+
+import seap_export  # noqa: F401 - registers the pruned families
+from seap_export.pruning.allocation.texts import draw_texts
+from seap_export.pruning.allocation.trials import Trials
+
+TEXTS = random_token_ids(30)
+#: One without norms after a sublayer, one with, and one with those of sums; and multipliers, which scale what is
+#: written.
+FAMILIES = ("llama-gqa", "gemma3", "gemma4-experts", "granite")
+
+
+@pytest.mark.parametrize("variation", FAMILIES)
+def test_it_is_the_divergence_of_the_written_model(variation: str, tmp_path: Path) -> None:
+    source = micro_source(tmp_path / "dense", variation)
+    statistics = mixture_of(source, tmp_path / "all", {"boolq": TEXTS})
+    texts = draw_texts(statistics)
+    assert texts is not None
+    plan, folder = micro_plan(source, "sequential"), tmp_path / "variant"
+    folder.mkdir()
+    fitted = mixture_of(source, tmp_path / "fitted", {"boolq": [list(ids) for ids, _ in texts.fitted]})
+    write_shrunk_model(source, plan, fitted, folder)
+    expected = mean_divergence(tmp_path / "dense", folder, [list(ids) for ids, _ in texts.judged])
+    trials = Trials(source, texts, tmp_path, compute_in_memory())
+    assert trials.divergence(plan) == pytest.approx(expected, rel=1e-3)
+    assert trials.divergence(plan) == trials.divergence(plan)
+    assert trials.divergence(micro_plan(source, "sequential", ridge=1e9)) != pytest.approx(expected, rel=1e-2)
+
+
+def test_wherever_it_is_computed(tmp_path: Path) -> None:
+    source = micro_source(tmp_path / "dense")
+    texts = draw_texts(mixture_of(source, tmp_path / "all", {"boolq": TEXTS}))
+    assert texts is not None
+    plan = micro_plan(source, "sequential")
+    expected = Trials(source, texts, tmp_path, compute_in_memory()).divergence(plan)
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    assert Trials(source, texts, folder, compute_on_disk(source)).divergence(plan) == expected
+    assert any(folder.iterdir())
+    with pretend_cuda() as device:
+        on_gpu = Compute(device, memory=2**40, device_memory=2**40, batch_tokens=64)
+        assert Trials(source, texts, tmp_path, on_gpu).divergence(plan) == pytest.approx(expected, rel=1e-4)

@@ -1,0 +1,56 @@
+"""The steps are those of torch's Adam, with a rate that follows the size of the matrix."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from seap_export.pruning.distillation.adam import FIRST, SECOND, Adam, learning_rate
+
+
+@pytest.mark.parametrize("size", [0.02, 3.0])
+def test_it_is_torch_s_adam_at_a_relative_rate(size: float) -> None:
+    chance = torch.Generator().manual_seed(0)
+    tensors = {"w": torch.randn(8, 5, generator=chance) * size}
+    expected = torch.nn.Parameter(tensors["w"].clone())
+    reference = torch.optim.Adam([expected], betas=(0.9, 0.95), eps=1e-16)
+    for step in range(6):
+        gradient = torch.randn(8, 5, generator=chance) * 1e-3
+        rate = learning_rate(step, 6, 0.1) * float(expected.detach().square().mean().sqrt())
+        reference.param_groups[0]["lr"] = rate
+        expected.grad = gradient.clone()
+        reference.step()
+        Adam(step, 6).update(tensors, {"w": gradient}, 0.1)
+        torch.testing.assert_close(tensors["w"], expected.detach(), rtol=1e-5, atol=1e-7 * size)
+    assert set(tensors) == {"w", "w" + FIRST, "w" + SECOND}
+
+
+def test_what_has_no_gradient_stays() -> None:
+    tensors = {"w": torch.ones(2, 2), "b": torch.ones(2)}
+    Adam(0, 1).update(tensors, {"w": torch.ones(2, 2)}, 0.1)
+    assert torch.equal(tensors["b"], torch.ones(2))
+    assert not torch.equal(tensors["w"], torch.ones(2, 2))
+
+
+def test_a_matrix_of_zeros_stays_zero() -> None:
+    tensors = {"w": torch.zeros(2, 2)}
+    Adam(0, 1).update(tensors, {"w": torch.ones(2, 2)}, 0.1)
+    assert torch.equal(tensors["w"], torch.zeros(2, 2))
+
+
+def test_the_rate_rises_and_then_falls_towards_zero() -> None:
+    rates = [learning_rate(step, 40, 1.0) for step in range(40)]
+    peak = rates.index(max(rates))
+    assert peak == 3
+    assert rates[:4] == sorted(rates[:4])
+    assert rates[3:] == sorted(rates[3:], reverse=True)
+    assert 0 < rates[-1] < 0.05 * max(rates)
+    assert 0 < learning_rate(0, 1, 1.0) <= max(rates)
+
+
+def test_the_rate_follows_the_root_of_a_small_divergence() -> None:
+    large, small, smaller = (learning_rate(3, 40, loss) for loss in (1.0, 0.08, 0.02))
+    assert large == learning_rate(3, 40, 0.3) > small
+    assert smaller == pytest.approx(small / 2)
+    assert learning_rate(3, 40, 0.32) == large
+    assert learning_rate(3, 40, -1e-9) == 0.0  # rounding of a divergence of zero

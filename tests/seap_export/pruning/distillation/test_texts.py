@@ -1,0 +1,89 @@
+"""A pass shows every text once, in steps that do not depend on the order of the texts."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+import torch
+from support.corpora import random_token_ids
+from support.product import Compute, length_buckets
+
+from seap_export.pruning.distillation import texts as texts_module
+from seap_export.pruning.distillation.texts import TrainingStep, number_of_steps, training_steps
+
+
+@pytest.fixture(autouse=True)
+def short_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texts_module, "STEP_TOKENS", 150)
+    monkeypatch.setattr(texts_module, "_GROUP_TOKENS", 64)
+
+
+def steps_of(texts: Sequence[tuple[list[int], float]], batch_tokens: int = 64) -> list[TrainingStep]:
+    return training_steps(texts, Compute(batch_tokens=batch_tokens))
+
+
+def rows_of(step: TrainingStep) -> list[list[int]]:
+    return [
+        ids[real].tolist() for batch in step.batches for ids, real in zip(batch.input_ids, batch.real, strict=True)
+    ]
+
+
+def test_a_pass_shows_every_text_once() -> None:
+    texts = random_token_ids(40)
+    steps = steps_of([(ids, 1.0) for ids in texts])
+    assert sorted(row for step in steps for row in rows_of(step)) == sorted(texts)
+    indices = sorted(position for step in steps for position in step.batch_indices)
+    assert indices == list(range(len(length_buckets(texts, 64))))
+
+
+def test_steps_are_nearly_full_and_never_too_long() -> None:
+    steps = steps_of([(ids, 1.0) for ids in random_token_ids(40)])
+    tokens = [sum(map(len, rows_of(step))) for step in steps]
+    assert len(steps) > 3
+    assert max(tokens) <= 150
+    assert min(tokens[:-1]) > 150 - 64  # a batch has 64 positions
+
+
+def test_a_text_longer_than_a_step_has_one_of_its_own() -> None:
+    assert [rows_of(step) for step in steps_of([([7] * 200, 1.0)])] == [[[7] * 200]]
+
+
+def test_the_order_of_the_texts_does_not_matter() -> None:
+    texts = [(ids, 1.0) for ids in random_token_ids(40)]
+    shuffled = random.Random(1).sample(texts, len(texts))
+    assert list(map(rows_of, steps_of(shuffled))) == list(map(rows_of, steps_of(texts)))
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 32, 48, 4096])
+def test_the_size_of_a_batch_does_not_change_the_steps(batch_tokens: int) -> None:
+    texts = [(ids, 1.0) for ids in random_token_ids(40)]
+    steps = steps_of(texts, batch_tokens)
+    assert list(map(rows_of, steps)) == list(map(rows_of, steps_of(texts)))
+    by_index = {
+        position: batch for step in steps for position, batch in zip(step.batch_indices, step.batches, strict=True)
+    }
+    inputs = [pair for _, rows in sorted(by_index.items()) for pair in zip(rows.input_ids, rows.real, strict=True)]
+    assert [ids[real].tolist() for ids, real in inputs] == sorted(
+        (ids for ids, _ in texts), key=lambda ids: (len(ids), ids)
+    )
+
+
+def test_steps_mix_texts_of_all_lengths() -> None:
+    lengths = [max(map(len, rows_of(step))) for step in steps_of([(ids, 1.0) for ids in random_token_ids(80)])]
+    assert lengths != sorted(lengths)
+
+
+def test_tokens_count_by_the_probability_of_their_task_and_sum_to_one() -> None:
+    one, two = ([index, 5, 6] for index in (1, 2))
+    (step,) = steps_of([(one, 0.3), (two, 0.1)])
+    weights = torch.cat(step.weights).tolist()
+    assert sum(weights) == pytest.approx(1.0)
+    weight_of_row = dict(zip((row[0] for row in rows_of(step)), (weights[0], weights[3]), strict=True))
+    assert weight_of_row[1] == pytest.approx(3 * weight_of_row[2])
+
+
+@pytest.mark.parametrize(("passes", "steps", "number"), [(1.0, 7, 7), (0.5, 7, 4), (2.0, 7, 14), (0.001, 7, 1)])
+def test_passes_may_be_a_fraction(passes: float, steps: int, number: int) -> None:
+    assert number_of_steps(passes, steps) == number

@@ -1,0 +1,199 @@
+"""A distilled variant predicts what the dense model predicts better than a shrunk one, wherever it is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.calibration import Killed, compute_in_memory, compute_on_disk, die_at, file_contents, mixture_of
+from support.corpora import random_token_ids
+from support.models import mean_divergence, micro_source
+from support.plans import micro_plan, whole_layer, with_settings
+from support.product import Compute, Mixture, Plan, Source, Vocabulary
+from support.stand_ins.cuda import pretend_cuda
+
+import seap_export  # noqa: F401 - registers the pruned families
+from seap_export.errors import InputError
+from seap_export.model.families import ModelSpec
+from seap_export.model.sources import source as source_module
+from seap_export.pruning.distillation import adam, texts
+from seap_export.pruning.distillation import write as write_module
+from seap_export.pruning.distillation.layers import TrainedLayers
+from seap_export.pruning.distillation.student import OuterTensors, Student
+from seap_export.pruning.distillation.texts import training_steps
+from seap_export.pruning.distillation.write import variant_units, write_variant
+
+TEXTS = random_token_ids(45)
+FRESH = random_token_ids(60, seed=5)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def many_short_steps() -> Iterator[None]:
+    """Random weights take longer steps than trained ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(texts, "STEP_TOKENS", 128)
+        patch.setattr(texts, "_GROUP_TOKENS", 64)
+        patch.setattr(adam, "_RATE", 5e-3)
+        yield
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, Mixture]:
+    work = tmp_path_factory.mktemp("model")
+    source = micro_source(work / "dense")
+    return source, mixture_of(source, work / "statistics", {"boolq": TEXTS})
+
+
+def made(
+    folder: Path, source: Source, plan: Plan, statistics: Mixture, compute: Compute | None = None, **options: Any
+) -> Path:
+    folder.mkdir(exist_ok=True)
+    write_variant(source, plan, statistics, folder, compute=compute or compute_in_memory(), **options)
+    return folder
+
+
+def test_it_comes_closer_to_the_dense_model(model: tuple[Source, Mixture], tmp_path: Path) -> None:
+    source, statistics = model
+    dense = source.files[0].parent
+    plan = micro_plan(source, "sequential", distillation=4.0)
+    shrunk = made(tmp_path / "shrunk", source, with_settings(plan, distillation=0.0), statistics)
+    distilled = made(tmp_path / "distilled", source, plan, statistics)
+    assert mean_divergence(dense, distilled, TEXTS) < 0.9 * mean_divergence(dense, shrunk, TEXTS)
+    assert file_contents(distilled).keys() == file_contents(shrunk).keys()
+    for name, value in file_contents(distilled).items():
+        assert (value == file_contents(shrunk)[name]) is (name != "model.safetensors"), name
+
+
+@pytest.mark.parametrize("passes", [0.0, 1.0])
+def test_fresh_texts_are_learnt_too(model: tuple[Source, Mixture], tmp_path: Path, passes: float) -> None:
+    source, statistics = model
+    plan = micro_plan(source, "sequential", distillation=passes)
+    plain = made(tmp_path / "plain", source, plan, statistics)
+    more = statistics.with_fresh({"boolq": FRESH})
+    learnt = made(tmp_path / "learnt", source, plan, more)
+    dense = source.files[0].parent
+    assert mean_divergence(dense, learnt, FRESH) < 0.95 * mean_divergence(dense, plain, FRESH)
+    on_disk = made(tmp_path / "disk", source, plan, more, compute_on_disk(source))
+    assert file_contents(on_disk) == file_contents(learnt)
+
+
+def test_a_model_that_lost_nothing_stays_as_it_is(model: tuple[Source, Mixture], tmp_path: Path) -> None:
+    source, statistics = model
+    whole = replace(
+        micro_plan(source, "sequential", distillation=1.0),
+        layers=tuple(whole_layer(layer) for layer in source.spec.layers),
+    )
+    written = made(tmp_path / "found", source, whole, statistics)
+    assert file_contents(written) == file_contents(
+        made(tmp_path / "plain", source, with_settings(whole, distillation=0.0), statistics)
+    )
+
+
+def test_the_size_of_a_batch_changes_the_rounding_alone(model: tuple[Source, Mixture], tmp_path: Path) -> None:
+    source, statistics = model
+    plan = micro_plan(source, "sequential", distillation=1.0)
+    folders = [made(tmp_path / str(size), source, plan, statistics, Compute(batch_tokens=size)) for size in (40, 1024)]
+    one, other = (load_file(folder / "model.safetensors") for folder in folders)
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=0.0, atol=2e-3 * float(tensor.abs().max()))
+
+
+def test_on_a_gpu_it_is_the_same(model: tuple[Source, Mixture], tmp_path: Path) -> None:
+    source, statistics = model
+    plan = micro_plan(source, "sequential", distillation=0.3)
+    here = made(tmp_path / "here", source, plan, statistics)
+    with pretend_cuda() as device:
+        compute = Compute(device, device_memory=2**62, batch_tokens=compute_in_memory().batch_tokens)
+        there = made(tmp_path / "there", source, plan, statistics, compute)
+    assert file_contents(here) == file_contents(there)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(model: tuple[Source, Mixture], tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, bytes]:
+    """The files of a run in memory, which those of one on disk equal."""
+    source, statistics = model
+    plan = micro_plan(source, "sequential", distillation=1.0)
+    return file_contents(made(tmp_path_factory.mktemp("undisturbed"), source, plan, statistics))
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "call", "is_on_disk"),
+    [
+        (Student, "train", 0, True),
+        (Student, "train", 3, False),
+        (Student, "train", 3, True),
+        (TrainedLayers, "change", 7, False),
+        (TrainedLayers, "advance", 2, False),
+        (TrainedLayers, "advance", 2, True),
+        (write_module, "write_weights", 0, True),
+        (write_module.shutil, "copyfile", 3, False),
+    ],
+)
+def test_interrupted_anywhere_it_ends_in_the_same_bytes(
+    model: tuple[Source, Mixture],
+    undisturbed: Mapping[str, bytes],
+    tmp_path: Path,
+    where: object,
+    name: str,
+    call: int,
+    is_on_disk: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    source, statistics = model
+    compute = compute_on_disk(source) if is_on_disk else compute_in_memory()
+    plan = micro_plan(source, "sequential", distillation=1.0)
+    with monkeypatch.context() as patch:
+        die_at(patch, where, name, call)
+        with pytest.raises(Killed):
+            made(tmp_path / "found", source, plan, statistics, compute)
+    assert file_contents(made(tmp_path / "found", source, plan, statistics, compute)) == undisturbed
+
+
+def test_with_a_cut_vocabulary_it_learns_the_distribution_of_the_kept_tokens(
+    model: tuple[Source, Mixture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dropped tokens may still be read, since the embedding's rows are the dense model's."""
+    source, statistics = model
+    plan = micro_plan(source, "sequential", distillation=2.0)
+    kept = replace(plan, vocabulary=Vocabulary((0, 1, *range(2, 96, 2)), 96))
+    outers: list[OuterTensors] = []
+
+    class Seen(Student):
+        def __init__(self, spec: ModelSpec, outer: OuterTensors, *further: Any) -> None:
+            super().__init__(spec, outer, *further)
+            outers.append(outer)
+
+    monkeypatch.setattr(write_module, "Student", Seen)
+    monkeypatch.setattr(source_module, "cut_tokenizer_files", lambda folder, vocabulary: None)
+    for name, chosen in (("whole", plan), ("kept", kept)):
+        made(tmp_path / name, source, chosen, statistics)
+    whole, cut = outers
+    assert torch.equal(cut.head.weight, whole.head.weight[list(kept.vocabulary.kept)])
+    assert torch.equal(cut.embedding.tokens, whole.embedding.tokens)
+
+
+def test_a_loss_that_is_not_finite_stops_it(
+    model: tuple[Source, Mixture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, statistics = model
+    monkeypatch.setattr(adam, "_RATE", 1e30)
+    with pytest.raises(InputError, match="diverged at step"):
+        made(tmp_path / "out", source, micro_plan(source, "sequential", distillation=1.0), statistics)
+
+
+@pytest.mark.parametrize("passes", [0.0, 0.1, 1.0, 3.0])
+def test_it_learns_from_the_texts_as_often_as_asked_and_reports_as_often_as_it_said(
+    model: tuple[Source, Mixture], tmp_path: Path, passes: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, statistics = model
+    plan, calls, learnt, train = micro_plan(source, "sequential", distillation=passes), [], [], Student.train
+    monkeypatch.setattr(Student, "train", lambda *given: learnt.append(1) or train(*given))
+    made(tmp_path / "out", source, plan, statistics, on_unit=calls.append)
+    assert len(calls) == variant_units(3, passes, plan.requested_ratio)
+    assert len(learnt) == math.ceil(passes * len(training_steps(statistics.token_ids(), compute_in_memory())))

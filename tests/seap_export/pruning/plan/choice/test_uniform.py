@@ -1,0 +1,196 @@
+"""One shape for all layers: the best of all shapes that meet the ratio, found by trying every one."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+from support.chosen import JOINT
+from support.plans import kept_sizes, random_scores, random_sensitivity, scored_options, small_spec, smollm2_spec
+from support.product import LayerPlan
+from support.variations import VARIATIONS, micro_config
+
+from seap_export.errors import UsageError
+from seap_export.model.families import Attention, Mlp, ModelSpec, model_spec
+from seap_export.pruning.plan.choice.solve import RATIO_TOLERANCE, check_ratio
+from seap_export.pruning.plan.choice.uniform import solve_uniform
+from seap_export.pruning.plan.sparsity import EVEN
+from seap_export.pruning.plan.sublayers import KeptHeads, KeptNeurons
+from seap_export.pruning.scores import LayerScores, unit_scores
+
+RATIOS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.6, 0.8)
+
+
+def solve(
+    spec: ModelSpec, ratio: float, balance: Any = "loss", align: int = 16, head_worth: float = 1.0
+) -> tuple[tuple[LayerPlan, ...], float]:
+    """From random scores and a random sensitivity."""
+    options = scored_options(spec, random_scores(spec, head_worth))
+    return solve_uniform(spec, options, ratio, align, balance, random_sensitivity(spec))
+
+
+class Shape(NamedTuple):
+    """A shape and what it comes to."""
+
+    groups: int
+    heads: int
+    neurons: int
+    achieved: float
+    attention: float
+    loss: float
+
+
+def least_heads_lost(layer: LayerScores, groups: int, each: int, size: int, head_dim: int) -> float:
+    """The least sum of scores of removed heads, over every allowed set."""
+    worth = unit_scores(layer["o_proj"]).numpy() * head_dim
+    all_groups = [range(start, start + size) for start in range(0, len(worth), size)]
+    return min(
+        worth.sum() - sum(worth[list(heads)].sum() for heads in kept)
+        for chosen in itertools.combinations(all_groups, groups)
+        for kept in itertools.product(*(itertools.combinations(group, each) for group in chosen))
+    )
+
+
+def best_by_hand(spec: ModelSpec, scores: list[LayerScores], ratio: float, align: int, balance: str) -> Shape:
+    sensitivity, dense = random_sensitivity(spec), spec.first(Attention)
+    mlp = spec.first(Mlp)
+    size, wide, dim = dense.heads_per_group, spec.hidden_size, spec.head_dim
+    whole_attention = 2 * wide * dim * (dense.num_attention_heads + dense.num_key_value_heads)
+    each_neuron = (3 if mlp.is_gated else 2) * wide
+    total = whole_attention + each_neuron * mlp.intermediate_size
+    shapes = []
+    for groups, each in itertools.product(range(1, dense.num_key_value_heads + 1), range(1, size + 1)):
+        attention = 2 * wide * dim * groups * (each + 1)
+        counts = [*range(align, mlp.intermediate_size, align), mlp.intermediate_size]
+        neurons = min(counts, key=lambda count: abs(attention + each_neuron * count - (1.0 - ratio) * total))
+        lost = [
+            attention_share * least_heads_lost(layer, groups, each, size, dim)
+            + mlp_share * np.sort(layer["down_proj"].numpy())[: mlp.intermediate_size - neurons].sum()
+            for layer, (attention_share, mlp_share) in zip(scores, sensitivity, strict=True)
+        ]
+        achieved = 1.0 - (attention + each_neuron * neurons) / total
+        shapes.append(
+            Shape(groups, groups * each, neurons, achieved, 1.0 - attention / whole_attention, float(sum(lost)))
+        )
+    errors = [abs(shape.achieved - ratio) for shape in shapes]
+    near = [s for s, error in zip(shapes, errors, strict=True) if error <= max(RATIO_TOLERANCE, min(errors))]
+    if balance == "alike":
+        return min(near, key=lambda shape: (abs(shape.attention - ratio), shape.loss))
+    return min(near, key=lambda shape: shape.loss)
+
+
+@pytest.mark.parametrize("balance", ["loss", "alike"])
+@pytest.mark.parametrize(("align", "neurons"), [(1, 100), (16, 100)])
+@pytest.mark.parametrize("head_worth", [0.05, 1.0, 20.0])
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_it_is_the_best_of_all_shapes(balance: Any, align: int, neurons: int, head_worth: float, ratio: float) -> None:
+    """With steps of 16 neurons no shape, or one alone, is within the tolerance."""
+    spec = small_spec(heads=6, kv_groups=3, neurons=neurons, layers=3)
+    best = best_by_hand(spec, random_scores(spec, head_worth), ratio, align, balance)
+    layers, achieved = solve(spec, ratio, balance, align, head_worth)
+    assert {kept_sizes(plan) for plan in layers} == {(best.groups, best.heads, best.neurons)}
+    assert achieved == pytest.approx(best.achieved, abs=1e-12)
+
+
+def test_the_test_above_meets_whole_and_cut_attention() -> None:
+    spec = small_spec(heads=6, kv_groups=3, neurons=100, layers=3)
+    shapes = {(worth, kept_sizes(solve(spec, 0.2, "loss", 1, worth)[0][0])[1]) for worth in (0.05, 20.0)}
+    assert {heads == 6 for _, heads in shapes} == {True, False}
+
+
+def test_layers_of_one_shape_keep_what_they_choose_themselves() -> None:
+    layers, _ = solve(smollm2_spec(num_hidden_layers=6), 0.4)
+    assert len({kept_sizes(plan) for plan in layers}) == 1
+    assert len({plan[KeptHeads].heads for plan in layers}) > 1
+    assert len({plan[KeptNeurons].neurons for plan in layers}) == 6
+
+
+@pytest.mark.parametrize("balance", ["loss", "alike"])
+@pytest.mark.parametrize("ratio", [*RATIOS, 0.9])
+def test_a_real_model_s_ratio_is_achieved(ratio: float, balance: Any) -> None:
+    spec = smollm2_spec()
+    layers, achieved = solve(spec, ratio, balance)
+    shrunk = spec.with_layers(
+        tuple(plan.spec(layer, frozenset()) for plan, layer in zip(layers, spec.layers, strict=True))
+    )
+    assert achieved == pytest.approx(1.0 - shrunk.prunable_weights(0) / spec.prunable_weights(0), abs=1e-12)
+    assert abs(achieved - ratio) <= RATIO_TOLERANCE
+    assert kept_sizes(layers[0])[2] % 16 == 0
+
+
+@pytest.mark.parametrize("variation", JOINT)
+def test_ratio_0_is_the_dense_model(variation: str) -> None:
+    spec = model_spec(micro_config(**VARIATIONS[variation]))
+    layers, achieved = solve(spec, 0.0)
+    assert achieved == 0.0
+    assert [plan.sizes for plan in layers] == [layer.sizes for layer in spec.layers]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "heads"), [("llama", {1, 2, 3, 4, 6}), ("mistral", {1, 2, 3, 4, 5, 6}), ("qwen2", {5})]
+)
+def test_numbers_of_heads_that_the_family_s_class_refuses_are_left_out(model_type: str, heads: set[int]) -> None:
+    """transformers 5 takes no llama config whose heads do not divide the hidden size."""
+    config = micro_config(model_type=model_type, num_key_value_heads=6, intermediate_size=400)
+    spec = model_spec(config)
+    neurons = {kept_sizes(solve(spec, ratio, "alike", 1)[0][0])[1] for ratio in np.linspace(0.02, 0.85, 40)}
+    assert heads <= neurons
+    assert 5 not in neurons or model_type != "llama"
+
+
+@pytest.mark.parametrize(
+    ("variation", "fixed"),
+    [("granitemoehybrid", True), ("phi3-all", True), ("phi3-partial", False), ("granite", False), ("exaone4", False)],
+)
+def test_heads_stay_where_the_family_s_class_takes_their_size_from_their_number(variation: str, fixed: bool) -> None:
+    spec = model_spec(micro_config(**VARIATIONS[variation]))
+    neurons = {kept_sizes(solve(spec, ratio, "alike", 1)[0][0])[1] for ratio in np.linspace(0.02, 0.4, 12)}
+    assert (neurons == {6}) is fixed
+
+
+def test_a_ratio_that_takes_heads_is_refused_where_they_stay() -> None:
+    spec = model_spec(micro_config(**VARIATIONS["granitemoehybrid"]))
+    most = 3 * 79 / (2 * 16 * (6 + 3) + 3 * 80)
+    layers, achieved = solve(spec, most, align=1)
+    assert achieved == pytest.approx(most, abs=RATIO_TOLERANCE)
+    assert kept_sizes(layers[0]) == (3, 6, 1)
+    check_ratio(spec, most + 0.01, EVEN, 1)
+    for refused in (lambda: solve(spec, most + 0.01, align=1), lambda: check_ratio(spec, 0.9, EVEN, 1, "uniform")):
+        with pytest.raises(UsageError, match=f"fixes sizes.* at most {most:.3f} can be removed.* --layout uniform"):
+            refused()
+
+
+def test_a_window_that_only_some_layers_have_is_no_other_shape() -> None:
+    spec = model_spec(micro_config(**VARIATIONS["qwen2-window"]))
+    assert len({attention.sliding_window for attention in spec.all(Attention)}) == 2
+    assert len({kept_sizes(plan) for plan in solve(spec, 0.4)[0]}) == 1
+
+
+@pytest.mark.parametrize("changed", [{"intermediate_size": 64}, {"num_attention_heads": 3}])
+def test_layers_that_differ_already_are_refused(changed: dict[str, int]) -> None:
+    spec = small_spec(heads=6, kv_groups=3, neurons=100, layers=2)
+    spec = spec.with_layers((spec.layers[0], spec.layers[1].changed(**changed)))
+    with pytest.raises(UsageError, match="the layers of this model differ in shape; leave out --layout uniform"):
+        solve(spec, 0.2)
+
+
+def test_a_ratio_out_of_reach_is_refused() -> None:
+    spec = smollm2_spec(num_hidden_layers=4)
+    most = 1.0 - (4 * 64 + 3 * 16) / (2 * 9 * 64 + 2 * 3 * 64 + 3 * 1536)
+    layers, achieved = solve(spec, most)
+    assert achieved == pytest.approx(most, abs=RATIO_TOLERANCE)
+    assert kept_sizes(layers[0]) == (1, 1, 16)
+    for refused in (lambda: solve(spec, most + 0.01), lambda: check_ratio(spec, most + 0.01, EVEN, 16)):
+        with pytest.raises(UsageError, match=f"at most {most:.3f} can be removed"):
+            refused()
+
+
+@pytest.mark.parametrize("sensitivity", [np.ones((1, 2)), np.full((2, 2), np.nan), -np.ones((2, 2))])
+def test_a_sensitivity_that_makes_no_sense_is_refused(sensitivity: np.ndarray) -> None:
+    spec = smollm2_spec(num_hidden_layers=2)
+    with pytest.raises(ValueError, match="sensitivity must be finite"):
+        solve_uniform(spec, scored_options(spec, random_scores(spec)), 0.2, 16, "loss", sensitivity)
+    with pytest.raises(ValueError, match="balance must be one of"):
+        solve(spec, 0.2, "even")

@@ -1,0 +1,285 @@
+"""A plan is made from the scores or the losses of the very model it is for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.calibration import single_mixture
+from support.models import micro_source, write_micro_model
+from support.plans import assert_same_options, both, kept_sizes
+from support.product import OUTPUTS, Calibration, Compute, Mixture, Projection, Source, open_source
+
+from seap_export.errors import InputError
+from seap_export.model.families import names
+from seap_export.pruning.plan.make import plan_variant, rank_layers
+from seap_export.pruning.plan.options import options_from_elimination, options_from_scores
+from seap_export.pruning.plan.plan import Plan
+from seap_export.pruning.plan.ranked import Ranking
+from seap_export.pruning.plan.settings import PlanSettings, ScoreMix
+from seap_export.pruning.plan.sparsity import Sparsity
+from seap_export.pruning.plan.sublayers import KeptHeads, KeptNeurons
+from seap_export.pruning.scores import (
+    CHANNEL_SCORES,
+    ChannelScore,
+    LayerScores,
+    channel_scores,
+    layer_scores,
+    unit_scores,
+)
+
+Calibrate = Callable[..., Calibration]
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Source:
+    return micro_source(tmp_path / "model")
+
+
+def output_weights(source: Source, index: int) -> dict[Projection, torch.Tensor]:
+    weights = load_file(next(file for file in source.files if file.suffix == ".safetensors"))
+    prefix = f"model.layers.{index}."
+    return {
+        "o_proj": weights[prefix + "self_attn.o_proj.weight"],
+        "down_proj": weights[prefix + "mlp.down_proj.weight"],
+    }
+
+
+def ranking_of(source: Source, statistics: Mixture, score: Any, **changes: Any) -> Ranking:
+    on_layer = changes.pop("on_layer", lambda layer: None)
+    settings = PlanSettings(score, **{"ridge": 1.0, **changes})
+    with TemporaryDirectory() as folder:
+        return rank_layers(source, statistics, settings, Path(folder), on_layer, compute=Compute())
+
+
+def planned(source: Source, statistics: Mixture, ranking: Ranking, **changes: Any) -> Plan:
+    settings: dict[str, Any] = {
+        "score": "wifv",
+        "sparsity": Sparsity("adaptive"),
+        "align": 4,
+        "balance": "loss",
+        "compensation": "none",
+        "ridge": 1.0,
+    }
+    return plan_variant(source, statistics, ranking, PlanSettings(**{**settings, **changes}), 0.3)
+
+
+@pytest.mark.parametrize("score", CHANNEL_SCORES)
+def test_every_layer_is_scored_by_its_own_weights_and_statistics(
+    source: Source, random_calibration: Calibrate, score: ChannelScore
+) -> None:
+    calibration = random_calibration(source)
+    done: list[int] = []
+    ranking = ranking_of(source, single_mixture(calibration), score, on_layer=done.append)
+    assert done == [0, 1, 2]
+    assert ranking.scores is not None
+    assert torch.equal(ranking.sensitivity, calibration.sensitivity())
+    for index, (scores, options) in enumerate(zip(ranking.scores, ranking.options, strict=True)):
+        moments, weights = calibration.layer(index), output_weights(source, index)
+        heads = channel_scores(score, weights["o_proj"], moments["o_proj"])
+        assert torch.equal(unit_scores(scores["o_proj"]), heads.view(6, 16).mean(1))
+        assert torch.equal(scores["down_proj"], channel_scores(score, weights["down_proj"], moments["down_proj"]))
+        assert_same_options(options, options_from_scores(source.spec, index, scores))
+
+
+@pytest.mark.parametrize("score", ["wifv", "elimination"])
+@pytest.mark.parametrize("variation", ["glm4", "exaone4", "gemma2-all"])
+def test_rows_count_by_the_gain_of_the_norm_behind_them(
+    tmp_path: Path, random_calibration: Calibrate, variation: str, score: Any
+) -> None:
+    """As if the norm's gain were part of the projection, which is the same function."""
+    source = micro_source(tmp_path / variation, variation)
+    statistics = single_mixture(random_calibration(source))
+    ranking = ranking_of(source, statistics, score)
+    for index, options in enumerate(ranking.options):
+        layer = source.read_layer(index)
+        weights = {
+            output: layer[names.tensor(norm, index)].float().unsqueeze(1) * layer[names.weight(output, index)].float()
+            for output, norm in (("o_proj", "post_self_attn_layernorm"), ("down_proj", "post_mlp_layernorm"))
+        }
+        if score == "elimination":
+            covariances = {output: statistics.covariance(index, output) for output in OUTPUTS}
+            ridge = 1.0 / statistics.effective_tokens
+            expected = options_from_elimination(source.spec, index, weights, covariances, ridge=ridge)
+        else:
+            scores = layer_scores(
+                score, weights, statistics.calibrations["boolq"].layer(index), source.spec.layers[index]
+            )
+            expected = options_from_scores(source.spec, index, scores)
+        assert_same_options(options, expected)
+
+
+def test_heads_are_squared_where_asked(source: Source, random_calibration: Calibrate) -> None:
+    calibration = random_calibration(source)
+    plain, squared = (
+        ranking_of(source, single_mixture(calibration), "wifv", sparsity=sparsity).scores
+        for sparsity in (Sparsity("adaptive"), Sparsity("global"))
+    )
+    assert plain is not None
+    assert squared is not None
+    for index, score in enumerate(squared):
+        expected = layer_scores(
+            "wifv",
+            output_weights(source, index),
+            calibration.layer(index),
+            source.spec.layers[index],
+            square_heads=True,
+        )
+        assert torch.equal(score["o_proj"], expected["o_proj"])
+        assert not torch.equal(score["o_proj"], plain[index]["o_proj"])
+        assert torch.equal(score["down_proj"], plain[index]["down_proj"])
+
+
+@pytest.mark.parametrize("ridge", [0.5, 20.0])
+def test_elimination_sees_the_covariances_of_the_mixture_and_the_ridge_of_the_refit(
+    source: Source, random_calibration: Calibrate, ridge: float
+) -> None:
+    calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(("one", "two"))}
+    mixture = Mixture("mix", {"one": 1.0, "two": 2.0}, calibrations)
+    assert mixture.effective_tokens == pytest.approx(72)  # of 80, unevenly weighted
+    done: list[int] = []
+    ranking = ranking_of(source, mixture, "elimination", ridge=ridge, on_layer=done.append)
+    assert done == [0, 1, 2]
+    assert ranking.scores is None
+    assert torch.equal(ranking.sensitivity, mixture.sensitivity())
+    for index, options in enumerate(ranking.options):
+        covariances = {output: mixture.covariance(index, output) for output in OUTPUTS}
+        expected = options_from_elimination(
+            source.spec, index, output_weights(source, index), covariances, ridge=ridge / mixture.effective_tokens
+        )
+        assert_same_options(options, expected)
+
+
+def by_task(source: Source, mixture: Mixture, score: ChannelScore) -> dict[str, tuple[LayerScores, ...]]:
+    by_name = {
+        task: ranking_of(source, single_mixture(calibration), score).scores
+        for task, calibration in mixture.calibrations.items()
+    }
+    return {task: scores for task, scores in by_name.items() if scores is not None}
+
+
+def total(scores: tuple[LayerScores, ...]) -> float:
+    return sum(float(score["o_proj"].sum() + score["down_proj"].sum()) for score in scores)
+
+
+@pytest.mark.parametrize("mix", ["scaled", "plain"])
+@pytest.mark.parametrize("score", CHANNEL_SCORES)
+def test_scores_of_several_tasks_are_added_by_their_weights(
+    source: Source, random_calibration: Calibrate, score: ChannelScore, mix: ScoreMix
+) -> None:
+    calibrations = {
+        "one": random_calibration(source, "one", 0),
+        "two": random_calibration(source, "two", 1, scale=10.0),
+    }
+    mixture = Mixture("mix", {"one": 1.0, "two": 0.25}, calibrations)
+    scores = by_task(source, mixture, score)
+    factors = {
+        task: weight / (total(scores[task]) if mix == "scaled" else 1.0) for task, weight in mixture.weights.items()
+    }
+    mixed = ranking_of(source, mixture, score, mix=mix)
+    assert mixed.scores is not None
+    for index, layer in enumerate(mixed.scores):
+        heads = sum(factors[task] * scores[task][index]["o_proj"] for task in scores)
+        neurons = sum(factors[task] * scores[task][index]["down_proj"] for task in scores)
+        torch.testing.assert_close(layer["o_proj"], heads, rtol=1e-12, atol=0.0)
+        torch.testing.assert_close(layer["down_proj"], neurons, rtol=1e-12, atol=0.0)
+        assert_same_options(mixed.options[index], options_from_scores(source.spec, index, layer))
+    if mix == "scaled":
+        assert total(mixed.scores) == pytest.approx(1.25)
+
+
+@pytest.mark.parametrize("score", CHANNEL_SCORES)
+def test_the_scores_of_a_single_task_stay_as_they_are(
+    source: Source, random_calibration: Calibrate, score: ChannelScore
+) -> None:
+    calibration = random_calibration(source)
+    for weight, mix in ((1.0, "plain"), (3.0, "scaled")):
+        ranking = ranking_of(source, Mixture("boolq", {"boolq": weight}, {"boolq": calibration}), score, mix=mix)
+        assert ranking.scores is not None
+        expected = layer_scores(score, output_weights(source, 1), calibration.layer(1), source.spec.layers[1])
+        assert torch.equal(ranking.scores[1]["down_proj"], expected["down_proj"])
+
+
+def test_a_task_whose_scores_are_all_0_is_no_obstacle(source: Source, random_calibration: Calibrate) -> None:
+    calibrations = {
+        "one": random_calibration(source, "one", 0),
+        "two": random_calibration(source, "two", 1, scale=0.0),
+    }
+    mixture = Mixture("mix", {"one": 1.0, "two": 1.0}, calibrations)
+    mixed, alone = ranking_of(source, mixture, "wifv"), ranking_of(source, single_mixture(calibrations["one"]), "wifv")
+    for option, other in zip(mixed.options, alone.options, strict=True):
+        assert (both(option)[1].order == both(other)[1].order).all()
+
+
+@pytest.mark.parametrize("score", ["wifv", "elimination"])
+def test_statistics_of_another_model_are_refused(
+    source: Source, tmp_path: Path, random_calibration: Calibrate, score: str
+) -> None:
+    other = open_source(str(write_micro_model(tmp_path / "other", seed=1, model_type="llama")))
+    with pytest.raises(InputError, match="'boolq' was made with another model"):
+        ranking_of(source, single_mixture(random_calibration(other)), score)
+
+
+@pytest.mark.parametrize("score", ["wifn", "elimination"])
+def test_a_plan_says_what_it_was_made_from_and_how(source: Source, random_calibration: Calibrate, score: str) -> None:
+    calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(("one", "two"))}
+    mixture = Mixture("mix", {"one": 1.0, "two": 0.5}, calibrations)
+    plan = planned(
+        source,
+        mixture,
+        ranking_of(source, mixture, score),
+        score=score,
+        sparsity=Sparsity("uniform", protect_first=1),
+        balance="alike",
+        compensation="one-shot",
+        ridge=7.0,
+    )
+    assert (plan.task, plan.weights) == ("mix", {"one": 1.0, "two": 0.5})
+    assert (plan.source_name, plan.source_sha256) == ("model", source.digest)
+    assert (plan.method, plan.settings.score) == ("custom", score)
+    assert (plan.settings.align, plan.settings.balance) == (4, "alike")
+    assert (plan.settings.compensation, plan.settings.ridge, plan.requested_ratio) == ("one-shot", 7.0, 0.3)
+    assert plan.settings.sparsity == Sparsity("uniform", protect_first=1, protect_last=0)
+    dense, shrunk = source.spec, plan.shrunk_spec(source.spec)
+    kept, whole = (sum(spec.prunable_weights(layer) for layer in range(3)) for spec in (shrunk, dense))
+    assert plan.achieved_ratio == pytest.approx(1.0 - kept / whole)
+    assert plan.achieved_ratio == pytest.approx(0.3, abs=0.01)
+
+
+def test_the_sensitivity_and_the_balance_decide_too(source: Source, random_calibration: Calibrate) -> None:
+    statistics = single_mixture(random_calibration(source))
+    ranking = ranking_of(source, statistics, "elimination")
+    plan = planned(source, statistics, ranking)
+    other = torch.tensor([[1.0, 1.0], [1.0, 1.0], [1e6, 1e6]], dtype=torch.float64)
+    sensitive = planned(source, statistics, dataclasses.replace(ranking, sensitivity=other))
+    assert sensitive.layers[2] != plan.layers[2]
+    assert kept_sizes(sensitive.layers[2]) == (3, 6, 80)
+    parts = [both(option) for option in ranking.options]
+    cheap = [(heads, dataclasses.replace(neurons, loss_of=1e-6 * neurons.loss_of)) for heads, neurons in parts]
+    ranking = dataclasses.replace(ranking, options=tuple(cheap))
+    by_loss, alike = (
+        planned(source, statistics, ranking, sparsity=Sparsity("uniform"), balance=balance).layers
+        for balance in ("loss", "alike")
+    )
+    assert all(len(layer[KeptHeads].heads) == 6 for layer in by_loss)
+    assert any(len(layer[KeptHeads].heads) < 6 for layer in alike)
+
+
+def test_global_sparsity_ranks_the_scores(source: Source, random_calibration: Calibrate) -> None:
+    statistics = single_mixture(random_calibration(source))
+    ranking = ranking_of(source, statistics, "wifv", sparsity=Sparsity("global"))
+    plan = planned(source, statistics, ranking, sparsity=Sparsity("global"))
+    assert ranking.scores is not None
+    least_kept = min(
+        float(score["down_proj"][list(layer[KeptNeurons].neurons)].min())
+        for score, layer in zip(ranking.scores, plan.layers, strict=True)
+    )
+    assert plan.achieved_ratio == pytest.approx(0.3, abs=0.01)
+    assert least_kept > 0.0
+    assert len({len(layer[KeptNeurons].neurons) for layer in plan.layers}) > 1

@@ -1,0 +1,99 @@
+"""Options of scores lose the scores of what they remove; options that contradict themselves are refused."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+from support.plans import both, random_scores, scores_of, small_spec
+from support.variations import VARIATIONS, micro_config
+
+from seap_export.model.families import Convolution, model_spec
+from seap_export.pruning.plan.cost import BUDGETS, CostModel
+from seap_export.pruning.plan.options import options_from_scores
+from seap_export.pruning.plan.sublayers import KeptHeads, KeptNeurons
+from seap_export.pruning.plan.sublayers.convolution import ConvolutionOptions
+
+SPEC = small_spec(6, 3, 5)
+HEADS, NEURONS = both(options_from_scores(SPEC, 0, random_scores(SPEC)[0]))
+
+
+def test_an_attention_option_loses_the_scores_of_all_channels_of_the_heads_removed() -> None:
+    scores = random_scores(SPEC)[0]
+    for kept, loss, weights in zip(HEADS.sets, HEADS.losses, HEADS.costs(CostModel()), strict=True):
+        removed = [head for head in range(6) if head not in kept.units]
+        lost = sum(float(scores["o_proj"][head, channel]) for head in removed for channel in range(4))
+        assert loss == pytest.approx(lost, rel=1e-12, abs=0.0)
+        assert weights == 2 * 24 * 4 * (len(kept.units) + len(kept.groups))
+
+
+def test_there_is_one_option_for_every_pair_of_groups_and_heads_a_group() -> None:
+    pairs = [(len(kept.groups), len(kept.units) // len(kept.groups)) for kept in HEADS.sets]
+    assert sorted(pairs) == [(groups, heads) for groups in (1, 2, 3) for heads in (1, 2)]
+    assert pairs[0] == (1, 1)
+    assert pairs[-1] == (3, 2)
+
+
+def test_neurons_are_sorted_by_score_and_lose_the_scores_of_the_rest() -> None:
+    _, neurons = both(options_from_scores(SPEC, 0, scores_of([1] * 6, [2, 5, 0, 5, 1])))
+    assert neurons.order.tolist() == [1, 3, 0, 4, 2]
+    assert neurons.loss_of.tolist() == [13, 8, 3, 1, 0, 0]
+
+
+def test_a_plan_keeps_the_most_important_neurons_sorted() -> None:
+    heads, neurons = both(options_from_scores(SPEC, 0, scores_of([1] * 6, [2, 5, 0, 6, 1])))
+    assert (heads.kept(0), neurons.kept(2)) == (KeptHeads(2, (0,), (0,)), KeptNeurons((0, 1, 3)))
+
+
+def test_a_head_or_a_channel_costs_what_the_shrunk_sublayer_does() -> None:
+    for options in (HEADS, NEURONS, NEURONS.aligned(2)):
+        for budget in BUDGETS:
+            cost = CostModel(budget, 9)
+            shrunk = [options.shrunk(option) for option in range(len(options.losses))]
+            assert options.costs(cost).tolist() == [options.cost_of(layer, 24, cost) for layer in shrunk]
+
+
+def test_the_nearest_option_of_each_kind() -> None:
+    assert HEADS.nearest(np.array([0.0, 750.0, 1e9])).tolist() == [0, 2, 5]
+    assert NEURONS.aligned(2).nearest(np.array([-9.0, 72 * 2.9, 72 * 3.1, 72 * 9.0])).tolist() == [0, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "values", "message"),
+    [
+        (HEADS, {"sets": (), "loss_of": np.zeros(0)}, "must keep all heads"),
+        (HEADS, {"sets": HEADS.sets[:-1], "loss_of": HEADS.loss_of[:-1]}, "must keep all heads"),
+        (HEADS, {"loss_of": np.append(HEADS.loss_of[:-1], 1.0)}, "without loss"),
+        (HEADS, {"loss_of": HEADS.loss_of[:-1]}, "each option must have a loss"),
+        (HEADS, {"loss_of": -HEADS.loss_of}, "not negative"),
+        (HEADS, {"loss_of": HEADS.loss_of + np.inf}, "finite"),
+        (HEADS, {"sets": (HEADS.sets[2], *HEADS.sets[1:])}, "sorted by weights"),
+        (NEURONS, {"order": np.array([0, 1, 2, 3, 3])}, "order of all channels"),
+        (NEURONS, {"order": np.arange(4)}, "order of all channels"),
+        (NEURONS, {"loss_of": np.zeros(5)}, "one value for every number"),
+        (NEURONS, {"loss_of": np.ones(6)}, "0 for all of them"),
+        (NEURONS, {"loss_of": np.array([5.0, 3, 4, 2, 1, 0])}, "never rise"),
+        (NEURONS, {"loss_of": np.array([np.inf, 3, 2, 1, 1, 0])}, "finite"),
+    ],
+)
+def test_options_that_contradict_themselves_are_refused(options: Any, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(options, **values)
+    assert type(dataclasses.replace(options)) is type(options)
+
+
+@pytest.mark.parametrize(
+    ("size", "groups", "heads"), [(2, (), ()), (2, (0, 1), (0, 1, 2)), (2, (0,), ()), (0, (0,), (0,)), (2, (1,), (0,))]
+)
+def test_heads_without_meaning_are_refused(size: int, groups: tuple[int, ...], heads: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="must"):
+        KeptHeads(size, groups, heads)
+
+
+def test_stock_classes_load_convolutions_of_the_hidden_size_alone() -> None:
+    spec = model_spec(micro_config(**VARIATIONS["lfm2"]))
+    whole = spec.first(Convolution)
+    narrow = dataclasses.replace(whole, conv_dim=whole.conv_dim // 2)
+    assert [ConvolutionOptions.is_loaded(spec, one) for one in (whole, narrow)] == [True, False]

@@ -1,0 +1,225 @@
+"""A rounded model: on the grid, nearer to the model in floats than the nearest levels, and the same however made."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.calibration import (
+    BATCH_TOKENS,
+    TOKEN_IDS,
+    Killed,
+    compute_in_memory,
+    compute_on_disk,
+    die_at,
+    file_contents,
+    mixture_of,
+)
+from support.corpora import random_token_ids
+from support.models import micro_source, transformers_model
+from support.plans import micro_plan
+from support.product import (
+    Compute,
+    Mixture,
+    SafetensorsReader,
+    SafetensorsWriter,
+    Vocabulary,
+    dequantize,
+    quantize,
+    write_shrunk_model,
+)
+from support.stand_ins.cuda import pretend_cuda
+
+from seap_export.errors import InputError
+from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.note import read_note
+from seap_export.pruning.rounding.write import folder_source, write_rounded_model
+
+HOW = BlockQuantization(4)
+Made = tuple[Path, Mixture]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Made]:
+    """The pruned model folder and the statistics of a variation."""
+    known: dict[str, Made] = {}
+
+    def make(variation: str) -> Made:
+        if variation not in known:
+            work = tmp_path_factory.mktemp(variation)
+            source = micro_source(work / "model", variation)
+            statistics = mixture_of(source, work / "statistics", {"boolq": TOKEN_IDS})
+            (work / "hf").mkdir()
+            write_shrunk_model(
+                source, micro_plan(source, "sequential"), statistics, work / "hf", compute=compute_in_memory()
+            )
+            known[variation] = work / "hf", statistics
+        return known[variation]
+
+    return make
+
+
+def rounded(made: Made, folder: Path, how: BlockQuantization = HOW, compute: Compute | None = None) -> Path:
+    folder.mkdir(exist_ok=True)
+    write_rounded_model(made[0], made[1], how, folder, compute=compute or compute_in_memory())
+    return folder
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    reader = SafetensorsReader(folder)
+    return reader.read(reader.shapes())
+
+
+def nearest(folder: Path, how: BlockQuantization) -> dict[str, torch.Tensor]:
+    return {
+        name: dequantize(quantize(tensor, how), how, tensor.shape[1]) if tensor.dim() == 2 else tensor
+        for name, tensor in tensors(folder).items()
+    }
+
+
+@torch.no_grad()
+def divergence(made: Made, weights: dict[str, torch.Tensor], texts: list[list[int]]) -> float:
+    """Mean KL from the model in floats, in transformers' own class."""
+    exact, other = transformers_model(made[0]), transformers_model(made[0])
+    other.load_state_dict(weights, strict=False)
+    total = 0.0
+    for ids in texts:
+        wanted, logits = (model(torch.tensor([ids])).logits.double().log_softmax(-1) for model in (exact, other))
+        total += float((wanted.exp() * (wanted - logits)).sum())
+    return total / sum(map(len, texts))
+
+
+@pytest.mark.parametrize(
+    ("variation", "how"),
+    [
+        pytest.param("llama-gqa", HOW, marks=pytest.mark.full),
+        ("llama-biases", BlockQuantization(4, symmetric=False)),
+        ("gemma2-all", HOW),
+        ("phi3-all", BlockQuantization(4, embeddings=False)),
+        pytest.param("granite-all", HOW, marks=pytest.mark.full),
+        ("qwen3", BlockQuantization(4, 32)),
+        ("llama-gqa", BlockQuantization(4, 32, embeddings=False, whole_blocks=True)),
+    ],
+)
+def test_it_is_on_the_grid_and_nearer_than_the_nearest_levels(
+    made: Callable[[str], Made], tmp_path: Path, variation: str, how: BlockQuantization
+) -> None:
+    made_here = made(variation)
+    folder = rounded(made_here, tmp_path / "rounded", how)
+    on_levels = tensors(folder)
+    for name, tensor in on_levels.items():
+        is_table = "embed" in name or "lm_head" in name
+        if tensor.dim() == 2 and how.takes(tensor.shape[1]) and (how.embeddings or not is_table):
+            assert torch.equal(dequantize(quantize(tensor, how), how, tensor.shape[1]), tensor), name
+    note = read_note(folder)
+    assert note is not None
+    assert note.grid == how
+    assert read_note(made_here[0]) is None
+    assert {path.name for path in folder.iterdir()} == {
+        *(path.name for path in made_here[0].iterdir()),
+        "rounding.json",
+    }
+    assert not list(note.origin_differences(made_here[0]))
+    exact, plain = tensors(made_here[0]), nearest(made_here[0], how)
+    untaken = {name: tensor for name, tensor in exact.items() if tensor.dim() == 2 and not how.takes(tensor.shape[1])}
+    assert bool(untaken) is how.whole_blocks
+    assert all(torch.equal(on_levels[name], tensor) for name, tensor in untaken.items())
+    plain |= untaken
+    if not how.embeddings:
+        plain |= {
+            name: tensor for name, tensor in tensors(made_here[0]).items() if "embed" in name or "lm_head" in name
+        }
+    texts = [list(text) for text in TOKEN_IDS]
+    assert divergence(made_here, on_levels, texts) < 0.8 * divergence(made_here, plain, texts)
+
+
+@pytest.mark.parametrize(
+    "variation",
+    ["gemma2-all", *(pytest.param(name, marks=pytest.mark.full) for name in ("llama-biases", "granite-all"))],
+)
+def test_the_same_bytes_on_a_gpu_and_with_streams_on_disk(
+    made: Callable[[str], Made], tmp_path: Path, variation: str
+) -> None:
+    made_here = made(variation)
+    expected = file_contents(rounded(made_here, tmp_path / "here"))
+    on_disk = rounded(made_here, tmp_path / "disk", compute=compute_on_disk(folder_source(made_here[0])))
+    assert file_contents(on_disk) == expected
+    with pretend_cuda() as device:
+        there = Compute(device, device_memory=2**62, batch_tokens=BATCH_TOKENS)
+        assert file_contents(rounded(made_here, tmp_path / "there", compute=there)) == expected
+
+
+def test_it_goes_on_where_it_was_interrupted(
+    made: Callable[[str], Made], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_here = made("llama-biases")
+    expected = file_contents(rounded(made_here, tmp_path / "whole"))
+    for call in itertools.count(step=7):
+        folder, layers = tmp_path / str(call), list[int]()
+        with monkeypatch.context() as patch:
+            die_at(patch, SafetensorsWriter, "write", call)
+            try:
+                rounded(made_here, folder)
+                break
+            except Killed:
+                pass
+        write_rounded_model(made_here[0], made_here[1], HOW, folder, layers.append, compute=compute_in_memory())
+        assert layers == [0, 1, 2]
+        assert file_contents(folder) == expected
+    assert call > 20
+
+
+def test_a_sublayer_beside_another_is_fitted_to_what_it_reads(made: Callable[[str], Made], tmp_path: Path) -> None:
+    """The MLP of a first layer reads the embeddings, whatever attention adds to them."""
+    folder, statistics = made("cohere-all")
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    changed = load_file(other / "model.safetensors")
+    changed["model.layers.0.self_attn.o_proj.weight"] *= 2
+    save_file(changed, other / "model.safetensors", metadata={"format": "pt"})
+    one, two = (
+        tensors(rounded((model, statistics), tmp_path / name, BlockQuantization(4, embeddings=False)))
+        for name, model in (("one", folder), ("two", other))
+    )
+    for projection in ("gate_proj", "up_proj"):
+        name = f"model.layers.0.mlp.{projection}.weight"
+        assert torch.equal(one[name], two[name])
+
+
+def test_a_calibration_of_another_vocabulary_is_refused(made: Callable[[str], Made], tmp_path: Path) -> None:
+    folder, _ = made("llama-gqa")
+    larger = micro_source(tmp_path / "model", "llama-gqa", vocab_size=200)
+    statistics = mixture_of(larger, tmp_path / "statistics", {"boolq": random_token_ids(9, vocabulary=200)})
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match="vocabulary of 96; give the calibration"):
+        write_rounded_model(folder, statistics, HOW, tmp_path / "out")
+
+
+def test_a_cut_vocabulary_is_rounded_with_its_own_ids(tmp_path: Path) -> None:
+    source = micro_source(tmp_path / "model", "llama-gqa")
+    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TOKEN_IDS})
+    whole, renumbered = tmp_path / "whole", tmp_path / "renumbered"
+    whole.mkdir()
+    write_shrunk_model(source, micro_plan(source, "sequential"), statistics, whole, compute=compute_in_memory())
+    shutil.copytree(whole, renumbered)
+    kept = Vocabulary(tuple(range(1, 96)), 96)  # without the token 0, which some texts have
+    kept_rounded = tensors(whole)
+    for name in ("model.embed_tokens.weight", "lm_head.weight"):
+        kept_rounded[name] = kept_rounded[name][1:].contiguous()
+    save_file(kept_rounded, renumbered / "model.safetensors", {"format": "pt"})
+    config = json.loads((whole / "config.json").read_text("utf-8")) | {"vocab_size": 95}
+    (renumbered / "config.json").write_text(json.dumps(config), "utf-8")
+    shifted = [([token - 1 for token in ids if token], weight) for ids, weight in statistics.token_ids()]
+    outs = [tmp_path / "by-vocabulary", tmp_path / "by-hand"]
+    for out in outs:
+        out.mkdir()
+    write_rounded_model(renumbered, statistics, HOW, outs[0], compute=compute_in_memory(), vocabulary=kept)
+    statistics.token_ids = lambda: [text for text in shifted if text[0]]  # type: ignore[method-assign]
+    write_rounded_model(renumbered, statistics, HOW, outs[1], compute=compute_in_memory())
+    assert file_contents(outs[0]) == file_contents(outs[1])

@@ -1,0 +1,248 @@
+"""Models without some of their experts: what transformers computes with them, and the refit of the others."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.calibration import mixture_of
+from support.corpora import random_token_ids
+from support.models import masked_logits, mean_divergence, micro_source, transformers_model, write_micro_model
+from support.plans import layer_plan, plan_of
+from support.product import EVEN, LayerPlan, length_buckets, open_source, plan_variant, rank_layers, router_weights
+from support.variations import VARIATIONS
+from torch import nn
+
+from seap_export.errors import UsageError
+from seap_export.model.families import Attention, Experts
+from seap_export.model.layers import working_memory
+from seap_export.model.layers.compute import Compute
+from seap_export.model.layers.hidden_states import HiddenStates
+from seap_export.model.layers.layer import DecoderLayer
+from seap_export.model.sources.source import Source
+from seap_export.pruning.plan.plan import Plan
+from seap_export.pruning.plan.recipes import open_recipe
+from seap_export.pruning.plan.settings import Compensation, PlanSettings
+from seap_export.pruning.plan.sublayers import KeptExperts, KeptHeads
+from seap_export.pruning.scores import EXPERT_SCORES, Score
+from seap_export.pruning.shrink.expert_refit import ExpertFit
+from seap_export.pruning.shrink.write import write_shrunk_model
+
+#: All neurons of a dense layer, and fewer: then a layer with experts lacks the first.
+ALL, FEWER = range(80), range(0, 80, 2)
+SOME_HEADS = (1, 2, 5)
+
+
+def plan(source: Source, compensation: Compensation) -> Plan:
+    """The second layer and the last lack an expert, and the last half of all neurons, and of heads with sinks."""
+    pairs = zip(source.spec.layers, (ALL, FEWER, FEWER), strict=True)
+    *layers, last = [layer_plan(layer, None, None, neurons) for layer, neurons in pairs]
+    experts, width = last[KeptExperts].experts, last[KeptExperts].expert_width
+    half = KeptExperts(experts, width // 2, tuple(tuple(range(expert % 2, width, 2)) for expert in experts))
+    attention = source.spec.layers[-1][Attention]
+    heads = KeptHeads.of(attention, SOME_HEADS) if attention.has_sinks else last[KeptHeads]
+    return plan_of(source, [*layers, LayerPlan((heads, half))], compensation)
+
+
+def shrunk(source: Source, folder: Path, compensation: Compensation) -> Plan:
+    shrunk_plan = plan(source, compensation)
+    statistics = mixture_of(source, folder / "statistics", {"boolq": random_token_ids()})
+    (folder / "hf").mkdir()
+    write_shrunk_model(source, shrunk_plan, statistics, folder / "hf")
+    return shrunk_plan
+
+
+def hide(model: Any, experts: Experts, layer: int, kept: Sequence[int]) -> None:
+    """Makes the router of a layer of transformers' model never choose the other experts."""
+    mlp = model.model.layers[layer].mlp
+    gate = mlp.router if "router" in experts.biases else mlp.gate
+    hidden = torch.full((experts.num_experts,), -torch.inf)
+    hidden[list(kept)] = 0.0
+
+    def forward(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        logits = nn.functional.linear(x.reshape(-1, x.shape[-1]), gate.weight, getattr(gate, "bias", None)) + hidden
+        weights, indices = logits.softmax(-1).topk(experts.experts_per_token)
+        return logits, weights / weights.sum(-1, keepdim=True) if experts.is_normalised else weights, indices
+
+    gate.forward = forward
+
+
+@pytest.mark.parametrize("variation", ["mixtral-all", "qwen3_moe-some", "qwen3_moe-all", "gpt_oss"])
+def test_it_is_the_dense_model_whose_routers_never_choose_the_removed_experts(variation: str, tmp_path: Path) -> None:
+    full = {"layer_types": ["full_attention"] * 3} if variation == "gpt_oss" else {"sliding_window": None}
+    source = micro_source(tmp_path / "dense", variation, **full)
+    shrunk_plan = shrunk(source, tmp_path, "none")
+    model = transformers_model(tmp_path / "dense")
+    dense = masked_logits(model)
+    for index, layer in enumerate(source.spec.layers):
+        for experts in (one for one in layer.sublayers if isinstance(one, Experts)):
+            hide(model, experts, index, shrunk_plan.layers[index][KeptExperts].experts)
+        for mlp in (model.model.layers[index].mlp for one in layer.outputs if one == "down_proj" and index):
+            mlp.down_proj.weight.data[:, 1::2] = 0.0  # a layer without experts has lost neurons
+    has_sinks, last = source.spec.layers[2][Attention].has_sinks, model.model.layers[2]
+    for expert, matrix in enumerate(last.mlp.experts.down_proj.data):
+        (matrix.T if has_sinks else matrix)[:, 1 - expert % 2 :: 2] = 0.0
+    if has_sinks:  # and whose heads, each with its sink, write nothing
+        gone = sorted(set(range(6)) - set(SOME_HEADS))
+        last.self_attn.o_proj.weight.data.unflatten(1, (6, -1))[:, gone] = 0.0
+    expected = masked_logits(model)
+    actual = masked_logits(transformers_model(tmp_path / "hf"))
+    torch.testing.assert_close(actual, expected, rtol=0.0, atol=1e-5 * float(expected.abs().max()))
+    assert (expected - dense).abs().max() > 0.1
+
+
+def test_experts_that_are_left_are_refitted(tmp_path: Path) -> None:
+    divergences = {}
+    for compensation in ("none", "sequential"):
+        source = micro_source(tmp_path / compensation / "dense", "mixtral")
+        shrunk(source, tmp_path / compensation, compensation)  # type: ignore[arg-type]
+        texts = random_token_ids()
+        divergences[compensation] = mean_divergence(
+            tmp_path / compensation / "dense", tmp_path / compensation / "hf", texts
+        )
+    assert divergences["sequential"] < 0.8 * divergences["none"]
+
+
+def test_one_expert_in_float32_at_a_time_gives_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    for most in (1 << 30, 0):
+        monkeypatch.setattr(working_memory, "_AT_ONCE", most)
+        source = micro_source(tmp_path / str(most) / "dense", "mixtral", "bfloat16")
+        layer = DecoderLayer(source.spec, 0, source.read_layer(0))
+        dtype = layer.tensors["model.layers.0.mlp.experts.up_proj.weight"].dtype
+        assert dtype == (torch.float32 if most else torch.bfloat16)
+        shrunk(source, tmp_path / str(most), "sequential")
+        files = sorted((tmp_path / str(most)).rglob("*.safetensors"))
+        written.append([file.read_bytes() for file in files])
+    assert written[0] == written[1]
+
+
+@pytest.mark.parametrize("variation", ["mixtral-all", "gpt_oss"])
+def test_each_tensor_keeps_its_dtype(variation: str, tmp_path: Path) -> None:
+    """Routers and vectors in float32 among matrices in bfloat16, with numbers that bfloat16 does not have."""
+    folder = write_micro_model(tmp_path / "dense", dtype="bfloat16", **VARIATIONS[variation])
+    dense = {
+        name: 1.001 * tensor.float()
+        if tensor.dim() == 1 or name.endswith(("gate.weight", "router.weight"))
+        else tensor
+        for name, tensor in load_file(folder / "model.safetensors").items()
+    }
+    save_file(dense, folder / "model.safetensors", {"format": "pt"})
+    source = open_source(str(folder))
+    shrunk_plan = shrunk(source, tmp_path, "sequential")
+    stored = load_file(tmp_path / "hf" / "model.safetensors")
+    compensated = {name for name in stored if name.endswith("o_proj.bias")}
+    assert {name: stored[name].dtype for name in stored.keys() - compensated} == {
+        name: dense[name].dtype for name in stored.keys() - compensated
+    }
+    assert json.loads((tmp_path / "hf" / "config.json").read_text("utf-8"))["dtype"] == "bfloat16"
+    routers = source.spec.family.names["router"] + ".weight"
+    for index in range(3):
+        name = source.spec.family.names["layer"].format(layer=index) + routers
+        kept = list(shrunk_plan.layers[index][KeptExperts].experts)
+        assert torch.equal(stored[name], dense[name][kept])
+    assert all(torch.equal(stored[name], dense[name]) for name in stored if name.endswith("norm.weight"))
+
+
+@pytest.mark.parametrize("score", EXPERT_SCORES)
+def test_scores_of_experts_leave_everything_else_whole(score: Score, tmp_path: Path) -> None:
+    settings = PlanSettings(score, EVEN, compensation="none")
+    source = micro_source(tmp_path / "dense", "qwen3_moe-some")
+    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": random_token_ids()})
+    (tmp_path / "ranking").mkdir()
+    ranking = rank_layers(source, statistics, settings, tmp_path / "ranking", compute=Compute())
+    variant_plan = plan_variant(source, statistics, ranking, settings, 0.2)
+    cut = {
+        output
+        for layer, dense in zip(variant_plan.layers, source.spec.layers, strict=True)
+        for output in dense.outputs
+        if layer.is_cut(output, dense)
+    }
+    assert cut == {Experts.output}
+
+
+def test_scores_of_experts_are_for_models_that_have_some(tmp_path: Path) -> None:
+    source = micro_source(tmp_path / "dense", "llama-gqa")
+    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": random_token_ids()})
+    with pytest.raises(UsageError, match="has none; use another recipe"):
+        rank_layers(source, statistics, open_recipe("reap"), tmp_path, compute=Compute())
+
+
+@pytest.mark.parametrize("summed", [4, 1, 0])
+@torch.no_grad()
+def test_moments_are_those_of_each_expert_s_channels(
+    summed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(working_memory, "_SUMMED", summed * 64**2)
+    source, texts = micro_source(tmp_path / "m", "mixtral"), random_token_ids(9)
+    mixture = mixture_of(source, tmp_path / "statistics", {"boolq": texts})
+    statistics = mixture.experts(0, Experts.output)
+    layer, batches = DecoderLayer(source.spec, 0, source.read_layer(0)), length_buckets(texts, 4096)
+    hidden = HiddenStates.embedded(source.spec, source.read_embedding(), batches)
+    hidden.advance(layer, "o_proj")
+    parts, _ = layer.channels_and_product(Experts.output, hidden.streams[0], batches[0])
+    every = torch.zeros(batches[0].num_tokens, 256, dtype=torch.float64)
+    for expert, channels in enumerate(parts):
+        every[: len(channels), source.spec.layers[0][Experts].of_expert(expert)] = channels.double()
+        expected = channels.double().T @ channels.double() / len(every)
+        torch.testing.assert_close(statistics.moment(expert), expected, rtol=1e-4, atol=1e-4 * float(expected.max()))
+    every_channel = mixture.layer(0)[Experts.output]
+    torch.testing.assert_close(every_channel.mean, every.mean(0), rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(every_channel.variance, every.var(0, correction=0), rtol=1e-4, atol=1e-12)
+    tokens = (every.unflatten(1, (4, -1)).abs().sum(2) > 0).double().sum(0)
+    shares = statistics.shares(source.spec.layers[0][Experts])
+    torch.testing.assert_close(shares, tokens / len(every))
+    first = mixture.scarce_experts(replace(source.spec, layers=source.spec.layers[:1]))
+    assert first == (int((tokens < 64).sum()), 4)
+
+
+class Walk:
+    """A mixture in two models: that of the second has other output projections."""
+
+    def __init__(self, folder: Path, scale: float) -> None:
+        source = micro_source(folder, "mixtral", num_experts_per_tok=1)
+        self.spec, tensors = source.spec, source.read_layer(0)
+        self.experts = self.spec.layers[0][Experts]
+        name = "model.layers.0.mlp.experts.down_proj.weight"
+        self.exact = DecoderLayer(self.spec, 0, tensors, only=Experts.output)
+        self.layer = DecoderLayer(self.spec, 0, {**tensors, name: scale * tensors[name]}, only=Experts.output)
+        batches = length_buckets(random_token_ids(60, longest=40), 256)
+        embedding = source.read_embedding()
+        self.dense, self.changed = (HiddenStates.embedded(self.spec, embedding, batches) for _ in range(2))
+        self.weights = [torch.ones(batch.num_tokens) for batch in batches]
+        parts, counts = [], []
+        for stream, batch in zip(self.dense.streams, batches, strict=True):
+            channels, product = self.exact.channels_and_product(Experts.output, stream, batch)
+            count = (stream + product).norm(dim=1).reciprocal()
+            parts.append(channels)
+            counts.append([count[reached != 0] for reached in router_weights(self.exact, self.experts, stream).T])
+        #: Of each expert, and what its tokens count, by the lengths of their hidden states.
+        self.channels = [torch.cat(part) for part in zip(*parts, strict=True)]
+        self.counts = [torch.cat(part).double() for part in zip(*counts, strict=True)]
+
+    def fit(self, ridge: float) -> torch.Tensor:
+        fit = ExpertFit(self.experts, self.layer, self.changed, self.weights)
+        self.dense.advance(self.exact, Experts.output, partial(fit.add, self.exact))
+        return fit.fitted(self.layer.weight(Experts.output), ridge, lambda one, _: one)
+
+
+@torch.no_grad()
+def test_the_fit_of_each_expert_is_least_squares_with_a_ridge_by_its_own_tokens(tmp_path: Path) -> None:
+    walk = Walk(tmp_path / "m", 0.5)
+    fitted = walk.fit(2.0).double()
+    before, wanted = (one.weight(Experts.output).double() for one in (walk.layer, walk.exact))
+    for expert in range(4):  # with one expert for each token, what it writes is all of the product
+        columns = walk.experts.of_expert(expert)
+        c = walk.channels[expert].double()
+        p = walk.counts[expert] / walk.counts[expert].sum()
+        moment = (p[:, None] * c).T @ c
+        ridge = 2.0 * moment.trace() * p.square().sum() * torch.eye(len(moment), dtype=torch.float64)
+        change = (wanted - before)[:, columns] @ moment @ torch.linalg.inv(moment + ridge)
+        torch.testing.assert_close(fitted[:, columns], before[:, columns] + change, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,163 @@
+"""Shrinking that was interrupted anywhere goes on, makes at most one layer again, and ends in the same bytes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.calibration import (
+    TOKEN_IDS,
+    Killed,
+    compute_in_memory,
+    compute_on_disk,
+    die_at,
+    file_contents,
+    mixture_of,
+)
+from support.models import micro_source
+from support.plans import micro_plan
+from support.processes import Tool
+from support.product import COMPENSATIONS, Compensation, Compute, Mixture, SafetensorsWriter, Source
+
+from seap_export.model.layers import streams
+from seap_export.pruning.shrink import refit_streams
+from seap_export.pruning.shrink.write import write_shrunk_model
+
+
+@dataclass
+class Case:
+    source: Source
+    statistics: Mixture
+    expected: Mapping[str, Mapping[str, bytes]]
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    work = tmp_path_factory.mktemp("case")
+    source = micro_source(work / "model", "llama-gqa", "bfloat16")
+    made = Case(source, mixture_of(source, work / "statistics", {"boolq": TOKEN_IDS}), {})
+    for compensation in COMPENSATIONS:
+        run(made, work / compensation, compensation, compute_in_memory())
+    made.expected = {name: file_contents(work / name) for name in COMPENSATIONS}
+    return made
+
+
+def run(case: Case, folder: Path, compensation: Compensation, compute: Compute, **options: Any) -> None:
+    folder.mkdir(exist_ok=True)
+    plan = micro_plan(case.source, compensation)
+    write_shrunk_model(case.source, plan, case.statistics, folder, compute=compute, **options)
+
+
+@pytest.mark.parametrize("compensation", COMPENSATIONS)
+def test_killed_before_any_tensor_is_written(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compensation: Compensation
+) -> None:
+    layers: list[int] = []
+    plain = Source.read_layer
+
+    def noted(self: Source, layer: int) -> Any:
+        layers.append(layer)
+        return plain(self, layer)
+
+    monkeypatch.setattr(Source, "read_layer", noted)
+    for call in itertools.count():
+        layers.clear()
+        folder = tmp_path / str(call)
+        with monkeypatch.context() as patch:
+            die_at(patch, SafetensorsWriter, "write", call)
+            try:
+                run(case, folder, compensation, compute_in_memory())
+                break
+            except Killed:
+                pass
+        reported: list[int] = []
+        run(case, folder, compensation, compute_in_memory(), on_layer=reported.append)
+        assert reported == [0, 1, 2]
+        assert file_contents(folder) == case.expected[compensation]
+        assert len(layers) <= 4
+    assert call > 20
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+@pytest.mark.parametrize(
+    ("what", "name", "calls"),
+    [
+        (streams._KeptInMemory, "save", 6),
+        (streams._KeptInFile, "save", 6),
+        (streams._Saved, "forget", 6),
+        (streams._Layout, "write", 40),
+        (refit_streams, "refit", 3),
+        (SafetensorsWriter, "flush", 3),
+        (SafetensorsWriter, "__exit__", 1),
+    ],
+)
+def test_killed_while_the_streams_are_saved(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: object, name: str, calls: int, where: str
+) -> None:
+    compute = compute_in_memory() if where == "memory" else compute_on_disk(case.source)
+    if what in (streams._KeptInMemory, streams._KeptInFile) and (what is streams._KeptInFile) is (where == "memory"):
+        pytest.skip("not used there")
+    layers: list[int] = []
+    plain = Source.read_layer
+    monkeypatch.setattr(Source, "read_layer", lambda self, layer: (layers.append(layer), plain(self, layer))[1])
+    for call in range(0, calls, 1 if calls < 10 else 7):
+        layers.clear()
+        folder = tmp_path / str(call)
+        with monkeypatch.context() as patch:
+            die_at(patch, what, name, call)
+            with pytest.raises(Killed):
+                run(case, folder, "sequential", compute)
+        run(case, folder, "sequential", compute)
+        assert file_contents(folder) == case.expected["sequential"]
+        assert len(layers) <= 4
+
+
+@pytest.mark.parametrize("lost", ["model.safetensors", "unfinished/dense-00002"])
+def test_what_was_lost_since_is_made_again(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """The end of the second layer, behind which alone streams are saved; or these."""
+    with monkeypatch.context() as patch:
+        die_at(patch, streams._KeptInMemory, "save", 4)
+        with pytest.raises(Killed):
+            run(case, tmp_path, "sequential", compute_in_memory())
+    if lost == "model.safetensors":
+        os.truncate(tmp_path / lost, (tmp_path / lost).stat().st_size - 1)
+    else:
+        (tmp_path / lost).unlink()
+    run(case, tmp_path, "sequential", compute_in_memory())
+    assert file_contents(tmp_path) == case.expected["sequential"]
+
+
+def test_streams_on_disk_and_inputs_computed_twice_give_the_same_bytes(case: Case, tmp_path: Path) -> None:
+    run(case, tmp_path, "sequential", compute_on_disk(case.source))
+    assert file_contents(tmp_path) == case.expected["sequential"]
+
+
+def test_a_process_that_is_killed(tool: Tool, case: Case, tmp_path: Path) -> None:
+    script = """
+import os, signal, sys
+from pathlib import Path
+from support.calibration import compute_in_memory, single_mixture
+from support.plans import micro_plan
+from support.processes import Tool
+from seap_export.pruning.activations.statistics import Calibration
+from seap_export.pruning.shrink.write import write_shrunk_model
+from seap_export.model.sources.open import open_source
+source = open_source(sys.argv[1])
+kill = lambda layer: layer == 1 and os.kill(os.getpid(), signal.SIGKILL)
+statistics, plan = single_mixture(Calibration(Path(sys.argv[2]))), micro_plan(source, "sequential")
+write_shrunk_model(source, plan, statistics, Path(sys.argv[3]), kill, compute=compute_in_memory())
+"""
+    model = case.source.files[0].parent
+    done = tool(tmp_path, model, model.parent / "statistics" / "boolq", tmp_path, program=script)
+    assert done.code == -signal.SIGKILL, done.err
+    assert (tmp_path / "unfinished").is_dir()
+    run(case, tmp_path, "sequential", compute_in_memory())
+    assert file_contents(tmp_path) == case.expected["sequential"]
