@@ -7,6 +7,7 @@ what the commands of the same names do; they are imported when they are first us
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from seap_export.common.hidden import refuse_hidden
 from seap_export.model.modeling.registration import register_pruned_families
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ register_pruned_families()
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    refuse_hidden()
     globals()[name] = value = getattr(import_module(f"{__name__}.api.{name.lower()}"), name)
     return value
 

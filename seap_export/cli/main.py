@@ -32,6 +32,7 @@ from seap_export.cli.commands.route import route_command
 from seap_export.cli.commands.validate import validate_command
 from seap_export.cli.console import print_json
 from seap_export.cli.errors import as_click_error, is_panic
+from seap_export.common.hidden import refuse_hidden
 
 _EPILOG = """\b
 Exit codes:
@@ -90,6 +91,7 @@ class _Commands(click.Group):
         """Runs a command; any exception becomes a `click.ClickException`."""
         with _terminable() as terminated:
             try:
+                refuse_hidden()
                 return super().invoke(ctx)
             except (click.ClickException, click.exceptions.Exit):
                 raise

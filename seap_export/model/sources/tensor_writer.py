@@ -134,7 +134,7 @@ class SafetensorsWriter:
             self._written.append((start, self._position, zlib.crc32(data)))
 
     def flush(self) -> None:
-        """Hands all that is written to the disk, and notes it for the call that goes on; see `seap_export.common.durable`."""
+        """Hands all that is written to the disk, and notes it for the call that goes on; see `common.durable`."""
         self._file.flush()
         note(self._path, self._written)
         self._written = []
