@@ -30,7 +30,6 @@ PASSED, FAILED = 0, 1
 PACKAGES = ("seap_export", "converters", "validation")
 #: Folders whose modules need no mutant, and why.
 MEASURING = {
-    "validation/benchmarks": "commands for contributors, whose tables are read by who runs them",
     "validation/readiness": "`make test-gpu`, which is rehearsed as a whole",
 }
 #: What computes or decides, in a function.
