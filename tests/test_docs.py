@@ -10,6 +10,7 @@ from pathlib import Path
 
 import click
 import pytest
+from benchmarks.__main__ import benchmarks
 from support.product import families, refused_models
 
 from seap_export.cli import main
@@ -53,14 +54,20 @@ def test_the_rows_of_a_table_have_as_many_cells_as_its_head(page: Path) -> None:
 FOREIGN = {"--head", "--ignore-scripts", "--max-model-len", "--trust-remote-code"}
 
 
-def _commands(page: Path) -> Iterator[list[str]]:
-    """The words of each `seap-export COMMAND ...` in a block, without the program."""
+PROGRAMS = {"seap-export": main, "python tests/benchmarks": benchmarks}
+
+
+def _commands(page: Path) -> Iterator[tuple[click.Command, list[str]]]:
+    """The command of each `seap-export COMMAND ...` or benchmark in a block, and its words."""
     text = re.sub(r"\\\n *", " ", page.read_text("utf-8"))
     blocks = re.findall(r"^```sh\n(.*?)^```|^((?: {4}[^\n]*\n)+)", text, flags=re.MULTILINE | re.DOTALL)
     for line in "".join(fenced + indented for fenced, indented in blocks).splitlines():
-        shown = re.match(r"[ \w./-]*\bseap-export ([a-z]+ .*?)(?: [|>] .*|\s+# .*)?$", line)
-        if shown and shown[1].count('"') % 2 == 0:
-            yield shlex.split(shown[1])
+        shown = re.match(r"[ \w./-]*\b(seap-export|python tests/benchmarks) ([a-z_]+ .*?)(?: [|>] .*|\s+# .*)?$", line)
+        if shown and shown[2].count('"') % 2 == 0:
+            name, *words = shlex.split(shown[2])
+            command = PROGRAMS[shown[1]].get_command(_context(main), name)
+            assert command is not None, line
+            yield command, words
 
 
 def _context(command: click.Command) -> click.Context:
@@ -69,14 +76,13 @@ def _context(command: click.Command) -> click.Context:
 
 
 def test_commands_are_found() -> None:
-    assert len([words for page in PAGES for words in _commands(page)]) >= 60
+    assert len([words for page in PAGES for _, words in _commands(page)]) >= 80
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_commands_have_the_options_that_are_shown(page: Path) -> None:
     """`make_parser` refuses options that a command lacks; the values of choices are compared here."""
-    for name, *words in _commands(page):
-        command = main.commands[name]
+    for command, words in _commands(page):
         values, _, _ = command.make_parser(_context(command)).parse_args(words)
         for parameter in command.params:
             if isinstance(parameter.type, click.Choice) and parameter.name in values:

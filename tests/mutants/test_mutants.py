@@ -1,21 +1,24 @@
 """Bugs planted in the code, each of which the tests that its row names must find.
 
-A row of the TOML files beside this one is a mutant: a module, a snippet that it has once, what stands there instead,
-and the tests that fail then. A mutant that nothing finds has no `killed_by`; it names the tests that pass all the
-same (`survives`), and why that is left so.
+A row of the TOML files beside this one is a mutant: a snippet that the packages have once, what stands there instead,
+and the tests that fail then. White space does not count in the snippet, and all modules are searched for it, so that a
+row outlives a new layout of the code. Where other code reads the same, `within` names the class, function or module
+that is meant, such as `decoder.Graph.step`. A mutant that nothing finds has no `killed_by`; it names the tests that
+pass all the same (`survives`), and why that is left so.
 """
 
 from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import pytest
@@ -27,7 +30,6 @@ PASSED, FAILED = 0, 1
 PACKAGES = ("seap_export", "converters", "validation")
 #: Folders whose modules need no mutant, and why.
 MEASURING = {
-    "validation/benchmarks": "commands for contributors, whose tables are read by who runs them",
     "validation/readiness": "`make test-gpu`, which is rehearsed as a whole",
 }
 #: What computes or decides, in a function.
@@ -43,18 +45,18 @@ class Mutant:
 
     Attributes:
         what: The bug, in words.
-        module: The file, as a path from the root.
-        find: A snippet that the file has once.
+        find: A snippet that the packages have once.
         replace: What takes its place.
+        within: The class, function or module in which the snippet is looked for; everywhere if empty.
         killed_by: Tests that fail then, as pytest names them.
         survives: Without such: tests that pass.
         why: Without such: why that is left so.
     """
 
     what: str
-    module: str
     find: str
     replace: str
+    within: str = ""
     killed_by: tuple[str, ...] = ()
     survives: tuple[str, ...] = ()
     why: str = ""
@@ -63,23 +65,80 @@ class Mutant:
     def tests(self) -> tuple[str, ...]:
         return self.killed_by or self.survives
 
+    @cached_property
+    def places(self) -> list[tuple[str, int, int]]:
+        """Where the code has the snippet: a module, as a path from the root, and the characters from and to."""
+        wanted = _dense(self.find)
+        return [
+            (module.path, module.kept[at], module.kept[at + len(wanted) - 1] + 1)
+            for module in _modules()
+            for at in _occurrences(wanted, module.dense)
+            if f".{self.within}." in f".{module.place(module.kept[at])}." or not self.within
+        ]
+
     @property
-    def text(self) -> str:
-        return (ROOT / self.module).read_text("utf-8")
+    def module(self) -> str:
+        return self.places[0][0]
 
     @property
     def changed(self) -> str:
-        return self.text.replace(self.find, self.replace)
+        """The module with the bug."""
+        module, start, end = self.places[0]
+        text = (ROOT / module).read_text("utf-8")
+        return text[:start] + self.replace.strip() + text[end:]
 
-    @property
-    def id(self) -> str:
-        return f"{Path(self.module).stem}: {self.what}"
+
+class _Module:
+    """A file of the packages, searched without its white space."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.text = (ROOT / path).read_text("utf-8")
+        self.dense = _dense(self.text)
+
+    @cached_property
+    def kept(self) -> list[int]:
+        """Where each character of `dense` stands in the text."""
+        return [at for at, character in enumerate(self.text) if not character.isspace()]
+
+    @cached_property
+    def definitions(self) -> list[tuple[int, int, str]]:
+        """The first and last line of each class and function, and its name, from the outside in."""
+        nodes = ast.walk(ast.parse(self.text))
+        kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        return sorted((node.lineno, -(node.end_lineno or 0), node.name) for node in nodes if isinstance(node, kinds))
+
+    def place(self, at: int) -> str:
+        """The module, classes and functions around a character, with dots between them."""
+        line = self.text.count("\n", 0, at) + 1
+        names = [name for first, last, name in self.definitions if first <= line <= -last]
+        return ".".join([*Path(self.path).with_suffix("").parts, *names])
+
+
+@cache
+def _modules() -> list[_Module]:
+    paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    return [_Module(path.relative_to(ROOT).as_posix()) for path in paths]
+
+
+def _dense(text: str) -> str:
+    return "".join(text.split())
+
+
+def _occurrences(wanted: str, text: str) -> Iterator[int]:
+    return (match.start() for match in re.finditer(re.escape(wanted), text))
 
 
 def _read(path: Path) -> list[Mutant]:
     rows = tomllib.loads(path.read_text("utf-8"))["mutant"]
     return [
-        Mutant(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
+        Mutant(
+            **{
+                key: tuple(value) if isinstance(value, list) else value
+                for key, value in row.items()
+                if key != "module"
+            }
+        )
         for row in rows
     ]
 
@@ -92,24 +151,25 @@ MUTANTS = [mutant for mutants in AREAS.values() for mutant in mutants]
 def test_every_row_fits_the_code(area: str) -> None:
     problems = []
     for mutant in AREAS[area]:
-        if mutant.text.count(mutant.find) != 1 or mutant.find == mutant.replace:
-            problems.append(f"{mutant.module} has {mutant.text.count(mutant.find)} times: {mutant.find}")
-        compile(mutant.changed, mutant.module, "exec")
         problems += [f"there is no {test}" for test in mutant.tests if test.split("[")[0] not in _tests(test)]
         if bool(mutant.killed_by) is bool(mutant.why and mutant.survives):
-            problems.append(f"either tests kill '{mutant.id}', or the row says why not")
+            problems.append(f"either tests kill '{mutant.what}', or the row says why not")
+        if len(mutant.places) == 1 and mutant.find != mutant.replace:
+            compile(mutant.changed, mutant.module, "exec")
+        else:
+            problems.append(f"{[module for module, _, _ in mutant.places]} have: {mutant.find}")
     assert problems == []
 
 
 def test_there_are_many_and_each_is_another_one() -> None:
-    assert len({(mutant.module, mutant.find, mutant.replace) for mutant in MUTANTS}) == len(MUTANTS)
-    assert len({mutant.id for mutant in MUTANTS}) == len(MUTANTS)
+    assert len({(mutant.find, mutant.within, mutant.replace) for mutant in MUTANTS}) == len(MUTANTS)
+    assert len({mutant.what for mutant in MUTANTS}) == len(MUTANTS)
 
 
 def test_every_module_that_computes_or_decides_has_a_mutant() -> None:
-    named = {mutant.module for mutant in MUTANTS}
-    paths = [path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
-    others = sorted(path for path in paths if path not in named and not path.startswith(tuple(MEASURING)))
+    named = {module for mutant in MUTANTS for module, _, _ in mutant.places}
+    others = [module.path for module in _modules() if module.path not in named]
+    others = [path for path in others if not path.startswith(tuple(MEASURING))]
     assert [path for path in others if _decides(path)] == [], "plant a bug in each of these: CONTRIBUTING.md, Tests"
     assert all((ROOT / folder).is_dir() for folder in MEASURING)
 
@@ -124,7 +184,7 @@ def test_every_test_that_a_row_names_exists() -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.id.replace(" ", "_"))
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.what.replace(" ", "_"))
 def test_its_tests_find_a_mutant(mutant: Mutant, tmp_path: Path) -> None:
     for name in COPIED:
         if (ROOT / name).is_dir():

@@ -72,7 +72,6 @@ from seap_export.runtime.decoding.decoder import Decoding, OnnxDecoder
 from seap_export.runtime.driver import Driver
 from seap_export.runtime.files import load_tokenizer
 from seap_export.runtime.session import open_session
-from validation.benchmarks.random_model import write_random_model
 from validation.divergence.measure import DivergenceFigures
 from validation.parity.profiles import Limits
 from validation.parity.rounding import round_activations, round_weights

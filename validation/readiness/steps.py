@@ -198,7 +198,7 @@ def _large_model(request: Request) -> Step:
     """Calibration on a few tokens and the paper's recipe: only the shapes matter, since the weights are random."""
     folder, shape = _large(request), request.large
     dense, sizes = folder / "dense", [word for size in shape.sizes.items() for word in map(str, size)]
-    write = (*request.programs.python, "-m", "validation.benchmarks.random_model", "llama-2-7b", str(dense), *sizes)
+    write = (*request.programs.python, "tests/benchmarks", "random_model", "llama-2-7b", str(dense), *sizes)
     settings = ("--samples", 4, "--held-out", 1, "--max-length", 32)
     commands = [
         Command(("rm", "-rf", str(folder))),

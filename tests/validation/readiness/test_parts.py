@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from benchmarks.random_model import write_random_model
 from click.testing import CliRunner
 from support.exports import run_here
-from support.product import OnnxDecoder, write_random_model
+from support.product import OnnxDecoder
 
 from seap_export.runtime import Generator
 from validation.readiness.genai_gaps import genai_gaps

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.product import write_random_model
+from benchmarks.random_model import write_random_model
 
 from validation.readiness.request import Programs, Request
 from validation.readiness.run import run_steps

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.random_model import write_random_model
 from click.testing import CliRunner
 from support.product import (
     CalibrationStep,
@@ -16,7 +17,6 @@ from support.product import (
     QualityStep,
     RoundingStep,
     ShrinkStep,
-    write_random_model,
 )
 
 from seap_export.cli import main

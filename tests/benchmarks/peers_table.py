@@ -1,6 +1,6 @@
 """Compares this package's ONNX with that of GenAI's builder (writing, running, generating), as Markdown tables.
 
-    python -m validation.benchmarks.peers_table MODEL_FOLDER --genai-python GENAI/bin/python --json peers.json
+    python tests/benchmarks peers_table MODEL_FOLDER --genai-python GENAI/bin/python --json peers.json
 
 MODEL_FOLDER is a dense model in float32. GENAI needs onnxruntime-genai, onnx-ir, torch and transformers. Exporters:
 
@@ -28,14 +28,13 @@ from pathlib import Path
 from typing import Any
 
 import click
+from benchmarks.peers.artifacts import Artifact, Environments, Written, all_artifacts, write
+from benchmarks.peers.contest import Passage, Result, choose_passage, compare
+from benchmarks.peers.loops import LoopResult, all_loops, prepare, run_loops
+from benchmarks.peers.setting import versions
+from benchmarks.peers.tables import loops_table, ratios_table, sessions_table, writers_table
 
 from seap_export.runtime.doctor.machine import processor
-from validation.benchmarks.command import Benchmark
-from validation.benchmarks.peers.artifacts import Artifact, Environments, Written, all_artifacts, write
-from validation.benchmarks.peers.contest import Passage, Result, choose_passage, compare
-from validation.benchmarks.peers.loops import LoopResult, all_loops, prepare, run_loops
-from validation.benchmarks.peers.setting import versions
-from validation.benchmarks.peers.tables import loops_table, ratios_table, sessions_table, writers_table
 from validation.speed.measure import Timing
 
 SCHEMA = "seap-export/peers/1"
@@ -52,7 +51,7 @@ class _Size:
     threads: int
 
 
-@click.command(cls=Benchmark)
+@click.command()
 @click.argument("model", metavar="MODEL_FOLDER", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--genai-python", required=True, type=_PYTHON)
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write all figures to this file.")
@@ -189,7 +188,3 @@ def _report(
 def _times(timing: Timing) -> dict[str, Any]:
     medians = {"prefill_s": timing.prefill_s, "prefill_p95_s": timing.prefill_p95_s, "step_s": timing.step_s}
     return {**medians, **asdict(timing)}
-
-
-if __name__ == "__main__":
-    peers_table()

@@ -1,7 +1,7 @@
 """Compares the zero-shot accuracy of recipes and of the dense model, as a Markdown table.
 
     seap-export calibrate MODEL --task piqa=piqa.toml --task wikitext2=wikitext2.toml --samples 200 --out DIR
-    python -m validation.benchmarks.zero_shot_table MODEL --calibrations DIR/calibration \
+    python tests/benchmarks zero_shot_table MODEL --calibrations DIR/calibration \
         --questions piqa=piqa_validation.toml --ratio 0.5 --limit 500 \
         --recipe wanda-sp@wikitext2 --recipe flap@wikitext2 --recipe seap --recipe reconstruct --json figures.json
 
@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+from benchmarks.shrinker import Shrinker
 
 from seap_export.corpus import Task, parse_tasks, text_digest
 from seap_export.model.sources.open import open_source
 from seap_export.pruning.activations.statistics import Calibration
 from seap_export.pruning.plan.recipes import open_recipe
-from validation.benchmarks.command import Benchmark
-from validation.benchmarks.shrinker import Shrinker
 from validation.reports.markdown import markdown_table
 from validation.zero_shot.evaluate import evaluate_zero_shot
 from validation.zero_shot.questions import Question, read_questions
@@ -34,7 +33,7 @@ _BATCH = 16
 Figures = dict[str, dict[str, Any]]
 
 
-@click.command(cls=Benchmark)
+@click.command()
 @click.argument("model", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--calibrations", "folder", required=True, type=click.Path(exists=True, path_type=Path))
 @click.option("--questions", multiple=True, required=True, metavar="TASK=FILE")
@@ -102,7 +101,3 @@ def _table(figures: Figures, tasks: list[str], rows: list[str]) -> str:
         return [row, *(f"{acc:.1%} / {acc_norm:.1%}" for acc, acc_norm in pairs)]
 
     return markdown_table(("recipe, ratio", *tasks, "mean"), map(cells, ["dense", *rows]))
-
-
-if __name__ == "__main__":
-    zero_shot_table()

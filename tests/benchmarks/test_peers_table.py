@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from benchmarks import peers_table
+from benchmarks.peers.artifacts import Environments, all_artifacts
+from benchmarks.peers.loops import all_loops
 from click.testing import CliRunner
-
-from validation.benchmarks import peers_table
-from validation.benchmarks.peers.artifacts import Environments, all_artifacts
-from validation.benchmarks.peers.loops import all_loops
 
 
 @pytest.fixture

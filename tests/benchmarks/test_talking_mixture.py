@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.__main__ import benchmarks
+from benchmarks.talking_mixture import balanced_groups, fitted_router, write_mixture
 from click.testing import CliRunner
 from support.corpora import random_token_ids
 from support.models import masked_logits, mean_divergence, micro_source, transformers_model
-
-from validation.benchmarks.talking_mixture import balanced_groups, fitted_router, talking_mixture, write_mixture
 
 
 def divergence(folder: Path, per_token: int, steps: int) -> float:
@@ -60,5 +60,5 @@ def test_a_router_is_sharper_than_the_energies_and_obeys_the_token_that_has_most
 
 
 def test_bad_input_is_one_line_and_its_exit_code(tmp_path: Path) -> None:
-    done = CliRunner().invoke(talking_mixture, ["./none", str(tmp_path / "out"), "--text", "a=a.txt"])
+    done = CliRunner().invoke(benchmarks, ["talking_mixture", "./none", str(tmp_path / "out"), "--text", "a=a.txt"])
     assert (done.exit_code, done.output.count("\n"), done.output.startswith("Error: ./none: no such")) == (8, 1, True)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from benchmarks.draft_table import rounds, shared_numbers
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-
-from validation.benchmarks.draft_table import rounds, shared_numbers
 
 
 @pytest.mark.parametrize(

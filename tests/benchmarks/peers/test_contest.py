@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from seap_export.errors import ArtifactError
-from validation.benchmarks.peers.contest import (
+from benchmarks.peers.contest import (
     Agreement,
     Passage,
     choose_passage,
@@ -18,6 +16,8 @@ from validation.benchmarks.peers.contest import (
     rotated,
     take_times,
 )
+
+from seap_export.errors import ArtifactError
 
 STEPS = 3
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from benchmarks.peers.artifacts import Artifact, Environments, all_artifacts, write
+from benchmarks.peers.contest import choose_passage, compare
 
 from seap_export.errors import ArtifactError
-from validation.benchmarks.peers.artifacts import Artifact, Environments, all_artifacts, write
-from validation.benchmarks.peers.contest import choose_passage, compare
 
 PEERS = Environments(Path(sys.executable), Path("/genai"))
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from benchmarks.precision_table import precision_table
 from click.testing import CliRunner
 from support.corpora import micro_texts
 
 from seap_export.cli import main
-from validation.benchmarks.precision_table import precision_table
 
 
 def test_rows_by_size(dense: Path, tmp_path: Path) -> None:

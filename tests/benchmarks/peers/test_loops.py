@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from benchmarks.peers.artifacts import Environments
+from benchmarks.peers.contest import Passage, choose_passage
+from benchmarks.peers.loops import Loop, all_loops, prepare, run_loops
 
 from seap_export.errors import ArtifactError
-from validation.benchmarks.peers.artifacts import Environments
-from validation.benchmarks.peers.contest import Passage, choose_passage
-from validation.benchmarks.peers.loops import Loop, all_loops, prepare, run_loops
 
-ROOT = Path(__file__).parents[4]
+ROOT = Path(__file__).parents[3]
 GENAI = ROOT / ".venv-genai" / "bin" / "python"
 ENVIRONMENTS = Environments(Path(sys.executable), GENAI)
 

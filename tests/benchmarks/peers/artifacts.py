@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.process import measure
+
 from seap_export.errors import ArtifactError
-from validation.benchmarks.process import measure
 
 _RECORD = "written.json"
 

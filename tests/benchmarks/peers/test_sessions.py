@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from benchmarks.peers.sessions import PlainGraph
 from onnx import TensorProto, helper
 from support.models import write_micro_model
 from support.product import OnnxForm
@@ -17,7 +18,6 @@ from transformers import AutoModelForCausalLM
 
 from converters.onnx import write_onnx
 from seap_export.errors import ArtifactError
-from validation.benchmarks.peers.sessions import PlainGraph
 
 PROMPT, TOKENS = [5, 9, 3, 17, 40, 8], [11, 2, 60]
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from benchmarks.peers.artifacts import Written
+from benchmarks.peers.contest import Agreement, Result
+from benchmarks.peers.loops import LoopResult
+from benchmarks.peers.tables import loops_table, ratios_table, sessions_table, writers_table
 from support.product import Timing
-
-from validation.benchmarks.peers.artifacts import Written
-from validation.benchmarks.peers.contest import Agreement, Result
-from validation.benchmarks.peers.loops import LoopResult
-from validation.benchmarks.peers.tables import loops_table, ratios_table, sessions_table, writers_table
 
 FAST, SLOW = Timing([1.0, 2.0, 1.0], [0.01]), Timing([4.0], [0.02])
 

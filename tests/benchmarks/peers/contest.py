@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from benchmarks.peers.sessions import PlainGraph
 
 from seap_export.errors import ArtifactError
-from validation.benchmarks.peers.sessions import PlainGraph
 from validation.speed.measure import Timing
 
 #: Waiting threads spin for some milliseconds.

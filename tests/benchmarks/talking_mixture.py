@@ -1,6 +1,6 @@
 """Makes a mixture of experts that talks, in the form of Mixtral, out of a small dense model.
 
-    python -m validation.benchmarks.talking_mixture SmolLM2-135M-Instruct.Q4_1.gguf FOLDER \
+    python tests/benchmarks talking_mixture SmolLM2-135M-Instruct.Q4_1.gguf FOLDER \
         --text wikitext=wikitext2_validation.parquet --text gsm8k=gsm8k.toml
 
 The neurons of each MLP are divided into experts of one size by the tokens on which they are active (MoEfication,
@@ -38,7 +38,6 @@ from seap_export.pruning.distillation.student import OuterTensors, Student
 from seap_export.pruning.distillation.texts import batches_of, training_steps
 from seap_export.pruning.shrink.expert_refit import ExpertFit
 from seap_export.pruning.shrink.write import write_weights
-from validation.benchmarks.command import Benchmark
 from validation.prompts import tokenize_prompts
 
 Tensors = Mapping[str, torch.Tensor]
@@ -219,7 +218,7 @@ def _distil(
         click.echo(f"step {index + 1} of {len(lessons)}: KL {loss:.3f} nats", err=True)
 
 
-@click.command(cls=Benchmark)
+@click.command()
 @click.argument("model")
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--text", "corpora", multiple=True, required=True, metavar="NAME=CORPUS", help="General texts.")
@@ -250,7 +249,3 @@ def talking_mixture(
     texts = tokenize_prompts(folder, prompts, max_tokens=max_length, vocab_size=source.spec.vocab_size)
     write_mixture(source, folder, texts, experts, per_token, steps)
     click.echo(f"{folder}: {experts} experts, {per_token} for each token, made with {sum(map(len, texts))} tokens")
-
-
-if __name__ == "__main__":
-    talking_mixture()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from validation.benchmarks.peers.artifacts import Written
-from validation.benchmarks.peers.contest import Result
-from validation.benchmarks.peers.loops import LoopResult
-from validation.benchmarks.process import megabytes
+from benchmarks.peers.artifacts import Written
+from benchmarks.peers.contest import Result
+from benchmarks.peers.loops import LoopResult
+from benchmarks.process import megabytes
+
 from validation.reports.markdown import markdown_table
 from validation.speed.measure import Timing
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peers.artifacts import Environments
+from benchmarks.peers.contest import Passage, rotated
+
 from seap_export.common.checksums import SUMS, write_checksums
 from seap_export.errors import ArtifactError
-from validation.benchmarks.peers.artifacts import Environments
-from validation.benchmarks.peers.contest import Passage, rotated
 from validation.speed.measure import Timing
 
 _WARM_UP = 1

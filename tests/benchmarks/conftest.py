@@ -8,11 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from benchmarks.peers.artifacts import Written
 from click.testing import CliRunner
 from support.models import write_micro_model
 
 from seap_export.cli import main
-from validation.benchmarks.peers.artifacts import Written
 
 #: `convert(model, home, *options)` writes home/onnx and the record that it was written; gives the graph.
 Convert = Callable[..., Path]

@@ -1,7 +1,7 @@
 """Quality and size of a dense model and its variants in several precisions, as a Markdown table.
 
     seap-export calibrate MODEL --task gsm8k=gsm8k.toml --samples 200 --held-out 32 --out DIR
-    python -m validation.benchmarks.precision_table MODEL --calibration DIR/calibration/gsm8k \
+    python tests/benchmarks precision_table MODEL --calibration DIR/calibration/gsm8k \
         --ratio 0.2 --ratio 0.5 --precision fp32 --precision int8 --precision int4
 
 All are compared with the dense model in float32, in torch, on the held-out texts of the calibration; they run as ONNX
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from benchmarks.shrinker import Shrinker
 
 from converters.onnx import write_onnx
 from converters.onnx.format import OnnxFormat
@@ -29,8 +30,6 @@ from seap_export.pruning.activations.statistics import Calibration
 from seap_export.pruning.plan.recipes import DEFAULT_RECIPE, open_recipe
 from seap_export.pruning.rounding.grid import BlockQuantization
 from seap_export.pruning.rounding.write import write_rounded_model
-from validation.benchmarks.command import Benchmark
-from validation.benchmarks.shrinker import Shrinker
 from validation.divergence.dense import DenseAnswers, DenseReference
 from validation.divergence.measure import measure_divergence
 from validation.prompts import tokenize_prompts
@@ -55,7 +54,7 @@ class _Row:
         return self.model, self.precision, self.rounding, size, *quality
 
 
-@click.command(cls=Benchmark)
+@click.command()
 @click.argument("model")
 @click.option("--calibration", "folder", required=True, type=click.Path(path_type=Path))
 @click.option("--ratio", "ratios", multiple=True, required=True, type=float)
@@ -117,7 +116,3 @@ def _row(
     return _Row(
         hf.name, format.precision, rounding, size, kl.mean, kl.stderr, figures.perplexity, figures.top1_agreement
     )
-
-
-if __name__ == "__main__":
-    precision_table()

@@ -1,7 +1,7 @@
 """Compares the quality of recipes at the same ratios and from the same statistics, as a Markdown table.
 
     seap-export calibrate MODEL --task gsm8k=gsm8k.toml --samples 200 --held-out 32 --out DIR
-    python -m validation.benchmarks.recipe_table MODEL --calibration DIR/calibration/gsm8k --ratio 0.2 --ratio 0.5 \
+    python tests/benchmarks recipe_table MODEL --calibration DIR/calibration/gsm8k --ratio 0.2 --ratio 0.5 \
         --recipe seap --recipe reconstruct --recipe mine.toml
 
 A recipe is the name of a shipped one or a TOML file. Each cell is KL(dense || shrunk) in
@@ -17,13 +17,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
+from benchmarks.shrinker import Shrinker
 
 from seap_export.corpus import Task, parse_tasks, split_samples
 from seap_export.model.sources.open import open_source
 from seap_export.pruning.activations.statistics import Calibration
 from seap_export.pruning.plan.recipes import open_recipe
-from validation.benchmarks.command import Benchmark
-from validation.benchmarks.shrinker import Shrinker
 from validation.divergence.dense import DenseAnswers, DenseReference
 from validation.divergence.measure import measure_divergence
 from validation.prompts import tokenize_prompts
@@ -44,7 +43,7 @@ class _Cell:
         return f"{with_error(self.mean_kl_nats, self.mean_kl_nats_stderr)} / {self.perplexity:.1f}"
 
 
-@click.command(cls=Benchmark)
+@click.command()
 @click.argument("model")
 @click.option("--calibration", "folders", multiple=True, required=True, type=click.Path(path_type=Path))
 @click.option("--ratio", "ratios", multiple=True, required=True, type=float)
@@ -122,7 +121,3 @@ def _table(cells: dict[str, dict[str, _Cell]]) -> str:
         fractions = [cell.mean_kl_nats / first[column].mean_kl_nats for column, cell in row.items()]
         rows.append((text, *map(str, row.values()), f"{sum(fractions) / len(fractions):.2f}"))
     return markdown_table(("recipe", *first, "mean KL ratio"), rows)
-
-
-if __name__ == "__main__":
-    recipe_table()

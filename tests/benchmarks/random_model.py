@@ -1,7 +1,7 @@
 """Writes a model with random weights in bfloat16, shard by shard, to measure where no weights are at hand.
 
-    python -m validation.benchmarks.random_model llama-3.2-1b FOLDER
-    python -m validation.benchmarks.random_model llama-2-7b FOLDER --layers 8
+    python tests/benchmarks random_model llama-3.2-1b FOLDER
+    python tests/benchmarks random_model llama-2-7b FOLDER --layers 8
 
 Time, memory and disk depend on shapes and hardly on weights; what such a model says means nothing. In two things the
 weights are like trained ones: hidden states stay small through any number of layers, and the channels that calibration
@@ -23,7 +23,6 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from seap_export.model.families.names import OUTPUTS
 from seap_export.model.sources.stored import StoredForm
 from seap_export.model.sources.tensor_writer import SafetensorsWriter
-from validation.benchmarks.command import Benchmark
 from validation.shapes import SHAPES, Shape
 
 #: Standard deviation of the weights, Llama's own `initializer_range`.
@@ -104,7 +103,7 @@ def _sizes(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command(cls=Benchmark)
+@click.command()
 @click.argument("name", type=click.Choice(list(SHAPES)))
 @click.argument("folder", type=click.Path(path_type=Path))
 @_sizes
@@ -114,7 +113,3 @@ def random_model(name: str, folder: Path, seed: int, **sizes: Any) -> None:
     shape = replace(SHAPES[name], **{key: size for key, size in sizes.items() if size is not None})
     write_random_model(folder, shape, seed)
     click.echo(f"{folder}: {shape.weight_bytes() / 1e9:.1f} GB")
-
-
-if __name__ == "__main__":
-    random_model()

@@ -1,6 +1,6 @@
 """What a draft would gain: how often it guesses a target's next token, and the time that this saves, as a table.
 
-    python -m validation.benchmarks.draft_table --target fp32=DENSE/onnx-fp32 --target int8=DENSE/onnx \
+    python tests/benchmarks draft_table --target fp32=DENSE/onnx-fp32 --target int8=DENSE/onnx \
         --draft "0.5 int4"=PRUNED/onnx-int4 --draft "dense int4"=DENSE/onnx-int4 --calibration OUT/calibration/TASK
 
 The target answers the held-out prompts greedily. In speculative decoding a draft guesses `k` tokens, one step each;
@@ -27,7 +27,6 @@ from tokenizers import Tokenizer
 
 from seap_export.pruning.activations.statistics import Calibration
 from seap_export.runtime.files import load_tokenizer
-from validation.benchmarks.command import Benchmark
 from validation.execution import Execution
 from validation.reports.markdown import markdown_table
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner, open_onnx_runtime
@@ -50,7 +49,7 @@ class _Text:
         return _Text(*([numbers.get(token, -1) for token in tokens] for tokens in (self.prompt, self.answer)))
 
 
-@click.command(cls=Benchmark)
+@click.command()
 @click.option("--target", "targets", multiple=True, required=True, metavar="NAME=FOLDER")
 @click.option("--draft", "drafts", multiple=True, required=True, metavar="NAME=FOLDER")
 @click.option("--calibration", "folder", required=True, type=click.Path(path_type=Path), help="With held-out prompts.")
@@ -156,7 +155,3 @@ def _seconds(call: Callable[[], object]) -> float:
     begin = time.perf_counter()
     call()
     return time.perf_counter() - begin
-
-
-if __name__ == "__main__":
-    draft_table()

@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
-from validation.benchmarks.peers.artifacts import Environments
+from benchmarks.peers.artifacts import Environments
 
 _PACKAGES = (
     "onnxruntime",

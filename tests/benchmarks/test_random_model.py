@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from benchmarks.random_model import random_model, write_random_model
 from click.testing import CliRunner
 from support.product import OUTPUTS, DecoderLayer, HiddenStates, SublayerPass, length_buckets, open_source
 
-from validation.benchmarks.random_model import random_model, write_random_model
 from validation.shapes import SHAPES, Shape
 
 SHAPE = Shape(layers=2, hidden=32, heads=4, kv_heads=2, neurons=48, vocabulary=300, positions=128)
