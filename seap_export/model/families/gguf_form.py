@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class GgufForm:
-    """What cannot be read from a GGUF file itself.
+    """What GGUF files of a family do not say themselves.
 
     Attributes:
         architecture: `general.architecture` of the files.

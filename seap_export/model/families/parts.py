@@ -100,7 +100,7 @@ class FusedRows:
 
 @dataclass(frozen=True)
 class GlobalLayers:
-    """What is different in layers without a window, of which the last one always is.
+    """How layers without a window differ from those with one. The last layer never has a window.
 
     Attributes:
         head_dim: Key of the size of their heads.
@@ -171,7 +171,7 @@ class SharedCaches:
 
 @dataclass(frozen=True)
 class Variant:
-    """What is different in models of a family whose config.json has some values.
+    """How models of a family differ whose config.json has certain values.
 
     Attributes:
         when: The values; of several in a list, any. A missing one is `null`.
@@ -182,7 +182,7 @@ class Variant:
     names: Mapping[str, str] = field(default_factory=dict)
 
     def fits(self, config: Mapping[str, Any]) -> bool:
-        """Whether a config.json has these values."""
+        """Whether a config.json has the values of `when`."""
         given = {key: "null" if config.get(key) is None else config[key] for key in self.when}
         return all(given[key] in (value if isinstance(value, tuple) else (value,)) for key, value in self.when.items())
 

@@ -31,17 +31,14 @@ class LanguagePart:
                 raise InputError(f"the tensors '{first}' and '{name}' are both '{plain}'; remove one")
 
     def dtypes(self) -> dict[str, torch.dtype]:
-        """The floating-point dtype in which a copy of each tensor is stored."""
         dtypes = self._reader.dtypes()
         return {plain: dtypes[name] for plain, name in self._names.items()}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every tensor of the language model."""
         shapes = self._reader.shapes()
         return {plain: shapes[name] for plain, name in self._names.items()}
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        """Reads the named tensors."""
         wanted = {self._names[plain]: plain for plain in names}
         return {wanted[name]: tensor for name, tensor in self._reader.read(wanted).items()}
 
