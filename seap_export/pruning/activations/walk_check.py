@@ -79,7 +79,7 @@ class WalkCheck:
         self._compare("the embedding", self._walked(), self._passage.hidden[0][0])
 
     def _walked(self) -> torch.Tensor:
-        """The residual stream."""
+        """The residual stream of the walk, float32 [tokens, hidden_size]."""
         return stream_of(self._walk.streams[0], self._spec.hidden_size)
 
     def _load_outer(self, name: str, tensor: torch.Tensor) -> None:
@@ -87,12 +87,12 @@ class WalkCheck:
             self._model.load_outer(name, stored.float())
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What is between two layers, for `restore`."""
+        """The state between two layers, for `restore`."""
         in_tuples = torch.tensor(self._model.in_tuples)
         return {"walk": self._walk.streams[0], "stock": self._passage.hidden[0], "in_tuples": in_tuples}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Goes on from between two layers."""
+        """Goes on from a state between two layers."""
         self._walk.streams[0] = state["walk"]
         self._passage.hidden[0], self._model.in_tuples = state["stock"], bool(state["in_tuples"])
 

@@ -44,7 +44,7 @@ class TrialTexts:
 
     @property
     def judged_tokens(self) -> int:
-        """Number of tokens that judge."""
+        """Number of tokens in the judged part."""
         return sum(len(ids) for ids, _ in self.judged)
 
 

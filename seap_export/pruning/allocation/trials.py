@@ -77,7 +77,7 @@ class Trials:
         return self._kept[index]
 
     def _divergence(self, batch: int, stream: torch.Tensor) -> float:
-        """The weighted sum over a batch."""
+        """The sum of KL(dense || refitted) over a batch's judging tokens, by their weights, nats."""
         weights = self._judges[batch].to(self._device)
         counted = weights > 0
         parts = (stream[counted], self._dense[batch][counted], weights[counted].double())

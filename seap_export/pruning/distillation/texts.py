@@ -1,4 +1,4 @@
-"""The batches of each training step."""
+"""Divides the calibration texts into training steps and their batches."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ def _is_distilled(plan: Plan, dense: ModelSpec) -> bool:
 
 
 def _fit_in_memory(dense: ModelSpec, spec: ModelSpec, tokens: int, compute: Compute) -> bool:
-    """Whether all layers do, besides the dense model's stream and what a training step needs."""
+    """Whether all layers fit in memory, besides the dense model's stream and what a training step needs."""
     layers = range(len(spec.layers))
     weights = sum(math.prod(shape) for layer in layers for shape in spec.layer_tensors(layer).values())
     streams = 4 * spec.width * (tokens + 4 * STEP_TOKENS)

@@ -80,7 +80,7 @@ class Sparsity:
 
     @property
     def cost(self) -> CostModel:
-        """What the ratio is a fraction of."""
+        """The cost model of the budget, of which the ratio is a fraction."""
         return CostModel(self.budget, self.context)
 
     def resolved(self, num_hidden_layers: int) -> Sparsity:

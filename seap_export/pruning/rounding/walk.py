@@ -68,7 +68,7 @@ class RoundedLayers(SideBySide):
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """What is rounded outside of the layers, by the names of `Source.read_outer`."""
+        """The names of the tables outside of the layers that are rounded, as in `Source.read_outer`."""
         both = ("embed_tokens",) if self._spec.tie_word_embeddings else ("embed_tokens", "lm_head")
         return both if self._how.takes_table(self._spec.hidden_size) else ()
 
@@ -183,7 +183,9 @@ class RoundedLayers(SideBySide):
         layer: DecoderLayer,
         tensors: Tensors,
     ) -> dict[str, torch.Tensor]:
-        """The same for a sublayer of parts, such as experts, whose projections are rounded one after another."""
+        """Does as `_readers` and `_output` for a sublayer of parts, such as experts, whose projections are rounded
+        one by one.
+        """
         output, name = sublayer.output, names.weight(sublayer.output, index)
         if output not in sublayer.rounded(self._spec.hidden_size, self._how.block_size):
             self._floats.advance(exact, output)

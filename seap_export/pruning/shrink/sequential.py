@@ -55,7 +55,7 @@ class SideBySide:
 
     @property
     def saved(self) -> frozenset[int]:
-        """The layers that both streams were saved before, or behind which they were."""
+        """The layers before which both streams were saved; the number of all layers stands for behind the last one."""
         return frozenset.intersection(*(frozenset(streams.saved()) for streams in self._saved))
 
     def _walk(

@@ -58,7 +58,9 @@ class HeadOptions(GroupedOptions[Attention]):
 
     @classmethod
     def is_loaded(cls, spec: ModelSpec, shrunk: Attention) -> bool:
-        """Some classes take only numbers of heads that divide the hidden size, or only the dense model's."""
+        """False for numbers of heads that do not divide the hidden size, or are not the dense model's, where the
+        class needs that.
+        """
         heads = shrunk.num_attention_heads
         if keeps_heads(spec) and heads != spec.first(Attention).num_attention_heads:
             return False
@@ -66,14 +68,16 @@ class HeadOptions(GroupedOptions[Attention]):
 
     @classmethod
     def beyond_weights(cls, sublayer: Attention, cost: CostModel) -> int:
-        """Scores and mixing of values for each position, or its keys and values; no more than a window has."""
+        """Multiply-adds of the scores and values of all positions, or the size of their keys and values; a window
+        limits the positions.
+        """
         cached = sublayer.num_key_value_heads if sublayer.states else 0
         heads = {"weights": 0, "macs": sublayer.num_attention_heads, "bytes": cached}
         positions = min(cost.context, sublayer.sliding_window or cost.context)
         return 2 * heads[cost.budget] * sublayer.head_dim * positions
 
     def preferring(self, tolerance: float) -> HeadOptions:
-        """The losses of options that cut groups to a number of heads that XQA does not take are raised.
+        """Raises the losses of options that cut groups to a number of heads that XQA does not take.
 
         So the plan with the least sum of these losses has at most 1 + `tolerance` times the least sum of the true
         ones. Groups that keep all their heads are left as they are, and so is everything where XQA takes no heads.
