@@ -204,7 +204,7 @@ def _paid(cost: Callable[[str, Sequence[Any]], int], name: str, function: Callab
 
 
 def _paid_for(value: Any) -> Any:
-    """What a call gave: items that are still to be made are paid for one by one, others were already."""
+    """The result of a call; items that are still to be made are paid for one by one, others were already."""
     return counted(value) if isinstance(value, Iterator) else value
 
 
