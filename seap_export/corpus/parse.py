@@ -130,9 +130,7 @@ def _small_text(path: Path) -> str:
 
 
 def _parts(table: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a `Task` that a task file gives for a text or a conversation; empty: records are recognised by
-    their fields.
-    """
+    """The fields of a `Task` for a text or a conversation; empty: records are recognised by their fields."""
     turns, texts = (next((key for key in keys if key in table), None) for keys in (_TURN_KEYS, _TEXT_KEYS))
     if turns is None and texts is None:
         return {}

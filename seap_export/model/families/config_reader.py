@@ -107,8 +107,7 @@ class ConfigReader:
         return number(self.family.key(name), self.get(name, default))
 
     def formula(self, text: str | None) -> float | None:
-        """The value of a formula, `KEY` or `KEY ** EXPONENT`; None without a formula, or if its key is missing or
-        null.
+        """The value of a formula, `KEY` or `KEY ** EXPONENT`; None if there is none, or its key is missing or null.
 
         Raises:
             InputError: The key's value is not a positive number.

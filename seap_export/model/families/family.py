@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-from seap_export.model.families.gguf_form import GgufForm
 from seap_export.model.families.names import (
     BCX,
     CONVOLUTION,
@@ -26,14 +25,15 @@ from seap_export.model.families.names import (
 from seap_export.model.families.parts import (
     AdjustedSize,
     Block,
+    FamilyVariant,
     FusedRows,
+    GgufForm,
     GlobalLayers,
     KeyValueHeads,
     LayerKind,
     Requirement,
     RotaryRules,
     SharedCaches,
-    Variant,
     Window,
     Wrapper,
 )
@@ -140,7 +140,7 @@ class Family:
     transposed: bool = False
     fused_rows: Mapping[str, FusedRows] = field(default_factory=dict)
     key_value_heads: KeyValueHeads | None = None
-    variants: tuple[Variant, ...] = ()
+    variants: tuple[FamilyVariant, ...] = ()
     genai_type: str = ""
     block: Block = Block()
     factors: Mapping[Projection, tuple[str, ...]] = field(default_factory=dict)
@@ -257,9 +257,7 @@ class Family:
         return prefix + self.names[name]
 
     def renamed(self, layer: int) -> dict[str, str]:
-        """The names in transformers' modules of the tensors of a layer that checkpoints call otherwise, by the
-        latter.
-        """
+        """The names in transformers' modules of a layer's tensors that checkpoints call otherwise, by the latter."""
         prefix = self.names["layer"].format(layer=layer)
         return {self.stored(name, layer): prefix + path for name, path in self.modules.items()}
 

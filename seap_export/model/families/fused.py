@@ -1,4 +1,4 @@
-"""Rows of projections that a checkpoint stores as one."""
+"""Finds the rows of projections that a checkpoint stores as one."""
 
 from __future__ import annotations
 

@@ -23,8 +23,7 @@ _SHARED_KEYS = (
 
 
 def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config.json of a language model, with all values in their usual keys: of the one in a multimodal wrapper, or
-    the same.
+    """The config.json of a language model, alone or in a multimodal wrapper, with all values in their usual keys.
 
     Raises:
         InputError: The family is not supported, or the wrapper does not hold a model of it.
@@ -46,9 +45,7 @@ def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _in_usual_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A language model's config.json with overriding values in the keys that they override, and all sizes in their
-    usual keys.
-    """
+    """A language model's config.json with overriding values and all sizes in their usual keys."""
     family, values = family_of_model_type(config.get("model_type")), dict(config)
     if family.key_value_heads is not None and "num_key_value_heads" not in values:
         given = {**family.defaults, **values}

@@ -138,9 +138,7 @@ class ModelSpec:
 
     @property
     def channels(self) -> list[int]:
-        """The numbers of inputs of output projections that are fitted together, from the first layer on: one for
-        each sublayer, or for each of its `blocks`.
-        """
+        """Numbers of inputs of output projections that are fitted together: one for each of a sublayer's `blocks`."""
         return [sublayer.channels // sublayer.blocks for sublayer in self.sublayers for _ in range(sublayer.blocks)]
 
     def projection_shape(self, projection: Projection, layer: int) -> tuple[int, int]:

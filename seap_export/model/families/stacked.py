@@ -52,8 +52,7 @@ class Stacked:
 
 @dataclass(frozen=True)
 class Joint:
-    """A tensor of the plain form that is stored in one tensor for all experts, [experts, out, in], maybe beside
-    another.
+    """A tensor of the plain form that is stored in one for all experts, [experts, out, in], maybe beside another.
 
     A bias is stored as [experts, out].
 

@@ -1,4 +1,4 @@
-"""Where the layers of a model are computed, and how much memory that may take: decided here, and nowhere else."""
+"""Decides where the layers of a model are computed, and how much memory that may take; nothing else does."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Records the outputs of a model's sublayers, so that its hidden states can be replayed without being computed
-again.
-"""
+"""Records what a model's sublayers write, so that its hidden states can be replayed without new computation."""
 
 from __future__ import annotations
 

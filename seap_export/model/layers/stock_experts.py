@@ -1,4 +1,4 @@
-"""Where transformers' modules hold mixtures of experts: since version 5 all experts of a layer in two tensors."""
+"""Fits a checkpoint's experts into transformers' modules, which hold a layer's in two tensors since version 5."""
 
 from __future__ import annotations
 

@@ -73,8 +73,9 @@ def _spread(cached: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
 
 
 def new_cache(layers: Sequence[Any]) -> Any:
-    """A cache of these layers, made without the config, so that layers with a sliding window keep all keys and rely
-    on the mask.
+    """A cache of these layers.
+
+    It is made without the config, so that layers with a sliding window keep all keys and rely on the mask.
     """
     from transformers import DynamicCache
 

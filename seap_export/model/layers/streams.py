@@ -1,4 +1,4 @@
-"""Where hidden states are between two batches: on the device, in the host's memory or in a file, as they fit.
+"""Keeps hidden states between two batches: on the device, in the host's memory or in a file, as they fit.
 
 All of them can be saved before a layer and loaded again, so that interrupted work goes on there.
 """

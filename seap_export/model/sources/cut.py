@@ -85,9 +85,7 @@ def refuse_lost_tokens(vocabulary: Vocabulary, needed: frozenset[int]) -> None:
 
 
 def _check_ids(path: Path, expected: dict[str, int]) -> None:
-    """Refuses a tokenizer in which the library, which numbers added tokens by itself, finds other ids than the
-    expected ones.
-    """
+    """Refuses a tokenizer whose added tokens the library, which numbers them by itself, gives other ids."""
     from tokenizers import Tokenizer
 
     if Tokenizer.from_file(str(path)).get_vocab() != expected:

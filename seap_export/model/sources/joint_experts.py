@@ -56,8 +56,9 @@ class _ExpertsApart:
 
 
 def with_experts_apart(reader: WeightReader, spec: ModelSpec) -> WeightReader:
-    """The reader of a checkpoint that may store experts as transformers' modules hold them: `gate_up_proj` and
-    `down_proj` of all experts of a layer, [experts, out, in].
+    """The reader of a checkpoint that may store experts as transformers' modules hold them.
+
+    Those have `gate_up_proj` and `down_proj` of all experts of a layer, [experts, out, in].
     """
     shapes = reader.shapes()
     parts = {name: part for layer in range(len(spec.layers)) for name, part in _parts(spec, layer, shapes)}

@@ -220,9 +220,7 @@ class PlainReader:
         self._shapes = spec.tensors()
 
     def dtypes(self) -> dict[str, torch.dtype]:
-        """The floating-point dtype in which a copy of each tensor is stored; tensors that are not stored are left
-        out.
-        """
+        """The floating-point dtype in which a copy of each tensor is stored, for those that are stored."""
         stored = self._reader.dtypes()
         holders = {name: self._form.holders([name]) for name in self._shapes}
         return {

@@ -44,8 +44,9 @@ class LanguagePart:
 
 
 def with_prefix(reader: WeightReader, family: Family) -> WeightReader:
-    """The reader of a family's checkpoint, in which all names may have another first part, as in Nemotron-H's own, or
-    none, as in GPT-2's.
+    """The reader of a family's checkpoint, whose names may all have another first part.
+
+    Nemotron-H's own checkpoints have another one, and GPT-2's have none.
     """
     prefix = family.names["layer"].partition(".")[0] + "."
     if any(name.startswith(prefix) for name in reader.shapes()):

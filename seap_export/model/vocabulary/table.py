@@ -1,4 +1,4 @@
-"""The tokens that a variant keeps: old ids and new ones."""
+"""`Vocabulary`: the tokens that a variant keeps, with their old ids and new ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which tokens texts use, and how many of further texts will be missing."""
+"""Counts the tokens that texts use, and estimates how many tokens of further texts will be missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much the model's predictions depend on each position in the residual stream.
+"""Measures how much the model's predictions depend on each position in the residual stream.
 
 An error e added to the residual stream of a token changes the predictions by KL ~ 1/2 eᵀ F e, F the Fisher information
 of the prediction with respect to the stream there (Kullback 1959, section 2.6). F is estimated by gradients of

@@ -203,8 +203,8 @@ class Calibration:
         return mirrored(total)
 
     def add_covariance(self, index: int, output: Projection, total: torch.Tensor, weight: float) -> None:
-        """Adds the covariance of the input of an output projection, times a weight, to the upper triangle of a
-        float64 matrix.
+        """Adds the covariance of an output projection's input, times a weight, to the upper triangle of a float64
+        matrix.
         """
         name = f"{output}.covariance"
         packed, channels = self._read(_layer_file(index), [name])[name], len(total)

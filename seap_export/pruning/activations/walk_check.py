@@ -146,7 +146,7 @@ class WalkCheck:
         self._compare("the logits", walked, self._model.logits(self._passage.hidden[0])[0])
 
     def _compare(self, where: str, walked: torch.Tensor, stock: torch.Tensor) -> None:
-        refuse_overflow(self._source.name, where, stock)
+        refuse_too_large(self._source.name, where, stock)
         scale = stock.square().mean(-1, keepdim=True).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
         difference = ((walked - stock).abs() / scale).max().item()
         if not difference <= _LIMIT:
@@ -157,7 +157,7 @@ class WalkCheck:
             )
 
 
-def refuse_overflow(model: str, where: str, values: torch.Tensor) -> None:
+def refuse_too_large(model: str, where: str, values: torch.Tensor) -> None:
     """Refuses hidden states or logits whose squares are too large for float32.
 
     Raises:

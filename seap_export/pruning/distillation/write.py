@@ -30,7 +30,7 @@ from seap_export.pruning.distillation.texts import (
     training_steps,
 )
 from seap_export.pruning.plan.plan import Plan
-from seap_export.pruning.shrink.sequential import DENSE, storage_for
+from seap_export.pruning.shrink.sequential import DENSE, storage_for_both
 from seap_export.pruning.shrink.write import write_shrunk_model, write_weights
 
 _WEIGHTS = "model.safetensors"
@@ -86,7 +86,7 @@ def write_variant(
     student = Student(spec, outer, layers, unfinished, compute.device)
     steps = training_steps(statistics.token_ids(), compute)
     # the refit has left them there, for the same tokens in the same order
-    targets = storage_for(source, statistics, streams, compute).streams(DENSE, source.spec, batches_of(steps))
+    targets = storage_for_both(source, statistics, streams, compute).streams(DENSE, source.spec, batches_of(steps))
     targets.load(len(source.spec.layers))
     _train(student, layers, _repeated(steps, plan.settings.distillation), targets, on_unit)
 

@@ -23,13 +23,13 @@ from seap_export.pruning.plan.options import options_from_elimination
 from seap_export.pruning.plan.plan import Plan
 from seap_export.pruning.plan.ranked import (
     Ranking,
+    finish_ranking,
     is_finished,
     layer_file,
     read_ranking,
     read_tensors,
     write_options,
     write_scores,
-    write_sensitivity,
 )
 from seap_export.pruning.plan.recipes import method_of
 from seap_export.pruning.plan.settings import PlanSettings, ScoreMix
@@ -87,7 +87,7 @@ def rank_layers(
             )
             for index, scores in enumerate(_mixed(statistics, by_task, settings.mix)):
                 write_scores(folder, index, source.spec.layers[index], scores)
-        write_sensitivity(folder, statistics.sensitivity())
+        finish_ranking(folder, statistics.sensitivity())
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return read_ranking(source.spec, folder)
 

@@ -36,8 +36,8 @@ class Ranking:
     sensitivity: torch.Tensor
 
     def weighted(self, multipliers: npt.NDArray[np.float64]) -> Ranking:
-        """The same ranking with its sensitivities multiplied: by one factor for the first sublayer and one for the
-        others, [layers, 2].
+        """The ranking with its sensitivities multiplied: by one factor for first sublayers, one for others, [layers,
+        2].
         """
         columns = np.minimum(np.arange(self.sensitivity.shape[1]), 1)
         return replace(self, sensitivity=self.sensitivity * torch.from_numpy(multipliers[:, columns]))
@@ -92,7 +92,7 @@ def write_scores(folder: Path, index: int, layer: LayerSpec, scores: LayerScores
     keep_tensors(layer_file(folder, index), tensors)
 
 
-def write_sensitivity(folder: Path, sensitivity: torch.Tensor) -> None:
+def finish_ranking(folder: Path, sensitivity: torch.Tensor) -> None:
     """Writes the sensitivity, float64 [layers, sublayers], which finishes the folder."""
     keep_tensors(folder / f"{_SENSITIVITY}.safetensors", {_SENSITIVITY: sensitivity})
 

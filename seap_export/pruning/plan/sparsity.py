@@ -30,8 +30,10 @@ class SettingError(UsageError):
 
 
 def default_protection(kind: SparsityKind, num_hidden_layers: int) -> int:
-    """Protected layers at each end: 2 on a curve, as in the paper, but never more than a quarter of a shallow
-    model in all; none where the losses or the ranking decide, as in FLAP.
+    """Number of protected layers at each end.
+
+    On a curve 2, as in the paper, but never more than a quarter of a shallow model in all; none where the losses or
+    the ranking decide, as in FLAP.
     """
     return min(2, num_hidden_layers // 8) if kind in _CURVES else 0
 

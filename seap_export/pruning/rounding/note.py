@@ -126,9 +126,7 @@ def _origin(reader: SafetensorsReader) -> dict[str, str]:
 
 
 def _digests(tensor: torch.Tensor) -> tuple[str, ...]:
-    """The digests of a tensor in `RoundingNote.rounded`; zeros have no sign, since that of a scale may be the other
-    one elsewhere.
-    """
+    """The digests in `RoundingNote.rounded`; zeros have no sign, since a scale may have the other one elsewhere."""
     dtypes = _STORED if tensor.dim() == 1 else _STORED[:1]
     return tuple(_digest(tensor.to(dtype) + 0.0) for dtype in dtypes)
 

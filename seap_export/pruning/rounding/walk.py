@@ -183,9 +183,7 @@ class RoundedLayers(SideBySide):
         layer: DecoderLayer,
         tensors: Tensors,
     ) -> dict[str, torch.Tensor]:
-        """Does as `_readers` and `_output` for a sublayer of parts, such as experts, whose projections are rounded
-        one by one.
-        """
+        """Does as `_readers` and `_output` for a sublayer of parts, such as experts, which are rounded one by one."""
         output, name = sublayer.output, names.weight(sublayer.output, index)
         if output not in sublayer.rounded(self._spec.hidden_size, self._how.block_size):
             self._floats.advance(exact, output)

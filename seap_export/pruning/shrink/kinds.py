@@ -1,4 +1,4 @@
-"""How the output projections of kinds are fitted that consist of parts, which are fitted one after another."""
+"""Finds the fit for the output projection of a sublayer of parts, such as experts, which are fitted one by one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two streams of hidden states side by side: the dense model's, and that of the shrunk model as it is fitted to it.
+"""Fits each layer of the shrunk model while two streams of hidden states, the dense one and the shrunk one, pass it.
 
 At the end of each sublayer its output projection is fitted so that the shrunk stream returns to the dense
 one: its target is the difference of the two. So a layer also corrects the errors of the layers before it.

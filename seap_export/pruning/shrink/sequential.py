@@ -47,7 +47,7 @@ class SideBySide:
     ) -> None:
         self._source = source
         batches = length_buckets([ids for ids, _ in texts], compute.batch_tokens, compute.device)
-        storage = storage_for(source, statistics, folder, compute)
+        storage = storage_for_both(source, statistics, folder, compute)
         self._saved = [storage.streams(name, source.spec, batches) for name in names]
         self._hidden = [HiddenStates(batches, streams) for streams in self._saved]
         self._weights = [weights.to(compute.device) for weights in token_weights(batches, texts)]
@@ -121,6 +121,6 @@ class SequentialLayers(SideBySide):
         return self._both.layer(index, self._source.read_layer(index))
 
 
-def storage_for(source: Source, statistics: Mixture, folder: Path, compute: Compute) -> StreamStorage:
+def storage_for_both(source: Source, statistics: Mixture, folder: Path, compute: Compute) -> StreamStorage:
     """Where the hidden states of both models are kept."""
     return choose_storage(source.spec, statistics.num_tokens, compute, folder, copies=2)

@@ -1,5 +1,4 @@
-"""The states that a decoding keeps between calls: keys and values, and others of a fixed size, such as a
-convolution's.
+"""The states that a decoding keeps between calls: keys and values, and those of a fixed size, as of convolutions.
 
 Keys and values are written in place if the graph supports it, else copied and grown at every step.
 """

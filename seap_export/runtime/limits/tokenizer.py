@@ -1,4 +1,4 @@
-"""How much a tokenizer.json can make of a text, found without loading it.
+"""Finds out how much a tokenizer.json can make of a text, without loading it.
 
 The tokenizers library is written in Rust: without memory it aborts the process, which nothing can catch, and a regular
 expression that takes forever cannot be interrupted. So what multiplies a text is counted beforehand, and what reads

@@ -1,6 +1,4 @@
-"""The base class of sublayers whose channels belong to heads, groups of which share something, such as keys and
-values.
-"""
+"""The base class of sublayers whose channels belong to heads, groups of which share something, such as keys."""
 
 from __future__ import annotations
 

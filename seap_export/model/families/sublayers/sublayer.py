@@ -1,6 +1,4 @@
-"""The base class of all kinds of sublayers: how they are connected to the residual stream, and which tensors they
-have.
-"""
+"""The base class of all kinds of sublayers: their connection to the residual stream, and their tensors."""
 
 from __future__ import annotations
 

@@ -127,9 +127,7 @@ def _unusual_softmax(
     attention: Attention,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Attention with a cap on scores, or with a sink: one more score of each head, whose share of the softmax is
-    lost.
-    """
+    """Attention with a cap on scores, or a sink: one more score of each head, whose share of the softmax is lost."""
     value, scores, cap = _repeated(value, query.shape[1]), _scores(query, key, attention), attention.softcap
     scores = scores if cap is None else torch.tanh(scores / cap) * cap
     visible = _window_mask(query.shape[2], query.shape[2], query.device) if mask is None else mask

@@ -1,4 +1,4 @@
-"""The rotary position embedding of a GGUF file, with the keys of config.json."""
+"""Reads the rotary position embedding of a GGUF file, in the keys of config.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One ranking of all units of channels of the model (FLAP's adaptive structure search)."""
+"""Ranks all units of the model in one order, and removes the lowest (FLAP's adaptive structure search)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the options of every layer to a plan whose achieved ratio is the requested one."""
+"""Makes a plan, from the options of every layer, whose achieved ratio is the requested one."""
 
 from __future__ import annotations
 

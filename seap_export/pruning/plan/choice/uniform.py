@@ -1,4 +1,4 @@
-"""One shape for all layers, for programs that support only models whose layers are alike."""
+"""Chooses one shape for all layers, for programs that support only models whose layers are alike."""
 
 from __future__ import annotations
 

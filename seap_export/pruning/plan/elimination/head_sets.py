@@ -1,4 +1,4 @@
-"""Sets of heads that are refitted together: for each number of groups and of heads in a group, what is best kept."""
+"""Chooses the sets of heads to keep and refit, one for each number of groups and of heads in a group."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The error of a projection when some of its input channels are removed and the others refitted."""
+"""Computes the error of a projection when some of its input channels are removed and the others refitted."""
 
 from __future__ import annotations
 

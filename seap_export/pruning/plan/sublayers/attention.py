@@ -1,4 +1,4 @@
-"""Attention: query heads, and the KV groups that they share."""
+"""How attention is planned: the query heads, and the KV groups that they share."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class HeadOptions(GroupedOptions[Attention]):
 
     @classmethod
     def is_loaded(cls, spec: ModelSpec, shrunk: Attention) -> bool:
-        """False for numbers of heads that do not divide the hidden size, or are not the dense model's, where the
-        class needs that.
+        """False for numbers of heads that do not divide the hidden size, or are not the dense model's, if that is
+        needed.
         """
         heads = shrunk.num_attention_heads
         if keeps_heads(spec) and heads != spec.first(Attention).num_attention_heads:
@@ -68,9 +68,7 @@ class HeadOptions(GroupedOptions[Attention]):
 
     @classmethod
     def beyond_weights(cls, sublayer: Attention, cost: CostModel) -> int:
-        """Multiply-adds of the scores and values of all positions, or the size of their keys and values; a window
-        limits the positions.
-        """
+        """Multiply-adds of scores and values at all positions, or the size of keys and values, within the window."""
         cached = sublayer.num_key_value_heads if sublayer.states else 0
         heads = {"weights": 0, "macs": sublayer.num_attention_heads, "bytes": cached}
         positions = min(cost.context, sublayer.sliding_window or cost.context)

@@ -1,4 +1,4 @@
-"""Sublayers whose channels are independent of each other, such as neurons: any number of them can be kept."""
+"""How sublayers are planned whose channels are independent of each other, such as neurons: any number can be kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gated delta net: value heads, and the key heads that they share."""
+"""How gated delta nets are planned: the value heads, and the key heads that they share."""
 
 from __future__ import annotations
 
@@ -59,9 +59,7 @@ class DeltaNetOptions(GroupedOptions[DeltaNet]):
 
     @classmethod
     def beyond_weights(cls, sublayer: DeltaNet, cost: CostModel) -> int:
-        """Multiply-adds of the convolution and of three products with the state for each token, or the size of both
-        states.
-        """
+        """Multiply-adds of the convolution and of three products with the state, or the size of both states."""
         state = sublayer.channels * sublayer.key_head_dim
         each = {
             "weights": 0,

@@ -1,4 +1,4 @@
-"""The mixture of experts: whole experts with their rows of the router, and neurons of all experts of a layer."""
+"""How mixtures of experts are planned: whole experts with their rows of the router, and neurons of all experts."""
 
 from __future__ import annotations
 
@@ -149,9 +149,7 @@ class ExpertOptions(Options[Experts]):
     def from_elimination(
         cls, dense: Experts, hidden_size: int, weight: torch.Tensor, statistics: ExpertStatistics, ridge: float
     ) -> Self:
-        """Removes one expert after another, each time the one without which the output changes least; and neurons
-        as those of MLPs.
-        """
+        """Removes one expert after another, the one that the output needs least; and neurons as those of MLPs."""
         sample, weights = statistics.sample, statistics.weights
         order, losses = eliminate_experts(dense, sample, weights)
         neurons = eliminate_neurons(dense, weight, statistics.moment, ridge, statistics.shares(dense).tolist())
@@ -182,9 +180,7 @@ class ExpertOptions(Options[Experts]):
 
     @classmethod
     def about(cls, dense: Experts, fraction: float) -> Experts:
-        """The mixture with about this fraction of its experts, or, where these are too few for a token, of their
-        neurons, too.
-        """
+        """The mixture with about this fraction of its experts, and of their neurons if these are too few."""
         wanted, fewest = fraction * dense.num_experts, dense.experts_per_token
         number = min(max(fewest, round(wanted)), dense.num_experts)
         width = max(1, round(min(1.0, wanted / fewest) * dense.moe_intermediate_size))

@@ -1,4 +1,4 @@
-"""Heads in groups, such as query heads that share keys and values: any number of groups, each with as many heads."""
+"""How heads in groups are planned, as those of attention: any number of groups, with as many heads in each."""
 
 from __future__ import annotations
 
@@ -120,9 +120,7 @@ class GroupedOptions(Options[S]):
     def from_elimination(
         cls, dense: S, hidden_size: int, weight: torch.Tensor, statistics: torch.Tensor, ridge: float
     ) -> Self:
-        """Takes the best of all sets of heads if there are few, and eliminates heads greedily otherwise; see
-        `Options`.
-        """
+        """The best of all sets of heads if there are few, otherwise by greedy elimination; see `Options`."""
         covariance = covariance_for(weight, statistics)
         return cls._sorted(dense, hidden_size, eliminate_heads(_groups(dense), weight, covariance, ridge))
 
@@ -146,9 +144,7 @@ class GroupedOptions(Options[S]):
 
     @classmethod
     def about(cls, dense: S, fraction: float) -> S:
-        """The sublayer with about this fraction of its groups and all their heads, or, where groups are fixed, of
-        the heads of each group.
-        """
+        """The sublayer with about this fraction of its groups, or of each group's heads where groups are fixed."""
         number = dense.heads // dense.heads_per_group
         if dense.fixed_groups:
             heads = min(max(1, round(fraction * dense.heads_per_group)), dense.heads_per_group)
@@ -158,9 +154,7 @@ class GroupedOptions(Options[S]):
 
     @classmethod
     def smallest(cls, dense: S, align: int) -> S:
-        """The sublayer with one head, or with one whole group where groups stay whole, or with one head of each
-        where all stay.
-        """
+        """The sublayer with one head; one whole group where groups stay whole; one head of each where all stay."""
         if dense.fixed_groups:
             groups = dense.heads // dense.heads_per_group
             return cls._with(dense, groups, groups)
@@ -192,9 +186,7 @@ class GroupedOptions(Options[S]):
         return np.asarray(np.argmin(np.abs(self._weights - np.asarray(weights)[..., None]), axis=-1))
 
     def of_units(self, units: npt.NDArray[np.bool_]) -> int:
-        """The option whose weights are nearest to those of the heads and of the groups that have one; of equal
-        ones, the best.
-        """
+        """The option whose weights are nearest to those of the heads and their groups; of equal ones, the best."""
         groups = units.reshape(-1, self.dense.heads_per_group).any(1)
         one, two = (self._with(self.dense, heads, 1).weights(self.hidden_size) for heads in (1, 2))
         wanted = int(units.sum()) * (two - one) + int(groups.sum()) * (2 * one - two)

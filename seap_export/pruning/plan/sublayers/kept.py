@@ -17,9 +17,7 @@ S = TypeVar("S", bound=Sublayer)
 
 @dataclass(frozen=True)
 class Kept(ABC):
-    """The plan of a sublayer: the units that are kept, as indices into the dense one; the fields are its keys in
-    plan.json.
-    """
+    """The plan of a sublayer: indices of the units that are kept; the fields are its keys in plan.json."""
 
     #: The kind of sublayer, and what it is called in figures.
     kind: ClassVar[type[Sublayer]]

@@ -1,4 +1,4 @@
-"""Mamba-2: heads, and the groups that share what is written to their states and read from them."""
+"""How Mamba-2 is planned: the heads, and the groups that share what is written to their states and read from them."""
 
 from __future__ import annotations
 
@@ -60,9 +60,7 @@ class MambaOptions(GroupedOptions[Mamba]):
 
     @classmethod
     def beyond_weights(cls, sublayer: Mamba, cost: CostModel) -> int:
-        """Multiply-adds of the convolution and of two products with the state for each token, or the size of both
-        states.
-        """
+        """Multiply-adds of the convolution and of two products with the state, or the size of both states."""
         state = sublayer.channels * sublayer.state_size
         each = {
             "weights": 0,
