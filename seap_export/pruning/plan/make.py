@@ -19,7 +19,7 @@ from seap_export.pruning.activations.mixture import Mixture
 from seap_export.pruning.activations.statistics import Calibration
 from seap_export.pruning.plan.choice.solve import solve_layers
 from seap_export.pruning.plan.choice.uniform import solve_uniform
-from seap_export.pruning.plan.options import options_from_elimination
+from seap_export.pruning.plan.layer_options import options_from_elimination
 from seap_export.pruning.plan.plan import Plan
 from seap_export.pruning.plan.ranked import (
     Ranking,

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from seap_export.errors import ArtifactError
 from seap_export.model.families import LayerSpec, ModelSpec
 from seap_export.model.layers.kept import keep_tensors, kept_tensors
-from seap_export.pruning.plan.options import options_from_scores
+from seap_export.pruning.plan.layer_options import options_from_scores
 from seap_export.pruning.plan.sublayers import LayerOptions, options_type
 from seap_export.pruning.scores import LayerScores
 
@@ -36,9 +36,7 @@ class Ranking:
     sensitivity: torch.Tensor
 
     def weighted(self, multipliers: npt.NDArray[np.float64]) -> Ranking:
-        """The ranking with its sensitivities multiplied: by one factor for first sublayers, one for others, [layers,
-        2].
-        """
+        """The ranking with its sensitivities multiplied, [layers, 2]: those of first sublayers and those of others."""
         columns = np.minimum(np.arange(self.sensitivity.shape[1]), 1)
         return replace(self, sensitivity=self.sensitivity * torch.from_numpy(multipliers[:, columns]))
 

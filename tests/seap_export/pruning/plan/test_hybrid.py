@@ -20,7 +20,7 @@ from seap_export.pruning.plan.choice.layer import LayerChoices
 from seap_export.pruning.plan.choice.solve import RATIO_TOLERANCE, check_ratio, solve_layers
 from seap_export.pruning.plan.choice.uniform import solve_uniform
 from seap_export.pruning.plan.cost import CostModel
-from seap_export.pruning.plan.options import options_from_elimination, options_from_scores
+from seap_export.pruning.plan.layer_options import options_from_elimination, options_from_scores
 from seap_export.pruning.plan.plan import LayerPlan
 from seap_export.pruning.plan.ranked import finish_ranking, read_ranking, write_options, write_scores
 from seap_export.pruning.plan.settings import BALANCES, LAYOUTS, Balance

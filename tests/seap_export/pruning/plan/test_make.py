@@ -18,8 +18,8 @@ from support.product import OUTPUTS, Calibration, Compute, Mixture, Projection, 
 
 from seap_export.errors import InputError
 from seap_export.model.families import names
+from seap_export.pruning.plan.layer_options import options_from_elimination, options_from_scores
 from seap_export.pruning.plan.make import plan_variant, rank_layers
-from seap_export.pruning.plan.options import options_from_elimination, options_from_scores
 from seap_export.pruning.plan.plan import Plan
 from seap_export.pruning.plan.ranked import Ranking
 from seap_export.pruning.plan.settings import PlanSettings, ScoreMix
