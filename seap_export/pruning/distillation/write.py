@@ -18,7 +18,7 @@ from seap_export.model.layers.working_memory import working_bytes
 from seap_export.model.sources.source import Source
 from seap_export.model.sources.stored import PlainReader
 from seap_export.model.sources.weights import SafetensorsReader, WeightReader
-from seap_export.pruning.activations.mixture import Mixture
+from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.distillation.adam import Adam
 from seap_export.pruning.distillation.layers import TrainedLayers
 from seap_export.pruning.distillation.student import OuterTensors, Student
@@ -44,7 +44,7 @@ def variant_units(layers: int, passes: float, ratio: float) -> int:
 def write_variant(
     source: Source,
     plan: Plan,
-    statistics: Mixture,
+    statistics: TaskMixture,
     folder: Path,
     on_unit: Callable[[object], None] = lambda unit: None,
     *,

@@ -15,8 +15,8 @@ from seap_export.model.layers.compute import Compute
 from seap_export.model.layers.kept import UNFINISHED, keep_tensors
 from seap_export.model.sources.source import Source
 from seap_export.model.vocabulary.table import Vocabulary
-from seap_export.pruning.activations.mixture import Mixture
 from seap_export.pruning.activations.statistics import Calibration
+from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.plan.choice.solve import solve_layers
 from seap_export.pruning.plan.choice.uniform import solve_uniform
 from seap_export.pruning.plan.layer_options import options_from_elimination
@@ -46,7 +46,7 @@ from seap_export.pruning.scores import (
 
 def rank_layers(
     source: Source,
-    statistics: Mixture,
+    statistics: TaskMixture,
     settings: PlanSettings,
     folder: Path,
     on_layer: Callable[[int], None] = lambda layer: None,
@@ -94,7 +94,7 @@ def rank_layers(
 
 def _scores_by_task(
     source: Source,
-    statistics: Mixture,
+    statistics: TaskMixture,
     folder: Path,
     on_layer: Callable[[int], None],
     score: ChannelScore | ExpertScore,
@@ -137,7 +137,7 @@ def _output_weights(source: Source, index: int) -> dict[Projection, torch.Tensor
     return weights
 
 
-def _eliminate(source: Source, statistics: Mixture, index: int, ridge: float, compute: Compute) -> LayerOptions:
+def _eliminate(source: Source, statistics: TaskMixture, index: int, ridge: float, compute: Compute) -> LayerOptions:
     sublayers = source.spec.layers[index].sublayers
     return options_from_elimination(
         source.spec,
@@ -163,7 +163,7 @@ def _scores(
     }
 
 
-def _mixed(statistics: Mixture, by_task: dict[str, list[LayerScores]], mix: ScoreMix) -> tuple[LayerScores, ...]:
+def _mixed(statistics: TaskMixture, by_task: dict[str, list[LayerScores]], mix: ScoreMix) -> tuple[LayerScores, ...]:
     """The weighted sum of the tasks' scores; those of a single task stay as they are."""
     if len(by_task) == 1:
         return tuple(next(iter(by_task.values())))
@@ -189,7 +189,7 @@ def _total(scores: list[LayerScores]) -> float:
 
 def plan_variant(
     source: Source,
-    statistics: Mixture,
+    statistics: TaskMixture,
     ranking: Ranking,
     settings: PlanSettings,
     ratio: float,

@@ -14,7 +14,7 @@ import torch
 
 from seap_export.model.families import Experts, ModelSpec
 from seap_export.model.families.names import Projection
-from seap_export.pruning.activations.mixture import ExpertStatistics, Mixture
+from seap_export.pruning.activations.task_mixture import ExpertStatistics, TaskMixture
 from seap_export.pruning.plan.cost import CostModel
 from seap_export.pruning.plan.elimination.experts import eliminate_experts, eliminate_neurons
 from seap_export.pruning.plan.sublayers.kept import Kept, sorted_indices
@@ -141,7 +141,7 @@ class ExpertOptions(Options[Experts]):
         return cls(dense, hidden_size, order, losses, *_whole_neurons(dense), step=width)
 
     @classmethod
-    def statistics(cls, mixture: Mixture, layer: int) -> ExpertStatistics:
+    def statistics(cls, mixture: TaskMixture, layer: int) -> ExpertStatistics:
         """A sample of the layer's tokens, and the moments of each expert's channels."""
         return mixture.experts(layer, Experts.output)
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from seap_export.model.families import ModelSpec, Sublayer
-from seap_export.pruning.activations.mixture import Mixture
+from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.plan.cost import CostModel
 from seap_export.pruning.plan.sublayers.kept import Kept
 
@@ -56,7 +56,7 @@ class Options(ABC, Generic[S]):
         """
 
     @classmethod
-    def statistics(cls, mixture: Mixture, layer: int) -> Any:
+    def statistics(cls, mixture: TaskMixture, layer: int) -> Any:
         """The statistics of a layer's tokens for `from_elimination`: the covariance of the channels."""
         return mixture.covariance(layer, cls.kept_type.kind.output)
 

@@ -42,7 +42,7 @@ class ExpertStatistics:
         return (weights > 0.0).double().T @ self.weights
 
 
-class Mixture:
+class TaskMixture:
     """A distribution of tokens: each task's tokens together have the probability of its weight.
 
     Attributes:
@@ -77,9 +77,9 @@ class Mixture:
         total = sum(self.weights.values())
         return {task: weight / total for task, weight in self.weights.items()}
 
-    def with_fresh(self, fresh: Mapping[str, Sequence[list[int]]]) -> Mixture:
+    def with_fresh(self, fresh: Mapping[str, Sequence[list[int]]]) -> TaskMixture:
         """The same mixture with further texts of each task."""
-        return Mixture(self.name, self.weights, self.calibrations, fresh)
+        return TaskMixture(self.name, self.weights, self.calibrations, fresh)
 
     @property
     def num_tokens(self) -> int:
