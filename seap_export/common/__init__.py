@@ -1,1 +1,1 @@
-"""What all floors share."""
+"""Helpers that all floors share: files, hashes, memory, threads, execution providers."""

@@ -64,7 +64,7 @@ def read_checksums(folder: Path) -> dict[str, str]:
 
 
 def listed_files(folder: Path) -> dict[str, Path]:
-    """What a folder's list names, the list itself, and what the lists of folders in it name: by path in the folder.
+    """All files by path that a folder's list names, the list itself, and those that lists of folders in it name.
 
     Raises:
         ArtifactError: A list is missing or damaged.

@@ -190,7 +190,7 @@ def _is_whole(file: BinaryIO, part: _Part) -> bool:
 
 
 def _read(journal: Path) -> tuple[dict[str, object] | None, list[_Part]]:
-    """What a result was made with, and its noted parts; lines that are not whole are left out."""
+    """Reads what a result was made with, and its noted parts; lines that are not whole are left out."""
     header, parts = None, list[_Part]()
     for line in journal.read_bytes().split(b"\n") if journal.is_file() else ():
         checksum, _, text = line.partition(b" ")

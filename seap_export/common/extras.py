@@ -79,7 +79,7 @@ def install_remedy(extra: str) -> str:
 
 
 def _packages(extra: str) -> Iterator[Requirement]:
-    """What the metadata name for an extra, on this system."""
+    """The requirements that the metadata name for an extra, on this system."""
     try:
         texts = requires("seap-export") or []
     except PackageNotFoundError:  # the source tree on PYTHONPATH; imports will say what is missing

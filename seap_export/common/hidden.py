@@ -1,4 +1,4 @@
-"""Files of somebody else that hide the packages which are installed beside this one."""
+"""Finds files of somebody else that hide the packages which are installed beside this one."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _PACKAGE = "xllamacpp"
 
 
 class ModelParameters(Structure):
-    """`llama_model_params`."""
+    """llama.cpp's structure `llama_model_params`."""
 
     _fields_ = (
         ("devices", pointer),
@@ -53,7 +53,7 @@ class ModelParameters(Structure):
 
 
 class ContextParameters(Structure):
-    """`llama_context_params`."""
+    """llama.cpp's structure `llama_context_params`."""
 
     _fields_ = (
         ("n_ctx", c_uint32),
@@ -96,7 +96,7 @@ class ContextParameters(Structure):
 
 
 class LlamaBatch(Structure):
-    """`llama_batch`: tokens, each with its position and the sequences that it belongs to."""
+    """llama.cpp's structure `llama_batch`: tokens, each with its position and the sequences that it belongs to."""
 
     _fields_ = (
         ("n_tokens", c_int32),
@@ -144,7 +144,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 
 
 class _Log:
-    """What llama.cpp says; the last lines explain why something failed."""
+    """Collects the messages of llama.cpp, the last of which explain why something failed."""
 
     def __init__(self) -> None:
         self.lines: list[str] = []
@@ -176,7 +176,7 @@ class LlamaLibrary:
         return function
 
     def last_words(self) -> str:
-        """What llama.cpp said last of errors, on one line; they are forgotten."""
+        """The latest warnings and errors of llama.cpp, on one line; they are forgotten."""
         lines, self._log.lines = self._log.lines, []
         return " ".join(" ".join(lines[-3:]).split())
 

@@ -36,7 +36,7 @@ def available_memory() -> int:
 
 
 def _left_in(limit: Path, used: Path, counters: Path) -> int | None:
-    """What a container may still take; pages of files that nobody uses now are free. None: it has no limit."""
+    """Bytes that a container may still take; pages of files that nobody uses now are free. None: it has no limit."""
     try:
         most, taken = int(limit.read_text()), int(used.read_text())  # "max" is no limit
         counts = dict(line.split() for line in counters.read_text().splitlines())
@@ -90,7 +90,7 @@ def _unix_peak(who: str = "RUSAGE_SELF") -> int | None:
 
 
 class _Counters(ctypes.Structure):
-    """PROCESS_MEMORY_COUNTERS of the Windows API."""
+    """The Windows API's structure PROCESS_MEMORY_COUNTERS."""
 
     _fields_ = (
         ("cb", ctypes.c_uint32),

@@ -1,4 +1,4 @@
-"""Keeps off stderr what libraries write there beside Python."""
+"""Silences stderr while libraries write to it that bypass Python."""
 
 from __future__ import annotations
 

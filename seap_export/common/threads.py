@@ -1,4 +1,4 @@
-"""How threads of torch wait for each other, in programs; a library leaves that to the program that imports it."""
+"""Sets how torch's threads wait for each other, in programs; a library leaves that to the program that imports it."""
 
 from __future__ import annotations
 

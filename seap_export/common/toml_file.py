@@ -32,7 +32,7 @@ class TomlFile:
     values: dict[str, Any]
 
     def error(self, key: str, problem: str) -> UsageError:
-        """An error about a key, such as `sparsity.k`."""
+        """The error to raise for a key, such as `sparsity.k`; it names the file and the line."""
         return UsageError(f"{self.name}:{self.line(key)}: {key}: {problem}")
 
     def line(self, key: str) -> int:
@@ -95,7 +95,7 @@ def parse_toml(name: str, text: str) -> TomlFile:
 
 
 def unknown_key(key: str, known: Iterable[str]) -> str:
-    """What is wrong with a key that is not among the known ones."""
+    """The complaint about a key that is not among the known ones, with what was probably meant."""
     names = list(known)
     close = difflib.get_close_matches(key, names, n=1)
     hint = f"did you mean '{close[0]}'? " if close else ""
@@ -103,7 +103,7 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
 
 
 def either(names: Iterable[str]) -> str:
-    """`a, b or c`."""
+    """The names as an enumeration, `a, b or c`."""
     *others, last = names
     return f"{', '.join(others)} or {last}" if others else last
 

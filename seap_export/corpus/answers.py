@@ -1,4 +1,4 @@
-"""How the answer of a task is found in a text, and what a model is shown before it answers."""
+"""`AnswerRule`: how the answer of a task is found in a text, and which examples a model is shown before it."""
 
 from __future__ import annotations
 

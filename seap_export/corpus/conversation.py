@@ -54,7 +54,7 @@ class Conversation:
 
     @property
     def is_blank(self) -> bool:
-        """Whether nothing is said."""
+        """Whether no turn has a text or calls a function."""
         return not any(turn["content"].strip() or "tool_calls" in turn for turn in self.messages)
 
     @property

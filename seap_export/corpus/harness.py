@@ -51,8 +51,9 @@ def refuse_unknown_harness_tasks(names: Sequence[str]) -> None:
 
 
 def load_harness_tasks(names: Sequence[str]) -> dict[str, Any]:
-    """The harness's `Task` objects by name; a group gives all its tasks. Their data are downloaded, or taken from
-    the cache of an earlier download.
+    """The harness's `Task` objects by name; a group gives all its tasks.
+
+    Their data are downloaded, or taken from the cache of an earlier download.
 
     Raises:
         UsageError: The harness has no such task.

@@ -77,7 +77,7 @@ class HubCorpus:
 
     @property
     def notice(self) -> str:
-        """What the user should know about the split; "" if it is the training split."""
+        """A notice for the user about the split; "" if it is the training split."""
         return "" if self.split == "train" else _notice(str(self), self.split)
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -155,7 +155,7 @@ class HarnessCorpus:
 
     @property
     def notice(self) -> str:
-        """What the user should know about the split; "" if it is the training split."""
+        """A notice for the user about the split; "" if it is the training split."""
         return "" if self.split == "train" else _notice(str(self), self.split)
 
     def records(self) -> Iterator[dict[str, Any]]:

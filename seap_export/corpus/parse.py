@@ -130,7 +130,7 @@ def _small_text(path: Path) -> str:
 
 
 def _parts(table: Mapping[str, Any]) -> dict[str, Any]:
-    """What a task file says of a text or of a conversation; nothing: records are recognised by their fields."""
+    """The fields of a `Task` for a text or a conversation; empty: records are recognised by their fields."""
     turns, texts = (next((key for key in keys if key in table), None) for keys in (_TURN_KEYS, _TEXT_KEYS))
     if turns is None and texts is None:
         return {}

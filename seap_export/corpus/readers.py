@@ -1,4 +1,4 @@
-"""Reading a corpus file record by record, never whole."""
+"""Reads a corpus file record by record, never whole."""
 
 from __future__ import annotations
 

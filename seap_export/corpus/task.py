@@ -166,7 +166,7 @@ class Task:
 
     @property
     def notice(self) -> str:
-        """What the user should know about the corpus, such as the split that is used; "" for nothing.
+        """A notice for the user about the corpus, such as the split that is used; "" for none.
 
         Raises:
             InputError, EnvironmentFailure: The corpus cannot be downloaded or used.
@@ -245,7 +245,7 @@ class Task:
         return Sample(prompt, completion) if prompt.strip() or completion.strip() else None
 
     def _content(self, record: Mapping[str, Any], completion: str) -> tuple[str, str] | Conversation:
-        """A conversation, or prompt and completion."""
+        """The conversation of a record, or its prompt and completion."""
         if self.prompt is None:
             content = read_record(record)
             return (content, "") if isinstance(content, str) else content

@@ -20,7 +20,7 @@ from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.outputs import write_whole
 from seap_export.pipeline.folder.rounded import write_format
 from seap_export.pipeline.progress import Progress
-from seap_export.pruning.activations.mixture import Mixture
+from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.rounding.write import write_rounded_model
 
 
@@ -31,7 +31,7 @@ def convert(
     progress: Progress,
     *,
     force: bool = False,
-    statistics: Mixture | None = None,
+    statistics: TaskMixture | None = None,
     compute: Compute | None = None,
 ) -> int:
     """Writes a model folder, dense or pruned, in a format.

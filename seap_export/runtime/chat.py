@@ -112,7 +112,7 @@ class ChatTemplate:
 
 
 def answer_end(render: Callable[[Sequence[Message]], str]) -> str:
-    """What is written after an assistant's turn; "" if nothing is."""
+    """The text that a template writes after an assistant's turn; "" if it writes none."""
     with suppress(InputError):  # a template may refuse any conversation
         turns = [{"role": "user", "content": "user"}, {"role": "assistant", "content": _ANSWER}]
         return render(turns).rpartition(_ANSWER)[2]

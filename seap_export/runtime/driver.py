@@ -24,7 +24,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Driver:
-    """What the driver reports.
+    """The NVIDIA driver's answer: the CUDA version that it runs, and its GPUs.
 
     Attributes:
         cuda_version: The newest CUDA version that it runs, such as "13.0"; None without a driver.
@@ -42,7 +42,7 @@ class _Refused(Exception):
 
 
 def read_driver(load: Load = ctypes.CDLL) -> Driver:
-    """Queries the driver if there is one."""
+    """Queries the NVIDIA driver, if there is one."""
     try:
         library = _load(load)
     except OSError as error:

@@ -11,7 +11,7 @@ from seap_export.runtime.providers import one_line
 
 @dataclass(frozen=True)
 class _Cause:
-    """What the machine lacks, the messages that say so, and how to fix it."""
+    """Something that the machine lacks, the messages that say so, and how to fix it."""
 
     lack: str
     messages: re.Pattern[str]

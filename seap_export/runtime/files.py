@@ -76,7 +76,7 @@ def refuse_excess(path: Path) -> None:
 
 
 def encode(tokenizer: Tokenizer, text: str, *, add_special_tokens: bool = True) -> list[int]:
-    """The token ids of a text; see `encode_all`."""
+    """The token ids of a text; raises as `encode_all` does."""
     return encode_all(tokenizer, [text], add_special_tokens=add_special_tokens)[0]
 
 
@@ -95,7 +95,7 @@ def encode_all(tokenizer: Tokenizer, texts: Sequence[str], *, add_special_tokens
 
 
 def too_slow(seconds: float) -> InputError:
-    """What is said of a tokenizer that takes too long."""
+    """The error for a tokenizer that takes too long."""
     return InputError(
         f"the model's tokenizer.json takes more than {seconds:.0f} seconds for a text; it may be meant to harm, so "
         "use the tokenizer of another copy, or other texts"

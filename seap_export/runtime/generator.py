@@ -204,7 +204,7 @@ class Generator:
             decoding.step([chosen.get(row, 0) for row in every], [row in active for row in every])
 
     def _text_after(self, prompt: Sequence[int], new: Sequence[int]) -> str:
-        """The pieces of `stream`, joined."""
+        """The text of new tokens after a prompt, which is that of all pieces of `stream`."""
         text = TextStream(self.tokenizer, prompt)
         return "".join([*map(text.add, new), text.end()])
 

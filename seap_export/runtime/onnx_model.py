@@ -1,4 +1,4 @@
-"""An ONNX graph that runs, in a session of ONNX Runtime."""
+"""Opens an ONNX graph in a session of ONNX Runtime, and runs it."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import PRECISIONS
 from seap_export.model.sources.config import read_spec
 from seap_export.model.sources.open import open_source
-from seap_export.pruning.activations.mixture import Mixture
 from seap_export.pruning.activations.statistics import Calibration
+from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.plan.recipes import DEFAULT_RECIPE, open_recipe
 from seap_export.pruning.rounding.grid import BlockQuantization
 from seap_export.pruning.rounding.write import write_rounded_model
@@ -75,7 +75,7 @@ def precision_table(
 ) -> None:
     """Print the table, the largest file first."""
     source, calibration = open_source(model), Calibration(folder)
-    statistics = Mixture(
+    statistics = TaskMixture(
         calibration.record.task, {calibration.record.task: 1.0}, {calibration.record.task: calibration}
     )
     shrinker, rows = Shrinker(source), []
@@ -103,7 +103,7 @@ def precision_table(
 
 
 def _row(
-    reference: DenseReference, hf: Path, format: OnnxFormat, statistics: Mixture, how: BlockQuantization | None
+    reference: DenseReference, hf: Path, format: OnnxFormat, statistics: TaskMixture, how: BlockQuantization | None
 ) -> _Row:
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as rounded:
         if how is not None:

@@ -8,8 +8,8 @@ from typing import Any
 
 from seap_export.model.layers.compute import Compute
 from seap_export.model.sources.source import Source
-from seap_export.pruning.activations.mixture import Mixture
 from seap_export.pruning.activations.statistics import Calibration
+from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.allocation.planning import choose_plan
 from seap_export.pruning.distillation.write import write_variant
 from seap_export.pruning.plan.make import rank_layers
@@ -25,12 +25,12 @@ class Shrinker:
         self._source = source
         self._key: tuple[Any, ...] = ()
         self._ranking: Ranking | None = None
-        self._fresh: dict[tuple[str, int], Mixture] = {}
+        self._fresh: dict[tuple[str, int], TaskMixture] = {}
 
     def write(self, calibration: Calibration, settings: PlanSettings, ratio: float, folder: Path) -> float:
         """Writes the model into the existing `folder` and returns the achieved ratio."""
         task = calibration.record.task
-        statistics = Mixture(task, {task: 1.0}, {task: calibration})
+        statistics = TaskMixture(task, {task: 1.0}, {task: calibration})
         key = (task, settings.score, settings.square_heads, settings.ridge)
         if self._ranking is None or key != self._key:
             with TemporaryDirectory() as kept:
@@ -41,7 +41,7 @@ class Shrinker:
         write_variant(self._source, plan, self._with_fresh(statistics, settings) if ratio else statistics, folder)
         return plan.achieved_ratio
 
-    def _with_fresh(self, statistics: Mixture, settings: PlanSettings) -> Mixture:
+    def _with_fresh(self, statistics: TaskMixture, settings: PlanSettings) -> TaskMixture:
         """The statistics with the fresh texts of their task, which serve all ratios and recipes."""
         number = settings.fresh
         key = statistics.name, number

@@ -18,7 +18,6 @@ from seap_export.model.layers.kept import UNFINISHED
 from seap_export.model.layers.working_memory import working_bytes
 from seap_export.model.sources.source import Source
 from seap_export.pruning.activations.calibrate import collect_statistics
-from seap_export.pruning.activations.mixture import Mixture
 from seap_export.pruning.activations.moments import Moments
 from seap_export.pruning.activations.statistics import (
     TOKENS,
@@ -30,6 +29,7 @@ from seap_export.pruning.activations.statistics import (
     write_sensitivity,
     write_tokens,
 )
+from seap_export.pruning.activations.task_mixture import TaskMixture
 from support.corpora import Texts, random_token_ids
 from support.models import skip_unless_loaded
 
@@ -93,20 +93,20 @@ def write_calibration(
     return calibration_in(folder, source, task, texts)
 
 
-def mixture_of(source: Source, folder: Path, tasks: Mapping[str, Texts], **weights: float) -> Mixture:
+def mixture_of(source: Source, folder: Path, tasks: Mapping[str, Texts], **weights: float) -> TaskMixture:
     """The statistics of texts of several tasks, each with the weight 1 if none is given."""
     calibrations = {
         task: calibration_in(statistics_in(folder / task, source, texts), source, task, texts)
         for task, texts in tasks.items()
     }
     name = "general" if len(tasks) > 1 else next(iter(tasks))
-    return Mixture(name, dict.fromkeys(tasks, 1.0) | weights, calibrations)
+    return TaskMixture(name, dict.fromkeys(tasks, 1.0) | weights, calibrations)
 
 
-def single_mixture(calibration: Calibration) -> Mixture:
+def single_mixture(calibration: Calibration) -> TaskMixture:
     """The mixture of one task."""
     task = calibration.record.task
-    return Mixture(task, {task: 1.0}, {task: calibration})
+    return TaskMixture(task, {task: 1.0}, {task: calibration})
 
 
 #: More tokens than the sensitivity is taken from, in several batches.

@@ -28,7 +28,7 @@ from seap_export.model.families import (
 from seap_export.model.families.sublayers import Grouped
 from seap_export.model.sources.source import Source
 from seap_export.pruning.plan.cost import CostModel
-from seap_export.pruning.plan.options import options_from_scores
+from seap_export.pruning.plan.layer_options import options_from_scores
 from seap_export.pruning.plan.plan import LayerPlan, Plan
 from seap_export.pruning.plan.settings import Compensation, PlanSettings
 from seap_export.pruning.plan.sparsity import EVEN

@@ -54,8 +54,8 @@ from seap_export.pipeline.targets.candidate import Candidate, ways
 from seap_export.pipeline.targets.targets import Targets
 from seap_export.pipeline.texts.general_text import GENERAL_TEXT, MOST_TEXTS
 from seap_export.pruning.activations.calibrate import collect_statistics
-from seap_export.pruning.activations.mixture import Mixture
 from seap_export.pruning.activations.statistics import Calibration, CalibrationRecord, read_tokens
+from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.plan.cost import BUDGETS, CostModel
 from seap_export.pruning.plan.make import plan_variant, rank_layers
 from seap_export.pruning.plan.plan import LayerPlan, Plan, read_plan

@@ -15,8 +15,8 @@ from transformers import PreTrainedModel
 
 from seap_export.model.families import names
 from seap_export.model.sources.source import Source
-from seap_export.pruning.activations.mixture import Mixture
 from seap_export.pruning.activations.statistics import Calibration
+from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.plan.plan import Plan
 from seap_export.pruning.plan.settings import Compensation
 from seap_export.pruning.shrink.layer import kept_channels
@@ -33,7 +33,7 @@ class Shrunk:
     dense: Path
     source: Source
     plan: Plan
-    statistics: Mixture
+    statistics: TaskMixture
     folder: Path
 
     @property

@@ -12,8 +12,8 @@ import numpy as np
 
 from seap_export.corpus import Sample
 from seap_export.model.layers.compute import Compute
-from seap_export.pruning.activations.mixture import Mixture
 from seap_export.pruning.activations.statistics import Calibration, read_tokens, write_tokens
+from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.runtime.files import encode_all, load_tokenizer
 from validation.execution import Execution
 from validation.generation.sampled import Beginning, open_author, sampled_texts
@@ -213,13 +213,13 @@ def _batch(plan: Iterator[Beginning], tokens: int) -> list[Beginning]:
 
 def with_fresh_texts(
     model: Path,
-    statistics: Mixture,
+    statistics: TaskMixture,
     number: int,
     folder: Path,
     *,
     compute: Compute,
     on_part: Callable[[object], object] = lambda part: None,
-) -> Mixture:
+) -> TaskMixture:
     """A mixture with fresh texts of each task; see `write_fresh_texts`.
 
     Args:

@@ -1,1 +1,1 @@
-"""The graph of a decoder in ONNX."""
+"""Builds the ONNX graph of a decoder."""

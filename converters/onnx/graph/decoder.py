@@ -66,7 +66,7 @@ def decoder_graph(spec: ModelSpec, weights: LazyWeights, form: OnnxForm, scaling
 
 @dataclass(frozen=True)
 class _Written:
-    """What a sublayer adds to the residual stream, and a bias that still has to be added to it."""
+    """The update of the residual stream by a sublayer, and a bias that still has to be added to it."""
 
     output: ir.Value
     bias: ir.Value | None
@@ -175,7 +175,7 @@ class _Decoder:
         return op.add(self._g, embedded, positions, "embed_tokens.at_positions")
 
     def _written(self, sublayer: Sublayer, index: int, product: ir.Value, name: str) -> _Written:
-        """What becomes of the product of an output projection."""
+        """The update of the stream, given the product of a sublayer's output projection."""
         g, factor, label = self._g, sublayer.multiplier, f"{name}.{sublayer.output}"
         norm = sublayer.norm_after
         bias = self._linears.bias(sublayer, sublayer.output, index)
@@ -189,27 +189,27 @@ class _Decoder:
         return _Written(op.scaled(g, product, factor, self._dtype, f"{name}.multiplied"), None)
 
     def _joined(self, first: _Written, second: _Written, name: str) -> _Written:
-        """What two sublayers add that stand side by side."""
+        """The sum of the updates of two sublayers that stand side by side."""
         output = op.add(self._g, first.output, second.output, f"{name}.beside")
         if first.bias is not None and second.bias is not None:
             output = op.add(self._g, output, first.bias, f"{name}.beside.bias_add")
         return _Written(output, first.bias if second.bias is None else second.bias)
 
     def _normed(self, added: _Written, norm: op.Norm, name: str) -> _Written:
-        """The norm of what two sublayers add."""
+        """The norm of such a sum."""
         output = added.output
         if added.bias is not None:
             output = op.add(self._g, output, added.bias, f"{name}.sum.bias_add")
         return _Written(op.normed(self._g, output, norm), None)
 
     def _read(self, stream: ir.Value, norm: op.Norm | None) -> ir.Value:
-        """What a sublayer reads of the stream: its norm if there is one, or the stream as it is."""
+        """The input of a sublayer: the norm of the stream, or the stream as it is."""
         return stream if norm is None else op.normed(self._g, stream, norm)
 
     def _add_and_read(
         self, added: _Written, stream: ir.Value, norm: op.Norm | None, name: str
     ) -> tuple[ir.Value, ir.Value]:
-        """What comes next reads, and the new stream; the sum and its norm are one node where there is one."""
+        """The input of what comes next, and the new stream; the sum and its norm are one node where there is one."""
         if norm is not None:
             return self._dialect.add_and_norm(added.output, stream, norm, added.bias)
         output = added.output

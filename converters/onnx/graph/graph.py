@@ -58,12 +58,12 @@ class GraphBuilder:
         return self.initializer(ir.Tensor(np.asarray(array), name=name))
 
     def ints(self, *values: int, name: str = "") -> ir.Value:
-        """int64 [values], named after them unless it has a name."""
+        """An int64 constant [values], named after them unless it has a name."""
         label = "_".join(map(str, values)).replace("-", "minus")
         return self.constant(name or f"ints_{label}", np.array(values, np.int64))
 
     def integer(self, value: int, name: str) -> ir.Value:
-        """int64 without a dimension."""
+        """An int64 constant without dimensions."""
         return self.constant(name, np.array(value, np.int64))
 
     def node(
@@ -108,7 +108,7 @@ class GraphBuilder:
         self._notes[key] = text
 
     def subgraph(self) -> ir.Graph:
-        """What was built as the body of a node, such as Scan, in another graph."""
+        """The graph so far, as the body of a node such as Scan in another graph."""
         return ir.Graph(
             self._inputs,
             self._outputs,

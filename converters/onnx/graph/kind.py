@@ -1,4 +1,4 @@
-"""What the graph of a decoder asks of a kind of sublayer."""
+"""`KindWriter`: the interface of the kinds of sublayers in the graph of a decoder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from seap_export.model.families import ModelSpec
 
 @dataclass(eq=False)
 class KindWriter(ABC):
-    """Emits what the sublayers of one kind compute of what they read, in all layers of a model."""
+    """Emits the nodes of the sublayers of one kind, in all layers of a model."""
 
     _g: GraphBuilder
     _spec: ModelSpec
@@ -33,12 +33,13 @@ class KindWriter(ABC):
 
     @abstractmethod
     def product(self, index: int, x: ir.Value) -> ir.Value:
-        """What the output projection of a layer's sublayer gives without its bias, [batch_size, sequence_length,
-        hidden_size].
+        """The product of the output projection of a layer's sublayer, without its bias.
+
+        It is [batch_size, sequence_length, hidden_size].
 
         Args:
             index: The layer.
-            x: What the sublayer reads, [batch_size, sequence_length, hidden_size].
+            x: The input of the sublayer, [batch_size, sequence_length, hidden_size].
         """
 
     def close(self, index: int) -> None:  # noqa: B027

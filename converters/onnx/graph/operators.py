@@ -33,7 +33,7 @@ class Norm:
     """A norm of the residual stream.
 
     Attributes:
-        name: Of its node.
+        name: Name of its node.
         gain: [hidden_size].
         bias: [hidden_size]; None: there is none.
         epsilon: What is added to the mean square.
@@ -49,12 +49,12 @@ class Norm:
 
 @dataclass(frozen=True)
 class Kernels:
-    """Those of a depth-wise convolution.
+    """The kernels of a depth-wise convolution.
 
     Attributes:
         weight: [channels, 1, size].
         bias: [channels]; None: there is none.
-        channels: Their number.
+        channels: Number of channels.
         size: Tokens that each sees.
         activates: Whether SiLU follows.
     """
@@ -68,7 +68,7 @@ class Kernels:
 
 @dataclass(frozen=True)
 class Recurrence:
-    """What a recurrence reads, [batch_size, sequence_length, heads * channels] each, and its sizes.
+    """The inputs of a recurrence, [batch_size, sequence_length, heads * channels] each, and its sizes.
 
     The state S [key_dim, value_dim] of a head becomes exp(decay) S, is corrected by key (value - S^T key)^T times the
     rate, or key value^T is added if there is no rate, and gives scale S^T query.
@@ -128,7 +128,7 @@ def matmul(g: GraphBuilder, x: ir.Value, weight: ir.Value, name: str, bias: ir.V
 
 
 def cast(g: GraphBuilder, x: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
-    """`x` in another dtype."""
+    """`x` converted to another dtype."""
     return g.node("Cast", [x], name, attributes={"to": int(dtype)})
 
 
@@ -173,7 +173,7 @@ def capped(g: GraphBuilder, x: ir.Value, cap: float, name: str) -> ir.Value:
 
 
 def scalar(g: GraphBuilder, value: float, dtype: ir.DataType) -> ir.Value:
-    """A number as a constant."""
+    """A number as a constant without dimensions."""
     return g.constant(f"{dtype.name.lower()}_{value!r}", np.array(value, dtype.numpy()))
 
 
@@ -184,7 +184,7 @@ def rms_norm(g: GraphBuilder, x: ir.Value, gamma: ir.Value, epsilon: float, name
 
 
 def normed(g: GraphBuilder, x: ir.Value, norm: Norm) -> ir.Value:
-    """A norm over the last axis."""
+    """A norm of the residual stream, over the last axis."""
     if not norm.is_centred:
         return rms_norm(g, x, norm.gain, norm.epsilon, norm.name)
     attributes = {"axis": -1, "epsilon": norm.epsilon, "stash_type": int(ir.DataType.FLOAT)}

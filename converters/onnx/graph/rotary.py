@@ -15,7 +15,7 @@ from converters.onnx.weights.weights import lazy_tensor
 from seap_export.model.families import ModelSpec, RopeSpec
 from seap_export.model.layers.sublayers.rotary import rotary_tables
 
-#: What the names of nodes begin with that fail on too many tokens; the runtime's error message quotes it.
+#: The beginning of the names of nodes that fail on too many tokens; the runtime's error message quotes it.
 LENGTH_GUARD = "more_tokens_than_the_model_has_positions"
 
 
@@ -38,11 +38,11 @@ class RotaryTables:
         self._rows: dict[int, ir.Value] = {}
 
     def caches(self, rope: RopeSpec) -> tuple[ir.Value, ir.Value]:
-        """Cosines and sines of a rotation."""
+        """The tables of cosines and sines of a rotation."""
         return self._caches[self._ropes.index(rope)]
 
     def attributes(self, rope: RopeSpec, heads: int, head_dim: int) -> dict[str, int]:
-        """Those of a RotaryEmbedding node, of the standard or of ONNX Runtime."""
+        """The attributes of a RotaryEmbedding node, of the standard or of ONNX Runtime."""
         attributes = {"num_heads": heads}
         if rope.interleaved:
             attributes["interleaved"] = 1
@@ -93,7 +93,7 @@ class RotaryTables:
         return add(self._g, positions, start, "positions.rows")
 
     def _within(self, positions: ir.Value, name: str) -> ir.Value:
-        """The last position in place of those beyond."""
+        """Replaces positions beyond the last one by the last one."""
         end = self._g.ints(self.positions - 1, name="last_row")
         return self._g.node("Min", [positions, end], f"{name}.within")
 

@@ -63,7 +63,7 @@ class Scaling:
         raise ArtifactError(f"{model}: its metadata hold a damaged '{SCALING_NOTE}'; convert it again")
 
     def note(self) -> str:
-        """What the metadata record."""
+        """The text that a graph's metadata record, for `noted`."""
         return json.dumps(asdict(self))
 
     def output(self, spec: ModelSpec, output: Projection, layer: int) -> int:
@@ -131,14 +131,14 @@ class ScaledReader:
 
     Args:
         reader: Reads the weights.
-        exponents: Those of the factors, by tensor.
+        exponents: The exponents of the factors, by tensor.
     """
 
     def __init__(self, reader: WeightReader, exponents: Mapping[str, int]) -> None:
         self._reader, self._exponents = reader, exponents
 
     def dtypes(self) -> dict[str, torch.dtype]:
-        """As the weights are stored."""
+        """The dtype of each tensor, as it is stored."""
         return self._reader.dtypes()
 
     def shapes(self) -> dict[str, tuple[int, ...]]:

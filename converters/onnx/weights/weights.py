@@ -71,11 +71,11 @@ class LazyWeights:
         return LazyWeights(ScaledReader(self.reader, exponents), self.precision) if exponents else self
 
     def stored(self, name: str) -> ir.TensorProtocol:
-        """A tensor in its stored layout."""
+        """A tensor in its stored layout, in the dtype of the precision."""
         return self._lazy([name], name, self._shapes[name], _rows)
 
     def exact(self, name: str) -> ir.TensorProtocol:
-        """The same in float32, whatever the precision."""
+        """A tensor in its stored layout, in float32 whatever the precision."""
         return self._lazy([name], name, self._shapes[name], _rows, ir.DataType.FLOAT)
 
     def joined(self, names: Sequence[str], name: str) -> ir.TensorProtocol:
@@ -221,7 +221,7 @@ def lazy_tensor(
 
 
 def _rows(parts: list[torch.Tensor]) -> Pieces:
-    """The rows of one part after the other."""
+    """The rows of all parts, one part after the other."""
     for part in parts:
         yield from part.split(_at_once(part))
 

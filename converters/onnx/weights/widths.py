@@ -1,4 +1,4 @@
-"""Sizes for which a provider has no kernel of its own for int8 and int4: a matrix is dequantised in every call."""
+"""Finds sizes for which a provider has no kernel for int8 and int4, so that every call dequantises a matrix."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ def _remedies(
 
 
 def _other_form(spec: ModelSpec, form: OnnxForm, how: BlockQuantization, layers: set[str]) -> str:
-    """What has fast kernels for all layers: a smaller block, other numbers of neurons, or another precision."""
+    """The form that has fast kernels for all layers: a smaller block, other numbers of neurons, or another
+    precision.
+    """
     for size in sorted(BLOCK_SIZES, reverse=True):
         if size < how.block_size and not _still_slow(spec, form, replace(how, block_size=size)):
             return f"block size {size}"
@@ -100,7 +102,7 @@ def _still_slow(spec: ModelSpec, form: OnnxForm, how: BlockQuantization) -> bool
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """`0-3, 7` for 0, 1, 2, 3 and 7."""
+    """Numbers with runs shortened: `0-3, 7` for 0, 1, 2, 3 and 7."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:

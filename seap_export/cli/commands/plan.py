@@ -18,7 +18,7 @@ from seap_export.cli.values import PathType
 if TYPE_CHECKING:
     from seap_export.model.sources.source import Source
     from seap_export.model.vocabulary.table import Vocabulary
-    from seap_export.pruning.activations.mixture import Mixture
+    from seap_export.pruning.activations.task_mixture import TaskMixture
     from seap_export.pruning.plan.plan import Plan
 
 
@@ -120,7 +120,7 @@ def plan_command(
 
 
 def _vocabulary(
-    source: Source, statistics: Mixture, tasks: tuple[str, ...], size: str, console: Console
+    source: Source, statistics: TaskMixture, tasks: tuple[str, ...], size: str, console: Console
 ) -> Vocabulary | None:
     """The tokens that are kept; None: all."""
     from seap_export.corpus import parse_tasks

@@ -2,8 +2,8 @@
 
 from seap_export.model.families.family import Family, is_pruned
 from seap_export.model.families.files import family_of_gguf, family_of_model_type, wrapper_of_model_type
-from seap_export.model.families.gguf_form import GgufForm
 from seap_export.model.families.layer_spec import LayerSpec
+from seap_export.model.families.parts import GgufForm
 from seap_export.model.families.read import dense_config, language_config, model_spec
 from seap_export.model.families.rope import QueryScaling, RopeSpec
 from seap_export.model.families.spec import BlockSpec, ModelSpec, NormSpec

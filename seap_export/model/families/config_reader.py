@@ -68,7 +68,7 @@ class ConfigReader:
         return self._given.get(name)
 
     def mapping(self, name: str) -> Mapping[str, Any]:
-        """An object; empty if it is missing or null.
+        """The object at a key; empty if it is missing or null.
 
         Raises:
             InputError: It is something else.
@@ -81,7 +81,7 @@ class ConfigReader:
         return value
 
     def of_layer(self, index: int) -> Mapping[str, Any]:
-        """What `per_layer_config` says of a layer, by the usual names.
+        """The entries of `per_layer_config` for a layer, by their usual names.
 
         Raises:
             InputError: It is no object.
@@ -91,7 +91,7 @@ class ConfigReader:
         return {usual.get(key, key): value for key, value in per_layer.get(index, {}).items()}
 
     def positive(self, name: str, default: int | None = None) -> int:
-        """A positive whole number.
+        """The value of a key that must be a positive whole number.
 
         Raises:
             InputError: It is missing, or something else.
@@ -99,7 +99,7 @@ class ConfigReader:
         return positive(self.family.key(name), self.get(name, default))
 
     def number(self, name: str, default: float | None = None) -> float:
-        """A number.
+        """The value of a key that must be a number.
 
         Raises:
             InputError: It is missing, or something else.
@@ -187,7 +187,7 @@ _ASKED, _DECLARED = rb"config\w*(\.get\(|\.|, ?|\[)[\"']?%b\b", rb"\b%b\s*[:=]|[
 
 @cache
 def _may_be_read(keys: tuple[str, ...]) -> str | None:
-    """One of some keys that the code of transformers reads, of whatever model; what tools leave, it does not."""
+    """One of these keys that the code of transformers reads, for whatever model; None: tools have left them all."""
     found = find_spec("transformers") if keys else None
     if found is None or found.origin is None:
         return next(iter(keys), None)
@@ -203,7 +203,7 @@ def _may_be_read(keys: tuple[str, ...]) -> str | None:
 
 
 def class_settings(family: Family) -> dict[str, Any]:
-    """What the code of a pruned model has to know of its family, by key.
+    """The keys of config.json that tell the code of a pruned model about its family.
 
     Where output projections and layers are, if not where most families have them, and whether attention has to be
     resized.

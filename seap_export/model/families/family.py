@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Literal
 
-from seap_export.model.families.gguf_form import GgufForm
 from seap_export.model.families.names import (
     BCX,
     CONVOLUTION,
@@ -26,14 +25,15 @@ from seap_export.model.families.names import (
 from seap_export.model.families.parts import (
     AdjustedSize,
     Block,
+    FamilyVariant,
     FusedRows,
+    GgufForm,
     GlobalLayers,
     KeyValueHeads,
     LayerKind,
     Requirement,
     RotaryRules,
     SharedCaches,
-    Variant,
     Window,
     Wrapper,
 )
@@ -140,7 +140,7 @@ class Family:
     transposed: bool = False
     fused_rows: Mapping[str, FusedRows] = field(default_factory=dict)
     key_value_heads: KeyValueHeads | None = None
-    variants: tuple[Variant, ...] = ()
+    variants: tuple[FamilyVariant, ...] = ()
     genai_type: str = ""
     block: Block = Block()
     factors: Mapping[Projection, tuple[str, ...]] = field(default_factory=dict)
@@ -168,13 +168,13 @@ class Family:
 
     @property
     def projections(self) -> tuple[Projection, ...]:
-        """Those that the layers of its models have."""
+        """The projections that the layers of the family's models can have."""
         lacking = lacking_projections(self.block, self.layer_types, self.experts, self.has_layer_inputs)
         return tuple(name for name in PROJECTIONS if name not in lacking)
 
     @property
     def outputs(self) -> tuple[Projection, ...]:
-        """Those of them that are output projections."""
+        """The ones of `projections` that are output projections and can be given a bias by compensation."""
         return tuple(name for name in OUTPUTS if name in self.projections)
 
     @property
@@ -189,7 +189,7 @@ class Family:
 
     @property
     def stem(self) -> str:
-        """What the names of its transformers classes begin with."""
+        """The prefix of the names of the family's transformers classes, such as `Llama`."""
         return self.architecture.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
 
     @property
@@ -208,7 +208,7 @@ class Family:
         return {**config, **lacking}
 
     def variant(self, config: Mapping[str, Any]) -> Family:
-        """The family as models with this config.json have it."""
+        """The family as it applies to a model with this config.json; see `variants`."""
         values = self.completed(config)
         fitting = [variant for variant in self.variants if variant.fits(values)]
         if not fitting:
@@ -222,11 +222,11 @@ class Family:
         return self.fused_rows.get(fused, FusedRows(FUSED[fused]))
 
     def key(self, name: str) -> str:
-        """The family's name of a config key."""
+        """The family's own name of a config key, given the usual one."""
         return self.keys.get(name, name)
 
     def meant(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """A config.json with the values that its values stand for."""
+        """A config.json with the family's own values replaced by the usual ones; see `values`."""
         return {key: self.values.get(key, {}).get(str(value), value) for key, value in config.items()}
 
     def has_bias(self, part: str, config: Mapping[str, Any]) -> bool:
@@ -257,7 +257,7 @@ class Family:
         return prefix + self.names[name]
 
     def renamed(self, layer: int) -> dict[str, str]:
-        """What transformers' modules call the tensors of a layer that have another name in checkpoints, by that."""
+        """The names in transformers' modules of a layer's tensors that checkpoints call otherwise, by the latter."""
         prefix = self.names["layer"].format(layer=layer)
         return {self.stored(name, layer): prefix + path for name, path in self.modules.items()}
 
@@ -298,7 +298,7 @@ def lacking_projections(
 
 
 def bias_names(stored_names: Mapping[str, str], biases: Mapping[str, Any]) -> dict[str, str]:
-    """Those of the biases of norms and of the LM head, which stand beside their weights."""
+    """The stored names of the biases of norms and of the LM head, which stand beside their weights."""
     biased = [norm for norm in (*NORMS, "norm") if "norms" in biases and norm in stored_names]
     biased += ["lm_head"] if "lm_head" in biases else []
     return {f"{name}_bias": stored_names[name].removesuffix(".weight") + ".bias" for name in biased}

@@ -1,4 +1,4 @@
-"""The families that have a TOML file in this package, and those that are refused by name."""
+"""Loads the families that have a TOML file in this package, and the names of those that are refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 from seap_export.errors import InputError
 from seap_export.model.families import parts
 from seap_export.model.families.family import FUSED, PRUNED_PREFIX, Family, bias_names, lacking_projections
-from seap_export.model.families.gguf_form import GgufForm
 from seap_export.model.families.names import USUAL_NAMES, Projection
 from seap_export.model.families.routing import Routing
 
@@ -21,7 +20,7 @@ _PARTS = {
     "adjusted_size": parts.AdjustedSize,
     "block": parts.Block,
     "experts": Routing,
-    "gguf": GgufForm,
+    "gguf": parts.GgufForm,
     "global_layers": parts.GlobalLayers,
     "key_value_heads": parts.KeyValueHeads,
     "rotation": parts.RotaryRules,
@@ -70,7 +69,7 @@ def _parsed(key: str, value: Any) -> Any:
     if key == "fused_rows":
         return MappingProxyType({name: parts.FusedRows(**fields) for name, fields in value.items()})
     if key == "variants":
-        return tuple(parts.Variant(**fields) for fields in value)
+        return tuple(parts.FamilyVariant(**fields) for fields in value)
     if key == "requires":
         return MappingProxyType({name: parts.Requirement(**fields) for name, fields in value.items()})
     return value

@@ -1,4 +1,4 @@
-"""Rows of projections that a checkpoint stores as one."""
+"""Finds the rows of projections that a checkpoint stores as one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from seap_export.model.families.sublayers import Attention, DeltaNet
 
 #: Rows of a stored tensor: a slice where they follow each other, else their numbers, int64.
 Rows = slice | torch.Tensor
-#: What there is a part for, by kind and attribute.
+#: What each part is for: the kind of sublayer, and its attribute with their number.
 _PARTS: Mapping[str, tuple[type[Attention] | type[DeltaNet], str]] = {
     "heads": (Attention, "num_attention_heads"),
     "groups": (Attention, "num_key_value_heads"),

@@ -48,11 +48,11 @@ _ACTIVATIONS: Mapping[str, Activation] = {
 
 @dataclass(frozen=True)
 class LayerReader:
-    """Reads one layer.
+    """Reads the sublayers of one layer.
 
     Attributes:
         config: The config.json, which notes what is read of it.
-        index: Of the layer.
+        index: Index of the layer.
         head_dim: Channels of an attention head.
         window: Tokens that its attention sees; None: all.
         rope: Its rotation; None: there is none.
@@ -102,7 +102,7 @@ class LayerReader:
         return LayerSpec((*sublayers[:-1], last))
 
     def _layer_inputs(self) -> tuple[Sublayer, ...]:
-        """What the inputs of the layer gate, if it has any."""
+        """The sublayer that adds the layer's inputs to the stream; empty: the layer has no inputs."""
         number = inputs_of_layers(self.config)
         if not number:
             return ()
@@ -121,7 +121,7 @@ class LayerReader:
         return positive(self._family.key(name), value[self.index] if isinstance(value, list) else value)
 
     def _wired(self, sublayer: Sublayer) -> Sublayer:
-        """The same with its norms, biases and factors."""
+        """The sublayer with its norms, biases and factors, as the config gives them."""
         config, family, overrides = self.config, self._family, self._overrides
         compensated = {name for name in OUTPUTS if overrides.get(f"{name}_bias", config.get(f"{name}_bias", False))}
         switches, residual = bias_switches(config), config.formula(family.block.residual_multiplier) or 1.0
@@ -258,7 +258,7 @@ class LayerReader:
 
 
 def bias_switches(config: ConfigReader) -> dict[str, Any]:
-    """The values of the keys that enable biases."""
+    """The values of the config keys that enable biases, by key."""
     return {switch: config.get(switch, False) for switch in config.family.biases.values() if isinstance(switch, str)}
 
 

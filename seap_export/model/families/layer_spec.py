@@ -1,4 +1,4 @@
-"""What one decoder layer computes and the sizes of its parts."""
+"""`LayerSpec`: the sublayers of one decoder layer."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ class LayerSpec:
 
     @property
     def projections(self) -> tuple[Projection, ...]:
-        """All matrices, in the order of use."""
+        """The names of all weight matrices of the layer, in the order of use."""
         return tuple(projection for sublayer in self.sublayers for projection in sublayer.projections)
 
     def factor(self, projection: Projection) -> float:
-        """What the product of a projection that reads the stream is multiplied by."""
+        """The factor on the product of a projection that reads the stream."""
         return next(
             (sublayer.factors[projection] for sublayer in self.sublayers if projection in sublayer.factors), 1.0
         )

@@ -1,6 +1,4 @@
-"""Which kinds of sublayers each layer has besides its MLP, and which layers attend within a window, read from
-config.json.
-"""
+"""Reads from config.json which kinds of sublayers each layer has besides its MLP, and which layers have a window."""
 
 from __future__ import annotations
 
@@ -13,8 +11,9 @@ from seap_export.model.families.parts import LayerKind, Window
 
 
 def read_layer_types(config: ConfigReader, num_hidden_layers: int) -> list[tuple[LayerKind, ...]]:
-    """The kinds of each layer's sublayers before the MLP, which stand side by side if there are several; where a layer
-    can be an MLP alone, of all its sublayers.
+    """The kinds of each layer's sublayers before the MLP; several stand side by side.
+
+    Where a layer can be an MLP alone, the kinds of all its sublayers.
 
     Raises:
         InputError: The config does not list every layer, names a type that is not known, or has no attention at all.

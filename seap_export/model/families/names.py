@@ -21,24 +21,25 @@ Projection = Literal[
 PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
 #: The projections that attention reads; either all three have a bias or none has.
 QKV: tuple[Projection, ...] = ("q_proj", "k_proj", "v_proj")
-#: What the input of a short convolution is made of: two gates, before it and after it, and what they gate.
+#: The projections that a short convolution reads: the gate before it, the gate after it, and what is convolved.
 BCX: tuple[Projection, ...] = ("b_proj", "c_proj", "x_proj")
-#: Those of a short convolution.
+#: All projections of a short convolution.
 CONVOLUTION: tuple[Projection, ...] = (*BCX, "out_proj")
-#: Those of a gated delta net: what is convolved, the output gate, the update rate, the decay, and the output.
+#: The projections of a gated delta net: what is convolved, the output gate, the update rate, the decay, and the
+#: output.
 DELTA: tuple[Projection, ...] = (
     "delta_qkv_proj", "delta_z_proj", "delta_b_proj", "delta_a_proj", "delta_out_proj",
 )  # fmt: skip
-#: Those of Mamba-2: the gate, the values, B and C of each group, the time steps, and the output.
+#: The projections of Mamba-2: the gate, the values, B and C of each group, the time steps, and the output.
 MAMBA: tuple[Projection, ...] = (
     "mamba_z_proj", "mamba_x_proj", "mamba_b_proj", "mamba_c_proj", "mamba_dt_proj", "mamba_out_proj",
 )  # fmt: skip
 #: The projections of an MLP, and those of a mixture of experts: its router, and those of all experts together.
 DENSE: tuple[Projection, ...] = ("gate_proj", "up_proj", "down_proj")
 ROUTED: tuple[Projection, ...] = ("router", "experts_gate_proj", "experts_up_proj", "experts_down_proj")
-#: Those of a shared expert: what scales it, and an MLP.
+#: The projections of a shared expert: what scales it, and an MLP.
 SHARED: tuple[Projection, ...] = ("shared_gate", "shared_gate_proj", "shared_up_proj", "shared_down_proj")
-#: Those of inputs of a layer: what is gated by them, and the output.
+#: The projections of the inputs of a layer: their gate, and the output.
 LAYER_INPUTS: tuple[Projection, ...] = ("layer_input_gate", "layer_input_proj")
 #: The table of these inputs, what is added to them of the embedding, and its norm, all outside of the layers.
 INPUT_TABLES = ("layer_inputs", "layer_inputs_proj", "layer_inputs_norm")
@@ -108,12 +109,12 @@ def tensor(name: str, layer: int | None = None) -> str:
 
 
 def weight(projection: Projection, layer: int) -> str:
-    """The full name of a projection's weight (out x in)."""
+    """The full name of a projection's weight, [out, in]."""
     return tensor(projection, layer) + ".weight"
 
 
 def bias(projection: Projection, layer: int) -> str:
-    """The full name of a projection's bias (out)."""
+    """The full name of a projection's bias, [out]."""
     return tensor(projection, layer) + ".bias"
 
 

@@ -99,8 +99,39 @@ class FusedRows:
 
 
 @dataclass(frozen=True)
+class GgufForm:
+    """How GGUF files hold the models of a family, as far as they do not say it themselves.
+
+    Attributes:
+        architecture: `general.architecture` of the files.
+        is_read: Whether such files can be read; otherwise they are only written.
+        uneven: The architecture of files with layers of several shapes, of this family unless the file names another;
+            "": there is none.
+        rotary_rows_permuted: Whether they store the q and k rows for interleaved rotation.
+        names: The plain names of norms whose GGUF names usually mean another one.
+        keys: The metadata that hold the values of further keys of config.json.
+        constants: What llama.cpp assumes for keys of config.json that the metadata do not give: a value, a formula, or
+            a table with one for a number of layers and another (`other`) for the rest.
+        tokenizers: The only values of `tokenizer.ggml.pre` whose ids can be guaranteed, because transformers 5 loads
+            the tokenizers of this `model_type` with a rule of its own, whatever the files say; empty: all known ones.
+        spaces_kept_after: In a sentencepiece tokenizer, the special tokens after which spaces are kept; after the
+            others they are dropped, which a GGUF file does not record. None: after all.
+    """
+
+    architecture: str
+    is_read: bool = True
+    uneven: str = ""
+    rotary_rows_permuted: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
+    keys: Mapping[str, str] = field(default_factory=dict)
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    tokenizers: tuple[str, ...] = ()
+    spaces_kept_after: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
 class GlobalLayers:
-    """What is different in layers without a window, of which the last one always is.
+    """How layers without a window differ from those with one. The last layer never has a window.
 
     Attributes:
         head_dim: Key of the size of their heads.
@@ -170,8 +201,8 @@ class SharedCaches:
 
 
 @dataclass(frozen=True)
-class Variant:
-    """What is different in models of a family whose config.json has some values.
+class FamilyVariant:
+    """How models of a family differ whose config.json has certain values.
 
     Attributes:
         when: The values; of several in a list, any. A missing one is `null`.
@@ -182,7 +213,7 @@ class Variant:
     names: Mapping[str, str] = field(default_factory=dict)
 
     def fits(self, config: Mapping[str, Any]) -> bool:
-        """Whether a config.json has these values."""
+        """Whether a config.json has the values of `when`."""
         given = {key: "null" if config.get(key) is None else config[key] for key in self.when}
         return all(given[key] in (value if isinstance(value, tuple) else (value,)) for key, value in self.when.items())
 

@@ -15,7 +15,7 @@ from seap_export.model.families.layer_types import read_layer_types, read_window
 from seap_export.model.families.rope import read_ropes
 from seap_export.model.families.spec import BlockSpec, ModelSpec, NormSpec
 
-#: What a multimodal wrapper may say of its language model.
+#: Keys of a multimodal wrapper that apply to its language model.
 _SHARED_KEYS = (
     "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "dtype", "torch_dtype",
     "quantization_config", "quantization",
@@ -23,8 +23,7 @@ _SHARED_KEYS = (
 
 
 def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config.json of a language model, with all values in their usual keys: of the one in a multimodal wrapper, or
-    the same.
+    """The config.json of a language model, alone or in a multimodal wrapper, with all values in their usual keys.
 
     Raises:
         InputError: The family is not supported, or the wrapper does not hold a model of it.
@@ -46,7 +45,7 @@ def language_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _in_usual_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The same with the values of overriding keys where they count, and the number of neurons in its key."""
+    """A language model's config.json with overriding values and all sizes in their usual keys."""
     family, values = family_of_model_type(config.get("model_type")), dict(config)
     if family.key_value_heads is not None and "num_key_value_heads" not in values:
         given = {**family.defaults, **values}

@@ -1,4 +1,4 @@
-"""The rotary position embedding of each layer, read from config.json."""
+"""Reads the rotary position embedding of each layer from config.json."""
 
 from __future__ import annotations
 

@@ -29,9 +29,9 @@ class Routing:
         normalised: Whether the weights of a token's experts are divided by their sum, or the key that says so.
         tolerance: Key of half the distance within which experts are about as good; see `Experts`.
         scaling: Key of the factor on the weights.
-        bias_is_row: Whether that bias is stored as a matrix with one row.
+        bias_is_row: Whether the bias of the choice is stored as a matrix with one row.
         as_parameters: Whether checkpoints have the parameters of the module.
-        inputs_first: Whether they do, and these are matrices with their inputs first, in which gate and up take turns.
+        inputs_first: Whether they have them as matrices with their inputs first, in which gate and up take turns.
         output_bias: Whether each expert adds a bias to what it writes.
         alpha: Key of a factor; see `Gates`.
         limit: Key of a bound; see `Gates`.

@@ -1,4 +1,4 @@
-"""What a dense or pruned model computes and the shapes of its tensors."""
+"""`ModelSpec`: what a dense or pruned model computes, and the names and shapes of its tensors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class NormSpec:
 
 @dataclass(frozen=True)
 class BlockSpec:
-    """Factors that are alike in all layers, or outside of them.
+    """Factors on embeddings and logits.
 
     Attributes:
         embedding_multiplier: On embeddings.
@@ -52,9 +52,9 @@ class ModelSpec:
     `position_offset` is the row of position 0 in the table that is added to embeddings; None: there is no such table.
     `layer_inputs` is the number of inputs that each layer has of a token besides its embedding.
 
-    Hidden states carry more than the residual stream: behind it, the inputs of all layers, keys and values that later
-    layers attend to, and what a sublayer has written that is held. So these are kept, and gradients go through them,
-    as the stream is and as they do there.
+    Hidden states carry more than the residual stream. Behind it come the inputs of all layers, the keys and values
+    that later layers attend to, and the output of a sublayer that is held until the next one has written. So all of
+    these are stored with the stream, and gradients pass through them.
     """
 
     family: Family
@@ -96,7 +96,7 @@ class ModelSpec:
 
     @property
     def width(self) -> int:
-        """Columns of hidden states."""
+        """Number of columns of the hidden states, including those behind the residual stream."""
         return self.held.stop
 
     @cached_property
@@ -106,7 +106,7 @@ class ModelSpec:
 
     @property
     def sublayers(self) -> Iterator[Sublayer]:
-        """Those of all layers, from the first on."""
+        """The sublayers of all layers, from the first layer on."""
         return (sublayer for layer in self.layers for sublayer in layer.sublayers)
 
     @cached_property
@@ -138,7 +138,7 @@ class ModelSpec:
 
     @property
     def channels(self) -> list[int]:
-        """Inputs that are fitted together of the output projection of each sublayer, from the first layer on."""
+        """Numbers of inputs of output projections that are fitted together: one for each of a sublayer's `blocks`."""
         return [sublayer.channels // sublayer.blocks for sublayer in self.sublayers for _ in range(sublayer.blocks)]
 
     def projection_shape(self, projection: Projection, layer: int) -> tuple[int, int]:
@@ -167,7 +167,7 @@ class ModelSpec:
         return {names.tensor(name, layer): shape for name, shape in {**sublayer.inner_tensors(), **norms}.items()}
 
     def _outer_tensors_of(self, sublayer: Sublayer, layer: int) -> dict[str, tuple[int, ...]]:
-        """Projections and the norms around them."""
+        """Name and shape of a sublayer's projections and of the norms around them."""
         shapes: dict[str, tuple[int, ...]] = {}
         if sublayer.norm_before is not None:
             shapes |= self._norm_tensors(sublayer.norm_before, layer)
@@ -196,11 +196,11 @@ class ModelSpec:
 
     @property
     def token_tables(self) -> tuple[str, ...]:
-        """Those with a row for each token."""
+        """The names of the tables with a row for each token."""
         return tuple(name for name in self.embedding_names if name in ("embed_tokens", "layer_inputs"))
 
     def row_width(self, table: str) -> int:
-        """The size of a row of one of these, or of the LM head."""
+        """The number of columns of one of `token_tables`, or of the LM head."""
         return self.outer_tensors()[names.tensor(table)][1]
 
     @property
@@ -240,7 +240,7 @@ class ModelSpec:
         return sum(self.sublayer_weights(layer).values())
 
     def sublayer_weights(self, layer: int) -> dict[Projection, int]:
-        """The same of each sublayer, by its output projection."""
+        """Number of weights in the projections of each sublayer, by its output projection."""
         return {sublayer.output: sublayer.weights(self.hidden_size) for sublayer in self.layers[layer].sublayers}
 
     def with_layers(self, layers: tuple[LayerSpec, ...]) -> ModelSpec:

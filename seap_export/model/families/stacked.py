@@ -26,7 +26,7 @@ class Stacked:
 
     @property
     def experts(self) -> int:
-        """How many there are."""
+        """Number of experts."""
         return len(self.parts)
 
     def shape(self, plain: Sequence[int]) -> tuple[int, ...]:
@@ -34,7 +34,7 @@ class Stacked:
         return tuple(size // len(self.parts) if axis == self.axis else size for axis, size in enumerate(plain))
 
     def plain(self, stored: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The whole."""
+        """The tensor of the plain form, joined from the stored parts."""
         return torch.cat([stored[part] for part in self.parts], self.axis)
 
     def of_expert(self, stored: Mapping[str, torch.Tensor], expert: int) -> torch.Tensor:
@@ -42,17 +42,17 @@ class Stacked:
         return stored[self.parts[expert]]
 
     def split(self, plain: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The stored tensors."""
+        """The stored parts of a tensor of the plain form, by name."""
         return dict(zip(self.parts, plain.chunk(len(self.parts), self.axis), strict=True))
 
     def joined(self, pieces: Sequence[torch.Tensor]) -> torch.Tensor:
-        """A stored tensor, which is one piece."""
+        """A stored tensor, given its only piece."""
         return pieces[0].contiguous()
 
 
 @dataclass(frozen=True)
 class Joint:
-    """A tensor of the plain form that is stored in one of all experts, [experts, out, in], maybe beside another.
+    """A tensor of the plain form that is stored in one for all experts, [experts, out, in], maybe beside another.
 
     A bias is stored as [experts, out].
 
@@ -60,8 +60,8 @@ class Joint:
         parts: The name of the stored tensor.
         axis: As for `Stacked`.
         experts: How many there are.
-        index: Of how many tensors beside each other, along `out`, which it is.
-        number: How many these are.
+        index: Its place among the tensors that stand beside each other along `out`.
+        number: How many tensors stand beside each other.
         inputs_first: Whether the stored tensor is [experts, in, out], and those beside each other take turns.
     """
 
@@ -73,13 +73,13 @@ class Joint:
     inputs_first: bool = False
 
     def shape(self, plain: Sequence[int]) -> tuple[int, ...]:
-        """The shape of the stored tensor, given that of this one."""
+        """The shape of the stored tensor, given that of the tensor of the plain form."""
         out, *inputs = (size // self.experts if axis == self.axis else size for axis, size in enumerate(plain))
         sizes = [self.number * out, *inputs]
         return self.experts, *(reversed(sizes) if self.inputs_first else sizes)
 
     def plain(self, stored: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """This tensor."""
+        """The tensor of the plain form, cut out of the stored one."""
         whole = stored[self.parts[0]]
         if self.inputs_first:
             rows = whole.transpose(1, -1) if whole.dim() > 2 else whole
@@ -93,7 +93,7 @@ class Joint:
         return stored[self.parts[0]][expert].chunk(self.number)[self.index]
 
     def split(self, plain: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Its piece of the stored tensor."""
+        """Its piece of the stored tensor, given the tensor of the plain form."""
         sizes = (self.experts, -1)
         matrices = plain.unflatten(1, sizes).transpose(0, 1) if self.axis else plain.unflatten(0, sizes)
         return {self.parts[0]: matrices}
@@ -117,7 +117,7 @@ def stacked_projections(spec: ModelSpec, layer: int) -> dict[Projection, Stacked
 
 
 def stacked_biases(spec: ModelSpec, layer: int) -> dict[Projection, Stacked | Joint]:
-    """The biases of what a layer's experts read."""
+    """The biases of gate and up of a layer's experts, as the family's checkpoints store them."""
     every = (sublayer for sublayer in spec.layers[layer].sublayers if isinstance(sublayer, Experts))
     return {
         projection: _stored(spec, layer, projection, experts, is_bias=True)

@@ -36,12 +36,12 @@ class Batch:
 
     @cached_property
     def lengths(self) -> torch.Tensor:
-        """Real tokens of each row, int64 [batch], on the device."""
+        """Number of real tokens in each row, int64 [batch], on the device."""
         return self.real.sum(1).to(self.device)
 
     @cached_property
     def num_tokens(self) -> int:
-        """Real tokens of all rows."""
+        """Number of real tokens in all rows."""
         return int(self.real.sum())
 
     def packed(self, values: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Where the layers of a model are computed, and how much memory that may take: decided here, and nowhere else."""
+"""Decides where the layers of a model are computed, and how much memory that may take; nothing else does."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from seap_export.runtime.driver import read_driver
 #: What stays free for the rest of the machine, as a fraction of what is free now.
 _MARGIN = 0.1
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-#: Fewer are hardly meant as bytes, if there is no unit.
+#: The least number that can mean bytes without a unit.
 _FEWEST_BYTES = 10**6
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
 

@@ -15,13 +15,14 @@ from seap_export.model.layers.sublayers.norm import rms_norm
 
 @dataclass(frozen=True)
 class Embedding:
-    """Tables of which only the rows that occur are converted.
+    """Embedding tables; only the rows that occur are converted to float32.
 
     Attributes:
         tokens: [vocab_size, hidden_size].
         positions: What is added at each position, [rows, hidden_size]; None: nothing.
-        inputs: Those of all layers, [vocab_size, layers * inputs]; what is added to them of the embedding,
-            [layers * inputs, hidden_size]; and the gain of its norm, [inputs]. None: there are none.
+        inputs: The table with the inputs of all layers, [vocab_size, layers * inputs]; the projection of the
+            embedding that is added to them, [layers * inputs, hidden_size]; and the gain of its norm, [inputs]. None:
+            layers have no inputs.
     """
 
     tokens: torch.Tensor
@@ -30,13 +31,13 @@ class Embedding:
 
     @classmethod
     def of(cls, tensors: Mapping[str, torch.Tensor]) -> Embedding:
-        """That of tensors by the names of `ModelSpec.embedding_names`."""
+        """Makes an embedding of tensors, by their names in `ModelSpec.embedding_names`."""
         table, *others = (tensors.get(name) for name in names.INPUT_TABLES)
         inputs = None if table is None else (table, *others)
         return cls(tensors["embed_tokens"], tensors.get("positions"), inputs)  # type: ignore[arg-type]
 
     def rows(self, tokens: torch.Tensor) -> Embedding:
-        """That of some tokens."""
+        """The embedding of some tokens alone, under new ids in that order."""
         inputs = None if self.inputs is None else (self.inputs[0][tokens], *self.inputs[1:])
         return Embedding(self.tokens[tokens], self.positions, inputs)
 

@@ -1,4 +1,4 @@
-"""The LM head, in float32 a part of the vocabulary at a time."""
+"""The LM head, which is computed in float32 for a part of the vocabulary at a time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _VOCABULARY_BLOCK = 8192
 
 @dataclass(frozen=True)
 class Head:
-    """An LM head.
+    """The weight and bias of an LM head.
 
     Attributes:
         weight: [vocab_size, hidden_size].
@@ -25,11 +25,11 @@ class Head:
     bias: torch.Tensor | None = None
 
     def rows(self, tokens: torch.Tensor) -> Head:
-        """That of some tokens."""
+        """The LM head for some tokens alone, in that order."""
         return Head(self.weight[tokens], None if self.bias is None else self.bias[tokens])
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """What it makes of x [tokens, hidden_size], float32 [tokens, vocab_size]."""
+        """The product of the weight with x [tokens, hidden_size], plus the bias: float32 [tokens, vocab_size]."""
         product = torch.empty(len(x), len(self.weight), device=x.device)
         for rows in self._blocks():
             product[:, rows] = functional.linear(x, self.weight[rows].to(x.device).float())

@@ -20,12 +20,12 @@ from seap_export.model.layers.sublayers.operands import stream_of
 
 @dataclass(frozen=True)
 class SublayerOutput:
-    """What one sublayer wrote for one batch; all float32 [tokens, hidden_size], without other hidden states.
+    """The output of one sublayer for one batch; all tensors are float32 [tokens, hidden_size].
 
     Attributes:
         batch_index: Index of the batch.
         product: The output of its output projection.
-        held: What was written before it to be normalised with what it writes; None: nothing.
+        held: The output of the sublayer before it, if both are normalised together; None: they are not.
         update: What was added to the stream, or is held.
         stream: The stream after that, before a number of the layer scales it, or what is held.
     """
@@ -39,7 +39,7 @@ class SublayerOutput:
 
 @dataclass(frozen=True)
 class SublayerPass(SublayerOutput):
-    """The same, and what it was made from.
+    """The output of one sublayer for one batch, and the channels that it was made from.
 
     Attributes:
         channels: Input of the output projection, float32 [tokens, channels]; or of each expert, for the tokens that
@@ -69,9 +69,9 @@ class HiddenStates:
         return (self._before if layer.spec.named(output).beside else self.streams)[batch_index]
 
     def add(self, layer: DecoderLayer, output: Projection, batch_index: int, update: torch.Tensor) -> torch.Tensor:
-        """Adds what a sublayer writes to the hidden states of a batch, and gives the sum, [tokens, hidden_size].
+        """Adds the update of a sublayer to the hidden states of a batch, and returns the sum, [tokens, hidden_size].
 
-        What is read again is kept.
+        The stream before the sublayer is kept if the next one reads it, too.
         """
         before = self.streams[batch_index]
         if layer.spec.is_read_again(output):
@@ -109,7 +109,7 @@ class HiddenStates:
 
 
 def output_stream(spec: ModelSpec, norm: Norm, stream: torch.Tensor) -> torch.Tensor:
-    """What the LM head multiplies: the last norm of the stream, times the multiplier of the logits."""
+    """The input of the LM head: the stream through the final norm, times the multiplier of the logits."""
     normed = norm(stream_of(stream, spec.hidden_size))
     multiplier = spec.block.logits_multiplier
     return normed if multiplier == 1.0 else normed * multiplier

@@ -41,5 +41,5 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
 
 
 def kept_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """What `keep_tensors` or `write_tensors` wrote, on the CPU."""
+    """Reads a file that `keep_tensors` or `write_tensors` wrote, to the CPU."""
     return load(path.read_bytes())

@@ -61,7 +61,7 @@ _PASSES: Mapping[type[Sublayer], Callable[[Any, Any, torch.Tensor], tuple[tuple[
 
 
 class DecoderLayer:
-    """One layer and its weights.
+    """One decoder layer and its weights.
 
     Args:
         spec: The model.
@@ -96,12 +96,12 @@ class DecoderLayer:
 
     @property
     def index(self) -> int:
-        """Index of the layer."""
+        """Index of the layer in the model."""
         return self._index
 
     @property
     def epsilon(self) -> float:
-        """Of norms."""
+        """The epsilon of norms."""
         return self._spec.norm.epsilon
 
     @property
@@ -126,7 +126,7 @@ class DecoderLayer:
 
     @property
     def spec(self) -> LayerSpec:
-        """What the layer consists of."""
+        """The description of the layer."""
         return self._layer
 
     def tensor(self, name: str) -> torch.Tensor | None:
@@ -211,10 +211,10 @@ class DecoderLayer:
         return kept[2]
 
     def see(self, what: str, values: Callable[[], torch.Tensor]) -> None:
-        """See `Operands`: nobody looks."""
+        """Does nothing: nobody looks at the values; see `Operands`."""
 
     def held(self, output: Projection, hidden: torch.Tensor) -> torch.Tensor | None:
-        """What was written before a sublayer to be normalised with what it writes; None: nothing.
+        """The output of the sublayer before this one, if both are normalised together; None: they are not.
 
         Args:
             output: Its output projection.
@@ -223,7 +223,7 @@ class DecoderLayer:
         return None if self._layer.named(output).norm_of_sum is None else hidden[:, self._spec.held]
 
     def update(self, output: Projection, product: torch.Tensor, held: torch.Tensor | None = None) -> torch.Tensor:
-        """What a sublayer adds to the stream, or what is held, [tokens, hidden_size].
+        """The update by a sublayer, which is added to the stream or held, [tokens, hidden_size].
 
         Args:
             output: Its output projection.
@@ -240,7 +240,7 @@ class DecoderLayer:
         return normed if multiplier == 1.0 else normed * multiplier
 
     def before(self, output: Projection, hidden: torch.Tensor) -> torch.Tensor:
-        """What an update is added to, [tokens, hidden_size]: the stream, or nothing if it is held.
+        """The tensor that an update is added to, [tokens, hidden_size]: the stream, or zeros if the update is held.
 
         Args:
             output: The output projection of the sublayer.
@@ -250,11 +250,11 @@ class DecoderLayer:
         return torch.zeros_like(stream) if self._layer.is_held(output) else stream
 
     def total(self, output: Projection, hidden: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
-        """The sum of that and the update, [tokens, hidden_size]."""
+        """The sum of `before` and the update, [tokens, hidden_size]."""
         return update if self._layer.is_held(output) else self.before(output, hidden) + update
 
     def scaled(self, output: Projection, total: torch.Tensor) -> torch.Tensor:
-        """The stream behind a sublayer, given the sum."""
+        """The stream after a sublayer, [tokens, hidden_size]: `total`, times the number of the layer if it has one."""
         scale = self.tensor(names.STREAM_SCALE) if self._layer.named(output).scales_stream else None
         return total if scale is None else total * scale
 
@@ -302,7 +302,7 @@ class DecoderLayer:
 
 
 def _joined(parts: Mapping[int, torch.Tensor], hidden: torch.Tensor) -> torch.Tensor:
-    """Hidden states with other columns where parts begin."""
+    """Replaces the columns of hidden states from the key of each part on by that part."""
     columns, end = list[torch.Tensor](), 0
     for start, part in parts.items():
         columns += [hidden[:, end:start], part]

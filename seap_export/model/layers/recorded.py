@@ -1,4 +1,4 @@
-"""A model's hidden states that are passed again and again without being computed again."""
+"""Records what a model's sublayers write, so that its hidden states can be replayed without new computation."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from seap_export.model.layers.streams import Streams, StreamStorage
 
 
 def copies(spec: ModelSpec) -> int:
-    """Values of hidden_size that a recording keeps for each token."""
+    """Number of vectors [hidden_size] that a recording keeps for each token."""
     return len(spec.channels)
 
 
 class Recording:
-    """What each sublayer of each layer wrote: the products of output projections.
+    """The recorded products of the output projections of all sublayers.
 
     Args:
         spec: The model.
@@ -58,16 +58,16 @@ class Recording:
         return hidden.streams
 
     def play(self, embedding: Embedding) -> Player:
-        """The hidden states before the first layer, to be advanced."""
+        """Starts a replay before the first layer."""
         return Player(HiddenStates.embedded(self._spec, embedding, self._batches).streams, self._products)
 
 
 class Player:
-    """Recorded hidden states.
+    """A replay of recorded hidden states, which has reached some sublayer.
 
     Args:
-        streams: Those before the first layer.
-        products: What each sublayer of each layer wrote.
+        streams: The hidden states before the first layer.
+        products: The recorded products of the output projection of each sublayer, by layer and projection.
     """
 
     def __init__(self, streams: Streams, products: Mapping[tuple[int, Projection], Streams]) -> None:

@@ -127,7 +127,7 @@ class StockModel:
         setattr(module, "bias" if name.endswith("_bias") else "weight", parameter)
 
     def _outer(self, name: str) -> Any:
-        """The module of a tensor outside the layers."""
+        """The module that holds a tensor outside the layers."""
         if name in ("lm_head", "lm_head_bias"):
             return self.model.get_output_embeddings()
         return self.model.get_submodule(self._family.module(name))
@@ -142,7 +142,7 @@ class StockModel:
             self._change(name, experts.to(self._device))
 
     def release(self, index: int) -> None:
-        """Takes a layer's weights away."""
+        """Releases the weights of a layer."""
         self._layers[index].load_state_dict(self._empty[index], assign=True)
         for name in self._modules.matrices(index):
             self._change(name, None)
@@ -167,7 +167,7 @@ class StockModel:
         return passage
 
     def empty(self) -> BatchPass:
-        """No sequences yet."""
+        """A pass without any tokens yet, for `append`."""
         layers = enumerate(self._spec.layers)
         groups = {
             index: one.num_key_value_heads

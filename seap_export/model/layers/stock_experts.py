@@ -1,4 +1,4 @@
-"""Where transformers' modules hold mixtures of experts: since version 5 all experts of a layer in two tensors."""
+"""Fits a checkpoint's experts into transformers' modules, which hold a layer's in two tensors since version 5."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class ExpertMatrices:
         return len(self.parts)
 
     def __getitem__(self, expert: int | torch.Tensor) -> torch.Tensor:
-        """The matrix of an expert."""
+        """The matrix of one expert, [out, in]."""
         return torch.cat([part.to(self.dtype) for part in self.parts[int(expert)]])
 
     def to(self, device: torch.device) -> ExpertMatrices:
-        """The same on a device."""
+        """The same matrices on another device."""
         return ExpertMatrices([tuple(part.to(device) for part in parts) for parts in self.parts], self.dtype)
 
 
@@ -58,7 +58,7 @@ class ExpertModules:
         self.are_joint = all(self._parameters(index)[-1] in parameters for index in self._stacked)
 
     def _parameters(self, index: int) -> tuple[str, str, str]:
-        """Those of a layer's router, of gate and up, and of the output projection."""
+        """The names of the parameters of a layer's router, of gate and up, and of the output projection."""
         rules, prefix = self._family.experts, self._family.names["layer"].format(layer=index)
         assert rules is not None
         mixture = prefix + rules.path("")

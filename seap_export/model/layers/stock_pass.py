@@ -73,7 +73,10 @@ def _spread(cached: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
 
 
 def new_cache(layers: Sequence[Any]) -> Any:
-    """Made without the config, so that layers with a sliding window keep all keys and rely on the mask."""
+    """A cache of these layers.
+
+    It is made without the config, so that layers with a sliding window keep all keys and rely on the mask.
+    """
     from transformers import DynamicCache
 
     cache = DynamicCache()
@@ -105,7 +108,7 @@ def empty_cache_layer(layer: LayerSpec) -> Any:
 
 
 def _change(layer: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    """Changes all states of a layer."""
+    """Changes all tensors in a layer of a cache by a function."""
     if getattr(layer, "keys", None) is not None:
         layer.keys, layer.values = change(layer.keys), change(layer.values)
     for name in ("conv_states", "recurrent_states"):
@@ -115,7 +118,7 @@ def _change(layer: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
 
 
 def filled_cache(length: int, layers: int, device: torch.device) -> Any:
-    """As long a cache as the parts before have filled, of keys that nobody reads."""
+    """A cache as long as the parts before have filled it, with keys that nobody reads."""
     from transformers.cache_utils import DynamicLayer
 
     if not length:

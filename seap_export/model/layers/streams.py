@@ -1,4 +1,4 @@
-"""Where hidden states are between two batches: on the device, in the host's memory or in a file, as they fit.
+"""Keeps hidden states between two batches: on the device, in the host's memory or in a file, as they fit.
 
 All of them can be saved before a layer and loaded again, so that interrupted work goes on there.
 """
@@ -32,7 +32,7 @@ class Streams(Protocol):
     def __getitem__(self, index: int) -> torch.Tensor: ...
     def __setitem__(self, index: int, stream: torch.Tensor) -> None: ...
     def companion(self) -> Streams:
-        """Others of the same batches, without values, in the same kind of place; they are never saved."""
+        """Further streams of the same batches, without values yet, in the same kind of place; they are never saved."""
         ...
 
 
@@ -44,15 +44,15 @@ class SavedStreams(Streams, Protocol):
         ...
 
     def load(self, layer: int) -> None:
-        """Goes on with what was saved before a layer."""
+        """Replaces all of them by what was saved before a layer."""
         ...
 
     def saved(self) -> list[int]:
-        """The layers that they were saved before."""
+        """The layers before which they were saved, in ascending order."""
         ...
 
     def forget(self, layer: int) -> None:
-        """Removes what was saved before earlier layers."""
+        """Removes what was saved before layers earlier than this one."""
         ...
 
 
@@ -69,7 +69,7 @@ class MemoryStreams:
         self._home, self._device = home, device
 
     def companion(self) -> Streams:
-        """See `Streams`."""
+        """Further streams without values yet, in the same memory."""
         return MemoryStreams(len(self), self._home, self._device)
 
     def __len__(self) -> int:
@@ -141,7 +141,7 @@ def _bytes(stream: torch.Tensor) -> memoryview:
 
 
 class _Saved:
-    """Knows the saved files of streams."""
+    """Finds and removes the saved files of streams."""
 
     _layout: _Layout
 
@@ -155,7 +155,7 @@ class _Saved:
 
 
 class _KeptInMemory(_Saved, MemoryStreams):
-    """Streams in memory, saved as a file."""
+    """Streams in memory that can be saved as a file."""
 
     def __init__(self, layout: _Layout, home: torch.device, device: torch.device) -> None:
         super().__init__(len(layout.lengths), home, device)
@@ -230,7 +230,7 @@ class StreamStorage:
     device: torch.device
 
     def streams(self, name: str, spec: ModelSpec, batches: Sequence[Batch], width: int | None = None) -> SavedStreams:
-        """Streams of that name without values, which are set, embedded or loaded next, of hidden states or a width."""
+        """New streams of a name without values, of hidden states or of another width; set, embed or load them next."""
         layout = _Layout(name, self.folder, tuple(batch.num_tokens for batch in batches), width or spec.width)
         if self.kind == "disk":
             return _KeptInFile(layout, self.device)

@@ -1,4 +1,4 @@
-"""What the work on one layer takes, whatever the number of layers, tasks and tokens."""
+"""How much memory the work on one layer takes, whatever the number of layers, tasks and tokens."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LOGIT_COPIES = 4
 _MATRICES = 2
 #: Bytes in float32 up to which all parts of a sublayer, its experts, are converted at once.
 _AT_ONCE = 4 << 30
-#: Numbers of the matrices over the channels of parts that are summed while hidden states pass, at most.
+#: Entries, at most, of the matrices over the channels of parts that are summed while hidden states pass.
 _SUMMED = 1 << 27
 #: Values of each neuron of a batch, where all neurons are computed together, and where one expert's are.
 _VALUES, _VALUES_IN_PARTS = 6, 3
@@ -30,7 +30,7 @@ def summed_parts(sublayer: Sublayer) -> int:
 
 
 def _numbers(sublayer: Sublayer) -> int:
-    """Those of a matrix over the channels of a part."""
+    """Number of entries of a matrix over the channels of one part."""
     return (sublayer.channels // sublayer.blocks) ** 2
 
 
@@ -59,7 +59,7 @@ def working_bytes(spec: ModelSpec, batch_tokens: int) -> int:
 
 
 def _whole_weights(spec: ModelSpec, layer: int) -> int:
-    """Weights of a layer but for those that are converted in parts."""
+    """Number of weights of a layer, without those that are converted in parts."""
     sublayers = spec.layers[layer].sublayers
     in_parts = (sublayer for sublayer in sublayers if is_widened_in_parts(sublayer, spec.hidden_size))
     every = sum(map(math.prod, spec.layer_tensors(layer).values()))

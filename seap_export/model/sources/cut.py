@@ -27,11 +27,9 @@ class KeptRows:
         self._tables = {names.tensor(name) for name in ("embed_tokens", "layer_inputs", "lm_head", "lm_head_bias")}
 
     def dtypes(self) -> dict[str, torch.dtype]:
-        """The floating-point dtype in which a copy of each tensor is stored."""
         return self._reader.dtypes()
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every tensor."""
         rows = len(self._vocabulary)
         return {
             name: (rows, *shape[1:]) if name in self._tables else shape
@@ -39,7 +37,6 @@ class KeptRows:
         }
 
     def read(self, wanted: Iterable[str]) -> dict[str, torch.Tensor]:
-        """Reads the named tensors."""
         rows = torch.from_numpy(self._vocabulary.rows)
         return {
             name: tensor[rows] if name in self._tables else tensor
@@ -88,7 +85,7 @@ def refuse_lost_tokens(vocabulary: Vocabulary, needed: frozenset[int]) -> None:
 
 
 def _check_ids(path: Path, expected: dict[str, int]) -> None:
-    """The library numbers added tokens that are not in the vocabulary by itself."""
+    """Refuses a tokenizer whose added tokens the library, which numbers them by itself, gives other ids."""
     from tokenizers import Tokenizer
 
     if Tokenizer.from_file(str(path)).get_vocab() != expected:

@@ -32,12 +32,10 @@ class _ExpertsApart:
         self._reader, self._parts = reader, parts
 
     def dtypes(self) -> dict[str, torch.dtype]:
-        """The floating-point dtype in which a copy of each tensor is stored."""
         stored = self._reader.dtypes()
         return stored | {name: stored[part.joint] for name, part in self._parts.items()}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every tensor."""
         stored = self._reader.shapes()
         joint = {part.joint for part in self._parts.values()}
         apart = {
@@ -46,7 +44,7 @@ class _ExpertsApart:
         return {name: shape for name, shape in stored.items() if name not in joint} | apart
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        """Reads the named tensors; of what is in one with others, as views."""
+        """Reads the named tensors; the matrix of an expert is a view of the stored tensor."""
         wanted = list(names)
         stored = self._reader.read(
             dict.fromkeys(self._parts[name].joint if name in self._parts else name for name in wanted)
@@ -58,8 +56,9 @@ class _ExpertsApart:
 
 
 def with_experts_apart(reader: WeightReader, spec: ModelSpec) -> WeightReader:
-    """The reader of a checkpoint that may store experts as transformers' modules hold them: `gate_up_proj` and
-    `down_proj` of all experts of a layer, [experts, out, in].
+    """The reader of a checkpoint that may store experts as transformers' modules hold them.
+
+    Those have `gate_up_proj` and `down_proj` of all experts of a layer, [experts, out, in].
     """
     shapes = reader.shapes()
     parts = {name: part for layer in range(len(spec.layers)) for name, part in _parts(spec, layer, shapes)}

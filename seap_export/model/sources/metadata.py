@@ -1,7 +1,7 @@
-"""What a model says of itself: its licence, its languages and where it comes from.
+"""A model's metadata: its licence, its languages and where it comes from.
 
-A folder says it in the front matter of README.md, as model cards of the Hugging Face hub do, and a GGUF file in its
-own metadata. What is malformed counts as not said: no figure depends on it.
+A folder has them in the front matter of README.md, as model cards of the Hugging Face hub do, and a GGUF file in its
+header. Malformed values count as missing: no figure depends on them.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _GGUF_SOURCES = ("general.source.repo_url", "general.source.url", "general.repo_
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """What a model says of itself.
+    """The metadata of a model.
 
     Attributes:
         base_model: The model on the hub, or if it does not say which one it is, those that it was made from.
-        license: The hub's name of the licence, such as `apache-2.0` or `other`; None: not said.
+        license: The hub's name of the licence, such as `apache-2.0` or `other`; None: unknown.
         license_name: The name of another licence.
         license_link: Where that is, an address or a file beside the model.
         languages: ISO codes.
@@ -56,7 +56,7 @@ class ModelMetadata:
 
 
 def model_metadata(source: Source) -> ModelMetadata:
-    """What the files of a model say."""
+    """Reads the metadata of a model from its files."""
     file = source.files[0]
     is_gguf = file.suffix == ".gguf"
     values = _of_gguf(file) if is_gguf else _of_folder(file.parent)

@@ -11,7 +11,7 @@ import torch
 
 from seap_export.errors import InputError
 
-#: What the names of the two tensors end with that stand for one.
+#: The endings of the names of the two tensors that stand for one.
 BLOCKS, SCALES = "_blocks", "_scales"
 _POSITIVE = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _NUMBERS = torch.tensor([*_POSITIVE, *(-number for number in _POSITIVE)], dtype=torch.bfloat16)
@@ -40,7 +40,7 @@ def decoded_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int
 
 
 def decoded(blocks: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-    """What blocks and scales, both uint8, stand for: bfloat16 [experts, in, out]; see `decoded_shapes`."""
+    """Decodes blocks and scales, both uint8, to bfloat16 [experts, in, out]; see `decoded_shapes`."""
     experts, rows, groups, _ = blocks.shape
     matrices = torch.empty(experts, 2 * _BYTES * groups, rows, dtype=torch.bfloat16)
     for expert, matrix in enumerate(matrices):  # one after another: each takes eight bytes a number on the way

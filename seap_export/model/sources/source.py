@@ -55,12 +55,12 @@ class Source:
 
     @property
     def pinned_id(self) -> str | None:
-        """What opens the same files of the hub again: OWNER/NAME@COMMIT; None: it is not from the hub."""
+        """OWNER/NAME@COMMIT, which opens the same files of the hub again; None: the model is not from the hub."""
         return f"{self.hub_id}@{self.revision}" if self.hub_id and self.revision else self.hub_id
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """That of most weights."""
+        """The dtype of most of the weights."""
         return main_dtype(self.reader)
 
     @cached_property
@@ -68,7 +68,7 @@ class Source:
         return self.reader.dtypes()
 
     def dtype_of(self, name: str) -> torch.dtype:
-        """In which a tensor is stored in a copy; what the model lacks is stored as most of it."""
+        """The dtype in which a tensor is stored in a copy: that of most weights if the model lacks it."""
         return self._dtypes.get(name, self.dtype)
 
     def read_layer(self, layer: int) -> dict[str, torch.Tensor]:

@@ -68,7 +68,7 @@ class StoredForm:
         self.shapes = {stored: self.shapes[stored] for stored in self.holders(spec.tensors())}
 
     def _append_inner(self, layer: int, shapes: _Shapes) -> None:
-        """Appends what a layer has besides projections."""
+        """Appends the tensors of a layer that are not projections."""
         experts, offset = self._family.experts, self._family.block.norm_offset
         for sublayer in self._spec.layers[layer].sublayers:
             for norm in sublayer.norms:
@@ -220,7 +220,7 @@ class PlainReader:
         self._shapes = spec.tensors()
 
     def dtypes(self) -> dict[str, torch.dtype]:
-        """The floating-point dtype in which a copy of each tensor is stored, where it is stored."""
+        """The floating-point dtype in which a copy of each tensor is stored, for those that are stored."""
         stored = self._reader.dtypes()
         holders = {name: self._form.holders([name]) for name in self._shapes}
         return {
@@ -230,7 +230,6 @@ class PlainReader:
         }
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every tensor."""
         return dict(self._shapes)
 
     def read(self, wanted: Iterable[str]) -> dict[str, torch.Tensor]:

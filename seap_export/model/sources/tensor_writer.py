@@ -66,7 +66,7 @@ class SafetensorsWriter:
 
     @property
     def size(self) -> int:
-        """Bytes of the whole file."""
+        """Size of the whole file in bytes."""
         return len(self._header()) + sum(map(self._bytes, self._shapes))
 
     def _header(self) -> bytes:
@@ -91,7 +91,7 @@ class SafetensorsWriter:
             return file.read(len(header)) == header
 
     def _skip_written(self, size: int) -> None:
-        """Drops a tensor that is there in part."""
+        """Skips the tensors that are whole in the first `size` bytes of data, and drops one that is there in part."""
         whole = 0
         while self._pending and whole + self._bytes(self._pending[0]) <= size:
             whole += self._bytes(self._pending.pop(0))
@@ -106,7 +106,7 @@ class SafetensorsWriter:
 
     @property
     def pending(self) -> tuple[str, ...]:
-        """The tensors that are not written yet."""
+        """The names of the tensors that are not written yet."""
         return tuple(self._pending)
 
     def rewind(self, name: str) -> None:

@@ -31,7 +31,7 @@ _FURTHER_TEMPLATES = "additional_chat_templates/*.jinja"
 
 
 def tokenizer_names(folder: Path) -> list[str]:
-    """What a model folder may call the tokenizer's files, and the further chat templates that it has."""
+    """The names that tokenizer files can have in a model folder, and those of its further chat templates."""
     return [*_NAMES, *sorted(path.relative_to(folder).as_posix() for path in folder.glob(_FURTHER_TEMPLATES))]
 
 

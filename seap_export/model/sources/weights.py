@@ -19,7 +19,7 @@ from seap_export.model.sources.mxfp4 import BLOCKS, SCALES, decoded, decoded_sha
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float32}
 #: The longest header that is parsed (16 MiB); this is enough for a hundred thousand tensors.
 _MAX_HEADER_BYTES = 16 * 2**20
-#: What a file of Git LFS begins with that is not there yet.
+#: The beginning of a file of Git LFS that was not downloaded.
 _POINTER = b"version "
 
 
@@ -49,7 +49,7 @@ class Difference(str):
     name: str
 
     def __new__(cls, name: str, line: str) -> Difference:
-        """The line, with the name that it is about."""
+        """Makes a line about the tensor or node `name`."""
         difference = super().__new__(cls, line)
         difference.name = name
         return difference
@@ -85,11 +85,10 @@ class SafetensorsReader:
         self._dtypes = {name: _DTYPES[types.get(name, "BF16")] for name in self._shapes}
 
     def dtypes(self) -> dict[str, torch.dtype]:
-        """That of each tensor in the file; float32 if it is float64, and bfloat16 if it is in MXFP4."""
+        """The dtype of each tensor in the file; float32 if it is float64, and bfloat16 if it is in MXFP4."""
         return dict(self._dtypes)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every tensor."""
         return dict(self._shapes)
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
@@ -109,7 +108,7 @@ class SafetensorsReader:
 
 
 def main_dtype(reader: WeightReader) -> torch.dtype:
-    """The dtype of most of the numbers."""
+    """The dtype of most of a model's weights."""
     numbers: Counter[torch.dtype] = Counter()
     shapes = reader.shapes()
     for name, dtype in reader.dtypes().items():

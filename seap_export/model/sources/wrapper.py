@@ -31,24 +31,22 @@ class LanguagePart:
                 raise InputError(f"the tensors '{first}' and '{name}' are both '{plain}'; remove one")
 
     def dtypes(self) -> dict[str, torch.dtype]:
-        """The floating-point dtype in which a copy of each tensor is stored."""
         dtypes = self._reader.dtypes()
         return {plain: dtypes[name] for plain, name in self._names.items()}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of every tensor of the language model."""
         shapes = self._reader.shapes()
         return {plain: shapes[name] for plain, name in self._names.items()}
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        """Reads the named tensors."""
         wanted = {self._names[plain]: plain for plain in names}
         return {wanted[name]: tensor for name, tensor in self._reader.read(wanted).items()}
 
 
 def with_prefix(reader: WeightReader, family: Family) -> WeightReader:
-    """The reader of a family's checkpoint, in which all names may have another first part, as in Nemotron-H's own, or
-    none, as in GPT-2's.
+    """The reader of a family's checkpoint, whose names may all have another first part.
+
+    Nemotron-H's own checkpoints have another one, and GPT-2's have none.
     """
     prefix = family.names["layer"].partition(".")[0] + "."
     if any(name.startswith(prefix) for name in reader.shapes()):

@@ -1,4 +1,4 @@
-"""Which tokens a variant keeps."""
+"""Chooses which tokens a variant keeps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parse_size(text: str) -> VocabularySize:
 
 
 def required_tokens(tokenizer: Mapping[str, Any], pairs: BytePairs, used: frozenset[int]) -> frozenset[int]:
-    """The tokens that must be kept: characters or bytes, added tokens, `used` ones, and all that is made on the way.
+    """The tokens that must be kept: characters or bytes, added tokens, `used` ones, and what they are merged from.
 
     So a text whose tokens are all kept is cut into the same tokens (docs/research/vocabulary.md).
 

@@ -1,4 +1,4 @@
-"""Token ids in the configs of a model: config.json, generation_config.json, tokenizer_config.json."""
+"""Renumbers token ids in a model's config.json, generation_config.json and tokenizer_config.json."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class BytePairs:
             tokens.add(token)
 
     def _units(self, letter: str) -> list[int]:
-        """What a character is before any merge; -1 for one that is unknown."""
+        """The ids of a character before any merge: its own, or those of its bytes; -1 if it is unknown."""
         if letter in self.ids:
             return [self.ids[letter]]
         return [self.ids[_byte(value)] for value in letter.encode()] if self.falls_back else [-1]

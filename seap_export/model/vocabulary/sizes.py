@@ -1,4 +1,4 @@
-"""How many bytes of a text each token stands for."""
+"""Counts the bytes of text that each token stands for."""
 
 from __future__ import annotations
 

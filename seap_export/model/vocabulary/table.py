@@ -1,4 +1,4 @@
-"""The tokens that a variant keeps: old ids and new ones."""
+"""`Vocabulary`: the tokens that a variant keeps, with their old ids and new ones."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Vocabulary:
 
     @cached_property
     def rows(self) -> NDArray[np.int64]:
-        """The old ids, [kept]."""
+        """The old ids of the kept tokens, int64 [kept]."""
         return np.asarray(self.kept, np.int64)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The tokenizer.json of a cut vocabulary."""
+"""Cuts a tokenizer.json down to the tokens that are kept."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def cut_tokenizer(tokenizer: Mapping[str, Any], vocabulary: Vocabulary) -> dict[
 
 
 def _added_by(processor: Any) -> Iterator[int]:
-    """The tokens that a post-processor adds."""
+    """The ids of the tokens that a post-processor adds."""
     if isinstance(processor, dict):
         for entry in processor.get("processors") or ():
             yield from _added_by(entry)

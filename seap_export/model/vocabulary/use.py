@@ -1,4 +1,4 @@
-"""Which tokens texts use, and how many of further texts will be missing."""
+"""Counts the tokens that texts use, and estimates how many tokens of further texts will be missing."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class TokenUse:
 
     @property
     def tokens(self) -> frozenset[int]:
-        """All that occur."""
+        """The ids of all tokens that occur."""
         return frozenset(self._counts)
 
     @property
     def of_one_text(self) -> frozenset[int]:
-        """Those that only one text has."""
+        """The ids of the tokens that occur in only one text."""
         return frozenset(token for token, text in self._only.items() if text is not _SEVERAL)
 
     def add(self, text: str, ids: Iterable[int], version_of: str | None = None) -> None:
@@ -48,7 +48,7 @@ class TokenUse:
             self._counts[token] += 0
 
     def together_with(self, other: TokenUse) -> TokenUse:
-        """The use in the texts of both."""
+        """The token use of the texts of both."""
         both = TokenUse()
         both._seen = self._seen | other._seen
         for part in (self, other):

@@ -11,8 +11,8 @@ from seap_export.corpus import Task
 from seap_export.corpus.names import NAME_RULE, is_folder_name
 from seap_export.corpus.parse import parse_task
 from seap_export.errors import UsageError
-from seap_export.pruning.activations.mixture import Mixture
 from seap_export.pruning.activations.statistics import Calibration
+from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.plan.plan import Plan
 
 GENERAL = "general"
@@ -133,7 +133,7 @@ def parse_mixtures(
     return tuple(mixtures)
 
 
-def open_mixture(folders: Sequence[Path], weights: Sequence[str]) -> Mixture:
+def open_mixture(folders: Sequence[Path], weights: Sequence[str]) -> TaskMixture:
     """Opens the statistics of one task, or of several weighted by `TASK=WEIGHT`, together named `general`.
 
     Raises:
@@ -144,10 +144,10 @@ def open_mixture(folders: Sequence[Path], weights: Sequence[str]) -> Mixture:
     calibrations = _open(folders)
     all_weights = dict.fromkeys(calibrations, 1.0) | parse_weights(weights, list(calibrations))
     spec = MixtureSpec(GENERAL if len(calibrations) > 1 else next(iter(calibrations)), all_weights)
-    return Mixture(spec.name, spec.weights, calibrations)
+    return TaskMixture(spec.name, spec.weights, calibrations)
 
 
-def open_mixture_of(plan: Plan, folders: Sequence[Path]) -> Mixture:
+def open_mixture_of(plan: Plan, folders: Sequence[Path]) -> TaskMixture:
     """Opens the statistics that a plan was made from.
 
     Raises:
@@ -161,7 +161,7 @@ def open_mixture_of(plan: Plan, folders: Sequence[Path]) -> Mixture:
             f"the plan was made from the statistics of {', '.join(plan.weights)}, not of {', '.join(calibrations)}; "
             "give those as --calibration"
         )
-    return Mixture(plan.task, plan.weights, calibrations)
+    return TaskMixture(plan.task, plan.weights, calibrations)
 
 
 def _open(folders: Sequence[Path]) -> dict[str, Calibration]:

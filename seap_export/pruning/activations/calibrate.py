@@ -27,7 +27,7 @@ from seap_export.pruning.activations.statistics import (
     write_sensitivity,
     write_tokens,
 )
-from seap_export.pruning.activations.walk_check import WalkCheck, refuse_overflow
+from seap_export.pruning.activations.walk_check import WalkCheck, refuse_too_large
 
 _STREAM, _CHECK = "stream", "check"
 
@@ -143,7 +143,7 @@ class _Run:
         kept = observer(layer, output, self._hidden, self._unfinished)
 
         def see(passed: SublayerPass) -> None:
-            refuse_overflow(self._source.name, f"layer {index}", passed.stream)
+            refuse_too_large(self._source.name, f"layer {index}", passed.stream)
             kept.see(passed)
 
         self._hidden.advance(layer, output, see)

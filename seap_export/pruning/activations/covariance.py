@@ -88,7 +88,7 @@ class CovarianceAccumulator:
         return mirrored(self._upper())
 
     def packed_covariance(self) -> torch.Tensor:
-        """The same as `pack_symmetric` gives it."""
+        """Population covariance of x, packed by `pack_symmetric`."""
         return pack_symmetric(self._upper())
 
     def _upper(self) -> torch.Tensor:
@@ -137,7 +137,7 @@ def add_packed(matrix: torch.Tensor, packed: torch.Tensor, weight: float) -> Non
 
 
 def mirrored(matrix: torch.Tensor) -> torch.Tensor:
-    """The same matrix, changed: its lower triangle overwritten by the upper one."""
+    """Overwrites the lower triangle of a matrix [n, n] by the upper one; returns that matrix."""
     for strip in _strips(len(matrix)):
         corner = matrix[strip, strip]
         corner.copy_(corner.triu() + corner.triu(1).T)

@@ -1,4 +1,4 @@
-"""What calibration keeps of the channels of each kind of sublayer."""
+"""Observers, which collect the statistics of each kind of sublayer while the hidden states pass it."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from seap_export.pruning.activations.routing import RoutingObserver
 
 
 class Observer(Protocol):
-    """Sees all tokens at a sublayer."""
+    """Collects statistics of a sublayer's channels over all tokens."""
 
     def see(self, passed: SublayerPass) -> None:
-        """Adds a batch."""
+        """Adds the tokens of a batch."""
 
     def moments(self) -> Moments:
         """The moments of the channels."""
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """What is kept besides, by name, float32; nothing can be added afterwards."""
+        """Further statistics by name, float32; nothing can be added afterwards."""
 
 
 class _CovarianceObserver:
-    """The covariance of the channels, as `pack_symmetric` gives it."""
+    """Collects the covariance of the channels, packed by `pack_symmetric`."""
 
     def __init__(self, layer: DecoderLayer, sublayer: Sublayer, hidden: HiddenStates, folder: Path) -> None:
         self._moments, self._covariance = MomentAccumulator(), CovarianceAccumulator()
@@ -52,7 +52,7 @@ class _CovarianceObserver:
         return sublayer.channels * (sublayer.channels + 1) // 2
 
 
-#: Those of kinds whose channels have no covariance that could be kept.
+#: The observers of kinds of which no covariance of all channels could be kept.
 _OBSERVERS: Mapping[type[Sublayer], Any] = {Experts: RoutingObserver}
 
 

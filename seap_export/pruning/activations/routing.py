@@ -1,4 +1,4 @@
-"""What a mixture of experts would compute without some: samples of tokens, and what every expert writes for them.
+"""Samples of tokens at a mixture of experts, which tell what it would compute without some of its experts.
 
 Without an expert its tokens go to others. So what is lost is known only if all experts have computed a token. With y_e
 what an expert writes and d_e the change of its weight, the output changes by the sum of d_e y_e, whose square is
@@ -77,7 +77,7 @@ class RoutingObserver:
         self._sum, self._squares = torch.zeros(2, number, width, dtype=torch.float64, device=device)
 
     def see(self, passed: SublayerPass) -> None:
-        """Adds a batch."""
+        """Adds the tokens of a batch."""
         for expert, channels in enumerate(passed.channels):
             if expert >= self._first:
                 add_products(self._products[expert - self._first], channels, channels)
@@ -86,7 +86,7 @@ class RoutingObserver:
             self._squares[expert] += double.square_().sum(0)
 
     def moments(self) -> Moments:
-        """Those of all channels, which are 0 where a token does not reach their expert."""
+        """The moments of all channels, which are 0 where a token does not reach their expert."""
         mean, squares = ((one / self._tokens).flatten().cpu() for one in (self._sum, self._squares))
         return Moments(self._tokens, mean, squares.sub_(mean.square()).clamp_(min=0.0))
 
@@ -105,14 +105,14 @@ class RoutingObserver:
 
     @staticmethod
     def numbers(experts: Experts, tokens: int) -> int:
-        """Those of the sample, and the moments."""
+        """How many numbers `tensors` has: those of the sample, and the moments."""
         number, width = experts.num_experts, experts.moe_intermediate_size
         sampled = math.ceil(tokens / _step(experts, tokens)) * (number + number * (number + 1) // 2)
         return sampled + number * (width * (width + 1) // 2)
 
 
 def _step(experts: Experts, tokens: int) -> int:
-    """Of how many tokens one is in the sample."""
+    """The step of the sample: it has one of so many tokens."""
     share = tokens * experts.experts_per_token // (_PARTS * experts.num_experts)
     sampled = min(max(_FEWEST, share), _PRODUCTS // experts.num_experts**2)
     return max(1, math.ceil(tokens / max(sampled, 1)))

@@ -1,4 +1,4 @@
-"""How much the model's predictions depend on each position in the residual stream.
+"""Measures how much the model's predictions depend on each position in the residual stream.
 
 An error e added to the residual stream of a token changes the predictions by KL ~ 1/2 eᵀ F e, F the Fisher information
 of the prediction with respect to the stream there (Kullback 1959, section 2.6). F is estimated by gradients of
@@ -39,10 +39,10 @@ def sensitivity_texts(sequences: Sequence[Sequence[int]]) -> int:
 
 
 class Backward:
-    """The way back through the layers, with one in memory at a time.
+    """The backward pass through the layers, with one in memory at a time.
 
-    What goes into each layer is written on the way forward, and the gradient behind each on the way back, so that
-    memory does not grow with the layers, and interrupted work goes on where it was.
+    The input of each layer is written in the forward pass, and the gradient behind each in the backward pass, so that
+    memory does not grow with the number of layers, and interrupted work goes on where it was.
     """
 
     def __init__(self, source: Source, batches: Sequence[Batch], folder: Path, device: torch.device) -> None:
@@ -50,20 +50,20 @@ class Backward:
 
     @property
     def number(self) -> int:
-        """The number of batches."""
+        """Number of batches."""
         return len(self._batches)
 
     @property
     def has_begun(self) -> bool:
-        """Whether the way forward is done."""
+        """Whether the forward pass is done."""
         return bool(kept_layers(self._folder, _GRADIENT))
 
     def has_inputs(self, layers: int) -> bool:
-        """Whether what went into the first layers is kept."""
+        """Whether the inputs of the first layers, this many, are kept."""
         return set(range(layers)) <= set(kept_layers(self._folder, _INPUTS))
 
     def forget(self) -> None:
-        """Removes the gradients."""
+        """Removes the gradients from the folder."""
         for layer in kept_layers(self._folder, _GRADIENT):
             path_of(self._folder, _GRADIENT, layer).unlink()
 
@@ -153,7 +153,9 @@ def last_gradients(spec: ModelSpec, norm: Norm, head: Head, outputs: Sequence[to
 
 
 def _gradient(spec: ModelSpec, norm: Norm, head: Head, hidden: torch.Tensor) -> torch.Tensor:
-    """With u the logits before they are capped, the gradient of log p(y) at the LM head's input z is headᵀ at_u.
+    """The gradient of log p(y) with respect to a batch's hidden states, float32 [tokens, hidden_size].
+
+    With u the logits before they are capped, it is headᵀ at_u at the LM head's input, with at_u the gradient at u.
 
     Without a cap, at_u is the one-hot vector of y minus p; autograd does the norm. Labels are drawn on the CPU, so
     that they are the same on every device.

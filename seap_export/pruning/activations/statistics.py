@@ -36,7 +36,7 @@ LayerMoments: TypeAlias = Mapping[Projection, Moments]
 
 @dataclass(frozen=True)
 class CalibrationRecord:
-    """What a task's statistics were made from.
+    """The record of what a task's statistics were made from.
 
     Attributes:
         task: Name of the task.
@@ -106,7 +106,7 @@ def write_layer(folder: Path, index: int, statistics: Mapping[Projection, Sublay
 
 
 def write_tokens(path: Path, token_ids: Sequence[Sequence[int]]) -> None:
-    """Writes the token ids of texts."""
+    """Writes the token ids of texts to a file."""
     tokens = {
         "token_ids": torch.tensor([token for ids in token_ids for token in ids], dtype=torch.int32),
         "lengths": torch.tensor([len(ids) for ids in token_ids], dtype=torch.int32),
@@ -136,12 +136,12 @@ def write_sensitivity(folder: Path, sensitivity: torch.Tensor) -> None:
 
 
 def has_layers(folder: Path, layers: int) -> bool:
-    """Whether the files of the first layers are there."""
+    """Whether the files of the first layers, this many, are there."""
     return all((folder / _layer_file(index)).is_file() for index in range(layers))
 
 
 def has_sensitivity(folder: Path) -> bool:
-    """Whether the sensitivity is there."""
+    """Whether the file of the sensitivity is there."""
     return (folder / _SENSITIVITY).is_file()
 
 
@@ -169,7 +169,7 @@ class Calibration:
             raise ArtifactError(str(error)) from error
 
     def layer(self, index: int) -> LayerMoments:
-        """The moments of one layer."""
+        """The moments of one layer's sublayers, by output projection."""
         tensors = self._read(_layer_file(index), [".mean", ".variance"])
         outputs = cast("list[Projection]", [name.removesuffix(".mean") for name in tensors if name.endswith(".mean")])
         return {
@@ -185,7 +185,7 @@ class Calibration:
         return mirrored(total)
 
     def routing(self, index: int, output: Projection) -> RoutingSample:
-        """The sample of a layer's mixture of experts."""
+        """The sample of tokens at a layer's mixture of experts."""
         parts = (f"{output}.logits", f"{output}.products", ".selection_bias")  # which only some routers have
         return RoutingSample(*self._read(_layer_file(index), parts).values())
 
@@ -203,7 +203,9 @@ class Calibration:
         return mirrored(total)
 
     def add_covariance(self, index: int, output: Projection, total: torch.Tensor, weight: float) -> None:
-        """Adds that covariance, times a weight, to the upper triangle of a float64 matrix."""
+        """Adds the covariance of an output projection's input, times a weight, to the upper triangle of a float64
+        matrix.
+        """
         name = f"{output}.covariance"
         packed, channels = self._read(_layer_file(index), [name])[name], len(total)
         if packed.shape != (channels * (channels + 1) // 2,):

@@ -79,7 +79,7 @@ class WalkCheck:
         self._compare("the embedding", self._walked(), self._passage.hidden[0][0])
 
     def _walked(self) -> torch.Tensor:
-        """The residual stream."""
+        """The residual stream of the walk, float32 [tokens, hidden_size]."""
         return stream_of(self._walk.streams[0], self._spec.hidden_size)
 
     def _load_outer(self, name: str, tensor: torch.Tensor) -> None:
@@ -87,12 +87,12 @@ class WalkCheck:
             self._model.load_outer(name, stored.float())
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What is between two layers, for `restore`."""
+        """The state between two layers, for `restore`."""
         in_tuples = torch.tensor(self._model.in_tuples)
         return {"walk": self._walk.streams[0], "stock": self._passage.hidden[0], "in_tuples": in_tuples}
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Goes on from between two layers."""
+        """Goes on from a state between two layers."""
         self._walk.streams[0] = state["walk"]
         self._passage.hidden[0], self._model.in_tuples = state["stock"], bool(state["in_tuples"])
 
@@ -146,7 +146,7 @@ class WalkCheck:
         self._compare("the logits", walked, self._model.logits(self._passage.hidden[0])[0])
 
     def _compare(self, where: str, walked: torch.Tensor, stock: torch.Tensor) -> None:
-        refuse_overflow(self._source.name, where, stock)
+        refuse_too_large(self._source.name, where, stock)
         scale = stock.square().mean(-1, keepdim=True).sqrt().clamp_min(torch.finfo(torch.float32).tiny)
         difference = ((walked - stock).abs() / scale).max().item()
         if not difference <= _LIMIT:
@@ -157,7 +157,7 @@ class WalkCheck:
             )
 
 
-def refuse_overflow(model: str, where: str, values: torch.Tensor) -> None:
+def refuse_too_large(model: str, where: str, values: torch.Tensor) -> None:
     """Refuses hidden states or logits whose squares are too large for float32.
 
     Raises:

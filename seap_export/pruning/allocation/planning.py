@@ -8,7 +8,7 @@ from pathlib import Path
 from seap_export.model.layers.compute import Compute
 from seap_export.model.sources.source import Source
 from seap_export.model.vocabulary.table import Vocabulary
-from seap_export.pruning.activations.mixture import Mixture
+from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.allocation.search import TrialLog, directions, multipliers, search
 from seap_export.pruning.allocation.texts import draw_texts
 from seap_export.pruning.allocation.trials import Trials
@@ -23,7 +23,7 @@ _LOG = "trials.jsonl"
 
 def choose_plan(
     source: Source,
-    statistics: Mixture,
+    statistics: TaskMixture,
     ranking: Ranking,
     settings: PlanSettings,
     ratio: float,

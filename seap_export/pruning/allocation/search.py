@@ -1,4 +1,4 @@
-"""Looks for better steps in some directions, one after another, as in Hooke and Jeeves (1961)."""
+"""A pattern search (Hooke and Jeeves, 1961): takes steps in one direction after another while that helps."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def directions(layers: int) -> dict[str, npt.NDArray[np.float64]]:
 
 
 def multipliers(layers: int, steps: Mapping[str, float]) -> npt.NDArray[np.float64]:
-    """What the sensitivities are multiplied with after steps in these directions, float64 [layers, 2]."""
+    """The factors on the sensitivities after steps in these directions, float64 [layers, 2]."""
     shapes = directions(layers)
     return np.exp(sum((size * shapes[name] for name, size in steps.items()), np.zeros((layers, 2))))
 
 
 @dataclass(frozen=True)
 class BestSteps:
-    """The best of what was tried.
+    """The best steps that were tried.
 
     Attributes:
-        steps: How far it lies in each direction.
+        steps: Size of the step in each direction.
         before: The divergence without any step.
-        after: The divergence there.
+        after: The divergence with these steps.
         trials: Number of measurements.
     """
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from seap_export.pruning.activations.mixture import Mixture
+from seap_export.pruning.activations.task_mixture import TaskMixture
 
 #: Tokens that plans are refitted on and judged on, and tokens of a text: few, so that many plans can be tried.
 #: docs/research/measurements.md shows that what is found with them holds for more; other numbers were not compared.
@@ -38,17 +38,17 @@ class TrialTexts:
 
     @property
     def effective_tokens(self) -> float:
-        """Effective sample size of the fitted part (Kish 1965), as in `Mixture`."""
+        """Effective sample size of the fitted part (Kish 1965), as in `TaskMixture`."""
         weights = torch.cat([torch.full((len(ids),), weight, dtype=torch.float64) for ids, weight in self.fitted])
         return float(weights.sum().square() / weights.square().sum())
 
     @property
     def judged_tokens(self) -> int:
-        """Number of tokens that judge."""
+        """Number of tokens in the judged part."""
         return sum(len(ids) for ids, _ in self.judged)
 
 
-def draw_texts(statistics: Mixture) -> TrialTexts | None:
+def draw_texts(statistics: TaskMixture) -> TrialTexts | None:
     """The parts for a task or a mixture; None if a task has a single text.
 
     Which texts they have follows from the texts alone, not from their order.

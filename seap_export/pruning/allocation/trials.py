@@ -1,4 +1,4 @@
-"""Tries plans: the divergence of a plan whose layers are refitted on a few texts, on others."""
+"""Tries plans: refits a plan's layers on a few texts, and measures its divergence from the dense model on others."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Trials:
         return self._kept[index]
 
     def _divergence(self, batch: int, stream: torch.Tensor) -> float:
-        """The weighted sum over a batch."""
+        """The sum of KL(dense || refitted) over a batch's judging tokens, by their weights, nats."""
         weights = self._judges[batch].to(self._device)
         counted = weights > 0
         parts = (stream[counted], self._dense[batch][counted], weights[counted].double())

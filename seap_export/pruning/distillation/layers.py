@@ -14,7 +14,7 @@ _SAVE_EVERY = 16
 
 
 class TrainedLayers:
-    """What each layer is before a training step.
+    """The tensors of each layer before a training step.
 
     What was saved before is removed only when all layers are saved again, so that training goes on after an
     interruption.

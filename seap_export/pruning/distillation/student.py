@@ -25,7 +25,7 @@ from seap_export.pruning.distillation.texts import TrainingStep
 
 @dataclass(frozen=True)
 class OuterTensors:
-    """What a model has besides its layers; the dense and the shrunk model share it.
+    """The tensors outside the layers, which the dense and the shrunk model share.
 
     Attributes:
         embedding: The embedding.

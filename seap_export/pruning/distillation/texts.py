@@ -1,4 +1,4 @@
-"""The batches of each training step."""
+"""Divides the calibration texts into training steps and their batches."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def training_steps(texts: Sequence[WeightedIds], compute: Compute) -> list[Train
     a batch. All batches together hold the texts in the order in which `length_buckets` has them, whatever its size.
 
     Args:
-        texts: The texts; see `Mixture.token_ids`.
+        texts: The texts; see `TaskMixture.token_ids`.
         compute: How many positions a batch may have.
     """
     groups, batches = list[range](), list[Batch]()

@@ -18,7 +18,7 @@ from seap_export.model.layers.working_memory import working_bytes
 from seap_export.model.sources.source import Source
 from seap_export.model.sources.stored import PlainReader
 from seap_export.model.sources.weights import SafetensorsReader, WeightReader
-from seap_export.pruning.activations.mixture import Mixture
+from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.distillation.adam import Adam
 from seap_export.pruning.distillation.layers import TrainedLayers
 from seap_export.pruning.distillation.student import OuterTensors, Student
@@ -30,7 +30,7 @@ from seap_export.pruning.distillation.texts import (
     training_steps,
 )
 from seap_export.pruning.plan.plan import Plan
-from seap_export.pruning.shrink.sequential import DENSE, storage_for
+from seap_export.pruning.shrink.sequential import DENSE, storage_for_both
 from seap_export.pruning.shrink.write import write_shrunk_model, write_weights
 
 _WEIGHTS = "model.safetensors"
@@ -44,7 +44,7 @@ def variant_units(layers: int, passes: float, ratio: float) -> int:
 def write_variant(
     source: Source,
     plan: Plan,
-    statistics: Mixture,
+    statistics: TaskMixture,
     folder: Path,
     on_unit: Callable[[object], None] = lambda unit: None,
     *,
@@ -86,7 +86,7 @@ def write_variant(
     student = Student(spec, outer, layers, unfinished, compute.device)
     steps = training_steps(statistics.token_ids(), compute)
     # the refit has left them there, for the same tokens in the same order
-    targets = storage_for(source, statistics, streams, compute).streams(DENSE, source.spec, batches_of(steps))
+    targets = storage_for_both(source, statistics, streams, compute).streams(DENSE, source.spec, batches_of(steps))
     targets.load(len(source.spec.layers))
     _train(student, layers, _repeated(steps, plan.settings.distillation), targets, on_unit)
 
@@ -143,7 +143,7 @@ def _is_distilled(plan: Plan, dense: ModelSpec) -> bool:
 
 
 def _fit_in_memory(dense: ModelSpec, spec: ModelSpec, tokens: int, compute: Compute) -> bool:
-    """Whether all layers do, besides the dense model's stream and what a training step needs."""
+    """Whether all layers fit in memory, besides the dense model's stream and what a training step needs."""
     layers = range(len(spec.layers))
     weights = sum(math.prod(shape) for layer in layers for shape in spec.layer_tensors(layer).values())
     streams = 4 * spec.width * (tokens + 4 * STEP_TOKENS)

@@ -1,4 +1,4 @@
-"""How costs are counted: weights, multiply-adds per token, or bytes in memory."""
+"""`CostModel`: how costs are counted, as weights, multiply-adds per token, or bytes in memory."""
 
 from __future__ import annotations
 

@@ -15,21 +15,21 @@ from seap_export.model.layers.compute import Compute
 from seap_export.model.layers.kept import UNFINISHED, keep_tensors
 from seap_export.model.sources.source import Source
 from seap_export.model.vocabulary.table import Vocabulary
-from seap_export.pruning.activations.mixture import Mixture
 from seap_export.pruning.activations.statistics import Calibration
+from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.plan.choice.solve import solve_layers
 from seap_export.pruning.plan.choice.uniform import solve_uniform
-from seap_export.pruning.plan.options import options_from_elimination
+from seap_export.pruning.plan.layer_options import options_from_elimination
 from seap_export.pruning.plan.plan import Plan
 from seap_export.pruning.plan.ranked import (
     Ranking,
+    finish_ranking,
     is_finished,
     layer_file,
     read_ranking,
     read_tensors,
     write_options,
     write_scores,
-    write_sensitivity,
 )
 from seap_export.pruning.plan.recipes import method_of
 from seap_export.pruning.plan.settings import PlanSettings, ScoreMix
@@ -46,7 +46,7 @@ from seap_export.pruning.scores import (
 
 def rank_layers(
     source: Source,
-    statistics: Mixture,
+    statistics: TaskMixture,
     settings: PlanSettings,
     folder: Path,
     on_layer: Callable[[int], None] = lambda layer: None,
@@ -87,14 +87,14 @@ def rank_layers(
             )
             for index, scores in enumerate(_mixed(statistics, by_task, settings.mix)):
                 write_scores(folder, index, source.spec.layers[index], scores)
-        write_sensitivity(folder, statistics.sensitivity())
+        finish_ranking(folder, statistics.sensitivity())
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return read_ranking(source.spec, folder)
 
 
 def _scores_by_task(
     source: Source,
-    statistics: Mixture,
+    statistics: TaskMixture,
     folder: Path,
     on_layer: Callable[[int], None],
     score: ChannelScore | ExpertScore,
@@ -137,7 +137,7 @@ def _output_weights(source: Source, index: int) -> dict[Projection, torch.Tensor
     return weights
 
 
-def _eliminate(source: Source, statistics: Mixture, index: int, ridge: float, compute: Compute) -> LayerOptions:
+def _eliminate(source: Source, statistics: TaskMixture, index: int, ridge: float, compute: Compute) -> LayerOptions:
     sublayers = source.spec.layers[index].sublayers
     return options_from_elimination(
         source.spec,
@@ -163,7 +163,7 @@ def _scores(
     }
 
 
-def _mixed(statistics: Mixture, by_task: dict[str, list[LayerScores]], mix: ScoreMix) -> tuple[LayerScores, ...]:
+def _mixed(statistics: TaskMixture, by_task: dict[str, list[LayerScores]], mix: ScoreMix) -> tuple[LayerScores, ...]:
     """The weighted sum of the tasks' scores; those of a single task stay as they are."""
     if len(by_task) == 1:
         return tuple(next(iter(by_task.values())))
@@ -189,7 +189,7 @@ def _total(scores: list[LayerScores]) -> float:
 
 def plan_variant(
     source: Source,
-    statistics: Mixture,
+    statistics: TaskMixture,
     ranking: Ranking,
     settings: PlanSettings,
     ratio: float,

@@ -32,7 +32,7 @@ _AFTER_RATIOS = (
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What one layer keeps.
+    """The part of a plan for one layer.
 
     Attributes:
         sublayers: What each of its sublayers keeps, in the order of use.
@@ -45,14 +45,14 @@ class LayerPlan:
             raise ValueError("a layer keeps something of each of its sublayers, which are of different kinds")
 
     def __getitem__(self, kind: type[K]) -> K:
-        """What the sublayer of a kind keeps; raises `KeyError` if there is none."""
+        """The plan for the sublayer of a kind; raises `KeyError` if there is none."""
         for kept in self.sublayers:
             if isinstance(kept, kind):
                 return kept
         raise KeyError(kind.__name__)
 
     def named(self, output: Projection) -> Kept:
-        """What the sublayer with this output projection keeps; raises `KeyError` if there is none."""
+        """The plan for the sublayer with this output projection; raises `KeyError` if there is none."""
         return {kept.kind.output: kept for kept in self.sublayers}[output]
 
     @property
@@ -77,12 +77,12 @@ class LayerPlan:
         return layer.changed(biases=dense.biases | biases)
 
     def to_json(self) -> dict[str, Any]:
-        """The keys and values of all sublayers."""
+        """The keys and values of all sublayers in plan.json."""
         return {key: value for kept in self.sublayers for key, value in asdict(kept).items()}
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> LayerPlan:
-        """From what `to_json` gave; raises `KeyError`, `TypeError` or `ValueError`."""
+        """Reads what `to_json` returned; raises `KeyError`, `TypeError` or `ValueError`."""
         first = {next(iter(fields(kind))).name: kind for kind in KEPT}
         return cls(tuple(first[key].from_json(row) for key in row if key in first))
 

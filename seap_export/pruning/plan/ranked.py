@@ -1,4 +1,4 @@
-"""What every layer may keep, on disk: one file for each layer, so that an interrupted ranking goes on."""
+"""Rankings on disk: one file for each layer, so that an interrupted ranking goes on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from seap_export.errors import ArtifactError
 from seap_export.model.families import LayerSpec, ModelSpec
 from seap_export.model.layers.kept import keep_tensors, kept_tensors
-from seap_export.pruning.plan.options import options_from_scores
+from seap_export.pruning.plan.layer_options import options_from_scores
 from seap_export.pruning.plan.sublayers import LayerOptions, options_type
 from seap_export.pruning.scores import LayerScores
 
@@ -23,7 +23,7 @@ _SENSITIVITY = "sensitivity"
 
 @dataclass(frozen=True)
 class Ranking:
-    """What every layer may keep and the resulting losses, for plans of any ratio.
+    """The ways to shrink every layer and the resulting losses, for plans of any ratio.
 
     Attributes:
         options: One for each layer.
@@ -36,7 +36,7 @@ class Ranking:
     sensitivity: torch.Tensor
 
     def weighted(self, multipliers: npt.NDArray[np.float64]) -> Ranking:
-        """The same with other sensitivities: times those of the first sublayer and of the others, [layers, 2]."""
+        """The ranking with its sensitivities multiplied, [layers, 2]: those of first sublayers and those of others."""
         columns = np.minimum(np.arange(self.sensitivity.shape[1]), 1)
         return replace(self, sensitivity=self.sensitivity * torch.from_numpy(multipliers[:, columns]))
 
@@ -62,7 +62,7 @@ def read_ranking(spec: ModelSpec, folder: Path) -> Ranking:
 
 
 def _scores(layer: LayerSpec, tensors: Mapping[str, torch.Tensor]) -> LayerScores:
-    """Those of each sublayer; none where the ranking comes from elimination."""
+    """The scores of each sublayer of a layer; none where the ranking comes from elimination."""
     names = {sublayer.output: options_type(sublayer).scores_name for sublayer in layer.sublayers}
     return {output: tensors[name] for output, name in names.items() if name in tensors}
 
@@ -74,7 +74,7 @@ def is_finished(folder: Path, layers: int) -> bool:
 
 
 def layer_file(folder: Path, layer: int) -> Path:
-    """The file of one layer."""
+    """The path of the file of one layer."""
     return folder / f"layer-{layer:05}.safetensors"
 
 
@@ -90,13 +90,13 @@ def write_scores(folder: Path, index: int, layer: LayerSpec, scores: LayerScores
     keep_tensors(layer_file(folder, index), tensors)
 
 
-def write_sensitivity(folder: Path, sensitivity: torch.Tensor) -> None:
+def finish_ranking(folder: Path, sensitivity: torch.Tensor) -> None:
     """Writes the sensitivity, float64 [layers, sublayers], which finishes the folder."""
     keep_tensors(folder / f"{_SENSITIVITY}.safetensors", {_SENSITIVITY: sensitivity})
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """What `keep_tensors` wrote; raises `ArtifactError`."""
+    """Reads a file that `keep_tensors` wrote; raises `ArtifactError` if it is damaged or missing."""
     try:
         return kept_tensors(path)
     except (OSError, SafetensorError) as error:

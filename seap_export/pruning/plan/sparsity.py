@@ -30,8 +30,10 @@ class SettingError(UsageError):
 
 
 def default_protection(kind: SparsityKind, num_hidden_layers: int) -> int:
-    """Protected layers at each end: 2 on a curve, as in the paper, but never more than a quarter of a shallow
-    model in all; none where the losses or the ranking decide, as in FLAP.
+    """Number of protected layers at each end.
+
+    On a curve 2, as in the paper, but never more than a quarter of a shallow model in all; none where the losses or
+    the ranking decide, as in FLAP.
     """
     return min(2, num_hidden_layers // 8) if kind in _CURVES else 0
 
@@ -80,7 +82,7 @@ class Sparsity:
 
     @property
     def cost(self) -> CostModel:
-        """What the ratio is a fraction of."""
+        """The cost model of the budget, of which the ratio is a fraction."""
         return CostModel(self.budget, self.context)
 
     def resolved(self, num_hidden_layers: int) -> Sparsity:

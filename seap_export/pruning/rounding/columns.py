@@ -1,4 +1,4 @@
-"""Rounding a matrix column by column, each error made up for by the columns that are left: GPTQ.
+"""Rounds a matrix column by column, each error made up for by the columns that are left: GPTQ.
 
 The rounded weights Q of a projection should minimise tr((Q - W) M (Q - W)ᵀ), with M = E[x xᵀ] of its inputs: the mean
 squared change of its output. With U the upper Cholesky factor of M⁻¹, the column j is rounded to its grid, and what

@@ -46,7 +46,7 @@ class BlockQuantization:
 
     @property
     def name(self) -> str:
-        """Such as "int4-32", for a file name."""
+        """A name for files, such as "int4-32"."""
         further = ["" if self.symmetric else "-asymmetric", "" if self.embeddings else "-float-embeddings"]
         further += ["-whole-blocks" if self.whole_blocks else "", "-positive" if self.positive else ""]
         return f"int{self.bits}-{self.block_size}{''.join(further)}"
@@ -78,7 +78,7 @@ def best_scales(
     Args:
         blocks: Weights, float32 [N, blocks, block_size].
         how: The grid.
-        importance: What the squared error of each column counts, float32 [block_size] or [blocks, block_size]; None:
+        importance: The weight of the squared error in each column, float32 [block_size] or [blocks, block_size]; None:
             all count alike. With 8 bits, scales clip nothing, whatever the importance.
     """
     full, zero_points = _symmetric(blocks, how) if how.symmetric else _asymmetric(blocks, how.bits)
@@ -107,7 +107,7 @@ def levels(blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor
 
 
 def on_grid(blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, bits: int) -> torch.Tensor:
-    """The level nearest to each weight."""
+    """Each weight rounded to the nearest level of its block."""
     return levels(blocks, scales, zero_points, bits).sub_(zero_points).mul_(scales)
 
 
@@ -152,7 +152,7 @@ def _error(
 def _exact(
     blocks: torch.Tensor, how: BlockQuantization, scales: torch.Tensor, zero_points: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same scales and zero points, but for blocks of multiples of one step.
+    """Replaces the scales and zero points of blocks whose weights are multiples of one step.
 
     These get the largest such step, or, as they may be multiples of several, the largest that all float types hold.
     """

@@ -1,4 +1,4 @@
-"""What a rounded model is: its grid, what it was made from, and the digests that prove its weights.
+"""The note of a rounded model: its grid, what it was made from, and the digests that prove its weights.
 
 The note is in the folder of a rounded model, and in every folder that is written from it. So a folder can be compared
 with the rounded model where that is missing: what is read back from it either has the digests, or is something else.
@@ -21,7 +21,7 @@ from seap_export.pruning.rounding.grid import BlockQuantization
 
 ROUNDING_FILE = "rounding.json"
 _SCHEMA = "seap-export/rounding/2"
-#: What a rounded model's config.json has otherwise.
+#: The keys whose values differ in a rounded model's config.json.
 _DTYPES = ("dtype", "torch_dtype")
 #: The dtypes in which formats store vectors.
 _STORED = (torch.float32, torch.float16, torch.bfloat16)
@@ -29,7 +29,7 @@ _STORED = (torch.float32, torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class RoundingNote:
-    """`rounding.json`.
+    """The content of `rounding.json`.
 
     Attributes:
         grid: The grid that matrices are on.
@@ -64,7 +64,7 @@ class RoundingNote:
         return cls(grid, main_dtype(before), without_dtype(model_folder), _origin(before), changed)
 
     def write(self, folder: Path) -> None:
-        """Writes it into a folder."""
+        """Writes the note into a folder."""
         values = {
             "schema": _SCHEMA,
             "grid": asdict(self.grid),
@@ -126,7 +126,7 @@ def _origin(reader: SafetensorsReader) -> dict[str, str]:
 
 
 def _digests(tensor: torch.Tensor) -> tuple[str, ...]:
-    """Those of `RoundingNote.rounded`; zeros have no sign, since that of a scale may be the other one elsewhere."""
+    """The digests in `RoundingNote.rounded`; zeros have no sign, since a scale may have the other one elsewhere."""
     dtypes = _STORED if tensor.dim() == 1 else _STORED[:1]
     return tuple(_digest(tensor.to(dtype) + 0.0) for dtype in dtypes)
 

@@ -23,7 +23,7 @@ from seap_export.model.layers.hidden_states import HiddenStates, output_stream
 from seap_export.model.layers.layer import DecoderLayer
 from seap_export.model.sources.source import Source
 from seap_export.pruning.activations.covariance import CovarianceAccumulator
-from seap_export.pruning.activations.mixture import Mixture
+from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.rounding.columns import round_columns
 from seap_export.pruning.rounding.grid import BlockQuantization
 from seap_export.pruning.shrink.expert_refit import Moment
@@ -46,7 +46,7 @@ class RoundedLayers(SideBySide):
     Args:
         source: The model in floats, dense or pruned.
         statistics: How many tokens there are.
-        texts: Token ids of the calibration texts, and the probability of each of their tokens; see `Mixture`.
+        texts: Token ids of the calibration texts, and the probability of each of their tokens; see `TaskMixture`.
         how: The grid.
         folder: An existing folder for what is needed to go on after an interruption.
         compute: Where layers are computed, and with how much memory.
@@ -55,7 +55,7 @@ class RoundedLayers(SideBySide):
     def __init__(
         self,
         source: Source,
-        statistics: Mixture,
+        statistics: TaskMixture,
         texts: Sequence[tuple[Sequence[int], float]],
         how: BlockQuantization,
         folder: Path,
@@ -68,7 +68,7 @@ class RoundedLayers(SideBySide):
 
     @property
     def tables(self) -> tuple[str, ...]:
-        """What is rounded outside of the layers, by the names of `Source.read_outer`."""
+        """The names of the tables outside of the layers that are rounded, as in `Source.read_outer`."""
         both = ("embed_tokens",) if self._spec.tie_word_embeddings else ("embed_tokens", "lm_head")
         return both if self._how.takes_table(self._spec.hidden_size) else ()
 
@@ -183,7 +183,7 @@ class RoundedLayers(SideBySide):
         layer: DecoderLayer,
         tensors: Tensors,
     ) -> dict[str, torch.Tensor]:
-        """The same for a sublayer of parts, such as experts, whose projections are rounded one after another."""
+        """Does as `_readers` and `_output` for a sublayer of parts, such as experts, which are rounded one by one."""
         output, name = sublayer.output, names.weight(sublayer.output, index)
         if output not in sublayer.rounded(self._spec.hidden_size, self._how.block_size):
             self._floats.advance(exact, output)

@@ -26,7 +26,7 @@ from seap_export.model.sources.tensor_writer import SafetensorsWriter
 from seap_export.model.sources.tokenizer import copy_tokenizer
 from seap_export.model.sources.weights import SafetensorsReader, WeightReader, check_weights
 from seap_export.model.vocabulary.table import Vocabulary
-from seap_export.pruning.activations.mixture import Mixture
+from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.rounding.grid import BlockQuantization
 from seap_export.pruning.rounding.note import RoundingNote, without_dtype
 from seap_export.pruning.rounding.walk import RoundedLayers
@@ -37,7 +37,7 @@ _TABLES = "tables"
 
 def write_rounded_model(
     model_folder: Path,
-    statistics: Mixture,
+    statistics: TaskMixture,
     how: BlockQuantization,
     folder: Path,
     on_layer: Callable[[int], None] = lambda layer: None,

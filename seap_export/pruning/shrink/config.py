@@ -1,4 +1,4 @@
-"""The config.json of a shrunk model."""
+"""Makes the config.json of a shrunk model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def shrunk_config(source: Source, spec: ModelSpec, layout: Layout) -> dict[str, 
 
 
 def _plain(source: Source, spec: ModelSpec) -> dict[str, Any]:
-    """What the family's own class reads, and what the dense model has in its place."""
+    """The keys that the family's own class reads, and the dense model's values in their place."""
     family, dense = spec.family, source.spec
     biases = zip(spec.layers, dense.layers, strict=True)
     added = frozenset[Projection]().union(*(layer.biases - whole.biases for layer, whole in biases))
@@ -38,7 +38,7 @@ def _plain(source: Source, spec: ModelSpec) -> dict[str, Any]:
 
 
 def _per_layer(source: Source, spec: ModelSpec) -> dict[str, Any]:
-    """What the classes that travel with the model read: each layer's own shape."""
+    """The keys that the classes that travel with the model read: each layer's own shape."""
     family = spec.family
     stem = family.stem
     per_layer: dict[str, dict[str, Any]] = {}
@@ -77,7 +77,7 @@ def _head_dim(source: Source) -> int:
 
 
 def _for_vllm(source: Source, spec: ModelSpec) -> dict[str, Any]:
-    """What vLLM's class around models of transformers goes by, whatever the family's own class does."""
+    """The keys that vLLM's class around models of transformers goes by, whatever the family's own class does."""
     values: dict[str, Any] = {}
     if spec.block.logits_multiplier != 1.0:
         values["logit_scale"] = spec.block.logits_multiplier
@@ -93,5 +93,5 @@ def _sizes(family: Family, layer: LayerSpec) -> dict[str, int]:
 
 
 def _all_sizes(family: Family, spec: ModelSpec) -> dict[str, int]:
-    """Those of all layers, which are alike."""
+    """The sizes of all layers, which are alike, by the family's own keys."""
     return {key: size for layer in spec.layers for key, size in _sizes(family, layer).items()}

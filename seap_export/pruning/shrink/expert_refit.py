@@ -1,4 +1,4 @@
-"""Refitting the output projections of a mixture's experts to the tokens that they now get.
+"""Refits the output projections of a mixture's experts to the tokens that they now get.
 
 The projections of a token's experts write into one sum, so they are fitted one after another: each to what is left of
 the target on its own tokens, given the others as they are (block coordinate descent). With c the channels of an expert

@@ -1,4 +1,4 @@
-"""How the output projections of kinds are fitted that consist of parts, which are fitted one after another."""
+"""Finds the fit for the output projection of a sublayer of parts, such as experts, which are fitted one by one."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from seap_export.pruning.shrink.expert_refit import ExpertFit, Store
 
 
 class PartsFit(Protocol):
-    """The fit of one sublayer; see `ExpertFit`."""
+    """The fit of a sublayer that consists of parts; see `ExpertFit`."""
 
     def __init__(
         self, sublayer: Any, layer: DecoderLayer, changed: HiddenStates, weights: Sequence[torch.Tensor]
     ) -> None: ...
 
     def add(self, exact: DecoderLayer, passed: SublayerOutput) -> None:
-        """Takes account of a batch."""
+        """Adds the tokens of a batch."""
 
     def fitted(self, weight: torch.Tensor, ridge: float, store: Store) -> torch.Tensor:
         """The new weight of the output projection; call it after all batches."""
@@ -31,5 +31,5 @@ _FITS: Mapping[type[Sublayer], type[PartsFit]] = {Experts: ExpertFit}
 
 
 def parts_fit(sublayer: Sublayer) -> Callable[..., PartsFit] | None:
-    """Makes the fit of a sublayer; None: it is no kind of parts."""
+    """The class that fits a sublayer of parts; None: the sublayer has none, and is fitted as a whole."""
     return _FITS.get(type(sublayer))

@@ -1,4 +1,4 @@
-"""Physically shrinking one decoder layer."""
+"""Cuts the tensors of one decoder layer down to what a plan keeps."""
 
 from __future__ import annotations
 

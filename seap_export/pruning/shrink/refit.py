@@ -1,4 +1,4 @@
-"""Refitting an output projection to the channels that are left, in closed form.
+"""Refits an output projection to the channels that are left, in closed form.
 
 The projection y = W x + b loses input channels. With x the kept channels and W_K their weights, the new weights
 minimise

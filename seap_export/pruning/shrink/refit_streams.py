@@ -1,4 +1,4 @@
-"""Two streams of hidden states side by side: the dense model's, and that of the shrunk model as it is fitted to it.
+"""Fits each layer of the shrunk model while two streams of hidden states, the dense one and the shrunk one, pass it.
 
 At the end of each sublayer its output projection is fitted so that the shrunk stream returns to the dense
 one: its target is the difference of the two. So a layer also corrects the errors of the layers before it.
@@ -121,7 +121,7 @@ class RefitStreams:
         dense: dict[str, torch.Tensor],
         tensors: Mapping[str, torch.Tensor],
     ) -> dict[str, torch.Tensor]:
-        """The same for a sublayer of parts; its projections are taken out of `dense`."""
+        """Does as `_fit` for a sublayer of parts; its projections are taken out of `dense`."""
         output, name = sublayer.output, names.weight(sublayer.output, index)
         dtype = self._source.dtype_of(name)
         layer = DecoderLayer(self._spec, index, tensors, self._device, only=output)
@@ -185,7 +185,7 @@ class Inputs:
             self._hidden.add(self._layer, self._output, batch_index, update)
 
     def _make(self, batch_index: int) -> torch.Tensor:
-        """The inputs in one batch, [tokens, channels]."""
+        """Computes the inputs in one batch, [tokens, channels], and keeps them if they fit."""
         channels = self._channels(batch_index)
         if channels.nbytes <= self._room:
             self._room -= channels.nbytes
@@ -193,7 +193,7 @@ class Inputs:
         return channels
 
     def _take(self, batch_index: int) -> torch.Tensor:
-        """The same again; they are not kept any longer."""
+        """The inputs in one batch, [tokens, channels], kept or computed again; they are let go."""
         kept = self._kept.pop(batch_index, None)
         return self._channels(batch_index) if kept is None else kept
 

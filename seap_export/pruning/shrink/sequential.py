@@ -13,7 +13,7 @@ from seap_export.model.layers.embedding import Embedding
 from seap_export.model.layers.hidden_states import HiddenStates
 from seap_export.model.layers.streams import StreamStorage, choose_storage
 from seap_export.model.sources.source import Source
-from seap_export.pruning.activations.mixture import Mixture
+from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.plan.plan import Plan
 from seap_export.pruning.shrink.refit_streams import RefitStreams
 
@@ -31,7 +31,7 @@ class SideBySide:
         source: The model that the other one is made from.
         names: What the streams of both are saved as.
         statistics: How many tokens there are.
-        texts: Token ids of the calibration texts, and the probability of each of their tokens; see `Mixture`.
+        texts: Token ids of the calibration texts, and the probability of each of their tokens; see `TaskMixture`.
         folder: An existing folder for what is needed to go on after an interruption.
         compute: Where layers are computed, and with how much memory.
     """
@@ -40,14 +40,14 @@ class SideBySide:
         self,
         source: Source,
         names: tuple[str, str],
-        statistics: Mixture,
+        statistics: TaskMixture,
         texts: Sequence[tuple[Sequence[int], float]],
         folder: Path,
         compute: Compute,
     ) -> None:
         self._source = source
         batches = length_buckets([ids for ids, _ in texts], compute.batch_tokens, compute.device)
-        storage = storage_for(source, statistics, folder, compute)
+        storage = storage_for_both(source, statistics, folder, compute)
         self._saved = [storage.streams(name, source.spec, batches) for name in names]
         self._hidden = [HiddenStates(batches, streams) for streams in self._saved]
         self._weights = [weights.to(compute.device) for weights in token_weights(batches, texts)]
@@ -55,7 +55,7 @@ class SideBySide:
 
     @property
     def saved(self) -> frozenset[int]:
-        """The layers that both streams were saved before, or behind which they were."""
+        """The layers before which both streams were saved; the number of all layers stands for behind the last one."""
         return frozenset.intersection(*(frozenset(streams.saved()) for streams in self._saved))
 
     def _walk(
@@ -99,7 +99,7 @@ class SequentialLayers(SideBySide):
         compute: Where layers are computed, and with how much memory.
     """
 
-    def __init__(self, source: Source, plan: Plan, statistics: Mixture, folder: Path, compute: Compute) -> None:
+    def __init__(self, source: Source, plan: Plan, statistics: TaskMixture, folder: Path, compute: Compute) -> None:
         super().__init__(source, (DENSE, "shrunk"), statistics, statistics.token_ids(), folder, compute)
         dense, shrunk = self._hidden
         self._both = RefitStreams(
@@ -121,6 +121,6 @@ class SequentialLayers(SideBySide):
         return self._both.layer(index, self._source.read_layer(index))
 
 
-def storage_for(source: Source, statistics: Mixture, folder: Path, compute: Compute) -> StreamStorage:
+def storage_for_both(source: Source, statistics: TaskMixture, folder: Path, compute: Compute) -> StreamStorage:
     """Where the hidden states of both models are kept."""
     return choose_storage(source.spec, statistics.num_tokens, compute, folder, copies=2)

@@ -9,7 +9,7 @@ import torch
 from seap_export.model.families import names
 from seap_export.model.families.names import Projection
 from seap_export.model.sources.source import Source
-from seap_export.pruning.activations.mixture import Mixture
+from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.plan.plan import Plan
 from seap_export.pruning.shrink.layer import kept_channels, shrink_layer, with_all_biases
 from seap_export.pruning.shrink.refit import OutputFit, mean_fit, refit_from_dense
@@ -18,7 +18,7 @@ _CPU = torch.device("cpu")
 
 
 def single_layers(
-    source: Source, plan: Plan, statistics: Mixture, first: int = 0, device: torch.device = _CPU
+    source: Source, plan: Plan, statistics: TaskMixture, first: int = 0, device: torch.device = _CPU
 ) -> Iterator[dict[str, torch.Tensor]]:
     """Yields the tensors of every shrunk layer in turn, by full name.
 
@@ -37,7 +37,7 @@ def single_layers(
 def _layer(
     source: Source,
     plan: Plan,
-    statistics: Mixture,
+    statistics: TaskMixture,
     index: int,
     compensated: frozenset[Projection],
     device: torch.device,

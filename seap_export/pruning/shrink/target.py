@@ -1,4 +1,4 @@
-"""What the output projection of a sublayer is fitted to, so that the shrunk stream returns to the dense one.
+"""The target to which a sublayer's output projection is fitted, so that the shrunk stream returns to the dense one.
 
 A sublayer adds m N(W x) to the stream, m its multiplier. Let h be the shrunk stream before it, h* the dense
 one after it.
@@ -59,7 +59,7 @@ def refit_target(
 def _target(
     dense: DecoderLayer, output: Projection, passed: SublayerOutput, shrunk: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor | float]:
-    """The same, with weights by which the squared errors of the stream count alike."""
+    """The target and weights of `refit_target` if all errors of the stream counted alike, whatever its length."""
     held, shrunk = dense.held(output, shrunk), dense.before(output, shrunk)
     gain, multiplier = dense.gain(output), dense.spec.named(output).multiplier
     if gain is None:

@@ -17,7 +17,7 @@ from seap_export.model.layers.kept import UNFINISHED
 from seap_export.model.sources.source import Source
 from seap_export.model.sources.stored import StoredForm
 from seap_export.model.sources.tensor_writer import SafetensorsWriter
-from seap_export.pruning.activations.mixture import Mixture
+from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.plan.plan import Plan
 from seap_export.pruning.shrink.config import shrunk_config
 from seap_export.pruning.shrink.sequential import SequentialLayers
@@ -30,7 +30,7 @@ MODELING_FILES = ("configuration_seap.py", "modeling_seap.py")
 def write_shrunk_model(
     source: Source,
     plan: Plan,
-    statistics: Mixture,
+    statistics: TaskMixture,
     folder: Path,
     on_layer: Callable[[int], None] = lambda layer: None,
     *,

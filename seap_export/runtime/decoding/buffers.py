@@ -26,7 +26,7 @@ class DecodingBuffers:
         rows: Number of rows.
         capacity: Positions of the cache.
         graph: Number of the CUDA graph; `NO_GRAPH` before the first step, or if there are too many graphs.
-        logits: Those of the latest call.
+        logits: The logits of the latest call.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class DecodingBuffers:
             self._buffers = empty_buffers(layouts, rows, capacity, model.device)
 
     def cache(self) -> SharedCache:
-        """The caches, for one decoding."""
+        """A cache in these buffers, for one decoding."""
         return SharedCache(self._layouts, self.rows, self.capacity, self._model.device, self._buffers)
 
     def steps(self, element: Element, vocabulary: int) -> CapturedSteps:
-        """The steps of any decoding, one after another."""
+        """The captured steps, which serve one decoding after another."""
         if self._steps is None:
             self.graph = next(self._graphs, NO_GRAPH)
             shape = (self.rows, self.capacity, vocabulary)
@@ -67,7 +67,7 @@ class BufferPool:
     """Hands out buffers, each to one decoding at a time; decodings may end in any thread."""
 
     def __init__(self, model: OnnxModel, layouts: Sequence[CacheLayout]) -> None:
-        """Allocates nothing."""
+        """Starts without any buffers."""
         self._model, self._layouts = model, layouts
         self._free: defaultdict[tuple[int, int], deque[DecodingBuffers]] = defaultdict(deque)
         self._graphs = iter(range(1, _MOST_GRAPHS + 1))

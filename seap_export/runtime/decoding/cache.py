@@ -1,4 +1,4 @@
-"""What a decoding keeps between calls: keys and values, and states of a fixed size, such as a convolution's.
+"""The states that a decoding keeps between calls: keys and values, and those of a fixed size, as of convolutions.
 
 Keys and values are written in place if the graph supports it, else copied and grown at every step.
 """
@@ -45,7 +45,7 @@ class CacheLayout:
 
     @property
     def present(self) -> str:
-        """Name of the output."""
+        """Name of the graph's output."""
         return re.sub("^past(_key_values)?", "present", self.past)
 
     @property
@@ -54,12 +54,12 @@ class CacheLayout:
         return -1 in self.dims
 
     def shape(self, rows: int, positions: int) -> tuple[int, ...]:
-        """Its shape with this many rows and positions."""
+        """Its shape, with this many rows and positions."""
         return (rows, *(positions if size == -1 else size for size in self.dims))
 
 
 def is_state(name: str) -> bool:
-    """Whether an input of a graph is a state."""
+    """Whether an input of a graph is a state, by its name."""
     return _STATE.fullmatch(name) is not None
 
 
@@ -208,7 +208,7 @@ class AppendedCache:
             binding.bind_output(layout.present, self._device.kind, self._device.number)
 
     def advance(self, binding: ort.IOBinding) -> None:
-        """Makes present the past of the next call."""
+        """Makes the present of the call the past of the next one."""
         names = [layout.past for layout in self._layouts]
         self.buffers = dict(zip(names, binding.get_outputs()[1 : 1 + len(names)], strict=True))
         self._positions = self._mask.shape[1]

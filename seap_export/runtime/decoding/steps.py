@@ -43,7 +43,7 @@ class BoundSteps:
         binding.bind_output("logits", "cpu", 0, element.onnx, shape, address)
 
     def run(self, tokens: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[Any]:
-        """See `Steps`."""
+        """Runs a step on the host's arrays; see `Steps.run`."""
         self._bind("input_ids", tokens)
         self._bind("attention_mask", mask)
         self._cache.bind(self._binding)
@@ -87,7 +87,7 @@ class CapturedSteps:
         cache.bind(self._binding)
 
     def run(self, tokens: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[Any]:
-        """See `Steps`."""
+        """Copies tokens and mask to the GPU and runs a step there; see `Steps.run`."""
         self._given[: mask.size] = mask.ravel()
         self._given[mask.size :] = tokens[:, 0]
         with self._model.failures():

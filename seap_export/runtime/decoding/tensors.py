@@ -36,7 +36,7 @@ ELEMENTS = {
 
 
 def zeros(shape: Sequence[int], storage: type[np.generic], device: TensorDevice) -> ort.OrtValue:
-    """A tensor of zeros, allocated there."""
+    """A tensor of zeros on a device."""
     return ort.OrtValue.ortvalue_from_numpy(np.zeros(shape, storage), device.kind, device.number)
 
 

@@ -86,7 +86,7 @@ class ProviderState:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The complete diagnosis."""
+    """The complete diagnosis of a machine."""
 
     machine: HostMachine
     packages: Packages
@@ -116,7 +116,7 @@ class Diagnosis:
 
     @property
     def warnings(self) -> list[str]:
-        """What needs fixing, one line each; a machine without a GPU does not need CUDA."""
+        """Faults and how to fix them, one line each; a machine without a GPU does not need CUDA."""
         expected = ["cpu", *(["cuda"] if self.driver.gpus else [])]
         lines = [*self.packages.warnings, *(failure for name in expected if (failure := self.failure(name)))]
         cuda = self.provider("cuda")

@@ -48,7 +48,7 @@ def library_names(provider: str, file_of: Callable[[str], Path] = provider_file)
 
     Args:
         provider: "cpu", "cuda" or "tensorrt".
-        place: Returns the file of a provider.
+        file_of: Returns the file of a provider.
 
     Returns:
         Empty if unknown: the system is not Linux, or the provider was not built.

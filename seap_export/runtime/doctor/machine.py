@@ -1,4 +1,4 @@
-"""The machine: system, processor, cores, memory, disk."""
+"""Describes the machine: its system, processor, cores, memory and disk."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class Packages:
 
     @property
     def missing(self) -> list[str]:
-        """Packages that are not installed."""
+        """The names of packages that are not installed."""
         return [name for name, version in self.versions.items() if version is None]
 
     @property
@@ -52,7 +52,7 @@ class Packages:
 
     @property
     def warnings(self) -> list[str]:
-        """What is wrong and how to fix it, one line each; missing packages of `EXPORT` are not an error."""
+        """Faults and how to fix them, one line each; missing packages of `EXPORT` are not an error."""
         lines = []
         if len(self.onnxruntime) > 1:
             names = " and ".join(sorted(self.onnxruntime))

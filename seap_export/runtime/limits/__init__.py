@@ -1,1 +1,1 @@
-"""What a stranger's chat template and tokenizer may take: memory and time."""
+"""Limits on the memory and time that a stranger's chat template and tokenizer may take."""

@@ -20,7 +20,7 @@ class TooMuchWork(Exception):
 
 
 class Budget:
-    """What is left of the work that one rendering may do."""
+    """The work that one rendering may still do."""
 
     def __init__(self, inputs: object) -> None:
         """Starts with what a rendering of these messages and tools may take."""

@@ -1,4 +1,4 @@
-"""What operators, filters, tests and methods of chat templates may cost, said before they compute anything.
+"""The costs of operators, filters, tests and methods of chat templates, known before they compute anything.
 
 Each costs at least as much as it can write or visit. What is not named here costs the square of all that it is given,
 numbers included, which no method of Python's and no filter of jinja2's exceeds.

@@ -1,4 +1,4 @@
-"""Where chat templates run: nothing but their inputs is in reach, and the work of a rendering is limited.
+"""The sandbox of chat templates: nothing but their inputs is in reach, and the work of a rendering is limited.
 
 The limit is counted, not timed, so that a rendering fails on every machine or on none. What a template does is paid
 for before it is done: each turn of a loop and each call costs a step, and each value what `costs` says.
@@ -204,7 +204,7 @@ def _paid(cost: Callable[[str, Sequence[Any]], int], name: str, function: Callab
 
 
 def _paid_for(value: Any) -> Any:
-    """What a call gave: items that are still to be made are paid for one by one, others were already."""
+    """The result of a call; items that are still to be made are paid for one by one, others were already."""
     return counted(value) if isinstance(value, Iterator) else value
 
 

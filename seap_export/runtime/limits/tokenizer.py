@@ -1,4 +1,4 @@
-"""How much a tokenizer.json can make of a text, found without loading it.
+"""Finds out how much a tokenizer.json can make of a text, without loading it.
 
 The tokenizers library is written in Rust: without memory it aborts the process, which nothing can catch, and a regular
 expression that takes forever cannot be interrupted. So what multiplies a text is counted beforehand, and what reads
@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 
 def excess(values: Mapping[str, Any]) -> str:
-    """What is wrong with a tokenizer that makes too much of a text, as the end of a sentence on it; "": nothing."""
+    """The complaint about a tokenizer that makes too much of a text, as the end of a sentence on it; "" for none."""
     try:
         growth = prod(_growth(part) for part in _parts(values.get("normalizer"), values.get("pre_tokenizer")))
         growth *= prod(_copies(part) for part in _parts(values.get("post_processor")))
@@ -45,7 +45,7 @@ def excess(values: Mapping[str, Any]) -> str:
 
 
 def watched(work: Callable[[], _T], size: int, on_timeout: Callable[[float], Exception]) -> _T:
-    """What `work` returns, unless it takes longer than any tokenizer needs.
+    """Runs `work` and returns its result, unless it takes longer than any tokenizer needs.
 
     It must release Python's lock, as `Tokenizer.encode_batch` does. If it takes too long it is left behind, and goes
     on in its thread until the process ends.

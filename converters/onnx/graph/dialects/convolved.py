@@ -1,4 +1,4 @@
-"""The state of convolutions, in every dialect."""
+"""Emits the state of convolutions, in every dialect."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ from converters.onnx.graph.tokens import Tokens
 
 
 def swapped(g: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
-    """[batch_size, a, b] as [batch_size, b, a]."""
+    """Transposes [batch_size, a, b] to [batch_size, b, a]."""
     return g.node("Transpose", [x], name, attributes={"perm": [0, 2, 1]})
 
 
 class ConvolutionStates:
-    """Emits what kernels see in the next call. Layers with as many channels share the indices that it is read from.
+    """Emits the values that kernels see in the next call.
+
+    Layers with as many channels share the indices that these are read from.
 
     Args:
         g: The graph.
-        tokens: Those of a call.
+        tokens: The tokens of a call.
     """
 
     def __init__(self, g: GraphBuilder, tokens: Tokens) -> None:
@@ -29,7 +31,9 @@ class ConvolutionStates:
         self._indices: dict[tuple[int, int], ir.Value] = {}
 
     def joined(self, past: ir.Value, values: ir.Value, name: str) -> ir.Value:
-        """What kernels see in this call: the state before it and its values, both [batch_size, channels, ...]."""
+        """The values that kernels see in this call: the state before it and its own, both [batch_size, channels,
+        ...].
+        """
         return self._g.node("Concat", [past, values], name, attributes={"axis": 2})
 
     def after(self, joined: ir.Value, kernels: Kernels, name: str) -> ir.Value:

@@ -39,7 +39,7 @@ class CudaDialect(FusedDialect):
 
     @property
     def state_dtype(self) -> ir.DataType:  # type: ignore[override]
-        """That of all else: LinearAttention of onnxruntime-gpu 1.31 has no kernels for others."""
+        """The dtype of the graph: LinearAttention of onnxruntime-gpu 1.31 has no kernels for others."""
         return self._tables.precision.onnx_dtype
 
     def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
@@ -63,12 +63,11 @@ class CudaDialect(FusedDialect):
         return self._g.node("SimplifiedLayerNormalization", [x, gamma], name, attributes=attributes)
 
     def rotated(self, x: ir.Value, attention: Attention, heads: int, name: str) -> ir.Value:
-        """A single node, as for the CPU."""
         self._reads_positions = True
         return super().rotated(x, attention, heads, name)
 
     def position_rows(self, offset: int) -> ir.Value:
-        """The last row for what is beyond it, which `poisoned` tells."""
+        """Positions beyond the table get its last row, and `poisoned` marks them."""
         self._reads_positions = True
         return self._tables.learned_rows(offset, self.tokens, is_guarded=False)
 

@@ -36,19 +36,19 @@ class Dialect(Protocol):
         """The dtype of the state of a recurrence."""
 
     def activated(self, kind: Activation, x: ir.Value, name: str) -> ir.Value:
-        """An activation function."""
+        """`x` through an activation function."""
 
     def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
         """`up` times the activation of `gate`; both have `width` channels."""
 
     def experts(self, experts: Experts, x: ir.Value, routed: Routed, weights: ExpertWeights, name: str) -> ir.Value:
-        """What a mixture of experts writes, [batch_size, sequence_length, hidden_size].
+        """The output of a mixture of experts, [batch_size, sequence_length, hidden_size].
 
         Args:
             experts: The mixture.
-            x: What it reads, [batch_size, sequence_length, hidden_size].
-            routed: What the router gives.
-            weights: Theirs.
+            x: The input of the experts, [batch_size, sequence_length, hidden_size].
+            routed: The router's products.
+            weights: The weights of all experts.
             name: Name of the node.
         """
 
@@ -70,7 +70,7 @@ class Dialect(Protocol):
         """
 
     def attention_rotates(self, rope: RopeSpec, head_dim: int) -> bool:
-        """Whether `attention` can do this rotation."""
+        """Whether `attention` can rotate queries and keys in this way."""
 
     def rotated(self, x: ir.Value, attention: Attention, heads: int, name: str) -> ir.Value:
         """Queries or keys of attention that rotates, [batch_size, sequence_length, heads * head_dim]."""
@@ -97,7 +97,7 @@ class Dialect(Protocol):
         """
 
     def attention_to(self, query: ir.Value, cache: KeyValues, attention: Attention, name: str) -> ir.Value:
-        """The same with keys and values of another layer, which the cache holds with those of this call.
+        """Causal attention to keys and values of another layer, which the cache holds with those of this call.
 
         Args:
             query: Rotated, [batch_size, sequence_length, heads * head_dim].
@@ -120,7 +120,7 @@ class Dialect(Protocol):
         """A recurrence over the tokens in float32, from the state of the previous ones on.
 
         Args:
-            parts: What it reads. At padding, decay and rate are 0, so that it leaves the state as it is.
+            parts: Its inputs. At padding, decay and rate are 0, so that it leaves the state as it is.
             past: The state, [batch_size, heads, key_dim, value_dim].
             name: Name of the node.
         """
@@ -141,8 +141,9 @@ class Dialect(Protocol):
     def gated_norm(
         self, x: ir.Value, gain: ir.Value, gate: ir.Value, width: int, epsilon: float, name: str
     ) -> ir.Value:
-        """The RMS norms of groups of `width` channels of `x`, times SiLU of the gate; both [batch_size,
-        sequence_length, channels].
+        """The RMS norms of groups of `width` channels of `x`, times SiLU of the gate.
+
+        Both are [batch_size, sequence_length, channels].
         """
 
 

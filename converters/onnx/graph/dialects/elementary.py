@@ -67,7 +67,9 @@ def elementary_attention(
 def _shares(
     g: GraphBuilder, scores: ir.Value, sinks: ir.Value, attention: Attention, dtype: ir.DataType, name: str
 ) -> ir.Value:
-    """What the sink leaves to the keys, [batch_size, heads, sequence_length, 1]: sigmoid(ln sum(exp(scores)) - sink).
+    """The share of attention that the sink leaves to the keys, [batch_size, heads, sequence_length, 1].
+
+    It is sigmoid(ln sum(exp(scores)) - sink).
 
     The softmax of the scores and the sink is that of the scores times it.
     """
@@ -87,7 +89,7 @@ def _appended(g: GraphBuilder, past: ir.Value, new: ir.Value, heads: int, head_d
 
 
 def _heads(g: GraphBuilder, x: ir.Value, heads: int, head_dim: int, name: str) -> ir.Value:
-    """[batch_size, heads, sequence_length, head_dim]."""
+    """Splits the heads of `x`: [batch_size, heads, sequence_length, head_dim]."""
     return _transposed(g, split_heads(g, x, (0, 0, heads, head_dim), f"{name}.split"), (0, 2, 1, 3), f"{name}.heads")
 
 

@@ -35,7 +35,6 @@ class FusedDialect:
         self._states = ConvolutionStates(g, self.tokens)
 
     def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
-        """Two nodes."""
         return op.multiply(self._g, self.activated(kind, gate, name.replace("gated", kind)), up, name)
 
     def activated(self, kind: Activation, x: ir.Value, name: str) -> ir.Value:
@@ -60,7 +59,6 @@ class FusedDialect:
     def add_and_norm(
         self, x: ir.Value, residual: ir.Value, norm: op.Norm, bias: ir.Value | None
     ) -> tuple[ir.Value, ir.Value]:
-        """A single node."""
         inputs = [x, residual, norm.gain, *([norm.bias] if norm.is_centred else []), bias]
         while inputs[-1] is None:
             inputs.pop()
@@ -75,16 +73,14 @@ class FusedDialect:
         return normed, stream
 
     def head_norm(self, x: ir.Value, gamma: ir.Value, epsilon: float, name: str) -> ir.Value:
-        """The operator of the standard."""
         return op.rms_norm(self._g, x, gamma, epsilon, name)
 
     def attention_rotates(self, rope: RopeSpec, head_dim: int) -> bool:
-        """Not by longrope's second table: on CUDA, GroupQueryAttention skips positions beyond the cache."""
+        """False where longrope has two tables: on CUDA, GroupQueryAttention skips positions beyond the cache."""
         is_aligned = head_dim % _ROTATED_MULTIPLE == 0 and rope.dim % _ROTATED_MULTIPLE == 0
         return is_aligned and self._tables.switch(rope) is None
 
     def rotated(self, x: ir.Value, attention: Attention, heads: int, name: str) -> ir.Value:
-        """A single node."""
         rope = attention.rope
         assert rope is not None
         inputs = [x, self._rows(rope), *self._tables.caches(rope)]
@@ -118,7 +114,7 @@ class FusedDialect:
         return op.Attended(output, op.KeyValues(present_key, present_value))
 
     def attention_to(self, query: ir.Value, cache: op.KeyValues, attention: Attention, name: str) -> ir.Value:
-        """The same operator with no keys and values to be added to the cache, whose buffer it only reads."""
+        """GroupQueryAttention with no keys and values to be added to the cache, whose buffer it only reads."""
         g, width = self._g, attention.num_key_value_heads * attention.head_dim
         start, end = g.ints(0, 0, name="starts"), g.ints(0, width, name=f"none_of_{width}")
         axes = g.ints(1, 2, name="axes_1_2")
@@ -143,7 +139,6 @@ class FusedDialect:
         return op.Convolved(swapped(self._g, output, f"{name}.channels_last"), present)
 
     def recurrence(self, parts: op.Recurrence, past: ir.Value, name: str) -> op.Recurred:
-        """A single node."""
         inputs = [parts.query, parts.key, parts.value, past, parts.decay, parts.rate]
         output, present = self._g.node_with_outputs(
             "LinearAttention",
@@ -163,7 +158,6 @@ class FusedDialect:
     def decays(
         self, x: ir.Value, bias: ir.Value, factor: ir.Value, rate: ir.Value | None, name: str
     ) -> tuple[ir.Value, ir.Value | None]:
-        """A single node."""
         inputs, outputs = [x, bias, factor, rate], ["decay", "rate"]
         number = len(inputs) if rate is not None else -1
         values = self._g.node_with_outputs(
@@ -174,12 +168,12 @@ class FusedDialect:
     def gated_norm(
         self, x: ir.Value, gain: ir.Value, gate: ir.Value, width: int, epsilon: float, name: str
     ) -> ir.Value:
-        """A single node, which computes in float32."""
+        """Computes in float32, whatever the dtype of the graph."""
         attributes = {"activation": "silu", "epsilon": epsilon}
         return self._g.node("GatedRMSNorm", [x, gain, gate], name, domain=MS_DOMAIN, attributes=attributes)
 
     def poisoned(self, x: ir.Value, name: str) -> ir.Value:
-        """`x`: guards fail before anything is computed."""
+        """Returns `x`, since guards fail before anything is computed."""
         return x
 
     def _rows(self, rope: RopeSpec) -> ir.Value:
@@ -187,7 +181,7 @@ class FusedDialect:
 
 
 def _attributes(attention: Attention) -> dict[str, Any]:
-    """Those of GroupQueryAttention."""
+    """The attributes of GroupQueryAttention."""
     attributes: dict[str, Any] = {
         "num_heads": attention.num_attention_heads,
         "kv_num_heads": attention.num_key_value_heads,

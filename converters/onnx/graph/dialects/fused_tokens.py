@@ -1,4 +1,4 @@
-"""Where the tokens of a call are, as GroupQueryAttention counts them."""
+"""Finds the tokens of a call by their number in each row, as GroupQueryAttention does."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class FusedTokens:
     Attributes:
         mask: int64 [batch_size, total_sequence_length], 1 for real tokens, cached and new.
         last: Each row's last position, int64 [batch_size].
-        lengths: The same, and the length of the cache after this call, as GroupQueryAttention takes them.
+        lengths: `last`, and the length of the cache after this call, as GroupQueryAttention takes them.
     """
 
     def __init__(self, g: GraphBuilder, ids: ir.Value, mask: ir.Value) -> None:
@@ -35,17 +35,15 @@ class FusedTokens:
 
     @property
     def positions(self) -> ir.Value:
-        """See the class."""
         return self._positions[0]
 
     @property
     def row_last(self) -> ir.Value:
-        """`last` with another axis."""
         return self._positions[1]
 
     @cached_property
     def real(self) -> ir.Value:
-        """Those up to the last one of the call."""
+        """The columns up to the last token of the call."""
         g, one = self._g, self._g.ints(1, name="one")
         ends = g.node("Unsqueeze", [self.ends, one], "input_ids.end")
         real = g.node("LessOrEqual", [self._columns, ends], "input_ids.is_real")
@@ -53,7 +51,7 @@ class FusedTokens:
 
     @cached_property
     def is_step(self) -> ir.Value:
-        """A row's last position is that of its column in a prompt."""
+        """Compares each row's last position with its column, which are the same in a prompt."""
         g = self._g
         one, axes = g.ints(1, name="one"), g.ints(1, 2, name="axes_1_2")
         is_single = g.node("Equal", [self._width, one], "input_ids.is_single")
@@ -62,14 +60,13 @@ class FusedTokens:
 
     @cached_property
     def last_columns(self) -> ir.Value:
-        """That of the last real token in a prompt, which may be padded; the end of the call in later calls."""
+        """The column of the last token in a prompt, which may be padded; the end of the call in later calls."""
         g = self._g
         end = g.node("Sub", [self._width, g.ints(1, name="one")], "last_token.end")
         return g.node("Min", [self.last, end], "last_token.place")
 
     @cached_property
     def ends(self) -> ir.Value:
-        """One more."""
         return add(self._g, self.last_columns, self._g.ints(1, name="one"), "last_token.columns")
 
     @cached_property
@@ -125,7 +122,7 @@ class FusedTokens:
 
 
 class CudaTokens(FusedTokens):
-    """The same without a value that the host must wait for, and without guards."""
+    """Finds the tokens of a call without a value that the host must wait for, and without guards."""
 
     @cached_property
     def _width(self) -> ir.Value:

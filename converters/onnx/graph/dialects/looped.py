@@ -53,11 +53,11 @@ def _body(
     Args:
         outer: The graph of the loop, which has all constants.
         experts: The mixture.
-        given: What experts read [tokens, hidden_size], their weights for each token [tokens, experts], and which
-            experts there are.
-        dtype: That of the first two.
-        weights: Those of all experts.
-        name: What names begin with.
+        given: The input of the experts [tokens, hidden_size], their weights for each token [tokens, experts], and
+            which experts there are.
+        dtype: Dtype of the first two.
+        weights: The weights of all experts.
+        name: The beginning of the nodes' names.
     """
     g, (tokens, routing, needed), width = GraphBuilder(name), given, experts.moe_intermediate_size
     step = g.input(f"{name}.step", ir.DataType.INT64, [])
@@ -107,7 +107,7 @@ def _product(g: GraphBuilder, x: ir.Value, matrix: Matrix, expert: ir.Value, nam
 
 
 def _shape(matrix: Matrix) -> tuple[int, int]:
-    """(out, in) of each expert."""
+    """The (out, in) shape of each expert's matrix."""
     if isinstance(matrix, QuantizedWeight):
         return matrix.shape
     assert matrix.shape is not None

@@ -28,9 +28,9 @@ class ExpertWeights:
     """The weights of all experts; a bias that is None is missing.
 
     Attributes:
-        gate_up: Those of gate and up, whose rows take turns.
-        output: Those of the output projections.
-        gate_up_bias: The biases of the rows of the former, [experts, out].
+        gate_up: The weights of gate and up, whose rows take turns.
+        output: The weights of the output projections.
+        gate_up_bias: The biases of gate and up, in the order of their rows, [experts, out].
         output_bias: What each expert adds, [experts, hidden_size].
     """
 
@@ -42,11 +42,11 @@ class ExpertWeights:
 
 @dataclass(frozen=True)
 class Routed:
-    """What a router gives.
+    """The products of a router, and what is made of them.
 
     Attributes:
-        logits: Its products, [tokens, experts].
-        dtype: Theirs.
+        logits: The products, [tokens, experts].
+        dtype: Dtype of the logits.
         selection_bias: What is added to the scores where experts are chosen, float32 [experts]; None: nothing.
         expert_scale: What the neurons of each expert are multiplied by, float32 [experts]; None: nothing.
     """
@@ -128,7 +128,7 @@ def _logarithms(g: GraphBuilder, chosen: ir.Value, indices: ir.Value, routed: Ro
 
 
 def _nothing(g: GraphBuilder, routed: Routed, name: str) -> ir.Value:
-    """0 for each token and expert, float32."""
+    """Zeros for each token and expert, float32 [tokens, experts]."""
     nothing = g.node("Sub", [routed.logits, routed.logits], f"{name}.nothing")
     return (
         nothing if routed.dtype == ir.DataType.FLOAT else cast(g, nothing, ir.DataType.FLOAT, f"{name}.wide_nothing")
@@ -196,8 +196,8 @@ def standard_experts(
         g: The graph.
         experts: The mixture.
         x: [batch_size, sequence_length, hidden_size].
-        routed: What the router gives.
-        weights: Theirs.
+        routed: The router's products.
+        weights: The weights of all experts.
         activated: Emits the activation.
         name: Name of the node that gives the output.
     """
@@ -235,7 +235,7 @@ def standard_experts(
 
 
 def _gated(g: GraphBuilder, gates: Gates, gate: ir.Value, up: ir.Value, dtype: ir.DataType, name: str) -> ir.Value:
-    """The neurons of gates with parameters."""
+    """The activations of neurons whose gates have parameters; see `Gates`."""
     if gates.limit is not None:
         most, least = scalar(g, gates.limit, dtype), scalar(g, -gates.limit, dtype)
         gate = g.node("Min", [gate, most], f"{name}.gate_clamped")

@@ -15,9 +15,9 @@ def scanned(g: GraphBuilder, parts: Recurrence, past: ir.Value, dtype: ir.DataTy
 
     Args:
         g: The graph.
-        parts: What the recurrence reads, in `dtype`, the decay in float32.
+        parts: The inputs of the recurrence, in `dtype`, the decay in float32.
         past: The state of the tokens before.
-        dtype: That of the output.
+        dtype: Dtype of the output.
         name: Name of the node.
     """
     each = parts.heads // parts.groups
@@ -59,7 +59,7 @@ def _float(g: GraphBuilder, x: ir.Value, dtype: ir.DataType, name: str) -> ir.Va
 
 
 def _step(inputs: list[str], name: str) -> ir.Graph:
-    """What one token does to the state: each of its values is [batch_size, groups, heads of a group, ...]."""
+    """The change of the state by one token; each of its values is [batch_size, groups, heads of a group, ...]."""
     g = GraphBuilder(f"{name}.step")
     state, *values = (g.input(f"{name}.step.{part}", _FLOAT, [None] * 5) for part in ("state", *inputs))
     token = dict(zip(inputs, values, strict=True))

@@ -30,7 +30,6 @@ class StandardDialect:
         self._states = ConvolutionStates(g, self.tokens)
 
     def gated(self, kind: Activation, gate: ir.Value, up: ir.Value, width: int, name: str) -> ir.Value:
-        """One node more than the activation."""
         return op.multiply(self._g, self.activated(kind, gate, name.replace("gated", kind)), up, name)
 
     def activated(self, kind: Activation, x: ir.Value, name: str) -> ir.Value:
@@ -40,7 +39,7 @@ class StandardDialect:
         return op.activation(self._g, kind, x, name)
 
     def experts(self, experts: Experts, x: ir.Value, routed: Routed, weights: ExpertWeights, name: str) -> ir.Value:
-        """The standard has no operator that leaves experts out."""
+        """Computes every expert for every token: the standard has no operator that leaves experts out."""
 
         def activated(gate: ir.Value, label: str) -> ir.Value:
             return self.activated(experts.activation, gate, label)
@@ -48,11 +47,11 @@ class StandardDialect:
         return standard_experts(self._g, experts, x, routed, weights, activated, name)
 
     def poisoned(self, x: ir.Value, name: str) -> ir.Value:
-        """`x`: padding may be anywhere."""
+        """Returns `x`, since padding may be anywhere."""
         return x
 
     def tied_head(self, x: ir.Value, table: ir.Value, name: str) -> ir.Value:
-        """Gemm, which reads a matrix transposed without a copy but accepts only two dimensions."""
+        """Emits Gemm, which reads a matrix transposed without a copy but accepts only two dimensions."""
         g = self._g
         vocab_size, hidden_size = (int(size) for size in table.shape.numpy())  # type: ignore[union-attr]
         rows = g.node("Reshape", [x, g.ints(-1, hidden_size, name="rows_shape")], f"{name}.rows")
@@ -66,21 +65,17 @@ class StandardDialect:
     def add_and_norm(
         self, x: ir.Value, residual: ir.Value, norm: op.Norm, bias: ir.Value | None
     ) -> tuple[ir.Value, ir.Value]:
-        """One node per operation."""
         written = x if bias is None else op.add(self._g, x, bias, f"{norm.name}.bias_add")
         stream = op.add(self._g, residual, written, f"{norm.name}.residual")
         return op.normed(self._g, stream, norm), stream
 
     def head_norm(self, x: ir.Value, gamma: ir.Value, epsilon: float, name: str) -> ir.Value:
-        """A single node."""
         return op.rms_norm(self._g, x, gamma, epsilon, name)
 
     def attention_rotates(self, rope: RopeSpec, head_dim: int) -> bool:
-        """Any rotation."""
         return True
 
     def rotated(self, x: ir.Value, attention: Attention, heads: int, name: str) -> ir.Value:
-        """A single node."""
         rope = attention.rope
         assert rope is not None
         switches = self._tables.switch(rope) is not None
@@ -90,7 +85,6 @@ class StandardDialect:
         return self._g.node("RotaryEmbedding", inputs, f"{name}.rotated", attributes=attributes)
 
     def position_rows(self, offset: int) -> ir.Value:
-        """Of the number of real tokens before each."""
         return self._tables.learned_rows(offset, self.tokens)
 
     def attention(
@@ -129,7 +123,7 @@ class StandardDialect:
         return op.Attended(output, op.KeyValues(present_key, present_value))
 
     def attention_to(self, query: ir.Value, cache: op.KeyValues, attention: Attention, name: str) -> ir.Value:
-        """The operator with four dimensions, which the cache has."""
+        """Emits Attention on four dimensions, which the cache has."""
         g, heads, width = self._g, attention.num_attention_heads, attention.head_dim
         visible = self.tokens.visible(attention.sliding_window)
         attributes = {"scale": attention.scale, "softmax_precision": int(ir.DataType.FLOAT)}
@@ -153,13 +147,11 @@ class StandardDialect:
         return op.Convolved(swapped(g, output, f"{name}.channels_last"), present)
 
     def recurrence(self, parts: op.Recurrence, past: ir.Value, name: str) -> op.Recurred:
-        """A scan, token by token."""
         return scanned(self._g, parts, past, self._tables.precision.onnx_dtype, name)
 
     def decays(
         self, x: ir.Value, bias: ir.Value, factor: ir.Value, rate: ir.Value | None, name: str
     ) -> tuple[ir.Value, ir.Value | None]:
-        """One node per operation, in float32."""
         g = self._g
         shifted = op.add(g, op.cast(g, x, ir.DataType.FLOAT, f"{name}.float32"), bias, f"{name}.shifted")
         decay = op.multiply(g, g.node("Softplus", [shifted], f"{name}.softplus"), factor, f"{name}.decay")
@@ -168,7 +160,6 @@ class StandardDialect:
     def gated_norm(
         self, x: ir.Value, gain: ir.Value, gate: ir.Value, width: int, epsilon: float, name: str
     ) -> ir.Value:
-        """One node per operation."""
         heads = op.split_heads(self._g, x, (0, 0, -1, width), f"{name}.split")
         normed = op.rms_norm(self._g, heads, gain, epsilon, f"{name}.normed")
         joined = op.split_heads(self._g, normed, (0, 0, -1), f"{name}.join")

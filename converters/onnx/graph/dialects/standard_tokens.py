@@ -1,4 +1,4 @@
-"""Where the tokens of a call are, and which keys they see, if padding may be anywhere."""
+"""Finds the tokens of a call, and the keys that they see, if padding may be anywhere."""
 
 from __future__ import annotations
 
@@ -31,13 +31,11 @@ class StandardTokens:
 
     @cached_property
     def row_last(self) -> ir.Value:
-        """The largest."""
         axis = self._g.ints(1, name="one")
         return self._g.node("ReduceMax", [self.positions, axis], "row_last", attributes={"keepdims": 1})
 
     @cached_property
     def real(self) -> ir.Value:
-        """Those with a 1 in the mask."""
         g, axis = self._g, self._g.ints(2, name="last_axis")
         real = cast(g, self._new_mask, ir.DataType.BOOL, "input_ids.are_real")
         return g.node("Unsqueeze", [real, axis], "input_ids.which_real")
@@ -51,7 +49,6 @@ class StandardTokens:
 
     @cached_property
     def is_step(self) -> ir.Value:
-        """One column behind others."""
         g = self._g
         one, axes, none = g.ints(1, name="one"), g.ints(1, 2, name="axes_1_2"), g.ints(0, name="none")
         length = g.node("Sub", [self._total, self._past], "input_ids.columns")
@@ -61,7 +58,6 @@ class StandardTokens:
 
     @cached_property
     def last_columns(self) -> ir.Value:
-        """That of the last 1 in each row's mask."""
         return self._largest(self._columns, "last_token.place")
 
     @cached_property

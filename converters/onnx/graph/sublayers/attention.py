@@ -17,7 +17,7 @@ from seap_export.model.families.sublayers import V_NORM
 
 @dataclass(eq=False)
 class AttentionWriter(KindWriter):
-    """Emits the attention."""
+    """Emits the attention of all layers."""
 
     _factors: ir.Value | None = field(default=None, init=False)
     _caches: dict[int, op.KeyValues] = field(default_factory=dict, init=False)
@@ -32,7 +32,6 @@ class AttentionWriter(KindWriter):
         self._caches[index] = op.KeyValues(*(self._g.input(name, self._dtype, dims) for name in inputs))
 
     def close(self, index: int) -> None:
-        """Declares the cache with the new tokens."""
         if not self._spec.layers[index][Attention].states:
             return
         dims, present = self._cache_dims(index, "total_sequence_length"), self._caches[index]
@@ -44,7 +43,6 @@ class AttentionWriter(KindWriter):
         return ["batch_size", attention.num_key_value_heads, length, attention.head_dim]
 
     def product(self, index: int, x: ir.Value) -> ir.Value:
-        """What the heads write."""
         return self._linears.output(self._spec.layers[index][Attention], index, self._attended(index, x))
 
     def _attended(self, index: int, x: ir.Value) -> ir.Value:
@@ -69,7 +67,7 @@ class AttentionWriter(KindWriter):
         return output
 
     def _attended_to(self, index: int, lender: int, x: ir.Value, name: str) -> ir.Value:
-        """The same with keys and values of another layer."""
+        """The output of attention to keys and values of another layer."""
         attention = self._spec.layers[index][Attention]
         query = self._linears.joined(attention, index, x, f"{name}.qkv_proj")
         if attention.qk_norm is not None:
@@ -85,7 +83,7 @@ class AttentionWriter(KindWriter):
         return is_normed_later or not self._dialect.attention_rotates(attention.rope, attention.head_dim)
 
     def _prepared(self, index: int, qkv: Sequence[ir.Value], name: str) -> tuple[Sequence[ir.Value], Attention]:
-        """Queries, keys and values for the dialect's attention, and what it has to know."""
+        """Queries, keys and values for the dialect's attention, and the description that it needs."""
         attention = self._spec.layers[index][Attention]
         query, key, *others = qkv
         value, *gates = (key, *others) if attention.values_are_keys else others

@@ -14,7 +14,7 @@ from seap_export.model.families import Convolution, names
 
 @dataclass(eq=False)
 class ConvolutionWriter(KindWriter):
-    """Emits the convolutions."""
+    """Emits the short convolutions of all layers."""
 
     _states: dict[int, ir.Value] = field(default_factory=dict, init=False)
 
@@ -23,7 +23,6 @@ class ConvolutionWriter(KindWriter):
         self._states[index] = self._g.input(f"past.{index}.conv", self._dtype, self._dims(index))
 
     def close(self, index: int) -> None:
-        """Declares the same for the tokens that follow."""
         self._g.output(self._states[index], f"present.{index}.conv", self._dtype, self._dims(index))
 
     def _dims(self, index: int) -> Dims:
@@ -31,7 +30,6 @@ class ConvolutionWriter(KindWriter):
         return ["batch_size", convolution.conv_dim, convolution.kernel_size - 1]
 
     def product(self, index: int, x: ir.Value) -> ir.Value:
-        """What the channels write."""
         return self._linears.output(self._spec.layers[index][Convolution], index, self._convolved(index, x))
 
     def _convolved(self, index: int, x: ir.Value) -> ir.Value:

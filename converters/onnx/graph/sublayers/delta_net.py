@@ -15,7 +15,7 @@ _LENGTH_EPSILON = 1e-6
 
 
 class DeltaNetWriter(RecurrentStates):
-    """Emits the gated delta nets."""
+    """Emits the gated delta nets of all layers."""
 
     def _dims(self, index: int) -> tuple[Dims, Dims]:
         net = self._spec.layers[index][DeltaNet]
@@ -23,7 +23,6 @@ class DeltaNetWriter(RecurrentStates):
         return ["batch_size", net.convolved, net.kernel_size - 1], state
 
     def product(self, index: int, x: ir.Value) -> ir.Value:
-        """What the value heads write."""
         g, net, name = self._g, self._spec.layers[index][DeltaNet], f"layers.{index}.{DeltaNet.label}"
         widths = net.widths()
         packed = self._linears.joined(net, index, x, f"{name}.in_proj_qkvz")
@@ -44,14 +43,14 @@ class DeltaNetWriter(RecurrentStates):
         return convolved.output
 
     def _recurred(self, index: int, net: DeltaNet, qkv: ir.Value, numbers: ir.Value, name: str) -> ir.Value:
-        """What the states give, [batch_size, sequence_length, value heads * value_head_dim].
+        """The output of the recurrence, [batch_size, sequence_length, value heads * value_head_dim].
 
         Args:
             index: The layer.
             net: Its sublayer.
             qkv: Queries, keys and values.
-            numbers: Those that update rate and decay are made of, [batch_size, sequence_length, 2 * value heads].
-            name: What the nodes' names start with.
+            numbers: What update rate and decay are made of, [batch_size, sequence_length, 2 * value heads].
+            name: The beginning of the nodes' names.
         """
         g, heads = self._g, net.linear_num_value_heads
         widths, labels = [net.keys, net.keys, net.channels], ["query", "key", "value"]

@@ -1,4 +1,4 @@
-"""The mixtures of experts of a model."""
+"""Emits the mixtures of experts, and says how their matrices lie in a graph."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def expert_matrices(
 
 
 def expert_biases(experts: Experts, layer: int) -> tuple[list[str], str, StackedLayout] | None:
-    """The same of the biases of gate and up, [experts, out]; None: there are none."""
+    """The biases of gate and up, [experts, out], as `expert_matrices` gives the matrices; None: there are none."""
     if "experts_gate_proj" not in experts.biases:
         return None
     gate, up = (names.bias(projection, layer) for projection in names.ROUTED[1:3])
@@ -52,16 +52,15 @@ def expert_biases(experts: Experts, layer: int) -> tuple[list[str], str, Stacked
 
 @dataclass(eq=False)
 class ExpertsWriter(KindWriter):
-    """Emits the mixtures of experts."""
+    """Emits the mixtures of experts of all layers."""
 
     _routed_by: ir.Value | None = field(default=None, init=False)
 
     def route(self, x: ir.Value) -> None:
-        """Says what the next router reads, if it is not what the experts read."""
+        """Sets the input of the next router, if it is not that of the experts."""
         self._routed_by = x
 
     def product(self, index: int, x: ir.Value) -> ir.Value:
-        """The weighted sum of what the experts of each token write."""
         experts, name = self._spec.layers[index][Experts], f"layers.{index}.{Experts.label}"
         router = names.weight("router", index)  # never quantised: it is small, and decides
         table = self._g.initializer(self._weights.transposed([router], f"{router}.transposed"))

@@ -1,4 +1,4 @@
-"""What inputs of a layer gate: their table, which all layers share, and the sublayer of each."""
+"""Emits the inputs of layers: their table, which all layers share, and the sublayer that adds them in each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from seap_export.model.families import LayerInput, names
 
 @dataclass(eq=False)
 class LayerInputWriter(KindWriter):
-    """Emits the sublayers with inputs. `embed` comes before all products."""
+    """Emits the sublayers that add inputs of layers. `embed` comes before all products."""
 
     _inputs: tuple[ir.Value, ...] = field(default=(), init=False)
 
@@ -40,7 +40,6 @@ class LayerInputWriter(KindWriter):
         self._inputs = op.split(g, both, [number] * layers, "layer_inputs.of_layers", labels)
 
     def product(self, index: int, x: ir.Value) -> ir.Value:
-        """What the gated inputs write."""
         gated = self._spec.layers[index][LayerInput]
         name, (reader,) = f"layers.{index}.{gated.label}", gated.readers
         gate = self._linears.projection(gated, reader, index, x, f"{name}.{reader}")

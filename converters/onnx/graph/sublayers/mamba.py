@@ -14,7 +14,7 @@ from seap_export.model.families import Mamba, names
 
 
 class MambaWriter(RecurrentStates):
-    """Emits Mamba-2."""
+    """Emits Mamba-2 of all layers."""
 
     def _dims(self, index: int) -> tuple[Dims, Dims]:
         mamba = self._spec.layers[index][Mamba]
@@ -22,7 +22,6 @@ class MambaWriter(RecurrentStates):
         return ["batch_size", mamba.convolved, mamba.kernel_size - 1], state
 
     def product(self, index: int, x: ir.Value) -> ir.Value:
-        """What the heads write."""
         g, mamba, name = self._g, self._spec.layers[index][Mamba], f"layers.{index}.{Mamba.label}"
         packed = self._linears.joined(mamba, index, x, f"{name}.in_proj")
         widths = [mamba.channels, mamba.convolved, mamba.mamba_n_heads]
@@ -42,7 +41,7 @@ class MambaWriter(RecurrentStates):
         return convolved.output
 
     def _recurred(self, index: int, mamba: Mamba, seen: ir.Value, steps: ir.Value, name: str) -> ir.Value:
-        """What the states give, and the values times d, [batch_size, sequence_length, channels].
+        """The output of the recurrence, plus the values times d, [batch_size, sequence_length, channels].
 
         The time steps are those that the decay is made of: its factor is divided out.
         """
@@ -75,7 +74,7 @@ class MambaWriter(RecurrentStates):
         return op.add(g, recurred.output, through, f"{name}.sum")
 
     def _bounded(self, index: int, mamba: Mamba, steps: ir.Value, name: str) -> ir.Value:
-        """What softplus makes no less of than the least time step, but in calls of a single token after others."""
+        """Bounds the time steps from below, before softplus, except in calls of a single token after others."""
         g, least = self._g, mamba.least_step
         bias = g.initializer(self._weights.exact(names.tensor("mamba_dt_bias", index)))
         inverse = g.constant("mamba.least_step", np.array(math.log(math.expm1(least)), np.float32))

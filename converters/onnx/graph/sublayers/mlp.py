@@ -1,4 +1,4 @@
-"""The MLP of each layer."""
+"""Emits the MLP of each layer, or its shared expert."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from seap_export.model.families import Mlp, SharedExpert
 
 
 class MlpWriter(KindWriter):
-    """Emits the MLPs."""
+    """Emits the MLPs of all layers."""
 
     def product(self, index: int, x: ir.Value) -> ir.Value:
-        """What the neurons write."""
         mlp = self._spec.layers[index][Mlp]
         return self._linears.output(mlp, index, self._activations(index, mlp, x))
 
@@ -26,10 +25,9 @@ class MlpWriter(KindWriter):
 
 
 class SharedWriter(KindWriter):
-    """Emits the shared experts."""
+    """Emits the shared experts of all layers."""
 
     def product(self, index: int, x: ir.Value) -> ir.Value:
-        """What the neurons write, which may be scaled."""
         shared, name = self._spec.layers[index][SharedExpert], f"layers.{index}.{SharedExpert.label}"
         read = (self._linears.projection(shared, reader, index, x, f"{name}.{reader}") for reader in shared.readers)
         *scales, gate, up = read

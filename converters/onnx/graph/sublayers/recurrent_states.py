@@ -10,7 +10,7 @@ import onnx_ir as ir
 from converters.onnx.graph.graph import Dims
 from converters.onnx.graph.kind import KindWriter
 
-#: What softplus and sigmoid make 0 of, in every dtype: padding then leaves a state as it is.
+#: A number of which softplus and sigmoid are 0 in every dtype: padding then leaves a state as it is.
 CLOSED = -1e4
 
 
@@ -19,8 +19,8 @@ class RecurrentStates(KindWriter):
     """Declares the states, by ONNX Runtime GenAI's names for them.
 
     Attributes:
-        conv: What kernels still see of earlier tokens, by layer; the new state once it is there.
-        recurrent: The states.
+        conv: The values of earlier tokens that kernels still see, by layer; the new state once it is there.
+        recurrent: The states of recurrences, likewise.
     """
 
     conv: dict[int, ir.Value] = field(default_factory=dict, init=False)
@@ -28,16 +28,14 @@ class RecurrentStates(KindWriter):
 
     @abstractmethod
     def _dims(self, index: int) -> tuple[Dims, Dims]:
-        """Those of both states of a layer."""
+        """The dimensions of a layer's states, of the convolution and of the recurrence."""
 
     def open(self, index: int) -> None:
-        """Declares the states of earlier tokens."""
         conv, recurrent = self._dims(index)
         self.conv[index] = self._g.input(f"past.{index}.conv", self._dtype, conv)
         self.recurrent[index] = self._g.input(f"past.{index}.recurrent", self._dialect.state_dtype, recurrent)
 
     def close(self, index: int) -> None:
-        """Declares those for the tokens that follow."""
         conv, recurrent = self._dims(index)
         self._g.output(self.conv[index], f"present.{index}.conv", self._dtype, conv)
         self._g.output(self.recurrent[index], f"present.{index}.recurrent", self._dialect.state_dtype, recurrent)

@@ -1,4 +1,4 @@
-"""What the layers of decoders are made of: one file for each kind of sublayer."""
+"""The kinds of sublayers that decoder layers are made of, with a file for each kind."""
 
 from seap_export.model.families.sublayers.attention import QK_NORMS, V_NORM, Attention, QkNorm
 from seap_export.model.families.sublayers.convolution import Convolution

@@ -82,39 +82,33 @@ class Attention(Grouped):
 
     @property
     def readers(self) -> tuple[Projection, ...]:
-        """Queries, its own keys and, unless they are keys, values, and the gates, if there are any."""
         qkv = QKV[:2] if self.values_are_keys else QKV
         qkv = QKV[:1] if self.cache_of is not None else qkv
         return (*qkv, "g_proj") if self.has_gate else qkv
 
     @property
     def states(self) -> tuple[str, ...]:  # type: ignore[override]
-        """Its own keys and values."""
         return ("key", "value") if self.cache_of is None else ()
 
     @property
     def fixed_groups(self) -> bool:
-        """Where its keys and values are those of several layers."""
+        """True where its keys and values are those of several layers."""
         return self.lends_cache or self.cache_of is not None
 
     @property
     def channels(self) -> int:
-        """Those of all query heads."""
         return self.num_attention_heads * self.head_dim
 
     @property
     def unit(self) -> int:
-        """Those of a head."""
         return self.head_dim
 
     @property
     def whole_because(self) -> str | None:
-        """A norm of the vector of all heads."""
         return "its norms run over all heads" if self.qk_norm == "over_all_heads" else None
 
     @property
     def extra(self) -> str | None:
-        """The gate, the sinks, norms of values, or keys and values of others."""
         if self.cache_of is not None:
             return "keys and values of another one"
         if self.has_value_norm or self.values_are_keys:
@@ -123,20 +117,17 @@ class Attention(Grouped):
 
     @property
     def is_usual_softmax(self) -> bool:
-        """Whether it is a softmax of the scores as they are, as all implementations of attention have it."""
+        """Whether it takes the plain softmax of the scores, which every implementation of attention has."""
         return self.softcap is None and not self.has_sinks
 
     def widths(self) -> Mapping[Projection, int]:
-        """Of queries, keys and values, and of gates."""
         keys = self.num_key_value_heads * self.head_dim
         return {name: keys if name in ("k_proj", "v_proj") else self.channels for name in self.readers}
 
     def inner_tensors(self) -> Mapping[str, tuple[int, ...]]:
-        """The sinks."""
         return {"sinks": (self.num_attention_heads,)} if self.has_sinks else {}
 
     def inner_norms(self) -> Mapping[str, int]:
-        """Those of query, key and value heads."""
         of_values = {V_NORM: self.head_dim} if self.has_value_norm and self.cache_of is None else {}
         if self.qk_norm is None:
             return of_values

@@ -41,26 +41,22 @@ class Convolution(Sublayer):
 
     @property
     def readers(self) -> tuple[Projection, ...]:
-        """The gate before the convolution, the gate after it, and what is convolved."""
         return BCX
 
     @property
     def channels(self) -> int:
-        """Those that are convolved."""
         return self.conv_dim
 
     @property
     def scalable(self) -> Projection | None:
-        """The gate after the convolution."""
         return "c_proj"
 
     def widths(self) -> Mapping[Projection, int]:
-        """The channels."""
         return dict.fromkeys(self.readers, self.conv_dim)
 
     @property
     def pads_left(self) -> bool:
-        """Not with biases, which kernels then see in place of the zeros before a text."""
+        """False with biases, which kernels then see in place of the zeros before a text."""
         return not self._has_biases
 
     @property
@@ -68,6 +64,6 @@ class Convolution(Sublayer):
         return BCX[0] in self.biases
 
     def inner_tensors(self) -> Mapping[str, tuple[int, ...]]:
-        """The kernels, as torch's `Conv1d` has them, with biases if the parts of the input have some."""
+        """The kernels in the layout of torch's `Conv1d`, with biases if the projections have biases."""
         bias = {"kernel_bias": (self.conv_dim,)} if self._has_biases else {}
         return {"kernel": (self.conv_dim, 1, self.kernel_size), **bias}

@@ -65,36 +65,31 @@ class DeltaNet(Grouped):
 
     @property
     def readers(self) -> tuple[Projection, ...]:
-        """What is convolved, the gate, the update rate and the decay."""
         return DELTA[:-1]
 
     @property
     def channels(self) -> int:
-        """Those of all value heads."""
         return self.linear_num_value_heads * self.value_head_dim
 
     @property
     def unit(self) -> int:
-        """Those of a value head."""
         return self.value_head_dim
 
     @property
     def keys(self) -> int:
-        """Channels of all keys, and of all queries."""
+        """Number of channels of all keys; all queries have as many."""
         return self.linear_num_key_heads * self.key_head_dim
 
     @property
     def convolved(self) -> int:
-        """Channels of queries, keys and values together."""
+        """Number of channels of queries, keys and values together."""
         return 2 * self.keys + self.channels
 
     def widths(self) -> Mapping[Projection, int]:
-        """Queries, keys and values in one; the gate; a number for each value head."""
         heads = self.linear_num_value_heads
         return dict(zip(self.readers, (self.convolved, self.channels, heads, heads), strict=True))
 
     def inner_tensors(self) -> Mapping[str, tuple[int, ...]]:
-        """The kernels, the parameters of the decay, and the gain of the norm of each head."""
         heads = (self.linear_num_value_heads,)
         return {
             "delta_kernel": (self.convolved, 1, self.kernel_size),
@@ -104,5 +99,5 @@ class DeltaNet(Grouped):
         }
 
     def rounded(self, hidden_size: int, block_size: int) -> tuple[Projection, ...]:
-        """Not update rate and decay, which are small and decide what is remembered."""
+        """All but the update rate and the decay, which are small and decide what is remembered."""
         return ("delta_qkv_proj", "delta_z_proj", self.output)

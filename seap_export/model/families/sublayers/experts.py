@@ -89,45 +89,37 @@ class Experts(Sublayer):
 
     @property
     def readers(self) -> tuple[Projection, ...]:
-        """The router, and gate and up of all experts."""
         return ROUTED[:-1]
 
     @property
     def scalable(self) -> Projection | None:
-        """What is gated, unless something is added to it."""
+        """The up projection, unless its products are clamped or have an offset."""
         return "experts_up_proj" if self.gates == Gates() else None
 
     @property
     def extra(self) -> str | None:
-        """A norm of its router, or scales."""
         return "a norm of its router" if self.router_norm else "scales of experts" if self.has_expert_scale else None
 
     @property
     def channels(self) -> int:
-        """One for each neuron of each expert."""
         return self.num_experts * self.moe_intermediate_size
 
     @property
     def unit(self) -> int:
-        """Those of an expert."""
         return self.moe_intermediate_size
 
     @property
     def blocks(self) -> int:
-        """The experts."""
         return self.num_experts
 
     def active_weights(self, hidden_size: int) -> int:
-        """Those of the router, and of as many experts as compute a token."""
         idle = self.num_experts - self.experts_per_token
         return self.weights(hidden_size) - idle * len(ROUTED[1:]) * self.moe_intermediate_size * hidden_size
 
     def inner_norms(self) -> Mapping[str, int]:
-        """That of the router."""
         return {"router_norm": self.router_norm} if self.router_norm else {}
 
     def inner_tensors(self) -> Mapping[str, tuple[int, ...]]:
-        """The bias of the choice, the scales of experts, and the biases of what they write."""
         number = self.num_experts
         shapes: dict[str, tuple[int, ...]] = {"selection_bias": (number,)} if self.has_selection_bias else {}
         shapes |= {"expert_scale": (number,)} if self.has_expert_scale else {}
@@ -135,18 +127,16 @@ class Experts(Sublayer):
 
     @property
     def written_biases(self) -> tuple[str, ...]:
-        """What experts add."""
         return ("experts_output_bias",) if self.output_bias else ()
 
     def widths(self) -> Mapping[Projection, int]:
-        """The experts, and their neurons."""
         return {"router": self.num_experts, "experts_gate_proj": self.channels, "experts_up_proj": self.channels}
 
     def rounded(self, hidden_size: int, block_size: int) -> tuple[Projection, ...]:
-        """Not the router, which is small and decides; and none if some rows are not whole blocks."""
+        """All but the router, which is small and decides; none if a row of some matrix is not made of whole blocks."""
         is_whole = not hidden_size % block_size and not self.moe_intermediate_size % block_size
         return ROUTED[1:] if is_whole else ()
 
     def of_expert(self, expert: int) -> slice:
-        """The channels of one expert."""
+        """The range of one expert's channels."""
         return slice(expert * self.moe_intermediate_size, (expert + 1) * self.moe_intermediate_size)

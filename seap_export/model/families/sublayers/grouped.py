@@ -1,4 +1,4 @@
-"""Sublayers whose channels are those of heads, groups of which share something."""
+"""The base class of sublayers whose channels belong to heads, groups of which share something, such as keys."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Grouped(Sublayer):
     @property
     @abstractmethod
     def heads_per_group(self) -> int:
-        """Number of heads that share something."""
+        """Number of heads in a group."""
 
     @property
     def keeps_groups(self) -> bool:
@@ -29,5 +29,5 @@ class Grouped(Sublayer):
 
     @property
     def heads(self) -> int:
-        """Number of heads."""
+        """Number of heads in all groups."""
         return self.channels // self.unit

@@ -1,4 +1,4 @@
-"""What a token brings to each layer besides its embedding: inputs that gate what the layer makes of the stream."""
+"""The inputs of a layer: a vector that each token brings to it besides its embedding, gated by the stream."""
 
 from __future__ import annotations
 
@@ -38,19 +38,15 @@ class LayerInput(Sublayer):
 
     @property
     def readers(self) -> tuple[Projection, ...]:
-        """The gate."""
         return ("layer_input_gate",)
 
     @property
     def channels(self) -> int:
-        """One for each input."""
         return self.hidden_size_per_layer_input
 
     @property
     def whole_because(self) -> str | None:
-        """One table has the inputs of all layers."""
         return "one table has the inputs of all layers"
 
     def widths(self) -> Mapping[Projection, int]:
-        """The inputs."""
         return dict.fromkeys(self.readers, self.channels)

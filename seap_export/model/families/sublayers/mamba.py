@@ -1,4 +1,4 @@
-"""Mamba-2: heads whose states forget and are added to, groups of which share what is written and read."""
+"""Mamba-2: heads that each keep a decaying state, in groups that share what is written to it and read from it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Mamba(Grouped):
         norm: Whether the channels of a group are normalised before or after they are gated; None: not at all.
         has_fixed_width: Whether transformers' class takes the number of channels from the hidden size.
         names_width: Whether config.json gives the number of channels, too.
-        least_step: What t is at least, but in calls of a single token after others, as in transformers' classes.
+        least_step: The least t, except in calls of a single token after others, as in transformers' classes.
     """
 
     output: ClassVar[Projection] = "mamba_out_proj"
@@ -69,68 +69,60 @@ class Mamba(Grouped):
 
     @property
     def heads_per_group(self) -> int:
-        """Number of heads of a group."""
         return self.mamba_n_heads // self.mamba_n_groups
 
     @property
     def readers(self) -> tuple[Projection, ...]:
-        """The gate, values, B, C and the time steps."""
         return MAMBA[:-1]
 
     @property
     def channels(self) -> int:
-        """Those of all heads."""
         return self.mamba_n_heads * self.head_dim
 
     @property
     def unit(self) -> int:
-        """Those of a head."""
         return self.head_dim
 
     @property
     def whole_because(self) -> str | None:
-        """A norm of all heads."""
         if self.has_fixed_width:
             return "its width is that of the hidden states"
         return "its norm runs over all heads" if self.keeps_groups and self.mamba_n_groups == 1 else None
 
     @property
     def keeps_groups(self) -> bool:
-        """Where the heads of a group are normalised together."""
+        """True with a norm, since it normalises the heads of a group together."""
         return self.norm is not None
 
     @property
     def derived_sizes(self) -> dict[str, int]:
-        """The number of channels, where it has a key."""
         return {"mamba_d_ssm": self.channels} if self.names_width else {}
 
     @property
     def keys(self) -> int:
-        """Channels of B in all groups, and of C."""
+        """Number of channels of B in all groups; C has as many."""
         return self.mamba_n_groups * self.state_size
 
     @property
     def convolved(self) -> int:
-        """Channels of values, B and C together."""
+        """Number of channels of the values, B and C together."""
         return self.channels + 2 * self.keys
 
     @property
     def pads_left(self) -> bool:
-        """Not with biases, which kernels then see in place of the zeros before a text."""
+        """False with biases, which kernels then see in place of the zeros before a text."""
         return not self.biases & set(self.readers)
 
     @property
     def steps_differ(self) -> bool:
-        """With a least time step, which steps lack."""
+        """True with a least time step, which calls of a single token do not apply."""
         return self.least_step > 0.0
 
     def widths(self) -> Mapping[Projection, int]:
-        """The gate and the values; B and C; a number for each head."""
         sizes = (self.channels, self.channels, self.keys, self.keys, self.mamba_n_heads)
         return dict(zip(self.readers, sizes, strict=True))
 
     def inner_tensors(self) -> Mapping[str, tuple[int, ...]]:
-        """The kernels and their biases, the parameters of each head, and the gain of the norm."""
         heads: tuple[int, ...] = (self.mamba_n_heads,)
         bias: dict[str, tuple[int, ...]] = {"mamba_kernel_bias": (self.convolved,)} if self.has_kernel_bias else {}
         norm: dict[str, tuple[int, ...]] = {} if self.norm is None else {"mamba_norm": (self.channels,)}

@@ -19,7 +19,7 @@ class Mlp(Sublayer):
 
     Attributes:
         intermediate_size: Number of neurons.
-        activation: Of the gate, or of a plain MLP's neurons; `relu2` is the square of `relu`.
+        activation: Activation of the gate, or of a plain MLP's neurons; `relu2` is the square of `relu`.
         is_gated: Whether there is a gate.
     """
 
@@ -39,19 +39,15 @@ class Mlp(Sublayer):
 
     @property
     def readers(self) -> tuple[Projection, ...]:
-        """Gate, if there is one, and up."""
         return ("gate_proj", "up_proj") if self.is_gated else ("up_proj",)
 
     @property
     def scalable(self) -> Projection | None:
-        """What is gated."""
         return "up_proj" if self.is_gated else None
 
     @property
     def channels(self) -> int:
-        """One for each neuron."""
         return self.intermediate_size
 
     def widths(self) -> Mapping[Projection, int]:
-        """The neurons."""
         return dict.fromkeys(self.readers, self.intermediate_size)

@@ -42,19 +42,15 @@ class SharedExpert(Sublayer):
 
     @property
     def readers(self) -> tuple[Projection, ...]:
-        """The product that scales it if there is one, gate and up."""
         return SHARED[:-1] if self.has_scale else SHARED[1:-1]
 
     @property
     def scalable(self) -> Projection | None:
-        """What is gated."""
         return "shared_up_proj"
 
     @property
     def channels(self) -> int:
-        """One for each neuron."""
         return self.shared_expert_intermediate_size
 
     def widths(self) -> Mapping[Projection, int]:
-        """One number that scales all, and the neurons."""
         return {name: 1 if name == "shared_gate" else self.channels for name in self.readers}

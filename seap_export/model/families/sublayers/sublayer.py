@@ -1,4 +1,4 @@
-"""What all kinds of sublayers have in common: how they are connected to the residual stream."""
+"""The base class of all kinds of sublayers: their connection to the residual stream, and their tensors."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Sublayer(ABC):
 
     #: The output projection.
     output: ClassVar[Projection]
-    #: What a layer has with it, in messages.
+    #: What a layer with it has, in words for messages.
     noun: ClassVar[str]
-    #: What its nodes and tensors are called by, within a layer.
+    #: The part of a layer that names its nodes and tensors.
     label: ClassVar[str]
     #: The keys of config.json that give its sizes, which are its attributes too.
     size_keys: ClassVar[tuple[str, ...]]
@@ -67,7 +67,7 @@ class Sublayer(ABC):
     @property
     @abstractmethod
     def channels(self) -> int:
-        """Inputs of the output projection."""
+        """Number of inputs of the output projection."""
 
     @property
     def unit(self) -> int:
@@ -76,7 +76,7 @@ class Sublayer(ABC):
 
     @property
     def blocks(self) -> int:
-        """Into how many parts the channels are divided that are fitted one by one."""
+        """Number of equal parts of the channels that are fitted one by one: its experts, or 1."""
         return 1
 
     @property
@@ -86,12 +86,12 @@ class Sublayer(ABC):
 
     @property
     def extra(self) -> str | None:
-        """What it has that others of its kind lack, in messages; None: nothing."""
+        """A part that others of its kind lack, in words for messages; None: it has none."""
         return None if self.norm_of_sum is None else "a norm of what two parts write together"
 
     @abstractmethod
     def widths(self) -> Mapping[Projection, int]:
-        """The outputs of each of `readers`."""
+        """Number of outputs of each of `readers`."""
 
     @property
     def pads_left(self) -> bool:
@@ -104,7 +104,7 @@ class Sublayer(ABC):
         return False
 
     def inner_norms(self) -> Mapping[str, int]:
-        """The norms between its projections, and how wide they are."""
+        """The norms between its projections, and their widths."""
         return {}
 
     def inner_tensors(self) -> Mapping[str, tuple[int, ...]]:
@@ -113,7 +113,7 @@ class Sublayer(ABC):
 
     @property
     def written_biases(self) -> tuple[str, ...]:
-        """Those of `inner_tensors` that are added to the product of its output projection."""
+        """The ones of `inner_tensors` that are added to the product of its output projection."""
         return ()
 
     @property
@@ -122,22 +122,22 @@ class Sublayer(ABC):
         return None
 
     def rounded(self, hidden_size: int, block_size: int) -> tuple[Projection, ...]:
-        """Those of `projections` that are rounded to few bits in blocks of a row."""
+        """The ones of `projections` that are rounded to few bits in blocks of a row."""
         return self.projections
 
     @property
     def projections(self) -> tuple[Projection, ...]:
-        """All its matrices, in the order of use."""
+        """The names of all its matrices, in the order of use."""
         return (*self.readers, self.output)
 
     @property
     def norms(self) -> tuple[Norm, ...]:
-        """The norms around it that it has."""
+        """The norms of the stream around it, in the order of use."""
         return tuple(norm for norm in (self.norm_before, *self.norms_behind) if norm is not None)
 
     @property
     def norms_behind(self) -> tuple[Norm, ...]:
-        """Those that what it writes goes through."""
+        """The norms that its output goes through."""
         return tuple(norm for norm in (self.norm_after, self.norm_of_sum) if norm is not None)
 
     @property
@@ -160,5 +160,5 @@ class Sublayer(ABC):
         return sum(map(math.prod, self.shapes(hidden_size).values()))
 
     def active_weights(self, hidden_size: int) -> int:
-        """Those of them that compute a token."""
+        """Number of weights that compute each token: all, unless a router chooses among experts."""
         return self.weights(hidden_size)

@@ -14,7 +14,7 @@ from seap_export.model.layers.sublayers.rotary import rotary_tables
 
 
 def attention_channels(operands: Operands, attention: Attention, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """What the heads attend to, [tokens, heads * head_dim].
+    """The outputs of all heads, [tokens, heads * head_dim].
 
     Padding on the right needs no mask: with causal attention no real token ever sees it.
     """
@@ -46,7 +46,7 @@ def lent_keys_and_values(operands: Operands, attention: Attention, stream: torch
 def _keys_and_values(
     operands: Operands, attention: Attention, x: torch.Tensor, batch: Batch
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """[batch, KV heads, length, head_dim] each, of what the projections read."""
+    """Keys and values, [batch, KV heads, length, head_dim] each, given the input of their projections."""
     key = operands.linear("k_proj", x)
     value = key if attention.values_are_keys else operands.linear("v_proj", x)
     value = value.unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
@@ -86,7 +86,7 @@ def _rotated(x: torch.Tensor, lengths: torch.Tensor, rope: RopeSpec) -> torch.Te
 
 
 def _quarter_turn(x: torch.Tensor, interleaved: bool) -> torch.Tensor:
-    """Each pair (a, b) becomes (-b, a)."""
+    """Turns each pair of channels (a, b) into (-b, a)."""
     if interleaved:
         return torch.stack((-x[..., 1::2], x[..., 0::2]), -1).flatten(-2)
     half = x.shape[-1] // 2
@@ -94,7 +94,7 @@ def _quarter_turn(x: torch.Tensor, interleaved: bool) -> torch.Tensor:
 
 
 def _query_factors(scaling: QueryScaling, length: int) -> torch.Tensor:
-    """float32 [length, 1]."""
+    """The factor on the query at each position, float32 [length, 1]."""
     blocks = torch.floor(torch.arange(length) / scaling.context)
     return (1 + scaling.beta * torch.log(1 + blocks)).unsqueeze(1)
 
@@ -127,7 +127,7 @@ def _unusual_softmax(
     attention: Attention,
     sinks: torch.Tensor | None,
 ) -> torch.Tensor:
-    """With a cap on scores, or a sink: one more score of each head, whose share of the softmax is lost."""
+    """Attention with a cap on scores, or a sink: one more score of each head, whose share of the softmax is lost."""
     value, scores, cap = _repeated(value, query.shape[1]), _scores(query, key, attention), attention.softcap
     scores = scores if cap is None else torch.tanh(scores / cap) * cap
     visible = _window_mask(query.shape[2], query.shape[2], query.device) if mask is None else mask
@@ -139,7 +139,7 @@ def _unusual_softmax(
 
 
 def _scores(query: torch.Tensor, key: torch.Tensor, attention: Attention) -> torch.Tensor:
-    """Of each query (row) and key (column), before a cap and the mask, [batch, heads, length, length]."""
+    """The score of each query (row) and key (column), before a cap and the mask, [batch, heads, length, length]."""
     return torch.matmul(query, _repeated(key, query.shape[1]).transpose(2, 3)) * attention.scale
 
 

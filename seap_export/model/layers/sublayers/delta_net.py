@@ -53,7 +53,7 @@ def _of_length_1(x: torch.Tensor, width: int) -> torch.Tensor:
 def delta_rule(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rates: torch.Tensor, decay: torch.Tensor
 ) -> torch.Tensor:
-    """What the states give for each query, [batch, tokens, heads, value_head_dim].
+    """Updates the states token by token and reads them with each query, [batch, tokens, heads, value_head_dim].
 
     Within a chunk, all corrections u of the states by its tokens solve one triangular system, as in the paper:
     u_i = b_i (v_i - e^(g_1 + ... + g_i) S^T k_i - sum over j < i of e^(g_j+1 + ... + g_i) (k_i . k_j) u_j).

@@ -1,4 +1,4 @@
-"""The channels of a mixture of experts, and their product: only the experts of a token compute it."""
+"""The channels of a mixture of experts, and their product: each token is computed by its experts only."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def chosen_experts(
 
 
 def preferences(logits: torch.Tensor, experts: Experts, selection_bias: torch.Tensor | None) -> torch.Tensor:
-    """What experts are chosen by, [tokens, experts]; see `chosen_experts`."""
+    """The scores by which experts are chosen, [tokens, experts], with the bias of the choice; see `chosen_experts`."""
     scores = _scores(logits, experts)
     return scores if selection_bias is None else scores + selection_bias
 
@@ -40,14 +40,14 @@ def weights_of(logits: torch.Tensor, experts: Experts, indices: torch.Tensor) ->
 
 
 def _scores(logits: torch.Tensor, experts: Experts) -> torch.Tensor:
-    """What experts are chosen by; in `sparsemixer`, the products themselves."""
+    """The scores of all experts, [tokens, experts]; in `sparsemixer`, the logits themselves."""
     if experts.scores == "sparsemixer":
         return logits
     return logits.softmax(-1) if experts.scores == "softmax" else logits.sigmoid()
 
 
 def _mixed(logits: torch.Tensor, indices: torch.Tensor, tolerance: float) -> torch.Tensor:
-    """The scores of `sparsemixer`, for the chosen experts in order."""
+    """The weights of the chosen experts in `sparsemixer`, in the order of `indices`."""
     weights, left = [], logits
     for index in indices.split(1, -1):
         best = logits.gather(-1, index)
@@ -86,7 +86,7 @@ def router_logits(operands: Operands, experts: Experts, stream: torch.Tensor) ->
 
 
 def router_weights(operands: Operands, experts: Experts, stream: torch.Tensor) -> torch.Tensor:
-    """The `routing_weights` of hidden states."""
+    """The router's weights for hidden states; see `routing_weights`."""
     return routing_weights(router_logits(operands, experts, stream), experts, operands.tensor("selection_bias"))
 
 
@@ -159,7 +159,7 @@ def _activations(operands: Operands, experts: Experts, expert: int, x: torch.Ten
 
 
 def expert_outputs(operands: Operands, experts: Experts, x: torch.Tensor) -> torch.Tensor:
-    """What every expert writes for all tokens, [tokens, experts, hidden_size], given what they read."""
+    """The output of every expert for every token, [tokens, experts, hidden_size], given their input x."""
     written = x.new_empty(len(x), experts.num_experts, operands.hidden_size)
     for expert in range(experts.num_experts):
         neurons = _neurons(operands, experts, expert, x)
@@ -168,7 +168,7 @@ def expert_outputs(operands: Operands, experts: Experts, x: torch.Tensor) -> tor
 
 
 def _biased(operands: Operands, expert: int, written: torch.Tensor) -> torch.Tensor:
-    """What an expert writes with its bias, if there are any."""
+    """An expert's output plus its bias, if experts have biases."""
     biases = operands.tensor("experts_output_bias")
     return written if biases is None else written + biases[expert]
 

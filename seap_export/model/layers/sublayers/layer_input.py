@@ -1,4 +1,4 @@
-"""The channels of what inputs of a layer gate."""
+"""The channels of the sublayer that adds a layer's inputs to the stream."""
 
 from __future__ import annotations
 

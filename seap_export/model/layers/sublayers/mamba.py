@@ -50,7 +50,7 @@ def _gated(operands: Operands, mamba: Mamba, channels: torch.Tensor, gate: torch
 
 
 def written_and_read(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, decay: torch.Tensor) -> torch.Tensor:
-    """What the states give for each query, [batch, tokens, heads, channels of a value].
+    """Writes each value to the states and reads them with each query, [batch, tokens, heads, channels of a value].
 
     Args:
         query: Queries, keys and values, [batch, heads, chunks, tokens of a chunk, channels] each.

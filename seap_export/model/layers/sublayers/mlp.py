@@ -1,4 +1,4 @@
-"""The channels of an MLP."""
+"""The channels of an MLP and of a shared expert: the activations of their neurons."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def mlp_channels(operands: Operands, mlp: Mlp, stream: torch.Tensor, batch: Batc
 
 
 def shared_channels(operands: Operands, shared: SharedExpert, stream: torch.Tensor, batch: Batch) -> torch.Tensor:
-    """The same of a shared expert, times what scales it if it is scaled."""
+    """The activations of a shared expert's neurons, [tokens, neurons], times its scale if it has one."""
     x = operands.read(shared.output, stream)
     gate = ACTIVATIONS[shared.activation](operands.linear("shared_gate_proj", x))
     gate = operands.linear("shared_gate", x).sigmoid() * gate if shared.has_scale else gate

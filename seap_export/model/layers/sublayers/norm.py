@@ -1,4 +1,4 @@
-"""Norms in float32."""
+"""RMS norms and LayerNorm, computed in float32."""
 
 from __future__ import annotations
 

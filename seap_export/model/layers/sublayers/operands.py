@@ -1,4 +1,4 @@
-"""What a kind of sublayer computes its channels with."""
+"""The interface through which a sublayer reads the tensors of its layer."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ CHANNELS, PRODUCT = "channels", "product"
 
 
 class Operands(Protocol):
-    """The tensors of a layer."""
+    """The tensors of a layer, and products with its projections."""
 
     @property
     def epsilon(self) -> float:
-        """Of norms."""
+        """The epsilon of norms."""
 
     @property
     def hidden_size(self) -> int:
@@ -39,7 +39,7 @@ class Operands(Protocol):
         """The columns of hidden states with the keys and values of each layer that lends them."""
 
     def read(self, output: Projection, stream: torch.Tensor) -> torch.Tensor:
-        """What the sublayer of an output projection reads of the stream, through its norm if there is one."""
+        """The input of the sublayer with this output projection: the stream, through a norm if it has one."""
 
     def linear(
         self, projection: Projection, x: torch.Tensor, rows: slice | None = None, columns: slice | None = None
@@ -53,4 +53,4 @@ class Operands(Protocol):
         """A tensor by its name in the plain form, such as `q_norm`; None: the layer has none."""
 
     def see(self, what: str, values: Callable[[], torch.Tensor]) -> None:
-        """Shows values in between to whoever looks at them: what they are, and how to compute them."""
+        """Shows intermediate values to whoever observes the pass: what they are, and how to compute them."""

@@ -1,4 +1,4 @@
-"""What recurrences over chunks of tokens have in common."""
+"""Helpers for recurrences that are computed chunk by chunk: gated delta nets and Mamba-2."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def in_chunks(values: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
 
     Args:
         values: The values of all tokens; zeros at padding, which is behind the last token.
-        shape: Those of a token: heads, and what each has.
+        shape: The shape of one token's values: heads, and the size of each.
     """
     chunk = min(_CHUNK, values.shape[1])
     filled = functional.pad(values, (0, 0, 0, -values.shape[1] % chunk))

@@ -1,1 +1,1 @@
-"""GGUF files as a source."""
+"""Opens GGUF files as models: their config, weights and tokenizer."""

@@ -70,7 +70,7 @@ def gguf_config(file: GgufFile) -> dict[str, Any]:
 
 
 def _windows(file: GgufFile) -> dict[str, Any]:
-    """The window, and which layers have one."""
+    """The keys of config.json for the sliding window, and for the layers that have one."""
     rule = file.family.window
     window = file.get("attention.sliding_window", file.form.constants.get("sliding_window")) or None
     if rule is None or (rule.layers == "layer_types" and rule.pattern is None):
@@ -93,7 +93,7 @@ def _windows(file: GgufFile) -> dict[str, Any]:
 
 
 def _constants(file: GgufFile, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What llama.cpp assumes for keys that the metadata do not give."""
+    """The values that llama.cpp assumes for keys that the metadata do not give, by the usual keys of config.json."""
     reader, constants = ConfigReader(file.family, config), {}
     for key, constant in file.form.constants.items():
         value = constant

@@ -29,7 +29,7 @@ class GgufFile:
         tensors: Its tensors by their names in the file.
         family: The family of its architecture, or the one that it names.
         form: How it holds a model of this family.
-        asked: The metadata of the architecture that were asked for.
+        read_keys: The metadata of the architecture that were read.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class GgufFile:
         return cls(path, metadata, tensors, *_family(metadata))
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The metadata value `{architecture}.{key}`."""
+        """The metadata value `{architecture}.{key}`, or the default if it is missing."""
         self.read_keys.add(key)
         return self.metadata.get(f"{self.form.architecture}.{key}", default)
 
@@ -125,7 +125,7 @@ class GgufFile:
         return float(str(np.float32(value)))
 
     def unread(self) -> list[str]:
-        """The metadata of the architecture that were not asked for."""
+        """The keys of the architecture's metadata that were not read."""
         prefix = f"{self.form.architecture}."
         return [
             key.removeprefix(prefix)

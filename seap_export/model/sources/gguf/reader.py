@@ -1,4 +1,4 @@
-"""The weights of a GGUF file in the plain form."""
+"""Reads the weights of a GGUF file in the plain form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rotary position embedding of a GGUF file, with the keys of config.json."""
+"""Reads the rotary position embedding of a GGUF file, in the keys of config.json."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _scaling(file: GgufFile, theta: float, rotated: int) -> dict[str, Any] | Non
 
 
 def _original(file: GgufFile) -> int:
-    """The context length before scaling."""
+    """The model's context length before its extension by scaling."""
     return file.whole("rope.scaling.original_context_length", file.whole("context_length"))
 
 

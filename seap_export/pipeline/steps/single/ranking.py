@@ -14,8 +14,8 @@ from seap_export.pipeline.request.mixtures import MixtureSpec
 from seap_export.pipeline.steps.single.calibration import CalibrationStep
 from seap_export.pipeline.steps.single.fresh import FreshStep
 from seap_export.pipeline.steps.step import Step, Work
-from seap_export.pruning.activations.mixture import Mixture
 from seap_export.pruning.activations.statistics import Calibration
+from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.plan.make import rank_layers
 from seap_export.pruning.plan.settings import PlanSettings
 
@@ -124,7 +124,7 @@ class RankingStep(Step):
                 "neurons, and change little in the refit; calibrate on more tokens"
             )
 
-    def statistics(self, work: Work) -> Mixture:
+    def statistics(self, work: Work) -> TaskMixture:
         """The statistics of the mixture."""
         opened = {step.task: Calibration(work.of_task(step)) for step in self.calibrations}
-        return Mixture(self.mixture.name, self.mixture.weights, opened)
+        return TaskMixture(self.mixture.name, self.mixture.weights, opened)

@@ -24,7 +24,7 @@ from seap_export.pruning.distillation.texts import STEP_TOKENS
 from seap_export.pruning.distillation.write import variant_units, write_variant
 from seap_export.pruning.plan.plan import PLAN_SCHEMA, read_plan, write_plan
 from seap_export.pruning.plan.ranked import read_ranking
-from seap_export.pruning.shrink.sequential import storage_for
+from seap_export.pruning.shrink.sequential import storage_for_both
 from seap_export.pruning.shrink.write import MODELING_FILES
 
 #: Increased when the same inputs give different bytes than before.
@@ -275,6 +275,6 @@ class ShrinkStep(OfVariant):
         fresh = {step.calibration.task: step.token_ids(work) for step in self.fresh}
         statistics = self.plan.ranking.statistics(work).with_fresh(fresh)
         if plan.settings.compensation == "sequential":
-            storage = storage_for(work.source, statistics, path, work.compute)
+            storage = storage_for_both(work.source, statistics, path, work.compute)
             work.progress.say(f"{self.variant}: {storage.description}")
         write_variant(work.source, plan, statistics, path, advance, compute=work.compute)

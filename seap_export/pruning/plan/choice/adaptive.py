@@ -31,7 +31,7 @@ def spend(
     sensitivity: npt.NDArray[np.float64],
     cost: CostModel,
 ) -> list[Planned]:
-    """What every layer keeps, and its cost: the least sum of losses for costs that sum to the budget at most.
+    """The plan of every layer and its cost: the least sum of losses for costs that sum to the budget at most.
 
     The sum is of the losses of all sublayers, each times its sensitivity. At a price for a unit of cost, every
     sublayer is chosen independently, and the choice is the best one for its total cost

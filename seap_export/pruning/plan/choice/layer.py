@@ -1,4 +1,4 @@
-"""What one layer keeps within a budget of weights, or at a price."""
+"""Chooses the options of one layer within a budget of weights, or at a price."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from seap_export.pruning.plan.plan import LayerPlan
 from seap_export.pruning.plan.settings import BALANCES, Balance
 from seap_export.pruning.plan.sublayers import LayerOptions
 
-#: What a layer keeps, and what it costs.
+#: The plan of a layer, and its cost.
 Planned = tuple[LayerPlan, int]
-#: What a layer keeps: an option of each of its sublayers.
+#: For each sublayer of a layer, the index of one of its options.
 Selection = tuple[int, ...]
 _WEIGHTS = CostModel("weights")
 
@@ -42,19 +42,19 @@ class LayerChoices:
         self._last = max((i for i, losses in enumerate(self.losses) if len(losses) > 1), default=0)
 
     def costs(self, cost: CostModel = _WEIGHTS) -> tuple[npt.NDArray[np.int64], ...]:
-        """What each option of each sublayer costs."""
+        """The cost of each option of each sublayer, int64."""
         if cost not in self._costs:
             self._costs[cost] = tuple(sublayer.costs(cost) for sublayer in self.options)
         return self._costs[cost]
 
     @property
     def whole(self) -> Selection:
-        """Everything in the dense layer."""
+        """The selection that keeps everything in the layer."""
         return tuple(len(losses) - 1 for losses in self.losses)
 
     @property
     def total_weights(self) -> int:
-        """Weights of the dense layer."""
+        """Number of weights in the projections of the dense layer."""
         return sum(int(costs[-1]) for costs in self.costs())
 
     def best(self, budget: float) -> Planned:

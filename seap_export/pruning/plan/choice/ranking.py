@@ -1,4 +1,4 @@
-"""One ranking of all units of channels of the model (FLAP's adaptive structure search)."""
+"""Ranks all units of the model in one order, and removes the lowest (FLAP's adaptive structure search)."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _standardised(scores: torch.Tensor) -> torch.Tensor:
 def rank(
     choices: Sequence[LayerChoices], scores: Sequence[LayerScores], free: Sequence[bool], budget: float
 ) -> list[Planned]:
-    """What every layer keeps when the lowest units of one ranking are removed, and its weights.
+    """The plan of every layer, and its weights, when the lowest units of one ranking are removed.
 
     The number removed is the one whose weights come nearest to the budget. The ranking decides how much a sublayer
     keeps, and its options decide which: attention keeps the option whose weights are nearest to those of the heads
@@ -71,13 +71,13 @@ class _Ranking:
         self.size = len(order)
 
     def kept(self, removed: int) -> list[Planned]:
-        """What is kept when this many of the lowest are removed."""
+        """The plan of every layer, and its weights, when this many of the lowest units are removed."""
         return [
             choice.kept(selection) for choice, selection in zip(self._choices, self._selections(removed), strict=True)
         ]
 
     def weights(self, removed: int) -> int:
-        """The weights of what is kept when this many of the lowest are removed."""
+        """The weights of all layers when this many of the lowest units are removed."""
         return sum(
             choice.cost(selection) for choice, selection in zip(self._choices, self._selections(removed), strict=True)
         )

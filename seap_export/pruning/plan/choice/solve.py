@@ -1,4 +1,4 @@
-"""From the options of every layer to a plan whose achieved ratio is the requested one."""
+"""Makes a plan, from the options of every layer, whose achieved ratio is the requested one."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def solve_layers(
 
 
 def _on_curve(choices: Sequence[LayerChoices], curve: Sequence[float], ratio: float) -> list[Planned]:
-    """What every layer keeps, the nearest to the ratio over all strengths of the curve.
+    """The plan of every layer, and its weights: the nearest to the ratio over all strengths of the curve.
 
     A layer's sparsity is the curve's value times a factor; the factor is found by bisection.
     """

@@ -1,4 +1,4 @@
-"""One shape for all layers, for programs that support only models whose layers are alike."""
+"""Chooses one shape for all layers, for programs that support only models whose layers are alike."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class _Shape:
     """A shape that all layers could have.
 
     Attributes:
-        sizes: Those of the sublayers, by their output projections.
+        sizes: Sizes of the sublayers of each kind, by their output projections.
         achieved: Fraction of the weights that is removed.
-        removed: The same of each kind of sublayer but the last.
+        removed: Fraction of the weights that is removed of each kind of sublayer but the last.
         loss: Sum of the losses of all sublayers of all layers, each times its sensitivity.
     """
 
@@ -110,7 +110,7 @@ class _Kind:
         losses: The loss of all together at each of `sizes`, float64.
         weights: The weights of all together at each of `sizes`, over what the numbers of all kinds have in common,
             float64.
-        whole: Those of the dense ones.
+        whole: The weights of all together in the dense model, counted alike.
     """
 
     output: Projection

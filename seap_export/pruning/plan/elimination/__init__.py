@@ -1,1 +1,1 @@
-"""What goes with the least error, one after the other: channels, sets of heads, experts."""
+"""Backward elimination of channels, sets of heads and experts, with the least error each time."""

@@ -54,7 +54,7 @@ class RoutingLosses:
         self._dense = self._routed(range(experts.num_experts))
 
     def __call__(self, kept: Sequence[int]) -> torch.Tensor:
-        """Those of all tokens, float64 [tokens]."""
+        """The squared changes of all tokens when only these experts are kept, float64 [tokens]."""
         (dense, before), (chosen, weights) = self._dense, self._routed(kept)
         changed, change = torch.cat([dense, chosen], 1), torch.cat([-before, weights], 1)
         pairs = changed[:, :, None] * self._experts.num_experts + changed[:, None, :]

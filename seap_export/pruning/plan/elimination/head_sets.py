@@ -1,4 +1,4 @@
-"""Sets of heads that are refitted together: for each number of groups and of heads in a group, what is best kept."""
+"""Chooses the sets of heads to keep and refit, one for each number of groups and of heads in a group."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class HeadGroups:
 
     @property
     def heads(self) -> int:
-        """Number of heads."""
+        """Number of heads in all groups."""
         return self.groups * self.size
 
     def sizes(self) -> Iterator[tuple[int, int]]:
-        """Every (groups, heads per group)."""
+        """Every pair of a number of groups and a number of heads per group."""
         return itertools.product(range(1, self.groups + 1), range(1, self.size + 1))
 
     def number_of_sets(self) -> int:
@@ -57,7 +57,7 @@ class HeadGroups:
                 yield tuple(itertools.chain(*parts))
 
     def members(self, group: int) -> range:
-        """The heads of a group."""
+        """The indices of the heads of a group."""
         return range(group * self.size, (group + 1) * self.size)
 
     def channels(self, heads: Sequence[int], device: torch.device) -> torch.Tensor:
@@ -149,5 +149,5 @@ def _without_least(
 
 
 def _kept_with(groups: HeadGroups, heads_left: Sequence[int], head: int) -> list[int]:
-    """The kept heads of a head's group."""
+    """The heads that are left in the group of a head."""
     return [other for other in heads_left if other in groups.members(head // groups.size)]

@@ -1,4 +1,4 @@
-"""The error of a projection when some of its input channels are removed and the others refitted."""
+"""Computes the error of a projection when some of its input channels are removed and the others refitted."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Refit:
         self._left = torch.arange(weight.shape[1], device=weight.device)
 
     def copy(self) -> Refit:
-        """The same state, independent of this one."""
+        """A copy of this state, which changes by itself."""
         other = object.__new__(Refit)
         vars(other).update(vars(self))
         other._inverse = self._inverse.clone()  # the only tensor that is changed in place

@@ -1,4 +1,4 @@
-"""Symmetric matrices in place: they are too large to be copied, and only a half of each product is computed."""
+"""Works on symmetric matrices in place: they are too large to be copied, and only half of each product is computed."""
 
 from __future__ import annotations
 

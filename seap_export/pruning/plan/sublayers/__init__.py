@@ -35,7 +35,7 @@ OPTIONS: Mapping[type[Sublayer], type[Options[Any]]] = {
         LayerInputOptions,
     )
 }  # fmt: skip
-#: What plans have of each kind.
+#: The plans of each kind of sublayer.
 KEPT = tuple(options.kept_type for options in OPTIONS.values())
 
 #: The ways to shrink a layer: those of each of its sublayers, which are chosen independently of each other.
@@ -58,12 +58,12 @@ def kinds_in(layers: Iterable[Mapping[str, Any]]) -> tuple[type[Kept], ...]:
 
 
 def options_type(sublayer: Sublayer) -> type[Options[Any]]:
-    """The options of a sublayer's kind."""
+    """The class of the options of a sublayer's kind."""
     return OPTIONS[type(sublayer)]
 
 
 def layer_cost(layer: LayerSpec, hidden_size: int, cost: CostModel) -> int:
-    """What a layer costs."""
+    """The cost of a layer, dense or shrunk."""
     return sum(options_type(sublayer).cost_of(sublayer, hidden_size, cost) for sublayer in layer.sublayers)
 
 

@@ -1,4 +1,4 @@
-"""Attention: query heads, and the KV groups that they share."""
+"""How attention is planned: the query heads, and the KV groups that they share."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ class HeadOptions(GroupedOptions[Attention]):
 
     @classmethod
     def is_loaded(cls, spec: ModelSpec, shrunk: Attention) -> bool:
-        """Some classes take only numbers of heads that divide the hidden size, or only the dense model's."""
+        """False for numbers of heads that do not divide the hidden size, or are not the dense model's, if that is
+        needed.
+        """
         heads = shrunk.num_attention_heads
         if keeps_heads(spec) and heads != spec.first(Attention).num_attention_heads:
             return False
@@ -66,14 +68,14 @@ class HeadOptions(GroupedOptions[Attention]):
 
     @classmethod
     def beyond_weights(cls, sublayer: Attention, cost: CostModel) -> int:
-        """Scores and mixing of values for each position, or its keys and values; no more than a window has."""
+        """Multiply-adds of scores and values at all positions, or the size of keys and values, within the window."""
         cached = sublayer.num_key_value_heads if sublayer.states else 0
         heads = {"weights": 0, "macs": sublayer.num_attention_heads, "bytes": cached}
         positions = min(cost.context, sublayer.sliding_window or cost.context)
         return 2 * heads[cost.budget] * sublayer.head_dim * positions
 
     def preferring(self, tolerance: float) -> HeadOptions:
-        """The losses of options that cut groups to a number of heads that XQA does not take are raised.
+        """Raises the losses of options that cut groups to a number of heads that XQA does not take.
 
         So the plan with the least sum of these losses has at most 1 + `tolerance` times the least sum of the true
         ones. Groups that keep all their heads are left as they are, and so is everything where XQA takes no heads.

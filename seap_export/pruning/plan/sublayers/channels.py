@@ -1,4 +1,4 @@
-"""Sublayers whose channels are independent of each other, such as neurons: any number of them can be kept."""
+"""How sublayers are planned whose channels are independent of each other, such as neurons: any number can be kept."""
 
 from __future__ import annotations
 
@@ -29,19 +29,17 @@ class KeptChannels(Kept):
 
     @classmethod
     def of(cls, channels: tuple[int, ...]) -> Self:
-        """Some channels."""
+        """The plan that keeps these channels."""
         values: tuple[Any, ...] = (channels,)
         return cls(*values)
 
     @property
     def units(self) -> tuple[int, ...]:
-        """The kept channels."""
         (channels,) = (getattr(self, field.name) for field in fields(self))
         return tuple(channels)
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Their number."""
         return dict.fromkeys(self.kind.size_keys, len(self.units))
 
 
@@ -57,7 +55,7 @@ class ChannelOptions(Options[S]):
     """
 
     kept_type: ClassVar[type[KeptChannels]]
-    #: What `order` and `loss_of` are called on disk.
+    #: The names of `order` and `loss_of` on disk.
     tensor_names: ClassVar[tuple[str, str]]
 
     order: npt.NDArray[np.int64]
@@ -75,13 +73,11 @@ class ChannelOptions(Options[S]):
 
     @classmethod
     def whole(cls, dense: S, hidden_size: int) -> Self:
-        """All channels."""
         channels = dense.channels
         return cls(dense, hidden_size, np.arange(channels), np.zeros(channels + 1), channels)
 
     @classmethod
     def from_scores(cls, dense: S, hidden_size: int, scores: torch.Tensor) -> Self:
-        """The highest scores are kept; see `Options`."""
         worth = scores.numpy()
         order = np.argsort(-worth, kind="stable")
         removed = np.cumsum(worth[order][::-1])[::-1]  # summed from the least important
@@ -91,28 +87,25 @@ class ChannelOptions(Options[S]):
     def from_elimination(
         cls, dense: S, hidden_size: int, weight: torch.Tensor, statistics: torch.Tensor, ridge: float
     ) -> Self:
-        """In blocks, those that increase the loss least go first; see `Options`."""
+        """Removes the channels that increase the loss least, block by block; see `Options`."""
         return cls(dense, hidden_size, *eliminate_channels(weight, covariance_for(weight, statistics), ridge))
 
     @classmethod
     def from_tensors(cls, dense: S, hidden_size: int, tensors: Mapping[str, torch.Tensor]) -> Self:
-        """From the order and the losses."""
         order, loss_of = (tensors[name].numpy() for name in cls.tensor_names)
         return cls(dense, hidden_size, order, loss_of)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The order and the losses."""
         values = (torch.from_numpy(array.copy()) for array in (self.order, self.loss_of))
         return dict(zip(self.tensor_names, values, strict=True))
 
     @classmethod
     def about(cls, dense: S, fraction: float) -> S:
-        """The sublayer with about this fraction of its channels."""
         return cls._with(dense, min(max(1, round(fraction * dense.channels)), dense.channels))
 
     @classmethod
     def smallest(cls, dense: S, align: int) -> S:
-        """One multiple of `align`, or all of a narrower layer."""
+        """The sublayer with `align` channels, or with all if it has fewer."""
         return cls._with(dense, min(align, dense.channels))
 
     @classmethod
@@ -121,7 +114,7 @@ class ChannelOptions(Options[S]):
         return replace(dense, **size)
 
     def aligned(self, align: int) -> ChannelOptions[S]:
-        """At least one multiple of `align` is kept, or all channels."""
+        """The options with a multiple of `align` channels, and the one with all."""
         return replace(self, align=max(align, self.align))
 
     @cached_property
@@ -131,16 +124,14 @@ class ChannelOptions(Options[S]):
 
     @property
     def losses(self) -> npt.NDArray[np.float64]:
-        """The loss at each of `counts`."""
         return self.loss_of[self.counts]
 
     def costs(self, cost: CostModel) -> npt.NDArray[np.int64]:
-        """The cost at each of `counts`."""
         fixed, each = self._price(cost)
         return fixed + self.counts * each
 
     def _price(self, cost: CostModel) -> tuple[int, int]:
-        """What costs as much whatever is kept, and what each channel costs."""
+        """The cost that does not depend on the number of channels, and the cost of each channel."""
         one, whole = (
             self.cost_of(self._with(self.dense, n), self.hidden_size, cost) for n in (1, self.dense.channels)
         )
@@ -148,19 +139,17 @@ class ChannelOptions(Options[S]):
         return one - each, each
 
     def shrunk(self, option: int) -> S:
-        """The sublayer with that number of channels."""
         return self._with(self.dense, int(self.counts[option]))
 
     def kept(self, option: int) -> KeptChannels:
-        """The most important channels, sorted."""
         return self.kept_type.of(tuple(np.sort(self.order[: self.counts[option]]).tolist()))
 
     def nearest(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-        """The multiple of `align` nearest to each number, at least one multiple, at most all channels."""
+        """The options whose numbers of channels come nearest to some numbers of weights."""
         fixed, each = self._price(CostModel())
         counts = np.rint((weights - fixed) / each / self.align) * self.align
         return np.asarray(np.searchsorted(self.counts, np.clip(counts, self.counts[0], self.counts[-1])))
 
     def of_units(self, units: npt.NDArray[np.bool_]) -> int:
-        """The number of channels nearest to that of the set."""
+        """The option whose number of channels is nearest to that of the set."""
         return int(np.argmin(np.abs(self.counts - int(units.sum()))))

@@ -1,4 +1,4 @@
-"""The short convolution: channels."""
+"""How short convolutions are planned: any number of channels can be kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from seap_export.pruning.plan.sublayers.channels import ChannelOptions, KeptChan
 
 @dataclass(frozen=True)
 class KeptConvolution(KeptChannels):
-    """The kept channels, sorted."""
+    """The kept channels of a short convolution, sorted."""
 
     kind, name = Convolution, "convolution"
     unit, panel = "channels", ("channels of convolutions", "channel")
@@ -22,7 +22,7 @@ class KeptConvolution(KeptChannels):
 
 
 class ConvolutionOptions(ChannelOptions[Convolution]):
-    """Numbers of channels."""
+    """Numbers of channels that a short convolution can keep."""
 
     kept_type = KeptConvolution
     scores_name = "conv_channels"
@@ -30,5 +30,5 @@ class ConvolutionOptions(ChannelOptions[Convolution]):
 
     @classmethod
     def is_loaded(cls, spec: ModelSpec, shrunk: Convolution) -> bool:
-        """transformers' class makes it as wide as the hidden states."""
+        """True for as many channels as the hidden states have, which is what transformers' class makes."""
         return shrunk.conv_dim == spec.hidden_size

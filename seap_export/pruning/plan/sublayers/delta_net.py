@@ -1,4 +1,4 @@
-"""The gated delta net: value heads, and the key heads that they share."""
+"""How gated delta nets are planned: the value heads, and the key heads that they share."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class KeptDeltaNet(KeptGrouped):
 
 
 class DeltaNetOptions(GroupedOptions[DeltaNet]):
-    """Sets of value heads, with as many for each key head."""
+    """Sets of value heads that a gated delta net can keep, with as many for each key head."""
 
     kept_type = KeptDeltaNet
     scores_name = "delta_head_channels"
@@ -59,7 +59,7 @@ class DeltaNetOptions(GroupedOptions[DeltaNet]):
 
     @classmethod
     def beyond_weights(cls, sublayer: DeltaNet, cost: CostModel) -> int:
-        """The convolution and three products with the state for each token, or what is kept of earlier tokens."""
+        """Multiply-adds of the convolution and of three products with the state, or the size of both states."""
         state = sublayer.channels * sublayer.key_head_dim
         each = {
             "weights": 0,

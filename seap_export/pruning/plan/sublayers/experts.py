@@ -1,4 +1,4 @@
-"""The mixture of experts: whole experts with their rows of the router, and neurons of all experts of a layer."""
+"""How mixtures of experts are planned: whole experts with their rows of the router, and neurons of all experts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 from seap_export.model.families import Experts, ModelSpec
 from seap_export.model.families.names import Projection
-from seap_export.pruning.activations.mixture import ExpertStatistics, Mixture
+from seap_export.pruning.activations.task_mixture import ExpertStatistics, TaskMixture
 from seap_export.pruning.plan.cost import CostModel
 from seap_export.pruning.plan.elimination.experts import eliminate_experts, eliminate_neurons
 from seap_export.pruning.plan.sublayers.kept import Kept, sorted_indices
@@ -33,7 +33,7 @@ class KeptExperts(Kept):
     Attributes:
         experts: The kept experts, sorted.
         expert_width: Neurons that each keeps.
-        expert_neurons: Those of each kept expert, sorted; none: all.
+        expert_neurons: The kept neurons of each kept expert, sorted; empty: all.
     """
 
     kind, name = Experts, "mixture of experts"
@@ -57,17 +57,14 @@ class KeptExperts(Kept):
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
-        """From a layer of plan.json."""
         return cls(tuple(row["experts"]), row["expert_width"], tuple(map(tuple, row["expert_neurons"])))
 
     @property
     def units(self) -> tuple[int, ...]:
-        """The experts."""
         return self.experts
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Their number, and the neurons of each."""
         return {"num_experts": len(self.experts), "moe_intermediate_size": self.expert_width}
 
     def fits(self, dense: Experts) -> bool:
@@ -130,14 +127,13 @@ class ExpertOptions(Options[Experts]):
 
     @classmethod
     def whole(cls, dense: Experts, hidden_size: int) -> Self:
-        """All experts."""
         number = dense.num_experts
         order, losses = np.arange(number), np.zeros(number + 1)
         return cls(dense, hidden_size, order, losses, *_whole_neurons(dense), all_stay=True)
 
     @classmethod
     def from_scores(cls, dense: Experts, hidden_size: int, scores: torch.Tensor) -> Self:
-        """Those whose channels have the highest sums are kept, with all their neurons; see `Options`."""
+        """Keeps the experts whose channels have the highest sums, with all their neurons; see `Options`."""
         worth = scores.sum(1).numpy()
         order = np.argsort(-worth, kind="stable")
         removed = np.cumsum(worth[order][::-1])[::-1]  # summed from the least important
@@ -145,15 +141,15 @@ class ExpertOptions(Options[Experts]):
         return cls(dense, hidden_size, order, losses, *_whole_neurons(dense), step=width)
 
     @classmethod
-    def statistics(cls, mixture: Mixture, layer: int) -> ExpertStatistics:
-        """A sample of tokens, and the channels of each expert."""
+    def statistics(cls, mixture: TaskMixture, layer: int) -> ExpertStatistics:
+        """A sample of the layer's tokens, and the moments of each expert's channels."""
         return mixture.experts(layer, Experts.output)
 
     @classmethod
     def from_elimination(
         cls, dense: Experts, hidden_size: int, weight: torch.Tensor, statistics: ExpertStatistics, ridge: float
     ) -> Self:
-        """One after another, the expert goes without which the output changes least; and neurons as those of MLPs."""
+        """Removes one expert after another, the one that the output needs least; and neurons as those of MLPs."""
         sample, weights = statistics.sample, statistics.weights
         order, losses = eliminate_experts(dense, sample, weights)
         neurons = eliminate_neurons(dense, weight, statistics.moment, ridge, statistics.shares(dense).tolist())
@@ -161,32 +157,30 @@ class ExpertOptions(Options[Experts]):
 
     @classmethod
     def from_tensors(cls, dense: Experts, hidden_size: int, tensors: Mapping[str, torch.Tensor]) -> Self:
-        """From the orders and the losses."""
         order, loss_of, neuron_order, neuron_loss = (tensors[name].numpy() for name in _TENSORS)
         return cls(dense, hidden_size, order, loss_of, neuron_order, neuron_loss)
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The orders and the losses."""
         arrays = (self.order, self.loss_of, self.neuron_order, self.neuron_loss)
         return {name: torch.from_numpy(array.copy()) for name, array in zip(_TENSORS, arrays, strict=True)}
 
     @classmethod
     def is_loaded(cls, spec: ModelSpec, shrunk: Experts) -> bool:
-        """Not with fewer neurons where the class makes a shared expert of several of these."""
+        """False for fewer neurons where the class makes a shared expert of several times as many."""
         rules = spec.family.experts
         is_free = rules is None or not rules.shared_number
         return is_free or shrunk.moe_intermediate_size == spec.first(Experts).moe_intermediate_size
 
     @classmethod
     def smallest_loaded(cls, spec: ModelSpec, dense: Experts, align: int) -> Experts:
-        """Fewer experts, and fewer neurons if the class takes them."""
+        """The mixture with the fewest experts, and with fewer neurons if the class takes them."""
         smallest = cls.smallest(dense, align)
         whole = replace(smallest, moe_intermediate_size=dense.moe_intermediate_size)
         return smallest if cls.is_loaded(spec, smallest) else whole
 
     @classmethod
     def about(cls, dense: Experts, fraction: float) -> Experts:
-        """About this fraction of the experts, or, where fewer are too few for a token, of their neurons too."""
+        """The mixture with about this fraction of its experts, and of their neurons if these are too few."""
         wanted, fewest = fraction * dense.num_experts, dense.experts_per_token
         number = min(max(fewest, round(wanted)), dense.num_experts)
         width = max(1, round(min(1.0, wanted / fewest) * dense.moe_intermediate_size))
@@ -194,12 +188,12 @@ class ExpertOptions(Options[Experts]):
 
     @classmethod
     def smallest(cls, dense: Experts, align: int) -> Experts:
-        """As many experts as compute a token, each with the fewest neurons."""
+        """The mixture with as many experts as compute a token, each with the fewest neurons."""
         width = min(_step(dense, align), dense.moe_intermediate_size)
         return replace(dense, num_experts=dense.experts_per_token, moe_intermediate_size=width)
 
     def aligned(self, align: int) -> ExpertOptions:
-        """Numbers of neurons are multiples of `align`, and of the blocks of 4-bit weights."""
+        """The options with numbers of neurons that are multiples of `align` and of the blocks of 4-bit weights."""
         return replace(self, step=max(self.step, _step(self.dense, align)))
 
     @classmethod
@@ -209,7 +203,7 @@ class ExpertOptions(Options[Experts]):
 
     @cached_property
     def _counts(self) -> npt.NDArray[np.int64]:
-        """Experts and neurons of each option, int64 [options, 2], by weights."""
+        """The numbers of experts and of neurons of each option, int64 [options, 2], sorted by weights."""
         number, width = self.dense.num_experts, self.dense.moe_intermediate_size
         if self.all_stay:
             return np.array([[number, width]])
@@ -220,11 +214,9 @@ class ExpertOptions(Options[Experts]):
 
     @property
     def losses(self) -> npt.NDArray[np.float64]:
-        """The sum of both losses."""
         return np.asarray(self.loss_of[self._counts[:, 0]] + self.neuron_loss[self._counts[:, 1]])
 
     def costs(self, cost: CostModel) -> npt.NDArray[np.int64]:
-        """The cost of each option."""
         options = range(len(self._counts))
         return np.array([self.cost_of(self.shrunk(option), self.hidden_size, cost) for option in options])
 
@@ -233,12 +225,10 @@ class ExpertOptions(Options[Experts]):
         return self.costs(CostModel())
 
     def shrunk(self, option: int) -> Experts:
-        """The mixture with these numbers."""
         number, width = map(int, self._counts[option])
         return replace(self.dense, num_experts=number, moe_intermediate_size=width)
 
     def kept(self, option: int) -> KeptExperts:
-        """The most important experts, and the most important neurons of each; sorted."""
         number, width = map(int, self._counts[option])
         experts = np.sort(self.order[:number])
         if width == self.dense.moe_intermediate_size:
@@ -254,12 +244,12 @@ class ExpertOptions(Options[Experts]):
         return np.asarray(np.where(is_near, self.losses[:, None], np.inf).argmin(0))
 
     def of_units(self, units: npt.NDArray[np.bool_]) -> int:
-        """The number of experts nearest to that of the set, with all their neurons."""
+        """The option with the number of experts nearest to that of the set, and with all their neurons."""
         distances = np.abs(self._counts[:, 0] - int(units.sum()))
         return int(np.lexsort((-self._counts[:, 1], distances))[0])
 
 
-#: What the orders and the losses are called on disk.
+#: The names of the orders and the losses on disk.
 _TENSORS = ("expert_order", "expert_loss", "expert_neuron_order", "expert_neuron_loss")
 
 

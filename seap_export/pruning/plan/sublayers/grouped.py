@@ -1,4 +1,4 @@
-"""Heads in groups, such as query heads that share keys and values: any number of groups, each with as many heads."""
+"""How heads in groups are planned, as those of attention: any number of groups, with as many heads in each."""
 
 from __future__ import annotations
 
@@ -42,14 +42,13 @@ class KeptGrouped(Kept):
 
     @classmethod
     def of(cls, dense: Grouped, heads: tuple[int, ...]) -> Self:
-        """Some heads, and their groups."""
+        """The plan that keeps these heads, and their groups."""
         groups = tuple(sorted({head // dense.heads_per_group for head in heads}))
         values: tuple[Any, ...] = (dense.heads_per_group, groups, heads)
         return cls(*values)
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
-        """From a layer of plan.json."""
         size, groups, heads = (row[field.name] for field in fields(cls))
         values: tuple[Any, ...] = (size, tuple(groups), tuple(heads))
         return cls(*values)
@@ -61,22 +60,19 @@ class KeptGrouped(Kept):
 
     @property
     def group(self) -> int:
-        """The heads of a group."""
         return self._values[0]
 
     @property
     def groups(self) -> tuple[int, ...]:
-        """The kept groups."""
+        """The indices of the kept groups, sorted."""
         return self._values[1]
 
     @property
     def units(self) -> tuple[int, ...]:
-        """The kept heads."""
         return self._values[2]
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The number of heads and that of groups."""
         return dict(zip(self.kind.size_keys, (len(self.units), len(self.groups)), strict=True))
 
     def fits(self, dense: Any) -> bool:
@@ -96,7 +92,7 @@ class GroupedOptions(Options[S]):
     """
 
     kept_type: ClassVar[type[KeptGrouped]]
-    #: What the heads of each option, their numbers and `loss_of` are called on disk.
+    #: The names of the heads of all options, of their numbers and of `loss_of` on disk.
     tensor_names: ClassVar[tuple[str, str, str]]
 
     sets: tuple[KeptGrouped, ...]
@@ -112,12 +108,11 @@ class GroupedOptions(Options[S]):
 
     @classmethod
     def whole(cls, dense: S, hidden_size: int) -> Self:
-        """All heads."""
         return cls(dense, hidden_size, (cls.kept_type.of(dense, tuple(range(dense.heads))),), np.zeros(1))
 
     @classmethod
     def from_scores(cls, dense: S, hidden_size: int, scores: torch.Tensor) -> Self:
-        """A head's score is the mean of its channels', so it counts as often as it has some; see `Options`."""
+        """Scores a head by the mean of its channels, times their number; see `Options`."""
         worth = scores.mean(1).numpy() * dense.unit
         return cls._sorted(dense, hidden_size, best_sets(_groups(dense), worth))
 
@@ -125,7 +120,7 @@ class GroupedOptions(Options[S]):
     def from_elimination(
         cls, dense: S, hidden_size: int, weight: torch.Tensor, statistics: torch.Tensor, ridge: float
     ) -> Self:
-        """The best of all sets of heads if there are few, and the result of a greedy elimination otherwise."""
+        """The best of all sets of heads if there are few, otherwise by greedy elimination; see `Options`."""
         covariance = covariance_for(weight, statistics)
         return cls._sorted(dense, hidden_size, eliminate_heads(_groups(dense), weight, covariance, ridge))
 
@@ -138,20 +133,18 @@ class GroupedOptions(Options[S]):
 
     @classmethod
     def from_tensors(cls, dense: S, hidden_size: int, tensors: Mapping[str, torch.Tensor]) -> Self:
-        """From the heads of each option and the losses."""
         heads, numbers, losses = (tensors[name] for name in cls.tensor_names)
         kept = tuple(cls.kept_type.of(dense, tuple(members.tolist())) for members in heads.split(numbers.tolist()))
         return cls(dense, hidden_size, kept, losses.numpy())
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The heads of each option and the losses."""
         heads = torch.tensor([head for kept in self.sets for head in kept.units])
         numbers = torch.tensor([len(kept.units) for kept in self.sets])
         return dict(zip(self.tensor_names, (heads, numbers, torch.from_numpy(self.loss_of.copy())), strict=True))
 
     @classmethod
     def about(cls, dense: S, fraction: float) -> S:
-        """About this fraction of the groups, each with all its heads, or of the heads of each group."""
+        """The sublayer with about this fraction of its groups, or of each group's heads where groups are fixed."""
         number = dense.heads // dense.heads_per_group
         if dense.fixed_groups:
             heads = min(max(1, round(fraction * dense.heads_per_group)), dense.heads_per_group)
@@ -161,7 +154,7 @@ class GroupedOptions(Options[S]):
 
     @classmethod
     def smallest(cls, dense: S, align: int) -> S:
-        """One head, or one group, or one head of each."""
+        """The sublayer with one head; one whole group where groups stay whole; one head of each where all stay."""
         if dense.fixed_groups:
             groups = dense.heads // dense.heads_per_group
             return cls._with(dense, groups, groups)
@@ -174,11 +167,9 @@ class GroupedOptions(Options[S]):
 
     @property
     def losses(self) -> npt.NDArray[np.float64]:
-        """As they are given."""
         return self.loss_of
 
     def costs(self, cost: CostModel) -> npt.NDArray[np.int64]:
-        """The cost of each of `sets`."""
         return np.array([self.cost_of(kept.spec(self.dense), self.hidden_size, cost) for kept in self.sets])
 
     @cached_property
@@ -186,19 +177,16 @@ class GroupedOptions(Options[S]):
         return self.costs(_WEIGHTS)
 
     def shrunk(self, option: int) -> S:
-        """The sublayer with these heads."""
         return self.sets[option].spec(self.dense)
 
     def kept(self, option: int) -> KeptGrouped:
-        """One of `sets`."""
         return self.sets[option]
 
     def nearest(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-        """The first of the nearest ones."""
         return np.asarray(np.argmin(np.abs(self._weights - np.asarray(weights)[..., None]), axis=-1))
 
     def of_units(self, units: npt.NDArray[np.bool_]) -> int:
-        """Whose weights are nearest to those of the heads and of the groups that have one; of equal ones, the best."""
+        """The option whose weights are nearest to those of the heads and their groups; of equal ones, the best."""
         groups = units.reshape(-1, self.dense.heads_per_group).any(1)
         one, two = (self._with(self.dense, heads, 1).weights(self.hidden_size) for heads in (1, 2))
         wanted = int(units.sum()) * (two - one) + int(groups.sum()) * (2 * one - two)

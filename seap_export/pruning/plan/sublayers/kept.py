@@ -1,4 +1,4 @@
-"""What all kinds of sublayers have in common in a plan: the units that are kept."""
+"""`Kept`, the base class of the plans of all kinds of sublayers: the units that are kept."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ S = TypeVar("S", bound=Sublayer)
 
 @dataclass(frozen=True)
 class Kept(ABC):
-    """What a sublayer keeps, as indices into the dense one; the fields are its keys in plan.json."""
+    """The plan of a sublayer: indices of the units that are kept; the fields are its keys in plan.json."""
 
     #: The kind of sublayer, and what it is called in figures.
     kind: ClassVar[type[Sublayer]]
@@ -30,18 +30,18 @@ class Kept(ABC):
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Self:
-        """From a layer of plan.json; raises `KeyError`, `TypeError` or `ValueError`."""
+        """Reads a plan from a layer of plan.json; raises `KeyError`, `TypeError` or `ValueError`."""
         return cls(**{field.name: tuple(row[field.name]) for field in fields(cls)})
 
     @property
     def group(self) -> int:
-        """How many units share something, so that it goes when the last of them goes."""
+        """Number of units that share something, which goes when the last of them goes."""
         return 1
 
     @property
     @abstractmethod
     def units(self) -> tuple[int, ...]:
-        """The kept units of channels, sorted."""
+        """The indices of the kept units of channels, sorted."""
 
     @property
     @abstractmethod
@@ -54,7 +54,7 @@ class Kept(ABC):
         return self.units[-1] < number and (dense.whole_because is None or len(self.units) == number)
 
     def spec(self, dense: S) -> S:
-        """The shrunk sublayer."""
+        """The shrunk sublayer, given the dense one."""
         sizes: dict[str, Any] = {**self.sizes}
         return replace(dense, **sizes)
 

@@ -1,4 +1,4 @@
-"""Inputs of a layer, which all stay."""
+"""How the inputs of a layer are planned: all of them stay."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from seap_export.pruning.plan.sublayers.channels import ChannelOptions, KeptChan
 
 @dataclass(frozen=True)
 class KeptInputs(KeptChannels):
-    """The kept inputs, sorted."""
+    """The kept inputs of a layer, sorted."""
 
     kind, name = LayerInput, "layer input"
     unit, panel = "inputs", ("inputs of layers", "input")
@@ -24,7 +24,7 @@ class KeptInputs(KeptChannels):
 
 
 class LayerInputOptions(ChannelOptions[LayerInput]):
-    """Numbers of inputs."""
+    """The one option of the inputs of a layer, which keeps all."""
 
     kept_type = KeptInputs
     scores_name = "layer_inputs"

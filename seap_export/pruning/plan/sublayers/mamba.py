@@ -1,4 +1,4 @@
-"""Mamba-2: heads, and the groups that share what is written and read."""
+"""How Mamba-2 is planned: the heads, and the groups that share what is written to their states and read from them."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class KeptMamba(KeptGrouped):
 
 
 class MambaOptions(GroupedOptions[Mamba]):
-    """Sets of heads, with as many in each group."""
+    """Sets of heads that Mamba-2 can keep, with as many in each group."""
 
     kept_type = KeptMamba
     scores_name = "mamba_head_channels"
@@ -60,7 +60,7 @@ class MambaOptions(GroupedOptions[Mamba]):
 
     @classmethod
     def beyond_weights(cls, sublayer: Mamba, cost: CostModel) -> int:
-        """The convolution and two products with the state for each token, or what is kept of earlier tokens."""
+        """Multiply-adds of the convolution and of two products with the state, or the size of both states."""
         state = sublayer.channels * sublayer.state_size
         each = {
             "weights": 0,

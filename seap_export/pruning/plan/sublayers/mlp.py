@@ -1,4 +1,4 @@
-"""The MLP: neurons."""
+"""How MLPs are planned: any number of neurons can be kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from seap_export.pruning.plan.sublayers.channels import ChannelOptions, KeptChan
 
 @dataclass(frozen=True)
 class KeptNeurons(KeptChannels):
-    """The kept neurons, sorted."""
+    """The kept neurons of an MLP, sorted."""
 
     kind, name = Mlp, "MLP"
     unit, panel = "neurons", ("MLP neurons", "neuron")
@@ -22,7 +22,7 @@ class KeptNeurons(KeptChannels):
 
 
 class NeuronOptions(ChannelOptions[Mlp]):
-    """Numbers of neurons."""
+    """Numbers of neurons that an MLP can keep."""
 
     kept_type = KeptNeurons
     scores_name = "neurons"

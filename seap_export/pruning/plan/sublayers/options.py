@@ -1,4 +1,4 @@
-"""What all kinds of sublayers have in common in a choice: the ways to shrink them, the losses and the costs."""
+"""`Options`, the base class of the ways to shrink each kind of sublayer, with their losses and costs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 
 from seap_export.model.families import ModelSpec, Sublayer
-from seap_export.pruning.activations.mixture import Mixture
+from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.plan.cost import CostModel
 from seap_export.pruning.plan.sublayers.kept import Kept
 
@@ -31,7 +31,7 @@ class Options(ABC, Generic[S]):
         hidden_size: Width of the residual stream.
     """
 
-    #: What a plan has of the kind.
+    #: The class of the kind's plans.
     kept_type: ClassVar[type[Kept]]
     #: The name of its scores on disk.
     scores_name: ClassVar[str]
@@ -56,8 +56,8 @@ class Options(ABC, Generic[S]):
         """
 
     @classmethod
-    def statistics(cls, mixture: Mixture, layer: int) -> Any:
-        """What `from_elimination` needs to know of a layer's tokens: the covariance of the channels."""
+    def statistics(cls, mixture: TaskMixture, layer: int) -> Any:
+        """The statistics of a layer's tokens for `from_elimination`: the covariance of the channels."""
         return mixture.covariance(layer, cls.kept_type.kind.output)
 
     @classmethod
@@ -80,11 +80,11 @@ class Options(ABC, Generic[S]):
     @classmethod
     @abstractmethod
     def from_tensors(cls, dense: S, hidden_size: int, tensors: Mapping[str, torch.Tensor]) -> Self:
-        """From what `tensors` gave, among those of the other sublayers of the layer."""
+        """Makes options of what `tensors` returned, which may stand among those of the layer's other sublayers."""
 
     @abstractmethod
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The options as they are kept on disk."""
+        """The options as tensors by name, to be stored."""
 
     @classmethod
     @abstractmethod
@@ -103,18 +103,18 @@ class Options(ABC, Generic[S]):
 
     @classmethod
     def smallest_loaded(cls, spec: ModelSpec, dense: S, align: int) -> S:
-        """The smallest form that the class takes so."""
+        """The smallest form that the family's transformers class takes where all layers are alike."""
         smallest = cls.smallest(dense, align)
         return smallest if cls.is_loaded(spec, smallest) else dense
 
     @classmethod
     def beyond_weights(cls, sublayer: S, cost: CostModel) -> int:
-        """What a sublayer costs besides its weights."""
+        """The cost of a sublayer, dense or shrunk, besides its weights."""
         return 0
 
     @classmethod
     def cost_of(cls, sublayer: S, hidden_size: int, cost: CostModel) -> int:
-        """What a sublayer, dense or shrunk, costs."""
+        """The cost of a sublayer, dense or shrunk."""
         return sublayer.weights(hidden_size) + cls.beyond_weights(sublayer, cost)
 
     def aligned(self, align: int) -> Options[S]:
@@ -132,7 +132,7 @@ class Options(ABC, Generic[S]):
 
     @abstractmethod
     def costs(self, cost: CostModel) -> npt.NDArray[np.int64]:
-        """What each option costs, int64, ascending for weights."""
+        """The cost of each option, int64, ascending for weights."""
 
     @abstractmethod
     def shrunk(self, option: int) -> S:
@@ -140,7 +140,7 @@ class Options(ABC, Generic[S]):
 
     @abstractmethod
     def kept(self, option: int) -> Kept:
-        """What an option keeps."""
+        """The plan of an option: the units that it keeps."""
 
     @abstractmethod
     def nearest(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:

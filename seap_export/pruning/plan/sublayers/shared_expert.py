@@ -1,4 +1,4 @@
-"""The shared expert: neurons."""
+"""How shared experts are planned: any number of neurons can be kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from seap_export.pruning.plan.sublayers.channels import ChannelOptions, KeptChan
 
 @dataclass(frozen=True)
 class KeptShared(KeptChannels):
-    """The kept neurons, sorted."""
+    """The kept neurons of a shared expert, sorted."""
 
     kind, name = SharedExpert, "shared expert"
     unit, panel = "neurons", ("neurons of shared experts", "neuron")
@@ -26,12 +26,12 @@ class KeptShared(KeptChannels):
     shared_neurons: tuple[int, ...]
 
     def rows(self, dense: SharedExpert, name: Projection | str) -> torch.Tensor:
-        """What scales all of them is one row."""
+        """The kept neurons; the gate that scales the whole expert has a single row."""
         return torch.tensor([0]) if name == "shared_gate" else self.channels(dense)
 
 
 class SharedOptions(ChannelOptions[SharedExpert]):
-    """Numbers of neurons."""
+    """Numbers of neurons that a shared expert can keep."""
 
     kept_type = KeptShared
     scores_name = "shared_neurons"
@@ -39,7 +39,7 @@ class SharedOptions(ChannelOptions[SharedExpert]):
 
     @classmethod
     def is_loaded(cls, spec: ModelSpec, shrunk: SharedExpert) -> bool:
-        """Not where the class makes it of a number of experts."""
+        """False for fewer neurons where the class derives their number from the other experts."""
         rules, dense = spec.family.experts, spec.first(SharedExpert)
         is_free = rules is None or not rules.shared_number
         return is_free or shrunk.shared_expert_intermediate_size == dense.shared_expert_intermediate_size

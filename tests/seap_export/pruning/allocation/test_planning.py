@@ -9,7 +9,7 @@ import pytest
 from support.calibration import Killed, compute_in_memory, die_at, mixture_of
 from support.corpora import random_token_ids
 from support.models import micro_source
-from support.product import Mixture, Plan, PlanSettings, Source, open_recipe, plan_variant, rank_layers, read_plan
+from support.product import Plan, PlanSettings, Source, TaskMixture, open_recipe, plan_variant, rank_layers, read_plan
 
 import seap_export  # noqa: F401 - registers the pruned families
 from seap_export.pruning.allocation import trials
@@ -19,7 +19,7 @@ from seap_export.pruning.plan.plan import write_plan
 from seap_export.pruning.plan.ranked import Ranking
 
 SETTINGS = replace(open_recipe(), trials=9, align=4, min_tokens=0)
-Case = tuple[Source, Mixture, Ranking]
+Case = tuple[Source, TaskMixture, Ranking]
 
 
 @pytest.fixture(scope="module")

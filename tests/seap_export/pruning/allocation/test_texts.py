@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 from support.corpora import random_token_ids
-from support.product import Mixture
+from support.product import TaskMixture
 
 from seap_export.pruning.allocation import texts as module
 from seap_export.pruning.allocation.texts import TrialTexts, draw_texts
@@ -24,9 +24,9 @@ class _Given:
         return [list(ids) for ids in self.texts]
 
 
-def mixture(tasks: Mapping[str, Sequence[Sequence[int]]], **weights: float) -> Mixture:
+def mixture(tasks: Mapping[str, Sequence[Sequence[int]]], **weights: float) -> TaskMixture:
     given = {task: _Given(texts) for task, texts in tasks.items()}
-    return Mixture("tried", dict.fromkeys(tasks, 1.0) | weights, given)  # type: ignore[arg-type]
+    return TaskMixture("tried", dict.fromkeys(tasks, 1.0) | weights, given)  # type: ignore[arg-type]
 
 
 def drawn(tasks: Mapping[str, Sequence[Sequence[int]]], **weights: float) -> TrialTexts:

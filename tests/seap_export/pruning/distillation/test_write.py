@@ -15,7 +15,7 @@ from support.calibration import Killed, compute_in_memory, compute_on_disk, die_
 from support.corpora import random_token_ids
 from support.models import mean_divergence, micro_source
 from support.plans import micro_plan, whole_layer, with_settings
-from support.product import Compute, Mixture, Plan, Source, Vocabulary
+from support.product import Compute, Plan, Source, TaskMixture, Vocabulary
 from support.stand_ins.cuda import pretend_cuda
 
 import seap_export  # noqa: F401 - registers the pruned families
@@ -44,21 +44,21 @@ def many_short_steps() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, Mixture]:
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, TaskMixture]:
     work = tmp_path_factory.mktemp("model")
     source = micro_source(work / "dense")
     return source, mixture_of(source, work / "statistics", {"boolq": TEXTS})
 
 
 def made(
-    folder: Path, source: Source, plan: Plan, statistics: Mixture, compute: Compute | None = None, **options: Any
+    folder: Path, source: Source, plan: Plan, statistics: TaskMixture, compute: Compute | None = None, **options: Any
 ) -> Path:
     folder.mkdir(exist_ok=True)
     write_variant(source, plan, statistics, folder, compute=compute or compute_in_memory(), **options)
     return folder
 
 
-def test_it_comes_closer_to_the_dense_model(model: tuple[Source, Mixture], tmp_path: Path) -> None:
+def test_it_comes_closer_to_the_dense_model(model: tuple[Source, TaskMixture], tmp_path: Path) -> None:
     source, statistics = model
     dense = source.files[0].parent
     plan = micro_plan(source, "sequential", distillation=4.0)
@@ -71,7 +71,7 @@ def test_it_comes_closer_to_the_dense_model(model: tuple[Source, Mixture], tmp_p
 
 
 @pytest.mark.parametrize("passes", [0.0, 1.0])
-def test_fresh_texts_are_learnt_too(model: tuple[Source, Mixture], tmp_path: Path, passes: float) -> None:
+def test_fresh_texts_are_learnt_too(model: tuple[Source, TaskMixture], tmp_path: Path, passes: float) -> None:
     source, statistics = model
     plan = micro_plan(source, "sequential", distillation=passes)
     plain = made(tmp_path / "plain", source, plan, statistics)
@@ -83,7 +83,7 @@ def test_fresh_texts_are_learnt_too(model: tuple[Source, Mixture], tmp_path: Pat
     assert file_contents(on_disk) == file_contents(learnt)
 
 
-def test_a_model_that_lost_nothing_stays_as_it_is(model: tuple[Source, Mixture], tmp_path: Path) -> None:
+def test_a_model_that_lost_nothing_stays_as_it_is(model: tuple[Source, TaskMixture], tmp_path: Path) -> None:
     source, statistics = model
     whole = replace(
         micro_plan(source, "sequential", distillation=1.0),
@@ -95,7 +95,7 @@ def test_a_model_that_lost_nothing_stays_as_it_is(model: tuple[Source, Mixture],
     )
 
 
-def test_the_size_of_a_batch_changes_the_rounding_alone(model: tuple[Source, Mixture], tmp_path: Path) -> None:
+def test_the_size_of_a_batch_changes_the_rounding_alone(model: tuple[Source, TaskMixture], tmp_path: Path) -> None:
     source, statistics = model
     plan = micro_plan(source, "sequential", distillation=1.0)
     folders = [made(tmp_path / str(size), source, plan, statistics, Compute(batch_tokens=size)) for size in (40, 1024)]
@@ -104,7 +104,7 @@ def test_the_size_of_a_batch_changes_the_rounding_alone(model: tuple[Source, Mix
         torch.testing.assert_close(tensor, other[name], rtol=0.0, atol=2e-3 * float(tensor.abs().max()))
 
 
-def test_on_a_gpu_it_is_the_same(model: tuple[Source, Mixture], tmp_path: Path) -> None:
+def test_on_a_gpu_it_is_the_same(model: tuple[Source, TaskMixture], tmp_path: Path) -> None:
     source, statistics = model
     plan = micro_plan(source, "sequential", distillation=0.3)
     here = made(tmp_path / "here", source, plan, statistics)
@@ -115,7 +115,7 @@ def test_on_a_gpu_it_is_the_same(model: tuple[Source, Mixture], tmp_path: Path) 
 
 
 @pytest.fixture(scope="module")
-def undisturbed(model: tuple[Source, Mixture], tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, bytes]:
+def undisturbed(model: tuple[Source, TaskMixture], tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, bytes]:
     """The files of a run in memory, which those of one on disk equal."""
     source, statistics = model
     plan = micro_plan(source, "sequential", distillation=1.0)
@@ -136,7 +136,7 @@ def undisturbed(model: tuple[Source, Mixture], tmp_path_factory: pytest.TempPath
     ],
 )
 def test_interrupted_anywhere_it_ends_in_the_same_bytes(
-    model: tuple[Source, Mixture],
+    model: tuple[Source, TaskMixture],
     undisturbed: Mapping[str, bytes],
     tmp_path: Path,
     where: object,
@@ -156,7 +156,7 @@ def test_interrupted_anywhere_it_ends_in_the_same_bytes(
 
 
 def test_with_a_cut_vocabulary_it_learns_the_distribution_of_the_kept_tokens(
-    model: tuple[Source, Mixture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: tuple[Source, TaskMixture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The dropped tokens may still be read, since the embedding's rows are the dense model's."""
     source, statistics = model
@@ -179,7 +179,7 @@ def test_with_a_cut_vocabulary_it_learns_the_distribution_of_the_kept_tokens(
 
 
 def test_a_loss_that_is_not_finite_stops_it(
-    model: tuple[Source, Mixture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model: tuple[Source, TaskMixture], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, statistics = model
     monkeypatch.setattr(adam, "_RATE", 1e30)
@@ -189,7 +189,7 @@ def test_a_loss_that_is_not_finite_stops_it(
 
 @pytest.mark.parametrize("passes", [0.0, 0.1, 1.0, 3.0])
 def test_it_learns_from_the_texts_as_often_as_asked_and_reports_as_often_as_it_said(
-    model: tuple[Source, Mixture], tmp_path: Path, passes: float, monkeypatch: pytest.MonkeyPatch
+    model: tuple[Source, TaskMixture], tmp_path: Path, passes: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, statistics = model
     plan, calls, learnt, train = micro_plan(source, "sequential", distillation=passes), [], [], Student.train

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 import torch
 from support.plans import both, scored_options, scores_of, small_spec
-from support.product import Mixture, Source
+from support.product import Source, TaskMixture
 
 from seap_export.model.families import Attention, ModelSpec
 from seap_export.pruning.plan.make import plan_variant
@@ -78,7 +78,7 @@ def planned(spec: ModelSpec, worst: float, tolerance: float, layout: Layout = "p
     ranking = Ranking(tuple(options_of(spec, scores)), tuple(scores), sensitivity)
     return plan_variant(
         cast(Source, SimpleNamespace(spec=spec, name="m", digest="ab" * 32)),
-        cast(Mixture, SimpleNamespace(name="a", weights={"a": 1.0}, num_tokens=96)),
+        cast(TaskMixture, SimpleNamespace(name="a", weights={"a": 1.0}, num_tokens=96)),
         ranking,
         PlanSettings(
             score="wifv",

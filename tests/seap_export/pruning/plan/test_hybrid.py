@@ -20,9 +20,9 @@ from seap_export.pruning.plan.choice.layer import LayerChoices
 from seap_export.pruning.plan.choice.solve import RATIO_TOLERANCE, check_ratio, solve_layers
 from seap_export.pruning.plan.choice.uniform import solve_uniform
 from seap_export.pruning.plan.cost import CostModel
-from seap_export.pruning.plan.options import options_from_elimination, options_from_scores
+from seap_export.pruning.plan.layer_options import options_from_elimination, options_from_scores
 from seap_export.pruning.plan.plan import LayerPlan
-from seap_export.pruning.plan.ranked import read_ranking, write_options, write_scores, write_sensitivity
+from seap_export.pruning.plan.ranked import finish_ranking, read_ranking, write_options, write_scores
 from seap_export.pruning.plan.settings import BALANCES, LAYOUTS, Balance
 from seap_export.pruning.plan.sparsity import EVEN, SPARSITY_KINDS, Sparsity
 from seap_export.pruning.plan.sublayers import KeptHeads, KeptMamba, KeptNeurons, thinner_layer, whole_words
@@ -175,7 +175,7 @@ def test_rankings_of_scores_and_of_elimination_come_back(tmp_path: Path) -> None
             sublayer.output: torch.eye(sublayer.channels, dtype=torch.float64) for sublayer in layer.sublayers
         }
         write_options(tmp_path, index, options_from_elimination(spec, index, weights, covariances, ridge=0.01))
-    write_sensitivity(tmp_path, torch.ones(4, 3, dtype=torch.float64))
+    finish_ranking(tmp_path, torch.ones(4, 3, dtype=torch.float64))
     ranking = read_ranking(spec, tmp_path)
     assert ranking.scores is None
     assert [[type(option.dense) for option in layer] for layer in ranking.options] == [
@@ -247,7 +247,7 @@ def test_elimination_and_rankings_leave_alone_what_stays_whole(tmp_path: Path) -
         options = options_from_elimination(spec, index, weights, covariances, ridge=0.01)
         assert len(options[0].losses) == 1
         write_options(tmp_path, index, options)
-    write_sensitivity(tmp_path, torch.ones(4, 2, dtype=torch.float64))
+    finish_ranking(tmp_path, torch.ones(4, 2, dtype=torch.float64))
     for heads, neurons in read_ranking(spec, tmp_path).options:
         assert heads.losses.tolist() == [0.0]
         assert heads.shrunk(0) == heads.dense

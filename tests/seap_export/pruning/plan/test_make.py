@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from support.calibration import single_mixture
 from support.models import micro_source, write_micro_model
 from support.plans import assert_same_options, both, kept_sizes
-from support.product import OUTPUTS, Calibration, Compute, Mixture, Projection, Source, open_source
+from support.product import OUTPUTS, Calibration, Compute, Projection, Source, TaskMixture, open_source
 
 from seap_export.errors import InputError
 from seap_export.model.families import names
+from seap_export.pruning.plan.layer_options import options_from_elimination, options_from_scores
 from seap_export.pruning.plan.make import plan_variant, rank_layers
-from seap_export.pruning.plan.options import options_from_elimination, options_from_scores
 from seap_export.pruning.plan.plan import Plan
 from seap_export.pruning.plan.ranked import Ranking
 from seap_export.pruning.plan.settings import PlanSettings, ScoreMix
@@ -51,14 +51,14 @@ def output_weights(source: Source, index: int) -> dict[Projection, torch.Tensor]
     }
 
 
-def ranking_of(source: Source, statistics: Mixture, score: Any, **changes: Any) -> Ranking:
+def ranking_of(source: Source, statistics: TaskMixture, score: Any, **changes: Any) -> Ranking:
     on_layer = changes.pop("on_layer", lambda layer: None)
     settings = PlanSettings(score, **{"ridge": 1.0, **changes})
     with TemporaryDirectory() as folder:
         return rank_layers(source, statistics, settings, Path(folder), on_layer, compute=Compute())
 
 
-def planned(source: Source, statistics: Mixture, ranking: Ranking, **changes: Any) -> Plan:
+def planned(source: Source, statistics: TaskMixture, ranking: Ranking, **changes: Any) -> Plan:
     settings: dict[str, Any] = {
         "score": "wifv",
         "sparsity": Sparsity("adaptive"),
@@ -141,7 +141,7 @@ def test_elimination_sees_the_covariances_of_the_mixture_and_the_ridge_of_the_re
     source: Source, random_calibration: Calibrate, ridge: float
 ) -> None:
     calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(("one", "two"))}
-    mixture = Mixture("mix", {"one": 1.0, "two": 2.0}, calibrations)
+    mixture = TaskMixture("mix", {"one": 1.0, "two": 2.0}, calibrations)
     assert mixture.effective_tokens == pytest.approx(72)  # of 80, unevenly weighted
     done: list[int] = []
     ranking = ranking_of(source, mixture, "elimination", ridge=ridge, on_layer=done.append)
@@ -156,7 +156,7 @@ def test_elimination_sees_the_covariances_of_the_mixture_and_the_ridge_of_the_re
         assert_same_options(options, expected)
 
 
-def by_task(source: Source, mixture: Mixture, score: ChannelScore) -> dict[str, tuple[LayerScores, ...]]:
+def by_task(source: Source, mixture: TaskMixture, score: ChannelScore) -> dict[str, tuple[LayerScores, ...]]:
     by_name = {
         task: ranking_of(source, single_mixture(calibration), score).scores
         for task, calibration in mixture.calibrations.items()
@@ -177,7 +177,7 @@ def test_scores_of_several_tasks_are_added_by_their_weights(
         "one": random_calibration(source, "one", 0),
         "two": random_calibration(source, "two", 1, scale=10.0),
     }
-    mixture = Mixture("mix", {"one": 1.0, "two": 0.25}, calibrations)
+    mixture = TaskMixture("mix", {"one": 1.0, "two": 0.25}, calibrations)
     scores = by_task(source, mixture, score)
     factors = {
         task: weight / (total(scores[task]) if mix == "scaled" else 1.0) for task, weight in mixture.weights.items()
@@ -200,7 +200,7 @@ def test_the_scores_of_a_single_task_stay_as_they_are(
 ) -> None:
     calibration = random_calibration(source)
     for weight, mix in ((1.0, "plain"), (3.0, "scaled")):
-        ranking = ranking_of(source, Mixture("boolq", {"boolq": weight}, {"boolq": calibration}), score, mix=mix)
+        ranking = ranking_of(source, TaskMixture("boolq", {"boolq": weight}, {"boolq": calibration}), score, mix=mix)
         assert ranking.scores is not None
         expected = layer_scores(score, output_weights(source, 1), calibration.layer(1), source.spec.layers[1])
         assert torch.equal(ranking.scores[1]["down_proj"], expected["down_proj"])
@@ -211,7 +211,7 @@ def test_a_task_whose_scores_are_all_0_is_no_obstacle(source: Source, random_cal
         "one": random_calibration(source, "one", 0),
         "two": random_calibration(source, "two", 1, scale=0.0),
     }
-    mixture = Mixture("mix", {"one": 1.0, "two": 1.0}, calibrations)
+    mixture = TaskMixture("mix", {"one": 1.0, "two": 1.0}, calibrations)
     mixed, alone = ranking_of(source, mixture, "wifv"), ranking_of(source, single_mixture(calibrations["one"]), "wifv")
     for option, other in zip(mixed.options, alone.options, strict=True):
         assert (both(option)[1].order == both(other)[1].order).all()
@@ -229,7 +229,7 @@ def test_statistics_of_another_model_are_refused(
 @pytest.mark.parametrize("score", ["wifn", "elimination"])
 def test_a_plan_says_what_it_was_made_from_and_how(source: Source, random_calibration: Calibrate, score: str) -> None:
     calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(("one", "two"))}
-    mixture = Mixture("mix", {"one": 1.0, "two": 0.5}, calibrations)
+    mixture = TaskMixture("mix", {"one": 1.0, "two": 0.5}, calibrations)
     plan = planned(
         source,
         mixture,

@@ -11,7 +11,7 @@ import torch
 from support.exports import tree
 from support.models import micro_source
 from support.plans import assert_same_options
-from support.product import Calibration, Compute, Mixture, Source
+from support.product import Calibration, Compute, Source, TaskMixture
 
 from seap_export.errors import ArtifactError
 from seap_export.pruning.plan import make
@@ -33,19 +33,19 @@ def source(tmp_path: Path) -> Source:
 
 
 @pytest.fixture
-def statistics(source: Source, random_calibration: Calibrate) -> Mixture:
+def statistics(source: Source, random_calibration: Calibrate) -> TaskMixture:
     calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(("one", "two"))}
-    return Mixture("mix", {"one": 1.0, "two": 2.0}, calibrations)
+    return TaskMixture("mix", {"one": 1.0, "two": 2.0}, calibrations)
 
 
-def ranked(source: Source, statistics: Mixture, settings: PlanSettings, folder: Path, **more: Any) -> Ranking:
+def ranked(source: Source, statistics: TaskMixture, settings: PlanSettings, folder: Path, **more: Any) -> Ranking:
     folder.mkdir(exist_ok=True)
     return rank_layers(source, statistics, settings, folder, compute=Compute(), **more)
 
 
 @pytest.mark.parametrize("recipe", ["reconstruct", "seap"])
 def test_an_interrupted_ranking_goes_on_and_is_the_same(
-    source: Source, statistics: Mixture, tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch
+    source: Source, statistics: TaskMixture, tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = open_recipe(recipe)
     whole = ranked(source, statistics, settings, tmp_path / "whole")
@@ -80,7 +80,9 @@ def counted(work: Callable[..., Any], made: list[int]) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("recipe", ["reconstruct", "seap"])
-def test_a_finished_folder_is_the_ranking(source: Source, statistics: Mixture, tmp_path: Path, recipe: str) -> None:
+def test_a_finished_folder_is_the_ranking(
+    source: Source, statistics: TaskMixture, tmp_path: Path, recipe: str
+) -> None:
     ranking = ranked(source, statistics, open_recipe(recipe), tmp_path / "ranking")
     assert torch.equal(ranking.sensitivity, statistics.sensitivity())
     read = read_ranking(source.spec, tmp_path / "ranking")
@@ -90,7 +92,7 @@ def test_a_finished_folder_is_the_ranking(source: Source, statistics: Mixture, t
 
 
 def test_half_a_file_counts_as_none_and_a_damaged_one_is_refused(
-    source: Source, statistics: Mixture, tmp_path: Path
+    source: Source, statistics: TaskMixture, tmp_path: Path
 ) -> None:
     settings, folder = open_recipe(), tmp_path / "ranking"
     ranked(source, statistics, settings, folder)

@@ -26,9 +26,9 @@ from support.models import micro_source, transformers_model
 from support.plans import micro_plan
 from support.product import (
     Compute,
-    Mixture,
     SafetensorsReader,
     SafetensorsWriter,
+    TaskMixture,
     Vocabulary,
     dequantize,
     quantize,
@@ -42,7 +42,7 @@ from seap_export.pruning.rounding.note import read_note
 from seap_export.pruning.rounding.write import folder_source, write_rounded_model
 
 HOW = BlockQuantization(4)
-Made = tuple[Path, Mixture]
+Made = tuple[Path, TaskMixture]
 
 
 @pytest.fixture(scope="module")

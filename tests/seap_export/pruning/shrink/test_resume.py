@@ -23,7 +23,7 @@ from support.calibration import (
 from support.models import micro_source
 from support.plans import micro_plan
 from support.processes import Tool
-from support.product import COMPENSATIONS, Compensation, Compute, Mixture, SafetensorsWriter, Source
+from support.product import COMPENSATIONS, Compensation, Compute, SafetensorsWriter, Source, TaskMixture
 
 from seap_export.model.layers import streams
 from seap_export.pruning.shrink import refit_streams
@@ -33,7 +33,7 @@ from seap_export.pruning.shrink.write import write_shrunk_model
 @dataclass
 class Case:
     source: Source
-    statistics: Mixture
+    statistics: TaskMixture
     expected: Mapping[str, Mapping[str, bytes]]
 
 

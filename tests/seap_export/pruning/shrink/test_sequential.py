@@ -23,9 +23,9 @@ from support.product import (
     Compensation,
     Compute,
     LayerPlan,
-    Mixture,
     Plan,
     Source,
+    TaskMixture,
     open_source,
 )
 from transformers import PreTrainedModel
@@ -48,14 +48,14 @@ def _in_full(*variations: str) -> list[Any]:
 
 
 def fitted_layers(
-    source: Source, plan: Plan, statistics: Mixture, max_batch_tokens: int = 4096
+    source: Source, plan: Plan, statistics: TaskMixture, max_batch_tokens: int = 4096
 ) -> list[dict[str, torch.Tensor]]:
     with tempfile.TemporaryDirectory() as folder:
         compute = Compute(batch_tokens=max_batch_tokens)
         return list(SequentialLayers(source, plan, statistics, Path(folder), compute).layers(0))
 
 
-def written(folder: Path, source: Source, plan: Plan, statistics: Mixture) -> PreTrainedModel:
+def written(folder: Path, source: Source, plan: Plan, statistics: TaskMixture) -> PreTrainedModel:
     folder.mkdir()
     write_shrunk_model(source, plan, statistics, folder)
     return transformers_model(folder)

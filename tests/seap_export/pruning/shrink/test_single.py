@@ -12,7 +12,7 @@ from support.chosen import VARIED
 from support.corpora import random_token_ids
 from support.models import micro_source, projection_inputs, transformers_model
 from support.plans import micro_plan, whole_layer, with_settings
-from support.product import OUTPUTS, Calibration, Compensation, Mixture, Source
+from support.product import OUTPUTS, Calibration, Compensation, Source, TaskMixture
 
 from seap_export.model.families import names
 from seap_export.pruning.shrink.layer import kept_channels, shrink_layer
@@ -84,7 +84,7 @@ def test_the_weights_of_a_mixture_s_tasks_count(
     name = "model.layers.1.mlp.down_proj.weight"
 
     def fitted(weight: float) -> torch.Tensor:
-        mixture = Mixture("mix", {"one": 1.0, "two": weight}, calibrations)
+        mixture = TaskMixture("mix", {"one": 1.0, "two": weight}, calibrations)
         return list(single_layers(source, plan, mixture))[1][name]
 
     assert (fitted(1.0) - fitted(1e-9)).abs().max() > 0.01

@@ -39,10 +39,10 @@ from support.product import (
     Compensation,
     KeptHeads,
     KeptNeurons,
-    Mixture,
     Plan,
     Source,
     StoredForm,
+    TaskMixture,
     open_source,
 )
 from support.shrunk import Shrunk, shrink_micro
@@ -393,7 +393,7 @@ def test_statistics_of_other_tasks_or_weights_are_refused_before_anything_is_wri
     calibrations = {task: random_calibration(shrunk.source, task) for task in ("boolq", "piqa")}
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"made from the statistics of boolq:1, not of .*:"):
-        write_shrunk_model(shrunk.source, shrunk.plan, Mixture("mix", weights, calibrations), tmp_path / "empty")
+        write_shrunk_model(shrunk.source, shrunk.plan, TaskMixture("mix", weights, calibrations), tmp_path / "empty")
     assert not list((tmp_path / "empty").iterdir())
 
 
@@ -409,7 +409,7 @@ def test_a_mixture_of_tasks_can_be_written(
     weights = {"boolq": 1.0, "piqa": 3.0}
     (tmp_path / "mix").mkdir()
     plan = dataclasses.replace(shrunk.plan, weights=weights)
-    write_shrunk_model(shrunk.source, plan, Mixture("mix", weights, calibrations), tmp_path / "mix")
+    write_shrunk_model(shrunk.source, plan, TaskMixture("mix", weights, calibrations), tmp_path / "mix")
     changed = bool(
         (masked_logits(transformers_model(tmp_path / "mix")) - masked_logits(transformers_model(shrunk.folder)))
         .abs()

@@ -59,14 +59,14 @@ class _Rule:
 
 @cache
 def _rules() -> Mapping[str, _Rule]:
-    """The rules by each of their names."""
+    """All rules, by each of their names."""
     tables = tomllib.loads(resources.files(__package__).joinpath("byte_level.toml").read_text("utf-8"))["rule"]
     rules = [_Rule(**table) for table in tables]
     return MappingProxyType({name: rule for rule in rules for name in rule.names})
 
 
 def split_rules() -> Mapping[str, Mapping[str, Any]]:
-    """What the tokenizer.json of a vocabulary with a rule says of it, by the first name of each rule."""
+    """The tokenizer.json of an empty vocabulary with each rule, by the first name of the rule."""
     contents = {}
     for name, rule in _rules().items():
         if name == rule.names[0]:

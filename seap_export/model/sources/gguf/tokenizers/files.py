@@ -1,4 +1,4 @@
-"""The tokenizer of a GGUF file as tokenizer.json and tokenizer_config.json."""
+"""Writes the tokenizer of a GGUF file as tokenizer.json and tokenizer_config.json."""
 
 from __future__ import annotations
 

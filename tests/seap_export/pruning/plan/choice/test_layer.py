@@ -14,7 +14,7 @@ from support.product import BUDGETS, CostModel
 
 from seap_export.model.families import Attention, ModelSpec
 from seap_export.pruning.plan.choice.layer import LayerChoices, one_layer_nearer
-from seap_export.pruning.plan.options import options_from_scores
+from seap_export.pruning.plan.layer_options import options_from_scores
 from seap_export.pruning.plan.settings import Balance
 from seap_export.pruning.plan.sublayers import KeptHeads, KeptNeurons, layer_cost, smallest_layer
 from seap_export.pruning.scores import LayerScores, unit_scores

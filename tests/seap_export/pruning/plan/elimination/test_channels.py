@@ -17,7 +17,7 @@ from seap_export.pruning.plan.elimination import channels as elimination
 from seap_export.pruning.plan.elimination import head_sets
 from seap_export.pruning.plan.elimination.channels import eliminate_channels
 from seap_export.pruning.plan.elimination.refit import removal_losses
-from seap_export.pruning.plan.options import options_from_elimination
+from seap_export.pruning.plan.layer_options import options_from_elimination
 from seap_export.pruning.plan.sublayers import HeadOptions, NeuronOptions
 from seap_export.pruning.plan.sublayers.grouped import KeptGrouped
 

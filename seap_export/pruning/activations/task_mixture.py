@@ -24,11 +24,11 @@ FRESH_WEIGHT = 0.3
 
 @dataclass(frozen=True)
 class ExpertStatistics:
-    """What is known of a layer's mixture of experts.
+    """Statistics of a layer's mixture of experts.
 
     Attributes:
-        sample: Some tokens.
-        weights: The probability of each, float64 [tokens].
+        sample: A sample of tokens.
+        weights: The probability of each token of the sample, float64 [tokens].
         moment: The mean of c cᵀ over all tokens, float64 [neurons, neurons], with c the channels of an expert.
     """
 
@@ -42,7 +42,7 @@ class ExpertStatistics:
         return (weights > 0.0).double().T @ self.weights
 
 
-class Mixture:
+class TaskMixture:
     """A distribution of tokens: each task's tokens together have the probability of its weight.
 
     Attributes:
@@ -73,17 +73,17 @@ class Mixture:
 
     @property
     def probabilities(self) -> dict[str, float]:
-        """The weights, scaled to a sum of 1."""
+        """The weights of the tasks, scaled to a sum of 1."""
         total = sum(self.weights.values())
         return {task: weight / total for task, weight in self.weights.items()}
 
-    def with_fresh(self, fresh: Mapping[str, Sequence[list[int]]]) -> Mixture:
-        """The same with further texts of each task."""
-        return Mixture(self.name, self.weights, self.calibrations, fresh)
+    def with_fresh(self, fresh: Mapping[str, Sequence[list[int]]]) -> TaskMixture:
+        """The same mixture with further texts of each task."""
+        return TaskMixture(self.name, self.weights, self.calibrations, fresh)
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the texts of all tasks."""
+        """Number of tokens in all texts of all tasks, calibration and fresh ones."""
         return sum(sum(self._sizes(task)) for task in self.calibrations)
 
     @property

@@ -13,8 +13,8 @@ from support.models import micro_source, projection_inputs, transformers_model
 from support.product import OUTPUTS, Source
 
 from seap_export.errors import InputError
-from seap_export.pruning.activations.mixture import FRESH_WEIGHT, Mixture
 from seap_export.pruning.activations.statistics import Calibration
+from seap_export.pruning.activations.task_mixture import FRESH_WEIGHT, TaskMixture
 
 #: Of different sizes, and with one text in common.
 TASKS = {"one": [[5, 6, 7], *random_token_ids(4, seed=1)], "two": [[5, 6, 7], *random_token_ids(15, seed=2)]}
@@ -60,7 +60,7 @@ def test_fresh_texts_count_less_than_calibration_texts(
 ) -> None:
     source = micro_source(tmp_path / "model")
     calibrations = {task: random_calibration(source, task) for task in TASKS}
-    mixture, fresh = Mixture("mix", WEIGHTS, calibrations), [[1, 2, 3], [4, 5]]
+    mixture, fresh = TaskMixture("mix", WEIGHTS, calibrations), [[1, 2, 3], [4, 5]]
     texts, more = mixture.token_ids(), mixture.with_fresh({"two": fresh})
     assert [ids for ids, _ in more.token_ids()] == [ids for ids, _ in texts] + fresh
     assert more.num_tokens == mixture.num_tokens + 5
@@ -80,7 +80,7 @@ def test_the_sensitivity_is_the_weighted_mean(tmp_path: Path) -> None:
 def test_only_the_ratio_of_the_weights_counts(tmp_path: Path, random_calibration: Callable[..., Calibration]) -> None:
     source = micro_source(tmp_path / "model")
     calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(TASKS)}
-    small, large = (Mixture("mix", {"one": w, "two": 3 * w}, calibrations) for w in (0.25, 100.0))
+    small, large = (TaskMixture("mix", {"one": w, "two": 3 * w}, calibrations) for w in (0.25, 100.0))
     assert small.probabilities == pytest.approx({"one": 0.25, "two": 0.75})
     torch.testing.assert_close(small.covariance(1, "o_proj"), large.covariance(1, "o_proj"))
     assert large.weights == {"one": 100.0, "two": 300.0}
@@ -91,7 +91,7 @@ def test_a_single_task_s_mixture_is_its_calibration(
     tmp_path: Path, random_calibration: Callable[[Source], Calibration], weight: float
 ) -> None:
     calibration = random_calibration(micro_source(tmp_path / "model"))
-    mixture = Mixture("boolq", {"boolq": weight}, {"boolq": calibration})
+    mixture = TaskMixture("boolq", {"boolq": weight}, {"boolq": calibration})
     assert mixture.num_tokens == calibration.record.num_tokens == 40
     assert mixture.source_sha256 == calibration.record.source_sha256
     assert [ids for ids, _ in mixture.token_ids()] == calibration.token_ids()
@@ -111,7 +111,7 @@ def test_tokens_of_small_weight_hardly_count(tmp_path: Path, random_calibration:
     assert number == calibrations["one"].record.num_tokens
 
     def effective(**weights: float) -> float:
-        return Mixture("mix", weights, calibrations).effective_tokens
+        return TaskMixture("mix", weights, calibrations).effective_tokens
 
     assert effective(one=1.0) == pytest.approx(number)
     assert effective(one=1.0, two=1.0) == pytest.approx(2 * number)
@@ -124,7 +124,7 @@ def test_only_the_tasks_with_a_weight_are_in_it(
 ) -> None:
     source = micro_source(tmp_path / "model")
     calibrations = {task: random_calibration(source, task, seed) for seed, task in enumerate(TASKS)}
-    mixture = Mixture("two", {"two": 1.0}, calibrations)
+    mixture = TaskMixture("two", {"two": 1.0}, calibrations)
     assert list(mixture.calibrations) == ["two"]
     assert torch.equal(mixture.layer(0)["o_proj"].mean, single_mixture(calibrations["two"]).layer(0)["o_proj"].mean)
 
@@ -137,4 +137,4 @@ def test_statistics_of_different_models_are_refused(
         "two": random_calibration(micro_source(tmp_path / "two", "qwen2"), "two"),
     }
     with pytest.raises(InputError, match=r"'mix'.* different models"):
-        Mixture("mix", {"one": 1.0, "two": 1.0}, calibrations)
+        TaskMixture("mix", {"one": 1.0, "two": 1.0}, calibrations)

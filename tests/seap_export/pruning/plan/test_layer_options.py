@@ -12,7 +12,7 @@ from support.variations import VARIATIONS, micro_config
 
 from seap_export.model.families import Convolution, model_spec
 from seap_export.pruning.plan.cost import BUDGETS, CostModel
-from seap_export.pruning.plan.options import options_from_scores
+from seap_export.pruning.plan.layer_options import options_from_scores
 from seap_export.pruning.plan.sublayers import KeptHeads, KeptNeurons
 from seap_export.pruning.plan.sublayers.convolution import ConvolutionOptions
 
