@@ -13,7 +13,9 @@ from seap_export.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
+    from converters.onnx.precision import Precision
     from seap_export.model.families import ModelSpec, Sublayer
+    from seap_export.pruning.plan.recipes import Target
     from seap_export.pruning.rounding.grid import BlockQuantization
 
 
@@ -33,6 +35,36 @@ class StoredWeights(Protocol):
             ArtifactError: The file is damaged, or lacks one of them.
         """
         ...
+
+
+@dataclass(frozen=True)
+class FormOptions:
+    """What the options of graphs say, for formats that take them (`Row.has_options`); None or False: nothing.
+
+    Attributes:
+        provider: The execution provider that is written for.
+        precision: Of the weights.
+        activations: Dtype of activations and caches beside quantised weights.
+        block_size: How many quantised weights share a scale.
+        asymmetric: Whether each block has a zero point, too.
+        float_embeddings: Whether the embedding and the LM head are not quantised.
+        dialect: The set of operators.
+        logits: Of which positions there are logits.
+    """
+
+    provider: str = "cpu"
+    precision: str | None = None
+    activations: str | None = None
+    block_size: int | None = None
+    asymmetric: bool = False
+    float_embeddings: bool = False
+    dialect: str | None = None
+    logits: str | None = None
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """What is said, but for the provider, which other things go by, too."""
+        return {name: value for name, value in vars(self).items() if name != "provider" and value not in (None, False)}
 
 
 @dataclass(frozen=True)
@@ -62,6 +94,57 @@ class Format(ABC):
         if self.precision not in self.precisions:
             known = ", ".join(self.precisions)
             raise UsageError(f"{self.name} has no precision '{self.precision}'; use one of {known}")
+
+    @classmethod
+    def of_options(cls, precision: str | None, options: FormOptions) -> Self:
+        """The format as it is written for some options.
+
+        Args:
+            precision: What followed the colon; None: nothing, so that the options or the first precision hold.
+            options: They are ignored by a format that takes none.
+
+        Raises:
+            UsageError: They contradict each other, have no effect, or ask for what the provider cannot run.
+        """
+        return cls(precision or cls.precisions[0])
+
+    @classmethod
+    def each_of_options(cls, options: FormOptions) -> Iterator[Self]:
+        """The format in every precision that the options allow."""
+        return map(cls, cls.precisions)
+
+    def options(self) -> dict[str, Any]:
+        """What options of graphs say beside the precision to write it so again, as in a settings file."""
+        return {}
+
+    @property
+    def provider(self) -> str | None:
+        """The execution provider that it is written for; None: its runtime has none."""
+        return None
+
+    @property
+    def arithmetic(self) -> Precision:
+        """The precision in which its runtimes are taken to store and compute, by the bits in the precision's name.
+
+        8 and 4 bits are weights alone: what they are multiplied with is rounded to 8 bits, in blocks.
+        """
+        from converters.onnx.precision import arithmetic_of
+
+        return arithmetic_of(self.precision)
+
+    @property
+    def gives_last_logits(self) -> bool:
+        """Whether a prompt is answered with the logits of its last token alone."""
+        return True
+
+    @property
+    def target(self) -> Target | None:
+        """What the widths of a variant should suit; None: no widths are faster than others."""
+        return None
+
+    def plain(self) -> Self:
+        """The same as exact as it gets: the dense model, which speed-ups are over, is timed so."""
+        return type(self)(self.precisions[0])
 
     @classmethod
     @abstractmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -22,12 +22,22 @@ class Row:
         title: Its name in texts.
         marker: A file that every folder of this format has, and others have hardly ever.
         usage: How to generate text with a folder, given FOLDER and PRECISION, as a block of Markdown.
+        has_options: Whether it takes the options of graphs; see `FormOptions`.
+        code: The Python files that travel in its folders, each with the key of a config that names it. They are those
+            of the format's package.
     """
 
     class_path: str
     title: str
     marker: str
     usage: str
+    has_options: bool = False
+    code: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def package(self) -> str:
+        """The package of its class."""
+        return self.class_path.partition(":")[0].rpartition(".")[0]
 
 
 #: The bits of a precision: the first number in its name.
@@ -59,6 +69,7 @@ from seap_export.runtime import Generator
 print(Generator("FOLDER").generate("The sun is", 16))
 ```
 """,
+        has_options=True,
     ),
     "gguf": Row(
         "converters.gguf.format:GgufFormat",
@@ -93,6 +104,7 @@ console.log(await generator("The sun is", { max_new_tokens: 16 }));
 mlx_lm.generate --model FOLDER --trust-remote-code --prompt "The sun is" --max-tokens 16
 ```
 """,
+        code={"modeling_mlx.py": "model_file"},
     ),
     "litert": Row(
         "converters.litert.format:LitertFormat",
@@ -134,6 +146,8 @@ print(pipeline.generate("The sun is", max_new_tokens=16))
 """,
     ),
 }
+#: What `--format` writes beside the model folder, which the others are made from.
+WRITTEN = tuple(name for name in FORMATS if name != "hf")
 
 
 def row_of(format: Format) -> Row:

@@ -9,14 +9,17 @@ from typing import Any, Literal, cast, get_args
 
 import onnx
 
-from converters.onnx.precision import BlockQuantization, Precision, PrecisionName, choose_precision
-from seap_export.common.providers import PROVIDERS, WRITTEN_FOR, DialectName
-from seap_export.errors import ArtifactError
+from converters.format import FormOptions
+from converters.onnx.precision import BLOCK_SIZE, BlockQuantization, Precision, PrecisionName, choose_precision
+from seap_export.common.providers import PROVIDERS, WRITTEN_FOR, DialectName, Dtype
+from seap_export.errors import ArtifactError, UsageError
 
 #: The positions for which a graph returns logits.
 Logits = Literal["all", "last"]
 #: Metadata key under which a graph records its form.
 FORM_NOTE = "seap_export.form"
+#: The options that describe blocks of quantised weights.
+OF_BLOCKS = ("activations", "block_size", "asymmetric", "float_embeddings")
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,29 @@ class OnnxForm:
         return asdict(self)
 
 
-def default_form(provider: str = "cpu") -> OnnxForm:
-    """The form in which a graph is written for a provider if nothing else is asked for."""
-    name = cast(PrecisionName, PROVIDERS[provider].precision["fused"])
-    return OnnxForm(choose_precision(name, provider), logits="last", provider=provider)
+def form_of(options: FormOptions) -> OnnxForm:
+    """The form that options describe.
+
+    Raises:
+        UsageError: The provider cannot run it, or an option has no effect.
+    """
+    provider, dialect = options.provider, cast(DialectName, options.dialect or "fused")
+    name = cast(PrecisionName, options.precision or PROVIDERS[provider].precision[dialect])
+    idle = [option.replace("_", " ") for option in OF_BLOCKS if getattr(options, option)]
+    if idle and not name.startswith("int"):
+        raise UsageError(
+            f"no effect on {name} weights, which are not quantised: {', '.join(idle)}; use --precision int8 or int4"
+        )
+    precision = choose_precision(
+        name,
+        provider,
+        dialect,
+        activations=cast(Dtype | None, options.activations),
+        block_size=options.block_size or BLOCK_SIZE,
+        symmetric=not options.asymmetric,
+        embeddings=not options.float_embeddings,
+    )
+    return OnnxForm(precision, dialect, cast(Logits, options.logits or "last"), provider)
 
 
 def read_form(model: Path) -> OnnxForm:

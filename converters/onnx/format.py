@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from converters.format import Format
+from converters.format import Format, FormOptions
 from converters.onnx.folder import convert_folder, folder_damages, genai_config_of
-from converters.onnx.form import OnnxForm, read_form
+from converters.onnx.form import OF_BLOCKS, OnnxForm, form_of, read_form
 from converters.onnx.graph.graph import GRAPH_VERSION
 from converters.onnx.onnx_writer import MODEL_FILE, refuse_unsupported
-from converters.onnx.precision import PRECISIONS, BlockQuantization, choose_precision
+from converters.onnx.precision import BLOCK_SIZE, PRECISIONS, BlockQuantization, Precision, choose_precision
 from converters.onnx.read_back import GraphWeights
 from converters.onnx.stored import weight_differences
 from converters.onnx.weights.sizes import weight_bytes
-from converters.onnx.weights.widths import float_tables, width_warning
-from seap_export.errors import InputError
+from converters.onnx.weights.widths import float_tables, whole_blocks, width_warning
+from seap_export.common.providers import OWN_FORMAT, OWN_RUNTIME, PROVIDERS
+from seap_export.errors import InputError, UsageError
 from seap_export.model.families import ModelSpec
+from seap_export.pruning.plan.recipes import Target
 
 
 @dataclass(frozen=True)
@@ -30,8 +33,8 @@ class OnnxFormat(Format):
         form: Precision, dialect, logits and provider of the graph.
     """
 
-    name: ClassVar[str] = "onnx"
-    runtimes: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+    name: ClassVar[str] = OWN_FORMAT
+    runtimes: ClassVar[tuple[str, ...]] = (OWN_RUNTIME,)
     precisions: ClassVar[tuple[str, ...]] = PRECISIONS
     version: ClassVar[int] = GRAPH_VERSION
     form: OnnxForm = field(init=False)
@@ -48,6 +51,69 @@ class OnnxFormat(Format):
         format = cls(form.precision.name)
         object.__setattr__(format, "form", form)
         return format
+
+    @classmethod
+    def of_options(cls, precision: str | None, options: FormOptions) -> OnnxFormat:
+        """For the provider, in the precision that it is best in unless one is asked for, with the last logits."""
+        if precision is not None and options.precision not in (None, precision):
+            raise UsageError(
+                f"--format {cls.name}:{precision} and --precision {options.precision} contradict each other; give one "
+                "of them"
+            )
+        return cls.of(form_of(replace(options, precision=precision or options.precision)))
+
+    @classmethod
+    def each_of_options(cls, options: FormOptions) -> Iterator[OnnxFormat]:
+        """In every precision that the provider can run; options of blocks are for int8 and int4."""
+        if options.precision is not None:
+            yield cls.of_options(None, options)
+            return
+        for precision in PRECISIONS:
+            idle: dict[str, Any] = {} if precision.startswith("int") else dict.fromkeys(OF_BLOCKS)
+            with suppress(UsageError):
+                yield cls.of_options(precision, replace(options, **idle))
+
+    def options(self) -> dict[str, Any]:
+        """Of what is not usual for the precision, and always the logits."""
+        form, how, usual = self.form, self.form.precision.quantization, OnnxFormat(self.precision).form
+        values: dict[str, Any] = {"logits": form.logits}
+        if form.dialect != usual.dialect:
+            values["dialect"] = form.dialect
+        if how is None:
+            return values
+        if form.precision.dtype != usual.precision.dtype:
+            values["activations"] = form.precision.dtype
+        if how.block_size != BLOCK_SIZE:
+            values["block_size"] = how.block_size
+        differing = {"asymmetric": not how.symmetric, "float_embeddings": not how.embeddings}
+        return values | {name: True for name, differs in differing.items() if differs}
+
+    @property
+    def provider(self) -> str:
+        """That of the form."""
+        return self.form.provider
+
+    @property
+    def arithmetic(self) -> Precision:
+        """That of the form."""
+        return self.form.precision
+
+    @property
+    def gives_last_logits(self) -> bool:
+        """As the form says."""
+        return self.form.logits == "last"
+
+    @property
+    def target(self) -> Target:
+        """Whole blocks of the provider's kernels, and an attention operator that shares keys in groups."""
+        form = self.form
+        return Target(form.provider, whole_blocks(form), groups_heads=form.dialect == "fused")
+
+    def plain(self) -> OnnxFormat:
+        """In the first dtype of the provider."""
+        form = self.form
+        dtype = PROVIDERS[form.provider].computes[form.dialect][0]
+        return self.of(replace(form, precision=choose_precision(dtype, form.provider, form.dialect)))
 
     @classmethod
     def read(cls, folder: Path) -> OnnxFormat:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -16,6 +17,8 @@ from seap_export.pruning.rounding.grid import BlockQuantization
 PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
 
+#: The usual number of quantised weights that share a scale.
+BLOCK_SIZE = 32
 _BITS: dict[str, int] = {"int8": 8, "int4": 4}
 _NAMES: dict[int, PrecisionName] = {8: "int8", 4: "int4"}
 _TORCH: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -72,13 +75,21 @@ class Precision:
         return how.bits / 8 + (self.dtype_bytes + zero_point) / how.block_size
 
 
+def arithmetic_of(precision: str) -> Precision:
+    """What the name of a precision is taken for, whatever format it is of; see `Format.arithmetic`."""
+    bits = int(re.sub(r"\D*(\d+).*", r"\1", precision) or 0)
+    names: dict[int, PrecisionName] = {32: "fp32", 16: "bf16" if "bf16" in precision else "fp16", 8: "int8"}
+    name = names.get(bits, "int4")
+    return Precision(name) if name in ("fp32", "fp16", "bf16") else choose_precision(name)  # type: ignore[arg-type]
+
+
 def choose_precision(
     name: PrecisionName,
     provider: str = "cpu",
     dialect: DialectName = "fused",
     *,
     activations: Dtype | None = None,
-    block_size: int = 32,
+    block_size: int = BLOCK_SIZE,
     symmetric: bool = True,
     embeddings: bool = True,
 ) -> Precision:

@@ -7,6 +7,7 @@ from typing import Literal
 from seap_export.api.arguments import FilePath, Provider, Several, Weights, checked
 from seap_export.api.progress import ProgressArgument
 from seap_export.api.results import ConvertedModel
+from seap_export.common.providers import OWN_FORMAT
 from seap_export.errors import UsageError
 
 
@@ -14,7 +15,7 @@ def convert(
     folder: FilePath,
     *,
     out: FilePath,
-    format: str = "onnx",
+    format: str = OWN_FORMAT,
     provider: Provider = "cpu",
     precision: Literal["fp32", "fp16", "bf16", "int8", "int4"] | None = None,
     activations: Literal["fp32", "fp16", "bf16"] | None = None,

@@ -12,6 +12,7 @@ from seap_export.api.progress import ProgressArgument
 from seap_export.api.results import ExportResult
 from seap_export.api.tasks import Tasks
 from seap_export.api.variant import Variant
+from seap_export.common.providers import OWN_FORMAT
 from seap_export.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def export(
     recipe: NameOrPath = "reconstruct",
     layout: Literal["per-layer", "uniform"] = "per-layer",
     vocabulary: int | str = "all",
-    format: Several[str] = "onnx",
+    format: Several[str] = OWN_FORMAT,
     precision: Literal["fp32", "fp16", "bf16", "int8", "int4"] | None = None,
     logits: Literal["all", "last"] | None = None,
     activations: Literal["fp32", "fp16", "bf16"] | None = None,
@@ -181,7 +182,8 @@ def _open(options: dict[str, Any]) -> _Job:
     request = export_request(options)
     if is_measured and request.measured is None:
         progress.say(
-            "quality and speed are not measured on hf alone: they need a further format, such as --format onnx"
+            "quality and speed are not measured on hf alone: they need a further format, such as --format "
+            f"{OWN_FORMAT}"
         )
     source = open_source(recorded_model(model, out))
     warn_of_memory(progress, source, compute)

@@ -7,9 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from converters.format import Format
-from converters.onnx.form import OnnxForm
-from converters.onnx.format import OnnxFormat
-from converters.onnx.weights.widths import whole_blocks
 from seap_export.api.formats import all_formats_of, formats_of
 from seap_export.corpus import Task
 from seap_export.errors import UsageError
@@ -69,9 +66,8 @@ def plan_settings(options: dict[str, Any], target: Target) -> PlanSettings:
 
 
 def _target(formats: Sequence[Format]) -> Target:
-    """What the widths should suit: the first ONNX graph."""
-    form = next((format.form for format in formats if isinstance(format, OnnxFormat)), OnnxForm())
-    return Target(form.provider, whole_blocks(form), groups_heads=form.dialect == "fused")
+    """What the widths should suit: the first format for which they matter."""
+    return next((format.target for format in formats if format.target is not None), Target())
 
 
 def parity_settings(options: dict[str, Any]) -> ParitySettings:

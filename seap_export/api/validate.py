@@ -11,6 +11,7 @@ from seap_export.api.progress import ProgressArgument
 from seap_export.api.results import ValidationResult
 from seap_export.api.variant import Variant
 from seap_export.common.json_file import json_text
+from seap_export.common.providers import OWN_RUNTIME
 
 if TYPE_CHECKING:
     from seap_export.pipeline.gate.report import ValidationReport
@@ -145,11 +146,9 @@ def _request(options: dict[str, Any]) -> ValidationRequest:
         runtimes=runtimes,
         quality=None
         if max_kl is None
-        else EvaluationRequest(("onnxruntime",), threads=parity.threads, provider=parity.provider, max_kl=max_kl),
+        else EvaluationRequest((OWN_RUNTIME,), threads=parity.threads, provider=parity.provider, max_kl=max_kl),
         speed=SpeedLimits(**speed) if any(limit is not None for limit in speed.values()) else None,
-        bench=BenchRequest(
-            depths, (1,), ("onnxruntime",), provider=parity.provider, threads=parity.threads, runs=runs
-        ),
+        bench=BenchRequest(depths, (1,), (OWN_RUNTIME,), provider=parity.provider, threads=parity.threads, runs=runs),
         **options,
     )
 

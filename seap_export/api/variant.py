@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from seap_export.api.figures import Figures, figures_of
+from seap_export.common.providers import OWN_FORMAT
 from seap_export.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Variant:
     @property
     def onnx(self) -> Path:
         """Its ONNX files, if they were written."""
-        return self.path / "onnx"
+        return self.path / OWN_FORMAT
 
     @cached_property
     def figures(self) -> Figures:
@@ -125,8 +126,12 @@ class Variant:
 
     @cached_property
     def _generator(self) -> Generator:
+        from converters.formats import FORMATS
         from seap_export.runtime import Generator
+        from seap_export.runtime.files import GRAPH
 
-        if not (self.onnx / "model.onnx").is_file():
-            raise ArtifactError(f"{self.path}: contains no onnx/model.onnx; give a variant with ONNX files")
-        return Generator(self.onnx, self.provider, self.threads)
+        folder = self.path / OWN_FORMAT
+        if not (folder / GRAPH).is_file():
+            title = FORMATS[OWN_FORMAT].title
+            raise ArtifactError(f"{self.path}: contains no {OWN_FORMAT}/{GRAPH}; give a variant with {title} files")
+        return Generator(folder, self.provider, self.threads)

@@ -11,7 +11,8 @@ from seap_export.api.progress import duration
 from seap_export.cli.console import difference, megabytes, quoted, table
 from seap_export.cli.frontier import frontier_text
 from seap_export.cli.general_text import general_text_table
-from seap_export.pipeline.folder.names import HF, ONNX, PLAN, QUALITY
+from seap_export.common.providers import OWN_FORMAT
+from seap_export.pipeline.folder.names import HF, PLAN, QUALITY
 
 if TYPE_CHECKING:
     from seap_export.api.results import ExportResult
@@ -179,10 +180,12 @@ def _next_steps(result: ExportResult) -> Iterator[str]:
     if not result.passed:
         return
     variant = next(iter(result.variants.values()))
-    has_onnx = variant.onnx.is_dir()
+    can_generate = (variant.path / OWN_FORMAT).is_dir()
     commands = {
-        f"generate {quoted(variant.path)} PROMPT": has_onnx and "let a variant answer",
-        f"route {quoted(out)} PROMPT": has_onnx and (out / "router").is_dir() and "choose the variant for a prompt",
+        f"generate {quoted(variant.path)} PROMPT": can_generate and "let a variant answer",
+        f"route {quoted(out)} PROMPT": can_generate
+        and (out / "router").is_dir()
+        and "choose the variant for a prompt",
         f"validate {quoted(out)}": "check the files again after copying them",
     }
     width = max(map(len, commands))
@@ -214,7 +217,5 @@ def _kind(step: str) -> str:
         return "parity"
     if first == "rounding":
         return first
-    return _KINDS.get(last, last if format_name(last) in FORMATS else first)
-
-
-_KINDS = {PLAN: "plan", HF: "shrinking", ONNX: "ONNX", QUALITY: "quality"}
+    kinds = {PLAN: "plan", HF: "shrinking", OWN_FORMAT: FORMATS[OWN_FORMAT].title, QUALITY: "quality"}
+    return kinds.get(last, last if format_name(last) in FORMATS else first)

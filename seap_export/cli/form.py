@@ -7,10 +7,12 @@ from typing import Any
 
 import click
 
+from converters.formats import WRITTEN
 from seap_export.api.arguments import defaults_of
 from seap_export.api.convert import convert
 from seap_export.api.export import export
 from seap_export.cli.groups import option
+from seap_export.common.toml_file import either
 
 
 class _IntChoice(click.Choice):
@@ -26,7 +28,7 @@ format_option = option(
     defaults=defaults_of(convert),
     once=True,
     metavar="NAME[:PRECISION]",
-    help="Format to write: onnx, gguf, openvino, web, litert, executorch or mlx (docs/runtimes.md).",
+    help=f"Format to write: {either(WRITTEN)} (docs/runtimes.md).",
 )
 formats_option = option(
     "--format",
@@ -34,8 +36,8 @@ formats_option = option(
     default=[defaults_of(export)["format"]],
     show_default=True,
     metavar="NAME[:PRECISION]",
-    help="Format to write beside the model folder hf/: onnx, gguf, openvino, web, litert, executorch or mlx "
-    "(docs/runtimes.md). Repeatable; with a target, one is chosen for each variant.",
+    help=f"Format to write beside the model folder hf/: {either(WRITTEN)} (docs/runtimes.md). Repeatable; with a "
+    "target, one is chosen for each variant.",
 )
 rare_form_options = (
     option(

@@ -217,8 +217,8 @@ def _plan_export(source: Source, request: ExportRequest, workspace: Workspace, p
             writable_spec(format, folder)
     for format in request.formats:
         require_runtime(format.runtimes[0])
-    if request.measured is not None and request.measured.is_onnx:
-        refuse_missing_provider(request.parity.provider)
+    if request.measured is not None:
+        refuse_missing_provider(request.measured.provider(request.parity.provider))
     for ratio in sorted({variant.ratio for variant in request.variants.values()}):
         check_ratio(source.spec, ratio, request.plan.sparsity, request.plan.align, request.plan.layout)
     out, chat = workspace.folder, chat_of_source(source)

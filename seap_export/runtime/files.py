@@ -14,6 +14,8 @@ from seap_export.common.providers import PROVIDERS
 from seap_export.errors import ArtifactError, InputError
 from seap_export.runtime.limits.tokenizer import excess, unique_keys, watched
 
+#: The graph in a folder of the format that is run here.
+GRAPH = "model.onnx"
 _MAX_BYTES = 256 * 2**20
 
 

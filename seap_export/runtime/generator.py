@@ -14,10 +14,10 @@ from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.runtime.chat import Prompt, read_chat_template, rendered
 from seap_export.runtime.decoding.decoder import OnnxDecoder
 from seap_export.runtime.decoding.sampling import GREEDY, Sampler, Sampling
-from seap_export.runtime.files import decoder_options, encode, load_tokenizer, model_limits
+from seap_export.runtime.files import GRAPH, decoder_options, encode, load_tokenizer, model_limits
 from seap_export.runtime.text import TextStream
 
-_GRAPH, _CONFIG = "model.onnx", "genai_config.json"
+_CONFIG = "genai_config.json"
 #: Why a text ended: end-of-sequence token, requested number of tokens, or full context.
 Stop = Literal["end", "length", "context"]
 
@@ -111,7 +111,7 @@ class Generator:
         if self.chat_template is not None:
             self.ends |= self.chat_template.turn_ends(self.tokenizer)
         options = decoder_options(folder / _CONFIG, provider, provider_options)
-        self.decoder = OnnxDecoder(folder / _GRAPH, context_length, provider, threads, options)
+        self.decoder = OnnxDecoder(folder / GRAPH, context_length, provider, threads, options)
 
     def generate(self, prompt: Prompt, max_new_tokens: int, sampling: Sampling = GREEDY, *, raw: bool = False) -> str:
         """Generates the answer to a prompt, or what follows a raw one, without special tokens.

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 
 from seap_export.common.checksums import refuse_changed
 from seap_export.common.hashing import sha256_file
+from seap_export.common.providers import OWN_FORMAT
 from seap_export.errors import ArtifactError, InputError, UsageError
 from seap_export.runtime.decoding.decoder import OnnxDecoder
-from seap_export.runtime.files import decoder_options, encode, load_tokenizer, model_limits
+from seap_export.runtime.files import GRAPH, decoder_options, encode, load_tokenizer, model_limits
 
 GOLDEN_SCHEMA = "seap-export/golden/1"
 #: Kept of each distribution: the logits of the most likely tokens and of tokens spread over the vocabulary.
 _TOP, _SPREAD = 64, 64
-_GRAPH = "model.onnx"
 _BATCH = 3
 
 
@@ -130,11 +130,11 @@ def compare_with_golden(
         ArtifactError: A file differs from the one that was recorded, or the tokenizer gives other token ids.
         EnvironmentFailure: The provider is not available on this machine.
     """
-    folder = path / "onnx" if (path / "onnx").is_dir() else path
+    folder = path / OWN_FORMAT if (path / OWN_FORMAT).is_dir() else path
     about, arrays = _read(golden)
     for name, digest in about["files"].items():
         if not (folder / name).is_file():
-            raise ArtifactError(f"{folder / name}: missing; copy the whole onnx folder")
+            raise ArtifactError(f"{folder / name}: missing; copy the whole {OWN_FORMAT} folder")
         if sha256_file(folder / name) != digest:
             raise ArtifactError(f"{folder / name}: not the file that {golden} was made from; copy it again")
     tokenizer, decoder = _opened(folder, provider, threads)
@@ -172,7 +172,7 @@ def _opened(folder: Path, provider: str, threads: int | None) -> tuple[Any, Onnx
     config = folder / "genai_config.json"
     _, context_length = model_limits(config)
     options = decoder_options(config, provider)
-    return load_tokenizer(folder), OnnxDecoder(folder / _GRAPH, context_length, provider, threads, options)
+    return load_tokenizer(folder), OnnxDecoder(folder / GRAPH, context_length, provider, threads, options)
 
 
 def _run(

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from seap_export.common.providers import OWN_FORMAT
 from seap_export.errors import ArtifactError, UsageError
 from seap_export.runtime.chat import Prompt, last_user_text
 from seap_export.runtime.generator import Generator
@@ -124,7 +125,7 @@ class RoutedModel:
         """
         if self._generator is None or self._generator[0] != route.variant:
             self._generator = None  # frees its memory before the next variant is read
-            self._generator = (route.variant, Generator(route.variant / "onnx", *self._session_options))
+            self._generator = (route.variant, Generator(route.variant / OWN_FORMAT, *self._session_options))
         return self._generator[1]
 
 

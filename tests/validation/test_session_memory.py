@@ -14,6 +14,7 @@ import pytest
 from support.execution import ONE_THREAD
 from support.product import Compute, OnnxForm, choose_precision, open_session, write_onnx
 
+from seap_export.common.providers import OWN_RUNTIME
 from seap_export.errors import ArtifactError, EnvironmentFailure
 from validation import session_memory
 from validation.divergence.measure import claim_texts
@@ -171,7 +172,7 @@ def test_texts_and_questions_are_refused(
 ) -> None:
     free(monkeypatch, 1000)
     with pytest.raises(EnvironmentFailure, match="of what is free"):
-        claim_texts(model.parent, [(1, 2), (3, 4, 5)])
+        claim_texts(OWN_RUNTIME, model.parent, [(1, 2), (3, 4, 5)])
     (model.parent / "genai_config.json").write_text('{"model": {"context_length": 64}}')
     monkeypatch.setattr("validation.zero_shot.models._tokenizer", lambda _: None)
     options: Any = {

@@ -33,23 +33,25 @@ from validation.estimate import Estimate, TokenEstimate
 from validation.execution import Execution, Say
 from validation.metrics import Defect, LogitComparison
 from validation.runtimes.pytorch.torch_runner import Run, open_torch_runner
-from validation.runtimes.table import REFERENCE, open_runtime
-from validation.session_memory import Calls, claim_memory
+from validation.runtimes.table import REFERENCE, claim_runtime, open_runtime
+from validation.session_memory import Calls
 
 _EXECUTION = Execution()
 
 
 def claim_texts(
+    runtime: str,
     folder: Path,
     texts: Iterable[TokenIds],
     execution: Execution = _EXECUTION,
     say: Say = lambda line: None,
-) -> bool:
-    """Claims the memory for an `onnx` folder that runs texts one at a time, as `claim_memory` does.
+) -> None:
+    """Claims the memory for a folder whose runtime runs texts one at a time, as `claim_runtime` does.
 
     To be called before the dense model runs, which takes long.
     """
-    return claim_memory(folder / "model.onnx", _calls(texts), execution, say)
+    if runtime != REFERENCE:
+        claim_runtime(runtime, folder, _calls(texts), execution, say)
 
 
 def _calls(texts: Iterable[TokenIds]) -> list[Calls]:

@@ -182,6 +182,12 @@ class Runtime:
             the runtime has transformers' tokenizer, with which others are compared.
         title: Its name in texts; "": its name.
         traces: Whether `--bisect` can follow a difference into a folder that it runs.
+        has_providers: Whether it runs on the execution provider that is asked for; others run on the CPU alone.
+        claim: A function that says what memory it will take, and refuses what does not fit: called with the arguments
+            of `validation.runtimes.table.claim_runtime` but for the name. None: it cannot tell.
+        version: Its version, if no extra tells it; None: it is not reported.
+        prompt_factor: How many times as long as in ONNX Runtime a prompt takes, if much longer.
+        parity_factor: How many times as long as in ONNX Runtime parity takes; None: about as long.
     """
 
     opener: str
@@ -191,3 +197,8 @@ class Runtime:
     texts: str | None = None
     title: str = ""
     traces: bool = False
+    has_providers: bool = False
+    claim: str | None = None
+    version: str | None = None
+    prompt_factor: float = 1.0
+    parity_factor: float | None = None

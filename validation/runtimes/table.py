@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING
 
-from seap_export.common.extras import require_extra
+from seap_export.common.extras import installed_versions, require_extra
 from seap_export.common.toml_file import either
 from seap_export.errors import EnvironmentFailure, UsageError
-from validation.execution import Execution
+from validation.execution import Execution, Say
 from validation.runtimes.runner import Opening, Purpose, Runner, Runtime
 from validation.runtimes.texts import RuntimeTexts
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 #: What the others are compared with.
 REFERENCE = "torch"
+#: Factors of prompts are from docs/research/runtimes.md; those of parity were measured on SmolLM2-135M beside other
+#: work, so roughly.
 RUNTIMES: Mapping[str, Runtime] = {
     "onnxruntime": Runtime(
         "validation.runtimes.onnx_runtime.onnx_runner:open_onnx_runtime",
@@ -26,16 +29,21 @@ RUNTIMES: Mapping[str, Runtime] = {
         texts="validation.runtimes.onnx_runtime.texts:OnnxTexts",
         title="ONNX Runtime",
         traces=True,
+        has_providers=True,
+        claim="validation.runtimes.onnx_runtime.onnx_runner:claim_onnx_runtime",
+        version="onnxruntime:__version__",
     ),
     "llama.cpp": Runtime(
         "validation.runtimes.llama_cpp.runner:open_llama_cpp",
         extra="gguf",
         candidate="validation.parity.candidates.llama_candidate:LlamaCandidate",
+        parity_factor=1.5,
         texts="validation.runtimes.llama_cpp.texts:LlamaTexts",
     ),
     "transformers.js": Runtime(
         "validation.runtimes.node.transformers_js:open_transformers_js",
         check="validation.runtimes.node.package:find_transformers_js",
+        parity_factor=5.0,
         texts="validation.runtimes.node.transformers_js:TransformersJsTexts",
     ),
     "openvino": Runtime(
@@ -43,6 +51,7 @@ RUNTIMES: Mapping[str, Runtime] = {
         extra="openvino",
         texts="validation.runtimes.openvino_runner:OpenvinoTexts",
         title="OpenVINO",
+        parity_factor=2.0,
     ),
     "litert": Runtime(
         "validation.runtimes.litert_runner:open_litert",
@@ -58,7 +67,14 @@ RUNTIMES: Mapping[str, Runtime] = {
         texts="validation.runtimes.executorch_runner:ExecutorchTexts",
         title="ExecuTorch",
     ),
-    "mlx": Runtime("validation.runtimes.mlx_runner:open_mlx", extra="mlx", title="MLX"),
+    "mlx": Runtime(
+        "validation.runtimes.mlx_runner:open_mlx",
+        extra="mlx",
+        title="MLX",
+        # Without Metal, it multiplies with the reference BLAS, and quantised weights as slowly.
+        prompt_factor=1.0 if sys.platform == "darwin" else 40.0,
+        parity_factor=8.0,
+    ),
     "vllm": Runtime(
         "validation.runtimes.vllm.runner:open_vllm", check="validation.runtimes.vllm.runner:require_vllm", title="vLLM"
     ),
@@ -79,6 +95,18 @@ def runtime_row(name: str, *others: str) -> Runtime:
 def runtime_title(name: str) -> str:
     """The name of a runtime in texts; errors are those of `runtime_row`."""
     return runtime_row(name).title or name
+
+
+def with_providers(names: Iterable[str]) -> list[str]:
+    """Those of some runtimes that run on the execution provider that is asked for."""
+    return [name for name in names if name in RUNTIMES and RUNTIMES[name].has_providers]
+
+
+def runtime_versions(name: str) -> dict[str, str]:
+    """The versions of what a runtime consists of, as far as they are known; errors are those of `runtime_row`."""
+    row = runtime_row(name)
+    versions = {} if row.extra is None else installed_versions(row.extra)
+    return versions if row.version is None else {**versions, name: resolve_name(row.version)}
 
 
 def require_runtime(name: str) -> None:
@@ -127,6 +155,36 @@ def open_runtime(
     require_runtime(name)
     opener: Callable[[Path, Opening], Runner] = resolve_name(runtime_row(name).opener)
     return opener(folder, Opening(execution, purpose, calls))
+
+
+def claim_runtime(
+    name: str,
+    folder: Path,
+    calls: Sequence[Calls],
+    execution: Execution = Execution(),  # noqa: B008 - frozen
+    say: Say = lambda line: None,
+    *,
+    can_map: bool = True,
+) -> None:
+    """Says what a runtime will take of memory, and refuses what does not fit; does nothing where that is not known.
+
+    To be called before what takes long and needs no runtime.
+
+    Args:
+        name: The runtime.
+        folder: What was written.
+        calls: What it will be asked for.
+        execution: Where it runs.
+        say: Receives a line about it.
+        can_map: Whether weights may be read from the file if copies of them do not fit, which is slow.
+
+    Raises:
+        EnvironmentFailure: It does not fit.
+        ArtifactError: A file cannot be read.
+    """
+    claim = runtime_row(name).claim
+    if claim is not None:
+        resolve_name(claim)(folder, calls, execution, say, can_map=can_map)
 
 
 def open_texts(name: str, folder: Path) -> RuntimeTexts | None:

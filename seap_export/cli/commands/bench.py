@@ -14,6 +14,7 @@ from seap_export.cli.groups import GroupedCommand, number_option, option, rare, 
 from seap_export.cli.options import force_option, output_options, provider_option, threads_option
 from seap_export.cli.values import ExistingPath, PathType
 from seap_export.common.json_file import write_json
+from seap_export.common.providers import OWN_RUNTIME
 
 if TYPE_CHECKING:
     from validation.speed.report import SpeedReport, Speedup
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
         "engines",
         multiple=True,
         metavar="NAME",
-        help="Runtime to time the models in: torch (on the CPU, in fp32), onnxruntime, or another that "
-        "docs/runtimes.md lists. Repeatable.  [default: torch and onnxruntime]",
+        help=f"Runtime to time the models in: torch (on the CPU, in fp32), {OWN_RUNTIME}, or another that "
+        f"docs/runtimes.md lists. Repeatable.  [default: torch and {OWN_RUNTIME}]",
     ),
     number_option(
         "--depth",
@@ -59,7 +60,7 @@ if TYPE_CHECKING:
             "formats",
             multiple=True,
             metavar="NAME:PRECISION",
-            help="Format for a runtime other than onnxruntime. Repeatable.  [default: the first that it accepts]",
+            help=f"Format for a runtime other than {OWN_RUNTIME}. Repeatable.  [default: the first that it accepts]",
         )
     ),
 )
@@ -89,22 +90,22 @@ def bench_command(
       seap-export bench pruned --dense ./SmolLM2-135M --out bench.json
       seap-export bench pruned/gsm8k-0.5 --dense ./SmolLM2-135M --precision int4 --runtime onnxruntime --depth 512
     """
+    from converters.format import FormOptions
     from converters.formats import parse_format
-    from seap_export.api.formats import form_if_any
+    from seap_export.api.formats import own_format_if_any
     from seap_export.pipeline.evaluation.bench import bench
     from seap_export.pipeline.evaluation.bench_request import BenchRequest
     from seap_export.pipeline.folder.outputs import write_report
     from validation.runtimes.table import REFERENCE, runtime_row
 
-    form = form_if_any(options)
-    options["formats"] = tuple(
-        format(precision or format.precisions[0]) for format, precision in map(parse_format, options["formats"])
-    )
+    own, provider = own_format_if_any(options), FormOptions(options["provider"])
+    given = [format.of_options(precision, provider) for format, precision in map(parse_format, options["formats"])]
+    options["formats"] = (*([] if own is None else [own]), *given)
     for name in options["engines"]:
         if name != REFERENCE:
             runtime_row(name, REFERENCE)
     defaults = {name: value for name, value in options.items() if value not in ((), None)}
-    request = BenchRequest(form=form, **defaults)
+    request = BenchRequest(**defaults)
     with write_report(out, force=force) if out else nullcontext() as target:
         report = bench(list(map(str, paths)), dense, request, console)
         if target:

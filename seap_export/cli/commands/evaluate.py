@@ -19,6 +19,7 @@ from seap_export.cli.options import (
     provider_option,
 )
 from seap_export.cli.values import PathType
+from seap_export.common.providers import OWN_FORMAT, OWN_RUNTIME
 
 if TYPE_CHECKING:
     from seap_export.pipeline.evaluation.report import EvaluationReport
@@ -41,8 +42,8 @@ _BESIDE_DENSE = ("retained", "difference", "lost", "won")
         default=[_DEFAULTS["runtime"]],
         show_default=True,
         metavar="NAME",
-        help="Runtime that runs the variant: torch (hf/), onnxruntime (onnx/), or another that docs/runtimes.md "
-        "lists. Repeatable.",
+        help=f"Runtime that runs the variant: torch (hf/), {OWN_RUNTIME} ({OWN_FORMAT}/), or another that "
+        "docs/runtimes.md lists. Repeatable.",
     ),
     option(
         "--text",

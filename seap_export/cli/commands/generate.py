@@ -12,7 +12,7 @@ from seap_export.cli.groups import GroupedCommand, number_option, option, titled
 from seap_export.cli.options import output_options, provider_option, raw_option, threads_option
 from seap_export.cli.prompt import read_prompt
 from seap_export.cli.values import ExistingPath
-from seap_export.common.providers import PROVIDERS
+from seap_export.common.providers import OWN_FORMAT, PROVIDERS
 
 if TYPE_CHECKING:
     from seap_export.runtime import Completion, Prompt
@@ -82,9 +82,10 @@ def generate_command(
     request: Prompt = read_prompt(Path("-")) if prompt == "-" else prompt
     if system is not None:
         request = [{"role": "system", "content": system}, {"role": "user", "content": request}]
-    generator = Generator(_onnx_folder(folder), provider, threads)
+    own = _own_folder(folder)
+    generator = Generator(own, provider, threads)
     if not generator.is_checked:
-        console.say(f"{_onnx_folder(folder)} has no SHA256SUMS, so its files were not checked; 'convert' writes one")
+        console.say(f"{own} has no SHA256SUMS, so its files were not checked; 'convert' writes one")
     if system is not None and generator.chat_template is None:
         raise UsageError(f"{folder}: this model has no chat template, which --system needs; leave it out")
     if console.as_json:
@@ -98,20 +99,21 @@ def generate_command(
         console.say("the model's context is full")
 
 
-def _onnx_folder(folder: Path) -> Path:
-    """The folder itself, or the one of that name in it.
+def _own_folder(folder: Path) -> Path:
+    """The folder itself, or the one in it of the format that is run here.
 
     Raises:
         ArtifactError: There is no graph in either.
     """
     from seap_export.errors import ArtifactError
+    from seap_export.runtime.files import GRAPH
 
-    for candidate in (folder, folder / "onnx"):
-        if (candidate / "model.onnx").is_file():
+    for candidate in (folder, folder / OWN_FORMAT):
+        if (candidate / GRAPH).is_file():
             return candidate
-    variants = sorted(graph.parents[1] for graph in folder.glob("*/onnx/model.onnx"))
+    variants = sorted(graph.parents[1] for graph in folder.glob(f"*/{OWN_FORMAT}/{GRAPH}"))
     remedy = f"give a variant in it, such as {variants[0]}" if variants else "give a variant's folder"
-    raise ArtifactError(f"{folder}: contains neither model.onnx nor onnx/model.onnx; {remedy}")
+    raise ArtifactError(f"{folder}: contains neither {GRAPH} nor {OWN_FORMAT}/{GRAPH}; {remedy}")
 
 
 def _describe(completion: Completion) -> dict[str, Any]:

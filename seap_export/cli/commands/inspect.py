@@ -13,6 +13,7 @@ from seap_export.cli.general_text import general_text_table
 from seap_export.cli.layer_table import layer_columns
 from seap_export.cli.options import output_options
 from seap_export.cli.values import ExistingPath
+from seap_export.common.providers import OWN_FORMAT
 
 
 @click.command("inspect")
@@ -105,7 +106,7 @@ def _variant_text(result: dict[str, Any]) -> str:
 
 
 def _parity_text(name: str, parity: dict[str, Any]) -> str:
-    of = "" if name == "onnx" else f" of {name}"
+    of = "" if name == OWN_FORMAT else f" of {name}"
     return f"parity{of}: {parity['verdict']}, max abs {difference(parity['max_abs'])}"
 
 

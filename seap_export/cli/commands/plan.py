@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from converters.formats import FORMATS
 from seap_export.cli import options as shared
 from seap_export.cli.console import Console, megabytes, table
 from seap_export.cli.groups import GroupedCommand, option, rare, titled
 from seap_export.cli.layer_table import layer_columns, pruned_parts
 from seap_export.cli.values import PathType
+from seap_export.common.providers import OWN_FORMAT
 
 if TYPE_CHECKING:
     from seap_export.model.sources.source import Source
@@ -155,7 +157,7 @@ def _describe(source: Source, plan: Plan) -> dict[str, Any]:
         "achieved_ratio": plan.achieved_ratio,
         "tokens": {"dense": dense.vocab_size, "shrunk": shrunk.vocab_size},
         "num_parameters": {"dense": dense.num_parameters(), "shrunk": shrunk.num_parameters()},
-        "bytes": {"hf": shrunk.num_parameters() * source.dtype.itemsize, "onnx": shrunk.num_parameters() * 4},
+        "bytes": {"hf": shrunk.num_parameters() * source.dtype.itemsize, OWN_FORMAT: shrunk.num_parameters() * 4},
         "layers": [
             {**layer.sizes, "removed": 1.0 - shrunk.prunable_weights(index) / dense.prunable_weights(index)}
             for index, layer in enumerate(shrunk.layers)
@@ -177,6 +179,6 @@ def _text(result: dict[str, Any]) -> str:
             f"achieved {result['achieved_ratio']:.4f} of the "
             f"{pruned_parts(result['layers'])} {result['budget']}",
             f"{tokens_text}parameters {parameters['dense']:,} -> {parameters['shrunk']:,}; weights on disk: "
-            f"safetensors {megabytes(sizes['hf'])}, ONNX fp32 {megabytes(sizes['onnx'])}",
+            f"safetensors {megabytes(sizes['hf'])}, {FORMATS[OWN_FORMAT].title} fp32 {megabytes(sizes[OWN_FORMAT])}",
         ]
     )

@@ -22,12 +22,13 @@ from seap_export.cli.options import (
     provider_option,
 )
 from seap_export.cli.values import ExistingPath, PathType
+from seap_export.common.providers import OWN_FORMAT, OWN_RUNTIME
 
 if TYPE_CHECKING:
     from seap_export.pipeline.gate.report import ValidationReport
 
 _DEFAULTS = defaults_of(validate)
-#: What applies to the comparison with a golden, which runs ONNX Runtime alone.
+#: What applies to the comparison with a golden, which only our own runtime runs.
 _OF_GOLDENS = frozenset({"path", "against_golden", "provider", "threads", "as_json", "quiet"})
 _CHECKS = ("integrity", "parity", "router", "quality", "speed")
 
@@ -49,7 +50,7 @@ _CHECKS = ("integrity", "parity", "router", "quality", "speed")
     option(
         "--against-golden",
         type=PathType(),
-        help="Compare a variant, or its onnx folder, with such a file; torch is not needed.",
+        help=f"Compare a variant, or its {OWN_FORMAT} folder, with such a file; torch is not needed.",
     ),
 )
 @titled(
@@ -58,7 +59,7 @@ _CHECKS = ("integrity", "parity", "router", "quality", "speed")
         "--runtime",
         multiple=True,
         metavar="NAME",
-        help="Runtime to compare and judge, such as onnxruntime. Repeatable.  [default: the first of each format]",
+        help=f"Runtime to compare and judge, such as {OWN_RUNTIME}. Repeatable.  [default: the first of each format]",
     ),
     *rare(*parity_options),
 )

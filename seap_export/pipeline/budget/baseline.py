@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from converters.format import Format
-from converters.onnx.format import OnnxFormat
-from converters.onnx.precision import choose_precision
-from seap_export.common.providers import PROVIDERS
 from seap_export.model.families import ModelSpec
 from seap_export.pipeline.evaluation.speed import speed_request
 from seap_export.pipeline.request.export_request import ExportRequest
@@ -16,13 +12,8 @@ from seap_export.pipeline.request.measured import Measured
 
 
 def baseline_format(formats: Sequence[Format]) -> Format:
-    """The dense model that is timed: the first format in its first precision, or in its provider's first dtype."""
-    first = formats[0]
-    if not isinstance(first, OnnxFormat):
-        return type(first)(first.precisions[0])
-    form = first.form
-    precision = choose_precision(PROVIDERS[form.provider].computes[form.dialect][0], form.provider, form.dialect)
-    return OnnxFormat.of(replace(form, precision=precision))
+    """The dense model that is timed: the first format, without what makes it smaller or less exact."""
+    return formats[0].plain()
 
 
 def timed_depth(spec: ModelSpec, request: ExportRequest) -> int:

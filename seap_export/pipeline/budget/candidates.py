@@ -16,7 +16,7 @@ from seap_export.corpus import Split
 from seap_export.errors import ArtifactError, InputError
 from seap_export.model.vocabulary.choice import VocabularySize
 from seap_export.model.vocabulary.table import Vocabulary
-from seap_export.pipeline.budget.predictor import Predictor, arithmetic
+from seap_export.pipeline.budget.predictor import Predictor
 from seap_export.pipeline.evaluation.quality import MAX_LENGTH, folder_quality_key
 from seap_export.pipeline.evaluation.speed import speed_request
 from seap_export.pipeline.evaluation.subject import Subject
@@ -26,7 +26,7 @@ from seap_export.pipeline.folder.dense_folder import dense_folder
 from seap_export.pipeline.folder.names import ROUNDING
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.request.export_request import ExportRequest
-from seap_export.pipeline.request.measured import ONNX_RUNTIME, Measured
+from seap_export.pipeline.request.measured import Measured
 from seap_export.pipeline.steps.joint.quality import DENSE_TEXTS
 from seap_export.pipeline.steps.run import run_steps
 from seap_export.pipeline.steps.single.formats import FormatStep, ParityStep
@@ -84,7 +84,7 @@ class Candidates:
         name, predicted = f"{steps.plan.variant} in {candidate.label}", predictor.bytes(candidate)
         key = folder_quality_key(_format_step(steps).key, MAX_LENGTH)
         size = None if self._request.targets is None else self._request.targets.size
-        is_exact = not candidate.ratio and arithmetic(candidate.format).quantization is None
+        is_exact = not candidate.ratio and candidate.format.arithmetic.quantization is None
         if size is not None and predicted > size and is_exact:
             reference = self._answers.reference(self._tokens[ranking.mixture.name])
             exact = TokenEstimate.of_texts(np.zeros(len(ids)) for ids in reference.token_ids)
@@ -172,8 +172,7 @@ class Candidates:
         self._answers.run(dense)  # what the candidate's tokenizer cuts otherwise
         reference = self._answers.reference(dense)
         runtime, execution = candidate.format.runtimes[0], parity.execution(self._work.compute)
-        if runtime == ONNX_RUNTIME:
-            claim_texts(folder, [pair.variant for pair in pairs], execution, self._work.progress.say)
+        claim_texts(runtime, folder, [pair.variant for pair in pairs], execution, self._work.progress.say)
         with self._work.progress.step(f"{name}: comparing with the dense model", len(texts), "texts") as done:
             options: Any = {"execution": execution, "on_progress": done}
             options |= {"texts": pairs, "kept": None if kept is None else kept.rows}

@@ -6,12 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from converters.format import Format
-from converters.onnx.format import OnnxFormat
-from converters.onnx.precision import Precision
 from seap_export.model.families import ModelSpec
 from seap_export.pipeline.targets.candidate import RATIO_DIGITS, Candidate
 from seap_export.pipeline.targets.targets import Targets
-from validation.parity.candidates.candidate import arithmetic_of
 from validation.speed.ideal import model_work
 
 #: A predicted size must stay below the target by this share, for what a pruned graph has more nodes.
@@ -89,16 +86,11 @@ class Predictor:
         return fits and (targets.decode_speedup is None or self.speedup(candidate) >= targets.decode_speedup)
 
     def _weights(self, candidate: Candidate) -> int:
-        spec, precision = self._shrunk(candidate), arithmetic(candidate.format)
+        spec, precision = self._shrunk(candidate), candidate.format.arithmetic
         vectors = sum(shape[0] for shape in spec.tensors().values() if len(shape) == 1)
         # `size` counts norms and biases like matrices, and a refit adds biases.
         return candidate.format.size(spec) + round(vectors * (precision.dtype_bytes - precision.weight_bytes))
 
     def _decode_bytes(self, candidate: Candidate) -> float:
-        precision = arithmetic(candidate.format)
+        precision = candidate.format.arithmetic
         return model_work(self._shrunk(candidate), precision, 1, self._depth, last_logits=True).decode_bytes
-
-
-def arithmetic(format: Format) -> Precision:
-    """The precision that a format stores and computes in."""
-    return format.form.precision if isinstance(format, OnnxFormat) else arithmetic_of(format.precision)

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from converters.format import Format
-from converters.onnx.form import OnnxForm
-from converters.onnx.format import OnnxFormat
 from seap_export.corpus import Task
 from seap_export.corpus.hub import HarnessCorpus, HubCorpus
 from seap_export.corpus.parse import SAMPLE
@@ -130,28 +128,10 @@ def _settings(settings: PlanSettings) -> dict[str, Any]:
 def _formats(formats: tuple[Format, ...]) -> dict[str, Any]:
     if not formats:
         return {"format": "hf"}
-    forms = [format.form for format in formats if isinstance(format, OnnxFormat)]
-    graph: dict[str, Any] = {}
-    for form in forms:
-        graph |= _graph(form)
-    return {"format": [f"{format.name}:{format.precision}" for format in formats], **graph}
-
-
-def _graph(form: OnnxForm) -> dict[str, Any]:
-    """What the options of a graph say beside its precision."""
-    values: dict[str, Any] = {"logits": form.logits, **_changed(form, OnnxForm(), ("dialect",))}
-    how, usual = form.precision.quantization, OnnxFormat(form.precision.name).form.precision
-    if how is None:
-        return values
-    if form.precision.dtype != usual.dtype:
-        values["activations"] = form.precision.dtype
-    if how.block_size != 32:
-        values["block_size"] = how.block_size
-    return values | {
-        name: True
-        for name, differs in (("asymmetric", not how.symmetric), ("float_embeddings", not how.embeddings))
-        if differs
-    }
+    options: dict[str, Any] = {}
+    for format in formats:
+        options |= format.options()
+    return {"format": [f"{format.name}:{format.precision}" for format in formats], **options}
 
 
 def _mixture(request: ExportRequest, variant: VariantRequest) -> dict[str, Any]:

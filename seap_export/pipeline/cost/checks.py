@@ -99,7 +99,7 @@ def refuse_missing_provider(provider: str) -> None:
     try:
         probe(provider)
     except EnvironmentFailure as error:
-        by_hand = f"to write ONNX files without checking them, use 'seap-export convert --provider {provider}'"
+        by_hand = f"to write files without checking them, use 'seap-export convert --provider {provider}'"
         raise EnvironmentFailure(f"{error}; {by_hand}") from error
 
 

@@ -8,9 +8,8 @@ from it, whatever the number of layers.
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -18,15 +17,12 @@ import torch
 
 from converters.format import Format
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts, Workload
-from validation.parity.candidates.candidate import arithmetic_of
+from validation.runtimes.table import REFERENCE, runtime_row
 
 _SIZE, _READ, _REPEATS = 1024, 2**26, 5
 #: How many times as long as in float32 it takes to write quantised weights, whose scales are searched, or to compare
 #: them, where torch rounds activations as well.
 _QUANTIZED = 2.0
-#: How many times as long as in ONNX Runtime a prompt takes in runtimes that are much slower, from the table of
-#: docs/research/runtimes.md: without Metal, MLX multiplies with the reference BLAS, and quantised weights as slowly.
-_SLOW: Mapping[str, float] = {} if sys.platform == "darwin" else {"mlx": 40.0}
 #: What Python, torch, transformers and ONNX Runtime take before any work, and what CUDA takes on the host and the GPU.
 _BASE, _CUDA_HOST, _CUDA = 650_000_000, 1_500_000_000, 600_000_000
 
@@ -137,12 +133,13 @@ def total_disk(steps: Iterable[Disk]) -> Disk:
 
 def quantization_factor(format: Format) -> float:
     """How many times as long a format's precision takes as float32."""
-    return 1.0 if arithmetic_of(format.precision).quantization is None else _QUANTIZED
+    return 1.0 if format.arithmetic.quantization is None else _QUANTIZED
 
 
 def prompt_factor(format: Format) -> float:
     """How many times as long as in ONNX Runtime prompts take in the runtime that a format is measured in."""
-    return _SLOW.get(format.runtimes[0], 1.0)
+    runtime = format.runtimes[0]
+    return 1.0 if runtime == REFERENCE else runtime_row(runtime).prompt_factor
 
 
 @cache

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from converters.format import Format
+from converters.formats import format_class
 from converters.hf.format import HfFormat, dtype_name
-from converters.onnx.format import OnnxFormat
 from seap_export.common.json_file import read_json
+from seap_export.common.providers import OWN_FORMAT
 from seap_export.corpus import Sample
 from seap_export.model.families import LayerSpec, ModelSpec
 from seap_export.model.layers.compute import Compute
@@ -70,7 +71,7 @@ class Workload:
 
     spec: ModelSpec
     stored: torch.dtype
-    format: Format = OnnxFormat("fp32")
+    format: Format = format_class(OWN_FORMAT)("fp32")
     eliminates: bool = True
     refits: bool = True
     passes: float = 1.0

@@ -14,10 +14,9 @@ from pathlib import Path
 
 from converters.format import Format
 from converters.formats import row_of
-from converters.onnx.form import OnnxForm
-from converters.onnx.format import OnnxFormat
 from converters.onnx.precision import Precision
 from seap_export.common.checksums import SUMS
+from seap_export.common.providers import OWN_RUNTIME
 from seap_export.errors import ArtifactError, UsageError
 from seap_export.model.families import ModelSpec
 from seap_export.model.sources.config import read_spec
@@ -30,9 +29,8 @@ from seap_export.pipeline.progress import Progress, Silent
 from seap_export.runtime.doctor.machine import processor
 from seap_export.runtime.driver import gpu_name
 from seap_export.runtime.session import probe
-from validation.parity.candidates.candidate import arithmetic_of
-from validation.runtimes.table import REFERENCE, require_runtime
-from validation.session_memory import Calls, claim_memory
+from validation.runtimes.table import REFERENCE, claim_runtime, require_runtime, with_providers
+from validation.session_memory import Calls
 from validation.speed.engines import EngineName, open_engine
 from validation.speed.ideal import ModelWork, model_work
 from validation.speed.measure import SpeedCell, measure_speed
@@ -60,8 +58,8 @@ class _Model:
 def bench(paths: Sequence[str], dense: str, request: BenchRequest, progress: Progress | None = None) -> SpeedReport:
     """Times variants and their dense model in turn, one model in memory at a time.
 
-    Files of other forms than the requested, or than the first variant's if none is requested, are written again, into
-    a temporary folder.
+    Files of other forms than the requested, or than the first variant's if none is requested and it was written for
+    the provider, are written again, into a temporary folder.
 
     Args:
         paths: Output folders of `export`, or variants' folders.
@@ -79,10 +77,10 @@ def bench(paths: Sequence[str], dense: str, request: BenchRequest, progress: Pro
     for engine in request.engines:
         if engine != REFERENCE:
             require_runtime(engine)
-    if "onnxruntime" in request.engines:
+    if with_providers(request.engines):
         probe(request.provider)
     variants = _variants(paths)
-    request = replace(request, form=request.form or _form_of(variants, request.provider))
+    request = replace(request, formats=(*request.formats, *_written_for(request.provider, variants)))
     source = open_source(dense)
     for variant in variants:
         if not variant.config_file.is_file():
@@ -155,13 +153,13 @@ def _of_format(format: Format, exported: Sequence[FormatFolder]) -> Path | None:
     return None
 
 
-def _form_of(variants: Sequence[Variant], provider: str) -> OnnxForm | None:
-    """The form of the first graph that was written for the provider; None: there is none."""
+def _written_for(provider: str, variants: Sequence[Variant]) -> tuple[Format, ...]:
+    """The first format of a variant that was written for an execution provider; empty: there is none."""
     for folder in (folder for variant in variants for folder in variant.folders.values()):
         with suppress(ArtifactError):
-            if isinstance(folder.format, OnnxFormat) and folder.format.form.provider == provider:
-                return folder.format.form
-    return None
+            if folder.format.provider == provider:
+                return (folder.format,)
+    return ()
 
 
 def _converted(format: Format, name: str, hf: Path, scratch: Path, progress: Progress) -> Path:
@@ -183,9 +181,8 @@ def _measure(models: Sequence[_Model], request: BenchRequest, progress: Progress
     }
     calls = [Calls(cell.batch, cell.depth, cell.depth + request.steps) for cell in request.cells]
     for model, engine in subjects:
-        if engine == "onnxruntime":
-            graph = model.folders[engine] / "model.onnx"
-            claim_memory(graph, calls, request.execution, progress.say, can_map=False)
+        if engine != REFERENCE:
+            claim_runtime(engine, model.folders[engine], calls, request.execution, progress.say, can_map=False)
     label = f"timing {', '.join(model.name for model in models)}"
     with progress.step(label, request.runs * len(openers), "runs", name="speed") as advance:
         timings = measure_speed(
@@ -220,17 +217,20 @@ def _peak(model: _Model, engine: EngineName, request: BenchRequest, progress: Pr
 
 def _work(model: _Model, engine: EngineName, cell: SpeedCell, request: BenchRequest) -> ModelWork:
     format = None if engine == REFERENCE else request.written(engine)
-    if isinstance(format, OnnxFormat):
-        form = format.form
-        return model_work(model.spec, form.precision, cell.batch, cell.depth, last_logits=form.logits == "last")
-    precision = Precision() if format is None else arithmetic_of(format.precision)
-    return model_work(model.spec, precision, cell.batch, cell.depth, last_logits=True)
+    precision, last_logits = (Precision(), True) if format is None else (format.arithmetic, format.gives_last_logits)
+    return model_work(model.spec, precision, cell.batch, cell.depth, last_logits=last_logits)
 
 
 def _weights_and_graph(folder: Path) -> int:
     """Bytes of a folder without its tokenizer, settings and code."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.suffix not in _BESIDE and path.name != SUMS)
     return sum(path.stat().st_size for path in files)
+
+
+def _form(request: BenchRequest) -> dict[str, object]:
+    """That of what our own runtime is given."""
+    format = request.written(OWN_RUNTIME)
+    return {} if format is None else {key: value for key, value in format.settings().items() if key != "version"}
 
 
 def _setting(request: BenchRequest) -> dict[str, object]:
@@ -240,7 +240,7 @@ def _setting(request: BenchRequest) -> dict[str, object]:
         "threads": request.execution.thread_count,
         "runs": request.runs,
         "steps": request.steps,
-        "form": request.graph.to_json(),
+        "form": _form(request),
         "machine": {
             "processor": processor(),
             "gpu": None if request.provider == "cpu" else gpu_name(),

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from converters.format import Format
+from converters.format import Format, FormOptions
 from converters.formats import FORMATS, format_class
-from converters.onnx.form import OnnxForm, default_form
-from converters.onnx.format import OnnxFormat
+from seap_export.common.providers import OWN_RUNTIME
 from seap_export.errors import UsageError, refuse_less
 from seap_export.model.families import ModelSpec
 from seap_export.pipeline.folder.names import HF
 from seap_export.runtime.session import check_session_options
 from validation.execution import Execution
+from validation.runtimes.table import REFERENCE
 from validation.speed.engines import EngineName
 from validation.speed.measure import SpeedCell
 
@@ -27,8 +27,8 @@ class BenchRequest:
         depths: Prompt lengths; none: `bench` takes those of `DEPTHS` that the model's context holds.
         batches: Batch sizes; those above 1 are timed only at the smallest depth, and where the engine takes them.
         engines: Engines that run the models.
-        form: Form of the ONNX files; None: that of the variants' own, or fp32 (fp16 for CUDA) with the last logits.
-        formats: What other runtimes are given; those that take none of them get the first format that they take.
+        formats: What the engines are given; those that take none of them get the first format that they take, in its
+            usual form. `bench` adds those of the variants that were written for the provider.
         provider: ONNX Runtime's execution provider.
         threads: Threads of each engine; None: all cores available to this process.
         runs: Runs of each model in each cell, without the warm-up.
@@ -38,8 +38,7 @@ class BenchRequest:
 
     depths: tuple[int, ...] = ()
     batches: tuple[int, ...] = (1, 4, 16)
-    engines: tuple[EngineName, ...] = ("torch", "onnxruntime")
-    form: OnnxForm | None = None
+    engines: tuple[EngineName, ...] = (REFERENCE, OWN_RUNTIME)
     formats: tuple[Format, ...] = ()
     provider: str = "cpu"
     threads: int | None = None
@@ -52,11 +51,6 @@ class BenchRequest:
         """Where engines run."""
         return Execution(self.provider, self.threads)
 
-    @property
-    def graph(self) -> OnnxForm:
-        """The form of the ONNX files if no variant has any."""
-        return self.form or default_form(self.provider)
-
     def __post_init__(self) -> None:
         check_session_options(self.provider, self.threads)
         depth, batch = min(self.depths, default=None), min(self.batches, default=None)
@@ -68,14 +62,12 @@ class BenchRequest:
         Raises:
             UsageError: No format has this runtime.
         """
-        if engine == "onnxruntime":
-            return OnnxFormat.of(self.graph)
         format = next((format for format in self.formats if engine in format.runtimes), None)
         kinds = [format_class(name) for name in FORMATS if engine in format_class(name).runtimes]
         if format is None and not kinds:
             raise UsageError(f"no format is run by '{engine}'; use another --runtime")
         if format is None and kinds[0].name != HF:
-            return kinds[0](kinds[0].precisions[0])
+            return kinds[0].of_options(None, FormOptions(self.provider))
         return format
 
     @property

@@ -110,8 +110,8 @@ def measured_divergence(
         pairs = divergence_texts(subject, request)
         texts = [pair.dense for pair in pairs]
         for run in subject.runs(request):
-            if run.runtime == "onnxruntime" and pairs:  # without a text, the reference is refused
-                claim_texts(run.folder, [pair.variant for pair in pairs], execution, progress.say)
+            if pairs:  # without a text, the reference is refused
+                claim_texts(run.runtime, run.folder, [pair.variant for pair in pairs], execution, progress.say)
         with progress.step("running the dense model", len(set(texts)), "texts") as done:
             answers.run(texts, on_progress=done)
         names = request.run_names

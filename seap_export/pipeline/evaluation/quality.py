@@ -28,7 +28,7 @@ from seap_export.pipeline.request.measured import Measured
 from seap_export.pipeline.request.settings import ParitySettings
 from seap_export.pipeline.texts.general_text import TextSet, refuse_damaged_cell
 from seap_export.runtime.chat import read_chat_template
-from seap_export.runtime.files import encode, load_tokenizer, model_limits
+from seap_export.runtime.files import encode, load_tokenizer
 from seap_export.runtime.text import TextStream
 from validation.divergence.dense import DenseAnswers
 from validation.divergence.measure import continue_prompt
@@ -74,8 +74,7 @@ class QualityRequest:
 
 def quality_request(measured: Measured, settings: ParitySettings, general_text: Path | None) -> QualityRequest:
     """How an export measures quality."""
-    provider = settings.provider if measured.is_onnx else "cpu"
-    return QualityRequest(measured, provider, settings.threads, general_text)
+    return QualityRequest(measured, measured.provider(settings.provider), settings.threads, general_text)
 
 
 @dataclass(frozen=True)
@@ -196,10 +195,7 @@ def quality_work(
     variant, evaluation = Variant(folder), request.evaluation
     subject = variant_subject(variant, source)
     tokenizer = load_tokenizer(subject.artifact(evaluation.tokenizer_folder))
-    if request.measured.is_onnx:
-        stops, _ = model_limits(variant.onnx / "genai_config.json")
-    else:
-        stops = end_tokens(variant.hf)
+    stops = end_tokens(variant.hf)
     template = read_chat_template(subject.artifact(evaluation.tokenizer_folder), tokenizer)
     if template is not None:
         stops |= template.turn_ends(tokenizer)

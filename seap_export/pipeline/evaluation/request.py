@@ -7,17 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 
-from seap_export.common.extras import installed_versions
+from seap_export.common.providers import OWN_FORMAT, OWN_RUNTIME
+from seap_export.common.toml_file import either
 from seap_export.corpus import Task
 from seap_export.errors import UsageError
 from seap_export.model.layers.compute import Compute
+from seap_export.pipeline.folder.names import HF
 from seap_export.pipeline.request.settings import refuse_below
 from validation.execution import Execution
 from validation.generation.evaluate import MAX_NEW_TOKENS
-from validation.runtimes.table import REFERENCE, runtime_row
+from validation.runtimes.table import REFERENCE, RUNTIMES, runtime_versions, with_providers
 
 #: What these runtimes run of a variant, which reports call by the folder's name.
-RUN_FOLDERS: Mapping[str, str] = {REFERENCE: "hf", "onnxruntime": "onnx"}
+RUN_FOLDERS: Mapping[str, str] = {REFERENCE: HF, OWN_RUNTIME: OWN_FORMAT}
 
 
 @dataclass(frozen=True)
@@ -25,8 +27,8 @@ class EvaluationRequest:
     """How to compare a variant with its dense model.
 
     Attributes:
-        runtimes: What runs the variant: torch its folder `hf`, ONNX Runtime `onnx`, and others the first folder that
-            they take.
+        runtimes: What runs the variant: torch and our own runtime the folders in `RUN_FOLDERS`, and others the first
+            folder that they take.
         folders: Folders of the variant that are run instead, by name, with the runtime of each; empty: none.
         texts: Corpora for the divergence; empty: the held-out texts of the variant's tasks.
         zero_shot: Task files with choices, for zero-shot accuracy.
@@ -60,8 +62,9 @@ class EvaluationRequest:
     def __post_init__(self) -> None:
         if not self.runtimes or len(set(self.runtimes)) != len(self.runtimes):
             raise UsageError("--runtime must name at least one runtime, each once")
-        if self.provider != "cpu" and "onnxruntime" not in self.runtimes:
-            raise UsageError(f"--provider {self.provider} runs ONNX files; add --runtime onnxruntime")
+        if self.provider != "cpu" and not with_providers(self.runtimes):
+            having = either(with_providers(RUNTIMES))
+            raise UsageError(f"--provider {self.provider} has no effect without {having}; add --runtime {having}")
         refuse_below(self, limit=1, max_length=2, batch_size=1, threads=1, max_new_tokens=1)
         for name, limit in (("max_kl", self.max_kl), ("min_accuracy_retained", self.min_accuracy_retained)):
             if limit is not None and not (0.0 <= limit < math.inf):
@@ -73,14 +76,14 @@ class EvaluationRequest:
             raise UsageError("--min-accuracy-retained needs a task; add --zero-shot, --harness-task or --generate")
 
     def of_folders(self, folders: Sequence[tuple[str, str]]) -> EvaluationRequest:
-        """The same of some folders of a variant, each with its runtime; the provider is for ONNX files alone."""
+        """The same of some folders of a variant, each with its runtime; not every runtime has providers."""
         runtimes = tuple(dict.fromkeys(runtime for _, runtime in folders))
-        provider = self.provider if "onnxruntime" in runtimes else "cpu"
+        provider = self.provider if with_providers(runtimes) else "cpu"
         return replace(self, runtimes=runtimes, folders=tuple(folders), provider=provider)
 
     @property
     def fixed_folders(self) -> tuple[str, ...]:
-        """`hf` and `onnx` as far as they are run, or what is run in their place."""
+        """Those of `RUN_FOLDERS` as far as they are run, or what is run in their place."""
         if self.folders:
             return tuple(folder for folder, runtime in self.folders if runtime in RUN_FOLDERS)
         return tuple(RUN_FOLDERS[name] for name in self.runtimes if name in RUN_FOLDERS)
@@ -88,7 +91,7 @@ class EvaluationRequest:
     @property
     def tokenizer_folder(self) -> str:
         """The folder of the variant whose tokenizer all models are given the tokens of."""
-        return next(iter(self.fixed_folders), "hf")
+        return next(iter(self.fixed_folders), HF)
 
     @property
     def run_names(self) -> list[str]:
@@ -113,15 +116,12 @@ class EvaluationRequest:
 
     def versions(self) -> dict[str, str]:
         """Versions of the libraries that are used."""
-        import onnxruntime
         import torch
         import transformers
 
         used = {"torch": torch.__version__, "transformers": transformers.__version__}
-        if "onnxruntime" in self.runtimes:
-            used["onnxruntime"] = onnxruntime.__version__
-        for extra in filter(None, (runtime_row(name).extra for name in self.runtimes if name != REFERENCE)):
-            used |= installed_versions(extra)
+        for name in self.runtimes:
+            used |= {} if name == REFERENCE else runtime_versions(name)
         if self.asks_questions:
             used["lm_eval"] = metadata.version("lm_eval")
         return used

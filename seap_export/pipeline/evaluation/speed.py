@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from converters.onnx.format import OnnxFormat
+from seap_export.common.providers import OWN_FORMAT, OWN_RUNTIME
 from seap_export.model.families import ModelSpec
 from seap_export.pipeline.evaluation.bench_request import BenchRequest
 from seap_export.pipeline.folder.contents import Variant
-from seap_export.pipeline.folder.names import ONNX
-from seap_export.pipeline.request.measured import ONNX_RUNTIME, Measured
+from seap_export.pipeline.request.measured import Measured
 from seap_export.pipeline.request.settings import ParitySettings
 from validation.speed.gate import SpeedLimits, SpeedVerdict
 from validation.speed.interval import FEWEST_RUNS
@@ -27,16 +26,13 @@ _SPEEDUPS = tuple(
 
 def speed_request(spec: ModelSpec, measured: Measured, settings: ParitySettings) -> BenchRequest:
     """A short measurement: one prompt of 128 tokens, or as many as the model's context allows, and 16 decode steps."""
-    if isinstance(measured.format, OnnxFormat):
-        given: dict[str, Any] = {"form": measured.format.form, "provider": settings.provider}
-    else:
-        given = {"formats": (measured.format,)}
     steps = max(1, min(_STEPS, spec.max_position_embeddings // 2))
     return BenchRequest(
         depths=(max(1, min(_DEPTH, spec.max_position_embeddings - steps)),),
         batches=(1,),
         engines=(measured.runtime,),
-        **given,
+        formats=(measured.format,),
+        provider=measured.provider(settings.provider),
         threads=settings.threads,
         runs=FEWEST_RUNS,
         steps=steps,
@@ -54,7 +50,7 @@ def recorded_speed(variant: Variant) -> dict[str, Any] | None:
     if not _is_whole(figures):
         return None
     assert figures is not None
-    folder = figures.get("folder", ONNX)
+    folder = figures.get("folder", OWN_FORMAT)
     key = variant.export.manifest.steps.get(f"{variant.name}/{folder}")
     return figures if key is not None and known.get(folder) == key else None
 
@@ -81,7 +77,7 @@ def speed_json(
     name: str,
     limits: SpeedLimits | None = None,
     verdicts: Sequence[SpeedVerdict] = (),
-    engine: str = ONNX_RUNTIME,
+    engine: str = OWN_RUNTIME,
 ) -> dict[str, Any]:
     """What a validation report says about the speed of a variant.
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from converters.formats import FORMATS
+from seap_export.common.providers import OWN_FORMAT, OWN_RUNTIME
 from seap_export.corpus import check_disjoint, text_digest
 from seap_export.errors import ArtifactError, InputError, UsageError, refuse_missing
 from seap_export.model.sources.open import open_source
@@ -14,7 +16,7 @@ from seap_export.model.sources.source import Source
 from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.evaluation.request import RUN_FOLDERS, EvaluationRequest
 from seap_export.pipeline.folder.contents import Export, Variant
-from seap_export.pipeline.folder.names import PLAN
+from seap_export.pipeline.folder.names import HF, PLAN
 from seap_export.pipeline.folder.origin import refuse_another_model
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.texts.chat import ModelChat, chat_of_folder, chat_of_source
@@ -181,9 +183,10 @@ def _dense_alone(path: str, dense: str | None, request: EvaluationRequest) -> Su
             f"{path} is not a variant, so there is no dense model to compare it with; give a variant's folder, "
             "such as OUT/TASK-0.2, or leave out --dense, --text, --max-kl and --min-accuracy-retained"
         )
-    if set(request.fixed_folders) - {"hf"}:
+    if set(request.fixed_folders) - {HF}:
         raise UsageError(
-            f"--runtime onnxruntime runs the ONNX file of a variant, and {path} is a dense model; leave it out"
+            f"--runtime {OWN_RUNTIME} runs the {FORMATS[OWN_FORMAT].title} file of a variant, and {path} is a dense "
+            "model; leave it out"
         )
     source = open_source(path)
     if not request.asks_questions:

@@ -10,12 +10,13 @@ from pathlib import Path
 from converters.format import Format
 from converters.formats import FORMATS, format_class, format_name, read_format
 from seap_export.common.json_file import read_json
+from seap_export.common.providers import OWN_FORMAT
 from seap_export.errors import ArtifactError
 from seap_export.model.families import ModelSpec, dense_config, model_spec
 from seap_export.model.sources.config import read_spec
 from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.folder.manifest import MANIFEST, Manifest, read_manifest
-from seap_export.pipeline.folder.names import HF, ONNX, PLAN, QUALITY, calibration_step, parity_file
+from seap_export.pipeline.folder.names import HF, PLAN, QUALITY, calibration_step, parity_file
 from seap_export.pipeline.folder.performance import Performance, read_performance
 from seap_export.pruning.activations.statistics import Calibration, CalibrationRecord
 from seap_export.pruning.plan.plan import Plan, read_plan
@@ -91,9 +92,9 @@ class Variant:
         return self.hf / "config.json"
 
     @property
-    def onnx(self) -> Path:
-        """Its ONNX files."""
-        return self.path / ONNX
+    def own(self) -> FormatFolder:
+        """The folder that `generate` runs, which need not exist."""
+        return FormatFolder(self.path / OWN_FORMAT)
 
     @property
     def quality_file(self) -> Path:

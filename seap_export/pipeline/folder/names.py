@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-# What lies in a variant's folder: its plan, its model folder, its ONNX files and its quality report.
+from seap_export.common.providers import OWN_FORMAT
+
+# What lies in a variant's folder beside those of formats: its plan, its model folder and its quality report.
 PLAN: Final = "plan.json"
 HF: Final = "hf"
-ONNX: Final = "onnx"
 QUALITY: Final = "quality.json"
 #: The folder of rounded models within an output folder.
 ROUNDING: Final = "rounding"
@@ -36,5 +37,5 @@ def variant_name(task: str, ratio: float) -> str:
 
 
 def parity_file(folder: str) -> str:
-    """The report of a format's folder within a variant; that of `onnx` has had its name from the beginning."""
-    return "parity.json" if folder == ONNX else f"parity-{folder}.json"
+    """The report of a format's folder within a variant; that of our own has had its name from the beginning."""
+    return "parity.json" if folder == OWN_FORMAT else f"parity-{folder}.json"

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from converters.onnx.form import read_form
 from seap_export.errors import ParityFailure
 from seap_export.model.layers.compute import Compute
 from seap_export.model.sources.weights import Difference
-from seap_export.pipeline.folder.contents import Variant
+from seap_export.pipeline.folder.contents import FormatFolder, Variant
 from seap_export.pipeline.folder.rounded import opened_model
 from seap_export.pipeline.gate.parity import prompts_of
 from seap_export.pipeline.progress import Progress
@@ -24,6 +23,7 @@ from validation.parity.stage import StageResult
 
 def bisect_variant(
     variant: Variant,
+    folder: FormatFolder,
     settings: ParitySettings,
     prompt_file: Path | None,
     stages: Sequence[StageResult],
@@ -35,6 +35,7 @@ def bisect_variant(
 
     Args:
         variant: The variant.
+        folder: The folder in it that was compared, in a runtime that has `traces`.
         settings: How it was compared.
         prompt_file: On which prompts; None: the held-out texts of the export.
         stages: The comparison of logits; empty: there was none.
@@ -52,16 +53,16 @@ def bisect_variant(
     prompts = prompts_of(variant, prompt_file, settings.prompts)
     progress.say(f"{variant.name}: bisecting {stage} of {name}")
     try:
-        with opened_model(variant.onnx) as model:
+        with opened_model(folder.path) as model:
             cases = plan_cases(model, prompts, decode_steps=settings.decode_steps, long_tokens=settings.long_tokens)
             bisection = bisect(
                 model,
-                variant.onnx,
+                folder.path,
                 cases[0] if worst is None else worst.prompts,
                 stage,
                 0 if worst is None else _steps(worst, settings.decode_steps),
                 in_float=(worst is not None and worst.run.in_float)
-                or read_form(variant.onnx / "model.onnx").precision.quantization is not None,
+                or folder.format.arithmetic.quantization is not None,
                 execution=settings.execution(compute),
             )
     except ParityFailure as error:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 
-from converters.mlx.writer import MODEL_FILE
+from converters.formats import FORMATS
 from seap_export import __version__
 from seap_export.common.checksums import LEFT_BY_OTHERS
 from seap_export.common.json_file import read_json
@@ -18,14 +18,14 @@ from seap_export.pruning.shrink.write import MODELING_FILES
 #: Where the code is that a folder may have, by the file's name.
 _PACKAGES: Mapping[str, str] = {
     **dict.fromkeys(MODELING_FILES, "seap_export.model.modeling"),
-    MODEL_FILE: "converters.mlx",
+    **{name: row.package for row in FORMATS.values() for name in row.code},
 }
 #: What Python runs when it is imported or unpickled, and no export writes.
 _FOREIGN = re.compile(r".*\.(py|py[cdow]|so|dll|dylib|pkl|pickle|pt|pth|ckpt)|pytorch_model.*\.bin")
 #: The keys of configs by which loaders find code, and the values that lead to ours or to the library's own.
 _KEYS: Mapping[str, re.Pattern[str]] = {
     "auto_map": re.compile(r"(configuration|modeling)_seap\.Seap\w+"),
-    "model_file": re.compile(re.escape(MODEL_FILE)),
+    **{key: re.compile(re.escape(name)) for row in FORMATS.values() for name, key in row.code.items()},
     "attn_implementation": re.compile(r"[\w|]+"),
     "_attn_implementation": re.compile(r"[\w|]+"),
     "custom_pipelines": re.compile("(?!)"),

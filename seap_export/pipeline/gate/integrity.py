@@ -10,11 +10,12 @@ from typing import Any
 from converters.formats import FORMATS, format_name, read_format
 from seap_export.common.checksums import LEFT_BY_OTHERS, SUMS, checksum_damages, listed_files
 from seap_export.common.json_file import read_artifact
+from seap_export.common.providers import OWN_FORMAT
 from seap_export.errors import ArtifactError, InputError
 from seap_export.pipeline.evaluation.quality import quality_figures, recorded_quality
 from seap_export.pipeline.folder.contents import Export, Variant
 from seap_export.pipeline.folder.manifest import MANIFEST
-from seap_export.pipeline.folder.names import CARD, HF, ONNX, PLAN, QUALITY, parity_file, variant_name
+from seap_export.pipeline.folder.names import CARD, HF, PLAN, QUALITY, parity_file, variant_name
 from seap_export.pipeline.gate.code import code_damages
 from seap_export.pipeline.gate.signature import signatures
 
@@ -98,7 +99,7 @@ def _recorded(variant: Variant) -> list[str]:
 
 def _least(variant: Variant) -> list[str]:
     """The folder beside `hf` that must be there without a manifest."""
-    return [] if variant.formats else [ONNX]
+    return [] if variant.formats else [OWN_FORMAT]
 
 
 def _against_manifest(variant: Variant) -> Iterator[str]:

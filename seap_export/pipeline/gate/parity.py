@@ -38,8 +38,8 @@ def prompts_of(variant: Variant, corpus: Path | None, number: int) -> list[str]:
         InputError: The corpus cannot be read.
     """
     if corpus is not None:
-        folders = (folder for folder in (variant.hf, variant.onnx) if (folder / "tokenizer.json").is_file())
-        chat = next(map(chat_of_folder, folders), None)
+        paths = (folder.path for folder in variant.folders.values())
+        chat = next((chat_of_folder(path) for path in paths if (path / "tokenizer.json").is_file()), None)
         return [sample.prompt for sample in islice(Task("prompts", corpus).texts(chat), number)]
     by_task = [calibration.record.held_out for calibration in variant.calibrations()]
     pairs = [[(sample["prompt"], sample["completion"]) for sample in samples] for samples in by_task]

@@ -264,7 +264,7 @@ class _Validation:
             reasons, code = [str(error)], ArtifactError.exit_code
         self._add(Check.of(variant.name, "parity", reasons, code, notes, subject))
         if reasons and code == ParityFailure.exit_code and self._request.bisect and runtime_row(runtime).traces:
-            self._bisect(variant, stages, weights)
+            self._bisect(variant, folder, stages, weights)
 
     def _logits(
         self, variant: Variant, folder: FormatFolder, runtime: str
@@ -291,10 +291,12 @@ class _Validation:
         except InputError as error:  # here the model is a part of the artifact
             raise ArtifactError(str(error)) from error
 
-    def _bisect(self, variant: Variant, stages: Sequence[StageResult], weights: Sequence[str]) -> None:
+    def _bisect(
+        self, variant: Variant, folder: FormatFolder, stages: Sequence[StageResult], weights: Sequence[str]
+    ) -> None:
         request = self._request
         bisection = bisect_variant(
-            variant, request.parity, request.prompt_file, stages, weights, self._progress, request.compute
+            variant, folder, request.parity, request.prompt_file, stages, weights, self._progress, request.compute
         )
         if bisection is None:
             return

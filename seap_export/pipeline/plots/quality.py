@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from seap_export.common.providers import OWN_FORMAT
 from seap_export.errors import ArtifactError, UsageError
+from seap_export.pipeline.folder.names import HF
 
 EVALUATION_SCHEMA = "seap-export/evaluation/1"
 #: Largest relative difference of one dense model's results on the same texts, due to rounding on different machines.
@@ -85,7 +87,8 @@ def _parse(report: Mapping[str, Any]) -> QualityPoint:
     generation = report.get("generation") or {}
     with_questions = [form for form in (*zero_shot, *generation) if form != "dense"]
     form = next(
-        (form for form in ("hf", "onnx", *divergence, *with_questions) if form in (*divergence, *with_questions)), None
+        (form for form in (HF, OWN_FORMAT, *divergence, *with_questions) if form in (*divergence, *with_questions)),
+        None,
     )
     figures = divergence.get(form) or {}
     sparsity = report["sparsity"]

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from converters.format import Format, named_folders
-from converters.onnx.form import default_form
-from converters.onnx.format import OnnxFormat
+from converters.format import Format, FormOptions, named_folders
+from converters.formats import format_class
+from seap_export.common.providers import OWN_FORMAT
 from seap_export.corpus import Task
 from seap_export.errors import UsageError
 from seap_export.model.families import ModelSpec
@@ -83,7 +83,7 @@ class ExportRequest:
     support: Support | None = None
     calibration: CalibrationSettings = CalibrationSettings()
     plan: PlanSettings = PlanSettings()
-    formats: tuple[Format, ...] = (OnnxFormat.of(default_form()),)
+    formats: tuple[Format, ...] = (format_class(OWN_FORMAT).of_options(None, FormOptions()),)
     parity: ParitySettings = ParitySettings()
     rounding: Rounding = "calibrated"
     router: bool = True
@@ -115,7 +115,7 @@ class ExportRequest:
             raise UsageError(f"the format {twice[0]} is given twice; give each --format once")
         for name, is_asked in (("quality", self.quality), ("speed", self.speed)):
             if is_asked and self.measured is None:
-                raise UsageError(f"{name} is not measured on hf alone; add --format onnx, or use --no-{name}")
+                raise UsageError(f"{name} is not measured on hf alone; add --format {OWN_FORMAT}, or use --no-{name}")
         _router_settings(self)  # refuses an invalid threshold
 
     def grid(self, format: Format, spec: ModelSpec) -> BlockQuantization | None:

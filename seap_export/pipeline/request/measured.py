@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from converters.format import Format
-from seap_export.pipeline.folder.names import ONNX
-from validation.runtimes.table import RUNTIMES, runtime_title
-
-#: What is measured in if the folder `onnx` is written.
-ONNX_RUNTIME = "onnxruntime"
+from converters.formats import FORMATS
+from seap_export.common.providers import OWN_FORMAT, OWN_RUNTIME
+from validation.runtimes.table import RUNTIMES, runtime_title, with_providers
 
 
 @dataclass(frozen=True)
@@ -31,10 +29,9 @@ class Measured:
         """What runs it."""
         return self.format.runtimes[0]
 
-    @property
-    def is_onnx(self) -> bool:
-        """Whether ONNX Runtime runs it, which has execution providers."""
-        return self.runtime == ONNX_RUNTIME
+    def provider(self, asked: str) -> str:
+        """The execution provider that runs it if this one is asked for; without any, the CPU does."""
+        return asked if with_providers([self.runtime]) else "cpu"
 
     def to_json(self) -> dict[str, str]:
         """What reports and the manifest say about it."""
@@ -42,13 +39,13 @@ class Measured:
 
 
 def measured_of(folders: Mapping[str, Format]) -> Measured | None:
-    """The folder `onnx` if it is written, else the first one; None: none is written beside `hf`."""
-    folder = ONNX if ONNX in folders else next(iter(folders), None)
+    """The folder that `generate` runs if it is written, else the first; None: none is written beside `hf`."""
+    folder = OWN_FORMAT if OWN_FORMAT in folders else next(iter(folders), None)
     return None if folder is None else Measured(folder, folders[folder])
 
 
 def measured_title(figures: Mapping[str, Any]) -> str:
-    """What was measured, in words; figures that do not say it are those of ONNX files."""
-    folder, runtime = figures.get("folder", ONNX), str(figures.get("runtime", ONNX_RUNTIME))
+    """What was measured, in words; figures that do not say it are those of our own runtime."""
+    folder, runtime = figures.get("folder", OWN_FORMAT), str(figures.get("runtime", OWN_RUNTIME))
     title = runtime_title(runtime) if runtime in RUNTIMES else runtime  # a file that was changed may say anything
-    return "the ONNX file" if folder == ONNX else f"{folder} in {title}"
+    return f"the {FORMATS[OWN_FORMAT].title} file" if folder == OWN_FORMAT else f"{folder} in {title}"

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from converters.format import Format
+from seap_export.common.providers import OWN_FORMAT
 from seap_export.errors import UsageError
 
 
@@ -47,7 +48,9 @@ class Targets:
                 "--ratio and a target contradict each other, since targets choose the ratio; give one kind"
             )
         if not formats:
-            raise UsageError("nothing can be measured of hf alone, so no target can be met; add --format onnx")
+            raise UsageError(
+                f"nothing can be measured of hf alone, so no target can be met; add --format {OWN_FORMAT}"
+            )
         if not quality:
             raise UsageError("--no-quality contradicts a target: variants are chosen by their quality; leave it out")
         if not speed and self.decode_speedup is not None:

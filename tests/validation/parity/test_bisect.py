@@ -12,7 +12,7 @@ import pytest
 from support.editing import edit_tensor
 from support.execution import ONE_THREAD
 from support.models import write_micro_model
-from support.product import OnnxForm, ParitySettings, Precision, Silent
+from support.product import OnnxForm, OnnxFormat, ParitySettings, Precision, Silent
 
 from converters.onnx import write_onnx
 from seap_export.model.sources.weights import Difference
@@ -76,12 +76,12 @@ def test_a_wrong_weight_explains_what_diverges_after_it(
         "prompts_of": lambda *given: [],
         "plan_cases": lambda *given, **options: [CASE],
         "bisect": lambda *given, **options: Bisection("prompt 0", "prefill", tap, (), ()),
-        "read_form": lambda path: OnnxForm(),
     }
     for name, stand_in in stand_ins.items():
         monkeypatch.setattr(gate, name, stand_in)
-    variant: Any = SimpleNamespace(name="a-0.2", onnx=tmp_path)
-    found = gate.bisect_variant(variant, ParitySettings(), None, [], [Difference(wrong, "differs")], Silent())
+    variant: Any = SimpleNamespace(name="a-0.2")
+    folder: Any = SimpleNamespace(path=tmp_path, format=OnnxFormat("fp32"))
+    found = gate.bisect_variant(variant, folder, ParitySettings(), None, [], [Difference(wrong, "differs")], Silent())
     assert found is not None
     assert found.first is not None
     assert found.first.name == first

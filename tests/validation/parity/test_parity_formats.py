@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from support.execution import ONE_THREAD
 from support.formats.fake_format import FAKE_FILE, FakeFormat, FakeRunner, Quiet, install_fake_format
 
+from converters.onnx.precision import arithmetic_of
 from seap_export.errors import UsageError
-from validation.parity.candidates.candidate import arithmetic_of
 from validation.parity.profiles import Limits
 from validation.parity.run import run_parity
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -12,9 +11,7 @@ from typing import ClassVar
 
 from converters.format import Format, StoredWeights
 from converters.formats import read_format
-from converters.onnx.precision import Precision, PrecisionName, choose_precision
 from converters.onnx.weights.scaling import Scaling
-from seap_export.common.extras import installed_versions
 from seap_export.model.families import ModelSpec
 from validation.array_store import ArrayStore
 from validation.checkpoint import Change
@@ -27,7 +24,7 @@ from validation.parity.report import Conditions
 from validation.prompts import Case
 from validation.runtimes.pytorch.torch_runner import TorchRunner
 from validation.runtimes.runner import Runner, Runtime
-from validation.runtimes.table import open_runtime, require_runtime, runtime_row
+from validation.runtimes.table import open_runtime, require_runtime, runtime_row, runtime_versions
 from validation.texts.model import ModelTexts
 
 References = Mapping[TokenSequence, Reference]
@@ -86,7 +83,7 @@ class RuntimeCandidate:
         """Raises `ArtifactError` if the folder does not say its format."""
         self.runtime, self._row, self._input = runtime, row, parity_input
         self.format = self._format(parity_input)
-        self.arithmetic = arithmetic_of(self.format.precision)
+        self.arithmetic = self.format.arithmetic
         self.scaling = Scaling()
 
     @property
@@ -155,18 +152,7 @@ class RuntimeCandidate:
 
     def versions(self) -> dict[str, str]:
         """The packages that run it."""
-        return {} if self._row.extra is None else installed_versions(self._row.extra)
-
-
-def arithmetic_of(precision: str) -> Precision:
-    """The precision in which a runtime is taken to compute, by the bits that the name of a format's precision holds.
-
-    8 and 4 bits are weights alone: what they are multiplied with is rounded to 8 bits, in blocks.
-    """
-    bits = int(re.sub(r"\D*(\d+).*", r"\1", precision) or 0)
-    names: dict[int, PrecisionName] = {32: "fp32", 16: "bf16" if "bf16" in precision else "fp16", 8: "int8"}
-    name = names.get(bits, "int4")
-    return Precision(name) if name in ("fp32", "fp16", "bf16") else choose_precision(name)  # type: ignore[arg-type]
+        return runtime_versions(self.runtime)
 
 
 def open_candidate(name: str, parity_input: ParityInput) -> RuntimeCandidate:

@@ -54,7 +54,7 @@ class OnnxCandidate(RuntimeCandidate):
         probe(parity_input.execution.provider)
         super().__init__(runtime, row, parity_input)
         self._model = parity_input.folder / "model.onnx"
-        self.arithmetic, self.scaling = self._form.precision, read_scaling(self._model)
+        self.scaling = read_scaling(self._model)
         self._mapped = self._misreads_masks = False
         self._conditions: Conditions | None = None
 
@@ -128,10 +128,6 @@ class OnnxCandidate(RuntimeCandidate):
             raise ValueError("conditions are asked for before a session was opened")
         complaint = "rows padded on the left, or with a hole in their mask, are computed wrongly without an error"
         return replace(self._conditions, complaints=(complaint,) if self._misreads_masks else ())
-
-    def versions(self) -> dict[str, str]:
-        """ONNX Runtime's."""
-        return {"onnxruntime": ort.__version__}
 
 
 def _conditions(session: ort.InferenceSession) -> Conditions:

@@ -25,8 +25,9 @@ from seap_export.runtime.decoding.tensors import ELEMENTS, Element, float32_of, 
 from seap_export.runtime.failures import environment_failure
 from seap_export.runtime.providers import CPU, device_of, one_line
 from seap_export.runtime.session import ORT_ERRORS, open_session
+from validation.execution import Execution, Say
 from validation.runtimes.runner import Layers, Logits, Opening, Runner, States, real_lengths
-from validation.session_memory import claim_memory
+from validation.session_memory import Calls, claim_memory
 
 #: The largest change of a logit that is rounding, over the largest logit.
 _SAME = 1e-2
@@ -198,6 +199,11 @@ def open_onnx_runtime(folder: Path, opening: Opening) -> OnnxRunner:
     mapped = bool(opening.calls) and claim_memory(model, opening.calls, execution)
     graph = with_all_logits(model) if opening.purpose == "scored" else None
     return OnnxRunner(open_session(model, execution.provider, execution.threads, graph=graph, mapped=mapped))
+
+
+def claim_onnx_runtime(folder: Path, calls: Sequence[Calls], execution: Execution, say: Say, *, can_map: bool) -> None:
+    """See `validation.runtimes.table.claim_runtime`."""
+    claim_memory(folder / "model.onnx", calls, execution, say, can_map=can_map)
 
 
 def _is_same(logits: Logits, truth: Logits) -> bool:

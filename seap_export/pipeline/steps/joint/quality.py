@@ -22,7 +22,7 @@ from seap_export.pipeline.evaluation.quality import (
     quality_request,
     quality_work,
 )
-from seap_export.pipeline.folder.names import ONNX, QUALITY, calibration_step
+from seap_export.pipeline.folder.names import QUALITY, calibration_step
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.request.settings import ParitySettings
 from seap_export.pipeline.steps.joint.joint_step import JointStep, MadeVariants
@@ -110,9 +110,12 @@ class QualityStep(JointStep):
         execution = request.evaluation.execution(made.work.compute)
         with DenseAnswers(made.dense(), execution) as answers:
             texts = tuple(dict.fromkeys(text.dense for work in works.values() for text in work.texts))
-            for name, work in works.items() if request.measured.is_onnx else ():
-                onnx = workspace.folder / name / ONNX
-                claim_texts(onnx, [text.variant for text in work.texts], execution, progress.say)
+            measured = request.measured
+            for work in works.values():
+                texts_of = [text.variant for text in work.texts]
+                claim_texts(
+                    measured.runtime, work.subject.artifact(measured.folder), texts_of, execution, progress.say
+                )
             label = "running the dense model on held-out texts"
             with progress.step(label, len(texts), "texts", name=DENSE_TEXTS) as done:
                 stops = frozenset().union(*(work.dense_stops for work in works.values()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,13 +26,10 @@ from seap_export.pruning.rounding.grid import BlockQuantization
 from validation.parity.report import SCHEMA as PARITY_SCHEMA
 from validation.parity.run import MAX_PROMPT_TOKENS
 from validation.prompts import BATCH_ROWS, CALL_TOKENS, KEPT_TOKENS, RANDOM_TOKENS
-from validation.runtimes.table import runtime_title
+from validation.runtimes.table import runtime_row, runtime_title
 
 #: Increased when the same inputs give another report than before.
 _PARITY = 4
-#: How many times as long as in ONNX Runtime parity takes; measured on SmolLM2-135M beside other work, so roughly. For
-#: quantised weights torch runs twice; ONNX Runtime makes up for that with fewer cases.
-_RUNTIMES: Mapping[str, float] = {"llama.cpp": 1.5, "openvino": 2.0, "transformers.js": 5.0, "mlx": 8.0}
 #: Tokens that parity runs besides its long prompt, and decode steps.
 _PARITY_TOKENS, _DECODE_STEPS = 1000, 150
 
@@ -110,7 +106,8 @@ def _parity_seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float
 
 
 def _parity_factor(format: Format) -> float:
-    other = _RUNTIMES.get(format.runtimes[0])
+    """For quantised weights torch runs twice; ONNX Runtime makes up for that with fewer cases."""
+    other = runtime_row(format.runtimes[0]).parity_factor
     return 1.0 if other is None else other * quantization_factor(format)
 
 
