@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from seap_export.corpus import Sample
+from seap_export.model.layers.compute import torch_threads
 from seap_export.model.sources.source import Source
 from seap_export.pipeline.budget.failure import refuse_unreachable
 from seap_export.pipeline.budget.preview import first_candidates, search_disk, search_work
-from seap_export.pipeline.cost.cost import Disk, measure_rates
+from seap_export.pipeline.cost.cost import Disk, Rates, measure_rates
 from seap_export.pipeline.cost.workload import TokenCounts, Workload, workload
-from seap_export.pipeline.export import PlannedExport, plan_export
+from seap_export.pipeline.export import plan_export
+from seap_export.pipeline.folder.workspace import Workspace
+from seap_export.pipeline.prepared import Prepared, prepare
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.build import export_steps
-from seap_export.pipeline.steps.planned_work import PlannedWork, planned_disk, token_counts
+from seap_export.pipeline.steps.planned_work import PlannedWork, planned_disk
 from seap_export.pipeline.steps.single.formats import FormatStep
 from seap_export.pipeline.steps.single.variant import PlanStep, ShrinkStep
 from seap_export.pipeline.steps.variant_steps import VariantSteps
@@ -58,14 +61,19 @@ def preview(
     """
     if request.targets is not None:
         refuse_unreachable(source.spec, request)
-    progress = progress or Silent()
-    planned = plan_export(source, request, out, force, progress)
-    warn_of_texts(planned.splits, source.spec, progress, refits=request.refits)
+    progress, workspace = progress or Silent(), Workspace(out, force)
+    prepared = prepare(source, request, workspace, progress)
+    if prepared.unanswered:
+        prepared = prepared.with_vocabularies(progress)
+    planned = plan_export(prepared, workspace)
+    warn_of_texts(prepared.splits, source.spec, progress, refits=request.refits)
     work, parts, candidates = workload(source, request), planned.planned_work, tuple[dict[str, Any], ...]()
+    kept = parts
     if request.targets is not None:
-        search = source.spec, request, planned.vocabularies, work.beside_weights
+        search = source.spec, request, prepared.vocabularies or {}, work.beside_weights
         candidates = first_candidates(*search)
         parts += search_work(*search)
+        kept += search_disk(source.spec, request)
     missing = {step.name for step in planned.missing}
     rows = tuple(
         {
@@ -78,33 +86,31 @@ def preview(
         }
         for name, steps in planned.steps.variants.items()
     )
-    counts = token_counts(
-        planned.splits, planned.general, request.calibration.max_length, partial(_count_tokens, source)
-    )
-    counts |= {task: step.expected(counts[task]) for task, step in planned.answers.items()}
-    kept = planned.planned_work + (() if request.targets is None else search_disk(source.spec, request))
-    seconds, recipes = _seconds(parts, counts, work), dict[str, float]()
+    counts = prepared.token_counts(partial(_count_tokens, source))
+    with torch_threads(request.parity.threads):
+        rates = measure_rates()
+    seconds, recipes = _seconds(parts, counts, work, rates), dict[str, float]()
     if request.targets is None and request.plan.compensation == "sequential":
-        recipes = {name: _whole_seconds(source, request, name, planned, counts) for name in (DEFAULT_RECIPE, *EFFORTS)}
+        recipes = {name: _whole_seconds(prepared, name, counts, rates) for name in (DEFAULT_RECIPE, *EFFORTS)}
     return Preview(rows, planned_disk(kept, counts, work), seconds, candidates, recipes)
 
 
-def _whole_seconds(
-    source: Source, request: ExportRequest, recipe: str, planned: PlannedExport, counts: Mapping[str, TokenCounts]
-) -> float:
+def _whole_seconds(prepared: Prepared, recipe: str, counts: Mapping[str, TokenCounts], rates: Rates) -> float:
     """The time of all steps with as many texts and as much distillation and trials as a shipped recipe has."""
-    shipped, calibration, splits = open_recipe(recipe, layout=request.plan.layout), request.calibration, planned.splits
+    source, request = prepared.source, prepared.request
+    shipped, calibration = open_recipe(recipe, layout=request.plan.layout), request.calibration
     effort = {name: getattr(shipped, name) for name in ("distillation", "fresh_tokens", "min_tokens", "trials")}
     if (calibration.samples, calibration.calibration_tokens) == (None, request.plan.calibration_tokens):  # nobody said
         calibration = replace(calibration, calibration_tokens=shipped.calibration_tokens)
-    if calibration != request.calibration and not planned.answers:
-        splits = split_tasks(source, request.tasks, calibration, request.support)
-        counts = token_counts(splits, planned.general, calibration.max_length, partial(_count_tokens, source))
     other = replace(request, calibration=calibration, plan=replace(request.plan, **effort))
-    steps = export_steps(source, other, splits, planned.vocabularies)
+    if calibration != request.calibration and not prepared.unanswered:
+        splits = split_tasks(source, request.tasks, calibration, request.support, prepared.chat)
+        prepared = replace(prepared, request=other, splits=splits)
+        counts = prepared.token_counts(partial(_count_tokens, source))
+    steps = export_steps(source, other, prepared.splits, prepared.vocabularies or {})
     with tempfile.TemporaryDirectory() as nothing:
         parts = steps.planned_work(steps.all, Path(nothing))
-    return sum(_seconds(parts, counts, workload(source, other)).values())
+    return sum(_seconds(parts, counts, workload(source, other), rates).values())
 
 
 def _passes(steps: VariantSteps) -> float:
@@ -123,8 +129,10 @@ def _count_tokens(source: Source, texts: Mapping[str, Sequence[Sample]], max_len
     return {name: sum(map(len, ids)) for name, ids in tokenize(source, texts, max_length).items()}
 
 
-def _seconds(parts: Sequence[PlannedWork], counts: Mapping[str, TokenCounts], work: Workload) -> dict[str, float]:
-    rates, seconds = measure_rates(), dict[str, float]()
+def _seconds(
+    parts: Sequence[PlannedWork], counts: Mapping[str, TokenCounts], work: Workload, rates: Rates
+) -> dict[str, float]:
+    seconds = dict[str, float]()
     for part in parts:
         if taken := part.seconds(counts, work, rates):  # a plan alone takes none
             seconds[part.label] = seconds.get(part.label, 0.0) + taken

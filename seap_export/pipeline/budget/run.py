@@ -21,11 +21,14 @@ from seap_export.pipeline.budget.preview import search_disk
 from seap_export.pipeline.budget.search import SearchResult, search
 from seap_export.pipeline.cost.checks import claim_folder, refuse_full_disk
 from seap_export.pipeline.cost.workload import TokenCounts, workload
-from seap_export.pipeline.export import Exported, PlannedExport, export, plan_answered
+from seap_export.pipeline.export import Exported, make_variants, plan_export, prepare_answered
 from seap_export.pipeline.folder.outputs import remove_unfinished
 from seap_export.pipeline.folder.performance import Timed, recorded
+from seap_export.pipeline.folder.workspace import Workspace
+from seap_export.pipeline.prepared import Prepared
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.request.export_request import ExportRequest
+from seap_export.pipeline.steps.build import ExportSteps
 from seap_export.pipeline.steps.planned_work import planned_disk
 from seap_export.pipeline.steps.run import run_steps
 from seap_export.pipeline.steps.single.ranking import RankingStep
@@ -72,29 +75,27 @@ def export_within(
     """
     assert request.targets is not None
     refuse_unreachable(source.spec, request)
-    timed = Timed(progress or Silent())
-    planned = plan_answered(source, request, out, force, compute, None, timed)
-    none = dict.fromkeys(planned.splits, TokenCounts(0, 0))
+    timed, workspace = Timed(progress or Silent()), Workspace(out, force)
+    prepared = prepare_answered(source, request, workspace, compute, None, timed)
+    steps = plan_export(prepared, workspace).steps
+    none = dict.fromkeys(prepared.splits, TokenCounts(0, 0))
     refuse_full_disk(planned_disk(search_disk(source.spec, request), none, workload(source, request)), out)
-    with planned.workspace.locked(), torch_threads(request.parity.threads):
-        keys = {task: step.key for task, step in planned.steps.calibrations.items()}
-        claim_folder(planned.workspace, source, keys)
-        with recorded(planned.workspace.folder, timed):
-            choices, values = _choose(source, request, planned, Work(source, out, compute, timed))
-    chosen = replace(request, choices=choices)
-    exported = export(source, chosen, out, force=force, compute=compute, progress=progress)
-    return ExportedWithin(replace(exported, steps={**timed.steps, **exported.steps}), values)
+    with workspace.locked(), torch_threads(request.parity.threads):
+        claim_folder(workspace, source, steps.calibration_keys)
+        with recorded(workspace.folder, timed):
+            choices, values = _choose(prepared, steps, workspace, Work(source, out, compute, timed))
+    chosen = replace(prepared, request=replace(request, choices=choices))
+    return ExportedWithin(make_variants(chosen, workspace, compute, None, timed), values)
 
 
 def _choose(
-    source: Source, request: ExportRequest, planned: PlannedExport, work: Work
+    prepared: Prepared, steps: ExportSteps, workspace: Workspace, work: Work
 ) -> tuple[dict[str, Candidate], dict[str, Any]]:
     """A candidate for every task and mixture, and the content of frontier.json."""
-    targets, steps, baseline = request.targets, planned.steps, baseline_format(request.formats)
+    source, request, vocabularies = prepared.source, prepared.request, prepared.vocabularies or {}
+    targets, baseline = request.targets, baseline_format(request.formats)
     assert targets is not None
-    rankings = steps.rankings.values()
-    fresh = {step.name: step for ranking in rankings for step in ranking.fresh}
-    for _ in run_steps([*steps.calibrations.values(), *fresh.values(), *rankings], work, planned.workspace):
+    for _ in run_steps(steps.of_tasks, work, workspace):
         pass
     known, tasks = known_figures(work.folder), dict[str, Frontier]()
 
@@ -106,17 +107,17 @@ def _choose(
         return values
 
     values = dict[str, Any]()
-    with open_candidates(request, baseline, work, planned.splits, planned.vocabularies, known) as candidates:
+    with open_candidates(request, baseline, work, prepared.splits, vocabularies, known) as candidates:
         beside = workload(source, request).beside_weights
         for task, ranking in steps.rankings.items():
-            kept, depth = planned.vocabularies.get(task), timed_depth(source.spec, request)
+            kept, depth = vocabularies.get(task), timed_depth(source.spec, request)
             predictor = _predictor(source, ranking, kept, work, baseline, depth, beside)
             result = _search(request, ranking, candidates, predictor, baseline, partial(note, task))
             values = note(task, result)
         failure = nothing_fits(targets, tasks)
         choices = {task: frontier.chosen for task, frontier in tasks.items() if frontier.chosen is not None}
         for task, chosen in choices.items() if failure is None else ():
-            candidates.hand_over(steps.rankings[task], chosen, planned.workspace)
+            candidates.hand_over(steps.rankings[task], chosen, workspace)
     for line in close_calls(targets, tasks) if failure is None else ():
         work.progress.warn(line)
     if failure is not None:

@@ -142,9 +142,16 @@ def prompt_factor(format: Format) -> float:
     return 1.0 if runtime == REFERENCE else runtime_row(runtime).prompt_factor
 
 
-@cache
 def measure_rates() -> Rates:
-    """What the machine does, measured once in a process: the best of a few tries, since other work only slows it."""
+    """What the machine does with torch's threads, measured once in a process.
+
+    It is the best of a few tries, since other work only slows it.
+    """
+    return _rates(torch.get_num_threads())
+
+
+@cache
+def _rates(threads: int) -> Rates:
     single, double = (torch.ones(_SIZE, _SIZE, dtype=dtype) for dtype in (torch.float32, torch.float64))
     numbers = torch.ones(_READ // 4)
     return Rates(

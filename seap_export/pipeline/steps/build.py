@@ -54,6 +54,17 @@ class ExportSteps:
     validation: ValidationStep
 
     @property
+    def calibration_keys(self) -> dict[str, str]:
+        """The keys of the statistics, by task."""
+        return {task: step.key for task, step in self.calibrations.items()}
+
+    @property
+    def of_tasks(self) -> tuple[Step, ...]:
+        """Those of tasks and mixtures, which serve all variants, in order."""
+        fresh = {step.name: step for ranking in self.rankings.values() for step in ranking.fresh}
+        return *self.calibrations.values(), *fresh.values(), *self.rankings.values()
+
+    @property
     def all(self) -> tuple[Step, ...]:
         """Those up to the variants, in order: a ranking comes before the first variant that needs it."""
         steps: dict[str, Step] = dict(self.calibrations)

@@ -63,15 +63,9 @@ def choose_vocabularies(
     """
     if size == "all":
         return {}
-    with tempfile.TemporaryDirectory() as folder:
-        source.write_tokenizer(Path(folder))
-        content = read_json(Path(folder) / "tokenizer.json")
     all_tokens = source.spec.vocab_size
     with quiet_transformers():
-        tokenizer = load_tokenizer(source)  # refuses a damaged one
-        pairs = BytePairs.read(content)
-        _refuse_tokens_without_rows(source, max(fixed_tokens(content).union(pairs.ids.values())))
-        named = named_tokens(source.config, source.generation_config) | _chat_tokens(tokenizer)
+        tokenizer, content, pairs, named = _cuttable(source)
         renders = chat or chat_of_source(source)
         used = {task.name: _used(tokenizer, task, splits.get(task.name), renders, progress) for task in tasks}
     uses = {
@@ -85,6 +79,30 @@ def choose_vocabularies(
         without = required_tokens(content, pairs, named | (use.tokens - use.of_one_text))
         _tell_missing(name, vocabularies[name], size, partial(_missing, use, pairs, without, all_tokens), progress)
     return vocabularies
+
+
+def refuse_uncuttable(source: Source, size: VocabularySize) -> None:
+    """Refuses what `choose_vocabularies` would refuse whatever the texts are.
+
+    Raises:
+        UsageError, InputError: See `choose_vocabularies`.
+    """
+    if size == "all":
+        return
+    with quiet_transformers():
+        _, content, pairs, named = _cuttable(source)
+    check_size(size, len(required_tokens(content, pairs, named)), source.spec.vocab_size)
+
+
+def _cuttable(source: Source) -> tuple[Any, dict[str, Any], BytePairs, frozenset[int]]:
+    """The tokenizer, its file, its pairs, and the tokens that the model and its chat template name."""
+    with tempfile.TemporaryDirectory() as folder:
+        source.write_tokenizer(Path(folder))
+        content = read_json(Path(folder) / "tokenizer.json")
+    tokenizer = load_tokenizer(source)  # refuses a damaged one
+    pairs = BytePairs.read(content)
+    _refuse_tokens_without_rows(source, max(fixed_tokens(content).union(pairs.ids.values())))
+    return tokenizer, content, pairs, named_tokens(source.config, source.generation_config) | _chat_tokens(tokenizer)
 
 
 def _missing(

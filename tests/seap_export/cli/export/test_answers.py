@@ -16,6 +16,7 @@ from support.product import read_tokens
 from tokenizers import Tokenizer
 
 from seap_export.corpus import text_digest
+from seap_export.model.vocabulary import choice
 from seap_export.pipeline.steps.single import answers
 from validation.generation.writer import Writer
 
@@ -123,6 +124,53 @@ def test_a_dry_run_counts_the_answers_and_writes_nothing(run: Run, work: Path) -
     assert not (work / "out").exists()
     assert run(*EXPORT).code == 0
     assert "answers" not in json.loads(run(*EXPORT, "--dry-run", "--json").out)["seconds_about"]
+
+
+@pytest.mark.parametrize("size", [("--ratio", "0.4"), ("--target-size", "1MB")], ids=lambda size: size[0])
+def test_tokens_to_keep_are_chosen_once_and_from_the_answers(
+    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[str, str]
+) -> None:
+    monkeypatch.setattr(choice, "MULTIPLE", 1)
+    command = (
+        "export",
+        "m",
+        "--task",
+        "a=a.jsonl",
+        *size,
+        "--vocabulary",
+        "auto",
+        *OPTIONS[:-1],
+        "--quality",
+        "--no-speed",
+    )
+    reading = "tokens of all texts of a"
+    planned = run(*command, "--dry-run")
+    assert (planned.code, planned.err.count(reading)) == (0, 1)
+    outcome = run(*command)
+    assert (outcome.code, outcome.err.count(reading)) == (0, 1), outcome.err
+    assert outcome.err.index("answering prompts of a") < outcome.err.index(reading)
+    again = run(*command)
+    assert (again.code, again.err.count(reading)) == (0, 1)
+
+
+def test_a_vocabulary_that_cannot_be_is_refused_before_prompts_are_answered(run: Run, work: Path) -> None:
+    run(*EXPORT, "--vocabulary", "130").refused(2, "cuts nothing")
+    run(*EXPORT, "--vocabulary", "1").refused(2, "too small", "at least")
+    assert not (work / "out").exists()
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_a_further_task_is_answered_beside_variants_that_keep_some_tokens(
+    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch, force: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(choice, "MULTIPLE", 1)
+    write_records(work / "b.jsonl", conversations(20)[:16])
+    cut = (*EXPORT, "--vocabulary", "auto", "--no-quality", "--no-speed", "--format", "hf")
+    assert run(*cut).code == 0
+    times = times_of_writing(work / "out/a-0.4/hf")
+    outcome = run(*cut, "--task", "b=b.jsonl", *force)
+    assert outcome.code == 0, outcome.err
+    assert {path: at for path, at in times_of_writing(work / "out/a-0.4/hf").items() if path in times} == times
 
 
 @pytest.mark.parametrize(

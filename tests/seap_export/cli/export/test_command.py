@@ -7,12 +7,14 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+import torch
 from support.corpora import write_corpus
 from support.exports import CARD, Run, times_of_writing, tree
 from support.models import write_micro_model
 from support.product import read_manifest
 
 from seap_export.common.checksums import SUMS
+from seap_export.pipeline import preview
 
 WHOLE = "attention stays whole: its norms run over all heads"
 ONE = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.2", "--out", "out")
@@ -124,6 +126,16 @@ def test_json_is_all_of_stdout(run: Run, done: Path) -> None:
         path.stat().st_size for path in (done / "a-0.2" / "hf").iterdir() if path.name not in CARD
     )
     assert variants["a-0.2"]["parity"]["onnx"]["verdict"] == "passed"
+
+
+def test_a_dry_run_measures_the_machine_with_the_threads_of_the_export(
+    run: Run, work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure, taken = preview.measure_rates, list[int]()
+    monkeypatch.setattr(preview, "measure_rates", lambda: taken.append(torch.get_num_threads()) or measure())
+    other = 1 + torch.get_num_threads()
+    assert run(*ONE, "--threads", other, "--dry-run").code == 0
+    assert set(taken) == {other}
 
 
 def test_a_dry_run_writes_nothing(run: Run, work: Path) -> None:

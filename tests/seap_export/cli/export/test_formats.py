@@ -130,7 +130,7 @@ def test_a_model_is_refused_before_any_work(run: Run, work: Path, monkeypatch: p
     monkeypatch.setattr(FakeFormat, "extra", "plots")
     monkeypatch.setattr("seap_export.common.extras.missing_packages", lambda extra: ["matplotlib"])
     run(*EXPORT, *FORMATS, "-q").refused(6, 'pip install "matplotlib')
-    monkeypatch.setattr("seap_export.pipeline.export.require_runtime", lambda name: pytest.fail("not needed"))
+    monkeypatch.setattr("seap_export.pipeline.prepared.require_runtime", lambda name: pytest.fail("not needed"))
     monkeypatch.setattr(FakeFormat, "refusal", lambda self, spec, folder: "fake takes no such model; use onnx")
     run(*EXPORT, *FORMATS, "-q").refused(8, "use onnx")  # before anything is installed for it
     assert not (work / "out").exists()

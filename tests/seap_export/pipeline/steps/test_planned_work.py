@@ -8,6 +8,8 @@ from support.product import GENERAL_TEXT, MOST_TEXTS, ExportRequest, MixtureSpec
 from seap_export.corpus import Sample, Split, Task
 from seap_export.pipeline.cost.workload import at_most
 from seap_export.pipeline.export import plan_export
+from seap_export.pipeline.folder.workspace import Workspace
+from seap_export.pipeline.prepared import prepare
 from seap_export.pipeline.steps.joint.quality import QualityStep
 from seap_export.pipeline.steps.planned_work import PlannedWork, token_counts
 
@@ -39,9 +41,11 @@ def test_the_parts_of_quality(inputs: Path, tmp_path: Path, quality: bool) -> No
     tasks = tuple(Task(name, inputs / f"{name}.jsonl") for name in ("a", "b"))
     both = MixtureSpec("both", {"a": 1.0, "b": 1.0})
     request = ExportRequest(tasks, (0.4,), (both,), quality=quality, speed=False)
-    planned = plan_export(open_source(str(inputs / "m")), request, tmp_path / "out", False, Silent())
+    workspace = Workspace(tmp_path / "out", force=False)
+    prepared = prepare(open_source(str(inputs / "m")), request, workspace, Silent())
+    planned = plan_export(prepared, workspace)
     parts = [(part.tasks, part.ratio, part.others) for part in planned.planned_work if part.cost is QualityStep.cost]
-    assert len(planned.general) == (MOST_TEXTS if quality else 0)
+    assert len(prepared.general) == (MOST_TEXTS if quality else 0)
     assert (
         parts
         == [
