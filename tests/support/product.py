@@ -38,6 +38,7 @@ from seap_export.pipeline.budget.candidates import CANDIDATES_FOLDER
 from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.dense_folder import dense_folder
 from seap_export.pipeline.folder.manifest import read_manifest
+from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.gate.parity import prompts_of
 from seap_export.pipeline.progress import Silent
 from seap_export.pipeline.request.export_request import ExportRequest

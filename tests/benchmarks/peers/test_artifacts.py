@@ -40,7 +40,7 @@ def test_our_writer(dense: Path, graphs: dict[str, Path], tmp_path: Path) -> Non
     written = write(artifact, dense)
     assert not written.is_reused
     assert written.wall_s > 0
-    assert written.peak_bytes > 50e6  # of the writer: the process that starts it is far smaller
+    assert (written.peak_bytes or 0) > 50e6  # of the writer: the process that starts it is far smaller
     assert written.onnx_bytes == sum(path.stat().st_size for path in artifact.folder.glob("*.onnx*"))
     assert write(artifact, dense) == replace(written, is_reused=True)
 

@@ -3,12 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.product import GENERAL_TEXT, MOST_TEXTS, ExportRequest, MixtureSpec, Silent, open_source
+from support.product import GENERAL_TEXT, MOST_TEXTS, ExportRequest, MixtureSpec, Silent, Workspace, open_source
 
 from seap_export.corpus import Sample, Split, Task
 from seap_export.pipeline.cost.workload import at_most
 from seap_export.pipeline.export import plan_export
-from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.prepared import prepare
 from seap_export.pipeline.steps.joint.quality import QualityStep
 from seap_export.pipeline.steps.planned_work import PlannedWork, token_counts

@@ -17,12 +17,11 @@ from sklearn.preprocessing import StandardScaler
 from support.corpora import task_texts
 from support.exports import times_of_writing, tree
 from support.models import write_micro_model
-from support.product import Silent, Source, open_source
+from support.product import Silent, Source, Workspace, open_source
 from tokenizers import Tokenizer
 
 from seap_export.corpus import Sample, Split
 from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageError
-from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.gate.router_check import _lost_targets
 from seap_export.pipeline.request.settings import RouterSettings
 from seap_export.pipeline.steps.joint import router as module
