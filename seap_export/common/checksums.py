@@ -11,8 +11,8 @@ from seap_export.common.hashing import sha256_files
 from seap_export.errors import ArtifactError, InputError
 
 SUMS = "SHA256SUMS"
-#: What git, the client of the Hugging Face hub and file managers leave in a folder: no program reads a model from it,
-#: and it is never uploaded.
+#: Files that git, the client of the Hugging Face hub and file managers leave: no program reads a model from them,
+#: and they are never uploaded.
 LEFT_BY_OTHERS = frozenset({".git", ".gitattributes", ".cache", ".DS_Store", "Thumbs.db", "desktop.ini"})
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(.+)")
 _LINK = "is a link; put the file itself there (from the hub: 'hf download REPO --local-dir DIR')"

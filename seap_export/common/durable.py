@@ -121,7 +121,7 @@ def begin_or_resume(folder: Path, made_with: Mapping[str, object], ignored: Coll
 
     Args:
         folder: The folder of the result.
-        made_with: What the result depends on beside its inputs, by what a user calls it; JSON values.
+        made_with: Settings that the result depends on beside its inputs, by their names for users; JSON values.
         ignored: Names of files in the folder that belong to nobody's result.
 
     Returns:

@@ -109,7 +109,7 @@ class LlamaBatch(Structure):
     )
 
 
-#: What the two functions that give defaults must say, if the fields lie where they are believed to.
+#: The defaults that the two functions must give, if the fields lie where they are believed to.
 _MODEL_DEFAULTS = {"n_gpu_layers": -1, "split_mode": 1, "main_gpu": 0, "vocab_only": False, "use_extra_bufts": True}
 _CONTEXT_DEFAULTS = {
     "n_ctx": 512, "n_batch": 2048, "n_ubatch": 512, "n_seq_max": 1, "rope_scaling_type": -1, "flash_attn_type": -1,

@@ -23,7 +23,7 @@ class TomlFile:
 
     Attributes:
         name: The file, as messages name it.
-        text: What it holds.
+        text: Its content.
         values: The parsed text.
     """
 

@@ -15,7 +15,7 @@ from seap_export.runtime.chat import Message, last_user_text
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 #: The fields of each form, by the first of which it is recognised.
 _FORMS = (("text",), ("messages",), ("conversations",), ("prompt", "completion"), ("instruction", "output"))
-#: What `from` says in place of a role in data of the form of ShareGPT.
+#: Roles by the words that stand for them in `from`, in data in the form of ShareGPT.
 _SHARE_GPT = {"human": "user", "gpt": "assistant"}
 _BETWEEN = "\n\n"
 

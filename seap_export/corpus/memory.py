@@ -17,7 +17,7 @@ class MemoryCorpus:
     Attributes:
         task: The name of the task, for error messages.
         items: Texts, or mappings from fields to values; they can be iterated over more than once.
-        notice: What the user should know: nothing.
+        notice: The notice for the user, which is empty.
     """
 
     task: str

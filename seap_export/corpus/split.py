@@ -26,7 +26,7 @@ class Split:
         calibration: At least one text.
         held_out: The others.
         num_tokens: Tokens of the calibration texts; None: they were not counted.
-        notices: What the user should know about the corpus.
+        notices: Notices for the user about the corpus.
     """
 
     calibration: tuple[Sample, ...]

@@ -25,8 +25,8 @@ class Sample:
     """A text in two parts.
 
     Attributes:
-        prompt: What a model is given.
-        completion: What it should give; empty if there is none.
+        prompt: The text that a model is given.
+        completion: The text that it should answer; empty if there is none.
         question: The last user turn of a conversation, without its template; of other texts the prompt, or the
             completion if there is no prompt.
     """
@@ -141,7 +141,7 @@ class Task:
         name: The name of its folders (`seap_export.corpus.names`).
         corpus: Where its records come from.
         prompt: Template of the prompt; None: records are recognised by their fields (`read_record`).
-        completion: What follows the prompt; None: nothing.
+        completion: Makes the text that follows the prompt; None: nothing follows.
         answer: How the answer is found in a completion and in generated text; None: the task does not say it.
         is_conversation: Whether prompt and completion are the user's and the assistant's turn.
         system: Template of the turn before these; None: there is none.
@@ -232,7 +232,7 @@ class Task:
 
         Args:
             record: The record.
-            completion: What follows the prompt; not used if records are recognised by their fields.
+            completion: The text that follows the prompt; not used if records are recognised by their fields.
             chat: As for `texts`.
 
         Raises:

@@ -20,13 +20,13 @@ from seap_export.runtime.limits.template import MAX_TEMPLATE, LimitedEnvironment
 
 #: A turn of a conversation: `role`, `content`, and what else the template reads, such as `tool_calls`.
 Message = Mapping[str, Any]
-#: What a model is asked: a text, or the turns of a conversation.
+#: A question for a model: a text, or the turns of a conversation.
 Prompt = str | Sequence[Message]
 
 DEFAULT_TEMPLATE, _WITH_TOOLS = "default", "tool_use"
 #: Stands for an assistant's turn, to find what follows it.
 _ANSWER = "assistant's answer"
-#: What a model that calls functions is told of one.
+#: The description of a function, as a model that calls functions gets it.
 _TOOLS = ({"type": "function", "function": {"name": "f", "description": "f", "parameters": {"type": "object"}}},)
 _SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -184,7 +184,7 @@ def template_sources(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
 
     Args:
         folder: The folder with tokenizer.json and what belongs to it.
-        config: What its tokenizer_config.json says.
+        config: The content of its tokenizer_config.json.
 
     Raises:
         ArtifactError: A file with templates is damaged.
@@ -207,7 +207,7 @@ def refuse_costly_template(folder: Path, config: Mapping[str, Any]) -> None:
 
     Args:
         folder: The folder with tokenizer.json and what belongs to it, or a GGUF file.
-        config: What its tokenizer_config.json says, or would.
+        config: The content of its tokenizer_config.json, or what it would be.
 
     Raises:
         InputError: A template does.

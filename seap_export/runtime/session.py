@@ -45,7 +45,7 @@ _PROBE = bytes.fromhex(
     "08083a320a0b0a017812017922034e65671201675a0f0a0178120a0a08080112040a020801620f0a0179120a0a080801"
     "12040a02080142040a001011"
 )
-#: What ONNX Runtime says of an operator in a precision that no provider of a session has.
+#: ONNX Runtime's message about an operator in a precision that no provider of a session has.
 _LACKS_OPERATOR = "Could not find an implementation"
 #: Session option: the folder of the external data of a model given as bytes.
 _DATA_FOLDER = "session.model_external_initializers_file_folder_path"

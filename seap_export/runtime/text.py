@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tokenizers import Tokenizer
 
-#: What a tokenizer's decoder returns for an incomplete character.
+#: The character that a tokenizer's decoder returns for an incomplete one.
 _INCOMPLETE = "\ufffd"
 
 

@@ -24,7 +24,7 @@ PROJECTION_PATHS: Mapping[Projection, str] = {name: f"{name}_path" for name in O
 #: Says that the stock class makes attention as wide as the hidden states, and where layers and shared experts are.
 _RESIZED, _LAYERS, _SHARED = "resized_attention", "layers_path", "shared_path"
 _USUAL_LAYERS = "model.layers"
-#: What computes models in transformers, and not what trains them.
+#: The files of transformers that compute models, without those that train them.
 _MODEL_CODE = (
     "*_utils.py", "*_mapping.py", "modeling_*.py", "integrations/*attention.py", "integrations/moe.py",
     "integrations/heterogeneity/*.py", "models/*/configuration_*.py", "models/*/modeling_*.py",

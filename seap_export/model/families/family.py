@@ -67,7 +67,7 @@ class Family:
         model_type: The `model_type` of the family's config.json.
         architecture: The transformers class of the causal language model.
         names: Tensor names. Those in a layer are relative to `names["layer"]`; projections have no suffix.
-        modules: What transformers' modules call tensors of a layer, where it is not the stored name.
+        modules: The names of a layer's tensors in transformers' modules, where they are not the stored ones.
         biases: True or the config key that enables the bias, for each projection that can have one, for `lm_head`, and
             for all `norms` of the residual stream together.
         defaults: Values that transformers assumes for keys missing in config.json.
@@ -75,7 +75,7 @@ class Family:
         keys: The family's names of config keys that others call otherwise.
         values: For keys of config.json, values that stand for another in this family.
         harmless: Keys of config.json that do not change what is computed.
-        requires: What is known of keys that would change it.
+        requires: Requirements on the keys that would change it.
         tokenizer_json_as_it_is: Whether transformers 5 loads tokenizer.json unchanged for this `model_type`, whatever
             class tokenizer_config.json names.
         heads_divide_hidden_size: Whether transformers 5 rejects a config of this `model_type` if the number of query
@@ -90,15 +90,15 @@ class Family:
         position_offset: The row of position 0 in the embedding of positions, if `names` has one (`positions`).
         further_layers: Whether checkpoints have layers for predicting several tokens, which are left out: after the
             last one, or in `mtp`.
-        buffers: What the names of tensors in checkpoints end with that hold no weights.
-        other_root: What the names of all tensors may begin with in place of their first part.
+        buffers: Endings of the names of tensors in checkpoints that hold no weights.
+        other_root: A prefix that the names of all tensors may have in place of their first part.
         transposed: Whether projections are stored with their inputs first.
         fused_rows: How fused projections are stored, unless all rows of one follow those of another.
         key_value_heads: Their number; None: `num_key_value_heads` says it.
-        variants: What is different in some models.
-        genai_type: What ONNX Runtime GenAI calls the family, or one that it runs in the same way; "": `model_type`.
+        variants: How some models of the family differ.
+        genai_type: Name in ONNX Runtime GenAI of the family, or of one that it runs in the same way; "": `model_type`.
         block: How the layers compute.
-        factors: Of projections, keys of config.json whose product multiplies theirs; `KEY.N` is an item of a list.
+        factors: For projections, the keys of config.json whose product multiplies theirs; `KEY.N` is a list's item.
         rotation: How positions enter.
         layer_types: The kind of the sublayer before the MLP, or of several side by side, by what the `layer_types` of
             config.json call a layer; one word stands for all layers; empty: it is attention in every layer. With `mlp`
@@ -109,7 +109,7 @@ class Family:
             of the interval between them.
         adjusted_size: A rule for the number of neurons; None: `intermediate_size` is that number.
         window: Which layers attend within a window; None: none.
-        global_layers: What is different in the others; None: nothing.
+        global_layers: How the other layers differ from these; None: not at all.
         experts: Which layers have a mixture of experts; None: none.
         shared_caches: Which layers attend to keys and values of others; None: none.
         wrapper: A multimodal checkpoint that holds a model of the family.

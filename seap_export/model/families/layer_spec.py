@@ -76,7 +76,7 @@ class LayerSpec:
         return frozenset[Projection]().union(*(sublayer.biases for sublayer in self.sublayers))
 
     def changed(self, **values: Any) -> LayerSpec:
-        """The same with other values of some attributes, in each sublayer that has them; `biases` are shared out."""
+        """A copy with other values of some attributes, in each sublayer that has them; `biases` are shared out."""
         changed = []
         for sublayer in self.sublayers:
             given = {field.name: values[field.name] for field in fields(sublayer) if field.name in values}

@@ -99,7 +99,7 @@ _INNER: Mapping[str, str] = {
     "shared_gate": "mlp.shared_expert_gate",
     **{f"shared_{name}": f"mlp.shared_expert.{name}" for name in DENSE},
 }
-#: What most families call the parts that all have, as in a description: those in a layer are relative to it.
+#: The names in most families of the parts that all have, as in a description: those in a layer are relative to it.
 USUAL_NAMES: Mapping[str, str] = {**_TABLES, "layer": LAYER, **{name: _INNER[name] for name in PROJECTIONS}}
 
 

@@ -26,7 +26,7 @@ class Block:
         beside: Whether the MLP reads the stream that attention read, or the key of config.json that says so; without a
             norm of its own, it reads it through the same.
         norm_weight: Whether these norms have a weight; without one, their gain is 1.
-        norm_offset: What is added to a stored norm weight to get its gain.
+        norm_offset: The number that is added to a stored norm weight to get its gain.
         qk_norm: Whether the heads of queries and keys are normalised before or after they are rotated, or all heads as
             one vector before they are; where there are such norms.
         embedding_multiplier: Formula of the factor on embeddings.
@@ -148,7 +148,7 @@ class GlobalLayers:
 
         Args:
             config: The values of config.json.
-            defaults: Those of missing keys.
+            defaults: The values of missing keys.
             pattern: Without `layer_types`, each layer with a multiple of this number has no window.
         """
         given = {**defaults, **config}
@@ -182,7 +182,7 @@ class KeyValueHeads:
     number: str | None = None
 
     def of(self, config: Mapping[str, Any], heads: int) -> int:
-        """Their number, given all values of config.json and the number of query heads."""
+        """The number of key/value heads, given all values of config.json and the number of query heads."""
         given = (config.get(self.number) if self.number else None) or heads
         return int(given) if (self.several and config.get(self.several)) or not config.get(self.single) else 1
 
@@ -282,8 +282,8 @@ class Wrapper:
         model_type: The `model_type` of its config.json.
         config: Key of the language model's config in it.
         default: The language model's `model_type` where its config names none.
-        prefixes: What its tensors' names may start with in place of `model.`.
-        left_out: What the names of tensors start with that the language model does not need.
+        prefixes: Prefixes of its tensors' names that stand in place of `model.`.
+        left_out: Prefixes of the names of tensors that the language model does not need.
     """
 
     model_type: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-#: What a router's products become: probabilities of all experts, one number for each by itself, or, one expert after
+#: How a router's products become scores: as probabilities of all experts, one by one, or, one expert after
 #: another, probabilities among those that are about as good.
 Scores = Literal["softmax", "sigmoid", "sparsemixer"]
 
@@ -25,7 +25,7 @@ class Routing:
         step: Key of the number n where only each n-th layer has one.
         dense: Key of the indices of layers that have none.
         types: Key of what the layers have, `sparse` or `dense`; where it is given, it counts alone.
-        scores: What the router's products become; see `Experts`.
+        scores: How the router's products become scores; see `Experts`.
         normalised: Whether the weights of a token's experts are divided by their sum, or the key that says so.
         tolerance: Key of half the distance within which experts are about as good; see `Experts`.
         scaling: Key of the factor on the weights.

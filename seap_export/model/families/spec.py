@@ -20,7 +20,7 @@ class NormSpec:
     """The norms of the residual stream: gain * (x - mean) / sqrt(variance + epsilon) + bias, or RMS norms.
 
     Attributes:
-        epsilon: What is added to the variance, or to the mean square; that of the norms of heads, too.
+        epsilon: The number that is added to the variance, or to the mean square, in the norms of heads, too.
         is_centred: Whether the mean is subtracted, as in LayerNorm; otherwise it counts as 0, as in RMS norms.
         has_bias: Whether each has a bias.
     """
@@ -35,8 +35,8 @@ class BlockSpec:
     """Factors on embeddings and logits.
 
     Attributes:
-        embedding_multiplier: On embeddings.
-        logits_multiplier: On logits.
+        embedding_multiplier: Factor on embeddings.
+        logits_multiplier: Factor on logits.
         logits_softcap: c in c tanh(logit / c); None: none.
     """
 

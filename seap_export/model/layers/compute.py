@@ -13,7 +13,7 @@ from seap_export.common.memory import available_memory
 from seap_export.errors import EnvironmentFailure, UsageError, refuse_less
 from seap_export.runtime.driver import read_driver
 
-#: What stays free for the rest of the machine, as a fraction of what is free now.
+#: The memory that stays free for the rest of the machine, as a fraction of what is free now.
 _MARGIN = 0.1
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 #: The least number that can mean bytes without a unit.
@@ -28,7 +28,7 @@ class Compute:
     Attributes:
         device: Where layers, batches, covariances and factorisations are.
         memory: Bytes of the host's memory that hidden states and weights may take.
-        device_memory: The same for a GPU's memory; 0 on the CPU.
+        device_memory: Bytes of a GPU's memory that they may take; 0 on the CPU.
         batch_tokens: Positions in a batch, padding included.
     """
 

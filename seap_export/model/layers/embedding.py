@@ -18,8 +18,8 @@ class Embedding:
     """Embedding tables; only the rows that occur are converted to float32.
 
     Attributes:
-        tokens: [vocab_size, hidden_size].
-        positions: What is added at each position, [rows, hidden_size]; None: nothing.
+        tokens: The embedding of each token, [vocab_size, hidden_size].
+        positions: The embedding of each position, which is added, [rows, hidden_size]; None: there is none.
         inputs: The table with the inputs of all layers, [vocab_size, layers * inputs]; the projection of the
             embedding that is added to them, [layers * inputs, hidden_size]; and the gain of its norm, [inputs]. None:
             layers have no inputs.

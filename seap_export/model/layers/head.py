@@ -17,8 +17,8 @@ class Head:
     """The weight and bias of an LM head.
 
     Attributes:
-        weight: [vocab_size, hidden_size].
-        bias: [vocab_size]; None: there is none.
+        weight: The weight, [vocab_size, hidden_size].
+        bias: The bias, [vocab_size]; None: there is none.
     """
 
     weight: torch.Tensor

@@ -26,7 +26,7 @@ class SublayerOutput:
         batch_index: Index of the batch.
         product: The output of its output projection.
         held: The output of the sublayer before it, if both are normalised together; None: they are not.
-        update: What was added to the stream, or is held.
+        update: The update that was added to the stream, or is held.
         stream: The stream after that, before a number of the layer scales it, or what is held.
     """
 

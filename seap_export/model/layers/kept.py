@@ -12,7 +12,7 @@ from seap_export.common.durable import keep
 
 #: The folder inside an unfinished result that holds what is needed to go on with it.
 UNFINISHED = "unfinished"
-#: What a file is called until it is whole.
+#: The suffix of a file's name until the file is whole.
 PART = ".part"
 
 

@@ -18,7 +18,7 @@ class ExpertMatrices:
 
     Attributes:
         parts: For each expert, the stored tensors whose rows follow each other in its matrix.
-        dtype: In which it is computed.
+        dtype: The dtype of the matrices that are made.
     """
 
     parts: Sequence[tuple[torch.Tensor, ...]]

@@ -218,7 +218,7 @@ class StreamStorage:
     """The choice of a place for hidden states.
 
     Attributes:
-        kind: On the device, in the host's memory or in files.
+        kind: The place: on the device, in the host's memory or in files.
         size: Bytes of all of them.
         folder: Where they are saved, or kept.
         device: Where they are computed.

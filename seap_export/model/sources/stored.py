@@ -28,8 +28,8 @@ class _Rows:
 
     Attributes:
         stored: The name of the stored tensor.
-        rows: Which ones; None: all.
-        offset: What a stored number lacks.
+        rows: The rows of that tensor; None: all.
+        offset: The number that is added to each stored one.
         is_transposed: Whether they are stored as columns.
         is_row: Whether a vector is stored as a matrix with one row.
     """

@@ -96,7 +96,7 @@ def without_code(config: Mapping[str, Any], *, name_class: bool) -> Mapping[str,
     it leaves unchanged for the dense model.
 
     Args:
-        config: What the file says; it is returned itself if it can stay.
+        config: The content of the file; it is returned itself if it can stay.
         name_class: Whether the class is replaced even if one is named that needs no code.
     """
     if not name_class and config.get("tokenizer_class") and "auto_map" not in config:

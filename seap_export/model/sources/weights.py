@@ -43,7 +43,7 @@ class Difference(str):
     """A line about a tensor or a node that is not the model's.
 
     Attributes:
-        name: Of the tensor or node.
+        name: Name of the tensor or node.
     """
 
     name: str

@@ -35,7 +35,7 @@ class BytePairs:
 
     Attributes:
         ids: Token ids by text.
-        merges: What a pair of ids becomes, and the rank of that merge.
+        merges: For each pair of ids that is merged, the id that it becomes, and the rank of the merge.
         alphabet: The tokens without which some text could not be cut.
         falls_back: Whether a character without a token is cut into bytes.
     """

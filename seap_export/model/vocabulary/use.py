@@ -63,7 +63,7 @@ class TokenUse:
         Each text in turn is left out, and its tokens that no other text has are counted.
 
         Args:
-            kept: What is kept without the tokens `of_one_text`.
+            kept: The tokens that are kept even without those `of_one_text`.
         """
         missing = sum(self._counts[token] for token in self.of_one_text - frozenset(kept))
         return missing / max(1, self._counts.total())

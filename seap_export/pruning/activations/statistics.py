@@ -81,7 +81,7 @@ class SublayerStatistics:
 
     Attributes:
         moments: Its moments.
-        further: What the kind's observer keeps: its covariance, or what a mixture of experts has instead.
+        further: The tensors that the kind's observer keeps: its covariance, or what mixtures of experts have instead.
     """
 
     moments: Moments

@@ -18,7 +18,7 @@ from seap_export.pruning.activations.moments import Moments
 from seap_export.pruning.activations.routing import RoutingSample
 from seap_export.pruning.activations.statistics import Calibration, LayerMoments
 
-#: What a fresh token counts beside one of a calibration text, since models do not write quite as people do.
+#: The weight of a fresh token beside one of a calibration text, since models do not write quite as people do.
 FRESH_WEIGHT = 0.3
 
 

@@ -86,7 +86,7 @@ def search(
 
     Args:
         names: The directions.
-        propose: What would be measured at some steps; the same is not measured twice.
+        propose: Gives what would be measured at some steps; the same is not measured twice.
         measure: The divergence there.
         trials: Number of measurements at most, at least 1.
     """

@@ -25,8 +25,8 @@ class TrialTexts:
     """Calibration texts in two parts. In each, a task's tokens have the probability of its weight together.
 
     Attributes:
-        fitted: What plans are refitted on.
-        judged: What their divergence is measured on.
+        fitted: The texts that plans are refitted on.
+        judged: The texts that their divergence is measured on.
     """
 
     fitted: _Weighted

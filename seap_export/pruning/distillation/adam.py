@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
-#: What is appended to the name of a weight for the running means of its gradient and of the gradient's square.
+#: Suffixes of a weight's name for the running means of its gradient and of the gradient's square.
 FIRST, SECOND = ".first", ".second"
 #: The largest step, in units of a matrix's root mean square, and the KL, in nats per token, from which on it is taken.
 _RATE, _FULL_RATE_KL = 5e-4, 0.3

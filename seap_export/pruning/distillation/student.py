@@ -48,7 +48,7 @@ class Student:
 
     Args:
         spec: The shrunk model.
-        outer: What it has besides its layers.
+        outer: Its tensors outside the layers.
         layers: Its layers.
         folder: An existing folder for the hidden states before each layer.
         device: Where it is computed.

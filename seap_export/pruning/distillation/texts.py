@@ -27,7 +27,7 @@ class TrainingStep:
     Attributes:
         batch_indices: Their indices among all batches.
         batches: Their texts.
-        weights: What each real token counts, float32 [tokens] for each batch; they sum to 1 over the step.
+        weights: The weight of each real token, float32 [tokens] for each batch; they sum to 1 over the step.
     """
 
     batch_indices: tuple[int, ...]

@@ -47,7 +47,7 @@ def options_from_elimination(
         spec: The dense model.
         layer: Which layer.
         weights: The output projections of the sublayers, [hidden_size, channels].
-        statistics: What their kinds' `Options.statistics` give; covariances are overwritten.
+        statistics: The statistics that their kinds' `Options.statistics` give; covariances are overwritten.
         ridge: Ridge of the refit, as a fraction of the sum of the variances of an input's channels; positive.
         device: Where this is computed.
 

@@ -35,7 +35,7 @@ class LayerPlan:
     """The part of a plan for one layer.
 
     Attributes:
-        sublayers: What each of its sublayers keeps, in the order of use.
+        sublayers: The plans of its sublayers, in the order of use.
     """
 
     sublayers: tuple[Kept, ...]

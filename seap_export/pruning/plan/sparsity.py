@@ -49,7 +49,7 @@ class Sparsity:
         x0: Its midpoint, as a fraction of the depth of the unprotected layers.
         protect_first: Layers at the input side that stay whole; None: `default_protection`.
         protect_last: Layers at the output side that stay whole; None: `default_protection`.
-        budget: What the ratio is a fraction of; only `adaptive` supports others than `weights`.
+        budget: The cost of which the ratio is a fraction; only `adaptive` supports others than `weights`.
         context: Positions in the cache, for the budgets that depend on them.
     """
 

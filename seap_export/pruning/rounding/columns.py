@@ -18,7 +18,7 @@ import torch
 
 from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, padded_blocks, short_scales
 
-#: What is added to the diagonal of M, as a fraction of its mean, so that inputs that never vary can be inverted.
+#: The damping of the diagonal of M, as a fraction of its mean, so that M can be inverted if inputs never vary.
 _DAMPING = 0.01
 #: Rows that are rounded at a time: of a large vocabulary's table, several copies in float32 take gigabytes.
 _ROWS = 8192

@@ -33,7 +33,7 @@ class RoundingNote:
 
     Attributes:
         grid: The grid that matrices are on.
-        dtype: Of the model that was rounded: float32, float16 or bfloat16.
+        dtype: Dtype of the model that was rounded: float32, float16 or bfloat16.
         config: Its config.json, without the dtype.
         origin: The SHA-256 of each of its tensors, by its stored name.
         rounded: The SHA-256 of each tensor that the rounded model has otherwise: of its bytes in float32, and of a
@@ -51,7 +51,7 @@ class RoundingNote:
         """The note of a rounded model.
 
         Args:
-            model_folder: What was rounded: config.json and safetensors files.
+            model_folder: The model that was rounded: config.json and safetensors files.
             rounded: The safetensors files of the rounded model.
             grid: The grid.
         """

@@ -34,7 +34,7 @@ from seap_export.pruning.shrink.sequential import SideBySide
 
 #: Strength of the ridge of each fit, as in the default recipe.
 _RIDGE = 5.0
-#: What is added to the diagonal of the LM head's metric, as a fraction of its mean, where its table is the embedding.
+#: Added to the diagonal of the LM head's metric, as a fraction of its mean, where its table is the embedding, too.
 _EMBEDDING = 0.01
 
 Tensors = Mapping[str, torch.Tensor]

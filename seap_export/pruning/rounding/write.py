@@ -120,7 +120,7 @@ def write_other_files(model_folder: Path, folder: Path, note: RoundingNote) -> N
     """Writes all files of a rounded model but its weights.
 
     Args:
-        model_folder: What was rounded.
+        model_folder: The model that was rounded.
         folder: Where to.
         note: The rounded model's.
     """

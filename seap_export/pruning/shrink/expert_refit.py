@@ -53,7 +53,7 @@ class ExpertFit:
 
         Args:
             exact: The layer of the model that is returned to.
-            passed: What it computes in its mixture.
+            passed: The output of its mixture, for a batch.
         """
         number, output = passed.batch_index, self._experts.output
         stream, batch = self._changed.streams[number], self._changed.batches[number]

@@ -24,7 +24,7 @@ def shrink_layer(
         tensors: All tensors of the dense layer, by full name.
         dense: Shapes of the dense model.
         layer: Index of the layer.
-        plan: What it keeps.
+        plan: The plan for this layer.
     """
     spec, shrunk = dense.layers[layer], dict(tensors)
     for sublayer in spec.sublayers:

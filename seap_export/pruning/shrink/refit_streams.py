@@ -39,7 +39,7 @@ class RefitStreams:
 
     Args:
         source: The dense model.
-        plan: What is kept.
+        plan: The plan of the shrunk model.
         dense: The dense model's hidden states.
         shrunk: The shrunk model's, in the same batches.
         weights: The weight of each token in the fits, float32 [tokens] for each batch.
@@ -96,7 +96,7 @@ class RefitStreams:
             index: Index of the layer.
             output: Which projection.
             dense: The tensors of the dense layer.
-            tensors: Those of the shrunk layer.
+            tensors: The tensors of the shrunk layer.
         """
         layer = DecoderLayer(self._spec, index, tensors, self._device, only=output)
         inputs = Inputs(layer, output, self._shrunk, self._room)

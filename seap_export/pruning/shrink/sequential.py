@@ -29,7 +29,7 @@ class SideBySide:
 
     Args:
         source: The model that the other one is made from.
-        names: What the streams of both are saved as.
+        names: The names under which the streams of both are saved.
         statistics: How many tokens there are.
         texts: Token ids of the calibration texts, and the probability of each of their tokens; see `TaskMixture`.
         folder: An existing folder for what is needed to go on after an interruption.
@@ -93,7 +93,7 @@ class SequentialLayers(SideBySide):
 
     Args:
         source: The dense model.
-        plan: What is kept.
+        plan: The plan of the shrunk model.
         statistics: The calibration texts, and the weights of their tasks.
         folder: An existing folder for what is needed to go on after an interruption.
         compute: Where layers are computed, and with how much memory.

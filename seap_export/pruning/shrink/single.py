@@ -24,7 +24,7 @@ def single_layers(
 
     Args:
         source: The dense model.
-        plan: What is kept, and how it is compensated: `one-shot`, `bias` or `none`.
+        plan: The plan of the shrunk model, with the compensation `one-shot`, `bias` or `none`.
         statistics: Statistics of the plan's tasks.
         first: The layer to begin with.
         device: Where the fits are computed.

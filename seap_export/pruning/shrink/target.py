@@ -43,7 +43,7 @@ def refit_target(
     Args:
         dense: The dense layer.
         output: Its output projection.
-        passed: What the dense model computes in it.
+        passed: The dense model's output of the sublayer, for a batch.
         shrunk: The shrunk hidden states before it, float32 [tokens, width].
 
     Returns:

@@ -44,8 +44,8 @@ def write_shrunk_model(
 
     Args:
         source: The dense model.
-        plan: What is kept.
-        statistics: What the plan was made from.
+        plan: The plan of the shrunk model.
+        statistics: The statistics that the plan was made from.
         folder: Where to.
         on_layer: Called with a layer's index once it is written.
         compute: Where layers are computed; None: on the CPU.

@@ -91,7 +91,7 @@ class Cache(Protocol):
     """The operations that decoding needs from a cache.
 
     Attributes:
-        buffers: What it holds, by the names of the graph's inputs.
+        buffers: Its tensors, by the names of the graph's inputs.
     """
 
     buffers: dict[str, ort.OrtValue]

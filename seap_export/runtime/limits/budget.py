@@ -10,7 +10,7 @@ from typing import Any
 _BASE = 20_000_000
 #: Further units for each character or item of the messages.
 _PER_INPUT = 300
-#: What each step costs at least, such as a turn of a loop, in units of a character; and each value that is weighed.
+#: The least cost of each step, such as a turn of a loop, and of each value that is weighed, in units of a character.
 STEP, _VISIT = 16, 8
 _WORD = 64  # bits
 

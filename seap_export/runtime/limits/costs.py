@@ -27,7 +27,7 @@ _LINEAR = frozenset([
     "rpartition", "rstrip", "safe", "sort", "splitlines", "startswith", "string", "strip", "swapcase", "title",
     "trim", "truncate", "unique", "upper", "urlencode", "wordcount",
 ])  # fmt: skip
-#: Those that make an object of every character or line, or compare items with one another.
+#: Filters and methods that make an object of every character or line, or compare items with one another.
 _OBJECTS = frozenset([
     "dictsort", "groupby", "list", "max", "min", "sort", "splitlines", "unique", "wordcount",
 ])  # fmt: skip

@@ -42,15 +42,15 @@ class Experts(Sublayer):
         scores: Whether the scores are probabilities, the softmax of the products, or the sigmoid of each, or those of
             `sparsemixer`: for the best expert, its probability among those whose products s are no further below its
             own, s0, than (s0 - s) / max(|s|, s0) = 2 tolerance; for the next one the same without the best.
-        tolerance: Of `sparsemixer`.
+        tolerance: The tolerance of `sparsemixer`.
         is_normalised: Whether the weights of a token's experts are divided by their sum.
-        scaling: What the weights are multiplied by after that.
+        scaling: The factor on the weights after that.
         has_selection_bias: Whether the experts with the highest sums of score and bias are chosen; their weights are
             the scores all the same.
         output_bias: The width of what each expert adds to what it writes, before it is weighted; 0: nothing.
         router_norm: The width of the norm through which the router reads the stream; 0: it reads what experts read.
         has_expert_scale: Whether the neurons of each expert are multiplied by a number.
-        activation: Of the gates.
+        activation: Activation of the gates.
         gates: Further parameters of SiLU.
     """
 

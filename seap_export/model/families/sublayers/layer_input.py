@@ -14,12 +14,12 @@ from seap_export.model.families.sublayers.sublayer import Sublayer
 
 @dataclass(frozen=True, kw_only=True)
 class LayerInput(Sublayer):
-    """Its channels are act(gate(x)) times the inputs of the layer, which depend on the token alone.
+    """The inputs of a layer: its channels are act(gate(x)) times the inputs, which depend on the token alone.
 
     Attributes:
         layer: The index of the layer.
         hidden_size_per_layer_input: Number of inputs.
-        activation: Of the gate.
+        activation: Activation of the gate.
     """
 
     output: ClassVar[Projection] = "layer_input_proj"

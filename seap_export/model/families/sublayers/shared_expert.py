@@ -21,7 +21,7 @@ class SharedExpert(Sublayer):
     Attributes:
         shared_expert_intermediate_size: Number of neurons.
         has_scale: Whether it is scaled.
-        activation: Of the gate.
+        activation: Activation of the gate.
     """
 
     output: ClassVar[Projection] = "shared_down_proj"

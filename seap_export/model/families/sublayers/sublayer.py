@@ -23,7 +23,7 @@ class Sublayer(ABC):
     Attributes:
         biases: Its projections that have a bias.
         multiplier: m.
-        factors: What the products of some of `readers` are multiplied by, their biases included.
+        factors: The factors on the products of some of `readers`, their biases included.
         norm_before: N1; None: it reads the stream as it is.
         norm_after: N2.
         beside: Whether it reads the stream that the sublayer before it read, without what that one adds.
@@ -34,7 +34,7 @@ class Sublayer(ABC):
 
     #: The output projection.
     output: ClassVar[Projection]
-    #: What a layer with it has, in words for messages.
+    #: The sublayer in words, for messages about a layer that has it.
     noun: ClassVar[str]
     #: The part of a layer that names its nodes and tensors.
     label: ClassVar[str]
@@ -45,7 +45,7 @@ class Sublayer(ABC):
     #: Whether the covariance of its channels is taken, and its output projection fitted by it.
     has_covariance: ClassVar[bool] = True
 
-    #: What it keeps of earlier tokens, by name.
+    #: The names of the states that it keeps of earlier tokens.
     states: ClassVar[tuple[str, ...]] = ()
     #: Whether a text can go on from an earlier token with what it keeps of a later one.
     can_rewind: ClassVar[bool] = True

@@ -12,7 +12,7 @@ from seap_export.model.layers.sublayers.norm import rms_norm
 from seap_export.model.layers.sublayers.operands import Operands
 from seap_export.model.layers.sublayers.recurrence import in_chunks, pairwise_decay
 
-#: What is added to the square of the length of queries and keys.
+#: The epsilon that is added to the square of the length of queries and keys.
 _LENGTH_EPSILON = 1e-6
 
 

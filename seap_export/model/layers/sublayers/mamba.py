@@ -55,8 +55,8 @@ def written_and_read(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
     Args:
         query: Queries, keys and values, [batch, heads, chunks, tokens of a chunk, channels] each.
         key: The keys.
-        value: What is written with each.
-        decay: In log space, [batch, heads, chunks, tokens of a chunk].
+        value: The values, which are written to the states with each key.
+        decay: Decays in log space, [batch, heads, chunks, tokens of a chunk].
     """
     since_start, between = pairwise_decay(decay)
     within = (query @ key.transpose(-1, -2) * between) @ value

@@ -19,9 +19,9 @@ class Norm:
     """A norm of the residual stream.
 
     Attributes:
-        spec: What it computes.
-        gain: [hidden_size].
-        bias: [hidden_size]; None: there is none.
+        spec: The description of the norm.
+        gain: The gain, [hidden_size].
+        bias: The bias, [hidden_size]; None: there is none.
     """
 
     spec: NormSpec

@@ -15,7 +15,7 @@ def stream_of(hidden: torch.Tensor, hidden_size: int) -> torch.Tensor:
     return hidden if hidden.shape[-1] == hidden_size else hidden[..., :hidden_size]
 
 
-#: What `Operands.see` calls the neurons of one expert and what it writes, before the router weights them.
+#: The names in `Operands.see` of one expert's neurons and of its output, before the router weights them.
 CHANNELS, PRODUCT = "channels", "product"
 
 

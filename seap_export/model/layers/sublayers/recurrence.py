@@ -27,7 +27,7 @@ def pairwise_decay(decay: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The decay from the start of a chunk to each token, and from each token (column) to each (row).
 
     Args:
-        decay: In log space, [batch, heads, chunks, tokens of a chunk].
+        decay: Decays in log space, [batch, heads, chunks, tokens of a chunk].
 
     Returns:
         The first in log space, of the shape of `decay`; the second as factors, [..., tokens, tokens], 0 where the

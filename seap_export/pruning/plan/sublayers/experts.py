@@ -237,7 +237,9 @@ class ExpertOptions(Options[Experts]):
         return KeptExperts(tuple(experts.tolist()), width, tuple(map(tuple, neurons.tolist())))
 
     def nearest(self, weights: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-        """Of the options whose weights are about as near as any, the one that loses least."""
+        """The options that lose least among those whose weights come about as near as any to some numbers of
+        weights.
+        """
         costs = self._weights
         distances = np.abs(costs[:, None] - np.asarray(weights))
         is_near = distances <= distances.min(0) + (_NEAR * costs[-1] if len(set(self._counts[:, 1])) > 1 else 0.0)

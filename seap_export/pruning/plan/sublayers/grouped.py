@@ -87,8 +87,8 @@ class GroupedOptions(Options[S]):
     """One option for every pair of groups and of heads in each of them.
 
     Attributes:
-        sets: What each option keeps, sorted by weights.
-        loss_of: The loss of each, float64.
+        sets: The plan of each option, sorted by weights.
+        loss_of: The loss of each option, float64.
     """
 
     kept_type: ClassVar[type[KeptGrouped]]

@@ -22,7 +22,7 @@ class Kept(ABC):
     #: The kind of sublayer, and what it is called in figures.
     kind: ClassVar[type[Sublayer]]
     name: ClassVar[str]
-    #: What its units are called, and the title and the axis of a figure of them.
+    #: The name of its units, and the title and the axis of a figure of them.
     unit: ClassVar[str]
     panel: ClassVar[tuple[str, str]]
     #: By the keys of config.json that give its sizes: the heading of a column of them, and their name elsewhere.

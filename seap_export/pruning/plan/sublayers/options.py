@@ -52,7 +52,7 @@ class Options(ABC, Generic[S]):
         Args:
             dense: The sublayer.
             hidden_size: Width of the residual stream.
-            scores: Of its channels, float64 [units, channels of a unit], or [units] if they have one each.
+            scores: Scores of its channels, float64 [units, channels of a unit], or [units] if each unit is a channel.
         """
 
     @classmethod
