@@ -12,9 +12,8 @@ import pytest
 from support.exports import Run
 from support.product import ExportRequest, Targets, open_recipe
 
-from seap_export.api.arguments import checked
-from seap_export.api.export import export
-from seap_export.api.settings import compute_of, export_request
+from seap_export.api.export import ExportOptions
+from seap_export.api.settings import export_request
 from seap_export.cli.config import settings_of
 from seap_export.cli.groups import Option
 from seap_export.cli.main import main
@@ -101,14 +100,9 @@ def values_of(*arguments: object) -> dict[str, Any]:
 
 
 def request_of(values: dict[str, Any]) -> ExportRequest:
-    of_the_command = {"as_json", "quiet", "dry_run"}
-    options = checked(export, {name: value for name, value in values.items() if name not in of_the_command})
-    for name in ("model", "out", "force", "cluster"):
-        options.pop(name)
-    compute_of(options)
-    request = export_request(options)
-    assert options == {}
-    return request
+    of_the_command = {"as_json", "quiet"}
+    given = {name: value for name, value in values.items() if name not in of_the_command}
+    return export_request(ExportOptions(**given))
 
 
 @pytest.mark.parametrize(
