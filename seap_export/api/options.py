@@ -14,7 +14,9 @@ from seap_export.pipeline.request.options import ParityOptions
 class ModelOptions:
     """The model."""
 
-    model: NameOrPath = option("A Hugging Face folder, a .gguf file or a hub id.", kw_only=False)
+    model: NameOrPath = option(
+        "A Hugging Face folder, a .gguf file or a hub id.", kw_only=False, title="Model and tasks", is_argument=True
+    )
 
 
 @options

@@ -70,7 +70,7 @@ def option_of(options: type, name: str, *, once: bool = False, **changes: Any) -
     each = next(each for each in declared(options) if each.name == name)
     about = replace(each.about, **changes)
     spelled = f"--{(about.name or name).replace('_', '-')}"
-    if each.is_positional and not about.title:
+    if about.is_argument:
         return click.argument(name, type=_type(each), metavar=about.metavar or None)
     is_flag, is_repeatable = bool in members_of(each.hint), any(is_given(each.hint, kind) for kind in _REPEATABLE)
     default = None if each.is_required else each.default

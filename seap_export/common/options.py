@@ -41,6 +41,7 @@ class About:
         rare: Whether only --help-all shows it.
         metavar: What stands for its value in the help.
         least: Its least value, if there is one.
+        is_argument: Whether the command line takes it without a name.
         name: What the command line calls it, if it is not the name of the field.
         of_a_run: Whether it is about one run, and so is no key of a settings file.
         of_python: Whether it is an argument of the function alone.
@@ -53,6 +54,7 @@ class About:
     rare: bool = False
     metavar: str = ""
     least: int | None = None
+    is_argument: bool = False
     name: str = ""
     of_a_run: bool = False
     of_python: bool = False
@@ -65,6 +67,7 @@ class Declared:
     Attributes:
         name: The field, which is also the argument of the function.
         hint: Its type.
+        annotation: The same, as its class has it.
         default: Its default; `dataclasses.MISSING`: it is required.
         about: The rest.
         is_positional: Whether it may be given without its name.
@@ -72,9 +75,15 @@ class Declared:
 
     name: str
     hint: Any
+    annotation: str
     default: Any
     about: About
     is_positional: bool
+
+    @property
+    def is_setting(self) -> bool:
+        """Whether it is neither on the command line nor an argument, but in a settings file."""
+        return not (self.about.title or self.about.of_python)
 
     @property
     def is_required(self) -> bool:
@@ -110,7 +119,7 @@ def declared(cls: type) -> tuple[Declared, ...]:
     """The options of a class: those that may be given without a name, then those of its bases, then its own."""
     hints = get_type_hints(cls, include_extras=True)
     found = [
-        Declared(each.name, hints[each.name], each.default, each.metadata[_ABOUT], not each.kw_only)
+        Declared(each.name, hints[each.name], str(each.type), each.default, each.metadata[_ABOUT], not each.kw_only)
         for each in fields(cls)
         if _ABOUT in each.metadata
     ]
@@ -177,7 +186,7 @@ def takes(cls: Callable[_P, _O]) -> Callable[[Callable[[_O], _R]], Callable[_P, 
 def _parameter(each: Declared) -> inspect.Parameter:
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD if each.is_positional else inspect.Parameter.KEYWORD_ONLY
     default = inspect.Parameter.empty if each.is_required else each.default
-    return inspect.Parameter(each.name, kind, default=default, annotation=each.hint)
+    return inspect.Parameter(each.name, kind, default=default, annotation=each.annotation)
 
 
 def _described(each: Declared) -> str:

@@ -71,6 +71,5 @@ class VariantOptions:
     general_text: CorpusPathOrNone = option(
         "A corpus or a task file; its first texts show how much variants lost outside their tasks.",
         default=None,
-        python="A corpus or a task file; its first texts show how much variants lost outside their tasks. None: the "
-        "text of the package.",
+        unset="a text of this package",
     )

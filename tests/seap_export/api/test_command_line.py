@@ -18,7 +18,7 @@ from seap_export.api.export import ExportOptions
 from seap_export.api.tasks import Tasks
 from seap_export.cli import main
 from seap_export.cli.values import PathType
-from seap_export.common.options import defaults_of
+from seap_export.common.options import Declared, declared, defaults_of
 from seap_export.common.values import converted
 from seap_export.pipeline.evaluation.request import EvaluationRequest
 from seap_export.pipeline.request.options import ParityOptions
@@ -34,6 +34,13 @@ def params_of(name: str) -> dict[str, click.Parameter]:
     return {str(param.name): param for param in main.commands[name].params if param.name not in OF_THE_COMMAND}
 
 
+def options_of(function: Callable[..., Any]) -> list[Declared]:
+    """What a function takes that the command takes, too."""
+    wrapped = inspect.unwrap(function)
+    cls = wrapped.__globals__[wrapped.__annotations__["options"]]
+    return [each for each in declared(cls) if each.name not in OF_PYTHON]
+
+
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_every_option_is_an_argument_of_the_same_name(function: Callable[..., Any]) -> None:
     params, arguments = params_of(function.__name__), inspect.signature(function).parameters
@@ -46,14 +53,13 @@ def test_every_option_is_an_argument_of_the_same_name(function: Callable[..., An
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_the_defaults_are_the_same(function: Callable[..., Any]) -> None:
-    command, parameters = main.commands[function.__name__], inspect.signature(function).parameters
+    command, taken = main.commands[function.__name__], [each for each in options_of(function) if not each.is_required]
     context = command.make_context(function.__name__, [], resilient_parsing=True)
-    names = [name for name in params_of(function.__name__) if parameters[name].default is not parameters[name].empty]
-    assert len(names) > 2
-    for name in names:
-        hint, value, default = parameters[name].annotation, context.params[name], parameters[name].default
-        given = () if value is None and default == () else value  # both stand for an option that is not given
-        assert converted(hint, given) == converted(hint, default), name
+    assert len(taken) > 2
+    for each in taken:
+        value = context.params[each.name]
+        given = () if value is None and each.default == () else value  # both stand for an option that is not given
+        assert converted(each.hint, given) == converted(each.hint, each.default), each.name
 
 
 def of_click(param: click.Parameter) -> Any:
@@ -65,14 +71,14 @@ def of_click(param: click.Parameter) -> Any:
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_what_the_command_line_gives_is_of_the_type_of_the_argument(function: Callable[..., Any]) -> None:
-    parameters = inspect.signature(function).parameters
-    for name, param in params_of(function.__name__).items():
-        hint, value = parameters[name].annotation, of_click(param)
-        if hint is Tasks:
+    params = params_of(function.__name__)
+    for each in options_of(function):
+        if each.hint is Tasks:
             continue  # which reads them
-        read = converted(hint, (value,) if param.multiple else value)
-        assert isinstance(read, tuple) == param.multiple, name
-        assert isinstance(read, Path) == isinstance(param.type, PathType) or param.multiple, name
+        param = params[each.name]
+        read = converted(each.hint, (of_click(param),) if param.multiple else of_click(param))
+        assert isinstance(read, tuple) == param.multiple, each.name
+        assert isinstance(read, Path) == isinstance(param.type, PathType) or param.multiple, each.name
 
 
 def test_a_variant_generates_as_the_command_does() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 import pytest
 from support.exports import Run
+from support.option_pages import pages
 from support.product import ExportRequest, Targets, open_recipe
 
 from seap_export.api.export import ExportOptions
@@ -248,6 +249,11 @@ def test_errors_name_file_line_and_key(run: Run, work: Path, text: str, line: in
     assert outcome.err.count("\n") == 1
     assert [word for word in words if word not in outcome.err] == []
     assert not (work / "out").exists()
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_pages_list_the_options(page: Path) -> None:
+    assert page.read_text("utf-8") == pages()[page], "make pages"
 
 
 def test_every_setting_is_documented() -> None:
