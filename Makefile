@@ -36,7 +36,7 @@ IN_RUNTIMES := SEAP_NODE_MODULES=$(CURDIR)/.venv-runtimes/npm/node_modules .venv
 FEWER_RUNTIMES := llama.cpp,openvino,transformers.js,mlx-lm,litert,executorch
 RUNTIMES := $(FEWER_RUNTIMES),vllm
 
-.PHONY: demo environments test test-fast test-release test-all test-runtimes test-floors test-gpu constraints lint clean
+.PHONY: demo environments test test-fast test-release test-all test-runtimes test-floors test-gpu constraints pages lint clean
 
 # The main job on a real model: three tasks, ratio 0.2, CPU, with as many tokens of each task as the shortest has.
 demo: .venv/installed $(MODEL)
@@ -90,6 +90,10 @@ constraints: environments
 	{ $(call FREEZE,.venv); $(call FREEZE,.venv-runtimes); $(call FREEZE,.venv-genai); $(call FREEZE,.venv-genai-cuda); } \
 		| $(PLAIN) > $(CONSTRAINTS)/current.txt
 	$(call FREEZE,.venv-transformers4) | $(PLAIN) > $(CONSTRAINTS)/transformers4.txt
+
+# Writes the options of an export into the pages that list them.
+pages: .venv/installed
+	PYTHONPATH=.:tests .venv/bin/python -m support.option_pages
 
 # Everything that has to be seen on a CUDA GPU, with a report in gpu-report; docs/contributing/gpu.md.
 test-gpu: .venv/installed $(MODEL)

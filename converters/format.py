@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
+from seap_export.common.options import option, options
+from seap_export.common.providers import DialectName, Dtype, WrittenFor
 from seap_export.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,29 +39,36 @@ class StoredWeights(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@options
 class FormOptions:
-    """What the options of graphs say, for formats that take them (`Row.has_options`); None or False: nothing.
+    """What the options of graphs say, for formats that take them (`Row.has_options`); None or False: nothing."""
 
-    Attributes:
-        provider: The execution provider that is written for.
-        precision: Of the weights.
-        activations: Dtype of activations and caches beside quantised weights.
-        block_size: How many quantised weights share a scale.
-        asymmetric: Whether each block has a zero point, too.
-        float_embeddings: Whether the embedding and the LM head are not quantised.
-        dialect: The set of operators.
-        logits: Of which positions there are logits.
-    """
-
-    provider: str = "cpu"
-    precision: str | None = None
-    activations: str | None = None
-    block_size: int | None = None
-    asymmetric: bool = False
-    float_embeddings: bool = False
-    dialect: str | None = None
-    logits: str | None = None
+    provider: WrittenFor = option(
+        "Execution provider of ONNX Runtime that the variants are made for and checked on.",
+        default="cpu",
+        title="Machine",
+    )
+    precision: Literal["fp32", "fp16", "bf16", "int8", "int4"] | None = option(
+        "Precision of the ONNX weights.", default=None, unset="int8 on cpu, fp16 on cuda", title="Output"
+    )
+    activations: Dtype | None = option(
+        "For int8 and int4: dtype of activations and caches.", default=None, unset="fp32 on cpu, fp16 on cuda"
+    )
+    block_size: Literal[32, 64, 128] | None = option(
+        "For int8 and int4: number of weights that share a scale.", default=None, unset="32"
+    )
+    asymmetric: bool = option("For int8 and int4: store a zero point for each block.", default=False)
+    float_embeddings: bool = option("For int8 and int4: do not quantise the embedding and the LM head.", default=False)
+    dialect: DialectName | None = option(
+        "Use ONNX Runtime's fused operators, or only operators of the ONNX standard.", default=None, unset="fused"
+    )
+    logits: Literal["all", "last"] | None = option(
+        "Give the logits of all positions, or only those after a prompt, which is faster.",
+        default=None,
+        unset="last",
+        title="Output",
+        rare=True,
+    )
 
     @property
     def given(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import onnx
 
 from converters.format import FormOptions
 from converters.onnx.precision import BLOCK_SIZE, BlockQuantization, Precision, PrecisionName, choose_precision
-from seap_export.common.providers import PROVIDERS, WRITTEN_FOR, DialectName, Dtype
+from seap_export.common.providers import PROVIDERS, WRITTEN_FOR, DialectName
 from seap_export.errors import ArtifactError, UsageError
 
 #: The positions for which a graph returns logits.
@@ -55,7 +55,7 @@ def form_of(options: FormOptions) -> OnnxForm:
     Raises:
         UsageError: The provider cannot run it, or an option has no effect.
     """
-    provider, dialect = options.provider, cast(DialectName, options.dialect or "fused")
+    provider, dialect = options.provider, options.dialect or "fused"
     name = cast(PrecisionName, options.precision or PROVIDERS[provider].precision[dialect])
     idle = [option.replace("_", " ") for option in OF_BLOCKS if getattr(options, option)]
     if idle and not name.startswith("int"):
@@ -66,12 +66,12 @@ def form_of(options: FormOptions) -> OnnxForm:
         name,
         provider,
         dialect,
-        activations=cast(Dtype | None, options.activations),
+        activations=options.activations,
         block_size=options.block_size or BLOCK_SIZE,
         symmetric=not options.asymmetric,
         embeddings=not options.float_embeddings,
     )
-    return OnnxForm(precision, dialect, cast(Logits, options.logits or "last"), provider)
+    return OnnxForm(precision, dialect, options.logits or "last", provider)
 
 
 def read_form(model: Path) -> OnnxForm:

@@ -6,18 +6,26 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from converters.format import Format, FormOptions
 from converters.onnx.folder import convert_folder, folder_damages, genai_config_of
 from converters.onnx.form import OF_BLOCKS, OnnxForm, form_of, read_form
 from converters.onnx.graph.graph import GRAPH_VERSION
 from converters.onnx.onnx_writer import MODEL_FILE, refuse_unsupported
-from converters.onnx.precision import BLOCK_SIZE, PRECISIONS, BlockQuantization, Precision, choose_precision
+from converters.onnx.precision import (
+    BLOCK_SIZE,
+    PRECISIONS,
+    BlockQuantization,
+    Precision,
+    PrecisionName,
+    choose_precision,
+)
 from converters.onnx.read_back import GraphWeights
 from converters.onnx.stored import weight_differences
 from converters.onnx.weights.sizes import weight_bytes
 from converters.onnx.weights.widths import float_tables, whole_blocks, width_warning
+from seap_export.common.options import defaults_of
 from seap_export.common.providers import OWN_FORMAT, OWN_RUNTIME, PROVIDERS
 from seap_export.errors import InputError, UsageError
 from seap_export.model.families import ModelSpec
@@ -60,7 +68,7 @@ class OnnxFormat(Format):
                 f"--format {cls.name}:{precision} and --precision {options.precision} contradict each other; give one "
                 "of them"
             )
-        return cls.of(form_of(replace(options, precision=precision or options.precision)))
+        return cls.of(form_of(replace(options, precision=cast(PrecisionName | None, precision or options.precision))))
 
     @classmethod
     def each_of_options(cls, options: FormOptions) -> Iterator[OnnxFormat]:
@@ -68,10 +76,10 @@ class OnnxFormat(Format):
         if options.precision is not None:
             yield cls.of_options(None, options)
             return
+        idle = {name: value for name, value in defaults_of(FormOptions).items() if name in OF_BLOCKS}
         for precision in PRECISIONS:
-            idle: dict[str, Any] = {} if precision.startswith("int") else dict.fromkeys(OF_BLOCKS)
             with suppress(UsageError):
-                yield cls.of_options(precision, replace(options, **idle))
+                yield cls.of_options(precision, options if precision.startswith("int") else replace(options, **idle))
 
     def options(self) -> dict[str, Any]:
         """Of what is not usual for the precision, and always the logits."""

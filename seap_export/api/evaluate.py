@@ -3,47 +3,80 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from seap_export.api.arguments import FilePath, NameOrPath, Provider, Several, checked
-from seap_export.api.progress import ProgressArgument
+from seap_export.api.options import ComputeOptions, MeasureOptions, RunOptions
 from seap_export.api.tasks import Tasks
+from seap_export.common.options import option, options, takes
+from seap_export.common.providers import OWN_FORMAT, OWN_RUNTIME
+from seap_export.common.values import FilePathOrNone, NameOrPath, NameOrPathOrNone, Several
 from seap_export.errors import UsageError
 
 if TYPE_CHECKING:
-    from seap_export.model.layers.compute import Compute
     from seap_export.pipeline.evaluation.report import EvaluationReport
-    from seap_export.pipeline.evaluation.request import EvaluationRequest
-    from seap_export.pipeline.progress import Progress
 
 
-def evaluate(
-    path: NameOrPath,
-    *,
-    dense: NameOrPath | None = None,
-    runtime: Several[str] = "torch",
-    text: Tasks = (),
-    zero_shot: Tasks = (),
-    harness_task: Several[str] = (),
-    generate: Tasks = (),
-    max_new_tokens: int = 256,
-    limit: int | None = None,
-    max_length: int = 256,
-    max_kl: float | None = None,
-    min_accuracy_retained: float | None = None,
-    out: FilePath | None = None,
-    answers: FilePath | None = None,
-    dry_run: bool = False,
-    batch_size: int = 8,
-    device: str = "auto",
-    memory: str | None = None,
-    provider: Provider = "cpu",
-    threads: int | None = None,
-    force: bool = False,
-    progress: ProgressArgument = False,
-) -> EvaluationReport:
+@options
+class EvaluateOptions(RunOptions, ComputeOptions, MeasureOptions):
+    """All options of `evaluate`."""
+
+    path: NameOrPath = option(
+        "A variant's folder; with `zero_shot`, `harness_task` or `generate` also a dense model.", kw_only=False
+    )
+    dense: NameOrPathOrNone = option(
+        "The dense model of a variant: a folder, a .gguf file or a hub id.", default=None, metavar="MODEL"
+    )
+    runtime: Several[str] = option(
+        f"Runtime that runs the variant: torch (hf/), {OWN_RUNTIME} ({OWN_FORMAT}/), or another that "
+        "docs/runtimes.md lists. Repeatable.",
+        default="torch",
+        python=f'What runs the variant: "torch" its folder hf, "{OWN_RUNTIME}" its folder {OWN_FORMAT}, or another; '
+        "one or several.",
+        metavar="NAME",
+    )
+    text: Tasks = option(
+        "A corpus for the divergence. Repeatable.",
+        default=(),
+        unset="the held-out texts of the export",
+        python="Texts for the divergence, as `export` accepts tasks; none: the held-out texts of the export.",
+        metavar="NAME=FILE",
+    )
+    zero_shot: Tasks = option(
+        "A task file (.toml) with choices, for zero-shot accuracy. Repeatable.",
+        default=(),
+        python="Task files (.toml) with choices, by name, for zero-shot accuracy.",
+        metavar="NAME=FILE",
+    )
+    harness_task: Several[str] = option(
+        "A task of the lm-evaluation-harness, such as piqa; its data are fetched from the hub. Repeatable.",
+        default=(),
+        metavar="NAME",
+    )
+    generate: Tasks = option(
+        "A task file (.toml) with 'answer', for exact match of generated answers. Repeatable.",
+        default=(),
+        python="Task files (.toml) with 'answer', by name, for exact match of generated answers.",
+        metavar="NAME=FILE",
+    )
+    max_new_tokens: int = option("Largest number of tokens in a generated answer.", default=256)
+    limit: int | None = option("Use only the first N texts and questions of each task.", default=None)
+    max_length: int = option("Number of tokens after which a text is cut.", default=256)
+    min_accuracy_retained: float | None = option(
+        "Smallest accuracy or exact match of any task, as a fraction of the dense model's; a message says if it is "
+        "too close to tell.",
+        default=None,
+        metavar="F",
+    )
+    out: FilePathOrNone = option("Write the report to this file; without it nothing is written.", default=None)
+    answers: FilePathOrNone = option("Write all generated answers to this file, as JSON lines.", default=None)
+    dry_run: bool = option("Check the inputs, show what would be measured, and measure nothing.", default=False)
+    batch_size: int = option(
+        "Number of questions, or of their choices, in a batch; fewer need less memory.", default=8
+    )
+
+
+@takes(EvaluateOptions)
+def evaluate(options: EvaluateOptions) -> EvaluationReport:
     """Measures how much of the dense model's quality a variant keeps.
 
     The divergence on held-out texts needs `dense`. Zero-shot accuracy needs task files or names of harness tasks, and
@@ -59,30 +92,7 @@ def evaluate(
         >>> report.passed, report.reasons
 
     Args:
-        path: A variant's folder; with `zero_shot`, `harness_task` or `generate` also a dense model.
-        dense: The dense model of the variant: a folder, a .gguf file or a hub id.
-        runtime: What runs the variant: "torch" its folder hf, "onnxruntime" its folder onnx, or another; one or
-            several.
-        text: Texts for the divergence, as `export` accepts tasks; none: the held-out texts of the export.
-        zero_shot: Task files (.toml) with choices, by name, for zero-shot accuracy.
-        harness_task: Tasks of the lm-evaluation-harness, such as "piqa", whose data are fetched from the hub.
-        generate: Task files (.toml) with 'answer', by name, for exact match of generated answers.
-        max_new_tokens: The most tokens of a generated answer.
-        limit: Use only so many texts and questions of each task; None: all.
-        max_length: Tokens after which a text is cut.
-        max_kl: Largest mean KL divergence from the dense model, in nats per token. The mean decides; a reason
-            or a warning says if it is too close to tell.
-        min_accuracy_retained: Smallest accuracy or exact match of any task, as a fraction of the dense model's.
-        out: Write the report to this file as JSON.
-        answers: Write all generated answers to this file, as JSON lines.
-        dry_run: Check the inputs, and measure and write nothing; `planned` of the report says what would be measured.
-        batch_size: Questions, or their choices, in a batch; fewer need less memory.
-        device: Where torch computes: "auto", "cpu", "cuda" or "cuda:N".
-        memory: Memory that it may take, such as "8GiB"; None: most of what is free.
-        provider: Execution provider of ONNX Runtime: "cpu" or "cuda".
-        threads: Number of threads; None: all cores.
-        force: Replace files.
-        progress: Print on stderr what happens, as the command does. Otherwise warnings are those of `warnings`.
+        The fields of `EvaluateOptions`.
 
     Returns:
         The figures: `divergence` by folder, `zero_shot` and `generation` by folder and task, and with `mean` and
@@ -97,56 +107,43 @@ def evaluate(
         EnvironmentFailure: A library, the hub, the provider, memory or disk space is missing.
         ParityFailure: The ONNX graph does not run.
     """
-    job = _open(checked(evaluate, locals()))
-
+    from seap_export.api.settings import compute_of
     from seap_export.pipeline.evaluation.evaluate import evaluate as measure
     from seap_export.pipeline.evaluation.evaluate import preview, write_answers, write_evaluation
+    from seap_export.pipeline.evaluation.request import EvaluationRequest
     from seap_export.pipeline.folder.outputs import write_report
 
-    if dry_run:
-        return preview(job.path, job.dense, job.request, job.progress)
-    with (
-        write_report(job.out, force=force) if job.out else nullcontext() as target,
-        write_report(job.answers, force=force) if job.answers else nullcontext() as lines,
-    ):
-        report = measure(job.path, job.dense, job.request, job.progress, job.compute)
-        if target:
-            write_evaluation(report, target)
-        if lines:
-            write_answers(report, lines)
-    for note in report.notes:
-        job.progress.warn(note)
-    return report
-
-
-@dataclass(frozen=True)
-class _Job:
-    path: str
-    dense: str | None
-    request: EvaluationRequest
-    compute: Compute
-    out: Path | None
-    answers: Path | None
-    progress: Progress
-
-
-def _open(options: dict[str, Any]) -> _Job:
-    from seap_export.api.settings import compute_of
-    from seap_export.pipeline.evaluation.request import EvaluationRequest
-
-    del options["force"], options["dry_run"]
-    compute = compute_of(options)
-    path, dense, out, answers, progress = (
-        options.pop(name) for name in ("path", "dense", "out", "answers", "progress")
-    )
+    compute, out, answers = compute_of(options), options.out, options.answers
     request = EvaluationRequest(
-        runtimes=tuple(dict.fromkeys(options.pop("runtime"))),
-        texts=options.pop("text"),
-        harness_tasks=options.pop("harness_task"),
-        **options,
+        runtimes=tuple(dict.fromkeys(options.runtime)),
+        texts=options.text,
+        zero_shot=options.zero_shot,
+        harness_tasks=options.harness_task,
+        generate=options.generate,
+        max_new_tokens=options.max_new_tokens,
+        limit=options.limit,
+        max_length=options.max_length,
+        max_kl=options.max_kl,
+        min_accuracy_retained=options.min_accuracy_retained,
+        batch_size=options.batch_size,
+        provider=options.provider,
+        threads=options.threads,
     )
     if answers is not None and not request.generate:
         raise UsageError("--answers writes what is generated; add --generate")
     if answers is not None and answers == out:
         raise UsageError(f"--answers and --out are both {out}; give two files")
-    return _Job(path, dense, request, compute, out, answers, progress)
+    if options.dry_run:
+        return preview(options.path, options.dense, request, options.progress)
+    with (
+        write_report(out, force=options.force) if out else nullcontext() as target,
+        write_report(answers, force=options.force) if answers else nullcontext() as lines,
+    ):
+        report = measure(options.path, options.dense, request, options.progress, compute)
+        if target:
+            write_evaluation(report, target)
+        if lines:
+            write_answers(report, lines)
+    for note in report.notes:
+        options.progress.warn(note)
+    return report

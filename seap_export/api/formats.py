@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields
-from typing import Any
 
 from converters.format import Format, FormOptions
 from converters.formats import FORMATS, alike, format_class, parse_format
@@ -12,26 +10,22 @@ from seap_export.common.providers import OWN_FORMAT
 from seap_export.common.toml_file import either
 from seap_export.errors import UsageError
 
-_OPTIONS = tuple(field.name for field in fields(FormOptions) if field.name != "provider")
 
-
-def formats_of(texts: Sequence[str], options: dict[str, Any]) -> tuple[Format, ...]:
-    """The formats of some `NAME[:PRECISION]`; the options of graphs are removed from `options`, except `provider`.
+def formats_of(texts: Sequence[str], form: FormOptions) -> tuple[Format, ...]:
+    """The formats of some `NAME[:PRECISION]`.
 
     Raises:
         UsageError: There is no such format or precision, or an option has no effect.
     """
-    form = _popped(options)
     return tuple(format.of_options(precision, form) for format, precision in _parsed(texts, form))
 
 
-def all_formats_of(texts: Sequence[str], options: dict[str, Any]) -> tuple[Format, ...]:
+def all_formats_of(texts: Sequence[str], form: FormOptions) -> tuple[Format, ...]:
     """As `formats_of`, where a format without a precision stands for all that it has, as far as the options allow.
 
     Raises:
         UsageError: As `formats_of`.
     """
-    form = _popped(options)
     return tuple(dict.fromkeys(_each(_parsed(texts, form), form)))
 
 
@@ -43,19 +37,13 @@ def _each(parsed: Sequence[tuple[type[Format], str | None]], form: FormOptions) 
             yield format.of_options(precision, form)
 
 
-def own_format_if_any(options: dict[str, Any]) -> Format | None:
+def own_format_if_any(form: FormOptions) -> Format | None:
     """What the options of graphs say of our own runtime's format, as `formats_of` does; None: they say nothing.
 
     Raises:
         UsageError: An option has no effect, or the provider cannot run it.
     """
-    form = _popped(options)
     return format_class(OWN_FORMAT).of_options(None, form) if form.given else None
-
-
-def _popped(options: dict[str, Any]) -> FormOptions:
-    """The options of a graph and `provider`; removes them from `options`, except `provider`."""
-    return FormOptions(provider=options["provider"], **{name: options.pop(name) for name in _OPTIONS})
 
 
 def _parsed(texts: Sequence[str], form: FormOptions) -> list[tuple[type[Format], str | None]]:

@@ -9,11 +9,10 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated
 
 import click
 
-from seap_export.api.arguments import Mismatch
+from seap_export.common.values import Given, Mismatch
 from seap_export.pipeline.progress import Progress, Silent
 
 #: Seconds between two progress lines if there is no terminal.
@@ -59,16 +58,16 @@ class _Quiet(Silent):
         warnings.warn(message, stacklevel=2)
 
 
-def _progress(value: object) -> Progress:
-    if isinstance(value, bool):
-        return PrintedProgress() if value else _Quiet()
-    if all(callable(getattr(value, name, None)) for name in ("step", "say", "warn")):
-        return value  # type: ignore[return-value]
-    raise Mismatch("True or False")
+class ProgressArgument(Given[bool | Progress, Progress]):
+    """True: print it as the command line does, on stderr. False: print nothing, and give warnings as Python's."""
 
-
-#: True: print it as the command line does, on stderr. False: print nothing, and give warnings as Python's.
-ProgressArgument = Annotated[bool | Progress, _progress]
+    @classmethod
+    def read(cls, value: object) -> Progress:  # noqa: D102
+        if isinstance(value, bool):
+            return PrintedProgress() if value else _Quiet()
+        if all(callable(getattr(value, name, None)) for name in ("step", "say", "warn")):
+            return value  # type: ignore[return-value]
+        raise Mismatch("True or False")
 
 
 @contextmanager

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from seap_export.api.arguments import FilePath, NameOrPath, Several, checked
-from seap_export.api.progress import ProgressArgument
+from seap_export.api.options import ComputeOptions, ModelOptions, RunOptions
 from seap_export.api.results import PrunedModel
+from seap_export.common.options import option, options, takes
+from seap_export.common.values import FilePath, FilePaths
 
 
-def prune(
-    model: NameOrPath,
-    *,
-    plan: FilePath,
-    calibration: Several[FilePath],
-    out: FilePath,
-    device: str = "auto",
-    memory: str | None = None,
-    threads: int | None = None,
-    force: bool = False,
-    progress: ProgressArgument = False,
-) -> PrunedModel:
+@options
+class PruneOptions(RunOptions, ComputeOptions, ModelOptions):
+    """All options of `prune`."""
+
+    plan: FilePath = option("A plan.json of `plan` or `export`.")
+    calibration: FilePaths = option("The statistics that the plan was made from. Repeatable, for a mixture.")
+    out: FilePath = option("Folder for the shrunk model.")
+
+
+@takes(PruneOptions)
+def prune(options: PruneOptions) -> PrunedModel:
     """Shrinks a model by a plan: writes safetensors, config, tokenizer, and code if its layers differ in shape.
 
     Example:
@@ -30,15 +30,7 @@ def prune(
         >>> model.num_parameters
 
     Args:
-        model: A Hugging Face folder, a .gguf file or a hub id.
-        plan: A plan.json, of an export or of `seap-export plan`.
-        calibration: The statistics that the plan was made from; several for a mixture.
-        out: Folder for the shrunk model.
-        device: Where torch computes: "auto", "cpu", "cuda" or "cuda:N".
-        memory: Memory that hidden states and weights may take, such as "8GiB"; None: most of what is free.
-        threads: Number of threads; None: all cores.
-        force: Replace a pruned model at `out`.
-        progress: Print on stderr what happens, as the command does. Otherwise warnings are those of `warnings`.
+        The fields of `PruneOptions`.
 
     Raises:
         TypeError: An argument has the wrong type.
@@ -47,8 +39,6 @@ def prune(
         ArtifactError: The plan or the statistics are missing or damaged.
         EnvironmentFailure: The device, memory or disk space is missing.
     """
-    options = checked(prune, locals())
-
     from seap_export.api.memory import warn_of_memory
     from seap_export.api.settings import compute_of
     from seap_export.common.checksums import write_checksums
@@ -62,18 +52,18 @@ def prune(
     from seap_export.pruning.plan.plan import read_plan
     from validation.generation.fresh import PARTS, with_fresh_texts
 
-    compute, said, target = compute_of(options), options["progress"], options["out"]
-    made_by, source = read_plan(options["plan"]), open_source(options["model"])
+    compute, said, target = compute_of(options), options.progress, options.out
+    made_by, source = read_plan(options.plan), open_source(options.model)
     warn_of_memory(said, source, compute)
-    statistics = open_mixture_of(made_by, options["calibration"])
+    statistics = open_mixture_of(made_by, options.calibration)
     settings, ratio = made_by.settings, made_by.requested_ratio
     number = settings.fresh if ratio else 0
     units = variant_units(len(made_by.layers), settings.distillation, ratio)
     units += PARTS * len(statistics.calibrations) if number else 0
     said.say(f"hashing {source.name}")
     with (
-        torch_threads(options["threads"]),
-        write_whole(target, marker=_marker(target), force=force) as folder,
+        torch_threads(options.threads),
+        write_whole(target, marker=_marker(target), force=options.force) as folder,
         said.step("shrinking", units, "parts") as advance,
     ):
         if number:

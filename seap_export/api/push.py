@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from seap_export.api.arguments import FilePath, checked
-from seap_export.api.progress import ProgressArgument
+from seap_export.api.options import RunOptions
+from seap_export.common.options import option, options, takes
+from seap_export.common.values import FilePath
 
 
 @dataclass(frozen=True)
@@ -29,15 +30,27 @@ class PushedVariant:
         return sum(self.files.values())
 
 
-def push(
-    path: FilePath,
-    repository: str,
-    *,
-    public: bool = False,
-    dry_run: bool = False,
-    force: bool = False,
-    progress: ProgressArgument = False,
-) -> dict[str, PushedVariant]:
+@options
+class PushOptions(RunOptions):
+    """All options of `push`."""
+
+    path: FilePath = option("The output folder of an export, or a variant's folder in it.", kw_only=False)
+    repository: str = option(
+        "OWNER/NAME on the hub; several variants go to OWNER/NAME-VARIANT.", kw_only=False, metavar="REPO"
+    )
+    public: bool = option(
+        "Create a public repository, or upload to one.",
+        default=False,
+        unset="private",
+        python="New repositories are public, and public ones are accepted; otherwise new ones are private, and public "
+        "ones are refused. A repository that is private already stays private.",
+    )
+    dry_run: bool = option("Run the checks, show what would be uploaded, and upload nothing.", default=False)
+    force: bool = option("Upload without the checks of `validate`, but for hashes and code.", default=False)
+
+
+@takes(PushOptions)
+def push(options: PushOptions) -> dict[str, PushedVariant]:
     """Uploads a variant, or all variants of an export, once they have passed the checks of `validate`.
 
     What the hub has received already is not sent again, so the same call continues after an interruption.
@@ -48,13 +61,7 @@ def push(
         >>> {name: variant.bytes for name, variant in planned.items()}
 
     Args:
-        path: The output folder of an export, or a variant's folder in it.
-        repository: OWNER/NAME on the hub; several variants go to OWNER/NAME-VARIANT.
-        public: New repositories are public, and public ones are accepted; otherwise new ones are private, and public
-            ones are refused. A repository that is private already stays private.
-        dry_run: Check, and upload nothing.
-        force: Upload without the checks, but for hashes and code.
-        progress: Print on stderr what happens, as the command does. Otherwise warnings are those of `warnings`.
+        The fields of `PushOptions`.
 
     Returns:
         The repository of each variant, by the variant's name.
@@ -65,16 +72,14 @@ def push(
         EnvironmentFailure: There is no token, the hub cannot be reached, or a runtime is missing.
         ArtifactError, ParityFailure: A check failed, or the manifest is damaged.
     """
-    options = checked(push, locals())
-
     from seap_export.pipeline.push import gate, plan_uploads, upload
 
-    said = options["progress"]
-    planned = plan_uploads(options["path"], options["repository"])
-    if not force:
-        gate(options["path"], said).refuse_failures()
+    said = options.progress
+    planned = plan_uploads(options.path, options.repository)
+    if not options.force:
+        gate(options.path, said).refuse_failures()
     pushed = {}
     for each in planned:
-        address = None if dry_run else upload(each, public=public, progress=said)
+        address = None if options.dry_run else upload(each, public=options.public, progress=said)
         pushed[each.variant] = PushedVariant(each.repository, each.sizes, address)
     return pushed

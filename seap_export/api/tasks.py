@@ -4,38 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from seap_export.api.arguments import Mismatch
+from seap_export.common.values import Given, Mismatch
 from seap_export.errors import UsageError
 
 if TYPE_CHECKING:
     from seap_export.corpus import Task
 
 _EXPECTED = "a mapping from names to texts, records or files, or a list of NAME=SOURCE"
-
-
-def _tasks(value: object) -> tuple[Task, ...]:
-    """The tasks.
-
-    Raises:
-        UsageError: A source is malformed, a data set has several splits, or two tasks have the same name.
-        InputError: A file cannot be used.
-    """
-    from seap_export.corpus import parse_task
-    from seap_export.corpus.parse import refuse_same_names
-
-    if isinstance(value, Mapping):
-        tasks = tuple(_task(str(name), texts) for name, texts in value.items())
-    else:
-        specs = (value,) if isinstance(value, str) else value
-        if not isinstance(specs, Sequence) or not all(isinstance(spec, str) for spec in specs):
-            raise Mismatch(_EXPECTED)
-        if len(specs) > 1 and all(" " in spec.partition("=")[0] and not os.path.exists(spec) for spec in specs):
-            raise UsageError(f"{specs[0]!r:.40} seems to be a text; name the task, as in {{'maths': texts}}")
-        tasks = tuple(map(parse_task, specs))
-    refuse_same_names(tasks)
-    return tasks
 
 
 def _task(name: str, texts: object) -> Task:
@@ -54,8 +31,35 @@ def _task(name: str, texts: object) -> Task:
     return Task(name, MemoryCorpus(name, list(texts) if isinstance(texts, Iterator) else texts))
 
 
-#: Names with a list of texts, a list of records (such as `{"messages": ...}`), a `datasets.Dataset`, a path or the
-#: name of a data set; or NAME=SOURCE as on the command line, one or several.
-Tasks = Annotated[
-    Mapping[str, str | os.PathLike[str] | Iterable[str] | Iterable[Mapping[str, Any]]] | str | Sequence[str], _tasks
-]
+class Tasks(
+    Given[
+        Mapping[str, str | os.PathLike[str] | Iterable[str] | Iterable[Mapping[str, Any]]] | str | Sequence[str],
+        "tuple[Task, ...]",
+    ]
+):
+    """Names with a list of texts, a list of records (such as `{"messages": ...}`), a `datasets.Dataset`, a path or the
+    name of a data set; or NAME=SOURCE as on the command line, one or several.
+    """
+
+    @classmethod
+    def read(cls, value: object) -> tuple[Task, ...]:
+        """The tasks.
+
+        Raises:
+            UsageError: A source is malformed, a data set has several splits, or two tasks have the same name.
+            InputError: A file cannot be used.
+        """
+        from seap_export.corpus import parse_task
+        from seap_export.corpus.parse import refuse_same_names
+
+        if isinstance(value, Mapping):
+            tasks = tuple(_task(str(name), texts) for name, texts in value.items())
+        else:
+            specs = (value,) if isinstance(value, str) else value
+            if not isinstance(specs, Sequence) or not all(isinstance(spec, str) for spec in specs):
+                raise Mismatch(_EXPECTED)
+            if len(specs) > 1 and all(" " in spec.partition("=")[0] and not os.path.exists(spec) for spec in specs):
+                raise UsageError(f"{specs[0]!r:.40} seems to be a text; name the task, as in {{'maths': texts}}")
+            tasks = tuple(map(parse_task, specs))
+        refuse_same_names(tasks)
+        return tasks

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from seap_export.api.arguments import FilePath, NameOrPath, Provider, Several, checked
-from seap_export.api.progress import ProgressArgument
+from seap_export.api.options import ComparisonOptions, ComputeOptions, MeasureOptions, RunOptions
 from seap_export.api.results import ValidationResult
 from seap_export.api.variant import Variant
 from seap_export.common.json_file import json_text
+from seap_export.common.options import option, options, takes
 from seap_export.common.providers import OWN_RUNTIME
+from seap_export.common.values import FilePath, FilePathOrNone, NameOrPathOrNone, Several
 
 if TYPE_CHECKING:
     from seap_export.pipeline.gate.report import ValidationReport
@@ -19,36 +20,54 @@ if TYPE_CHECKING:
     from seap_export.pipeline.progress import Progress
 
 
-def validate(
-    path: FilePath,
-    *,
-    check: Several[Literal["integrity", "parity", "router", "quality", "speed"]] = (),
-    dense: NameOrPath | None = None,
-    prompt_file: FilePath | None = None,
-    bisect: bool = False,
-    signed_by: FilePath | None = None,
-    save_golden: FilePath | None = None,
-    runtime: Several[str] = (),
-    limits: FilePath | None = None,
-    decode_steps: int = 16,
-    prompts: int = 4,
-    long_tokens: int = 2048,
-    max_kl: float | None = None,
-    min_decode_speedup: float | None = None,
-    min_prefill_speedup: float | None = None,
-    max_bytes_ratio: float | None = None,
-    depth: Several[int] = 128,
-    runs: int = 7,
-    out: FilePath | None = None,
-    junit: FilePath | None = None,
-    html: FilePath | None = None,
-    device: str = "auto",
-    memory: str | None = None,
-    provider: Provider = "cpu",
-    threads: int | None = None,
-    force: bool = False,
-    progress: ProgressArgument = False,
-) -> ValidationResult:
+@options
+class ValidateOptions(RunOptions, ComputeOptions, ComparisonOptions, MeasureOptions):
+    """All options of `validate`."""
+
+    path: FilePath = option("The output folder of an export, or a variant's folder in it.", kw_only=False)
+    check: Several[Literal["integrity", "parity", "router", "quality", "speed"]] = option(
+        "Run only this check. Repeatable.",
+        default=(),
+        python='Run only these checks: "integrity", "parity", "router", "quality" or "speed"; none: all that apply.',
+    )
+    dense: NameOrPathOrNone = option(
+        "The dense model, which the quality and the speed gate need.", default=None, metavar="MODEL"
+    )
+    prompt_file: FilePathOrNone = option(
+        "A corpus of prompts: JSONL, Parquet or text.", default=None, unset="the held-out texts of the export"
+    )
+    bisect: bool = option("After a failed parity, find the sublayer that diverges first.", default=False)
+    signed_by: FilePathOrNone = option("Public key (PEM) with which every variant must be signed.", default=None)
+    save_golden: FilePathOrNone = option(
+        "Save the logits of a variant that passes, for --against-golden.",
+        default=None,
+        python="Save the logits of a variant that passes to this file, for `--against-golden` of the command.",
+    )
+    runtime: Several[str] = option(
+        f"Runtime to compare and judge, such as {OWN_RUNTIME}. Repeatable.",
+        default=(),
+        unset="the first of each format",
+        python=f'Compare and judge what these runtimes run, such as "{OWN_RUNTIME}"; none: of each format the first.',
+        metavar="NAME",
+    )
+    min_decode_speedup: float | None = option(
+        "Smallest speed-up of a decode step over the dense model.", default=None, metavar="X"
+    )
+    min_prefill_speedup: float | None = option(
+        "Smallest speed-up of the time to the first token.", default=None, metavar="X"
+    )
+    max_bytes_ratio: float | None = option(
+        "Largest size on disk, as a fraction of the dense model's.", default=None, metavar="F"
+    )
+    depth: Several[int] = option("Number of tokens in a timed prompt. Repeatable.", default=128)
+    runs: int = option("Timed runs of each model, in turn.", default=7)
+    out: FilePathOrNone = option("Write the report to this file as JSON.", default=None)
+    junit: FilePathOrNone = option("Write it to this file as JUnit XML.", default=None)
+    html: FilePathOrNone = option("Write it to this file as an HTML page.", default=None)
+
+
+@takes(ValidateOptions)
+def validate(options: ValidateOptions) -> ValidationResult:
     """Checks all variants of an export, or one variant.
 
     If a check fails, nothing is raised: `passed` of the result is False, and `failure` says why.
@@ -60,34 +79,7 @@ def validate(
         >>> [(check.variant, check.check, check.verdict) for check in result.checks]
 
     Args:
-        path: The output folder of an export, or a variant's folder in it.
-        check: Run only these checks: "integrity", "parity", "router", "quality" or "speed"; none: all that apply.
-        dense: The dense model, which the limits of quality and speed need: a folder, a .gguf file or a hub id.
-        prompt_file: A corpus of prompts for parity; None: the held-out texts of the export.
-        bisect: After a failed parity, find the sublayer that diverges first.
-        signed_by: The public key, as PEM, with which every variant must be signed.
-        save_golden: Save what a passing variant computes to this file, for `--against-golden` of the command.
-        runtime: Compare and judge what these runtimes run, such as "onnxruntime"; none: of each format the first.
-        limits: A TOML file of limits for parity; None: the defaults.
-        decode_steps: For parity: tokens decoded with the cache.
-        prompts: For parity: prompts compared.
-        long_tokens: For parity: tokens in the longest prompt.
-        max_kl: Largest mean KL divergence from the dense model, in nats per token. The mean decides; a reason
-            or a warning says if it is too close to tell.
-        min_decode_speedup: Smallest speed-up of a decode step over the dense model.
-        min_prefill_speedup: Smallest speed-up of the time to the first token.
-        max_bytes_ratio: Largest size on disk, as a fraction of the dense model's.
-        depth: Tokens in a timed prompt; one or several.
-        runs: Timed runs of each model.
-        out: Write the report to this file as JSON.
-        junit: Write it to this file as JUnit XML.
-        html: Write it to this file as an HTML page.
-        device: Where torch computes: "auto", "cpu", "cuda" or "cuda:N".
-        memory: Memory that it may take, such as "8GiB"; None: most of what is free.
-        provider: Execution provider of ONNX Runtime: "cpu" or "cuda".
-        threads: Number of threads; None: all cores.
-        force: Replace files.
-        progress: Print on stderr what happens, as the command does. Otherwise warnings are those of `warnings`.
+        The fields of `ValidateOptions`.
 
     Returns:
         The checks with their verdicts, and the variants with their figures.
@@ -99,32 +91,29 @@ def validate(
         InputError: The dense model or a corpus cannot be used.
         EnvironmentFailure: The provider, a runtime, memory or disk space is missing.
     """
-    options = checked(validate, locals())
-
     from seap_export.pipeline.folder.outputs import write_report
     from seap_export.pipeline.gate.golden import refuse_golden
     from seap_export.pipeline.gate.validate import validate as run_checks
 
-    folder, golden, said = options.pop("path"), options.pop("save_golden"), options.pop("progress")
-    targets = {name: options.pop(name) for name in ("out", "junit", "html")}
-    del options["force"]
+    folder, golden, said = options.path, options.save_golden, options.progress
+    targets = {"out": options.out, "junit": options.junit, "html": options.html}
     request = _request(options)
     if golden is not None:
-        refuse_golden(folder, golden, force=force)
+        refuse_golden(folder, golden, force=options.force)
     with ExitStack() as stack:
         temporaries = {
-            name: stack.enter_context(write_report(target, force=force))
+            name: stack.enter_context(write_report(target, force=options.force))
             for name, target in targets.items()
             if target is not None
         }
         report = run_checks(folder, request, said)
         _write(report, temporaries)
     if report.passed and golden is not None:
-        _save_golden(folder, golden, request, said, force=force)
+        _save_golden(folder, golden, request, said, force=options.force)
     return ValidationResult(folder, _variants(folder, report), report)
 
 
-def _request(options: dict[str, Any]) -> ValidationRequest:
+def _request(options: ValidateOptions) -> ValidationRequest:
     from seap_export.api.settings import compute_of, parity_settings
     from seap_export.pipeline.evaluation.bench_request import BenchRequest
     from seap_export.pipeline.evaluation.request import EvaluationRequest
@@ -132,24 +121,25 @@ def _request(options: dict[str, Any]) -> ValidationRequest:
     from validation.runtimes.table import runtime_row
     from validation.speed.gate import SpeedLimits
 
-    compute, parity = compute_of(options), parity_settings(options)
-    names = ("min_decode_speedup", "min_prefill_speedup", "max_bytes_ratio")
-    speed = {name: options.pop(name) for name in names}
-    depths, runs, max_kl = options.pop("depth"), options.pop("runs"), options.pop("max_kl")
-    checks, runtimes = options.pop("check"), options.pop("runtime")
-    for name in runtimes:
+    compute = compute_of(options)
+    provider, threads, max_kl = options.provider, options.threads, options.max_kl
+    speed = (options.min_decode_speedup, options.min_prefill_speedup, options.max_bytes_ratio)
+    for name in options.runtime:
         runtime_row(name)
     return ValidationRequest(
-        **({"checks": checks} if checks else {}),
-        parity=parity,
+        **({"checks": options.check} if options.check else {}),
+        parity=parity_settings(options, provider, threads),
         compute=compute,
-        runtimes=runtimes,
+        runtimes=options.runtime,
         quality=None
         if max_kl is None
-        else EvaluationRequest((OWN_RUNTIME,), threads=parity.threads, provider=parity.provider, max_kl=max_kl),
-        speed=SpeedLimits(**speed) if any(limit is not None for limit in speed.values()) else None,
-        bench=BenchRequest(depths, (1,), (OWN_RUNTIME,), provider=parity.provider, threads=parity.threads, runs=runs),
-        **options,
+        else EvaluationRequest((OWN_RUNTIME,), threads=threads, provider=provider, max_kl=max_kl),
+        speed=None if speed == (None, None, None) else SpeedLimits(*speed),
+        bench=BenchRequest(options.depth, (1,), (OWN_RUNTIME,), provider=provider, threads=threads, runs=options.runs),
+        dense=options.dense,
+        prompt_file=options.prompt_file,
+        bisect=options.bisect,
+        signed_by=options.signed_by,
     )
 
 

@@ -10,16 +10,12 @@ from typing import Any
 
 import click
 
-from seap_export.api.arguments import joined
 from seap_export.cli.groups import GroupedCommand, Option, option, setting_key
-from seap_export.cli.values import NumberOrWord, PathType
+from seap_export.cli.values import NameOrPathType, NumberOrWord, PathType
 from seap_export.common.toml_file import read_toml, unknown_key
+from seap_export.common.values import joined
 from seap_export.errors import UsageError
 
-#: Options of a single run; the others describe an export and may appear in a file.
-_OF_A_RUN = frozenset({"config", "set", "force", "dry_run", "as_json", "quiet", "help"})
-#: Parameters that hold a path or a name; paths are relative to the file.
-_PATHS_OR_NAMES = frozenset({"model", "tasks", "recipe", "support"})
 _FILES = frozenset({".gguf", ".json", ".jsonl", ".md", ".ndjson", ".parquet", ".toml", ".txt"})
 _TYPES: Mapping[type, tuple[type | tuple[type, ...], str]] = {
     click.types.BoolParamType: (bool, "true or false"),
@@ -53,7 +49,7 @@ def settings_of(command: click.Command) -> dict[str, Option]:
 
 def _known(command: click.Command) -> dict[str, click.Parameter]:
     """Everything that a file may hold, by its key."""
-    return {setting_key(param): param for param in command.params if param.name not in _OF_A_RUN}
+    return {setting_key(param): param for param in command.params if getattr(param, "in_file", True)}
 
 
 def _load(ctx: click.Context, _: click.Parameter, path: Path | None) -> None:
@@ -135,7 +131,7 @@ def _one(param: click.Parameter, value: Any, base: Path) -> Any:
         raise ValueError(f"must be a string, not {value!r:.40}")
     if isinstance(param.type, PathType):
         return str(base / Path(value).expanduser())
-    if param.name in _PATHS_OR_NAMES:
+    if isinstance(param.type, NameOrPathType):
         name, equals, path = value.rpartition("=")
         return f"{name}{equals}{_beside(base, path)}"
     return value

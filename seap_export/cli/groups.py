@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -18,15 +18,21 @@ class Option(click.Option):
         title: The title, empty for none.
         is_rare: Whether only --help-all shows it.
         is_setting: Whether it is a setting: it can be given in a --config file or with --set, but not as an option.
+        in_file: Whether a --config file may give it.
         once: Whether a second value is refused, since `export` takes several; of others, the last one counts.
     """
 
-    title = ""
-    is_rare = False
-    is_setting = False
-
-    def __init__(self, *args: Any, once: bool = False, **attributes: Any) -> None:
-        self.once = once
+    def __init__(
+        self,
+        *args: Any,
+        title: str = "",
+        is_rare: bool = False,
+        in_file: bool = False,
+        once: bool = False,
+        **attributes: Any,
+    ) -> None:
+        self.title, self.is_rare, self.is_setting = title, is_rare, False
+        self.in_file, self.once = in_file, once
         super().__init__(*args, **attributes)
 
     def add_to_parser(self, parser: Any, ctx: click.Context) -> None:
@@ -46,17 +52,8 @@ class Option(click.Option):
         return extra
 
 
-def option(*names: str, defaults: Mapping[str, Any] | None = None, **attributes: Any) -> Decorator:
-    """`click.option` for a command with titles.
-
-    Args:
-        names: As click has them, with the option itself first.
-        defaults: Of the Python API: those of all options, of which this one's is taken and shown.
-        attributes: As click has them.
-    """
-    if defaults is not None:
-        key = names[0].partition("/")[0].lstrip("-").replace("-", "_")
-        attributes |= {"default": defaults[key], "show_default": True}
+def option(*names: str, **attributes: Any) -> Decorator:
+    """`click.option` for a command with titles."""
     return click.option(*names, cls=Option, **attributes)
 
 
@@ -138,9 +135,17 @@ def rare(*options: Decorator) -> tuple[Decorator, ...]:
     return tuple(_with((option,), is_rare=True) for option in options)
 
 
-def settings(*options: Decorator) -> Decorator:
-    """The options as settings, which are neither on the command line nor in the help."""
-    return _with(options, is_setting=True, hidden=True)
+def with_settings(*options: Decorator) -> Decorator:
+    """Options with their own titles; those without one are settings, which are not on the command line."""
+
+    def decorate(command: Decorator) -> Decorator:
+        command = _with(options)(command)
+        for param in command.__click_params__:  # type: ignore[attr-defined]
+            if isinstance(param, Option) and not param.title:
+                param.is_setting = param.hidden = True
+        return command
+
+    return decorate
 
 
 def setting_key(param: click.Parameter) -> str:

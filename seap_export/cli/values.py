@@ -53,6 +53,18 @@ class Threads(click.IntRange):
         return threads
 
 
+class IntChoice(click.Choice):
+    """One of some numbers."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Converts text to a number."""
+        return int(super().convert(str(value), param, ctx))
+
+
+class NameOrPathType(click.types.StringParamType):
+    """A name or a path, with NAME= before it or not; a path in a settings file is relative to the file."""
+
+
 class NumberOrWord(click.ParamType):
     """A number or one of some words, as text; in a settings file the number needs no quotes."""
 

@@ -114,4 +114,5 @@ _TENSORRT = Provider(
 )
 PROVIDERS: Mapping[str, Provider] = MappingProxyType({row.name: row for row in (_CPU, _CUDA, _TENSORRT)})
 #: Those that graphs are written for.
+WrittenFor = Literal["cpu", "cuda"]
 WRITTEN_FOR = tuple(name for name, row in PROVIDERS.items() if row.computes)

@@ -11,7 +11,7 @@ from seap_export.model.sources.source import Source
 from seap_export.pipeline.cost.checks import claim_folder
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.progress import Progress
-from seap_export.pipeline.request.settings import CalibrationSettings
+from seap_export.pipeline.request.options import CalibrationSettings
 from seap_export.pipeline.steps.run import run_steps
 from seap_export.pipeline.steps.single.calibration import calibration_steps
 from seap_export.pipeline.steps.step import Work

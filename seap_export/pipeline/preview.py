@@ -99,10 +99,9 @@ def _whole_seconds(prepared: Prepared, recipe: str, counts: Mapping[str, TokenCo
     """The time of all steps with as many texts and as much distillation and trials as a shipped recipe has."""
     source, request = prepared.source, prepared.request
     shipped, calibration = open_recipe(recipe, layout=request.plan.layout), request.calibration
-    effort = {name: getattr(shipped, name) for name in ("distillation", "fresh_tokens", "min_tokens", "trials")}
     if (calibration.samples, calibration.calibration_tokens) == (None, request.plan.calibration_tokens):  # nobody said
         calibration = replace(calibration, calibration_tokens=shipped.calibration_tokens)
-    other = replace(request, calibration=calibration, plan=replace(request.plan, **effort))
+    other = replace(request, calibration=calibration, plan=replace(request.plan, **shipped.effort))
     if calibration != request.calibration and not prepared.unanswered:
         splits = split_tasks(source, request.tasks, calibration, request.support, prepared.chat)
         prepared = replace(prepared, request=other, splits=splits)

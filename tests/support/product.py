@@ -43,7 +43,8 @@ from seap_export.pipeline.gate.parity import prompts_of
 from seap_export.pipeline.progress import Silent
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.mixtures import MixtureSpec
-from seap_export.pipeline.request.settings import CalibrationSettings, ParitySettings
+from seap_export.pipeline.request.options import CalibrationSettings
+from seap_export.pipeline.request.settings import ParitySettings
 from seap_export.pipeline.steps.joint.quality import QualityStep
 from seap_export.pipeline.steps.joint.validation import ValidationStep
 from seap_export.pipeline.steps.single.calibration import CalibrationStep

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from converters.format import FormOptions
+from seap_export.api.options import ComputeOptions, RunOptions
 from seap_export.cli.console import Console, megabytes, table
-from seap_export.cli.form import logits_option, precision_option, rare_form_options
 from seap_export.cli.groups import GroupedCommand, number_option, option, rare, titled
-from seap_export.cli.options import force_option, output_options, provider_option, threads_option
+from seap_export.cli.options import RARE_FORM, option_of, options_of, output_options
 from seap_export.cli.values import ExistingPath, PathType
 from seap_export.common.json_file import write_json
+from seap_export.common.options import defaults_of
 from seap_export.common.providers import OWN_RUNTIME
 
 if TYPE_CHECKING:
@@ -51,9 +53,13 @@ if TYPE_CHECKING:
 )
 @titled(
     "Models",
-    provider_option("Execution provider of ONNX Runtime that the ONNX graphs are written for and timed on."),
-    precision_option("that of the variant, or int8 on cpu, fp16 on cuda"),
-    *rare(*rare_form_options, logits_option),
+    option_of(
+        FormOptions,
+        "provider",
+        help="Execution provider of ONNX Runtime that the ONNX graphs are written for and timed on.",
+    ),
+    option_of(FormOptions, "precision", unset="that of the variant, or int8 on cpu, fp16 on cuda"),
+    *rare(*options_of(FormOptions, *RARE_FORM, "logits")),
     *rare(
         option(
             "--format",
@@ -67,9 +73,9 @@ if TYPE_CHECKING:
 @titled(
     "Output",
     option("--out", type=PathType(), help="Write the report to this file as JSON; without it nothing is written."),
-    force_option,
+    option_of(RunOptions, "force"),
 )
-@titled("Machine", threads_option, output_options)
+@titled("Machine", option_of(ComputeOptions, "threads"), output_options)
 def bench_command(
     console: Console,
     paths: tuple[Path, ...],
@@ -90,7 +96,6 @@ def bench_command(
       seap-export bench pruned --dense ./SmolLM2-135M --out bench.json
       seap-export bench pruned/gsm8k-0.5 --dense ./SmolLM2-135M --precision int4 --runtime onnxruntime --depth 512
     """
-    from converters.format import FormOptions
     from converters.formats import parse_format
     from seap_export.api.formats import own_format_if_any
     from seap_export.pipeline.evaluation.bench import bench
@@ -98,9 +103,10 @@ def bench_command(
     from seap_export.pipeline.folder.outputs import write_report
     from validation.runtimes.table import REFERENCE, runtime_row
 
-    own, provider = own_format_if_any(options), FormOptions(options["provider"])
-    given = [format.of_options(precision, provider) for format, precision in map(parse_format, options["formats"])]
-    options["formats"] = (*([] if own is None else [own]), *given)
+    form = FormOptions(**{name: options.pop(name) for name in defaults_of(FormOptions)})
+    own, usual = own_format_if_any(form), FormOptions(provider=form.provider)
+    given = [format.of_options(precision, usual) for format, precision in map(parse_format, options["formats"])]
+    options |= {"provider": form.provider, "formats": (*([] if own is None else [own]), *given)}
     for name in options["engines"]:
         if name != REFERENCE:
             runtime_row(name, REFERENCE)

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
-from seap_export.cli import options as shared
+from seap_export.api.options import BatchOptions, ComputeOptions, RunOptions, TaskOptions
 from seap_export.cli.console import Console, table
 from seap_export.cli.groups import GroupedCommand, titled
+from seap_export.cli.options import option_of, options_of, output_options
+from seap_export.common.options import option, options, part
+from seap_export.common.values import FilePath
+from seap_export.pipeline.request.options import CalibrationSettings
+
+
+@options
+class CalibrateOptions(RunOptions, BatchOptions, CalibrationSettings, TaskOptions):
+    """All options of `calibrate`."""
+
+    out: FilePath = option("Folder for the statistics: OUT/calibration/TASK; `export` with the same --out uses them.")
 
 
 @click.command("calibrate", cls=GroupedCommand)
-@shared.model_argument
-@titled("Tasks", shared.task_option, shared.tokens_option("65536, or all with --samples"), *shared.calibration_options)
+@option_of(CalibrateOptions, "model")
 @titled(
-    "Output",
-    shared.out_option("Folder for the statistics: OUT/calibration/TASK; `export` with the same --out uses them."),
-    shared.force_option,
+    "Tasks",
+    option_of(CalibrateOptions, "tasks"),
+    option_of(CalibrateOptions, "calibration_tokens", rare=False, unset="65536, or all with --samples"),
+    *options_of(CalibrateOptions, "samples", "held_out", "seed", "max_length", "batch_tokens"),
 )
-@titled("Machine", *shared.compute_options, shared.output_options)
-def calibrate_command(
-    console: Console, model: str, tasks: tuple[str, ...], out: Path, threads: int | None, force: bool, **options: Any
-) -> None:
+@titled("Output", *options_of(CalibrateOptions, "out", "force"))
+@titled("Machine", *options_of(ComputeOptions), output_options)
+def calibrate_command(console: Console, **given: Any) -> None:
     """Run the texts of each task through MODEL, and save the statistics that plans are made from.
 
     \b
@@ -31,8 +40,7 @@ def calibrate_command(
       seap-export calibrate ./SmolLM2-135M --task gsm8k=gsm8k.jsonl --out pruned
     """
     from seap_export.api.memory import warn_of_memory
-    from seap_export.api.settings import calibration_settings, compute_of
-    from seap_export.corpus import parse_tasks
+    from seap_export.api.settings import compute_of
     from seap_export.model.layers.compute import torch_threads
     from seap_export.model.sources.open import open_source
     from seap_export.pipeline.calibrate import calibrate
@@ -40,13 +48,13 @@ def calibrate_command(
     from seap_export.pipeline.folder.names import calibration_step
     from seap_export.pruning.activations.statistics import Calibration
 
-    compute, settings = compute_of(options), calibration_settings(options)
-    parsed = parse_tasks(tasks)
-    source = open_source(recorded_model(model, out))
+    options = CalibrateOptions(**given, progress=console)
+    compute, settings, out = compute_of(options), part(CalibrationSettings, options), options.out
+    source = open_source(recorded_model(options.model, out))
     warn_of_memory(console, source, compute)
-    with torch_threads(threads):
-        calibrate(source, parsed, settings, out, force=force, compute=compute, progress=console)
-    calibrations = {task.name: Calibration(out / calibration_step(task.name)) for task in parsed}
+    with torch_threads(options.threads):
+        calibrate(source, options.tasks, settings, out, force=options.force, compute=compute, progress=console)
+    calibrations = {task.name: Calibration(out / calibration_step(task.name)) for task in options.tasks}
     result = {
         task: {
             "statistics": str(out / calibration_step(task)),

@@ -6,47 +6,25 @@ from typing import Any
 
 import click
 
+from seap_export.api.convert import ConvertOptions, convert
+from seap_export.api.options import ComputeOptions
 from seap_export.cli.console import Console, megabytes
-from seap_export.cli.form import format_option, logits_option, precision_option, rare_form_options
-from seap_export.cli.groups import GroupedCommand, option, rare, titled
-from seap_export.cli.options import (
-    compute_options,
-    force_option,
-    out_option,
-    output_options,
-    provider_option,
-    weight_option,
-)
-from seap_export.cli.values import ExistingPath, PathType
+from seap_export.cli.groups import GroupedCommand, rare, titled
+from seap_export.cli.options import RARE_FORM, option_of, options_of, output_options
+from seap_export.cli.values import ExistingPath
 
 
 @click.command("convert", cls=GroupedCommand)
 @click.argument("folder", type=ExistingPath())
-@titled(
-    "Output",
-    format_option,
-    out_option("Folder for the files of the format, such as model.onnx, its data, tokenizer and genai_config.json."),
-    force_option,
-)
+@titled("Output", option_of(ConvertOptions, "format", once=True), *options_of(ConvertOptions, "out", "force"))
 @titled(
     "ONNX",
-    provider_option("Execution provider of ONNX Runtime that the graph is written for."),
-    precision_option(),
-    *rare(*rare_form_options),
-    logits_option,
+    *options_of(ConvertOptions, "provider", "precision"),
+    *rare(*options_of(ConvertOptions, *RARE_FORM)),
+    option_of(ConvertOptions, "logits", rare=False),
 )
-@titled(
-    "Rounding to 4 bits",
-    option(
-        "--calibration",
-        multiple=True,
-        type=PathType(),
-        help="Statistics of a task, OUT/calibration/TASK of `calibrate` or `export`; its texts are used for rounding. "
-        "Repeatable.  [default: each weight gets the nearest level]",
-    ),
-    *rare(weight_option),
-)
-@titled("Machine", *compute_options, output_options)
+@titled("Rounding to 4 bits", option_of(ConvertOptions, "calibration"), option_of(ConvertOptions, "weight", rare=True))
+@titled("Machine", *options_of(ComputeOptions), output_options)
 def convert_command(console: Console, **options: Any) -> None:
     """Write the model in FOLDER, pruned or dense, in another format.
 
@@ -56,7 +34,5 @@ def convert_command(console: Console, **options: Any) -> None:
       seap-export convert pruned/gsm8k-0.2/hf --format onnx:int4 --out gsm8k-int4
       seap-export convert ./SmolLM2-135M --precision int4 --calibration pruned/calibration/gsm8k --out dense-int4
     """
-    from seap_export.api.convert import convert
-
     model = convert(**options, progress=console)
     console.result({"folder": str(model.path), "bytes": model.bytes}, f"{model.path}: {megabytes(model.bytes)}")

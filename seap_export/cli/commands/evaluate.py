@@ -7,26 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from seap_export.api.arguments import defaults_of
-from seap_export.api.evaluate import evaluate
+from seap_export.api.evaluate import EvaluateOptions, evaluate
+from seap_export.api.options import ComputeOptions
 from seap_export.cli.console import Console, table
-from seap_export.cli.groups import GroupedCommand, number_option, option, titled
-from seap_export.cli.options import (
-    compute_options,
-    force_option,
-    max_kl_option,
-    output_options,
-    provider_option,
-)
-from seap_export.cli.values import PathType
-from seap_export.common.providers import OWN_FORMAT, OWN_RUNTIME
+from seap_export.cli.groups import GroupedCommand, titled
+from seap_export.cli.options import option_of, options_of, output_options
 
 if TYPE_CHECKING:
     from seap_export.pipeline.evaluation.report import EvaluationReport
     from validation.divergence.measure import DivergenceFigures
     from validation.estimate import Estimate
 
-_DEFAULTS = defaults_of(evaluate)
 #: What is kept of the dense model's accuracy, the difference from it, and how many answers became wrong and right.
 _BESIDE_DENSE = ("retained", "difference", "lost", "won")
 
@@ -35,71 +26,26 @@ _BESIDE_DENSE = ("retained", "difference", "lost", "won")
 @click.argument("path")
 @titled(
     "Measurements",
-    option("--dense", metavar="MODEL", help="The dense model of a variant: a folder, a .gguf file or a hub id."),
-    option(
-        "--runtime",
-        multiple=True,
-        default=[_DEFAULTS["runtime"]],
-        show_default=True,
-        metavar="NAME",
-        help=f"Runtime that runs the variant: torch (hf/), {OWN_RUNTIME} ({OWN_FORMAT}/), or another that "
-        "docs/runtimes.md lists. Repeatable.",
-    ),
-    option(
-        "--text",
-        multiple=True,
-        metavar="NAME=FILE",
-        help="A corpus for the divergence. Repeatable.  [default: the held-out texts of the export]",
-    ),
-    option(
-        "--zero-shot",
-        multiple=True,
-        metavar="NAME=FILE",
-        help="A task file (.toml) with choices, for zero-shot accuracy. Repeatable.",
-    ),
-    option(
-        "--harness-task",
-        multiple=True,
-        metavar="NAME",
-        help="A task of the lm-evaluation-harness, such as piqa; its data are fetched from the hub. Repeatable.",
-    ),
-    option(
-        "--generate",
-        multiple=True,
-        metavar="NAME=FILE",
-        help="A task file (.toml) with 'answer', for exact match of generated answers. Repeatable.",
-    ),
-    number_option("--max-new-tokens", "Largest number of tokens in a generated answer.", defaults=_DEFAULTS),
-    number_option("--limit", "Use only the first N texts and questions of each task."),
-    number_option("--max-length", "Number of tokens after which a text is cut.", defaults=_DEFAULTS),
-)
-@titled(
-    "Quality gate",
-    max_kl_option,
-    option(
-        "--min-accuracy-retained",
-        type=float,
-        metavar="F",
-        help="Smallest accuracy or exact match of any task, as a fraction of the dense model's; a message says if it "
-        "is too close to tell.",
+    *options_of(
+        EvaluateOptions,
+        "dense",
+        "runtime",
+        "text",
+        "zero_shot",
+        "harness_task",
+        "generate",
+        "max_new_tokens",
+        "limit",
+        "max_length",
     ),
 )
-@titled(
-    "Output",
-    option("--out", type=PathType(), help="Write the report to this file; without it nothing is written."),
-    option("--answers", type=PathType(), help="Write all generated answers to this file, as JSON lines."),
-    option("--dry-run", is_flag=True, help="Check the inputs, show what would be measured, and measure nothing."),
-    force_option,
-)
+@titled("Quality gate", *options_of(EvaluateOptions, "max_kl", "min_accuracy_retained"))
+@titled("Output", *options_of(EvaluateOptions, "out", "answers", "dry_run", "force"))
 @titled(
     "Machine",
-    number_option(
-        "--batch-size",
-        "Number of questions, or of their choices, in a batch; fewer need less memory.",
-        defaults=_DEFAULTS,
-    ),
-    *compute_options,
-    provider_option("Execution provider of ONNX Runtime that runs the ONNX files."),
+    option_of(EvaluateOptions, "batch_size"),
+    *options_of(ComputeOptions),
+    option_of(EvaluateOptions, "provider"),
     output_options,
 )
 def evaluate_command(console: Console, path: str, **options: Any) -> None:

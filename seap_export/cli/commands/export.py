@@ -7,75 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from seap_export.api.export import ExportOptions, export
 from seap_export.api.progress import duration
-from seap_export.cli import options as shared
 from seap_export.cli.config import ConfigurableCommand, config_option, set_option
 from seap_export.cli.console import Console, megabytes, table
-from seap_export.cli.form import formats_option, logits_option, precision_option, rare_form_options
-from seap_export.cli.groups import option, rare, settings, titled
+from seap_export.cli.groups import rare, titled, with_settings
+from seap_export.cli.options import options_of, output_options
 
 if TYPE_CHECKING:
     from seap_export.pipeline.preview import Preview
 
 
 @click.command("export", cls=ConfigurableCommand)
-@shared.model_argument
-@titled(
-    "Model and tasks",
-    shared.task_option,
-    shared.general_option,
-    *rare(shared.answers_option, shared.support_option),
-    config_option,
-    *rare(set_option),
-)
-@titled(
-    "Size",
-    shared.ratio_option(multiple=True),
-    *shared.target_options,
-    *rare(
-        shared.recipe_option,
-        shared.layout_option,
-        shared.vocabulary_option,
-        shared.tokens_option("as the recipe says, or all if samples are given"),
-    ),
-)
-@titled(
-    "Output",
-    shared.out_option("Folder for the artifacts; a second run continues where the first one stopped."),
-    formats_option,
-    precision_option(),
-    *rare(logits_option),
-    shared.force_option,
-)
-@titled(
-    "Checks",
-    *rare(
-        option(
-            "--quality/--no-quality",
-            default=None,
-            help="Compare each variant with the dense model.  [default: quality]",
-        ),
-        option("--speed/--no-speed", default=None, help="Time each variant beside the dense model.  [default: speed]"),
-    ),
-    option("--dry-run", is_flag=True, help="Check the inputs, estimate sizes and times, and write nothing."),
-)
-@titled(
-    "Machine",
-    *shared.compute_options,
-    shared.provider_option("Execution provider of ONNX Runtime that the variants are made for and checked on."),
-    *rare(shared.cluster_option),
-    shared.output_options,
-)
-@settings(
-    *shared.calibration_options,
-    shared.answer_tokens_option,
-    *shared.mixture_options,
-    *shared.router_options,
-    *rare_form_options,
-    shared.rounding_option,
-    *shared.parity_options,
-    shared.general_text_option,
-)
+@with_settings(*options_of(ExportOptions))
+@titled("Model and tasks", config_option, *rare(set_option))
+@titled("Machine", output_options)
 def export_command(console: Console, **options: Any) -> None:
     """Prune MODEL for each task and ratio, write the variants, and check that every written file computes the same.
 
@@ -90,7 +36,6 @@ def export_command(console: Console, **options: Any) -> None:
       seap-export export ./SmolLM2-135M --task wiki=wiki.txt --target-size 60MB --out fitted
       seap-export export --config export.toml
     """
-    from seap_export.api.export import export
     from seap_export.cli.errors import Failure
     from seap_export.cli.exported import export_json, export_text, no_gains, step_table
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from seap_export.api.options import ComputeOptions
 from seap_export.cli.console import Console
 from seap_export.cli.groups import GroupedCommand, number_option, option, titled
-from seap_export.cli.options import output_options, provider_option, raw_option, threads_option
+from seap_export.cli.options import option_of, output_options, raw_option
 from seap_export.cli.prompt import read_prompt
 from seap_export.cli.values import ExistingPath
 from seap_export.common.providers import OWN_FORMAT, PROVIDERS
@@ -45,8 +46,14 @@ if TYPE_CHECKING:
 )
 @titled(
     "Machine",
-    provider_option("Execution provider of ONNX Runtime that runs the variant.", PROVIDERS),
-    threads_option,
+    option(
+        "--provider",
+        type=click.Choice(list(PROVIDERS)),
+        default="cpu",
+        show_default=True,
+        help="Execution provider of ONNX Runtime that runs the variant.",
+    ),
+    option_of(ComputeOptions, "threads"),
     output_options,
 )
 def generate_command(

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from converters.formats import FORMATS
-from seap_export.cli import options as shared
+from seap_export.api.export import ExportOptions
+from seap_export.api.options import ComputeOptions
 from seap_export.cli.console import Console, megabytes, table
-from seap_export.cli.groups import GroupedCommand, option, rare, titled
+from seap_export.cli.groups import GroupedCommand, option, titled
 from seap_export.cli.layer_table import layer_columns, pruned_parts
-from seap_export.cli.values import PathType
+from seap_export.cli.options import option_of, options_of, output_options
+from seap_export.cli.values import PathType, Ratio
 from seap_export.common.providers import OWN_FORMAT
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @click.command("plan", cls=GroupedCommand)
-@shared.model_argument
+@option_of(ExportOptions, "model")
 @titled(
     "Tasks",
     option(
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
         type=PathType(),
         help="A task's statistics, OUT/calibration/TASK of `calibrate` or `export`. Repeatable.",
     ),
-    shared.weight_option,
+    option_of(ExportOptions, "weight"),
     option(
         "--task",
         "tasks",
@@ -47,17 +49,24 @@ if TYPE_CHECKING:
 )
 @titled(
     "Size",
-    shared.ratio_option(multiple=False),
-    shared.recipe_option,
-    *rare(shared.layout_option, shared.vocabulary_option),
-    shared.provider_option("Execution provider of ONNX Runtime that the shapes should suit."),
+    option(
+        "--ratio",
+        required=True,
+        once=True,
+        type=Ratio(),
+        metavar="R",
+        help="Fraction of the attention and MLP weights to remove, such as 0.2 or 20%.",
+    ),
+    option_of(ExportOptions, "recipe", rare=False),
+    *options_of(ExportOptions, "layout", "vocabulary"),
+    option_of(ExportOptions, "provider", help="Execution provider of ONNX Runtime that the shapes should suit."),
 )
 @titled(
     "Output",
     option("--out", type=PathType(), help="Write the plan to this file; without it nothing is written."),
-    shared.force_option,
+    option_of(ExportOptions, "force"),
 )
-@titled("Machine", *shared.compute_options, shared.output_options)
+@titled("Machine", *options_of(ComputeOptions), output_options)
 def plan_command(
     console: Console,
     model: str,
@@ -79,7 +88,7 @@ def plan_command(
       seap-export plan ./SmolLM2-135M --calibration pruned/calibration/gsm8k --ratio 0.5 --vocabulary auto --task gsm8k
     """
     from seap_export.api.memory import warn_of_memory
-    from seap_export.api.settings import compute_of, plan_settings
+    from seap_export.api.settings import compute_of
     from seap_export.model.layers.compute import torch_threads
     from seap_export.model.sources.open import open_source
     from seap_export.pipeline.folder.outputs import write_whole
@@ -88,10 +97,10 @@ def plan_command(
     from seap_export.pruning.plan.choice.solve import check_ratio
     from seap_export.pruning.plan.make import rank_layers
     from seap_export.pruning.plan.plan import write_plan
-    from seap_export.pruning.plan.recipes import Target
+    from seap_export.pruning.plan.recipes import Target, open_recipe
 
-    compute = compute_of(options)
-    settings = plan_settings(options, Target(options.pop("provider")))
+    compute = compute_of(ComputeOptions(device=options["device"], memory=options["memory"], threads=threads))
+    settings = open_recipe(options["recipe"], layout=options["layout"], target=Target(options["provider"]))
     source = open_source(model)
     warn_of_memory(console, source, compute)
     check_ratio(source.spec, ratio, settings.sparsity, settings.align, settings.layout)

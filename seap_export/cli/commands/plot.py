@@ -7,8 +7,9 @@ from typing import Any
 
 import click
 
+from seap_export.api.options import RunOptions
 from seap_export.cli.console import Console
-from seap_export.cli.options import force_option, out_option, output_options
+from seap_export.cli.options import option_of, output_options
 from seap_export.cli.values import ExistingPath, PathType
 
 
@@ -29,8 +30,13 @@ from seap_export.cli.values import ExistingPath, PathType
     show_default=True,
     help="Format of the figures.",
 )
-@out_option("Folder for the figures, and for plots.json, which holds their numbers.")
-@force_option
+@click.option(
+    "--out",
+    required=True,
+    type=PathType(),
+    help="Folder for the figures, and for plots.json, which holds their numbers.",
+)
+@option_of(RunOptions, "force")
 @output_options
 def plot_command(
     console: Console,

@@ -6,22 +6,17 @@ from typing import Any
 
 import click
 
+from seap_export.api.push import PushOptions, push
 from seap_export.cli.console import Console, table
-from seap_export.cli.groups import GroupedCommand, option, titled
-from seap_export.cli.options import output_options
+from seap_export.cli.groups import GroupedCommand, titled
+from seap_export.cli.options import options_of, output_options
 from seap_export.cli.values import ExistingPath
 
 
 @click.command("push", cls=GroupedCommand)
 @click.argument("path", type=ExistingPath())
 @click.argument("repository", metavar="REPO")
-@titled(
-    "Upload",
-    option("--public", is_flag=True, help="Create a public repository, or upload to one.  [default: private]"),
-    option("--dry-run", is_flag=True, help="Run the checks, show what would be uploaded, and upload nothing."),
-    option("--force", is_flag=True, help="Upload without the checks of `validate`, but for hashes and code."),
-    output_options,
-)
+@titled("Upload", *options_of(PushOptions, "public", "dry_run", "force"), output_options)
 def push_command(console: Console, **options: Any) -> None:
     """Upload a variant, or all variants of an export, to the Hugging Face hub, if they pass the checks of `validate`.
 
@@ -35,7 +30,6 @@ def push_command(console: Console, **options: Any) -> None:
       seap-export push pruned/maths-0.2 me/maths-small
       seap-export push pruned me/maths --public
     """
-    from seap_export.api.push import push
     from validation.reports.numbers import megabytes
 
     pushed = push(**options, progress=console)

@@ -9,95 +9,41 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from seap_export.api.arguments import defaults_of
-from seap_export.api.validate import validate
+from seap_export.api.options import ComparisonOptions, ComputeOptions
+from seap_export.api.validate import ValidateOptions, validate
 from seap_export.cli.console import Console, table
-from seap_export.cli.groups import GroupedCommand, number_option, option, rare, titled
-from seap_export.cli.options import (
-    compute_options,
-    force_option,
-    max_kl_option,
-    output_options,
-    parity_options,
-    provider_option,
-)
+from seap_export.cli.groups import GroupedCommand, option, rare, titled
+from seap_export.cli.options import option_of, options_of, output_options
 from seap_export.cli.values import ExistingPath, PathType
-from seap_export.common.providers import OWN_FORMAT, OWN_RUNTIME
+from seap_export.common.providers import OWN_FORMAT
 
 if TYPE_CHECKING:
     from seap_export.pipeline.gate.report import ValidationReport
 
-_DEFAULTS = defaults_of(validate)
 #: What applies to the comparison with a golden, which only our own runtime runs.
 _OF_GOLDENS = frozenset({"path", "against_golden", "provider", "threads", "as_json", "quiet"})
-_CHECKS = ("integrity", "parity", "router", "quality", "speed")
 
 
 @click.command("validate", cls=GroupedCommand)
 @click.argument("path", type=ExistingPath())
 @titled(
     "Checks",
-    option("--check", multiple=True, type=click.Choice(_CHECKS), help="Run only this check. Repeatable."),
-    option("--dense", metavar="MODEL", help="The dense model, which the quality and the speed gate need."),
-    option(
-        "--prompt-file",
-        type=PathType(),
-        help="A corpus of prompts: JSONL, Parquet or text.  [default: the held-out texts of the export]",
-    ),
-    option("--bisect", is_flag=True, help="After a failed parity, find the sublayer that diverges first."),
-    option("--signed-by", type=PathType(), help="Public key (PEM) with which every variant must be signed."),
-    option("--save-golden", type=PathType(), help="Save the logits of a variant that passes, for --against-golden."),
+    *options_of(ValidateOptions, "check", "dense", "prompt_file", "bisect", "signed_by", "save_golden"),
     option(
         "--against-golden",
         type=PathType(),
         help=f"Compare a variant, or its {OWN_FORMAT} folder, with such a file; torch is not needed.",
     ),
 )
-@titled(
-    "Parity",
-    option(
-        "--runtime",
-        multiple=True,
-        metavar="NAME",
-        help=f"Runtime to compare and judge, such as {OWN_RUNTIME}. Repeatable.  [default: the first of each format]",
-    ),
-    *rare(*parity_options),
-)
+@titled("Parity", option_of(ValidateOptions, "runtime"), *rare(*options_of(ComparisonOptions)))
 @titled(
     "Quality and speed gates",
-    max_kl_option,
-    option(
-        "--min-decode-speedup",
-        type=float,
-        metavar="X",
-        help="Smallest speed-up of a decode step over the dense model.",
+    *options_of(
+        ValidateOptions, "max_kl", "min_decode_speedup", "min_prefill_speedup", "max_bytes_ratio", "depth", "runs"
     ),
-    option("--min-prefill-speedup", type=float, metavar="X", help="Smallest speed-up of the time to the first token."),
-    option(
-        "--max-bytes-ratio", type=float, metavar="F", help="Largest size on disk, as a fraction of the dense model's."
-    ),
-    number_option(
-        "--depth",
-        "Number of tokens in a timed prompt. Repeatable.",
-        multiple=True,
-        default=[_DEFAULTS["depth"]],
-        show_default=True,
-    ),
-    number_option("--runs", "Timed runs of each model, in turn.", defaults=_DEFAULTS),
 )
-@titled(
-    "Output",
-    option("--out", type=PathType(), help="Write the report to this file as JSON."),
-    option("--junit", type=PathType(), help="Write it to this file as JUnit XML."),
-    option("--html", type=PathType(), help="Write it to this file as an HTML page."),
-    force_option,
-)
-@titled(
-    "Machine",
-    *compute_options,
-    provider_option("Execution provider of ONNX Runtime that runs the ONNX files."),
-    output_options,
-)
+@titled("Output", *options_of(ValidateOptions, "out", "junit", "html", "force"))
+@titled("Machine", *options_of(ComputeOptions), option_of(ValidateOptions, "provider"), output_options)
 def validate_command(console: Console, path: Path, against_golden: Path | None, **options: Any) -> None:
     """Check whether an export or a variant may be shipped.
 

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from converters.format import Format
+from seap_export.common.options import defaults_of, values_of
 from seap_export.corpus import Task
 from seap_export.corpus.hub import HarnessCorpus, HubCorpus
 from seap_export.corpus.parse import SAMPLE
 from seap_export.model.sources.source import Source
 from seap_export.pipeline.request.export_request import ExportRequest, VariantRequest
 from seap_export.pipeline.request.mixtures import GENERAL
-from seap_export.pipeline.request.settings import CalibrationSettings, ParitySettings
+from seap_export.pipeline.request.options import CalibrationSettings, ParityOptions, VariantOptions
 from seap_export.pruning.plan.recipes import open_recipe, shipped_recipes
 from seap_export.pruning.plan.settings import PlanSettings
 from seap_export.pruning.plan.sparsity import Sparsity
 
 #: The file, for `export --config`, and the one with a pruning recipe that does not come with the package.
 RECIPE, _PRUNING = "recipe.toml", "pruning.toml"
-_PARITY = ("provider", "decode_steps", "prompts", "long_tokens")
 
 
 def recipe_files(
@@ -41,13 +40,13 @@ def recipe_files(
     values = {
         "model": model,
         "ratio": variant.ratio,
-        **_changed(request.calibration, CalibrationSettings(), _names(CalibrationSettings)),
-        **_changed(request.parity, ParitySettings(), _PARITY),
+        **_changed(request.calibration, CalibrationSettings),
+        **({} if request.parity.provider == "cpu" else {"provider": request.parity.provider}),
+        **_changed(request.parity, ParityOptions),
         **_pruning(request.plan),
         **_formats(tuple(formats)),
         **({} if variant.vocabulary == "all" else {"vocabulary": variant.vocabulary}),
-        **({} if request.rounding == "calibrated" else {"rounding": request.rounding}),
-        **({} if request.general_text is None else {"general_text": request.general_text.name}),
+        **_changed(request, VariantOptions),
         **_mixture(request, variant),
         "task": {task.name: given_as(task, request) for task in _tasks(request, variant)},
     }
@@ -95,14 +94,11 @@ def _is_file(task: Task) -> bool:
     return Path(task.given_as).suffix.lower() == ".toml" or not isinstance(task.corpus, HubCorpus | HarnessCorpus)
 
 
-def _names(settings: type) -> list[str]:
-    return [field.name for field in fields(settings)]
-
-
-def _changed(settings: object, default: object, names: Iterable[str]) -> dict[str, Any]:
-    """What differs from the defaults."""
-    values = {name: getattr(settings, name) for name in names}
-    return {name: value for name, value in values.items() if value != getattr(default, name)}
+def _changed(settings: object, options: type) -> dict[str, Any]:
+    """The options of a class that differ from their defaults; a path is a file beside the settings file."""
+    defaults, values = defaults_of(options), values_of(options, settings)
+    changed = {name: value for name, value in values.items() if value != defaults[name]}
+    return {name: value.name if isinstance(value, Path) else value for name, value in changed.items()}
 
 
 def _pruning(settings: PlanSettings) -> dict[str, Any]:
@@ -116,13 +112,16 @@ def _pruning(settings: PlanSettings) -> dict[str, Any]:
 
 def _settings(settings: PlanSettings) -> dict[str, Any]:
     """A recipe with these settings; those of a uniform layout are not a recipe's."""
-    default = PlanSettings()
-    names = [name for name in _names(PlanSettings) if name not in ("layout", "sparsity")]
-    values = _changed(settings, default, names)
+    values = _differing(settings, PlanSettings(), without=("layout", "sparsity"))
     if settings.layout == "uniform":
         return values
-    sparsity = _changed(settings.sparsity, Sparsity(settings.sparsity.kind), _names(Sparsity))
+    sparsity = _differing(settings.sparsity, Sparsity(settings.sparsity.kind), without=("kind",))
     return values | {"sparsity": {"kind": settings.sparsity.kind, **sparsity}}
+
+
+def _differing(settings: PlanSettings | Sparsity, default: object, without: Collection[str]) -> dict[str, Any]:
+    values = {name: value for name, value in vars(settings).items() if name not in without}
+    return {name: value for name, value in values.items() if value != getattr(default, name)}
 
 
 def _formats(formats: tuple[Format, ...]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from seap_export.model.layers.working_memory import working_bytes
 from seap_export.model.sources.source import Source
 from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.request.export_request import ExportRequest
+from seap_export.pruning.plan.settings import PlanSettings
 from seap_export.pruning.plan.sublayers import options_type
 from validation.parity.run import DECODE_STEPS, LONG_TOKENS
 from validation.speed.interval import FEWEST_RUNS
@@ -55,12 +56,7 @@ class Workload:
         spec: The dense model.
         stored: Dtype of the safetensors files.
         format: What is written and compared.
-        eliminates: Whether neurons are ranked by elimination rather than by scores.
-        refits: Whether layers are refitted one after another.
-        passes: Passes over the calibration texts in which they are distilled then.
-        min_tokens: Calibration tokens below which they are not.
-        fresh_tokens: Tokens of each task for it; the dense model writes those that the texts lack.
-        trials: Plans that are tried for a variant.
+        plan: How variants are chosen and made.
         prompts: Held-out prompts that parity compares.
         decode_steps: Decode steps after each of them.
         long_tokens: Positions of parity's long prompt.
@@ -72,12 +68,7 @@ class Workload:
     spec: ModelSpec
     stored: torch.dtype
     format: Format = format_class(OWN_FORMAT)("fp32")
-    eliminates: bool = True
-    refits: bool = True
-    passes: float = 1.0
-    min_tokens: int = 0
-    fresh_tokens: int = 0
-    trials: int = 0
+    plan: PlanSettings = PlanSettings(min_tokens=0)
     prompts: int = 4
     decode_steps: int = DECODE_STEPS
     long_tokens: int = LONG_TOKENS
@@ -112,12 +103,7 @@ def workload(source: Source, request: ExportRequest) -> Workload:
     return Workload(
         spec=source.spec,
         stored=source.dtype,
-        eliminates=request.plan.score == "elimination",
-        refits=request.plan.compensation == "sequential",
-        passes=request.plan.passes,
-        min_tokens=request.plan.min_tokens,
-        fresh_tokens=request.plan.fresh,
-        trials=request.plan.tried,
+        plan=request.plan,
         prompts=parity.prompts,
         decode_steps=parity.decode_steps,
         long_tokens=min(parity.long_tokens, source.spec.max_position_embeddings),

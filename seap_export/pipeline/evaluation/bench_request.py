@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 from converters.format import Format, FormOptions
 from converters.formats import FORMATS, format_class
-from seap_export.common.providers import OWN_RUNTIME
+from seap_export.common.providers import OWN_RUNTIME, WrittenFor
 from seap_export.errors import UsageError, refuse_less
 from seap_export.model.families import ModelSpec
 from seap_export.pipeline.folder.names import HF
@@ -67,7 +68,7 @@ class BenchRequest:
         if format is None and not kinds:
             raise UsageError(f"no format is run by '{engine}'; use another --runtime")
         if format is None and kinds[0].name != HF:
-            return kinds[0].of_options(None, FormOptions(self.provider))
+            return kinds[0].of_options(None, FormOptions(provider=cast(WrittenFor, self.provider)))
         return format
 
     @property

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
 
 from converters.format import Format, FormOptions, named_folders
 from converters.formats import format_class
+from seap_export.common.options import options
 from seap_export.common.providers import OWN_FORMAT
 from seap_export.corpus import Task
 from seap_export.errors import UsageError
@@ -17,13 +16,12 @@ from seap_export.model.vocabulary.choice import VocabularySize
 from seap_export.pipeline.folder.names import variant_name
 from seap_export.pipeline.request.measured import Measured, measured_of
 from seap_export.pipeline.request.mixtures import MixtureSpec, Support
-from seap_export.pipeline.request.settings import CalibrationSettings, ParitySettings, RouterSettings
+from seap_export.pipeline.request.options import CalibrationSettings, VariantOptions
+from seap_export.pipeline.request.settings import ParitySettings, RouterSettings
 from seap_export.pipeline.targets.candidate import Candidate
 from seap_export.pipeline.targets.targets import Targets
 from seap_export.pruning.plan.settings import PlanSettings
 from seap_export.pruning.rounding.grid import BlockQuantization
-
-Rounding = Literal["calibrated", "nearest"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,8 @@ class VariantRequest:
         return measured_of(self.folders)
 
 
-@dataclass(frozen=True)
-class ExportRequest:
+@options
+class ExportRequest(VariantOptions):
     """Everything that an export depends on except the model.
 
     Attributes:
@@ -66,30 +64,26 @@ class ExportRequest:
         plan: How heads and neurons are chosen and compensated.
         formats: What is written beside the model folder; with targets, what each variant's only format is chosen from.
         parity: How written folders and torch are compared, and on which execution provider.
-        rounding: How weights of 4 bits are rounded: with the calibration texts, or each to the nearest level.
         router: Whether a router is made, if there are several tasks.
         threshold: The router's confidence, below which it takes the general variant.
         quality: Whether variants are compared with the dense model.
-        general_text: The corpus of the general text that they are compared on; None: the one of the package.
         speed: Whether variants are timed against the dense model.
         vocabulary: How many tokens each variant keeps; with targets, `auto` is tried beside `all`.
         targets: What the variants must meet; their ratios and formats are then chosen.
         choices: What was chosen, by the name of the task or mixture.
     """
 
-    tasks: tuple[Task, ...]
-    ratios: tuple[float, ...]
-    mixtures: tuple[MixtureSpec, ...] = ()
+    tasks: tuple[Task, ...] = field(kw_only=False)
+    ratios: tuple[float, ...] = field(kw_only=False)
+    mixtures: tuple[MixtureSpec, ...] = field(default=(), kw_only=False)
     support: Support | None = None
     calibration: CalibrationSettings = CalibrationSettings()
     plan: PlanSettings = PlanSettings()
     formats: tuple[Format, ...] = (format_class(OWN_FORMAT).of_options(None, FormOptions()),)
     parity: ParitySettings = ParitySettings()
-    rounding: Rounding = "calibrated"
     router: bool = True
-    threshold: float = 0.7
+    threshold: float = RouterSettings.threshold
     quality: bool = True
-    general_text: Path | None = None
     speed: bool = True
     vocabulary: VocabularySize = "all"
     targets: Targets | None = None

@@ -13,7 +13,7 @@ from seap_export.model.families import ModelSpec
 from seap_export.model.sources.source import Source
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.request.mixtures import MixtureSpec, Support
-from seap_export.pipeline.request.settings import CALIBRATION_TOKENS, CalibrationSettings
+from seap_export.pipeline.request.options import CALIBRATION_TOKENS, CalibrationSettings
 from seap_export.pipeline.texts.chat import ModelChat, chat_of_source
 from seap_export.pipeline.texts.tokenizer import load_tokenizer, token_ids
 from validation.quiet import quiet_transformers

@@ -24,10 +24,9 @@ K = TypeVar("K", bound=Kept)
 PLAN_SCHEMA = "seap-export/plan/5"
 #: Task names become folder names: none may lead out of the export folder.
 _NAME = re.compile(r"(?!\.+$)[^/\\\0]+")
-#: Settings that plan.json has after the ratios, or lacks.
-_AFTER_RATIOS = (
-    "layout", "mix", "min_tokens", "calibration_tokens", "fresh_tokens", "group_tolerance", "trials", "biases",
-)  # fmt: skip
+#: Settings that plan.json has before the ratios, and after them; it has the rest after these if they are no defaults.
+_BEFORE_RATIOS = ("score", "sparsity", "align", "balance", "compensation", "ridge", "distillation")
+_AFTER_RATIOS = ("layout", "mix", "min_tokens")
 
 
 @dataclass(frozen=True)
@@ -194,17 +193,13 @@ class Plan:
 
 
 def write_plan(plan: Plan, path: Path) -> None:
-    """Writes a plan as JSON, one layer per line; a whole vocabulary and other settings that are 0 may be left out."""
+    """Writes a plan as JSON, one layer per line; without a whole vocabulary and most defaults."""
     values = {key: value for key, value in vars(plan).items() if key not in ("settings", "layers", "vocabulary")}
     ratios = {key: values.pop(key) for key in ("requested_ratio", "achieved_ratio")}
-    settings = asdict(plan.settings)
-    after = {key: settings.pop(key) for key in _AFTER_RATIOS}
-    for optional in ("calibration_tokens", "fresh_tokens", "group_tolerance", "trials"):
-        if not after[optional]:
-            del after[optional]
-    if after["biases"] == "added":
-        del after["biases"]
-    head = {"schema": PLAN_SCHEMA, **values, **settings, **ratios, **after}
+    settings, usual = asdict(plan.settings), PlanSettings()
+    before, after = ({key: settings.pop(key) for key in keys} for keys in (_BEFORE_RATIOS, _AFTER_RATIOS))
+    rest = {key: value for key, value in settings.items() if value != getattr(usual, key)}
+    head = {"schema": PLAN_SCHEMA, **values, **before, **ratios, **after, **rest}
     if plan.vocabulary is not None:
         head["vocabulary"] = plan.vocabulary.to_json()
     rows = [json.dumps(layer.to_json(), separators=(",", ":")) for layer in plan.layers]
@@ -232,7 +227,7 @@ def read_plan(path: Path) -> Plan:
         if (vocabulary := values.pop("vocabulary", None)) is not None:
             values["vocabulary"] = Vocabulary.from_json(vocabulary)
         names = {field.name for field in fields(PlanSettings)}
-        settings = {name: values.pop(name) for name in names if name in values or name not in _AFTER_RATIOS}
+        settings = {name: values.pop(name) for name in names if name in values or name in _BEFORE_RATIOS}
         settings["sparsity"] = Sparsity(**settings["sparsity"])
         return Plan(**values, settings=PlanSettings(**settings), layers=layers)
     except (TypeError, ValueError, KeyError, AttributeError, UsageError) as error:

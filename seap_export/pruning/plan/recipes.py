@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -14,18 +14,15 @@ from typing import Any
 from seap_export.common.providers import PROVIDERS
 from seap_export.common.toml_file import TomlFile, either, parse_toml, read_toml
 from seap_export.errors import UsageError
+from seap_export.pruning.plan.keys import SettingError, keys_of, kinds_of
 from seap_export.pruning.plan.settings import Layout, PlanSettings
-from seap_export.pruning.plan.sparsity import EVEN, SettingError, Sparsity
+from seap_export.pruning.plan.sparsity import EVEN, Sparsity
 
 DEFAULT_RECIPE = "reconstruct"
 #: The same with less and with more work.
 EFFORTS = ("fast", "best")
 #: The name of settings that match no shipped recipe.
 CUSTOM = "custom"
-#: Settings that a recipe keeps its name with.
-_FREE = (
-    "align", "biases", "calibration_tokens", "fresh_tokens", "group_tolerance", "min_tokens", "mix", "ridge", "trials",
-)  # fmt: skip
 #: The shipped recipes, one file each in `seap_export/pruning/recipes`.
 _SHIPPED = (DEFAULT_RECIPE, *EFFORTS, "seap", "wanda-sp", "flap", "obc", "reap")
 
@@ -128,7 +125,7 @@ def in_layout(settings: PlanSettings, layout: Layout) -> PlanSettings:
 def method_of(settings: PlanSettings, num_hidden_layers: int) -> str:
     """The name of the shipped recipe with these settings, or `custom`.
 
-    It is the same whatever the keys in `_FREE` are. In the uniform layout it is the recipe whose other settings are
+    It is the same whatever the free keys are. In the uniform layout it is the recipe whose other settings are
     these, since sparsity is not free there.
 
     Args:
@@ -136,9 +133,10 @@ def method_of(settings: PlanSettings, num_hidden_layers: int) -> str:
         num_hidden_layers: Layers of the model, on which the default protection depends.
     """
     resolved = settings.resolved(num_hidden_layers)
+    free = {name: getattr(resolved, name) for name, key in keys_of(PlanSettings).items() if key.is_free}
     for name, recipe in shipped_recipes().items():
         shipped = in_layout(replace(recipe.settings, trials=0), settings.layout).resolved(num_hidden_layers)
-        if replace(shipped, **{key: getattr(resolved, key) for key in _FREE}) == resolved:
+        if replace(shipped, **free) == resolved:
             return name
     return CUSTOM
 
@@ -158,20 +156,17 @@ def _recipe(file: TomlFile, target: Target) -> Recipe:
             sparsity=Sparsity(**{"kind": "adaptive", **sparsity}),
             **{"align": target.align, "group_tolerance": target.group_tolerance, **values},
         )
-        _refuse_idle(settings, {*values, *(f"sparsity.{name}" for name in sparsity)})
+        _refuse_idle(settings, values)
+        _refuse_idle(settings.sparsity, sparsity, "sparsity.")
     except SettingError as error:
         raise file.error(error.key, error.problem) from error
     return Recipe(**about, settings=settings, text=file.text)
 
 
-def _types(settings: type[PlanSettings | Sparsity]) -> dict[str, type]:
-    """The type of each key, from the annotations; a choice among names is a string."""
-    kinds = {"int": int, "int | None": int, "float": float}
-    return {
-        setting.name: kinds.get(str(setting.type), str)
-        for setting in fields(settings)
-        if setting.name not in ("sparsity", "layout")
-    }
+def _types(settings: type) -> dict[str, type]:
+    """The type of each key; a choice among names is a string."""
+    kinds = kinds_of(settings)
+    return {name: kinds[name] if kinds[name] in (int, float) else str for name in keys_of(settings)}
 
 
 _ARTICLES: Mapping[type, str] = {str: "a string", int: "a whole number", float: "a number", dict: "a table"}
@@ -191,22 +186,9 @@ def _typed(file: TomlFile, table: Mapping[str, Any], types: Mapping[str, type], 
     return typed
 
 
-def _refuse_idle(settings: PlanSettings, set_keys: set[str]) -> None:
+def _refuse_idle(settings: PlanSettings | Sparsity, given: Iterable[str], prefix: str = "") -> None:
     """Refuses keys that have no effect."""
-    sparsity = settings.sparsity
-    not_refitted = settings.compensation != "sequential" and f'compensation = "{settings.compensation}"'
-    idle = {
-        ("sparsity.k", "sparsity.x0"): sparsity.kind != "logistic" and f'kind = "{sparsity.kind}"',
-        ("sparsity.context",): sparsity.budget == "weights" and 'budget = "weights"',
-        ("mix",): settings.score == "elimination" and 'score = "elimination"',
-        ("distillation", "min_tokens", "fresh_tokens"): not_refitted,
-        ("trials",): not_refitted or (sparsity.kind != "adaptive" and f'kind = "{sparsity.kind}"'),
-        ("biases",): settings.compensation in ("bias", "none") and f'compensation = "{settings.compensation}"',
-        ("ridge",): settings.score != "elimination"
-        and settings.compensation in ("bias", "none")
-        and f'score = "{settings.score}" and compensation = "{settings.compensation}"',
-    }
-    for keys, cause in idle.items():
-        for key in keys:
-            if cause and key in set_keys:
-                raise SettingError(key, f"has no effect with {cause}; remove it")
+    keys = keys_of(type(settings))
+    for name in given:
+        if cause := keys[name].idle(settings):
+            raise SettingError(prefix + name, f"has no effect with {cause}; remove it")

@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from seap_export.common.providers import PROVIDERS
-from seap_export.common.toml_file import either
-from seap_export.pruning.plan.sparsity import EVEN, SettingError, Sparsity
-from seap_export.pruning.scores import CHANNEL_SCORES, SCORES, Score
+from seap_export.pruning.plan.keys import SettingError, check, key, keys_of
+from seap_export.pruning.plan.sparsity import EVEN, Sparsity
+from seap_export.pruning.scores import CHANNEL_SCORES, Score
 
 Compensation = Literal["sequential", "one-shot", "bias", "none"]
 COMPENSATIONS: tuple[Compensation, ...] = get_args(Compensation)
 Balance = Literal["loss", "alike"]
 BALANCES: tuple[Balance, ...] = get_args(Balance)
 Biases = Literal["added", "none"]
-BIASES: tuple[Biases, ...] = get_args(Biases)
 Layout = Literal["per-layer", "uniform"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 ScoreMix = Literal["scaled", "plain"]
-SCORE_MIXES: tuple[ScoreMix, ...] = get_args(ScoreMix)
 #: The kinds of sparsity that decide between heads and neurons themselves.
 _SELF_BALANCED = ("adaptive", "global")
+
+
+def _is_not_refitted(settings: PlanSettings) -> str | bool:
+    return not settings.is_refitted and f'compensation = "{settings.compensation}"'
+
+
+def _has_no_refit(settings: PlanSettings) -> str | bool:
+    return settings.compensation in ("bias", "none") and f'compensation = "{settings.compensation}"'
+
+
+def _is_not_tried(settings: PlanSettings) -> str | bool:
+    kind = settings.sparsity.kind
+    return _is_not_refitted(settings) or (kind != "adaptive" and f'kind = "{kind}"')
+
+
+def _scores_nothing(settings: PlanSettings) -> str | bool:
+    return settings.eliminates and 'score = "elimination"'
+
+
+def _solves_nothing(settings: PlanSettings) -> str | bool:
+    cause = _has_no_refit(settings)
+    return not settings.eliminates and cause and f'score = "{settings.score}" and {cause}'
 
 
 @dataclass(frozen=True)
@@ -46,60 +65,34 @@ class PlanSettings:
         min_tokens: Tokens to learn from, calibration and fresh ones, below which distillation is left out.
         fresh_tokens: Tokens of each task to refit and distil on: the dense model writes as many as the calibration
             texts lack.
+        group_tolerance: By how much, as a fraction, the loss may rise for groups of heads that CUDA's attention
+            prefers; 0: such groups are not looked for.
         trials: How many plans are tried at most; 0: the predicted losses alone decide.
         mix: Whether the scores of several tasks are brought to one scale before they are added.
         layout: `per-layer`: each layer has its own shape. `uniform`: all have the same, with biases only where the
             family's transformers class can have them.
-        group_tolerance: By how much, as a fraction, the loss may rise for groups of heads that CUDA's attention
-            prefers; 0: such groups are not looked for.
     """
 
-    score: Score = "elimination"
+    score: Score = key("elimination")
     sparsity: Sparsity = Sparsity("adaptive")
-    align: int = PROVIDERS["cpu"].align
-    balance: Balance = "loss"
-    compensation: Compensation = "sequential"
-    ridge: float = 5.0
-    calibration_tokens: int | None = None
-    distillation: float = 1.0
-    min_tokens: int = 16_384
-    fresh_tokens: int = 0
-    trials: int = 0
-    mix: ScoreMix = "scaled"
+    align: int = key(PROVIDERS["cpu"].align, least=1, is_free=True)
+    balance: Balance = key("loss")
+    compensation: Compensation = key("sequential")
+    ridge: float = key(5.0, is_positive=True, is_free=True, idle=_solves_nothing)
+    calibration_tokens: int | None = key(None, least=1, is_free=True)
+    distillation: float = key(1.0, least=0, idle=_is_not_refitted, is_effort=True)
+    min_tokens: int = key(16_384, least=0, is_free=True, idle=_is_not_refitted, is_effort=True)
+    fresh_tokens: int = key(0, least=0, is_free=True, idle=_is_not_refitted, is_effort=True)
+    group_tolerance: float = key(0.0, least=0, is_free=True)
+    trials: int = key(0, least=0, is_free=True, idle=_is_not_tried, is_effort=True)
+    mix: ScoreMix = key("scaled", is_free=True, idle=_scores_nothing)
     layout: Layout = "per-layer"
-    group_tolerance: float = 0.0
-    biases: Biases = "added"
+    biases: Biases = key("added", is_free=True, idle=_has_no_refit)
 
     def __post_init__(self) -> None:
-        choices: dict[str, tuple[str, ...]] = {
-            "score": SCORES,
-            "balance": BALANCES,
-            "compensation": COMPENSATIONS,
-            "mix": SCORE_MIXES,
-            "layout": LAYOUTS,
-            "biases": BIASES,
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise SettingError(name, f"'{getattr(self, name)}' is not known; use {either(allowed)}")
+        check(self)
         if self.layout == "uniform" and self.sparsity != EVEN:
             raise SettingError("sparsity", "the uniform layout prunes all layers alike and protects none")
-        if self.align < 1:
-            raise SettingError("align", f"{self.align} is out of range; give at least 1")
-        if not 0.0 < self.ridge < math.inf:
-            raise SettingError("ridge", f"{self.ridge:g} is out of range; give a positive number")
-        if not 0.0 <= self.distillation < math.inf:
-            raise SettingError("distillation", f"{self.distillation:g} is out of range; give at least 0")
-        if self.calibration_tokens is not None and self.calibration_tokens < 1:
-            raise SettingError("calibration_tokens", f"{self.calibration_tokens} is out of range; give at least 1")
-        if self.min_tokens < 0:
-            raise SettingError("min_tokens", f"{self.min_tokens} is out of range; give at least 0")
-        if self.fresh_tokens < 0:
-            raise SettingError("fresh_tokens", f"{self.fresh_tokens} is out of range; give at least 0")
-        if self.trials < 0:
-            raise SettingError("trials", f"{self.trials} is out of range; give at least 0")
-        if not 0.0 <= self.group_tolerance < math.inf:
-            raise SettingError("group_tolerance", f"{self.group_tolerance:g} is out of range; give at least 0")
         if self.sparsity.kind == "global" and self.score not in CHANNEL_SCORES:
             raise SettingError("sparsity.kind", "'global' ranks scores; use it with the score wifv or wifn")
         if self.sparsity.kind in _SELF_BALANCED and self.balance == "alike":
@@ -107,19 +100,29 @@ class PlanSettings:
             raise SettingError("balance", problem)
 
     @property
+    def eliminates(self) -> bool:
+        """Whether neurons are ranked by elimination rather than by scores."""
+        return self.score == "elimination"
+
+    @property
+    def is_refitted(self) -> bool:
+        """Whether layers are refitted one after another, which distillation, fresh texts and trials go with."""
+        return self.compensation == "sequential"
+
+    @property
     def passes(self) -> float:
-        """`distillation`, which goes with the sequential compensation alone."""
-        return self.distillation if self.compensation == "sequential" else 0.0
+        """`distillation`, if it has an effect."""
+        return self.distillation if self.is_refitted else 0.0
 
     @property
     def tried(self) -> int:
-        """`trials`, which go with the sequential compensation and adaptive sparsity alone."""
-        return self.trials if self.compensation == "sequential" and self.sparsity.kind == "adaptive" else 0
+        """`trials`, if they have an effect."""
+        return 0 if _is_not_tried(self) else self.trials
 
     @property
     def fresh(self) -> int:
-        """`fresh_tokens`, which go with the sequential compensation alone."""
-        return self.fresh_tokens if self.compensation == "sequential" else 0
+        """`fresh_tokens`, if they have an effect."""
+        return self.fresh_tokens if self.is_refitted else 0
 
     def passes_over(self, num_tokens: int) -> float:
         """`passes`, of which there are none over too few tokens, calibration and fresh ones together."""
@@ -129,6 +132,11 @@ class PlanSettings:
         """The same settings, 0 for what has no effect with this compensation, sparsity and number of tokens."""
         passes = self.passes_over(num_tokens)
         return replace(self, calibration_tokens=None, distillation=passes, fresh_tokens=self.fresh, trials=self.tried)
+
+    @property
+    def effort(self) -> dict[str, Any]:
+        """The settings that say how much work is done, by name."""
+        return {name: getattr(self, name) for name, key in keys_of(PlanSettings).items() if key.is_effort}
 
     @property
     def square_heads(self) -> bool:

@@ -6,27 +6,13 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-from seap_export.common.toml_file import either
 from seap_export.errors import UsageError
-from seap_export.pruning.plan.cost import BUDGETS, Budget, CostModel
+from seap_export.pruning.plan.cost import Budget, CostModel
+from seap_export.pruning.plan.keys import SettingError, check, key
 
 SparsityKind = Literal["logistic", "uniform", "adaptive", "global"]
 SPARSITY_KINDS: tuple[SparsityKind, ...] = get_args(SparsityKind)
 _CURVES = ("logistic", "uniform")
-
-
-class SettingError(UsageError):
-    """A setting of a recipe that is out of range or contradicts another one.
-
-    Attributes:
-        key: The setting, as a recipe file names it, such as `sparsity.k`.
-        problem: What is wrong with it, and how to fix it.
-    """
-
-    def __init__(self, key: str, problem: str) -> None:
-        super().__init__(f"{key}: {problem}")
-        self.key = key
-        self.problem = problem
 
 
 def default_protection(kind: SparsityKind, num_hidden_layers: int) -> int:
@@ -36,6 +22,10 @@ def default_protection(kind: SparsityKind, num_hidden_layers: int) -> int:
     the ranking decide, as in FLAP.
     """
     return min(2, num_hidden_layers // 8) if kind in _CURVES else 0
+
+
+def _is_no_curve(sparsity: Sparsity) -> str | bool:
+    return sparsity.kind != "logistic" and f'kind = "{sparsity.kind}"'
 
 
 @dataclass(frozen=True)
@@ -53,32 +43,19 @@ class Sparsity:
         context: Positions in the cache, for the budgets that depend on them.
     """
 
-    kind: SparsityKind = "logistic"
-    k: float = 0.8
-    x0: float = 0.3
-    protect_first: int | None = None
-    protect_last: int | None = None
-    budget: Budget = "weights"
-    context: int = 1024
+    kind: SparsityKind = key("logistic")
+    k: float = key(0.8, idle=_is_no_curve)
+    x0: float = key(0.3, idle=_is_no_curve)
+    protect_first: int | None = key(None, least=0)
+    protect_last: int | None = key(None, least=0)
+    budget: Budget = key("weights")
+    context: int = key(1024, least=1, idle=lambda self: self.budget == "weights" and 'budget = "weights"')
 
     def __post_init__(self) -> None:
-        if self.kind not in SPARSITY_KINDS:
-            raise SettingError("sparsity.kind", f"'{self.kind}' is not known; use {either(SPARSITY_KINDS)}")
-        for name in ("k", "x0"):
-            if not math.isfinite(getattr(self, name)):
-                raise SettingError(
-                    f"sparsity.{name}", f"{getattr(self, name):g} is out of range; give a finite number"
-                )
-        for name in ("protect_first", "protect_last"):
-            if (getattr(self, name) or 0) < 0:
-                raise SettingError(f"sparsity.{name}", f"{getattr(self, name)} is out of range; give at least 0")
-        if self.budget not in BUDGETS:
-            raise SettingError("sparsity.budget", f"'{self.budget}' is not known; use {either(BUDGETS)}")
+        check(self, "sparsity.")
         if self.budget != "weights" and self.kind != "adaptive":
             problem = f"'{self.budget}' needs kind = \"adaptive\"; {self.kind} sparsity counts weights only"
             raise SettingError("sparsity.budget", problem)
-        if self.context < 1:
-            raise SettingError("sparsity.context", f"{self.context} is out of range; give at least 1 position")
 
     @property
     def cost(self) -> CostModel:

@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 
-from seap_export import convert, evaluate, export, prune, validate
-from seap_export.api.arguments import FilePath, Mixes, NameOrPath, Several, Weights, checked, defaults_of
+from seap_export import export
+from seap_export.api.convert import ConvertOptions
+from seap_export.api.evaluate import EvaluateOptions
+from seap_export.api.export import ExportOptions
+from seap_export.api.prune import PruneOptions
+from seap_export.api.validate import ValidateOptions
+from seap_export.common.options import declared, option, options, part, takes
+from seap_export.common.values import FilePathOrNone, FilePaths, NameOrPath, Several, Weights, converted
 from seap_export.errors import UsageError
 
 
-def takes(
-    ratio: Several[float] = (),
-    number: int | None = None,
-    flag: bool | None = None,
-    word: Literal["a", "b"] | None = None,
-    size: Literal[32, 64] | None = None,
-    words: Several[Literal["a", "b"]] = (),
-    path: FilePath | None = None,
-    paths: Several[FilePath] = (),
-    model: NameOrPath = "m",
-    weight: Weights = (),
-    mix: Mixes = (),
-) -> Any:
-    """Annotated as the functions of the API are."""
+@options
+class Taken:
+    ratio: Several[float] = option("", default=())
+    number: int | None = option("", default=None, unset="as many as there are")
+    flag: bool | None = option("", default=None)
+    word: Literal["a", "b"] | None = option("", default=None)
+    size: Literal[32, 64] | None = option("", default=None)
+    words: Several[Literal["a", "b"]] = option("", default=())
+    path: FilePathOrNone = option("", default=None)
+    paths: FilePaths = option("", default=())
+    model: NameOrPath = option("Which one.", default="m", kw_only=False)
+    weight: Weights = option("", default=())
+    few: int = option("", default=2, least=2)
+
+
+@takes(Taken)
+def taking(options: Taken) -> Taken:
+    """Takes what the API takes.
+
+    Args:
+        The fields of `Taken`.
+
+    Returns:
+        It.
+    """
+    return options
 
 
 @pytest.mark.parametrize(
@@ -53,13 +71,13 @@ def takes(
         ("model", "owner/name", "owner/name"),
         ("weight", {"a": 2, "b": 0.5}, ("a=2", "b=0.5")),
         ("weight", "a=2", ("a=2",)),
-        ("mix", {"x": {"a": 2, "b": 1}, "y": "a:1,b:5"}, ("x=a:2,b:1", "y=a:1,b:5")),
+        ("weight", {"x": {"a": 2, "b": 1}, "y": "a:1,b:5"}, ("x=a:2,b:1", "y=a:1,b:5")),
     ],
 )
 def test_a_value_is_brought_to_one_form(name: str, value: Any, expected: Any) -> None:
-    converted = checked(takes, {name: value})[name]
-    assert converted == expected
-    assert type(converted) is type(expected)
+    read = getattr(taking(**{name: value}), name)
+    assert read == expected
+    assert type(read) is type(expected)
 
 
 @pytest.mark.parametrize(
@@ -80,33 +98,57 @@ def test_a_value_is_brought_to_one_form(name: str, value: Any, expected: Any) ->
         ("path", ["x"], "a path"),
         ("model", None, "a name or a path"),
         ("weight", 2, "a mapping"),
-        ("mix", [{"a": 1}], "a mapping"),
+        ("weight", [{"a": 1}], "a mapping"),
     ],
 )
 def test_another_type_is_a_type_error_that_names_the_argument(name: str, value: Any, words: str) -> None:
     with pytest.raises(TypeError) as caught:
-        checked(takes, {name: value})
-    assert str(caught.value).startswith(f"takes(): {name} must be {words}")
+        taking(**{name: value})
+    assert str(caught.value).startswith(f"taking(): {name} must be {words}")
 
 
 @pytest.mark.parametrize(("name", "value"), [("word", "c"), ("size", 48), ("words", ["a", "c"])])
 def test_a_value_that_there_is_not_is_refused_as_on_the_command_line(name: str, value: Any) -> None:
     with pytest.raises(UsageError, match=f"^{name} .* is unknown; use one of "):
-        checked(takes, {name: value})
+        taking(**{name: value})
 
 
-@pytest.mark.parametrize("function", [export, prune, convert, validate, evaluate])
-def test_the_defaults_are_accepted_themselves(function: Any) -> None:
-    defaults = defaults_of(function)
-    converted = checked(function, defaults)
-    assert len(converted) == len(defaults) > 3
-    assert converted == {name: converted[name] if name == "progress" else _form(defaults[name], converted[name])
-                         for name in defaults}  # fmt: skip
+def test_a_number_below_the_least_one_is_refused_as_on_the_command_line() -> None:
+    assert taking(few=2).few == 2
+    with pytest.raises(UsageError, match=r"^--few 1 is out of range; give at least 2$"):
+        taking(few=1)
 
 
-def _form(default: Any, converted: Any) -> Any:
-    is_single = isinstance(converted, tuple) and not isinstance(default, Sequence | tuple)
-    return (default,) if is_single or (isinstance(default, str) and isinstance(converted, tuple)) else default
+def test_the_signature_and_the_docstring_are_those_of_the_fields() -> None:
+    parameters = list(inspect.signature(taking).parameters.values())
+    assert [parameter.name for parameter in parameters] == [each.name for each in declared(Taken)]
+    assert [parameter.kind for parameter in parameters[:2]] == [
+        inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY,
+    ]  # fmt: skip
+    assert inspect.signature(taking).parameters["few"].default == 2
+    doc = inspect.getdoc(taking)
+    assert doc is not None
+    assert doc.startswith("Takes what the API takes.\n\nArgs:\n    model: Which one.\n    ratio:")
+    assert "\n    number:  None: as many as there are.\n" in doc
+    assert doc.endswith("\n\nReturns:\n    It.")
+
+
+def test_a_part_of_the_options_is_an_instance_of_its_own() -> None:
+    @options
+    class More(Taken):
+        more: int = option("", default=1)
+
+    assert part(Taken, More(more=2, few=3)) == Taken(few=3)
+    assert type(part(Taken, More())) is Taken
+
+
+@pytest.mark.parametrize("cls", [ExportOptions, PruneOptions, ConvertOptions, ValidateOptions, EvaluateOptions])
+def test_the_defaults_are_accepted_themselves(cls: type) -> None:
+    defaults = [each for each in declared(cls) if not each.is_required and each.name != "progress"]
+    assert len(defaults) > 3
+    for each in defaults:
+        settled = converted(each.hint, each.default)
+        assert settled == ((each.default,) if isinstance(settled, tuple) and each.default != () else each.default)
 
 
 def test_the_api_raises_what_python_does(tmp_path: Path) -> None:

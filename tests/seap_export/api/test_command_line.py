@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import MISSING, fields
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from pathlib import Path
+from typing import Any
 
 import click
 import pytest
-from support.product import CalibrationSettings, ExportRequest, ParitySettings
+from support.product import ExportRequest
 
 from seap_export import Variant, convert, evaluate, export, prune, push, validate
-from seap_export.api.arguments import checked, defaults_of
+from seap_export.api.evaluate import EvaluateOptions
+from seap_export.api.export import ExportOptions
 from seap_export.api.tasks import Tasks
 from seap_export.cli import main
 from seap_export.cli.values import PathType
+from seap_export.common.options import Declared, declared, defaults_of
+from seap_export.common.values import converted
 from seap_export.pipeline.evaluation.request import EvaluationRequest
+from seap_export.pipeline.request.options import ParityOptions
+from validation.parity.run import DECODE_STEPS, LONG_TOKENS
 
 FUNCTIONS = [export, prune, push, convert, validate, evaluate]
 #: What is of the command line alone: where settings are read, how results are printed, a check without torch.
@@ -26,6 +32,13 @@ OF_PYTHON = {"progress"}
 
 def params_of(name: str) -> dict[str, click.Parameter]:
     return {str(param.name): param for param in main.commands[name].params if param.name not in OF_THE_COMMAND}
+
+
+def options_of(function: Callable[..., Any]) -> list[Declared]:
+    """What a function takes that the command takes, too."""
+    wrapped = inspect.unwrap(function)
+    cls = wrapped.__globals__[wrapped.__annotations__["options"]]
+    return [each for each in declared(cls) if each.name not in OF_PYTHON]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -40,52 +53,32 @@ def test_every_option_is_an_argument_of_the_same_name(function: Callable[..., An
 
 @pytest.mark.parametrize("function", FUNCTIONS)
 def test_the_defaults_are_the_same(function: Callable[..., Any]) -> None:
-    command, defaults = main.commands[function.__name__], defaults_of(function)
+    command, taken = main.commands[function.__name__], [each for each in options_of(function) if not each.is_required]
     context = command.make_context(function.__name__, [], resilient_parsing=True)
-    values = {name: context.params[name] for name in params_of(function.__name__) if name in defaults}
-    assert len(values) > 2
-    # () and None both stand for an option that is not given
-    given = {name: () if value is None and defaults[name] == () else value for name, value in values.items()}
-    assert checked(function, given) == checked(function, {name: defaults[name] for name in given})
-
-
-def accepted(hint: Any) -> tuple[Any, bool]:
-    """The kind of a value, or the choices; and whether there may be several."""
-    if hint == Tasks:
-        return "text", True
-    if get_origin(hint) is Annotated:
-        names = {"_path": "path", "_name_or_path": "text", "_pairs": "text"}
-        kind = hint.__metadata__[0].__name__
-        return names[kind], kind == "_pairs"
-    if get_origin(hint) is Literal:
-        return get_args(hint), False
-    if hint in (bool, int, float, str):
-        return hint, False
-    members = [member for member in get_args(hint) if member is not type(None)]
-    several = next((member for member in members if get_origin(member) is Sequence), None)
-    if several is not None:
-        return accepted(get_args(several)[0])[0], True
-    return ("text", False) if members == [int, str] else accepted(members[0])
+    assert len(taken) > 2
+    for each in taken:
+        value = context.params[each.name]
+        given = () if value is None and each.default == () else value  # both stand for an option that is not given
+        assert converted(each.hint, given) == converted(each.hint, each.default), each.name
 
 
 def of_click(param: click.Parameter) -> Any:
-    kinds = {click.types.IntParamType: int, click.types.FloatParamType: float, click.types.BoolParamType: bool}
+    kinds = {click.types.IntParamType: 3, click.types.FloatParamType: 0.5, click.types.BoolParamType: True}
     if isinstance(param.type, click.Choice):
-        numbers = all(str(choice).isdecimal() for choice in param.type.choices)
-        return tuple(int(choice) if numbers else choice for choice in param.type.choices)
-    if isinstance(param.type, PathType):
-        return "path"
-    return next((kind for click_type, kind in kinds.items() if isinstance(param.type, click_type)), "text")
+        return param.type.convert(param.type.choices[-1], param, None)
+    return next((value for kind, value in kinds.items() if isinstance(param.type, kind)), "a=b")
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
-def test_the_values_are_of_the_same_types(function: Callable[..., Any]) -> None:
-    annotations = {name: hint for name, hint in function.__annotations__.items() if name != "return"}
-    shim = type("", (), {"__annotations__": annotations})
-    hints = get_type_hints(shim, function.__globals__, include_extras=True)
-    for name, param in params_of(function.__name__).items():
-        kind, several = accepted(hints[name])
-        assert ("text" if kind is str else kind, several) == (of_click(param), param.multiple), name
+def test_what_the_command_line_gives_is_of_the_type_of_the_argument(function: Callable[..., Any]) -> None:
+    params = params_of(function.__name__)
+    for each in options_of(function):
+        if each.hint is Tasks:
+            continue  # which reads them
+        param = params[each.name]
+        read = converted(each.hint, (of_click(param),) if param.multiple else of_click(param))
+        assert isinstance(read, tuple) == param.multiple, each.name
+        assert isinstance(read, Path) == isinstance(param.type, PathType) or param.multiple, each.name
 
 
 def test_a_variant_generates_as_the_command_does() -> None:
@@ -104,19 +97,21 @@ def test_a_variant_generates_as_the_command_does() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "function", "other"),
+    ("settings", "options", "other"),
     [
-        (CalibrationSettings, export, set()),
-        (ParitySettings, export, {"limits"}),
-        (ParitySettings, validate, {"limits"}),
-        (EvaluationRequest, evaluate, set()),
-        # the API's None stands for what depends on other arguments
-        (ExportRequest, export, {"mixtures", "threshold", "quality", "speed"}),
+        (EvaluationRequest, EvaluateOptions, set()),
+        # None stands for what depends on other options
+        (ExportRequest, ExportOptions, {"mixtures", "threshold", "quality", "speed"}),
     ],
 )
-def test_the_pipeline_has_the_same_defaults(settings: Any, function: Callable[..., Any], other: set[str]) -> None:
-    defaults = defaults_of(function)
+def test_the_pipeline_has_the_same_defaults(settings: Any, options: type, other: set[str]) -> None:
+    defaults = defaults_of(options)
     stated = {field.name: field.default for field in fields(settings) if field.default is not MISSING}
     shared = (stated.keys() & defaults.keys()) - other
     assert len(shared) > 2
     assert {name: stated[name] for name in shared} == {name: defaults[name] for name in shared}
+
+
+def test_parity_has_the_same_defaults() -> None:
+    defaults = {"decode_steps": DECODE_STEPS, "long_tokens": LONG_TOKENS}
+    assert defaults.items() <= defaults_of(ParityOptions).items()

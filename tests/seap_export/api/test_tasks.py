@@ -11,8 +11,8 @@ from typing import Any
 import datasets
 import pytest
 
-from seap_export import export
-from seap_export.api.arguments import checked
+from seap_export.api.tasks import Tasks
+from seap_export.common.values import Mismatch
 from seap_export.corpus import Task
 from seap_export.errors import InputError, SeapError, UsageError
 
@@ -21,8 +21,7 @@ RECORDS = [{"text": text, "number": index} for index, text in enumerate(TEXTS)]
 
 
 def tasks_of(value: Any) -> tuple[Task, ...]:
-    tasks: tuple[Task, ...] = checked(export, {"tasks": value})["tasks"]
-    return tasks
+    return Tasks.read(value)
 
 
 def texts_of(task: Task) -> list[str]:
@@ -77,10 +76,10 @@ class Frame:
 @pytest.mark.parametrize(
     ("value", "error", "words"),
     [
-        (3, TypeError, ["tasks must be", "NAME=SOURCE"]),
-        ([3], TypeError, ["tasks must be"]),
-        ({"a": 3}, TypeError, ["tasks must be"]),
-        ({"a": b"text"}, TypeError, ["tasks must be"]),
+        (3, Mismatch, ["NAME=SOURCE"]),
+        ([3], Mismatch, ["a mapping from names"]),
+        ({"a": 3}, Mismatch, ["a mapping from names"]),
+        ({"a": b"text"}, Mismatch, ["a mapping from names"]),
         ({"a": {"train": ["x"], "test": ["y"]}}, UsageError, ["'a'", "'train', 'test'", "one of its data sets"]),
         ({"a": Frame()}, UsageError, ["data frame", "to_dict"]),
         ({"a": TEXTS, "A": TEXTS}, UsageError, ["twice"]),

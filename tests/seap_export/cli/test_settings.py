@@ -10,11 +10,11 @@ from typing import Any
 import click
 import pytest
 from support.exports import Run
+from support.option_pages import pages
 from support.product import ExportRequest, Targets, open_recipe
 
-from seap_export.api.arguments import checked
-from seap_export.api.export import export
-from seap_export.api.settings import compute_of, export_request
+from seap_export.api.export import ExportOptions
+from seap_export.api.settings import export_request
 from seap_export.cli.config import settings_of
 from seap_export.cli.groups import Option
 from seap_export.cli.main import main
@@ -101,14 +101,9 @@ def values_of(*arguments: object) -> dict[str, Any]:
 
 
 def request_of(values: dict[str, Any]) -> ExportRequest:
-    of_the_command = {"as_json", "quiet", "dry_run"}
-    options = checked(export, {name: value for name, value in values.items() if name not in of_the_command})
-    for name in ("model", "out", "force", "cluster"):
-        options.pop(name)
-    compute_of(options)
-    request = export_request(options)
-    assert options == {}
-    return request
+    of_the_command = {"as_json", "quiet"}
+    given = {name: value for name, value in values.items() if name not in of_the_command}
+    return export_request(ExportOptions(**given))
 
 
 @pytest.mark.parametrize(
@@ -254,6 +249,11 @@ def test_errors_name_file_line_and_key(run: Run, work: Path, text: str, line: in
     assert outcome.err.count("\n") == 1
     assert [word for word in words if word not in outcome.err] == []
     assert not (work / "out").exists()
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_pages_list_the_options(page: Path) -> None:
+    assert page.read_text("utf-8") == pages()[page], "make pages"
 
 
 def test_every_setting_is_documented() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import CliRunner
+from support.product import PlanSettings
 
 from seap_export.pipeline.cost.cost import Memory, Rates
 from seap_export.pipeline.cost.workload import TokenCounts, Workload
@@ -44,7 +45,7 @@ def test_memory_of_a_layer() -> None:
 
 def test_the_formulas_give_a_layer_of_mixtral_ten_gigabytes_at_most() -> None:
     """And no less than was measured: docs/research/measurements.md."""
-    work = Workload(SHAPES["mixtral-8x7b"].spec, torch.bfloat16, passes=0.0)
+    work = Workload(SHAPES["mixtral-8x7b"].spec, torch.bfloat16, plan=PlanSettings(distillation=0.0))
     for step, measured in ((CalibrationStep, 9.1e9), (RankingStep, 5.9e9), (ShrinkStep, 9.2e9)):
         assert measured <= memory_of(step, TokenCounts(2048, 0), 0.25, work).host < 10e9
 

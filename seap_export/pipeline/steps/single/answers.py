@@ -23,7 +23,7 @@ from seap_export.pipeline.folder.dense_folder import dense_folder
 from seap_export.pipeline.folder.keys import RELEASE
 from seap_export.pipeline.folder.names import answers_step
 from seap_export.pipeline.progress import Advance
-from seap_export.pipeline.request.settings import CalibrationSettings
+from seap_export.pipeline.request.options import CalibrationSettings
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.step import Step, Work
 from seap_export.pipeline.texts.chat import chat_of_source

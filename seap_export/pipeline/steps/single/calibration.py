@@ -14,7 +14,7 @@ from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
 from seap_export.pipeline.folder.keys import RELEASE
 from seap_export.pipeline.folder.names import calibration_step
 from seap_export.pipeline.progress import Advance
-from seap_export.pipeline.request.settings import CalibrationSettings
+from seap_export.pipeline.request.options import CalibrationSettings
 from seap_export.pipeline.steps.step import Step, Work
 from seap_export.pipeline.texts.split_tasks import tokenize
 from seap_export.pruning.activations.statistics import (

@@ -50,8 +50,8 @@ class FreshStep(Step):
         effort=3.5,  # roughly, from one run
         always=5.0,
         count_disk=lambda model, tokens: Disk(
-            kept=4 * model.work.fresh_tokens,
-            unfinished=4 * model.work.fresh_tokens,
+            kept=4 * model.work.plan.fresh,
+            unfinished=4 * model.work.plan.fresh,
             temporary=model.dense_folder_bytes,
         ),
         on_device=True,

@@ -27,7 +27,7 @@ _FEW_HEADS, _ALL_SETS, _GREEDY = 12, 17.0, 3.5
 
 def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
     """Single channels are eliminated in float32: an inverse, updates, a factorisation. Heads are chosen in float64."""
-    if not model.work.eliminates:
+    if not model.work.plan.eliminates:
         return model.squares / rates.double_operations
     spec, single, heads = model.work.spec, 0.0, 0.0
     for sublayer in spec.sublayers:

@@ -37,19 +37,19 @@ _ADAM = 64
 
 def _plan_seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
     """The dense model once; then each trial runs and refits the shrunk one, and compares both on some tokens."""
-    if not model.work.trials:
+    if not model.work.plan.tried:
         return 0.0
     tried = min(tokens.calibration_tokens, FITTED_TOKENS + JUDGED_TOKENS)
     judged = tried * JUDGED_TOKENS / (FITTED_TOKENS + JUDGED_TOKENS)
     trial = tried * (model.active + model.squares / 2 + model.outputs) + 2 * judged * model.head
-    operations = tried * model.dense_linear + model.work.trials * trial
-    return operations / rates.operations + model.work.trials * model.refit_systems / rates.double_operations
+    operations = tried * model.dense_linear + model.work.plan.tried * trial
+    return operations / rates.operations + model.work.plan.tried * model.refit_systems / rates.double_operations
 
 
 def _plan_disk(model: KeptPart, tokens: TokenCounts) -> Disk:
     """While plans are tried, what each sublayer of the dense model wrote for some texts."""
     kept = round(_CHANNEL * model.kept * model.single_channels)
-    if not model.work.trials:
+    if not model.work.plan.tried:
         return Disk(kept)
     tried = TokenCounts(min(tokens.calibration_tokens, FITTED_TOKENS + JUDGED_TOKENS), 0)
     return Disk(kept, unfinished=2 * len(model.work.spec.layers) * model.hidden_bytes(tried))
@@ -166,12 +166,12 @@ class OfVariant(Step):
 
 def _learnt(model: KeptPart, tokens: TokenCounts) -> TokenCounts:
     """The tokens of all tasks with the fresh ones."""
-    with_fresh = tokens.tasks * model.work.fresh_tokens
+    with_fresh = tokens.tasks * model.work.plan.fresh
     return replace(tokens, calibration_tokens=max(tokens.calibration_tokens, with_fresh))
 
 
 def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
-    if not model.work.refits:
+    if not model.work.plan.is_refitted:
         return 4 * model.linear / rates.memory_bytes
     learnt = _learnt(model, tokens)
     both = learnt.calibration_tokens * (model.active + model.dense_active + model.squares / 2 + model.outputs)
@@ -179,14 +179,9 @@ def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
     return refit + _distillation_seconds(model, learnt, rates)
 
 
-def _passes(model: KeptPart, learnt: TokenCounts) -> float:
-    """Passes of distillation: none over too few tokens."""
-    return model.work.passes if learnt.calibration_tokens >= model.work.min_tokens else 0.0
-
-
 def _distillation_seconds(model: KeptPart, learnt: TokenCounts, rates: Rates) -> float:
     """Forwards, forwards again and backwards through the layers, two heads and back through one, and Adam."""
-    trained = _passes(model, learnt) * learnt.calibration_tokens
+    trained = model.work.plan.passes_over(learnt.calibration_tokens) * learnt.calibration_tokens
     walked = trained * (4 * model.active + 3 * model.head)
     changed = trained / STEP_TOKENS * _ADAM * model.linear
     return walked / rates.operations + changed / rates.memory_bytes
@@ -199,8 +194,8 @@ def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:
     before the training step and as they become, and the streams of its texts before each layer.
     """
     work, kept, learnt = model.work, model.folder_bytes(model.work.hf), _learnt(model, tokens)
-    streams = 4 * model.hidden_bytes(learnt) if work.refits else 0
-    if not (work.refits and _passes(model, learnt)):
+    streams = 4 * model.hidden_bytes(learnt) if work.plan.is_refitted else 0
+    if not (work.plan.is_refitted and work.plan.passes_over(learnt.calibration_tokens)):
         return Disk(kept, unfinished=streams)
     training = round(24 * model.linear) + 4 * STEP_TOKENS * work.spec.width * len(work.spec.layers)
     return Disk(kept, unfinished=kept + max(streams, streams // 2 + training))
@@ -208,12 +203,16 @@ def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:
 
 def _memory(model: KeptPart, tokens: TokenCounts) -> float:
     """Two streams, and the inputs of the projection that is fitted; then distillation."""
-    if not model.work.refits:
+    if not model.work.plan.is_refitted:
         return 8 * model.layer_weights
     learnt = _learnt(model, tokens)
     inputs = 4 * learnt.calibration_tokens * model.kept * model.widest
     refit = model.working_bytes + 2 * model.hidden_bytes(learnt) + inputs
-    return max(refit, _distillation_memory(model, learnt)) if _passes(model, learnt) else refit
+    return (
+        max(refit, _distillation_memory(model, learnt))
+        if model.work.plan.passes_over(learnt.calibration_tokens)
+        else refit
+    )
 
 
 def _distillation_memory(model: KeptPart, learnt: TokenCounts) -> float:

@@ -199,7 +199,7 @@ def test_prompts_of_texts_end_where_the_task_says(run: Run, work: Path) -> None:
 
 def test_a_step_can_be_sent_to_a_worker() -> None:
     from seap_export.corpus import Sample, Split
-    from seap_export.pipeline.request.settings import CalibrationSettings
+    from seap_export.pipeline.request.options import CalibrationSettings
 
     split = Split((Sample("a", ""),), (Sample("b", ""),))
     step = answers.AnswersStep("a", split, answers._NO_STOP, CalibrationSettings(answers="model"), "00")

@@ -32,6 +32,11 @@ TOKENS = TokenCounts(calibration_tokens=100_000, held_out_tokens=10_000)
 OF_A_VARIANT = [ShrinkStep, RoundingStep, FormatStep, ParityStep, QualityStep, SpeedStep, ValidationStep]
 
 
+def planned(work: Workload, **changes: Any) -> Workload:
+    """The same with other settings of plans."""
+    return replace(work, plan=replace(work.plan, **changes))
+
+
 def seconds_of(step: Any, tokens: TokenCounts, ratio: float, work: Workload, rates: Rates) -> float:
     return step.cost.seconds(tokens, ratio, work, rates)
 
@@ -61,40 +66,40 @@ def test_more_tokens_take_longer(step: Any, field: str) -> None:
 
 
 def test_recipes_that_do_less_take_less() -> None:
-    plain = replace(WORK, eliminates=False, refits=False)
+    plain = planned(WORK, score="wifv", compensation="none")
     for step in (RankingStep, ShrinkStep):
         assert seconds_of(step, TOKENS, 0.2, plain, RATES) < seconds_of(step, TOKENS, 0.2, WORK, RATES)
 
 
 def test_too_few_tokens_to_distil_take_as_long_as_a_refit_alone() -> None:
-    refit, tokens = replace(WORK, passes=0.0), TOKENS.calibration_tokens
+    refit, tokens = planned(WORK, distillation=0.0), TOKENS.calibration_tokens
     for count in (seconds_of, disk_of):
         enough, few = (
-            count(ShrinkStep, TOKENS, 0.2, replace(WORK, min_tokens=least), RATES) for least in (tokens, tokens + 1)
+            count(ShrinkStep, TOKENS, 0.2, planned(WORK, min_tokens=least), RATES) for least in (tokens, tokens + 1)
         )
         assert few == count(ShrinkStep, TOKENS, 0.2, refit, RATES) < enough
         assert enough == count(ShrinkStep, TOKENS, 0.2, WORK, RATES)
 
 
 def test_fresh_texts_take_time_and_disk_for_each_task() -> None:
-    work = replace(WORK, fresh_tokens=200_000)
+    work = planned(WORK, fresh_tokens=200_000)
     for count in (seconds_of, disk_of):
         none = count(ShrinkStep, TOKENS, 0.2, WORK, RATES)
         one, two = (count(ShrinkStep, replace(TOKENS, tasks=tasks), 0.2, work, RATES) for tasks in (1, 2))
         assert none < one < two
-    few = replace(work, min_tokens=TOKENS.calibration_tokens + 1)
+    few = planned(work, min_tokens=TOKENS.calibration_tokens + 1)
     assert seconds_of(ShrinkStep, TOKENS, 0.2, few, RATES) == seconds_of(ShrinkStep, TOKENS, 0.2, work, RATES)
-    refit = replace(WORK, passes=0.0)
-    with_fresh = replace(refit, fresh_tokens=200_000)
+    refit = planned(WORK, distillation=0.0)
+    with_fresh = planned(refit, fresh_tokens=200_000)
     assert seconds_of(ShrinkStep, TOKENS, 0.2, refit, RATES) < seconds_of(ShrinkStep, TOKENS, 0.2, with_fresh, RATES)
 
 
 def test_each_plan_that_is_tried_takes_as_long() -> None:
-    seconds = [seconds_of(PlanStep, TOKENS, 0.2, replace(WORK, trials=trials), RATES) for trials in (0, 1, 2, 3)]
+    seconds = [seconds_of(PlanStep, TOKENS, 0.2, planned(WORK, trials=trials), RATES) for trials in (0, 1, 2, 3)]
     assert seconds[0] == 0 < seconds[1]
     assert seconds[2] - seconds[1] == pytest.approx(seconds[3] - seconds[2])
     few = replace(TOKENS, calibration_tokens=1000)
-    assert seconds_of(PlanStep, few, 0.2, replace(WORK, trials=3), RATES) < seconds[3]
+    assert seconds_of(PlanStep, few, 0.2, planned(WORK, trials=3), RATES) < seconds[3]
 
 
 @pytest.mark.parametrize(

@@ -69,5 +69,5 @@ def test_llama_2_7b_by_hand() -> None:
     assert rounding.unfinished == 4 * 2048 * 4096 * 4 + 2 * 4 * 32000 * 4096
     assert QualityStep.cost.disk(TokenCounts(0, 1000), 0.0, work).temporary == 4 * 32000 * 1000
     assert PlanStep.cost.disk(TokenCounts(2048, 0), 0.5, work).unfinished == 0
-    tried = PlanStep.cost.disk(TokenCounts(2048, 0), 0.5, replace(work, trials=3))
+    tried = PlanStep.cost.disk(TokenCounts(2048, 0), 0.5, replace(work, plan=replace(work.plan, trials=3)))
     assert tried.unfinished == 64 * 2048 * 4096 * 4

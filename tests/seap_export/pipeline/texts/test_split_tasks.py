@@ -16,7 +16,7 @@ from tokenizers import Tokenizer
 
 from seap_export.corpus import Sample, Split, parse_tasks
 from seap_export.pipeline.request.mixtures import parse_support
-from seap_export.pipeline.request.settings import CALIBRATION_TOKENS
+from seap_export.pipeline.request.options import CALIBRATION_TOKENS
 from seap_export.pipeline.texts.chat import chat_of_folder
 from seap_export.pipeline.texts.split_tasks import split_tasks, tokenize, warn_of_texts
 

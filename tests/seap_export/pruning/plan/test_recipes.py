@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from seap_export.errors import UsageError
+from seap_export.pruning.plan.keys import SettingError
 from seap_export.pruning.plan.recipes import DEFAULT_RECIPE, Target, method_of, open_recipe, shipped_recipes
 from seap_export.pruning.plan.settings import Compensation, PlanSettings
-from seap_export.pruning.plan.sparsity import EVEN, SettingError, Sparsity
+from seap_export.pruning.plan.sparsity import EVEN, Sparsity
 
 NAMES = ("reconstruct", "fast", "best", "seap", "wanda-sp", "flap", "obc", "reap")
 #: Those that explain only what differs from the default.

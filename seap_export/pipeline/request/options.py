@@ -1,0 +1,75 @@
+"""Options that the pipeline works by as they are given."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from seap_export.common.options import option, options
+from seap_export.common.values import CorpusPathOrNone
+
+Answers = Literal["data", "model"]
+Rounding = Literal["calibrated", "nearest"]
+#: The default number of calibration tokens per task, if its texts have as many: docs/measurements.md has their gain.
+CALIBRATION_TOKENS = 65_536
+
+
+@options
+class CalibrationSettings:
+    """How texts are sampled and run. None of what is held out is calibrated on; see `split_samples`."""
+
+    samples: int | None = option(
+        "Calibration texts of each task.", default=None, unset="as many as the tokens allow", least=1
+    )
+    calibration_tokens: int | None = option(
+        "Largest number of tokens to calibrate on, for each task.",
+        default=None,
+        unset="as the recipe says, or all if samples are given",
+        title="Size",
+        rare=True,
+        least=1,
+    )
+    held_out: int | None = option(
+        "Texts of each task that are set aside for the checks.",
+        default=None,
+        unset="16, or a quarter of fewer than 64",
+        least=1,
+    )
+    seed: int = option("Seed of the split into calibration and held-out texts.", default=0)
+    max_length: int = option("Number of tokens after which a text is cut.", default=512, least=2)
+    answers: Answers = option(
+        "Make the variants from the answers of the data, or let MODEL answer the prompts itself.",
+        default="data",
+        title="Model and tasks",
+        rare=True,
+    )
+    answer_tokens: int = option("Largest number of tokens in an answer that MODEL writes.", default=256, least=1)
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Calibration tokens per task at most; None: the number of texts is the only limit."""
+        return self.calibration_tokens or (CALIBRATION_TOKENS if self.samples is None else None)
+
+
+@options
+class ParityOptions:
+    """How much a written folder is compared with the model it was written from."""
+
+    decode_steps: int = option("Number of tokens decoded with the cache.", default=16, least=1)
+    prompts: int = option("Number of held-out prompts compared.", default=4, least=1)
+    long_tokens: int = option(
+        "Number of tokens in the longest prompt, or as many as the model has positions.", default=2048, least=1
+    )
+
+
+@options
+class VariantOptions:
+    """How a variant is made and judged beside that."""
+
+    rounding: Rounding = option(
+        "Round 4-bit weights with the calibration texts, or each to the nearest level.", default="calibrated"
+    )
+    general_text: CorpusPathOrNone = option(
+        "A corpus or a task file; its first texts show how much variants lost outside their tasks.",
+        default=None,
+        unset="a text of this package",
+    )

@@ -1,0 +1,93 @@
+"""The keys of a recipe, each declared once: a field whose type, default and range say what a file may hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from seap_export.common.toml_file import either
+from seap_export.errors import UsageError
+
+_KEY = "key"
+
+
+class SettingError(UsageError):
+    """A setting of a recipe that is out of range or contradicts another one.
+
+    Attributes:
+        key: The setting, as a recipe file names it, such as `sparsity.k`.
+        problem: What is wrong with it, and how to fix it.
+    """
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key}: {problem}")
+        self.key = key
+        self.problem = problem
+
+
+@dataclass(frozen=True)
+class Key:
+    """What holds of a key beside its type and default.
+
+    Attributes:
+        least: Its least value; None: any finite one.
+        is_positive: Whether it must exceed 0.
+        idle: Why the key has no effect with some settings, of which this is a function; False or empty: it has one.
+        is_free: Whether a recipe keeps its name with any value.
+        is_effort: Whether it says how much work is done, in which shipped recipes differ.
+    """
+
+    least: float | None = None
+    is_positive: bool = False
+    idle: Callable[[Any], str | bool] = lambda settings: False
+    is_free: bool = False
+    is_effort: bool = False
+
+
+def key(default: Any, **about: Any) -> Any:
+    """A field that is a key of a recipe file; `about` is of `Key`."""
+    return field(default=default, metadata={_KEY: Key(**about)})
+
+
+def keys_of(settings: type) -> Mapping[str, Key]:
+    """The keys of a class by name."""
+    return {each.name: each.metadata[_KEY] for each in fields(settings) if _KEY in each.metadata}
+
+
+@cache
+def kinds_of(settings: type) -> Mapping[str, Any]:
+    """The type of each field of a class, without None."""
+    hints = get_type_hints(settings)
+    return {name: get_args(hint)[0] if NoneType in get_args(hint) else hint for name, hint in hints.items()}
+
+
+def check(settings: object, prefix: str = "") -> None:
+    """Checks each setting that has choices or a range.
+
+    Args:
+        settings: An instance whose class has keys.
+        prefix: What stands before its keys in a recipe file, such as `sparsity.`.
+
+    Raises:
+        SettingError: A setting is none of its choices, or out of range.
+    """
+    cls: type = type(settings)
+    keys = keys_of(cls)
+    for name, kind in kinds_of(cls).items():
+        value = getattr(settings, name)
+        if get_origin(kind) is Literal and value not in get_args(kind):
+            raise SettingError(prefix + name, f"'{value}' is not known; use {either(get_args(kind))}")
+        if name in keys and kind in (int, float) and value is not None:
+            _check_range(prefix + name, value, keys[name])
+
+
+def _check_range(name: str, value: float, key: Key) -> None:
+    is_out = not math.isfinite(value) or (key.least is not None and value < key.least)
+    if is_out or (key.is_positive and value <= 0):
+        wanted = "a finite number" if key.least is None else f"at least {key.least:g}"
+        shown = f"{value:g}" if isinstance(value, float) else value
+        raise SettingError(name, f"{shown} is out of range; give {'a positive number' if key.is_positive else wanted}")
