@@ -53,6 +53,8 @@ def test_wheel_holds_the_three_packages_and_the_file_that_optimum_looks_for(whee
         "py.typed",
     ):
         assert f"seap_export/{data}" in names
+    for data in ("html/page.html.jinja", "html/shared.html.jinja", "html/style.css", "validation.schema.json"):
+        assert f"validation/reports/{data}" in names
     assert "validation/runtimes/node/transformers_js.mjs" in names
 
 

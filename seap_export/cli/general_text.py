@@ -14,7 +14,7 @@ def general_text_table(reports: Mapping[str, Mapping[str, Any] | None]) -> str:
     Args:
         reports: By variant its report of quality, or what the manifest repeats of it; None: there is none.
     """
-    from validation.reports.html.matrix import loss_matrix
+    from validation.reports.matrix import loss_matrix
 
     matrix = loss_matrix(reports)
     if matrix is None:

@@ -89,7 +89,7 @@ class Mutant:
 
 
 class _Module:
-    """A file of the packages, searched without its white space."""
+    """A module or a template of the packages, searched without its white space."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -104,7 +104,7 @@ class _Module:
     @cached_property
     def definitions(self) -> list[tuple[int, int, str]]:
         """The first and last line of each class and function, and its name, from the outside in."""
-        nodes = ast.walk(ast.parse(self.text))
+        nodes = ast.walk(ast.parse(self.text if self.path.endswith(".py") else ""))  # templates have none
         kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
         return sorted((node.lineno, -(node.end_lineno or 0), node.name) for node in nodes if isinstance(node, kinds))
 
@@ -117,7 +117,8 @@ class _Module:
 
 @cache
 def _modules() -> list[_Module]:
-    paths = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+    kinds = ("*.py", "*.jinja")
+    paths = [path for package in PACKAGES for kind in kinds for path in sorted((ROOT / package).rglob(kind))]
     return [_Module(path.relative_to(ROOT).as_posix()) for path in paths]
 
 
@@ -155,7 +156,8 @@ def test_every_row_fits_the_code(area: str) -> None:
         if bool(mutant.killed_by) is bool(mutant.why and mutant.survives):
             problems.append(f"either tests kill '{mutant.what}', or the row says why not")
         if len(mutant.places) == 1 and mutant.find != mutant.replace:
-            compile(mutant.changed, mutant.module, "exec")
+            if mutant.module.endswith(".py"):
+                compile(mutant.changed, mutant.module, "exec")
         else:
             problems.append(f"{[module for module, _, _ in mutant.places]} have: {mutant.find}")
     assert problems == []
@@ -168,7 +170,7 @@ def test_there_are_many_and_each_is_another_one() -> None:
 
 def test_every_module_that_computes_or_decides_has_a_mutant() -> None:
     named = {module for mutant in MUTANTS for module, _, _ in mutant.places}
-    others = [module.path for module in _modules() if module.path not in named]
+    others = [module.path for module in _modules() if module.path.endswith(".py") and module.path not in named]
     others = [path for path in others if not path.startswith(tuple(MEASURING))]
     assert [path for path in others if _decides(path)] == [], "plant a bug in each of these: CONTRIBUTING.md, Tests"
     assert all((ROOT / folder).is_dir() for folder in MEASURING)

@@ -44,6 +44,11 @@ class Cell:
     details: tuple[str, ...] = ()
 
     @property
+    def is_number(self) -> bool:
+        """Whether the figure is a number, not words."""
+        return any(letter.isdigit() for letter in self.main)
+
+    @property
     def line(self) -> str:
         """The figure, and in brackets what tables add, in ASCII."""
         return (f"{self.main} ({self.brief})" if self.brief else self.main).translate(_ASCII)
@@ -76,6 +81,12 @@ class Figure:
 def main_figures(*tiles: Tile) -> list[Figure]:
     """The figures that tables with one row for each variant have, of some tiles or of all."""
     return [figure for figure in FIGURES if figure.is_main and (not tiles or figure.tile in tiles)]
+
+
+def measured(variant: Json, *tiles: Tile) -> list[tuple[Figure, Cell]]:
+    """Those of `main_figures` that were measured, each with its cell."""
+    cells = ((figure, figure.cell(variant)) for figure in main_figures(*tiles))
+    return [(figure, cell) for figure, cell in cells if cell.main != NOTHING]
 
 
 def divergence_of(quality: Json | None) -> Json | None:

@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from validation.reports.figures import main_figures
-from validation.reports.numbers import NOTHING
+from validation.reports.figures import measured
 from validation.reports.reading import (
     Json,
     case_failures,
@@ -78,15 +77,14 @@ def _cases(report: Json, subject: str | None) -> Iterator[_Case]:
 
 def _write_figures(suite: ElementTree.Element, variant: Json | None) -> None:
     """The measured figures as properties; none of the folder as a whole."""
-    cells = {} if variant is None else {figure.title: figure.cell(variant) for figure in main_figures()}
-    known = {title: cell for title, cell in cells.items() if cell.main != NOTHING}
+    known = [] if variant is None else measured(variant)
     if known:
         properties = ElementTree.SubElement(suite, "properties")
-        for title, cell in known.items():
+        for figure, cell in known:
             ElementTree.SubElement(
                 properties,
                 "property",
-                name=title,
+                name=figure.title,
                 value=clean(f"{cell.main} ({cell.brief})" if cell.brief else cell.main),
             )
 

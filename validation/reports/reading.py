@@ -80,7 +80,7 @@ def headline(report: Json) -> str:
     verdicts = [check["verdict"] for check in report["checks"]]
     ends = ("failed", "passed", "skipped")
     parts = [f"{verdicts.count(end)} {end}" for end in ends if end in verdicts]
-    return f"{_counted(len(verdicts), 'check')}: {', '.join(parts)}" if parts else "Nothing was checked"
+    return f"{counted(len(verdicts), 'check')}: {', '.join(parts)}" if parts else "Nothing was checked"
 
 
 def advice(report: Json, check: Json) -> str:
@@ -157,8 +157,8 @@ def case_failures(case: Json) -> list[str]:
 
 def texts_in_words(texts: Json) -> str:
     """What of a runtime's tokenizer and chat template was compared."""
-    number, strings = texts["conversations"], _counted(texts["strings"], "text")
-    talks = f", and its chat template for {_counted(number, 'conversation')}" if number else ""
+    number, strings = texts["conversations"], counted(texts["strings"], "text")
+    talks = f", and its chat template for {counted(number, 'conversation')}" if number else ""
     return f"Its tokenizer was compared for {strings}{talks}."
 
 
@@ -179,8 +179,9 @@ def _defect(defect: Json) -> str:
     if defect["kind"] == "shape":
         return str(defect["detail"])
     kind = {"nan": "NaN", "inf": "Inf"}.get(defect["kind"], defect["kind"])
-    return f"{kind} in the {defect['side']}'s logits ({_counted(defect['tokens'], 'token')})"
+    return f"{kind} in the {defect['side']}'s logits ({counted(defect['tokens'], 'token')})"
 
 
-def _counted(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """A number of things."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -10,6 +10,9 @@ from validation.reports.reading import Json
 
 Kind = Literal["decode", "prefill"]
 NO_INTERVAL, NO_SPEEDUP = "no interval", "no speed-up"
+#: The figures of a speed run that have limits, in words, and the one among them that is no speed-up.
+JUDGED = {"decode_speedup": "decode", "prefill_speedup": "prefill", "bytes_ratio": "size on disk"}
+SIZE = "bytes_ratio"
 #: The time that a speed-up is about, by kind.
 _TIMES = {"decode": "decode_ms_per_token", "prefill": "prefill_ms"}
 
@@ -88,6 +91,12 @@ def speedup_in_words(value: float, low: float | None, high: float | None) -> str
     if low is not None and high is not None and low <= 1 <= high:
         return NO_SPEEDUP
     return f"{times(value)}×" if value >= 1 else f"{times(value)}×, slower"
+
+
+def case_in_words(batch: int | None, depth: int | None) -> str:
+    """A case of a speed run: how many prompts at once, of how many tokens; "" if the figure is of none."""
+    parts = ["" if batch is None else f"batch {batch}", "" if depth is None else f"{depth} tokens"]
+    return ", ".join(part for part in parts if part)
 
 
 def interval_in_words(low: float | None, high: float | None) -> str:

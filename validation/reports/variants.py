@@ -33,6 +33,13 @@ def cells(report: Json, name: str) -> list[Cell]:
     ]
 
 
+def removed_in_words(variant: Json) -> str:
+    """How much is gone, and how many parameters are left, as far as that is known."""
+    ratio = variant["achieved_ratio"]
+    removed = None if ratio is None else f"{percent(ratio)} of weights removed"
+    return ", ".join(part for part in (removed, parameters_in_words(variant)) if part)
+
+
 def parameters_in_words(variant: Json) -> str | None:
     """How many parameters are left; None if that is not known."""
     left, dense = variant["num_parameters"], variant["dense_parameters"]

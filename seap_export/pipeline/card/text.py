@@ -17,8 +17,8 @@ from seap_export.pipeline.request.measured import measured_title
 from seap_export.pruning.plan.plan import Plan
 from seap_export.pruning.plan.sublayers import kinds_in, whole_words
 from validation.reports.figures import QUALITY, main_figures
-from validation.reports.html.matrix import loss_matrix
 from validation.reports.markdown import markdown_table
+from validation.reports.matrix import loss_matrix
 from validation.reports.numbers import count, figure, megabytes, percent, with_error
 from validation.runtimes.table import runtime_title
 

@@ -1,4 +1,4 @@
-"""The common parts of all charts: frame, title, description, axes, ticks and scales.
+"""The common parts of all charts: what a chart consists of, axes, ticks and scales.
 
 Horizontal positions are percentages and vertical ones pixels, so that a chart fills the available width while its text
 keeps its size. Labels of the vertical axis are in the margin to the left of the SVG.
@@ -8,10 +8,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from validation.reports.html.markup import Markup, join, tag
+from markupsafe import Markup
 
 _MOST_TICKS = 8
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart, as `shared.html.jinja` frames it.
+
+    Attributes:
+        title: What is above it.
+        description: What it shows, for who cannot see it.
+        height: Pixels.
+        marks: Elements of the SVG, from back to front.
+        legend: Classes that set colours, and their words.
+        inset: Whether it has a vertical axis, which needs room on the left.
+    """
+
+    title: str
+    description: str
+    height: int
+    marks: Sequence[Markup]
+    legend: Sequence[tuple[str, str]] = ()
+    inset: bool = False
 
 
 def across(fraction: float) -> str:
@@ -19,33 +41,30 @@ def across(fraction: float) -> str:
     return f"{100 * fraction:.2f}%"
 
 
-def chart(
-    title: str,
-    description: str,
-    height: float,
-    marks: Sequence[Markup],
-    legend: Sequence[tuple[str, str]] = (),
-    *,
-    inset: bool = False,
-) -> Markup:
-    """A figure with its title and a legend of (class, words) above the SVG; `inset` makes room for a vertical axis."""
-    keys = [tag("span", tag("i", class_=f"key {name}"), words) for name, words in legend]
-    caption = tag("figcaption", tag("b", title), *keys)
-    svg = tag("svg", tag("title", title), tag("desc", description), *marks, role="img", height=height)
-    return tag("figure", caption, tag("div", svg, class_="plot inset" if inset else "plot"))
-
-
-def text(words: str, x: str, y: float, anchor: str = "start", class_: str = "") -> Markup:
+def text(words: str, x: str, y: float, anchor: str = "start", kind: str = "label") -> Markup:
     """A label whose baseline is at y."""
-    return tag("text", words, x=x, y=y, text_anchor=anchor, **({"class_": class_} if class_ else {}))
+    place = Markup('<text x="{}" y="{:g}" text-anchor="{}" class="{}">{}</text>')
+    return place.format(x, y, anchor, kind, words)
 
 
-def line(x1: str, y1: float, x2: str, y2: float, class_: str) -> Markup:
+def line(x1: str, y1: float, x2: str, y2: float, kind: str) -> Markup:
     """A line between two points."""
-    return tag("line", x1=x1, y1=y1, x2=x2, y2=y2, class_=class_)
+    return Markup('<line x1="{}" y1="{:g}" x2="{}" y2="{:g}" class="{}"></line>').format(x1, y1, x2, y2, kind)
 
 
-def x_axis(ticks: Sequence[tuple[float, str]], y: float, label: str) -> Markup:
+def circle(x: float, y: float, radius: float, kind: str, words: str = "") -> Markup:
+    """A circle around a point, a fraction of the width from the left; the words are shown to who points at it."""
+    told = Markup("<title>{}</title>").format(words) if words else ""
+    return Markup('<circle cx="{}" cy="{:g}" r="{:g}" class="{}">{}</circle>').format(across(x), y, radius, kind, told)
+
+
+def rectangle(left: float, top: float, width: float, height: float, kind: str) -> Markup:
+    """A filled rectangle; `left` and `width` are fractions of the width."""
+    place = Markup('<rect x="{}" y="{:g}" width="{}" height="{:g}" class="{}"></rect>')
+    return place.format(across(left), top, across(width), height, kind)
+
+
+def x_axis(ticks: Sequence[tuple[float, str]], y: float, label: str) -> list[Markup]:
     """A horizontal axis at y: ticks at fractions of the width with their labels, and the axis title below."""
     marks = [line("0%", y, "100%", y, "axis")]
     for fraction, words in ticks:
@@ -54,15 +73,15 @@ def x_axis(ticks: Sequence[tuple[float, str]], y: float, label: str) -> Markup:
             line(across(fraction), y, across(fraction), y + 4, "axis"),
             text(words, across(fraction), y + 16, anchor),
         ]
-    return join([*marks, text(label, "100%", y + 31, "end")])
+    return [*marks, text(label, "100%", y + 31, "end")]
 
 
-def y_axis(ticks: Sequence[tuple[float, str]], label: str) -> Markup:
+def y_axis(ticks: Sequence[tuple[float, str]], label: str) -> list[Markup]:
     """A vertical axis: grid lines at heights in pixels with their labels, and the axis title on top."""
     marks = [text(label, "-46", 11)]
     for y, words in ticks:
         marks += [line("0%", y, "100%", y, "grid"), text(words, "-6", y + 4, "end")]
-    return join(marks)
+    return marks
 
 
 def steps(number: int) -> list[int]:

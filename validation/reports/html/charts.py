@@ -1,14 +1,30 @@
-"""The charts of a page as SVG: bars, columns by layer, errors on a logarithmic scale, intervals with limits."""
+"""The charts of a page: divergences, errors by layer, speed-ups with limits, sizes by layer."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-from validation.reports.html.axes import across, chart, floor_ticks, line, round_ticks, steps, text, x_axis, y_axis
-from validation.reports.html.markup import Markup, tag
-from validation.reports.numbers import figure, with_error
+from markupsafe import Markup
+
+from validation.reports.html.axes import (
+    Chart,
+    across,
+    circle,
+    floor_ticks,
+    line,
+    rectangle,
+    round_ticks,
+    steps,
+    text,
+    x_axis,
+    y_axis,
+)
+from validation.reports.numbers import figure, times, with_error
+from validation.reports.reading import Json
+from validation.reports.speedups import JUDGED, SIZE, case_in_words
 
 _BELOW = 38  # pixels for a horizontal axis, its ticks and its label
 _ABOVE = 20  # pixels for the label of a vertical axis
@@ -18,6 +34,17 @@ _ERRORS = 150
 #: A limit beyond this many times the largest value would flatten the bars; it is mentioned but not drawn.
 _FURTHEST_LIMIT = 4
 _MOST_DECADES = 5
+_NAME_LETTERS = 20  # fit next to the pointer on a phone
+_FORMS = {"hf": ("a", "safetensors (hf)"), "onnx": ("b", "ONNX")}
+#: The charts of layers: title, unit, and what is shown by its key in the report.
+_SIZES = (
+    ("Attention heads left", "heads", (("num_attention_heads", "query heads"), ("num_key_value_heads", "KV heads"))),
+    ("Channels of convolutions left", "channels", (("conv_dim", "channels"),)),
+    ("MLP neurons left", "neurons", (("intermediate_size", "neurons"),)),
+    ("Experts left", "experts", (("num_experts", "experts"),)),
+    ("Neurons of the shared expert left", "neurons", (("shared_expert_intermediate_size", "shared neurons"),)),
+    ("Neurons of an expert left", "neurons", (("moe_intermediate_size", "neurons of an expert"),)),
+)
 
 
 @dataclass(frozen=True)
@@ -36,28 +63,28 @@ class Bar:
         return with_error(self.value, self.error)
 
 
-@dataclass(frozen=True)
-class JudgedFigure:
-    """A figure with its limit and, if there is one, its confidence interval."""
+def divergence_chart(variants: Mapping[str, Json]) -> Chart | None:
+    """Mean KL divergence from the dense model by task, with a bar for each form of a variant; None: not measured."""
+    rows, forms = [], dict[tuple[str, str], None]()
+    for name, variant in variants.items():
+        quality = variant["quality"] or {}
+        limit = (quality.get("limits") or {}).get("max_kl_nats")
+        task = "" if variant["task"] is None or variant["task"] in name else f" ({variant['task']})"
+        for form, figures in (quality.get("divergence") or {}).items():
+            kind, words = _FORMS.get(form, ("b", form))
+            forms[kind, words] = None
+            label, error = f"{name}{task}, {form}", figures.get("mean_kl_nats_stderr")
+            rows.append(Bar(label, figures["mean_kl_nats"], kind, limit, error))
+    if not rows:
+        return None
+    kinds = sorted({kind for kind, _ in forms})
+    legend = [(kind, ", ".join(words for of, words in forms if of == kind)) for kind in kinds]
+    if any(row.limit is not None for row in rows):
+        legend.append(("dash", "limit"))
+    return bars("Mean KL divergence from the dense model", "nats per token", rows, legend)
 
-    label: str
-    value: float
-    low: float | None
-    high: float | None
-    limit: float
-    verdict: str
 
-
-@dataclass(frozen=True)
-class ErrorPoint:
-    """The relative error of a tensor, in the order of computation; None if it is not finite."""
-
-    name: str
-    layer: int | None
-    error: float | None
-
-
-def bars(title: str, unit: str, rows: Sequence[Bar], legend: Sequence[tuple[str, str]]) -> Markup:
+def bars(title: str, unit: str, rows: Sequence[Bar], legend: Sequence[tuple[str, str]]) -> Chart:
     """Horizontal bars from 0, each below its label and value; a dashed line marks a bar's limit."""
     largest = max((row.value for row in rows), default=0.0)
     near = [row.limit for row in rows if row.limit is not None and row.limit <= _FURTHEST_LIMIT * largest]
@@ -66,16 +93,36 @@ def bars(title: str, unit: str, rows: Sequence[Bar], legend: Sequence[tuple[str,
     for index, row in enumerate(rows):
         top = index * _ROW
         marks.append(text(f"{row.label}: {row.words} {unit}", "0%", top + 12))
-        marks.append(_rect(0.0, top + 19, row.value / ticks[-1], 12, row.kind))
+        marks.append(rectangle(0.0, top + 19, row.value / ticks[-1], 12, row.kind))
         if row.limit is not None and row.limit <= ticks[-1]:
             marks.append(_limit(row.limit / ticks[-1], top))
     bottom = len(rows) * _ROW
-    marks.append(x_axis([(tick / ticks[-1], figure(tick)) for tick in ticks], bottom, unit))
+    marks += x_axis([(tick / ticks[-1], figure(tick)) for tick in ticks], bottom, unit)
     words = "; ".join(f"{row.label} {row.words}" for row in rows)
-    return chart(title, f"Bars in {unit}: {words}.", bottom + _BELOW, marks, legend)
+    return Chart(title, f"Bars in {unit}: {words}.", bottom + _BELOW, marks, legend)
 
 
-def columns(title: str, unit: str, series: Sequence[tuple[str, str, Sequence[float]]], top: float) -> Markup:
+def layer_charts(layers: Sequence[Json]) -> list[Chart]:
+    """What pruning left in each layer."""
+    kept = [100 * layer["kept"] for layer in layers]
+    charts = [columns("Weights kept", "% of the layer's weights", [("a", "weights", kept)], 100.0)]
+    for title, unit, known in _SIZES:
+        sizes = [(key, words) for key, words in known if any(key in layer for layer in layers)]
+        series = [
+            (style, words, [float(layer.get(key, 0)) for layer in layers])
+            for style, (key, words) in zip("ab", sizes, strict=False)
+        ]
+        charts += [columns(title, unit, series, 0.0)] if series else []
+    return charts
+
+
+def layer_sizes(layers: Sequence[Json]) -> dict[str, str]:
+    """What `layer_charts` shows besides weights: words, by the key of each size that some layer has."""
+    sizes = dict(size for *_, sizes in _SIZES for size in sizes)
+    return {key: words for key, words in sizes.items() if any(key in layer for layer in layers)}
+
+
+def columns(title: str, unit: str, series: Sequence[tuple[str, str, Sequence[float]]], top: float) -> Chart:
     """Columns by layer for one or two series of (class, words, values), the second narrower and in front.
 
     The axis reaches at least to `top`.
@@ -83,28 +130,29 @@ def columns(title: str, unit: str, series: Sequence[tuple[str, str, Sequence[flo
     largest = max([top, *(value for *_, values in series for value in values)])
     ticks = round_ticks(largest or 1.0, 2)
     bottom, number = _ABOVE + _COLUMNS, len(series[0][2])
-    heights = [(bottom - _COLUMNS * tick / ticks[-1], figure(tick)) for tick in ticks]
-    marks = [y_axis(heights, unit)]
+    marks = y_axis([(bottom - _COLUMNS * tick / ticks[-1], figure(tick)) for tick in ticks], unit)
     for (kind, _, values), width in zip(series, (0.8, 0.4), strict=False):
         for layer, value in enumerate(values):
             height = _COLUMNS * value / ticks[-1]
             left = (layer + (1 - width) / 2) / number
-            marks.append(_rect(left, bottom - height, width / number, height, kind))
-    marks.append(x_axis([((layer + 0.5) / number, str(layer)) for layer in steps(number)], bottom, "layer"))
+            marks.append(rectangle(left, bottom - height, width / number, height, kind))
+    marks += x_axis([((layer + 0.5) / number, str(layer)) for layer in steps(number)], bottom, "layer")
     spans = "; ".join(f"{words} from {figure(min(values))} to {figure(max(values))}" for _, words, values in series)
     legend = [(kind, words) for kind, words, _ in series] if len(series) > 1 else []
-    return chart(title, f"{number} layers: {spans} ({unit}).", bottom + _BELOW, marks, legend, inset=True)
+    return Chart(title, f"{number} layers: {spans} ({unit}).", bottom + _BELOW, marks, legend, inset=True)
 
 
-def errors(title: str, taps: Sequence[ErrorPoint], first: int | None, first_words: str) -> Markup:
-    """The error of each tap on a logarithmic scale; marks and names the first one that diverges.
+def error_chart(bisect: Json) -> Chart:
+    """The relative error of each tensor on a logarithmic scale; marks and names the first one that diverges.
 
     Values that are not finite are in a separate row at the top, errors of 0 at the bottom.
     """
-    finite = [tap.error for tap in taps if tap.error is not None and tap.error > 0]
+    taps, named = bisect["taps"], bisect["first"] or {"name": None}
+    first = next((index for index, tap in enumerate(taps) if tap["name"] == named["name"]), None)
+    finite = [tap["error"] for tap in taps if tap["error"] is not None and tap["error"] > 0]
     low = math.floor(math.log10(min(finite, default=1e-7)))
     high = max(math.ceil(math.log10(max(finite, default=1.0))), low + 1)
-    lost = any(tap.error is None for tap in taps)
+    lost = any(tap["error"] is None for tap in taps)
     start = _ABOVE + (20 if first is not None else 0) + (20 if lost else 0)
     bottom = start + _ERRORS
     stride = math.ceil((high - low) / _MOST_DECADES)
@@ -116,60 +164,71 @@ def errors(title: str, taps: Sequence[ErrorPoint], first: int | None, first_word
         return bottom - _ERRORS * share
 
     centres = [(index + 0.5) / len(taps) for index in range(len(taps))]
-    points = [(x, height(tap.error)) for x, tap in zip(centres, taps, strict=True)]
+    points = [(x, height(tap["error"])) for x, tap in zip(centres, taps, strict=True)]
     decades = [(height(10.0**power), f"1e{power}") for power in range(low, high + 1, stride)]
-    marks = [y_axis([*decades, *([(start - 12, "NaN, Inf")] if lost else [])], "relative error")]
+    marks = y_axis([*decades, *([(start - 12, "NaN, Inf")] if lost else [])], "relative error")
+    told = "None diverges by itself."
     if first is not None:
-        x, at = points[first]
+        (x, at), name = points[first], _short_name(named)
+        told = f"The first to diverge: {name}."
         marks.append(line(across(x), _ABOVE + 16, across(x), at, "pointer"))
-        marks.append(text(first_words, across(x), _ABOVE + 12, "start" if x < 0.5 else "end", "first"))
-    pairs = zip(zip(points, taps, strict=True), zip(points[1:], taps[1:], strict=True), strict=False)
-    for ((x1, y1), left), ((x2, y2), right) in pairs:
-        if left.error is not None and right.error is not None:
+        marks.append(text(name, across(x), _ABOVE + 12, "start" if x < 0.5 else "end", "first"))
+    for ((x1, y1), left), ((x2, y2), right) in pairwise(zip(points, taps, strict=True)):
+        if left["error"] is not None and right["error"] is not None:
             marks.append(line(across(x1), y1, across(x2), y2, "path"))
     for index, ((x, y), tap) in enumerate(zip(points, taps, strict=True)):
-        words = f"{tap.name}: {'not finite' if tap.error is None else figure(tap.error)}"
-        kind, radius = ("first", 5) if index == first else ("lost" if tap.error is None else "a", 2.5)
-        marks.append(tag("circle", tag("title", words), cx=across(x), cy=y, r=radius, class_=kind))
-    marks.append(x_axis(_layer_ticks(taps, centres), bottom, "layer, in the order of computation"))
-    told = f"The first to diverge: {first_words}." if first is not None else "None diverges by itself."
+        words = f"{tap['name']}: {'not finite' if tap['error'] is None else figure(tap['error'])}"
+        kind, radius = ("first", 5) if index == first else ("lost" if tap["error"] is None else "a", 2.5)
+        marks.append(circle(x, y, radius, kind, words))
+    marks += x_axis(_layer_ticks(taps, centres), bottom, "layer, in the order of computation")
     said = f"{len(taps)} tensors in the order of computation. {told}"
-    return chart(title, said, bottom + _BELOW, marks, inset=True)
+    return Chart("Relative error of each tensor", said, bottom + _BELOW, marks, inset=True)
 
 
-def intervals(title: str, unit: str, rows: Sequence[JudgedFigure]) -> Markup:
-    """Figures as dots on their intervals, each below its label; a dashed line marks the limit."""
-    ends = [end for row in rows for end in (row.value, row.low, row.high, row.limit) if end is not None]
+def _short_name(tap: Json) -> str:
+    """The layer and the sublayer of a tensor, or the end of these."""
+    names = [tap["sublayer"], tap["sublayer"].rsplit(".")[-1]]
+    layer = "" if tap["layer"] is None else f"layer {tap['layer']}, "
+    for name in names:
+        if len(layer + name) <= _NAME_LETTERS:
+            return layer + name
+    return f"{layer}{names[-1]}"[: _NAME_LETTERS - 1] + "…"
+
+
+def _layer_ticks(taps: Sequence[Json], centres: Sequence[float]) -> list[tuple[float, str]]:
+    """Puts a layer's number below its first tap, for as many layers as fit."""
+    firsts = {tap["layer"]: x for tap, x in reversed(list(zip(taps, centres, strict=True)))}
+    layers = sorted(layer for layer in firsts if layer is not None)
+    return [(firsts[layers[index]], str(layers[index])) for index in steps(len(layers))] if layers else []
+
+
+def interval_chart(verdicts: Sequence[Json]) -> Chart | None:
+    """Speed-ups as dots on their intervals; a dashed line marks the limit. None: no speed-up has one."""
+    rows = [verdict for verdict in verdicts if verdict["figure"] != SIZE]
+    if not rows:
+        return None
+    ends = [row[key] for row in rows for key in ("found", "low", "high", "limit") if row[key] is not None]
     ticks = floor_ticks(min(ends), max(ends))
 
     def x_of(value: float) -> float:
         return (value - ticks[0]) / (ticks[-1] - ticks[0])
 
-    marks = []
+    marks, told = [], []
     for index, row in enumerate(rows):
-        top = index * _ROW
-        kind = row.verdict.split()[0]
-        marks.append(text(row.label, "0%", top + 12))
-        if row.low is not None and row.high is not None:
-            marks.append(line(across(x_of(row.low)), top + 25, across(x_of(row.high)), top + 25, f"range {kind}"))
-        marks.append(_limit(x_of(row.limit), top))
-        marks.append(tag("circle", cx=across(x_of(row.value)), cy=top + 25, r=4.5, class_=f"dot {kind}"))
+        top, kind = index * _ROW, row["verdict"].split()[0]
+        where = ", ".join(part for part in (JUDGED[row["figure"]], case_in_words(row["batch"], row["depth"])) if part)
+        label = f"{where}: {times(row['found'])}×"
+        told.append(f"{label} {figure(row['found'])}, limit {figure(row['limit'])}")
+        marks.append(text(label, "0%", top + 12))
+        if row["low"] is not None and row["high"] is not None:
+            low, high = (across(x_of(row[end])) for end in ("low", "high"))
+            marks.append(line(low, top + 25, high, top + 25, f"range {kind}"))
+        marks.append(_limit(x_of(row["limit"]), top))
+        marks.append(circle(x_of(row["found"]), top + 25, 4.5, f"dot {kind}"))
     bottom = len(rows) * _ROW
-    marks.append(x_axis([(x_of(tick), figure(tick)) for tick in ticks], bottom, unit))
-    words = "; ".join(f"{row.label} {figure(row.value)}, limit {figure(row.limit)}" for row in rows)
+    marks += x_axis([(x_of(tick), figure(tick)) for tick in ticks], bottom, "times as fast")
     legend = [("dash", "limit"), ("a", "found, with its interval")]
-    return chart(title, f"{words}.", bottom + _BELOW, marks, legend)
-
-
-def _layer_ticks(taps: Sequence[ErrorPoint], centres: Sequence[float]) -> list[tuple[float, str]]:
-    """Puts a layer's number below its first tap, for as many layers as fit."""
-    firsts = {tap.layer: x for tap, x in reversed(list(zip(taps, centres, strict=True)))}
-    layers = sorted(layer for layer in firsts if layer is not None)
-    return [(firsts[layers[index]], str(layers[index])) for index in steps(len(layers))] if layers else []
-
-
-def _rect(left: float, top: float, width: float, height: float, kind: str) -> Markup:
-    return tag("rect", x=across(left), y=top, width=across(width), height=height, class_=kind)
+    return Chart("Speed-up over the dense model", f"{'; '.join(told)}.", bottom + _BELOW, marks, legend)
 
 
 def _limit(x: float, top: float) -> Markup:

@@ -1,4 +1,4 @@
-"""The candidates of an export with targets: size against divergence, as a chart and a table for each task."""
+"""The candidates of an export with targets: a chart of size against divergence for each task."""
 
 from __future__ import annotations
 
@@ -7,56 +7,16 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from validation.reports.figures import KL
-from validation.reports.frontier import FRONTIER_HEAD, frontier_cells, state, written
-from validation.reports.html.axes import across, chart, floor_ticks, line, text, x_axis, y_axis
-from validation.reports.html.markup import Markup, join, pill, table, tag
-from validation.reports.numbers import NOTHING, figure, megabytes
+from validation.reports.frontier import written
+from validation.reports.html.axes import Chart, across, circle, floor_ticks, line, text, x_axis, y_axis
+from validation.reports.numbers import figure, megabytes
 from validation.reports.reading import Json
 
 _ABOVE, _HEIGHT, _BELOW = 20, 220, 38  # pixels: the label of the vertical axis, the plot, the horizontal axis
 _MOST_TICKS = 6
-_COLUMNS = ("Candidate", "Written as", "Result", "Size", *FRONTIER_HEAD)
 
 
-def frontier_section(frontier: Json | None) -> Markup:
-    """The section; empty if the export had no targets."""
-    if frontier is None:
-        return Markup()
-    targets, parts = frontier["targets"], [tag("h2", "What was chosen from")]
-    parts.append(
-        tag(
-            "p",
-            "KL (nats per token, ± its standard error) and top-1 agreement with the dense model on the held-out "
-            "texts, on which the choice is based. KL - chosen: the difference from the chosen one, paired on the same "
-            f"texts. Decoding: speed-up over the dense model in {frontier['speedups_over']}; there is none if its "
-            "interval contains 1.",
-        )
-    )
-    for task, of_task in frontier["tasks"].items():
-        if of_task["points"]:
-            parts.append(frontier_chart(task, of_task["points"], targets))
-            parts.append(
-                table(f"Candidates of {task}, by size", _COLUMNS, [_row(point) for point in of_task["points"]])
-            )
-    return tag("section", *parts, id="frontier")
-
-
-def _row(point: Json) -> tuple[str | Markup, ...]:
-    return (
-        point["variant"],
-        written(point),
-        _state(point),
-        megabytes(point["bytes"]),
-        *(join([cell.main, tag("small", cell.brief)]) for cell in frontier_cells(point)),
-    )
-
-
-def _state(point: Json) -> str:
-    words = state(point)
-    return pill(words) if words == "chosen" else words or NOTHING
-
-
-def frontier_chart(task: str, points: Sequence[Json], targets: Json) -> Markup:
+def frontier_chart(task: str, points: Sequence[Json], targets: Json) -> Chart:
     """Size on a logarithmic scale against KL; a line joins what nothing beats, dashed lines are the targets."""
     sizes = [point["bytes"] for point in points]
     limits = [size for size in (targets["size"],) if size is not None and min(sizes) / 2 < size < 2 * max(sizes)]
@@ -70,7 +30,7 @@ def frontier_chart(task: str, points: Sequence[Json], targets: Json) -> Markup:
     def height(kl: float) -> float:
         return round(bottom - _HEIGHT * kl / ticks[-1], 2)
 
-    marks = [y_axis([(height(tick), figure(tick)) for tick in ticks], "KL, nats per token")]
+    marks = y_axis([(height(tick), figure(tick)) for tick in ticks], "KL, nats per token")
     marks += [line(across(x_of(size)), _ABOVE, across(x_of(size)), bottom, "limit") for size in limits]
     if targets["max_kl"] is not None and targets["max_kl"] <= ticks[-1]:
         marks.append(line("0%", height(targets["max_kl"]), "100%", height(targets["max_kl"]), "limit"))
@@ -84,11 +44,11 @@ def frontier_chart(task: str, points: Sequence[Json], targets: Json) -> Markup:
         kind = "beaten" if point["beaten"] else "a" if point["ratio"] else "b"
         x, y = x_of(point["bytes"]), height(point["mean_kl_nats"])
         if point["chosen"]:
-            marks.append(tag("circle", cx=across(x), cy=y, r=9, class_="ring"))
+            marks.append(circle(x, y, 9, "ring"))
             beside, anchor = (x + 0.03, "start") if x < 0.6 else (x - 0.03, "end")
             marks.append(text(words, across(beside), y + 4, anchor, "chosen"))
-        marks.append(tag("circle", tag("title", said), cx=across(x), cy=y, r=5, class_=kind))
-    marks.append(x_axis([(x_of(size), megabytes(size)) for size in _sizes(low, high)], bottom, "size (log)"))
+        marks.append(circle(x, y, 5, kind, said))
+    marks += x_axis([(x_of(size), megabytes(size)) for size in _sizes(low, high)], bottom, "size (log)")
     told = "; ".join(
         f"{point['variant']} in {written(point)} {megabytes(point['bytes'])}, "
         f"KL {KL.cell({'quality': point}).main}"
@@ -98,7 +58,7 @@ def frontier_chart(task: str, points: Sequence[Json], targets: Json) -> Markup:
     legend = [("a", "pruned"), ("b", "dense"), ("beaten", "beaten")]
     if limits or targets["max_kl"] is not None:
         legend.append(("dash", "target"))
-    return chart(f"{task}: size against divergence", f"{told}.", bottom + _BELOW, marks, legend, inset=True)
+    return Chart(f"{task}: size against divergence", f"{told}.", bottom + _BELOW, marks, legend, inset=True)
 
 
 def _sizes(low: float, high: float) -> list[int]:

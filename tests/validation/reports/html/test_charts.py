@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from validation.reports.html.axes import floor_ticks, round_ticks, steps
-from validation.reports.html.charts import Bar, ErrorPoint, JudgedFigure, bars, columns, errors, intervals
+from validation.reports.html.axes import Chart, circle, floor_ticks, round_ticks, steps
+from validation.reports.html.charts import Bar, bars, columns, error_chart, interval_chart
+from validation.reports.html.page import templates
+
+SHARED: Any = templates().get_template("shared.html.jinja").module
 
 
-def _parsed(figure: str) -> ElementTree.Element:
-    return ElementTree.fromstring(figure)
+def _parsed(chart: Chart) -> ElementTree.Element:
+    return ElementTree.fromstring(SHARED.draw(chart))
 
 
 def _percent(element: ElementTree.Element, name: str) -> float:
@@ -55,6 +59,19 @@ def test_steps_leave_room_for_labels() -> None:
     assert all(len(steps(number)) <= 8 for number in range(1000))
 
 
+def test_places_have_few_digits_and_words_are_told() -> None:
+    chart = Chart("a <b>", 'says "c" & d', 9, [circle(1 / 3, 100 / 3, 200.0, '"x" <y>', "e < f")], [("a", "g & h")])
+    figure = _parsed(chart)
+    assert [figure.findtext(path) for path in (".//b", ".//desc", ".//span", ".//circle/title")] == [
+        "a <b>",
+        'says "c" & d',
+        "",
+        "e < f",
+    ]
+    (drawn,) = figure.iter("circle")
+    assert drawn.attrib == {"cx": "33.33%", "cy": "33.3333", "r": "200", "class": '"x" <y>'}
+
+
 def test_bars_are_as_long_as_their_values() -> None:
     figure = _parsed(bars("KL", "nats", [Bar("one <b>", 0.1, "a"), Bar("two", 0.3, "b", 0.2)], [("a", "hf")]))
     one, two = figure.iter("rect")
@@ -92,15 +109,23 @@ def test_columns_are_as_high_as_their_values() -> None:
     assert figure.findtext(".//desc") == said
 
 
+def _tap(name: str, layer: int | None, error: float | None) -> dict[str, Any]:
+    return {"name": name, "layer": layer, "sublayer": "mlp", "error": error}
+
+
+def _errors(taps: list[dict[str, Any]], first: int | None) -> ElementTree.Element:
+    return _parsed(error_chart({"taps": taps, "first": None if first is None else taps[first]}))
+
+
 TAPS = [
-    ErrorPoint("embedding", None, 0.0),
-    *(ErrorPoint(f"layers.{layer}", layer, 10.0 ** (layer - 6)) for layer in range(4)),
-    ErrorPoint("head", None, None),
+    _tap("embedding", None, 0.0),
+    *(_tap(f"layers.{layer}", layer, 10.0 ** (layer - 6)) for layer in range(4)),
+    _tap("head", None, None),
 ]
 
 
 def test_errors_are_on_a_logarithmic_scale() -> None:
-    figure = _parsed(errors("Error", TAPS, None, ""))
+    figure = _errors(TAPS, None)
     heights = [float(circle.attrib["cy"]) for circle in figure.iter("circle")]
     ticks = _ticks(figure)
     assert heights[1:5] == pytest.approx([ticks["1e-6"], ticks["1e-5"], ticks["1e-4"], ticks["1e-3"]])
@@ -117,7 +142,7 @@ def test_errors_are_on_a_logarithmic_scale() -> None:
 
 
 def test_first_to_diverge_is_marked_and_named() -> None:
-    figure = _parsed(errors("Error", TAPS, 3, "layer 2, mlp"))
+    figure = _errors(TAPS, 3)
     (first,) = (circle for circle in figure.iter("circle") if circle.attrib["class"] == "first")
     assert first.findtext("title") == "layers.2: 1e-4"
     (pointer,) = (line for line in figure.iter("line") if line.attrib["class"] == "pointer")
@@ -128,21 +153,21 @@ def test_first_to_diverge_is_marked_and_named() -> None:
 
 
 def test_many_decades_get_few_labels() -> None:
-    taps = [ErrorPoint(str(power), power, 10.0**-power) for power in range(20)]
-    assert len(_ticks(_parsed(errors("Error", taps, None, "")))) <= 6
+    taps = [_tap(str(power), power, 10.0**-power) for power in range(20)]
+    assert len(_ticks(_errors(taps, None))) <= 6
 
 
 def test_errors_that_are_all_lost() -> None:
-    figure = _parsed(errors("Error", [ErrorPoint("x", 0, None)], 0, "layer 0"))
-    assert "NaN, Inf" in _ticks(figure)
+    assert "NaN, Inf" in _ticks(_errors([_tap("x", 0, None)], 0))
 
 
 def test_intervals_stand_beside_their_limits() -> None:
-    rows = [
-        JudgedFigure("decode", 1.2, 1.1, 1.4, 1.0, "passed"),
-        JudgedFigure("prefill", 0.8, None, None, 1.0, "too noisy"),
-    ]
-    figure = _parsed(intervals("Speed-up", "times", rows))
+    case = {"batch": 1, "depth": 128, "limit": 1.0}
+    decode = {"figure": "decode_speedup", "found": 1.2, "low": 1.1, "high": 1.4, "verdict": "passed"}
+    prefill = {"figure": "prefill_speedup", "found": 0.8, "low": None, "high": None, "verdict": "too noisy"}
+    size = {"figure": "bytes_ratio", "found": 9.0, "low": None, "high": None, "verdict": "failed"}
+    assert interval_chart([case | size]) is None
+    figure = _parsed(interval_chart([case | decode, case | prefill, case | size]))
     dots = [_percent(dot, "cx") for dot in figure.iter("circle")]
     limits = [line for line in figure.iter("line") if line.attrib["class"] == "limit"]
     (span,) = (line for line in figure.iter("line") if line.attrib["class"].startswith("range"))

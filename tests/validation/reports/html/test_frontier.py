@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import re
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from validation.reports.html.frontier import frontier_chart, frontier_section
+from validation.reports import html_page
+from validation.reports.html.frontier import frontier_chart
+from validation.reports.html.page import templates
+
+SHARED: Any = templates().get_template("shared.html.jinja").module
 
 TARGETS = {"size": 60_000_000, "decode_speedup": None, "max_kl": 0.3}
 
@@ -33,7 +38,11 @@ POINTS = [
 
 
 def chart(targets: dict[str, Any] = TARGETS) -> ElementTree.Element:
-    return ElementTree.fromstring(frontier_chart("a <b>", POINTS, targets))
+    return drawn("a <b>", POINTS, targets)
+
+
+def drawn(*of: Any) -> ElementTree.Element:
+    return ElementTree.fromstring(SHARED.draw(frontier_chart(*of)))
 
 
 def circles(figure: ElementTree.Element) -> list[dict[str, str]]:
@@ -67,15 +76,18 @@ def test_the_chart_says_in_words_what_it_shows() -> None:
 
 
 def test_one_point_is_enough() -> None:
-    figure = ElementTree.fromstring(frontier_chart("a", [point("fp32", 0.0, 7, 0.0)], dict.fromkeys(TARGETS)))
-    assert len(circles(figure)) == 1
+    assert len(circles(drawn("a", [point("fp32", 0.0, 7, 0.0)], dict.fromkeys(TARGETS)))) == 1
 
 
-def test_the_section_has_a_row_for_each_point_and_none_without_targets() -> None:
-    assert frontier_section(None) == ""
+def test_the_section_has_a_row_for_each_point_and_none_without_targets(passing: dict[str, Any]) -> None:
+    assert 'id="frontier"' not in html_page(passing)
     tasks = {"a": {"points": POINTS}, "b": {"points": []}}
-    page = frontier_section({"targets": TARGETS, "speedups_over": "onnx fp32", "tasks": tasks})
-    rows = list(ElementTree.fromstring(page).iter("tr"))
+    frontier = {"targets": TARGETS, "speedups_over": "onnx fp32", "tasks": tasks}
+    section = re.search(
+        r'<section id="frontier">.*?</section>', html_page({**passing, "frontier": frontier}), re.DOTALL
+    )
+    assert section is not None
+    rows = list(ElementTree.fromstring(section[0]).iter("tr"))
     assert len(rows) == 1 + len(POINTS)
-    assert "1.75×" in page
+    assert "1.75×" in section[0]
     assert [row[2].findtext(".") or row[2][0].text for row in rows[1:]] == ["chosen", "–", "beaten", "not made"]

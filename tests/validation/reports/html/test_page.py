@@ -254,8 +254,8 @@ def test_limits_that_noise_widened_are_told(passing: Report) -> None:
 def _parity(page: str, variant: str) -> list[tuple[bool, str]]:
     """Whether each parity table of a variant is open, and the line above it."""
     section = page[page.index(f'<h2>{variant} <span class="pill') :].split("</section>")[0]
-    sections = re.findall(r"<details( open=\"\")?><summary>(<b>Parity.*?)</summary>", section)
-    return [(bool(opened), re.sub("<[^>]*>", "", words)) for opened, words in sections]
+    sections = re.findall(r"<details( open=\"\")?><summary>(<b>Parity.*?)</summary>", section, re.DOTALL)
+    return [(bool(opened), " ".join(re.sub("<[^>]*>", "", words).split())) for opened, words in sections]
 
 
 def test_passed_parity_is_folded_and_failed_open(failing: Report) -> None:

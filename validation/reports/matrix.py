@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-#: Mean KL, in nats per token, from which a cell gets the next darker colour.
+#: Mean KL, in nats per token, from which a cell of a heat map gets the next darker colour.
 STEPS = (0.03, 0.1, 0.3, 1.0, 3.0)
 _Cells = Mapping[str, Mapping[str, Any]]
 
