@@ -16,8 +16,8 @@ from typing import Any
 import click
 import torch
 
-from converters.onnx.format import OnnxFormat
-from converters.onnx.precision import PRECISIONS
+from converters.formats import format_class
+from seap_export.common.providers import OWN_FORMAT
 from seap_export.pipeline.cost.cost import Cost, Disk, Memory, Rates, total_disk
 from seap_export.pipeline.cost.workload import TokenCounts, Workload
 from seap_export.pipeline.steps.joint.validation import ValidationStep
@@ -28,6 +28,7 @@ from seap_export.pipeline.steps.single.variant import PlanStep, ShrinkStep
 from validation.reports.markdown import markdown_table
 from validation.shapes import SHAPES
 
+_OWN = format_class(OWN_FORMAT)
 _COSTS: Mapping[str, Cost] = {
     "calibration": CalibrationStep.cost,
     "ranking": RankingStep.cost,
@@ -107,12 +108,12 @@ def estimate(work: Workload, tokens: int, ratio: float, machine: Machine) -> Est
 @click.option("--tasks", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--tokens", type=click.IntRange(1), default=32768, show_default=True, help="Of each task's texts.")
 @click.option("--ratio", type=click.FloatRange(0, 1, max_open=True), default=0.5, show_default=True)
-@click.option("--precision", type=click.Choice(PRECISIONS), default="int4", show_default=True)
+@click.option("--precision", type=click.Choice(_OWN.precisions), default="int4", show_default=True)
 def scale_estimate(
     shape: str, machine: str, machines: int, tasks: int, tokens: int, ratio: float, precision: Any
 ) -> None:
     """Print what an export of a Llama model takes; computed, not measured."""
-    work = Workload(SHAPES[shape].spec, torch.bfloat16, OnnxFormat(precision))
+    work = Workload(SHAPES[shape].spec, torch.bfloat16, _OWN(precision))
     taken = estimate(work, tokens, ratio, MACHINES[machine])
     rounds = -(-tasks // machines)
     memory = taken.memory.values()

@@ -31,6 +31,8 @@ Gives = Literal["logits", "log-probabilities"]
 #: exactly and with the logits of all tokens; or to be timed as its runtime serves it, with the runtime's own choice of
 #: how exactly it computes and caches.
 Purpose = Literal["compared", "scored", "served"]
+#: The mean KL divergence, and the largest difference of a logit.
+Figure = Literal["kl", "difference"]
 
 
 def padded(prompts: Sequence[Sequence[int]]) -> NDArray[np.int64]:
@@ -186,6 +188,7 @@ class Runtime:
         claim: A function that says what memory it will take, and refuses what does not fit: called with the arguments
             of `validation.runtimes.table.claim_runtime` but for the name. None: it cannot tell.
         version: Its version, if no extra tells it; None: it is not reported.
+        shows_rounding: In which of parity's figures it rounds activations as it does for users, if it rounds any.
         prompt_factor: How many times as long as in ONNX Runtime a prompt takes, if much longer.
         parity_factor: How many times as long as in ONNX Runtime parity takes; None: about as long.
     """
@@ -200,5 +203,6 @@ class Runtime:
     has_providers: bool = False
     claim: str | None = None
     version: str | None = None
+    shows_rounding: tuple[Figure, ...] = ("kl", "difference")
     prompt_factor: float = 1.0
     parity_factor: float | None = None

@@ -6,15 +6,12 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from seap_export.errors import InputError
 from seap_export.model.families import names
 from seap_export.model.families.family import PRUNED_FROM, Family, is_pruned
-from seap_export.model.families.files import common_keys
+from seap_export.model.families.files import common_keys, transformers_keys
 from seap_export.model.families.names import OUTPUTS, Projection
 from seap_export.model.families.parts import Requirement
 
@@ -24,11 +21,6 @@ PROJECTION_PATHS: Mapping[Projection, str] = {name: f"{name}_path" for name in O
 #: Says that the stock class makes attention as wide as the hidden states, and where layers and shared experts are.
 _RESIZED, _LAYERS, _SHARED = "resized_attention", "layers_path", "shared_path"
 _USUAL_LAYERS = "model.layers"
-#: The files of transformers that compute models, without those that train them.
-_MODEL_CODE = (
-    "*_utils.py", "*_mapping.py", "modeling_*.py", "integrations/*attention.py", "integrations/moe.py",
-    "integrations/heterogeneity/*.py", "models/*/configuration_*.py", "models/*/modeling_*.py",
-)  # fmt: skip
 #: Keys that this package writes: these, the biases of output projections, and what vLLM multiplies logits by.
 _WRITTEN_KEYS = frozenset({
     _RESIZED, _LAYERS, _SHARED, "model_type", "per_layer_config", PRUNED_FROM, "logit_scale",
@@ -172,34 +164,15 @@ class ConfigReader:
         self._read |= set() if layers is None else {layers.head_dim, layers.num_key_value_heads}
         self._read |= {key for variant in self.family.variants for key in variant.when}
         known = self._read | harmless | set(self.family.harmless) | set(self.family.biases.values()) | _WRITTEN_KEYS
-        unknown = tuple(key for key in self._given if key not in known and not key.startswith("_"))
-        refused = _may_be_read(unknown) if "auto_map" not in self._given else next(iter(unknown), None)
+        unknown = (key for key in self._given if key not in known and not key.startswith("_"))
+        # What tools leave, no model reads; but nobody knows what code that comes with a model does.
+        read = (key for key in unknown if "auto_map" in self._given or key in transformers_keys())
+        refused = next(read, None)
         if refused is not None:
             raise InputError(
                 f"config.json: the key '{refused}' is not known for {self.family.model_type}, so what it changes "
                 "would be lost; remove it if it changes nothing"
             )
-
-
-#: How code asks a config for a key, and how the classes of configs declare theirs; other words are no keys.
-_ASKED, _DECLARED = rb"config\w*(\.get\(|\.|, ?|\[)[\"']?%b\b", rb"\b%b\s*[:=]|[\"']%b[\"']"
-
-
-@cache
-def _may_be_read(keys: tuple[str, ...]) -> str | None:
-    """One of these keys that the code of transformers reads, for whatever model; None: tools have left them all."""
-    found = find_spec("transformers") if keys else None
-    if found is None or found.origin is None:
-        return next(iter(keys), None)
-    for pattern in _MODEL_CODE:
-        for file in Path(found.origin).parent.glob(pattern):
-            code = file.read_bytes()
-            for key in (key for key in keys if key.encode() in code):
-                word = re.escape(key.encode())
-                is_declared = "configuration_" in file.name and re.search(_DECLARED % (word, word), code)
-                if is_declared or re.search(_ASKED % word, code):
-                    return key
-    return None
 
 
 def class_settings(family: Family) -> dict[str, Any]:

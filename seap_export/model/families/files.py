@@ -16,6 +16,7 @@ from seap_export.model.families.names import USUAL_NAMES, Projection
 from seap_export.model.families.routing import Routing
 
 _COMMON, _REFUSED = "common.toml", "refused.toml"
+_TRANSFORMERS = "transformers_keys.txt"
 _PARTS = {
     "adjusted_size": parts.AdjustedSize,
     "block": parts.Block,
@@ -28,6 +29,13 @@ _PARTS = {
     "window": parts.Window,
     "wrapper": parts.Wrapper,
 }
+
+
+@cache
+def transformers_keys() -> frozenset[str]:
+    """The keys of configs that transformers reads, of whatever model: `support.transformers_keys` of the tests lists
+    them."""
+    return frozenset(resources.files(__package__).joinpath(_TRANSFORMERS).read_text("utf-8").split())
 
 
 @cache

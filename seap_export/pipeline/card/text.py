@@ -20,7 +20,8 @@ from validation.reports.figures import QUALITY, main_figures
 from validation.reports.markdown import markdown_table
 from validation.reports.matrix import loss_matrix
 from validation.reports.numbers import count, figure, megabytes, percent, with_error
-from validation.runtimes.table import runtime_title
+from validation.runtimes.runner import Figure
+from validation.runtimes.table import RUNTIMES, runtime_title
 
 _HUB = "https://huggingface.co"
 _TAGS = ("seap-export", "pruned")
@@ -198,12 +199,18 @@ def _formats(facts: CardFacts) -> Iterator[str]:
         yield (
             "Each format was run in its own runtime, and its logits were compared with those of torch, which computed "
             "with the weights that the format stores. In int8 and int4, runtimes may round activations, too. KL is "
-            "the mean of the worst prompt in nats per token and includes this rounding, but not for OpenVINO. The "
-            "difference of a logit does not include it for ONNX Runtime, LiteRT, ExecuTorch and OpenVINO."
+            f"the mean of the worst prompt in nats per token and includes this rounding, but not for {_exact('kl')}. "
+            f"The difference of a logit does not include it for {_exact('difference')}."
         )
     for remark in dict.fromkeys(folder.format.remark(spec) for folder in facts.variant.folders.values()):
         if remark is not None:
             yield f"\n- {remark}"
+
+
+def _exact(what: Figure) -> str:
+    """The runtimes whose rounding of activations a figure of parity does not show."""
+    *others, last = [runtime_title(name) for name, row in RUNTIMES.items() if what not in row.shows_rounding]
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _parity(parity: Mapping[str, Any]) -> str:

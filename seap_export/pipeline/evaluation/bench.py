@@ -13,8 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from converters.format import Format
-from converters.formats import row_of
-from converters.onnx.precision import Precision
+from converters.formats import format_class, row_of
 from seap_export.common.checksums import SUMS
 from seap_export.common.providers import OWN_RUNTIME
 from seap_export.errors import ArtifactError, UsageError
@@ -24,6 +23,7 @@ from seap_export.model.sources.open import open_source
 from seap_export.pipeline.evaluation.bench_request import BenchRequest, default_depths, refuse_long_prompts
 from seap_export.pipeline.folder.contents import Export, FormatFolder, Variant, open_folder
 from seap_export.pipeline.folder.dense_folder import dense_folder
+from seap_export.pipeline.folder.names import HF
 from seap_export.pipeline.folder.origin import refuse_another_model
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.runtime.doctor.machine import processor
@@ -216,9 +216,9 @@ def _peak(model: _Model, engine: EngineName, request: BenchRequest, progress: Pr
 
 
 def _work(model: _Model, engine: EngineName, cell: SpeedCell, request: BenchRequest) -> ModelWork:
-    format = None if engine == REFERENCE else request.written(engine)
-    precision, last_logits = (Precision(), True) if format is None else (format.arithmetic, format.gives_last_logits)
-    return model_work(model.spec, precision, cell.batch, cell.depth, last_logits=last_logits)
+    format = request.written(engine) or format_class(HF)("fp32")
+    last_logits = format.gives_last_logits
+    return model_work(model.spec, format.arithmetic, cell.batch, cell.depth, last_logits=last_logits)
 
 
 def _weights_and_graph(folder: Path) -> int:

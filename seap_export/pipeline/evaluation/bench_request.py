@@ -63,13 +63,13 @@ class BenchRequest:
         Raises:
             UsageError: No format has this runtime.
         """
-        format = next((format for format in self.formats if engine in format.runtimes), None)
-        kinds = [format_class(name) for name in FORMATS if engine in format_class(name).runtimes]
-        if format is None and not kinds:
+        for format in self.formats:
+            if engine in format.runtimes:
+                return format
+        kind = next((kind for kind in map(format_class, FORMATS) if engine in kind.runtimes), None)
+        if kind is None:
             raise UsageError(f"no format is run by '{engine}'; use another --runtime")
-        if format is None and kinds[0].name != HF:
-            return kinds[0].of_options(None, FormOptions(provider=cast(WrittenFor, self.provider)))
-        return format
+        return None if kind.name == HF else kind.of_options(None, FormOptions(cast(WrittenFor, self.provider)))
 
     @property
     def cells(self) -> tuple[SpeedCell, ...]:

@@ -6,12 +6,13 @@ import dataclasses
 from typing import Any
 
 import pytest
+from support.transformers_keys import keys_of_transformers
 from support.variations import FAMILIES, micro_config
 
 from seap_export.errors import InputError
 from seap_export.model.families import family_of_model_type, model_spec
 from seap_export.model.families.config_reader import ConfigReader
-from seap_export.model.families.files import common_keys
+from seap_export.model.families.files import common_keys, transformers_keys
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -43,6 +44,12 @@ def test_a_key_that_no_model_of_transformers_reads_changes_nothing(key: str) -> 
 def test_a_key_that_only_another_family_reads_is_refused_by_name(model_type: str, key: str) -> None:
     with pytest.raises(InputError, match=f"'{key}'"):
         model_spec(micro_config(model_type=model_type, **{key: 1}))
+
+
+@pytest.mark.release
+def test_the_list_has_what_this_release_of_transformers_reads() -> None:
+    """If not, `support.transformers_keys` adds it."""
+    assert keys_of_transformers() - transformers_keys() == set()
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
