@@ -16,7 +16,7 @@ PARALLEL := --numprocesses 2 --no-loadscope-reorder
 export PYTHONDONTWRITEBYTECODE :=
 # The test files in which a word stands: what a stage need not import, it leaves out.
 with = $(shell grep -rlE $(1) tests --include='test_*.py')
-# Options of test-gpu, such as ARGS=--dry-run.
+# Options of test-gpu, such as ARGS="-k parity".
 ARGS ?=
 # What depends on transformers' release.
 TRANSFORMERS := $(patsubst %,tests/seap_export/%,model/modeling optimum_plugin pruning/activations/test_walk_check.py) \
@@ -96,8 +96,8 @@ pages: .venv/installed
 	PYTHONPATH=.:tests .venv/bin/python -m support.option_pages
 
 # Everything that has to be seen on a CUDA GPU, with a report in gpu-report; docs/contributing/gpu.md.
-test-gpu: .venv/installed $(MODEL)
-	.venv/bin/python -m validation.readiness --model $(MODEL) $(ARGS)
+test-gpu: .venv/installed .venv-genai-cuda/installed $(MODEL)
+	.venv/bin/python -m pytest --require=gpu -m gpu tests/gpu $(ARGS)
 
 lint: .venv/installed
 	.venv/bin/ruff check .
@@ -176,4 +176,4 @@ $(CODER): samples/get_model.py
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-transformers4 .venv-genai .venv-genai-cuda .venv-runtimes .venv-vllm .venv-floors .cache $(OUT) gpu-work
+	rm -rf .venv .venv-transformers4 .venv-genai .venv-genai-cuda .venv-runtimes .venv-vllm .venv-floors .cache $(OUT)

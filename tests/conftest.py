@@ -32,11 +32,13 @@ if TYPE_CHECKING:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds --demo, --require of `needs`, and --planted."""
+    """Adds --demo, --gpu-provider, --require of `needs`, and --planted."""
     needs.pytest_addoption(parser)
     planted.pytest_addoption(parser)
     help = "where `make demo` writes, or has written; without it, into a folder of the tests"
     parser.addoption("--demo", default="", metavar="FOLDER", help=help)
+    help = "what tests/gpu runs on; cpu rehearses them"
+    parser.addoption("--gpu-provider", default="cuda", metavar="NAME", help=help)
 
 
 @pytest.hookimpl(optionalhook=True)

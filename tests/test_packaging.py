@@ -38,7 +38,6 @@ def test_wheel_holds_the_three_packages_and_the_file_that_optimum_looks_for(whee
     assert others == ["optimum/commands/register/register_seap.py"]
     assert {name.split("/")[0] for name in names} > ours
     assert not any(name.startswith("seap_export/optimum_plugin/optimum/") for name in names)
-    assert not any(name.startswith("validation/readiness/") for name in names)
     for data in (
         "corpus/general.jsonl",
         "corpus/samples/arithmetic.jsonl",
@@ -67,8 +66,6 @@ def third_party_imports() -> dict[str, Path]:
     """The packages that the files of the wheel import, each with a file that does."""
     found = {}
     for file in sorted(path for name in OURS for path in (ROOT / name).rglob("*.py")):
-        if "readiness" in file.parts:
-            continue
         for node in ast.walk(ast.parse(file.read_text("utf-8"))):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom) and not node.level:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
 
 import pytest
-from support.chosen import JOINT, RICHEST
+from support.chosen import FEATURED, JOINT, RICHEST
 from support.corpora import write_corpus
 from support.exports import run_here
 from support.models import write_micro_model
@@ -36,31 +38,55 @@ OTHER_FORMS = (
 KNOWN = {("glm4_moe", "int8", "0.5"): 0.12}
 
 
+@dataclass(frozen=True)
+class Extent:
+    """Which pairs of a ratio and a form are tried; both go round from model to model.
+
+    Attributes:
+        ratios: How many.
+        forms: How many.
+        pairs: Whether each ratio meets each form; otherwise a form has one ratio.
+    """
+
+    ratios: int
+    forms: int
+    pairs: bool = False
+
+    def chosen(self, name: str) -> Iterator[tuple[str, list[OnnxForm]]]:
+        """The ratios with their forms."""
+        seed = crc32(name.encode())
+        accepted = [form for form in OTHER_FORMS if form.provider == "cpu" or name in JOINT]
+        for index in range(self.ratios):
+            number = (seed + index) % len(RATIOS)
+            ratio = LARGEST.get(name, RATIOS[-1]) if number == len(RATIOS) - 1 else RATIOS[number]
+            numbers = [at for at in range(len(accepted))[: self.forms] if self.pairs or at % self.ratios == index]
+            yield ratio, [accepted[(seed + at) % len(accepted)] for at in numbers]
+
+
+EVERY, EACH_FORM, ONE = Extent(3, 6, pairs=True), Extent(3, 6), Extent(1, 1)
+
+
 @pytest.mark.parametrize(
-    ("name", "every"),
+    ("name", "extent"),
     [
-        *(pytest.param(name, False, id=name) for name in RICHEST),
-        *(pytest.param(name, True, id=f"{name}-all", marks=pytest.mark.full) for name in VARIATIONS),
+        *(pytest.param(name, EACH_FORM if name in FEATURED else ONE, id=name) for name in RICHEST),
+        *(pytest.param(name, EVERY, id=f"{name}-all", marks=pytest.mark.full) for name in VARIATIONS),
     ],
 )
-def test_good_artifacts_pass(tmp_path: Path, name: str, every: bool) -> None:
-    """Every form of the richest model of each family, the ratio going round; `every` is the whole product."""
+def test_good_artifacts_pass(tmp_path: Path, name: str, extent: Extent) -> None:
+    """Every form of the models with every feature, one of the others; `EVERY` is the whole product."""
     seed = crc32(name.encode())
     model = write_micro_model(tmp_path / "m", seed=seed, **VARIATIONS[name])
-    requested = (*RATIOS[:-1], LARGEST.get(name, RATIOS[-1]))
-    ratios = [argument for ratio in requested for argument in ("--ratio", ratio)]
+    chosen = dict(extent.chosen(name))
+    ratios = [argument for ratio in chosen for argument in ("--ratio", ratio)]
     task = f"a={write_corpus(tmp_path / 'a.jsonl', seed=seed)}"
     outcome = run_here("export", model, "--task", task, *ratios, "--out", tmp_path / "out", "--threads", "1", "-q")
     assert outcome.code == 0, outcome.err
 
     alarms = {}
-    for index, ratio in enumerate(requested):
-        for number, form in enumerate(OTHER_FORMS):
-            if not every and (seed + number) % len(RATIOS) != index:
-                continue
-            if form.provider != "cpu" and name not in JOINT:  # which are refused
-                continue
-            variant = tmp_path / f"form-{number}" / f"a-{ratio}"
+    for ratio, forms in chosen.items():
+        for form in forms:
+            variant = tmp_path / f"form-{OTHER_FORMS.index(form)}" / f"a-{ratio}"
             (variant / "onnx").mkdir(parents=True)
             shutil.copytree(tmp_path / "out" / f"a-{ratio}" / "hf", variant / "hf")
             shutil.copyfile(tmp_path / "out" / f"a-{ratio}" / "plan.json", variant / "plan.json")

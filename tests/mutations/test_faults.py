@@ -22,6 +22,10 @@ from seap_export.cli import main
 
 pytestmark = pytest.mark.release
 Copies = Callable[[str], Artifact]
+CASES = [
+    pytest.param(fault, id=fault.id.replace(" ", "_"), marks=[pytest.mark.full] if fault.is_repeated else ())
+    for fault in FAULTS
+]
 
 
 def validate(path: Path, *options: str) -> Result:
@@ -46,7 +50,7 @@ def test_so_does_one_that_says_the_same_in_other_bytes(good: Copies, copied: Cop
 
 
 @pytest.mark.planted("onnx")
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.id.replace(" ", "_"))
+@pytest.mark.parametrize("fault", CASES)
 def test_a_fault_is_stopped(
     good: Copies, copied: Copies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:

@@ -130,6 +130,7 @@ def _attends_only(name: str) -> bool:
 
 #: For what reads a family, or compares it with transformers: the richest of each; `make test-all` adds the others.
 OF_EACH_FAMILY = _marked(VARIATIONS, RICHEST)
+FEATURED = featured(VARIATIONS)
 VARIED = varied(VARIATIONS)
 #: Without mixtures of experts: transformers has modules for all their projections.
 JOINT = tuple(name for name in VARIATIONS if not _has_experts(name))

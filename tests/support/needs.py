@@ -19,6 +19,7 @@ import pytest
 from fake_cuda import build
 
 from seap_export.common.extras import install_remedy
+from seap_export.runtime.driver import gpu_name
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 #: Runs a command that may mount file systems which nothing else sees.
@@ -76,6 +77,7 @@ INSTALL = "run 'npm install @huggingface/transformers@4.3 --ignore-scripts', or 
 SPECIAL: dict[str, tuple[Callable[[], str | None], str]] = {
     "browser": (_browser, "install Chromium or Chrome, such as with 'apt-get install chromium'"),
     "fake-cuda": (_fake_cuda, build.REMEDY),
+    "gpu": (gpu_name, "'seap-export doctor --require cuda' says what a GPU needs"),
     "llama.cpp": (partial(_packages, "xllamacpp"), install_remedy("gguf")),
     "openvino": (partial(_packages, "openvino", "openvino_genai", "openvino_tokenizers"), install_remedy("openvino")),
     "mlx-lm": (partial(_packages, "mlx_lm"), install_remedy("mlx")),

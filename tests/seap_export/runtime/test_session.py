@@ -44,6 +44,18 @@ def test_all_usable_cores_by_default(model: Path) -> None:
     assert open_session(model).get_session_options().intra_op_num_threads == available_threads()
 
 
+def test_a_profile_lies_in_the_folder_that_the_environment_names(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "profile").mkdir()
+    monkeypatch.setenv("SEAP_EXPORT_PROFILE", str(tmp_path / "profile"))
+    opened = open_session(model)
+    opened.run(None, {"x": np.ones((1, 64), np.float32)})
+    opened.end_profiling()
+    [profile] = (tmp_path / "profile").glob("*.json")
+    assert "MatMul" in profile.read_text("utf-8")
+
+
 def test_unknown_provider_and_thread_count(model: Path) -> None:
     with pytest.raises(UsageError, match=r"known providers: cpu, cuda, tensorrt$"):
         open_session(model, "tpu")

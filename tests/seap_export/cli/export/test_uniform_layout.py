@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
-from support.chosen import JOINT, RICHEST
+from support.chosen import FEATURED, JOINT, RICHEST
 from support.corpora import WORDS, write_corpus
 from support.exports import CARD, Run, run_here
 from support.models import write_micro_model
@@ -22,6 +23,13 @@ from seap_export.model.families import family_of_model_type
 QUICK = ("gemma2-all", "granite-all", "phi3-all", "qwen2-window")
 UNIFORM = ("--layout", "uniform")
 EXPORT = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.4", *UNIFORM, "--out", "out")
+
+
+def marks(variation: str) -> Sequence[pytest.MarkDecorator]:
+    """Each family's class loads what it is given in `tests/seap_export/pruning/shrink/test_uniform.py`."""
+    if variation in QUICK:
+        return ()
+    return [pytest.mark.release if variation in FEATURED else pytest.mark.full]
 
 
 def write_byte_tokenizer(folder: Path) -> None:
@@ -56,9 +64,7 @@ def uniform(pristine_uniform: Path, work: Path) -> Path:
     return Path(shutil.copytree(pristine_uniform, work / "out")) / "a-0.4"
 
 
-@pytest.mark.parametrize(
-    "variation", [name if name in QUICK else pytest.param(name, marks=pytest.mark.release) for name in RICHEST]
-)
+@pytest.mark.parametrize("variation", [pytest.param(name, marks=marks(name)) for name in RICHEST])
 def test_every_family_is_exported_with_parity_and_loads_as_a_plain_model(
     run: Run, tmp_path: Path, variation: str
 ) -> None:

@@ -1,0 +1,99 @@
+"""The GPU that tests of this folder run on, and the report that they leave in `gpu-report`: what ran, and its figures.
+
+`pytest tests/gpu --gpu-provider cpu` rehearses them on a model of no size where there is no GPU.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from validation.reports.markdown import markdown_table
+
+HERE = Path(__file__).parent
+REPORT = Path("gpu-report")
+#: `run("doctor")`: the JSON of a command that must succeed.
+Run = Callable[..., Any]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks every test of this folder."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.gpu)
+            item.add_marker(pytest.mark.full)
+            if config.getoption("--gpu-provider") != "cpu":
+                item.add_marker(pytest.mark.needs("gpu"))
+
+
+@pytest.fixture(scope="session")
+def provider(request: pytest.FixtureRequest) -> str:
+    return str(request.config.getoption("--gpu-provider"))
+
+
+@pytest.fixture(scope="session")
+def run() -> Run:
+    """In a process of its own, after which the GPU's memory is free."""
+
+    def seap_export(*words: object) -> Any:
+        command = [str(Path(sys.executable).with_name("seap-export")), *map(str, words), "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{' '.join(command)}: exit code {done.returncode}\n{done.stderr}"
+        return json.loads(done.stdout)
+
+    return seap_export
+
+
+@pytest.fixture(scope="session")
+def machine(run: Run) -> Mapping[str, Any]:
+    """What `doctor` says."""
+    return run("doctor")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Writes the report."""
+    phases = [phase for name in ("passed", "failed", "error", "skipped") for phase in _phases(terminalreporter, name)]
+    if phases:
+        REPORT.mkdir(exist_ok=True)
+        values = {"tests": [_outcome(phase) for phase in phases]}
+        (REPORT / "report.json").write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+        (REPORT / "report.md").write_text("\n\n".join(_page(values["tests"])) + "\n", "utf-8")
+        terminalreporter.write_line(f"the report is {REPORT / 'report.md'}")
+
+
+def _phases(reporter: pytest.TerminalReporter, name: str) -> Sequence[pytest.TestReport]:
+    return [phase for phase in reporter.stats.get(name, []) if phase.nodeid.startswith("tests/gpu/")]
+
+
+def _outcome(phase: pytest.TestReport) -> dict[str, Any]:
+    name, reason = phase.nodeid.partition("::")[2], phase.longreprtext if phase.failed else ""
+    if phase.skipped and isinstance(phase.longrepr, tuple):
+        reason = phase.longrepr[2]
+    figures = dict(phase.user_properties)
+    return {"test": name, "outcome": phase.outcome, "seconds": phase.duration, "reason": reason, "figures": figures}
+
+
+def _page(tests: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The page in Markdown, paragraph by paragraph."""
+    machine = next((test["figures"]["machine"] for test in tests if "machine" in test["figures"]), {})
+    gpus = ", ".join(gpu["name"] for gpu in machine.get("driver", {}).get("gpus", ()))
+    failed = sum(test["outcome"] == "failed" for test in tests)
+    yield f"# {'Checks' if gpus else 'A rehearsal of the checks'} on {gpus or 'the CPU'}: {failed} failed"
+    yield f"```json\n{json.dumps(machine, indent=1)}\n```"
+    cells = [(test["test"], test["outcome"], f"{test['seconds']:.0f} s") for test in tests]
+    yield markdown_table(("test", "outcome", "time"), cells)
+    for kind in ("parity", "speed", "generation"):
+        rows = [row for test in tests for row in test["figures"].get(kind, ())]
+        if rows:
+            yield f"## {kind.capitalize()}"
+            yield markdown_table(list(rows[0]), [list(map(str, row.values())) for row in rows])
+    for test in tests:
+        if test["reason"]:
+            yield f"## {test['test']}"
+            yield f"```\n{test['reason']}\n```"
