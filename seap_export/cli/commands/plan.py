@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -21,8 +19,6 @@ from seap_export.common.providers import OWN_FORMAT
 
 if TYPE_CHECKING:
     from seap_export.model.sources.source import Source
-    from seap_export.model.vocabulary.table import Vocabulary
-    from seap_export.pruning.activations.task_mixture import TaskMixture
     from seap_export.pruning.plan.plan import Plan
 
 
@@ -89,70 +85,34 @@ def plan_command(
     """
     from seap_export.api.memory import warn_of_memory
     from seap_export.api.settings import compute_of
+    from seap_export.corpus import parse_tasks
     from seap_export.model.layers.compute import torch_threads
     from seap_export.model.sources.open import open_source
-    from seap_export.pipeline.folder.outputs import write_whole
-    from seap_export.pipeline.request.mixtures import open_mixture
-    from seap_export.pruning.allocation.planning import choose_plan
-    from seap_export.pruning.plan.choice.solve import check_ratio
-    from seap_export.pruning.plan.make import rank_layers
-    from seap_export.pruning.plan.plan import write_plan
+    from seap_export.model.vocabulary.choice import parse_size
+    from seap_export.pipeline.plan import plan
     from seap_export.pruning.plan.recipes import Target, open_recipe
 
     compute = compute_of(ComputeOptions(device=options["device"], memory=options["memory"], threads=threads))
     settings = open_recipe(options["recipe"], layout=options["layout"], target=Target(options["provider"]))
     source = open_source(model)
     warn_of_memory(console, source, compute)
-    check_ratio(source.spec, ratio, settings.sparsity, settings.align, settings.layout)
-    statistics = open_mixture(calibrations, weight)
-    tokens = _vocabulary(source, statistics, tasks, vocabulary, console)
-    with torch_threads(threads), write_whole(out, force=force) if out else nullcontext() as path:
-        console.say(f"hashing {source.name}")
-        with TemporaryDirectory() as folder:
-            with console.step(f"ranking {statistics.name}", len(source.spec.layers)) as advance:
-                ranking = rank_layers(source, statistics, settings, Path(folder), advance, compute=compute)
-            with console.step("planning", settings.tried or None, "trials") as advance:
-                plan = choose_plan(
-                    source,
-                    statistics,
-                    ranking,
-                    settings,
-                    ratio,
-                    Path(folder),
-                    advance,
-                    vocabulary=tokens,
-                    compute=compute,
-                    say=console.say,
-                )
-        if path:
-            write_plan(plan, path)
-    result = _describe(source, plan)
-    console.result(result, _text(result))
-
-
-def _vocabulary(
-    source: Source, statistics: TaskMixture, tasks: tuple[str, ...], size: str, console: Console
-) -> Vocabulary | None:
-    """The tokens that are kept; None: all."""
-    from seap_export.corpus import parse_tasks
-    from seap_export.errors import UsageError
-    from seap_export.model.vocabulary.choice import parse_size
-    from seap_export.pipeline.request.mixtures import SUPPORT
-    from seap_export.pipeline.texts.vocabulary import choose_vocabularies
-
-    parsed = parse_tasks(tasks)
-    names, chosen = tuple(sorted(task.name for task in parsed)), parse_size(size)
-    if chosen == "all":
-        if tasks:
-            raise UsageError("--task has no effect without --vocabulary; add --vocabulary auto, or leave it out")
-        return None
-    wanted = sorted(set(statistics.weights) - {SUPPORT})
-    if list(names) != wanted:
-        raise UsageError(
-            "--vocabulary goes by the texts of the same tasks as --calibration; "
-            f"give --task for each of {', '.join(wanted)}, and for no other"
+    parsed, size = parse_tasks(tasks), parse_size(vocabulary)
+    with torch_threads(threads):
+        made = plan(
+            source,
+            calibrations,
+            settings,
+            ratio,
+            out,
+            console,
+            weights=weight,
+            tasks=parsed,
+            vocabulary=size,
+            force=force,
+            compute=compute,
         )
-    return choose_vocabularies(source, parsed, {statistics.name: names}, chosen, console)[statistics.name]
+    result = _describe(source, made)
+    console.result(result, _text(result))
 
 
 def _describe(source: Source, plan: Plan) -> dict[str, Any]:

@@ -69,7 +69,9 @@ class BenchRequest:
         kind = next((kind for kind in map(format_class, FORMATS) if engine in kind.runtimes), None)
         if kind is None:
             raise UsageError(f"no format is run by '{engine}'; use another --runtime")
-        return None if kind.name == HF else kind.of_options(None, FormOptions(cast(WrittenFor, self.provider)))
+        return (
+            None if kind.name == HF else kind.of_options(None, FormOptions(provider=cast(WrittenFor, self.provider)))
+        )
 
     @property
     def cells(self) -> tuple[SpeedCell, ...]:

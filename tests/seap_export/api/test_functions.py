@@ -13,8 +13,8 @@ import pytest
 from support.exports import CARD, FEW, TEXTS, run_here, times_of_writing, tree
 
 from seap_export import Variant, convert, evaluate, export, prune, validate
-from seap_export.api.prune import _marker
 from seap_export.errors import ArtifactError, InputError, QualityFailure, SeapError, UsageError
+from seap_export.pipeline.prune import _marker
 from seap_export.runtime import Generator, Sampling
 
 
