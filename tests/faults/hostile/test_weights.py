@@ -57,8 +57,10 @@ def test_a_pickle_in_a_dense_model_is_never_unpickled(run: RunIt, done: Path, wo
         ("bench", "out/a-0.2", "--dense", "m"),
     ]
     (work / "a.toml").write_text('corpus = "a.jsonl"\nprompt = "{text}"\ncompletion = {choices = ["a"], label = "l"}')
+    pickled = ("m: ", name, "python -c", "save_pretrained('m')")
+    words = pickled if name == "pytorch_model.bin" else ("m/model.safetensors",)
     for command in commands:
-        run(*command).refused(8, *(("m: ", name) if name == "pytorch_model.bin" else ("m/model.safetensors",)))
+        run(*command).refused(8, *words)
         assert not (work / "marker").exists()
         assert not (work / "new").exists()
 
