@@ -59,7 +59,7 @@ test-release: environments $(MODEL)
 	.venv/bin/$(PYTEST) $(PARALLEL) --dist loadfile -m "release and not full" --durations 15 $(call with,mark.release)
 	.venv-transformers4/bin/$(PYTEST) $(PARALLEL) -m "not (real or full)" $(TRANSFORMERS)
 	$(IN_RUNTIMES)$(PYTEST) $(PARALLEL) "--require=$(REQUIRE),$(FEWER_RUNTIMES)" --needing=$(FEWER_RUNTIMES) \
-		-m "not (real or full)" tests/mutations/test_format_faults.py \
+		-m "not (real or full)" tests/planted/test_format_faults.py \
 		$(call with,'mark.needs.*"(llama.cpp|openvino|transformers.js|mlx-lm|litert|executorch)"')
 
 # The environments of test-release, one after the other.

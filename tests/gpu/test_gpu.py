@@ -68,8 +68,9 @@ def folder(provider: str, smollm2_gguf: Path, run: Run, tmp_path_factory: Sessio
 
 
 def _export(run: Run, model: Path, provider: str, out: Path) -> Any:
+    """In floats, so that what is generated can be compared with torch."""
     words = ("--task", f"arithmetic={TEXTS}", "--calibration-tokens", 5500, *WITH_RATIOS, "--provider", provider)
-    return run("export", model, *words, "--out", out)
+    return run("export", model, *words, "--precision", PROVIDERS[provider].computes["fused"][0], "--out", out)
 
 
 def test_the_machine(provider: str, machine: Mapping[str, Any], run: Run, record_property: Record) -> None:

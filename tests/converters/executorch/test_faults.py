@@ -1,4 +1,4 @@
-"""Damaged programs, and those of other models; `tests/mutations/formats` plants all other faults."""
+"""Damaged programs, and those of other models; `tests/planted/formats` plants all other faults."""
 
 from __future__ import annotations
 

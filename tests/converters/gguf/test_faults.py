@@ -1,4 +1,4 @@
-"""What the comparison of K-quants with the model finds; `tests/mutations/formats` plants all other faults."""
+"""What the comparison of K-quants with the model finds; `tests/planted/formats` plants all other faults."""
 
 from __future__ import annotations
 

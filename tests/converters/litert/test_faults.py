@@ -1,4 +1,4 @@
-"""Damaged bundles, and those of other models; `tests/mutations/formats` plants all other faults."""
+"""Damaged bundles, and those of other models; `tests/planted/formats` plants all other faults."""
 
 from __future__ import annotations
 

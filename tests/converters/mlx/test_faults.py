@@ -1,4 +1,4 @@
-"""What is no difference, and what other computations change; `tests/mutations/formats` plants the faults."""
+"""What is no difference, and what other computations change; `tests/planted/formats` plants the faults."""
 
 from __future__ import annotations
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import errno
-import json
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from support.editing import edit_json, edit_weights, set_json
 from support.exports import Run
 from support.product import SafetensorsWriter
@@ -51,28 +48,16 @@ def refuse(run: Run, work: Path, *arguments: object, code: int, says: str, resum
     ("task", "code", "says"),
     [
         ("a=none.jsonl", 8, "none.jsonl no such file"),
-        ("a=empty.jsonl", 8, "empty.jsonl empty"),
-        ("a=m", 8, "m folder"),
-        ("a=a.csv", 8, "a.csv no such file"),
         ("a.jsonl", 2, "'a.jsonl' NAME=FILE"),
     ],
 )
 def test_corpus(run: Run, work: Path, task: str, code: int, says: str) -> None:
-    (work / "empty.jsonl").touch()
     refuse(run, work, "--task", task, code=code, says=says)
 
 
 def test_a_field_that_is_not_there(run: Run, work: Path) -> None:
     (work / "task.toml").write_text('corpus = "a.jsonl"\nprompt = "{question}"\n')
     refuse(run, work, "--task", "a=task.toml", code=8, says="question a.jsonl")
-
-
-def test_a_corpus_shorter_than_the_sample(run: Run, work: Path) -> None:
-    says = (
-        "task 'a': the corpus has 60 distinct texts, but 50 calibration + 16 held-out texts were asked for; "
-        "set samples to 44 or give more texts"
-    )
-    refuse(run, work, "--set", "samples=50", code=8, says=says)
 
 
 @pytest.mark.parametrize(
@@ -128,19 +113,7 @@ def test_a_corpus_shorter_than_the_sample(run: Run, work: Path) -> None:
         (["--set", "weight.a=2"], "no effect on one task"),
         (["--task", "a=a.jsonl", "--task", "b=a.jsonl", "--set", "weight.a=2"], "--general"),
         (["--general", "--set", "weight.c=2"], "name a task of this run"),
-        (["--general", "--set", "weight.a=two"], "weight 'a=two' is malformed"),
-        (["--general", "--set", "weight.a=0"], "weight 0 of task 'a' is out of range"),
-        (["--general", "--set", "weight.a=inf"], "weight inf of task 'a' is out of range"),
-        (["--general", "--set", "weight.a=1", "--set", "weight.a=2"], "task 'a' has two weights"),
-        (["--set", "mix=x"], "mixture 'x' is malformed"),
-        (["--set", "mix==a:1"], "mixture '=a:1' is malformed"),
-        (["--set", "mix.x=a:1,b:1"], "'b:1' name a task of this run"),
-        (["--set", "mix.x=a:much"], "'a:much' is malformed"),
-        (["--set", "mix.x=a:-1"], "weight -1 of task 'a' is out of range"),
         (["--set", "mix=../x=a"], "'../x' cannot name a folder"),
-        (["--set", "mix.A=a:1"], "the name 'A'"),
-        (["--set", "mix.x=a", "--set", "mix.x=a:2"], "the name 'x'"),
-        (["--general", "--set", "mix.General=a"], "the name 'General'"),
         (["--general", "--task", "general=a.jsonl"], "the name 'general'"),
         (["--set", "threshold=0.9", "--set", "router=false"], "threshold has no effect"),
         (["--set", "threshold=1.5"], "1.5 is not in the range"),
@@ -173,16 +146,10 @@ def test_a_hub_model_that_cannot_be_had(run: Run, work: Path, monkeypatch: pytes
     refuse(run, work, "some/model", code=6, says=says)
 
 
-@pytest.mark.parametrize("left", [4, 100, 50_000])
-def test_truncated_safetensors(run: Run, work: Path, left: int) -> None:
+def test_truncated_safetensors(run: Run, work: Path) -> None:
     path = work / "m" / "model.safetensors"
-    path.write_bytes(path.read_bytes()[:left])
+    path.write_bytes(path.read_bytes()[:50_000])
     refuse(run, work, code=8, says="m/model.safetensors truncated")
-
-
-def test_truncated_gguf(run: Run, work: Path) -> None:
-    (work / "m.gguf").write_bytes(b"GGUF\x03\0\0\0" + b"\x01")
-    refuse(run, work, "m.gguf", code=8, says="m.gguf")
 
 
 def test_config_and_weights_disagree(run: Run, work: Path) -> None:
@@ -275,12 +242,6 @@ def test_a_path_that_is_not_there(run: Run, work: Path, command: tuple[str, ...]
     message = run(command[0], "nowhere", *command[1:]).refused(2)
     assert message == "nowhere: no such file or folder; check the path"
     assert not (work / "x").exists()
-
-
-def test_weights_that_can_run_code(run: Run, work: Path) -> None:
-    (work / "m" / "model.safetensors").rename(work / "m" / "pytorch_model.bin")
-    refuse(run, work, code=8, says="m: pytorch_model.bin python -c from_pretrained('m' save_pretrained('m')")
-    run("inspect", "m").refused(8, "pytorch_model.bin", "save_pretrained")
 
 
 def test_a_layer_that_needs_more_than_the_memory(run: Run, work: Path) -> None:
@@ -388,21 +349,6 @@ def test_force_never_removes_a_folder_of_another_kind(run: Run, done: Path, work
         2, f"{target} is a folder; give the path of a file"
     )
     assert files(work) == before
-
-
-def test_a_sharded_model_without_one_shard(run: Run, work: Path) -> None:
-    tensors = load_file(work / "m" / "model.safetensors")
-    names = list(tensors)
-    weight_map = {name: f"model-{'1' if index < 5 else '2'}.safetensors" for index, name in enumerate(names)}
-    for shard in set(weight_map.values()):
-        save_file({n: t for n, t in tensors.items() if weight_map[n] == shard}, work / "m" / shard)
-    (work / "m" / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
-    (work / "m" / "model.safetensors").unlink()
-    shutil.copytree(work / "m", work / "whole")
-    (work / "m" / "model-2.safetensors").unlink()
-    says = "m/model-2.safetensors: weights are missing; a model folder needs safetensors files"
-    refuse(run, work, code=8, says=says)
-    assert run("inspect", "whole").code == 0
 
 
 def test_export_for_cuda_is_refused_before_any_work(run: Run, work: Path) -> None:

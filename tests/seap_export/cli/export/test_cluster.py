@@ -74,7 +74,7 @@ def expected(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     ("number", "code"),
     [
         (signal.SIGINT, 130),
-        # as SIGINT; tests/seap_export/cli/test_process.py and tests/faults/test_killed.py have them on one machine
+        # as SIGINT; tests/seap_export/cli/test_process.py and tests/robustness/test_killed.py have them on one machine
         pytest.param(signal.SIGTERM, 143, marks=pytest.mark.full),
         pytest.param(signal.SIGKILL, -9, marks=pytest.mark.full),
     ],

@@ -335,7 +335,7 @@ def test_an_export_lives(
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 def test_zeros_in_what_a_kill_left_are_found(tool: Tool, work: Path) -> None:
-    """At the same size, as a crash of the machine leaves them; `tests/faults/kills.py` tries random ones."""
+    """At the same size, as a crash of the machine leaves them; `tests/robustness/kills.py` tries random ones."""
     words = ("export", "m", *A, "--ratio", "0.2", *SHORT)
     assert run_here(*words).code == 0
     whole = tree(Path(shutil.move(OUT, "whole")))

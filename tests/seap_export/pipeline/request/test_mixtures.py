@@ -51,13 +51,42 @@ def test_a_task_name_may_hold_the_separator_of_the_other_option() -> None:
         ("x y=a:1", r"mixture name 'x y' cannot name a folder; use up to 64 of A-Z a-z 0-9 - _ \."),
         (".x=a:1", r"mixture name '\.x' cannot name a folder"),
         ("x" * 65 + "=a:1", "cannot name a folder"),
+        ("../x=a", r"'\.\./x' cannot name a folder"),
         ("b=a:1", "the name 'b' is "),
+        ("A=a:1", "the name 'A' is "),
+        ("general=a", "the name 'general' is "),
+        ("General=a", "the name 'General' is "),
+        ("x", "mixture 'x' is malformed"),
+        ("=a:1", "mixture '=a:1' is malformed"),
+        ("x=a:1,c:1", "'c:1' .* name a task of this run"),
+        ("x=a:much", "'a:much' is malformed"),
+        ("x=a:-1", "weight -1 of task 'a' is out of range"),
     ],
 )
 def test_mixtures_that_mean_nothing(mix: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        parse_mixtures(["a", "b"], general=False, weights=(), mixes=[mix])
+        parse_mixtures(["a", "b"], general=True, weights=(), mixes=[mix])
     assert parse_mixtures(["a", "b"], general=False, weights=(), mixes=["x" * 64 + "=a:1"])
+
+
+def test_a_name_stands_for_one_mixture() -> None:
+    with pytest.raises(UsageError, match="the name 'x' is "):
+        parse_mixtures(["a", "b"], general=False, weights=(), mixes=["x=a", "x=a:2"])
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (["a=two"], "weight 'a=two' is malformed"),
+        (["a=0"], "weight 0 of task 'a' is out of range"),
+        (["a=inf"], "weight inf of task 'a' is out of range"),
+        (["a=1", "a=2"], "task 'a' has two weights"),
+        (["c=2"], "name a task of this run"),
+    ],
+)
+def test_weights_that_mean_nothing(weights: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_mixtures(["a", "b"], general=True, weights=weights, mixes=())
 
 
 @pytest.fixture

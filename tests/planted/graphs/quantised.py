@@ -1,0 +1,136 @@
+"""Wrong blocks, scales and zero points of int8 and int4 weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from planted.fault import Fault, numeric
+from planted.graphs.graph import Edit, Graph
+from planted.graphs.weights import Array, columns_of, layer_name
+
+from seap_export.model.families.family import Projection
+
+
+def _part(layer: int, projection: Projection, part: str, change: Callable[[Array], Any]) -> Edit:
+    """Alters what belongs to one projection [out, ...] of `packed`, `scales` or `zero_points`."""
+
+    def edit(graph: Graph) -> None:
+        stem, rows = columns_of(graph, layer, projection)
+        _change(graph, f"{stem}.weight.{part}", rows, change)
+
+    return edit
+
+
+def _table(name: str, part: str, change: Callable[[Array], Any]) -> Edit:
+    return lambda graph: _change(graph, f"{name}.weight.{part}", slice(None), change)
+
+
+def _change(graph: Graph, name: str, rows: slice, change: Callable[[Array], Any]) -> None:
+    values = graph[name]
+    changed = change(values[rows].copy())
+    assert not np.array_equal(changed, values[rows])
+    values[rows] = changed
+    graph[name] = values
+
+
+def _row_of_scales_shifted(scales: Array) -> Array:
+    scales[3] = np.roll(scales[3], 1)
+    return scales
+
+
+def _all_scales_shifted(scales: Array) -> Array:
+    return np.roll(scales, 1, axis=0)
+
+
+def _a_scale_doubled(scales: Array) -> Array:
+    scales[5, 0] *= 2
+    return scales
+
+
+def _a_scale_negated(scales: Array) -> Array:
+    scales[2, -1] *= -1
+    return scales
+
+
+def _points_one_up(points: Array) -> Array:
+    """Each of the two zero points in a byte."""
+    low, high = points & 15, points >> 4
+    return np.minimum(low + 1, 15) | (np.minimum(high + 1, 15) << 4)
+
+
+def _points_of_a_row_one_down(points: Array) -> Array:
+    points[4] = np.maximum(points[4] & 15, 1) - 1 | (points[4] & 240)
+    return points
+
+
+def _nibbles_swapped(packed: Array) -> Array:
+    return packed << 4 | packed >> 4
+
+
+def _rows_swapped(packed: Array) -> Array:
+    packed[[1, 6]] = packed[[6, 1]]
+    return packed
+
+
+def _blocks_shifted(packed: Array) -> Array:
+    return np.roll(packed, 1, axis=1)
+
+
+def _a_level_up(packed: Array) -> Array:
+    packed[3, 0] = np.minimum(packed[3, 0], 254) + 1
+    return packed
+
+
+def _gate_and_up_swapped(layer: int) -> Edit:
+    def edit(graph: Graph) -> None:
+        names = [f"{layer_name(layer, projection)}.weight" for projection in ("gate_proj", "up_proj")]
+        gate, up = names
+        parts = ("packed", "scales", "zero_points")
+        graph.rename_inputs({f"{a}.{part}": f"{b}.{part}" for a, b in ((gate, up), (up, gate)) for part in parts})
+
+    return edit
+
+
+def _last_block_lost(graph: Graph) -> None:
+    """The products leave out the last block of what they read."""
+    stem, _ = columns_of(graph, 1, "down_proj")
+    scales = graph[f"{stem}.weight.scales"]
+    scales[:, -1] = 0
+    graph[f"{stem}.weight.scales"] = scales
+
+
+FAULTS: tuple[Fault, ...] = (
+    numeric("int4: scales of a row shifted", "int4", _part(1, "up_proj", "scales", _row_of_scales_shifted), layer=1),
+    numeric("int4: scales of all rows shifted", "int4", _part(2, "o_proj", "scales", _all_scales_shifted), layer=2),
+    numeric("int4: a scale doubled", "int4", _part(1, "q_proj", "scales", _a_scale_doubled), layer=1),
+    numeric("int4: a scale negated", "int4", _part(0, "gate_proj", "scales", _a_scale_negated), layer=0),
+    numeric("int4: nibbles swapped", "int4", _part(1, "v_proj", "packed", _nibbles_swapped), layer=1),
+    numeric("int4: two rows swapped", "int4", _part(2, "down_proj", "packed", _rows_swapped), layer=2),
+    numeric("int4: blocks shifted", "int4", _part(0, "k_proj", "packed", _blocks_shifted), layer=0),
+    numeric("int4: gate and up swapped", "int4", _gate_and_up_swapped(1), layer=1),
+    numeric("int4: last block of down_proj lost", "int4", _last_block_lost, layer=1),
+    numeric("int4: scales of the LM head shifted", "int4", _table("lm_head", "scales", _all_scales_shifted), None),
+    numeric("int4: rows of the LM head swapped", "int4", _table("lm_head", "packed", _rows_swapped), layer=None),
+    numeric("asymmetric: zero points one up", "points", _part(1, "up_proj", "zero_points", _points_one_up), layer=1),
+    numeric(
+        "asymmetric: zero points of a row one down",
+        "points",
+        _part(2, "gate_proj", "zero_points", _points_of_a_row_one_down),
+        layer=2,
+    ),
+    numeric(
+        "asymmetric: zero points of v one up", "points", _part(0, "v_proj", "zero_points", _points_one_up), layer=0
+    ),
+    numeric(
+        "asymmetric: scales of the embedding shifted",
+        "points",
+        _table("model.embed_tokens", "scales", _all_scales_shifted),
+        layer=None,
+    ),
+    numeric("int8: a block one up", "window", _part(1, "up_proj", "packed", _a_level_up), layer=1),
+    numeric("int8: two rows swapped", "window", _part(0, "o_proj", "packed", _rows_swapped), layer=0),
+    numeric("int8: a scale doubled", "window", _part(2, "q_proj", "scales", _a_scale_doubled), layer=2),
+    numeric("int8: blocks shifted", "window", _part(1, "k_proj", "packed", _blocks_shifted), layer=1),
+)

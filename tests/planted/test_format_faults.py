@@ -1,0 +1,137 @@
+"""Faults planted in what formats write, each stopped without running it, with the exit code that fits."""
+
+from __future__ import annotations
+
+import pkgutil
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from planted.formats.files import file_faults
+from planted.formats.others import other_faults
+from planted.formats.planting import DAMAGE, PARITY, FormatFault, Subject
+from planted.formats.weights import weight_faults
+from support.exports import tree
+from support.formats.written import WrittenModel
+
+from converters.formats import format_class
+from seap_export.errors import ArtifactError
+
+pytestmark = pytest.mark.release
+#: By format, with what its tests need.
+_NEEDS = {"gguf": None, "mlx": None, "openvino": "openvino", "litert": "litert", "executorch": "executorch"}
+SUBJECTS: dict[str, Subject] = {name: import_module(f"planted.formats.{name}").SUBJECT for name in _NEEDS}
+_EXPECTED = (
+    "converters.litert.read_back.decoder_program",
+    "converters.executorch.read_back.decoder_program",
+    "converters.openvino.tokenizer.tokenizer_graphs",
+)
+Good = Callable[[str, str], WrittenModel]
+
+
+def faults_of(subject: Subject) -> tuple[FormatFault, ...]:
+    """All faults that are planted in a format."""
+    return (*weight_faults(subject), *other_faults(subject), *file_faults(subject), *subject.own)
+
+
+def _marks(name: str, fault: FormatFault | None = None) -> list[Any]:
+    needed = _NEEDS[name]
+    marks = [] if needed is None else [pytest.mark.needs(needed)]
+    return marks if fault is None else [*marks, pytest.mark.planted(name, missed=fault.missed is not None)]
+
+
+FAULTS = {name: faults_of(subject) for name, subject in SUBJECTS.items()}
+CASES = [
+    pytest.param(name, fault, id=f"{name} {fault.id}".replace(" ", "_"), marks=_marks(name, fault))
+    for name, faults in FAULTS.items()
+    for fault in faults
+]
+ARTIFACTS = [
+    pytest.param(name, base, marks=_marks(name)) for name, subject in SUBJECTS.items() for base in subject.bases
+]
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Good:
+    """`good("gguf", "q8_0")`: an artifact, written once; not to be changed."""
+
+    @cache
+    def write(name: str, base: str) -> WrittenModel:
+        chosen = SUBJECTS[name].bases[base]
+        source = chosen.write_model(tmp_path_factory.mktemp(base) / "hf")
+        return WrittenModel.of(format_class(name)(chosen.precision), source)
+
+    return write
+
+
+@pytest.fixture(autouse=True)
+def _expected_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compared with is made once for each model."""
+    for name in _EXPECTED:
+        monkeypatch.setattr(name, _remembered(name))
+
+
+@cache
+def _remembered(name: str) -> Callable[..., Any]:
+    function, known = pkgutil.resolve_name(name), dict[str, Any]()
+
+    def remember(*arguments: Any) -> Any:
+        key = repr(arguments)
+        if key not in known:
+            known[key] = function(*arguments)
+        return known[key]
+
+    return remember
+
+
+@pytest.fixture
+def copied(good: Good, tmp_path: Path) -> Good:
+    """The same to plant a fault in."""
+
+    def copy(name: str, base: str) -> WrittenModel:
+        original = good(name, base)
+        return replace(original, folder=Path(shutil.copytree(original.folder, tmp_path / name)))
+
+    return copy
+
+
+def verdict(made: WrittenModel) -> tuple[int, str]:
+    """The exit code of `seap-export validate` before it runs a model, and the first line that it says."""
+    try:
+        damage = next(made.format.damages(made.source, made.folder), None)
+        if damage is not None:
+            return DAMAGE, damage
+        difference = next(made.format.differences(made.source, made.folder), None)
+    except ArtifactError as error:
+        return DAMAGE, str(error)
+    return (0, "") if difference is None else (PARITY, difference)
+
+
+@pytest.mark.parametrize(("name", "base"), ARTIFACTS)
+def test_a_good_artifact_passes(good: Good, name: str, base: str) -> None:
+    assert verdict(good(name, base)) == (0, "")
+
+
+@pytest.mark.parametrize(("name", "fault"), CASES)
+def test_a_fault_is_stopped(good: Good, copied: Good, name: str, fault: FormatFault) -> None:
+    made = copied(name, fault.base)
+    fault.plant(made)
+    assert tree(made.folder) != tree(good(name, fault.base).folder), "nothing was planted"
+    code, line = verdict(made)
+    if fault.missed is not None:
+        assert code == 0, "it is stopped: say so"
+        return
+    assert code in fault.codes, line
+    assert line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=_marks(name)) for name in SUBJECTS])
+def test_at_least_sixty_are_planted_in_each_format(name: str) -> None:
+    ids = {fault.id for fault in FAULTS[name]}
+    assert len(ids) == len(FAULTS[name]) >= 60

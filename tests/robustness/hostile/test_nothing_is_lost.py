@@ -1,0 +1,54 @@
+"""A finished export stays as it is, byte for byte, whatever it is asked to be replaced with."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from robustness.commands import ALL
+from support.editing import edit_weights, set_json
+from support.exports import Outcome
+
+
+def last_weight_is_none(work: Path) -> None:
+    edit_weights(
+        work / "m", lambda tensors: tensors["model.layers.2.mlp.down_proj.weight"][-1, -1].fill_(float("nan"))
+    )
+
+
+HARM: dict[str, Callable[[Path], object]] = {
+    "a pickle": lambda work: (work / "m" / "model.safetensors").write_bytes(pickle.dumps({})),
+    "a weight that is no number": last_weight_is_none,
+    "a nested config": lambda work: (work / "m" / "config.json").write_bytes(b"[" * 100_000),
+    "a config of another family": lambda work: set_json(work / "m" / "config.json", model_type="evil"),
+    "a tokenizer that cannot encode": lambda work: set_json(
+        work / "m" / "tokenizer.json", model={"type": "WordLevel", "unk_token": "?", "vocab": {"the": 4}}
+    ),
+    "a tokenizer of other tokens": lambda work: set_json(
+        work / "m" / "tokenizer.json", model={"type": "WordLevel", "unk_token": "?", "vocab": {"?": 96}}
+    ),
+    "a corpus that ends badly": lambda work: (work / "b.jsonl").open("ab").write(b'{"text": '),
+    "a corpus of one text": lambda work: (work / "b.jsonl").write_bytes(b'{"text": "the"}\n'),
+}
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)], ids=["as it is", "forced"])
+@pytest.mark.parametrize("name", HARM)
+def test_a_finished_export_survives(
+    run: Callable[..., Outcome],
+    done: Path,
+    work: Path,
+    tree: Callable[[Path], Any],
+    name: str,
+    force: tuple[str, ...],
+) -> None:
+    HARM[name](work)
+    before = tree(done)
+    outcome = run(*ALL, *force)
+    # a model that is another one by its hash alone is refused before it is read
+    assert outcome.code == 8 or (outcome.code == 2 and not force), outcome
+    outcome.refused(outcome.code or 0)
+    assert tree(done) == before

@@ -1,0 +1,179 @@
+"""A tokenizer.json that makes its library panic, abort or fail as it encodes, and a config that names odd things."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Any
+
+import pytest
+from robustness.commands import EXPORT
+from support.editing import list_again, set_json
+from support.processes import Tool
+
+SEQUENCE = {"Sequence": {"id": "A", "type_id": 0}}
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+SPECIAL = {"SpecialToken": {"id": "[X]", "type_id": 0}}
+
+
+def template(**values: Any) -> dict[str, Any]:
+    pieces = {"single": [SPECIAL, SEQUENCE], "pair": [SEQUENCE, SPECIAL], "special_tokens": {}}
+    return {"post_processor": {"type": "TemplateProcessing", **pieces, **values}}
+
+
+def table(content: bytes) -> dict[str, Any]:
+    return {"normalizer": {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(content).decode()}}
+
+
+def replacement(pattern: str | dict[str, str], content: str = "x" * 4000) -> dict[str, Any]:
+    shape = {"String": pattern} if isinstance(pattern, str) else pattern
+    return {"type": "Replace", "pattern": shape, "content": content}
+
+
+def sequence(key: str, name: str, *parts: dict[str, Any]) -> dict[str, Any]:
+    return {key: {"type": "Sequence", name: list(parts)}}
+
+
+def model(kind: str, **values: Any) -> dict[str, Any]:
+    return {"model": {"type": kind, **values}}
+
+
+PARTS: dict[str, dict[str, Any]] = {
+    "no model": {"model": None},
+    "a model of no kind": model("Evil"),
+    "an empty unigram model": model("Unigram", unk_id=0, vocab=[]),
+    "an unknown token that is out of range": model("Unigram", unk_id=99, vocab=[["a", 0.0]]),
+    "a unigram model without unknown token": model("Unigram", vocab=[["a", 0.0], ["b", -1.0]]),
+    "words without unknown token": model("WordLevel", unk_token="zzz", vocab={"the": 4}),
+    "pieces of words without unknown token": model(
+        "WordPiece", unk_token="zzz", continuing_subword_prefix="#", max_input_chars_per_word=9, vocab={"a": 0}
+    ),
+    "pairs without unknown token": model("BPE", unk_token="zzz", vocab={"a": 0}, merges=[]),
+    "a merge of tokens that are not there": model("BPE", vocab={"a": 0}, merges=["a b"]),
+    "a merge of one": model("BPE", vocab={"a": 0}, merges=["a"]),
+    "ids beyond the vocabulary": model("WordLevel", unk_token="the", vocab={"the": 2**32 - 1}),
+    "negative ids": model("WordLevel", unk_token="the", vocab={"the": -1}),
+    "a template with a token that is not there": template(),
+    "a template in a sequence": {"post_processor": {"type": "Sequence", "processors": [template()["post_processor"]]}},
+    "a template with no list of tokens": template(special_tokens=None),
+    "a template of nothing": template(single=[], pair=[]),
+    "a table of 8 GB": table(b"\xff" * 4 + bytes(28)),
+    "a table of 2 bytes": table(b"ab"),
+    "no table": table(b""),
+    "a table that is not base64": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "?"}},
+    "a table that is a number": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": 5}},
+    "a table in a sequence": {"normalizer": {"type": "Sequence", "normalizers": [table(b"")["normalizer"]]}},
+    "a pattern that is none": {"normalizer": {"type": "Replace", "pattern": {"Regex": "("}, "content": ""}},
+    "a stride longer than texts": {
+        "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 5}
+    },
+    "another version": {"version": "9.9"},
+    "replacements that multiply": sequence("normalizer", "normalizers", replacement("t"), replacement("x")),
+    "expressions that multiply": sequence(
+        "normalizer", "normalizers", *(replacement({"Regex": "[tx]"}, "x" * 9) for _ in range(4))
+    ),
+    "a decoder that multiplies": sequence("decoder", "decoders", replacement("t"), replacement("x")),
+    "bytes that double": sequence("pre_tokenizer", "pretokenizers", *[BYTE_LEVEL] * 40),
+    "a template that repeats": template(single=[SEQUENCE] * 9999),
+    "padding of 40 GB": {
+        "padding": {
+            "strategy": {"Fixed": 10**10}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0,
+            "pad_type_id": 0, "pad_token": "[X]",
+        }
+    },
+}  # fmt: skip
+#: What is no damage, if padding is switched off before anything is encoded.
+WORKS = ["padding of 40 GB"]
+
+
+@pytest.mark.parametrize("name", [name for name in PARTS if name not in WORKS])
+def test_a_tokenizer_that_does_not_work(tool: Tool, work: Path, name: str) -> None:
+    set_json(work / "m" / "tokenizer.json", **PARTS[name])
+    tool(work, *EXPORT, memory=2**30, timeout=20).refused(8, "token")
+    assert not (work / "new").exists()
+
+
+@pytest.mark.parametrize("name", WORKS)
+def test_a_tokenizer_that_asks_for_much_and_need_not_get_it(tool: Tool, work: Path, name: str) -> None:
+    set_json(work / "m" / "tokenizer.json", **PARTS[name])
+    assert tool(work, *EXPORT, memory=2**32, timeout=60).code == 0
+
+
+def test_a_key_that_is_there_twice(tool: Tool, work: Path) -> None:
+    """Of which another reader could take the other one."""
+    path = work / "m" / "tokenizer.json"
+    path.write_text('{"normalizer": null, ' + path.read_text("utf-8").lstrip("{ \n"), "utf-8")
+    tool(work, *EXPORT, memory=2**30, timeout=20).refused(8, "tokenizer.json", "twice")
+
+
+@pytest.mark.parametrize("file", ["chat_template.jinja", "tokenizer_config.json", "additional_chat_templates/a.jinja"])
+def test_a_chat_template_that_never_ends_is_refused_before_any_work(tool: Tool, work: Path, file: str) -> None:
+    path = work / "m" / file
+    if path.suffix == ".json":
+        set_json(path, chat_template=ENDLESS)
+    else:
+        path.parent.mkdir(exist_ok=True)
+        (work / "m" / "chat_template.jinja").write_text("{{ messages }}")
+        path.write_text(ENDLESS)
+    tool(work, *EXPORT, memory=2**30, timeout=40).refused(8, f"m/{file}", "chat template")
+    assert not (work / "new").exists()
+
+
+def test_a_chat_template_of_an_artifact_that_never_ends(tool: Tool, done: Path, work: Path) -> None:
+    (done / "a-0.2" / "onnx" / "chat_template.jinja").write_text(ENDLESS)
+    list_again(done / "a-0.2")
+    command = ("generate", "out/a-0.2", "the cat", "--max-new-tokens", "2")
+    tool(work, *command, memory=2**31, timeout=40).refused(8, "chat template")
+    assert tool(work, *command, "--raw", memory=2**31, timeout=40).code == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a table of 2 bytes",
+        "a template with a token that is not there",
+        "replacements that multiply",
+        "padding of 40 GB",
+    ],
+)
+def test_a_tokenizer_of_an_artifact_at_which_the_library_panics(tool: Tool, done: Path, work: Path, name: str) -> None:
+    set_json(done / "a-0.2" / "onnx" / "tokenizer.json", **PARTS[name])
+    list_again(done / "a-0.2")
+    outcome = tool(work, "generate", "out/a-0.2", "the cat", memory=2**31, timeout=20)
+    if name in WORKS:
+        assert outcome.code == 0, outcome
+        return
+    assert outcome.code == 7, outcome
+    *panic, message = outcome.err.splitlines()  # Rust prints where it was, whatever is made of it
+    assert message.startswith("Error: ")
+    assert "out/a-0.2/onnx/" in message
+    assert not any("Traceback" in line for line in panic)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"model_max_length": "x"}, {"tokenizer_class": 5}, {"eos_token": 5}, {"padding_side": "up"},
+        {"added_tokens_decoder": {"x": 5}}, {"model_input_names": 5},
+    ],
+    ids=lambda values: next(iter(values)),
+)  # fmt: skip
+def test_a_config_of_a_tokenizer_that_does_not_work(tool: Tool, work: Path, values: dict[str, Any]) -> None:
+    set_json(work / "m" / "tokenizer_config.json", **values)
+    tool(work, *EXPORT, memory=2**30, timeout=20).refused(8, "token")
+    assert not (work / "new").exists()
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"vocab_file": "/etc/passwd"}, {"name_or_path": "attacker/x"}, {"subfolder": "../.."}, {"gguf_file": "x.gguf"}],
+    ids=lambda values: next(iter(values)),
+)
+def test_what_a_config_points_to_is_not_read(
+    tool: Tool, work: Path, values: dict[str, Any], undisturbed: Path
+) -> None:
+    set_json(work / "m" / "tokenizer_config.json", **values)
+    assert tool(work, "calibrate", "m", "--task", "a=a.jsonl", "--out", "new", "-q", "--held-out", 16).code == 0
+    tokens = "calibration/a/tokens.safetensors"
+    assert (work / "new" / tokens).read_bytes() == (undisturbed / tokens).read_bytes()

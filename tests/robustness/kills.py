@@ -1,0 +1,271 @@
+"""Kills exports at random places, and checks that the same command then ends in the bytes of an undisturbed run.
+
+    python tests/robustness/kills.py --kill 300 --crash 100 --damage 50 [--seed 0] [--only NAME] [--json FILE]
+
+A kill is a SIGKILL, after which the kernel has all that was written. A crash is one of the machine: after the kill, a
+block may be what it was when it was last synced, or zeros, and a file may end earlier. Damage befalls whatever an
+unfinished step has left, synced or not. The exports are of micro models; together they have every step that goes on
+after an interruption.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+from support.conversations import conversations, write_chat_model, write_records  # noqa: E402
+from support.corpora import write_corpus  # noqa: E402
+from support.exports import HELD_OUT_OPTION, Outcome  # noqa: E402
+from support.models import write_micro_model  # noqa: E402
+from support.processes import Tool  # noqa: E402
+
+OUT, SYNCED = "out", "synced"
+BLOCK = 4096
+#: Instead of a sync, which takes long, a copy of what it would have saved, by the file's inode.
+COPIES_WHAT_IS_SYNCED = f"""
+import os
+def fsync(handle):
+    if os.path.isdir(f"/proc/self/fd/{{handle}}/"):
+        return
+    inode, part = os.fstat(handle).st_ino, f"{SYNCED}/{{handle}}.part"
+    with open(f"/proc/self/fd/{{handle}}", "rb") as file, open(part, "wb") as copy:
+        copy.write(file.read())
+    os.rename(part, f"{SYNCED}/{{inode}}")
+os.makedirs("{SYNCED}", exist_ok=True)
+os.fsync = fsync
+"""
+_FEW = ("--out", OUT, "-q", "--no-speed", "--no-quality", "--set", "prompts=1", "--set", "decode_steps=2")
+_SHORT = (*_FEW, *HELD_OUT_OPTION)
+_A, _B = ("--task", "a=a.jsonl"), ("--task", "b=b.jsonl")
+#: Hidden states, and layers that are trained, then wait in files.
+_ON_DISK = ("--memory", "50MB")
+#: The words after `seap-export export`.
+EXPORTS: Mapping[str, tuple[str, ...]] = {
+    "two tasks": ("m", *_A, *_B, "--ratio", "0.2", "--ratio", "0.4", *_SHORT),
+    "on disk": ("m", *_A, "--ratio", "0.3", "--format", "hf", *_SHORT, *_ON_DISK),
+    "scores": ("m", *_A, *_B, "--general", "--ratio", "0.3", "--recipe", "wanda-sp", "--format", "hf", *_SHORT),
+    "trained": ("m", *_A, "--ratio", "0.3", "--recipe", "trained.toml", "--format", "hf", *_SHORT),
+    "trained on disk": (
+        *("m", *_A, "--ratio", "0.3", "--recipe", "trained.toml", "--format", "hf"),
+        *(*_SHORT, *_ON_DISK),
+    ),
+    "4 bits": ("chat", *_A, "--ratio", "0.3", "--vocabulary", "64", "--format", "onnx:int4", *_SHORT),
+    "4 bits on disk": ("m", *_A, "--ratio", "0.3", "--format", "onnx:int4", *_SHORT, *_ON_DISK),
+    "answers": (
+        *("chat", "--task", "a=talks.jsonl", "--answers", "model", "--set", "answer_tokens=24", "--set", "held_out=4"),
+        *("--ratio", "0.3", "--recipe", "fresh.toml", "--format", "hf", *_FEW),
+    ),
+}
+Tree = dict[str, bytes]
+Kind = Literal["kill", "crash", "damage"]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """An export that was interrupted, perhaps more than once, and finished.
+
+    Attributes:
+        export: Its name.
+        seed: Of all that is random in it.
+        kind: What else happened when it was killed.
+        kills: How often it was interrupted.
+        steps: Steps that were finished, or begun, at each.
+        lost: Blocks and ends of files that were lost.
+        lines: What the user was told.
+        failure: What is wrong in the end; None: nothing.
+    """
+
+    export: str
+    seed: int
+    kind: Kind
+    kills: int
+    steps: tuple[str, ...]
+    lost: int
+    lines: tuple[str, ...]
+    failure: str | None
+
+
+class Campaign:
+    """Runs in a folder with models and corpora."""
+
+    def __init__(self, tool: Tool, folder: Path) -> None:
+        self._tool, self._folder = tool, folder
+        self._whole: dict[str, tuple[Tree, int]] = {}
+
+    def episode(self, export: str, seed: int, kind: Kind, most: int) -> Episode:
+        """Interrupts an export up to so many times, at random places, and lets it end."""
+        whole, changes = self._undisturbed(export)
+        chance, kills, lost, steps, lines = (
+            random.Random(f"{export} {seed} {kind}"),
+            0,
+            0,
+            list[str](),
+            list[str](),
+        )
+        self._clear()
+        while kills < most:
+            left = changes if kills == 0 else changes * chance.random()
+            delay = chance.choice((0.0, chance.uniform(0.001, 0.03)))
+            done = self._run(export, kill_at=chance.randint(1, max(1, int(left))), kill_after=delay)
+            if done.code not in (-signal.SIGKILL, -signal.SIGALRM):
+                break
+            kills += 1
+            steps.append(_state(self._folder / OUT))
+            lines += _lines(done)
+            if kind == "crash":
+                lost += lose(self._folder / OUT, self._folder / SYNCED, chance)
+            if kind == "damage":
+                for folder in (self._folder / OUT).glob(".seap-export-unfinished-*"):
+                    lost += lose(folder, self._folder / "nothing is safe", chance)
+        done = self._run(export)
+        lines += _lines(done)
+        failure = None if done.code == 0 else f"exit code {done.code}"
+        if failure is None and (tree := _tree(self._folder / OUT)) != whole:
+            names = sorted(name for name in {*tree, *whole} if tree.get(name) != whole.get(name))
+            failure = f"other bytes: {', '.join(names[:5])}"
+        return Episode(export, seed, kind, kills, tuple(steps), lost, tuple(lines), failure)
+
+    def _undisturbed(self, export: str) -> tuple[Tree, int]:
+        if export not in self._whole:
+            self._clear()
+            pipe = self._folder / "events"
+            os.mkfifo(pipe)
+            run = self._tool.start(self._folder, "export", *EXPORTS[export], events=str(pipe))
+            changes = len(pipe.read_text("utf-8").splitlines())
+            pipe.unlink()
+            done = run.wait()
+            if done.code:
+                raise RuntimeError(f"{export}: {done.err}")
+            self._whole[export] = _tree(self._folder / OUT), changes
+        return self._whole[export]
+
+    def _clear(self) -> None:
+        for name in (OUT, SYNCED):
+            shutil.rmtree(self._folder / name, ignore_errors=True)
+
+    def _run(self, export: str, **options: object) -> Outcome:
+        words = ("export", *EXPORTS[export])
+        return self._tool(self._folder, *words, timeout=600, before=COPIES_WHAT_IS_SYNCED, **options)
+
+
+def lose(folder: Path, synced: Path, chance: random.Random) -> int:
+    """What a crash may do to the files of a folder; returns how much was lost.
+
+    Args:
+        folder: The output folder.
+        synced: What `COPIES_WHAT_IS_SYNCED` has saved.
+        chance: Decides.
+    """
+    lost = 0
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        saved = synced / str(path.stat().st_ino)
+        now, safe = path.read_bytes(), saved.read_bytes() if saved.is_file() else b""
+        if now == safe or chance.random() < 0.5:
+            continue
+        after = bytearray(now)
+        for start in range(0, len(now), BLOCK):
+            block = safe[start : start + BLOCK].ljust(len(now[start : start + BLOCK]), b"\0")
+            if now[start : start + BLOCK] != block and chance.random() < 0.5:
+                after[start : start + len(block)] = block
+                lost += 1
+        if len(now) > len(safe) and chance.random() < 0.3:
+            del after[chance.randint(len(safe), len(now) - 1) :]
+            lost += 1
+        path.write_bytes(after)
+    return lost
+
+
+def _state(out: Path) -> str:
+    """The step that was being made, or the number of finished ones."""
+    begun = [path for left in out.glob(".seap-export-unfinished-*") for path in left.iterdir() if path.is_dir()]
+    finished = len(list(out.glob("*/*")))
+    return f"{finished} finished" + "".join(f", in {path.name}" for path in begun)
+
+
+def _lines(done: Outcome) -> list[str]:
+    """What was said, but for the warning that the memory is small."""
+    return [line for line in done.err.splitlines() if "--memory" not in line]
+
+
+def _tree(folder: Path) -> Tree:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != "performance.json")
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@contextmanager
+def campaign() -> Iterator[Campaign]:
+    """Makes the models and the corpora in a temporary folder."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_micro_model(folder / "m", model_type="llama")
+        write_chat_model(folder / "chat")
+        write_corpus(folder / "a.jsonl")
+        write_corpus(folder / "b.jsonl", seed=5)
+        write_records(folder / "talks.jsonl", conversations(20))
+        (folder / "fresh.toml").write_text("min_tokens = 0\nfresh_tokens = 800\n", "utf-8")
+        (folder / "trained.toml").write_text("min_tokens = 0\ndistillation = 12\ntrials = 4\n", "utf-8")
+        (folder / "runs").mkdir()
+        tool = Tool(folder / "runs")
+        try:
+            yield Campaign(tool, folder)
+        finally:
+            tool.close()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    for kind in get_args(Kind):
+        parser.add_argument(f"--{kind}", type=int, default=0, metavar="NUMBER", help="how many of these")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=EXPORTS)
+    parser.add_argument("--json", type=Path)
+    given = parser.parse_args()
+    exports, episodes, begin = [given.only] if given.only else list(EXPORTS), list[Episode](), time.monotonic()
+    with campaign() as runs:
+        left, number = {kind: getattr(given, kind) for kind in get_args(Kind)}, 0
+        while any(left.values()):
+            export, seed, number = exports[number % len(exports)], given.seed + number, number + 1
+            for kind in [kind for kind, kills in left.items() if kills]:
+                episodes.append(episode := runs.episode(export, seed, kind, min(left[kind], 1 + number % 3)))
+                left[kind] -= episode.kills
+                if episode.failure:
+                    print(f"{export}, seed {seed}, {kind}: {episode.failure}", file=sys.stderr)
+                    print(*episode.lines, sep="\n", file=sys.stderr, flush=True)
+                if given.json:
+                    given.json.write_text(json.dumps([asdict(one) for one in episodes], indent=1) + "\n", "utf-8")
+    print(*_table(episodes), sep="\n")
+    print(f"\n{time.monotonic() - begin:.0f} s, seed {given.seed}")
+    return int(any(episode.failure for episode in episodes))
+
+
+def _table(episodes: list[Episode]) -> Iterator[str]:
+    yield "| export | killed | crashed | damaged | blocks and ends lost | lines to the user | other bytes in the end |"
+    yield "| --- | --- | --- | --- | --- | --- | --- |"
+    rows = {name: [one for one in episodes if one.export == name] for name in EXPORTS}
+    for name, ones in {**rows, "all": episodes}.items():
+        kills = Counter[Kind]()
+        for one in ones:
+            kills[one.kind] += one.kills
+        lost, lines = sum(one.lost for one in ones), sum(len(one.lines) for one in ones)
+        failed = sum(one.failure is not None for one in ones)
+        counts = " | ".join(str(kills[kind]) for kind in get_args(Kind))
+        yield f"| {name} | {counts} | {lost} | {lines} | {failed} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
