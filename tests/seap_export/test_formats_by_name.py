@@ -7,9 +7,10 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from support.product import RUNTIMES
+
 import seap_export
 from converters.formats import FORMATS, WRITTEN
-from validation.runtimes.table import RUNTIMES
 
 ROOT = Path(seap_export.__file__).parent
 #: Modules that may name one, with the names.

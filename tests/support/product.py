@@ -82,6 +82,7 @@ from validation.reports.numbers import figure, with_error
 from validation.runtimes.onnx_runtime.onnx_runner import OnnxRunner
 from validation.runtimes.pytorch.torch_runner import Run, TorchRunner, open_torch_runner
 from validation.runtimes.runner import States, padded
+from validation.runtimes.table import RUNTIMES
 from validation.runtimes.timing import Pace
 from validation.speed.interval import Interval
 from validation.speed.measure import Timing

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from support.chosen import of_each_kind
 from support.execution import ONE_THREAD
 from support.models import skip_unless_loaded, write_source
-from support.product import Decoding, Pace, convert_folder
+from support.product import RUNTIMES, Decoding, Pace, convert_folder
 from support.tokenizers import write_byte_level
 from support.variations import VARIATIONS
 from transformers.utils import logging
@@ -21,7 +21,6 @@ from converters.formats import format_class
 from seap_export.model.families import family_of_model_type
 from validation.execution import Execution
 from validation.runtimes.runner import Runtime
-from validation.runtimes.table import RUNTIMES
 from validation.speed.engines import _TorchEngine, open_engine, pace_of
 from validation.speed.measure import SpeedCell
 from validation.speed.memory import peak_memory
