@@ -1,8 +1,9 @@
 """Computes, and does not measure, what an export of a large model takes, as a Markdown table.
 
-    python -m seap_export.pipeline.scale_estimate --shape llama-2-70b --machine h100 --precision int4 --ratio 0.5
+    python -m seap_export.pipeline.scale_estimate --shape llama-2-70b --precision int4 --ratio 0.5
 
-The formulas are those of `--dry-run`, the `cost` of each kind of step; docs/contributing/scale.md explains them.
+The formulas are those of `--dry-run`, the `cost` of each kind of step; docs/contributing/scale.md explains them. The
+machine is the one that they were compared with exports on: of others, GPUs among them, nothing was measured.
 Tasks are spread over the machines as `--cluster` does: each one's statistics, ranking and variant are independent of
 the others'.
 """
@@ -18,7 +19,7 @@ import torch
 
 from converters.formats import format_class
 from seap_export.common.providers import OWN_FORMAT
-from seap_export.pipeline.cost.cost import Cost, Disk, Memory, Rates, total_disk
+from seap_export.pipeline.cost.cost import Cost, Disk, Rates, total_disk
 from seap_export.pipeline.cost.workload import TokenCounts, Workload
 from seap_export.pipeline.steps.joint.validation import ValidationStep
 from seap_export.pipeline.steps.single.calibration import CalibrationStep
@@ -44,25 +45,16 @@ class Machine:
     """A machine.
 
     Attributes:
-        host: Rates of its processor.
-        device: Rates of its GPU; None: it has none.
+        rates: Rates of its processor.
         disk: Bytes of a checkpoint read in a second.
     """
 
-    host: Rates
-    device: Rates | None = None
+    rates: Rates
     disk: float = 1e9
 
 
 #: What `measure_rates` finds with two threads on the CPU of docs/measurements.md.
-_TWO_CORES = Rates(operations=115e9, double_operations=60e9, memory_bytes=29e9)
-#: The processor beside a GPU is taken for eight times as fast.
-_HOST = Rates(operations=8 * 115e9, double_operations=8 * 60e9, memory_bytes=8 * 29e9)
-#: NVIDIA's peak rates of an H100 SXM without tensor cores, 67 TFLOP/s in float32 and 34 in float64 (a multiply-add is
-#: two), and 3.35 TB/s; half of each is reckoned with.
-_EFFICIENCY = 0.5
-_H100 = Rates(67e12 / 2 * _EFFICIENCY, 34e12 / 2 * _EFFICIENCY, 3.35e12 * _EFFICIENCY)
-MACHINES: Mapping[str, Machine] = {"two-cores": Machine(_TWO_CORES), "h100": Machine(_HOST, _H100, disk=2e9)}
+TWO_CORES = Machine(Rates(operations=115e9, double_operations=60e9, memory_bytes=29e9))
 
 
 @dataclass(frozen=True)
@@ -71,16 +63,16 @@ class Estimate:
 
     Attributes:
         seconds: Time of each step.
-        memory: Memory of each step, if it is known.
+        memory: Bytes of memory of each step, if they are known.
         disk: The disk that is taken.
     """
 
     seconds: Mapping[str, float]
-    memory: Mapping[str, Memory]
+    memory: Mapping[str, int]
     disk: Disk
 
 
-def estimate(work: Workload, tokens: int, ratio: float, machine: Machine) -> Estimate:
+def estimate(work: Workload, tokens: int, ratio: float, machine: Machine = TWO_CORES) -> Estimate:
     """The cost of one task and one ratio.
 
     Args:
@@ -93,46 +85,37 @@ def estimate(work: Workload, tokens: int, ratio: float, machine: Machine) -> Est
     seconds, memory = {}, {}
     for name, cost in _COSTS.items():
         cut = 0.0 if name in ("calibration", "ranking") else ratio
-        rates = machine.device if machine.device is not None and cost.on_device else machine.host
-        seconds[name] = cost.seconds(counts, cut, work, rates) + cost.reads * stored / machine.disk
-        if (needed := cost.memory(counts, cut, work, on_gpu=machine.device is not None)) is not None:
-            memory[name] = needed
+        seconds[name] = cost.seconds(counts, cut, work, machine.rates) + cost.reads * stored / machine.disk
+        if (needed := cost.memory(counts, cut, work)) is not None:
+            memory[name] = needed.host
     disk = total_disk(cost.disk(counts, ratio, work) for cost in (*_COSTS.values(), PlanStep.cost))
     return Estimate(seconds, memory, disk)
 
 
 @click.command()
 @click.option("--shape", type=click.Choice(list(SHAPES)), required=True)
-@click.option("--machine", type=click.Choice(list(MACHINES)), default="two-cores", show_default=True)
 @click.option("--machines", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--tasks", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--tokens", type=click.IntRange(1), default=32768, show_default=True, help="Of each task's texts.")
 @click.option("--ratio", type=click.FloatRange(0, 1, max_open=True), default=0.5, show_default=True)
 @click.option("--precision", type=click.Choice(_OWN.precisions), default="int4", show_default=True)
-def scale_estimate(
-    shape: str, machine: str, machines: int, tasks: int, tokens: int, ratio: float, precision: Any
-) -> None:
+def scale_estimate(shape: str, machines: int, tasks: int, tokens: int, ratio: float, precision: Any) -> None:
     """Print what an export of a Llama model takes; computed, not measured."""
     work = Workload(SHAPES[shape].spec, torch.bfloat16, _OWN(precision))
-    taken = estimate(work, tokens, ratio, MACHINES[machine])
+    taken = estimate(work, tokens, ratio)
     rounds = -(-tasks // machines)
-    memory = taken.memory.values()
-    most = Memory(max(need.host for need in memory), max(need.device for need in memory))
     rows = [(step, seconds, taken.memory.get(step)) for step, seconds in taken.seconds.items()]
-    rows.append(("all", sum(taken.seconds.values()), most))
+    rows.append(("all", sum(taken.seconds.values()), max(taken.memory.values())))
     disk = replace(taken.disk, kept=tasks * taken.disk.kept)
-    cells = ((step, f"{rounds * seconds / 3600:.2f} h", *_sizes(need)) for step, seconds, need in rows)
-    click.echo(markdown_table(("step", "time", "host memory", "GPU memory"), cells))
+    cells = (
+        (step, f"{rounds * seconds / 3600:.2f} h", "" if need is None else _gigabytes(need))
+        for step, seconds, need in rows
+    )
+    click.echo(markdown_table(("step", "time", "memory"), cells))
     click.echo(
         f"\nDisk: {_gigabytes(disk.kept)} stay, at most {_gigabytes(disk.unfinished)} more there and "
         f"{_gigabytes(disk.temporary)} in the temporary folder of each machine."
     )
-
-
-def _sizes(need: Memory | None) -> tuple[str, str]:
-    if need is None:
-        return "", ""
-    return _gigabytes(need.host), _gigabytes(need.device) if need.device else ""
 
 
 def _gigabytes(number: int) -> str:
