@@ -68,6 +68,7 @@ class Mutant:
         return [
             (module.path, module.kept[at], module.kept[at + len(wanted) - 1] + 1)
             for module in _modules()
+            if wanted in module.dense
             for at in _occurrences(wanted, module.dense)
             if f".{self.within}." in f".{module.place(module.kept[at])}." or not self.within
         ]
@@ -129,13 +130,7 @@ def _occurrences(wanted: str, text: str) -> Iterator[int]:
 def _read(path: Path) -> list[Mutant]:
     rows = tomllib.loads(path.read_text("utf-8"))["mutant"]
     return [
-        Mutant(
-            **{
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in row.items()
-                if key != "module"
-            }
-        )
+        Mutant(**{key: tuple(value) if isinstance(value, list) else value for key, value in row.items()})
         for row in rows
     ]
 

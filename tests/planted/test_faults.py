@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -22,10 +23,6 @@ from seap_export.cli import main
 
 pytestmark = pytest.mark.release
 Copies = Callable[[str], Artifact]
-CASES = [
-    pytest.param(fault, id=fault.id.replace(" ", "_"), marks=[pytest.mark.full] if fault.is_repeated else ())
-    for fault in FAULTS
-]
 
 
 def validate(path: Path, *options: str) -> Result:
@@ -49,8 +46,18 @@ def test_so_does_one_that_says_the_same_in_other_bytes(good: Copies, copied: Cop
     assert result.exit_code == 0, result.stderr
 
 
+def _cases() -> Iterator[Any]:
+    """CI plants a fault in one artifact, and `make test-all` in the others, which ids name after the last comma."""
+    planted = set[str]()
+    for fault in FAULTS:
+        kind, comma, _ = fault.id.rpartition(", ")
+        is_repeated = fault.is_repeated or (fault.kind == "numeric" and (kind if comma else fault.id) in planted)
+        planted.add(kind if comma else fault.id)
+        yield pytest.param(fault, id=fault.id.replace(" ", "_"), marks=[pytest.mark.full] if is_repeated else ())
+
+
 @pytest.mark.planted("onnx")
-@pytest.mark.parametrize("fault", CASES)
+@pytest.mark.parametrize("fault", list(_cases()))
 def test_a_fault_is_stopped(
     good: Copies, copied: Copies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
