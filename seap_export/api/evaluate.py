@@ -5,19 +5,20 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from seap_export.api.options import ComputeOptions, MeasureOptions, RunOptions
+from seap_export.api.options import ComputeOptions, RunnerOptions, RunOptions
 from seap_export.api.tasks import Tasks
-from seap_export.common.options import option, options, takes
+from seap_export.common.options import option, options, takes, values_of
 from seap_export.common.providers import OWN_FORMAT, OWN_RUNTIME
 from seap_export.common.values import FilePathOrNone, NameOrPath, NameOrPathOrNone, Several
 from seap_export.errors import UsageError
+from seap_export.pipeline.request.options import EvaluationOptions
 
 if TYPE_CHECKING:
     from seap_export.pipeline.evaluation.report import EvaluationReport
 
 
 @options
-class EvaluateOptions(RunOptions, ComputeOptions, MeasureOptions):
+class EvaluateOptions(RunOptions, ComputeOptions, RunnerOptions, EvaluationOptions):
     """All options of `evaluate`."""
 
     path: NameOrPath = option(
@@ -58,21 +59,9 @@ class EvaluateOptions(RunOptions, ComputeOptions, MeasureOptions):
         python="Task files (.toml) with 'answer', by name, for exact match of generated answers.",
         metavar="NAME=FILE",
     )
-    max_new_tokens: int = option("Largest number of tokens in a generated answer.", default=256)
-    limit: int | None = option("Use only the first N texts and questions of each task.", default=None)
-    max_length: int = option("Number of tokens after which a text is cut.", default=256)
-    min_accuracy_retained: float | None = option(
-        "Smallest accuracy or exact match of any task, as a fraction of the dense model's; a message says if it is "
-        "too close to tell.",
-        default=None,
-        metavar="F",
-    )
     out: FilePathOrNone = option("Write the report to this file; without it nothing is written.", default=None)
     answers: FilePathOrNone = option("Write all generated answers to this file, as JSON lines.", default=None)
     dry_run: bool = option("Check the inputs, show what would be measured, and measure nothing.", default=False)
-    batch_size: int = option(
-        "Number of questions, or of their choices, in a batch; fewer need less memory.", default=8
-    )
 
 
 @takes(EvaluateOptions)
@@ -120,12 +109,7 @@ def evaluate(options: EvaluateOptions) -> EvaluationReport:
         zero_shot=options.zero_shot,
         harness_tasks=options.harness_task,
         generate=options.generate,
-        max_new_tokens=options.max_new_tokens,
-        limit=options.limit,
-        max_length=options.max_length,
-        max_kl=options.max_kl,
-        min_accuracy_retained=options.min_accuracy_retained,
-        batch_size=options.batch_size,
+        **values_of(EvaluationOptions, options),
         provider=options.provider,
         threads=options.threads,
     )

@@ -89,15 +89,7 @@ class ComparisonOptions(ParityOptions):
 
 
 @options
-class MeasureOptions:
-    """Where variants are measured, and what they are held to."""
+class RunnerOptions:
+    """Where variants are run."""
 
     provider: WrittenFor = option("Execution provider of ONNX Runtime that runs the ONNX files.", default="cpu")
-    max_kl: float | None = option(
-        "Largest mean KL divergence from the dense model, in nats per token; a message says if it is too close to "
-        "tell.",
-        default=None,
-        python="Largest mean KL divergence from the dense model, in nats per token. The mean decides; a reason or a "
-        "warning says if it is too close to tell.",
-        metavar="NATS",
-    )

@@ -62,7 +62,7 @@ class ProgressArgument(Given[bool | Progress, Progress]):
     """True: print it as the command line does, on stderr. False: print nothing, and give warnings as Python's."""
 
     @classmethod
-    def read(cls, value: object) -> Progress:  # noqa: D102
+    def read(cls, value: object) -> Progress:
         if isinstance(value, bool):
             return PrintedProgress() if value else _Quiet()
         if all(callable(getattr(value, name, None)) for name in ("step", "say", "warn")):

@@ -6,13 +6,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from seap_export.api.options import ComparisonOptions, ComputeOptions, MeasureOptions, RunOptions
+from seap_export.api.options import ComparisonOptions, ComputeOptions, RunnerOptions, RunOptions
 from seap_export.api.results import ValidationResult
 from seap_export.api.variant import Variant
 from seap_export.common.json_file import json_text
 from seap_export.common.options import option, options, takes
 from seap_export.common.providers import OWN_RUNTIME
 from seap_export.common.values import FilePath, FilePathOrNone, NameOrPathOrNone, Several
+from seap_export.pipeline.request.options import DivergenceOptions
 
 if TYPE_CHECKING:
     from seap_export.pipeline.gate.report import ValidationReport
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @options
-class ValidateOptions(RunOptions, ComputeOptions, ComparisonOptions, MeasureOptions):
+class ValidateOptions(RunOptions, ComputeOptions, ComparisonOptions, RunnerOptions, DivergenceOptions):
     """All options of `validate`."""
 
     path: FilePath = option("The output folder of an export, or a variant's folder in it.", kw_only=False)

@@ -64,7 +64,7 @@ class FilePath(Given[_PathLike, Path]):
     """A path, in which `~` stands for the home folder."""
 
     @classmethod
-    def read(cls, value: object) -> Path:  # noqa: D102
+    def read(cls, value: object) -> Path:
         if not isinstance(value, str | os.PathLike):
             raise Mismatch("a path")
         return Path(os.path.expanduser(os.fsdecode(value)))
@@ -74,7 +74,7 @@ class FilePathOrNone(Given[_PathLike | None, Path | None]):
     """A path or None."""
 
     @classmethod
-    def read(cls, value: object) -> Path | None:  # noqa: D102
+    def read(cls, value: object) -> Path | None:
         return None if value is None else FilePath.read(value)
 
 
@@ -86,7 +86,7 @@ class FilePaths(Given[_PathLike | Sequence[_PathLike], tuple[Path, ...]]):
     """One path, or a list of them."""
 
     @classmethod
-    def read(cls, value: object) -> tuple[Path, ...]:  # noqa: D102
+    def read(cls, value: object) -> tuple[Path, ...]:
         return _tuple(FilePath, value)
 
 
@@ -94,7 +94,7 @@ class ShareOrNone(Given[float | None, float | None]):
     """A number from 0 to 1, or None."""
 
     @classmethod
-    def read(cls, value: object) -> float | None:  # noqa: D102
+    def read(cls, value: object) -> float | None:
         share: float | None = converted(float | None, value)
         return share
 
@@ -103,7 +103,7 @@ class ThreadsOrNone(Given[int | None, int | None]):
     """A number of threads, of which there cannot be many more than cores, or None."""
 
     @classmethod
-    def read(cls, value: object) -> int | None:  # noqa: D102
+    def read(cls, value: object) -> int | None:
         number: int | None = converted(int | None, value)
         return number
 
@@ -112,7 +112,7 @@ class NameOrPath(Given[_PathLike, str]):
     """Such as a model: a folder, a .gguf file or a hub id."""
 
     @classmethod
-    def read(cls, value: object) -> str:  # noqa: D102
+    def read(cls, value: object) -> str:
         if not isinstance(value, str | os.PathLike):
             raise Mismatch("a name or a path")
         return os.fsdecode(value)
@@ -122,7 +122,7 @@ class NameOrPathOrNone(Given[_PathLike | None, str | None]):
     """A name, a path or None."""
 
     @classmethod
-    def read(cls, value: object) -> str | None:  # noqa: D102
+    def read(cls, value: object) -> str | None:
         return None if value is None else NameOrPath.read(value)
 
 
@@ -130,7 +130,7 @@ class Weights(Given[Mapping[str, Any] | Sequence[str], tuple[str, ...]]):
     """By name, such as `{"a": 2}`, or `{"both": {"a": 2, "b": 1}}`; read as texts, such as `a=2` or `both=a:2,b:1`."""
 
     @classmethod
-    def read(cls, value: object) -> tuple[str, ...]:  # noqa: D102
+    def read(cls, value: object) -> tuple[str, ...]:
         if isinstance(value, Mapping):
             return tuple(f"{name}={joined(inner)}" for name, inner in value.items())
         values = (value,) if isinstance(value, str) else value

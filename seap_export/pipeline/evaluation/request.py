@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import field, replace
 from importlib import metadata
 
+from seap_export.common.options import options
 from seap_export.common.providers import OWN_FORMAT, OWN_RUNTIME
 from seap_export.common.toml_file import either
 from seap_export.corpus import Task
 from seap_export.errors import UsageError
 from seap_export.model.layers.compute import Compute
 from seap_export.pipeline.folder.names import HF
+from seap_export.pipeline.request.options import EvaluationOptions
 from seap_export.pipeline.request.settings import refuse_below
 from validation.execution import Execution
-from validation.generation.evaluate import MAX_NEW_TOKENS
 from validation.runtimes.table import REFERENCE, RUNTIMES, runtime_versions, with_providers
 
 #: What these runtimes run of a variant, which reports call by the folder's name.
 RUN_FOLDERS: Mapping[str, str] = {REFERENCE: HF, OWN_RUNTIME: OWN_FORMAT}
 
 
-@dataclass(frozen=True)
-class EvaluationRequest:
+@options
+class EvaluationRequest(EvaluationOptions):
     """How to compare a variant with its dense model.
 
     Attributes:
@@ -34,30 +35,18 @@ class EvaluationRequest:
         zero_shot: Task files with choices, for zero-shot accuracy.
         harness_tasks: Names of lm-evaluation-harness tasks.
         generate: Task files whose answers are generated.
-        max_new_tokens: The most tokens of a generated answer.
-        limit: Use only the first `limit` texts of each corpus and questions of each task; None: all.
-        max_length: Longer texts are truncated to this many tokens.
-        batch_size: Sequences in a batch of questions.
         threads: Threads of torch and ONNX Runtime; None: all cores.
         provider: ONNX Runtime's execution provider; torch runs on the CPU.
-        max_kl: Largest mean KL divergence, nats per token, that passes; None: no limit.
-        min_accuracy_retained: Smallest share of the dense model's accuracy that passes; None: no limit.
     """
 
-    runtimes: tuple[str, ...] = (REFERENCE,)
+    runtimes: tuple[str, ...] = field(default=(REFERENCE,), kw_only=False)
     folders: tuple[tuple[str, str], ...] = ()
     texts: tuple[Task, ...] = ()
     zero_shot: tuple[Task, ...] = ()
     harness_tasks: tuple[str, ...] = ()
     generate: tuple[Task, ...] = ()
-    max_new_tokens: int = MAX_NEW_TOKENS
-    limit: int | None = None
-    max_length: int = 256
-    batch_size: int = 8
     threads: int | None = None
     provider: str = "cpu"
-    max_kl: float | None = None
-    min_accuracy_retained: float | None = None
 
     def __post_init__(self) -> None:
         if not self.runtimes or len(set(self.runtimes)) != len(self.runtimes):

@@ -62,6 +62,38 @@ class ParityOptions:
 
 
 @options
+class DivergenceOptions:
+    """What a variant's divergence is held to."""
+
+    max_kl: float | None = option(
+        "Largest mean KL divergence from the dense model, in nats per token; a message says if it is too close to "
+        "tell.",
+        default=None,
+        python="Largest mean KL divergence from the dense model, in nats per token. The mean decides; a reason or a "
+        "warning says if it is too close to tell.",
+        metavar="NATS",
+    )
+
+
+@options
+class EvaluationOptions(DivergenceOptions):
+    """How much is measured of a variant's quality, and what it is held to."""
+
+    max_new_tokens: int = option("Largest number of tokens in a generated answer.", default=256)
+    limit: int | None = option("Use only the first N texts and questions of each task.", default=None)
+    max_length: int = option("Number of tokens after which a text is cut.", default=256)
+    batch_size: int = option(
+        "Number of questions, or of their choices, in a batch; fewer need less memory.", default=8
+    )
+    min_accuracy_retained: float | None = option(
+        "Smallest accuracy or exact match of any task, as a fraction of the dense model's; a message says if it is "
+        "too close to tell.",
+        default=None,
+        metavar="F",
+    )
+
+
+@options
 class VariantOptions:
     """How a variant is made and judged beside that."""
 

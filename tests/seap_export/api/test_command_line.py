@@ -13,15 +13,14 @@ import pytest
 from support.product import ExportRequest
 
 from seap_export import Variant, convert, evaluate, export, prune, push, validate
-from seap_export.api.evaluate import EvaluateOptions
 from seap_export.api.export import ExportOptions
 from seap_export.api.tasks import Tasks
 from seap_export.cli import main
 from seap_export.cli.values import PathType
 from seap_export.common.options import Declared, declared, defaults_of
 from seap_export.common.values import converted
-from seap_export.pipeline.evaluation.request import EvaluationRequest
-from seap_export.pipeline.request.options import ParityOptions
+from seap_export.pipeline.request.options import EvaluationOptions, ParityOptions
+from validation.generation.evaluate import MAX_NEW_TOKENS
 from validation.parity.run import DECODE_STEPS, LONG_TOKENS
 
 FUNCTIONS = [export, prune, push, convert, validate, evaluate]
@@ -96,22 +95,33 @@ def test_a_variant_generates_as_the_command_does() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("settings", "options", "other"),
-    [
-        (EvaluationRequest, EvaluateOptions, set()),
-        # None stands for what depends on other options
-        (ExportRequest, ExportOptions, {"mixtures", "threshold", "quality", "speed"}),
-    ],
-)
-def test_the_pipeline_has_the_same_defaults(settings: Any, options: type, other: set[str]) -> None:
-    defaults = defaults_of(options)
-    stated = {field.name: field.default for field in fields(settings) if field.default is not MISSING}
-    shared = (stated.keys() & defaults.keys()) - other
-    assert len(shared) > 2
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_the_defaults_are_accepted_themselves(function: Callable[..., Any]) -> None:
+    for each in (each for each in options_of(function) if not each.is_required):
+        settled = converted(each.hint, each.default)
+        assert settled == ((each.default,) if isinstance(settled, tuple) and each.default != () else each.default)
+
+
+def test_the_api_raises_what_python_does(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'ratios'"):
+        export("m", {"a": ["x"]}, ratios=0.2, out=tmp_path / "out")  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="'out'"):
+        export("m", {"a": ["x"]}, ratio=0.2)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match=r"export\(\): ratio must be a number or a list of numbers, not '20%'"):
+        export("m", {"a": ["x"]}, ratio="20%", out=tmp_path / "out")  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_pipeline_has_the_same_defaults() -> None:
+    defaults = defaults_of(ExportOptions)
+    stated = {field.name: field.default for field in fields(ExportRequest) if field.default is not MISSING}
+    # None stands for what depends on other options
+    shared = (stated.keys() & defaults.keys()) - {"threshold", "quality", "speed"}
+    assert shared >= {"router", "vocabulary"}
     assert {name: stated[name] for name in shared} == {name: defaults[name] for name in shared}
 
 
-def test_parity_has_the_same_defaults() -> None:
-    defaults = {"decode_steps": DECODE_STEPS, "long_tokens": LONG_TOKENS}
-    assert defaults.items() <= defaults_of(ParityOptions).items()
+def test_the_validation_has_the_same_defaults() -> None:
+    of_parity = {"decode_steps": DECODE_STEPS, "long_tokens": LONG_TOKENS}
+    assert of_parity.items() <= defaults_of(ParityOptions).items()
+    assert defaults_of(EvaluationOptions)["max_new_tokens"] == MAX_NEW_TOKENS

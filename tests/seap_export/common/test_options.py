@@ -1,4 +1,4 @@
-"""Arguments of the API: one form for all ways to give a value, and errors as Python raises them."""
+"""Options: one form for all ways to give a value, errors as Python raises them, and what a function shows."""
 
 from __future__ import annotations
 
@@ -9,14 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from seap_export import export
-from seap_export.api.convert import ConvertOptions
-from seap_export.api.evaluate import EvaluateOptions
-from seap_export.api.export import ExportOptions
-from seap_export.api.prune import PruneOptions
-from seap_export.api.validate import ValidateOptions
 from seap_export.common.options import declared, option, options, part, takes
-from seap_export.common.values import FilePathOrNone, FilePaths, NameOrPath, Several, Weights, converted
+from seap_export.common.values import FilePathOrNone, FilePaths, NameOrPath, Several, Weights
 from seap_export.errors import UsageError
 
 
@@ -140,22 +134,3 @@ def test_a_part_of_the_options_is_an_instance_of_its_own() -> None:
 
     assert part(Taken, More(more=2, few=3)) == Taken(few=3)
     assert type(part(Taken, More())) is Taken
-
-
-@pytest.mark.parametrize("cls", [ExportOptions, PruneOptions, ConvertOptions, ValidateOptions, EvaluateOptions])
-def test_the_defaults_are_accepted_themselves(cls: type) -> None:
-    defaults = [each for each in declared(cls) if not each.is_required and each.name != "progress"]
-    assert len(defaults) > 3
-    for each in defaults:
-        settled = converted(each.hint, each.default)
-        assert settled == ((each.default,) if isinstance(settled, tuple) and each.default != () else each.default)
-
-
-def test_the_api_raises_what_python_does(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="unexpected keyword argument 'ratios'"):
-        export("m", {"a": ["x"]}, ratios=0.2, out=tmp_path / "out")  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match="'out'"):
-        export("m", {"a": ["x"]}, ratio=0.2)  # type: ignore[call-arg]
-    with pytest.raises(TypeError, match=r"export\(\): ratio must be a number or a list of numbers, not '20%'"):
-        export("m", {"a": ["x"]}, ratio="20%", out=tmp_path / "out")  # type: ignore[arg-type]
-    assert not (tmp_path / "out").exists()
