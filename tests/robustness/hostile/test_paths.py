@@ -50,28 +50,36 @@ def change(path: Path, **values: Any) -> None:
     path.write_text(json.dumps(content | {key: content[key] | added for key, added in values.items()}))
 
 
-@pytest.mark.parametrize("part", ["files", "steps", "variants", "tasks"])
+PARTS = ("files", "steps", "variants", "tasks")
+
+
+def lead_out(done: Path, part: str, outside: str) -> None:
+    """The hash is right, so that only the name can be what is refused."""
+    entry = {"bytes": 6, "sha256": hashlib.sha256(b"secret").hexdigest()}
+    variant = json.loads((done / "manifest.json").read_text("utf-8"))["variants"]["a-0.2"]
+    added = {"files": entry, "steps": "key", "variants": variant, "tasks": {}}
+    change(done / "manifest.json", **{part: {outside: added[part]}})
+
+
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("name", ROUTES)
 def test_a_manifest_that_leads_out(
     run: RunIt, done: Path, secret: Path, tree: Callable[[Path], Any], part: str, name: str
 ) -> None:
-    """Its hash is right, so that only the name can be what is refused."""
-    outside = route(name, secret)
-    entry = {"bytes": 6, "sha256": hashlib.sha256(b"secret").hexdigest()}
-    variant = json.loads((done / "manifest.json").read_text("utf-8"))["variants"]["a-0.2"]
-    added = {
-        "files": {outside: entry},
-        "steps": {outside: "key"},
-        "variants": {outside: variant},
-        "tasks": {outside: {}},
-    }
-    change(done / "manifest.json", **{part: added[part]})
+    lead_out(done, part, route(name, secret))
     before = tree(secret.parent)
     for command in (("inspect", "out"), ALL, ("plot", "out", "--out", "plots")):
         run(*command).refused(7, "out/manifest.json", "damaged", "--force")
     run("bench", "out", "--dense", "m").refused(7)
     assert tree(secret.parent) == before
-    # which makes everything in the folder anew, and touches nothing outside
+
+
+@pytest.mark.parametrize(("part", "name"), [*((part, "up") for part in PARTS), ("files", "absolute")])
+def test_force_makes_all_anew_and_touches_nothing_outside(
+    run: RunIt, done: Path, secret: Path, tree: Callable[[Path], Any], part: str, name: str
+) -> None:
+    lead_out(done, part, route(name, secret))
+    before = tree(secret.parent)
     assert run(*ALL, "--force").code == 0
     now = tree(secret.parent)
     assert {name: now.get(name) for name in before if not str(name).startswith("out")} == {
