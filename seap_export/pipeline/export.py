@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,7 @@ from seap_export.model.layers.compute import Compute, torch_threads
 from seap_export.model.sources.source import Source
 from seap_export.pipeline.cluster.connection import Cluster
 from seap_export.pipeline.cluster.run import run_on_cluster
-from seap_export.pipeline.cost.checks import (
-    claim_folder,
-    refuse_full_disk,
-    refuse_other_contents,
-)
+from seap_export.pipeline.cost.checks import claim_folder, refuse_full_disk, refuse_other_contents
 from seap_export.pipeline.cost.workload import at_most, workload
 from seap_export.pipeline.folder.dense_folder import shared_dense_folder
 from seap_export.pipeline.folder.performance import StepFigures, Timed, recorded
@@ -26,19 +21,10 @@ from seap_export.pipeline.prepared import Prepared, prepare
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.build import ExportSteps, export_steps
-from seap_export.pipeline.steps.description import describe_task, describe_variant, remarks
-from seap_export.pipeline.steps.joint.joint_step import MadeVariants
 from seap_export.pipeline.steps.joint.router import refuse_lost_tasks
 from seap_export.pipeline.steps.planned_work import PlannedWork, planned_disk
-from seap_export.pipeline.steps.run import run_steps
-from seap_export.pipeline.steps.single.calibration import CalibrationStep
-from seap_export.pipeline.steps.single.variant import OfVariant, PlanStep
-from seap_export.pipeline.steps.step import Step, Work
-from seap_export.pipeline.targets.targets import Targets
-from seap_export.pipeline.texts.split_tasks import (
-    warn_of_texts,
-)
-from seap_export.pruning.activations.statistics import Calibration
+from seap_export.pipeline.steps.step import Made, PathStep, Step, Work, run_steps
+from seap_export.pipeline.texts.split_tasks import warn_of_texts
 
 
 @dataclass(frozen=True)
@@ -102,10 +88,7 @@ def prepare_answered(
     with workspace.locked(), torch_threads(request.parity.threads):
         claim_folder(workspace, source, {}, request.variants.keys())
         with recorded(workspace.folder, timed):
-            work = Work(source, workspace.folder, compute, timed)
-            with closing(_making(steps, work, workspace, cluster, timed)) as finished:
-                for _ in finished:
-                    pass
+            _run(steps, Made(Work(source, workspace.folder, compute, timed), workspace), cluster, timed)
     return prepared.answered(workspace, timed)
 
 
@@ -120,19 +103,15 @@ def make_variants(
     source, request = prepared.source, prepared.request
     planned = plan_export(prepared, workspace)
     steps = planned.steps
-    timed.planned = [*(step.name for step in steps.all), *(name for step in steps.joint for name in step.names)]
+    timed.planned = [name for step in steps.all for name in step.names]
     warn_of_texts(prepared.splits, source.spec, timed, refits=request.refits)
     with workspace.locked(), torch_threads(request.parity.threads):
         claim_folder(workspace, source, steps.calibration_keys, request.variants.keys())
         if cluster is None:  # whose workers have threads of their own
-            _warn_of_mix(workspace, [step.name for step in steps.all if step not in planned.missing], timed)
+            _warn_of_mix(workspace, [step.name for step in steps.paths if step not in planned.missing], timed)
         with recorded(workspace.folder, timed) as performance, shared_dense_folder(source) as dense:
-            work = Work(source, workspace.folder, compute, timed)
-            with closing(_making(steps.all, work, workspace, cluster, timed)) as finished:
-                variants = _make(finished, steps, workspace, work, request.targets)
-            made = MadeVariants(work, workspace, performance, dense, variants)
-            for step in steps.joint:
-                step.make(made)
+            made = Made(Work(source, workspace.folder, compute, timed), workspace, performance, dense)
+            _run(steps.all, made, cluster, timed)
     assert made.report is not None
     return Exported(made.variants, made.report, timed.steps)
 
@@ -146,36 +125,11 @@ def _warn_of_mix(workspace: Workspace, reused: Sequence[str], progress: Progress
         )
 
 
-def _making(
-    steps: Sequence[Step], work: Work, workspace: Workspace, cluster: Cluster | None, timed: Timed
-) -> Generator[Step, None, None]:
+def _run(steps: Sequence[Step], made: Made, cluster: Cluster | None, timed: Timed) -> None:
     if cluster is None:
-        return run_steps(steps, work, workspace)
-    return run_on_cluster(steps, work, workspace, cluster, timed)
-
-
-def _make(
-    finished: Iterable[Step], steps: ExportSteps, workspace: Workspace, work: Work, targets: Targets | None
-) -> dict[str, dict[str, Any]]:
-    """The variants, as the manifest describes them, once their steps are finished."""
-    manifest, made = workspace.manifest, dict[str, dict[str, Any]]()
-    pending = {name: {step.name for step in variant.all} for name, variant in steps.variants.items()}
-    for step in finished:
-        if isinstance(step, CalibrationStep):
-            manifest.tasks[step.task] = describe_task(step, Calibration(work.folder / step.name))
-        elif isinstance(step, PlanStep):
-            for line in remarks(steps.variants[step.variant], work):
-                work.progress.warn(line)
-        if isinstance(step, PlanStep | OfVariant):
-            name = step.variant
-            pending[name].discard(step.name)
-            if not pending[name]:
-                made[name] = manifest.variants[name] = {
-                    **describe_variant(steps.variants[name], work, workspace),
-                    **({} if targets is None else {"targets": targets.to_json()}),
-                }
-    manifest.write(workspace.folder)  # the variants are finished, even if the next step fails
-    return made
+        run_steps(steps, made)
+    else:
+        run_on_cluster(steps, made, cluster, timed)
 
 
 @dataclass(frozen=True)
@@ -189,7 +143,7 @@ class PlannedExport:
     """
 
     steps: ExportSteps
-    missing: tuple[Step, ...]
+    missing: tuple[PathStep, ...]
     planned_work: tuple[PlannedWork, ...]
 
 
@@ -212,7 +166,7 @@ def _plan_export(prepared: Prepared, workspace: Workspace) -> PlannedExport:
     refuse_other_contents(workspace, source, keys, request.variants.keys())
     if request.router_settings is not None:
         refuse_lost_tasks(workspace, [task.name for task in request.tasks])
-    known = steps.of_tasks if prepared.vocabularies is None else steps.all  # plans depend on the tokens
+    known = steps.of_tasks if prepared.vocabularies is None else steps.paths  # plans depend on the tokens
     missing = tuple(step for step in known if not workspace.is_done(step.name, step.key))
     planned_work = (
         *(step.planned_work for step in unanswered.values()),

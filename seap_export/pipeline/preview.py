@@ -108,7 +108,7 @@ def _whole_seconds(prepared: Prepared, recipe: str, counts: Mapping[str, TokenCo
         counts = prepared.token_counts(partial(_count_tokens, source))
     steps = export_steps(source, other, prepared.splits, prepared.vocabularies or {})
     with tempfile.TemporaryDirectory() as nothing:
-        parts = steps.planned_work(steps.all, Path(nothing))
+        parts = steps.planned_work(steps.paths, Path(nothing))
     return sum(_seconds(parts, counts, workload(source, other), rates).values())
 
 

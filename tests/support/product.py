@@ -51,7 +51,7 @@ from seap_export.pipeline.steps.single.calibration import CalibrationStep
 from seap_export.pipeline.steps.single.formats import FormatStep, ParityStep
 from seap_export.pipeline.steps.single.rounding import RoundingStep
 from seap_export.pipeline.steps.single.variant import PlanStep, ShrinkStep
-from seap_export.pipeline.steps.step import Step
+from seap_export.pipeline.steps.step import PathStep, Step
 from seap_export.pipeline.targets.candidate import Candidate, ways
 from seap_export.pipeline.targets.targets import Targets
 from seap_export.pipeline.texts.general_text import GENERAL_TEXT, MOST_TEXTS

@@ -28,11 +28,10 @@ from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.measured import Measured
 from seap_export.pipeline.steps.joint.quality import DENSE_TEXTS
-from seap_export.pipeline.steps.run import run_steps
 from seap_export.pipeline.steps.single.formats import FormatStep, ParityStep
 from seap_export.pipeline.steps.single.ranking import RankingStep
 from seap_export.pipeline.steps.single.variant import OfVariant, PlanStep
-from seap_export.pipeline.steps.step import Work
+from seap_export.pipeline.steps.step import Made, Work, run_steps
 from seap_export.pipeline.steps.variant_steps import VariantSteps, variant_steps
 from seap_export.pipeline.targets.candidate import Candidate, Figures, Point, ways
 from validation.divergence.dense import DenseAnswers
@@ -185,8 +184,7 @@ class Candidates:
         """The folder of the candidate's format."""
         hidden = self._hidden[candidate.vocabulary]
         work = replace(self._work, folder=hidden.folder, shared=self._work.folder)
-        for _ in run_steps(_making(steps), work, hidden):
-            pass
+        run_steps(_making(steps), Made(work, hidden))
         return hidden.folder / _format_step(steps).name
 
     def _steps(self, ranking: RankingStep, candidate: Candidate) -> VariantSteps:

@@ -30,9 +30,8 @@ from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.build import ExportSteps
 from seap_export.pipeline.steps.planned_work import planned_disk
-from seap_export.pipeline.steps.run import run_steps
 from seap_export.pipeline.steps.single.ranking import RankingStep
-from seap_export.pipeline.steps.step import Work
+from seap_export.pipeline.steps.step import Made, Work, run_steps
 from seap_export.pipeline.targets.candidate import Candidate, Point, ways
 from seap_export.pipeline.targets.frontier import Frontier, frontier_json, known_figures, write_frontier
 from seap_export.pruning.plan.choice.solve import largest_ratio
@@ -95,8 +94,7 @@ def _choose(
     source, request, vocabularies = prepared.source, prepared.request, prepared.vocabularies or {}
     targets, baseline = request.targets, baseline_format(request.formats)
     assert targets is not None
-    for _ in run_steps(steps.of_tasks, work, workspace):
-        pass
+    run_steps(steps.of_tasks, Made(work, workspace))
     known, tasks = known_figures(work.folder), dict[str, Frontier]()
 
     def note(task: str, result: SearchResult) -> dict[str, Any]:

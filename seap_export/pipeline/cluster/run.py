@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +13,10 @@ from seap_export.common.extras import install_remedy
 from seap_export.errors import EnvironmentFailure
 from seap_export.model.layers.compute import torch_threads
 from seap_export.pipeline.cluster.connection import Cluster, connected, share_of
-from seap_export.pipeline.cluster.worker import Event, Events, Failed, Made, Order, make_order
+from seap_export.pipeline.cluster.worker import Event, Events, Failed, Finished, Order, make_order
 from seap_export.pipeline.folder.manifest import package_versions
 from seap_export.pipeline.folder.performance import Timed
-from seap_export.pipeline.folder.workspace import Workspace
-from seap_export.pipeline.steps.step import Step, Work
+from seap_export.pipeline.steps.step import Made, PathStep, Step
 
 #: How often a step whose worker is lost is given to another one.
 _RETRIES = 3
@@ -25,17 +24,14 @@ _RETRIES = 3
 _LOOK, _HEARTBEAT = 0.5, 30.0
 
 
-def run_on_cluster(
-    steps: Sequence[Step], work: Work, workspace: Workspace, cluster: Cluster, timed: Timed
-) -> Generator[Step, None, None]:
-    """Makes what is not there yet; yields each step once it and all before it are made.
+def run_on_cluster(steps: Sequence[Step], made: Made, cluster: Cluster, timed: Timed) -> None:
+    """Makes what is not there yet: workers make each `PathStep`, this process the others, once all before are made.
 
-    Close the iterator: that stops the workers.
+    What follows the last `PathStep` runs when the workers have stopped, so that it has the machine to itself.
 
     Args:
         steps: Each after the steps that it needs.
-        work: The model, and the size of batches.
-        workspace: The output folder, locked.
+        made: The model, the size of batches and the output folder.
         cluster: Where the steps are made.
         timed: Shows and records them.
 
@@ -43,22 +39,31 @@ def run_on_cluster(
         SeapError: As for `run_steps`.
         EnvironmentFailure: The cluster cannot be used, or a step has lost its worker too often.
     """
-    made = set()
-    for step in steps:
-        if workspace.is_done(step.name, step.key):
-            made.add(step.name)
+    sent = [step for step in steps if isinstance(step, PathStep)]
+    done = set()
+    for step in sent:
+        if made.workspace.is_done(step.name, step.key):
+            done.add(step.name)
             if step.reused is not None:
                 timed.say(step.reused)
-    if len(made) == len(steps):
-        yield from steps
-        return
     left = deque(steps)
-    with connected(cluster) as ray, closing(_Dispatch(ray, made, steps, work, workspace, cluster, timed)) as dispatch:
-        while left:
-            if left[0].name in made:
-                yield left.popleft()
-            else:
+    if len(done) < len(sent):
+        with connected(cluster) as ray, closing(_Dispatch(ray, done, sent, made, cluster, timed)) as dispatch:
+            while len(done) < len(sent):
+                _make_here(left, done, made)
                 dispatch.go_on()
+    _make_here(left, done, made)
+
+
+def _make_here(left: deque[Step], done: Collection[str], made: Made) -> None:
+    """Takes off what is made, and makes what is for this process, up to the first step that is still to come."""
+    while left:
+        step = left[0]
+        if not isinstance(step, PathStep):
+            step.run(made)
+        elif step.name not in done:
+            return
+        left.popleft()
 
 
 @dataclass
@@ -73,7 +78,7 @@ class _Running:
         units: How many units are done.
     """
 
-    step: Step
+    step: PathStep
     output: ExitStack
     host: str = ""
     since: float = 0.0
@@ -86,16 +91,15 @@ class _Dispatch:
     def __init__(
         self,
         ray: Any,
-        made: set[str],
-        steps: Sequence[Step],
-        work: Work,
-        workspace: Workspace,
+        done: set[str],
+        steps: Sequence[PathStep],
+        made: Made,
         cluster: Cluster,
         timed: Timed,
     ) -> None:
-        self._ray, self._made, self._work, self._workspace = ray, made, work, workspace
+        self._ray, self._done, self._work, self._workspace = ray, done, made.work, made.workspace
         self._cluster, self._timed = cluster, timed
-        self._waiting = [step for step in steps if step.name not in made]
+        self._waiting = [step for step in steps if step.name not in done]
         self._running: dict[Any, _Running] = {}
         self._share = share_of(ray, cluster)
         self._events = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Events).remote()
@@ -106,7 +110,7 @@ class _Dispatch:
 
     def go_on(self) -> None:
         """Hands out what can be made now, waits a little, and records what has come back."""
-        for step in [step for step in self._waiting if all(need.name in self._made for need in step.needs)]:
+        for step in [step for step in self._waiting if all(need.name in self._done for need in step.needs)]:
             self._waiting.remove(step)
             self._hand_out(step)
         ready, _ = self._ray.wait(list(self._running), timeout=_LOOK)
@@ -116,7 +120,7 @@ class _Dispatch:
         for ref in ready:
             self._record(ref)
 
-    def _hand_out(self, step: Step) -> None:
+    def _hand_out(self, step: PathStep) -> None:
         with ExitStack() as stack:
             path = stack.enter_context(
                 self._workspace.writing(step.name, step.key, folder=step.is_folder, resumes=step.resumes)
@@ -145,14 +149,14 @@ class _Dispatch:
             if isinstance(result, Failed):
                 self._timed.say(f"{self._label(running)} failed on {running.host}")
                 raise result.error
-        self._made.add(running.step.name)
+        self._done.add(running.step.name)
         self._timed.steps[running.step.name] = result.figures
         self._timed.say(f"{self._label(running)}: done in {result.figures.seconds:.0f} s on {running.host}")
 
-    def _result(self, ref: Any, running: _Running) -> Made | Failed:
+    def _result(self, ref: Any, running: _Running) -> Finished | Failed:
         errors = self._ray.exceptions
         try:
-            result: Made | Failed = self._ray.get(ref)
+            result: Finished | Failed = self._ray.get(ref)
         except errors.RayTaskError as error:  # `make_order` raises nothing, so it was not reached
             reason = (str(error).strip().splitlines() or [""])[-1]
             raise EnvironmentFailure(

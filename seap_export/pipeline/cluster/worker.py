@@ -26,8 +26,7 @@ from seap_export.pipeline.folder.manifest import package_versions
 from seap_export.pipeline.folder.outputs import alone
 from seap_export.pipeline.folder.performance import StepFigures, Timed
 from seap_export.pipeline.progress import Advance
-from seap_export.pipeline.steps.run import make_or_continue
-from seap_export.pipeline.steps.step import Step, Work
+from seap_export.pipeline.steps.step import PathStep, Work
 from seap_export.runtime.session import available_threads
 
 _SECONDS_BETWEEN_COUNTS = 1.0
@@ -49,7 +48,7 @@ class Order:
         versions: The packages of the driver.
     """
 
-    step: Step
+    step: PathStep
     path: Path
     folder: Path
     model: str
@@ -61,7 +60,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Made:
+class Finished:
     """A step that is made, and what it cost."""
 
     figures: StepFigures
@@ -133,12 +132,12 @@ class _Forwarded:
         self.send("warn", message)
 
 
-def make_order(order: Order, events: Any) -> Made | Failed:
+def make_order(order: Order, events: Any) -> Finished | Failed:
     """Makes a step. An error is returned and not raised: another worker would meet it, too, and Ray would wrap it."""
     progress = _Forwarded(order.step.name, events)
     progress.send("begin", socket.gethostname())
     try:
-        return Made(_make(order, progress))
+        return Finished(_make(order, progress))
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # the tokenizers library panics with what is no `Exception`
@@ -156,7 +155,7 @@ def _make(order: Order, progress: _Forwarded) -> StepFigures:
             _clear(order.path)
         work = Work(_source(order.model, order.digest), order.folder, _compute(order), progress)
         with timed.step(order.step.label, order.step.units, order.step.unit, name=order.step.name) as advance:
-            make_or_continue(order.step, work, order.path, advance)
+            order.step.make_or_continue(work, order.path, advance)
     return timed.steps[order.step.name]
 
 

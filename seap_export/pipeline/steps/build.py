@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +14,7 @@ from seap_export.pipeline.cost.cost import Cost
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.joint.card import CardStep
 from seap_export.pipeline.steps.joint.checksums import ChecksumStep
-from seap_export.pipeline.steps.joint.joint_step import JointStep
+from seap_export.pipeline.steps.joint.entries import PlanRemarks, TaskEntry, VariantEntry
 from seap_export.pipeline.steps.joint.quality import QualityStep
 from seap_export.pipeline.steps.joint.router import RouterStep, router_step
 from seap_export.pipeline.steps.joint.speed import SpeedStep
@@ -22,8 +22,9 @@ from seap_export.pipeline.steps.joint.validation import ValidationStep
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.single.calibration import CalibrationStep, calibration_steps
 from seap_export.pipeline.steps.single.ranking import RankingStep
-from seap_export.pipeline.steps.step import Step
+from seap_export.pipeline.steps.step import PathStep, Step
 from seap_export.pipeline.steps.variant_steps import VariantSteps, variant_steps
+from seap_export.pipeline.targets.targets import Targets
 from seap_export.pipeline.texts.general_text import GENERAL_TEXT
 
 
@@ -41,6 +42,7 @@ class ExportSteps:
         cards: What is said of each variant in its model folder.
         checksums: The lists of files in the folders.
         validation: The last one.
+        targets: What variants were chosen to meet; None: their ratios were given.
     """
 
     calibrations: Mapping[str, CalibrationStep]
@@ -52,6 +54,7 @@ class ExportSteps:
     cards: CardStep
     checksums: ChecksumStep
     validation: ValidationStep
+    targets: Targets | None
 
     @property
     def calibration_keys(self) -> dict[str, str]:
@@ -59,31 +62,38 @@ class ExportSteps:
         return {task: step.key for task, step in self.calibrations.items()}
 
     @property
-    def of_tasks(self) -> tuple[Step, ...]:
+    def of_tasks(self) -> tuple[PathStep, ...]:
         """Those of tasks and mixtures, which serve all variants, in order."""
         fresh = {step.name: step for ranking in self.rankings.values() for step in ranking.fresh}
         return *self.calibrations.values(), *fresh.values(), *self.rankings.values()
 
     @property
-    def all(self) -> tuple[Step, ...]:
-        """Those up to the variants, in order: a ranking comes before the first variant that needs it."""
-        steps: dict[str, Step] = dict(self.calibrations)
-        for variant in self.variants.values():
-            for step in (variant.plan.ranking, *variant.hf.fresh, *variant.all):
-                steps.setdefault(step.name, step)
-        return tuple(steps.values())
+    def paths(self) -> tuple[PathStep, ...]:
+        """Those that make a path each, which a cluster can make."""
+        return tuple(step for step in self.all if isinstance(step, PathStep))
 
     @property
-    def joint(self) -> tuple[JointStep, ...]:
-        """Those over all variants, in order."""
-        steps = self.router, self.quality, self.speed, self.cards, self.checksums, self.validation
-        return tuple(step for step in steps if step is not None)
+    def all(self) -> tuple[Step, ...]:
+        """In order: a ranking comes before the first variant that needs it, and what is over all variants last."""
+        joint = self.router, self.quality, self.speed, self.cards, self.checksums, self.validation
+        return *self._up_to_variants(), *(step for step in joint if step is not None)
 
-    def planned_work(self, missing: Sequence[Step], folder: Path) -> tuple[PlannedWork, ...]:
+    def _up_to_variants(self) -> Iterator[Step]:
+        seen = set[str]()
+        for calibration in self.calibrations.values():
+            yield from (calibration, TaskEntry(calibration))
+        for variant in self.variants.values():
+            for shared in (variant.plan.ranking, *variant.hf.fresh):
+                if shared.name not in seen:
+                    seen.add(shared.name)
+                    yield shared
+            yield from (variant.plan, PlanRemarks(variant), *variant.all[1:], VariantEntry(variant, self.targets))
+
+    def planned_work(self, missing: Sequence[PathStep], folder: Path) -> tuple[PlannedWork, ...]:
         """What is to be done.
 
         Args:
-            missing: The steps of `all` that are not made yet.
+            missing: The steps of `paths` that are not made yet.
             folder: The output folder.
         """
         parts = [step.planned_work for step in missing]
@@ -143,4 +153,5 @@ def export_steps(
         CardStep(variants, request),
         ChecksumStep(),
         ValidationStep(variants, parity),
+        request.targets,
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +13,11 @@ from seap_export.model.layers.compute import Compute
 from seap_export.model.sources.source import Source
 from seap_export.pipeline.cost.cost import Cost
 from seap_export.pipeline.folder.keys import step_key
+from seap_export.pipeline.folder.manifest import made_with
+from seap_export.pipeline.folder.outputs import alone, go_on
+from seap_export.pipeline.folder.performance import Performance
+from seap_export.pipeline.folder.workspace import Workspace
+from seap_export.pipeline.gate.report import ValidationReport
 from seap_export.pipeline.progress import Advance, Progress
 from seap_export.pipeline.steps.planned_work import PlannedWork
 
@@ -34,15 +40,96 @@ class Work:
     progress: Progress
     shared: Path | None = None
 
-    def of_task(self, step: Step) -> Path:
+    def of_task(self, step: PathStep) -> Path:
         """Where statistics or a ranking are."""
         return (self.shared or self.folder) / step.name
 
 
-class Step(ABC):
-    """One path in an output folder, and everything about it.
+def _no_folder() -> Path:
+    raise RuntimeError("these steps have no dense model as a folder")
 
-    A step holds settings and texts, but no model and no tensor, so that it can be sent to another process.
+
+@dataclass
+class Made:
+    """An output folder, and what a run has made in it so far.
+
+    Attributes:
+        work: The model, the output folder and the machine.
+        workspace: The output folder, locked.
+        performance: Receives speeds.
+        dense: The dense model as a folder that transformers loads. The first call takes time and disk space if the
+            model is of another form.
+        variants: Each finished variant as the manifest describes it, which later steps complete.
+        report: The validation's, once it has run.
+    """
+
+    work: Work
+    workspace: Workspace
+    performance: Performance = field(default_factory=Performance)
+    dense: Callable[[], Path] = _no_folder
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    report: ValidationReport | None = None
+
+    def enter(self, variant: str) -> None:
+        """Puts a finished variant on the list of the manifest, from which each new file of it takes it off."""
+        self.workspace.manifest.variants[variant] = self.variants[variant]
+
+    def write_file(self, step: str, content: bytes, key: str) -> None:
+        """Writes a file, unless it is there; one of other content that an export wrote is replaced.
+
+        Args:
+            step: The path within the output folder.
+            content: Of the file.
+            key: Changes whenever the content does.
+
+        Raises:
+            ArtifactError: The file was changed since, and there is no --force.
+            UsageError: There is a file of that name that no export wrote, and there is no --force.
+        """
+        workspace = self.workspace
+        if workspace.manifest.steps.get(step, key) != key:
+            workspace.remove(step)
+        if not workspace.is_done(step, key):
+            with workspace.writing(step, key, folder=False) as path:
+                path.write_bytes(content)
+
+
+class Step(ABC):
+    """A part of an export, and everything about it.
+
+    Steps are made in the order of a list. One that is not a `PathStep` is made in the process that writes the folder,
+    once all before it are: it reads what they have made, and changes the manifest, which has one writer.
+    """
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Under which it counts among the steps of a run and in performance.json."""
+        return ()  # what takes no time worth showing
+
+    @abstractmethod
+    def run(self, made: Made) -> None:
+        """Makes what is not there yet."""
+
+
+def run_steps(steps: Iterable[Step], made: Made) -> None:
+    """Makes steps one after the other, in this process.
+
+    Args:
+        steps: Each after the steps that it needs.
+        made: The model, the machine and the output folder.
+
+    Raises:
+        SeapError: A step cannot be made, or one in the folder must not be replaced; see `Workspace.is_done`.
+    """
+    for step in steps:
+        step.run(made)
+
+
+class PathStep(Step):
+    """One path in an output folder.
+
+    It holds settings and texts, but no model and no tensor, and `make` writes to its path alone, so that it can be
+    sent to another process.
 
     Attributes:
         cost: What steps of this kind take.
@@ -62,7 +149,11 @@ class Step(ABC):
         """The path within the output folder."""
 
     @property
-    def needs(self) -> tuple[Step, ...]:
+    def names(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    @property
+    def needs(self) -> tuple[PathStep, ...]:
         """The steps that must be made first."""
         return ()
 
@@ -106,3 +197,25 @@ class Step(ABC):
     @abstractmethod
     def make(self, work: Work, path: Path, advance: Advance) -> None:
         """Makes the step at `path`: an empty folder, what an earlier call left in it, or a file that is not there."""
+
+    def make_or_continue(self, work: Work, path: Path, advance: Advance) -> None:
+        """Makes it at a path that is held `alone`, from what can be used of an interrupted call's if it resumes."""
+        if self.resumes and (line := go_on(path, made_with(work.compute))):
+            work.progress.warn(f"{self.label}: {line}")
+        self.make(work, path, advance)
+
+    def run(self, made: Made) -> None:
+        if not made.workspace.is_done(self.name, self.key):
+            make_step(self, made.work, made.workspace)
+        elif self.reused is not None:
+            made.work.progress.say(self.reused)
+
+
+def make_step(step: PathStep, work: Work, workspace: Workspace) -> None:
+    """Makes one path and records it."""
+    with (
+        work.progress.step(step.label, step.units, step.unit, name=step.name) as advance,
+        workspace.writing(step.name, step.key, folder=step.is_folder, resumes=step.resumes) as path,
+        alone(path),
+    ):
+        step.make_or_continue(work, path, advance)

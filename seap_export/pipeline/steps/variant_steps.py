@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from converters.format import Format
 from seap_export.model.families import ModelSpec
@@ -85,3 +86,23 @@ def variant_steps(
     rounded = {step.name: step for step in before if isinstance(step, RoundingStep)}
     parity = {folder: ParityStep(step, request.parity) for folder, step in formats.items()}
     return VariantSteps(plan, hf, tuple(rounded.values()), formats, parity)
+
+
+def sound(
+    variants: Mapping[str, VariantSteps], entries: Mapping[str, Mapping[str, Any]]
+) -> dict[Measured, dict[str, str]]:
+    """What is measured: keys of folders by the variants' names, without those that failed parity.
+
+    Their figures would mean nothing.
+
+    Args:
+        variants: The variants, by name.
+        entries: Each as the manifest describes it.
+    """
+    keys: dict[Measured, dict[str, str]] = {}
+    for name, steps in variants.items():
+        if (measured := steps.measured) is not None:
+            alike = keys.setdefault(measured, {})
+            if entries[name]["parity"][measured.folder]["verdict"] == "passed":
+                alike[name] = steps.formats[measured.folder].key
+    return keys

@@ -29,7 +29,7 @@ SIGNAL_WHILE_VALIDATING = """
 import os
 from seap_export.pipeline.folder.performance import Performance
 from seap_export.pipeline.steps.joint.validation import ValidationStep
-write, validate = Performance.write, ValidationStep.make
+write, validate = Performance.write, ValidationStep.run
 def signalled(*args):
     Performance.write = once_more
     os.kill(os.getpid(), {number})
@@ -38,7 +38,7 @@ def once_more(*args):
     if {again}:
         os.kill(os.getpid(), {number})
     write(*args)
-ValidationStep.make = signalled
+ValidationStep.run = signalled
 """
 KILL_AT_MOVE = """
 import os, signal

@@ -16,12 +16,12 @@ from seap_export.pipeline.folder.contents import Export
 from seap_export.pipeline.folder.manifest import card_key
 from seap_export.pipeline.folder.names import CARD, HF
 from seap_export.pipeline.request.export_request import ExportRequest
-from seap_export.pipeline.steps.joint.joint_step import JointStep, MadeVariants
+from seap_export.pipeline.steps.step import Made, Step
 from seap_export.pipeline.steps.variant_steps import VariantSteps
 
 
 @dataclass(frozen=True)
-class CardStep(JointStep):
+class CardStep(Step):
     """Writes what is said of each variant into its model folder, once its figures are known.
 
     Attributes:
@@ -32,11 +32,7 @@ class CardStep(JointStep):
     variants: Mapping[str, VariantSteps]
     request: ExportRequest
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return ()
-
-    def make(self, made: MadeVariants) -> None:
+    def run(self, made: Made) -> None:
         """Writes the files that are missing or that show other figures.
 
         Raises:
@@ -51,16 +47,11 @@ class CardStep(JointStep):
                 if step not in {*files, f"{name}/{HF}/{SUMS}"}:  # such as the recipe file of other settings
                     workspace.remove(step)
             for step, content in files.items():
-                file, digest = step.rpartition("/")[2], hashlib.sha256(content).hexdigest()
-                key = card_key(entry, digest) if file == CARD else digest
-                if workspace.manifest.steps.get(step, key) != key:
-                    workspace.remove(step)
-                if not workspace.is_done(step, key):
-                    with workspace.writing(step, key, folder=False) as path:
-                        path.write_bytes(content)
-            workspace.manifest.variants[name] = entry  # which a new file has taken off the list
+                digest = hashlib.sha256(content).hexdigest()
+                made.write_file(step, content, card_key(entry, digest) if step.endswith(f"/{CARD}") else digest)
+            made.enter(name)
 
-    def _files(self, made: MadeVariants, name: str) -> dict[str, bytes]:
+    def _files(self, made: Made, name: str) -> dict[str, bytes]:
         source, request, manifest = made.work.source, self.request, made.workspace.manifest
         variant, entry, metadata = Export(made.work.folder).variant(name), made.variants[name], model_metadata(source)
         asked, formats = request.variants[name], [variant.folders[folder].format for folder in entry["precision"]]

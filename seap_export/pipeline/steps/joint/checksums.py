@@ -8,20 +8,15 @@ from dataclasses import dataclass
 
 from converters.formats import FORMATS, format_name
 from seap_export.common.checksums import SUMS, checksums_text
-from seap_export.pipeline.folder.workspace import Workspace
-from seap_export.pipeline.steps.joint.joint_step import JointStep, MadeVariants
+from seap_export.pipeline.steps.step import Made, Step
 from seap_export.runtime.manifest import ROUTER_FOLDER
 
 
 @dataclass(frozen=True)
-class ChecksumStep(JointStep):
+class ChecksumStep(Step):
     """Writes the hashes of the manifest into the folders themselves, once all their other files are made."""
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        return ()
-
-    def make(self, made: MadeVariants) -> None:
+    def run(self, made: Made) -> None:
         """Writes the lists that are missing or outdated.
 
         Raises:
@@ -33,14 +28,14 @@ class ChecksumStep(JointStep):
             folder = step.rpartition("/")[0]
             if "/" in folder and folder not in steps:  # which --force has removed
                 workspace.remove(step)
-        for name, entry in made.variants.items():
+        for name in made.variants:
             folders = [step for step in sorted(steps) if _is_folder_of(name, step)]
             for folder in folders:
-                _write(workspace, folder)
-            _write(workspace, name, folders)
-            workspace.manifest.variants[name] = entry  # which a new list has taken off
+                _write(made, folder)
+            _write(made, name, folders)
+            made.enter(name)
         if ROUTER_FOLDER in steps:
-            _write(workspace, ROUTER_FOLDER)
+            _write(made, ROUTER_FOLDER)
 
 
 def _is_folder_of(variant: str, step: str) -> bool:
@@ -49,23 +44,18 @@ def _is_folder_of(variant: str, step: str) -> bool:
     return first == variant and format_name(folder) in FORMATS and "/" not in folder
 
 
-def _write(workspace: Workspace, folder: str, inner: Sequence[str] = ()) -> None:
+def _write(made: Made, folder: str, inner: Sequence[str] = ()) -> None:
     """Writes a folder's list, which names the lists of the inner folders in the place of their files."""
-    if not (workspace.folder / folder).is_dir():  # somebody removed it, which the validation reports
+    if not (made.work.folder / folder).is_dir():  # somebody removed it, which the validation reports
         return
-    manifest, step = workspace.manifest, f"{folder}/{SUMS}"
+    files, step = made.workspace.manifest.files, f"{folder}/{SUMS}"
     lists = {f"{name}/{SUMS}" for name in inner}
     covered = tuple(f"{name}/" for name in inner)
     names = [
         name
-        for name in manifest.files
+        for name in files
         if name.startswith(f"{folder}/") and name != step and (name in lists or not name.startswith(covered))
     ]
-    digests = {name.removeprefix(f"{folder}/"): manifest.files[name]["sha256"] for name in names}
+    digests = {name.removeprefix(f"{folder}/"): files[name]["sha256"] for name in names}
     content = checksums_text(digests).encode()
-    key = hashlib.sha256(content).hexdigest()
-    if manifest.steps.get(step, key) != key:
-        workspace.remove(step)
-    if not workspace.is_done(step, key):
-        with workspace.writing(step, key, folder=False) as path:
-            path.write_bytes(content)
+    made.write_file(step, content, hashlib.sha256(content).hexdigest())

@@ -25,10 +25,9 @@ from seap_export.pipeline.evaluation.quality import (
 from seap_export.pipeline.folder.names import QUALITY, calibration_step
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.request.settings import ParitySettings
-from seap_export.pipeline.steps.joint.joint_step import JointStep, MadeVariants
 from seap_export.pipeline.steps.planned_work import PlannedWork
-from seap_export.pipeline.steps.step import Step
-from seap_export.pipeline.steps.variant_steps import VariantSteps
+from seap_export.pipeline.steps.step import Made, PathStep, Step
+from seap_export.pipeline.steps.variant_steps import VariantSteps, sound
 from seap_export.pipeline.texts.chat import chat_of_source
 from seap_export.pipeline.texts.general_text import GENERAL_TEXT, elsewhere_texts
 from seap_export.pruning.activations.statistics import Calibration, CalibrationRecord
@@ -50,7 +49,7 @@ def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:
 
 
 @dataclass(frozen=True)
-class QualityStep(JointStep):
+class QualityStep(Step):
     """Writes quality.json for each variant that passed parity.
 
     Attributes:
@@ -71,13 +70,13 @@ class QualityStep(JointStep):
     def names(self) -> tuple[str, ...]:
         return DENSE_TEXTS, *map(_step, self.variants)
 
-    def planned_work(self, variant: VariantSteps, folder: Path, missing: Collection[Step]) -> list[PlannedWork]:
+    def planned_work(self, variant: VariantSteps, folder: Path, missing: Collection[PathStep]) -> list[PlannedWork]:
         if (folder / variant.plan.variant / QUALITY).exists():
             return []
         others = (*(task for task in self.tasks if task not in variant.plan.tasks), GENERAL_TEXT)
         return [variant.planned_work(self.cost, others)]
 
-    def make(self, made: MadeVariants) -> None:
+    def run(self, made: Made) -> None:
         """Runs the dense model once, if anything is missing, and then each variant.
 
         Raises:
@@ -85,13 +84,13 @@ class QualityStep(JointStep):
             InputError: The general text cannot be used.
             EnvironmentFailure: The temporary folder is full.
         """
-        for measured, keys in made.sound(self.variants).items():
+        for measured, keys in sound(self.variants, made.variants).items():
             self._measure(made, quality_request(measured, self.settings, self.general_text), keys)
         for name, variant in made.variants.items():
             variant["quality"] = settled_quality(made.workspace, name)
-            made.workspace.manifest.variants[name] = variant  # which a new report has taken off the list
+            made.enter(name)
 
-    def _measure(self, made: MadeVariants, request: QualityRequest, folder_keys: Mapping[str, str]) -> None:
+    def _measure(self, made: Made, request: QualityRequest, folder_keys: Mapping[str, str]) -> None:
         """The dense model runs over the texts of all variants, and is released before a variant is opened."""
         workspace, source, progress = made.workspace, made.work.source, made.work.progress
         elsewhere = elsewhere_texts(_records(workspace), request.general_text, chat_of_source(source))

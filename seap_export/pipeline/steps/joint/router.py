@@ -27,7 +27,7 @@ from seap_export.pipeline.request.mixtures import GENERAL
 from seap_export.pipeline.request.settings import RouterSettings
 from seap_export.pipeline.router.fit import LinearClassifier, evaluate, fit_classifier, mean_embeddings
 from seap_export.pipeline.router.prompts import RouterPrompts, router_prompts
-from seap_export.pipeline.steps.joint.joint_step import JointStep, MadeVariants
+from seap_export.pipeline.steps.step import Made, Step
 from seap_export.runtime.files import encode, load_tokenizer
 from seap_export.runtime.manifest import (
     CHOSEN,
@@ -60,7 +60,7 @@ class RouterTargets:
 
 
 @dataclass(frozen=True)
-class RouterStep(JointStep):
+class RouterStep(Step):
     """Makes the router of the folder.
 
     Attributes:
@@ -77,7 +77,7 @@ class RouterStep(JointStep):
     def names(self) -> tuple[str, ...]:
         return (ROUTER_FOLDER,)
 
-    def make(self, made: MadeVariants) -> None:
+    def run(self, made: Made) -> None:
         """Fits it again if the folder's variants have changed, and says how often it is right."""
         work, variants = made.work, made.workspace.manifest.variants
         fallback = GENERAL if any(variant["task"] == GENERAL for variant in variants.values()) else None

@@ -14,10 +14,9 @@ from seap_export.pipeline.evaluation.speed import speed_json, speed_request
 from seap_export.pipeline.folder.contents import Export
 from seap_export.pipeline.folder.performance import read_performance
 from seap_export.pipeline.request.settings import ParitySettings
-from seap_export.pipeline.steps.joint.joint_step import JointStep, MadeVariants
 from seap_export.pipeline.steps.planned_work import PlannedWork
-from seap_export.pipeline.steps.step import Step
-from seap_export.pipeline.steps.variant_steps import VariantSteps
+from seap_export.pipeline.steps.step import Made, PathStep, Step
+from seap_export.pipeline.steps.variant_steps import VariantSteps, sound
 from seap_export.runtime.doctor.machine import processor
 from seap_export.runtime.driver import gpu_name
 from seap_export.runtime.session import available_threads
@@ -35,7 +34,7 @@ def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:
 
 
 @dataclass(frozen=True)
-class SpeedStep(JointStep):
+class SpeedStep(Step):
     """Adds the speed of each variant that passed parity to performance.json, once for a machine.
 
     Attributes:
@@ -52,10 +51,10 @@ class SpeedStep(JointStep):
     def names(self) -> tuple[str, ...]:
         return ("speed",)
 
-    def planned_work(self, variant: VariantSteps, folder: Path, missing: Collection[Step]) -> list[PlannedWork]:
+    def planned_work(self, variant: VariantSteps, folder: Path, missing: Collection[PathStep]) -> list[PlannedWork]:
         return [] if variant.plan.variant in read_performance(folder).speed else [variant.planned_work(self.cost)]
 
-    def make(self, made: MadeVariants) -> None:
+    def run(self, made: Made) -> None:
         """Times what was not timed on this machine yet, alternating with the dense model.
 
         Raises:
@@ -63,7 +62,7 @@ class SpeedStep(JointStep):
             ArtifactError: A variant cannot be loaded.
         """
         speed, export = made.performance.speed, Export(made.work.folder)
-        for measured, keys in made.sound(self.variants).items():
+        for measured, keys in sound(self.variants, made.variants).items():
             request = speed_request(made.work.source.spec, measured, self.settings)
             gpu = None if request.provider == "cpu" else gpu_name()
             setting = sha256_json([processor(), gpu, available_threads(), repr(request)])

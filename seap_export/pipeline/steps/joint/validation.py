@@ -13,15 +13,14 @@ from seap_export.pipeline.folder.outputs import write_whole
 from seap_export.pipeline.gate.request import ValidationRequest
 from seap_export.pipeline.gate.validate import validate
 from seap_export.pipeline.request.settings import ParitySettings
-from seap_export.pipeline.steps.joint.joint_step import JointStep, MadeVariants
 from seap_export.pipeline.steps.planned_work import PlannedWork
-from seap_export.pipeline.steps.step import Step
+from seap_export.pipeline.steps.step import Made, PathStep, Step
 from seap_export.pipeline.steps.variant_steps import VariantSteps
 from validation.reports import html_page
 
 
 @dataclass(frozen=True)
-class ValidationStep(JointStep):
+class ValidationStep(Step):
     """Completes the export, validates its variants and writes the report next to them.
 
     Attributes:
@@ -38,11 +37,11 @@ class ValidationStep(JointStep):
     def names(self) -> tuple[str, ...]:
         return ("validation",)
 
-    def planned_work(self, variant: VariantSteps, folder: Path, missing: Collection[Step]) -> list[PlannedWork]:
+    def planned_work(self, variant: VariantSteps, folder: Path, missing: Collection[PathStep]) -> list[PlannedWork]:
         compared = [step for step in variant.parity.values() if step in missing]
         return [replace(variant.planned_work(self.cost), format=step.before.format) for step in compared]
 
-    def make(self, made: MadeVariants) -> None:
+    def run(self, made: Made) -> None:
         """Sets the report, which may have failed."""
         folder = made.work.folder
         made.workspace.finish()

@@ -25,7 +25,7 @@ from seap_export.pipeline.folder.names import answers_step
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.request.options import CalibrationSettings
 from seap_export.pipeline.steps.planned_work import PlannedWork
-from seap_export.pipeline.steps.step import Step, Work
+from seap_export.pipeline.steps.step import PathStep, Work
 from seap_export.pipeline.texts.chat import chat_of_source
 from seap_export.runtime.files import encode_all
 from validation.execution import Execution
@@ -49,7 +49,7 @@ def _seconds(answers: int, length: int, model: KeptPart, tokens: TokenCounts, ra
 
 
 @dataclass(frozen=True)
-class AnswersStep(Step):
+class AnswersStep(PathStep):
     """Lets the dense model answer the prompts that calibration and checks can use, by greedy decoding.
 
     Attributes:

@@ -15,7 +15,7 @@ from seap_export.pipeline.folder.keys import RELEASE
 from seap_export.pipeline.folder.names import calibration_step
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.request.options import CalibrationSettings
-from seap_export.pipeline.steps.step import Step, Work
+from seap_export.pipeline.steps.step import PathStep, Work
 from seap_export.pipeline.texts.split_tasks import tokenize
 from seap_export.pruning.activations.statistics import (
     CALIBRATION_SCHEMA,
@@ -44,7 +44,7 @@ def _disk(model: KeptPart, tokens: TokenCounts) -> Disk:
 
 
 @dataclass(frozen=True)
-class CalibrationStep(Step):
+class CalibrationStep(PathStep):
     """Runs a task's texts through the dense model.
 
     Attributes:

@@ -17,7 +17,7 @@ from seap_export.pipeline.folder.names import fresh_step
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.single.calibration import CalibrationStep
-from seap_export.pipeline.steps.step import Step, Work
+from seap_export.pipeline.steps.step import PathStep, Work
 from seap_export.pruning.activations.statistics import TOKENS, Calibration, read_tokens, write_tokens
 from validation.generation.fresh import PARTS, write_fresh_texts
 from validation.generation.sampled import ROWS
@@ -36,7 +36,7 @@ def _seconds(number: int, model: KeptPart, tokens: TokenCounts, rates: Rates) ->
 
 
 @dataclass(frozen=True)
-class FreshStep(Step):
+class FreshStep(PathStep):
     """Lets the dense model continue the beginnings of a task's calibration texts.
 
     Attributes:
@@ -67,7 +67,7 @@ class FreshStep(Step):
         return fresh_step(self.calibration.task)
 
     @property
-    def needs(self) -> tuple[Step, ...]:
+    def needs(self) -> tuple[PathStep, ...]:
         return (self.calibration,)
 
     @property

@@ -13,7 +13,7 @@ from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.request.mixtures import MixtureSpec
 from seap_export.pipeline.steps.single.calibration import CalibrationStep
 from seap_export.pipeline.steps.single.fresh import FreshStep
-from seap_export.pipeline.steps.step import Step, Work
+from seap_export.pipeline.steps.step import PathStep, Work
 from seap_export.pruning.activations.statistics import Calibration
 from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.plan.make import rank_layers
@@ -51,7 +51,7 @@ def _memory(model: KeptPart, tokens: TokenCounts) -> float:
 
 
 @dataclass(frozen=True)
-class RankingStep(Step):
+class RankingStep(PathStep):
     """Ranks the channels of every sublayer.
 
     Attributes:
@@ -81,7 +81,7 @@ class RankingStep(Step):
         return f"ranking/{self.mixture.name}"
 
     @property
-    def needs(self) -> tuple[Step, ...]:
+    def needs(self) -> tuple[PathStep, ...]:
         return self.calibrations
 
     @property

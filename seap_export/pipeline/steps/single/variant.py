@@ -17,7 +17,7 @@ from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.single.fresh import FreshStep
 from seap_export.pipeline.steps.single.ranking import RankingStep
-from seap_export.pipeline.steps.step import Step, Work
+from seap_export.pipeline.steps.step import PathStep, Work
 from seap_export.pruning.allocation.planning import choose_plan
 from seap_export.pruning.allocation.texts import FITTED_TOKENS, JUDGED_TOKENS
 from seap_export.pruning.distillation.texts import STEP_TOKENS
@@ -56,7 +56,7 @@ def _plan_disk(model: KeptPart, tokens: TokenCounts) -> Disk:
 
 
 @dataclass(frozen=True)
-class PlanStep(Step):
+class PlanStep(PathStep):
     """Decides what a variant keeps.
 
     Attributes:
@@ -84,7 +84,7 @@ class PlanStep(Step):
         return f"{self.variant}/{PLAN}"
 
     @property
-    def needs(self) -> tuple[Step, ...]:
+    def needs(self) -> tuple[PathStep, ...]:
         return (self.ranking,)
 
     @property
@@ -136,7 +136,7 @@ class PlanStep(Step):
 
 
 @dataclass(frozen=True)
-class OfVariant(Step):
+class OfVariant(PathStep):
     """A step after the plan.
 
     Attributes:
@@ -151,7 +151,7 @@ class OfVariant(Step):
         return self.before if isinstance(self.before, PlanStep) else self.before.plan
 
     @property
-    def needs(self) -> tuple[Step, ...]:
+    def needs(self) -> tuple[PathStep, ...]:
         return (self.before,)
 
     @property
@@ -246,7 +246,7 @@ class ShrinkStep(OfVariant):
         return f"{self.variant}/hf"
 
     @property
-    def needs(self) -> tuple[Step, ...]:
+    def needs(self) -> tuple[PathStep, ...]:
         return (self.before, *self.fresh)
 
     @property

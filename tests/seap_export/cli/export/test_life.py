@@ -20,10 +20,10 @@ import pytest
 from support.conversations import conversations, write_chat_model, write_records
 from support.exports import HELD_OUT_OPTION, run_here, times_of_writing, tree
 from support.processes import Tool
-from support.product import Step
+from support.product import PathStep
 
 from seap_export.pipeline.folder import manifest, outputs
-from seap_export.pipeline.steps import run as steps
+from seap_export.pipeline.steps import step as steps
 
 OUT = Path("out")
 #: What `run_here` takes by default, for the runs that are processes of their own.
@@ -39,9 +39,9 @@ TALKS = (
 KILLED = """
 import os, signal, sys
 from seap_export.cli.main import main
-from seap_export.pipeline.steps import run
+from seap_export.pipeline.steps import step as steps
 
-make_step = run.make_step
+make_step = steps.make_step
 
 def killed(step, work, workspace):
     make, seen = type(step).make, []
@@ -55,7 +55,7 @@ def killed(step, work, workspace):
     finally:
         type(step).make = make
 
-run.make_step = killed
+steps.make_step = killed
 main(sys.argv[2:])
 """
 
@@ -191,7 +191,7 @@ def again(life: Life) -> None:
     """Nothing is made, though the model has another name and batches are of another size."""
     before = times_of_writing(OUT)
 
-    def refuse(step: Step, *_: Any) -> None:
+    def refuse(step: PathStep, *_: Any) -> None:
         raise AssertionError(step.name)
 
     life.patch.setattr(steps, "make_step", refuse)
@@ -219,7 +219,7 @@ def added_to(life: Life) -> None:
     assert outcome.code == 0, outcome.err
     before, make, added = times_of_writing(OUT), steps.make_step, []
 
-    def interrupted(step: Step, *others: Any) -> None:
+    def interrupted(step: PathStep, *others: Any) -> None:
         make_all = type(step).make
         added.append(step.name)
 

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import pickle
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from support.product import Step, open_source
+from support.product import PathStep, Step, open_source
 
 from seap_export.errors import InputError
 from seap_export.pipeline.cluster.connection import Share
-from seap_export.pipeline.cluster.run import _Dispatch
-from seap_export.pipeline.cluster.worker import Event, Events, Failed, Made, Order, make_order
+from seap_export.pipeline.cluster.run import _Dispatch, _make_here
+from seap_export.pipeline.cluster.worker import Event, Events, Failed, Finished, Order, make_order
 from seap_export.pipeline.folder import outputs
 from seap_export.pipeline.folder.manifest import package_versions
 
 
 @dataclass(frozen=True)
-class Written(Step):
+class Written(PathStep):
     """Writes a file, or does something else."""
 
     kind = "written"
@@ -61,7 +62,7 @@ def order(inputs: Path, tmp_path: Path) -> Order:
     return Order(step, path, tmp_path / "out", str(inputs / "m"), digest, share, None, 64, package_versions())
 
 
-def made(order: Order) -> tuple[Made | Failed, list[Event]]:
+def made(order: Order) -> tuple[Finished | Failed, list[Event]]:
     events = Events()
     result = make_order(order, SimpleNamespace(add=SimpleNamespace(remote=events.add)))
     return result, events.take()
@@ -70,7 +71,7 @@ def made(order: Order) -> tuple[Made | Failed, list[Event]]:
 def test_a_step_is_made_anew_in_the_place_that_a_lost_worker_left(order: Order) -> None:
     (order.path / "half").write_text("old")
     result, events = made(order)
-    assert isinstance(result, Made)
+    assert isinstance(result, Finished)
     assert {path.name for path in order.path.iterdir()} == {"file"}
     assert [event.kind for event in events] == ["begin"]
 
@@ -132,11 +133,31 @@ def test_a_step_waits_for_all_that_it_needs() -> None:
     dispatch: Any = object.__new__(_Dispatch)
     dispatch._ray = SimpleNamespace(wait=lambda refs, timeout: ([], refs), get=lambda events: [])
     dispatch._events = SimpleNamespace(take=SimpleNamespace(remote=lambda: None))
-    dispatch._running, dispatch._waiting, dispatch._made = {}, [first, last], set[str]()
+    dispatch._running, dispatch._waiting, dispatch._done = {}, [first, last], set[str]()
     dispatch._hand_out, dispatch._tell = lambda step: handed_out.append(step.name), lambda: None
     for made in ("first", "second"):
         dispatch.go_on()
         assert handed_out == ["first"]
-        dispatch._made.add(made)
+        dispatch._done.add(made)
     dispatch.go_on()
     assert handed_out == ["first", "last"]
+
+
+def test_what_is_for_this_process_waits_for_all_before_it() -> None:
+    @dataclass(frozen=True)
+    class Here(Step):
+        name: str
+
+        def run(self, made: Any) -> None:
+            ran.append(self.name)
+
+    @dataclass(frozen=True)
+    class Sent(Written):
+        name: str = ""
+
+    ran, nothing = list[str](), failing(AssertionError("of a worker"))
+    left = deque[Step]([Sent(nothing, "a"), Here("after a"), Sent(nothing, "b"), Sent(nothing, "c"), Here("last")])
+    for done, expected in ((set(), []), ({"a", "c"}, ["after a"]), ({"a", "b", "c"}, ["after a", "last"])):
+        _make_here(left, done, cast(Any, None))
+        assert ran == expected
+    assert not left

@@ -174,7 +174,7 @@ def steps(source: Source, tmp_path: Path) -> ExportSteps:
 
 def test_each_step_comes_after_those_that_it_needs(steps: ExportSteps) -> None:
     seen: set[str] = set()
-    for step in steps.all:
+    for step in steps.paths:
         assert {need.name for need in step.needs} <= seen
         assert step.name not in seen
         seen.add(step.name)
@@ -183,7 +183,7 @@ def test_each_step_comes_after_those_that_it_needs(steps: ExportSteps) -> None:
 
 
 def test_steps_can_be_sent_to_another_process(steps: ExportSteps) -> None:
-    for step in steps.all:
+    for step in steps.paths:
         copy = pickle.loads(pickle.dumps(step))
         assert (copy.name, copy.key, copy.label) == (step.name, step.key, step.label)
 

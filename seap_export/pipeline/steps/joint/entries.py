@@ -1,9 +1,10 @@
-"""What the manifest says about a task and a finished variant, and what the user should know about it."""
+"""What the manifest says about a task and a finished variant, and what the user should know of its plan."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from seap_export.common.json_file import read_artifact
@@ -14,8 +15,9 @@ from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.steps.joint.quality import settled_quality
 from seap_export.pipeline.steps.single.calibration import CalibrationStep
 from seap_export.pipeline.steps.single.formats import FormatStep, format_step
-from seap_export.pipeline.steps.step import Work
+from seap_export.pipeline.steps.step import Made, Step, Work
 from seap_export.pipeline.steps.variant_steps import VariantSteps
+from seap_export.pipeline.targets.targets import Targets
 from seap_export.pruning.activations.statistics import Calibration
 from seap_export.pruning.plan.plan import read_plan
 from seap_export.pruning.rounding.note import read_note
@@ -24,21 +26,71 @@ from seap_export.pruning.rounding.note import read_note
 _PARITY = ("verdict", "failure", "max_abs", "top1_agreement", "mean_kl_nats", "runtime")
 
 
-def describe_task(step: CalibrationStep, calibration: Calibration) -> dict[str, Any]:
-    """The manifest's entry of a task whose statistics are made."""
-    return {
-        "statistics": step.name,
-        "seed": step.settings.seed,
-        "max_length": step.settings.max_length,
-        "calibration_texts": len(step.split.calibration),
-        "calibration_tokens": calibration.record.num_tokens,
-        "held_out_texts": len(step.split.held_out),
-        **({"answers": "model"} if step.settings.answers == "model" else {}),
-    }
+@dataclass(frozen=True)
+class TaskEntry(Step):
+    """Describes a task whose statistics are made.
+
+    Attributes:
+        calibration: The statistics.
+    """
+
+    calibration: CalibrationStep
+
+    def run(self, made: Made) -> None:
+        """Sets the manifest's entry."""
+        step, settings = self.calibration, self.calibration.settings
+        made.workspace.manifest.tasks[step.task] = {
+            "statistics": step.name,
+            "seed": settings.seed,
+            "max_length": settings.max_length,
+            "calibration_texts": len(step.split.calibration),
+            "calibration_tokens": Calibration(made.work.folder / step.name).record.num_tokens,
+            "held_out_texts": len(step.split.held_out),
+            **({"answers": "model"} if settings.answers == "model" else {}),
+        }
 
 
-def describe_variant(steps: VariantSteps, work: Work, workspace: Workspace) -> dict[str, Any]:
-    """The manifest's entry of a variant whose steps are all made."""
+@dataclass(frozen=True)
+class PlanRemarks(Step):
+    """Warns of shapes in a plan that cost speed or size in a format, before they are made.
+
+    Attributes:
+        variant: The variant's own steps.
+    """
+
+    variant: VariantSteps
+
+    def run(self, made: Made) -> None:
+        """Warns once of each."""
+        plan, work = self.variant.plan, made.work
+        shrunk = read_plan(work.folder / plan.name).shrunk_spec(work.source.spec)
+        for remark in dict.fromkeys(step.format.remark(shrunk) for step in self.variant.formats.values()):
+            if remark is not None:
+                work.progress.warn(f"{plan.variant}: {remark}")
+
+
+@dataclass(frozen=True)
+class VariantEntry(Step):
+    """Describes a variant whose own steps are all made.
+
+    Attributes:
+        variant: These steps.
+        targets: What it was chosen to meet; None: its ratio was given.
+    """
+
+    variant: VariantSteps
+    targets: Targets | None
+
+    def run(self, made: Made) -> None:
+        """Writes the manifest's entry: the variant is finished, even if the next step fails."""
+        name = self.variant.plan.variant
+        targets = {} if self.targets is None else {"targets": self.targets.to_json()}
+        made.variants[name] = {**_describe(self.variant, made.work, made.workspace), **targets}
+        made.enter(name)
+        made.workspace.manifest.write(made.work.folder)
+
+
+def _describe(steps: VariantSteps, work: Work, workspace: Workspace) -> dict[str, Any]:
     name, manifest = steps.plan.variant, workspace.manifest
     plan = read_plan(work.folder / steps.plan.name)
     earlier = dict(_earlier(steps, work))
@@ -94,11 +146,3 @@ def _is_whole(step: FormatStep, workspace: Workspace) -> bool:
     """Whether a folder belongs to the same model and was compared."""
     keys = workspace.manifest.steps
     return keys.get(step.name) == step.key and f"{step.variant}/{parity_file(step.folder)}" in keys
-
-
-def remarks(steps: VariantSteps, work: Work) -> Iterator[str]:
-    """Warnings about a plan: shapes that cost speed or size in a format."""
-    shrunk = read_plan(work.folder / steps.plan.name).shrunk_spec(work.source.spec)
-    for remark in dict.fromkeys(step.format.remark(shrunk) for step in steps.formats.values()):
-        if remark is not None:
-            yield f"{steps.plan.variant}: {remark}"
