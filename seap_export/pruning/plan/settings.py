@@ -83,10 +83,10 @@ class PlanSettings:
     distillation: float = key(1.0, least=0, idle=_is_not_refitted, is_effort=True)
     min_tokens: int = key(16_384, least=0, is_free=True, idle=_is_not_refitted, is_effort=True)
     fresh_tokens: int = key(0, least=0, is_free=True, idle=_is_not_refitted, is_effort=True)
-    group_tolerance: float = key(0.0, least=0, is_free=True)
     trials: int = key(0, least=0, is_free=True, idle=_is_not_tried, is_effort=True)
     mix: ScoreMix = key("scaled", is_free=True, idle=_scores_nothing)
     layout: Layout = "per-layer"
+    group_tolerance: float = key(0.0, least=0, is_free=True)
     biases: Biases = key("added", is_free=True, idle=_has_no_refit)
 
     def __post_init__(self) -> None:
