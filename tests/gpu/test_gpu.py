@@ -202,14 +202,14 @@ def large(provider: str, machine: Mapping[str, Any], run: Run, tmp_path_factory:
         pytest.skip(f"it needs {on_gpu / 1e9:.1f} GB of GPU memory, here are {gpus[0] / 1e9:.1f}")
     write_random_model(out / "dense", shape)
     few = ("--samples", 4, "--held-out", 1, "--max-length", 32)
-    run("calibrate", out / "dense", "--task", f"a={TEXTS}", *few, "--out", out)
-    statistics = ("--calibration", out / "calibration" / "a")
+    run("calibrate", out / "dense", "--task", f"a={TEXTS}", *few, "--out", out / "statistics")
+    statistics = ("--calibration", out / "statistics" / "calibration" / "a")
     for ratio in RATIOS:
         variant = out / f"random-{ratio}"
         how = ("--recipe", "seap", "--ratio", ratio, "--provider", provider, "--out", variant / "plan.json")
         run("plan", out / "dense", *statistics, *how)
         run("prune", out / "dense", "--plan", variant / "plan.json", *statistics, "--out", variant / "hf")
-    shutil.rmtree(out / "calibration")
+    shutil.rmtree(out / "statistics")
     return out
 
 
