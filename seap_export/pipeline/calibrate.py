@@ -13,7 +13,7 @@ from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.progress import Progress
 from seap_export.pipeline.request.options import CalibrationSettings
 from seap_export.pipeline.steps.single.calibration import calibration_steps
-from seap_export.pipeline.steps.step import Made, Work, run_steps
+from seap_export.pipeline.steps.step import Made, StepContext, run_steps
 from seap_export.pipeline.texts.split_tasks import split_tasks, warn_of_texts
 
 
@@ -42,7 +42,7 @@ def calibrate(
     with workspace.locked():
         was_complete = workspace.manifest.complete
         claim_folder(workspace, source, {task: step.key for task, step in steps.items()})
-        run_steps(steps.values(), Made(Work(source, out, compute, progress), workspace))
+        run_steps(steps.values(), Made(StepContext(source, out, compute, progress), workspace))
         if was_complete:  # what was exported into the folder stays finished
             workspace.manifest.complete = True
             workspace.manifest.write(out)

@@ -23,7 +23,7 @@ from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.build import ExportSteps, export_steps
 from seap_export.pipeline.steps.joint.router import refuse_lost_tasks
 from seap_export.pipeline.steps.planned_work import PlannedWork, planned_disk
-from seap_export.pipeline.steps.step import Made, PathStep, Step, Work, run_steps
+from seap_export.pipeline.steps.step import Made, PathStep, Step, StepContext, run_steps
 from seap_export.pipeline.texts.split_tasks import warn_of_texts
 
 
@@ -88,7 +88,7 @@ def prepare_answered(
     with workspace.locked(), torch_threads(request.parity.threads):
         claim_folder(workspace, source, {}, request.variants.keys())
         with recorded(workspace.folder, timed):
-            _run(steps, Made(Work(source, workspace.folder, compute, timed), workspace), cluster, timed)
+            _run(steps, Made(StepContext(source, workspace.folder, compute, timed), workspace), cluster, timed)
     return prepared.answered(workspace, timed)
 
 
@@ -110,7 +110,7 @@ def make_variants(
         if cluster is None:  # whose workers have threads of their own
             _warn_of_mix(workspace, [step.name for step in steps.paths if step not in planned.missing], timed)
         with recorded(workspace.folder, timed) as performance, shared_dense_folder(source) as dense:
-            made = Made(Work(source, workspace.folder, compute, timed), workspace, performance, dense)
+            made = Made(StepContext(source, workspace.folder, compute, timed), workspace, performance, dense)
             _run(steps.all, made, cluster, timed)
     assert made.report is not None
     return Exported(made.variants, made.report, timed.steps)

@@ -31,9 +31,9 @@ from seap_export.pipeline.steps.joint.quality import DENSE_TEXTS
 from seap_export.pipeline.steps.single.formats import FormatStep, ParityStep
 from seap_export.pipeline.steps.single.ranking import RankingStep
 from seap_export.pipeline.steps.single.variant import OfVariant, PlanStep
-from seap_export.pipeline.steps.step import Made, Work, run_steps
+from seap_export.pipeline.steps.step import Made, StepContext, run_steps
 from seap_export.pipeline.steps.variant_steps import VariantSteps, variant_steps
-from seap_export.pipeline.targets.candidate import Candidate, Figures, Point, ways
+from seap_export.pipeline.targets.candidate import Candidate, CandidateFigures, Point, ways
 from validation.divergence.dense import DenseAnswers
 from validation.divergence.measure import claim_texts, measure_divergence
 from validation.estimate import TokenEstimate
@@ -64,11 +64,11 @@ class Candidates:
         self,
         request: ExportRequest,
         baseline: Format,
-        work: Work,
+        work: StepContext,
         hidden: Mapping[VocabularySize, Workspace],
         splits: Mapping[str, Split],
         vocabularies: Mapping[str, Vocabulary],
-        known: Mapping[str, Figures],
+        known: Mapping[str, CandidateFigures],
         stack: ExitStack,
     ) -> None:
         self._request, self._baseline, self._work, self._hidden = request, baseline, work, hidden
@@ -87,7 +87,9 @@ class Candidates:
         if size is not None and predicted > size and is_exact:
             reference = self._answers.reference(self._tokens[ranking.mixture.name])
             exact = TokenEstimate.of_texts(np.zeros(len(ids)) for ids in reference.token_ids)
-            return Point(candidate, Figures(predicted, exact, 1.0, reference.perplexity), None, predicted, ideal)
+            return Point(
+                candidate, CandidateFigures(predicted, exact, 1.0, reference.perplexity), None, predicted, ideal
+            )
         if key in self._known:
             self._work.progress.say(f"{name}: its figures are reused")
             return Point(candidate, self._known[key], key, predicted, ideal)
@@ -162,7 +164,7 @@ class Candidates:
             if not workspace.is_done(name, step.key) and hidden.is_done(step.name, step.key):
                 workspace.record(name, step.key, hidden.folder / step.name)
 
-    def _measure(self, steps: VariantSteps, candidate: Candidate, texts: Sequence[str], name: str) -> Figures:
+    def _measure(self, steps: VariantSteps, candidate: Candidate, texts: Sequence[str], name: str) -> CandidateFigures:
         folder, kept, parity = self._make(steps, candidate), steps.plan.vocabulary, self._request.parity
         variant = Export(self._hidden[candidate.vocabulary].folder).variant(steps.plan.variant)
         subject = Subject(variant.name, variant, None, self._work.source)
@@ -178,7 +180,7 @@ class Candidates:
             divergence = measure_divergence(reference, folder, runtime, **options)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
         of = divergence
-        return Figures(size, of.kl, of.top1_agreement, of.perplexity, of.top1_stderr)
+        return CandidateFigures(size, of.kl, of.top1_agreement, of.perplexity, of.top1_stderr)
 
     def _make(self, steps: VariantSteps, candidate: Candidate) -> Path:
         """The folder of the candidate's format."""
@@ -246,10 +248,10 @@ def _format_step(steps: VariantSteps) -> FormatStep:
 def open_candidates(
     request: ExportRequest,
     baseline: Format,
-    work: Work,
+    work: StepContext,
     splits: Mapping[str, Split],
     vocabularies: Mapping[str, Vocabulary],
-    known: Mapping[str, Figures],
+    known: Mapping[str, CandidateFigures],
 ) -> Iterator[Candidates]:
     """Opens the hidden folder within an output folder, `work.folder`, that is locked."""
     sizes: set[VocabularySize] = {"all", *(way.vocabulary for way in ways(request.formats, request.vocabulary))}

@@ -31,7 +31,7 @@ from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.build import ExportSteps
 from seap_export.pipeline.steps.planned_work import planned_disk
 from seap_export.pipeline.steps.single.ranking import RankingStep
-from seap_export.pipeline.steps.step import Made, Work, run_steps
+from seap_export.pipeline.steps.step import Made, StepContext, run_steps
 from seap_export.pipeline.targets.candidate import Candidate, Point, ways
 from seap_export.pipeline.targets.frontier import Frontier, frontier_json, known_figures, write_frontier
 from seap_export.pruning.plan.choice.solve import largest_ratio
@@ -82,13 +82,13 @@ def export_within(
     with workspace.locked(), torch_threads(request.parity.threads):
         claim_folder(workspace, source, steps.calibration_keys)
         with recorded(workspace.folder, timed):
-            choices, values = _choose(prepared, steps, workspace, Work(source, out, compute, timed))
+            choices, values = _choose(prepared, steps, workspace, StepContext(source, out, compute, timed))
     chosen = replace(prepared, request=replace(request, choices=choices))
     return ExportedWithin(make_variants(chosen, workspace, compute, None, timed), values)
 
 
 def _choose(
-    prepared: Prepared, steps: ExportSteps, workspace: Workspace, work: Work
+    prepared: Prepared, steps: ExportSteps, workspace: Workspace, work: StepContext
 ) -> tuple[dict[str, Candidate], dict[str, Any]]:
     """A candidate for every task and mixture, and the content of frontier.json."""
     source, request, vocabularies = prepared.source, prepared.request, prepared.vocabularies or {}
@@ -162,7 +162,7 @@ def _predictor(
     source: Source,
     ranking: RankingStep,
     kept: Vocabulary | None,
-    work: Work,
+    work: StepContext,
     baseline: Format,
     depth: int,
     beside: int,

@@ -26,7 +26,7 @@ from seap_export.pipeline.folder.manifest import package_versions
 from seap_export.pipeline.folder.outputs import alone
 from seap_export.pipeline.folder.performance import StepFigures, Timed
 from seap_export.pipeline.progress import Advance
-from seap_export.pipeline.steps.step import PathStep, Work
+from seap_export.pipeline.steps.step import PathStep, StepContext
 from seap_export.runtime.session import available_threads
 
 _SECONDS_BETWEEN_COUNTS = 1.0
@@ -153,7 +153,7 @@ def _make(order: Order, progress: _Forwarded) -> StepFigures:
     with alone(order.path):
         if not order.step.resumes:
             _clear(order.path)
-        work = Work(_source(order.model, order.digest), order.folder, _compute(order), progress)
+        work = StepContext(_source(order.model, order.digest), order.folder, _compute(order), progress)
         with timed.step(order.step.label, order.step.units, order.step.unit, name=order.step.name) as advance:
             order.step.make_or_continue(work, order.path, advance)
     return timed.steps[order.step.name]

@@ -23,7 +23,7 @@ from seap_export.pipeline.steps.planned_work import PlannedWork
 
 
 @dataclass(frozen=True)
-class Work:
+class StepContext:
     """What the making of every step is given.
 
     Attributes:
@@ -63,7 +63,7 @@ class Made:
         report: The validation's, once it has run.
     """
 
-    work: Work
+    work: StepContext
     workspace: Workspace
     performance: Performance = field(default_factory=Performance)
     dense: Callable[[], Path] = _no_folder
@@ -195,10 +195,10 @@ class PathStep(Step):
         """
 
     @abstractmethod
-    def make(self, work: Work, path: Path, advance: Advance) -> None:
+    def make(self, work: StepContext, path: Path, advance: Advance) -> None:
         """Makes the step at `path`: an empty folder, what an earlier call left in it, or a file that is not there."""
 
-    def make_or_continue(self, work: Work, path: Path, advance: Advance) -> None:
+    def make_or_continue(self, work: StepContext, path: Path, advance: Advance) -> None:
         """Makes it at a path that is held `alone`, from what can be used of an interrupted call's if it resumes."""
         if self.resumes and (line := go_on(path, made_with(work.compute))):
             work.progress.warn(f"{self.label}: {line}")
@@ -211,7 +211,7 @@ class PathStep(Step):
             made.work.progress.say(self.reused)
 
 
-def make_step(step: PathStep, work: Work, workspace: Workspace) -> None:
+def make_step(step: PathStep, work: StepContext, workspace: Workspace) -> None:
     """Makes one path and records it."""
     with (
         work.progress.step(step.label, step.units, step.unit, name=step.name) as advance,

@@ -58,7 +58,7 @@ def ways(formats: Sequence[Format], vocabulary: VocabularySize) -> tuple[Candida
 
 
 @dataclass(frozen=True)
-class Figures:
+class CandidateFigures:
     """What an evaluation measured.
 
     Attributes:
@@ -76,7 +76,7 @@ class Figures:
     top1_stderr: float | None = None
 
     @classmethod
-    def read(cls, values: Any) -> Figures:
+    def read(cls, values: Any) -> CandidateFigures:
         """Raises `KeyError`, `TypeError` or `ValueError` if a figure is missing or no number."""
         figures = [values[name] for name in ("bytes", "top1_agreement", "perplexity")]
         if not all(isinstance(value, int | float) for value in figures):
@@ -112,7 +112,7 @@ class Point:
     """
 
     candidate: Candidate
-    figures: Figures
+    figures: CandidateFigures
     key: str | None
     predicted_bytes: int
     ideal_speedup: float

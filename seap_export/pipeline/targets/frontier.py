@@ -16,7 +16,7 @@ from seap_export.common.json_file import read_artifact, write_json
 from seap_export.errors import SeapError
 from seap_export.pipeline.folder.names import variant_name
 from seap_export.pipeline.folder.outputs import write_whole
-from seap_export.pipeline.targets.candidate import Candidate, Figures, Point
+from seap_export.pipeline.targets.candidate import Candidate, CandidateFigures, Point
 from seap_export.pipeline.targets.targets import Targets
 
 FRONTIER = "frontier.json"
@@ -110,12 +110,12 @@ def read_frontier(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def known_figures(folder: Path) -> dict[str, Figures]:
+def known_figures(folder: Path) -> dict[str, CandidateFigures]:
     """What an earlier search measured, by key."""
     figures = {}
     for task in (read_frontier(folder) or {"tasks": {}})["tasks"].values():
         for row in task["points"]:
             with suppress(KeyError, TypeError, ValueError):
                 if row["key"] is not None:
-                    figures[row["key"]] = Figures.read(row)
+                    figures[row["key"]] = CandidateFigures.read(row)
     return figures

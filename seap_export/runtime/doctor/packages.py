@@ -16,8 +16,8 @@ from seap_export.runtime.providers import OLDEST_FOR_CUDA, is_too_old_for_cuda
 RUNTIME = ("click", "jinja2", "numpy", "tokenizers")
 #: Needed in addition to export one.
 EXPORT = (
-    "filelock", "gguf", "huggingface_hub", "ml_dtypes", "onnx", "onnx-ir", "optimum", "packaging", "psutil",
-    "pyarrow", "safetensors", "scikit-learn", "torch", "transformers",
+    "filelock", "gguf", "huggingface_hub", "markupsafe", "ml_dtypes", "onnx", "onnx-ir", "optimum", "packaging",
+    "psutil", "pyarrow", "safetensors", "scikit-learn", "torch", "transformers",
 )  # fmt: skip
 _TENSORRT = re.compile(r"libnv(?:infer|onnxparser)\w*\.so\.(\d+)")
 _CPU_ONLY = "onnxruntime"

@@ -15,7 +15,7 @@ from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.steps.joint.quality import settled_quality
 from seap_export.pipeline.steps.single.calibration import CalibrationStep
 from seap_export.pipeline.steps.single.formats import FormatStep, format_step
-from seap_export.pipeline.steps.step import Made, Step, Work
+from seap_export.pipeline.steps.step import Made, Step, StepContext
 from seap_export.pipeline.steps.variant_steps import VariantSteps
 from seap_export.pipeline.targets.targets import Targets
 from seap_export.pruning.activations.statistics import Calibration
@@ -90,7 +90,7 @@ class VariantEntry(Step):
         made.workspace.manifest.write(made.work.folder)
 
 
-def _describe(steps: VariantSteps, work: Work, workspace: Workspace) -> dict[str, Any]:
+def _describe(steps: VariantSteps, work: StepContext, workspace: Workspace) -> dict[str, Any]:
     name, manifest = steps.plan.variant, workspace.manifest
     plan = read_plan(work.folder / steps.plan.name)
     earlier = dict(_earlier(steps, work))
@@ -117,7 +117,7 @@ def _describe(steps: VariantSteps, work: Work, workspace: Workspace) -> dict[str
     }
 
 
-def _earlier(steps: VariantSteps, work: Work) -> Iterator[tuple[str, FormatStep]]:
+def _earlier(steps: VariantSteps, work: StepContext) -> Iterator[tuple[str, FormatStep]]:
     """The folders of earlier exports that this one does not write, as steps from its model."""
     for folder in Export(work.folder).variant(steps.plan.variant).formats:
         if folder.name not in steps.formats:

@@ -25,7 +25,7 @@ from seap_export.pipeline.folder.names import answers_step
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.request.options import CalibrationSettings
 from seap_export.pipeline.steps.planned_work import PlannedWork
-from seap_export.pipeline.steps.step import PathStep, Work
+from seap_export.pipeline.steps.step import PathStep, StepContext
 from seap_export.pipeline.texts.chat import chat_of_source
 from seap_export.runtime.files import encode_all
 from validation.execution import Execution
@@ -139,7 +139,7 @@ class AnswersStep(PathStep):
             RELEASE: _VERSION,
         }
 
-    def make(self, work: Work, path: Path, advance: Advance) -> None:
+    def make(self, work: StepContext, path: Path, advance: Advance) -> None:
         """Writes a line for each answer, and goes on after those that an interrupted call wrote.
 
         Raises:

@@ -15,7 +15,7 @@ from seap_export.pipeline.folder.keys import RELEASE
 from seap_export.pipeline.folder.names import calibration_step
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.request.options import CalibrationSettings
-from seap_export.pipeline.steps.step import PathStep, Work
+from seap_export.pipeline.steps.step import PathStep, StepContext
 from seap_export.pipeline.texts.split_tasks import tokenize
 from seap_export.pruning.activations.statistics import (
     CALIBRATION_SCHEMA,
@@ -108,7 +108,7 @@ class CalibrationStep(PathStep):
             RELEASE: [CALIBRATION_SCHEMA, _VERSION],
         }
 
-    def make(self, work: Work, path: Path, advance: Advance) -> None:
+    def make(self, work: StepContext, path: Path, advance: Advance) -> None:
         """Writes the statistics.
 
         Raises:

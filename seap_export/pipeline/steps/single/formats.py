@@ -21,7 +21,7 @@ from seap_export.pipeline.request.settings import ParitySettings
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.single.rounding import RoundingStep
 from seap_export.pipeline.steps.single.variant import OfVariant, ShrinkStep
-from seap_export.pipeline.steps.step import Work
+from seap_export.pipeline.steps.step import StepContext
 from seap_export.pruning.rounding.grid import BlockQuantization
 from validation.parity.report import SCHEMA as PARITY_SCHEMA
 from validation.parity.run import MAX_PROMPT_TOKENS
@@ -81,7 +81,7 @@ class FormatStep(OfVariant):
         release = settings.pop("version")
         return {"format": self.format.name, **settings, "weights": self.before.key, RELEASE: release}
 
-    def make(self, work: Work, path: Path, advance: Advance) -> None:
+    def make(self, work: StepContext, path: Path, advance: Advance) -> None:
         """Writes the folder."""
         write_format(self.format, work.folder / self.before.name, path, advance)
 
@@ -190,7 +190,7 @@ class ParityStep(OfVariant):
             RELEASE: [PARITY_SCHEMA, _PARITY],
         }
 
-    def make(self, work: Work, path: Path, advance: Advance) -> None:
+    def make(self, work: StepContext, path: Path, advance: Advance) -> None:
         """Writes the report, whatever its verdict."""
         variant = Export(work.folder).variant(self.variant)
         report = check_parity(

@@ -17,7 +17,7 @@ from seap_export.pipeline.folder.names import fresh_step
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.single.calibration import CalibrationStep
-from seap_export.pipeline.steps.step import PathStep, Work
+from seap_export.pipeline.steps.step import PathStep, StepContext
 from seap_export.pruning.activations.statistics import TOKENS, Calibration, read_tokens, write_tokens
 from validation.generation.fresh import PARTS, write_fresh_texts
 from validation.generation.sampled import ROWS
@@ -89,7 +89,7 @@ class FreshStep(PathStep):
     def _inputs(self) -> dict[str, Any]:
         return {self.calibration.name: self.calibration.key, "fresh_tokens": self.number, RELEASE: _VERSION}
 
-    def make(self, work: Work, path: Path, advance: Advance) -> None:
+    def make(self, work: StepContext, path: Path, advance: Advance) -> None:
         """Writes their token ids.
 
         Raises:
@@ -107,7 +107,7 @@ class FreshStep(PathStep):
         shutil.rmtree(unfinished)
         work.progress.say(f"{self.calibration.task}: {fresh.summary}")
 
-    def token_ids(self, work: Work) -> list[list[int]]:
+    def token_ids(self, work: StepContext) -> list[list[int]]:
         """The texts, once they are made.
 
         Raises:

@@ -13,7 +13,7 @@ from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.request.mixtures import MixtureSpec
 from seap_export.pipeline.steps.single.calibration import CalibrationStep
 from seap_export.pipeline.steps.single.fresh import FreshStep
-from seap_export.pipeline.steps.step import PathStep, Work
+from seap_export.pipeline.steps.step import PathStep, StepContext
 from seap_export.pruning.activations.statistics import Calibration
 from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.plan.make import rank_layers
@@ -113,7 +113,7 @@ class RankingStep(PathStep):
             RELEASE: _VERSION,
         }
 
-    def make(self, work: Work, path: Path, advance: Advance) -> None:
+    def make(self, work: StepContext, path: Path, advance: Advance) -> None:
         """Writes the options of each layer."""
         statistics = self.statistics(work)
         rank_layers(work.source, statistics, self.settings, path, advance, compute=work.compute)
@@ -124,7 +124,7 @@ class RankingStep(PathStep):
                 "neurons, and change little in the refit; calibrate on more tokens"
             )
 
-    def statistics(self, work: Work) -> TaskMixture:
+    def statistics(self, work: StepContext) -> TaskMixture:
         """The statistics of the mixture."""
         opened = {step.task: Calibration(work.of_task(step)) for step in self.calibrations}
         return TaskMixture(self.mixture.name, self.mixture.weights, opened)

@@ -13,7 +13,7 @@ from seap_export.pipeline.folder.keys import RELEASE
 from seap_export.pipeline.folder.rounded import rounding_step
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.steps.single.variant import OfVariant
-from seap_export.pipeline.steps.step import Work
+from seap_export.pipeline.steps.step import StepContext
 from seap_export.pruning.rounding.grid import BlockQuantization
 from seap_export.pruning.rounding.write import write_rounded_model
 
@@ -81,7 +81,7 @@ class RoundingStep(OfVariant):
     def _inputs(self) -> dict[str, Any]:
         return {self.before.name: self.before.key, **asdict(self.grid), RELEASE: _VERSION}
 
-    def make(self, work: Work, path: Path, advance: Advance) -> None:
+    def make(self, work: StepContext, path: Path, advance: Advance) -> None:
         """Writes the folder."""
         statistics = self.plan.ranking.statistics(work)
         write_rounded_model(

@@ -17,7 +17,7 @@ from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.single.fresh import FreshStep
 from seap_export.pipeline.steps.single.ranking import RankingStep
-from seap_export.pipeline.steps.step import PathStep, Work
+from seap_export.pipeline.steps.step import PathStep, StepContext
 from seap_export.pruning.allocation.planning import choose_plan
 from seap_export.pruning.allocation.texts import FITTED_TOKENS, JUDGED_TOKENS
 from seap_export.pruning.distillation.texts import STEP_TOKENS
@@ -116,7 +116,7 @@ class PlanStep(PathStep):
             RELEASE: [PLAN_SCHEMA, _PLAN],
         }
 
-    def make(self, work: Work, path: Path, advance: Advance) -> None:
+    def make(self, work: StepContext, path: Path, advance: Advance) -> None:
         """Writes plan.json."""
         statistics = self.ranking.statistics(work)
         ranking = read_ranking(work.source.spec, work.of_task(self.ranking))
@@ -268,7 +268,7 @@ class ShrinkStep(OfVariant):
         code = [(resources.files("seap_export.model.modeling") / name).read_text("utf-8") for name in MODELING_FILES]
         return {**{step.name: step.key for step in self.needs}, RELEASE: [_HF, code]}
 
-    def make(self, work: Work, path: Path, advance: Advance) -> None:
+    def make(self, work: StepContext, path: Path, advance: Advance) -> None:
         """Writes the folder."""
         plan = read_plan(work.folder / self.plan.name)
         fresh = {step.calibration.task: step.token_ids(work) for step in self.fresh}

@@ -12,7 +12,7 @@ from support.product import Candidate, Interval, OnnxFormat, Targets, ways
 from seap_export.errors import QualityFailure, SpeedFailure, UsageError
 from seap_export.pipeline.budget.failure import close_calls, nothing_fits
 from seap_export.pipeline.budget.search import MOST_EVALUATIONS, SearchResult, search
-from seap_export.pipeline.targets.candidate import Figures, Point
+from seap_export.pipeline.targets.candidate import CandidateFigures, Point
 from seap_export.pipeline.targets.frontier import Frontier
 
 BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.06, "int4": 0.56}
@@ -57,7 +57,7 @@ class World:
         if candidate.format.precision in self.broken:
             return None
         size = round(self.size(candidate) * (1 + (self.error if candidate.ratio else 0.0)))
-        figures = Figures(size, kl_estimate(self.kl(candidate)), 1 - self.kl(candidate) / 4, 7.0)
+        figures = CandidateFigures(size, kl_estimate(self.kl(candidate)), 1 - self.kl(candidate) / 4, 7.0)
         return Point(
             candidate, figures, f"{candidate.label} {candidate.ratio}", self.size(candidate), self.ideal(candidate)
         )
@@ -226,7 +226,7 @@ def test_where_nothing_fits_the_nearest_is_named(
 
 def _point(kl: float, speedup: float) -> Point:
     """With a standard error of 1/64 of a nat, and an interval from 0.1 below to 0.1 above the speed-up."""
-    figures, interval = Figures(50, kl_estimate(kl, 2**-6), 0.9, 7.0), Interval(speedup - 0.1, speedup + 0.1)
+    figures, interval = CandidateFigures(50, kl_estimate(kl, 2**-6), 0.9, 7.0), Interval(speedup - 0.1, speedup + 0.1)
     return Point(WAYS[3], figures, "key", 50, speedup, speedup, interval)
 
 

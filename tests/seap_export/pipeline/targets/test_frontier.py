@@ -10,7 +10,7 @@ from support.estimates import kl_estimate
 from support.product import OnnxFormat
 
 from seap_export.errors import UsageError
-from seap_export.pipeline.targets.candidate import Candidate, Figures, Point
+from seap_export.pipeline.targets.candidate import Candidate, CandidateFigures, Point
 from seap_export.pipeline.targets.frontier import (
     FRONTIER,
     Frontier,
@@ -24,7 +24,7 @@ from validation.reports import schema
 
 
 def point(precision: str, ratio: float, size: int, kl: float, key: str | None = "k") -> Point:
-    figures = Figures(size, kl_estimate(kl), 0.9, 7.5)
+    figures = CandidateFigures(size, kl_estimate(kl), 0.9, 7.5)
     return Point(Candidate(ratio, OnnxFormat(precision)), figures, key, size + 1, 2.0)
 
 
