@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from converters.format import Format, FormOptions
-from seap_export.api.export import ExportOptions
+from seap_export.api.export_options import ExportOptions
 from seap_export.api.formats import all_formats_of, formats_of
 from seap_export.api.options import BatchOptions, ComparisonOptions, ComputeOptions
 from seap_export.common.options import part, values_of

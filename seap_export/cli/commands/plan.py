@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from converters.formats import FORMATS
-from seap_export.api.export import ExportOptions
+from seap_export.api.export_options import ExportOptions
 from seap_export.api.options import ComputeOptions
 from seap_export.cli.console import Console, megabytes, table
 from seap_export.cli.groups import GroupedCommand, option, titled

@@ -13,7 +13,7 @@ import pytest
 from support.product import ExportRequest
 
 from seap_export import Variant, convert, evaluate, export, prune, push, validate
-from seap_export.api.export import ExportOptions
+from seap_export.api.export_options import ExportOptions
 from seap_export.api.tasks import Tasks
 from seap_export.cli import main
 from seap_export.cli.values import PathType

@@ -13,7 +13,7 @@ from support.exports import Run
 from support.option_pages import pages
 from support.product import ExportRequest, Targets, open_recipe
 
-from seap_export.api.export import ExportOptions
+from seap_export.api.export_options import ExportOptions
 from seap_export.api.settings import export_request
 from seap_export.cli.config import settings_of
 from seap_export.cli.groups import Option
