@@ -31,7 +31,7 @@ class KlCurve:
         return next(point.figures.kl.mean for point in self._points if point.candidate == way.way)
 
     def at(self, candidate: Candidate) -> float:
-        """About which KL a candidate has."""
+        """The predicted KL divergence of a candidate, in nats per token."""
         if not candidate.ratio:
             return self.dense(candidate)
         (ratio, cost), power = self._nearest(candidate.way, candidate.ratio)

@@ -1,4 +1,4 @@
-"""Checks that run before anything is written."""
+"""Checks of the output folder, the execution provider and disk space before anything is written."""
 
 from __future__ import annotations
 

@@ -228,7 +228,7 @@ def _weights_and_graph(folder: Path) -> int:
 
 
 def _form(request: BenchRequest) -> dict[str, object]:
-    """That of what our own runtime is given."""
+    """The settings of the format that our own runtime is timed with; empty if it is not timed."""
     format = request.written(OWN_RUNTIME)
     return {} if format is None else {key: value for key, value in format.settings().items() if key != "version"}
 

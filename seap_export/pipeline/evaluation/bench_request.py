@@ -1,4 +1,4 @@
-"""What is timed when variants and their dense model are compared in speed."""
+"""The settings of a speed measurement: prompt lengths, batch sizes, engines and formats."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DEPTHS = (128, 512, 2048)
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """What to time.
+    """The settings of a speed measurement of variants and their dense model.
 
     Attributes:
         depths: Prompt lengths; none: `bench` takes those of `DEPTHS` that the model's context holds.
@@ -49,7 +49,7 @@ class BenchRequest:
 
     @property
     def execution(self) -> Execution:
-        """Where engines run."""
+        """The execution provider and threads that engines run with."""
         return Execution(self.provider, self.threads)
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ class BenchRequest:
 
 
 def default_depths(spec: ModelSpec, steps: int) -> tuple[int, ...]:
-    """Those of `DEPTHS` that leave room for so many decode steps, or the longest that does."""
+    """The prompt lengths of `DEPTHS` that leave room for so many decode steps, or the longest that does."""
     room = spec.max_position_embeddings - steps
     return tuple(depth for depth in DEPTHS if depth <= room) or (max(1, room),)
 

@@ -105,7 +105,7 @@ class Manifest:
         self.makers = {words: steps for words, steps in others.items() if steps}
 
     def made_otherwise(self, steps: Iterable[str]) -> dict[str, list[str]]:
-        """Those of some steps that this run would make with other packages or threads, by what of it differs."""
+        """The given steps that this run would make with other packages or threads, grouped by what differs."""
         return _differing(self.makers, frozenset(steps), maker())
 
     def mix(self, variant: str) -> str:
@@ -161,7 +161,7 @@ def maker() -> str:
 
 
 def _differing(makers: Mapping[str, Sequence[str]], steps: Collection[str], *others: str) -> dict[str, list[str]]:
-    """Some steps by what is not the same in all their makers and in others."""
+    """Steps grouped by what differs between their makers, and from others."""
     made = {words: [step for step in names if step in steps] for words, names in makers.items() if words not in others}
     made = {words: names for words, names in made.items() if names}
     same = set.intersection(*({*words.split(", ")} for words in (*made, *others))) if made else set()
@@ -169,7 +169,7 @@ def _differing(makers: Mapping[str, Sequence[str]], steps: Collection[str], *oth
 
 
 def made_with(compute: Compute) -> dict[str, object]:
-    """What bytes depend on beside the inputs of a step: packages, and how layers are computed."""
+    """The settings besides a step's inputs that its bytes depend on: packages, threads, device and batch size."""
     how = {"threads": _threads(), "device": compute.device.type, "batch_tokens": compute.batch_tokens}
     return {**package_versions(), **how}
 

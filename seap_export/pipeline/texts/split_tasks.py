@@ -1,4 +1,4 @@
-"""The texts of an export's tasks, and their tokens."""
+"""Splits the texts of an export's tasks into calibration and held-out ones, and counts their tokens."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def _lengths(tokenizer: Any, samples: Sequence[Sample]) -> Iterator[int]:
 
 
 def _longest(source: Source, max_length: int) -> int:
-    """The tokens of a text that a model is calibrated on: no more than it has positions."""
+    """The most tokens of a calibration text: `max_length`, but no more than the model has positions."""
     return min(max_length, source.spec.max_position_embeddings)
 
 
