@@ -43,7 +43,7 @@ class Figures:
         ratio: The fraction that was removed.
         num_parameters: The number of parameters of the variant.
         dense_parameters: The number of parameters of the dense model.
-        formats: What was written, by folder: `hf`, `onnx` and others.
+        formats: The written formats, by folder: `hf`, `onnx` and others.
         kl: KL divergence from the dense model on held-out texts, in nats per token: `mean`, its standard error
             `stderr` over the texts, and `median`, `p99`, `p999` and `max` over the tokens. `kl.minus(other)` is the
             difference from another variant on the same texts, with the error of the difference.

@@ -82,7 +82,7 @@ class ExportResult:
         steps: The seconds and the peak memory of each step that this run made.
         entries: The manifest's entries of the variants, by name.
         frontier: The candidates that targets were met with, as in frontier.json; None: there were no targets.
-        planned: What a dry run found: `variants` or first `candidates`, `seconds` by kind of step, and the `disk`
+        planned: Estimates of a dry run: `variants` or first `candidates`, `seconds` by kind of step, and the `disk`
             space in bytes; None: it was none.
     """
 
