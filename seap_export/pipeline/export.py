@@ -33,8 +33,8 @@ class Exported:
 
     Attributes:
         variants: The requested variants, as the manifest describes them.
-        report: Their validation, which may have failed.
-        steps: What each step of this run cost, in the order in which they finished.
+        report: The validation of the variants, which may have failed.
+        steps: Time and memory of each step of this run, in the order in which they finished.
     """
 
     variants: Mapping[str, Any]

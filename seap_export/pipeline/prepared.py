@@ -31,7 +31,7 @@ class Prepared:
 
     Attributes:
         source: The dense model, hashed.
-        request: What to make of it.
+        request: The request: the variants to make, and how.
         chat: Renders conversations.
         splits: The texts of each task; of one that is in `unanswered`, the prompts alone.
         unanswered: The steps that answer the prompts of tasks and are not made yet, by task.
@@ -92,7 +92,7 @@ def prepare(source: Source, request: ExportRequest, workspace: Workspace, progre
 
     Args:
         source: The dense model.
-        request: What to make of it.
+        request: The request: the variants to make, and how.
         workspace: The output folder, not locked, whose answers are used.
         progress: Reports what happens.
 

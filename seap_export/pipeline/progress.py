@@ -19,9 +19,9 @@ class Progress(Protocol):
         """Shows a step while the block runs.
 
         Args:
-            label: What is being done.
+            label: The text to show, such as `validating the variants`.
             total: The number of units; None if it is not known in advance.
-            unit: What is counted, in the plural.
+            unit: The name of the units, in the plural.
             name: Records the step's time and memory under this name; see `pipeline.performance`.
         """
         ...

@@ -20,7 +20,7 @@ class KlCurve:
     What pruning and what rounding cost add up roughly, so that a way without a point of its own has the others' power.
 
     Args:
-        points: What was evaluated, of every way the dense model, and pruned ones.
+        points: The evaluated candidates: the dense model in every way, and pruned ones.
     """
 
     def __init__(self, points: Sequence[Point]) -> None:

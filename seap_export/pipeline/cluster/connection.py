@@ -1,4 +1,4 @@
-"""Which cluster, and the way to it. Ray is imported nowhere else, and only when there is something to connect to."""
+"""The connection to a Ray cluster. Ray is imported nowhere else, and only when there is something to connect to."""
 
 from __future__ import annotations
 

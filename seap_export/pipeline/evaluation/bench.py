@@ -64,7 +64,7 @@ def bench(paths: Sequence[str], dense: str, request: BenchRequest, progress: Pro
     Args:
         paths: Output folders of `export`, or variants' folders.
         dense: The dense model of the variants.
-        request: What to time.
+        request: Prompt lengths, batch sizes, engines and formats.
         progress: Receives progress messages.
 
     Raises:
@@ -101,7 +101,7 @@ def time_variants(variants: Sequence[Variant], dense: Path, request: BenchReques
     Args:
         variants: The variants.
         dense: The dense model, as a folder that transformers loads.
-        request: What to time.
+        request: Prompt lengths, batch sizes, engines and formats.
         progress: Reports what happens.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:

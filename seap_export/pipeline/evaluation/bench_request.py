@@ -28,7 +28,7 @@ class BenchRequest:
         depths: Prompt lengths; none: `bench` takes those of `DEPTHS` that the model's context holds.
         batches: Batch sizes; those above 1 are timed only at the smallest depth, and where the engine takes them.
         engines: Engines that run the models.
-        formats: What the engines are given; those that take none of them get the first format that they take, in its
+        formats: Formats that the engines run; those that take none of them get the first format that they take, in its
             usual form. `bench` adds those of the variants that were written for the provider.
         provider: ONNX Runtime's execution provider.
         threads: Threads of each engine; None: all cores available to this process.

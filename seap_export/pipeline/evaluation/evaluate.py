@@ -38,7 +38,7 @@ def evaluate(
     Args:
         path: A variant's folder, or a dense model.
         dense: The dense model of the variant; None: measure only the answers of the variant.
-        request: What to measure.
+        request: The measurements, their texts and tasks, and where they run.
         progress: Receives progress messages.
         compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
 

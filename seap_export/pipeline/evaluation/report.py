@@ -63,7 +63,7 @@ class EvaluationReport:
         versions: Versions of the libraries used.
         generation: Results of tasks whose answers are generated, by form or "dense", then by task.
         elsewhere: The divergence on further sets of texts, by form, then by name of the set; empty if there were none.
-        planned: Of a dry run, which measures nothing: for each measurement its `measurement`, `name`, `items` (texts
+        planned: The plan of a dry run, without results: for each measurement its `measurement`, `name`, `items` (texts
             or questions; None if only the harness knows their number), `disjoint` and `models`.
     """
 
@@ -147,7 +147,7 @@ class EvaluationReport:
 
     @property
     def kl_difference(self) -> dict[str, Estimate]:
-        """By how much the mean KL of each further form exceeds that of the first one, paired on the same texts."""
+        """The mean KL of each further form minus the first form's, paired on the same texts."""
         if not self.divergence:
             return {}
         first, *others = self.divergence

@@ -28,7 +28,7 @@ class EvaluationRequest(EvaluationOptions):
     """How to compare a variant with its dense model.
 
     Attributes:
-        runtimes: What runs the variant: torch and our own runtime the folders in `RUN_FOLDERS`, and others the first
+        runtimes: Runtimes to run: torch and our own run the folders in `RUN_FOLDERS`, and others the first
             folder that they take.
         folders: Folders of the variant that are run instead, by name, with the runtime of each; empty: none.
         texts: Corpora for the divergence; empty: the held-out texts of the variant's tasks.

@@ -43,8 +43,8 @@ def paired_texts(
 
     Args:
         subject: The variant.
-        dense: Its dense model.
-        folder: The variant's tokenizer.
+        dense: The dense model of the variant.
+        folder: The folder of the variant's tokenizer.
         texts: The texts.
         most: The most tokens of a text.
 

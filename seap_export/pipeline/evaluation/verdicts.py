@@ -17,9 +17,9 @@ class QualityVerdict:
     """A figure of a variant beside its limit.
 
     Attributes:
-        form: What was run: `hf`, `onnx` or another form.
+        form: The form that was run: `hf`, `onnx` or another.
         task: The task whose accuracy is judged; None: the divergence is judged.
-        accuracy: What the accuracy is called; "" for the divergence.
+        accuracy: The name of the accuracy, for messages; "" for the divergence.
         figure: The mean KL in nats per token, which is limited from above, or the share of the dense model's accuracy
             that is retained, from below; None: the dense model answers nothing rightly.
         limit: The limit.

@@ -39,7 +39,7 @@ class Export:
 
     @cached_property
     def manifest(self) -> Manifest:
-        """Its manifest, an empty one if there is none; raises `ArtifactError` if it is damaged."""
+        """The manifest of the folder, an empty one if there is none; raises `ArtifactError` if it is damaged."""
         return read_manifest(self.path)
 
     @cached_property

@@ -109,7 +109,7 @@ class Manifest:
         return _differing(self.makers, frozenset(steps), maker())
 
     def mix(self, variant: str) -> str:
-        """With which packages and threads a variant's steps were made, if not all with the same; else ""."""
+        """The packages and threads that made a variant's steps, in words; "" if all steps were made with the same."""
         entry, cards = self.variants[variant], f"{variant}/{HF}/"
         tasks = {*entry["weights"], entry["task"]}  # whose statistics, texts and ranking it is made from
         own = [step for step in self.steps if step.startswith((f"{variant}/", f"{ROUNDING}/{variant}/"))]
@@ -156,7 +156,7 @@ def package_versions() -> dict[str, str]:
 
 
 def maker() -> str:
-    """With which packages and threads this run makes steps, in words."""
+    """The packages and threads with which this run makes steps, in words."""
     return ", ".join(f"{name} {value}" for name, value in {**package_versions(), "threads": _threads()}.items())
 
 

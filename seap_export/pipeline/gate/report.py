@@ -31,11 +31,11 @@ class Check:
 
     Attributes:
         variant: Name of the variant; None: the folder as a whole.
-        check: What was checked.
-        verdict: Its outcome.
+        check: The name of the check.
+        verdict: The outcome of the check.
         exit_code: Exit code of the command if this were the only failure; 0 unless it failed.
-        reasons: Why it failed.
-        notes: Further remarks; why it was skipped.
+        reasons: Reasons why the check failed.
+        notes: Further remarks, or the reason why the check was skipped.
         subject: The folder or runtime that was checked, if the variant has several such checks.
     """
 

@@ -59,7 +59,7 @@ def validate(
 
     Args:
         path: The folder.
-        request: What to check.
+        request: The checks and their settings.
         progress: Reports what happens.
         known_parity: The parity reports of variants that were just compared, by name and folder.
 

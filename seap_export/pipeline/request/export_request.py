@@ -31,7 +31,7 @@ class VariantRequest:
     Attributes:
         mixture: The tasks that it is made for, and their weights.
         ratio: Fraction of the weights to remove.
-        formats: What is written beside the model folder.
+        formats: Formats to write beside the model folder.
         vocabulary: How many tokens it keeps.
     """
 
@@ -62,14 +62,14 @@ class ExportRequest(VariantOptions):
         support: Text that every variant is made from as well.
         calibration: How texts are sampled and run.
         plan: How heads and neurons are chosen and compensated.
-        formats: What is written beside the model folder; with targets, what each variant's only format is chosen from.
+        formats: Formats to write beside the model folder; with targets, one of them is chosen for each variant.
         parity: How written folders and torch are compared, and on which execution provider.
         router: Whether a router is made, if there are several tasks.
         threshold: The router's confidence, below which it takes the general variant.
         quality: Whether variants are compared with the dense model.
         speed: Whether variants are timed against the dense model.
         vocabulary: How many tokens each variant keeps; with targets, `auto` is tried beside `all`.
-        targets: What the variants must meet; their ratios and formats are then chosen.
+        targets: Targets that the variants must meet; their ratios and formats are then chosen.
         choices: The candidates chosen to meet the targets, by the name of the task or mixture.
     """
 

@@ -122,7 +122,7 @@ def export_steps(
 
     Args:
         source: The dense model.
-        request: What to make.
+        request: The request: the variants to make, and how.
         splits: The texts of each task.
         vocabularies: The tokens that the variants of a mixture keep, by its name; of others, all are kept.
     """

@@ -134,7 +134,7 @@ class PathStep(Step):
     Attributes:
         cost: The cost of steps of this kind in time, disk and memory.
         is_folder: Whether it makes a folder or a file.
-        unit: What `units` counts, in the plural.
+        unit: The name of the units that `units` counts, in the plural.
         resumes: Whether `make` goes on with what an interrupted call left in its folder.
     """
 

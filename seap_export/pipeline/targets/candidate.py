@@ -102,9 +102,9 @@ class Point:
     """A candidate that was evaluated.
 
     Attributes:
-        candidate: What was made.
-        figures: What was measured.
-        key: Stands for everything that the figures depend on; None: they follow from the dense model and a prediction.
+        candidate: The candidate.
+        figures: The measured size and divergence.
+        key: Hash of everything that the figures depend on; None: they follow from the dense model and a prediction.
         predicted_bytes: The size that was predicted.
         ideal_speedup: The speed-up of a decode step if time were proportional to the bytes that it reads.
         speedup: The measured speed-up of a decode step; None: it was not measured.

@@ -76,7 +76,7 @@ def frontier_json(targets: Targets, baseline: str, tasks: Mapping[str, Frontier]
     """The content of frontier.json.
 
     Args:
-        targets: What was asked for.
+        targets: The targets of the export.
         baseline: How the dense model is written that speed-ups are over.
         tasks: The candidates of each task or mixture, by its name.
     """

@@ -96,7 +96,7 @@ def elsewhere_texts(
     """The first held-out texts of each task and the general text, without what any of the tasks was calibrated on.
 
     Args:
-        records: What the tasks were calibrated on.
+        records: The calibration records of the tasks.
         general: The corpus of the general text; None: the one that comes with the package.
         chat: Renders conversations; None: the model has no chat template.
 

@@ -92,7 +92,7 @@ def format_step(hf: ShrinkStep, folder: str, format: Format, grid: BlockQuantiza
         hf: The step that writes the model folder.
         folder: The folder within the variant.
         format: The format to write.
-        grid: What the model is rounded to before, with calibration texts; None: the format rounds, if it does.
+        grid: The grid that the model is rounded to first, with calibration texts; None: the format rounds, if needed.
     """
     return FormatStep(hf if grid is None else RoundingStep(hf, grid), folder, format)
 
