@@ -24,7 +24,7 @@ from validation.parity.profiles import Limits, read_limits
 
 
 def compute_of(options: ComputeOptions) -> Compute:
-    """The device, memory and threads that torch computes with.
+    """The device that torch computes on, and the limits of memory and batch size.
 
     Raises:
         UsageError: The device or the size is not a valid one.

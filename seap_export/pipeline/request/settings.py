@@ -27,7 +27,7 @@ class ParitySettings(ParityOptions):
     threads: int | None = None
 
     def execution(self, compute: Compute | None) -> Execution:
-        """The provider, threads and device that torch and the runtime are run with."""
+        """The provider, threads and torch device that both sides of a comparison run with."""
         return Execution(self.provider, self.threads, compute)
 
 
