@@ -55,7 +55,6 @@ class ExecutorchFormat(Format):
         return remark_on_length(self, spec, cache_length(spec))
 
     def size(self, spec: ModelSpec) -> int:
-        """Bytes of the program."""
         weights = decoder_weights(spec, self.precision)
         heads = [size for _, size in rotations(spec)]
         # besides weights: cosines and sines of all positions, and in each layer its nodes and what swaps channels

@@ -56,11 +56,9 @@ class HfFormat(Format):
         self.refusal(read_spec(model_folder), model_folder)
 
     def weights(self, folder: Path, spec: ModelSpec) -> _Weights:
-        """The tensors as they are."""
         return _Weights(folder)
 
     def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        """Tensors that are not the same."""
         reader, stored = SafetensorsReader(model_folder), SafetensorsReader(folder)
         for name in reader.shapes():
             if name not in stored.shapes():
@@ -82,5 +80,4 @@ class _Weights:
         self._reader = SafetensorsReader(folder)
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        """See `StoredWeights`."""
         return {name: tensor.float() for name, tensor in self._reader.read(names).items()}

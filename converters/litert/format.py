@@ -57,7 +57,6 @@ class LitertFormat(Format):
         return remark_on_length(self, spec, cache_length(spec))
 
     def size(self, spec: ModelSpec) -> int:
-        """Bytes of the program."""
         weights = decoder_weights(spec, self.precision)
         rows = [weight.shape[0] for weight in weights if weight.is_rounded]
         # a scale for each row, zero points once for matrices of as many rows, and the nodes

@@ -90,7 +90,6 @@ class MlxFormat(Format):
         )
 
     def size(self, spec: ModelSpec) -> int:
-        """Bytes of model.safetensors."""
         layout = Layout(spec, self.precision)
         return SafetensorsWriter(Path(), layout.shapes, layout.dtypes, framework="mlx").size
 

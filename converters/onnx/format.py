@@ -98,17 +98,14 @@ class OnnxFormat(Format):
 
     @property
     def provider(self) -> str:
-        """That of the form."""
         return self.form.provider
 
     @property
     def arithmetic(self) -> Precision:
-        """That of the form."""
         return self.form.precision
 
     @property
     def gives_last_logits(self) -> bool:
-        """As the form says."""
         return self.form.logits == "last"
 
     @property
@@ -125,7 +122,6 @@ class OnnxFormat(Format):
 
     @classmethod
     def read(cls, folder: Path) -> OnnxFormat:
-        """By the graph's metadata."""
         return cls.of(read_form(folder / MODEL_FILE))
 
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
@@ -142,11 +138,9 @@ class OnnxFormat(Format):
         return "; ".join(filter(None, (float_tables(spec, self.form), width_warning(spec, self.form)))) or None
 
     def size(self, spec: ModelSpec) -> int:
-        """Of the data file."""
         return weight_bytes(spec, self.form.precision)
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
-        """That of int4."""
         how = self.form.precision.quantization
         return how if how is not None and how.bits == 4 else None
 

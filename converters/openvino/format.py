@@ -93,7 +93,6 @@ class OpenvinoFormat(Format):
         return round(matrices) + 4 * (vectors + tables)
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
-        """That of int4."""
         how = self._storage.rounding
         return how if how is not None and how.bits == 4 else None
 
@@ -108,11 +107,9 @@ class OpenvinoFormat(Format):
             write_ir(translate(graph), tensors, out_folder, on_layer)
 
     def weights(self, folder: Path, spec: ModelSpec) -> IrWeights:
-        """See `IrWeights`."""
         return IrWeights(folder, spec)
 
     def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        """The weights that are further from the model's than rounding explains, and other nodes, a line each."""
         yield from weight_differences(model_folder, folder, self._storage)
         yield from graph_differences(model_folder, folder, self._storage)
 

@@ -82,11 +82,9 @@ class WebFormat(Format):
         return f"web: {size / 1e9:.1f} GB of weights are too many for WebAssembly; such a page needs WebGPU"
 
     def size(self, spec: ModelSpec) -> int:
-        """The bytes of the data files to be written."""
         return sum(slot.length for slot in _slots(spec, self.precision))
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
-        """That of 4 bits."""
         how = precision_of(self.precision).quantization
         return how if how is not None and how.bits == 4 else None
 

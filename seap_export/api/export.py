@@ -1,4 +1,4 @@
-"""`export`: the main job."""
+"""`export`: prunes a model for each task and ratio, writes the variants and checks them."""
 
 from __future__ import annotations
 

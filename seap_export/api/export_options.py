@@ -1,4 +1,4 @@
-"""The options of an export."""
+"""The options of `export`, for the Python function and the command alike."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from seap_export.pipeline.request.options import CalibrationSettings, VariantOpt
 
 @options
 class MainOptions(TaskOptions):
-    """What is made of the tasks, and whether it is measured."""
+    """The options of `export` for variants, sizes, formats and measurements."""
 
     general: bool = option("Also make a variant for all tasks together.", default=False, title="Model and tasks")
     support: NameOrPathOrNone = option(

@@ -1,4 +1,4 @@
-"""The figures of a variant."""
+"""The figures of a variant that the Python API returns: sizes, quality and speed."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ class Figures:
         task: The task or the mixture that it was made for.
         requested_ratio: The fraction of the weights of attention and MLP that should be removed.
         ratio: The fraction that was removed.
-        num_parameters: Its parameters.
-        dense_parameters: Those of the dense model.
-        formats: What was written, by folder: `hf`, `onnx` and others.
+        num_parameters: The number of parameters of the variant.
+        dense_parameters: The number of parameters of the dense model.
+        formats: The written formats, by folder: `hf`, `onnx` and others.
         kl: KL divergence from the dense model on held-out texts, in nats per token: `mean`, its standard error
             `stderr` over the texts, and `median`, `p99`, `p999` and `max` over the tokens. `kl.minus(other)` is the
             difference from another variant on the same texts, with the error of the difference.
         top1_agreement: The fraction of tokens for which both models rank the same token first.
-        perplexity: Its perplexity on the same texts.
-        dense_perplexity: The perplexity of the dense model.
+        perplexity: The perplexity of the variant on the held-out texts.
+        dense_perplexity: The perplexity of the dense model on these texts.
         decode_speedup: The speed-up of a decode step, with `value`, `low`, `high`, `ideal`, `ms`, `dense_ms` and more.
         prefill_speedup: The speed-up of the time to the first token.
     """
@@ -69,7 +69,7 @@ class Figures:
 
 
 def figures_of(folder: Path, described: Mapping[str, Any]) -> Figures:
-    """The figures of a variant in a folder, which a validation report describes."""
+    """The figures of the variant in a folder, taken from its description in a validation report."""
     from validation.estimate import TokenEstimate
     from validation.reports.figures import divergence_of
     from validation.reports.speedups import speedups

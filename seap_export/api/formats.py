@@ -1,4 +1,4 @@
-"""Formats as users name them, and what options of graphs say of their form."""
+"""Parses formats as users name them, and applies the options of ONNX graphs to them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from seap_export.errors import UsageError
 
 
 def formats_of(texts: Sequence[str], form: FormOptions) -> tuple[Format, ...]:
-    """The formats of some `NAME[:PRECISION]`.
+    """Parses names of the form `NAME[:PRECISION]` into formats.
 
     Raises:
         UsageError: There is no such format or precision, or an option has no effect.
@@ -21,7 +21,7 @@ def formats_of(texts: Sequence[str], form: FormOptions) -> tuple[Format, ...]:
 
 
 def all_formats_of(texts: Sequence[str], form: FormOptions) -> tuple[Format, ...]:
-    """As `formats_of`, where a format without a precision stands for all that it has, as far as the options allow.
+    """Parses like `formats_of`, but a name without a precision stands for all precisions that the options allow.
 
     Raises:
         UsageError: As `formats_of`.
@@ -38,7 +38,7 @@ def _each(parsed: Sequence[tuple[type[Format], str | None]], form: FormOptions) 
 
 
 def own_format_if_any(form: FormOptions) -> Format | None:
-    """What the options of graphs say of our own runtime's format, as `formats_of` does; None: they say nothing.
+    """The format of our own runtime that the options of graphs ask for; None if none of them is given.
 
     Raises:
         UsageError: An option has no effect, or the provider cannot run it.

@@ -12,7 +12,7 @@ from seap_export.pipeline.request.options import ParityOptions
 
 @options
 class ModelOptions:
-    """The model."""
+    """The option for the dense model."""
 
     model: NameOrPath = option(
         "A Hugging Face folder, a .gguf file or a hub id.", kw_only=False, title="Model and tasks", is_argument=True
@@ -21,7 +21,7 @@ class ModelOptions:
 
 @options
 class TaskOptions(ModelOptions):
-    """The model and the texts of its tasks."""
+    """The options for the dense model and the texts of the tasks."""
 
     tasks: Tasks = option(
         "Texts of a task: a corpus or a task file (NAME=FILE), an lm-eval task (gsm8k), a data set of the hub "
@@ -38,7 +38,7 @@ class TaskOptions(ModelOptions):
 
 @options
 class RunOptions:
-    """How a function deals with what is there, and what it prints."""
+    """Options of whether existing files are replaced, and what is printed."""
 
     force: bool = option(
         "Replace files that were made from other inputs.", default=False, title="Output", of_a_run=True
@@ -52,7 +52,7 @@ class RunOptions:
 
 @options
 class ComputeOptions:
-    """Where torch computes."""
+    """The options for the device, memory and threads of torch."""
 
     device: str = option(
         "Device that torch computes on.", default="auto", title="Machine", metavar="auto|cpu|cuda|cuda:N"
@@ -72,7 +72,7 @@ class ComputeOptions:
 
 @options
 class BatchOptions(ComputeOptions):
-    """Where torch computes, and how much at once."""
+    """The options for the device, memory and threads of torch, and the size of batches."""
 
     batch_tokens: int = option(
         "Number of tokens in a batch; it changes the speed and the memory only.", default=1024, least=1
@@ -81,7 +81,7 @@ class BatchOptions(ComputeOptions):
 
 @options
 class ComparisonOptions(ParityOptions):
-    """How a written folder is compared, and by which limits."""
+    """The options for the sizes and the limits of parity."""
 
     limits: FilePathOrNone = option(
         "A TOML file of limits that replace the defaults, such as max_abs = 0.0005 under [fp32].", default=None
@@ -90,6 +90,6 @@ class ComparisonOptions(ParityOptions):
 
 @options
 class RunnerOptions:
-    """Where variants are run."""
+    """The option for the execution provider of ONNX Runtime."""
 
     provider: WrittenFor = option("Execution provider of ONNX Runtime that runs the ONNX files.", default="cpu")

@@ -20,7 +20,7 @@ _HEARTBEAT_SECONDS = 30.0
 
 
 class PrintedProgress:
-    """Progress and remarks on stderr."""
+    """A `Progress` that prints bars and messages on stderr."""
 
     def __init__(self, quiet: bool = False) -> None:
         self._quiet = quiet
@@ -41,20 +41,20 @@ class PrintedProgress:
                 yield advance
 
     def say(self, message: str) -> None:
-        """A remark."""
+        """Prints a message, unless quiet."""
         if not self._quiet:
             click.echo(message, err=True)
 
     def warn(self, message: str) -> None:
-        """Prints a remark, even when quiet."""
+        """Prints a warning, even when quiet."""
         click.echo(f"Warning: {message}", err=True)
 
 
 class _Quiet(Silent):
-    """Prints nothing; warnings are Python's."""
+    """A `Progress` that prints nothing and issues Python warnings."""
 
     def warn(self, message: str) -> None:
-        """Warns."""
+        """Issues a Python warning."""
         warnings.warn(message, stacklevel=2)
 
 

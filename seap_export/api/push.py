@@ -12,12 +12,12 @@ from seap_export.common.values import FilePath
 
 @dataclass(frozen=True)
 class PushedVariant:
-    """What `push` uploaded, or in a dry run would upload.
+    """The repository and files of a variant that `push` uploaded, or in a dry run would upload.
 
     Attributes:
         repository: OWNER/NAME on the hub.
-        files: The bytes of each file, by its path in the repository.
-        address: Its address; None: nothing was uploaded.
+        files: The size of each file in bytes, by its path in the repository.
+        address: The address of the repository; None: nothing was uploaded.
     """
 
     repository: str
@@ -26,7 +26,7 @@ class PushedVariant:
 
     @property
     def bytes(self) -> int:
-        """The size of all files."""
+        """The total size of the files in bytes."""
         return sum(self.files.values())
 
 

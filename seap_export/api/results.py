@@ -1,4 +1,4 @@
-"""What the functions of the API return: what was made and checked, and its figures."""
+"""The results that the functions of the API return."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PrunedModel:
-    """What `prune` wrote.
+    """The model folder that `prune` wrote.
 
     Attributes:
         path: The model folder.
-        num_parameters: Its parameters.
+        num_parameters: The number of parameters of the model.
     """
 
     path: Path
@@ -30,11 +30,11 @@ class PrunedModel:
 
 @dataclass(frozen=True)
 class ConvertedModel:
-    """What `convert` wrote.
+    """The folder that `convert` wrote.
 
     Attributes:
         path: The folder.
-        bytes: The size of its files.
+        bytes: The total size of its files in bytes.
     """
 
     path: Path
@@ -43,12 +43,12 @@ class ConvertedModel:
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """What `validate` found.
+    """The verdicts and figures that `validate` found.
 
     Attributes:
         path: The output folder or the variant that was checked.
         variants: The variants by name, with their figures.
-        report: All that the JSON report says.
+        report: The whole report, as the JSON file has it.
     """
 
     path: Path
@@ -57,12 +57,12 @@ class ValidationResult:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing failed."""
+        """Whether no check failed."""
         return self.report.passed
 
     @property
     def failure(self) -> str:
-        """What failed, in one line; "" if nothing did."""
+        """The first failed check, and how many others failed, in one line; "" if none did."""
         return self.report.failure
 
     @property
@@ -73,16 +73,16 @@ class ValidationResult:
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What `export` made, and whether it passed the checks; or what it would make.
+    """The variants that `export` made and the verdicts on them, or the plan of a dry run.
 
     Attributes:
         path: The output folder.
         variants: The variants that were asked for by name, with their figures; none in a dry run.
-        report: All that validation.json says; None in a dry run.
-        steps: The seconds and the peak memory of each step that was made now.
-        entries: What the manifest says of the variants.
+        report: The whole report, as validation.json has it; None in a dry run.
+        steps: The seconds and the peak memory of each step that this run made.
+        entries: The manifest's entries of the variants, by name.
         frontier: The candidates that targets were met with, as in frontier.json; None: there were no targets.
-        planned: What a dry run found: `variants` or first `candidates`, `seconds` by kind of step, and the `disk`
+        planned: Estimates of a dry run: `variants` or first `candidates`, `seconds` by kind of step, and the `disk`
             space in bytes; None: it was none.
     """
 
@@ -100,17 +100,17 @@ class ExportResult:
 
     @property
     def described(self) -> Mapping[str, Mapping[str, Any]]:
-        """What the report says of each variant."""
+        """The validation report's description of each variant, by name; empty in a dry run."""
         return {} if self.report is None else self.report.variants
 
     @property
     def passed(self) -> bool:
-        """Whether nothing failed; in a dry run, True."""
+        """Whether no check failed; True in a dry run."""
         return self.report is None or self.report.passed
 
     @property
     def failure(self) -> str:
-        """What failed, in one line; "" if nothing did."""
+        """The first failed check, and how many others failed, in one line; "" if none did."""
         return "" if self.report is None else self.report.failure
 
     @property

@@ -1,4 +1,4 @@
-"""Turns options into checked settings."""
+"""Turns the options of the API into the checked settings that the pipeline takes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from validation.parity.profiles import Limits, read_limits
 
 
 def compute_of(options: ComputeOptions) -> Compute:
-    """The device and its limits.
+    """The device that torch computes on, and the limits of memory and batch size.
 
     Raises:
         UsageError: The device or the size is not a valid one.
@@ -36,7 +36,7 @@ def compute_of(options: ComputeOptions) -> Compute:
 
 
 def cluster_of(options: ExportOptions) -> tuple[Compute, Cluster | None]:
-    """Where the steps are made: as `compute_of`, and the cluster if there is an address.
+    """The device of this machine, and the cluster that makes the steps; None without an address.
 
     Workers choose their device by themselves; this machine computes nothing but what is measured.
 
@@ -52,7 +52,7 @@ def cluster_of(options: ExportOptions) -> tuple[Compute, Cluster | None]:
 
 
 def parity_settings(options: ComparisonOptions, provider: str, threads: int | None) -> ParitySettings:
-    """How written folders are compared.
+    """The settings of parity: sizes, limits, provider and threads.
 
     Raises:
         UsageError: The file of limits cannot be used.
@@ -62,7 +62,7 @@ def parity_settings(options: ComparisonOptions, provider: str, threads: int | No
 
 
 def export_request(options: ExportOptions) -> ExportRequest:
-    """What the options of an export ask for.
+    """Turns the options of an export into its request.
 
     Raises:
         UsageError: Options contradict each other, or a value is out of range.
@@ -98,12 +98,12 @@ def export_request(options: ExportOptions) -> ExportRequest:
 
 
 def _target(formats: Sequence[Format]) -> Target:
-    """What the widths should suit: the first format for which they matter."""
+    """The target that pruned widths should suit: that of the first format for which widths matter."""
     return next((format.target for format in formats if format.target is not None), Target())
 
 
 def _targets(options: ExportOptions) -> Targets | None:
-    """None: there are none.
+    """The targets of an export; None if there are none.
 
     Raises:
         UsageError: A target is malformed or out of range.

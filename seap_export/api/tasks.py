@@ -43,7 +43,7 @@ class Tasks(
 
     @classmethod
     def read(cls, value: object) -> tuple[Task, ...]:
-        """The tasks.
+        """Parses the value into tasks.
 
         Raises:
             UsageError: A source is malformed, a data set has several splits, or two tasks have the same name.

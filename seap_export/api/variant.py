@@ -27,13 +27,13 @@ class Variant:
         >>> variant.figures.kl.mean, variant.figures.formats["onnx"].bytes
 
     Attributes:
-        path: Its folder.
+        path: The variant's folder.
         provider: The execution provider that `generate` runs on.
         threads: The threads of `generate`; None: all cores.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, provider: str = "cpu", threads: int | None = None) -> None:
-        """Reads nothing yet.
+        """Opens a variant; nothing is read yet.
 
         Args:
             path: The variant's folder, `OUT/NAME` of an export.
@@ -44,7 +44,7 @@ class Variant:
 
     @classmethod
     def described(cls, path: Path, described: Mapping[str, Any]) -> Variant:
-        """A variant as a validation report describes it, which its figures are then taken from."""
+        """A variant whose figures are taken from its description in a validation report."""
         variant = cls(path)
         vars(variant)["figures"] = figures_of(path, described)
         return variant
@@ -54,22 +54,22 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """The name of its folder, such as `maths-0.2`."""
+        """The name of the variant's folder, such as `maths-0.2`."""
         return self.path.resolve().name
 
     @property
     def hf(self) -> Path:
-        """Its model folder, which `transformers.AutoModelForCausalLM.from_pretrained` loads."""
+        """The path of the model folder, which `transformers.AutoModelForCausalLM.from_pretrained` loads."""
         return self.path / "hf"
 
     @property
     def onnx(self) -> Path:
-        """Its ONNX files, if they were written."""
+        """The path of the folder with the ONNX files, which exists if they were written."""
         return self.path / OWN_FORMAT
 
     @cached_property
     def figures(self) -> Figures:
-        """How much smaller, faster and worse than the dense model it is, as the export measured it.
+        """How much smaller, faster and worse than the dense model the variant is, as the export measured it.
 
         Raises:
             ArtifactError: There is no such variant, or a report in it is damaged.

@@ -1,4 +1,4 @@
-"""The command line: `seap-export COMMAND`."""
+"""The command line, `seap-export COMMAND`, which calls the Python API and prints its results."""
 
 from seap_export.common.threads import spin_briefly
 

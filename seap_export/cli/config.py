@@ -30,7 +30,7 @@ class ConfigurableCommand(GroupedCommand):
     reads_file = True
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parses the command line."""
+        """Parses arguments; for a setting given as an option, the error says how to give it."""
         try:
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
@@ -48,7 +48,7 @@ def settings_of(command: click.Command) -> dict[str, Option]:
 
 
 def _known(command: click.Command) -> dict[str, click.Parameter]:
-    """Everything that a file may hold, by its key."""
+    """All parameters that a --config file may set, by their key in the file."""
     return {setting_key(param): param for param in command.params if getattr(param, "in_file", True)}
 
 

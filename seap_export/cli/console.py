@@ -28,20 +28,20 @@ class Console(PrintedProgress):
         self.as_json = as_json
 
     def result(self, value: Any, text: str) -> None:
-        """Prints the result as JSON or as text."""
+        """Prints the result as JSON with --json, else as text."""
         if self.as_json:
             print_json(value)
         else:
             self.text(text)
 
     def text(self, text: str) -> None:
-        """Prints a result that is for people only."""
+        """Prints text for people, unless --json or --quiet is given."""
         if not self.as_json and not self._quiet:
             click.echo(text)
 
 
 def print_json(value: Any) -> None:
-    """Prints the only JSON document of a command."""
+    """Prints a value as JSON on stdout; a command prints at most one."""
     click.echo(json.dumps(value, indent=1, ensure_ascii=False))
 
 
@@ -56,7 +56,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def megabytes(number: int) -> str:
-    """A size in bytes as MB (10^6 bytes)."""
+    """Formats a size in bytes as megabytes (10^6 bytes)."""
     return f"{number / 1e6:.1f} MB"
 
 

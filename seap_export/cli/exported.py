@@ -1,4 +1,4 @@
-"""What `export` prints when it is done: how much smaller, how much faster, how much worse, and what to do next."""
+"""The output of `export`: a table of the variants with size, speed and quality, and what to do next."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _head(folder: str, variants: Mapping[str, Any]) -> str:
 
 
 def _written(variant: Mapping[str, Any]) -> list[str]:
-    """The folders of a variant beside `hf`."""
+    """The names of a variant's folders except `hf`."""
     return [folder for folder in variant["bytes"] if folder != HF]
 
 
@@ -91,14 +91,14 @@ def _row(name: str, variant: Mapping[str, Any], folders: Iterable[str]) -> list[
 
 
 def measured_heads() -> list[str]:
-    """The heads of what was measured of a variant: speed and quality."""
+    """The headings of the columns of speed and quality."""
     from validation.reports.figures import main_figures
 
     return [figure.title for figure in main_figures("faster", "worse")]
 
 
 def measured_cells(variant: Mapping[str, Any]) -> list[str]:
-    """What was measured of a variant; dashes for what was not.
+    """The cells of a variant in the columns of speed and quality; a dash if not measured.
 
     Args:
         variant: Its `speed` and `quality`, as a validation report or the manifest has them.
@@ -109,7 +109,7 @@ def measured_cells(variant: Mapping[str, Any]) -> list[str]:
 
 
 def parity_verdict(parities: Mapping[str, Mapping[str, Any]]) -> str:
-    """What became of all comparisons."""
+    """The verdict on all comparisons together, with the folders that failed."""
     if not parities:
         return "not compared"
     failed = [folder for folder, parity in parities.items() if parity["verdict"] != "passed"]
@@ -124,7 +124,7 @@ def _parity(parities: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _legend(result: ExportResult) -> Iterator[str]:
-    """What the measured columns mean."""
+    """The lines below the table that explain the measured columns."""
     from seap_export.pipeline.request.measured import measured_title
     from validation.reports.figures import divergence_of
     from validation.reports.reading import written_answers

@@ -1,4 +1,4 @@
-"""What `export` prints of the candidates that it evaluated to meet targets."""
+"""The output of `export` with targets: tables of the evaluated candidates, or in a dry run of the first ones."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from seap_export.cli.console import megabytes, table
 
 
 def frontier_text(frontier: Mapping[str, Any]) -> str:
-    """A table of each task's points by size, and what it says."""
+    """A table of each task's candidates by size, and lines that explain it."""
     from validation.reports.frontier import FRONTIER_HEAD, frontier_cells, state, written
 
     rows = [
@@ -43,7 +43,7 @@ def _legend(frontier: Mapping[str, Any]) -> Iterator[str]:
 
 
 def candidates_text(candidates: Sequence[Mapping[str, Any]]) -> str:
-    """What a search would try first."""
+    """A table of the candidates that a search would try first, for a dry run."""
     from validation.reports.frontier import written
 
     rows = [

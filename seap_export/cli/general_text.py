@@ -1,4 +1,4 @@
-"""What variants lost elsewhere, as a table for people."""
+"""A table of how much variants lost on the texts of other tasks and on a general text."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from seap_export.cli.console import table
 
 
 def general_text_table(reports: Mapping[str, Mapping[str, Any] | None]) -> str:
-    """The table, and what it shows; "" if nothing was measured.
+    """The table, below a line that explains it; "" if nothing was measured.
 
     Args:
-        reports: By variant its report of quality, or what the manifest repeats of it; None: there is none.
+        reports: For each variant its quality report, or the part in the manifest; None: there is none.
     """
     from validation.reports.matrix import loss_matrix
 

@@ -19,7 +19,7 @@ class Option(click.Option):
         is_rare: Whether only --help-all shows it.
         is_setting: Whether it is a setting: it can be given in a --config file or with --set, but not as an option.
         in_file: Whether a --config file may give it.
-        once: Whether a second value is refused, since `export` takes several; of others, the last one counts.
+        once: Whether a second value is an error, since `export` takes several; otherwise the last one counts.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Option(click.Option):
             super().add_to_parser(parser, ctx)
 
     def get_help_extra(self, ctx: click.Context) -> Any:
-        """What follows the help text, without ranges such as `x>=1`, which errors name.
+        """The notes after the help text, without ranges such as `x>=1`, which errors name.
 
         [required] is left out if a file can give the option.
         """
@@ -53,7 +53,7 @@ class Option(click.Option):
 
 
 def option(*names: str, **attributes: Any) -> Decorator:
-    """`click.option` for a command with titles."""
+    """Like `click.option`, but makes an `Option`, which can have a title."""
     return click.option(*names, cls=Option, **attributes)
 
 
@@ -126,12 +126,12 @@ class GroupedCommand(click.Command):
 
 
 def titled(title: str, *options: Decorator) -> Decorator:
-    """The options under a title."""
+    """Adds options that the help lists under a title."""
     return _with(options, title=title)
 
 
 def rare(*options: Decorator) -> tuple[Decorator, ...]:
-    """The options as rare ones: they work as others do, but only --help-all shows them."""
+    """Marks options as rare: they work as others do, but only --help-all shows them."""
     return tuple(_with((option,), is_rare=True) for option in options)
 
 
@@ -154,7 +154,7 @@ def setting_key(param: click.Parameter) -> str:
 
 
 def _setting_record(param: Option, ctx: click.Context) -> tuple[str, str]:
-    """The key of a setting and its help."""
+    """The key and the help text of a setting, for the list of settings in the help."""
     shown = copy.copy(param)
     shown.hidden = False
     return setting_key(param), (shown.get_help_record(ctx) or ("", ""))[1]

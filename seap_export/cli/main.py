@@ -65,7 +65,7 @@ class _Commands(click.Group):
     """Shows every error as one line on stderr and an exit code, and with --json as JSON on stdout too."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names, in the order of work."""
+        """The names of the commands in the order of work, instead of click's alphabetical order."""
         return list(self.commands)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -75,7 +75,7 @@ class _Commands(click.Group):
                 formatter.write_dl([(str(each.name), each.get_short_help_str(limit=10_000)) for each in commands])
 
     def main(self, args: Sequence[str] | None = None, *_: Any, **extra: Any) -> Any:
-        """Runs a command and exits."""
+        """Runs the command line, prints an error if there is one, and exits with its code."""
         _write_utf8()
         arguments = list(sys.argv[1:] if args is None else args) or ["--help"]
         try:

@@ -63,8 +63,8 @@ def option_of(options: type, name: str, *, once: bool = False, **changes: Any) -
 
     Args:
         options: The class.
-        name: Its field.
-        once: See `Option`.
+        name: The name of the field.
+        once: Whether a second value is an error; see `Option`.
         **changes: What a command says in another way than `About` of the field.
     """
     each = next(each for each in declared(options) if each.name == name)
@@ -93,7 +93,7 @@ def option_of(options: type, name: str, *, once: bool = False, **changes: Any) -
 
 
 def _inner(hint: Any) -> tuple[Any, ...]:
-    """The type of a value, or of each of several."""
+    """The types of a field's value, or of each value if it takes several."""
     return get_args(hint) if is_given(hint, Several) and get_args(hint) else members_of(hint)
 
 

@@ -1,4 +1,4 @@
-"""The kinds of values that options take."""
+"""The types of option values that click does not have, such as ratios and existing paths."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class PathType(click.Path):
     """A path; `~` is expanded if the shell did not, as in `--out=~/pruned`."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Converts text to a path."""
+        """Converts text to a path, and expands `~`."""
         return Path(os.path.expanduser(os.fsdecode(super().convert(value, param, ctx))))
 
 
@@ -44,7 +44,7 @@ class Threads(click.IntRange):
         super().__init__(min=1)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Converts text to a number."""
+        """Converts text to a number of threads, and refuses far more than the cores."""
         threads, cores = int(super().convert(value, param, ctx)), os.cpu_count() or 1
         if threads > max(_MOST_THREADS, 4 * cores):
             self.fail(
@@ -54,10 +54,10 @@ class Threads(click.IntRange):
 
 
 class IntChoice(click.Choice):
-    """One of some numbers."""
+    """A choice of several integers."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Converts text to a number."""
+        """Converts text to one of the integers."""
         return int(super().convert(str(value), param, ctx))
 
 
@@ -71,7 +71,7 @@ class NumberOrWord(click.ParamType):
     name = "text"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Converts a number to text."""
+        """Converts a number from a settings file, or text, to text."""
         return str(value)
 
 
@@ -84,7 +84,7 @@ class Ratio(click.FloatRange):
         super().__init__(min=0.0, max=1.0, max_open=True)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        """Converts text to a fraction."""
+        """Converts text such as `0.2` or `20%` to a fraction."""
         text = str(value).strip()
         number, is_percent = text.removesuffix("%").strip(), text.endswith("%")
         try:

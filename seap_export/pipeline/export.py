@@ -33,8 +33,8 @@ class Exported:
 
     Attributes:
         variants: The requested variants, as the manifest describes them.
-        report: Their validation, which may have failed.
-        steps: What each step of this run cost, in the order in which they finished.
+        report: The validation of the variants, which may have failed.
+        steps: Time and memory of each step of this run, in the order in which they finished.
     """
 
     variants: Mapping[str, Any]
@@ -78,7 +78,7 @@ def prepare_answered(
     cluster: Cluster | None,
     timed: Timed,
 ) -> Prepared:
-    """As `prepare`; prompts that the dense model is to answer are answered, which may take long."""
+    """Prepares an export as `prepare` does, then has the dense model answer prompts if needed, which may take long."""
     prepared = prepare(source, request, workspace, timed)
     steps = tuple(prepared.unanswered.values())
     if not steps:
@@ -134,12 +134,12 @@ def _run(steps: Sequence[Step], made: Made, cluster: Cluster | None, timed: Time
 
 @dataclass(frozen=True)
 class PlannedExport:
-    """What an export will do, after all checks that need no work.
+    """The steps of an export and the work that remains, found by the checks that compute nothing.
 
     Attributes:
         steps: All steps.
-        missing: Those that are not made yet, as far as their inputs are known.
-        planned_work: All that is to be done, in terms of its cost.
+        missing: The steps that are not made yet, as far as their inputs are known.
+        planned_work: The remaining work, from which time and disk space are estimated.
     """
 
     steps: ExportSteps

@@ -91,7 +91,7 @@ def _variant(variant: Variant) -> dict[str, Any]:
 
 
 def _remarks(variant: Variant) -> str | None:
-    """What the formats and the model's shapes cost."""
+    """Remarks on the speed or size that the model's shapes cost in the formats, joined; None if there are none."""
     if not variant.config_file.is_file():
         return None
     remarks = dict.fromkeys(folder.format.remark(variant.spec) for folder in variant.formats)

@@ -87,7 +87,7 @@ def plan(
 def _vocabulary(
     source: Source, statistics: TaskMixture, tasks: Sequence[Task], size: VocabularySize, progress: Progress
 ) -> Vocabulary | None:
-    """The tokens that are kept; None: all."""
+    """Chooses the tokens that the variant keeps; None if it keeps all."""
     if size == "all":
         if tasks:
             raise UsageError("--task has no effect without --vocabulary; add --vocabulary auto, or leave it out")

@@ -1,4 +1,4 @@
-"""What an export works on, each part resolved once: everything after it is steps."""
+"""The input of an export, read and checked once, before its steps are made."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from validation.runtimes.table import require_runtime
 
 @dataclass(frozen=True)
 class Prepared:
-    """What an export works on.
+    """The checked inputs of an export: model, request, texts and vocabularies.
 
     Attributes:
         source: The dense model, hashed.
-        request: What to make of it.
+        request: The request: the variants to make, and how.
         chat: Renders conversations.
         splits: The texts of each task; of one that is in `unanswered`, the prompts alone.
         unanswered: The steps that answer the prompts of tasks and are not made yet, by task.
@@ -49,7 +49,7 @@ class Prepared:
     vocabularies: Mapping[str, Vocabulary] | None = None
 
     def answered(self, workspace: Workspace, progress: Progress) -> Prepared:
-        """The same with the answers that are in an output folder, and with what follows from them.
+        """A copy with the answers that are in an output folder, and with what follows from them.
 
         Raises:
             UsageError: Answers were made from other inputs, and there is no --force.
@@ -72,7 +72,7 @@ class Prepared:
         return changed
 
     def with_vocabularies(self, progress: Progress) -> Prepared:
-        """The same with the tokens that variants keep, chosen from the texts that are there.
+        """A copy with the tokens that variants keep, chosen from the texts that are there.
 
         Raises:
             UsageError, InputError: See `choose_vocabularies`.
@@ -92,7 +92,7 @@ def prepare(source: Source, request: ExportRequest, workspace: Workspace, progre
 
     Args:
         source: The dense model.
-        request: What to make of it.
+        request: The request: the variants to make, and how.
         workspace: The output folder, not locked, whose answers are used.
         progress: Reports what happens.
 

@@ -1,4 +1,4 @@
-"""What an export would make, how large it would be and how long it would take, without writing anything."""
+"""The dry run of an export: estimates sizes, disk space and times without writing anything."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ from seap_export.pruning.plan.recipes import DEFAULT_RECIPE, EFFORTS, open_recip
 
 @dataclass(frozen=True)
 class Preview:
-    """What `export` would do.
+    """The result of a dry run: the variants that `export` would make, and estimates of their size and time.
 
     Attributes:
         variants: For each variant its name, its texts, its size in bytes, the passes of distillation and whether it
             exists already; none if they are yet to be chosen.
-        disk: What the steps that remain take on the disk.
+        disk: Bytes that the remaining steps take on the disk.
         seconds: Estimated time of each kind of step that remains to be done, in order.
-        candidates: With targets, what is tried first, with sizes and ideal speed-ups.
+        candidates: With targets, the candidates that are tried first, with sizes and ideal speed-ups.
         recipes: Without targets, the estimated time of the whole export with the default recipe and with those that
             do less and more work than it, if the recipe refits as they do.
     """

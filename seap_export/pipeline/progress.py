@@ -1,4 +1,4 @@
-"""How long-running work reports its progress."""
+"""The interface through which long-running work reports its progress, and an implementation that prints nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Advance = Callable[[object], None]
 
 
 class Progress(Protocol):
-    """Where the pipeline reports to. The command line shows it; library users may ignore it."""
+    """Receives the pipeline's progress and messages. The command line shows them; library users may ignore them."""
 
     def step(
         self, label: str, total: int | None = None, unit: str = "layers", *, name: str | None = None
@@ -19,15 +19,15 @@ class Progress(Protocol):
         """Shows a step while the block runs.
 
         Args:
-            label: What is being done.
+            label: The text to show, such as `validating the variants`.
             total: The number of units; None if it is not known in advance.
-            unit: What is counted, in the plural.
+            unit: The name of the units, in the plural.
             name: Records the step's time and memory under this name; see `pipeline.performance`.
         """
         ...
 
     def say(self, message: str) -> None:
-        """Prints one line about what happens."""
+        """Prints a one-line message."""
         ...
 
     def warn(self, message: str) -> None:
@@ -36,13 +36,13 @@ class Progress(Protocol):
 
 
 class Silent:
-    """Reports nothing."""
+    """A `Progress` that prints nothing."""
 
     @contextmanager
     def step(
         self, label: str, total: int | None = None, unit: str = "layers", *, name: str | None = None
     ) -> Iterator[Advance]:
-        """Shows nothing."""
+        """Runs the block without showing a step."""
         yield lambda unit_done: None
 
     def say(self, message: str) -> None:

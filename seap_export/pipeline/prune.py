@@ -35,7 +35,7 @@ def prune(
 
     Args:
         source: The dense model.
-        plan: What each layer keeps.
+        plan: The plan, which says what each layer keeps.
         calibrations: The folders of the statistics that the plan was made from.
         out: The folder to make.
         progress: Reports what happens.

@@ -27,12 +27,12 @@ from seap_export.pipeline.progress import Progress
 
 @dataclass(frozen=True)
 class Upload:
-    """What one repository is to hold.
+    """The files to upload to one repository.
 
     Attributes:
         repository: OWNER/NAME on the hub.
         variant: The variant's name.
-        files: By path in the repository, the file on the disk, or its content where that is another.
+        files: For each path in the repository, the file on the disk, or the content to upload in its place.
     """
 
     repository: str
@@ -41,14 +41,14 @@ class Upload:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The bytes of each file."""
+        """The size of each file in bytes, by its path in the repository."""
         return {
             path: len(file) if isinstance(file, bytes) else file.stat().st_size for path, file in self.files.items()
         }
 
 
 def plan_uploads(path: Path, repository: str) -> tuple[Upload, ...]:
-    """What is to be uploaded.
+    """Finds the files to upload for each variant.
 
     The model folder becomes the top of the repository, where transformers and the hub look for a model and its card;
     the other formats keep their folders, whose lists of files are named by that at the top. Reports, calibration data
@@ -76,7 +76,7 @@ def plan_uploads(path: Path, repository: str) -> tuple[Upload, ...]:
 
 
 def _files(variant: Variant) -> dict[str, Path | bytes]:
-    """What the lists of the folders name, and nothing else.
+    """The files that the folders' lists of checksums name, by their path in the repository.
 
     Raises:
         ArtifactError: There is no model folder, or a folder holds something else or code that is not ours.
@@ -150,7 +150,7 @@ def upload(planned: Upload, *, public: bool, progress: Progress) -> str:
 
 
 def _asked(name: str, ask: Callable[[], Any]) -> Any:
-    """The hub's answer; its refusals in one line."""
+    """Calls the hub, and turns its refusals into errors of one line."""
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
@@ -179,6 +179,6 @@ def _asked(name: str, ask: Callable[[], Any]) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """What the hub said, or else what went wrong, in one line."""
+    """The hub's error message, or else the exception's, as one line."""
     said = getattr(error, "server_message", None) or str(error).strip() or type(error).__name__
     return said.partition("\n")[0][:200]

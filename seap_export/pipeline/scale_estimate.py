@@ -59,7 +59,7 @@ TWO_CORES = Machine(Rates(operations=115e9, double_operations=60e9, memory_bytes
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a task takes.
+    """The time, memory and disk space that one task takes.
 
     Attributes:
         seconds: Time of each step.

@@ -1,1 +1,1 @@
-"""One file for each command."""
+"""The commands of `seap-export`, each in a file of its name."""

@@ -149,7 +149,7 @@ def _memory(size: int | None) -> str:
 
 
 def _time_table(report: SpeedReport, engine: Any) -> str:
-    """A row for each model and cell of one engine."""
+    """The table of one engine's times, with a row for each model and each pair of batch size and prompt length."""
     rows = []
     for cell in report.cells:
         for subject in report.subjects:
@@ -175,7 +175,7 @@ def _time_table(report: SpeedReport, engine: Any) -> str:
 
 
 def speedup_cells(speedup: Speedup, model: str) -> list[str]:
-    """The speed-up with its interval, the ideal one, and the share of it that was reached; dashes for the dense."""
+    """The cells of a speed-up: with its interval, the ideal one, and the reached share; dashes for the dense model."""
     from validation.reports.figures import Cell
     from validation.reports.speedups import interval_in_words, speedup_in_words
     from validation.speed.report import DENSE

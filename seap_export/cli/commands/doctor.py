@@ -45,14 +45,14 @@ def doctor_command(console: Console, require: str | None) -> None:
 
 
 def _runtimes() -> dict[str, str | None]:
-    """What each runtime of a written variant lacks."""
+    """The reason why each runtime of written variants cannot run here, by name; None if it can."""
     from validation.runtimes.table import RUNTIMES, runtime_lack
 
     return {name: runtime_lack(name) for name in RUNTIMES}
 
 
 def _extras() -> dict[str, list[str]]:
-    """The packages that are missing of each extra."""
+    """The missing packages of each optional extra, by its name."""
     from seap_export.common.extras import missing_packages, optional_extras
 
     return {name: missing_packages(name) for name in optional_extras()}
@@ -110,7 +110,7 @@ def _facts(diagnosis: Diagnosis) -> str:
 
 
 def _aligned(facts: dict[str, str]) -> str:
-    """A line for each fact, after its name."""
+    """A line for each fact, with the facts aligned after their names."""
     width = max(map(len, facts))
     return "\n".join(f"{name.ljust(width)}  {fact}" for name, fact in facts.items())
 
@@ -150,7 +150,7 @@ def _difference(provider: ProviderState) -> str:
 
 
 def _remarks(diagnosis: Diagnosis) -> list[str]:
-    """What each provider lacks; the warnings name the rest."""
+    """Lines on providers that do not work and on missing parts, or that everything works; warnings name the rest."""
     lines = [failure for provider in diagnosis.providers if (failure := diagnosis.failure(provider.name))]
     if not diagnosis.driver.gpus and diagnosis.provider("cpu").works:
         lines.append("Without a GPU, variants run on the CPU.")
@@ -160,5 +160,5 @@ def _remarks(diagnosis: Diagnosis) -> list[str]:
 
 
 def _size(number: int | None) -> str:
-    """Bytes as GB (10^9 bytes)."""
+    """Formats a size in bytes as gigabytes (10^9 bytes)."""
     return "unknown" if number is None else f"{number / 1e9:.1f} GB"

@@ -104,7 +104,7 @@ def _divergence_table(report: EvaluationReport) -> str:
 
 
 def _per_byte(form: str, figures: DivergenceFigures) -> Iterator[str]:
-    """What can be compared with variants of another vocabulary, and what a cut one costs."""
+    """Lines with figures per byte, which compare across vocabularies, and the cost of a reduced vocabulary."""
     if (per_byte := figures.per_byte) is not None:
         yield (
             f"{form}: {per_byte.bits:.3f} bits per byte, dense {per_byte.dense_bits:.3f}; "
@@ -160,7 +160,7 @@ def _answered(report: EvaluationReport, models: Mapping[str, Mapping[str, Any]])
 
 
 def _beside_dense(report: EvaluationReport, model: str, task: str) -> list[str]:
-    """The cells of `_BESIDE_DENSE`."""
+    """The cells of the columns `_BESIDE_DENSE`: a task's accuracy compared with the dense model's."""
     flips = report.flipped.get(model, {}).get(task)
     counts = ["-", "-"] if flips is None else [str(number) for number in flips.values()]
     retained = report.accuracy_retained.get(model, {}).get(task)
@@ -172,7 +172,7 @@ def _beside_dense(report: EvaluationReport, model: str, task: str) -> list[str]:
 
 
 def _with_error(share: Estimate | None, *, signed: bool = False) -> str:
-    """A share and its standard error."""
+    """Formats a share as a percentage with its standard error; a dash for None."""
     from validation.reports.figures import Cell
     from validation.reports.numbers import percent_with_error
 

@@ -1,4 +1,4 @@
-"""`seap-export export`: the main job."""
+"""`seap-export export`: prunes a model for each task and ratio, writes the variants and checks them."""
 
 from __future__ import annotations
 

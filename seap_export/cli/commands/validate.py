@@ -77,7 +77,7 @@ def validate_command(console: Console, path: Path, against_golden: Path | None, 
 
 
 def _job_summary(console: Console, report: ValidationReport) -> None:
-    """The file for the job summary, if GitHub Actions names one; the verdict does not depend on it."""
+    """Writes the report to the job summary of GitHub Actions if there is one; this never changes the verdict."""
     from validation.reports import job_summary
 
     path = os.environ.get("GITHUB_STEP_SUMMARY")

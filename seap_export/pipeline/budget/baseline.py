@@ -1,4 +1,4 @@
-"""The dense model that speed-ups are over, and the prompt that is timed."""
+"""The format of the dense model that speed-ups are measured against, and the length of the timed prompt."""
 
 from __future__ import annotations
 

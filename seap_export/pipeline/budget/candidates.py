@@ -50,7 +50,7 @@ class Candidates:
     """Makes candidates as variants in a hidden folder, and measures them, if no earlier run has.
 
     Args:
-        request: The export's.
+        request: The request of the export.
         baseline: The format of the dense model that speed-ups are over.
         work: The model and the machine; statistics and rankings are in its folder.
         hidden: The folder, locked, of the candidates with each vocabulary: names tell only their ratios apart.
@@ -183,14 +183,14 @@ class Candidates:
         return CandidateFigures(size, of.kl, of.top1_agreement, of.perplexity, of.top1_stderr)
 
     def _make(self, steps: VariantSteps, candidate: Candidate) -> Path:
-        """The folder of the candidate's format."""
+        """Makes the steps of a candidate that are missing, and returns the folder of its format."""
         hidden = self._hidden[candidate.vocabulary]
         work = replace(self._work, folder=hidden.folder, shared=self._work.folder)
         run_steps(_making(steps), Made(work, hidden))
         return hidden.folder / _format_step(steps).name
 
     def _steps(self, ranking: RankingStep, candidate: Candidate) -> VariantSteps:
-        """Those of a variant; the folder of its format is named by the precision, too, since several may be tried."""
+        """The steps of a candidate. The folder of its format has the precision in its name: several may be tried."""
         formats = {f"{candidate.format.name}-{candidate.format.precision}": candidate.format}
         kept = self._kept(ranking, candidate)
         return variant_steps(self._work.source.spec, self._request, ranking, candidate.ratio, formats, kept)
@@ -215,7 +215,7 @@ class Candidates:
 
     @cached_property
     def _tokens(self) -> dict[str, tuple[tuple[int, ...], ...]]:
-        """The same as the dense model's tokens."""
+        """The held-out texts of each task and mixture as token ids of the dense model."""
         size, most = self._work.source.spec.vocab_size, self._most_tokens
         return {
             name: tokenize_prompts(self._dense, texts, max_tokens=most, vocab_size=size)
@@ -235,7 +235,7 @@ class Candidates:
 
 
 def _making(steps: VariantSteps) -> list[PlanStep | OfVariant]:
-    """The steps but for parity."""
+    """All steps of a variant except parity."""
     return [step for step in steps.all if not isinstance(step, ParityStep)]
 
 

@@ -20,7 +20,7 @@ class KlCurve:
     What pruning and what rounding cost add up roughly, so that a way without a point of its own has the others' power.
 
     Args:
-        points: What was evaluated, of every way the dense model, and pruned ones.
+        points: The evaluated candidates: the dense model in every way, and pruned ones.
     """
 
     def __init__(self, points: Sequence[Point]) -> None:
@@ -31,7 +31,7 @@ class KlCurve:
         return next(point.figures.kl.mean for point in self._points if point.candidate == way.way)
 
     def at(self, candidate: Candidate) -> float:
-        """About which KL a candidate has."""
+        """The predicted KL divergence of a candidate, in nats per token."""
         if not candidate.ratio:
             return self.dense(candidate)
         (ratio, cost), power = self._nearest(candidate.way, candidate.ratio)

@@ -1,4 +1,4 @@
-"""What is said where the targets cannot be met, before any work or after the search, or are barely met."""
+"""Errors for targets that cannot be met, before any work or after the search, and warnings for close calls."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _failure(targets: Targets, task: str, points: Sequence[Point]) -> tuple[type
 
 
 def _speed(point: Point) -> str:
-    """The measured speed-up and its interval."""
+    """The measured speed-up and its interval, as text."""
     interval = "" if point.interval is None else f" ({point.interval.low:.2f} to {point.interval.high:.2f})"
     return f"{point.speedup:.2f}{interval}"
 

@@ -16,7 +16,7 @@ _MARGIN = 0.003
 
 
 class Predictor:
-    """Sizes and speed-ups of candidates, corrected by what was measured of others.
+    """Predicts sizes and speed-ups of candidates, and corrects both by measurements of others.
 
     Args:
         shrunk: The shapes of a candidate.
@@ -42,7 +42,7 @@ class Predictor:
         return tuple(round(step / 10**RATIO_DIGITS, RATIO_DIGITS) for step in range(self._steps + 1))
 
     def bytes(self, candidate: Candidate) -> int:
-        """The bytes of a candidate's folder."""
+        """The size of a candidate's folder in bytes: measured if known, else predicted."""
         if candidate in self._sizes:
             return self._sizes[candidate]
         return self._weights(candidate) + self._more.get(candidate.way, self._beside)
@@ -60,12 +60,12 @@ class Predictor:
         return self._shrunk(one) == self._shrunk(other)
 
     def learn_bytes(self, candidate: Candidate, measured: int) -> None:
-        """Takes note of the size of a written folder."""
+        """Records the measured size of a candidate's folder, which corrects predictions for the same way."""
         self._sizes[candidate] = measured
         self._more[candidate.way] = measured - self._weights(candidate)
 
     def learn_speedup(self, candidate: Candidate, measured: float) -> None:
-        """Takes note of a measured speed-up."""
+        """Records the measured speed-up of a candidate, which corrects predictions for the same way."""
         self._shares[candidate.way] = measured / self.ideal_speedup(candidate)
 
     def least_ratio(self, way: Candidate, targets: Targets) -> float | None:

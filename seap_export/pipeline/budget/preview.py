@@ -1,4 +1,4 @@
-"""Which candidates a search would begin with, and what it would take, before anything is computed."""
+"""Estimates the work of a search for candidates, and lists those it begins with, before anything is computed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def first_candidates(
 
     Args:
         spec: The dense model.
-        request: With targets.
+        request: The request, which has targets.
         vocabularies: The tokens that candidates of each task and mixture keep, unless they keep all.
         beside: Bytes of a folder besides its weights.
     """
@@ -57,16 +57,16 @@ def first_candidates(
 def search_work(
     spec: ModelSpec, request: ExportRequest, vocabularies: Mapping[str, Vocabulary], beside: int
 ) -> tuple[PlannedWork, ...]:
-    """What the search adds to an export, and the checks of what it chooses; with a limit of KL, about the most.
+    """The work that a search adds to an export, and the checks of its choices; with a limit of KL, about the most.
 
     Candidates count with the tokens that they keep. What is chosen counts with the most that it may keep: with
     `--vocabulary auto`, all.
 
     Args:
         spec: The dense model.
-        request: With targets.
-        vocabularies: As for `first_candidates`.
-        beside: As for `first_candidates`.
+        request: The request, which has targets.
+        vocabularies: The tokens that candidates of each task and mixture keep, unless they keep all.
+        beside: Bytes of a folder besides its weights.
     """
     predictors = _predictors(spec, request, vocabularies, beside)
     is_cut = all(way.vocabulary != "all" for way in ways(request.formats, request.vocabulary))
@@ -87,7 +87,7 @@ def search_work(
 
 
 def search_disk(spec: ModelSpec, request: ExportRequest) -> tuple[PlannedWork, ...]:
-    """What lies on the disk at once: the best candidate so far, the next one, and what tasks before have chosen.
+    """The disk space of a search: the best candidate so far, the next one, and those chosen for earlier tasks.
 
     All count with the whole vocabulary, which is the most.
     """
@@ -119,7 +119,7 @@ def _first(request: ExportRequest, predictor: Predictor) -> Iterator[Candidate]:
 def _predictors(
     spec: ModelSpec, request: ExportRequest, vocabularies: Mapping[str, Vocabulary], beside: int
 ) -> dict[str, Predictor]:
-    """By task and mixture."""
+    """The predictor of sizes and speed-ups for each task and mixture, by name."""
     names = [mixture.name for mixture in request.all_mixtures]
     return {name: _predictor(spec, request, vocabularies.get(name), beside) for name in names}
 

@@ -44,7 +44,7 @@ class ExportedWithin:
     """The result of an export with targets.
 
     Attributes:
-        exported: What was made.
+        exported: The variants and their validation.
         frontier: The content of frontier.json.
     """
 
@@ -98,7 +98,7 @@ def _choose(
     known, tasks = known_figures(work.folder), dict[str, Frontier]()
 
     def note(task: str, result: SearchResult) -> dict[str, Any]:
-        """Writes what is known so far."""
+        """Writes frontier.json with what is known so far."""
         tasks[task] = Frontier(result.points, None if result.chosen is None else result.chosen.candidate)
         values = frontier_json(targets, f"{baseline.name} {baseline.precision}", tasks)
         write_frontier(values, work.folder)

@@ -33,7 +33,7 @@ class SearchResult:
 
     Attributes:
         chosen: The best candidate that meets all targets; None: none does.
-        points: All that were evaluated.
+        points: All evaluated candidates.
     """
 
     chosen: Point | None
@@ -53,9 +53,9 @@ def search(
     The dense model is evaluated in every way. Only with a target for the speed does the choice depend on a clock.
 
     Args:
-        ways: What is chosen from, at ratio 0.
-        targets: What must hold.
-        predictor: Of sizes and speed-ups; it learns from what is measured.
+        ways: The formats and vocabularies to choose from, as candidates of ratio 0.
+        targets: The limits to meet.
+        predictor: Predicts sizes and speed-ups, and learns from what is measured.
         evaluate: Makes and measures a candidate.
         time: Measures a candidate's speed.
         keep: Called with each best candidate so far.
@@ -118,13 +118,13 @@ class _Search:
         return wanted is None or (point.speedup is not None and point.speedup >= wanted)
 
     def _rank(self, point: Point) -> tuple[float, float, str]:
-        """By size if KL has a limit, else by KL; the lower the better."""
+        """The key that candidates are compared by, lower is better: size if KL has a limit, else KL."""
         size, kl = point.figures.bytes, point.figures.kl.mean
         return (*((size, kl) if self._targets.max_kl is not None else (kl, size)), point.candidate.label)
 
     @property
     def _ways(self) -> list[Candidate]:
-        """Those that can be made and run."""
+        """The ways whose dense model could be made and run."""
         return [way for way in self.points if not way.ratio and way not in self._refused]
 
     def proposal(self) -> Candidate | None:
@@ -135,7 +135,7 @@ class _Search:
         return min(worth, key=lambda candidate: self._promise(candidate, curve), default=None)
 
     def nearest(self) -> Candidate | None:
-        """What probably has the least KL of all that meet the other targets; None: it was tried."""
+        """The candidate with the least predicted KL of those that meet the other targets; None: none is left."""
         curve = KlCurve(list(self.points.values()))
         ratios = {way: self._predictor.least_ratio(way, self._targets) for way in self._ways}
         candidates = [replace(way, ratio=ratio) for way, ratio in ratios.items() if ratio is not None]
@@ -179,7 +179,7 @@ class _Search:
         return curve.dense(candidate) < best_kl and curve.at(candidate) < _HOPELESS * best_kl
 
     def _promise(self, candidate: Candidate, curve: KlCurve) -> tuple[bool, float, str]:
-        """Those first that probably meet the limit of KL; then the smallest, or without a limit the nearest."""
+        """The sorting key of proposals: those predicted to meet the limit of KL first, by size; others by KL."""
         limit, kl = self._targets.max_kl, curve.at(candidate)
         fails = limit is not None and kl > limit
         value = float(self._predictor.bytes(candidate)) if limit is not None and not fails else kl

@@ -32,10 +32,10 @@ def recipe_files(
     Paths are names of files beside the settings file, so that the same inputs give the same bytes wherever they lie.
 
     Args:
-        model: See `model_name`.
+        model: The dense model as `export` takes it; see `model_name`.
         request: The export.
         variant: Which of its variants.
-        formats: All that lie beside the model folder, those of earlier exports too.
+        formats: All formats that lie beside the model folder, those of earlier exports too.
     """
     values = {
         "model": model,
@@ -61,7 +61,7 @@ def model_name(source: Source, recorded: str) -> str:
 
     Args:
         source: The model.
-        recorded: Its name when the export began; a folder that was renamed since is the same model.
+        recorded: The model's name when the export began; a folder that was renamed since is the same model.
     """
     return source.hub_id or (f"{recorded}.gguf" if source.files[0].suffix == ".gguf" else recorded)
 

@@ -43,18 +43,18 @@ class CalibrationText:
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card is made from; nothing that differs from run to run, such as times.
+    """The data that a card is made from; none of it, such as a time, differs from run to run.
 
     Attributes:
         source: The dense model.
-        model: Its name, as `export` takes it.
-        metadata: What it says of itself.
+        model: The dense model's name, as `export` takes it.
+        metadata: Metadata of the dense model, such as its licence.
         variant: The variant's folder.
-        entry: What the manifest says of it.
+        entry: The variant's entry in the manifest.
         manifest: The manifest.
         texts: The calibration texts of its tasks.
-        datasets: The data sets of the hub among them.
-        needed: The files that make it again, by name: settings, and what lies beside them.
+        datasets: The calibration texts that are data sets of the hub.
+        needed: The files that make the variant again, by name: settings, and what lies beside them.
     """
 
     source: Source
@@ -296,7 +296,7 @@ def _made(facts: CardFacts) -> Iterator[str]:
 
 
 def _list(names: Iterable[str]) -> str:
-    """`a`, `b` and `c`."""
+    """Joins names as `a`, `b` and `c`."""
     *others, last = (f"`{name}`" for name in names)
     return f"{', '.join(others)} and {last}" if others else last
 

@@ -1,4 +1,4 @@
-"""Which cluster, and the way to it. Ray is imported nowhere else, and only when there is something to connect to."""
+"""The connection to a Ray cluster. Ray is imported nowhere else, and only when there is something to connect to."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _OBJECT_STORE_BYTES = 80 * 2**20
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where the steps are made.
+    """The cluster that steps are made on, and the share of its machines that each step gets.
 
     Attributes:
         address: `local` for this machine alone, or `ray://HOST:PORT`.
         model: A path that every machine sees, or a hub id.
         device: `auto`, `cpu` or `cuda`; Ray chooses the GPU.
-        memory: What one step may take, such as `8GiB`; None: its share of what is free.
+        memory: Memory that one step may take, such as `8GiB`; None: its share of what is free.
         threads: CPUs of a step; None: all of the smallest machine.
         provider: Execution provider on which parity is checked.
     """
@@ -65,12 +65,12 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Share:
-    """What each step gets; it is the same for all, because results depend on it to rounding.
+    """The resources that each step gets. They are the same for all, because results depend on them to rounding.
 
     Attributes:
-        threads: Its CPUs, and torch's threads.
-        gpus: 0 or 1.
-        device: `cpu` or `cuda`.
+        threads: CPUs of a step, which are also torch's threads.
+        gpus: GPUs of a step: 0 or 1.
+        device: The device that torch computes on: `cpu` or `cuda`.
     """
 
     threads: int
@@ -79,7 +79,7 @@ class Share:
 
 
 def import_ray() -> Any:
-    """The package; raises `EnvironmentFailure` if it is not installed."""
+    """The package Ray; raises `EnvironmentFailure` if it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -147,7 +147,7 @@ def _sigterm_kept() -> Iterator[None]:
 
 
 def share_of(ray: Any, cluster: Cluster) -> Share:
-    """What each step gets of the machines that are there.
+    """The resources that each step gets, chosen from those of the connected machines.
 
     Raises:
         EnvironmentFailure: No machine has that much.

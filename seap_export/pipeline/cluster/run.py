@@ -86,7 +86,7 @@ class _Running:
 
 
 class _Dispatch:
-    """The steps that are being made."""
+    """Hands out steps to the workers, and keeps track of those that are being made."""
 
     def __init__(
         self,

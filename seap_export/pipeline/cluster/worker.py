@@ -1,4 +1,4 @@
-"""What a worker does: it opens the model by itself and makes one step in the shared output folder."""
+"""The worker of a cluster: opens the model by itself and makes one step in the shared output folder."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ class Order:
 
     Attributes:
         step: The step.
-        path: Where, on the shared disk; its parent holds nothing else.
+        path: The path on the shared disk to make it at; its parent holds nothing else.
         folder: The output folder, absolute.
         model: An absolute path, or a hub id.
         digest: The digest of the model.
-        share: What the step gets of the machine.
-        memory: What it may take, in words; None: its share of what is free.
+        share: The CPUs and the GPU that the step gets.
+        memory: Memory that the step may take, such as `8GiB`; None: its share of what is free.
         batch_tokens: Positions in a batch.
-        versions: The packages of the driver.
+        versions: Versions of the driver's packages, which the worker must have, too.
     """
 
     step: PathStep
@@ -61,7 +61,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Finished:
-    """A step that is made, and what it cost."""
+    """The time and memory of a step that a worker has made."""
 
     figures: StepFigures
 
@@ -75,7 +75,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Event:
-    """What a worker reports: `begin` with its host, `count` with units done, `say` or `warn` with a line."""
+    """A worker's report: `begin` with its host, `count` with units done, `say` or `warn` with a line."""
 
     step: str
     kind: str
@@ -83,17 +83,17 @@ class Event:
 
 
 class Events:
-    """What the workers have reported since the driver asked last; an actor."""
+    """A Ray actor that collects the workers' reports until the driver asks for them."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
 
     def add(self, event: Event) -> None:
-        """Keeps it for the driver."""
+        """Stores an event until the driver takes it."""
         self._events.append(event)
 
     def take(self) -> list[Event]:
-        """Hands them over, oldest first."""
+        """Returns the stored events, oldest first, and removes them."""
         taken, self._events = self._events, []
         return taken
 
@@ -124,11 +124,11 @@ class _Forwarded:
         yield advance
 
     def say(self, message: str) -> None:
-        """Sends a line."""
+        """Sends a message to the driver."""
         self.send("say", message)
 
     def warn(self, message: str) -> None:
-        """Sends a warning."""
+        """Sends a warning to the driver."""
         self.send("warn", message)
 
 

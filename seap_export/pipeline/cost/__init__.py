@@ -1,1 +1,1 @@
-"""What the work takes in time, memory and disk."""
+"""Estimates of the time, memory and disk space of an export."""

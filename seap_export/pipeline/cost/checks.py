@@ -1,4 +1,4 @@
-"""Checks that run before anything is written."""
+"""Checks of the output folder, the execution provider and disk space before anything is written."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def recorded_model(model: str, folder: Path) -> str:
     """The model as `open_source` takes it, at the commit of the hub that an output folder was begun with.
 
     Args:
-        model: As the user gives it; one with a revision stays as it is.
+        model: The model as the user gives it; one with a revision stays as it is.
         folder: The output folder, which need not exist.
     """
     with suppress(ArtifactError):  # which is said where the folder is used

@@ -1,4 +1,4 @@
-"""What the steps of a kind take: time, disk and memory, as one record that lies beside the kind's class.
+"""The cost of each kind of step in time, disk and memory, as one record beside the kind's class.
 
 Time is what a step does, which follows from the model's shapes, the tokens and the ratio, over rates that a short
 measurement finds on this machine. `effort`, `per_layer` and `always` hold what lies between this plain count and the
@@ -47,9 +47,9 @@ class Disk:
     """Bytes on the disk.
 
     Attributes:
-        kept: What stays in the output folder.
-        unfinished: What is in the output folder while a step runs, at most.
-        temporary: What is in the temporary folder while a step runs, at most.
+        kept: Bytes that stay in the output folder.
+        unfinished: Peak bytes in the output folder that exist only while a step runs.
+        temporary: Peak bytes in the temporary folder while a step runs.
     """
 
     kept: int = 0
@@ -67,12 +67,12 @@ class Memory:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the steps of a kind take, each figure for a model's part that is kept and the tokens of its texts.
+    """The cost of a kind of step, by formulas of the kept part of the model and the tokens of its texts.
 
     Attributes:
         label: The kind in words; empty: the name of the format that is written.
         count_seconds: Seconds at the machine's rates.
-        effort: Measured seconds over these.
+        effort: Measured seconds divided by those of `count_seconds`.
         per_layer: Further seconds for each layer, whatever its size.
         always: Further seconds for the step.
         format_factor: How many times as long a format takes as float32 in ONNX Runtime.
@@ -97,10 +97,10 @@ class Cost:
         """About how many seconds a step takes.
 
         Args:
-            tokens: What it runs on.
+            tokens: Numbers of tokens that the step runs on.
             ratio: Fraction of the attention and MLP weights that the variant loses; 0 for the dense model's part.
-            work: What all steps depend on.
-            rates: Those of the machine.
+            work: The model and the settings, on which all steps depend.
+            rates: The rates of the machine.
         """
         counted = self.count_seconds(KeptPart(work, 1.0 - ratio), tokens, rates)
         factor = self.effort * self.format_factor(work.format)
@@ -122,7 +122,7 @@ class Cost:
 
 
 def total_disk(steps: Iterable[Disk]) -> Disk:
-    """What steps that run one after the other need: everything that stays, and the most of what does not."""
+    """The disk space of steps made one after the other: all that stays, and the most of what does not."""
     disks = tuple(steps)
     return Disk(
         sum(disk.kept for disk in disks),
@@ -143,7 +143,7 @@ def prompt_factor(format: Format) -> float:
 
 
 def measure_rates() -> Rates:
-    """What the machine does with torch's threads, measured once in a process.
+    """The rates of this machine with torch's number of threads, measured once in a process.
 
     It is the best of a few tries, since other work only slows it.
     """

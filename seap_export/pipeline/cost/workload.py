@@ -1,4 +1,4 @@
-"""What the cost of an export's steps follows from: shapes, tokens and settings."""
+"""The shapes, tokens and settings from which the cost of an export's steps follows."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class TokenCounts:
     Attributes:
         calibration_tokens: Tokens that it is calibrated on.
         held_out_tokens: Tokens that its quality is measured on.
-        shared_tokens: Those of them that the quality of all other variants is measured on, too.
-        tasks: How many tasks they belong to.
+        shared_tokens: Held-out tokens that the quality of all other variants is measured on, too.
+        tasks: Number of tasks that the tokens belong to.
     """
 
     calibration_tokens: int
@@ -50,12 +50,12 @@ class TokenCounts:
 
 @dataclass(frozen=True)
 class Workload:
-    """What the steps of an export depend on.
+    """The model and the settings that the cost of every step depends on.
 
     Attributes:
         spec: The dense model.
         stored: Dtype of the safetensors files.
-        format: What is written and compared.
+        format: The format that is written and compared.
         plan: How variants are chosen and made.
         prompts: Held-out prompts that parity compares.
         decode_steps: Decode steps after each of them.
@@ -78,7 +78,7 @@ class Workload:
 
     @property
     def hf(self) -> Format:
-        """The format of the model folder."""
+        """The format of the model folder, in the dtype of the dense model."""
         return HfFormat(dtype_name(self.stored))
 
     @property
@@ -87,7 +87,7 @@ class Workload:
         return self.tokenizer_bytes + _SMALL + GRAPH_BYTES * len(self.spec.layers)
 
     def with_tokens(self, vocabulary: Vocabulary | None) -> Workload:
-        """The same for a variant that keeps these tokens; None: all."""
+        """The workload of a variant that keeps these tokens; None: all."""
         if vocabulary is None:
             return self
         size = self.tokenizer_bytes * len(vocabulary) // vocabulary.of
@@ -95,7 +95,7 @@ class Workload:
 
 
 def workload(source: Source, request: ExportRequest) -> Workload:
-    """What an export of a model depends on, but for the format."""
+    """The workload of an export, in the default format, which each `PlannedWork` replaces by its own."""
     parity, config = request.parity, source.files[0]
     with tempfile.TemporaryDirectory() as folder:
         source.write_tokenizer(Path(folder))
@@ -124,16 +124,16 @@ class KeptPart:
     """Sizes of a model of which a fraction of the prunable weights is kept.
 
     Attributes:
-        work: The dense model, and what is done.
-        kept: The fraction.
+        work: The dense model, and the settings of the work.
+        kept: The fraction of the prunable weights that is kept.
         linear: Prunable weights that are kept.
-        dense_linear: The same of the dense model.
-        active: Those of `linear` that compute a token.
-        dense_active: The same of the dense model.
+        dense_linear: Prunable weights of the dense model.
+        active: Prunable weights that are kept and compute a token: of experts, the chosen ones.
+        dense_active: Prunable weights of the dense model that compute a token.
         head: Weights of the LM head, and of the embedding.
         squares: Sum of the squares of the widths of all inputs of output projections.
-        cubes: Sum of their cubes.
-        outputs: Sum of their products with hidden_size.
+        cubes: Sum of the cubes of these widths.
+        outputs: Sum of the products of these widths and hidden_size: the weights of all output projections.
         bytes: Size of the weights in the format that a decode step reads.
     """
 
@@ -169,7 +169,7 @@ class KeptPart:
 
     @property
     def widest(self) -> int:
-        """Inputs of the widest of them."""
+        """Inputs of the widest output projection of the dense model."""
         return max(self.work.spec.channels)
 
     @property
@@ -180,11 +180,11 @@ class KeptPart:
 
     @property
     def working_bytes(self) -> int:
-        """Memory in which a layer is computed."""
+        """Bytes of memory that calibration and refit need besides hidden states."""
         return working_bytes(self.work.spec, Compute().batch_tokens)
 
     def hidden_bytes(self, tokens: TokenCounts) -> int:
-        """Hidden states of the calibration texts, in float32."""
+        """Bytes of the hidden states of the calibration texts, in float32."""
         return 4 * self.work.spec.width * tokens.calibration_tokens
 
     def weight_bytes(self, format: Format) -> int:
@@ -198,17 +198,17 @@ class KeptPart:
         return round(whole - removed * per_weight)
 
     def folder_bytes(self, format: Format) -> int:
-        """About how many bytes its folder takes, but for a graph."""
+        """About how many bytes the folder of a format takes, without a graph."""
         return self.weight_bytes(format) + self.work.tokenizer_bytes + _SMALL
 
     @property
     def dense_folder_bytes(self) -> int:
-        """The dense model, if it is written as a folder that transformers loads."""
+        """Bytes of the dense model if it is written as a folder that transformers loads; else 0."""
         return 0 if self.work.is_folder else KeptPart(self.work, 1.0).folder_bytes(self.work.hf)
 
 
 def _thinner(layer: LayerSpec) -> LayerSpec:
-    """With half of the last sublayer that can be cut."""
+    """The layer with half of its last sublayer that can be cut."""
     last = [sublayer for sublayer in layer.sublayers if sublayer.whole_because is None][-1:]
     return LayerSpec(
         tuple(

@@ -64,7 +64,7 @@ def bench(paths: Sequence[str], dense: str, request: BenchRequest, progress: Pro
     Args:
         paths: Output folders of `export`, or variants' folders.
         dense: The dense model of the variants.
-        request: What to time.
+        request: Prompt lengths, batch sizes, engines and formats.
         progress: Receives progress messages.
 
     Raises:
@@ -101,7 +101,7 @@ def time_variants(variants: Sequence[Variant], dense: Path, request: BenchReques
     Args:
         variants: The variants.
         dense: The dense model, as a folder that transformers loads.
-        request: What to time.
+        request: Prompt lengths, batch sizes, engines and formats.
         progress: Reports what happens.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
@@ -228,7 +228,7 @@ def _weights_and_graph(folder: Path) -> int:
 
 
 def _form(request: BenchRequest) -> dict[str, object]:
-    """That of what our own runtime is given."""
+    """The settings of the format that our own runtime is timed with; empty if it is not timed."""
     format = request.written(OWN_RUNTIME)
     return {} if format is None else {key: value for key, value in format.settings().items() if key != "version"}
 

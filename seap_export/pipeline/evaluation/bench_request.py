@@ -1,4 +1,4 @@
-"""What is timed when variants and their dense model are compared in speed."""
+"""The settings of a speed measurement: prompt lengths, batch sizes, engines and formats."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ DEPTHS = (128, 512, 2048)
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """What to time.
+    """The settings of a speed measurement of variants and their dense model.
 
     Attributes:
         depths: Prompt lengths; none: `bench` takes those of `DEPTHS` that the model's context holds.
         batches: Batch sizes; those above 1 are timed only at the smallest depth, and where the engine takes them.
         engines: Engines that run the models.
-        formats: What the engines are given; those that take none of them get the first format that they take, in its
+        formats: Formats that the engines run; those that take none of them get the first format that they take, in its
             usual form. `bench` adds those of the variants that were written for the provider.
         provider: ONNX Runtime's execution provider.
         threads: Threads of each engine; None: all cores available to this process.
@@ -49,7 +49,7 @@ class BenchRequest:
 
     @property
     def execution(self) -> Execution:
-        """Where engines run."""
+        """The execution provider and threads that engines run with."""
         return Execution(self.provider, self.threads)
 
     def __post_init__(self) -> None:
@@ -83,7 +83,7 @@ class BenchRequest:
 
 
 def default_depths(spec: ModelSpec, steps: int) -> tuple[int, ...]:
-    """Those of `DEPTHS` that leave room for so many decode steps, or the longest that does."""
+    """The prompt lengths of `DEPTHS` that leave room for so many decode steps, or the longest that does."""
     room = spec.max_position_embeddings - steps
     return tuple(depth for depth in DEPTHS if depth <= room) or (max(1, room),)
 

@@ -69,7 +69,7 @@ def divergence_report(
     Args:
         subject: The variant and its dense model.
         request: What to measure; it asks no questions.
-        answers: Those of the dense model, which have seen `divergence_texts` and the further sets.
+        answers: The dense model's answers, which cover `divergence_texts` and the further sets.
         elsewhere: Further sets of texts.
         compute: Where torch runs the variant, if it does.
         on_progress: Called with a line about each text when it is done.

@@ -38,7 +38,7 @@ def evaluate(
     Args:
         path: A variant's folder, or a dense model.
         dense: The dense model of the variant; None: measure only the answers of the variant.
-        request: What to measure.
+        request: The measurements, their texts and tasks, and where they run.
         progress: Receives progress messages.
         compute: Where torch runs, and in how much memory; None: on the CPU, in what is free now.
 
@@ -137,18 +137,18 @@ def preview(
 
 
 def write_evaluation(report: EvaluationReport, path: Path) -> None:
-    """Writes the report as JSON."""
+    """Writes an evaluation report to a file as JSON."""
     write_json(path, report.to_json())
 
 
 def write_answers(report: EvaluationReport, path: Path) -> None:
-    """Writes all generated answers as JSON lines."""
+    """Writes all generated answers to a file as JSON lines."""
     lines = (json.dumps(answer, ensure_ascii=False) + "\n" for answer in report.answers())
     path.write_text("".join(lines), "utf-8", newline="\n")
 
 
 def _tasks(subject: Subject, request: EvaluationRequest) -> tuple[list[HarnessTask], dict[str, TaskOrigin]]:
-    """The tasks, ready to run, and their origins."""
+    """The tasks with choices, ready for the lm-evaluation-harness, and the origin of each by name."""
     local = local_questions(subject, request)
     tasks = [local_task(name, questions) for name, (questions, _) in local.items()]
     tasks += hub_tasks(request.harness_tasks) if request.harness_tasks else []

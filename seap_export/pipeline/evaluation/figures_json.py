@@ -1,4 +1,4 @@
-"""Figures of an evaluation as JSON values."""
+"""Converts the figures of an evaluation to JSON values."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _OF_PLAN = ("variant", "task", "method", "score", "compensation", "requested_rat
 def by_task_json(
     figures: Mapping[str, Mapping[str, _Figures]], to_json: Callable[[_Figures], Any]
 ) -> dict[str, dict[str, Any]]:
-    """Figures by form and task."""
+    """Converts figures by form and task to JSON values."""
     return {form: {name: to_json(one) for name, one in by_task.items()} for form, by_task in figures.items()}
 
 
@@ -49,7 +49,7 @@ def plan_json(subject: Subject) -> dict[str, Any]:
 
 
 def divergence_json(figures: DivergenceFigures) -> dict[str, Any]:
-    """How far the predictions are from the dense model's."""
+    """The divergence from the dense model as JSON values."""
     return {
         **figures.kl.to_json(),
         "top1_agreement": figures.top1_agreement,
@@ -65,7 +65,7 @@ def divergence_json(figures: DivergenceFigures) -> dict[str, Any]:
 
 
 def estimate_json(estimate: Estimate) -> dict[str, float | None]:
-    """A mean and its standard error."""
+    """A mean and its standard error as JSON values."""
     return {"mean": estimate.mean, "stderr": estimate.stderr}
 
 
@@ -81,12 +81,12 @@ def _per_byte_json(figures: PerByte | None) -> dict[str, Any]:
 
 
 def zero_shot_json(figures: ZeroShotFigures) -> dict[str, Any]:
-    """Accuracy on questions with choices."""
+    """The accuracy on questions with choices as JSON values."""
     return {key: value for key, value in asdict(figures).items() if key not in ("sha256", "right")}
 
 
 def generation_json(figures: GenerationFigures) -> dict[str, Any]:
-    """Generated answers: figures and samples."""
+    """The exact match of generated answers, and a few samples of them, as JSON values."""
     return {
         "exact_match": figures.exact_match,
         "exact_match_stderr": figures.exact_match_stderr,
@@ -102,7 +102,7 @@ def generation_json(figures: GenerationFigures) -> dict[str, Any]:
 
 
 def texts_json(texts: Texts, max_length: int) -> dict[str, Any]:
-    """The texts of a divergence."""
+    """The origin, number and digest of the texts that divergence was measured on, as JSON values."""
     return {
         "origin": texts.origin,
         "tasks": list(texts.tasks),

@@ -28,9 +28,9 @@ def generated_answers(
     """Results by run or "dense", then by task. All models are given the same tokens, unless the variant lacks some.
 
     Args:
-        subject: What is evaluated.
+        subject: The variant or the dense model that is evaluated.
         dense: The folder of the dense model; None: it is not run.
-        runs: What is run of the variant.
+        runs: The folders of the variant to run, each with its runtime.
         tasks: The questions.
         request: How to run.
         compute: Where torch runs, and in how much memory.

@@ -51,7 +51,7 @@ class QualityRequest:
     """How the quality of variants is measured.
 
     Attributes:
-        measured: What is measured of each.
+        measured: The folder of each variant that is measured, and its runtime.
         provider: ONNX Runtime's execution provider.
         threads: Threads of torch and of the runtime; None: all cores.
         general_text: The corpus of the general text; None: the one that comes with the package.
@@ -66,14 +66,14 @@ class QualityRequest:
 
     @property
     def evaluation(self) -> EvaluationRequest:
-        """The same as a request of `seap-export evaluate`."""
+        """The equivalent request of `seap-export evaluate`."""
         return EvaluationRequest(
             runtimes=(self.measured.runtime,), max_length=self.max_length, threads=self.threads, provider=self.provider
         )
 
 
 def quality_request(measured: Measured, settings: ParitySettings, general_text: Path | None) -> QualityRequest:
-    """How an export measures quality."""
+    """The request with which an export measures quality, from its settings of parity."""
     return QualityRequest(measured, measured.provider(settings.provider), settings.threads, general_text)
 
 
@@ -82,9 +82,9 @@ class SamplePrompt:
     """A held-out prompt that both models may answer.
 
     Attributes:
-        dense: Tokens of the dense model.
-        variant: The same as the variant's tokens.
-        text: What is shown of it: the question of a conversation, without its chat template.
+        dense: The prompt as token ids of the dense model.
+        variant: The prompt as token ids of the variant.
+        text: The text that reports show: the question of a conversation, without its chat template.
     """
 
     dense: tuple[int, ...]
@@ -94,17 +94,17 @@ class SamplePrompt:
 
 @dataclass(frozen=True)
 class QualityWork:
-    """What is compared for one variant.
+    """The texts and prompts on which one variant is compared with its dense model.
 
     Attributes:
         subject: The variant and its dense model.
-        held_out_texts: The held-out texts of its tasks, as the tokens of both.
+        held_out_texts: The held-out texts of its tasks, as the tokens of both models.
         elsewhere: Texts of every task, and the general text.
         samples: Prompts of which one is answered.
         answer_tokens: The most tokens of an answer.
         stops: The variant's tokens that end an answer.
         dense: The dense model's tokenizer.
-        tokenizer: The variant's.
+        tokenizer: The variant's tokenizer.
     """
 
     subject: Subject
@@ -118,23 +118,23 @@ class QualityWork:
 
     @property
     def dense_stops(self) -> frozenset[int]:
-        """The same as the dense model's tokens."""
+        """The token ids of the dense model that end an answer."""
         kept = self.subject.vocabulary
         return self.stops if kept is None else frozenset(kept.kept[token] for token in self.stops)
 
     @property
     def prompts(self) -> tuple[tuple[int, ...], ...]:
-        """The samples as tokens of the dense model."""
+        """The sample prompts as token ids of the dense model."""
         return tuple(sample.dense for sample in self.samples)
 
     @property
     def texts(self) -> tuple[PairedText, ...]:
-        """All texts, each as often as a set has it."""
+        """All texts to compare, held-out and further ones; a text in several sets is repeated."""
         return (*self.held_out_texts, *(pair for text_set in self.elsewhere.values() for pair in text_set.pairs))
 
     @property
     def distinct(self) -> int:
-        """How many texts the variant runs."""
+        """The number of distinct texts, each of which the variant runs once."""
         return len({text.variant for text in self.texts})
 
 
@@ -152,12 +152,12 @@ def quality_key(folder: str, max_length: int, elsewhere: Mapping[str, Sequence[s
 
 
 def folder_quality_key(folder: str, max_length: int) -> str:
-    """The first part of `quality_key`."""
+    """The first part of `quality_key`: the hash of the measured folder's key and of the length of texts."""
     return sha256_json(["quality", _VERSION, folder, max_length])
 
 
 def quality_figures(report: Mapping[str, Any]) -> dict[str, Any]:
-    """What the manifest repeats of a quality report: the divergence, what it belongs to, and what was lost elsewhere.
+    """The figures of a quality report that the manifest repeats: divergence, folder, runtime and loss elsewhere.
 
     The divergence of each text is left out.
 
@@ -181,11 +181,11 @@ def quality_figures(report: Mapping[str, Any]) -> dict[str, Any]:
 def quality_work(
     source: Source, folder: Path, elsewhere: Mapping[str, Sequence[str]], request: QualityRequest
 ) -> QualityWork:
-    """What is compared for the variant in a folder.
+    """Collects the texts and prompts on which the variant in a folder is compared.
 
     Args:
         source: The dense model.
-        folder: The variant's.
+        folder: The variant's folder.
         elsewhere: The texts of every task, and the general text.
         request: How to measure.
 
@@ -247,7 +247,7 @@ def quality_report(work: QualityWork, answers: DenseAnswers, request: QualityReq
 
 
 def _decoded(tokenizer: Tokenizer, prompt: Sequence[int], answer: Sequence[int]) -> str:
-    """The text that an answer adds to its prompt."""
+    """The text of an answer, decoded after its prompt."""
     text = TextStream(tokenizer, prompt)
     return "".join([*map(text.add, answer), text.end()])
 

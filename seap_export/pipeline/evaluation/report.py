@@ -61,9 +61,9 @@ class EvaluationReport:
         zero_shot: Results by form or "dense", then by task; empty if there were no such tasks.
         threads: Threads of torch and ONNX Runtime.
         versions: Versions of the libraries used.
-        generation: As `zero_shot`, of tasks whose answers are generated.
+        generation: Results of tasks whose answers are generated, by form or "dense", then by task.
         elsewhere: The divergence on further sets of texts, by form, then by name of the set; empty if there were none.
-        planned: Of a dry run, which measures nothing: for each measurement its `measurement`, `name`, `items` (texts
+        planned: The plan of a dry run, without results: for each measurement its `measurement`, `name`, `items` (texts
             or questions; None if only the harness knows their number), `disjoint` and `models`.
     """
 
@@ -89,7 +89,7 @@ class EvaluationReport:
                 raise ValueError(f"all models must get the same questions of {name}")
 
     def _answers(self, name: str) -> dict[str, _Figures]:
-        """The results of one task, by form."""
+        """The results of one task, by form or "dense"."""
         results: tuple[Mapping[str, Mapping[str, Any]], ...] = (self.zero_shot, self.generation)
         return {form: by_task[name] for kind in results for form, by_task in kind.items() if name in by_task}
 
@@ -121,7 +121,7 @@ class EvaluationReport:
 
     @property
     def _generated(self) -> frozenset[str]:
-        """The tasks whose answers are generated."""
+        """The names of the tasks whose answers are generated."""
         return frozenset(name for by_task in self.generation.values() for name in by_task)
 
     @property
@@ -137,7 +137,7 @@ class EvaluationReport:
 
     @property
     def accuracy_difference(self) -> dict[str, dict[str, Estimate]]:
-        """Accuracy of the variant - accuracy of the dense model, by form and task, with the error of such pairs."""
+        """Accuracy of the variant - accuracy of the dense model, by form and task, with the paired standard error."""
         return self._beside_dense(
             lambda dense, variant: Estimate.of_sums(
                 [int(ours) - int(other) for ours, other in zip(variant.right, dense.right, strict=True)],
@@ -147,7 +147,7 @@ class EvaluationReport:
 
     @property
     def kl_difference(self) -> dict[str, Estimate]:
-        """By how much the mean KL of each further form exceeds that of the first one, paired on the same texts."""
+        """The mean KL of each further form minus the first form's, paired on the same texts."""
         if not self.divergence:
             return {}
         first, *others = self.divergence
@@ -165,7 +165,7 @@ class EvaluationReport:
         )
 
     def _beside_dense(self, compared: Callable[[_Figures, _Figures], _Result]) -> dict[str, dict[str, _Result]]:
-        """What a comparison with the dense model gives, by form and task."""
+        """Compares the results of each form with the dense model's, by form and task."""
         results: dict[str, dict[str, _Result]] = {}
         for name in self.tasks:
             answers = self._answers(name)
@@ -177,12 +177,12 @@ class EvaluationReport:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What limits the meaning of the results, and limits that are met closely."""
+        """Remarks to show with the results: limits that are met closely, and checks that were not possible."""
         return (*(verdict.result for verdict in self.verdicts if verdict.passed and verdict.close), *self.remarks)
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What limits the meaning of all results."""
+        """Remarks on overlap with the calibration texts that could not be checked."""
         unchecked = [name for name, task in self.tasks.items() if task.origin == "file" and task.disjoint is None]
         hub = [f"{name} ({task.split} split)" for name, task in self.tasks.items() if task.origin == "hub"]
         if self.texts is not None and self.texts.disjoint is None:
@@ -251,7 +251,7 @@ class EvaluationReport:
         }
 
     def _elsewhere_json(self) -> dict[str, Any]:
-        """Nothing where it was not measured."""
+        """The divergence on further sets of texts under `elsewhere`; an empty dict if it was not measured."""
         elsewhere = {
             form: {name: figures.to_json() for name, figures in by_name.items()}
             for form, by_name in self.elsewhere.items()

@@ -1,4 +1,4 @@
-"""What to measure of a variant's quality, checked before any work begins."""
+"""The request of an evaluation, checked before any work begins."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class EvaluationRequest(EvaluationOptions):
     """How to compare a variant with its dense model.
 
     Attributes:
-        runtimes: What runs the variant: torch and our own runtime the folders in `RUN_FOLDERS`, and others the first
+        runtimes: Runtimes to run: torch and our own run the folders in `RUN_FOLDERS`, and others the first
             folder that they take.
         folders: Folders of the variant that are run instead, by name, with the runtime of each; empty: none.
         texts: Corpora for the divergence; empty: the held-out texts of the variant's tasks.
@@ -65,14 +65,14 @@ class EvaluationRequest(EvaluationOptions):
             raise UsageError("--min-accuracy-retained needs a task; add --zero-shot, --harness-task or --generate")
 
     def of_folders(self, folders: Sequence[tuple[str, str]]) -> EvaluationRequest:
-        """The same of some folders of a variant, each with its runtime; not every runtime has providers."""
+        """A copy that runs some folders of a variant, each with its runtime; not every runtime has providers."""
         runtimes = tuple(dict.fromkeys(runtime for _, runtime in folders))
         provider = self.provider if with_providers(runtimes) else "cpu"
         return replace(self, runtimes=runtimes, folders=tuple(folders), provider=provider)
 
     @property
     def fixed_folders(self) -> tuple[str, ...]:
-        """Those of `RUN_FOLDERS` as far as they are run, or what is run in their place."""
+        """The folders of `RUN_FOLDERS` that are run, or the folders that are run in their place."""
         if self.folders:
             return tuple(folder for folder, runtime in self.folders if runtime in RUN_FOLDERS)
         return tuple(RUN_FOLDERS[name] for name in self.runtimes if name in RUN_FOLDERS)
@@ -84,18 +84,18 @@ class EvaluationRequest(EvaluationOptions):
 
     @property
     def run_names(self) -> list[str]:
-        """What progress and dry runs call the runs of a variant."""
+        """The names of a variant's runs in progress messages and dry runs."""
         if self.folders:
             return [folder for folder, _ in self.folders]
         return [RUN_FOLDERS.get(name, name) for name in self.runtimes]
 
     def execution(self, compute: Compute | None) -> Execution:
-        """Where models run; `compute` is torch's."""
+        """The provider, threads and torch device that models are run with."""
         return Execution(self.provider, self.threads, compute)
 
     @property
     def needs_harness(self) -> bool:
-        """Whether zero-shot accuracy is measured."""
+        """Whether the lm-evaluation-harness is needed: zero-shot accuracy is measured."""
         return bool(self.zero_shot or self.harness_tasks)
 
     @property
@@ -104,7 +104,7 @@ class EvaluationRequest(EvaluationOptions):
         return self.needs_harness or bool(self.generate)
 
     def versions(self) -> dict[str, str]:
-        """Versions of the libraries that are used."""
+        """The versions of torch, transformers and the other libraries that the evaluation uses, by name."""
         import torch
         import transformers
 

@@ -1,4 +1,4 @@
-"""The speed of variants as an export measures it, and as reports and the manifest say it."""
+"""Measures the speed of variants in an export, and converts it for reports and the manifest."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ def speed_json(
     verdicts: Sequence[SpeedVerdict] = (),
     engine: str = OWN_RUNTIME,
 ) -> dict[str, Any]:
-    """What a validation report says about the speed of a variant.
+    """The speed of a variant as a validation report and performance.json record it.
 
     Args:
         report: The figures.
         name: The variant.
         limits: The requested limits; None: no limits, the figures are only reported.
         verdicts: The verdict on each limit.
-        engine: What ran it.
+        engine: The engine that ran the variant.
     """
     variant = next(subject for subject in report.subjects if (subject.model, subject.engine) == (name, engine))
     return {

@@ -1,4 +1,4 @@
-"""What is evaluated: a variant, or a dense model alone, and the folders of it that are run."""
+"""The subject of an evaluation: a variant, or a dense model alone, and the folders of it that are run."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class VariantRun:
 
     @property
     def label(self) -> str:
-        """What reports call it."""
+        """The run's name in reports: the folder, and the runtime if it is not the folder's usual one."""
         return self.folder.name if self.runtime in RUN_FOLDERS else f"{self.folder.name} in {self.runtime}"
 
 
@@ -65,7 +65,7 @@ class Subject:
 
     @property
     def plan(self) -> Plan | None:
-        """The variant's plan."""
+        """The plan of the variant; None for a dense model."""
         return None if self.variant is None else self.variant.plan
 
     @property
@@ -74,23 +74,23 @@ class Subject:
         return None if self.plan is None else self.plan.vocabulary
 
     def artifact(self, folder: str) -> Path:
-        """A folder of the variant."""
+        """The path of a folder of the variant, by its name."""
         if self.variant is None:
             raise ValueError("a dense model has no artifacts")
         return self.variant.path / folder
 
     def chat(self, request: EvaluationRequest) -> ModelChat:
-        """What renders conversations: the variant's chat template, which is the dense model's."""
+        """The renderer of conversations: the variant's chat template, which is the dense model's."""
         if self.variant is not None:
             return chat_of_folder(self.artifact(request.tokenizer_folder))
         assert self.dense is not None
         return chat_of_source(self.dense)
 
     def run_by(self, runtime: str) -> VariantRun:
-        """What a runtime runs of the variant: `RUN_FOLDERS` says it, or the first folder that it takes.
+        """The folder of the variant that a runtime runs: the one in `RUN_FOLDERS`, or the first that it takes.
 
         Raises:
-            UsageError: There is none.
+            UsageError: The variant has no such folder, or there is no variant.
             EnvironmentFailure: The runtime is not installed.
         """
         if runtime in RUN_FOLDERS:
@@ -104,7 +104,7 @@ class Subject:
         raise UsageError(f"{self.variant.path}: no folder here runs in {runtime}; export it with another --format")
 
     def runs(self, request: EvaluationRequest) -> tuple[VariantRun, ...]:
-        """What is run of the variant; a dense model alone has no runs, and torch is not refused there.
+        """The folders of the variant to run, each with its runtime; none for a dense model alone.
 
         Raises:
             UsageError, EnvironmentFailure: As for `run_by`.

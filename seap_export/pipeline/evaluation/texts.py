@@ -43,8 +43,8 @@ def paired_texts(
 
     Args:
         subject: The variant.
-        dense: Its dense model.
-        folder: The variant's tokenizer.
+        dense: The dense model of the variant.
+        folder: The folder of the variant's tokenizer.
         texts: The texts.
         most: The most tokens of a text.
 
@@ -69,7 +69,7 @@ def paired_texts(
 
 
 def _measured(pair: PairedText, dense: Tokenizer, variant: Tokenizer) -> PairedText:
-    """The pair with the lengths of its text."""
+    """The pair with the byte lengths of its text."""
     whole = _bytes(variant, pair.variant)
     first, variant_first = _bytes(dense, pair.dense[:1]), _bytes(variant, pair.variant[:1])
     return replace(pair, bytes=Bytes(whole, max(0, whole - first), max(0, whole - variant_first)))

@@ -17,9 +17,9 @@ class QualityVerdict:
     """A figure of a variant beside its limit.
 
     Attributes:
-        form: What was run: `hf`, `onnx` or another form.
-        task: The task whose accuracy is judged; None: the divergence is.
-        accuracy: What the accuracy is called; "" for the divergence.
+        form: The form that was run: `hf`, `onnx` or another.
+        task: The task whose accuracy is judged; None: the divergence is judged.
+        accuracy: The name of the accuracy, for messages; "" for the divergence.
         figure: The mean KL in nats per token, which is limited from above, or the share of the dense model's accuracy
             that is retained, from below; None: the dense model answers nothing rightly.
         limit: The limit.
@@ -40,13 +40,13 @@ class QualityVerdict:
 
     @property
     def close(self) -> str:
-        """That the true figure may be on the other side of the limit, and what would tell; "" if it surely is not."""
+        """A remark if the true figure may be on the other side of the limit, and what would decide it; else ""."""
         noun = "texts" if self.task is None else "questions"
         return "" if self.figure is None else self.figure.close_words(self.limit, noun)
 
     @property
     def result(self) -> str:
-        """The figure beside its limit, in words."""
+        """A line with the figure and its limit."""
         if self.task is None:
             assert self.figure is not None
             side = "within" if self.passed else "above"

@@ -1,4 +1,4 @@
-"""What lies in an output folder and in a variant's folder; nothing is read before it is asked for."""
+"""Access to an output folder and to a variant's folder; nothing is read before it is asked for."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ class Export:
 
     @property
     def exists(self) -> bool:
-        """Whether the folder has a manifest."""
+        """Whether the folder is an output folder: it has a manifest."""
         return (self.path / MANIFEST).is_file()
 
     @cached_property
     def manifest(self) -> Manifest:
-        """Its manifest, an empty one if there is none; raises `ArtifactError` if it is damaged."""
+        """The manifest of the folder, an empty one if there is none; raises `ArtifactError` if it is damaged."""
         return read_manifest(self.path)
 
     @cached_property
     def performance(self) -> Performance:
-        """What its steps cost and how fast its variants are, as far as it was recorded."""
+        """The recorded costs of steps and speeds of variants; empty where nothing was recorded."""
         return read_performance(self.path)
 
     @cached_property
@@ -53,7 +53,7 @@ class Export:
         return tuple(map(self.variant, self.manifest.variants))
 
     def variant(self, name: str) -> Variant:
-        """A variant, finished or not."""
+        """A variant by its name, finished or not."""
         return Variant(self.path / name, self)
 
     def parts_of(self, variant: str) -> list[str]:
@@ -67,7 +67,7 @@ class Variant:
 
     Attributes:
         path: The folder; it need not exist, and may lack anything.
-        name: Its name, also where the path is `.`.
+        name: The name of the folder, also where the path is `.`.
         export: The output folder around it.
     """
 
@@ -78,17 +78,17 @@ class Variant:
 
     @property
     def plan_file(self) -> Path:
-        """Its plan."""
+        """The path of the variant's plan.json."""
         return self.path / PLAN
 
     @property
     def hf(self) -> Path:
-        """Its model folder."""
+        """The path of the variant's model folder."""
         return self.path / HF
 
     @property
     def config_file(self) -> Path:
-        """The config.json of its model folder."""
+        """The path of the model folder's config.json."""
         return self.hf / "config.json"
 
     @property
@@ -98,27 +98,27 @@ class Variant:
 
     @property
     def quality_file(self) -> Path:
-        """Its quality report."""
+        """The path of the variant's quality report."""
         return self.path / QUALITY
 
     @cached_property
     def plan(self) -> Plan:
-        """Raises `ArtifactError` if the plan is missing or damaged."""
+        """The plan; raises `ArtifactError` if it is missing or damaged."""
         return read_plan(self.plan_file)
 
     @property
     def vocabulary(self) -> Vocabulary | None:
-        """The tokens that it keeps; None: all, or there is no plan."""
+        """The tokens that the variant keeps; None: all, or there is no plan."""
         return self.plan.vocabulary if self.plan_file.is_file() else None
 
     @cached_property
     def spec(self) -> ModelSpec:
-        """Raises `InputError` if the config.json of the model folder is missing or damaged."""
+        """The shapes of the model; raises `InputError` if its config.json is missing or damaged."""
         return read_spec(self.hf)
 
     @cached_property
     def dense_spec(self) -> ModelSpec:
-        """The model that it was made from; raises as `spec`."""
+        """The shapes of the dense model that the variant was made from; raises as `spec`."""
         return model_spec(dense_config(read_json(self.config_file)))
 
     @cached_property
@@ -132,11 +132,11 @@ class Variant:
 
     @property
     def formats(self) -> list[FormatFolder]:
-        """The folders beside `hf`."""
+        """The folders that formats wrote, except `hf`."""
         return [folder for folder in self.folders.values() if folder.name != HF]
 
     def run_by(self, runtime: str) -> FormatFolder | None:
-        """The first folder that a runtime takes."""
+        """The first folder whose format a runtime can run; None: there is none."""
         return next((folder for folder in self.folders.values() if runtime in folder.runtimes), None)
 
     def calibrations(self) -> list[Calibration]:
@@ -153,7 +153,7 @@ class Variant:
 
     @cached_property
     def records(self) -> tuple[CalibrationRecord, ...] | None:
-        """What its tasks were calibrated on; None if the statistics are not beside it.
+        """The calibration records of its tasks; None if the statistics are not beside it.
 
         Raises:
             ArtifactError: The plan or the statistics are damaged.
@@ -184,12 +184,12 @@ class FormatFolder:
 
     @property
     def name(self) -> str:
-        """Its name within the variant."""
+        """The folder's name within the variant."""
         return self.path.name
 
     @property
     def runtimes(self) -> tuple[str, ...]:
-        """What runs the format; the first is what it is compared in."""
+        """The runtimes of the folder's format; it is compared with torch in the first."""
         return tuple(format_class(format_name(self.name)).runtimes)
 
     @property
@@ -199,11 +199,11 @@ class FormatFolder:
 
     @cached_property
     def format(self) -> Format:
-        """Raises `ArtifactError` if its files do not say which precision they have."""
+        """The format; raises `ArtifactError` if its files do not say which precision they have."""
         return read_format(self.path)
 
 
 def open_folder(path: Path) -> Export | Variant | None:
-    """What lies at a path: an output folder, a variant with a plan, or neither."""
+    """Opens an output folder, or a variant with a plan; None if the path is neither."""
     export, variant = Export(path), Variant(path)
     return export if export.exists else variant if variant.plan_file.is_file() else None

@@ -31,7 +31,7 @@ def dense_folder(source: Source) -> Iterator[Path]:
 
 @contextmanager
 def shared_dense_folder(source: Source) -> Iterator[Callable[[], Path]]:
-    """What returns the folder, which it makes when it is first called."""
+    """Yields a function that returns the dense model's folder, which its first call makes if needed."""
     with ExitStack() as stack:
         yield cache(lambda: stack.enter_context(dense_folder(source)))
 

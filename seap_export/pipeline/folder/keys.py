@@ -12,7 +12,7 @@ RELEASE = "release of seap-export"
 
 
 def step_key(inputs: Mapping[str, Any]) -> str:
-    """The hash of all inputs, and a short one of each by its name.
+    """The key of a step: the hash of all inputs, and a short hash of each by its name.
 
     Args:
         inputs: JSON values, each by what a user calls it.

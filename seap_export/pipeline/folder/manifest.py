@@ -105,11 +105,11 @@ class Manifest:
         self.makers = {words: steps for words, steps in others.items() if steps}
 
     def made_otherwise(self, steps: Iterable[str]) -> dict[str, list[str]]:
-        """Those of some steps that this run would make with other packages or threads, by what of it differs."""
+        """The given steps that this run would make with other packages or threads, grouped by what differs."""
         return _differing(self.makers, frozenset(steps), maker())
 
     def mix(self, variant: str) -> str:
-        """With which packages and threads a variant's steps were made, if not all with the same; else ""."""
+        """The packages and threads that made a variant's steps, in words; "" if all steps were made with the same."""
         entry, cards = self.variants[variant], f"{variant}/{HF}/"
         tasks = {*entry["weights"], entry["task"]}  # whose statistics, texts and ranking it is made from
         own = [step for step in self.steps if step.startswith((f"{variant}/", f"{ROUNDING}/{variant}/"))]
@@ -156,12 +156,12 @@ def package_versions() -> dict[str, str]:
 
 
 def maker() -> str:
-    """With which packages and threads this run makes steps, in words."""
+    """The packages and threads with which this run makes steps, in words."""
     return ", ".join(f"{name} {value}" for name, value in {**package_versions(), "threads": _threads()}.items())
 
 
 def _differing(makers: Mapping[str, Sequence[str]], steps: Collection[str], *others: str) -> dict[str, list[str]]:
-    """Some steps by what is not the same in all their makers and in others."""
+    """Steps grouped by what differs between their makers, and from others."""
     made = {words: [step for step in names if step in steps] for words, names in makers.items() if words not in others}
     made = {words: names for words, names in made.items() if names}
     same = set.intersection(*({*words.split(", ")} for words in (*made, *others))) if made else set()
@@ -169,7 +169,7 @@ def _differing(makers: Mapping[str, Sequence[str]], steps: Collection[str], *oth
 
 
 def made_with(compute: Compute) -> dict[str, object]:
-    """What bytes depend on beside the inputs of a step: packages, and how layers are computed."""
+    """The settings besides a step's inputs that its bytes depend on: packages, threads, device and batch size."""
     how = {"threads": _threads(), "device": compute.device.type, "batch_tokens": compute.batch_tokens}
     return {**package_versions(), **how}
 

@@ -1,4 +1,4 @@
-"""The names of what lies in an output folder."""
+"""The names of files and folders in an output folder."""
 
 from __future__ import annotations
 
@@ -37,5 +37,5 @@ def variant_name(task: str, ratio: float) -> str:
 
 
 def parity_file(folder: str) -> str:
-    """The report of a format's folder within a variant; that of our own has had its name from the beginning."""
+    """The file name of a folder's parity report within a variant; that of our own format has no folder in it."""
     return "parity.json" if folder == OWN_FORMAT else f"parity-{folder}.json"

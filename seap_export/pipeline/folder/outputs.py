@@ -56,7 +56,7 @@ def write_whole(target: Path, *, marker: str | None = None, force: bool = False)
 
 @contextmanager
 def write_report(target: Path, *, force: bool = False) -> Iterator[Path]:
-    """As `write_whole`, for a file that a user names: one that belongs to an export is not replaced.
+    """Like `write_whole`, for a file that a user names; a file that belongs to an export is not replaced.
 
     Raises:
         UsageError: `target` exists and must not be replaced.

@@ -26,7 +26,7 @@ PERFORMANCE_SCHEMA = "seap-export/performance/1"
 
 @dataclass(frozen=True)
 class StepFigures:
-    """What one step cost.
+    """The time and memory that one step took.
 
     Attributes:
         seconds: Wall time.
@@ -51,7 +51,7 @@ class Performance:
     speed: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
-        """Replaces the folder's file atomically."""
+        """Replaces performance.json in an output folder atomically."""
         values = {
             "schema": PERFORMANCE_SCHEMA,
             "steps": {name: asdict(figures) for name, figures in sorted(self.steps.items())},
@@ -78,11 +78,11 @@ class Timed:
 
     Attributes:
         planned: The names of the steps, in order; steps that are reused are skipped.
-        steps: What each named step of this run cost.
+        steps: Time and memory of each named step of this run.
     """
 
     def __init__(self, progress: Progress) -> None:
-        """Shows the steps through `progress`."""
+        """Wraps `progress`, through which the steps are shown."""
         self._progress = progress
         self.planned: Sequence[str] = ()
         self.steps: dict[str, StepFigures] = {}
@@ -103,15 +103,15 @@ class Timed:
         self.steps[name] = StepFigures(round(time.perf_counter() - start, 3), peak_memory())
 
     def numbered(self, label: str, name: str) -> str:
-        """What is being done, with its number among the planned steps if it is one of them."""
+        """The label of a step, with its number among the planned steps if it is one of them."""
         return f"[{self.planned.index(name) + 1}/{len(self.planned)}] {label}" if name in self.planned else label
 
     def say(self, message: str) -> None:
-        """Prints one line."""
+        """Prints a one-line message."""
         self._progress.say(message)
 
     def warn(self, message: str) -> None:
-        """Prints one line that the user should read."""
+        """Prints a one-line message that the user should read."""
         self._progress.warn(message)
 
 

@@ -98,7 +98,7 @@ class Workspace:
 
         Raises:
             UsageError: The step was already made from other inputs, and there is no --force.
-            ArtifactError: Its files have changed since, and there is no --force.
+            ArtifactError: The step's files have changed since, and there is no --force.
         """
         target = self.folder / step
         if not target.exists():

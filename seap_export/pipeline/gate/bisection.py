@@ -81,7 +81,7 @@ def _depth(tap: TapError) -> float:
 
 
 def _tap(tensor: str) -> TapError:
-    """The place of a tensor or node."""
+    """The layer and sublayer to which the name of a tensor or node belongs, without a measured error."""
     name = tensor.removeprefix("model.")
     layer = re.match(r"layers\.(\d+)\.", name)
     sublayer = name[layer.end() :] if layer else name

@@ -41,7 +41,7 @@ def save_golden(
         variant: The variant.
         target: The .npz file to write.
         settings: Prompts, steps, provider and limits.
-        prompt_file: Prompts; None: the held-out texts of the export.
+        prompt_file: A corpus of prompts; None: the held-out texts of the export.
         progress: Receives progress messages.
     """
     progress.say(f"{variant.name}: writing the golden file")

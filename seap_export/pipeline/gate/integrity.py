@@ -128,7 +128,7 @@ def _plan_and_weights(variant: Variant) -> Iterator[str]:
 
 
 def _files(variant: Variant, part: str) -> Iterator[str]:
-    """Damage to the files of one format."""
+    """The damage that a format finds in its folder, in words."""
     return read_format(variant.path / part).damages(variant.hf, variant.path / part)
 
 
@@ -164,6 +164,6 @@ def _entry(variant: Variant) -> Iterator[str]:
 
 
 def _verdict(path: Path, entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What a parity report says of what the manifest repeats of it."""
+    """The values of a parity report that the manifest's entry repeats."""
     report = read_artifact(path)
     return {key: report.get(key) for key in entry}

@@ -61,9 +61,9 @@ def check_parity(
     Args:
         variant: The variant.
         folder: The folder in it that a format wrote.
-        runtime: What runs that.
+        runtime: The runtime that runs the folder.
         prompts: The prompts.
-        settings: How.
+        settings: Sizes, limits, provider and threads of the comparison.
         on_progress: Receives a line about each case.
         compute: Where torch runs.
         on_memory: Receives a line about memory.
@@ -89,5 +89,5 @@ def check_parity(
 
 
 def write_report(report: ParityReport, path: Path) -> None:
-    """Writes the report as JSON."""
+    """Writes a parity report to a file as JSON."""
     write_json(path, report.to_json(), ensure_ascii=True)

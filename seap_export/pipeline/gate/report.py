@@ -31,12 +31,12 @@ class Check:
 
     Attributes:
         variant: Name of the variant; None: the folder as a whole.
-        check: What was checked.
-        verdict: Its outcome.
+        check: The name of the check.
+        verdict: The outcome of the check.
         exit_code: Exit code of the command if this were the only failure; 0 unless it failed.
-        reasons: Why it failed.
-        notes: Further remarks; why it was skipped.
-        subject: What of the variant was checked, if there are several such checks.
+        reasons: Reasons why the check failed.
+        notes: Further remarks, or the reason why the check was skipped.
+        subject: The folder or runtime that was checked, if the variant has several such checks.
     """
 
     variant: str | None
@@ -68,7 +68,7 @@ class Check:
 
     @property
     def line(self) -> str:
-        """What failed, in one line."""
+        """The failed check and its first reason, in one line."""
         more = f" (and {len(self.reasons) - 1} more)" if len(self.reasons) > 1 else ""
         name = "" if self.variant is None else f"{self.variant}: "
         of = "" if self.subject is None else f" of {self.subject}"
@@ -105,17 +105,17 @@ class ValidationReport:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing failed."""
+        """Whether no check failed."""
         return not self.failures
 
     @property
     def exit_code(self) -> int:
-        """The exit code of the command."""
+        """The exit code of the command: that of the first failure, or 0."""
         return self.failures[0].exit_code if self.failures else 0
 
     @property
     def failure(self) -> str:
-        """What failed, in one line; "" if nothing did."""
+        """The first failed check, and how many others failed, in one line; "" if none did."""
         if self.passed:
             return ""
         others = len(self.failures) - 1
@@ -211,7 +211,7 @@ def _bytes(folder: Path) -> int:
 
 
 def _readable(contents: Variant | FormatFolder, name: str) -> Any:
-    """What lies in a folder; None if it is missing or damaged."""
+    """An attribute of a variant or a folder that is read from its files; None if these are missing or damaged."""
     try:
         return getattr(contents, name)
     except (SeapError, OSError):  # the integrity check says why

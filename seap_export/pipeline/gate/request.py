@@ -1,4 +1,4 @@
-"""What the gate is asked to check."""
+"""The request of a validation: variants, checks, limits and where they run."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from validation.speed.gate import SpeedLimits
 
 @dataclass(frozen=True)
 class ValidationRequest:
-    """What to check.
+    """The checks of a validation and their settings.
 
     Attributes:
         variants: Names of the variants; None: all.
         checks: Checks to run where they apply; quality and speed need the dense model and a limit.
         parity: How written folders and torch are compared.
-        runtimes: The runtimes of parity; empty: of each folder's format the first.
+        runtimes: The runtimes of parity; empty: for each folder, the first runtime of its format.
         prompt_file: Prompts for parity; None: the held-out texts of the export.
         bisect: Whether a failed parity is followed to the sublayer that diverges first.
         signed_by: Public key with which every variant must be signed; None: signatures are mentioned, not checked.

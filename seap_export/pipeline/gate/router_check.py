@@ -26,7 +26,7 @@ _TOLERANCE = 0.25
 
 
 def router_damages(export: Export) -> list[str]:
-    """What is wrong with the router, in words: its files, its targets, or its answers to held-out prompts."""
+    """Damage to the router, in words: its files, its targets, or its answers to held-out prompts."""
     folder, manifest = export.path, export.manifest
     damages = manifest.damages(folder, ROUTER_FOLDER)
     if damages:

@@ -39,7 +39,7 @@ def signatures(variant: Variant) -> list[Path]:
 
 
 def signature_damages(variant: Variant, public_key: Path) -> list[str]:
-    """What is wrong with a variant's signatures, in words; that there are none is wrong, too."""
+    """Faults of a variant's signatures, in words; a missing signature is one."""
     files, damages = signatures(variant), []
     if not files:
         return [f"{variant.path}: there is no signature; sign the folder, or leave out --signed-by"]
@@ -55,7 +55,7 @@ def signature_damages(variant: Variant, public_key: Path) -> list[str]:
 
 
 def _verification(public_key: Path, *unsigned: Path) -> Any:
-    """What `model_signing verify key` uses; a new one for each folder, since it keeps what it learns of one."""
+    """A fresh configuration to verify one signature, since `model_signing` keeps state in it between folders."""
     from model_signing import hashing, verifying
 
     hashed = hashing.Config().set_ignored_paths(paths=unsigned)

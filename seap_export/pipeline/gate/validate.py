@@ -59,7 +59,7 @@ def validate(
 
     Args:
         path: The folder.
-        request: What to check.
+        request: The checks and their settings.
         progress: Reports what happens.
         known_parity: The parity reports of variants that were just compared, by name and folder.
 
@@ -87,7 +87,7 @@ class _Validation:
         self._manifest = self._recorded_manifest()
 
     def report(self) -> ValidationReport:
-        """Runs all checks."""
+        """Runs all requested checks and returns their report."""
         self._refuse_missing_runtime()
         self._refuse_unusable_dense()
         if self._request.signed_by is not None:

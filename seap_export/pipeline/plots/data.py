@@ -44,7 +44,7 @@ class Removed:
 
     Attributes:
         sublayers: By the name of a kind of sublayer, in lower case, the fraction of its projections together.
-        total: Fraction of all.
+        total: The fraction of all projections of the layer together.
     """
 
     sublayers: Mapping[str, ByLayer]
@@ -95,7 +95,7 @@ def short_names(variants: Sequence[DrawnVariant]) -> tuple[str, ...]:
 
 
 def kinds_of(variant: DrawnVariant) -> tuple[type[Kept], ...]:
-    """The kinds of sublayers that a variant has."""
+    """The kinds of sublayers that a variant's layers contain, such as attention and MLP."""
     return kinds_in(layer.sizes for layer in variant.plan.layers)
 
 

@@ -18,7 +18,7 @@ _DENSE_TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class QualityPoint:
-    """What one evaluation measured for a variant.
+    """The results of one evaluation of a variant: a point in the figures.
 
     Attributes:
         variant: The variant's name.
@@ -115,7 +115,7 @@ def _parse(report: Mapping[str, Any]) -> QualityPoint:
 
 
 def _errors(figures: Mapping[str, Any], *by_kind: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """The standard errors that a report has."""
+    """The standard errors in a report, by figure or benchmark."""
     errors = {"mean_kl_nats": figures.get("mean_kl_nats_stderr")}
     for results in by_kind:
         for benchmark, result in results.items():

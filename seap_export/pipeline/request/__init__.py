@@ -1,1 +1,1 @@
-"""What an export is asked to make."""
+"""The request of an export: tasks, ratios or targets, formats and settings."""

@@ -1,4 +1,4 @@
-"""What an export is asked to make."""
+"""The request of an export, which holds everything but the model, and the variants that follow from it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from seap_export.pruning.rounding.grid import BlockQuantization
 
 @dataclass(frozen=True)
 class VariantRequest:
-    """One variant.
+    """The settings of one requested variant.
 
     Attributes:
-        mixture: Its tasks.
+        mixture: The tasks that it is made for, and their weights.
         ratio: Fraction of the weights to remove.
-        formats: What is written beside the model folder.
+        formats: Formats to write beside the model folder.
         vocabulary: How many tokens it keeps.
     """
 
@@ -62,15 +62,15 @@ class ExportRequest(VariantOptions):
         support: Text that every variant is made from as well.
         calibration: How texts are sampled and run.
         plan: How heads and neurons are chosen and compensated.
-        formats: What is written beside the model folder; with targets, what each variant's only format is chosen from.
+        formats: Formats to write beside the model folder; with targets, one of them is chosen for each variant.
         parity: How written folders and torch are compared, and on which execution provider.
         router: Whether a router is made, if there are several tasks.
         threshold: The router's confidence, below which it takes the general variant.
         quality: Whether variants are compared with the dense model.
         speed: Whether variants are timed against the dense model.
         vocabulary: How many tokens each variant keeps; with targets, `auto` is tried beside `all`.
-        targets: What the variants must meet; their ratios and formats are then chosen.
-        choices: What was chosen, by the name of the task or mixture.
+        targets: Targets that the variants must meet; their ratios and formats are then chosen.
+        choices: The candidates chosen to meet the targets, by the name of the task or mixture.
     """
 
     tasks: tuple[Task, ...] = field(kw_only=False)
@@ -118,7 +118,7 @@ class ExportRequest(VariantOptions):
 
     @property
     def measured(self) -> Measured | None:
-        """What is measured of a variant that has all formats; None: nothing can be measured."""
+        """The folder to measure of a variant that has all formats; None: no format is written beside `hf`."""
         return measured_of(named_folders(self.formats))
 
     @property
@@ -153,7 +153,7 @@ class ExportRequest(VariantOptions):
 
     @property
     def router_settings(self) -> RouterSettings | None:
-        """None if no router is made."""
+        """The settings of the router; None if no router is made."""
         if not self.router or len(self.tasks) < 2:
             return None
         return _router_settings(self)

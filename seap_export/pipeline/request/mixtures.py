@@ -53,7 +53,7 @@ class Support:
             raise UsageError(f"--support: the share {self.share:g} is out of range; give a number between 0 and 1")
 
     def added_to(self, mixture: MixtureSpec) -> MixtureSpec:
-        """The mixture, with this text beside its tasks."""
+        """The mixture with this text as one more task."""
         scale = (1.0 - self.share) / sum(mixture.weights.values())
         weights = {task: weight * scale for task, weight in mixture.weights.items()}
         return MixtureSpec(mixture.name, {**weights, self.task.name: self.share})

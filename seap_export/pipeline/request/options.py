@@ -1,4 +1,4 @@
-"""Options that the pipeline works by as they are given."""
+"""Options that commands, the Python API and the pipeline share without conversion."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class ParityOptions:
 
 @options
 class DivergenceOptions:
-    """What a variant's divergence is held to."""
+    """The limit of a variant's divergence."""
 
     max_kl: float | None = option(
         "Largest mean KL divergence from the dense model, in nats per token; a message says if it is too close to "
@@ -95,7 +95,7 @@ class EvaluationOptions(DivergenceOptions):
 
 @options
 class VariantOptions:
-    """How a variant is made and judged beside that."""
+    """Options of how variants are rounded and measured."""
 
     rounding: Rounding = option(
         "Round 4-bit weights with the calibration texts, or each to the nearest level.", default="calibrated"

@@ -1,4 +1,4 @@
-"""What follows from the options, checked before any work begins."""
+"""The settings of parity and of the router, checked before any work begins."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ParitySettings(ParityOptions):
     threads: int | None = None
 
     def execution(self, compute: Compute | None) -> Execution:
-        """Where both sides run; `compute` is torch's."""
+        """The provider, threads and torch device that both sides of a comparison run with."""
         return Execution(self.provider, self.threads, compute)
 
 

@@ -33,16 +33,16 @@ class ExportSteps:
     """The steps of an export.
 
     Attributes:
-        calibrations: By task.
-        rankings: By task or mixture.
-        variants: By the variant's name.
-        router: None: none is made.
-        quality: None: it is not measured.
-        speed: None: it is not measured.
-        cards: What is said of each variant in its model folder.
-        checksums: The lists of files in the folders.
-        validation: The last one.
-        targets: What variants were chosen to meet; None: their ratios were given.
+        calibrations: The step that computes the statistics of each task, by its name.
+        rankings: The step that ranks channels for each task or mixture, by its name.
+        variants: The steps of each variant, by its name.
+        router: The step that makes the router; None: none is made.
+        quality: The step that measures quality; None: it is not measured.
+        speed: The step that measures speed; None: it is not measured.
+        cards: The step that writes the model cards.
+        checksums: The step that writes the lists of checksums.
+        validation: The last step, which validates the variants.
+        targets: The targets that variants were chosen to meet; None: their ratios were given.
     """
 
     calibrations: Mapping[str, CalibrationStep]
@@ -58,23 +58,23 @@ class ExportSteps:
 
     @property
     def calibration_keys(self) -> dict[str, str]:
-        """The keys of the statistics, by task."""
+        """The key of each task's statistics, by the name of the task."""
         return {task: step.key for task, step in self.calibrations.items()}
 
     @property
     def of_tasks(self) -> tuple[PathStep, ...]:
-        """Those of tasks and mixtures, which serve all variants, in order."""
+        """The steps of tasks and mixtures, which serve all variants, in order."""
         fresh = {step.name: step for ranking in self.rankings.values() for step in ranking.fresh}
         return *self.calibrations.values(), *fresh.values(), *self.rankings.values()
 
     @property
     def paths(self) -> tuple[PathStep, ...]:
-        """Those that make a path each, which a cluster can make."""
+        """The steps that make a path each, which a cluster can make."""
         return tuple(step for step in self.all if isinstance(step, PathStep))
 
     @property
     def all(self) -> tuple[Step, ...]:
-        """In order: a ranking comes before the first variant that needs it, and what is over all variants last."""
+        """All steps in order: a ranking before the first variant that needs it, and what is over all variants last."""
         joint = self.router, self.quality, self.speed, self.cards, self.checksums, self.validation
         return *self._up_to_variants(), *(step for step in joint if step is not None)
 
@@ -90,7 +90,7 @@ class ExportSteps:
             yield from (variant.plan, PlanRemarks(variant), *variant.all[1:], VariantEntry(variant, self.targets))
 
     def planned_work(self, missing: Sequence[PathStep], folder: Path) -> tuple[PlannedWork, ...]:
-        """What is to be done.
+        """The work that remains: of the missing steps, and of checks and measurements of the variants.
 
         Args:
             missing: The steps of `paths` that are not made yet.
@@ -105,7 +105,7 @@ class ExportSteps:
         return (*parts, *map(self._dense_work, costs))
 
     def _dense_work(self, cost: Cost) -> PlannedWork:
-        """What is measured of the dense model, once, in the format of the last variant."""
+        """The work of measuring the dense model, once, in the format of the last variant."""
         *_, last = self.variants.values()
         return replace(
             last.planned_work(cost, (GENERAL_TEXT,)), tasks=tuple(self.calibrations), ratio=0.0, vocabulary=None
@@ -122,7 +122,7 @@ def export_steps(
 
     Args:
         source: The dense model.
-        request: What to make.
+        request: The request: the variants to make, and how.
         splits: The texts of each task.
         vocabularies: The tokens that the variants of a mixture keep, by its name; of others, all are kept.
     """

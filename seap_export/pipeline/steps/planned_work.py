@@ -1,4 +1,4 @@
-"""What is still to do, in terms of its cost."""
+"""A part of the work that remains, from which its time and disk space are estimated."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ CountTokens = Callable[[Mapping[str, Sequence[Sample]], int], Mapping[str, int]]
 
 @dataclass(frozen=True)
 class PlannedWork:
-    """A part of the work.
+    """A part of the work that remains: the kind of step, and what it works on.
 
     Attributes:
-        cost: Of the kind of step.
+        cost: The cost of this kind of step.
         tasks: The tasks whose texts it works on.
-        ratio: The variant's; 0 for what belongs to the dense model.
-        format: What it works on; None: the model folder, or what has no format.
+        ratio: The variant's ratio; 0 for work on the dense model.
+        format: The format that it works on; None: the model folder, or no format at all.
         vocabulary: The tokens that the variant keeps; None: all.
         others: Further tasks, and the general text, on a few texts of which quality is measured.
     """
@@ -39,7 +39,7 @@ class PlannedWork:
 
     @property
     def label(self) -> str:
-        """The kind, or for what writes a format its name."""
+        """The label of the kind of step, or the name of the format that it writes."""
         return self.cost.label or ("" if self.format is None else self.format.name)
 
     def seconds(self, counts: Mapping[str, TokenCounts], work: Workload, rates: Rates) -> float:
@@ -47,7 +47,7 @@ class PlannedWork:
         return self.cost.seconds(self.tokens(counts), self.ratio, self._workload(work), rates)
 
     def disk(self, counts: Mapping[str, TokenCounts], work: Workload) -> Disk:
-        """About how many bytes it takes on the disk."""
+        """About how many bytes it takes on the disk, given the tokens of all tasks and the workload."""
         return self.cost.disk(self.tokens(counts), self.ratio, self._workload(work))
 
     def _workload(self, work: Workload) -> Workload:
@@ -55,7 +55,7 @@ class PlannedWork:
         return kept if self.format is None else replace(kept, format=self.format)
 
     def tokens(self, counts: Mapping[str, TokenCounts]) -> TokenCounts:
-        """Those of all its tasks, and of a few texts of the others."""
+        """The tokens of all its tasks, and of a few texts of the others."""
         tasks = [counts[name] for name in self.tasks]
         held_out = sum(task.held_out_tokens for task in tasks) + sum(
             counts[name].shared_tokens for name in self.others
@@ -65,7 +65,7 @@ class PlannedWork:
 
 
 def planned_disk(parts: Iterable[PlannedWork], counts: Mapping[str, TokenCounts], work: Workload) -> Disk:
-    """What parts that are done one after the other take on the disk."""
+    """The disk space of parts of the work that are done one after the other."""
     return total_disk(part.disk(counts, work) for part in parts)
 
 

@@ -1,4 +1,4 @@
-"""What all steps have in common."""
+"""The base classes of all steps, and their execution in this process."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from seap_export.pipeline.steps.planned_work import PlannedWork
 
 @dataclass(frozen=True)
 class StepContext:
-    """What the making of every step is given.
+    """The model, folders and machine with which steps are made.
 
     Attributes:
         source: The dense model.
         folder: The output folder, where the steps before are.
-        compute: The device, and what the work may take of it.
+        compute: The device that torch computes on, and limits of its memory.
         progress: Reports what happens.
-        shared: The output folder that statistics and rankings are in; None: the same.
+        shared: The output folder that statistics and rankings are in; None: `folder` itself.
     """
 
     source: Source
@@ -41,7 +41,7 @@ class StepContext:
     shared: Path | None = None
 
     def of_task(self, step: PathStep) -> Path:
-        """Where statistics or a ranking are."""
+        """The path of a step of a task or mixture: statistics or a ranking."""
         return (self.shared or self.folder) / step.name
 
 
@@ -56,11 +56,11 @@ class Made:
     Attributes:
         work: The model, the output folder and the machine.
         workspace: The output folder, locked.
-        performance: Receives speeds.
+        performance: The speeds of variants, which the speed step adds.
         dense: The dense model as a folder that transformers loads. The first call takes time and disk space if the
             model is of another form.
         variants: Each finished variant as the manifest describes it, which later steps complete.
-        report: The validation's, once it has run.
+        report: The report of the validation, once it has run.
     """
 
     work: StepContext
@@ -79,7 +79,7 @@ class Made:
 
         Args:
             step: The path within the output folder.
-            content: Of the file.
+            content: The content of the file.
             key: Changes whenever the content does.
 
         Raises:
@@ -103,12 +103,12 @@ class Step(ABC):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Under which it counts among the steps of a run and in performance.json."""
+        """The names under which the step counts among the steps of a run and in performance.json."""
         return ()  # what takes no time worth showing
 
     @abstractmethod
     def run(self, made: Made) -> None:
-        """Makes what is not there yet."""
+        """Makes everything of this step that is not there yet."""
 
 
 def run_steps(steps: Iterable[Step], made: Made) -> None:
@@ -126,15 +126,15 @@ def run_steps(steps: Iterable[Step], made: Made) -> None:
 
 
 class PathStep(Step):
-    """One path in an output folder.
+    """A step that makes one file or folder in an output folder.
 
     It holds settings and texts, but no model and no tensor, and `make` writes to its path alone, so that it can be
     sent to another process.
 
     Attributes:
-        cost: What steps of this kind take.
+        cost: The cost of steps of this kind in time, disk and memory.
         is_folder: Whether it makes a folder or a file.
-        unit: What `units` counts, in the plural.
+        unit: The name of the units that `units` counts, in the plural.
         resumes: Whether `make` goes on with what an interrupted call left in its folder.
     """
 
@@ -146,7 +146,7 @@ class PathStep(Step):
     @property
     @abstractmethod
     def name(self) -> str:
-        """The path within the output folder."""
+        """The path of the step within the output folder, which is also its name."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -154,7 +154,7 @@ class PathStep(Step):
 
     @property
     def needs(self) -> tuple[PathStep, ...]:
-        """The steps that must be made first."""
+        """The steps that must be made before this one."""
         return ()
 
     @property
@@ -164,17 +164,17 @@ class PathStep(Step):
 
     @property
     def planned_work(self) -> PlannedWork:
-        """What its making takes."""
+        """The work of making this step, from which its time and disk space are estimated."""
         return PlannedWork(self.cost, self.tasks)
 
     @property
     @abstractmethod
     def label(self) -> str:
-        """What is being done while it is made."""
+        """The label that progress shows while the step is made."""
 
     @property
     def reused(self) -> str | None:
-        """What is said if it is there already."""
+        """The message to print if the step is there already; None: nothing."""
         return None
 
     @property
@@ -189,7 +189,7 @@ class PathStep(Step):
 
     @abstractmethod
     def _inputs(self) -> dict[str, Any]:
-        """What the result depends on, each by what a user calls it: with `RELEASE`, and the keys of the steps before.
+        """The inputs that the result depends on, by names for users, with `RELEASE` and the keys of the steps before.
 
         Paths and settings that change only the speed are left out.
         """
@@ -212,7 +212,7 @@ class PathStep(Step):
 
 
 def make_step(step: PathStep, work: StepContext, workspace: Workspace) -> None:
-    """Makes one path and records it."""
+    """Makes a step at a temporary path, records it, and moves it into the output folder."""
     with (
         work.progress.step(step.label, step.units, step.unit, name=step.name) as advance,
         workspace.writing(step.name, step.key, folder=step.is_folder, resumes=step.resumes) as path,

@@ -1,4 +1,4 @@
-"""The steps of one variant, in order."""
+"""The steps that make one variant, in order, and the choice of what is measured of it."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from seap_export.pipeline.steps.single.variant import OfVariant, PlanStep, Shrin
 
 @dataclass(frozen=True)
 class VariantSteps:
-    """The steps of a variant alone.
+    """The steps of one variant, without those that all variants share.
 
     Attributes:
-        plan: What it keeps.
-        hf: The model folder.
-        rounded: The model on the grids of the formats.
-        formats: The other formats, by folder.
-        parity: The comparison of each of these, by folder.
+        plan: The step that decides what the variant keeps.
+        hf: The step that writes the model folder.
+        rounded: The steps that round the model to the grids of the formats.
+        formats: The steps that write the other formats, by folder.
+        parity: The steps that compare these formats with torch, by folder.
     """
 
     plan: PlanStep
@@ -39,7 +39,7 @@ class VariantSteps:
 
     @property
     def all(self) -> tuple[PlanStep | OfVariant, ...]:
-        """In order: each format is compared before the next is written."""
+        """All steps in order: each format is compared before the next is written."""
         pairs = zip(self.formats.values(), self.parity.values(), strict=True)
         return self.plan, self.hf, *self.rounded, *(step for pair in pairs for step in pair)
 
@@ -49,10 +49,10 @@ class VariantSteps:
         return measured_of({folder: step.format for folder, step in self.formats.items()})
 
     def planned_work(self, cost: Cost, others: tuple[str, ...] = ()) -> PlannedWork:
-        """What is to be done to the folder that is measured.
+        """A part of the work on the folder that is measured.
 
         Args:
-            cost: Of what is done.
+            cost: The cost of this kind of work.
             others: Further tasks of which a few texts are used.
         """
         format = None if self.measured is None else self.measured.format
@@ -72,9 +72,9 @@ def variant_steps(
     Args:
         dense: The dense model.
         request: How formats are rounded and compared.
-        ranking: That of the variant's task or mixture.
+        ranking: The ranking of the variant's task or mixture.
         ratio: Fraction to remove.
-        folders: What is written beside the model folder, by the names of the folders.
+        folders: The formats to write beside the model folder, by the names of their folders.
         vocabulary: The tokens that are kept; None: all.
     """
     plan = PlanStep(ranking, ratio, vocabulary)
@@ -91,13 +91,13 @@ def variant_steps(
 def sound(
     variants: Mapping[str, VariantSteps], entries: Mapping[str, Mapping[str, Any]]
 ) -> dict[Measured, dict[str, str]]:
-    """What is measured: keys of folders by the variants' names, without those that failed parity.
+    """The keys of the folders to measure, by what is measured and the variant's name; none that failed parity.
 
     Their figures would mean nothing.
 
     Args:
         variants: The variants, by name.
-        entries: Each as the manifest describes it.
+        entries: The manifest's entry of each variant.
     """
     keys: dict[Measured, dict[str, str]] = {}
     for name, steps in variants.items():

@@ -1,4 +1,4 @@
-"""What could be made to meet the targets, and what was found out about it."""
+"""Candidates for a variant that is to meet targets, and the figures that were measured of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Candidate:
 
     Attributes:
         ratio: Fraction of the weights to remove.
-        format: What is written.
+        format: The format, with its precision, that is written.
         vocabulary: How many tokens are kept.
     """
 
@@ -36,12 +36,12 @@ class Candidate:
 
     @property
     def way(self) -> Candidate:
-        """The dense model, written in the same way."""
+        """The candidate of the same format and vocabulary at ratio 0: the dense model."""
         return replace(self, ratio=0.0)
 
     @property
     def label(self) -> str:
-        """How it is written, in words: `onnx int8`, or `onnx int8, vocabulary auto`."""
+        """The format and vocabulary in words: `onnx int8`, or `onnx int8, vocabulary auto`."""
         label = f"{self.format.name} {self.format.precision}"
         return label if self.vocabulary == "all" else f"{label}, vocabulary {self.vocabulary}"
 
@@ -50,7 +50,7 @@ def ways(formats: Sequence[Format], vocabulary: VocabularySize) -> tuple[Candida
     """All combinations of what is chosen besides the ratio; a further choice is a further list of this product.
 
     Args:
-        formats: What is chosen from.
+        formats: The formats to choose from.
         vocabulary: `auto` is tried beside the whole vocabulary; others are as asked for.
     """
     vocabularies: tuple[VocabularySize, ...] = ("all", "auto") if vocabulary == "auto" else (vocabulary,)
@@ -59,14 +59,14 @@ def ways(formats: Sequence[Format], vocabulary: VocabularySize) -> tuple[Candida
 
 @dataclass(frozen=True)
 class CandidateFigures:
-    """What an evaluation measured.
+    """The size and the divergence of a candidate, as an evaluation measured them.
 
     Attributes:
-        bytes: Of the folder of the format: weights, graph, tokenizer and settings.
+        bytes: Size of the format's folder: weights, graph, tokenizer and settings.
         kl: KL divergence from the dense model on the held-out texts, nats per token.
         top1_agreement: Share of tokens, 0 to 1, after which both models predict the same most likely token.
-        perplexity: Of the variant.
-        top1_stderr: The standard error of the agreement; None: of one text there is none.
+        perplexity: Perplexity of the variant on the held-out texts.
+        top1_stderr: The standard error of the agreement; None: there is only one text.
     """
 
     bytes: int
@@ -86,7 +86,7 @@ class CandidateFigures:
         return cls(size, TokenEstimate.read(values), top1, perplexity, None if error is None else float(error))
 
     def to_json(self) -> dict[str, Any]:
-        """As frontier.json lists them."""
+        """The figures as JSON values of frontier.json."""
         return {
             "bytes": self.bytes,
             **self.kl.to_json(),
@@ -102,13 +102,13 @@ class Point:
     """A candidate that was evaluated.
 
     Attributes:
-        candidate: What was made.
-        figures: What was measured.
-        key: Stands for everything that the figures depend on; None: they follow from the dense model and a prediction.
+        candidate: The candidate.
+        figures: The measured size and divergence.
+        key: Hash of everything that the figures depend on; None: they follow from the dense model and a prediction.
         predicted_bytes: The size that was predicted.
         ideal_speedup: The speed-up of a decode step if time were proportional to the bytes that it reads.
-        speedup: The measured one; None: it was not measured.
-        interval: That of the measured one; None: there were too few runs.
+        speedup: The measured speed-up of a decode step; None: it was not measured.
+        interval: Confidence interval of the measured speed-up; None: there were too few runs.
     """
 
     candidate: Candidate
@@ -125,7 +125,7 @@ class Point:
         return (size, kl) != (other_size, other_kl) and size <= other_size and kl <= other_kl
 
     def to_json(self) -> dict[str, Any]:
-        """As frontier.json lists it."""
+        """The point as JSON values of frontier.json."""
         return {
             "ratio": self.candidate.ratio,
             "format": self.candidate.format.name,

@@ -46,11 +46,11 @@ _OF_A_POINT = {
 
 @dataclass(frozen=True)
 class Frontier:
-    """What was evaluated for a task or mixture.
+    """The candidates that were evaluated for a task or mixture, and the chosen one.
 
     Attributes:
-        points: In the order of evaluation.
-        chosen: What is made; None: nothing yet, or no point meets the targets.
+        points: The evaluated candidates, in the order of evaluation.
+        chosen: The candidate that is exported; None: none is chosen yet, or no point meets the targets.
     """
 
     points: tuple[Point, ...]
@@ -76,9 +76,9 @@ def frontier_json(targets: Targets, baseline: str, tasks: Mapping[str, Frontier]
     """The content of frontier.json.
 
     Args:
-        targets: What was asked for.
+        targets: The targets of the export.
         baseline: How the dense model is written that speed-ups are over.
-        tasks: By task or mixture.
+        tasks: The candidates of each task or mixture, by its name.
     """
     return {
         "schema": FRONTIER_SCHEMA,
@@ -89,7 +89,7 @@ def frontier_json(targets: Targets, baseline: str, tasks: Mapping[str, Frontier]
 
 
 def write_frontier(values: Mapping[str, Any], folder: Path) -> None:
-    """Replaces the folder's file atomically."""
+    """Replaces frontier.json in a folder atomically."""
     with write_whole(folder / FRONTIER, force=True) as path:
         write_json(path, values)
 
@@ -111,7 +111,7 @@ def read_frontier(folder: Path) -> dict[str, Any] | None:
 
 
 def known_figures(folder: Path) -> dict[str, CandidateFigures]:
-    """What an earlier search measured, by key."""
+    """The figures of candidates that an earlier search measured, by their keys."""
     figures = {}
     for task in (read_frontier(folder) or {"tasks": {}})["tasks"].values():
         for row in task["points"]:

@@ -1,4 +1,4 @@
-"""What a user asks of a variant in place of a ratio."""
+"""Targets that a user gives in place of a ratio: size, speed-up and divergence."""
 
 from __future__ import annotations
 
@@ -63,5 +63,5 @@ class Targets:
         return (self.size is None or size <= self.size) and (self.max_kl is None or kl <= self.max_kl)
 
     def to_json(self) -> dict[str, Any]:
-        """As reports and the manifest record them."""
+        """The targets as JSON values of reports and the manifest."""
         return asdict(self)

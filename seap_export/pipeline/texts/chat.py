@@ -1,4 +1,4 @@
-"""The chat template that renders the conversations of a corpus."""
+"""Renders the conversations of a corpus with the chat template of a model."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class ModelChat:
 
     @property
     def notice(self) -> str:
-        """What the user should know of what was rendered; "" for nothing."""
+        """A remark to the user if the model has no chat template and turns were joined; else ""."""
         is_joined = "_chat" in vars(self) and isinstance(self._chat, JoinedTurns)
         return (
             f"{self._name} has no chat template: turns of conversations are joined by blank lines" if is_joined else ""
@@ -51,7 +51,7 @@ class ModelChat:
 
     @cached_property
     def answer_end(self) -> str:
-        """What the template writes after an assistant's turn; "" if it writes nothing, or the model has none."""
+        """The text that the template writes after an assistant's turn; "" if there is none."""
         return answer_end(self.render)
 
     @cached_property
@@ -64,10 +64,10 @@ class ModelChat:
 
 
 def chat_of_source(source: Source) -> ModelChat:
-    """What renders conversations for a dense model."""
+    """The renderer of conversations for a dense model."""
     return ModelChat(source.name, partial(tokenizer_folder, source))
 
 
 def chat_of_folder(folder: Path) -> ModelChat:
-    """What renders conversations for a folder of a variant."""
+    """The renderer of conversations for a variant's folder that has a tokenizer."""
     return ModelChat(str(folder), lambda: nullcontext(folder))

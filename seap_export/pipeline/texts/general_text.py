@@ -1,4 +1,4 @@
-"""What a variant lost elsewhere: its divergence on a few texts of every task of the export, and on a general text."""
+"""Texts outside a variant's tasks: a few of every task and a general text, on which the lost quality is measured."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ class TextSet:
 
 @dataclass(frozen=True)
 class ElsewhereFigures:
-    """The divergence of a variant on a set of texts, which has figures per byte."""
+    """The divergence of a variant on one set of texts, with figures per byte."""
 
     text_set: TextSet
     divergence: DivergenceFigures
 
     def to_json(self) -> dict[str, Any]:
-        """The figures as JSON values."""
+        """The divergence and the size of the set of texts as JSON values."""
         text_set, divergence, per_byte = self.text_set, self.divergence, self.divergence.per_byte
         if per_byte is None:
             raise ValueError("what was lost elsewhere is given per byte")
@@ -96,7 +96,7 @@ def elsewhere_texts(
     """The first held-out texts of each task and the general text, without what any of the tasks was calibrated on.
 
     Args:
-        records: What the tasks were calibrated on.
+        records: The calibration records of the tasks.
         general: The corpus of the general text; None: the one that comes with the package.
         chat: Renders conversations; None: the model has no chat template.
 
@@ -134,7 +134,7 @@ def general_samples(given: Path | None, calibrated: Container[str], chat: Chat |
 
 
 def _first(samples: Iterable[Sample], calibrated: Container[str]) -> tuple[Sample, ...]:
-    """The first distinct ones, as many as are compared, that were not calibrated on."""
+    """The first distinct samples that were not calibrated on, at most as many as are compared."""
     texts: dict[str, Sample] = {}
     for sample in samples:
         if text_digest(sample.text) not in calibrated:

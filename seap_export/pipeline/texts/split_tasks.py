@@ -1,4 +1,4 @@
-"""The texts of an export's tasks, and their tokens."""
+"""Splits the texts of an export's tasks into calibration and held-out ones, and counts their tokens."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def split_tasks(
 
     Args:
         source: The dense model.
-        tasks: Tasks.
+        tasks: The tasks to split.
         settings: How texts are sampled.
         support: Text that every variant is made from as well, without what is held out of a task.
         chat: Renders conversations; None: the model's chat template does.
@@ -99,7 +99,7 @@ def warn_of_texts(splits: Mapping[str, Split], spec: ModelSpec, progress: Progre
     Args:
         splits: The texts of each task, with their tokens counted.
         spec: The dense model.
-        progress: What the lines go to.
+        progress: Receives the remarks.
         refits: Whether weights are fitted to the texts; if not, few are enough.
     """
     inputs = max(spec.channels)
@@ -152,7 +152,7 @@ def _lengths(tokenizer: Any, samples: Sequence[Sample]) -> Iterator[int]:
 
 
 def _longest(source: Source, max_length: int) -> int:
-    """The tokens of a text that a model is calibrated on: no more than it has positions."""
+    """The most tokens of a calibration text: `max_length`, but no more than the model has positions."""
     return min(max_length, source.spec.max_position_embeddings)
 
 

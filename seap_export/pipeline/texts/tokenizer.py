@@ -38,7 +38,7 @@ def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     """The token ids of texts by a tokenizer of `load_tokenizer`.
 
     Raises:
-        InputError: It takes too long for them.
+        InputError: The tokenizer takes too long for a text.
     """
     return watched(lambda: tokenizer(list(texts))["input_ids"], sum(map(len, texts)), too_slow)
 

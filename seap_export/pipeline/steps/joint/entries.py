@@ -1,4 +1,4 @@
-"""What the manifest says about a task and a finished variant, and what the user should know of its plan."""
+"""Writes the manifest's entries of tasks and finished variants, and warns of costly shapes in a plan."""
 
 from __future__ import annotations
 
@@ -31,13 +31,12 @@ class TaskEntry(Step):
     """Describes a task whose statistics are made.
 
     Attributes:
-        calibration: The statistics.
+        calibration: The step that made the statistics.
     """
 
     calibration: CalibrationStep
 
     def run(self, made: Made) -> None:
-        """Sets the manifest's entry."""
         step, settings = self.calibration, self.calibration.settings
         made.workspace.manifest.tasks[step.task] = {
             "statistics": step.name,
@@ -61,7 +60,6 @@ class PlanRemarks(Step):
     variant: VariantSteps
 
     def run(self, made: Made) -> None:
-        """Warns once of each."""
         plan, work = self.variant.plan, made.work
         shrunk = read_plan(work.folder / plan.name).shrunk_spec(work.source.spec)
         for remark in dict.fromkeys(step.format.remark(shrunk) for step in self.variant.formats.values()):
@@ -74,8 +72,8 @@ class VariantEntry(Step):
     """Describes a variant whose own steps are all made.
 
     Attributes:
-        variant: These steps.
-        targets: What it was chosen to meet; None: its ratio was given.
+        variant: The variant's own steps.
+        targets: The targets that the variant was chosen to meet; None: its ratio was given.
     """
 
     variant: VariantSteps

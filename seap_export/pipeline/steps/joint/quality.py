@@ -55,7 +55,7 @@ class QualityStep(Step):
     Attributes:
         variants: The variants' own steps, by name.
         tasks: All tasks.
-        settings: The machine's part of them.
+        settings: The execution provider and the threads; the rest concerns parity.
         general_text: The corpus of the general text; None: the one that comes with the package.
     """
 
@@ -91,7 +91,7 @@ class QualityStep(Step):
             made.enter(name)
 
     def _measure(self, made: Made, request: QualityRequest, folder_keys: Mapping[str, str]) -> None:
-        """The dense model runs over the texts of all variants, and is released before a variant is opened."""
+        """Runs the dense model on the texts of all variants, and releases it before a variant is opened."""
         workspace, source, progress = made.workspace, made.work.source, made.work.progress
         elsewhere = elsewhere_texts(_records(workspace), request.general_text, chat_of_source(source))
         keys = {name: quality_key(key, request.max_length, elsewhere) for name, key in folder_keys.items()}
@@ -149,7 +149,7 @@ def settled_quality(workspace: Workspace, name: str) -> dict[str, Any] | None:
 
 
 def _records(workspace: Workspace) -> list[CalibrationRecord]:
-    """What the tasks of the output folder were calibrated on; an earlier task whose statistics are gone has none."""
+    """The calibration records of all tasks in the output folder whose statistics are still there."""
     records = []
     for task in workspace.manifest.tasks:
         with suppress(ArtifactError):

@@ -65,7 +65,7 @@ class RouterStep(Step):
 
     Attributes:
         splits: The texts of each task, for at least two tasks.
-        settings: How it is made.
+        settings: The settings of the router.
         chosen: The variant of each task and mixture that meets the export's targets; empty: there are none.
     """
 
@@ -78,7 +78,7 @@ class RouterStep(Step):
         return (ROUTER_FOLDER,)
 
     def run(self, made: Made) -> None:
-        """Fits it again if the folder's variants have changed, and says how often it is right."""
+        """Fits the router again if the folder's variants have changed, and says how often it is right."""
         work, variants = made.work, made.workspace.manifest.variants
         fallback = GENERAL if any(variant["task"] == GENERAL for variant in variants.values()) else None
         figures = make_router(

@@ -39,7 +39,7 @@ class SpeedStep(Step):
 
     Attributes:
         variants: The variants' own steps, by name.
-        settings: The machine's part of them.
+        settings: The execution provider and the threads; the rest concerns parity.
     """
 
     cost = Cost("speed", _seconds, effort=2.5, always=0.8, format_factor=prompt_factor, count_disk=_disk)

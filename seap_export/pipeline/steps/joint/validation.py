@@ -42,7 +42,6 @@ class ValidationStep(Step):
         return [replace(variant.planned_work(self.cost), format=step.before.format) for step in compared]
 
     def run(self, made: Made) -> None:
-        """Sets the report, which may have failed."""
         folder = made.work.folder
         made.workspace.finish()
         made.performance.write(folder)

@@ -42,7 +42,7 @@ _NO_STOP = AnswerRule(LAST_NUMBER)
 
 
 def _seconds(answers: int, length: int, model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
-    """Each step of a batch reads the weights once."""
+    """Decoding time: each step of a batch reads the weights once, and each token is computed."""
     steps = length * answers / _BATCH
     operations = (tokens.calibration_tokens + tokens.held_out_tokens) * model.active + answers * length * model.head
     return steps * 4 * (model.linear + model.head) / rates.memory_bytes + operations / rates.operations
@@ -54,8 +54,8 @@ class AnswersStep(PathStep):
 
     Attributes:
         task: Name of the task.
-        prompts: Its prompts; those to hold out are all answered, the others until there are tokens enough.
-        rule: Before which texts an answer ends.
+        prompts: The task's prompts; those to hold out are all answered, the others until there are tokens enough.
+        rule: The texts before which an answer ends.
         settings: How texts are sampled, and how long an answer is.
         model: Digest of the dense model.
     """
@@ -197,7 +197,7 @@ class AnswersStep(PathStep):
         """The texts of the task, once the answers are in an output folder.
 
         Raises:
-            ArtifactError: They are damaged.
+            ArtifactError: The answers are damaged.
         """
         file = folder / self.name / _FILE
         lines, samples, held_out = _read(file), self._samples, len(self.prompts.held_out)
@@ -233,7 +233,7 @@ def _line(sample: Sample, answer: Continuation, template_end: str) -> dict[str, 
 
 
 def _read(file: Path) -> list[dict[str, Any]]:
-    """The whole lines of a file."""
+    """The complete lines of a file of answers; none if there is no file."""
     return list(_lines(file)) if file.is_file() else []
 
 
@@ -249,7 +249,7 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def _write(file: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Replaces the file as a whole."""
+    """Replaces a file of answers atomically."""
     part = file.with_suffix(".part")
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     part.write_text(text, "utf-8", newline="\n")

@@ -1,4 +1,4 @@
-"""A task's statistics."""
+"""The step that computes a task's calibration statistics by running its texts through the dense model."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class CalibrationStep(PathStep):
 
     Attributes:
         task: Name of the task.
-        split: Its texts.
-        settings: How they are run.
+        split: The texts of the task.
+        settings: How texts are sampled and run.
         model: Digest of the dense model.
-        layers: Number of its layers.
+        layers: Number of layers of the dense model.
         checks: Whether the walk is compared with transformers, which is done once for a model.
     """
 

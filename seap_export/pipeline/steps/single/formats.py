@@ -39,9 +39,9 @@ class FormatStep(OfVariant):
     """Writes the files of a format.
 
     Attributes:
-        before: The model, as it is or rounded.
+        before: The step that made the model to write, as it is or rounded.
         folder: The folder within the variant.
-        format: What is written.
+        format: The format to write.
     """
 
     cost = Cost(
@@ -82,7 +82,6 @@ class FormatStep(OfVariant):
         return {"format": self.format.name, **settings, "weights": self.before.key, RELEASE: release}
 
     def make(self, work: StepContext, path: Path, advance: Advance) -> None:
-        """Writes the folder."""
         write_format(self.format, work.folder / self.before.name, path, advance)
 
 
@@ -90,10 +89,10 @@ def format_step(hf: ShrinkStep, folder: str, format: Format, grid: BlockQuantiza
     """The step that writes a format.
 
     Args:
-        hf: The model.
+        hf: The step that writes the model folder.
         folder: The folder within the variant.
-        format: What is written.
-        grid: What the model is rounded to before, with calibration texts; None: the format rounds, if it does.
+        format: The format to write.
+        grid: The grid that the model is rounded to first, with calibration texts; None: the format rounds, if needed.
     """
     return FormatStep(hf if grid is None else RoundingStep(hf, grid), folder, format)
 
@@ -133,8 +132,8 @@ class ParityStep(OfVariant):
     """Compares the files of a format, in the first of its runtimes, with torch.
 
     Attributes:
-        before: The step that wrote them.
-        settings: How.
+        before: The step that wrote the files.
+        settings: Sizes, limits, provider and threads of the comparison.
     """
 
     cost = Cost(
@@ -153,7 +152,7 @@ class ParityStep(OfVariant):
 
     @property
     def runtime(self) -> str:
-        """What runs the files."""
+        """The runtime that is compared with torch: the first of the format."""
         return self.before.format.runtimes[0]
 
     @property
@@ -174,7 +173,7 @@ class ParityStep(OfVariant):
 
     @property
     def prompts(self) -> list[str]:
-        """The prompts that are compared."""
+        """The held-out prompts that both runtimes are given."""
         splits = [step.split for step in self.plan.ranking.calibrations]
         held_out = [[(sample.prompt, sample.completion) for sample in split.held_out] for split in splits]
         return held_out_prompts(held_out, self.settings.prompts)
@@ -191,7 +190,7 @@ class ParityStep(OfVariant):
         }
 
     def make(self, work: StepContext, path: Path, advance: Advance) -> None:
-        """Writes the report, whatever its verdict."""
+        """Writes the parity report, whatever its verdict."""
         variant = Export(work.folder).variant(self.variant)
         report = check_parity(
             variant,

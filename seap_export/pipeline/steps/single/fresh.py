@@ -1,4 +1,4 @@
-"""Fresh texts of a task, to refit and distil on."""
+"""The step that lets the dense model write fresh texts of a task, to refit and distil on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _WRITTEN = 0.7
 
 
 def _seconds(number: int, model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
-    """Each token is computed, and each step of a batch reads the weights once."""
+    """Decoding time: each token is computed, and each step of a batch reads the weights once."""
     steps = _WRITTEN * number / (ROWS / 2)  # rows that are done leave
     operations = number * (model.active + model.head)
     return steps * 4 * (model.linear + model.head) / rates.memory_bytes + operations / rates.operations
@@ -90,7 +90,7 @@ class FreshStep(PathStep):
         return {self.calibration.name: self.calibration.key, "fresh_tokens": self.number, RELEASE: _VERSION}
 
     def make(self, work: StepContext, path: Path, advance: Advance) -> None:
-        """Writes their token ids.
+        """Writes the token ids of the texts.
 
         Raises:
             ArtifactError: The model's logits are NaN or infinite.
@@ -108,9 +108,9 @@ class FreshStep(PathStep):
         work.progress.say(f"{self.calibration.task}: {fresh.summary}")
 
     def token_ids(self, work: StepContext) -> list[list[int]]:
-        """The texts, once they are made.
+        """The token ids of the texts, once they are made.
 
         Raises:
-            ArtifactError: They are damaged.
+            ArtifactError: The texts are damaged.
         """
         return read_tokens(work.of_task(self) / TOKENS)

@@ -1,4 +1,4 @@
-"""What each layer may keep for a task or a mixture of tasks, and the losses: it serves plans of any ratio."""
+"""The step that ranks channels for a task or mixture: the options of each layer with their losses, for any ratio."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class RankingStep(PathStep):
 
     @property
     def num_tokens(self) -> int:
-        """Calibration tokens of all tasks."""
+        """The number of calibration tokens of all tasks together."""
         return sum(step.split.num_tokens or 0 for step in self.calibrations)
 
     def _inputs(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ class RankingStep(PathStep):
         }
 
     def make(self, work: StepContext, path: Path, advance: Advance) -> None:
-        """Writes the options of each layer."""
+        """Writes each layer's options, and warns of experts with few calibration tokens."""
         statistics = self.statistics(work)
         rank_layers(work.source, statistics, self.settings, path, advance, compute=work.compute)
         scarce, every = statistics.scarce_experts(work.source.spec)
@@ -125,6 +125,6 @@ class RankingStep(PathStep):
             )
 
     def statistics(self, work: StepContext) -> TaskMixture:
-        """The statistics of the mixture."""
+        """Opens the statistics of the mixture's tasks, with their weights."""
         opened = {step.task: Calibration(work.of_task(step)) for step in self.calibrations}
         return TaskMixture(self.mixture.name, self.mixture.weights, opened)

@@ -50,7 +50,7 @@ class RoundingStep(OfVariant):
     """Rounds the weights of the model folder; it serves all formats with this grid.
 
     Attributes:
-        grid: Where weights may lie.
+        grid: The grid that weights are rounded to: bits and block size.
     """
 
     cost = Cost(
@@ -82,7 +82,6 @@ class RoundingStep(OfVariant):
         return {self.before.name: self.before.key, **asdict(self.grid), RELEASE: _VERSION}
 
     def make(self, work: StepContext, path: Path, advance: Advance) -> None:
-        """Writes the folder."""
         statistics = self.plan.ranking.statistics(work)
         write_rounded_model(
             work.folder / self.before.name,

@@ -1,4 +1,4 @@
-"""The first steps of a variant: its plan, and the model folder. `formats` has those of the other formats."""
+"""The first steps of a variant: its plan and its model folder. The module `formats` has those of the other formats."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class PlanStep(PathStep):
 
     @property
     def variant(self) -> str:
-        """The variant's name."""
+        """The name of the variant that the plan is for."""
         return variant_name(self.ranking.mixture.name, self.ratio)
 
     @property
@@ -117,7 +117,6 @@ class PlanStep(PathStep):
         }
 
     def make(self, work: StepContext, path: Path, advance: Advance) -> None:
-        """Writes plan.json."""
         statistics = self.ranking.statistics(work)
         ranking = read_ranking(work.source.spec, work.of_task(self.ranking))
         plan = choose_plan(
@@ -137,7 +136,7 @@ class PlanStep(PathStep):
 
 @dataclass(frozen=True)
 class OfVariant(PathStep):
-    """A step after the plan.
+    """A step of a variant after its plan.
 
     Attributes:
         before: The step that it is made from.
@@ -147,7 +146,7 @@ class OfVariant(PathStep):
 
     @cached_property
     def plan(self) -> PlanStep:
-        """The variant's plan."""
+        """The step that made the variant's plan."""
         return self.before if isinstance(self.before, PlanStep) else self.before.plan
 
     @property
@@ -156,7 +155,7 @@ class OfVariant(PathStep):
 
     @property
     def variant(self) -> str:
-        """The variant's name."""
+        """The name of the variant that the step belongs to."""
         return self.before.variant
 
     @property
@@ -165,7 +164,7 @@ class OfVariant(PathStep):
 
 
 def _learnt(model: KeptPart, tokens: TokenCounts) -> TokenCounts:
-    """The tokens of all tasks with the fresh ones."""
+    """The token counts for refit and distillation: with the fresh texts, if these make them more."""
     with_fresh = tokens.tasks * model.work.plan.fresh
     return replace(tokens, calibration_tokens=max(tokens.calibration_tokens, with_fresh))
 
@@ -251,7 +250,7 @@ class ShrinkStep(OfVariant):
 
     @property
     def fresh(self) -> tuple[FreshStep, ...]:
-        """The fresh texts of each task that it is refitted on."""
+        """The steps of the fresh texts that the model is refitted on, one for each task that has some."""
         return self.plan.ranking.fresh if self.plan.ratio else ()
 
     @property
@@ -264,12 +263,11 @@ class ShrinkStep(OfVariant):
         return variant_units(ranking.units, ranking.settings.passes_over(ranking.num_tokens), self.plan.ratio)
 
     def _inputs(self) -> dict[str, Any]:
-        """The modelling code is part of the model."""
+        # The modelling code is part of the model.
         code = [(resources.files("seap_export.model.modeling") / name).read_text("utf-8") for name in MODELING_FILES]
         return {**{step.name: step.key for step in self.needs}, RELEASE: [_HF, code]}
 
     def make(self, work: StepContext, path: Path, advance: Advance) -> None:
-        """Writes the folder."""
         plan = read_plan(work.folder / self.plan.name)
         fresh = {step.calibration.task: step.token_ids(work) for step in self.fresh}
         statistics = self.plan.ranking.statistics(work).with_fresh(fresh)
