@@ -28,7 +28,7 @@ class Estimate:
 
     Attributes:
         mean: The sum over all groups / the size of all groups.
-        stderr: Its standard error; None: a single group has none.
+        stderr: Standard error of the mean; None: a single group has none.
         groups: Number of groups.
     """
 
@@ -117,7 +117,7 @@ class TokenEstimate(Estimate):
 
     @property
     def tokens(self) -> int:
-        """Number of tokens."""
+        """Number of tokens of all texts together."""
         return sum(count for _, count in self.texts)
 
     def minus(self, other: TokenEstimate) -> Estimate | None:
@@ -158,12 +158,12 @@ def kl_json(kl: TokenEstimate | None) -> dict[str, float | None]:
 
 
 def _columns(texts: Iterable[tuple[float, int]]) -> tuple[list[float], list[int]]:
-    """Sums and sizes."""
+    """Splits (sum, size) pairs into a list of sums and a list of sizes."""
     pairs = list(texts)
     return [total for total, _ in pairs], [count for _, count in pairs]
 
 
 def _two_digits(number: float) -> int:
-    """At least 1, rounded up to two digits."""
+    """Rounds a number up to two significant digits; at least 1."""
     step = 10 ** max(0, math.floor(math.log10(max(number, 1.0))) - 1)
     return max(1, math.ceil(number / step) * step)
