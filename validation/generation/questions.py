@@ -55,7 +55,7 @@ class OpenTask:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """What the model continues for each question, with the examples."""
+        """The prompts of all questions, each with the task's examples before it."""
         return tuple(_BETWEEN.join([*self.examples, question.prompt]) for question in self.questions)
 
     @property

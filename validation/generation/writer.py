@@ -27,7 +27,7 @@ from validation.session_memory import Calls
 
 @dataclass(frozen=True)
 class Writer:
-    """An open model.
+    """An open model that answers prompts.
 
     Attributes:
         folder: Its folder, for messages.
@@ -51,11 +51,11 @@ class Writer:
         rule: AnswerRule,
         on_answer: Callable[[object], object] = lambda done: None,
     ) -> list[Continuation]:
-        """An answer to each prompt.
+        """Generates an answer to each prompt.
 
         Args:
             prompts: Prompts, none of them longer than those that the model was opened for.
-            rule: Before which texts an answer ends.
+            rule: Its stops are the strings before which an answer ends.
             on_answer: Called once for each prompt that is answered.
 
         Raises:
