@@ -37,7 +37,7 @@ class Recorder:
         self._parts: dict[tuple[str, str], list[NDArray[np.float32]]] = {}
 
     def references(self, sequences: Sequence[TokenSequence]) -> list[RecordedSequence]:
-        """Runs the sequences."""
+        """Runs the sequences, and records the values at all taps, the logits and the caches of each."""
         values: list[dict[str, StoredArray]] = [{} for _ in sequences]
         caches: list[list[Mapping[str, StoredArray]]] = [[] for _ in sequences]
         handles = [

@@ -18,12 +18,12 @@ SCHEMA = "seap-export/parity/5"
 
 @dataclass(frozen=True)
 class ComparedFolder:
-    """What is compared with torch.
+    """The written folder that is compared with torch.
 
     Attributes:
         format: Name of the format.
         runtime: What runs it.
-        precision: The format's.
+        precision: Precision of the format.
         limits: The precision whose limits hold.
         form: How it is written, as JSON values.
     """
@@ -115,12 +115,12 @@ class ParityReport:
         )
 
     def _of_texts(self) -> tuple[str, ...]:
-        """What is wrong with texts, whatever the logits are."""
+        """What is wrong with tokenized, rendered or generated texts, in words; logits play no part in it."""
         return (*self.complaints, *(() if self.texts is None else self.texts.reasons))
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a verdict does not say, in words."""
+        """Looser limits, checks not made and known differences of texts, in words; they do not change the verdict."""
         return (*self.looser_limits, *self.remarks, *(() if self.texts is None else self.texts.remarks))
 
     def _misplaced(self) -> list[str]:

@@ -181,7 +181,7 @@ def _noise(
 def _of_rounding(
     compared: Sequence[Compared], references: Mapping[TokenSequence, Reference]
 ) -> dict[TokenSequence, Reference]:
-    """The references of the passes that round."""
+    """The references of all cases of the passes that round what they compute."""
     cases = (comparison.case for comparison in compared if comparison.run.is_rounding)
     return {sequence: references[sequence] for case in cases for sequence in sequences_of(case)}
 
