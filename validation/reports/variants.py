@@ -14,12 +14,12 @@ def verdict_of(report: Json, variant: str | None) -> str:
 
 
 def head() -> tuple[str, ...]:
-    """The columns of the table."""
+    """The titles of the table's columns, without the one for the variant's name."""
     return ("Result", *(figure.head for figure in main_figures()), "Parity", "Removed", "Task")
 
 
 def cells(report: Json, name: str) -> list[Cell]:
-    """A variant's row, with the columns of `head`."""
+    """The cells of a variant's row, in the order of `head`."""
     variant = report["variants"][name]
     requested, parameters = variant["requested_ratio"], parameters_in_words(variant)
     removed = percent(variant["achieved_ratio"])
@@ -49,7 +49,7 @@ def parameters_in_words(variant: Json) -> str | None:
 
 
 def _parity(parities: list[Json]) -> Cell:
-    """The only comparison, or the verdict of each."""
+    """The verdict and the largest error of the only comparison; of several, the verdict of all and of each."""
     if not parities:
         return Cell(NOTHING)
     if len(parities) > 1:

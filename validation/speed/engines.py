@@ -28,7 +28,7 @@ EngineName = str
 
 
 class Engine(Protocol):
-    """A model that continues prompts greedily."""
+    """A model opened on an engine, which continues prompts greedily and times that."""
 
     def takes(self, rows: int, tokens: int) -> bool:
         """Whether it runs so many prompts at a time, each of so many tokens with the steps after it."""
@@ -124,7 +124,7 @@ def pace_of(runner: Runner, prompts: Sequence[Sequence[int]], steps: int) -> Pac
 
 
 def _likeliest(logits: NDArray[np.float32]) -> list[int]:
-    """The most likely token of each row."""
+    """The most likely token id of each row of logits [rows, vocabulary]."""
     tokens: list[int] = logits.argmax(axis=1).tolist()
     return tokens
 

@@ -27,7 +27,7 @@ _STEPS = 4
 
 @dataclass(frozen=True)
 class PeakMemory:
-    """What a process that runs one model takes.
+    """Peak memory of a process that runs one model.
 
     Attributes:
         host: Peak resident bytes, the interpreter and its libraries included, of the largest process if the runtime
