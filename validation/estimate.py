@@ -65,7 +65,7 @@ class Estimate:
         return is_close(self.mean, self.stderr, limit)
 
     def close_words(self, limit: float, noun: str) -> str:
-        """That the mean is too close to a limit to tell, and how many more groups would settle it; "" if it is not.
+        """Says that the mean is too close to a limit to tell, and how many more groups would help; "" if it is not.
 
         The standard error falls with the root of the number of groups.
 
@@ -92,7 +92,7 @@ class TokenEstimate(Estimate):
         p99: The 99th percentile over all tokens, interpolated linearly, as llama.cpp's `--kl-divergence` does.
         p999: The 99.9th percentile.
         max: The largest value.
-        texts: Of each text the sum over its tokens, and their number.
+        texts: The sum over the tokens of each text, and the number of its tokens.
     """
 
     median: float
@@ -106,7 +106,7 @@ class TokenEstimate(Estimate):
         """The estimate from one value per token of each text.
 
         Args:
-            texts: Of each text an array [T] with T > 0.
+            texts: The values of each text's tokens, [T] with T > 0.
         """
         values = [np.asarray(text, np.float64) for text in texts]
         sums = tuple((math.fsum(text), len(text)) for text in values)

@@ -63,7 +63,7 @@ class LogitFigures:
         tokens: Tokens compared, those with NaN or infinities included.
         max_abs: Largest |reference - candidate| of any logit.
         mean_abs: Mean of |reference - candidate| over all logits.
-        worst: Where `max_abs` is.
+        worst: The place of the logit with `max_abs`.
         kl: KL(reference || candidate), nats per token; its texts are the batch rows.
         top1_agreement: Share of tokens, 0 to 1, for which both have the same largest logit; a tie agrees
             if either's choice is among the other's largest.

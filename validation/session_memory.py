@@ -1,4 +1,4 @@
-"""How much memory ONNX Runtime will take for a graph, judged from its file before a session is opened.
+"""Estimates how much memory ONNX Runtime will take for a graph, from its file, before a session is opened.
 
 On the CPU, a session maps the data file and copies every matrix into the layout of its kernels, one at a time; the
 pages of the original are released after each. docs/research/measurements.md compares estimates with measured memory.
@@ -102,7 +102,7 @@ def claim_memory(
         Whether the session is to be opened `mapped`: its copies of the weights do not fit, but it works without them.
 
     Raises:
-        EnvironmentFailure: It does not fit.
+        EnvironmentFailure: The memory that is needed is not free.
         ArtifactError: The file cannot be read.
     """
     need = session_memory(model, calls, execution.provider)

@@ -36,7 +36,7 @@ class DenseReference:
     Attributes:
         token_ids: The tokens of each text.
         perplexity: The dense model's perplexity on them.
-        losses: Of each text the sum of its -log P(next token), nats.
+        losses: The sum of -log P(next token) over each text, nats.
     """
 
     token_ids: tuple[TokenIds, ...]
@@ -65,7 +65,7 @@ class DenseAnswers:
 
     Args:
         folder: config.json and safetensors files of the dense model.
-        execution: Where torch runs.
+        execution: Threads, device and memory of torch.
     """
 
     def __init__(self, folder: Path, execution: Execution = _EXECUTION) -> None:

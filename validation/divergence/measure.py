@@ -73,7 +73,7 @@ class DivergenceFigures:
         loss: By how much -log P(next token) of the variant exceeds that of the dense model, nats per token; None: they
             cut a text into different numbers of tokens.
         per_byte: Figures that do not depend on the tokens; None: the lengths of the texts were not given.
-        cut: What a cut vocabulary costs; None: the variant has all tokens.
+        cut: The cost of a cut vocabulary; None: the variant has all tokens.
     """
 
     kl: TokenEstimate
@@ -114,11 +114,11 @@ def measure_divergence(
     Args:
         reference: The dense model's predictions.
         folder: The variant's `hf` folder, or one of another format.
-        runtime: What runs it.
-        texts: The same texts as the tokens of both; None: the variant gets the tokens of the reference.
+        runtime: Name of the runtime that runs it.
+        texts: The reference's texts as the tokens of both models; None: the variant gets the reference's tokens.
         kept: The dense model's ids of the tokens that the variant has; None: all. Its distributions are then
             restricted to these tokens.
-        execution: Where it runs.
+        execution: Provider, threads and memory of the run.
         on_progress: Called with a line about each text when it is done.
 
     Raises:

@@ -39,7 +39,7 @@ class PairedText:
         variant: The variant's tokens.
         positions: int64 [P, 2]: tokens, one of each, after which both models have seen the same part of the text.
         split: Share of the text, 0 to 1 in bytes, that is in dense tokens which the variant cuts otherwise.
-        bytes: How long the text is; None: not known.
+        bytes: The bytes of the text; None: not known.
     """
 
     dense: TokenIds

@@ -44,7 +44,7 @@ def decode(
     Rows that are done leave the batch if the runner can drop them (`Keeps`); otherwise they go on, with no effect.
 
     Args:
-        runner: What runs the model.
+        runner: The runner of the model.
         rows: The rows of the batch.
         choose: The next token of each row, given logits [rows, vocabulary], which are finite for rows that go on.
 

@@ -49,7 +49,7 @@ def beginnings(
         answer_start: The tokens with which an assistant's turn starts; none if the model has no chat template.
         separator: The tokens after each text that is read before another one.
         length: The most tokens of a text.
-        room: The most tokens that are read before it.
+        room: The most tokens that the model reads before a beginning.
         seed: Decides where texts are cut and what is drawn.
     """
     long_enough = [ids for ids in texts if len(ids) > 1]
@@ -169,7 +169,7 @@ def write_fresh_texts(
         number: Tokens of the fresh texts, beginnings and all; fewer if the model has nothing new to say.
         folder: An existing folder.
         compute: Where the model runs.
-        on_part: Called `PARTS` times.
+        on_part: Called `PARTS` times, as the work proceeds.
 
     Raises:
         ArtifactError: The model's logits are NaN or infinite.

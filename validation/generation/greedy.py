@@ -68,7 +68,7 @@ def continue_prompts(
     """Continues each prompt with the most likely tokens.
 
     Args:
-        runner: What runs the model; those that generate by themselves do.
+        runner: The runner of the model; one that generates by itself (`Follows`) does.
         tokenizer: Turns tokens to text.
         prompts: Token ids, each shorter than the context.
         ends: When a text ends.

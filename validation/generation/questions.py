@@ -39,7 +39,7 @@ class OpenTask:
 
     Attributes:
         name: Its name in results.
-        rule: How answers are found.
+        rule: How the answer is found in a text, and where texts end.
         questions: At least one, in the order of the corpus.
         examples: Texts that come before every question.
     """

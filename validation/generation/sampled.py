@@ -52,7 +52,7 @@ class Author:
     """An open model that writes texts.
 
     Attributes:
-        runner: What runs it.
+        runner: The runner of the model.
         ends: Tokens that end a text.
         answer_start: Token ids with which an assistant's turn starts; none if there is no chat template.
         separator: Token ids of an empty line between two texts.

@@ -49,7 +49,7 @@ class TapError:
     Attributes:
         name: The place, as in `Tap.name`.
         layer: Its layer; None: before or after all layers.
-        sublayer: Its name within the layer, or within the model.
+        sublayer: The place's name within the layer, or within the model.
         error: The largest difference of a token's values over their root mean square in torch, over all tokens and
             calls; None: not finite.
     """
@@ -111,7 +111,7 @@ def bisect(
         stage: The stage that failed.
         steps: Decode steps to run after the prompt, at most the case's.
         in_float: Whether MatMulNBits leaves activations in float32.
-        execution: Where both sides run.
+        execution: Provider, threads and memory of both sides.
 
     Raises:
         UsageError, InputError, ArtifactError, EnvironmentFailure, ParityFailure: As for

@@ -177,7 +177,7 @@ class Pass:
             reference.
         limits: The limits that its figures are judged by.
         given: Figures whose limits were given by the user; noise does not widen them.
-        takes: Whether it runs a case.
+        takes: Whether a case is run in this pass.
         steps: The most decode steps of a case that it runs; None: all of them.
     """
 

@@ -20,7 +20,7 @@ from validation.runtimes.runner import States
 
 @dataclass(frozen=True)
 class RecordedSequence:
-    """What torch computes for one row and its decode steps: values by tap, logits, and the cache."""
+    """The stored results of torch for one row and its decode steps: values by tap, logits, and the cache."""
 
     values: dict[str, StoredArray]
     logits: StoredArray

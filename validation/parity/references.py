@@ -168,7 +168,7 @@ def _differences(
     source: str,
     say: Say,
 ) -> dict[TokenSequence, Noise]:
-    """How far the runner is from the references now, part by part as the references' decode steps."""
+    """Measures how far logits and caches are from the references, running the calls of each sequence one by one."""
     known, sequences = list(references.values()), list(references)
     caches, passed = [CacheComparison() for _ in known], [0] * len(known)
 
@@ -252,7 +252,7 @@ def _divergence(
     source: str,
     say: Say,
 ) -> tuple[dict[TokenSequence, Noise], float]:
-    """How far the runner's predictions are from the references' now, and the largest difference of a logit."""
+    """Measures the KL divergence of each sequence from the references, and the largest difference of any logit."""
     figures, variations = {}, {}
     runs = runner.run([_run(one, one.parts(spec), spec) for one in references])
     for index, (sequence, logits) in enumerate(zip(references, runs, strict=True)):

@@ -113,7 +113,7 @@ def scale_norms(model: Any, spec: ModelSpec, scaling: Scaling) -> frozenset[str]
 
     Args:
         model: A transformers causal language model.
-        spec: What it computes.
+        spec: The model's shapes.
         scaling: Powers of two that the graph is scaled by.
 
     Returns:
@@ -150,7 +150,7 @@ def round_activations(model: Any, spec: ModelSpec, how: BlockQuantization, *, wh
 
     Args:
         model: A transformers causal language model, float32.
-        spec: Its shapes.
+        spec: The model's shapes.
         how: The graph's quantisation.
         whole_rows: Whether a token has one scale and a zero point, as in XNNPACK's kernels, and not a scale for each
             block. Experts always have blocks.

@@ -61,10 +61,10 @@ def run_parity(
 
     Args:
         hf_folder: config.json, safetensors files and tokenizer.
-        folder: What was written from it.
+        folder: The folder that was written from the model.
         prompts: At least one; with fewer than three different lengths the batch repeats and cuts them.
-        runtime: What runs the folder.
-        execution: Where both sides run.
+        runtime: Name of the runtime that runs the folder.
+        execution: Provider, threads and memory of both sides.
         decode_steps: At least 1.
         limits: The limits that are judged.
         long_tokens: Positions that the long prompt reaches with its decode steps, as far as the model's go.

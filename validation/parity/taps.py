@@ -35,7 +35,7 @@ class Tap:
 
     Attributes:
         layer: Index of the layer; None: before or after all layers.
-        sublayer: What computes it, by its name in the plain form; `residual` is the stream after it.
+        sublayer: The name, in the plain form, of what computes the value; `residual` is the stream after it.
         values: Names that the value may have in a graph; the first one found is used.
         modules: torch modules whose results, concatenated, are this value.
         side: Whether the modules' inputs or outputs are meant.

@@ -118,7 +118,7 @@ def written_answers(tasks: Mapping[str, Json]) -> str:
     """Which tasks have answers that the dense model wrote; "" if none has.
 
     Args:
-        tasks: What a manifest or a report says of each.
+        tasks: The object of each task in a manifest or a report, by name.
     """
     names = ", ".join(name for name, task in tasks.items() if task.get("answers") == "model")
     return f"The answers in the texts of {names} were written by the dense model." if names else ""

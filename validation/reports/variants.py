@@ -34,14 +34,14 @@ def cells(report: Json, name: str) -> list[Cell]:
 
 
 def removed_in_words(variant: Json) -> str:
-    """How much is gone, and how many parameters are left, as far as that is known."""
+    """The share of weights that was removed and the number of parameters left, as far as these are known."""
     ratio = variant["achieved_ratio"]
     removed = None if ratio is None else f"{percent(ratio)} of weights removed"
     return ", ".join(part for part in (removed, parameters_in_words(variant)) if part)
 
 
 def parameters_in_words(variant: Json) -> str | None:
-    """How many parameters are left; None if that is not known."""
+    """The number of parameters that are left, in words; None if that is not known."""
     left, dense = variant["num_parameters"], variant["dense_parameters"]
     if left is None:
         return None

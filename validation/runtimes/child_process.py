@@ -39,7 +39,7 @@ class ChildProcess:
         environment: Variables that are set for it.
 
     Attributes:
-        file: Where it writes tensors.
+        file: The file that the program writes tensors to.
 
     Raises:
         OSError: The program cannot be started.

@@ -163,7 +163,7 @@ class Opening:
     """How a folder is opened.
 
     Attributes:
-        execution: Where it runs.
+        execution: Provider, threads and memory of the run.
         purpose: Why it is opened.
         calls: The size of the calls that it will run, where the runtime claims memory; empty: nothing is claimed.
     """

@@ -148,7 +148,7 @@ def open_runtime(
     Args:
         name: Name of the runtime.
         folder: The written folder.
-        execution: Where it runs.
+        execution: Provider, threads and memory of the run.
         purpose: Why it is opened.
         calls: The size of the calls that ONNX Runtime will run, for which it claims memory; empty: it claims none.
 
@@ -178,12 +178,12 @@ def claim_runtime(
         name: Name of the runtime.
         folder: The written folder.
         calls: The size of the calls that it will run.
-        execution: Where it runs.
+        execution: Provider, threads and memory of the run.
         say: Receives a line about the memory.
         can_map: Whether weights may be read from the file if copies of them do not fit, which is slow.
 
     Raises:
-        EnvironmentFailure: It does not fit.
+        EnvironmentFailure: The memory that is needed is not free.
         ArtifactError: A file cannot be read.
     """
     claim = runtime_row(name).claim

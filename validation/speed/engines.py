@@ -31,7 +31,7 @@ class Engine(Protocol):
     """A model opened on an engine, which continues prompts greedily and times that."""
 
     def takes(self, rows: int, tokens: int) -> bool:
-        """Whether it runs so many prompts at a time, each of so many tokens with the steps after it."""
+        """Whether it can run `rows` prompts at a time, each of `tokens` tokens with the steps after it."""
 
     def pace(self, prompts: Sequence[Sequence[int]], steps: int) -> Pace:
         """Times prompts of equal length, from an empty cache, and `steps` tokens after each, the most likely ones."""
@@ -137,7 +137,7 @@ def open_engine(engine: EngineName, folder: Path, context_length: int, execution
         engine: The engine.
         folder: The `hf` folder for torch, which runs on the CPU, or one of a format that the runtime takes.
         context_length: Maximum number of positions.
-        execution: Where it runs; torch on the CPU.
+        execution: Provider, threads and memory of the run; torch runs on the CPU.
 
     Raises:
         ArtifactError: The folder cannot be loaded.

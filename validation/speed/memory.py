@@ -49,7 +49,7 @@ def peak_memory(
 
     Raises:
         ArtifactError: The process failed.
-        EnvironmentFailure: It failed because of the machine.
+        EnvironmentFailure: The process failed because of the machine.
     """
     options = {
         "--context-length": context_length,

@@ -58,7 +58,7 @@ class SubjectFigures:
 
     Attributes:
         model: Name of the variant, or `dense`.
-        engine: What ran it.
+        engine: Name of the engine that ran it.
         disk_bytes: Bytes of its weights and graph on disk.
         peak_bytes: Peak memory of a process that runs it; None where the system does not report it.
         timings: The times in each cell that the engine takes.

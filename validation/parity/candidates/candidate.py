@@ -37,7 +37,7 @@ class ParityInput:
     Attributes:
         folder: The written folder.
         spec: The model's shapes.
-        execution: Where both sides run.
+        execution: Provider, threads and memory of both sides.
         say: Receives a line about each case.
     """
 
@@ -52,7 +52,7 @@ class Reads:
     """The weights that torch computes with: those of the model, changed, or those that were written.
 
     Attributes:
-        change: What is done to the model's weights; None: nothing.
+        change: The change that is made to the weights; None: none.
         stored: The weights that are read in their place; None: the model's.
     """
 

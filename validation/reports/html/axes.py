@@ -20,8 +20,8 @@ class Chart:
     """A chart, as `shared.html.jinja` frames it.
 
     Attributes:
-        title: What is above it.
-        description: What it shows, for who cannot see it.
+        title: The text above the chart.
+        description: The chart in words, for people who cannot see it.
         height: Pixels.
         marks: Elements of the SVG, from back to front.
         legend: Classes that set colours, and their words.

@@ -36,7 +36,7 @@ _BYTE_LEVEL = 2
 
 @dataclass(frozen=True)
 class LlamaOptions:
-    """How llama.cpp runs.
+    """Options with which llama.cpp loads and runs a model.
 
     Attributes:
         threads: Threads of each computation.
@@ -84,7 +84,7 @@ class LlamaSession:
         """Makes an empty cache for `rows` sequences of at most `capacity` tokens.
 
         Raises:
-            EnvironmentFailure: It cannot be made.
+            EnvironmentFailure: llama.cpp cannot make the cache.
         """
         self._free()
         parameters = self._library.llama_context_default_params()

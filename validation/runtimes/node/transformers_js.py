@@ -34,9 +34,9 @@ class TransformersJsRunner(Runner):
     """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it.
 
     Args:
-        folder: What the format web has written.
-        backend: What computes; None: WebAssembly if the weights fit there, or else Node. With int8 and int4 weights,
-            WebAssembly computes in float32, whereas Node's kernels round activations to 8 bits.
+        folder: The folder that the format web has written.
+        backend: What runs the ONNX graph; None: WebAssembly if the weights fit there, or else Node. With int8 and int4
+            weights, WebAssembly computes in float32, whereas Node's kernels round activations to 8 bits.
         threads: The number of threads of a session.
 
     Attributes:

@@ -57,7 +57,7 @@ class TorchRunner:
 
     Args:
         folder: config.json and safetensors files, of a dense model or one pruned by this package.
-        compute: Where, and in how much memory.
+        compute: The device, and the memory that may be taken there and on the host.
         attention: transformers' attention implementation; None: the fastest that computes the model.
 
     Attributes:
@@ -306,8 +306,8 @@ def open_torch_runner(
     Args:
         folder: config.json and safetensors files, of a dense model or one pruned by this package.
         execution: Where the model runs, and torch's threads while the context lasts.
-        change: What is done to its weights.
-        stored: Where the weights are read instead; None: in the folder.
+        change: The change that is made to the weights; None: none.
+        stored: The weights of a written file, which are read in place of the folder's; None: the folder's.
         attention: transformers' attention implementation; None: the fastest that computes the model.
 
     Raises:

@@ -153,8 +153,8 @@ class VllmRunner(Runner):
 
         Raises:
             EnvironmentFailure: vLLM is missing.
-            ArtifactError: It does not load the model.
-            ParityFailure: It does not run it.
+            ArtifactError: vLLM does not load the model.
+            ParityFailure: vLLM does not run the model.
         """
         try:
             answer = self._process.ask(**request) if request else self._process.receive()
