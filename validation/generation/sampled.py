@@ -34,7 +34,7 @@ class Beginning:
         tokens: Token ids of the beginning.
         length: The most tokens of the whole text; more than `tokens` has.
         seed: Seed of the sampling; what is drawn does not depend on the other rows of a batch.
-        shown: Token ids that the model reads before these: other texts, each with the author's separator after it.
+        shown: Token ids that the model reads before `tokens`: other texts, each followed by the author's separator.
     """
 
     tokens: tuple[int, ...]

@@ -130,7 +130,7 @@ def behind(states: States, filled: int) -> States:
 def measure_exact_noise(
     runner: TorchRunner, references: Mapping[TokenSequence, Reference], store: ArrayStore, say: Say
 ) -> dict[TokenSequence, Noise]:
-    """Measures how far torch differs from itself: with another attention kernel and single decode steps, in float64.
+    """Measures how far torch differs from itself: with another attention kernel and single steps, and in float64.
 
     In a model with routers, also with other choices where a router is nearly tied; see `other_choices`.
 

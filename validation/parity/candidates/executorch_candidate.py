@@ -1,4 +1,4 @@
-"""Parity of programs in ExecuTorch, each of which is also written and run in float32."""
+"""Parity of programs in ExecuTorch; quantised ones are also written and run with float32 activations."""
 
 from __future__ import annotations
 

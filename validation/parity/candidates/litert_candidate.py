@@ -1,4 +1,4 @@
-"""Parity of LiteRT-LM's bundles in LiteRT, which also run with weights dequantised to float32."""
+"""Parity of LiteRT-LM's bundles in LiteRT; quantised ones also run with weights dequantised to float32."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def text(words: str, x: str, y: float, anchor: str = "start", kind: str = "label
 
 
 def line(x1: str, y1: float, x2: str, y2: float, kind: str) -> Markup:
-    """An SVG line between two points; `kind` is the class that sets its colour."""
+    """An SVG line between two points; `kind` is its CSS class."""
     return Markup('<line x1="{}" y1="{:g}" x2="{}" y2="{:g}" class="{}"></line>').format(x1, y1, x2, y2, kind)
 
 
