@@ -16,7 +16,7 @@ from seap_export.errors import EnvironmentFailure
 
 @dataclass(frozen=True)
 class StoredArray:
-    """Where an array lies in a store."""
+    """A reference to an array in an `ArrayStore`: its byte offset in the file, and its shape."""
 
     offset: int
     shape: tuple[int, ...]
@@ -59,6 +59,6 @@ class ArrayStore:
         return StoredArray(offset, data.shape)
 
     def get(self, stored: StoredArray) -> NDArray[np.float32]:
-        """The array that `put` was given, float32."""
+        """Reads back an array that `put` stored, float32 in its original shape."""
         self._file.seek(stored.offset)
         return np.frombuffer(self._file.read(4 * math.prod(stored.shape)), np.float32).reshape(stored.shape)

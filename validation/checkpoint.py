@@ -1,4 +1,4 @@
-"""The weights of a model folder, read a layer at a time in float32, and what a format does to them."""
+"""Reads the weights of a model folder a layer at a time, in float32, with the changes that a format makes to them."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ class Checkpoint:
         self._changes.append(change)
 
     def layer(self, index: int) -> Weights:
-        """The stored tensors of a layer."""
+        """Reads the stored tensors of a layer, float32 by name, and applies all changes to them."""
         prefix = self._family.names["layer"].format(layer=index)
         return self._read(name for name in self._expected if name.startswith(prefix))
 
     def rows(self, table: str, tokens: torch.Tensor) -> torch.Tensor:
-        """The rows of one of `ModelSpec.token_tables` of some tokens, int64 [n]; other rows are not read."""
+        """Reads the rows of some tokens, int64 [n], from one of `ModelSpec.token_tables`; other rows are not read."""
         name = self._family.stored(table)
         return self._changed({name: self._from.read([name])[name][tokens]})[name]
 
@@ -94,12 +94,12 @@ class Checkpoint:
         return [name for name in parts if name == "lm_head" or self._family.names.get(name) in self._expected]
 
     def bytes_of(self, index: int) -> int:
-        """What a layer takes in float32."""
+        """Bytes of a layer's weights in float32."""
         return 4 * sum(prod(shape) for shape in self.spec.layer_tensors(index).values())
 
     @property
     def outer_bytes(self) -> int:
-        """What the LM head takes in float32."""
+        """Bytes of the LM head in float32."""
         return 4 * self.spec.vocab_size * self.spec.hidden_size
 
     def _read(self, names: Iterable[str]) -> Weights:
@@ -116,7 +116,7 @@ class Checkpoint:
         return weights
 
     def _check(self, stock: StockModel) -> None:
-        """transformers would leave weights that are missing at random values."""
+        """Refuses a folder with other tensors than the model: transformers would fill missing ones at random."""
         head = self._family.stored("lm_head")
         self._expected = {
             name: shape for name, shape in stock.stored_shapes.items() if not (name == head and stock.is_tied)

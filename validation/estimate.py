@@ -28,7 +28,7 @@ class Estimate:
 
     Attributes:
         mean: The sum over all groups / the size of all groups.
-        stderr: Its standard error; None: a single group has none.
+        stderr: Standard error of the mean; None: a single group has none.
         groups: Number of groups.
     """
 
@@ -65,7 +65,7 @@ class Estimate:
         return is_close(self.mean, self.stderr, limit)
 
     def close_words(self, limit: float, noun: str) -> str:
-        """That the mean is too close to a limit to tell, and how many more groups would settle it; "" if it is not.
+        """Says that the mean is too close to a limit to tell, and how many more groups would help; "" if it is not.
 
         The standard error falls with the root of the number of groups.
 
@@ -92,7 +92,7 @@ class TokenEstimate(Estimate):
         p99: The 99th percentile over all tokens, interpolated linearly, as llama.cpp's `--kl-divergence` does.
         p999: The 99.9th percentile.
         max: The largest value.
-        texts: Of each text the sum over its tokens, and their number.
+        texts: The sum over the tokens of each text, and the number of its tokens.
     """
 
     median: float
@@ -106,7 +106,7 @@ class TokenEstimate(Estimate):
         """The estimate from one value per token of each text.
 
         Args:
-            texts: Of each text an array [T] with T > 0.
+            texts: The values of each text's tokens, [T] with T > 0.
         """
         values = [np.asarray(text, np.float64) for text in texts]
         sums = tuple((math.fsum(text), len(text)) for text in values)
@@ -117,7 +117,7 @@ class TokenEstimate(Estimate):
 
     @property
     def tokens(self) -> int:
-        """Number of tokens."""
+        """Number of tokens of all texts together."""
         return sum(count for _, count in self.texts)
 
     def minus(self, other: TokenEstimate) -> Estimate | None:
@@ -158,12 +158,12 @@ def kl_json(kl: TokenEstimate | None) -> dict[str, float | None]:
 
 
 def _columns(texts: Iterable[tuple[float, int]]) -> tuple[list[float], list[int]]:
-    """Sums and sizes."""
+    """Splits (sum, size) pairs into a list of sums and a list of sizes."""
     pairs = list(texts)
     return [total for total, _ in pairs], [count for _, count in pairs]
 
 
 def _two_digits(number: float) -> int:
-    """At least 1, rounded up to two digits."""
+    """Rounds a number up to two significant digits; at least 1."""
     step = 10 ** max(0, math.floor(math.log10(max(number, 1.0))) - 1)
     return max(1, math.ceil(number / step) * step)

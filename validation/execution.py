@@ -40,7 +40,7 @@ class Execution:
 
     @property
     def thread_count(self) -> int:
-        """The number of threads."""
+        """The number of threads to use: `threads`, or one for each core available to this process."""
         return self.threads or available_threads()
 
     @property

@@ -43,7 +43,7 @@ class Defect:
     Attributes:
         kind: NaN, an infinity, or logits whose shape is not the reference's.
         side: Which of the two has it; a wrong shape is always the candidate's.
-        logit: The first one found.
+        logit: Place of the first affected logit.
         tokens: Number of affected tokens.
         detail: For a wrong shape, both shapes.
     """
@@ -63,13 +63,13 @@ class LogitFigures:
         tokens: Tokens compared, those with NaN or infinities included.
         max_abs: Largest |reference - candidate| of any logit.
         mean_abs: Mean of |reference - candidate| over all logits.
-        worst: Where `max_abs` is.
+        worst: The place of the logit with `max_abs`.
         kl: KL(reference || candidate), nats per token; its texts are the batch rows.
         top1_agreement: Share of tokens, 0 to 1, for which both have the same largest logit; a tie agrees
             if either's choice is among the other's largest.
-        top1_stderr: Its standard error over the rows; None: there is one.
-        clear_top1_agreement: The same over tokens whose largest logit in the reference leads by the comparison's
-            margin or more; None: there are none.
+        top1_stderr: Standard error of `top1_agreement` over the rows; None if there is only one row.
+        clear_top1_agreement: `top1_agreement` over the tokens whose largest logit in the reference leads by the
+            comparison's margin or more; None if there are none.
         perplexity_ratio: exp of the candidate's mean negative log-likelihood of the tokens that follow, less the
             reference's; None: no token that follows is known.
         defects: NaN, infinities and wrong shapes.
@@ -94,7 +94,7 @@ class LogitFigures:
 
     @property
     def mean_kl(self) -> float | None:
-        """The mean of `kl`."""
+        """Mean KL(reference || candidate), nats per token; None if no token is finite."""
         return None if self.kl is None else self.kl.mean
 
 
@@ -139,7 +139,7 @@ class LogitComparison:
             self._add(p, q, row, first_position + start, following[block])
 
     def figures(self, clear_margin: float = CLEAR_MARGIN) -> LogitFigures:
-        """The figures so far.
+        """Computes the figures of all logits that were added.
 
         Args:
             clear_margin: Nats by which a token's largest logit must lead for its choice to be clear.
@@ -168,7 +168,7 @@ class LogitComparison:
 
     @property
     def defects(self) -> tuple[Defect, ...]:
-        """NaN, infinities and wrong shapes so far."""
+        """The first defect of each kind and side so far, with the number of tokens that have it."""
         return tuple(self._defects.values())
 
     def variation(self) -> float:

@@ -58,13 +58,13 @@ class Case:
 
     @property
     def calls(self) -> tuple[TokenIds, ...]:
-        """The calls that the first row runs in."""
+        """The token ids of each call that runs the first row: all of it, or parts of `call_tokens` tokens."""
         row, size = self.rows[0], self.call_tokens or len(self.rows[0])
         return tuple(row[start : start + size] for start in range(0, len(row), size))
 
     @property
     def last_call(self) -> TokenIds:
-        """The last of `calls`."""
+        """The token ids of the last call that runs the first row."""
         return self.calls[-1]
 
 
@@ -168,7 +168,7 @@ def _case(name: str, rows: Sequence[tuple[Sequence[int], int]], steps: int, **ar
 
 
 def _batch_rows(lengths: Sequence[int]) -> list[tuple[int, int]]:
-    """The prompt and the length of each row of the batch."""
+    """Chooses for each row of the batch the index of its prompt and its number of tokens."""
     rows: dict[int, int] = {}
     for index, length in enumerate(lengths):
         if len(rows) < BATCH_ROWS:

@@ -1,4 +1,4 @@
-"""Keeps transformers from writing to stderr."""
+"""A context manager that keeps transformers' progress bars and warnings off stderr."""
 
 from __future__ import annotations
 

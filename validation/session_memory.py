@@ -1,4 +1,4 @@
-"""How much memory ONNX Runtime will take for a graph, judged from its file before a session is opened.
+"""Estimates how much memory ONNX Runtime will take for a graph, from its file, before a session is opened.
 
 On the CPU, a session maps the data file and copies every matrix into the layout of its kernels, one at a time; the
 pages of the original are released after each. docs/research/measurements.md compares estimates with measured memory.
@@ -32,7 +32,7 @@ _PRODUCTS = ("MatMul", "FusedMatMul", "Gemm")
 
 @dataclass(frozen=True)
 class Calls:
-    """What a session is asked for, at most.
+    """The size of the largest calls that a session must be able to run.
 
     Attributes:
         rows: Rows of a call.
@@ -46,7 +46,7 @@ class Calls:
 
 
 def calls_of(case: Case) -> Calls:
-    """What a case of parity asks for."""
+    """The size of the largest calls that a parity case makes."""
     positions = case.filled + max(map(len, case.rows)) + len(case.forced[0])
     tokens = max(map(len, case.calls if len(case.rows) == 1 else case.rows))
     return Calls(len(case.rows), tokens, positions)
@@ -72,12 +72,12 @@ class SessionMemory:
 
     @property
     def total(self) -> int:
-        """The most that is taken at any time."""
+        """Peak bytes, reached either while the largest matrix is copied or while the graph runs."""
         return self.copies + self.mapped + _SESSION + max(self.largest, self.run)
 
     @property
     def without_copies(self) -> int:
-        """The most that is needed if weights are read from the file, whose pages can be given up at any time."""
+        """Peak bytes if weights are read from the file, whose pages can be given up at any time."""
         return self.largest + self.run + _SESSION
 
 
@@ -93,16 +93,16 @@ def claim_memory(
 
     Args:
         model: The .onnx file.
-        calls: What it will be asked for.
+        calls: The size of the calls that the session will run.
         execution: On which provider, and in how much of the host's memory; without `compute`: in all that is free now.
-        say: Called with a line about it.
+        say: Called with a line about the memory that the session will take.
         can_map: Whether it may be opened `mapped`, which changes its speed.
 
     Returns:
         Whether the session is to be opened `mapped`: its copies of the weights do not fit, but it works without them.
 
     Raises:
-        EnvironmentFailure: It does not fit.
+        EnvironmentFailure: The memory that is needed is not free.
         ArtifactError: The file cannot be read.
     """
     need = session_memory(model, calls, execution.provider)
@@ -159,7 +159,7 @@ def session_memory(model: Path, calls: Sequence[Calls], provider: str = "cpu") -
 
 
 class _Graph:
-    """What the estimate needs of an .onnx file."""
+    """Reads from an .onnx file what the estimate needs: tensors, their uses, and the sizes of caches and products."""
 
     def __init__(self, model: Path) -> None:
         if not model.is_file():
@@ -176,25 +176,25 @@ class _Graph:
                 self.uses[name].append((node, position))
 
     def rank(self, name: str) -> int:
-        """Number of dimensions."""
+        """Number of dimensions of a tensor."""
         return len(self.tensors[name].dims)
 
     def item(self, name: str) -> int:
-        """Bytes of a number."""
+        """Bytes of one element of a tensor."""
         return _item(self.tensors[name].data_type)
 
     def size(self, name: str) -> int:
-        """Bytes of a tensor."""
+        """Bytes of all elements of a tensor."""
         return math.prod(self.tensors[name].dims) * self.item(name)
 
     @property
     def is_float32(self) -> bool:
-        """Whether every matrix is stored in float32."""
+        """Whether every tensor of two or more dimensions is stored in float32."""
         matrices = [name for name in self.tensors if self.rank(name) >= 2]
         return all(self.tensors[name].data_type == onnx.TensorProto.FLOAT for name in matrices)
 
     def run_bytes(self, calls: Calls) -> int:
-        """Logits and their copy, what a layer computes, and the caches."""
+        """Bytes that calls of this size take: logits and their copy, a layer's activations, and the caches."""
         graph = self._proto.graph
         logits = next(item for item in graph.output if item.name == "logits").type.tensor_type
         dims = logits.shape.dim

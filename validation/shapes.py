@@ -23,9 +23,9 @@ class Shape:
         positions: Longest context.
         theta: Base of the rotary frequencies.
         tied: Whether the LM head is the embedding.
-        head_dim: Channels of a head, unless they are hidden / heads.
+        head_dim: Channels of a head; 0: hidden / heads.
         experts: Experts of each layer, of `neurons` each; 0: there is one MLP.
-        per_token: How many of them compute a token.
+        per_token: Number of experts that each token is routed to.
     """
 
     layers: int
@@ -43,13 +43,13 @@ class Shape:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Its whole numbers but zeros, as the options of `random_model` take them."""
+        """The integers of the shape that are not 0, by option of `random_model`, such as `--layers`."""
         numbers = {key: value for key, value in vars(self).items() if type(value) is int and value}
         return {f"--{key.replace('_', '-')}": value for key, value in numbers.items()}
 
     @property
     def config(self) -> dict[str, object]:
-        """The model's config.json."""
+        """The content of the model's config.json."""
         mixture = {
             "architectures": ["MixtralForCausalLM"],
             "model_type": "mixtral",
@@ -79,7 +79,7 @@ class Shape:
 
     @property
     def spec(self) -> ModelSpec:
-        """The shapes of all tensors."""
+        """The model's layers and the shapes of its tensors, as `config` describes them."""
         return model_spec(self.config)
 
     def weight_bytes(self, ratio: float = 0.0) -> int:
@@ -89,7 +89,7 @@ class Shape:
 
     @property
     def statistics_bytes(self) -> int:
-        """Bytes that `calibrate` writes for a task."""
+        """Bytes of the statistics that `calibrate` writes for one task."""
         return covariance_bytes(self.spec)
 
     def cache_bytes(self, positions: int) -> int:

@@ -1,4 +1,4 @@
-"""What the dense model says about texts and prompts, for any number of variants.
+"""Runs the dense model once over texts and prompts, as the reference for any number of variants.
 
 It runs first, a layer at a time, and is released; its logits are kept in a temporary file.
 """
@@ -31,12 +31,12 @@ _EXECUTION = Execution()
 
 @dataclass(frozen=True)
 class DenseReference:
-    """What the dense model predicts for some texts; valid while its `DenseAnswers` are open.
+    """The dense model's predictions for some texts; valid while its `DenseAnswers` are open.
 
     Attributes:
         token_ids: The tokens of each text.
         perplexity: The dense model's perplexity on them.
-        losses: Of each text the sum of its -log P(next token), nats.
+        losses: The sum of -log P(next token) over each text, nats.
     """
 
     token_ids: tuple[TokenIds, ...]
@@ -59,13 +59,13 @@ class _Answer:
 
 
 class DenseAnswers:
-    """What the dense model says about texts and prompts. Each is computed once, for any number of variants.
+    """Computes the dense model's logits of texts and its answers to prompts, each once for any number of variants.
 
     Logits wait in the temporary folder, 4 bytes each; layers are in memory only while `run` is running.
 
     Args:
         folder: config.json and safetensors files of the dense model.
-        execution: Where torch runs.
+        execution: Threads, device and memory of torch.
     """
 
     def __init__(self, folder: Path, execution: Execution = _EXECUTION) -> None:
@@ -137,7 +137,7 @@ class DenseAnswers:
             ]
 
     def reference(self, texts: Sequence[TokenIds]) -> DenseReference:
-        """The answers for texts that were run.
+        """The dense model's predictions for texts that `run` has run.
 
         Raises:
             InputError: No text has a token to predict.

@@ -55,7 +55,7 @@ def claim_texts(
 
 
 def _calls(texts: Iterable[TokenIds]) -> list[Calls]:
-    """What a runtime is asked for that runs texts one at a time."""
+    """The size of the calls of a runtime that runs texts one at a time."""
     longest = max(map(len, texts))
     return [Calls(1, longest, longest)]
 
@@ -67,13 +67,13 @@ class DivergenceFigures:
     Attributes:
         kl: KL(dense || variant), nats per token.
         top1_agreement: Share of tokens, 0 to 1, after which both models predict the same most likely token.
-        top1_stderr: Its standard error over the texts; None: of one text there is none.
+        top1_stderr: Standard error of `top1_agreement` over the texts; None for a single text.
         perplexity: Perplexity of the variant.
         dense_perplexity: Perplexity of the dense model.
         loss: By how much -log P(next token) of the variant exceeds that of the dense model, nats per token; None: they
             cut a text into different numbers of tokens.
         per_byte: Figures that do not depend on the tokens; None: the lengths of the texts were not given.
-        cut: What a cut vocabulary costs; None: the variant has all tokens.
+        cut: The cost of a cut vocabulary; None: the variant has all tokens.
     """
 
     kl: TokenEstimate
@@ -114,11 +114,11 @@ def measure_divergence(
     Args:
         reference: The dense model's predictions.
         folder: The variant's `hf` folder, or one of another format.
-        runtime: What runs it.
-        texts: The same texts as the tokens of both; None: the variant gets the tokens of the reference.
+        runtime: Name of the runtime that runs it.
+        texts: The reference's texts as the tokens of both models; None: the variant gets the reference's tokens.
         kept: The dense model's ids of the tokens that the variant has; None: all. Its distributions are then
             restricted to these tokens.
-        execution: Where it runs.
+        execution: Provider, threads and memory of the run.
         on_progress: Called with a line about each text when it is done.
 
     Raises:
@@ -139,7 +139,7 @@ def measure_divergences(
     execution: Execution = _EXECUTION,
     on_progress: Say | None = None,
 ) -> tuple[DivergenceFigures, ...]:
-    """The same for several sets of texts, in which each distinct text runs once.
+    """Measures the divergence on several sets of texts, as `measure_divergence` does; each distinct text runs once.
 
     Args:
         sets: The dense model's predictions for each set, and its texts as the tokens of both.
@@ -164,7 +164,7 @@ def _key(pairs: Sequence[PairedText]) -> tuple[tuple[TokenIds, TokenIds], ...]:
 
 
 class _Compared:
-    """The comparison on one set of texts."""
+    """Compares a variant's logits with the dense model's on one set of texts."""
 
     def __init__(self, reference: DenseReference, pairs: Sequence[PairedText], kept: NDArray[np.int64] | None) -> None:
         self._reference, self._pairs, self._kept = reference, tuple(pairs), kept
@@ -172,7 +172,7 @@ class _Compared:
         self._losses: dict[int, float] = {}
 
     def add(self, ids: TokenIds, logits: NDArray[np.floating]) -> str | None:
-        """Adds the variant's logits [T, V] of a text as often as the set has it; what is wrong with them, in words."""
+        """Adds the variant's logits [T, V] of a text as often as the set has it; returns what is wrong with them."""
         rows = [row for row, pair in enumerate(self._pairs) if pair.variant == ids]
         for row in rows:
             self._add(row, logits)
@@ -190,7 +190,7 @@ class _Compared:
         self._losses[row] = text_loss(logits, pair.variant)
 
     def figures(self) -> DivergenceFigures:
-        """The figures of all texts."""
+        """Computes the divergence over all texts of the set."""
         figures, kept = self._comparison.figures(), self._kept
         kl, top1 = figures.kl, figures.top1_agreement
         if kl is None or top1 is None:
@@ -209,7 +209,7 @@ class _Compared:
         )
 
     def _more_loss(self, losses: Sequence[float]) -> Estimate | None:
-        """What the variant loses more than the dense model, text by text."""
+        """The variant's loss less the dense model's, nats per token, paired by text; None: the cuts differ."""
         if any(len(pair.variant) != len(pair.dense) for pair in self._pairs):
             return None
         more = [one - dense for one, dense in zip(losses, self._reference.losses, strict=True)]
@@ -247,7 +247,7 @@ def continue_prompt(
 def _logits(
     texts: Sequence[TokenIds], folder: Path, runtime: str, execution: Execution
 ) -> Iterator[Iterator[NDArray[np.floating]]]:
-    """The logits [T, V] of each text."""
+    """Opens a variant in a runtime and gives an iterator over its logits [T, V] of each text."""
     if runtime == REFERENCE:
         with open_torch_runner(folder, execution) as torch_runner:
             yield torch_runner.run([Run([ids], len(ids)) for ids in texts])

@@ -20,9 +20,9 @@ class Bytes:
     """Bytes of a text, UTF-8.
 
     Attributes:
-        all: Of the whole text.
-        dense: Of what the dense model predicts: all but its first token.
-        variant: The same for the variant.
+        all: Bytes of the whole text.
+        dense: Bytes that the dense model predicts: all but those of its first token.
+        variant: Bytes that the variant predicts: all but those of its first token.
     """
 
     all: int
@@ -36,10 +36,10 @@ class PairedText:
 
     Attributes:
         dense: The dense model's tokens.
-        variant: The variant's.
+        variant: The variant's tokens.
         positions: int64 [P, 2]: tokens, one of each, after which both models have seen the same part of the text.
         split: Share of the text, 0 to 1 in bytes, that is in dense tokens which the variant cuts otherwise.
-        bytes: How long the text is; None: not known.
+        bytes: The bytes of the text; None: not known.
     """
 
     dense: TokenIds
@@ -51,12 +51,12 @@ class PairedText:
 
 @dataclass(frozen=True)
 class PerByte:
-    """What does not depend on how a text is cut.
+    """Figures per byte, which do not depend on how texts are cut into tokens.
 
     Attributes:
         kl: The sum of the divergences over the shared positions / bytes of the texts, nats.
         bits: -log2 P(text) of the variant / bytes that it predicts.
-        dense_bits: The same of the dense model.
+        dense_bits: -log2 P(text) of the dense model / bytes that it predicts.
         bytes: Bytes of the texts.
     """
 
@@ -68,7 +68,7 @@ class PerByte:
 
 @dataclass(frozen=True)
 class CutFigures:
-    """What a cut vocabulary costs on some texts.
+    """The cost of a cut vocabulary on some texts.
 
     Attributes:
         tokens: Number of kept tokens.
@@ -94,7 +94,7 @@ def per_byte(texts: Sequence[PairedText], kl: float, loss: float, dense_loss: fl
 
 
 def cut_figures(texts: Sequence[PairedText], tokens: int, mass: float) -> CutFigures:
-    """What a vocabulary of so many tokens costs on some texts, given the mean mass that it loses."""
+    """The cost of a vocabulary of `tokens` tokens on some texts, given the mean probability `mass` that it loses."""
     lengths = [1 if text.bytes is None else text.bytes.all for text in texts]
     split = sum(text.split * length for text, length in zip(texts, lengths, strict=True)) / sum(lengths)
     more = sum(len(text.variant) for text in texts) / sum(len(text.dense) for text in texts) - 1.0
@@ -116,9 +116,9 @@ def pair_cuts(
 
     Args:
         dense: The dense model's tokens of the text.
-        variant: The variant's.
+        variant: The variant's tokens of the text.
         dense_sizes: Bytes of each token of the dense model by id.
-        own_sizes: The same for the variant.
+        variant_sizes: Bytes of each token of the variant by id.
         most: The most tokens that either model is given.
     """
     ends, variant_ends = np.cumsum(dense_sizes[list(dense[:most])]), np.cumsum(variant_sizes[list(variant[:most])])

@@ -1,4 +1,4 @@
-"""Decoding of several rows together, whatever chooses their tokens."""
+"""The decoding loop for a batch of rows; the caller chooses the tokens, greedily or by sampling."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from validation.runtimes.runner import Keeps, Runner, padded
 
 
 class Row(Protocol):
-    """A text that grows.
+    """A row of a batch, as `decode` needs it: a prompt and the tokens that are generated after it.
 
     Attributes:
         prompt: The token ids that it begins with.
-        room: The most tokens that may follow.
-        is_done: Whether it has ended; what is added then has no effect.
+        room: The most tokens that may follow the prompt.
+        is_done: Whether the text has ended; tokens that are added then have no effect.
     """
 
     prompt: Sequence[int]
@@ -27,10 +27,10 @@ class Row(Protocol):
 
     @property
     def last(self) -> int:
-        """The token added last."""
+        """The id of the token that was added last."""
 
     def add(self, token: int) -> None:
-        """Adds the next token."""
+        """Adds the id of the next token, and sets `is_done` if the text ends there."""
 
 
 Some = TypeVar("Some", bound=Row)
@@ -39,13 +39,13 @@ Some = TypeVar("Some", bound=Row)
 def decode(
     runner: Runner, rows: Sequence[Some], choose: Callable[[NDArray[np.float32], Sequence[Some]], Sequence[int]]
 ) -> None:
-    """Adds tokens to all rows until they are done.
+    """Generates tokens for all rows until they are done.
 
-    Where a runner cannot leave out rows that are done, they go on unheard.
+    Rows that are done leave the batch if the runner can drop them (`Keeps`); otherwise they go on, with no effect.
 
     Args:
-        runner: What runs the model.
-        rows: The rows.
+        runner: The runner of the model.
+        rows: The rows of the batch.
         choose: The next token of each row, given logits [rows, vocabulary], which are finite for rows that go on.
 
     Raises:

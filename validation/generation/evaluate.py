@@ -32,11 +32,11 @@ def evaluate_generation(
     Args:
         folder: A model folder, dense or pruned, or with another `runtime` what was written from one.
         tasks: At least one task, all with different names (`validation.generation.open_task`).
-        runtime: What runs the folder.
+        runtime: Name of the runtime that runs the folder.
         max_new_tokens: The most tokens of an answer.
         batch_size: Prompts that run together; affects speed and memory, and answers only where two tokens are as
             likely as each other to the last bits.
-        execution: Where it runs.
+        execution: Provider, threads and memory of the run.
         tokenizer_folder: Folder of the tokenizer, and where a runtime is given the model folder; None: `folder`.
         on_answer: Called once for each question that is answered.
 

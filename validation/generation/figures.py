@@ -1,4 +1,4 @@
-"""The answers of one model to one task, and what is counted of them."""
+"""The answers of one model to one task, and figures such as the exact match."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from validation.estimate import Estimate
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model wrote.
+    """A model's answer to one question, and the right one.
 
     Attributes:
         prompt: The prompt, without examples.
-        text: What followed, as far as the first stop.
+        text: The generated text, up to the first stop.
         tokens: How many tokens were generated, without one that ends the text.
-        is_stopped: Whether it ended by itself: by such a token, or by one of the task's stops.
-        extracted: The answer in it; None: there is none.
+        is_stopped: Whether the text ended by itself: by an end-of-text token, or by one of the task's stops.
+        extracted: The answer that was found in the text; None if there is none.
         gold: The right answer.
     """
 
@@ -29,7 +29,7 @@ class Answer:
 
     @property
     def is_right(self) -> bool:
-        """Whether both answers are the same."""
+        """Whether the answer in the text is the right one."""
         return self.extracted == self.gold
 
 
@@ -51,12 +51,12 @@ class GenerationFigures:
 
     @property
     def questions(self) -> int:
-        """Number of questions."""
+        """Number of questions that were asked."""
         return len(self.answers)
 
     @property
     def right(self) -> tuple[bool, ...]:
-        """Whether each question was answered rightly."""
+        """Whether each question was answered rightly, in the order of the task."""
         return tuple(answer.is_right for answer in self.answers)
 
     @property
@@ -66,7 +66,7 @@ class GenerationFigures:
 
     @property
     def exact_match_stderr(self) -> float | None:
-        """Its standard error over questions; None for one question."""
+        """Standard error of `exact_match` over the questions; None for a single one."""
         return Estimate.of_sums(self.right, [1] * self.questions).stderr
 
     @property
@@ -81,10 +81,10 @@ class GenerationFigures:
 
     @property
     def unanswered(self) -> float:
-        """Share of texts in which no answer was found."""
+        """Share of generated texts, 0 to 1, in which no answer was found."""
         return sum(answer.extracted is None for answer in self.answers) / self.questions
 
     @property
     def accuracy(self) -> float:
-        """What is compared with other models."""
+        """The figure by which models are compared on this task: `exact_match`."""
         return self.exact_match

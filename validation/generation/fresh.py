@@ -39,7 +39,7 @@ TokenIds = Sequence[int]
 def beginnings(
     texts: Sequence[TokenIds], answer_start: TokenIds, separator: TokenIds, length: int, room: int, seed: int
 ) -> Iterator[Beginning]:
-    """What the model is to continue, round after round through the texts, each time at other tokens.
+    """Yields beginnings for the model to continue, round after round through the texts, cut at new places each time.
 
     A text with an assistant's turn is continued from the start of the last one on. Others are cut at random, between
     an eighth and a half, get as long as they were at most, and are read after others, which differ in each round.
@@ -49,7 +49,7 @@ def beginnings(
         answer_start: The tokens with which an assistant's turn starts; none if the model has no chat template.
         separator: The tokens after each text that is read before another one.
         length: The most tokens of a text.
-        room: The most tokens that are read before it.
+        room: The most tokens that the model reads before a beginning.
         seed: Decides where texts are cut and what is drawn.
     """
     long_enough = [ids for ids in texts if len(ids) > 1]
@@ -100,9 +100,9 @@ class FreshTexts:
     Attributes:
         known: The texts that the model began from.
         held_out: Texts that nothing may be learnt from.
-        texts: Those that are kept.
-        overlapping: How many had tokens of a held-out text.
-        repeated: How many were near-duplicates.
+        texts: Token ids of the texts that are kept.
+        overlapping: Number of texts left out because they share tokens with a held-out text.
+        repeated: Number of texts left out because they are near-duplicates.
     """
 
     known: Sequence[TokenIds]
@@ -118,21 +118,21 @@ class FreshTexts:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of those that are kept."""
+        """Number of tokens in all texts that are kept."""
         return sum(map(len, self.texts))
 
     @property
     def summary(self) -> str:
-        """One line for the user."""
+        """One line for the user on how many tokens and texts are kept, and how many texts are left out."""
         left_out = f"{self.repeated} near-duplicates and {self.overlapping} that overlap held-out texts are left out"
         return f"{self.num_tokens:,} tokens in {len(self.texts)} fresh texts; {left_out}"
 
     def add(self, ids: list[int], given: int) -> bool:
-        """Keeps a text, or leaves it out.
+        """Keeps a text or leaves it out; returns whether it is kept.
 
         Args:
-            ids: Its tokens.
-            given: How many of them the model was given.
+            ids: The text's token ids.
+            given: How many of these tokens the model was given as the beginning.
         """
         if not self._held_out.isdisjoint(_grams(ids, _OVERLAP)):
             self.overlapping += 1
@@ -147,7 +147,7 @@ class FreshTexts:
 
 
 def _grams(ids: TokenIds, size: int) -> Iterator[tuple[int, ...]]:
-    """All runs of tokens of a size; of a shorter text, the text."""
+    """Yields all n-grams of `size` tokens; of a shorter text, the whole text."""
     for start in range(max(1, len(ids) - size + 1)):
         yield tuple(ids[start : start + size])
 
@@ -169,7 +169,7 @@ def write_fresh_texts(
         number: Tokens of the fresh texts, beginnings and all; fewer if the model has nothing new to say.
         folder: An existing folder.
         compute: Where the model runs.
-        on_part: Called `PARTS` times.
+        on_part: Called `PARTS` times, as the work proceeds.
 
     Raises:
         ArtifactError: The model's logits are NaN or infinite.

@@ -19,11 +19,11 @@ TokenIds = Sequence[int]
 
 @dataclass(frozen=True)
 class Ends:
-    """When a text ends.
+    """The conditions that end a generated text.
 
     Attributes:
-        tokens: Tokens that end it.
-        rule: The texts before which it ends.
+        tokens: Tokens that end a text, such as EOS.
+        rule: Its stops are the strings before which a text ends.
         most: The most tokens that are generated.
         context: The most tokens of prompt and text together.
         shared: Rows that may get longer than this run alone, because a batch would change or refuse them.
@@ -36,19 +36,19 @@ class Ends:
     shared: int
 
     def room(self, prompt: TokenIds) -> int:
-        """The most tokens that may follow a prompt."""
+        """The most tokens that may be generated after a prompt."""
         return min(self.most, self.context - len(prompt))
 
 
 @dataclass(frozen=True)
 class Continuation:
-    """What follows a prompt.
+    """The text that was generated after a prompt.
 
     Attributes:
-        text: Without special tokens, as far as the first stop.
+        text: The text without special tokens, up to the first stop.
         tokens: How many tokens were generated, without one that ends the text.
-        is_stopped: Whether it ended by a token or a stop.
-        end: The text of what ended it; "" if it was cut off.
+        is_stopped: Whether the text was ended by a token or a stop, not by its length.
+        end: The token or stop that ended it, as text; "" if it was cut off.
     """
 
     text: str
@@ -68,7 +68,7 @@ def continue_prompts(
     """Continues each prompt with the most likely tokens.
 
     Args:
-        runner: What runs the model; those that generate by themselves do.
+        runner: The runner of the model; one that generates by itself (`Follows`) does.
         tokenizer: Turns tokens to text.
         prompts: Token ids, each shorter than the context.
         ends: When a text ends.
@@ -103,7 +103,7 @@ def _batches(prompts: Sequence[TokenIds], ends: Ends, size: int) -> Iterator[lis
 
 
 class _Row:
-    """A prompt and what follows it."""
+    """A prompt and the text generated after it so far; a `Row` for `decode`."""
 
     def __init__(self, tokenizer: Tokenizer, prompt: TokenIds, ends: Ends) -> None:
         self.prompt, self.room = prompt, ends.room(prompt)
@@ -127,7 +127,7 @@ class _Row:
         self.is_done = self._is_stopped or self._tokens == self.room
 
     def continuation(self) -> Continuation:
-        """What followed the prompt; nothing more does."""
+        """Completes the text and returns it; no token can be added after that."""
         text = self._text + self._stream.end()
         before = self._ends.rule.before_stop(text)
         if before is None:

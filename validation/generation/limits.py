@@ -1,4 +1,4 @@
-"""Where the texts of a model end."""
+"""Reads from a folder's configuration which tokens end a text, and how long a text may get."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from seap_export.runtime.files import model_limits
 
 @dataclass(frozen=True)
 class TextLimits:
-    """Where texts of a model end.
+    """The tokens that end a model's texts, and how long texts may get.
 
     Attributes:
         ends: Tokens that end a text; none if the model has none.

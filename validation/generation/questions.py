@@ -39,7 +39,7 @@ class OpenTask:
 
     Attributes:
         name: Its name in results.
-        rule: How answers are found.
+        rule: How the answer is found in a text, and where texts end.
         questions: At least one, in the order of the corpus.
         examples: Texts that come before every question.
     """
@@ -55,7 +55,7 @@ class OpenTask:
 
     @property
     def prompts(self) -> tuple[str, ...]:
-        """What the model continues for each question, with the examples."""
+        """The prompts of all questions, each with the task's examples before it."""
         return tuple(_BETWEEN.join([*self.examples, question.prompt]) for question in self.questions)
 
     @property

@@ -1,4 +1,4 @@
-"""Texts drawn from a model's distribution."""
+"""Samples texts from a model: it continues given beginnings at temperature 1."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ ROWS = 128
 
 @dataclass(frozen=True)
 class Beginning:
-    """What a model is to continue.
+    """The beginning of a text that a model is to continue.
 
     Attributes:
-        tokens: Token ids.
-        length: The most tokens of the whole text, more than these.
-        seed: Seed of what is drawn, which does not depend on the other rows of a batch.
-        shown: What the model reads before it: other texts, each with the author's separator after it.
+        tokens: Token ids of the beginning.
+        length: The most tokens of the whole text; more than `tokens` has.
+        seed: Seed of the sampling; what is drawn does not depend on the other rows of a batch.
+        shown: Token ids that the model reads before `tokens`: other texts, each followed by the author's separator.
     """
 
     tokens: tuple[int, ...]
@@ -49,10 +49,10 @@ class Beginning:
 
 @dataclass(frozen=True)
 class Author:
-    """An open model.
+    """An open model that writes texts.
 
     Attributes:
-        runner: What runs it.
+        runner: The runner of the model.
         ends: Tokens that end a text.
         answer_start: Token ids with which an assistant's turn starts; none if there is no chat template.
         separator: Token ids of an empty line between two texts.
@@ -98,7 +98,7 @@ def sampled_texts(author: Author, beginnings: Sequence[Beginning]) -> list[list[
 
     Args:
         author: The model.
-        beginnings: Those of all texts; those of similar length are written together where the model can.
+        beginnings: The beginning of each text; texts of similar length are written together where the model can.
 
     Raises:
         ArtifactError: The model gives NaN or infinite logits.
@@ -115,7 +115,7 @@ def sampled_texts(author: Author, beginnings: Sequence[Beginning]) -> list[list[
 
 
 class _Text:
-    """A text that grows."""
+    """A text while it is sampled; a `Row` for `decode`."""
 
     def __init__(self, begun: Beginning, author: Author) -> None:
         self.begun = begun

@@ -27,13 +27,13 @@ from validation.session_memory import Calls
 
 @dataclass(frozen=True)
 class Writer:
-    """An open model.
+    """An open model that answers prompts.
 
     Attributes:
         folder: Its folder, for messages.
         tokenizer: Its tokenizer.
-        runner: What runs it.
-        limits: Where its texts end.
+        runner: The runner of the model.
+        limits: The tokens that end its texts, and how long they may get.
         max_new_tokens: The most tokens of an answer.
         batch_size: Prompts that run together.
     """
@@ -51,11 +51,11 @@ class Writer:
         rule: AnswerRule,
         on_answer: Callable[[object], object] = lambda done: None,
     ) -> list[Continuation]:
-        """An answer to each prompt.
+        """Generates an answer to each prompt.
 
         Args:
             prompts: Prompts, none of them longer than those that the model was opened for.
-            rule: Before which texts an answer ends.
+            rule: Its stops are the strings before which an answer ends.
             on_answer: Called once for each prompt that is answered.
 
         Raises:
@@ -85,12 +85,12 @@ def open_writer(
 
     Args:
         folder: A model folder, dense or pruned, or with another `runtime` what was written from one.
-        prompts: All that it will be asked.
+        prompts: All prompts that it will be given.
         max_new_tokens: The most tokens of an answer.
         batch_size: Prompts that run together; affects speed and memory, and answers only where two tokens are as
             likely as each other to the last bits.
-        execution: Where it runs.
-        runtime: What runs the folder.
+        execution: Provider, threads and memory of the run.
+        runtime: Name of the runtime that runs the folder.
         tokenizer_folder: Folder of the tokenizer, and where a runtime is given the model folder; None: `folder`.
 
     Raises:

@@ -1,8 +1,8 @@
-"""What `seap-export generate` writes: the decoding of its own that users run, of several prompts at once and streamed.
+"""Checks what `seap-export generate` writes with its own decoding loop, for several prompts at once and streamed.
 
-Its tokens are the decode steps of the batch, so that torch says of each of them what it should have been chosen by:
-the logits that the runner's own loop, caches and masks gave are compared with torch's, and a token must be the most
-likely one of these logits. So ties do not count, however near they are.
+The generated tokens become the decode steps of the batch, so that torch computes the logits that each of them should
+be chosen by. The logits from the loop's own caches and masks are compared with these, and each token must be the most
+likely one by the loop's logits. So a tie between two tokens is no failure, however torch decides it.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ GENERATE = "generate"
 
 @dataclass(frozen=True)
 class Answers:
-    """What was written after the prompts of a case.
+    """The tokens that `generate` wrote after the prompts of a case, and their logits.
 
     Attributes:
         case: The prompts. Its decode steps are the tokens written, then, in a row that ended early, those planned.
-        logits: For each row those that its tokens were chosen by, [tokens, V].
-        complaints: What is wrong with them without a look at torch, in words.
-        remarks: Why there are none, in words.
+        logits: For each row the logits that its tokens were chosen by, [tokens, V].
+        complaints: What is wrong with the answers whatever torch's logits are, in words.
+        remarks: Why there is nothing to compare, in words.
     """
 
     case: Case
@@ -53,9 +53,9 @@ def write_answers(
     """Lets a generator answer the prompts of a case, as many tokens as it has decode steps.
 
     Args:
-        open_generator: Opens it.
+        open_generator: Opens the generator.
         case: The prompts.
-        ends: The tokens that end a text, by what the model folder says.
+        ends: The tokens that end a text according to the model folder.
         store: Where logits are kept.
 
     Raises:
@@ -89,7 +89,7 @@ def write_answers(
 def compare_answers(
     answers: Answers, run: Pass, references: Mapping[TokenSequence, Reference], store: ArrayStore
 ) -> Iterator[Compared]:
-    """The comparison of their logits with torch's; none if nothing was written."""
+    """Yields the comparison of the answers' logits with torch's; nothing if the answers have no logits."""
     if not answers.logits:
         return
     compared = Compared(replace(answers.case, name=GENERATE), run)
@@ -104,7 +104,7 @@ def compare_answers(
 
 
 def _noted(decoder: OnnxDecoder) -> list[NDArray[np.float32]]:
-    """Where the logits of all calls of a decoder will be, [rows, V] each."""
+    """Patches a decoder so that it appends the logits of each call, [rows, V], to the list that is returned."""
     noted: list[NDArray[np.float32]] = []
     start = decoder.start
 
@@ -132,7 +132,7 @@ def _wrong_ends(generators: Collection[int], ends: Collection[int]) -> Iterator[
 def _wrong_choices(
     row: int, new: Sequence[int], logits: NDArray[np.float32], ends: Collection[int], steps: int
 ) -> Iterator[str]:
-    """Tokens that are not the most likely ones, and an end that comes early or late."""
+    """Yields a complaint where a token is not the most likely one, or where the text ends too early or too late."""
     for step, (token, best) in enumerate(zip(new, logits.argmax(axis=1).tolist(), strict=True)):
         if token != best:
             yield f"generate wrote token {token} in row {row}, step {step}, where its own logits say {best}"
@@ -150,7 +150,7 @@ def _wrong_stream(
     alone: Sequence[int],
     logits: NDArray[np.float32],
 ) -> Iterator[str]:
-    """A stream of the first row that says something else than the batch, up to the first choice that is a tie."""
+    """Yields complaints if a stream of the first row has other text, or other tokens than the batch but for a tie."""
     pairs = enumerate(zip_longest(stream.token_ids, alone))
     step = next((step for step, (one, other) in pairs if one != other), None)
     if step is not None:

@@ -34,9 +34,9 @@ from validation.session_memory import calls_of, claim_memory
 #: The relative error above which a difference is a fault, not rounding, by the dtype the graph computes in.
 _FAULT: dict[str, float] = {"fp32": 1e-3, "fp16": 0.3, "bf16": 1.0}
 _ROUNDED_ACTIVATIONS = 0.4
-#: So is a smaller one in float32 that is this many times as large as all errors before it.
+#: In float32, a smaller error is a fault, too, if it is this many times as large as all errors before it.
 _SUDDEN, _SMALLEST_SUDDEN = 100.0, 1e-4
-#: Where there is neither, this many times are enough.
+#: Where no error is a fault by these rules, one that is this many times as large as all before it is taken.
 _JUMP, _SMALLEST = 10.0, 1e-5
 #: Half of the largest fp16 number: above it, another text may overflow.
 _NEAR_OVERFLOW = 32752.0
@@ -44,12 +44,12 @@ _NEAR_OVERFLOW = 32752.0
 
 @dataclass(frozen=True)
 class TapError:
-    """The error at one place.
+    """The error at one place where the values of graph and torch are compared.
 
     Attributes:
         name: The place, as in `Tap.name`.
         layer: Its layer; None: before or after all layers.
-        sublayer: Its name within the layer, or within the model.
+        sublayer: The place's name within the layer, or within the model.
         error: The largest difference of a token's values over their root mean square in torch, over all tokens and
             calls; None: not finite.
     """
@@ -71,11 +71,11 @@ class Overflow:
 
 @dataclass(frozen=True)
 class Bisection:
-    """What a bisection found.
+    """The result of `bisect`: the error at each place, and the first one where it is a fault.
 
     Attributes:
         case: The case that was run.
-        stage: Its stage that had failed.
+        stage: The stage of the case that had failed.
         first: The first place that diverges; None: none does.
         taps: All places, in the order they are computed.
         overflows: Places that overflow or nearly do.
@@ -88,7 +88,7 @@ class Bisection:
     overflows: tuple[Overflow, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The bisection as JSON values."""
         return asdict(self) | {name: [asdict(item) for item in getattr(self, name)] for name in ("taps", "overflows")}
 
 
@@ -111,7 +111,7 @@ def bisect(
         stage: The stage that failed.
         steps: Decode steps to run after the prompt, at most the case's.
         in_float: Whether MatMulNBits leaves activations in float32.
-        execution: Where both sides run.
+        execution: Provider, threads and memory of both sides.
 
     Raises:
         UsageError, InputError, ArtifactError, EnvironmentFailure, ParityFailure: As for
@@ -220,7 +220,7 @@ class _Comparison:
                     self._add(f"layers.{layer}.{node}", layer, node, *both)
 
     def bisection(self, case: Case, stage: str, in_float: bool) -> Bisection:
-        """The outcome."""
+        """Makes the result from all calls and caches that were added."""
         taps = tuple(TapError(name, layer, sublayer, self._errors[name]) for name, layer, sublayer in self._order)
         first = self._first(in_float)
         by_name = {tap.name: tap for tap in taps}

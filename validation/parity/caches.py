@@ -17,11 +17,11 @@ class CacheFigures:
     """The result of a `CacheComparison`.
 
     Attributes:
-        error: Largest |reference - candidate| of a number, over the root mean square of all keys (or values, or what
-            else it is) of that layer in the reference.
+        error: Largest |reference - candidate| of any number, over the root mean square of the state that it is in (all
+            keys of a layer, all values, or another state) in the reference.
         max_abs: Largest |reference - candidate| of any number.
         layer: The layer whose error is the largest.
-        part: Which of its states that is in, such as `key`.
+        part: The state of that layer which it is in, such as `key`.
         defect: A wrong shape, NaN or infinity, which no limit excuses, in words; "" if there is none.
     """
 
@@ -33,7 +33,7 @@ class CacheFigures:
 
     @property
     def where(self) -> str:
-        """Where the error is, in words."""
+        """The state and the layer of the largest error, in words."""
         return _words(self.part, self.layer)
 
 
@@ -43,7 +43,7 @@ def _words(part: str, layer: int) -> str:
 
 
 class CacheComparison:
-    """Collects the figures of the rows of a case."""
+    """Compares the cached states of a candidate with the reference's, over all rows of a case."""
 
     def __init__(self) -> None:
         self._error, self._max_abs = -1.0, 0.0
@@ -51,17 +51,17 @@ class CacheComparison:
         self._defect = ""
 
     def update(self, reference: Iterable[tuple[int, Layer]], candidate: Iterable[Layer], row: int) -> None:
-        """Adds one row: the states of layers that keep any, of which those that the reference has are compared."""
+        """Compares the states of one row, layer by layer, as far as the reference has them."""
         for (layer, wanted), computed in zip(reference, candidate, strict=True):
             self.add_layer(wanted, computed, row, layer)
 
     def add_layer(self, wanted: Layer, computed: Layer, row: int, layer: int) -> None:
-        """Adds the states of one layer."""
+        """Compares the states of one layer of one row."""
         for part, values in wanted.items():
             self._add(values, computed[part], row, layer, part)
 
     def figures(self) -> CacheFigures:
-        """The figures so far, of at least one row."""
+        """The largest errors of all rows that were compared, at least one."""
         return CacheFigures(max(self._error, 0.0), self._max_abs, *self._layer_and_part, self._defect)
 
     def _add(

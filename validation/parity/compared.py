@@ -1,4 +1,4 @@
-"""Runs a case and compares what a runtime gives with the references."""
+"""Runs a parity case in a runtime, and compares its logits and caches with those of the references."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from validation.runtimes.runner import PER_TOKEN, Fills, Gives, Runner, States, 
 
 @dataclass
 class Compared:
-    """The comparison of one case in one pass."""
+    """The comparison of one case in one pass: logits of prefill and decode, and caches if the runtime shows them."""
 
     case: Case
     run: Pass
@@ -129,7 +129,7 @@ def served_cases(cases: Sequence[Case]) -> list[Case]:
 def compare_served(
     case: Case, run: Pass, references: Mapping[TokenSequence, Reference], decoder: OnnxDecoder, store: ArrayStore
 ) -> Compared:
-    """The same steps through the runner, which captures them as a CUDA graph where the graph allows it."""
+    """Compares a case that our own decoder runs, which captures steps as a CUDA graph where the graph allows it."""
     compared = Compared(case, run)
     wanted = [store.get(references[sequence].logits) for sequence in sequences_of(case)]
     decoding = decoder.start(case.rows, len(case.forced[0]))
@@ -145,7 +145,7 @@ def compare_served(
 def _layers(reference: Reference, tokens: int, store: ArrayStore, *, is_whole: bool) -> Iterator[tuple[int, States]]:
     """The states after the first tokens of a sequence, with the index of their layer.
 
-    Those that have no place for each token only of a whole sequence.
+    States that do not have a place for each token are included only after the whole sequence.
     """
     for layer, kept in enumerate(reference.cache):
         if not kept:

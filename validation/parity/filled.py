@@ -39,7 +39,7 @@ class Switch:
 
 
 def switches(spec: ModelSpec, context: int) -> list[Switch]:
-    """Those of a model in texts of up to `context` tokens, in order."""
+    """The switches of a model in texts of up to `context` tokens, in order."""
     found = [
         *(Switch(one.sliding_window, "window") for one in spec.all(Attention) if one.sliding_window is not None),
         *(Switch(rope.switches_at, "rotation") for rope in spec.ropes if rope.switches_at is not None),

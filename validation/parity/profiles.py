@@ -42,7 +42,7 @@ _OF_EXACT = 1e-2
 #: more where a model amplifies rounding at a few tokens. So the limit of a mean over n tokens is `_ERRORS` standard
 #: errors higher, each of them the variation / sqrt(n) of it.
 NOISE_FACTOR, _ERRORS = 3.0, 3.0
-#: The same for the largest differences in float32, which vary more.
+#: The factor on torch's noise for the largest differences in float32, which vary more.
 EXACT_NOISE_FACTOR = 10.0
 #: Noise widens these limits this many times at most: a larger difference between two runs of torch is no rounding.
 _MOST_ROUNDING = 100.0
@@ -64,7 +64,7 @@ class Limit:
 
     @property
     def is_least(self) -> bool:
-        """Whether higher values are better."""
+        """Whether the limit is a lower bound, so that higher values are better."""
         return self.figure in _AT_LEAST
 
     def is_exceeded(self, value: float | None) -> bool:
@@ -97,12 +97,12 @@ class Limits:
             Limit(figure, value)
 
     def of(self, precision: PrecisionName) -> dict[Figure, float]:
-        """The limits of a precision."""
+        """The limits of a precision by figure: the defaults, or what was given in their place."""
         given = {figure: value for name, figure, value in self.given if name == precision}
         return {**DEFAULT_LIMITS[precision], **given}
 
     def is_given(self, precision: PrecisionName, figure: Figure) -> bool:
-        """Whether a limit replaces the default."""
+        """Whether the user gave this limit of a precision in place of the default."""
         return any((name, of) == (precision, figure) for name, of, _ in self.given)
 
     def looser(self, precision: PrecisionName) -> tuple[str, ...]:
@@ -175,9 +175,9 @@ class Pass:
         label: Added to the names of cases; "" for the graph as it is.
         in_float: Whether MatMulNBits must not round activations, so that only the weights are rounded, as in the
             reference.
-        limits: The limits.
+        limits: The limits that its figures are judged by.
         given: Figures whose limits were given by the user; noise does not widen them.
-        takes: Whether it runs a case.
+        takes: Whether a case is run in this pass.
         steps: The most decode steps of a case that it runs; None: all of them.
     """
 
@@ -222,7 +222,7 @@ class Pass:
 
     @property
     def suffix(self) -> str:
-        """The suffix of a case's name."""
+        """A comma and the label, which reports add to the names of this pass's cases; "" without a label."""
         return f", {self.label}" if self.label else ""
 
 
@@ -253,7 +253,7 @@ def passes(precision: Precision, provider: str, limits: Limits) -> tuple[Pass, .
 
 
 def single_pass(precision: Precision, limits: Limits, *, in_float: bool = False) -> Pass:
-    """The only run of a graph, which takes all cases."""
+    """The pass of a graph that is run in one way only, which takes all cases."""
     values = limits.of(precision.name)
     judged = tuple(
         Limit(figure, values[figure]) for figure in values if precision.name == "fp32" or figure not in _EXACT

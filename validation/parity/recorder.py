@@ -20,7 +20,7 @@ from validation.runtimes.runner import States
 
 @dataclass(frozen=True)
 class RecordedSequence:
-    """What torch computes for one row and its decode steps: values by tap, logits, and the cache."""
+    """The stored results of torch for one row and its decode steps: values by tap, logits, and the cache."""
 
     values: dict[str, StoredArray]
     logits: StoredArray
@@ -37,7 +37,7 @@ class Recorder:
         self._parts: dict[tuple[str, str], list[NDArray[np.float32]]] = {}
 
     def references(self, sequences: Sequence[TokenSequence]) -> list[RecordedSequence]:
-        """Runs the sequences."""
+        """Runs the sequences, and records the values at all taps, the logits and the caches of each."""
         values: list[dict[str, StoredArray]] = [{} for _ in sequences]
         caches: list[list[Mapping[str, StoredArray]]] = [[] for _ in sequences]
         handles = [

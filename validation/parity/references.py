@@ -24,7 +24,7 @@ from validation.prompts import CALL_TOKENS, Case, TokenIds
 from validation.runtimes.pytorch.torch_runner import Run, TorchRunner
 from validation.runtimes.runner import States
 
-#: So that the lines of a deep model do not hide the others.
+#: Between lines about layers, so that those of a deep model do not hide the others.
 _SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -33,8 +33,8 @@ class TokenSequence:
     """A prompt and the tokens of its decode steps.
 
     Attributes:
-        prompt: Its token ids.
-        forced: Those of the decode steps.
+        prompt: Token ids of the prompt.
+        forced: Token ids of the decode steps.
         kept: How many of the prompt's logits are kept.
         call_tokens: How many tokens of the prompt the graph takes in a call.
         filled: How many tokens a filled cache holds before them.
@@ -53,14 +53,16 @@ class TokenSequence:
 
     @property
     def calls(self) -> list[TokenIds]:
-        """The graph's calls."""
+        """The token ids of each call of the graph: the prompt in one or several calls, then one for each step."""
         return [*_split(self.prompt, self.call_tokens), *_split(self.forced, 1)]
 
     def parts(self, spec: ModelSpec) -> list[TokenIds]:
-        """What torch runs one after the other: `calls` only if these decide on rotations, as in longrope, or on steps.
+        """Splits the sequence into parts that torch runs one after the other: long ones, or `calls` if those matter.
 
-        By causality a token's logits do not depend on those after it, so that prompt and decode steps may run
-        together. The graph's steps are then compared with a result that needs no cache.
+        They matter if they decide on rotations, as in longrope, if a step is computed in another way than a prompt,
+        and behind a filled cache. Otherwise, by causality, a token's logits do not depend on those after it, so that
+        prompt and decode steps may run together. The graph's steps are then compared with a result that needs no
+        cache.
         """
         tokens = (*self.prompt, *self.forced)
         switches = [rope.switches_at for rope in spec.ropes]
@@ -72,10 +74,10 @@ class TokenSequence:
 
 @dataclass(frozen=True)
 class Reference:
-    """Where a sequence's results are stored.
+    """The stored logits and caches of a sequence.
 
     Attributes:
-        logits: Of the prompt's kept tokens, then of each decode step.
+        logits: Logits of the prompt's kept tokens, then of each decode step.
         cache: The states of each layer that has any, such as keys and values, after the last step.
     """
 
@@ -84,7 +86,7 @@ class Reference:
 
 
 def sequences_of(case: Case) -> list[TokenSequence]:
-    """The sequence of each row."""
+    """The token sequence of each row of a case."""
     return [
         TokenSequence(row, forced, case.kept or len(row), case.call_tokens or len(row), case.filled)
         for row, forced in zip(case.rows, case.forced, strict=True)
@@ -116,7 +118,7 @@ def run_references(
 
 
 def _run(sequence: TokenSequence, parts: Sequence[TokenIds], spec: ModelSpec) -> Run:
-    """What torch runs of a sequence, in these parts."""
+    """The `Run` of a sequence in these parts, for `TorchRunner`."""
     return Run(parts, sequence.logits, sequence.filled, partial(layer_filling, spec, tokens=sequence.filled))
 
 
@@ -128,17 +130,17 @@ def behind(states: States, filled: int) -> States:
 def measure_exact_noise(
     runner: TorchRunner, references: Mapping[TokenSequence, Reference], store: ArrayStore, say: Say
 ) -> dict[TokenSequence, Noise]:
-    """The difference that another attention kernel and single decode steps make in float32, and that float64 makes.
+    """Measures how far torch differs from itself: with another attention kernel and single steps, and in float64.
 
-    And that of other choices where a router is nearly tied; see `other_choices`.
+    In a model with routers, also with other choices where a router is nearly tied; see `other_choices`.
 
-    Either may be the larger one. A token on which a model amplifies rounding is moved by any other order of the same
-    sums, of which the kernel changes those of attention alone.
+    Any of these differences may be the largest. A token on which a model amplifies rounding is moved by any other
+    order of the same sums, of which the kernel changes those of attention alone.
 
     Args:
         runner: The model that the references come from; its attention is left changed.
         references: The references of the sequences to measure.
-        store: Holds them.
+        store: Holds the references' arrays.
         say: Receives a line about each sequence.
     """
     runner.use_attention("sdpa")
@@ -155,7 +157,7 @@ def measure_exact_noise(
 
 
 def _chooses(spec: ModelSpec) -> bool:
-    """Whether there are routers."""
+    """Whether the model has routers, which choose experts."""
     return any(True for _ in spec.all(Experts))
 
 
@@ -166,7 +168,7 @@ def _differences(
     source: str,
     say: Say,
 ) -> dict[TokenSequence, Noise]:
-    """How far the runner is from the references now, part by part as the references' decode steps."""
+    """Measures how far logits and caches are from the references, running the calls of each sequence one by one."""
     known, sequences = list(references.values()), list(references)
     caches, passed = [CacheComparison() for _ in known], [0] * len(known)
 
@@ -207,10 +209,10 @@ def measure_rounding_noise(
     Args:
         runner: The model that the references come from; it is left changed.
         references: The references.
-        store: Holds them.
+        store: Holds the references' arrays.
         spec: The model's shapes.
-        precision: The graph's.
-        scaling: The graph's.
+        precision: Precision of the graph.
+        scaling: Powers of two that the graph is scaled by.
         provider: Where the graph runs.
         say: Receives a line about each sequence.
         whole_rows: See `round_activations`.
@@ -234,7 +236,7 @@ def _tied_divergence(
     precision: Precision,
     say: Say,
 ) -> dict[TokenSequence, Noise]:
-    """What other choices make where a router is nearly tied in this precision; none if these are many."""
+    """Measures the divergence if nearly tied routers choose otherwise; empty if too many of them are nearly tied."""
     if not _chooses(spec):
         return {}
     with other_choices(runner.model, spec, NEARLY_TIED[precision.name]) as ties:
@@ -250,7 +252,7 @@ def _divergence(
     source: str,
     say: Say,
 ) -> tuple[dict[TokenSequence, Noise], float]:
-    """How far the runner's predictions are from the references' now, and the largest difference of a logit."""
+    """Measures the KL divergence of each sequence from the references, and the largest difference of any logit."""
     figures, variations = {}, {}
     runs = runner.run([_run(one, one.parts(spec), spec) for one in references])
     for index, (sequence, logits) in enumerate(zip(references, runs, strict=True)):

@@ -18,14 +18,14 @@ SCHEMA = "seap-export/parity/5"
 
 @dataclass(frozen=True)
 class ComparedFolder:
-    """What is compared with torch.
+    """The written folder that is compared with torch.
 
     Attributes:
         format: Name of the format.
-        runtime: What runs it.
-        precision: The format's.
+        runtime: Name of the runtime that runs it.
+        precision: Precision of the format.
         limits: The precision whose limits hold.
-        form: How it is written, as JSON values.
+        form: The form of its files, as JSON values.
     """
 
     format: str
@@ -37,10 +37,10 @@ class ComparedFolder:
 
 @dataclass(frozen=True)
 class Conditions:
-    """How a runtime ran.
+    """The conditions under which a runtime ran.
 
     Attributes:
-        provider: What computed: the first execution provider of a session of ONNX Runtime, or the runtime.
+        provider: What the model ran on: the first execution provider of a session of ONNX Runtime, or the runtime.
         gpu: The name of the GPU; None on the CPU, or if the driver does not tell.
         nodes: Nodes of each operator that each execution provider ran; None if the runtime does not report them.
         threads: Threads of both torch and the runtime.
@@ -64,7 +64,7 @@ class ParityReport:
         stages: Prefill and decode of every case.
         subject: What was compared with torch.
         provider_asked: "cpu" or "cuda".
-        conditions: How it ran.
+        conditions: The conditions under which the runtime ran.
         versions: Versions of torch, transformers and the packages of the runtime.
         decode_steps: Decode steps of each case.
         max_prompt_tokens: Longer prompts were truncated to this many tokens.
@@ -73,9 +73,9 @@ class ParityReport:
         context_length: Maximum number of positions of the model.
         noise_kl: Largest mean KL divergence of torch that rounds like the graph; None if no verdict depended on it.
         looser_limits: Limits that are looser than the defaults, in words.
-        texts: How the runtime reads and writes texts; None: with the model folder's own tokenizer.
+        texts: The comparison of the runtime's tokenizer and chat template; None: it uses the model folder's own.
         complaints: Defects of what `generate` wrote, in words.
-        remarks: What was not done, in words.
+        remarks: Checks that were not made, in words.
     """
 
     stages: tuple[StageResult, ...]
@@ -115,12 +115,12 @@ class ParityReport:
         )
 
     def _of_texts(self) -> tuple[str, ...]:
-        """What is wrong with texts, whatever the logits are."""
+        """The defects of tokenized, rendered or generated texts, in words; logits play no part in them."""
         return (*self.complaints, *(() if self.texts is None else self.texts.reasons))
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a verdict does not say, in words."""
+        """Looser limits, checks not made and known differences of texts, in words; they do not change the verdict."""
         return (*self.looser_limits, *self.remarks, *(() if self.texts is None else self.texts.remarks))
 
     def _misplaced(self) -> list[str]:

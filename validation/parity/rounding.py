@@ -113,8 +113,8 @@ def scale_norms(model: Any, spec: ModelSpec, scaling: Scaling) -> frozenset[str]
 
     Args:
         model: A transformers causal language model.
-        spec: What it computes.
-        scaling: The graph's.
+        spec: The model's shapes.
+        scaling: Powers of two that the graph is scaled by.
 
     Returns:
         The weights and biases of norms that must not be rounded to 16 bits, because gains are stored without an offset
@@ -150,7 +150,7 @@ def round_activations(model: Any, spec: ModelSpec, how: BlockQuantization, *, wh
 
     Args:
         model: A transformers causal language model, float32.
-        spec: Its shapes.
+        spec: The model's shapes.
         how: The graph's quantisation.
         whole_rows: Whether a token has one scale and a zero point, as in XNNPACK's kernels, and not a scale for each
             block. Experts always have blocks.
@@ -167,7 +167,7 @@ def round_activations(model: Any, spec: ModelSpec, how: BlockQuantization, *, wh
 
 
 def _round_neurons(model: Any, family: Family, layer: int, block_size: int) -> None:
-    """The same for a layer's experts; what they read is rounded for them, and not for the router."""
+    """Rounds to 8 bits what the experts of a layer multiply; what the router reads is not rounded."""
     rules, prefix = family.experts, family.names["layer"].format(layer=layer)
     assert rules is not None
     inputs_first = rules.inputs_first

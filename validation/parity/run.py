@@ -61,10 +61,10 @@ def run_parity(
 
     Args:
         hf_folder: config.json, safetensors files and tokenizer.
-        folder: What was written from it.
+        folder: The folder that was written from the model.
         prompts: At least one; with fewer than three different lengths the batch repeats and cuts them.
-        runtime: What runs the folder.
-        execution: Where both sides run.
+        runtime: Name of the runtime that runs the folder.
+        execution: Provider, threads and memory of both sides.
         decode_steps: At least 1.
         limits: The limits that are judged.
         long_tokens: Positions that the long prompt reaches with its decode steps, as far as the model's go.
@@ -181,7 +181,7 @@ def _noise(
 def _of_rounding(
     compared: Sequence[Compared], references: Mapping[TokenSequence, Reference]
 ) -> dict[TokenSequence, Reference]:
-    """The references of the passes that round."""
+    """The references of all cases of the passes that round what they compute."""
     cases = (comparison.case for comparison in compared if comparison.run.is_rounding)
     return {sequence: references[sequence] for case in cases for sequence in sequences_of(case)}
 

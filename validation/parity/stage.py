@@ -51,16 +51,16 @@ class StageResult:
 
     @property
     def case(self) -> str:
-        """The case's name in reports."""
+        """The case's name in reports, with the suffix of its pass."""
         return f"{self.prompts.name}{self.run.suffix}"
 
     @property
     def rows(self) -> int:
-        """How many prompts ran together."""
+        """Number of prompts that ran together in this case."""
         return len(self.prompts.rows)
 
     def at(self, logit: LogitIndex) -> str:
-        """Where a logit is, in words."""
+        """The place of a logit in words: case, row, position or decode step, and token id."""
         position = "position" if self.stage == "prefill" else "decode step"
         return f"case '{self.case}', row {logit.row}, {position} {logit.position}, token id {logit.token_id}"
 
@@ -78,14 +78,14 @@ class StageResult:
 
     @property
     def reasons(self) -> list[str]:
-        """Why this stage failed; empty if it passed."""
+        """A line for each defect and each figure beyond its limit; empty if the stage passed."""
         reasons = [self._defect(defect) for defect in self.figures.defects]
         if self.cache is not None and self.cache.defect:
             reasons.append(f"{self.cache.defect}, after case '{self.case}'")
         return [*reasons, *(self._beyond(limit) for limit in self.limits if self.exceeds(limit))]
 
     def exceeds(self, limit: Limit) -> bool:
-        """Whether a figure is beyond its limit."""
+        """Whether this stage's value of the limit's figure is beyond the limit."""
         return limit.is_exceeded(self.value_of(limit.figure))
 
     @property
@@ -110,7 +110,7 @@ class StageResult:
         return f"{what}, first at {self.at(defect.logit)}"
 
     def to_json(self) -> dict[str, Any]:
-        """The result as JSON values."""
+        """The stage's figures, limits, noise and verdict as JSON values."""
         values = asdict(self.figures)
         del values["kl"]
         values |= kl_json(self.figures.kl)
@@ -133,5 +133,5 @@ class StageResult:
 
 
 def counted(count: int, noun: str) -> str:
-    """A number of things."""
+    """The number and the noun, in the plural unless the number is 1: `2 tokens`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

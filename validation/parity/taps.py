@@ -31,17 +31,17 @@ _UNSCALED = Scaling()
 
 @dataclass(frozen=True)
 class Tap:
-    """One place.
+    """A place within a decoder: where its value is in a graph, and where in torch.
 
     Attributes:
         layer: Index of the layer; None: before or after all layers.
-        sublayer: What computes it, by its name in the plain form; `residual` is the stream after it.
+        sublayer: The name, in the plain form, of what computes the value; `residual` is the stream after it.
         values: Names that the value may have in a graph; the first one found is used.
         modules: torch modules whose results, concatenated, are this value.
         side: Whether the modules' inputs or outputs are meant.
         channels: The channels of a module that are this value, in its order; None: all.
         factor: What the modules' results are multiplied by.
-        exponent: The value in the graph is 2^-exponent times that.
+        exponent: The value in the graph is 2^-exponent times the one in torch.
     """
 
     layer: int | None
@@ -55,12 +55,12 @@ class Tap:
 
     @property
     def name(self) -> str:
-        """The name in reports."""
+        """The name in reports, such as `layers.0.mlp.gate_proj`."""
         return self.sublayer if self.layer is None else f"layers.{self.layer}.{self.sublayer}"
 
 
 def decoder_taps(spec: ModelSpec, scaling: Scaling = _UNSCALED) -> Iterator[Tap]:
-    """All places of a model, from the embedding to the last norm."""
+    """Yields the taps of a model, from the embedding to the last norm."""
     sublayers = [(index, sublayer) for index, layer in enumerate(spec.layers) for sublayer in layer.sublayers]
     embedded = ("embed_tokens.at_positions.output", "embed_tokens.multiplied.output", "embed_tokens.output")
     yield Tap(None, "embed_tokens", embedded, (_reader(spec, *sublayers[0]),), "input", exponent=scaling.stream)
@@ -146,7 +146,7 @@ def _layer_input_taps(spec: ModelSpec, index: int, gated: LayerInput, scaling: S
 
 
 def _no_taps(spec: ModelSpec, index: int, sublayer: Sublayer, scaling: Scaling) -> Iterator[Tap]:
-    """None: operators give only what all experts write; transformers scales what a shared one writes, not neurons."""
+    """Yields nothing: operators give only what all experts write, and transformers scales a shared one's output."""
     yield from ()
 
 
@@ -172,7 +172,7 @@ def _norm_taps(spec: ModelSpec, index: int, sublayer: Sublayer) -> Iterator[Tap]
 
 
 def _written_taps(spec: ModelSpec, index: int, sublayer: Sublayer, scaling: Scaling) -> Iterator[Tap]:
-    """What becomes of a sublayer's product until it is added to the stream."""
+    """Yields the taps between a sublayer's output projection and the stream: product, norms behind it, multiplier."""
     output, label = sublayer.output, sublayer.label
     if isinstance(sublayer, SharedExpert):
         return
@@ -217,12 +217,12 @@ def _writer(spec: ModelSpec, index: int, sublayer: Sublayer) -> str:
 
 
 def _node(name: str) -> tuple[str, ...]:
-    """A product, with its bias if a separate node adds it."""
+    """The names that a product may have in a graph, first the one with its bias if a separate node adds that."""
     return f"{name}.bias_add.output", f"{name}.output"
 
 
 def _residual(norm: str, before: str) -> tuple[str, ...]:
-    """The stream after a sublayer: an output of the fused norm that follows, or a sum of its own."""
+    """The names of the stream after a sublayer: an output of the fused norm that follows, or a sum of its own."""
     return f"{norm}.residual", f"{norm}.residual.output", f"{before}.residual.output"
 
 

@@ -27,7 +27,7 @@ _MOST = 0.05
 
 @dataclass
 class Ties:
-    """How many choices were made the other way, and of how many."""
+    """Counts the choices of routers that were made the other way (`tied`), and all choices (`every`)."""
 
     tied: int = 0
     every: int = 0

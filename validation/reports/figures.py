@@ -45,7 +45,7 @@ class Cell:
 
     @property
     def is_number(self) -> bool:
-        """Whether the figure is a number, not words."""
+        """Whether the figure has a number in it, and not only words."""
         return any(letter.isdigit() for letter in self.main)
 
     @property
@@ -60,7 +60,7 @@ class Figure:
 
     Attributes:
         title: Its name, for the head of a column.
-        words: What follows its value in a sentence: what it is, with its unit.
+        words: The words after its value in a sentence: what it is, with its unit.
         tile: Which question it answers: how much smaller, faster or worse than the dense model.
         cell: How it is written, given a variant of a report; a dash if it was not measured.
         is_main: Whether tables with one row for each variant have it.
@@ -74,7 +74,7 @@ class Figure:
 
     @property
     def head(self) -> str:
-        """The title with a capital."""
+        """The title with a capital letter, for the head of a column."""
         return self.title[0].upper() + self.title[1:]
 
 
@@ -84,7 +84,7 @@ def main_figures(*tiles: Tile) -> list[Figure]:
 
 
 def measured(variant: Json, *tiles: Tile) -> list[tuple[Figure, Cell]]:
-    """Those of `main_figures` that were measured, each with its cell."""
+    """The figures of `main_figures` that were measured of a variant, each with its cell."""
     cells = ((figure, figure.cell(variant)) for figure in main_figures(*tiles))
     return [(figure, cell) for figure, cell in cells if cell.main != NOTHING]
 
@@ -203,5 +203,5 @@ FIGURES = (
     _kl_over_tokens("max KL", "nats of KL at most", "max_kl_nats"),
     Figure("tokens", "tokens compared", "worse", _quality(lambda of: Cell(f"{of['tokens']:,}")), is_main=False),
 )
-#: What a divergence from the dense model has.
+#: The figures of a divergence from the dense model.
 QUALITY = tuple(row for row in FIGURES if row.tile == "worse")

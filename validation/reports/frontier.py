@@ -13,7 +13,7 @@ FRONTIER_HEAD = ("KL", "KL - chosen", "top-1", "decode, ideal", "decode, measure
 
 
 def frontier_cells(point: Json) -> tuple[Cell, ...]:
-    """What was measured of a candidate, its KL also beside that of the chosen one, paired on the same texts."""
+    """A candidate's figures, as in `FRONTIER_HEAD`; its KL is compared with the chosen one's on the same texts."""
     low, high = point.get("decode_speedup_low"), point.get("decode_speedup_high")
     timed = point["decode_speedup"]
     return (
@@ -33,13 +33,13 @@ def _beside_chosen(point: Json) -> Cell:
 
 
 def written(point: Json) -> str:
-    """How a candidate is written."""
+    """The format, the precision and the vocabulary of a candidate, in words."""
     precision = f"{point['format']} {point['precision']}"
     return precision if point["vocabulary"] == "all" else f"{precision}, vocabulary {point['vocabulary']}"
 
 
 def state(point: Json) -> str:
-    """What became of a candidate; "" if nothing beats it and it was not chosen."""
+    """The outcome of a candidate: not made, chosen, beaten, or "" if nothing beats it and it was not chosen."""
     if point["key"] is None:
         return "not made"
     return "chosen" if point["chosen"] else "beaten" if point["beaten"] else ""

@@ -1,4 +1,4 @@
-"""Tables in Markdown."""
+"""Writes tables in Markdown, for job summaries, model cards and estimates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What variants lost on the texts of every task and on a general text, as rows and columns."""
+"""The loss matrix: the divergence of each variant on the texts of every task and on a general text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _Cells = Mapping[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class LossMatrix:
-    """The figures of all variants.
+    """The divergence of each variant on each set of texts.
 
     Attributes:
         columns: The names of the sets of texts; two sets have the same name if variants were measured on other texts.
@@ -34,7 +34,7 @@ def step_of(mean_kl: float) -> int:
 
 
 def loss_matrix(reports: Mapping[str, Mapping[str, Any] | None]) -> LossMatrix | None:
-    """The matrix of what reports of quality say; None if none of them does.
+    """Makes the matrix from reports of quality; None if none of them has such figures.
 
     Args:
         reports: By variant its report, or what the manifest repeats of it; None: there is none.

@@ -35,7 +35,7 @@ def ratio(value: float | None) -> str:
 
 
 def share(part: float | None, whole: float | None) -> str:
-    """A part of a whole as a percentage."""
+    """A part of a whole as a percentage; a dash if either is missing or the whole is 0."""
     return NOTHING if part is None or not whole else percent(part / whole)
 
 
@@ -77,12 +77,12 @@ def with_error(value: float, error: float | None) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """A time in ms."""
+    """A time with its unit, ms; a dash if it is missing."""
     return NOTHING if value is None else f"{figure(value)} ms"
 
 
 def _with_unit(number: int, units: Sequence[str]) -> str:
-    """In the first of the units, for 1e9, 1e6, 1e3 and 1, that is not larger than the number."""
+    """A number in the first of the units, for 1e9, 1e6, 1e3 and 1, that is not larger than the number."""
     for unit, size in zip(units, (1e9, 1e6, 1e3), strict=False):
         if number >= size:
             return f"{_three(number / size)} {unit}"
@@ -90,5 +90,5 @@ def _with_unit(number: int, units: Sequence[str]) -> str:
 
 
 def _three(value: float) -> str:
-    """Three digits, without an exponent."""
+    """A number of at least 1 with three significant digits or all before the point, without an exponent."""
     return f"{value:.0f}" if value >= 99.95 else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"

@@ -1,4 +1,4 @@
-"""What all report formats share, read from the JSON object of a validation: checks, failures, advice."""
+"""Reads from the JSON object of a validation what all report formats share: checks, failures, advice."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def clean(text: str) -> str:
 
 
 def label(variant: str | None) -> str:
-    """The subject of a check in words."""
+    """The subject of a check in words: the variant's name, or the folder as a whole."""
     return FOLDER if variant is None else variant
 
 
@@ -71,12 +71,12 @@ def subjects(report: Json) -> list[str | None]:
 
 
 def failed_checks(report: Json) -> list[Json]:
-    """The failed checks in order."""
+    """The checks of a report that failed, in their order."""
     return [check for check in report["checks"] if check["verdict"] == "failed"]
 
 
 def headline(report: Json) -> str:
-    """The number of checks and their outcomes."""
+    """One line with the number of checks, and how many failed, passed and were skipped."""
     verdicts = [check["verdict"] for check in report["checks"]]
     ends = ("failed", "passed", "skipped")
     parts = [f"{verdicts.count(end)} {end}" for end in ends if end in verdicts]
@@ -84,7 +84,7 @@ def headline(report: Json) -> str:
 
 
 def advice(report: Json, check: Json) -> str:
-    """What to do about a failed check."""
+    """Sentences that say what to do about a failed check."""
     name, code = check["check"], check["exit_code"]
     if code == _ENVIRONMENT:
         return _NOISY if name == "speed" else _LACKING
@@ -118,7 +118,7 @@ def written_answers(tasks: Mapping[str, Json]) -> str:
     """Which tasks have answers that the dense model wrote; "" if none has.
 
     Args:
-        tasks: What a manifest or a report says of each.
+        tasks: The object of each task in a manifest or a report, by name.
     """
     names = ", ".join(name for name, task in tasks.items() if task.get("answers") == "model")
     return f"The answers in the texts of {names} were written by the dense model." if names else ""
@@ -156,7 +156,7 @@ def case_failures(case: Json) -> list[str]:
 
 
 def texts_in_words(texts: Json) -> str:
-    """What of a runtime's tokenizer and chat template was compared."""
+    """A sentence on how many texts and conversations were compared in a runtime."""
     number, strings = texts["conversations"], counted(texts["strings"], "text")
     talks = f", and its chat template for {counted(number, 'conversation')}" if number else ""
     return f"Its tokenizer was compared for {strings}{talks}."
@@ -170,7 +170,7 @@ def diverges_first(first: Json) -> str:
 
 
 def _word(name: str) -> str:
-    """The name of a parity figure in words."""
+    """The name of a parity figure in words, such as `mean KL`."""
     return _FIGURES[name][0] if name in _FIGURES else name.replace("_", " ")
 
 
@@ -183,5 +183,5 @@ def _defect(defect: Json) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things."""
+    """The number and the noun, in the plural unless the number is 1: `2 checks`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

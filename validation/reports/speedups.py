@@ -25,12 +25,12 @@ class MeasuredSpeedup:
         batch: Prompts at once.
         depth: Tokens of each prompt.
         dense_ms: Milliseconds of the dense model for a token or a prompt.
-        ms: Those of the variant.
+        ms: Milliseconds of the variant.
         value: How many times as fast the variant is.
         low: The lower end of the interval of the true median; None: there were too few runs, or it was not recorded.
-        high: The upper end.
-        ideal: What the smaller shapes would allow at best; None: not recorded.
-        share: The share of it that was reached.
+        high: The upper end of the interval; None: as for `low`.
+        ideal: The speed-up that the smaller shapes would allow at best; None: not recorded.
+        share: The share of the ideal speed-up that was reached; None: not recorded.
     """
 
     batch: int
@@ -45,12 +45,12 @@ class MeasuredSpeedup:
 
     @property
     def words(self) -> str:
-        """See `speedup_in_words`."""
+        """The speed-up in words, such as `1.20×`; see `speedup_in_words`."""
         return speedup_in_words(self.value, self.low, self.high)
 
     @property
     def interval(self) -> str:
-        """See `interval_in_words`."""
+        """The interval in words, such as `1.10 to 1.31`; see `interval_in_words`."""
         return interval_in_words(self.low, self.high)
 
 
@@ -100,5 +100,5 @@ def case_in_words(batch: int | None, depth: int | None) -> str:
 
 
 def interval_in_words(low: float | None, high: float | None) -> str:
-    """The interval of a speed-up."""
+    """The interval of a speed-up in words, such as `1.10 to 1.31`; says so if there is none."""
     return NO_INTERVAL if low is None or high is None else f"{times(low)} to {times(high)}"

@@ -14,12 +14,12 @@ def verdict_of(report: Json, variant: str | None) -> str:
 
 
 def head() -> tuple[str, ...]:
-    """The columns of the table."""
+    """The titles of the table's columns, without the one for the variant's name."""
     return ("Result", *(figure.head for figure in main_figures()), "Parity", "Removed", "Task")
 
 
 def cells(report: Json, name: str) -> list[Cell]:
-    """A variant's row, with the columns of `head`."""
+    """The cells of a variant's row, in the order of `head`."""
     variant = report["variants"][name]
     requested, parameters = variant["requested_ratio"], parameters_in_words(variant)
     removed = percent(variant["achieved_ratio"])
@@ -34,14 +34,14 @@ def cells(report: Json, name: str) -> list[Cell]:
 
 
 def removed_in_words(variant: Json) -> str:
-    """How much is gone, and how many parameters are left, as far as that is known."""
+    """The share of weights that was removed and the number of parameters left, as far as these are known."""
     ratio = variant["achieved_ratio"]
     removed = None if ratio is None else f"{percent(ratio)} of weights removed"
     return ", ".join(part for part in (removed, parameters_in_words(variant)) if part)
 
 
 def parameters_in_words(variant: Json) -> str | None:
-    """How many parameters are left; None if that is not known."""
+    """The number of parameters that are left, in words; None if that is not known."""
     left, dense = variant["num_parameters"], variant["dense_parameters"]
     if left is None:
         return None
@@ -49,7 +49,7 @@ def parameters_in_words(variant: Json) -> str | None:
 
 
 def _parity(parities: list[Json]) -> Cell:
-    """The only comparison, or the verdict of each."""
+    """The verdict and the largest error of the only comparison; of several, the verdict of all and of each."""
     if not parities:
         return Cell(NOTHING)
     if len(parities) > 1:

@@ -1,4 +1,4 @@
-"""What a divergence means: beside what quantisation costs, since people know that."""
+"""Puts a KL divergence in words: compared with the well-known cost of quantisation, and as lost probability."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ YARDSTICK = (
 
 
 def kl_in_words(kl: float) -> tuple[str, str]:
-    """What a mean KL of that many nats per token means: beside the yardstick, and for the probability of tokens.
+    """Two sentences on a mean KL, nats per token: which quantisation loses as much, and what it does to probabilities.
 
     KL is the mean of log P - log Q under P, so exp(-KL) is the geometric mean of Q / P.
     """

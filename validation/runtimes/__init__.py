@@ -1,1 +1,1 @@
-"""What runs a model: a runner for each runtime, and `table`, which lists them."""
+"""The runtimes that run written models: a `Runner` for each of them, and `table`, which lists them."""

@@ -39,7 +39,7 @@ class ChildProcess:
         environment: Variables that are set for it.
 
     Attributes:
-        file: Where it writes tensors.
+        file: The file that the program writes tensors to.
 
     Raises:
         OSError: The program cannot be started.
@@ -70,7 +70,7 @@ class ChildProcess:
         return self.receive()
 
     def receive(self) -> dict[str, Any]:
-        """The next answer; raises `ChildEnded`."""
+        """Reads the next answer of the process; raises `ChildEnded`."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -79,7 +79,7 @@ class ChildProcess:
         return answer
 
     def tensor(self, dims: Sequence[int]) -> NDArray[np.float32]:
-        """What it has written to `file`."""
+        """Reads the tensor that the process has written to `file`, float32 of shape `dims`."""
         return np.fromfile(self.file, np.dtype("<f4")).astype(np.float32, copy=False).reshape(dims)
 
     def close(self) -> None:

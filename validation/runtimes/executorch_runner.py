@@ -31,7 +31,7 @@ class ExecutorchRunner(RowByRow[list[int]]):
 
     Args:
         folder: Contains the program.
-        threads: Of ExecuTorch's pool, which all programs of this process share.
+        threads: Threads of ExecuTorch's pool, which all programs of this process share.
         all_logits: Whether a prompt gives the logits of all its tokens, which takes a step for each.
 
     Attributes:
@@ -72,12 +72,10 @@ class ExecutorchRunner(RowByRow[list[int]]):
         return []
 
     def close(self) -> None:
-        """Frees the program."""
         self._rows = []
         del self._forward, self._program
 
     def _continued(self, row: list[int], ids: NDArray[np.int64]) -> Logits:
-        """The logits of all tokens, or of the last one, [1 or more, V]."""
         if len(row) + len(ids) > self.context_length:
             raise UsageError(f"executorch holds at most {self.context_length} tokens of a text; use shorter texts")
         if self._cached is not row:
@@ -103,10 +101,10 @@ class ExecutorchRunner(RowByRow[list[int]]):
 
 
 class ExecutorchTexts(RuntimeTexts):
-    """See `RuntimeTexts`: the tokenizer of ExecuTorch's LLM runners, in C++. They have no chat templates.
+    """The tokenizer of ExecuTorch's LLM runners, in C++, which have no chat templates; see `RuntimeTexts`.
 
     Raises:
-        ParityFailure: It does not know such a tokenizer.
+        ParityFailure: ExecuTorch cannot read the folder's tokenizer.
         EnvironmentFailure: The package is missing.
     """
 
@@ -120,14 +118,12 @@ class ExecutorchTexts(RuntimeTexts):
             raise ParityFailure(f"ExecuTorch does not read {path.name} ({in_one_line(error)})") from error
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """See `RuntimeTexts`."""
         try:
             return list(map(int, self._tokenizer.encode(text, 0, 0)))
         except _ERRORS as error:
             raise ParityFailure(f"ExecuTorch does not tokenize: {in_one_line(error)}") from error
 
     def decode(self, ids: Sequence[int]) -> str:
-        """See `RuntimeTexts`."""
         try:
             return str(self._tokenizer.decode_batch(list(ids), True))
         except _ERRORS as error:

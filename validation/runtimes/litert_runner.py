@@ -41,7 +41,7 @@ class LitertRunner(RowByRow["_Row"]):
 
     Args:
         folder: Contains the bundle.
-        threads: Of XNNPACK.
+        threads: Threads of XNNPACK.
         in_float: Whether int8 weights are dequantised first, so that activations are not rounded.
         all_logits: Whether a prompt gives the logits of all its tokens, which takes a step for each.
 
@@ -89,7 +89,6 @@ class LitertRunner(RowByRow["_Row"]):
         return _Row(caches)
 
     def cache(self, row: int) -> Layers:
-        """The keys and values of each layer, [KV heads, tokens of the row, head_dim]."""
         if not self._rows:
             raise ValueError("a cache is read before there is a prompt")
         of_row = self._rows[row]
@@ -97,7 +96,6 @@ class LitertRunner(RowByRow["_Row"]):
             yield {state: self._read(of_row, f"{_CACHE}{state[0]}_{layer}") for state in ("key", "value")}
 
     def close(self) -> None:
-        """Frees the model."""
         with _quiet():
             for row in self._rows:  # an error in flight may hold them
                 row.caches.clear()
@@ -110,7 +108,6 @@ class LitertRunner(RowByRow["_Row"]):
         return numbers[0, :, : row.tokens]
 
     def _continued(self, row: _Row, ids: NDArray[np.int64]) -> Logits:
-        """The logits of all tokens, or of the last one, [1 or more, V]."""
         if row.tokens + len(ids) > self.context_length:
             raise UsageError(f"litert holds at most {self.context_length} tokens of a text; use shorter texts")
         if self._all_logits:
@@ -155,7 +152,7 @@ class LitertRunner(RowByRow["_Row"]):
 
 
 class LitertTexts(RuntimeTexts):
-    """See `RuntimeTexts`: LiteRT-LM's, which opens the whole bundle. It renders what ends in a question to the model.
+    """LiteRT-LM's tokenizer and chat template, for which it opens the whole bundle; see `RuntimeTexts`.
 
     Raises:
         ArtifactError: The bundle cannot be loaded.
@@ -175,7 +172,7 @@ class LitertTexts(RuntimeTexts):
             ) from error
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """See `RuntimeTexts`; a session puts the start token before a text."""
+        """Encodes a text, with the start token before it that LiteRT-LM's sessions add, or without."""
         start = self._engine.bos_token_id if special else None
         try:
             ids: list[int] = self._engine.tokenize(text) if text else []
@@ -184,14 +181,14 @@ class LitertTexts(RuntimeTexts):
         return ids if start is None else [start, *ids]
 
     def decode(self, ids: Sequence[int]) -> str:
-        """See `RuntimeTexts`; LiteRT-LM's own answers end before a special token."""
+        """Decodes tokens without special ones, before which LiteRT-LM's own answers end."""
         try:
             return str(self._engine.detokenize([token for token in ids if token not in self._special]))
         except _ERRORS as error:
             raise ParityFailure(f"LiteRT-LM does not decode: {in_one_line(error)}") from error
 
     def render(self, conversation: Conversation) -> str | None:
-        """See `RuntimeTexts`; tools are functions of Python there."""
+        """Renders a conversation; None if it has tools, which are Python functions there, or asks for no answer."""
         if conversation.tools or not conversation.prompts:
             return None
         *before, last = map(dict, conversation.messages)
@@ -202,13 +199,12 @@ class LitertTexts(RuntimeTexts):
             raise ParityFailure(f"LiteRT-LM does not render it: {in_one_line(error)}") from error
 
     def close(self) -> None:
-        """Frees the bundle."""
         with _quiet():
             self._engine.close()
 
 
 class _Row:
-    """A row's cache and the tokens in it."""
+    """The state of a row: the buffers of its cache by name, and the number of tokens in them."""
 
     def __init__(self, caches: dict[str, Any]) -> None:
         self.caches, self.tokens = caches, 0
@@ -229,5 +225,5 @@ def _quiet() -> Iterator[None]:
 
 @cache
 def _quiet_at_exit() -> None:
-    """The same for when the process ends, after all of Python."""
+    """Silences stderr for what LiteRT says when the process ends, after all of Python has."""
     atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))

@@ -69,7 +69,7 @@ class MlxRunner(Runner):
         self._rows = 0
 
     def compute_in_float32(self) -> None:
-        """Computes everything in float32 from now on."""
+        """Casts the model's floating-point weights to float32, in which it then computes."""
         self._model.set_dtype(self._mx.float32)
 
     def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
@@ -88,13 +88,12 @@ class MlxRunner(Runner):
         return logits
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
-        """Appends tokens to each row."""
         if not self._cache:
             raise ValueError("tokens are appended before there is a prompt")
         return self._run(input_ids, "a decode step")
 
     def timed(self, prompt: Sequence[int], steps: int) -> Pace:
-        """See `TimesItself`; as mlx-lm does it, the LM head sees the last token of the prompt alone."""
+        """Times a generation as mlx-lm runs it: the LM head sees the last token of the prompt alone."""
         self._cache = self._empty([0])
 
         def first() -> int:
@@ -118,7 +117,6 @@ class MlxRunner(Runner):
         return (self._keys_and_values(layer, row) for layer in self._cache)
 
     def close(self) -> None:
-        """Frees the model."""
         self._cache = []
         self._model = None
 

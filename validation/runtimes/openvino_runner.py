@@ -85,7 +85,6 @@ class OpenvinoRunner(Runner):
         return self._run(input_ids)
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
-        """Appends tokens to each row."""
         if not self._is_real.size:
             raise ValueError("tokens are appended before there is a prompt")
         if len(input_ids) != len(self._is_real):
@@ -94,7 +93,7 @@ class OpenvinoRunner(Runner):
         return self._run(input_ids)
 
     def cache(self, row: int) -> Layers:
-        """The keys and values of each layer, [KV heads, tokens of the row, head_dim], without heads that fill up."""
+        """The keys and values of each layer, [KV heads, tokens of the row, head_dim], without padding heads."""
         if not self._is_real.size:
             raise ValueError("a cache is read before there is a prompt")
         positions = np.flatnonzero(self._is_real[row])
@@ -105,7 +104,6 @@ class OpenvinoRunner(Runner):
             yield {part: self._positions(name, row, positions)[:heads] for part, name in names.items()}
 
     def close(self) -> None:
-        """Frees the model."""
         del self._states, self._request, self.compiled
 
     def _positions(self, state: str, row: int, positions: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -131,7 +129,7 @@ class OpenvinoRunner(Runner):
 
 
 class OpenvinoTexts(RuntimeTexts):
-    """See `RuntimeTexts`: the tokenizer of OpenVINO GenAI, whose graphs are in the folder.
+    """The tokenizer of OpenVINO GenAI, whose graphs are in the folder; see `RuntimeTexts`.
 
     Raises:
         ArtifactError: They cannot be loaded.
@@ -148,18 +146,15 @@ class OpenvinoTexts(RuntimeTexts):
             ) from error
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """See `RuntimeTexts`."""
         with _reported("tokenize"):
             ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special).input_ids.data[0].tolist()
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """See `RuntimeTexts`."""
         with _reported("decode"):
             return str(self._tokenizer.decode(list(ids)))
 
     def render(self, conversation: Conversation) -> str:
-        """See `RuntimeTexts`."""
         tools = list(conversation.tools) or None
         with _reported("render"):
             return str(

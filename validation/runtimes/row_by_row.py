@@ -29,7 +29,7 @@ class RowByRow(Runner, Generic[Row]):
 
     @abstractmethod
     def _new_row(self) -> Row:
-        """A row without tokens."""
+        """Makes the state of a row that has no tokens yet."""
 
     @abstractmethod
     def _continued(self, row: Row, ids: NDArray[np.int64]) -> Logits:
@@ -59,7 +59,7 @@ class RowByRow(Runner, Generic[Row]):
         return np.stack([self._continued(row, ids) for row, ids in zip(self._rows, input_ids, strict=True)])
 
     def timed(self, prompt: Sequence[int], steps: int) -> Pace:
-        """See `TimesItself`: a program takes one prompt at a time."""
+        """Times a generation from one prompt, the most that a program takes; see `TimesItself`."""
         ids = np.asarray([prompt], np.int64)
         return timed_loop(
             lambda: int(self.prefill(ids, [len(prompt)])[0, -1].argmax()),

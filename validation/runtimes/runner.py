@@ -1,4 +1,4 @@
-"""What parity and the other measurements ask of every runtime."""
+"""The interface of all runtimes: `Runner`, what some runners can do besides, and the rows of the runtime table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Logits = NDArray[np.float32]
 States = Mapping[str, NDArray[np.float32]]
 #: The states that have a place for each token.
 PER_TOKEN = ("key", "value")
-#: Those of each layer that has any.
+#: The states of each layer that has any.
 Layers = Iterator[States]
 #: Log-probabilities are those of the whole vocabulary, up to a constant for each token.
 Gives = Literal["logits", "log-probabilities"]
@@ -57,7 +57,7 @@ class Runner(ABC):
     Attributes:
         runtime: Its name on the command line and in reports.
         extra: The extra of this package that installs it; None: our own dependencies, or no Python package.
-        gives: What the numbers are.
+        gives: Whether its methods return logits or log-probabilities.
     """
 
     runtime: ClassVar[str]
@@ -93,7 +93,10 @@ class Runner(ABC):
         return self.append(np.asarray(next_ids, np.int64)[:, None])[:, -1]
 
     def cache(self, row: int) -> Layers | None:
-        """The cache of a row; None: the runtime does not show it."""
+        """Yields the states of each layer that has any, of the real tokens of a row; see `States`.
+
+        None: the runtime does not show its cache.
+        """
         return None
 
     @abstractmethod
@@ -139,7 +142,7 @@ class Fills(Protocol):
 
         Args:
             states: The keys and values of each layer that has any, [KV heads, tokens, head_dim].
-            tokens: How many tokens they are of.
+            tokens: Number of tokens whose keys and values these are.
             room: How many tokens may be appended.
         """
 
@@ -160,9 +163,9 @@ class Opening:
     """How a folder is opened.
 
     Attributes:
-        execution: Where it runs.
-        purpose: What for.
-        calls: What it will be asked for, where the runtime claims memory; empty: nothing is claimed.
+        execution: Provider, threads and memory of the run.
+        purpose: Why it is opened.
+        calls: The size of the calls that it will run, where the runtime claims memory; empty: nothing is claimed.
     """
 
     execution: Execution = Execution()
@@ -172,7 +175,7 @@ class Opening:
 
 @dataclass(frozen=True)
 class Runtime:
-    """What is known of a runtime without its code, as MODULE:NAME.
+    """A row of the runtime table, which names code as MODULE:NAME, so that reading it imports none.
 
     Attributes:
         opener: A function that opens a written folder: called with the folder and an `Opening`, it gives a `Runner`.
@@ -182,7 +185,7 @@ class Runtime:
         candidate: The `RuntimeCandidate` of its parity.
         texts: A function that opens the folder's tokenizer, called with the folder: it gives a `RuntimeTexts`. None:
             the runtime has transformers' tokenizer, with which others are compared.
-        title: Its name in texts; "": its name.
+        title: Its name in messages and reports; "": its name on the command line.
         traces: Whether `--bisect` can follow a difference into a folder that it runs.
         has_providers: Whether it runs on the execution provider that is asked for; others run on the CPU alone.
         claim: A function that says what memory it will take, and refuses what does not fit: called with the arguments

@@ -1,4 +1,4 @@
-"""The runtimes there are. A runtime's code is imported when it is asked for."""
+"""The table of all runtimes; a runtime's code is imported only when it is opened or checked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from validation.runtimes.texts import RuntimeTexts
 if TYPE_CHECKING:
     from validation.session_memory import Calls
 
-#: What the others are compared with.
+#: The runtime that the others are compared with.
 REFERENCE = "torch"
 #: Factors of prompts are from docs/research/runtimes.md; those of parity were measured on SmolLM2-135M beside other
 #: work, so roughly.
@@ -102,7 +102,7 @@ def runtime_title(name: str) -> str:
 
 
 def with_providers(names: Iterable[str]) -> list[str]:
-    """Those of some runtimes that run on the execution provider that is asked for."""
+    """The given runtimes that run on the execution provider that is asked for; others run on the CPU alone."""
     return [name for name in names if name in RUNTIMES and RUNTIMES[name].has_providers]
 
 
@@ -128,7 +128,7 @@ def require_runtime(name: str) -> None:
 
 
 def runtime_lack(name: str) -> str | None:
-    """What a runtime lacks on this machine, with the remedy; None: it is installed."""
+    """Says why a runtime cannot be used on this machine, and the remedy; None: it is installed."""
     try:
         require_runtime(name)
     except EnvironmentFailure as error:
@@ -146,11 +146,11 @@ def open_runtime(
     """Opens a written folder in a runtime.
 
     Args:
-        name: The runtime.
-        folder: What was written.
-        execution: Where it runs.
-        purpose: What for.
-        calls: What ONNX Runtime will be asked for, for which its memory is claimed; empty: it is not.
+        name: Name of the runtime.
+        folder: The written folder.
+        execution: Provider, threads and memory of the run.
+        purpose: Why it is opened.
+        calls: The size of the calls that ONNX Runtime will run, for which it claims memory; empty: it claims none.
 
     Raises:
         UsageError, EnvironmentFailure: As for `require_runtime`, or memory or the provider is missing.
@@ -170,20 +170,20 @@ def claim_runtime(
     *,
     can_map: bool = True,
 ) -> None:
-    """Says what a runtime will take of memory, and refuses what does not fit; does nothing where that is not known.
+    """Says how much memory a runtime will take, and refuses what does not fit; does nothing where that is not known.
 
     To be called before what takes long and needs no runtime.
 
     Args:
-        name: The runtime.
-        folder: What was written.
-        calls: What it will be asked for.
-        execution: Where it runs.
-        say: Receives a line about it.
+        name: Name of the runtime.
+        folder: The written folder.
+        calls: The size of the calls that it will run.
+        execution: Provider, threads and memory of the run.
+        say: Receives a line about the memory.
         can_map: Whether weights may be read from the file if copies of them do not fit, which is slow.
 
     Raises:
-        EnvironmentFailure: It does not fit.
+        EnvironmentFailure: The memory that is needed is not free.
         ArtifactError: A file cannot be read.
     """
     claim = runtime_row(name).claim

@@ -1,4 +1,4 @@
-"""What the gate asks of a runtime's own tokenizer and chat template."""
+"""The interface to a runtime's own tokenizer and chat template, which parity compares with the model's."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class Conversation:
-    """What a chat template renders.
+    """A conversation for a chat template to render.
 
     Attributes:
-        name: What it tries.
+        name: The case that it tests, such as "several turns".
         messages: The turns.
         prompts: Whether the text goes on to where the assistant's next turn begins.
         tools: JSON schemas of functions that the model may call.
@@ -47,7 +47,7 @@ class RuntimeTexts(ABC):
 
     @abstractmethod
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of tokens, without special ones."""
+        """The text of token ids, without special tokens."""
 
     def render(self, conversation: Conversation) -> str | None:
         """The text that the chat template makes of a conversation; None: the runtime has no call for such a one."""

@@ -13,7 +13,7 @@ Tokens = TypeVar("Tokens")
 
 @dataclass(frozen=True)
 class Pace:
-    """How long one generation took.
+    """The times of one generation.
 
     Attributes:
         first_s: Seconds until the first token of each row was known.

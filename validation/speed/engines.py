@@ -28,10 +28,10 @@ EngineName = str
 
 
 class Engine(Protocol):
-    """A model that continues prompts greedily."""
+    """A model opened on an engine, which continues prompts greedily and times that."""
 
     def takes(self, rows: int, tokens: int) -> bool:
-        """Whether it runs so many prompts at a time, each of so many tokens with the steps after it."""
+        """Whether it can run `rows` prompts at a time, each of `tokens` tokens with the steps after it."""
 
     def pace(self, prompts: Sequence[Sequence[int]], steps: int) -> Pace:
         """Times prompts of equal length, from an empty cache, and `steps` tokens after each, the most likely ones."""
@@ -124,7 +124,7 @@ def pace_of(runner: Runner, prompts: Sequence[Sequence[int]], steps: int) -> Pac
 
 
 def _likeliest(logits: NDArray[np.float32]) -> list[int]:
-    """The most likely token of each row."""
+    """The most likely token id of each row of logits [rows, vocabulary]."""
     tokens: list[int] = logits.argmax(axis=1).tolist()
     return tokens
 
@@ -137,7 +137,7 @@ def open_engine(engine: EngineName, folder: Path, context_length: int, execution
         engine: The engine.
         folder: The `hf` folder for torch, which runs on the CPU, or one of a format that the runtime takes.
         context_length: Maximum number of positions.
-        execution: Where it runs; torch on the CPU.
+        execution: Provider, threads and memory of the run; torch runs on the CPU.
 
     Raises:
         ArtifactError: The folder cannot be loaded.

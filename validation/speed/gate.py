@@ -85,7 +85,7 @@ class SpeedVerdict:
 
     @property
     def verdict(self) -> Verdict:
-        """Passed, failed, or too noisy to decide."""
+        """The verdict: a speed-up passes or fails only if its whole interval is on one side of the limit."""
         if self.cell is None:
             return "passed" if self.measured <= self.limit else "failed"
         if self.runs < FEWEST_RUNS or self.spread > MAX_SPREAD:
@@ -96,7 +96,7 @@ class SpeedVerdict:
 
     @property
     def result(self) -> str:
-        """The result in words, without the variant."""
+        """The verdict with its figures in words, without the variant's name."""
         return _bytes(self) if self.cell is None else _speed(self, self.cell)
 
 

@@ -60,7 +60,7 @@ def speedup_interval(measured: float, dense: Sequence[float], variant: Sequence[
     Args:
         measured: Median of the dense model / median of the variant.
         dense: Times of the dense model.
-        variant: Those of the variant, in the order of the same runs.
+        variant: Times of the variant, in the order of the same runs.
 
     Returns:
         None if there are too few runs.

@@ -40,18 +40,18 @@ class Timing:
     steps: list[float] = field(default_factory=list)
 
     def add(self, pace: Pace) -> None:
-        """Adds a run."""
+        """Adds the times of one run."""
         self.prefills.append(pace.first_s)
         self.steps.extend(pace.steps_s)
 
     @property
     def prefill_s(self) -> float:
-        """Median time to the first token."""
+        """Median time to the first token, seconds."""
         return statistics.median(self.prefills)
 
     @property
     def step_s(self) -> float:
-        """Median time of a decode step."""
+        """Median time of a decode step over all runs, seconds."""
         return statistics.median(self.steps)
 
     @property

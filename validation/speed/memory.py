@@ -27,7 +27,7 @@ _STEPS = 4
 
 @dataclass(frozen=True)
 class PeakMemory:
-    """What a process that runs one model takes.
+    """Peak memory of a process that runs one model.
 
     Attributes:
         host: Peak resident bytes, the interpreter and its libraries included, of the largest process if the runtime
@@ -49,7 +49,7 @@ def peak_memory(
 
     Raises:
         ArtifactError: The process failed.
-        EnvironmentFailure: It failed because of the machine.
+        EnvironmentFailure: The process failed because of the machine.
     """
     options = {
         "--context-length": context_length,

@@ -58,12 +58,12 @@ class SubjectFigures:
 
     Attributes:
         model: Name of the variant, or `dense`.
-        engine: What ran it.
-        disk_bytes: Of its weights and graph.
+        engine: Name of the engine that ran it.
+        disk_bytes: Bytes of its weights and graph on disk.
         peak_bytes: Peak memory of a process that runs it; None where the system does not report it.
-        timings: For each cell that the engine takes.
-        works: For each of these the least work.
-        gpu_bytes: What it takes of the GPU's memory; None on the CPU, and where the driver does not report it.
+        timings: The times in each cell that the engine takes.
+        works: The least work in each of these cells.
+        gpu_bytes: Bytes that it takes of the GPU's memory; None on the CPU, and where the driver does not report it.
     """
 
     model: str
@@ -90,11 +90,11 @@ class SpeedReport:
     setting: Mapping[str, Any]
 
     def dense(self, engine: EngineName) -> SubjectFigures:
-        """The dense model on an engine."""
+        """The dense model's results on an engine."""
         return next(subject for subject in self.subjects if subject.model == DENSE and subject.engine == engine)
 
     def decode(self, subject: SubjectFigures, cell: SpeedCell) -> Speedup:
-        """Speed-up of a decode step."""
+        """A model's speed-up of a decode step over the dense model on the same engine."""
         dense = self.dense(subject.engine)
         return _speedup(
             dense.timings[cell].step_s / subject.timings[cell].step_s,
@@ -104,7 +104,7 @@ class SpeedReport:
         )
 
     def prefill(self, subject: SubjectFigures, cell: SpeedCell) -> Speedup:
-        """Speed-up of the time to the first token."""
+        """A model's speed-up of the time to the first token over the dense model on the same engine."""
         dense = self.dense(subject.engine)
         return _speedup(
             dense.timings[cell].prefill_s / subject.timings[cell].prefill_s,

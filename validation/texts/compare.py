@@ -21,7 +21,7 @@ _Compared = TypeVar("_Compared", str, list[int])
 
 @dataclass(frozen=True)
 class TextFigures:
-    """The result of a comparison.
+    """The result of comparing a runtime's tokenizer and chat template with the model's.
 
     Attributes:
         strings: How many texts were tokenized.
@@ -37,7 +37,7 @@ class TextFigures:
     remarks: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The result and its verdict as JSON values."""
         return {
             "strings": self.strings,
             "conversations": self.conversations,
@@ -47,11 +47,11 @@ class TextFigures:
 
 
 def compare_texts(model: ModelTexts, runtime: RuntimeTexts, prompts: Sequence[str], title: str) -> TextFigures:
-    """Reads the hard texts and the prompts in both, writes them back, and renders conversations.
+    """Encodes the hard texts and the prompts in both, decodes their tokens, and renders conversations.
 
     Args:
-        model: The model folder's.
-        runtime: The runtime's.
+        model: The tokenizer and the template of the model folder.
+        runtime: The tokenizer and the template of the runtime.
         prompts: Further texts.
         title: The runtime's name in messages.
     """
@@ -106,7 +106,7 @@ def runtime_figures(model: ModelTexts, runtime: str, folder: Path, prompts: Sequ
 
 
 def _of_string(model: ModelTexts, runtime: RuntimeTexts, text: str, title: str) -> Iterator[str]:
-    """What differs in a text: how it is read, or how its tokens are written."""
+    """Yields how a runtime differs from the model in the token ids of a text, and in the text decoded from them."""
     ids = model.encode(text)
     shown = ascii(text[:_SHOWN]) + ("..." if len(text) > _SHOWN else "")
     yield from _apart(f"token ids of {shown}", lambda: runtime.encode(text), ids, title)
@@ -147,7 +147,7 @@ def _apart(what: str, give: Callable[[], _Compared], wanted: _Compared, title: s
 
 
 def _part(value: str | list[int], place: int) -> str:
-    """A few ids or characters from a place on."""
+    """The ids or characters at a place of a list or text, and a few after it, for a message."""
     if isinstance(value, list):
         return f"{value[place : place + _IDS]}".replace("]", ", ...]" if len(value) > place + _IDS else "]")
     return ascii(value[place : place + _SHOWN // 2])

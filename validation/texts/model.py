@@ -23,7 +23,7 @@ _ANSWER = "what the assistant says"
 
 
 class ModelTexts:
-    """What tokenizer.json and the template of a folder make of texts and conversations.
+    """The tokenizer and the chat template of a model folder, as the reference for those of runtimes.
 
     Raises:
         ArtifactError: A file of the folder is damaged.
@@ -39,7 +39,7 @@ class ModelTexts:
         return encode(self._tokenizer, text, add_special_tokens=special)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The text of tokens, without special ones."""
+        """The text of token ids, without special tokens."""
         return str(self._tokenizer.decode(list(ids)))
 
     def render(self, conversation: Conversation) -> str | None:
@@ -54,7 +54,7 @@ class ModelTexts:
             return None
 
     def can_read(self, text: str) -> bool:
-        """Whether there is a token for each of its bytes; what becomes of others is for each library to say."""
+        """Whether there is a token for each byte of a text; what becomes of others is for each library to say."""
         if self._bytes is None:
             return True
         pieces = _AS_LETTERS.pre_tokenize_str(text)

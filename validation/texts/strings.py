@@ -1,4 +1,4 @@
-"""What tokenizers and chat templates of a runtime are tried on, besides the prompts of a validation."""
+"""Texts and conversations on which a runtime's tokenizer and chat template are tested, besides the prompts."""
 
 from __future__ import annotations
 

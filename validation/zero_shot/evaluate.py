@@ -42,9 +42,9 @@ def evaluate_zero_shot(
         tasks: At least one task, all with different names (`validation.zero_shot.local_task`, `hub_tasks`); they can
             be reused for the next folder.
         limit: Ask only the first `limit` questions of each task; None: all.
-        runtime: What runs the folder.
+        runtime: Name of the runtime that runs the folder.
         batch_size: Sequences per batch; affects only speed and memory.
-        execution: Where it runs.
+        execution: Provider, threads and memory of the run.
         tokenizer_folder: Folder of the tokenizer, and where a runtime is given the model folder; None: `folder`.
         on_progress: Called with a progress line from time to time.
 

@@ -1,4 +1,4 @@
-"""The result of one zero-shot task."""
+"""The accuracy of one model on one zero-shot task."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class ZeroShotFigures:
 
     Attributes:
         acc: Share of questions, 0 to 1, whose correct choice has the highest log-likelihood.
-        acc_norm: The same with log-likelihoods divided by the choices' lengths in characters, without the leading
+        acc_norm: `acc` with log-likelihoods divided by the choices' lengths in characters, without the leading
             space; None for a harness task that does not report it.
         acc_stderr: Standard error of `acc`, sample standard deviation / sqrt(questions); None for a single question.
         acc_norm_stderr: Standard error of `acc_norm`.
@@ -39,5 +39,5 @@ class ZeroShotFigures:
 
     @property
     def accuracy(self) -> float:
-        """What is compared with other models."""
+        """The figure by which models are compared on this task: `acc`."""
         return self.acc

@@ -51,7 +51,7 @@ class _BatchLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        """The tokenizer's end-of-text token."""
+        """The id of the tokenizer's end-of-text token, EOS."""
         return int(self.tokenizer.eos_token_id)
 
     @property

@@ -1,1 +1,1 @@
-"""What parity compares with torch: a written folder in each runtime."""
+"""The side of parity that is compared with torch: written folders, each in a runtime that runs it."""

@@ -1,4 +1,4 @@
-"""What parity compares with torch: a written folder in one of its runtimes."""
+"""A written folder in one of its runtimes, as parity compares it with torch; subclasses are beside this file."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ References = Mapping[TokenSequence, Reference]
 
 @dataclass(frozen=True)
 class ParityInput:
-    """What is compared, and where.
+    """The written folder that is compared with torch, and where both run.
 
     Attributes:
-        folder: What was written from it.
+        folder: The written folder.
         spec: The model's shapes.
-        execution: Where both sides run.
+        execution: Provider, threads and memory of both sides.
         say: Receives a line about each case.
     """
 
@@ -52,7 +52,7 @@ class Reads:
     """The weights that torch computes with: those of the model, changed, or those that were written.
 
     Attributes:
-        change: What is done to the model's weights; None: nothing.
+        change: The change that is made to the weights; None: none.
         stored: The weights that are read in their place; None: the model's.
     """
 
@@ -67,7 +67,7 @@ class RuntimeCandidate:
     subclass.
 
     Attributes:
-        runtime: The runtime.
+        runtime: Name of the runtime.
         format: The folder's format.
         arithmetic: The precision whose limits hold, and whose rounding is measured in torch.
         scaling: Powers of two that the written model has been scaled by.
@@ -95,7 +95,7 @@ class RuntimeCandidate:
         return read_format(parity_input.folder)
 
     def form(self) -> dict[str, object]:
-        """What the report says about the form of the files, as JSON values."""
+        """The form of the files as JSON values, for the report."""
         return self.format.settings()
 
     def claim(self, cases: Sequence[Case], say: Say) -> None:
@@ -106,15 +106,15 @@ class RuntimeCandidate:
         """
 
     def answers(self, case: Case, model: ModelTexts, store: ArrayStore) -> Answers:
-        """What users' own decoding writes after the prompts of a case, where that is ours."""
+        """Lets `generate` answer the prompts of a case; without logits where users do not decode with it."""
         return Answers(case)
 
     def reads(self) -> Reads:
-        """What torch computes with."""
+        """The weights that torch computes with: those that the format stores."""
         return Reads(stored=self.format.weights(self._input.folder, self._input.spec))
 
     def passes(self, limits: Limits) -> tuple[Pass, ...]:
-        """The ways in which the cases are run."""
+        """The passes in which the cases are run, each with its limits."""
         if self.rounds_rows:  # with dequantised weights, and as it is
             return passes(self.arithmetic, "cpu", limits)
         return (single_pass(self.arithmetic, limits),)
@@ -130,13 +130,13 @@ class RuntimeCandidate:
         return []
 
     def conditions(self) -> Conditions:
-        """How the last pass ran."""
+        """The provider, the GPU and the threads of the last pass."""
         return Conditions(self.runtime, None, None, self._input.execution.thread_count)
 
     def rounding_noise(
         self, torch_runner: TorchRunner, references: References, store: ArrayStore
     ) -> tuple[dict[TokenSequence, Noise], float]:
-        """What the runtime's rounding does in torch; see `measure_rounding_noise`."""
+        """Measures the divergence that the runtime's rounding makes in torch; see `measure_rounding_noise`."""
         parity_input = self._input
         return measure_rounding_noise(
             torch_runner,
@@ -151,12 +151,12 @@ class RuntimeCandidate:
         )
 
     def versions(self) -> dict[str, str]:
-        """The packages that run it."""
+        """The versions of what the runtime consists of, by name."""
         return runtime_versions(self.runtime)
 
 
 def open_candidate(name: str, parity_input: ParityInput) -> RuntimeCandidate:
-    """What parity compares with torch.
+    """Opens a written folder for parity, in the runtime of this name.
 
     Raises:
         UsageError, EnvironmentFailure: As for `require_runtime`.

@@ -1,4 +1,4 @@
-"""Programs of ExecuTorch, as parity sees them."""
+"""Parity of programs in ExecuTorch; quantised ones are also written and run with float32 activations."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from validation.runtimes.executorch_runner import ExecutorchRunner
 
 
 class ExecutorchCandidate(RuntimeCandidate):
-    """See `RuntimeCandidate`."""
+    """A program in ExecuTorch; see `RuntimeCandidate`."""
 
     rounds_rows: ClassVar[bool] = True
 
     @property
     def context_length(self) -> int:
-        """That of the cache."""
+        """The tokens that the program's cache holds."""
         return cache_length(self._input.spec)
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""Bundles of LiteRT-LM in LiteRT, as parity sees them."""
+"""Parity of LiteRT-LM's bundles in LiteRT; quantised ones also run with weights dequantised to float32."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from validation.runtimes.litert_runner import LitertRunner
 
 
 class LitertCandidate(RuntimeCandidate):
-    """See `RuntimeCandidate`."""
+    """A bundle in LiteRT; see `RuntimeCandidate`."""
 
     rounds_rows: ClassVar[bool] = True
 
     @property
     def context_length(self) -> int:
-        """That of the cache."""
+        """The tokens that the bundle's cache holds."""
         return cache_length(self._input.spec)
 
     @contextmanager
     def opened(self, way: Pass) -> Iterator[LitertRunner]:
-        """The program of a pass."""
+        """Opens the bundle for a pass, with weights dequantised to float32 if the pass says so."""
         threads = self._input.execution.thread_count
         with closing(LitertRunner(self._input.folder, threads, in_float=way.in_float)) as runner:
             yield runner

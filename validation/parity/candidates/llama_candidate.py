@@ -1,4 +1,4 @@
-"""GGUF files in llama.cpp, as parity sees them."""
+"""Parity of GGUF files in llama.cpp, whose own rounding decides which limits hold."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from validation.runtimes.runner import Runtime
 
 
 class LlamaCandidate(RuntimeCandidate):
-    """See `RuntimeCandidate`. On the CPU llama.cpp looks GELU up in a table of f16, even where everything else is f32.
+    """A GGUF file in llama.cpp; see `RuntimeCandidate`.
 
-    What K-quants are multiplied with has one scale for 256 numbers (`block_q8_K`), and not for 32.
+    On the CPU llama.cpp looks GELU up in a table of f16, even where everything else is f32. What K-quants are
+    multiplied with has one scale for 256 numbers (`block_q8_K`), and not for 32.
 
     Source: https://github.com/ggml-org/llama.cpp, ggml/src/ggml-cpu/vec.h, `GGML_GELU_FP16`; ggml/src/ggml-common.h.
     """

@@ -1,4 +1,4 @@
-"""ONNX files in ONNX Runtime, as parity sees them.
+"""Parity of ONNX files in ONNX Runtime.
 
 The reference has the model's weights, rounded anew to the levels of int8 or int4, and not those of the file, as for
 other formats: a weight that is stored wrongly is then a difference of logits, too. The parity step of an export, which
@@ -45,7 +45,7 @@ from validation.texts.model import ModelTexts
 
 
 class OnnxCandidate(RuntimeCandidate):
-    """See `RuntimeCandidate`."""
+    """An ONNX folder in ONNX Runtime, on the CPU or on a GPU; see `RuntimeCandidate`."""
 
     fills = True
 
@@ -64,16 +64,16 @@ class OnnxCandidate(RuntimeCandidate):
         return format
 
     def form(self) -> dict[str, object]:
-        """As the graph records it."""
+        """The form that the graph's metadata record, as JSON values."""
         return self._form.to_json()
 
     def claim(self, cases: Sequence[Case], say: Say) -> None:
-        """A session that does not fit may read its weights from the file."""
+        """Claims memory for a session; one that does not fit may read its weights from the file in every call."""
         parity_input, calls = self._input, [calls_of(case) for case in cases]
         self._mapped = claim_memory(self._model, calls, parity_input.execution, say)
 
     def answers(self, case: Case, model: ModelTexts, store: ArrayStore) -> Answers:
-        """What `generate` writes on the CPU; on a GPU, `served` runs its steps."""
+        """Lets `generate` answer the prompts of a case on the CPU; on a GPU, `served` compares its steps."""
         parity_input = self._input
         folder, execution = parity_input.folder, parity_input.execution
         if execution.provider != "cpu" or self.passes(Limits())[-1].in_float:  # a file for a GPU, tried on the CPU
@@ -89,12 +89,12 @@ class OnnxCandidate(RuntimeCandidate):
         return Reads(change=round_weights(self._input.spec, self._form.precision))
 
     def passes(self, limits: Limits) -> tuple[Pass, ...]:
-        """The graph with float activations, and as it is; the last one runs it as it is."""
+        """The passes of the graph, the last of which runs it as it is; see `validation.parity.profiles.passes`."""
         return passes(self._form.precision, self._input.execution.provider, limits)
 
     @contextmanager
     def opened(self, way: Pass) -> Iterator[OnnxRunner]:
-        """A session, whose nodes and provider are noted."""
+        """Opens a session for a pass, and notes its provider and which provider runs each node."""
         execution = self._input.execution
         graph = in_float_activations(self._model) if way.in_float else None
         session = open_session(self._model, execution.provider, execution.threads, graph=graph, mapped=self._mapped)

@@ -1,1 +1,1 @@
-"""The HTML report."""
+"""The HTML report: templates, and the modules that make charts and tables for them."""

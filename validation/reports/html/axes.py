@@ -20,8 +20,8 @@ class Chart:
     """A chart, as `shared.html.jinja` frames it.
 
     Attributes:
-        title: What is above it.
-        description: What it shows, for who cannot see it.
+        title: The text above the chart.
+        description: The chart in words, for people who cannot see it.
         height: Pixels.
         marks: Elements of the SVG, from back to front.
         legend: Classes that set colours, and their words.
@@ -42,13 +42,13 @@ def across(fraction: float) -> str:
 
 
 def text(words: str, x: str, y: float, anchor: str = "start", kind: str = "label") -> Markup:
-    """A label whose baseline is at y."""
+    """An SVG text at a position `x`, such as `50%`, whose baseline is `y` pixels from the top."""
     place = Markup('<text x="{}" y="{:g}" text-anchor="{}" class="{}">{}</text>')
     return place.format(x, y, anchor, kind, words)
 
 
 def line(x1: str, y1: float, x2: str, y2: float, kind: str) -> Markup:
-    """A line between two points."""
+    """An SVG line between two points; `kind` is its CSS class."""
     return Markup('<line x1="{}" y1="{:g}" x2="{}" y2="{:g}" class="{}"></line>').format(x1, y1, x2, y2, kind)
 
 
@@ -106,5 +106,5 @@ def floor_ticks(low: float, high: float) -> list[float]:
 
 
 def _rounded(value: float) -> float:
-    """To twelve digits, however small it is."""
+    """Rounds a number to twelve significant digits, however small it is."""
     return float(f"{value:.12g}")

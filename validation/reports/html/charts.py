@@ -59,7 +59,7 @@ class Bar:
 
     @property
     def words(self) -> str:
-        """The value and its error."""
+        """The value and its standard error as text."""
         return with_error(self.value, self.error)
 
 
@@ -103,7 +103,7 @@ def bars(title: str, unit: str, rows: Sequence[Bar], legend: Sequence[tuple[str,
 
 
 def layer_charts(layers: Sequence[Json]) -> list[Chart]:
-    """What pruning left in each layer."""
+    """Charts of what pruning left in each layer: the share of weights, and numbers of heads, neurons and the like."""
     kept = [100 * layer["kept"] for layer in layers]
     charts = [columns("Weights kept", "% of the layer's weights", [("a", "weights", kept)], 100.0)]
     for title, unit, known in _SIZES:
@@ -117,7 +117,7 @@ def layer_charts(layers: Sequence[Json]) -> list[Chart]:
 
 
 def layer_sizes(layers: Sequence[Json]) -> dict[str, str]:
-    """What `layer_charts` shows besides weights: words, by the key of each size that some layer has."""
+    """The words for each size that `layer_charts` shows besides weights, by its key in the report's layers."""
     sizes = dict(size for *_, sizes in _SIZES for size in sizes)
     return {key: words for key, words in sizes.items() if any(key in layer for layer in layers)}
 

@@ -28,21 +28,21 @@ def verdict_table(checks: Sequence[Json]) -> Table:
 
 
 def task_table(tasks: Mapping[str, Json]) -> Table:
-    """Everything that is known of each task."""
+    """A row for each task, a column for each key that the report has of any task."""
     keys = list(dict.fromkeys(key for task in tasks.values() for key in task))
     rows = [(name, *(plain(task.get(key)) for key in keys)) for name, task in tasks.items()]
     return ("Task", *(key.replace("_", " ").capitalize() for key in keys)), rows
 
 
 def plain(value: Any) -> str:
-    """A value of unknown type as text."""
+    """A JSON value of any type as text; a dash for null."""
     if value is None:
         return NOTHING
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def divergence_table(divergence: Mapping[str, Json]) -> Table:
-    """Every figure of the divergence of each form."""
+    """A row for each form of a variant, a column for each figure of its divergence."""
     rows: list[Row] = [
         (form, *(row.cell({"quality": figures}) for row in QUALITY)) for form, figures in divergence.items()
     ]
@@ -50,7 +50,7 @@ def divergence_table(divergence: Mapping[str, Json]) -> Table:
 
 
 def layer_table(layers: Sequence[Json]) -> Table:
-    """What pruning left in each layer."""
+    """A row for each layer: the share of its weights that is left, and its sizes, such as numbers of heads."""
     sizes = layer_sizes(layers)
     rows = [
         (str(index), percent(layer["kept"]), *(str(layer.get(key, "")) for key in sizes))

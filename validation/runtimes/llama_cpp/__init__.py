@@ -1,1 +1,1 @@
-"""llama.cpp, in a process of its own."""
+"""The runtime llama.cpp, in a child process, because it ends its process when an assertion fails."""

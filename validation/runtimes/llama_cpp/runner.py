@@ -65,11 +65,10 @@ class LlamaCppRunner(Runner):
         return logits
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
-        """Appends tokens to each row, int64 [B, S], all of them real; float32 [B, S, V]. Errors: as for `prefill`."""
         return self._append(list(input_ids)).reshape(*input_ids.shape, self.vocab_size)
 
     def timed(self, prompt: Sequence[int], steps: int) -> Pace:
-        """See `TimesItself`; the time is taken in llama.cpp's process."""
+        """Times a generation inside llama.cpp's process; see `TimesItself`."""
         first, *others = self._ask("timed", prompt=list(map(int, prompt)), steps=steps)
         return Pace(first, tuple(others))
 
@@ -84,17 +83,16 @@ class LlamaCppRunner(Runner):
         return text
 
     def render(self, messages: Sequence[Any], tools: Sequence[Any], *, prompts: bool) -> str:
-        """What the file's chat template makes of messages, and whether on to where an answer begins."""
+        """The text that the file's chat template makes of messages; with `prompts`, on to where an answer begins."""
         text: str = self._ask("render", messages=messages, tools=tools, prompts=prompts)
         return text
 
     def ends(self) -> list[int]:
-        """The tokens that end a text for llama.cpp."""
+        """The ids of the tokens that end a text in llama.cpp."""
         ids: list[int] = self._ask("ends")
         return ids
 
     def close(self) -> None:
-        """Ends the process."""
         self._process.close()
 
     def __enter__(self) -> LlamaCppRunner:
@@ -120,7 +118,7 @@ class LlamaCppRunner(Runner):
 
 
 def _last_words(ended: ChildEnded) -> str:
-    """The assertion or error that ended it."""
+    """The assertion or error in the log of a process that ended, or its last line, or else its exit status."""
     lines = [line for line in ended.log.splitlines() if line.strip()]
     reason = next((line for line in lines if "GGML_ASSERT" in line or "Error" in line), " ".join(lines[-1:]))
     return reason.strip()[-_LAST_CHARACTERS:] or f"exit status {ended.status}"

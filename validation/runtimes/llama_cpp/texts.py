@@ -13,7 +13,10 @@ from validation.runtimes.texts import Conversation, RuntimeTexts
 
 
 class LlamaTexts(RuntimeTexts):
-    """See `RuntimeTexts`; the weights are loaded only for a template. Errors are those of `LlamaCppRunner`."""
+    """llama.cpp's tokenizer and chat template, of which only the latter loads the weights; see `RuntimeTexts`.
+
+    Errors are those of `LlamaCppRunner`.
+    """
 
     known: ClassVar[Mapping[str, str]] = {
         "a whole conversation": "llama.cpp's server lets the model go on with an answer that comes last"
@@ -23,17 +26,13 @@ class LlamaTexts(RuntimeTexts):
         self._runner = LlamaCppRunner(folder / MODEL_FILE, LlamaOptions(1, vocabulary_only=True))
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """See `RuntimeTexts`."""
         return self._runner.tokenize(text, special=special)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """See `RuntimeTexts`."""
         return self._runner.detokenize(ids)
 
     def render(self, conversation: Conversation) -> str:
-        """See `RuntimeTexts`."""
         return self._runner.render(conversation.messages, conversation.tools, prompts=conversation.prompts)
 
     def close(self) -> None:
-        """Ends the process."""
         self._runner.close()

@@ -36,7 +36,7 @@ _BYTE_LEVEL = 2
 
 @dataclass(frozen=True)
 class LlamaOptions:
-    """How llama.cpp runs.
+    """Options with which llama.cpp loads and runs a model.
 
     Attributes:
         threads: Threads of each computation.
@@ -84,7 +84,7 @@ class LlamaSession:
         """Makes an empty cache for `rows` sequences of at most `capacity` tokens.
 
         Raises:
-            EnvironmentFailure: It cannot be made.
+            EnvironmentFailure: llama.cpp cannot make the cache.
         """
         self._free()
         parameters = self._library.llama_context_default_params()
@@ -193,7 +193,7 @@ class LlamaSession:
         """The text that the file's chat template makes of messages, as llama.cpp's server gives it.
 
         Raises:
-            ParityFailure: It does not.
+            ParityFailure: The server does not start, or refuses the messages.
         """
         if self._server is None:
             self._server = _started_server(self._path)
@@ -211,12 +211,12 @@ class LlamaSession:
             raise ParityFailure(f"llama.cpp's server does not render it: {reason:.200}") from error
 
     def ends(self) -> list[int]:
-        """The tokens that end a text."""
+        """The ids of the tokens that end a text."""
         is_end = self._library.llama_vocab_is_eog
         return [token for token in range(self.vocab_size) if is_end(self._vocabulary, token)]
 
     def close(self) -> None:
-        """Frees the model."""
+        """Frees the model and its cache."""
         self._free()
         self._library.llama_model_free(self._model)
 
@@ -233,7 +233,7 @@ class LlamaSession:
             )
 
     def _logits(self, index: int) -> NDArray[np.float32]:
-        """Those of a token of the latest batch, [vocab_size], until the next one is computed."""
+        """The logits of a token of the latest batch, [vocab_size], valid until the next batch."""
         logits = self._library.llama_get_logits_ith(self._context, index)
         return np.ctypeslib.as_array(logits, (self.vocab_size,))
 

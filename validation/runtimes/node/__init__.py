@@ -1,1 +1,1 @@
-"""transformers.js, in a process of Node."""
+"""The runtime transformers.js, which runs in a Node process."""

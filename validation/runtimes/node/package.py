@@ -22,10 +22,10 @@ _INSTALL = f"npm install {PACKAGE}@4.3 --ignore-scripts"
 
 @dataclass(frozen=True)
 class NodePackage:
-    """What runs transformers.js.
+    """An installation of Node and of transformers.js.
 
     Attributes:
-        node: The program.
+        node: Path of the program `node`.
         folder: The package's folder.
         version: The package's version.
     """

@@ -34,9 +34,9 @@ class TransformersJsRunner(Runner):
     """Runs one generation after another; `prefill` starts a new one, `append` and `step` continue it.
 
     Args:
-        folder: What the format web has written.
-        backend: What computes; None: WebAssembly if the weights fit there, or else Node. With int8 and int4 weights,
-            WebAssembly computes in float32, whereas Node's kernels round activations to 8 bits.
+        folder: The folder that the format web has written.
+        backend: What runs the ONNX graph; None: WebAssembly if the weights fit there, or else Node. With int8 and int4
+            weights, WebAssembly computes in float32, whereas Node's kernels round activations to 8 bits.
         threads: The number of threads of a session.
 
     Attributes:
@@ -67,14 +67,12 @@ class TransformersJsRunner(Runner):
         return self._logits("prefill", input_ids, lengths=self._real.tolist())
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
-        """Appends tokens to each row."""
         if not len(self._real):
             raise ValueError("tokens are appended before there is a prompt")
         self._real = self._real + input_ids.shape[1]
         return self._logits("append", input_ids)
 
     def cache(self, row: int) -> Layers:
-        """The keys and values of each layer, [KV heads, tokens of the row, head_dim]."""
         if not len(self._real):
             raise ValueError("a cache is read before there is a prompt")
         for layer in range(self._layers):
@@ -83,7 +81,7 @@ class TransformersJsRunner(Runner):
             yield {"key": keys, "value": values}
 
     def timed(self, prompt: Sequence[int], steps: int) -> Pace:
-        """See `TimesItself`; the time is taken in Node."""
+        """Times a generation inside the Node process; see `TimesItself`."""
         first, *others = self._ask("timed", ids=[list(map(int, prompt))], steps=steps)["seconds"]
         return Pace(first, tuple(others))
 
@@ -98,7 +96,6 @@ class TransformersJsRunner(Runner):
         return ids
 
     def close(self) -> None:
-        """Ends the process."""
         self._process.close()
 
     def _logits(self, do: str, input_ids: NDArray[np.int64], **values: list[int]) -> Logits:
@@ -114,9 +111,10 @@ class TransformersJsRunner(Runner):
 
 
 class TransformersJsTexts(RuntimeTexts):
-    """See `RuntimeTexts`; the model is not opened. Errors are those of `TransformersJsRunner`.
+    """The tokenizer and chat template of transformers.js, without the model; see `RuntimeTexts`.
 
-    Source of what is known: @huggingface/tokenizers 0.2, whose patterns are JavaScript's, with its `\\d` and `\\s`.
+    Errors are those of `TransformersJsRunner`. Source of what is known: @huggingface/tokenizers 0.2, whose patterns
+    are JavaScript's, with its `\\d` and `\\s`.
     """
 
     known: ClassVar[Mapping[str, str]] = {
@@ -136,21 +134,17 @@ class TransformersJsTexts(RuntimeTexts):
             raise
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """See `RuntimeTexts`."""
         ids: list[int] = _asked(self._process, "encode", text=text, special=special)["ids"]
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:
-        """See `RuntimeTexts`."""
         return str(_asked(self._process, "decode", ids=list(ids))["text"])
 
     def render(self, conversation: Conversation) -> str:
-        """See `RuntimeTexts`."""
         talk = {"messages": list(conversation.messages), "tools": list(conversation.tools)}
         return str(_asked(self._process, "render", prompts=conversation.prompts, **talk)["text"])
 
     def close(self) -> None:
-        """Ends the process."""
         self._process.close()
 
 

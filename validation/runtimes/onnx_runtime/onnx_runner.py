@@ -79,14 +79,12 @@ class OnnxRunner(Runner):
         self._started: tuple[ort.IOBinding, Cache] | None = None
 
     def prefill(self, input_ids: NDArray[np.int64], lengths: Sequence[int], room: int = 0) -> Logits:
-        """Runs the prompts from an empty cache."""
         (rows, width), real = input_ids.shape, real_lengths(input_ids, lengths)
         self._is_real = (np.arange(width) < real[:, None]).astype(np.int64)
         cache = self._start(rows, width + room)
         return self._run(input_ids, cache.mask(self._is_real), what="prefill")
 
     def fill(self, states: Iterator[States], tokens: int, room: int) -> None:
-        """See `Fills`."""
         self._is_real = np.ones((1, tokens), np.int64)
         cache = self._start(1, tokens + room, filled=tokens)
         for layer, made_up in zip(self._layers, states, strict=True):
@@ -98,7 +96,6 @@ class OnnxRunner(Runner):
             cache.mask(self._is_real)
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
-        """Appends tokens to each row, within the room of `prefill`."""
         if self._started is None:
             raise ValueError("tokens are appended before there is a prompt")
         new = np.ones_like(input_ids)
@@ -120,7 +117,7 @@ class OnnxRunner(Runner):
         return bool(np.isfinite(whole).all()) and any(self._misreads(ids, mask, whole) for mask in _BAD_MASKS)
 
     def _misreads(self, ids: NDArray[np.int64], mask: Sequence[int], whole: Logits) -> bool:
-        """Whether it does with this mask of the second row; `whole` are the logits of the first."""
+        """Whether the graph misreads this mask of the second row; `whole` are the logits of the first."""
         real = np.flatnonzero(mask)
         # A graph that takes the mask as it is may compute the row rightly.
         truth = None if self._is_shared else self.prefill(ids[:1, real], [len(real)])[0, -1]
@@ -134,7 +131,6 @@ class OnnxRunner(Runner):
         return not ((is_sound or is_marked) and _is_same(computed, whole))
 
     def cache(self, row: int) -> Layers:
-        """The states of each layer that has any; keys and values are [KV heads, tokens of the row, head_dim]."""
         if self._started is None:
             raise ValueError("a cache is read before there is a prompt")
         buffers, real = self._started[1].buffers, self._is_real[row]
@@ -202,7 +198,7 @@ def open_onnx_runtime(folder: Path, opening: Opening) -> OnnxRunner:
 
 
 def claim_onnx_runtime(folder: Path, calls: Sequence[Calls], execution: Execution, say: Say, *, can_map: bool) -> None:
-    """See `validation.runtimes.table.claim_runtime`."""
+    """Claims memory for a session; see `validation.runtimes.table.claim_runtime`."""
     claim_memory(folder / "model.onnx", calls, execution, say, can_map=can_map)
 
 
@@ -242,7 +238,7 @@ def _stored(buffer: ort.OrtValue, element: Element) -> NDArray[Any]:
 
 
 def _float32(value: ort.OrtValue) -> NDArray[np.float32]:
-    """A copy of a tensor of the host."""
+    """Copies an `OrtValue` in the host's memory to a float32 array."""
     element = ELEMENTS[value.data_type()]
     return float32_of(view(value, element).copy(), element)
 

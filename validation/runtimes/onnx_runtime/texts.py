@@ -13,7 +13,7 @@ from validation.runtimes.texts import Conversation, RuntimeTexts
 
 
 class OnnxTexts(RuntimeTexts):
-    """See `RuntimeTexts`. A text is decoded token by token, as it is streamed.
+    """The tokenizer and chat template of our own API; decodes token by token, as it streams. See `RuntimeTexts`.
 
     Raises:
         ArtifactError: A file of the folder is damaged.
@@ -24,20 +24,17 @@ class OnnxTexts(RuntimeTexts):
         self._template = read_chat_template(folder, self._tokenizer)
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """See `RuntimeTexts`."""
         return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """See `RuntimeTexts`."""
         text = TextStream(self._tokenizer, ())
         return "".join([*map(text.add, ids), text.end()])
 
     def render(self, conversation: Conversation) -> str:
-        """See `RuntimeTexts`; BOS, which our tokenizer adds itself, is a part of it."""
+        """Renders a conversation, BOS included, which our tokenizer adds itself."""
         return self._chat().prefix + self._rendered(conversation)
 
     def conversation_ids(self, conversation: Conversation, text: str) -> list[int]:
-        """See `RuntimeTexts`."""
         return self.encode(self._rendered(conversation))
 
     def _rendered(self, conversation: Conversation) -> str:

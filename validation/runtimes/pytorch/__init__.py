@@ -1,1 +1,1 @@
-"""transformers' models in torch."""
+"""The reference runtime: transformers' models in torch, a layer at a time."""

@@ -68,7 +68,6 @@ class TorchBatch(Runner):
         return self._run(new)
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Goes on with these rows alone, in this order."""
         self._passage.keep(rows)
         self._is_real = self._is_real[list(rows)]
 

@@ -43,7 +43,7 @@ class Run:
             of the part, tokens so far], so long sequences take less memory and time in several parts.
         kept: How many tokens at the end to give logits for, at least 1.
         filled: How many tokens a cache holds before them, which were not computed.
-        fill: Gives the keys and values of these in a layer.
+        fill: Gives the keys and values of these tokens in the layer of an index.
     """
 
     parts: Sequence[TokenIds]
@@ -57,7 +57,7 @@ class TorchRunner:
 
     Args:
         folder: config.json and safetensors files, of a dense model or one pruned by this package.
-        compute: Where, and in how much memory.
+        compute: The device, and the memory that may be taken there and on the host.
         attention: transformers' attention implementation; None: the fastest that computes the model.
 
     Attributes:
@@ -149,7 +149,7 @@ class TorchRunner:
 
     @contextlib.contextmanager
     def head(self) -> Iterator[None]:
-        """Loads what follows the layers, for `logits`."""
+        """Keeps the last norm and the LM head loaded while the context lasts; `logits` needs them."""
         for name in self.checkpoint.after_layers:
             self._stock.load_outer(name, self.checkpoint.outer(name))
         try:
@@ -159,7 +159,7 @@ class TorchRunner:
                 self._stock.load_outer(name, None)
 
     def logits(self, hidden: torch.Tensor) -> NDArray[np.float32]:
-        """float32 [batch, tokens, vocab_size], given hidden states after the last layer."""
+        """Computes logits, float32 [batch, tokens, vocab_size], from hidden states after the last layer."""
         return _float32(self._stock.logits(hidden))
 
     def continuations(
@@ -248,7 +248,7 @@ class TorchRunner:
         cached: bool,
         mask: torch.Tensor | None = None,
     ) -> None:
-        """Embeds parts with the rows of their tokens alone."""
+        """Embeds parts behind the sequences so far; of token tables, only the rows of their tokens are read."""
         if not batches:
             return
         vocabulary = torch.cat([part.flatten() for parts in batches for part in parts]).unique()
@@ -306,8 +306,8 @@ def open_torch_runner(
     Args:
         folder: config.json and safetensors files, of a dense model or one pruned by this package.
         execution: Where the model runs, and torch's threads while the context lasts.
-        change: What is done to its weights.
-        stored: Where the weights are read instead; None: in the folder.
+        change: The change that is made to the weights; None: none.
+        stored: The weights of a written file, which are read in place of the folder's; None: the folder's.
         attention: transformers' attention implementation; None: the fastest that computes the model.
 
     Raises:

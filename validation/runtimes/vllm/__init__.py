@@ -1,1 +1,1 @@
-"""vLLM, in an environment of its own."""
+"""The runtime vLLM, in a child process and usually in a Python environment of its own."""

@@ -90,7 +90,7 @@ class VllmRunner(Runner):
         return padded
 
     def append(self, input_ids: NDArray[np.int64]) -> Logits:
-        """Runs each row again with more tokens."""
+        """Runs each row again from its start, with the new tokens, and gives the log-probabilities of these."""
         self._rows = [[*row, *ids.tolist()] for row, ids in zip(self._rows, input_ids, strict=True)]
         return np.stack([rows[-input_ids.shape[1] :] for rows in self._score(self._rows, 1)[1]])
 
@@ -109,17 +109,16 @@ class VllmRunner(Runner):
         return self._score(prompts, steps)
 
     def follow(self, prompts: Sequence[Sequence[int]], steps: int) -> list[list[int]]:
-        """See `Follows`; no log-probabilities are computed."""
+        """Generates without computing log-probabilities; see `Follows`."""
         tokens: list[list[int]] = self._answer("run it", prompts=_integers(prompts), steps=steps)["tokens"]
         return tokens
 
     def timed(self, prompt: Sequence[int], steps: int) -> Pace:
-        """See `TimesItself`. vLLM gives its tokens together; those after the first count as equally long."""
+        """Times a generation. vLLM gives all tokens at once, so those after the first count as equally long."""
         first, whole = self._answer("run it", prompt=list(map(int, prompt)), steps=steps)["seconds"]
         return Pace(first, ((whole - first) / steps,) * steps)
 
     def close(self) -> None:
-        """Ends the process."""
         self._process.close()
         self._package.cleanup()
 
@@ -154,8 +153,8 @@ class VllmRunner(Runner):
 
         Raises:
             EnvironmentFailure: vLLM is missing.
-            ArtifactError: It does not load the model.
-            ParityFailure: It does not run it.
+            ArtifactError: vLLM does not load the model.
+            ParityFailure: vLLM does not run the model.
         """
         try:
             answer = self._process.ask(**request) if request else self._process.receive()
@@ -187,7 +186,7 @@ def require_vllm() -> None:
 
 
 def _integers(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Token ids as JSON has them."""
+    """Converts token ids to Python integers, which JSON can hold."""
     return [list(map(int, prompt)) for prompt in prompts]
 
 

@@ -21,7 +21,7 @@ _AT_ONCE = 1 << 24
 
 
 def main() -> None:
-    """Answers requests until the input ends."""
+    """Loads the model, then answers requests from the standard input until it ends."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # vLLM and its libraries print there
     options = json.loads(sys.argv[1])
@@ -80,7 +80,7 @@ class _Server:
         return tokens
 
     def follow(self, prompts: Sequence[Sequence[int]], steps: int) -> list[list[int]]:
-        """The most likely tokens that follow each prompt, alone."""
+        """Generates the `steps` most likely tokens after each prompt, without log-probabilities."""
         how = self._sampling(temperature=0.0, max_tokens=steps, ignore_eos=True, detokenize=False)
         given = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         outputs = self._llm.generate(given, how, use_tqdm=False)
@@ -97,7 +97,7 @@ class _Server:
         return seconds
 
     def _blocks(self, prompts: Sequence[Sequence[int]], steps: int) -> Iterator[range]:
-        """Prompts that are handed over together."""
+        """Yields ranges of prompts to run together, of about `_AT_ONCE` log-probabilities at most."""
         start, taken = 0, 0
         for number, prompt in enumerate(prompts):
             size = (len(prompt) + steps) * self.vocab_size
