@@ -46,18 +46,15 @@ class LitertFormat(Format):
 
     @classmethod
     def read(cls, folder: Path) -> LitertFormat:
-        """By the type of its weights."""
         return cls(StoredProgram(Bundle(folder)).precision)
 
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
         return cannot_hold(self, lacks(spec, Attention, Mlp) or changing_rotation(spec, cache_length(spec)))
 
     def remark(self, spec: ModelSpec) -> str | None:
-        """How much of the context is left, if it is not all."""
         return remark_on_length(self, spec, cache_length(spec))
 
     def size(self, spec: ModelSpec) -> int:
-        """Bytes of the program."""
         weights = decoder_weights(spec, self.precision)
         rows = [weight.shape[0] for weight in weights if weight.is_rounded]
         # a scale for each row, zero points once for matrices of as many rows, and the nodes
