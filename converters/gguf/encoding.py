@@ -1,4 +1,4 @@
-"""Rows of float32 numbers as the blocks of a type, and back."""
+"""Encodes rows of float32 numbers as blocks of a GGML type, decodes them, and bounds the error of rounding."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ class Tokens:
 
     Attributes:
         texts: Their texts; ids without a token are called `[PADn]`, as llama.cpp's converter does.
-        kinds: Their kinds.
-        ids: Their ids.
+        kinds: Kind of each token, as in `tokenizer.ggml.token_type`.
+        ids: Id of each text.
     """
 
     texts: list[str]
@@ -33,7 +33,7 @@ class Tokens:
 
     @classmethod
     def of(cls, tokenizer: Mapping[str, Any], count: int) -> Tokens:
-        """Reads a tokenizer.json.
+        """Reads the tokens of a parsed tokenizer.json for an embedding of `count` rows.
 
         Raises:
             InputError: It is not one of a BPE, or has more tokens than the model.
