@@ -84,7 +84,7 @@ def _config(model_folder: Path, spec: ModelSpec, layout: Layout) -> dict[str, An
 
 
 def stored_parts(name: str, tensor: torch.Tensor, layout: Layout) -> dict[str, torch.Tensor]:
-    """The stored tensors of one of the plain form.
+    """Converts a tensor of the plain form to what is stored of it, by name: itself, or levels, scales and biases.
 
     Raises:
         InputError: It has NaN or infinite values, or overflows.
