@@ -48,7 +48,6 @@ class WebFormat(Format):
 
     @classmethod
     def read(cls, folder: Path) -> WebFormat:
-        """By config.json; raises `ArtifactError` if it does not say the precision."""
         path = folder / "config.json"
         settings = read_artifact(path).get("transformers.js_config")
         precision = settings.get("dtype") if isinstance(settings, dict) else None
@@ -75,18 +74,16 @@ class WebFormat(Format):
         return None
 
     def remark(self, spec: ModelSpec) -> str | None:
-        """What the user should know of a model in this format: that only a graphics card may hold it."""
+        """Says if the weights are too large for WebAssembly, so that only WebGPU runs the model."""
         size = self.size(spec)
         if size <= _MOST_WASM:
             return None
         return f"web: {size / 1e9:.1f} GB of weights are too many for WebAssembly; such a page needs WebGPU"
 
     def size(self, spec: ModelSpec) -> int:
-        """The bytes of the data files to be written."""
         return sum(slot.length for slot in _slots(spec, self.precision))
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
-        """That of 4 bits."""
         how = precision_of(self.precision).quantization
         return how if how is not None and how.bits == 4 else None
 
