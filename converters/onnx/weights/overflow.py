@@ -225,7 +225,7 @@ class _Trial:
         self._inputs: dict[str, float] = {}
 
     def see_stream(self, stream: torch.Tensor) -> None:
-        """Notes the embeddings of a batch."""
+        """Notes the largest magnitude of a batch's embeddings."""
         self._stream = max(self._stream, _peak(stream))
 
     def see(self, layer: int, sublayer: Sublayer, passed: SublayerPass) -> None:

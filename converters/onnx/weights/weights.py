@@ -197,7 +197,7 @@ class LazyTensor(ir.LazyTensor):
         return self._read()
 
     def tofile(self, file: BinaryIO) -> None:
-        """Writes one piece after the other."""
+        """Writes the tensor's bytes to a file, one piece after the other."""
         for piece in self.pieces():
             TorchTensor(piece).tofile(file)
 
@@ -227,7 +227,7 @@ def _rows(parts: list[torch.Tensor]) -> Pieces:
 
 
 def _columns(parts: list[torch.Tensor]) -> Pieces:
-    """The rows of the joined parts' transpose."""
+    """The rows of the transpose of all parts joined, some at a time."""
     # Transposed before widening, so that a 16-bit weight is never held twice in float32. A strip of columns is copied
     # first, because transposing it in place takes several times as long.
     at_once = max(1, _ELEMENTS // sum(len(part) for part in parts))
