@@ -105,7 +105,7 @@ def _joined(spec: ModelSpec) -> Iterable[tuple[str, tuple[str, slice]]]:
 
 
 def _stacked(spec: ModelSpec) -> Iterable[tuple[str, tuple[str, StackedLayout, int]]]:
-    """Where the graph stores experts: for each weight, the stacked tensor, its layout, and the part of it."""
+    """Where the graph stores experts: for each weight, the stacked tensor, its layout, and the index of its part."""
     for layer in range(len(spec.layers)):
         for experts in spec.layers[layer].sublayers:
             if isinstance(experts, Experts):

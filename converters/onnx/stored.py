@@ -81,7 +81,7 @@ def open_graph(path: Path) -> ir.Model:
     """Reads a graph; its data file is not read.
 
     Raises:
-        ArtifactError: It cannot be read.
+        ArtifactError: The file cannot be read.
     """
     try:
         return ir.load(path)

@@ -37,7 +37,7 @@ def graph_differences(expected: ir.Model, path: Path, files: Mapping[str, str]) 
         files: The data file of each tensor that is not in the graph itself.
 
     Raises:
-        ArtifactError: It cannot be read as ONNX.
+        ArtifactError: The file cannot be read as ONNX.
     """
     stored, constants = load_proto(path), _constants(expected)
     if stored.model_version != expected.model_version:
@@ -53,7 +53,7 @@ def load_proto(path: Path) -> onnx.ModelProto:
     """Reads a graph file without its data.
 
     Raises:
-        ArtifactError: It cannot be read.
+        ArtifactError: The file cannot be read.
     """
     try:
         model = onnx.load(path, load_external_data=False)

@@ -115,7 +115,7 @@ def read_scaling(model: Path) -> Scaling:
     """The scaling of an .onnx file; does not read its data file.
 
     Raises:
-        ArtifactError: Its note is damaged.
+        ArtifactError: The note of the scaling is damaged.
     """
     properties = onnx.load(model, load_external_data=False).metadata_props
     return Scaling.noted({entry.key: entry.value for entry in properties}, model)

@@ -210,10 +210,10 @@ def lazy_tensor(
     A tensor small enough to be stored in the graph itself is read at once.
 
     Args:
-        name: Its name.
-        shape: Its shape.
+        name: Name of the tensor.
+        shape: Shape of the tensor.
         read: Gives consecutive rows, some at a time, in `dtype`.
-        dtype: Its type.
+        dtype: Type of the numbers.
     """
     if math.prod(shape) * dtype.itemsize <= INLINE_BYTES:
         return TorchTensor(_whole(read()), name=name)
