@@ -74,7 +74,8 @@ def other_numbers(name: str, pieces: Iterable[tuple[NDArray[Any], NDArray[Any]]]
 
     Args:
         name: Name of the tensor.
-        pieces: Its numbers as the model gives them and as they are stored, piece by piece; integers must be equal.
+        pieces: The tensor's numbers as the model gives them and as they are stored, piece by piece; integers must be
+            equal.
         dtype: The dtype of the stored numbers: fp32, fp16 or bf16.
 
     Each number may be one unit in its own last place off, as where another machine's arithmetic makes it round to the

@@ -36,7 +36,7 @@ def write_files(folder: Path, files: Mapping[str, Content]) -> None:
     """Writes the files of a format into an existing folder.
 
     Raises:
-        OSError: They cannot be written.
+        OSError: The files cannot be written.
     """
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)

@@ -29,7 +29,7 @@ _LAYER = 12_000
 
 @dataclass(frozen=True)
 class ExecutorchFormat(Format):
-    """See `converters.format.Format`.
+    """Writes `model.pte`, a program for ExecuTorch's XNNPACK backend, and tokenizer.json.
 
     Attributes:
         precision: fp32; int8, with a scale for each row of a matrix; or int4, ExecuTorch's 8da4w, with one for each

@@ -39,7 +39,7 @@ class StoredProgram:
         precision: `fp32`, `int8` or `int4`.
 
     Raises:
-        ArtifactError: It is missing or damaged.
+        ArtifactError: The file is missing or damaged.
         EnvironmentFailure: ExecuTorch is missing.
     """
 

@@ -118,7 +118,7 @@ def _around(full: str, answer: str, ended: str) -> _Turns:
 
     Args:
         full: The conversation with a system prompt and two questions, as far as the next answer.
-        answer: What it ends with, so that the model answers.
+        answer: What the conversation ends with, so that the model answers.
         ended: What follows an assistant's turn.
 
     Raises:

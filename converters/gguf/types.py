@@ -46,7 +46,7 @@ PRESETS: Mapping[str, Preset] = {
     "q5_k_m": Preset(17, Kind.Q5_K, Kind.Q6_K, Kind.Q6_K),
     "q6_k": Preset(18, Kind.Q6_K, head=Kind.Q6_K),
 }
-#: The types that replace others where rows are not whole blocks of these.
+#: For a K-quant, the type that takes its place where rows are not whole blocks of it.
 _SMALLER = {Kind.Q4_K: Kind.Q5_0, Kind.Q5_K: Kind.Q5_1, Kind.Q6_K: Kind.Q8_0}
 #: Only llama.cpp's library quantises these.
 _OF_LIBRARY = frozenset({Kind.Q4_K, Kind.Q5_K, Kind.Q6_K})

@@ -94,7 +94,7 @@ class Bundle:
         head: The header, which says what the sections are and where.
 
     Raises:
-        ArtifactError: It is missing, truncated or no bundle.
+        ArtifactError: The file is missing, truncated or no bundle.
         EnvironmentFailure: A package of LiteRT is missing.
     """
 

@@ -30,7 +30,7 @@ _LAYER = 21_000
 
 @dataclass(frozen=True)
 class LitertFormat(Format):
-    """See `converters.format.Format`.
+    """Writes a bundle for LiteRT-LM: program, tokenizer, end tokens and chat template in one file.
 
     Attributes:
         precision: fp32; or int8, with a scale for each row of a matrix. The kernels then round what they multiply it

@@ -91,7 +91,7 @@ class StoredProgram:
         return first_difference(*models) or "other bytes"
 
     def in_float(self) -> bytes:
-        """The same program with dequantised weights, so that no kernel rounds activations."""
+        """The program with its weights dequantised, so that no kernel rounds activations."""
         model = schema().ModelT.InitFromPackedBuf(self._bundle.data, self._span.start)
         tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
         weights = {tensor.buffer: tensor.name.decode() for tensor in tensors if tensor.name.decode() in self._entries}

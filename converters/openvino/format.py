@@ -31,7 +31,7 @@ _TYPES = {"f32": "fp32", "f16": "fp16", "i8": "int8", "i4": "int4"}
 
 @dataclass(frozen=True)
 class OpenvinoFormat(Format):
-    """See `converters.format.Format`.
+    """Writes an IR for OpenVINO, the tokenizer, also as graphs of OpenVINO, and the configs.
 
     Attributes:
         precision: fp32; or that of the matrices, which are computed with in float32 or what the plugin chooses: fp16,

@@ -37,7 +37,7 @@ class WebFormat(Format):
     """Writes config.json, generation_config.json, the tokenizer and `onnx/`; see `converters.web.precisions`.
 
     Attributes:
-        precision: As transformers.js calls it, such as "q4".
+        precision: Precision as transformers.js calls it, such as "q4".
     """
 
     name: ClassVar[str] = "web"

@@ -22,7 +22,7 @@ class Tokens:
     """The tokens by id, one for each row of the embedding.
 
     Attributes:
-        texts: Their texts; ids without a token are called `[PADn]`, as llama.cpp's converter does.
+        texts: Text of each token; ids without a token are called `[PADn]`, as llama.cpp's converter does.
         kinds: Kind of each token, as in `tokenizer.ggml.token_type`.
         ids: Id of each text.
     """
@@ -36,7 +36,7 @@ class Tokens:
         """Reads the tokens of a parsed tokenizer.json for an embedding of `count` rows.
 
         Raises:
-            InputError: It is not one of a BPE, or has more tokens than the model.
+            InputError: The tokenizer is not a BPE, or has more tokens than the model.
         """
         model = tokenizer.get("model") or {}
         if model.get("type") != "BPE":
