@@ -1,4 +1,4 @@
-"""A program of ExecuTorch with one method, `forward`: kernels, XNNPACK's graphs, and where each byte of its file lies.
+"""Builds an ExecuTorch program: its method `forward` of kernels and XNNPACK graphs, and the layout of its file.
 
 The numbers of the model follow the program, each as named data, so that its bytes are known before any is read. What
 kernels read lies in the segment of constants; named data may be a part of it, so that a tied LM head is stored once.

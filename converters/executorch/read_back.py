@@ -1,4 +1,4 @@
-"""Reads the weights of a program back, and finds what is not as the model folder has it."""
+"""Reads the weights of an ExecuTorch program back, and finds what of its folder differs from the model folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers of a program's weights: float32, int8 with a scale for each row, or int4 with one for each block."""
+"""How programs store weights: in float32, int8 with a scale for each row, or int4 with one for each block."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Factors that an architecture of llama.cpp lacks, multiplied into the weights.
+"""Folds factors that an architecture of llama.cpp lacks into the weights.
 
 A factor on embeddings goes into the embedding, and out of the last norm if that is the LM head too; one on logits into
 the last norm; one on the outputs of attention and MLP into the norms after them, or into the projections and their

@@ -1,4 +1,4 @@
-"""The orders of rows and columns in llama.cpp's tensors, where the plain form has them in another."""
+"""Finds the order of rows and columns in llama.cpp's tensors where it is not that of the plain form."""
 
 from __future__ import annotations
 

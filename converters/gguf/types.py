@@ -1,4 +1,4 @@
-"""In which type each tensor of a GGUF file is stored: llama.cpp's own choice for each of its presets.
+"""Chooses the type of each tensor in a GGUF file, as llama.cpp does for each of its presets.
 
 A preset is a type for most matrices and better ones for some: the LM head, and in some layers the values and the
 second half of the MLP. Rows that are not whole blocks of a type get a smaller one, which takes more space. Vectors

@@ -1,4 +1,4 @@
-"""Reads the weights of a bundle back, and finds what is not as the model folder has it."""
+"""Reads the weights of a LiteRT-LM bundle back, and finds what of it differs from the model folder."""
 
 from __future__ import annotations
 

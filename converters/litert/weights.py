@@ -1,4 +1,4 @@
-"""The numbers of a program's weights: float32, or int8 with a scale for each row."""
+"""How programs store weights: in float32, or int8 with a scale for each row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model folder becomes a folder that ONNX Runtime and ONNX Runtime GenAI run."""
+"""Writes a model folder as one that ONNX Runtime and ONNX Runtime GenAI run, and compares the two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tensors that an IR holds of a model: what they are made of, and their types, sizes and bytes by precision."""
+"""How an IR stores the tensors of a model: their types, sizes and bytes by precision, and what they are made of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The graph of the standard dialect with its weights as inputs, and the tensors that take their places in an IR."""
+"""Builds the graph of the standard dialect with weights as inputs, and the tensors that replace these in an IR."""
 
 from __future__ import annotations
 
