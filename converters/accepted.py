@@ -1,4 +1,4 @@
-"""What formats say of a model before they write it."""
+"""Checks, before a model is written, that a format can hold it; words refusals and remarks that formats share."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from seap_export.model.sources.tokenizer import tokenizer_files
 
 
 def accepted_model(format: Format, folder: Path) -> tuple[dict[str, Any], ModelSpec]:
-    """The config.json of a model folder, and what it describes.
+    """Reads a model folder's config.json, and checks that a format accepts the model; returns the config and its spec.
 
     Args:
         format: The format that the model is to be written in.
         folder: config.json, generation_config.json if there is one, and the tokenizer; weights are not read.
 
     Raises:
-        UsageError: Other settings of the format would do.
+        UsageError: The format would accept the model with other settings.
         InputError: A file is missing or damaged, or the format refuses the model.
         EnvironmentFailure: A package that the format needs for this is missing.
     """
@@ -34,18 +34,18 @@ def accepted_model(format: Format, folder: Path) -> tuple[dict[str, Any], ModelS
 
 
 def cannot_hold(format: Format, part: str | None) -> str | None:
-    """The refusal because of a part of a model's layers; None: there is no such part."""
+    """The message that a format cannot hold layers with a part, such as "a sliding window"; None: `part` is None."""
     return None if part is None else f"{format.name} cannot hold a layer with {part}; use another format"
 
 
 def changing_rotation(spec: ModelSpec, length: int) -> str | None:
-    """The words for a rotation that is another one for texts that fill a cache of this length; None: there is none."""
+    """Names a rotation that changes within `length` tokens, as a part for `cannot_hold`; None: there is none."""
     changes = any(rope.switches_at is not None and rope.switches_at < length for rope in spec.ropes)
     return "a rotation that changes with the length of a text" if changes else None
 
 
 def remark_on_length(format: Format, spec: ModelSpec, length: int) -> str | None:
-    """That a format holds fewer tokens than the context has; None: it holds all."""
+    """The remark that a format holds `length` tokens where the context has more; None: it holds the whole context."""
     if length == spec.max_position_embeddings:
         return None
     return f"{format.name} holds {length} tokens of a text, not the model's {spec.max_position_embeddings}"

@@ -35,9 +35,9 @@ class Tolerance:
     """How far a number may be from the one that was stored.
 
     Attributes:
-        share: Of the largest number of its block.
-        block: Neighbours that make a block; 1: each number by itself.
-        tiny: Added to it.
+        share: Tolerated distance, as a share of the largest magnitude in the number's block.
+        block: Length of a block of neighbours; 1: each number by itself.
+        tiny: Absolute distance that is tolerated in addition.
     """
 
     share: float
@@ -45,7 +45,7 @@ class Tolerance:
     tiny: float = 0.0
 
     def exceeded(self, stored: NDArray[np.float32], wanted: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """Which numbers are further off, as NaN is; both are [..., columns], with whole blocks in each row."""
+        """The mask of numbers further off, NaN included; both are [..., columns], with whole blocks in each row."""
         blocks = (*wanted.shape[:-1], -1, self.block)
         largest = np.abs(wanted).reshape(blocks).max(-1, keepdims=True)
         off = np.abs(stored - wanted).reshape(blocks)
@@ -59,10 +59,10 @@ def are_as_near(
     """Whether rounded weights are as near to the model's as rounding them now gets, for each row of the last axis.
 
     Args:
-        stored: As they are stored.
-        best: As they would be rounded now.
-        wanted: The model's.
-        ratio: What the squared error may be over the least.
+        stored: The dequantised weights of the file.
+        best: The model's weights as they would be rounded now.
+        wanted: The model's weights, not rounded.
+        ratio: How many times the squared error of `best` that of `stored` may be.
     """
     error, least = (np.square(values - wanted).sum(-1) for values in (stored, best))
     near: NDArray[np.bool_] = error <= ratio * least  # not where one is NaN
@@ -70,12 +70,13 @@ def are_as_near(
 
 
 def other_numbers(name: str, pieces: Iterable[tuple[NDArray[Any], NDArray[Any]]], dtype: str) -> str | None:
-    """What is wrong with a tensor that is not rounded to levels; None: nothing.
+    """Compares a tensor that is not quantised with the model's; returns what is wrong in one line, or None: nothing.
 
     Args:
-        name: The tensor.
-        pieces: Its numbers as the model gives them and as they are stored, piece by piece; integers must be equal.
-        dtype: That they are stored in: fp32, fp16 or bf16.
+        name: Name of the tensor.
+        pieces: The tensor's numbers as the model gives them and as they are stored, piece by piece; integers must be
+            equal.
+        dtype: The dtype of the stored numbers: fp32, fp16 or bf16.
 
     Each number may be one unit in its own last place off, as where another machine's arithmetic makes it round to the
     other side, besides what that arithmetic changes itself.

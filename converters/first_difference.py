@@ -1,4 +1,4 @@
-"""Finds the first place in which two programs differ that were read into objects."""
+"""Finds the first place in which two programs, both read into Python objects, differ."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def first_difference(wanted: Any, given: Any, place: str = "program") -> str | N
     """Where two trees of objects, lists and values differ first, such as `program.operators[3].inputs[1] is 5, not 4`.
 
     Args:
-        wanted: As it is to be.
-        given: As it is.
-        place: Its name.
+        wanted: The tree as it should be.
+        given: The tree to compare.
+        place: Name of the root of both trees.
 
     Returns:
         One line; None: they are equal.

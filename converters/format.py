@@ -1,4 +1,4 @@
-"""What every format that a model is written in can do; `converters.formats` lists them."""
+"""The interface of the formats that models are written in; `converters.formats` lists all of them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def lacks(spec: ModelSpec, *known: type[Sublayer]) -> str | None:
-    """The first part of a model's layers that is of none of the known kinds, or unusual; None: there is none."""
+    """The first part of a model's layers that is unusual or of none of the `known` kinds, in words; None: none is."""
     words = (one.extra if isinstance(one, known) else one.noun for one in spec.sublayers)
     return next((part for part in words if part is not None), None)
 
@@ -41,7 +41,7 @@ class StoredWeights(Protocol):
 
 @options
 class FormOptions:
-    """What the options of graphs say, for formats that take them (`Row.has_options`); None or False: nothing."""
+    """The options of ONNX graphs, for formats that take them (`Row.has_options`); None or False: not given."""
 
     provider: WrittenFor = option(
         "Execution provider of ONNX Runtime that the variants are made for and checked on.",
@@ -72,7 +72,7 @@ class FormOptions:
 
     @property
     def given(self) -> dict[str, Any]:
-        """What is said, but for the provider, which other things go by, too."""
+        """The options that are given, by name, without the provider, which is not an option of graphs alone."""
         return {name: value for name, value in vars(self).items() if name != "provider" and value not in (None, False)}
 
 
@@ -81,11 +81,11 @@ class Format(ABC):
     """One way to write a model, with the settings that are usual at one precision.
 
     Attributes:
-        name: On the command line, in the manifest, and of the folder beside `hf`.
-        extra: The extra of this package that installs what writes it; None: our own do.
-        runtimes: What runs it; parity takes the first.
-        precisions: What may follow the colon; the first is the default.
-        version: Grows when the same model gives other bytes.
+        name: Name on the command line, in the manifest, and of the folder that is written beside `hf`.
+        extra: The extra of this package that installs what the format needs; None: it needs no extra.
+        runtimes: Names of the runtimes that run it; parity is proved with the first.
+        precisions: Precisions that may follow the name and a colon, as in `gguf:q8_0`; the first is the default.
+        version: Number that grows when the same model gives other bytes than before.
         precision: One of `precisions`.
 
     Raises:
@@ -106,11 +106,11 @@ class Format(ABC):
 
     @classmethod
     def of_options(cls, precision: str | None, options: FormOptions) -> Self:
-        """The format as it is written for some options.
+        """The format in a precision, set up as the options of an export say.
 
         Args:
-            precision: What followed the colon; None: nothing, so that the options or the first precision hold.
-            options: They are ignored by a format that takes none.
+            precision: The precision given after a colon; None: the options or the first of `precisions` decide.
+            options: Options of ONNX graphs; a format that takes none ignores them.
 
         Raises:
             UsageError: They contradict each other, have no effect, or ask for what the provider cannot run.
@@ -123,7 +123,7 @@ class Format(ABC):
         return map(cls, cls.precisions)
 
     def options(self) -> dict[str, Any]:
-        """What options of graphs say beside the precision to write it so again, as in a settings file."""
+        """The options of graphs that, with the precision, make this format again, as in a settings file."""
         return {}
 
     @property
@@ -148,11 +148,11 @@ class Format(ABC):
 
     @property
     def target(self) -> Target | None:
-        """What the widths of a variant should suit; None: no widths are faster than others."""
+        """The kernels that the widths of a pruned variant should suit; None: no widths are faster than others."""
         return None
 
     def plain(self) -> Self:
-        """The same as exact as it gets: the dense model, which speed-ups are over, is timed so."""
+        """The format in which the dense model is timed, the baseline of speed-ups: here in its first precision."""
         return type(self)(self.precisions[0])
 
     @classmethod
@@ -170,21 +170,21 @@ class Format(ABC):
 
         Args:
             spec: The model's shapes.
-            model_folder: Its config.json, generation_config.json and tokenizer; there may be no weights yet.
+            model_folder: Folder with config.json, generation_config.json and tokenizer; weights may not be there yet.
 
         Raises:
-            UsageError: Other settings of the format would do.
+            UsageError: The format would accept the model with other settings.
             InputError: A file is damaged.
             EnvironmentFailure: A package that the check needs is missing.
         """
 
     def remark(self, spec: ModelSpec) -> str | None:
-        """What the user should know about a model in this format, such as shapes that cost speed or size."""
+        """What users should know of a model in this format, such as shapes that cost speed or size; None: nothing."""
         return None
 
     @abstractmethod
     def size(self, spec: ModelSpec) -> int:
-        """Bytes of the weight files, within 3 percent."""
+        """Predicts the bytes of the weight files, within 3 percent."""
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
         """The grid that matrices are rounded to, if a model that was put on it before keeps its levels.
@@ -202,7 +202,7 @@ class Format(ABC):
         """Writes a model folder, dense or pruned, one layer in memory at a time; the same input gives the same bytes.
 
         Args:
-            model_folder: config.json, safetensors files and tokenizer.
+            model_folder: Folder with config.json, safetensors files and tokenizer.
             out_folder: Exists and is empty. Nothing stays there after a failure.
             on_layer: Called with a layer's index once all its weights are written.
 
@@ -217,7 +217,7 @@ class Format(ABC):
         """The weights of a written folder; none is read yet.
 
         Raises:
-            ArtifactError: It cannot be read.
+            ArtifactError: The folder cannot be read.
         """
 
     @abstractmethod
@@ -226,12 +226,12 @@ class Format(ABC):
 
         Raises:
             ArtifactError: The folder cannot be read.
-            InputError: The model folder cannot.
+            InputError: The model folder cannot be read.
         """
 
     @abstractmethod
     def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        """What shows, without running a model, that files are damaged or not of one model: a line each.
+        """Finds, without running a model, files that are damaged or not of this model; yields a line for each.
 
         Raises:
             ArtifactError, InputError: A file cannot be read.

@@ -1,4 +1,4 @@
-"""The formats there are. A format's code is imported when it is asked for, because some need packages of an extra."""
+"""The table of all formats. Their code is imported only on demand, because some need packages of an extra."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from seap_export.errors import ArtifactError, UsageError
 
 @dataclass(frozen=True)
 class Row:
-    """What is known of a format without its code.
+    """An entry of the table: what is known of a format without importing its code.
 
     Attributes:
-        class_path: Its class, as MODULE:CLASS.
-        title: Its name in texts.
+        class_path: Where the class of the format is, as MODULE:CLASS.
+        title: Name of the format in texts, such as LiteRT-LM.
         marker: A file that every folder of this format has, and others have hardly ever.
         usage: How to generate text with a folder, given FOLDER and PRECISION, as a block of Markdown.
         has_options: Whether it takes the options of graphs; see `FormOptions`.
-        code: The Python files that travel in its folders, each with the key of a config that names it. They are those
-            of the format's package.
+        code: Python files of the format's package that are copied into its folders, each with the key in config.json
+            that names it.
     """
 
     class_path: str
@@ -36,11 +36,11 @@ class Row:
 
     @property
     def package(self) -> str:
-        """The package of its class."""
+        """The package that holds the format's class, such as `converters.gguf`."""
         return self.class_path.partition(":")[0].rpartition(".")[0]
 
 
-#: The bits of a precision: the first number in its name.
+#: Matches the bits of a precision: the first number in its name.
 _BITS = re.compile(r"\d+")
 FORMATS: Mapping[str, Row] = {
     "hf": Row(
@@ -151,18 +151,18 @@ WRITTEN = tuple(name for name in FORMATS if name != "hf")
 
 
 def row_of(format: Format) -> Row:
-    """The row of a format."""
+    """The entry of a format in `FORMATS`."""
     return FORMATS[format.name]
 
 
 def format_class(name: str) -> type[Format]:
-    """The class of a format in `FORMATS`."""
+    """Imports the class of the format that has this name in `FORMATS`."""
     resolved: type[Format] = resolve_name(FORMATS[name].class_path)
     return resolved
 
 
 def parse_format(text: str) -> tuple[type[Format], str | None]:
-    """The class, and the precision if one is given, of `NAME` or `NAME:PRECISION`.
+    """The format's class, and the precision or None, that `NAME:PRECISION` or `NAME` stands for.
 
     Raises:
         UsageError: There is no such format, or it has no such precision.

@@ -1,4 +1,4 @@
-"""What the decoders of LiteRT and of ExecuTorch compute alike, each with operators of its own."""
+"""The part of a decoder's graph that LiteRT and ExecuTorch share, emitted with the operators of either format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ V = TypeVar("V")
 
 
 class ProgramDecoder(ABC, Generic[V]):
-    """Emits the nodes of a decoder of attention and MLPs, whose values are `V`.
+    """Emits the graph of a decoder that has attention and MLPs; `V` is the format's class for a value of its graph.
 
     Attributes:
         op: The module of the format's operators, such as `add`, each a function of a graph and values.
@@ -31,7 +31,7 @@ class ProgramDecoder(ABC, Generic[V]):
 
     @abstractmethod
     def _attended(self, index: int, attention: Attention, x: V, *kept: V) -> tuple[V, ...]:
-        """What the query heads attend to, [1, N, channels], and the values that are needed after it."""
+        """Emits attention; returns what its output projection reads, [1, N, channels], and `kept` for later nodes."""
 
     def _through_layers(self, stream: V) -> V:
         read = stream
@@ -60,7 +60,7 @@ class ProgramDecoder(ABC, Generic[V]):
         return self.op.multiply(self._g, channels, up) if gates else channels
 
     def _written(self, index: int, sublayer: Sublayer, channels: V) -> V:
-        """What a sublayer adds to the stream."""
+        """Emits a sublayer's output projection, norm and multiplier; returns what is added to the residual stream."""
         product, after = self._projected(index, sublayer, sublayer.output, channels), sublayer.norm_after
         written = product if after is None else self._norm(after, index, product)
         return self.op.scaled(self._g, written, sublayer.multiplier)

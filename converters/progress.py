@@ -1,4 +1,4 @@
-"""Tells when all tensors of a layer are written."""
+"""Reports each layer of a model as soon as all its tensors are written."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class LayerProgress:
     """Counts the tensors of each layer as they are written, in any order.
 
     Args:
-        tensor_names: Of all that will be written; those outside of layers do not count.
-        on_layer: Called with a layer's index once all its tensors are.
+        tensor_names: Names of all tensors that will be written; those outside of layers are ignored.
+        on_layer: Called with a layer's index once all tensors of the layer are written.
     """
 
     def __init__(self, tensor_names: Iterable[str], on_layer: Callable[[int], None]) -> None:
@@ -23,7 +23,7 @@ class LayerProgress:
         self._on_layer = on_layer
 
     def add(self, name: str) -> None:
-        """Counts a tensor."""
+        """Counts a tensor as written, and reports its layer if it was the last one."""
         layer = self._layer_of.get(name)
         if layer is None:
             return

@@ -49,7 +49,7 @@ class PlainWeights(ABC):
         """A tensor of the plain form in float32: dequantised, with its rows in order.
 
         Raises:
-            ArtifactError: It is not stored, truncated, or of another shape.
+            ArtifactError: The tensor is not stored, truncated, or of another shape.
         """
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:

@@ -36,7 +36,7 @@ def write_files(folder: Path, files: Mapping[str, Content]) -> None:
     """Writes the files of a format into an existing folder.
 
     Raises:
-        OSError: They cannot be written.
+        OSError: The files cannot be written.
     """
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -63,7 +63,7 @@ def file_differences(folder: Path, files: Mapping[str, Content]) -> Iterator[str
 
 
 def foreign_files(folder: Path, names: Collection[str]) -> Iterator[str]:
-    """The files in a folder that are none of these, one line each: a runtime may read them, too.
+    """The files in a folder whose names are not among `names`, one line each: a runtime may read them, too.
 
     What Python keeps of code that it has run does not count.
     """

@@ -1,4 +1,4 @@
-"""A folder that a format is written into holds the whole model afterwards, or nothing."""
+"""Leaves the whole model in a folder that a format is written into, or, after a failure, nothing."""
 
 from __future__ import annotations
 

@@ -24,18 +24,18 @@ from seap_export.model.layers.sublayers.rotary import rotary_tables
 
 #: Tokens of the cache at most: it takes its whole memory, however short the text is.
 CONTEXT = 2048
-#: The method that gives the bits of matrices, and those of each precision.
+#: The method of a program that returns the bits of its matrices, and what it returns for each precision.
 PRECISION = "get_weight_bits"
 BITS = {"fp32": 32, "int8": 8, "int4": 4}
 
 
 def cache_length(spec: ModelSpec) -> int:
-    """The tokens that the cache holds."""
+    """The number of tokens that the model's cache holds."""
     return min(CONTEXT, spec.max_position_embeddings)
 
 
 def decoder_weights(spec: ModelSpec, precision: str) -> list[Weight]:
-    """The tensors of a model; with int4, embedding, LM head and rows that are no whole blocks are int8."""
+    """How a model's tensors are stored; with int4, embedding, LM head and rows that are not whole blocks are int8."""
     outer, positions = spec.outer_tensors(), names.tensor("positions")
 
     def kind(name: str, shape: Shape) -> Kind:
@@ -47,7 +47,7 @@ def decoder_weights(spec: ModelSpec, precision: str) -> list[Weight]:
 
 
 def rotations(spec: ModelSpec) -> list[tuple[RopeSpec, int]]:
-    """How queries and keys are rotated, with the size of the heads, each once."""
+    """The distinct rotary embeddings of a model's attention, each with the head size that it is used with."""
     found: list[tuple[RopeSpec, int]] = []
     for attention in (one for one in spec.sublayers if isinstance(one, Attention)):
         if attention.rope is not None and (attention.rope, attention.head_dim) not in found:
@@ -56,7 +56,7 @@ def rotations(spec: ModelSpec) -> list[tuple[RopeSpec, int]]:
 
 
 def decoder_program(spec: ModelSpec, precision: str, ends: Collection[int]) -> Program:
-    """The program of a model; `ends` are the tokens that end a text."""
+    """Builds the program of a model; `ends` are the ids of the tokens that end a text."""
     weights, tables = decoder_weights(spec, precision), [names.tensor(name) for name in spec.embedding_names]
     program = Program(weights, [weight.name for weight in weights if weight.name in tables or len(weight.shape) == 1])
     _Decoder(program, spec).emit()
@@ -72,7 +72,7 @@ def decoder_program(spec: ModelSpec, precision: str, ends: Collection[int]) -> P
 
 
 class _Decoder(ProgramDecoder[Value]):
-    """Emits `forward`."""
+    """Emits `forward`, the method of a program that computes logits."""
 
     op = op
 
@@ -117,11 +117,11 @@ class _Decoder(ProgramDecoder[Value]):
         return rows
 
     def _open(self) -> None:
-        """Begins a graph."""
+        """Begins the next XNNPACK graph, to which nodes are then added."""
         self._g = Graph(self._p)
 
     def _close(self, *values: tuple[str, Value], is_open: bool = True) -> list[int]:
-        """Ends the graph, which writes values into slots, but for those that it was given."""
+        """Ends and runs the graph; returns the program's tensors of values, which it writes unless it reads them."""
         tensors = {value.index: tensor for tensor, value in self._g.inputs.items()}
         written = []
         for slot, value in values:
@@ -133,7 +133,7 @@ class _Decoder(ProgramDecoder[Value]):
         return [tensors[value.index] for _, value in values]
 
     def emit(self) -> None:
-        """Emits all of it."""
+        """Emits the embedding, the layers and the logits of the last token."""
         p, spec = self._p, self._spec
         stream = self._through_layers(self._embedded())
         (whole,) = self._close(("last", stream))
@@ -162,7 +162,7 @@ class _Decoder(ProgramDecoder[Value]):
         return op.add(self._g, stream, self._g.take(positions, (TOKENS, spec.hidden_size)))
 
     def _attended(self, index: int, attention: Attention, x: Value, *kept: Value) -> tuple[Value, ...]:
-        """See `ProgramDecoder`; what comes after it is in a new graph."""
+        """Emits attention as kernels between two XNNPACK graphs; see `ProgramDecoder`."""
         p, groups, size = self._p, attention.num_key_value_heads, attention.head_dim
         new = [(part, self._heads(index, attention, part, x)) for part in QKV]
         self._streams += 1

@@ -29,7 +29,7 @@ _LAYER = 12_000
 
 @dataclass(frozen=True)
 class ExecutorchFormat(Format):
-    """See `converters.format.Format`.
+    """Writes `model.pte`, a program for ExecuTorch's XNNPACK backend, and tokenizer.json.
 
     Attributes:
         precision: fp32; int8, with a scale for each row of a matrix; or int4, ExecuTorch's 8da4w, with one for each
@@ -51,7 +51,6 @@ class ExecutorchFormat(Format):
         return cannot_hold(self, lacks(spec, Attention, Mlp) or _unknown(spec))
 
     def remark(self, spec: ModelSpec) -> str | None:
-        """How much of the context is left, if it is not all."""
         return remark_on_length(self, spec, cache_length(spec))
 
     def size(self, spec: ModelSpec) -> int:
@@ -62,7 +61,6 @@ class ExecutorchFormat(Format):
         return sum(weight.size + weight.scale_size for weight in weights) + outside
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
-        """What the matrices of int4 are on; None: they have a scale for each row, or stay in float32."""
         return GRID if self.precision == "int4" else None
 
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
@@ -85,7 +83,7 @@ class ExecutorchFormat(Format):
 
 
 def _unknown(spec: ModelSpec) -> str | None:
-    """What the kernel of attention does not compute, or a table of angles cannot hold; None: nothing."""
+    """The first part that ExecuTorch's attention kernel or a table of angles cannot express, in words; None: none."""
     length = cache_length(spec)
     for attention in (one for one in spec.sublayers if isinstance(one, Attention)):
         if attention.sliding_window is not None and attention.sliding_window < length:

@@ -1,4 +1,4 @@
-"""A part of a program that XNNPACK runs: values, nodes, and the constants that belong to no model.
+"""Builds a part of a program that XNNPACK runs: values, nodes, and the constants that are no weights of the model.
 
 Source: https://github.com/pytorch/executorch, backends/xnnpack/serialization/schema.fbs and runtime/XNNCompiler.cpp.
 """
@@ -25,11 +25,11 @@ _IS_INPUT, _IS_OUTPUT, _ALIGNMENT = 1, 2, 16
 
 @dataclass(frozen=True)
 class Value:
-    """What a node computes, or a constant; float32 for those who read it.
+    """The result of a node, an input or a constant of a graph; nodes that read it see float32.
 
     Attributes:
         index: Its number in the graph.
-        shape: With `TOKENS` where the number of tokens is open.
+        shape: Its shape, with `TOKENS` where the number of tokens is open.
     """
 
     index: int
@@ -37,7 +37,7 @@ class Value:
 
 
 class Outside(Protocol):
-    """The program that a graph is a part of."""
+    """What a graph asks of the program that it is a part of."""
 
     @property
     def weights(self) -> Mapping[str, Weight]:
@@ -45,26 +45,26 @@ class Outside(Protocol):
         ...
 
     def table(self, numbers: NDArray[np.float32]) -> int:
-        """A constant tensor."""
+        """The program's number of a constant tensor, which is added to it."""
         ...
 
     def weight(self, name: str) -> tuple[int, int | None]:
-        """A tensor of the model, and its scales."""
+        """The program's numbers of a weight of the model and of its scales; None: it has no scales."""
         ...
 
 
 class Graph:
-    """Nodes in the order in which they run.
+    """Builds an XNNPACK graph, whose nodes run in the order in which they are added.
 
     XNNPACK packs the constants of `linear` when a program is loaded, and then they are freed. Every other constant is
     an input, as what the program computed before is.
 
     Args:
-        program: What it is a part of.
+        program: The program that the graph is a part of.
 
     Attributes:
-        inputs: The tensors of the program that are given, in the order of the call.
-        outputs: What the call writes, after the inputs.
+        inputs: Values of the graph's inputs, by the program's numbers of their tensors, in the order of the call.
+        outputs: Values that the call writes, whose tensors follow the inputs in the call.
     """
 
     def __init__(self, program: Outside) -> None:
@@ -78,25 +78,25 @@ class Graph:
         self._known: dict[object, Value] = {}
 
     def take(self, tensor: int, shape: Shape) -> Value:
-        """A tensor of the program."""
+        """The value of a tensor of the program, which becomes an input of the graph."""
         if tensor not in self.inputs:
             self.inputs[tensor] = self._value(shape)
         return self.inputs[tensor]
 
     def weight(self, name: str) -> Value:
-        """A tensor of the model that is no matrix."""
+        """The value of a weight of the model that is not a matrix, which becomes an input of the graph."""
         return self.take(self._program.weight(name)[0], self._program.weights[name].shape)
 
     def number(self, number: float) -> Value:
-        """A number, [1]."""
+        """A float32 constant of shape [1]."""
         return self.take(self._program.table(np.array([number], np.float32)), (1,))
 
     def output(self, value: Value) -> None:
-        """Gives a value to the program."""
+        """Declares a value as an output of the graph."""
         self.outputs.append(value)
 
     def constant(self, numbers: NDArray[np.float32]) -> Value:
-        """float32 numbers for `linear`."""
+        """A float32 constant that is stored in the graph, as a weight or bias of `linear`."""
         data, key = numbers.tobytes(), (numbers.shape, numbers.tobytes())
         if key not in self._known:
             self._data.append(self._made.ConstantDataOffset(len(self._constants), len(data), None))
@@ -124,7 +124,7 @@ class Graph:
         return output
 
     def packed(self) -> bytes:
-        """What XNNPACK's compiler reads; inputs and outputs are numbered as they are given to the call."""
+        """The graph as XNNPACK's compiler reads it, with inputs and outputs numbered in the order of the call."""
         for number, value in enumerate([*self.inputs.values(), *self.outputs]):
             entry = self._values[value.index].xvalue_union
             entry.external_id, entry.flags = number, _IS_INPUT if number < len(self.inputs) else _IS_OUTPUT

@@ -1,4 +1,4 @@
-"""The operators of a decoder in XNNPACK, each a function of values."""
+"""The operators of a decoder: functions that add XNNPACK nodes to a graph. Values are float32."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ def _binary(g: Graph, operator: str, a: Value, b: Value) -> Value:
 
 
 def add(g: Graph, a: Value, b: Value) -> Value:
-    """The sum."""
+    """The elementwise sum `a + b`, with broadcasting."""
     return _binary(g, "Add", a, b)
 
 
 def multiply(g: Graph, a: Value, b: Value) -> Value:
-    """The product of numbers."""
+    """The elementwise product `a * b`, with broadcasting."""
     return _binary(g, "Multiply", a, b)
 
 
 def scaled(g: Graph, x: Value, factor: float) -> Value:
-    """`x` times a number."""
+    """`x * factor`, or `x` itself if the factor is 1."""
     return x if factor == 1.0 else multiply(g, x, g.number(factor))
 
 
 def capped(g: Graph, x: Value, cap: float | None) -> Value:
-    """c tanh(x / c); None: `x`."""
+    """The soft cap `cap * tanh(x / cap)`, or `x` itself if the cap is None."""
     return x if cap is None else scaled(g, _unary(g, "Tanh", scaled(g, x, 1 / cap)), cap)
 
 
 def reshape(g: Graph, x: Value, shape: Shape) -> Value:
-    """The same numbers in another shape, whose second axis is the tokens."""
+    """`x` in another shape, whose second axis is the tokens; no node is added where it has that shape already."""
     if shape == x.shape:
         return x
     assert shape[1] == TOKENS
@@ -44,7 +44,7 @@ def reshape(g: Graph, x: Value, shape: Shape) -> Value:
 
 
 def _mean(g: Graph, x: Value, more: float = 0.0) -> Value:
-    """Over the last axis, which stays, and `more` added; XNNPACK has no such mean."""
+    """The mean over the last axis, kept with length 1, plus `more`: XNNPACK has none, so that it is a product."""
     share = g.constant(np.full((1, x.shape[-1]), 1 / x.shape[-1], np.float32))
     return g.linear(x, share, g.constant(np.array([more], np.float32)) if more else None)
 
@@ -52,7 +52,7 @@ def _mean(g: Graph, x: Value, more: float = 0.0) -> Value:
 def norm(
     g: Graph, x: Value, epsilon: float, gain: Value, bias: Value | None = None, *, centred: bool = False
 ) -> Value:
-    """gain * x / sqrt(mean of squares + epsilon) + bias; of `x` - mean if it is centred."""
+    """RMS norm, or LayerNorm if `centred`, over the last axis: gain * x / sqrt(mean of squares + epsilon) + bias."""
     if centred:
         x = _binary(g, "Subtract", x, _mean(g, x))
     squares = _mean(g, _unary(g, "Square", x), epsilon)
@@ -61,7 +61,7 @@ def norm(
 
 
 def activated(g: Graph, activation: str, x: Value) -> Value:
-    """An `Activation` of `x`."""
+    """Applies an `Activation` to `x`."""
     match activation:
         case "silu":
             return multiply(g, x, _unary(g, "Sigmoid", x))

@@ -11,12 +11,12 @@ from typing import Any
 from seap_export.common.extras import import_of_extra
 from seap_export.common.stderr import silent_stderr
 
-#: The extra of this package that installs them.
+#: The extra of this package that installs ExecuTorch.
 EXTRA = "executorch"
 
 
 def require(name: str) -> Any:
-    """Imports a module of them; see `import_of_extra`."""
+    """Imports a module of ExecuTorch; see `import_of_extra`."""
     if name in sys.modules:
         return sys.modules[name]
     with quiet():
@@ -25,17 +25,17 @@ def require(name: str) -> Any:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps off stderr what they say of processors and optional parts; what matters is an exception."""
+    """Silences warnings and stderr, where ExecuTorch reports processors and optional parts; errors are exceptions."""
     with silent_stderr(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def program_schema() -> Any:
-    """The classes of a program; raises `EnvironmentFailure`."""
+    """The module with the classes of a serialised program; raises `EnvironmentFailure` if it is not installed."""
     return require("executorch.exir.schema")
 
 
 def graph_schema() -> Any:
-    """The classes of a graph of XNNPACK; raises `EnvironmentFailure`."""
+    """The module with the classes of an XNNPACK graph; raises `EnvironmentFailure` if it is not installed."""
     return require("executorch.backends.xnnpack.serialization.xnnpack_graph_schema")

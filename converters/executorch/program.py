@@ -1,4 +1,4 @@
-"""A program of ExecuTorch with one method, `forward`: kernels, XNNPACK's graphs, and where each byte of its file lies.
+"""Builds an ExecuTorch program: its method `forward` of kernels and XNNPACK graphs, and the layout of its file.
 
 The numbers of the model follow the program, each as named data, so that its bytes are known before any is read. What
 kernels read lies in the segment of constants; named data may be a part of it, so that a tied LM head is stored once.
@@ -20,7 +20,7 @@ from converters.executorch.graph import Graph, Shape
 from converters.executorch.packages import program_schema, require
 from converters.executorch.weights import Weight
 
-#: Of segments and of what is in memory, bytes.
+#: Alignment of segments in the file, and of tensors in memory, in bytes.
 ALIGNMENT = 128
 _SIZES = {"FLOAT": 4, "LONG": 8, "CHAR": 1}
 _SERIALIZE = "executorch.exir._serialize"
@@ -31,14 +31,14 @@ def _aligned(size: int) -> int:
 
 
 class Program:
-    """The program; arguments of kernels are the numbers of values.
+    """Builds a program. Its values have numbers, which methods return and take as arguments of kernels.
 
     Args:
         weights: The tensors of the model.
-        read_by_kernels: Those that a kernel reads, too.
+        read_by_kernels: Names of the tensors that a kernel reads, and not only XNNPACK.
 
     Attributes:
-        weights: By name.
+        weights: The tensors of the model, by name.
     """
 
     def __init__(self, weights: Sequence[Weight], read_by_kernels: Sequence[str]) -> None:
@@ -60,12 +60,12 @@ class Program:
         self._offsets: dict[str, int] = {}
 
     def input(self, name: str, shape: Shape, *, is_open: bool) -> int:
-        """An input of int64."""
+        """Declares an int64 input of `forward`; `is_open`: its number of tokens varies."""
         self._inputs.append(self.tensor(name, shape, "LONG", is_open=is_open))
         return self._inputs[-1]
 
     def output(self, value: int) -> None:
-        """Gives a value to the caller."""
+        """Declares a value as an output of `forward`."""
         self._outputs.append(value)
 
     def tell(self, name: str, *numbers: int) -> None:
@@ -73,14 +73,14 @@ class Program:
         self._told[name] = numbers
 
     def tensor(self, slot: str, shape: Shape, dtype: str = "FLOAT", *, is_open: bool = False) -> int:
-        """A tensor in memory; those of one slot share it. `is_open`: the number of tokens is."""
+        """Adds a tensor in memory, which it shares with all of its slot; `is_open`: its number of tokens varies."""
         tensor = self._tensor(shape, dtype, is_open=is_open)
         self._slots[slot] = max(self._slots.get(slot, 0), _aligned(prod(shape) * _SIZES[dtype]))
         self._in_slots.append((tensor, slot))
         return self._value(tensor)
 
     def table(self, numbers: NDArray[np.float32]) -> int:
-        """A constant that is no tensor of the model, float32."""
+        """A float32 constant that is not a weight of the model."""
         data, key = numbers.tobytes(), (str(numbers.shape), numbers.tobytes())
         if key not in self._known:
             self._tables.append(data)
@@ -89,7 +89,7 @@ class Program:
         return self._known[key]
 
     def weight(self, name: str) -> tuple[int, int | None]:
-        """The numbers of a tensor of the model for a kernel or as the input of a graph, and its scales."""
+        """The values of a weight and of its scales, as kernels and inputs of graphs read them; None: no scales."""
         weight = self.weights[name]
         # the first one stands for tensors without data
         index = 1 + 2 * self._kernels_read.index(weight)
@@ -101,24 +101,24 @@ class Program:
         return self._known["numbers", name], self._known.get(("scales", name))
 
     def scalar(self, kind: str, *given: float | bool) -> int:
-        """An `Int`, `Double`, `Bool` or `Null`."""
+        """A constant `Int`, `Double`, `Bool` or `Null` of the schema."""
         if (kind, given) not in self._known:
             self._known[kind, given] = self._value(getattr(self._made, kind)(*given))
         return self._known[kind, given]
 
     def number(self) -> int:
-        """A whole number that a kernel computes."""
+        """Adds an integer that a kernel computes."""
         return self._value(self._made.Int(0))
 
     def kernel(self, name: str, overload: str, *args: int) -> None:
-        """Runs a kernel; its last arguments are what it writes."""
+        """Adds a call of a kernel; its last arguments are the values that it writes."""
         operator = (name, overload)
         if operator not in self._operators:
             self._operators.append(operator)
         self._instructions.append(self._made.KernelCall(self._operators.index(operator), list(args)))
 
     def run(self, graph: Graph, outputs: Sequence[int]) -> None:
-        """Runs a graph."""
+        """Adds a call of a graph, which writes `outputs`."""
         self._instructions.append(self._made.DelegateCall(len(self._graphs), [*graph.inputs, *outputs]))
         self._graphs.append(graph)
 

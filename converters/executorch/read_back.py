@@ -1,4 +1,4 @@
-"""Reads the weights of a program back, and finds what is not as the model folder has it."""
+"""Reads the weights of an ExecuTorch program back, and finds what of its folder differs from the model folder."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ExecutorchWeights(PlainWeights):
         self._weights = {weight.name: weight for weight in decoder_weights(spec, self._stored.precision)}
 
     def plain(self, name: str) -> torch.Tensor:
-        """See `PlainWeights`."""
+        """The tensor `name` of the plain form, dequantised to float32."""
         return self._stored.numbers(self._weights[name]).rows()
 
 
@@ -62,7 +62,7 @@ def _other_levels(wanted: StoredNumbers, given: StoredNumbers) -> str | None:
 
 
 def program_damages(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
-    """What shows without running a model that a program is damaged, or not of this model; see `Format.damages`."""
+    """Finds, without running a model, what of a folder is damaged or not of this model; see `Format.damages`."""
     files = copies(model_folder, "tokenizer.json")
     yield from file_differences(folder, files)
     yield from foreign_files(folder, [*files, PROGRAM])

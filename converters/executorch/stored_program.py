@@ -1,4 +1,4 @@
-"""The program in a written folder: its weights, and whether it is that of a model."""
+"""Reads a written program: the weights in it, and how it differs from that of a model."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ _DAMAGES = (struct.error, ValueError, TypeError, IndexError, KeyError, Attribute
 
 @dataclass(frozen=True)
 class _Span:
-    """Bytes of the file."""
+    """A range of bytes in the file."""
 
     start: int
     size: int
 
 
 class StoredProgram:
-    """Reads the numbers of the model, which are named data.
+    """A written program. The numbers of its weights are named data, which are read by name.
 
     Attributes:
-        path: The program.
+        path: Path of the file.
         precision: `fp32`, `int8` or `int4`.
 
     Raises:
-        ArtifactError: It is missing or damaged.
+        ArtifactError: The file is missing or damaged.
         EnvironmentFailure: ExecuTorch is missing.
     """
 
@@ -73,11 +73,11 @@ class StoredProgram:
         return spans, {bits: precision for precision, bits in BITS.items()}[told.int_val]
 
     def damaged(self, reason: object) -> ArtifactError:
-        """The error of a damaged file."""
+        """Makes the error that the file is damaged, for this reason."""
         return ArtifactError(f"{self.path}: damaged ({' '.join(str(reason).split()):.120}); export again")
 
     def numbers(self, weight: Weight) -> StoredNumbers:
-        """A tensor of the model; raises `ArtifactError` if it is not there, or of another shape."""
+        """The stored numbers of a tensor; raises `ArtifactError` if it is missing or has another shape."""
         rows, *columns = weight.shape
         if weight.kind == "int4":
             packed = self._tensor(weight.name, weight.size, np.uint8, rows, columns[0] // 2)
@@ -96,7 +96,7 @@ class StoredProgram:
         return torch.from_numpy(numbers.copy())
 
     def other_program(self, program: Program) -> str | None:
-        """Where the file differs from that of a program first, but for the numbers of the model; None: nowhere.
+        """The first place where the file, without the numbers of weights, differs from `program`; None: nowhere.
 
         All of it is compared byte for byte; what is read into objects only names the place.
         """

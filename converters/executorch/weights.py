@@ -1,4 +1,4 @@
-"""The numbers of a program's weights: float32, int8 with a scale for each row, or int4 with one for each block."""
+"""How programs store weights: in float32, int8 with a scale for each row, or int4 with one for each block."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from converters.read_back import not_finite
 from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, levels, padded_blocks
 
 Kind = Literal["fp32", "int8", "int4"]
-#: What int4 matrices are on; XNNPACK wants scales above zero.
+#: The grid that int4 matrices are rounded to; XNNPACK wants scales above zero.
 GRID = BlockQuantization(4, 32, embeddings=False, whole_blocks=True, positive=True)
 #: Rows that are rounded at a time.
 _ROWS = 1024
@@ -20,12 +20,12 @@ _ROWS = 1024
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor of the model in a program.
+    """How a tensor of the model is stored in a program.
 
     Attributes:
-        name: In the plain form.
-        shape: There.
-        kind: How its numbers are stored.
+        name: Name in the plain form.
+        shape: Shape in the plain form.
+        kind: Type of the stored numbers.
     """
 
     name: str
@@ -34,17 +34,17 @@ class Weight:
 
     @property
     def scale_name(self) -> str:
-        """The name of its scales."""
+        """The name under which the scales of the tensor are stored."""
         return f"{self.name}.scales"
 
     @property
     def size(self) -> int:
-        """Bytes of the numbers."""
+        """Bytes of the stored numbers, without scales."""
         return {"fp32": 4 * prod(self.shape), "int8": prod(self.shape), "int4": prod(self.shape) // 2}[self.kind]
 
     @property
     def scale_count(self) -> int:
-        """The number of scales."""
+        """Number of scales: one for each row in int8, one for each block in int4."""
         return {"fp32": 0, "int8": self.shape[0], "int4": prod(self.shape) // GRID.block_size}[self.kind]
 
     @property
@@ -55,13 +55,13 @@ class Weight:
 
 @dataclass(frozen=True)
 class StoredNumbers:
-    """A tensor as it is stored.
+    """The stored numbers of a tensor, with scales if they are quantised.
 
     Attributes:
-        weight: Which.
-        numbers: float32 or int8 of its shape; or uint8 [rows, columns / 2], with two levels from 0 to 15 in each, the
-            first in the lower bits.
-        scales: float32 [rows] or bfloat16 [rows, blocks]; None: the numbers are no levels.
+        weight: The tensor, and how it is stored.
+        numbers: float32 or int8 in the shape of the tensor; or uint8 [rows, columns / 2], with two levels from 0 to 15
+            in each, the first in the lower bits.
+        scales: float32 [rows] or bfloat16 [rows, blocks]; None: the numbers are float32.
     """
 
     weight: Weight
@@ -69,7 +69,7 @@ class StoredNumbers:
     scales: torch.Tensor | None = None
 
     def rows(self, rows: slice = slice(None)) -> torch.Tensor:
-        """Some rows in float32, dequantised."""
+        """The rows in a slice, dequantised to float32."""
         part = self.numbers[rows]
         if self.scales is None:
             return part
@@ -80,10 +80,10 @@ class StoredNumbers:
 
 
 def stored_numbers(weight: Weight, tensor: torch.Tensor) -> StoredNumbers:
-    """A tensor of the model as it is stored.
+    """Converts a tensor of the model to the form that `weight` says, quantising it if it is to be int8 or int4.
 
     Raises:
-        InputError: It has NaN or infinite values.
+        InputError: The tensor has NaN or infinite values.
     """
     numbers = tensor.float().contiguous()
     if not torch.isfinite(numbers.sum(dtype=torch.float64)):
@@ -100,7 +100,7 @@ def stored_numbers(weight: Weight, tensor: torch.Tensor) -> StoredNumbers:
 
 
 def _in_blocks(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Packed levels and scales."""
+    """Quantises rows to int4: levels, uint8 [rows, columns / 2], and scales, bfloat16 [rows, blocks]."""
     blocks = padded_blocks(rows, GRID)
     scales, points = best_scales(blocks, GRID)
     stored = _above_zero(scales.bfloat16().float())
@@ -109,5 +109,5 @@ def _in_blocks(rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _above_zero(scales: torch.Tensor) -> torch.Tensor:
-    """The same scales, but 1 where nothing is above zero, or too near to it."""
+    """Replaces scales that are zero, or below float32's smallest normal number, by 1."""
     return torch.where(scales < torch.finfo(torch.float32).tiny, 1.0, scales)

@@ -1,4 +1,4 @@
-"""Writes a program, one tensor in memory at a time."""
+"""Writes the file of an ExecuTorch program, with one tensor in memory at a time."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def write_program(
     read: Callable[[str], torch.Tensor],
     on_tensor: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Writes the file.
+    """Writes a program and the numbers of its weights into one file.
 
     Args:
-        path: The file.
-        program: The program.
+        path: The file to write.
+        program: The program, to which nothing is added any more.
         read: Gives a tensor of the model by its name in the plain form.
-        on_tensor: Called with each name, once it is written.
+        on_tensor: Called with the name of each tensor once it is written.
 
     Raises:
         InputError: A tensor has NaN or infinite values.

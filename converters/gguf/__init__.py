@@ -1,4 +1,4 @@
-"""GGUF files for llama.cpp."""
+"""The format `gguf`: writes a model as a GGUF file for llama.cpp, and reads it back."""
 
 from converters.gguf.format import GgufFormat
 

@@ -1,4 +1,4 @@
-"""What the architectures of llama.cpp compute.
+"""Describes what each architecture of llama.cpp computes, so that one can be found that computes a model.
 
 llama.cpp builds one graph per architecture, with few choices in its metadata. A model is written in the architecture
 of its family where that computes it, or in another one that does. Where layers differ in shape, that is `deci`, which
@@ -32,34 +32,34 @@ from seap_export.model.families.sublayers import Activation, QkNorm
 _USUAL_NORMS: frozenset[Norm] = frozenset({"input_layernorm", "post_attention_layernorm"})
 _NO_NAMES: Mapping[str, str] = MappingProxyType({})
 _UNSCALED = frozenset({"default", "linear", "yarn"})
-#: With those that need a tensor of factors.
+#: The rotations of `_UNSCALED`, and those that need a tensor of factors.
 _ALL_ROPES = frozenset({*_UNSCALED, "llama3", "longrope"})
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """What the layers of an architecture compute, beyond the sizes that its metadata give.
+    """An architecture of llama.cpp: what its layers compute, beyond the sizes that its metadata give.
 
     Attributes:
-        name: `general.architecture`.
+        name: Its name, the value of `general.architecture`.
         kinds: The kinds of sublayers that it has.
         has_output_gate: Whether attention has an output gate.
         norms: The norms of the residual stream.
         qk_norm: How queries and keys are normalised; None: not at all.
-        activation: Of the gate, or of an MLP without one.
+        activation: Activation function of the gate, or of an MLP without one.
         is_gated: Whether the MLP has a gate.
         neighbours: Whether the channels of a rotated pair are neighbours; otherwise half of those rotated lie between.
         partial: Whether less than a whole head can be rotated.
         biases: The projections that can have a bias.
         fused: Whether it wants projections of one kind (`qkv_proj`, `gate_up_proj`) as one tensor.
-        norm_names: GGUF names of norms that usually mean another one, or have another.
-        lists: The sizes that are given for each layer, as 0 where it lacks the part.
-        are_beside: Whether attention and Mamba-2 read the same.
+        norm_names: GGUF names of norms where they differ from the usual ones, by plain name.
+        lists: Metadata keys of sizes that are given for each layer, as 0 where it lacks the part.
+        are_beside: Whether attention and Mamba-2 of a layer read the same input.
         varies: Whether heads, KV heads and neurons can differ between layers.
         square: Whether queries must be as wide as the hidden states.
         groups: Whether there can be fewer key/value heads than query heads.
         tied: Whether the LM head must be the embedding.
-        untied: Whether it must not be.
+        untied: Whether the LM head must not be the embedding.
         ropes: The rotations that it computes.
         windows: Whether layers can attend within a window; a number: only in models of so many layers, which must.
         needs_window: Whether at least one layer must have a window.
@@ -69,10 +69,10 @@ class Architecture:
         scales_embeddings: Whether embeddings are multiplied by the root of the hidden size.
         wide_scale: In models of so many layers, attention is scaled by hidden size / heads in place of the head size.
         attention_softcap: Whether attention scores can be capped.
-        logits_softcap: Whether logits can be.
-        always_caps: Whether both must be.
+        logits_softcap: Whether logits can be capped.
+        always_caps: Whether attention scores and logits must be capped.
         query_scaling: Whether queries can be scaled by position.
-        epsilons: The metadata that must give the epsilon of the norms.
+        epsilons: Metadata keys that must give the epsilon of the norms.
         wide_mamba: Whether Mamba-2 must be twice as wide as the hidden states.
         yarn_betas: Whether yarn's limits can be given; otherwise they are 32 and 1.
         normalises_weights: Whether the weights of a token's experts are divided by their sum.
@@ -135,7 +135,7 @@ _QWEN35 = Architecture(
     fused=("q_gate_proj",),
     norm_names={"post_attention_layernorm": "post_attention_norm.weight"},
 )
-#: The general ones first.
+#: All architectures, the general ones first.
 ARCHITECTURES: tuple[Architecture, ...] = (
     _LLAMA,
     replace(_LLAMA, kinds=frozenset({Attention, Experts}), biases=frozenset(QKV)),

@@ -1,4 +1,4 @@
-"""The architecture that a model is written in, and why there may be none."""
+"""Chooses the architecture of llama.cpp that a model is written in, or says why there is none."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def choose_architecture(spec: ModelSpec) -> Architecture:
     """The architecture of the model's family if it computes the model, or the first one that does.
 
     Raises:
-        InputError: There is none.
+        InputError: No architecture computes the model.
     """
     chosen = next((candidate for candidate in _candidates(spec) if _why_not(candidate, spec) is None), None)
     if chosen is None:
@@ -94,7 +94,7 @@ def _candidates(spec: ModelSpec) -> list[Architecture]:
 
 
 def _why_not(architecture: Architecture, spec: ModelSpec) -> str | None:
-    """What llama.cpp's architecture lacks to compute this model; None: it does compute it."""
+    """Why an architecture does not compute a model, in words that follow the architecture's name; None: it does."""
     for check in _CHECKS:
         reason = next(check(architecture, spec), None)
         if reason is not None:

@@ -1,4 +1,4 @@
-"""Rows of float32 numbers as the blocks of a type, and back."""
+"""Encodes rows of float32 numbers as blocks of a GGML type, decodes them, and bounds the error of rounding."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ TOLERANCES: Mapping[Kind, Tolerance] = {
     Kind.Q6_K: Tolerance(0.05, 256, _TINY),
 }
 
-#: Of K-quants, whose bytes depend on llama.cpp's release: the numbers of a block with a scale of its own, how many
-#: steps its levels span, and whether these lie on both sides of zero.
+#: For each K-quant, whose bytes depend on llama.cpp's release: the numbers of a block with a scale of its own, how
+#: many steps its levels span, and whether these lie on both sides of zero.
 _K_BLOCKS: Mapping[Kind, tuple[int, int, bool]] = {
     Kind.Q4_K: (32, 15, False),
     Kind.Q5_K: (32, 31, False),

@@ -1,4 +1,4 @@
-"""What a GGUF file of a model consists of: its architecture, metadata and tensors, before a byte is written."""
+"""Plans the GGUF file of a model before a byte is written: its architecture, metadata and tensors, and its size."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class FilePlan:
 
     @classmethod
     def of(cls, spec: ModelSpec, precision: str) -> FilePlan:
-        """Raises `InputError` if no architecture of llama.cpp computes the model."""
+        """Plans the file of a model; raises `InputError` if no architecture of llama.cpp computes it."""
         return cls(spec, choose_architecture(spec), PRESETS[precision])
 
     @cached_property
@@ -42,16 +42,16 @@ class FilePlan:
 
     @cached_property
     def rope_tensors(self) -> dict[str, NDArray[np.float32]]:
-        """Further tensors, float32, which precede the others."""
+        """Further tensors by name, float32: the factors of the rotation. In the file they precede the others."""
         return rope_tensors(self.spec)
 
     @property
     def metadata(self) -> Metadata:
-        """The metadata but those of the tokenizer."""
+        """All metadata of the file except those of the tokenizer."""
         return model_metadata(self.architecture, self.spec, self.preset)
 
     def kind(self, tensor: FileTensor) -> Kind:
-        """The type that a tensor is stored in."""
+        """The GGML type that a tensor is stored in."""
         return type_of(tensor, self.preset, len(self.spec.layers), self.spec.tie_word_embeddings)
 
     def needs_library(self) -> bool:
@@ -66,7 +66,7 @@ class FilePlan:
         return padded + _BYTES_OF_TOKEN * self.spec.vocab_size + _BYTES_OF_TENSOR * len(sizes)
 
     def missing_alignment(self) -> int | None:
-        """What the numbers of neurons would have to be multiples of for all rows of the MLP to be whole blocks."""
+        """The number that MLP widths must be multiples of for its rows to be whole blocks; None: they are already."""
         tied, layers = self.spec.tie_word_embeddings, len(self.spec.layers)
         wanted = [
             (tensor.columns, GGML_QUANT_SIZES[wanted_type(tensor, self.preset, layers, tied)][0])
@@ -79,7 +79,7 @@ class FilePlan:
         """How many tensors are stored in another type because their rows are not whole blocks, and the bytes it costs.
 
         Returns:
-            By the wanted type and the one taken.
+            Count and bytes, by the wanted type and the one taken.
         """
         costs: dict[tuple[Kind, Kind], tuple[int, int]] = {}
         for tensor in self.tensors:

@@ -1,4 +1,4 @@
-"""Factors that an architecture of llama.cpp lacks, multiplied into the weights.
+"""Folds factors that an architecture of llama.cpp lacks into the weights.
 
 A factor on embeddings goes into the embedding, and out of the last norm if that is the LM head too; one on logits into
 the last norm; one on the outputs of attention and MLP into the norms after them, or into the projections and their
@@ -28,17 +28,17 @@ def embedding_scale(architecture: Architecture, spec: ModelSpec) -> float:
 
 @dataclass(frozen=True)
 class Folding:
-    """What tensors are multiplied with; 1.0 for those that are not named.
+    """The factors that weights are multiplied by when they are written; 1.0 for those that are not named.
 
     Attributes:
-        factors: By the plain names of tensors in a layer (`q_proj`, `input_layernorm`) or outside (`norm`).
+        factors: Factors by the plain names of tensors in a layer (`q_proj`, `input_layernorm`) or outside (`norm`).
     """
 
     factors: dict[str, float]
 
     @classmethod
     def of(cls, architecture: Architecture, spec: ModelSpec) -> Folding:
-        """What has to be folded for this model to be computed in this architecture."""
+        """The factors with which this architecture computes this model."""
         if architecture.scaled_by_keys:
             return cls({})
         block, attention, factors = spec.block, spec.first(Attention), {}
@@ -56,5 +56,5 @@ class Folding:
         return cls({name: factor for name, factor in factors.items() if not math.isclose(factor, 1.0, rel_tol=1e-12)})
 
     def factor(self, name: str) -> float:
-        """The factor of a tensor."""
+        """The factor on the tensor with this plain name."""
         return self.factors.get(name, 1.0)

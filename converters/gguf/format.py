@@ -37,11 +37,9 @@ class GgufFormat(Format):
 
     @classmethod
     def read(cls, folder: Path) -> GgufFormat:
-        """As its metadata say."""
         return cls(precision_of(folder))
 
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
-        """Why llama.cpp cannot compute this model, or the file not hold its tokenizer; None: they can."""
         try:
             plan = FilePlan.of(spec, self.precision)
             tokenizer_metadata(model_folder, spec)
@@ -52,15 +50,14 @@ class GgufFormat(Format):
         return None
 
     def size(self, spec: ModelSpec) -> int:
-        """The bytes of the file, of which those of the tokenizer are estimated."""
         return FilePlan.of(spec, self.precision).size()
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
-        """That of Q4_0, unless other numbers are stored than those of the model; the LM head is in another type."""
+        """The grid of Q4_0, unless factors that are folded in change the numbers; the LM head is in another type."""
         return Q4_0 if self.precision == "q4_0" and keeps_levels(spec) else None
 
     def remark(self, spec: ModelSpec) -> str | None:
-        """What is stored in another type than asked for, and the bytes it costs; None: nothing."""
+        """Names the types that tensors are stored in where their rows are not whole blocks, and the bytes it costs."""
         plan = FilePlan.of(spec, self.precision)
         fallbacks, align = plan.fallbacks(), plan.missing_alignment()
         if not fallbacks:

@@ -75,11 +75,11 @@ class Part:
     """A tensor of the plain form as rows of one in the file.
 
     Attributes:
-        plain: Its full name in the plain form.
-        rows: How many they are.
-        factor: What they are multiplied with.
-        order: Row i in the file is row `order[i]` of the plain form, int64 [rows]; None: the same.
-        columns: The same of the columns.
+        plain: Full name of the tensor in the plain form.
+        rows: Number of rows.
+        factor: Factor that the rows are multiplied by when they are written.
+        order: Row i in the file is row `order[i]` of the plain form, int64 [rows]; None: row i.
+        columns: Column i in the file is column `columns[i]` of the plain form, int64; None: column i.
         is_log_decay: Whether the file holds -exp(x) of what the plain form has.
     """
 
@@ -96,10 +96,10 @@ class FileTensor:
     """A tensor in the file.
 
     Attributes:
-        name: Its name.
+        name: Name in the file.
         shape: (out, in) of a matrix, (experts, out, in) of one for each expert, or (out,).
-        parts: What its rows hold, from the first.
-        layer: The layer that it belongs to; None: none.
+        parts: The parts that its rows consist of, from the first row.
+        layer: Index of the layer that it belongs to; None: it belongs to none.
         stem: Its name without layer and suffix, such as `attn_q`.
     """
 
@@ -145,7 +145,7 @@ def file_tensors(architecture: Architecture, spec: ModelSpec) -> Iterator[FileTe
 
 @dataclass(frozen=True)
 class _Layer:
-    """One layer of a file."""
+    """Lists the tensors of one layer in a file."""
 
     architecture: Architecture
     spec: ModelSpec
@@ -182,7 +182,7 @@ class _Layer:
         return Orders(self.architecture, self.spec, self.index)
 
     def _stored(self) -> dict[str, tuple[Projection, ...]]:
-        """The projections that the file has as one, by name."""
+        """The projections that the file stores as one tensor, by the name of that tensor."""
         fused = {one: name for name in self.architecture.fused for one in FUSED[name]}
         stored: dict[str, tuple[Projection, ...]] = {}
         for projection in PROJECTIONS:
@@ -221,14 +221,17 @@ class _Layer:
         return (number, hidden, width), [replace(part, columns=of_expert) for of_expert in columns]
 
     def _by_head(self, part: Part) -> list[Part]:
-        """The rows of each head of attention by themselves."""
+        """Divides a part into the rows of each attention head."""
         order = np.arange(part.rows) if part.order is None else part.order
         width = self.spec.head_dim
         return [replace(part, rows=width, order=rows) for rows in order.reshape(-1, width)]
 
 
 def _shape_of_inner(sublayer: Sublayer, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """In the file: some numbers of heads of Mamba-2 are columns, and its norm has a row for each group."""
+    """The shape of an inner tensor in the file.
+
+    In Mamba-2, some numbers of heads are columns there, and the norm has a row for each group.
+    """
     if not isinstance(sublayer, Mamba):
         return shape
     if name == "mamba_norm":

@@ -63,7 +63,7 @@ def model_metadata(architecture: Architecture, spec: ModelSpec, preset: Preset) 
 
 
 def rope_tensors(spec: ModelSpec) -> dict[str, NDArray[np.float32]]:
-    """What the frequencies of the rotation are divided by, float32 [rotated channels / 2], by the tensors' names."""
+    """The divisors of the rotation's frequencies, float32 [rotated channels / 2], by the names of their tensors."""
     rope = full_rope(spec)
     if rope is None:
         return {}

@@ -69,7 +69,7 @@ class _Turns:
     usual: str | None = None
 
     def text(self, messages: Sequence[Message]) -> str:
-        """A conversation that the model is to answer."""
+        """Renders a conversation up to where the model answers."""
         turns: list[Message] = list(messages)
         if self.usual is not None and turns[0]["role"] != "system":
             turns.insert(0, {"role": "system", "content": self.usual})
@@ -77,7 +77,7 @@ class _Turns:
         return self.start + "".join(turn["content"].join(around[turn["role"]]) for turn in turns) + self.answer
 
     def lines(self) -> list[str]:
-        """The same in Go's template language; none if a text cannot be written in it."""
+        """The lines of a Modelfile with the template in Go's language; none if a text cannot be written in it."""
         texts = (*self.system, *self.user, *self.assistant, self.answer, self.start, self.usual or "")
         if any(mark in text for text in texts for mark in ("{{", "}}", '"""')):
             return []
@@ -118,7 +118,7 @@ def _around(full: str, answer: str, ended: str) -> _Turns:
 
     Args:
         full: The conversation with a system prompt and two questions, as far as the next answer.
-        answer: What it ends with, so that the model answers.
+        answer: What the conversation ends with, so that the model answers.
         ended: What follows an assistant's turn.
 
     Raises:

@@ -1,4 +1,4 @@
-"""In which order llama.cpp has rows and columns that the plain form has in another."""
+"""Finds the order of rows and columns in llama.cpp's tensors where it is not that of the plain form."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Order = NDArray[np.int64] | None
 
 @dataclass(frozen=True)
 class Orders:
-    """Those of one layer."""
+    """The orders of rows and columns in the tensors of one layer."""
 
     architecture: Architecture
     spec: ModelSpec
     layer: int
 
     def rows(self, name: str) -> Order:
-        """Of a projection, or of another tensor of the layer."""
+        """The order of the rows of a projection or another tensor of the layer, by its plain name."""
         for one in self.spec.layers[self.layer].sublayers:
             if isinstance(one, Attention):
                 heads = {"q_proj": one.num_attention_heads, "k_proj": one.num_key_value_heads}
@@ -36,7 +36,7 @@ class Orders:
         return None
 
     def columns(self, projection: Projection) -> Order:
-        """Of an output projection."""
+        """The order of the columns of an output projection."""
         for one in self.spec.layers[self.layer].sublayers:
             if isinstance(one, DeltaNet) and projection == one.output:
                 return _of_value_heads(one, "delta_z_proj")

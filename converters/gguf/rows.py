@@ -1,4 +1,4 @@
-"""The rows of a file's tensors, made from a model's weights a block at a time."""
+"""Makes the rows of a file's tensors from a model's weights, a block at a time, and turns rows back into weights."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class GgufWeights(PlainWeights):
             raise ArtifactError(f"{self._path}: {wrong}; export it again")
 
     def plain(self, name: str) -> torch.Tensor:
-        """A tensor of the plain form in float32."""
+        """The tensor `name` of the plain form, dequantised to float32."""
         tensor = self._tensor_of[name]
         rows = plain_rows(tensor, self.rows(tensor, slice(0, tensor.rows)))
         return torch.from_numpy(rows[name]).reshape(self._shapes[name])
@@ -65,12 +65,12 @@ class GgufWeights(PlainWeights):
         return raw.reshape(stop - start, width)
 
     def vector(self, name: str) -> NDArray[np.float32]:
-        """The numbers of a tensor in float32 that holds none of the model's."""
+        """The float32 numbers of a tensor that holds none of the model's weights, such as `rope_freqs.weight`."""
         stored = self._tensors[name]
         return np.fromfile(self._path, np.float32, stored.shape[0], offset=stored.offset)
 
     def rows(self, tensor: FileTensor, rows: slice) -> NDArray[np.float32]:
-        """Rows of a tensor in float32."""
+        """Rows of a tensor, dequantised to float32: [rows, columns], or [rows] of a vector."""
         values = decode(self.packed(tensor, rows), self._tensors[tensor.name].kind)
         return values.reshape(-1) if len(tensor.shape) == 1 else values
 
@@ -133,7 +133,7 @@ def _in_worse_blocks(rows: NDArray[np.float32], wanted: NDArray[np.float32]) -> 
 
 
 def file_damages(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
-    """What is missing in a file, cut off, or does not belong to the model folder, one line each; see `Format`."""
+    """Finds what of a folder is missing, truncated or not of this model, one line each; see `Format.damages`."""
     path = folder / MODEL_FILE
     try:
         metadata, tensors = _header(path)

@@ -1,4 +1,4 @@
-"""In which type each tensor of a GGUF file is stored: llama.cpp's own choice for each of its presets.
+"""Chooses the type of each tensor in a GGUF file, as llama.cpp does for each of its presets.
 
 A preset is a type for most matrices and better ones for some: the LM head, and in some layers the values and the
 second half of the MLP. Rows that are not whole blocks of a type get a smaller one, which takes more space. Vectors
@@ -24,7 +24,7 @@ class Preset:
     """A preset of llama.cpp.
 
     Attributes:
-        number: `general.file_type`.
+        number: Its number, the value of `general.file_type`.
         kind: The type of most matrices.
         better: The type of values and of the second half of the MLP in some layers; None: the same.
         head: The type of the LM head, which may be the embedding; None: the same.
@@ -36,7 +36,7 @@ class Preset:
     head: Kind | None = None
 
 
-#: By the names that llama.cpp's users know.
+#: The presets, by the names that llama.cpp's users know.
 PRESETS: Mapping[str, Preset] = {
     "f32": Preset(0, Kind.F32),
     "f16": Preset(1, Kind.F16),
@@ -46,7 +46,7 @@ PRESETS: Mapping[str, Preset] = {
     "q5_k_m": Preset(17, Kind.Q5_K, Kind.Q6_K, Kind.Q6_K),
     "q6_k": Preset(18, Kind.Q6_K, head=Kind.Q6_K),
 }
-#: What rows that are not whole blocks get.
+#: For a K-quant, the type that takes its place where rows are not whole blocks of it.
 _SMALLER = {Kind.Q4_K: Kind.Q5_0, Kind.Q5_K: Kind.Q5_1, Kind.Q6_K: Kind.Q8_0}
 #: Only llama.cpp's library quantises these.
 _OF_LIBRARY = frozenset({Kind.Q4_K, Kind.Q5_K, Kind.Q6_K})

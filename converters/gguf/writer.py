@@ -63,7 +63,7 @@ def whole_metadata(plan: FilePlan, model_folder: Path) -> Metadata:
 
 
 def other_files(model_folder: Path, plan: FilePlan) -> dict[str, Content]:
-    """The files beside the model's."""
+    """The files that are written beside the model's, by name: the Modelfile."""
     return {"Modelfile": modelfile(model_folder, plan.spec, MODEL_FILE).encode("utf-8")}
 
 

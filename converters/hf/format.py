@@ -37,28 +37,27 @@ class HfFormat(Format):
 
     @classmethod
     def read(cls, folder: Path) -> HfFormat:
-        """By the weights' dtype."""
         try:
             return cls(dtype_name(main_dtype(SafetensorsReader(folder))))
         except InputError as error:
             raise ArtifactError(str(error)) from error
 
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
-        """Raises `UsageError`: a model folder is not made from itself."""
+        """Always raises `UsageError`: a model folder is not made from itself."""
         raise UsageError("a model folder is in the format hf already; use another --format")
 
     def size(self, spec: ModelSpec) -> int:
-        """Every parameter in the precision."""
         return spec.num_parameters() * _SIZES[self.precision]
 
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
-        """Raises `UsageError`."""
+        """Raises `UsageError`, as `refusal` does."""
         self.refusal(read_spec(model_folder), model_folder)
 
     def weights(self, folder: Path, spec: ModelSpec) -> _Weights:
         return _Weights(folder)
 
     def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
+        """The tensors that are missing or not equal to the model's, a line each: this format rounds nothing."""
         reader, stored = SafetensorsReader(model_folder), SafetensorsReader(folder)
         for name in reader.shapes():
             if name not in stored.shapes():
@@ -74,10 +73,11 @@ class HfFormat(Format):
 
 
 class _Weights:
-    """Reads a folder's tensors in float32."""
+    """The `StoredWeights` of a model folder: its tensors, converted to float32."""
 
     def __init__(self, folder: Path) -> None:
         self._reader = SafetensorsReader(folder)
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """The named tensors, converted to float32."""
         return {name: tensor.float() for name, tensor in self._reader.read(names).items()}

@@ -30,8 +30,8 @@ class Section:
 
     Attributes:
         kind: `METADATA`, `TOKENIZER` or `PROGRAM`.
-        size: Its bytes.
-        items: What the header says of it.
+        size: Number of bytes.
+        items: Keys and values that the header gives for the section.
     """
 
     kind: str
@@ -40,7 +40,7 @@ class Section:
 
 
 def header(sections: Sequence[Section]) -> tuple[bytes, list[int]]:
-    """The beginning of a file, and where each section starts in it."""
+    """Makes the header of a file; returns its bytes, and the offset in the file at which each section starts."""
     starts = [2 for _ in sections]  # a default would take no bytes
     length = len(_packed(sections, starts))
     end = _START + length
@@ -52,7 +52,7 @@ def header(sections: Sequence[Section]) -> tuple[bytes, list[int]]:
 
 
 def model_sections(sizes: Mapping[str, int]) -> list[Section]:
-    """The sections of a model, in order, given the bytes of each kind."""
+    """The sections of a model, in the order of the file; `sizes` are the bytes of each kind."""
     items = {PROGRAM: {"model_type": "tf_lite_prefill_decode"}}
     return [Section(kind, sizes[kind], items.get(kind, {})) for kind in (METADATA, TOKENIZER, PROGRAM)]
 
@@ -86,15 +86,15 @@ def _schema() -> Any:
 
 
 class Bundle:
-    """A written file, mapped into memory.
+    """A written bundle, mapped into memory.
 
     Attributes:
-        path: The file.
-        data: Its bytes.
-        head: Its beginning, which says what the sections are.
+        path: Path of the file.
+        data: All bytes of the file.
+        head: The header, which says what the sections are and where.
 
     Raises:
-        ArtifactError: It is missing, truncated or no bundle.
+        ArtifactError: The file is missing, truncated or no bundle.
         EnvironmentFailure: A package of LiteRT is missing.
     """
 
@@ -116,12 +116,12 @@ class Bundle:
             raise self.damaged(error) from error
 
     def damaged(self, reason: object) -> ArtifactError:
-        """The error of a damaged file."""
+        """Makes the error that the file is missing or damaged, for this reason."""
         return ArtifactError(f"{self.path}: missing or damaged ({' '.join(str(reason).split())}); export again")
 
     @property
     def sizes(self) -> dict[str, int]:
-        """The bytes of each section; raises `ArtifactError` if one of them is missing."""
+        """The number of bytes of each section, by kind; raises `ArtifactError` if one of them is missing."""
         spans = {kind: self.span(kind) for kind in (METADATA, TOKENIZER, PROGRAM)}
         return {kind: span.stop - span.start for kind, span in spans.items()}
 

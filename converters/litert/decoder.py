@@ -25,12 +25,12 @@ HIDDEN = -0.7 * float(np.finfo(np.float32).max)
 
 
 def cache_length(spec: ModelSpec) -> int:
-    """The tokens that the cache holds."""
+    """The number of tokens that the model's cache holds."""
     return min(CONTEXT, spec.max_position_embeddings)
 
 
 def decoder_weights(spec: ModelSpec, precision: str) -> list[Weight]:
-    """The tensors of a model, of which matrices but for the table of positions are `precision`, fp32 or int8."""
+    """How a model's tensors are stored: matrices in `precision`, fp32 or int8; vectors and positions in fp32."""
     positions, rounds = names.tensor("positions"), precision == "int8"
     return [
         Weight(name, shape, rounds and len(shape) == 2 and name != positions) for name, shape in spec.tensors().items()
@@ -47,7 +47,7 @@ def decoder_program(spec: ModelSpec, precision: str) -> Program:
 
 
 class _Decoder(ProgramDecoder[Value]):
-    """Emits one subgraph."""
+    """Emits the subgraph of a signature that takes `tokens` new tokens."""
 
     op = op
 
@@ -134,14 +134,14 @@ class _Decoder(ProgramDecoder[Value]):
         return tables[0], tables[1]
 
     def _query_factors(self, scaling: QueryScaling) -> Value:
-        """The factor of each token's queries, [N, 1]."""
+        """The factor on the queries of each new token, which depends on its position, [N, 1]."""
         g, one = self._g, op.constant(self._g, 1.0)
         blocks = g.node("DIV", [self._column, op.constant(g, scaling.context)], self._column.shape, "DivOptions")
         number = op.add(g, op.elementwise(g, "FLOOR", blocks), one)
         return op.add(g, op.scaled(g, op.elementwise(g, "LOG", number), scaling.beta), one)
 
     def _seen(self, window: int | None) -> Value:
-        """The mask of a layer, which adds `HIDDEN` to what its window leaves out."""
+        """The mask that is added to a layer's scores, with `HIDDEN` also where positions lie outside its window."""
         g = self._g
         if window is None or window >= self._cache_length:
             return self._mask

@@ -30,7 +30,7 @@ _LAYER = 21_000
 
 @dataclass(frozen=True)
 class LitertFormat(Format):
-    """See `converters.format.Format`.
+    """Writes a bundle for LiteRT-LM: program, tokenizer, end tokens and chat template in one file.
 
     Attributes:
         precision: fp32; or int8, with a scale for each row of a matrix. The kernels then round what they multiply it
@@ -46,14 +46,12 @@ class LitertFormat(Format):
 
     @classmethod
     def read(cls, folder: Path) -> LitertFormat:
-        """By the type of its weights."""
         return cls(StoredProgram(Bundle(folder)).precision)
 
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
         return cannot_hold(self, lacks(spec, Attention, Mlp) or changing_rotation(spec, cache_length(spec)))
 
     def remark(self, spec: ModelSpec) -> str | None:
-        """How much of the context is left, if it is not all."""
         return remark_on_length(self, spec, cache_length(spec))
 
     def size(self, spec: ModelSpec) -> int:

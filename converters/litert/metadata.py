@@ -1,4 +1,4 @@
-"""What LiteRT-LM has to know of a model besides its program: the tokens that end a text, and the chat template."""
+"""Makes the sections that LiteRT-LM reads besides the program: the tokenizer, and end tokens with the template."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _AS_TEXT = (
     "[dict(message, content=message.content | map(attribute='text') | join)] %}{% endif %}{% endfor %}"
     "{% set messages = ns.turns %}"
 )
-#: What its templates lack, and what stands for it.
+#: Patterns of what LiteRT-LM's template engine lacks in chat templates, and their replacements.
 _LACKING = {r"\{%-?\s*(?:end)?generation\s*-?%\}": "", r"\.get\(\s*(['\"][^'\"]+['\"])\s*\)": r"[\1]"}
 _SIZE_BYTES = 8
 
 
 def llm_metadata(model_folder: Path, context: int) -> bytes:
-    """The section of a model whose cache holds `context` tokens, serialised.
+    """The serialised `LlmMetadata` of a model whose cache holds `context` tokens.
 
     Raises:
         ArtifactError: A file of the tokenizer is damaged.
@@ -59,7 +59,10 @@ def _plain(template: ChatTemplate) -> str:
 
 
 def _rendered(template: ChatTemplate, bos: str) -> str:
-    """A conversation if `bos_token` is this; LiteRT-LM has nothing for it, but puts the start token before a text."""
+    """A conversation rendered with `bos` as the value of `bos_token`; "" if the template refuses it.
+
+    LiteRT-LM gives `bos_token` no value, but puts the start token before a text.
+    """
     with suppress(InputError):  # it may refuse any conversation
         tokens = {**template.special_tokens, "bos_token": bos}
         return replace(template, special_tokens=tokens).render([{"role": "user", "content": "x"}])
@@ -67,13 +70,13 @@ def _rendered(template: ChatTemplate, bos: str) -> str:
 
 
 def packed_tokenizer(model_folder: Path) -> bytes:
-    """tokenizer.json as LiteRT-LM stores it: its size, and its compressed bytes."""
+    """tokenizer.json as LiteRT-LM stores it: its size, then its compressed bytes."""
     text = (model_folder / "tokenizer.json").read_bytes()
     return len(text).to_bytes(_SIZE_BYTES, "little") + zlib.compress(text)
 
 
 def unpacked_tokenizer(section: bytes) -> bytes:
-    """What `packed_tokenizer` packed; raises `zlib.error` if it is damaged."""
+    """The tokenizer.json in a section that `packed_tokenizer` made; raises `zlib.error` if the section is damaged."""
     return zlib.decompress(section[_SIZE_BYTES:])
 
 

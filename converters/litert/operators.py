@@ -1,4 +1,4 @@
-"""The operators of a decoder, each a function of values; activations are float32."""
+"""The operators of a decoder: functions that add LiteRT nodes to a graph. Activations are float32."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from converters.litert.program import Graph, Shape, Value
 
 
 def constant(g: Graph, *numbers: float) -> Value:
-    """float32 numbers: of no dimension if it is one, otherwise a vector."""
+    """A float32 constant: a scalar if there is one number, otherwise a vector."""
     array = np.array(numbers, np.float32)
     return g.constant(array if len(numbers) > 1 else array.reshape(()))
 
 
 def elementwise(g: Graph, operator: str, x: Value) -> Value:
-    """A function of each number, such as "RSQRT"."""
+    """Applies a unary operator, such as "RSQRT", to each element of `x`."""
     return g.node(operator, [x], x.shape)
 
 
@@ -23,17 +23,17 @@ def _binary(g: Graph, operator: str, options: str, a: Value, b: Value) -> Value:
 
 
 def add(g: Graph, a: Value, b: Value) -> Value:
-    """The sum."""
+    """The elementwise sum `a + b`, with broadcasting."""
     return _binary(g, "ADD", "AddOptions", a, b)
 
 
 def subtract(g: Graph, a: Value, b: Value) -> Value:
-    """The difference."""
+    """The elementwise difference `a - b`, with broadcasting."""
     return _binary(g, "SUB", "SubOptions", a, b)
 
 
 def multiply(g: Graph, a: Value, b: Value) -> Value:
-    """The product of numbers."""
+    """The elementwise product `a * b`, with broadcasting."""
     return _binary(g, "MUL", "MulOptions", a, b)
 
 
@@ -43,24 +43,24 @@ def bounded(g: Graph, operator: str, x: Value, bound: float) -> Value:
 
 
 def scaled(g: Graph, x: Value, factor: float) -> Value:
-    """`x` times a number."""
+    """`x * factor`, or `x` itself if the factor is 1."""
     return x if factor == 1.0 else multiply(g, x, constant(g, factor))
 
 
 def capped(g: Graph, x: Value, cap: float | None) -> Value:
-    """c tanh(x / c); None: `x`."""
+    """The soft cap `cap * tanh(x / cap)`, or `x` itself if the cap is None."""
     return x if cap is None else scaled(g, elementwise(g, "TANH", scaled(g, x, 1 / cap)), cap)
 
 
 def reshape(g: Graph, x: Value, shape: Shape) -> Value:
-    """The same numbers in another shape."""
+    """`x` in another shape; no node is added where it has that shape already."""
     if shape == x.shape:
         return x
     return g.node("RESHAPE", [x, g.constant(np.array(shape, np.int32))], shape, "ReshapeOptions", x.dtype)
 
 
 def transpose(g: Graph, x: Value, axes: Shape) -> Value:
-    """The same numbers with other axes; no node where only axes of length 1 move."""
+    """`x` with its axes permuted; no transposition is added where only axes of length 1 move."""
     shape = tuple(x.shape[axis] for axis in axes)
     moved = [axis for axis in axes if x.shape[axis] > 1]
     if moved == sorted(moved):
@@ -69,18 +69,18 @@ def transpose(g: Graph, x: Value, axes: Shape) -> Value:
 
 
 def batch_matmul(g: Graph, a: Value, b: Value, *, transposed: bool) -> Value:
-    """`a @ b`, or `a @ b.T` of the last two axes."""
+    """The batched product `a @ b`, or, if `transposed`, that of `a` and the transposed matrices of `b`."""
     shape = (*a.shape[:-1], b.shape[-2 if transposed else -1])
     return g.node("BATCH_MATMUL", [a, b], shape, "BatchMatMulOptions", adjY=transposed)
 
 
 def softmax(g: Graph, x: Value) -> Value:
-    """Over the last axis."""
+    """The softmax over the last axis."""
     return g.node("SOFTMAX", [x], x.shape, "SoftmaxOptions", beta=1.0)
 
 
 def mean(g: Graph, x: Value) -> Value:
-    """Over the last axis, which stays."""
+    """The mean over the last axis, which is kept with length 1."""
     axes = g.constant(np.array([len(x.shape) - 1], np.int32))
     return g.node("MEAN", [x, axes], (*x.shape[:-1], 1), "ReducerOptions", keepDims=True)
 
@@ -88,7 +88,7 @@ def mean(g: Graph, x: Value) -> Value:
 def norm(
     g: Graph, x: Value, epsilon: float, gain: Value, bias: Value | None = None, *, centred: bool = False
 ) -> Value:
-    """gain * x / sqrt(mean of squares + epsilon) + bias; of `x` - mean if it is centred."""
+    """RMS norm, or LayerNorm if `centred`, over the last axis: gain * x / sqrt(mean of squares + epsilon) + bias."""
     if centred:
         x = subtract(g, x, mean(g, x))
     squares = add(g, mean(g, multiply(g, x, x)), constant(g, epsilon))
@@ -97,7 +97,7 @@ def norm(
 
 
 def activated(g: Graph, activation: str, x: Value) -> Value:
-    """An `Activation` of `x`."""
+    """Applies an `Activation` to `x`."""
     match activation:
         case "silu":
             return multiply(g, x, elementwise(g, "LOGISTIC", x))
@@ -113,10 +113,10 @@ def activated(g: Graph, activation: str, x: Value) -> Value:
 
 
 def lookup(g: Graph, ids: Value, table: Value) -> Value:
-    """Rows of a table [rows, width]; `ids` are int32 [n]."""
+    """The rows of a table [rows, width] at the indices `ids`, int32 [n]."""
     return g.node("EMBEDDING_LOOKUP", [ids, table], (*ids.shape, table.shape[1]))
 
 
 def update(g: Graph, cache: Value, new: Value, start: Value) -> Value:
-    """The cache with `new` in it, from the indices `start`, int32, on."""
+    """`cache` with `new` written into it from the indices `start` on, int32, one for each axis."""
     return g.node("DYNAMIC_UPDATE_SLICE", [cache, new, start], cache.shape, "DynamicUpdateSliceOptions")

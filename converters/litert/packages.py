@@ -7,12 +7,12 @@ from typing import Any
 
 from seap_export.common.extras import import_of_extra
 
-#: The extra of this package that installs them.
+#: The extra of this package that installs LiteRT's packages.
 EXTRA = "litert"
-#: Imports a module of them; see `import_of_extra`.
+#: Imports a module of LiteRT's packages; see `import_of_extra`.
 require = partial(import_of_extra, EXTRA)
 
 
 def schema() -> Any:
-    """The classes of a program's flatbuffer; raises `EnvironmentFailure`."""
+    """The module with the classes of LiteRT's flatbuffer; raises `EnvironmentFailure` if it is not installed."""
     return require("ai_edge_litert.schema_py_generated")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from converters.litert.packages import require, schema
 
-#: Of weights in the file, bytes.
+#: Alignment of the weights in the file, in bytes.
 ALIGNMENT = 64
 _DTYPES = {"float32": "FLOAT32", "int32": "INT32", "int8": "INT8", "bool": "BOOL"}
 #: Stands for offsets that are not known yet; the default would take no bytes.
@@ -32,11 +32,11 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor of the model.
+    """How a tensor of the model is stored in a program.
 
     Attributes:
-        name: In the plain form.
-        shape: Its shape.
+        name: Name in the plain form.
+        shape: Shape in the plain form.
         is_rounded: Whether it is stored as int8 with a scale for each row; otherwise as float32.
     """
 
@@ -46,18 +46,18 @@ class Weight:
 
     @property
     def dtype(self) -> str:
-        """Of its numbers."""
+        """The dtype of the stored numbers: int8 or float32."""
         return "int8" if self.is_rounded else "float32"
 
     @property
     def size(self) -> int:
-        """Bytes of its numbers."""
+        """Bytes of the stored numbers, without scales."""
         return prod(self.shape) * np.dtype(self.dtype).itemsize
 
 
 @dataclass(frozen=True)
 class Value:
-    """A tensor of a subgraph."""
+    """A tensor of a subgraph: its index there, its shape and its dtype."""
 
     index: int
     shape: Shape
@@ -65,7 +65,7 @@ class Value:
 
 
 class Graph:
-    """A subgraph and its signature."""
+    """Builds a subgraph of a program, which runtimes call by the name of its signature, `key`."""
 
     def __init__(self, program: Program, key: str) -> None:
         self.key, self._program = key, program
@@ -77,23 +77,23 @@ class Graph:
         self._constants: dict[tuple[str, Shape, bytes], Value] = {}
 
     def input(self, name: str, shape: Shape, dtype: str = "float32") -> Value:
-        """Declares an input."""
+        """Declares an input of the signature."""
         self.inputs[name] = self._tensor(name, shape, dtype)
         return self.inputs[name]
 
     def output(self, name: str, value: Value) -> None:
-        """Declares an output."""
+        """Declares a value as an output of the signature."""
         self.outputs[name] = value
 
     def weight(self, name: str) -> Value:
-        """A tensor of the model."""
+        """The tensor of the subgraph that stands for a weight of the model."""
         if name not in self.weights:
             weight, buffer = self._program.weights[name], self._program.buffer_of(name)
             self.weights[name] = self._tensor(name, weight.shape, weight.dtype, buffer)
         return self.weights[name]
 
     def constant(self, array: NDArray[Any]) -> Value:
-        """Numbers that the flatbuffer holds: float32 or int32."""
+        """A float32 or int32 constant, which is stored in the flatbuffer."""
         key = array.dtype.name, array.shape, array.tobytes()
         if key not in self._constants:
             buffer = self._program.constant(key[2])
@@ -113,10 +113,10 @@ class Graph:
 
         Args:
             operator: Its name in the schema, such as "FULLY_CONNECTED".
-            inputs: None: an optional input that is left out.
-            shape: Of the output.
-            options: The kind of its options, such as "FullyConnectedOptions"; None: it has none.
-            dtype: Of the output.
+            inputs: Values that it reads; None: an optional input that is left out.
+            shape: Shape of the output.
+            options: Kind of its options in the schema, such as "FullyConnectedOptions"; None: it has none.
+            dtype: Dtype of the output.
             values: The options that are not left at their defaults.
         """
         made, node = self._tensor(f"{operator.lower()}_{len(self.nodes)}", shape, dtype), schema().OperatorT()
@@ -139,7 +139,7 @@ class Graph:
         )  # fmt: skip
 
     def leave_out_unused(self) -> None:
-        """Leaves out the nodes that no output needs."""
+        """Removes the nodes whose results no output depends on."""
         needed, kept = {value.index for value in self.outputs.values()}, []
         for node in reversed(self.nodes):
             if needed.intersection(node.outputs):
@@ -156,7 +156,7 @@ class Graph:
 
 
 def packed(model: Any) -> bytes:
-    """The flatbuffer of a `ModelT`."""
+    """Serialises a `ModelT` of the schema to a flatbuffer."""
     builder = require("flatbuffers").Builder(1 << 20)
     builder.Finish(model.Pack(builder), _IDENTIFIER)
     return bytes(builder.Output())
@@ -180,7 +180,7 @@ class _Scales:
 
 
 class _Once:
-    """A vector that is packed once."""
+    """A vector that is written into a flatbuffer once, however many tables refer to it."""
 
     def __init__(self, numbers: NDArray[Any]) -> None:
         self._numbers = numbers
@@ -193,7 +193,7 @@ class _Once:
 
 
 class Program:
-    """A program of several signatures.
+    """Builds a program: subgraphs, each with a signature, that share the weights of the model.
 
     Args:
         weights: All tensors of the model, in the order in which they are written.
@@ -207,20 +207,20 @@ class Program:
         self._graphs: list[Graph] = []
 
     def graph(self, key: str) -> Graph:
-        """A further subgraph, with this name of its signature."""
+        """Adds a subgraph whose signature has the name `key`."""
         self._graphs.append(Graph(self, key))
         return self._graphs[-1]
 
     def buffer_of(self, name: str) -> int:
-        """The buffer of a tensor of the model."""
+        """The index of the buffer that holds a weight of the model."""
         return self._buffers[name]
 
     def constant(self, data: bytes) -> int:
-        """The buffer of bytes that the flatbuffer holds."""
+        """The index of the buffer that holds these bytes in the flatbuffer."""
         return self._constants.setdefault(data, 1 + len(self._buffers) + len(self._constants))
 
     def operator(self, name: str) -> int:
-        """The index of an operator."""
+        """The index of an operator in the program's list of operators, to which it is added if it is new."""
         if name not in self._operators:
             self._operators.append(name)
         return self._operators.index(name)
@@ -229,7 +229,7 @@ class Program:
     def offsets(self) -> Mapping[str, int]:
         """Where each tensor's numbers start, in bytes after the beginning of the program, and where all end, as "".
 
-        Nothing is to be added to a program that has been asked.
+        Nothing may be added to the program afterwards.
         """
         scales = {weight.name: np.ones(weight.shape[0], np.float32) for weight in self.weights.values()}
         end = len(self._packed(scales, dict.fromkeys(self.weights, _UNKNOWN)))
@@ -240,7 +240,7 @@ class Program:
         return {**offsets, "": end}
 
     def packed(self, scales: Mapping[str, NDArray[np.float32]]) -> bytes:
-        """The flatbuffer; `scales` are those of the rows of each rounded matrix."""
+        """The program's flatbuffer; `scales` are those of the rows of each quantised matrix, by its name."""
         return self._packed(scales, self.offsets)
 
     def _packed(self, scales: Mapping[str, NDArray[np.float32]], offsets: Mapping[str, int]) -> bytes:

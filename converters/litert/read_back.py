@@ -1,4 +1,4 @@
-"""Reads the weights of a bundle back, and finds what is not as the model folder has it."""
+"""Reads the weights of a LiteRT-LM bundle back, and finds what of it differs from the model folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class LitertWeights(PlainWeights):
         self._stored, self._shapes = StoredProgram(Bundle(folder)), spec.tensors()
 
     def plain(self, name: str) -> torch.Tensor:
-        """See `PlainWeights`."""
+        """The tensor `name` of the plain form, dequantised to float32."""
         return torch.from_numpy(self._stored.numbers(name, self._shapes[name]).rows())
 
 
@@ -62,7 +62,7 @@ def _other_levels(name: str, wanted: StoredNumbers, given: StoredNumbers) -> str
 
 
 def bundle_damages(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
-    """What shows without running a model that a bundle is damaged, or not of this model; see `Format.damages`.
+    """Finds, without running a model, what of a bundle is damaged or not of this model; see `Format.damages`.
 
     Two releases of zlib may compress the tokenizer to other bytes, so what they give is compared.
     """

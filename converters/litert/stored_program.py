@@ -1,4 +1,4 @@
-"""The program in a written bundle: its weights, and itself in float32."""
+"""Reads the program in a written bundle: its weights, how it differs from the model's, and a copy in float32."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Entry:
 
 
 class StoredProgram:
-    """Reads the weights of the first subgraph, which has them all.
+    """The program in a bundle. Its weights are read by the first subgraph, which has them all.
 
     Attributes:
         precision: `int8` or `fp32`.
@@ -59,7 +59,7 @@ class StoredProgram:
                 yield tensor.Name().decode(), _Entry(dtype, shape, buffer.Offset(), scales)
 
     def numbers(self, name: str, shape: Shape) -> StoredNumbers:
-        """A tensor of the model; raises `ArtifactError` if it is not there, or of another shape."""
+        """The stored numbers of a tensor; raises `ArtifactError` if it is missing or has another shape."""
         entry = self._entries.get(name)
         if entry is None or entry.shape != shape or (entry.scales is not None and len(entry.scales) != shape[0]):
             raise self._bundle.damaged(f"'{name}' is missing, or of another shape")
@@ -70,7 +70,7 @@ class StoredProgram:
         return StoredNumbers(numbers, entry.scales)
 
     def other_program(self, program: Program) -> str | None:
-        """Where the flatbuffer differs from that of a program first, but for the scales of its weights; None: nowhere.
+        """The first place where the flatbuffer, without the scales of weights, differs from `program`; None: nowhere.
 
         All of it is compared byte for byte; what is read into objects only names the place.
         """
@@ -91,7 +91,7 @@ class StoredProgram:
         return first_difference(*models) or "other bytes"
 
     def in_float(self) -> bytes:
-        """The same program with dequantised weights, so that no kernel rounds activations."""
+        """The program with its weights dequantised, so that no kernel rounds activations."""
         model = schema().ModelT.InitFromPackedBuf(self._bundle.data, self._span.start)
         tensors = [tensor for graph in model.subgraphs for tensor in graph.tensors]
         weights = {tensor.buffer: tensor.name.decode() for tensor in tensors if tensor.name.decode() in self._entries}

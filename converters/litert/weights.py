@@ -1,4 +1,4 @@
-"""The numbers of a program's weights: float32, or int8 with a scale for each row."""
+"""How programs store weights: in float32, or int8 with a scale for each row."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ _LARGEST = 127
 
 @dataclass(frozen=True)
 class StoredNumbers:
-    """A tensor as it is stored.
+    """The stored numbers of a tensor, with scales if they are quantised.
 
     Attributes:
         numbers: float32, or int8 levels [rows, columns].
-        scales: Of the rows, float32; None: the numbers are no levels.
+        scales: Scales of the rows, float32 [rows]; None: the numbers are not quantised.
     """
 
     numbers: NDArray[np.float32] | NDArray[np.int8]
     scales: NDArray[np.float32] | None = None
 
     def rows(self, rows: slice = slice(None)) -> NDArray[np.float32]:
-        """Some rows in float32, dequantised."""
+        """The rows in a slice, dequantised to float32."""
         part = self.numbers[rows].astype(np.float32)
         return part if self.scales is None else part * self.scales[rows, None]
 
 
 def stored_numbers(weight: Weight, tensor: torch.Tensor) -> StoredNumbers:
-    """A tensor of the model as it is stored.
+    """Converts a tensor of the model to the form that `weight` says, quantising it if it is to be int8.
 
     Raises:
-        InputError: It has NaN or infinite values.
+        InputError: The tensor has NaN or infinite values.
     """
     numbers: NDArray[np.float32] = tensor.float().contiguous().numpy()
     if not np.isfinite(numbers.min(initial=0.0) + numbers.max(initial=0.0)):

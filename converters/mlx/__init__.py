@@ -1,4 +1,4 @@
-"""Folders that mlx-lm loads."""
+"""The format `mlx`: writes a model as a folder that mlx-lm loads, and reads it back."""
 
 from converters.mlx.format import MlxFormat
 

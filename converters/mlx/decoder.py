@@ -1,4 +1,4 @@
-"""What a decoder computes, as `modeling_mlx.py` reads it from config.json: without the words of any family."""
+"""Describes a decoder for config.json, from which `modeling_mlx.py` reads it, without reference to any family."""
 
 from __future__ import annotations
 

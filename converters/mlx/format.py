@@ -23,9 +23,9 @@ from seap_export.model.sources.config import read_spec
 from seap_export.model.sources.tensor_writer import SafetensorsWriter
 from seap_export.pruning.rounding.grid import BlockQuantization
 
-#: Of the gates in `modeling_mlx.py`.
+#: Activations of the gates in `modeling_mlx.py`.
 _ACTIVATIONS = ("silu", "gelu_tanh")
-#: Of its routers.
+#: Score functions of the routers in `modeling_mlx.py`.
 _SCORES = ("softmax", "sigmoid")
 #: How many matrices a remark names.
 _NAMED = 3
@@ -48,7 +48,6 @@ class MlxFormat(Format):
 
     @classmethod
     def read(cls, folder: Path) -> MlxFormat:
-        """By what config.json says of dtype and quantisation."""
         dtype, quantization = read_dtype(folder), read_json(folder / "config.json").get("quantization")
         bits = quantization.get("bits") if isinstance(quantization, dict) else None
         for name, precision in PRECISIONS.items():
@@ -79,7 +78,7 @@ class MlxFormat(Format):
         )
 
     def remark(self, spec: ModelSpec) -> str | None:
-        """The matrices that are not quantised because no group divides their width."""
+        """Names the matrices that are not quantised because no group divides their width."""
         left = Layout(spec, self.precision).unquantised
         if not left:
             return None
@@ -94,7 +93,7 @@ class MlxFormat(Format):
         return SafetensorsWriter(Path(), layout.shapes, layout.dtypes, framework="mlx").size
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
-        """Of the 4-bit groups that MLX can store, those of 64 that are symmetric."""
+        """The grid of symmetric 4-bit groups of 64, which are some of those that MLX can store."""
         return GRID if PRECISIONS[self.precision].bits == GRID.bits else None
 
     def settings(self) -> dict[str, Any]:
@@ -122,7 +121,7 @@ class MlxFormat(Format):
 
 
 def _unknown_part(experts: Experts) -> str | None:
-    """What the model file lacks of a mixture, in words; None: nothing."""
+    """The first part of a mixture of experts that the model file lacks, in words; None: it lacks none."""
     if experts.scores not in _SCORES:
         return f"the router {experts.scores}"
     if experts.activation != "silu" or experts.gates != Gates():

@@ -1,6 +1,6 @@
 """Which tensors an MLX folder stores, and how: the plain form, of which matrices may be quantised in groups.
 
-Those of all experts of a layer are one tensor, [experts, out, in].
+The matrices of all experts of a layer are one tensor, [experts, out, in].
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from seap_export.model.families import Experts, ModelSpec, names
 from seap_export.model.families.names import ROUTED
 from seap_export.model.families.stacked import Joint
 
-#: Group sizes, the one first that is tried first; what the columns of a matrix are no multiple of is not quantised.
+#: Group sizes in the order in which they are tried. If none divides its columns, a matrix is not quantised.
 GROUPS = (64, 32)
 
 
@@ -24,8 +24,8 @@ class MlxPrecision:
     """How weights are stored.
 
     Attributes:
-        dtype: Of what is not quantised, and of scales; None: that of hf/, float16 where it is float32.
-        bits: Of quantised numbers; None: nothing is quantised.
+        dtype: Dtype of scales and of what is not quantised; None: that of hf/, or float16 where that is float32.
+        bits: Bits of a quantised number; None: nothing is quantised.
     """
 
     dtype: torch.dtype | None
@@ -42,18 +42,18 @@ PRECISIONS: Mapping[str, MlxPrecision] = {
 
 
 class Layout:
-    """The tensors of one model in one precision.
+    """The tensors that are stored of one model in one precision: their names, shapes and dtypes.
 
     Args:
         spec: The model.
         precision: The precision's name.
-        stored: The dtype of hf/.
+        stored: The dtype of the weights in hf/.
 
     Attributes:
-        bits: As in `MlxPrecision`.
-        dtype: Of all numbers that are not quantised.
+        bits: Bits of a quantised number; None: nothing is quantised.
+        dtype: Dtype of scales and of what is not quantised.
         shapes: Name and shape of every stored tensor, in the order of use.
-        dtypes: The dtype of each.
+        dtypes: The dtype of every stored tensor, by name.
     """
 
     def __init__(self, spec: ModelSpec, precision: str, stored: torch.dtype = torch.float16) -> None:
@@ -84,12 +84,12 @@ class Layout:
         return plain if joint is None else joint.split(plain)[name].flatten(0, 1)
 
     def plain(self, name: str, rows: torch.Tensor) -> torch.Tensor:
-        """The reverse of `rows`."""
+        """Reverses `rows`: a tensor of the plain form, given its rows as they are stored."""
         joint = self._of_experts.get(name)
         return rows if joint is None else joint.plain({name: rows.unflatten(0, (joint.experts, -1))})
 
     def parts(self, name: str) -> list[str]:
-        """The stored tensors that hold one of the plain form."""
+        """The names of the stored tensors that hold a tensor of the plain form."""
         return [stored for stored, _, _ in self._parts(name)]
 
     @property
@@ -101,7 +101,7 @@ class Layout:
         return [name for name in matrices if self.group(name) is None]
 
     def quantization(self) -> dict[str, Any] | None:
-        """What config.json says of quantised matrices, as mlx-lm reads it: those that differ from the most by name."""
+        """The entry `quantization` of config.json, as mlx-lm reads it; it names the matrices that are not as usual."""
         if self.bits is None:
             return None
         usual = {"group_size": GROUPS[0], "bits": self.bits, "mode": "affine"}
@@ -113,7 +113,7 @@ class Layout:
         return usual | others
 
     def _shape(self, name: str) -> tuple[int, ...]:
-        """As stored, were it not quantised."""
+        """The shape in which a tensor of the plain form is stored if it is not quantised."""
         joint = self._of_experts.get(name)
         return self._plain[name] if joint is None else joint.shape(self._plain[name])
 
@@ -129,7 +129,7 @@ class Layout:
 
 
 def _of_experts(spec: ModelSpec) -> dict[str, Joint]:
-    """The weights of experts by name, and how they are stored."""
+    """How the weights of experts are stored, by their names."""
     stored = {}
     for index, layer in enumerate(spec.layers):
         for experts in (one for one in layer.sublayers if isinstance(one, Experts)):

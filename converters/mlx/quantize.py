@@ -16,7 +16,7 @@ import torch
 
 from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, levels, on_grid, padded_blocks
 
-#: The grid that a matrix keeps.
+#: The grid of the levels that a matrix keeps if it is on them.
 GRID = BlockQuantization(4, 64, whole_blocks=True)
 
 #: Elements that are quantised at a time.
@@ -34,7 +34,7 @@ class QuantizedRows:
     Attributes:
         weight: uint32 [rows, columns * bits / 32], the first of the numbers in a word in its lowest bits.
         scales: [rows, columns / group], in the dtype of the matrix.
-        biases: The same; a weight is number * scale + bias.
+        biases: Offsets, in the shape and dtype of the scales; a weight is number * scale + bias.
     """
 
     weight: torch.Tensor
@@ -61,11 +61,11 @@ def quantize(matrix: torch.Tensor, bits: int, group: int) -> QuantizedRows:
 
 
 def kept(matrix: torch.Tensor, dtype: torch.dtype) -> QuantizedRows | None:
-    """A matrix on `GRID` as it is; None: it is not on it, or the dtype does not hold its scales.
+    """Stores a matrix that is on `GRID` unchanged; None: it is not on it, or the dtype does not hold its scales.
 
     Args:
         matrix: float [rows, columns].
-        dtype: Of scales and biases.
+        dtype: Dtype of scales and biases.
     """
     if not GRID.takes(matrix.shape[1]):
         return None
@@ -84,7 +84,7 @@ def kept(matrix: torch.Tensor, dtype: torch.dtype) -> QuantizedRows | None:
 
 
 def dequantize(stored: QuantizedRows, bits: int) -> torch.Tensor:
-    """The matrix, float32 [rows, columns]."""
+    """Dequantises a matrix that MLX stores, to float32 [rows, columns]."""
     numbers = _unpacked(stored.weight, bits).float()
     rows, columns = numbers.shape
     grouped = numbers.view(rows, stored.scales.shape[1], -1)
@@ -108,7 +108,7 @@ def _quantized(matrix: torch.Tensor, bits: int, group: int) -> tuple[torch.Tenso
 
 
 def _packed(numbers: torch.Tensor, bits: int) -> torch.Tensor:
-    """int32 words of whole numbers, float32 [rows, columns]."""
+    """Packs whole numbers, float32 [rows, columns], into int32 words [rows, columns * bits / 32]."""
     each = 8 // bits
     octets = torch.zeros(len(numbers), numbers.shape[1] // each, dtype=torch.uint8)
     for position in range(each):

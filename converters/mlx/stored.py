@@ -31,11 +31,11 @@ class MlxWeights(PlainWeights):
             raise ArtifactError(damage)
 
     def plain(self, name: str) -> torch.Tensor:
-        """See `PlainWeights`."""
+        """The tensor `name` of the plain form, dequantised to float32."""
         return values(name, self.parts(name), self._layout)
 
     def parts(self, name: str) -> dict[str, torch.Tensor]:
-        """The stored tensors of one of the plain form."""
+        """Reads the stored tensors that hold a tensor of the plain form, by their names in the file."""
         with safe_open(self._path, framework="pt") as file:
             return {part: file.get_tensor(part) for part in self._layout.parts(name)}
 
@@ -70,7 +70,7 @@ def shape_damages(folder: Path, layout: Layout) -> Iterator[str]:
 
 
 def folder_damages(model_folder: Path, folder: Path, spec: ModelSpec, layout: Layout) -> Iterator[str]:
-    """Files that are missing, damaged, of another model than that of `model_folder`, or of none, in words."""
+    """Finds files that are missing, damaged, of another model than that of `model_folder`, or of none; a line each."""
     files = mlx_files(model_folder, spec, layout)
     yield from shape_damages(folder, layout)
     yield from file_differences(folder, files)

@@ -57,14 +57,14 @@ def model_dtype(model_folder: Path) -> torch.dtype:
     """The dtype of a model folder's weights, or of those that a rounded model was made from.
 
     Raises:
-        ArtifactError, InputError: It is damaged.
+        ArtifactError, InputError: The folder is damaged.
     """
     note = read_note(model_folder)
     return main_dtype(SafetensorsReader(model_folder)) if note is None else note.dtype
 
 
 def mlx_files(model_folder: Path, spec: ModelSpec, layout: Layout) -> dict[str, Content]:
-    """All files but the weights; generation_config.json holds the tokens that end a text.
+    """The contents of all files but the weights, by name; generation_config.json holds the tokens that end a text.
 
     The model file is code that mlx-lm runs, and it is that of this release.
     """
@@ -84,10 +84,10 @@ def _config(model_folder: Path, spec: ModelSpec, layout: Layout) -> dict[str, An
 
 
 def stored_parts(name: str, tensor: torch.Tensor, layout: Layout) -> dict[str, torch.Tensor]:
-    """The stored tensors of one of the plain form.
+    """Converts a tensor of the plain form to what is stored of it, by name: itself, or levels, scales and biases.
 
     Raises:
-        InputError: It has NaN or infinite values, or overflows.
+        InputError: The tensor has NaN or infinite values, or overflows.
     """
     first, *_ = layout.parts(name)
     group, rows = layout.group(name), layout.rows(name, tensor)

@@ -1,4 +1,4 @@
-"""A model folder becomes a folder that ONNX Runtime and ONNX Runtime GenAI run."""
+"""Writes a model folder as one that ONNX Runtime and ONNX Runtime GenAI run, and compares the two."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def convert_folder(
 
 
 def folder_damages(model_folder: Path, onnx_folder: Path) -> Iterator[str]:
-    """A graph, data file, genai_config.json or tokenizer that is not the model's."""
+    """Finds what of a graph, its data file, genai_config.json and the tokenizer is not the model's; a line each."""
     path = onnx_folder / MODEL_FILE
     form, scaling, spec = read_form(path), read_scaling(path), read_spec(model_folder)
     weights = open_weights(model_folder, spec, form.precision)
@@ -62,7 +62,7 @@ def genai_config_of(model_folder: Path, spec: ModelSpec, form: OnnxForm) -> dict
 
 
 def _small_files(model_folder: Path, form: OnnxForm) -> dict[str, Content]:
-    """The tokenizer, whose only other setting is that graphs need padding on the right, and genai_config.json."""
+    """The contents of genai_config.json and of the tokenizer's files, set to pad on the right, as graphs need it."""
     genai = genai_config_of(model_folder, read_spec(model_folder), form)
     return {
         **copies(model_folder, *tokenizer_names(model_folder)),

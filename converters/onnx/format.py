@@ -37,7 +37,7 @@ class OnnxFormat(Format):
     """An ONNX graph; see `converters.format.Format`.
 
     Attributes:
-        precision: Of the weights.
+        precision: Precision of the weights.
         form: Precision, dialect, logits and provider of the graph.
     """
 
@@ -55,14 +55,14 @@ class OnnxFormat(Format):
 
     @classmethod
     def of(cls, form: OnnxForm) -> OnnxFormat:
-        """The format of graphs of this form."""
+        """The format that writes graphs of this form."""
         format = cls(form.precision.name)
         object.__setattr__(format, "form", form)
         return format
 
     @classmethod
     def of_options(cls, precision: str | None, options: FormOptions) -> OnnxFormat:
-        """For the provider, in the precision that it is best in unless one is asked for, with the last logits."""
+        """The format for the options' provider, in its best precision unless one is given, with the last logits."""
         if precision is not None and options.precision not in (None, precision):
             raise UsageError(
                 f"--format {cls.name}:{precision} and --precision {options.precision} contradict each other; give one "
@@ -72,7 +72,7 @@ class OnnxFormat(Format):
 
     @classmethod
     def each_of_options(cls, options: FormOptions) -> Iterator[OnnxFormat]:
-        """In every precision that the provider can run; options of blocks are for int8 and int4."""
+        """The format in each precision that the provider can run; options of blocks apply to int8 and int4 alone."""
         if options.precision is not None:
             yield cls.of_options(None, options)
             return
@@ -82,7 +82,7 @@ class OnnxFormat(Format):
                 yield cls.of_options(precision, options if precision.startswith("int") else replace(options, **idle))
 
     def options(self) -> dict[str, Any]:
-        """Of what is not usual for the precision, and always the logits."""
+        """The options that differ from the usual ones of the precision, and always the logits."""
         form, how, usual = self.form, self.form.precision.quantization, OnnxFormat(self.precision).form
         values: dict[str, Any] = {"logits": form.logits}
         if form.dialect != usual.dialect:
@@ -110,12 +110,12 @@ class OnnxFormat(Format):
 
     @property
     def target(self) -> Target:
-        """Whole blocks of the provider's kernels, and an attention operator that shares keys in groups."""
+        """The provider, the blocks that its kernels take whole, and whether attention shares keys in groups."""
         form = self.form
         return Target(form.provider, whole_blocks(form), groups_heads=form.dialect == "fused")
 
     def plain(self) -> OnnxFormat:
-        """In the first dtype of the provider."""
+        """The same form, but with weights in the first dtype of the provider, not quantised."""
         form = self.form
         dtype = PROVIDERS[form.provider].computes[form.dialect][0]
         return self.of(replace(form, precision=choose_precision(dtype, form.provider, form.dialect)))
@@ -125,7 +125,7 @@ class OnnxFormat(Format):
         return cls.of(read_form(folder / MODEL_FILE))
 
     def refusal(self, spec: ModelSpec, model_folder: Path) -> str | None:
-        """Heads of a size that GroupQueryAttention does not take, or no EOS token, which GenAI needs."""
+        """Refuses head sizes that GroupQueryAttention does not take, and models without an EOS token for GenAI."""
         try:
             refuse_unsupported(spec, self.form)
             genai_config_of(model_folder, spec, self.form)
@@ -134,7 +134,7 @@ class OnnxFormat(Format):
         return None
 
     def remark(self, spec: ModelSpec) -> str | None:
-        """An embedding that no blocks fit, and widths that the provider computes slowly."""
+        """Says if no blocks fit the embedding, and if the provider computes some widths slowly."""
         return "; ".join(filter(None, (float_tables(spec, self.form), width_warning(spec, self.form)))) or None
 
     def size(self, spec: ModelSpec) -> int:

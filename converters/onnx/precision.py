@@ -52,17 +52,17 @@ class Precision:
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """`dtype` in torch."""
+        """The torch dtype that `dtype` names."""
         return _TORCH[self.dtype]
 
     @property
     def onnx_dtype(self) -> ir.DataType:
-        """`dtype` in ONNX."""
+        """The ONNX data type that `dtype` names."""
         return _ONNX[self.dtype]
 
     @property
     def dtype_bytes(self) -> int:
-        """Bytes of an unquantised number."""
+        """Bytes of a number in `dtype`."""
         return self.torch_dtype.itemsize
 
     @property
@@ -76,7 +76,7 @@ class Precision:
 
 
 def arithmetic_of(precision: str) -> Precision:
-    """What the name of a precision is taken for, whatever format it is of; see `Format.arithmetic`."""
+    """The `Precision` that a precision's name in any format, such as "q4_k_m", stands for; see `Format.arithmetic`."""
     bits = int(re.sub(r"\D*(\d+).*", r"\1", precision) or 0)
     names: dict[int, PrecisionName] = {32: "fp32", 16: "bf16" if "bf16" in precision else "fp16", 8: "int8"}
     name = names.get(bits, "int4")

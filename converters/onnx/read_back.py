@@ -92,7 +92,7 @@ class GraphWeights(PlainWeights):
 
 
 def _joined(spec: ModelSpec) -> Iterable[tuple[str, tuple[str, slice]]]:
-    """Where the readers are that the graph has as one: in rows of one matrix, and of one bias."""
+    """Where the graph stores what it joins: for each weight and bias, the joined tensor and the rows in it."""
     for layer in range(len(spec.layers)):
         for sublayer in spec.layers[layer].sublayers:
             for stored_as, which in JOINED.get(type(sublayer), {}).items():
@@ -105,7 +105,7 @@ def _joined(spec: ModelSpec) -> Iterable[tuple[str, tuple[str, slice]]]:
 
 
 def _stacked(spec: ModelSpec) -> Iterable[tuple[str, tuple[str, StackedLayout, int]]]:
-    """Where the experts are: as which part of which matrices."""
+    """Where the graph stores experts: for each weight, the stacked tensor, its layout, and the index of its part."""
     for layer in range(len(spec.layers)):
         for experts in spec.layers[layer].sublayers:
             if isinstance(experts, Experts):

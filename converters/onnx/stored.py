@@ -81,7 +81,7 @@ def open_graph(path: Path) -> ir.Model:
     """Reads a graph; its data file is not read.
 
     Raises:
-        ArtifactError: It cannot be read.
+        ArtifactError: The file cannot be read.
     """
     try:
         return ir.load(path)
@@ -91,20 +91,20 @@ def open_graph(path: Path) -> ir.Model:
 
 
 def _pieces(tensor: ir.TensorProtocol) -> Iterator[NDArray[Any]]:
-    """A tensor's numbers, some at a time."""
+    """A tensor's numbers as vectors, some at a time; 16-bit floats as float32."""
     if isinstance(tensor, LazyTensor):
         return (_widened(TorchTensor(piece).numpy()).reshape(-1) for piece in tensor.pieces())
     return iter([_widened(np.asarray(tensor.numpy())).reshape(-1)])
 
 
 class _Stored:
-    """The numbers of a tensor of the file, from the first to the last."""
+    """Reads the numbers of a stored tensor in order, some at a time."""
 
     def __init__(self, tensor: ir.TensorProtocol) -> None:
         self._tensor, self._next = tensor, 0
 
     def take(self, count: int) -> NDArray[Any]:
-        """The next numbers; raises `ArtifactError` where the file ends before them."""
+        """The next `count` numbers; raises `ArtifactError` where the file ends before them."""
         start, self._next = self._next, self._next + count
         tensor = self._tensor
         if not isinstance(tensor, ir.ExternalTensor):
@@ -118,7 +118,7 @@ class _Stored:
 
 
 def _widened(array: NDArray[Any]) -> NDArray[Any]:
-    """16-bit floats as float32."""
+    """Converts 16-bit floats to float32, and returns any other array as it is."""
     return array.astype(np.float32) if array.dtype in (np.float16, ml_dtypes.bfloat16) else array
 
 

@@ -18,9 +18,9 @@ import onnx_ir as ir
 from converters.onnx.weights.weights import INLINE_BYTES
 from seap_export.errors import ArtifactError
 
-#: The order of these says nothing.
+#: Fields whose order means nothing, and the keys that their entries are sorted by.
 _SORTED = {"attribute": "name", "metadata_props": "key", "opset_import": "domain"}
-#: What is compared by itself.
+#: Parts of a graph that are compared one by one.
 _GRAPH_PARTS = ("node", "input", "output", "initializer", "value_info")
 #: The keys of a tensor's place. ONNX Runtime reads others, such as numbers that it has prepared for a kernel.
 _PLACE = ("location", "offset", "length")
@@ -29,7 +29,7 @@ _ALIGNMENT = 1 << 16
 
 
 def graph_differences(expected: ir.Model, path: Path, files: Mapping[str, str]) -> Iterator[str]:
-    """What of a graph file is not as expected, one line each; weights are not read.
+    """Finds where a graph file is not as expected, one line each; weights are not read.
 
     Args:
         expected: The graph that the model gives. Its large tensors are replaced by references.
@@ -37,7 +37,7 @@ def graph_differences(expected: ir.Model, path: Path, files: Mapping[str, str]) 
         files: The data file of each tensor that is not in the graph itself.
 
     Raises:
-        ArtifactError: It cannot be read as ONNX.
+        ArtifactError: The file cannot be read as ONNX.
     """
     stored, constants = load_proto(path), _constants(expected)
     if stored.model_version != expected.model_version:
@@ -53,7 +53,7 @@ def load_proto(path: Path) -> onnx.ModelProto:
     """Reads a graph file without its data.
 
     Raises:
-        ArtifactError: It cannot be read.
+        ArtifactError: The file cannot be read.
     """
     try:
         model = onnx.load(path, load_external_data=False)
@@ -66,7 +66,7 @@ def load_proto(path: Path) -> onnx.ModelProto:
 
 
 def _texts(message: Any) -> Iterator[Any]:
-    """All texts of a message."""
+    """Yields all strings in a protobuf message and in the messages inside it."""
     for field, value in message.ListFields():
         parts = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
         if field.type == field.TYPE_STRING:
@@ -125,7 +125,7 @@ def _bytes(message: Any) -> bytes:
 
 
 def _model(wanted: Any, stored: Any) -> Iterator[str]:
-    """The differences of two plain models."""
+    """Yields the differences between two models that `_plain` has returned."""
     graphs = wanted.graph, stored.graph
     for kind in ("input", "output"):
         yield from _interface(kind, *(getattr(graph, kind) for graph in graphs))
@@ -139,7 +139,7 @@ def _model(wanted: Any, stored: Any) -> Iterator[str]:
 
 
 def _other_fields(wanted: Any, stored: Any, left_out: Sequence[str]) -> Iterator[str]:
-    """The fields that differ of two messages, those that this release of onnx does not know among them."""
+    """Names the fields in which two messages differ, those included that this release of onnx does not know."""
     ours, theirs = type(wanted)(), type(stored)()
     for copy, message in ((ours, wanted), (theirs, stored)):
         copy.CopyFrom(message)
@@ -170,7 +170,7 @@ def _interface(kind: str, wanted: Sequence[Any], stored: Sequence[Any]) -> Itera
 
 
 def _described(value: onnx.ValueInfoProto) -> str:
-    """Such as "INT64[batch_size,?]"."""
+    """The dtype and shape of an input or output, such as "INT64[batch_size,?]"."""
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type"):
         return "no tensor"
@@ -224,7 +224,7 @@ def _node(wanted: Any, stored: Any, place: str) -> Iterator[str]:
 
 
 def _body(wanted: Any, stored: Any, place: str) -> Iterator[str]:
-    """The nodes that differ of two attributes that are graphs."""
+    """Compares the nodes of two attributes if both are graphs."""
     if wanted is not None and stored is not None and wanted.HasField("g") and stored.HasField("g"):
         yield from _nodes(wanted.g.node, stored.g.node, place)
 
@@ -253,7 +253,7 @@ def _initializers(
 
 
 def _head(tensor: onnx.TensorProto) -> bytes:
-    """All but the numbers and their place."""
+    """A tensor's description, serialised without its numbers and where they are stored."""
     head = onnx.TensorProto()
     head.CopyFrom(tensor)
     for name in ("raw_data", "external_data", "data_location"):

@@ -1,4 +1,4 @@
-"""Attention in the form that OpenVINO's plugins know, and that its paged attention takes the place of."""
+"""Translates attention to the form that OpenVINO's plugins know, and that its paged attention replaces."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def attention_translation(paged_heads: int | None) -> Any:
 
 
 def ints(*numbers: int) -> NDArray[np.int64]:
-    """A constant."""
+    """An int64 vector of these numbers, which operators take as a constant."""
     return np.array(numbers, np.int64)
 
 
 def _attention(node: Any, paged_heads: int | None) -> list[Any]:
-    """The output [batch, tokens, H * head_dim], and keys and values [batch, G, all tokens, head_dim].
+    """Translates a node to [batch, tokens, H * head_dim], and keys and values [batch, G, all tokens, head_dim].
 
     With `paged_heads`, heads of zeros are appended to each group, and groups of them to the groups.
     """

@@ -1,4 +1,4 @@
-"""Finds what shows without running a model: a graph or files that do not belong to the model folder.
+"""Finds, without running a model, a graph or files that do not belong to the model folder.
 
 Graphs are compared whole with those that are written now: nodes, attributes, ports, connections, constants, and the
 notes on which plugins and OpenVINO GenAI act.
@@ -76,12 +76,12 @@ def _other_tokenizer(expected: Path, stored: Path) -> str | None:
 def _other_graph(
     wanted: ElementTree.Element, given: ElementTree.Element, *, with_places: bool = False
 ) -> Iterator[str]:
-    """What differs, a line each.
+    """Finds the differences between two graphs, a line each.
 
     Args:
         wanted: The graph as it is written now.
-        given: As it is stored.
-        with_places: Whether it counts where the numbers of constants are.
+        given: The graph as it is stored.
+        with_places: Whether the offsets of constants in the data file must agree, too.
     """
     layers = [list(net.iterfind("layers/layer")) for net in (wanted, given)]
     nodes, others = ({layer.attrib.get("name", ""): layer for layer in of_net} for of_net in layers)
@@ -128,7 +128,7 @@ def _edges(net: ElementTree.Element) -> list[tuple[tuple[str, str], tuple[str, s
 
 
 def _other_release(wanted: ElementTree.Element, given: ElementTree.Element) -> str:
-    """That a graph was written by other packages than these; "": it was not."""
+    """Says if a graph was written by other releases of its packages than are installed; "": it was not."""
     notes = [
         {note.tag: note.attrib.get("value", "") for note in net.iterfind("rt_info/*") if note.tag.endswith("_version")}
         for net in (wanted, given)

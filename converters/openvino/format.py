@@ -24,14 +24,14 @@ from seap_export.model.families import Attention, Mlp, ModelSpec, RopeSpec, name
 from seap_export.model.sources.config import read_spec
 from seap_export.pruning.rounding.grid import BlockQuantization
 
-#: The share of a file from which on the user is told.
+#: The share of padding in the weights from which on the user is told.
 _REMARKABLE = 0.01
 _TYPES = {"f32": "fp32", "f16": "fp16", "i8": "int8", "i4": "int4"}
 
 
 @dataclass(frozen=True)
 class OpenvinoFormat(Format):
-    """See `converters.format.Format`.
+    """Writes an IR for OpenVINO, the tokenizer, also as graphs of OpenVINO, and the configs.
 
     Attributes:
         precision: fp32; or that of the matrices, which are computed with in float32 or what the plugin chooses: fp16,
@@ -47,7 +47,6 @@ class OpenvinoFormat(Format):
 
     @classmethod
     def read(cls, folder: Path) -> OpenvinoFormat:
-        """By the integers that it has, or the type of its embedding."""
         constants = read_ir(folder).constants
         embedding = constants.get(names.tensor("embed_tokens"))
         if embedding is None or embedding.element_type not in _TYPES:
@@ -65,7 +64,7 @@ class OpenvinoFormat(Format):
         return None
 
     def remark(self, spec: ModelSpec) -> str | None:
-        """That the embedding stays in floats, and what whole blocks of integers cost, if at least 1 percent."""
+        """Says if the embedding stays in floats, and what whole blocks of integers cost, if at least 1 percent."""
         if (how := self._storage.rounding) is None:
             return None
         remarks, shapes = [], spec.tensors()
@@ -84,7 +83,7 @@ class OpenvinoFormat(Format):
         return "; ".join(remarks) or None
 
     def size(self, spec: ModelSpec) -> int:
-        """Bytes of openvino_model.bin, but for the constants of the graph and what tensors are aligned with."""
+        """Bytes of openvino_model.bin, without the constants of the graph and the padding between tensors."""
         shapes = spec.tensors()
         positions = prod(shapes.pop(names.tensor("positions"), (0,)))  # in float32, as vectors are
         matrices = sum(self._matrix_bytes(name, *shape) for name, shape in shapes.items() if len(shape) == 2)
@@ -110,11 +109,11 @@ class OpenvinoFormat(Format):
         return IrWeights(folder, spec)
 
     def differences(self, model_folder: Path, folder: Path) -> Iterator[str]:
+        """Compares the weights, within what rounding explains, and all of the graph; a line for each difference."""
         yield from weight_differences(model_folder, folder, self._storage)
         yield from graph_differences(model_folder, folder, self._storage)
 
     def damages(self, model_folder: Path, folder: Path) -> Iterator[str]:
-        """Files that are missing, truncated or not the model's, and tensors of other shapes, a line each."""
         try:
             constants = read_ir(folder).constants
         except ArtifactError as error:
@@ -133,7 +132,7 @@ class OpenvinoFormat(Format):
         return storage_of(self.precision)
 
     def _matrix_bytes(self, name: str, rows: int, columns: int) -> float:
-        """With its share of scales in f16."""
+        """Bytes of a stored matrix, including its scales in f16."""
         how = self._storage.rounding_of(name, columns)
         if how is None:
             return rows * columns * (4 if self._storage.floats == "f32" else 2)
@@ -141,6 +140,6 @@ class OpenvinoFormat(Format):
 
 
 def _short(rope: RopeSpec, spec: ModelSpec) -> int:
-    """Rows of the table for short inputs, where there are two."""
+    """Rows of the rotation's table for short inputs; 0: one table is for all inputs."""
     switch = rope.switches_at
     return switch if switch is not None and switch < spec.max_position_embeddings else 0

@@ -34,10 +34,10 @@ class Constant:
     """Where the numbers of a constant are.
 
     Attributes:
-        element_type: Their type, as in the file: `f32`, `f16`, `i8`, `i4`, ….
-        shape: Their shape.
-        offset: Of their first byte in the data file.
-        size: Bytes.
+        element_type: Type of the numbers, as the file names it: `f32`, `f16`, `i8`, `i4`, ….
+        shape: Shape of the constant.
+        offset: Where the numbers start in the data file, in bytes.
+        size: Number of bytes.
     """
 
     element_type: str
@@ -51,9 +51,9 @@ class Ir:
     """An IR that has been written.
 
     Attributes:
-        net: The graph.
-        constants: By name.
-        data_file: Their numbers.
+        net: Root of the graph's XML.
+        constants: The constants of the graph, by name.
+        data_file: File that holds the numbers of the constants.
     """
 
     net: ElementTree.Element
@@ -61,11 +61,11 @@ class Ir:
     data_file: Path
 
     def read(self, name: str, part: slice | None = None) -> NDArray[np.uint8]:
-        """The bytes of a constant, or those of a part.
+        """Reads the bytes of a constant, or a part of them.
 
         Args:
-            name: Its name.
-            part: Of its bytes, with start and stop.
+            name: Name of the constant.
+            part: Range of its bytes, with start and stop; None: all of them.
 
         Raises:
             ArtifactError: There is no such constant, or the data file ends before it does.
@@ -81,17 +81,17 @@ class Ir:
 
 
 def write_ir(model: Any, tensors: Sequence[StoredTensor], folder: Path, on_layer: Callable[[int], None]) -> None:
-    """Writes both files; see `write_graph`.
+    """Writes the graph and the data file of an IR; see `write_graph`.
 
     Args:
         model: An `openvino.Model` with a parameter for each tensor, of its name, shape and type.
-        tensors: What they stand for, in the order of the layers.
-        folder: Has neither file.
+        tensors: The tensors that the parameters stand for, in the order of the layers.
+        folder: Folder in which neither file exists yet.
         on_layer: Called with a layer's index once all its weights are written.
 
     Raises:
-        OSError: They cannot be written.
-        EnvironmentFailure: OpenVINO cannot write its own part.
+        OSError: The files cannot be written.
+        EnvironmentFailure: OpenVINO cannot write the graph.
         InputError: A weight is not finite, or too large for fp16.
     """
     constants, layer = write_graph(model, tensors, folder), None
@@ -109,7 +109,7 @@ def write_ir(model: Any, tensors: Sequence[StoredTensor], folder: Path, on_layer
 
 
 def write_graph(model: Any, tensors: Sequence[StoredTensor], folder: Path) -> Mapping[str, Constant]:
-    """Writes the graph, and the numbers of all constants but the tensors; where those of the tensors are to be."""
+    """Writes the graph and all constants but `tensors`; returns where the numbers of these are to be written."""
     paths = folder / MODEL_FILE, folder / DATA_FILE
     try:
         require("openvino").serialize(model, *paths)
@@ -130,7 +130,7 @@ def write_graph(model: Any, tensors: Sequence[StoredTensor], folder: Path) -> Ma
 
 
 def _fill(net: ElementTree.Element, constants: Mapping[str, Constant]) -> None:
-    """Makes constants of the inputs that stand for the tensors."""
+    """Turns the graph's inputs that stand for tensors into constants."""
     for layer in net.iterfind("layers/layer"):
         constant = constants.get(layer.attrib["name"])
         if layer.attrib["type"] != "Parameter" or constant is None:
@@ -150,11 +150,11 @@ def _fill(net: ElementTree.Element, constants: Mapping[str, Constant]) -> None:
 
 
 def read_ir(folder: Path, *, is_whole: bool = True) -> Ir:
-    """Reads the graph; no numbers yet.
+    """Reads the graph of an IR, and where its constants are; no numbers are read yet.
 
     Args:
-        folder: Where it is.
-        is_whole: Whether the numbers of all constants are to be there.
+        folder: Folder of the IR.
+        is_whole: Whether the data file must hold the numbers of all constants.
 
     Raises:
         ArtifactError: A file is missing, the graph is damaged, or a constant lies beyond the end of the data file.

@@ -1,4 +1,4 @@
-"""Names of nodes and tensors that are the same in every process, and no more than are of use."""
+"""Names the nodes and tensors of an OpenVINO model alike in every process, and only those whose names are of use."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class IrWeights(PlainWeights):
         self._ir, self._shapes = read_ir(folder), spec.tensors()
 
     def plain(self, name: str) -> torch.Tensor:
-        """See `PlainWeights`."""
+        """The tensor `name` of the plain form, dequantised to float32."""
         joined = _joined_name(name)
         parts = parts_of(joined)
         counts = [self._shapes[part][0] for part in parts]
@@ -49,7 +49,7 @@ def _joined_name(name: str) -> str:
 
 
 def _floats(ir: Ir, name: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """A tensor as a runtime computes with it."""
+    """A stored tensor as a runtime computes with it: dequantised to float32, in this shape."""
     constant = ir.constants.get(name)
     if constant is not None and constant.element_type in ("i8", "i4"):
         scales = ir.constants.get(f"{name}.scale")

@@ -1,4 +1,4 @@
-"""The tensors that an IR holds of a model: what they are made of, and their types, sizes and bytes by precision."""
+"""How an IR stores the tensors of a model: their types, sizes and bytes by precision, and what they are made of."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Storage:
     """How matrices are stored.
 
     Attributes:
-        matrices: Type of the weights of products and of the embedding; all else is f32. Of an embedding and an LM head
-            whose rows are no whole blocks of integers, it is `floats`.
+        matrices: Type of the weights of products and of the embedding; all else is f32. An embedding and an LM head
+            whose rows are not whole blocks of integers are stored as `floats` instead.
     """
 
     matrices: ElementType
@@ -44,11 +44,11 @@ class Storage:
 
     @property
     def floats(self) -> ElementType:
-        """Type of matrices that are not rounded."""
+        """The type of matrices that are not rounded to integers: f32 or f16."""
         return "f32" if self.matrices == "f32" else "f16"
 
     def rounding_of(self, name: str, columns: int) -> BlockQuantization | None:
-        """How the matrix of this name is rounded."""
+        """How the matrix of this name and width is rounded to integers; None: it stays in floats."""
         how, is_table = self.rounding, name in map(names.tensor, ("embed_tokens", "lm_head"))
         return None if how is not None and is_table and not how.takes_table(columns) else how
 
@@ -58,9 +58,9 @@ class StoredTensor:
     """A constant of the IR.
 
     Attributes:
-        name: Its name there.
-        element_type: Of its numbers.
-        shape: Its shape; integers are [rows, blocks, `BLOCK`], and their scales [rows, blocks, 1].
+        name: Name in the IR.
+        element_type: Type of the numbers.
+        shape: Shape in the IR; integers are [rows, blocks, `BLOCK`], and their scales [rows, blocks, 1].
         write: Gives its bytes, a piece at a time.
     """
 
@@ -71,7 +71,7 @@ class StoredTensor:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Number of bytes in the data file."""
         return -(-prod(self.shape) * _BITS[self.element_type] // 8)
 
 
@@ -89,7 +89,7 @@ def padded(columns: int) -> int:
 def floats(
     name: str, shape: tuple[int, ...], kind: ElementType, read: Callable[[], Iterator[torch.Tensor]]
 ) -> StoredTensor:
-    """A constant of floats."""
+    """A constant of floats; `read` gives its numbers, a piece at a time, when they are written."""
     dtype = torch.float16 if kind == "f16" else torch.float32
 
     def write() -> Iterator[NDArray[np.uint8]]:

@@ -1,4 +1,4 @@
-"""The graph of the standard dialect with its weights as inputs, and the tensors that take their places in an IR."""
+"""Builds the graph of the standard dialect with weights as inputs, and the tensors that replace these in an IR."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Weight:
 
 @dataclass(frozen=True)
 class Graph:
-    """A decoder.
+    """The ONNX graph of a decoder, and the weights that it has as inputs.
 
     Attributes:
         proto: Serialised ONNX model without weights.
-        weights: Its further inputs, in the order of use.
+        weights: The inputs that stand for weights, in the order of use.
         paged_heads: Query heads that each layer is to have for OpenVINO's paged attention, whose CPU kernels are made
             for those of the first layer (2026.4); as many as the largest group has, in each of the most groups of a
             layer. None: it cannot compute the model, as it has no sliding windows and does not know the length of an

@@ -31,7 +31,7 @@ def write_tokenizer(model_folder: Path, folder: Path) -> None:
 
 
 def openvino_files(model_folder: Path) -> dict[str, Content]:
-    """All files but the IR and the graphs of the tokenizer.
+    """The contents of all files but the IR and the graphs of the tokenizer, by name.
 
     Raises:
         InputError: The model folder is damaged.

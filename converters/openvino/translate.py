@@ -1,4 +1,4 @@
-"""Makes OpenVINO's graph of the ONNX one: stateful, weights [out, in], and with the inputs that its runtimes give.
+"""Translates the ONNX graph to OpenVINO's: stateful, weights [out, in], and with the inputs that its runtimes give.
 
 The inputs are `input_ids`, `position_ids` and `attention_mask` (cached and new tokens), int64, and `beam_idx`, int32
 [batch]: the row of the previous call that each row continues. The cache is state, empty at first.
@@ -88,7 +88,7 @@ def _states(inputs: Mapping[str, Any], outputs: Mapping[str, Any], beams: Any, o
 
 
 def _dequantized(parameter: Any, weight: Weight, ops: Any) -> list[Any]:
-    """Puts what stands for the stored tensors in the place of the graph's input."""
+    """Replaces a graph's input by parameters that stand for its stored tensors, and returns these."""
     nodes = [_stand_in(tensor, ops) for tensor in weight.tensors]
     numbers = _numbers(nodes, weight, ops)
     for target in parameter.output(0).get_target_inputs():
@@ -127,7 +127,7 @@ def _stand_in(tensor: StoredTensor, ops: Any) -> Any:
 
 
 def _numbers(nodes: list[Any], weight: Weight, ops: Any) -> Any:
-    """float32, in the shape of the weight; integers keep the zeros that fill their last block.
+    """The float32 value of a weight, in its shape; integers keep the zeros that fill their last block.
 
     This is the pattern of compressed weights: plugins keep them as they are stored.
     """

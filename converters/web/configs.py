@@ -20,11 +20,11 @@ _SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def web_files(model_folder: Path, precision: str, chunks: int) -> dict[str, Content]:
-    """All files but the graph and its data.
+    """The contents of all files but the graph and its data, by name.
 
     Args:
         model_folder: The model's folder.
-        precision: The graph's, as transformers.js calls it.
+        precision: The graph's precision, as transformers.js calls it.
         chunks: The number of data files.
 
     Raises:
@@ -40,7 +40,7 @@ def web_files(model_folder: Path, precision: str, chunks: int) -> dict[str, Cont
 
 
 def _config(spec: ModelSpec, config: Mapping[str, Any], precision: str, chunks: int) -> dict[str, Any]:
-    """The config.json.
+    """The content of config.json.
 
     Every family is called a Llama: transformers.js takes from the type that caches are called `past_key_values.N.key`,
     for N up to the number of layers, and reads their shapes from the graph, which has all that families differ in.
@@ -65,14 +65,14 @@ def _config(spec: ModelSpec, config: Mapping[str, Any], precision: str, chunks: 
 
 
 def _generation_config(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The generation_config.json, without nulls: transformers.js takes a null for "no such token"."""
+    """The content of generation_config.json, without nulls: transformers.js takes a null for "no such token"."""
     given = read_json_if_present(folder / "generation_config.json") or {}
     special = {key: config[key] for key in _SPECIAL if config.get(key) is not None}
     return {**special, **{key: value for key, value in given.items() if value is not None}}
 
 
 def _tokenizer_config(folder: Path) -> dict[str, Any]:
-    """The tokenizer_config.json.
+    """The content of tokenizer_config.json.
 
     The class is the one that takes tokenizer.json as it is. The chat template is in this file, because transformers.js
     reads no other. Its pipeline adds special tokens to a text only if `add_bos_token` says so, which here says what

@@ -1,4 +1,4 @@
-"""What is missing from a folder for transformers.js, damaged, or does not belong to its model."""
+"""Finds what of a folder for transformers.js is missing, damaged or not of its model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ ONNX_FOLDER = "onnx"
 
 
 def folder_damages(model_folder: Path, folder: Path, precision: str) -> Iterator[str]:
-    """What is wrong with a written folder, in the precision that transformers.js calls so; see `Format.damages`."""
+    """Finds what is wrong with a written folder, a line each; see `Format.damages`.
+
+    For `precision`, see `converters.web.precisions`.
+    """
     try:
         yield from _wrong_graph(model_folder, folder / ONNX_FOLDER / file_name(precision), precision)
     except ArtifactError as error:

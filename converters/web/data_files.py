@@ -29,10 +29,10 @@ class DataSlot:
     """Where a tensor is stored.
 
     Attributes:
-        name: The tensor.
+        name: Name of the tensor.
         chunk: Number of the data file, from 0.
-        offset: Its first byte there.
-        length: Its number of bytes.
+        offset: Where the tensor starts in that file, in bytes.
+        length: Number of bytes.
     """
 
     name: str

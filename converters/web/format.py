@@ -37,7 +37,7 @@ class WebFormat(Format):
     """Writes config.json, generation_config.json, the tokenizer and `onnx/`; see `converters.web.precisions`.
 
     Attributes:
-        precision: As transformers.js calls it, such as "q4".
+        precision: Precision as transformers.js calls it, such as "q4".
     """
 
     name: ClassVar[str] = "web"
@@ -48,7 +48,6 @@ class WebFormat(Format):
 
     @classmethod
     def read(cls, folder: Path) -> WebFormat:
-        """By config.json; raises `ArtifactError` if it does not say the precision."""
         path = folder / "config.json"
         settings = read_artifact(path).get("transformers.js_config")
         precision = settings.get("dtype") if isinstance(settings, dict) else None
@@ -75,7 +74,7 @@ class WebFormat(Format):
         return None
 
     def remark(self, spec: ModelSpec) -> str | None:
-        """What the user should know of a model in this format: that only a graphics card may hold it."""
+        """Says if the weights are too large for WebAssembly, so that only WebGPU runs the model."""
         size = self.size(spec)
         if size <= _MOST_WASM:
             return None

@@ -31,9 +31,9 @@ def web_graph(spec: ModelSpec, weights: LazyWeights, precision: Precision, scali
 
     Args:
         spec: The model's shapes.
-        weights: Its weights, in the precision.
-        precision: What the graph computes in and stores.
-        scaling: What keeps fp16 within its range.
+        weights: The model's weights, in the precision of the graph.
+        precision: Dtype that the graph computes in, and how it stores weights.
+        scaling: Powers of two that keep fp16 within its range.
     """
     model = decoder_graph(spec, weights, OnnxForm(precision), scaling).build(_PRODUCER)
     _keep_logits(model.graph)
@@ -56,11 +56,11 @@ class _Shapes:
         return dict(self._shapes)
 
     def dtypes(self) -> dict[str, torch.dtype]:
-        """That of zeros."""
+        """The dtype of every tensor: float32."""
         return dict.fromkeys(self._shapes, torch.float32)
 
     def read(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
-        """Zeros that take no memory."""
+        """The named tensors as float32 zeros that take no memory."""
         return {name: torch.zeros(()).expand(self._shapes[name]) for name in names}
 
 

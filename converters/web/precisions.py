@@ -25,5 +25,5 @@ def file_name(precision: str) -> str:
 
 
 def precision_of(precision: str) -> Precision:
-    """What the graph computes in and stores."""
+    """The dtype that the graph computes in and how it stores weights, for one of `PRECISIONS`."""
     return _KINDS[precision][1]

@@ -1,1 +1,1 @@
-"""Tokenizers as metadata of a GGUF file."""
+"""Writes the tokenizer of a model into the metadata of a GGUF file."""

@@ -22,9 +22,9 @@ class Tokens:
     """The tokens by id, one for each row of the embedding.
 
     Attributes:
-        texts: Their texts; ids without a token are called `[PADn]`, as llama.cpp's converter does.
-        kinds: Their kinds.
-        ids: Their ids.
+        texts: Text of each token; ids without a token are called `[PADn]`, as llama.cpp's converter does.
+        kinds: Kind of each token, as in `tokenizer.ggml.token_type`.
+        ids: Id of each text.
     """
 
     texts: list[str]
@@ -33,10 +33,10 @@ class Tokens:
 
     @classmethod
     def of(cls, tokenizer: Mapping[str, Any], count: int) -> Tokens:
-        """Reads a tokenizer.json.
+        """Reads the tokens of a parsed tokenizer.json for an embedding of `count` rows.
 
         Raises:
-            InputError: It is not one of a BPE, or has more tokens than the model.
+            InputError: The tokenizer is not a BPE, or has more tokens than the model.
         """
         model = tokenizer.get("model") or {}
         if model.get("type") != "BPE":

@@ -71,7 +71,7 @@ def _loaded(tokenizer: Mapping[str, Any]) -> Tokenizer:
 
 
 def _sentencepiece_metadata(tokenizer: Mapping[str, Any], tokens: Tokens) -> Metadata:
-    """Of SentencePiece BPE with byte fallback: tokens, scores and how spaces are treated.
+    """The metadata of a SentencePiece BPE with byte fallback: tokens, scores and how spaces are treated.
 
     The score of a token is minus the rank of the first merge that makes it; other tokens rank last. Whether this
     orders all merges is left to the comparison below.
@@ -109,7 +109,7 @@ def _adds_space(tokenizer: Mapping[str, Any]) -> bool:
 
 
 def _byte_level_metadata(tokenizer: Mapping[str, Any], tokens: Tokens) -> Metadata:
-    """Of a byte-level tokenizer: tokens, merges and the name of the rule by which it splits text.
+    """The metadata of a byte-level BPE: tokens, merges and the name of the rule by which it splits text.
 
     Raises:
         InputError: The rule is not known.
@@ -129,7 +129,7 @@ def _byte_level_metadata(tokenizer: Mapping[str, Any], tokens: Tokens) -> Metada
 
 
 def _compared(given: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a tokenizer.json says of the rule."""
+    """The parts of a tokenizer.json that define its rule for splitting text, in a form that can be compared."""
     return (
         tuple(_steps(given.get("pre_tokenizer"))),
         tuple(_steps(given.get("normalizer"))),
@@ -138,7 +138,7 @@ def _compared(given: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _steps(given: Mapping[str, Any] | None) -> Iterator[tuple[tuple[str, str], ...]]:
-    """What splits or changes text, one after the other, without what changes nothing of it."""
+    """Flattens pre-tokenizers or normalizers into their steps, in order, without settings that have no effect."""
     if given is None:
         return
     for inner in given.get("pretokenizers") or given.get("normalizers") or ():
@@ -148,7 +148,7 @@ def _steps(given: Mapping[str, Any] | None) -> Iterator[tuple[tuple[str, str], .
 
 
 def _compare(before: Tokenizer, after: Tokenizer) -> None:
-    """The tokenizer that is read from the metadata must give the ids of the one that was given."""
+    """Refuses a tokenizer that gives other ids for the probes than it does after it is read back from the metadata."""
     for probe in _PROBES:
         for special in (True, False):
             ids = before.encode(probe, add_special_tokens=special).ids

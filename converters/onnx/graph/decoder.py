@@ -196,7 +196,7 @@ class _Decoder:
         return _Written(output, first.bias if second.bias is None else second.bias)
 
     def _normed(self, added: _Written, norm: op.Norm, name: str) -> _Written:
-        """The norm of such a sum."""
+        """Emits the norm of a sublayer's output, with its bias added."""
         output = added.output
         if added.bias is not None:
             output = op.add(self._g, output, added.bias, f"{name}.sum.bias_add")

@@ -36,7 +36,7 @@ class Norm:
         name: Name of its node.
         gain: [hidden_size].
         bias: [hidden_size]; None: there is none.
-        epsilon: What is added to the mean square.
+        epsilon: Number added to the mean square.
         is_centred: Whether it is a LayerNorm; otherwise it is an RMS norm.
     """
 
@@ -74,11 +74,11 @@ class Recurrence:
     rate, or key value^T is added if there is no rate, and gives scale S^T query.
 
     Attributes:
-        query: Of `groups` heads, as the key is.
-        key: Each is read by as many heads as the others.
-        value: Of `heads` heads.
-        decay: Logarithms, [batch_size, sequence_length, heads].
-        rate: Of the corrections, [batch_size, sequence_length, heads]; None: there are none.
+        query: Queries of `groups` heads.
+        key: Keys of `groups` heads, each of which is read by the same number of value heads.
+        value: Values of `heads` heads.
+        decay: Logarithms of the factors on the states, [batch_size, sequence_length, heads].
+        rate: Rate of the corrections, [batch_size, sequence_length, heads]; None: there are no corrections.
         groups: Number of heads of queries and keys.
         heads: Number of states.
         key_dim: Channels of a query and of a key.

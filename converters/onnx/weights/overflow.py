@@ -56,14 +56,16 @@ def most_exponent(precision: Precision) -> int:
 
 
 def find_scaling(config: Mapping[str, Any], spec: ModelSpec, reader: WeightReader, precision: Precision) -> Scaling:
-    """Runs all tokens, alone and in texts behind the BOS token, if there is one.
+    """Finds the scaling that keeps a model's values within the range of fp16.
+
+    Runs all tokens, alone and in texts behind the BOS token, if there is one.
 
     Args:
         config: The model's config.json.
-        spec: What it computes.
-        reader: Its weights in the plain form; one layer is in memory at a time, and is read again for every 256 MiB
-            of hidden states.
-        precision: That of the graph, with activations in fp16.
+        spec: The model's spec.
+        reader: The model's weights in the plain form; one layer is in memory at a time, and is read again for every
+            256 MiB of hidden states.
+        precision: Precision of the graph, with activations in fp16.
 
     Raises:
         InputError: A value is too large for fp16, and no scaling can prevent it.
@@ -83,10 +85,10 @@ def refuse_overflow(config: Mapping[str, Any], spec: ModelSpec, reader: WeightRe
     """Refuses a model of which a value is too large for fp16 as it is.
 
     Args:
-        config: See `find_scaling`, as for the next two.
-        spec: What it computes.
-        reader: Its weights.
-        remedy: What the message says to do.
+        config: The model's config.json.
+        spec: The model's spec.
+        reader: The model's weights in the plain form.
+        remedy: What the message tells the user to do.
 
     Raises:
         InputError: A value is too large.
@@ -158,7 +160,7 @@ def _texts(config: Mapping[str, Any], spec: ModelSpec, tokens: int) -> Iterator[
 
 
 def _largest_logit(spec: ModelSpec, reader: WeightReader, normed: Sequence[torch.Tensor]) -> float:
-    """That of the head's product, or 0 if the lengths of what it multiplies show that none is too large."""
+    """The largest magnitude of a logit, or 0 if the lengths of the vectors multiplied show that none is too large."""
     name = names.tensor("embed_tokens" if spec.tie_word_embeddings else "lm_head")
     bias = names.tensor("lm_head_bias") if spec.lm_head_bias else None
     tensors = reader.read([name] if bias is None else [name, bias])
@@ -225,7 +227,7 @@ class _Trial:
         self._inputs: dict[str, float] = {}
 
     def see_stream(self, stream: torch.Tensor) -> None:
-        """Notes the embeddings of a batch."""
+        """Notes the largest magnitude of a batch's embeddings."""
         self._stream = max(self._stream, _peak(stream))
 
     def see(self, layer: int, sublayer: Sublayer, passed: SublayerPass) -> None:

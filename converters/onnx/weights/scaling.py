@@ -32,10 +32,10 @@ class Scaling:
     """Exponents: where the model has x, the graph has x * 2^-exponent.
 
     Attributes:
-        stream: Of the residual stream and what is added to it.
-        outputs: Of the products of output projections that a norm follows, by the projection's name; others are
-            added to the stream and scaled like it.
-        inputs: Of the inputs of output projections, by the projection's name.
+        stream: Exponent of the residual stream and of what is added to it.
+        outputs: Exponents of the products of output projections that a norm follows, by the projection's name; others
+            are added to the stream and scaled like it.
+        inputs: Exponents of the inputs of output projections, by the projection's name.
     """
 
     stream: int = 0
@@ -47,8 +47,8 @@ class Scaling:
         """The scaling that a graph's metadata record; none if they record nothing.
 
         Args:
-            metadata: The notes.
-            model: Where they stand, for the error message.
+            metadata: The metadata of a graph.
+            model: The graph's file, for the error message.
 
         Raises:
             ArtifactError: The note is damaged.
@@ -115,7 +115,7 @@ def read_scaling(model: Path) -> Scaling:
     """The scaling of an .onnx file; does not read its data file.
 
     Raises:
-        ArtifactError: Its note is damaged.
+        ArtifactError: The note of the scaling is damaged.
     """
     properties = onnx.load(model, load_external_data=False).metadata_props
     return Scaling.noted({entry.key: entry.value for entry in properties}, model)

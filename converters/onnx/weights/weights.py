@@ -197,7 +197,7 @@ class LazyTensor(ir.LazyTensor):
         return self._read()
 
     def tofile(self, file: BinaryIO) -> None:
-        """Writes one piece after the other."""
+        """Writes the tensor's bytes to a file, one piece after the other."""
         for piece in self.pieces():
             TorchTensor(piece).tofile(file)
 
@@ -210,10 +210,10 @@ def lazy_tensor(
     A tensor small enough to be stored in the graph itself is read at once.
 
     Args:
-        name: Its name.
-        shape: Its shape.
+        name: Name of the tensor.
+        shape: Shape of the tensor.
         read: Gives consecutive rows, some at a time, in `dtype`.
-        dtype: Its type.
+        dtype: Type of the numbers.
     """
     if math.prod(shape) * dtype.itemsize <= INLINE_BYTES:
         return TorchTensor(_whole(read()), name=name)
@@ -227,7 +227,7 @@ def _rows(parts: list[torch.Tensor]) -> Pieces:
 
 
 def _columns(parts: list[torch.Tensor]) -> Pieces:
-    """The rows of the joined parts' transpose."""
+    """The rows of the transpose of all parts joined, some at a time."""
     # Transposed before widening, so that a 16-bit weight is never held twice in float32. A strip of columns is copied
     # first, because transposing it in place takes several times as long.
     at_once = max(1, _ELEMENTS // sum(len(part) for part in parts))

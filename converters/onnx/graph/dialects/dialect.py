@@ -120,7 +120,7 @@ class Dialect(Protocol):
         """A recurrence over the tokens in float32, from the state of the previous ones on.
 
         Args:
-            parts: Its inputs. At padding, decay and rate are 0, so that it leaves the state as it is.
+            parts: Inputs of the recurrence. At padding, decay and rate are 0, so that it leaves the state as it is.
             past: The state, [batch_size, heads, key_dim, value_dim].
             name: Name of the node.
         """

@@ -31,7 +31,7 @@ class ExpertWeights:
         gate_up: The weights of gate and up, whose rows take turns.
         output: The weights of the output projections.
         gate_up_bias: The biases of gate and up, in the order of their rows, [experts, out].
-        output_bias: What each expert adds, [experts, hidden_size].
+        output_bias: The biases of the output projections, [experts, hidden_size].
     """
 
     gate_up: Matrix
@@ -47,8 +47,8 @@ class Routed:
     Attributes:
         logits: The products, [tokens, experts].
         dtype: Dtype of the logits.
-        selection_bias: What is added to the scores where experts are chosen, float32 [experts]; None: nothing.
-        expert_scale: What the neurons of each expert are multiplied by, float32 [experts]; None: nothing.
+        selection_bias: Bias on the scores by which experts are chosen, float32 [experts]; None: there is none.
+        expert_scale: Factor on the neurons of each expert, float32 [experts]; None: there is none.
     """
 
     logits: ir.Value

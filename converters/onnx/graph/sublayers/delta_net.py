@@ -46,8 +46,8 @@ class DeltaNetWriter(RecurrentStates):
         """The output of the recurrence, [batch_size, sequence_length, value heads * value_head_dim].
 
         Args:
-            index: The layer.
-            net: Its sublayer.
+            index: Index of the layer.
+            net: The layer's delta net.
             qkv: Queries, keys and values.
             numbers: What update rate and decay are made of, [batch_size, sequence_length, 2 * value heads].
             name: The beginning of the nodes' names.
