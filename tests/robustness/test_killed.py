@@ -16,7 +16,7 @@ from robustness.commands import ALL, COMMON
 from support.processes import Tool
 from support.product import read_manifest
 
-KILLS = 45
+KILLS = 60
 TreeOf = Callable[[Path], object]
 
 
