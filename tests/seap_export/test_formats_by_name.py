@@ -23,7 +23,7 @@ ALLOWED: Mapping[str, set[str]] = {
     "cli/commands/generate.py": {"onnx runtime"},
     "cli/commands/plan.py": {"onnx runtime"},
     # Examples in help.
-    "api/export.py": {"onnx", "gguf"},
+    "api/export_options.py": {"onnx", "gguf"},
     # A part of the Python API.
     "api/variant.py": {"onnx"},
     # It says how to repair an ONNX Runtime that our own runtime cannot import.
