@@ -99,8 +99,17 @@ class Format(ABC):
     version: ClassVar[int]
     precision: str
 
+    @classmethod
+    def has_precision(cls, name: str) -> bool:
+        """Whether a precision may be given; some formats have more than the list says.
+
+        Raises:
+            UsageError: A number in the name is out of range.
+        """
+        return name in cls.precisions
+
     def __post_init__(self) -> None:
-        if self.precision not in self.precisions:
+        if not self.has_precision(self.precision):
             known = ", ".join(self.precisions)
             raise UsageError(f"{self.name} has no precision '{self.precision}'; use one of {known}")
 
@@ -149,6 +158,14 @@ class Format(ABC):
     @property
     def target(self) -> Target | None:
         """The kernels that the widths of a pruned variant should suit; None: no widths are faster than others."""
+        return None
+
+    def mixed(self, average: float) -> Self | None:
+        """The format in which every matrix has bits of its own; None: all matrices of a file have the same.
+
+        Args:
+            average: Bits of a weight, with its share of a scale.
+        """
         return None
 
     def plain(self) -> Self:

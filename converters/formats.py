@@ -173,7 +173,7 @@ def parse_format(text: str) -> tuple[type[Format], str | None]:
     format = format_class(name)
     if not colon:
         return format, None
-    if precision not in format.precisions:
+    if not format.has_precision(precision):
         raise UsageError(f"--format {text}: {name} has no precision '{precision}'; use {either(format.precisions)}")
     return format, precision
 

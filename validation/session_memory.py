@@ -146,9 +146,10 @@ def session_memory(model: Path, calls: Sequence[Calls], provider: str = "cpu") -
             copies, largest = copies + size, max(largest, size)
             if ("Gather", 0) in kinds:  # a tied table is read as it is, too
                 mapped += size
-        elif ("MatMulNBits", 1) in kinds:
+        elif graph.item(name) == 1 and ("MatMulNBits", 1) in kinds:
+            size = max(_packed_bytes(node) for node, _ in uses if node.op_type == "MatMulNBits")
             copies, largest = copies + size, max(largest, size)
-            if any(op == "Reshape" for op, _ in kinds):  # the embedding's view of the table is a copy
+            if ("GatherBlockQuantized", 0) in kinds:  # the embedding's view of the table is a copy
                 copies += size
         elif ("MatMulNBits", 2) in kinds:  # the scales, and as many sums of blocks, lie with the packed weights
             mapped += size
@@ -171,9 +172,16 @@ class _Graph:
             raise ArtifactError(f"{model}: cannot be read as ONNX ({reason:.200}); export again") from error
         self.tensors = {tensor.name: tensor for tensor in self._proto.graph.initializer}
         self.uses: dict[str, list[tuple[onnx.NodeProto, int]]] = defaultdict(list)
+        #: By the outputs of nodes on constants, which a session computes when it is opened, the tensors in them.
+        folded: dict[str, frozenset[str]] = {name: frozenset([name]) for name in self.tensors}
         for node in self._proto.graph.node:
+            if node.input and all(name in folded for name in node.input):
+                of_all = frozenset[str]().union(*(folded[name] for name in node.input))
+                folded |= dict.fromkeys(node.output, of_all)
+                continue
             for position, name in enumerate(node.input):
-                self.uses[name].append((node, position))
+                for tensor in folded.get(name, ()):
+                    self.uses[tensor].append((node, position))
 
     def rank(self, name: str) -> int:
         """Number of dimensions of a tensor."""
@@ -225,6 +233,11 @@ class _Graph:
         for item in self._proto.graph.input:
             if is_state(item.name):
                 yield list(item.type.tensor_type.shape.dim), item.type.tensor_type.elem_type
+
+
+def _packed_bytes(node: onnx.NodeProto) -> int:
+    """Bytes of the weights that a product multiplies, as its kernel packs them."""
+    return _integer(node, "N") * _integer(node, "K") * _integer(node, "bits") // 8
 
 
 def _heads(node: onnx.NodeProto) -> int:

@@ -10,7 +10,15 @@ from typing import Any, Literal, cast, get_args
 import onnx
 
 from converters.format import FormOptions
-from converters.onnx.precision import BLOCK_SIZE, BlockQuantization, Precision, PrecisionName, choose_precision
+from converters.onnx.precision import (
+    BLOCK_SIZE,
+    BlockQuantization,
+    Precision,
+    PrecisionName,
+    average_bits,
+    choose_precision,
+    mixed_precision,
+)
 from seap_export.common.providers import PROVIDERS, WRITTEN_FOR, DialectName
 from seap_export.errors import ArtifactError, UsageError
 
@@ -49,20 +57,26 @@ class OnnxForm:
         return asdict(self)
 
 
-def form_of(options: FormOptions) -> OnnxForm:
+def form_of(options: FormOptions, precision: str | None = None) -> OnnxForm:
     """The form that options describe.
+
+    Args:
+        options: The options.
+        precision: The precision that is given after a colon, if any, in place of theirs.
 
     Raises:
         UsageError: The provider cannot run it, or an option has no effect.
     """
     provider, dialect = options.provider, options.dialect or "fused"
-    name = cast(PrecisionName, options.precision or PROVIDERS[provider].precision[dialect])
+    name = cast(PrecisionName, precision or options.precision or PROVIDERS[provider].precision[dialect])
     idle = [option.replace("_", " ") for option in OF_BLOCKS if getattr(options, option)]
+    average = average_bits(name)
     if idle and not name.startswith("int"):
-        raise UsageError(
-            f"no effect on {name} weights, which are not quantised: {', '.join(idle)}; use --precision int8 or int4"
-        )
-    precision = choose_precision(
+        why = "which are not quantised" if average is None else "whose blocks are chosen for each matrix"
+        raise UsageError(f"no effect on {name} weights, {why}: {', '.join(idle)}; use --precision int8 or int4")
+    if average is not None:
+        return OnnxForm(mixed_precision(average, provider, dialect), dialect, options.logits or "last", provider)
+    chosen = choose_precision(
         name,
         provider,
         dialect,
@@ -71,7 +85,7 @@ def form_of(options: FormOptions) -> OnnxForm:
         symmetric=not options.asymmetric,
         embeddings=not options.float_embeddings,
     )
-    return OnnxForm(precision, dialect, options.logits or "last", provider)
+    return OnnxForm(chosen, dialect, options.logits or "last", provider)
 
 
 def read_form(model: Path) -> OnnxForm:

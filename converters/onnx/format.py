@@ -19,7 +19,9 @@ from converters.onnx.precision import (
     BlockQuantization,
     Precision,
     PrecisionName,
+    average_bits,
     choose_precision,
+    mixed_precision,
 )
 from converters.onnx.read_back import GraphWeights
 from converters.onnx.stored import weight_differences
@@ -30,6 +32,7 @@ from seap_export.common.providers import OWN_FORMAT, OWN_RUNTIME, PROVIDERS
 from seap_export.errors import InputError, UsageError
 from seap_export.model.families import ModelSpec
 from seap_export.pruning.plan.recipes import Target
+from seap_export.pruning.rounding.note import read_note
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,19 @@ class OnnxFormat(Format):
 
     def __post_init__(self) -> None:
         # For the CPU where it computes in this precision.
-        provider = "cuda" if self.precision == "bf16" else "cpu"
-        precision = choose_precision(self.precision, provider)  # type: ignore[arg-type]
+        provider, average = "cuda" if self.precision == "bf16" else "cpu", average_bits(self.precision)
+        name = cast(PrecisionName, self.precision)
+        precision = choose_precision(name, provider) if average is None else mixed_precision(average)
         object.__setattr__(self, "form", OnnxForm(precision, provider=provider))
+
+    @classmethod
+    def has_precision(cls, name: str) -> bool:
+        return average_bits(name) is not None or super().has_precision(name)
 
     @classmethod
     def of(cls, form: OnnxForm) -> OnnxFormat:
         """The format that writes graphs of this form."""
-        format = cls(form.precision.name)
+        format = cls(form.precision.label)
         object.__setattr__(format, "form", form)
         return format
 
@@ -68,7 +76,7 @@ class OnnxFormat(Format):
                 f"--format {cls.name}:{precision} and --precision {options.precision} contradict each other; give one "
                 "of them"
             )
-        return cls.of(form_of(replace(options, precision=cast(PrecisionName | None, precision or options.precision))))
+        return cls.of(form_of(options, precision))
 
     @classmethod
     def each_of_options(cls, options: FormOptions) -> Iterator[OnnxFormat]:
@@ -93,6 +101,8 @@ class OnnxFormat(Format):
             values["activations"] = form.precision.dtype
         if how.block_size != BLOCK_SIZE:
             values["block_size"] = how.block_size
+        if how.average is not None:
+            return values
         differing = {"asymmetric": not how.symmetric, "float_embeddings": not how.embeddings}
         return values | {name: True for name, differs in differing.items() if differs}
 
@@ -113,6 +123,12 @@ class OnnxFormat(Format):
         """The provider, the blocks that its kernels take whole, and whether attention shares keys in groups."""
         form = self.form
         return Target(form.provider, whole_blocks(form), groups_heads=form.dialect == "fused")
+
+    def mixed(self, average: float) -> OnnxFormat | None:
+        if not PROVIDERS[self.form.provider].bits or self.form.dialect == "standard":
+            return None
+        precision = mixed_precision(average, self.form.provider, self.form.dialect)
+        return self.of(replace(self.form, precision=precision))
 
     def plain(self) -> OnnxFormat:
         """The same form, but with weights in the first dtype of the provider, not quantised."""
@@ -142,13 +158,26 @@ class OnnxFormat(Format):
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
         how = self.form.precision.quantization
-        return how if how is not None and how.bits == 4 else None
+        return how if how is not None and (how.bits == 4 or how.average is not None) else None
 
     def settings(self) -> dict[str, Any]:
         return {"version": self.version, **self.form.to_json()}
 
     def write(self, model_folder: Path, out_folder: Path, on_layer: Callable[[int], None]) -> None:
-        convert_folder(model_folder, out_folder, self.form, on_layer)
+        convert_folder(model_folder, out_folder, self._form_of(model_folder), on_layer)
+
+    def _form_of(self, model_folder: Path) -> OnnxForm:
+        """The form with the bits of each matrix that a rounded model has."""
+        precision = self.form.precision
+        if precision.quantization is None or precision.quantization.average is None:
+            return self.form
+        note = read_note(model_folder)
+        if note is None or note.grid.average != precision.quantization.average:
+            raise UsageError(
+                f"the bits of each matrix are chosen with calibration texts; give --calibration, or use another "
+                f"precision than {self.precision}"
+            )
+        return replace(self.form, precision=replace(precision, quantization=note.grid))
 
     def weights(self, folder: Path, spec: ModelSpec) -> GraphWeights:
         return GraphWeights(folder / MODEL_FILE, spec)

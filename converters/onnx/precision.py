@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -12,13 +13,16 @@ import torch
 from seap_export.common.providers import PROVIDERS, DialectName, Dtype
 from seap_export.common.toml_file import either
 from seap_export.errors import UsageError
-from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.grid import LEAST_AVERAGE, MOST_AVERAGE, BlockQuantization
 
 PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
+#: What the name of a precision begins with whose matrices have different bits; their average follows.
+MIXED = "mixed-"
 
 #: The usual number of quantised weights that share a scale.
 BLOCK_SIZE = 32
+_SCALE_BYTES = 2
 _BITS: dict[str, int] = {"int8": 8, "int4": 4}
 _NAMES: dict[int, PrecisionName] = {8: "int8", 4: "int4"}
 _TORCH: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -47,8 +51,14 @@ class Precision:
 
     @property
     def name(self) -> PrecisionName:
-        """The name that users give it, which describes the weights."""
+        """The usual name, which describes the weights; where matrices have different bits, that of the most usual."""
         return self.dtype if self.quantization is None else _NAMES[self.quantization.bits]
+
+    @property
+    def label(self) -> str:
+        """The name that users give it: `name`, or `mixed-3.5`."""
+        average = None if self.quantization is None else self.quantization.average
+        return self.name if average is None else f"{MIXED}{average:g}"
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -61,9 +71,27 @@ class Precision:
         return _ONNX[self.dtype]
 
     @property
+    def scale_dtype(self) -> ir.DataType:
+        """The ONNX data type of the scales of quantised weights: 16 bits, which hold all that there are."""
+        return self.onnx_dtype if self.dtype_bytes == _SCALE_BYTES else ir.DataType.FLOAT16
+
+    @property
     def dtype_bytes(self) -> int:
         """Bytes of a number in `dtype`."""
         return self.torch_dtype.itemsize
+
+    @property
+    def read_bytes(self) -> float:
+        """Bytes that a product reads of a weight: in the bits of its kernel, with scales in `dtype`."""
+        how = self.quantization
+        if how is None:
+            return float(self.dtype_bytes)
+        bits = how.bits if how.average is None else how.average - 8 * _SCALE_BYTES / how.block_size
+        zero_point = 0 if how.symmetric else how.bits / 8
+        return (
+            max(bits, kernel_bits(math.ceil(bits)) if how.average is None else 4) / 8
+            + (self.dtype_bytes + zero_point) / how.block_size
+        )
 
     @property
     def weight_bytes(self) -> float:
@@ -71,8 +99,15 @@ class Precision:
         how = self.quantization
         if how is None:
             return float(self.dtype_bytes)
+        if how.average is not None:
+            return how.average / 8
         zero_point = 0 if how.symmetric else how.bits / 8
-        return how.bits / 8 + (self.dtype_bytes + zero_point) / how.block_size
+        return how.bits / 8 + (_SCALE_BYTES + zero_point) / how.block_size
+
+
+def kernel_bits(bits: int) -> int:
+    """The bits of a weight in the products that a runtime has kernels for: 4, or 8 if there are more."""
+    return 4 if bits <= 4 else 8
 
 
 def arithmetic_of(precision: str) -> Precision:
@@ -81,6 +116,40 @@ def arithmetic_of(precision: str) -> Precision:
     names: dict[int, PrecisionName] = {32: "fp32", 16: "bf16" if "bf16" in precision else "fp16", 8: "int8"}
     name = names.get(bits, "int4")
     return Precision(name) if name in ("fp32", "fp16", "bf16") else choose_precision(name)  # type: ignore[arg-type]
+
+
+def average_bits(name: str) -> float | None:
+    """The bits of a weight in `mixed-3.5`, with its share of a scale; None: it is not such a name.
+
+    Raises:
+        UsageError: The number is out of range.
+    """
+    if not re.fullmatch(rf"{MIXED}\d+(\.\d{{1,3}})?", name):
+        return None
+    average = float(name.removeprefix(MIXED))
+    if not LEAST_AVERAGE <= average <= MOST_AVERAGE:
+        raise UsageError(
+            f"{name}: bits are counted with a weight's share of a scale, so that the average is from "
+            f"{LEAST_AVERAGE:g} to {MOST_AVERAGE:g}"
+        )
+    return average
+
+
+def mixed_precision(average: float, provider: str = "cpu", dialect: DialectName = "fused") -> Precision:
+    """The precision whose matrices have bits of their own.
+
+    Args:
+        average: Bits of a weight, with its share of a scale.
+        provider: The provider that will run the graph.
+        dialect: The graph's set of operators.
+
+    Raises:
+        UsageError: The provider has one number of bits for all matrices of a file.
+    """
+    if not PROVIDERS[provider].bits:
+        able = either(name for name, row in PROVIDERS.items() if row.bits)
+        raise UsageError(f"the {provider} provider cannot run {MIXED}{average:g}; use int8 or int4, or {able}")
+    return Precision(PROVIDERS[provider].computes[dialect][0], BlockQuantization(4, average=average))
 
 
 def choose_precision(

@@ -53,7 +53,7 @@ class GraphWeights(PlainWeights):
         """A tensor of the plain form: rows of one that is joined, transposed or quantised in the graph."""
         if name in self._stacked:
             stored, layout, part = self._stacked[name]
-            return layout.parts(self._matrix(stored, layout.shape))[part]
+            return layout.parts(self._matrix(name, stored, layout.shape))[part]
         stored, rows = self._rows.get(name, (name, slice(None)))
         if f"{stored}.packed" in self._tensors and self._how is not None:
             points = f"{stored}.zero_points"
@@ -62,13 +62,13 @@ class GraphWeights(PlainWeights):
                 self._number(f"{stored}.scales")[rows].float(),
                 self._number(points)[rows] if points in self._tensors else None,
             )
-            return dequantize(matrix, self._how, self._shapes[name][1])
+            return dequantize(matrix, self._how.of(name), self._shapes[name][1])
         if f"{stored}.transposed" in self._tensors:
             return self._number(f"{stored}.transposed")[:, rows].T.float()
         return self._number(stored)[rows].float()
 
-    def _matrix(self, stored: str, shape: tuple[int, ...]) -> torch.Tensor:
-        """The matrices of experts, one below the other, or their biases."""
+    def _matrix(self, name: str, stored: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """The matrices of experts that weights of this name are part of, one below the other, or their biases."""
         if f"{stored}.packed" not in self._tensors or self._how is None:
             return self._number(stored).flatten(0, 1).float()
         packed, scales = (self._number(f"{stored}.{part}").flatten(0, 1) for part in ("packed", "scales"))
@@ -78,7 +78,7 @@ class GraphWeights(PlainWeights):
             scales.float(),
             self._number(points).flatten(0, 1) if points in self._tensors else None,
         )
-        return dequantize(matrix, self._how, shape[2])
+        return dequantize(matrix, self._how.of(name), shape[2])
 
     def _number(self, name: str) -> torch.Tensor:
         value = self._tensors.get(name)

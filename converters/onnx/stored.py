@@ -66,9 +66,8 @@ def weight_differences(
         if tensor is None or list(tensor.shape.numpy()) != list(wanted.shape.numpy()) or tensor.dtype != wanted.dtype:
             yield Difference(name, f"'{name}' is stored with another shape or type")
         elif name.endswith(_PARTS):
-            how = form.precision.quantization
             matrix = name.removesuffix(_PARTS[0])
-            if matrix != name and how is not None and (line := _other_levels(matrix, expected, stored, how)):
+            if matrix != name and (line := _other_levels(matrix, expected, stored, weights.grids[matrix])):
                 yield Difference(matrix, line)
         else:
             numbers = _Stored(tensor)

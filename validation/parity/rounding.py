@@ -28,14 +28,14 @@ _ELEMENTS = 1 << 18
 
 
 def round_weights(spec: ModelSpec, precision: Precision) -> Change | None:
-    """Rounds matrices to int8 or int4 levels; None: the precision leaves them as they are."""
-    how = precision.quantization
-    if how is None:
+    """Rounds matrices to the levels of their grids; None: the precision leaves them as they are."""
+    if precision.quantization is None:
         return None
-    quantized, form, dtype = frozenset(_quantized(spec, how)), StoredForm(spec), precision.torch_dtype
+    grids, form, dtype = _grids(spec, precision.quantization), StoredForm(spec), precision.torch_dtype
 
     def rounded(name: str, tensor: torch.Tensor) -> torch.Tensor:
-        if name not in quantized:
+        how = grids.get(name)
+        if how is None:
             return tensor
         if tensor.dim() == 3:  # matrices of experts
             rows = tensor.mT if form.is_transposed(name) else tensor
@@ -44,6 +44,13 @@ def round_weights(spec: ModelSpec, precision: Precision) -> Change | None:
         return _rounded(tensor.T, how, dtype).T if form.is_transposed(name) else _rounded(tensor, how, dtype)
 
     return lambda weights: {name: rounded(name, tensor) for name, tensor in weights.items()}
+
+
+def _grids(spec: ModelSpec, how: BlockQuantization) -> dict[str, BlockQuantization]:
+    """The grids of quantised weights by their stored names; the parts of one stored weight have the same."""
+    form, quantized = StoredForm(spec), frozenset(_quantized(spec, how))
+    held = ((stored, how.of(plain)) for plain in spec.tensors() for stored in form.holders([plain]))
+    return {stored: grid for stored, grid in held if stored in quantized}
 
 
 def _quantized(spec: ModelSpec, how: BlockQuantization) -> Iterator[str]:
@@ -155,12 +162,17 @@ def round_activations(model: Any, spec: ModelSpec, how: BlockQuantization, *, wh
         whole_rows: Whether a token has one scale and a zero point, as in XNNPACK's kernels, and not a scale for each
             block. Experts always have blocks.
     """
-    to_8_bits = _row_to_8_bits if whole_rows else partial(_to_8_bits, block_size=how.block_size)
-    modules = [model.get_submodule(name) for name in _projections(spec, how)]
-    if how.takes_table(spec.hidden_size):
-        modules.append(model.get_output_embeddings())
-    for module in modules:
+
+    def round_inputs(module: Any, block_size: int) -> None:
+        to_8_bits = _row_to_8_bits if whole_rows else partial(_to_8_bits, block_size=block_size)
         module.register_forward_pre_hook(lambda _, inputs: (to_8_bits(inputs[0]),))
+
+    grids = _grids(spec, how)
+    for name in _projections(spec, how):
+        round_inputs(model.get_submodule(name), grids[f"{name}.weight"].block_size)
+    if how.takes_table(spec.hidden_size):
+        head = "embed_tokens" if spec.tie_word_embeddings else "lm_head"
+        round_inputs(model.get_output_embeddings(), how.of(names.tensor(head)).block_size)
     for layer, experts in _quantized_experts(spec, how):
         if not is_looped(experts):  # whose products are of floats
             _round_neurons(model, spec.family, layer, how.block_size)

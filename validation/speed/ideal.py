@@ -42,8 +42,8 @@ def model_work(spec: ModelSpec, precision: Precision, batch: int, depth: int, *,
     how = precision.quantization
     has_float_head = how is not None and not how.takes_table(spec.hidden_size)
     return ModelWork(
-        decode_bytes=linear * precision.weight_bytes
-        + head * (precision.dtype_bytes if has_float_head else precision.weight_bytes)
+        decode_bytes=linear * precision.read_bytes
+        + head * (precision.dtype_bytes if has_float_head else precision.read_bytes)
         + batch * depth * cached * precision.dtype_bytes,
         prefill_macs=batch
         * (

@@ -10,6 +10,8 @@ import onnx
 import onnx_ir as ir
 
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
+from converters.onnx.precision import kernel_bits
+from converters.onnx.weights.quantize import planes
 from converters.onnx.weights.weights import QuantizedTensors
 from seap_export.pruning.rounding.grid import BlockQuantization
 
@@ -20,14 +22,14 @@ _INT8_ACTIVATIONS = 4
 
 @dataclass(frozen=True)
 class QuantizedWeight:
-    """A matrix quantised in blocks along its columns, in the layout of `converters.onnx.weights.quantize`.
+    """A matrix quantised in blocks along its columns, as operators read it.
 
     Attributes:
         shape: Rows and columns.
         bits: 4 or 8.
         block_size: Number of columns that share a scale.
         packed: uint8 [rows, blocks, block_size * bits / 8].
-        scales: [rows, blocks].
+        scales: [rows, blocks], in the dtype of activations.
         zero_points: uint8 [rows, ceil(blocks * bits / 8)]; None: 2^(bits - 1) for every block.
     """
 
@@ -40,12 +42,84 @@ class QuantizedWeight:
 
     @classmethod
     def of(
-        cls, g: GraphBuilder, tensors: QuantizedTensors, shape: tuple[int, ...], how: BlockQuantization
+        cls,
+        g: GraphBuilder,
+        tensors: QuantizedTensors,
+        shape: tuple[int, ...],
+        how: BlockQuantization,
+        dtype: ir.DataType,
     ) -> QuantizedWeight:
-        """A matrix, or those of all experts, whose tensors the graph stores."""
-        packed, scales = g.initializer(tensors.packed), g.initializer(tensors.scales)
+        """A matrix, or those of all experts, whose tensors the graph stores.
+
+        What operators do not read as it is stored is made of it by nodes on constants, which ONNX Runtime computes
+        once, when it opens the file.
+
+        Args:
+            g: The graph.
+            tensors: What is stored.
+            shape: The last two numbers are rows and columns.
+            how: The grid of the matrix.
+            dtype: Of the activations.
+        """
+        bits, scales = kernel_bits(how.bits), g.initializer(tensors.scales)
+        if tensors.scales.dtype != dtype:
+            scales = g.node("Cast", [scales], f"{scales.name}.wide", attributes={"to": dtype})
+        packed = g.initializer(tensors.packed)
+        if how.bits != bits:
+            packed = _unpacked(g, packed, how)
+            # a level of fewer bits is in the middle of those of the kernel that begin with them
+            factor = np.array(2.0 ** (how.bits - bits), dtype.numpy())
+            scales = g.node("Mul", [scales, g.constant(f"step_{how.bits}", factor)], f"{scales.name}.steps")
         points = None if tensors.zero_points is None else g.initializer(tensors.zero_points)
-        return cls((shape[-2], shape[-1]), how.bits, how.block_size, packed, scales, points)
+        return cls((shape[-2], shape[-1]), bits, how.block_size, packed, scales, points)
+
+
+def _unpacked(g: GraphBuilder, packed: ir.Value, how: BlockQuantization) -> ir.Value:
+    """The bytes that a kernel reads, of those that are stored; see `planes`.
+
+    The stored bits are the upper ones of a kernel's weight. The highest of those below them is 1, the others are 0:
+    weights are (q + 1/2 - 2^(bits - 1)) * scale, which is what zero points of symmetric blocks say.
+    """
+    name, bits, widths = str(packed.name), kernel_bits(how.bits), planes(how.bits)
+    rank = len(packed.shape or ())
+    sizes = [how.block_size * width // 8 for width in widths]
+    if rank != 3:
+        raise ValueError("experts of mixed bits are not supported")
+    parts = [packed]
+    if len(widths) > 1:
+        parts = [
+            *g.node_with_outputs(
+                "Split",
+                [packed, g.ints(*sizes)],
+                f"{name}.planes",
+                [str(width) for width in widths],
+                attributes={"axis": 2},
+            )
+        ]
+    value, start = g.constant(f"half_{how.bits}", _bytes(1 << (bits - how.bits - 1), bits)), bits - how.bits
+    for part, width in zip(parts, widths, strict=True):
+        label = f"{name}.{width}"
+        shifts = np.arange(0, bits, width, dtype=np.uint8)[:, None]
+        mask = g.constant(f"mask_{width}_{bits}", _bytes((1 << width) - 1, bits))
+        part = g.node("Unsqueeze", [part, g.ints(2)], f"{label}.unsqueezed")
+        part = g.node(
+            "BitShift",
+            [part, g.constant(f"shifts_{width}_{bits}", shifts)],
+            f"{label}.shifted",
+            attributes={"direction": "RIGHT"},
+        )
+        part = g.node("BitwiseAnd", [part, mask], f"{label}.masked")
+        if start:
+            by = g.constant(f"shift_{start}", np.array(start, np.uint8))
+            part = g.node("BitShift", [part, by], f"{label}.placed", attributes={"direction": "LEFT"})
+        part = g.node("Reshape", [part, g.ints(0, 0, -1)], f"{label}.bytes")
+        value, start = g.node("BitwiseOr", [part, value], f"{label}.joined"), start + width
+    return value
+
+
+def _bytes(weight: int, bits: int) -> np.ndarray:
+    """The byte all of whose weights are `weight`, uint8 []."""
+    return np.array(weight if bits == 8 else weight * 0x11, np.uint8)
 
 
 def matmul_blocks(
@@ -107,6 +181,11 @@ def _float_experts(node: onnx.NodeProto, graph: onnx.GraphProto) -> list[onnx.No
         return [node]
     block_size = attributes.pop("block_size")
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    shapes |= {
+        other.output[0]: shapes[other.input[0]]
+        for other in graph.node
+        if other.op_type == "Cast" and other.input[0] in shapes
+    }
     points = (*node.input[11:13], "", "")[:2]
     nodes, weights = [], []
     for packed, scales, point in zip(node.input[2:6:3], node.input[3:7:3], points, strict=True):

@@ -36,6 +36,7 @@ class Linears:
     def __init__(self, g: GraphBuilder, weights: LazyWeights, dialect: Dialect) -> None:
         self._g, self._weights, self._dialect = g, weights, dialect
         self._quantization = weights.precision.quantization
+        self._matrices: dict[str, QuantizedWeight] = {}
 
     def product(
         self,
@@ -126,7 +127,9 @@ class Linears:
         return self._g.initializer(self._weights.stored(name))
 
     def _quantized(self, weights: Sequence[str], name: str) -> QuantizedWeight:
-        how = self._quantization
-        if how is None:
-            raise ValueError("this precision does not quantise weights")
-        return QuantizedWeight.of(self._g, self._weights.quantized(weights, name), self._weights.shape(weights), how)
+        """The matrix of this name, made once: a tied table is read twice."""
+        if name not in self._matrices:
+            weight, how, dtype = self._weights, self._weights.grid(weights), self._weights.precision.onnx_dtype
+            tensors, shape = weight.quantized(weights, name), weight.shape(weights)
+            self._matrices[name] = QuantizedWeight.of(self._g, tensors, shape, how, dtype)
+        return self._matrices[name]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from converters.onnx.precision import kernel_bits
 from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, levels, padded_blocks
 
 #: Elements that are quantised at a time.
@@ -17,9 +18,10 @@ class QuantizedMatrix:
     """A matrix [N, K] quantised in blocks along K; the last block is padded with zeros.
 
     Attributes:
-        packed: uint8 [N, blocks, block_size * bits / 8]; the first of two 4-bit values is in the lower half of a byte.
+        packed: uint8 [N, blocks, block_size * bits / 8]; see `planes`.
         scales: float32 [N, blocks].
-        zero_points: uint8 [N, ceil(blocks * bits / 8)], packed likewise; None: 2^(bits - 1) for every block.
+        zero_points: uint8 [N, ceil(blocks * bits / 8)], the first of two 4-bit values in the lower half of a byte;
+            None: that of symmetric blocks.
     """
 
     packed: torch.Tensor
@@ -30,7 +32,7 @@ class QuantizedMatrix:
 def quantize(matrix: torch.Tensor, how: BlockQuantization) -> QuantizedMatrix:
     """Rounds each weight to the nearest level of its block, whose scale has the least squared error.
 
-    A 4-bit matrix that is on such levels already comes back as it is.
+    A matrix that is on such levels already comes back as it is.
 
     Args:
         matrix: [N, K], finite, any float dtype.
@@ -50,30 +52,70 @@ def quantize(matrix: torch.Tensor, how: BlockQuantization) -> QuantizedMatrix:
 def dequantize(matrix: QuantizedMatrix, how: BlockQuantization, columns: int) -> torch.Tensor:
     """The weights as a runtime reconstructs them, float32 [N, columns]."""
     n, blocks, _ = matrix.packed.shape
-    values = _unpack(matrix.packed, how.bits).reshape(n, blocks, how.block_size).float()
+    values = _unpack(matrix.packed, how).reshape(n, blocks, how.block_size).float()
     if matrix.zero_points is None:
-        zero_points = torch.full((n, blocks), float(1 << (how.bits - 1)))
+        zero_points = torch.full((n, blocks), how.middle)
     else:
-        zero_points = _unpack(matrix.zero_points, how.bits)[:, :blocks].float()
+        zero_points = _points(matrix.zero_points, how.bits)[:, :blocks].float()
     return ((values - zero_points.unsqueeze(-1)) * matrix.scales.unsqueeze(-1)).reshape(n, -1)[:, :columns]
+
+
+def planes(bits: int) -> tuple[int, ...]:
+    """The bits of a weight that lie together, the lower ones first: 3 bits as 2 and 1.
+
+    A block's bytes are those of its first plane, and then those of the next. In the bytes that a kernel reads, which
+    hold one or two weights, each of the bits of a plane has its place; a plane's byte i holds those of several kernel
+    bytes, i, i + n, i + 2 n and so on, n the bytes of the plane, one beside the other. So a graph unpacks a plane with
+    a shift and a mask. With 4 and 8 bits, the bytes are those that kernels read.
+    """
+    return {3: (2, 1), 5: (4, 1), 6: (4, 2)}.get(bits, (bits,))
 
 
 def _quantize_rows(matrix: torch.Tensor, how: BlockQuantization) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     blocks = padded_blocks(matrix, how)
     scales, zero_points = best_scales(blocks, how)
     packed = _pack(levels(blocks, scales, zero_points, how.bits).to(torch.uint8), how.bits)
-    return packed, scales.squeeze(-1), _pack(zero_points.squeeze(-1).to(torch.uint8), how.bits)
+    return packed, scales.squeeze(-1), _pack_points(zero_points.squeeze(-1).to(torch.uint8), how.bits)
+
+
+def _places(bits: int, width: int, device: torch.device) -> torch.Tensor:
+    """Where the values of a plane's byte begin in it: [kernel bytes, weights of a kernel byte]."""
+    kernel = kernel_bits(bits)
+    within, weights = torch.arange(0, kernel, width), torch.arange(0, 8, kernel)
+    return (within[:, None] + weights).to(device, torch.uint8)
 
 
 def _pack(values: torch.Tensor, bits: int) -> torch.Tensor:
-    """Packs values into bytes along the last axis; an odd number of 4-bit values is padded with a zero."""
+    """Packs the values of blocks, uint8 [..., block_size], into bytes; see `planes`."""
+    packed, start = [], 0
+    for width in planes(bits):
+        places = _places(bits, width, values.device)
+        parts = (values >> start & (1 << width) - 1).unflatten(-1, (len(places), -1, places.shape[1]))
+        packed.append((parts << places[:, None]).sum((-3, -1), dtype=torch.uint8))
+        start += width
+    return torch.cat(packed, -1)
+
+
+def _unpack(packed: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
+    """The values of blocks, uint8 [..., block_size]."""
+    values, start = torch.zeros((), dtype=torch.uint8, device=packed.device), 0
+    widths = planes(how.bits)
+    parts = packed.split([how.block_size * width // 8 for width in widths], -1)
+    for part, width in zip(parts, widths, strict=True):
+        places = _places(how.bits, width, packed.device)
+        unpacked = part[..., None, :, None] >> places[:, None] & (1 << width) - 1
+        values = values | unpacked.flatten(-3) << start
+        start += width
+    return values
+
+
+def _pack_points(values: torch.Tensor, bits: int) -> torch.Tensor:
+    """Packs zero points into bytes along the last axis; an odd number of 4-bit values is filled up with a zero."""
     if bits == 8:
         return values
     even = torch.nn.functional.pad(values, (0, values.shape[-1] % 2))
     return even[..., 0::2] | (even[..., 1::2] << 4)
 
 
-def _unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
-    if bits == 8:
-        return packed
-    return torch.stack((packed & 15, packed >> 4), -1).flatten(-2)
+def _points(packed: torch.Tensor, bits: int) -> torch.Tensor:
+    return packed if bits == 8 else torch.stack((packed & 15, packed >> 4), -1).flatten(-2)

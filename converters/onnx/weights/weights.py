@@ -20,18 +20,25 @@ from seap_export.errors import InputError
 from seap_export.model.families import ModelSpec
 from seap_export.model.sources.stored import PlainReader, StoredForm
 from seap_export.model.sources.weights import SafetensorsReader, WeightReader, check_weights
+from seap_export.pruning.rounding.grid import BlockQuantization
 
 #: Tensors up to this size, such as shapes and scalars, are stored in the graph itself.
 INLINE_BYTES = 48
 #: Elements that are converted at a time: of a large vocabulary's table, a whole copy in float32 takes gigabytes.
 _ELEMENTS = 1 << 24
 
+_TORCH = {
+    ir.DataType.FLOAT: torch.float32,
+    ir.DataType.FLOAT16: torch.float16,
+    ir.DataType.BFLOAT16: torch.bfloat16,
+}
+
 Pieces = Iterator[torch.Tensor]
 
 
 @dataclass(frozen=True)
 class QuantizedTensors:
-    """The parts of a `QuantizedMatrix` as tensors of a graph; scales have the dtype of the precision."""
+    """The parts of a `QuantizedMatrix` as tensors of a graph; scales have 16 bits whatever the precision."""
 
     packed: ir.TensorProtocol
     scales: ir.TensorProtocol
@@ -60,6 +67,8 @@ class LazyWeights:
         self.reader = reader
         self._shapes = reader.shapes()
         self.precision = precision
+        #: The grids of the matrices that were asked for, by their names in the graph.
+        self.grids: dict[str, BlockQuantization] = {}
         self._latest: tuple[str, QuantizedMatrix] | None = None
 
     def shape(self, names: Sequence[str]) -> tuple[int, int]:
@@ -68,7 +77,11 @@ class LazyWeights:
 
     def scaled(self, exponents: Mapping[str, int]) -> LazyWeights:
         """These weights, with the tensors named here times 2^exponent."""
-        return LazyWeights(ScaledReader(self.reader, exponents), self.precision) if exponents else self
+        if not exponents:
+            return self
+        weights = LazyWeights(ScaledReader(self.reader, exponents), self.precision)
+        weights.grids = self.grids
+        return weights
 
     def stored(self, name: str) -> ir.TensorProtocol:
         """A tensor in its stored layout, in the dtype of the precision."""
@@ -99,13 +112,11 @@ class LazyWeights:
 
         With a layout, they are the matrices of experts: [experts, out, ...], and what belongs to a row is one axis.
         """
-        how = self.precision.quantization
-        if how is None:
-            raise ValueError("this precision does not quantise weights")
+        self.grids[name] = how = self.grid(names)
         rows, columns = self.shape(names) if layout is None else layout.shape[1:]
         blocks = -(-columns // how.block_size)
         points = (rows, -(-blocks * how.bits // 8))
-        uint8, dtype = ir.DataType.UINT8, self.precision.onnx_dtype
+        uint8, dtype = ir.DataType.UINT8, self.precision.scale_dtype
 
         def part(label: str, kind: ir.DataType, shape: tuple[int, ...]) -> ir.TensorProtocol:
             if layout is not None:
@@ -113,7 +124,7 @@ class LazyWeights:
 
             def read() -> Pieces:
                 tensor: torch.Tensor = getattr(self._quantize(names, name, layout), label).view(shape)
-                yield tensor if kind == uint8 else self._narrowed(tensor, names)
+                yield tensor if kind == uint8 else self._narrowed(tensor, names, dtype)
 
             return lazy_tensor(f"{name}.{label}", shape, read, kind)
 
@@ -123,9 +134,21 @@ class LazyWeights:
             None if how.symmetric else part("zero_points", uint8, points),
         )
 
+    def grid(self, names: Sequence[str]) -> BlockQuantization:
+        """The grid of weights that the graph joins, which have the same.
+
+        Raises:
+            ValueError: The precision does not quantise weights, or those of the weights differ.
+        """
+        if self.precision.quantization is None:
+            raise ValueError("this precision does not quantise weights")
+        first, *others = {self.precision.quantization.of(name) for name in names}
+        if others:
+            raise ValueError(f"{', '.join(names)} are one matrix in a graph, and have different grids")
+        return first
+
     def _quantize(self, names: Sequence[str], name: str, layout: StackedLayout | None) -> QuantizedMatrix:
         """Keeps the latest result, because its parts are written one after the other."""
-        how = self.precision.quantization
         if self._latest is None or self._latest[0] != name:
             self._latest = None  # the memory of the one before is free before the next is read
             parts = list(self.reader.read(names).values())
@@ -134,7 +157,7 @@ class LazyWeights:
             matrix = parts[0] if len(parts) == 1 else torch.cat(parts)  # a single part stays mapped from its file
             if not _is_finite(matrix):
                 raise self._refusal(names)
-            self._latest = name, quantize(matrix, how)  # type: ignore[arg-type]
+            self._latest = name, quantize(matrix, self.grid(names))
         return self._latest[1]
 
     def _lazy(
@@ -147,17 +170,17 @@ class LazyWeights:
     ) -> ir.TensorProtocol:
         def read() -> Pieces:
             for piece in lay_out(list(self.reader.read(names).values())):
-                yield piece.float() if dtype == ir.DataType.FLOAT else self._narrowed(piece, names)
+                yield self._narrowed(piece, names, dtype or self.precision.onnx_dtype)
 
         return lazy_tensor(name, shape, read, dtype or self.precision.onnx_dtype)
 
-    def _narrowed(self, tensor: torch.Tensor, names: Sequence[str]) -> torch.Tensor:
-        """Converts what was made of the named weights to the dtype of the precision.
+    def _narrowed(self, tensor: torch.Tensor, names: Sequence[str], dtype: ir.DataType) -> torch.Tensor:
+        """Converts what was made of the named weights to a dtype.
 
         Raises:
             InputError: A value is not finite, or overflows in that dtype.
         """
-        narrow = tensor.to(self.precision.torch_dtype)
+        narrow = tensor.to(_TORCH[dtype])
         if not _is_finite(narrow):
             raise self._refusal(names)
         return narrow
@@ -170,8 +193,9 @@ class LazyWeights:
                 return not_finite(name)
             largest[name] = max(piece.float().abs().max().item() for piece in part.split(_at_once(part)))
         name = max(largest, key=largest.__getitem__)
-        dtype = self.precision.dtype
-        return InputError(f"weights: '{name}' reaches {largest[name]:.3g}, too large for {dtype}; use fp32")
+        return InputError(
+            f"weights: '{name}' reaches {largest[name]:.3g}, too large for {self.precision.name}; use fp32"
+        )
 
 
 def open_weights(model_folder: Path, spec: ModelSpec, precision: Precision) -> LazyWeights:

@@ -16,10 +16,12 @@ from __future__ import annotations
 
 import torch
 
-from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, padded_blocks, short_scales
+from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, on_grid, padded_blocks, short_scales
 
 #: The damping of the diagonal of M, as a fraction of its mean, so that M can be inverted if inputs never vary.
 _DAMPING = 0.01
+#: With so many bits, no error needs to be made up for.
+_EXACT_BITS = 8
 #: Rows that are rounded at a time: of a large vocabulary's table, several copies in float32 take gigabytes.
 _ROWS = 8192
 
@@ -30,24 +32,43 @@ def round_columns(weight: torch.Tensor, moment: torch.Tensor, how: BlockQuantiza
     Args:
         weight: W, any float dtype [out, in].
         moment: M up to a factor, float64 [in, in], symmetric, which is overwritten.
-        how: The grid, with 4 bits.
+        how: The grid.
     """
-    spread = moment.diagonal().mean()
-    damping = torch.where(spread > 0, _DAMPING * spread, torch.ones_like(spread))
-    moment.diagonal().add_(damping)
+    if how.bits == _EXACT_BITS:
+        return _nearest(weight.to(moment.device), how)
     blocks = _blocks(moment.diagonal(), how.block_size)
     order = torch.cat(blocks)
     moment.copy_(moment[order[:, None], order])
-    for further in (0, 9, 90, 900):  # of inputs that hardly vary, M may be the noise of their sums
-        moment.diagonal().add_(further * damping)
-        factor, failed = torch.linalg.cholesky_ex(moment)
-        if not failed:
-            break
-    factor = torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True).float()
+    factor = inverse_factor(moment).float()
     rounded = torch.empty(weight.shape, device=moment.device)
     for start in range(0, len(weight), _ROWS):
         left = weight[start : start + _ROWS].to(moment.device).float()[:, order]
         rounded[start : start + _ROWS, order] = _rounded(left, factor, [len(block) for block in blocks], how)
+    return rounded
+
+
+def inverse_factor(moment: torch.Tensor) -> torch.Tensor:
+    """The upper Cholesky factor U of M⁻¹, float64 [in, in], with M damped so that it can be inverted.
+
+    Args:
+        moment: M up to a factor, float64 [in, in], symmetric, which is overwritten.
+    """
+    spread = moment.diagonal().mean()
+    damping = torch.where(spread > 0, _DAMPING * spread, torch.ones_like(spread))
+    for further in (1, 9, 90, 900):  # of inputs that hardly vary, M may be the noise of their sums
+        moment.diagonal().add_(further * damping)
+        factor, failed = torch.linalg.cholesky_ex(moment)
+        if not failed:
+            break
+    return torch.linalg.cholesky(torch.cholesky_inverse(factor), upper=True)
+
+
+def _nearest(weight: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
+    """The nearest levels, which are near enough where there are many."""
+    rounded = torch.empty(weight.shape, device=weight.device)
+    for part, into in zip(weight.split(_ROWS), rounded.split(_ROWS), strict=True):
+        blocks = padded_blocks(part.float(), how)
+        into.copy_(on_grid(blocks, *best_scales(blocks, how), how.bits).flatten(1)[:, : weight.shape[1]])
     return rounded
 
 
@@ -69,7 +90,7 @@ def _rounded(left: torch.Tensor, factor: torch.Tensor, sizes: list[int], how: Bl
         step, zero = short_scales(scales).flatten(), points.flatten()
         errors = torch.empty(len(left), size, device=left.device)
         for column in range(start, end):
-            level = (left[:, column] / step).round_().add_(zero).clamp_(0, top).sub_(zero)
+            level = (left[:, column] / step).add_(zero).round_().clamp_(0, top).sub_(zero)
             rounded[:, column] = level.mul_(step)
             error = (left[:, column] - rounded[:, column]) / factor[column, column]
             errors[:, column - start] = error

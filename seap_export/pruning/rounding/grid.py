@@ -1,13 +1,19 @@
-"""The levels that a matrix may be rounded to: whole numbers of steps, a step for each block of a row."""
+"""The levels that a matrix may be rounded to, in equal steps: a step for each block of a row."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
 BLOCK_SIZES = (32, 64, 128)
-#: Candidate scales for a block of 4-bit weights, as fractions of the scale that clips nothing: those with the nearest
+#: The numbers of bits that a weight may have. With those of `_EVEN`, zero is a level; with the others, levels lie in
+#: pairs above and below it, since one more below would be a large share of so few.
+BITS, _EVEN = (2, 3, 4, 5, 6, 8), (4, 8)
+#: Bits of a weight on average, with its share of a scale of 16 bits, where matrices have bits and blocks of their own.
+LEAST_AVERAGE, MOST_AVERAGE = 2.25, 8.25
+#: Candidate scales for a block of few bits, as fractions of the scale that clips nothing: those with the nearest
 #: levels, which earlier versions took, too, and those by importance.
 _SHRINK, _BY_IMPORTANCE = tuple(1 - 0.04 * step for step in range(9)), tuple(1.06 - 0.02 * step for step in range(24))
 #: Weights of a block that are looked at first to see whether it is on a grid already, and what rounding may hide.
@@ -21,14 +27,17 @@ class BlockQuantization:
     """Weight-only quantisation of matrices [out, in] in blocks along `in`: weight = (q - zero point) * scale.
 
     Attributes:
-        bits: 4 or 8.
+        bits: One of `BITS`.
         block_size: Number of weights that share a scale: 32, 64 or 128.
-        symmetric: Whether the zero point is always 2^(bits - 1); otherwise each block has one.
+        symmetric: Whether the zero point is always `middle`; otherwise, with 4 or 8 bits, each block has one.
         embeddings: Whether the embedding and the LM head are quantised, too.
         whole_blocks: Whether matrices whose rows are no whole blocks stay as they are; otherwise their last blocks are
             filled up with zeros.
         positive: Whether scales are above zero. Otherwise that of a symmetric block may be below, so that its largest
             weight, of either sign, has the lowest level.
+        average: Bits of a weight with its share of a scale, the mean of all matrices, which then have bits of their
+            own; None: all matrices are alike.
+        others: The matrices that have other bits and blocks than these: the full names of weights, bits, block size.
     """
 
     bits: int
@@ -37,19 +46,41 @@ class BlockQuantization:
     embeddings: bool = True
     whole_blocks: bool = False
     positive: bool = False
+    average: float | None = None
+    others: tuple[tuple[str, int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.bits not in (4, 8):
-            raise ValueError(f"bits must be 4 or 8, not {self.bits}")
+        object.__setattr__(self, "others", tuple((name, bits, size) for name, bits, size in self.others))
+        if self.bits not in BITS:
+            raise ValueError(f"bits must be one of {BITS}, not {self.bits}")
         if self.block_size not in BLOCK_SIZES:
             raise ValueError(f"block size must be one of {BLOCK_SIZES}, not {self.block_size}")
+        if self.average is not None and not LEAST_AVERAGE <= self.average <= MOST_AVERAGE:
+            raise ValueError(f"the average must be from {LEAST_AVERAGE} to {MOST_AVERAGE}, not {self.average}")
+        if not self.symmetric and self.bits not in _EVEN:
+            raise ValueError(f"weights of {self.bits} bits have no zero points")
+
+    @property
+    def middle(self) -> float:
+        """The zero point of symmetric blocks: a level, or between two."""
+        return (1 << (self.bits - 1)) - (0.0 if self.bits in _EVEN else 0.5)
 
     @property
     def name(self) -> str:
         """A name for files, such as "int4-32"."""
         further = ["" if self.symmetric else "-asymmetric", "" if self.embeddings else "-float-embeddings"]
         further += ["-whole-blocks" if self.whole_blocks else "", "-positive" if self.positive else ""]
-        return f"int{self.bits}-{self.block_size}{''.join(further)}"
+        kind = f"int{self.bits}-{self.block_size}" if self.average is None else f"mixed-{self.average:g}"
+        return f"{kind}{''.join(further)}"
+
+    def of(self, name: str) -> BlockQuantization:
+        """The grid of one matrix, given the full name of its weight."""
+        bits, size = self._others.get(name, (self.bits, self.block_size))
+        return replace(self, bits=bits, block_size=size, average=None, others=())
+
+    @cached_property
+    def _others(self) -> dict[str, tuple[int, int]]:
+        return {name: (bits, size) for name, bits, size in self.others}
 
     def takes(self, columns: int) -> bool:
         """Whether matrices with so many columns are quantised."""
@@ -71,25 +102,32 @@ def best_scales(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Scale and zero point of each block, both [N, blocks, 1]; see `padded_blocks`.
 
-    The scale minimises the block's squared error: clipping the largest weights of a 4-bit block often costs less than
-    the coarser steps that they would require. A 4-bit block whose weights are on some grid keeps it, so that rounding
-    twice is rounding once.
+    Scales are numbers of float16, in which files store them. The scale minimises the block's squared error: clipping
+    the largest weights often costs less than the coarser steps that they would require. With 8 bits it clips nothing.
+    A block whose weights are on some such grid keeps it, so that rounding twice is rounding once.
 
     Args:
         blocks: Weights, float32 [N, blocks, block_size].
         how: The grid.
         importance: The weight of the squared error in each column, float32 [block_size] or [blocks, block_size]; None:
-            all count alike. With 8 bits, scales clip nothing, whatever the importance.
+            all count alike.
     """
     full, zero_points = _symmetric(blocks, how) if how.symmetric else _asymmetric(blocks, how.bits)
     if how.bits == 8:
         return full, zero_points
     best, lowest = full, _error(blocks, full, zero_points, how.bits, importance)
     for fraction in _SHRINK[1:] if importance is None else _BY_IMPORTANCE:
-        scales = full * fraction
+        scales = float16_scales(full * fraction)
         error = _error(blocks, scales, zero_points, how.bits, importance)
         best, lowest = torch.where(error < lowest, scales, best), torch.minimum(error, lowest)
     return _exact(blocks, how, best, zero_points)
+
+
+def float16_scales(scales: torch.Tensor) -> torch.Tensor:
+    """The nearest scales that float16 holds; none becomes zero, and those that are too large stay as they are."""
+    near = scales.half().float()
+    near = torch.where(near == 0, torch.copysign(torch.full_like(near, _TINY), scales), near)
+    return torch.where(near.isinf(), scales, near)
 
 
 def short_scales(scales: torch.Tensor) -> torch.Tensor:
@@ -97,13 +135,12 @@ def short_scales(scales: torch.Tensor) -> torch.Tensor:
 
     All float types hold them, and float32 their products with levels.
     """
-    short = (scales.bfloat16().float() / _TINY).round_() * _TINY
-    return torch.where(short == 0, torch.copysign(torch.full_like(short, _TINY), scales), short)
+    return float16_scales(scales.bfloat16().float())
 
 
 def levels(blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, bits: int) -> torch.Tensor:
     """The number of the level nearest to each weight, from 0 to 2^bits - 1."""
-    return (blocks / scales).round_().add_(zero_points).clamp_(0, (1 << bits) - 1)
+    return (blocks / scales).add_(zero_points).round_().clamp_(0, (1 << bits) - 1)
 
 
 def on_grid(blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tensor, bits: int) -> torch.Tensor:
@@ -112,20 +149,20 @@ def on_grid(blocks: torch.Tensor, scales: torch.Tensor, zero_points: torch.Tenso
 
 
 def _symmetric(blocks: torch.Tensor, how: BlockQuantization) -> tuple[torch.Tensor, torch.Tensor]:
-    """Maps the largest weight to the lowest level, because there is one more level below zero than above."""
-    middle = 1 << (how.bits - 1)
-    if how.positive:
-        full = torch.maximum(blocks.amax(-1, keepdim=True) / (middle - 1), blocks.amin(-1, keepdim=True) / -middle)
+    """Maps the largest weight to the lowest level, of which there is one more below zero than above, or as many."""
+    middle, above = how.middle, (1 << how.bits) - 1 - how.middle
+    if how.positive or middle == above:
+        full = torch.maximum(blocks.amax(-1, keepdim=True) / above, blocks.amin(-1, keepdim=True) / -middle)
     else:
         full = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)) / -middle
-    return _not_zero(full), torch.full_like(full, float(middle))
+    return float16_scales(_not_zero(full)), torch.full_like(full, middle)
 
 
 def _asymmetric(blocks: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Makes the levels span the block's weights and zero, which is always a level."""
     top = (1 << bits) - 1
     lowest, highest = _span(blocks)
-    scales = _not_zero((highest - lowest) / top)
+    scales = float16_scales(_not_zero((highest - lowest) / top))
     return scales, (-lowest / scales).round_().clamp_(0, top)
 
 
@@ -152,25 +189,27 @@ def _error(
 def _exact(
     blocks: torch.Tensor, how: BlockQuantization, scales: torch.Tensor, zero_points: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Replaces the scales and zero points of blocks whose weights are multiples of one step.
+    """Replaces the scales and zero points of blocks whose weights are on a grid, multiples of one step, say.
 
     These get the largest such step, or, as they may be multiples of several, the largest that all float types hold.
     """
+    in_pairs = how.bits not in _EVEN
     if how.symmetric:
         span, most = -blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)), 1 << (how.bits - 1)
-        span = span.abs() if how.positive else span
+        span = span.abs() if how.positive or in_pairs else span
     else:
         lowest, highest = _span(blocks)
         span, most = highest - lowest, (1 << how.bits) - 1
-    counts = torch.arange(1, most + 1, device=blocks.device)  # of steps in the span
+    # of steps in the span, or of half steps, whose number is odd
+    counts = torch.arange(1, 2 * most if in_pairs else most + 1, 1 + in_pairs, device=blocks.device)
     few = (blocks[..., :_LOOKED_AT] / _not_zero(span)).unsqueeze(-1) * counts
     near = (((few - few.round()).abs() < _NEARLY).all(-2).any(-1, keepdim=True) & (span != 0)).squeeze(-1)
     if not near.any():
         return scales, zero_points
     near_blocks, near_span, near_scales, points = blocks[near], span[near], scales[near], zero_points[near]
     is_short = torch.zeros_like(near_scales, dtype=torch.bool)
-    for count in range(most, 0, -1):
-        step = near_span / count
+    for count in reversed(counts.tolist()):
+        step = float16_scales(near_span * (1 + in_pairs) / count)
         point = points if how.symmetric else (-_span(near_blocks)[0] / step).round_()
         short = short_scales(step) == step
         better = (_error(near_blocks, step, point, how.bits) == 0) & (short | ~is_short)

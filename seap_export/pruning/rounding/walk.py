@@ -88,7 +88,8 @@ class RoundedLayers(SideBySide):
         if self._spec.tie_word_embeddings:
             metrics["embed_tokens"] = head / head.diagonal().mean() + _EMBEDDING * alike
         for name in self.tables:
-            yield name, round_columns(self._source.read_outer(name), metrics[name], self._how).cpu()
+            how = self._how.of(names.tensor(name))
+            yield name, round_columns(self._source.read_outer(name), metrics[name], how).cpu()
 
     def layers(self, first: int, embedding: Embedding) -> Iterator[dict[str, torch.Tensor]]:
         """Yields the tensors of each rounded layer from the first one on, by full name; what is rounded is float32.
@@ -191,7 +192,7 @@ class RoundedLayers(SideBySide):
             return {}
 
         def store(weight: torch.Tensor, moment: Moment) -> torch.Tensor:
-            return round_columns(weight, moment(), self._how)
+            return round_columns(weight, moment(), self._how.of(name))
 
         fit = make(sublayer, layer, self._rounded, self._weights)
         self._floats.advance(exact, output, partial(fit.add, exact))
@@ -239,8 +240,9 @@ class RoundedLayers(SideBySide):
         )
         # A bias takes up the mean, so that only what varies counts; without one, both do.
         moment = covariance.clone() if bias is not None else covariance + torch.outer(mean, mean)
-        rounded = round_columns(fit.weight, moment, self._how)
-        tensors = {names.weight(projection, index): rounded.cpu()}
+        name = names.weight(projection, index)
+        rounded = round_columns(fit.weight, moment, self._how.of(name))
+        tensors = {name: rounded.cpu()}
         if bias is not None:
             tensors[names.bias(projection, index)] = (target_mean - rounded.double() @ mean).float().cpu()
         return tensors

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -29,10 +29,11 @@ from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.rounding.grid import BlockQuantization
 from seap_export.pruning.rounding.note import RoundingNote, without_dtype
+from seap_export.pruning.rounding.shares import shared_out
 from seap_export.pruning.rounding.walk import RoundedLayers
 from seap_export.pruning.shrink.write import MODELING_FILES, write_weights
 
-_TABLES = "tables"
+_TABLES, _SHARES = "tables", "shares.json"
 
 
 def write_rounded_model(
@@ -52,7 +53,7 @@ def write_rounded_model(
     Args:
         model_folder: config.json, safetensors files and tokenizer, dense or pruned.
         statistics: The calibration texts.
-        how: The grid; with 4 bits.
+        how: The grid; one with an average gets the bits of each matrix.
         folder: Where to.
         on_layer: Called with a layer's index once it is written.
         compute: Where layers are computed; None: on the CPU.
@@ -71,6 +72,8 @@ def write_rounded_model(
         )
     unfinished = folder / UNFINISHED
     unfinished.mkdir(exist_ok=True)
+    if how.average is not None and not how.others:
+        how = _shared_out(source, texts, how, unfinished, compute)
     walk = RoundedLayers(source, statistics, texts, how, unfinished, compute)
     tables = unfinished / _TABLES
     if not tables.is_file():
@@ -83,6 +86,24 @@ def write_rounded_model(
     write_weights(rounded, source.spec, layers, folder, on_layer, saved=walk.saved)
     write_other_files(model_folder, folder, RoundingNote.of(model_folder, folder, how))
     shutil.rmtree(unfinished)
+
+
+def _shared_out(
+    source: Source,
+    texts: list[tuple[list[int], float]],
+    how: BlockQuantization,
+    unfinished: Path,
+    compute: Compute,
+) -> BlockQuantization:
+    """The grid with the bits of each matrix, which are kept for a call that goes on."""
+    file = unfinished / _SHARES
+    if file.is_file():
+        return BlockQuantization(**read_json(file))
+    how = shared_out(source, [ids for ids, _ in texts], how, unfinished, compute.device)
+    part = file.with_name(file.name + PART)
+    write_json(part, asdict(how))
+    keep(part, file)
+    return how
 
 
 def _kept_tokens(

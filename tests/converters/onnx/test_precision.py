@@ -93,7 +93,12 @@ def test_the_graph_is_valid_in_every_dtype(dtype: Any, written: Callable[..., An
     kinds = {
         tensor.data_type for tensor in onnx.load(folder / "model.onnx", load_external_data=False).graph.initializer
     }
-    assert kinds == {int(precision.onnx_dtype), onnx.TensorProto.UINT8, onnx.TensorProto.INT64}
+    assert kinds == {
+        int(precision.onnx_dtype),
+        int(precision.scale_dtype),
+        onnx.TensorProto.UINT8,
+        onnx.TensorProto.INT64,
+    }
 
 
 @pytest.mark.parametrize("name", PRECISIONS)

@@ -42,7 +42,9 @@ def test_bytes_of_quantised_weights() -> None:
     whole = model_work(spec, Precision("fp32", BlockQuantization(4)), 1, 1, last_logits=True)
     assert whole.decode_bytes == (LINEAR + HEAD) * (0.5 + 4 / 32) + 4 * CACHED
     with_points = Precision("fp16", BlockQuantization(8, 64, symmetric=False, embeddings=False))
-    assert with_points.weight_bytes == 1 + (2 + 1) / 64
+    assert with_points.weight_bytes == with_points.read_bytes == 1 + (2 + 1) / 64
+    assert Precision("fp32", BlockQuantization(4)).weight_bytes == 0.5 + 2 / 32
+    assert Precision("fp32", BlockQuantization(3)).read_bytes == 0.5 + 4 / 32
     part = model_work(spec, with_points, 1, 1, last_logits=True)
     assert part.decode_bytes == LINEAR * with_points.weight_bytes + 2 * (HEAD + CACHED)
 

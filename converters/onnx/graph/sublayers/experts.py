@@ -96,6 +96,9 @@ class ExpertsWriter(KindWriter):
             first, second = (self._g.initializer(self._weights.stacked(*matrix)) for matrix in named)
             return first, second
         quantized, other = (
-            QuantizedWeight.of(self._g, self._weights.quantized(*matrix), matrix[2].shape, how) for matrix in named
+            QuantizedWeight.of(
+                self._g, self._weights.quantized(*matrix), matrix[2].shape, self._weights.grid(matrix[0]), self._dtype
+            )
+            for matrix in named
         )
         return quantized, other

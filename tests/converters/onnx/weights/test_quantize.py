@@ -74,12 +74,12 @@ def test_a_clipped_block_is_never_worse(symmetric: bool) -> None:
     made = quantize(weights, how)
     blocks = weights.view(64, -1, 32)
     if symmetric:
-        scales = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)) / -8
+        scales = (blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)) / -8).half().float()
         levels = (blocks / scales).round().clamp(-8, 7)
         plain = levels * scales
     else:
         lowest, highest = blocks.amin(-1, keepdim=True).clamp(max=0), blocks.amax(-1, keepdim=True).clamp(min=0)
-        scales = (highest - lowest) / 15
+        scales = ((highest - lowest) / 15).half().float()
         zero = (-lowest / scales).round()
         plain = ((blocks / scales).round() + zero).clamp(0, 15).sub(zero) * scales
     ours = (dequantize(made, how, 512).view_as(blocks) - blocks).square().sum(-1)
@@ -94,7 +94,7 @@ def test_a_block_of_zeros_stays_zero(how: BlockQuantization) -> None:
     weights[1, 40] = 1.0
     again = dequantize(quantize(weights, how), how, 64)
     assert torch.equal(again[0], torch.zeros(64))
-    assert again[1, 40].item() == pytest.approx(1.0)
+    assert again[1, 40].item() == pytest.approx(1.0, rel=2**-11)  # a scale has 11 digits
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
@@ -109,7 +109,7 @@ def test_rows_do_not_depend_on_how_many_are_done_at_once(symmetric: bool, monkey
     assert symmetric or torch.equal(whole.zero_points, parts.zero_points)
 
 
-@pytest.mark.parametrize(("bits", "size"), [(3, 32), (4, 16), (8, 48)])
+@pytest.mark.parametrize(("bits", "size"), [(7, 32), (4, 16), (8, 48)])
 def test_unknown_forms_are_refused(bits: int, size: int) -> None:
     with pytest.raises(ValueError, match="must be"):
         BlockQuantization(bits, size)

@@ -103,9 +103,8 @@ def test_a_bad_number_in_the_last_piece_is_refused(at_once: int, reader: Reader,
     ):
         with pytest.raises(InputError, match="'a' holds NaN or infinite"):
             bytes_of(weight)
-    int4 = LazyWeights(reader, choose_precision("int4")).quantized(["a"], "q")
     with pytest.raises(InputError, match="'a' holds NaN or infinite"):
-        bytes_of(int4.packed)
+        bytes_of(LazyWeights(reader, choose_precision("int4")).quantized(["a"], "q").packed)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int4"])

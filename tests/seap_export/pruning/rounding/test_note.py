@@ -41,7 +41,7 @@ def test_it_is_read_as_it_was_written(folders: tuple[Path, Path]) -> None:
     assert read_note(folders[0]) is None
 
 
-@pytest.mark.parametrize("change", [{"schema": "seap-export/rounding/1"}, {"grid": {"bits": 5}}, {"dtype": "int8"}])
+@pytest.mark.parametrize("change", [{"schema": "seap-export/rounding/1"}, {"grid": {"bits": 7}}, {"dtype": "int8"}])
 def test_a_damaged_note_is_refused(folders: tuple[Path, Path], change: dict[str, object]) -> None:
     set_json(folders[1] / "rounding.json", **change)
     with pytest.raises(ArtifactError, match=r"rounding\.json"):

@@ -1,0 +1,202 @@
+"""What each matrix of a model means to its predictions: how far errors of its outputs move them, and what it reads.
+
+An error E of a matrix adds E x to its output y, which changes the predictions by about KL = 1/2 (E x)ᵀ G (E x), with
+G = E[g gᵀ] the Fisher information of the prediction with respect to y: g is the gradient of log p(t) for a token t
+drawn from the prediction (Kullback 1959, section 2.6). Of G, the diagonal is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from seap_export.model.families import names
+from seap_export.model.families.names import Projection
+from seap_export.model.layers.batches import Batch, length_buckets
+from seap_export.model.layers.hidden_states import HiddenStates, logits, output_stream
+from seap_export.model.layers.kept import kept_tensors, path_of, write_tensors
+from seap_export.model.layers.layer import DecoderLayer
+from seap_export.model.layers.working_memory import LOGIT_TOKENS
+from seap_export.model.sources.source import Source
+
+#: Tokens whose gradients are taken, and positions of a batch.
+INFORMATION_TOKENS, _BATCH_TOKENS = 2048, 512
+
+
+@dataclass(frozen=True)
+class Information:
+    """What a matrix [out, in] means.
+
+    Attributes:
+        rows: The diagonal of G, float64 [out].
+        moment: E[x xᵀ], float64 [in, in]; of the experts of a mixture, which have a part of the columns each, the mean
+            over these parts.
+    """
+
+    rows: torch.Tensor
+    moment: torch.Tensor
+
+
+@dataclass(frozen=True)
+class _Product:
+    projection: Projection
+    x: torch.Tensor
+    product: torch.Tensor
+    rows: slice
+
+
+class _Watched(DecoderLayer):
+    """A layer that remembers its products, for gradients with respect to them."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*args)  # type: ignore[arg-type]
+        self.seen: list[_Product] = []
+
+    def linear(
+        self, projection: Projection, x: torch.Tensor, rows: slice | None = None, columns: slice | None = None
+    ) -> torch.Tensor:
+        product = super().linear(projection, x, rows, columns)
+        if torch.is_grad_enabled():
+            self.seen.append(_Product(projection, x.detach(), product, rows or slice(None)))
+        return product
+
+
+class _Sums:
+    """Sums over the tokens that a matrix sees."""
+
+    def __init__(self, outputs: int, inputs: int, device: torch.device) -> None:
+        self._rows = torch.zeros(outputs, dtype=torch.float64, device=device)
+        self._moment = torch.zeros(inputs, inputs, dtype=torch.float64, device=device)
+
+    def add(self, rows: slice, gradient: torch.Tensor, x: torch.Tensor) -> None:
+        self._rows[rows] += gradient.flatten(0, -2).double().square().sum(0)
+        flat = x.flatten(0, -2)
+        self._moment += (flat.T @ flat).double()
+
+    def mean(self, tokens: int) -> Information:
+        return Information((self._rows / tokens).cpu(), (self._moment / tokens).cpu())
+
+
+def information(
+    source: Source, texts: Sequence[Sequence[int]], folder: Path, device: torch.device
+) -> Iterator[dict[str, Information]]:
+    """Yields the information of the matrices by their full names: of the tables, then of each layer, the last first.
+
+    Args:
+        source: The model.
+        texts: Token ids of calibration texts; the first ones, with `INFORMATION_TOKENS` tokens, are used.
+        folder: An existing folder for the hidden states before each layer.
+        device: Where layers are computed.
+    """
+    batches, spec = length_buckets(_some(texts), _BATCH_TOKENS, device), source.spec
+    tokens = sum(batch.num_tokens for batch in batches)
+    with torch.no_grad():
+        hidden = _forwards(source, batches, folder, device)
+    at_head = _AtHead(source, device)
+    gradients = [at_head.gradient(stream) for stream in hidden.streams]
+    yield at_head.information(batches, tokens)
+    for index in reversed(range(len(spec.layers))):
+        layer = _Watched(spec, index, source.read_layer(index), device)
+        sums: dict[str, _Sums] = {}
+        before = kept_tensors(path_of(folder, "before", index))
+        for number, batch in enumerate(batches):
+            gradients[number] = _backward(layer, batch, before[str(number)].to(device), gradients[number], sums)
+        del layer
+        yield {name: each.mean(tokens) for name, each in sums.items()}
+        path_of(folder, "before", index).unlink()
+    if not spec.tie_word_embeddings:
+        yield {names.tensor("embed_tokens"): _of_embedding(source, batches, gradients, tokens)}
+
+
+def _of_embedding(
+    source: Source, batches: Sequence[Batch], gradients: Sequence[torch.Tensor], tokens: int
+) -> Information:
+    """What an embedding of its own means, whose rows are added to the stream and not multiplied with anything."""
+    spec, factor = source.spec, source.spec.block.embedding_multiplier
+    rows = torch.zeros(spec.vocab_size, dtype=torch.float64)
+    for batch, gradient in zip(batches, gradients, strict=True):
+        squares = (gradient[:, : spec.hidden_size].cpu().double() * factor).square().mean(1)
+        rows.index_add_(0, batch.input_ids[batch.real], squares)
+    return Information(rows / tokens, torch.eye(spec.hidden_size, dtype=torch.float64))
+
+
+def _some(texts: Sequence[Sequence[int]]) -> list[Sequence[int]]:
+    """The first texts, cut to batches, that have as many tokens as are used."""
+    some, left = list[Sequence[int]](), INFORMATION_TOKENS
+    for text in texts:
+        if left <= 0:
+            break
+        some.append(text[: min(left, _BATCH_TOKENS)])
+        left -= len(some[-1])
+    return some
+
+
+def _forwards(source: Source, batches: Sequence[Batch], folder: Path, device: torch.device) -> HiddenStates:
+    """The hidden states behind the last layer; those before each layer are kept in the folder."""
+    spec = source.spec
+    hidden = HiddenStates.embedded(spec, source.read_embedding(), batches)
+    for index in range(len(spec.layers)):
+        write_tensors(path_of(folder, "before", index), {str(i): hidden.streams[i] for i in range(len(batches))})
+        layer = DecoderLayer(spec, index, source.read_layer(index), device)
+        for output in spec.layers[index].outputs:
+            hidden.advance(layer, output)
+    return hidden
+
+
+class _AtHead:
+    """The gradients at the LM head and before it, and what the head means."""
+
+    def __init__(self, source: Source, device: torch.device) -> None:
+        self._spec, self._norm, self._head, self._device = source.spec, source.read_norm(), source.read_head(), device
+        self._generator = torch.Generator().manual_seed(0)
+        self._sums = _Sums(self._spec.vocab_size, self._spec.hidden_size, device)
+
+    def gradient(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The gradient of log p(t) with respect to the hidden states behind the last layer."""
+        rows = []
+        for block in hidden.split(LOGIT_TOKENS):
+            with torch.enable_grad():
+                stream = block.detach().clone().requires_grad_(True)
+                normed = output_stream(self._spec, self._norm, stream)
+            capped, cap = logits(self._spec, self._head, normed.detach()), self._spec.block.logits_softcap
+            p = capped.softmax(-1)
+            drawn = torch.multinomial(p.cpu(), 1, generator=self._generator).to(p.device)
+            # E[g²] over all draws is p (1 - p) at the logits; what goes back is that of one draw
+            slope = 1.0 if cap is None else 1 - capped.div_(cap).square_()
+            expected = (p * (1 - p)).sqrt_().mul_(slope)
+            self._sums.add(slice(None), expected, normed.detach())
+            at_logits = p.neg_().scatter_add_(1, drawn, torch.ones_like(drawn, dtype=p.dtype)).mul_(slope)
+            rows.append(torch.autograd.grad(normed, stream, self._head.transposed(at_logits))[0])
+        return torch.cat(rows)
+
+    def information(self, batches: Sequence[Batch], tokens: int) -> dict[str, Information]:
+        """Of the table that is the LM head."""
+        name = "embed_tokens" if self._spec.tie_word_embeddings else "lm_head"
+        return {names.tensor(name): self._sums.mean(tokens)}
+
+
+def _backward(
+    layer: _Watched, batch: Batch, hidden: torch.Tensor, gradient: torch.Tensor, sums: dict[str, _Sums]
+) -> torch.Tensor:
+    """Adds what a batch tells of a layer's matrices, and returns the gradient before the layer."""
+    layer.seen = []
+    with torch.enable_grad():
+        leaf = read = after = hidden.clone().requires_grad_(True)
+        for sublayer in layer.spec.sublayers:
+            read = read if sublayer.beside else after
+            _, product = layer.channels_and_product(sublayer.output, read, batch)
+            update = layer.update(sublayer.output, product, layer.held(sublayer.output, after))
+            after = layer.after(sublayer.output, after, layer.total(sublayer.output, after, update), batch)
+        products = [each.product for each in layer.seen]
+        before, *at_products = torch.autograd.grad(after, (leaf, *products), gradient, allow_unused=True)
+    for each, at_product in zip(layer.seen, at_products, strict=True):
+        if at_product is not None:
+            name = names.weight(each.projection, layer.index)
+            if name not in sums:
+                sums[name] = _Sums(len(layer.tensors[name]), each.x.shape[-1], batch.device)
+            factor = layer.spec.factor(each.projection)
+            sums[name].add(each.rows, at_product * factor, each.x)
+    return before

@@ -1,0 +1,125 @@
+"""Shares bits out among the matrices of a model, so that rounding moves its predictions least at a given size."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from seap_export.model.families import Experts, ModelSpec, names
+from seap_export.model.sources.source import Source
+from seap_export.pruning.rounding.columns import inverse_factor
+from seap_export.pruning.rounding.grid import BITS, BlockQuantization, best_scales, on_grid, padded_blocks
+from seap_export.pruning.rounding.information import Information, information
+
+#: The ways to round a matrix: bits and block size.
+_WAYS = [(bits, size) for bits in BITS for size in (32, 64) if (bits, size) != (8, 32)]
+#: Rows of a matrix whose errors are computed, and bytes of a scale.
+_ROWS, _SCALE = 256, 2
+
+
+@dataclass(frozen=True)
+class _Option:
+    """One of the `_WAYS` for a group of matrices: KL in nats per token, and bytes."""
+
+    way: tuple[int, int]
+    loss: float
+    size: int
+
+
+def shared_out(
+    source: Source, texts: Sequence[Sequence[int]], how: BlockQuantization, folder: Path, device: torch.device
+) -> BlockQuantization:
+    """The grid with bits and blocks for each matrix whose average is at most `how.average`.
+
+    Args:
+        source: The model.
+        texts: Token ids of calibration texts.
+        how: The grid, with an average.
+        folder: An existing folder for temporary files.
+        device: Where layers are computed.
+    """
+    assert how.average is not None
+    groups = list(grid_groups(source.spec, how))
+    found: dict[str, list[_Option]] = {}
+    for layer in information(source, texts, folder, device):
+        for name, what in layer.items():
+            found[name] = list(_options(source.reader.read([name])[name].to(device), what, how))
+    options = [_together([found[name] for name in group]) for group in groups]
+    sizes = [math.prod(source.reader.shapes()[name]) for group in groups for name in group]
+    chosen = _cheapest(options, how.average / 8 * sum(sizes))
+    others = ((name, *option.way) for group, option in zip(groups, chosen, strict=True) for name in group)
+    return replace(how, others=tuple(others))
+
+
+def grid_groups(spec: ModelSpec, how: BlockQuantization) -> Iterator[list[str]]:
+    """The full names of weights that have one grid together, as formats join some.
+
+    The readers of a sublayer are a group, its output projection is another, the experts of a layer are one, and so is
+    each table.
+    """
+    if how.takes_table(spec.hidden_size):
+        yield [names.tensor("embed_tokens")]
+        if not spec.tie_word_embeddings:
+            yield [names.tensor("lm_head")]
+    for index, layer in enumerate(spec.layers):
+        for sublayer in layer.sublayers:
+            rounded = sublayer.rounded(spec.hidden_size, how.block_size)
+            readers = [names.weight(one, index) for one in sublayer.readers if one in rounded]
+            outputs = [names.weight(sublayer.output, index)] if sublayer.output in rounded else []
+            groups = [readers + outputs] if isinstance(sublayer, Experts) else [readers, outputs]
+            yield from filter(None, groups)
+
+
+def _options(weight: torch.Tensor, what: Information, how: BlockQuantization) -> Iterator[_Option]:
+    """What each of the ways costs: the errors that are left where later columns make up for earlier ones."""
+    left = inverse_factor(what.moment.to(weight.device)).diagonal().reciprocal().square().float()
+    left = left.repeat(weight.shape[1] // len(left))
+    rows = torch.linspace(0, len(weight) - 1, min(_ROWS, len(weight)), device=weight.device).round().long()
+    some, of_rows = weight[rows].float(), what.rows.to(weight.device)
+    scale = float(of_rows.sum() / of_rows[rows].sum().clamp_min(torch.finfo(torch.float64).tiny))
+    for bits, size in _WAYS:
+        grid = replace(how, bits=bits, block_size=size, average=None, others=())
+        blocks, importance = padded_blocks(some, grid), padded_blocks(left[None], grid)[0]
+        scales, points = best_scales(blocks, grid)
+        errors = on_grid(blocks, scales, points, bits).sub_(blocks).square_().mul_(importance).sum((1, 2)).double()
+        loss = 0.5 * scale * float(errors @ of_rows[rows])
+        blocks_of_row = -(-weight.shape[1] // size)
+        yield _Option((bits, size), loss, len(weight) * blocks_of_row * (size * bits // 8 + _SCALE))
+
+
+def _together(options: Sequence[Sequence[_Option]]) -> list[_Option]:
+    """The options of several matrices that have one grid, the smallest first, without those that are beaten."""
+    summed = [
+        _Option(same[0].way, sum(one.loss for one in same), sum(one.size for one in same))
+        for same in zip(*options, strict=True)
+    ]
+    kept: list[_Option] = []
+    for option in sorted(summed, key=lambda one: (one.size, one.loss)):
+        if not kept or option.loss < kept[-1].loss:
+            kept.append(option)
+    return kept
+
+
+def _cheapest(options: Sequence[Sequence[_Option]], budget: float) -> list[_Option]:
+    """One option of each group with the least sum of losses, within the budget of bytes.
+
+    Every group begins with its smallest option; then the change that saves most loss for its bytes is made, again and
+    again, among those that fit.
+    """
+    chosen, left = [group[0] for group in options], budget - sum(group[0].size for group in options)
+    while True:
+        changes = [
+            ((chosen[i].loss - option.loss) / (option.size - chosen[i].size), i, option)
+            for i, group in enumerate(options)
+            for option in group
+            if 0 < option.size - chosen[i].size <= left
+        ]
+        if not changes:
+            return chosen
+        _, i, option = max(changes, key=lambda change: (change[0], -change[1]))
+        left -= option.size - chosen[i].size
+        chosen[i] = option
