@@ -160,6 +160,11 @@ class Format(ABC):
         """The kernels that the widths of a pruned variant should suit; None: no widths are faster than others."""
         return None
 
+    @property
+    def average(self) -> float | None:
+        """Bits of a weight on average, where every matrix has bits of its own; None: all have the same."""
+        return None
+
     def mixed(self, average: float) -> Self | None:
         """The format in which every matrix has bits of its own; None: all matrices of a file have the same.
 

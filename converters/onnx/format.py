@@ -15,6 +15,7 @@ from converters.onnx.graph.graph import GRAPH_VERSION
 from converters.onnx.onnx_writer import MODEL_FILE, refuse_unsupported
 from converters.onnx.precision import (
     BLOCK_SIZE,
+    MIXED,
     PRECISIONS,
     BlockQuantization,
     Precision,
@@ -32,6 +33,7 @@ from seap_export.common.providers import OWN_FORMAT, OWN_RUNTIME, PROVIDERS
 from seap_export.errors import InputError, UsageError
 from seap_export.model.families import ModelSpec
 from seap_export.pruning.plan.recipes import Target
+from seap_export.pruning.rounding.grid import USUAL_AVERAGE
 from seap_export.pruning.rounding.note import read_note
 
 
@@ -80,12 +82,15 @@ class OnnxFormat(Format):
 
     @classmethod
     def each_of_options(cls, options: FormOptions) -> Iterator[OnnxFormat]:
-        """The format in each precision that the provider can run; options of blocks apply to int8 and int4 alone."""
+        """The format in each precision that the provider can run; options of blocks apply to int8 and int4 alone.
+
+        The last is that of matrices with bits of their own.
+        """
         if options.precision is not None:
             yield cls.of_options(None, options)
             return
         idle = {name: value for name, value in defaults_of(FormOptions).items() if name in OF_BLOCKS}
-        for precision in PRECISIONS:
+        for precision in (*PRECISIONS, f"{MIXED}{USUAL_AVERAGE}"):
             with suppress(UsageError):
                 yield cls.of_options(precision, options if precision.startswith("int") else replace(options, **idle))
 
@@ -123,6 +128,11 @@ class OnnxFormat(Format):
         """The provider, the blocks that its kernels take whole, and whether attention shares keys in groups."""
         form = self.form
         return Target(form.provider, whole_blocks(form), groups_heads=form.dialect == "fused")
+
+    @property
+    def average(self) -> float | None:
+        how = self.form.precision.quantization
+        return None if how is None else how.average
 
     def mixed(self, average: float) -> OnnxFormat | None:
         if not PROVIDERS[self.form.provider].bits or self.form.dialect == "standard":

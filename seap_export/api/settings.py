@@ -72,6 +72,8 @@ def export_request(options: ExportOptions) -> ExportRequest:
     targets = _targets(options)
     chosen_from = formats_of if targets is None else all_formats_of
     formats = chosen_from([text for text in options.format if text != "hf"], part(FormOptions, options))
+    if targets is not None and options.rounding == "nearest":  # which chooses no bits
+        formats = tuple(format for format in formats if format.average is None)
     if options.threshold is not None and not options.router:
         raise UsageError("the threshold has no effect without a router; set router to true, or remove the threshold")
     calibration = part(CalibrationSettings, options)

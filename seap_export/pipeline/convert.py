@@ -62,6 +62,10 @@ def convert(
         raise UsageError(
             f"--calibration has no effect on {format.name}:{format.precision}; use a 4-bit precision, or leave it out"
         )
+    if statistics is None and format.average is not None:
+        raise UsageError(
+            f"{format.name}:{format.precision} chooses the bits of each matrix with calibration texts; give --calibration"
+        )
     rounded = 0 if how is None else HfFormat("fp32").size(spec)
     refuse_full_disk(Disk(kept=format.size(spec), temporary=rounded), out)
     if (remark := format.remark(spec)) is not None:

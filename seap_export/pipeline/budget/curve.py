@@ -6,12 +6,16 @@ import math
 from collections.abc import Sequence
 
 from seap_export.pipeline.targets.candidate import Candidate, Point
+from seap_export.pruning.rounding.grid import USUAL_AVERAGE
 
 #: KL of a model without half of its weights, and the power with which it grows, before anything was evaluated: about
 #: those of SmolLM2-135M.
 _AT_HALF, _POWER = 0.4, 1.5
 _POWERS = 0.5, 6.0
 _LEAST = 1e-9
+#: KL of a model in 4 bits, before anything was evaluated, and the factor that a bit less of each weight has on it: the
+#: square of the factor on errors.
+_ROUNDED, _OF_A_BIT = 0.03, 4.0
 
 
 class KlCurve:
@@ -27,8 +31,18 @@ class KlCurve:
         self._points = points
 
     def dense(self, way: Candidate) -> float:
-        """The KL of the dense model, written in this way."""
-        return next(point.figures.kl.mean for point in self._points if point.candidate == way.way)
+        """The KL of the dense model, written in this way, and with these bits where they are a choice."""
+        average = way.format.average
+        if average is None:
+            return next(point.figures.kl.mean for point in self._points if point.candidate == way.way)
+        known = [
+            (bits, kl)
+            for point in self._points
+            if (bits := _bits(point.candidate, way)) is not None
+            for kl in (max(point.figures.kl.mean, _LEAST),)
+        ]
+        bits, kl = min(known or [(USUAL_AVERAGE, _ROUNDED)], key=lambda point: abs(point[0] - average))
+        return kl * _OF_A_BIT ** (bits - average)
 
     def at(self, candidate: Candidate) -> float:
         """The predicted KL divergence of a candidate, in nats per token."""
@@ -68,4 +82,20 @@ class KlCurve:
     def _costs(self, way: Candidate) -> list[tuple[float, float]]:
         """The ratios of a way's pruned points, and what pruning costs there."""
         points = [point for point in self._points if point.candidate.way == way and point.candidate.ratio]
-        return [(point.candidate.ratio, max(point.figures.kl.mean - self.dense(way), _LEAST)) for point in points]
+        return [
+            (point.candidate.ratio, max(point.figures.kl.mean - self.dense(point.candidate), _LEAST))
+            for point in points
+        ]
+
+
+def _bits(candidate: Candidate, way: Candidate) -> float | None:
+    """The average bits of a dense candidate that tells of another way's rounding; None: it tells nothing of it.
+
+    That is one with bits for each matrix, or the one with 4 bits for all.
+    """
+    how = candidate.format.arithmetic.quantization
+    is_alike = (candidate.format.name, candidate.vocabulary) == (way.format.name, way.vocabulary)
+    if candidate.ratio or not is_alike or how is None:
+        return None
+    is_usual = (how.bits, how.block_size) == (4, 32)
+    return candidate.format.average or (USUAL_AVERAGE if is_usual else None)

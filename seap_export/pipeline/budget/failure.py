@@ -37,7 +37,7 @@ def refuse_unreachable(spec: ModelSpec, request: ExportRequest) -> None:
     )
     baseline, depth = baseline_format(request.formats), timed_depth(spec, request)
     least = Predictor(lambda way: _cut(smallest, way) if way.ratio else spec, 0.5, baseline, depth, 0)
-    ends = [replace(way, ratio=0.5) for way in ways(request.formats, request.vocabulary)]
+    ends = [replace(way.smallest, ratio=0.5) for way in ways(request.formats, request.vocabulary)]
     if targets.size is not None and targets.size < min(map(least.bytes, ends)):
         end = min(ends, key=least.bytes)
         raise UsageError(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from converters.format import Format
 from seap_export.model.families import ModelSpec
 from seap_export.pipeline.targets.candidate import RATIO_DIGITS, Candidate
 from seap_export.pipeline.targets.targets import Targets
+from seap_export.pruning.rounding.grid import LEAST_AVERAGE, MOST_AVERAGE, USUAL_AVERAGE
 from validation.speed.ideal import model_work
 
 #: A predicted size must stay below the target by this share, for what a pruned graph has more nodes.
 _MARGIN = 0.003
+#: The steps of the ratio, in units of its last digit, where bits are chosen with it: losses add up about alike nearby.
+_RATIO_STEP = 50
 
 
 class Predictor:
@@ -80,9 +84,40 @@ class Predictor:
             low, high = (low, middle) if meets else (middle, high)
         return ratios[high]
 
+    def mixed(self, way: Candidate, targets: Targets) -> Iterator[Candidate]:
+        """Candidates whose matrices have bits of their own, which are predicted to meet size and speed.
+
+        With a target for the size, each of some ratios has the most bits that fit; without, each has several.
+        """
+        for step in range(0, self._steps + 1, _RATIO_STEP):
+            pruned = replace(way, ratio=round(step / 10**RATIO_DIGITS, RATIO_DIGITS))
+            for average in self._averages(pruned, targets.size):
+                format = way.format.mixed(average)
+                assert format is not None
+                candidate = replace(pruned, format=format)
+                if self._meets(candidate, targets):
+                    yield candidate
+
+    def _averages(self, pruned: Candidate, size: int | None) -> list[float]:
+        """The average bits that a candidate of this ratio may have."""
+        if size is None:
+            quarters = range(round(4 * LEAST_AVERAGE), round(4 * USUAL_AVERAGE) + 1)
+            return [quarter / 4 for quarter in quarters]
+        ends = [
+            replace(pruned, format=format)
+            for average in (LEAST_AVERAGE, MOST_AVERAGE)
+            if (format := pruned.format.mixed(average)) is not None
+        ]
+        least, most = map(self.bytes, ends)
+        share = (size * (1.0 - _MARGIN) - least) / (most - least)
+        average = math.floor(1000 * (LEAST_AVERAGE + share * (MOST_AVERAGE - LEAST_AVERAGE))) / 1000
+        return [min(average, MOST_AVERAGE)] if average >= LEAST_AVERAGE else []
+
     def _meets(self, candidate: Candidate, targets: Targets) -> bool:
-        margin = 0.0 if candidate in self._sizes else _MARGIN
-        fits = targets.size is None or self.bytes(candidate) <= targets.size * (1.0 - margin)
+        # One that was measured to fit is no smaller than those of the same way with a larger ratio.
+        known = (one for one, size in self._sizes.items() if targets.size is not None and size <= targets.size)
+        is_known = any(one.ratio <= candidate.ratio and one == replace(candidate, ratio=one.ratio) for one in known)
+        fits = targets.size is None or is_known or self.bytes(candidate) <= targets.size * (1.0 - _MARGIN)
         return fits and (targets.decode_speedup is None or self.speedup(candidate) >= targets.decode_speedup)
 
     def _weights(self, candidate: Candidate) -> int:

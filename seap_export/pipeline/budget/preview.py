@@ -9,8 +9,9 @@ from typing import Any
 from seap_export.model.families import ModelSpec
 from seap_export.model.vocabulary.table import Vocabulary
 from seap_export.pipeline.budget.baseline import baseline_format, timed_depth
+from seap_export.pipeline.budget.curve import KlCurve
 from seap_export.pipeline.budget.predictor import Predictor
-from seap_export.pipeline.budget.search import MOST_EVALUATIONS
+from seap_export.pipeline.budget.search import MOST_EVALUATIONS, includes
 from seap_export.pipeline.folder.names import variant_name
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.joint.quality import QualityStep
@@ -110,7 +111,15 @@ def _tried(request: ExportRequest, predictor: Predictor) -> list[Candidate]:
 def _first(request: ExportRequest, predictor: Predictor) -> Iterator[Candidate]:
     assert request.targets is not None
     for way in ways(request.formats, request.vocabulary):
+        if way.format.average is not None:
+            curve = KlCurve([])
+            mixed = predictor.mixed(way, request.targets)
+            best = min(mixed, key=lambda one: (curve.at(one), predictor.bytes(one)), default=None)
+            yield from filter(None, [best])
+            continue
         yield way
+        if any(includes(other, way) for other in ways(request.formats, request.vocabulary)):
+            continue
         least = predictor.least_ratio(way, request.targets)
         if least:
             yield replace(way, ratio=least)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,8 @@ _HOPELESS = 1.5
 _AIM = 0.97
 #: A candidate must promise to be better than the best one of its kind by this share: smaller, or nearer.
 _WORTH = 0.015
+#: Candidates with bits for each matrix that differ by less, in the ratio and in bits, are not told apart.
+_NEAR_RATIO, _NEAR_BITS = 0.05, 0.1
 
 #: Makes a candidate and measures it; None: it cannot be made or run.
 Evaluate = Callable[[Candidate], Point | None]
@@ -61,7 +64,7 @@ def search(
         keep: Called with each best candidate so far.
     """
     running = _Search(targets, predictor, evaluate, time, keep)
-    for way in ways:
+    for way in running.begin(ways):
         running.try_one(way)
     for _ in range(MOST_EVALUATIONS):
         proposed = running.proposal()
@@ -90,6 +93,16 @@ class _Search:
         self.points: dict[Candidate, Point] = {}
         self.best: Point | None = None
         self._refused = set[Candidate]()
+        self._mixed = list[Candidate]()
+
+    def begin(self, ways: Sequence[Candidate]) -> list[Candidate]:
+        """The dense models to evaluate first: those of all ways, but of none with bits for each matrix.
+
+        The one with 4 bits for all tells what such a rounding costs.
+        """
+        self._mixed = [way for way in ways if way.format.average is not None]
+        uniform = [way for way in ways if way.format.average is None]
+        return uniform or list(ways)
 
     def try_one(self, candidate: Candidate) -> None:
         """Has a candidate evaluated, and timed where that matters."""
@@ -124,8 +137,12 @@ class _Search:
 
     @property
     def _ways(self) -> list[Candidate]:
-        """The ways whose dense model could be made and run."""
-        return [way for way in self.points if not way.ratio and way not in self._refused]
+        """The ways whose dense model could be made and run, and those with bits for each matrix."""
+        made = [way for way in self.points if way.way == way and way.format.average is None]
+        mixed = [way for way in self._mixed if way not in self._refused]
+        return [
+            way for way in made if way not in self._refused and not any(includes(one, way) for one in mixed)
+        ] + mixed
 
     def proposal(self) -> Candidate | None:
         """The most promising candidate that was not tried; None: none is worth it."""
@@ -137,20 +154,35 @@ class _Search:
     def nearest(self) -> Candidate | None:
         """The candidate with the least predicted KL of those that meet the other targets; None: none is left."""
         curve = KlCurve(list(self.points.values()))
-        ratios = {way: self._predictor.least_ratio(way, self._targets) for way in self._ways}
+        uniform = [way for way in self._ways if way.format.average is None]
+        ratios = {way: self._predictor.least_ratio(way, self._targets) for way in uniform}
         candidates = [replace(way, ratio=ratio) for way, ratio in ratios.items() if ratio is not None]
+        candidates += [candidate for way in self._mixed for candidate in self._mixed_of(way, curve)]
         nearest = min(candidates, key=lambda candidate: (curve.at(candidate), candidate.label), default=None)
         return None if nearest in self.points else nearest
 
     def _pruned(self, way: Candidate, curve: KlCurve) -> Candidate | None:
         """The best candidate of a way, by prediction; None: it was tried, or there is none."""
         limit = self._targets.max_kl
+        if way.format.average is not None:
+            return min(self._mixed_of(way, curve), key=lambda one: self._promise(one, curve), default=None)
         least = self._predictor.least_ratio(way, self._targets)
         if least is None or (limit is not None and curve.dense(way) > limit):
             return None
         ratio = least if limit is None else self._largest(way, least, limit, curve)
         pruned = None if ratio is None else replace(way, ratio=ratio)
         return None if pruned in self.points else pruned
+
+    def _mixed_of(self, way: Candidate, curve: KlCurve) -> list[Candidate]:
+        """The candidates with bits for each matrix that differ from all that were tried."""
+        limit = self._targets.max_kl
+        aim = math.inf if limit is None else _AIM * limit
+        tried = [candidate for candidate in self.points if candidate.way == way]
+        return [
+            candidate
+            for candidate in self._predictor.mixed(way, self._targets)
+            if curve.at(candidate) <= aim and not any(_is_near(candidate, other) for other in tried)
+        ]
 
     def _largest(self, way: Candidate, least: float, limit: float, curve: KlCurve) -> float | None:
         """The largest ratio from `least` on whose KL is predicted to stay below the limit; None: all were tried."""
@@ -173,6 +205,8 @@ class _Search:
             return True
         if self._targets.max_kl is not None:
             return self._predictor.bytes(candidate) < self.best.figures.bytes * (1.0 - _WORTH)
+        if candidate.format.average is not None:
+            return curve.at(candidate) < self.best.figures.kl.mean * (1.0 - 2 * _WORTH)
         best_kl, best_candidate = self.best.figures.kl.mean, self.best.candidate
         if candidate.way == best_candidate.way and candidate.ratio < best_candidate.ratio:
             return curve.at(candidate) < best_kl * (1.0 - _WORTH)
@@ -184,3 +218,14 @@ class _Search:
         fails = limit is not None and kl > limit
         value = float(self._predictor.bytes(candidate)) if limit is not None and not fails else kl
         return fails, value, candidate.label
+
+
+def includes(mixed: Candidate, way: Candidate) -> bool:
+    """Whether a way with bits for each matrix has all that another one could be: the same bits for all."""
+    is_alike = (mixed.format.name, mixed.vocabulary) == (way.format.name, way.vocabulary)
+    return is_alike and way.format.arithmetic.quantization is not None
+
+
+def _is_near(one: Candidate, other: Candidate) -> bool:
+    bits = abs((one.format.average or 0.0) - (other.format.average or 0.0))
+    return abs(one.ratio - other.ratio) < _NEAR_RATIO - 1e-9 and bits < _NEAR_BITS

@@ -107,6 +107,12 @@ class ExportRequest(VariantOptions):
         twice = [label for index, label in enumerate(labels) if label in labels[:index]]
         if twice:
             raise UsageError(f"the format {twice[0]} is given twice; give each --format once")
+        mixed = next((format for format in self.formats if format.average is not None), None)
+        if mixed is not None and self.rounding == "nearest":
+            raise UsageError(
+                f"--rounding nearest contradicts {mixed.name}:{mixed.precision}, whose bits are chosen with the "
+                "calibration texts; leave out one of them"
+            )
         for name, is_asked in (("quality", self.quality), ("speed", self.speed)):
             if is_asked and self.measured is None:
                 raise UsageError(f"{name} is not measured on hf alone; add --format {OWN_FORMAT}, or use --no-{name}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from converters.format import Format
 from seap_export.model.vocabulary.choice import VocabularySize
+from seap_export.pruning.rounding.grid import LEAST_AVERAGE, USUAL_AVERAGE
 from validation.estimate import TokenEstimate
 from validation.speed.interval import Interval
 
@@ -36,8 +37,15 @@ class Candidate:
 
     @property
     def way(self) -> Candidate:
-        """The candidate of the same format and vocabulary at ratio 0: the dense model."""
-        return replace(self, ratio=0.0)
+        """The candidate of the same format and vocabulary at ratio 0: the dense model, with the usual bits."""
+        usual = None if self.format.average is None else self.format.mixed(USUAL_AVERAGE)
+        return replace(self, ratio=0.0, format=usual or self.format)
+
+    @property
+    def smallest(self) -> Candidate:
+        """The candidate with the fewest bits, where these are a choice."""
+        least = None if self.format.average is None else self.format.mixed(LEAST_AVERAGE)
+        return replace(self, format=least or self.format)
 
     @property
     def label(self) -> str:

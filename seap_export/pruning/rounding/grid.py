@@ -12,7 +12,8 @@ BLOCK_SIZES = (32, 64, 128)
 #: pairs above and below it, since one more below would be a large share of so few.
 BITS, _EVEN = (2, 3, 4, 5, 6, 8), (4, 8)
 #: Bits of a weight on average, with its share of a scale of 16 bits, where matrices have bits and blocks of their own.
-LEAST_AVERAGE, MOST_AVERAGE = 2.25, 8.25
+#: The usual number is that of 4 bits in blocks of 32.
+LEAST_AVERAGE, USUAL_AVERAGE, MOST_AVERAGE = 2.25, 4.5, 8.25
 #: Candidate scales for a block of few bits, as fractions of the scale that clips nothing: those with the nearest
 #: levels, which earlier versions took, too, and those by importance.
 _SHRINK, _BY_IMPORTANCE = tuple(1 - 0.04 * step for step in range(9)), tuple(1.06 - 0.02 * step for step in range(24))
