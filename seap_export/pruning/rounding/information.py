@@ -2,7 +2,9 @@
 
 An error E of a matrix adds E x to its output y, which changes the predictions by about KL = 1/2 (E x)ᵀ G (E x), with
 G = E[g gᵀ] the Fisher information of the prediction with respect to y: g is the gradient of log p(t) for a token t
-drawn from the prediction (Kullback 1959, section 2.6). Of G, the diagonal is taken.
+drawn from the prediction (Kullback 1959, section 2.6). Of G, the diagonal is taken. G and x vary together: where
+the first token of a text has an x that is a hundred times as large, its g is small. So in E[x xᵀ], a token counts by
+|g|² (as in Kim et al. 2025, arXiv 2505.07004).
 """
 
 from __future__ import annotations
@@ -32,8 +34,8 @@ class Information:
 
     Attributes:
         rows: The diagonal of G, float64 [out].
-        moment: E[x xᵀ], float64 [in, in]; of the experts of a mixture, which have a part of the columns each, the mean
-            over these parts.
+        moment: E[|g|² x xᵀ] / E[|g|²], float64 [in, in]; the experts of a mixture, which have a part of the columns
+            each, have one together.
     """
 
     rows: torch.Tensor
@@ -72,12 +74,14 @@ class _Sums:
         self._moment = torch.zeros(inputs, inputs, dtype=torch.float64, device=device)
 
     def add(self, rows: slice, gradient: torch.Tensor, x: torch.Tensor) -> None:
-        self._rows[rows] += gradient.flatten(0, -2).double().square().sum(0)
-        flat = x.flatten(0, -2)
-        self._moment += (flat.T @ flat).double()
+        squares, flat = gradient.flatten(0, -2).double().square(), x.flatten(0, -2)
+        self._rows[rows] += squares.sum(0)
+        weighted = flat * squares.sum(1, keepdim=True).sqrt().float()
+        self._moment += (weighted.T @ weighted).double()
 
     def mean(self, tokens: int) -> Information:
-        return Information((self._rows / tokens).cpu(), (self._moment / tokens).cpu())
+        total = self._rows.sum().clamp_min(torch.finfo(torch.float64).tiny)
+        return Information((self._rows / tokens).cpu(), (self._moment / total).cpu())
 
 
 def information(

@@ -84,7 +84,7 @@ def _options(weight: torch.Tensor, what: Information, how: BlockQuantization) ->
     for bits, size in _WAYS:
         grid = replace(how, bits=bits, block_size=size, average=None, others=())
         blocks, importance = padded_blocks(some, grid), padded_blocks(left[None], grid)[0]
-        scales, points = best_scales(blocks, grid)
+        scales, points = best_scales(blocks, grid, importance)
         errors = on_grid(blocks, scales, points, bits).sub_(blocks).square_().mul_(importance).sum((1, 2)).double()
         loss = 0.5 * scale * float(errors @ of_rows[rows])
         blocks_of_row = -(-weight.shape[1] // size)
