@@ -64,7 +64,8 @@ def convert(
         )
     if statistics is None and format.average is not None:
         raise UsageError(
-            f"{format.name}:{format.precision} chooses the bits of each matrix with calibration texts; give --calibration"
+            f"{format.name}:{format.precision} chooses the bits of each matrix with calibration texts; give "
+            "--calibration"
         )
     rounded = 0 if how is None else HfFormat("fp32").size(spec)
     refuse_full_disk(Disk(kept=format.size(spec), temporary=rounded), out)

@@ -18,6 +18,7 @@ from seap_export.pruning.rounding.grid import BlockQuantization
 #: The accuracy level at which MatMulNBits on the CPU multiplies in int8, scaling each block of activations; only this
 #: makes weight-only quantisation faster than float32 there. CUDA ignores it and computes in the activations' dtype.
 _INT8_ACTIVATIONS = 4
+_OF_A_MATRIX = 2
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class QuantizedWeight:
             scales = g.node("Cast", [scales], f"{scales.name}.wide", attributes={"to": dtype})
         packed = g.initializer(tensors.packed)
         if how.bits != bits:
+            if len(shape) > _OF_A_MATRIX:
+                raise ValueError(f"experts are not stored in {how.bits} bits")
             packed = _unpacked(g, packed, how)
             # a level of fewer bits is in the middle of those of the kernel that begin with them
             factor = np.array(2.0 ** (how.bits - bits), dtype.numpy())
@@ -81,10 +84,7 @@ def _unpacked(g: GraphBuilder, packed: ir.Value, how: BlockQuantization) -> ir.V
     weights are (q + 1/2 - 2^(bits - 1)) * scale, which is what zero points of symmetric blocks say.
     """
     name, bits, widths = str(packed.name), kernel_bits(how.bits), planes(how.bits)
-    rank = len(packed.shape or ())
     sizes = [how.block_size * width // 8 for width in widths]
-    if rank != 3:
-        raise ValueError("experts of mixed bits are not supported")
     parts = [packed]
     if len(widths) > 1:
         parts = [

@@ -16,7 +16,14 @@ from __future__ import annotations
 
 import torch
 
-from seap_export.pruning.rounding.grid import BlockQuantization, best_scales, on_grid, padded_blocks, short_scales
+from seap_export.pruning.rounding.grid import (
+    BlockQuantization,
+    best_scales,
+    on_grid,
+    padded_blocks,
+    padded_importance,
+    short_scales,
+)
 
 #: The damping of the diagonal of M, as a fraction of its mean, so that M can be inverted if inputs never vary.
 _DAMPING = 0.01
@@ -85,7 +92,7 @@ def _rounded(left: torch.Tensor, factor: torch.Tensor, sizes: list[int], how: Bl
     for size in sizes:
         start, end = end, end + size
         remains = factor.diagonal()[start:end]
-        importance = padded_blocks(remains.reciprocal().square()[None], how)[0, 0]
+        importance = padded_importance(remains.reciprocal().square(), how)[0]
         scales, points = best_scales(padded_blocks(left[:, start:end], how), how, importance)
         step, zero = short_scales(scales).flatten(), points.flatten()
         errors = torch.empty(len(left), size, device=left.device)

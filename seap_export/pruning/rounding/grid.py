@@ -93,9 +93,21 @@ class BlockQuantization:
 
 
 def padded_blocks(matrix: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
-    """A matrix [N, K] as [N, blocks, block_size], the last block filled up with zeros."""
-    filled = torch.nn.functional.pad(matrix, (0, -matrix.shape[1] % how.block_size))
+    """A matrix [N, K] as [N, blocks, block_size], the last block filled up with zeros.
+
+    Where zero is no level, the last column is repeated instead, so that a block on a grid stays on it.
+    """
+    missing = -matrix.shape[1] % how.block_size
+    if missing and how.bits not in _EVEN:
+        filled = torch.cat([matrix, matrix[:, -1:].expand(-1, missing)], 1)
+    else:
+        filled = torch.nn.functional.pad(matrix, (0, missing))
     return filled.view(len(matrix), -1, how.block_size)
+
+
+def padded_importance(values: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
+    """The importance of K columns as [blocks, block_size]: what fills up the last block has none."""
+    return torch.nn.functional.pad(values, (0, -len(values) % how.block_size)).view(-1, how.block_size)
 
 
 def best_scales(
@@ -156,7 +168,9 @@ def _symmetric(blocks: torch.Tensor, how: BlockQuantization) -> tuple[torch.Tens
         full = torch.maximum(blocks.amax(-1, keepdim=True) / above, blocks.amin(-1, keepdim=True) / -middle)
     else:
         full = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)) / -middle
-    return float16_scales(_not_zero(full)), torch.full_like(full, middle)
+    # zeros stay zeros where zero is a level; else they take the smallest weights that there are
+    full = _not_zero(full) if how.bits in _EVEN else full
+    return float16_scales(full), torch.full_like(full, middle)
 
 
 def _asymmetric(blocks: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:

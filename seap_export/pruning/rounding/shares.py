@@ -6,26 +6,47 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 
 from seap_export.model.families import Experts, ModelSpec, names
 from seap_export.model.sources.source import Source
 from seap_export.pruning.rounding.columns import inverse_factor
-from seap_export.pruning.rounding.grid import BITS, BlockQuantization, best_scales, on_grid, padded_blocks
+from seap_export.pruning.rounding.grid import (
+    BITS,
+    BlockQuantization,
+    best_scales,
+    on_grid,
+    padded_blocks,
+    padded_importance,
+)
 from seap_export.pruning.rounding.information import Information, information
 
 #: The ways to round a matrix: bits and block size.
 _WAYS = [(bits, size) for bits in BITS for size in (32, 64) if (bits, size) != (8, 32)]
+#: Those of experts, which runtimes read as they are stored.
+_OF_EXPERTS = [(4, 32), (8, 32)]
 #: Rows of a matrix whose errors are computed, and bytes of a scale.
 _ROWS, _SCALE = 256, 2
+
+#: Bits and block size.
+Way: TypeAlias = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The full names of weights that have one grid together, and the ways that there are for them."""
+
+    names: list[str]
+    ways: Sequence[Way]
 
 
 @dataclass(frozen=True)
 class _Option:
     """One of the `_WAYS` for a group of matrices: KL in nats per token, and bytes."""
 
-    way: tuple[int, int]
+    way: Way
     loss: float
     size: int
 
@@ -43,47 +64,54 @@ def shared_out(
         device: Where layers are computed.
     """
     assert how.average is not None
-    groups = list(grid_groups(source.spec, how))
-    found: dict[str, list[_Option]] = {}
+    groups = list(_groups(source.spec, how))
+    ways = {name: group.ways for group in groups for name in group.names}
+    costs: dict[str, list[_Option]] = {}
     for layer in information(source, texts, folder, device):
-        for name, what in layer.items():
-            found[name] = list(_options(source.reader.read([name])[name].to(device), what, how))
-    options = [_together([found[name] for name in group]) for group in groups]
-    sizes = [math.prod(source.reader.shapes()[name]) for group in groups for name in group]
-    chosen = _cheapest(options, how.average / 8 * sum(sizes))
-    others = ((name, *option.way) for group, option in zip(groups, chosen, strict=True) for name in group)
+        for name in layer.keys() & ways.keys():
+            weight = source.reader.read([name])[name].to(device)
+            costs[name] = list(_options(weight, layer[name], how, ways[name]))
+    options = [_together([costs[name] for name in group.names]) for group in groups]
+    weights = sum(math.prod(source.reader.shapes()[name]) for name in ways)
+    chosen = _cheapest(options, how.average / 8 * weights)
+    others = ((name, *option.way) for group, option in zip(groups, chosen, strict=True) for name in group.names)
     return replace(how, others=tuple(others))
 
 
-def grid_groups(spec: ModelSpec, how: BlockQuantization) -> Iterator[list[str]]:
-    """The full names of weights that have one grid together, as formats join some.
+def _groups(spec: ModelSpec, how: BlockQuantization) -> Iterator[_Group]:
+    """The matrices that have one grid together, as formats join some.
 
     The readers of a sublayer are a group, its output projection is another, the experts of a layer are one, and so is
-    each table.
+    each table, whose rows must be whole blocks.
     """
     if how.takes_table(spec.hidden_size):
-        yield [names.tensor("embed_tokens")]
-        if not spec.tie_word_embeddings:
-            yield [names.tensor("lm_head")]
+        whole = [(bits, size) for bits, size in _WAYS if spec.hidden_size % size == 0]
+        for table in ("embed_tokens",) if spec.tie_word_embeddings else ("embed_tokens", "lm_head"):
+            yield _Group([names.tensor(table)], whole)
     for index, layer in enumerate(spec.layers):
         for sublayer in layer.sublayers:
             rounded = sublayer.rounded(spec.hidden_size, how.block_size)
-            readers = [names.weight(one, index) for one in sublayer.readers if one in rounded]
-            outputs = [names.weight(sublayer.output, index)] if sublayer.output in rounded else []
-            groups = [readers + outputs] if isinstance(sublayer, Experts) else [readers, outputs]
-            yield from filter(None, groups)
+            readers, output = (
+                [names.weight(projection, index) for projection in projections if projection in rounded]
+                for projections in (sublayer.readers, [sublayer.output])
+            )
+            is_mixture = isinstance(sublayer, Experts)
+            groups = [readers + output] if is_mixture else [readers, output]
+            yield from (_Group(group, _OF_EXPERTS if is_mixture else _WAYS) for group in groups if group)
 
 
-def _options(weight: torch.Tensor, what: Information, how: BlockQuantization) -> Iterator[_Option]:
+def _options(
+    weight: torch.Tensor, what: Information, how: BlockQuantization, ways: Sequence[Way]
+) -> Iterator[_Option]:
     """What each of the ways costs: the errors that are left where later columns make up for earlier ones."""
     left = inverse_factor(what.moment.to(weight.device)).diagonal().reciprocal().square().float()
     left = left.repeat(weight.shape[1] // len(left))
     rows = torch.linspace(0, len(weight) - 1, min(_ROWS, len(weight)), device=weight.device).round().long()
     some, of_rows = weight[rows].float(), what.rows.to(weight.device)
     scale = float(of_rows.sum() / of_rows[rows].sum().clamp_min(torch.finfo(torch.float64).tiny))
-    for bits, size in _WAYS:
+    for bits, size in ways:
         grid = replace(how, bits=bits, block_size=size, average=None, others=())
-        blocks, importance = padded_blocks(some, grid), padded_blocks(left[None], grid)[0]
+        blocks, importance = padded_blocks(some, grid), padded_importance(left, grid)
         scales, points = best_scales(blocks, grid, importance)
         errors = on_grid(blocks, scales, points, bits).sub_(blocks).square_().mul_(importance).sum((1, 2)).double()
         loss = 0.5 * scale * float(errors @ of_rows[rows])
@@ -116,7 +144,7 @@ def _cheapest(options: Sequence[Sequence[_Option]], budget: float) -> list[_Opti
             ((chosen[i].loss - option.loss) / (option.size - chosen[i].size), i, option)
             for i, group in enumerate(options)
             for option in group
-            if 0 < option.size - chosen[i].size <= left
+            if option.loss < chosen[i].loss and 0 < option.size - chosen[i].size <= left
         ]
         if not changes:
             return chosen

@@ -16,6 +16,7 @@ from support.product import OnnxForm, OnnxFormat, read_spec
 from support.uneven import GRAPH_MODELS
 
 from converters.onnx.precision import PRECISIONS, BlockQuantization, Precision, choose_precision
+from converters.onnx.read_back import GraphWeights
 from converters.onnx.weights.quantize import dequantize, quantize
 from seap_export.errors import InputError, UsageError
 
@@ -27,6 +28,23 @@ QUANTIZATIONS = [
         (8, 4), ((32, True, True), (64, False, True), (128, False, False))
     )
 ]
+#: Every number of bits, in matrices of one model.
+MIXED = BlockQuantization(
+    4,
+    average=4.5,
+    others=(
+        ("model.embed_tokens.weight", 6, 64),
+        ("lm_head.weight", 5, 32),
+        *((f"model.layers.0.self_attn.{name}_proj.weight", 3, 64) for name in "qkv"),
+        ("model.layers.0.self_attn.o_proj.weight", 2, 32),
+        ("model.layers.0.mlp.gate_proj.weight", 3, 32),
+        ("model.layers.0.mlp.up_proj.weight", 3, 32),
+        ("model.layers.0.mlp.down_proj.weight", 8, 64),
+        *((f"model.layers.1.self_attn.{name}_proj.weight", 5, 64) for name in "qkv"),
+        ("model.layers.1.mlp.down_proj.weight", 6, 32),
+        ("model.layers.2.mlp.down_proj.weight", 2, 64),
+    ),
+)
 
 
 def run(session: onnxruntime.InferenceSession, lengths: list[int] | None = None) -> np.ndarray:
@@ -56,7 +74,23 @@ def round_weights(model: torch.nn.Module, how: BlockQuantization) -> None:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() == 2 and (how.embeddings or "proj" in name):
-                weight.copy_(dequantize(quantize(weight, how), how, weight.shape[1]))
+                grid = how.of(name)
+                weight.copy_(dequantize(quantize(weight, grid), grid, weight.shape[1]))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_every_matrix_may_have_bits_of_its_own(tied: bool, written: Callable[..., Any]) -> None:
+    made = written("llama", precision=Precision("fp32", MIXED), tie_word_embeddings=tied)
+    onnx.checker.check_model(made.folder / "model.onnx")
+    round_weights(made.model, MIXED)
+    expected = made.truth(IDS)
+    assert np.abs(run(in_float_activations(made.folder)) - expected).max() < 2e-4
+    stored = GraphWeights(made.folder / "model.onnx", read_spec(made.source))
+    for name, bits, _ in MIXED.others:
+        if not (tied and name.startswith("lm_head")):
+            weight = stored.read([name])[name]
+            assert torch.equal(weight, made.model.state_dict()[name]), name
+            assert all(len(row.unique()) <= 2**bits * (row.numel() // 32 + 1) for row in weight)
 
 
 @pytest.mark.parametrize("how", QUANTIZATIONS, ids=str)
@@ -104,7 +138,7 @@ def test_the_graph_is_valid_in_every_dtype(dtype: Any, written: Callable[..., An
 @pytest.mark.parametrize("name", PRECISIONS)
 def test_a_tied_embedding_is_stored_once(name: Any, written: Callable[..., Any]) -> None:
     values = 128 * 64 + 3 * (64 * (64 + 2 * 32) + 64 * 64 + 3 * 64 * 96)
-    bits = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8 + 32 / 32, "int4": 4 + 32 / 32}[name]
+    bits = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8 + 16 / 32, "int4": 4 + 16 / 32}[name]
     provider = "cuda" if name == "bf16" else "cpu"
     precision = choose_precision(name, provider)  # type: ignore[arg-type]
     made = written("llama", precision=precision, tie_word_embeddings=True)

@@ -1,0 +1,83 @@
+"""What rounding is predicted to cost is what it costs, whatever the family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from support.calibration import TOKEN_IDS
+from support.models import micro_source, transformers_model
+from support.product import StoredForm
+
+from seap_export.model.families import names
+from seap_export.pruning.rounding.information import Information, information
+
+CPU = torch.device("cpu")
+VARIATIONS = [
+    "llama-gqa",
+    "gemma2-all",
+    "phi3-all",
+    "cohere-all",
+    "granite-all",
+    "bamba",
+    "lfm2",
+    "qwen3_moe",
+    "gemma4-all",
+]
+
+
+def informed(folder: Path, variation: str) -> tuple[Path, dict[str, Information]]:
+    source = micro_source(folder / "model", variation)
+    (folder / "work").mkdir()
+    every: dict[str, Information] = {}
+    for layer in information(source, TOKEN_IDS, folder / "work", CPU):
+        every |= layer
+    assert not list((folder / "work").iterdir())
+    return folder / "model", every
+
+
+@torch.no_grad()
+def divergence(model: torch.nn.Module, changed: Callable[[torch.nn.Module], None], folder: Path) -> float:
+    """Mean KL over the texts after a change of the model's weights, nats per token."""
+    other, total = transformers_model(folder), 0.0
+    changed(other)
+    for ids in TOKEN_IDS:
+        wanted, given = (one(torch.tensor([list(ids)])).logits.double().log_softmax(-1) for one in (model, other))
+        total += float((wanted.exp() * (wanted - given)).sum())
+    return total / sum(map(len, TOKEN_IDS))
+
+
+@pytest.mark.parametrize("variation", ["llama-gqa", "gemma2-all", "granite-all"])
+def test_small_random_errors_cost_what_is_predicted(variation: str, tmp_path: Path) -> None:
+    folder, every = informed(tmp_path, variation)
+    exact, form = transformers_model(folder), StoredForm(micro_source(tmp_path / "again", variation).spec)
+    for name in ("model.layers.0.mlp.down_proj.weight", "model.layers.1.self_attn.q_proj.weight"):
+        (stored,) = form.holders([name])
+        weight, what = exact.state_dict()[stored], every[name]
+        measured = predicted = 0.0
+        for seed in range(4):
+            error = torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed)) * 0.01 * weight.std()
+
+            def add(model: torch.nn.Module, error: torch.Tensor = error, stored: str = stored) -> None:
+                model.get_parameter(stored).add_(error)
+
+            measured += divergence(exact, add, folder)
+            of_rows = torch.einsum("ij,jk,ik->i", error.double(), what.moment, error.double())
+            predicted += float(0.5 * what.rows @ of_rows)
+        assert predicted == pytest.approx(measured, rel=0.5), name
+
+
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_every_matrix_of_a_family_has_some(variation: str, tmp_path: Path) -> None:
+    _, every = informed(tmp_path, variation)
+    spec = micro_source(tmp_path / "again", variation).spec
+    for index, layer in enumerate(spec.layers):
+        for sublayer in layer.sublayers:
+            for projection in sublayer.rounded(spec.hidden_size, 32):
+                what = every[names.weight(projection, index)]
+                assert float(what.rows.sum()) > 0
+                assert torch.linalg.eigvalsh(what.moment).min() > -1e-6 * what.moment.diagonal().max()
+    tables = {name for name in every if ".layers." not in name}
+    assert len(tables) == (1 if spec.tie_word_embeddings else 2)

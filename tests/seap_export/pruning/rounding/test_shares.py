@@ -1,0 +1,123 @@
+"""Bits go where they count most, within the average, and the same for what formats join."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.calibration import TOKEN_IDS, compute_in_memory, file_contents, mixture_of
+from support.models import micro_source
+from support.product import dequantize, open_source, quantize
+
+from seap_export.pruning.rounding.grid import BITS, BlockQuantization
+from seap_export.pruning.rounding.note import read_note
+from seap_export.pruning.rounding.shares import _cheapest, _Option, _together, shared_out
+from seap_export.pruning.rounding.write import write_rounded_model
+
+CPU = torch.device("cpu")
+DOWN = "model.layers.0.mlp.down_proj.weight"
+
+
+def bytes_of(how: BlockQuantization, shapes: dict[str, tuple[int, ...]]) -> tuple[int, int]:
+    """The bytes and the weights of the matrices whose bits were chosen."""
+    size = weights = 0
+    for name, bits, block in how.others:
+        rows, columns = shapes[name]
+        size += rows * -(-columns // block) * (block * bits // 8 + 2)
+        weights += rows * columns
+    return size, weights
+
+
+@pytest.mark.parametrize("average", [2.75, 3.5, 5.0])
+@pytest.mark.parametrize("variation", ["llama-gqa", "phi3-all", "gemma2-all", "lfm2", "qwen3_moe"])
+def test_the_average_is_kept_and_what_is_joined_has_one_grid(variation: str, average: float, tmp_path: Path) -> None:
+    source = micro_source(tmp_path / "model", variation)
+    how = shared_out(source, TOKEN_IDS, BlockQuantization(4, average=average), tmp_path, CPU)
+    size, weights = bytes_of(how, source.reader.shapes())
+    is_mixture = any("experts" in name for name, _, _ in how.others)
+    if not is_mixture or average > 4.5:  # experts have 4 bits at least
+        assert size <= average / 8 * weights
+    assert {bits for _, bits, _ in how.others} <= set(BITS)
+    for layer in range(len(source.spec.layers)):
+        for joined in (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj")):
+            inside = {
+                how.of(name) for name, _, _ in how.others if f".{layer}." in name and name.split(".")[-2] in joined
+            }
+            assert len(inside) <= 1
+    assert len({how.of(name) for name, _, _ in how.others}) > 1
+
+
+def test_matrices_that_do_not_count_leave_their_bits_to_others(tmp_path: Path) -> None:
+    micro_source(tmp_path / "model", "llama-gqa")
+    how = BlockQuantization(4, average=3.5)
+
+    def bits() -> dict[str, int]:
+        chosen = shared_out(open_source(str(tmp_path / "model")), TOKEN_IDS, how, tmp_path, CPU)
+        return {name: bits for name, bits, _ in chosen.others}
+
+    before = bits()
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    weights[DOWN].zero_()
+    save_file(weights, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    after = bits()
+    idle = {DOWN, *(DOWN.replace("down", other) for other in ("gate", "up"))}
+    assert {after[name] for name in idle} == {2}
+    assert sum(after[name] - before[name] for name in after.keys() - idle) > 0
+
+
+def test_the_choice_is_nearly_the_best_of_all() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        factors = torch.rand(5, generator=generator).tolist()
+        options = [
+            _together([[_Option((bits, 32), factor * 4.0**-bits, 100 * bits) for bits in BITS]]) for factor in factors
+        ]
+        budget = 1900
+        chosen = _cheapest(options, budget)
+        assert sum(option.size for option in chosen) <= budget
+        least = min(
+            sum(option.loss for option in every)
+            for every in itertools.product(*options)
+            if sum(option.size for option in every) <= budget
+        )
+        assert sum(option.loss for option in chosen) <= 1.1 * least
+
+
+def test_options_that_are_larger_and_no_better_are_left_out() -> None:
+    given = [[_Option((2, 32), 3.0, 10), _Option((3, 64), 3.5, 11), _Option((4, 32), 1.0, 20)]]
+    assert [option.way for option in _together(given)] == [(2, 32), (4, 32)]
+
+
+def test_a_rounded_model_keeps_its_levels_and_is_the_same_after_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = micro_source(tmp_path / "model", "llama-gqa")
+    statistics = mixture_of(source, tmp_path / "statistics", {"boolq": TOKEN_IDS})
+    how = BlockQuantization(4, average=3.25)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    write_rounded_model(tmp_path / "model", statistics, how, tmp_path / "one", compute=compute_in_memory())
+    with monkeypatch.context() as patch:
+        patch.setattr("seap_export.pruning.rounding.write._keep_tables", _die)
+        with pytest.raises(KeyboardInterrupt):
+            write_rounded_model(tmp_path / "model", statistics, how, tmp_path / "two", compute=compute_in_memory())
+    with monkeypatch.context() as patch:  # the bits that were chosen are not chosen again
+        patch.setattr("seap_export.pruning.rounding.write.shared_out", _die)
+        write_rounded_model(tmp_path / "model", statistics, how, tmp_path / "two", compute=compute_in_memory())
+    assert file_contents(tmp_path / "one") == file_contents(tmp_path / "two")
+    note = read_note(tmp_path / "one")
+    assert note is not None
+    assert note.grid.average == 3.25
+    size, weights = bytes_of(note.grid, source.reader.shapes())
+    assert 3.0 < 8 * size / weights <= 3.25
+    for name, tensor in load_file(tmp_path / "one" / "model.safetensors").items():
+        if tensor.dim() == 2:  # a format that rounds it finds just these levels
+            grid = note.grid.of(name)
+            assert torch.equal(dequantize(quantize(tensor, grid), grid, tensor.shape[1]), tensor), name
+
+
+def _die(*arguments: object, **keywords: object) -> None:
+    raise KeyboardInterrupt
