@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from seap_export.common.options import option, options
 from seap_export.common.providers import DialectName, Dtype, WrittenFor
+from seap_export.common.values import PrecisionOrNone
 from seap_export.errors import UsageError
 
 if TYPE_CHECKING:
@@ -48,8 +49,11 @@ class FormOptions:
         default="cpu",
         title="Machine",
     )
-    precision: Literal["fp32", "fp16", "bf16", "int8", "int4"] | None = option(
-        "Precision of the ONNX weights.", default=None, unset="int8 on cpu, fp16 on cuda", title="Output"
+    precision: PrecisionOrNone = option(
+        "Precision of the ONNX weights; mixed-3.5: bits for each matrix, 3.5 on average.",
+        default=None,
+        unset="int8 on cpu, fp16 on cuda",
+        title="Output",
     )
     activations: Dtype | None = option(
         "For int8 and int4: dtype of activations and caches.", default=None, unset="fp32 on cpu, fp16 on cuda"
@@ -85,6 +89,7 @@ class Format(ABC):
         extra: The extra of this package that installs what the format needs; None: it needs no extra.
         runtimes: Names of the runtimes that run it; parity is proved with the first.
         precisions: Precisions that may follow the name and a colon, as in `gguf:q8_0`; the first is the default.
+        further: Precisions with a number in their name that `has_precision` knows besides, in words.
         version: Number that grows when the same model gives other bytes than before.
         precision: One of `precisions`.
 
@@ -96,12 +101,13 @@ class Format(ABC):
     extra: ClassVar[str | None] = None
     runtimes: ClassVar[tuple[str, ...]]
     precisions: ClassVar[tuple[str, ...]]
+    further: ClassVar[tuple[str, ...]] = ()
     version: ClassVar[int]
     precision: str
 
     @classmethod
     def has_precision(cls, name: str) -> bool:
-        """Whether a precision may be given; some formats have more than the list says.
+        """Whether a precision may be given.
 
         Raises:
             UsageError: A number in the name is out of range.
@@ -110,7 +116,7 @@ class Format(ABC):
 
     def __post_init__(self) -> None:
         if not self.has_precision(self.precision):
-            known = ", ".join(self.precisions)
+            known = ", ".join((*self.precisions, *self.further))
             raise UsageError(f"{self.name} has no precision '{self.precision}'; use one of {known}")
 
     @classmethod

@@ -174,7 +174,8 @@ def parse_format(text: str) -> tuple[type[Format], str | None]:
     if not colon:
         return format, None
     if not format.has_precision(precision):
-        raise UsageError(f"--format {text}: {name} has no precision '{precision}'; use {either(format.precisions)}")
+        known = (*format.precisions, *format.further)
+        raise UsageError(f"--format {text}: {name} has no precision '{precision}'; use {either(known)}")
     return format, precision
 
 

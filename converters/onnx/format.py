@@ -49,6 +49,7 @@ class OnnxFormat(Format):
     name: ClassVar[str] = OWN_FORMAT
     runtimes: ClassVar[tuple[str, ...]] = (OWN_RUNTIME,)
     precisions: ClassVar[tuple[str, ...]] = PRECISIONS
+    further: ClassVar[tuple[str, ...]] = (f"{MIXED}BITS such as {MIXED}3.5",)
     version: ClassVar[int] = GRAPH_VERSION
     form: OnnxForm = field(init=False)
 

@@ -12,13 +12,14 @@ import torch
 
 from seap_export.common.providers import PROVIDERS, DialectName, Dtype
 from seap_export.common.toml_file import either
+from seap_export.common.values import PrecisionOrNone
 from seap_export.errors import UsageError
 from seap_export.pruning.rounding.grid import LEAST_AVERAGE, MOST_AVERAGE, BlockQuantization
 
 PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
 #: What the name of a precision begins with whose matrices have different bits; their average follows.
-MIXED = "mixed-"
+MIXED = PrecisionOrNone.mixed
 
 #: The usual number of quantised weights that share a scale.
 BLOCK_SIZE = 32
@@ -122,10 +123,14 @@ def average_bits(name: str) -> float | None:
     """The bits of a weight in `mixed-3.5`, with its share of a scale; None: it is not such a name.
 
     Raises:
-        UsageError: The number is out of range.
+        UsageError: There is no number, or it is out of range.
     """
-    if not re.fullmatch(rf"{MIXED}\d+(\.\d{{1,3}})?", name):
+    if not name.startswith(MIXED):
         return None
+    if not re.fullmatch(rf"{MIXED}\d+(\.\d{{1,3}})?", name):
+        raise UsageError(
+            f"{name} has no number of bits, with three digits behind the point at most; such as {MIXED}3.5"
+        )
     average = float(name.removeprefix(MIXED))
     if not LEAST_AVERAGE <= average <= MOST_AVERAGE:
         raise UsageError(

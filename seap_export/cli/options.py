@@ -14,7 +14,7 @@ from converters.format import FormOptions
 from seap_export.api.tasks import Tasks
 from seap_export.cli.console import Console
 from seap_export.cli.groups import Option, option
-from seap_export.cli.values import IntChoice, NameOrPathType, NumberOrWord, PathType, Ratio, Threads
+from seap_export.cli.values import IntChoice, NameOrPathType, NumberOrWord, PathType, PrecisionChoice, Ratio, Threads
 from seap_export.common.options import Declared, declared, defaults_of
 from seap_export.common.values import (
     CorpusPathOrNone,
@@ -24,6 +24,7 @@ from seap_export.common.values import (
     Fractions,
     NameOrPath,
     NameOrPathOrNone,
+    PrecisionOrNone,
     Several,
     ShareOrNone,
     ThreadsOrNone,
@@ -44,6 +45,7 @@ _TYPES: tuple[tuple[type[Any], click.ParamType], ...] = (
     (Fractions, Ratio()),
     (NameOrPath, NameOrPathType()),
     (NameOrPathOrNone, NameOrPathType()),
+    (PrecisionOrNone, PrecisionChoice()),
     (ShareOrNone, click.FloatRange(0.0, 1.0)),
     (Tasks, NameOrPathType()),
     (ThreadsOrNone, Threads()),

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from seap_export.common.values import PrecisionOrNone
 from seap_export.errors import refuse_missing
 
 #: Some machines of a cluster have more cores than this one, but hardly more than this many.
@@ -59,6 +60,23 @@ class IntChoice(click.Choice):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Converts text to one of the integers."""
         return int(super().convert(str(value), param, ctx))
+
+
+class PrecisionChoice(click.Choice):
+    """The name of a precision: one of the usual ones, or with bits for each matrix, such as mixed-3.5."""
+
+    def __init__(self) -> None:
+        super().__init__(PrecisionOrNone.names)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
+        """The names, as help shows them."""
+        return f"[{'|'.join(PrecisionOrNone.names)}|{PrecisionOrNone.mixed}BITS]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Leaves a name with bits as it is."""
+        if isinstance(value, str) and value.startswith(PrecisionOrNone.mixed):
+            return value
+        return super().convert(value, param, ctx)
 
 
 class NameOrPathType(click.types.StringParamType):

@@ -108,6 +108,22 @@ class ThreadsOrNone(Given[int | None, int | None]):
         return number
 
 
+class PrecisionOrNone(Given[str | None, str | None]):
+    """The name of a precision of ONNX weights, such as "int8" or "mixed-3.5", or None."""
+
+    names = ("fp32", "fp16", "bf16", "int8", "int4")
+    #: Of matrices with bits of their own; the average follows.
+    mixed = "mixed-"
+
+    @classmethod
+    def read(cls, value: object) -> str | None:
+        if value is not None and not isinstance(value, str):
+            raise Mismatch(f"one of {', '.join(map(repr, cls.names))}, or None")
+        if value is not None and value not in cls.names and not value.startswith(cls.mixed):
+            raise Unknown(", ".join((*cls.names, f"{cls.mixed}BITS")))
+        return value
+
+
 class NameOrPath(Given[_PathLike, str]):
     """Such as a model: a folder, a .gguf file or a hub id."""
 

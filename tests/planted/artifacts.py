@@ -69,6 +69,7 @@ BASES: dict[str, Base] = {
     ),
     "half": Base({"model_type": "llama"}, options=("--precision", "fp16", *_STANDARD)),
     "int4": Base({"model_type": "llama"}, options=("--precision", "int4")),
+    "mixed": Base({"model_type": "llama"}, options=("--format", "onnx:mixed-3.5", "--logits", "last")),
     "points": Base({"model_type": "qwen2", **_WINDOW}, options=("--precision", "int4", "--set", "asymmetric=true")),
     "gemma3": Base(VARIATIONS["gemma3-all"]),
     "gemma2": Base(VARIATIONS["gemma2-all"], ratios=("0",)),
@@ -105,7 +106,8 @@ def make(name: str, folder: Path) -> Artifact:
     write_task_corpora(folder)
     tasks = [part for task in base.tasks for part in ("--task", f"{task}={folder / task}.jsonl")]
     ratios = [part for ratio in base.ratios for part in ("--ratio", ratio)]
-    arguments = ["export", str(model), *tasks, *ratios, *_FEW, *_EXACT, *base.options]
+    usual = () if "--format" in base.options else _EXACT
+    arguments = ["export", str(model), *tasks, *ratios, *_FEW, *usual, *base.options]
     result = CliRunner().invoke(main, [*arguments, "--threads", "1", "--quiet", "--out", str(folder / "out")])
     assert result.exit_code == 0, result.stderr
     return Artifact(folder / "out", base.variant)

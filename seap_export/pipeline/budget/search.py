@@ -157,7 +157,7 @@ class _Search:
         uniform = [way for way in self._ways if way.format.average is None]
         ratios = {way: self._predictor.least_ratio(way, self._targets) for way in uniform}
         candidates = [replace(way, ratio=ratio) for way, ratio in ratios.items() if ratio is not None]
-        candidates += [candidate for way in self._mixed for candidate in self._mixed_of(way, curve)]
+        candidates += [candidate for way in self._mixed for candidate in self._mixed_of(way, curve, math.inf)]
         nearest = min(candidates, key=lambda candidate: (curve.at(candidate), candidate.label), default=None)
         return None if nearest in self.points else nearest
 
@@ -165,7 +165,7 @@ class _Search:
         """The best candidate of a way, by prediction; None: it was tried, or there is none."""
         limit = self._targets.max_kl
         if way.format.average is not None:
-            return min(self._mixed_of(way, curve), key=lambda one: self._promise(one, curve), default=None)
+            return self._best_mixed(way, curve)
         least = self._predictor.least_ratio(way, self._targets)
         if least is None or (limit is not None and curve.dense(way) > limit):
             return None
@@ -173,15 +173,28 @@ class _Search:
         pruned = None if ratio is None else replace(way, ratio=ratio)
         return None if pruned in self.points else pruned
 
-    def _mixed_of(self, way: Candidate, curve: KlCurve) -> list[Candidate]:
-        """The candidates with bits for each matrix that differ from all that were tried."""
+    def _best_mixed(self, way: Candidate, curve: KlCurve) -> Candidate | None:
+        """The most promising candidate with bits for each matrix.
+
+        The first is the whole model unless it is hopeless: it is made quickly, and tells what rounding costs.
+        """
         limit = self._targets.max_kl
-        aim = math.inf if limit is None else _AIM * limit
+        candidates = self._mixed_of(way, curve, math.inf if limit is None else _AIM * limit)
+        best = min(candidates, key=lambda one: self._promise(one, curve), default=None)
+        if best is None or any(point.way == way for point in self.points):
+            return best
+        whole = min(
+            (one for one in candidates if not one.ratio), key=lambda one: self._promise(one, curve), default=best
+        )
+        return whole if curve.at(whole) < _HOPELESS * curve.at(best) else best
+
+    def _mixed_of(self, way: Candidate, curve: KlCurve, most: float) -> list[Candidate]:
+        """The candidates with bits for each matrix, with about this KL at most, that differ from all tried ones."""
         tried = [candidate for candidate in self.points if candidate.way == way]
         return [
             candidate
             for candidate in self._predictor.mixed(way, self._targets)
-            if curve.at(candidate) <= aim and not any(_is_near(candidate, other) for other in tried)
+            if curve.at(candidate) <= most and not any(_is_near(candidate, other) for other in tried)
         ]
 
     def _largest(self, way: Candidate, least: float, limit: float, curve: KlCurve) -> float | None:
@@ -206,7 +219,9 @@ class _Search:
         if self._targets.max_kl is not None:
             return self._predictor.bytes(candidate) < self.best.figures.bytes * (1.0 - _WORTH)
         if candidate.format.average is not None:
-            return curve.at(candidate) < self.best.figures.kl.mean * (1.0 - 2 * _WORTH)
+            # what pruning costs is only guessed as long as nothing was pruned
+            is_known = any(point.ratio for point in self.points)
+            return curve.at(candidate) < self.best.figures.kl.mean * (1.0 - 2 * _WORTH if is_known else _HOPELESS)
         best_kl, best_candidate = self.best.figures.kl.mean, self.best.candidate
         if candidate.way == best_candidate.way and candidate.ratio < best_candidate.ratio:
             return curve.at(candidate) < best_kl * (1.0 - _WORTH)

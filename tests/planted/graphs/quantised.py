@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from planted.fault import Fault, numeric
+from planted.fault import Fault, numeric, structural
 from planted.graphs.graph import Edit, Graph
 from planted.graphs.weights import Array, columns_of, layer_name
 
@@ -101,6 +101,20 @@ def _last_block_lost(graph: Graph) -> None:
     graph[f"{stem}.weight.scales"] = scales
 
 
+def _bits_from_other_planes(packed: Array) -> Array:
+    return np.roll(packed, packed.shape[2] // 2, axis=2)
+
+
+def _constant_doubled(prefix: str) -> Edit:
+    """Changes a constant with which weights of few bits are unpacked."""
+
+    def edit(graph: Graph) -> None:
+        name = next(tensor.name for tensor in graph.proto.graph.initializer if tensor.name.startswith(prefix))
+        graph[name] = graph[name] * 2
+
+    return edit
+
+
 FAULTS: tuple[Fault, ...] = (
     numeric("int4: scales of a row shifted", "int4", _part(1, "up_proj", "scales", _row_of_scales_shifted), layer=1),
     numeric("int4: scales of all rows shifted", "int4", _part(2, "o_proj", "scales", _all_scales_shifted), layer=2),
@@ -113,6 +127,13 @@ FAULTS: tuple[Fault, ...] = (
     numeric("int4: last block of down_proj lost", "int4", _last_block_lost, layer=1),
     numeric("int4: scales of the LM head shifted", "int4", _table("lm_head", "scales", _all_scales_shifted), None),
     numeric("int4: rows of the LM head swapped", "int4", _table("lm_head", "packed", _rows_swapped), layer=None),
+    numeric("mixed: a scale doubled", "mixed", _part(1, "q_proj", "scales", _a_scale_doubled), layer=1),
+    numeric("mixed: two rows swapped", "mixed", _part(2, "down_proj", "packed", _rows_swapped), layer=2),
+    numeric("mixed: planes swapped", "mixed", _part(0, "up_proj", "packed", _bits_from_other_planes), layer=0),
+    numeric("mixed: rows of the LM head swapped", "mixed", _table("lm_head", "packed", _rows_swapped), layer=None),
+    structural("mixed: steps of another number of bits", "mixed", _constant_doubled("step_")),
+    structural("mixed: bits of a plane left out", "mixed", _constant_doubled("mask_")),
+    structural("mixed: levels between those of the file", "mixed", _constant_doubled("half_")),
     numeric("asymmetric: zero points one up", "points", _part(1, "up_proj", "zero_points", _points_one_up), layer=1),
     numeric(
         "asymmetric: zero points of a row one down",

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from support.exports import Run, run_here
 from support.models import write_micro_model
-from support.product import read_spec
+from support.product import OnnxFormat, read_spec
 from support.tokenizers import write_byte_level
 
 from converters.formats import read_format
@@ -74,6 +74,58 @@ def test_convert_with_the_calibration_writes_the_same_files(out: Path, run: Run)
     assert nearest[1] != calibrated[1]
     assert run("convert", out / "rounding" / "a-0.3" / "int4-32", "--precision", "int4", "--out", "again").code == 0
     assert contents(Path("again")) == calibrated
+
+
+def test_bits_of_its_own_for_each_matrix(out: Path, run: Run) -> None:
+    hf, words = out / "a-0.3" / "hf", ("--calibration", out / "calibration" / "a")
+    for average in ("3", "3.5", "5.25"):
+        precision = f"onnx:mixed-{average}"
+        assert run("convert", hf, "--format", precision, *words, "--out", f"mixed-{average}").code == 0
+        format, spec = OnnxFormat.read(Path(f"mixed-{average}")), read_spec(hf)
+        assert format.precision == f"mixed-{average}"
+        size = Path(f"mixed-{average}", "model.onnx.data").stat().st_size
+        assert size == pytest.approx(format.size(spec), rel=0.08)
+        assert not list(format.damages(hf, Path(f"mixed-{average}")))
+    sizes = [len(contents(Path(f"mixed-{average}"))[1]) for average in ("3", "3.5", "5.25")]
+    assert sizes == sorted(sizes)
+    export = ("export", "m", "--task", "a=a.jsonl", "--ratio", "0.3", "--format", "onnx:mixed-3.5")
+    assert run(*export, "--out", "whole").code == 0
+    assert contents(Path("whole", "a-0.3", "onnx")) == contents(Path("mixed-3.5"))
+    assert run("validate", "whole").code == 0
+    shutil.rmtree(Path("whole", "rounding"))  # the model that was rounded is made again from the file
+    assert run("validate", Path("whole", "a-0.3")).code == 0
+    off_by_one(Path("whole", "a-0.3", "onnx", "model.onnx.data"))
+    assert run("validate", Path("whole", "a-0.3"), "--check", "parity").code == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--format", "onnx:mixed-1.5"), "from 2.25 to 8.25"),
+        (("--format", "onnx:mixed-9"), "from 2.25 to 8.25"),
+        (("--format", "onnx:mixed-few"), "no number of bits"),
+        (("--precision", "half"), "'half' is not one of"),
+        (("--format", "onnx:int3"), "use fp32, fp16, bf16, int8, int4 or mixed-BITS such as mixed-3.5"),
+        (("--format", "web:mixed-4"), "web has no precision 'mixed-4'"),
+        (
+            ("--format", "onnx:mixed-4", "--provider", "cuda"),
+            "cuda provider cannot run mixed-4; use int8 or int4, or cpu",
+        ),
+        (("--format", "onnx:mixed-4", "--set", "block_size=64"), "no effect on mixed-4 weights"),
+        (("--format", "onnx:mixed-4", "--set", "rounding=nearest"), "--rounding nearest contradicts onnx:mixed-4"),
+    ],
+)
+def test_bits_that_cannot_be_are_refused_by_name(inputs: Path, words: tuple[str, ...], message: str, run: Run) -> None:
+    run("export", inputs / "m", "--task", f"a={inputs / 'a.jsonl'}", "--ratio", "0.3", *words, "--out", "x").refused(
+        2, message
+    )
+    assert not Path("x").exists()
+
+
+def test_bits_of_each_matrix_need_the_calibration(out: Path, run: Run) -> None:
+    outcome = run("convert", out / "a-0.3" / "hf", "--format", "onnx:mixed-3.5", "--out", "x")
+    outcome.refused(2, "mixed-3.5 chooses the bits of each matrix with calibration texts; give --calibration")
+    assert not Path("x").exists()
 
 
 @pytest.mark.parametrize("precision", ["q4", "q4f16"])

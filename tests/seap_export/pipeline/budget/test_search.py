@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +20,8 @@ from seap_export.pipeline.targets.frontier import Frontier
 BYTES = {"fp32": 4.0, "fp16": 2.0, "int8": 1.06, "int4": 0.56}
 ROUNDING = {"fp32": 0.0, "fp16": 1e-6, "int8": 0.004, "int4": 0.39}
 WAYS = ways([OnnxFormat(name) for name in BYTES], "all")
+#: With bits for each matrix as one more way.
+MORE_WAYS = ways([*(OnnxFormat(name) for name in BYTES), OnnxFormat("mixed-4.5")], "all")
 WEIGHTS, OUTER = 100_000_000, 28_000_000
 RATIOS = tuple(round(step / 1000, 3) for step in range(981))
 
@@ -35,16 +39,23 @@ class World:
 
     error: float = 0.0
     power: float = 1.4
+    ways: Sequence[Candidate] = WAYS
     slowness: float = 1.0
+    mixed: float = 0.03
     broken: tuple[str, ...] = ()
     evaluated: list[Candidate] = field(default_factory=list)
     kept: list[Candidate] = field(default_factory=list)
 
     def size(self, candidate: Candidate) -> int:
-        return round(BYTES[candidate.format.precision] * ((1 - candidate.ratio) * WEIGHTS + OUTER))
+        average = candidate.format.average
+        of_one = BYTES[candidate.format.precision] if average is None else average / 8
+        return round(of_one * ((1 - candidate.ratio) * WEIGHTS + OUTER))
 
     def kl(self, candidate: Candidate) -> float:
-        return ROUNDING[candidate.format.precision] + 0.95 * candidate.ratio**self.power
+        average = candidate.format.average
+        uniform = ROUNDING if self.ways is WAYS else ROUNDING | {"int4": 0.8 * self.mixed}
+        rounding = uniform[candidate.format.precision] if average is None else self.mixed * 3.5 ** (4.5 - average)
+        return rounding + 0.95 * candidate.ratio**self.power
 
     def ideal(self, candidate: Candidate) -> float:
         return self.size(WAYS[0]) / self.size(candidate)
@@ -64,9 +75,13 @@ class World:
 
     def search(self, **targets: Any) -> SearchResult:
         result = search(
-            WAYS, Targets(**targets), Predicted(self), self.evaluate, lambda candidate: (self.speed(candidate), None),  # type: ignore[arg-type]
+            self.ways,
+            Targets(**targets),
+            Predicted(self),  # type: ignore[arg-type]
+            self.evaluate,
+            lambda candidate: (self.speed(candidate), None),
             lambda point: self.kept.append(point.candidate),
-        )  # fmt: skip
+        )
         most = MOST_EVALUATIONS + (0 if result.chosen else 3)
         assert len([candidate for candidate in self.evaluated if candidate.ratio]) <= most
         assert len(self.evaluated) == len(set(self.evaluated))
@@ -110,6 +125,17 @@ class Predicted:
     def are_alike(self, one: Candidate, other: Candidate) -> bool:
         return one == other
 
+    def mixed(self, way: Candidate, targets: Targets) -> Iterator[Candidate]:
+        for ratio in (round(step / 20, 3) for step in range(19)):
+            whole = (1 - ratio) * WEIGHTS + OUTER
+            most = 4.5 if targets.size is None else int(8000 * targets.size / whole) / 1000
+            for average in [most] if targets.size is not None else [quarter / 4 for quarter in range(9, 19)]:
+                format = way.format.mixed(min(average, 8.25)) if average >= 2.25 else None
+                if format is not None:
+                    candidate = replace(way, ratio=ratio, format=format)
+                    if self.speedup(candidate) >= (targets.decode_speedup or 0.0):
+                        yield candidate
+
     def least_ratio(self, way: Candidate, targets: Targets) -> float | None:
         for ratio in RATIOS:
             candidate = replace(way, ratio=ratio)
@@ -133,6 +159,39 @@ def test_with_a_size_the_choice_has_the_least_kl_of_all(size: int) -> None:
     assert world.size(chosen) <= size
     least = min(value for way in WAYS for value in world.best(targets, way, "kl"))
     assert world.kl(chosen) == pytest.approx(least, abs=1e-9)
+
+
+@pytest.mark.parametrize("power", [1.1, 1.4, 2.5])
+@pytest.mark.parametrize("size", [45_000_000, 54_000_000, 64_000_000, 78_000_000])
+def test_bits_and_ratio_are_chosen_together(size: int, power: float) -> None:
+    world, targets = World(ways=MORE_WAYS, power=power), Targets(size=size)
+    chosen = chosen_of(world.search(size=size))
+    assert world.size(chosen) <= size
+    assert chosen.format.average is not None
+    predicted = Predicted(world)
+    least = min(world.kl(candidate) for candidate in predicted.mixed(MORE_WAYS[-1], targets))
+    assert world.kl(chosen) <= 1.1 * least
+    uniform = World(power=power)
+    assert world.kl(chosen) < uniform.kl(chosen_of(uniform.search(size=size)))
+    tried = [candidate for candidate in world.evaluated if candidate.format.average is not None]
+    assert len(tried) <= 4
+    for one, other in itertools.combinations(tried, 2):  # none is made that is told from another by chance alone
+        bits = abs((one.format.average or 0.0) - (other.format.average or 0.0))
+        assert abs(one.ratio - other.ratio) >= 0.049 or bits >= 0.1
+    pruned = [candidate for candidate in world.evaluated if candidate.ratio and candidate.format.average is None]
+    assert all(candidate.format.arithmetic.quantization is None for candidate in pruned)
+
+
+@pytest.mark.parametrize("max_kl", [0.05, 0.1, 0.3, 0.6])
+def test_bits_and_ratio_under_a_limit_of_kl(max_kl: float) -> None:
+    world = World(ways=MORE_WAYS)
+    chosen = chosen_of(world.search(max_kl=max_kl))
+    assert world.kl(chosen) <= max_kl
+    uniform = World()
+    assert world.size(chosen) <= uniform.size(chosen_of(uniform.search(max_kl=max_kl)))
+    predicted = Predicted(world)
+    small = [one for one in predicted.mixed(MORE_WAYS[-1], Targets(max_kl=max_kl)) if world.kl(one) <= max_kl]
+    assert world.size(chosen) <= 1.1 * min(map(world.size, small))
 
 
 @pytest.mark.parametrize("power", [0.8, 1.4, 2.5])
