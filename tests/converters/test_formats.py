@@ -37,6 +37,12 @@ def test_what_there_is_not_is_refused(text: str, named: str) -> None:
         parse_format(text)
 
 
+@pytest.mark.parametrize(("precision", "is_rounded"), [("int8", False), ("int4", True), ("mixed-5.5", True)])
+def test_few_bits_are_rounded_with_texts(precision: str, is_rounded: bool) -> None:
+    spec = model_spec(micro_config(model_type="llama"))
+    assert (OnnxFormat(precision).grid(spec) is not None) is is_rounded
+
+
 @pytest.mark.parametrize("name", sorted(FORMATS.keys() - {"hf", "onnx", "gguf"}))
 def test_a_format_without_states_of_convolutions_says_so(name: str) -> None:
     spec = model_spec(micro_config(**VARIATIONS["lfm2-all"]))

@@ -189,12 +189,19 @@ class _Search:
         return whole if curve.at(whole) < _HOPELESS * curve.at(best) else best
 
     def _mixed_of(self, way: Candidate, curve: KlCurve, most: float) -> list[Candidate]:
-        """The candidates with bits for each matrix, with about this KL at most, that differ from all tried ones."""
-        tried = [candidate for candidate in self.points if candidate.way == way]
+        """The candidates with bits for each matrix, with about this KL at most, that differ from those that fit."""
+        size = self._targets.size
+        tried = [
+            candidate
+            for candidate, point in self.points.items()
+            if candidate.way == way and (size is None or point.figures.bytes <= size)
+        ]
         return [
             candidate
             for candidate in self._predictor.mixed(way, self._targets)
-            if curve.at(candidate) <= most and not any(_is_near(candidate, other) for other in tried)
+            if curve.at(candidate) <= most
+            and candidate not in self.points
+            and not any(_is_near(candidate, other) for other in tried)
         ]
 
     def _largest(self, way: Candidate, least: float, limit: float, curve: KlCurve) -> float | None:

@@ -135,8 +135,8 @@ def _together(options: Sequence[Sequence[_Option]]) -> list[_Option]:
 def _cheapest(options: Sequence[Sequence[_Option]], budget: float) -> list[_Option]:
     """One option of each group with the least sum of losses, within the budget of bytes.
 
-    Every group begins with its smallest option; then the change that saves most loss for its bytes is made, again and
-    again, among those that fit.
+    Options are sorted by size, and larger ones lose less. Every group begins with its smallest one; then the change
+    that saves most loss for its bytes is made, again and again, among those that fit.
     """
     chosen, left = [group[0] for group in options], budget - sum(group[0].size for group in options)
     while True:
@@ -144,7 +144,7 @@ def _cheapest(options: Sequence[Sequence[_Option]], budget: float) -> list[_Opti
             ((chosen[i].loss - option.loss) / (option.size - chosen[i].size), i, option)
             for i, group in enumerate(options)
             for option in group
-            if option.loss < chosen[i].loss and 0 < option.size - chosen[i].size <= left
+            if 0 < option.size - chosen[i].size <= left
         ]
         if not changes:
             return chosen

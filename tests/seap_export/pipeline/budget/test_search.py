@@ -127,7 +127,7 @@ class Predicted:
 
     def mixed(self, way: Candidate, targets: Targets) -> Iterator[Candidate]:
         for ratio in (round(step / 20, 3) for step in range(19)):
-            whole = (1 - ratio) * WEIGHTS + OUTER
+            whole = ((1 - ratio) * WEIGHTS + OUTER) * self._factors.get(way.way, 1.0)
             most = 4.5 if targets.size is None else int(8000 * targets.size / whole) / 1000
             for average in [most] if targets.size is not None else [quarter / 4 for quarter in range(9, 19)]:
                 format = way.format.mixed(min(average, 8.25)) if average >= 2.25 else None
@@ -180,6 +180,17 @@ def test_bits_and_ratio_are_chosen_together(size: int, power: float) -> None:
         assert abs(one.ratio - other.ratio) >= 0.049 or bits >= 0.1
     pruned = [candidate for candidate in world.evaluated if candidate.ratio and candidate.format.average is None]
     assert all(candidate.format.arithmetic.quantization is None for candidate in pruned)
+
+
+@pytest.mark.parametrize("error", [-0.012, 0.012])
+def test_no_ratio_is_tried_again_if_its_file_fits(error: float) -> None:
+    world = World(ways=MORE_WAYS, error=error)
+    chosen = chosen_of(world.search(size=50_000_000))
+    assert world.size(chosen) * (1 + (error if chosen.ratio else 0.0)) <= 50_000_000
+    ratios = [candidate.ratio for candidate in world.evaluated if candidate.format.average is not None]
+    assert error > 0 or len(ratios) == len(set(ratios))
+    assert chosen.ratio > 0
+    assert chosen.format.average is not None
 
 
 @pytest.mark.parametrize("max_kl", [0.05, 0.1, 0.3, 0.6])

@@ -31,6 +31,7 @@ def test_a_matrix_on_a_grid_keeps_its_levels(how: BlockQuantization, count: int)
     blocks = padded_blocks(weights, how)
     scales, points = best_scales(blocks, how)
     assert torch.equal(on_grid(blocks, scales, points, 4).flatten(1), weights)
+    assert not how.positive or (scales > 0).all()
     # and once more, when powers of two were taken into it and scales are stored in 16 bits
     scales, points = best_scales(blocks / 64, how)
     assert torch.equal(on_grid(blocks / 64, scales.bfloat16().float(), points, 4).flatten(1) * 64, weights)
