@@ -40,7 +40,7 @@ class ExecutorchFormat(Format):
     extra: ClassVar[str | None] = EXTRA
     runtimes: ClassVar[tuple[str, ...]] = ("executorch",)
     precisions: ClassVar[tuple[str, ...]] = ("int8", "int4", "fp32")
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     precision: str = precisions[0]
 
     @classmethod

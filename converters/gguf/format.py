@@ -32,7 +32,7 @@ class GgufFormat(Format):
     name: ClassVar[str] = "gguf"
     runtimes: ClassVar[tuple[str, ...]] = ("llama.cpp",)
     precisions: ClassVar[tuple[str, ...]] = ("q8_0", *(name for name in PRESETS if name != "q8_0"))
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     precision: str = precisions[0]
 
     @classmethod

@@ -43,7 +43,7 @@ class MlxFormat(Format):
     name: ClassVar[str] = "mlx"
     runtimes: ClassVar[tuple[str, ...]] = ("mlx",)
     precisions: ClassVar[tuple[str, ...]] = tuple(PRECISIONS)
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     precision: str = "fp16"
 
     @classmethod

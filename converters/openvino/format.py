@@ -42,7 +42,7 @@ class OpenvinoFormat(Format):
     extra: ClassVar[str | None] = EXTRA
     runtimes: ClassVar[tuple[str, ...]] = ("openvino",)
     precisions: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int8", "int4")
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     precision: str = precisions[0]
 
     @classmethod

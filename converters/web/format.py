@@ -43,7 +43,7 @@ class WebFormat(Format):
     name: ClassVar[str] = "web"
     runtimes: ClassVar[tuple[str, ...]] = ("transformers.js",)
     precisions: ClassVar[tuple[str, ...]] = PRECISIONS
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     precision: str = PRECISIONS[0]
 
     @classmethod

@@ -180,5 +180,5 @@ def test_models_for_graphics_cards_alone_are_remarked_on(webbed: Callable[..., A
 
 def test_settings_are_json() -> None:
     assert {json.dumps(WebFormat(name).settings()) for name in WebFormat.precisions} == {
-        json.dumps({"precision": name, "version": 3}) for name in WebFormat.precisions
+        json.dumps({"precision": name, "version": 4}) for name in WebFormat.precisions
     }
