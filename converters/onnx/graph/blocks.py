@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
 from converters.onnx.precision import kernel_bits
@@ -84,40 +86,37 @@ def _unpacked(g: GraphBuilder, packed: ir.Value, how: BlockQuantization) -> ir.V
     weights are (q + 1/2 - 2^(bits - 1)) * scale, which is what zero points of symmetric blocks say.
     """
     name, bits, widths = str(packed.name), kernel_bits(how.bits), planes(how.bits)
-    sizes = [how.block_size * width // 8 for width in widths]
-    parts = [packed]
-    if len(widths) > 1:
-        parts = [
-            *g.node_with_outputs(
-                "Split",
-                [packed, g.ints(*sizes)],
-                f"{name}.planes",
-                [str(width) for width in widths],
-                attributes={"axis": 2},
-            )
-        ]
-    value, start = g.constant(f"half_{how.bits}", _bytes(1 << (bits - how.bits - 1), bits)), bits - how.bits
-    for part, width in zip(parts, widths, strict=True):
+    below = bits - how.bits
+    whole = g.constant(f"half_{how.bits}", _bytes(1 << (below - 1), bits))
+    for plane, width in zip(_planes(g, packed, how), widths, strict=True):
         label = f"{name}.{width}"
-        shifts = np.arange(0, bits, width, dtype=np.uint8)[:, None]
+        shifts = g.constant(f"shifts_{width}_{bits}", np.arange(0, bits, width, dtype=np.uint8)[:, None])
         mask = g.constant(f"mask_{width}_{bits}", _bytes((1 << width) - 1, bits))
-        part = g.node("Unsqueeze", [part, g.ints(2)], f"{label}.unsqueezed")
-        part = g.node(
-            "BitShift",
-            [part, g.constant(f"shifts_{width}_{bits}", shifts)],
-            f"{label}.shifted",
-            attributes={"direction": "RIGHT"},
-        )
-        part = g.node("BitwiseAnd", [part, mask], f"{label}.masked")
-        if start:
-            by = g.constant(f"shift_{start}", np.array(start, np.uint8))
-            part = g.node("BitShift", [part, by], f"{label}.placed", attributes={"direction": "LEFT"})
-        part = g.node("Reshape", [part, g.ints(0, 0, -1)], f"{label}.bytes")
-        value, start = g.node("BitwiseOr", [part, value], f"{label}.joined"), start + width
-    return value
+        each = g.node("Unsqueeze", [plane, g.ints(2)], f"{label}.unsqueezed")
+        each = _shifted(g, each, shifts, "RIGHT", f"{label}.shifted")
+        each = g.node("BitwiseAnd", [each, mask], f"{label}.masked")
+        if below:
+            place = g.constant(f"shift_{below}", np.array(below, np.uint8))
+            each = _shifted(g, each, place, "LEFT", f"{label}.placed")
+        each = g.node("Reshape", [each, g.ints(0, 0, -1)], f"{label}.bytes")
+        whole, below = g.node("BitwiseOr", [each, whole], f"{label}.joined"), below + width
+    return whole
 
 
-def _bytes(weight: int, bits: int) -> np.ndarray:
+def _planes(g: GraphBuilder, packed: ir.Value, how: BlockQuantization) -> Sequence[ir.Value]:
+    widths = planes(how.bits)
+    if len(widths) == 1:
+        return [packed]
+    sizes = g.ints(*(how.block_size * width // 8 for width in widths))
+    names = [str(width) for width in widths]
+    return g.node_with_outputs("Split", [packed, sizes], f"{packed.name}.planes", names, attributes={"axis": 2})
+
+
+def _shifted(g: GraphBuilder, x: ir.Value, by: ir.Value, direction: str, name: str) -> ir.Value:
+    return g.node("BitShift", [x, by], name, attributes={"direction": direction})
+
+
+def _bytes(weight: int, bits: int) -> NDArray[np.uint8]:
     """The byte all of whose weights are `weight`, uint8 []."""
     return np.array(weight if bits == 8 else weight * 0x11, np.uint8)
 
