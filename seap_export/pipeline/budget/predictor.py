@@ -15,6 +15,8 @@ from validation.speed.ideal import model_work
 
 #: A predicted size must stay below the target by this share, for what a pruned graph has more nodes.
 _MARGIN = 0.003
+#: Bytes of a layer's nodes that unpack weights of few bits.
+_UNPACKING = 14_000
 #: The steps of the ratio, in units of its last digit, where bits are chosen with it: losses add up about alike nearby.
 _RATIO_STEP = 50
 
@@ -49,7 +51,8 @@ class Predictor:
         """The size of a candidate's folder in bytes: measured if known, else predicted."""
         if candidate in self._sizes:
             return self._sizes[candidate]
-        return self._weights(candidate) + self._more.get(candidate.way, self._beside)
+        unpacking = _UNPACKING * len(self._shrunk(candidate).layers) if candidate.format.average is not None else 0
+        return self._weights(candidate) + self._more.get(candidate.way, self._beside + unpacking)
 
     def ideal_speedup(self, candidate: Candidate) -> float:
         """The speed-up of a decode step if time were proportional to the bytes that it reads."""
