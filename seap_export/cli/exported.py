@@ -161,14 +161,14 @@ def _legend(result: ExportResult) -> Iterator[str]:
             f"KL (nats per token, +- its standard error), top-1, perplexity: {what} against the dense model, on "
             "held-out texts."
         )
-    if whole := measured_models(result):
-        yield whole_legend(whole)
     if result.report is not None and result.report.manifest is not None:
         yield from filter(None, [written_answers(result.report.manifest.tasks)])
     for name, quality in list(compared.items())[:_MOST_ANSWERS]:
         divergence = divergence_of(quality)
         if divergence is not None:
             yield f"  {name}: {' '.join(kl_in_words(divergence['mean_kl_nats']))}"
+    if whole := measured_models(result):
+        yield whole_legend(whole)
     parities = [parity for variant in variants.values() for parity in variant["parity"].values()]
     if parities:
         where = ", ".join(dict.fromkeys(parity["runtime"] for parity in parities))
