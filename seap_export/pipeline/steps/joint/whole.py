@@ -229,6 +229,9 @@ class WholeStep(Step):
                     made.work.progress.say,
                 )
                 texts[name] = pairs
+            else:  # a variant's quality cannot be measured either
+                known[name]["quality"] = {"divergence": {}, **request.measured.to_json()}
+                write_whole(known, made.work.folder)
         return texts
 
     def _made_beside(self, made: Made, measured: Measured) -> Iterator[tuple[str, WholeSteps]]:

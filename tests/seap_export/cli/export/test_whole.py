@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from support.conversations import write_records
+from support.corpora import WORDS
 from support.exports import Run, tree
 
 from seap_export.common.json_file import read_json
@@ -127,3 +129,14 @@ def test_figures_of_other_statistics_are_not_shown(run: Run, work: Path) -> None
     values = result(run, *PRUNED, "--set", "seed=1", "--force", "--no-quality")
     assert (values["whole"], values["variants"]["a-0.4"]["beaten_by"]) == ({}, None)
     assert (work / "out" / "whole.json").exists()
+
+
+def test_texts_that_are_too_short_are_not_tried_again(run: Run, work: Path) -> None:
+    write_records(work / "a.jsonl", [{"text": word} for word in dict.fromkeys(WORDS)])
+    command = [*PRUNED, "--set", "held_out=4"]
+    outcome = run(*command)
+    assert outcome.code == 0, outcome.err
+    assert "too short to measure quality" in outcome.err
+    report = read_json(work / "out" / "validation.json")
+    assert {name: row["quality"] for name, row in report["whole"].items()} == dict.fromkeys(NAMES)
+    assert "rounding" not in run(*command).err
