@@ -47,6 +47,8 @@ def export(options: ExportOptions) -> ExportResult:
     from seap_export.api.settings import cluster_of, export_request
     from seap_export.model.sources.open import open_source
     from seap_export.pipeline.budget.run import export_within
+    from seap_export.pipeline.card.command import whole_command
+    from seap_export.pipeline.card.recipe import given_as
     from seap_export.pipeline.cost.checks import recorded_model
     from seap_export.pipeline.export import export as make_variants
     from seap_export.pipeline.preview import preview
@@ -74,4 +76,16 @@ def export(options: ExportOptions) -> ExportResult:
         exported, frontier = within.exported, within.frontier
     described = exported.report.variants
     variants = {name: Variant.described(options.out / name, described[name]) for name in exported.variants}
-    return ExportResult(options.out, variants, exported.report, exported.steps, exported.variants, frontier)
+    commands = {
+        name: whole_command(
+            str(options.model),
+            request,
+            row["task"],
+            row["precision"],
+            row["options"],
+            lambda task: task.given_as or given_as(task, request),
+            str(options.out),
+        )
+        for name, row in exported.report.whole.items()
+    }
+    return ExportResult(options.out, variants, exported.report, exported.steps, exported.variants, commands, frontier)

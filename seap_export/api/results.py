@@ -81,6 +81,7 @@ class ExportResult:
         report: The whole report, as validation.json has it; None in a dry run.
         steps: The seconds and the peak memory of each step that this run made.
         entries: The manifest's entries of the variants, by name.
+        commands: For each whole model that was measured beside the variants, the command that makes it, by name.
         frontier: The candidates that targets were met with, as in frontier.json; None: there were no targets.
         planned: Estimates of a dry run: `variants` or first `candidates`, `seconds` by kind of step, and the `disk`
             space in bytes; None: it was none.
@@ -91,6 +92,7 @@ class ExportResult:
     report: ValidationReport | None = field(default=None, repr=False)
     steps: Mapping[str, StepFigures] = field(default_factory=dict, repr=False)
     entries: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    commands: Mapping[str, str] = field(default_factory=dict, repr=False)
     frontier: Mapping[str, Any] | None = field(default=None, repr=False)
     planned: Preview | None = None
 
@@ -102,6 +104,11 @@ class ExportResult:
     def described(self) -> Mapping[str, Mapping[str, Any]]:
         """The validation report's description of each variant, by name; empty in a dry run."""
         return {} if self.report is None else self.report.variants
+
+    @property
+    def whole(self) -> Mapping[str, Mapping[str, Any]]:
+        """The whole model in int8 and int4 as it was measured beside the variants, by name, or why it was not."""
+        return {} if self.report is None else self.report.whole
 
     @property
     def passed(self) -> bool:

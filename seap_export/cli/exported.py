@@ -11,6 +11,7 @@ from seap_export.api.progress import duration
 from seap_export.cli.console import difference, megabytes, quoted, table
 from seap_export.cli.frontier import frontier_text
 from seap_export.cli.general_text import general_text_table
+from seap_export.cli.whole import measured_models, sizes, speed_cells, speed_heads, whole_legend
 from seap_export.common.providers import OWN_FORMAT
 from seap_export.pipeline.folder.names import HF, PLAN, QUALITY
 
@@ -25,10 +26,16 @@ _MOST_ANSWERS = 6
 
 
 def export_json(result: ExportResult) -> dict[str, Any]:
-    """The manifest's entries of the variants, each with its speed figures, or null, and with targets the frontier."""
+    """The manifest's entries of the variants, each with its speed figures, or null, and with what beats it; the whole
+    models that were measured beside them; and with targets the frontier."""
     reported = result.described
-    variants = {name: {**entry, "speed": reported[name]["speed"]} for name, entry in result.entries.items()}
-    return {"variants": variants} if result.frontier is None else {"variants": variants, "frontier": result.frontier}
+    variants = {
+        name: {**entry, **{key: reported[name][key] for key in ("speed", "beaten_by")}}
+        for name, entry in result.entries.items()
+    }
+    whole = {name: {**row, "command": result.commands[name]} for name, row in result.whole.items()}
+    frontier = {} if result.frontier is None else {"frontier": result.frontier}
+    return {"variants": variants, "whole": whole, **frontier}
 
 
 def export_text(result: ExportResult) -> str:
@@ -37,9 +44,10 @@ def export_text(result: ExportResult) -> str:
     variants = result.described
     folders = list(dict.fromkeys(folder for name in result.variants for folder in _written(variants[name])))
     rows = [_row(name, variants[name], folders) for name in result.variants]
-    sizes = [title for folder in folders for title in (_head(folder, result.entries), "of dense")]
+    rows += [_whole_row(name, row, folders, result.entries) for name, row in measured_models(result).items()]
+    heads = [title for folder in folders for title in (_head(folder, result.entries), "of dense")]
     parts = [] if result.frontier is None else [frontier_text(result.frontier)]
-    parts += [table([*_BEFORE, *sizes, *measured_heads(), "parity"], rows), "\n".join(_legend(result))]
+    parts += [table([*_BEFORE, *heads, *speed_heads(), *measured_heads(), "parity"], rows), "\n".join(_legend(result))]
     parts.append(general_text_table({name: variants[name]["quality"] for name in result.variants}))
     answers = [line for name in list(result.variants)[:_MOST_ANSWERS] for line in _answer(name, variants[name])]
     if answers:
@@ -85,9 +93,16 @@ def _row(name: str, variant: Mapping[str, Any], folders: Iterable[str]) -> list[
         f"{variant['achieved_ratio']:.1%}",
         f"{variant['num_parameters'] / 1e6:.1f} M",
         *(cell for folder in folders for cell in _sizes(variant, folder)),
+        *speed_cells(variant),
         *measured_cells(variant),
         _parity(variant["parity"]),
     ]
+
+
+def _whole_row(name: str, row: Mapping[str, Any], folders: Iterable[str], entries: Mapping[str, Any]) -> list[str]:
+    """The whole model in the columns of the variants."""
+    sized = sizes(row, folders, lambda folder: _head(folder, entries))
+    return [name, "0.0%", "-", *sized, *speed_cells(row), *measured_cells(row), "-"]
 
 
 def measured_heads() -> list[str]:
@@ -152,6 +167,8 @@ def _legend(result: ExportResult) -> Iterator[str]:
         divergence = divergence_of(quality)
         if divergence is not None:
             yield f"  {name}: {' '.join(kl_in_words(divergence['mean_kl_nats']))}"
+    if whole := measured_models(result):
+        yield whole_legend(whole)
     parities = [parity for variant in variants.values() for parity in variant["parity"].values()]
     if parities:
         where = ", ".join(dict.fromkeys(parity["runtime"] for parity in parities))

@@ -39,6 +39,7 @@ def export_command(console: Console, **options: Any) -> None:
     """
     from seap_export.cli.errors import Failure
     from seap_export.cli.exported import export_json, export_text, no_gains, step_table
+    from seap_export.cli.whole import beaten
 
     result = export(**options, progress=console)
     if result.report is None:
@@ -46,7 +47,7 @@ def export_command(console: Console, **options: Any) -> None:
         console.result(_preview_json(result.planned), _preview_text(result.planned))
         return
     _warn_of_coarse_shapes(console, result.entries)
-    for line in no_gains(result):
+    for line in (*no_gains(result), *beaten(result)):
         console.warn(line)
     console.say(step_table(result.steps))
     if not result.passed:

@@ -11,6 +11,7 @@ from seap_export.model.families import ModelSpec
 from seap_export.model.sources.metadata import ModelMetadata
 from seap_export.model.sources.source import Source
 from seap_export.pipeline.card.recipe import RECIPE
+from seap_export.pipeline.card.whole import whole_lines
 from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.folder.manifest import Manifest
 from seap_export.pipeline.request.measured import measured_title
@@ -55,6 +56,7 @@ class CardFacts:
         texts: The calibration texts of its tasks.
         datasets: The calibration texts that are data sets of the hub.
         needed: The files that make the variant again, by name: settings, and what lies beside them.
+        whole: The whole models that were measured on the same texts, as whole.json describes them.
     """
 
     source: Source
@@ -66,6 +68,7 @@ class CardFacts:
     texts: Mapping[str, CalibrationText]
     datasets: Sequence[str]
     needed: Sequence[str]
+    whole: Sequence[Mapping[str, Any]] = ()
 
 
 def card_text(facts: CardFacts) -> str:
@@ -235,6 +238,7 @@ def _quality(facts: CardFacts) -> Iterator[str]:
     yield markdown_table(
         ["", "", ""], [[title, cell.main, "<br>".join(cell.details) or cell.brief] for title, cell in cells.items()]
     )
+    yield from whole_lines(facts.whole)
 
 
 def _elsewhere(facts: CardFacts) -> Iterator[str]:

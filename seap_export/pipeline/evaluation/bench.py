@@ -43,12 +43,28 @@ _PACKAGES = ("torch", "transformers", "onnxruntime-gpu", "onnxruntime", "seap-ex
 
 
 @dataclass(frozen=True)
+class Other:
+    """The dense model in another format than the variants, which is timed beside them.
+
+    Attributes:
+        name: Its name in the report.
+        folder: The written folder.
+        format: Its format.
+    """
+
+    name: str
+    folder: Path
+    format: Format | None
+
+
+@dataclass(frozen=True)
 class _Model:
-    """The folders of a model: of transformers, and of each engine."""
+    """The folders of a model: of transformers, and of each engine; and its format if it is not the request's."""
 
     name: str
     hf: Path
     folders: Mapping[EngineName, Path]
+    format: Format | None = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -93,7 +109,13 @@ def bench(paths: Sequence[str], dense: str, request: BenchRequest, progress: Pro
         return time_variants(variants, folder, request, progress)
 
 
-def time_variants(variants: Sequence[Variant], dense: Path, request: BenchRequest, progress: Progress) -> SpeedReport:
+def time_variants(
+    variants: Sequence[Variant],
+    dense: Path,
+    request: BenchRequest,
+    progress: Progress,
+    others: Sequence[Other] = (),
+) -> SpeedReport:
     """Times variants and their dense model in turn, after all checks.
 
     A variant's folder that has the request's format is timed as it is; others are written to a temporary folder.
@@ -103,12 +125,16 @@ def time_variants(variants: Sequence[Variant], dense: Path, request: BenchReques
         dense: The dense model, as a folder that transformers loads.
         request: Prompt lengths, batch sizes, engines and formats.
         progress: Reports what happens.
+        others: What else is timed in the same session, by the engines of the request.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         models = [_model(DENSE, dense, (), Path(scratch), request, progress)]
         models += [
             _model(variant.name, variant.hf, tuple(variant.folders.values()), Path(scratch), request, progress)
             for variant in variants
+        ]
+        models += [
+            _Model(other.name, dense, dict.fromkeys(request.engines, other.folder), other.format) for other in others
         ]
         figures = _measure(models, request, progress)
     return SpeedReport(figures, request.cells, _setting(request))
@@ -216,7 +242,7 @@ def _peak(model: _Model, engine: EngineName, request: BenchRequest, progress: Pr
 
 
 def _work(model: _Model, engine: EngineName, cell: SpeedCell, request: BenchRequest) -> ModelWork:
-    format = request.written(engine) or format_class(HF)("fp32")
+    format = model.format or request.written(engine) or format_class(HF)("fp32")
     last_logits = format.gives_last_logits
     return model_work(model.spec, format.arithmetic, cell.batch, cell.depth, last_logits=last_logits)
 

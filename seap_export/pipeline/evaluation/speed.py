@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from seap_export.common.hashing import sha256_json
 from seap_export.common.providers import OWN_FORMAT, OWN_RUNTIME
 from seap_export.model.families import ModelSpec
 from seap_export.pipeline.evaluation.bench_request import BenchRequest
 from seap_export.pipeline.folder.contents import Variant
 from seap_export.pipeline.request.measured import Measured
 from seap_export.pipeline.request.settings import ParitySettings
+from seap_export.runtime.doctor.machine import processor
+from seap_export.runtime.driver import gpu_name
+from seap_export.runtime.session import available_threads
 from validation.speed.gate import SpeedLimits, SpeedVerdict
 from validation.speed.interval import FEWEST_RUNS
 from validation.speed.measure import SpeedCell
@@ -40,6 +44,12 @@ def speed_request(spec: ModelSpec, measured: Measured, settings: ParitySettings)
     )
 
 
+def speed_setting(request: BenchRequest) -> str:
+    """The hash of the machine and of how it is measured: figures are used again where both are the same."""
+    gpu = None if request.provider == "cpu" else gpu_name()
+    return sha256_json([processor(), gpu, available_threads(), repr(request)])
+
+
 def recorded_speed(variant: Variant) -> dict[str, Any] | None:
     """The speed figures of a variant; None if the folder that was timed is no longer as the manifest records it.
 
@@ -47,7 +57,7 @@ def recorded_speed(variant: Variant) -> dict[str, Any] | None:
     """
     known = variant.export.performance.speed.get(variant.name, {})
     figures: dict[str, Any] | None = known.get("figures")
-    if not _is_whole(figures):
+    if not are_sound(figures):
         return None
     assert figures is not None
     folder = figures.get("folder", OWN_FORMAT)
@@ -55,7 +65,8 @@ def recorded_speed(variant: Variant) -> dict[str, Any] | None:
     return figures if key is not None and known.get(folder) == key else None
 
 
-def _is_whole(figures: Any) -> bool:
+def are_sound(figures: Any) -> bool:
+    """Whether recorded figures are as `speed_json` writes them."""
     try:
         is_named = all(isinstance(figures.get(key, ""), str) for key in ("folder", "runtime"))
         return (

@@ -19,7 +19,7 @@ from seap_export.pipeline.folder.names import HF, PLAN
 LOCK = ".seap-export.lock"
 _MANIFEST = "manifest.json"
 #: Beside the variants of an export lie these, and reports, which may be replaced.
-_OF_AN_EXPORT = (_MANIFEST, "performance.json", "frontier.json", LOCK)
+_OF_AN_EXPORT = (_MANIFEST, "performance.json", "frontier.json", "whole.json", LOCK)
 _TEMPORARY_PREFIX = ".seap-export-tmp-"
 _UNFINISHED_PREFIX = ".seap-export-unfinished-"
 _WRITER_LOCK = ".seap-export-writer.lock"

@@ -86,6 +86,7 @@ class ValidationReport:
         manifest: Manifest of the output folder; None: there is none.
         threads: Threads of torch and ONNX Runtime.
         frontier: The candidates that the variants were chosen from; None: there were no targets.
+        whole: The whole models that were measured beside the variants, by name.
     """
 
     name: str
@@ -94,6 +95,7 @@ class ValidationReport:
     manifest: Manifest | None
     threads: int
     frontier: Mapping[str, Any] | None = None
+    whole: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     failures: tuple[Check, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -143,6 +145,7 @@ class ValidationReport:
             "variants": {name: dict(values) for name, values in sorted(self.variants.items())},
             "tasks": manifest.tasks,
             **({} if self.frontier is None else {"frontier": self.frontier}),
+            **({"whole": dict(sorted(self.whole.items()))} if self.whole else {}),
             "files": manifest.files,
             "versions": package_versions(),
             "machine": {

@@ -31,6 +31,7 @@ from seap_export.pipeline.gate.report import Check, CheckName, ValidationReport,
 from seap_export.pipeline.gate.request import ValidationRequest
 from seap_export.pipeline.gate.router_check import router_damages
 from seap_export.pipeline.gate.signature import refuse_unusable_key, signature_damages, signatures
+from seap_export.pipeline.gate.whole import beaten_by, whole_rows
 from seap_export.pipeline.progress import Progress, Silent
 from seap_export.pipeline.targets.frontier import read_frontier
 from seap_export.runtime.manifest import ROUTER_FOLDER
@@ -111,18 +112,24 @@ class _Validation:
             raise UsageError(
                 f"{self._path}: {', '.join(self._request.checks)} cannot be checked here; use another --check"
             )
+        variants = {
+            variant.name: describe_variant(
+                variant, self._manifest, self._recorded(variant) | self._results[variant.name]
+            )
+            for variant in self._variants
+        }
+        tasks = {variant["task"] for variant in variants.values()}
+        whole = whole_rows(self._export, tasks) if self._export.exists else {}
         return ValidationReport(
             name=self._name(),
             checks=tuple(self._checks),
             variants={
-                variant.name: describe_variant(
-                    variant, self._manifest, self._recorded(variant) | self._results[variant.name]
-                )
-                for variant in self._variants
+                name: {**variant, "beaten_by": beaten_by(name, variants, whole)} for name, variant in variants.items()
             },
             manifest=self._manifest,
             threads=self._request.parity.threads or available_threads(),
             frontier=read_frontier(self._path) if self._export.exists else None,
+            whole=whole,
         )
 
     def _recorded(self, variant: Variant) -> dict[str, Any]:

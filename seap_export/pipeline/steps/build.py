@@ -19,6 +19,7 @@ from seap_export.pipeline.steps.joint.quality import QualityStep
 from seap_export.pipeline.steps.joint.router import RouterStep, router_step
 from seap_export.pipeline.steps.joint.speed import SpeedStep
 from seap_export.pipeline.steps.joint.validation import ValidationStep
+from seap_export.pipeline.steps.joint.whole import WholeStep, whole_step
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.single.calibration import CalibrationStep, calibration_steps
 from seap_export.pipeline.steps.single.ranking import RankingStep
@@ -37,6 +38,7 @@ class ExportSteps:
         rankings: The step that ranks channels for each task or mixture, by its name.
         variants: The steps of each variant, by its name.
         router: The step that makes the router; None: none is made.
+        whole: The step that makes the whole models that variants are measured beside; None: there are none.
         quality: The step that measures quality; None: it is not measured.
         speed: The step that measures speed; None: it is not measured.
         cards: The step that writes the model cards.
@@ -49,6 +51,7 @@ class ExportSteps:
     rankings: Mapping[str, RankingStep]
     variants: Mapping[str, VariantSteps]
     router: RouterStep | None
+    whole: WholeStep | None
     quality: QualityStep | None
     speed: SpeedStep | None
     cards: CardStep
@@ -75,7 +78,7 @@ class ExportSteps:
     @property
     def all(self) -> tuple[Step, ...]:
         """All steps in order: a ranking before the first variant that needs it, and what is over all variants last."""
-        joint = self.router, self.quality, self.speed, self.cards, self.checksums, self.validation
+        joint = self.router, self.whole, self.quality, self.speed, self.cards, self.checksums, self.validation
         return *self._up_to_variants(), *(step for step in joint if step is not None)
 
     def _up_to_variants(self) -> Iterator[Step]:
@@ -101,6 +104,8 @@ class ExportSteps:
         for variant in self.variants.values():
             for joint in (self.validation, *measured):
                 parts += joint.planned_work(variant, folder, missing)
+        if self.whole is not None:
+            parts += self.whole.planned_work(folder, [step.cost for step in measured])
         costs = [step.cost for step in measured if any(part.cost is step.cost for part in parts)]
         return (*parts, *map(self._dense_work, costs))
 
@@ -142,14 +147,15 @@ def export_steps(
         )
         for name, variant in request.variants.items()
     }
-    tasks, parity = tuple(calibrations), request.parity
+    tasks, parity, whole = tuple(calibrations), request.parity, whole_step(source, request, rankings)
     return ExportSteps(
         calibrations,
         rankings,
         variants,
         router_step(request, splits),
-        QualityStep(variants, tasks, parity, request.general_text) if request.quality else None,
-        SpeedStep(variants, parity) if request.speed else None,
+        whole,
+        QualityStep(variants, tasks, parity, request.general_text, whole) if request.quality else None,
+        SpeedStep(variants, parity, whole) if request.speed else None,
         CardStep(variants, request),
         ChecksumStep(),
         ValidationStep(variants, parity),

@@ -28,6 +28,8 @@ class PlannedWork:
         format: The format that it works on; None: the model folder, or no format at all.
         vocabulary: The tokens that the variant keeps; None: all.
         others: Further tasks, and the general text, on a few texts of which quality is measured.
+        most_tokens: The most calibration tokens that are used; None: all.
+        passes: Whether what it writes is removed at the end of the export.
     """
 
     cost: Cost
@@ -36,6 +38,8 @@ class PlannedWork:
     format: Format | None = None
     vocabulary: Vocabulary | None = None
     others: tuple[str, ...] = ()
+    most_tokens: int | None = None
+    passes: bool = False
 
     @property
     def label(self) -> str:
@@ -48,7 +52,8 @@ class PlannedWork:
 
     def disk(self, counts: Mapping[str, TokenCounts], work: Workload) -> Disk:
         """About how many bytes it takes on the disk, given the tokens of all tasks and the workload."""
-        return self.cost.disk(self.tokens(counts), self.ratio, self._workload(work))
+        disk = self.cost.disk(self.tokens(counts), self.ratio, self._workload(work))
+        return Disk(0, disk.kept + disk.unfinished, disk.temporary) if self.passes else disk
 
     def _workload(self, work: Workload) -> Workload:
         kept = work.with_tokens(self.vocabulary)
@@ -61,7 +66,8 @@ class PlannedWork:
             counts[name].shared_tokens for name in self.others
         )
         calibration = sum(task.calibration_tokens for task in tasks)
-        return TokenCounts(calibration, held_out, tasks=len(tasks))
+        most = calibration if self.most_tokens is None else min(calibration, self.most_tokens)
+        return TokenCounts(most, held_out, tasks=len(tasks))
 
 
 def planned_disk(parts: Iterable[PlannedWork], counts: Mapping[str, TokenCounts], work: Workload) -> Disk:

@@ -60,6 +60,7 @@ class Made:
         dense: The dense model as a folder that transformers loads. The first call takes time and disk space if the
             model is of another form.
         variants: Each finished variant as the manifest describes it, which later steps complete.
+        whole: The folders of whole models that are to be measured beside the variants, by name.
         report: The report of the validation, once it has run.
     """
 
@@ -68,6 +69,7 @@ class Made:
     performance: Performance = field(default_factory=Performance)
     dense: Callable[[], Path] = _no_folder
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    whole: dict[str, Path] = field(default_factory=dict)
     report: ValidationReport | None = None
 
     def enter(self, variant: str) -> None:

@@ -50,6 +50,7 @@ class TaskMixture:
         weights: Weight of each task, as given.
         calibrations: Calibration of each task.
         fresh: Token ids of further texts of each task, which no statistics were collected from.
+        most: The most tokens of `token_ids`, of all tasks together; None: all.
     """
 
     def __init__(
@@ -58,9 +59,10 @@ class TaskMixture:
         weights: Mapping[str, float],
         calibrations: Mapping[str, Calibration],
         fresh: Mapping[str, Sequence[list[int]]] = MappingProxyType({}),
+        most: int | None = None,
     ) -> None:
         """Raises `InputError` if the statistics come from different models."""
-        self.name = name
+        self.name, self.most = name, most
         self.weights = dict(weights)
         self.calibrations = {task: calibrations[task] for task in weights}
         self.fresh = {task: fresh.get(task, ()) for task in weights}
@@ -81,6 +83,10 @@ class TaskMixture:
         """The same mixture with further texts of each task."""
         return TaskMixture(self.name, self.weights, self.calibrations, fresh)
 
+    def of_first_tokens(self, most: int) -> TaskMixture:
+        """The same mixture with the first texts of each task alone, of so many tokens at most in all."""
+        return TaskMixture(self.name, self.weights, self.calibrations, most=most)
+
     @property
     def num_tokens(self) -> int:
         """Number of tokens in all texts of all tasks, calibration and fresh ones."""
@@ -97,7 +103,23 @@ class TaskMixture:
 
     def _sizes(self, task: str) -> tuple[int, int]:
         """Tokens of the calibration texts and of the fresh texts."""
-        return self.calibrations[task].record.num_tokens, sum(map(len, self.fresh[task]))
+        known = self.calibrations[task].record.num_tokens
+        return min(known, self._most(task) or known), sum(map(len, self.fresh[task]))
+
+    def _most(self, task: str) -> int | None:
+        """The most tokens of a task's calibration texts, at least one; None: all."""
+        return None if self.most is None else max(1, int(self.most * self.probabilities[task]))
+
+    def _texts(self, task: str) -> list[list[int]]:
+        """The calibration texts of a task as token ids; the last one is cut if there may be no more."""
+        texts, left = self.calibrations[task].token_ids(), self._sizes(task)[0]
+        first = []
+        for ids in texts:
+            if left <= 0:
+                break
+            first.append(ids[:left])
+            left -= len(ids)
+        return first
 
     def layer(self, index: int) -> LayerMoments:
         """Moments of the mixture: the mean of the means; the mean of the variances, and the variance of the means."""
@@ -159,7 +181,7 @@ class TaskMixture:
         for task, probability in self.probabilities.items():
             known, fresh = self._sizes(task)
             each = probability / (known + FRESH_WEIGHT * fresh)
-            texts += [(ids, each) for ids in self.calibrations[task].token_ids()]
+            texts += [(ids, each) for ids in self._texts(task)]
             texts += [(ids, FRESH_WEIGHT * each) for ids in self.fresh[task]]
         return texts
 

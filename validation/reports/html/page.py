@@ -11,7 +11,7 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from validation.reports import figures, frontier, matrix, numbers, reading, speedups, variants
+from validation.reports import figures, frontier, matrix, numbers, reading, speedups, variants, whole
 from validation.reports.html import charts, tables
 from validation.reports.html.frontier import frontier_chart
 from validation.reports.reading import Json, clean
@@ -47,7 +47,7 @@ def templates() -> Environment:
     )
     filters = (numbers.figure, numbers.megabytes, numbers.milliseconds, numbers.percent, numbers.ratio, numbers.times)
     environment.filters |= {function.__name__: function for function in filters}
-    modules = (charts, figures, frontier, matrix, numbers, reading, speedups, tables, variants)
+    modules = (charts, figures, frontier, matrix, numbers, reading, speedups, tables, variants, whole)
     environment.globals |= {module.__name__.rsplit(".", 1)[-1]: module for module in modules}
     environment.globals["frontier_chart"] = frontier_chart
     return environment

@@ -15,6 +15,7 @@ from seap_export.pipeline.card.text import CalibrationText, CardFacts, card_text
 from seap_export.pipeline.folder.contents import Export
 from seap_export.pipeline.folder.manifest import card_key
 from seap_export.pipeline.folder.names import CARD, HF
+from seap_export.pipeline.folder.whole import read_whole
 from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.steps.step import Made, Step
 from seap_export.pipeline.steps.variant_steps import VariantSteps
@@ -66,5 +67,6 @@ class CardStep(Step):
         model = model_name(source, manifest.source["name"])
         recipe = recipe_files(source.pinned_id or model, request, asked, formats)
         needed = [*recipe, *([] if source.hub_id else [model]), *needed_files(request, asked)]
-        facts = CardFacts(source, model, metadata, variant, entry, manifest, texts, datasets, needed)
+        whole = [row for row in read_whole(made.work.folder).values() if row["task"] == entry["task"]]
+        facts = CardFacts(source, model, metadata, variant, entry, manifest, texts, datasets, needed, whole)
         return {CARD: card_text(facts).encode(), **recipe, **metadata.licence_files}

@@ -25,6 +25,7 @@ from seap_export.pipeline.evaluation.quality import (
 from seap_export.pipeline.folder.names import QUALITY, calibration_step
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.request.settings import ParitySettings
+from seap_export.pipeline.steps.joint.whole import WholeStep
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.step import Made, PathStep, Step
 from seap_export.pipeline.steps.variant_steps import VariantSteps, sound
@@ -57,6 +58,7 @@ class QualityStep(Step):
         tasks: All tasks.
         settings: The execution provider and the threads; the rest concerns parity.
         general_text: The corpus of the general text; None: the one that comes with the package.
+        whole: The whole models that are compared with the dense model, too; None: there are none.
     """
 
     cost = Cost("quality", _seconds, effort=3.0, always=2.0, format_factor=prompt_factor, count_disk=_disk)
@@ -65,10 +67,12 @@ class QualityStep(Step):
     tasks: tuple[str, ...]
     settings: ParitySettings
     general_text: Path | None
+    whole: WholeStep | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
-        return DENSE_TEXTS, *map(_step, self.variants)
+        whole = () if self.whole is None else self.whole.quality_names
+        return DENSE_TEXTS, *map(_step, self.variants), *whole
 
     def planned_work(self, variant: VariantSteps, folder: Path, missing: Collection[PathStep]) -> list[PlannedWork]:
         if (folder / variant.plan.variant / QUALITY).exists():
@@ -104,11 +108,13 @@ class QualityStep(Step):
             if not any(min(len(text.dense), len(text.variant)) > 1 for text in work.held_out_texts):
                 progress.warn(f"{name}: its held-out texts are too short to measure quality")
                 del works[name]
-        if not works:
+        whole = {} if self.whole is None else self.whole.to_compare(made, request)
+        if not works and not whole:
             return
         execution = request.evaluation.execution(made.work.compute)
         with DenseAnswers(made.dense(), execution) as answers:
-            texts = tuple(dict.fromkeys(text.dense for work in works.values() for text in work.texts))
+            compared = [*(work.texts for work in works.values()), *whole.values()]
+            texts = tuple(dict.fromkeys(text.dense for of_one in compared for text in of_one))
             measured = request.measured
             for work in works.values():
                 texts_of = [text.variant for text in work.texts]
@@ -118,7 +124,9 @@ class QualityStep(Step):
             label = "running the dense model on held-out texts"
             with progress.step(label, len(texts), "texts", name=DENSE_TEXTS) as done:
                 stops = frozenset().union(*(work.dense_stops for work in works.values()))
-                steps = max(work.answer_tokens for work in works.values())  # the same of all: they share the model
+                steps = max(
+                    (work.answer_tokens for work in works.values()), default=0
+                )  # the same of all: they share the model
                 answers.run(texts, [work.prompts for work in works.values()], steps, stops, done)
             for name, work in works.items():
                 label = f"{name}: comparing with the dense model"
@@ -126,6 +134,9 @@ class QualityStep(Step):
                     report = quality_report(work, answers, request, done)
                 with workspace.writing(_step(name), keys[name], folder=False) as path:
                     write_json(path, report)
+            if self.whole is not None:
+                for name, pairs in whole.items():
+                    self.whole.compare(made, name, pairs, answers, request)
 
 
 def settled_quality(workspace: Workspace, name: str) -> dict[str, Any] | None:

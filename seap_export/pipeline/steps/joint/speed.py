@@ -6,20 +6,17 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from seap_export.common.hashing import sha256_json
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates, prompt_factor
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
-from seap_export.pipeline.evaluation.bench import time_variants
-from seap_export.pipeline.evaluation.speed import speed_json, speed_request
+from seap_export.pipeline.evaluation.bench import Other, time_variants
+from seap_export.pipeline.evaluation.speed import speed_json, speed_request, speed_setting
 from seap_export.pipeline.folder.contents import Export
 from seap_export.pipeline.folder.performance import read_performance
 from seap_export.pipeline.request.settings import ParitySettings
+from seap_export.pipeline.steps.joint.whole import WholeStep
 from seap_export.pipeline.steps.planned_work import PlannedWork
 from seap_export.pipeline.steps.step import Made, PathStep, Step
 from seap_export.pipeline.steps.variant_steps import VariantSteps, sound
-from seap_export.runtime.doctor.machine import processor
-from seap_export.runtime.driver import gpu_name
-from seap_export.runtime.session import available_threads
 
 
 def _seconds(model: KeptPart, tokens: TokenCounts, rates: Rates) -> float:
@@ -40,12 +37,14 @@ class SpeedStep(Step):
     Attributes:
         variants: The variants' own steps, by name.
         settings: The execution provider and the threads; the rest concerns parity.
+        whole: The whole models that are timed in the same session; None: there are none.
     """
 
     cost = Cost("speed", _seconds, effort=2.5, always=0.8, format_factor=prompt_factor, count_disk=_disk)
 
     variants: Mapping[str, VariantSteps]
     settings: ParitySettings
+    whole: WholeStep | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,18 +63,21 @@ class SpeedStep(Step):
         speed, export = made.performance.speed, Export(made.work.folder)
         for measured, keys in sound(self.variants, made.variants).items():
             request = speed_request(made.work.source.spec, measured, self.settings)
-            gpu = None if request.provider == "cpu" else gpu_name()
-            setting = sha256_json([processor(), gpu, available_threads(), repr(request)])
-            missing = []
+            setting, missing = speed_setting(request), []
             for name, key in keys.items():
                 entry = speed.get(name, {})
                 if (entry.get(measured.folder), entry.get("setting")) != (key, setting):
                     missing.append(name)
-            if not missing:
+            whole = {} if self.whole is None else self.whole.to_time(made, measured)
+            if not missing and not whole:
                 continue
+            others = [Other(name, made.whole[name], steps.model.format) for name, steps in whole.items()]
             report = time_variants(
-                [export.variant(name) for name in missing], made.dense(), request, made.work.progress
+                [export.variant(name) for name in missing], made.dense(), request, made.work.progress, others
             )
+            for name, steps in whole.items():
+                figures = {**measured.to_json(), **speed_json(report, name, engine=measured.runtime)}
+                speed[name] = {"whole": steps.key, "setting": setting, "figures": figures}
             for name in missing:
                 figures = {**measured.to_json(), **speed_json(report, name, engine=measured.runtime)}
                 speed[name] = {measured.folder: keys[name], "setting": setting, "figures": figures}

@@ -14,6 +14,7 @@ from seap_export.pipeline.folder.rounded import rounding_step
 from seap_export.pipeline.progress import Advance
 from seap_export.pipeline.steps.single.variant import OfVariant
 from seap_export.pipeline.steps.step import StepContext
+from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.rounding.grid import BlockQuantization
 from seap_export.pruning.rounding.write import write_rounded_model
 
@@ -81,11 +82,14 @@ class RoundingStep(OfVariant):
     def _inputs(self) -> dict[str, Any]:
         return {self.before.name: self.before.key, **asdict(self.grid), RELEASE: _VERSION}
 
+    def statistics(self, work: StepContext) -> TaskMixture:
+        """The calibration texts that the model is rounded with."""
+        return self.plan.ranking.statistics(work)
+
     def make(self, work: StepContext, path: Path, advance: Advance) -> None:
-        statistics = self.plan.ranking.statistics(work)
         write_rounded_model(
             work.folder / self.before.name,
-            statistics,
+            self.statistics(work),
             self.grid,
             path,
             advance,

@@ -82,7 +82,7 @@ def test_nothing_but_the_choice_stays(fitted: Path) -> None:
     assert [path.name for path in fitted.glob("rounding/*")] == ([chosen_of(fitted)["variant"]] if rounding else [])
     assert {path.name for path in fitted.iterdir()} - rounding == {
         ".seap-export.lock", chosen_of(fitted)["variant"], "calibration", "ranking", "manifest.json",
-        "performance.json", "frontier.json", "validation.json", "validation.html",
+        "performance.json", "frontier.json", "whole.json", "validation.json", "validation.html",
     }  # fmt: skip
 
 

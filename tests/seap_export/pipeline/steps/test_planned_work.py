@@ -9,6 +9,7 @@ from seap_export.corpus import Sample, Split, Task
 from seap_export.pipeline.cost.workload import at_most
 from seap_export.pipeline.export import plan_export
 from seap_export.pipeline.prepared import prepare
+from seap_export.pipeline.request.whole import PRECISIONS
 from seap_export.pipeline.steps.joint.quality import QualityStep
 from seap_export.pipeline.steps.planned_work import PlannedWork, token_counts
 
@@ -51,6 +52,7 @@ def test_the_parts_of_quality(inputs: Path, tmp_path: Path, quality: bool) -> No
             (("a",), 0.4, ("b", GENERAL_TEXT)),
             (("b",), 0.4, ("a", GENERAL_TEXT)),
             (("a", "b"), 0.4, (GENERAL_TEXT,)),
+            *((tasks, 0.0, ()) for tasks in (("a",), ("b",), ("a", "b")) for _ in PRECISIONS),
             (("a", "b"), 0.0, (GENERAL_TEXT,)),
-        ][: 4 * quality]
+        ][: 10 * quality]
     )

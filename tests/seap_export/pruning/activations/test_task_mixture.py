@@ -138,3 +138,15 @@ def test_statistics_of_different_models_are_refused(
     }
     with pytest.raises(InputError, match=r"'mix'.* different models"):
         TaskMixture("mix", {"one": 1.0, "two": 1.0}, calibrations)
+
+
+def test_the_first_tokens_keep_the_weights_of_the_tasks(tmp_path: Path) -> None:
+    mixture = mixture_of(micro_source(tmp_path / "model"), tmp_path / "statistics", TASKS, **WEIGHTS)
+    few = mixture.of_first_tokens(14)  # 12 of the first task, 2 of the second
+    texts = few.token_ids()
+    assert few.num_tokens == sum(len(ids) for ids, _ in texts) == 14
+    assert texts[-1][0] == TASKS["two"][0][:2]
+    assert [token for ids, _ in texts[:-1] for token in ids] == [token for ids in TASKS["one"] for token in ids][:12]
+    assert sum(len(ids) * each for ids, each in texts[:-1]) == pytest.approx(3.0 / 3.5)
+    assert few.effective_tokens < mixture.effective_tokens
+    assert mixture.of_first_tokens(10**6).token_ids() == mixture.token_ids()

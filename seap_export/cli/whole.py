@@ -1,0 +1,65 @@
+"""The whole model, merely rounded, in the output of `export`: rows of the table, and the variants that it beats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from seap_export.cli.console import megabytes
+from seap_export.common.providers import OWN_FORMAT
+
+if TYPE_CHECKING:
+    from seap_export.api.results import ExportResult
+
+
+def speed_heads() -> tuple[str, ...]:
+    """The headings of the columns of absolute speeds."""
+    from validation.reports.whole import SPEED_HEAD
+
+    return SPEED_HEAD
+
+
+def speed_cells(row: Mapping[str, Any]) -> list[str]:
+    """The absolute speeds of a variant or a whole model; a dash if not measured."""
+    from validation.reports.whole import speed_cells
+
+    return [cell.line for cell in speed_cells(row)]
+
+
+def measured_models(result: ExportResult) -> dict[str, Mapping[str, Any]]:
+    """The whole models that were measured, by name; those that were refused are in the JSON alone."""
+    from validation.reports.whole import rows
+
+    return dict(rows({"whole": result.whole}))
+
+
+def sizes(row: Mapping[str, Any], folders: Iterable[str], head: Callable[[str], str]) -> Iterator[str]:
+    """The cells of a whole model in the columns of sizes: its size, with the precision if the head has another.
+
+    Args:
+        row: The whole model.
+        folders: The folders of the variants.
+        head: The title of a folder's column.
+    """
+    for folder in folders:
+        size = megabytes(row["bytes"])
+        words = size if head(folder).endswith(row["precision"]) else f"{size} in {row['precision']}"
+        yield words if folder == OWN_FORMAT else "-"
+        yield "-"
+
+
+def whole_legend(names: Iterable[str]) -> str:
+    """What the rows of whole models are."""
+    return (
+        f"{', '.join(names)}: the whole model, merely rounded, measured beside the variants and not kept; for int4 "
+        "with at most 8,192 calibration tokens."
+    )
+
+
+def beaten(result: ExportResult) -> Iterator[str]:
+    """Variants that a whole model beats in all that was measured, with the command that makes the better file."""
+    from validation.reports.whole import beaten as beaten_in
+
+    for one in beaten_in({"variants": result.described, "whole": result.whole}):
+        where = f"make it with: {result.commands[one.by]}" if one.command else f"use {result.path / one.by}"
+        yield f"{one.variant} is {one.words}; {where}"

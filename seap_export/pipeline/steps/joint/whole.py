@@ -1,0 +1,281 @@
+"""Makes the whole model, merely rounded, in a hidden folder: variants are measured beside it, and nobody ships it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from seap_export.common.hashing import sha256_json
+from seap_export.errors import ArtifactError, InputError, ParityFailure, UsageError
+from seap_export.model.sources.source import Source
+from seap_export.pipeline.card.command import whole_command
+from seap_export.pipeline.card.recipe import given_as, model_name
+from seap_export.pipeline.cost.cost import Cost
+from seap_export.pipeline.evaluation.figures_json import divergence_json
+from seap_export.pipeline.evaluation.quality import MAX_LENGTH, QualityRequest, folder_quality_key
+from seap_export.pipeline.evaluation.speed import speed_request, speed_setting
+from seap_export.pipeline.evaluation.subject import Subject
+from seap_export.pipeline.evaluation.texts import paired_texts
+from seap_export.pipeline.folder.names import QUALITY
+from seap_export.pipeline.folder.performance import Performance
+from seap_export.pipeline.folder.whole import read_whole, write_whole
+from seap_export.pipeline.folder.workspace import Workspace
+from seap_export.pipeline.request.export_request import ExportRequest
+from seap_export.pipeline.request.measured import Measured
+from seap_export.pipeline.request.whole import WholeModel, whole_models
+from seap_export.pipeline.steps.planned_work import PlannedWork
+from seap_export.pipeline.steps.single.formats import FormatStep
+from seap_export.pipeline.steps.single.ranking import RankingStep
+from seap_export.pipeline.steps.single.variant import PlanStep, ShrinkStep
+from seap_export.pipeline.steps.single.whole import WholeRoundingStep
+from seap_export.pipeline.steps.step import Made, PathStep, Step, run_steps
+from seap_export.pipeline.texts.tokenizer import tokenizer_folder
+from validation.divergence.dense import DenseAnswers
+from validation.divergence.measure import claim_texts, measure_divergence
+from validation.divergence.paired import PairedText
+
+#: Kept for a run that goes on after an interruption, and removed by the next export that finishes.
+WHOLE_FOLDER = ".seap-export-unfinished-whole"
+#: What an attempt may fail with; the reason then stands in the place of the figures.
+_REFUSALS = (ArtifactError, InputError, ParityFailure, UsageError)
+
+
+@dataclass(frozen=True)
+class WholeSteps:
+    """The steps that make one whole model.
+
+    Attributes:
+        model: What is made.
+        ranking: The ranking of its task or mixture, which knows the texts.
+        written: The step that writes it; None: it cannot be written.
+    """
+
+    model: WholeModel
+    ranking: RankingStep
+    written: FormatStep | None
+
+    @property
+    def all(self) -> tuple[PathStep, ...]:
+        """All steps, in order."""
+        if self.written is None:
+            return ()
+        before, plan = self.written.before, self.written.plan
+        rounded = [before] if isinstance(before, WholeRoundingStep) else []
+        return (plan, before.before if rounded else before, *rounded, self.written)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The held-out texts that it is measured on, which are those of the variants."""
+        splits = (step.split for step in self.ranking.calibrations)
+        return tuple(dict.fromkeys(sample.text for split in splits for sample in split.held_out))
+
+    @cached_property
+    def key(self) -> str:
+        """The hash of everything that its figures depend on; "" if it cannot be written."""
+        return (
+            "" if self.written is None else folder_quality_key(sha256_json([self.written.key, self.texts]), MAX_LENGTH)
+        )
+
+
+@dataclass(frozen=True)
+class WholeStep(Step):
+    """Makes the models of which a figure is missing, for the steps that measure quality and speed.
+
+    Attributes:
+        models: The steps of each model, by its name.
+        request: The export.
+    """
+
+    models: Mapping[str, WholeSteps]
+    request: ExportRequest
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(step.name for steps in self.models.values() for step in steps.all))
+
+    @property
+    def quality_names(self) -> tuple[str, ...]:
+        """The names under which the comparisons with the dense model are shown and recorded."""
+        return tuple(f"{name}/{QUALITY}" for name, steps in self.models.items() if steps.written is not None)
+
+    def planned_work(self, folder: Path, measured: Sequence[Cost]) -> list[PlannedWork]:
+        """The work of making the models that were never measured, and of measuring them.
+
+        Args:
+            folder: The output folder.
+            measured: The costs of the measurements that are asked for.
+        """
+        known = read_whole(folder)
+        missing = [one for name, one in self.models.items() if one.written is not None and name not in known]
+        made = {step.name: replace(step.planned_work, passes=True) for steps in missing for step in steps.all}
+        figures = [
+            PlannedWork(cost, one.ranking.tasks, format=one.model.format) for one in missing for cost in measured
+        ]
+        return [*made.values(), *figures]
+
+    def run(self, made: Made) -> None:
+        """Makes what is missing; why a model cannot be made is written down in the place of its figures.
+
+        Raises:
+            EnvironmentFailure: The disk is full.
+        """
+        known, source = read_whole(made.work.folder), made.work.source
+        before = {name: dict(row) for name, row in known.items()}
+        for name, steps in self.models.items():
+            if not self._lacks(source, steps, known, made.performance):
+                continue
+            known[name] = self._described(made, steps)
+            if name in before and before[name]["key"] == steps.key:
+                known[name]["quality"] = before[name]["quality"]
+            try:
+                made.whole[name] = self._make(made, steps)
+            except _REFUSALS as error:
+                known[name]["refusal"] = str(error)
+            else:
+                files = (path for path in made.whole[name].rglob("*") if path.is_file())
+                known[name]["bytes"] = sum(path.stat().st_size for path in files)
+        if known != before:
+            write_whole(known, made.work.folder)
+
+    def _lacks(self, source: Source, steps: WholeSteps, known: Mapping[str, Any], performance: Performance) -> bool:
+        row = known.get(steps.model.name, {})
+        if row.get("key") != steps.key:
+            return True
+        if row["refusal"]:
+            return False
+        return self._lacks_quality(row) or (self.request.speed and not self._is_timed(source, steps, performance))
+
+    def _lacks_quality(self, row: Mapping[str, Any]) -> bool:
+        return self.request.quality and row["quality"] is None
+
+    def _is_timed(self, source: Source, steps: WholeSteps, performance: Performance) -> bool:
+        request = speed_request(source.spec, steps.model.measured, self.request.parity)
+        entry = performance.speed.get(steps.model.name, {})
+        return (entry.get("whole"), entry.get("setting")) == (steps.key, speed_setting(request))
+
+    def _described(self, made: Made, steps: WholeSteps) -> dict[str, Any]:
+        """What whole.json says of a model before it is measured."""
+        model, request = steps.model, self.request
+        options = {} if model.format is None else model.format.options()
+        unusual = {name: value for name, value in options.items() if (name, value) != ("logits", "last")}
+        dense = model_name(made.work.source, made.workspace.manifest.source["name"])
+        asked = (model.mixture.name, model.precision, unusual)
+        return {
+            "task": model.mixture.name,
+            "precision": model.precision,
+            "beside": model.measured.format.precision,
+            "options": unusual,
+            "command": whole_command(dense, request, *asked, lambda task: given_as(task, request), "pruned"),
+            "refusal": model.refusal,
+            "statistics": {step.name: step.key for step in steps.ranking.calibrations},
+            "key": steps.key,
+            "bytes": None,
+            "quality": None,
+        }
+
+    def _make(self, made: Made, steps: WholeSteps) -> Path:
+        """Makes what is missing of a model's steps, and returns its folder."""
+        if steps.model.format is None or steps.written is None:
+            raise UsageError(steps.model.refusal)
+        with tokenizer_folder(made.work.source) as folder:
+            if (refusal := steps.model.format.refusal(made.work.source.spec, folder)) is not None:
+                raise InputError(refusal)
+        hidden = Workspace(made.work.folder / WHOLE_FOLDER, force=True)
+        with hidden.locked():
+            work = replace(made.work, folder=hidden.folder, shared=made.work.folder)
+            if not hidden.is_done(steps.written.name, steps.written.key):
+                run_steps(steps.all, Made(work, hidden))
+            if isinstance(steps.written.before, WholeRoundingStep):
+                hidden.remove(steps.written.before.name)  # as large as the model in float32
+                hidden.manifest.write(hidden.folder)
+        return hidden.folder / steps.written.name
+
+    def to_time(self, made: Made, measured: Measured) -> dict[str, WholeSteps]:
+        """The models that were made because their speed is missing, beside variants that are measured so."""
+        source = made.work.source
+        return {
+            name: steps
+            for name, steps in self._made_beside(made, measured)
+            if self.request.speed and not self._is_timed(source, steps, made.performance)
+        }
+
+    def to_compare(self, made: Made, request: QualityRequest) -> dict[str, tuple[PairedText, ...]]:
+        """The held-out texts of the models that were made because their quality is missing, by name.
+
+        Args:
+            made: What the run has made.
+            request: How the variants beside them are measured.
+
+        Raises:
+            EnvironmentFailure: There is not enough memory to run one.
+        """
+        known, source, texts = read_whole(made.work.folder), made.work.source, dict[str, tuple[PairedText, ...]]()
+        execution, most = request.evaluation.execution(made.work.compute), request.max_length
+        for name, steps in self._made_beside(made, request.measured):
+            if not self._lacks_quality(known[name]):
+                continue
+            subject = Subject(name, None, None, source)
+            most = min(most, source.spec.max_position_embeddings)
+            pairs = paired_texts(subject, source, made.whole[name], steps.texts, most)
+            if any(len(pair.dense) > 1 for pair in pairs):
+                claim_texts(
+                    request.measured.runtime,
+                    made.whole[name],
+                    [pair.variant for pair in pairs],
+                    execution,
+                    made.work.progress.say,
+                )
+                texts[name] = pairs
+            else:  # a variant's quality cannot be measured either
+                known[name]["quality"] = {"divergence": {}, **request.measured.to_json()}
+                write_whole(known, made.work.folder)
+        return texts
+
+    def _made_beside(self, made: Made, measured: Measured) -> Iterator[tuple[str, WholeSteps]]:
+        for name, steps in self.models.items():
+            if name in made.whole and steps.model.measured == measured:
+                yield name, steps
+
+    def compare(
+        self, made: Made, name: str, pairs: tuple[PairedText, ...], answers: DenseAnswers, request: QualityRequest
+    ) -> None:
+        """Compares a model with the dense model, and writes the figures down."""
+        known, measured, folder = read_whole(made.work.folder), request.measured, made.whole[name]
+        label = f"{name}: comparing with the dense model"
+        with made.work.progress.step(label, len(pairs), "texts", name=f"{name}/{QUALITY}") as done:
+            options: Any = {"execution": request.evaluation.execution(made.work.compute), "on_progress": done}
+            reference = answers.reference([pair.dense for pair in pairs])
+            try:
+                figures = measure_divergence(reference, folder, measured.runtime, texts=pairs, **options)
+            except _REFUSALS as error:
+                known[name]["refusal"] = str(error)
+            else:
+                divergence = {measured.folder: divergence_json(figures)}
+                known[name]["quality"] = {"divergence": divergence, **measured.to_json()}
+        write_whole(known, made.work.folder)
+
+
+def whole_step(source: Source, request: ExportRequest, rankings: Mapping[str, RankingStep]) -> WholeStep | None:
+    """The step for a request; None if no whole model is measured beside its variants.
+
+    Args:
+        source: The dense model.
+        request: The request.
+        rankings: The ranking of each task and mixture, by its name.
+    """
+    models = whole_models(request.variants.values()) if request.quality or request.speed else ()
+    if not models:
+        return None
+    # One model is the same for all tasks until it is rounded with their texts.
+    hf = ShrinkStep(PlanStep(rankings[models[0].mixture.name], 0.0))
+    steps = {}
+    for model in models:
+        ranking, grid, written = rankings[model.mixture.name], model.grid(source.spec), None
+        if model.format is not None:
+            before = hf if grid is None else WholeRoundingStep(hf, grid, ranking)
+            written = FormatStep(before, f"{model.format.name}-{model.precision}", model.format)
+        steps[model.name] = WholeSteps(model, ranking, written)
+    return WholeStep(steps, request)

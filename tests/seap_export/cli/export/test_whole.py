@@ -1,0 +1,142 @@
+"""The whole model, merely rounded, that an export measures beside its variants."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from support.conversations import write_records
+from support.corpora import WORDS
+from support.exports import Run, tree
+
+from seap_export.common.json_file import read_json
+from validation.reports import schema
+
+EXPORT = ("export", "m", "--task", "a=a.jsonl", "--precision", "fp32", "--out", "out", "--quality")
+PRUNED = (*EXPORT, "--ratio", "0.4")
+pytestmark = pytest.mark.usefixtures("work")
+NAMES = {"a-whole-int8", "a-whole-int4"}
+
+
+def result(run: Run, *arguments: object) -> dict[str, Any]:
+    outcome = run(*arguments, "--json")
+    assert outcome.code == 0, outcome.err
+    values: dict[str, Any] = json.loads(outcome.out)
+    return values
+
+
+def figures(row: dict[str, Any]) -> dict[str, Any]:
+    (divergence,) = row["quality"]["divergence"].values()
+    return {key: value for key, value in divergence.items() if not isinstance(value, list)}
+
+
+def test_it_is_what_an_export_of_ratio_0_makes_and_nothing_of_it_stays(run: Run, work: Path) -> None:
+    """The micro model has fewer calibration tokens than it may be rounded with."""
+    whole = result(run, *PRUNED)["whole"]
+    assert whole.keys() == NAMES
+    assert not list((work / "out").glob(".seap-export-unfinished-*"))
+    assert {path.name for path in (work / "out").iterdir() if path.is_dir()} == {"a-0.4", "calibration", "ranking"}
+    for precision in ("int8", "int4"):
+        command = whole[f"a-whole-{precision}"]["command"].split()[1:]
+        assert command[-2:] == ["--out", f"out-{precision}"]
+        made = result(run, *command, "--quality")["variants"]["a-0"]
+        row = whole[f"a-whole-{precision}"]
+        assert (row["bytes"], row["refusal"]) == (made["bytes"]["onnx"], "")
+        measured = {key: value for key, value in made["quality"].items() if key in figures(row)}
+        assert figures(row) == pytest.approx(measured, rel=1e-6)
+
+
+def test_a_variant_that_it_beats_says_so_everywhere(run: Run, work: Path) -> None:
+    """In fp32 a variant is larger than the whole model in 4 bits; without a clock, the rest is certain."""
+    outcome = run(*PRUNED)
+    (warning,) = [line for line in outcome.err.splitlines() if "beaten" in line]
+    assert "a-0.4 is beaten by the whole model in int8" in warning
+    assert "seap-export export m --task a=a.jsonl --ratio 0 --precision int8 --out out-int8" in warning
+    (row,) = [line for line in outcome.out.splitlines() if line.startswith("a-whole-int8 ")]
+    assert "in int8" in row
+    report = read_json(work / "out" / "validation.json")
+    Draft202012Validator(schema()).validate(report)
+    assert report["variants"]["a-0.4"]["beaten_by"] == "a-whole-int8"
+    assert report["whole"].keys() == NAMES
+    page = (work / "out" / "validation.html").read_text("utf-8")
+    header = page[page.index("<header") : page.index("</header>")]
+    assert "is beaten by the whole model in int8" in header
+    assert "--ratio 0 --precision int8" in header
+    assert "Beside the whole model" in page
+    assert result(run, *PRUNED)["variants"]["a-0.4"]["beaten_by"] == "a-whole-int8"
+    assert "The whole model, merely rounded" in (work / "out" / "a-0.4" / "hf" / "README.md").read_text("utf-8")
+
+
+def test_a_second_export_makes_and_measures_nothing_again(run: Run, work: Path) -> None:
+    command = (*PRUNED, "--speed")
+    before = result(run, *command)
+    steps, files = read_json(work / "out" / "performance.json"), tree(work / "out")
+    assert {"a-whole-int8/quality.json", "a-whole-int4/quality.json", "speed"} <= steps["steps"].keys()
+    assert steps["speed"].keys() > NAMES
+    assert result(run, *command) == before
+    assert read_json(work / "out" / "performance.json")["speed"] == steps["speed"]
+    assert tree(work / "out") == files
+
+
+def test_speeds_of_one_session_have_the_same_dense_model(run: Run) -> None:
+    values = result(run, *PRUNED, "--speed")
+    timed = [values["variants"]["a-0.4"]["speed"], *(row["speed"] for row in values["whole"].values())]
+    assert len({json.dumps(speed["dense"]) for speed in timed}) == 1
+    assert all(speed["variant"][0]["decode_ideal_speedup"] > 1.5 for speed in timed[1:])  # of rounded weights
+
+
+def test_what_is_measured_later_is_made_again(run: Run) -> None:
+    first = result(run, *PRUNED)["whole"]["a-whole-int8"]
+    assert first["speed"] is None
+    later = result(run, *PRUNED, "--speed")["whole"]["a-whole-int8"]
+    assert later["quality"] == first["quality"]
+    assert later["speed"]["variant"]
+
+
+def test_nothing_is_made_without_measurements(run: Run, work: Path) -> None:
+    values = result(run, *EXPORT[:-1], "--ratio", "0.4")
+    assert (values["whole"], values["variants"]["a-0.4"]["beaten_by"]) == ({}, None)
+    assert not (work / "out" / "whole.json").exists()
+
+
+def test_a_variant_of_ratio_0_stands_for_the_whole_model(run: Run) -> None:
+    command = [*EXPORT, "--ratio", "0", "--ratio", "0.4"]
+    command[command.index("fp32")] = "int8"
+    values = result(run, *command)
+    assert values["whole"].keys() == {"a-whole-int4"}
+    assert (
+        values["variants"]["a-0"]["quality"]["mean_kl_nats"] < values["variants"]["a-0.4"]["quality"]["mean_kl_nats"]
+    )
+
+
+def test_int8_is_made_once_for_all_tasks_and_int4_for_each(run: Run, work: Path) -> None:
+    values = result(run, *PRUNED, "--task", "b=b.jsonl", "--set", "router=false")
+    assert values["whole"].keys() == NAMES | {"b-whole-int8", "b-whole-int4"}
+    steps = read_json(work / "out" / "performance.json")["steps"]
+    assert {name for name in steps if name.endswith(("onnx-int8", "onnx-int4"))} == {
+        "a-0/onnx-int8",
+        "a-0/onnx-int4",
+        "b-0/onnx-int4",
+    }
+    assert figures(values["whole"]["a-whole-int8"]) != figures(values["whole"]["b-whole-int8"])
+
+
+def test_figures_of_other_statistics_are_not_shown(run: Run, work: Path) -> None:
+    assert result(run, *PRUNED)["whole"]
+    values = result(run, *PRUNED, "--set", "seed=1", "--force", "--no-quality")
+    assert (values["whole"], values["variants"]["a-0.4"]["beaten_by"]) == ({}, None)
+    assert (work / "out" / "whole.json").exists()
+
+
+def test_texts_that_are_too_short_are_not_tried_again(run: Run, work: Path) -> None:
+    write_records(work / "a.jsonl", [{"text": word} for word in dict.fromkeys(WORDS)])
+    command = [*PRUNED, "--set", "held_out=4"]
+    outcome = run(*command)
+    assert outcome.code == 0, outcome.err
+    assert "too short to measure quality" in outcome.err
+    report = read_json(work / "out" / "validation.json")
+    assert {name: row["quality"] for name, row in report["whole"].items()} == dict.fromkeys(NAMES)
+    assert "rounding" not in run(*command).err

@@ -1,0 +1,85 @@
+"""What reports say of whole models beside variants."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from validation.reports import html_page
+from validation.reports.whole import Beaten, beaten, head, rows, table_rows
+
+COMMAND = "seap-export export m --ratio 0"
+
+
+def whole(divergence: dict[str, Any], speed: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {
+        "task": "gsm8k",
+        "precision": "int4",
+        "beside": "fp32",
+        "options": {},
+        "command": COMMAND,
+        "refusal": "",
+        "bytes": 86_400_000,
+        "quality": {"divergence": {"onnx": {**divergence, "mean_kl_nats": 0.032}}, "folder": "onnx", "runtime": "x"},
+        "speed": speed,
+        **changes,
+    }
+
+
+@pytest.fixture
+def report(passing: dict[str, Any]) -> dict[str, Any]:
+    """The passing report with a whole model that beats one of its variants."""
+    name, variant = next((name, one) for name, one in passing["variants"].items() if one["speed"] and one["quality"])
+    (divergence, *_) = variant["quality"]["divergence"].values()
+    cell = variant["speed"]["variant"][0] | {"decode_speedup": 3.25, "decode_ms_per_token": 8.0, "prefill_ms": 40.0}
+    speed = {**variant["speed"], "variant": [cell]}
+    variant |= {"task": "gsm8k", "beaten_by": "best"}
+    row = whole(divergence, speed)
+    return {**passing, "variants": {name: variant}, "whole": {"best": row, "none": whole({}, speed, refusal="no")}}
+
+
+def test_a_beaten_variant_is_compared_in_words(report: dict[str, Any]) -> None:
+    (one,) = beaten(report)
+    assert (one.by, one.command) == ("best", COMMAND)
+    assert one.words.startswith("beaten by the whole model in int4, which is smaller (86.4 MB instead of ")
+    assert "faster (3.25× the dense model's decode speed instead of " in one.words
+    assert " and nearer to the original (KL 0.032 instead of " in one.words
+
+
+def test_what_was_not_measured_is_not_compared(report: dict[str, Any]) -> None:
+    report["whole"]["best"]["speed"] = None
+    assert "faster" not in beaten(report)[0].words
+    (variant,) = report["variants"].values()
+    variant["beaten_by"] = None
+    assert beaten(report) == []
+
+
+def test_a_variant_that_beats_another_needs_no_command(report: dict[str, Any]) -> None:
+    (name,) = report["variants"]
+    better = {**report["variants"][name], "beaten_by": None}
+    report["variants"] |= {"gsm8k-0": better}
+    report["variants"][name] |= {"beaten_by": "gsm8k-0"}
+    (one,) = beaten(report)
+    assert one == Beaten(name, "gsm8k-0", one.words, "")
+    assert "the whole model, gsm8k-0" in one.words
+
+
+def test_the_table_has_the_variant_and_what_was_measured_beside_it(report: dict[str, Any]) -> None:
+    found = dict(table_rows(report))
+    assert found.keys() == {*report["variants"], "best"}
+    assert rows(report).keys() == {"best"}
+    cells = dict(zip(head(), [cell.main for cell in found["best"]], strict=True))
+    assert (cells["Size"], cells["Tokens/s"], cells["First token"]) == ("86.4 MB", "125", "40 ms")
+
+
+def test_the_page_names_the_better_file_beside_the_verdict(report: dict[str, Any]) -> None:
+    page = html_page(report)
+    header = page[page.index("<header") : page.index("</header>")]
+    assert "is beaten by the whole model in int4" in header
+    assert COMMAND in header
+    assert "Beside the whole model" in page
+    del report["whole"]
+    for variant in report["variants"].values():
+        del variant["beaten_by"]
+    assert "whole model" not in html_page(report)
