@@ -144,14 +144,11 @@ class RoundedLayers(SideBySide):
         mean, float_mean = sums.mean(), sums.target_mean()
         covariance, cross = sums.covariance(), sums.cross_covariance()
         tensors_rounded: dict[str, torch.Tensor] = {}
-        sublayer = self._spec.layers[index].named(output)
-        for projection in sublayer.readers:
-            if projection not in sublayer.rounded(self._spec.hidden_size, self._how.block_size):
-                continue
-            weight, bias = self._operands(projection, index, tensors)
+        for projections in self._together(index, output):
+            weight, bias = self._operands(projections, index, tensors)
             target = weight @ float_mean
-            tensors_rounded |= self._rounded_projection(
-                projection,
+            tensors_rounded |= self._rounded_projections(
+                projections,
                 index,
                 (weight, bias),
                 mean,
@@ -161,6 +158,19 @@ class RoundedLayers(SideBySide):
             )
         return tensors_rounded
 
+    def _together(self, index: int, output: Projection) -> list[list[Projection]]:
+        """The readers of a sublayer that are rounded, in groups of one grid that all have biases or none.
+
+        Rows are fitted and rounded one by one, so that those of several matrices may be rows of one.
+        """
+        sublayer, groups = self._spec.layers[index].named(output), dict[object, list[Projection]]()
+        rounded = sublayer.rounded(self._spec.hidden_size, self._how.block_size)
+        for projection in sublayer.readers:
+            if projection in rounded:
+                kind = self._how.of(names.weight(projection, index)), projection in sublayer.biases
+                groups.setdefault(kind, []).append(projection)
+        return list(groups.values())
+
     def _output(
         self, index: int, output: Projection, exact: DecoderLayer, layer: DecoderLayer, tensors: Tensors
     ) -> dict[str, torch.Tensor]:
@@ -168,9 +178,9 @@ class RoundedLayers(SideBySide):
         inputs = Inputs(layer, output, self._rounded, self._room)
         sums = inputs.sums(self._floats, exact, self._weights)
         mean, target_mean = sums.mean(), sums.target_mean()
-        operands = self._operands(output, index, tensors)
-        fitted = self._rounded_projection(
-            output, index, operands, mean, sums.covariance(), target_mean, sums.cross_covariance()
+        operands = self._operands([output], index, tensors)
+        fitted = self._rounded_projections(
+            [output], index, operands, mean, sums.covariance(), target_mean, sums.cross_covariance()
         )
         inputs.advance([tensor.to(self._device) for tensor in fitted.values()])
         return fitted
@@ -203,16 +213,18 @@ class RoundedLayers(SideBySide):
         return rounded
 
     def _operands(
-        self, projection: Projection, index: int, tensors: Tensors
+        self, projections: Sequence[Projection], index: int, tensors: Tensors
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Weight and bias of a projection in float64, on the device."""
-        bias = tensors.get(names.bias(projection, index))
-        weight = tensors[names.weight(projection, index)].to(self._device).double()
-        return weight, None if bias is None else bias.to(self._device).double()
+        """Weights and biases of projections, one below the other, in float64, on the device."""
+        biases = [tensors.get(names.bias(projection, index)) for projection in projections]
+        weights = [tensors[names.weight(projection, index)] for projection in projections]
+        known = [bias.to(self._device).double() for bias in biases if bias is not None]
+        weight = torch.cat([weight.to(self._device).double() for weight in weights])
+        return weight, torch.cat(known) if known else None
 
-    def _rounded_projection(
+    def _rounded_projections(
         self,
-        projection: Projection,
+        projections: Sequence[Projection],
         index: int,
         operands: tuple[torch.Tensor, torch.Tensor | None],
         mean: torch.Tensor,
@@ -220,14 +232,13 @@ class RoundedLayers(SideBySide):
         target_mean: torch.Tensor,
         cross: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """Fits a projection to its target and rounds it: weight, and bias if there is one, float32 on the CPU.
+        """Fits projections to their target and rounds them: weights, and biases if any, float32 on the CPU.
 
-        One that the grid does not take stays as it is.
+        Those that the grid does not take stay as they are.
         """
         weight, bias = operands
         if not self._how.takes(weight.shape[1]):
-            pairs = ((names.weight(projection, index), weight), (names.bias(projection, index), bias))
-            return {name: tensor.float().cpu() for name, tensor in pairs if tensor is not None}
+            return self._apart(projections, index, weight.float(), bias)
         fit = refit(
             weight,
             mean,
@@ -240,9 +251,21 @@ class RoundedLayers(SideBySide):
         )
         # A bias takes up the mean, so that only what varies counts; without one, both do.
         moment = covariance.clone() if bias is not None else covariance + torch.outer(mean, mean)
-        name = names.weight(projection, index)
-        rounded = round_columns(fit.weight, moment, self._how.of(name))
-        tensors = {name: rounded.cpu()}
-        if bias is not None:
-            tensors[names.bias(projection, index)] = (target_mean - rounded.double() @ mean).float().cpu()
-        return tensors
+        rounded = round_columns(fit.weight, moment, self._how.of(names.weight(projections[0], index)))
+        return self._apart(
+            projections, index, rounded, None if bias is None else target_mean - rounded.double() @ mean
+        )
+
+    def _apart(
+        self, projections: Sequence[Projection], index: int, weight: torch.Tensor, bias: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
+        """The tensors of projections that lie one below the other, by full name, float32 on the CPU."""
+        sublayer = next(one for one in self._spec.layers[index].sublayers if projections[0] in one.projections)
+        shapes = sublayer.shapes(self._spec.hidden_size)
+        rows = [shapes[projection][0] for projection in projections]
+        parts = [(names.weight, weight)] if bias is None else [(names.weight, weight), (names.bias, bias)]
+        return {
+            named(projection, index): part.float().cpu()
+            for named, whole in parts
+            for projection, part in zip(projections, whole.split(rows), strict=True)
+        }

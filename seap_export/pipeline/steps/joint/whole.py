@@ -27,6 +27,7 @@ from seap_export.pipeline.request.export_request import ExportRequest
 from seap_export.pipeline.request.measured import Measured
 from seap_export.pipeline.request.whole import WholeModel, whole_models
 from seap_export.pipeline.steps.planned_work import PlannedWork
+from seap_export.pipeline.steps.single.calibration import CalibrationStep
 from seap_export.pipeline.steps.single.formats import FormatStep
 from seap_export.pipeline.steps.single.ranking import RankingStep
 from seap_export.pipeline.steps.single.variant import PlanStep, ShrinkStep
@@ -65,6 +66,12 @@ class WholeSteps:
         before, plan = self.written.before, self.written.plan
         rounded = [before] if isinstance(before, WholeRoundingStep) else []
         return (plan, before.before if rounded else before, *rounded, self.written)
+
+    @property
+    def calibrations(self) -> tuple[CalibrationStep, ...]:
+        """The steps whose texts it is rounded with, or those of its task."""
+        before = None if self.written is None else self.written.before
+        return before.calibrations if isinstance(before, WholeRoundingStep) else self.ranking.calibrations
 
     @property
     def texts(self) -> tuple[str, ...]:
@@ -170,7 +177,7 @@ class WholeStep(Step):
             "options": unusual,
             "command": whole_command(dense, request, *asked, lambda task: given_as(task, request), "pruned"),
             "refusal": model.refusal,
-            "statistics": {step.name: step.key for step in steps.ranking.calibrations},
+            "statistics": {step.name: step.key for step in steps.calibrations},
             "key": steps.key,
             "bytes": None,
             "quality": None,
@@ -269,13 +276,13 @@ def whole_step(source: Source, request: ExportRequest, rankings: Mapping[str, Ra
     models = whole_models(request.variants.values()) if request.quality or request.speed else ()
     if not models:
         return None
-    # One model is the same for all tasks until it is rounded with their texts.
+    calibrations = {step.name: step for ranking in rankings.values() for step in ranking.calibrations}
     hf = ShrinkStep(PlanStep(rankings[models[0].mixture.name], 0.0))
     steps = {}
     for model in models:
         ranking, grid, written = rankings[model.mixture.name], model.grid(source.spec), None
         if model.format is not None:
-            before = hf if grid is None else WholeRoundingStep(hf, grid, ranking)
+            before = hf if grid is None else WholeRoundingStep(hf, grid, tuple(calibrations.values()))
             written = FormatStep(before, f"{model.format.name}-{model.precision}", model.format)
         steps[model.name] = WholeSteps(model, ranking, written)
     return WholeStep(steps, request)

@@ -112,14 +112,13 @@ def test_a_variant_of_ratio_0_stands_for_the_whole_model(run: Run) -> None:
     )
 
 
-def test_int8_is_made_once_for_all_tasks_and_int4_for_each(run: Run, work: Path) -> None:
+def test_both_are_made_once_for_all_tasks(run: Run, work: Path) -> None:
     values = result(run, *PRUNED, "--task", "b=b.jsonl", "--set", "router=false")
     assert values["whole"].keys() == NAMES | {"b-whole-int8", "b-whole-int4"}
     steps = read_json(work / "out" / "performance.json")["steps"]
     assert {name for name in steps if name.endswith(("onnx-int8", "onnx-int4"))} == {
         "a-0/onnx-int8",
-        "a-0/onnx-int4",
-        "b-0/onnx-int4",
+        "whole-0/onnx-int4",
     }
     assert figures(values["whole"]["a-whole-int8"]) != figures(values["whole"]["b-whole-int8"])
 
