@@ -103,7 +103,8 @@ def test_every_step_is_timed(measured: Path) -> None:
     assert steps.keys() == {
         "hashing", "calibration/a", "ranking/a", "a-0.4/plan.json", "a-0.4/hf", "a-0.4/onnx", "a-0.4/parity.json",
             "dense texts",
-        "a-0.4/quality.json", "a-0/plan.json", "a-0/hf", "a-0/onnx-int8", "rounding/whole-0/int4-32", "whole-0/onnx-int4",
+        "a-0.4/quality.json", "a-0/plan.json", "a-0/hf", "a-0/onnx-int8", "rounding/whole-0/int4-32",
+            "whole-0/onnx-int4",
             "a-whole-int8/quality.json", "a-whole-int4/quality.json", "speed", "validation",
     }  # fmt: skip
     assert "performance.json" not in read_json(measured / "manifest.json")["files"]
