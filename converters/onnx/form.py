@@ -54,7 +54,9 @@ class OnnxForm:
 
     def to_json(self) -> dict[str, Any]:
         """The form as JSON values."""
-        return asdict(self)
+        how = self.precision.quantization
+        precision = {"dtype": self.precision.dtype, "quantization": None if how is None else how.to_json()}
+        return asdict(self) | {"precision": precision}
 
 
 def form_of(options: FormOptions, precision: str | None = None) -> OnnxForm:

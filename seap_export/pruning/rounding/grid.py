@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -73,6 +74,12 @@ class BlockQuantization:
         further += ["-whole-blocks" if self.whole_blocks else "", "-positive" if self.positive else ""]
         kind = f"int{self.bits}-{self.block_size}" if self.average is None else f"mixed-{self.average:g}"
         return f"{kind}{''.join(further)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values; those of matrices with bits of their own only where there are some."""
+        values = asdict(self) | {"others": [list(other) for other in self.others]}
+        unset = [] if self.average is not None else ["average", "others"]
+        return {name: value for name, value in values.items() if name not in unset}
 
     def of(self, name: str) -> BlockQuantization:
         """The grid of one matrix, given the full name of its weight."""

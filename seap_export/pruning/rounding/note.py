@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -67,7 +67,7 @@ class RoundingNote:
         """Writes the note into a folder."""
         values = {
             "schema": _SCHEMA,
-            "grid": asdict(self.grid),
+            "grid": self.grid.to_json(),
             "dtype": str(self.dtype).removeprefix("torch."),
             "config": self.config,
             "origin": self.origin,

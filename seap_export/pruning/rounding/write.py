@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -101,7 +101,7 @@ def _shared_out(
         return BlockQuantization(**read_json(file))
     how = shared_out(source, [ids for ids, _ in texts], how, unfinished, compute.device)
     part = file.with_name(file.name + PART)
-    write_json(part, asdict(how))
+    write_json(part, how.to_json())
     keep(part, file)
     return how
 

@@ -162,7 +162,7 @@ def test_targets_in_a_file_stand_in_place_of_ratios(home: Path) -> None:
     (home / "export.toml").write_text(text + targets)
     request = request_of(values_of("--config", "export.toml"))
     assert request.targets == Targets(3 * 2**29, 2.0, 0.25)
-    assert [format.precision for format in request.formats] == ["fp32", "fp16", "int8", "int4"]
+    assert [format.precision for format in request.formats] == ["fp32", "fp16", "int8", "int4", "mixed-4.5"]
     assert request.variants == {}
 
 
@@ -193,7 +193,7 @@ def test_settings_of_blocks_hold_for_all_quantised_precisions(home: Path) -> Non
     options = ("m", "--task", "a=a.jsonl", "--target-size", "1MB", "--out", "out", "--set", "block_size=64")
     formats: Any = request_of(values_of(*options)).formats
     forms = {format.precision: format.form for format in formats}
-    assert list(forms) == ["fp32", "fp16", "int8", "int4"]
+    assert list(forms) == ["fp32", "fp16", "int8", "int4", "mixed-4.5"]
     assert {forms[name].precision.quantization.block_size for name in ("int8", "int4")} == {64}
 
 

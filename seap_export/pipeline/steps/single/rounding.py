@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,7 @@ class RoundingStep(OfVariant):
         return self.plan.ranking.units
 
     def _inputs(self) -> dict[str, Any]:
-        return {self.before.name: self.before.key, **asdict(self.grid), RELEASE: _VERSION}
+        return {self.before.name: self.before.key, **self.grid.to_json(), RELEASE: _VERSION}
 
     def statistics(self, work: StepContext) -> TaskMixture:
         """The calibration texts that the model is rounded with."""

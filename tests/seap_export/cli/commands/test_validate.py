@@ -377,7 +377,9 @@ def test_progress_is_told(run: Run, done: Path) -> None:
     assert said[:2] == ["a-0.2: checking files", "a-0.2: comparing ONNX Runtime with torch"]
     assert said[2].startswith("ONNX Runtime will take about ")
     assert said[3:5] == ["onnx: generate", "torch: layer 1 of 3"]
-    assert said[-2:] == ["onnx: one token", "a-0.2: comparing weights"]
+    after = said[said.index("onnx: one token") + 1 :]
+    assert after[-1] == "a-0.2: comparing weights"
+    assert all(line.startswith("torch: noise") for line in after[:-1])  # where a verdict depends on it
 
 
 @pytest.mark.parametrize(
