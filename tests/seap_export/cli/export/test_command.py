@@ -119,7 +119,7 @@ def test_json_is_all_of_stdout(run: Run, done: Path) -> None:
     assert outcome.err == ""
     variants = json.loads(outcome.out)["variants"]
     recorded = json.loads((done / "manifest.json").read_text())["variants"]
-    assert variants == {name: {**variant, "speed": None} for name, variant in recorded.items()}
+    assert variants == {name: {**variant, "speed": None, "beaten_by": None} for name, variant in recorded.items()}
     assert (variants["a-0.2"]["requested_ratio"], variants["a-0.2"]["method"]) == (0.2, "reconstruct")
     assert (variants["a-0.2"]["task"], variants["a-0.2"]["weights"]) == ("a", {"a": 1.0})
     assert variants["a-0.2"]["bytes"]["hf"] == sum(
