@@ -15,7 +15,7 @@ from benchmarks.peers.artifacts import Artifact, write
 from converters.gguf.choice import choose_architecture
 from converters.gguf.file import MODEL_FILE
 from seap_export.model.sources.config import read_spec
-from validation.runtimes.table import runtime_lack
+from validation.runtimes.table import REFERENCE, runtime_lack
 
 #: What a tool's environment needs, which `--python TOOL=PYTHON` names.
 INSTALL: Mapping[str, str] = {
@@ -68,7 +68,7 @@ class Peer:
                 f"run: python -m venv ENV && ENV/bin/pip install {INSTALL[self.environment]}; then give --python "
                 f"{self.environment}=ENV/bin/python"
             )
-        return runtime_lack(self.runtime)
+        return None if self.runtime == REFERENCE else runtime_lack(self.runtime)
 
     def make(self, model: Path) -> None:
         """Writes it, or what of it is not there yet.
