@@ -51,7 +51,7 @@ from validation.divergence.dense import DenseAnswers
 from validation.execution import Execution
 from validation.prompts import tokenize_prompts
 from validation.reports.markdown import markdown_table
-from validation.reports.numbers import figure, percent, with_error
+from validation.reports.numbers import NOTHING, figure, percent, with_error
 from validation.runtimes.table import runtime_versions
 
 SCHEMA = "seap-export/frontier/1"
@@ -88,7 +88,7 @@ class Row:
             percent(quality.top1),
         )
         if speed is None:
-            return (*known, "", "", "")
+            return (*known, NOTHING, NOTHING, NOTHING)
         return (*known, figure(1 / speed.step_s), f"{speed.prompt_s:.2f}", f"{speed.request_s:.2f}")
 
 
@@ -149,9 +149,9 @@ def frontier_table(
         if not no_speed:
             rows = _timed(rows, peers, vocab_size, threads, runs)
     rows.sort(key=lambda row: row.bytes)
-    click.echo(_table(rows))
-    for name, reason in skipped.items():
-        click.echo(f"\nskipped: {name}: {reason}")
+    click.echo(_table(rows, with_times=not no_speed))
+    for reason in dict.fromkeys(skipped.values()):
+        click.echo(f"\nskipped: {'; '.join(name for name in skipped if skipped[name] == reason)}: {reason}")
     if json_file:
         setting = {
             "dense": str(dense), "task": calibration.record.task, "texts": len(texts),
@@ -214,9 +214,10 @@ def _timed(rows: Sequence[Row], peers: Sequence[Peer], vocab_size: int, threads:
     return [replace(row, speed=speeds.get(row.name)) for row in rows]
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[Row], *, with_times: bool) -> str:
     head = ("file", "MB", "KL", "top-1", "tokens/s", f"prompt of {PROMPT}, s", f"{REQUEST:,} + {ANSWER} tokens, s")
-    return markdown_table(head, (row.cells() for row in rows))
+    columns = len(head) if with_times else len(head) - 3
+    return markdown_table(head[:columns], (row.cells()[:columns] for row in rows))
 
 
 def _draw(rows: Sequence[Row], texts: int, task: str, path: Path) -> None:

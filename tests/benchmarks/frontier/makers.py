@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.peers.artifacts import Artifact, write
 
-from converters.gguf.choice import choose_architecture
+from converters.gguf.choice import choose_architecture, refusal
 from converters.gguf.file import MODEL_FILE
 from seap_export.model.sources.config import read_spec
 from validation.runtimes.table import REFERENCE, runtime_lack
@@ -23,10 +23,11 @@ INSTALL: Mapping[str, str] = {
     "nncf": "nncf openvino",
     "genai": "onnxruntime-genai onnx-ir torch transformers",
 }
-#: llama.cpp's types. In a matrix whose columns 256 does not divide, it replaces those with `K` by types of 4 or more.
-LLAMA_TYPES = ("Q8_0", "Q5_K_M", "Q4_K_M", "IQ4_NL", "Q3_K_M", "Q2_K")
-#: NNCF's share of the weights in 4 bits.
-NNCF_RATIOS = (1.0, 0.8)
+#: llama.cpp's types, with what else its program is told. Where 256 does not divide the columns of a matrix, llama.cpp
+#: replaces those with `K` by types of 4 bits or more.
+LLAMA_TYPES = ("Q8_0", "Q5_K_M", "Q4_K_M", "IQ4_NL", "IQ4_NL pure", "Q3_K_M", "Q2_K")
+#: NNCF's share of the layers' weights in 4 bits, with what else its program is told.
+NNCF_RATIOS = ("1", "1 all_layers", "0.8")
 #: Options of the builder by the name that they get here.
 GENAI_OPTIONS: Mapping[str, tuple[str, ...]] = {
     "default": (),
@@ -61,9 +62,14 @@ class Peer:
         """The folder of the file."""
         return self.made or self.steps[-1].folder
 
+    @property
+    def is_made(self) -> bool:
+        """Whether it lies there already; then nothing else is needed to make it."""
+        return not self.steps or self.steps[-1].record.is_file()
+
     def lack(self, pythons: Mapping[str, Path]) -> str | None:
         """What is missing to make and to run it, and the command that installs it; None: nothing."""
-        if self.environment is not None and self.environment not in pythons:
+        if self.environment is not None and self.environment not in pythons and not self.is_made:
             return (
                 f"run: python -m venv ENV && ENV/bin/pip install {INSTALL[self.environment]}; then give --python "
                 f"{self.environment}=ENV/bin/python"
@@ -77,7 +83,7 @@ class Peer:
             ArtifactError: Something was made from another model.
             RuntimeError: A program failed.
         """
-        for step in self.steps:
+        for step in self.steps[-1:] if self.is_made else self.steps:
             write(step, model)
 
 
@@ -123,15 +129,17 @@ class Kitchen:
         return Peer(f"source, {path.name}", "source", "llama.cpp", made=folder)
 
     def _llama(self) -> Iterator[Peer]:
-        whole = self._converted("gguf:f32")
+        whole, spec = self._converted("gguf:f32"), read_spec(self.model)
+        architecture = "" if refusal(spec) else choose_architecture(spec).name  # if refused, the first step says so
         importance = self._step(
             "importance", self.texts_file.parent, sys.executable, "importance.py", self.model, self.texts_file,
-            "OUT/importance.gguf", "--architecture", choose_architecture(read_spec(self.model)).name,
+            "OUT/importance.gguf", "--architecture", architecture,
         )  # fmt: skip
+        matrices = (whole.folder / MODEL_FILE, importance.folder / "importance.gguf")
         for kind in LLAMA_TYPES:
             quantised = self._step(
                 f"llama.cpp-{kind}", self.texts_file.parent, self._python("llama.cpp"), "llama_quantize.py",
-                whole.folder / MODEL_FILE, importance.folder / "importance.gguf", kind, f"OUT/{MODEL_FILE}",
+                *matrices, f"OUT/{MODEL_FILE}", *kind.split(),
             )  # fmt: skip
             yield Peer(f"llama.cpp {kind}", "llama.cpp", "llama.cpp", "llama.cpp", (whole, importance, quantised))
 
@@ -139,10 +147,10 @@ class Kitchen:
         whole = self._converted("openvino:fp32")
         for ratio in NNCF_RATIOS:
             compressed = self._step(
-                f"nncf-{ratio:g}", self.texts_file.parent, self._python("nncf"), "nncf_compress.py",
-                whole.folder, self.texts_file, f"{ratio}", "OUT",
+                f"nncf-{ratio}", self.texts_file.parent, self._python("nncf"), "nncf_compress.py",
+                whole.folder, self.texts_file, "OUT", *ratio.split(),
             )  # fmt: skip
-            yield Peer(f"NNCF INT4_ASYM, ratio {ratio:g}", "OpenVINO NNCF", "openvino", "nncf", (whole, compressed))
+            yield Peer(f"NNCF INT4_ASYM, ratio {ratio}", "OpenVINO NNCF", "openvino", "nncf", (whole, compressed))
 
     def _genai(self) -> Iterator[Peer]:
         for name, options in GENAI_OPTIONS.items():
@@ -164,7 +172,7 @@ class Kitchen:
 
     def _step(self, name: str, parent: Path, python: str, program: str, *words: object) -> Artifact:
         """What a program writes into its folder, which `OUT` stands for."""
-        folder = parent / name / "files"
+        folder = parent / name.replace(" ", "-") / "files"
         filled = (
             str(word).replace("OUT", str(folder), 1) if str(word).startswith("OUT") else str(word) for word in words
         )

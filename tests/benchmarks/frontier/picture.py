@@ -24,19 +24,15 @@ def frontier(points: Sequence[Point]) -> list[Point]:
 
 def frontier_figure(tools: Mapping[str, Sequence[Point]], texts: int, title: str) -> Figure:
     """A figure of all points; a tool's line joins its frontier, and bars are standard errors."""
-    figure = new_figure(
-        7.0, 4.6, title, f"{texts} held-out texts; a line joins the files that none of the tool's beats"
-    )
+    figure = new_figure(7.0, 4.6, title, f"{texts} held-out texts; lines join the best files of a tool")
     panel = figure.subplots()
     for index, (tool, points) in enumerate(tools.items()):
         style = line_style(index)
-        shown = [point for point in points if point[1] > 0.0]
-        sizes, kls, errors = zip(*shown, strict=True) if shown else ((), (), ())
-        panel.plot(
-            *(zip(*(point[:2] for point in frontier(shown)), strict=True) if shown else ((), ())), color=style["color"]
-        )
+        best = frontier(points)
+        panel.plot([point[0] for point in best], [point[1] for point in best], color=style["color"])
+        sizes, kls, errors = ([point[part] or 0.0 for point in points] for part in range(3))
+        panel.errorbar(sizes, kls, errors, fmt="none", ecolor=style["color"])
         panel.plot(sizes, kls, linestyle="none", label=tool, **style)
-        panel.errorbar(sizes, kls, [error or 0.0 for error in errors], fmt="none", ecolor=style["color"])
     panel.set_yscale("log")
     panel.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

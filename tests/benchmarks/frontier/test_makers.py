@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from benchmarks.frontier.makers import INSTALL, Kitchen
+from benchmarks.peers.artifacts import Written
+
+from seap_export.errors import ArtifactError
 
 PYTHONS = {name: Path("/envs") / name / "python" for name in INSTALL}
 
@@ -20,8 +24,8 @@ def kitchen(dense: Path, tmp_path: Path) -> Kitchen:
 def test_every_tool_and_its_steps(kitchen: Kitchen) -> None:
     peers = {peer.name: peer for peer in kitchen.peers()}
     assert list(peers) == [
-        *(f"llama.cpp {kind}" for kind in ("Q8_0", "Q5_K_M", "Q4_K_M", "IQ4_NL", "Q3_K_M", "Q2_K")),
-        *("NNCF INT4_ASYM, ratio 1", "NNCF INT4_ASYM, ratio 0.8"),
+        *(f"llama.cpp {kind}" for kind in ("Q8_0", "Q5_K_M", "Q4_K_M", "IQ4_NL", "IQ4_NL pure", "Q3_K_M", "Q2_K")),
+        *("NNCF INT4_ASYM, ratio 1", "NNCF INT4_ASYM, ratio 1 all_layers", "NNCF INT4_ASYM, ratio 0.8"),
         *(f"GenAI builder int4, {how}" for how in ("default", "k_quant", "k_quant_mixed")),
     ]
     for peer in peers.values():
@@ -31,6 +35,7 @@ def test_every_tool_and_its_steps(kitchen: Kitchen) -> None:
         for step in peer.steps:
             assert any(str(step.folder) in word for word in step.command)
             assert not any(word.startswith("OUT") for word in step.command)
+    assert peers["llama.cpp IQ4_NL pure"].steps[-1].command[-1] == "pure"
     whole, importance, quantised = peers["llama.cpp Q4_K_M"].steps
     assert str(whole.folder / "model.gguf") in quantised.command
     assert str(importance.folder / "importance.gguf") in quantised.command
@@ -49,6 +54,18 @@ def test_what_is_missing_is_said_with_its_remedy(kitchen: Kitchen) -> None:
     for peer in kitchen.peers():
         assert f"give --python {peer.environment}=ENV/bin/python" in (peer.lack({}) or "")
         assert "--python" not in (peer.lack(PYTHONS) or "")  # perhaps its runtime is missing here
+
+
+def test_what_is_there_needs_no_tool(kitchen: Kitchen, dense: Path, tmp_path: Path) -> None:
+    *_, peer = kitchen.peers()
+    assert peer.lack({}) is not None
+    peer.steps[-1].record.parent.mkdir()
+    written = Written(str(dense.resolve()), 1.0, None, 0, is_reused=False)
+    peer.steps[-1].record.write_text(json.dumps(asdict(written)), "utf-8")
+    assert peer.lack({}) is None
+    peer.make(dense)
+    with pytest.raises(ArtifactError, match="was made from"):
+        peer.make(tmp_path)
 
 
 def test_the_source_is_a_link(kitchen: Kitchen, tmp_path: Path) -> None:

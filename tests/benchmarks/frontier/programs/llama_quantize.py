@@ -1,8 +1,9 @@
 """Quantises a GGUF file by llama.cpp's own `llama_model_quantize`, as its `llama-quantize --imatrix` does.
 
-    python llama_quantize.py MODEL.gguf IMPORTANCE.gguf Q4_K_M OUT.gguf
+    python llama_quantize.py MODEL.gguf IMPORTANCE.gguf OUT.gguf Q4_K_M [pure]
 
-Needs llama-cpp-python and gguf.
+With `pure` the embedding and every other matrix get the type, as by `llama-quantize --pure`. Needs llama-cpp-python
+and gguf.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def _means(path: Path) -> dict[str, np.ndarray]:
     }
 
 
-def _main(model: Path, importance: Path, kind: str, out: Path) -> int:
+def _main(model: Path, importance: Path, out: Path, kind: str, pure: bool) -> int:
     means = _means(importance)
     matrices = (llama_cpp.llama_model_imatrix_data * (len(means) + 1))()  # one without a name ends them
     for matrix, (name, values) in zip(matrices, means.items(), strict=False):
@@ -37,10 +38,10 @@ def _main(model: Path, importance: Path, kind: str, out: Path) -> int:
     parameters = llama_cpp.llama_model_quantize_default_params()
     parameters.ftype = getattr(llama_cpp, f"LLAMA_FTYPE_MOSTLY_{kind}")
     parameters.nthread = int(os.environ.get("OMP_NUM_THREADS", "0"))
-    parameters.imatrix = matrices
+    parameters.imatrix, parameters.pure = matrices, pure
     out.parent.mkdir(parents=True, exist_ok=True)
     return int(llama_cpp.llama_model_quantize(os.fsencode(model), os.fsencode(out), ctypes.byref(parameters)))
 
 
 if __name__ == "__main__":
-    sys.exit(_main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], Path(sys.argv[4])))
+    sys.exit(_main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], "pure" in sys.argv[5:]))

@@ -1,9 +1,9 @@
 """Compresses the weights of an OpenVINO model by NNCF: INT4_ASYM with AWQ and scale estimation on texts.
 
-    python nncf_compress.py IR_FOLDER TEXTS.json 0.8 OUT_FOLDER
+    python nncf_compress.py IR_FOLDER TEXTS.json OUT_FOLDER 0.8 [all_layers]
 
 The number is NNCF's `ratio`, the share of the layers' weights that get 4 bits; the others get 8, as the embedding
-and the head do by NNCF's default. Groups have 128 weights, or as many as divide a matrix. Needs nncf and openvino.
+and the head do, but for `all_layers`. Groups have 128 weights, or as many as divide a matrix. Needs nncf and openvino.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ def _inputs(ids: list[int]) -> dict[str, np.ndarray]:
     }
 
 
-def _main(folder: Path, texts: Path, ratio: float, out: Path) -> None:
+def _main(folder: Path, texts: Path, out: Path, ratio: float, all_layers: bool) -> None:
     model = ov.Core().read_model(folder / _MODEL)
     compressed = nncf.compress_weights(
         model,
         mode=nncf.CompressWeightsMode.INT4_ASYM,
         ratio=ratio,
+        all_layers=all_layers,
         dataset=nncf.Dataset(json.loads(texts.read_text("utf-8")), _inputs),
         awq=True,
         scale_estimation=True,
@@ -46,4 +47,4 @@ def _main(folder: Path, texts: Path, ratio: float, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    _main(Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4]))
+    _main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), float(sys.argv[4]), "all_layers" in sys.argv[5:])
