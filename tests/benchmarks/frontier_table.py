@@ -142,10 +142,10 @@ def frontier_table(
         for peer in peers:
             if peer.name in skipped:
                 continue
-            click.echo(f"measuring {peer.name}", err=True)
             with _skipping(skipped, peer.name):
                 quality = measure_quality(reference, peer.folder, peer.runtime, threads)
                 rows.append(Row(peer.name, peer.tool, peer.runtime, weight_bytes(peer.folder), quality))
+                click.echo(" | ".join(rows[-1].cells()), err=True)
         if not no_speed:
             rows = _timed(rows, peers, vocab_size, threads, runs)
     rows.sort(key=lambda row: row.bytes)
