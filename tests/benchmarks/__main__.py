@@ -20,6 +20,7 @@ from seap_export.errors import SeapError  # noqa: E402
 #: Each is a function of this name in the file of this name.
 NAMES = (
     "draft_table",
+    "frontier_table",
     "peers_table",
     "precision_table",
     "random_model",

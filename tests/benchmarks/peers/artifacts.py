@@ -51,6 +51,11 @@ class Artifact:
         return self.name.startswith("ours")
 
     @property
+    def record(self) -> Path:
+        """The file that says that it was written, and at which cost."""
+        return self.folder.parent / _RECORD
+
+    @property
     def graph(self) -> Path:
         """The .onnx file."""
         return self.folder / "model.onnx"
@@ -92,8 +97,7 @@ def write(artifact: Artifact, model: Path) -> Written:
         ArtifactError: The existing artifact was made from another model.
         RuntimeError: The exporter failed.
     """
-    home = artifact.folder.parent
-    record = home / _RECORD
+    home, record = artifact.folder.parent, artifact.record
     if record.is_file():
         return _reused(record, model)
     shutil.rmtree(home, ignore_errors=True)  # left behind by a run that was stopped
