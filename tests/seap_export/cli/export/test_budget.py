@@ -169,7 +169,10 @@ def test_the_dense_model_is_the_answer_where_it_fits(run: Run, work: Path) -> No
     outcome = run(*MODEL, "--target-size", "250kB", "--quality", "--quiet", "--out", "out", "--no-speed")
     assert outcome.code == 0, outcome.err
     chosen = chosen_of(work / "out")
-    assert (chosen["variant"], chosen["precision"]) == ("a-0", "int8")
+    assert chosen["variant"] == "a-0"
+    assert chosen["precision"].startswith(
+        ("int8", "mixed-")
+    )  # mixed bits may be nearer, as they are rounded with texts
     assert (work / "out" / "a-0" / "onnx" / "model.onnx").is_file()
 
 
@@ -241,7 +244,7 @@ def test_a_dry_run_says_what_would_be_tried(run: Run, work: Path) -> None:
         (["--target-size", "0"], ("'0'", "size")),
         (["--max-kl", "-1"], ("--max-kl", "out of range")),
         (["--target-decode-speedup", "nan"], ("--target-decode-speedup", "out of range")),
-        (["--target-size", "1kB"], ("--target-size", "out of reach", "onnx mixed-2.25")),
+        (["--target-size", "1kB"], ("--target-size", "out of reach", "onnx int4")),
         (["--target-decode-speedup", "1000"], ("--target-decode-speedup", "out of reach")),
         (["--target-size", "1MB", "--cluster", "local"], ("--cluster",)),
     ],
