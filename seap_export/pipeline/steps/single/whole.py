@@ -15,7 +15,7 @@ from seap_export.pruning.activations.task_mixture import TaskMixture
 
 #: The most calibration tokens that the whole model is rounded with, so that an export takes hardly longer. A model
 #: that is better than a variant with so few is better still with all, which `export --ratio 0` uses.
-ROUNDING_TOKENS = 8192
+ROUNDING_TOKENS = 4096
 _WHOLE = "whole"
 
 
