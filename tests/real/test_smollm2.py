@@ -144,7 +144,10 @@ def test_onnx_graph_is_checked_and_small(demo: Path) -> None:
     path = demo / "arithmetic-0.2" / "onnx" / "model.onnx"
     onnx.checker.check_model(str(path))
     graph = onnx.load(path, load_external_data=False).graph
-    assert len(graph.node) <= 400
+    stored = {tensor.name for tensor in graph.initializer}
+    folded = [node for node in graph.node if set(node.input) <= stored]  # scales, widened when a session is opened
+    assert {node.op_type for node in folded} <= {"Cast", "Reshape"}
+    assert len(graph.node) - len(folded) <= 400
     caches = {i.name: i.type.tensor_type.shape.dim for i in graph.input if i.name.startswith("past_key_values")}
     assert len(caches) == 60
     layers = read_plan(demo / "arithmetic-0.2" / "plan.json").layers
