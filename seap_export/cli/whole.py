@@ -52,7 +52,7 @@ def whole_legend(names: Iterable[str]) -> str:
     """What the rows of whole models are."""
     return (
         f"{', '.join(names)}: the whole model, merely rounded, measured beside the variants and not kept; for int4 "
-        "with at most 8,192 calibration tokens."
+        "with few of the calibration tokens."
     )
 
 
