@@ -136,7 +136,7 @@ class OnnxFormat(Format):
         return None if how is None else how.average
 
     def mixed(self, average: float) -> OnnxFormat | None:
-        if not PROVIDERS[self.form.provider].bits or self.form.dialect == "standard":
+        if not PROVIDERS[self.form.provider].mixes_bits or self.form.dialect == "standard":
             return None
         precision = mixed_precision(average, self.form.provider, self.form.dialect)
         return self.of(replace(self.form, precision=precision))

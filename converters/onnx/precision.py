@@ -128,14 +128,12 @@ def average_bits(name: str) -> float | None:
     if not name.startswith(MIXED):
         return None
     if not re.fullmatch(rf"{MIXED}\d+(\.\d{{1,3}})?", name):
-        raise UsageError(
-            f"{name} has no number of bits, with three digits behind the point at most; such as {MIXED}3.5"
-        )
+        raise UsageError(f"'{name}' names no number of bits; give one with at most three decimals, such as {MIXED}3.5")
     average = float(name.removeprefix(MIXED))
     if not LEAST_AVERAGE <= average <= MOST_AVERAGE:
         raise UsageError(
-            f"{name}: bits are counted with a weight's share of a scale, so that the average is from "
-            f"{LEAST_AVERAGE:g} to {MOST_AVERAGE:g}"
+            f"{name} is out of range; give a number from {LEAST_AVERAGE:g} to {MOST_AVERAGE:g}, the bits of a weight "
+            "with its share of a scale"
         )
     return average
 
@@ -151,8 +149,8 @@ def mixed_precision(average: float, provider: str = "cpu", dialect: DialectName 
     Raises:
         UsageError: The provider has one number of bits for all matrices of a file.
     """
-    if not PROVIDERS[provider].bits:
-        able = either(name for name, row in PROVIDERS.items() if row.bits)
+    if not PROVIDERS[provider].mixes_bits:
+        able = either(name for name, row in PROVIDERS.items() if row.mixes_bits)
         raise UsageError(f"the {provider} provider cannot run {MIXED}{average:g}; use int8 or int4, or {able}")
     return Precision(PROVIDERS[provider].computes[dialect][0], BlockQuantization(4, average=average))
 

@@ -100,7 +100,7 @@ class _Search:
 
         The one with 4 bits for all tells what such a rounding costs.
         """
-        self._mixed = [way for way in ways if way.format.average is not None]
+        self._mixed = [way.way for way in ways if way.format.average is not None]
         uniform = [way for way in ways if way.format.average is None]
         return uniform or list(ways)
 

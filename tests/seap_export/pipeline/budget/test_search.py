@@ -192,6 +192,15 @@ def test_no_ratio_is_tried_again_if_its_file_fits(error: float) -> None:
     assert chosen.format.average is not None
 
 
+def test_mixed_bits_alone_may_be_asked_for_and_their_number_is_still_chosen() -> None:
+    world = World(ways=ways([OnnxFormat("mixed-5")], "all"))
+    chosen = chosen_of(world.search(size=50_000_000))
+    assert world.size(chosen) <= 50_000_000
+    assert all(candidate.format.average is not None for candidate in world.evaluated)
+    ratios = [candidate.ratio for candidate in world.evaluated[1:]]
+    assert len(ratios) == len(set(ratios))
+
+
 @pytest.mark.parametrize("max_kl", [0.05, 0.1, 0.3, 0.6])
 def test_bits_and_ratio_under_a_limit_of_kl(max_kl: float) -> None:
     world = World(ways=MORE_WAYS)
