@@ -87,6 +87,8 @@ class RoundingStep(OfVariant):
         return self.plan.ranking.statistics(work)
 
     def make(self, work: StepContext, path: Path, advance: Advance) -> None:
+        if self.grid.average is not None:
+            work.progress.say(f"{self.variant}: choosing the bits of each matrix")
         write_rounded_model(
             work.folder / self.before.name,
             self.statistics(work),
