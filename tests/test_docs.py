@@ -43,6 +43,20 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in _anchors(linked), target
 
 
+def test_pages_that_code_names_exist() -> None:
+    """In messages, help, comments and samples, with their anchors; a page of another project has its address."""
+    folders = ("seap_export", "converters", "validation", "samples", "tests")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.suffix in {".py", ".toml"}]
+    named = {
+        (path, anchor)
+        for file in [*files, ROOT / "Makefile"]
+        for path, anchor in re.findall(r"(?<!/)\b(docs/[\w/-]+\.md)(?:#([\w-]+))?", file.read_text("utf-8"))
+    }
+    assert len(named) >= 10
+    assert {path for path, _ in named if not (ROOT / path).is_file()} == set()
+    assert {each for each in named if each[1] and each[1] not in _anchors(ROOT / each[0])} == set()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_rows_of_a_table_have_as_many_cells_as_its_head(page: Path) -> None:
     for table in re.findall(r"(?:^\|.*\n)+", _prose(page), flags=re.MULTILINE):
