@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -164,13 +165,13 @@ def write_pages(docs: Path) -> None:
     with ProcessPoolExecutor(max_workers=2) as pool:  # each with one thread
         results = list(pool.map(check, [family.model_type for family in known]))
     for family, cells in zip(known, results, strict=True):
-        cells |= {"architecture": f"`{family.architecture}`", "GGUF": _gguf(family)}
+        cells |= {"GGUF": _gguf(family)}
     rows = list(zip(known, results, strict=True))
-    served = ("architecture", "stock class", "stock class, 4.57", "GenAI", "GGUF")
+    served = ("stock class", "stock class, 4.57", "GenAI", "GGUF")
     refused = ["| part | families |", "| --- | --- |"]
     for part, model_types in refused_models().items():
         refused.append(f"| {part} | {', '.join(f'`{model_type}`' for model_type in model_types)} |")
-    page = [_INTRODUCTION, *_table(rows, served), "", _inside_of(known), _REFUSED]
+    page = [_INTRODUCTION, *_groups(rows, served), "", _inside_of(known), _REFUSED]
     (docs / "families.md").write_text("\n".join(page) + "\n", "utf-8")
     page = [_FIGURES, *_table(rows, (*FORMS, "uniform")), _BY_NAME, *refused]
     (docs / "research" / "families.md").write_text("\n".join(page) + "\n", "utf-8")
@@ -189,6 +190,17 @@ def _table(rows: Sequence[tuple[Family, Mapping[str, str]]], columns: Sequence[s
         yield f"| `{family.model_type}` | {' | '.join(cells.get(column, '-') for column in columns)} |"
 
 
+def _groups(rows: Sequence[tuple[Family, Mapping[str, str]]], columns: Sequence[str]) -> Iterator[str]:
+    """A table with a row for all families that have the same cells, the largest group first."""
+    groups = defaultdict[tuple[str, ...], list[str]](list)
+    for family, cells in rows:
+        groups[tuple(cells.get(column, "-") for column in columns)].append(f"`{family.model_type}`")
+    yield f"| {' | '.join(columns)} | families |"
+    yield "| --- " * (len(columns) + 1) + "|"
+    for alike, names in sorted(groups.items(), key=lambda group: (-len(group[1]), group)):
+        yield f"| {' | '.join(alike)} | {', '.join(names)} |"
+
+
 def _inside_of(known: Sequence[Family]) -> str:
     wrappers = ", ".join(
         f"`{family.model_type}` of `{family.wrapper.model_type}`" for family in known if family.wrapper is not None
@@ -198,11 +210,14 @@ def _inside_of(known: Sequence[Family]) -> str:
 
 _INTRODUCTION = """# Families
 
-A family is one TOML file in `seap_export/model/families/` ([how to add one](contributing/adding-a-family.md)). Micro
-models of each were exported in both layouts and every precision, and compared with transformers
-([figures](research/families.md)). `stock class`: a uniform variant loads in transformers' own class, in release 5
-and in 4.57 (`no`: it lacks the class). `GenAI`: ONNX Runtime GenAI generates with it, or with `--layout uniform` only.
-`GGUF`: a GGUF file of it can be read, or only written. `-`: not run.
+A model's family is the `model_type` in its config.json. Micro models of each were exported in both layouts and every
+precision, and compared with transformers ([figures](research/families.md)). [How to add
+one](contributing/adding-a-family.md).
+
+- `stock class`: a uniform variant loads in transformers' own class, in release 5 and in 4.57 (`no`: it has none).
+- `GenAI`: ONNX Runtime GenAI generates with it, or with `--layout uniform` only.
+- `GGUF`: a GGUF file of it can be read, or only written. `-`: not run.
+
 Gemma 4 has no uniform layout where its layers differ in KV heads or neurons.
 """
 _FIGURES = """# Families: figures

@@ -85,7 +85,7 @@ class MainOptions(TaskOptions):
         rare=True,
     )
     vocabulary: int | str = option(
-        "Number of tokens to keep; auto: those that the tasks' texts use (docs/vocabulary.md).",
+        "Number of tokens to keep; auto: those that the tasks' texts use (docs/fit.md).",
         default="all",
         title="Size",
         rare=True,

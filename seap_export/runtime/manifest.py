@@ -34,7 +34,7 @@ class RouterManifest:
         max_length: Longer prompts are truncated to this many tokens.
         threshold: Predictions with a lower probability are uncertain.
         calibration_prompts: Number of prompts of each class that the router was fitted on.
-        held_out: Results on held-out prompts; see docs/router.md.
+        held_out: Results on held-out prompts; see docs/run.md.
         variants: The variant of each class at each ratio, as the name of a folder next to the router's; ratios are
             written as in folder names, or `CHOSEN`.
         fallback: The variant for uncertain prompts at each ratio; None if there is none.

@@ -1,4 +1,4 @@
-"""The table of docs/validation.md: what was planted in good artifacts, and how much of it the checks stop.
+"""The table of docs/contributing/checks.md: what was planted in good artifacts, and how much of it the checks stop.
 
 A test that plants something says `@pytest.mark.planted("gguf")`, with the row that it counts in. It passes if that is
 stopped; with `missed=True`, or where it is an expected failure, it is known that it is not. `pytest --planted PATHS`

@@ -9,7 +9,7 @@ from seap_export.common.values import CorpusPathOrNone
 
 Answers = Literal["data", "model"]
 Rounding = Literal["calibrated", "nearest"]
-#: The default number of calibration tokens per task, if its texts have as many: docs/measurements.md has their gain.
+#: The default number of calibration tokens per task, if its texts have as many: docs/research/measurements.md.
 CALIBRATION_TOKENS = 65_536
 
 

@@ -53,5 +53,5 @@ def test_folder_of_another_precision_is_found(webbed: Callable[..., Any]) -> Non
 
 def test_the_table_of_the_docs_counts_them() -> None:
     count = len(FAULTS) + 2 * len(QUANTISED)
-    page = (Path(__file__).parents[3] / "docs" / "validation.md").read_text("utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "contributing" / "checks.md").read_text("utf-8")
     assert f"| web | {count} | {count} | 0 |" in page

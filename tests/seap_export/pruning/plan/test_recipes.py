@@ -65,7 +65,7 @@ def test_a_shipped_file_explains_every_key_that_has_an_effect(name: str) -> None
     text = shipped_recipes()[name].text
     has_effect = {"score", "compensation", "align", "group_tolerance", "kind", "protect_first", "protect_last"}
     has_effect |= {"k", "x0"} if name == "seap" else set()
-    has_effect |= {"ridge"} if name in ("reconstruct", "obc") else {"mix"}
+    has_effect |= {"biases", "ridge"} if name in ("reconstruct", "obc") else {"mix"}
     has_effect |= (
         {"budget", "calibration_tokens", "context", "distillation", "min_tokens", "fresh_tokens", "trials"}
         if name == "reconstruct"
