@@ -50,7 +50,8 @@ def route_command(
 
     DIR is an output folder of `export` with several tasks. If PROMPT is `-`, it is read from stdin. The router was
     fitted to the questions of the tasks' corpora, without a chat template, so give PROMPT in the same form. With
-    --generate, a chat model answers it in its chat template.
+    --generate, a chat model answers it in its chat template. With --quiet, the folder of the variant is printed alone,
+    or the answer.
 
     \b
     Example:
@@ -68,7 +69,8 @@ def route_command(
     result = {**vars(route), "variant": str(route.variant), "probabilities": dict(route.probabilities)}
     if max_new_tokens is not None:
         result["text"] = model.generator(route).generate(text, max_new_tokens, raw=raw)
-    console.result(result, "\n".join([_summary(route), *([result["text"]] if "text" in result else [])]))
+    answer = [result["text"]] if "text" in result else []
+    console.result(result, "\n".join([_summary(route), *answer]), shortest="\n".join(answer or [str(route.variant)]))
 
 
 def _prompt(prompt: str | None, file: Path | None) -> str:
