@@ -110,7 +110,12 @@ def _type(each: Declared) -> click.ParamType:
     return click.FLOAT if inner == (float,) else click.STRING
 
 
-raw_option = option("--raw", is_flag=True, help="Continue the prompt as it is, without the model's chat template.")
+raw_option = option(
+    "--raw/--template",
+    default=None,
+    help="Continue the prompt as it is, or put it into the model's chat template.  [default: as in the texts that the "
+    "variant was made from]",
+)
 
 
 def output_options(command: Command) -> Command:

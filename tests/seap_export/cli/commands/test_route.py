@@ -110,6 +110,7 @@ def test_a_prompt_from_stdin(run: Run, out: Path, given: list[str]) -> None:
         (["out", PROMPT, "--prompt-file", "x"], 2, "give either a prompt or --prompt-file"),
         (["out", PROMPT, "--ratio", "0.2", "--generate", "0"], 2, "--generate 0"),
         (["out", PROMPT, "--ratio", "0.2", "--raw"], 2, "--raw has no effect without --generate"),
+        (["out", PROMPT, "--ratio", "0.2", "--template"], 2, "--template has no effect without --generate"),
         (["out", PROMPT, "--ratio", "0.2", "--threshold", "2"], 2, "threshold 2"),
         (["none", PROMPT], 2, "none: no such file or folder"),
         (["out/a-0.2", PROMPT], 7, "out/a-0.2: there is no router"),
