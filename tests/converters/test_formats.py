@@ -12,8 +12,6 @@ from converters.format import named_folders
 from converters.formats import FORMATS, format_class, parse_format, read_format
 from converters.hf.format import HfFormat
 from converters.onnx.format import OnnxFormat
-from seap_export.api.export_options import ExportOptions
-from seap_export.api.settings import export_request
 from seap_export.errors import ArtifactError, UsageError
 from seap_export.model.families import model_spec
 
@@ -50,25 +48,6 @@ def test_a_format_without_states_of_convolutions_says_so(name: str) -> None:
     spec = model_spec(micro_config(**VARIATIONS["lfm2-all"]))
     format = format_class(name)
     assert "a short convolution" in str(format(format.precisions[0]).refusal(spec, Path()))
-
-
-@pytest.mark.parametrize(
-    ("formats", "align"),
-    [
-        (["onnx"], 16),
-        (["gguf:q4_0"], 32),
-        (["gguf:q4_k_m"], 32),
-        (["gguf:f16"], 16),
-        (["mlx:4bit"], 64),
-        (["mlx:fp16"], 16),
-        (["onnx:int4", "gguf:q8_0", "mlx:8bit"], 64),
-        ([], 16),
-    ],
-)
-def test_pruned_widths_are_whole_blocks_in_every_format(tmp_path: Path, formats: list[str], align: int) -> None:
-    """Rows that are not are stored in more bits, which takes more space and was not asked for."""
-    options = ExportOptions("m", {"a": ["text"]}, ratio=0.2, format=formats or "hf", out=tmp_path)
-    assert export_request(options).plan.align == align
 
 
 def test_a_second_precision_gets_its_name() -> None:
