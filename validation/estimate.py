@@ -150,6 +150,14 @@ def is_close(mean: float, stderr: float | None, limit: float) -> bool:
     return stderr is None or abs(mean - limit) < _ERRORS * stderr
 
 
+def is_clearly_above(mean: float, stderr: float | None, limit: float) -> bool:
+    """Whether a mean with this standard error is above a limit, and not so close to it that the true mean may not be.
+
+    Without an error, the mean alone decides.
+    """
+    return mean > limit and (stderr is None or not is_close(mean, stderr, limit))
+
+
 def kl_json(kl: TokenEstimate | None) -> dict[str, float | None]:
     """A KL divergence as the keys of a report, in nats per token; None: nothing was compared."""
     names = ("mean", *_QUANTILES, "max")

@@ -92,6 +92,7 @@ def _job_summary(console: Console, report: ValidationReport) -> None:
 
 def _show(console: Console, report: ValidationReport) -> None:
     from seap_export.cli.errors import Failure
+    from seap_export.cli.exported import recommended_lines
 
     rows = [
         [
@@ -102,7 +103,9 @@ def _show(console: Console, report: ValidationReport) -> None:
         ]
         for check in report.checks
     ]
-    parts = [table(["variant", "check", "verdict", ""], rows), _measured(report)]
+    commands = {name: row["command"] for name, row in report.whole.items()}
+    shipped = "\n".join([*recommended_lines(report.recommended, commands), ""])
+    parts = [table(["variant", "check", "verdict", ""], rows), _measured(report), shipped.lstrip("\n")]
     text = "\n".join([*filter(None, parts), "passed" if report.passed else "FAILED"])
     if report.passed:
         console.result(report.to_json(), text)
@@ -112,11 +115,12 @@ def _show(console: Console, report: ValidationReport) -> None:
 
 
 def _measured(report: ValidationReport) -> str:
-    """The speed and the quality of the variants of which one was measured, now or by the export."""
-    from seap_export.cli.exported import measured_cells, measured_heads
+    """The speed and the quality of each folder of which one was measured, now or by the export."""
+    from seap_export.cli.exported import measured_cells, measured_heads, of_folder
 
-    measured = {name: variant for name, variant in report.variants.items() if variant["speed"] or variant["quality"]}
-    rows = [[name, *measured_cells(variant)] for name, variant in measured.items()]
+    folders = [(name, folder) for name, variant in report.variants.items() for folder in variant["bytes"]]
+    measured = {(name, folder): of_folder(report.variants[name], folder) for name, folder in folders}
+    rows = [[f"{name}/{folder}", *measured_cells(of)] for (name, folder), of in measured.items() if any(of.values())]
     return f"\n{table(['compared with dense', *measured_heads()], rows)}\n" if rows else ""
 
 

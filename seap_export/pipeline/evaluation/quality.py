@@ -67,8 +67,13 @@ class QualityRequest:
     @property
     def evaluation(self) -> EvaluationRequest:
         """The equivalent request of `seap-export evaluate`."""
+        of = self.measured
         return EvaluationRequest(
-            runtimes=(self.measured.runtime,), max_length=self.max_length, threads=self.threads, provider=self.provider
+            runtimes=(of.runtime,),
+            folders=((of.folder, of.runtime),),
+            max_length=self.max_length,
+            threads=self.threads,
+            provider=self.provider,
         )
 
 
@@ -255,11 +260,40 @@ def _decoded(tokenizer: Tokenizer, prompt: Sequence[int], answer: Sequence[int])
 def recorded_quality(variant: Variant) -> dict[str, Any] | None:
     """The quality report that an export left in a variant's folder; None: it measured none.
 
+    The first folder's stands for the variant, as in `divergence_of`; the divergences of the others are added to it.
+
     Raises:
-        ArtifactError: The report is damaged.
+        ArtifactError: A report is damaged.
     """
-    if not variant.quality_file.is_file():
+    reports = _reports(variant)
+    for report in reports:
+        quality_figures(report)  # refuses a report without figures
+    if not reports:
         return None
-    report = read_artifact(variant.quality_file)
-    quality_figures(report)  # refuses a report without figures
-    return report
+    merged: dict[str, Any] = {
+        key: {form: figures for report in reports for form, figures in report[key].items()}
+        for key in ("divergence", "elsewhere")
+        if key in reports[0]
+    }
+    return {**reports[0], **merged}
+
+
+def recorded_figures(variant: Variant) -> dict[str, Any] | None:
+    """What the manifest repeats of these reports: the figures of the first, and under `others` those of the others.
+
+    Raises:
+        ArtifactError: A report is damaged.
+    """
+    return repeated_figures(_reports(variant))
+
+
+def repeated_figures(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """What the manifest repeats of the reports on a variant's folders; see `recorded_figures`."""
+    if not reports:
+        return None
+    first, *others = map(quality_figures, reports)
+    return {**first, **({"others": {of["folder"]: of for of in others}} if others else {})}
+
+
+def _reports(variant: Variant) -> list[dict[str, Any]]:
+    return [read_artifact(folder.quality_file) for folder in variant.formats if folder.quality_file.is_file()]

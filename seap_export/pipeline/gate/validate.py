@@ -27,6 +27,7 @@ from seap_export.pipeline.gate.bisection import bisect_variant
 from seap_export.pipeline.gate.code import code_damages
 from seap_export.pipeline.gate.integrity import folder_damages, variant_damages
 from seap_export.pipeline.gate.parity import check_parity, prompts_of
+from seap_export.pipeline.gate.recommended import Limits, recommended
 from seap_export.pipeline.gate.report import Check, CheckName, ValidationReport, describe_variant
 from seap_export.pipeline.gate.request import ValidationRequest
 from seap_export.pipeline.gate.router_check import router_damages
@@ -120,6 +121,8 @@ class _Validation:
         }
         tasks = {variant["task"] for variant in variants.values()}
         whole = whole_rows(self._export, tasks) if self._export.exists else {}
+        frontier = read_frontier(self._path) if self._export.exists else None
+        limits, failed = self._limits(frontier), self._failed(variants)
         return ValidationReport(
             name=self._name(),
             checks=tuple(self._checks),
@@ -128,9 +131,25 @@ class _Validation:
             },
             manifest=self._manifest,
             threads=self._request.parity.threads or available_threads(),
-            frontier=read_frontier(self._path) if self._export.exists else None,
+            frontier=frontier,
             whole=whole,
+            recommended=recommended(variants, whole, limits, failed) if self._export.exists else {},
         )
+
+    def _limits(self, frontier: Mapping[str, Any] | None) -> Limits:
+        """The limits of this validation, and the targets that the variants were made to meet."""
+        targets = None if frontier is None else frontier["targets"]
+        return Limits.of_targets(targets, None if self._request.quality is None else self._request.quality.max_kl)
+
+    def _failed(self, variants: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+        """The variants, and the folders of them, that failed a check; one without a subject concerns all folders."""
+        return [
+            (check.variant, folder)
+            for check in self._checks
+            if check.verdict == "failed" and check.variant is not None
+            for folder in variants[check.variant]["formats"]
+            if check.subject is None or check.subject.split(" in ")[0] == folder
+        ]
 
     def _recorded(self, variant: Variant) -> dict[str, Any]:
         """Quality and speed as the export measured them, if its files are unchanged."""
