@@ -23,7 +23,6 @@ from seap_export.pipeline.progress import Progress
 from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.rounding.write import write_rounded_model
 
-
 _WITHOUT_TEXTS = (
     "4 bits are rounded without texts, so that KL becomes several times larger than with them; give --calibration "
     "OUT/calibration/TASK, or use 'seap-export export MODEL --task NAME=FILE --ratio 0 --precision int4'"
