@@ -44,10 +44,12 @@ def export_text(result: ExportResult) -> str:
     """The frontier if there are targets, the table of files, what its columns mean, an answer of each variant, what to
     ship, and what to do next."""
     variants, verdicts = result.described, _verdicts(result)
-    rows = [row for name in result.variants for row in _rows(name, variants[name], verdicts)]
-    rows += [_whole_row(name, row, verdicts) for name, row in measured_models(result).items()]
+    right = _accuracies(result)
+    rows = [row for name in result.variants for row in _rows(name, variants[name], verdicts, right)]
+    rows += [_whole_row(name, row, verdicts, right) for name, row in measured_models(result).items()]
+    before = [*_BEFORE, *(["accuracy"] if right else [])]
     parts = [] if result.frontier is None else [frontier_text(result.frontier)]
-    parts += [table([*_BEFORE, *speed_heads(), *measured_heads(), "parity", ""], rows), "\n".join(_legend(result))]
+    parts += [table([*before, *speed_heads(), *measured_heads(), "parity", ""], rows), "\n".join(_legend(result))]
     parts.append(general_text_table({name: variants[name]["quality"] for name in result.variants}))
     answers = [line for name in list(result.variants)[:_MOST_ANSWERS] for line in _answer(name, variants[name])]
     if answers:
@@ -84,7 +86,18 @@ def _verdicts(result: ExportResult) -> dict[str, str]:
     return words
 
 
-def _rows(name: str, variant: Mapping[str, Any], verdicts: Mapping[str, str]) -> Iterator[list[str]]:
+def _accuracies(result: ExportResult) -> dict[str, str]:
+    """The accuracy of each file in words, by its name; empty if no questions were asked."""
+    from validation.reports.figures import in_ascii
+    from validation.reports.recommended import accuracy_in_words
+
+    files = [file for of_task in result.recommended.values() for file in of_task["files"]]
+    return {file["name"]: in_ascii(accuracy_in_words(file)) for file in files if file["accuracy"]}
+
+
+def _rows(
+    name: str, variant: Mapping[str, Any], verdicts: Mapping[str, str], right: Mapping[str, str]
+) -> Iterator[list[str]]:
     """A row for each file of a variant: for its folder `hf`, if there is no other."""
     for folder in _written(variant) or [HF]:
         precision = variant["formats"].get(folder, {}).get("precision", "")
@@ -97,6 +110,7 @@ def _rows(name: str, variant: Mapping[str, Any], verdicts: Mapping[str, str]) ->
             folder if precision in folder else f"{folder} {precision}",
             megabytes(size),
             f"{size / dense:.0%}" if dense else "-",
+            *([right.get(f"{name}/{folder}", "-")] if right else []),
             *speed_cells(of_file),
             *measured_cells(of_file),
             _parity(compared),
@@ -112,10 +126,10 @@ def of_folder(variant: Mapping[str, Any], folder: str) -> dict[str, Any]:
     return {"speed": speed, "quality": divergence_of_folder(variant["quality"], folder)}
 
 
-def _whole_row(name: str, row: Mapping[str, Any], verdicts: Mapping[str, str]) -> list[str]:
+def _whole_row(name: str, row: Mapping[str, Any], verdicts: Mapping[str, str], right: Mapping[str, str]) -> list[str]:
     """The whole model in the columns of the variants."""
     file = f"{OWN_FORMAT} {row['precision']}"
-    before = [name, "0.0%", "-", file, megabytes(row["bytes"]), "-"]
+    before = [name, "0.0%", "-", file, megabytes(row["bytes"]), "-", *([right.get(name, "-")] if right else [])]
     return [*before, *speed_cells(row), *measured_cells(row), "-", verdicts.get(name, "")]
 
 

@@ -113,6 +113,22 @@ def divergence_of_folder(quality: Json | None, folder: str) -> Json | None:
     return next((of for form, of in divergences.items() if form.split(" in ")[0] == folder), None)
 
 
+def accuracies(quality: Json | None, folder: str) -> dict[str, Json]:
+    """How often one folder of a variant was right, and the dense model, by task; empty: no questions were asked.
+
+    Returns:
+        For each task the `share` of right answers, that of the dense model (`dense`), and the number of `questions`.
+    """
+    found: dict[str, Json] = {}
+    for kind, key in (("zero_shot", "acc"), ("generation", "exact_match")):
+        by_form: Json = (quality or {}).get(kind) or {}
+        own: Json = next((of for form, of in by_form.items() if form.split(" in ")[0] == folder), {})
+        for task, figures in own.items():
+            dense = (by_form.get("dense") or {}).get(task, {}).get(key)
+            found[task] = {"share": figures[key], "dense": dense, "questions": figures["questions"]}
+    return found
+
+
 def _folder_titles(variant: Json) -> dict[str, str]:
     """The folders of a variant, the one that stands for it first, and what each holds."""
     names = sorted(variant["bytes"], key=lambda name: (name != "onnx", name == "hf"))

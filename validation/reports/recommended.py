@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from validation.reports.figures import Cell, divergence_of, divergence_of_folder, main_figures
-from validation.reports.numbers import figure, megabytes, percent, times, with_error
+from validation.reports.numbers import NOTHING, accuracy, figure, megabytes, percent, times, with_error
 from validation.reports.reading import Json
 from validation.reports.whole import SPEED_HEAD, speed_cells
 
@@ -44,10 +44,15 @@ def command(report: Json, found: Json) -> str:
     return "" if row is None else str(row["command"])
 
 
-def head() -> tuple[str, ...]:
-    """The titles of the cells of `rows`."""
+def head(found: Json) -> tuple[str, ...]:
+    """The titles of the cells of `rows`; accuracy comes first, if there is any."""
     titles = *SPEED_HEAD, *(one.title for one in main_figures("faster", "worse"))
-    return "Size", *(title[0].upper() + title[1:] for title in titles)
+    return *(["Accuracy"] if has_accuracy(found) else []), "Size", *(title[0].upper() + title[1:] for title in titles)
+
+
+def has_accuracy(found: Json) -> bool:
+    """Whether questions were asked of a file of a task."""
+    return any(file["accuracy"] for file in found["files"])
 
 
 def rows(report: Json, found: Json) -> Iterator[tuple[str, Cell, list[Cell]]]:
@@ -63,7 +68,8 @@ def rows(report: Json, found: Json) -> Iterator[tuple[str, Cell, list[Cell]]]:
             speed = variant["speed"] if file["decode_speedup"] is not None else None
             of = {"speed": speed, "quality": divergence_of_folder(variant["quality"], folder)}
         figures = (one.cell(of) for one in main_figures("faster", "worse"))
-        cells = [Cell(megabytes(file["bytes"])), *speed_cells(of), *figures]
+        right = [Cell(accuracy_in_words(file) or NOTHING)] if has_accuracy(found) else []
+        cells = [*right, Cell(megabytes(file["bytes"])), *speed_cells(of), *figures]
         yield title(file), Cell(result or beyond, beyond if result else ""), cells
 
 
@@ -156,8 +162,19 @@ def _told(file: Json) -> str:
 
 
 def _size_and_speed(file: Json) -> str:
-    speed = file["tokens_per_second"]
-    return megabytes(file["bytes"]) + ("" if speed is None else f", {figure(speed)} tokens/s")
+    speed, right = file["tokens_per_second"], accuracy_in_words(file)
+    parts = [megabytes(file["bytes"]), "" if speed is None else f"{figure(speed)} tokens/s"]
+    return ", ".join(filter(None, [*parts, f"accuracy {right}" if right else ""]))
+
+
+def accuracy_in_words(file: Json) -> str:
+    """How often a file is right, with Wilson's interval, beside the dense model; "" if no questions were asked."""
+    parts = []
+    for task, of in file["accuracy"].items():
+        share, interval = accuracy(of["share"], of["questions"])
+        name = f"{task} " if len(file["accuracy"]) > 1 else ""
+        parts.append(f"{name}{share} ({interval}), dense {percent(of['dense'])}")
+    return "; ".join(parts)
 
 
 def _kl(file: Json) -> str:
@@ -166,6 +183,10 @@ def _kl(file: Json) -> str:
 
 def _limits(found: Json) -> str:
     """The limits in words; "" if there are none."""
-    size, kl = found["limits"]["bytes"], found["limits"]["max_kl"]
-    parts = [*([] if size is None else [megabytes(size)]), *([] if kl is None else [f"a KL of {figure(kl)}"])]
+    size, kl, least = (found["limits"][key] for key in ("bytes", "max_kl", "min_accuracy_retained"))
+    parts = [
+        *([] if size is None else [megabytes(size)]),
+        *([] if kl is None else [f"a KL of {figure(kl)}"]),
+        *([] if least is None else [f"{percent(least)} of the dense model's accuracy"]),
+    ]
     return " and ".join(parts)

@@ -39,7 +39,14 @@ _OF_GOLDENS = frozenset({"path", "against_golden", "provider", "threads", "as_js
 @titled(
     "Quality and speed gates",
     *options_of(
-        ValidateOptions, "max_kl", "min_decode_speedup", "min_prefill_speedup", "max_bytes_ratio", "depth", "runs"
+        ValidateOptions,
+        "max_kl",
+        "min_accuracy_retained",
+        "min_decode_speedup",
+        "min_prefill_speedup",
+        "max_bytes_ratio",
+        "depth",
+        "runs",
     ),
 )
 @titled("Output", *options_of(ValidateOptions, "out", "junit", "html", "force"))
@@ -53,7 +60,8 @@ def validate_command(console: Console, path: Path, against_golden: Path | None, 
     integrity  every file exists, has its hash and agrees with the others
     parity     every written format gives the same logits in its runtime as the model in hf/ in torch
     router     its files fit the variants, and it answers as recorded
-    quality    the divergence of every written format from --dense is within --max-kl
+    quality    the divergence of every written format from --dense is within --max-kl, and where a task has
+               answers, the accuracy that the export measured is at least --min-accuracy-retained
     speed      the speed and the size, compared with --dense, are within their limits
 
     \b

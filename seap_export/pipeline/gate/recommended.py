@@ -21,7 +21,7 @@ from typing import Any
 from seap_export.common.providers import OWN_FORMAT
 from seap_export.errors import InputError
 from validation.estimate import TokenEstimate, is_clearly_above
-from validation.reports.figures import divergence_of, divergence_of_folder
+from validation.reports.figures import accuracies, divergence_of, divergence_of_folder
 from validation.reports.recommended import in_words
 from validation.reports.speedups import speedups
 
@@ -37,21 +37,35 @@ class Limits:
     Attributes:
         bytes: The largest size of its folder.
         max_kl: The largest mean KL divergence from the dense model, nats per token.
+        min_accuracy_retained: The smallest share of the dense model's accuracy, on every task that says what is right.
     """
 
     bytes: int | None = None
     max_kl: float | None = None
+    min_accuracy_retained: float | None = None
 
     @classmethod
-    def of_targets(cls, targets: Mapping[str, Any] | None, max_kl: float | None = None) -> Limits:
-        """The limits of an export with targets, or of a validation, whose own limit comes first."""
+    def of_targets(
+        cls, targets: Mapping[str, Any] | None, max_kl: float | None = None, min_accuracy_retained: float | None = None
+    ) -> Limits:
+        """The limits of an export with targets, or of a validation, whose own limits come first."""
         targets = targets or {}
-        return cls(targets.get("size"), targets.get("max_kl") if max_kl is None else max_kl)
+        return cls(targets.get("size"), targets.get("max_kl") if max_kl is None else max_kl, min_accuracy_retained)
+
+    @property
+    def of_quality(self) -> bool:
+        """Whether one of them is of quality."""
+        return self.max_kl is not None or self.min_accuracy_retained is not None
 
     def allow(self, file: Row) -> bool:
-        """Whether a file is within them."""
-        size, kl = file["bytes"], file["mean_kl_nats"]
-        return (self.bytes is None or size <= self.bytes) and (self.max_kl is None or kl <= self.max_kl)
+        """Whether a file is within them; one whose accuracy is not known is not within a limit of it."""
+        size, kl, least = file["bytes"], file["mean_kl_nats"], self.min_accuracy_retained
+        of_tasks = file["accuracy"].values()
+        is_right = bool(of_tasks) and all(
+            of["dense"] and of["share"] >= (least or 0.0) * of["dense"] for of in of_tasks
+        )
+        is_small, is_near = self.bytes is None or size <= self.bytes, self.max_kl is None or kl <= self.max_kl
+        return is_small and is_near and (least is None or is_right)
 
 
 def recommended(
@@ -79,11 +93,12 @@ def _of_task(found: list[tuple[dict[str, Any], Row | None]], limits: Limits) -> 
         file["beaten"] = any(_beats(other, file) for other in files)
         file["within_limits"] = limits.allow(file)
     best = [file for file in files if not file["beaten"]]
-    fitting = [file for file in best if file["within_limits"]]
+    within = [file for file in files if file["within_limits"]]
+    fitting = [file for file in within if not any(_beats(other, file) for other in within)]
     whole = [file for file in files if file["is_whole"] and file["precision"] == _YARDSTICK]
     yardstick = min(whole, key=lambda file: (file["folder"] != OWN_FORMAT, file["name"]), default=None)
     rule, chosen = "limits", fitting[0] if fitting else None
-    if limits.max_kl is None and chosen is not None:
+    if not limits.of_quality and chosen is not None:
         as_near = [file for file in fitting if yardstick and _as_near(file["name"], yardstick["name"], divergences)]
         rule, chosen = ("as near as int4", as_near[0]) if as_near else ("nearest", fitting[-1])
     values = {
@@ -132,6 +147,7 @@ def _of_variants(
                 speed = variant["speed"] if (variant["speed"] or {}).get("folder", OWN_FORMAT) == folder else None
                 size = variant["bytes"][folder]
                 file = _file(f"{name}/{folder}", folder, format["precision"], is_whole, size, divergence, speed)
+                file["accuracy"] = accuracies(variant["quality"], folder)
                 yield variant["task"], file, divergence
 
 
@@ -140,6 +156,7 @@ def _of_whole(whole: Mapping[str, Row]) -> Iterator[tuple[str, dict[str, Any], R
         if not row["refusal"]:
             divergence = divergence_of(row["quality"])
             file = _file(name, None, row["precision"], True, row["bytes"], divergence, row["speed"])
+            file["accuracy"] = accuracies(row["quality"], (row["quality"] or {}).get("folder", ""))
             yield row["task"], file, divergence
 
 

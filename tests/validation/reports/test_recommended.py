@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from validation.reports.recommended import in_words
+from validation.reports.recommended import accuracy_in_words, in_words
 
 
 def file(name: str, size: float, kl: float, **changes: Any) -> dict[str, Any]:
     return {
         "name": name, "folder": "onnx", "precision": "int8", "is_whole": False, "bytes": round(size * 1e6),
-        "mean_kl_nats": kl, "mean_kl_nats_stderr": None, "tokens_per_second": None, "first_token_ms": None,
+        "accuracy": {}, "mean_kl_nats": kl, "mean_kl_nats_stderr": None, "tokens_per_second": None,
+        "first_token_ms": None,
         "decode_speedup": None, "beaten": False, "within_limits": True, **changes,
     }  # fmt: skip
 
@@ -23,7 +24,8 @@ INT8 = file("w8", 157, 0.0056, folder=None, is_whole=True)
 def found(chosen: str | None, rule: str = "as near as int4", **changes: Any) -> dict[str, Any]:
     return {
         "file": chosen, "rule": rule, "beside": "w4", "nearest": "w8", "smallest": "a-0.4/onnx",
-        "limits": {"bytes": None, "max_kl": None}, "files": [SMALL, INT4, INT8], "not_measured": [], **changes,
+        "limits": {"bytes": None, "max_kl": None, "min_accuracy_retained": None},
+        "files": [SMALL, INT4, INT8], "not_measured": [], **changes,
     }  # fmt: skip
 
 
@@ -44,7 +46,7 @@ def test_the_whole_model_in_4_bits_and_what_else_there_is() -> None:
 
 
 def test_limits_and_what_is_missing_are_named() -> None:
-    limits = {"bytes": 60_000_000, "max_kl": 0.2}
+    limits = {"bytes": 60_000_000, "max_kl": 0.2, "min_accuracy_retained": None}
     words = in_words(found("a-0.4/onnx", "limits", limits=limits))
     assert "the smallest file within 60.0 MB and a KL of 0.2, with KL 0.036, at 52.2% of the size" in words
     none = in_words(found(None, "limits", limits=limits, not_measured=["a-0.4/gguf"]))
@@ -65,3 +67,16 @@ def test_one_file_is_compared_with_nothing() -> None:
 def test_a_speed_that_is_about_the_same_is_not_named() -> None:
     files = [{**SMALL, "decode_speedup": 4.1}, INT4, INT8]
     assert "at 52.2% of its size. If" in in_words(found("a-0.4/onnx", files=files))
+
+
+def test_accuracy_has_its_interval_and_stands_beside_the_dense_models() -> None:
+    right = {"quiz": {"share": 1.0, "dense": 0.875, "questions": 8}}
+    files = [{**SMALL, "accuracy": right}, INT4, INT8]
+    limits = {"bytes": None, "max_kl": None, "min_accuracy_retained": 0.95}
+    words = in_words(found("a-0.4/onnx", "limits", files=files, limits=limits))
+    assert words.startswith(
+        "Ship a-0.4/onnx in int8 (47.0 MB, 194 tokens/s, accuracy 100% (68 to 100%), dense 87.5%): the smallest file "
+        "within 95% of the dense model's accuracy, with KL 0.036"
+    )
+    both = accuracy_in_words({"accuracy": {**right, "sums": {"share": 0.5, "dense": 0.5, "questions": 100}}})
+    assert both == "quiz 100% (68 to 100%), dense 87.5%; sums 50% (40 to 60%), dense 50%"

@@ -11,9 +11,11 @@ from typing import Any
 
 from seap_export.common.json_file import read_artifact, write_json
 from seap_export.common.providers import OWN_FORMAT
+from seap_export.corpus import Task
 from seap_export.errors import ArtifactError
 from seap_export.pipeline.cost.cost import Cost, Disk, Rates, prompt_factor
 from seap_export.pipeline.cost.workload import KeptPart, TokenCounts
+from seap_export.pipeline.evaluation.asked import Asked, Scores
 from seap_export.pipeline.evaluation.quality import (
     MAX_LENGTH,
     QualityRequest,
@@ -25,8 +27,9 @@ from seap_export.pipeline.evaluation.quality import (
     quality_work,
     repeated_figures,
 )
+from seap_export.pipeline.evaluation.request import RUN_FOLDERS
 from seap_export.pipeline.folder.contents import Export
-from seap_export.pipeline.folder.names import calibration_step, quality_file
+from seap_export.pipeline.folder.names import HF, calibration_step, quality_file
 from seap_export.pipeline.folder.workspace import Workspace
 from seap_export.pipeline.request.settings import ParitySettings
 from seap_export.pipeline.steps.joint.whole import WholeStep
@@ -35,10 +38,12 @@ from seap_export.pipeline.steps.step import Made, PathStep, Step
 from seap_export.pipeline.steps.variant_steps import VariantSteps, sound
 from seap_export.pipeline.texts.chat import chat_of_source
 from seap_export.pipeline.texts.general_text import GENERAL_TEXT, elsewhere_texts
+from seap_export.pipeline.texts.tokenizer import tokenizer_folder
 from seap_export.pruning.activations.statistics import Calibration, CalibrationRecord
 from validation.divergence.dense import DenseAnswers
 from validation.divergence.measure import claim_texts
 from validation.divergence.paired import PairedText
+from validation.execution import Execution
 
 #: The names of quality reports.
 _FILE = re.compile(r"quality(-.+)?\.json")
@@ -65,12 +70,20 @@ class _Missing:
         key: The key of the report.
         work: Its texts and prompts.
         request: How it is measured.
+        asked: The questions that it answers.
     """
 
     step: str
     key: str
     work: QualityWork
     request: QualityRequest
+    asked: Asked
+
+    @property
+    def label(self) -> str:
+        """The folder's name in its report."""
+        (run,) = self.work.subject.runs(self.request.evaluation)
+        return run.label
 
 
 @dataclass(frozen=True)
@@ -83,6 +96,7 @@ class QualityStep(Step):
         settings: The execution provider and the threads; the rest concerns parity.
         general_text: The corpus of the general text; None: the one that comes with the package.
         whole: The whole models that are compared with the dense model, too; None: there are none.
+        questions: The tasks that say what is right.
     """
 
     cost = Cost("quality", _seconds, effort=3.0, always=2.0, format_factor=prompt_factor, count_disk=_disk)
@@ -92,6 +106,7 @@ class QualityStep(Step):
     settings: ParitySettings
     general_text: Path | None
     whole: WholeStep | None = None
+    questions: tuple[Task, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -130,17 +145,25 @@ class QualityStep(Step):
         workspace, source, missing = made.workspace, made.work.source, []
         elsewhere = elsewhere_texts(_records(workspace), request.general_text, chat_of_source(source))
         for name, folder_key in keys.items():
-            step, key = _step(name, request.measured.folder), quality_key(folder_key, request.max_length, elsewhere)
+            asked = self._asked(made, name)
+            step = _step(name, request.measured.folder)
+            key = quality_key(folder_key, request.max_length, elsewhere, asked.digest)
             if workspace.manifest.steps.get(step, key) != key:
                 workspace.remove(step)  # it belongs to another folder, or lacks a task
             if workspace.is_done(step, key):
                 continue
             work = quality_work(source, workspace.folder / name, elsewhere, request)
             if any(min(len(text.dense), len(text.variant)) > 1 for text in work.held_out_texts):
-                missing.append(_Missing(step, key, work, request))
+                missing.append(_Missing(step, key, work, request, asked))
             else:
                 made.work.progress.warn(f"{name}: its held-out texts are too short to measure quality")
         return missing
+
+    def _asked(self, made: Made, name: str) -> Asked:
+        """The held-out questions of a variant's tasks; none, which is said, if they cannot be read or asked."""
+        plan = self.variants[name].plan
+        splits = {step.task: step.split for step in plan.ranking.calibrations}
+        return made.questions([task for task in self.questions if task.name in plan.tasks], splits)
 
     def _measure(
         self,
@@ -164,17 +187,40 @@ class QualityStep(Step):
                 stops = frozenset().union(*(one.work.dense_stops for one in missing))
                 steps = max((one.work.answer_tokens for one in missing), default=0)  # of all: they share the model
                 answers.run(texts, [one.work.prompts for one in missing], steps, stops, done)
+            asked = {one.asked.digest: one.asked for one in missing if one.asked}
+            if self.whole is not None:
+                asked |= self.whole.asked(made, [name for names in whole.values() for name in names])
+            scores = {digest: _of_dense(made, of, execution) for digest, of in asked.items()}
             for one in missing:
                 name, folder = one.work.subject.name, one.request.measured.folder
                 label = f"{name if folder == OWN_FORMAT else f'{name}/{folder}'}: comparing with the dense model"
                 with progress.step(label, one.work.distinct, "texts", name=one.step) as done:
-                    report = quality_report(one.work, answers, one.request, done)
+                    both = {}
+                    if one.asked:
+                        own = _answered(made, one, one.asked)
+                        both = {"dense": scores[one.asked.digest], one.label: own}
+                    report = quality_report(one.work, answers, one.request, both, done)
                 with workspace.writing(one.step, one.key, folder=False) as path:
                     write_json(path, report)
             for request, by_name in whole.items():
                 for name, pairs in by_name.items():
                     assert self.whole is not None
-                    self.whole.compare(made, name, pairs, answers, request)
+                    self.whole.compare(made, name, pairs, answers, request, scores)
+
+
+def _answered(made: Made, one: _Missing, asked: Asked) -> Scores:
+    """The answers of a folder, whose runtime may need the tokenizer of the model folder."""
+    measured, subject = one.request.measured, one.work.subject
+    folder = subject.artifact(measured.folder)
+    tokenizer = folder if measured.runtime in RUN_FOLDERS else subject.artifact(HF)
+    execution = one.request.evaluation.execution(made.work.compute)
+    return asked.answered(folder, execution, runtime=measured.runtime, tokenizer_folder=tokenizer)
+
+
+def _of_dense(made: Made, asked: Asked, execution: Execution) -> Scores:
+    made.work.progress.say("the dense model answers the held-out questions")
+    with tokenizer_folder(made.work.source) as tokenizer:
+        return asked.answered(made.dense(), execution, tokenizer_folder=tokenizer)
 
 
 def settled_quality(workspace: Workspace, name: str) -> dict[str, Any] | None:

@@ -117,6 +117,22 @@ def test_a_refused_model_and_other_tasks_are_left_out() -> None:
     assert found["b"]["file"] == "other"
 
 
+def test_a_limit_of_accuracy() -> None:
+    """Of the dense model's, on every task; what was asked nothing is not within it."""
+
+    def answered(share: float) -> dict[str, Any]:
+        shares = {"dense": 0.8, "onnx": share}
+        scores = {form: {"a": {"acc": value, "questions": 100}} for form, value in shares.items()}
+        return {"divergence": {"onnx": divergence(0.1)}, "zero_shot": scores}
+
+    variants = {"a-0.2": variant(60, quality=answered(0.77)), "a-0.5": variant(40, quality=answered(0.7))}
+    found = of_a(variants, WHOLE, Limits(min_accuracy_retained=0.95))
+    assert (found["file"], found["rule"]) == ("a-0.2/onnx", "limits")
+    assert [file["within_limits"] for file in found["files"]] == [False, True, False, False]
+    assert found["files"][1]["accuracy"] == {"a": {"share": 0.77, "dense": 0.8, "questions": 100}}
+    assert of_a(variants, WHOLE, Limits(min_accuracy_retained=0.99))["file"] is None
+
+
 def test_limits_are_those_of_the_targets_unless_others_are_given() -> None:
     assert Limits.of_targets({"size": 5, "max_kl": 0.3}) == Limits(5, 0.3)
     assert Limits.of_targets({"size": None, "max_kl": 0.3}, 0.1) == Limits(None, 0.1)
