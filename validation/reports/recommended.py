@@ -93,9 +93,7 @@ def title(file: Json) -> str:
 
 def _sentences(found: Json) -> Iterator[str]:
     files = {file["name"]: file for file in found["files"]}
-    if not files:
-        yield "There is no recommendation: no quality was measured."
-    elif found["file"] is None:
+    if found["file"] is None:
         near = files[found["nearest"]]
         yield f"Ship none of these files: none is within {_limits(found)}."
         yield f"The nearest to the original is {_told(near)}."

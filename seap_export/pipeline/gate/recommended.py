@@ -71,7 +71,7 @@ class Limits:
 def recommended(
     variants: Mapping[str, Row], whole: Mapping[str, Row], limits: Limits, failed: Iterable[tuple[str, str]] = ()
 ) -> dict[str, dict[str, Any]]:
-    """What to ship for each task and mixture, as reports have it, with the sentences that say so.
+    """What to ship for each task and mixture of which a file was measured, as reports have it, with the sentences.
 
     Args:
         variants: The variants as a report describes them, by name.
@@ -83,7 +83,7 @@ def recommended(
     found: dict[str, list[tuple[dict[str, Any], Row | None]]] = {}
     for task, file, divergence in (*_of_variants(variants, damaged), *_of_whole(whole)):
         found.setdefault(task, []).append((file, divergence))
-    return {task: _of_task(files, limits) for task, files in found.items()}
+    return {task: _of_task(files, limits) for task, files in found.items() if any(of for _, of in files)}
 
 
 def _of_task(found: list[tuple[dict[str, Any], Row | None]], limits: Limits) -> dict[str, Any]:
@@ -105,8 +105,8 @@ def _of_task(found: list[tuple[dict[str, Any], Row | None]], limits: Limits) -> 
         "file": None if chosen is None else chosen["name"],
         "rule": rule,
         "beside": None if yardstick is None else yardstick["name"],
-        "nearest": best[-1]["name"] if best else None,
-        "smallest": best[0]["name"] if best else None,
+        "nearest": best[-1]["name"],
+        "smallest": best[0]["name"],
         "limits": vars(limits),
         "files": files,
         "not_measured": [file["name"] for file, divergence in found if divergence is None],

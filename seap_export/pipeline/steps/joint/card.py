@@ -79,8 +79,11 @@ class CardStep(Step):
     def _recommended(
         self, variant: Variant, entry: Mapping[str, Any], manifest: Manifest, whole: Mapping[str, Mapping[str, Any]]
     ) -> str:
-        """What to ship of a variant and the whole models; without speeds, which differ from run to run."""
+        """What to ship of a variant and the whole models.
+
+        Without speeds, which differ from run to run, and without targets, so that its ratio makes the same card again.
+        """
         described = describe_variant(variant, manifest, {"quality": recorded_quality(variant)})
         untimed = {name: {**row, "speed": None} for name, row in whole.items()}
-        words = recommended({variant.name: described}, untimed, Limits.of_targets(entry.get("targets")))
-        return str(words[entry["task"]]["words"]) if entry["quality"] and entry["task"] in words else ""
+        words = recommended({variant.name: described}, untimed, Limits())
+        return str(words[entry["task"]]["words"]) if entry["task"] in words else ""

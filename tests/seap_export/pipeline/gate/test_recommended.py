@@ -103,6 +103,10 @@ def test_each_folder_is_a_candidate_and_one_without_figures_is_named() -> None:
     assert found["words"].endswith("Not measured: a-0.2/mlx.")
 
 
+def test_what_was_not_measured_is_not_recommended() -> None:
+    assert recommended({"a-0.2": variant(60, None)}, {}, Limits()) == {}
+
+
 def test_a_variant_of_ratio_0_is_the_whole_model() -> None:
     own = variant(90, 0.037, left=100, formats={"onnx": {"precision": "int4"}})
     found = of_a({"a-0": own, "a-0.2": variant(60, 0.2)}, {})
