@@ -65,7 +65,7 @@ def test_a_variant_that_it_beats_says_so_everywhere(run: Run, work: Path) -> Non
     header = page[page.index("<header") : page.index("</header>")]
     assert "is beaten by the whole model in int8" in header
     assert "--ratio 0 --precision int8" in header
-    assert "Beside the whole model" in page
+    assert "What to ship for a" in page
     assert result(run, *PRUNED)["variants"]["a-0.4"]["beaten_by"] == "a-whole-int8"
     assert "The whole model, merely rounded" in (work / "out" / "a-0.4" / "hf" / "README.md").read_text("utf-8")
 
@@ -77,7 +77,8 @@ def test_the_same_file_is_recommended_everywhere(run: Run, work: Path) -> None:
     (line,) = [line for line in outcome.out.splitlines() if line.startswith("  a: Ship the whole model in int4 ")]
     assert line.removeprefix("  a: ") == values["words"].replace("±", "+-")
     assert "Make it with: seap-export export m --task a=a.jsonl --ratio 0 --precision int4" in outcome.out
-    marks = {line.split()[0]: line.split()[-1] for line in outcome.out.splitlines() if line.startswith("a-")}
+    table = outcome.out.partition("\n\n")[0]
+    marks = {line.split()[0]: line.split()[-1] for line in table.splitlines() if line.startswith("a-")}
     assert (marks["a-0.4"], marks["a-whole-int4"]) == ("beaten", "ship")
     report = read_json(work / "out" / "validation.json")
     assert report["recommended"] == {"a": values}
