@@ -68,7 +68,8 @@ def rows(report: Json, found: Json) -> Iterator[tuple[str, Cell, list[Cell]]]:
             speed = variant["speed"] if file["decode_speedup"] is not None else None
             of = {"speed": speed, "quality": divergence_of_folder(variant["quality"], folder)}
         figures = (one.cell(of) for one in main_figures("faster", "worse"))
-        right = [Cell(accuracy_in_words(file) or NOTHING)] if has_accuracy(found) else []
+        share, bracket, more = accuracy_in_words(file).partition(" (")
+        right = [Cell(share or NOTHING, f"{bracket}{more}".strip())] if has_accuracy(found) else []
         cells = [*right, Cell(megabytes(file["bytes"])), *speed_cells(of), *figures]
         yield title(file), Cell(result or beyond, beyond if result else ""), cells
 
