@@ -169,7 +169,7 @@ class OnnxFormat(Format):
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
         how = self.form.precision.quantization
-        return how if how is not None and (how.bits == 4 or how.average is not None) else None
+        return how if how is not None and (how.bits == 4 or how.rows or how.average is not None) else None
 
     def settings(self) -> dict[str, Any]:
         return {"version": self.version, **self.form.to_json()}
