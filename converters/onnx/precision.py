@@ -195,10 +195,11 @@ def choose_precision(
             )
         if name == W8A8 and not PROVIDERS[provider].multiplies_int8:
             able = either(other for other, row in PROVIDERS.items() if row.multiplies_int8)
-            raise UsageError(f"the {provider} provider cannot run {name}; use int8, or {able}")
+            raise UsageError(f"the {provider} provider cannot run {name}; use int8, or the provider {able}")
         return Precision(dtype, BlockQuantization(_BITS[name], block_size, symmetric, embeddings, rows=name == W8A8))
     if name not in dtypes:
-        others = either(dtypes if dialect == "standard" else [*dtypes, *_BITS])
+        quantised = [other for other in _BITS if other != W8A8 or PROVIDERS[provider].multiplies_int8]
+        others = either(dtypes if dialect == "standard" else [*dtypes, *quantised])
         standard = ", or the dialect standard" if name in PROVIDERS[provider].computes["standard"] else ""
         raise UsageError(f"the {provider} provider cannot run {name}; use {others}{standard}")
     return Precision(name)  # type: ignore[arg-type]

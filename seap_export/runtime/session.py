@@ -10,7 +10,7 @@ from pathlib import Path
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from seap_export.common.providers import CUDA_GRAPH, PROVIDERS
+from seap_export.common.providers import CUDA_GRAPH, PROVIDERS, SESSION_ENTRIES
 from seap_export.errors import ArtifactError, EnvironmentFailure
 from seap_export.runtime.driver import read_driver
 from seap_export.runtime.failures import environment_failure
@@ -31,6 +31,7 @@ WORKING_OPERATORS = frozenset(
         "GroupQueryAttention",
         "LayerNormalization",
         "MatMul",
+        "MatMulIntegerToFloat",
         "MatMulNBits",
         "RMSNormalization",
         "SimplifiedLayerNormalization",
@@ -191,6 +192,8 @@ def _options(threads: int) -> ort.SessionOptions:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = False  # planning memory for every new shape costs more than it saves
+    for name, value in SESSION_ENTRIES.items():
+        options.add_session_config_entry(name, value)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if folder := os.environ.get(_PROFILE_FOLDER):
         options.enable_profiling = True

@@ -42,7 +42,8 @@ class IntegerProducts:
         g, label = self._g, f"{name}.scaled" if bias is not None else name
         levels, largest = self._levels(x)
         scales = g.node("Cast", [g.initializer(tensors.scales)], f"{tensors.scales.name}.wide", attributes={"to": 1})
-        inputs = [levels, g.initializer(tensors.packed), self._step, scales, self._middle]
+        # ONNX Runtime, asked for exact products on processors that add them up in 16 bits, replaces the last input, too
+        inputs = [levels, g.initializer(tensors.packed), self._step, scales, self._middle, self._zero]
         integers = g.node("MatMulIntegerToFloat", inputs, f"{name}.integers", domain=MS_DOMAIN)
         product = op.multiply(g, integers, largest, label)
         return product if bias is None else op.add(g, product, bias, name)
@@ -63,6 +64,10 @@ class IntegerProducts:
         return self._g.constant("level_step", np.array(1 / _LEVELS, np.float32))
 
     @property
+    def _zero(self) -> ir.Value:
+        return self._g.constant("weight_of_zero", np.array(0, np.int8))
+
+    @property
     def _middle(self) -> ir.Value:
         return self._g.constant("level_of_zero", np.array(_MIDDLE, np.uint8))
 
@@ -74,5 +79,7 @@ def in_floats(node: onnx.NodeProto) -> list[onnx.NodeProto]:
         zero = make("Sub", [inputs[1], inputs[1]], [f"{name}.zero"], f"{name}.zero")
         lacks = make("IsNaN", [inputs[0]], [f"{name}.lacks"], f"{name}.lacks")  # a token of zeros
         return [zero, lacks, make("Where", [lacks.output[0], zero.output[0], inputs[0]], node.output, name)]
-    weight = make("DequantizeLinear", [inputs[1], inputs[3]], [f"{name}.weight"], f"{name}.weight", axis=1)
-    return [weight, make("MatMul", [inputs[0], weight.output[0]], node.output, name)]
+    # DequantizeLinear and MatMul are what ONNX Runtime turns into a product that rounds activations
+    levels = make("Cast", [inputs[1]], [f"{name}.floats"], f"{name}.floats", to=onnx.TensorProto.FLOAT)
+    weight = make("Mul", [levels.output[0], inputs[3]], [f"{name}.weight"], f"{name}.weight")
+    return [levels, weight, make("MatMul", [inputs[0], weight.output[0]], node.output, name)]

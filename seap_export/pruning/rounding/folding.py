@@ -12,7 +12,7 @@ makes it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 
@@ -50,7 +50,7 @@ def folded_norm(
         largest: The largest absolute value of each channel that the norm gives, [hidden_size].
     """
     readers = norm_readers(spec, index, sublayer)
-    if not readers or sublayer.norm_before is None:
+    if not readers or sublayer.norm_before is None or names.tensor(sublayer.norm_before, index) not in tensors:
         return {}
     weights = {name: tensors[name].float() for name in (names.weight(reader, index) for reader in readers)}
     factors = _factors(largest, torch.stack([weight.abs().amax(0) for weight in weights.values()]).amax(0))
@@ -73,16 +73,15 @@ def folded_channels(
     if sublayer.channel_rows is None or sublayer.blocks > 1:
         return {}
     (reader, rows), output = sublayer.channel_rows, names.weight(sublayer.output, index)
-    weight, row_of = tensors[output].float(), torch.tensor(rows)
+    weight, row_of = tensors[output].float(), torch.tensor(list(rows))
     factors = _factors(_most(largest, row_of), _most(weight.abs().amax(0), row_of))
     made = [names.weight(reader, index), *([names.bias(reader, index)] if reader in sublayer.biases else [])]
     divided = {name: (tensors[name].float().T / factors).T for name in made}
     return {**divided, output: weight * factors[row_of]}
 
 
-def _most(values: torch.Tensor, row_of: Sequence[int] | torch.Tensor) -> torch.Tensor:
+def _most(values: torch.Tensor, row_of: torch.Tensor) -> torch.Tensor:
     """The largest value of the channels that each row makes, [rows]."""
-    row_of = torch.as_tensor(row_of)
     return values.new_zeros(int(row_of.max()) + 1).scatter_reduce(0, row_of, values, "amax")
 
 
