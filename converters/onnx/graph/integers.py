@@ -28,9 +28,7 @@ class IntegerProducts:
     _g: GraphBuilder
     _rounded: dict[ir.Value, tuple[ir.Value, ir.Value]] = field(default_factory=dict, init=False)
 
-    def product(
-        self, x: ir.Value, tensors: QuantizedTensors, name: str, bias: ir.Value | None = None
-    ) -> ir.Value:
+    def product(self, x: ir.Value, tensors: QuantizedTensors, name: str, bias: ir.Value | None = None) -> ir.Value:
         """`x @ weight.T + bias`.
 
         Args:
@@ -42,14 +40,14 @@ class IntegerProducts:
         g, label = self._g, f"{name}.scaled" if bias is not None else name
         levels, largest = self._levels(x)
         scales = g.node("Cast", [g.initializer(tensors.scales)], f"{tensors.scales.name}.wide", attributes={"to": 1})
-        # ONNX Runtime, asked for exact products on processors that add them up in 16 bits, replaces the last input, too
+        # where a processor adds up in 16 bits, ONNX Runtime replaces the weight and the last input for exact products
         inputs = [levels, g.initializer(tensors.packed), self._step, scales, self._middle, self._zero]
         integers = g.node("MatMulIntegerToFloat", inputs, f"{name}.integers", domain=MS_DOMAIN)
         product = op.multiply(g, integers, largest, label)
         return product if bias is None else op.add(g, product, bias, name)
 
     def _levels(self, x: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """The levels of each token, uint8, and the largest absolute value of each, [batch_size, sequence_length, 1]."""
+        """The levels of tokens, uint8, and the largest absolute value of each, [batch_size, sequence_length, 1]."""
         if x not in self._rounded:
             g, name = self._g, x.name
             sizes = g.node("Abs", [x], f"{name}.sizes")

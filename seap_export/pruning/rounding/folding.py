@@ -5,9 +5,9 @@ divided by a factor, and the weights that read it are multiplied by that: the mo
 
     s_j = sqrt(max |x_j| / max |W_j|)
 
-over the tokens of the calibration texts and the rows of the weights, both sides become as uneven as each other (Xiao et
-al. 2023, arXiv 2211.10438). What divides a channel is the gain of the norm before it, or the row of the projection that
-makes it.
+over the tokens of the calibration texts and the rows of the weights, both sides become as uneven as each other (Xiao
+et al. 2023, arXiv 2211.10438). What divides a channel is the gain of the norm before it, or the row of the projection
+that makes it.
 """
 
 from __future__ import annotations

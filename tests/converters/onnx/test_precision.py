@@ -139,7 +139,9 @@ def test_the_graph_is_valid_in_every_dtype(dtype: Any, written: Callable[..., An
 def test_a_tied_embedding_is_stored_once(name: Any, written: Callable[..., Any]) -> None:
     values = 128 * 64 + 3 * (64 * (64 + 2 * 32) + 64 * 64 + 3 * 64 * 96)
     rows = 128 * 64 / 32 + 3 * (64 + 2 * 32 + 64 + 2 * 96 + 64)
-    bits = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8 + 16 / 32, "int4": 4 + 16 / 32}.get(name, 8 + 16 * rows / values)
+    bits = {"fp32": 32, "fp16": 16, "bf16": 16, "int8": 8 + 16 / 32, "int4": 4 + 16 / 32}.get(
+        name, 8 + 16 * rows / values
+    )
     provider = "cuda" if name == "bf16" else "cpu"
     precision = choose_precision(name, provider)  # type: ignore[arg-type]
     made = written("llama", precision=precision, tie_word_embeddings=True)

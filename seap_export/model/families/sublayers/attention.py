@@ -126,7 +126,9 @@ class Attention(Grouped):
         if self.values_are_keys or self.has_value_norm or self.fixed_groups:
             return None
         size, per_group = self.head_dim, self.heads_per_group
-        return "v_proj", [head // per_group * size + i for head in range(self.num_attention_heads) for i in range(size)]
+        return "v_proj", [
+            head // per_group * size + i for head in range(self.num_attention_heads) for i in range(size)
+        ]
 
     def widths(self) -> Mapping[Projection, int]:
         keys = self.num_key_value_heads * self.head_dim
