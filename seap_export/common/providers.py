@@ -18,9 +18,9 @@ Dtype = Literal["fp32", "fp16", "bf16"]
 DialectName = Literal["fused", "standard"]
 #: The option of the CUDA provider that captures calls as CUDA graphs.
 CUDA_GRAPH = "enable_cuda_graph"
-#: Entries of the configuration of every session: products of integers are exact on processors without VNNI, too, where
-#: two of them may exceed the 16 bits that they are added up in. On others, it changes nothing.
-SESSION_ENTRIES: Mapping[str, str] = MappingProxyType({"session.x64quantprecision": "1"})
+#: The entry of a session's configuration with which ONNX Runtime does not add up two products of integers in 16 bits,
+#: which may be too few, on x86-64 without VNNI. With AMX, it takes kernels of VNNI then; elsewhere it changes nothing.
+EXACT_INTEGERS: Mapping[str, str] = MappingProxyType({"session.x64quantprecision": "1"})
 #: The format that `seap_export.runtime` generates text with, and what runs it there and on these providers. So it is
 #: what is written and measured unless something else is asked for, and no other format is named outside its rows.
 OWN_FORMAT, OWN_RUNTIME = "onnx", "onnxruntime"

@@ -40,8 +40,9 @@ class IntegerProducts:
         g, label = self._g, f"{name}.scaled" if bias is not None else name
         levels, largest = self._levels(x)
         scales = g.node("Cast", [g.initializer(tensors.scales)], f"{tensors.scales.name}.wide", attributes={"to": 1})
-        # where a processor adds up in 16 bits, ONNX Runtime replaces the weight and the last input for exact products
-        inputs = [levels, g.initializer(tensors.packed), self._step, scales, self._middle, self._zero]
+        # asked for exact products on processors that add up in 16 bits, ONNX Runtime replaces the weight and its zero
+        zero = g.constant(f"{tensors.packed.name}.zero", np.array(0, np.int8))
+        inputs = [levels, g.initializer(tensors.packed), self._step, scales, self._middle, zero]
         integers = g.node("MatMulIntegerToFloat", inputs, f"{name}.integers", domain=MS_DOMAIN)
         product = op.multiply(g, integers, largest, label)
         return product if bias is None else op.add(g, product, bias, name)
@@ -60,10 +61,6 @@ class IntegerProducts:
     @property
     def _step(self) -> ir.Value:
         return self._g.constant("level_step", np.array(1 / _LEVELS, np.float32))
-
-    @property
-    def _zero(self) -> ir.Value:
-        return self._g.constant("weight_of_zero", np.array(0, np.int8))
 
     @property
     def _middle(self) -> ir.Value:

@@ -26,13 +26,13 @@ Tensors = Mapping[str, torch.Tensor]
 
 
 def norm_readers(spec: ModelSpec, index: int, sublayer: Sublayer) -> list[Projection]:
-    """The projections that read what a sublayer's norm gives: of all sublayers behind it; none if it cannot be folded.
+    """The projections that read what a sublayer's norm gives, of all sublayers behind it, if it can take factors.
 
-    Experts read it along with their router, and are not multiplied in integers.
+    Some families have no gains. Experts read a norm along with their router, and are not multiplied in integers.
     """
     layer, norm = spec.layers[index], sublayer.norm_before
     sharing = [one for one in layer.sublayers if one.norm_before == norm]
-    if norm is None or any(one.blocks > 1 for one in sharing):
+    if norm is None or not spec.family.block.norm_weight or any(one.blocks > 1 for one in sharing):
         return []
     return [reader for one in sharing for reader in one.readers]
 
@@ -50,12 +50,12 @@ def folded_norm(
         largest: The largest absolute value of each channel that the norm gives, [hidden_size].
     """
     readers = norm_readers(spec, index, sublayer)
-    if not readers or sublayer.norm_before is None or names.tensor(sublayer.norm_before, index) not in tensors:
+    if not readers or sublayer.norm_before is None:
         return {}
     weights = {name: tensors[name].float() for name in (names.weight(reader, index) for reader in readers)}
     factors = _factors(largest, torch.stack([weight.abs().amax(0) for weight in weights.values()]).amax(0))
     parts = [names.tensor(part, index) for part in spec.norm_parts(sublayer.norm_before)]
-    divided = {name: tensors[name].float() / factors for name in parts if name in tensors}
+    divided = {name: tensors[name].float() / factors for name in parts}
     return {**divided, **{name: weight * factors for name, weight in weights.items()}}
 
 

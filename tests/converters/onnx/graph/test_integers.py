@@ -32,11 +32,12 @@ def model(matrix: QuantizedMatrix, tmp_path_factory: pytest.TempPathFactory) -> 
     """Two products of one input, the second with a bias."""
     g, path = GraphBuilder("products"), tmp_path_factory.mktemp("integers") / "model.onnx"
     x, products = g.input("x", ir.DataType.FLOAT, [None, None, IN]), IntegerProducts(g)
-    levels = ir.Tensor(as_columns(matrix.packed).numpy(), name="levels")
-    scales = ir.Tensor(matrix.scales.squeeze(1).numpy().astype(np.float16), name="scales")
-    weight, bias = QuantizedTensors(levels, scales, None), g.constant("bias", np.arange(OUT, dtype=np.float32))
+    bias = g.constant("bias", np.arange(OUT, dtype=np.float32))
     for name, added in (("plain", None), ("biased", bias)):
-        g.output(products.product(x, weight, name, added), name, ir.DataType.FLOAT, [None, None, OUT])
+        levels = ir.Tensor(as_columns(matrix.packed).numpy(), name=f"{name}.packed")
+        scales = ir.Tensor(matrix.scales.squeeze(1).numpy().astype(np.float16), name=f"{name}.scales")
+        product = products.product(x, QuantizedTensors(levels, scales, None), name, added)
+        g.output(product, name, ir.DataType.FLOAT, [None, None, OUT])
     ir.save(g.build("test"), path)
     return path
 
