@@ -6,11 +6,11 @@ from pathlib import Path
 
 from benchmarks.prompt_table import prompt_table
 from click.testing import CliRunner
-from support.product import OnnxForm, choose_precision, convert_folder
+from support.product import OnnxForm, PrecisionName, choose_precision, convert_folder
 
 
 def test_a_row_for_each_folder(dense: Path, tmp_path: Path) -> None:
-    names = ("int8", "w8a8")
+    names: tuple[PrecisionName, ...] = ("int8", "w8a8")
     for name in names:
         (tmp_path / name).mkdir()
         convert_folder(dense, tmp_path / name, OnnxForm(choose_precision(name), logits="last"))

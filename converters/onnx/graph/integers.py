@@ -37,7 +37,7 @@ class IntegerProducts:
             name: Name of the last node.
             bias: float32 [out].
         """
-        g, label = self._g, f"{name}.scaled" if bias is not None else name
+        g, label = self._g, f"{name}.unbiased" if bias is not None else name
         levels, largest = self._levels(x)
         scales = g.node("Cast", [g.initializer(tensors.scales)], f"{tensors.scales.name}.wide", attributes={"to": 1})
         # asked for exact products on processors that add up in 16 bits, ONNX Runtime replaces the weight and its zero
