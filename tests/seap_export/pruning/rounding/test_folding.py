@@ -44,7 +44,7 @@ def test_the_model_computes_the_same(variation: str, tmp_path: Path) -> None:
         assert changed
 
 
-def test_both_sides_get_the_same_unevenness(tmp_path: Path) -> None:
+def test_values_and_weights_share_the_unevenness(tmp_path: Path) -> None:
     source = micro_source(tmp_path)
     spec, tensors = source.spec, source.reader.read(source.reader.shapes())
     mlp = spec.layers[1][Mlp]
@@ -54,8 +54,16 @@ def test_both_sides_get_the_same_unevenness(tmp_path: Path) -> None:
     gain = names.tensor(mlp.norm_before or "", 1)
     assert changed.keys() == {gain, *readers}
     left = values * changed[gain] / tensors[gain]
-    most = torch.stack([changed[name].abs().amax(0) for name in readers]).amax(0)
-    assert torch.allclose(left / most, (left / most).mean().expand_as(left), rtol=1e-3)
+    before, after = (
+        torch.stack([held[name].abs().amax(0) for name in readers]).amax(0).log() for held in (tensors, changed)
+    )
+    # what is left of the values' unevenness is what the weights have, to the same powers
+    assert torch.allclose(left.log() - left.log().mean(), 0.35 * _uneven(values.log() + before), atol=1e-3)
+    assert torch.allclose(after - after.mean(), 0.65 * _uneven(values.log() + before), atol=1e-3)
+
+
+def _uneven(logs: torch.Tensor) -> torch.Tensor:
+    return logs - logs.mean()
 
 
 def test_values_have_one_factor_for_all_heads_that_read_them(tmp_path: Path) -> None:
