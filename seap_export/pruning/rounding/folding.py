@@ -5,9 +5,9 @@ divided by a factor, and the weights that read it are multiplied by that: the mo
 
     s_j = max |x_j|^a / max |W_j|^(1 - a)
 
-over the tokens of the calibration texts and the rows of the weights, part of the unevenness of the values goes into the
-weights, which have a scale for each row and lose less by it (Xiao et al. 2023, arXiv 2211.10438). What divides a
-channel is the gain of the norm before it, or the row of the projection that makes it.
+over the tokens of the calibration texts and the rows of the weights, a part of the unevenness of the values goes into
+the weights, which lose less by it (Xiao et al. 2023, arXiv 2211.10438). What divides a channel is the gain of the norm
+before it, or the row of the projection that makes it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from seap_export.model.families import ModelSpec, Sublayer, names
 from seap_export.model.families.names import Projection
 
 #: a of what a norm gives, and of the channels that an output projection reads: of those tried, with the least KL.
-_OF_NORMS, _OF_CHANNELS = 0.65, 0.5
+_OF_NORMS, _OF_CHANNELS = 0.7, 0.5
 #: What values and weights are raised to at least, relative to the largest of them: what is never used gets no factor.
 _LEAST = 1e-5
 
