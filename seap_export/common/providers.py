@@ -19,7 +19,7 @@ DialectName = Literal["fused", "standard"]
 #: The option of the CUDA provider that captures calls as CUDA graphs.
 CUDA_GRAPH = "enable_cuda_graph"
 #: The entry of a session's configuration with which ONNX Runtime does not add up two products of integers in 16 bits,
-#: which may be too few, on x86-64 without VNNI. With AMX, it takes kernels of VNNI then; elsewhere it changes nothing.
+#: which may be too few, on x86-64 without VNNI. With AMX, it takes far slower kernels, too; elsewhere nothing changes.
 EXACT_INTEGERS: Mapping[str, str] = MappingProxyType({"session.x64quantprecision": "1"})
 #: The format that `seap_export.runtime` generates text with, and what runs it there and on these providers. So it is
 #: what is written and measured unless something else is asked for, and no other format is named outside its rows.

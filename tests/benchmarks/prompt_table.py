@@ -5,13 +5,14 @@
     python tests/benchmarks prompt_table int8 w8a8 --tokens 512 --threads 2
 
 Every round times all folders, in turn and in the other direction each time. Ratios are medians over the rounds of a
-time over the first folder's in the same round, so that what else the machine does counts on both sides.
+time over the first folder's in the same round, so that what else the machine does counts on both sides. With one
+thread, times are those of the processor, which other programs hardly change.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -32,14 +33,15 @@ from validation.reports.markdown import markdown_table
 def prompt_table(folders: tuple[Path, ...], tokens: int, steps: int, rounds: int, threads: int) -> None:
     """Print the table."""
     decoders = [_opened(folder, threads) for folder in folders]
+    clock = time.thread_time if threads == 1 else time.perf_counter
     ids = np.random.default_rng(0).integers(3, _vocab_size(folders[0]), tokens).tolist()
     for decoder in decoders:
-        _times(decoder, ids, steps)  # the first call of a session makes what it keeps
+        _times(decoder, ids, steps, clock)  # the first call of a session makes what it keeps
     taken = np.zeros((rounds, len(folders), 2))
     for number in range(rounds):
         order = range(len(folders)) if number % 2 else reversed(range(len(folders)))
         for place in order:
-            taken[number, place] = _times(decoders[place], ids, steps)
+            taken[number, place] = _times(decoders[place], ids, steps, clock)
     rows = [_cells(folder, taken, place) for place, folder in enumerate(folders)]
     click.echo(markdown_table(("folder", f"prompt of {tokens}", "ratio", "decode step", "ratio", "weights"), rows))
 
@@ -53,15 +55,15 @@ def _vocab_size(folder: Path) -> int:
     return int(read_json(folder / "genai_config.json")["model"]["vocab_size"])
 
 
-def _times(decoder: OnnxDecoder, ids: Sequence[int], steps: int) -> tuple[float, float]:
+def _times(decoder: OnnxDecoder, ids: Sequence[int], steps: int, clock: Callable[[], float]) -> tuple[float, float]:
     """Seconds of the prompt, and of the median step after it."""
-    start = time.perf_counter()
+    start = clock()
     decoding = decoder.start([ids], steps + 1)
-    prompt, taken = time.perf_counter() - start, []
+    prompt, taken = clock() - start, []
     for step in range(steps + 1):  # the first one makes what steps keep
-        start = time.perf_counter()
+        start = clock()
         decoding.step([ids[step % len(ids)]])
-        taken.append(time.perf_counter() - start)
+        taken.append(clock() - start)
     return prompt, float(np.median(taken[1:]))
 
 
