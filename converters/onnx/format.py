@@ -17,6 +17,7 @@ from converters.onnx.precision import (
     BLOCK_SIZE,
     MIXED,
     PRECISIONS,
+    W8A8,
     BlockQuantization,
     Precision,
     PrecisionName,
@@ -85,13 +86,13 @@ class OnnxFormat(Format):
     def each_of_options(cls, options: FormOptions) -> Iterator[OnnxFormat]:
         """The format in each precision that the provider can run; options of blocks apply to int8 and int4 alone.
 
-        The last is that of matrices with bits of their own.
+        The last is that of matrices with bits of their own. w8a8 is left out: it is as large as int8, and less exact.
         """
         if options.precision is not None:
             yield cls.of_options(None, options)
             return
         idle = {name: value for name, value in defaults_of(FormOptions).items() if name in OF_BLOCKS}
-        for precision in (*PRECISIONS, f"{MIXED}{USUAL_AVERAGE}"):
+        for precision in (*(name for name in PRECISIONS if name != W8A8), f"{MIXED}{USUAL_AVERAGE}"):
             with suppress(UsageError):
                 yield cls.of_options(precision, options if precision.startswith("int") else replace(options, **idle))
 
@@ -169,7 +170,7 @@ class OnnxFormat(Format):
 
     def grid(self, spec: ModelSpec) -> BlockQuantization | None:
         how = self.form.precision.quantization
-        return how if how is not None and (how.bits == 4 or how.average is not None) else None
+        return how if how is not None and (how.bits == 4 or how.rows or how.average is not None) else None
 
     def settings(self) -> dict[str, Any]:
         return {"version": self.version, **self.form.to_json()}

@@ -7,7 +7,8 @@ from typing import Any
 
 from converters.onnx.form import OnnxForm
 from converters.onnx.onnx_writer import MODEL_FILE
-from seap_export.common.providers import PROVIDERS
+from converters.onnx.precision import W8A8
+from seap_export.common.providers import EXACT_INTEGERS, PROVIDERS
 from seap_export.errors import InputError
 from seap_export.model.families import Attention, Convolution, LayerSpec, ModelSpec
 
@@ -71,7 +72,11 @@ def genai_config(
 
 def _decoder(spec: ModelSpec, form: OnnxForm) -> dict[str, Any]:
     settings: dict[str, Any] = {
-        "session_options": {"log_id": "onnxruntime-genai", "provider_options": _provider_options(form)},
+        "session_options": {
+            "log_id": "onnxruntime-genai",
+            "provider_options": _provider_options(form),
+            **(EXACT_INTEGERS if form.precision.name == W8A8 else {}),
+        },
         "filename": MODEL_FILE,
         "head_size": spec.head_dim,
         "hidden_size": spec.hidden_size,

@@ -16,15 +16,17 @@ from seap_export.common.values import PrecisionOrNone
 from seap_export.errors import UsageError
 from seap_export.pruning.rounding.grid import LEAST_AVERAGE, MOST_AVERAGE, BlockQuantization
 
-PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+PrecisionName = Literal["fp32", "fp16", "bf16", "int8", "int4", "w8a8"]
 PRECISIONS: tuple[PrecisionName, ...] = get_args(PrecisionName)
+#: 8 bits with one scale for each row of a weight and for each token, so that products are of integers.
+W8A8: PrecisionName = "w8a8"
 #: What the name of a precision begins with whose matrices have different bits; their average follows.
 MIXED = PrecisionOrNone.mixed
 
 #: The usual number of quantised weights that share a scale.
 BLOCK_SIZE = 32
 _SCALE_BYTES = 2
-_BITS: dict[str, int] = {"int8": 8, "int4": 4}
+_BITS: dict[str, int] = {"int8": 8, "int4": 4, W8A8: 8}
 _NAMES: dict[int, PrecisionName] = {8: "int8", 4: "int4"}
 _TORCH: dict[Dtype, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 _ONNX: dict[Dtype, ir.DataType] = {
@@ -53,7 +55,8 @@ class Precision:
     @property
     def name(self) -> PrecisionName:
         """The usual name, which describes the weights; where matrices have different bits, that of the most usual."""
-        return self.dtype if self.quantization is None else _NAMES[self.quantization.bits]
+        how = self.quantization
+        return self.dtype if how is None else W8A8 if how.rows else _NAMES[how.bits]
 
     @property
     def label(self) -> str:
@@ -88,6 +91,8 @@ class Precision:
         if how is None:
             return float(self.dtype_bytes)
         bits = how.bits if how.average is None else how.average - 8 * _SCALE_BYTES / how.block_size
+        if how.rows:
+            return 1.0
         zero_point = 0 if how.symmetric else how.bits / 8
         return (
             max(bits, kernel_bits(math.ceil(bits)) if how.average is None else 4) / 8
@@ -102,6 +107,8 @@ class Precision:
             return float(self.dtype_bytes)
         if how.average is not None:
             return how.average / 8
+        if how.rows:
+            return 1.0  # scales are a thousandth
         zero_point = 0 if how.symmetric else how.bits / 8
         return how.bits / 8 + (_SCALE_BYTES + zero_point) / how.block_size
 
@@ -168,7 +175,7 @@ def choose_precision(
     """The precision of the given name for a provider.
 
     Args:
-        name: A floating-point precision, or int8 or int4.
+        name: A floating-point precision, or int8, int4 or w8a8.
         provider: The provider that will run the graph.
         dialect: The graph's set of operators.
         activations: Dtype in which int8 and int4 compute; None: the provider's first.
@@ -186,9 +193,13 @@ def choose_precision(
             raise UsageError(
                 f"the {provider} provider cannot run {name} with {dtype} activations; use {either(dtypes)}"
             )
-        return Precision(dtype, BlockQuantization(_BITS[name], block_size, symmetric, embeddings))
+        if name == W8A8 and not PROVIDERS[provider].multiplies_int8:
+            able = either(other for other, row in PROVIDERS.items() if row.multiplies_int8)
+            raise UsageError(f"the {provider} provider cannot run {name}; use int8, or the provider {able}")
+        return Precision(dtype, BlockQuantization(_BITS[name], block_size, symmetric, embeddings, rows=name == W8A8))
     if name not in dtypes:
-        others = either(dtypes if dialect == "standard" else [*dtypes, *_BITS])
+        quantised = [other for other in _BITS if other != W8A8 or PROVIDERS[provider].multiplies_int8]
+        others = either(dtypes if dialect == "standard" else [*dtypes, *quantised])
         standard = ", or the dialect standard" if name in PROVIDERS[provider].computes["standard"] else ""
         raise UsageError(f"the {provider} provider cannot run {name}; use {others}{standard}")
     return Precision(name)  # type: ignore[arg-type]

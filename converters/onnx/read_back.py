@@ -13,12 +13,13 @@ from converters.onnx.form import read_form
 from converters.onnx.graph.linear import JOINED, joined_name
 from converters.onnx.graph.sublayers.experts import expert_biases, expert_matrices
 from converters.onnx.stored import open_graph
-from converters.onnx.weights.quantize import QuantizedMatrix, dequantize
+from converters.onnx.weights.quantize import QuantizedMatrix, dequantize, of_columns
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import StackedLayout
 from converters.read_back import PlainWeights
 from seap_export.errors import ArtifactError
 from seap_export.model.families import Experts, ModelSpec, names
+from seap_export.pruning.rounding.grid import WHOLE_ROW
 
 
 class GraphWeights(PlainWeights):
@@ -56,13 +57,18 @@ class GraphWeights(PlainWeights):
             return layout.parts(self._matrix(name, stored, layout.shape))[part]
         stored, rows = self._rows.get(name, (name, slice(None)))
         if f"{stored}.packed" in self._tensors and self._how is not None:
+            how = self._how.of(name)
+            if how.block_size == WHOLE_ROW:
+                levels, scales = (self._number(f"{stored}.{part}")[..., rows] for part in ("packed", "scales"))
+                matrix = QuantizedMatrix(of_columns(levels), scales.float().unsqueeze(1), None)
+                return dequantize(matrix, how, self._shapes[name][1])
             points = f"{stored}.zero_points"
             matrix = QuantizedMatrix(
                 self._number(f"{stored}.packed")[rows],
                 self._number(f"{stored}.scales")[rows].float(),
                 self._number(points)[rows] if points in self._tensors else None,
             )
-            return dequantize(matrix, self._how.of(name), self._shapes[name][1])
+            return dequantize(matrix, how, self._shapes[name][1])
         if f"{stored}.transposed" in self._tensors:
             return self._number(f"{stored}.transposed")[:, rows].T.float()
         return self._number(stored)[rows].float()

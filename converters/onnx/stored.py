@@ -18,7 +18,7 @@ from converters.onnx.form import OnnxForm
 from converters.onnx.graph.decoder import decoder_graph
 from converters.onnx.onnx_writer import MODEL_FILE
 from converters.onnx.precision import BlockQuantization
-from converters.onnx.weights.quantize import QuantizedMatrix, dequantize
+from converters.onnx.weights.quantize import QuantizedMatrix, dequantize, of_columns
 from converters.onnx.weights.scaling import Scaling
 from converters.onnx.weights.weights import LazyTensor, open_weights
 from seap_export.errors import ArtifactError
@@ -132,7 +132,7 @@ def _other_levels(
         return None
 
     def read(rows: slice) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        columns = best.scales.shape[1] * how.block_size
+        columns = best.scales.shape[1] * how.width(best.packed.shape[-1])
         matrices = [dequantize(_some_rows(matrix, rows), how, columns).numpy() for matrix in (best, given)]
         return matrices[0], matrices[1], best.scales[rows].numpy()
 
@@ -153,6 +153,8 @@ def _matrix(name: str, tensors: Mapping[str, ir.Value]) -> QuantizedMatrix:
     packed, scales, points = (_part(name + part, tensors) for part in _PARTS)
     if packed is None or scales is None:
         raise ArtifactError(f"model.onnx: '{name}' is stored only in part; export again")
+    if packed.dtype == torch.int8:
+        return QuantizedMatrix(of_columns(packed), scales.float().unsqueeze(1), None)
     return QuantizedMatrix(packed, scales.float(), points)
 
 

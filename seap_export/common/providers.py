@@ -18,6 +18,9 @@ Dtype = Literal["fp32", "fp16", "bf16"]
 DialectName = Literal["fused", "standard"]
 #: The option of the CUDA provider that captures calls as CUDA graphs.
 CUDA_GRAPH = "enable_cuda_graph"
+#: The entry of a session's configuration with which ONNX Runtime does not add up two products of integers in 16 bits,
+#: which may be too few, on x86-64 without VNNI. With AMX, it takes far slower kernels, too; elsewhere nothing changes.
+EXACT_INTEGERS: Mapping[str, str] = MappingProxyType({"session.x64quantprecision": "1"})
 #: The format that `seap_export.runtime` generates text with, and what runs it there and on these providers. So it is
 #: what is written and measured unless something else is asked for, and no other format is named outside its rows.
 OWN_FORMAT, OWN_RUNTIME = "onnx", "onnxruntime"
@@ -41,6 +44,7 @@ class Provider:
             Empty: no graphs are written for it, but it runs those for others.
         precision: In which precision a graph is written for it if none is asked for, by dialect.
         rounds_activations: Whether products with int8 and int4 weights round activations to 8 bits.
+        multiplies_int8: Whether it has products of weights and activations that are integers of 8 bits.
         mixes_bits: Whether matrices of one file may have different numbers of bits.
         genai_options: Its options in genai_config.json; None: none are needed to choose it.
         product_multiple: What the sizes of an int8 or int4 product must be multiples of for a fast kernel.
@@ -61,6 +65,7 @@ class Provider:
     computes: Mapping[DialectName, tuple[Dtype, ...]] = field(default_factory=dict)
     precision: Mapping[DialectName, str] = field(default_factory=dict)
     rounds_activations: bool = False
+    multiplies_int8: bool = False
     mixes_bits: bool = False
     genai_options: Mapping[str, str] | None = None
     product_multiple: int = 1
@@ -77,6 +82,7 @@ _CPU = Provider(
     computes={"fused": ("fp32", "fp16"), "standard": ("fp32", "fp16")},
     precision={"fused": "int8", "standard": "fp32"},  # see docs/measurements.md
     rounds_activations=True,
+    multiplies_int8=True,
     mixes_bits=True,
     align=16,  # measured, see docs/research/measurements.md
 )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from seap_export.common.providers import CUDA_GRAPH, PROVIDERS
+from seap_export.common.providers import CUDA_GRAPH, EXACT_INTEGERS, PROVIDERS
 from seap_export.errors import ArtifactError, EnvironmentFailure
 from seap_export.runtime.driver import read_driver
 from seap_export.runtime.failures import environment_failure
@@ -31,6 +32,7 @@ WORKING_OPERATORS = frozenset(
         "GroupQueryAttention",
         "LayerNormalization",
         "MatMul",
+        "MatMulIntegerToFloat",
         "MatMulNBits",
         "RMSNormalization",
         "SimplifiedLayerNormalization",
@@ -49,6 +51,8 @@ _PROBE = bytes.fromhex(
 _LACKS_OPERATOR = "Could not find an implementation"
 #: Session option: the folder of the external data of a model given as bytes.
 _DATA_FOLDER = "session.model_external_initializers_file_folder_path"
+#: Linux says here what processors can do.
+_PROCESSORS = Path("/proc/cpuinfo")
 #: Session option: kernels take the weights as they are, and the data file stays mapped.
 _NO_COPIES = "session.disable_prepacking"
 #: Environment variable: an existing folder, into which ONNX Runtime writes a profile of every session.
@@ -185,12 +189,25 @@ def _create(
         raise ArtifactError(f"{model}: ONNX Runtime cannot load it: {reason}; it is damaged, export again") from error
 
 
+@cache
+def _has_vnni() -> bool:
+    """Whether the processor is known to add up products of integers in 32 bits; false where nothing tells."""
+    try:
+        flags = _PROCESSORS.read_text("ascii", errors="replace").split()
+    except OSError:
+        return False
+    return not {"avx512_vnni", "avx_vnni"}.isdisjoint(flags)
+
+
 def _options(threads: int) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = _LOG_NOTHING_BUT_FATAL
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.enable_mem_pattern = False  # planning memory for every new shape costs more than it saves
+    if not _has_vnni():
+        for name, value in EXACT_INTEGERS.items():
+            options.add_session_config_entry(name, value)
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     if folder := os.environ.get(_PROFILE_FOLDER):
         options.enable_profiling = True

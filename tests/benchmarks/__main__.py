@@ -23,6 +23,7 @@ NAMES = (
     "frontier_table",
     "peers_table",
     "precision_table",
+    "prompt_table",
     "random_model",
     "recipe_table",
     "talking_mixture",

@@ -209,7 +209,8 @@ def _round_neurons(model: Any, family: Family, layer: int, block_size: int) -> N
 
 def _to_8_bits(x: torch.Tensor, block_size: int) -> torch.Tensor:
     width = x.shape[-1]
-    blocks = torch.nn.functional.pad(x, (0, -width % block_size)).unflatten(-1, (-1, block_size))
+    size = block_size or width
+    blocks = torch.nn.functional.pad(x, (0, -width % size)).unflatten(-1, (-1, size))
     scales = blocks.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(x.dtype).tiny) / 127
     return ((blocks / scales).round() * scales).flatten(-2)[..., :width]
 

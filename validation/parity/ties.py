@@ -20,7 +20,14 @@ from seap_export.model.layers.sublayers.experts import preferences, weights_of
 
 #: How little a router may prefer the last expert of a token to the next one, over the standard deviation of what it
 #: prefers experts by, for rounding in this arithmetic to decide.
-NEARLY_TIED: Mapping[PrecisionName, float] = {"fp32": 1e-5, "fp16": 1.2e-2, "bf16": 3e-2, "int8": 3e-2, "int4": 3e-2}
+NEARLY_TIED: Mapping[PrecisionName, float] = {
+    "fp32": 1e-5,
+    "fp16": 1.2e-2,
+    "bf16": 3e-2,
+    "int8": 3e-2,
+    "int4": 3e-2,
+    "w8a8": 3e-2,
+}
 #: The largest share of choices that may be nearly tied. Beyond it, such a run says nothing of rounding.
 _MOST = 0.05
 

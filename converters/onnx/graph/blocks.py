@@ -12,6 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from converters.onnx.graph.graph import MS_DOMAIN, GraphBuilder
+from converters.onnx.graph.integers import in_floats
 from converters.onnx.precision import kernel_bits
 from converters.onnx.weights.quantize import planes
 from converters.onnx.weights.weights import QuantizedTensors
@@ -166,7 +167,10 @@ def in_float_activations(model: Path) -> bytes:
         for attribute in node.attribute if node.op_type in ("MatMulNBits", "QMoE") else ():
             if attribute.name == "accuracy_level":
                 attribute.i = 0
-        nodes += _float_experts(node, proto.graph) if node.op_type == "QMoE" else [node]
+        if node.op_type in ("QuantizeLinear", "MatMulIntegerToFloat"):
+            nodes += in_floats(node)
+        else:
+            nodes += _float_experts(node, proto.graph) if node.op_type == "QMoE" else [node]
     del proto.graph.node[:]
     proto.graph.node.extend(nodes)
     content: bytes = proto.SerializeToString()

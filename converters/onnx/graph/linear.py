@@ -11,9 +11,11 @@ from converters.onnx.graph import operators as op
 from converters.onnx.graph.blocks import QuantizedWeight, embedding_blocks, matmul_blocks
 from converters.onnx.graph.dialects import Dialect
 from converters.onnx.graph.graph import GraphBuilder
+from converters.onnx.graph.integers import IntegerProducts
 from converters.onnx.weights.weights import LazyWeights
 from seap_export.model.families import Attention, Convolution, DeltaNet, Mamba, Sublayer, names
 from seap_export.model.families.names import Projection
+from seap_export.pruning.rounding.grid import WHOLE_ROW
 
 #: The kinds whose readers are joined: what their products' weights are called, and which readers each has.
 JOINED: Mapping[type[Sublayer], Mapping[str, slice]] = {
@@ -37,6 +39,7 @@ class Linears:
         self._g, self._weights, self._dialect = g, weights, dialect
         self._quantization = weights.precision.quantization
         self._matrices: dict[str, QuantizedWeight] = {}
+        self._integers = IntegerProducts(g)
 
     def product(
         self,
@@ -59,6 +62,8 @@ class Linears:
             is_rounded: Whether a precision that quantises weights quantises these.
         """
         if self._quantization is not None and is_rounded:
+            if self._weights.grid(weights).block_size == WHOLE_ROW:
+                return self._integers.product(x, self._weights.quantized(weights, stored_as), name, bias)
             return matmul_blocks(self._g, x, self._quantized(weights, stored_as), name, bias)
         weight = self._g.initializer(self._weights.transposed(weights, f"{stored_as}.transposed"))
         return op.matmul(self._g, x, weight, name, bias)

@@ -52,12 +52,22 @@ def quantize(matrix: torch.Tensor, how: BlockQuantization) -> QuantizedMatrix:
 def dequantize(matrix: QuantizedMatrix, how: BlockQuantization, columns: int) -> torch.Tensor:
     """The weights as a runtime reconstructs them, float32 [N, columns]."""
     n, blocks, _ = matrix.packed.shape
-    values = _unpack(matrix.packed, how).reshape(n, blocks, how.block_size).float()
+    values = _unpack(matrix.packed, how).reshape(n, blocks, how.width(columns)).float()
     if matrix.zero_points is None:
         zero_points = torch.full((n, blocks), how.middle)
     else:
         zero_points = _points(matrix.zero_points, how.bits)[:, :blocks].float()
     return ((values - zero_points.unsqueeze(-1)) * matrix.scales.unsqueeze(-1)).reshape(n, -1)[:, :columns]
+
+
+def as_columns(packed: torch.Tensor) -> torch.Tensor:
+    """Levels of whole rows, uint8 [N, 1, K], as signed integers that a product reads, int8 [K, N]."""
+    return (packed.squeeze(1) ^ 128).view(torch.int8).T.contiguous()
+
+
+def of_columns(levels: torch.Tensor) -> torch.Tensor:
+    """The way back from `as_columns`."""
+    return (levels.T.contiguous().view(torch.uint8) ^ 128).unsqueeze(1)
 
 
 def planes(bits: int) -> tuple[int, ...]:
@@ -100,7 +110,7 @@ def _unpack(packed: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
     """The values of blocks, uint8 [..., block_size]."""
     values, start = torch.zeros((), dtype=torch.uint8, device=packed.device), 0
     widths = planes(how.bits)
-    parts = packed.split([how.block_size * width // 8 for width in widths], -1)
+    parts = packed.split([packed.shape[-1] * width // sum(widths) for width in widths], -1)
     for part, width in zip(parts, widths, strict=True):
         places = _places(how.bits, width, packed.device)
         unpacked = part[..., None, :, None] >> places[:, None] & (1 << width) - 1

@@ -13,14 +13,14 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
 from converters.onnx.precision import Precision
-from converters.onnx.weights.quantize import QuantizedMatrix, quantize
+from converters.onnx.weights.quantize import QuantizedMatrix, as_columns, quantize
 from converters.onnx.weights.scaling import ScaledReader
 from converters.read_back import not_finite
 from seap_export.errors import InputError
 from seap_export.model.families import ModelSpec
 from seap_export.model.sources.stored import PlainReader, StoredForm
 from seap_export.model.sources.weights import SafetensorsReader, WeightReader, check_weights
-from seap_export.pruning.rounding.grid import BlockQuantization
+from seap_export.pruning.rounding.grid import WHOLE_ROW, BlockQuantization
 
 #: Tensors up to this size, such as shapes and scalars, are stored in the graph itself.
 INLINE_BYTES = 48
@@ -38,7 +38,10 @@ Pieces = Iterator[torch.Tensor]
 
 @dataclass(frozen=True)
 class QuantizedTensors:
-    """The parts of a `QuantizedMatrix` as tensors of a graph; scales have 16 bits whatever the precision."""
+    """The parts of a `QuantizedMatrix` as tensors of a graph; scales have 16 bits whatever the precision.
+
+    Levels of whole rows are as `as_columns` makes them, and their scales [N].
+    """
 
     packed: ir.TensorProtocol
     scales: ir.TensorProtocol
@@ -114,9 +117,22 @@ class LazyWeights:
         """
         self.grids[name] = how = self.grid(names)
         rows, columns = self.shape(names) if layout is None else layout.shape[1:]
+        uint8, dtype = ir.DataType.UINT8, self.precision.scale_dtype
+        if how.block_size == WHOLE_ROW:
+
+            def levels() -> Pieces:
+                yield as_columns(self._quantize(names, name, None).packed)
+
+            def of_rows() -> Pieces:
+                yield self._narrowed(self._quantize(names, name, None).scales.squeeze(1), names, dtype)
+
+            return QuantizedTensors(
+                lazy_tensor(f"{name}.packed", (columns, rows), levels, ir.DataType.INT8),
+                lazy_tensor(f"{name}.scales", (rows,), of_rows, dtype),
+                None,
+            )
         blocks = -(-columns // how.block_size)
         points = (rows, -(-blocks * how.bits // 8))
-        uint8, dtype = ir.DataType.UINT8, self.precision.scale_dtype
 
         def part(label: str, kind: ir.DataType, shape: tuple[int, ...]) -> ir.TensorProtocol:
             if layout is not None:

@@ -99,6 +99,7 @@ _INNER: Mapping[str, str] = {
     "shared_gate": "mlp.shared_expert_gate",
     **{f"shared_{name}": f"mlp.shared_expert.{name}" for name in DENSE},
 }
+_PRODUCTS = frozenset(f"{_INNER[name]}.weight" for name in PROJECTIONS if name not in ROUTED)
 #: The names in most families of the parts that all have, as in a description: those in a layer are relative to it.
 USUAL_NAMES: Mapping[str, str] = {**_TABLES, "layer": LAYER, **{name: _INNER[name] for name in PROJECTIONS}}
 
@@ -122,3 +123,8 @@ def layer_of(name: str) -> int | None:
     """The layer that a full name belongs to; None: none."""
     parts = name.split(".")
     return int(parts[2]) if parts[:2] == ["model", "layers"] else None
+
+
+def is_product(name: str) -> bool:
+    """Whether a full name is that of a weight that a layer multiplies each token with, as it does not with experts."""
+    return layer_of(name) is not None and name.split(".", 3)[3] in _PRODUCTS

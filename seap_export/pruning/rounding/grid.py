@@ -8,7 +8,11 @@ from typing import Any
 
 import torch
 
+from seap_export.model.families.names import is_product
+
 BLOCK_SIZES = (32, 64, 128)
+#: The block size of a matrix whose rows have one scale each.
+WHOLE_ROW = 0
 #: The numbers of bits that a weight may have. With those of `_EVEN`, zero is a level; with the others, levels lie in
 #: pairs above and below it, since one more below would be a large share of so few.
 BITS, _EVEN = (2, 3, 4, 5, 6, 8), (4, 8)
@@ -30,7 +34,7 @@ class BlockQuantization:
 
     Attributes:
         bits: One of `BITS`.
-        block_size: Number of weights that share a scale: 32, 64 or 128.
+        block_size: Number of weights that share a scale: 32, 64 or 128; of one matrix also `WHOLE_ROW`.
         symmetric: Whether the zero point is always `middle`; otherwise, with 4 or 8 bits, each block has one.
         embeddings: Whether the embedding and the LM head are quantised, too.
         whole_blocks: Whether matrices whose rows are no whole blocks stay as they are; otherwise their last blocks are
@@ -40,6 +44,8 @@ class BlockQuantization:
         average: Bits of a weight with its share of a scale, the mean of all matrices, which then have bits of their
             own; None: all matrices are alike.
         others: The matrices that have other bits and blocks than these: the full names of weights, bits, block size.
+        rows: Whether each row of a matrix that layers multiply with has one scale, so that integers can be multiplied
+            as they are. Blocks are then those of the embedding, the LM head and experts.
     """
 
     bits: int
@@ -50,17 +56,20 @@ class BlockQuantization:
     positive: bool = False
     average: float | None = None
     others: tuple[tuple[str, int, int], ...] = ()
+    rows: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "others", tuple((name, bits, size) for name, bits, size in self.others))
         if self.bits not in BITS:
             raise ValueError(f"bits must be one of {BITS}, not {self.bits}")
-        if self.block_size not in BLOCK_SIZES:
+        if self.block_size not in (WHOLE_ROW, *BLOCK_SIZES):
             raise ValueError(f"block size must be one of {BLOCK_SIZES}, not {self.block_size}")
         if self.average is not None and not LEAST_AVERAGE <= self.average <= MOST_AVERAGE:
             raise ValueError(f"the average must be from {LEAST_AVERAGE} to {MOST_AVERAGE}, not {self.average}")
         if not self.symmetric and self.bits not in _EVEN:
             raise ValueError(f"weights of {self.bits} bits have no zero points")
+        if self.rows and (self.bits != 8 or not self.symmetric):
+            raise ValueError("rows have one scale with 8 bits, and no zero points")
 
     @property
     def middle(self) -> float:
@@ -73,18 +82,25 @@ class BlockQuantization:
         further = ["" if self.symmetric else "-asymmetric", "" if self.embeddings else "-float-embeddings"]
         further += ["-whole-blocks" if self.whole_blocks else "", "-positive" if self.positive else ""]
         kind = f"int{self.bits}-{self.block_size}" if self.average is None else f"mixed-{self.average:g}"
+        kind = f"w8a8-{self.block_size}" if self.rows else kind
         return f"{kind}{''.join(further)}"
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as JSON values; those of matrices with bits of their own only where there are some."""
+        """The fields as JSON values; those of matrices with bits or scales of their own only where there are some."""
         values = asdict(self) | {"others": [list(other) for other in self.others]}
         unset = [] if self.average is not None else ["average", "others"]
+        unset += [] if self.rows else ["rows"]
         return {name: value for name, value in values.items() if name not in unset}
 
     def of(self, name: str) -> BlockQuantization:
         """The grid of one matrix, given the full name of its weight."""
-        bits, size = self._others.get(name, (self.bits, self.block_size))
-        return replace(self, bits=bits, block_size=size, average=None, others=())
+        usual = WHOLE_ROW if self.rows and is_product(name) else self.block_size
+        bits, size = self._others.get(name, (self.bits, usual))
+        return replace(self, bits=bits, block_size=size, average=None, others=(), rows=False)
+
+    def width(self, columns: int) -> int:
+        """Number of weights in a block of a row with so many columns."""
+        return self.block_size or columns
 
     @cached_property
     def _others(self) -> dict[str, tuple[int, int]]:
@@ -104,17 +120,19 @@ def padded_blocks(matrix: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
 
     Where zero is no level, the last column is repeated instead, so that a block on a grid stays on it.
     """
-    missing = -matrix.shape[1] % how.block_size
+    size = how.width(matrix.shape[1])
+    missing = -matrix.shape[1] % size
     if missing and how.bits not in _EVEN:
         filled = torch.cat([matrix, matrix[:, -1:].expand(-1, missing)], 1)
     else:
         filled = torch.nn.functional.pad(matrix, (0, missing))
-    return filled.view(len(matrix), -1, how.block_size)
+    return filled.view(len(matrix), -1, size)
 
 
 def padded_importance(values: torch.Tensor, how: BlockQuantization) -> torch.Tensor:
     """The importance of K columns as [blocks, block_size]: what fills up the last block has none."""
-    return torch.nn.functional.pad(values, (0, -len(values) % how.block_size)).view(-1, how.block_size)
+    size = how.width(len(values))
+    return torch.nn.functional.pad(values, (0, -len(values) % size)).view(-1, size)
 
 
 def best_scales(

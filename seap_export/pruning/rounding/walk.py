@@ -25,6 +25,7 @@ from seap_export.model.sources.source import Source
 from seap_export.pruning.activations.covariance import CovarianceAccumulator
 from seap_export.pruning.activations.task_mixture import TaskMixture
 from seap_export.pruning.rounding.columns import round_columns
+from seap_export.pruning.rounding.folding import folded_channels, folded_norm
 from seap_export.pruning.rounding.grid import BlockQuantization
 from seap_export.pruning.shrink.expert_refit import Moment
 from seap_export.pruning.shrink.kinds import PartsFit, parts_fit
@@ -117,10 +118,14 @@ class RoundedLayers(SideBySide):
     @torch.no_grad()
     def _layer(self, index: int) -> dict[str, torch.Tensor]:
         """Rounds one layer, and advances both streams through it."""
-        tensors = self._source.read_layer(index)
-        rounded = dict(tensors)
+        tensors = dict(self._source.read_layer(index))
+        rounded, norms = dict(tensors), set[str | None]()
         for sublayer in self._spec.layers[index].sublayers:
             output = sublayer.output
+            if self._how.rows:
+                folded = self._folded(index, sublayer, tensors, norms)
+                tensors |= folded
+                rounded |= folded
             exact = DecoderLayer(self._spec, index, tensors, self._device, only=output)
             rounded |= self._readers(index, output, exact, tensors)
             layer = DecoderLayer(self._spec, index, rounded, self._device, only=output)
@@ -130,6 +135,26 @@ class RoundedLayers(SideBySide):
                 rounded |= self._output(index, output, exact, layer, tensors)
             del exact, layer  # before the next sublayer is converted
         return rounded
+
+    def _folded(
+        self, index: int, sublayer: Sublayer, tensors: Tensors, norms: set[str | None]
+    ) -> dict[str, torch.Tensor]:
+        """The tensors of a sublayer that differ once factors are folded into them; those of `norms` have theirs."""
+        output = sublayer.output
+        exact = DecoderLayer(self._spec, index, tensors, self._device, only=output)
+        largest: list[torch.Tensor] = []
+        for batch_index, batch in enumerate(self._floats.batches):
+            stream = self._floats.read(exact, output, batch_index)
+            found = [exact.read(output, stream)]
+            if sublayer.channel_rows is not None and sublayer.blocks == 1:
+                found.append(exact.channels(output, stream, batch))
+            most = [values.abs().amax(0).cpu() for values in found]
+            largest = [torch.maximum(*pair) for pair in zip(largest, most, strict=True)] if largest else most
+        folded = folded_channels(index, sublayer, tensors, largest[1]) if len(largest) > 1 else {}
+        if sublayer.norm_before not in norms:
+            norms.add(sublayer.norm_before)
+            folded |= folded_norm(self._spec, index, sublayer, {**tensors, **folded}, largest[0])
+        return folded
 
     def _readers(
         self, index: int, output: Projection, exact: DecoderLayer, tensors: Tensors

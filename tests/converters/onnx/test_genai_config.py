@@ -8,6 +8,7 @@ import pytest
 
 from converters.onnx.form import OnnxForm
 from converters.onnx.genai_config import genai_config
+from converters.onnx.precision import choose_precision
 from seap_export.errors import InputError
 from seap_export.model.families import model_spec
 
@@ -121,3 +122,8 @@ def test_refuses_a_model_that_never_ends(eos: list[int] | None) -> None:
 def test_caches_of_the_standard_dialect_are_not_shared() -> None:
     written = genai_config(model_spec(CONFIG), CONFIG, None, OnnxForm(dialect="standard"))
     assert written["search"]["past_present_share_buffer"] is False
+
+
+def test_products_of_integers_are_exact_on_any_processor() -> None:
+    config = genai_config(model_spec(CONFIG), CONFIG, None, OnnxForm(choose_precision("w8a8")))
+    assert config["model"]["decoder"]["session_options"]["session.x64quantprecision"] == "1"

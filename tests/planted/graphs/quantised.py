@@ -1,4 +1,4 @@
-"""Wrong blocks, scales and zero points of int8 and int4 weights."""
+"""Wrong levels, scales and zero points of int8, int4 and w8a8 weights."""
 
 from __future__ import annotations
 
@@ -35,6 +35,21 @@ def _change(graph: Graph, name: str, rows: slice, change: Callable[[Array], Any]
     graph[name] = values
 
 
+def _of_rows(layer: int, projection: Projection, part: str, change: Callable[[Array], Any]) -> Edit:
+    """Alters what belongs to one projection of w8a8: levels `packed` [in, out], or `scales` [out]."""
+
+    def edit(graph: Graph) -> None:
+        stem, rows = columns_of(graph, layer, projection)
+        name = f"{stem}.weight.{part}"
+        values = graph[name]
+        changed = change(values.T[rows].copy())
+        assert not np.array_equal(changed, values.T[rows])
+        values.T[rows] = changed
+        graph[name] = values
+
+    return edit
+
+
 def _row_of_scales_shifted(scales: Array) -> Array:
     scales[3] = np.roll(scales[3], 1)
     return scales
@@ -47,6 +62,16 @@ def _all_scales_shifted(scales: Array) -> Array:
 def _a_scale_doubled(scales: Array) -> Array:
     scales[5, 0] *= 2
     return scales
+
+
+def _scale_doubled(scales: Array) -> Array:
+    scales[5] *= 2
+    return scales
+
+
+def _row_one_up(levels: Array) -> Array:
+    levels[3] = np.minimum(levels[3], 126) + 1
+    return levels
 
 
 def _a_scale_negated(scales: Array) -> Array:
@@ -127,6 +152,13 @@ FAULTS: tuple[Fault, ...] = (
     numeric("int4: last block of down_proj lost", "int4", _last_block_lost, layer=1),
     numeric("int4: scales of the LM head shifted", "int4", _table("lm_head", "scales", _all_scales_shifted), None),
     numeric("int4: rows of the LM head swapped", "int4", _table("lm_head", "packed", _rows_swapped), layer=None),
+    numeric("w8a8: a scale doubled", "rows", _of_rows(1, "q_proj", "scales", _scale_doubled), layer=1),
+    numeric("w8a8: scales shifted", "rows", _of_rows(2, "o_proj", "scales", _all_scales_shifted), layer=2),
+    numeric("w8a8: a row one up", "rows", _of_rows(1, "up_proj", "packed", _row_one_up), layer=1),
+    numeric("w8a8: two rows swapped", "rows", _of_rows(0, "down_proj", "packed", _rows_swapped), layer=0),
+    numeric("w8a8: gate and up swapped", "rows", _gate_and_up_swapped(1), layer=1),
+    structural("w8a8: steps of another size", "rows", _constant_doubled("level_step")),
+    structural("w8a8: another level for zero", "rows", _constant_doubled("level_of_zero")),
     numeric("mixed: a scale doubled", "mixed", _part(1, "q_proj", "scales", _a_scale_doubled), layer=1),
     numeric("mixed: two rows swapped", "mixed", _part(2, "down_proj", "packed", _rows_swapped), layer=2),
     numeric("mixed: planes swapped", "mixed", _part(0, "up_proj", "packed", _bits_from_other_planes), layer=0),

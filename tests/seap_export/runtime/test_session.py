@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support.stand_ins.cuda import without_gpu
 
-from seap_export.common.providers import PROVIDERS
+from seap_export.common.providers import EXACT_INTEGERS, PROVIDERS
 from seap_export.errors import ArtifactError, EnvironmentFailure, UsageError
 from seap_export.runtime import providers, session
 from seap_export.runtime.onnx_model import OnnxModel
@@ -42,6 +42,29 @@ def test_a_cpu_session_runs_with_the_threads_that_were_set(model: Path) -> None:
 
 def test_all_usable_cores_by_default(model: Path) -> None:
     assert open_session(model).get_session_options().intra_op_num_threads == available_threads()
+
+
+@pytest.mark.parametrize(
+    ("flags", "is_exact"), [("avx2 avx512f", True), ("avx2 avx512_vnni amx_int8", False), ("avx2 avx_vnni", False)]
+)
+def test_products_of_integers_are_exact_where_a_processor_lacks_vnni(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: str, is_exact: bool
+) -> None:
+    told = tmp_path / "cpuinfo"
+    told.write_text(f"model name\t: some\nflags\t\t: fpu {flags}\n", "utf-8")
+    monkeypatch.setattr(session, "_PROCESSORS", told)
+    session._has_vnni.cache_clear()
+    options = open_session(model, threads=1).get_session_options()
+    session._has_vnni.cache_clear()
+    ((name, value),) = EXACT_INTEGERS.items()
+    assert (_entry(options, name) == value) is is_exact
+
+
+def _entry(options: Any, name: str) -> str | None:
+    try:
+        return str(options.get_session_config_entry(name))
+    except RuntimeError:
+        return None
 
 
 def test_a_profile_lies_in_the_folder_that_the_environment_names(

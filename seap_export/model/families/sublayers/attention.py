@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -119,6 +119,16 @@ class Attention(Grouped):
     def is_usual_softmax(self) -> bool:
         """Whether it takes the plain softmax of the scores, which every implementation of attention has."""
         return self.softcap is None and not self.has_sinks
+
+    @property
+    def channel_rows(self) -> tuple[Projection, Sequence[int]] | None:
+        """Those of its values, unless they are keys, are normalised, or belong to several layers."""
+        if self.values_are_keys or self.has_value_norm or self.fixed_groups:
+            return None
+        size, per_group = self.head_dim, self.heads_per_group
+        return "v_proj", [
+            head // per_group * size + i for head in range(self.num_attention_heads) for i in range(size)
+        ]
 
     def widths(self) -> Mapping[Projection, int]:
         keys = self.num_key_value_heads * self.head_dim

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -120,6 +120,11 @@ class Sublayer(ABC):
     def scalable(self) -> Projection | None:
         """The one of `readers` that scales the channels when it is scaled, and nothing else; None: there is none."""
         return None
+
+    @property
+    def channel_rows(self) -> tuple[Projection, Sequence[int]] | None:
+        """The reader whose rows scale channels when they are scaled, and nothing else, and the row of each channel."""
+        return None if self.scalable is None else (self.scalable, range(self.channels))
 
     def rounded(self, hidden_size: int, block_size: int) -> tuple[Projection, ...]:
         """The ones of `projections` that are rounded to few bits in blocks of a row."""

@@ -250,3 +250,18 @@ def test_options_without_an_effect_are_refused(out: Path, run: Run) -> None:
     words = ("convert", out / "a-0.3" / "hf", "--out", "elsewhere")
     run(*words, "--calibration", out / "calibration" / "a").refused(2, "--calibration has no effect", "onnx:int8")
     run(*words, "--precision", "int4", "--weight", "a=2").refused(2, "--weight has no effect")
+
+
+def test_w8a8_has_factors_in_its_norms_and_is_proven_without_the_rounded_model(out: Path, run: Run) -> None:
+    written = out / "a-0.3" / "onnx-w8a8"
+    words = ("convert", out / "a-0.3" / "hf", "--precision", "w8a8", "--calibration", out / "calibration" / "a")
+    assert run(*words, "--out", written).code == 0
+    note = read_note(written)
+    assert note is not None
+    assert note.grid.name == "w8a8-32"
+    assert any("layernorm" in name for name in note.rounded)
+    assert list(differences(written)) == []
+    tensors = load_file(out / "a-0.3" / "hf" / "model.safetensors")
+    name = next(name for name in tensors if "layernorm" in name)
+    save_file({**tensors, name: tensors[name] * 1.5}, out / "a-0.3" / "hf" / "model.safetensors", {"format": "pt"})
+    assert any(name in line for line in differences(written))

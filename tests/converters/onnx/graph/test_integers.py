@@ -1,0 +1,87 @@
+"""Products of integers: what they round, which tokens they keep apart, and the same in floats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from converters.onnx.graph.blocks import in_float_activations
+from converters.onnx.graph.graph import GraphBuilder
+from converters.onnx.graph.integers import IntegerProducts
+from converters.onnx.weights.quantize import QuantizedMatrix, as_columns, dequantize, of_columns, quantize
+from converters.onnx.weights.weights import QuantizedTensors
+from seap_export.pruning.rounding.grid import WHOLE_ROW, BlockQuantization
+
+HOW, IN, OUT = BlockQuantization(8, WHOLE_ROW), 80, 48
+
+
+@pytest.fixture(scope="module")
+def matrix() -> QuantizedMatrix:
+    return quantize(torch.randn(OUT, IN, generator=torch.Generator().manual_seed(1)), HOW)
+
+
+@pytest.fixture(scope="module")
+def model(matrix: QuantizedMatrix, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two products of one input, the second with a bias."""
+    g, path = GraphBuilder("products"), tmp_path_factory.mktemp("integers") / "model.onnx"
+    x, products = g.input("x", ir.DataType.FLOAT, [None, None, IN]), IntegerProducts(g)
+    bias = g.constant("bias", np.arange(OUT, dtype=np.float32))
+    for name, added in (("plain", None), ("biased", bias)):
+        levels = ir.Tensor(as_columns(matrix.packed).numpy(), name=f"{name}.packed")
+        scales = ir.Tensor(matrix.scales.squeeze(1).numpy().astype(np.float16), name=f"{name}.scales")
+        product = products.product(x, QuantizedTensors(levels, scales, None), name, added)
+        g.output(product, name, ir.DataType.FLOAT, [None, None, OUT])
+    ir.save(g.build("test"), path)
+    return path
+
+
+def run(model: Path | bytes, x: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    content = model.read_bytes() if isinstance(model, Path) else model
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    plain, biased = session.run(["plain", "biased"], {"x": x})
+    return plain, biased
+
+
+def tokens() -> NDArray[np.float32]:
+    """Tokens of very different sizes, one of them zeros."""
+    x = np.random.default_rng(0).standard_normal((2, 5, IN)).astype(np.float32)
+    x *= np.array([1, 100, 0, 1e-3, 7], np.float32)[:, None]
+    return x
+
+
+def test_each_token_has_a_scale(model: Path, matrix: QuantizedMatrix) -> None:
+    x, weight = tokens(), dequantize(matrix, HOW, IN).numpy()
+    step = np.maximum(np.abs(x).max(-1, keepdims=True), 1e-30) / 127
+    wanted = np.rint(x / step) * step @ weight.T
+    plain, biased = run(model, x)
+    assert np.all(np.abs(plain - wanted) <= 2e-6 * 127 * step * np.abs(weight).sum(1))
+    assert np.all(plain[:, 2] == 0)
+    assert np.allclose(biased - np.arange(OUT), plain, atol=1e-4)
+
+
+def test_a_token_is_computed_as_it_is_alone(model: Path) -> None:
+    x = tokens()
+    assert np.array_equal(run(model, x)[0][:, 3:4], run(model, x[:, 3:4])[0])
+
+
+def test_in_floats_nothing_but_the_weights_is_rounded(model: Path, matrix: QuantizedMatrix) -> None:
+    x, weight = tokens(), dequantize(matrix, HOW, IN).numpy()
+    plain, biased = run(in_float_activations(model), x)
+    assert np.all(np.abs(plain - x @ weight.T) <= 1e-5 * np.abs(x).max(-1, keepdims=True) * np.abs(weight).sum(1))
+    assert np.allclose(biased - np.arange(OUT), plain, atol=1e-4)
+
+
+def test_what_several_weights_multiply_is_rounded_once(model: Path) -> None:
+    kinds = [node.op_type for node in onnx.load(model).graph.node]
+    assert (kinds.count("QuantizeLinear"), kinds.count("MatMulIntegerToFloat")) == (1, 2)
+
+
+def test_levels_come_back(matrix: QuantizedMatrix) -> None:
+    assert torch.equal(of_columns(as_columns(matrix.packed)), matrix.packed)
